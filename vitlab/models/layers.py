@@ -1,0 +1,164 @@
+"""What two architectures share: patch embedding, MLP, stochastic depth, initialisations, the sin-cos table."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Init = Callable[[nn.Linear], None]
+"""How a linear layer starts: `trunc_normal`, `fan_in`, or a function of one's own by its import path."""
+
+
+def pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) of a size given as one number or as two."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def multiples_around(value: int, step: int) -> str:
+    """Return the multiples of `step` next to `value`, in words, for an error's remedy."""
+    below = value // step * step
+    return f"{below} or {below + step}" if below else f"{step}"
+
+
+def trunc_normal(linear: nn.Linear) -> None:
+    """Initialise as timm, DeiT and Swin do: normal, σ = 0.02, whatever the width; bias 0."""
+    nn.init.trunc_normal_(linear.weight, std=0.02)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def fan_in(linear: nn.Linear) -> None:
+    """Initialise with σ = 1/√fan_in (LeCun), which keeps the scale of activations at any width; bias 0.
+
+    σ = 0.02 is this at a width of 2,500. At widths of 48–96 it shrinks what every layer passes on, and a short
+    training ends before the layers have grown.
+    """
+    nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+class PatchEmbed(nn.Module):
+    """Project non-overlapping patches: (B, in_chans, H·patch, W·patch) -> (B, H, W, D)."""
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int],
+        patch_size: int,
+        in_chans: int,
+        embed_dim: int,
+        norm: nn.Module | None = None,
+        dynamic_img_size: bool = True,
+    ) -> None:
+        super().__init__()
+        self.img_size, self.patch_size, self.dynamic_img_size = pair(img_size), patch_size, dynamic_img_size
+        if patch_size < 1 or any(side < 1 or side % patch_size for side in self.img_size):
+            near = " × ".join(multiples_around(side, max(patch_size, 1)) for side in self.img_size)
+            raise ValueError(
+                f"img_size {self.img_size} does not divide into patches of patch_size {patch_size}. "
+                f"Sizes that do: {near}."
+            )
+        self.grid_size = (self.img_size[0] // patch_size, self.img_size[1] // patch_size)
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+        self.norm = norm or nn.Identity()
+
+    def forward(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B H W D"]:
+        size = (images.shape[2], images.shape[3])
+        if size != self.img_size:
+            self._check(size)
+        return self.norm(self.proj(images).permute(0, 2, 3, 1))  # (B, H, W, D)
+
+    def _check(self, size: tuple[int, int]) -> None:
+        if not self.dynamic_img_size:
+            raise ValueError(f"Images of {size} px for a model of {self.img_size} px with dynamic_img_size false.")
+        if size[0] % self.patch_size or size[1] % self.patch_size:
+            near = " × ".join(multiples_around(side, self.patch_size) for side in size)
+            raise ValueError(f"Images of {size} px do not divide into patches of {self.patch_size} px; {near} do.")
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, dim: int, hidden: int, drop: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.drop = nn.Dropout(drop)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+class DropPath(nn.Module):
+    """Drop the branch of a residual block for whole samples while training, and scale the rest by 1/keep."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        return x * x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3f}"
+
+
+def drop_path_rates(rate: float, depth: int) -> list[float]:
+    """Return the rate of each of `depth` blocks: linear from 0 at the first to `rate` at the last."""
+    return [rate * i / max(depth - 1, 1) for i in range(depth)]
+
+
+def check_heads(dim: int, num_heads: int, name: str = "embed_dim") -> None:
+    """Raise a ValueError unless `num_heads` divides the width `dim`."""
+    if num_heads < 1 or dim % num_heads:
+        fit = [h for h in range(1, dim + 1) if dim % h == 0]
+        near = sorted(sorted(fit, key=lambda h: abs(h - num_heads))[:3])
+        raise ValueError(
+            f"{name} {dim} does not divide among num_heads {num_heads}. "
+            f"Widths that do: {multiples_around(dim, max(num_heads, 1))}; heads that do: {near}."
+        )
+
+
+def sincos_table(dim: int, height: int, width: int) -> Float[Tensor, "N dim"]:
+    """Return the fixed 2-D sin-cos position embedding of MAE, one row a patch, rows first.
+
+    The first half of the channels encodes the column and the second half the row, each as all sines, then all
+    cosines, with frequencies 10000^(-4i/dim): the order of the released MAE weights, which other code does not share.
+    """
+    if dim % 4:
+        raise ValueError(f"A 2-D sin-cos table needs a width divisible by 4, not {dim}: {multiples_around(dim, 4)}.")
+    omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    rows, columns = torch.meshgrid(
+        torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64), indexing="ij"
+    )
+    angles = [position.reshape(-1, 1) * omega for position in (columns, rows)]  # (N, dim/4) each
+    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1).float()
+
+
+def resample_grid(table: Float[Tensor, "H W D"], height: int, width: int) -> Float[Tensor, "height width D"]:
+    """Resize a table over a grid by antialiased bicubic interpolation in float32, as timm's position embeddings are."""
+    if table.shape[:2] == (height, width):
+        return table
+    grid = table.float().permute(2, 0, 1).unsqueeze(0)
+    grid = F.interpolate(grid, size=(height, width), mode="bicubic", antialias=True)
+    return grid[0].permute(1, 2, 0).to(table.dtype)
+
+
+def classifier(num_features: int, num_classes: int) -> nn.Module:
+    """Return the last linear layer, or nothing for `num_classes=0`, where a model gives its pooled embedding."""
+    if num_classes < 0:
+        raise ValueError(f"num_classes must be 0 (no head: the pooled embedding) or more, not {num_classes}.")
+    return nn.Linear(num_features, num_classes) if num_classes else nn.Identity()
+
+
+def init_linears(module: nn.Module, init: Init) -> None:
+    """Apply `init` to every linear layer inside `module`."""
+    for child in module.modules():
+        if isinstance(child, nn.Linear):
+            init(child)
