@@ -1,0 +1,60 @@
+"""k nearest neighbours by Euclidean distance: the classifier that needs no training.
+
+Q: queries, N: labelled examples (the bank), D: numbers per example.
+"""
+
+import torch
+from torch import Tensor
+
+
+def nearest(queries: Tensor, bank: Tensor, k: int, chunk: int = 2048) -> Tensor:
+    """Return the indices of each query's k nearest examples, the nearest first.
+
+    Args:
+        queries: (Q, D).
+        bank: (N, D), k <= N.
+        chunk: queries at a time; bounds the memory to chunk · N distances.
+
+    Returns:
+        (Q, k) int64
+    """
+    # |q − b|² = |q|² − 2 q·b + |b|², and |q|² is the same for every b.
+    square = bank.square().sum(dim=1)  # (N,)
+    found = [
+        torch.addmm(square, part, bank.T, alpha=-2).topk(k, largest=False).indices for part in queries.split(chunk)
+    ]
+    return torch.cat(found)
+
+
+def vote(neighbours: Tensor, num_classes: int) -> Tensor:
+    """Return the most frequent label among each row's neighbours; of equally frequent ones that of the nearest.
+
+    Args:
+        neighbours: labels (Q, k), the nearest first.
+
+    Returns:
+        (Q,) int64
+    """
+    k = neighbours.shape[1]
+    # A vote counts 1, and less than 1/k more by rank: all extras together cannot overturn a majority.
+    weight = 1 + (0.5 ** torch.arange(1, k + 1, dtype=torch.float64, device=neighbours.device)) / (2 * k)  # (k,)
+    votes = torch.zeros(len(neighbours), num_classes, dtype=torch.float64, device=neighbours.device)
+    return votes.scatter_add_(1, neighbours, weight.expand_as(neighbours)).argmax(dim=1)
+
+
+def predict(queries: Tensor, bank: Tensor, labels: Tensor, k: int, num_classes: int) -> Tensor:
+    """Classify each query by the labels (N,) of its k nearest examples. Returns (Q,) int64."""
+    return vote(labels[nearest(queries, bank, k)], num_classes)
+
+
+def choose_k(
+    queries: Tensor, query_labels: Tensor, bank: Tensor, labels: Tensor, candidates: tuple[int, ...], num_classes: int
+) -> int:
+    """Return the candidate that classifies the queries best, the smallest of equals.
+
+    The queries must not be those on which the result is reported. Candidates beyond the size of the bank are left out.
+    """
+    possible = sorted(k for k in candidates if k <= len(bank))
+    neighbours = labels[nearest(queries, bank, possible[-1])]  # one search serves all k
+    right = [int((vote(neighbours[:, :k], num_classes) == query_labels).sum()) for k in possible]
+    return possible[right.index(max(right))]

@@ -1,0 +1,103 @@
+"""What a model said about every image of a split, kept per image so that models can be compared image by image.
+
+N: images, K: classes.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.special import log_softmax, softmax
+
+CALIBRATION_BINS = 15  # as torchmetrics and Guo et al. (2017)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The logits of one model on one split, in evaluation order."""
+
+    images: list[str]
+    labels: np.ndarray  # (N,) int64
+    logits: np.ndarray  # (N, K) float32
+    logits_ema: np.ndarray | None = None  # (N, K), of the averaged weights
+
+    def __post_init__(self) -> None:
+        assert self.labels.shape == (len(self.images),)
+        assert self.logits.ndim == 2
+        assert len(self.logits) == len(self.images)
+        assert self.logits_ema is None or self.logits_ema.shape == self.logits.shape
+
+
+def write_predictions(path: str | Path, predictions: Predictions) -> None:
+    """Write a Parquet file with the columns image, label, logits and, where there are any, logits_ema; atomically."""
+    path = Path(path)
+    columns = {
+        "image": pa.array(predictions.images, pa.string()),
+        "label": pa.array(predictions.labels.astype(np.int64)),
+        "logits": _to_lists(predictions.logits),
+    }
+    if predictions.logits_ema is not None:
+        columns["logits_ema"] = _to_lists(predictions.logits_ema)
+    unfinished = path.with_name(path.name + ".part")
+    pq.write_table(pa.table(columns), unfinished)
+    os.replace(unfinished, path)
+
+
+def read_predictions(path: str | Path) -> Predictions:
+    """Read what `write_predictions` wrote."""
+    table = pq.read_table(path)
+    return Predictions(
+        images=table["image"].to_pylist(),
+        labels=table["label"].to_numpy().astype(np.int64),
+        logits=_from_lists(table["logits"]),
+        logits_ema=_from_lists(table["logits_ema"]) if "logits_ema" in table.column_names else None,
+    )
+
+
+def _to_lists(logits: np.ndarray) -> pa.Array:
+    offsets = np.arange(len(logits) + 1, dtype=np.int32) * logits.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(logits.astype(np.float32).ravel()))
+
+
+def _from_lists(column: pa.ChunkedArray) -> np.ndarray:
+    values = column.combine_chunks().flatten().to_numpy()
+    return values.reshape(len(column), -1).astype(np.float32)
+
+
+def correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Say for each image whether the highest logit is the label's. Returns (N,) bool."""
+    return np.asarray(logits.argmax(axis=1) == labels)
+
+
+def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Return the share of images whose label is among the k highest logits; of equal logits the first counts as higher.
+
+    Without that order a network that answers the same for every class would be right on every image.
+    """
+    highest = np.argsort(-logits, axis=1, kind="stable")[:, :k]  # (N, k)
+    return float((highest == labels[:, None]).any(axis=1).mean())
+
+
+def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean negative log-probability of the labels, in nats."""
+    log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
+    return float(-np.take_along_axis(log_probabilities, labels[:, None], axis=1).mean())
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Return the softmax in double precision, (N, K)."""
+    return np.asarray(softmax(logits.astype(np.float64), axis=1))
+
+
+def calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the expected calibration error over bins of equal width.
+
+    ECE = Σ_b n_b/N · |accuracy_b − mean confidence_b|   (Guo et al. 2017, eq. 3)
+    """
+    confidence = probabilities(logits).max(axis=1)
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gap = np.bincount(bins, weights=correct(logits, labels) - confidence, minlength=CALIBRATION_BINS)
+    return float(np.abs(gap).sum() / len(labels))

@@ -1,0 +1,108 @@
+"""The two lines to beat: always answering the most frequent class, and the nearest neighbours by raw pixels.
+
+A network that does not beat them has learned nothing worth its cost; unmarked, that goes unnoticed.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vitlab.config import Config
+from vitlab.evaluation.knn import choose_k, predict
+from vitlab.studies.workshop import Images
+
+NEIGHBOURS = (1, 3, 5, 10, 20)
+BANK_IMAGES = 10_000  # at most; of the training split
+CHOICE_IMAGES = 2_000  # at most; of the validation split
+TEST_IMAGES = 10_000  # at most
+SIDE = 32  # px that larger images are shrunk to
+SEED = 0  # of the subsamples: the same for every study
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Accuracies on the test split, with what they rest on."""
+
+    majority: float
+    majority_class: str
+    knn: float
+    k: int
+    bank_images: int
+    test_images: int
+    subsampled: bool
+    side: int
+
+    def describe_knn(self) -> str:
+        """Say how the neighbours were found."""
+        part = "a stratified sample of " if self.subsampled else ""
+        return f"k = {self.k}, chosen on the validation split, among {part}{self.bank_images:,} training images"
+
+
+def baselines(images: Images, data: Config, cache: Path) -> Baselines:
+    """Return the baselines of a data set, from the cache where it is of the same `data` section."""
+    if cache.is_file():
+        known = json.loads(cache.read_text(encoding="utf-8"))
+        if known["data"] == data:
+            return Baselines(**known["baselines"])
+    found = _measure(images)
+    unfinished = cache.with_name(cache.name + ".part")
+    unfinished.write_text(json.dumps({"data": data, "baselines": asdict(found)}, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, cache)
+    return found
+
+
+def stratified_sample(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the sorted indices of at most `size` images, each class in proportion, all where they are few enough."""
+    if len(labels) <= size:
+        return np.arange(len(labels))
+    order = rng.permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]  # classes one after the other, each shuffled
+    # Equidistant picks meet each class in proportion to its length, to within one image.
+    return np.sort(by_class[(np.arange(size) + 0.5) * len(labels) // size])
+
+
+def _measure(images: Images) -> Baselines:
+    rng = np.random.default_rng(SEED)
+    train, val, test = (images.labels(split) for split in ("train", "val", "test"))
+    bank_part = stratified_sample(train, BANK_IMAGES, rng)
+    val_part = stratified_sample(val, CHOICE_IMAGES, rng)
+    test_part = stratified_sample(test, TEST_IMAGES, rng)
+    bank_images = images.raw_images("train", bank_part)
+    side = min(SIDE, max(max(image.shape[:2]) for image in bank_images[:100]))
+    bank = pixels(bank_images, side)
+    bank_labels = torch.from_numpy(train[bank_part])
+
+    queries = pixels(images.raw_images("val", val_part), side)
+    k = choose_k(queries, torch.from_numpy(val[val_part]), bank, bank_labels, NEIGHBOURS, images.num_classes)
+    queries = pixels(images.raw_images("test", test_part), side)
+    right = predict(queries, bank, bank_labels, k, images.num_classes) == torch.from_numpy(test[test_part])
+
+    majority = int(np.bincount(train, minlength=images.num_classes).argmax())
+    return Baselines(
+        majority=float((test == majority).mean()),
+        majority_class=images.class_names[majority],
+        knn=float(right.double().mean()),
+        k=k,
+        bank_images=len(bank_part),
+        test_images=len(test_part),
+        subsampled=len(bank_part) < len(train),
+        side=side,
+    )
+
+
+def pixels(images: Sequence[np.ndarray], side: int) -> Tensor:
+    """Return images as rows of pixels in [0, 1], each shrunk or stretched to side × side. (N, side · side · C)"""
+    rows = []
+    for image in images:
+        pixel = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255  # (C, H, W)
+        if pixel.shape[1:] != (side, side):
+            pixel = F.interpolate(pixel[None], (side, side), mode="bilinear", antialias=True, align_corners=False)[0]
+        rows.append(pixel.flatten())
+    return torch.stack(rows)

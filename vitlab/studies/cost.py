@@ -1,0 +1,200 @@
+"""What a model costs on the machine at hand: parameters, FLOPs, images per second, memory.
+
+One call measures one model and belongs in a process of its own, because peak memory is a property of the process.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from vitlab.models import ImageModel
+
+WARM_UP = 5  # steps
+REPETITIONS = 30  # timed steps, fewer where they exceed the time budget
+SECONDS = 4.0  # time budget for each of training and inference
+LEAST_REPETITIONS = 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one model in float32; a training step is forward, cross-entropy, backward and AdamW.
+
+    `flops` are of one image's forward pass; a multiplication with its addition counts as two (papers on vision models
+    usually count it as one and call that FLOPs, or MACs). Peak memory is what the CUDA allocator gave out at most, or
+    on a CPU how far the process grew beyond its size before.
+    """
+
+    parameters: int
+    flops: int
+    train_images_per_second: float
+    inference_images_per_second: float
+    train_peak_bytes: int
+    inference_peak_bytes: int
+    batch_size: int
+    repetitions: int
+    device: str
+    threads: int
+    torch: str
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        unfinished = path.with_name(path.name + ".part")
+        unfinished.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+
+    @classmethod
+    def read(cls, path: Path) -> "Cost":
+        """Read what `write` wrote."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def device_for(accelerator: str) -> torch.device:
+    """Return the device that a Trainer with this `accelerator` would use, of CPU and CUDA."""
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """Return what the device calls itself, like "NVIDIA H200" or "AMD EPYC 7B13, 2 cores"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else 'CPU'}, {os.cpu_count()} cores"
+
+
+def measure(model: ImageModel, input_shape: tuple[int, int, int], batch_size: int, device: torch.device) -> Cost:
+    """Measure one model on random images.
+
+    Args:
+        model: In float32; is moved to the device and trained on noise, so it is of no use afterwards.
+        input_shape: Channels, height, width of one image.
+        batch_size: Of training and of inference.
+    """
+    before = _Memory(device)
+    model = model.to(device)
+    images = torch.randn(batch_size, *input_shape, device=device)
+    labels = torch.randint(model.num_classes, (batch_size,), device=device)
+
+    flops = count_flops(model, images[:1])
+    model.eval()
+    before.reset_peak()
+    with torch.inference_mode():
+        inference = _time(lambda: model(images), device)
+    inference_peak = before.growth()
+
+    model.train()
+    before.reset_peak()
+    training = _time(_training_step(model, images, labels), device)
+    train_peak = before.growth()
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        flops=flops,
+        train_images_per_second=batch_size / median(training),
+        inference_images_per_second=batch_size / median(inference),
+        train_peak_bytes=train_peak,
+        inference_peak_bytes=inference_peak,
+        batch_size=batch_size,
+        repetitions=min(len(training), len(inference)),
+        device=device_name(device),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
+
+
+def count_flops(model: nn.Module, image: Tensor) -> int:
+    """Count the FLOPs of one forward pass; fused attention is counted like its matrix products."""
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(image)
+    return int(counter.get_total_flops())
+
+
+def _training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    # The rate is of no account here, except that zero keeps every number finite.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def _time(step: Callable[[], object], device: torch.device) -> list[float]:
+    """Return the seconds of repeated steps, after the warm-up."""
+    start = time.perf_counter()
+    for _ in range(WARM_UP):
+        step()
+        _wait(device)
+        if time.perf_counter() - start > SECONDS / 2:
+            break
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < REPETITIONS and (len(times) < LEAST_REPETITIONS or time.perf_counter() - start < SECONDS):
+        begin = time.perf_counter()
+        step()
+        _wait(device)
+        times.append(time.perf_counter() - begin)
+    return times
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class _Memory:
+    """Peak memory since `reset_peak`, beyond what was in use at construction."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.base = self._used()
+
+    def reset_peak(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif sys.platform == "linux":
+            # proc(5): sets the peak resident size to the current one. A sandbox may forbid it; then the peak of
+            # starting Python counts, which only matters to models smaller than their libraries.
+            with contextlib.suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")
+
+    def growth(self) -> int:
+        return max(0, self._peak() - self.base)
+
+    def _used(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.device)
+        return _status("VmRSS") if sys.platform == "linux" else _peak_resident()
+
+    def _peak(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return _status("VmHWM") if sys.platform == "linux" else _peak_resident()
+
+
+def _status(field: str) -> int:
+    """Return a size from /proc/self/status in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"/proc/self/status has no {field}")
+
+
+def _peak_resident() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
