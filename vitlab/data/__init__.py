@@ -1,0 +1,9 @@
+"""Data sets as Lightning data modules. Order and distortions are functions of (seed, epoch, image), of nothing else."""
+
+from vitlab.data.augment import BatchAugment
+from vitlab.data.cifar import CIFAR10, CIFAR100
+from vitlab.data.datamodule import ImageDataModule
+from vitlab.data.digits import Digits
+from vitlab.data.mixup import Mixup
+
+__all__ = ["CIFAR10", "CIFAR100", "BatchAugment", "Digits", "ImageDataModule", "Mixup"]

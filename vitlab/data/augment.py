@@ -1,0 +1,198 @@
+"""Random distortions of images: of whole batches on their device, and of single photographs in the workers.
+
+Functions on batches take the images and numbers drawn from U[0, 1), one row an image. They draw nothing, wait
+for nothing and select nothing by a mask: exact functions of their arguments that never synchronise a GPU.
+
+Letters: B images, C channels, H rows, W columns, D draws for each image.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from vitlab.data.draws import Draws, Stream
+
+CROP_SCALE = (0.08, 1.0)  # share of the image's area: Szegedy et al., "Going deeper with convolutions", section 6
+CROP_RATIO = (3 / 4, 4 / 3)  # width to height
+ERASE_SCALE = (0.02, 1 / 3)  # share of the image's area, and height to width: timm's, from Zhong et al., 2017
+ERASE_RATIO = (0.3, 1 / 0.3)
+_TRIES = 10  # boxes drawn until one fits, in torchvision's random crop and in timm's erasing
+
+Batch8 = UInt8[Tensor, "B C H W"]
+BatchF = Float[Tensor, "B C H W"]
+Rows = Float[Tensor, "B D"]
+
+
+@dataclass(frozen=True)
+class BatchAugment:
+    """What happens to small images, in batches on the device, before they are normalised (erasing: after).
+
+    Args:
+        shift: images move by up to so many pixels in each direction; what comes in at the border is black.
+        shift_prob: the share of images that move.
+        crop_scale: a random part of this share of the area is enlarged to the whole, e.g. [0.08, 1.0]; null: off.
+        crop_ratio: width to height of that part.
+        flip_prob: the share of images that are mirrored left to right.
+        erase_prob: the share of images of which a random box is filled with noise.
+    """
+
+    shift: int = 0
+    shift_prob: float = 1.0
+    crop_scale: tuple[float, float] | None = None
+    crop_ratio: tuple[float, float] = CROP_RATIO
+    flip_prob: float = 0.0
+    erase_prob: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.shift < 0:
+            raise ValueError(f"augment.shift is {self.shift}; it is a number of pixels, 0 or more.")
+        for name in ("shift_prob", "flip_prob", "erase_prob"):
+            _check_probability(f"augment.{name}", vars(self)[name])
+        if self.crop_scale is not None:
+            _check_range("augment.crop_scale", self.crop_scale, most=1.0)
+        _check_range("augment.crop_ratio", self.crop_ratio)
+
+    def distort(self, images: Batch8, draws: Draws) -> Batch8:
+        """Shift, crop and flip, each where it is on."""
+        if self.shift > 0 and self.shift_prob > 0:
+            images = shift(images, draws.uniform(Stream.SHIFT, 3), self.shift, self.shift_prob)
+        if self.crop_scale is not None:
+            draw = draws.uniform(Stream.CROP, 4 * _TRIES)
+            images = resized_crop(images, draw, self.crop_scale, self.crop_ratio)
+        if self.flip_prob > 0:
+            images = flip(images, draws.uniform(Stream.FLIP, 1), self.flip_prob)
+        return images
+
+
+def _check_probability(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}; a probability lies between 0 and 1.")
+
+
+def _check_range(name: str, value: tuple[float, float], most: float = math.inf) -> None:
+    low, high = value
+    if not 0 < low <= high <= most:
+        limit = "" if most == math.inf else f" and at most {most:g}"
+        raise ValueError(f"{name} is [{low}, {high}]; give two numbers above 0{limit}, the smaller first.")
+
+
+def shift(images: Batch8, draw: Rows, pixels: int, prob: float) -> Batch8:
+    """Move each image by a whole number of pixels, black coming in: He et al. (2016), section 4.2, for `prob` of them.
+
+    Takes three draws: whether, down by how much, right by how much; each of -pixels … pixels is equally likely.
+    """
+    H, W = images.shape[-2:]
+    offsets = (draw[:, 1:3] * (2 * pixels + 1)).long()  # (B, 2) in 0 … 2·pixels; `pixels` leaves the image in its place
+    offsets = torch.where(draw[:, :1] < prob, offsets, pixels)
+    rows = offsets[:, 0, None] + torch.arange(H, device=images.device)  # (B, H)
+    columns = offsets[:, 1, None] + torch.arange(W, device=images.device)  # (B, W)
+
+    padded = F.pad(images, (pixels, pixels, pixels, pixels))  # (B, C, H + 2·pixels, W + 2·pixels)
+    index = rows[:, :, None] * (W + 2 * pixels) + columns[:, None, :]  # (B, H, W)
+    index = index.flatten(1)[:, None].expand(-1, images.shape[1], -1)  # (B, C, H·W)
+    return padded.flatten(2).gather(2, index).unflatten(2, (H, W))
+
+
+def flip(images: Tensor, draw: Rows, prob: float) -> Tensor:
+    """Mirror `prob` of the images left to right. Takes one draw."""
+    return torch.where((draw[:, 0] < prob)[:, None, None, None], images.flip(-1), images)
+
+
+def _first_fitting(fits: Tensor, *values: Tensor) -> list[Tensor]:
+    """Return, of each image's tries (B, T), the first that fits; the last column is the answer when none does."""
+    fits = torch.cat([fits[:, :-1], torch.ones_like(fits[:, -1:])], dim=1)
+    first = fits.int().argmax(dim=1, keepdim=True)  # the first of equal maxima
+    return [value.gather(1, first)[:, 0] for value in values]
+
+
+def crop_boxes(
+    draw: Rows, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return top, left, height and width (B,) in whole pixels of random parts, as torchvision's RandomResizedCrop.
+
+    Takes 4 draws for each of ten tries: area, ratio, top, left. Where no try fits, the largest centred part of a
+    permitted ratio.
+    """
+    area, aspect, top, left = draw.unflatten(1, (_TRIES, 4)).unbind(2)  # each (B, T)
+    area = (scale[0] + area * (scale[1] - scale[0])) * height * width
+    aspect = (math.log(ratio[0]) + aspect * math.log(ratio[1] / ratio[0])).exp()
+    w = (area * aspect).sqrt().round()
+    h = (area / aspect).sqrt().round()
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    tops = (top * (height - h + 1)).floor()
+    lefts = (left * (width - w + 1)).floor()
+
+    central_w = min(width, round(height * ratio[1]))
+    central_h = min(height, round(width / ratio[0]))
+    central = ((height - central_h) // 2, (width - central_w) // 2, central_h, central_w)
+    tries = (tops, lefts, h, w)
+    columns = [torch.cat([x, torch.full_like(x[:, :1], c)], dim=1) for x, c in zip(tries, central, strict=True)]
+    top, left, h, w = _first_fitting(torch.cat([fits, fits[:, :1]], dim=1), *columns)
+    return top, left, h, w
+
+
+def resized_crop(images: Batch8, draw: Rows, scale: tuple[float, float], ratio: tuple[float, float]) -> Batch8:
+    """Enlarge a random part of each image to its full size, bicubic.
+
+    A part is never larger than the image, so that nothing is reduced and no low-pass filter is needed. Unlike Pillow's
+    resize of a crop, the kernel sees the pixels just outside of the part.
+    """
+    H, W = images.shape[-2:]
+    top, left, h, w = crop_boxes(draw, H, W, scale, ratio)
+    theta = torch.zeros(len(images), 2, 3, device=images.device)  # from output to input, both in -1 … 1
+    theta[:, 0, 0] = w / W
+    theta[:, 0, 2] = (2 * left + w) / W - 1
+    theta[:, 1, 1] = h / H
+    theta[:, 1, 2] = (2 * top + h) / H - 1
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    out = F.grid_sample(images.float(), grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+    return out.round().clamp(0, 255).to(torch.uint8)
+
+
+def erase_boxes(draw: Rows, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return top, left, height and width (B,) of the boxes to erase, as timm draws them; 0 high where no try fits."""
+    area, aspect, top, left = draw.unflatten(1, (_TRIES, 4)).unbind(2)  # each (B, T)
+    area = (ERASE_SCALE[0] + area * (ERASE_SCALE[1] - ERASE_SCALE[0])) * height * width
+    aspect = (math.log(ERASE_RATIO[0]) + aspect * math.log(ERASE_RATIO[1] / ERASE_RATIO[0])).exp()
+    h = (area * aspect).sqrt().round()
+    w = (area / aspect).sqrt().round()
+    fits = (h < height) & (w < width)
+    tops = (top * (height - h + 1)).floor()
+    lefts = (left * (width - w + 1)).floor()
+    columns = [torch.cat([x, torch.zeros_like(x[:, :1])], dim=1) for x in (tops, lefts, h, w)]
+    top, left, h, w = _first_fitting(torch.cat([fits, fits[:, :1]], dim=1), *columns)
+    return top, left, h, w
+
+
+def erase(images: BatchF, draws: Draws, prob: float) -> BatchF:
+    """Fill one random box in `prob` of the *normalised* images with N(0, 1) noise: timm's erasing, mode 'pixel'."""
+    C, H, W = images.shape[1:]
+    draw = draws.uniform(Stream.ERASE, 1 + 4 * _TRIES)
+    top, left, h, w = (x[:, None, None, None] for x in erase_boxes(draw[:, 1:], H, W))
+    rows = torch.arange(H, device=images.device)[:, None]
+    columns = torch.arange(W, device=images.device)
+    hidden = (rows >= top) & (rows < top + h) & (columns >= left) & (columns < left + w)  # (B, 1, H, W)
+    hidden &= (draw[:, 0] < prob)[:, None, None, None]
+    noise = draws.normal(Stream.ERASE_NOISE, C * H * W).view(images.shape)
+    return torch.where(hidden, noise.to(images.dtype), images)
+
+
+def resize(images: Batch8, size: int) -> Float[Tensor, "B C S S"]:
+    """Bring square images to `size`, bicubic, with a low-pass filter where they shrink; values stay within 0 … 255."""
+    out = F.interpolate(images.float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+    return out.clamp(0, 255)
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> BatchF:
+    """Bring 0 … 255 to mean 0 and deviation 1, given both (C, 1, 1) on the scale 0 … 1."""
+    return (
+        images.float().sub_(255 * mean).div_(255 * std) if images.dtype == torch.uint8 else (images / 255 - mean) / std
+    )
+
+
+Interpolation = Literal["bicubic", "bilinear"]

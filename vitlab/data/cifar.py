@@ -1,0 +1,263 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): 50,000 images to train on and 10,000 to test on, 32 x 32 pixels.
+
+Both are kept as one file of uint8 arrays, `x_train (50000, 32, 32, 3)`, `y_train`, `x_test`, `y_test`: it opens in a
+fraction of a second, where the official archives are pickles to be unpacked.
+"""
+
+import os
+import tempfile
+import zipfile
+from abc import ABC
+from pathlib import Path
+from typing import ClassVar, final
+
+import numpy as np
+import torch
+import torchvision  # type: ignore[import-untyped]
+
+from vitlab.data.augment import BatchAugment
+from vitlab.data.datamodule import ImageDataset, Split, check_fraction, stratified_split
+from vitlab.data.in_memory import InMemoryDataModule, TensorImages
+from vitlab.data.mixup import Mixup
+
+_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+class _CIFAR(InMemoryDataModule, ABC):
+    """What the two have in common: everything but the names and the numbers."""
+
+    file_name: ClassVar[str]
+    source: ClassVar[type[torchvision.datasets.CIFAR10]]  # torchvision's class, which knows the checksums
+    names: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int,
+        eval_batch_size: int | None,
+        num_workers: int,
+        seed: int,
+        split_seed: int,
+        val_fraction: float,
+        image_size: int,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        augment: BatchAugment,
+        mixup: Mixup | None,
+        hold_on_device: bool,
+    ) -> None:
+        super().__init__(
+            batch_size,
+            eval_batch_size,
+            num_workers,
+            seed,
+            split_seed,
+            mean,
+            std,
+            augment,
+            mixup,
+            native_size=32,
+            image_size=image_size,
+            hold_on_device=hold_on_device,
+        )
+        check_fraction("val_fraction", val_fraction)
+        self.root, self.val_fraction = Path(root), val_fraction
+
+    @property
+    def class_names(self) -> list[str]:
+        """The published names."""
+        return list(self.names)
+
+    @property
+    def file(self) -> Path:
+        """Where the arrays lie."""
+        return self.root / self.file_name
+
+    def prepare_data(self) -> None:
+        """Download and convert once: torchvision checks what it downloads; the file appears whole or not at all."""
+        if self.file.exists():
+            return
+        try:
+            train = self.source(str(self.root), train=True, download=True)
+            test = self.source(str(self.root), train=False, download=True)
+        except (OSError, RuntimeError) as error:
+            raise FileNotFoundError(
+                f"There is no {self.file}, and the download failed: {' '.join(str(error).split())[:200]}\n"
+                f"Without a network, put a file with the arrays {', '.join(_ARRAYS)} there, or the official archive "
+                f"{self.source.filename} into {self.root}/."
+            ) from None
+        arrays = (train.data, np.asarray(train.targets), test.data, np.asarray(test.targets))
+        self.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self.root, suffix=".npz", delete=False) as partial:
+            np.savez(partial, **dict(zip(_ARRAYS, arrays, strict=True)))
+        os.replace(partial.name, self.file)
+
+    def _read(self) -> dict[Split, ImageDataset]:
+        if not self.file.exists():
+            self.prepare_data()
+        x_train, y_train, x_test, y_test = read_arrays(self.file, self.num_classes)
+        kept, held_out = stratified_split(y_train, self.val_fraction, self.split_seed)
+        train, test = (torch.from_numpy(x).permute(0, 3, 1, 2).contiguous() for x in (x_train, x_test))
+        return {
+            "train": TensorImages(train[kept], y_train[kept], [f"train/{i:05d}" for i in kept]),
+            "val": TensorImages(train[held_out], y_train[held_out], [f"train/{i:05d}" for i in held_out]),
+            "test": TensorImages(test, y_test, [f"test/{i:05d}" for i in range(len(y_test))]),
+        }
+
+
+def read_arrays(file: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return x_train, y_train, x_test, y_test; images (N, 32, 32, 3) uint8, labels (N,) int64.
+
+    Raises:
+        ValueError: the file is damaged, or holds something else.
+    """
+    remedy = f"Delete {file} and start again: it is then downloaded anew."
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            missing = [name for name in _ARRAYS if name not in archive]
+            if missing:
+                raise ValueError(
+                    f"{file} lacks the arrays {', '.join(missing)}; it holds {', '.join(archive)}.\n{remedy}"
+                )
+            x_train, y_train, x_test, y_test = (archive[name] for name in _ARRAYS)
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} is damaged: {error}\n{remedy}") from None
+    for name, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
+        if x.shape != (len(y), 32, 32, 3) or x.dtype != np.uint8 or y.ndim != 1 or len(y) == 0:
+            raise ValueError(
+                f"{file}: x_{name} is {x.dtype} {x.shape} and y_{name} {y.shape}; "
+                f"expected uint8 (N, 32, 32, 3) and (N,).\n{remedy}"
+            )
+        if y.min() < 0 or y.max() >= num_classes:
+            raise ValueError(
+                f"{file}: the labels y_{name} run from {y.min()} to {y.max()}; expected 0 to {num_classes - 1}: "
+                f"is it another data set?\n{remedy}"
+            )
+    return x_train, y_train.astype(np.int64), x_test, y_test.astype(np.int64)
+
+
+@final
+class CIFAR10(_CIFAR):
+    """Ten classes. Training images move by at most four pixels, and half of them are mirrored (He et al., 2016).
+
+    Args:
+        root: folder of `cifar10.npz`, or of where it shall be downloaded to.
+        batch_size: images a step and process.
+        eval_batch_size: the same in evaluation; null: `batch_size`.
+        num_workers: processes that read ahead; only with `hold_on_device: false`.
+        seed: decides order and distortions.
+        split_seed: decides which training images are held out, the same for every `seed`.
+        val_fraction: the share of the training images that validates, so that nothing is chosen on the test images.
+        image_size: side in pixels that the model sees; other than 32, images are resized on the device, bicubic.
+        mean: of each channel, on the scale 0 … 1.
+        std: of each channel, on the same scale.
+        augment: see `BatchAugment`.
+        mixup: blend training images with each other. Null: off.
+        hold_on_device: keep all images on the device that trains (180 MB), so that no step waits for data.
+    """
+
+    file_name = "cifar10.npz"
+    source = torchvision.datasets.CIFAR10
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+    def __init__(
+        self,
+        root: str = "data",
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        split_seed: int = 0,
+        val_fraction: float = 0.1,
+        image_size: int = 32,
+        mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465),
+        std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616),
+        augment: BatchAugment = BatchAugment(shift=4, flip_prob=0.5),  # noqa: B008  (frozen)
+        mixup: Mixup | None = None,
+        hold_on_device: bool = True,
+    ) -> None:
+        super().__init__(
+            root,
+            batch_size,
+            eval_batch_size,
+            num_workers,
+            seed,
+            split_seed,
+            val_fraction,
+            image_size,
+            mean,
+            std,
+            augment,
+            mixup,
+            hold_on_device,
+        )
+
+
+@final
+class CIFAR100(_CIFAR):
+    """A hundred classes, 500 training images each; the settings mean what they mean for CIFAR-10.
+
+    Args:
+        root: folder of `cifar100.npz`, or of where it shall be downloaded to.
+        batch_size: images a step and process.
+        eval_batch_size: the same in evaluation; null: `batch_size`.
+        num_workers: processes that read ahead; only with `hold_on_device: false`.
+        seed: decides order and distortions.
+        split_seed: decides which training images are held out, the same for every `seed`.
+        val_fraction: the share of the training images that validates, so that nothing is chosen on the test images.
+        image_size: side in pixels that the model sees; other than 32, images are resized on the device, bicubic.
+        mean: of each channel, on the scale 0 … 1.
+        std: of each channel, on the same scale.
+        augment: see `BatchAugment`.
+        mixup: blend training images with each other. Null: off.
+        hold_on_device: keep all images on the device that trains (180 MB), so that no step waits for data.
+    """
+
+    file_name = "cifar100.npz"
+    source = torchvision.datasets.CIFAR100
+    # fmt: off
+    names = (
+        "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl",
+        "boy", "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair",
+        "chimpanzee", "clock", "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin",
+        "elephant", "flatfish", "forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard", "lamp",
+        "lawn_mower", "leopard", "lion", "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain",
+        "mouse", "mushroom", "oak_tree", "orange", "orchid", "otter", "palm_tree", "pear", "pickup_truck",
+        "pine_tree", "plain", "plate", "poppy", "porcupine", "possum", "rabbit", "raccoon", "ray", "road", "rocket",
+        "rose", "sea", "seal", "shark", "shrew", "skunk", "skyscraper", "snail", "snake", "spider", "squirrel",
+        "streetcar", "sunflower", "sweet_pepper", "table", "tank", "telephone", "television", "tiger", "tractor",
+        "train", "trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman", "worm",
+    )
+    # fmt: on
+
+    def __init__(
+        self,
+        root: str = "data",
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        split_seed: int = 0,
+        val_fraction: float = 0.1,
+        image_size: int = 32,
+        mean: tuple[float, float, float] = (0.5071, 0.4865, 0.4409),
+        std: tuple[float, float, float] = (0.2673, 0.2564, 0.2762),
+        augment: BatchAugment = BatchAugment(shift=4, flip_prob=0.5),  # noqa: B008  (frozen)
+        mixup: Mixup | None = None,
+        hold_on_device: bool = True,
+    ) -> None:
+        super().__init__(
+            root,
+            batch_size,
+            eval_batch_size,
+            num_workers,
+            seed,
+            split_seed,
+            val_fraction,
+            image_size,
+            mean,
+            std,
+            augment,
+            mixup,
+            hold_on_device,
+        )

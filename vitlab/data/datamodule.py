@@ -1,0 +1,295 @@
+"""The one interface between data sets and everything else.
+
+A loader hands over `Batch`es of uint8. On the device they become what a model sees: `(views, labels)`, a list of
+normalised image tensors and the labels. Training images are distorted on the way, by (seed, epoch, image) alone.
+
+Letters: B images in the batch, C channels, H rows, W columns, K classes.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vitlab.data.augment import erase, normalise
+from vitlab.data.draws import Draws, Stream, permutation
+from vitlab.data.mixup import Mixup, draw_mixup, mix_images, mix_labels
+from vitlab.data.sampler import EvalSampler, EvenBatchSampler, Key, TrainLoader, TrainSampler, check_batches, position
+
+Split = Literal["train", "val", "test"]
+View = tuple[list[Tensor], Tensor]
+
+
+class Batch(NamedTuple):
+    """What a loader yields, before it is on the device."""
+
+    images: Tensor  # (B, C, H, W) uint8
+    labels: Tensor  # (B,) int64
+    indices: Tensor  # (B,) int64, within the split
+    epoch: int | None  # None in evaluation: nothing is drawn
+    first: int  # indices[0], kept on the host
+
+
+class ImageDataset(Dataset[Batch], ABC):
+    """One split. Reads a batch at a time from keys (epoch, index).
+
+    Attributes:
+        labels: (N,) int64.
+        names: what to call each image in a report.
+    """
+
+    labels: np.ndarray
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def __getitems__(self, keys: list[Key]) -> Batch:
+        """Read one batch."""
+
+    @abstractmethod
+    def raw(self, index: int) -> np.ndarray:
+        """Return one image as (H, W, C) uint8, undistorted."""
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Loaders, splits, and the way from uint8 to what the model sees.
+
+    Args:
+        batch_size: images a step and process.
+        eval_batch_size: the same in evaluation; null: `batch_size`.
+        num_workers: processes that read ahead; 0: the training process reads.
+        seed: decides order and distortions.
+        split_seed: decides which images are held out, the same for every `seed`.
+        mean: of each channel, on the scale 0 … 1, subtracted from the images.
+        std: of each channel, on the same scale; divides the images.
+        erase_prob: the share of training images in which a box is filled with noise, after normalisation.
+        mixup: blend training images with each other; labels become (B, K). Null: off.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        eval_batch_size: int | None,
+        num_workers: int,
+        seed: int,
+        split_seed: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        erase_prob: float,
+        mixup: Mixup | None,
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "batch_size": batch_size,
+            "eval_batch_size": batch_size if eval_batch_size is None else eval_batch_size,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"data.init_args.{name} is {size}; it must be 1 or more, 64 is a start.")
+        counts = {"num_workers": num_workers, "seed": seed, "split_seed": split_seed}
+        for name, value in counts.items():
+            if value < 0:
+                raise ValueError(f"data.init_args.{name} is {value}; it must be 0 or more.")
+        if mixup is not None and batch_size < 2:
+            raise ValueError(f"mixup needs two images to mix, batch_size is {batch_size}; raise it or set mixup: null.")
+        if not all(math.isfinite(x) for x in mean) or not all(math.isfinite(x) and x > 0 for x in std):
+            raise ValueError(
+                f"mean {list(mean)} and std {list(std)} must be finite and std above 0, on the scale 0 … 1."
+            )
+        self.batch_size, self.eval_batch_size = sizes.values()
+        self.num_workers, self.seed, self.split_seed = num_workers, seed, split_seed
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.erase_prob, self.mixup = erase_prob, mixup
+        self._datasets: dict[Split, ImageDataset] = {}
+
+    # What a data set tells about itself, before any image is read.
+
+    @property
+    @abstractmethod
+    def class_names(self) -> list[str]:
+        """Names in the order of the labels."""
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Side in pixels of the images that the model sees."""
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+    @property
+    def in_chans(self) -> int:
+        """C."""
+        return len(self.mean)
+
+    # What a data set does.
+
+    @abstractmethod
+    def _read(self) -> dict[Split, ImageDataset]:
+        """Open all splits."""
+
+    @abstractmethod
+    def _distort(self, images: Tensor, draws: Draws) -> Tensor:
+        """Distort a batch of training images (B, C, H, W) on its device."""
+
+    @abstractmethod
+    def _to_size(self, images: Tensor) -> Tensor:
+        """Bring a batch of images to `image_size` on its device; values stay within 0 … 255."""
+
+    # The public face.
+
+    def dataset(self, split: Split) -> ImageDataset:
+        """Return one split, reading the data on the first call."""
+        if not self._datasets:
+            self._datasets = self._read()
+        return self._datasets[split]
+
+    def labels(self, split: Split) -> np.ndarray:
+        """Return the labels (N,) int64 in evaluation order."""
+        return self.dataset(split).labels
+
+    def image_names(self, split: Split) -> list[str]:
+        """Return what each image is called, in evaluation order."""
+        return list(self.dataset(split).names)
+
+    def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]:
+        """Return images as (H, W, C) uint8, undistorted, for galleries and for baselines on pixels."""
+        dataset = self.dataset(split)
+        return [dataset.raw(int(index)) for index in indices]
+
+    def batches(self, split: Split, device: torch.device | str) -> Iterator[View]:
+        """Yield a whole split as the model sees it in evaluation, in order, without a trainer."""
+        loader = self._eval_loader(split, rank=0, world_size=1)
+        for batch in loader:
+            moved = batch._replace(images=batch.images.to(device), labels=batch.labels.to(device))
+            yield self.on_after_batch_transfer(moved, 0)
+
+    def setup(self, stage: str) -> None:
+        """Read the data, and refuse a batch that the training set cannot fill."""
+        dataset = self.dataset("train")
+        if stage == "fit":
+            check_batches(dataset, self.batch_size, self._world_size)
+
+    def train_dataloader(self) -> TrainLoader:
+        """Return the loader of the epoch, or of the rest of the epoch, that the trainer is about to run."""
+        dataset = self.dataset("train")
+        sampler = TrainSampler(len(dataset), self.seed, self._rank, self._world_size)
+        if self.trainer is not None:
+            sampler.epoch, done = position(self.trainer)
+            sampler.start = done * self.batch_size
+        return TrainLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=self.batch_size,
+            drop_last=True,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=_as_it_is,
+            pin_memory=self._pin_memory,
+            # Without its own, the loader draws from the global generator whenever it is started: after a restart,
+            # dropout would continue with other numbers than in the undisturbed run.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Return the loader of the validation split."""
+        return self._eval_loader("val", self._rank, self._world_size)
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the loader of the test split."""
+        return self._eval_loader("test", self._rank, self._world_size)
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return the loader of the test split, in a form that Lightning can take apart to learn the indices."""
+        dataset = self.dataset("test")
+        return DataLoader(
+            dataset,
+            sampler=EvalSampler(len(dataset), self._rank, self._world_size),
+            batch_size=self.eval_batch_size,
+            num_workers=self.num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=self._pin_memory,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> View:
+        """Turn uint8 into what the model sees; a training batch is distorted, erased and mixed."""
+        mean, std = (torch.tensor(x, device=batch.images.device).view(-1, 1, 1) for x in (self.mean, self.std))
+        if batch.epoch is None:
+            return [normalise(self._to_size(batch.images), mean, std)], batch.labels
+
+        draws = Draws(self.seed, batch.epoch, batch.indices)
+        images = normalise(self._to_size(self._distort(batch.images, draws)), mean, std)
+        if self.erase_prob > 0:
+            images = erase(images, draws, self.erase_prob)
+        if self.mixup is None:
+            return [images], batch.labels
+        lam, box = draw_mixup(self.mixup, self.seed, batch.epoch, batch.first, *images.shape[-2:])
+        return [mix_images(images, lam, box)], mix_labels(batch.labels, self.num_classes, lam)
+
+    # Processes.
+
+    @property
+    def _rank(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    @property
+    def _world_size(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    @property
+    def _pin_memory(self) -> bool:
+        return torch.cuda.is_available()
+
+    def _eval_loader(self, split: Split, rank: int, world_size: int) -> DataLoader:
+        dataset = self.dataset(split)
+        sampler = EvalSampler(len(dataset), rank, world_size)
+        return DataLoader(
+            dataset,
+            batch_sampler=EvenBatchSampler(sampler, self.eval_batch_size),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=_as_it_is,
+            pin_memory=self._pin_memory,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+
+def _as_it_is(batch: Any) -> Batch:
+    """Stand in for the loader's collation: data sets read whole batches."""
+    return batch
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Refuse a share of the images that leaves nothing on one side.
+
+    Raises:
+        ValueError: not strictly between 0 and 1.
+    """
+    if not 0 < value < 1:
+        raise ValueError(f"data.init_args.{name} is {value}; it must lie between 0 and 1, 0.1 is customary.")
+
+
+def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sorted indices (kept, held out): `fraction` of each class is held out, of each at least one image.
+
+    A function of `labels`, `fraction` and `seed` alone. A class of one image keeps it.
+    """
+    held_out = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        wanted = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        order = permutation(len(members), seed, int(label), Stream.SPLIT)
+        held_out.append(members[order[:wanted]])
+    chosen = np.sort(np.concatenate(held_out))
+    return np.setdiff1d(np.arange(len(labels)), chosen), chosen

@@ -1,0 +1,101 @@
+"""Mixup (Zhang et al., 2018, eq. 1) and CutMix (Yun et al., 2019, eq. 1) of a batch, as timm's `Mixup` in batch mode.
+
+Letters: B images, K classes, λ the weight of an image against its partner, image B-1-i.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from vitlab.data.draws import Stream, host_seed
+
+
+class Box(NamedTuple):
+    """Rows `top` to `bottom` and columns `left` to `right` of an image, the ends not included."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def area(self) -> int:
+        """Pixels inside."""
+        return (self.bottom - self.top) * (self.right - self.left)
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """Settings with the defaults of DeiT and Swin.
+
+    Label smoothing is not here: it is linear in the targets, so that `cross_entropy(label_smoothing=…)` on the mixed
+    labels is what timm computes by smoothing before it mixes.
+
+    Args:
+        mixup_alpha: λ ~ Beta(alpha, alpha) where two images are blended; 0 turns blending off.
+        cutmix_alpha: 1 - λ, drawn likewise, is the share of the image that a box of its partner covers; 0 turns it off.
+        prob: how many batches are mixed at all.
+        switch_prob: how many of those get CutMix where both are on.
+    """
+
+    mixup_alpha: float = 0.8
+    cutmix_alpha: float = 1.0
+    prob: float = 1.0
+    switch_prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, alpha in (("mixup_alpha", self.mixup_alpha), ("cutmix_alpha", self.cutmix_alpha)):
+            if alpha < 0:
+                raise ValueError(f"mixup.{name} is {alpha}; it must be 0 (off) or more, 0.8 and 1.0 are customary.")
+        for name, prob in (("prob", self.prob), ("switch_prob", self.switch_prob)):
+            if not 0 <= prob <= 1:
+                raise ValueError(f"mixup.{name} is {prob}; a probability lies between 0 and 1.")
+        if self.mixup_alpha == self.cutmix_alpha == 0:
+            raise ValueError("mixup has mixup_alpha 0 and cutmix_alpha 0 and would do nothing; write `mixup: null`.")
+
+
+def draw_mixup(settings: Mixup, seed: int, epoch: int, first: int, height: int, width: int) -> tuple[float, Box | None]:
+    """Return λ and, for CutMix, the box; λ = 1 leaves the batch as it is.
+
+    Drawn on the host, so that nobody waits for the device, by the index of the batch's `first` image. λ is corrected to
+    the area of the box, which loses what lies outside the image.
+    """
+    rng = np.random.default_rng(host_seed(seed, epoch, Stream.MIXUP, first))
+    mixed, switch = rng.random(2)
+    if mixed >= settings.prob:
+        return 1.0, None
+    if settings.cutmix_alpha == 0 or (settings.mixup_alpha > 0 and switch >= settings.switch_prob):
+        return float(rng.beta(settings.mixup_alpha, settings.mixup_alpha)), None
+
+    side = math.sqrt(1 - rng.beta(settings.cutmix_alpha, settings.cutmix_alpha))
+    top, bottom = _interval(int(height * side), int(rng.integers(height)), height)
+    left, right = _interval(int(width * side), int(rng.integers(width)), width)
+    box = Box(top, bottom, left, right)
+    return 1 - box.area / (height * width), box
+
+
+def _interval(length: int, centre: int, size: int) -> tuple[int, int]:
+    """Return the part inside [0, size) of `length` pixels around `centre`."""
+    return max(centre - length // 2, 0), min(centre + (length + 1) // 2, size)
+
+
+def mix_images(images: Float[Tensor, "B C H W"], lam: float, box: Box | None) -> Float[Tensor, "B C H W"]:
+    """Blend each image with its partner, or paste the partner's box."""
+    partner = images.flip(0)
+    if box is None:
+        return lam * images + (1 - lam) * partner
+    rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
+    images = images.clone()
+    images[..., rows, columns] = partner[..., rows, columns]
+    return images
+
+
+def mix_labels(labels: Int64[Tensor, "B"], num_classes: int, lam: float) -> Float[Tensor, "B K"]:
+    """Return the probabilities λ for the image's class and 1 - λ for its partner's."""
+    one_hot = F.one_hot(labels, num_classes).float()
+    return lam * one_hot + (1 - lam) * one_hot.flip(0)

@@ -1,0 +1,153 @@
+"""The order of images: a function of (seed, epoch), shared out over processes, and continued in the middle of an epoch.
+
+Samplers yield keys `(epoch, index)` rather than indices, so that a data set knows the epoch in every worker, also in
+one that has lived since the first epoch.
+"""
+
+import itertools
+from collections.abc import Iterator, Sized
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, Sampler
+
+from vitlab.data.draws import permutation
+
+Key = tuple[int | None, int]  # (epoch, index); the epoch is None in evaluation, where nothing is drawn
+
+
+class TrainSampler(Sampler[Key]):
+    """Yield the images in the order of (seed, epoch); position i of that order goes to process i modulo `world_size`.
+
+    Every process gets the same number of images: at most `world_size - 1`, others in each epoch, are left out.
+
+    Attributes:
+        epoch: set by Lightning before each epoch through `set_epoch`.
+        start: how many of this process's images the coming pass leaves out because an interrupted run had them already.
+    """
+
+    def __init__(self, size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        self.size, self.seed, self.rank, self.world_size = size, seed, rank, world_size
+        self.epoch = 0
+        self.start = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; another one than before starts at its first image."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def __len__(self) -> int:
+        """Count the images of a whole epoch: a continued one counts as long as any other."""
+        return self.size // self.world_size
+
+    def __iter__(self) -> Iterator[Key]:
+        epoch, start = self.epoch, self.start
+        self.start = 0
+        order = permutation(self.size, self.seed, epoch)[: len(self) * self.world_size]
+        for index in order[self.rank :: self.world_size][start:].tolist():
+            yield epoch, index
+
+
+class EvalSampler(Sampler[Key]):
+    """Yield images `rank, rank + world_size, …` in order: each image once over all processes, none twice to fill up."""
+
+    def __init__(self, size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.size, self.rank, self.world_size = size, rank, world_size
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self.size, self.world_size))
+
+    def __iter__(self) -> Iterator[Key]:
+        for index in range(self.rank, self.size, self.world_size):
+            yield None, index
+
+
+class EvenBatchSampler(Sampler[list[Key]]):
+    """Cut each process's images into the same number of batches, whose sizes differ by at most one.
+
+    The processes hold n or n + 1 images. Cut into full batches, one process may have a batch more than another, and
+    waits for ever in the first collective call inside the model, such as DDP's broadcast of buffers.
+    """
+
+    def __init__(self, sampler: EvalSampler, batch_size: int) -> None:
+        self.sampler, self.batch_size = sampler, batch_size
+
+    def __len__(self) -> int:
+        most = len(range(0, self.sampler.size, self.sampler.world_size))  # process 0 never has fewer than another
+        return -(-most // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        keys = list(self.sampler)
+        bounds = np.linspace(0, len(keys), len(self) + 1).round().astype(int).tolist()
+        for first, last in itertools.pairwise(bounds):
+            if last > first:
+                yield keys[first:last]
+
+
+class TrainLoader(DataLoader):
+    """A DataLoader that Lightning accepts as resumable.
+
+    Where to continue is told by the trainer's own progress (`position`), which alone knows which batches were really
+    trained on and not merely fetched. What is stored here is what that number depends on.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what decides which images the first n batches of an epoch are."""
+        sampler = self.sampler
+        assert isinstance(sampler, TrainSampler)
+        return {
+            "images": sampler.size,
+            "batch_size": self.batch_size,
+            "seed": sampler.seed,
+            "processes": sampler.world_size,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Refuse to go on in the middle of an epoch whose first batches were others.
+
+        Raises:
+            ValueError: the number of images, the batch size, the seed or the number of processes changed.
+        """
+        sampler = self.sampler
+        assert isinstance(sampler, TrainSampler)
+        now = self.state_dict()
+        changed = [f"{name} was {state[name]}, is {now[name]}" for name in now if state[name] != now[name]]
+        if sampler.start > 0 and changed:
+            raise ValueError(
+                f"The checkpoint was written in the middle of epoch {sampler.epoch}, and this run would see other "
+                f"images in the rest of it: {'; '.join(changed)}.\n"
+                "Continue with the old values, or from a checkpoint written at the end of an epoch."
+            )
+
+
+def position(trainer: Trainer) -> tuple[int, int]:
+    """Return (epoch, batches already trained on in it) at which the trainer is about to start or go on.
+
+    Lightning asks for the loader and starts its workers before it has brought its own counters up to date after a
+    restart: `trainer.current_epoch` is then one too low for a checkpoint written at the end of an epoch, and workers
+    would deliver the first epoch after a restart in the order of the one before it.
+    """
+    loop = trainer.fit_loop
+    epochs: Any = loop.epoch_progress.current  # Lightning declares the counters' parent class, which lacks `processed`
+    batches: Any = loop.epoch_loop.batch_progress
+    if epochs.ready == epochs.processed:  # between two epochs, or before the first
+        return epochs.processed, 0
+    if batches.is_last_batch and batches.current.processed > 0:  # all batches done, the epoch's end not yet recorded
+        return epochs.processed + 1, 0
+    return epochs.processed, batches.current.processed
+
+
+def check_batches(dataset: Sized, batch_size: int, world_size: int) -> None:
+    """Refuse a training set that does not fill one batch: the run would end without a step.
+
+    Raises:
+        ValueError: fewer images for each process than the batch holds.
+    """
+    share = len(dataset) // world_size
+    if share < batch_size:
+        raise ValueError(
+            f"batch_size {batch_size} is larger than the training set: {len(dataset)} images on {world_size} "
+            f"process{'es' if world_size > 1 else ''}, so that no batch would ever be full.\n"
+            f"Set data.init_args.batch_size to {max(share, 1)} or less."
+        )
