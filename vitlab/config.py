@@ -1,4 +1,4 @@
-"""Experiments as plain dictionaries: read a YAML file, merge two, list what differs. Knows no torch and no Lightning."""
+"""Experiments as plain dictionaries: read a YAML file, merge two, list what differs. Knows no torch, no Lightning."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ def load_yaml(path: str | Path) -> Config:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; expected a mapping like `trainer: {{max_epochs: 10}}`.")
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}; expected a mapping like `trainer: {{max_epochs: 10}}`."
+        )
     return content
 
 

@@ -1,0 +1,6 @@
+"""Training objectives, one a file; each is a `class_path` for `model`."""
+
+from vitlab.objectives.objective import Objective
+from vitlab.objectives.supervised import Supervised
+
+__all__ = ["Objective", "Supervised"]

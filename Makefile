@@ -1,0 +1,49 @@
+# `make help` lists everything. Each target first sets up what it needs: the environment is made once, from
+# pyproject.toml and constraints.txt.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Extra arguments for a run: make vit_cifar10 ARGS="--seed_everything 1 --trainer.max_epochs 1"
+ARGS ?=
+
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+EXPERIMENTS := $(notdir $(basename $(wildcard experiments/*.yaml)))
+STUDIES := $(notdir $(basename $(wildcard experiments/studies/*.yaml)))
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test lint types unit $(EXPERIMENTS) $(STUDIES)
+
+help:  ## List the targets
+	@echo "Targets:"
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  %-24s %s\n", $$1, $$2}'
+	@echo "Experiments (python -m vitlab fit --config experiments/<name>.yaml):"
+	@for name in $(EXPERIMENTS); do printf "  %-24s %s\n" $$name "$$(head -1 experiments/$$name.yaml | cut -c3-)"; done
+	@echo "Studies (python -m vitlab compare --config experiments/studies/<name>.yaml):"
+	@for name in $(STUDIES); do printf "  %-24s %s\n" $$name "$$(head -1 experiments/studies/$$name.yaml | cut -c3-)"; done
+
+install: $(INSTALLED)  ## Make the environment in .venv
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"vitlab needs Python 3.11 or newer, this is {sys.version.split()[0]}; make PYTHON=…")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+test: lint types unit  ## Lint, types and tests
+
+lint: $(INSTALLED)  ## ruff, rules and format
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(INSTALLED)  ## mypy on vitlab/
+	$(RUN) -m mypy
+
+unit: $(INSTALLED)  ## Tests alone; ARGS="-m 'not slow'" for the quick ones
+	$(RUN) -m pytest $(ARGS)
+
+$(EXPERIMENTS): %: $(INSTALLED)
+	$(RUN) -m vitlab fit --config experiments/$@.yaml $(ARGS)
+
+$(STUDIES): %: $(INSTALLED)  # quickstart is one of them
+	$(RUN) -m vitlab compare --config experiments/studies/$@.yaml $(ARGS)

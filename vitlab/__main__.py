@@ -1,0 +1,51 @@
+"""`python -m vitlab COMMAND …`: names the commands at once, imports the heavy packages only for the one asked."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "fit": "train one experiment; the same command again continues it",
+    "validate": "evaluate a checkpoint on the validation images",
+    "test": "evaluate a checkpoint on the test images",
+    "predict": "write the logits of a checkpoint for every test image",
+    "compare": "run a study: variants × seeds, then a report",
+    "benchmark": "parameters, FLOPs, images/s and memory of an experiment's model",
+}
+
+HELP = """\
+vitlab: which of ViT, DeiT, Swin and Swin v2, trained how, serves my images best, and how sure am I?
+
+usage: python -m vitlab COMMAND --config FILE.yaml [--key value …]
+
+{commands}
+
+Any key of the file can be overridden: --trainer.max_epochs 10, --model.optimizer.lr 3e-4, --seed_everything 7.
+`python -m vitlab COMMAND --help` lists a command's keys; --print_config prints the whole resolved file.
+
+  python -m vitlab compare --config experiments/studies/quickstart.yaml
+  python -m vitlab fit --config experiments/vit_cifar10.yaml
+  python -m vitlab test --config runs/vit_cifar10/seed-0/config.yaml
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status: 0 done, 1 a failure while running, 2 a mistake in what was asked."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(HELP.format(commands="\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())), end="")
+        return 0
+    command = arguments[0]
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"Did you mean `{near[0]}`?" if near else f"There are: {', '.join(COMMANDS)}."
+        print(f"error: no command {command!r}. {hint}", file=sys.stderr)
+        return 2
+
+    from vitlab.cli import run
+
+    return run(command, arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,311 @@
+"""What happens around training: the run directory and its records, random state in checkpoints, the progress bar."""
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import random
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlab.evaluation.predictions import Predictions, write_predictions
+from vitlab.loggers import MetricsFile, UnbreakableWandbLogger
+
+log = logging.getLogger("vitlab")
+
+OWN_FILES = ("config.yaml", "environment.json", "metrics.csv", "predictions.parquet", "summary.json")
+
+
+class RunRecord(Callback):
+    """Writes the run directory: config.yaml and environment.json before the first step, predictions and summary after.
+
+    Nothing is written until the model and the data have been built and set up, so that a failed start leaves nothing.
+    """
+
+    def __init__(self, directory: Path, config: dict[str, Any]) -> None:
+        self.directory = directory
+        self.config = config
+        self.seconds = 0.0
+        self._started: float | None = None
+        self._outputs: list[dict[str, Tensor]] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if trainer.ckpt_path is None:
+            erase(self.directory)
+        write_text(self.directory / "config.yaml", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+        write_text(self.directory / "environment.json", json.dumps(environment(trainer), indent=2))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.keep_until(trainer.global_step)
+        self._started = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seconds += self._since_start()
+        self._started = None
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds + self._since_start()}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.seconds = state_dict["seconds"]
+
+    def _since_start(self) -> float:
+        return time.perf_counter() - self._started if self._started is not None else 0.0
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["vitlab_config"] = self.config
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+        self._outputs.append({name: value.float().cpu() for name, value in outputs.items()})
+
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+        self.on_test_batch_end(trainer, pl_module, outputs)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        outputs = {name: torch.cat([o[name] for o in self._outputs]) for name in self._outputs[0]}
+        self._outputs = []
+        names: list[str] = trainer.datamodule.image_names("test")  # type: ignore[attr-defined]
+        outputs = {name: in_order(values, trainer) for name, values in outputs.items()}
+        if trainer.is_global_zero:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            arrays = {name: values.numpy() for name, values in outputs.items()}
+            labels = arrays.pop("label").astype(np.int64)
+            write_predictions(self.directory / "predictions.parquet", Predictions(names, labels, **arrays))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_test_end(trainer, pl_module)
+
+    def finish(self, trainer: Trainer, pl_module: LightningModule, metrics: dict[str, float]) -> None:
+        """Write summary.json, which makes the run a finished one, and close W&B."""
+        for logger in trainer.loggers:
+            if isinstance(logger, UnbreakableWandbLogger):
+                logger.finish()
+        if trainer.is_global_zero:
+            summary = {
+                "finished": True,
+                "seconds": round(self.seconds, 3),
+                "epochs": trainer.current_epoch,
+                "steps": trainer.global_step,
+                "images_seen": trainer.global_step * pl_module.global_batch,  # type: ignore[operator]
+                "metrics": metrics,
+            }
+            write_text(self.directory / "summary.json", json.dumps(summary, indent=2))
+
+
+def in_order(values: Tensor, trainer: Trainer) -> Tensor:
+    """Return the rows of all processes in the order of the data set; process r of w has rows r, r + w, r + 2w, …"""
+    if trainer.world_size == 1:
+        return values
+    shards: list[Tensor] = [values] * trainer.world_size
+    torch.distributed.all_gather_object(shards, values)
+    whole = torch.empty(sum(map(len, shards)), *values.shape[1:], dtype=values.dtype)
+    for rank, shard in enumerate(shards):
+        whole[rank :: trainer.world_size] = shard
+    return whole
+
+
+def erase(directory: Path) -> None:
+    """Remove what an earlier run wrote into its directory; files of others stay."""
+    for name in OWN_FILES:
+        (directory / name).unlink(missing_ok=True)
+    for checkpoint in (directory / "checkpoints").glob("*.ckpt"):
+        checkpoint.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def environment(trainer: Trainer) -> dict[str, Any]:
+    """Describe what the run ran on: versions, device, commit, command."""
+    packages = ("vitlab", "torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy")
+    device = trainer.strategy.root_device
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in packages},
+        "git": commit.stdout.strip() or None,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "devices": trainer.world_size,
+        "precision": trainer.precision,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+        "command": "python -m vitlab " + " ".join(sys.argv[1:]),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+class RandomState(Callback):
+    """Keeps every random generator's state in the checkpoint, so that dropout goes on where it stopped."""
+
+    def __init__(self) -> None:
+        self._state: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        _, keys, *position = np.random.get_state()  # noqa: NPY002 (the global generator is the one that libraries use)
+        version, python, gauss = random.getstate()
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), *position],
+            "python": [version, list(python), gauss],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._state = state_dict
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore: whatever building the model and the loaders drew is undone here."""
+        if self._state is None:
+            return
+        torch.set_rng_state(self._state["torch"].cpu())
+        if self._state["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([state.cpu() for state in self._state["cuda"]])
+        keys, *position = self._state["numpy"]
+        np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *position))  # noqa: NPY002
+        version, python, gauss = self._state["python"]
+        random.setstate((version, tuple(python), gauss))
+        self._state = None
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint under another name, flushes it to the disk, then renames: a file is whole or not there."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.new")
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+class RunProgress(ProgressBar):
+    """One bar for the whole run: epoch, time left for all epochs, images/s, share of the time spent waiting for data.
+
+    Where the output is not a terminal, a line now and then instead. The loss is read from the device once a second,
+    not at each step.
+    """
+
+    def __init__(self, seconds_between_lines: float = 10.0) -> None:
+        super().__init__()
+        self.enabled = True
+        self.seconds_between_lines = seconds_between_lines
+        self.bar: tqdm[Any] | None = None
+        self._eval_bar: tqdm[Any] | None = None
+
+    def disable(self) -> None:
+        self.enabled = False
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._images = self._refreshed_images = 0
+        self._waited = 0.0
+        self._begin = self._last = self._refreshed = self._line = time.perf_counter()
+        self._steps = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
+        self._first = trainer.fit_loop.total_batch_idx + 1
+        if self.enabled and trainer.is_global_zero and sys.stderr.isatty():
+            self.bar = tqdm(total=self._steps, initial=self._first, desc="train", dynamic_ncols=True, mininterval=0.5)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._waited += time.perf_counter() - self._last
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = self._last = time.perf_counter()
+        self._images += len(batch[1]) * trainer.world_size
+        if self.bar is not None:
+            self.bar.update()
+        if now - self._refreshed >= 1.0 or trainer.is_last_batch:
+            self._refreshed = now
+            if self.bar is not None:
+                self.bar.set_description_str(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
+                self.bar.set_postfix_str(f"{self._rates()}, loss {float(outputs['loss']):.3f}", refresh=False)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last = time.perf_counter()  # validating is not waiting for data
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last = now = time.perf_counter()
+        pl_module.log("images_per_second", self._images / (now - self._begin), rank_zero_only=True)
+        pl_module.log("data_wait", self._waited / (now - self._begin), rank_zero_only=True)
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if not (self.enabled and trainer.is_global_zero) or self.bar is not None:
+            return
+        if last or now - self._line >= self.seconds_between_lines:
+            self._line = now
+            done = trainer.fit_loop.total_batch_idx + 1
+            left = (self._steps - done) * (now - self._begin) / max(done - self._first, 1)
+            top1 = trainer.callback_metrics.get("val/top1")
+            accuracy = f", val/top1 {100 * float(top1):.1f} %" if top1 is not None else ""
+            log.info(
+                "epoch %d/%d: %s%s, %s left",
+                *(
+                    trainer.current_epoch + 1,
+                    trainer.max_epochs,
+                    self._rates(),
+                    accuracy,
+                    timedelta(seconds=round(left)),
+                ),
+            )
+
+    def _rates(self) -> str:
+        elapsed = max(time.perf_counter() - self._begin, 1e-9)
+        return f"{self._images / elapsed:,.0f} images/s, {self._waited / elapsed:.0%} waiting for data"
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.on_train_end(trainer, pl_module)

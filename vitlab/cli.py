@@ -1,0 +1,422 @@
+"""The command line: LightningCLI with its silent traps closed, and the commands that need no Trainer.
+
+A run's configuration is one file, put together in this order, later beating earlier: each `--config`, then the command
+line. Where a later one names another class, nothing of the earlier one's arguments is kept. What the data dictate
+(number of classes, channels, image size) is filled into the backbone, unless the file says otherwise, which is refused.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls, not ours
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+
+from vitlab.callbacks import AtomicCheckpointIO, RandomState, RunProgress, RunRecord
+from vitlab.config import Config, differences, flatten, load_yaml, merge
+from vitlab.data import ImageDataModule
+from vitlab.errors import explain
+from vitlab.loggers import MetricsFile, UnbreakableWandbLogger, Wandb
+from vitlab.objectives import Objective
+
+log = logging.getLogger("vitlab")
+
+# Whether these differ between two starts of a run does not change its result.
+HARMLESS = (
+    "run.overwrite",
+    "run.wandb",
+    "data.init_args.num_workers",
+    "trainer.logger",
+    "trainer.enable_progress_bar",
+    "trainer.profiler",
+    "trainer.log_every_n_steps",
+)
+
+# What the backbone must take from the data: argument of the factory -> property of the data module.
+FROM_DATA = {"num_classes": "num_classes", "in_chans": "in_chans", "img_size": "image_size"}
+
+
+@dataclass
+class Run:
+    """The run directory `root/name/seed-<seed>` and what is kept of the run.
+
+    Args:
+        name: Name of the run; None for the name of the configuration file.
+        root: Where runs lie.
+        overwrite: Begin again although the run is finished, or differs from what is asked now.
+        test: Evaluate the last weights on the test images after training.
+        wandb: Weights & Biases.
+    """
+
+    name: str | None = None
+    root: str = "runs"
+    overwrite: bool = False
+    test: bool = True
+    wandb: Wandb = field(default_factory=Wandb)
+
+
+class VitlabParser(LightningArgumentParser):
+    """Says in a few lines what is wrong, and prints help that fits on two screens."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        raise ValueError(explain(message, list(self._option_string_actions)))
+
+    def format_help(self) -> str:
+        lines = [f"{self.description}", ""]
+        for group in self._action_groups:
+            actions = [a for a in group._group_actions if a.help != "==SUPPRESS==" and a.dest != "help"]
+            if actions and group.title not in {"positional arguments"}:
+                lines.append(f"{group.title}:" if group.title != "options" else "options:")
+                lines += [_help_line(action) for action in actions]
+        lines += [
+            "",
+            "--model.help CLASS and --data.help CLASS list a class's arguments, e.g. --model.help Supervised.",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _help_line(action: Any) -> str:
+    text = " ".join((action.help or "").split()).split(". ")[0].rstrip(".")
+    default = "" if action.default in (None, "==SUPPRESS==") else f" [{action.default}]"
+    return f"  {max(action.option_strings, key=len, default=action.dest):<38} {text}{default}"[:118]
+
+
+class VitlabCLI(LightningCLI):
+    """One run of an experiment; see the module's docstring for how its configuration comes about."""
+
+    def __init__(self, command: str, arguments: Sequence[str], start: bool = True) -> None:
+        files, rest = split(arguments)
+        given = gather(files, rest)
+        self.given_keys = {_short(key) for key in flatten(given)} | {key for key, _ in _pairs(rest)}
+        self.default_name = Path(files[-1]).stem if files else "run"
+        self.command = command
+        self.start = start
+        super().__init__(
+            Objective,
+            ImageDataModule,
+            save_config_callback=None,
+            seed_everything_default=0,
+            parser_kwargs={"allow_abbrev": False},
+            parser_class=VitlabParser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            trainer_defaults={
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+                "enable_model_summary": False,
+            },
+            args=[command, "--config", yaml.safe_dump(given), *rest],
+        )
+
+    # ---- parsing
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the command that was asked for: each costs half a second to describe."""
+        skip = {"model", "dataloaders", "train_dataloaders", "val_dataloaders", "datamodule"}
+        return {self.command: skip | {"verbose", "return_predictions", "weights_only"}}
+
+    def _setup_parser_kwargs(self, parser_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        return parser_kwargs, {self.command: dict(parser_kwargs)}
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # An int and nothing else: LightningCLI's `true` silently means 0.
+        parser.add_argument(
+            "--seed_everything", type=int, default=0, help="Seed of weights, data order and augmentation."
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(Run, "run")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: Lightning merges the checkpoint's hyper-parameters over the command line here, silently."""
+
+    # ---- between parsing and building
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.command]
+        self.data_for_model = build_data(config.data)
+        self._fill_from_data(config)
+        self.resolved = self._dump(config)
+        name = config.run.name or self.default_name
+        self.directory = Path(config.run.root) / name / f"seed-{config.seed_everything}"
+        if self.start:
+            self.resume = self._checkpoint(config)
+
+    def _fill_from_data(self, config: Namespace) -> None:
+        backbone = config.model.init_args.get("backbone")
+        arguments = backbone.get("init_args") if backbone else None
+        for argument, fact in FROM_DATA.items():
+            if arguments is None or arguments.get(argument) is None:
+                continue
+            key = f"model.backbone.{argument}"
+            wanted = _fact(self.data_for_model, fact)
+            if key not in self.given_keys:
+                arguments[argument] = wanted
+            elif not _same_size(arguments[argument], wanted):
+                raise ValueError(
+                    f"model.backbone.{argument} is {arguments[argument]}, but {config.data.class_path} has {fact} "
+                    f"{wanted}.\nRemove {argument} from the backbone's init_args to take it from the data."
+                )
+
+    def _dump(self, config: Namespace) -> Config:
+        """Return the complete configuration as plain values; as a file, it runs this again with any command."""
+        parser = self._parser(self.command)
+        dumped: Config = yaml.safe_load(parser.dump(config, skip_none=False, skip_link_targets=True))
+        for key in ("config", "ckpt_path"):
+            dumped.pop(key, None)
+        dumped["run"]["name"] = config.run.name or self.default_name
+        return dumped
+
+    def _checkpoint(self, config: Namespace) -> Path | None:
+        """Return the checkpoint that this command begins with, after making sure that it belongs to it."""
+        asked = config.get("ckpt_path")
+        last = self.directory / "checkpoints" / "last.ckpt"
+        if self.command == "fit" and asked is None:
+            return self._continue(config.run.overwrite, last)
+        if asked == "none":
+            return None
+        if asked in (None, "last", "best"):
+            path = last.with_name(f"{asked or 'last'}.ckpt")
+            remedy = "train first, or give --ckpt_path FILE (`none` evaluates the weights as they are built)."
+        else:
+            path, remedy = Path(asked), "give --ckpt_path the path of a .ckpt file, `last` or `best`."
+        if not path.is_file():
+            raise FileNotFoundError(f"No checkpoint {path}; {remedy}")
+        self._compare_with_checkpoint(path)
+        return path
+
+    def _continue(self, overwrite: bool, last: Path) -> Path | None:
+        stored = self.directory / "config.yaml"
+        finished = (self.directory / "summary.json").is_file()
+        if overwrite or not (finished or last.is_file()):
+            return None
+        changed = [d for d in differences(load_yaml(stored), self.resolved) if not d[0].startswith(HARMLESS)]
+        if changed:
+            first = "\n".join(f"  {key}: {old} there, {new} now" for key, old, new in changed[:2])
+            raise ValueError(
+                f"{self.directory} holds a run with another configuration ({len(changed)} differences):\n{first}\n"
+                "Give this run another --run.name, or replace that one with --run.overwrite true."
+            )
+        if finished:
+            log.info("%s is finished; nothing to do (--run.overwrite true trains it again).", self.directory)
+            raise SystemExit(0)
+        return last
+
+    def _compare_with_checkpoint(self, path: Path) -> None:
+        """Refuse a checkpoint of another backbone; say what else differs. The command's values are the ones used."""
+        trained = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("vitlab_config")
+        if trained is None:
+            return
+        changed = differences(trained["model"], self.resolved["model"])
+        architecture = [d for d in changed if d[0].startswith("init_args.backbone")]
+        if architecture:
+            first = "\n".join(
+                f"  model.{key}: {old} in the checkpoint, {new} asked" for key, old, new in architecture[:3]
+            )
+            raise ValueError(f"{path} holds another backbone than was asked for:\n{first}")
+        for key, old, new in changed:
+            log.info("model.%s: the checkpoint was trained with %s; this command uses %s.", key, old, new)
+
+    # ---- building
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        self.record = RunRecord(self.directory, self.resolved)
+        chosen = self.config_init[self.command].trainer
+        callbacks = [self.record, RandomState(), RunProgress(), *self._checkpoints()]
+        given = chosen.get("callbacks") or []
+        own_loggers = self._loggers() if self.start and not chosen.fast_dev_run else []
+        return super().instantiate_trainer(
+            callbacks=[*(given if isinstance(given, list) else [given]), *callbacks],
+            logger=[*own_loggers, *_as_loggers(chosen.get("logger"))],
+            plugins=[*(chosen.get("plugins") or []), AtomicCheckpointIO()],
+            precision=chosen.get("precision") or ("bf16-mixed" if torch.cuda.is_available() else "32-true"),
+            **kwargs,
+        )
+
+    def _checkpoints(self) -> list[ModelCheckpoint]:
+        where = {
+            "dirpath": self.directory / "checkpoints",
+            "save_on_train_epoch_end": True,
+            "enable_version_counter": False,
+        }
+        last = ModelCheckpoint(filename="last", **where)
+        best = ModelCheckpoint(filename="best", monitor="val/top1", mode="max", **where)
+        return [best, last]
+
+    def _loggers(self) -> list[Logger]:
+        if self.command != "fit":
+            return []
+        loggers: list[Logger] = [MetricsFile(self.directory / "metrics.csv")]
+        settings: Wandb = self.config_init[self.command].run.wandb
+        if settings.enabled:
+            name = f"{self.directory.parent.name}-{self.directory.name}"
+            loggers.append(UnbreakableWandbLogger(settings, self.directory, name, self.resolved))
+        return loggers
+
+    # ---- running
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if not self.start:
+            return
+        work = {"fit": self.fit, "validate": self.evaluate, "test": self.evaluate, "predict": self.predict}
+        work[subcommand]()
+
+    def fit(self) -> None:
+        """Train, then test the last weights and write the summary."""
+        what = f"continuing at {self.resume}" if self.resume else "training"
+        log.info("%s: %s", self.directory, what)
+        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.resume)
+        if self.trainer.interrupted or self.trainer.fast_dev_run:
+            return
+        metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
+        if self.config[self.command].run.test:
+            (results,) = self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+            metrics |= results
+        self.record.finish(self.trainer, self.model, metrics)
+        log.info("%s", _table({k: v for k, v in metrics.items() if k.startswith(("val", "test"))}))
+        log.info("%s: done in %.0f s of training", self.directory, self.record.seconds)
+
+    def evaluate(self) -> None:
+        """Measure a checkpoint on the validation or test images."""
+        do = self.trainer.validate if self.command == "validate" else self.trainer.test
+        (results,) = do(self.model, datamodule=self.datamodule, ckpt_path=self.resume, verbose=False)
+        log.info("%s", _table(results))
+
+    def predict(self) -> None:
+        """Write predictions.parquet: name, label and logits of every test image."""
+        self.trainer.predict(self.model, datamodule=self.datamodule, ckpt_path=self.resume, return_predictions=False)
+        log.info("%s", self.directory / "predictions.parquet")
+
+
+def _table(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))
+
+
+def _as_loggers(given: Any) -> list[Logger]:
+    if isinstance(given, Logger):
+        return [given]
+    return given if isinstance(given, list) else []
+
+
+def _fact(data: ImageDataModule, name: str) -> int:
+    return {"num_classes": data.num_classes, "in_chans": data.in_chans, "image_size": data.image_size}[name]
+
+
+def _same_size(given: Any, wanted: int) -> bool:
+    sides = given if isinstance(given, (list, tuple)) else [given]
+    return all(side == wanted for side in sides)
+
+
+def build_data(config: Namespace) -> ImageDataModule:
+    """Construct the data module alone, to ask it for its number of classes, channels and image size."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(ImageDataModule, "data")
+    data: ImageDataModule = parser.instantiate_classes(Namespace(data=config.clone())).data
+    return data
+
+
+# ---- from arguments to one configuration
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the files that `--config` names, and the other arguments."""
+    files: list[str] = []
+    rest: list[str] = []
+    pending = iter(arguments)
+    for argument in pending:
+        name, equals, value = argument.partition("=")
+        if name in {"-c", "--config"}:
+            files.append(value if equals else next(pending, ""))
+        else:
+            rest.append(argument)
+    return files, rest
+
+
+def gather(files: Sequence[str], rest: Sequence[str]) -> Config:
+    """Merge the files; where an argument names another class than they do, drop what they say of the old one."""
+    config: Config = {}
+    for file in files:
+        config = merge(config, load_yaml(file))
+    for key, value in _pairs(rest):
+        config = _without_other_class(config, key.removesuffix(".class_path"), value)
+    return config
+
+
+def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (key without `--` and `init_args`, value) of each `--key value` and `--key=value`."""
+    pairs = []
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            following = arguments[i + 1] if i + 1 < len(arguments) else ""
+            pairs.append((_short(name.removeprefix("--")), value if equals else following))
+    return pairs
+
+
+def _short(key: str) -> str:
+    return key.replace(".init_args", "")
+
+
+def _without_other_class(config: Config, key: str, value: str) -> Config:
+    """Drop the `init_args` at `key` if `value` names another class there."""
+    here, _, below = key.partition(".")
+    if "init_args" in config and here not in config:
+        return {**config, "init_args": _without_other_class(config["init_args"], key, value)}
+    node = config.get(here)
+    if not isinstance(node, dict):
+        return config
+    if below:
+        return {**config, here: _without_other_class(node, below, value)}
+    asked = yaml.safe_load(value) if value.startswith("{") else value
+    changed = merge(node, asked if isinstance(asked, dict) else {"class_path": asked})
+    kept = {"class_path": node.get("class_path")} if "init_args" not in changed else node
+    return {**config, here: kept} if "class_path" in node else config
+
+
+# ---- the entry
+
+
+def run(command: str, arguments: Sequence[str]) -> int:
+    """Run one command; a mistake of the user's becomes one message and exit status 2."""
+    _quiet()
+    try:
+        VitlabCLI(command, arguments)
+    except (ValueError, OSError) as error:
+        if os.environ.get("VITLAB_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def _quiet() -> None:
+    """Let our own lines through and silence what peers print at each start."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # In-memory data is read by the main process on purpose; epochs shorter than the logging interval are logged whole.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")

@@ -1,0 +1,52 @@
+"""Averages of weights over training: for evaluation (EMA) and as the teacher of DINO and MSN.
+
+Why not Lightning's `EMAWeightAveraging`: it averages integer buffers too, in integers, which shifts entries of Swin's
+`relative_position_index`; it averages frozen teachers and heads along; and it validates only the average.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Ema:
+    """Settings of an exponential moving average, evaluated and kept beside the raw weights.
+
+    Args:
+        decay: Share of the old average that is kept at each optimiser step.
+        warmup: Use min(decay, (1 + t) / (10 + t)) at step t, lest a short run be mostly its initial weights.
+    """
+
+    decay: float = 0.9999
+    warmup: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"ema.decay is {self.decay}; give a value from 0 to below 1, like 0.9999.")
+
+    def at(self, step: int) -> float:
+        """Return the decay of optimiser step `step`, counted from 1."""
+        return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+
+
+class WeightAverage(nn.Module):
+    """A copy of a model that follows it: average ← decay · average + (1 − decay) · model.
+
+    Only parameters are averaged; buffers (running statistics, integer index tables) are copied. It has no gradient.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(model).requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, decay: float) -> None:
+        """Move the average towards `model`, all tensors in one call."""
+        averages: list[Tensor] = list(self.module.parameters())
+        weights: list[Tensor] = list(model.parameters())
+        torch._foreach_lerp_(averages, weights, 1.0 - decay)
+        for average, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)

@@ -1,0 +1,187 @@
+"""Where metrics go: always to `metrics.csv` in the run directory; also to Weights & Biases, which cannot stop a run."""
+
+import csv
+import netrc
+import os
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+WandbMode = Literal["auto", "online", "offline", "disabled"]
+
+
+class MetricsFile(Logger):
+    """A CSV file with a row for each logged event: `step`, `epoch`, then one column a metric, empty where not logged.
+
+    Rows are appended as they come, so that a killed run keeps what it logged. A metric seen for the first time adds a
+    column, for which the file is rewritten once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def keep_until(self, step: int) -> None:
+        """Drop the rows after optimiser step `step`, which a continued run will write again; all of them for step 0."""
+        rows = [row for row in self._read() if int(row["step"]) <= step] if step else []
+        self.columns = list(rows[0]) if rows else []
+        if rows:
+            self._rewrite(rows)
+        else:
+            self.path.unlink(missing_ok=True)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row: dict[str, Any] = {"step": step or 0, **{k: f"{v:.8g}" for k, v in metrics.items() if k != "epoch"}}
+        row["epoch"] = int(metrics.get("epoch", 0))
+        new = [key for key in ("step", "epoch", *sorted(row)) if key not in self.columns]
+        if new:
+            rows = self._read() if self.columns else []
+            self.columns += dict.fromkeys(new)
+            self._rewrite(rows)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: the run directory's config.yaml holds them."""
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            # A process killed while appending leaves a last line without its end.
+            return [
+                row for row in csv.DictReader(file) if (row.get("step") or "").isdigit() and None not in row.values()
+            ]
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".csv.new")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(self.path)
+
+
+@dataclass
+class Wandb:
+    """Weights & Biases.
+
+    Args:
+        mode: auto: online where a key is set, offline otherwise. disabled: not even the package is imported.
+        project: Name of the project.
+        entity: Team or user; None for the key's own.
+        group: Runs to show together; a study sets its name.
+        tags: Labels of the run.
+    """
+
+    mode: WandbMode = "auto"
+    project: str = "vitlab"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+    @property
+    def enabled(self) -> bool:
+        return self.mode != "disabled" and os.environ.get("WANDB_MODE") != "disabled"
+
+    @property
+    def offline(self) -> bool:
+        if self.mode == "auto":
+            return os.environ.get("WANDB_MODE") == "offline" or not _has_wandb_key()
+        return self.mode == "offline"
+
+
+class UnbreakableWandbLogger(WandbLogger):
+    """W&B's logger, but whatever it raises becomes one warning, after which the run goes on without it.
+
+    The run's id is kept in the run directory before the first step, so that a continued run is the same W&B run.
+    """
+
+    def __init__(self, settings: Wandb, run_directory: Path, name: str, config: dict[str, Any]) -> None:
+        self.directory = run_directory
+        self.broken = False
+        super().__init__(
+            name=name,
+            save_dir=run_directory,
+            offline=settings.offline,
+            project=settings.project,
+            entity=settings.entity,
+            group=settings.group,
+            tags=settings.tags,
+            config=config,
+            id=_run_id(run_directory),
+            resume=None if settings.offline else "allow",
+            settings=_quiet_settings(),
+        )
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._attempt(lambda: super(UnbreakableWandbLogger, self).log_metrics(metrics, step))
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:  # type: ignore[override]
+        """Nothing to do: the whole configuration was given at the start."""
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self._attempt(lambda: super(UnbreakableWandbLogger, self).finalize(status))
+
+    @rank_zero_only
+    def finish(self) -> None:
+        """Close the W&B run."""
+        self._attempt(lambda: self.experiment.finish(quiet=True))
+
+    def _attempt(self, call: Callable[[], object]) -> None:
+        if self.broken:
+            return
+        try:
+            call()
+        except Exception as error:  # whatever W&B does, training goes on
+            self.broken = True
+            warnings.warn(f"W&B stopped working ({error}); the run goes on, metrics.csv has it all.", stacklevel=2)
+
+
+def _run_id(run_directory: Path) -> str:
+    file = run_directory / "wandb" / "run-id.txt"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(os.urandom(6).hex())
+    return file.read_text().strip()
+
+
+def _quiet_settings() -> Any:
+    import wandb
+
+    return wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True)
+
+
+def _has_wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

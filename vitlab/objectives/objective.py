@@ -1,0 +1,111 @@
+"""What all objectives share: an optimiser, a schedule in optimiser steps, an average of the weights, and logging."""
+
+import logging
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from vitlab.models import ImageModel
+from vitlab.optim import Optimizer, Schedule, describe_groups, parameter_groups
+
+log = logging.getLogger("vitlab")
+
+Batch = tuple[list[Tensor], Tensor]
+
+
+class Objective(LightningModule, ABC):
+    """A training objective: `loss(views, labels)` of a backbone, and everything around it.
+
+    Args:
+        backbone: What is trained.
+        optimizer: Its settings; the parameter groups are made here.
+        schedule: The learning rate over the run.
+        init_from: Weights to start from: a `.safetensors`, `.pth` or `.ckpt` file, or a run directory. A report says
+            what was taken, resized and left; a file of another architecture is refused. Not read when a run continues.
+    """
+
+    def __init__(
+        self, backbone: ImageModel, optimizer: Optimizer, schedule: Schedule, init_from: str | None = None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.init_from = init_from
+
+    @abstractmethod
+    def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
+        """Return the training loss of one batch, a scalar; `views` are tensors (B, C, H, W)."""
+
+    @property
+    @abstractmethod
+    def encoder(self) -> ImageModel:
+        """The network that is evaluated and exported."""
+
+    @property
+    def progress(self) -> float:
+        """The share of all optimiser steps already taken, from 0 to 1."""
+        return self.global_step / self.trainer.estimated_stepping_batches
+
+    @property
+    def global_batch(self) -> int:
+        """Images for each optimiser step: loader's batch × devices × accumulated batches."""
+        batch_size: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        return batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+
+    def setup(self, stage: str) -> None:
+        if self.init_from is not None and stage == "fit" and self.trainer.ckpt_path is None:
+            self.load_backbone(weights_path(self.init_from))
+
+    def load_backbone(self, path: Path) -> None:
+        """Start from the weights of a file and say what was taken from it."""
+        from vitlab.models.weights import load_weights
+
+        report = load_weights(self.backbone, path)
+        log.info("Weights from %s: %s", path, report)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        views, labels = batch
+        loss = self.loss(views, labels)
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels))
+        return loss
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        groups = parameter_groups(
+            self.named_parameters(),
+            self.optimizer,
+            self.global_batch,
+            self.backbone.layers(),
+            self.backbone.head_parameters(),
+            {f"backbone.{name}" for name in self.backbone.no_weight_decay()},
+        )
+        log.info("Parameter groups at a global batch of %d:\n%s", self.global_batch, describe_groups(groups))
+        steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs or 1
+        peaks = [group["lr"] for group in groups]
+        optimizer = self.optimizer.build(groups)
+        # LambdaLR multiplies; dividing by the peak makes the schedule's absolute rates come out as they are written.
+        factors = [lambda step, peak=peak: self.schedule.lr(peak, step, steps, epochs) / peak for peak in peaks]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.after_optimizer_step()
+
+    def after_optimizer_step(self) -> None:
+        """Do what follows each optimiser step, once however many batches were accumulated: averages of weights."""
+
+
+def weights_path(path: str | Path) -> Path:
+    """Return the weights file that `path` means: itself, or a run directory's last checkpoint."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise FileNotFoundError(f"init_from: no weights at {path}; give a file, or a run directory with a checkpoint.")
+    return path

@@ -1,0 +1,173 @@
+"""Optimisers and learning-rate schedules as settings for YAML, and the parameter groups that they act on.
+
+The learning rate of a parameter group is `lr` times the layer-wise decay of its depth, or `head_lr` for the classifier;
+with `reference_batch` all of it is multiplied by global batch / reference batch. The product stands in the group's own
+`lr`, so that every scheduler obeys it (timm only notes an `lr_scale` beside it, which PyTorch's schedulers ignore).
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass
+class Optimizer(ABC):
+    """What every optimiser asks for.
+
+    Args:
+        lr: Learning rate of the layers nearest to the head.
+        weight_decay: Never on biases, norms and what the architecture excludes.
+        layer_decay: Factor from one layer to the one below it (1 at the head), as in BEiT and MAE; None for none.
+        head_lr: Learning rate of the classifier alone, for fine-tuning; None for `lr`.
+        reference_batch: The batch `lr` is meant for: `lr` is scaled by global batch / reference batch; None: unscaled.
+    """
+
+    lr: float
+    weight_decay: float = 0.0
+    layer_decay: float | None = None
+    head_lr: float | None = None
+    reference_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "lr", self.lr, "a positive learning rate, like 1.0e-3")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "zero or more")
+        _require(self.head_lr is None or self.head_lr > 0, "head_lr", self.head_lr, "a positive rate, or null")
+        _require(0 < (self.layer_decay or 1) <= 1, "layer_decay", self.layer_decay, "a factor above 0, at most 1")
+        _require((self.reference_batch or 1) > 0, "reference_batch", self.reference_batch, "like 512, or null")
+
+    def scale(self, global_batch: int) -> float:
+        """Return the factor that `reference_batch` puts on every learning rate."""
+        return global_batch / self.reference_batch if self.reference_batch else 1.0
+
+    @abstractmethod
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Return the optimiser of these parameter groups."""
+
+
+@dataclass
+class AdamW(Optimizer):
+    """AdamW (Loshchilov and Hutter, 2019), in PyTorch's fused kernel.
+
+    Args:
+        betas: Decay of the first and second moment.
+        eps: Added to the root of the second moment.
+    """
+
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
+
+
+@dataclass
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum, in PyTorch's fused kernel; the weight decay is L2, not decoupled.
+
+    Args:
+        momentum: Of the running gradient.
+        nesterov: Look ahead along the momentum.
+    """
+
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, fused=True)
+
+
+class Schedule(ABC):
+    """The learning rate as a pure function of the optimiser steps taken, so that a resumed run needs no state."""
+
+    @abstractmethod
+    def lr(self, peak: float, step: int, steps: int, epochs: float) -> float:
+        """Return the rate at optimiser step `step` of `steps` (`epochs` epochs) of a group whose own rate is `peak`."""
+
+
+@dataclass
+class WarmupCosine(Schedule):
+    """Linear warm-up, then half a cosine down to `min_lr` at the last step.
+
+    Epochs are fractional (MAE's `lr_sched.py`); the cosine spans what the warm-up leaves. `warmup_lr` and `min_lr` are
+    absolute rates, multiplied neither by the layer-wise decay nor by the batch, as in timm's, DeiT's and MAE's code.
+
+    Args:
+        warmup_epochs: Length of the warm-up; may be a fraction.
+        warmup_lr: Where the warm-up starts.
+        min_lr: Where the cosine ends.
+    """
+
+    warmup_epochs: float = 0.0
+    warmup_lr: float = 0.0
+    min_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "zero or more")
+
+    def lr(self, peak: float, step: int, steps: int, epochs: float) -> float:
+        warmup = min(self.warmup_epochs, epochs) / epochs * steps
+        if step < warmup:
+            return self.warmup_lr + (peak - self.warmup_lr) * step / warmup
+        done = min(1.0, (step - warmup) / max(steps - warmup, 1e-9))
+        return self.min_lr + (peak - self.min_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def parameter_groups(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    optimizer: Optimizer,
+    global_batch: int,
+    layers: Sequence[Sequence[nn.Parameter]] = (),
+    head: Sequence[nn.Parameter] = (),
+    no_decay: Collection[str] = (),
+) -> list[dict[str, Any]]:
+    """Sort trainable parameters into groups of equal learning rate and weight decay.
+
+    Args:
+        parameters: Names and parameters, as `named_parameters()` gives them.
+        layers: The parameters by depth, the last entry with the head (`Backbone.layers()`); others count as the last.
+        head: The classifier's parameters.
+        no_decay: Names without weight decay, beside everything of at most one dimension.
+
+    Returns:
+        Groups for a PyTorch optimiser: `params`, `names`, `lr` (scaled), `weight_decay`; the deepest layer last.
+    """
+    scale = optimizer.scale(global_batch)
+    depth = {id(p): i for i, layer in enumerate(layers) for p in layer}
+    heads = {id(p) for p in head}
+    top = len(layers) - 1
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in parameters:
+        if not parameter.requires_grad:
+            continue
+        below_head = top - depth.get(id(parameter), top)
+        lr = optimizer.lr * (optimizer.layer_decay or 1.0) ** below_head
+        if id(parameter) in heads and optimizer.head_lr is not None:
+            lr = optimizer.head_lr
+        decay = 0.0 if parameter.ndim <= 1 or name in no_decay else optimizer.weight_decay
+        group = groups.setdefault((lr, decay), {"params": [], "names": [], "lr": lr * scale, "weight_decay": decay})
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return [groups[key] for key in sorted(groups)]
+
+
+def describe_groups(groups: Sequence[dict[str, Any]], most: int = 4) -> str:
+    """Return a table of the groups, a line each; a long table (layer-wise decay has dozens) is folded in the middle."""
+    rows = [
+        f"  lr {group['lr']:<10.4g} weight decay {group['weight_decay']:<6.4g} {len(group['params']):>4} tensors "
+        f"{sum(p.numel() for p in group['params']):>12,} parameters, e.g. {group['names'][0]}"
+        for group in groups
+    ]
+    if len(rows) > most:
+        rows = [*rows[:1], f"  … {len(rows) - most + 1} groups between …", *rows[len(rows) - most + 2 :]]
+    return "\n".join(rows)
+
+
+def _require(holds: bool, name: str, value: object, remedy: str) -> None:
+    if not holds:
+        raise ValueError(f"Optimiser setting {name} is {value}; give {remedy}.")
