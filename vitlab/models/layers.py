@@ -53,14 +53,8 @@ class PatchEmbed(nn.Module):
         dynamic_img_size: bool = True,
     ) -> None:
         super().__init__()
-        self.img_size, self.patch_size, self.dynamic_img_size = pair(img_size), patch_size, dynamic_img_size
-        if patch_size < 1 or any(side < 1 or side % patch_size for side in self.img_size):
-            near = " × ".join(multiples_around(side, max(patch_size, 1)) for side in self.img_size)
-            raise ValueError(
-                f"img_size {self.img_size} does not divide into patches of patch_size {patch_size}. "
-                f"Sizes that do: {near}."
-            )
-        self.grid_size = (self.img_size[0] // patch_size, self.img_size[1] // patch_size)
+        self.patch_size, self.dynamic_img_size = patch_size, dynamic_img_size
+        self.set_input_size(img_size)
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
         self.norm = norm or nn.Identity()
 
@@ -69,6 +63,14 @@ class PatchEmbed(nn.Module):
         if size != self.img_size:
             self._check(size)
         return self.norm(self.proj(images).permute(0, 2, 3, 1))  # (B, H, W, D)
+
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """Change the size of images expected."""
+        size, patch = pair(img_size), self.patch_size
+        if patch < 1 or any(side < 1 or side % patch for side in size):
+            near = " × ".join(multiples_around(side, max(patch, 1)) for side in size)
+            raise ValueError(f"img_size {size} does not divide into patches of {patch} px. Sizes that do: {near}.")
+        self.img_size, self.grid_size = size, (size[0] // patch, size[1] // patch)
 
     def _check(self, size: tuple[int, int]) -> None:
         if not self.dynamic_img_size:
@@ -114,13 +116,13 @@ def drop_path_rates(rate: float, depth: int) -> list[float]:
     return [rate * i / max(depth - 1, 1) for i in range(depth)]
 
 
-def check_heads(dim: int, num_heads: int, name: str = "embed_dim") -> None:
+def check_heads(dim: int, num_heads: int, name: str = "A width") -> None:
     """Raise a ValueError unless `num_heads` divides the width `dim`."""
     if num_heads < 1 or dim % num_heads:
         fit = [h for h in range(1, dim + 1) if dim % h == 0]
         near = sorted(sorted(fit, key=lambda h: abs(h - num_heads))[:3])
         raise ValueError(
-            f"{name} {dim} does not divide among num_heads {num_heads}. "
+            f"{name} of {dim} does not divide among {num_heads} heads. "
             f"Widths that do: {multiples_around(dim, max(num_heads, 1))}; heads that do: {near}."
         )
 
@@ -141,12 +143,18 @@ def sincos_table(dim: int, height: int, width: int) -> Float[Tensor, "N dim"]:
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1).float()
 
 
-def resample_grid(table: Float[Tensor, "H W D"], height: int, width: int) -> Float[Tensor, "height width D"]:
-    """Resize a table over a grid by antialiased bicubic interpolation in float32, as timm's position embeddings are."""
+def resample_grid(
+    table: Float[Tensor, "H W D"], height: int, width: int, antialias: bool = True
+) -> Float[Tensor, "height width D"]:
+    """Resize a table over a grid by bicubic interpolation in float32.
+
+    timm resizes position embeddings with antialiasing, Swin's code its tables without; the kernels differ even where
+    nothing shrinks.
+    """
     if table.shape[:2] == (height, width):
         return table
     grid = table.float().permute(2, 0, 1).unsqueeze(0)
-    grid = F.interpolate(grid, size=(height, width), mode="bicubic", antialias=True)
+    grid = F.interpolate(grid, size=(height, width), mode="bicubic", antialias=antialias)
     return grid[0].permute(1, 2, 0).to(table.dtype)
 
 

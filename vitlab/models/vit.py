@@ -132,7 +132,7 @@ class VisionTransformer(Backbone):
         grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        check_heads(embed_dim, num_heads)
+        check_heads(embed_dim, num_heads, "An embed_dim")
         if distilled and global_pool != "token":
             raise ValueError(f"A distilled model reads its two tokens: global_pool must be token, not {global_pool}.")
         self.num_classes, self.in_chans, self.num_features = num_classes, in_chans, embed_dim

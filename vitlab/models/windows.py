@@ -1,0 +1,165 @@
+"""The geometry of shifted windows, which Swin and Swin v2 share.
+
+A map of H × W tokens is cut into windows of wh × ww = N tokens. Shifted blocks roll the map first, so that windows
+straddle the borders of the ones before; a mask then keeps apart what only the roll made neighbours.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vitlab.models.layers import resample_grid
+
+Size = tuple[int, int]
+
+logger = logging.getLogger(__name__)
+
+
+def clamp_window(size: Size, window: Size) -> tuple[Size, Size]:
+    """Return the window cut down to the map, and the shift of odd blocks: half a window, none where one covers a side.
+
+    The order matters: bias tables are built for the clamped window.
+    """
+    if size[0] < window[0] or size[1] < window[1]:
+        _say_clamped(size, window)
+    clamped = (min(size[0], window[0]), min(size[1], window[1]))
+    shift = (0 if size[0] <= window[0] else window[0] // 2, 0 if size[1] <= window[1] else window[1] // 2)
+    return clamped, shift
+
+
+@cache
+def _say_clamped(size: Size, window: Size) -> None:
+    logger.warning(
+        "A map of %s is smaller than its window of %s: the window is clamped, without a shift.", size, window
+    )
+
+
+def relative_coords(window: Size) -> Float[Tensor, "offsets 2"]:
+    """Return all offsets (rows, columns) between two tokens of a window, (2wh-1)·(2ww-1) of them, rows first."""
+    rows = torch.arange(1 - window[0], window[0], dtype=torch.float32)
+    columns = torch.arange(1 - window[1], window[1], dtype=torch.float32)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+def relative_position_index(window: Size) -> Int[Tensor, "N N"]:
+    """Return which row of `relative_coords` is the offset of query i from key j."""
+    rows, columns = torch.meshgrid(torch.arange(window[0]), torch.arange(window[1]), indexing="ij")
+    rows, columns = rows.flatten(), columns.flatten()
+    row_offset = rows[:, None] - rows[None, :] + window[0] - 1
+    column_offset = columns[:, None] - columns[None, :] + window[1] - 1
+    return row_offset * (2 * window[1] - 1) + column_offset
+
+
+def resize_bias_table(
+    table: Float[Tensor, "offsets h"], window: Size, new_window: Size
+) -> Float[Tensor, "new_offsets h"]:
+    """Resize a bias table as a picture of offsets whose channels are the heads: bicubic, as the official code."""
+    grid = table.unflatten(0, (2 * window[0] - 1, 2 * window[1] - 1))
+    return resample_grid(grid, 2 * new_window[0] - 1, 2 * new_window[1] - 1, antialias=False).flatten(0, 1)
+
+
+def shift_mask(
+    size: Size, window: Size, shift: Size, device: torch.device | None = None
+) -> Float[Tensor, "nW N N"] | None:
+    """Return 0 where two tokens of a rolled window are neighbours in the image and -100 where the roll made them so.
+
+    None without a shift. -100 and not -inf, as in the official code: weights were trained with what leaks through.
+    """
+    if not any(shift):
+        return None
+    regions = torch.zeros([-(-side // w) * w for side, w in zip(size, window, strict=True)], device=device)
+    for axis, side in enumerate(regions.shape):  # of the padded map
+        if shift[axis]:
+            position = torch.arange(side, device=device)
+            region = (position >= side - window[axis]).float() + (position >= side - shift[axis]).float()
+            regions = 3 * regions + (region[:, None] if axis == 0 else region[None, :])
+    regions = regions.unflatten(1, (-1, window[1])).unflatten(0, (-1, window[0]))  # (H/wh, wh, W/ww, ww)
+    regions = regions.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)  # (nW, N)
+    return torch.where(regions[:, :, None] == regions[:, None, :], 0.0, -100.0)
+
+
+def pad_to_windows(x: Float[Tensor, "B H W C"], window: Size) -> Float[Tensor, "B Hp Wp C"]:
+    """Pad with zeros, below and to the right, to a whole number of windows."""
+    below, right = -x.shape[1] % window[0], -x.shape[2] % window[1]
+    return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
+
+
+def split_windows(qkv: Float[Tensor, "B H W 3C"], window: Size, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return q, k, v as (B, nW·h, N, d): windows and heads parted in the same copy."""
+    (wh, ww), (B, H, W, _) = window, qkv.shape
+    qkv = qkv.view(B, H // wh, wh, W // ww, ww, 3, num_heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
+    q, k, v = qkv.reshape(3, B, -1, wh * ww, qkv.shape[-1]).unbind(0)
+    return q, k, v
+
+
+def join_windows(x: Float[Tensor, "_ _ N d"], window: Size, size: Size, num_heads: int) -> Float[Tensor, "B H W C"]:
+    """Undo `split_windows` for what `attend_windows` gives, likewise in one copy."""
+    rows, columns = size[0] // window[0], size[1] // window[1]
+    x = x.unflatten(2, window)
+    x = x.unflatten(0, (-1, rows, columns)) if x.shape[1] == num_heads else x.unflatten(1, (rows, columns, num_heads))
+    return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(x.shape[0], *size, -1)  # from (B, H/wh, W/ww, h, wh, ww, d)
+
+
+def in_windows(
+    x: Float[Tensor, "B H W C"],
+    attn: Callable[[Tensor, Tensor | None], Tensor],
+    window: Size,
+    shift: Size,
+    mask: Float[Tensor, "nW N N"] | None,
+) -> Float[Tensor, "B H W C"]:
+    """Roll the map by `shift` and pad it, let `attn` work on its windows, and undo both."""
+    H, W = x.shape[1], x.shape[2]
+    if any(shift):
+        x = torch.roll(x, (-shift[0], -shift[1]), dims=(1, 2))
+    x = attn(pad_to_windows(x, window), mask)[:, :H, :W]
+    return torch.roll(x, shift, dims=(1, 2)) if any(shift) else x
+
+
+def attend_windows(
+    q: Float[Tensor, "B nWh N d"],
+    k: Float[Tensor, "B nWh N d"],
+    v: Float[Tensor, "B nWh N d"],
+    bias: Float[Tensor, "h N N"],
+    mask: Float[Tensor, "nW N N"] | None,
+    scale: float,
+    dropout: float,
+) -> Float[Tensor, "_ _ N d"]:
+    """Attend within windows by the fused kernel, which broadcasts bias and mask over the batch.
+
+    Without a mask windows count as batch, (B·nW, h, N, d), and one bias serves all. With one they count as heads,
+    (B, nW·h, N, d), because the mask differs from window to window but not from image to image.
+    """
+    if mask is None:
+        q, k, v = (x.reshape(-1, *bias.shape[:2], x.shape[-1]) for x in (q, k, v))  # (B·nW, h, N, d)
+        attn_mask = bias.unsqueeze(0)
+    else:
+        attn_mask = (bias + mask.unsqueeze(1)).flatten(0, 1).unsqueeze(0)  # (1, nW·h, N, N)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, scale=scale)
+
+
+def merge_2x2(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 4C"]:
+    """Concatenate each 2 × 2 neighbourhood in the order (0,0), (1,0), (0,1), (1,1) of (row, column) offsets.
+
+    Column by column: `nn.Unfold` goes row by row and would load released weights without a word, and wrongly.
+    """
+    x = pad_to_windows(x, (2, 2))
+    return x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)
+
+
+def cosine(
+    q: Float[Tensor, "B nWh N d"], k: Float[Tensor, "B nWh N d"], logit_scale: Float[Tensor, "h 1 1"]
+) -> tuple[Tensor, Tensor]:
+    """Scale q and k so that q kᵀ is cos(q, k) / τ, with 1/τ = exp(min(logit_scale, log 100)) folded into q.
+
+    The clamp is on the logarithm and has no lower end (official swin_transformer_v2.py:156).
+    """
+    scale = logit_scale.clamp(max=math.log(100)).exp().repeat(q.shape[1] // len(logit_scale), 1, 1)  # (nW·h, 1, 1)
+    q_norm = q.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    k_norm = k.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return q * (scale / q_norm).to(q.dtype), k * k_norm.reciprocal().to(k.dtype)
