@@ -4,6 +4,8 @@ from vitlab.data.augment import BatchAugment
 from vitlab.data.cifar import CIFAR10, CIFAR100
 from vitlab.data.datamodule import ImageDataModule
 from vitlab.data.digits import Digits
+from vitlab.data.image_folder import ImageFolder
 from vitlab.data.mixup import Mixup
+from vitlab.data.photos import PhotoAugment
 
-__all__ = ["CIFAR10", "CIFAR100", "BatchAugment", "Digits", "ImageDataModule", "Mixup"]
+__all__ = ["CIFAR10", "CIFAR100", "BatchAugment", "Digits", "ImageDataModule", "ImageFolder", "Mixup", "PhotoAugment"]

@@ -1,4 +1,4 @@
-"""Random distortions of images: of whole batches on their device, and of single photographs in the workers.
+"""Random distortions of whole batches of images, on their device.
 
 Functions on batches take the images and numbers drawn from U[0, 1), one row an image. They draw nothing, wait
 for nothing and select nothing by a mask: exact functions of their arguments that never synchronise a GPU.
@@ -8,7 +8,6 @@ Letters: B images, C channels, H rows, W columns, D draws for each image.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,7 @@ CROP_RATIO = (3 / 4, 4 / 3)  # width to height
 ERASE_SCALE = (0.02, 1 / 3)  # share of the image's area, and height to width: timm's, from Zhong et al., 2017
 ERASE_RATIO = (0.3, 1 / 0.3)
 _TRIES = 10  # boxes drawn until one fits, in torchvision's random crop and in timm's erasing
+BOX_DRAWS = 4 * _TRIES
 
 Batch8 = UInt8[Tensor, "B C H W"]
 BatchF = Float[Tensor, "B C H W"]
@@ -52,29 +52,29 @@ class BatchAugment:
         if self.shift < 0:
             raise ValueError(f"augment.shift is {self.shift}; it is a number of pixels, 0 or more.")
         for name in ("shift_prob", "flip_prob", "erase_prob"):
-            _check_probability(f"augment.{name}", vars(self)[name])
+            check_probability(f"augment.{name}", vars(self)[name])
         if self.crop_scale is not None:
-            _check_range("augment.crop_scale", self.crop_scale, most=1.0)
-        _check_range("augment.crop_ratio", self.crop_ratio)
+            check_range("augment.crop_scale", self.crop_scale, most=1.0)
+        check_range("augment.crop_ratio", self.crop_ratio)
 
     def distort(self, images: Batch8, draws: Draws) -> Batch8:
         """Shift, crop and flip, each where it is on."""
         if self.shift > 0 and self.shift_prob > 0:
             images = shift(images, draws.uniform(Stream.SHIFT, 3), self.shift, self.shift_prob)
         if self.crop_scale is not None:
-            draw = draws.uniform(Stream.CROP, 4 * _TRIES)
+            draw = draws.uniform(Stream.CROP, BOX_DRAWS)
             images = resized_crop(images, draw, self.crop_scale, self.crop_ratio)
         if self.flip_prob > 0:
             images = flip(images, draws.uniform(Stream.FLIP, 1), self.flip_prob)
         return images
 
 
-def _check_probability(name: str, value: float) -> None:
+def check_probability(name: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{name} is {value}; a probability lies between 0 and 1.")
 
 
-def _check_range(name: str, value: tuple[float, float], most: float = math.inf) -> None:
+def check_range(name: str, value: tuple[float, float], most: float = math.inf) -> None:
     low, high = value
     if not 0 < low <= high <= most:
         limit = "" if most == math.inf else f" and at most {most:g}"
@@ -172,7 +172,7 @@ def erase_boxes(draw: Rows, height: int, width: int) -> tuple[Tensor, Tensor, Te
 def erase(images: BatchF, draws: Draws, prob: float) -> BatchF:
     """Fill one random box in `prob` of the *normalised* images with N(0, 1) noise: timm's erasing, mode 'pixel'."""
     C, H, W = images.shape[1:]
-    draw = draws.uniform(Stream.ERASE, 1 + 4 * _TRIES)
+    draw = draws.uniform(Stream.ERASE, 1 + BOX_DRAWS)
     top, left, h, w = (x[:, None, None, None] for x in erase_boxes(draw[:, 1:], H, W))
     rows = torch.arange(H, device=images.device)[:, None]
     columns = torch.arange(W, device=images.device)
@@ -193,6 +193,3 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> BatchF:
     return (
         images.float().sub_(255 * mean).div_(255 * std) if images.dtype == torch.uint8 else (images / 255 - mean) / std
     )
-
-
-Interpolation = Literal["bicubic", "bilinear"]

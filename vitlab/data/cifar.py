@@ -5,7 +5,6 @@ fraction of a second, where the official archives are pickles to be unpacked.
 """
 
 import os
-import tempfile
 import zipfile
 from abc import ABC
 from pathlib import Path
@@ -88,9 +87,12 @@ class _CIFAR(InMemoryDataModule, ABC):
             ) from None
         arrays = (train.data, np.asarray(train.targets), test.data, np.asarray(test.targets))
         self.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.root, suffix=".npz", delete=False) as partial:
+        partial = self.file.with_suffix(f".{os.getpid()}.npz")
+        try:
             np.savez(partial, **dict(zip(_ARRAYS, arrays, strict=True)))
-        os.replace(partial.name, self.file)
+            os.replace(partial, self.file)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _read(self) -> dict[Split, ImageDataset]:
         if not self.file.exists():

@@ -45,7 +45,7 @@ class ImageDataset(Dataset[Batch], ABC):
     """
 
     labels: np.ndarray
-    names: Sequence[str]
+    names: Sequence[str] | np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -160,7 +160,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def image_names(self, split: Split) -> list[str]:
         """Return what each image is called, in evaluation order."""
-        return list(self.dataset(split).names)
+        return [str(name) for name in self.dataset(split).names]
 
     def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]:
         """Return images as (H, W, C) uint8, undistorted, for galleries and for baselines on pixels."""

@@ -1,0 +1,340 @@
+"""A user's own photographs in folders, one folder a class."""
+
+import difflib
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Literal, final
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from vitlab.data.augment import BOX_DRAWS
+from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split, check_fraction, stratified_split
+from vitlab.data.decoding import IMAGE_SUFFIXES, find_broken, open_rgb
+from vitlab.data.draws import Draws, Stream, host_seed
+from vitlab.data.mixup import Mixup
+from vitlab.data.photos import PhotoAugment, Picture, central_crop, make_rand_augment, mirror, random_crop, seeded
+from vitlab.data.sampler import Key
+
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_OTHER_NAMES = ("training", "valid", "validation", "testing")  # what other programs call the splits
+_NAMED = 3  # broken images that a message names
+_MOST_WORKERS = 16
+
+
+class Photos(ImageDataset):
+    """One split of photographs, read, cropped and distorted one by one."""
+
+    def __init__(
+        self,
+        root: Path,
+        names: list[str],
+        labels: np.ndarray,
+        image_size: int,
+        crop_pct: float,
+        augment: PhotoAugment,
+        mean: tuple[float, ...],
+        seed: int,
+    ) -> None:
+        self.root, self.labels, self.seed = root, labels, seed
+        # An array, not a list, of strings: a worker that reads a list's element counts a reference to it, and so gets
+        # its own copy of the page of memory, until each worker holds its own copy of all names.
+        self.names = np.array(names)
+        self.image_size, self.crop_pct, self.augment = image_size, crop_pct, augment
+        self._rand_augment = make_rand_augment(augment, image_size, mean)
+
+    def __getitems__(self, keys: list[Key]) -> Batch:
+        """Read one batch."""
+        epoch, first = keys[0]
+        indices = torch.tensor([index for _, index in keys])
+        if epoch is None:
+            crops = [self._central(index) for _, index in keys]
+        else:
+            draws = Draws(self.seed, epoch, indices)
+            rows = zip(draws.uniform(Stream.CROP, BOX_DRAWS), draws.uniform(Stream.FLIP, 1), strict=True)
+            crops = [self._random(epoch, index, *row) for (_, index), row in zip(keys, rows, strict=True)]
+        images = torch.from_numpy(np.stack([np.asarray(crop) for crop in crops])).permute(0, 3, 1, 2).contiguous()
+        return Batch(images, torch.from_numpy(self.labels[indices.numpy()]), indices, epoch, first)
+
+    def raw(self, index: int) -> np.ndarray:
+        """Return one image as evaluation sees it: resized and cropped, not normalised."""
+        return np.asarray(self._central(index))
+
+    def _open(self, index: int) -> Picture:
+        """Decode one file; it could be decoded when the run began, and no other image may take its place."""
+        path = self.root / self.names[index]
+        try:
+            return open_rgb(path)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} cannot be decoded any more: {error}. Start again: the files are checked."
+            ) from None
+
+    def _central(self, index: int) -> Picture:
+        return central_crop(self._open(index), self.image_size, self.crop_pct, self.augment.filter)
+
+    def _random(self, epoch: int, index: int, crop: Tensor, flip: Tensor) -> Picture:
+        image = random_crop(self._open(index), crop, self.image_size, self.augment)
+        if flip.item() < self.augment.flip_prob:
+            image = mirror(image)
+        if self._rand_augment is None:
+            return image
+        with seeded(host_seed(self.seed, epoch, Stream.PHOTO, index)):
+            return self._rand_augment(image)
+
+
+@final
+class ImageFolder(ImageDataModule):
+    """Photographs in one folder a class: `root/train/cat`, `root/val/cat`, perhaps `root/test/cat`; or `root/cat`.
+
+    Class names are the folders' names, in alphabetical order; files may lie deeper. Where there is no `root/val`, a
+    part of each class is held out. Where there is no `root/test` but a `root/val`, the test split *is* the validation
+    split, as customary for ImageNet, unless `test_fraction` is given.
+
+    Images are upright as their EXIF data say, RGB whatever they were, transparent parts white (see `open_rgb`). Before
+    training every file is decoded once; what cannot be, or measures less than two pixels, is named. The second start
+    knows the files that did not change. No image is ever replaced by another.
+
+    Args:
+        root: the folder.
+        image_size: side in pixels that the model sees.
+        batch_size: images a step and process.
+        eval_batch_size: the same in evaluation; null: `batch_size`.
+        num_workers: processes that decode; null: one a core, at most 16.
+        seed: decides order and distortions.
+        split_seed: decides which images are held out, the same for every `seed`.
+        val_fraction: the share of each class that validates where there is no `root/val`.
+        test_fraction: the share of each class that tests where there is no `root/test`; null: none beside a `root/val`,
+            `val_fraction` otherwise.
+        crop_pct: evaluation resizes the shorter side to image_size / crop_pct and cuts the centre out.
+        broken: images that cannot be decoded are left out, or refused before training starts.
+        mean: of each channel, on the scale 0 … 1; ImageNet's, as pretrained weights expect.
+        std: of each channel, on the same scale.
+        augment: see `PhotoAugment`.
+        mixup: blend training images with each other. Null: off.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 224,
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+        seed: int = 0,
+        split_seed: int = 0,
+        val_fraction: float = 0.1,
+        test_fraction: float | None = None,
+        crop_pct: float = 0.875,
+        broken: Literal["skip", "refuse"] = "refuse",
+        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
+        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        augment: PhotoAugment = PhotoAugment(),  # noqa: B008  (frozen)
+        mixup: Mixup | None = None,
+    ) -> None:
+        if num_workers is None:
+            num_workers = min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
+        super().__init__(
+            batch_size, eval_batch_size, num_workers, seed, split_seed, mean, std, augment.erase_prob, mixup
+        )
+        check_fraction("val_fraction", val_fraction)
+        if test_fraction is not None:
+            check_fraction("test_fraction", test_fraction)
+            if val_fraction + test_fraction >= 1:
+                raise ValueError(
+                    f"val_fraction {val_fraction} and test_fraction {test_fraction} leave nothing to train on."
+                )
+        if image_size < 1:
+            raise ValueError(f"data.init_args.image_size is {image_size}; it is a side in pixels, e.g. 224.")
+        if not 0 < crop_pct <= 1:
+            raise ValueError(f"data.init_args.crop_pct is {crop_pct}; it lies above 0 and is at most 1, e.g. 0.875.")
+        make_rand_augment(augment, image_size, mean)  # refuses a description that timm does not understand
+        self.root, self.broken, self.augment, self.crop_pct = Path(root), broken, augment, crop_pct
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self._image_size = image_size
+        self._broken: dict[str, str] | None = None
+        self._classes, self._files = list_images(self.root)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The folders of the training split, in alphabetical order."""
+        return self._classes
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that the model sees."""
+        return self._image_size
+
+    def prepare_data(self) -> None:
+        """Check every file, on one process: the others read what it found."""
+        self._check()
+
+    def _read(self) -> dict[Split, ImageDataset]:
+        names = self._split()
+        broken = self._check()
+        splits: dict[Split, ImageDataset] = {}
+        for split, (files, labels) in names.items():
+            good = np.array([name not in broken for name in files])
+            splits[split] = Photos(
+                self.root,
+                [name for name in files if name not in broken],
+                labels[good],
+                self._image_size,
+                self.crop_pct,
+                self.augment,
+                self.mean,
+                self.seed,
+            )
+        gone = [self._classes[k] for k in range(self.num_classes) if k not in splits["train"].labels]
+        if gone:
+            raise ValueError(
+                f"No image of the class {gone[0]} in {self.root} can be decoded.\nRepair or remove the class."
+            )
+        return splits
+
+    def _split(self) -> dict[Split, tuple[list[str], np.ndarray]]:
+        """Hold out what has no folder of its own; from all files, so that repairing one does not change the rest."""
+        splits = dict(self._files)
+        test_fraction = self.test_fraction
+        if test_fraction is None and "val" not in splits:
+            test_fraction = self.val_fraction
+        held_out_before = 0.0
+        if "test" not in splits and test_fraction is not None:
+            splits["train"], splits["test"] = self._hold_out(splits["train"], test_fraction)
+            held_out_before = test_fraction
+        if "val" not in splits:
+            splits["train"], splits["val"] = self._hold_out(splits["train"], self.val_fraction / (1 - held_out_before))
+        if "test" not in splits:
+            rank_zero_info(f"{self.root} has no test folder: the test split is the validation split.")
+            splits["test"] = splits["val"]
+        return splits
+
+    def _hold_out(
+        self, files: tuple[list[str], np.ndarray], fraction: float
+    ) -> tuple[tuple[list[str], np.ndarray], tuple[list[str], np.ndarray]]:
+        names, labels = files
+        kept, held_out = stratified_split(labels, fraction, self.split_seed)
+        return ([names[i] for i in kept], labels[kept]), ([names[i] for i in held_out], labels[held_out])
+
+    def _check(self) -> dict[str, str]:
+        """Return the broken files and why; name them, or refuse."""
+        if self._broken is None:
+            self._broken = self._find_broken()
+        return self._broken
+
+    def _find_broken(self) -> dict[str, str]:
+        names = [name for files, _ in self._files.values() for name in files]
+        broken, listing = find_broken(self.root, names)
+        if not broken:
+            return broken
+        count = f"{len(broken)} of {len(names)} images cannot be decoded"
+        some = "\n".join(f"  {self.root / name}: {why}" for name, why in list(broken.items())[:_NAMED])
+        more = f"\n  and {len(broken) - _NAMED} more, all in {listing}" if len(broken) > _NAMED else ""
+        if self.broken == "refuse":
+            raise ValueError(f"{count}; repair them, or leave them out with broken: skip.\n{some}{more}")
+        rank_zero_info(f"{count} and are left out:\n{some}{more}")
+        return broken
+
+    def _distort(self, images: Tensor, draws: Draws) -> Tensor:
+        return images  # done in the workers
+
+    def _to_size(self, images: Tensor) -> Tensor:
+        return images
+
+
+def list_images(root: Path) -> tuple[list[str], dict[Split, tuple[list[str], np.ndarray]]]:
+    """Return the class names and, for each split that has a folder, the images relative to `root` and their labels.
+
+    Without a folder `train`, everything is the split "train".
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no classes, only one, an empty one, or one in val or test that train lacks.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(_no_folder(root))
+    folders = _folders(root)
+    if "train" not in folders and any(name.lower() in (*_SPLITS, *_OTHER_NAMES) for name in folders):
+        raise ValueError(
+            f"{root} holds {_some(folders)}: these look like splits, but there is none called train.\n"
+            "Name them train, val and (optional) test."
+        )
+    places: dict[Split, Path]
+    places = {split: root / split for split in _SPLITS if split in folders} if "train" in folders else {"train": root}
+    classes = _folders(places["train"])
+    _check_classes(places["train"], classes)
+    splits = {split: _images_of(root, place, classes) for split, place in places.items()}
+    return classes, splits
+
+
+def _images_of(root: Path, place: Path, classes: list[str]) -> tuple[list[str], np.ndarray]:
+    names: list[str] = []
+    counts = []
+    ignored: Counter[str] = Counter()
+    for name in (present := _folders(place)):
+        if name not in classes:
+            close = difflib.get_close_matches(name, classes, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ValueError(f"{place / name} is a class that {root / 'train'} lacks; it has {_some(classes)}.{hint}")
+        files = _walk(place / name, ignored)
+        if not files:
+            raise ValueError(
+                f"{place / name} holds no image, so that the class {name} is empty.\n"
+                f"Remove the folder or put images into it ({', '.join(IMAGE_SUFFIXES[:5])}, …)."
+            )
+        names += [os.path.relpath(file, root) for file in files]
+        counts.append(len(files))
+    if ignored:
+        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in ignored.most_common(5))
+        rank_zero_info(f"In {place}, files that are not images by their names are left out: {kinds}.")
+    return names, np.repeat([classes.index(name) for name in present], counts).astype(np.int64)
+
+
+def _walk(folder: Path, ignored: Counter[str]) -> list[str]:
+    """Return the image files under `folder`, sorted; hidden ones are not the user's."""
+    files = []
+    for place, inner, names in os.walk(folder, followlinks=True):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        for name in sorted(name for name in names if not name.startswith(".")):
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in IMAGE_SUFFIXES:
+                files.append(os.path.join(place, name))
+            else:
+                ignored[suffix] += 1
+    return files
+
+
+def _folders(place: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _check_classes(place: Path, classes: list[str]) -> None:
+    if not classes:
+        raise ValueError(
+            f"{place} holds no folders; expected one folder of images for each class, e.g. {place}/cat/001.jpg.\n"
+            "Either root/train/<class> and root/val/<class>, or root/<class>."
+        )
+    if len(classes) == 1:
+        raise ValueError(
+            f"{place} holds one class only, {classes[0]}: there is nothing to tell apart.\n"
+            "Give each class a folder of its own, at least two."
+        )
+
+
+def _no_folder(root: Path) -> str:
+    """Say how far the path leads, and what is there."""
+    if root.exists():
+        return f"{root} is a file; data.init_args.root must be a folder with one folder of images for each class."
+    parent = next((parent for parent in root.parents if parent.is_dir()), Path("."))
+    missing = root.relative_to(parent).parts[0]
+    there = _folders(parent)
+    close = difflib.get_close_matches(missing, there, n=1)
+    hint = f" Did you mean {parent / close[0]}?" if close else ""
+    return f"There is no folder {root}: {parent.resolve()} holds {_some(there) or 'no folder'}.{hint}"
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,132 @@
+"""Distortions of single photographs, in the workers: photographs differ in size and are large, so a batch of them is
+made only after each was cropped.
+
+Every random number is a function of (seed, epoch, image): the crop and the mirroring take theirs as arguments; timm's
+RandAugment draws from the global generators, which are seeded for the one image and then put back.
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vitlab.data.augment import CROP_RATIO, CROP_SCALE, check_probability, check_range, crop_boxes
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+Picture = Image.Image
+
+
+@dataclass(frozen=True)
+class PhotoAugment:
+    """What happens to photographs in training, with the defaults of DeiT and Swin.
+
+    Args:
+        crop_scale: a random part of this share of the area is brought to the image's size.
+        crop_ratio: width to height of that part.
+        interpolation: how it is resized; evaluation does likewise.
+        flip_prob: the share of images that are mirrored left to right.
+        rand_augment: timm's description of a RandAugment (Cubuk et al., 2020); null: off.
+        erase_prob: the share of images of which a random box is filled with noise.
+    """
+
+    crop_scale: tuple[float, float] = CROP_SCALE
+    crop_ratio: tuple[float, float] = CROP_RATIO
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    flip_prob: float = 0.5
+    rand_augment: str | None = "rand-m9-mstd0.5-inc1"
+    erase_prob: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_range("augment.crop_scale", self.crop_scale, most=1.0)
+        check_range("augment.crop_ratio", self.crop_ratio)
+        check_probability("augment.flip_prob", self.flip_prob)
+        check_probability("augment.erase_prob", self.erase_prob)
+
+    @property
+    def filter(self) -> Image.Resampling:
+        """Pillow's name of the interpolation."""
+        return _FILTERS[self.interpolation]
+
+
+def random_crop(image: Picture, draw: Tensor, size: int, settings: PhotoAugment) -> Picture:
+    """Bring a random part of the image to size x size: torchvision's RandomResizedCrop. Takes BOX_DRAWS draws."""
+    boxes = crop_boxes(draw[None], image.height, image.width, settings.crop_scale, settings.crop_ratio)
+    top, left, height, width = torch.cat(boxes).tolist()
+    return image.resize((size, size), settings.filter, box=(left, top, left + width, top + height))
+
+
+def central_crop(image: Picture, size: int, crop_pct: float, resampling: Image.Resampling) -> Picture:
+    """Resize the shorter side to size / crop_pct and cut the centre out: timm's evaluation."""
+    shorter = math.floor(size / crop_pct)
+    # torchvision truncates; rounding would be a pixel off for some photographs
+    width, height = (int(shorter * side / min(image.size)) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.resize((width, height), resampling).crop((left, top, left + size, top + size))
+
+
+def mirror(image: Picture) -> Picture:
+    """Swap left and right."""
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def make_rand_augment(
+    settings: PhotoAugment, size: int, mean: tuple[float, ...]
+) -> Callable[[Picture], Picture] | None:
+    """Return timm's RandAugment as its own training pipeline sets it up; None where it is off.
+
+    Raises:
+        ValueError: timm does not understand the description.
+    """
+    if settings.rand_augment is None:
+        return None
+    from timm.data.auto_augment import rand_augment_transform  # here: not everybody needs timm's two seconds
+
+    parameters = {
+        "translate_const": int(0.45 * size),
+        "img_mean": tuple(min(255, round(255 * x)) for x in mean),
+        "interpolation": settings.filter,
+    }
+    try:
+        transform = rand_augment_transform(settings.rand_augment, parameters)
+    except (AssertionError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"augment.rand_augment is {settings.rand_augment!r}, which timm does not understand ({error}); "
+            "write e.g. rand-m9-mstd0.5-inc1, or null for none."
+        ) from None
+    for operation in transform.ops:
+        if operation.name.startswith("Posterize"):
+            operation.level_fn = partial(_at_least_one_bit, operation.level_fn)
+    return transform
+
+
+def _at_least_one_bit(level_fn: Callable[..., tuple[int]], level: float, settings: dict) -> tuple[int]:
+    """Keep one bit where a high magnitude would leave none, which Pillow refuses with an error."""
+    (bits,) = level_fn(level, settings)
+    return (max(bits, 1),)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's global generators, and put them back: nothing outside sees the difference.
+
+    Without workers this happens in the training process, whose dropout draws from the same generators.
+    """
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  (timm draws from this one)
+    torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, leaves the GPU's generator alone
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
