@@ -1,0 +1,1 @@
+"""Judge trained models by what they say about each image, and by the neighbours their features have."""

@@ -5,7 +5,6 @@ A network that does not beat them has learned nothing worth its cost; unmarked, 
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ NEIGHBOURS = (1, 3, 5, 10, 20)
 BANK_IMAGES = 10_000  # at most; of the training split
 CHOICE_IMAGES = 2_000  # at most; of the validation split
 TEST_IMAGES = 10_000  # at most
+DECODE = 256  # images at a time: photos are large before they are shrunk
 SIDE = 32  # px that larger images are shrunk to
 SEED = 0  # of the subsamples: the same for every study
 
@@ -68,21 +68,32 @@ def stratified_sample(labels: np.ndarray, size: int, rng: np.random.Generator) -
     return np.sort(by_class[(np.arange(size) + 0.5) * len(labels) // size])
 
 
+def pixels(images: Images, split: str, indices: np.ndarray, side: int) -> Tensor:
+    """Return images as rows of pixels in [0, 1], each resized to side × side. (N, side · side · C)"""
+    rows = []
+    for start in range(0, len(indices), DECODE):
+        for image in images.raw_images(split, indices[start : start + DECODE].tolist()):
+            pixel = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255  # (C, H, W)
+            if pixel.shape[1:] != (side, side):
+                pixel = F.interpolate(pixel[None], (side, side), mode="bilinear", antialias=True)[0]
+            rows.append(pixel.flatten())
+    return torch.stack(rows)
+
+
 def _measure(images: Images) -> Baselines:
     rng = np.random.default_rng(SEED)
     train, val, test = (images.labels(split) for split in ("train", "val", "test"))
     bank_part = stratified_sample(train, BANK_IMAGES, rng)
     val_part = stratified_sample(val, CHOICE_IMAGES, rng)
     test_part = stratified_sample(test, TEST_IMAGES, rng)
-    bank_images = images.raw_images("train", bank_part)
-    side = min(SIDE, max(max(image.shape[:2]) for image in bank_images[:100]))
-    bank = pixels(bank_images, side)
-    bank_labels = torch.from_numpy(train[bank_part])
+    (first,) = images.raw_images("train", [0])
+    side = min(SIDE, max(first.shape[:2]))
+    bank, bank_labels = pixels(images, "train", bank_part, side), torch.from_numpy(train[bank_part])
 
-    queries = pixels(images.raw_images("val", val_part), side)
-    k = choose_k(queries, torch.from_numpy(val[val_part]), bank, bank_labels, NEIGHBOURS, images.num_classes)
-    queries = pixels(images.raw_images("test", test_part), side)
-    right = predict(queries, bank, bank_labels, k, images.num_classes) == torch.from_numpy(test[test_part])
+    queries, query_labels = pixels(images, "val", val_part, side), torch.from_numpy(val[val_part])
+    k = choose_k(queries, query_labels, bank, bank_labels, NEIGHBOURS, images.num_classes)
+    queries, query_labels = pixels(images, "test", test_part, side), torch.from_numpy(test[test_part])
+    right = predict(queries, bank, bank_labels, k, images.num_classes) == query_labels
 
     majority = int(np.bincount(train, minlength=images.num_classes).argmax())
     return Baselines(
@@ -95,14 +106,3 @@ def _measure(images: Images) -> Baselines:
         subsampled=len(bank_part) < len(train),
         side=side,
     )
-
-
-def pixels(images: Sequence[np.ndarray], side: int) -> Tensor:
-    """Return images as rows of pixels in [0, 1], each shrunk or stretched to side × side. (N, side · side · C)"""
-    rows = []
-    for image in images:
-        pixel = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255  # (C, H, W)
-        if pixel.shape[1:] != (side, side):
-            pixel = F.interpolate(pixel[None], (side, side), mode="bilinear", antialias=True, align_corners=False)[0]
-        rows.append(pixel.flatten())
-    return torch.stack(rows)

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import NamedTuple, TextIO
 
 from vitlab.studies.grid import Run
+from vitlab.studies.wording import clock
 
 TAIL_BYTES = 65_536  # enough for the last epoch of any run, and quick to read every second
 PLAIN_INTERVAL = 60.0  # seconds between progress lines where nothing can be rewritten in place
@@ -80,13 +81,6 @@ def seconds_left(
     remaining = [(a.run.epochs - a.progress.epochs) * speed.get(a.run.variant, typical) for a in active]
     queued = sum(run.epochs * speed.get(run.variant, typical) for run in waiting)
     return max(max(remaining, default=0.0), (sum(remaining) + queued) / jobs)
-
-
-def clock(seconds: float) -> str:
-    """Return m:ss, or h:mm:ss from an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class Display(ABC):

@@ -24,7 +24,8 @@ import yaml
 
 from vitlab.config import ABSENT, Config, differences, load_yaml
 from vitlab.studies.grid import Run, without_run
-from vitlab.studies.progress import Active, Display, Progress, clock, read_progress, seconds_left
+from vitlab.studies.progress import Active, Display, Progress, read_progress, seconds_left
+from vitlab.studies.wording import clock
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 20.0  # what a run gets to write a checkpoint after it was asked to end

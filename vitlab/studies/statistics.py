@@ -64,25 +64,27 @@ class Comparison(NamedTuple):
         return max(self.seeds.p, self.images.p) if self.seeds.n > 1 else math.nan
 
 
-def t_interval(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """Return mean ± t · s/√n, Student's t with n − 1 degrees of freedom."""
+def t_interval(values: Sequence[float] | np.ndarray, step: float = 0.0) -> Interval:
+    """Return mean ± t · s/√n, Student's t with n − 1 degrees of freedom.
+
+    Args:
+        values: One number per seed or per image.
+        step: What the values are multiples of, as accuracies are of 1/N. Two or three seeds agree to the last image
+            now and then; that is no proof of zero spread, so s is at least step/√12, the spread of a rounding error.
+    """
     values = np.asarray(values, dtype=np.float64)
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return Interval(mean, math.nan, math.nan)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * _standard_error(values))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * _standard_error(values, step))
     return Interval(mean, mean - half, mean + half)
 
 
-def paired_t(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> Paired:
-    """Compare paired values by the t-test on a − b.
-
-    Equal differences throughout have no spread: p is 1 where they are zero, else 0. That can happen by chance, because
-    accuracies are multiples of one over the number of images; so never rest a verdict on the seeds alone.
-    """
+def paired_t(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, step: float = 0.0) -> Paired:
+    """Compare paired values by the t-test on a − b; `step` as in `t_interval`."""
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    interval = t_interval(difference)
-    n, error = len(difference), _standard_error(difference)
+    interval = t_interval(difference, step)
+    n, error = len(difference), _standard_error(difference, step)
     if n < 2:
         p = math.nan
     elif error == 0:
@@ -114,7 +116,7 @@ def compare(correct_a: dict[int, np.ndarray], correct_b: dict[int, np.ndarray]) 
     a = np.stack([correct_a[seed] for seed in shared])  # (S, N)
     b = np.stack([correct_b[seed] for seed in shared])
     return Comparison(
-        seeds=paired_t(a.mean(axis=1), b.mean(axis=1)),
+        seeds=paired_t(a.mean(axis=1), b.mean(axis=1), step=1 / a.shape[1]),
         images=paired_t(a.mean(axis=0), b.mean(axis=0)),
         mcnemar={seed: mcnemar(correct_a[seed], correct_b[seed]) for seed in shared},
     )
@@ -130,11 +132,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def sampling_margin(accuracy: float, images: int, confidence: float = CONFIDENCE) -> float:
+def sampling_margin(accuracy: float, images: int) -> float:
     """Return the half-width of Wilson's interval: how far another test set of this size would move an accuracy."""
-    interval = stats.binomtest(round(accuracy * images), images).proportion_ci(confidence, method="wilson")
+    interval = stats.binomtest(round(accuracy * images), images).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.high - interval.low) / 2
 
 
-def _standard_error(values: np.ndarray) -> float:
-    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+def _standard_error(values: np.ndarray, step: float) -> float:
+    if len(values) < 2:
+        return math.nan
+    return max(float(np.std(values, ddof=1)), step / math.sqrt(12)) / math.sqrt(len(values))

@@ -1,0 +1,90 @@
+"""Stands in for `python -m vitlab` in the tests of studies: writes the run directory of the real one, trains nothing.
+
+The accuracy is planted: `backbone.init_args.accuracy` of the configuration, plus a draw of the seed. `fail` makes the
+run of that seed end with an error, `pause` makes it take seconds and `fit` leave only a begun run when it is ended.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from vitlab.evaluation.predictions import Predictions, write_predictions
+
+
+def fit(config: dict, overwrite: bool) -> None:
+    plan = config["model"]["init_args"]["backbone"]["init_args"]
+    seed, epochs = config["seed_everything"], config["trainer"]["max_epochs"]
+    folder = Path(config["run"]["root"]) / config["run"]["name"] / f"seed-{seed}"
+    if (folder / "summary.json").exists() and not overwrite:
+        print("finished already")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    if seed in plan.get("fail", []):
+        print("epoch 1\repoch 2\rValueError: the loss is not finite at epoch 3")
+        sys.exit(1)
+
+    test = np.load(config["data"]["init_args"]["test_set"])
+    labels, names, classes = test["labels"], test["names"].tolist(), int(test["classes"])
+    rng = np.random.default_rng([seed, int(1e6 * plan["accuracy"])])
+    accuracy = plan["accuracy"] + rng.normal(0, 0.004)
+    with (folder / "metrics.csv").open("w") as log:
+        log.write("step,epoch,lr,train/loss,val/loss,val/top1\n")
+        for epoch in range(epochs):
+            reached = 1 - np.exp(-6 * (epoch + 1) / epochs)
+            loss = 2.3 * (1 - 0.97 * reached) + abs(rng.normal(0, 0.02))
+            top1 = min(1.0, accuracy * reached + rng.normal(0, 0.004))
+            log.write(f"{10 * epoch + 9},{epoch},0.001,{loss:.5f},,\n")
+            log.write(f"{10 * epoch + 9},{epoch},,,{loss + 0.1:.5f},{top1:.5f}\n")
+            log.flush()
+            time.sleep(plan.get("pause", 0))
+
+    # Some images are hard for everybody: difficulty is a property of the image, the rest is the model's own luck.
+    difficulty = np.random.default_rng(7).random(len(labels))
+    wrong = 0.75 * difficulty + 0.25 * rng.random(len(labels))
+    wrong = wrong > np.quantile(wrong, accuracy)
+    logits = rng.normal(0, 0.7, (len(labels), classes))
+    guess = np.where(wrong, (labels + rng.integers(1, classes, len(labels))) % classes, labels)
+    logits[np.arange(len(labels)), guess] += np.where(wrong, 3.0, 5.0) + rng.random(len(labels))
+    if plan.get("other_images"):
+        names = names[::-1]
+    write_predictions(folder / "predictions.parquet", Predictions(names, labels, logits.astype(np.float32)))
+    environment = {"vitlab": "0.1.0", "python": "3.11.9", "torch": "2.15.0", "device": "CPU", "command": str(seed)}
+    (folder / "environment.json").write_text(json.dumps(environment))
+    summary = {"finished": True, "seconds": 20.0 + 3 * seed, "images_seen": 1000, "epochs": epochs, "metrics": {}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def benchmark(config: dict, out: Path) -> None:
+    plan = config["model"]["init_args"]["backbone"]["init_args"]
+    if plan.get("no_cost"):
+        print("RuntimeError: out of memory")
+        sys.exit(1)
+    size = plan.get("size", 1.0)
+    cost = {
+        "parameters": int(96_000 * size),
+        "flops": int(7_400_000 * size),
+        "train_images_per_second": 2_400 / size,
+        "inference_images_per_second": 8_900 / size,
+        "train_peak_bytes": int(41_000_000 * size),
+        "inference_peak_bytes": int(9_000_000 * size),
+        "batch_size": 64,
+        "repetitions": 30,
+        "device": "a fake",
+        "threads": 2,
+        "torch": "2.15.0",
+    }
+    out.write_text(json.dumps(cost))
+
+
+if __name__ == "__main__":
+    arguments = dict(zip(sys.argv[2::2], sys.argv[3::2], strict=True))
+    chosen = yaml.safe_load(Path(arguments["--config"]).read_text())
+    if sys.argv[1] == "fit":
+        fit(chosen, arguments.get("--run.overwrite") == "true")
+    else:
+        benchmark(chosen, Path(arguments["--json"]))

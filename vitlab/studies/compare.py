@@ -1,0 +1,134 @@
+"""A study from its YAML to its report: plan, run, measure, tell."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from vitlab.config import load_yaml
+from vitlab.studies.baselines import baselines
+from vitlab.studies.cost import Cost, device_for, device_name
+from vitlab.studies.grid import Run, Study, differing_keys, plan, read_study, slug
+from vitlab.studies.progress import display_for
+from vitlab.studies.report import write_report
+from vitlab.studies.results import StudyResults, read_results
+from vitlab.studies.runner import Outcome, allot, last_lines, refuse_conflicts, run_all
+from vitlab.studies.verdict import verdict
+from vitlab.studies.workshop import Workshop
+
+PROGRAM = (sys.executable, "-m", "vitlab")
+
+
+class RunsFailed(RuntimeError):
+    """Some runs of a study failed; the report is written all the same and says which."""
+
+    def __init__(self, report: Path, failures: Sequence[Outcome]) -> None:
+        which = "; ".join(str(run) for run, _ in failures)
+        super().__init__(f"{len(failures)} runs failed ({which}). The report says why: {report}")
+        self.report = report
+
+
+def compare(
+    study_path: Path,
+    workshop: Workshop,
+    root: Path = Path("runs"),
+    overwrite: bool = False,
+    program: Sequence[str] = PROGRAM,
+) -> Path:
+    """Run what is missing of a study and write its report.
+
+    Args:
+        study_path: The study's YAML.
+        workshop: Completes configurations and knows the data sets.
+        root: Folder of all runs; the study's go to `root/<study>/<variant>/seed-<n>/`, its report to `root/<study>/`.
+        overwrite: Train anew where a run directory holds another configuration than the study's.
+        program: The command line of vitlab, which `fit` and `benchmark` are appended to.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        ValueError, FileNotFoundError: a user's mistake, found before any run started.
+        RunsFailed: some runs failed; the report is written.
+    """
+    study = read_study(study_path)
+    runs = plan(study, workshop, root)
+    if not overwrite:
+        refuse_conflicts(runs)
+    folder = root / slug(study.name)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    # Before the first run: a download happens once, not in several processes, and broken data stops everything here.
+    images = workshop.data(runs[0].config)
+    lines = baselines(images, runs[0].config["data"], folder / "baselines.json")
+    allotment = allot(runs, study.jobs)
+    print(f"{study.name}: {len(study.variants)} variants, {len(study.seeds)} seeds; {allotment}.", flush=True)
+    outcomes = run_all(runs, program, allotment, display_for(runs), overwrite)
+    finished, failures = read_results(outcomes)
+
+    print("Measuring cost …", flush=True)
+    costs, cost_failures = measure_costs(first_runs(study, runs), program)
+    results = StudyResults(
+        study=study,
+        differences=differing_keys(study, runs),
+        finished=finished,
+        failures=failures,
+        costs=costs,
+        cost_failures=cost_failures,
+        baselines=lines,
+        class_names=images.class_names,
+        allotment=str(allotment),
+    )
+    report = write_report(results, images, folder)
+    print(f"\n{verdict(results)}\n", flush=True)
+    if failures:
+        raise RunsFailed(report, failures)
+    return report
+
+
+def first_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
+    """Return the run of each variant that has the first seed."""
+    return [run for run in runs if run.seed == study.seeds[0]]
+
+
+def measure_costs(runs: Sequence[Run], program: Sequence[str]) -> tuple[dict[str, Cost], dict[str, str]]:
+    """Measure one run of each variant, each in a process of its own, one after the other.
+
+    Figures of earlier are used only if all of them are of these configurations and of this device: they are compared
+    with each other, so they come from one sitting.
+
+    Returns:
+        The costs by variant, and why there is none by variant.
+    """
+    known = {run.variant: cost for run in runs if (cost := _known_cost(run)) is not None}
+    if len(known) == len(runs):
+        return known, {}
+    costs: dict[str, Cost] = {}
+    failures: dict[str, str] = {}
+    for run in runs:
+        _cost_path(run).unlink(missing_ok=True)
+        config, log = run.folder / "cost-config.yaml", run.folder / "cost.log"
+        config.write_text(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        command = [*program, "benchmark", "--config", str(config), "--json", str(_cost_path(run))]
+        with log.open("w", encoding="utf-8") as out:
+            code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT).returncode
+        if code == 0 and _cost_path(run).is_file():
+            costs[run.variant] = Cost.read(_cost_path(run))
+        else:
+            failures[run.variant] = ": ".join([f"exit status {code}", *last_lines(log, 1)])
+    return costs, failures
+
+
+def _cost_path(run: Run) -> Path:
+    return run.folder / "cost.json"
+
+
+def _known_cost(run: Run) -> Cost | None:
+    config = run.folder / "cost-config.yaml"
+    if not _cost_path(run).is_file() or not config.is_file() or load_yaml(config) != run.config:
+        return None
+    cost = Cost.read(_cost_path(run))
+    device = device_name(device_for(run.config.get("trainer", {}).get("accelerator", "auto")))
+    return cost if cost.device == device else None

@@ -1,0 +1,124 @@
+"""Test images with what each variant says about them, those on which the variants disagree first."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from vitlab.evaluation.predictions import probabilities
+from vitlab.studies.results import RunResult, StudyResults
+from vitlab.studies.workshop import Images
+
+SHOWN = 60  # images, or all where there are fewer
+PIXELATED_BELOW = 64  # px: smaller images are enlarged with their pixels visible
+LARGEST = 160  # px: larger images are shrunk
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one variant says about an image: the run of the shown seed, and how its other seeds did."""
+
+    variant: str
+    index: int  # position in the study: decides colour and marker
+    predicted: str
+    confidence: float
+    right: bool
+    seeds_right: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image of the gallery."""
+
+    name: str
+    label: str
+    data_uri: str
+    pixelated: bool
+    answers: list[Answer]  # in the order of the ranking
+
+    @property
+    def disputed(self) -> bool:
+        """Say whether the variants' answers shown differ."""
+        return len({answer.predicted for answer in self.answers}) > 1
+
+
+def shown_seed(results: StudyResults) -> int:
+    """Return the first seed that most variants have finished: its models are shown."""
+    finished = [result.run.seed for result in results.finished]
+    return max(results.study.seeds, key=finished.count)
+
+
+def interesting(results: StudyResults) -> np.ndarray:
+    """Return the indices of all test images, the most telling first.
+
+    1. Those that divide the models shown, by how unevenly the variants get them right over all seeds.
+    2. Those that all of them get wrong, then those that all get right; each by growing confidence in the label.
+    """
+    shown = _models(results)
+    guesses = np.stack([result.predictions.logits.argmax(axis=1) for result in shown])  # (V, N)
+    disputed = (guesses != guesses[0]).any(axis=0)
+    right = np.stack([np.mean([run.correct for run in result.runs], axis=0) for result in results.ranking])  # (V, N)
+    uneven = right.max(axis=0) - right.min(axis=0)
+    confidence = np.mean([_confidence_in_label(result) for result in shown], axis=0)
+    # lexsort: the last key counts first
+    return np.lexsort((confidence, right.mean(axis=0), -uneven * disputed, ~disputed))
+
+
+def gallery(results: StudyResults, images: Images) -> list[Card]:
+    """Return the most telling test images, as many as the page can bear."""
+    indices = interesting(results)[:SHOWN].tolist()
+    shown = {result.run.variant: result for result in _models(results)}
+    probability = {variant: probabilities(result.predictions.logits[indices]) for variant, result in shown.items()}
+    cards = []
+    for position, (index, image) in enumerate(zip(indices, images.raw_images("test", indices), strict=True)):
+        answers = []
+        for variant in (result for result in results.ranking if result.variant in shown):
+            guess = int(probability[variant.variant][position].argmax())
+            answers.append(
+                Answer(
+                    variant=variant.variant,
+                    index=variant.index,
+                    predicted=results.class_names[guess],
+                    confidence=float(probability[variant.variant][position, guess]),
+                    right=bool(guess == results.labels[index]),
+                    seeds_right=int(sum(run.correct[index] for run in variant.runs)),
+                    seeds=len(variant.runs),
+                )
+            )
+        cards.append(
+            Card(
+                name=results.images[index],
+                label=results.class_names[results.labels[index]],
+                data_uri=data_uri(image),
+                pixelated=max(image.shape[:2]) < PIXELATED_BELOW,
+                answers=answers,
+            )
+        )
+    return cards
+
+
+def data_uri(image: np.ndarray) -> str:
+    """Encode an image (H, W, C) into a URI: small ones without loss, photographs as small JPEGs."""
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    picture.thumbnail((LARGEST, LARGEST))  # shrinks only
+    lossless = max(image.shape[:2]) < PIXELATED_BELOW
+    out = io.BytesIO()
+    if lossless:
+        picture.save(out, "PNG", optimize=True)
+    else:
+        picture.save(out, "JPEG", quality=85)
+    return f"data:image/{'png' if lossless else 'jpeg'};base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _models(results: StudyResults) -> list[RunResult]:
+    seed = shown_seed(results)
+    return [run for variant in results.ranking for run in variant.runs if run.run.seed == seed]
+
+
+def _confidence_in_label(result: RunResult) -> np.ndarray:
+    """Return the probability that a model gives to each image's label, (N,)."""
+    probability = probabilities(result.predictions.logits)
+    return np.take_along_axis(probability, result.predictions.labels[:, None], axis=1)[:, 0]

@@ -1,0 +1,171 @@
+"""The report of a study: one HTML file that needs nothing else, Markdown with its figures, and a table of the runs."""
+
+import math
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from vitlab.config import flatten
+from vitlab.studies import figures, wording
+from vitlab.studies.gallery import gallery, shown_seed
+from vitlab.studies.results import StudyResults
+from vitlab.studies.statistics import sampling_margin
+from vitlab.studies.verdict import remarks, verdict
+from vitlab.studies.workshop import Images
+
+CLASSES_SHOWN = 30
+CONFUSIONS_SHOWN = 5
+
+
+class Picture(NamedTuple):
+    """A chart in the page: drawn for wide and for narrow screens."""
+
+    name: str
+    wide: str
+    narrow: str
+    description: str
+
+
+class Standing(NamedTuple):
+    """A baseline in the ranking."""
+
+    name: str
+    accuracy: float
+    note: str
+
+
+class Fact(NamedTuple):
+    """An entry of environment.json over the runs: its value, or the values where the runs differ."""
+
+    key: str
+    value: str
+    same: bool
+
+
+CHARTS: tuple[tuple[figures.Chart, str], ...] = (
+    (figures.ranking, "Test accuracy of every run, with mean and 95 % interval per variant."),
+    (figures.learning_curves, "Validation accuracy and training loss by epoch for each variant."),
+    (figures.accuracy_against_cost, "Mean test accuracy against six costs for each variant."),
+)
+
+
+def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
+    """Write report.html, report.md, figures/ and results.csv into a folder and return the path of the HTML file."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    results.table().to_csv(folder / "results.csv", index=False)
+    if results.finished:
+        results.per_class.to_csv(folder / "per_class.csv", index_label="class")
+        for chart, _ in CHARTS:
+            figures.write_png(chart, results, folder / "figures" / f"{chart.__name__}.png")
+
+    context = _context(results, images)
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=jinja2.select_autoescape(enabled_extensions=("html.jinja",), default=False),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {
+        "clock": wording.clock,
+        "engineering": wording.engineering,
+        "p": wording.p_value,
+        "percent": wording.percent,
+        "bracket": wording.bracket,
+        "signed": wording.signed,
+    }
+    for name in ("report.md", "report.html"):
+        text = templates.get_template(f"{name}.jinja").render(context)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder / "report.html"
+
+
+def environment_facts(environments: Sequence[dict[str, Any]]) -> list[Fact]:
+    """List what the runs' environments say, once where they agree."""
+    flat = [flatten(environment) for environment in environments]
+    facts = []
+    for key in dict.fromkeys(key for environment in flat for key in environment):
+        values = list(dict.fromkeys(str(environment.get(key, "(absent)")) for environment in flat))
+        facts.append(Fact(key, "; ".join(values), len(values) == 1))
+    return facts
+
+
+def _context(results: StudyResults, images: Images) -> dict[str, Any]:
+    study = results.study
+    context: dict[str, Any] = {
+        "results": results,
+        "study": study,
+        "verdict": verdict(results),
+        "remarks": remarks(results),
+        "date": time.strftime("%Y-%m-%d"),
+        "command": f"python -m vitlab compare --config {shlex.quote(str(study.path))}",
+        "study_yaml": study.path.read_text(encoding="utf-8").strip(),
+        "finished": bool(results.finished),
+    }
+    if not results.finished:
+        return context
+    digits = wording.digits_for(len(results.labels))
+    classes, left_out = _classes(results.per_class)
+    return context | {
+        "digits": digits,
+        "epochs": sorted({result.run.epochs for result in results.finished}),
+        "standings": _standings(results),
+        "pictures": {
+            chart.__name__: Picture(
+                chart.__name__,
+                figures.to_svg(chart, results, figures.WIDE),
+                figures.to_svg(chart, results, figures.NARROW),
+                description,
+            )
+            for chart, description in CHARTS
+        },
+        "margin": sampling_margin(results.ranking[0].accuracy.mean, len(results.labels)),
+        "cards": gallery(results, images),
+        "shown_seed": shown_seed(results),
+        "classes": classes,
+        "classes_left_out": left_out,
+        "confusions": {r.variant: results.confusions(r)[:CONFUSIONS_SHOWN] for r in results.ranking},
+        "facts": environment_facts([result.environment for result in results.finished]),
+        "example": shlex.quote(str(results.finished[0].run.config_path)),
+        "colours": figures.COLOURS,
+        "markers": figures.MARKERS,
+    }
+
+
+def _standings(results: StudyResults) -> list[Any]:
+    """Return the variants and the lines to beat together, by accuracy: who stands below a line lies below it."""
+    lines = results.baselines
+    entries: list[tuple[float, int, Any]] = [(r.accuracy.mean, 0, r) for r in results.ranking]
+    entries.append((lines.knn, 1, Standing("k-NN on raw pixels", lines.knn, lines.describe_knn())))
+    entries.append((lines.majority, 1, Standing("majority class", lines.majority, f"always “{lines.majority_class}”")))
+    return [entry for *_, entry in sorted(entries, key=lambda entry: (-entry[0], -entry[1]))]
+
+
+def _classes(per_class: pd.DataFrame) -> tuple[list[dict[str, Any]], int]:
+    """Return the rows of the table by class, those with the widest gaps where they are many, and how many are left out.
+
+    `shade` is the share of errors against the most that any cell shows, for the colour behind the number.
+    """
+    accuracies = per_class.drop(columns="images")
+    shown = per_class.index
+    if len(shown) > CLASSES_SHOWN:
+        gaps = accuracies.max(axis=1) - accuracies.min(axis=1)
+        shown = gaps.sort_values(ascending=False, kind="stable").index[:CLASSES_SHOWN]
+    most = max(float(np.nanmax(1 - accuracies.loc[shown].to_numpy())), 1e-9)
+    rows = []
+    for name in shown:
+        cells = [float(value) for value in accuracies.loc[name]]
+        rows.append(
+            {
+                "name": name,
+                "images": int(per_class.loc[name, "images"]),
+                "cells": [(value, 0 if math.isnan(value) else (1 - value) / most) for value in cells],
+            }
+        )
+    return rows, len(per_class) - len(shown)

@@ -1,0 +1,290 @@
+"""What the runs of a study left behind, read from their directories and put into numbers.
+
+A run that failed, left nothing to read, or saw other test images than the rest stands among the failures with the
+reason; it enters no average.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from vitlab.evaluation import predictions as predicted
+from vitlab.evaluation.predictions import Predictions, read_predictions
+from vitlab.studies import statistics
+from vitlab.studies.baselines import Baselines
+from vitlab.studies.cost import Cost
+from vitlab.studies.grid import Difference, Run, Study
+from vitlab.studies.runner import Outcome
+from vitlab.studies.statistics import Comparison, Interval
+
+SIGNIFICANCE = 0.05
+
+
+class CurvePoints(NamedTuple):
+    """A metric by epoch over the seeds of a variant; epochs count from 1."""
+
+    epochs: np.ndarray  # (E,)
+    mean: np.ndarray  # (E,)
+    low: np.ndarray  # (E,), the lowest seed
+    high: np.ndarray  # (E,), the highest
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """A finished run on the study's test images."""
+
+    run: Run
+    predictions: Predictions
+    summary: dict[str, Any]
+    environment: dict[str, Any]
+    history: pd.DataFrame  # metrics.csv
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """For each test image whether the prediction is right, (N,) bool."""
+        return predicted.correct(self.predictions.logits, self.predictions.labels)
+
+    @cached_property
+    def top1(self) -> float:
+        """Accuracy on the test images, in [0, 1]."""
+        return float(self.correct.mean())
+
+    @cached_property
+    def nll(self) -> float:
+        """Negative log-likelihood of the labels, in nats."""
+        return predicted.negative_log_likelihood(self.predictions.logits, self.predictions.labels)
+
+    @cached_property
+    def ece(self) -> float:
+        """Expected calibration error, in [0, 1]."""
+        return predicted.calibration_error(self.predictions.logits, self.predictions.labels)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of training."""
+        return float(self.summary["seconds"])
+
+    def by_epoch(self, metric: str) -> pd.Series:
+        """Return a column of metrics.csv by epoch from 1: the mean of what was logged in the epoch."""
+        if metric not in self.history:
+            return pd.Series(dtype=float)
+        rows = self.history[["epoch", metric]].dropna()
+        values: pd.Series = rows.groupby(rows["epoch"].astype(int) + 1)[metric].mean()
+        return values
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """The finished runs of a variant together."""
+
+    variant: str
+    index: int  # position in the study: decides colour and marker
+    runs: list[RunResult]  # at least one
+
+    @property
+    def accuracy(self) -> Interval:
+        """Mean and interval over seeds."""
+        return statistics.t_interval([result.top1 for result in self.runs], step=1 / len(self.runs[0].correct))
+
+    @property
+    def nll(self) -> Interval:
+        """Mean and interval over seeds."""
+        return statistics.t_interval([result.nll for result in self.runs])
+
+    @property
+    def ece(self) -> Interval:
+        """Mean and interval over seeds."""
+        return statistics.t_interval([result.ece for result in self.runs])
+
+    @property
+    def seconds(self) -> float:
+        """Mean training time."""
+        return float(np.mean([result.seconds for result in self.runs]))
+
+    @property
+    def outcomes(self) -> dict[int, np.ndarray]:
+        """By seed: for each test image whether the prediction is right."""
+        return {result.run.seed: result.correct for result in self.runs}
+
+    def curve(self, metric: str) -> CurvePoints:
+        """Return a metric of metrics.csv by epoch, over the seeds."""
+        table = pd.concat([result.by_epoch(metric) for result in self.runs], axis=1)
+        return CurvePoints(
+            epochs=table.index.to_numpy(),
+            mean=table.mean(axis=1).to_numpy(),
+            low=table.min(axis=1).to_numpy(),
+            high=table.max(axis=1).to_numpy(),
+        )
+
+
+class Pair(NamedTuple):
+    """Two variants compared, the one with the higher mean first; `p` is corrected for the number of pairs."""
+
+    better: VariantResult
+    worse: VariantResult
+    comparison: Comparison
+    p: float
+
+    @property
+    def separable(self) -> bool:
+        """Say whether the difference survives other seeds and other images, at the significance level."""
+        ahead = self.comparison.seeds.difference.mean > 0  # unequal sets of seeds can turn the order round
+        return ahead and self.p < SIGNIFICANCE  # nan, of a single seed, is not below
+
+
+@dataclass(frozen=True, eq=False)
+class StudyResults:
+    """All that a report tells."""
+
+    study: Study
+    differences: list[Difference]
+    finished: list[RunResult]
+    failures: list[Outcome]
+    costs: dict[str, Cost]  # by variant; a variant may be missing
+    cost_failures: dict[str, str]  # by variant: why
+    baselines: Baselines
+    class_names: list[str]
+    allotment: str
+
+    @cached_property
+    def ranking(self) -> list[VariantResult]:
+        """Variants with at least one finished run, the highest mean accuracy first."""
+        found = []
+        for index, variant in enumerate(self.study.variants):
+            runs = [result for result in self.finished if result.run.variant == variant]
+            if runs:
+                found.append(VariantResult(variant, index, runs))
+        return sorted(found, key=lambda result: -result.accuracy.mean)
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """Every two variants that share a seed, in the order of the ranking."""
+        compared = [
+            (a, b, comparison)
+            for a, b in combinations(self.ranking, 2)
+            if (comparison := statistics.compare(a.outcomes, b.outcomes)) is not None
+        ]
+        adjusted = statistics.holm([comparison.p for _, _, comparison in compared])
+        return [Pair(a, b, comparison, p) for (a, b, comparison), p in zip(compared, adjusted, strict=True)]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of the test images, (N,)."""
+        return self.finished[0].predictions.labels
+
+    @property
+    def images(self) -> list[str]:
+        """Names of the test images."""
+        return self.finished[0].predictions.images
+
+    def lines_not_beaten(self, accuracy: float) -> list[str]:
+        """Name the baselines that an accuracy does not exceed."""
+        lines = {"majority class": self.baselines.majority, "k-NN on raw pixels": self.baselines.knn}
+        return [name for name, line in lines.items() if accuracy <= line]
+
+    @cached_property
+    def per_class(self) -> pd.DataFrame:
+        """Accuracy by class (rows) and variant (columns, ranked), mean over seeds; with the number of test images."""
+        table = pd.DataFrame({"images": np.bincount(self.labels, minlength=len(self.class_names))}, self.class_names)
+        for result in self.ranking:
+            right = np.mean([run.correct for run in result.runs], axis=0)  # (N,)
+            sums = np.bincount(self.labels, weights=right, minlength=len(self.class_names))
+            table[result.variant] = sums / table["images"].where(table["images"] > 0)
+        return table
+
+    def confusions(self, result: VariantResult) -> list[tuple[str, str, int]]:
+        """List (class, taken for, how often over all seeds) of a variant, the most frequent first."""
+        counts: Counter[tuple[int, int]] = Counter()
+        for run in result.runs:
+            wrong = ~run.correct
+            guesses = run.predictions.logits[wrong].argmax(axis=1)
+            counts.update(zip(self.labels[wrong].tolist(), guesses.tolist(), strict=True))
+        return [(self.class_names[a], self.class_names[b], count) for (a, b), count in counts.most_common()]
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per run, failed ones included, for results.csv."""
+        rows = [self._row(result) for result in self.finished]
+        rows += [
+            {"variant": run.variant, "seed": run.seed, "status": failure, "directory": str(run.directory)}
+            for run, failure in self.failures
+        ]
+        order = {variant: index for index, variant in enumerate(self.study.variants)}
+        return pd.DataFrame(rows).sort_values(
+            ["variant", "seed"], key=lambda c: c.map(order) if c.name == "variant" else c
+        )
+
+    def _row(self, result: RunResult) -> dict[str, Any]:
+        predictions, labels = result.predictions, result.predictions.labels
+        cost = self.costs.get(result.run.variant)
+        row: dict[str, Any] = {
+            "variant": result.run.variant,
+            "seed": result.run.seed,
+            "status": "finished",
+            "top1": result.top1,
+            "top5": predicted.top_k_accuracy(predictions.logits, labels, 5),
+            "nll": result.nll,
+            "ece": result.ece,
+        }
+        if predictions.logits_ema is not None:
+            row["top1_ema"] = float(predicted.correct(predictions.logits_ema, labels).mean())
+        row |= {
+            "beats_majority": result.top1 > self.baselines.majority,
+            "beats_knn": result.top1 > self.baselines.knn,
+            "epochs": result.run.epochs,
+            "train_seconds": result.seconds,
+        }
+        if cost is not None:
+            row |= {
+                "parameters": cost.parameters,
+                "forward_flops_per_image": cost.flops,
+                "train_images_per_second": cost.train_images_per_second,
+                "inference_images_per_second": cost.inference_images_per_second,
+                "train_peak_bytes": cost.train_peak_bytes,
+                "inference_peak_bytes": cost.inference_peak_bytes,
+                "cost_device": cost.device,
+            }
+        return row | {"directory": str(result.run.directory)}
+
+
+def read_results(outcomes: Sequence[Outcome]) -> tuple[list[RunResult], list[Outcome]]:
+    """Read the finished runs; return them and the failures, to which those that cannot be compared are added."""
+    failures = [outcome for outcome in outcomes if outcome.failure is not None]
+    results = []
+    for run in (outcome.run for outcome in outcomes if outcome.failure is None):
+        try:
+            result = _read(run)
+        except (OSError, ValueError, KeyError) as error:
+            failures.append(Outcome(run, f"its results cannot be read: {error}"))
+            continue
+        if np.isfinite(result.predictions.logits).all():
+            results.append(result)
+        else:
+            failures.append(Outcome(run, "its predictions are not finite numbers"))
+
+    tested = Counter(_test_set(result) for result in results)
+    usual = tested.most_common(1)[0][0] if tested else None
+    for result in results:
+        if _test_set(result) != usual:
+            failures.append(Outcome(result.run, "was tested on other images or labels than the other runs"))
+    return [result for result in results if _test_set(result) == usual], failures
+
+
+def _read(run: Run) -> RunResult:
+    return RunResult(
+        run=run,
+        predictions=read_predictions(run.directory / "predictions.parquet"),
+        summary=json.loads((run.directory / "summary.json").read_text(encoding="utf-8")),
+        environment=json.loads((run.directory / "environment.json").read_text(encoding="utf-8")),
+        history=pd.read_csv(run.directory / "metrics.csv"),
+    )
+
+
+def _test_set(result: RunResult) -> tuple[tuple[str, ...], bytes]:
+    return tuple(result.predictions.images), result.predictions.labels.tobytes()

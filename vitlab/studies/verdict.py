@@ -1,0 +1,95 @@
+"""The answer of a study in words."""
+
+from collections.abc import Sequence
+
+from vitlab.studies.results import Pair, RunResult, StudyResults
+from vitlab.studies.statistics import Interval
+from vitlab.studies.wording import SPACE, bracket, digits_for, percent
+
+
+def verdict(results: StudyResults) -> str:
+    """Say in one sentence what the study shows."""
+    ranking = results.ranking
+    if not ranking:
+        return "No run finished, so there is nothing to compare."
+    if len(ranking) == 1:
+        return f"Only {ranking[0].variant} has finished runs, so there is nothing to compare."
+    best = ranking[0]
+    against = [pair for pair in results.pairs if pair.better is best]
+    digits = digits_for(len(results.labels))
+    if not against:
+        return f"{best.variant} scored highest, but shares no seed with the others, so nothing can be concluded."
+    if all(pair.comparison.seeds.n == 1 for pair in against):
+        score = percent(best.accuracy.mean, digits)
+        return (
+            f"{best.variant} scored highest ({score}{SPACE}%), but one seed each cannot tell a difference from chance."
+        )
+
+    ahead = [pair for pair in against if pair.separable]
+    level = [pair for pair in against if not pair.separable]
+    lead = ", ".join(_lead(pair, digits) for pair in ahead)
+    if not ahead:
+        return (
+            f"Not separable at {_seeds(level)}: {best.variant} has the highest mean, "
+            f"{_and([_margin(pair, digits) for pair in level])}."
+        )
+    if not level:
+        return f"{best.variant} is ahead of {_and([_lead(pair, digits) for pair in ahead])}."
+    rest = _and([f"{pair.worse.variant} ({_gap(pair.comparison.seeds.difference, digits)})" for pair in level])
+    return f"{best.variant} is ahead of {lead}, but not separable from {rest} at {_seeds(level)}."
+
+
+def remarks(results: StudyResults) -> list[str]:
+    """List what a reader must know before believing the verdict, the gravest first."""
+    found = []
+    total = len(results.finished) + len(results.failures)
+    if results.failures:
+        which = "; ".join(f"{run}: {failure}" for run, failure in results.failures)
+        found.append(f"{len(results.failures)} of {total} runs failed and enter no average ({which}).")
+    for line in ("majority class", "k-NN on raw pixels"):
+        below = [r for r in results.finished if line in results.lines_not_beaten(r.top1)]
+        if below:
+            found.append(_below(line, below, results))
+    undeclared = [difference.key for difference in results.differences if not difference.declared]
+    if undeclared:
+        keys = ", ".join(undeclared[:4]) + (f" and {len(undeclared) - 4} more" if len(undeclared) > 4 else "")
+        found.append(f"The variants differ in more than the study declares: {keys}.")
+    found += [f"{variant}: its cost could not be measured ({why})." for variant, why in results.cost_failures.items()]
+    return found
+
+
+def _lead(pair: Pair, digits: int) -> str:
+    return f"{pair.worse.variant} by {_gap(pair.comparison.seeds.difference, digits)}"
+
+
+def _margin(pair: Pair, digits: int) -> str:
+    return f"{_gap(pair.comparison.seeds.difference, digits)} over {pair.worse.variant}"
+
+
+def _gap(difference: Interval, digits: int) -> str:
+    points = percent(difference.mean, digits)
+    return f"{points}{SPACE}points {bracket(difference, digits)}".rstrip()
+
+
+def _seeds(pairs: Sequence[Pair]) -> str:
+    n = min(pair.comparison.seeds.n for pair in pairs)
+    return f"{n}{SPACE}seed{'s' if n > 1 else ''}"
+
+
+def _and(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _below(line: str, below: Sequence[RunResult], results: StudyResults) -> str:
+    value = results.baselines.majority if line == "majority class" else results.baselines.knn
+    score = percent(value, digits_for(len(results.labels)))
+    if len(below) == len(results.finished):
+        return f"No run beats {line} ({score}{SPACE}%)."
+    which = []
+    for result in results.ranking:
+        seeds = [run.run.seed for run in result.runs if run in below]
+        if len(seeds) == len(result.runs):
+            which.append(f"all of {result.variant}")
+        elif seeds:
+            which.append(f"{result.variant} with seed {_and([str(seed) for seed in seeds])}")
+    return f"{len(below)} of {len(results.finished)} runs do not beat {line} ({score}{SPACE}%): {_and(which)}."
