@@ -54,6 +54,7 @@ from vitlab.models.vit import (
     vit_tiny_patch16_224,
     vit_tiny_patch16_384,
 )
+from vitlab.models.zoo import TimmModel
 
 __all__ = [
     "Backbone",
@@ -61,6 +62,7 @@ __all__ = [
     "ImageModel",
     "SwinTransformer",
     "SwinTransformerV2",
+    "TimmModel",
     "VisionTransformer",
     "deit_base_distilled_patch16_224",
     "deit_base_distilled_patch16_384",

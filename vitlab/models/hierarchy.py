@@ -1,10 +1,12 @@
 """What Swin and Swin v2 have in common: windowed attention in blocks, blocks in stages, each stage at half the
 resolution of the one before. Their own files say what differs: similarity, position bias, order of norms."""
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -20,6 +22,8 @@ from vitlab.models.windows import (
     join_windows,
     shift_mask,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class WindowAttention(nn.Module, ABC):
@@ -174,6 +178,7 @@ class HierarchicalBackbone(Backbone):
             dim = embed_dim * 2**i
             blocks = [block(i, dim, size, j % 2 == 1, next(rates)) for j in range(depth)]
             stages.append(Stage(merge(dim // 2) if i else nn.Identity(), blocks, grad_checkpointing))
+        _say_clamped(tuple(stage_maps(patch_embed.grid_size, len(depths))), tuple(windows))
         self.norm = nn.LayerNorm(self.num_features)
         fc = classifier(self.num_features, num_classes)
         self.head = nn.Sequential(OrderedDict(drop=nn.Dropout(drop_rate), fc=fc))
@@ -224,7 +229,9 @@ class HierarchicalBackbone(Backbone):
             self.windows = [(max(1, h * new[0] // old[0]), max(1, w * new[1] // old[1])) for h, w in self.windows]
         else:
             self.windows = stage_windows(window_size, len(self.windows))
-        for stage, size, window in zip(self.layers, stage_maps(new, len(self.windows)), self.windows, strict=True):
+        maps = stage_maps(new, len(self.windows))
+        _say_clamped(tuple(maps), tuple(self.windows))
+        for stage, size, window in zip(self.layers, maps, self.windows, strict=True):
             assert isinstance(stage, Stage)
             stage.set_input_size(size, window)
 
@@ -252,3 +259,11 @@ def check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]
         raise ValueError(f"depths {tuple(depths)} and num_heads {tuple(num_heads)} must name the same stages.")
     for i, heads in enumerate(num_heads):
         check_heads(embed_dim * 2**i, heads, f"embed_dim {embed_dim}, in stage {i + 1} a width")
+
+
+@cache  # once for each combination, not for every model of a study
+def _say_clamped(maps: tuple[Size, ...], windows: tuple[Size, ...]) -> None:
+    small = [(m, w) for m, w in zip(maps, windows, strict=True) if m[0] < w[0] or m[1] < w[1]]
+    if small:
+        said = ", ".join(f"{w[0]}×{w[1]} on a map of {m[0]}×{m[1]}" for m, w in small)
+        logger.warning("Windows larger than their maps are clamped to them and not shifted: %s.", said)

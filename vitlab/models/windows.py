@@ -4,10 +4,8 @@ A map of H × W tokens is cut into windows of wh × ww = N tokens. Shifted block
 straddle the borders of the ones before; a mask then keeps apart what only the roll made neighbours.
 """
 
-import logging
 import math
 from collections.abc import Callable
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -18,26 +16,15 @@ from vitlab.models.layers import resample_grid
 
 Size = tuple[int, int]
 
-logger = logging.getLogger(__name__)
-
 
 def clamp_window(size: Size, window: Size) -> tuple[Size, Size]:
     """Return the window cut down to the map, and the shift of odd blocks: half a window, none where one covers a side.
 
     The order matters: bias tables are built for the clamped window.
     """
-    if size[0] < window[0] or size[1] < window[1]:
-        _say_clamped(size, window)
     clamped = (min(size[0], window[0]), min(size[1], window[1]))
     shift = (0 if size[0] <= window[0] else window[0] // 2, 0 if size[1] <= window[1] else window[1] // 2)
     return clamped, shift
-
-
-@cache
-def _say_clamped(size: Size, window: Size) -> None:
-    logger.warning(
-        "A map of %s is smaller than its window of %s: the window is clamped, without a shift.", size, window
-    )
 
 
 def relative_coords(window: Size) -> Float[Tensor, "offsets 2"]:

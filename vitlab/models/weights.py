@@ -1,0 +1,235 @@
+"""Weights in and out: read a file, find the encoder in it, turn its names into timm's, resize, report, write.
+
+A file loads only if every difference from the model has a reason known here. The encoder of another architecture may
+share many names; without the check it would load in part, train worse, and say nothing.
+"""
+
+import argparse
+import math
+import pickle
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vitlab.models.layers import PatchEmbed, resample_grid
+from vitlab.models.swin import TableAttention
+from vitlab.models.swin_v2 import TableBias
+from vitlab.models.windows import resize_bias_table
+from vitlab.models.zoo import TimmModel
+
+Weights = dict[str, Tensor]
+Shape = tuple[int, ...]
+
+CONTAINERS = ("state_dict", "model", "teacher", "target_encoder", "student")
+"""Where a checkpoint keeps its weights, the first that is there: a teacher before its student, as DINO evaluates."""
+
+PREFIXES = ("", "encoder.", "teacher.", "backbone.")
+"""Which of several encoders in one file is meant: the evaluated before the trained."""
+
+BUFFERS = re.compile(r"(^|\.)(relative_position_index|relative_coords_table|attn_mask)$")
+"""Follows from sizes: the model's own are right, a file's may not be."""
+
+CLASSIFIER = re.compile(r"^(head|head_dist|head\.fc|fc|classifier)\.(weight|bias)$")
+
+LEFTOVERS = re.compile(r"^(mask_token$|decoder|fc\.(fc|bn)\d)")
+"""What a pre-training leaves beside its encoder: SimMIM's mask token, MAE's decoder, MSN's projection head."""
+
+FINAL_NORM = re.compile(r"^(fc_)?norm\.(weight|bias)$")
+"""Of a ViT, before or after pooling. MAE pre-trains with the one and fine-tunes with the other, started afresh."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a file gave to a model, in the model's names.
+
+    `missing` parameters keep their initial values and `unexpected` tensors of the file are not used: classifiers of
+    another number of classes, and what a pre-training has beside its encoder.
+    """
+
+    path: str
+    prefix: str
+    matched: list[str]
+    resized: dict[str, tuple[Shape, Shape]]
+    missing: list[str]
+    unexpected: list[str]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.path}{f', {self.prefix}*' if self.prefix else ''}: {len(self.matched)} matched, "
+            f"{len(self.resized)} resized, {len(self.missing)} missing, {len(self.unexpected)} left over"
+        ]
+        if self.resized:
+            name, (old, new) = next(iter(self.resized.items()))
+            lines.append(f"  resized: {name} from {old} to {new}{_and_more(len(self.resized) - 1)}")
+        if self.missing:
+            lines.append(f"  missing, left as initialised: {_some(self.missing)}")
+        if self.unexpected:
+            lines.append(f"  left over, not used: {_some(self.unexpected)}")
+        return "\n".join(lines)
+
+
+def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) -> LoadReport:
+    """Load a file of timm's, Microsoft's, Meta's or this project's into `model`, and report what went where.
+
+    Args:
+        prefix: what the names of the encoder begin with in the file, like `encoder.`; found by itself if None.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that holds no weights, or one that differs from the model without a reason.
+    """
+    target = _with_timm_names(model)
+    own = target.state_dict()
+    file = {name.replace("_orig_mod.", ""): tensor for name, tensor in read_weights(path).items()}
+    prefix = _find_prefix(file, own) if prefix is None else prefix
+    encoder = convert_names({name[len(prefix) :]: t for name, t in file.items() if name.startswith(prefix)})
+
+    fitting = {name: _fit(target, name, tensor) for name, tensor in encoder.items() if name in own}
+    loaded = {name: tensor for name, tensor in fitting.items() if tensor is not None}
+    report = LoadReport(
+        path=str(path),
+        prefix=prefix,
+        matched=[name for name in loaded if encoder[name].shape == own[name].shape],
+        resized={
+            name: (tuple(encoder[name].shape), tuple(own[name].shape))
+            for name in loaded
+            if encoder[name].shape != own[name].shape
+        },
+        missing=[name for name in own if name not in loaded],
+        unexpected=[name for name in encoder if name not in loaded],
+    )
+    _refuse_unexplained(
+        report, type(model).__name__, {n: tuple(encoder[n].shape) for n in fitting.keys() - loaded.keys()}
+    )
+    target.load_state_dict({**own, **loaded})
+    return report
+
+
+def save_weights(model: nn.Module, path: str | Path) -> None:
+    """Write safetensors that `timm.create_model(…, checkpoint_path=path)` takes for a model of the same size."""
+    state = _with_timm_names(model).state_dict()
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Return the tensors in a .safetensors, .pth, .pt or .ckpt file, without running code that a pickle may hold."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No weights at {path}.")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a safetensors file: {error}.") from None
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # DeiT's and DINO's arguments, plain values
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        culprit = re.search(r"GLOBAL (\S+)", str(error))
+        raise ValueError(
+            f"{path} holds {culprit[1] if culprit else 'objects'} besides tensors, which reading could run as code. "
+            "If you trust it, read it with torch.load(weights_only=False) once and save its tensors as safetensors."
+        ) from None
+    except Exception as error:  # bytes that are no pickle fail anywhere in the unpickler
+        raise ValueError(f"{path} is not a file of weights ({type(error).__name__} while reading it).") from None
+    return _unwrap(content, path)
+
+
+def _unwrap(content: object, path: Path) -> Weights:
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+            if tensors:
+                return tensors
+            break
+        content = inner
+    keys = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+    raise ValueError(f"{path} holds no weights under {', '.join(CONTAINERS)} or at its top; it holds {keys}.")
+
+
+def convert_names(weights: Weights) -> Weights:
+    """Return weights under timm's names, from Microsoft's (Swin, Swin v2, SimMIM), Meta's (DeiT III) or timm's own.
+
+    Microsoft ends stage i with the patch merging that begins stage i + 1 in timm.
+    """
+    microsoft = "layers.0.downsample.reduction.weight" in weights
+
+    def rename(name: str) -> str:
+        name = re.sub(r"\.gamma_([12])$", r".ls\1.gamma", name).replace(".rpe_mlp.", ".cpb_mlp.")
+        if microsoft:
+            name = re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", name)
+            name = re.sub(r"^head\.(weight|bias)$", r"head.fc.\1", name)
+        return name
+
+    return {rename(name): tensor for name, tensor in weights.items() if not BUFFERS.search(name)}
+
+
+def _with_timm_names(model: nn.Module) -> nn.Module:
+    return model.net if isinstance(model, TimmModel) else model
+
+
+def _find_prefix(file: Iterable[str], own: Mapping[str, Tensor]) -> str:
+    """Return the prefix under which most of the model's names are found in the file, none if that is not even half."""
+    found: Counter[str] = Counter()
+    for name in file:
+        parts = name.split(".")
+        for i in range(len(parts)):
+            if ".".join(parts[i:]) in own:
+                found["".join(f"{part}." for part in parts[:i])] += 1
+    rank = {prefix: -i for i, prefix in enumerate(PREFIXES)}
+    best = max(found, key=lambda prefix: (found[prefix], rank.get(prefix, -len(PREFIXES))), default="")
+    return best if 2 * found[best] >= len(own) else ""
+
+
+def _fit(model: nn.Module, name: str, tensor: Tensor) -> Tensor | None:
+    """Return a tensor of the model's shape, resized where it is a grid of positions, or None."""
+    shape = model.state_dict()[name].shape
+    if tensor.shape == shape:
+        return tensor
+    owner = model.get_submodule(name.rpartition(".")[0])
+    if name == "pos_embed" and tensor.shape[-1] == shape[-1] and isinstance(model.patch_embed, PatchEmbed):
+        height, width = model.patch_embed.grid_size
+        num_prefix = shape[1] - height * width
+        side = math.isqrt(tensor.shape[1] - num_prefix)
+        if side * side != tensor.shape[1] - num_prefix:
+            return None
+        grid = resample_grid(tensor[0, num_prefix:].unflatten(0, (side, side)), height, width)
+        return torch.cat([tensor[:, :num_prefix], grid.flatten(0, 1).unsqueeze(0)], dim=1)
+    if isinstance(owner, TableAttention | TableBias) and tensor.ndim == 2 and tensor.shape[1] == shape[1]:
+        side = (math.isqrt(len(tensor)) + 1) // 2  # a window of s has (2s - 1)² offsets
+        return resize_bias_table(tensor, (side, side), owner.window) if (2 * side - 1) ** 2 == len(tensor) else None
+    return None
+
+
+def _refuse_unexplained(report: LoadReport, model: str, other_shapes: Mapping[str, Shape]) -> None:
+    new_norm = not any(FINAL_NORM.match(name) for name in report.matched)  # MAE's two norms
+    explained = [CLASSIFIER, LEFTOVERS] + ([FINAL_NORM] if new_norm else [])
+    missing = [n for n in report.missing if not any(rule.match(n) for rule in explained)]
+    unexpected = [n for n in report.unexpected if not any(rule.match(n) for rule in explained)]
+    if not missing and not unexpected and report.matched:
+        return
+    shapes = [f"{n} {other_shapes[n]}" for n in missing if n in other_shapes]
+    lines = [f"{report.path} does not fit {model}: {len(report.matched)} names and shapes match."]
+    for what, names in (
+        ("of another shape", shapes),
+        ("missing from the file", [n for n in missing if n not in other_shapes]),
+        ("unknown to the model", [n for n in unexpected if n not in other_shapes]),
+    ):
+        lines += [f"  {what}: {_some(names)}"] if names else []
+    raise ValueError("\n".join([*lines, "Build the model that the file was made with, or give the file's prefix."]))
+
+
+def _some(names: list[str], limit: int = 4) -> str:
+    return ", ".join(names[:limit]) + _and_more(len(names) - limit)
+
+
+def _and_more(count: int) -> str:
+    return f" and {count} more" if count > 0 else ""

@@ -1,0 +1,112 @@
+"""Any timm model by its name, typed for YAML: baselines and teachers.
+
+timm is imported when a model is built, not with this file: it takes seconds.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitlab.models.backbone import ImageModel
+from vitlab.models.layers import pair
+
+
+class TimmModel(ImageModel):
+    """Wrap a timm model as an ImageModel; its parameters stand under `net`.
+
+    Args:
+        name: timm's name, with or without the tag of its weights: `resnet18`, `convnext_atto.d2_in1k`.
+        img_size: side of the images in pixels, None for the size that timm gives the model.
+        drop_path_rate: None for the model's own default.
+        pretrained: download timm's weights; `checkpoint_path` reads a file instead.
+        model_kwargs: any further argument of the model's own, by timm's names.
+    """
+
+    net: Any  # a module; timm's have no common type that knows forward_head and the like
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        img_size: int | tuple[int, int] | None = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float | None = None,
+        pretrained: bool = False,
+        checkpoint_path: str | Path | None = None,
+        model_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        import timm
+
+        super().__init__()
+        check_name(name)
+        cfg: Any = timm.get_pretrained_cfg(name)
+        arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, "drop_rate": drop_rate}
+        if drop_path_rate is not None:
+            arguments["drop_path_rate"] = drop_path_rate
+        if img_size is not None and cfg.fixed_input_size:  # convolutional nets take any size and no such argument
+            arguments["img_size"] = pair(img_size)
+        try:
+            net: Any = timm.create_model(name, pretrained=pretrained, **arguments | (model_kwargs or {}))
+        except TypeError as error:
+            given = sorted(arguments | (model_kwargs or {}))
+            raise ValueError(f"timm's {name} does not take all of {given}: {error}.") from None
+        self.net = net
+        self.num_classes, self.in_chans = num_classes, in_chans
+        self.num_features = int(net.head_hidden_size)
+        self.img_size = pair(img_size) if img_size is not None else (cfg.input_size[1], cfg.input_size[2])
+        self.mean: tuple[float, ...] = tuple(cfg.mean)
+        """The normalisation that timm's weights expect, which a teacher needs and a student need not share."""
+        self.std: tuple[float, ...] = tuple(cfg.std)
+        if checkpoint_path is not None:
+            from vitlab.models.weights import load_weights
+
+            load_weights(self, checkpoint_path)
+
+    def forward(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B K"]:
+        return self.net(images)
+
+    def embed(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B C"]:
+        return self.net.forward_head(self.net.forward_features(images), pre_logits=True)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        self.num_classes = num_classes
+        self.net.reset_classifier(num_classes, *([] if global_pool is None else [global_pool]))
+
+    def no_weight_decay(self) -> set[str]:
+        # Transformers of timm define the method, most convolutional nets have no such parameters and do not.
+        named: set[str] = getattr(self.net, "no_weight_decay", set)()
+        return {f"net.{name}" for name in named} & {name for name, _ in self.named_parameters()}
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Parameters by depth, as timm's own layer decay groups them."""
+        from timm.models import group_parameters
+
+        depth_of = group_parameters(self.net, self.net.group_matcher(coarse=False), reverse=True)
+        groups: list[list[nn.Parameter]] = [[] for _ in range(max(depth_of.values()) + 1)]
+        for name, parameter in self.net.named_parameters():
+            groups[depth_of[name]].append(parameter)
+        return [group for group in groups if group]
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        heads = self.net.get_classifier()
+        return [p for head in (heads if isinstance(heads, tuple) else (heads,)) for p in head.parameters()]
+
+
+def check_name(name: str) -> None:
+    """Raise a ValueError with the nearest names unless timm has a model `name`, and weights of its tag."""
+    import timm
+
+    arch, _, tag = name.partition(".")
+    if not timm.is_model(arch):
+        near = difflib.get_close_matches(arch, timm.list_models(), n=3, cutoff=0.5)
+        hint = f"; the nearest are {', '.join(near)}" if near else ""
+        raise ValueError(f"timm {timm.__version__} has no model {name!r}{hint}.")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{arch}.*")]
+    if tag and tag not in tags:
+        raise ValueError(
+            f"timm {timm.__version__} has no weights {tag!r} for {arch}; it has {', '.join(tags) or 'none'}."
+        )
