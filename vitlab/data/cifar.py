@@ -115,17 +115,16 @@ def read_arrays(file: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, n
     """
     remedy = f"Delete {file} and start again: it is then downloaded anew."
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            missing = [name for name in _ARRAYS if name not in archive]
-            if missing:
-                raise ValueError(
-                    f"{file} lacks the arrays {', '.join(missing)}; it holds {', '.join(archive)}.\n{remedy}"
-                )
-            x_train, y_train, x_test, y_test = (archive[name] for name in _ARRAYS)
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive}
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file} is damaged: {error}\n{remedy}") from None
+    missing = [name for name in _ARRAYS if name not in arrays]
+    if missing:
+        raise ValueError(f"{file} lacks the arrays {', '.join(missing)}; it holds {', '.join(arrays)}.\n{remedy}")
+    x_train, y_train, x_test, y_test = (arrays[name] for name in _ARRAYS)
     for name, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
-        if x.shape != (len(y), 32, 32, 3) or x.dtype != np.uint8 or y.ndim != 1 or len(y) == 0:
+        if y.ndim != 1 or len(y) == 0 or x.shape != (len(y), 32, 32, 3) or x.dtype != np.uint8:
             raise ValueError(
                 f"{file}: x_{name} is {x.dtype} {x.shape} and y_{name} {y.shape}; "
                 f"expected uint8 (N, 32, 32, 3) and (N,).\n{remedy}"

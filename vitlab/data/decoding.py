@@ -3,8 +3,9 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,10 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"),
 )
+# Pillow's warnings about data beside the picture, which is decoded all the same, once for each worker and file.
+warnings.filterwarnings("ignore", ".*orrupt EXIF data|Truncated File Read|.*malformed MPO", UserWarning, "PIL")
 _LEAST_SIDE = 2  # pixels: less is a placeholder or a tracking pixel, not a photograph
+_CHUNK = 32  # files that a thread decodes before it reports
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
@@ -75,32 +79,49 @@ def find_broken(root: Path, names: Sequence[str]) -> tuple[dict[str, str], Path]
     that the next start decodes only new and changed ones.
     """
     cache = _cache_folder() / f"decoded-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.npy"
+    listing = cache.with_suffix(".txt")
     marks = np.fromiter((_mark(root, name) for name in names), np.uint64, len(names))
-    new = np.flatnonzero(~np.isin(marks, _read_marks(cache)))
-    if len(new) == 0:
-        return {}, cache.with_suffix(".txt")
+    good = np.isin(marks, _read_marks(cache))
+    new = np.flatnonzero(~good).tolist()
+    if not new:
+        return {}, listing
 
-    reasons: list[str | None] = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    broken: dict[str, str] = {}
+    try:
+        for index, reason in _decode_all(root, names, new):
+            good[index] = reason is None
+            if reason is not None:
+                broken[names[index]] = reason
+    finally:  # also when interrupted: what was checked stays checked
+        _write(cache, broken, marks[good], root)
+    return broken, listing
+
+
+def _decode_all(root: Path, names: Sequence[str], indices: list[int]) -> Iterator[tuple[int, str | None]]:
+    """Yield each index with the reason why its file cannot be decoded; None: it can."""
+    chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count())  # Pillow's decoders let other threads run
+    with warnings.catch_warnings(), tqdm(total=len(indices), desc="Checking images", leave=False, disable=None) as bar:
         # Pillow warns above 89 million pixels and refuses above twice that. Such an image takes seconds and a gigabyte
         # in every epoch and worker: refused here, it is never opened again.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        checks = pool.map(lambda index: _why_broken(root / names[index]), new.tolist())
-        reasons.extend(tqdm(checks, total=len(new), desc="Checking images", unit=" images", leave=False, disable=None))
-
-    good = np.ones(len(names), bool)
-    good[new] = [reason is None for reason in reasons]
-    broken = {names[index]: reason for index, reason in zip(new.tolist(), reasons, strict=True) if reason is not None}
-    _write(cache, broken, marks[good], root)
-    return broken, cache.with_suffix(".txt")
+        try:
+            for chunk, reasons in zip(chunks, pool.map(partial(_why_broken, root, names), chunks), strict=True):
+                yield from zip(chunk, reasons, strict=True)
+                bar.update(len(chunk))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _why_broken(path: Path) -> str | None:
-    try:
-        open_rgb(path)
-    except ValueError as error:
-        return str(error)
-    return None
+def _why_broken(root: Path, names: Sequence[str], indices: list[int]) -> list[str | None]:
+    reasons: list[str | None] = []
+    for index in indices:
+        try:
+            open_rgb(root / names[index])
+            reasons.append(None)
+        except ValueError as error:
+            reasons.append(str(error))
+    return reasons
 
 
 def _mark(root: Path, name: str) -> int:
@@ -130,8 +151,8 @@ def _write(cache: Path, broken: dict[str, str], marks: np.ndarray, root: Path) -
         cache.parent.mkdir(parents=True, exist_ok=True)
         lines = [f"{root / name}: {why}\n" for name, why in broken.items()]
         cache.with_suffix(".txt").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-        partial = cache.with_suffix(f".{os.getpid()}.npy")
-        np.save(partial, marks)
-        os.replace(partial, cache)
+        unfinished = cache.with_suffix(f".{os.getpid()}.npy")
+        np.save(unfinished, marks)
+        os.replace(unfinished, cache)
     except OSError:
         return

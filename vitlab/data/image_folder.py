@@ -151,7 +151,6 @@ class ImageFolder(ImageDataModule):
             raise ValueError(f"data.init_args.image_size is {image_size}; it is a side in pixels, e.g. 224.")
         if not 0 < crop_pct <= 1:
             raise ValueError(f"data.init_args.crop_pct is {crop_pct}; it lies above 0 and is at most 1, e.g. 0.875.")
-        make_rand_augment(augment, image_size, mean)  # refuses a description that timm does not understand
         self.root, self.broken, self.augment, self.crop_pct = Path(root), broken, augment, crop_pct
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self._image_size = image_size

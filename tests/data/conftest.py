@@ -1,0 +1,54 @@
+"""Data sets small enough to be made anew for each test; nothing is read from the network or from the user's home."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give every test an empty cache of checked files."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def cifar_root(tmp_path: Path) -> Path:
+    """A folder with a `cifar10.npz` of 200 + 50 random images."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "x_train": rng.integers(0, 256, (200, 32, 32, 3), dtype=np.uint8),
+        "y_train": np.arange(200) % 10,
+        "x_test": rng.integers(0, 256, (50, 32, 32, 3), dtype=np.uint8),
+        "y_test": np.arange(50) % 10,
+    }
+    np.savez(tmp_path / "cifar10.npz", **arrays)
+    return tmp_path
+
+
+PhotoFolder = Callable[..., Path]
+
+
+def photo(seed: int, width: int = 50, height: int = 40) -> Image.Image:
+    """A smooth coloured picture, no two alike."""
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((width, height))
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path) -> PhotoFolder:
+    """Return a function that makes photographs: `photo_folder({"train/cat": 4, "val/cat": 2})` returns the root."""
+
+    def make(counts: dict[str, int]) -> Path:
+        root = tmp_path / "photos"
+        for k, (folder, count) in enumerate(counts.items()):
+            (root / folder).mkdir(parents=True)
+            for i in range(count):
+                photo(seed=1000 * k + i).save(root / folder / f"{i:03d}.jpg")
+        return root
+
+    return make

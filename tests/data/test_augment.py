@@ -1,0 +1,182 @@
+"""Distortions of batches, against definitions computed image by image, and against torchvision and timm."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms import RandomResizedCrop
+
+from vitlab.data.augment import (
+    BOX_DRAWS,
+    CROP_RATIO,
+    CROP_SCALE,
+    BatchAugment,
+    crop_boxes,
+    erase,
+    erase_boxes,
+    flip,
+    normalise,
+    resize,
+    resized_crop,
+    shift,
+)
+from vitlab.data.draws import Draws, Stream
+
+
+def _images(count: int = 64, side: int = 9, channels: int = 3) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(1, 256, (count, channels, side, side), dtype=np.uint8))
+
+
+def _draws(count: int, draws: int, stream: Stream = Stream.SHIFT) -> Tensor:
+    return Draws(0, 0, torch.arange(count)).uniform(stream, draws)
+
+
+def test_shift_moves_whole_pixels_and_fills_with_black() -> None:
+    # Draws 0, 1/2 and just below 1 are the ends and the middle of -2 … 2.
+    image = _images(1, side=6)
+    draw = torch.tensor([[0.0, 0.0, 0.5]])  # move; 2 pixels down (rows from the padding); stay across
+    moved = shift(image, draw, pixels=2, prob=1.0)
+    assert torch.equal(moved[..., 2:, :], image[..., :-2, :])
+    assert moved[..., :2, :].sum() == 0
+    draw = torch.tensor([[0.0, 0.5, 0.999]])
+    assert torch.equal(shift(image, draw, pixels=2, prob=1.0)[..., :-2], image[..., 2:])
+
+
+def test_shifts_are_equally_likely_and_only_for_their_share() -> None:
+    # A single bright pixel in the middle tells where the image went: 9 places, 1/9 each.
+    images = torch.zeros(9000, 1, 5, 5, dtype=torch.uint8)
+    images[:, :, 2, 2] = 255
+    places = shift(images, _draws(9000, 3), pixels=1, prob=1.0).flatten(1).argmax(1)
+    counts = torch.bincount(places, minlength=25).view(5, 5)[1:4, 1:4]
+    assert counts.sum() == 9000
+    assert (counts.float() / 9000 - 1 / 9).abs().max() < 0.015  # 4.5 standard deviations
+    stayed = (shift(images, _draws(9000, 3), pixels=1, prob=0.25).flatten(1).argmax(1) == 12).float().mean()
+    assert stayed.item() == pytest.approx(0.75 + 0.25 / 9, abs=0.02)
+
+
+def test_flip_mirrors_its_share() -> None:
+    images = _images(4000, side=3)
+    flipped = flip(images, _draws(4000, 1, Stream.FLIP), prob=0.3)
+    same = (flipped == images).flatten(1).all(1)
+    assert torch.equal(flipped[~same], images[~same].flip(-1))
+    assert (~same).float().mean().item() == pytest.approx(0.3, abs=0.03)
+
+
+def test_crop_boxes_are_distributed_as_torchvisions() -> None:
+    # The same law, drawn by torchvision 4,000 times: mean and deviation of each side and corner agree within 3 %.
+    ours = torch.stack(crop_boxes(_draws(20_000, BOX_DRAWS, Stream.CROP), 40, 60, CROP_SCALE, CROP_RATIO)).T
+    torch.manual_seed(0)
+    image = torch.zeros(3, 40, 60)
+    theirs = [RandomResizedCrop.get_params(image, list(CROP_SCALE), list(CROP_RATIO)) for _ in range(4000)]
+    reference = torch.tensor(theirs, dtype=torch.float)
+    assert (ours[:, 0] + ours[:, 2] <= 40).all()
+    assert (ours[:, 1] + ours[:, 3] <= 60).all()
+    torch.testing.assert_close(ours.mean(0), reference.mean(0), rtol=0.05, atol=0.3)
+    torch.testing.assert_close(ours.std(0), reference.std(0), rtol=0.05, atol=0.3)
+
+
+@pytest.mark.parametrize(("height", "width", "box"), [(10, 100, (0, 43, 10, 13)), (100, 10, (43, 0, 13, 10))])
+def test_where_no_crop_fits_the_largest_central_one_is_taken(
+    height: int, width: int, box: tuple[int, int, int, int]
+) -> None:
+    # torchvision's fallback: of the whole area only a strip of ratio 4/3 (3/4) exists; scale (1, 1) never fits.
+    boxes = crop_boxes(_draws(5, BOX_DRAWS), height, width, (1.0, 1.0), CROP_RATIO)
+    assert {tuple(row) for row in torch.stack(boxes).T.int().tolist()} == {box}
+
+
+def test_resized_crop_of_the_whole_is_the_image() -> None:
+    images = _images(5, side=12)
+    assert torch.equal(resized_crop(images, _draws(5, BOX_DRAWS), (1.0, 1.0), (1.0, 1.0)), images)
+
+
+def test_resized_crop_enlarges_the_box() -> None:
+    # A picture linear in x and y stays linear under interpolation: each output pixel is known from its coordinates.
+    side = 32
+    ramp = torch.arange(side) * 4
+    images = torch.stack([ramp.expand(side, side), ramp[:, None].expand(side, side)])[None].to(torch.uint8)
+    draw = _draws(1, BOX_DRAWS, Stream.CROP)
+    top, left, height, width = (int(x) for x in crop_boxes(draw, side, side, (0.3, 0.5), CROP_RATIO))
+    out = resized_crop(images, draw, (0.3, 0.5), CROP_RATIO).float()
+    centres = (torch.arange(side) + 0.5) / side
+    expected_x = 4 * (left + centres * width - 0.5)
+    expected_y = 4 * (top + centres * height - 0.5)
+    inner = slice(4, -4)  # at the image's border the kernel reaches over the edge
+    assert (out[0, 0, inner, inner] - expected_x[inner]).abs().max() <= 1
+    assert (out[0, 1, inner, inner] - expected_y[inner, None]).abs().max() <= 1
+
+
+def test_erased_boxes_are_distributed_as_timms() -> None:
+    # The law written out from timm's source with Python's generator: mean and deviation agree within 5 %.
+    _, _, height, width = erase_boxes(_draws(20_000, BOX_DRAWS, Stream.ERASE), 32, 32)
+    rng = random.Random(0)
+    sides = []
+    while len(sides) < 5000:
+        area, aspect = rng.uniform(0.02, 1 / 3) * 1024, math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
+        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if h < 32 and w < 32:
+            sides.append((h, w))
+    reference = torch.tensor(sides, dtype=torch.float)
+    ours = torch.stack([height, width], dim=1)
+    torch.testing.assert_close(ours.mean(0), reference.mean(0), rtol=0.05, atol=0)
+    torch.testing.assert_close(ours.std(0), reference.std(0), rtol=0.05, atol=0)
+
+
+def test_erasing_fills_one_box_with_normal_noise() -> None:
+    # After normalisation, noise of mean 0 and deviation 1 (timm's 'pixel'); outside of one rectangle nothing changes.
+    images = torch.full((400, 3, 16, 16), 7.0)
+    erased = erase(images, Draws(0, 0, torch.arange(400)), prob=0.5)
+    hidden = (erased != 7).any(1)  # (B, H, W)
+    touched = hidden.flatten(1).any(1)
+    assert touched.float().mean().item() == pytest.approx(0.5, abs=0.1)
+    for mask in hidden[touched]:
+        rows, columns = mask.any(1).nonzero().squeeze(1), mask.any(0).nonzero().squeeze(1)
+        assert mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+    noise = erased.permute(0, 2, 3, 1)[hidden]
+    assert noise.mean().abs().item() < 0.02
+    assert noise.std().item() == pytest.approx(1, abs=0.02)
+
+
+def test_normalisation_gives_mean_zero_and_deviation_one() -> None:
+    images = _images(16, side=20)
+    channels = images.double().permute(1, 0, 2, 3).flatten(1) / 255
+    mean, std = channels.mean(1).view(-1, 1, 1), channels.std(1).view(-1, 1, 1)
+    for values in (images, images.float()):
+        out = normalise(values, mean.float(), std.float()).permute(1, 0, 2, 3).flatten(1)
+        torch.testing.assert_close(out.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
+        torch.testing.assert_close(out.std(1), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_resize_keeps_the_range() -> None:
+    # Bicubic interpolation overshoots beside an edge: without the clamp 255 becomes about 270.
+    images = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    images[..., 4:] = 255
+    out = resize(images, 20)
+    assert out.shape == (1, 1, 20, 20)
+    assert out.min() == 0
+    assert out.max() == 255
+
+
+def test_distortion_of_an_image_does_not_depend_on_its_batch() -> None:
+    images = _images(20, side=16)
+    settings = BatchAugment(shift=3, crop_scale=(0.3, 1.0), flip_prob=0.5)
+    together = settings.distort(images, Draws(1, 2, torch.arange(20)))
+    alone = settings.distort(images[7:8], Draws(1, 2, torch.tensor([7])))
+    assert torch.equal(alone[0], together[7])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"shift": -1}, "shift"),
+        ({"flip_prob": 1.5}, "flip_prob"),
+        ({"crop_scale": (0.5, 0.1)}, "crop_scale"),
+        ({"crop_scale": (0.5, 1.1)}, "crop_scale"),
+        ({"crop_ratio": (0.0, 1.0)}, "crop_ratio"),
+    ],
+)
+def test_impossible_settings_are_refused(arguments: dict, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        BatchAugment(**arguments)

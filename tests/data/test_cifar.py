@@ -1,0 +1,156 @@
+"""CIFAR: the file, its splits, and what is said when it is damaged."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from vitlab.data import CIFAR10, CIFAR100
+
+
+def test_splits(cifar_root: Path) -> None:
+    data = CIFAR10(root=str(cifar_root), val_fraction=0.1)
+    data.setup("fit")
+    assert [len(data.labels(split)) for split in ("train", "val", "test")] == [180, 20, 50]
+    assert np.bincount(data.labels("val")).tolist() == [2] * 10
+    assert not set(data.image_names("train")) & set(data.image_names("val"))
+    assert data.image_names("test")[42] == "test/00042"
+
+
+def test_names_labels_and_pixels_belong_together(cifar_root: Path) -> None:
+    data = CIFAR10(root=str(cifar_root))
+    source = np.load(cifar_root / "cifar10.npz")
+    place = int(data.image_names("val")[7].removeprefix("train/"))
+    assert np.array_equal(data.raw_images("val", [7])[0], source["x_train"][place])
+    assert data.labels("val")[7] == source["y_train"][place]
+
+
+def test_class_names_are_torchvisions() -> None:
+    # Their order is the labels' meaning. torchvision reads them from the archive; ours are checked against its fine
+    # and coarse structure only by number and order.
+    assert CIFAR10().class_names == [
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    ]
+    names = CIFAR100().class_names
+    assert len(set(names)) == 100
+    assert names == sorted(names)  # the archive's fine_label_names are in alphabetical order
+
+
+def test_properties_need_no_file(tmp_path: Path) -> None:
+    data = CIFAR100(root=str(tmp_path / "nothing"))
+    assert (data.num_classes, data.image_size, data.in_chans) == (100, 32, 3)
+
+
+def test_images_are_enlarged_on_the_way(cifar_root: Path) -> None:
+    data = CIFAR10(root=str(cifar_root), image_size=48, batch_size=4)
+    assert data.image_size == 48
+    (images,), _ = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert images.shape == (4, 3, 48, 48)
+
+
+def test_download_is_converted_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # torchvision's class is replaced by one that counts; its checksums are its own business.
+    calls = []
+
+    class Source:
+        filename = "cifar-10-python.tar.gz"
+
+        def __init__(self, root: str, train: bool, download: bool) -> None:
+            assert download
+            calls.append(train)
+            self.data = np.full((20, 32, 32, 3), 7, np.uint8)
+            self.targets = [i % 10 for i in range(20)]
+
+    monkeypatch.setattr(CIFAR10, "source", Source)
+    for _ in range(2):
+        data = CIFAR10(root=str(tmp_path / "data"), batch_size=4)
+        data.prepare_data()
+        data.setup("fit")
+        assert torch.equal(next(iter(data.val_dataloader())).images[0], torch.full((3, 32, 32), 7, dtype=torch.uint8))
+    assert calls == [True, False]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["cifar10.npz"]
+
+
+def test_interrupted_conversion_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Source:
+        filename = "cifar-10-python.tar.gz"
+        data = np.zeros((20, 32, 32, 3), np.uint8)
+        targets = (0,) * 20
+
+        def __init__(self, root: str, train: bool, download: bool) -> None: ...
+
+    def full_disk(file: Path, **arrays: np.ndarray) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(CIFAR10, "source", Source)
+    monkeypatch.setattr(np, "savez", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        CIFAR10(root=str(tmp_path)).prepare_data()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_file_and_network_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise OSError("<urlopen error [Errno -2] Name or service not known>")
+
+    monkeypatch.setattr(torchvision.datasets.cifar, "download_and_extract_archive", unreachable)
+    with pytest.raises(FileNotFoundError, match=r"cifar10\.npz, and the download failed") as raised:
+        CIFAR10(root=str(tmp_path)).prepare_data()
+    assert len(str(raised.value).splitlines()) <= 5
+
+
+def _save(root: Path, **changes: np.ndarray | None) -> Path:
+    arrays: dict[str, np.ndarray | None] = {
+        "x_train": np.zeros((20, 32, 32, 3), np.uint8),
+        "y_train": np.arange(20) % 10,
+        "x_test": np.zeros((10, 32, 32, 3), np.uint8),
+        "y_test": np.arange(10),
+        **changes,
+    }
+    np.savez(root / "cifar10.npz", **{name: array for name, array in arrays.items() if array is not None})
+    return root
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"y_test": None}, "lacks the arrays y_test"),
+        ({"x_train": np.zeros((20, 3, 32, 32), np.uint8)}, r"x_train is uint8 \(20, 3, 32, 32\)"),
+        ({"x_train": np.zeros((20, 32, 32, 3), np.float32)}, "x_train is float32"),
+        ({"y_train": np.arange(19)}, r"y_train \(19,\)"),
+        ({"y_train": np.arange(20) * 5}, "from 0 to 95; expected 0 to 9"),
+    ],
+)
+def test_wrong_file_is_refused(tmp_path: Path, changes: dict, word: str) -> None:
+    with pytest.raises(ValueError, match=word) as raised:
+        CIFAR10(root=str(_save(tmp_path, **changes))).setup("fit")
+    assert "Delete" in str(raised.value)
+    assert len(str(raised.value).splitlines()) <= 5
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "short"])
+def test_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
+    file = _save(tmp_path) / "cifar10.npz"
+    whole = file.read_bytes()
+    file.write_bytes({"empty": b"", "text": b"<html>404</html>", "short": whole[: len(whole) // 2]}[damage])
+    with pytest.raises(ValueError, match="is damaged"):
+        CIFAR10(root=str(tmp_path)).setup("fit")
+
+
+def test_damaged_pixels_are_noticed(tmp_path: Path) -> None:
+    # The archive's own checksum: a flipped byte in the middle of the images.
+    file = _save(tmp_path) / "cifar10.npz"
+    content = bytearray(file.read_bytes())
+    content[5000] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged"):
+        CIFAR10(root=str(tmp_path)).setup("fit")
+
+
+def test_impossible_image_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="image_size is 0"):
+        CIFAR10(image_size=0)

@@ -1,0 +1,126 @@
+"""The embedded data set: its splits and what a batch looks like."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from vitlab.data import BatchAugment, Digits, Mixup
+from vitlab.data.datamodule import Split
+
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+def test_splits_are_a_partition_with_a_third_to_test() -> None:
+    data = Digits()
+    names = [name for split in _SPLITS for name in data.image_names(split)]
+    assert len(names) == len(set(names)) == 1797
+    assert len(data.labels("test")) == pytest.approx(1797 / 3, abs=5)  # a third of each class, rounded
+    assert len(data.labels("val")) == pytest.approx(0.1 * 1198, abs=5)
+
+
+def test_splits_are_stratified() -> None:
+    data = Digits(val_fraction=0.2)
+    counts = np.bincount(load_digits().target)
+    for split, share in (("test", 1 / 3), ("val", 0.2 * 2 / 3)):
+        assert np.abs(np.bincount(data.labels(split)) - share * counts).max() <= 1
+
+
+def test_held_out_images_are_the_same_for_every_seed() -> None:
+    # Otherwise the seeds of a study would be compared on different images.
+    names = Digits(seed=0).image_names("test")
+    assert Digits(seed=1).image_names("test") == names
+    assert Digits(split_seed=1).image_names("test") != names
+
+
+def test_names_labels_and_pixels_belong_together() -> None:
+    source = load_digits()
+    data = Digits()
+    for split in _SPLITS:
+        places = [int(name.split("/")[1]) for name in data.image_names(split)]
+        assert np.array_equal(data.labels(split), source.target[places])
+        (image,) = data.raw_images(split, [3])
+        assert image.shape == (8, 8, 1)
+        assert image.dtype == np.uint8
+        assert np.array_equal(np.rint(image[..., 0] * (16 / 255)), source.images[places[3]])
+
+
+def test_evaluation_batches_are_the_images_normalised() -> None:
+    data = Digits(eval_batch_size=100)
+    (images,) = next(iter(data.batches("test", "cpu")))[0]
+    raw = torch.from_numpy(np.stack(data.raw_images("test", range(100)))).permute(0, 3, 1, 2)
+    torch.testing.assert_close(images, (raw / 255 - 0.305) / 0.376, rtol=1e-5, atol=1e-5)
+
+
+def test_default_statistics_are_those_of_the_images() -> None:
+    pixels = load_digits().images / 16
+    assert Digits().mean[0] == pytest.approx(pixels.mean(), abs=1e-3)
+    assert Digits().std[0] == pytest.approx(pixels.std(), abs=1e-3)
+
+
+def test_by_default_a_quarter_of_the_training_images_moves() -> None:
+    data = Digits(batch_size=1000)
+    batch = next(iter(data.train_dataloader()))
+    (images,), labels = data.on_after_batch_transfer(batch, 0)
+    (still,), _ = data.on_after_batch_transfer(batch._replace(epoch=None), 0)
+    moved = (images != still).flatten(1).any(1).float().mean().item()
+    assert moved == pytest.approx(0.25 * 8 / 9, abs=0.04)  # of 9 places, one is the old one
+    assert labels.dtype == torch.int64
+
+
+def test_training_batch_does_not_depend_on_its_size() -> None:
+    # The k-th image of an epoch is the same picture, distorted the same, in batches of 16 or of 64.
+    def first_images(batch_size: int) -> torch.Tensor:
+        data = Digits(batch_size=batch_size, augment=BatchAugment(shift=2, flip_prob=0.5, erase_prob=0.5))
+        loader = iter(data.train_dataloader())
+        views = [data.on_after_batch_transfer(next(loader), 0)[0][0] for _ in range(64 // batch_size)]
+        return torch.cat(views)
+
+    torch.testing.assert_close(first_images(16), first_images(64), rtol=0, atol=0)
+
+
+def test_another_seed_another_order_and_other_distortions() -> None:
+    first, second = (next(iter(Digits(seed=seed).train_dataloader())) for seed in (0, 1))
+    assert not torch.equal(first.indices, second.indices)
+
+
+def test_mixup_gives_soft_labels_in_training_only() -> None:
+    data = Digits(batch_size=32, mixup=Mixup())
+    _, labels = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert labels.shape == (32, 10)
+    torch.testing.assert_close(labels.sum(1), torch.ones(32))
+    _, labels = next(iter(data.batches("val", "cpu")))
+    assert labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": -3}, "batch_size is -3"),
+        ({"eval_batch_size": 0}, "eval_batch_size is 0"),
+        ({"num_workers": -1}, "num_workers is -1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"val_fraction": 0.0}, "val_fraction is 0.0"),
+        ({"val_fraction": 1.0}, "val_fraction is 1.0"),
+        ({"num_workers": 2}, "hold_on_device: false"),
+        ({"std": (0.0,)}, "std above 0"),
+        ({"augment": BatchAugment(shift=8)}, "shift is 8"),
+        ({"batch_size": 1, "mixup": Mixup()}, "mixup"),
+    ],
+)
+def test_impossible_arguments_are_refused_at_construction(arguments: dict, word: str) -> None:
+    with pytest.raises(ValueError, match=word) as raised:
+        Digits(**arguments)
+    assert len(str(raised.value).splitlines()) <= 5
+
+
+def test_batch_that_the_training_set_cannot_fill_is_refused() -> None:
+    # With drop_last the run would end at once, without a step and without an error.
+    with pytest.raises(ValueError, match="1078 or less"):
+        Digits(batch_size=2000).setup("fit")
+
+
+def test_hyperparameters_are_not_saved() -> None:
+    # Lightning refuses to log a key that model and data both save with different values.
+    assert dict(Digits().hparams) == {}

@@ -1,0 +1,94 @@
+"""Mixup and CutMix against timm's."""
+
+import numpy as np
+import pytest
+import timm.data.mixup as timm_mixup
+import torch
+import torch.nn.functional as F
+
+from vitlab.data.mixup import Box, Mixup, draw_mixup, mix_images, mix_labels
+
+_LABELS = torch.tensor([0, 3, 3, 1, 4, 2])
+
+
+def _images() -> torch.Tensor:
+    return torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_blending_equals_timms(monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = timm_mixup.Mixup(mixup_alpha=0.8, num_classes=5, label_smoothing=0.0)
+    monkeypatch.setattr(timm, "_params_per_batch", lambda: (0.3, False))
+    images, labels = timm(_images(), _LABELS)
+    torch.testing.assert_close(mix_images(_images(), 0.3, None), images)
+    torch.testing.assert_close(mix_labels(_LABELS, 5, 0.3), labels)
+
+
+def test_pasting_equals_timms(monkeypatch: pytest.MonkeyPatch) -> None:
+    # timm's box (2 … 9, 5 … 16) covers 77 of 256 pixels; its λ is what is left.
+    timm = timm_mixup.Mixup(cutmix_alpha=1.0, num_classes=5, label_smoothing=0.0)
+    monkeypatch.setattr(timm, "_params_per_batch", lambda: (0.3, True))
+    monkeypatch.setattr(timm_mixup, "rand_bbox", lambda *args, **kwargs: (2, 9, 5, 16))
+    images, labels = timm(_images(), _LABELS)
+    box = Box(2, 9, 5, 16)
+    assert torch.equal(mix_images(_images(), 1 - box.area / 256, box), images)
+    torch.testing.assert_close(mix_labels(_LABELS, 5, 1 - 77 / 256), labels)
+
+
+def test_mixing_leaves_the_batch_it_was_given() -> None:
+    images = _images()
+    mix_images(images, 0.5, Box(0, 8, 0, 8))
+    assert torch.equal(images, _images())
+
+
+def test_label_smoothing_of_the_loss_equals_timms_smoothed_targets() -> None:
+    # timm smooths, then mixes; cross_entropy mixes, then smooths: both are linear.
+    logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+    timm_target = timm_mixup.mixup_target(_LABELS, 5, lam=0.3, smoothing=0.1)
+    expected = F.cross_entropy(logits, timm_target)
+    torch.testing.assert_close(F.cross_entropy(logits, mix_labels(_LABELS, 5, 0.3), label_smoothing=0.1), expected)
+
+
+def test_choices_and_weights_are_distributed_as_timms() -> None:
+    # 4,000 batches each: share left alone, share of CutMix, mean and deviation of λ.
+    settings = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, prob=0.9, switch_prob=0.3)
+    ours = [draw_mixup(settings, 0, epoch, first, 32, 32) for epoch in range(40) for first in range(100)]
+    timm = timm_mixup.Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, prob=0.9, switch_prob=0.3)
+    np.random.seed(0)  # noqa: NPY002  (timm draws from this one)
+    theirs = []
+    for _ in range(4000):
+        lam, cut = timm._params_per_batch()
+        if cut:
+            _, lam = timm_mixup.cutmix_bbox_and_lam((6, 3, 32, 32), lam)
+        theirs.append((float(lam), cut))
+    for select in (lambda cut: cut, lambda cut: not cut):
+        a = np.array([lam for lam, box in ours if select(box is not None)])
+        b = np.array([lam for lam, cut in theirs if select(cut)])
+        assert len(a) / len(ours) == pytest.approx(len(b) / len(theirs), abs=0.035)
+        assert a.mean() == pytest.approx(b.mean(), abs=0.03)
+        assert a.std() == pytest.approx(b.std(), abs=0.03)
+    assert np.mean([lam == 1 and box is None for lam, box in ours]) == pytest.approx(0.1, abs=0.02)
+
+
+def test_weight_is_the_area_that_is_left() -> None:
+    # Boxes are cut off at the border; λ must be what remains, not what was drawn.
+    settings = Mixup(mixup_alpha=0.0, cutmix_alpha=1.0)
+    for first in range(200):
+        lam, box = draw_mixup(settings, 0, 0, first, 20, 12)
+        assert box is not None
+        assert 0 <= box.top <= box.bottom <= 20
+        assert 0 <= box.left <= box.right <= 12
+        assert lam == pytest.approx(1 - (box.bottom - box.top) * (box.right - box.left) / 240)
+
+
+def test_one_kind_alone() -> None:
+    only_mixup = [draw_mixup(Mixup(cutmix_alpha=0.0), 0, 0, first, 8, 8) for first in range(50)]
+    assert all(box is None for _, box in only_mixup)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [({"mixup_alpha": -1}, "mixup_alpha"), ({"prob": 2}, "prob"), ({"mixup_alpha": 0, "cutmix_alpha": 0}, "null")],
+)
+def test_impossible_settings_are_refused(arguments: dict, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        Mixup(**arguments)
