@@ -5,6 +5,7 @@ run of that seed end with an error, `pause` makes it take seconds and `fit` leav
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ def fit(config: dict, overwrite: bool) -> None:
         print("finished already")
         return
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pid").write_text(str(os.getpid()))
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     if seed in plan.get("fail", []):
         print("epoch 1\repoch 2\rValueError: the loss is not finite at epoch 3")

@@ -240,9 +240,7 @@ def _variants(given: Any, path: Path) -> dict[str, Config]:
         if isinstance(override, str):
             override = load_yaml(path.parent / override)
         if override is not None and not isinstance(override, dict):
-            raise ValueError(
-                f"{path}: variants: {name}: expected a mapping or the path of a YAML file, got {override!r}."
-            )
+            raise ValueError(f"{path}: variants: {name}: {override!r}. Expected a mapping or the path of a YAML file.")
         short = slug(name)
         if not short or short in RESERVED_SLUGS:
             raise ValueError(f"{path}: variants: {name!r} cannot name a folder. Use a name with letters or digits.")
@@ -264,9 +262,7 @@ def _seeds(given: Any, path: Path) -> list[int]:
         raise ValueError(f"{path}: seeds: {given!r}. Expected a list of whole numbers from 0, like [1, 2, 3].")
     twice = sorted({seed for seed in given if given.count(seed) > 1})
     if twice:
-        raise ValueError(
-            f"{path}: seeds: {given} holds {twice[0]} more than once; equal seeds give equal runs. Remove it."
-        )
+        raise ValueError(f"{path}: seeds: {given} holds {twice[0]} twice; equal seeds give equal runs. Remove one.")
     return given
 
 

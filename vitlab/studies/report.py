@@ -3,7 +3,6 @@
 import math
 import shlex
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,6 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from vitlab.config import flatten
 from vitlab.studies import figures, wording
 from vitlab.studies.gallery import gallery, shown_seed
 from vitlab.studies.results import StudyResults
@@ -38,14 +36,6 @@ class Standing(NamedTuple):
     name: str
     accuracy: float
     note: str
-
-
-class Fact(NamedTuple):
-    """An entry of environment.json over the runs: its value, or the values where the runs differ."""
-
-    key: str
-    value: str
-    same: bool
 
 
 CHARTS: tuple[tuple[figures.Chart, str], ...] = (
@@ -86,16 +76,6 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     return folder / "report.html"
 
 
-def environment_facts(environments: Sequence[dict[str, Any]]) -> list[Fact]:
-    """List what the runs' environments say, once where they agree."""
-    flat = [flatten(environment) for environment in environments]
-    facts = []
-    for key in dict.fromkeys(key for environment in flat for key in environment):
-        values = list(dict.fromkeys(str(environment.get(key, "(absent)")) for environment in flat))
-        facts.append(Fact(key, "; ".join(values), len(values) == 1))
-    return facts
-
-
 def _context(results: StudyResults, images: Images) -> dict[str, Any]:
     study = results.study
     context: dict[str, Any] = {
@@ -131,7 +111,7 @@ def _context(results: StudyResults, images: Images) -> dict[str, Any]:
         "classes": classes,
         "classes_left_out": left_out,
         "confusions": {r.variant: results.confusions(r)[:CONFUSIONS_SHOWN] for r in results.ranking},
-        "facts": environment_facts([result.environment for result in results.finished]),
+        "has_ema": any(result.accuracy_ema is not None for result in results.ranking),
         "example": shlex.quote(str(results.finished[0].run.config_path)),
         "colours": figures.COLOURS,
         "markers": figures.MARKERS,

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from vitlab.config import ABSENT, flatten
 from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.predictions import Predictions, read_predictions
 from vitlab.studies import statistics
@@ -25,6 +26,7 @@ from vitlab.studies.runner import Outcome
 from vitlab.studies.statistics import Comparison, Interval
 
 SIGNIFICANCE = 0.05
+OWN_TO_A_RUN = ("command",)  # entries of environment.json that differ between any two runs
 
 
 class CurvePoints(NamedTuple):
@@ -34,6 +36,18 @@ class CurvePoints(NamedTuple):
     mean: np.ndarray  # (E,)
     low: np.ndarray  # (E,), the lowest seed
     high: np.ndarray  # (E,), the highest
+
+
+class Fact(NamedTuple):
+    """An entry of environment.json over the runs: its value, or the values where they differ."""
+
+    key: str
+    values: list[str]
+
+    @property
+    def same(self) -> bool:
+        """Say whether all runs agree."""
+        return len(self.values) == 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +69,12 @@ class RunResult:
     def top1(self) -> float:
         """Accuracy on the test images, in [0, 1]."""
         return float(self.correct.mean())
+
+    @cached_property
+    def top1_ema(self) -> float | None:
+        """Accuracy of the averaged weights, if there are any."""
+        logits = self.predictions.logits_ema
+        return None if logits is None else float(predicted.correct(logits, self.predictions.labels).mean())
 
     @cached_property
     def nll(self) -> float:
@@ -92,6 +112,13 @@ class VariantResult:
     def accuracy(self) -> Interval:
         """Mean and interval over seeds."""
         return statistics.t_interval([result.top1 for result in self.runs], step=1 / len(self.runs[0].correct))
+
+    @property
+    def accuracy_ema(self) -> Interval | None:
+        """Mean and interval of the averaged weights, where every run has them."""
+        values = [result.top1_ema for result in self.runs]
+        known = [value for value in values if value is not None]
+        return statistics.t_interval(known, step=1 / len(self.runs[0].correct)) if known == values else None
 
     @property
     def nll(self) -> Interval:
@@ -190,6 +217,13 @@ class StudyResults:
         return [name for name, line in lines.items() if accuracy <= line]
 
     @cached_property
+    def environment(self) -> list[Fact]:
+        """List what the finished runs' environments say, once where they agree."""
+        flat = [flatten(result.environment) for result in self.finished]
+        keys = dict.fromkeys(key for environment in flat for key in environment if key not in OWN_TO_A_RUN)
+        return [Fact(k, list(dict.fromkeys(str(environment.get(k, ABSENT)) for environment in flat))) for k in keys]
+
+    @cached_property
     def per_class(self) -> pd.DataFrame:
         """Accuracy by class (rows) and variant (columns, ranked), mean over seeds; with the number of test images."""
         table = pd.DataFrame({"images": np.bincount(self.labels, minlength=len(self.class_names))}, self.class_names)
@@ -216,9 +250,8 @@ class StudyResults:
             for run, failure in self.failures
         ]
         order = {variant: index for index, variant in enumerate(self.study.variants)}
-        return pd.DataFrame(rows).sort_values(
-            ["variant", "seed"], key=lambda c: c.map(order) if c.name == "variant" else c
-        )
+        table = pd.DataFrame(rows).convert_dtypes()  # whole numbers stay whole beside empty cells
+        return table.sort_values(["variant", "seed"], key=lambda c: c.map(order) if c.name == "variant" else c)
 
     def _row(self, result: RunResult) -> dict[str, Any]:
         predictions, labels = result.predictions, result.predictions.labels
@@ -232,8 +265,8 @@ class StudyResults:
             "nll": result.nll,
             "ece": result.ece,
         }
-        if predictions.logits_ema is not None:
-            row["top1_ema"] = float(predicted.correct(predictions.logits_ema, labels).mean())
+        if result.top1_ema is not None:
+            row["top1_ema"] = result.top1_ema
         row |= {
             "beats_majority": result.top1 > self.baselines.majority,
             "beats_knn": result.top1 > self.baselines.knn,

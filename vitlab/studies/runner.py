@@ -129,7 +129,7 @@ def run_all(
     free = deque(range(allotment.jobs))
     children: dict[int, _Child] = {}
     timed: list[tuple[Run, float]] = []
-    with _terminating(children), _sigterm_as_exit():
+    with _signals_as_exit(), _told(display), _ending(children):
         while waiting or children:
             while waiting and free:
                 slot = free.popleft()
@@ -214,25 +214,38 @@ def _last_words(outcome: Outcome, active: Active, display: Display) -> str:
 
 
 @contextlib.contextmanager
-def _terminating(children: dict[int, _Child]) -> Iterator[None]:
-    """End the processes that are still running when the block is left, first politely."""
+def _told(display: Display) -> Iterator[None]:
+    """Say what becomes of an interrupted study."""
     try:
         yield
-    finally:
-        for child in children.values():
-            child.process.terminate()
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        for child in children.values():
-            try:
-                child.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                os.killpg(child.process.pid, signal.SIGKILL)  # with its data-loading workers
-                child.process.wait()
+    except SystemExit:
+        display.note("  Interrupted. The same command continues where the runs left off.")
+        raise
 
 
 @contextlib.contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
-    """Let SIGTERM, as a cluster sends it, unwind like an exception; otherwise the processes would outlive this one."""
+def _ending(children: dict[int, _Child]) -> Iterator[None]:
+    """End the processes that still run when the block is left; by force after a while, or a second Ctrl-C."""
+    try:
+        yield
+    finally:
+        try:
+            for child in children.values():
+                child.process.terminate()
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            for child in children.values():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.process.wait(max(0.0, deadline - time.monotonic()))
+        finally:
+            for child in children.values():
+                if child.process.poll() is None:
+                    os.killpg(child.process.pid, signal.SIGKILL)  # with its data-loading workers
+                    child.process.wait()
+
+
+@contextlib.contextmanager
+def _signals_as_exit() -> Iterator[None]:
+    """Let Ctrl-C, and SIGTERM as a cluster sends it, unwind as SystemExit; else processes would outlive this one."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
@@ -240,8 +253,9 @@ def _sigterm_as_exit() -> Iterator[None]:
     def leave(signum: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + signum)
 
-    previous = signal.signal(signal.SIGTERM, leave)
+    previous = {signum: signal.signal(signum, leave) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)

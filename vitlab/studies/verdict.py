@@ -54,6 +54,10 @@ def remarks(results: StudyResults) -> list[str]:
     if undeclared:
         keys = ", ".join(undeclared[:4]) + (f" and {len(undeclared) - 4} more" if len(undeclared) > 4 else "")
         found.append(f"The variants differ in more than the study declares: {keys}.")
+    mixed = [fact for fact in results.environment if not fact.same]
+    if mixed:
+        what = "; ".join(f"{fact.key}: {', '.join(fact.values)}" for fact in mixed)
+        found.append(f"The runs do not come from the same environment ({what}).")
     found += [f"{variant}: its cost could not be measured ({why})." for variant, why in results.cost_failures.items()]
     return found
 

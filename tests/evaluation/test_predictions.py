@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
+from vitlab.evaluation import predictions as p
+from vitlab.evaluation.predictions import Predictions, read_predictions, write_predictions
+
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(0, 7, 400)
+LOGITS = (RNG.normal(0, 1, (400, 7)) + 2 * np.eye(7)[LABELS]).astype(np.float32)
+
+
+@pytest.mark.parametrize("ema", [None, LOGITS + 1])
+def test_predictions_survive_the_file_bit_by_bit(tmp_path: Path, ema: np.ndarray | None) -> None:
+    names = [f"test/größe {index}.png" for index in range(400)]
+    write_predictions(tmp_path / "predictions.parquet", Predictions(names, LABELS, LOGITS, ema))
+    read = read_predictions(tmp_path / "predictions.parquet")
+    assert read.images == names
+    np.testing.assert_array_equal(read.labels, LABELS)
+    np.testing.assert_array_equal(read.logits, LOGITS)
+    assert (read.logits_ema is None) == (ema is None)
+    assert [file.name for file in tmp_path.iterdir()] == ["predictions.parquet"]
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_accuracy_is_that_of_torchmetrics(k: int) -> None:
+    expected = multiclass_accuracy(torch.tensor(LOGITS), torch.tensor(LABELS), 7, top_k=k, average="micro")
+    assert p.top_k_accuracy(LOGITS, LABELS, k) == pytest.approx(expected.item())
+
+
+def test_top_1_is_the_share_of_correct_predictions() -> None:
+    assert p.top_k_accuracy(LOGITS, LABELS, 1) == p.correct(LOGITS, LABELS).mean()
+
+
+def test_a_network_that_answers_the_same_for_all_classes_is_not_right() -> None:
+    # Equal logits: only the first class counts as highest, so its share of the labels is the accuracy.
+    assert p.top_k_accuracy(np.zeros_like(LOGITS), LABELS, 1) == (LABELS == 0).mean()
+
+
+def test_likelihood_is_the_cross_entropy_of_torch() -> None:
+    expected = torch.nn.functional.cross_entropy(torch.tensor(LOGITS).double(), torch.tensor(LABELS))
+    assert p.negative_log_likelihood(LOGITS, LABELS) == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_calibration_error_is_that_of_torchmetrics() -> None:
+    expected = multiclass_calibration_error(torch.tensor(LOGITS).double(), torch.tensor(LABELS), 7, n_bins=15)
+    assert p.calibration_error(LOGITS, LABELS) == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_a_confident_network_that_is_always_right_is_calibrated() -> None:
+    assert p.calibration_error(100 * np.eye(7)[LABELS], LABELS) == pytest.approx(0, abs=1e-12)

@@ -1,0 +1,82 @@
+import io
+from pathlib import Path
+
+import pytest
+
+from vitlab.studies.grid import Run
+from vitlab.studies.progress import Active, PlainDisplay, Progress, TerminalDisplay, read_progress, seconds_left
+
+HEADER = "step,epoch,train/loss,val/loss,val/top1\n"
+
+
+def run(variant: str = "ViT", epochs: int = 10) -> Run:
+    return Run(variant, 1, {"trainer": {"max_epochs": epochs}}, Path("runs/x"))
+
+
+def active(variant: str, epochs: int, seconds: float, before: int = 0) -> Active:
+    return Active(run(variant), before, Progress(epochs, 0.5), seconds)
+
+
+def test_an_epoch_counts_once_it_was_validated(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.csv"
+    assert read_progress(metrics) == Progress(0, None)
+    metrics.write_text(HEADER)
+    assert read_progress(metrics) == Progress(0, None)
+    metrics.write_text(HEADER + "9,0,1.5,,\n9,0,,1.4,0.61\n19,1,1.2,,\n")
+    assert read_progress(metrics) == Progress(1, 0.61)
+
+
+def test_a_line_that_is_being_written_is_left_for_later(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.csv"
+    metrics.write_text(HEADER + "9,0,,1.4,0.61\n19,1,,1")
+    assert read_progress(metrics) == Progress(1, 0.61)
+
+
+def test_only_the_end_of_a_long_file_is_read(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.csv"
+    metrics.write_text(
+        HEADER + "".join(f"{step},{step // 100},1.5,,\n" for step in range(20_000)) + "20000,199,,1,0.7\n"
+    )
+    assert read_progress(metrics) == Progress(200, 0.7)
+
+
+def test_time_left_by_hand() -> None:
+    # ViT: 2 s an epoch from a finished run; Swin: 4 s from one under way (20 s, 5 epochs, none before).
+    # Left: 5 Swin epochs = 20 s; waiting: a ViT 20 s and an unknown at the mean of 3 s, 30 s. Two at a time: 70/2.
+    waiting = [run("ViT"), run("Swin v2")]
+    assert seconds_left([(run("ViT"), 20.0)], [active("Swin", 5, 20.0)], waiting, jobs=2) == pytest.approx(35)
+
+
+def test_the_last_run_cannot_be_shared() -> None:
+    assert seconds_left([], [active("Swin", 5, 20.0)], [], jobs=4) == pytest.approx(20)
+
+
+def test_epochs_of_an_earlier_start_do_not_make_a_run_look_fast() -> None:
+    assert seconds_left([], [active("Swin", 8, 20.0, before=6)], [], jobs=1) == pytest.approx(
+        20
+    )  # 10 s an epoch, 2 left
+
+
+def test_nothing_is_estimated_before_the_first_epoch() -> None:
+    assert seconds_left([], [active("Swin", 0, 20.0)], [run()], jobs=1) is None
+
+
+def test_a_terminal_is_rewritten_in_place() -> None:
+    stream = io.StringIO()
+    display = TerminalDisplay(stream, [run(), run("Swin")])
+    display.update([active("ViT", 3, 65.0), active("Swin", 2, 65.0)], over=0, left=130.0)
+    assert "ViT, seed 1   epoch  3/10  val  50.0 %  1:05" in stream.getvalue()
+    assert "0 of 2 runs done, about 2:10 left" in stream.getvalue()
+    display.update([], over=2, left=None)
+    assert "\x1b[3A\x1b[J" in stream.getvalue()  # three lines up, then cleared
+    assert stream.getvalue().endswith("  2 of 2 runs done\n")
+
+
+def test_a_log_file_gets_a_line_a_minute() -> None:
+    stream = io.StringIO()
+    display = PlainDisplay(stream, [run()])
+    item = active("ViT", 3, 1.0)
+    for item.seconds in (1.0, 30.0, 61.0, 62.0, 90.0, 122.0):
+        display.update([item], over=0, left=None)
+    assert len(stream.getvalue().splitlines()) == 2
+    assert "\x1b" not in stream.getvalue()
