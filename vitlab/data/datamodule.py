@@ -183,7 +183,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> TrainLoader:
         """Return the loader of the epoch, or of the rest of the epoch, that the trainer is about to run."""
         dataset = self.dataset("train")
-        sampler = TrainSampler(len(dataset), self.seed, self._rank, self._world_size)
+        sampler = TrainSampler(len(dataset), self.seed, self._rank, self._world_size, self.trainer)
         if self.trainer is not None:
             sampler.epoch, done = position(self.trainer)
             sampler.start = done * self.batch_size

@@ -27,13 +27,21 @@ class TrainSampler(Sampler[Key]):
         start: how many of this process's images the coming pass leaves out because an interrupted run had them already.
     """
 
-    def __init__(self, size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        self.size, self.seed, self.rank, self.world_size = size, seed, rank, world_size
+    def __init__(
+        self, size: int, seed: int, rank: int = 0, world_size: int = 1, trainer: Trainer | None = None
+    ) -> None:
+        self.size, self.seed, self.rank, self.world_size, self.trainer = size, seed, rank, world_size, trainer
         self.epoch = 0
         self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; another one than before starts at its first image."""
+        """Choose the epoch; another one than before starts at its first image.
+
+        Lightning's own `epoch` is one too high in a run limited in steps that continues from the end of an epoch: it
+        first passes through that epoch again, without a batch, and counts it. The trainer's number is the right one.
+        """
+        if self.trainer is not None:
+            epoch = self.trainer.current_epoch
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 

@@ -1,0 +1,202 @@
+"""A run that was stopped and continued is the undisturbed run, to the bit (Lightning alone replays the first epoch)."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from vitlab.data import BatchAugment, Digits, ImageDataModule, ImageFolder, Mixup
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec"),  # Lightning calls what torch has deprecated
+]
+
+
+class _Model(LightningModule):
+    """A model with dropout: it draws from the global generator, as ViT's drop path does."""
+
+    def __init__(self, features: int, num_classes: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(features, 16), nn.Dropout(0.3), nn.Linear(16, num_classes))
+        self.seen: list[Tensor] = []
+
+    def training_step(self, batch: tuple[list[Tensor], Tensor], batch_idx: int) -> Tensor:
+        (images,), labels = batch
+        self.seen.append(images.clone())
+        return F.cross_entropy(self.net(images), labels)
+
+    def validation_step(self, batch: tuple[list[Tensor], Tensor], batch_idx: int) -> None:
+        (images,), labels = batch
+        self.log("val/loss", F.cross_entropy(self.net(images), labels))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+
+class _Keeper(Callback):
+    """Save after every step, at every epoch's end and after every validation, with the global generator's state."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.restored: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"torch": torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.restored = state_dict["torch"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.restored is not None:
+            torch.set_rng_state(self.restored)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        trainer.save_checkpoint(self.folder / f"step{trainer.global_step}.ckpt")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.folder / f"end{trainer.current_epoch}.ckpt")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            trainer.save_checkpoint(self.folder / f"validation{trainer.current_epoch}.ckpt")
+
+
+def _fit(
+    data: ImageDataModule, folder: Path, checkpoint: Path | None = None, epochs: int = 3, **trainer: Any
+) -> _Model:
+    torch.manual_seed(0 if checkpoint is None else 123)  # a continued run starts with whatever state it finds
+    model = _Model(data.in_chans * data.image_size**2, data.num_classes)
+    Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        callbacks=[_Keeper(folder)],
+        **trainer,
+    ).fit(model, datamodule=data, ckpt_path=checkpoint)
+    return model
+
+
+def _assert_same(continued: _Model, undisturbed: _Model) -> None:
+    count = len(continued.seen)
+    assert count > 0
+    for ours, expected in zip(continued.seen, undisturbed.seen[-count:], strict=True):
+        assert torch.equal(ours, expected)  # the same images, distorted the same
+    for name, value in undisturbed.state_dict().items():
+        assert torch.equal(continued.state_dict()[name], value), name
+
+
+def _digits(workers: int) -> Digits:
+    return Digits(
+        batch_size=200,  # 5 steps an epoch
+        num_workers=workers,
+        hold_on_device=workers == 0,
+        augment=BatchAugment(shift=1, shift_prob=0.5, erase_prob=0.3),
+        mixup=Mixup(),
+    )
+
+
+class _Run(NamedTuple):
+    workers: int
+    model: _Model
+    folder: Path
+
+
+@pytest.fixture(scope="module", params=[0, 2], ids=["no_workers", "two_workers"])
+def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> _Run:
+    """Three epochs of five steps."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return _Run(request.param, _fit(_digits(request.param), folder), folder)
+
+
+# In the first epoch; at its last batch; right after; in the middle; before the last step. Between two epochs Lightning
+# continues from "epoch finished" and from "validated, the epoch's end not yet recorded" in different ways.
+@pytest.mark.parametrize(
+    ("file", "steps_left"),
+    [
+        *(("step3", 12), ("step5", 10), ("step6", 9), ("step10", 5), ("step14", 1)),
+        *(("end0", 10), ("end1", 5), ("validation0", 10), ("validation1", 5)),
+    ],
+)
+def test_continued_run_equals_the_undisturbed(undisturbed: _Run, tmp_path: Path, file: str, steps_left: int) -> None:
+    continued = _fit(_digits(undisturbed.workers), tmp_path, undisturbed.folder / f"{file}.ckpt")
+    assert len(continued.seen) == steps_left
+    _assert_same(continued, undisturbed.model)
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_shortened_epochs_are_continued_too(tmp_path: Path, step: int) -> None:
+    # limit_train_batches ends an epoch before the loader is exhausted; 3 steps are one such epoch.
+    undisturbed = _fit(_digits(0), tmp_path, limit_train_batches=3)
+    continued = _fit(_digits(0), tmp_path / "rest", tmp_path / f"step{step}.ckpt", limit_train_batches=3)
+    _assert_same(continued, undisturbed)
+
+
+@pytest.mark.parametrize("file", ["step5", "end0", "step7"])
+def test_run_limited_in_steps_is_continued(tmp_path: Path, file: str) -> None:
+    # With max_steps Lightning counts as "restarting" also at the end of an epoch: old states must not be applied.
+    undisturbed = _fit(_digits(0), tmp_path, epochs=-1, max_steps=12)
+    continued = _fit(_digits(0), tmp_path / "rest", tmp_path / f"{file}.ckpt", epochs=-1, max_steps=12)
+    _assert_same(continued, undisturbed)
+
+
+def test_finished_run_is_extended(tmp_path: Path) -> None:
+    undisturbed = _fit(_digits(0), tmp_path / "whole", epochs=3)
+    _fit(_digits(0), tmp_path / "short", epochs=2)
+    continued = _fit(_digits(0), tmp_path / "rest", tmp_path / "short" / "end1.ckpt", epochs=3)
+    assert len(continued.seen) == 5
+    _assert_same(continued, undisturbed)
+
+
+def test_photographs_are_continued_with_another_number_of_workers(
+    tmp_path: Path, photo_folder: Callable[[dict[str, int]], Path]
+) -> None:
+    root = photo_folder({"train/a": 6, "train/b": 6, "val/a": 2, "val/b": 2})
+
+    def data(workers: int) -> ImageFolder:
+        return ImageFolder(str(root), image_size=16, batch_size=4, num_workers=workers, mixup=Mixup())
+
+    undisturbed = _fit(data(0), tmp_path, epochs=2)
+    continued = _fit(data(2), tmp_path / "rest", tmp_path / "step2.ckpt", epochs=2)
+    _assert_same(continued, undisturbed)
+
+
+def test_other_batch_size_within_an_epoch_is_refused(tmp_path: Path) -> None:
+    # 3 batches of 200 are not the first 3 batches of 100: some images would be seen twice, others never.
+    _fit(_digits(0), tmp_path, epochs=1)
+    with pytest.raises(ValueError, match="batch_size was 200, is 100"):
+        _fit(Digits(batch_size=100), tmp_path / "rest", tmp_path / "step3.ckpt", epochs=1)
+
+
+def test_other_batch_size_after_an_epoch_is_accepted(tmp_path: Path) -> None:
+    _fit(_digits(0), tmp_path, epochs=1)
+    continued = _fit(Digits(batch_size=100), tmp_path / "rest", tmp_path / "end0.ckpt", epochs=2)
+    assert len(continued.seen) == 10
+
+
+def test_checkpoints_load_with_weights_only(tmp_path: Path) -> None:
+    _fit(_digits(0), tmp_path, epochs=1)
+    loops = torch.load(tmp_path / "step2.ckpt", weights_only=True)["loops"]
+    (state,) = loops["fit_loop"]["state_dict"]["combined_loader"]
+    assert state == {"images": 1078, "batch_size": 200, "seed": 0, "processes": 1}
+
+
+def test_every_test_image_is_predicted_once(tmp_path: Path) -> None:
+    # Lightning takes the loader apart for prediction: order and number must survive.
+    class Model(_Model):
+        def predict_step(self, batch: tuple[list[Tensor], Tensor], batch_idx: int) -> Tensor:
+            return batch[1]
+
+    data = Digits(eval_batch_size=64)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    labels = torch.cat(trainer.predict(Model(64, 10), datamodule=data))  # type: ignore[arg-type]
+    assert labels.tolist() == data.labels("test").tolist()

@@ -1,0 +1,298 @@
+"""Folders of photographs: layouts, held-out parts, and every way in which a folder can be wrong."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitlab.data import ImageFolder, Mixup, PhotoAugment
+from vitlab.data import image_folder as module
+from vitlab.data.datamodule import Split
+
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_THREE = {f"{split}/{name}": 3 for split in ("train", "val", "test") for name in ("cat", "dog")}
+_ONE_FOLDER = {"cat": 20, "dog": 30}
+
+PhotoFolder = Callable[[dict[str, int]], Path]
+
+
+def _folder(root: Path, **arguments: object) -> ImageFolder:
+    defaults: dict = {"image_size": 16, "batch_size": 4, "num_workers": 0}
+    return ImageFolder(root=str(root), **{**defaults, **arguments})
+
+
+def test_three_folders_are_the_three_splits(photo_folder: PhotoFolder) -> None:
+    data = _folder(photo_folder(_THREE))
+    assert data.class_names == ["cat", "dog"]
+    assert (data.num_classes, data.image_size, data.in_chans) == (2, 16, 3)
+    for split in _SPLITS:
+        assert data.image_names(split) == [f"{split}/{name}/{i:03d}.jpg" for name in ("cat", "dog") for i in range(3)]
+        assert data.labels(split).tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_without_a_test_folder_the_validation_split_tests_and_says_so(
+    photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(module, "rank_zero_info", said.append)
+    data = _folder(photo_folder({"train/a": 4, "train/b": 4, "val/a": 2, "val/b": 2}))
+    assert data.image_names("test") == data.image_names("val")
+    assert len(said) == 1
+    assert "the test split is the validation split" in said[0]
+
+
+def test_with_a_test_fraction_training_images_test(photo_folder: PhotoFolder) -> None:
+    root = photo_folder({"train/a": 10, "train/b": 10, "val/a": 2, "val/b": 2})
+    data = _folder(root, test_fraction=0.2)
+    assert [len(data.labels(split)) for split in _SPLITS] == [16, 4, 4]
+    assert all(name.startswith("train/") for name in data.image_names("test"))
+
+
+def test_one_folder_is_split_stratified(photo_folder: PhotoFolder) -> None:
+    data = _folder(photo_folder(_ONE_FOLDER), val_fraction=0.1, test_fraction=0.2)
+    assert [np.bincount(data.labels(split)).tolist() for split in _SPLITS] == [[14, 21], [2, 3], [4, 6]]
+    names = [name for split in _SPLITS for name in data.image_names(split)]
+    assert len(set(names)) == 50
+
+
+def test_one_folder_tests_on_images_of_their_own_by_default(photo_folder: PhotoFolder) -> None:
+    # The validation split chooses the best epoch: its accuracy alone would flatter.
+    data = _folder(photo_folder(_ONE_FOLDER), val_fraction=0.2)
+    assert not set(data.image_names("val")) & set(data.image_names("test"))
+    assert len(data.labels("test")) == 10
+
+
+def test_held_out_images_depend_on_the_split_seed_alone(photo_folder: PhotoFolder) -> None:
+    root = photo_folder(_ONE_FOLDER)
+    names = _folder(root, seed=0).image_names("val")
+    assert _folder(root, seed=1).image_names("val") == names
+    assert _folder(root, split_seed=1).image_names("val") != names
+
+
+def test_repairing_an_image_moves_no_other_between_the_splits(photo_folder: PhotoFolder) -> None:
+    root = photo_folder(_ONE_FOLDER)
+    whole = {split: _folder(root).image_names(split) for split in _SPLITS}
+    (root / "cat" / "007.jpg").write_bytes(b"")
+    damaged = {split: _folder(root, broken="skip").image_names(split) for split in _SPLITS}
+    for split in _SPLITS:
+        assert damaged[split] == [name for name in whole[split] if name != "cat/007.jpg"]
+
+
+def test_images_may_lie_deeper_and_hidden_files_are_not_images(photo_folder: PhotoFolder) -> None:
+    root = photo_folder({"train/a/2023": 2, "train/b": 2, "val/a": 1, "val/b": 1})
+    (root / "train" / "b" / "._000.jpg").write_bytes(b"resource fork")
+    (root / "train" / ".ipynb_checkpoints").mkdir()
+    data = _folder(root)
+    assert data.image_names("train") == [
+        "train/a/2023/000.jpg",
+        "train/a/2023/001.jpg",
+        "train/b/000.jpg",
+        "train/b/001.jpg",
+    ]
+    assert data.class_names == ["a", "b"]
+
+
+def test_files_left_out_by_their_suffix_are_counted(photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Photographs from a telephone (.heic) would otherwise vanish without a word.
+    said: list[str] = []
+    monkeypatch.setattr(module, "rank_zero_info", said.append)
+    root = photo_folder({"a": 2, "b": 2})
+    for i in range(3):
+        (root / "a" / f"{i}.HEIC").touch()
+    (root / "b" / "notes.txt").touch()
+    _folder(root)
+    assert "3 .heic, 1 .txt" in said[0]
+
+
+def test_capital_suffixes_are_images(photo_folder: PhotoFolder) -> None:
+    root = photo_folder({"a": 3, "b": 3})
+    (root / "a" / "000.jpg").rename(root / "a" / "000.JPG")
+    assert len(_folder(root).image_names("train")) + len(_folder(root).image_names("val")) >= 4
+    assert "a/000.JPG" in [name for split in _SPLITS for name in _folder(root).image_names(split)]
+
+
+# Batches.
+
+
+def test_batches_hold_the_named_images(photo_folder: PhotoFolder) -> None:
+    data = _folder(photo_folder(_THREE), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    images = torch.cat([views[0] for views, _ in data.batches("test", "cpu")])
+    raw = torch.from_numpy(np.stack(data.raw_images("test", range(6)))).permute(0, 3, 1, 2) / 255
+    torch.testing.assert_close(images, raw)
+    stored = Image.open(data.root / data.image_names("test")[4])
+    assert data.raw_images("test", [4])[0].mean(axis=(0, 1)) == pytest.approx(np.asarray(stored).mean((0, 1)), abs=25)
+
+
+def test_training_images_do_not_depend_on_workers_or_batch_size(photo_folder: PhotoFolder) -> None:
+    # Two workers share the batches, each with generators of its own: still the same pictures, in the same order.
+    root = photo_folder({"train/a": 6, "train/b": 6, "val/a": 1, "val/b": 1})
+
+    def epoch(workers: int, batch_size: int) -> torch.Tensor:
+        data = _folder(root, num_workers=workers, batch_size=batch_size)
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(3)  # type: ignore[attr-defined]
+        return torch.cat([data.on_after_batch_transfer(batch, 0)[0][0] for batch in loader])
+
+    expected = epoch(workers=0, batch_size=4)
+    assert torch.equal(epoch(workers=2, batch_size=4), expected)
+    assert torch.equal(epoch(workers=0, batch_size=6), expected)
+
+
+def test_persistent_workers_know_the_epoch(photo_folder: PhotoFolder) -> None:
+    # A worker that lives on keeps the data set it was given: an epoch stored there would stay 0 for ever.
+    data = _folder(photo_folder({"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 1}), num_workers=1, batch_size=8)
+    loader = data.train_dataloader()
+    assert loader.persistent_workers
+    epochs = []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        (batch,) = loader
+        epochs.append(batch.images[batch.indices.argsort()])
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_reading_without_workers_leaves_the_generators_alone(photo_folder: PhotoFolder) -> None:
+    # With num_workers: 0 the training process draws for RandAugment; dropout must not notice.
+    data = _folder(photo_folder({"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 1}))
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    for batch in data.train_dataloader():
+        data.on_after_batch_transfer(batch, 0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_mixup_and_erasing_happen_on_the_way(photo_folder: PhotoFolder) -> None:
+    data = _folder(photo_folder(_THREE), augment=PhotoAugment(rand_augment=None, erase_prob=1.0), mixup=Mixup())
+    (images,), labels = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert images.shape == (4, 3, 16, 16)
+    assert labels.shape == (4, 2)
+
+
+# Bad input.
+
+
+def _refused(root: Path, **arguments: object) -> str:
+    with pytest.raises((ValueError, FileNotFoundError)) as raised:
+        _folder(root, **arguments).setup("fit")
+    message = str(raised.value)
+    assert len(message.splitlines()) <= 5
+    return message
+
+
+def test_no_such_folder_names_the_nearest(photo_folder: PhotoFolder) -> None:
+    root = photo_folder(_THREE)
+    message = _refused(root.parent / "photo")
+    assert str(root.parent / "photo") in message
+    assert f"Did you mean {root}?" in message
+
+
+def test_deep_missing_folder_says_where_the_path_ends(tmp_path: Path) -> None:
+    assert f"{tmp_path} holds no folder" in _refused(tmp_path / "some" / "where")
+
+
+def test_file_instead_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "photos.zip").touch()
+    assert "is a file" in _refused(tmp_path / "photos.zip")
+
+
+def test_images_without_class_folders(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
+    assert "one folder of images for each class" in _refused(tmp_path)
+
+
+def test_one_class_only(photo_folder: PhotoFolder) -> None:
+    assert "one class only, cat" in _refused(photo_folder({"cat": 5}))
+
+
+def test_empty_class(photo_folder: PhotoFolder) -> None:
+    message = _refused(photo_folder({"train/cat": 2, "train/dog": 0, "val/cat": 1}))
+    assert "train/dog" in message
+    assert "class dog is empty" in message
+
+
+def test_class_that_train_lacks(photo_folder: PhotoFolder) -> None:
+    message = _refused(photo_folder({"train/cat": 2, "train/dog": 2, "val/cat": 1, "val/dogs": 1}))
+    assert "val/dogs is a class that" in message
+    assert "Did you mean dog?" in message
+
+
+def test_splits_under_other_names_are_not_taken_for_classes(photo_folder: PhotoFolder) -> None:
+    # Two "classes" called training and validation would train without an error.
+    assert "Name them train, val" in _refused(photo_folder({"training/cat": 2, "validation/cat": 2}))
+
+
+def _damage(root: Path) -> list[Path]:
+    folder = root / "train" / "cat"
+    (folder / "empty.jpg").touch()
+    (folder / "text.jpg").write_text("no image")
+    Image.new("RGB", (1, 1)).save(folder / "tiny.png")
+    shutil.copy(folder / "000.jpg", folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-300])
+    return [folder / name for name in ("cut.jpg", "empty.jpg", "text.jpg", "tiny.png")]
+
+
+def test_broken_images_are_refused_by_default(photo_folder: PhotoFolder) -> None:
+    root = photo_folder(_THREE)
+    paths = _damage(root)
+    message = _refused(root)
+    assert "4 of 22 images cannot be decoded" in message
+    assert "broken: skip" in message
+    assert all(str(path) in message for path in paths[:3])
+    listing = Path(message.split("all in ")[1])
+    assert all(str(path) in listing.read_text() for path in paths)
+
+
+def test_broken_images_are_skipped_counted_and_named(
+    photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(module, "rank_zero_info", said.append)
+    root = photo_folder(_THREE)
+    paths = _damage(root)
+    data = _folder(root, broken="skip")
+    data.prepare_data()
+    data.setup("fit")
+    assert len(said) == 1
+    assert "4 of 22 images cannot be decoded and are left out" in said[0]
+    assert str(paths[0]) in said[0]
+    assert len(data.labels("train")) == 6
+    for batch in data.train_dataloader():
+        assert len(batch.labels) == 4
+
+
+def test_class_of_which_nothing_is_left_is_refused(photo_folder: PhotoFolder) -> None:
+    root = photo_folder({"train/cat": 5, "train/dog": 1, "val/cat": 1, "val/dog": 1})
+    (root / "train" / "dog" / "000.jpg").write_bytes(b"")
+    assert "No image of the class dog" in _refused(root, broken="skip")
+
+
+def test_no_image_takes_the_place_of_one_that_breaks_later(photo_folder: PhotoFolder) -> None:
+    # timm retries with the next index: the wrong picture under the right label, without a word.
+    root = photo_folder(_THREE)
+    data = _folder(root)
+    data.setup("fit")
+    (root / "test" / "cat" / "001.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"test/cat/001\.jpg cannot be decoded any more"):
+        list(data.batches("test", "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"batch_size": -1}, "batch_size is -1"),
+        ({"num_workers": -1}, "num_workers is -1"),
+        ({"val_fraction": 1.2}, "val_fraction is 1.2"),
+        ({"test_fraction": 0.0}, "test_fraction is 0.0"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5}, "nothing to train on"),
+        ({"crop_pct": 0.0}, "crop_pct is 0.0"),
+        ({"crop_pct": 1.1}, "crop_pct is 1.1"),
+        ({"image_size": -224}, "image_size is -224"),
+    ],
+)
+def test_impossible_arguments_are_refused(photo_folder: PhotoFolder, arguments: dict, word: str) -> None:
+    assert word in _refused(photo_folder({"a": 1, "b": 1}), **arguments)
