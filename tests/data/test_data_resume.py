@@ -42,7 +42,7 @@ class _Model(LightningModule):
 class _Keeper(Callback):
     """Save after every step, at every epoch's end and after every validation, with the global generator's state."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self.restored: Tensor | None = None
 
@@ -56,20 +56,24 @@ class _Keeper(Callback):
         if self.restored is not None:
             torch.set_rng_state(self.restored)
 
+    def _save(self, trainer: Trainer, name: str) -> None:
+        if self.folder is not None and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.folder / f"{name}.ckpt")
+
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        trainer.save_checkpoint(self.folder / f"step{trainer.global_step}.ckpt")
+        self._save(trainer, f"step{trainer.global_step}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.save_checkpoint(self.folder / f"end{trainer.current_epoch}.ckpt")
+        self._save(trainer, f"end{trainer.current_epoch}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            trainer.save_checkpoint(self.folder / f"validation{trainer.current_epoch}.ckpt")
+        self._save(trainer, f"validation{trainer.current_epoch}")
 
 
 def _fit(
-    data: ImageDataModule, folder: Path, checkpoint: Path | None = None, epochs: int = 3, **trainer: Any
+    data: ImageDataModule, folder: Path | None = None, checkpoint: Path | None = None, epochs: int = 3, **trainer: Any
 ) -> _Model:
+    """Train from the start and keep checkpoints in `folder`, or continue from one."""
     torch.manual_seed(0 if checkpoint is None else 123)  # a continued run starts with whatever state it finds
     model = _Model(data.in_chans * data.image_size**2, data.num_classes)
     Trainer(
@@ -127,8 +131,8 @@ def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         *(("end0", 10), ("end1", 5), ("validation0", 10), ("validation1", 5)),
     ],
 )
-def test_continued_run_equals_the_undisturbed(undisturbed: _Run, tmp_path: Path, file: str, steps_left: int) -> None:
-    continued = _fit(_digits(undisturbed.workers), tmp_path, undisturbed.folder / f"{file}.ckpt")
+def test_continued_run_equals_the_undisturbed(undisturbed: _Run, file: str, steps_left: int) -> None:
+    continued = _fit(_digits(undisturbed.workers), checkpoint=undisturbed.folder / f"{file}.ckpt")
     assert len(continued.seen) == steps_left
     _assert_same(continued, undisturbed.model)
 
@@ -137,7 +141,7 @@ def test_continued_run_equals_the_undisturbed(undisturbed: _Run, tmp_path: Path,
 def test_shortened_epochs_are_continued_too(tmp_path: Path, step: int) -> None:
     # limit_train_batches ends an epoch before the loader is exhausted; 3 steps are one such epoch.
     undisturbed = _fit(_digits(0), tmp_path, limit_train_batches=3)
-    continued = _fit(_digits(0), tmp_path / "rest", tmp_path / f"step{step}.ckpt", limit_train_batches=3)
+    continued = _fit(_digits(0), checkpoint=tmp_path / f"step{step}.ckpt", limit_train_batches=3)
     _assert_same(continued, undisturbed)
 
 
@@ -145,14 +149,14 @@ def test_shortened_epochs_are_continued_too(tmp_path: Path, step: int) -> None:
 def test_run_limited_in_steps_is_continued(tmp_path: Path, file: str) -> None:
     # With max_steps Lightning counts as "restarting" also at the end of an epoch: old states must not be applied.
     undisturbed = _fit(_digits(0), tmp_path, epochs=-1, max_steps=12)
-    continued = _fit(_digits(0), tmp_path / "rest", tmp_path / f"{file}.ckpt", epochs=-1, max_steps=12)
+    continued = _fit(_digits(0), checkpoint=tmp_path / f"{file}.ckpt", epochs=-1, max_steps=12)
     _assert_same(continued, undisturbed)
 
 
 def test_finished_run_is_extended(tmp_path: Path) -> None:
-    undisturbed = _fit(_digits(0), tmp_path / "whole", epochs=3)
-    _fit(_digits(0), tmp_path / "short", epochs=2)
-    continued = _fit(_digits(0), tmp_path / "rest", tmp_path / "short" / "end1.ckpt", epochs=3)
+    undisturbed = _fit(_digits(0), epochs=3)
+    _fit(_digits(0), tmp_path, epochs=2)
+    continued = _fit(_digits(0), checkpoint=tmp_path / "end1.ckpt", epochs=3)
     assert len(continued.seen) == 5
     _assert_same(continued, undisturbed)
 
@@ -166,7 +170,7 @@ def test_photographs_are_continued_with_another_number_of_workers(
         return ImageFolder(str(root), image_size=16, batch_size=4, num_workers=workers, mixup=Mixup())
 
     undisturbed = _fit(data(0), tmp_path, epochs=2)
-    continued = _fit(data(2), tmp_path / "rest", tmp_path / "step2.ckpt", epochs=2)
+    continued = _fit(data(2), checkpoint=tmp_path / "step2.ckpt", epochs=2)
     _assert_same(continued, undisturbed)
 
 
@@ -174,12 +178,12 @@ def test_other_batch_size_within_an_epoch_is_refused(tmp_path: Path) -> None:
     # 3 batches of 200 are not the first 3 batches of 100: some images would be seen twice, others never.
     _fit(_digits(0), tmp_path, epochs=1)
     with pytest.raises(ValueError, match="batch_size was 200, is 100"):
-        _fit(Digits(batch_size=100), tmp_path / "rest", tmp_path / "step3.ckpt", epochs=1)
+        _fit(Digits(batch_size=100), checkpoint=tmp_path / "step3.ckpt", epochs=1)
 
 
 def test_other_batch_size_after_an_epoch_is_accepted(tmp_path: Path) -> None:
     _fit(_digits(0), tmp_path, epochs=1)
-    continued = _fit(Digits(batch_size=100), tmp_path / "rest", tmp_path / "end0.ckpt", epochs=2)
+    continued = _fit(Digits(batch_size=100), checkpoint=tmp_path / "end0.ckpt", epochs=2)
     assert len(continued.seen) == 10
 
 
