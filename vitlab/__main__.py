@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: no command {command!r}. {hint}", file=sys.stderr)
         return 2
 
-    from vitlab.cli import run
+    from vitlab.commands import run
 
     return run(command, arguments[1:])
 

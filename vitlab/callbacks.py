@@ -46,6 +46,7 @@ class RunRecord(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
+        log.info("%s: %s", self.directory, f"continuing from {trainer.ckpt_path}" if trainer.ckpt_path else "training")
         self.directory.mkdir(parents=True, exist_ok=True)
         if trainer.ckpt_path is None:
             erase(self.directory)

@@ -7,10 +7,9 @@ line. Where a later one names another class, nothing of the earlier one's argume
 
 import logging
 import os
-import sys
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -27,7 +26,7 @@ from lightning.pytorch.loggers import Logger
 from vitlab.callbacks import AtomicCheckpointIO, RandomState, RunProgress, RunRecord
 from vitlab.config import Config, differences, flatten, load_yaml, merge
 from vitlab.data import ImageDataModule
-from vitlab.errors import explain
+from vitlab.errors import explain, nearest
 from vitlab.loggers import MetricsFile, UnbreakableWandbLogger, Wandb
 from vitlab.objectives import Objective
 
@@ -43,6 +42,8 @@ HARMLESS = (
     "trainer.profiler",
     "trainer.log_every_n_steps",
 )
+
+TOP_LEVEL = ("seed_everything", "run", "model", "data", "trainer", "ckpt_path")
 
 # What the backbone must take from the data: argument of the factory -> property of the data module.
 FROM_DATA = {"num_classes": "num_classes", "in_chans": "in_chans", "img_size": "image_size"}
@@ -70,10 +71,16 @@ class Run:
 class VitlabParser(LightningArgumentParser):
     """Says in a few lines what is wrong, and prints help that fits on two screens."""
 
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        raise ValueError(explain(message, list(self._option_string_actions)))
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # argparse takes any prefix of an option for the option. jsonargparse makes a parser of this class for each
+        # nested class too, so it has to be said here.
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+        self.options_below: list[str] = []  # of the subcommand, whose keys a file is checked against from here
 
-    def format_help(self) -> str:
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        raise ValueError(explain(message, [*self._option_string_actions, *self.options_below]))
+
+    def format_help(self, formatter: Any = None) -> str:
         lines = [f"{self.description}", ""]
         for group in self._action_groups:
             actions = [a for a in group._group_actions if a.help != "==SUPPRESS==" and a.dest != "help"]
@@ -94,13 +101,26 @@ def _help_line(action: Any) -> str:
 
 
 class VitlabCLI(LightningCLI):
-    """One run of an experiment; see the module's docstring for how its configuration comes about."""
+    """One run of an experiment.
 
-    def __init__(self, command: str, arguments: Sequence[str], start: bool = True) -> None:
-        files, rest = split(arguments)
-        given = gather(files, rest)
+    Args:
+        command: fit, validate, test or predict.
+        given: What the configuration files say, merged.
+        rest: The other arguments of the command line.
+        name: What the run is called if the configuration does not say.
+        start: Do it; False only builds the model, the data and the trainer, and the complete configuration `resolved`.
+    """
+
+    def __init__(
+        self, command: str, given: Config, rest: Sequence[str] = (), name: str = "run", start: bool = True
+    ) -> None:
+        for key in given:
+            if key not in TOP_LEVEL:
+                raise ValueError(
+                    f"The configuration has no key {key}.{nearest(key, TOP_LEVEL)} Keys: {', '.join(TOP_LEVEL)}."
+                )
         self.given_keys = {_short(key) for key in flatten(given)} | {key for key, _ in _pairs(rest)}
-        self.default_name = Path(files[-1]).stem if files else "run"
+        self.default_name = name
         self.command = command
         self.start = start
         super().__init__(
@@ -108,7 +128,6 @@ class VitlabCLI(LightningCLI):
             ImageDataModule,
             save_config_callback=None,
             seed_everything_default=0,
-            parser_kwargs={"allow_abbrev": False},
             parser_class=VitlabParser,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -143,6 +162,8 @@ class VitlabCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        assert isinstance(parser, VitlabParser)
+        parser.options_below = list(self._parser(self.command)._option_string_actions)
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
@@ -157,8 +178,6 @@ class VitlabCLI(LightningCLI):
         self.resolved = self._dump(config)
         name = config.run.name or self.default_name
         self.directory = Path(config.run.root) / name / f"seed-{config.seed_everything}"
-        if self.start:
-            self.resume = self._checkpoint(config)
 
     def _fill_from_data(self, config: Namespace) -> None:
         backbone = config.model.init_args.get("backbone")
@@ -252,14 +271,14 @@ class VitlabCLI(LightningCLI):
         )
 
     def _checkpoints(self) -> list[ModelCheckpoint]:
-        where = {
-            "dirpath": self.directory / "checkpoints",
-            "save_on_train_epoch_end": True,
-            "enable_version_counter": False,
-        }
-        last = ModelCheckpoint(filename="last", **where)
-        best = ModelCheckpoint(filename="best", monitor="val/top1", mode="max", **where)
-        return [best, last]
+        # After validation, so that an epoch that is in the checkpoint has all its metrics.
+        keep = partial(
+            ModelCheckpoint,
+            dirpath=self.directory / "checkpoints",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        return [keep(filename="best", monitor="val/top1", mode="max"), keep(filename="last")]
 
     def _loggers(self) -> list[Logger]:
         if self.command != "fit":
@@ -276,15 +295,14 @@ class VitlabCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         if not self.start:
             return
+        self.resume = self._checkpoint(self.config[self.command])
         work = {"fit": self.fit, "validate": self.evaluate, "test": self.evaluate, "predict": self.predict}
         work[subcommand]()
 
     def fit(self) -> None:
         """Train, then test the last weights and write the summary."""
-        what = f"continuing at {self.resume}" if self.resume else "training"
-        log.info("%s: %s", self.directory, what)
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.resume)
-        if self.trainer.interrupted or self.trainer.fast_dev_run:
+        if self.trainer.interrupted or self.resolved["trainer"]["fast_dev_run"]:
             return
         metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
         if self.config[self.command].run.test:
@@ -306,7 +324,7 @@ class VitlabCLI(LightningCLI):
         log.info("%s", self.directory / "predictions.parquet")
 
 
-def _table(metrics: dict[str, float]) -> str:
+def _table(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))
 
 
@@ -327,7 +345,7 @@ def _same_size(given: Any, wanted: int) -> bool:
 
 def build_data(config: Namespace) -> ImageDataModule:
     """Construct the data module alone, to ask it for its number of classes, channels and image size."""
-    parser = ArgumentParser(exit_on_error=False)
+    parser = VitlabParser()
     parser.add_subclass_arguments(ImageDataModule, "data")
     data: ImageDataModule = parser.instantiate_classes(Namespace(data=config.clone())).data
     return data
@@ -385,38 +403,7 @@ def _without_other_class(config: Config, key: str, value: str) -> Config:
         return config
     if below:
         return {**config, here: _without_other_class(node, below, value)}
-    asked = yaml.safe_load(value) if value.startswith("{") else value
-    changed = merge(node, asked if isinstance(asked, dict) else {"class_path": asked})
-    kept = {"class_path": node.get("class_path")} if "init_args" not in changed else node
-    return {**config, here: kept} if "class_path" in node else config
-
-
-# ---- the entry
-
-
-def run(command: str, arguments: Sequence[str]) -> int:
-    """Run one command; a mistake of the user's becomes one message and exit status 2."""
-    _quiet()
-    try:
-        VitlabCLI(command, arguments)
-    except (ValueError, OSError) as error:
-        if os.environ.get("VITLAB_DEBUG"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
-def _quiet() -> None:
-    """Let our own lines through and silence what peers print at each start."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log.handlers, log.propagate = [handler], False
-    log.setLevel(logging.INFO)
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # In-memory data is read by the main process on purpose; epochs shorter than the logging interval are logged whole.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    asked = yaml.safe_load(value) if value.startswith("{") else {"class_path": value}
+    if "class_path" not in node or "init_args" in merge({here: node}, {here: asked})[here]:
+        return config
+    return {**config, here: {"class_path": node["class_path"]}}

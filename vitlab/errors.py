@@ -2,7 +2,6 @@
 
 import difflib
 import importlib
-import inspect
 import re
 from collections.abc import Iterable
 
@@ -31,40 +30,47 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 def explain(message: str, options: Iterable[str]) -> str:
     """Condense what jsonargparse says of a wrong argument.
 
-    Its message walks every alternative of every nested type. What counts is the chain of keys and the innermost
-    complaint; a misspelt key, class or option is answered with the nearest right one.
+    Its message walks every alternative of a nested type, and each level of nesting wraps the one below. What counts is
+    the key and the innermost complaint; a misspelt key, class or option is answered with the nearest right one.
+
+    Args:
+        message: What jsonargparse says.
+        options: The options that the parser in question has, with their dashes.
     """
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    place = ".".join(dict.fromkeys(re.findall(r'[Kk]ey "([^"]+)"', message)))
-    complaints = [line for line in lines if line and not line.startswith(_NOISE)] or lines[-1:]
-    classes = re.findall(r"Problem with given class_path '([\w.]+)'", message)
-    answers = [_readable(complaint, classes, options) for complaint in dict.fromkeys(complaints)]
-    text = "\n".join(answers[-MOST_LINES:])
-    return f"{place}: {text}" if place and not text.startswith(place) else text
+    complaints = [line for line in lines if line and not line.startswith(_NOISE)] or [f"not valid: {lines[-1]}"]
+    text = "\n".join(dict.fromkeys(_readable(complaint, options) for complaint in complaints[-MOST_LINES:]))
+    given = re.search(r"^ *Given value: (.{1,80})$", message, re.MULTILINE)
+    if given and not given[1].startswith(("NestedArg", "Namespace")) and given[1] not in text:
+        text += f" Given: {given[1]}"
+    place = re.match(r'Parser key "([^"]+)"', message)
+    if place is None:
+        return text
+    # An inner level has put its own key in front already.
+    return f"{place[1]}.{text}" if re.match(r"[a-z_.0-9]+: ", text) else f"{place[1]}: {text}"
 
 
-def _readable(complaint: str, classes: list[str], options: Iterable[str]) -> str:
-    if found := re.fullmatch(r"Option '([\w.]+)' is not accepted", complaint):
-        owner = _resolve(classes[-1]) if classes else None
-        accepted = list(inspect.signature(owner).parameters) if callable(owner) else []
-        return f"{classes[-1] if classes else 'this'} has no argument {found[1]}.{nearest(found[1], accepted)}"
+def readable(error: Exception) -> str:
+    """Return an error's message; a constructor's is freed of what jsonargparse wraps around it."""
+    message = str(error)
+    return explain(message, ()) if "Does not validate against" in message else message
+
+
+def _readable(complaint: str, options: Iterable[str]) -> str:
     if found := re.fullmatch(r"Expected a dot import path string: (.+)", complaint):
         return f"no class {found[1]}.{nearest(found[1].rpartition('.')[2], _class_names())}"
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", complaint):
         return f"{found[1]} has no {found[2]}.{nearest(found[2], dir(importlib.import_module(found[1])))}"
-    if found := re.search(r"[Uu]nrecognized arguments?: (\S+)", complaint):
-        return f"no option {found[1]}.{nearest(found[1].partition('=')[0], options)}"
-    if found := re.search(r"Key '?([\w.]+)'? is not expected", complaint):
-        return f"no key {found[1]}.{nearest(found[1], (option.removeprefix('--') for option in options))}"
-    return complaint
-
-
-def _resolve(path: str) -> object:
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name, None)
+    if found := re.search(r"([Uu]nrecognized arguments?:|does not accept option|Option|Key) '?([\w.-]+)'?", complaint):
+        keys = [option.removeprefix("--") for option in options]
+        word = found[2].removeprefix("--")
+        # A whole section may be misspelt: trainr.max_epochs
+        near = nearest(word, keys) or nearest(word.partition(".")[0], {key.partition(".")[0] for key in keys})
+        return f"no option {word}.{near}"
+    return re.sub(r"<class '([\w.]+)'>", r"\1", complaint)
 
 
 def _class_names() -> list[str]:
-    """Return the import paths that YAML files may name."""
+    """Return the names of classes and factories that YAML files may give."""
     modules = [importlib.import_module(f"vitlab.{name}") for name in ("models", "objectives", "data", "optim")]
     return [name for module in modules for name in dir(module) if not name.startswith("_")]

@@ -136,13 +136,14 @@ class UnbreakableWandbLogger(WandbLogger):
             resume=None if settings.offline else "allow",
             settings=_quiet_settings(),
         )
+        self._wandb_init.pop("anonymous", None)  # Lightning passes a setting that W&B warns it has dropped
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self._attempt(lambda: super(UnbreakableWandbLogger, self).log_metrics(metrics, step))
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:  # type: ignore[override]
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """Nothing to do: the whole configuration was given at the start."""
 
     @rank_zero_only
@@ -152,7 +153,7 @@ class UnbreakableWandbLogger(WandbLogger):
     @rank_zero_only
     def finish(self) -> None:
         """Close the W&B run."""
-        self._attempt(lambda: self.experiment.finish(quiet=True))
+        self._attempt(lambda: self.experiment.finish())
 
     def _attempt(self, call: Callable[[], object]) -> None:
         if self.broken:

@@ -2,6 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,12 @@ class Objective(LightningModule, ABC):
         peaks = [group["lr"] for group in groups]
         optimizer = self.optimizer.build(groups)
         # LambdaLR multiplies; dividing by the peak makes the schedule's absolute rates come out as they are written.
-        factors = [lambda step, peak=peak: self.schedule.lr(peak, step, steps, epochs) / peak for peak in peaks]
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+        factors = [partial(self._relative_lr, peak, steps, epochs) for peak in peaks]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)  # type: ignore[arg-type]  # list is invariant
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _relative_lr(self, peak: float, steps: int, epochs: int, step: int) -> float:
+        return self.schedule.lr(peak, step, steps, epochs) / peak
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

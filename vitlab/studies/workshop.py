@@ -4,11 +4,14 @@ Studies know neither data sets nor objectives; they are handed these few functio
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from vitlab.config import Config
+
+
+Split = Literal["train", "val", "test"]
 
 
 class Images(Protocol):
@@ -20,13 +23,13 @@ class Images(Protocol):
     @property
     def class_names(self) -> list[str]: ...
 
-    def image_names(self, split: str) -> list[str]:
+    def image_names(self, split: Split) -> list[str]:
         """Return the names of a split's images, in evaluation order. Splits: train, val, test."""
 
-    def labels(self, split: str) -> np.ndarray:
+    def labels(self, split: Split) -> np.ndarray:
         """Return the class indices of a split's images, (N,) int64, in the same order."""
 
-    def raw_images(self, split: str, indices: Sequence[int]) -> list[np.ndarray]:
+    def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]:
         """Return images as uint8 (H, W, C), C being 1 or 3; sizes may differ."""
 
 

@@ -1,0 +1,53 @@
+"""Shared by all tests: no network, no W&B, few threads, and the quickstart's digits as a small experiment."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["WANDB_MODE"] = "disabled"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
+
+import pytest
+import torch
+
+from vitlab.config import Config, merge
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+# A ViT small enough that an epoch over the digits takes less than a second.
+TINY: Config = {
+    "model": {
+        "class_path": "vitlab.objectives.Supervised",
+        "init_args": {
+            "backbone": {
+                "class_path": "vitlab.models.VisionTransformer",
+                "init_args": {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2},
+            },
+            "optimizer": {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 1.0e-3, "weight_decay": 0.3}},
+            "schedule": {"class_path": "vitlab.optim.WarmupCosine", "init_args": {"warmup_epochs": 0.5}},
+        },
+    },
+    "data": {"class_path": "vitlab.data.Digits", "init_args": {"batch_size": 64}},
+    "trainer": {"max_epochs": 1, "accelerator": "cpu"},
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _threads() -> None:
+    torch.set_num_threads(1)  # the models are tiny; two threads that wait for each other on a busy machine take longer
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Work in an empty directory; return a function that writes the tiny experiment, with changes, as a file."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(changes: Config | None = None, name: str = "tiny") -> Path:
+        import yaml
+
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(merge(TINY, changes or {})))
+        return path
+
+    return write

@@ -1,0 +1,52 @@
+"""Experiments as dictionaries: expectations follow from the docstrings of `vitlab.config`."""
+
+from pathlib import Path
+
+import pytest
+
+from vitlab.config import differences, flatten, load_yaml, merge
+
+ADAMW = {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 0.1, "weight_decay": 0.3}}
+
+
+def test_merge_lets_mappings_merge_and_lists_replace() -> None:
+    assert merge({"a": {"x": 1, "y": [1, 2]}}, {"a": {"y": [3]}}) == {"a": {"x": 1, "y": [3]}}
+
+
+def test_merge_leaks_nothing_of_a_replaced_class() -> None:
+    sgd = {"class_path": "vitlab.optim.SGD", "init_args": {"lr": 0.5}}
+    assert merge({"optimizer": ADAMW}, {"optimizer": sgd}) == {"optimizer": sgd}
+
+
+def test_merge_keeps_the_arguments_of_the_same_class_by_its_short_name() -> None:
+    merged = merge({"optimizer": ADAMW}, {"optimizer": {"class_path": "AdamW", "init_args": {"lr": 0.5}}})
+    assert merged["optimizer"]["init_args"] == {"lr": 0.5, "weight_decay": 0.3}
+
+
+def test_merge_changes_neither_of_its_arguments() -> None:
+    base, override = {"a": {"x": 1}}, {"a": {"y": 2}}
+    merge(base, override)
+    assert (base, override) == ({"a": {"x": 1}}, {"a": {"y": 2}})
+
+
+def test_differences_name_every_key_that_differs_and_no_other() -> None:
+    a = {"same": 1, "changed": {"x": 1}, "gone": 2, "empty": {}}
+    b = {"same": 1, "changed": {"x": 2}, "new": 3, "empty": {}}
+    assert differences(a, b) == [("changed.x", 1, 2), ("gone", 2, "(absent)"), ("new", "(absent)", 3)]
+
+
+def test_flatten_keeps_empty_mappings() -> None:
+    assert flatten({"a": {"b": {}, "c": 1}}) == {"a.b": {}, "a.c": 1}
+
+
+def test_a_missing_file_is_answered_with_those_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "vit.yaml").touch()
+    with pytest.raises(FileNotFoundError, match=r"vti\.yaml.*vit\.yaml"):
+        load_yaml(tmp_path / "vti.yaml")
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [1\nb: 2", "line 2"), ("- 1\n- 2", "list; expected a mapping")])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_yaml(tmp_path / "bad.yaml")

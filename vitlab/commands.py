@@ -1,0 +1,139 @@
+"""One function a command of `python -m vitlab`, and how a user's mistake becomes one message and exit status 2."""
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from vitlab.cli import VitlabCLI, gather, split
+from vitlab.config import Config, merge
+from vitlab.data import ImageDataModule
+from vitlab.errors import explain, readable
+
+log = logging.getLogger("vitlab")
+
+
+def run(command: str, arguments: Sequence[str]) -> int:
+    """Run one command and return its exit status."""
+    quiet()
+    commands = {"compare": compare, "benchmark": benchmark}
+    try:
+        if command in commands:
+            return commands[command](arguments)
+        return train_or_evaluate(command, arguments)
+    except (ValueError, OSError) as error:
+        if os.environ.get("VITLAB_DEBUG"):
+            raise
+        print(f"error: {readable(error)}", file=sys.stderr)
+        return 2
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def train_or_evaluate(command: str, arguments: Sequence[str]) -> int:
+    """fit, validate, test, predict."""
+    build(command, arguments, start=True)
+    return 0
+
+
+def build(command: str, arguments: Sequence[str], start: bool) -> VitlabCLI:
+    """Put the configuration together, build what it names and, if asked, start it."""
+    files, rest = split(arguments)
+    name = Path(files[-1]).stem if files else "run"
+    return VitlabCLI(command, gather(files, rest), rest, name, start)
+
+
+def quiet() -> None:
+    """Let our own lines through and silence what peers print at each start."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # In-memory data is read by the main process on purpose; epochs shorter than the logging interval are logged whole.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # Both say that a run is continued or taken further, which is what was asked for.
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*The dirpath has changed from.*")
+    # Lightning 2.6 asks torch's pytree in a way that torch 2.15 has deprecated.
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+
+
+class CommandLineWorkshop:
+    """What a study asks of the rest of vitlab (`vitlab.studies.workshop.Workshop`)."""
+
+    def resolve(self, config: Config) -> Config:
+        """Return the complete configuration, as a run would write it; a mistake raises ValueError."""
+        return self._build(config).resolved
+
+    def data(self, config: Config) -> ImageDataModule:
+        """Return the data module of a configuration."""
+        return self._build(config).data_for_model
+
+    def _build(self, config: Config) -> VitlabCLI:
+        return VitlabCLI("fit", merge(config, {"run": {"wandb": {"mode": "disabled"}}}), start=False)
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """Run a study and write its report."""
+    from vitlab.studies.compare import RunsFailed
+    from vitlab.studies.compare import compare as run_study
+
+    parser = StudyParser(prog="python -m vitlab compare", description="Run a study: variants × seeds, then a report.")
+    parser.add_argument("-c", "--config", required=True, type=Path, help="the study's YAML file")
+    parser.add_argument("--overwrite", action="store_true", help="train finished runs again")
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="where runs lie [runs]")
+    options = parser.parse_args(arguments)
+    try:
+        report = run_study(options.config, CommandLineWorkshop(), options.root, options.overwrite)
+    except RunsFailed as failed:
+        print(failed, file=sys.stderr)
+        return 1
+    print(f"The report: {report}")
+    return 0
+
+
+class StudyParser(argparse.ArgumentParser):
+    """argparse, but a wrong option is a ValueError like every other mistake, and prefixes are not options."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(explain(message, self._option_string_actions))
+
+
+def benchmark(arguments: Sequence[str]) -> int:
+    """Print what an experiment's model costs on this machine; `--json FILE` also writes it."""
+    from vitlab.studies.cost import device_for, measure
+
+    arguments, out = take_option(arguments, "--json")
+    cli = build("fit", [*arguments, "--run.wandb.mode", "disabled"], start=False)
+    data = cli.datamodule
+    side = (data.image_size, data.image_size)
+    device = device_for(cli.resolved["trainer"]["accelerator"])
+    cost = measure(cli.model.backbone, (data.in_chans, *side), data.batch_size, device)
+    for name, value in vars(cost).items():
+        print(f"{name:<28} {value:,.6g}" if isinstance(value, float) else f"{name:<28} {value}")
+    if out:
+        cost.write(Path(out))
+    return 0
+
+
+def take_option(arguments: Sequence[str], option: str) -> tuple[list[str], str | None]:
+    """Return the arguments without `--option value`, and the value."""
+    rest, value = [], None
+    pending = iter(arguments)
+    for argument in pending:
+        name, equals, given = argument.partition("=")
+        if name == option:
+            value = given if equals else next(pending, "")
+        else:
+            rest.append(argument)
+    return rest, value
