@@ -1,13 +1,12 @@
 """Studies that train nothing."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import fake_study
 import pytest
-import yaml
-from fake_study import Digits, FakeWorkshop, variant
+from fake_study import Digits, FakeWorkshop
 
 
 @pytest.fixture(scope="session")
@@ -22,32 +21,4 @@ def workshop(digits: Digits) -> FakeWorkshop:
 
 @pytest.fixture
 def write_study(tmp_path: Path, digits: Digits) -> Callable[..., Path]:
-    """Return a function that writes a study's files; its arguments replace the study's keys."""
-
-    def write(**changes: Any) -> Path:
-        test_set = tmp_path / "test_set.npz"
-        np.savez(test_set, labels=digits.labels("test"), names=digits.image_names("test"), classes=10)
-        base = {
-            "seed_everything": 0,
-            "data": {"class_path": "fake.Digits", "init_args": {"test_set": str(test_set), "batch_size": 64}},
-        }
-        (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
-        study = {
-            "name": "Small study",
-            "base": "base.yaml",
-            "variants": {
-                "ViT": variant(0.94, size=1.0),
-                "Swin": variant(0.965, size=1.6),
-                "Swin v2": variant(0.975, size=1.9),
-            },
-            "seeds": [1, 2, 3],
-            "budget": {"epochs": 4},
-            "may_differ": ["model.init_args.backbone"],
-            "jobs": 2,
-        }
-        study = {key: value for key, value in {**study, **changes}.items() if value != "absent"}
-        path = tmp_path / "study.yaml"
-        path.write_text(yaml.safe_dump(study, sort_keys=False))
-        return path
-
-    return write
+    return partial(fake_study.write_study, tmp_path, digits)

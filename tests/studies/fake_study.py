@@ -1,14 +1,21 @@
 """What a study needs without training: digits as images, a workshop, and `fake_vitlab.py` for the runs."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import yaml
 from sklearn.datasets import load_digits
 
 from vitlab.config import merge
+from vitlab.evaluation.predictions import Predictions
+from vitlab.studies.baselines import Baselines
+from vitlab.studies.grid import Run, Study
+from vitlab.studies.results import RunResult, StudyResults
 
 FAKE_PROGRAM = (sys.executable, str(Path(__file__).with_name("fake_vitlab.py")))
 DEFAULTS = {
@@ -60,3 +67,71 @@ def variant(accuracy: float, **init_args: Any) -> dict[str, Any]:
     """Return the override of a variant with a planted accuracy."""
     backbone = {"class_path": "fake.Backbone", "init_args": {"accuracy": accuracy, **init_args}}
     return {"model": {"init_args": {"backbone": backbone}}}
+
+
+def write_study(folder: Path, digits: Digits, **changes: Any) -> Path:
+    """Write a study's files; `changes` replace its keys, \"absent\" removes one."""
+    test_set = folder / "test_set.npz"
+    np.savez(test_set, labels=digits.labels("test"), names=digits.image_names("test"), classes=10)
+    base = {
+        "seed_everything": 0,
+        "data": {"class_path": "fake.Digits", "init_args": {"test_set": str(test_set), "batch_size": 64}},
+    }
+    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    study = {
+        "name": "Small study",
+        "base": "base.yaml",
+        "variants": {
+            "ViT": variant(0.94, size=1.0),
+            "Swin": variant(0.965, size=1.6),
+            "Swin v2": variant(0.975, size=1.9),
+        },
+        "seeds": [1, 2, 3],
+        "budget": {"epochs": 4},
+        "may_differ": ["model.init_args.backbone"],
+        "jobs": 2,
+    }
+    study = {key: value for key, value in {**study, **changes}.items() if value != "absent"}
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
+    return path
+
+
+def result(name: str, seed: int, correct: np.ndarray, labels: np.ndarray, **environment: str) -> RunResult:
+    """Return a finished run of three classes that is right where told, wrong by the next class, always 90 % sure."""
+    guess = np.where(correct, labels, (labels + 1) % 3)
+    logits = np.log(np.where(np.eye(3)[guess] == 1, 0.9, 0.05)).astype(np.float32)
+    history = pd.DataFrame(
+        {"epoch": [0, 0, 1, 1], "train/loss": [1.0, 0.8, 0.6, 0.4], "val/top1": [None, 0.7, None, 0.8]}
+    )
+    images = [f"test/{index}" for index in range(len(labels))]
+    run = Run(name, seed, {"trainer": {"max_epochs": 2}}, Path("runs/study") / name.lower())
+    return RunResult(run, Predictions(images, labels, logits), {"seconds": 60.0}, environment, history)
+
+
+def results(correct: dict[str, dict[int, np.ndarray]], **changes: Any) -> StudyResults:
+    """Return a study's results from what each variant and seed gets right; three classes in turn, all labels known."""
+    labels = np.arange(len(next(iter(next(iter(correct.values())).values())))) % 3
+    seeds = sorted({seed for outcomes in correct.values() for seed in outcomes})
+    study = Study(Path("study.yaml"), "Study", Path("base.yaml"), {name: {} for name in correct}, seeds, 2, [], None)
+    complete = StudyResults(
+        study=study,
+        differences=[],
+        finished=[result(name, seed, c, labels) for name, by_seed in correct.items() for seed, c in by_seed.items()],
+        failures=[],
+        costs={},
+        cost_failures={},
+        baselines=Baselines(0.34, "cat", 0.5, 3, 100, 100, False, 8),
+        class_names=["cat", "dog", "eel"],
+        allotment="one run at a time",
+    )
+    return dataclasses.replace(complete, **changes)
+
+
+def right(accuracy: float, images: int = 1000, seed: int = 0) -> np.ndarray:
+    """Return outcomes with exactly this accuracy; the images that are hard are hard for every seed but a few."""
+    rng = np.random.default_rng(seed)
+    score = np.random.default_rng(99).random(images) + 0.2 * rng.random(images)
+    chosen = np.zeros(images, dtype=bool)
+    chosen[np.argsort(score)[: round(accuracy * images)]] = True
+    return chosen

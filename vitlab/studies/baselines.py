@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from vitlab.config import Config
 from vitlab.evaluation.knn import choose_k, predict
-from vitlab.studies.workshop import Images
+from vitlab.studies.workshop import Images, Split
 
 NEIGHBOURS = (1, 3, 5, 10, 20)
 BANK_IMAGES = 10_000  # at most; of the training split
@@ -65,10 +65,10 @@ def stratified_sample(labels: np.ndarray, size: int, rng: np.random.Generator) -
     order = rng.permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]  # classes one after the other, each shuffled
     # Equidistant picks meet each class in proportion to its length, to within one image.
-    return np.sort(by_class[(np.arange(size) + 0.5) * len(labels) // size])
+    return np.sort(by_class[(2 * np.arange(size) + 1) * len(labels) // (2 * size)])
 
 
-def pixels(images: Images, split: str, indices: np.ndarray, side: int) -> Tensor:
+def pixels(images: Images, split: Split, indices: np.ndarray, side: int) -> Tensor:
     """Return images as rows of pixels in [0, 1], each resized to side × side. (N, side · side · C)"""
     rows = []
     for start in range(0, len(indices), DECODE):

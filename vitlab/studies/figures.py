@@ -164,7 +164,7 @@ def to_svg(chart: Chart, results: StudyResults, layout: Layout) -> str:
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="([a-z]+_\d+)"', "", svg)  # groups that nothing refers to
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups, and their names repeat
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
     svg = svg.replace("'DejaVu Sans'", "system-ui, sans-serif")
     for value, variable in [

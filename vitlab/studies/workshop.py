@@ -10,7 +10,6 @@ import numpy as np
 
 from vitlab.config import Config
 
-
 Split = Literal["train", "val", "test"]
 
 

@@ -1,0 +1,206 @@
+"""A small study from its YAML to the page, with planted accuracies, and the page in a browser."""
+
+import re
+import shutil
+import subprocess
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from fake_study import FAKE_PROGRAM, Digits, FakeWorkshop, results, right, variant, write_study
+
+from vitlab.studies import figures
+from vitlab.studies.compare import RunsFailed, compare
+from vitlab.studies.report import write_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium to look at the page")
+LONG = "Swin v2 under an unusually long name"
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Path:
+    """Return the folder of a study in which nothing goes wrong."""
+    folder = tmp_path_factory.mktemp("clean")
+    study = write_study(folder, digits, seeds=[1, 2])
+    return compare(study, FakeWorkshop(digits), folder / "runs", program=FAKE_PROGRAM).parent
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Path:
+    """Return the folder of a study with a failed run, an unmeasured cost, an undeclared difference, a coin."""
+    folder = tmp_path_factory.mktemp("troubled")
+    smoothed = variant(0.965, no_cost=True)
+    smoothed["model"]["init_args"]["label_smoothing"] = 0.2
+    variants = {"ViT": variant(0.94, fail=[2]), "Swin": smoothed, LONG: variant(0.99), "Coin": variant(0.08)}
+    study = write_study(folder, digits, seeds=[1, 2], variants=variants)
+    with pytest.raises(RunsFailed, match="ViT, seed 2") as failed:
+        compare(study, FakeWorkshop(digits), folder / "runs", program=FAKE_PROGRAM)
+    return failed.value.report.parent
+
+
+class Page(HTMLParser):
+    """Collects what a page would load, its ids, and its text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.text = ""
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "srcset", "data", "poster", "action") or (name == "href" and tag == "link"):
+                self.loads.append(value or "")
+            if name in ("href", "xlink:href") and tag != "link":
+                self.references.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.parametrize("study", ["clean", "troubled"])
+def test_the_page_loads_nothing_from_elsewhere(study: str, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(study) / "report.html"
+    page = Page(path)
+    assert len(page.loads) >= 24  # the gallery
+    assert all(load.startswith("data:image/") for load in page.loads)
+    html = path.read_text()
+    assert not re.search(r"@import|<link|<script[^>]+src", html)
+    assert all(target.startswith("#") for target in re.findall(r"url\(['\"]?([^)'\"]*)", html))
+    # Every reference stays in the page and finds its target, once.
+    assert all(reference.startswith("#") and reference[1:] in page.ids for reference in page.references)
+    assert max(Counter(page.ids).values()) == 1
+    assert not re.search(r"https?://(?!www\.w3\.org/)", html)  # names of XML vocabularies, never fetched
+
+
+def test_the_verdict_comes_first_and_the_numbers_follow(clean: Path) -> None:
+    text = Page(clean / "report.html").text
+    h1 = re.search(r"<h1>(.*?)</h1>", (clean / "report.html").read_text())
+    assert h1 is not None
+    assert "Swin v2" in h1[1]
+    order = ["Ranking", "Differences", "Learning", "Cost", "Classes", "Images", "Configuration", "Repeat"]
+    positions = [text.index(f"\n{title}\n") for title in order]
+    assert positions == sorted(positions)
+    assert "python -m vitlab compare --config" in text
+    table = pd.read_csv(clean / "results.csv")
+    assert len(table) == 6
+    for name, mean in table.groupby("variant")["top1"].mean().items():
+        row = re.search(
+            rf">{name}</span>\s*(?:<span[^>]*>[^<]*</span>)*</th><td class=\"n\"><strong>([\d.]+)<", _html(clean)
+        )
+        assert row is not None
+        assert float(row[1]) == pytest.approx(100 * mean, abs=0.051)
+
+
+def _html(folder: Path) -> str:
+    return (folder / "report.html").read_text()
+
+
+def test_markdown_comes_with_its_figures(clean: Path) -> None:
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", (clean / "report.md").read_text())
+    assert len(pictures) == 3
+    assert all((clean / picture).stat().st_size > 10_000 for picture in pictures)
+
+
+def test_what_went_wrong_is_told_at_the_top_and_enters_no_average(troubled: Path) -> None:
+    html = _html(troubled)
+    top = html[html.index("<h1>") : html.index("<nav")]
+    for told in (
+        "1 of 8 runs failed and enter no average (ViT, seed 2: exit status 1: ValueError: the loss is not finite",
+        "do not beat majority class",
+        "all of Coin",
+        "The variants differ in more than the study declares: model.init_args.label_smoothing.",
+        "Swin: its cost could not be measured (exit status 1: RuntimeError: out of memory).",
+    ):
+        assert told in top
+        assert told in (troubled / "report.md").read_text()
+    assert "1 of 2</td>" in html  # seeds of ViT
+    assert "≤ majority class" in html
+    assert (troubled / "results.csv").read_text().count("not finite") == 1
+
+
+class Awkward(Digits):
+    """Class names that are markup."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.class_names = ["<b>cat</b>", "dog & son", '"eel"']
+
+
+def test_names_are_text_not_markup(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("name: x")
+    study = results({"A<i>": {1: right(0.9, 90), 2: right(0.8, 90)}, "B": {1: right(0.7, 90), 2: right(0.7, 90)}})
+    images = Awkward()
+    object.__setattr__(study, "class_names", images.class_names)
+    object.__setattr__(study.study, "path", tmp_path / "study.yaml")
+    html = write_report(study, images, tmp_path).read_text()
+    assert "<b>cat" not in html
+    assert "A<i>" not in html
+    assert "dog &amp; son" in html
+
+
+def test_a_study_of_which_nothing_is_left_still_has_a_page(tmp_path: Path, digits: Digits) -> None:
+    study = write_study(
+        tmp_path, digits, seeds=[1], variants={"A": variant(0.9, fail=[1]), "B": variant(0.8, fail=[1])}
+    )
+    with pytest.raises(RunsFailed) as failed:
+        compare(study, FakeWorkshop(digits), tmp_path / "runs", program=FAKE_PROGRAM)
+    assert "No run finished" in failed.value.report.read_text()
+
+
+def test_variants_differ_without_colour() -> None:
+    assert len(set(figures.MARKERS)) == len(set(map(str, figures.DASHES))) == len(set(figures.COLOURS)) == 7
+
+
+# ---- in the browser
+
+
+def dump(page: Path, width: int = 1280) -> str:
+    """Return the page's elements after its scripts have run."""
+    assert CHROMIUM is not None
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--no-first-run", "--hide-scrollbars",
+        "--virtual-time-budget=2000",
+        f"--user-data-dir={page.parent / 'profile'}", f"--window-size={width},2000", "--dump-dom", page.as_uri(),
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@needs_browser
+@pytest.mark.parametrize("study", ["clean", "troubled"])
+def test_nothing_sticks_out_on_a_phone(study: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    # A window cannot be as narrow as a phone, a frame can; the page in it reports its width through its title.
+    report = _html(request.getfixturevalue(study))
+    measure = "<script>parent.postMessage(document.documentElement.scrollWidth, '*')</script></body>"
+    (tmp_path / "inner.html").write_text(report.replace("</body>", measure))
+    (tmp_path / "phone.html").write_text(
+        "<script>onmessage = message => document.title = 'width ' + message.data</script>"
+        '<iframe src="inner.html" style="border:0; width:390px; height:800px"></iframe>'
+    )
+    assert "<title>width 390</title>" in dump(tmp_path / "phone.html")
+
+
+@needs_browser
+def test_the_gallery_can_be_filtered(clean: Path, tmp_path: Path) -> None:
+    script = """<script>
+        const seen = () => document.querySelectorAll(".card:not([hidden])").length;
+        const steps = [seen()];
+        only.checked = true; only.oninput(); steps.push(seen());
+        pick.selectedIndex = 1; pick.oninput(); steps.push(seen());
+        document.title = "seen " + steps.join(" ");
+    </script></body>"""
+    html = _html(clean)
+    (tmp_path / "page.html").write_text(html.replace("</body>", script))
+    title = re.search(r"<title>seen (\d+) (\d+) (\d+)</title>", dump(tmp_path / "page.html"))
+    assert title is not None
+    disputed = re.findall(r'data-class="(\w)" data-disputed="1"', html)
+    first = min(re.findall(r'data-class="(\w)"', html))
+    assert [int(count) for count in title.groups()] == [60, len(disputed), disputed.count(first)]

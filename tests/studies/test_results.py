@@ -1,0 +1,85 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from fake_study import result, results, right
+
+from vitlab.evaluation.predictions import Predictions, write_predictions
+from vitlab.studies.grid import Run
+from vitlab.studies.results import read_results
+from vitlab.studies.runner import Outcome
+
+LABELS = np.arange(30) % 3
+
+
+def finished_run(folder: Path, seed: int, images: str = "test", fill: float = 1.0) -> Outcome:
+    run = Run("A", seed, {"trainer": {"max_epochs": 1}}, folder)
+    run.directory.mkdir(parents=True)
+    names = [f"{images}/{index}" for index in range(30)]
+    logits = np.full((30, 3), fill, dtype=np.float32)
+    write_predictions(run.directory / "predictions.parquet", Predictions(names, LABELS, logits))
+    (run.directory / "metrics.csv").write_text("step,epoch,val/top1\n1,0,0.5\n")
+    (run.directory / "config.yaml").write_text(yaml.safe_dump(run.config))
+    (run.directory / "environment.json").write_text(json.dumps({"torch": "2.15"}))
+    (run.directory / "summary.json").write_text(json.dumps({"seconds": 3}))
+    return Outcome(run, None)
+
+
+def test_runs_that_cannot_be_compared_stand_among_the_failures(tmp_path: Path) -> None:
+    good = [finished_run(tmp_path, seed) for seed in (1, 2)]
+    elsewhere = finished_run(tmp_path, 3, images="other")
+    diverged = finished_run(tmp_path, 4, fill=np.nan)
+    torn = finished_run(tmp_path, 5)
+    (torn.run.directory / "predictions.parquet").write_bytes(b"PAR1")
+    failed = Outcome(Run("A", 6, {}, tmp_path), "exit status 1")
+
+    finished, failures = read_results([failed, *good, elsewhere, diverged, torn])
+    assert [result.run.seed for result in finished] == [1, 2]
+    reasons = {run.seed: failure for run, failure in failures}
+    assert reasons[3] == "was tested on other images or labels than the other runs"
+    assert reasons[4] == "its predictions are not finite numbers"
+    assert str(reasons[5]).startswith("its results cannot be read")
+    assert reasons[6] == "exit status 1"
+
+
+def test_the_ranking_is_by_mean_accuracy_and_keeps_each_variants_colour() -> None:
+    study = results({"A": {1: right(0.8), 2: right(0.9)}, "B": {1: right(0.95), 2: right(0.93)}})
+    assert [(r.variant, r.index, round(r.accuracy.mean, 6)) for r in study.ranking] == [("B", 1, 0.94), ("A", 0, 0.85)]
+
+
+def test_curves_are_means_by_epoch_with_the_range_of_the_seeds() -> None:
+    runs = [result("A", seed, right(0.9, 30), LABELS) for seed in (1, 2)]
+    runs[1].history["train/loss"] += 0.2
+    curve = results({"A": {1: right(0.9, 30)}}, finished=runs).ranking[0].curve("train/loss")
+    assert curve.epochs.tolist() == [1, 2]
+    assert curve.mean == pytest.approx([1.0, 0.6])  # (1 + .8)/2 and (.6 + .4)/2, plus half of .2
+    assert curve.low == pytest.approx([0.9, 0.5])
+    assert curve.high == pytest.approx([1.1, 0.7])
+    assert len(results({"A": {1: right(0.9, 30)}}).ranking[0].curve("val/unknown").epochs) == 0
+
+
+def test_accuracy_by_class_averages_over_seeds() -> None:
+    first, second = np.ones(30, dtype=bool), np.ones(30, dtype=bool)
+    first[0] = first[3] = second[0] = False  # class 0 has ten images: two wrong, then one
+    study = results({"A": {1: first, 2: second}})
+    assert study.per_class["A"].tolist() == pytest.approx([0.85, 1, 1])
+    assert study.per_class["images"].tolist() == [10, 10, 10]
+    assert study.confusions(study.ranking[0]) == [("cat", "dog", 3)]
+
+
+def test_a_class_without_test_images_has_no_accuracy() -> None:
+    study = results({"A": {1: right(0.9, 30)}}, class_names=["cat", "dog", "eel", "fox"])
+    assert np.isnan(study.per_class.loc["fox", "A"])
+
+
+def test_the_table_has_a_row_for_every_run_failed_ones_too() -> None:
+    failed = Outcome(Run("A", 2, {}, Path("runs/a")), "exit status 1")
+    table = results({"A": {1: right(0.4)}, "B": {1: right(0.9), 2: right(0.9)}}, failures=[failed]).table()
+    assert table[["variant", "seed", "status"]].to_numpy().tolist() == [
+        ["A", 1, "finished"], ["A", 2, "exit status 1"], ["B", 1, "finished"], ["B", 2, "finished"],
+    ]  # fmt: skip
+    assert table["top1"].fillna(-1).tolist() == pytest.approx([0.4, -1, 0.9, 0.9])
+    assert table["beats_knn"].fillna(False).tolist() == [False, False, True, True]
+    assert table["epochs"].dtype == "Int64"
