@@ -1,0 +1,134 @@
+"""Our architectures compute timm's functions: the installed timm, with the same weights, is the oracle."""
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from small_models import SMALL, TIMM, images, relative_error, shake
+from torch import Tensor, nn
+
+import vitlab.models
+
+# (family, arguments): native sizes, then the corners where implementations part.
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("vit", {}),
+    ("vit", {"img_size": (8, 24)}),
+    ("vit", {"global_pool": "avg"}),
+    ("vit", {"global_pool": "avg", "fc_norm": False}),
+    ("vit", {"no_embed_class": True, "init_values": 0.1}),
+    ("vit", {"qkv_bias": False, "in_chans": 1}),
+    ("deit", {}),
+    ("deit", {"img_size": (8, 24)}),
+    *(
+        (family, changes)
+        for family in ("swin", "swinv2")
+        for changes in (
+            {},
+            {"img_size": (32, 48)},
+            {"window_size": 7},  # does not divide the map: padded
+            {"img_size": 18, "patch_size": 2},  # odd maps: 9, 5, 3
+            {"window_size": (4, 2)},
+            {"window_size": (8, 4, 2)},
+            {"window_size": 32},  # larger than any map: clamped, no shift
+            {"img_size": 8},  # the last map is one token
+            {"window_size": 1},
+            {"qkv_bias": False, "in_chans": 1},
+        )
+    ),
+    ("swinv2", {"pretrained_window_sizes": (6, 6, 3)}),
+]
+
+
+def pair_of(family: str, changes: dict[str, Any]) -> tuple[Any, Any]:
+    theirs = shake(TIMM[family](**changes))
+    ours = SMALL[family](**changes)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    return ours, theirs
+
+
+@pytest.mark.parametrize(("family", "changes"), CASES, ids=str)
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_logits_and_gradients_are_timms(family: str, changes: dict[str, Any], training: bool) -> None:
+    ours, theirs = (model.train(training) for model in pair_of(family, changes))
+    x = images(ours)
+    # Single precision as promised; double to tell a wrong gradient from a rounded one (tables are made in single).
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-6)):
+        (logits, gradients), (expected_logits, expected) = (
+            logits_and_gradients(model.to(dtype), x.to(dtype)) for model in (ours, theirs)
+        )
+        assert relative_error(logits, expected_logits) < tolerance
+        assert gradients.keys() == expected.keys()
+        # Gradients that are 0 in exact arithmetic, as a bias of all keys has, would compare noise with noise.
+        floor = 1e-2 * max(gradient.abs().max() for gradient in expected.values())
+        for name in expected:
+            error = (gradients[name] - expected[name]).abs().max()
+            assert error < tolerance * max(expected[name].abs().max(), floor), (name, dtype)
+
+
+def logits_and_gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    model.zero_grad()
+    x = x.clone().requires_grad_()
+    logits = model(x)
+    logits.square().sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert x.grad is not None
+    return logits, gradients | {"images": x.grad}
+
+
+@pytest.mark.parametrize(("family", "changes"), CASES, ids=str)
+def test_embedding_and_no_decay_are_timms(family: str, changes: dict[str, Any]) -> None:
+    ours, theirs = (model.eval() for model in pair_of(family, changes))
+    x = images(ours)
+    expected = theirs.forward_head(theirs.forward_features(x), pre_logits=True)
+    assert relative_error(ours.embed(x), expected) < 1e-5
+    names = {name for name, _ in theirs.named_parameters()}
+    assert ours.no_weight_decay() == theirs.no_weight_decay() & names
+    ours.reset_classifier(0)
+    theirs.reset_classifier(0)
+    assert relative_error(ours(x), theirs(x)) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["swin", "swinv2", "vit"])
+def test_other_image_sizes_are_timms_dynamic_sizes(family: str) -> None:
+    theirs = shake(TIMM[family](dynamic_img_size=True)).eval()
+    ours = SMALL[family]().eval()
+    ours.load_state_dict(theirs.state_dict())
+    for size in [(16, 16), (24, 40), (12, 20)]:
+        x = torch.randn(2, 3, *size)
+        assert relative_error(ours(x), theirs(x)) < 1e-5, size
+
+
+def test_bfloat16_is_as_near_to_float32_as_timms(family: str) -> None:
+    ours, theirs = (model.eval() for model in pair_of(family, {}))
+    x = images(ours, batch=4)
+    exact = theirs(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        error, allowed = (relative_error(model(x).float(), exact) for model in (ours, theirs))
+    assert error < 1.5 * allowed + 1e-2
+
+
+# Full size, at the size that the name states and at one for small images (patch 2, window 4, 32 px).
+NAMED: list[tuple[str, dict[str, Any]]] = [
+    ("vit_tiny_patch16_224", {}),
+    ("vit_small_patch32_384", {}),
+    ("deit_tiny_distilled_patch16_224", {}),
+    ("swin_tiny_patch4_window7_224", {}),
+    ("swinv2_tiny_window8_256", {}),
+    ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4}),
+    ("swin_tiny_patch4_window7_224", {"img_size": 32, "patch_size": 2, "window_size": 4}),
+    ("swinv2_tiny_window8_256", {"img_size": 32, "patch_size": 2, "window_size": 4}),
+    ("swinv2_tiny_window16_256", {"img_size": 128, "pretrained_window_sizes": (8, 8, 8, 8)}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "changes"), NAMED, ids=str)
+@torch.no_grad()
+def test_a_named_model_is_timms_of_that_name(name: str, changes: dict[str, Any]) -> None:
+    theirs: nn.Module = shake(timm.create_model(name, **changes)).eval()
+    ours = getattr(vitlab.models, name)(**changes).eval()
+    ours.load_state_dict(theirs.state_dict())
+    x = images(ours, batch=1)
+    assert relative_error(ours(x), theirs(x)) < 1e-5

@@ -1,0 +1,177 @@
+"""Swin and Swin v2: what the papers say of their blocks, and the steps between the two."""
+
+from typing import Any
+
+import pytest
+import torch
+from small_models import SMALL, SWIN, images, relative_error, shake
+from torch import nn
+
+from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2
+from vitlab.models.swin import CosineAttention, PreNormBlock
+from vitlab.models.swin_v2 import LinearSpacedBias, LogSpacedBias, ResPostNormBlock, TableBias
+
+
+def test_blocks_of_swin_v2_start_as_the_identity() -> None:
+    # "Res-post-norm" with norms initialised to 0 (official swin_transformer_v2.py, _init_respostnorm).
+    model = SwinTransformerV2(**SWIN)
+    for stage in model.layers:
+        for block in stage.blocks:  # type: ignore[union-attr]
+            assert not any(p.any() for p in (*block.norm1.parameters(), *block.norm2.parameters()))
+            x = torch.randn(1, *block.size, block.norm1.normalized_shape[0])
+            assert torch.equal(block(x), x)
+
+
+def test_first_step_of_swin_v2_moves_norms_embedding_merging_and_head_only() -> None:
+    model = SwinTransformerV2(**SWIN)
+    model(images(model)).square().sum().backward()
+    moving = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    still = {name for name, _ in model.named_parameters()} - moving
+    assert still
+    assert all(".attn." in name or ".mlp." in name for name in still)
+    assert not any(".attn." in name or ".mlp." in name for name in moving)
+
+
+def test_temperature_never_falls_below_a_hundredth() -> None:
+    model = shake(SwinTransformerV2(**SWIN)).eval()
+    x = images(model)
+    scales = [m.logit_scale for m in model.modules() if hasattr(m, "logit_scale")]
+    with torch.no_grad():
+        for scale in scales:
+            scale.fill_(torch.log(torch.tensor(100.0)))
+        at_limit = model(x)
+        for scale in scales:
+            scale.fill_(20.0)
+    torch.testing.assert_close(model(x), at_limit)
+
+
+@pytest.mark.parametrize("family", ["swin", "swinv2"])
+def test_patch_merging_has_the_depth_of_the_block_before_it(family: str) -> None:
+    # Official layer ids (optimizer.py:104-117): blocks 1 … 6, merging of stage i with its last block.
+    model = SMALL[family]()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = [{names[id(p)] for p in group} for group in model.layers()]
+    assert len(groups) == 1 + 6 + 1
+    for group, merging in ((2, "layers.1.downsample."), (4, "layers.2.downsample.")):
+        assert {name for name in names.values() if name.startswith(merging)} <= groups[group]
+    assert all(name.startswith(("norm.", "head.")) for name in groups[-1])
+
+
+@pytest.mark.parametrize("family", ["swin", "swinv2"])
+def test_shifted_windows_let_neighbours_across_a_border_meet(family: str) -> None:
+    # One stage of one plain and one shifted block: a token on the border of its window reaches across only if shifted.
+    # Odd and even blocks are told apart by depth: one block has no way over the border.
+    def reach(depth: int) -> bool:
+        model = shake(SMALL[family](depths=(depth,), num_heads=(1,))).eval()
+        assert isinstance(model, Backbone)
+        tokens = torch.randn(1, 16, 16, 8, requires_grad=True)
+        model.encode(tokens).patches.unflatten(1, (16, 16))[0, 3, 3].sum().backward()
+        assert tokens.grad is not None
+        return bool(tokens.grad[0, 4, 4].any())
+
+    assert not reach(1)
+    assert reach(2)
+
+
+STEPS: list[dict[str, Any]] = [
+    {"block": PreNormBlock},
+    {"block": ResPostNormBlock},
+    {"block": ResPostNormBlock, "attention": CosineAttention},
+    {"attention": CosineAttention},
+]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_every_step_from_swin_to_swin_v2_trains(step: dict[str, Any]) -> None:
+    model = SwinTransformer(**SWIN, **step)
+    listed = [id(p) for group in model.layers() for p in group]
+    assert sorted(listed) == sorted(id(p) for p in model.parameters())
+    shake(model)
+    model(images(model)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+def test_swin_with_both_steps_is_swin_v2_with_a_table() -> None:
+    # The paper's path: Swin + res-post-norm + cosine attention is Swin v2 before its continuous bias. What remains
+    # different is Swin's merging, so one stage is compared, with a bias that k does not have.
+    sizes = {**SWIN, "depths": (2,), "num_heads": (2,), "qkv_bias": False}
+    ours = shake(SwinTransformer(**sizes, block=ResPostNormBlock, attention=CosineAttention)).eval()
+    v2 = SwinTransformerV2(**sizes, position_bias=TableBias).eval()
+    renamed = {name.replace("attn.relative", "attn.cpb_mlp.relative"): p for name, p in ours.state_dict().items()}
+    v2.load_state_dict(renamed)
+    x = images(ours)
+    assert relative_error(v2(x), ours(x)) < 1e-6
+
+
+@pytest.mark.parametrize("kind", [LogSpacedBias, LinearSpacedBias, TableBias])
+def test_every_kind_of_position_bias_trains_and_changes_window(kind: Any) -> None:
+    model = shake(SwinTransformerV2(**SWIN, position_bias=kind))
+    model(images(model)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+    model.set_input_size(64)
+    assert model.windows == [(8, 8)] * 3
+    assert model(images(model)).shape == (2, 5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # inside timm's interpolation
+@pytest.mark.parametrize("family", ["swin", "swinv2"])
+def test_a_model_rebuilt_for_another_size_is_timms_rebuilt(family: str) -> None:
+    from small_models import TIMM
+
+    theirs = shake(TIMM[family]()).eval()
+    ours = SMALL[family]().eval()
+    ours.load_state_dict(theirs.state_dict())
+    assert isinstance(ours, SwinTransformer | SwinTransformerV2)
+    for size, window in [((48, 64), None), (64, 4), (32, 4)]:
+        ours.set_input_size(size, window)
+        theirs.set_input_size(size, window_size=window)  # type: ignore[operator]
+        assert [block.attn.window for stage in ours.layers for block in stage.blocks] == [  # type: ignore[union-attr]
+            block.attn.window_size
+            for stage in theirs.layers
+            for block in stage.blocks  # type: ignore[union-attr]
+        ]
+        if family == "swin":  # timm interpolates tables at geometric distances, the official code, and ours, bicubic
+            ours.load_state_dict(theirs.state_dict())
+        x = images(ours)
+        assert relative_error(ours(x), theirs(x)) < 1e-5
+
+
+def test_a_larger_window_extrapolates_from_the_window_trained_on() -> None:
+    # With the old window as reference, the bias between two tokens that both windows hold stays what it was.
+    small = shake(SwinTransformerV2(**SWIN))
+    large = SwinTransformerV2(**{**SWIN, "img_size": 64, "window_size": 8}, pretrained_window_sizes=(4, 4, 4))
+    large.load_state_dict(small.state_dict())
+    for before, after in zip(biases(small), biases(large), strict=True):
+        h = before.shape[0]
+        table = after.view(h, 8, 8, 8, 8)[:, :4, :4, :4, :4].reshape(h, 16, 16)
+        torch.testing.assert_close(table, before)
+
+
+def biases(model: Backbone) -> list[torch.Tensor]:
+    return [m.bias() for m in model.modules() if isinstance(m, nn.Sequential) and isinstance(m, LogSpacedBias)]
+
+
+@pytest.mark.parametrize("build", [SwinTransformer, SwinTransformerV2])
+def test_stages_that_do_not_fit_are_refused(build: Any) -> None:
+    with pytest.raises(ValueError, match=r"depths \(2, 2\).*num_heads \(1, 2, 4\)"):
+        build(**SWIN | {"depths": (2, 2)})
+    with pytest.raises(ValueError, match=r"embed_dim 8, in stage 2 a width of 16.*3 heads"):
+        build(**SWIN | {"num_heads": (1, 3, 4)})
+    with pytest.raises(ValueError, match="window_size"):
+        build(**SWIN | {"window_size": 0})
+    with pytest.raises(ValueError, match="global_pool"):
+        build(**SWIN).reset_classifier(3, "token")
+
+
+def test_pretrained_windows_are_one_for_each_stage() -> None:
+    with pytest.raises(ValueError, match="pretrained_window_sizes"):
+        SwinTransformerV2(**SWIN, pretrained_window_sizes=(8, 8))
+
+
+def test_a_clamped_window_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        SwinTransformer(**SWIN | {"window_size": 11, "img_size": 40})
+    assert [record.message for record in caplog.records] == [
+        "Windows larger than their maps are clamped to them and not shifted: 11×11 on a map of 10×10, "
+        "11×11 on a map of 5×5."
+    ]

@@ -1,0 +1,265 @@
+"""Files of weights: whose names are understood, what is resized, what is refused."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from small_models import SMALL, SWIN, TIMM, VIT, images, relative_error, shake
+from torch import Tensor, nn
+
+from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer, vit_tiny_patch16_224
+from vitlab.models.weights import load_weights, read_weights, save_weights
+
+State = dict[str, Tensor]
+
+
+def fresh(family: str, **changes: Any) -> Backbone:
+    return shake(SMALL[family](**changes)).eval()  # type: ignore[return-value]
+
+
+def official_swin(state: State, swin: Backbone) -> State:
+    """Return weights as Microsoft's code names them: merging at the end of a stage, `head.weight`, buffers beside."""
+    out: State = {}
+    for name, tensor in state.items():
+        for stage in (1, 2):
+            name = name.replace(f"layers.{stage}.downsample", f"layers.{stage - 1}.downsample")
+        out[name.replace("head.fc.", "head.")] = tensor
+    for name, module in swin.named_modules():
+        if name.endswith(".attn"):
+            out[f"{name}.relative_position_index"] = torch.zeros(3, 3)  # of any size: never read
+            out[f"{name}.relative_coords_table"] = torch.zeros(3)
+            out[f"{name.removesuffix('.attn')}.attn_mask"] = torch.zeros(3)
+        assert isinstance(module, nn.Module)
+    return out
+
+
+def test_our_weights_are_timms_and_back(family: str, tmp_path: Path) -> None:
+    ours, theirs = fresh(family), shake(TIMM[family]()).eval()
+    x = images(ours)
+    save_weights(theirs, tmp_path / "theirs.safetensors")
+    report = load_weights(ours, tmp_path / "theirs.safetensors")
+    assert sorted(report.matched) == sorted(theirs.state_dict())
+    assert [*report.resized, *report.missing, *report.unexpected] == []
+    assert relative_error(ours(x), theirs(x)) < 1e-5
+
+    shake(ours)
+    save_weights(ours, tmp_path / "ours.safetensors")
+    timm.models.load_checkpoint(theirs, str(tmp_path / "ours.safetensors"), strict=True)
+    assert relative_error(theirs(x), ours(x)) < 1e-5
+
+
+def test_timm_builds_a_model_from_our_file(tmp_path: Path) -> None:
+    ours = vit_tiny_patch16_224(img_size=32, num_classes=3).eval()
+    save_weights(ours, tmp_path / "vit.safetensors")
+    path = str(tmp_path / "vit.safetensors")
+    theirs = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=3, checkpoint_path=path).eval()
+    x = images(ours)
+    assert relative_error(theirs(x), ours(x)) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["swin", "swinv2"])
+def test_microsofts_names_are_understood(family: str, tmp_path: Path) -> None:
+    source, model = fresh(family), fresh(family)
+    torch.save({"model": official_swin(source.state_dict(), source)}, tmp_path / "swin.pth")
+    report = load_weights(model, tmp_path / "swin.pth")
+    assert len(report.matched) == len(model.state_dict())
+    x = images(model)
+    assert torch.equal(model(x), source(x))
+
+
+def test_simmims_swin_v2_is_understood(tmp_path: Path) -> None:
+    # Prefix `encoder.`, `rpe_mlp` for `cpb_mlp`, a mask token, a decoder and no head (official utils_simmim.py:199).
+    source, model = fresh("swinv2"), fresh("swinv2")
+    official = official_swin(source.state_dict(), source)
+    state = {f"encoder.{n.replace('cpb_mlp', 'rpe_mlp')}": t for n, t in official.items() if not n.startswith("head")}
+    state |= {"encoder.mask_token": torch.zeros(1, 1, 8), "decoder.0.weight": torch.zeros(3, 3, 1, 1)}
+    torch.save({"model": state, "epoch": 799}, tmp_path / "simmim.pth")
+    report = load_weights(model, tmp_path / "simmim.pth")
+    assert report.prefix == "encoder."
+    assert report.missing == ["head.fc.weight", "head.fc.bias"]
+    assert report.unexpected == ["mask_token"]
+    x = images(model)
+    assert torch.equal(model.embed(x), source.embed(x))
+
+
+def test_mae_s_encoder_is_understood_and_its_norm_is_not_taken_for_another(tmp_path: Path) -> None:
+    # Fine-tuning with average pooling starts `fc_norm` afresh (official main_finetune.py:251).
+    source, model = fresh("vit"), SMALL["vit"](global_pool="avg").eval()
+    state = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("head")}
+    state |= {
+        "mask_token": torch.zeros(1),
+        "decoder_embed.weight": torch.zeros(1),
+        "decoder_blocks.0.x": torch.zeros(1),
+    }
+    torch.save({"model": state}, tmp_path / "mae.pth")
+    report = load_weights(model, tmp_path / "mae.pth")
+    assert {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"} == set(report.missing)
+    assert {"norm.weight", "norm.bias"} <= set(report.unexpected)
+    assert (model.fc_norm.weight == 1).all()  # type: ignore[union-attr]
+    assert torch.equal(model.blocks[2].mlp.fc1.weight, source.blocks[2].mlp.fc1.weight)  # type: ignore[union-attr, index]
+
+
+def test_dino_s_teacher_is_loaded_and_not_its_student(tmp_path: Path) -> None:
+    student, teacher, model = (fresh("vit", num_classes=0) for _ in range(3))
+    head = {"head.last_layer.weight_g": torch.zeros(9, 1)}
+    content = {
+        "student": {f"module.backbone.{n}": t for n, t in student.state_dict().items()} | head,
+        "teacher": {f"backbone.{n}": t for n, t in teacher.state_dict().items()} | head,
+        "args": argparse.Namespace(arch="vit_small"),
+    }
+    torch.save(content, tmp_path / "dino.pth")
+    load_weights(model, tmp_path / "dino.pth")
+    x = images(model)
+    assert torch.equal(model(x), teacher(x))
+
+
+def test_msn_s_encoder_is_understood(tmp_path: Path) -> None:
+    source, model = fresh("vit", num_classes=0), fresh("vit", num_classes=0)
+    state = {f"module.{n}": t for n, t in source.state_dict().items()} | {"module.fc.fc1.weight": torch.zeros(3, 3)}
+    torch.save({"target_encoder": state, "prototypes": torch.zeros(3, 3)}, tmp_path / "msn.pth")
+    assert load_weights(model, tmp_path / "msn.pth").unexpected == ["fc.fc1.weight"]
+    x = images(model)
+    assert torch.equal(model(x), source(x))
+
+
+def test_deit_iii_s_layer_scale_is_understood(tmp_path: Path) -> None:
+    changes = {"no_embed_class": True, "init_values": 0.1}
+    source, model = fresh("vit", **changes), fresh("vit", **changes)
+    state = {re.sub(r"ls([12])\.gamma", r"gamma_\1", name): tensor for name, tensor in source.state_dict().items()}
+    torch.save({"model": state}, tmp_path / "deit3.pth")
+    load_weights(model, tmp_path / "deit3.pth")
+    x = images(model)
+    assert torch.equal(model(x), source(x))
+
+
+def test_the_evaluated_of_two_encoders_in_a_lightning_checkpoint_is_loaded(tmp_path: Path) -> None:
+    backbone, encoder, model = (fresh("vit") for _ in range(3))
+    state = {f"backbone._orig_mod.{n}": t for n, t in backbone.state_dict().items()}
+    state |= {f"encoder.{n}": t for n, t in encoder.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3, "hyper_parameters": {"lr": 0.1}}, tmp_path / "last.ckpt")
+    x = images(model)
+    assert load_weights(model, tmp_path / "last.ckpt").prefix == "encoder."
+    assert torch.equal(model(x), encoder(x))
+    load_weights(model, tmp_path / "last.ckpt", prefix="backbone.")
+    assert torch.equal(model(x), backbone(x))
+
+
+def test_positions_are_resized_as_timm_does(tmp_path: Path) -> None:
+    source = shake(TIMM["vit"]()).eval()
+    save_weights(source, tmp_path / "vit.safetensors")
+    model = SMALL["vit"](img_size=(24, 32)).eval()
+    report = load_weights(model, tmp_path / "vit.safetensors")
+    assert report.resized == {"pos_embed": ((1, 17, 24), (1, 49, 24))}
+    source.set_input_size((24, 32))  # type: ignore[operator]
+    x = images(model)
+    assert relative_error(model(x), source(x)) < 1e-5
+
+
+def test_bias_tables_are_resized_and_reported(tmp_path: Path) -> None:
+    source, rebuilt = fresh("swin"), fresh("swin", img_size=64, window_size=8)
+    save_weights(source, tmp_path / "swin.safetensors")
+    report = load_weights(rebuilt, tmp_path / "swin.safetensors")
+    assert len(report.resized) == 6
+    assert report.resized["layers.0.blocks.0.attn.relative_position_bias_table"] == ((49, 1), (225, 1))
+    assert isinstance(source, SwinTransformer)
+    source.set_input_size(64)  # the same model, rebuilt in place
+    x = images(rebuilt)
+    torch.testing.assert_close(rebuilt(x), source(x))
+
+
+def test_continuous_biases_need_no_resizing(tmp_path: Path) -> None:
+    source = fresh("swinv2")
+    save_weights(source, tmp_path / "swin.safetensors")
+    large = SwinTransformerV2(**{**SWIN, "img_size": 64, "window_size": 8}, pretrained_window_sizes=(4, 4, 4))
+    assert len(load_weights(large, tmp_path / "swin.safetensors").matched) == len(source.state_dict())
+
+
+def test_a_classifier_of_other_classes_is_left_out_and_said(family: str, tmp_path: Path) -> None:
+    source, model = fresh(family), fresh(family, num_classes=9)
+    before = [p.clone() for p in model.head_parameters()]
+    save_weights(source, tmp_path / "a.safetensors")
+    report = load_weights(model, tmp_path / "a.safetensors")
+    assert report.missing
+    assert set(report.missing) == set(report.unexpected)
+    assert all(name.startswith("head") for name in report.missing)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.head_parameters(), strict=True))
+    x = images(model)
+    assert torch.equal(model.embed(x), source.embed(x))
+    assert "head" in str(report)
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        {"depth": 4},
+        {"depth": 2},
+        {"embed_dim": 32},
+        {"patch_size": 8},
+        {"in_chans": 1},
+        {"distilled": True},
+        {"init_values": 0.1},
+        {"qkv_bias": False},
+    ],
+    ids=str,
+)
+def test_weights_of_another_architecture_are_refused_whole(stranger: dict[str, Any], tmp_path: Path) -> None:
+    save_weights(VisionTransformer(**VIT | stranger), tmp_path / "vit.safetensors")
+    model = VisionTransformer(**VIT)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match="does not fit VisionTransformer") as error:
+        load_weights(model, tmp_path / "vit.safetensors")
+    assert str(error.value).count("\n") < 5
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("source", "target"), [("swin", "vit"), ("vit", "swin"), ("swin", "swinv2")])
+def test_weights_of_another_family_are_refused(source: str, target: str, tmp_path: Path) -> None:
+    save_weights(fresh(source), tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="does not fit"):
+        load_weights(fresh(target), tmp_path / "a.safetensors")
+
+
+def test_a_prefix_that_fits_nothing_is_refused(tmp_path: Path) -> None:
+    save_weights(fresh("vit"), tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="0 names and shapes match"):
+        load_weights(fresh("vit"), tmp_path / "a.safetensors", prefix="teacher.")
+
+
+class Arbitrary:
+    """Something a pickle may hold and unpickling would run."""
+
+
+def test_a_pickle_with_objects_is_refused_in_words(tmp_path: Path) -> None:
+    torch.save({"model": {"x": torch.zeros(1)}, "config": Arbitrary()}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"Arbitrary.*code.*safetensors") as error:
+        read_weights(tmp_path / "a.pth")
+    assert str(error.value).count("\n") < 5
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.ckpt", "a.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"hello, world, this is text", b"\x80\x04garbage"])
+def test_a_file_that_holds_no_weights_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name):
+        read_weights(tmp_path / name)
+
+
+def test_a_checkpoint_without_tensors_says_what_it_holds(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "loss": 0.1}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"holds no weights.*epoch, loss"):
+        read_weights(tmp_path / "a.pth")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+        read_weights(tmp_path / "nowhere.pth")
+
+
+def test_only_tensors_are_written(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
+    assert read_weights(tmp_path / "x.safetensors").keys() == {"x"}

@@ -1,0 +1,147 @@
+"""The geometry of windows, against values of the official code and against what the words mean."""
+
+import math
+
+import pytest
+import torch
+from timm.models.swin_transformer import SwinTransformerBlock, get_relative_position_index
+from timm.models.swin_transformer import window_partition as timm_partition
+
+from vitlab.models.hierarchy import stage_maps, stage_windows
+from vitlab.models.swin_v2 import LinearSpacedBias, LogSpacedBias
+from vitlab.models.windows import (
+    clamp_window,
+    in_windows,
+    join_windows,
+    merge_2x2,
+    pad_to_windows,
+    relative_position_index,
+    resize_bias_table,
+    shift_mask,
+    split_windows,
+)
+
+
+@pytest.mark.parametrize(
+    ("window", "pretrained", "expected"),
+    [
+        # Printed by the official Swin v2 code for rows -(w-1) … 0 of one column.
+        (4, 0, [-1.056642, -0.887655, -0.624823, 0.0]),
+        (8, 4, [-1.43256, -1.362488, -1.280434, -1.18144, -1.056642, -0.887655, -0.624823, 0.0]),
+        (16, 8, [-1.393777]),
+        (1, 0, [0.0]),  # one offset; (1 - 1) / (1 - 1) is nan in the official code
+    ],
+)
+def test_log_spaced_offsets_are_the_official_codes(window: int, pretrained: int, expected: list[float]) -> None:
+    bias = LogSpacedBias(2, (window, window), (pretrained, pretrained))
+    rows = bias.relative_coords_table.unflatten(0, (2 * window - 1, 2 * window - 1))[:, 0, 0]
+    torch.testing.assert_close(rows[: len(expected)], torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_linear_spaced_offsets_reach_one_in_the_window_trained_on() -> None:
+    bias = LinearSpacedBias(2, (8, 8), (4, 4))
+    assert bias.relative_coords_table.max() == pytest.approx(7 / 3)
+    assert LinearSpacedBias(2, (4, 4), (0, 0)).relative_coords_table.abs().max() == 1
+
+
+def test_shift_mask_of_the_smallest_map_keeps_the_four_quarters_apart() -> None:
+    # 4 × 4, window 2, shift 1: the official code's golden values. Rolled, the first window is whole, the second joins
+    # the last column to the first, the third the last row to the first, the fourth four corners.
+    mask = shift_mask((4, 4), (2, 2), (1, 1))
+    columns = torch.tensor([[0, -100, 0, -100], [-100, 0, -100, 0], [0, -100, 0, -100], [-100, 0, -100, 0.0]])
+    rows = torch.tensor([[0, 0, -100, -100], [0, 0, -100, -100], [-100, -100, 0, 0], [-100, -100, 0, 0.0]])
+    corners = -100.0 * (1 - torch.eye(4))
+    assert torch.equal(mask, torch.stack([torch.zeros(4, 4), columns, rows, corners]))
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "shift"), [((8, 8), (4, 4), (2, 2)), ((9, 13), (4, 4), (2, 2)), ((6, 12), (6, 4), (0, 2))]
+)
+def test_shift_mask_is_timms(size: tuple[int, int], window: tuple[int, int], shift: tuple[int, int]) -> None:
+    block = SwinTransformerBlock(8, size, num_heads=1, window_size=window, shift_size=shift)
+    assert torch.equal(shift_mask(size, window, shift), block.attn_mask)
+
+
+def test_two_tokens_that_only_the_roll_brought_together_do_not_see_each_other() -> None:
+    # An attention that averages what the mask lets through, on a map that is 1 in its first row and 0 elsewhere: with
+    # windows shifted by 2, rows 6 and 7 share a window with rows 0 and 1 and must still be 0.
+    x = torch.zeros(1, 8, 8, 1)
+    x[:, 0] = 1
+
+    def average(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        assert mask is not None
+        windows = timm_partition(x, (4, 4)).flatten(1, 2)  # (nW, N, 1)
+        return join_windows((mask.softmax(dim=-1) @ windows).unsqueeze(1), (4, 4), (8, 8), num_heads=1)
+
+    y = in_windows(x, average, (4, 4), (2, 2), shift_mask((8, 8), (4, 4), (2, 2)))
+    assert y[:, :2].allclose(torch.full((1, 2, 8, 1), 0.5))
+    assert y[:, 2:].abs().max() < 1e-20
+
+
+@pytest.mark.parametrize("window", [(4, 4), (3, 5), (1, 2)])
+def test_relative_position_index_is_timms(window: tuple[int, int]) -> None:
+    assert torch.equal(relative_position_index(window), get_relative_position_index(*window))
+
+
+def test_windows_are_split_and_joined_without_loss_and_in_timms_order() -> None:
+    x = torch.randn(2, 6, 8, 3 * 4)  # q, k, v of two heads of width 2
+    q, k, v = split_windows(x, (3, 4), num_heads=2)
+    assert q.shape == (2, 4 * 2, 12, 2)
+    for part, expected in zip((q, k, v), x.split(4, dim=-1), strict=True):
+        assert torch.equal(join_windows(part, (3, 4), (6, 8), num_heads=2), expected)
+        windows = timm_partition(expected.contiguous(), (3, 4)).flatten(1, 2)  # (B·nW, N, C)
+        assert torch.equal(part.reshape(-1, 2, 12, 2).transpose(1, 2).flatten(2), windows)
+
+
+def test_merging_goes_down_the_columns() -> None:
+    x = torch.arange(4.0).view(1, 2, 2, 1)  # 0 1 / 2 3
+    assert merge_2x2(x).flatten().tolist() == [0, 2, 1, 3]
+
+
+def test_odd_maps_are_padded_with_zeros_below_and_right() -> None:
+    x = torch.ones(1, 3, 5, 1)
+    padded = pad_to_windows(x, (2, 4))
+    assert padded.shape == (1, 4, 8, 1)
+    assert torch.equal(padded[:, :3, :5], x)
+    assert padded.sum() == x.sum()
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "clamped", "shift"),
+    [
+        ((14, 14), (7, 7), (7, 7), (3, 3)),
+        ((7, 7), (7, 7), (7, 7), (0, 0)),  # one window holds the map: nothing to shift
+        ((4, 4), (7, 7), (4, 4), (0, 0)),
+        ((4, 14), (7, 7), (4, 7), (0, 3)),  # each side by itself
+        ((8, 8), (1, 1), (1, 1), (0, 0)),
+    ],
+)
+def test_a_window_never_exceeds_its_map(
+    size: tuple[int, int], window: tuple[int, int], clamped: tuple[int, int], shift: tuple[int, int]
+) -> None:
+    assert clamp_window(size, window) == (clamped, shift)
+
+
+def test_stages_halve_the_map_rounding_up() -> None:
+    assert stage_maps((15, 8), 3) == [(15, 8), (8, 4), (4, 2)]
+
+
+def test_windows_are_given_once_as_a_rectangle_or_for_each_stage() -> None:
+    assert stage_windows(7, 2) == [(7, 7), (7, 7)]
+    assert stage_windows([4, 6], 3) == [(4, 6)] * 3
+    assert stage_windows([8, 4, 2], 3) == [(8, 8), (4, 4), (2, 2)]
+    for wrong in (0, [4, 4, 4], [4, 0]):
+        with pytest.raises(ValueError, match="window_size"):
+            stage_windows(wrong, 4)
+
+
+def test_a_bias_table_resized_keeps_a_smooth_bias() -> None:
+    # A bias that falls linearly with the distance in rows: as a picture its slope shrinks, its ends stay.
+    rows = torch.linspace(-1, 1, 7).view(7, 1).expand(7, 7).reshape(49, 1)
+    resized = resize_bias_table(rows, (4, 4), (8, 8)).view(15, 15)
+    assert resized.shape == (15, 15)
+    assert torch.equal(resize_bias_table(rows, (4, 4), (4, 4)), rows)
+    assert resized[7].abs().max() < 1e-5  # the middle stays the middle
+    assert (resized[0] < -0.9).all()
+    assert (resized.diff(dim=0)[2:-2] > 0).all()
+    assert math.isclose(resized[0, 0], -resized[-1, 0], abs_tol=1e-5)
