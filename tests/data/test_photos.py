@@ -22,16 +22,19 @@ def _photo(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels).resize((width, height))
 
 
+def _assert_equal_to_rounding(ours: torch.Tensor, expected: torch.Tensor) -> None:
+    """Pillow and torch round between the two passes of a resize differently; a shift by one pixel would be 10 or more."""
+    assert ours.dtype == torch.uint8
+    assert (ours.int() - expected.int()).abs().float().mean() < 0.3  # of 255
+
+
 @pytest.mark.parametrize("size", [(400, 533), (533, 400), (301, 301), (97, 1000), (50, 40)])
 @pytest.mark.parametrize(("image_size", "crop_pct"), [(224, 0.875), (64, 0.9), (32, 1.0)])
 def test_evaluation_equals_timms(size: tuple[int, int], image_size: int, crop_pct: float) -> None:
     timm = create_transform(image_size, is_training=False, interpolation="bicubic", crop_pct=crop_pct, normalize=False)
     photo = _photo(*size)
-    ours = np.asarray(central_crop(photo, image_size, crop_pct, Image.Resampling.BICUBIC))
-    expected = timm(photo)
-    if expected.is_floating_point():
-        expected = expected * 255
-    assert np.array_equal(ours, expected.round().to(torch.uint8).permute(1, 2, 0).numpy())
+    ours = central_crop(photo, image_size, crop_pct, "bicubic")
+    _assert_equal_to_rounding(ours, timm(photo))
 
 
 def test_random_crop_is_the_box_resized() -> None:
@@ -39,7 +42,8 @@ def test_random_crop_is_the_box_resized() -> None:
     draw = Draws(0, 0, torch.arange(1)).uniform(Stream.CROP, BOX_DRAWS)
     top, left, height, width = (int(x) for x in crop_boxes(draw, 90, 120, CROP_SCALE, CROP_RATIO))
     expected = photo.crop((left, top, left + width, top + height)).resize((32, 32), Image.Resampling.BICUBIC)
-    assert np.array_equal(np.asarray(random_crop(photo, draw[0], 32, PhotoAugment())), np.asarray(expected))
+    expected = torch.from_numpy(np.array(expected)).permute(2, 0, 1)
+    _assert_equal_to_rounding(random_crop(photo, draw[0], 32, PhotoAugment()), expected)
 
 
 def test_rand_augment_equals_timms_where_timm_does_not_crash() -> None:

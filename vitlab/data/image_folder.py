@@ -16,7 +16,7 @@ from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split, 
 from vitlab.data.decoding import IMAGE_SUFFIXES, find_broken, open_rgb
 from vitlab.data.draws import Draws, Stream, host_seed
 from vitlab.data.mixup import Mixup
-from vitlab.data.photos import PhotoAugment, Picture, central_crop, make_rand_augment, mirror, random_crop, seeded
+from vitlab.data.photos import Photo, PhotoAugment, Picture, apply, central_crop, make_rand_augment, random_crop, seeded
 from vitlab.data.sampler import Key
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -56,12 +56,11 @@ class Photos(ImageDataset):
             draws = Draws(self.seed, epoch, indices)
             rows = zip(draws.uniform(Stream.CROP, BOX_DRAWS), draws.uniform(Stream.FLIP, 1), strict=True)
             crops = [self._random(epoch, index, *row) for (_, index), row in zip(keys, rows, strict=True)]
-        images = torch.from_numpy(np.stack([np.asarray(crop) for crop in crops])).permute(0, 3, 1, 2).contiguous()
-        return Batch(images, torch.from_numpy(self.labels[indices.numpy()]), indices, epoch, first)
+        return Batch(torch.stack(crops), torch.from_numpy(self.labels[indices.numpy()]), indices, epoch, first)
 
     def raw(self, index: int) -> np.ndarray:
         """Return one image as evaluation sees it: resized and cropped, not normalised."""
-        return np.asarray(self._central(index))
+        return self._central(index).permute(1, 2, 0).numpy()
 
     def _open(self, index: int) -> Picture:
         """Decode one file; it could be decoded when the run began, and no other image may take its place."""
@@ -73,17 +72,17 @@ class Photos(ImageDataset):
                 f"{path} cannot be decoded any more: {error}. Start again: the files are checked."
             ) from None
 
-    def _central(self, index: int) -> Picture:
-        return central_crop(self._open(index), self.image_size, self.crop_pct, self.augment.filter)
+    def _central(self, index: int) -> Photo:
+        return central_crop(self._open(index), self.image_size, self.crop_pct, self.augment.interpolation)
 
-    def _random(self, epoch: int, index: int, crop: Tensor, flip: Tensor) -> Picture:
-        image = random_crop(self._open(index), crop, self.image_size, self.augment)
+    def _random(self, epoch: int, index: int, crop: Tensor, flip: Tensor) -> Photo:
+        photo = random_crop(self._open(index), crop, self.image_size, self.augment)
         if flip.item() < self.augment.flip_prob:
-            image = mirror(image)
+            photo = photo.flip(-1)
         if self._rand_augment is None:
-            return image
+            return photo
         with seeded(host_seed(self.seed, epoch, Stream.PHOTO, index)):
-            return self._rand_augment(image)
+            return apply(self._rand_augment, photo)
 
 
 @final
