@@ -23,7 +23,7 @@ def _photo(width: int, height: int) -> Image.Image:
 
 
 def _assert_equal_to_rounding(ours: torch.Tensor, expected: torch.Tensor) -> None:
-    """Pillow and torch round between the two passes of a resize differently; a shift by one pixel would be 10 or more."""
+    """Pillow and torch round differently between a resize's two passes; a shift by one pixel would be 10 or more."""
     assert ours.dtype == torch.uint8
     assert (ours.int() - expected.int()).abs().float().mean() < 0.3  # of 255
 
