@@ -1,4 +1,4 @@
-"""Two processes share the images: each evaluated once, each trained on once, and nobody waits for ever."""
+"""Two processes share the images: each is evaluated once, and none is trained on by both."""
 
 from pathlib import Path
 

@@ -109,6 +109,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.mean, self.std = tuple(mean), tuple(std)
         self.erase_prob, self.mixup = erase_prob, mixup
         self._datasets: dict[Split, ImageDataset] = {}
+        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     # What a data set tells about itself, before any image is read.
 
@@ -224,7 +225,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> View:
         """Turn uint8 into what the model sees; a training batch is distorted, erased and mixed."""
-        mean, std = (torch.tensor(x, device=batch.images.device).view(-1, 1, 1) for x in (self.mean, self.std))
+        mean, std = self._statistics(batch.images.device)
         if batch.epoch is None:
             return [normalise(self._to_size(batch.images), mean, std)], batch.labels
 
@@ -236,6 +237,13 @@ class ImageDataModule(LightningDataModule, ABC):
             return [images], batch.labels
         lam, box = draw_mixup(self.mixup, self.seed, batch.epoch, batch.first, *images.shape[-2:])
         return [mix_images(images, lam, box)], mix_labels(batch.labels, self.num_classes, lam)
+
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return mean and std (C, 1, 1); copied to a GPU once, since each copy waits until the GPU is idle."""
+        if device not in self._on_device:
+            mean, std = (torch.tensor(x, device=device).view(-1, 1, 1) for x in (self.mean, self.std))
+            self._on_device[device] = mean, std
+        return self._on_device[device]
 
     # Processes.
 

@@ -30,7 +30,9 @@ class TensorImages(ImageDataset):
     def __getitems__(self, keys: list[Key]) -> Batch:
         """Gather one batch where the images lie."""
         epoch = keys[0][0]
-        indices = torch.tensor([index for _, index in keys]).to(self.images.device)
+        # Only from pinned memory is the copy to a GPU not waited for.
+        indices = torch.tensor([index for _, index in keys], pin_memory=self.images.is_cuda)
+        indices = indices.to(self.images.device, non_blocking=True)
         return Batch(self.images[indices], self._labels[indices], indices, epoch, first=keys[0][1])
 
     def raw(self, index: int) -> np.ndarray:

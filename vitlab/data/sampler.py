@@ -74,8 +74,8 @@ class EvalSampler(Sampler[Key]):
 class EvenBatchSampler(Sampler[list[Key]]):
     """Cut each process's images into the same number of batches, whose sizes differ by at most one.
 
-    The processes hold n or n + 1 images. Cut into full batches, one process may have a batch more than another, and
-    waits for ever in the first collective call inside the model, such as DDP's broadcast of buffers.
+    The processes hold n or n + 1 images. Cut into full batches, one may have a batch more than another; but DDP
+    broadcasts the model's buffers in every forward pass, also in evaluation, and those calls must match.
     """
 
     def __init__(self, sampler: EvalSampler, batch_size: int) -> None:
