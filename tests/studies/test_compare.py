@@ -7,6 +7,7 @@ from fake_study import FAKE_PROGRAM, FakeWorkshop, variant
 from vitlab.studies import compare as module
 from vitlab.studies.compare import compare, first_runs, measure_costs
 from vitlab.studies.grid import plan, read_study
+from vitlab.studies.runner import Allotment
 
 Write = Callable[..., Path]
 
@@ -20,7 +21,7 @@ def test_cost_is_measured_in_one_sitting(
         runs = first_runs(study, plan(study, workshop, tmp_path))
         for run in runs:
             run.folder.mkdir(parents=True, exist_ok=True)
-        costs, failures = measure_costs(runs, FAKE_PROGRAM)
+        costs, failures = measure_costs(runs, FAKE_PROGRAM, Allotment(1, 1, []))
         assert set(costs) == {"A", "B"}
         assert failures == {}
         return {run.variant: (run.folder / "cost.json").stat().st_mtime for run in runs}

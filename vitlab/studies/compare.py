@@ -1,5 +1,6 @@
 """A study from its YAML to its report: plan, run, measure, tell."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from vitlab.studies.grid import Run, Study, differing_keys, plan, read_study, sl
 from vitlab.studies.progress import display_for
 from vitlab.studies.report import write_report
 from vitlab.studies.results import StudyResults, read_results
-from vitlab.studies.runner import Outcome, allot, last_lines, refuse_conflicts, run_all
+from vitlab.studies.runner import Allotment, Outcome, allot, last_lines, refuse_conflicts, run_all
 from vitlab.studies.verdict import verdict
 from vitlab.studies.workshop import Workshop
 
@@ -69,7 +70,7 @@ def compare(
     finished, failures = read_results(outcomes)
 
     print("Measuring cost …", flush=True)
-    costs, cost_failures = measure_costs(first_runs(study, runs), program)
+    costs, cost_failures = measure_costs(first_runs(study, runs), program, allotment)
     results = StudyResults(
         study=study,
         differences=differing_keys(study, runs),
@@ -93,8 +94,10 @@ def first_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.seed == study.seeds[0]]
 
 
-def measure_costs(runs: Sequence[Run], program: Sequence[str]) -> tuple[dict[str, Cost], dict[str, str]]:
-    """Measure one run of each variant, each in a process of its own, one after the other.
+def measure_costs(
+    runs: Sequence[Run], program: Sequence[str], allotment: Allotment
+) -> tuple[dict[str, Cost], dict[str, str]]:
+    """Measure one run of each variant, each in a process of its own with the threads of a run, one after the other.
 
     Figures of earlier are used only if all of them are of these configurations and of this device: they are compared
     with each other, so they come from one sitting.
@@ -113,7 +116,13 @@ def measure_costs(runs: Sequence[Run], program: Sequence[str]) -> tuple[dict[str
         config.write_text(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True), encoding="utf-8")
         command = [*program, "benchmark", "--config", str(config), "--json", str(_cost_path(run))]
         with log.open("w", encoding="utf-8") as out:
-            code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT).returncode
+            code = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **allotment.environment(0)},
+            ).returncode
         if code == 0 and _cost_path(run).is_file():
             costs[run.variant] = Cost.read(_cost_path(run))
         else:
