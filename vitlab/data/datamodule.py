@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -21,6 +22,8 @@ from vitlab.data.augment import erase, normalise
 from vitlab.data.draws import Draws, Stream, permutation
 from vitlab.data.mixup import Mixup, draw_mixup, mix_images, mix_labels
 from vitlab.data.sampler import EvalSampler, EvenBatchSampler, Key, TrainLoader, TrainSampler, check_batches, position
+
+_MOST_WORKERS = 16  # beyond, a GPU's training step is seldom what waits
 
 Split = Literal["train", "val", "test"]
 View = tuple[list[Tensor], Tensor]
@@ -65,7 +68,7 @@ class ImageDataModule(LightningDataModule, ABC):
     Args:
         batch_size: images a step and process.
         eval_batch_size: the same in evaluation; null: `batch_size`.
-        num_workers: processes that read ahead; 0: the training process reads.
+        num_workers: processes that read ahead; 0: the training process reads; null: one a core, less one, at most 16.
         seed: decides order and distortions.
         split_seed: decides which images are held out, the same for every `seed`.
         mean: of each channel, on the scale 0 … 1, subtracted from the images.
@@ -78,7 +81,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self,
         batch_size: int,
         eval_batch_size: int | None,
-        num_workers: int,
+        num_workers: int | None,
         seed: int,
         split_seed: int,
         mean: tuple[float, ...],
@@ -94,7 +97,7 @@ class ImageDataModule(LightningDataModule, ABC):
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"data.init_args.{name} is {size}; it must be 1 or more, 64 is a start.")
-        counts = {"num_workers": num_workers, "seed": seed, "split_seed": split_seed}
+        counts = {"num_workers": num_workers or 0, "seed": seed, "split_seed": split_seed}
         for name, value in counts.items():
             if value < 0:
                 raise ValueError(f"data.init_args.{name} is {value}; it must be 0 or more.")
@@ -193,8 +196,8 @@ class ImageDataModule(LightningDataModule, ABC):
             sampler=sampler,
             batch_size=self.batch_size,
             drop_last=True,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=self._workers,
+            persistent_workers=self._workers > 0,
             collate_fn=_as_it_is,
             pin_memory=self._pin_memory,
             # Without its own, the loader draws from the global generator whenever it is started: after a restart,
@@ -217,7 +220,7 @@ class ImageDataModule(LightningDataModule, ABC):
             dataset,
             sampler=EvalSampler(len(dataset), self._rank, self._world_size),
             batch_size=self.eval_batch_size,
-            num_workers=self.num_workers,
+            num_workers=self._workers,
             collate_fn=_as_it_is,
             pin_memory=self._pin_memory,
             generator=torch.Generator().manual_seed(self.seed),
@@ -256,6 +259,13 @@ class ImageDataModule(LightningDataModule, ABC):
         return 1 if self.trainer is None else self.trainer.world_size
 
     @property
+    def _workers(self) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        processes = 1 if self.trainer is None else self.trainer.num_devices  # on this machine; they share its cores
+        return min(suggested_max_num_workers(processes), _MOST_WORKERS)
+
+    @property
     def _pin_memory(self) -> bool:
         return torch.cuda.is_available()
 
@@ -265,8 +275,8 @@ class ImageDataModule(LightningDataModule, ABC):
         return DataLoader(
             dataset,
             batch_sampler=EvenBatchSampler(sampler, self.eval_batch_size),
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=self._workers,
+            persistent_workers=self._workers > 0,
             collate_fn=_as_it_is,
             pin_memory=self._pin_memory,
             generator=torch.Generator().manual_seed(self.seed),

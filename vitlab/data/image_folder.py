@@ -22,7 +22,6 @@ from vitlab.data.sampler import Key
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _OTHER_NAMES = ("training", "valid", "validation", "testing")  # what other programs call the splits
 _NAMED = 3  # broken images that a message names
-_MOST_WORKERS = 16
 
 
 class Photos(ImageDataset):
@@ -102,7 +101,7 @@ class ImageFolder(ImageDataModule):
         image_size: side in pixels that the model sees.
         batch_size: images a step and process.
         eval_batch_size: the same in evaluation; null: `batch_size`.
-        num_workers: processes that decode; null: one a core, at most 16.
+        num_workers: processes that decode; null: one a core, less one, at most 16.
         seed: decides order and distortions.
         split_seed: decides which images are held out, the same for every `seed`.
         val_fraction: the share of each class that validates where there is no `root/val`.
@@ -134,8 +133,6 @@ class ImageFolder(ImageDataModule):
         augment: PhotoAugment = PhotoAugment(),  # noqa: B008  (frozen)
         mixup: Mixup | None = None,
     ) -> None:
-        if num_workers is None:
-            num_workers = min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
         super().__init__(
             batch_size, eval_batch_size, num_workers, seed, split_seed, mean, std, augment.erase_prob, mixup
         )
