@@ -23,6 +23,13 @@ def test_a_single_value_has_no_interval_and_excludes_nothing() -> None:
     assert not interval.excludes(0)
 
 
+def test_an_interval_of_accuracies_stays_possible() -> None:
+    wide = s.t_interval([0.5, 0.9])
+    assert wide.high > 1
+    assert wide.within(0, 1) == (wide.mean, 0, 1)
+    assert math.isnan(s.t_interval([0.5]).within(0, 1).low)
+
+
 def test_paired_test_is_that_of_scipy() -> None:
     expected = stats.ttest_rel(A, B)
     test = s.paired_t(A, B)

@@ -111,14 +111,14 @@ class VariantResult:
     @property
     def accuracy(self) -> Interval:
         """Mean and interval over seeds."""
-        return statistics.t_interval([result.top1 for result in self.runs], step=1 / len(self.runs[0].correct))
+        return self._accuracy([result.top1 for result in self.runs])
 
     @property
     def accuracy_ema(self) -> Interval | None:
         """Mean and interval of the averaged weights, where every run has them."""
         values = [result.top1_ema for result in self.runs]
         known = [value for value in values if value is not None]
-        return statistics.t_interval(known, step=1 / len(self.runs[0].correct)) if known == values else None
+        return self._accuracy(known) if known == values else None
 
     @property
     def nll(self) -> Interval:
@@ -129,6 +129,9 @@ class VariantResult:
     def ece(self) -> Interval:
         """Mean and interval over seeds."""
         return statistics.t_interval([result.ece for result in self.runs])
+
+    def _accuracy(self, values: list[float]) -> Interval:
+        return statistics.t_interval(values, step=1 / len(self.runs[0].correct)).within(0, 1)
 
     @property
     def seconds(self) -> float:

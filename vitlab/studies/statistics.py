@@ -31,6 +31,10 @@ class Interval(NamedTuple):
         """Say whether `value` lies outside; never where there is no interval."""
         return value < self.low or value > self.high
 
+    def within(self, low: float, high: float) -> "Interval":
+        """Return the part of the interval that is possible; with two seeds Student's t reaches beyond it."""
+        return Interval(self.mean, max(self.low, low), min(self.high, high))
+
 
 class Paired(NamedTuple):
     """A paired comparison: the mean difference with its interval, and the two-sided p-value of no difference."""
@@ -115,8 +119,9 @@ def compare(correct_a: dict[int, np.ndarray], correct_b: dict[int, np.ndarray]) 
         return None
     a = np.stack([correct_a[seed] for seed in shared])  # (S, N)
     b = np.stack([correct_b[seed] for seed in shared])
+    over_seeds = paired_t(a.mean(axis=1), b.mean(axis=1), step=1 / a.shape[1])
     return Comparison(
-        seeds=paired_t(a.mean(axis=1), b.mean(axis=1), step=1 / a.shape[1]),
+        seeds=over_seeds._replace(difference=over_seeds.difference.within(-1, 1)),
         images=paired_t(a.mean(axis=0), b.mean(axis=0)),
         mcnemar={seed: mcnemar(correct_a[seed], correct_b[seed]) for seed in shared},
     )
