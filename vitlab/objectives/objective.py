@@ -26,8 +26,9 @@ class Objective(LightningModule, ABC):
         backbone: What is trained.
         optimizer: Its settings; the parameter groups are made here.
         schedule: The learning rate over the run.
-        init_from: Weights to start from: a `.safetensors`, `.pth` or `.ckpt` file, or a run directory. A report says
-            what was taken, resized and left; a file of another architecture is refused. Not read when a run continues.
+        init_from: Weights to start from: a `.safetensors`, `.pth` or `.ckpt` file, a run directory, or a name on the
+            hub, `timm/…`. A report says what was taken, resized and left; a file of another architecture is refused.
+            Not read when a run continues.
     """
 
     def __init__(
@@ -105,11 +106,29 @@ class Objective(LightningModule, ABC):
         """Do what follows each optimiser step, once however many batches were accumulated: averages of weights."""
 
 
-def weights_path(path: str | Path) -> Path:
-    """Return the weights file that `path` means: itself, or a run directory's last checkpoint."""
-    path = Path(path)
+def weights_path(source: str) -> Path:
+    """Return the weights file that `init_from` means: itself, a run's last checkpoint, or a download of timm's."""
+    if source.startswith("timm/"):
+        return _download(source)
+    path = Path(source)
     if path.is_dir():
         path = path / "checkpoints" / "last.ckpt"
     if not path.is_file():
-        raise FileNotFoundError(f"init_from: no weights at {path}; give a file, or a run directory with a checkpoint.")
+        raise FileNotFoundError(
+            f"init_from: no weights at {path}; give a file, a run directory, or a name on the hub like "
+            "timm/vit_small_patch16_224.augreg_in21k_ft_in1k."
+        )
     return path
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(hf_hub_download(name, "model.safetensors"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise ValueError(
+            f"init_from: {name} cannot be had from the hub ({type(error).__name__}).\n"
+            "Check the name and the network, or give a weights file: --model.init_from FILE."
+        ) from None

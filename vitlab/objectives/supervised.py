@@ -28,7 +28,7 @@ class Supervised(Objective):
         schedule: The learning rate over the run.
         label_smoothing: ε above.
         ema: Also average the weights over the steps, and validate, test and checkpoint the average beside the raw ones.
-        init_from: Weights to start from: a file or a run directory.
+        init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
     """
 
     def __init__(

@@ -1,0 +1,156 @@
+"""Supervised training: the loss against timm's mixup targets, exact metrics, EMA beside the raw weights."""
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from timm.loss import SoftTargetCrossEntropy
+from torch import Tensor, nn
+
+from vitlab.data import Digits
+from vitlab.ema import Ema
+from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
+from vitlab.models.layers import fan_in
+from vitlab.objectives import Supervised
+from vitlab.objectives.supervised import classification_metrics
+from vitlab.optim import AdamW, WarmupCosine
+
+SMALL = {"img_size": 8, "in_chans": 1, "num_classes": 10, "init": fan_in}
+BACKBONES = {
+    "vit": lambda: VisionTransformer(patch_size=4, embed_dim=16, depth=2, num_heads=2, **SMALL),
+    "swin": lambda: SwinTransformer(patch_size=1, embed_dim=16, depths=(2,), num_heads=(2,), window_size=4, **SMALL),
+    "swin_v2": lambda: SwinTransformerV2(
+        patch_size=1, embed_dim=16, depths=(2,), num_heads=(2,), window_size=4, **SMALL
+    ),
+}
+
+
+def supervised(backbone: str = "vit", **kwargs: object) -> Supervised:
+    torch.manual_seed(0)
+    return Supervised(BACKBONES[backbone](), AdamW(3e-3), WarmupCosine(), **kwargs)  # type: ignore[arg-type]
+
+
+def batch(n: int = 16) -> tuple[list[Tensor], Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(n, 1, 8, 8, generator=generator)], torch.arange(n) % 10
+
+
+def test_loss_equals_timms_on_smoothed_mixed_targets() -> None:
+    objective = supervised(label_smoothing=0.1)
+    (images,), labels = batch()
+    one_hot = nn.functional.one_hot(labels, 10).float()
+    mixed = 0.7 * one_hot + 0.3 * one_hot.flip(0)
+    # timm.data.mixup.mixup_target: off = smoothing / classes, on = 1 - smoothing + off, then the mixture
+    smoothed = 0.9 * mixed + 0.1 / 10
+    expected = SoftTargetCrossEntropy()(objective.backbone(images), smoothed)
+    torch.testing.assert_close(objective.loss([images], mixed), expected)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_one_batch_is_learned_by_heart(backbone: str) -> None:
+    objective = supervised(backbone)
+    views, labels = batch()
+    optimizer = torch.optim.AdamW(objective.backbone.parameters(), lr=3e-3, weight_decay=0.0)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = objective.loss(views, labels)
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.05
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_parameter_gets_a_gradient(backbone: str) -> None:
+    objective = supervised(backbone)
+    # Swin v2's blocks begin as the identity, their norms being zero: only after a step do their weights matter.
+    for parameter in objective.backbone.parameters():
+        parameter.data += 0.01
+    objective.loss(*batch()).backward()
+    assert [name for name, p in objective.backbone.named_parameters() if p.grad is None] == []
+
+
+def test_metrics_are_exact_whatever_the_batches() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(101, 7, generator=generator), torch.randint(7, (101,), generator=generator)
+    whole, parts = classification_metrics(7, "test/"), classification_metrics(7, "test/")
+    whole.update(logits, labels)
+    for part in range(0, 101, 32):
+        parts.update(logits[part : part + 32], labels[part : part + 32])
+    expected = {
+        "test/top1": (logits.argmax(1) == labels).float().mean(),
+        "test/top5": (logits.topk(5).indices == labels[:, None]).any(1).float().mean(),
+        "test/loss": nn.functional.cross_entropy(logits, labels),
+    }
+    for name, value in parts.compute().items():
+        torch.testing.assert_close(value, whole.compute()[name])
+        if name in expected:
+            torch.testing.assert_close(value, expected[name])
+
+
+def quick_trainer(epochs: int = 1, **kwargs: object) -> Trainer:
+    return Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        **kwargs,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+def test_raw_and_averaged_weights_are_both_evaluated_and_kept() -> None:
+    objective = supervised(ema=Ema(0.9))
+    trainer = quick_trainer()
+    trainer.fit(objective, datamodule=Digits(batch_size=64))
+    assert {"val/top1", "val_ema/top1", "val/loss", "val_ema/loss"} <= set(trainer.callback_metrics)
+    assert trainer.callback_metrics["val/loss"] != trainer.callback_metrics["val_ema/loss"]
+    names = set(objective.state_dict())
+    assert {"backbone.head.weight", "average.module.head.weight"} <= names
+    in_optimizer = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
+    assert not any(id(p) in in_optimizer for p in objective.average.parameters())  # type: ignore[union-attr]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+def test_the_average_moves_once_an_optimiser_step_not_once_a_batch() -> None:
+    calls = []
+    objective = supervised(ema=Ema(0.9))
+    update = objective.average.update  # type: ignore[union-attr]
+    objective.average.update = lambda *args: (calls.append(1), update(*args))  # type: ignore
+    trainer = quick_trainer(accumulate_grad_batches=4, limit_train_batches=8)
+    trainer.fit(objective, datamodule=Digits(batch_size=32))
+    assert len(calls) == trainer.global_step == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+def test_the_learning_rate_follows_the_schedule_at_every_step() -> None:
+    objective = supervised()
+    objective.schedule = WarmupCosine(warmup_epochs=0.5, min_lr=1e-5)
+    rates = []
+    objective.on_before_optimizer_step = lambda optimizer: rates.append(optimizer.param_groups[0]["lr"])  # type: ignore
+    trainer = quick_trainer(epochs=2, limit_train_batches=8, accumulate_grad_batches=2)
+    trainer.fit(objective, datamodule=Digits(batch_size=32))
+    assert rates == pytest.approx([objective.schedule.lr(3e-3, step, 8, 2) for step in range(8)])
+
+
+def test_classes_that_contradict_the_data_are_refused() -> None:
+    objective = Supervised(
+        VisionTransformer(img_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2, in_chans=1, num_classes=7),
+        AdamW(1e-3),
+        WarmupCosine(),
+    )
+    with pytest.raises(ValueError, match="backbone has 7 classes and the data 10"):
+        quick_trainer().fit(objective, datamodule=Digits(batch_size=64))
+
+
+def test_a_label_smoothing_of_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="label_smoothing is 1"):
+        supervised(label_smoothing=1.0)

@@ -1,0 +1,55 @@
+"""The design's arrows: who may import whom. Read from the source, so that imports inside functions count too."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "vitlab"
+
+# Each part may import itself, `config` and what stands here.
+MAY_IMPORT: dict[str, set[str]] = {
+    "config": set(),
+    "models": set(),
+    "optim": set(),
+    "ema": set(),
+    "loggers": set(),
+    "data": set(),
+    "objectives": {"models", "optim", "ema"},
+    "evaluation": {"models"},
+    "callbacks": {"evaluation", "objectives", "ema", "loggers"},
+    "studies": {"evaluation", "models"},
+    "errors": {"models", "objectives", "data", "optim"},
+    "cli": {"callbacks", "data", "errors", "loggers", "objectives", "optim", "models"},
+    "commands": {"cli", "data", "errors", "studies"},
+    "__main__": {"commands"},
+    "__init__": set(),
+}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_parts(path: Path) -> set[str]:
+    modules: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "vitlab":
+            modules += [f"vitlab.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import hides where a name comes from"
+            modules.append(node.module or "")
+    return {module.split(".")[1] for module in modules if module.startswith("vitlab.")}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_follow_the_design(path: Path) -> None:
+    part = part_of(path)
+    assert imported_parts(path) <= MAY_IMPORT[part] | {part, "config"}
+
+
+@pytest.mark.parametrize("name", ["utils", "common", "misc", "helpers"])
+def test_no_file_is_named_after_nothing(name: str) -> None:
+    assert not list(PACKAGE.rglob(f"{name}.py"))

@@ -1,0 +1,92 @@
+"""Every experiment file that is shipped parses, builds and trains two steps, on small images made here."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from tests.conftest import EXPERIMENTS
+from vitlab.commands import run
+from vitlab.config import load_yaml
+from vitlab.studies.grid import read_study
+
+FILES = sorted(EXPERIMENTS.glob("*.yaml"))
+STUDIES = sorted((EXPERIMENTS / "studies").glob("*.yaml"))
+
+SHORT = {
+    "--trainer.max_epochs": "1",
+    "--trainer.limit_train_batches": "2",
+    "--trainer.limit_val_batches": "1",
+    "--trainer.limit_test_batches": "1",
+    "--trainer.accelerator": "cpu",
+    "--data.batch_size": "4",
+    "--data.eval_batch_size": "4",
+    "--run.test": "false",
+}
+
+
+def make_cifar(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, n in (("train", 200), ("test", 40)):
+        arrays[f"x_{split}"] = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+        arrays[f"y_{split}"] = np.arange(n) % 10
+    root.mkdir()
+    np.savez(root / "cifar10.npz", **arrays)
+
+
+def make_photos(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for i in range(12):
+            Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(root / name / f"{i}.jpg")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_experiment_trains_two_steps(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_cifar(tmp_path / "data")
+    make_photos(tmp_path / "photos")
+    arguments = ["--config", str(path)]
+    for key, value in SHORT.items():
+        arguments += [key, value]
+    if "init_from" in load_yaml(path)["model"]["init_args"]:
+        arguments += ["--model.init_from", "null"]  # a download, or the result of another run
+    assert run("fit", arguments) == 0
+    assert (tmp_path / "runs" / path.stem / "seed-0" / "summary.json").is_file()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_experiment_says_what_it_is_and_its_command(path: Path) -> None:
+    text = path.read_text()
+    assert text.startswith("# ")
+    assert f"python -m vitlab fit --config experiments/{path.name}" in text
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_is_complete(path: Path) -> None:
+    study = read_study(path)
+    assert len(study.variants) >= 2
+    assert f"python -m vitlab compare --config experiments/studies/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    "path", sorted(EXPERIMENTS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(EXPERIMENTS))
+)
+def test_every_yaml_file_has_no_key_twice(path: Path) -> None:
+    """YAML lets the last of two equal keys win without a word."""
+
+    class Strict(yaml.SafeLoader):
+        pass
+
+    def mapping(loader: Strict, node: yaml.MappingNode) -> dict:
+        keys = [loader.construct_object(key) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"{path}: {keys}"
+        return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+    Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    assert yaml.load(path.read_text(), Strict)
