@@ -14,7 +14,7 @@ from vitlab.objectives import Supervised
 from vitlab.objectives.supervised import classification_metrics
 from vitlab.optim import AdamW, WarmupCosine
 
-SMALL = {"img_size": 8, "in_chans": 1, "num_classes": 10, "init": fan_in}
+SMALL = {"img_size": 8, "in_chans": 1, "num_classes": 10, "drop_path_rate": 0.0, "init": fan_in}
 BACKBONES = {
     "vit": lambda: VisionTransformer(patch_size=4, embed_dim=16, depth=2, num_heads=2, **SMALL),
     "swin": lambda: SwinTransformer(patch_size=1, embed_dim=16, depths=(2,), num_heads=(2,), window_size=4, **SMALL),
