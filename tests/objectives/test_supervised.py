@@ -55,7 +55,7 @@ def test_one_batch_is_learned_by_heart(backbone: str) -> None:
         loss = objective.loss(views, labels)
         loss.backward()
         optimizer.step()
-    assert float(loss.detach()) < 0.05
+    assert float(loss.detach()) < 0.1  # from ln 10 = 2.3
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
