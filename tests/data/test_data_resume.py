@@ -204,3 +204,11 @@ def test_every_test_image_is_predicted_once(tmp_path: Path) -> None:
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     labels = torch.cat(trainer.predict(Model(64, 10), datamodule=data))  # type: ignore[arg-type]
     assert labels.tolist() == data.labels("test").tolist()
+
+
+def test_overfitting_sees_the_same_batches_again() -> None:
+    # Lightning would replace the sampler by one without keys, and the data set would not know what to read.
+    model = _fit(_digits(0), epochs=2, overfit_batches=2)
+    assert len(model.seen) == 4
+    assert torch.equal(model.seen[0], model.seen[2])
+    assert torch.equal(model.seen[1], model.seen[3])

@@ -1,5 +1,6 @@
 """Folders of photographs: layouts, held-out parts, and every way in which a folder can be wrong."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -296,3 +297,22 @@ def test_no_image_takes_the_place_of_one_that_breaks_later(photo_folder: PhotoFo
 )
 def test_impossible_arguments_are_refused(photo_folder: PhotoFolder, arguments: dict, word: str) -> None:
     assert word in _refused(photo_folder({"a": 1, "b": 1}), **arguments)
+
+
+def test_split_without_a_readable_image_is_refused(photo_folder: PhotoFolder) -> None:
+    root = photo_folder({"train/a": 2, "train/b": 2, "val/a": 1})
+    (root / "val" / "a" / "000.jpg").write_bytes(b"")
+    assert "The val split" in _refused(root, broken="skip")
+
+
+def test_too_few_images_to_hold_any_out(photo_folder: PhotoFolder) -> None:
+    assert "split of" in _refused(photo_folder({"a": 1, "b": 1}))
+
+
+def test_names_with_other_scripts_and_broken_encodings(photo_folder: PhotoFolder) -> None:
+    root = photo_folder({"train/Käse": 2, "train/パン": 2, "val/Käse": 1, "val/パン": 1})
+    odd = os.fsdecode(b"caf\xe9.jpg")  # Latin-1 on a file system of UTF-8
+    (root / "val" / "パン" / "000.jpg").rename(root / "val" / "パン" / odd)
+    data = _folder(root)
+    assert data.image_names("val") == ["val/Käse/000.jpg", f"val/パン/{odd}"]
+    assert len(list(data.batches("val", "cpu"))) == 1

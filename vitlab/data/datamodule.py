@@ -21,7 +21,16 @@ from torch.utils.data import DataLoader, Dataset
 from vitlab.data.augment import erase, normalise
 from vitlab.data.draws import Draws, Stream, permutation
 from vitlab.data.mixup import Mixup, draw_mixup, mix_images, mix_labels
-from vitlab.data.sampler import EvalSampler, EvenBatchSampler, Key, TrainLoader, TrainSampler, check_batches, position
+from vitlab.data.sampler import (
+    EvalSampler,
+    EvenBatchSampler,
+    Key,
+    SameImagesSampler,
+    TrainLoader,
+    TrainSampler,
+    check_batches,
+    position,
+)
 
 _MOST_WORKERS = 16  # beyond, a GPU's training step is seldom what waits
 
@@ -44,14 +53,17 @@ class ImageDataset(Dataset[Batch], ABC):
 
     Attributes:
         labels: (N,) int64.
-        names: what to call each image in a report.
     """
 
     labels: np.ndarray
-    names: Sequence[str] | np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """What to call each image in a report."""
 
     @abstractmethod
     def __getitems__(self, keys: list[Key]) -> Batch:
@@ -164,7 +176,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def image_names(self, split: Split) -> list[str]:
         """Return what each image is called, in evaluation order."""
-        return [str(name) for name in self.dataset(split).names]
+        return self.dataset(split).names
 
     def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]:
         """Return images as (H, W, C) uint8, undistorted, for galleries and for baselines on pixels."""
@@ -184,25 +196,18 @@ class ImageDataModule(LightningDataModule, ABC):
         if stage == "fit":
             check_batches(dataset, self.batch_size, self._world_size)
 
-    def train_dataloader(self) -> TrainLoader:
+    def train_dataloader(self) -> DataLoader:
         """Return the loader of the epoch, or of the rest of the epoch, that the trainer is about to run."""
         dataset = self.dataset("train")
+        if self.trainer is not None and self.trainer.overfit_batches > 0:  # type: ignore[attr-defined]
+            same = SameImagesSampler(dataset)
+            return DataLoader(dataset, batch_size=self.batch_size, sampler=same, **self._loader_settings)
         sampler = TrainSampler(len(dataset), self.seed, self._rank, self._world_size, self.trainer)
         if self.trainer is not None:
             sampler.epoch, done = position(self.trainer)
             sampler.start = done * self.batch_size
         return TrainLoader(
-            dataset,
-            sampler=sampler,
-            batch_size=self.batch_size,
-            drop_last=True,
-            num_workers=self._workers,
-            persistent_workers=self._workers > 0,
-            collate_fn=_as_it_is,
-            pin_memory=self._pin_memory,
-            # Without its own, the loader draws from the global generator whenever it is started: after a restart,
-            # dropout would continue with other numbers than in the undisturbed run.
-            generator=torch.Generator().manual_seed(self.seed),
+            dataset, batch_size=self.batch_size, sampler=sampler, drop_last=True, **self._loader_settings
         )
 
     def val_dataloader(self) -> DataLoader:
@@ -216,15 +221,8 @@ class ImageDataModule(LightningDataModule, ABC):
     def predict_dataloader(self) -> DataLoader:
         """Return the loader of the test split, in a form that Lightning can take apart to learn the indices."""
         dataset = self.dataset("test")
-        return DataLoader(
-            dataset,
-            sampler=EvalSampler(len(dataset), self._rank, self._world_size),
-            batch_size=self.eval_batch_size,
-            num_workers=self._workers,
-            collate_fn=_as_it_is,
-            pin_memory=self._pin_memory,
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+        sampler = EvalSampler(len(dataset), self._rank, self._world_size)
+        return DataLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_settings)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> View:
         """Turn uint8 into what the model sees; a training batch is distorted, erased and mixed."""
@@ -269,18 +267,22 @@ class ImageDataModule(LightningDataModule, ABC):
     def _pin_memory(self) -> bool:
         return torch.cuda.is_available()
 
+    @property
+    def _loader_settings(self) -> dict[str, Any]:
+        return {
+            "num_workers": self._workers,
+            "persistent_workers": self._workers > 0,
+            "collate_fn": _as_it_is,
+            "pin_memory": self._pin_memory,
+            # Without its own, a loader draws from the global generator whenever it is started: after a restart,
+            # dropout would continue with other numbers than in the undisturbed run.
+            "generator": torch.Generator().manual_seed(self.seed),
+        }
+
     def _eval_loader(self, split: Split, rank: int, world_size: int) -> DataLoader:
         dataset = self.dataset(split)
-        sampler = EvalSampler(len(dataset), rank, world_size)
-        return DataLoader(
-            dataset,
-            batch_sampler=EvenBatchSampler(sampler, self.eval_batch_size),
-            num_workers=self._workers,
-            persistent_workers=self._workers > 0,
-            collate_fn=_as_it_is,
-            pin_memory=self._pin_memory,
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+        batches = EvenBatchSampler(EvalSampler(len(dataset), rank, world_size), self.eval_batch_size)
+        return DataLoader(dataset, batch_sampler=batches, **self._loader_settings)
 
 
 def _as_it_is(batch: Any) -> Batch:

@@ -39,11 +39,16 @@ class Photos(ImageDataset):
         seed: int,
     ) -> None:
         self.root, self.labels, self.seed = root, labels, seed
-        # An array, not a list, of strings: a worker that reads a list's element counts a reference to it, and so gets
-        # its own copy of the page of memory, until each worker holds its own copy of all names.
-        self.names = np.array(names)
+        # An array, not a list: a worker that reads a list's element counts a reference to it, and so gets its own copy
+        # of that page of memory, until each worker holds its own copy of all names.
+        self._files = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
         self.image_size, self.crop_pct, self.augment = image_size, crop_pct, augment
         self._rand_augment = make_rand_augment(augment, image_size, mean)
+
+    @property
+    def names(self) -> list[str]:
+        """Paths below the root."""
+        return [os.fsdecode(file) for file in self._files]
 
     def __getitems__(self, keys: list[Key]) -> Batch:
         """Read one batch."""
@@ -63,7 +68,7 @@ class Photos(ImageDataset):
 
     def _open(self, index: int) -> Picture:
         """Decode one file; it could be decoded when the run began, and no other image may take its place."""
-        path = self.root / self.names[index]
+        path = self.root / os.fsdecode(self._files[index])
         try:
             return open_rgb(path)
         except ValueError as error:
@@ -172,7 +177,7 @@ class ImageFolder(ImageDataModule):
         broken = self._check()
         splits: dict[Split, ImageDataset] = {}
         for split, (files, labels) in names.items():
-            good = np.array([name not in broken for name in files])
+            good = np.array([name not in broken for name in files], dtype=bool)
             splits[split] = Photos(
                 self.root,
                 [name for name in files if name not in broken],
@@ -183,6 +188,12 @@ class ImageFolder(ImageDataModule):
                 self.mean,
                 self.seed,
             )
+        for split, dataset in splits.items():
+            if len(dataset) == 0:
+                raise ValueError(
+                    f"The {split} split of {self.root} is empty: no image of it can be decoded, or no class has one "
+                    "to spare.\nAdd images."
+                )
         gone = [self._classes[k] for k in range(self.num_classes) if k not in splits["train"].labels]
         if gone:
             raise ValueError(

@@ -1,7 +1,6 @@
 """Small images: one uint8 tensor in memory or on the device, read and distorted a batch at a time."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,10 +17,15 @@ from vitlab.data.sampler import Key
 class TensorImages(ImageDataset):
     """Images that lie in one tensor (N, C, H, W)."""
 
-    def __init__(self, images: UInt8[Tensor, "N C H W"], labels: np.ndarray, names: Sequence[str]) -> None:
+    def __init__(self, images: UInt8[Tensor, "N C H W"], labels: np.ndarray, names: list[str]) -> None:
         assert len(images) == len(labels) == len(names)
-        self.images, self.labels, self.names = images, labels, names
-        self._labels = torch.from_numpy(labels)
+        self.images, self.labels = images, labels
+        self._labels, self._names = torch.from_numpy(labels), names
+
+    @property
+    def names(self) -> list[str]:
+        """What the data set calls them."""
+        return self._names
 
     def to(self, device: torch.device) -> None:
         """Move images and labels."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Trainer
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from vitlab.data.draws import permutation
 
@@ -55,6 +55,17 @@ class TrainSampler(Sampler[Key]):
         order = permutation(self.size, self.seed, epoch)[: len(self) * self.world_size]
         for index in order[self.rank :: self.world_size][start:].tolist():
             yield epoch, index
+
+
+class SameImagesSampler(SequentialSampler):
+    """Yield the images in order, in the distortion of epoch 0, always: to fit a model to a few batches.
+
+    With `overfit_batches` Lightning replaces every sampler but a SequentialSampler by one, which yields no keys.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        for index in super().__iter__():
+            yield 0, index
 
 
 class EvalSampler(Sampler[Key]):
