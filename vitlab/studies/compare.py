@@ -64,6 +64,7 @@ def compare(
     # Before the first run: a download happens once, not in several processes, and broken data stops everything here.
     images = workshop.data(runs[0].config)
     lines = baselines(images, runs[0].config["data"], folder / "baselines.json")
+    print(f"Lines to beat: majority class {lines.majority:.1%}, k-NN on raw pixels {lines.knn:.1%}.", flush=True)
     allotment = allot(runs, study.jobs)
     print(f"{study.name}: {len(study.variants)} variants, {len(study.seeds)} seeds; {allotment}.", flush=True)
     outcomes = run_all(runs, program, allotment, display_for(runs), overwrite)

@@ -1,13 +1,15 @@
 """A study's YAML becomes a grid of runs: variants × seeds, each a complete configuration, checked beforehand.
 
-name: quickstart
-base: ../quickstart/base.yaml     # a complete experiment but for what the variants add; relative to this file
-variants:                         # what differs, nothing else: a mapping, or the path of a YAML file
-  ViT: {model: {init_args: {backbone: {class_path: …}}}}
-seeds: [1, 2, 3]
-budget: {epochs: 35}              # for all; null: the base's own
-may_differ: [model.init_args.backbone]
-jobs: 2                           # runs at a time; null: see runner.py
+    name: quickstart
+    base: ../quickstart/base.yaml     # a complete experiment but for what the variants add; relative to this file
+    variants:                         # what differs, nothing else: a mapping, or the path of a YAML file
+      ViT: {model: {init_args: {backbone: {class_path: …}}}}
+    seeds: [1, 2, 3]
+    budget: {epochs: 35}              # for all; null: the base's own
+    may_differ: [model.init_args.backbone]
+    jobs: 2                           # runs at a time; null: one per GPU, or per core
+
+Nothing here writes a file: a mistake in a study leaves no trace.
 """
 
 import difflib
