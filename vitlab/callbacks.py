@@ -90,6 +90,7 @@ class RunRecord(Callback):
             self.directory.mkdir(parents=True, exist_ok=True)
             arrays = {name: values.numpy() for name, values in outputs.items()}
             labels = arrays.pop("label").astype(np.int64)
+            names = names[: len(labels)]  # all, unless Trainer's limit_test_batches stopped early
             write_predictions(self.directory / "predictions.parquet", Predictions(names, labels, **arrays))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

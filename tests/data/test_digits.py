@@ -124,3 +124,10 @@ def test_batch_that_the_training_set_cannot_fill_is_refused() -> None:
 def test_hyperparameters_are_not_saved() -> None:
     # Lightning refuses to log a key that model and data both save with different values.
     assert dict(Digits().hparams) == {}
+
+
+def test_other_image_sizes_are_made_on_the_device() -> None:
+    data = Digits(image_size=16, batch_size=8)
+    (images,), _ = next(iter(data.batches("val", "cpu")))
+    assert data.image_size == 16
+    assert images.shape == (8, 1, 16, 16)

@@ -24,6 +24,7 @@ class Digits(InMemoryDataModule):
         seed: decides order and distortions.
         split_seed: decides which images are held out, the same for every `seed`.
         val_fraction: the share of the images outside of the test split that validates.
+        image_size: side in pixels that the model sees; other than 8, images are resized on the device, bicubic.
         mean: of the only channel, on the scale 0 … 1.
         std: of the only channel, on the same scale.
         augment: by default a quarter of the images moves by at most one pixel: an eighth of the image's width.
@@ -39,6 +40,7 @@ class Digits(InMemoryDataModule):
         seed: int = 0,
         split_seed: int = 0,
         val_fraction: float = 0.1,
+        image_size: int = 8,
         mean: tuple[float] = (0.305,),
         std: tuple[float] = (0.376,),
         augment: BatchAugment = BatchAugment(shift=1, shift_prob=0.25),  # noqa: B008  (frozen)
@@ -56,7 +58,7 @@ class Digits(InMemoryDataModule):
             augment,
             mixup,
             native_size=8,
-            image_size=8,
+            image_size=image_size,
             hold_on_device=hold_on_device,
         )
         check_fraction("val_fraction", val_fraction)
