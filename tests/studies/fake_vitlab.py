@@ -10,13 +10,14 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import yaml
-
-from vitlab.evaluation.predictions import Predictions, write_predictions
 
 
 def fit(config: dict, overwrite: bool) -> None:
+    import numpy as np  # here, because `benchmark` is quick without
+
+    from vitlab.evaluation.predictions import Predictions, write_predictions
+
     plan = config["model"]["init_args"]["backbone"]["init_args"]
     seed, epochs = config["seed_everything"], config["trainer"]["max_epochs"]
     folder = Path(config["run"]["root"]) / config["run"]["name"] / f"seed-{seed}"
