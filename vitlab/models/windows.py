@@ -117,7 +117,7 @@ def attend_windows(
     scale: float,
     dropout: float,
 ) -> Float[Tensor, "_ _ N d"]:
-    """Attend within windows by the fused kernel, which broadcasts bias and mask over the batch.
+    """Attend within windows, with bias and mask broadcast over the batch and not copied for each image.
 
     Without a mask windows count as batch, (B·nW, h, N, d), and one bias serves all. With one they count as heads,
     (B, nW·h, N, d), because the mask differs from window to window but not from image to image.
@@ -127,6 +127,12 @@ def attend_windows(
         attn_mask = bias.unsqueeze(0)
     else:
         attn_mask = (bias + mask.unsqueeze(1)).flatten(0, 1).unsqueeze(0)  # (1, nW·h, N, N)
+    attn_mask = attn_mask.to(q.dtype)
+    if q.is_cpu and attn_mask.requires_grad:
+        # No fused kernel of the CPU has a gradient for the bias. What PyTorch runs instead computes in float32 and
+        # looks for rows that are masked throughout, of which a window has none.
+        weights = ((q if scale == 1 else q * scale) @ k.transpose(-2, -1)).add_(attn_mask).softmax(dim=-1, dtype=q.dtype)
+        return F.dropout(weights, dropout) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, scale=scale)
 
 
@@ -147,6 +153,5 @@ def cosine(
     The clamp is on the logarithm and has no lower end (official swin_transformer_v2.py:156).
     """
     scale = logit_scale.clamp(max=math.log(100)).exp().repeat(q.shape[1] // len(logit_scale), 1, 1)  # (nW·h, 1, 1)
-    q_norm = q.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    k_norm = k.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    return q * (scale / q_norm).to(q.dtype), k * k_norm.reciprocal().to(k.dtype)
+    q_scale, k_scale = (x.float().square().sum(dim=-1, keepdim=True).clamp(min=1e-24).rsqrt() for x in (q, k))
+    return q * (q_scale * scale).to(q.dtype), k * k_scale.to(k.dtype)
