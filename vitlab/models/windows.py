@@ -131,7 +131,8 @@ def attend_windows(
     if q.is_cpu and attn_mask.requires_grad:
         # No fused kernel of the CPU has a gradient for the bias. What PyTorch runs instead computes in float32 and
         # looks for rows that are masked throughout, of which a window has none.
-        weights = ((q if scale == 1 else q * scale) @ k.transpose(-2, -1)).add_(attn_mask).softmax(dim=-1, dtype=q.dtype)
+        q = q if scale == 1 else q * scale
+        weights = (q @ k.transpose(-2, -1)).add_(attn_mask).softmax(dim=-1, dtype=q.dtype)
         return F.dropout(weights, dropout) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, scale=scale)
 
