@@ -301,3 +301,20 @@ def test_print_config_prints_what_would_run(tiny: Write, capsys: pytest.CaptureF
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["seed_everything"] == 1  # --print_config=skip_default of jsonargparse would drop it
     assert printed["model"]["init_args"]["optimizer"]["init_args"]["weight_decay"] == 0.3
+
+
+def test_a_study_hears_of_a_mistake_in_the_same_few_words(tiny: Write) -> None:
+    from vitlab.commands import CommandLineWorkshop
+
+    changes = {"model": {"init_args": {"backbone": {"init_args": {"dept": 3}}}}}
+    with pytest.raises(ValueError, match=r"^model\.backbone: no option dept\. Did you mean depth\?$"):
+        CommandLineWorkshop().resolve(load_yaml(tiny(changes)))
+    with pytest.raises(ValueError, match=r"^augment\.shift is -1; it is a number of pixels, 0 or more\.$"):
+        CommandLineWorkshop().resolve(load_yaml(tiny({"data": {"init_args": {"augment": {"shift": -1}}}})))
+
+
+def test_the_runs_of_a_study_keep_their_wandb_setting(tiny: Write) -> None:
+    from vitlab.commands import CommandLineWorkshop
+
+    resolved = CommandLineWorkshop().resolve(load_yaml(tiny({"run": {"wandb": {"mode": "online"}}})))
+    assert resolved["run"]["wandb"]["mode"] == "online"

@@ -16,7 +16,10 @@ from vitlab.studies.grid import read_study
 ROOT = EXPERIMENTS.parent
 README = (ROOT / "README.md").read_text()
 SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
-COMMANDS = [*re.findall(r"^python -m vitlab .*$", SHELL, re.MULTILINE), *re.findall(r"`(python -m vitlab .*?)`", README)]
+COMMANDS = [
+    *re.findall(r"^python -m vitlab .*$", SHELL, re.MULTILINE),
+    *re.findall(r"`(python -m vitlab .*?)`", README),
+]
 TARGETS = re.findall(r"make (\w+)", README)
 
 

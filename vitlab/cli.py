@@ -81,23 +81,34 @@ class VitlabParser(LightningArgumentParser):
         raise ValueError(explain(message, [*self._option_string_actions, *self.options_below]))
 
     def format_help(self, formatter: Any = None) -> str:
-        lines = [f"{self.description}", ""]
-        for group in self._action_groups:
-            actions = [a for a in group._group_actions if a.help != "==SUPPRESS==" and a.dest != "help"]
-            if actions and group.title not in {"positional arguments"}:
-                lines.append(f"{group.title}:" if group.title != "options" else "options:")
-                lines += [_help_line(action) for action in actions]
-        lines += [
-            "",
-            "--model.help CLASS and --data.help CLASS list a class's arguments, e.g. --model.help Supervised.",
-        ]
-        return "\n".join(lines) + "\n"
+        options = {min(a.option_strings, key=len): a for a in self._actions if a.option_strings}
+        lines = []
+        for title, prefixes in HELP_GROUPS.items():
+            names = [name for name in options if name.removeprefix("--").partition(".")[0] in prefixes]
+            shown = [
+                n for n in names if not n.endswith((".help", "+")) and n not in {"--run", "--trainer", "--run.wandb"}
+            ]
+            if shown:
+                lines += [title, *(_help_line(name, options[name]) for name in shown)]
+        return "\n".join([*lines, HELP_END])
 
 
-def _help_line(action: Any) -> str:
-    text = " ".join((action.help or "").split()).split(". ")[0].rstrip(".")
-    default = "" if action.default in (None, "==SUPPRESS==") else f" [{action.default}]"
-    return f"  {max(action.option_strings, key=len, default=action.dest):<38} {text}{default}"[:118]
+HELP_GROUPS = {
+    "What is run": ("-c", "config", "seed_everything", "model", "data", "ckpt_path", "print_config"),
+    "The run directory": ("run",),
+    "Lightning's Trainer": ("trainer",),
+}
+HELP_END = """
+--model.help Supervised lists the arguments of a class, --data.help CIFAR10 likewise; each can be given as a key:
+--model.optimizer.lr 3e-4, --data.batch_size 64. --print_config prints everything that would run, as a file.
+"""
+
+
+def _help_line(name: str, action: Any) -> str:
+    text = " ".join((action.help or "").replace("``", "").split()).split(". ")[0].rstrip(".")
+    default = "" if action.default in (None, [], "==SUPPRESS==") else f" [{action.default}]"
+    room = 78 - len(default)
+    return f"  {name:<39} {text if len(text) <= room else text[: room - 1] + '…'}{default}"
 
 
 class VitlabCLI(LightningCLI):

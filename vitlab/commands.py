@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vitlab.cli import VitlabCLI, gather, split
-from vitlab.config import Config, merge
+from vitlab.config import Config
 from vitlab.data import ImageDataModule
 from vitlab.errors import explain, readable
 
@@ -77,7 +77,10 @@ class CommandLineWorkshop:
         return self._build(config).data_for_model
 
     def _build(self, config: Config) -> VitlabCLI:
-        return VitlabCLI("fit", merge(config, {"run": {"wandb": {"mode": "disabled"}}}), start=False)
+        try:
+            return VitlabCLI("fit", config, start=False)
+        except ValueError as error:
+            raise ValueError(readable(error)) from None
 
 
 def compare(arguments: Sequence[str]) -> int:
@@ -114,7 +117,7 @@ def benchmark(arguments: Sequence[str]) -> int:
     from vitlab.studies.cost import device_for, measure
 
     arguments, out = take_option(arguments, "--json")
-    cli = build("fit", [*arguments, "--run.wandb.mode", "disabled"], start=False)
+    cli = build("fit", arguments, start=False)
     data = cli.datamodule
     side = (data.image_size, data.image_size)
     device = device_for(cli.resolved["trainer"]["accelerator"])

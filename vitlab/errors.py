@@ -37,6 +37,7 @@ def explain(message: str, options: Iterable[str]) -> str:
         message: What jsonargparse says.
         options: The options that the parser in question has, with their dashes.
     """
+    message = message.removeprefix('Parser key "config": ')
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     complaints = [line for line in lines if line and not line.startswith(_NOISE)] or [f"not valid: {lines[-1]}"]
     text = "\n".join(dict.fromkeys(_readable(complaint, options) for complaint in complaints[-MOST_LINES:]))

@@ -26,7 +26,7 @@ class Supervised(Objective):
         backbone: Any vitlab or timm model; its number of classes must be the data's.
         optimizer: Settings of the optimiser.
         schedule: The learning rate over the run.
-        label_smoothing: ε above.
+        label_smoothing: The share of the label that is spread over all classes, ε.
         ema: Also average the weights over the steps, and validate, test and checkpoint the average beside the raw ones.
         init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
     """
