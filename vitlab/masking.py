@@ -1,0 +1,94 @@
+"""Hide a random part of an image: patches, masks, and the tokens that stay. Pure functions.
+
+A mask is bool and True where something is hidden; `keep` are the indices of what is not. Draws come from the device's
+own global generator, whose state a checkpoint holds, unless a generator is given.
+
+Letters: B images, C channels, N patches or tokens, K of them kept, D width, p pixels a patch side, V = p·p·C.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def patchify(images: Float[Tensor, "B C H W"], patch_size: int) -> Float[Tensor, "B N V"]:
+    """Cut images into patches, rows first; within a patch rows, columns, then channels (MAE's order)."""
+    p = patch_size
+    patches = images.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # (B, C, h, p, w, p)
+    return patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def unpatchify(patches: Float[Tensor, "B N V"], patch_size: int, height: int, width: int) -> Float[Tensor, "B C H W"]:
+    """Put together what `patchify` cut, `height` × `width` patches."""
+    p = patch_size
+    grid = patches.unflatten(1, (height, width)).unflatten(3, (p, p, -1))  # (B, h, w, p, p, C)
+    return grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+
+
+def num_hidden(num_tokens: int, mask_ratio: float) -> int:
+    """Return N·ratio, rounded. MAE's `int(N · (1 − ratio))` for what is kept is one short where a float falls short:
+    9 of 100 at a ratio of 0.9."""
+    return round(num_tokens * mask_ratio)
+
+
+def num_hidden_blocks(num_blocks: int, mask_ratio: float) -> int:
+    """Return N·ratio, rounded up, as SimMIM does; a float's last digit does not count."""
+    return math.ceil(num_blocks * mask_ratio - 1e-9)
+
+
+def random_masking(
+    batch: int,
+    num_tokens: int,
+    mask_ratio: float,
+    device: torch.device | str | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Int[Tensor, "B K"], Bool[Tensor, "B N"]]:
+    """Hide the same number of tokens in every image, any subset as likely; return (keep, mask), `keep` ascending."""
+    return _hide(batch, num_tokens, num_hidden(num_tokens, mask_ratio), device, generator)
+
+
+def block_masking(
+    batch: int,
+    height: int,
+    width: int,
+    block: int,
+    mask_ratio: float,
+    device: torch.device | str | None = None,
+    generator: torch.Generator | None = None,
+) -> Bool[Tensor, "B height width"]:
+    """Hide whole blocks of `block` × `block` tokens of a grid, the same number in every image (SimMIM)."""
+    rows, columns = height // block, width // block
+    assert (rows * block, columns * block) == (height, width), f"blocks of {block} do not fill {height} × {width}"
+    hidden = num_hidden_blocks(rows * columns, mask_ratio)
+    _, mask = _hide(batch, rows * columns, hidden, device, generator)
+    return enlarge(mask.unflatten(1, (rows, columns)), block)
+
+
+def _hide(
+    batch: int, num_tokens: int, hidden: int, device: torch.device | str | None, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    noise = torch.rand(batch, num_tokens, device=device, generator=generator)
+    order = noise.argsort(dim=1)
+    keep = order[:, hidden:].sort(dim=1).values  # (B, K)
+    mask = torch.ones(batch, num_tokens, dtype=torch.bool, device=device).scatter(1, keep, False)
+    return keep, mask
+
+
+def enlarge(mask: Bool[Tensor, "B h w"], factor: int) -> Bool[Tensor, "B H W"]:
+    """Return a mask on a grid that is finer by `factor`: of blocks on tokens, or of tokens on pixels."""
+    return mask.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
+
+
+def take(tokens: Float[Tensor, "B N D"], keep: Int[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
+    """Return the tokens at `keep`."""
+    return tokens.gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[2]))
+
+
+def put(
+    tokens: Float[Tensor, "B K D"], keep: Int[Tensor, "B K"], num_tokens: int, fill: Float[Tensor, "D"]
+) -> Float[Tensor, "B N D"]:
+    """Return N tokens: the given ones at `keep`, and `fill` everywhere else."""
+    whole = fill.to(tokens.dtype).expand(len(tokens), num_tokens, -1)
+    return whole.scatter(1, keep[:, :, None].expand(-1, -1, tokens.shape[2]), tokens)
