@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.loggers import MetricsFile, UnbreakableWandbLogger
+from vitlab.objectives import Objective
 
 log = logging.getLogger("vitlab")
 
@@ -287,15 +288,17 @@ class RunProgress(ProgressBar):
             self._line = now
             done = trainer.fit_loop.total_batch_idx + 1
             left = (self._steps - done) * (now - self._begin) / max(done - self._first, 1)
-            top1 = trainer.callback_metrics.get("val/top1")
-            accuracy = f", val/top1 {100 * float(top1):.1f} %" if top1 is not None else ""
+            assert isinstance(pl_module, Objective)
+            metric = pl_module.monitor.metric
+            value = trainer.callback_metrics.get(metric)
+            reading = f", {metric} {float(value):.4f}" if value is not None else ""
             log.info(
                 "epoch %d/%d: %s%s, %s left",
                 *(
                     trainer.current_epoch + 1,
                     trainer.max_epochs,
                     self._rates(),
-                    accuracy,
+                    reading,
                     timedelta(seconds=round(left)),
                 ),
             )

@@ -28,7 +28,8 @@ from vitlab.config import Config, differences, flatten, load_yaml, merge
 from vitlab.data import ImageDataModule
 from vitlab.errors import explain, nearest
 from vitlab.loggers import MetricsFile, UnbreakableWandbLogger, Wandb
-from vitlab.objectives import Objective
+from vitlab.objectives import Classification, Objective
+from vitlab.objectives.objective import Monitor
 
 log = logging.getLogger("vitlab")
 
@@ -289,7 +290,8 @@ class VitlabCLI(LightningCLI):
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
-        return [keep(filename="best", monitor="val/top1", mode="max"), keep(filename="last")]
+        monitor: Monitor = self.model.monitor
+        return [keep(filename="best", monitor=monitor.metric, mode=monitor.mode), keep(filename="last")]
 
     def _loggers(self) -> list[Logger]:
         if self.command != "fit":
@@ -306,17 +308,22 @@ class VitlabCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         if not self.start:
             return
+        if subcommand in ("test", "predict") and not isinstance(self.model, Classification):
+            raise ValueError(
+                f"{type(self.model).__name__} learns no classes, so there is nothing to {subcommand}; `validate` gives "
+                f"its loss.\nTo classify, fine-tune what it learned: --model.init_from {self.directory}"
+            )
         self.resume = self._checkpoint(self.config[self.command])
         work = {"fit": self.fit, "validate": self.evaluate, "test": self.evaluate, "predict": self.predict}
         work[subcommand]()
 
     def fit(self) -> None:
-        """Train, then test the last weights and write the summary."""
+        """Train, then test the last weights, if they are a classifier's, and write the summary."""
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.resume)
         if self.trainer.interrupted or self.resolved["trainer"]["fast_dev_run"]:
             return
         metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
-        if self.config[self.command].run.test:
+        if self.config[self.command].run.test and isinstance(self.model, Classification):
             (results,) = self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
             metrics |= results
         self.record.finish(self.trainer, self.model, metrics)

@@ -11,7 +11,7 @@ from vitlab.ema import Ema
 from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.models.layers import fan_in
 from vitlab.objectives import Supervised
-from vitlab.objectives.supervised import classification_metrics
+from vitlab.objectives.classification import classification_metrics
 from vitlab.optim import AdamW, WarmupCosine
 
 SMALL = {"img_size": 8, "in_chans": 1, "num_classes": 10, "drop_path_rate": 0.0, "init": fan_in}

@@ -66,6 +66,11 @@ class Backbone(ImageModel):
         """Side of a patch in pixels."""
         return self.patch_embed.patch_size
 
+    @property
+    def stride(self) -> int:
+        """Side in pixels of what a token of `encode` stands for."""
+        return self.patch_size
+
     @abstractmethod
     def add_pos_embed(self, tokens: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
         """Add position embeddings, resized where the grid is not the one of `img_size`."""

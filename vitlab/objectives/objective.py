@@ -4,7 +4,7 @@ import logging
 from abc import ABC, abstractmethod
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
@@ -19,6 +19,13 @@ log = logging.getLogger("vitlab")
 Batch = tuple[list[Tensor], Tensor]
 
 
+class Monitor(NamedTuple):
+    """What tells how good a run is: `best.ckpt` holds the weights with which the metric was best."""
+
+    metric: str
+    mode: Literal["min", "max"]
+
+
 class Objective(LightningModule, ABC):
     """A training objective: `loss(views, labels)` of a backbone, and everything around it.
 
@@ -30,6 +37,8 @@ class Objective(LightningModule, ABC):
             hub, `timm/…`. A report says what was taken, resized and left; a file of another architecture is refused.
             Not read when a run continues.
     """
+
+    monitor: ClassVar[Monitor]
 
     def __init__(
         self, backbone: ImageModel, optimizer: Optimizer, schedule: Schedule, init_from: str | None = None
@@ -48,6 +57,10 @@ class Objective(LightningModule, ABC):
     @abstractmethod
     def encoder(self) -> ImageModel:
         """The network that is evaluated and exported."""
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of parameters that are not decayed although they have more than one dimension."""
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     @property
     def progress(self) -> float:
@@ -84,7 +97,7 @@ class Objective(LightningModule, ABC):
             self.global_batch,
             self.backbone.layers(),
             self.backbone.head_parameters(),
-            {f"backbone.{name}" for name in self.backbone.no_weight_decay()},
+            self.no_weight_decay(),
         )
         log.info("Parameter groups at a global batch of %d:\n%s", self.global_batch, describe_groups(groups))
         steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs or 1

@@ -1,0 +1,42 @@
+"""What objectives that learn from images alone share: no classifier, and a validation of the loss itself."""
+
+from abc import ABC
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from vitlab.models import Backbone, ImageModel, VisionTransformer
+from vitlab.objectives.objective import Batch, Monitor, Objective
+from vitlab.optim import Optimizer, Schedule
+
+
+class Pretraining(Objective, ABC):
+    """Train a backbone without its classifier; validate the training loss, on the same draws after every epoch."""
+
+    monitor: ClassVar[Monitor] = Monitor("val/loss", "min")
+
+    def __init__(
+        self, backbone: ImageModel, optimizer: Optimizer, schedule: Schedule, init_from: str | None = None
+    ) -> None:
+        backbone.reset_classifier(0)  # the data's number of classes may have been filled in
+        super().__init__(backbone, optimizer, schedule, init_from)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the loss with masks and other draws that depend on the batch alone, and leave the generators as they
+        were: epochs can be compared, and training does not depend on whether it is validated."""
+        views, labels = batch
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(batch_idx * self.trainer.world_size + self.trainer.global_rank)
+            loss = self.loss(views, labels)
+        self.log("val/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
+
+
+def require_final_norm(backbone: Backbone) -> None:
+    """Refuse a ViT that normalises after pooling, where the tokens that predict pixels do not come by."""
+    if isinstance(backbone, VisionTransformer) and not isinstance(backbone.norm, nn.LayerNorm):
+        raise ValueError(
+            f"With global_pool {backbone.global_pool} this ViT has no norm on its tokens, only on their mean.\n"
+            "Pre-train with global_pool: token (the default); fine-tuning may use avg."
+        )
