@@ -189,6 +189,10 @@ class HierarchicalBackbone(Backbone):
     def layers(self) -> Stages:
         return self._modules["layers"]  # type: ignore[return-value]
 
+    @property
+    def stride(self) -> int:
+        return self.patch_size * 2 ** (len(self.layers) - 1)
+
     def add_pos_embed(self, tokens: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
         """Return the tokens as they are: positions come in as biases of the attention."""
         return tokens

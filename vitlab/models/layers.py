@@ -40,6 +40,13 @@ def fan_in(linear: nn.Linear) -> None:
         nn.init.zeros_(linear.bias)
 
 
+def xavier(linear: nn.Linear) -> None:
+    """Initialise as MAE does: uniform, of variance 2 / (fan_in + fan_out); bias 0."""
+    nn.init.xavier_uniform_(linear.weight)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
 class PatchEmbed(nn.Module):
     """Project non-overlapping patches: (B, in_chans, H·patch, W·patch) -> (B, H, W, D)."""
 

@@ -1,0 +1,71 @@
+"""Small models and batches for the tests of objectives, and the closed-form inputs of the golden values."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
+from vitlab.models.layers import fan_in
+from vitlab.objectives import Objective
+
+SMALL = {"img_size": 8, "in_chans": 1, "num_classes": 10, "drop_path_rate": 0.0, "init": fan_in}
+STAGES = {"patch_size": 1, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4}
+BACKBONES: dict[str, Callable[[], Backbone]] = {
+    "vit": lambda: VisionTransformer(patch_size=2, embed_dim=32, depth=2, num_heads=2, **SMALL),
+    "swin": lambda: SwinTransformer(**STAGES, **SMALL),
+    "swin_v2": lambda: SwinTransformerV2(**STAGES, **SMALL),
+}
+
+
+def closed_form(*shape: int, a: float = 0.7, b: float = 0.0, s: float = 1.0) -> Tensor:
+    """Return sin(a · arange + b) · s in float64: inputs on which the released code was run once."""
+    return (torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) * a + b) * s).reshape(shape)
+
+
+def batch(n: int = 8) -> tuple[list[Tensor], Tensor]:
+    """Return n images of noise, 1 × 8 × 8, and a label for each."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(n, 1, 8, 8, generator=generator)], torch.arange(n) % 10
+
+
+def wake(model: torch.nn.Module) -> None:
+    """Move all weights a little: Swin v2's blocks begin as the identity, and their weights matter from the first step
+    on, not before."""
+    for parameter in model.parameters():
+        parameter.data += 0.01
+
+
+def without_gradient(model: torch.nn.Module) -> list[str]:
+    """Return the names of trained parameters that have no gradient, or one that is zero throughout."""
+    return [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+
+
+def learn_by_heart(objective: Objective, steps: int = 200) -> float:
+    """Return the loss after so many steps on one batch of two images, with the same random draws in each."""
+    views, labels = batch(2)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=2e-3, weight_decay=0.0)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)
+        torch.manual_seed(0)
+        optimizer.zero_grad()
+        loss = objective.loss(views, labels)
+        loss.backward()
+        optimizer.step()
+    return float(loss.detach())
+
+
+def quick_trainer(epochs: int = 1, **kwargs: object) -> Trainer:
+    return Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        **kwargs,  # type: ignore[arg-type]
+    )

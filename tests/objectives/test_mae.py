@@ -1,0 +1,116 @@
+"""MAE: the released code's loss, sizes and positions, no leak of what is hidden, and settings that cannot work."""
+
+import pytest
+import torch
+
+from tests.objectives.small import BACKBONES, batch, closed_form, learn_by_heart, without_gradient
+from vitlab.masking import patchify, random_masking, unpatchify
+from vitlab.models import VisionTransformer, vit_base_patch16_224
+from vitlab.objectives import MAE
+from vitlab.objectives.mae import masked_mse, normalise_patches
+from vitlab.optim import AdamW, WarmupCosine
+
+DECODER = {"decoder_embed_dim": 32, "decoder_depth": 2, "decoder_num_heads": 2}
+
+
+def mae(**kwargs: object) -> MAE:
+    torch.manual_seed(0)
+    arguments: dict = DECODER | kwargs
+    return MAE(BACKBONES["vit"](), AdamW(3e-3), WarmupCosine(), **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("normalise", "expected"), [(False, 0.962357258170), (True, 1.41524455311)])
+def test_loss_equals_the_released_codes(normalise: bool, expected: float) -> None:
+    """Run once on the released code, on inputs in closed form."""
+    target = patchify(closed_form(2, 3, 8, 8), 4)
+    mask = torch.tensor([[0, 1, 1, 0], [1, 0, 1, 1]]).bool()
+    loss = masked_mse(closed_form(2, 4, 48, a=0.9), normalise_patches(target) if normalise else target, mask)
+    assert float(loss) == pytest.approx(expected, abs=1e-11)
+
+
+def test_positions_of_the_decoder_are_maes() -> None:
+    """Row (0, 1) of a 3 × 3 grid at width 16, from the released code: the column is in the first half."""
+    objective = MAE(
+        VisionTransformer(img_size=12, patch_size=4, embed_dim=16, depth=1, num_heads=2),
+        AdamW(1e-3),
+        WarmupCosine(),
+        decoder_embed_dim=16,
+        decoder_depth=1,
+        decoder_num_heads=2,
+    )
+    expected = [0.841471, 0.099833, 0.01, 0.001, 0.540302, 0.995004, 0.99995, 1, 0, 0, 0, 0, 1, 1, 1, 1]
+    torch.testing.assert_close(objective.decoder.pos_embed[1], torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_vit_base_has_the_published_number_of_parameters() -> None:
+    """111,655,680 that are trained, counted on the released mae_vit_base_patch16."""
+    with torch.device("meta"):
+        backbone = vit_base_patch16_224(fixed_pos_embed=True)
+        objective = MAE(backbone, AdamW(1.5e-4), WarmupCosine())
+    assert sum(p.numel() for p in objective.parameters() if p.requires_grad) == 111_655_680
+
+
+def test_mae_cannot_see_hidden_patches() -> None:
+    objective = mae().eval()
+    (images,), _ = batch()
+    keep, mask = random_masking(8, 16, 0.75)
+    hidden = unpatchify(mask[..., None].expand(-1, -1, 4), 2, 4, 4)
+    other = torch.where(hidden, torch.randn_like(images), images)
+    assert not torch.equal(images, other)
+    assert torch.equal(objective.reconstruct(images, keep), objective.reconstruct(other, keep))
+
+
+def test_the_encoder_sees_a_quarter_of_the_patches() -> None:
+    objective = mae()
+    seen = []
+    objective.backbone.blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
+    objective.loss(*batch())
+    assert seen == [(8, 1 + 4, 32)]  # the class token, and 4 of 16
+
+
+def test_visible_patches_carry_no_loss() -> None:
+    pred = torch.randn(2, 16, 12, requires_grad=True)
+    _, mask = random_masking(2, 16, 0.75)
+    masked_mse(pred, torch.randn(2, 16, 12), mask).backward()
+    assert pred.grad is not None
+    assert torch.equal(pred.grad.any(-1), mask)
+
+
+def test_a_visible_patch_reaches_the_decoder_at_its_own_place() -> None:
+    """With a decoder of no blocks, a prediction depends on its own patch alone."""
+    objective = mae(decoder_depth=0).eval()
+    (images,), _ = batch(1)
+    other = images.clone()
+    other[..., 4:6, 2:4] += 1.0  # patch (2, 1) of 4 × 4, number 9
+    keep = torch.tensor([[2, 9, 11]])
+    tokens = [objective.backbone.patch_embed(x).flatten(1, 2) for x in (images, other)]
+    assert [int(i) for i in (tokens[0] != tokens[1]).any(-1)[0].nonzero()] == [9]
+    objective.backbone.blocks = torch.nn.ModuleList()  # no token sees another
+    changed = (objective.reconstruct(images, keep) != objective.reconstruct(other, keep)).any(-1)[0]
+    assert [int(i) for i in changed.nonzero()] == [9]
+
+
+def test_every_trained_parameter_gets_a_gradient() -> None:
+    objective = mae()
+    objective.loss(*batch()).backward()
+    assert without_gradient(objective) == []
+
+
+def test_one_batch_is_learned_by_heart() -> None:
+    """What a constant prediction leaves is 3/4: the variance of a patch is the unbiased one of 4 values."""
+    assert learn_by_heart(mae(), steps=300) < 0.2
+
+
+def test_class_and_mask_token_are_decayed_as_released() -> None:
+    assert mae().no_weight_decay() == set()
+
+
+@pytest.mark.parametrize(("ratio", "hidden"), [(0.0, 0), (1.0, 16), (0.99, 16), (1.5, 24), (-0.1, -2)])
+def test_a_ratio_that_hides_nothing_or_all_is_refused(ratio: float, hidden: int) -> None:
+    with pytest.raises(ValueError, match=rf"mask_ratio {ratio} of 16 patches hides {hidden};"):
+        mae(mask_ratio=ratio)
+
+
+def test_a_decoder_that_does_not_divide_among_its_heads_is_refused() -> None:
+    with pytest.raises(ValueError, match="decoder_embed_dim of 32 does not divide among 3 heads"):
+        mae(decoder_num_heads=3)

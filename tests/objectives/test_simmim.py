@@ -1,0 +1,150 @@
+"""SimMIM: the released code's loss, no leak of what is hidden, and settings that cannot work."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.objectives.small import BACKBONES, batch, closed_form, learn_by_heart, wake, without_gradient
+from vitlab.masking import block_masking, enlarge
+from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
+from vitlab.objectives import SimMIM
+from vitlab.objectives.simmim import masked_l1, normalise_locally
+from vitlab.optim import AdamW, WarmupCosine
+
+
+def simmim(backbone: str = "vit", **kwargs: object) -> SimMIM:
+    torch.manual_seed(0)
+    arguments: dict = {"mask_patch_size": 2} | kwargs
+    return SimMIM(BACKBONES[backbone](), AdamW(3e-3), WarmupCosine(), **arguments)
+
+
+@pytest.mark.parametrize(("window", "expected"), [(None, 0.673406122486), (3, 0.762042106557)])
+def test_loss_equals_the_released_codes(window: int | None, expected: float) -> None:
+    """Run once on the released code: an encoder's output, its decoder's weights and a mask, all in closed form."""
+    latent, weight = closed_form(2, 4, 2, 2, a=0.5), closed_form(48, 4, 1, 1, a=0.3)
+    images = closed_form(2, 3, 8, 8, a=0.21)
+    mask = enlarge(torch.tensor([[[1, 0], [0, 0]], [[1, 0], [0, 1]]]).bool(), 2)  # of the 4 × 4 patches of 2 px
+    pred = F.pixel_shuffle(F.conv2d(latent, weight), 4)
+    target = images if window is None else normalise_locally(images, window)
+    assert float(masked_l1(pred, target, enlarge(mask, 2))) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_window_normalises_what_it_covers() -> None:
+    """By definition: the mean and the unbiased variance of the pixels of the window that are inside the image."""
+    images = closed_form(1, 2, 9, 7, a=0.9)
+    normalised = normalise_locally(images, 5)
+    for row, column in ((4, 3), (0, 0), (8, 2)):
+        window = images[0, 1, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3]
+        expected = (images[0, 1, row, column] - window.mean()) / (window.var() + 1e-6).sqrt()
+        torch.testing.assert_close(normalised[0, 1, row, column], expected)
+
+
+def test_a_flat_image_is_normalised_to_zero() -> None:
+    assert normalise_locally(torch.full((1, 3, 8, 8), 0.7), 3).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_simmim_cannot_see_hidden_pixels(backbone: str) -> None:
+    objective = simmim(backbone).eval()
+    wake(objective)
+    (images,), _ = batch()
+    side = 8 // objective.backbone.patch_size
+    mask = block_masking(8, side, side, objective.block, 0.6)
+    hidden = enlarge(mask, objective.backbone.patch_size)[:, None]
+    other = torch.where(hidden, torch.randn_like(images), images)
+    assert not torch.equal(images, other)
+    assert torch.equal(objective.reconstruct(images, mask), objective.reconstruct(other, mask))
+    seen = torch.where(hidden, images, torch.randn_like(images))
+    assert not torch.equal(objective.reconstruct(images, mask), objective.reconstruct(seen, mask))
+
+
+def test_visible_pixels_carry_no_loss() -> None:
+    pred = torch.randn(2, 3, 8, 8, requires_grad=True)
+    mask = enlarge(block_masking(2, 4, 4, 2, 0.6), 2)
+    masked_l1(pred, torch.randn(2, 3, 8, 8), mask).backward()
+    assert pred.grad is not None
+    assert torch.equal(pred.grad != 0, mask[:, None].expand_as(pred))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_token_predicts_the_pixels_of_its_place(backbone: str) -> None:
+    """The prediction where the last map's token (row, column) stands depends on that token alone."""
+    objective = simmim(backbone)
+    stride = objective.backbone.stride
+    latent = torch.zeros(1, objective.backbone.num_features, 8 // stride, 8 // stride)
+    latent[0, :, 1, 0] = 1.0
+    with torch.no_grad():
+        changed = (objective.decoder(latent) != objective.decoder(torch.zeros_like(latent)))[0, 0]
+    rows, columns = changed.nonzero(as_tuple=True)
+    assert (int(rows.min()), int(rows.max())) == (stride, 2 * stride - 1)
+    assert (int(columns.min()), int(columns.max())) == (0, stride - 1)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_trained_parameter_gets_a_gradient(backbone: str) -> None:
+    objective = simmim(backbone)
+    wake(objective)
+    objective.loss(*batch()).backward()
+    assert without_gradient(objective) == []
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_one_batch_is_learned_by_heart(backbone: str) -> None:
+    """What a constant prediction leaves of normal noise is a mean of |x| of 0.8."""
+    assert learn_by_heart(simmim(backbone)) < 0.15
+
+
+def test_the_published_defaults() -> None:
+    backbone = SwinTransformer(img_size=64, embed_dim=16, num_heads=(1, 2, 4, 8), window_size=2, depths=(1, 1, 1, 1))
+    objective = SimMIM(backbone, AdamW(1e-4), WarmupCosine())
+    assert (objective.block, objective.mask_ratio, objective.norm_targets) == (8, 0.6, None)
+    assert objective.decoder[0].weight.shape == (32 * 32 * 3, 128, 1, 1)  # type: ignore[union-attr]
+    assert isinstance(objective.decoder[1], nn.PixelShuffle)
+
+
+def test_only_the_mask_token_is_spared_from_decay_as_released() -> None:
+    assert simmim("swin_v2").no_weight_decay() == {"mask_token"}
+    spared = simmim("swin_v2", spare_positions=True).no_weight_decay()
+    assert "backbone.layers.0.blocks.0.attn.logit_scale" in spared
+
+
+# ---- what cannot work
+
+
+def test_blocks_that_hide_the_whole_image_are_refused_with_sizes_that_work() -> None:
+    backbone = SwinTransformer(img_size=32, patch_size=2, depths=(1, 1), num_heads=(2, 2), window_size=4)
+    with pytest.raises(ValueError, match=r"mask_patch_size 32 at mask_ratio 0\.6 .*\nSizes that work: 2, 4, 8, 16\."):
+        SimMIM(backbone, AdamW(1e-3), WarmupCosine())
+
+
+@pytest.mark.parametrize(("block", "sizes"), [(6, "4, 8"), (2, "4, 8"), (0, "4, 8"), (-4, "4, 8")])
+def test_blocks_that_do_not_fit_the_patches_are_refused(block: int, sizes: str) -> None:
+    backbone = VisionTransformer(img_size=(16, 24), patch_size=4, embed_dim=16, depth=1, num_heads=2)
+    with pytest.raises(ValueError, match=f"mask_patch_size {block} .*\nSizes that work: {sizes}"):
+        SimMIM(backbone, AdamW(1e-3), WarmupCosine(), mask_patch_size=block)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, -0.5, 1.5])
+def test_a_ratio_that_hides_nothing_or_all_is_refused(ratio: float) -> None:
+    with pytest.raises(ValueError, match=f"mask_ratio is {ratio}"):
+        simmim(mask_ratio=ratio)
+
+
+def test_an_even_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="norm_targets is 4"):
+        simmim(norm_targets=4)
+
+
+def test_a_map_that_does_not_come_out_even_is_refused() -> None:
+    backbone = SwinTransformerV2(img_size=12, patch_size=2, depths=(1, 1, 1), num_heads=(2, 2, 2), window_size=2)
+    with pytest.raises(ValueError, match=r"12 × 12 px do not divide into the 8 px"):
+        SimMIM(backbone, AdamW(1e-3), WarmupCosine(), mask_patch_size=2)
+
+
+def test_a_vit_that_normalises_only_after_pooling_is_refused() -> None:
+    backbone = VisionTransformer(
+        img_size=8, patch_size=2, embed_dim=16, depth=1, num_heads=2, global_pool="avg", in_chans=1
+    )
+    with pytest.raises(ValueError, match="global_pool: token"):
+        SimMIM(backbone, AdamW(1e-3), WarmupCosine(), mask_patch_size=2)

@@ -1,0 +1,127 @@
+"""Masked autoencoder (He et al. 2022, https://arxiv.org/abs/2111.06377): encode what is visible, decode the rest.
+
+    z = encode(visible patches of x);    x̂ = decode(z at their places, a mask token at all others)
+    L = Σ m_i ‖x_i − x̂_i‖² / (V · Σ m_i)
+
+with x_i the V = p·p·C values of patch i, by default normalised to mean 0 and variance 1, and m_i = 1 if it is hidden.
+
+Letters: B images, N patches, K of them visible, P prefix tokens, D width of the encoder, E of the decoder.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from vitlab.masking import num_hidden, patchify, put, random_masking, take
+from vitlab.models import Features, VisionTransformer
+from vitlab.models.layers import check_heads, init_linears, sincos_table, xavier
+from vitlab.models.vit import Attention, Block
+from vitlab.objectives.pretraining import Pretraining, require_final_norm
+from vitlab.optim import Optimizer, Schedule
+
+
+class Decoder(nn.Module):
+    """A narrow ViT with fixed positions that predicts the pixels of all patches."""
+
+    pos_embed: Tensor
+
+    def __init__(self, grid: tuple[int, int], in_dim: int, out_dim: int, dim: int, depth: int, num_heads: int) -> None:
+        super().__init__()
+        check_heads(dim, num_heads, "A decoder_embed_dim")
+        self.embed = nn.Linear(in_dim, dim)
+        self.mask_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, dim), std=0.02))
+        self.register_buffer("pos_embed", sincos_table(dim, *grid), persistent=False)  # (N, E)
+        self.blocks = nn.Sequential(
+            *(Block(dim, Attention(dim, num_heads, True, 0.0, 0.0), 4.0, 0.0, 0.0, None) for _ in range(depth))
+        )
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.pred = nn.Linear(dim, out_dim)
+        init_linears(self, xavier)
+
+    def forward(self, latent: Features, keep: Int[Tensor, "B K"]) -> Float[Tensor, "B N V"]:
+        patches = put(self.embed(latent.patches), keep, len(self.pos_embed), self.mask_token)  # (B, N, E)
+        prefix = self.embed(latent.prefix)  # (B, P, E), of no position
+        x = self.blocks(torch.cat([prefix, patches + self.pos_embed], dim=1))
+        return self.pred(self.norm(x[:, prefix.shape[1] :]))
+
+
+class MAE(Pretraining):
+    """Pre-train a ViT on a quarter of each image's patches; a Swin cannot leave tokens out.
+
+    The encoder starts as its own `init` says; the released code's is `vitlab.models.layers.xavier`, its positions
+    `fixed_pos_embed: true`.
+
+    Args:
+        backbone: A VisionTransformer; its classifier is left out.
+        optimizer: Settings of the optimiser.
+        schedule: The learning rate over the run.
+        mask_ratio: Share of the patches that is hidden.
+        norm_pix_loss: Normalise each patch of the target, which learns better features.
+        decoder_embed_dim: Width of the decoder.
+        decoder_depth: Blocks of the decoder.
+        decoder_num_heads: Heads of the decoder.
+        init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
+    """
+
+    def __init__(
+        self,
+        backbone: VisionTransformer,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        mask_ratio: float = 0.75,
+        norm_pix_loss: bool = True,
+        decoder_embed_dim: int = 512,
+        decoder_depth: int = 8,
+        decoder_num_heads: int = 16,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__(backbone, optimizer, schedule, init_from)
+        require_final_norm(backbone)
+        height, width = backbone.patch_embed.grid_size
+        if not 0 < num_hidden(height * width, mask_ratio) < height * width:
+            raise ValueError(
+                f"mask_ratio {mask_ratio} of {height * width} patches hides {num_hidden(height * width, mask_ratio)}; "
+                "some must be hidden and some stay visible: give a share between 0 and 1, like 0.75."
+            )
+        self.backbone: VisionTransformer = backbone
+        self.mask_ratio, self.norm_pix_loss = mask_ratio, norm_pix_loss
+        values = backbone.patch_size**2 * backbone.in_chans
+        self.decoder = Decoder(
+            (height, width), backbone.num_features, values, decoder_embed_dim, decoder_depth, decoder_num_heads
+        )
+
+    @property
+    def encoder(self) -> VisionTransformer:
+        return self.backbone
+
+    def no_weight_decay(self) -> set[str]:
+        """Nothing but biases and norms: the released code decays the class token and the mask token too."""
+        return set()
+
+    def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
+        (images,) = views  # MAE sees one view and never the labels
+        batch, num_patches = len(images), len(self.decoder.pos_embed)
+        keep, mask = random_masking(batch, num_patches, self.mask_ratio, images.device)
+
+        pred = self.reconstruct(images, keep)  # (B, N, V)
+        target = patchify(images, self.backbone.patch_size)  # (B, N, V)
+        return masked_mse(pred, normalise_patches(target) if self.norm_pix_loss else target, mask)
+
+    def reconstruct(self, images: Float[Tensor, "B C H W"], keep: Int[Tensor, "B K"]) -> Float[Tensor, "B N V"]:
+        """Predict all patches from the visible ones."""
+        tokens = self.backbone.add_pos_embed(self.backbone.patch_embed(images)).flatten(1, 2)  # (B, N, D)
+        return self.decoder(self.backbone.encode(take(tokens, keep)), keep)
+
+
+def normalise_patches(patches: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
+    """Give the values of each patch mean 0 and (unbiased) variance 1."""
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return (patches - mean) / (variance + 1e-6).sqrt()
+
+
+def masked_mse(
+    pred: Float[Tensor, "B N V"], target: Float[Tensor, "B N V"], mask: Bool[Tensor, "B N"]
+) -> Float[Tensor, ""]:
+    """Return the mean of (pred − target)² over the values of hidden patches."""
+    error = (pred - target).square().mean(dim=-1)  # (B, N)
+    return (error * mask).sum() / mask.sum()

@@ -1,0 +1,134 @@
+"""SimMIM (Xie et al. 2022, https://arxiv.org/abs/2111.09886): predict the pixels of hidden blocks.
+
+    x̂ = PixelShuffle(W z + b),    z = encode(m · mask token + (1 − m) · patch_embed(x))
+    L = Σ m |x − x̂| / (C · Σ m)
+
+with x the image, m the mask (1: hidden) on tokens and, in L, on pixels, and C channels. Any backbone serves, since none
+of its tokens is left out. Swin v2 normalises the target: x ← (x − μ) / σ, in a window that slides over the image.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from vitlab.masking import block_masking, enlarge, num_hidden_blocks
+from vitlab.models import Backbone
+from vitlab.objectives.pretraining import Pretraining, require_final_norm
+from vitlab.optim import Optimizer, Schedule
+
+
+class SimMIM(Pretraining):
+    """Pre-train any backbone on images without labels.
+
+    Args:
+        backbone: ViT, Swin or Swin v2; its classifier is left out.
+        optimizer: Settings of the optimiser.
+        schedule: The learning rate over the run.
+        mask_patch_size: Side in pixels of the blocks that are hidden.
+        mask_ratio: Share of the blocks that is hidden, rounded up.
+        norm_targets: Side in pixels of the window in which the target is normalised: 47 for Swin v2; null: not at all.
+        spare_positions: Keep position embeddings and biases from weight decay. The released code wants to and does
+            not: its exclusions carry a prefix that no name has.
+        init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        mask_patch_size: int = 32,
+        mask_ratio: float = 0.6,
+        norm_targets: int | None = None,
+        spare_positions: bool = False,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__(backbone, optimizer, schedule, init_from)
+        require_final_norm(backbone)
+        check_blocks(backbone, mask_patch_size, mask_ratio)
+        if norm_targets is not None and norm_targets % 2 == 0:
+            raise ValueError(f"norm_targets is {norm_targets}; a window has a middle: give an odd side, like 47.")
+        self.backbone: Backbone = backbone
+        self.block = mask_patch_size // backbone.patch_size  # tokens a side
+        self.mask_ratio, self.norm_targets, self.spare_positions = mask_ratio, norm_targets, spare_positions
+        self.mask_token = nn.Parameter(
+            nn.init.trunc_normal_(torch.empty(1, 1, backbone.patch_embed.proj.out_channels), std=0.02)
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv2d(backbone.num_features, backbone.stride**2 * backbone.in_chans, kernel_size=1),
+            nn.PixelShuffle(backbone.stride),
+        )
+
+    @property
+    def encoder(self) -> Backbone:
+        return self.backbone
+
+    def no_weight_decay(self) -> set[str]:
+        return {"mask_token"} | (super().no_weight_decay() if self.spare_positions else set())
+
+    def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
+        (images,) = views  # SimMIM sees one view and never the labels
+        batch, _, height, width = images.shape
+        patch = self.backbone.patch_size
+        mask = block_masking(batch, height // patch, width // patch, self.block, self.mask_ratio, images.device)
+
+        pred = self.reconstruct(images, mask)  # (B, C, H, W)
+        target = images if self.norm_targets is None else normalise_locally(images, self.norm_targets)
+        return masked_l1(pred, target, enlarge(mask, patch))
+
+    def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B C H W"]:
+        """Predict all pixels from the tokens that the mask leaves."""
+        tokens = self.backbone.patch_embed(images)  # (B, h, w, D)
+        tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
+        latent = self.backbone.encode(self.backbone.add_pos_embed(tokens)).patches  # (B, N, E)
+        return self.decoder(latent.transpose(1, 2).unflatten(2, (images.shape[2] // self.backbone.stride, -1)))
+
+
+def masked_l1(
+    pred: Float[Tensor, "B C H W"], target: Float[Tensor, "B C H W"], mask: Bool[Tensor, "B H W"]
+) -> Float[Tensor, ""]:
+    """Return the mean of |pred − target| over the values of hidden pixels (with the released code's 1e-5)."""
+    error = (pred - target).abs() * mask[:, None]
+    return error.sum() / (mask.sum() + 1e-5) / target.shape[1]
+
+
+def normalise_locally(images: Float[Tensor, "B C H W"], window: int) -> Float[Tensor, "B C H W"]:
+    """Give each pixel's neighbourhood of `window` × `window`, cut off at the border, mean 0 and variance 1.
+
+    The variance is the unbiased one of the pixels that are inside the image.
+    """
+
+    def mean_around(values: Tensor, count_include_pad: bool = False) -> Tensor:
+        return F.avg_pool2d(values, window, 1, padding=window // 2, count_include_pad=count_include_pad)
+
+    count = mean_around(torch.ones_like(images), count_include_pad=True) * window**2
+    mean = mean_around(images)
+    variance = (mean_around(images.square()) - mean.square()) * count / (count - 1)
+    return (images - mean) / (variance.clamp(min=0) + 1e-6).sqrt()
+
+
+def check_blocks(backbone: Backbone, mask_patch_size: int, mask_ratio: float) -> None:
+    """Raise a ValueError unless blocks of this size fill the image, consist of whole tokens, and some stay visible."""
+    (height, width), patch = backbone.img_size, backbone.patch_size
+    if height % backbone.stride or width % backbone.stride:
+        raise ValueError(
+            f"Images of {height} × {width} px do not divide into the {backbone.stride} px that a token of the last map "
+            "stands for; take fewer stages, smaller patches, or images of a multiple of that."
+        )
+    if not 0 < mask_ratio < 1:
+        raise ValueError(f"mask_ratio is {mask_ratio}; give a share between 0 and 1, like 0.6.")
+
+    def fits(block: int) -> bool:
+        if block < 1 or block % patch or height % block or width % block:
+            return False
+        blocks = (height // block) * (width // block)
+        return num_hidden_blocks(blocks, mask_ratio) < blocks
+
+    if not fits(mask_patch_size):
+        sizes = [block for block in range(patch, min(height, width) + 1, patch) if fits(block)]
+        raise ValueError(
+            f"mask_patch_size {mask_patch_size} at mask_ratio {mask_ratio} does not fit {height} × {width} px in "
+            f"patches of {patch} px: blocks consist of whole patches, fill the image, and are not all hidden.\n"
+            f"Sizes that work: {', '.join(map(str, sizes)) or 'none; lower mask_ratio'}."
+        )
