@@ -58,3 +58,28 @@ def choose_k(
     neighbours = labels[nearest(queries, bank, possible[-1])]  # one search serves all k
     right = [int((vote(neighbours[:, :k], num_classes) == query_labels).sum()) for k in possible]
     return possible[right.index(max(right))]
+
+
+def predict_weighted(
+    queries: Tensor, bank: Tensor, labels: Tensor, num_classes: int, k: int = 20, temperature: float = 0.07
+) -> Tensor:
+    """Classify features as DINO does: each of the k most similar examples votes with exp(cosine / temperature).
+
+    The defaults are the released code's (`eval_knn.py`, k = 20 being the best of 10, 20, 100, 200 there).
+
+    Args:
+        queries: (Q, C), of any length.
+        bank: (N, C); k is at most N.
+        labels: (N,) of the bank.
+
+    Returns:
+        (Q,) int64
+    """
+    bank = torch.nn.functional.normalize(bank, dim=1)
+    k = min(k, len(bank))
+    found = []
+    for part in torch.nn.functional.normalize(queries, dim=1).split(2048):
+        similarity, nearest_k = (part @ bank.T).topk(k)  # (q, k)
+        votes = torch.zeros(len(part), num_classes, device=part.device)
+        found.append(votes.scatter_add_(1, labels[nearest_k], (similarity / temperature).exp()).argmax(dim=1))
+    return torch.cat(found)

@@ -1,0 +1,52 @@
+"""Features in order and once; the weighted neighbours against DINO's formula written out."""
+
+from pathlib import Path
+
+import torch
+
+from vitlab.evaluation.features import extract, read_cache, write_cache
+from vitlab.evaluation.knn import predict_weighted
+from vitlab.models import VisionTransformer
+
+
+def tiny_vit() -> VisionTransformer:
+    torch.manual_seed(0)
+    return VisionTransformer(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, drop_path_rate=0.5)
+
+
+def test_features_are_the_embeddings_in_order_whatever_the_batches() -> None:
+    model, images, labels = tiny_vit().train(), torch.randn(10, 3, 8, 8), torch.arange(10)
+    batches = [([images[i : i + 4]], labels[i : i + 4]) for i in range(0, 10, 4)]
+    features, targets = extract(model, batches)
+    assert model.training
+    assert torch.equal(targets, labels)
+    torch.testing.assert_close(features, model.eval().embed(images))
+    assert len(extract(model, batches, most=5)[0]) == 5
+
+
+def test_the_cache_is_of_one_key_only(tmp_path: Path) -> None:
+    path = tmp_path / "features" / "x.safetensors"
+    splits = {"train": (torch.randn(4, 2), torch.arange(4)), "test": (torch.randn(3, 2), torch.arange(3))}
+    assert read_cache(path, "a") is None
+    write_cache(path, "a", splits)
+    cached = read_cache(path, "a")
+    assert cached is not None
+    assert all(torch.equal(cached[split][i], splits[split][i]) for split in splits for i in (0, 1))
+    assert read_cache(path, "b") is None
+    path.write_bytes(b"torn")
+    assert read_cache(path, "a") is None
+
+
+def test_neighbours_vote_as_in_dinos_eval_knn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, bank = torch.randn(5, 6, generator=generator), torch.randn(40, 6, generator=generator)
+    labels = torch.randint(4, (40,), generator=generator)
+    expected = []
+    for query in queries:
+        cosine = torch.nn.functional.cosine_similarity(query[None], bank)
+        votes = torch.zeros(4)
+        for i in cosine.argsort(descending=True)[:7]:
+            votes[labels[i]] += torch.exp(cosine[i] / 0.07)
+        expected.append(int(votes.argmax()))
+    assert predict_weighted(queries, bank, labels, 4, k=7).tolist() == expected
+    assert len(predict_weighted(queries, bank, labels, 4, k=100)) == 5  # a bank smaller than k

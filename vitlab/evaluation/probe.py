@@ -1,0 +1,89 @@
+"""How good frozen features are: k-NN and a linear probe, one protocol for every objective and architecture.
+
+Features of the evaluation view of each image, no augmentation. Choices (the linear probe's λ) are made on the validation
+split, which is held out of the training images; the test images are looked at once.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from scipy.stats import binomtest
+from torch import Tensor
+
+from vitlab.evaluation.features import Features, extract, read_cache, write_cache
+from vitlab.evaluation.knn import predict_weighted
+from vitlab.evaluation.linear import fit_linear_probe
+from vitlab.models import ImageModel
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The share of test images that are right, with its 95 % interval (Wilson's) for other test images."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, predicted: Tensor, labels: Tensor) -> "Accuracy":
+        """Count."""
+        right = int((predicted == labels).sum())
+        low, high = binomtest(right, len(labels)).proportion_ci(method="wilson")
+        return cls(right / len(labels), float(low), float(high))
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Test accuracies of one encoder; `strength` is the λ that the validation images chose."""
+
+    knn: Accuracy
+    linear: Accuracy
+    strength: float
+    features: int
+    train_images: int
+    test_images: int
+
+    def as_dict(self) -> dict[str, object]:
+        """Return plain values, for JSON."""
+        return asdict(self)
+
+
+def features_of(
+    encoder: ImageModel,
+    batches: Callable[[str], Iterable[tuple[list[Tensor], Tensor]]],
+    cache: Path,
+    key: str,
+) -> dict[str, Features]:
+    """Return the features of all splits; those of the same weights and data (`key`) are read from the cache.
+
+    Args:
+        batches: The batches of a split in evaluation, on the encoder's device.
+    """
+    splits = read_cache(cache, key)
+    if splits is None:
+        splits = {split: extract(encoder, batches(split)) for split in SPLITS}
+        write_cache(cache, key, splits)
+    return splits
+
+
+def probe(splits: dict[str, Features], num_classes: int) -> ProbeResult:
+    """Measure k-NN (k = 20, weighted as DINO) and the linear probe."""
+    train, val, test = (splits[split] for split in SPLITS)
+    # The linear probe chooses its λ on the validation images; k-NN chooses nothing and may use them as neighbours.
+    bank = torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]])
+    linear = fit_linear_probe(train, val, num_classes)
+    return ProbeResult(
+        knn=Accuracy.of(predict_weighted(test[0], *bank, num_classes), test[1]),
+        linear=Accuracy.of(linear.logits(test[0]).argmax(dim=1), test[1]),
+        strength=linear.strength,
+        features=train[0].shape[1],
+        train_images=len(bank[0]),
+        test_images=len(test[0]),
+    )
