@@ -46,8 +46,12 @@ HARMLESS = (
 
 TOP_LEVEL = ("seed_everything", "run", "model", "data", "trainer", "ckpt_path")
 
-# What the backbone must take from the data: argument of the factory -> property of the data module.
-FROM_DATA = {"num_classes": "num_classes", "in_chans": "in_chans", "img_size": "image_size"}
+# What models must take from the data: argument of the factory -> property of the data module. A teacher may see the
+# images at a size of its own.
+FROM_DATA = {
+    "backbone": {"num_classes": "num_classes", "in_chans": "in_chans", "img_size": "image_size"},
+    "teacher.model": {"num_classes": "num_classes", "in_chans": "in_chans"},
+}
 
 
 @dataclass
@@ -192,20 +196,21 @@ class VitlabCLI(LightningCLI):
         self.directory = Path(config.run.root) / name / f"seed-{config.seed_everything}"
 
     def _fill_from_data(self, config: Namespace) -> None:
-        backbone = config.model.init_args.get("backbone")
-        arguments = backbone.get("init_args") if backbone else None
-        for argument, fact in FROM_DATA.items():
-            if arguments is None or arguments.get(argument) is None:
-                continue
-            key = f"model.backbone.{argument}"
-            wanted = _fact(self.data_for_model, fact)
-            if key not in self.given_keys:
-                arguments[argument] = wanted
-            elif not _same_size(arguments[argument], wanted):
-                raise ValueError(
-                    f"model.backbone.{argument} is {arguments[argument]}, but {config.data.class_path} has {fact} "
-                    f"{wanted}.\nRemove {argument} from the backbone's init_args to take it from the data."
-                )
+        for name, facts in FROM_DATA.items():
+            model = config.model.init_args.get(name)
+            for argument, fact in facts.items():
+                arguments = model.get("init_args") if model else None
+                if arguments is None or arguments.get(argument) is None:
+                    continue
+                key = f"model.{name}.{argument}"
+                wanted = _fact(self.data_for_model, fact)
+                if key not in self.given_keys:
+                    arguments[argument] = wanted
+                elif not _same_size(arguments[argument], wanted):
+                    raise ValueError(
+                        f"{key} is {arguments[argument]}, but {config.data.class_path} has {fact} {wanted}.\n"
+                        f"Remove {argument} from the {name.partition('.')[0]}'s init_args to take it from the data."
+                    )
 
     def _dump(self, config: Namespace) -> Config:
         """Return the complete configuration as plain values; as a file, it runs this again with any command."""

@@ -72,6 +72,14 @@ class Classification(Objective, ABC):
         if self.ema is not None and self.average is not None:
             self.average.update(self.backbone, self.ema.at(self.global_step))
 
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the logits (B, K) that are evaluated, by what follows `val` or `test` in the names of their metrics.
+
+        The trained weights' are "", those of their average "_ema".
+        """
+        raw = {"": self.backbone(images)}
+        return raw if self.average is None else raw | {"_ema": self.average.module(images)}
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)
 
@@ -79,28 +87,26 @@ class Classification(Objective, ABC):
         return self._evaluate("test", batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        return self._logits(batch)
-
-    def _logits(self, batch: Batch) -> dict[str, Tensor]:
-        """Return labels (B,) and logits (B, K), also those of the averaged weights where there are any."""
         (images,), labels = batch
-        outputs = {"label": labels, "logits": self.backbone(images)}
-        if self.average is not None:
-            outputs["logits_ema"] = self.average.module(images)
-        return outputs
+        return _predictions(self.outputs(images), labels)
 
     def _evaluate(self, split: str, batch: Batch) -> dict[str, Tensor]:
-        outputs = self._logits(batch)
-        self._measure(split, outputs["logits"], outputs["label"])
-        if self.average is not None:
-            self._measure(f"{split}_ema", outputs["logits_ema"], outputs["label"])
-        return outputs
+        (images,), labels = batch
+        outputs = self.outputs(images)
+        for name, logits in outputs.items():
+            self._measure(f"{split}{name}", logits, labels)
+        return _predictions(outputs, labels)
 
     def _measure(self, name: str, logits: Tensor, labels: Tensor) -> None:
         metrics = self.metrics[name]
         assert isinstance(metrics, MetricCollection)
         metrics.update(logits.float(), labels)
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels))
+
+
+def _predictions(outputs: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+    """Return what is kept for each image: its label and the logits, raw and averaged."""
+    return {"label": labels} | {f"logits{name}": outputs[name] for name in ("", "_ema") if name in outputs}
 
 
 def classification_metrics(num_classes: int, prefix: str) -> MetricCollection:
@@ -118,6 +124,11 @@ def classification_metrics(num_classes: int, prefix: str) -> MetricCollection:
         prefix=prefix,
         compute_groups=False,  # groups are found by comparing states after one batch, by chance wrong
     )
+
+
+def accuracy(num_classes: int, prefix: str) -> MetricCollection:
+    """Return top-1 alone."""
+    return MetricCollection({"top1": MulticlassAccuracy(num_classes, average="micro")}, prefix=prefix)
 
 
 class NegativeLogLikelihood(Metric):

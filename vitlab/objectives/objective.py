@@ -81,8 +81,7 @@ class Objective(LightningModule, ABC):
         """Start from the weights of a file and say what was taken from it."""
         from vitlab.models.weights import load_weights
 
-        report = load_weights(self.backbone, path)
-        log.info("Weights from %s: %s", path, report)
+        log.info("Weights from %s", load_weights(self.backbone, path))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         views, labels = batch
@@ -119,22 +118,22 @@ class Objective(LightningModule, ABC):
         """Do what follows each optimiser step, once however many batches were accumulated: averages of weights."""
 
 
-def weights_path(source: str) -> Path:
-    """Return the weights file that `init_from` means: itself, a run's last checkpoint, or a download of timm's."""
+def weights_path(source: str, asked_by: str = "init_from") -> Path:
+    """Return the weights file that a setting means: itself, a run's last checkpoint, or a download of timm's."""
     if source.startswith("timm/"):
-        return _download(source)
+        return _download(source, asked_by)
     path = Path(source)
     if path.is_dir():
         path = path / "checkpoints" / "last.ckpt"
     if not path.is_file():
         raise FileNotFoundError(
-            f"init_from: no weights at {path}; give a file, a run directory, or a name on the hub like "
+            f"{asked_by}: no weights at {path}; give a file, a run directory, or a name on the hub like "
             "timm/vit_small_patch16_224.augreg_in21k_ft_in1k."
         )
     return path
 
 
-def _download(name: str) -> Path:
+def _download(name: str, asked_by: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -142,6 +141,6 @@ def _download(name: str) -> Path:
         return Path(hf_hub_download(name, "model.safetensors"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise ValueError(
-            f"init_from: {name} cannot be had from the hub ({type(error).__name__}).\n"
-            "Check the name and the network, or give a weights file: --model.init_from FILE."
+            f"{asked_by}: {name} cannot be had from the hub ({type(error).__name__}).\n"
+            f"Check the name and the network, or give a weights file: --model.{asked_by} FILE."
         ) from None

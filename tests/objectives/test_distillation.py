@@ -1,0 +1,253 @@
+"""Distillation: the released code's losses, and a teacher that is frozen, adapted to, examined and left out."""
+
+import logging
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.objectives.small import (
+    BACKBONES,
+    SMALL,
+    batch,
+    closed_form,
+    learn_by_heart,
+    quick_trainer,
+    wake,
+    without_gradient,
+)
+from vitlab.data import Digits
+from vitlab.ema import Ema
+from vitlab.models import TimmModel, VisionTransformer
+from vitlab.objectives import Distillation, HardTarget, SoftTarget, Teacher
+from vitlab.objectives.distillation import Target
+from vitlab.objectives.teacher import renormalisation, resize
+from vitlab.optim import AdamW, WarmupCosine
+
+STUDENTS = BACKBONES | {
+    "deit": lambda: VisionTransformer(patch_size=4, embed_dim=16, depth=2, num_heads=2, distilled=True, **SMALL)
+}
+
+
+def small_teacher() -> VisionTransformer:
+    torch.manual_seed(1)
+    return VisionTransformer(patch_size=4, embed_dim=16, depth=1, num_heads=2, **SMALL)
+
+
+def distillation(student: str = "deit", target: Target | None = None, **kwargs: object) -> Distillation:
+    teacher = Teacher(small_teacher())
+    torch.manual_seed(0)
+    return Distillation(
+        STUDENTS[student](),
+        teacher,
+        target or HardTarget(),
+        AdamW(3e-3),
+        WarmupCosine(),
+        **kwargs,  # type: ignore
+    )
+
+
+# ---- the losses, run once on the released code with inputs in closed form
+
+
+def golden(target: Target, alpha: float) -> float:
+    cls, dist = closed_form(4, 10, s=2.0), closed_form(4, 10, a=1.3, s=2.0)
+    teacher = closed_form(4, 10, a=2.1, b=0.3, s=3.0)
+    objective = distillation(target=target, alpha=alpha, label_smoothing=0.1)
+    objective.heads = lambda images: (cls, dist)  # type: ignore[method-assign, assignment]
+    objective.teacher = lambda images: teacher  # type: ignore[assignment]
+    return float(objective.loss([torch.empty(4, 1, 8, 8)], torch.tensor([0, 3, 7, 9])))
+
+
+def test_hard_distillation_equals_the_released_codes() -> None:
+    assert golden(HardTarget(), alpha=0.5) == pytest.approx(2.49549379377, abs=1e-10)
+
+
+@pytest.mark.parametrize(("tau", "alpha", "expected"), [(1.0, 0.5, 1.38978795001), (3.0, 0.1, 2.41594634033)])
+def test_soft_distillation_equals_the_released_codes(tau: float, alpha: float, expected: float) -> None:
+    assert golden(SoftTarget(tau), alpha) == pytest.approx(expected, abs=1e-10)
+
+
+def test_the_label_alone_is_the_released_base_loss() -> None:
+    """The share (1 − α) of it: 2.65891562759 for the class head, whatever the teacher."""
+    with_teacher = golden(HardTarget(), alpha=0.5)
+    teacher_alone = HardTarget().loss(closed_form(4, 10, a=1.3, s=2.0), closed_form(4, 10, a=2.1, b=0.3, s=3.0))
+    assert 2 * with_teacher - float(teacher_alone) == pytest.approx(2.65891562759, abs=1e-10)
+
+
+def test_the_papers_soft_target_is_k_times_the_released_codes() -> None:
+    logits, teacher = closed_form(4, 10, s=2.0), closed_form(4, 10, a=1.3)
+    code, paper = SoftTarget(tau=3.0), SoftTarget(tau=3.0, per_class=False)
+    torch.testing.assert_close(paper.loss(logits, teacher), 10 * code.loss(logits, teacher))
+
+
+def test_the_defaults_are_the_released_codes() -> None:
+    objective = distillation(target=SoftTarget())
+    assert (objective.alpha, objective.target) == (0.5, SoftTarget(tau=1.0, per_class=True))
+
+
+# ---- the student
+
+
+@pytest.mark.parametrize("target", [HardTarget(), SoftTarget()])
+@pytest.mark.parametrize("student", STUDENTS)
+def test_every_trained_parameter_gets_a_gradient_and_the_teacher_none(student: str, target: Target) -> None:
+    objective = distillation(student, target)
+    wake(objective)
+    objective.loss(*batch()).backward()
+    assert without_gradient(objective) == []
+    assert all(p.grad is None and not p.requires_grad for p in objective.teacher.model.parameters())
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_one_batch_is_learned_by_heart(student: str) -> None:
+    """At chance each of the two terms is ln 10 = 2.3."""
+    assert learn_by_heart(distillation(student), steps=100) < 0.9  # label and teacher may differ: ln 2 at the least
+
+
+def test_the_class_head_learns_the_label_and_the_distillation_head_the_teacher() -> None:
+    objective = distillation(alpha=0.5)
+    views, _ = batch()
+    labels = (objective.teacher(views[0]).argmax(1) + 1) % 10  # the teacher is never right
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        objective.loss(views, labels).backward()
+        optimizer.step()
+    cls, dist = objective.heads(views[0])
+    assert (cls.argmax(1) == labels).all()
+    assert (dist.argmax(1) == objective.teacher(views[0]).argmax(1)).all()
+
+
+def test_a_student_with_one_head_learns_both_with_it() -> None:
+    objective = distillation("swin")
+    cls, dist = objective.heads(batch()[0][0])
+    assert cls is dist
+
+
+def test_mixed_labels_are_learned() -> None:
+    objective = distillation()
+    views, labels = batch()
+    one_hot = nn.functional.one_hot(labels, 10).float()
+    torch.testing.assert_close(objective.loss(views, one_hot), objective.loss(views, labels))
+
+
+def test_evaluation_gives_each_head_the_mean_of_logits_and_the_mean_of_probabilities() -> None:
+    objective = distillation(ema=Ema(0.9)).eval()
+    (images,), _ = batch()
+    outputs = objective.outputs(images)
+    assert set(outputs) == {"", "_class", "_distillation", "_prob", "_ema"}
+    torch.testing.assert_close(outputs[""], (outputs["_class"] + outputs["_distillation"]) / 2)
+    torch.testing.assert_close(outputs[""], objective.backbone(images))
+    probabilities = (outputs["_class"].softmax(1) + outputs["_distillation"].softmax(1)) / 2
+    torch.testing.assert_close(outputs["_prob"].exp(), probabilities)
+
+
+# ---- the teacher
+
+
+def test_the_teacher_is_no_part_of_the_objective() -> None:
+    objective = distillation(ema=Ema(0.9))
+    alone = {id(p) for p in objective.teacher.model.parameters()}
+    assert not any(id(p) in alone for p in objective.parameters())
+    assert not [name for name in objective.state_dict() if "teacher" in name]
+    assert not any(module is objective.teacher.model for module in objective.modules())
+
+
+def test_no_train_reaches_the_teacher() -> None:
+    objective = distillation().train()
+    assert not any(module.training for module in objective.teacher.model.modules())
+
+
+def test_the_teacher_sees_its_own_normalisation() -> None:
+    mean, std, own_mean, own_std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), (0.1, 0.2, 0.6), (1.0, 0.5, 0.1)
+    pixels = torch.rand(2, 3, 4, 4)
+
+    def normalise(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+        return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+    scale, shift = renormalisation(mean, std, own_mean, own_std)
+    torch.testing.assert_close(normalise(mean, std) * scale + shift, normalise(own_mean, own_std))
+
+
+def test_the_teacher_sees_its_own_size() -> None:
+    seen = []
+    model = VisionTransformer(patch_size=4, embed_dim=16, depth=1, num_heads=2, **(SMALL | {"img_size": 16}))
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    Teacher(model)(batch(2)[0][0])
+    assert seen == [(2, 1, 16, 16)]
+    images = batch(2)[0][0]
+    assert resize(images, (8, 8)) is images
+
+
+def test_a_teacher_of_batch_norms_keeps_its_statistics() -> None:
+    model = TimmModel("resnet18", num_classes=10, in_chans=1, img_size=32)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    Teacher(model)(batch()[0][0])
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def examined(top1: float, images: int = 200) -> None:
+    """Examine a teacher that names this share of images of ten equally frequent classes rightly."""
+    labels = torch.arange(images) % 10
+    said = torch.where(torch.arange(images) < round(top1 * images), labels, (labels + 1) % 10)
+    teacher = Teacher(small_teacher())
+    teacher.model.forward = lambda x: nn.functional.one_hot(x[:, 0, 0, 0].long(), 10)  # type: ignore[method-assign]
+    views = said[:, None, None, None].expand(-1, 1, 8, 8)  # it says what the pixels are
+    teacher.examine([([views[:150]], labels[:150]), ([views[150:]], labels[150:])])
+
+
+def test_the_teachers_accuracy_is_printed(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("vitlab").propagate = True
+    with caplog.at_level(logging.INFO, "vitlab"):
+        examined(0.5)
+    assert "The teacher names 50.00 % of 200 validation images rightly." in caplog.text
+
+
+def test_a_teacher_that_guesses_is_refused() -> None:
+    """Three standard errors above 10 %: 0.1 + 3 · √(0.1 · 0.9 / 200) = 16.4 %."""
+    assert 0.1 + 3 * math.sqrt(0.1 * 0.9 / 200) == pytest.approx(0.1636, abs=1e-4)
+    with pytest.raises(ValueError, match=r"names 16\.0% of 200 .* gives 10\.0%"):
+        examined(0.16)
+    examined(0.17)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+def test_an_untrained_teacher_is_refused_before_training() -> None:
+    objective = distillation()
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    with pytest.raises(ValueError, match="The teacher names"):
+        quick_trainer().fit(objective, datamodule=Digits(batch_size=64))
+    assert all(torch.equal(before[name], value) for name, value in objective.state_dict().items())
+
+
+# ---- what cannot work
+
+
+@pytest.mark.parametrize("alpha", [0.0, -0.1, 1.1])
+def test_a_share_without_teacher_or_beyond_all_is_refused(alpha: float) -> None:
+    with pytest.raises(ValueError, match=f"alpha is {alpha}"):
+        distillation(alpha=alpha)
+
+
+def test_a_share_that_leaves_the_class_head_untrained_is_refused() -> None:
+    with pytest.raises(ValueError, match="class head of this student would learn nothing"):
+        distillation(alpha=1.0)
+    distillation("vit", alpha=1.0)  # a single head learns from the teacher alone
+
+
+def test_timms_distilled_student_is_refused() -> None:
+    student = TimmModel("deit_tiny_distilled_patch16_224", num_classes=10)
+    with pytest.raises(ValueError, match="vitlab's model of the same name"):
+        Distillation(student, Teacher(small_teacher()), HardTarget(), AdamW(1e-3), WarmupCosine())
+
+
+def test_a_temperature_of_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"target\.tau is 0"):
+        SoftTarget(tau=0.0)
+
+
+def test_half_a_normalisation_is_refused() -> None:
+    with pytest.raises(ValueError, match="give both"):
+        Teacher(small_teacher(), mean=(0.5,))

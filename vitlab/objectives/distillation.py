@@ -1,0 +1,149 @@
+"""Distillation as in DeiT (Touvron et al. 2021, https://arxiv.org/abs/2012.12877): learn from labels and a teacher.
+
+    L = (1 − α) CE(class head, y) + α · T(distillation head, teacher)
+
+    hard:  T = CE(distillation head, argmax_k teacher_k)
+    soft:  T = τ² KL(softmax(teacher / τ) ‖ softmax(distillation head / τ))
+
+A student with a distillation token has a head for each; their logits are averaged in evaluation (the paper adds
+probabilities: `val_prob/…`). A student with one head learns both with it: what the paper calls usual distillation.
+
+Letters: B images, K classes, y labels, also mixtures of two; the teacher sees the images that the student sees.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from vitlab.ema import Ema
+from vitlab.models import ImageModel, TimmModel, VisionTransformer
+from vitlab.objectives.classification import Classification, accuracy
+from vitlab.objectives.teacher import Teacher
+from vitlab.optim import Optimizer, Schedule
+
+
+class Target(ABC):
+    """What a student learns from the teacher's logits."""
+
+    @abstractmethod
+    def loss(self, logits: Float[Tensor, "B K"], teacher: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+        """Return T."""
+
+
+@dataclass
+class HardTarget(Target):
+    """The class that the teacher decides for, as if it were the label; not smoothed."""
+
+    def loss(self, logits: Float[Tensor, "B K"], teacher: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+        return F.cross_entropy(logits, teacher.argmax(dim=1))
+
+
+@dataclass
+class SoftTarget(Target):
+    """The teacher's probabilities. The defaults are the released code's; the paper's are τ = 3, α = 0.1 and per image.
+
+    Args:
+        tau: Temperature τ of both, above 0.
+        per_class: Divide by K too, as the released code does, which makes T so many times smaller.
+    """
+
+    tau: float = 1.0
+    per_class: bool = True
+
+    def __post_init__(self) -> None:
+        if self.tau <= 0:
+            raise ValueError(f"target.tau is {self.tau}; give a temperature above 0: 1 (released code) or 3 (paper).")
+
+    def loss(self, logits: Float[Tensor, "B K"], teacher: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+        log_q, log_p = (x / self.tau for x in (logits, teacher))
+        log_q, log_p = log_q.log_softmax(dim=1), log_p.log_softmax(dim=1)
+        divergence = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
+        return self.tau**2 * divergence / (logits.numel() if self.per_class else len(logits))
+
+
+class Distillation(Classification):
+    """Train an image model on labels and on what a teacher says.
+
+    Args:
+        backbone: The student. With a distillation token (`deit_…_distilled…`, `distilled: true`), two heads share
+            the work; any other model learns both with its only head.
+        teacher: A trained model; its accuracy on the validation images is printed first, and chance is refused.
+        target: What is learned from the teacher.
+        optimizer: Settings of the optimiser.
+        schedule: The learning rate over the run.
+        alpha: Share α of the teacher in the loss: λ in the paper.
+        label_smoothing: ε of the labels; the teacher's are never smoothed.
+        ema: Also average the weights over the steps, and validate, test and checkpoint the average beside the raw ones.
+        init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
+    """
+
+    def __init__(
+        self,
+        backbone: ImageModel,
+        teacher: Teacher,
+        target: Target,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        alpha: float = 0.5,
+        label_smoothing: float = 0.0,
+        ema: Ema | None = None,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__(backbone, optimizer, schedule, label_smoothing, ema, init_from)
+        self.two_heads = isinstance(backbone, VisionTransformer) and backbone.distilled
+        check_student(backbone, alpha, self.two_heads)
+        self.teacher, self.target, self.alpha = teacher, target, alpha
+        if self.two_heads:
+            names = [f"{split}{head}" for split in ("val", "test") for head in ("_class", "_distillation", "_prob")]
+            self.metrics.update({name: accuracy(backbone.num_classes, f"{name}/") for name in names})
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            device = self.trainer.strategy.root_device
+            self.teacher.prepare(device, data.mean, data.std)
+            self.teacher.examine(data.batches("val", device))
+
+    def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
+        (images,) = views
+        teacher = self.teacher(images)  # (B, K)
+        cls, dist = self.heads(images)  # (B, K) each
+        return (1 - self.alpha) * self.cross_entropy(cls, labels) + self.alpha * self.target.loss(dist, teacher)
+
+    def heads(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits that learn the label and those that learn the teacher: the same of a single head."""
+        if self.two_heads:
+            assert isinstance(self.backbone, VisionTransformer)
+            return self.backbone.forward_heads(self.backbone.forward_features(images))
+        logits = self.backbone(images)
+        return logits, logits
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        if not self.two_heads:
+            return super().outputs(images)
+        cls, dist = self.heads(images)
+        prob = torch.logaddexp(cls.log_softmax(dim=1), dist.log_softmax(dim=1)) - math.log(2)
+        named = {"": (cls + dist) / 2, "_class": cls, "_distillation": dist, "_prob": prob}
+        return named | ({} if self.average is None else {"_ema": self.average.module(images)})
+
+
+def check_student(student: ImageModel, alpha: float, two_heads: bool) -> None:
+    """Raise a ValueError for a share of the teacher that leaves a head, or the teacher, without work."""
+    if isinstance(student, TimmModel) and isinstance(student.net.get_classifier(), tuple):
+        raise ValueError(
+            "This timm student averages its two heads before they can be told apart; take vitlab's model of the same "
+            "name, e.g. class_path: vitlab.models.deit_tiny_distilled_patch16_224."
+        )
+    if not 0 < alpha <= 1:
+        raise ValueError(f"alpha is {alpha}; give the teacher a share above 0, up to 1, or train with Supervised.")
+    if alpha == 1 and two_heads:
+        raise ValueError(
+            "alpha is 1: the class head of this student would learn nothing, and half of every decision is its. "
+            "Give a share below 1, like 0.5, or take a student without a distillation token."
+        )

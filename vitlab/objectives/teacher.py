@@ -1,0 +1,107 @@
+"""A trained model that a student learns from: frozen, and outside of everything that trains, averages or saves."""
+
+import logging
+import math
+from collections.abc import Iterable
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from vitlab.models import ImageModel
+from vitlab.objectives.objective import weights_path
+
+log = logging.getLogger("vitlab")
+
+
+@final
+class Teacher:
+    """A frozen model that sees the student's images in its own size and normalisation.
+
+    Not an `nn.Module`, so that it is no part of the objective that holds it: not of its parameters, not of its
+    checkpoints, and no `train()` reaches it, which would let the statistics of batch norms drift.
+
+    Args:
+        model: Any vitlab or timm model; `img_size` is the size at which it sees the images.
+        weights: A file, a run directory, or a name on the hub, `timm/…`; null where the model brings its own.
+        mean: Normalisation of each channel that the teacher was trained with; null: the data's.
+        std: The same.
+    """
+
+    def __init__(
+        self,
+        model: ImageModel,
+        weights: str | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+    ) -> None:
+        if (mean is None) != (std is None):
+            raise ValueError(f"teacher.mean is {mean} and teacher.std {std}; give both, or neither for the data's.")
+        self.model = model.requires_grad_(False).eval()
+        self.weights, self.mean, self.std = weights, mean, std
+        self.scale, self.shift = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
+
+    def prepare(self, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Read the weights and go to the device; `mean` and `std` are what the data were normalised with."""
+        if self.weights is not None:
+            self._load(self.weights)
+        self.model.to(device)
+        own_mean, own_std = self.mean or mean, self.std or std
+        if not len(own_mean) == len(own_std) == len(mean):
+            raise ValueError(f"teacher.mean {own_mean} and std {own_std} are not of {len(mean)} channels.")
+        scale, shift = renormalisation(mean, std, own_mean, own_std)
+        self.scale, self.shift = scale.to(device), shift.to(device)
+
+    def _load(self, source: str) -> None:
+        from vitlab.models.weights import load_weights
+
+        report = load_weights(self.model, weights_path(source, "teacher.weights"))
+        log.info("Teacher's weights from %s", report)
+        if report.missing:
+            raise ValueError(
+                f"teacher.weights: {report.path} has no {', '.join(report.missing[:3])} that fits "
+                f"{self.model.num_classes} classes; a teacher must have been trained on the classes of the data."
+            )
+
+    @torch.no_grad()
+    def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+        """Return the teacher's logits for the student's images."""
+        return self.model(resize(images * self.scale + self.shift, self.model.img_size))
+
+    def examine(self, batches: Iterable[tuple[list[Tensor], Tensor]]) -> None:
+        """Print the share of labelled images that the teacher names rightly; refuse one that guesses.
+
+        Raises:
+            ValueError: not above the most frequent class's share by three standard errors.
+        """
+        right, labels = [], []
+        for (images,), batch_labels in batches:
+            right.append(self(images).argmax(dim=1) == batch_labels)
+            labels.append(batch_labels)
+        images_seen = sum(map(len, labels))
+        top1 = float(torch.cat(right).float().mean())
+        guess = float(torch.cat(labels).bincount().max()) / images_seen
+        log.info("The teacher names %.2f %% of %d validation images rightly.", 100 * top1, images_seen)
+        if top1 <= guess + 3 * math.sqrt(guess * (1 - guess) / images_seen):
+            raise ValueError(
+                f"The teacher names {top1:.1%} of {images_seen} validation images rightly; always saying the most "
+                f"frequent class gives {guess:.1%}.\nTrain it first, or check its weights, mean, std and img_size "
+                f"({self.model.img_size[0]} × {self.model.img_size[1]} px)."
+            )
+
+
+def renormalisation(
+    mean: tuple[float, ...], std: tuple[float, ...], own_mean: tuple[float, ...], own_std: tuple[float, ...]
+) -> tuple[Float[Tensor, "C 1 1"], Float[Tensor, "C 1 1"]]:
+    """Return a and b such that a · x + b is normalised by `own_mean` and `own_std` if x is by `mean` and `std`."""
+    m, s, own_m, own_s = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std, own_mean, own_std))
+    return s / own_s, (m - own_m) / own_s
+
+
+def resize(images: Float[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor, "B C H2 W2"]:
+    """Return images of this size, resampled where they are of another."""
+    if images.shape[2:] == size:
+        return images
+    return F.interpolate(images, size=size, mode="bicubic", antialias=True)
