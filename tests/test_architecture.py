@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "studies": {"evaluation", "models"},
     "errors": {"models", "objectives", "data", "optim"},
     "cli": {"callbacks", "data", "errors", "loggers", "objectives", "optim", "models"},
-    "commands": {"cli", "data", "errors", "studies"},
+    "commands": {"callbacks", "cli", "data", "errors", "evaluation", "studies"},
     "__main__": {"commands"},
     "__init__": set(),
 }

@@ -318,3 +318,18 @@ def test_the_runs_of_a_study_keep_their_wandb_setting(tiny: Write) -> None:
 
     resolved = CommandLineWorkshop().resolve(load_yaml(tiny({"run": {"wandb": {"mode": "online"}}})))
     assert resolved["run"]["wandb"]["mode"] == "online"
+
+
+def test_probe_measures_a_runs_features_and_keeps_them(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny()
+    fit("--config", path)
+    arguments = ["--config", str(RUN / "config.yaml")]
+    assert run("probe", arguments) == 0
+    trained = json.loads((RUN / "probe-last.json").read_text())
+    assert trained["linear"]["low"] > 0.1  # chance
+    assert (trained["train_images"], trained["test_images"]) == (1198, 599)
+    kept = (RUN / "features/last.safetensors").stat().st_mtime_ns
+    assert run("probe", arguments) == 0
+    assert (RUN / "features/last.safetensors").stat().st_mtime_ns == kept
+    assert run("probe", ["--config", str(path), "--ckpt_path", "none"]) == 0  # the untrained encoder
+    assert "weights as built" in capsys.readouterr().out

@@ -9,6 +9,7 @@ COMMANDS = {
     "validate": "evaluate a checkpoint on the validation images",
     "test": "evaluate a checkpoint on the test images",
     "predict": "write the logits of a checkpoint for every test image",
+    "probe": "k-NN and linear-probe accuracy of a run's frozen features",
     "compare": "run a study: variants × seeds, then a report",
     "benchmark": "parameters, FLOPs, images/s and memory of an experiment's model",
 }

@@ -221,8 +221,9 @@ class VitlabCLI(LightningCLI):
         dumped["run"]["name"] = config.run.name or self.default_name
         return dumped
 
-    def _checkpoint(self, config: Namespace) -> Path | None:
+    def checkpoint(self) -> Path | None:
         """Return the checkpoint that this command begins with, after making sure that it belongs to it."""
+        config = self.config[self.command]
         asked = config.get("ckpt_path")
         last = self.directory / "checkpoints" / "last.ckpt"
         if self.command == "fit" and asked is None:
@@ -318,7 +319,7 @@ class VitlabCLI(LightningCLI):
                 f"{type(self.model).__name__} learns no classes, so there is nothing to {subcommand}; `validate` gives "
                 f"its loss.\nTo classify, fine-tune what it learned: --model.init_from {self.directory}"
             )
-        self.resume = self._checkpoint(self.config[self.command])
+        self.resume = self.checkpoint()
         work = {"fit": self.fit, "validate": self.evaluate, "test": self.evaluate, "predict": self.predict}
         work[subcommand]()
 

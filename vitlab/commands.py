@@ -1,6 +1,7 @@
 """One function a command of `python -m vitlab`, and how a user's mistake becomes one message and exit status 2."""
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -9,6 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import torch
+
+from vitlab.callbacks import write_text
 from vitlab.cli import VitlabCLI, gather, split
 from vitlab.config import Config
 from vitlab.data import ImageDataModule
@@ -20,7 +24,7 @@ log = logging.getLogger("vitlab")
 def run(command: str, arguments: Sequence[str]) -> int:
     """Run one command and return its exit status."""
     quiet()
-    commands = {"compare": compare, "benchmark": benchmark}
+    commands = {"compare": compare, "benchmark": benchmark, "probe": probe}
     try:
         if command in commands:
             return commands[command](arguments)
@@ -126,6 +130,38 @@ def benchmark(arguments: Sequence[str]) -> int:
         print(f"{name:<28} {value:,.6g}" if isinstance(value, float) else f"{name:<28} {value}")
     if out:
         cost.write(Path(out))
+    return 0
+
+
+def probe(arguments: Sequence[str]) -> int:
+    """Print the k-NN and linear-probe accuracy of a run's encoder and write it as probe.json into the run directory.
+
+    The features are computed once for each checkpoint. `--ckpt_path none` measures the weights as they are built: a
+    pretrained timm model, or the untrained encoder.
+    """
+    from vitlab.evaluation.probe import features_of
+    from vitlab.evaluation.probe import probe as measure
+
+    cli = build("test", arguments, start=False)
+    path = cli.checkpoint()
+    if path is not None:
+        cli.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoder = cli.model.encoder.to(device)
+    # What the features depend on: the model, the data, and which weights.
+    facts = [cli.resolved["model"], cli.resolved["data"], cli.resolved["seed_everything"]]
+    stamp = f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" if path else "none"
+    name = path.stem if path else "none"
+    splits = features_of(
+        encoder,
+        lambda split: cli.datamodule.batches(split, device),
+        cli.directory / "features" / f"{name}.safetensors",
+        json.dumps([*facts, stamp], sort_keys=True),
+    )
+    result = measure(splits, cli.datamodule.num_classes)
+    print(f"{path or 'weights as built'}: {result.features} features, {result.train_images:,} training images")
+    print(f"k-NN (k = 20)  {result.knn}\nlinear probe   {result.linear}   λ = {result.strength:g}")
+    write_text(cli.directory / f"probe-{name}.json", json.dumps(result.as_dict(), indent=2))
     return 0
 
 

@@ -1,7 +1,7 @@
 """How good frozen features are: k-NN and a linear probe, one protocol for every objective and architecture.
 
-Features of the evaluation view of each image, no augmentation. Choices (the linear probe's λ) are made on the validation
-split, which is held out of the training images; the test images are looked at once.
+Features of the evaluation view of each image, no augmentation. Choices (the linear probe's λ) are made on validation
+images, which are held out of the training set; the test images are looked at once.
 """
 
 from collections.abc import Callable, Iterable
