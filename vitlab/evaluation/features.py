@@ -17,7 +17,7 @@ Features = tuple[Tensor, Tensor]
 """Embeddings (N, C) float32 and labels (N,) int64, on the CPU."""
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: the linear probe differentiates through what comes out
 def extract(encoder: ImageModel, batches: Iterable[tuple[list[Tensor], Tensor]], most: int | None = None) -> Features:
     """Embed the images of `batches`, which lie on the encoder's device; stop after `most` images.
 
