@@ -50,7 +50,8 @@ class LoadReport:
     """What a file gave to a model, in the model's names.
 
     `missing` parameters keep their initial values and `unexpected` tensors of the file are not used: classifiers of
-    another number of classes, and what a pre-training has beside its encoder.
+    another number of classes, and what a pre-training has beside its encoder. `beside` are the parts of the file that
+    do not begin with `prefix`: SimMIM's decoder in a checkpoint of its training.
     """
 
     path: str
@@ -59,6 +60,7 @@ class LoadReport:
     resized: dict[str, tuple[Shape, Shape]]
     missing: list[str]
     unexpected: list[str]
+    beside: list[str]
 
     def __str__(self) -> str:
         lines = [
@@ -72,6 +74,8 @@ class LoadReport:
             lines.append(f"  missing, left as initialised: {_some(self.missing)}")
         if self.unexpected:
             lines.append(f"  left over, not used: {_some(self.unexpected)}")
+        if self.beside:
+            lines.append(f"  beside {self.prefix}*, not used: {_some(self.beside)}")
         return "\n".join(lines)
 
 
@@ -104,6 +108,7 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
         },
         missing=[name for name in own if name not in loaded],
         unexpected=[name for name in encoder if name not in loaded],
+        beside=sorted({name.partition(".")[0] for name in file if not name.startswith(prefix)}),
     )
     _refuse_unexplained(
         report, type(model).__name__, {n: tuple(encoder[n].shape) for n in fitting.keys() - loaded.keys()}

@@ -58,12 +58,12 @@ class Teacher:
         from vitlab.models.weights import load_weights
 
         report = load_weights(self.model, weights_path(source, "teacher.weights"))
-        log.info("Teacher's weights from %s", report)
         if report.missing:
             raise ValueError(
                 f"teacher.weights: {report.path} has no {', '.join(report.missing[:3])} that fits "
                 f"{self.model.num_classes} classes; a teacher must have been trained on the classes of the data."
             )
+        log.info("Teacher's weights from %s", report)
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
@@ -83,13 +83,13 @@ class Teacher:
         images_seen = sum(map(len, labels))
         top1 = float(torch.cat(right).float().mean())
         guess = float(torch.cat(labels).bincount().max()) / images_seen
-        log.info("The teacher names %.2f %% of %d validation images rightly.", 100 * top1, images_seen)
         if top1 <= guess + 3 * math.sqrt(guess * (1 - guess) / images_seen):
             raise ValueError(
                 f"The teacher names {top1:.1%} of {images_seen} validation images rightly; always saying the most "
                 f"frequent class gives {guess:.1%}.\nTrain it first, or check its weights, mean, std and img_size "
                 f"({self.model.img_size[0]} × {self.model.img_size[1]} px)."
             )
+        log.info("The teacher names %.2f %% of %d validation images rightly.", 100 * top1, images_seen)
 
 
 def renormalisation(

@@ -1,0 +1,274 @@
+"""From one run to the next, through the command line: pre-training, fine-tuning from it, teacher and student."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from tests.conftest import TINY
+from vitlab.callbacks import RunRecord
+from vitlab.commands import run
+from vitlab.config import Config, merge
+from vitlab.models import VisionTransformer
+from vitlab.models.weights import save_weights
+
+Write = Callable[..., Path]
+
+VIT: Config = {
+    "class_path": "vitlab.models.VisionTransformer",
+    "init_args": {"patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2},
+}
+STAGES: Config = {"patch_size": 1, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
+SWIN: Config = {"class_path": "vitlab.models.SwinTransformer", "init_args": STAGES}
+SWIN_V2: Config = {"class_path": "vitlab.models.SwinTransformerV2", "init_args": STAGES}
+OPTIMISATION: Config = {
+    "optimizer": {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 1.0e-3}},
+    "schedule": {"class_path": "vitlab.optim.WarmupCosine", "init_args": {"warmup_epochs": 0.5}},
+}
+TWO_STEPS: Config = {"trainer": {"limit_train_batches": 2, "limit_val_batches": 2, "limit_test_batches": 1}}
+DECODER: Config = {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
+
+
+def objective(name: str, backbone: Config, **arguments: object) -> Config:
+    return {
+        "class_path": f"vitlab.objectives.{name}",
+        "init_args": {"backbone": backbone, **OPTIMISATION, **arguments},
+    }
+
+
+PRETRAININGS: dict[str, tuple[Config, Config]] = {  # what is trained, and the backbone to fine-tune
+    "simmim_vit": (objective("SimMIM", VIT, mask_patch_size=2), VIT),
+    "simmim_swin": (objective("SimMIM", SWIN, mask_patch_size=2), SWIN),
+    "simmim_swin_v2": (objective("SimMIM", SWIN_V2, mask_patch_size=2, norm_targets=5), SWIN_V2),
+    "mae_vit": (objective("MAE", VIT, **DECODER), VIT),
+}
+
+
+def fit(*arguments: object) -> int:
+    return run("fit", [str(argument) for argument in arguments])
+
+
+def weights(name: str, root: str = "runs", checkpoint: str = "last") -> dict[str, torch.Tensor]:
+    path = Path(root, name, "seed-0", "checkpoints", f"{checkpoint}.ckpt")
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+# ---- pre-training
+
+
+@pytest.mark.parametrize("name", PRETRAININGS)
+def test_a_pretraining_runs_and_its_encoder_is_fine_tuned(
+    name: str, tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, backbone = PRETRAININGS[name]
+    assert fit("--config", tiny({"model": model, **TWO_STEPS}, name)) == 0
+    pretrained = Path("runs", name, "seed-0")
+    summary = json.loads((pretrained / "summary.json").read_text())
+    assert "val/loss" in summary["metrics"]
+    assert not [key for key in summary["metrics"] if "top1" in key or key.startswith("test")]
+    assert not (pretrained / "predictions.parquet").exists()
+    assert (pretrained / "checkpoints" / "best.ckpt").is_file()
+
+    capsys.readouterr()
+    supervised = objective("Supervised", backbone, init_from=str(pretrained))
+    # Without a step, the weights are those that were loaded.
+    still: Config = {"trainer": {"max_epochs": 1, "limit_train_batches": 1, "limit_test_batches": 1}}
+    supervised["init_args"]["optimizer"]["init_args"] = {"lr": 1.0e-12, "weight_decay": 0.0}
+    assert fit("--config", tiny({"model": supervised, **still}, "finetune")) == 0
+    report = capsys.readouterr().err
+    assert "not used: decoder" in report
+    before, after = weights(name), weights("finetune")
+    encoder = [key for key in after if key.startswith("backbone.") and ".head." not in key]
+    assert len(encoder) > 20
+    for key in encoder:
+        torch.testing.assert_close(after[key], before[key], msg=key)
+
+
+def test_maes_encoder_is_fine_tuned_with_the_mean_of_its_tokens(
+    tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As published: the final norm of the pre-training is dropped, and one after pooling starts afresh."""
+    model, _ = PRETRAININGS["mae_vit"]
+    fit("--config", tiny({"model": model, **TWO_STEPS}, "mae"))
+    backbone = {**VIT, "init_args": VIT["init_args"] | {"global_pool": "avg"}}
+    capsys.readouterr()
+    supervised = objective("Supervised", backbone, init_from="runs/mae/seed-0")
+    assert fit("--config", tiny({"model": supervised, **TWO_STEPS}, "finetune")) == 0
+    report = capsys.readouterr().err
+    assert "missing, left as initialised: fc_norm.weight, fc_norm.bias, head.weight, head.bias" in report
+    assert "left over, not used: norm.weight, norm.bias" in report
+
+
+def test_the_validation_loss_is_of_the_same_masks_after_every_epoch(tiny: Write) -> None:
+    """With a learning rate of almost nothing, it stays what it is; the training loss, of new masks, does not."""
+    model, _ = PRETRAININGS["mae_vit"]
+    arguments = ["--model.optimizer.lr", "1e-12", "--model.optimizer.weight_decay", "0", "--trainer.max_epochs", "3"]
+    assert fit("--config", tiny({"model": model, **TWO_STEPS}, "mae"), *arguments) == 0
+    metrics = pd.read_csv("runs/mae/seed-0/metrics.csv")
+    assert metrics["val/loss"].dropna().nunique() == 1
+    assert metrics["train/loss"].dropna().nunique() == 3
+
+
+def test_best_is_the_checkpoint_of_the_lowest_validation_loss(tiny: Write) -> None:
+    model, _ = PRETRAININGS["simmim_vit"]
+    arguments = ["--model.optimizer.lr", "0.3", "--trainer.max_epochs", "4"]  # soon worse than the start
+    assert fit("--config", tiny({"model": model, **TWO_STEPS}, "simmim"), *arguments) == 0
+    losses = pd.read_csv("runs/simmim/seed-0/metrics.csv")["val/loss"].dropna().tolist()
+    checkpoint = torch.load("runs/simmim/seed-0/checkpoints/best.ckpt", weights_only=True)
+    assert checkpoint["epoch"] == losses.index(min(losses))
+
+
+@pytest.mark.parametrize("name", ["simmim_swin_v2", "mae_vit"])
+def test_an_interrupted_pretraining_continues_to_the_same_weights(
+    name: str, tiny: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The masks that are still to come are those of the undisturbed run."""
+    model, _ = PRETRAININGS[name]
+    path = tiny({"model": model, "trainer": {"max_epochs": 2, "limit_train_batches": 3, "limit_val_batches": 1}}, name)
+    fit("--config", path, "--run.root", "whole")
+
+    def killed(self: RunRecord, trainer: object, module: object, *args: object) -> None:
+        if module.global_step == 4:  # type: ignore[attr-defined]
+            raise KeyError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecord, "on_train_batch_start", killed)
+        with pytest.raises(KeyError, match="killed"):
+            fit("--config", path)
+    assert fit("--config", path) == 0
+    whole, continued = weights(name, "whole"), weights(name)
+    assert all(torch.equal(whole[key], continued[key]) for key in whole)
+
+
+def test_a_pretraining_is_validated_and_not_tested(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    model, _ = PRETRAININGS["mae_vit"]
+    path = tiny({"model": model, **TWO_STEPS}, "mae")
+    fit("--config", path)
+    for command in ("test", "predict"):
+        capsys.readouterr()
+        assert run(command, ["--config", str(path)]) == 2
+        assert "--model.init_from runs/mae/seed-0" in capsys.readouterr().err
+    assert run("validate", ["--config", str(path)]) == 0
+    assert "val/loss" in capsys.readouterr().err
+
+
+# ---- pairs that cannot work
+
+
+def refused(path: Path, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert fit("--config", path, *arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert len(message.splitlines()) <= 5
+    assert not Path("runs").exists()
+    return message
+
+
+def test_mae_refuses_a_swin_when_the_file_is_read(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(tiny({"model": objective("MAE", SWIN, **DECODER)}), capsys)
+    assert "VisionTransformer" in message
+    assert "backbone" in message
+
+
+def test_simmim_refuses_a_timm_model(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    model = objective("SimMIM", {"class_path": "vitlab.models.TimmModel", "init_args": {"name": "resnet18"}})
+    message = refused(tiny({"model": model}), capsys)
+    assert "Backbone" in message
+
+
+def test_simmim_at_its_published_block_size_refuses_small_images(
+    tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(tiny({"model": objective("SimMIM", VIT)}), capsys)
+    assert "mask_patch_size 32" in message
+    assert "Sizes that work: 2, 4" in message
+
+
+# ---- teacher and student
+
+DEIT: Config = {**VIT, "init_args": VIT["init_args"] | {"distilled": True}}
+TEACHER: Config = {**VIT, "init_args": VIT["init_args"] | {"img_size": 8, "init": "vitlab.models.layers.fan_in"}}
+
+
+def student(weights: Path | str | None, backbone: Config = DEIT, target: str = "HardTarget") -> Config:
+    return objective(
+        "Distillation",
+        backbone,
+        teacher={"model": TEACHER, "weights": weights and str(weights)},
+        target={"class_path": f"vitlab.objectives.{target}"},
+    )
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a teacher until it is better than chance; return its run directory."""
+    root = tmp_path_factory.mktemp("teacher")
+    config = merge(TINY, {"model": objective("Supervised", TEACHER), "trainer": {"max_epochs": 3}})
+    (root / "teacher.yaml").write_text(yaml.safe_dump(config))
+    arguments = ["--run.root", root, "--run.test", "false", "--model.optimizer.lr", "0.005"]
+    assert fit("--config", root / "teacher.yaml", *arguments) == 0
+    return root / "teacher" / "seed-0"
+
+
+@pytest.mark.parametrize("target", ["HardTarget", "SoftTarget"])
+@pytest.mark.parametrize("backbone", [DEIT, SWIN_V2], ids=["deit", "swin_v2"])
+def test_a_student_learns_from_a_run(
+    backbone: Config, target: str, teacher: Path, tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = student(teacher, backbone, target)
+    model["init_args"]["ema"] = {"decay": 0.9}
+    assert fit("--config", tiny({"model": model, **TWO_STEPS}, "student")) == 0
+    assert "The teacher names " in capsys.readouterr().err
+    assert not [key for key in weights("student") if "teacher" in key]
+    metrics = json.loads(Path("runs/student/seed-0/summary.json").read_text())["metrics"]
+    heads = {"val_class/top1", "val_distillation/top1", "val_prob/top1"}
+    assert (heads <= set(metrics)) == (backbone is DEIT)
+    assert {"val/top1", "val_ema/top1", "test/top1"} <= set(metrics)
+    assert run("test", ["--config", "runs/student/seed-0/config.yaml"]) == 0  # the teacher is not needed any more
+
+
+def test_an_interrupted_distillation_continues_to_the_same_weights(
+    teacher: Path, tiny: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Examining the teacher again draws nothing that training would have drawn."""
+    model = student(teacher, {**DEIT, "init_args": DEIT["init_args"] | {"drop_path_rate": 0.5}})
+    path = tiny({"model": model, "trainer": {"max_epochs": 2, "limit_train_batches": 3}}, "student")
+    fit("--config", path, "--run.root", "whole", "--run.test", "false")
+
+    def killed(self: RunRecord, trainer: object, module: object, *args: object) -> None:
+        if module.global_step == 4:  # type: ignore[attr-defined]
+            raise KeyError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecord, "on_train_batch_start", killed)
+        with pytest.raises(KeyError, match="killed"):
+            fit("--config", path, "--run.test", "false")
+    assert fit("--config", path, "--run.test", "false") == 0
+    whole, continued = weights("student", "whole"), weights("student")
+    assert all(torch.equal(whole[key], continued[key]) for key in whole)
+
+
+def test_a_teacher_that_is_not_there_is_refused(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(tiny({"model": student("runs/teacher/seed-0")}), capsys)
+    assert "teacher.weights: no weights at runs/teacher/seed-0" in message
+
+
+def test_an_untrained_teacher_is_refused(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(tiny({"model": student(None)}), capsys)
+    assert "The teacher names " in message
+
+
+def test_a_teacher_of_other_classes_is_refused(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny({"model": student(None)})
+    message = refused(path, capsys, "--model.teacher.model.num_classes", "7")
+    assert "model.teacher.model.num_classes is 7, but vitlab.data.Digits has num_classes 10" in message
+
+
+def test_weights_of_a_teacher_of_other_classes_are_refused(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    save_weights(VisionTransformer(8, 2, 1, 7, embed_dim=16, depth=2, num_heads=2), "seven.safetensors")
+    message = refused(tiny({"model": student("seven.safetensors")}), capsys)
+    assert "has no head.weight, head.bias that fits 10 classes" in message
