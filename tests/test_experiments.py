@@ -1,5 +1,6 @@
 """Every experiment file that is shipped parses, builds and trains two steps, on small images made here."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from tests.conftest import EXPERIMENTS
 from vitlab.commands import run
 from vitlab.config import load_yaml
+from vitlab.objectives import Teacher
 from vitlab.studies.grid import read_study
 
 FILES = sorted(EXPERIMENTS.glob("*.yaml"))
@@ -51,13 +53,41 @@ def test_every_experiment_trains_two_steps(path: Path, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     make_cifar(tmp_path / "data")
     make_photos(tmp_path / "photos")
-    arguments = ["--config", str(path)]
-    for key, value in SHORT.items():
-        arguments += [key, value]
-    if "init_from" in load_yaml(path)["model"]["init_args"]:
-        arguments += ["--model.init_from", "null"]  # a download, or the result of another run
-    assert run("fit", arguments) == 0
+    monkeypatch.setattr(Teacher, "examine", lambda *args: None)  # two steps make no teacher
+    arguments = []
+    for origin in origins(path):
+        if origin.startswith("runs/"):
+            assert run("fit", short(EXPERIMENTS / f"{Path(origin).parent.name}.yaml")) == 0
+        else:
+            arguments += ["--model.init_from", "null"]  # a download
+    assert run("fit", [*short(path), *arguments]) == 0
     assert (tmp_path / "runs" / path.stem / "seed-0" / "summary.json").is_file()
+
+
+def short(path: Path) -> list[str]:
+    return ["--config", str(path), *(word for pair in SHORT.items() for word in pair)]
+
+
+def origins(path: Path) -> list[str]:
+    """Return where an experiment takes weights from."""
+    arguments = load_yaml(path)["model"]["init_args"]
+    found = [arguments.get("init_from"), arguments.get("teacher", {}).get("weights")]
+    return [origin for origin in found if origin is not None]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if any("runs/" in o for o in origins(path))], ids=lambda path: path.stem
+)
+def test_make_trains_first_what_an_experiment_starts_from(path: Path, tmp_path: Path) -> None:
+    """Asked of `make` itself, in a folder without runs."""
+    for name in ("experiments", "Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).symlink_to(EXPERIMENTS.parent / name)
+    told = subprocess.run(
+        ["make", "--dry-run", path.stem], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    commands = [line for line in told.splitlines() if "--config " in line]
+    expected = [*(f"{Path(origin).parent.name}.yaml" for origin in origins(path)), path.name]
+    assert [Path(line.split("--config ")[1].split()[0]).name for line in commands] == expected
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
