@@ -11,7 +11,7 @@ COMMANDS = {
     "predict": "write the logits of a checkpoint for every test image",
     "probe": "k-NN and linear-probe accuracy of a run's frozen features",
     "compare": "run a study: variants × seeds, then a report",
-    "benchmark": "parameters, FLOPs, images/s and memory of an experiment's model",
+    "benchmark": "cost of an experiment's model (--config), or our models beside timm's (model)",
 }
 
 HELP = """\

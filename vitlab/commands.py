@@ -117,6 +117,11 @@ class StudyParser(argparse.ArgumentParser):
 
 
 def benchmark(arguments: Sequence[str]) -> int:
+    """Measure an experiment's model (`--config`), or named models beside timm's (`model NAME …`)."""
+    return benchmark_models(arguments[1:]) if arguments[:1] == ["model"] else benchmark_experiment(arguments)
+
+
+def benchmark_experiment(arguments: Sequence[str]) -> int:
     """Print what an experiment's model costs on this machine; `--json FILE` also writes it."""
     from vitlab.studies.cost import device_for, measure
 
@@ -130,6 +135,36 @@ def benchmark(arguments: Sequence[str]) -> int:
         print(f"{name:<28} {value:,.6g}" if isinstance(value, float) else f"{name:<28} {value}")
     if out:
         cost.write(Path(out))
+    return 0
+
+
+def benchmark_models(arguments: Sequence[str]) -> int:
+    """Print and write a table of our models beside timm's, alternating the two."""
+    from vitlab.studies.peers import compare_with_timm, markdown, write_table
+
+    names = [
+        "vit_small_patch16_224",
+        "swin_tiny_patch4_window7_224",
+        "swinv2_tiny_window8_256",
+        "swinv2_tiny_window16_256",
+    ]
+    parser = StudyParser("python -m vitlab benchmark model", "Named models beside timm's: same weights, steps in turn.")
+    parser.add_argument("names", nargs="*", metavar="NAME", default=names, help="names of both [a small one of each]")
+    parser.add_argument("--precision", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument("--batch", type=int, default=8, help="images a step [8]")
+    parser.add_argument("--repetitions", type=int, default=15, help="timed steps of each [15]")
+    parser.add_argument("--compile", action="store_true", help="compile both with torch.compile")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/benchmark"), help="folder of the tables [runs/benchmark]"
+    )
+    options = parser.parse_args(arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows = []
+    for name in options.names:
+        for precision in options.precision:
+            rows += compare_with_timm(name, precision, options.batch, options.repetitions, options.compile, device)
+            write_table(rows, device, options.out)
+    print(markdown(rows, device), end="")
     return 0
 
 

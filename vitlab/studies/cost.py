@@ -84,7 +84,7 @@ def measure(model: ImageModel, input_shape: tuple[int, int, int], batch_size: in
         input_shape: Channels, height, width of one image.
         batch_size: Of training and of inference.
     """
-    before = _Memory(device)
+    before = PeakMemory(device)
     model = model.to(device)
     images = torch.randn(batch_size, *input_shape, device=device)
     labels = torch.randint(model.num_classes, (batch_size,), device=device)
@@ -164,7 +164,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-class _Memory:
+class PeakMemory:
     """Peak memory since `reset_peak`, beyond what was in use at construction."""
 
     def __init__(self, device: torch.device) -> None:

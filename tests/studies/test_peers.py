@@ -1,0 +1,48 @@
+"""Our models beside timm's, on a tiny budget: what is in the table, not how fast anything is."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from vitlab.commands import run
+from vitlab.models import vit_tiny_patch16_224
+from vitlab.studies.peers import alternate, count_flops, gemm_peak
+
+CPU = torch.device("cpu")
+
+
+def test_the_two_take_turns_and_swap_who_is_first() -> None:
+    order: list[str] = []
+    times = alternate({"vitlab": lambda: order.append("v"), "timm": lambda: order.append("t")}, 4, CPU)
+    assert order in (list("tvvttvvttvvt"), list("vttvvttvvttv"))
+    assert {whose: len(values) for whose, values in times.items()} == {"vitlab": 4, "timm": 4}
+
+
+def test_training_costs_three_forward_passes() -> None:
+    # Backward computes two products for each of the forward pass; the first layer needs no gradient of the images.
+    model = vit_tiny_patch16_224(num_classes=1000)
+    image, label = torch.randn(1, 3, 224, 224), torch.tensor([0])
+    forward = count_flops(model, image, label, "inference")
+    assert forward == pytest.approx(2 * 1.26e9, rel=0.02)  # 1.26 GMACs, as timm's results table says
+    assert count_flops(model, image, label, "training") == pytest.approx(3 * forward, rel=0.05)
+
+
+def test_the_peak_is_a_rate() -> None:
+    assert 1e8 < gemm_peak("float32", CPU, repetitions=1) < 1e15
+
+
+@pytest.mark.slow
+def test_the_table_is_written_as_csv_and_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["model", "vit_tiny_patch16_224", "--batch", "1", "--repetitions", "2", "--precision", "float32"]
+    assert run("benchmark", [*arguments, "--out", str(tmp_path)]) == 0
+    table = pd.read_csv(tmp_path / "models.csv")
+    assert table.phase.tolist() == ["training", "inference"]
+    assert (table[["images_per_second", "time_ratio", "share_of_peak", "peak_bytes"]] > 0).all().all()
+    assert (tmp_path / "models.md").read_text() == capsys.readouterr().out
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("benchmark", ["model", "vit_tinny_patch16_224"]) == 2
+    assert "Did you mean vit_tiny_patch16_224?" in capsys.readouterr().err

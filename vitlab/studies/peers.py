@@ -1,0 +1,244 @@
+"""Our models beside timm's: the same weights, batch and process, one step of each in turn.
+
+A shared machine changes its speed from second to second. Steps of the two are therefore alternated, and what is
+reported is the median of the ratios of neighbours, with the quartiles, not a ratio of two medians. Peak memory is taken
+in a process of its own for each.
+"""
+
+import csv
+import difflib
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from vitlab import models
+from vitlab.studies.cost import PeakMemory, device_name
+
+Precision = Literal["float32", "bfloat16"]
+Phase = Literal["training", "inference"]
+Whose = Literal["vitlab", "timm"]
+
+NUM_CLASSES = 1000
+GEMM_SIDE = 2048
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model in one phase. Times are ours over timm's: below 1 is faster. Shares are of the measured GEMM peak."""
+
+    model: str
+    phase: Phase
+    precision: Precision
+    compiled: bool
+    batch_size: int
+    images_per_second: float
+    timm_images_per_second: float
+    time_ratio: float
+    time_ratio_q1: float
+    time_ratio_q3: float
+    share_of_peak: float
+    timm_share_of_peak: float
+    peak_bytes: int
+    timm_peak_bytes: int
+    repetitions: int
+
+    @property
+    def memory_ratio(self) -> float:
+        """Our peak memory over timm's."""
+        return self.peak_bytes / max(self.timm_peak_bytes, 1)
+
+
+def compare_with_timm(
+    name: str, precision: Precision, batch_size: int, repetitions: int, compiled: bool, device: torch.device
+) -> list[Comparison]:
+    """Measure training and inference of one named model.
+
+    Raises:
+        ValueError: vitlab has no model of that name.
+    """
+    pair = {whose: build(name, whose, compiled, device) for whose in ("vitlab", "timm")}
+    peak = gemm_peak(precision, device)
+    pair["vitlab"].load_state_dict(pair["timm"].state_dict())
+    images, labels = _batch(name, batch_size, device)
+    rows = []
+    for phase in ("training", "inference"):
+        steps = {whose: make_step(model, images, labels, phase, precision) for whose, model in pair.items()}
+        times = alternate(steps, repetitions, device)
+        ratios = [ours / theirs for ours, theirs in zip(times["vitlab"], times["timm"], strict=True)]
+        q1, middle, q3 = statistics.quantiles(ratios, n=4, method="inclusive")
+        flops = count_flops(pair["vitlab"], images[:1], labels[:1], phase)
+        rate = {whose: batch_size / statistics.median(values) for whose, values in times.items()}
+        memory = {whose: peak_memory(name, whose, precision, batch_size, phase, compiled, device) for whose in pair}
+        rows.append(
+            Comparison(
+                name,
+                phase,
+                precision,
+                compiled,
+                batch_size,
+                rate["vitlab"],
+                rate["timm"],
+                middle,
+                q1,
+                q3,
+                flops * rate["vitlab"] / peak,
+                flops * rate["timm"] / peak,
+                memory["vitlab"],
+                memory["timm"],
+                repetitions,
+            )
+        )
+    return rows
+
+
+def build(name: str, whose: str, compiled: bool, device: torch.device) -> nn.Module:
+    """Build a model of that name without drop path, ours or timm's, compiled in place where asked."""
+    if whose == "timm":
+        import timm
+
+        model: nn.Module = timm.create_model(name, num_classes=NUM_CLASSES, drop_path_rate=0.0)
+    else:
+        if name not in models.__all__:
+            near = difflib.get_close_matches(name, models.__all__, n=1)
+            raise ValueError(f"vitlab.models has no {name}." + (f" Did you mean {near[0]}?" if near else ""))
+        model = vars(models)[name](num_classes=NUM_CLASSES, drop_path_rate=0.0)
+    model = model.to(device)
+    if compiled:
+        model.compile()
+    return model
+
+
+def make_step(
+    model: nn.Module, images: Tensor, labels: Tensor, phase: Phase, precision: Precision
+) -> Callable[[], object]:
+    """Return one step: forward and backward, or forward alone; mixed precision as a Trainer would."""
+    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+    def training() -> None:
+        model.zero_grad(set_to_none=True)
+        with autocast:
+            loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+
+    def inference() -> None:
+        with torch.inference_mode(), autocast:
+            model(images)
+
+    model.train(phase == "training")
+    return training if phase == "training" else inference
+
+
+def alternate(steps: dict[str, Callable[[], object]], repetitions: int, device: torch.device) -> dict[str, list[float]]:
+    """Time the steps in turn, each first every other time, after two of each to warm up. Returns seconds."""
+    times: dict[str, list[float]] = {whose: [] for whose in steps}
+    for repetition in range(-2, repetitions):
+        for whose in sorted(steps, reverse=repetition % 2 == 0):
+            _wait(device)
+            begin = time.perf_counter()
+            steps[whose]()
+            _wait(device)
+            if repetition >= 0:
+                times[whose].append(time.perf_counter() - begin)
+    return times
+
+
+def count_flops(model: nn.Module, image: Tensor, label: Tensor, phase: Phase) -> int:
+    """Count the useful FLOPs of one image's step, a multiplication with its addition as two."""
+    with FlopCounterMode(display=False) as counter:
+        make_step(model, image, label, phase, "float32")()
+    return int(counter.get_total_flops())
+
+
+def gemm_peak(precision: Precision, device: torch.device, repetitions: int = 20) -> float:
+    """Return the FLOP/s of the fastest of some products of two 2048 × 2048 matrices."""
+    dtype = torch.float32 if precision == "float32" else torch.bfloat16
+    a, b = (torch.randn(GEMM_SIDE, GEMM_SIDE, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(repetitions):
+        _wait(device)
+        begin = time.perf_counter()
+        a @ b
+        _wait(device)
+        best = min(best, time.perf_counter() - begin)
+    return 2.0 * GEMM_SIDE**3 / best
+
+
+def peak_memory(
+    name: str, whose: str, precision: Precision, batch_size: int, phase: Phase, compiled: bool, device: torch.device
+) -> int:
+    """Return the bytes that two steps need beyond the model itself, measured in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as pool:
+        threads = torch.get_num_threads()
+        return pool.submit(_peak, name, whose, precision, batch_size, phase, compiled, str(device), threads).result()
+
+
+def _peak(
+    name: str, whose: str, precision: Precision, batch: int, phase: Phase, compiled: bool, device: str, threads: int
+) -> int:
+    torch.set_num_threads(threads)
+    model = build(name, whose, compiled, torch.device(device))
+    images, labels = _batch(name, batch, torch.device(device))
+    memory = PeakMemory(torch.device(device))
+    step = make_step(model, images, labels, phase, precision)
+    memory.reset_peak()
+    for _ in range(2):
+        step()
+    _wait(torch.device(device))
+    return memory.growth()
+
+
+def _batch(name: str, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.device("meta"):
+        height, width = vars(models)[name]().img_size
+    images = torch.randn(batch_size, 3, height, width, device=device)
+    return images, torch.randint(NUM_CLASSES, (batch_size,), device=device)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def markdown(rows: Sequence[Comparison], device: torch.device) -> str:
+    """Return the table, with the machine and the versions in its header."""
+    import timm
+
+    machine = f"{device_name(device)}, {torch.get_num_threads()} threads"
+    lines = [
+        f"{machine}, torch {torch.__version__}, timm {timm.__version__}. "
+        "Ratios are vitlab over timm: below 1 is faster or smaller.",
+        "",
+        "| model | phase | precision | batch | images/s | timm's | time ratio [quartiles] | of GEMM peak | timm's "
+        "| memory ratio |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        how = f"{r.precision}, compiled" if r.compiled else r.precision
+        ratio = f"**{r.time_ratio:.2f}** [{r.time_ratio_q1:.2f}, {r.time_ratio_q3:.2f}]"
+        lines.append(
+            f"| {r.model} | {r.phase} | {how} | {r.batch_size} | {r.images_per_second:.1f} | "
+            f"{r.timm_images_per_second:.1f} | {ratio} | {r.share_of_peak:.0%} | {r.timm_share_of_peak:.0%} | "
+            f"{r.memory_ratio:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def write_table(rows: Sequence[Comparison], device: torch.device, folder: Path) -> None:
+    """Write models.csv and models.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "models.md").write_text(markdown(rows, device), encoding="utf-8")
+    with (folder / "models.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Comparison)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
