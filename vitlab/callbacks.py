@@ -22,6 +22,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from tqdm import tqdm
 
+from vitlab.evaluation.features import extract
+from vitlab.evaluation.knn import predict_weighted
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.loggers import MetricsFile, UnbreakableWandbLogger
 from vitlab.objectives import Objective
@@ -213,6 +215,35 @@ class RandomState(Callback):
         version, python, gauss = self._state["python"]
         random.setstate((version, tuple(python), gauss))
         self._state = None
+
+
+class KnnMonitor(Callback):
+    """Logs `val/knn` while an objective without labels trains: what k-NN on the encoder's features gets right.
+
+    For YAML, under `trainer.callbacks`. Neighbours are training images, queries the validation images (k = 20, weighted
+    as in DINO).
+
+    Args:
+        every_n_epochs: how often, and after the last epoch.
+        most: at most so many neighbours, spread evenly over the training images.
+    """
+
+    def __init__(self, every_n_epochs: int = 10, most: int = 10_000) -> None:
+        if every_n_epochs < 1 or most < 1:
+            raise ValueError(f"KnnMonitor: every_n_epochs is {every_n_epochs} and most {most}; both must be 1 or more.")
+        self.every_n_epochs, self.most = every_n_epochs, most
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Objective)
+        epoch = trainer.current_epoch + 1
+        if epoch % self.every_n_epochs and epoch != trainer.max_epochs:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        every = -(-len(data.labels("train")) // self.most)
+        bank, labels = extract(pl_module.encoder, data.batches("train", pl_module.device, every))
+        queries, truth = extract(pl_module.encoder, data.batches("val", pl_module.device))
+        right = predict_weighted(queries, bank, labels, data.num_classes) == truth
+        pl_module.log("val/knn", right.float().mean(), rank_zero_only=True)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

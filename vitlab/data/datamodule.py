@@ -183,9 +183,9 @@ class ImageDataModule(LightningDataModule, ABC):
         dataset = self.dataset(split)
         return [dataset.raw(int(index)) for index in indices]
 
-    def batches(self, split: Split, device: torch.device | str) -> Iterator[View]:
-        """Yield a whole split as the model sees it in evaluation, in order, without a trainer."""
-        loader = self._eval_loader(split, rank=0, world_size=1)
+    def batches(self, split: Split, device: torch.device | str, every: int = 1) -> Iterator[View]:
+        """Yield a split as the model sees it in evaluation, in order, without a trainer: all images, or each n-th."""
+        loader = self._eval_loader(split, rank=0, world_size=every)
         for batch in loader:
             moved = batch._replace(images=batch.images.to(device), labels=batch.labels.to(device))
             yield self.on_after_batch_transfer(moved, 0)

@@ -1,0 +1,51 @@
+"""Callbacks that a YAML file can name, and what they promise."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from vitlab.callbacks import AtomicCheckpointIO, KnnMonitor
+from vitlab.commands import run
+
+
+def test_knn_is_monitored_every_n_epochs_and_after_the_last(tiny: Callable[..., Path]) -> None:
+    monitor = {"class_path": "vitlab.callbacks.KnnMonitor", "init_args": {"every_n_epochs": 2, "most": 200}}
+    assert run("fit", ["--config", str(tiny({"trainer": {"max_epochs": 3, "callbacks": [monitor]}}))]) == 0
+    logged = pd.read_csv("runs/tiny/seed-0/metrics.csv").dropna(subset="val/knn")
+    assert logged.epoch.tolist() == [1, 2]
+    assert logged["val/knn"].between(0.3, 1).all()  # digits have neighbours of their own class in any features
+
+
+def test_the_monitor_changes_no_weight(tiny: Callable[..., Path]) -> None:
+    monitor = {"class_path": "vitlab.callbacks.KnnMonitor", "init_args": {"every_n_epochs": 1}}
+    run("fit", ["--config", str(tiny(name="without"))])
+    run("fit", ["--config", str(tiny({"trainer": {"callbacks": [monitor]}}, name="with"))])
+    first, second = (
+        torch.load(f"runs/{name}/seed-0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("without", "with")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_monitor_that_never_looks_is_refused() -> None:
+    with pytest.raises(ValueError, match="every_n_epochs is 0"):
+        KnnMonitor(every_n_epochs=0)
+
+
+def test_a_torn_checkpoint_never_takes_the_place_of_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
+
+    def torn(checkpoint: object, file: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(OSError, match="No space"):
+        AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
