@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
-from vitlab.config import differences, flatten, load_yaml, merge
+from vitlab.config import conflicts, differences, flatten, gather, load_yaml, merge, split
 
 ADAMW = {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 0.1, "weight_decay": 0.3}}
 
@@ -50,3 +51,19 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, message
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_yaml(tmp_path / "bad.yaml")
+
+
+def test_what_cannot_change_a_result_is_no_conflict() -> None:
+    stored = {"trainer": {"max_epochs": 3, "profiler": None}, "data": {"init_args": {"num_workers": 0}}}
+    wanted = {"trainer": {"max_epochs": 4, "profiler": "simple"}, "data": {"init_args": {"num_workers": 8}}}
+    assert conflicts(stored, wanted) == [("trainer.max_epochs", 3, 4)]
+
+
+def test_an_argument_that_names_another_class_drops_the_files_arguments(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"model": {"class_path": "M", "init_args": {"optimizer": ADAMW}}}))
+    files, rest = split(["--config", str(tmp_path / "a.yaml"), "--model.optimizer=SGD", "--x", "1"])
+    assert rest == ["--model.optimizer=SGD", "--x", "1"]
+    optimizer = {"class_path": "vitlab.optim.AdamW"}
+    assert gather(files, rest) == {"model": {"class_path": "M", "init_args": {"optimizer": optimizer}}}
+    same = gather(files, ["--model.optimizer", "AdamW"])
+    assert same["model"]["init_args"]["optimizer"] == ADAMW

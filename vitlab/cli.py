@@ -24,7 +24,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 from vitlab.callbacks import AtomicCheckpointIO, RandomState, RunProgress, RunRecord
-from vitlab.config import Config, differences, flatten, load_yaml, merge
+from vitlab.config import Config, conflicts, differences, flatten, load_yaml, pairs, short
 from vitlab.data import ImageDataModule
 from vitlab.errors import explain, nearest
 from vitlab.loggers import MetricsFile, UnbreakableWandbLogger, Wandb
@@ -32,17 +32,6 @@ from vitlab.objectives import Classification, Objective
 from vitlab.objectives.objective import Monitor
 
 log = logging.getLogger("vitlab")
-
-# Whether these differ between two starts of a run does not change its result.
-HARMLESS = (
-    "run.overwrite",
-    "run.wandb",
-    "data.init_args.num_workers",
-    "trainer.logger",
-    "trainer.enable_progress_bar",
-    "trainer.profiler",
-    "trainer.log_every_n_steps",
-)
 
 TOP_LEVEL = ("seed_everything", "run", "model", "data", "trainer", "ckpt_path")
 
@@ -135,7 +124,7 @@ class VitlabCLI(LightningCLI):
                 raise ValueError(
                     f"The configuration has no key {key}.{nearest(key, TOP_LEVEL)} Keys: {', '.join(TOP_LEVEL)}."
                 )
-        self.given_keys = {_short(key) for key in flatten(given)} | {key for key, _ in _pairs(rest)}
+        self.given_keys = {short(key) for key in flatten(given)} | {key for key, _ in pairs(rest)}
         self.default_name = name
         self.command = command
         self.start = start
@@ -245,7 +234,7 @@ class VitlabCLI(LightningCLI):
         finished = (self.directory / "summary.json").is_file()
         if overwrite or not (finished or last.is_file()):
             return None
-        changed = [d for d in differences(load_yaml(stored), self.resolved) if not d[0].startswith(HARMLESS)]
+        changed = conflicts(load_yaml(stored), self.resolved)
         if changed:
             first = "\n".join(f"  {key}: {old} there, {new} now" for key, old, new in changed[:2])
             raise ValueError(
@@ -373,61 +362,3 @@ def build_data(config: Namespace) -> ImageDataModule:
     parser.add_subclass_arguments(ImageDataModule, "data")
     data: ImageDataModule = parser.instantiate_classes(Namespace(data=config.clone())).data
     return data
-
-
-# ---- from arguments to one configuration
-
-
-def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the files that `--config` names, and the other arguments."""
-    files: list[str] = []
-    rest: list[str] = []
-    pending = iter(arguments)
-    for argument in pending:
-        name, equals, value = argument.partition("=")
-        if name in {"-c", "--config"}:
-            files.append(value if equals else next(pending, ""))
-        else:
-            rest.append(argument)
-    return files, rest
-
-
-def gather(files: Sequence[str], rest: Sequence[str]) -> Config:
-    """Merge the files; where an argument names another class than they do, drop what they say of the old one."""
-    config: Config = {}
-    for file in files:
-        config = merge(config, load_yaml(file))
-    for key, value in _pairs(rest):
-        config = _without_other_class(config, key.removesuffix(".class_path"), value)
-    return config
-
-
-def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (key without `--` and `init_args`, value) of each `--key value` and `--key=value`."""
-    pairs = []
-    for i, argument in enumerate(arguments):
-        if argument.startswith("--"):
-            name, equals, value = argument.partition("=")
-            following = arguments[i + 1] if i + 1 < len(arguments) else ""
-            pairs.append((_short(name.removeprefix("--")), value if equals else following))
-    return pairs
-
-
-def _short(key: str) -> str:
-    return key.replace(".init_args", "")
-
-
-def _without_other_class(config: Config, key: str, value: str) -> Config:
-    """Drop the `init_args` at `key` if `value` names another class there."""
-    here, _, below = key.partition(".")
-    if "init_args" in config and here not in config:
-        return {**config, "init_args": _without_other_class(config["init_args"], key, value)}
-    node = config.get(here)
-    if not isinstance(node, dict):
-        return config
-    if below:
-        return {**config, here: _without_other_class(node, below, value)}
-    asked = yaml.safe_load(value) if value.startswith("{") else {"class_path": value}
-    if "class_path" not in node or "init_args" in merge({here: node}, {here: asked})[here]:
-        return config
-    return {**config, here: {"class_path": node["class_path"]}}

@@ -13,8 +13,8 @@ from typing import NoReturn
 import torch
 
 from vitlab.callbacks import write_text
-from vitlab.cli import VitlabCLI, gather, split
-from vitlab.config import Config
+from vitlab.cli import VitlabCLI
+from vitlab.config import Config, gather, split
 from vitlab.data import ImageDataModule
 from vitlab.errors import explain, readable
 

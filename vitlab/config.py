@@ -1,11 +1,23 @@
-"""Experiments as plain dictionaries: read a YAML file, merge two, list what differs. Knows no torch, no Lightning."""
+"""Experiments as plain dictionaries: read YAML files and arguments, merge them, list what differs. Knows no torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 Config = dict[str, Any]
+
+# Whether these differ between two starts of a run does not change its result.
+HARMLESS = (
+    "run.overwrite",
+    "run.wandb",
+    "data.init_args.num_workers",
+    "trainer.logger",
+    "trainer.enable_progress_bar",
+    "trainer.profiler",
+    "trainer.log_every_n_steps",
+)
 
 ABSENT = "(absent)"
 
@@ -74,3 +86,64 @@ def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
     left, right = flatten(a), flatten(b)
     keys = list(left) + [key for key in right if key not in left]
     return [(k, left.get(k, ABSENT), right.get(k, ABSENT)) for k in keys if left.get(k, ABSENT) != right.get(k, ABSENT)]
+
+
+def conflicts(stored: Config, wanted: Config) -> list[tuple[str, Any, Any]]:
+    """List the differences between two starts of a run that make it another run."""
+    return [found for found in differences(stored, wanted) if not found[0].startswith(HARMLESS)]
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the files that `--config` names, and the other arguments."""
+    files: list[str] = []
+    rest: list[str] = []
+    pending = iter(arguments)
+    for argument in pending:
+        name, equals, value = argument.partition("=")
+        if name in {"-c", "--config"}:
+            files.append(value if equals else next(pending, ""))
+        else:
+            rest.append(argument)
+    return files, rest
+
+
+def gather(files: Sequence[str], rest: Sequence[str]) -> Config:
+    """Merge the files; where an argument names another class than they do, drop what they say of the old one."""
+    config: Config = {}
+    for file in files:
+        config = merge(config, load_yaml(file))
+    for key, value in pairs(rest):
+        config = _without_other_class(config, key.removesuffix(".class_path"), value)
+    return config
+
+
+def pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (key without `--` and `init_args`, value) of each `--key value` and `--key=value`."""
+    found = []
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            following = arguments[i + 1] if i + 1 < len(arguments) else ""
+            found.append((short(name.removeprefix("--")), value if equals else following))
+    return found
+
+
+def short(key: str) -> str:
+    """Return a dotted key as it may be given on the command line, without the `init_args` in it."""
+    return key.replace(".init_args", "")
+
+
+def _without_other_class(config: Config, key: str, value: str) -> Config:
+    """Drop the `init_args` at `key` if `value` names another class there."""
+    here, _, below = key.partition(".")
+    if "init_args" in config and here not in config:
+        return {**config, "init_args": _without_other_class(config["init_args"], key, value)}
+    node = config.get(here)
+    if not isinstance(node, dict):
+        return config
+    if below:
+        return {**config, here: _without_other_class(node, below, value)}
+    asked = yaml.safe_load(value) if value.startswith("{") else {"class_path": value}
+    if "class_path" not in node or "init_args" in merge({here: node}, {here: asked})[here]:
+        return config
+    return {**config, here: {"class_path": node["class_path"]}}

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 import yaml
 
-from vitlab.config import ABSENT, Config, differences, load_yaml
+from vitlab.config import ABSENT, Config, conflicts, load_yaml
 from vitlab.studies.grid import Run, without_run
 from vitlab.studies.progress import Active, Display, Progress, read_progress, seconds_left
 from vitlab.studies.wording import clock
@@ -164,7 +164,7 @@ def last_lines(log: Path, count: int = LOG_LINES) -> list[str]:
 
 def _conflict(run: Run) -> list[tuple[str, object, object]]:
     config = run.directory / "config.yaml"
-    return differences(without_run(load_yaml(config)), without_run(run.config)) if config.is_file() else []
+    return conflicts(without_run(load_yaml(config)), without_run(run.config)) if config.is_file() else []
 
 
 def _start(run: Run, program: Sequence[str], environment: dict[str, str], overwrite: bool) -> _Child:
