@@ -50,6 +50,15 @@ def test_vit_base_has_the_published_number_of_parameters() -> None:
     assert sum(p.numel() for p in objective.parameters() if p.requires_grad) == 111_655_680
 
 
+def test_patch_embedding_and_class_token_start_as_released() -> None:
+    """Uniform within √(6 / (D + V)), the patch embedding taken as a linear layer; normal with σ = 0.02."""
+    backbone = vit_base_patch16_224(depth=1)
+    MAE(backbone, AdamW(1e-3), WarmupCosine(), decoder_depth=0)
+    bound = (6 / (768 + 768)) ** 0.5
+    assert float(backbone.patch_embed.proj.weight.data.abs().max()) == pytest.approx(bound, rel=1e-3)
+    assert float(backbone.cls_token.data.std()) == pytest.approx(0.02, rel=0.1)
+
+
 def test_mae_cannot_see_hidden_patches() -> None:
     objective = mae().eval()
     (images,), _ = batch()

@@ -48,8 +48,8 @@ class Decoder(nn.Module):
 class MAE(Pretraining):
     """Pre-train a ViT on a quarter of each image's patches; a Swin cannot leave tokens out.
 
-    The encoder starts as its own `init` says; the released code's is `vitlab.models.layers.xavier`, its positions
-    `fixed_pos_embed: true`.
+    As in the released code, patch embedding and class token start otherwise than timm's. The linear layers start as the
+    encoder's own `init` says: there it is `vitlab.models.layers.xavier`, and the positions are `fixed_pos_embed: true`.
 
     Args:
         backbone: A VisionTransformer; its classifier is left out.
@@ -85,6 +85,8 @@ class MAE(Pretraining):
             )
         self.backbone: VisionTransformer = backbone
         self.mask_ratio, self.norm_pix_loss = mask_ratio, norm_pix_loss
+        nn.init.xavier_uniform_(backbone.patch_embed.proj.weight.data.flatten(1))  # as the linear layer that it is
+        nn.init.normal_(backbone.cls_token, std=0.02)
         values = backbone.patch_size**2 * backbone.in_chans
         self.decoder = Decoder(
             (height, width), backbone.num_features, values, decoder_embed_dim, decoder_depth, decoder_num_heads
