@@ -231,6 +231,18 @@ def test_a_student_learns_from_a_run(
     assert run("test", ["--config", "runs/student/seed-0/config.yaml"]) == 0  # the teacher is not needed any more
 
 
+def test_a_student_is_fine_tuned_at_a_higher_resolution_than_its_teachers(
+    teacher: Path, tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit("--config", tiny({"model": student(teacher), **TWO_STEPS}, "student")) == 0
+    capsys.readouterr()
+    larger = ["--data.image_size", "16", "--model.init_from", "runs/student/seed-0", "--run.name", "larger"]
+    assert fit("--config", "student.yaml", *larger) == 0
+    report = capsys.readouterr().err
+    assert "resized: pos_embed from (1, 18, 16) to (1, 66, 16)" in report
+    assert "The teacher names " in report
+
+
 def test_an_interrupted_distillation_continues_to_the_same_weights(
     teacher: Path, tiny: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

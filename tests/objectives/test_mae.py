@@ -1,11 +1,14 @@
 """MAE: the released code's loss, sizes and positions, no leak of what is hidden, and settings that cannot work."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.objectives.small import BACKBONES, batch, closed_form, learn_by_heart, without_gradient
 from vitlab.masking import patchify, random_masking, unpatchify
-from vitlab.models import VisionTransformer, vit_base_patch16_224
+from vitlab.models import VisionTransformer, vit_base_patch16_224, vit_large_patch16_224
 from vitlab.objectives import MAE
 from vitlab.objectives.mae import masked_mse, normalise_patches
 from vitlab.optim import AdamW, WarmupCosine
@@ -75,6 +78,31 @@ def test_the_encoder_sees_a_quarter_of_the_patches() -> None:
     objective.backbone.blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
     objective.loss(*batch())
     assert seen == [(8, 1 + 4, 32)]  # the class token, and 4 of 16
+
+
+@pytest.mark.parametrize(
+    ("build", "decoder", "most"),
+    [
+        # The decoder sees all patches, whatever the encoder: that of the paper is half of a ViT-B's cost.
+        (lambda: vit_large_patch16_224(fixed_pos_embed=True), (512, 8, 16), 0.45),
+        (lambda: vit_base_patch16_224(fixed_pos_embed=True), (512, 8, 16), 0.56),
+        (lambda: VisionTransformer(32, 4, embed_dim=192, num_heads=3), (96, 4, 3), 0.45),  # experiments/mae_vit.yaml
+    ],
+    ids=["vit_large", "vit_base", "mae_vit.yaml"],
+)
+def test_a_step_costs_a_fraction_of_one_that_encodes_all_patches(
+    build: Callable[[], VisionTransformer], decoder: tuple[int, int, int], most: float
+) -> None:
+    with torch.device("meta"):
+        objective = MAE(build(), AdamW(1e-3), WarmupCosine(), 0.75, True, *decoder)
+        images = torch.empty(2, 3, *objective.backbone.img_size)
+        steps = (lambda: objective.loss([images], torch.empty(2)), lambda: objective.backbone(images).sum())
+        flops = []
+        for step in steps:
+            with FlopCounterMode(display=False) as counter:
+                step().backward()
+            flops.append(counter.get_total_flops())
+    assert flops[0] / flops[1] < most
 
 
 def test_visible_patches_carry_no_loss() -> None:
