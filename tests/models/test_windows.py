@@ -10,6 +10,7 @@ from timm.models.swin_transformer import window_partition as timm_partition
 from vitlab.models.hierarchy import stage_maps, stage_windows
 from vitlab.models.swin_v2 import LinearSpacedBias, LogSpacedBias
 from vitlab.models.windows import (
+    attend,
     clamp_window,
     in_windows,
     join_windows,
@@ -71,7 +72,7 @@ def test_two_tokens_that_only_the_roll_brought_together_do_not_see_each_other() 
     def average(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         assert mask is not None
         windows = timm_partition(x, (4, 4)).flatten(1, 2)  # (nW, N, 1)
-        return join_windows((mask.softmax(dim=-1) @ windows).unsqueeze(1), (4, 4), (8, 8), num_heads=1)
+        return join_windows((mask.softmax(dim=-1) @ windows).unsqueeze(1), (4, 4), (8, 8))
 
     y = in_windows(x, average, (4, 4), (2, 2), shift_mask((8, 8), (4, 4), (2, 2)))
     assert y[:, :2].allclose(torch.full((1, 2, 8, 1), 0.5))
@@ -85,12 +86,23 @@ def test_relative_position_index_is_timms(window: tuple[int, int]) -> None:
 
 def test_windows_are_split_and_joined_without_loss_and_in_timms_order() -> None:
     x = torch.randn(2, 6, 8, 3 * 4)  # q, k, v of two heads of width 2
-    q, k, v = split_windows(x, (3, 4), num_heads=2)
-    assert q.shape == (2, 4 * 2, 12, 2)
-    for part, expected in zip((q, k, v), x.split(4, dim=-1), strict=True):
-        assert torch.equal(join_windows(part, (3, 4), (6, 8), num_heads=2), expected)
+    for part, expected in zip(split_windows(x, (3, 4), num_heads=2), x.split(4, dim=-1), strict=True):
+        assert part.shape == (2 * 4, 2, 12, 2)
         windows = timm_partition(expected.contiguous(), (3, 4)).flatten(1, 2)  # (B·nW, N, C)
-        assert torch.equal(part.reshape(-1, 2, 12, 2).transpose(1, 2).flatten(2), windows)
+        assert torch.equal(part.transpose(1, 2).flatten(2), windows)
+        assert torch.equal(join_windows(part, (3, 4), (6, 8)), expected)
+
+
+@pytest.mark.parametrize("trained", [True, False], ids=["bias trained", "bias fixed"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_is_its_equation_whatever_kernel_runs(trained: bool, masked: bool) -> None:
+    q, k, v = torch.randn(3, 2 * 4, 3, 6, 5, dtype=torch.float64)  # two images of four windows
+    bias = torch.randn(3, 6, 6, dtype=torch.float64, requires_grad=trained)
+    mask = torch.randn(4, 6, 6, dtype=torch.float64) if masked else None
+    logits = 0.3 * q @ k.transpose(-2, -1) + bias
+    if mask is not None:
+        logits = (logits.view(2, 4, 3, 6, 6) + mask.view(4, 1, 6, 6)).flatten(0, 1)
+    torch.testing.assert_close(attend(q, k, v, bias, mask, scale=0.3, dropout=0.0), logits.softmax(-1) @ v)
 
 
 def test_merging_goes_down_the_columns() -> None:

@@ -16,7 +16,7 @@ from vitlab.models.backbone import Backbone, Features
 from vitlab.models.layers import DropPath, Init, Mlp, PatchEmbed, check_heads, classifier, drop_path_rates, init_linears
 from vitlab.models.windows import (
     Size,
-    attend_windows,
+    attend,
     clamp_window,
     in_windows,
     join_windows,
@@ -40,7 +40,7 @@ class WindowAttention(nn.Module, ABC):
 
     @abstractmethod
     def heads(self, x: Float[Tensor, "B H W C"]) -> tuple[Tensor, Tensor, Tensor, float]:
-        """Return q, k, v as (B, nW·h, N, d) and the scale that makes scale · q kᵀ the similarity."""
+        """Return q, k, v as (B·nW, h, N, d) and the scale that makes scale · q kᵀ the similarity."""
 
     @abstractmethod
     def bias(self) -> Float[Tensor, "h N N"]:
@@ -51,9 +51,9 @@ class WindowAttention(nn.Module, ABC):
         """Change the window."""
 
     def forward(self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None) -> Float[Tensor, "B H W C"]:
-        q, k, v, scale = self.heads(x)
-        x_new = attend_windows(q, k, v, self.bias(), mask, scale, self.attn_drop if self.training else 0.0)
-        return self.proj_drop(self.proj(join_windows(x_new, self.window, (x.shape[1], x.shape[2]), self.num_heads)))
+        q, k, v, scale = self.heads(x)  # (B·nW, h, N, d)
+        x_new = attend(q, k, v, self.bias(), mask, scale, self.attn_drop if self.training else 0.0)
+        return self.proj_drop(self.proj(join_windows(x_new, self.window, (x.shape[1], x.shape[2]))))
 
 
 class WindowBlock(nn.Module, ABC):

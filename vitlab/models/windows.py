@@ -78,19 +78,17 @@ def pad_to_windows(x: Float[Tensor, "B H W C"], window: Size) -> Float[Tensor, "
 
 
 def split_windows(qkv: Float[Tensor, "B H W 3C"], window: Size, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return q, k, v as (B, nW·h, N, d): windows and heads parted in the same copy."""
-    (wh, ww), (B, H, W, _) = window, qkv.shape
-    qkv = qkv.view(B, H // wh, wh, W // ww, ww, 3, num_heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
-    q, k, v = qkv.reshape(3, B, -1, wh * ww, qkv.shape[-1]).unbind(0)
+    """Return q, k, v as (B·nW, h, N, d), an image's windows row by row: windows and heads parted in one copy."""
+    x = qkv.unflatten(3, (3, num_heads, -1)).unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0]))
+    x = x.permute(5, 0, 1, 3, 6, 2, 4, 7)  # (3, B, H/wh, W/ww, h, wh, ww, d)
+    q, k, v = x.reshape(3, -1, num_heads, window[0] * window[1], x.shape[-1]).unbind(0)
     return q, k, v
 
 
-def join_windows(x: Float[Tensor, "_ _ N d"], window: Size, size: Size, num_heads: int) -> Float[Tensor, "B H W C"]:
-    """Undo `split_windows` for what `attend_windows` gives, likewise in one copy."""
-    rows, columns = size[0] // window[0], size[1] // window[1]
-    x = x.unflatten(2, window)
-    x = x.unflatten(0, (-1, rows, columns)) if x.shape[1] == num_heads else x.unflatten(1, (rows, columns, num_heads))
-    return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(x.shape[0], *size, -1)  # from (B, H/wh, W/ww, h, wh, ww, d)
+def join_windows(x: Float[Tensor, "BnW h N d"], window: Size, size: Size) -> Float[Tensor, "B H W C"]:
+    """Undo `split_windows`, likewise in one copy."""
+    x = x.unflatten(2, window).unflatten(0, (-1, size[0] // window[0], size[1] // window[1]))
+    return x.permute(0, 1, 4, 2, 5, 3, 6).flatten(5).flatten(3, 4).flatten(1, 2)  # from (B, H/wh, W/ww, h, wh, ww, d)
 
 
 def in_windows(
@@ -100,7 +98,7 @@ def in_windows(
     shift: Size,
     mask: Float[Tensor, "nW N N"] | None,
 ) -> Float[Tensor, "B H W C"]:
-    """Roll the map by `shift` and pad it, let `attn` work on its windows, and undo both."""
+    """Roll maps by `shift` and pad them to whole windows, let `attn` work on them, and undo both."""
     H, W = x.shape[1], x.shape[2]
     if any(shift):
         x = torch.roll(x, (-shift[0], -shift[1]), dims=(1, 2))
@@ -108,33 +106,31 @@ def in_windows(
     return torch.roll(x, shift, dims=(1, 2)) if any(shift) else x
 
 
-def attend_windows(
-    q: Float[Tensor, "B nWh N d"],
-    k: Float[Tensor, "B nWh N d"],
-    v: Float[Tensor, "B nWh N d"],
+def attend(
+    q: Float[Tensor, "BnW h N d"],
+    k: Float[Tensor, "BnW h N d"],
+    v: Float[Tensor, "BnW h N d"],
     bias: Float[Tensor, "h N N"],
     mask: Float[Tensor, "nW N N"] | None,
     scale: float,
     dropout: float,
-) -> Float[Tensor, "_ _ N d"]:
-    """Attend within windows, with bias and mask broadcast over the batch and not copied for each image.
-
-    Without a mask windows count as batch, (B·nW, h, N, d), and one bias serves all. With one they count as heads,
-    (B, nW·h, N, d), because the mask differs from window to window but not from image to image.
-    """
-    if mask is None:
-        q, k, v = (x.reshape(-1, *bias.shape[:2], x.shape[-1]) for x in (q, k, v))  # (B·nW, h, N, d)
-        attn_mask = bias.unsqueeze(0)
-    else:
-        attn_mask = (bias + mask.unsqueeze(1)).flatten(0, 1).unsqueeze(0)  # (1, nW·h, N, N)
+) -> Float[Tensor, "BnW h N d"]:
+    """Return softmax(scale · q kᵀ + bias + mask) v, with bias and mask broadcast over images and not copied."""
+    attn_mask = bias.unsqueeze(0) if mask is None else bias + mask.unsqueeze(1)  # (1 or nW, h, N, N)
     attn_mask = attn_mask.to(q.dtype)
     if q.is_cpu and attn_mask.requires_grad:
         # No fused kernel of the CPU has a gradient for the bias. What PyTorch runs instead computes in float32 and
         # looks for rows that are masked throughout, of which a window has none.
         q = q if scale == 1 else q * scale
-        weights = (q @ k.transpose(-2, -1)).add_(attn_mask).softmax(dim=-1, dtype=q.dtype)
-        return F.dropout(weights, dropout) @ v
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, scale=scale)
+        logits = (q @ k.transpose(-2, -1)).unflatten(0, (-1, len(attn_mask))).add_(attn_mask).flatten(0, 1)
+        return F.dropout(logits.softmax(dim=-1, dtype=q.dtype), dropout) @ v
+    if mask is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, scale=scale)
+    # Windows of an image as further heads of it: the mask then differs along the heads alone, and broadcasts.
+    q, k, v = (x.unflatten(0, (-1, len(mask))).flatten(1, 2) for x in (q, k, v))  # (B, nW·h, N, d)
+    attn_mask = attn_mask.flatten(0, 1).unsqueeze(0)
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, scale=scale)
+    return x.unflatten(1, (len(mask), -1)).flatten(0, 1)
 
 
 def merge_2x2(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 4C"]:
@@ -147,12 +143,12 @@ def merge_2x2(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 4C"]:
 
 
 def cosine(
-    q: Float[Tensor, "B nWh N d"], k: Float[Tensor, "B nWh N d"], logit_scale: Float[Tensor, "h 1 1"]
+    q: Float[Tensor, "BnW h N d"], k: Float[Tensor, "BnW h N d"], logit_scale: Float[Tensor, "h 1 1"]
 ) -> tuple[Tensor, Tensor]:
     """Scale q and k so that q kᵀ is cos(q, k) / τ, with 1/τ = exp(min(logit_scale, log 100)) folded into q.
 
     The clamp is on the logarithm and has no lower end (official swin_transformer_v2.py:156).
     """
-    scale = logit_scale.clamp(max=math.log(100)).exp().repeat(q.shape[1] // len(logit_scale), 1, 1)  # (nW·h, 1, 1)
+    scale = logit_scale.clamp(max=math.log(100)).exp()
     q_scale, k_scale = (x.float().square().sum(dim=-1, keepdim=True).clamp(min=1e-24).rsqrt() for x in (q, k))
     return q * (q_scale * scale).to(q.dtype), k * k_scale.to(k.dtype)
