@@ -33,7 +33,7 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(COMMANDS) >= 7
     for command in COMMANDS:
         arguments = shlex.split(command)[3:]
-        if arguments[0] in {"fit", "test"} and "--help" not in arguments:
+        if arguments[0] in {"fit", "test", "probe"} and "--help" not in arguments:
             arguments += [part for option in SHORT.items() for part in option]
         if "experiments/finetune_folder.yaml" in arguments:
             arguments += ["--model.init_from", "null"]  # no network here
@@ -58,6 +58,6 @@ def test_the_readmes_study_is_a_valid_one(tmp_path: Path) -> None:
 
 
 def test_every_place_and_picture_that_the_readme_names_exists() -> None:
-    places = re.findall(r"^(vitlab/[\w./]+|experiments/|tests/)", README, re.MULTILINE)
+    places = re.findall(r"^(vitlab/[\w./]+|experiments/|notebooks/|tests/)", README, re.MULTILINE)
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", README)
     assert [place for place in [*places, *pictures] if not (ROOT / place).exists()] == []
