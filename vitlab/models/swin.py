@@ -24,6 +24,7 @@ from vitlab.models.windows import (
     Size,
     clamp_window,
     cosine,
+    look_up,
     merge_2x2,
     relative_position_index,
     resize_bias_table,
@@ -55,7 +56,7 @@ class TableAttention(WindowAttention, ABC):
         return q, k, v, scale
 
     def bias(self) -> Float[Tensor, "h N N"]:
-        return self.relative_position_bias_table.t()[:, self.relative_position_index]
+        return look_up(self.relative_position_bias_table, self.relative_position_index)
 
     def set_window(self, window: Size) -> None:
         """Change the window, resizing the table."""
@@ -102,7 +103,7 @@ class PatchMerging(nn.Module):
         self.norm = nn.LayerNorm(4 * dim)
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
-    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 2C"]:
+    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 2*C"]:
         return self.reduction(self.norm(merge_2x2(x)))
 
 

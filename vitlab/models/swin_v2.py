@@ -25,6 +25,7 @@ from vitlab.models.windows import (
     Size,
     clamp_window,
     cosine,
+    look_up,
     merge_2x2,
     relative_coords,
     relative_position_index,
@@ -68,7 +69,7 @@ class ContinuousBias(nn.Sequential, PositionBias):
 
     def bias(self) -> Float[Tensor, "h N N"]:
         table = 16 * torch.sigmoid(self(self.relative_coords_table))  # (offsets, h)
-        return table.t()[:, self.relative_position_index]
+        return look_up(table, self.relative_position_index)
 
     def set_window(self, window: Size) -> None:
         reference = self.pretrained_window if all(self.pretrained_window) else window
@@ -106,7 +107,7 @@ class TableBias(PositionBias):
         self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
 
     def bias(self) -> Float[Tensor, "h N N"]:
-        return self.relative_position_bias_table.t()[:, self.relative_position_index]
+        return look_up(self.relative_position_bias_table, self.relative_position_index)
 
     def set_window(self, window: Size) -> None:
         table = self.relative_position_bias_table
@@ -185,7 +186,7 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
         self.norm = nn.LayerNorm(2 * dim)
 
-    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 2C"]:
+    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 2*C"]:
         return self.norm(self.reduction(merge_2x2(x)))
 
 

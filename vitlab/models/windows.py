@@ -43,6 +43,11 @@ def relative_position_index(window: Size) -> Int[Tensor, "N N"]:
     return row_offset * (2 * window[1] - 1) + column_offset
 
 
+def look_up(table: Float[Tensor, "offsets h"], index: Int[Tensor, "N N"]) -> Float[Tensor, "h N N"]:
+    """Return the bias of each head, query and key. `table[index]` says the same and takes six times as long."""
+    return table.t().index_select(1, index.flatten()).unflatten(1, index.shape)
+
+
 def resize_bias_table(
     table: Float[Tensor, "offsets h"], window: Size, new_window: Size
 ) -> Float[Tensor, "new_offsets h"]:
@@ -77,7 +82,7 @@ def pad_to_windows(x: Float[Tensor, "B H W C"], window: Size) -> Float[Tensor, "
     return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
 
 
-def split_windows(qkv: Float[Tensor, "B H W 3C"], window: Size, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def split_windows(qkv: Float[Tensor, "B H W C3"], window: Size, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return q, k, v as (B·nW, h, N, d), an image's windows row by row: windows and heads parted in one copy."""
     x = qkv.unflatten(3, (3, num_heads, -1)).unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0]))
     x = x.permute(5, 0, 1, 3, 6, 2, 4, 7)  # (3, B, H/wh, W/ww, h, wh, ww, d)
@@ -121,9 +126,9 @@ def attend(
     if q.is_cpu and attn_mask.requires_grad:
         # No fused kernel of the CPU has a gradient for the bias. What PyTorch runs instead computes in float32 and
         # looks for rows that are masked throughout, of which a window has none.
-        q = q if scale == 1 else q * scale
-        logits = (q @ k.transpose(-2, -1)).unflatten(0, (-1, len(attn_mask))).add_(attn_mask).flatten(0, 1)
-        return F.dropout(logits.softmax(dim=-1, dtype=q.dtype), dropout) @ v
+        q, k, v = (x.unflatten(0, (-1, len(attn_mask))) for x in (q if scale == 1 else q * scale, k, v))
+        weights = (q @ k.transpose(-2, -1)).add_(attn_mask).softmax(dim=-1, dtype=q.dtype)  # (B, nW, h, N, N)
+        return (F.dropout(weights, dropout) @ v).flatten(0, 1)
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, scale=scale)
     # Windows of an image as further heads of it: the mask then differs along the heads alone, and broadcasts.
@@ -133,7 +138,7 @@ def attend(
     return x.unflatten(1, (len(mask), -1)).flatten(0, 1)
 
 
-def merge_2x2(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 4C"]:
+def merge_2x2(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 4*C"]:
     """Concatenate each 2 × 2 neighbourhood in the order (0,0), (1,0), (0,1), (1,1) of (row, column) offsets.
 
     Column by column: `nn.Unfold` goes row by row and would load released weights without a word, and wrongly.
