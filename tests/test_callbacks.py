@@ -49,3 +49,16 @@ def test_a_torn_checkpoint_never_takes_the_place_of_a_whole_one(
     with pytest.raises(OSError, match="No space"):
         AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+def test_a_long_epoch_is_heard_of_before_it_ends(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitlab.callbacks import RunProgress
+
+    monkeypatch.setattr(RunProgress.__init__, "__defaults__", (0.0,))  # a line whenever one may come
+    monkeypatch.setattr("vitlab.callbacks.time.perf_counter", lambda clock=iter(range(10**6)): float(next(clock)))
+    run("fit", ["--config", str(tiny())])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch 1/1")]
+    assert len(lines) > 2
+    assert lines[-1].endswith("0:00:00 left")

@@ -304,6 +304,8 @@ class RunProgress(ProgressBar):
             if self.bar is not None:
                 self.bar.set_description_str(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
                 self.bar.set_postfix_str(f"{self._rates()}, loss {float(outputs['loss']):.3f}", refresh=False)
+            if now - self._line >= 6 * self.seconds_between_lines:  # an epoch of more than a minute
+                self._print_line(trainer, now)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last = time.perf_counter()  # validating is not waiting for data
@@ -312,27 +314,22 @@ class RunProgress(ProgressBar):
         self._last = now = time.perf_counter()
         pl_module.log("images_per_second", self._images / (now - self._begin), rank_zero_only=True)
         pl_module.log("data_wait", self._waited / (now - self._begin), rank_zero_only=True)
-        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if trainer.current_epoch + 1 == trainer.max_epochs or now - self._line >= self.seconds_between_lines:
+            self._print_line(trainer, now)
+
+    def _print_line(self, trainer: Trainer, now: float) -> None:
+        """Say how far the run is, where there is no terminal for a bar."""
         if not (self.enabled and trainer.is_global_zero) or self.bar is not None:
             return
-        if last or now - self._line >= self.seconds_between_lines:
-            self._line = now
-            done = trainer.fit_loop.total_batch_idx + 1
-            left = (self._steps - done) * (now - self._begin) / max(done - self._first, 1)
-            assert isinstance(pl_module, Objective)
-            metric = pl_module.monitor.metric
-            value = trainer.callback_metrics.get(metric)
-            reading = f", {metric} {float(value):.4f}" if value is not None else ""
-            log.info(
-                "epoch %d/%d: %s%s, %s left",
-                *(
-                    trainer.current_epoch + 1,
-                    trainer.max_epochs,
-                    self._rates(),
-                    reading,
-                    timedelta(seconds=round(left)),
-                ),
-            )
+        self._line = now
+        done = trainer.fit_loop.total_batch_idx + 1
+        left = timedelta(seconds=round((self._steps - done) * (now - self._begin) / max(done - self._first, 1)))
+        objective = trainer.lightning_module
+        assert isinstance(objective, Objective)
+        value = trainer.callback_metrics.get(objective.monitor.metric)
+        reading = f", {objective.monitor.metric} {float(value):.4f}" if value is not None else ""
+        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+        log.info("epoch %s: %s%s, %s left", epoch, self._rates(), reading, left)
 
     def _rates(self) -> str:
         elapsed = max(time.perf_counter() - self._begin, 1e-9)

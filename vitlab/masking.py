@@ -9,7 +9,7 @@ Letters: B images, C channels, N patches or tokens, K of them kept, D width, p p
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
@@ -20,7 +20,7 @@ def patchify(images: Float[Tensor, "B C H W"], patch_size: int) -> Float[Tensor,
     return patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
-def unpatchify(patches: Float[Tensor, "B N V"], patch_size: int, height: int, width: int) -> Float[Tensor, "B C H W"]:
+def unpatchify(patches: Shaped[Tensor, "B N V"], patch_size: int, height: int, width: int) -> Shaped[Tensor, "B C H W"]:
     """Put together what `patchify` cut, `height` × `width` patches."""
     p = patch_size
     grid = patches.unflatten(1, (height, width)).unflatten(3, (p, p, -1))  # (B, h, w, p, p, C)
@@ -87,7 +87,7 @@ def take(tokens: Float[Tensor, "B N D"], keep: Int[Tensor, "B K"]) -> Float[Tens
 
 
 def put(
-    tokens: Float[Tensor, "B K D"], keep: Int[Tensor, "B K"], num_tokens: int, fill: Float[Tensor, "D"]
+    tokens: Float[Tensor, "B K D"], keep: Int[Tensor, "B K"], num_tokens: int, fill: Float[Tensor, "... D"]
 ) -> Float[Tensor, "B N D"]:
     """Return N tokens: the given ones at `keep`, and `fill` everywhere else."""
     whole = fill.to(tokens.dtype).expand(len(tokens), num_tokens, -1)
