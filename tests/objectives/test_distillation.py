@@ -194,7 +194,7 @@ def examined(top1: float, images: int = 200) -> None:
     said = torch.where(torch.arange(images) < round(top1 * images), labels, (labels + 1) % 10)
     teacher = Teacher(small_teacher())
     teacher.model.forward = lambda x: nn.functional.one_hot(x[:, 0, 0, 0].long(), 10)  # type: ignore[method-assign]
-    views = said[:, None, None, None].expand(-1, 1, 8, 8)  # it says what the pixels are
+    views = said[:, None, None, None].float().expand(-1, 1, 8, 8)  # it says what the pixels are
     teacher.examine([([views[:150]], labels[:150]), ([views[150:]], labels[150:])])
 
 
