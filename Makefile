@@ -46,7 +46,7 @@ COMPILED := tests/models/test_compile.py
 
 unit: $(INSTALLED)  ## Tests alone; ARGS="-m 'not slow'" for the quick ones
 	$(RUN) -m pytest --ignore $(COMPILED) --jaxtyping-packages=$(SHAPES) $(ARGS)
-	$(RUN) -m pytest $(COMPILED) $(ARGS)
+	$(RUN) -m pytest $(COMPILED) $(ARGS) || [ $$? -eq 5 ]  # 5: ARGS chose none of them
 
 # What a run starts from is trained first, where its run is missing; ARGS are for the run that was asked for.
 $(filter finetune_simmim_% finetune_mae_%,$(EXPERIMENTS)): finetune_%: runs/%/seed-0/summary.json
