@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_models import VIT, images, shake
+from small_models import TIMM, VIT, images, relative_error, shake
 from timm.models.deit import VisionTransformerDistilled
 
 from vitlab.models import VisionTransformer
@@ -94,3 +94,15 @@ def test_widths_and_heads_that_do_not_fit_name_those_that_do() -> None:
 def test_depth_counts_embedding_blocks_and_head() -> None:
     # MAE's layer decay: ViT-B has 12 blocks and 14 depths (main_finetune's lr_decay.py).
     assert len(build().layers()) == VIT["depth"] + 2
+
+
+def test_a_model_rebuilt_for_another_size_is_timms_rebuilt() -> None:
+    theirs = shake(TIMM["vit"]()).eval()
+    model = build()
+    model.load_state_dict(theirs.state_dict())
+    for size in [(24, 32), 12]:
+        model.set_input_size(size)
+        theirs.set_input_size(size if isinstance(size, tuple) else (size, size))  # type: ignore[operator]
+        assert model.pos_embed.shape == theirs.pos_embed.shape
+        x = images(model)
+        assert relative_error(model(x), theirs(x)) < 1e-5

@@ -1,111 +1,12 @@
-"""ViT, DeiT, Swin and Swin v2 under timm's names: classes, and named sizes that build them."""
+"""ViT, DeiT, Swin and Swin v2 under timm's names: the classes, and named sizes that build them."""
 
-from vitlab.models.backbone import Backbone, Features, ImageModel
-from vitlab.models.swin import (
-    SwinTransformer,
-    swin_base_patch4_window7_224,
-    swin_base_patch4_window12_384,
-    swin_large_patch4_window7_224,
-    swin_large_patch4_window12_384,
-    swin_small_patch4_window7_224,
-    swin_tiny_patch4_window7_224,
-)
-from vitlab.models.swin_v2 import (
-    SwinTransformerV2,
-    swinv2_base_window8_256,
-    swinv2_base_window12_192,
-    swinv2_base_window12to16_192to256,
-    swinv2_base_window12to24_192to384,
-    swinv2_base_window16_256,
-    swinv2_large_window12_192,
-    swinv2_large_window12to16_192to256,
-    swinv2_large_window12to24_192to384,
-    swinv2_small_window8_256,
-    swinv2_small_window16_256,
-    swinv2_tiny_window8_256,
-    swinv2_tiny_window16_256,
-)
-from vitlab.models.vit import (
-    VisionTransformer,
-    deit_base_distilled_patch16_224,
-    deit_base_distilled_patch16_384,
-    deit_base_patch16_224,
-    deit_base_patch16_384,
-    deit_small_distilled_patch16_224,
-    deit_small_patch16_224,
-    deit_tiny_distilled_patch16_224,
-    deit_tiny_patch16_224,
-    vit_base_patch8_224,
-    vit_base_patch16_224,
-    vit_base_patch16_384,
-    vit_base_patch32_224,
-    vit_base_patch32_384,
-    vit_huge_patch14_224,
-    vit_large_patch14_224,
-    vit_large_patch16_224,
-    vit_large_patch16_384,
-    vit_large_patch32_224,
-    vit_large_patch32_384,
-    vit_small_patch8_224,
-    vit_small_patch16_224,
-    vit_small_patch16_384,
-    vit_small_patch32_224,
-    vit_small_patch32_384,
-    vit_tiny_patch16_224,
-    vit_tiny_patch16_384,
-)
-from vitlab.models.zoo import TimmModel
+from types import ModuleType as _ModuleType
 
-__all__ = [
-    "Backbone",
-    "Features",
-    "ImageModel",
-    "SwinTransformer",
-    "SwinTransformerV2",
-    "TimmModel",
-    "VisionTransformer",
-    "deit_base_distilled_patch16_224",
-    "deit_base_distilled_patch16_384",
-    "deit_base_patch16_224",
-    "deit_base_patch16_384",
-    "deit_small_distilled_patch16_224",
-    "deit_small_patch16_224",
-    "deit_tiny_distilled_patch16_224",
-    "deit_tiny_patch16_224",
-    "swin_base_patch4_window7_224",
-    "swin_base_patch4_window12_384",
-    "swin_large_patch4_window7_224",
-    "swin_large_patch4_window12_384",
-    "swin_small_patch4_window7_224",
-    "swin_tiny_patch4_window7_224",
-    "swinv2_base_window8_256",
-    "swinv2_base_window12_192",
-    "swinv2_base_window12to16_192to256",
-    "swinv2_base_window12to24_192to384",
-    "swinv2_base_window16_256",
-    "swinv2_large_window12_192",
-    "swinv2_large_window12to16_192to256",
-    "swinv2_large_window12to24_192to384",
-    "swinv2_small_window8_256",
-    "swinv2_small_window16_256",
-    "swinv2_tiny_window8_256",
-    "swinv2_tiny_window16_256",
-    "vit_base_patch8_224",
-    "vit_base_patch16_224",
-    "vit_base_patch16_384",
-    "vit_base_patch32_224",
-    "vit_base_patch32_384",
-    "vit_huge_patch14_224",
-    "vit_large_patch14_224",
-    "vit_large_patch16_224",
-    "vit_large_patch16_384",
-    "vit_large_patch32_224",
-    "vit_large_patch32_384",
-    "vit_small_patch8_224",
-    "vit_small_patch16_224",
-    "vit_small_patch16_384",
-    "vit_small_patch32_224",
-    "vit_small_patch32_384",
-    "vit_tiny_patch16_224",
-    "vit_tiny_patch16_384",
-]
+from vitlab.models.backbone import AttentionMap as AttentionMap
+from vitlab.models.backbone import Backbone as Backbone
+from vitlab.models.backbone import Features as Features
+from vitlab.models.backbone import ImageModel as ImageModel
+from vitlab.models.variants import *  # noqa: F403  # the three classes and every named size, nothing else
+from vitlab.models.zoo import TimmModel as TimmModel
+
+__all__ = [name for name, value in vars().items() if name[0] != "_" and not isinstance(value, _ModuleType)]

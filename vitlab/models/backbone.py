@@ -10,7 +10,7 @@
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitlab.models.layers import PatchEmbed
@@ -21,6 +21,23 @@ class Features(NamedTuple):
 
     prefix: Float[Tensor, "B P C"]
     patches: Float[Tensor, "B N C"]
+
+
+class AttentionMap(NamedTuple):
+    """Attention of one block: the weights that Q tokens give to the K tokens that each of them sees.
+
+    Tokens are counted as the prefix tokens, then the map of `size` (height, width) row by row.
+    """
+
+    weights: Float[Tensor, "B h Q K"]
+    keys: Int[Tensor, "Q K"]  # which token; -1 for padding
+    size: tuple[int, int]
+
+    def dense(self) -> Float[Tensor, "B h Q Q"]:
+        """Return weights to all tokens, 0 for those not seen."""
+        B, h, Q, _ = self.weights.shape
+        index = (self.keys + 1).expand_as(self.weights)
+        return self.weights.new_zeros(B, h, Q, Q + 1).scatter_add_(3, index, self.weights)[..., 1:]
 
 
 class ImageModel(nn.Module, ABC):
@@ -67,9 +84,9 @@ class Backbone(ImageModel):
         return self.patch_embed.patch_size
 
     @property
+    @abstractmethod
     def stride(self) -> int:
         """Side in pixels of what a token of `encode` stands for."""
-        return self.patch_size
 
     @abstractmethod
     def add_pos_embed(self, tokens: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
@@ -87,9 +104,27 @@ class Backbone(ImageModel):
     def forward_head(self, features: Features) -> Float[Tensor, "B K"]:
         """Return the logits."""
 
+    @abstractmethod
+    def attention_maps(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> list[AttentionMap]:
+        """Return each block's attention, recomputed from q and k, because fused kernels never hold it."""
+
     def forward_features(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Features:
         """Take the three steps."""
         return self.encode(self.add_pos_embed(self.patch_embed(images)))
 
     def embed(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B C"]:
         return self.pool(self.forward_features(images))
+
+
+def recompute_attention(
+    model: Backbone, attentions: list[nn.Module], images: Float[Tensor, "B Cin Hpx Wpx"]
+) -> list[Float[Tensor, "_ h N N"]]:
+    """Return what `weights` of each attention gives for its inputs in a forward of the model."""
+    found: list[Tensor] = []
+    handles = [a.register_forward_pre_hook(lambda a, inputs: found.append(a.weights(*inputs))) for a in attentions]
+    try:
+        model.forward_features(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

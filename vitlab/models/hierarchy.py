@@ -8,19 +8,32 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vitlab.models.backbone import Backbone, Features
-from vitlab.models.layers import DropPath, Init, Mlp, PatchEmbed, check_heads, classifier, drop_path_rates, init_linears
+from vitlab.models.backbone import AttentionMap, Backbone, Features, recompute_attention
+from vitlab.models.layers import (
+    DropPath,
+    Init,
+    Mlp,
+    PatchEmbed,
+    check_heads,
+    classifier,
+    drop_path_rates,
+    init_linears,
+    new_classifier,
+)
 from vitlab.models.windows import (
     Size,
     attend,
+    attention_weights,
     clamp_window,
     in_windows,
     join_windows,
     shift_mask,
+    split_windows,
 )
 
 logger = logging.getLogger(__name__)
@@ -55,6 +68,12 @@ class WindowAttention(nn.Module, ABC):
         x_new = attend(q, k, v, self.bias(), mask, scale, self.attn_drop if self.training else 0.0)
         return self.proj_drop(self.proj(join_windows(x_new, self.window, (x.shape[1], x.shape[2]))))
 
+    def weights(self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None) -> Float[Tensor, "BnW h N N"]:
+        """Return the attention that `forward` applies."""
+        q, k, _, scale = self.heads(x)
+        attn_mask = self.bias().unsqueeze(0) if mask is None else self.bias() + mask.unsqueeze(1)
+        return attention_weights(q, k, attn_mask, scale).flatten(0, 1)
+
 
 class WindowBlock(nn.Module, ABC):
     """Attention in windows, shifted in every second block, and an MLP; leaves differ in where they normalise."""
@@ -88,6 +107,24 @@ class WindowBlock(nn.Module, ABC):
         size = (x.shape[1], x.shape[2])
         mask = self.attn_mask if size == self.size else shift_mask(size, self.attn.window, self.shift, x.device)
         return in_windows(x, self.attn, self.attn.window, self.shift, mask)
+
+    def attention_map(self, weights: Float[Tensor, "BnW h N N"], size: Size) -> AttentionMap:
+        """Put weights of windows at the places of a map of `size` that their queries have."""
+        window, places = self.attn.window, torch.arange(1.0, size[0] * size[1] + 1, device=weights.device)
+
+        def weights_on_map(padded: Tensor, mask: Tensor | None) -> Tensor:
+            return join_windows(weights, window, (padded.shape[1], padded.shape[2]))  # (B, H, W, h·N)
+
+        def keys_on_map(padded: Tensor, mask: Tensor | None) -> Tensor:
+            keys = split_windows(padded.expand(-1, -1, -1, 3), window, 1)[0].transpose(2, 3)  # (nW, 1, 1, N)
+            return join_windows(keys.expand(-1, -1, keys.shape[3], -1), window, (padded.shape[1], padded.shape[2]))
+
+        on_map, keys = (
+            in_windows(places.view(1, *size, 1), place, window, self.shift, None).flatten(1, 2)
+            for place in (weights_on_map, keys_on_map)
+        )
+        on_map = on_map.unflatten(2, (weights.shape[1], -1)).transpose(1, 2)  # (B, h, H·W, N)
+        return AttentionMap(on_map, keys[0].long() - 1, size)
 
     def set_input_size(self, size: Size, window: Size) -> None:
         """Change the size of the map expected, and the window."""
@@ -213,13 +250,19 @@ class HierarchicalBackbone(Backbone):
     def forward(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B K"]:
         return self.forward_head(self.forward_features(images))
 
+    def attention_maps(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> list[AttentionMap]:
+        """Return each block's attention within the windows of its stage's map."""
+        grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
+        maps = stage_maps(grid, len(self.layers))
+        blocks = [(b, size) for stage, size in zip(self.layers, maps, strict=True) for b in stage.blocks]  # type: ignore[union-attr]
+        weights = recompute_attention(self, [block.attn for block, _ in blocks], images)
+        return [block.attention_map(w, size) for (block, size), w in zip(blocks, weights, strict=True)]
+
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         if global_pool not in (None, "avg"):
             raise ValueError(f"global_pool must be avg, the mean over the map, not {global_pool}.")
         self.num_classes = num_classes
-        fc = classifier(self.num_features, num_classes).to(self.norm.weight.device, self.norm.weight.dtype)
-        init_linears(fc, self.init)
-        self.head.fc = fc.train(self.training)
+        self.head.fc = new_classifier(self.num_features, num_classes, self.init, like=self.norm.weight)
 
     def head_parameters(self) -> list[nn.Parameter]:
         return list(self.head.parameters())

@@ -118,6 +118,17 @@ class DropPath(nn.Module):
         return f"rate={self.rate:.3f}"
 
 
+class LayerScale(nn.Module):
+    """Scale each channel of a branch by a learned factor (CaiT, DeiT III)."""
+
+    def __init__(self, dim: int, value: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
 def drop_path_rates(rate: float, depth: int) -> list[float]:
     """Return the rate of each of `depth` blocks: linear from 0 at the first to `rate` at the last."""
     return [rate * i / max(depth - 1, 1) for i in range(depth)]
@@ -173,7 +184,14 @@ def classifier(num_features: int, num_classes: int) -> nn.Module:
 
 
 def init_linears(module: nn.Module, init: Init) -> None:
-    """Apply `init` to every linear layer inside `module`."""
+    """Apply `init` to every linear layer of `module`, itself included."""
     for child in module.modules():
         if isinstance(child, nn.Linear):
             init(child)
+
+
+def new_classifier(num_features: int, num_classes: int, init: Init, like: Tensor) -> nn.Module:
+    """Return a classifier started by `init`, on the device and in the precision of `like`."""
+    head = classifier(num_features, num_classes)
+    init_linears(head, init)
+    return head.to(like.device, like.dtype)

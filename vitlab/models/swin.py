@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from vitlab.models.hierarchy import HierarchicalBackbone, WindowAttention, WindowBlock, check_stages, stage_windows
 from vitlab.models.layers import Init, PatchEmbed, trunc_normal
-from vitlab.models.variant import variant
 from vitlab.models.windows import (
     Size,
     clamp_window,
@@ -166,23 +165,3 @@ class SwinTransformer(HierarchicalBackbone):
     def no_weight_decay(self) -> set[str]:
         """The position bias tables."""
         return {name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table")}
-
-
-# fmt: off
-_tiny = {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
-_small = {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)}
-_base = {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)}
-_large = {"embed_dim": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48)}
-swin_tiny_patch4_window7_224 = variant(
-    "swin_tiny_patch4_window7_224", SwinTransformer, img_size=224, window_size=7, **_tiny)
-swin_small_patch4_window7_224 = variant(
-    "swin_small_patch4_window7_224", SwinTransformer, img_size=224, window_size=7, **_small)
-swin_base_patch4_window7_224 = variant(
-    "swin_base_patch4_window7_224", SwinTransformer, img_size=224, window_size=7, **_base)
-swin_base_patch4_window12_384 = variant(
-    "swin_base_patch4_window12_384", SwinTransformer, img_size=384, window_size=12, **_base)
-swin_large_patch4_window7_224 = variant(
-    "swin_large_patch4_window7_224", SwinTransformer, img_size=224, window_size=7, **_large)
-swin_large_patch4_window12_384 = variant(
-    "swin_large_patch4_window12_384", SwinTransformer, img_size=384, window_size=12, **_large)
-# fmt: on

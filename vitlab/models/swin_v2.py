@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from vitlab.models.hierarchy import HierarchicalBackbone, WindowAttention, WindowBlock, check_stages, stage_windows
 from vitlab.models.layers import Init, PatchEmbed, trunc_normal
-from vitlab.models.variant import variant
 from vitlab.models.windows import (
     Size,
     clamp_window,
@@ -254,30 +253,3 @@ class SwinTransformerV2(HierarchicalBackbone):
     def no_weight_decay(self) -> set[str]:
         """The position bias and the temperatures."""
         return {name for name, _ in self.named_parameters() if ".cpb_mlp." in name or name.endswith("logit_scale")}
-
-
-# fmt: off
-_tiny = {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
-_small = {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)}
-_base = {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)}
-_large = {"embed_dim": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48)}
-_from12 = {"pretrained_window_sizes": (12, 12, 12, 6)}  # trained at 192 px, where the last map is 6 × 6
-swinv2_tiny_window8_256 = variant("swinv2_tiny_window8_256", SwinTransformerV2, img_size=256, window_size=8, **_tiny)
-swinv2_tiny_window16_256 = variant("swinv2_tiny_window16_256", SwinTransformerV2, img_size=256, window_size=16, **_tiny)
-swinv2_small_window8_256 = variant("swinv2_small_window8_256", SwinTransformerV2, img_size=256, window_size=8, **_small)
-swinv2_small_window16_256 = variant(
-    "swinv2_small_window16_256", SwinTransformerV2, img_size=256, window_size=16, **_small)
-swinv2_base_window8_256 = variant("swinv2_base_window8_256", SwinTransformerV2, img_size=256, window_size=8, **_base)
-swinv2_base_window16_256 = variant("swinv2_base_window16_256", SwinTransformerV2, img_size=256, window_size=16, **_base)
-swinv2_base_window12_192 = variant("swinv2_base_window12_192", SwinTransformerV2, img_size=192, window_size=12, **_base)
-swinv2_base_window12to16_192to256 = variant(
-    "swinv2_base_window12to16_192to256", SwinTransformerV2, img_size=256, window_size=16, **_base, **_from12)
-swinv2_base_window12to24_192to384 = variant(
-    "swinv2_base_window12to24_192to384", SwinTransformerV2, img_size=384, window_size=24, **_base, **_from12)
-swinv2_large_window12_192 = variant(
-    "swinv2_large_window12_192", SwinTransformerV2, img_size=192, window_size=12, **_large)
-swinv2_large_window12to16_192to256 = variant(
-    "swinv2_large_window12to16_192to256", SwinTransformerV2, img_size=256, window_size=16, **_large, **_from12)
-swinv2_large_window12to24_192to384 = variant(
-    "swinv2_large_window12to24_192to384", SwinTransformerV2, img_size=384, window_size=24, **_large, **_from12)
-# fmt: on

@@ -26,6 +26,10 @@ def variant(name: str, build: Callable[P, Model], **defaults: Any) -> Callable[P
     parameters = [p.replace(default=defaults.get(p.name, p.default)) for p in signature.parameters.values()]
     create.__signature__ = signature.replace(parameters=parameters, return_annotation=build)  # type: ignore[attr-defined]
     create.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": build}
-    create.__module__, create.__name__, create.__qualname__ = build.__module__, name, name
+    create.__module__, create.__name__, create.__qualname__ = (
+        "vitlab.models",
+        name,
+        name,
+    )  # the path to be written in YAML
     create.__doc__ = inspect.getdoc(build)
     return create

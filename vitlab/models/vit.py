@@ -1,9 +1,9 @@
 """Vision Transformer (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929) and DeiT (Touvron et al. 2021,
 https://arxiv.org/abs/2012.12877).
 
-    x_0 = [cls; dist; patches] + pos
-    x_l = x_l-1 + Attention(LN(x_l-1));  x_l = x_l + MLP(LN(x_l))
-    Attention(x) = softmax(q kᵀ / √d) v,  with q, k, v = x W, in h heads of width d
+    z = [cls; dist; patches] + pos
+    z = z + Attention(LN(z));  z = z + MLP(LN(z))      in every block
+    Attention = softmax(q kᵀ / √d) v                   q, k, v = LN(z) W, in h heads of width d
 
 B images, H × W patches, N = H·W, D width, P prefix tokens (class, distillation). Names are timm's.
 """
@@ -16,21 +16,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vitlab.models.backbone import Backbone, Features
+from vitlab.models.backbone import AttentionMap, Backbone, Features, recompute_attention
 from vitlab.models.layers import (
     DropPath,
     Init,
+    LayerScale,
     Mlp,
     PatchEmbed,
     check_heads,
     classifier,
     drop_path_rates,
     init_linears,
+    new_classifier,
     resample_grid,
     sincos_table,
     trunc_normal,
 )
-from vitlab.models.variant import variant
 
 
 class Attention(nn.Module):
@@ -43,44 +44,32 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def _heads(self, x: Float[Tensor, "B N D"]) -> tuple[Tensor, ...]:
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
-        return qkv.permute(2, 0, 3, 1, 4).unbind(0)  # q, k, v: (B, h, N, d) each
+    def heads(self, x: Float[Tensor, "B N D"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q, k, v as (B, h, N, d)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
 
     def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        q, k, v = self._heads(x)
+        q, k, v = self.heads(x)
         x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop if self.training else 0.0)
         return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
 
     def weights(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B h N N"]:
-        """Return the attention that `forward` applies without ever holding it."""
-        q, k, _ = self._heads(x)
+        """Return the attention that `forward` applies."""
+        q, k, _ = self.heads(x)
         return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
-
-
-class LayerScale(nn.Module):
-    """Scale each channel of a branch by a learned factor (CaiT, DeiT III)."""
-
-    def __init__(self, dim: int, value: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), value))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
 
 
 class Block(nn.Module):
     """Attention and MLP, each normalised first and added to what came in."""
 
-    def __init__(
-        self, dim: int, attn: Attention, mlp_ratio: float, drop: float, drop_path: float, init_values: float | None
-    ) -> None:
+    def __init__(self, dim: int, attn: Attention, mlp: Mlp, drop_path: float, init_values: float | None) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = attn
         self.ls1 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
+        self.mlp = mlp
         self.ls2 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         self.drop_path = DropPath(drop_path)
 
@@ -133,62 +122,59 @@ class VisionTransformer(Backbone):
     ) -> None:
         super().__init__()
         check_heads(embed_dim, num_heads, "An embed_dim")
-        if distilled and global_pool != "token":
-            raise ValueError(f"A distilled model reads its two tokens: global_pool must be token, not {global_pool}.")
-        self.num_classes, self.in_chans, self.num_features = num_classes, in_chans, embed_dim
-        self.no_embed_class, self.distilled = no_embed_class, distilled
-        self.global_pool: str = global_pool
-        self.init, self.grad_checkpointing, self.distilled_training = init, grad_checkpointing, False
+        self.num_classes, self.in_chans, self.num_features, self.distilled = num_classes, in_chans, embed_dim, distilled
+        self.no_embed_class, self.init, self.grad_checkpointing = no_embed_class, init, grad_checkpointing
+        self.global_pool, self.distilled_training = self._check_pool(global_pool), False
 
         self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim, dynamic_img_size=dynamic_img_size)
-        self.img_size = self.patch_embed.img_size
-        self.num_prefix_tokens = 2 if distilled else 1
+        self.img_size, (H, W) = self.patch_embed.img_size, self.patch_embed.grid_size
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         self.dist_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if distilled else None
-        height, width = self.patch_embed.grid_size
-        embed_len = height * width + (0 if no_embed_class else self.num_prefix_tokens)
+        self.num_prefix_tokens = 2 if distilled else 1
+        embed_len = H * W + (0 if no_embed_class else self.num_prefix_tokens)
         self.pos_embed = nn.Parameter(torch.zeros(1, embed_len, embed_dim), requires_grad=not fixed_pos_embed)
         self.pos_drop = nn.Dropout(pos_drop_rate)
-        self.blocks = nn.ModuleList(
-            Block(
-                embed_dim,
-                Attention(embed_dim, num_heads, qkv_bias, attn_drop_rate, proj_drop_rate),
-                mlp_ratio,
-                proj_drop_rate,
-                rate,
-                init_values,
-            )
-            for rate in drop_path_rates(drop_path_rate, depth)
-        )
+        blocks = []
+        for rate in drop_path_rates(drop_path_rate, depth):
+            attn = Attention(embed_dim, num_heads, qkv_bias, attn_drop_rate, proj_drop_rate)
+            mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio), proj_drop_rate)
+            blocks.append(Block(embed_dim, attn, mlp, rate, init_values))
+        self.blocks = nn.ModuleList(blocks)
         norm_last = (global_pool == "avg") if fc_norm is None else fc_norm
         self.norm = nn.Identity() if norm_last else nn.LayerNorm(embed_dim, eps=1e-6)
         self.fc_norm = nn.LayerNorm(embed_dim, eps=1e-6) if norm_last else nn.Identity()
         self.head_drop = nn.Dropout(drop_rate)
         self.head = classifier(embed_dim, num_classes)
         self.head_dist = classifier(embed_dim, num_classes) if distilled else None
-        self._init_weights(fixed_pos_embed)
 
-    @torch.no_grad()
-    def _init_weights(self, fixed_pos_embed: bool) -> None:
-        init_linears(self, self.init)
+        init_linears(self, init)
         nn.init.normal_(self.cls_token, std=1e-6)
         if self.dist_token is not None:
             nn.init.trunc_normal_(self.dist_token, std=0.02)
         if fixed_pos_embed:  # rows of prefix tokens stay 0, as in MAE
-            table = sincos_table(self.num_features, *self.patch_embed.grid_size)
-            self.pos_embed[0, -len(table) :] = table.to(self.pos_embed)
+            self.pos_embed.data[0, -H * W :] = sincos_table(embed_dim, H, W).to(self.pos_embed)
         else:
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
+    def _check_pool(self, global_pool: str) -> str:
+        if global_pool not in (("token",) if self.distilled else ("token", "avg")):
+            wanted = "token, for the two tokens of a distilled model" if self.distilled else "token or avg"
+            raise ValueError(f"global_pool must be {wanted}, not {global_pool}.")
+        return global_pool
+
+    @property
+    def stride(self) -> int:
+        return self.patch_size
+
     def add_pos_embed(self, tokens: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
-        num_patches = self.patch_embed.grid_size[0] * self.patch_embed.grid_size[1]
-        pos_embed = self.pos_embed[0, -num_patches:].unflatten(0, self.patch_embed.grid_size)
-        return tokens + resample_grid(pos_embed, tokens.shape[1], tokens.shape[2])
+        H, W = self.patch_embed.grid_size
+        grid = self.pos_embed[0, -H * W :].unflatten(0, (H, W))
+        return tokens + resample_grid(grid, tokens.shape[1], tokens.shape[2])
 
     def encode(self, tokens: Float[Tensor, "B *grid D"]) -> Features:
         """Run the blocks on all patches (B, H, W, D), or on any subset of them (B, K, D), behind the prefix tokens."""
-        prefix = self.cls_token if self.dist_token is None else torch.cat([self.cls_token, self.dist_token], dim=1)
         P = self.num_prefix_tokens
+        prefix = self.cls_token if self.dist_token is None else torch.cat([self.cls_token, self.dist_token], dim=1)
         if not self.no_embed_class:
             prefix = prefix + self.pos_embed[:, :P]
         x = torch.cat([prefix.expand(tokens.shape[0], -1, -1), tokens.flatten(1, -2)], dim=1)  # (B, P + N, D)
@@ -209,83 +195,55 @@ class VisionTransformer(Backbone):
         return self.head(cls), self.head_dist(dist)
 
     def forward_head(self, features: Features) -> Float[Tensor, "B K"]:
-        """Return the logits; of a distilled model, the mean of both heads' logits (the released code; the paper
-        adds probabilities)."""
+        """Return the logits: the mean of both heads' where there are two (the code; the paper adds probabilities)."""
         if self.head_dist is None:
             return self.head(self.head_drop(self.pool(features)))
         cls, dist = self.forward_heads(features)
         return (cls + dist) / 2
 
-    def forward(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B K"]:
+    def forward(  # type: ignore[override]  # the pair is timm's protocol, and asked for by its setter
+        self, images: Float[Tensor, "B Cin Hpx Wpx"]
+    ) -> Float[Tensor, "B K"] | tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
         features = self.forward_features(images)
-        if self.distilled_training and self.training:
-            return self.forward_heads(features)  # type: ignore[return-value]  # timm's protocol, asked for by its setter
-        return self.forward_head(features)
+        pair = self.distilled_training and self.training
+        return self.forward_heads(features) if pair else self.forward_head(features)
 
     def set_distilled_training(self, enable: bool = True) -> None:
         """Make `forward` return the pair of logits while training, as timm's method of this name does."""
         self.distilled_training = enable
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        if global_pool not in (None, "token") and (global_pool != "avg" or self.distilled):
-            raise ValueError(f"global_pool must be token{'' if self.distilled else ' or avg'}, not {global_pool}.")
-        self.num_classes = num_classes
-        self.global_pool = global_pool or self.global_pool
-        self.head = self._new_classifier(num_classes)
-        if self.distilled:
-            self.head_dist = self._new_classifier(num_classes)
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """Rebuild a trained model for images of another size, resizing its positions."""
+        P = 0 if self.no_embed_class else self.num_prefix_tokens
+        grid = self.pos_embed.detach()[0, P:].unflatten(0, self.patch_embed.grid_size)
+        self.patch_embed.set_input_size(img_size)
+        self.img_size = self.patch_embed.img_size
+        grid = resample_grid(grid, *self.patch_embed.grid_size).flatten(0, 1).unsqueeze(0)
+        resized = torch.cat([self.pos_embed.detach()[:, :P], grid], dim=1)
+        self.pos_embed = nn.Parameter(resized, requires_grad=self.pos_embed.requires_grad)
 
-    def _new_classifier(self, num_classes: int) -> nn.Module:
-        head = classifier(self.num_features, num_classes).to(self.pos_embed.device, self.pos_embed.dtype)
-        init_linears(head, self.init)
-        return head.train(self.training)
+    def attention_maps(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> list[AttentionMap]:
+        """Return each block's attention among all tokens."""
+        size = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
+        weights = recompute_attention(self, [block.attn for block in self.blocks], images)  # type: ignore[misc]
+        keys = torch.arange(weights[0].shape[-1], device=images.device).expand(weights[0].shape[-2:])
+        return [AttentionMap(w, keys, size) for w in weights]
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        self.num_classes, self.global_pool = num_classes, self._check_pool(global_pool or self.global_pool)
+        self.head = new_classifier(self.num_features, num_classes, self.init, like=self.cls_token)
+        if self.distilled:
+            self.head_dist = new_classifier(self.num_features, num_classes, self.init, like=self.cls_token)
 
     def no_weight_decay(self) -> set[str]:
         """Positions and prefix tokens. DeiT's released run did decay `dist_token`; timm no longer does."""
-        return {"pos_embed", "cls_token"} | ({"dist_token"} if self.distilled else set())
+        return {"pos_embed", "cls_token", "dist_token"} & {name for name, _ in self.named_parameters()}
 
     def layers(self) -> list[list[nn.Parameter]]:
         """Embeddings, each block, final norm and head."""
-        tokens = [self.pos_embed, self.cls_token] + ([] if self.dist_token is None else [self.dist_token])
+        tokens = [self.pos_embed, self.cls_token, *([] if self.dist_token is None else [self.dist_token])]
         last = [*self.norm.parameters(), *self.fc_norm.parameters(), *self.head_parameters()]
         return [[*tokens, *self.patch_embed.parameters()], *(list(block.parameters()) for block in self.blocks), last]
 
     def head_parameters(self) -> list[nn.Parameter]:
         return [*self.head.parameters(), *([] if self.head_dist is None else self.head_dist.parameters())]
-
-
-# fmt: off
-_tiny = {"embed_dim": 192, "depth": 12, "num_heads": 3}
-_small = {"embed_dim": 384, "depth": 12, "num_heads": 6}
-_base = {"embed_dim": 768, "depth": 12, "num_heads": 12}
-_large = {"embed_dim": 1024, "depth": 24, "num_heads": 16}
-_huge = {"embed_dim": 1280, "depth": 32, "num_heads": 16}
-vit_tiny_patch16_224 = variant("vit_tiny_patch16_224", VisionTransformer, img_size=224, patch_size=16, **_tiny)
-vit_tiny_patch16_384 = variant("vit_tiny_patch16_384", VisionTransformer, img_size=384, patch_size=16, **_tiny)
-vit_small_patch32_224 = variant("vit_small_patch32_224", VisionTransformer, img_size=224, patch_size=32, **_small)
-vit_small_patch32_384 = variant("vit_small_patch32_384", VisionTransformer, img_size=384, patch_size=32, **_small)
-vit_small_patch16_224 = variant("vit_small_patch16_224", VisionTransformer, img_size=224, patch_size=16, **_small)
-vit_small_patch16_384 = variant("vit_small_patch16_384", VisionTransformer, img_size=384, patch_size=16, **_small)
-vit_small_patch8_224 = variant("vit_small_patch8_224", VisionTransformer, img_size=224, patch_size=8, **_small)
-vit_base_patch32_224 = variant("vit_base_patch32_224", VisionTransformer, img_size=224, patch_size=32, **_base)
-vit_base_patch32_384 = variant("vit_base_patch32_384", VisionTransformer, img_size=384, patch_size=32, **_base)
-vit_base_patch16_224 = variant("vit_base_patch16_224", VisionTransformer, img_size=224, patch_size=16, **_base)
-vit_base_patch16_384 = variant("vit_base_patch16_384", VisionTransformer, img_size=384, patch_size=16, **_base)
-vit_base_patch8_224 = variant("vit_base_patch8_224", VisionTransformer, img_size=224, patch_size=8, **_base)
-vit_large_patch32_224 = variant("vit_large_patch32_224", VisionTransformer, img_size=224, patch_size=32, **_large)
-vit_large_patch32_384 = variant("vit_large_patch32_384", VisionTransformer, img_size=384, patch_size=32, **_large)
-vit_large_patch16_224 = variant("vit_large_patch16_224", VisionTransformer, img_size=224, patch_size=16, **_large)
-vit_large_patch16_384 = variant("vit_large_patch16_384", VisionTransformer, img_size=384, patch_size=16, **_large)
-vit_large_patch14_224 = variant("vit_large_patch14_224", VisionTransformer, img_size=224, patch_size=14, **_large)
-vit_huge_patch14_224 = variant("vit_huge_patch14_224", VisionTransformer, img_size=224, patch_size=14, **_huge)
-deit_tiny_patch16_224 = variant("deit_tiny_patch16_224", VisionTransformer, img_size=224, patch_size=16, **_tiny)
-deit_small_patch16_224 = variant("deit_small_patch16_224", VisionTransformer, img_size=224, patch_size=16, **_small)
-deit_base_patch16_224 = variant("deit_base_patch16_224", VisionTransformer, img_size=224, patch_size=16, **_base)
-deit_base_patch16_384 = variant("deit_base_patch16_384", VisionTransformer, img_size=384, patch_size=16, **_base)
-deit_tiny_distilled_patch16_224 = variant("deit_tiny_distilled_patch16_224", VisionTransformer, distilled=True, **_tiny)
-deit_small_distilled_patch16_224 = variant(
-    "deit_small_distilled_patch16_224", VisionTransformer, distilled=True, **_small)
-deit_base_distilled_patch16_224 = variant("deit_base_distilled_patch16_224", VisionTransformer, distilled=True, **_base)
-deit_base_distilled_patch16_384 = variant(
-    "deit_base_distilled_patch16_384", VisionTransformer, img_size=384, distilled=True, **_base)
-# fmt: on

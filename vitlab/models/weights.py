@@ -110,9 +110,8 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
         unexpected=[name for name in encoder if name not in loaded],
         beside=sorted({name.partition(".")[0] for name in file if not name.startswith(prefix)}),
     )
-    _refuse_unexplained(
-        report, type(model).__name__, {n: tuple(encoder[n].shape) for n in fitting.keys() - loaded.keys()}
-    )
+    other_shapes = {name: tuple(encoder[name].shape) for name, tensor in fitting.items() if tensor is None}
+    _refuse_unexplained(report, type(model).__name__, other_shapes)
     target.load_state_dict({**own, **loaded})
     return report
 

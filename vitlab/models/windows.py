@@ -102,7 +102,7 @@ def in_windows(
     window: Size,
     shift: Size,
     mask: Float[Tensor, "nW N N"] | None,
-) -> Float[Tensor, "B H W C"]:
+) -> Float[Tensor, "B2 H W C2"]:
     """Roll maps by `shift` and pad them to whole windows, let `attn` work on them, and undo both."""
     H, W = x.shape[1], x.shape[2]
     if any(shift):
@@ -121,14 +121,12 @@ def attend(
     dropout: float,
 ) -> Float[Tensor, "BnW h N d"]:
     """Return softmax(scale · q kᵀ + bias + mask) v, with bias and mask broadcast over images and not copied."""
-    attn_mask = bias.unsqueeze(0) if mask is None else bias + mask.unsqueeze(1)  # (1 or nW, h, N, N)
-    attn_mask = attn_mask.to(q.dtype)
+    attn_mask = (bias.unsqueeze(0) if mask is None else bias + mask.unsqueeze(1)).to(q.dtype)  # (1 or nW, h, N, N)
     if q.is_cpu and attn_mask.requires_grad:
         # No fused kernel of the CPU has a gradient for the bias. What PyTorch runs instead computes in float32 and
         # looks for rows that are masked throughout, of which a window has none.
-        q, k, v = (x.unflatten(0, (-1, len(attn_mask))) for x in (q if scale == 1 else q * scale, k, v))
-        weights = (q @ k.transpose(-2, -1)).add_(attn_mask).softmax(dim=-1, dtype=q.dtype)  # (B, nW, h, N, N)
-        return (F.dropout(weights, dropout) @ v).flatten(0, 1)
+        weights = attention_weights(q, k, attn_mask, scale)
+        return (F.dropout(weights, dropout) @ v.unflatten(0, weights.shape[:2])).flatten(0, 1)
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, scale=scale)
     # Windows of an image as further heads of it: the mask then differs along the heads alone, and broadcasts.
@@ -136,6 +134,14 @@ def attend(
     attn_mask = attn_mask.flatten(0, 1).unsqueeze(0)
     x = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, scale=scale)
     return x.unflatten(1, (len(mask), -1)).flatten(0, 1)
+
+
+def attention_weights(
+    q: Float[Tensor, "BnW h N d"], k: Float[Tensor, "BnW h N d"], attn_mask: Float[Tensor, "nW h N N"], scale: float
+) -> Float[Tensor, "B nW h N N"]:
+    """Return softmax(scale · q kᵀ + attn_mask), in the precision of q."""
+    q, k = (x.unflatten(0, (-1, len(attn_mask))) for x in (q if scale == 1 else q * scale, k))
+    return (q @ k.transpose(-2, -1)).add_(attn_mask).softmax(dim=-1, dtype=q.dtype)
 
 
 def merge_2x2(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 4*C"]:
