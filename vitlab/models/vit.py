@@ -63,13 +63,15 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each normalised first and added to what came in."""
 
-    def __init__(self, dim: int, attn: Attention, mlp: Mlp, drop_path: float, init_values: float | None) -> None:
+    def __init__(
+        self, dim: int, attn: Attention, mlp_ratio: float, drop: float, drop_path: float, init_values: float | None
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = attn
         self.ls1 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = mlp
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
         self.ls2 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         self.drop_path = DropPath(drop_path)
 
@@ -137,8 +139,7 @@ class VisionTransformer(Backbone):
         blocks = []
         for rate in drop_path_rates(drop_path_rate, depth):
             attn = Attention(embed_dim, num_heads, qkv_bias, attn_drop_rate, proj_drop_rate)
-            mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio), proj_drop_rate)
-            blocks.append(Block(embed_dim, attn, mlp, rate, init_values))
+            blocks.append(Block(embed_dim, attn, mlp_ratio, proj_drop_rate, rate, init_values))
         self.blocks = nn.ModuleList(blocks)
         norm_last = (global_pool == "avg") if fc_norm is None else fc_norm
         self.norm = nn.Identity() if norm_last else nn.LayerNorm(embed_dim, eps=1e-6)
