@@ -333,3 +333,20 @@ def test_probe_measures_a_runs_features_and_keeps_them(tiny: Write, capsys: pyte
     assert (RUN / "features/last.safetensors").stat().st_mtime_ns == kept
     assert run("probe", ["--config", str(path), "--ckpt_path", "none"]) == 0  # the untrained encoder
     assert "weights as built" in capsys.readouterr().out
+
+
+def test_broken_photographs_that_are_skipped_are_named_in_the_output(
+    tiny: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.test_experiments import make_photos
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path.cwd() / "cache"))
+    make_photos(Path("photos"))
+    Path("photos/cat/torn.jpg").write_bytes(b"not an image")
+    folder = {
+        "class_path": "vitlab.data.ImageFolder",
+        "init_args": {"root": "photos", "image_size": 16, "num_workers": 0},
+    }
+    folder["init_args"] |= {"batch_size": 4, "broken": "skip"}
+    assert fit("--config", tiny({"data": folder})) == 0
+    assert "photos/cat/torn.jpg" in capsys.readouterr().err

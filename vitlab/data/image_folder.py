@@ -1,6 +1,7 @@
 """A user's own photographs in folders, one folder a class."""
 
 import difflib
+import logging
 import os
 from collections import Counter
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Literal, final
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from vitlab.data.augment import BOX_DRAWS
@@ -19,9 +20,17 @@ from vitlab.data.mixup import Mixup
 from vitlab.data.photos import Photo, PhotoAugment, Picture, apply, central_crop, make_rand_augment, random_crop, seeded
 from vitlab.data.sampler import Key
 
+log = logging.getLogger("vitlab")
+
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _OTHER_NAMES = ("training", "valid", "validation", "testing")  # what other programs call the splits
 _NAMED = 3  # broken images that a message names
+
+
+@rank_zero_only
+def tell(message: str) -> None:
+    """Say something once, whatever the number of processes; Lightning's own `rank_zero_info` is silenced in a run."""
+    log.info(message)
 
 
 class Photos(ImageDataset):
@@ -214,7 +223,7 @@ class ImageFolder(ImageDataModule):
         if "val" not in splits:
             splits["train"], splits["val"] = self._hold_out(splits["train"], self.val_fraction / (1 - held_out_before))
         if "test" not in splits:
-            rank_zero_info(f"{self.root} has no test folder: the test split is the validation split.")
+            tell(f"{self.root} has no test folder: the test split is the validation split.")
             splits["test"] = splits["val"]
         return splits
 
@@ -241,7 +250,7 @@ class ImageFolder(ImageDataModule):
         more = f"\n  and {len(broken) - _NAMED} more, all in {listing}" if len(broken) > _NAMED else ""
         if self.broken == "refuse":
             raise ValueError(f"{count}; repair them, or leave them out with broken: skip.\n{some}{more}")
-        rank_zero_info(f"{count} and are left out:\n{some}{more}")
+        tell(f"{count} and are left out:\n{some}{more}")
         return broken
 
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
@@ -295,7 +304,7 @@ def _images_of(root: Path, place: Path, classes: list[str]) -> tuple[list[str], 
         counts.append(len(files))
     if ignored:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in ignored.most_common(5))
-        rank_zero_info(f"In {place}, files that are not images by their names are left out: {kinds}.")
+        tell(f"In {place}, files that are not images by their names are left out: {kinds}.")
     return names, np.repeat([classes.index(name) for name in present], counts).astype(np.int64)
 
 
