@@ -10,6 +10,7 @@ from timm.models.swin_transformer import window_partition as timm_partition
 from vitlab.models.hierarchy import stage_maps, stage_windows
 from vitlab.models.swin_v2 import LinearSpacedBias, LogSpacedBias
 from vitlab.models.windows import (
+    ScaledUnit,
     attend,
     clamp_window,
     in_windows,
@@ -85,12 +86,18 @@ def test_relative_position_index_is_timms(window: tuple[int, int]) -> None:
 
 
 def test_windows_are_split_and_joined_without_loss_and_in_timms_order() -> None:
-    x = torch.randn(2, 6, 8, 3 * 4)  # q, k, v of two heads of width 2
-    for part, expected in zip(split_windows(x, (3, 4), num_heads=2), x.split(4, dim=-1), strict=True):
-        assert part.shape == (2 * 4, 2, 12, 2)
-        windows = timm_partition(expected.contiguous(), (3, 4)).flatten(1, 2)  # (B·nW, N, C)
-        assert torch.equal(part.transpose(1, 2).flatten(2), windows)
-        assert torch.equal(join_windows(part, (3, 4), (6, 8)), expected)
+    x = torch.randn(2, 6, 8, 4)  # two heads of width 2
+    parts = split_windows(x, (3, 4), num_heads=2)
+    assert parts.shape == (2 * 4, 2, 12, 2)
+    assert torch.equal(parts.transpose(1, 2).flatten(2), timm_partition(x, (3, 4)).flatten(1, 2))  # (B·nW, N, C)
+    assert torch.equal(join_windows(parts, (3, 4), (6, 8)), x)
+
+
+def test_gradient_of_the_scaled_unit_vector_is_the_derivative() -> None:
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    scale = torch.rand(3, 1, 1, dtype=torch.float64, requires_grad=True)
+    assert torch.allclose(ScaledUnit.apply(x, scale), scale * torch.nn.functional.normalize(x, dim=-1))
+    assert torch.autograd.gradcheck(ScaledUnit.apply, (x, scale))
 
 
 @pytest.mark.parametrize("trained", [True, False], ids=["bias trained", "bias fixed"])

@@ -116,7 +116,7 @@ class WindowBlock(nn.Module, ABC):
             return join_windows(weights, window, (padded.shape[1], padded.shape[2]))  # (B, H, W, h·N)
 
         def keys_on_map(padded: Tensor, mask: Tensor | None) -> Tensor:
-            keys = split_windows(padded.expand(-1, -1, -1, 3), window, 1)[0].transpose(2, 3)  # (nW, 1, 1, N)
+            keys = split_windows(padded, window, 1).transpose(2, 3)  # (nW, 1, 1, N)
             return join_windows(keys.expand(-1, -1, keys.shape[3], -1), window, (padded.shape[1], padded.shape[2]))
 
         on_map, keys = (

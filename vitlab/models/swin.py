@@ -50,7 +50,7 @@ class TableAttention(WindowAttention, ABC):
         """Return q, k and a number, whose product is the similarity."""
 
     def heads(self, x: Float[Tensor, "B H W C"]) -> tuple[Tensor, Tensor, Tensor, float]:
-        q, k, v = split_windows(self.qkv(x), self.window, self.num_heads)
+        q, k, v = (split_windows(part, self.window, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
         q, k, scale = self.similarity(q, k)
         return q, k, v, scale
 

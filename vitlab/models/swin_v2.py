@@ -141,7 +141,9 @@ class CosineAttention(WindowAttention):
         bias = None
         if self.q_bias is not None and self.v_bias is not None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        q, k, v = split_windows(F.linear(x, self.qkv.weight, bias), self.window, self.num_heads)
+        q, k, v = (
+            split_windows(x, self.window, self.num_heads) for x in F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
+        )
         return *cosine(q, k, self.logit_scale), v, 1.0
 
     def bias(self) -> Float[Tensor, "h N N"]:

@@ -6,6 +6,7 @@ straddle the borders of the ones before; a mask then keeps apart what only the r
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -82,12 +83,10 @@ def pad_to_windows(x: Float[Tensor, "B H W C"], window: Size) -> Float[Tensor, "
     return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
 
 
-def split_windows(qkv: Float[Tensor, "B H W C3"], window: Size, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return q, k, v as (B·nW, h, N, d), an image's windows row by row: windows and heads parted in one copy."""
-    x = qkv.unflatten(3, (3, num_heads, -1)).unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0]))
-    x = x.permute(5, 0, 1, 3, 6, 2, 4, 7)  # (3, B, H/wh, W/ww, h, wh, ww, d)
-    q, k, v = x.reshape(3, -1, num_heads, window[0] * window[1], x.shape[-1]).unbind(0)
-    return q, k, v
+def split_windows(x: Float[Tensor, "B H W C"], window: Size, num_heads: int) -> Float[Tensor, "BnW h N d"]:
+    """Part windows, an image's row by row, and heads, in one copy."""
+    x = x.unflatten(3, (num_heads, -1)).unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0]))
+    return x.permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5).flatten(0, 2)  # from (B, H/wh, wh, W/ww, ww, h, d)
 
 
 def join_windows(x: Float[Tensor, "BnW h N d"], window: Size, size: Size) -> Float[Tensor, "B H W C"]:
@@ -153,6 +152,26 @@ def merge_2x2(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 4*C"]:
     return x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)
 
 
+class ScaledUnit(torch.autograd.Function):
+    """y = s · x / |x|, which keeps y and 1/|x| for its gradient instead of every step in between."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        precision = torch.promote_types(x.dtype, torch.float32)
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precision).clamp(min=1e-12).reciprocal()
+        y = x * (scale * inverse).to(x.dtype)
+        ctx.save_for_backward(y, inverse, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """dx = s/|x| · (g - u (u·g)) and ds = u·g, with u = x / |x| = y / s."""
+        y, inverse, scale = ctx.saved_tensors
+        along = (grad * y).sum(dim=-1, keepdim=True, dtype=inverse.dtype) / scale  # u·g
+        grad_x = grad * (scale * inverse).to(grad.dtype)
+        return grad_x.addcmul_(y, (inverse * along).to(y.dtype), value=-1), along.sum_to_size(scale.shape)
+
+
 def cosine(
     q: Float[Tensor, "BnW h N d"], k: Float[Tensor, "BnW h N d"], logit_scale: Float[Tensor, "h 1 1"]
 ) -> tuple[Tensor, Tensor]:
@@ -161,5 +180,4 @@ def cosine(
     The clamp is on the logarithm and has no lower end (official swin_transformer_v2.py:156).
     """
     scale = logit_scale.clamp(max=math.log(100)).exp()
-    q_scale, k_scale = (x.float().square().sum(dim=-1, keepdim=True).clamp(min=1e-24).rsqrt() for x in (q, k))
-    return q * (q_scale * scale).to(q.dtype), k * k_scale.to(k.dtype)
+    return ScaledUnit.apply(q, scale), ScaledUnit.apply(k, torch.ones_like(scale))
