@@ -8,6 +8,7 @@ from small_models import SMALL, SWIN, images, relative_error, shake
 from torch import nn
 
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2
+from vitlab.models.hierarchy import WindowAttention
 from vitlab.models.swin import CosineAttention, PreNormBlock
 from vitlab.models.swin_v2 import LinearSpacedBias, LogSpacedBias, ResPostNormBlock, TableBias
 
@@ -134,6 +135,27 @@ def test_a_model_rebuilt_for_another_size_is_timms_rebuilt(family: str) -> None:
             ours.load_state_dict(theirs.state_dict())
         x = images(ours)
         assert relative_error(ours(x), theirs(x)) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["swin", "swinv2"])
+def test_kept_biases_are_computed_once_and_forgotten_after(family: str) -> None:
+    model = shake(SMALL[family]()).eval()
+    assert isinstance(model, SwinTransformer | SwinTransformerV2)
+    x = images(model)
+    calls = []
+    for module in model.modules():
+        if isinstance(module, WindowAttention):
+            module.bias = lambda bias=module.bias: calls.append(1) or bias()  # type: ignore[method-assign]
+    expected = model(x)
+    assert len(calls) == 6
+    with model.biases_kept():
+        for _ in range(3):
+            torch.testing.assert_close(model(x), expected)
+    assert len(calls) == 12
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    assert not torch.allclose(model(x), expected)
 
 
 def test_a_larger_window_extrapolates_from_the_window_trained_on() -> None:

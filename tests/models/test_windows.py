@@ -7,7 +7,6 @@ import torch
 from timm.models.swin_transformer import SwinTransformerBlock, get_relative_position_index
 from timm.models.swin_transformer import window_partition as timm_partition
 
-from vitlab.models.hierarchy import stage_maps, stage_windows
 from vitlab.models.swin_v2 import LinearSpacedBias, LogSpacedBias
 from vitlab.models.windows import (
     ScaledUnit,
@@ -21,6 +20,8 @@ from vitlab.models.windows import (
     resize_bias_table,
     shift_mask,
     split_windows,
+    stage_maps,
+    stage_windows,
 )
 
 

@@ -2,13 +2,12 @@
 resolution of the one before. Their own files say what differs: similarity, position bias, order of norms."""
 
 import logging
-import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -33,7 +32,9 @@ from vitlab.models.windows import (
     in_windows,
     join_windows,
     shift_mask,
-    split_windows,
+    stage_maps,
+    stage_windows,
+    windows_on_map,
 )
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class WindowAttention(nn.Module, ABC):
     def __init__(self, dim: int, num_heads: int, window: Size, attn_drop: float, proj_drop: float) -> None:
         super().__init__()
         self.num_heads, self.window, self.attn_drop = num_heads, window, attn_drop
+        self.kept_bias: Tensor | None = None
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
@@ -65,7 +67,8 @@ class WindowAttention(nn.Module, ABC):
 
     def forward(self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None) -> Float[Tensor, "B H W C"]:
         q, k, v, scale = self.heads(x)  # (B·nW, h, N, d)
-        x_new = attend(q, k, v, self.bias(), mask, scale, self.attn_drop if self.training else 0.0)
+        bias = self.bias() if self.kept_bias is None else self.kept_bias
+        x_new = attend(q, k, v, bias, mask, scale, self.attn_drop if self.training else 0.0)
         return self.proj_drop(self.proj(join_windows(x_new, self.window, (x.shape[1], x.shape[2]))))
 
     def weights(self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None) -> Float[Tensor, "BnW h N N"]:
@@ -107,24 +110,6 @@ class WindowBlock(nn.Module, ABC):
         size = (x.shape[1], x.shape[2])
         mask = self.attn_mask if size == self.size else shift_mask(size, self.attn.window, self.shift, x.device)
         return in_windows(x, self.attn, self.attn.window, self.shift, mask)
-
-    def attention_map(self, weights: Float[Tensor, "BnW h N N"], size: Size) -> AttentionMap:
-        """Put weights of windows at the places of a map of `size` that their queries have."""
-        window, places = self.attn.window, torch.arange(1.0, size[0] * size[1] + 1, device=weights.device)
-
-        def weights_on_map(padded: Tensor, mask: Tensor | None) -> Tensor:
-            return join_windows(weights, window, (padded.shape[1], padded.shape[2]))  # (B, H, W, h·N)
-
-        def keys_on_map(padded: Tensor, mask: Tensor | None) -> Tensor:
-            keys = split_windows(padded, window, 1).transpose(2, 3)  # (nW, 1, 1, N)
-            return join_windows(keys.expand(-1, -1, keys.shape[3], -1), window, (padded.shape[1], padded.shape[2]))
-
-        on_map, keys = (
-            in_windows(places.view(1, *size, 1), place, window, self.shift, None).flatten(1, 2)
-            for place in (weights_on_map, keys_on_map)
-        )
-        on_map = on_map.unflatten(2, (weights.shape[1], -1)).transpose(1, 2)  # (B, h, H·W, N)
-        return AttentionMap(on_map, keys[0].long() - 1, size)
 
     def set_input_size(self, size: Size, window: Size) -> None:
         """Change the size of the map expected, and the window."""
@@ -250,13 +235,28 @@ class HierarchicalBackbone(Backbone):
     def forward(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B K"]:
         return self.forward_head(self.forward_features(images))
 
+    @contextmanager
+    def biases_kept(self) -> Iterator[None]:
+        """Compute each position bias once for all forwards inside, as of an evaluation; weights must not change."""
+        attentions = [module for module in self.modules() if isinstance(module, WindowAttention)]
+        try:
+            for attention in attentions:
+                attention.kept_bias = attention.bias().detach()
+            yield
+        finally:
+            for attention in attentions:
+                attention.kept_bias = None
+
     def attention_maps(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> list[AttentionMap]:
         """Return each block's attention within the windows of its stage's map."""
         grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
         maps = stage_maps(grid, len(self.layers))
         blocks = [(b, size) for stage, size in zip(self.layers, maps, strict=True) for b in stage.blocks]  # type: ignore[union-attr]
         weights = recompute_attention(self, [block.attn for block, _ in blocks], images)
-        return [block.attention_map(w, size) for (block, size), w in zip(blocks, weights, strict=True)]
+        return [
+            AttentionMap(*windows_on_map(w, block.attn.window, block.shift, size), size)
+            for (block, size), w in zip(blocks, weights, strict=True)
+        ]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         if global_pool not in (None, "avg"):
@@ -281,23 +281,6 @@ class HierarchicalBackbone(Backbone):
         for stage, size, window in zip(self.layers, maps, self.windows, strict=True):
             assert isinstance(stage, Stage)
             stage.set_input_size(size, window)
-
-
-def stage_windows(window_size: int | Sequence[int], num_stages: int) -> list[Size]:
-    """Return (height, width) of each stage's window, from one side, one [height, width], or one side a stage."""
-    sides = [window_size] * num_stages if isinstance(window_size, int) else list(window_size)
-    windows = [(sides[0], sides[1])] * num_stages if len(sides) == 2 else [(side, side) for side in sides]
-    if len(windows) != num_stages or any(side < 1 for window in windows for side in window):
-        raise ValueError(
-            f"window_size {window_size} for {num_stages} stages: "
-            f"give one side, [height, width], or {num_stages} sides, each at least 1."
-        )
-    return windows
-
-
-def stage_maps(grid: Size, num_stages: int) -> list[Size]:
-    """Return each stage's map of tokens: halved by every patch merging, an odd side rounded up."""
-    return [(math.ceil(grid[0] / 2**i), math.ceil(grid[1] / 2**i)) for i in range(num_stages)]
 
 
 def check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:

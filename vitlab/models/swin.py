@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.models.hierarchy import HierarchicalBackbone, WindowAttention, WindowBlock, check_stages, stage_windows
+from vitlab.models.hierarchy import HierarchicalBackbone, WindowAttention, WindowBlock, check_stages
 from vitlab.models.layers import Init, PatchEmbed, trunc_normal
 from vitlab.models.windows import (
     Size,
@@ -28,6 +28,7 @@ from vitlab.models.windows import (
     relative_position_index,
     resize_bias_table,
     split_windows,
+    stage_windows,
 )
 
 

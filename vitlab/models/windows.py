@@ -5,7 +5,7 @@ straddle the borders of the ones before; a mask then keeps apart what only the r
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,23 @@ from torch import Tensor
 from vitlab.models.layers import resample_grid
 
 Size = tuple[int, int]
+
+
+def stage_windows(window_size: int | Sequence[int], num_stages: int) -> list[Size]:
+    """Return (height, width) of each stage's window, from one side, one [height, width], or one side a stage."""
+    sides = [window_size] * num_stages if isinstance(window_size, int) else list(window_size)
+    windows = [(sides[0], sides[1])] * num_stages if len(sides) == 2 else [(side, side) for side in sides]
+    if len(windows) != num_stages or any(side < 1 for window in windows for side in window):
+        raise ValueError(
+            f"window_size {window_size} for {num_stages} stages: "
+            f"give one side, [height, width], or {num_stages} sides, each at least 1."
+        )
+    return windows
+
+
+def stage_maps(grid: Size, num_stages: int) -> list[Size]:
+    """Return each stage's map of tokens: halved by every patch merging, an odd side rounded up."""
+    return [(math.ceil(grid[0] / 2**i), math.ceil(grid[1] / 2**i)) for i in range(num_stages)]
 
 
 def clamp_window(size: Size, window: Size) -> tuple[Size, Size]:
@@ -141,6 +158,26 @@ def attention_weights(
     """Return softmax(scale · q kᵀ + attn_mask), in the precision of q."""
     q, k = (x.unflatten(0, (-1, len(attn_mask))) for x in (q if scale == 1 else q * scale, k))
     return (q @ k.transpose(-2, -1)).add_(attn_mask).softmax(dim=-1, dtype=q.dtype)
+
+
+def windows_on_map(
+    weights: Float[Tensor, "BnW h N N"], window: Size, shift: Size, size: Size
+) -> tuple[Float[Tensor, "B h HW N"], Int[Tensor, "HW N"]]:
+    """Put the weights of windows where their queries are on a map of `size`, with the place of each key, -1 if padding.
+
+    Both go back the way that tokens go: once for the weights, once for the map's own places.
+    """
+
+    def put_weights(padded: Tensor, _: Tensor | None) -> Tensor:
+        return join_windows(weights, window, (padded.shape[1], padded.shape[2]))  # (B, H, W, h·N)
+
+    def put_keys(padded: Tensor, _: Tensor | None) -> Tensor:
+        keys = split_windows(padded, window, 1).transpose(2, 3)  # (nW, 1, 1, N)
+        return join_windows(keys.expand(-1, -1, keys.shape[3], -1), window, (padded.shape[1], padded.shape[2]))
+
+    places = torch.arange(1.0, size[0] * size[1] + 1, device=weights.device).view(1, *size, 1)  # padding has 0
+    on_map, keys = (in_windows(places, put, window, shift, None).flatten(1, 2) for put in (put_weights, put_keys))
+    return on_map.unflatten(2, (weights.shape[1], -1)).transpose(1, 2), keys[0].long() - 1
 
 
 def merge_2x2(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 4*C"]:
