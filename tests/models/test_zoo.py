@@ -64,6 +64,11 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: str, hint: str) -> N
     assert str(error.value).count("\n") < 5
 
 
+def test_weights_that_timm_does_not_have_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"no weights for vit_large_patch14_224"):
+        TimmModel("vit_large_patch14_224", pretrained=True)
+
+
 def test_an_argument_that_the_model_does_not_take_is_named() -> None:
     with pytest.raises(ValueError, match="window_size"):
         TimmModel("resnet18", model_kwargs={"window_size": 7})

@@ -43,6 +43,8 @@ class TimmModel(ImageModel):
 
         super().__init__()
         check_name(name)
+        if pretrained and not timm.list_pretrained(f"{name.partition('.')[0]}.*"):
+            raise ValueError(f"timm {timm.__version__} has no weights for {name}: set pretrained to false.")
         cfg: Any = timm.get_pretrained_cfg(name)
         arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, "drop_rate": drop_rate}
         if drop_path_rate is not None:
