@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
+from tests.objectives.small import quick_trainer
 from vitlab.data import Digits
 from vitlab.ema import Ema
 from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
@@ -84,20 +84,6 @@ def test_metrics_are_exact_whatever_the_batches() -> None:
         torch.testing.assert_close(value, whole.compute()[name])
         if name in expected:
             torch.testing.assert_close(value, expected[name])
-
-
-def quick_trainer(epochs: int = 1, **kwargs: object) -> Trainer:
-    return Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        **kwargs,  # type: ignore[arg-type]
-    )
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")

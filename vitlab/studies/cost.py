@@ -140,7 +140,7 @@ def _time(step: Callable[[], object], device: torch.device) -> list[float]:
     start = time.perf_counter()
     for _ in range(WARM_UP):
         step()
-        _wait(device)
+        wait_for(device)
         if time.perf_counter() - start > SECONDS / 2:
             break
     times: list[float] = []
@@ -148,7 +148,7 @@ def _time(step: Callable[[], object], device: torch.device) -> list[float]:
     while not _enough(len(times), time.perf_counter() - start):
         begin = time.perf_counter()
         step()
-        _wait(device)
+        wait_for(device)
         times.append(time.perf_counter() - begin)
     return times
 
@@ -159,7 +159,8 @@ def _enough(repetitions: int, seconds: float) -> bool:
     return repetitions >= REPETITIONS and seconds > LEAST_SECONDS
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Wait until the device has done what it was given; a CPU has when the call returns."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitlab import models
-from vitlab.studies.cost import PeakMemory, device_name
+from vitlab.studies.cost import PeakMemory, device_name, wait_for
 
 Precision = Literal["float32", "bfloat16"]
 Phase = Literal["training", "inference"]
@@ -143,10 +143,10 @@ def alternate(steps: dict[str, Callable[[], object]], repetitions: int, device: 
     times: dict[str, list[float]] = {whose: [] for whose in steps}
     for repetition in range(-2, repetitions):
         for whose in sorted(steps, reverse=repetition % 2 == 0):
-            _wait(device)
+            wait_for(device)
             begin = time.perf_counter()
             steps[whose]()
-            _wait(device)
+            wait_for(device)
             if repetition >= 0:
                 times[whose].append(time.perf_counter() - begin)
     return times
@@ -165,10 +165,10 @@ def gemm_peak(precision: Precision, device: torch.device, repetitions: int = 20)
     a, b = (torch.randn(GEMM_SIDE, GEMM_SIDE, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(repetitions):
-        _wait(device)
+        wait_for(device)
         begin = time.perf_counter()
         a @ b
-        _wait(device)
+        wait_for(device)
         best = min(best, time.perf_counter() - begin)
     return 2.0 * GEMM_SIDE**3 / best
 
@@ -194,7 +194,7 @@ def _peak(
     memory.reset_peak()
     for _ in range(2):
         step()
-    _wait(torch.device(device))
+    wait_for(torch.device(device))
     return memory.growth()
 
 
@@ -203,11 +203,6 @@ def _batch(name: str, batch_size: int, device: torch.device) -> tuple[Tensor, Te
         height, width = vars(models)[name]().img_size
     images = torch.randn(batch_size, 3, height, width, device=device)
     return images, torch.randint(NUM_CLASSES, (batch_size,), device=device)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def markdown(rows: Sequence[Comparison], device: torch.device) -> str:
