@@ -50,7 +50,8 @@ unit: $(INSTALLED)  ## Tests alone; ARGS="-m 'not slow'" for the quick ones
 
 # What a run starts from is trained first, where its run is missing; ARGS are for the run that was asked for.
 $(filter finetune_simmim_% finetune_mae_%,$(EXPERIMENTS)): finetune_%: runs/%/seed-0/summary.json
-deit_hard deit_soft distillation: runs/teacher_cifar10/seed-0/summary.json
+deit_hard deit_soft distillation_full: runs/teacher_cifar10/seed-0/summary.json
+distillation: runs/teacher_cifar10_small/seed-0/summary.json
 distillation_digits: runs/teacher_digits/seed-0/summary.json
 
 runs/%/seed-0/summary.json: | $(INSTALLED)
