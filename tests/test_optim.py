@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from vitlab.models import VisionTransformer
-from vitlab.optim import SGD, AdamW, WarmupCosine, describe_groups, parameter_groups
+from vitlab.optim import SGD, AdamW, WarmupCosine, WarmupSteps, describe_groups, parameter_groups
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,48 @@ def test_a_warmup_longer_than_the_run_rises_to_the_end() -> None:
     rates = [WarmupCosine(warmup_epochs=20).lr(1.0, step, 100, 10) for step in range(101)]
     assert rates == sorted(rates)
     assert rates[-1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("prefix", "epoch", "lr"),
+    # Swin, 300 epochs, lr_scheduler.py run with and without WARMUP_PREFIX
+    [(False, 20, 9.89e-4), (True, 20, 1e-3), (False, 100, 7.53e-4), (True, 100, 8.14e-4), (False, 300, 1e-5)],
+)
+def test_a_cosine_over_the_whole_run_is_the_released_swins(prefix: bool, epoch: int, lr: float) -> None:
+    schedule = WarmupCosine(warmup_epochs=20, warmup_lr=1e-6, min_lr=1e-5, warmup_prefix=prefix)
+    assert schedule.lr(1e-3, 10 * epoch, 3000, 300) == pytest.approx(lr, abs=6e-7)
+
+
+def test_a_cosine_over_the_whole_run_equals_timms() -> None:
+    from timm.scheduler.cosine_lr import CosineLRScheduler
+
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-3)
+    timm = CosineLRScheduler(optimizer, t_initial=60, lr_min=1e-5, warmup_t=10, warmup_lr_init=1e-6)
+    schedule = WarmupCosine(warmup_epochs=1, warmup_lr=1e-6, min_lr=1e-5, warmup_prefix=False)
+    for step in range(60):
+        assert schedule.lr(1e-3, step, 60, 6) == pytest.approx(timm._get_lr(step)[0])
+
+
+def test_steps_are_simmims() -> None:
+    # MultiStepLRScheduler of microsoft/SimMIM's lr_scheduler.py: bisect_right, so the fall comes at the milestone itself
+    schedule = WarmupSteps(warmup_epochs=10, warmup_lr=2e-6, milestones=(700, 750), gamma=0.1)
+    rates = {epoch: schedule.lr(4e-4, 2 * epoch, 1600, 800) for epoch in (0, 5, 10, 699, 700, 749, 750, 799)}
+    expected = {0: 2e-6, 5: 2.01e-4, 10: 4e-4, 699: 4e-4, 700: 4e-5, 749: 4e-5, 750: 4e-6, 799: 4e-6}
+    assert rates == pytest.approx(expected)
+
+
+def test_a_milestone_within_the_warmup_is_refused() -> None:
+    with pytest.raises(ValueError, match="milestones"):
+        WarmupSteps(warmup_epochs=10, milestones=(5,))
+
+
+def test_absolute_rates_follow_the_batch_only_when_asked() -> None:
+    # Swin's main.py:326-338 multiplies all three, DeiT's main.py:349-351 the peak alone.
+    for schedule in (WarmupCosine(1, 1e-6, min_lr=1e-5), WarmupSteps(1, 1e-6)):
+        assert schedule.at(2.0) == schedule
+    swin = WarmupCosine(1, 5e-7, min_lr=5e-6, scale_with_batch=True).at(2.0)
+    assert [swin.lr(1e-3, step, 100, 10) for step in (0, 100)] == pytest.approx([1e-6, 1e-5])
+    assert WarmupSteps(1, 5e-7, scale_with_batch=True).at(4.0).lr(4e-4, 0, 100, 10) == pytest.approx(2e-6)
 
 
 def vit() -> VisionTransformer:

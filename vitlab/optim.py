@@ -8,7 +8,7 @@ with `reference_batch` all of it is multiplied by global batch / reference batch
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -82,40 +82,91 @@ class SGD(Optimizer):
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, fused=True)
 
 
+@dataclass
 class Schedule(ABC):
-    """The learning rate as a pure function of the optimiser steps taken, so that a resumed run needs no state."""
+    """The learning rate as a pure function of the optimiser steps taken, so that a resumed run needs no state.
 
-    @abstractmethod
+    It rises linearly at first. Epochs are fractional, as in MAE's `lr_sched.py`. `warmup_lr`, and what a leaf adds, are
+    absolute rates: layer-wise decay never lowers them (timm's, DeiT's and Swin's code; MAE's does).
+
+    Args:
+        warmup_epochs: Length of the warm-up; may be a fraction.
+        warmup_lr: Where the warm-up starts.
+        scale_with_batch: Let the optimiser's `reference_batch` scale the absolute rates too: Swin, SimMIM.
+    """
+
+    warmup_epochs: float = 0.0
+    warmup_lr: float = 0.0
+    scale_with_batch: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "zero or more")
+
     def lr(self, peak: float, step: int, steps: int, epochs: float) -> float:
         """Return the rate at optimiser step `step` of `steps` (`epochs` epochs) of a group whose own rate is `peak`."""
+        warmup = min(self.warmup_epochs, epochs) / epochs * steps
+        if step < warmup:
+            return self.warmup_lr + (peak - self.warmup_lr) * step / warmup
+        return self.after_warmup(peak, step, steps, epochs, warmup)
+
+    @abstractmethod
+    def after_warmup(self, peak: float, step: int, steps: int, epochs: float, warmup: float) -> float:
+        """Return what `lr` is from step `warmup` on."""
+
+    def at(self, scale: float) -> "Schedule":
+        """Return the schedule for a batch that multiplies the optimiser's rates by `scale`."""
+        return self.scaled(scale) if self.scale_with_batch else self
+
+    @abstractmethod
+    def scaled(self, scale: float) -> "Schedule":
+        """Return the schedule with all absolute rates multiplied."""
 
 
 @dataclass
 class WarmupCosine(Schedule):
     """Linear warm-up, then half a cosine down to `min_lr` at the last step.
 
-    Epochs are fractional (MAE's `lr_sched.py`); the cosine spans what the warm-up leaves. `warmup_lr` and `min_lr` are
-    absolute rates, multiplied neither by the layer-wise decay nor by the batch, as in timm's, DeiT's and MAE's code.
-
     Args:
-        warmup_epochs: Length of the warm-up; may be a fraction.
-        warmup_lr: Where the warm-up starts.
         min_lr: Where the cosine ends.
+        warmup_prefix: Let the cosine span what the warm-up leaves (MAE; Swin's code of today). False: it spans the
+            whole run, and has come down a little when the warm-up hands over to it (DeiT, the released Swins, SimMIM).
     """
 
-    warmup_epochs: float = 0.0
-    warmup_lr: float = 0.0
     min_lr: float = 0.0
+    warmup_prefix: bool = True
+
+    def after_warmup(self, peak: float, step: int, steps: int, epochs: float, warmup: float) -> float:
+        start = warmup if self.warmup_prefix else 0.0
+        done = min(1.0, (step - start) / max(steps - start, 1e-9))
+        return self.min_lr + (peak - self.min_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+    def scaled(self, scale: float) -> "Schedule":
+        return replace(self, warmup_lr=self.warmup_lr * scale, min_lr=self.min_lr * scale)
+
+
+@dataclass
+class WarmupSteps(Schedule):
+    """Linear warm-up, then a constant rate that falls to `gamma` of itself at each of `milestones`: SimMIM, 800 epochs.
+
+    Args:
+        milestones: Epochs, none before the warm-up's end; a run must reach the first.
+        gamma: Factor at each.
+    """
+
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        _require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "zero or more")
+        super().__post_init__()
+        _require(self.gamma > 0, "gamma", self.gamma, "a factor above 0, like 0.1")
+        late = all(epoch >= self.warmup_epochs for epoch in self.milestones)
+        _require(late, "milestones", self.milestones, f"epochs from warmup_epochs ({self.warmup_epochs:g}) on")
 
-    def lr(self, peak: float, step: int, steps: int, epochs: float) -> float:
-        warmup = min(self.warmup_epochs, epochs) / epochs * steps
-        if step < warmup:
-            return self.warmup_lr + (peak - self.warmup_lr) * step / warmup
-        done = min(1.0, (step - warmup) / max(steps - warmup, 1e-9))
-        return self.min_lr + (peak - self.min_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
+    def after_warmup(self, peak: float, step: int, steps: int, epochs: float, warmup: float) -> float:
+        return peak * self.gamma ** sum(step >= epoch / epochs * steps for epoch in self.milestones)
+
+    def scaled(self, scale: float) -> "Schedule":
+        return replace(self, warmup_lr=self.warmup_lr * scale)
 
 
 def parameter_groups(

@@ -161,13 +161,14 @@ def test_finished_run_is_extended(tmp_path: Path) -> None:
     _assert_same(continued, undisturbed)
 
 
+@pytest.mark.parametrize("repeats", [1, 3])
 def test_photographs_are_continued_with_another_number_of_workers(
-    tmp_path: Path, photo_folder: Callable[[dict[str, int]], Path]
+    tmp_path: Path, photo_folder: Callable[[dict[str, int]], Path], repeats: int
 ) -> None:
     root = photo_folder({"train/a": 6, "train/b": 6, "val/a": 2, "val/b": 2})
 
     def data(workers: int) -> ImageFolder:
-        return ImageFolder(str(root), image_size=16, batch_size=4, num_workers=workers, mixup=Mixup())
+        return ImageFolder(str(root), image_size=16, batch_size=4, num_workers=workers, mixup=Mixup(), repeats=repeats)
 
     undisturbed = _fit(data(0), tmp_path, epochs=2)
     continued = _fit(data(2), checkpoint=tmp_path / "step2.ckpt", epochs=2)
@@ -191,7 +192,7 @@ def test_checkpoints_load_with_weights_only(tmp_path: Path) -> None:
     _fit(_digits(0), tmp_path, epochs=1)
     loops = torch.load(tmp_path / "step2.ckpt", weights_only=True)["loops"]
     (state,) = loops["fit_loop"]["state_dict"]["combined_loader"]
-    assert state == {"images": 1078, "batch_size": 200, "seed": 0, "processes": 1}
+    assert state == {"images": 1078, "batch_size": 200, "seed": 0, "processes": 1, "repeats": 1}
 
 
 def test_every_test_image_is_predicted_once(tmp_path: Path) -> None:

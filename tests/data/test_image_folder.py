@@ -143,6 +143,25 @@ def test_training_images_do_not_depend_on_workers_or_batch_size(photo_folder: Ph
     assert torch.equal(epoch(workers=0, batch_size=6), expected)
 
 
+def test_repeats_of_an_image_are_distorted_otherwise_and_labelled_alike(photo_folder: PhotoFolder) -> None:
+    root = photo_folder({"train/a": 6, "train/b": 6, "val/a": 1, "val/b": 1})
+    settings: dict = {"batch_size": 6, "repeats": 3, "augment": PhotoAugment(rand_augment=None, erase_prob=1.0)}
+    data, with_workers = _folder(root, **settings), _folder(root, **settings, num_workers=2)
+    labels = data.labels("train")
+    seen = 0
+    for batch, other in zip(data.train_dataloader(), with_workers.train_dataloader(), strict=True):
+        assert torch.equal(batch.images, other.images)
+        assert batch.labels.tolist() == labels[batch.indices % 12].tolist()
+        erased = data.on_after_batch_transfer(batch, 0)[0][0] * 0.22 + 0.45
+        for three, noisy in zip(batch.images.split(3), erased.split(3), strict=True):
+            boxes = (noisy - three / 255).abs().amax(dim=1) > 0.1  # (3, H, W)
+            for a, b in ((0, 1), (0, 2), (1, 2)):
+                assert not torch.equal(three[a], three[b])
+                assert not torch.equal(boxes[a], boxes[b])
+            seen += 1
+    assert seen == 4  # a third of the images in an epoch of 12
+
+
 def test_persistent_workers_know_the_epoch(photo_folder: PhotoFolder) -> None:
     # A worker that lives on keeps the data set it was given: an epoch stored there would stay 0 for ever.
     data = _folder(photo_folder({"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 1}), num_workers=1, batch_size=8)
@@ -292,6 +311,7 @@ def test_no_image_takes_the_place_of_one_that_breaks_later(photo_folder: PhotoFo
         ({"val_fraction": 0.5, "test_fraction": 0.5}, "nothing to train on"),
         ({"crop_pct": 0.0}, "crop_pct is 0.0"),
         ({"crop_pct": 1.1}, "crop_pct is 1.1"),
+        ({"repeats": 0}, "repeats is 0"),
         ({"image_size": -224}, "image_size is -224"),
     ],
 )

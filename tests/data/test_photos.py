@@ -37,6 +37,15 @@ def test_evaluation_equals_timms(size: tuple[int, int], image_size: int, crop_pc
     _assert_equal_to_rounding(ours, timm(photo))
 
 
+@pytest.mark.parametrize("size", [(400, 533), (301, 301)])
+def test_squashed_evaluation_equals_timms(size: tuple[int, int]) -> None:
+    timm = create_transform(
+        64, is_training=False, interpolation="bicubic", crop_pct=1.0, crop_mode="squash", normalize=False
+    )
+    photo = _photo(*size)
+    _assert_equal_to_rounding(central_crop(photo, 64, None, "bicubic"), timm(photo))
+
+
 def test_random_crop_is_the_box_resized() -> None:
     photo = _photo(120, 90)
     draw = Draws(0, 0, torch.arange(1)).uniform(Stream.CROP, BOX_DRAWS)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from vitlab.data.draws import permutation
 from vitlab.data.sampler import EvalSampler, EvenBatchSampler, TrainSampler
 
 
@@ -39,6 +40,24 @@ def test_processes_train_on_equally_many_images() -> None:
     shares = [_keys(TrainSampler(50, seed=0, rank=rank, world_size=3)) for rank in range(3)]
     assert [len(share) for share in shares] == [16, 16, 16]
     assert len({index for share in shares for index in share}) == 48
+
+
+@pytest.mark.parametrize(("size", "world_size"), [(256, 4), (512, 1), (1024, 8)])
+def test_repeats_are_those_of_deits_sampler(size: int, world_size: int) -> None:
+    # samplers.py:39-60 of facebookresearch/deit: all images three times in a row, every world_size-th to a process,
+    # and of those the first floor(size // 256 · 256 / world_size); 256 and its multiples lose nothing to the rounding.
+    three = [image for image in permutation(size, 5, 0).tolist() for _ in range(3)]
+    for rank in range(world_size):
+        keys = _keys(TrainSampler(size, 5, rank, world_size, repeats=3))
+        assert [key % size for key in keys] == three[rank::world_size][: size // world_size]
+
+
+def test_no_repeat_is_drawn_for_twice_and_few_images_suffice() -> None:
+    # DeiT's gives each process 0 images when there are fewer than 256.
+    shares = [_keys(TrainSampler(12, 0, rank, 2, repeats=3)) for rank in range(2)]
+    keys = [key for share in shares for key in share]
+    assert len(set(keys)) == 12
+    assert sorted({key % 12 for key in keys}) == sorted(permutation(12, 0, 0)[:4])
 
 
 def test_an_interrupted_epoch_goes_on_where_it_stopped_and_only_once() -> None:

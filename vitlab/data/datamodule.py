@@ -43,13 +43,13 @@ class Batch(NamedTuple):
 
     images: Tensor  # (B, C, H, W) uint8
     labels: Tensor  # (B,) int64
-    indices: Tensor  # (B,) int64, within the split
+    indices: Tensor  # (B,) int64, within the split; r · size more for an image's r-th repeat
     epoch: int | None  # None in evaluation: nothing is drawn
     first: int  # indices[0], kept on the host
 
 
 class ImageDataset(Dataset[Batch], ABC):
-    """One split. Reads a batch at a time from keys (epoch, index).
+    """One split. Reads a batch at a time from keys (epoch, index); index modulo the number of images is the image.
 
     Attributes:
         labels: (N,) int64.
@@ -87,6 +87,8 @@ class ImageDataModule(LightningDataModule, ABC):
         std: of each channel, on the same scale; divides the images.
         erase_prob: the share of training images in which a box is filled with noise, after normalisation.
         mixup: blend training images with each other; labels become (B, K). Null: off.
+        repeats: how often a batch holds each of its images, see `TrainSampler`; only a data set that takes indices
+            beyond its number of images may offer more than 1.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class ImageDataModule(LightningDataModule, ABC):
         std: tuple[float, ...],
         erase_prob: float,
         mixup: Mixup | None,
+        repeats: int = 1,
     ) -> None:
         super().__init__()
         sizes = {
@@ -113,6 +116,8 @@ class ImageDataModule(LightningDataModule, ABC):
         for name, value in counts.items():
             if value < 0:
                 raise ValueError(f"data.init_args.{name} is {value}; it must be 0 or more.")
+        if repeats < 1:
+            raise ValueError(f"data.init_args.repeats is {repeats}; 1 is each image once, 3 is DeiT's.")
         if mixup is not None and batch_size < 2:
             raise ValueError(f"mixup needs two images to mix, batch_size is {batch_size}; raise it or set mixup: null.")
         if not all(math.isfinite(x) for x in mean) or not all(math.isfinite(x) and x > 0 for x in std):
@@ -122,7 +127,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.batch_size, self.eval_batch_size = sizes.values()
         self.num_workers, self.seed, self.split_seed = num_workers, seed, split_seed
         self.mean, self.std = tuple(mean), tuple(std)
-        self.erase_prob, self.mixup = erase_prob, mixup
+        self.erase_prob, self.mixup, self.repeats = erase_prob, mixup, repeats
         self._datasets: dict[Split, ImageDataset] = {}
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
@@ -202,7 +207,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.trainer is not None and self.trainer.overfit_batches > 0:  # type: ignore[attr-defined]
             same = SameImagesSampler(dataset)
             return DataLoader(dataset, batch_size=self.batch_size, sampler=same, **self._loader_settings)
-        sampler = TrainSampler(len(dataset), self.seed, self._rank, self._world_size, self.trainer)
+        sampler = TrainSampler(len(dataset), self.seed, self._rank, self._world_size, self.trainer, self.repeats)
         if self.trainer is not None:
             sampler.epoch, done = position(self.trainer)
             sampler.start = done * self.batch_size

@@ -42,7 +42,7 @@ class Photos(ImageDataset):
         names: list[str],
         labels: np.ndarray,
         image_size: int,
-        crop_pct: float,
+        crop_pct: float | None,
         augment: PhotoAugment,
         mean: tuple[float, ...],
         seed: int,
@@ -63,13 +63,14 @@ class Photos(ImageDataset):
         """Read one batch."""
         epoch, first = keys[0]
         indices = torch.tensor([index for _, index in keys])
+        labels = torch.from_numpy(self.labels[indices.numpy() % len(self)])
         if epoch is None:
             crops = [self._central(index) for _, index in keys]
         else:
             draws = Draws(self.seed, epoch, indices)
             rows = zip(draws.uniform(Stream.CROP, BOX_DRAWS), draws.uniform(Stream.FLIP, 1), strict=True)
             crops = [self._random(epoch, index, *row) for (_, index), row in zip(keys, rows, strict=True)]
-        return Batch(torch.stack(crops), torch.from_numpy(self.labels[indices.numpy()]), indices, epoch, first)
+        return Batch(torch.stack(crops), labels, indices, epoch, first)
 
     def raw(self, index: int) -> np.ndarray:
         """Return one image as evaluation sees it: resized and cropped, not normalised."""
@@ -77,7 +78,7 @@ class Photos(ImageDataset):
 
     def _open(self, index: int) -> Picture:
         """Decode one file; it could be decoded when the run began, and no other image may take its place."""
-        path = self.root / os.fsdecode(self._files[index])
+        path = self.root / os.fsdecode(self._files[index % len(self)])
         try:
             return open_rgb(path)
         except ValueError as error:
@@ -121,12 +122,15 @@ class ImageFolder(ImageDataModule):
         val_fraction: the share of each class that validates where there is no `root/val`.
         test_fraction: the share of each class that tests where there is no `root/test`; null: none beside a `root/val`,
             `val_fraction` otherwise.
-        crop_pct: evaluation resizes the shorter side to image_size / crop_pct and cuts the centre out.
+        crop_pct: evaluation resizes the shorter side to image_size / crop_pct and cuts the centre out; null: it brings
+            the whole image to image_size, squashed to a square (Swin at 384 px).
         broken: images that cannot be decoded are left out, or refused before training starts.
         mean: of each channel, on the scale 0 … 1; ImageNet's, as pretrained weights expect.
         std: of each channel, on the same scale.
         augment: see `PhotoAugment`.
         mixup: blend training images with each other. Null: off.
+        repeats: how often a batch holds each of its images, distorted otherwise each time, and an epoch one part in
+            `repeats` of all images (repeated augmentation; DeiT has 3).
     """
 
     def __init__(
@@ -140,15 +144,16 @@ class ImageFolder(ImageDataModule):
         split_seed: int = 0,
         val_fraction: float = 0.1,
         test_fraction: float | None = None,
-        crop_pct: float = 0.875,
+        crop_pct: float | None = 0.875,
         broken: Literal["skip", "refuse"] = "refuse",
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
         augment: PhotoAugment = PhotoAugment(),  # noqa: B008  (frozen)
         mixup: Mixup | None = None,
+        repeats: int = 1,
     ) -> None:
         super().__init__(
-            batch_size, eval_batch_size, num_workers, seed, split_seed, mean, std, augment.erase_prob, mixup
+            batch_size, eval_batch_size, num_workers, seed, split_seed, mean, std, augment.erase_prob, mixup, repeats
         )
         check_fraction("val_fraction", val_fraction)
         if test_fraction is not None:
@@ -159,7 +164,7 @@ class ImageFolder(ImageDataModule):
                 )
         if image_size < 1:
             raise ValueError(f"data.init_args.image_size is {image_size}; it is a side in pixels, e.g. 224.")
-        if not 0 < crop_pct <= 1:
+        if crop_pct is not None and not 0 < crop_pct <= 1:
             raise ValueError(f"data.init_args.crop_pct is {crop_pct}; it lies above 0 and is at most 1, e.g. 0.875.")
         self.root, self.broken, self.augment, self.crop_pct = Path(root), broken, augment, crop_pct
         self.val_fraction, self.test_fraction = val_fraction, test_fraction

@@ -71,8 +71,11 @@ def random_crop(image: Picture, draw: Rows, size: int, settings: PhotoAugment) -
     return _resize(image.crop((left, top, left + width, top + height)), size, size, settings.interpolation)
 
 
-def central_crop(image: Picture, size: int, crop_pct: float, interpolation: Interpolation) -> Photo:
-    """Resize the shorter side to size / crop_pct and cut the centre out: timm's evaluation."""
+def central_crop(image: Picture, size: int, crop_pct: float | None, interpolation: Interpolation) -> Photo:
+    """Resize the shorter side to size / crop_pct and cut the centre out; None: bring both to size. timm's evaluation,
+    its crop_mode center and squash."""
+    if crop_pct is None:
+        return _resize(image, size, size, interpolation)
     shorter = math.floor(size / crop_pct)
     # torchvision truncates; rounding would be a pixel off for some photographs
     width, height = (int(shorter * side / min(image.size)) for side in image.size)

@@ -22,15 +22,28 @@ class TrainSampler(Sampler[Key]):
 
     Every process gets the same number of images: at most `world_size - 1`, others in each epoch, are left out.
 
+    With `repeats` above 1, each image stands so many times in a row, to be distorted otherwise each time: repeated
+    augmentation (Hoffer et al. 2020, "Augment your batch"; DeiT's `samplers.py`). As there, the repeats go to one batch
+    over all processes, and an epoch stays as long as it was and so sees one part in `repeats` of the images. Unlike
+    there, a single process repeats too, and no number of images is too small. The r-th repeat of image i has the index
+    r · size + i, so that whatever is drawn for an index is drawn anew for each.
+
     Attributes:
         epoch: set by Lightning before each epoch through `set_epoch`.
         start: how many of this process's images the coming pass leaves out because an interrupted run had them already.
     """
 
     def __init__(
-        self, size: int, seed: int, rank: int = 0, world_size: int = 1, trainer: Trainer | None = None
+        self,
+        size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        trainer: Trainer | None = None,
+        repeats: int = 1,
     ) -> None:
         self.size, self.seed, self.rank, self.world_size, self.trainer = size, seed, rank, world_size, trainer
+        self.repeats = repeats
         self.epoch = 0
         self.start = 0
 
@@ -52,7 +65,8 @@ class TrainSampler(Sampler[Key]):
     def __iter__(self) -> Iterator[Key]:
         epoch, start = self.epoch, self.start
         self.start = 0
-        order = permutation(self.size, self.seed, epoch)[: len(self) * self.world_size]
+        images = permutation(self.size, self.seed, epoch)
+        order = (images[:, None] + self.size * np.arange(self.repeats)).ravel()[: len(self) * self.world_size]
         for index in order[self.rank :: self.world_size][start:].tolist():
             yield epoch, index
 
@@ -120,6 +134,7 @@ class TrainLoader(DataLoader):
             "batch_size": self.batch_size,
             "seed": sampler.seed,
             "processes": sampler.world_size,
+            "repeats": sampler.repeats,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -131,7 +146,7 @@ class TrainLoader(DataLoader):
         sampler = self.sampler
         assert isinstance(sampler, TrainSampler)
         now = self.state_dict()
-        changed = [f"{name} was {state[name]}, is {now[name]}" for name in now if state[name] != now[name]]
+        changed = [f"{name} was {state[name]}, is {now[name]}" for name in state if state[name] != now[name]]
         if sampler.start > 0 and changed:
             raise ValueError(
                 f"The checkpoint was written in the middle of epoch {sampler.epoch}, and this run would see other "

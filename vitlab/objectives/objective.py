@@ -103,12 +103,10 @@ class Objective(LightningModule, ABC):
         peaks = [group["lr"] for group in groups]
         optimizer = self.optimizer.build(groups)
         # LambdaLR multiplies; dividing by the peak makes the schedule's absolute rates come out as they are written.
-        factors = [partial(self._relative_lr, peak, steps, epochs) for peak in peaks]
+        schedule = self.schedule.at(self.optimizer.scale(self.global_batch))
+        factors = [partial(_relative_lr, schedule, peak, steps, epochs) for peak in peaks]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)  # type: ignore[arg-type]  # list is invariant
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _relative_lr(self, peak: float, steps: int, epochs: int, step: int) -> float:
-        return self.schedule.lr(peak, step, steps, epochs) / peak
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -116,6 +114,10 @@ class Objective(LightningModule, ABC):
 
     def after_optimizer_step(self) -> None:
         """Do what follows each optimiser step, once however many batches were accumulated: averages of weights."""
+
+
+def _relative_lr(schedule: Schedule, peak: float, steps: int, epochs: int, step: int) -> float:
+    return schedule.lr(peak, step, steps, epochs) / peak
 
 
 def weights_path(source: str, asked_by: str = "init_from") -> Path:

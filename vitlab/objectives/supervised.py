@@ -5,6 +5,7 @@
 with K classes, ε the label smoothing, and y one-hot or, after mixup and cutmix (made by the data), a mixture of two.
 """
 
+import torch
 from torch import Tensor
 
 from vitlab.ema import Ema
@@ -21,6 +22,8 @@ class Supervised(Classification):
         optimizer: Settings of the optimiser.
         schedule: The learning rate over the run.
         label_smoothing: ε above.
+        head_init_scale: Multiply the classifier's first weights: 0.001 where MAE and SimMIM fine-tune a ViT, 0 where
+            Swin fine-tunes and in big_vision. Does not touch a classifier that `init_from` brings.
         ema: Also average the weights over the steps, and validate, test and checkpoint the average beside the raw ones.
         init_from: Weights to start from: a file, a run directory (of a pre-training too), or a name on the hub,
             `timm/…`.
@@ -32,9 +35,13 @@ class Supervised(Classification):
         optimizer: Optimizer,
         schedule: Schedule,
         label_smoothing: float = 0.0,
+        head_init_scale: float = 1.0,
         ema: Ema | None = None,
         init_from: str | None = None,
     ) -> None:
+        with torch.no_grad():
+            for parameter in backbone.head_parameters():
+                parameter.mul_(head_init_scale)
         super().__init__(backbone, optimizer, schedule, label_smoothing, ema, init_from)
 
     def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
