@@ -285,8 +285,9 @@ class VitlabCLI(LightningCLI):
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
-        monitor: Monitor = self.model.monitor
-        return [keep(filename="best", monitor=monitor.metric, mode=monitor.mode), keep(filename="last")]
+        monitor: Monitor | None = self.model.monitor
+        best = [] if monitor is None else [keep(filename="best", monitor=monitor.metric, mode=monitor.mode)]
+        return [*best, keep(filename="last")]
 
     def _loggers(self) -> list[Logger]:
         if self.command != "fit":
@@ -305,8 +306,13 @@ class VitlabCLI(LightningCLI):
             return
         if subcommand in ("test", "predict") and not isinstance(self.model, Classification):
             raise ValueError(
-                f"{type(self.model).__name__} learns no classes, so there is nothing to {subcommand}; `validate` gives "
-                f"its loss.\nTo classify, fine-tune what it learned: --model.init_from {self.directory}"
+                f"{type(self.model).__name__} learns no classes, so there is nothing to {subcommand}; `probe` measures "
+                f"its features.\nTo classify, fine-tune what it learned: --model.init_from {self.directory}"
+            )
+        if subcommand == "validate" and self.model.monitor is None:
+            raise ValueError(
+                f"{type(self.model).__name__} has no loss that two checkpoints could be compared by; `probe` measures "
+                "their features."
             )
         self.resume = self.checkpoint()
         work = {"fit": self.fit, "validate": self.evaluate, "test": self.evaluate, "predict": self.predict}

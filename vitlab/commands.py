@@ -62,6 +62,8 @@ def quiet() -> None:
     # In-memory data is read by the main process on purpose; epochs shorter than the logging interval are logged whole.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # DINO and MSN have no loss to validate by; `val/knn` comes from a callback.
+    warnings.filterwarnings("ignore", message=".*but have no `validation_step`.*")
     # Both say that a run is continued or taken further, which is what was asked for.
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*The dirpath has changed from.*")

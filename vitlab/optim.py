@@ -22,6 +22,7 @@ class Optimizer(ABC):
     Args:
         lr: Learning rate of the layers nearest to the head.
         weight_decay: Never on biases, norms and what the architecture excludes.
+        weight_decay_end: What the weight decay comes to along half a cosine over the run, as in DINO; None: it stays.
         layer_decay: Factor from one layer to the one below it (1 at the head), as in BEiT and MAE; None for none.
         head_lr: Learning rate of the classifier alone, for fine-tuning; None for `lr`.
         reference_batch: The batch `lr` is meant for: `lr` is scaled by global batch / reference batch; None: unscaled.
@@ -32,10 +33,15 @@ class Optimizer(ABC):
     layer_decay: float | None = None
     head_lr: float | None = None
     reference_batch: int | None = None
+    weight_decay_end: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, "lr", self.lr, "a positive learning rate, like 1.0e-3")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "zero or more")
+        if self.weight_decay_end is not None:
+            # A group of weight decay 0 is one that is never decayed.
+            _require(self.weight_decay > 0, "weight_decay", self.weight_decay, "more than 0 with a weight_decay_end")
+            _require(self.weight_decay_end > 0, "weight_decay_end", self.weight_decay_end, "more than 0, or null")
         _require(self.head_lr is None or self.head_lr > 0, "head_lr", self.head_lr, "a positive rate, or null")
         _require(0 < (self.layer_decay or 1) <= 1, "layer_decay", self.layer_decay, "a factor above 0, at most 1")
         _require((self.reference_batch or 1) > 0, "reference_batch", self.reference_batch, "like 512, or null")
@@ -43,6 +49,11 @@ class Optimizer(ABC):
     def scale(self, global_batch: int) -> float:
         """Return the factor that `reference_batch` puts on every learning rate."""
         return global_batch / self.reference_batch if self.reference_batch else 1.0
+
+    def weight_decay_at(self, progress: float) -> float:
+        """Return the weight decay of decayed parameters at this point of the run, from 0 to 1."""
+        end = self.weight_decay if self.weight_decay_end is None else self.weight_decay_end
+        return cosine(self.weight_decay, end, progress)
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -93,14 +104,18 @@ class Schedule(ABC):
         warmup_epochs: Length of the warm-up; may be a fraction.
         warmup_lr: Where the warm-up starts.
         scale_with_batch: Let the optimiser's `reference_batch` scale the absolute rates too: Swin, SimMIM.
+        stretch: Lay out every cosine or line, also of the weight decay and of a teacher's momentum, for a run so many
+            times as long, which ends on the way: 1.25 in MSN.
     """
 
     warmup_epochs: float = 0.0
     warmup_lr: float = 0.0
     scale_with_batch: bool = field(default=False, kw_only=True)
+    stretch: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
         _require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "zero or more")
+        _require(self.stretch >= 1, "stretch", self.stretch, "1 or more")
 
     def lr(self, peak: float, step: int, steps: int, epochs: float) -> float:
         """Return the rate at optimiser step `step` of `steps` (`epochs` epochs) of a group whose own rate is `peak`."""
@@ -137,8 +152,7 @@ class WarmupCosine(Schedule):
 
     def after_warmup(self, peak: float, step: int, steps: int, epochs: float, warmup: float) -> float:
         start = warmup if self.warmup_prefix else 0.0
-        done = min(1.0, (step - start) / max(steps - start, 1e-9))
-        return self.min_lr + (peak - self.min_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
+        return cosine(peak, self.min_lr, (step - start) / max(self.stretch * steps - start, 1e-9))
 
     def scaled(self, scale: float) -> "Schedule":
         return replace(self, warmup_lr=self.warmup_lr * scale, min_lr=self.min_lr * scale)
@@ -167,6 +181,11 @@ class WarmupSteps(Schedule):
 
     def scaled(self, scale: float) -> "Schedule":
         return replace(self, warmup_lr=self.warmup_lr * scale)
+
+
+def cosine(start: float, end: float, progress: float) -> float:
+    """Go from `start` to `end` along half a cosine, at `progress` from 0 to 1, and stay there."""
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
 def parameter_groups(

@@ -1,15 +1,19 @@
 """Training objectives, one a file; each is a `class_path` for `model`."""
 
 from vitlab.objectives.classification import Classification
+from vitlab.objectives.dino import DINO
 from vitlab.objectives.distillation import Distillation, HardTarget, SoftTarget
 from vitlab.objectives.mae import MAE
+from vitlab.objectives.msn import MSN
 from vitlab.objectives.objective import Objective
 from vitlab.objectives.simmim import SimMIM
 from vitlab.objectives.supervised import Supervised
 from vitlab.objectives.teacher import Teacher
 
 __all__ = [
+    "DINO",
     "MAE",
+    "MSN",
     "Classification",
     "Distillation",
     "HardTarget",

@@ -38,7 +38,7 @@ class Objective(LightningModule, ABC):
             Not read when a run continues.
     """
 
-    monitor: ClassVar[Monitor]
+    monitor: ClassVar[Monitor | None]  # None: no epoch is better than another by anything that may choose
 
     def __init__(
         self, backbone: ImageModel, optimizer: Optimizer, schedule: Schedule, init_from: str | None = None
@@ -64,8 +64,8 @@ class Objective(LightningModule, ABC):
 
     @property
     def progress(self) -> float:
-        """The share of all optimiser steps already taken, from 0 to 1."""
-        return self.global_step / self.trainer.estimated_stepping_batches
+        """The share of all optimiser steps already taken, from 0 to 1, or to 1 / `schedule.stretch`."""
+        return self.global_step / (self.trainer.estimated_stepping_batches * self.schedule.stretch)
 
     @property
     def global_batch(self) -> int:
@@ -107,6 +107,13 @@ class Objective(LightningModule, ABC):
         factors = [partial(_relative_lr, schedule, peak, steps, epochs) for peak in peaks]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)  # type: ignore[arg-type]  # list is invariant
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Move the weight decay along its schedule, in the groups that have any."""
+        weight_decay = self.optimizer.weight_decay_at(self.progress)
+        for group in optimizer.param_groups:
+            if group["weight_decay"] > 0:
+                group["weight_decay"] = weight_decay
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

@@ -1,0 +1,152 @@
+"""DINO (Caron et al. 2021, https://arxiv.org/abs/2104.14294): self-distillation without labels.
+
+    s = softmax(f(x) / τ_s),    t = softmax((f̄(x) − c) / τ_t)
+    L = mean over pairs of a global view x and any other view x' of the image:  H(t(x), s(x')) = −Σ_k t_k ln s_k
+    c ← m_c c + (1 − m_c) mean f̄(x),    f̄ ← m f̄ + (1 − m) f
+
+with f the student, backbone and head, and f̄ its teacher. Centring alone lets all answers become uniform, sharpening
+(τ_t < τ_s) alone lets one output win; together they keep both away.
+
+Letters: V views of B images, the first G of them global crops; K outputs.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitlab.models import Backbone
+from vitlab.objectives.heads import Prototypes, projection
+from vitlab.objectives.processes import mean_over_processes
+from vitlab.objectives.self_distillation import SelfDistillation, by_resolution, embed_views
+from vitlab.optim import Optimizer, Schedule, cosine
+
+
+class DINO(SelfDistillation):
+    """Pre-train any backbone on crops of two sizes, without labels.
+
+    A Swin keeps on small crops the windows of its `img_size`; maps that these do not fill are padded with zeros.
+
+    The defaults are the released code's, its 100-epoch recipe. Weight decay there rises along a cosine from 0.04 to
+    0.4: `weight_decay` and `weight_decay_end` of the optimiser.
+
+    Args:
+        backbone: ViT, Swin or Swin v2, with the student's drop path; its classifier is left out.
+        optimizer: Settings of the optimiser.
+        schedule: The learning rate over the run.
+        out_dim: Outputs K; fewer for small data.
+        hidden_dim: Width of the head.
+        bottleneck_dim: Width of what is compared with the K directions of the last layer.
+        norm_last_layer: Keep the lengths of the last layer's weights at 1, which trains more steadily.
+        freeze_last_layer: Epochs at the start in which the last layer is not trained.
+        student_temp: τ_s.
+        teacher_temp: τ_t after its warm-up; unstable above 0.07.
+        warmup_teacher_temp: τ_t in the first epoch.
+        warmup_teacher_temp_epochs: Epochs in which τ_t rises, a step each.
+        momentum_teacher: m at the start, from where it rises to 1 along a cosine; higher for batches below 512.
+        center_momentum: m_c.
+        clip_grad: Longest gradient of each tensor by itself, unlike Trainer's `gradient_clip_val`; null: any.
+        init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
+    """
+
+    center: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        out_dim: int = 65536,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+        norm_last_layer: bool = True,
+        freeze_last_layer: int = 1,
+        student_temp: float = 0.1,
+        teacher_temp: float = 0.04,
+        warmup_teacher_temp: float = 0.04,
+        warmup_teacher_temp_epochs: int = 0,
+        momentum_teacher: float = 0.996,
+        center_momentum: float = 0.9,
+        clip_grad: float | None = 3.0,
+        init_from: str | None = None,
+    ) -> None:
+        mlp = projection(backbone.num_features, hidden_dim, bottleneck_dim, batch_norm=False)
+        last_layer = Prototypes(bottleneck_dim, out_dim, learn_norm=not norm_last_layer)
+        head = nn.Sequential(OrderedDict(mlp=mlp, last_layer=last_layer))
+        super().__init__(backbone, head, out_dim, optimizer, schedule, clip_grad, init_from)
+        if min(student_temp, teacher_temp, warmup_teacher_temp) <= 0:
+            raise ValueError(
+                f"Temperatures are above 0: student_temp {student_temp}, teacher_temp {teacher_temp}, "
+                f"warmup_teacher_temp {warmup_teacher_temp}. 0.1, 0.04 and 0.04 are a start."
+            )
+        self.freeze_last_layer, self.student_temp = freeze_last_layer, student_temp
+        self.teacher_temps = (warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs)
+        self.momentum_teacher, self.center_momentum = momentum_teacher, center_momentum
+        self.register_buffer("center", torch.zeros(out_dim))
+
+    def momentum(self, progress: float) -> float:
+        return cosine(self.momentum_teacher, 1.0, progress)
+
+    def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
+        global_views = by_resolution(views)[0]
+        if len(global_views) < 2:
+            raise ValueError(
+                f"DINO compares two global crops of an image, and was given {len(global_views)}; "
+                "set data.init_args.multi_crop."
+            )
+        teacher = self.teach(torch.cat(global_views))  # (G·B, K)
+        temperature = teacher_temperature(self.current_epoch, *self.teacher_temps)
+        targets = ((teacher - self.center) / temperature).softmax(dim=-1)
+
+        student = self.head(embed_views(self.backbone, views))  # (V·B, K)
+        log_probs = (student / self.student_temp).log_softmax(dim=-1)
+        loss = cross_view_entropy(targets.chunk(len(global_views)), log_probs.chunk(len(views)))
+
+        self.center.lerp_(mean_over_processes(teacher.mean(dim=0)), 1 - self.center_momentum)
+        self.watch(targets, loss)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Freeze the last layer at first: without a gradient, not with one of 0, which AdamW would still decay."""
+        super().on_before_optimizer_step(optimizer)
+        if self.current_epoch < self.freeze_last_layer:
+            for parameter in self.head.last_layer.parameters():  # type: ignore[union-attr]
+                parameter.grad = None
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip tensor by tensor, as released; Trainer's own clipping, of all together, follows where it is on."""
+        if self.clip_grad is not None:
+            clip_each(self.student.parameters(), self.clip_grad)
+        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+
+def teacher_temperature(epoch: int, start: float, end: float, warmup_epochs: int) -> float:
+    """Return τ_t: up to `end` in so many equal steps, one an epoch, as the released code."""
+    return end if epoch >= warmup_epochs else start + (end - start) * epoch / max(warmup_epochs - 1, 1)
+
+
+def cross_view_entropy(
+    targets: Sequence[Float[Tensor, "B K"]], log_probs: Sequence[Float[Tensor, "B K"]]
+) -> Float[Tensor, ""]:
+    """Return the mean of H(t, s) over images and pairs of two views; the global views come first in both."""
+    terms = [
+        -(target * log_prob).sum(dim=-1).mean()
+        for i, target in enumerate(targets)
+        for j, log_prob in enumerate(log_probs)
+        if i != j
+    ]
+    return torch.stack(terms).mean()
+
+
+def clip_each(parameters: Iterable[nn.Parameter], longest: float) -> None:
+    """Shorten each parameter's gradient to `longest`, whatever the others are."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norms = torch._foreach_norm(grads)
+    torch._foreach_mul_(grads, [(longest / (norm + 1e-6)).clamp(max=1.0) for norm in norms])

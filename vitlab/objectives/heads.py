@@ -1,0 +1,67 @@
+"""What DINO and MSN put on a backbone to train it, and leave away afterwards: a projection, and what it is compared to.
+
+Letters: B embeddings, C width of the backbone, d of the projection, K outputs.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitlab.models.layers import init_linears, trunc_normal
+from vitlab.objectives.processes import mean_over_processes
+
+
+def projection(in_dim: int, hidden_dim: int, out_dim: int, batch_norm: bool) -> nn.Sequential:
+    """Return three linear layers with GELU between them, and in MSN batch norms before it: (B, C) -> (B, d)."""
+
+    def layers() -> Iterator[nn.Module]:
+        for dim in (in_dim, hidden_dim):
+            yield nn.Linear(dim, hidden_dim)
+            if batch_norm:
+                yield BatchNorm(hidden_dim)
+            yield nn.GELU()
+        yield nn.Linear(hidden_dim, out_dim)
+
+    mlp = nn.Sequential(*layers())
+    init_linears(mlp, trunc_normal)
+    return mlp
+
+
+class BatchNorm(nn.Module):
+    """Normalise each channel over the batches of all processes.
+
+    PyTorch's SyncBatchNorm, which the released code takes, does the same on GPUs alone. There are no running
+    statistics: a projection is never evaluated by itself.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim)), eps
+
+    def forward(self, x: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+        x = x.to(self.weight.dtype)  # float32 under autocast too, as PyTorch's
+        x = x - mean_over_processes(x.mean(dim=0))
+        variance = mean_over_processes(x.square().mean(dim=0))
+        return x * (variance + self.eps).rsqrt() * self.weight + self.bias
+
+
+class Prototypes(nn.Module):
+    """Compare embeddings z with K learned directions: g_k · cos(z, v_k), where g_k is 1 unless it is learned.
+
+    MSN calls these directions prototypes. In DINO they are the weight-normed last layer, and named as there. It is
+    computed in float32 under autocast too: divided by a temperature of 0.04, what bfloat16 rounds off a cosine is an
+    error of 0.1 in a logit.
+    """
+
+    def __init__(self, dim: int, num: int, learn_norm: bool = False) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(num, 1), requires_grad=learn_norm)
+        self.weight_v = nn.Parameter(nn.init.uniform_(torch.empty(num, dim), -(dim**-0.5), dim**-0.5))
+
+    def forward(self, z: Float[Tensor, "B d"]) -> Float[Tensor, "B K"]:
+        with torch.autocast(z.device.type, enabled=False):
+            z = F.normalize(z.to(self.weight_v.dtype), dim=1)
+            return F.linear(z, self.weight_g * F.normalize(self.weight_v, dim=1))
