@@ -25,8 +25,10 @@ from tqdm import tqdm
 from vitlab.evaluation.features import extract
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.evaluation.predictions import Predictions, write_predictions
+from vitlab.evaluation.spread import rank_me, relative_std
 from vitlab.loggers import MetricsFile, UnbreakableWandbLogger
 from vitlab.objectives import Objective
+from vitlab.objectives.self_distillation import REMEDIES
 
 log = logging.getLogger("vitlab")
 
@@ -132,8 +134,8 @@ def erase(directory: Path) -> None:
     """Remove what an earlier run wrote into its directory; files of others stay."""
     for name in OWN_FILES:
         (directory / name).unlink(missing_ok=True)
-    for checkpoint in (directory / "checkpoints").glob("*.ckpt"):
-        checkpoint.unlink()
+    for file in (*directory.glob("checkpoints/*.ckpt"), *directory.glob("pictures/*.png")):
+        file.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -218,10 +220,11 @@ class RandomState(Callback):
 
 
 class KnnMonitor(Callback):
-    """Logs `val/knn` while an objective without labels trains: what k-NN on the encoder's features gets right.
+    """Logs what an encoder's features are worth while an objective without labels trains, and names their collapse.
 
-    For YAML, under `trainer.callbacks`. Neighbours are training images, queries the validation images (k = 20, weighted
-    as in DINO).
+    For YAML, under `trainer.callbacks`. `val/knn`: what k-NN gets right (k = 20, weighted as in DINO), neighbours being
+    training images and queries the validation images. `val/rank` and `val/std` of the queries ask for no label: the
+    effective number of dimensions, and how far features of length 1 spread, from 0 to about 1.
 
     Args:
         every_n_epochs: how often, and after the last epoch.
@@ -243,7 +246,10 @@ class KnnMonitor(Callback):
         bank, labels = extract(pl_module.encoder, data.batches("train", pl_module.device, every))
         queries, truth = extract(pl_module.encoder, data.batches("val", pl_module.device))
         right = predict_weighted(queries, bank, labels, data.num_classes) == truth
-        pl_module.log("val/knn", right.float().mean(), rank_zero_only=True)
+        seen = {"val/knn": float(right.float().mean()), "val/rank": rank_me(queries), "val/std": relative_std(queries)}
+        pl_module.log_dict(seen, rank_zero_only=True)
+        if seen["val/rank"] < 1.5 and trainer.is_global_zero:  # an encoder as it is built has 2 or more
+            log.warning("Collapse: val/rank is %.2f, all images have the same features.\n%s", seen["val/rank"], REMEDIES)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -326,8 +332,9 @@ class RunProgress(ProgressBar):
         left = timedelta(seconds=round((self._steps - done) * (now - self._begin) / max(done - self._first, 1)))
         objective = trainer.lightning_module
         assert isinstance(objective, Objective)
-        value = trainer.callback_metrics.get(objective.monitor.metric)
-        reading = f", {objective.monitor.metric} {float(value):.4f}" if value is not None else ""
+        name = objective.monitor.metric if objective.monitor else "train/loss"
+        value = trainer.callback_metrics.get(name)
+        reading = f", {name} {float(value):.4f}" if value is not None else ""
         epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
         log.info("epoch %s: %s%s, %s left", epoch, self._rates(), reading, left)
 

@@ -147,6 +147,11 @@ class UnbreakableWandbLogger(WandbLogger):
         """Nothing to do: the whole configuration was given at the start."""
 
     @rank_zero_only
+    def log_picture(self, name: str, file: Path, step: int) -> None:
+        """Upload a picture that was written to a file."""
+        self._attempt(lambda: super(UnbreakableWandbLogger, self).log_image(name, [str(file)], step))
+
+    @rank_zero_only
     def finalize(self, status: str) -> None:
         self._attempt(lambda: super(UnbreakableWandbLogger, self).finalize(status))
 

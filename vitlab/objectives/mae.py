@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vitlab.masking import num_hidden, patchify, put, random_masking, take
+from vitlab.masking import enlarge, num_hidden, patchify, put, random_masking, take, unpatchify
 from vitlab.models import Features, VisionTransformer
 from vitlab.models.layers import check_heads, init_linears, sincos_table, xavier
 from vitlab.models.vit import Attention, Block
-from vitlab.objectives.pretraining import Pretraining, require_final_norm
+from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm
 from vitlab.optim import Optimizer, Schedule
 
 
@@ -45,7 +45,7 @@ class Decoder(nn.Module):
         return self.pred(self.norm(x[:, prefix.shape[1] :]))
 
 
-class MAE(Pretraining):
+class MAE(MaskedPretraining):
     """Pre-train a ViT on a quarter of each image's patches; a Swin cannot leave tokens out.
 
     As in the released code, patch embedding and class token start otherwise than timm's. The linear layers start as the
@@ -114,11 +114,28 @@ class MAE(Pretraining):
         tokens = self.backbone.add_pos_embed(self.backbone.patch_embed(images)).flatten(1, 2)  # (B, N, D)
         return self.decoder(self.backbone.encode(take(tokens, keep)), keep)
 
+    def fill_in(
+        self, images: Float[Tensor, "B C H W"], generator: torch.Generator
+    ) -> tuple[Float[Tensor, "B C H W"], Bool[Tensor, "B H W"]]:
+        grid, patch = self.backbone.patch_embed.grid_size, self.backbone.patch_size
+        keep, mask = random_masking(len(images), len(self.decoder.pos_embed), self.mask_ratio, images.device, generator)
+        pred = self.reconstruct(images, keep)  # (B, N, V)
+        if self.norm_pix_loss:
+            mean, std = patch_statistics(patchify(images, patch))
+            pred = mean + std * pred
+        return unpatchify(pred, patch, *grid), enlarge(mask.unflatten(1, grid), patch)
+
 
 def normalise_patches(patches: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
     """Give the values of each patch mean 0 and (unbiased) variance 1."""
+    mean, std = patch_statistics(patches)
+    return (patches - mean) / std
+
+
+def patch_statistics(patches: Float[Tensor, "B N V"]) -> tuple[Float[Tensor, "B N 1"], Float[Tensor, "B N 1"]]:
+    """Return mean and (unbiased) deviation of each patch."""
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
-    return (patches - mean) / (variance + 1e-6).sqrt()
+    return mean, (variance + 1e-6).sqrt()
 
 
 def masked_mse(

@@ -1,10 +1,11 @@
 """What objectives that learn from images alone share: no classifier, and a validation of the loss itself."""
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
-from torch import nn
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from vitlab.models import Backbone, ImageModel, VisionTransformer
 from vitlab.objectives.objective import Batch, Monitor, Objective
@@ -31,6 +32,19 @@ class Pretraining(Objective, ABC):
             torch.manual_seed(batch_idx * self.trainer.world_size + self.trainer.global_rank)
             loss = self.loss(views, labels)
         self.log("val/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
+
+
+class MaskedPretraining(Pretraining, ABC):
+    """Hide a part of each image and predict its pixels."""
+
+    @abstractmethod
+    def fill_in(
+        self, images: Float[Tensor, "B C H W"], generator: torch.Generator
+    ) -> tuple[Float[Tensor, "B C H W"], Bool[Tensor, "B H W"]]:
+        """Draw a mask and return (all pixels as predicted, the mask on pixels), to look at.
+
+        A prediction of normalised pixels gets the mean and deviation of the true ones back, which it never learned.
+        """
 
 
 def require_final_norm(backbone: Backbone) -> None:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from vitlab.masking import block_masking, enlarge, num_hidden_blocks
 from vitlab.models import Backbone
-from vitlab.objectives.pretraining import Pretraining, require_final_norm
+from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm
 from vitlab.optim import Optimizer, Schedule
 
 
-class SimMIM(Pretraining):
+class SimMIM(MaskedPretraining):
     """Pre-train any backbone on images without labels.
 
     Args:
@@ -69,13 +69,19 @@ class SimMIM(Pretraining):
 
     def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
         (images,) = views  # SimMIM sees one view and never the labels
-        batch, _, height, width = images.shape
-        patch = self.backbone.patch_size
-        mask = block_masking(batch, height // patch, width // patch, self.block, self.mask_ratio, images.device)
+        mask = self.draw_mask(images)
 
         pred = self.reconstruct(images, mask)  # (B, C, H, W)
         target = images if self.norm_targets is None else normalise_locally(images, self.norm_targets)
-        return masked_l1(pred, target, enlarge(mask, patch))
+        return masked_l1(pred, target, enlarge(mask, self.backbone.patch_size))
+
+    def draw_mask(
+        self, images: Float[Tensor, "B C H W"], generator: torch.Generator | None = None
+    ) -> Bool[Tensor, "B h w"]:
+        """Hide blocks of tokens."""
+        batch, _, height, width = images.shape
+        grid = height // self.backbone.patch_size, width // self.backbone.patch_size
+        return block_masking(batch, *grid, self.block, self.mask_ratio, images.device, generator)
 
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B C H W"]:
         """Predict all pixels from the tokens that the mask leaves."""
@@ -83,6 +89,16 @@ class SimMIM(Pretraining):
         tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
         latent = self.backbone.encode(self.backbone.add_pos_embed(tokens)).patches  # (B, N, E)
         return self.decoder(latent.transpose(1, 2).unflatten(2, (images.shape[2] // self.backbone.stride, -1)))
+
+    def fill_in(
+        self, images: Float[Tensor, "B C H W"], generator: torch.Generator
+    ) -> tuple[Float[Tensor, "B C H W"], Bool[Tensor, "B H W"]]:
+        mask = self.draw_mask(images, generator)
+        pred = self.reconstruct(images, mask)
+        if self.norm_targets is not None:
+            mean, std = local_statistics(images, self.norm_targets)
+            pred = mean + std * pred
+        return pred, enlarge(mask, self.backbone.patch_size)
 
 
 def masked_l1(
@@ -94,9 +110,17 @@ def masked_l1(
 
 
 def normalise_locally(images: Float[Tensor, "B C H W"], window: int) -> Float[Tensor, "B C H W"]:
-    """Give each pixel's neighbourhood of `window` × `window`, cut off at the border, mean 0 and variance 1.
+    """Give each pixel's neighbourhood of `window` × `window`, cut off at the border, mean 0 and variance 1."""
+    mean, std = local_statistics(images, window)
+    return (images - mean) / std
 
-    The variance is the unbiased one of the pixels that are inside the image.
+
+def local_statistics(
+    images: Float[Tensor, "B C H W"], window: int
+) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B C H W"]]:
+    """Return mean and deviation of each pixel's neighbourhood.
+
+    The deviation is the unbiased one of the pixels that are inside the image.
     """
 
     def mean_around(values: Tensor, count_include_pad: bool = False) -> Tensor:
@@ -105,7 +129,7 @@ def normalise_locally(images: Float[Tensor, "B C H W"], window: int) -> Float[Te
     count = mean_around(torch.ones_like(images), count_include_pad=True) * window**2
     mean = mean_around(images)
     variance = (mean_around(images.square()) - mean.square()) * count / (count - 1)
-    return (images - mean) / (variance.clamp(min=0) + 1e-6).sqrt()
+    return mean, (variance.clamp(min=0) + 1e-6).sqrt()
 
 
 def check_blocks(backbone: Backbone, mask_patch_size: int, mask_ratio: float) -> None:

@@ -1,0 +1,1 @@
+"""Pictures of what models learned: functions that return arrays, and functions that draw them."""

@@ -1,0 +1,64 @@
+"""What all pictures share: a figure's look, an image's axes, the way into a file."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+INK, MUTED, RIGHT, WRONG = "#1c1d20", "#5c6066", "#00634a", "#a83c00"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")  # Okabe and Ito 2008
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+}
+
+styled = matplotlib.rc_context(STYLE)
+"""Decorates every function that draws: matplotlib reads its settings when parts of a figure are made."""
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return a figure of so many inches, known to no global state."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Write a figure whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.new")
+    figure.savefig(temporary, format="png", dpi=120)
+    temporary.replace(path)
+
+
+def to_pixels(
+    images: Float[Tensor, "B C H W"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[np.ndarray, "B H W C"]:
+    """Undo the normalisation: values from 0 to 1, cut off where a prediction leaves them."""
+    scale, shift = (torch.tensor(x, device=images.device).view(-1, 1, 1) for x in (std, mean))
+    return (images.float() * scale + shift).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def show_image(axes: Axes, image: Float[np.ndarray, "H W C"]) -> None:
+    """Show an image of one channel (grey) or three, without ticks."""
+    axes.imshow(image[..., 0] if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=1)
+    no_ticks(axes)
+
+
+def no_ticks(axes: Axes) -> None:
+    """Take ticks and frame away; labels stay."""
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
