@@ -18,6 +18,7 @@ from vitlab.data.augment import BatchAugment
 from vitlab.data.datamodule import ImageDataset, Split, check_fraction, stratified_split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
 from vitlab.data.mixup import Mixup
+from vitlab.data.multi_crop import MultiCrop
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -43,6 +44,7 @@ class _CIFAR(InMemoryDataModule, ABC):
         std: tuple[float, float, float],
         augment: BatchAugment,
         mixup: Mixup | None,
+        multi_crop: MultiCrop | None,
         hold_on_device: bool,
     ) -> None:
         super().__init__(
@@ -55,6 +57,7 @@ class _CIFAR(InMemoryDataModule, ABC):
             std,
             augment,
             mixup,
+            multi_crop,
             native_size=32,
             image_size=image_size,
             hold_on_device=hold_on_device,
@@ -154,6 +157,7 @@ class CIFAR10(_CIFAR):
         std: of each channel, on the same scale.
         augment: see `BatchAugment`.
         mixup: blend training images with each other. Null: off.
+        multi_crop: several views of each training image, in place of `augment`; see `MultiCrop`. Null: one view.
         hold_on_device: keep all images on the device that trains (180 MB), so that no step waits for data.
     """
 
@@ -175,6 +179,7 @@ class CIFAR10(_CIFAR):
         std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616),
         augment: BatchAugment = BatchAugment(shift=4, flip_prob=0.5),  # noqa: B008  (frozen)
         mixup: Mixup | None = None,
+        multi_crop: MultiCrop | None = None,
         hold_on_device: bool = True,
     ) -> None:
         super().__init__(
@@ -190,6 +195,7 @@ class CIFAR10(_CIFAR):
             std,
             augment,
             mixup,
+            multi_crop,
             hold_on_device,
         )
 
@@ -211,6 +217,7 @@ class CIFAR100(_CIFAR):
         std: of each channel, on the same scale.
         augment: see `BatchAugment`.
         mixup: blend training images with each other. Null: off.
+        multi_crop: several views of each training image, in place of `augment`; see `MultiCrop`. Null: one view.
         hold_on_device: keep all images on the device that trains (180 MB), so that no step waits for data.
     """
 
@@ -245,6 +252,7 @@ class CIFAR100(_CIFAR):
         std: tuple[float, float, float] = (0.2673, 0.2564, 0.2762),
         augment: BatchAugment = BatchAugment(shift=4, flip_prob=0.5),  # noqa: B008  (frozen)
         mixup: Mixup | None = None,
+        multi_crop: MultiCrop | None = None,
         hold_on_device: bool = True,
     ) -> None:
         super().__init__(
@@ -260,5 +268,6 @@ class CIFAR100(_CIFAR):
             std,
             augment,
             mixup,
+            multi_crop,
             hold_on_device,
         )

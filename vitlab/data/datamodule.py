@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from vitlab.data.augment import erase, normalise
 from vitlab.data.draws import Draws, Stream, permutation
 from vitlab.data.mixup import Mixup, draw_mixup, mix_images, mix_labels
+from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.sampler import (
     EvalSampler,
     EvenBatchSampler,
@@ -41,7 +43,7 @@ View = tuple[list[Tensor], Tensor]
 class Batch(NamedTuple):
     """What a loader yields, before it is on the device."""
 
-    images: Tensor  # (B, C, H, W) uint8
+    images: Tensor | list[Tensor]  # (B, C, H, W) uint8; a list of views where the workers cut them
     labels: Tensor  # (B,) int64
     indices: Tensor  # (B,) int64, within the split; r · size more for an image's r-th repeat
     epoch: int | None  # None in evaluation: nothing is drawn
@@ -87,6 +89,7 @@ class ImageDataModule(LightningDataModule, ABC):
         std: of each channel, on the same scale; divides the images.
         erase_prob: the share of training images in which a box is filled with noise, after normalisation.
         mixup: blend training images with each other; labels become (B, K). Null: off.
+        multi_crop: several views of each training image, in place of all other distortions. Null: one view.
         repeats: how often a batch holds each of its images, see `TrainSampler`; only a data set that takes indices
             beyond its number of images may offer more than 1.
     """
@@ -102,6 +105,7 @@ class ImageDataModule(LightningDataModule, ABC):
         std: tuple[float, ...],
         erase_prob: float,
         mixup: Mixup | None,
+        multi_crop: MultiCrop | None,
         repeats: int = 1,
     ) -> None:
         super().__init__()
@@ -120,6 +124,8 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError(f"data.init_args.repeats is {repeats}; 1 is each image once, 3 is DeiT's.")
         if mixup is not None and batch_size < 2:
             raise ValueError(f"mixup needs two images to mix, batch_size is {batch_size}; raise it or set mixup: null.")
+        if mixup is not None and multi_crop is not None:
+            raise ValueError("mixup and multi_crop are both on, but views are not mixed; set one of them to null.")
         if not all(math.isfinite(x) for x in mean) or not all(math.isfinite(x) and x > 0 for x in std):
             raise ValueError(
                 f"mean {list(mean)} and std {list(std)} must be finite and std above 0, on the scale 0 … 1."
@@ -127,7 +133,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.batch_size, self.eval_batch_size = sizes.values()
         self.num_workers, self.seed, self.split_seed = num_workers, seed, split_seed
         self.mean, self.std = tuple(mean), tuple(std)
-        self.erase_prob, self.mixup, self.repeats = erase_prob, mixup, repeats
+        self.erase_prob, self.mixup, self.multi_crop, self.repeats = erase_prob, mixup, multi_crop, repeats
         self._datasets: dict[Split, ImageDataset] = {}
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
@@ -192,13 +198,17 @@ class ImageDataModule(LightningDataModule, ABC):
         """Yield a split as the model sees it in evaluation, in order, without a trainer: all images, or each n-th."""
         loader = self._eval_loader(split, rank=0, world_size=every)
         for batch in loader:
-            moved = batch._replace(images=batch.images.to(device), labels=batch.labels.to(device))
-            yield self.on_after_batch_transfer(moved, 0)
+            yield self.on_after_batch_transfer(move_data_to_device(batch, torch.device(device)), 0)
 
     def setup(self, stage: str) -> None:
-        """Read the data, and refuse a batch that the training set cannot fill."""
+        """Read the data; refuse views of another size than the model's, and a batch that the images cannot fill."""
         dataset = self.dataset("train")
         if stage == "fit":
+            if self.multi_crop is not None and self.multi_crop.global_crops.size != self.image_size:
+                raise ValueError(
+                    f"multi_crop.global_crops.size is {self.multi_crop.global_crops.size}, but the model is made for "
+                    f"image_size {self.image_size}, which evaluation sees; give both the same."
+                )
             check_batches(dataset, self.batch_size, self._world_size)
 
     def train_dataloader(self) -> DataLoader:
@@ -230,12 +240,17 @@ class ImageDataModule(LightningDataModule, ABC):
         return DataLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_settings)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> View:
-        """Turn uint8 into what the model sees; a training batch is distorted, erased and mixed."""
-        mean, std = self._statistics(batch.images.device)
+        """Turn uint8 into what the model sees; a training batch is distorted, erased and mixed, or cut into views."""
+        mean, std = self._statistics(batch.labels.device)
+        if isinstance(batch.images, list):
+            return [normalise(view, mean, std) for view in batch.images], batch.labels
         if batch.epoch is None:
             return [normalise(self._to_size(batch.images), mean, std)], batch.labels
 
         draws = Draws(self.seed, batch.epoch, batch.indices)
+        if self.multi_crop is not None:
+            views = self.multi_crop.views_of_batch(batch.images, draws)
+            return [normalise(view, mean, std) for view in views], batch.labels
         images = normalise(self._to_size(self._distort(batch.images, draws)), mean, std)
         if self.erase_prob > 0:
             images = erase(images, draws, self.erase_prob)

@@ -9,6 +9,7 @@ from vitlab.data.augment import BatchAugment
 from vitlab.data.datamodule import ImageDataset, Split, check_fraction, stratified_split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
 from vitlab.data.mixup import Mixup
+from vitlab.data.multi_crop import MultiCrop
 
 _TEST_FRACTION = 1 / 3
 
@@ -29,6 +30,7 @@ class Digits(InMemoryDataModule):
         std: of the only channel, on the same scale.
         augment: by default a quarter of the images moves by at most one pixel: an eighth of the image's width.
         mixup: blend training images with each other. Null: off.
+        multi_crop: several views of each training image, in place of `augment`; see `MultiCrop`. Null: one view.
         hold_on_device: keep all images on the device that trains, so that no step waits for data.
     """
 
@@ -45,6 +47,7 @@ class Digits(InMemoryDataModule):
         std: tuple[float] = (0.376,),
         augment: BatchAugment = BatchAugment(shift=1, shift_prob=0.25),  # noqa: B008  (frozen)
         mixup: Mixup | None = None,
+        multi_crop: MultiCrop | None = None,
         hold_on_device: bool = True,
     ) -> None:
         super().__init__(
@@ -57,6 +60,7 @@ class Digits(InMemoryDataModule):
             std,
             augment,
             mixup,
+            multi_crop,
             native_size=8,
             image_size=image_size,
             hold_on_device=hold_on_device,

@@ -34,6 +34,7 @@ class Stream(IntEnum):
     MIXUP = 6
     SPLIT = 7
     PHOTO = 8
+    VIEW = 9
 
 
 def _signed(value: int) -> int:

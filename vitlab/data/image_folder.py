@@ -17,6 +17,7 @@ from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split, 
 from vitlab.data.decoding import IMAGE_SUFFIXES, find_broken, open_rgb
 from vitlab.data.draws import Draws, Stream, host_seed
 from vitlab.data.mixup import Mixup
+from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.photos import Photo, PhotoAugment, Picture, apply, central_crop, make_rand_augment, random_crop, seeded
 from vitlab.data.sampler import Key
 
@@ -44,6 +45,7 @@ class Photos(ImageDataset):
         image_size: int,
         crop_pct: float | None,
         augment: PhotoAugment,
+        multi_crop: MultiCrop | None,
         mean: tuple[float, ...],
         seed: int,
     ) -> None:
@@ -52,6 +54,7 @@ class Photos(ImageDataset):
         # of that page of memory, until each worker holds its own copy of all names.
         self._files = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
         self.image_size, self.crop_pct, self.augment = image_size, crop_pct, augment
+        self.multi_crop = multi_crop
         self._rand_augment = make_rand_augment(augment, image_size, mean)
 
     @property
@@ -66,6 +69,8 @@ class Photos(ImageDataset):
         labels = torch.from_numpy(self.labels[indices.numpy() % len(self)])
         if epoch is None:
             crops = [self._central(index) for _, index in keys]
+        elif self.multi_crop is not None:
+            return Batch(self._views(self.multi_crop, Draws(self.seed, epoch, indices)), labels, indices, epoch, first)
         else:
             draws = Draws(self.seed, epoch, indices)
             rows = zip(draws.uniform(Stream.CROP, BOX_DRAWS), draws.uniform(Stream.FLIP, 1), strict=True)
@@ -85,6 +90,14 @@ class Photos(ImageDataset):
             raise ValueError(
                 f"{path} cannot be decoded any more: {error}. Start again: the files are checked."
             ) from None
+
+    def _views(self, multi_crop: MultiCrop, draws: Draws) -> list[Tensor]:
+        """Return each view of all images, (B, 3, S, S)."""
+        photos = [
+            multi_crop.views_of_photo(self._open(index), draw)
+            for index, draw in zip(draws.indices.tolist(), multi_crop.draw(draws).split(1, dim=1), strict=True)
+        ]
+        return [torch.stack(views) for views in zip(*photos, strict=True)]
 
     def _central(self, index: int) -> Photo:
         return central_crop(self._open(index), self.image_size, self.crop_pct, self.augment.interpolation)
@@ -129,6 +142,8 @@ class ImageFolder(ImageDataModule):
         std: of each channel, on the same scale.
         augment: see `PhotoAugment`.
         mixup: blend training images with each other. Null: off.
+        multi_crop: several views of each training image, in place of `augment`, whose interpolation still holds for
+            evaluation; see `MultiCrop`. Null: one view.
         repeats: how often a batch holds each of its images, distorted otherwise each time, and an epoch one part in
             `repeats` of all images (repeated augmentation; DeiT has 3).
     """
@@ -150,10 +165,21 @@ class ImageFolder(ImageDataModule):
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
         augment: PhotoAugment = PhotoAugment(),  # noqa: B008  (frozen)
         mixup: Mixup | None = None,
+        multi_crop: MultiCrop | None = None,
         repeats: int = 1,
     ) -> None:
         super().__init__(
-            batch_size, eval_batch_size, num_workers, seed, split_seed, mean, std, augment.erase_prob, mixup, repeats
+            batch_size,
+            eval_batch_size,
+            num_workers,
+            seed,
+            split_seed,
+            mean,
+            std,
+            augment.erase_prob,
+            mixup,
+            multi_crop,
+            repeats,
         )
         check_fraction("val_fraction", val_fraction)
         if test_fraction is not None:
@@ -199,6 +225,7 @@ class ImageFolder(ImageDataModule):
                 self._image_size,
                 self.crop_pct,
                 self.augment,
+                self.multi_crop,
                 self.mean,
                 self.seed,
             )

@@ -11,6 +11,7 @@ from vitlab.data.augment import BatchAugment, resize
 from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split
 from vitlab.data.draws import Draws
 from vitlab.data.mixup import Mixup
+from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.sampler import Key
 
 
@@ -65,12 +66,13 @@ class InMemoryDataModule(ImageDataModule, ABC):
         std: tuple[float, ...],
         augment: BatchAugment,
         mixup: Mixup | None,
+        multi_crop: MultiCrop | None,
         native_size: int,
         image_size: int,
         hold_on_device: bool,
     ) -> None:
         super().__init__(
-            batch_size, eval_batch_size, num_workers, seed, split_seed, mean, std, augment.erase_prob, mixup
+            batch_size, eval_batch_size, num_workers, seed, split_seed, mean, std, augment.erase_prob, mixup, multi_crop
         )
         if hold_on_device and num_workers > 0:
             raise ValueError(

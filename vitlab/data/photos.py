@@ -8,7 +8,7 @@ RandAugment draws from the global generators, which are seeded for the one image
 import math
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -67,8 +67,14 @@ class PhotoAugment:
 def random_crop(image: Picture, draw: Rows, size: int, settings: PhotoAugment) -> Photo:
     """Bring a random part of the image to size x size: torchvision's RandomResizedCrop. Takes BOX_DRAWS draws."""
     boxes = crop_boxes(draw[None], image.height, image.width, settings.crop_scale, settings.crop_ratio)
-    top, left, height, width = (int(x) for x in torch.cat(boxes).tolist())
-    return _resize(image.crop((left, top, left + width, top + height)), size, size, settings.interpolation)
+    (box,) = torch.stack(boxes, dim=1).int().tolist()
+    return resized_box(image, box, size, settings.interpolation)
+
+
+def resized_box(image: Picture, box: Sequence[int], size: int, interpolation: Interpolation) -> Photo:
+    """Bring a part of the image, given by top, left, height and width, to size x size."""
+    top, left, height, width = box
+    return _resize(image.crop((left, top, left + width, top + height)), size, size, interpolation)
 
 
 def central_crop(image: Picture, size: int, crop_pct: float | None, interpolation: Interpolation) -> Photo:

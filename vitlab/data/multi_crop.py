@@ -1,0 +1,218 @@
+"""Several views of each image: multi-crop (Caron et al., "Unsupervised learning of visual features by contrasting
+cluster assignments", 2020, section 3.3) as the released code of DINO and of MSN makes them.
+
+A view is cut out, mirrored, jittered in colour, greyed, blurred and solarized, in this order, each with its
+probability. Every number is a function of (seed, epoch, image, view); how it is applied depends on the images only:
+small ones in batches on the device, photographs one by one in the workers, by Pillow.
+
+Letters: B images in the batch, V views of each, R = V·B rows, D draws for each, C channels, S pixels a side.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from PIL import ImageFilter, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF  # type: ignore[import-untyped]
+
+from vitlab.data import pillow
+from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, check_probability, check_range, crop_boxes, flip
+from vitlab.data.draws import Draws, Stream
+from vitlab.data.photos import Interpolation, Photo, Picture, apply, resized_box
+
+_DRAWS = (BOX_DRAWS, 1, 1, 4, 4, 1, 2, 1)  # of crop, flip, jitter at all, its order, its factors, grey, blur, solarize
+_NEUTRAL = (1.0, 1.0, 1.0, 0.0)  # what leaves brightness, contrast, saturation and hue as they are
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Views of one size.
+
+    Args:
+        number: of views of each image.
+        size: side in pixels.
+        scale: a random part of this share of the image's area is brought to the size.
+        blur_prob: the share of images that are blurred, for each view in turn; the last holds for all further views.
+        solarize_prob: the share of images whose bright pixels are inverted, likewise.
+    """
+
+    number: int
+    size: int
+    scale: tuple[float, float]
+    blur_prob: tuple[float, ...]
+    solarize_prob: tuple[float, ...] = (0.0,)
+
+    def __post_init__(self) -> None:
+        if self.number < 0 or self.size < 1:
+            raise ValueError(
+                f"multi_crop asks for {self.number} views of {self.size} pixels; give a number and a side."
+            )
+        check_range("multi_crop's scale", self.scale, most=1.0)
+        for name in ("blur_prob", "solarize_prob"):
+            values = vars(self)[name]
+            if not 1 <= len(values) <= max(self.number, 1):
+                raise ValueError(
+                    f"multi_crop's {name} {list(values)} must name one probability for all views of its kind, or one "
+                    f"for each of the {self.number}."
+                )
+            for value in values:
+                check_probability(f"multi_crop's {name}", value)
+
+
+class Look(NamedTuple):
+    """What happens to each of R views."""
+
+    crop: Float[Tensor, "R D"]  # draws: the box depends on the image's size
+    flip: Float[Tensor, "R 1"]
+    order: Int64[Tensor, "R 4"]  # of the colour jitter's operations
+    factors: Float[Tensor, "R 4"]  # of brightness, contrast, saturation, hue; 1, 1, 1, 0 where there is no jitter
+    grey: Bool[Tensor, "R"]
+    radius: Float[Tensor, "R"]  # 0 where there is no blur
+    solarize: Bool[Tensor, "R"]
+
+
+@dataclass(frozen=True)
+class MultiCrop:
+    """What happens to each training image, with the defaults of DINO's released code at 224 pixels.
+
+    MSN's: global_crops (2, 224, (0.3, 1.0), (0.5,)), local_crops (10, 96, (0.05, 0.3), (0.5,)), interpolation
+    bilinear, saturation 0.4. Small images want smaller sizes and a smaller blur radius.
+
+    Args:
+        global_crops: views of large parts, which come first in a batch.
+        local_crops: views of small parts, all after them.
+        ratio: width to height of a part.
+        interpolation: how it is resized.
+        flip_prob: the share of views that are mirrored left to right.
+        brightness: the factor lies within 1 - b … 1 + b.
+        contrast: the factor likewise.
+        saturation: the factor likewise.
+        hue: turns by at most so large a share of the circle, either way.
+        jitter_prob: the share of views to whose colours these four happen, in random order.
+        grey_prob: the share of views that lose their colours.
+        blur_radius: range of the Gaussian's standard deviation in pixels of the view.
+    """
+
+    global_crops: Crops = Crops(number=2, size=224, scale=(0.4, 1.0), blur_prob=(1.0, 0.1), solarize_prob=(0.0, 0.2))
+    local_crops: Crops = Crops(number=8, size=96, scale=(0.05, 0.4), blur_prob=(0.5,))
+    ratio: tuple[float, float] = CROP_RATIO
+    interpolation: Interpolation = "bicubic"
+    flip_prob: float = 0.5
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    jitter_prob: float = 0.8
+    grey_prob: float = 0.2
+    blur_radius: tuple[float, float] = (0.1, 2.0)
+
+    def __post_init__(self) -> None:
+        if self.global_crops.number < 1:
+            raise ValueError("multi_crop.global_crops.number is 0; the target is a global view: give 1 or more.")
+        check_range("multi_crop.ratio", self.ratio)
+        check_range("multi_crop.blur_radius", self.blur_radius)
+        for name in ("flip_prob", "jitter_prob", "grey_prob"):
+            check_probability(f"multi_crop.{name}", vars(self)[name])
+        for name in ("brightness", "contrast", "saturation", "hue"):
+            value, most = vars(self)[name], 0.5 if name == "hue" else math.inf
+            if not 0 <= value <= most:
+                limit = " to 0.5" if name == "hue" else " or more"
+                raise ValueError(f"multi_crop.{name} is {value}; it is 0 (off){limit}.")
+
+    @property
+    def kinds(self) -> tuple[Crops, ...]:
+        """Global, then local: the order of the views in a batch. A kind of which there are none is left out."""
+        return tuple(crops for crops in (self.global_crops, self.local_crops) if crops.number > 0)
+
+    def draw(self, draws: Draws) -> Float[Tensor, "V B D"]:
+        """Draw what decides the views of each image."""
+        number = sum(crops.number for crops in self.kinds)
+        return draws.uniform(Stream.VIEW, number * sum(_DRAWS)).unflatten(1, (number, -1)).transpose(0, 1)
+
+    def looks(self, draw: Float[Tensor, "V B D"]) -> Iterator[tuple[Crops, Look]]:
+        """Turn draws into what happens to the views, one kind after the other; the R rows of a kind go view by view."""
+        for crops, rows in zip(self.kinds, draw.split([crops.number for crops in self.kinds]), strict=True):
+            yield crops, self._look(crops, rows)
+
+    def _look(self, crops: Crops, draw: Float[Tensor, "V B D"]) -> Look:
+        cut, mirror, jittered, order, factors, grey, blurred, solarized = draw.split(_DRAWS, dim=-1)
+        strengths = (self.brightness, self.contrast, self.saturation)
+        ranges = [(max(0, 1 - strength), 1 + strength) for strength in strengths] + [(-self.hue, self.hue)]
+        chosen = jittered[..., 0] < self.jitter_prob
+        changes = [
+            torch.where(chosen, low + u * (high - low), neutral)
+            for u, (low, high), neutral in zip(factors.unbind(-1), ranges, _NEUTRAL, strict=True)
+        ]
+        low, high = self.blur_radius
+        radius = low + blurred[..., 1] * (high - low)
+        return Look(
+            cut.flatten(0, 1),
+            mirror.flatten(0, 1),
+            order.argsort(dim=-1).flatten(0, 1),
+            torch.stack(changes, dim=-1).flatten(0, 1),
+            (grey[..., 0] < self.grey_prob).flatten(),
+            torch.where(_below(blurred[..., 0], crops.blur_prob), radius, 0).flatten(),
+            _below(solarized[..., 0], crops.solarize_prob).flatten(),
+        )
+
+    def views_of_batch(self, images: UInt8[Tensor, "B C H W"], draws: Draws) -> list[Float[Tensor, "B C S S"]]:
+        """Return the views of each image, in 0 … 255, global ones first."""
+        return [
+            view
+            for crops, look in self.looks(self.draw(draws))
+            for view in self._of_batch(images.float(), crops, look).chunk(crops.number)
+        ]
+
+    def _of_batch(self, images: Float[Tensor, "B C H W"], crops: Crops, look: Look) -> Float[Tensor, "R C S S"]:
+        """Make all views of one kind at once: a GPU waits for commands, not for pixels as few as these."""
+        height, width = images.shape[-2:]
+        boxes = crop_boxes(look.crop, height, width, crops.scale, self.ratio)
+        images = images.repeat(crops.number, 1, 1, 1)
+        views = pillow.resized_boxes(images, *boxes, crops.size, cubic=self.interpolation == "bicubic")
+        views = flip(views, look.flip, self.flip_prob)
+        views = pillow.jitter(views, look.order, look.factors)
+        views = pillow.greyscale(views, look.grey)
+        if max(crops.blur_prob) > 0:
+            views = pillow.blur(views, look.radius, self.blur_radius[1])
+        if max(crops.solarize_prob) > 0:
+            views = pillow.solarize(views, look.solarize)
+        return views
+
+    def views_of_photo(self, image: Picture, draw: Float[Tensor, "V 1 D"]) -> list[Photo]:
+        """Return the views of one photograph, global ones first; `draw` holds its part of the batch's draws."""
+        views = []
+        for crops, look in self.looks(draw):
+            boxes = torch.stack(crop_boxes(look.crop, image.height, image.width, crops.scale, self.ratio), dim=1)
+            for box, (mirror,), *rest in zip(boxes.int().tolist(), *(x.tolist() for x in look[1:]), strict=True):
+                view = resized_box(image, box, crops.size, self.interpolation)
+                view = view.flip(-1) if mirror < self.flip_prob else view
+                views.append(apply(partial(_distort, *rest), view))
+        return views
+
+
+_JITTER = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
+
+
+def _distort(
+    order: list[int], factors: list[float], grey: bool, radius: float, solarize: bool, picture: Picture
+) -> Picture:
+    """Do to one view what `_of_batch` does to many, with Pillow's and torchvision's own operations."""
+    for operation in order:
+        if factors[operation] != _NEUTRAL[operation]:
+            picture = _JITTER[operation](picture, factors[operation])
+    if grey:
+        picture = picture.convert("L").convert("RGB")
+    if radius > 0:
+        picture = picture.filter(ImageFilter.GaussianBlur(radius))
+    return ImageOps.solarize(picture) if solarize else picture
+
+
+def _below(draw: Float[Tensor, "V B"], probabilities: Sequence[float]) -> Bool[Tensor, "V B"]:
+    """Choose each view's share of the images; the last probability holds for all further views."""
+    last = len(probabilities) - 1
+    return torch.stack([row < probabilities[min(view, last)] for view, row in enumerate(draw)])

@@ -1,0 +1,159 @@
+"""Pillow's operations on whole batches of images, on their device, each image with parameters of its own.
+
+What self-supervised pipelines do to a view. Images are floats, but as Pillow's their values are whole numbers in
+0 … 255 after each operation. That is visible: Pillow cuts the fraction off where it blends, so that a colour jitter
+makes pictures one grey level darker. Pillow rounds elsewhere too, between the passes of a resize and a blur, and keeps
+hues in 8 bits; here those are exact.
+
+Like all functions on batches, these draw nothing, select nothing by a mask and never synchronise a GPU.
+
+Letters: R images, C channels (1 or 3), H rows, W columns, S the side of the result.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, Pillow's "L"
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the operations of a colour jitter, as `jitter` numbers them
+
+Images = Float[Tensor, "R C H W"]
+PerImage = Float[Tensor, "R"]
+Flags = Bool[Tensor, "R"]
+
+
+def resized_boxes(
+    images: Images, top: PerImage, left: PerImage, height: PerImage, width: PerImage, size: int, cubic: bool
+) -> Float[Tensor, "R C S S"]:
+    """Cut a box of whole pixels out of each image and resize it, with a low-pass filter where it shrinks.
+
+    Resizing is linear and separable: a matrix of weights for the rows and one for the columns.
+    """
+    rows = _resize_weights(top, height, size, images.shape[-2], cubic)  # (R, S, H)
+    columns = _resize_weights(left, width, size, images.shape[-1], cubic)  # (R, S, W)
+    return _separable(images, rows, columns).round_().clamp_(0, 255)
+
+
+def _resize_weights(start: PerImage, length: PerImage, size: int, pixels: int, cubic: bool) -> Float[Tensor, "R S P"]:
+    """Return how much each of P pixels counts in each of S: a kernel as wide as the larger of the two grids' steps."""
+    place = torch.arange(pixels, device=start.device)
+    start, length = start[:, None, None], length[:, None, None]
+    step = length / size
+    centres = start + (torch.arange(size, device=start.device)[:, None] + 0.5) * step  # (R, S, 1)
+    x = (place + 0.5 - centres).abs() / step.clamp(min=1)  # (R, S, P)
+    weights = _cubic(x) if cubic else (1 - x).clamp(min=0)
+    weights = weights * ((place >= start) & (place < start + length))  # nothing is seen of what lies outside the box
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def _cubic(x: Tensor) -> Tensor:
+    """Keys's cubic kernel at distance `x` with Pillow's a = -1/2."""
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0))
+
+
+def _separable(images: Images, rows: Float[Tensor, "R S H"], columns: Float[Tensor, "R S W"]) -> Tensor:
+    return rows[:, None] @ images @ columns[:, None].mT
+
+
+def jitter(images: Images, order: Int64[Tensor, "R 4"], factors: Float[Tensor, "R 4"]) -> Images:
+    """Change brightness, contrast, saturation and hue in each image's own order: torchvision's ColorJitter.
+
+    `order` names the operations, first to last; `factors` are in the operations' fixed order. A factor of 1, and for
+    the hue of 0, changes nothing.
+
+    The hue is by far the dearest of the four: it is turned once, between two rounds of the others, and each of those
+    acts in the round in which its image wants it.
+    """
+    blends = torch.cat([factors[:, :HUE], torch.ones_like(factors[:, :1])], dim=1).gather(1, order)  # (R, 4)
+    before = (order == HUE).cumsum(dim=1) == 0  # (R, 4): this step comes before the hue's
+    for step in (0, 1, 2):
+        images = _blend(images, order[:, step], torch.where(before[:, step], blends[:, step], 1))
+    images = turn_hue(images, factors[:, HUE])
+    for step in (1, 2, 3):
+        images = _blend(images, order[:, step], torch.where(before[:, step], 1, blends[:, step]))
+    return images
+
+
+def _blend(images: Images, operation: Int64[Tensor, "R"], factor: PerImage) -> Images:
+    """Move each image to or from black (brightness), its mean grey (contrast) or its own grey (saturation)."""
+    grey = to_grey(images)  # (R, 1, H, W)
+    operation, factor = _over_pixels(operation), _over_pixels(factor)
+    base = torch.where(operation == CONTRAST, grey.mean(dim=(2, 3), keepdim=True).round(), grey)
+    return torch.lerp(base * (operation != BRIGHTNESS), images, factor).clamp_(0, 255).floor_()
+
+
+def to_grey(images: Images) -> Float[Tensor, "R 1 H W"]:
+    """Return the luma."""
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.split(1, dim=1)
+    return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue).round_()
+
+
+def turn_hue(images: Images, turn: PerImage) -> Images:
+    """Turn the hue by a share of the circle, in HSV; images of one channel have none.
+
+    Saturation and value stay, so that a pixel keeps its largest and its smallest channel value and only changes where
+    between them each channel lies.
+    """
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.split(1, dim=1)
+    low, high = images.amin(dim=1, keepdim=True), images.amax(dim=1, keepdim=True)
+    chroma = high - low
+    unit = chroma.clamp(min=1e-6)  # grey pixels have no hue, and need none
+    sextant = torch.where(
+        high == red,
+        (green - blue) / unit,
+        torch.where(high == green, (blue - red) / unit + 2, (red - green) / unit + 4),
+    )
+    sextant = sextant + 6 * _over_pixels(turn)
+    from_opposite = torch.cat([sextant, sextant + 4, sextant + 2], dim=1).remainder(6) - 3  # of each channel's own hue
+    return torch.addcmul(low, chroma, from_opposite.abs_().sub_(1).clamp_(0, 1)).round_()
+
+
+def greyscale(images: Images, chosen: Flags) -> Images:
+    """Replace the chosen images' channels by their luma."""
+    return torch.where(_over_pixels(chosen), to_grey(images), images)
+
+
+def blur(images: Images, radius: PerImage, largest: float) -> Images:
+    """Blur by Pillow's GaussianBlur, three passes of a box blur of the same variance; a radius of 0 changes nothing.
+
+    `largest`, on the host, is the most that `radius` can be. Not the Gaussian itself: at the small radii that suit
+    small images, its samples hardly blur at all, where Pillow keeps the variance.
+    """
+    rows, columns = (_box_weights(radius, side, largest) for side in images.shape[-2:])
+    return _separable(images, rows @ rows @ rows, columns @ columns @ columns).round_()
+
+
+def _box_weights(radius: PerImage, pixels: int, largest: float) -> Float[Tensor, "R P P"]:
+    """Return the matrix of one pass: whole weight up to `whole` pixels away, a part of it one further; ends repeat.
+
+    Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", 2011, section 2.
+    """
+    variance = radius[:, None, None].square() / 3  # (R, 1, 1), of one pass
+    whole = (((12 * variance + 1).sqrt() - 1) / 2).floor()
+    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1).square()))
+
+    reach = int(((4 * largest**2 + 1) ** 0.5 - 1) / 2) + 1
+    to = torch.arange(pixels, device=radius.device)[:, None]
+    of = torch.arange(-reach, pixels + reach, device=radius.device)
+    distance = (to - of).abs()  # (P, reach + P + reach)
+    weights = torch.where(distance <= whole, 1, torch.where(distance == whole + 1, part, 0)) / (2 * (whole + part) + 1)
+    inner = weights[..., reach:-reach].clone()
+    inner[..., 0] += weights[..., :reach].sum(dim=-1)
+    inner[..., -1] += weights[..., -reach:].sum(dim=-1)
+    return inner
+
+
+def solarize(images: Images, chosen: Flags) -> Images:
+    """Invert what is brighter than the middle, threshold 128, in the chosen images."""
+    return torch.where(_over_pixels(chosen) & (images >= 128), 255 - images, images)
+
+
+def _over_pixels(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
