@@ -24,12 +24,3 @@ def test_compiling_in_place_keeps_names_and_values(family: str) -> None:
     model.compile(backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(model(x), expected)
     assert list(model.state_dict()) == names
-
-
-@pytest.mark.slow
-def test_models_are_exported_with_a_free_batch_size(family: str) -> None:
-    model = shake(SMALL[family]()).eval()
-    batch = torch.export.Dim("batch", min=1, max=64)
-    exported = torch.export.export(model, (images(model, 2),), dynamic_shapes=({0: batch},)).module()
-    x = images(model, 5)
-    torch.testing.assert_close(exported(x), model(x))

@@ -116,10 +116,10 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
     return report
 
 
-def save_weights(model: nn.Module, path: str | Path) -> None:
+def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write safetensors that `timm.create_model(…, checkpoint_path=path)` takes for a model of the same size."""
     state = _with_timm_names(model).state_dict()
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path, dict(metadata or {}))
 
 
 def read_weights(path: str | Path) -> Weights:
