@@ -32,6 +32,7 @@ class AttentionMap(NamedTuple):
     weights: Float[Tensor, "B h Q K"]
     keys: Int[Tensor, "Q K"]  # which token; -1 for padding
     size: tuple[int, int]
+    stride: int  # side in pixels of what a token of the map stands for
 
     def dense(self) -> Float[Tensor, "B h Q Q"]:
         """Return weights to all tokens, 0 for those not seen."""

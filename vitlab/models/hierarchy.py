@@ -251,11 +251,15 @@ class HierarchicalBackbone(Backbone):
         """Return each block's attention within the windows of its stage's map."""
         grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
         maps = stage_maps(grid, len(self.layers))
-        blocks = [(b, size) for stage, size in zip(self.layers, maps, strict=True) for b in stage.blocks]  # type: ignore[union-attr]
-        weights = recompute_attention(self, [block.attn for block, _ in blocks], images)
+        blocks = [
+            (block, size, self.patch_size * 2**i)
+            for i, (stage, size) in enumerate(zip(self.layers, maps, strict=True))
+            for block in stage.blocks  # type: ignore[union-attr]
+        ]
+        weights = recompute_attention(self, [block.attn for block, *_ in blocks], images)
         return [
-            AttentionMap(*windows_on_map(w, block.attn.window, block.shift, size), size)
-            for (block, size), w in zip(blocks, weights, strict=True)
+            AttentionMap(*windows_on_map(w, block.attn.window, block.shift, size), size, stride)
+            for (block, size, stride), w in zip(blocks, weights, strict=True)
         ]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:

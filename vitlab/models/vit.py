@@ -228,7 +228,7 @@ class VisionTransformer(Backbone):
         size = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
         weights = recompute_attention(self, [block.attn for block in self.blocks], images)  # type: ignore[misc]
         keys = torch.arange(weights[0].shape[-1], device=images.device).expand(weights[0].shape[-2:])
-        return [AttentionMap(w, keys, size) for w in weights]
+        return [AttentionMap(w, keys, size, self.stride) for w in weights]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         self.num_classes, self.global_pool = num_classes, self._check_pool(global_pool or self.global_pool)

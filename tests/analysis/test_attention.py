@@ -1,0 +1,114 @@
+"""Attention in known forms: uniform, to oneself, in windows; and the product of matrices that rollout stands for."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.objectives.small import BACKBONES, wake
+from vitlab.analysis.attention import attention_distance, central_query, input_map, query_map, rollout
+from vitlab.models import AttentionMap, Backbone, SwinTransformer, VisionTransformer
+
+SIZE, PREFIX, STRIDE = (2, 3), 1, 4
+
+
+def dense(weights: Tensor) -> AttentionMap:
+    """Attention among all tokens, as a ViT's."""
+    return AttentionMap(weights, torch.arange(weights.shape[-1]).expand(weights.shape[-2:]), SIZE, STRIDE)
+
+
+def random_attention() -> AttentionMap:
+    return dense(torch.rand(2, 3, PREFIX + 6, PREFIX + 6).softmax(dim=-1))
+
+
+def test_uniform_attention_looks_as_far_as_two_patches_are_apart_on_average() -> None:
+    # By hand, in patches of 4 px on 2 × 3: each pair, itself included, counts once.
+    places = [(row, column) for row in range(2) for column in range(3)]
+    apart = [4 * ((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2) ** 0.5 for a in places for b in places]
+    uniform = dense(torch.full((1, 2, 7, 7), 1 / 7))
+    expected = torch.full((1, 2), sum(apart) / len(apart))
+    torch.testing.assert_close(attention_distance(uniform), expected)
+
+
+def test_attention_to_oneself_looks_nowhere_else() -> None:
+    assert attention_distance(dense(torch.eye(7).expand(1, 2, 7, 7))).abs().max() == 0
+
+
+def test_distance_in_windows_is_that_of_the_dense_weights() -> None:
+    """The definition on weights written to all pairs of tokens, whatever windows, shift and padding."""
+    torch.manual_seed(0)
+    model = SwinTransformer(img_size=(20, 28), patch_size=2, in_chans=1, embed_dim=8, depths=(2, 2), num_heads=(1, 2))
+    for attention in model.eval().attention_maps(torch.randn(2, 1, 20, 28)):
+        (H, W), weights = attention.size, attention.dense()
+        rows, columns = torch.arange(H * W) // W, torch.arange(H * W) % W
+        apart = ((rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2).float().sqrt() * attention.stride
+        expected = ((weights * apart).sum(dim=-1) / weights.sum(dim=-1)).mean(dim=-1)
+        torch.testing.assert_close(attention_distance(attention), expected)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_strides_are_pixels_of_the_image(backbone: str) -> None:
+    maps = BACKBONES[backbone]().attention_maps(torch.randn(1, 1, 8, 8))
+    assert [(a.size[0] * a.stride, a.size[1] * a.stride) for a in maps] == [(8, 8)] * len(maps)
+
+
+@pytest.mark.parametrize("backbone", ["swin", "swin_v2"])
+def test_every_querys_weights_are_put_back_whole(backbone: str) -> None:
+    for attention in BACKBONES[backbone]().eval().attention_maps(torch.randn(2, 1, 8, 8)):
+        for query in range(attention.weights.shape[2]):
+            shares = query_map(attention, query).sum(dim=(2, 3))
+            torch.testing.assert_close(shares, torch.ones_like(shares))
+
+
+def test_the_map_of_a_query_is_its_row_of_the_weights() -> None:
+    attention = random_attention()
+    for query in (0, 3, 6):
+        expected = attention.weights[:, :, query, PREFIX:].unflatten(2, SIZE)
+        assert torch.equal(query_map(attention, query), expected)
+
+
+def test_the_central_query_is_in_the_middle() -> None:
+    assert central_query(random_attention()) == PREFIX + 1 * 3 + 1
+
+
+def test_rollout_of_attention_to_oneself_is_the_identity() -> None:
+    eye = torch.eye(7).expand(1, 2, 7, 7)
+    assert torch.equal(rollout([dense(eye)] * 3, torch.eye(7)[None]), torch.eye(7)[None])
+
+
+def test_rollout_is_the_product_of_halved_attention() -> None:
+    """Abnar and Zuidema, eq. 1 with the residual connection as (A + I) / 2, later layers to the left."""
+    maps = [random_attention() for _ in range(3)]
+    expected = torch.eye(7).expand(2, 7, 7)
+    for attention in maps:
+        halved = (attention.weights.mean(dim=1) + torch.eye(7)) / 2
+        expected = halved @ expected
+    torch.testing.assert_close(rollout(maps, torch.eye(7).expand(2, 7, 7)), expected)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (6, 10)], ids=["even", "odd"])
+def test_rollout_through_merging_loses_nothing(size: tuple[int, int]) -> None:
+    model = SwinTransformer(img_size=size, patch_size=2, in_chans=1, embed_dim=8, depths=(2, 1), num_heads=(1, 2))
+    maps = model.eval().attention_maps(torch.randn(2, 1, *size))
+    rows = torch.rand(2, 3, maps[-1].weights.shape[2]).softmax(dim=-1)
+    assert maps[0].size == (size[0] // 2, size[1] // 2)
+    torch.testing.assert_close(rollout(maps, rows).sum(dim=-1), torch.ones(2, 3))
+
+
+def read_from_patches() -> VisionTransformer:
+    return VisionTransformer(
+        img_size=8, patch_size=2, in_chans=1, embed_dim=16, depth=2, num_heads=2, global_pool="avg"
+    )
+
+
+@pytest.mark.parametrize("make", [*BACKBONES.values(), read_from_patches], ids=[*BACKBONES, "vit_avg"])
+def test_a_model_that_looks_everywhere_alike_reads_from_everywhere_alike(make: Callable[[], Backbone]) -> None:
+    """With q and k, and biases, at 0 attention is uniform, and so is what reaches the classifier."""
+    model = make()
+    wake(model)
+    for name, parameter in model.named_parameters():
+        if any(part in name for part in ("qkv", "bias_table", "cpb_mlp")):
+            torch.nn.init.zeros_(parameter)
+    maps = input_map(model.eval(), torch.randn(2, 1, 8, 8)).detach()
+    torch.testing.assert_close(maps, maps.mean().expand_as(maps))

@@ -1,0 +1,97 @@
+"""Where attention goes: how far, to which places of the image, and through all blocks.
+
+All functions take `AttentionMap`s, in which windows are back at their places, so that they serve ViT and Swin alike.
+
+Letters: B images, h heads, Q queries (P prefix tokens, then the N patches of an H × W map), K keys of each query.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from vitlab.models import AttentionMap, Backbone, VisionTransformer
+
+
+def num_prefix(attention: AttentionMap) -> int:
+    """Return P."""
+    return attention.weights.shape[2] - attention.size[0] * attention.size[1]
+
+
+def attention_distance(attention: AttentionMap) -> Float[Tensor, "B h"]:
+    """Return how far each head looks, in pixels: Σ_k attention(q, k) · |place(q) − place(k)|, the mean over patches q.
+
+    Places are the patches' centres (Dosovitskiy et al. 2021, Fig. 7). Prefix tokens and padding have none: what goes to
+    them is left out, and the rest made to sum to 1.
+    """
+    (H, W), P = attention.size, num_prefix(attention)
+    rows, columns = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
+    places = attention.stride * torch.stack([rows, columns], dim=-1).flatten(0, 1).to(attention.weights)  # (N, 2)
+    keys = attention.keys[P:] - P  # (N, K), below 0 without a place
+    apart = (places[:, None] - places[keys.clamp(min=0)]).norm(dim=-1)  # (N, K)
+    weights = attention.weights[:, :, P:] * (keys >= 0)
+    return ((weights * apart).sum(dim=-1) / weights.sum(dim=-1)).mean(dim=-1)
+
+
+def query_map(attention: AttentionMap, query: int) -> Float[Tensor, "B h H W"]:
+    """Return what one query gives to each patch, on the map; 0 where it does not look.
+
+    Queries are counted as the prefix tokens, the class token first, then the patches row by row. What goes to prefix
+    tokens and padding is not on the map.
+    """
+    (H, W), P = attention.size, num_prefix(attention)
+    B, h, _, K = attention.weights.shape
+    place = (attention.keys[query] - P + 1).clamp(min=0)  # (K,), 0 without a place
+    whole = attention.weights.new_zeros(B, h, H * W + 1)
+    whole.scatter_add_(2, place.expand(B, h, K), attention.weights[:, :, query])
+    return whole[..., 1:].unflatten(2, (H, W))
+
+
+def central_query(attention: AttentionMap) -> int:
+    """Return the query of the patch in the middle of the map, of an even side the one after it."""
+    H, W = attention.size
+    return num_prefix(attention) + (H // 2) * W + W // 2
+
+
+def rollout(maps: list[AttentionMap], rows: Float[Tensor, "B R Q"]) -> Float[Tensor, "B R Q1"]:
+    """Follow attention from the last block's tokens back to the first's: rows · Â_L · … · Â_1.
+
+    Â = (A + I) / 2 of each block, A the mean over heads (Abnar and Zuidema 2020). With the identity for `rows` it is
+    the whole product. In a Swin, a merged token's share goes in equal parts to the tokens that it was merged from; the
+    paper has no merging.
+    """
+    size = maps[-1].size
+    for attention in reversed(maps):
+        if attention.size != size:
+            rows, size = _unmerge(rows, size, attention.size), attention.size
+        rows = (_times_attention(rows, attention) + rows) / 2
+    return rows
+
+
+def _times_attention(rows: Float[Tensor, "B R Q"], attention: AttentionMap) -> Float[Tensor, "B R Q"]:
+    """Return rows · A without writing A down, which has Q² entries where windows have Q · K."""
+    weights = attention.weights.mean(dim=1) * (attention.keys >= 0)  # (B, Q, K)
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    given = (rows[..., None] * weights[:, None]).flatten(2)  # (B, R, Q·K)
+    return torch.zeros_like(rows).scatter_add_(2, attention.keys.clamp(min=0).flatten().expand_as(given), given)
+
+
+def _unmerge(
+    rows: Float[Tensor, "B R N"], size: tuple[int, int], finer: tuple[int, int]
+) -> Float[Tensor, "B R finer_N"]:
+    members = F.avg_pool2d(rows.new_ones(1, 1, *finer), 2, ceil_mode=True, divisor_override=1)  # fewer at odd borders
+    shares = (rows.unflatten(2, size) / members).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    return shares[:, :, : finer[0], : finer[1]].flatten(2)
+
+
+def input_map(model: Backbone, images: Float[Tensor, "B C Hpx Wpx"]) -> Float[Tensor, "B H W"]:
+    """Return how much of what the classifier reads comes from each patch of the image, by rollout.
+
+    The classifier reads the prefix tokens or the mean of the patches.
+    """
+    maps = model.attention_maps(images)
+    P, Q = num_prefix(maps[-1]), maps[-1].weights.shape[2]
+    reads_prefix = isinstance(model, VisionTransformer) and model.global_pool == "token"
+    read = torch.arange(Q, device=images.device) < P if reads_prefix else torch.arange(Q, device=images.device) >= P
+    rows = (read / read.sum()).expand(len(images), 1, Q)
+    return rollout(maps, rows)[:, 0, P:].unflatten(1, maps[0].size)
