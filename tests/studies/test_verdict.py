@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ from fake_study import result, results, right
 
 from vitlab.studies.grid import Difference, Run
 from vitlab.studies.runner import Outcome
-from vitlab.studies.verdict import remarks, verdict
+from vitlab.studies.verdict import outlooks, remarks, verdict
 from vitlab.studies.wording import SPACE
 
 
@@ -18,27 +19,61 @@ def seeds(accuracies: list[float], first: int = 0) -> dict[int, np.ndarray]:
     return {seed: right(accuracy, seed=first + seed) for seed, accuracy in enumerate(accuracies)}
 
 
-AHEAD = {"Swin": seeds([0.95, 0.951, 0.949, 0.95]), "ViT": seeds([0.90, 0.902, 0.899, 0.9])}
+SIX = [0.95, 0.951, 0.949, 0.95, 0.952, 0.95]
+AHEAD = {"Swin": seeds(SIX), "ViT": seeds([accuracy - 0.05 for accuracy in SIX])}
 
 
-def test_a_clear_lead_is_called_ahead_with_its_interval() -> None:
-    # Differences 5.0, 4.9, 5.0, 5.0 points: mean 4.975, s = .05, t(3 df, 97.5 %) = 3.182: ± .08 points.
-    assert plain(verdict(results(AHEAD))) == "Swin is ahead of ViT by 5.0 points [4.9, 5.1]."
+def test_a_clear_lead_is_called_better_with_its_interval() -> None:
+    # Every seed differs by 5.0 points of 1,000 images. Over images alone: √(.05 · .95 / 1,000) = .7, so ± 1.4 or less.
+    text = plain(verdict(results(AHEAD)))
+    assert text.startswith("Swin is better than ViT by 5.0 points [")
+    (pair,) = results(AHEAD).pairs
+    assert 0.035 < pair.comparison.difference.low < 0.045
+    assert 0.055 < pair.comparison.difference.high < 0.065
+    assert outlooks(results(AHEAD)) == []
 
 
 def test_equal_variants_are_not_separable() -> None:
     tied = {"A": seeds([0.95, 0.94, 0.96]), "B": seeds([0.949, 0.952, 0.948], first=5)}
     text = plain(verdict(results(tied)))
-    assert text.startswith("Not separable at 3 seeds: A has the highest mean, 0.0 points [")
+    assert text.startswith("Not separable at 3 seeds (a claim takes 6): A has the highest mean, 0.0 points [")
     assert text.endswith("] over B.")
 
 
-def test_a_leader_may_be_ahead_of_one_and_level_with_another() -> None:
-    study = {"Swin v2": seeds([0.951, 0.949, 0.95, 0.951], first=9), **AHEAD}
+def test_a_lead_of_too_few_seeds_is_said_to_be_of_too_few() -> None:
+    few = {name: dict(list(runs.items())[:4]) for name, runs in AHEAD.items()}
+    assert plain(verdict(results(few))).startswith("Not separable at 4 seeds (a claim takes 6): Swin has")
+    assert [plain(line) for line in outlooks(results(few))] == [
+        "Swin – ViT: with fewer than 6 seeds no difference can be proved, however large; if it is as large as "
+        "measured, you would need about 6 seeds."
+    ]
+
+
+def test_what_a_study_could_have_seen_is_told() -> None:
+    (line,) = outlooks(results({"A": seeds([*SIX, 0.95, 0.95]), "B": seeds([*SIX[:4], 0.94, 0.95, 0.96, 0.948], 50)}))
+    number = r"(\d+\.\d) points; if it is as large as measured, .*(need|only)"
+    found = re.fullmatch(rf"A – B: the smallest difference this study could have seen is {number}.*\.", plain(line))
+    assert found is not None
+    assert 0 < float(found[1]) < 5
+
+
+def test_a_leader_may_be_better_than_one_and_level_with_another() -> None:
+    # Three pairs take seven seeds.
+    study = {name: seeds([*accuracies, accuracies[0]]) for name, accuracies in (("Swin", SIX), ("ViT", [0.9] * 6))}
+    study["Swin v2"] = seeds([0.951, 0.949, 0.95, 0.951, 0.953, 0.95, 0.95], first=9)
     text = plain(verdict(results(study)))
-    assert text.startswith("Swin v2 is ahead of ViT by 5.0 points [")
+    assert text.startswith("Swin v2 is better than ViT by 5.1 points [")
     assert "but not separable from Swin (0.0 points [" in text
-    assert text.endswith("at 4 seeds.")
+    assert text.endswith("at 7 seeds.")
+
+
+def test_seeds_without_a_partner_are_named() -> None:
+    lame = {"Swin": AHEAD["Swin"], "ViT": {seed: AHEAD["ViT"][seed] for seed in (0, 2)}}
+    assert remarks(results(lame)) == [
+        "Not all seeds are paired: the difference Swin – ViT rests on seeds 0 and 2 alone."
+    ]
+    strangers = {"Swin": AHEAD["Swin"], "ViT": {9: AHEAD["ViT"][0]}}
+    assert remarks(results(strangers)) == ["Not all seeds are paired: the difference Swin – ViT has no seed."]
 
 
 def test_one_seed_tells_no_difference() -> None:
@@ -47,11 +82,11 @@ def test_one_seed_tells_no_difference() -> None:
 
 
 def test_seeds_that_agree_do_not_make_three_images_a_lead() -> None:
-    # Three images of 1,000 more in each of three seeds: certain over seeds, not over images (p = 3/1000 of any kind).
+    # Three images of 1,000 more in each of eight seeds: certain over seeds, not over images.
     base = right(0.95)
     better = base.copy()
     better[np.flatnonzero(~base)[:3]] = True
-    text = verdict(results({"A": dict.fromkeys((1, 2, 3), better), "B": dict.fromkeys((1, 2, 3), base)}))
+    text = verdict(results({"A": dict.fromkeys(range(8), better), "B": dict.fromkeys(range(8), base)}))
     assert text.startswith("Not separable")
 
 
@@ -66,9 +101,9 @@ def test_a_clean_study_needs_no_remark() -> None:
 
 
 def test_failures_are_named() -> None:
-    failed = Outcome(Run("ViT", 4, {}, Path("x")), "exit status 1: boom")
+    failed = Outcome(Run("ViT", 6, {}, Path("x")), "exit status 1: boom")
     (remark,) = remarks(results(AHEAD, failures=[failed]))
-    assert remark == "1 of 9 runs failed and enter no average (ViT, seed 4: exit status 1: boom)."
+    assert remark == "1 of 13 runs failed and enter no average (ViT, seed 6: exit status 1: boom)."
 
 
 def test_runs_below_a_baseline_are_marked() -> None:

@@ -16,7 +16,7 @@ from vitlab.studies.progress import display_for
 from vitlab.studies.report import write_report
 from vitlab.studies.results import StudyResults, read_results
 from vitlab.studies.runner import Allotment, Outcome, allot, last_lines, refuse_conflicts, run_all
-from vitlab.studies.verdict import verdict
+from vitlab.studies.verdict import outlooks, verdict
 from vitlab.studies.workshop import Workshop
 
 PROGRAM = (sys.executable, "-m", "vitlab")
@@ -84,7 +84,7 @@ def compare(
         allotment=str(allotment),
     )
     report = write_report(results, images, folder)
-    print(f"\n{verdict(results)}\n", flush=True)
+    print("", verdict(results), *outlooks(results), "", sep="\n", flush=True)
     if failures:
         raise RunsFailed(report, failures)
     return report

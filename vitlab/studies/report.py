@@ -12,9 +12,10 @@ import pandas as pd
 
 from vitlab.studies import figures, wording
 from vitlab.studies.gallery import gallery, shown_seed
-from vitlab.studies.results import StudyResults
-from vitlab.studies.statistics import sampling_margin
-from vitlab.studies.verdict import remarks, verdict
+from vitlab.studies.intervals import sampling_margin
+from vitlab.studies.power import MOST_SEEDS
+from vitlab.studies.results import Pair, StudyResults
+from vitlab.studies.verdict import outlooks, remarks, verdict
 from vitlab.studies.workshop import Images
 
 CLASSES_SHOWN = 30
@@ -69,6 +70,8 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         "percent": wording.percent,
         "bracket": wording.bracket,
         "signed": wording.signed,
+        "visible": _visible,
+        "needed": _needed,
     }
     for name in ("report.md", "report.html"):
         text = templates.get_template(f"{name}.jinja").render(context)
@@ -82,6 +85,7 @@ def _context(results: StudyResults, images: Images) -> dict[str, Any]:
         "results": results,
         "study": study,
         "verdict": verdict(results),
+        "outlooks": outlooks(results),
         "remarks": remarks(results),
         "date": time.strftime("%Y-%m-%d"),
         "command": f"python -m vitlab compare --config {shlex.quote(str(study.path))}",
@@ -116,6 +120,22 @@ def _context(results: StudyResults, images: Images) -> dict[str, Any]:
         "colours": figures.COLOURS,
         "markers": figures.MARKERS,
     }
+
+
+def _visible(pair: Pair, digits: int) -> str:
+    """Return the smallest difference that the study could have seen of a pair, in points."""
+    if pair.outlook is None:
+        return wording.NONE
+    return wording.percent(pair.outlook.visible, digits) if math.isfinite(pair.outlook.visible) else "none"
+
+
+def _needed(pair: Pair) -> str:
+    """Return what it takes to show a difference as large as measured."""
+    if pair.outlook is None:
+        return wording.NONE
+    if pair.outlook.seeds is not None:
+        return f"{pair.outlook.seeds:,}{wording.SPACE}seeds"
+    return f"{pair.outlook.images:,}{wording.SPACE}images" if pair.outlook.images else f"> {MOST_SEEDS:,} seeds"
 
 
 def _standings(results: StudyResults) -> list[Any]:

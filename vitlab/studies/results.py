@@ -18,12 +18,14 @@ import pandas as pd
 from vitlab.config import ABSENT, flatten
 from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.predictions import Predictions, read_predictions
-from vitlab.studies import statistics
+from vitlab.studies import intervals, statistics
 from vitlab.studies.baselines import Baselines
 from vitlab.studies.cost import Cost
 from vitlab.studies.grid import Difference, Run, Study
+from vitlab.studies.intervals import Interval
+from vitlab.studies.power import Outlook, outlook
 from vitlab.studies.runner import Outcome
-from vitlab.studies.statistics import Comparison, Interval
+from vitlab.studies.statistics import Comparison
 
 SIGNIFICANCE = 0.05
 OWN_TO_A_RUN = ("command",)  # entries of environment.json that differ between any two runs
@@ -123,15 +125,15 @@ class VariantResult:
     @property
     def nll(self) -> Interval:
         """Mean and interval over seeds."""
-        return statistics.t_interval([result.nll for result in self.runs])
+        return intervals.t_interval([result.nll for result in self.runs])
 
     @property
     def ece(self) -> Interval:
         """Mean and interval over seeds."""
-        return statistics.t_interval([result.ece for result in self.runs])
+        return intervals.t_interval([result.ece for result in self.runs])
 
     def _accuracy(self, values: list[float]) -> Interval:
-        return statistics.t_interval(values, step=1 / len(self.runs[0].correct)).within(0, 1)
+        return intervals.t_interval(values, step=1 / len(self.runs[0].correct)).within(0, 1)
 
     @property
     def seconds(self) -> float:
@@ -161,11 +163,12 @@ class Pair(NamedTuple):
     worse: VariantResult
     comparison: Comparison
     p: float
+    outlook: Outlook | None  # None where the pair shares a single seed
 
     @property
     def separable(self) -> bool:
         """Say whether the difference survives other seeds and other images, at the significance level."""
-        ahead = self.comparison.seeds.difference.mean > 0  # unequal sets of seeds can turn the order round
+        ahead = self.comparison.difference.mean > 0  # unequal sets of seeds can turn the order round
         return ahead and self.p < SIGNIFICANCE  # nan, of a single seed, is not below
 
 
@@ -202,7 +205,11 @@ class StudyResults:
             if (comparison := statistics.compare(a.outcomes, b.outcomes)) is not None
         ]
         adjusted = statistics.holm([comparison.p for _, _, comparison in compared])
-        return [Pair(a, b, comparison, p) for (a, b, comparison), p in zip(compared, adjusted, strict=True)]
+        level = SIGNIFICANCE / max(1, len(compared))  # of Holm's first step: whoever passes it, passes
+        return [
+            Pair(a, b, comparison, p, outlook(comparison.cells, level) if comparison.seeds > 1 else None)
+            for (a, b, comparison), p in zip(compared, adjusted, strict=True)
+        ]
 
     @property
     def labels(self) -> np.ndarray:

@@ -1,13 +1,15 @@
-"""How sure a difference between two variants is. Pure functions on arrays; imports nothing of vitlab.
+"""How sure a difference between two variants is. Pure functions on arrays; imports nothing of vitlab's other parts.
 
-A comparison has two sources of chance, and they answer two questions:
+A comparison has two sources of chance. Training: would other seeds (initialisation, order, augmentation) give the same
+order? The test set: would other images? With a few hundred images that is often the larger part (Jordan 2023, arXiv
+2304.01910). Variants are paired in both: equal seeds mean equal order and augmentation draws, and the images are the
+same. Three tests answer, and a difference counts only if it survives all:
 
-- training (initialisation, order, augmentation): would other seeds give the same order? Variants are paired by seed,
-  which fixes order and augmentation draws, and the differences go through a paired t-test over seeds.
-- the test set: would other images give the same order? The outcomes of both variants on each image, averaged over
-  seeds, are paired by image. With a few hundred images this is often the larger part (Jordan 2023, arXiv 2304.01910).
-
-A difference is called separable only if it survives both.
+- sign flips over seeds: if a and b are equally good, a − b is as likely as b − a with each seed. Exact with few seeds,
+  whatever their distribution; but its p-value is at least 2/2ⁿ, so that n < 6 seeds can claim nothing at 5 %.
+- the same over images, which is exact where only a few images tell a from b; of one seed it would be McNemar's test.
+- the crossed bootstrap over seeds and images together (`bootstrap`), which also gives the interval. The flips hold the
+  other source fixed, so that what a small test set happened to favour can look certain to them.
 """
 
 import math
@@ -17,31 +19,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-CONFIDENCE = 0.95
+from vitlab.studies.bootstrap import RESAMPLES, crossed_bootstrap
+from vitlab.studies.intervals import Interval, spread
 
-
-class Interval(NamedTuple):
-    """A mean and its confidence interval; `low` and `high` are nan where a single value allows none."""
-
-    mean: float
-    low: float
-    high: float
-
-    def excludes(self, value: float) -> bool:
-        """Say whether `value` lies outside; never where there is no interval."""
-        return value < self.low or value > self.high
-
-    def within(self, low: float, high: float) -> "Interval":
-        """Return the part of the interval that is possible; with two seeds Student's t reaches beyond it."""
-        return Interval(self.mean, max(self.low, low), min(self.high, high))
-
-
-class Paired(NamedTuple):
-    """A paired comparison: the mean difference with its interval, and the two-sided p-value of no difference."""
-
-    difference: Interval
-    p: float  # nan where a single pair allows none
-    n: int  # number of pairs
+FLIPS = 2**12  # all of them for 12 seeds or images; of more, so many random ones
+MANY = 50  # differences, of which the mean under sign flips is normal
 
 
 class McNemar(NamedTuple):
@@ -53,49 +35,72 @@ class McNemar(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Variant a against variant b, on the seeds that both have."""
+    """Variant a against variant b on the seeds that both have; nan where a single seed allows no answer."""
 
-    seeds: Paired
-    images: Paired
+    difference: Interval  # of accuracy, over seeds and images
+    p_seeds: float  # by sign flips
+    p_images: float  # by sign flips
+    p_both: float  # by the bootstrap
+    effect: float  # Cohen's d of the paired differences over seeds
+    outperforms: float  # share of the seeds in which a is better, ties by half (Bouthillier et al. 2021)
     mcnemar: dict[int, McNemar]  # by seed
+    cells: np.ndarray  # (S, N) int8: 1 where only a is right, −1 where only b is
+
+    @property
+    def seeds(self) -> int:
+        """Number of shared seeds."""
+        return len(self.cells)
 
     @property
     def p(self) -> float:
-        """The larger of the two p-values: small only if the difference survives other seeds *and* other images.
-
-        This is the intersection-union test (Berger 1982): its level is that of each part, no correction needed.
-        """
-        return max(self.seeds.p, self.images.p) if self.seeds.n > 1 else math.nan
+        """The largest p-value: small only if all tests find a difference, so its level is at most that of each."""
+        return max(self.p_seeds, self.p_images, self.p_both) if self.seeds > 1 else math.nan
 
 
-def t_interval(values: Sequence[float] | np.ndarray, step: float = 0.0) -> Interval:
-    """Return mean ± t · s/√n, Student's t with n − 1 degrees of freedom.
+def compare(
+    correct_a: dict[int, np.ndarray], correct_b: dict[int, np.ndarray], resamples: int = RESAMPLES
+) -> Comparison | None:
+    """Compare two variants by their outcomes per seed, each (N,) bool on the same N images.
 
-    Args:
-        values: One number per seed or per image.
-        step: What the values are multiples of, as accuracies are of 1/N. Two or three seeds agree to the last image
-            now and then; that is no proof of zero spread, so s is at least step/√12, the spread of a rounding error.
+    Only seeds that both have are used; None where there is none.
     """
-    values = np.asarray(values, dtype=np.float64)
-    n, mean = len(values), float(np.mean(values))
-    if n < 2:
-        return Interval(mean, math.nan, math.nan)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * _standard_error(values, step))
-    return Interval(mean, mean - half, mean + half)
+    shared = sorted(correct_a.keys() & correct_b.keys())
+    if not shared:
+        return None
+    a = np.stack([correct_a[seed] for seed in shared])  # (S, N)
+    b = np.stack([correct_b[seed] for seed in shared])
+    cells = a.astype(np.int8) - b.astype(np.int8)
+    by_seed = cells.mean(axis=1)
+    several = len(shared) > 1
+    interval, p = crossed_bootstrap(cells, resamples) if several else (_without_end(by_seed.mean()), math.nan)
+    return Comparison(
+        difference=interval,
+        p_seeds=sign_flip_p(by_seed),
+        p_images=sign_flip_p(cells.mean(axis=0)),
+        p_both=p,
+        effect=float(by_seed.mean()) / spread(by_seed, 1 / cells.shape[1]) if several else math.nan,
+        outperforms=float(np.mean((np.sign(by_seed) + 1) / 2)),
+        mcnemar={seed: mcnemar(correct_a[seed], correct_b[seed]) for seed in shared},
+        cells=cells,
+    )
 
 
-def paired_t(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, step: float = 0.0) -> Paired:
-    """Compare paired values by the t-test on a − b; `step` as in `t_interval`."""
-    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    interval = t_interval(difference, step)
-    n, error = len(difference), _standard_error(difference, step)
-    if n < 2:
-        p = math.nan
-    elif error == 0:
-        p = 1.0 if interval.mean == 0 else 0.0
-    else:
-        p = float(2 * stats.t.sf(abs(interval.mean) / error, n - 1))
-    return Paired(interval, p, n)
+def sign_flip_p(differences: np.ndarray) -> float:
+    """Return the two-sided p-value of paired differences (n,): the share of sign flips with as large a mean."""
+    differences = differences[differences != 0]  # nothing to flip
+    if len(differences) < 2:
+        return 1.0
+    if len(differences) > MANY:
+        return float(2 * stats.norm.sf(abs(differences.sum()) / np.sqrt(np.square(differences).sum())))
+    test = stats.permutation_test(
+        (differences,),
+        lambda values, axis: np.mean(values, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=FLIPS,
+        rng=np.random.default_rng(0),
+    )
+    return float(test.pvalue)
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
@@ -109,24 +114,6 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
     return McNemar(only_a, only_b, p)
 
 
-def compare(correct_a: dict[int, np.ndarray], correct_b: dict[int, np.ndarray]) -> Comparison | None:
-    """Compare two variants by their outcomes per seed, each (N,) bool on the same N images.
-
-    Only seeds that both have are used; None where there is none.
-    """
-    shared = sorted(correct_a.keys() & correct_b.keys())
-    if not shared:
-        return None
-    a = np.stack([correct_a[seed] for seed in shared])  # (S, N)
-    b = np.stack([correct_b[seed] for seed in shared])
-    over_seeds = paired_t(a.mean(axis=1), b.mean(axis=1), step=1 / a.shape[1])
-    return Comparison(
-        seeds=over_seeds._replace(difference=over_seeds.difference.within(-1, 1)),
-        images=paired_t(a.mean(axis=0), b.mean(axis=0)),
-        mcnemar={seed: mcnemar(correct_a[seed], correct_b[seed]) for seed in shared},
-    )
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust the p-values of several tests for their number (Holm 1979); nan stays nan and counts as no test."""
     p = np.asarray(p_values, dtype=np.float64)
@@ -137,13 +124,5 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def sampling_margin(accuracy: float, images: int) -> float:
-    """Return the half-width of Wilson's interval: how far another test set of this size would move an accuracy."""
-    interval = stats.binomtest(round(accuracy * images), images).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.high - interval.low) / 2
-
-
-def _standard_error(values: np.ndarray, step: float) -> float:
-    if len(values) < 2:
-        return math.nan
-    return max(float(np.std(values, ddof=1)), step / math.sqrt(12)) / math.sqrt(len(values))
+def _without_end(mean: float) -> Interval:
+    return Interval(float(mean), math.nan, math.nan)

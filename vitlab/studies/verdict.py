@@ -1,9 +1,12 @@
 """The answer of a study in words."""
 
+import math
 from collections.abc import Sequence
+from itertools import combinations
 
+from vitlab.studies.intervals import Interval
+from vitlab.studies.power import MOST_SEEDS, Outlook
 from vitlab.studies.results import Pair, RunResult, StudyResults
-from vitlab.studies.statistics import Interval
 from vitlab.studies.wording import SPACE, bracket, digits_for, percent
 
 
@@ -19,7 +22,7 @@ def verdict(results: StudyResults) -> str:
     digits = digits_for(len(results.labels))
     if not against:
         return f"{best.variant} scored highest, but shares no seed with the others, so nothing can be concluded."
-    if all(pair.comparison.seeds.n == 1 for pair in against):
+    if all(pair.comparison.seeds == 1 for pair in against):
         score = percent(best.accuracy.mean, digits)
         return (
             f"{best.variant} scored highest ({score}{SPACE}%), but one seed each cannot tell a difference from chance."
@@ -27,16 +30,37 @@ def verdict(results: StudyResults) -> str:
 
     ahead = [pair for pair in against if pair.separable]
     level = [pair for pair in against if not pair.separable]
-    lead = ", ".join(_lead(pair, digits) for pair in ahead)
     if not ahead:
         return (
-            f"Not separable at {_seeds(level)}: {best.variant} has the highest mean, "
+            f"Not separable at {_seeds(level)}{_too_few(level)}: {best.variant} has the highest mean, "
             f"{_and([_margin(pair, digits) for pair in level])}."
         )
+    lead = f"{best.variant} is better than {_and([_lead(pair, digits) for pair in ahead])}"
     if not level:
-        return f"{best.variant} is ahead of {_and([_lead(pair, digits) for pair in ahead])}."
-    rest = _and([f"{pair.worse.variant} ({_gap(pair.comparison.seeds.difference, digits)})" for pair in level])
-    return f"{best.variant} is ahead of {lead}, but not separable from {rest} at {_seeds(level)}."
+        return f"{lead}."
+    rest = _and([f"{pair.worse.variant} ({_gap(pair.comparison.difference, digits)})" for pair in level])
+    return f"{lead}, but not separable from {rest} at {_seeds(level)}."
+
+
+def outlooks(results: StudyResults) -> list[str]:
+    """Say, where the first of the ranking is not separable from another, what the study could have seen."""
+    return [
+        f"{p.better.variant} – {p.worse.variant}: {_outlook(p.outlook, digits_for(len(results.labels)))}."
+        for p in results.pairs
+        if p.better is results.ranking[0] and p.outlook is not None and not p.separable
+    ]
+
+
+def _outlook(outlook: Outlook, digits: int) -> str:
+    if math.isfinite(outlook.visible):
+        could = f"the smallest difference this study could have seen is {percent(outlook.visible, digits)}{SPACE}points"
+    else:
+        could = f"with fewer than {outlook.least_seeds}{SPACE}seeds no difference can be proved, however large"
+    if outlook.seeds is not None:
+        return f"{could}; if it is as large as measured, you would need about {outlook.seeds:,}{SPACE}seeds"
+    if outlook.images is not None:
+        return f"{could}; if it is as large as measured, only about {outlook.images:,}{SPACE}test images could show it"
+    return f"{could}; if it is as large as measured, you would need more than {MOST_SEEDS:,}{SPACE}seeds"
 
 
 def remarks(results: StudyResults) -> list[str]:
@@ -46,6 +70,7 @@ def remarks(results: StudyResults) -> list[str]:
     if results.failures:
         which = "; ".join(f"{run}: {failure}" for run, failure in results.failures)
         found.append(f"{len(results.failures)} of {total} runs failed and enter no average ({which}).")
+    found += _unpaired(results)
     for line in ("majority class", "k-NN on raw pixels"):
         below = [r for r in results.finished if line in results.lines_not_beaten(r.top1)]
         if below:
@@ -63,11 +88,11 @@ def remarks(results: StudyResults) -> list[str]:
 
 
 def _lead(pair: Pair, digits: int) -> str:
-    return f"{pair.worse.variant} by {_gap(pair.comparison.seeds.difference, digits)}"
+    return f"{pair.worse.variant} by {_gap(pair.comparison.difference, digits)}"
 
 
 def _margin(pair: Pair, digits: int) -> str:
-    return f"{_gap(pair.comparison.seeds.difference, digits)} over {pair.worse.variant}"
+    return f"{_gap(pair.comparison.difference, digits)} over {pair.worse.variant}"
 
 
 def _gap(difference: Interval, digits: int) -> str:
@@ -76,12 +101,28 @@ def _gap(difference: Interval, digits: int) -> str:
 
 
 def _seeds(pairs: Sequence[Pair]) -> str:
-    n = min(pair.comparison.seeds.n for pair in pairs)
+    n = min(pair.comparison.seeds for pair in pairs)
     return f"{n}{SPACE}seed{'s' if n > 1 else ''}"
+
+
+def _too_few(pairs: Sequence[Pair]) -> str:
+    """Say how many seeds a claim takes at least, where no pair has them."""
+    least = [pair.outlook.least_seeds for pair in pairs if pair.outlook is not None]
+    return f" (a claim takes {least[0]})" if least and all(pair.comparison.seeds < least[0] for pair in pairs) else ""
 
 
 def _and(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _unpaired(results: StudyResults) -> list[str]:
+    found = []
+    for a, b in combinations(results.ranking, 2):
+        if a.outcomes.keys() != b.outcomes.keys():
+            seeds = [str(seed) for seed in sorted(a.outcomes.keys() & b.outcomes.keys())]
+            shared = f"rests on seed{'s' if len(seeds) > 1 else ''} {_and(seeds)} alone" if seeds else "has no seed"
+            found.append(f"Not all seeds are paired: the difference {a.variant} – {b.variant} {shared}.")
+    return found
 
 
 def _below(line: str, below: Sequence[RunResult], results: StudyResults) -> str:

@@ -2,7 +2,7 @@
 
 import math
 
-from vitlab.studies.statistics import Interval
+from vitlab.studies.intervals import Interval
 
 NONE = "–"
 SPACE = "\u00a0"  # where a line must not break
