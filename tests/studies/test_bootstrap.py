@@ -78,11 +78,10 @@ SOURCES = {"seeds": (1, 0.1, 0.1), "images": (0, 1, 0.1), "both": (0.05, 1, 1), 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [3, 6])
 @pytest.mark.parametrize("source", SOURCES)
-def test_the_interval_covers_the_truth_wherever_chance_comes_from(source: str, seeds: int) -> None:
-    """At 95 %, less a binomial's 99.9 % margin over 300 studies; where only the rest varies it is too wide."""
-    assert coverage(SOURCES[source], seeds, studies=300) >= stats.binom.ppf(0.001, 300, 0.95) / 300
+def test_the_interval_covers_the_truth_wherever_chance_comes_from(source: str) -> None:
+    """At 95 %, less a binomial's 99.9 % margin over 200 studies; where only the rest varies it is too wide."""
+    assert coverage(SOURCES[source], seeds=4, studies=200) >= stats.binom.ppf(0.001, 200, 0.95) / 200
 
 
 def test_the_interval_covers_the_truth_and_is_not_idle() -> None:
