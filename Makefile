@@ -19,6 +19,7 @@ help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  %-24s %s\n", $$1, $$2}'
 	@echo "Experiments (python -m vitlab fit --config experiments/<name>.yaml):"
 	@for name in $(EXPERIMENTS); do printf "  %-24s %s\n" $$name "$$(head -1 experiments/$$name.yaml | cut -c3-)"; done
+	@echo "  imagenet/<name>          A published recipe; experiments/imagenet/ has $(words $(wildcard experiments/imagenet/*.yaml)), docs/recipes.md the values"
 	@echo "Studies (python -m vitlab compare --config experiments/studies/<name>.yaml):"
 	@for name in $(STUDIES); do printf "  %-24s %s\n" $$name "$$(head -1 experiments/studies/$$name.yaml | cut -c3-)"; done
 
@@ -58,6 +59,9 @@ runs/%/seed-0/summary.json: | $(INSTALLED)
 	$(RUN) -m vitlab fit --config experiments/$*.yaml
 
 $(EXPERIMENTS): %: $(INSTALLED)
+	$(RUN) -m vitlab fit --config experiments/$@.yaml $(ARGS)
+
+imagenet/%: $(INSTALLED)
 	$(RUN) -m vitlab fit --config experiments/$@.yaml $(ARGS)
 
 $(STUDIES): %: $(INSTALLED)  # quickstart is one of them
