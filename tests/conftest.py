@@ -33,6 +33,12 @@ TINY: Config = {
 }
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave benchmarks out unless `-m` names them; an `-m` in pyproject.toml would give way to `-m 'not slow'`."""
+    if "benchmarks" not in config.option.markexpr:
+        items[:] = [item for item in items if item.get_closest_marker("benchmarks") is None]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _threads() -> None:
     torch.set_num_threads(1)  # the models are tiny; two threads that wait for each other on a busy machine take longer

@@ -13,6 +13,7 @@ HARMLESS = (
     "run.overwrite",
     "run.wandb",
     "data.init_args.num_workers",
+    "model.init_args.teacher.cache",
     "trainer.logger",
     "trainer.enable_progress_bar",
     "trainer.profiler",

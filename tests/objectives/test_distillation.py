@@ -2,6 +2,8 @@
 
 import logging
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,8 +21,8 @@ from tests.objectives.small import (
 )
 from vitlab.data import Digits
 from vitlab.ema import Ema
-from vitlab.models import TimmModel, VisionTransformer
-from vitlab.objectives import Distillation, HardTarget, SoftTarget, Teacher
+from vitlab.models import ImageModel, TimmModel, VisionTransformer
+from vitlab.objectives import Distillation, HardTarget, SoftTarget, Supervised, Teacher
 from vitlab.objectives.distillation import Target
 from vitlab.objectives.teacher import renormalisation, resize
 from vitlab.optim import AdamW, WarmupCosine
@@ -182,10 +184,33 @@ def test_the_teacher_sees_its_own_size() -> None:
 
 
 def test_a_teacher_of_batch_norms_keeps_its_statistics() -> None:
-    model = TimmModel("resnet18", num_classes=10, in_chans=1, img_size=32)
+    model = small_resnet()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     Teacher(model)(batch()[0][0])
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def small_resnet() -> TimmModel:
+    return TimmModel("resnet18", num_classes=10, in_chans=1, img_size=32)
+
+
+@pytest.mark.parametrize("build", [small_teacher, small_resnet])
+def test_a_teacher_from_a_run_is_the_average_that_the_run_kept(
+    build: Callable[[], ImageModel], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Supervised(build(), AdamW(1e-3), WarmupCosine(), ema=Ema(0.9))
+    for parameter in run.encoder.parameters():
+        parameter.data += 0.01
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"state_dict": run.state_dict()}, tmp_path / "checkpoints" / "last.ckpt")
+    teacher = Teacher(build(), weights=str(tmp_path))
+    logging.getLogger("vitlab").propagate = True
+    with caplog.at_level(logging.INFO, "vitlab"):
+        teacher.prepare(torch.device("cpu"), (0.5,), (0.5,))
+    assert "last.ckpt, average.module." in caplog.text
+    x = torch.randn(2, 1, *teacher.model.img_size)
+    assert torch.equal(teacher(x), run.encoder.eval()(x))
+    assert not torch.equal(teacher(x), run.backbone.eval()(x))
 
 
 def examined(top1: float, images: int = 200) -> None:

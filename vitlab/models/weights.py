@@ -30,7 +30,7 @@ Shape = tuple[int, ...]
 CONTAINERS = ("state_dict", "model", "teacher", "target_encoder", "student")
 """Where a checkpoint keeps its weights, the first that is there: a teacher before its student, as DINO evaluates."""
 
-PREFIXES = ("", "encoder.", "teacher.", "backbone.")
+PREFIXES = ("", "encoder.", "teacher.", "teacher.module.backbone.", "average.module.", "backbone.")
 """Which of several encoders in one file is meant: the evaluated before the trained."""
 
 BUFFERS = re.compile(r"(^|\.)(relative_position_index|relative_coords_table|attn_mask)$")
@@ -189,7 +189,11 @@ def _find_prefix(file: Iterable[str], own: Mapping[str, Tensor]) -> str:
             if ".".join(parts[i:]) in own:
                 found["".join(f"{part}." for part in parts[:i])] += 1
     rank = {prefix: -i for i, prefix in enumerate(PREFIXES)}
-    best = max(found, key=lambda prefix: (found[prefix], rank.get(prefix, -len(PREFIXES))), default="")
+
+    def preference(prefix: str) -> tuple[int, int]:
+        return found[prefix], rank.get(prefix.removesuffix("net."), -len(PREFIXES))  # TimmModel's own level
+
+    best = max(found, key=preference, default="")
     return best if 2 * found[best] >= len(own) else ""
 
 

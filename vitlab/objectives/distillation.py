@@ -8,7 +8,10 @@
 A student with a distillation token has a head for each; their logits are averaged in evaluation (the paper adds
 probabilities: `val_prob/…`). A student with one head learns both with it: what the paper calls usual distillation.
 
-Letters: B images, K classes, y labels, also mixtures of two; the teacher sees the images that the student sees.
+The teacher sees the images that the student sees. With `teacher.cache`, its logits for them are kept on disk, and all
+students of a seed ask it only once: a step then costs what it costs without a teacher (`teacher_cache.py`).
+
+Letters: B images, K classes, y labels, also mixtures of two.
 """
 
 import math
@@ -24,6 +27,7 @@ from vitlab.ema import Ema
 from vitlab.models import ImageModel, TimmModel, VisionTransformer
 from vitlab.objectives.classification import Classification, accuracy
 from vitlab.objectives.teacher import Teacher
+from vitlab.objectives.teacher_cache import LogitCache
 from vitlab.optim import Optimizer, Schedule
 
 
@@ -98,6 +102,7 @@ class Distillation(Classification):
         self.two_heads = isinstance(backbone, VisionTransformer) and backbone.distilled
         check_student(backbone, alpha, self.two_heads)
         self.teacher, self.target, self.alpha = teacher, target, alpha
+        self.cache: LogitCache | None = None
         if self.two_heads:
             names = [f"{split}{head}" for split in ("val", "test") for head in ("_class", "_distillation", "_prob")]
             self.metrics.update({name: accuracy(backbone.num_classes, f"{name}/") for name in names})
@@ -109,12 +114,21 @@ class Distillation(Classification):
             device = self.trainer.strategy.root_device
             self.teacher.prepare(device, data.mean, data.std)
             self.teacher.examine(data.batches("val", device))
+            self.cache = self.teacher.open_cache(str(self.trainer.precision))
 
     def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
         (images,) = views
-        teacher = self.teacher(images)  # (B, K)
+        teacher = self.teacher(images) if self.cache is None else self.cache.logits(images, self.teacher)  # (B, K)
         cls, dist = self.heads(images)  # (B, K) each
         return (1 - self.alpha) * self.cross_entropy(cls, labels) + self.alpha * self.target.loss(dist, teacher)
+
+    def on_train_epoch_end(self) -> None:
+        if self.cache is not None:
+            self.cache.flush()
+
+    def on_train_end(self) -> None:
+        if self.cache is not None:
+            self.cache.report()
 
     def heads(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits that learn the label and those that learn the teacher: the same of a single head."""

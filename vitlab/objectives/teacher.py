@@ -1,8 +1,10 @@
 """A trained model that a student learns from: frozen, and outside of everything that trains, averages or saves."""
 
+import hashlib
 import logging
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import final
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from vitlab.models import ImageModel
 from vitlab.objectives.objective import weights_path
+from vitlab.objectives.teacher_cache import LogitCache
 
 log = logging.getLogger("vitlab")
 
@@ -25,9 +28,13 @@ class Teacher:
 
     Args:
         model: Any vitlab or timm model; `img_size` is the size at which it sees the images.
-        weights: A file, a run directory, or a name on the hub, `timm/…`; null where the model brings its own.
+        weights: A file, a run directory, or a name on the hub, `timm/…`; null where the model brings its own. Of a run
+            that averaged its weights, the average.
         mean: Normalisation of each channel that the teacher was trained with; null: the data's.
         std: The same.
+        cache: A folder for the logits of the training images, which a second student of the same seed then finds there,
+            also while the first one trains; null: ask the teacher each time. Each teacher has its own folder in it. For
+            its size see `LogitCache`.
     """
 
     def __init__(
@@ -36,12 +43,14 @@ class Teacher:
         weights: str | None = None,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
+        cache: str | None = None,
     ) -> None:
         if (mean is None) != (std is None):
             raise ValueError(f"teacher.mean is {mean} and teacher.std {std}; give both, or neither for the data's.")
         self.model = model.requires_grad_(False).eval()
         self.weights, self.mean, self.std = weights, mean, std
         self.scale, self.shift = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
+        self.cache = cache
 
     def prepare(self, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """Read the weights and go to the device; `mean` and `std` are what the data were normalised with."""
@@ -65,10 +74,33 @@ class Teacher:
             )
         log.info("Teacher's weights from %s", report)
 
+    def open_cache(self, precision: str) -> LogitCache | None:
+        """Return what is kept of this teacher's logits, if `cache` names a folder; call it after `prepare`.
+
+        Args:
+            precision: In which it will be asked, the Trainer's: bfloat16 gives other logits than float32.
+        """
+        if self.cache is None:
+            return None
+        return LogitCache(Path(self.cache) / self._fingerprint(precision), self.model.num_classes)
+
+    def _fingerprint(self, precision: str) -> str:
+        """Return 16 hexadecimal digits of what decides an image's logits: weights, layers, what is done before them."""
+        before = (precision, self.model.img_size, self.scale.flatten().tolist(), self.shift.flatten().tolist())
+        digest = hashlib.sha256(repr(before).encode())
+        for name, module in self.model.named_modules():
+            # Weights of the same shapes fit another number of heads, another window, another ε.
+            settings = {key: x for key, x in vars(module).items() if isinstance(x, int | float | str | tuple)}
+            digest.update(repr((name, type(module).__name__, settings)).encode())
+        for name, tensor in self.model.state_dict().items():
+            digest.update(repr((name, tensor.dtype, tensor.shape)).encode())
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        """Return the teacher's logits for the student's images."""
-        return self.model(resize(images * self.scale + self.shift, self.model.img_size))
+        """Return the teacher's logits for the student's images, float32."""
+        return self.model(resize(images * self.scale + self.shift, self.model.img_size)).float()
 
     def examine(self, batches: Iterable[tuple[list[Tensor], Tensor]]) -> None:
         """Print the share of labelled images that the teacher names rightly; refuse one that guesses.
