@@ -12,7 +12,7 @@ EXPERIMENTS := $(notdir $(basename $(wildcard experiments/*.yaml)))
 STUDIES := $(notdir $(basename $(wildcard experiments/studies/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint types unit $(EXPERIMENTS) $(STUDIES)
+.PHONY: help install quickstart test lint types unit benchmark $(EXPERIMENTS) $(STUDIES)
 
 help:  ## List the targets
 	@echo "Targets:"
@@ -48,6 +48,9 @@ COMPILED := tests/models/test_compile.py
 unit: $(INSTALLED)  ## Tests alone; ARGS="-m 'not slow'" for the quick ones
 	$(RUN) -m pytest --ignore $(COMPILED) --jaxtyping-packages=$(SHAPES) $(ARGS)
 	$(RUN) -m pytest $(COMPILED) $(ARGS) || [ $$? -eq 5 ]  # 5: ARGS chose none of them
+
+benchmark: $(INSTALLED)  ## Print the measured ratios that are claimed; minutes, on a machine that does nothing else
+	$(RUN) -m pytest -m benchmarks -s $(ARGS)
 
 # What a run starts from is trained first, where its run is missing; ARGS are for the run that was asked for.
 $(filter finetune_simmim_% finetune_mae_%,$(EXPERIMENTS)): finetune_%: runs/%/seed-0/summary.json
