@@ -249,7 +249,7 @@ class KnnMonitor(Callback):
         seen = {"val/knn": float(right.float().mean()), "val/rank": rank_me(queries), "val/std": relative_std(queries)}
         pl_module.log_dict(seen, rank_zero_only=True)
         if seen["val/rank"] < 1.5 and trainer.is_global_zero:  # an encoder as it is built has 2 or more
-            log.warning("Collapse: val/rank is %.2f, all images have the same features.\n%s", seen["val/rank"], REMEDIES)
+            log.warning("Collapse: val/rank is %.2f, all images look alike.\n%s", seen["val/rank"], REMEDIES)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

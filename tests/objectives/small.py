@@ -31,6 +31,17 @@ def batch(n: int = 8) -> tuple[list[Tensor], Tensor]:
     return [torch.randn(n, 1, 8, 8, generator=generator)], torch.arange(n) % 10
 
 
+def crops(n: int = 4, num_local: int = 2) -> tuple[list[Tensor], Tensor]:
+    """Return two global crops of 8 × 8 px and some local ones of 4 × 4 px of each of n images.
+
+    An image is noise, and each view of it has some noise of its own.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(n, 1, 8, 8, generator=generator)
+    views = [images + 0.3 * torch.randn(n, 1, 8, 8, generator=generator) for _ in range(2 + num_local)]
+    return [*views[:2], *(view[..., 2:6, 2:6] for view in views[2:])], torch.arange(n)
+
+
 def wake(model: torch.nn.Module) -> None:
     """Move all weights a little: Swin v2's blocks begin as the identity, and their weights matter from the first step
     on, not before."""

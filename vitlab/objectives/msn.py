@@ -7,7 +7,7 @@ with f the student, backbone and projection, f̄ its average, q the prototypes a
 anchor is a view of which patches are left out, the others are small crops; the target is a whole view. H(p̄) keeps all
 prototypes in use, and so the answers from being one.
 
-Letters: V anchors of each of B images, N patches, C channels, D width of the backbone, d of the projection, K prototypes.
+Letters: V anchors of each of B images, N patches, C channels, D width of the backbone, K prototypes.
 """
 
 import math
@@ -72,7 +72,9 @@ class MSN(SelfDistillation):
         if not 0 <= patch_drop < 1:
             raise ValueError(f"patch_drop is {patch_drop}; give a share from 0 to below 1, like 0.15.")
         if temperature <= 0 or sharpen <= 0:
-            raise ValueError(f"temperature {temperature} and sharpen {sharpen} are above 0; 0.1 and 0.25 are published.")
+            raise ValueError(
+                f"temperature {temperature} and sharpen {sharpen} are above 0; 0.1 and 0.25 are published."
+            )
         require_final_norm(backbone)
         nn.init.kaiming_normal_(backbone.patch_embed.proj.weight)
         nn.init.trunc_normal_(backbone.cls_token, std=0.02)

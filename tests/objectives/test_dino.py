@@ -1,0 +1,344 @@
+"""DINO against the released code's numbers, and what moves, what does not, and when."""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.objectives.small import BACKBONES, closed_form, crops, wake, without_gradient
+from vitlab.commands import run
+from vitlab.config import Config
+from vitlab.evaluation.spread import rank_me
+from vitlab.models import VisionTransformer
+from vitlab.models.weights import load_weights
+from vitlab.objectives import DINO
+from vitlab.objectives.dino import clip_each, cross_view_entropy, teacher_temperature
+from vitlab.objectives.self_distillation import collapse, embed_views
+from vitlab.optim import AdamW, WarmupCosine, cosine
+
+Write = Callable[..., Path]
+
+SMALL = {"out_dim": 24, "hidden_dim": 32, "bottleneck_dim": 16}
+
+
+def dino(backbone: str = "vit", **kwargs: object) -> DINO:
+    torch.manual_seed(0)
+    arguments: dict = SMALL | kwargs
+    return DINO(BACKBONES[backbone](), AdamW(1e-3), WarmupCosine(), **arguments)  # type: ignore[arg-type]
+
+
+# ---- the released code's numbers
+
+
+def test_loss_and_centre_equal_the_released_codes() -> None:
+    """Run once on the released code, on inputs in closed form: epoch 0, then epoch 5, after the centre has moved."""
+    student, teacher = closed_form(8, 12), closed_form(4, 12, a=1.1, b=0.2)
+    log_probs = (student / 0.1).log_softmax(dim=-1).chunk(4)
+    center, losses = torch.zeros(12, dtype=torch.float64), []
+    for epoch in (0, 5):
+        targets = ((teacher - center) / teacher_temperature(epoch, 0.04, 0.07, 3)).softmax(dim=-1)
+        losses.append(float(cross_view_entropy(targets.chunk(2), log_probs)))
+        center = center.lerp(teacher.mean(dim=0), 0.1)
+        if epoch == 0:
+            assert center[:3].tolist() == pytest.approx([0.0699112660, 0.0595617037, -0.0158773504], abs=1e-9)
+    assert losses == pytest.approx([11.2699435165, 11.0301575444], abs=1e-9)
+
+
+def test_the_objective_computes_what_its_functions_do() -> None:
+    """Twice, so that the second loss is of a centre that has moved."""
+    objective, (views, labels) = dino().double(), crops()
+    views = [view.double() for view in views]
+    for _ in range(2):
+        teacher = objective.teacher.module(torch.cat(views[:2]))
+        targets = ((teacher - objective.center) / 0.04).softmax(-1).chunk(2)
+        log_probs = [(objective.head(objective.backbone.embed(view)) / 0.1).log_softmax(-1) for view in views]
+        expected = cross_view_entropy(targets, log_probs).detach()
+        center = 0.9 * objective.center + 0.1 * teacher.mean(0)
+        assert float(objective.loss(views, labels).detach()) == pytest.approx(float(expected), rel=1e-12)
+        torch.testing.assert_close(objective.center, center)
+
+
+def test_temperatures_rise_as_in_the_released_code() -> None:
+    assert [teacher_temperature(e, 0.04, 0.07, 3) for e in range(5)] == pytest.approx([0.04, 0.055, 0.07, 0.07, 0.07])
+    assert teacher_temperature(0, 0.04, 0.07, 0) == 0.07
+    assert teacher_temperature(0, 0.04, 0.07, 1) == 0.04
+
+
+def test_the_cosine_is_the_released_codes() -> None:
+    """cosine_scheduler(1, 0.1, 4 epochs, 5 iterations, 1 of warm-up) there, from the end of its warm-up on."""
+    rates = [WarmupCosine(warmup_epochs=1, min_lr=0.1).lr(1.0, step, 20, 4) for step in range(5, 20)]
+    assert [*rates[:3], rates[-1]] == pytest.approx([1.0, 0.990166, 0.961095, 0.109834], abs=1e-6)
+    assert dino().momentum(0.5) == pytest.approx(0.998)  # from 0.996 to 1
+    assert AdamW(1e-3, 0.04, weight_decay_end=0.4).weight_decay_at(0.5) == pytest.approx(0.22)
+
+
+def test_vit_small_has_the_published_number_of_parameters() -> None:
+    """21,665,664 of the backbone and 22,352,128 of the head, counted on the released code."""
+    with torch.device("meta"):
+        objective = DINO(VisionTransformer(embed_dim=384, num_heads=6), AdamW(1e-3), WarmupCosine())
+    assert [sum(p.numel() for p in m.parameters()) for m in (objective.backbone, objective.head)] == [
+        21_665_664,
+        22_352_128,
+    ]
+    names = set(objective.head.state_dict())
+    assert {"mlp.0.weight", "mlp.2.bias", "mlp.4.weight", "last_layer.weight_g", "last_layer.weight_v"} <= names
+
+
+# ---- views
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_crops_of_two_sizes_are_two_forwards_and_give_what_single_ones_do(name: str) -> None:
+    """Also for a Swin, whose windows of 4 are as large as the small crop's first map, and larger than its second."""
+    objective, (views, _) = dino(name), crops(num_local=8)
+    wake(objective.backbone)
+    sizes: list[tuple[int, ...]] = []
+    hook = objective.backbone.patch_embed.register_forward_hook(lambda m, inputs, out: sizes.append(inputs[0].shape))
+    together = embed_views(objective.backbone, views)
+    hook.remove()
+    assert sizes == [(8, 1, 8, 8), (32, 1, 4, 4)]
+    torch.testing.assert_close(together, torch.cat([objective.backbone.embed(view) for view in views]))
+
+
+def test_the_head_sees_all_views_at_once_and_the_teacher_the_global_ones() -> None:
+    objective, seen = dino(), []
+    for head in (objective.head, objective.teacher.module.head):
+        head.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    objective.loss(*crops(n=4, num_local=3))
+    assert seen == [2 * 4, 5 * 4]
+
+
+def test_no_view_is_compared_with_itself() -> None:
+    """Were all views but one and its own target alike, the rest would have no loss."""
+    one_hot = torch.eye(3).repeat(2, 1, 1)  # two views of three images
+    same = [(100 * one_hot[0]).log_softmax(-1), (100 * one_hot[1]).log_softmax(-1)]
+    own = [one_hot[0], one_hot[1].roll(1, dims=1)]
+    # Pairs that count: (target 0, view 1), which agree, and (target 1, view 0), which differ by 100 nats.
+    assert float(cross_view_entropy(own, same)) == pytest.approx(50)
+
+
+def test_a_single_view_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"two global crops of an image, and was given 1;\s+set data"):
+        dino().loss(crops()[0][1:], torch.zeros(4))
+
+
+# ---- what trains
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_parameter_of_the_student_gets_a_gradient_and_none_of_the_teacher(name: str) -> None:
+    objective = dino(name, norm_last_layer=False)
+    wake(objective.backbone)
+    objective.loss(*crops()).backward()
+    assert without_gradient(objective) == []
+    assert all(p.grad is None for p in objective.teacher.parameters())
+
+
+def test_lengths_of_the_last_layer_are_fixed_unless_asked() -> None:
+    assert not dino().head.last_layer.weight_g.requires_grad  # type: ignore[union-attr]
+    assert not any(p.requires_grad for p in dino(norm_last_layer=False).teacher.parameters())
+
+
+def test_the_teacher_has_no_drop_path() -> None:
+    torch.manual_seed(0)
+    backbone = VisionTransformer(8, 2, 1, 0, embed_dim=32, depth=2, num_heads=2, drop_path_rate=0.9)
+    objective = DINO(backbone, AdamW(1e-3), WarmupCosine(), **SMALL).train()  # type: ignore[arg-type]
+    (images, *_), _ = crops()
+    assert torch.equal(objective.teach(images), objective.teach(images))
+    assert not torch.equal(objective.student(images), objective.student(images))
+
+
+def test_each_gradient_is_clipped_by_itself() -> None:
+    long, short = (nn.Parameter(torch.zeros(4)) for _ in range(2))
+    long.grad, short.grad = torch.full((4,), 5.0), torch.full((4,), 0.1)
+    clip_each([long, short, nn.Parameter(torch.zeros(1))], 3.0)
+    assert float(long.grad.norm()) == pytest.approx(3.0)
+    assert torch.equal(short.grad, torch.full((4,), 0.1))
+
+
+def test_class_token_and_positions_are_decayed_as_released() -> None:
+    assert dino().no_weight_decay() == set()
+
+
+def test_one_batch_is_learned_and_its_features_spread() -> None:
+    """The loss falls while answers and features of different images part: at first nearly all of them are alike."""
+    objective, (views, labels) = dino(out_dim=64, hidden_dim=64), crops(24, num_local=1)
+    optimizer = torch.optim.AdamW((p for p in objective.parameters() if p.requires_grad), lr=1e-3, weight_decay=0.0)
+
+    def spread() -> tuple[float, int]:
+        with torch.no_grad():
+            answers = (objective.teach(views[0]) - objective.center).argmax(dim=1)
+            return rank_me(objective.encoder.embed(views[0])), len(set(answers.tolist()))
+
+    losses, before = [], spread()
+    for _ in range(120):
+        optimizer.zero_grad()
+        loss = objective.loss(views, labels)
+        loss.backward()
+        clip_each(objective.student.parameters(), 0.3)
+        optimizer.step()
+        objective.teacher.update(objective.student, 0.97)
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    assert spread()[0] > 1.2 * before[0]
+    assert spread()[1] > before[1]
+
+
+# ---- over a run
+
+CROPS: Config = {
+    "global_crops": {"number": 2, "size": 8, "scale": [0.4, 1.0], "blur_prob": [0.0]},
+    "local_crops": {"number": 2, "size": 4, "scale": [0.1, 0.4], "blur_prob": [0.0]},
+    "saturation": 0.0,
+    "hue": 0.0,
+    "grey_prob": 0.0,
+}
+VIT: Config = {
+    "class_path": "vitlab.models.VisionTransformer",
+    "init_args": {"patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2, "drop_path_rate": 0.1},
+}
+
+
+def experiment(**changes: object) -> Config:
+    arguments = {
+        "backbone": VIT,
+        "optimizer": {
+            "class_path": "vitlab.optim.AdamW",
+            "init_args": {"lr": 1.0e-3, "weight_decay": 0.04, "weight_decay_end": 0.4},
+        },
+        "schedule": {"class_path": "vitlab.optim.WarmupCosine", "init_args": {"warmup_epochs": 0.5}},
+        **SMALL,
+        "warmup_teacher_temp_epochs": 2,
+        "teacher_temp": 0.07,
+    }
+    return {
+        "model": {"class_path": "vitlab.objectives.DINO", "init_args": arguments | changes},
+        "data": {"init_args": {"multi_crop": CROPS}},
+        "trainer": {"max_epochs": 2, "limit_train_batches": 4},
+    }
+
+
+def fit(*arguments: object) -> int:
+    return run("fit", [str(argument) for argument in arguments])
+
+
+def weights(name: str = "dino", root: str = "runs") -> dict[str, Tensor]:
+    return torch.load(f"{root}/{name}/seed-0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_the_teacher_moves_by_averaging_alone_once_an_optimiser_step(
+    tiny: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two batches a step: 8 batches are 4 steps, after each of which it is m · teacher + (1 − m) · student."""
+    expected: list[dict[str, Tensor]] = []
+    original = DINO.optimizer_step
+
+    def recorded(self: DINO, *args: object, **kwargs: object) -> None:
+        before, step = copy.deepcopy(self.teacher.module.state_dict()), self.global_step
+        if expected:  # nothing but `optimizer_step` has moved it since
+            torch.testing.assert_close(before, expected[-1])
+        original(self, *args, **kwargs)
+        m = cosine(0.5, 1.0, step / 4)
+        student = self.student.state_dict()
+        expected.append({name: m * before[name] + (1 - m) * student[name] for name in before})
+
+    monkeypatch.setattr(DINO, "optimizer_step", recorded)
+    path = tiny(experiment(momentum_teacher=0.5), "dino")
+    assert fit("--config", path, "--trainer.accumulate_grad_batches", 2) == 0
+    assert len(expected) == 4
+    last = weights()
+    for name, value in expected[-1].items():
+        torch.testing.assert_close(last[f"teacher.module.{name}"], value)
+
+
+def test_the_last_layer_rests_at_first_and_weight_decay_rises(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    decays, moved = [], []
+    original = DINO.optimizer_step
+
+    def recorded(self: DINO, *args: object, **kwargs: object) -> None:
+        before = self.head.last_layer.weight_v.detach().clone()  # type: ignore[union-attr]
+        original(self, *args, **kwargs)
+        moved.append(not torch.equal(before, self.head.last_layer.weight_v))  # type: ignore[union-attr]
+        decays.append(sorted({group["weight_decay"] for group in self.optimizers().param_groups}))  # type: ignore[union-attr]
+
+    monkeypatch.setattr(DINO, "optimizer_step", recorded)
+    assert fit("--config", tiny(experiment(), "dino")) == 0
+    assert moved == [False] * 4 + [True] * 4
+    assert [none for none, _ in decays] == [0.0] * 8
+    assert [decay for _, decay in decays] == pytest.approx([cosine(0.04, 0.4, step / 8) for step in range(8)])
+
+
+def test_an_interrupted_run_continues_to_the_same_weights_and_centre(
+    tiny: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitlab.callbacks import RunRecord
+
+    path = tiny(experiment(), "dino")
+    fit("--config", path, "--run.root", "whole")
+
+    def killed(self: RunRecord, trainer: object, module: DINO, *args: object) -> None:
+        if module.global_step == 5:
+            raise KeyError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecord, "on_train_batch_start", killed)
+        with pytest.raises(KeyError, match="killed"):
+            fit("--config", path)
+    assert fit("--config", path) == 0
+    whole, continued = weights(root="whole"), weights()
+    assert float(whole["center"].abs().max()) > 0
+    assert all(torch.equal(whole[key], continued[key]) for key in whole)
+
+
+def test_a_run_keeps_and_hands_on_its_teacher(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    monitor = {"class_path": "vitlab.callbacks.KnnMonitor", "init_args": {"every_n_epochs": 1, "most": 100}}
+    config = experiment()
+    config["trainer"]["callbacks"] = [monitor]
+    path = tiny(config, "dino")
+    assert fit("--config", path) == 0
+    assert [file.name for file in Path("runs/dino/seed-0/checkpoints").iterdir()] == ["last.ckpt"]
+    logged = pd.read_csv("runs/dino/seed-0/metrics.csv")
+    assert {"train/loss", "train/entropy", "train/kl", "val/knn", "val/rank", "val/std"} <= set(logged)
+    rows = logged[["train/loss", "train/entropy", "train/kl"]].dropna()
+    assert len(rows) == 2
+    assert (rows["train/entropy"] + rows["train/kl"]).tolist() == pytest.approx(rows["train/loss"].tolist(), rel=1e-5)
+
+    last = weights()
+    backbone = VisionTransformer(8, 2, 1, 0, embed_dim=16, depth=2, num_heads=2)
+    assert load_weights(backbone, "runs/dino/seed-0/checkpoints/last.ckpt").prefix == "teacher.module.backbone."
+    assert torch.equal(backbone.cls_token, last["teacher.module.backbone.cls_token"])
+    assert not torch.equal(backbone.cls_token, last["backbone.cls_token"])
+
+    # A start from weights is the teacher's too; with hardly a step, both stay what was loaded.
+    still = ["--model.optimizer.lr", "1e-12", "--model.momentum_teacher", "0.999999", "--trainer.max_epochs", "1"]
+    assert fit("--config", path, "--run.name", "on", "--model.init_from", "runs/dino/seed-0", *still) == 0
+    for side in ("backbone.", "teacher.module.backbone."):
+        torch.testing.assert_close(weights("on")[f"{side}pos_embed"], last["teacher.module.backbone.pos_embed"])
+
+    capsys.readouterr()
+    assert run("validate", ["--config", str(path)]) == 2
+    assert "DINO has no loss that two checkpoints could be compared by" in capsys.readouterr().err
+
+
+# ---- collapse
+
+
+def test_a_collapse_is_named() -> None:
+    """Uniform answers have a loss of ln K; a constant one has no divergence between student and teacher."""
+    assert "stuck at ln 24 = 3.18" in str(collapse(math.log(24), 0.0, 24))
+    assert "stuck at ln 24" in str(collapse(0.5, math.log(24) - 0.5, 24))
+    assert "agree on every view" in str(collapse(0.3, 0.0, 24))
+    assert collapse(0.6, 0.5, 24) is None
+
+
+def test_a_run_that_does_not_learn_says_so_with_remedies(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    """A teacher as soft as this answers alike for every image."""
+    fit("--config", tiny(experiment(teacher_temp=100.0), "dino"))
+    report = capsys.readouterr().err
+    assert "The loss is stuck at ln 24" in report
+    assert "teacher temperature (0.02 to 0.04)" in report

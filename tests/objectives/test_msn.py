@@ -1,0 +1,241 @@
+"""MSN against the released code's numbers, what its anchors see, and what trains."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.objectives.small import BACKBONES, closed_form, crops, wake, without_gradient
+from tests.objectives.test_dino import CROPS
+from tests.objectives.test_dino import experiment as dino_experiment
+from vitlab.commands import run
+from vitlab.config import Config
+from vitlab.evaluation.spread import rank_me
+from vitlab.models import VisionTransformer
+from vitlab.objectives import MSN
+from vitlab.objectives.heads import Prototypes
+from vitlab.objectives.msn import sinkhorn, unused
+from vitlab.objectives.self_distillation import entropy
+from vitlab.optim import AdamW, WarmupCosine
+
+SMALL = {"num_prototypes": 6, "hidden_dim": 32, "output_dim": 16}
+
+
+def msn(**kwargs: object) -> MSN:
+    torch.manual_seed(0)
+    arguments: dict = SMALL | kwargs
+    return MSN(BACKBONES["vit"](), AdamW(1e-3), WarmupCosine(), **arguments)  # type: ignore[arg-type]
+
+
+# ---- the released code's numbers
+
+
+@pytest.mark.parametrize(("balanced", "expected"), [(False, 4.41138854748), (True, 4.53225145681)])
+def test_loss_equals_the_released_codes(balanced: bool, expected: float) -> None:
+    """Run once on the released code, on inputs in closed form: two images, three anchors of each, τ 0.1, T 0.25."""
+    prototypes = Prototypes(8, 4).double()
+    prototypes.weight_v.data = closed_form(4, 8, a=0.37, b=0.1)
+    logits = prototypes(closed_form(6, 8)).detach() / 0.1
+    targets = (prototypes(closed_form(2, 8, a=1.1)).detach() / 0.1 / 0.25).softmax(dim=-1)
+    targets = sinkhorn(targets) if balanced else targets
+    assert float(F.cross_entropy(logits, targets.repeat(3, 1))) == pytest.approx(expected, abs=1e-10)
+    assert float(unused(logits.softmax(dim=-1))) == pytest.approx(0.157957860065, abs=1e-11)
+    assert float(entropy(logits.softmax(dim=-1)).mean()) == pytest.approx(0.487593321374, abs=1e-11)
+
+
+def test_sinkhorn_equals_the_released_codes() -> None:
+    row = sinkhorn(closed_form(3, 4, s=3.0).softmax(dim=-1))[0]
+    assert row.tolist() == pytest.approx([0.0192576782, 0.3752949218, 0.4168645317, 0.1885828684], abs=1e-9)
+
+
+def test_schedules_end_on_the_way_as_in_the_released_code() -> None:
+    """At the end of 800 epochs laid out as 1000: learning rate 9.9e-5, weight decay 0.366, momentum 0.9992."""
+    schedule = WarmupCosine(warmup_epochs=15, warmup_lr=2e-4, min_lr=1e-6, stretch=1.25)
+    assert schedule.lr(1e-3, 800, 800, 800) == pytest.approx(9.9e-5, abs=5e-7)
+    assert schedule.lr(1e-3, 15, 800, 800) == 1e-3
+    assert AdamW(1e-3, 0.04, weight_decay_end=0.4).weight_decay_at(1 / 1.25) == pytest.approx(0.366, abs=5e-4)
+    assert msn().momentum(1 / 1.25) == pytest.approx(0.9992)
+
+
+def test_prototypes_in_equal_use_cost_nothing() -> None:
+    assert float(unused(torch.eye(6))) == pytest.approx(0, abs=1e-6)
+    assert float(unused(torch.eye(6)[:1].repeat(3, 1))) == pytest.approx(torch.tensor(6.0).log().item())
+
+
+# ---- what is seen
+
+
+def test_the_loss_is_the_sum_of_its_parts() -> None:
+    """Computed view by view, with λ = 5; the mask is the one that the same seed draws."""
+    objective, (views, labels) = msn(me_max_weight=5.0, sinkhorn=False).double(), crops(4)
+    views = [view.double() for view in views]
+    torch.manual_seed(3)
+    loss = objective.loss(views, labels).detach()
+
+    torch.manual_seed(3)
+    whole = objective.head(objective.embed_masked(views[1]))
+    focal = objective.head(objective.backbone.embed(torch.cat(views[2:])))
+    logits = objective.prototypes(torch.cat([whole, focal])) / 0.1
+    target = (objective.prototypes(objective.teacher.module(views[0])) / 0.1).softmax(-1) ** 4
+    target = (target / target.sum(1, keepdim=True)).repeat(3, 1)
+    mean = logits.softmax(-1).mean(0)
+    expected = -(target * logits.log_softmax(-1)).sum(1).mean() + 5 * (mean * (6 * mean).log()).sum()
+    assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-12)
+
+
+def test_the_teacher_sees_the_target_whole_and_anchors_lack_patches() -> None:
+    objective = msn(patch_drop=0.15)
+    seen: list[list[tuple[int, ...]]] = [[], []]
+    for tokens, encoder in zip(seen, (objective.encoder, objective.backbone), strict=True):
+        encoder.blocks[0].register_forward_hook(  # type: ignore[index, operator, union-attr]
+            lambda module, inputs, output, tokens=tokens: tokens.append(tuple(inputs[0].shape[:2]))
+        )
+    objective.loss(*crops(n=4, num_local=3))
+    # 16 patches of 2 px and the class token; 16 · 0.15 = 2.4, so 3 are left out; 4 patches in each of 3 focal crops
+    assert seen == [[(4, 17)], [(4, 14), (12, 5)]]
+
+
+def test_166_of_196_patches_are_kept_as_released() -> None:
+    """Of ViT-S/16 at 224 px at 0.15; rounding would keep 167."""
+    backbone = VisionTransformer(embed_dim=8, depth=1, num_heads=2)
+    objective = MSN(backbone, AdamW(1e-3), WarmupCosine(), **SMALL)  # type: ignore[arg-type]
+    seen = []
+    backbone.blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[1]))
+    objective.embed_masked(torch.zeros(1, 3, 224, 224))
+    assert seen == [1 + 166]
+
+
+@pytest.mark.parametrize(("mask_per_image", "alike"), [(False, True), (True, False)])
+def test_a_batch_shares_its_mask_as_released_or_each_image_has_its_own(mask_per_image: bool, alike: bool) -> None:
+    objective = msn(mask_per_image=mask_per_image, patch_drop=0.5)
+    wake(objective.backbone)
+    embedded = objective.embed_masked(crops(n=1)[0][0].repeat(8, 1, 1, 1))
+    assert bool((embedded - embedded[:1]).abs().max() < 1e-5) == alike
+
+
+@pytest.mark.parametrize("views", [1, "small"])
+def test_an_anchor_of_the_targets_size_is_asked_for(views: object) -> None:
+    global_1, _, local, _ = crops()[0]
+    with pytest.raises(ValueError, match=r"two crops of one size(?s:.*)set data"):
+        msn().loss([global_1] if views == 1 else [global_1, local], torch.zeros(4))
+
+
+# ---- what trains
+
+
+def test_student_and_prototypes_get_a_gradient_and_the_teacher_none() -> None:
+    """But for the biases before batch norms, which subtract them again, as released."""
+    objective = msn()
+    wake(objective.backbone)
+    objective.loss(*crops(8)).backward()
+    assert without_gradient(objective) == []
+    grad = objective.prototypes.weight_v.grad
+    assert grad is not None
+    assert float(grad.norm()) > 1e-3
+    assert all(p.grad is None for p in objective.teacher.parameters())
+    assert not objective.prototypes.weight_g.requires_grad
+
+
+def test_targets_move_no_prototype(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their gradient is that of a loss whose targets are numbers."""
+    objective, (views, labels) = msn(me_max_weight=0.0), crops(8)
+    targets: list[Tensor] = []
+    monkeypatch.setattr(objective, "watch", lambda t, ce: targets.append(t))
+    torch.manual_seed(3)
+    objective.loss(views, labels).backward()
+    grad = objective.prototypes.weight_v.grad
+    objective.zero_grad()
+    torch.manual_seed(3)
+    whole = objective.head(objective.embed_masked(views[1]))
+    focal = objective.head(objective.backbone.embed(torch.cat(views[2:])))
+    logits = objective.prototypes(torch.cat([whole, focal])) / 0.1
+    F.cross_entropy(logits, targets[0].repeat(3, 1)).backward()
+    torch.testing.assert_close(objective.prototypes.weight_v.grad, grad)
+
+
+def test_prototypes_are_neither_decayed_nor_clipped() -> None:
+    objective = msn(clip_grad=1e-3)
+    assert objective.no_weight_decay() == {"prototypes.weight_v"}
+    objective.loss(*crops(8)).backward()
+    free = objective.prototypes.weight_v.grad.norm()  # type: ignore[union-attr]
+    torch.nn.utils.clip_grad_norm_(objective.student.parameters(), 1e-3)
+    assert torch.equal(objective.prototypes.weight_v.grad.norm(), free)  # type: ignore[union-attr]
+
+
+def test_one_batch_is_learned_and_its_features_stay_apart() -> None:
+    """The loss falls, the features keep their dimensions, and images come to different prototypes."""
+    objective, (views, labels) = msn(num_prototypes=16), crops(32, num_local=1)
+    optimizer = torch.optim.AdamW((p for p in objective.parameters() if p.requires_grad), lr=1e-3, weight_decay=0.0)
+    losses, ranks = [], [rank_me(objective.encoder.embed(views[0]).detach())]
+    for _ in range(80):
+        optimizer.zero_grad()
+        loss = objective.loss(views, labels)
+        loss.backward()
+        optimizer.step()
+        objective.teacher.update(objective.student, 0.97)
+        losses.append(float(loss.detach()))
+    ranks.append(rank_me(objective.encoder.embed(views[0]).detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    assert ranks[1] > 0.9 * ranks[0]
+    with torch.no_grad():
+        assert len(set(objective.prototypes(objective.teach(views[0])).argmax(dim=1).tolist())) > 8
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"patch_drop": 1.0}, r"patch_drop is 1\.0"),
+        ({"temperature": 0.0}, r"temperature 0\.0 and sharpen 0\.25 are above 0"),
+        ({"clip_grad": 0.0}, r"clip_grad is 0\.0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        msn(**settings)
+
+
+def experiment() -> Config:
+    config = dino_experiment()
+    old = config["model"]["init_args"]
+    kept = {name: old[name] for name in ("backbone", "optimizer", "schedule")}
+    config["model"] = {"class_path": "vitlab.objectives.MSN", "init_args": kept | SMALL}
+    config["data"] = {"init_args": {"multi_crop": CROPS}}
+    return config
+
+
+def test_an_interrupted_run_continues_to_the_same_weights(
+    tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitlab.callbacks import RunRecord
+
+    arguments = ["--config", str(tiny(experiment(), "msn"))]
+    run("fit", [*arguments, "--run.root", "whole"])
+
+    def killed(self: RunRecord, trainer: object, module: MSN, *args: object) -> None:
+        if module.global_step == 5:
+            raise KeyError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecord, "on_train_batch_start", killed)
+        with pytest.raises(KeyError, match="killed"):
+            run("fit", arguments)
+    assert run("fit", arguments) == 0
+    whole, continued = (
+        torch.load(f"{root}/msn/seed-0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for root in ("whole", "runs")
+    )
+    assert all(torch.equal(whole[key], continued[key]) for key in whole)
+
+
+def test_a_swin_is_refused_when_the_file_is_read(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    config = experiment()
+    stages = {"patch_size": 1, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
+    config["model"]["init_args"]["backbone"] = {"class_path": "vitlab.models.SwinTransformer", "init_args": stages}
+    assert run("fit", ["--config", str(tiny(config, "msn"))]) == 2
+    assert "VisionTransformer" in capsys.readouterr().err

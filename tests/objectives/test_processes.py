@@ -1,0 +1,73 @@
+"""DINO and MSN in two processes that share a batch: what they compute together is what one computes alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from tests.objectives.small import BACKBONES, crops
+from vitlab.models import VisionTransformer
+from vitlab.objectives import DINO, MSN
+from vitlab.objectives.heads import BatchNorm
+from vitlab.objectives.self_distillation import SelfDistillation
+from vitlab.optim import AdamW, WarmupCosine
+
+
+def dino() -> DINO:
+    return DINO(BACKBONES["vit"](), AdamW(1e-3), WarmupCosine(), out_dim=24, hidden_dim=32, bottleneck_dim=16)
+
+
+def msn() -> MSN:
+    backbone = BACKBONES["vit"]()
+    assert isinstance(backbone, VisionTransformer)
+    sizes = {"num_prototypes": 6, "hidden_dim": 32, "output_dim": 16}
+    return MSN(backbone, AdamW(1e-3), WarmupCosine(), **sizes, me_max_weight=5.0)  # type: ignore[arg-type]
+
+
+def two_steps(build: Callable[[], SelfDistillation], rank: int, size: int) -> dict[str, torch.Tensor]:
+    """Return two losses, and weights and centre after them, of every `size`-th image of a batch."""
+    torch.manual_seed(0)
+    objective, (views, labels) = build().double(), crops(4)
+    optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.1)
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(1)  # the mask of a batch
+        optimizer.zero_grad()
+        loss = objective.loss([view[rank::size].double() for view in views], labels[rank::size])
+        loss.backward()
+        for parameter in (p for p in objective.parameters() if p.grad is not None and size > 1):
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= size  # as DDP
+        optimizer.step()
+        losses.append(loss.detach())
+    return {"losses": torch.stack(losses)} | objective.state_dict()
+
+
+def work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save([two_steps(build, rank, 2) for build in (dino, msn)], Path(folder, f"{rank}.pt"))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_the_gradients_and_the_centre_of_one(tmp_path: Path) -> None:
+    """Sinkhorn, the mean of all answers, batch norms and the centre are of all images, with their gradients."""
+    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
+    shares = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True)
+    for build, (first, second) in zip((dino, msn), shares, strict=True):
+        alone = two_steps(build, 0, 1)
+        torch.testing.assert_close((first.pop("losses") + second.pop("losses")) / 2, alone.pop("losses"))
+        for name, value in alone.items():
+            assert torch.equal(first[name], second[name]), name
+            # In float64, but for positions, which are resized in float32.
+            torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_batch_norm_of_one_process_is_pytorchs() -> None:
+    x, own, theirs = torch.randn(16, 8), BatchNorm(8), nn.BatchNorm1d(8)
+    torch.testing.assert_close(own(x), theirs(x))
