@@ -100,11 +100,31 @@ def test_other_image_sizes_are_timms_dynamic_sizes(family: str) -> None:
         assert relative_error(ours(x), theirs(x)) < 1e-5, size
 
 
-def test_bfloat16_is_as_near_to_float32_as_timms(family: str) -> None:
-    ours, theirs = (model.eval() for model in pair_of(family, {}))
+def test_images_that_patches_do_not_divide_are_padded_as_by_timms_dynamic_img_pad() -> None:
+    theirs = shake(TIMM["vit"](dynamic_img_size=True, dynamic_img_pad=True)).eval()
+    ours = SMALL["vit"](dynamic_img_pad=True).eval()
+    ours.load_state_dict(theirs.state_dict())
+    for size in [(17, 30), (13, 22)]:
+        x = torch.randn(2, 3, *size)
+        assert relative_error(ours(x), theirs(x)) < 1e-5, size
+
+
+@pytest.mark.parametrize("family", ["swin", "swinv2"])
+def test_a_swin_pads_images_with_zeros_below_and_to_the_right(family: str) -> None:
+    model = shake(SMALL[family](dynamic_img_pad=True)).eval()
+    x = torch.randn(2, 3, 15, 21)
+    side = model.patch_size
+    padded = torch.nn.functional.pad(x, (0, -21 % side, 0, -15 % side))
+    assert relative_error(model(x), model(padded)) < 1e-6
+    assert model.attention_maps(x)[0].weights.shape == model.attention_maps(padded)[0].weights.shape
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_bfloat16_is_as_near_to_float32_as_timms(family: str, training: bool) -> None:
+    ours, theirs = (model.train(training) for model in pair_of(family, {}))
     x = images(ours, batch=4)
     exact = theirs(x)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.set_grad_enabled(training):
         error, allowed = (relative_error(model(x).float(), exact) for model in (ours, theirs))
     assert error < 1.5 * allowed + 1e-2
 

@@ -107,6 +107,19 @@ def test_raw_and_averaged_weights_are_both_evaluated_and_kept() -> None:
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*LeafSpec")
 @pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+def test_an_evaluation_computes_a_position_bias_once_and_training_at_each_step() -> None:
+    objective = supervised("swin_v2")
+    calls = []
+    for block in objective.backbone.layers[0].blocks:  # type: ignore[union-attr, index]
+        block.attn.bias = lambda bias=block.attn.bias: (calls.append(1), bias())[1]  # type: ignore
+    trainer = quick_trainer(limit_train_batches=3, limit_val_batches=4)
+    trainer.fit(objective, datamodule=Digits(batch_size=32))
+    assert len(calls) == 2 * (3 + 1)  # two blocks; three steps, and one validation of four batches
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
 def test_the_average_moves_once_an_optimiser_step_not_once_a_batch() -> None:
     calls = []
     objective = supervised(ema=Ema(0.9))

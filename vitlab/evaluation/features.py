@@ -26,12 +26,13 @@ def extract(encoder: ImageModel, batches: Iterable[tuple[list[Tensor], Tensor]],
     training = encoder.training
     encoder.eval()
     embeddings, labels, seen = [], [], 0
-    for (images,), targets in batches:
-        embeddings.append(encoder.embed(images).float().cpu())
-        labels.append(targets.cpu())
-        seen += len(targets)
-        if most is not None and seen >= most:
-            break
+    with encoder.biases_kept():
+        for (images,), targets in batches:
+            embeddings.append(encoder.embed(images).float().cpu())
+            labels.append(targets.cpu())
+            seen += len(targets)
+            if most is not None and seen >= most:
+                break
     encoder.train(training)
     return torch.cat(embeddings)[:most], torch.cat(labels)[:most]
 

@@ -8,6 +8,8 @@
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
@@ -72,6 +74,11 @@ class ImageModel(nn.Module, ABC):
     @abstractmethod
     def head_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the classifier, which fine-tuning may give a learning rate of its own."""
+
+    @contextmanager
+    def biases_kept(self) -> Iterator[None]:
+        """Let an evaluation compute once what depends on weights alone: a Swin's position biases, else nothing."""
+        yield
 
 
 class Backbone(ImageModel):

@@ -237,7 +237,7 @@ class HierarchicalBackbone(Backbone):
 
     @contextmanager
     def biases_kept(self) -> Iterator[None]:
-        """Compute each position bias once for all forwards inside, as of an evaluation; weights must not change."""
+        """Compute each position bias once for all forwards inside; weights must not change."""
         attentions = [module for module in self.modules() if isinstance(module, WindowAttention)]
         try:
             for attention in attentions:
@@ -249,8 +249,7 @@ class HierarchicalBackbone(Backbone):
 
     def attention_maps(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> list[AttentionMap]:
         """Return each block's attention within the windows of its stage's map."""
-        grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
-        maps = stage_maps(grid, len(self.layers))
+        maps = stage_maps(self.patch_embed.grid_of(images), len(self.layers))
         blocks = [
             (block, size, self.patch_size * 2**i)
             for i, (stage, size) in enumerate(zip(self.layers, maps, strict=True))

@@ -58,9 +58,10 @@ class PatchEmbed(nn.Module):
         embed_dim: int,
         norm: nn.Module | None = None,
         dynamic_img_size: bool = True,
+        dynamic_img_pad: bool = False,
     ) -> None:
         super().__init__()
-        self.patch_size, self.dynamic_img_size = patch_size, dynamic_img_size
+        self.patch_size, self.dynamic_img_size, self.dynamic_img_pad = patch_size, dynamic_img_size, dynamic_img_pad
         self.set_input_size(img_size)
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
         self.norm = norm or nn.Identity()
@@ -69,6 +70,7 @@ class PatchEmbed(nn.Module):
         size = (images.shape[2], images.shape[3])
         if size != self.img_size:
             self._check(size)
+            images = F.pad(images, (0, -size[1] % self.patch_size, 0, -size[0] % self.patch_size))
         return self.norm(self.proj(images).permute(0, 2, 3, 1))  # (B, H, W, D)
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
@@ -82,9 +84,28 @@ class PatchEmbed(nn.Module):
     def _check(self, size: tuple[int, int]) -> None:
         if not self.dynamic_img_size:
             raise ValueError(f"Images of {size} px for a model of {self.img_size} px with dynamic_img_size false.")
-        if size[0] % self.patch_size or size[1] % self.patch_size:
+        if not self.dynamic_img_pad and (size[0] % self.patch_size or size[1] % self.patch_size):
             near = " × ".join(multiples_around(side, self.patch_size) for side in size)
-            raise ValueError(f"Images of {size} px do not divide into patches of {self.patch_size} px; {near} do.")
+            raise ValueError(
+                f"Images of {size} px do not divide into patches of {self.patch_size} px; {near} do, or let "
+                "dynamic_img_pad: true fill up the last patches."
+            )
+
+    def grid_of(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> tuple[int, int]:
+        """Return (H, W) of the tokens that images become."""
+        return -(-images.shape[2] // self.patch_size), -(-images.shape[3] // self.patch_size)
+
+
+def attention(
+    q: Float[Tensor, "B h N d"], k: Float[Tensor, "B h N d"], v: Float[Tensor, "B h N d"], dropout: float
+) -> Float[Tensor, "B h N d"]:
+    """Return softmax(q kᵀ / √d) v."""
+    if q.is_cpu and q.requires_grad and q.dtype == torch.bfloat16:
+        # The gradient of PyTorch's fused kernel for the CPU takes three to six times as long in bfloat16 as the
+        # products that it fuses; for N tokens, keeping the N × N weights is the price.
+        weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1, dtype=q.dtype)
+        return F.dropout(weights, dropout) @ v
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
 
 
 class Mlp(nn.Module):

@@ -116,6 +116,7 @@ class SwinTransformer(HierarchicalBackbone):
         block, attention: the published Swin by default; the other leaves lead to Swin v2 step by step.
         dynamic_img_size: accept images of other sizes with the windows chosen for `img_size`. On by default, unlike
             timm, because multi-crop objectives call one model on two sizes.
+        dynamic_img_pad: fill up images whose sides are no multiple of the patch with zeros, below and to the right.
         init: how linear layers start; `vitlab.models.layers.fan_in` for small widths.
         grad_checkpointing: recompute each block's activations in the backward pass rather than hold them.
     """
@@ -135,6 +136,7 @@ class SwinTransformer(HierarchicalBackbone):
         block: type[WindowBlock] = PreNormBlock,
         attention: type[TableAttention] = DotProductAttention,
         dynamic_img_size: bool = True,
+        dynamic_img_pad: bool = False,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
@@ -151,7 +153,9 @@ class SwinTransformer(HierarchicalBackbone):
             return block(dim, size, shifted, attn, mlp_ratio, proj_drop_rate, drop_path)
 
         super().__init__(
-            PatchEmbed(img_size, patch_size, in_chans, embed_dim, nn.LayerNorm(embed_dim), dynamic_img_size),
+            PatchEmbed(
+                img_size, patch_size, in_chans, embed_dim, nn.LayerNorm(embed_dim), dynamic_img_size, dynamic_img_pad
+            ),
             depths,
             windows,
             PatchMerging,

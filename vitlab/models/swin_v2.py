@@ -203,6 +203,7 @@ class SwinTransformerV2(HierarchicalBackbone):
         position_bias: the published, log-spaced one by default.
         dynamic_img_size: accept images of other sizes with the windows chosen for `img_size`. On by default, unlike
             timm, because multi-crop objectives call one model on two sizes.
+        dynamic_img_pad: fill up images whose sides are no multiple of the patch with zeros, below and to the right.
         init: how linear layers start; `vitlab.models.layers.fan_in` for small widths.
         grad_checkpointing: recompute each block's activations in the backward pass rather than hold them.
     """
@@ -222,6 +223,7 @@ class SwinTransformerV2(HierarchicalBackbone):
         pretrained_window_sizes: tuple[int, ...] = (0, 0, 0, 0),
         position_bias: type[PositionBias] = LogSpacedBias,
         dynamic_img_size: bool = True,
+        dynamic_img_pad: bool = False,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
@@ -241,7 +243,9 @@ class SwinTransformerV2(HierarchicalBackbone):
             return ResPostNormBlock(dim, size, shifted, attn, mlp_ratio, proj_drop_rate, drop_path)
 
         super().__init__(
-            PatchEmbed(img_size, patch_size, in_chans, embed_dim, nn.LayerNorm(embed_dim), dynamic_img_size),
+            PatchEmbed(
+                img_size, patch_size, in_chans, embed_dim, nn.LayerNorm(embed_dim), dynamic_img_size, dynamic_img_pad
+            ),
             depths,
             windows,
             PatchMerging,

@@ -11,7 +11,6 @@ B images, H × W patches, N = H·W, D width, P prefix tokens (class, distillatio
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -23,6 +22,7 @@ from vitlab.models.layers import (
     LayerScale,
     Mlp,
     PatchEmbed,
+    attention,
     check_heads,
     classifier,
     drop_path_rates,
@@ -51,7 +51,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         q, k, v = self.heads(x)
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop if self.training else 0.0)
+        x = attention(q, k, v, self.attn_drop if self.training else 0.0)
         return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
 
     def weights(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B h N N"]:
@@ -90,8 +90,8 @@ class VisionTransformer(Backbone):
         fc_norm: normalise after pooling rather than before; by default with the mean only.
         distilled: add DeiT's distillation token and second classifier.
         fixed_pos_embed: MAE's sin-cos table, not trained, in place of learned positions.
-        dynamic_img_size: accept images of other sizes, resizing the positions. On by default, unlike timm,
-            because multi-crop objectives call one model on two sizes.
+        dynamic_img_size: accept images of other sizes, resizing the positions; unlike in timm on, for multi-crop views.
+        dynamic_img_pad: fill up images whose sides are no multiple of the patch with zeros, below and to the right.
         init: how linear layers start; `vitlab.models.layers.fan_in` for small widths.
         grad_checkpointing: recompute each block's activations in the backward pass rather than hold them.
     """
@@ -114,6 +114,7 @@ class VisionTransformer(Backbone):
         distilled: bool = False,
         fixed_pos_embed: bool = False,
         dynamic_img_size: bool = True,
+        dynamic_img_pad: bool = False,
         drop_rate: float = 0.0,
         pos_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
@@ -124,12 +125,12 @@ class VisionTransformer(Backbone):
     ) -> None:
         super().__init__()
         check_heads(embed_dim, num_heads, "An embed_dim")
-        self.num_classes, self.in_chans, self.num_features, self.distilled = num_classes, in_chans, embed_dim, distilled
-        self.no_embed_class, self.init, self.grad_checkpointing = no_embed_class, init, grad_checkpointing
+        self.num_classes, self.in_chans, self.num_features, self.init = num_classes, in_chans, embed_dim, init
+        self.distilled, self.no_embed_class, self.grad_checkpointing = distilled, no_embed_class, grad_checkpointing
         self.global_pool, self.distilled_training = self._check_pool(global_pool), False
 
-        self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim, dynamic_img_size=dynamic_img_size)
-        self.img_size, (H, W) = self.patch_embed.img_size, self.patch_embed.grid_size
+        embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim, None, dynamic_img_size, dynamic_img_pad)
+        self.patch_embed, self.img_size, (H, W) = embed, embed.img_size, embed.grid_size
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         self.dist_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if distilled else None
         self.num_prefix_tokens = 2 if distilled else 1
@@ -197,10 +198,9 @@ class VisionTransformer(Backbone):
 
     def forward_head(self, features: Features) -> Float[Tensor, "B K"]:
         """Return the logits: the mean of both heads' where there are two (the code; the paper adds probabilities)."""
-        if self.head_dist is None:
-            return self.head(self.head_drop(self.pool(features)))
-        cls, dist = self.forward_heads(features)
-        return (cls + dist) / 2
+        if self.distilled:
+            return torch.stack(self.forward_heads(features)).mean(dim=0)
+        return self.head(self.head_drop(self.pool(features)))
 
     def forward(  # type: ignore[override]  # the pair is timm's protocol, and asked for by its setter
         self, images: Float[Tensor, "B Cin Hpx Wpx"]
@@ -225,7 +225,7 @@ class VisionTransformer(Backbone):
 
     def attention_maps(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> list[AttentionMap]:
         """Return each block's attention among all tokens."""
-        size = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
+        size = self.patch_embed.grid_of(images)
         weights = recompute_attention(self, [block.attn for block in self.blocks], images)  # type: ignore[misc]
         keys = torch.arange(weights[0].shape[-1], device=images.device).expand(weights[0].shape[-2:])
         return [AttentionMap(w, keys, size, self.stride) for w in weights]

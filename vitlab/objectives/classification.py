@@ -1,6 +1,7 @@
 """What objectives that learn from labels share: an average of the weights, and how good both are at naming classes."""
 
 from abc import ABC
+from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar
 
@@ -79,6 +80,17 @@ class Classification(Objective, ABC):
         """
         raw = {"": self.backbone(images)}
         return raw if self.average is None else raw | {"_ema": self.average.module(images)}
+
+    def on_validation_start(self) -> None:
+        self._kept_biases = ExitStack()
+        for model in {self.backbone, self.encoder}:  # one and the same without an average
+            self._kept_biases.enter_context(model.biases_kept())
+
+    def on_validation_end(self) -> None:
+        self._kept_biases.close()
+
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)
