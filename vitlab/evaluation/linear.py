@@ -45,7 +45,7 @@ def fit_linear_probe(
     bias = torch.zeros(num_classes, requires_grad=True)
     best: tuple[float, LinearProbe] | None = None
     for strength in sorted(strengths, reverse=True):
-        _minimise(weight, bias, x, labels, strength)
+        minimise(weight, bias, x, labels, strength)
         probe = LinearProbe(weight.detach().clone(), bias.detach().clone(), mean, std, strength)
         right = float((probe.logits(held_out[0]).argmax(dim=1) == held_out[1]).float().mean())
         if best is None or right > best[0]:  # of equals the strongest
@@ -54,8 +54,8 @@ def fit_linear_probe(
     return best[1]
 
 
-def _minimise(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor, strength: float) -> None:
-    """Run L-BFGS to its optimum, in place."""
+def minimise(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor, strength: float) -> None:
+    """Run L-BFGS to its optimum, from where weight (K, C) and bias (K,) are, in place."""
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:

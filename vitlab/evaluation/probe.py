@@ -1,4 +1,4 @@
-"""How good frozen features are: k-NN and a linear probe, one protocol for every objective and architecture.
+"""How good frozen features are: k-NN, a linear probe and low-shot, one protocol for every objective and architecture.
 
 Features of the evaluation view of each image, no augmentation. Choices (the linear probe's λ) are made on validation
 images, which are held out of the training set; the test images are looked at once.
@@ -15,6 +15,7 @@ from torch import Tensor
 from vitlab.evaluation.features import Features, extract, read_cache, write_cache
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.evaluation.linear import fit_linear_probe
+from vitlab.evaluation.low_shot import LowShot, measure_low_shot
 from vitlab.models import ImageModel
 
 SPLITS = ("train", "val", "test")
@@ -46,6 +47,7 @@ class ProbeResult:
     knn: Accuracy
     linear: Accuracy
     strength: float
+    low_shot: tuple[LowShot, ...]
     features: int
     train_images: int
     test_images: int
@@ -74,15 +76,16 @@ def features_of(
 
 
 def probe(splits: dict[str, Features], num_classes: int) -> ProbeResult:
-    """Measure k-NN (k = 20, weighted as DINO) and the linear probe."""
+    """Measure k-NN (k = 20, weighted as DINO), the linear probe, and what 1, 2 and 5 labels a class are worth."""
     train, val, test = (splits[split] for split in SPLITS)
-    # The linear probe chooses its λ on the validation images; k-NN chooses nothing and may use them as neighbours.
+    # The linear probe chooses its λ on the validation images; the others choose nothing and may use them.
     bank = torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]])
     linear = fit_linear_probe(train, val, num_classes)
     return ProbeResult(
         knn=Accuracy.of(predict_weighted(test[0], *bank, num_classes), test[1]),
         linear=Accuracy.of(linear.logits(test[0]).argmax(dim=1), test[1]),
         strength=linear.strength,
+        low_shot=measure_low_shot(bank, test, num_classes),
         features=train[0].shape[1],
         train_images=len(bank[0]),
         test_images=len(test[0]),
