@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.objectives.small import BACKBONES, wake
-from vitlab.analysis.attention import attention_distance, central_query, input_map, query_map, rollout
+from vitlab.analysis.attention import attention_distance, input_map, query_at, query_map, rollout
 from vitlab.models import AttentionMap, Backbone, SwinTransformer, VisionTransformer
 
 SIZE, PREFIX, STRIDE = (2, 3), 1, 4
@@ -68,8 +68,9 @@ def test_the_map_of_a_query_is_its_row_of_the_weights() -> None:
         assert torch.equal(query_map(attention, query), expected)
 
 
-def test_the_central_query_is_in_the_middle() -> None:
-    assert central_query(random_attention()) == PREFIX + 1 * 3 + 1
+def test_a_pixel_is_asked_about_at_its_patch() -> None:
+    # Patches of 4 px: row 7 is in the second of two rows, column 8 in the third of three columns.
+    assert query_at(random_attention(), 7, 8) == PREFIX + 1 * 3 + 2
 
 
 def test_rollout_of_attention_to_oneself_is_the_identity() -> None:

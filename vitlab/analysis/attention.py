@@ -47,10 +47,9 @@ def query_map(attention: AttentionMap, query: int) -> Float[Tensor, "B h H W"]:
     return whole[..., 1:].unflatten(2, (H, W))
 
 
-def central_query(attention: AttentionMap) -> int:
-    """Return the query of the patch in the middle of the map, of an even side the one after it."""
-    H, W = attention.size
-    return num_prefix(attention) + (H // 2) * W + W // 2
+def query_at(attention: AttentionMap, row: int, column: int) -> int:
+    """Return the query whose patch this pixel is in."""
+    return num_prefix(attention) + row // attention.stride * attention.size[1] + column // attention.stride
 
 
 def rollout(maps: list[AttentionMap], rows: Float[Tensor, "B R Q"]) -> Float[Tensor, "B R Q1"]:
@@ -84,14 +83,15 @@ def _unmerge(
     return shares[:, :, : finer[0], : finer[1]].flatten(2)
 
 
-def input_map(model: Backbone, images: Float[Tensor, "B C Hpx Wpx"]) -> Float[Tensor, "B H W"]:
-    """Return how much of what the classifier reads comes from each patch of the image, by rollout.
+def reads_class_token(model: Backbone) -> bool:
+    """Say whether the classifier reads prefix tokens, not the mean of the patches."""
+    return isinstance(model, VisionTransformer) and model.global_pool == "token"
 
-    The classifier reads the prefix tokens or the mean of the patches.
-    """
+
+def input_map(model: Backbone, images: Float[Tensor, "B C Hpx Wpx"]) -> Float[Tensor, "B H W"]:
+    """Return how much of what the classifier reads comes from each patch of the image, by rollout."""
     maps = model.attention_maps(images)
     P, Q = num_prefix(maps[-1]), maps[-1].weights.shape[2]
-    reads_prefix = isinstance(model, VisionTransformer) and model.global_pool == "token"
-    read = torch.arange(Q, device=images.device) < P if reads_prefix else torch.arange(Q, device=images.device) >= P
+    read = (torch.arange(Q, device=images.device) < P) == reads_class_token(model)  # (Q,)
     rows = (read / read.sum()).expand(len(images), 1, Q)
     return rollout(maps, rows)[:, 0, P:].unflatten(1, maps[0].size)

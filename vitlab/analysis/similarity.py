@@ -16,9 +16,12 @@ from torch import Tensor
 from vitlab.analysis.activations import block_outputs
 from vitlab.models import Backbone
 
+FEWEST = 4
+"""Images that an unbiased estimate needs."""
+
 
 def hsic(first: Float[Tensor, "I n n"], second: Float[Tensor, "J n n"]) -> Float[Tensor, "I J"]:
-    """Return the unbiased HSIC of each pair of Gram matrices of the same n > 3 images (Song et al. 2012)."""
+    """Return the unbiased HSIC of each pair of Gram matrices of the same n images (Song et al. 2012)."""
     n = first.shape[1]
     off_diagonal = 1 - torch.eye(n, dtype=first.dtype, device=first.device)
     first, second = first * off_diagonal, second * off_diagonal

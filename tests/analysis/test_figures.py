@@ -1,0 +1,37 @@
+"""Drawings take every size, and put maps where the image has them."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from vitlab.analysis import figures
+
+
+@pytest.mark.parametrize("side", [2, 16])
+def test_a_mosaic_has_a_map_for_each_position_or_for_each_n_th(side: int) -> None:
+    similarity = np.random.default_rng(0).uniform(-1, 1, (side, side, side, side))
+    axes = figures.draw_positions(similarity).axes[0]
+    drawn = np.asarray(axes.images[0].get_array())
+    shown = min(side, 8)  # 16 is more than fit: every second
+    assert drawn.shape == (shown * (side + 1) - 1,) * 2
+    first = 0 if side == 2 else 1
+    np.testing.assert_array_equal(drawn[:side, :side], similarity[first, first])
+    assert np.isnan(drawn[side]).all()
+
+
+def test_a_coarse_map_covers_its_image() -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    figures.overlay(axes, np.zeros((12, 8, 3)), np.ones((3, 2)))
+    image, heat = axes.images
+    assert list(heat.get_extent()) == list(image.get_extent())
+
+
+def test_maps_have_the_models_answers_below_them() -> None:
+    images = np.zeros((2, 4, 4, 1))
+    captions = {"a": [("cat  90%", True), ("dog  60%", False)], "pretrained": []}
+    maps = {name: np.ones((2, 2, 2)) for name in captions}
+    figure = figures.draw_maps(dict.fromkeys(captions, images), maps, captions, ["one", "two"])
+    assert [axes.get_xlabel() for axes in figure.axes] == ["one", "cat  90%", "", "two", "dog  60%", ""]
+    right, wrong = (figure.axes[i].xaxis.label.get_color() for i in (1, 4))
+    assert (right, wrong) == (figures.RIGHT, figures.WRONG)

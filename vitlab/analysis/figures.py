@@ -1,0 +1,174 @@
+"""Draws what the rest of `analysis` computes."""
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, MaxNLocator
+
+from vitlab.analysis.canvas import COLOURS, MUTED, RIGHT, WRONG, new_figure, no_ticks, show_image, styled
+
+HEAT = "inferno"
+LARGEST_MOSAIC = 14  # maps a side: more cannot be told apart
+MOST_HEADS = 12  # in a row
+
+
+@styled
+def draw_positions(similarity: Float[np.ndarray, "H W H2 W2"]) -> Figure:
+    """Draw a map for each position, at its place: how similar the embeddings of all positions are to its own."""
+    step = -(-max(similarity.shape[:2]) // LARGEST_MOSAIC)
+    similarity = similarity[step // 2 :: step, step // 2 :: step]
+    rows, columns, height, width = similarity.shape
+    mosaic = np.full((rows, height + 1, columns, width + 1), np.nan)
+    mosaic[:, :height, :, :width] = similarity.transpose(0, 2, 1, 3)
+    mosaic = mosaic.reshape(rows * (height + 1), columns * (width + 1))[:-1, :-1]
+    figure = new_figure(6.6, 5.6)
+    axes = figure.subplots()
+    shown = axes.imshow(mosaic, cmap="viridis", vmin=-1, vmax=1, interpolation="nearest")
+    axes.set_xticks((width + 1) * np.arange(columns) + (width - 1) / 2, 1 + step // 2 + step * np.arange(columns))
+    axes.set_yticks((height + 1) * np.arange(rows) + (height - 1) / 2, 1 + step // 2 + step * np.arange(rows))
+    axes.set(xlabel="column of the patch", ylabel="row of the patch")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(shown, ax=axes, label="cosine similarity", shrink=0.8)
+    return figure
+
+
+@styled
+def draw_filters(components: Float[np.ndarray, "n C p p"]) -> Figure:
+    """Draw filters beside each other, each stretched to all of black … white."""
+    flat = components.reshape(len(components), -1)
+    low, high = flat.min(axis=1)[:, None, None, None], flat.max(axis=1)[:, None, None, None]
+    pictures = ((components - low) / np.maximum(high - low, 1e-12)).transpose(0, 2, 3, 1)
+    columns = min(7, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure = new_figure(0.95 * columns, 0.95 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes in panels:
+        no_ticks(axes)
+    for axes, picture in zip(figure.axes, pictures, strict=False):
+        show_image(axes, picture)
+    return figure
+
+
+@styled
+def draw_distances(distances: dict[str, list[Float[np.ndarray, "h"]]]) -> Figure:
+    """Draw for each model and block how far its heads look, and the heads' mean."""
+    figure = new_figure(1 + 3.6 * len(distances), 3.6)
+    panels = figure.subplots(1, len(distances), squeeze=False, sharey=True)[0]
+    for index, (axes, (name, blocks)) in enumerate(zip(panels, distances.items(), strict=True)):
+        colour = COLOURS[index % len(COLOURS)]
+        for block, heads in enumerate(blocks, start=1):
+            axes.plot([block] * len(heads), heads, "o", color=colour, markersize=5, alpha=0.6, markeredgewidth=0)
+        axes.plot(range(1, len(blocks) + 1), [heads.mean() for heads in blocks], color=colour, linewidth=1.5)
+        axes.set(title=name, xlabel="block", xlim=(0.5, len(blocks) + 0.5))
+        _plain(axes)
+    panels[0].set_ylabel("attention distance, px")
+    panels[0].set_ylim(0, 1.06 * max(heads.max() for blocks in distances.values() for heads in blocks))
+    return figure
+
+
+@styled
+def draw_amplitudes(amplitudes: dict[str, list[float]]) -> Figure:
+    """Draw the variance of what each block passes on, on a logarithmic scale."""
+    figure = new_figure(6.5, 3.6)
+    axes = figure.subplots()
+    for index, (name, values) in enumerate(amplitudes.items()):
+        axes.plot(range(1, len(values) + 1), values, "o-", color=COLOURS[index % len(COLOURS)], label=name)
+    axes.set(xlabel="block", ylabel="variance of a channel", yscale="log")
+    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        which(LogFormatter(minor_thresholds=(2, 0.5)))
+    _plain(axes)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def _plain(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+
+
+@styled
+def draw_similarities(similarities: dict[tuple[str, str], Float[np.ndarray, "I J"]]) -> Figure:
+    """Draw for each pair of models how similar each block of one is to each of the other."""
+    columns = min(3, len(similarities))
+    rows = -(-len(similarities) // columns)
+    figure = new_figure(1 + 3.3 * columns, 3.3 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes in panels.flat[len(similarities) :]:
+        axes.set_axis_off()
+    for axes, ((first, second), values) in zip(panels.flat, similarities.items(), strict=False):
+        height, width = values.shape
+        edges = (0.5, width + 0.5, 0.5, height + 0.5)
+        shown = axes.imshow(values, cmap="magma", vmin=0, vmax=1, origin="lower", extent=edges, aspect="auto")
+        axes.set(xlabel=f"block of {second}", ylabel=f"block of {first}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.colorbar(shown, ax=panels, label="linear CKA")
+    return figure
+
+
+def overlay(axes: Axes, image: Float[np.ndarray, "H W C"], heat: Float[np.ndarray, "h w"]) -> None:
+    """Lay a map over an image in grey: black where it is 0, brightest where it is largest."""
+    height, width = image.shape[:2]
+    axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    axes.imshow(heat, cmap=HEAT, vmin=0, extent=extent, alpha=0.72, interpolation="nearest")
+    no_ticks(axes)
+
+
+@styled
+def draw_maps(
+    images: dict[str, Float[np.ndarray, "B H W C"]],
+    maps: dict[str, Float[np.ndarray, "B h w"]],
+    captions: dict[str, list[tuple[str, bool | None]]],
+    names: list[str],
+) -> Figure:
+    """Draw a row an image: itself, then for each model its map and what it says, in green or red where that is known.
+
+    All three are by model, since models may see another part, or another size, of an image.
+    """
+    figure = new_figure(1.75 * (len(maps) + 1), 1.9 * len(names) + 0.3)
+    panels = figure.subplots(len(names), len(maps) + 1, squeeze=False)
+    for i, (row, name) in enumerate(zip(panels, names, strict=True)):
+        show_image(row[0], next(iter(images.values()))[i])
+        row[0].set_xlabel(name, color=MUTED, fontsize=8)
+        for axes, model in zip(row[1:], maps, strict=True):
+            overlay(axes, images[model][i], maps[model][i])
+            text, right = captions[model][i] if captions[model] else ("", None)
+            axes.set_xlabel(text, color={None: MUTED, True: RIGHT, False: WRONG}[right], fontsize=9)
+    for axes, title in zip(panels[0], ["image", *maps], strict=True):
+        axes.set_title(title)
+    return figure
+
+
+@styled
+def draw_heads(
+    images: Float[np.ndarray, "R H W C"],
+    heads: list[Float[np.ndarray, "h _ _"]],
+    labels: list[str],
+    query: tuple[int, int] | None = None,
+) -> Figure:
+    """Draw a row of maps, one a head, over an image; rows may be of several images or of several blocks.
+
+    Of many heads the first are shown.
+
+    Args:
+        query: the pixel (row, column) that the maps are of, which gets a cross.
+    """
+    heads = [maps[:MOST_HEADS] for maps in heads]
+    columns = max(len(maps) for maps in heads)
+    figure = new_figure(1.0 + 1.15 * columns, 0.35 + 1.15 * len(heads))
+    panels = figure.subplots(len(heads), columns, squeeze=False)
+    for row, image, maps, label in zip(panels, images, heads, labels, strict=True):
+        row[0].set_ylabel(label)
+        for axes in row:
+            no_ticks(axes)
+        for axes, heat in zip(row, maps, strict=False):
+            overlay(axes, image, heat)
+            if query is not None:
+                axes.plot(query[1], query[0], "+", color="#56b4e9", markersize=8, markeredgewidth=2)
+    for number, axes in enumerate(panels[0], start=1):
+        axes.set_title(f"head {number}")
+    return figure

@@ -1,0 +1,190 @@
+"""All pictures of one or several trained models, as PNGs and as one page that needs nothing else."""
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from vitlab.analysis import figures
+from vitlab.analysis.activations import amplitude, block_outputs
+from vitlab.analysis.attention import attention_distance, input_map, query_at, query_map, reads_class_token
+from vitlab.analysis.canvas import to_pixels, write_png
+from vitlab.analysis.embeddings import filter_components, position_similarity
+from vitlab.analysis.similarity import FEWEST, model_similarity
+from vitlab.models import Backbone, VisionTransformer
+
+SHOWN = 8  # images in a picture
+BLOCKS_SHOWN = 12
+BATCH = 16  # images at a time: attention of all blocks is held
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained model in eval mode, and the images as it sees them, on its device.
+
+    Args:
+        class_names: what it tells apart; empty for a model that was pre-trained without labels.
+    """
+
+    name: str
+    model: Backbone
+    images: Float[Tensor, "B C H W"]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: list[str]
+
+
+class Picture(NamedTuple):
+    """A figure, the name of its file, and what it shows."""
+
+    name: str
+    title: str
+    text: str
+    figure: Figure
+
+
+@torch.no_grad()
+def write_page(subjects: list[Subject], names: list[str], labels: list[int] | None, out: Path) -> Path:
+    """Draw everything into a folder and return the path of its index.html.
+
+    Args:
+        names: of the images, the same for all subjects.
+        labels: of the images, where they are known.
+    """
+    shown = []
+    for picture in _pictures(subjects, names, labels):
+        path = out / f"{picture.name}.png"
+        write_png(picture.figure, path)
+        shown.append({**picture._asdict(), "data": base64.b64encode(path.read_bytes()).decode()})
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    page = template.get_template("page.html.jinja").render(subjects=subjects, pictures=shown, count=len(names))
+    (out / "index.html").write_text(page, encoding="utf-8")
+    return out / "index.html"
+
+
+def _pictures(subjects: list[Subject], names: list[str], labels: list[int] | None) -> Iterator[Picture]:
+    yield Picture(
+        "maps",
+        "What the decision is read from",
+        "Attention followed from what the classifier reads back to the patches of the image, through all blocks, half "
+        "of each for the residual connection (rollout, Abnar and Zuidema 2020; Swin's merged tokens hand on in equal "
+        "parts). Black is none, the brightest patch of a map is its largest. Below a map, what the model says.",
+        figures.draw_maps(
+            {s.name: _pixels(s) for s in subjects},
+            {s.name: input_map(s.model, s.images[:SHOWN]).cpu().numpy() for s in subjects},
+            {s.name: _captions(s, labels) for s in subjects},
+            names[:SHOWN],
+        ),
+    )
+    for subject in subjects:
+        yield from _pictures_of_heads(subject, names)
+    yield Picture(
+        "attention-distance",
+        "How far heads look",
+        "A point is a head: attention times the distance in pixels between query and key, the mean over queries and "
+        "images (Dosovitskiy et al. 2021, Fig. 7). The line is the mean over heads.",
+        figures.draw_distances({s.name: _distances(s) for s in subjects}),
+    )
+    yield Picture(
+        "amplitude",
+        "How large activations become",
+        "The variance of a channel over images and tokens after each block, the mean over channels, as in the figure "
+        "with which Swin v2 explains its order of norms.",
+        figures.draw_amplitudes({s.name: _amplitudes(s) for s in subjects}),
+    )
+    if len(names) >= FEWEST:
+        yield Picture(
+            "similarity",
+            "Which blocks compute alike",
+            "Linear CKA (Kornblith et al. 2019) of the features of all tokens after each block, on the same images: 1 "
+            "if they are the same up to rotation and scale, about 0 if they have nothing in common.",
+            figures.draw_similarities(_similarities(subjects)),
+        )
+    for subject in subjects:
+        yield Picture(
+            f"filters-{subject.name}",
+            f"Filters of {subject.name}",
+            "The first principal components of the patch embedding, each stretched to all colours.",
+            figures.draw_filters(filter_components(subject.model).cpu().numpy()),
+        )
+        if isinstance(subject.model, VisionTransformer):
+            yield Picture(
+                f"positions-{subject.name}",
+                f"Positions of {subject.name}",
+                "For each patch, at its place, a map of how similar the position embeddings of all patches are to its "
+                "own.",
+                figures.draw_positions(position_similarity(subject.model).cpu().numpy()),
+            )
+
+
+def _pictures_of_heads(subject: Subject, names: list[str]) -> Iterator[Picture]:
+    maps, pixels = subject.model.attention_maps(subject.images[:SHOWN]), _pixels(subject)
+    blocks = np.linspace(1, len(maps), min(BLOCKS_SHOWN, len(maps))).round().astype(int)
+    middle = (pixels.shape[1] // 2, pixels.shape[2] // 2)
+    yield Picture(
+        f"heads-{subject.name}",
+        f"Heads of {subject.name}",
+        f"Where each head looks from the cross in the middle of {names[0]}, block by block. Each map has its own "
+        "scale.",
+        figures.draw_heads(
+            pixels[:1].repeat(len(blocks), axis=0),
+            [query_map(maps[b - 1], query_at(maps[b - 1], *middle))[0].cpu().numpy() for b in blocks],
+            [f"block {block}" for block in blocks],
+            middle,
+        ),
+    )
+    if reads_class_token(subject.model):
+        heads = list(query_map(maps[-1], 0).cpu().numpy())
+        yield Picture(
+            f"class-token-{subject.name}",
+            f"Class token of {subject.name}",
+            "Where each head of the last block looks from the class token, image by image.",
+            figures.draw_heads(pixels, heads, names[:SHOWN]),
+        )
+
+
+def _pixels(subject: Subject) -> Float[np.ndarray, "B H W C"]:
+    return to_pixels(subject.images[:SHOWN], subject.mean, subject.std)
+
+
+def _captions(subject: Subject, labels: list[int] | None) -> list[tuple[str, bool | None]]:
+    """Return what the model says about each image, how sure it is, and whether that is right, where it is known."""
+    if not subject.class_names:
+        return []
+    sure, said = subject.model(subject.images[:SHOWN]).float().softmax(dim=1).max(dim=1)
+    answers = zip(said.tolist(), sure.tolist(), strict=True)
+    return [
+        (f"{subject.class_names[k]}  {share:.0%}", None if labels is None else k == labels[i])
+        for i, (k, share) in enumerate(answers)
+    ]
+
+
+def _distances(subject: Subject) -> list[Float[np.ndarray, "h"]]:
+    batches = [subject.model.attention_maps(images) for images in subject.images.split(BATCH)]
+    blocks = zip(*[[attention_distance(attention) for attention in maps] for maps in batches], strict=True)
+    return [torch.cat(parts).mean(dim=0).cpu().numpy() for parts in blocks]
+
+
+def _amplitudes(subject: Subject) -> list[float]:
+    batches = [block_outputs(subject.model, images) for images in subject.images.split(BATCH)]
+    return [amplitude(torch.cat(parts)) for parts in zip(*batches, strict=True)]
+
+
+def _similarities(subjects: list[Subject]) -> dict[tuple[str, str], Float[np.ndarray, "I J"]]:
+    """Return the similarity of each two models, and of a single one with itself."""
+    found = {}
+    for a, b in combinations(subjects, 2) if len(subjects) > 1 else [(subjects[0], subjects[0])]:
+        pairs = zip(a.images.split(BATCH), b.images.split(BATCH), strict=True)
+        batches = [pair for pair in pairs if len(pair[0]) >= FEWEST]
+        found[a.name, b.name] = model_similarity(a.model, b.model, batches).numpy()
+    return found
