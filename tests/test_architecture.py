@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "studies": {"evaluation", "models"},
     "errors": {"models", "objectives", "data", "optim"},
     "cli": {"callbacks", "data", "errors", "loggers", "objectives", "optim", "models"},
-    "commands": {"callbacks", "cli", "data", "errors", "evaluation", "studies"},
+    "deployment": {"data", "evaluation", "models"},
+    "commands": {"callbacks", "cli", "data", "deployment", "errors", "evaluation", "models", "studies"},
     "__main__": {"commands"},
     "__init__": set(),
 }

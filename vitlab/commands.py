@@ -24,7 +24,7 @@ log = logging.getLogger("vitlab")
 def run(command: str, arguments: Sequence[str]) -> int:
     """Run one command and return its exit status."""
     quiet()
-    commands = {"compare": compare, "benchmark": benchmark, "probe": probe}
+    commands = {"compare": compare, "benchmark": benchmark, "probe": probe, "export": export}
     try:
         if command in commands:
             return commands[command](arguments)
@@ -179,10 +179,7 @@ def probe(arguments: Sequence[str]) -> int:
     from vitlab.evaluation.probe import features_of
     from vitlab.evaluation.probe import probe as measure
 
-    cli = build("test", arguments, start=False)
-    path = cli.checkpoint()
-    if path is not None:
-        cli.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    cli, path = restore(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder = cli.model.encoder.to(device)
     # What the features depend on: the model, the data, and which weights.
@@ -199,6 +196,44 @@ def probe(arguments: Sequence[str]) -> int:
     print(f"{path or 'weights as built'}: {result.features} features, {result.train_images:,} training images")
     print(f"k-NN (k = 20)  {result.knn}\nlinear probe   {result.linear}   λ = {result.strength:g}")
     write_text(cli.directory / f"probe-{name}.json", json.dumps(result.as_dict(), indent=2))
+    return 0
+
+
+def restore(arguments: Sequence[str]) -> tuple[VitlabCLI, Path | None]:
+    """Build what a configuration names with the weights of its checkpoint; None for weights as they are built."""
+    cli = build("test", arguments, start=False)
+    path = cli.checkpoint()
+    if path is not None:
+        cli.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    return cli, path
+
+
+def export(arguments: Sequence[str]) -> int:
+    """Write a run's encoder as files that need no vitlab, and the model card that tells how to use them."""
+    from vitlab.deployment.card import Exported, write_card
+    from vitlab.models.export import export_onnx, export_program
+    from vitlab.models.weights import save_weights
+
+    writers = {"safetensors": save_weights, "onnx": export_onnx, "pt2": export_program}
+    parser = StudyParser(
+        "python -m vitlab export --config runs/…/config.yaml",
+        "Write a run's encoder as files, and a model card. --ckpt_path FILE, `best` or `none` chooses other weights.",
+    )
+    parser.add_argument("--format", nargs="+", choices=[*writers], default=[*writers], help="which files [all]")
+    parser.add_argument("--out", type=Path, help="folder of the files [export/ in the run directory]")
+    parser.add_argument("--raw", action="store_true", help="the weights as trained, where their average is kept too")
+    options, rest = parser.parse_known_args(arguments)
+    cli, checkpoint = restore(rest)
+    encoder = cli.model.backbone if options.raw else cli.model.encoder
+    averaged = encoder is not cli.model.backbone
+    exported = Exported(encoder, cli.datamodule, cli.directory, cli.resolved, checkpoint, averaged)
+    folder = options.out or cli.directory / "export"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"model.{form}" for form in dict.fromkeys(options.format)]
+    for file in files:
+        writers[file.suffix.removeprefix(".")](encoder, file, exported.metadata())
+        print(file)
+    print(write_card(exported, files, folder))
     return 0
 
 

@@ -27,10 +27,10 @@ WINDOWS = SHAPES | {
 TIMM_SWIN = {"depths": (2,), "num_heads": (2,), "embed_dim": 8}
 
 QUICK: dict[str, Callable[[], ImageModel]] = {
-    "deit": lambda: VisionTransformer(**SHAPES, depth=1, num_heads=2, distilled=True),
     "swin": lambda: SwinTransformer(**WINDOWS),
 }
 SLOW: dict[str, Callable[[], ImageModel]] = {
+    "deit": lambda: VisionTransformer(**SHAPES, depth=1, num_heads=2, distilled=True),
     "vit": lambda: VisionTransformer(**SHAPES, depth=2, num_heads=2, global_pool="avg", init_values=0.1),
     "features": lambda: VisionTransformer(**SHAPES | {"num_classes": 0}, depth=1, num_heads=2),
     "checkpointing": lambda: VisionTransformer(**SHAPES, depth=1, num_heads=2, grad_checkpointing=True),

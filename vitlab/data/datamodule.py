@@ -23,6 +23,7 @@ from vitlab.data.augment import erase, normalise
 from vitlab.data.draws import Draws, Stream, permutation
 from vitlab.data.mixup import Mixup, draw_mixup, mix_images, mix_labels
 from vitlab.data.multi_crop import MultiCrop
+from vitlab.data.photos import Framing, Picture, central_crop
 from vitlab.data.sampler import (
     EvalSampler,
     EvenBatchSampler,
@@ -150,6 +151,11 @@ class ImageDataModule(LightningDataModule, ABC):
         """Side in pixels of the images that the model sees."""
 
     @property
+    @abstractmethod
+    def framing(self) -> Framing:
+        """How evaluation makes one of this data set's images, before `_to_size`, of any picture."""
+
+    @property
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
@@ -199,6 +205,13 @@ class ImageDataModule(LightningDataModule, ABC):
         loader = self._eval_loader(split, rank=0, world_size=every)
         for batch in loader:
             yield self.on_after_batch_transfer(move_data_to_device(batch, torch.device(device)), 0)
+
+    def view_of(self, pictures: Sequence[Picture], device: torch.device) -> Tensor:
+        """Return RGB pictures from elsewhere as the model sees its own images in evaluation, (B, C, H, W)."""
+        grey = self.in_chans == 1
+        framed = [central_crop(p.convert("L").convert("RGB") if grey else p, *self.framing) for p in pictures]
+        images = torch.stack(framed)[:, : self.in_chans].to(device)
+        return normalise(self._to_size(images), *self._statistics(device))
 
     def setup(self, stage: str) -> None:
         """Read the data; refuse views of another size than the model's, and a batch that the images cannot fill."""

@@ -18,7 +18,17 @@ from vitlab.data.decoding import IMAGE_SUFFIXES, find_broken, open_rgb
 from vitlab.data.draws import Draws, Stream, host_seed
 from vitlab.data.mixup import Mixup
 from vitlab.data.multi_crop import MultiCrop
-from vitlab.data.photos import Photo, PhotoAugment, Picture, apply, central_crop, make_rand_augment, random_crop, seeded
+from vitlab.data.photos import (
+    Framing,
+    Photo,
+    PhotoAugment,
+    Picture,
+    apply,
+    central_crop,
+    make_rand_augment,
+    random_crop,
+    seeded,
+)
 from vitlab.data.sampler import Key
 
 log = logging.getLogger("vitlab")
@@ -208,6 +218,11 @@ class ImageFolder(ImageDataModule):
         """Side in pixels of the images that the model sees."""
         return self._image_size
 
+    @property
+    def framing(self) -> Framing:
+        """As for the images of the validation and test splits."""
+        return Framing(self._image_size, self.crop_pct, self.augment.interpolation)
+
     def prepare_data(self) -> None:
         """Check every file, on one process: the others read what it found."""
         self._check()
@@ -326,7 +341,7 @@ def _images_of(root: Path, place: Path, classes: list[str]) -> tuple[list[str], 
             close = difflib.get_close_matches(name, classes, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise ValueError(f"{place / name} is a class that {root / 'train'} lacks; it has {_some(classes)}.{hint}")
-        files = _walk(place / name, ignored)
+        files = walk(place / name, ignored)
         if not files:
             raise ValueError(
                 f"{place / name} holds no image, so that the class {name} is empty.\n"
@@ -340,7 +355,7 @@ def _images_of(root: Path, place: Path, classes: list[str]) -> tuple[list[str], 
     return names, np.repeat([classes.index(name) for name in present], counts).astype(np.int64)
 
 
-def _walk(folder: Path, ignored: Counter[str]) -> list[str]:
+def walk(folder: Path, ignored: Counter[str]) -> list[str]:
     """Return the image files under `folder`, sorted; hidden ones are not the user's."""
     files = []
     for place, inner, names in os.walk(folder, followlinks=True):

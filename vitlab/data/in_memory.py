@@ -12,6 +12,7 @@ from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split
 from vitlab.data.draws import Draws
 from vitlab.data.mixup import Mixup
 from vitlab.data.multi_crop import MultiCrop
+from vitlab.data.photos import Framing
 from vitlab.data.sampler import Key
 
 
@@ -90,6 +91,11 @@ class InMemoryDataModule(ImageDataModule, ABC):
     def image_size(self) -> int:
         """Side in pixels of the images that the model sees."""
         return self._image_size
+
+    @property
+    def framing(self) -> Framing:
+        """A picture becomes as coarse as the images trained on, which are enlarged where the model sees larger ones."""
+        return Framing(self._native_size, 1.0, "bicubic")
 
     def setup(self, stage: str) -> None:
         """Read the data and, if told, move it to where the trainer trains."""

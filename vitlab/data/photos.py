@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -62,6 +62,14 @@ class PhotoAugment:
                 f"augment.rand_augment is {self.rand_augment!r}; write rand and any of -m9 (magnitude), -n2 (layers), "
                 "-p0.5, -mstd0.5, -mmax10, -inc1, -t3a, e.g. rand-m9-mstd0.5-inc1, or null for none."
             )
+
+
+class Framing(NamedTuple):
+    """How evaluation makes a square of `size` pixels of a picture: the arguments of `central_crop`."""
+
+    size: int
+    crop_pct: float | None
+    interpolation: Interpolation
 
 
 def random_crop(image: Picture, draw: Rows, size: int, settings: PhotoAugment) -> Photo:

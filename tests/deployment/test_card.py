@@ -1,0 +1,140 @@
+"""What `export` writes: files that give what the run's encoder gives, and a card whose code and figures are right."""
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from vitlab.commands import restore, run
+from vitlab.data import Digits, ImageDataModule, ImageFolder
+from vitlab.data.decoding import open_rgb
+from vitlab.deployment.card import Exported, construction, write_card
+from vitlab.evaluation.predictions import read_predictions
+from vitlab.models import SwinTransformerV2, TimmModel, swinv2_tiny_window8_256
+from vitlab.models.swin_v2 import TableBias
+
+
+def export(run_directory: Path, *arguments: object) -> str:
+    """Export into `files`; return the card."""
+    given = ["--config", str(run_directory / "config.yaml"), "--out", "files", *map(str, arguments)]
+    assert run("export", given) == 0
+    return Path("files/README.md").read_text()
+
+
+def code(card: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+
+
+@pytest.fixture
+def picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty directory, in which `files` holds a photograph."""
+    monkeypatch.chdir(tmp_path)
+    Path("files").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("files/picture.jpg")
+    return Path("files/picture.jpg")
+
+
+def test_the_cards_code_gives_what_the_encoder_gives(
+    trained: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = export(trained)
+    cli, _ = restore(["--config", str(trained / "config.yaml")])
+    encoder = cli.model.encoder.eval()
+    view = cli.datamodule.view_of([open_rgb(picture)], torch.device("cpu"))
+    monkeypatch.chdir("files")
+    classes, prepare, *ways = code(card)
+    names: dict[str, Any] = {}
+    exec(classes + prepare, names)
+    assert names["classes"] == cli.datamodule.class_names
+    assert names["images"].shape == view.shape  # its values: the next test
+    assert len(ways) == 3
+    for way in ways:
+        exec(way, names)
+        with torch.no_grad():
+            torch.testing.assert_close(torch.as_tensor(names["logits"]), encoder(names["images"]))
+
+
+@pytest.mark.parametrize("data", [Digits(image_size=16), "crop", "squash"], ids=["enlarged", "crop", "squash"])
+def test_the_cards_preparation_is_that_of_evaluation(data: ImageDataModule | str, picture: Path, trained: Path) -> None:
+    if isinstance(data, str):
+        for name in ("a", "b"):
+            Path("photos", name).mkdir(parents=True)
+            shutil.copy(picture, Path("photos", name, "1.jpg"))
+        data = ImageFolder("photos", image_size=20, crop_pct=0.8 if data == "crop" else None)
+    cli, _ = restore(["--config", str(trained / "config.yaml")])
+    exported = Exported(cli.model.encoder, data, trained, cli.resolved, None, averaged=True)
+    prepare = code(write_card(exported, [], Path("files")).read_text())[1]
+    names: dict[str, Any] = {}
+    exec(prepare.replace("picture.jpg", str(picture)), names)
+    view = data.view_of([open_rgb(picture)], torch.device("cpu"))
+    levels = torch.tensor(data.std).view(-1, 1, 1) * 255  # of which resizing may round one otherwise
+    assert ((names["images"] - view) * levels).abs().max() <= 1.01
+
+
+def test_the_card_states_the_accuracy_of_the_weights_exported(trained: Path, picture: Path) -> None:
+    predictions = read_predictions(trained / "predictions.parquet")
+    assert predictions.logits_ema is not None
+    n, z = len(predictions.labels), 1.959964
+    for logits, options in ((predictions.logits_ema, []), (predictions.logits, ["--raw"])):
+        p = float((logits.argmax(axis=1) == predictions.labels).mean())
+        centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)  # Wilson (1927)
+        half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+        expected = f"**{100 * p:.1f} % [{100 * (centre - half):.1f}, {100 * (centre + half):.1f}]**"
+        assert expected in export(trained, "--format", "safetensors", *options)
+
+
+def test_the_card_states_no_accuracy_of_other_weights(trained: Path, picture: Path) -> None:
+    best = export(trained, "--format", "safetensors", "--ckpt_path", "best")
+    assert "the run's result is that of last.ckpt" in best
+    shutil.copytree(trained, "runs/tiny/seed-0")
+    summary = json.loads((trained / "summary.json").read_text())
+    summary["metrics"]["test_ema/top1"] += 0.01
+    Path("runs/tiny/seed-0/summary.json").write_text(json.dumps(summary))
+    assert "with other weights" in export(trained, "--format", "safetensors", "--run.root", "runs")
+
+
+def test_the_files_say_what_they_expect(trained: Path, picture: Path) -> None:
+    export(trained, "--format", "safetensors")
+    with safe_open("files/model.safetensors", "pt") as file:
+        told = {name: json.loads(value) for name, value in file.metadata().items()}
+    data = Digits()
+    assert told["class_names"] == data.class_names
+    assert (told["mean"], told["std"]) == ([*data.mean], [*data.std])
+    assert (told["image_size"], told["in_chans"], told["crop_pct"]) == (8, 1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments", "expected"),
+    [
+        ("vitlab.models.swinv2_tiny_window8_256", {"img_size": 32}, swinv2_tiny_window8_256),
+        (
+            "vitlab.models.SwinTransformerV2",
+            {"depths": [1], "num_heads": [2], "position_bias": "vitlab.models.swin_v2.TableBias"},
+            SwinTransformerV2,
+        ),
+        ("vitlab.models.TimmModel", {"name": "resnet10t", "in_chans": 1}, TimmModel),
+    ],
+)
+def test_the_construction_is_the_configurations(path: str, arguments: dict[str, Any], expected: Any) -> None:
+    names: dict[str, Any] = {}
+    exec(construction({"class_path": path, "init_args": arguments | {"num_classes": 10}}, num_classes=4), names)
+    changes = {"position_bias": TableBias} if "position_bias" in arguments else {}
+    reference = expected(**arguments | changes, num_classes=4)
+    shapes = [{name: t.shape for name, t in model.state_dict().items()} for model in (names["model"], reference)]
+    assert shapes[0] == shapes[1]
+
+
+def test_an_unknown_format_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("export", ["--config", str(trained / "config.yaml"), "--format", "tflite"]) == 2
+    message = capsys.readouterr().err
+    assert "tflite" in message
+    assert "onnx" in message

@@ -1,0 +1,173 @@
+"""The model card of exported files: how to use them, how good they are, how they were made."""
+
+import importlib
+import inspect
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+import yaml
+from lightning.pytorch import Trainer
+
+from vitlab.config import Config
+from vitlab.data import ImageDataModule
+from vitlab.evaluation.predictions import read_predictions
+from vitlab.evaluation.probe import Accuracy
+from vitlab.models import ImageModel
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An encoder and where it comes from.
+
+    Args:
+        run: the run directory.
+        config: the run's complete configuration.
+        checkpoint: the file of the weights; None for weights as they are built.
+        averaged: the weights are the average over the run.
+    """
+
+    encoder: ImageModel
+    data: ImageDataModule
+    run: Path
+    config: Config
+    checkpoint: Path | None
+    averaged: bool
+
+    def metadata(self) -> dict[str, str]:
+        """Return what a user of the files must know, each value as JSON."""
+        size, crop_pct, interpolation = self.data.framing
+        facts = {
+            "class_names": self.data.class_names if self.encoder.num_classes else [],
+            "in_chans": self.data.in_chans,
+            "image_size": self.data.image_size,
+            "mean": self.data.mean,
+            "std": self.data.std,
+            "crop_size": size,
+            "crop_pct": crop_pct,
+            "interpolation": interpolation,
+        }
+        return {name: json.dumps(value, ensure_ascii=False) for name, value in facts.items()}
+
+    def accuracy(self) -> Accuracy | str:
+        """Return the accuracy of these weights on the run's test images, or why it is not known."""
+        last = self.run / "checkpoints" / "last.ckpt"
+        summary, predictions = self.run / "summary.json", self.run / "predictions.parquet"
+        if not self.encoder.num_classes:
+            return "The encoder has no classifier."
+        if self.checkpoint is None or self.checkpoint.resolve() != last.resolve():
+            return f"Not known: the run's result is that of {last.name}, whose weights these are not."
+        if not (summary.is_file() and predictions.is_file()):
+            return "Not known: the run has not been tested."
+        told = read_predictions(predictions)
+        logits = told.logits_ema if self.averaged else told.logits
+        stated = self.metrics().get("top1")
+        if logits is not None and stated is not None:
+            counted = Accuracy.of(torch.from_numpy(logits.argmax(axis=1)), torch.from_numpy(told.labels))
+            if math.isclose(counted.value, stated, abs_tol=1e-6):
+                return counted
+        return f"Not known: {predictions.name} was written with other weights than {summary.name}. Test the run again."
+
+    def metrics(self) -> dict[str, float]:
+        """Return the test metrics in summary.json of the kind of weights exported, without their prefix."""
+        summary = self.run / "summary.json"
+        if not summary.is_file():
+            return {}
+        prefix = "test_ema/" if self.averaged else "test/"
+        metrics = json.loads(summary.read_text())["metrics"]
+        return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+
+
+def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
+    """Write `README.md` about the files that lie in `folder`."""
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    model, environment = exported.config["model"], exported.run / "environment.json"
+    backbone = model["init_args"]["backbone"]
+    accuracy = exported.accuracy()
+    text = templates.get_template("card.md.jinja").render(
+        exported=exported,
+        data=exported.data,
+        encoder=exported.encoder,
+        framing=exported.data.framing,
+        shorter=None if exported.data.framing.crop_pct is None else shorter_side(exported.data),
+        architecture=_name(backbone),
+        objective=_name(model),
+        data_set=_name(exported.config["data"]),
+        root=exported.config["data"]["init_args"].get("root"),
+        parameters=sum(parameter.numel() for parameter in exported.encoder.parameters()),
+        accuracy=accuracy,
+        metrics=exported.metrics() if isinstance(accuracy, Accuracy) else {},
+        files={file.suffix: file for file in files},
+        construction=construction(backbone, exported.encoder.num_classes),
+        recipe=yaml.safe_dump(recipe(exported.config), sort_keys=False, allow_unicode=True).strip(),
+        environment=json.loads(environment.read_text()) if environment.is_file() else {},
+    )
+    path = folder / "README.md"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def shorter_side(data: ImageDataModule) -> int:
+    """Return the pixels to which evaluation brings the shorter side of a picture, before it cuts the centre out."""
+    size, crop_pct, _ = data.framing
+    return math.floor(size / (crop_pct or 1))
+
+
+def construction(backbone: Config, num_classes: int) -> str:
+    """Return the lines of Python that build `model` as a configuration does."""
+    module, _, name = backbone["class_path"].rpartition(".")
+    build = getattr(importlib.import_module(module), name)
+    arguments = beyond_defaults(build, backbone.get("init_args", {}) | {"num_classes": num_classes})
+    imports, values = [f"from {module} import {name}"], []
+    for key, value in arguments.items():
+        if _is_function(inspect.signature(build).parameters[key].default):  # given by its import path
+            place, _, function = value.rpartition(".")
+            imports.append(f"from {place} import {function}")
+            values.append(f"{key}={function}")
+        else:
+            values.append(f"{key}={tuple(value) if isinstance(value, list) else value!r}")
+    return "\n".join([*imports, f"model = {name}({', '.join(values)}).eval()"])
+
+
+def recipe(config: Config) -> Config:
+    """Return what of a configuration decides the weights, without what was left at nothing or at the Trainer's own."""
+    parts = {key: config[key] for key in ("seed_everything", "model", "data")}
+    stripped: Config = _without_nulls(parts | {"trainer": beyond_defaults(Trainer, config["trainer"])})
+    return stripped
+
+
+def beyond_defaults(build: Callable[..., Any], arguments: Config) -> Config:
+    """Return those arguments, as a YAML file has them, that are not the defaults of what they are given to."""
+    parameters = inspect.signature(build).parameters
+    return {key: value for key, value in arguments.items() if value != _plain(parameters[key].default)}
+
+
+def _plain(default: Any) -> Any:
+    if _is_function(default):
+        return f"{default.__module__}.{default.__qualname__}"
+    return list(default) if isinstance(default, tuple) else default
+
+
+def _is_function(default: Any) -> bool:
+    return callable(default) and default is not inspect.Parameter.empty
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return value
+
+
+def _name(config: Config) -> str:
+    name: str = config["class_path"].rpartition(".")[2]
+    return name
