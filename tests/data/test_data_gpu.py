@@ -3,10 +3,22 @@
 import pytest
 import torch
 
-from vitlab.data import BatchAugment, Digits, Mixup
+from vitlab.data import BatchAugment, Crops, Digits, Mixup, MultiCrop
+from vitlab.data.draws import Draws
 from vitlab.data.in_memory import TensorImages
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+_VIEWS = MultiCrop(
+    Crops(number=2, size=32, scale=(0.4, 1.0), blur_prob=(1.0, 0.1), solarize_prob=(0.0, 0.2)),
+    Crops(number=8, size=16, scale=(0.05, 0.4), blur_prob=(0.5,)),
+)
+
+
+def _views(device: str, epoch: int = 0) -> list[torch.Tensor]:
+    images = torch.arange(64 * 3 * 32 * 32, device=device).view(64, 3, 32, 32).square().remainder(251).to(torch.uint8)
+    return _VIEWS.views_of_batch(images, Draws(0, epoch, torch.arange(64, device=device)))
 
 
 def _data() -> Digits:
@@ -43,5 +55,20 @@ def test_no_step_waits_for_the_device() -> None:
     try:
         for _ in range(3):
             data.on_after_batch_transfer(next(loader), 0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_views_are_those_of_the_cpu() -> None:
+    # Whole numbers: a value half-way between two of them may become either, and contrast then moves it further.
+    for ours, expected in zip(_views("cuda"), _views("cpu"), strict=True):
+        assert ((ours.cpu() - expected).abs() > 2).float().mean() < 0.01
+
+
+def test_no_view_waits_for_the_device() -> None:
+    _views("cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        _views("cuda", epoch=1)
     finally:
         torch.cuda.set_sync_debug_mode("default")

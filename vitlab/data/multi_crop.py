@@ -145,18 +145,18 @@ class MultiCrop:
         ranges = [(max(0, 1 - strength), 1 + strength) for strength in strengths] + [(-self.hue, self.hue)]
         chosen = jittered[..., 0] < self.jitter_prob
         changes = [
-            torch.where(chosen, low + u * (high - low), neutral)
+            neutral + chosen * (low - neutral + u * (high - low))
             for u, (low, high), neutral in zip(factors.unbind(-1), ranges, _NEUTRAL, strict=True)
         ]
         low, high = self.blur_radius
-        radius = low + blurred[..., 1] * (high - low)
+        radius = _below(blurred[..., 0], crops.blur_prob) * (low + blurred[..., 1] * (high - low))
         return Look(
             cut.flatten(0, 1),
             mirror.flatten(0, 1),
             order.argsort(dim=-1).flatten(0, 1),
             torch.stack(changes, dim=-1).flatten(0, 1),
             (grey[..., 0] < self.grey_prob).flatten(),
-            torch.where(_below(blurred[..., 0], crops.blur_prob), radius, 0).flatten(),
+            radius.flatten(),
             _below(solarized[..., 0], crops.solarize_prob).flatten(),
         )
 

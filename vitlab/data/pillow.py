@@ -1,9 +1,9 @@
 """Pillow's operations on whole batches of images, on their device, each image with parameters of its own.
 
 What self-supervised pipelines do to a view. Images are floats, but as Pillow's their values are whole numbers in
-0 … 255 after each operation. That is visible: Pillow cuts the fraction off where it blends, so that a colour jitter
-makes pictures one grey level darker. Pillow rounds elsewhere too, between the passes of a resize and a blur, and keeps
-hues in 8 bits; here those are exact.
+0 … 255 after each operation, which is visible: where Pillow blends, it cuts the fraction off, and a colour jitter makes
+pictures one grey level darker. Two things are exact here and are not in Pillow: hues, which it keeps in 8 bits, and a
+blur, of which it rounds every pass.
 
 Like all functions on batches, these draw nothing, select nothing by a mask and never synchronise a GPU.
 
@@ -28,11 +28,12 @@ def resized_boxes(
 ) -> Float[Tensor, "R C S S"]:
     """Cut a box of whole pixels out of each image and resize it, with a low-pass filter where it shrinks.
 
-    Resizing is linear and separable: a matrix of weights for the rows and one for the columns.
+    A matrix of weights brings all columns to their place, and another the rows.
     """
     rows = _resize_weights(top, height, size, images.shape[-2], cubic)  # (R, S, H)
     columns = _resize_weights(left, width, size, images.shape[-1], cubic)  # (R, S, W)
-    return _separable(images, rows, columns).round_().clamp_(0, 255)
+    across = (images @ columns[:, None].mT).round_().clamp_(0, 255)  # (R, C, H, S)
+    return (rows[:, None] @ across).round_().clamp_(0, 255)
 
 
 def _resize_weights(start: PerImage, length: PerImage, size: int, pixels: int, cubic: bool) -> Float[Tensor, "R S P"]:
@@ -51,11 +52,7 @@ def _cubic(x: Tensor) -> Tensor:
     """Keys's cubic kernel at distance `x` with Pillow's a = -1/2."""
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return torch.where(x < 1, near, torch.where(x < 2, far, 0))
-
-
-def _separable(images: Images, rows: Float[Tensor, "R S H"], columns: Float[Tensor, "R S W"]) -> Tensor:
-    return rows[:, None] @ images @ columns[:, None].mT
+    return torch.where(x < 1, near, far) * (x < 2)
 
 
 def jitter(images: Images, order: Int64[Tensor, "R 4"], factors: Float[Tensor, "R 4"]) -> Images:
@@ -67,13 +64,15 @@ def jitter(images: Images, order: Int64[Tensor, "R 4"], factors: Float[Tensor, "
     The hue is by far the dearest of the four: it is turned once, between two rounds of the others, and each of those
     acts in the round in which its image wants it.
     """
-    blends = torch.cat([factors[:, :HUE], torch.ones_like(factors[:, :1])], dim=1).gather(1, order)  # (R, 4)
+    one = torch.ones_like(factors)
+    blends = torch.where(order == HUE, one, factors.gather(1, order))  # (R, 4), in each image's order
     before = (order == HUE).cumsum(dim=1) == 0  # (R, 4): this step comes before the hue's
+    first, second = torch.where(before, blends, one), torch.where(before, one, blends)
     for step in (0, 1, 2):
-        images = _blend(images, order[:, step], torch.where(before[:, step], blends[:, step], 1))
+        images = _blend(images, order[:, step], first[:, step])
     images = turn_hue(images, factors[:, HUE])
     for step in (1, 2, 3):
-        images = _blend(images, order[:, step], torch.where(before[:, step], 1, blends[:, step]))
+        images = _blend(images, order[:, step], second[:, step])
     return images
 
 
@@ -126,8 +125,8 @@ def blur(images: Images, radius: PerImage, largest: float) -> Images:
     `largest`, on the host, is the most that `radius` can be. Not the Gaussian itself: at the small radii that suit
     small images, its samples hardly blur at all, where Pillow keeps the variance.
     """
-    rows, columns = (_box_weights(radius, side, largest) for side in images.shape[-2:])
-    return _separable(images, rows @ rows @ rows, columns @ columns @ columns).round_()
+    rows, columns = (_box_weights(radius, side, largest)[:, None] for side in images.shape[-2:])  # (R, 1, P, P)
+    return ((rows @ rows @ rows) @ images @ (columns @ columns @ columns).mT).round_()
 
 
 def _box_weights(radius: PerImage, pixels: int, largest: float) -> Float[Tensor, "R P P"]:
@@ -143,7 +142,7 @@ def _box_weights(radius: PerImage, pixels: int, largest: float) -> Float[Tensor,
     to = torch.arange(pixels, device=radius.device)[:, None]
     of = torch.arange(-reach, pixels + reach, device=radius.device)
     distance = (to - of).abs()  # (P, reach + P + reach)
-    weights = torch.where(distance <= whole, 1, torch.where(distance == whole + 1, part, 0)) / (2 * (whole + part) + 1)
+    weights = ((distance <= whole) + part * (distance == whole + 1)) / (2 * (whole + part) + 1)
     inner = weights[..., reach:-reach].clone()
     inner[..., 0] += weights[..., :reach].sum(dim=-1)
     inner[..., -1] += weights[..., -reach:].sum(dim=-1)
