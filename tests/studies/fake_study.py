@@ -19,7 +19,7 @@ from vitlab.studies.results import RunResult, StudyResults
 
 FAKE_PROGRAM = (sys.executable, str(Path(__file__).with_name("fake_vitlab.py")))
 DEFAULTS = {
-    "model": {"class_path": "vitlab.objectives.Supervised", "init_args": {"label_smoothing": 0.1}},
+    "model": {"class_path": "vitlab.objectives.Supervised", "init_args": {"label_smoothing": 0.1, "lr": 0.2}},
     "trainer": {"max_epochs": 3, "accelerator": "cpu"},
 }
 
@@ -106,7 +106,9 @@ def result(name: str, seed: int, correct: np.ndarray, labels: np.ndarray, **envi
     )
     images = [f"test/{index}" for index in range(len(labels))]
     run = Run(name, seed, {"trainer": {"max_epochs": 2}}, Path("runs/study") / name.lower())
-    return RunResult(run, Predictions(images, labels, logits), {"seconds": 60.0}, environment, history)
+    return RunResult(
+        run, Predictions(images, labels, logits), {"seconds": 60.0, "images_seen": 2000}, environment, history
+    )
 
 
 def results(correct: dict[str, dict[int, np.ndarray]], **changes: Any) -> StudyResults:

@@ -1,6 +1,7 @@
 """Stands in for `python -m vitlab` in the tests of studies: writes the run directory of the real one, trains nothing.
 
-The accuracy is planted: `backbone.init_args.accuracy` of the configuration, plus a draw of the seed. `fail` makes the
+The accuracy is planted: `backbone.init_args.accuracy` of the configuration, plus a draw of the seed, less ten points
+where the learning rate is not `best_lr`. `fail` makes the
 run of that seed end with an error, `pause` makes it take seconds and `fit` leave only a begun run when it is ended.
 """
 
@@ -27,14 +28,15 @@ def fit(config: dict, overwrite: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pid").write_text(str(os.getpid()))
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    if seed in plan.get("fail", []):
+    lr = config["model"]["init_args"].get("lr", 0.2)
+    if seed in plan.get("fail", []) or lr == plan.get("fail_lr"):
         print("epoch 1\repoch 2\rValueError: the loss is not finite at epoch 3")
         sys.exit(1)
 
     test = np.load(config["data"]["init_args"]["test_set"])
     labels, names, classes = test["labels"], test["names"].tolist(), int(test["classes"])
     rng = np.random.default_rng([seed, int(1e6 * plan["accuracy"])])
-    accuracy = plan["accuracy"] + rng.normal(0, 0.004)
+    accuracy = plan["accuracy"] + rng.normal(0, 0.004) - 0.1 * (lr != plan.get("best_lr", lr))
     with (folder / "metrics.csv").open("w") as log:
         log.write("step,epoch,lr,train/loss,val/loss,val/top1\n")
         for epoch in range(epochs):
@@ -71,10 +73,13 @@ def benchmark(config: dict, out: Path) -> None:
     cost = {
         "parameters": int(96_000 * size),
         "flops": int(7_400_000 * size),
+        "train_flops": int(22_000_000 * size),
         "train_images_per_second": 2_400 / size,
         "inference_images_per_second": 8_900 / size,
         "train_peak_bytes": int(41_000_000 * size),
         "inference_peak_bytes": int(9_000_000 * size),
+        "train_joules_per_image": None,
+        "inference_joules_per_image": None,
         "batch_size": 64,
         "repetitions": 30,
         "device": "a fake",

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from fake_study import FAKE_PROGRAM, FakeWorkshop, variant
 
 from vitlab.studies import compare as module
@@ -16,6 +17,8 @@ def test_cost_is_measured_in_one_sitting(
     write_study: Write, workshop: FakeWorkshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measure(**changes: object) -> dict[str, float]:
+        base = {"data": {"class_path": "fake.Digits", "init_args": {"batch_size": 128}}}
+        (tmp_path / "larger.yaml").write_text(yaml.safe_dump(base))
         variants = {"A": variant(0.9), "B": variant(0.8)}
         study = read_study(write_study(variants=variants, **changes))
         runs = first_runs(study, plan(study, workshop, tmp_path))
@@ -29,14 +32,17 @@ def test_cost_is_measured_in_one_sitting(
     monkeypatch.setattr(module, "device_name", lambda device: "a fake")
     first = measure()
     assert measure() == first  # same configurations, same device: kept
-    changed = measure(budget={"epochs": 5})
+    assert measure(budget={"epochs": 5}) == first  # of which a step's cost knows nothing
+    changed = measure(base="larger.yaml")
     assert all(changed[name] > first[name] for name in first)
     (tmp_path / "small-study" / "b" / "cost.json").unlink()
-    again = measure(budget={"epochs": 5})
+    again = measure(base="larger.yaml")
     assert all(again[name] > changed[name] for name in first)  # one is missing, both are measured
     monkeypatch.setattr(module, "device_name", lambda device: "another machine")
-    elsewhere = measure(budget={"epochs": 5})
+    elsewhere = measure(base="larger.yaml")
     assert all(elsewhere[name] > again[name] for name in first)
+    (tmp_path / "small-study" / "b" / "cost.json").write_text('{"parameters": 7}')  # of an older version
+    assert all(value > elsewhere[name] for name, value in measure(base="larger.yaml").items())
 
 
 def test_broken_data_stop_a_study_before_its_first_run(

@@ -75,6 +75,13 @@ BAD = {
     "refused by the workshop": ({"variants": {"A": variant(0.9), "B": {"x": 1}}}, "Variant 'B' of"),
     "may_differ misspelt": ({"may_differ": ["model.init_args.backbon"]}, "Did you mean `model.init_args.backbone`?"),
     "budget of nothing": ({"budget": {"epochs": 0}}, "Expected a whole number from 1"),
+    "two budgets": ({"budget": {"epochs": 3, "images": 9}}, "Expected one of epochs, images, flops, minutes"),
+    "tune misspelt": ({"tune": {"key": "model.init_args.rl", "values": [1, 2]}}, "tune: key: `model.init_args.rl` is"),
+    "one value": ({"tune": {"key": "model.init_args.lr", "values": [1]}}, "two `values` or more"),
+    "equal values": ({"tune": {"key": "model.init_args.lr", "values": [1, 1]}}, "holds one twice"),
+    "unknown key of tune": ({"tune": {"key": "model", "value": [1, 2]}}, "Did you mean `values`?"),
+    "tune is a word": ({"tune": "lr"}, "Expected a mapping with `key` and `values`"),
+    "target in per cent": ({"target_accuracy": 95}, "Expected a share between 0 and 1"),
     "jobs of nothing": ({"jobs": 0}, "Expected a whole number from 1, or null"),
 }  # fmt: skip
 

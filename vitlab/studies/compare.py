@@ -8,9 +8,10 @@ from pathlib import Path
 
 import yaml
 
-from vitlab.config import load_yaml
+from vitlab.config import Config, load_yaml
 from vitlab.studies.baselines import baselines
 from vitlab.studies.cost import Cost, device_for, device_name
+from vitlab.studies.decisions import Choice, refuse_to_tune_on_test_images, spend_budget, tune
 from vitlab.studies.grid import Run, Study, differing_keys, plan, read_study, slug
 from vitlab.studies.progress import display_for
 from vitlab.studies.report import write_report
@@ -56,22 +57,35 @@ def compare(
     """
     study = read_study(study_path)
     runs = plan(study, workshop, root)
-    if not overwrite:
+    if not overwrite and study.settled:
         refuse_conflicts(runs)
     folder = root / slug(study.name)
     folder.mkdir(parents=True, exist_ok=True)
 
     # Before the first run: a download happens once, not in several processes, and broken data stops everything here.
     images = workshop.data(runs[0].config)
+    refuse_to_tune_on_test_images(study, images)
     lines = baselines(images, runs[0].config["data"], folder / "baselines.json")
     print(f"Lines to beat: majority class {lines.majority:.1%}, k-NN on raw pixels {lines.knn:.1%}.", flush=True)
     allotment = allot(runs, study.jobs)
     print(f"{study.name}: {len(study.variants)} variants, {len(study.seeds)} seeds; {allotment}.", flush=True)
-    outcomes = run_all(runs, program, allotment, display_for(runs), overwrite)
-    finished, failures = read_results(outcomes)
 
-    print("Measuring cost …", flush=True)
-    costs, cost_failures = measure_costs(first_runs(study, runs), program, allotment)
+    def measure(first: Sequence[Run]) -> tuple[dict[str, Cost], dict[str, str]]:
+        print("Measuring cost …", flush=True)
+        return measure_costs(first, program, allotment)
+
+    def train(runs: list[Run]) -> list[Outcome]:
+        if not overwrite:
+            refuse_conflicts(runs)
+        return run_all(runs, program, allotment, display_for(runs), overwrite)
+
+    choices: list[Choice] = []
+    if not study.settled:
+        decided = spend_budget(study, first_runs(study, runs), images, measure, folder)
+        choices, decided = tune(study, workshop, root, decided, train)
+        runs = plan(study, workshop, root, decided)
+    finished, failures = read_results(train(runs))
+    costs, cost_failures = measure(first_runs(study, runs))
     results = StudyResults(
         study=study,
         differences=differing_keys(study, runs),
@@ -82,6 +96,7 @@ def compare(
         baselines=lines,
         class_names=images.class_names,
         allotment=str(allotment),
+        choices=choices,
     )
     report = write_report(results, images, folder)
     print("", verdict(results), *outlooks(results), "", sep="\n", flush=True)
@@ -112,6 +127,7 @@ def measure_costs(
     costs: dict[str, Cost] = {}
     failures: dict[str, str] = {}
     for run in runs:
+        run.folder.mkdir(parents=True, exist_ok=True)
         _cost_path(run).unlink(missing_ok=True)
         config, log = run.folder / "cost-config.yaml", run.folder / "cost.log"
         config.write_text(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -135,10 +151,19 @@ def _cost_path(run: Run) -> Path:
     return run.folder / "cost.json"
 
 
+def _costly(config: Config) -> Config:
+    """Return the part of a configuration that a cost depends on: neither how long it trains nor where results go."""
+    trainer = {key: value for key, value in config.get("trainer", {}).items() if key != "max_epochs"}
+    return {"model": config["model"], "data": config["data"], "trainer": trainer}
+
+
 def _known_cost(run: Run) -> Cost | None:
     config = run.folder / "cost-config.yaml"
-    if not _cost_path(run).is_file() or not config.is_file() or load_yaml(config) != run.config:
+    if not _cost_path(run).is_file() or not config.is_file() or _costly(load_yaml(config)) != _costly(run.config):
         return None
-    cost = Cost.read(_cost_path(run))
+    try:
+        cost = Cost.read(_cost_path(run))
+    except ValueError:
+        return None
     device = device_name(device_for(run.config.get("trainer", {}).get("accelerator", "auto")))
     return cost if cost.device == device else None

@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import median
 
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitlab.models import ImageModel
+from vitlab.studies.energy import EnergyMeter, meter_for
 
 WARM_UP = 5  # steps
 REPETITIONS = 30  # timed steps at least, but fewer where they exceed the time budget
@@ -32,17 +33,21 @@ SECONDS = 4.0  # time budget for each of training and inference
 class Cost:
     """The cost of one model in float32; a training step is forward, cross-entropy, backward and AdamW.
 
-    `flops` are of one image's forward pass; a multiplication with its addition counts as two (papers on vision models
-    usually count it as one and call that FLOPs, or MACs). Peak memory is what the CUDA allocator gave out at most, or
-    on a CPU how far the process grew beyond its size before.
+    `flops` are of one image's forward pass, `train_flops` of forward and backward; a multiplication with its addition
+    counts as two (papers on vision models usually count it as one and call that FLOPs, or MACs). Peak memory is what
+    the CUDA allocator gave out at most, or on a CPU how far the process grew beyond its size before. Joules are of the
+    whole device and None where it has no meter (`energy`).
     """
 
     parameters: int
     flops: int
+    train_flops: int
     train_images_per_second: float
     inference_images_per_second: float
     train_peak_bytes: int
     inference_peak_bytes: int
+    train_joules_per_image: float | None
+    inference_joules_per_image: float | None
     batch_size: int
     repetitions: int
     device: str
@@ -57,8 +62,15 @@ class Cost:
 
     @classmethod
     def read(cls, path: Path) -> "Cost":
-        """Read what `write` wrote."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        """Read what `write` wrote.
+
+        Raises:
+            ValueError: another version of vitlab wrote it.
+        """
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.keys() != {field.name for field in fields(cls)}:
+            raise ValueError(f"{path} was written by another version of vitlab. Remove it to measure anew.")
+        return cls(**content)
 
 
 def device_for(accelerator: str) -> torch.device:
@@ -90,23 +102,28 @@ def measure(model: ImageModel, input_shape: tuple[int, int, int], batch_size: in
     labels = torch.randint(model.num_classes, (batch_size,), device=device)
 
     flops = count_flops(model, images[:1])
+    train_flops = count_train_flops(model, images[:2], labels[:2])
+    meter = meter_for(device)
     model.eval()
     before.reset_peak()
     with torch.inference_mode():
-        inference = _time(lambda: model(images), device)
+        inference, inference_joules = _time(lambda: model(images), device, meter)
     inference_peak = before.growth()
 
     model.train()
     before.reset_peak()
-    training = _time(_training_step(model, images, labels), device)
+    training, train_joules = _time(_training_step(model, images, labels), device, meter)
     train_peak = before.growth()
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         flops=flops,
+        train_flops=train_flops,
         train_images_per_second=batch_size / median(training),
         inference_images_per_second=batch_size / median(inference),
         train_peak_bytes=train_peak,
         inference_peak_bytes=inference_peak,
+        train_joules_per_image=train_joules and train_joules / batch_size,
+        inference_joules_per_image=inference_joules and inference_joules / batch_size,
         batch_size=batch_size,
         repetitions=min(len(training), len(inference)),
         device=device_name(device),
@@ -123,6 +140,15 @@ def count_flops(model: nn.Module, image: Tensor) -> int:
     return int(counter.get_total_flops())
 
 
+def count_train_flops(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+    """Count the FLOPs of a forward and backward pass for each image; two images or more, for batch norm."""
+    model.train()
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(model(images), labels).backward()
+    model.zero_grad()
+    return int(counter.get_total_flops()) // len(images)
+
+
 def _training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
     # The rate is of no account here, except that zero keeps every number finite.
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
@@ -135,8 +161,10 @@ def _training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Callable
     return step
 
 
-def _time(step: Callable[[], object], device: torch.device) -> list[float]:
-    """Return the seconds of repeated steps, after the warm-up."""
+def _time(
+    step: Callable[[], object], device: torch.device, meter: EnergyMeter | None
+) -> tuple[list[float], float | None]:
+    """Return the seconds of repeated steps, after the warm-up, and the mean joules of one."""
     start = time.perf_counter()
     for _ in range(WARM_UP):
         step()
@@ -144,13 +172,14 @@ def _time(step: Callable[[], object], device: torch.device) -> list[float]:
         if time.perf_counter() - start > SECONDS / 2:
             break
     times: list[float] = []
+    joules = meter.joules() if meter else 0.0
     start = time.perf_counter()
     while not _enough(len(times), time.perf_counter() - start):
         begin = time.perf_counter()
         step()
         wait_for(device)
         times.append(time.perf_counter() - begin)
-    return times
+    return times, (meter.joules() - joules) / len(times) if meter else None
 
 
 def _enough(repetitions: int, seconds: float) -> bool:

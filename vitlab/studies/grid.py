@@ -5,8 +5,13 @@
     variants:                         # what differs, nothing else: a mapping, or the path of a YAML file
       ViT: {model: {init_args: {backbone: {class_path: …}}}}
     seeds: [1, 2, 3]
-    budget: {epochs: 35}              # for all; null: the base's own
+    budget: {epochs: 35}              # for all: epochs, images, flops or minutes; null: the base's own epochs
     may_differ: [model.init_args.backbone]
+    tune:                             # null: one recipe for all
+      key: model.init_args.optimizer.init_args.lr
+      values: [5.0e-4, 1.0e-3, 2.0e-3]
+      seeds: [0]                      # of the tuning runs; null: the first of `seeds`
+    target_accuracy: 0.95             # time to it on the validation images; null: what every run reaches
     jobs: 2                           # runs at a time; null: one per GPU, or per core
 
 Nothing here writes a file: a mistake in a study leaves no trace.
@@ -14,7 +19,7 @@ Nothing here writes a file: a mistake in a study leaves no trace.
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +27,29 @@ from typing import Any, NamedTuple
 import yaml
 
 from vitlab.config import ABSENT, Config, flatten, load_yaml, merge
+from vitlab.studies.budget import Budget, Epochs, parse_budget
 from vitlab.studies.workshop import Workshop
 
-KEYS = ("name", "base", "variants", "seeds", "budget", "may_differ", "jobs")
+KEYS = ("name", "base", "variants", "seeds", "budget", "may_differ", "tune", "target_accuracy", "jobs")
 REQUIRED = ("base", "variants", "seeds")
-BUDGET_KEYS = ("epochs",)
-RESERVED_SLUGS = ("figures",)  # lies beside the variants' folders
+TUNE_KEYS = ("key", "values", "seeds")
+RESERVED_SLUGS = ("figures", "tuning", "wandb")  # lie beside the variants' folders
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """One setting tried on validation images, the same values for every variant."""
+
+    key: str
+    values: list[Any]
+    seeds: list[int]
+
+    def override(self, value: Any) -> Config:
+        """Return the configuration that sets the key."""
+        config = value
+        for part in reversed(self.key.split(".")):
+            config = {part: config}
+        return dict(config)
 
 
 @dataclass(frozen=True)
@@ -39,9 +61,22 @@ class Study:
     base: Path
     variants: dict[str, Config]  # by name: what it changes of the base
     seeds: list[int]
-    epochs: int | None
+    budget: Budget | None
     may_differ: list[str]
     jobs: int | None
+    tuning: Tuning | None = None
+    target_accuracy: float | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Say whether the runs are known from the file alone: nothing is tuned, and the budget is in epochs."""
+        return self.tuning is None and (self.budget is None or isinstance(self.budget, Epochs))
+
+    @property
+    def allowed(self) -> list[str]:
+        """The keys in which variants may differ: what is compared, and what is tuned or spent for each."""
+        tuned = [self.tuning.key] if self.tuning else []
+        return [*self.may_differ, *tuned, *(["trainer.max_epochs"] if self.budget and self.budget.measured else [])]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,14 +155,19 @@ def read_study(path: Path) -> Study:
         base=base,
         variants=_variants(content["variants"], path),
         seeds=_seeds(content["seeds"], path),
-        epochs=_epochs(content.get("budget"), path),
+        budget=_budget(content.get("budget"), path),
         may_differ=_may_differ(content.get("may_differ"), path),
         jobs=_jobs(content.get("jobs"), path),
+        tuning=_tuning(content.get("tune"), content["seeds"], path),
+        target_accuracy=_target(content.get("target_accuracy"), path),
     )
 
 
-def plan(study: Study, workshop: Workshop, root: Path) -> list[Run]:
+def plan(study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Config] | None = None) -> list[Run]:
     """Return the runs of a study, seed by seed so that an early stop leaves pairs; writes nothing.
+
+    Args:
+        decided: By variant, what was measured or tuned for it, over everything else (`decisions`).
 
     Raises:
         ValueError: a variant that changes nothing, or a configuration that the workshop refuses.
@@ -140,13 +180,32 @@ def plan(study: Study, workshop: Workshop, root: Path) -> list[Run]:
                 "Give it what sets it apart; leave out of the base what only one variant has."
             )
     runs = [
-        Run(variant, seed, _resolve(study, variant, seed, base, workshop, root), _folder(study, variant, root))
+        _run(study, variant, seed, (decided or {}).get(variant, {}), base, workshop, root)
         for seed in study.seeds
         for variant in study.variants
     ]
     _refuse_equal_variants(study, runs)
-    _refuse_unknown_may_differ(study, runs)
+    _refuse_unknown_keys(study, runs)
     return runs
+
+
+def plan_tuning(study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Config]) -> list[list[Run]]:
+    """Return the tuning runs of each value of `study.tuning`, all variants and seeds; they see no test image."""
+    assert study.tuning is not None
+    base, tuning = load_yaml(study.base), study.tuning
+    trials = []
+    for value in tuning.values:
+        name = slug(f"{tuning.key.rpartition('.')[2]}-{value}")
+        runs = []
+        for seed in tuning.seeds:
+            for variant in study.variants:
+                folder = root / slug(study.name) / "tuning" / slug(variant) / name
+                own = {"run": {"root": str(folder.parent), "name": name, "test": False}}
+                chosen = merge(decided.get(variant, {}), merge(tuning.override(value), own))
+                run = _run(study, variant, seed, chosen, base, workshop, root)
+                runs.append(Run(f"{variant} with {name}", seed, run.config, folder))
+        trials.append(runs)
+    return trials
 
 
 def without_run(config: Config) -> Config:
@@ -164,11 +223,11 @@ def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
     for key in dict.fromkeys(key for config in flat.values() for key in config):
         values = {variant: config.get(key, ABSENT) for variant, config in flat.items()}
         if any(value != next(iter(values.values())) for value in values.values()):
-            found.append(Difference(key, values, any(_within(key, prefix) for prefix in study.may_differ)))
+            found.append(Difference(key, values, any(_within(key, prefix) for prefix in study.allowed)))
     return sorted(found, key=lambda difference: not difference.declared)
 
 
-def _resolve(study: Study, variant: str, seed: int, base: Config, workshop: Workshop, root: Path) -> Config:
+def _run(study: Study, variant: str, seed: int, decided: Config, base: Config, workshop: Workshop, root: Path) -> Run:
     own: Config = {
         "seed_everything": seed,
         "run": {
@@ -178,19 +237,15 @@ def _resolve(study: Study, variant: str, seed: int, base: Config, workshop: Work
             "wandb": {"group": study.name},
         },
     }
-    if study.epochs is not None:
-        own["trainer"] = {"max_epochs": study.epochs}
+    if isinstance(study.budget, Epochs):
+        own["trainer"] = {"max_epochs": study.budget.amount}
     try:
-        resolved = workshop.resolve(merge(merge(base, study.variants[variant]), own))
+        resolved = workshop.resolve(merge(merge(merge(base, study.variants[variant]), own), decided))
     except ValueError as error:
         raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
     # As read back from a file: tuples are lists there, and only then do comparisons with run directories hold.
     plain: Config = yaml.safe_load(yaml.safe_dump(resolved, sort_keys=False))
-    return plain
-
-
-def _folder(study: Study, variant: str, root: Path) -> Path:
-    return root / slug(study.name) / slug(variant)
+    return Run(variant, seed, plain, root / slug(study.name) / slug(variant))
 
 
 def _within(key: str, prefix: str) -> bool:
@@ -217,13 +272,14 @@ def _refuse_equal_variants(study: Study, runs: list[Run]) -> None:
         seen.append(run)
 
 
-def _refuse_unknown_may_differ(study: Study, runs: list[Run]) -> None:
+def _refuse_unknown_keys(study: Study, runs: list[Run]) -> None:
+    tuned = [("tune: key", study.tuning.key)] if study.tuning else []
     known = {key for run in runs for key in _prefixes(run.config)}
-    for prefix in study.may_differ:
-        if prefix not in known:
-            near = difflib.get_close_matches(prefix, sorted(known), n=1)
+    for where, key in [*(("may_differ", key) for key in study.may_differ), *tuned]:
+        if key not in known:
+            near = difflib.get_close_matches(key, sorted(known), n=1)
             hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise ValueError(f"{study.path}: may_differ: `{prefix}` is no key of any variant's configuration.{hint}")
+            raise ValueError(f"{study.path}: {where}: `{key}` is no key of any variant's configuration.{hint}")
 
 
 def _prefixes(config: Config, prefix: str = "") -> Iterable[str]:
@@ -268,16 +324,31 @@ def _seeds(given: Any, path: Path) -> list[int]:
     return given
 
 
-def _epochs(budget: Any, path: Path) -> int | None:
-    if budget is None:
+def _budget(given: Any, path: Path) -> Budget | None:
+    try:
+        return parse_budget(given)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _tuning(given: Any, seeds: list[int], path: Path) -> Tuning | None:
+    if given is None:
         return None
-    if not isinstance(budget, dict):
-        raise ValueError(f"{path}: budget: {budget!r}. Expected `budget: {{epochs: 30}}`.")
-    _refuse_unknown(budget, BUDGET_KEYS, path, "key of `budget`")
-    epochs = budget.get("epochs")
-    if epochs is not None and (type(epochs) is not int or epochs < 1):
-        raise ValueError(f"{path}: budget: epochs: {epochs!r}. Expected a whole number from 1.")
-    return epochs
+    if not isinstance(given, dict):
+        raise ValueError(f"{path}: tune: {given!r}. Expected a mapping with `key` and `values`.")
+    _refuse_unknown(given, TUNE_KEYS, path, "key of `tune`")
+    key, values = given.get("key"), given.get("values")
+    if not isinstance(key, str) or not isinstance(values, list) or len(values) < 2:
+        raise ValueError(f"{path}: tune: expected a `key` and two `values` or more, got {key!r} and {values!r}.")
+    if len({slug(str(value)) for value in values}) < len(values):
+        raise ValueError(f"{path}: tune: values: {values} holds one twice. Remove it.")
+    return Tuning(key, values, _seeds(given.get("seeds", seeds[:1]), path))
+
+
+def _target(given: Any, path: Path) -> float | None:
+    if given is not None and (type(given) is not float or not 0 < given < 1):
+        raise ValueError(f"{path}: target_accuracy: {given!r}. Expected a share between 0 and 1, like 0.9, or null.")
+    return given
 
 
 def _may_differ(given: Any, path: Path) -> list[str]:

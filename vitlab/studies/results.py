@@ -5,9 +5,10 @@ reason; it enters no average.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from vitlab.evaluation.predictions import Predictions, read_predictions
 from vitlab.studies import intervals, statistics
 from vitlab.studies.baselines import Baselines
 from vitlab.studies.cost import Cost
+from vitlab.studies.decisions import Choice
 from vitlab.studies.grid import Difference, Run, Study
 from vitlab.studies.intervals import Interval
 from vitlab.studies.power import Outlook, outlook
@@ -28,6 +30,12 @@ from vitlab.studies.runner import Outcome
 from vitlab.studies.statistics import Comparison
 
 SIGNIFICANCE = 0.05
+# Rows that differ in these are marked: their accuracies answer another question, or come from another machine.
+DECISIVE = (
+    "data.init_args.image_size",
+    "data.init_args.crop_pct",
+    *("vitlab", "git", "torch", "torchvision", "timm", "device", "precision"),
+)
 OWN_TO_A_RUN = ("command",)  # entries of environment.json that differ between any two runs
 
 
@@ -93,6 +101,17 @@ class RunResult:
         """Wall-clock time of training."""
         return float(self.summary["seconds"])
 
+    @property
+    def images_seen(self) -> int:
+        """Training images, each counted every time it was seen."""
+        return int(self.summary["images_seen"])
+
+    def seconds_to(self, accuracy: float) -> float | None:
+        """Return the training time to the first epoch with this validation accuracy; epochs count as equally long."""
+        reached = self.by_epoch("val/top1")
+        epochs = reached.index[reached >= accuracy]
+        return self.seconds * float(epochs[0]) / self.run.epochs if len(epochs) else None
+
     def by_epoch(self, metric: str) -> pd.Series:
         """Return a column of metrics.csv by epoch from 1: the mean of what was logged in the epoch."""
         if metric not in self.history:
@@ -140,6 +159,12 @@ class VariantResult:
         """Mean training time."""
         return float(np.mean([result.seconds for result in self.runs]))
 
+    def seconds_to(self, accuracy: float) -> float | None:
+        """Return the mean training time to a validation accuracy; None if a run did not reach it."""
+        times = [result.seconds_to(accuracy) for result in self.runs]
+        known = [time for time in times if time is not None]
+        return float(np.mean(known)) if len(known) == len(times) else None
+
     @property
     def outcomes(self) -> dict[int, np.ndarray]:
         """By seed: for each test image whether the prediction is right."""
@@ -185,6 +210,7 @@ class StudyResults:
     baselines: Baselines
     class_names: list[str]
     allotment: str
+    choices: list[Choice] = field(default_factory=list)  # of tuning, by variant
 
     @cached_property
     def ranking(self) -> list[VariantResult]:
@@ -234,6 +260,25 @@ class StudyResults:
         return [Fact(k, list(dict.fromkeys(str(environment.get(k, ABSENT)) for environment in flat))) for k in keys]
 
     @cached_property
+    def target(self) -> float:
+        """The validation accuracy of which the time is told: the study's, else the whole per cent that all reached."""
+        if self.study.target_accuracy is not None:
+            return self.study.target_accuracy
+        best = [float(np.max(result.by_epoch("val/top1").to_numpy(), initial=0)) for result in self.finished]
+        return math.floor(100 * min(best) + 1e-9) / 100
+
+    def set_apart(self, result: VariantResult) -> list[str]:
+        """List in what a variant was tested unlike most: resolution, crop, versions, device."""
+        found = []
+        for key in DECISIVE:
+            values = {r.variant: sorted({_decisive(run, key) for run in r.runs}) for r in self.ranking}
+            counts = Counter(map(tuple, values.values()))
+            (usual, count), own = counts.most_common(1)[0], values[result.variant]
+            if len(counts) > 1 and (tuple(own) != usual or 2 * count <= len(values)):
+                found.append(f"{key.rpartition('.')[2]} {' and '.join(own)}")
+        return found
+
+    @cached_property
     def per_class(self) -> pd.DataFrame:
         """Accuracy by class (rows) and variant (columns, ranked), mean over seeds; with the number of test images."""
         table = pd.DataFrame({"images": np.bincount(self.labels, minlength=len(self.class_names))}, self.class_names)
@@ -281,7 +326,9 @@ class StudyResults:
             "beats_majority": result.top1 > self.baselines.majority,
             "beats_knn": result.top1 > self.baselines.knn,
             "epochs": result.run.epochs,
+            "images_seen": result.images_seen,
             "train_seconds": result.seconds,
+            f"seconds_to_{self.target:g}": result.seconds_to(self.target),
         }
         if cost is not None:
             row |= {
@@ -289,11 +336,18 @@ class StudyResults:
                 "forward_flops_per_image": cost.flops,
                 "train_images_per_second": cost.train_images_per_second,
                 "inference_images_per_second": cost.inference_images_per_second,
+                "train_flops_per_image": cost.train_flops,
+                "train_joules_per_image": cost.train_joules_per_image,
+                "inference_joules_per_image": cost.inference_joules_per_image,
                 "train_peak_bytes": cost.train_peak_bytes,
                 "inference_peak_bytes": cost.inference_peak_bytes,
                 "cost_device": cost.device,
             }
         return row | {"directory": str(result.run.directory)}
+
+
+def _decisive(result: RunResult, key: str) -> str:
+    return str(flatten(result.run.config).get(key, result.environment.get(key, ABSENT)))
 
 
 def read_results(outcomes: Sequence[Outcome]) -> tuple[list[RunResult], list[Outcome]]:

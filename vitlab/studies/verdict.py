@@ -79,6 +79,12 @@ def remarks(results: StudyResults) -> list[str]:
     if undeclared:
         keys = ", ".join(undeclared[:4]) + (f" and {len(undeclared) - 4} more" if len(undeclared) > 4 else "")
         found.append(f"The variants differ in more than the study declares: {keys}.")
+    for choice in results.choices:
+        failed = [str(trial.value) for trial in choice.trials if trial.accuracy is None]
+        if failed:
+            found.append(f"Tuning {choice.variant} failed with {_and(failed)}.")
+        if choice.at_the_edge:
+            found.append(f"{choice.variant} was tuned to {choice.best.value}, the last value tried on that side.")
     mixed = [fact for fact in results.environment if not fact.same]
     if mixed:
         what = "; ".join(f"{fact.key}: {', '.join(fact.values)}" for fact in mixed)

@@ -1,0 +1,124 @@
+"""How long every variant of a study trains: equal epochs, images, training FLOPs or wall-clock.
+
+A budget is turned into whole epochs of each variant before training starts, so that schedules span exactly what is
+trained and a run can be repeated. FLOPs and wall-clock are measured first (`cost`), on this machine.
+"""
+
+import difflib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vitlab.studies.cost import Cost
+
+
+@dataclass(frozen=True)
+class Budget(ABC):
+    """An amount of something that each variant may spend."""
+
+    amount: float
+
+    @abstractmethod
+    def images(self, images_per_epoch: int, cost: Cost | None) -> float:
+        """Return how many training images it buys; `cost` is given where `measured`."""
+
+    @property
+    def measured(self) -> bool:
+        """Say whether what it buys depends on what a variant costs."""
+        return False
+
+    def epochs(self, images_per_epoch: int, cost: Cost | None) -> int:
+        """Return the whole epochs that come nearest to what it buys.
+
+        Raises:
+            ValueError: less than half an epoch.
+        """
+        bought = self.images(images_per_epoch, cost) / images_per_epoch
+        if bought < 0.5:
+            raise ValueError(f"the budget of {self} buys {bought:.2g} epochs of {images_per_epoch:,} images. Raise it.")
+        return max(1, math.floor(bought + 0.5))
+
+    @abstractmethod
+    def __str__(self) -> str: ...
+
+
+class Epochs(Budget):
+    """Passes over the training images."""
+
+    def images(self, images_per_epoch: int, cost: Cost | None) -> float:
+        return self.amount * images_per_epoch
+
+    def __str__(self) -> str:
+        return f"{self.amount:,} epochs"
+
+
+class ImagesSeen(Budget):
+    """Training images, each counted every time it is seen."""
+
+    def images(self, images_per_epoch: int, cost: Cost | None) -> float:
+        return self.amount
+
+    def __str__(self) -> str:
+        return f"{self.amount:,} training images"
+
+
+class TrainingFlops(Budget):
+    """Floating-point operations of forward and backward passes."""
+
+    @property
+    def measured(self) -> bool:
+        return True
+
+    def images(self, images_per_epoch: int, cost: Cost | None) -> float:
+        assert cost is not None
+        return self.amount / cost.train_flops
+
+    def __str__(self) -> str:
+        return f"{self.amount:.3g} training FLOPs"
+
+
+class Minutes(Budget):
+    """Wall-clock of training steps at the measured images/s; loading and validation come on top."""
+
+    @property
+    def measured(self) -> bool:
+        return True
+
+    def images(self, images_per_epoch: int, cost: Cost | None) -> float:
+        assert cost is not None
+        return 60 * self.amount * cost.train_images_per_second
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} minutes of training"
+
+
+KINDS: Mapping[str, type[Budget]] = {
+    "epochs": Epochs,
+    "images": ImagesSeen,
+    "flops": TrainingFlops,
+    "minutes": Minutes,
+}
+
+
+def parse_budget(given: Any) -> Budget | None:
+    """Return what a study's `budget` means; null: what the base says.
+
+    Raises:
+        ValueError: not exactly one kind, or not an amount; the message lacks the place.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, dict) or len(given) != 1:
+        raise ValueError(f"budget: {given!r}. Expected one of {', '.join(KINDS)}, like `budget: {{epochs: 30}}`.")
+    ((kind, amount),) = given.items()
+    if kind not in KINDS:
+        near = difflib.get_close_matches(str(kind), KINDS, n=1)
+        hint = f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(KINDS)}."
+        raise ValueError(f"unknown key of `budget` `{kind}`. {hint}")
+    if kind in ("epochs", "images") and (type(amount) is not int or amount < 1):
+        raise ValueError(f"budget: {kind}: {amount!r}. Expected a whole number from 1.")
+    if type(amount) not in (int, float) or not 0 < amount < math.inf:
+        raise ValueError(f"budget: {kind}: {amount!r}. Expected a number above 0; YAML wants 1.0e+15, not 1e15.")
+    return KINDS[kind](amount)
