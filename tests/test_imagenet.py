@@ -1,5 +1,6 @@
 """The published recipes: each file, put together by the command line, gives the published sizes and learning rates."""
 
+import math
 import re
 import subprocess
 from collections.abc import Sequence
@@ -38,6 +39,8 @@ DEIT = Published(1024, 1e-3, 1e-6, 1e-5, 300)  # main.py of facebookresearch/dei
 SWIN = Published(1024, 1e-3, 1e-6, 1e-5, 300)  # config.py, main.py:326-338 of microsoft/Swin-Transformer
 MAE = Published(4096, 2.4e-3, 0.0, 0.0, 800)  # PRETRAIN.md of facebookresearch/mae
 SIMMIM_800 = Published(2048, 4e-4, 2e-6, 4e-5, 800)  # microsoft/SimMIM: 1e-4 · 4, a tenth of it from epoch 700 on
+# configs/pretrain/msn_vits16.yaml of facebookresearch/msn: after 800 of the 1000 epochs of its cosine, 15 of warm-up
+MSN = Published(1024, 1e-3, 2e-4, 1e-6 + (1e-3 - 1e-6) * (1 + math.cos(math.pi * 785 / 985)) / 2, 800)
 SIMMIM_FT = Published(2048, 5e-3, 1e-6, 1e-6, 100)
 
 PUBLISHED = {
@@ -54,6 +57,8 @@ PUBLISHED = {
     "finetune_simmim_swinv2_base": SIMMIM_FT._replace(bottom=0.75**25),
     "finetune_simmim_vit_base": SIMMIM_FT._replace(bottom=0.65**13),
     **dict.fromkeys(["mae_vit_base", "mae_vit_large", "mae_vit_huge"], MAE),
+    "dino_vits16": Published(1024, 2e-3, 0.0, 1e-5, 800),  # args.txt of the released model, main_dino.py:238-243
+    **dict.fromkeys(["msn_vits16", "msn_vits16_paper"], MSN),
     "finetune_mae_vit_base": Published(1024, 2e-3, 0.0, 1e-6, 100, 0.65**13),  # FINETUNE.md
     "finetune_mae_vit_large": Published(1024, 4e-3, 0.0, 1e-6, 50, 0.75**25),
     "finetune_mae_vit_huge": Published(1024, 4e-3, 0.0, 1e-6, 50, 0.75**33),
@@ -70,6 +75,7 @@ PARAMETERS = {
     "swin_base": 87_768_224,
     "swinv2_tiny_window8": 28_347_154,
     "swinv2_base_window8": 87_918_816,
+    "dino_vits16": 21_665_664,  # without a classifier
 }
 
 
@@ -141,6 +147,7 @@ TRAINED = [
     *("deit_tiny", "deit_base_hard", "deit_base_soft", "vit_small", "swin_tiny", "simmim_swin_base"),
     *("finetune_simmim_swin_base", "simmim_swinv2_base", "finetune_simmim_swinv2_base", "simmim_vit_base"),
     *("finetune_simmim_vit_base", "mae_vit_base", "finetune_mae_vit_base", "swin_base_384", "deit_base_384"),
+    *("dino_vits16", "msn_vits16"),
 ]
 
 VIT = {"embed_dim": 24, "depth": 1, "num_heads": 2}
@@ -165,6 +172,8 @@ def shrunk(path: Path) -> list[str]:
         changes[f"--model.backbone.{key}"] = str(value)
     if "decoder_depth" in arguments:
         changes |= {"--model.decoder_embed_dim": "16", "--model.decoder_depth": "1", "--model.decoder_num_heads": "2"}
+    if "out_dim" in arguments:
+        changes["--model.out_dim"] = "32"
     if "teacher" in arguments:
         changes |= {"--model.teacher.model.name": "test_convnext", "--model.teacher.model.pretrained": "false"}
     return ["--config", str(path), *(word for pair in changes.items() for word in pair)]
