@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from PIL import Image, ImageFilter, ImageOps
 from scipy import stats
 from torch import Tensor
@@ -446,12 +447,42 @@ def test_views_of_another_size_than_the_models_are_refused() -> None:
         Digits(image_size=32, multi_crop=MultiCrop()).setup("fit")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_setting_one_value_in_yaml_keeps_the_published_others() -> None:
+def _read(multi_crop: dict) -> MultiCrop | None:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(ImageDataModule, "data")
-    arguments = {"multi_crop": {"local_crops": {"number": 10}, "saturation": 0.4}}
-    config = {"data": {"class_path": "vitlab.data.CIFAR10", "init_args": arguments}}
-    data = parser.instantiate_classes(parser.parse_object(config)).data
+    config = {"data": {"class_path": "vitlab.data.CIFAR10", "init_args": {"multi_crop": multi_crop}}}
+    return parser.instantiate_classes(parser.parse_object(config)).data.multi_crop
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_setting_one_value_in_yaml_keeps_the_published_others() -> None:
     published = MultiCrop()
-    assert data.multi_crop == replace(published, local_crops=replace(published.local_crops, number=10), saturation=0.4)
+    expected = replace(published, local_crops=replace(published.local_crops, number=10), saturation=0.4)
+    assert _read({"local_crops": {"number": 10}, "saturation": 0.4}) == expected
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "dino_vits16",  # the arguments of the released ViT-S/16, 800 epochs
+            MultiCrop(
+                Crops(2, 224, scale=(0.25, 1.0), blur_prob=(1.0, 0.1), solarize_prob=(0.0, 0.2)),
+                Crops(10, 96, scale=(0.05, 0.25), blur_prob=(0.5,)),
+            ),
+        ),
+        (
+            "msn_vits16",  # no solarizing: what YAML leaves out would be DINO's
+            MultiCrop(
+                Crops(2, 224, scale=(0.3, 1.0), blur_prob=(0.5,)),
+                Crops(10, 96, scale=(0.05, 0.3), blur_prob=(0.5,)),
+                interpolation="bilinear",
+                saturation=0.4,
+            ),
+        ),
+    ],
+)
+def test_recipes_have_the_published_views(name: str, expected: MultiCrop) -> None:
+    file = Path(__file__).parents[2] / "experiments" / "imagenet" / f"{name}.yaml"
+    assert _read(yaml.safe_load(file.read_text())["data"]["init_args"]["multi_crop"]) == expected

@@ -80,8 +80,8 @@ class Look(NamedTuple):
 class MultiCrop:
     """What happens to each training image, with the defaults of DINO's released code at 224 pixels.
 
-    MSN's: global_crops (2, 224, (0.3, 1.0), (0.5,)), local_crops (10, 96, (0.05, 0.3), (0.5,)), interpolation
-    bilinear, saturation 0.4. Small images want smaller sizes and a smaller blur radius.
+    MSN's: global_crops (2, 224, (0.3, 1.0), (0.5,), (0.0,)), which solarizes nothing, local_crops (10, 96, (0.05, 0.3),
+    (0.5,)), interpolation bilinear, saturation 0.4. Small images want smaller sizes and a smaller blur radius.
 
     Args:
         global_crops: views of large parts, which come first in a batch.
