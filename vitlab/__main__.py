@@ -11,6 +11,7 @@ COMMANDS = {
     "predict": "write the logits of a checkpoint for every test image",
     "probe": "k-NN and linear-probe accuracy of a run's frozen features",
     "export": "a run's weights as safetensors, ONNX and torch.export, with a model card",
+    "visualize": "draw what runs learned: attention, features, filters, positions",
     "compare": "run a study: variants × seeds, then a report",
     "benchmark": "cost of an experiment's model (--config), or our models beside timm's (model)",
 }

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -16,6 +17,9 @@ from vitlab.callbacks import write_text
 from vitlab.cli import VitlabCLI
 from vitlab.config import Config, gather, split
 from vitlab.data import ImageDataModule
+from vitlab.data.decoding import open_rgb
+from vitlab.data.image_folder import walk
+from vitlab.data.photos import Picture
 from vitlab.errors import explain, readable
 
 log = logging.getLogger("vitlab")
@@ -24,7 +28,13 @@ log = logging.getLogger("vitlab")
 def run(command: str, arguments: Sequence[str]) -> int:
     """Run one command and return its exit status."""
     quiet()
-    commands = {"compare": compare, "benchmark": benchmark, "probe": probe, "export": export}
+    commands = {
+        "compare": compare,
+        "benchmark": benchmark,
+        "probe": probe,
+        "export": export,
+        "visualize": visualize,
+    }
     try:
         if command in commands:
             return commands[command](arguments)
@@ -235,6 +245,56 @@ def export(arguments: Sequence[str]) -> int:
         print(file)
     print(write_card(exported, files, folder))
     return 0
+
+
+def visualize(arguments: Sequence[str]) -> int:
+    """Draw what one or several runs learned: PNGs, and a page with all of them."""
+    from vitlab.analysis.page import Subject, write_page
+    from vitlab.models import Backbone
+    from vitlab.pictures import some_images
+
+    parser = StudyParser(
+        "python -m vitlab visualize", "Draw what runs learned, side by side: attention, features, filters, positions."
+    )
+    parser.add_argument("-c", "--config", nargs="+", action="extend", required=True, help="config.yaml of each run")
+    parser.add_argument("--images", type=Path, help="folder of pictures [64 of the validation images]")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the PNGs and of index.html")
+    options = parser.parse_args(arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    subjects, known = [], []
+    for config in dict.fromkeys(options.config):
+        cli, _ = restore(["--config", config])
+        model, data = cli.model.encoder, cli.datamodule
+        if not isinstance(model, Backbone):
+            raise ValueError(f"{config}: {type(model).__name__} gives no attention; draw a ViT, a DeiT or a Swin.")
+        if options.images is None:
+            images, labels, names = some_images(data, 64, device)
+        else:
+            found = pictures_in(options.images, 64)
+            images, labels, names = data.view_of(list(found.values()), device), None, list(found)
+        name = f"{cli.directory.parent.name}-{cli.directory.name}"
+        classes = data.class_names if model.num_classes else []
+        subjects.append(Subject(name, model.to(device).eval(), images, data.mean, data.std, classes))
+        known.append((names, labels))
+        if known[-1] != known[0]:
+            raise ValueError(f"{config} validates on other images than {options.config[0]}; give --images FOLDER.")
+    print(write_page(subjects, *known[0], options.out))
+    return 0
+
+
+def pictures_in(folder: Path, most: int) -> dict[str, Picture]:
+    """Return the first pictures in a folder and below, by their paths in it; say which cannot be decoded."""
+    found: dict[str, Picture] = {}
+    for file in walk(folder, Counter()):
+        try:
+            found[os.path.relpath(file, folder)] = open_rgb(file)
+        except ValueError as error:
+            log.info("%s cannot be decoded and is left out: %s.", file, error)
+        if len(found) == most:
+            break
+    if not found:
+        raise FileNotFoundError(f"--images: {folder} holds no picture; give a folder of .jpg or .png files.")
+    return found
 
 
 def take_option(arguments: Sequence[str], option: str) -> tuple[list[str], str | None]:

@@ -80,7 +80,7 @@ class Reconstructions(Pictures):
             )
 
     def draw(self, objective: MaskedPretraining, data: Any, title: str) -> Figure:
-        images = some_images(data, self.images, objective.device)
+        images, _, _ = some_images(data, self.images, objective.device)
         pred, mask = objective.fill_in(images, torch.Generator(objective.device).manual_seed(0))
         shown, painted = (to_pixels(x, data.mean, data.std) for x in (images, pred))
         return draw_reconstructions(shown, painted, mask.cpu().numpy(), title)
@@ -123,10 +123,14 @@ class TeacherAgreement(Pictures):
         return draw_agreement(named, teacher, labels, data.class_names, title)
 
 
-def some_images(data: Any, count: int, device: torch.device) -> torch.Tensor:
-    """Return so many validation images (count, C, H, W), or all where there are fewer, spread evenly over the split."""
+def some_images(data: Any, count: int, device: torch.device) -> tuple[torch.Tensor, list[int], list[str]]:
+    """Return so many validation images (count, C, H, W), or all where there are fewer, spread evenly over the split.
+
+    Also their labels and their names.
+    """
     every = max(1, len(data.labels("val")) // count)
-    return torch.cat([images for (images,), _ in data.batches("val", device, every)])[:count]
+    images = torch.cat([images for (images,), _ in data.batches("val", device, every)])[:count]
+    return images, data.labels("val")[::every][:count].tolist(), data.image_names("val")[::every][:count]
 
 
 def run_directory(trainer: Trainer) -> Path:

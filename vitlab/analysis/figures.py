@@ -133,7 +133,7 @@ def draw_maps(
     panels = figure.subplots(len(names), len(maps) + 1, squeeze=False)
     for i, (row, name) in enumerate(zip(panels, names, strict=True)):
         show_image(row[0], next(iter(images.values()))[i])
-        row[0].set_xlabel(name, color=MUTED, fontsize=8)
+        row[0].set_xlabel(_short(name), color=MUTED, fontsize=8)
         for axes, model in zip(row[1:], maps, strict=True):
             overlay(axes, images[model][i], maps[model][i])
             text, right = captions[model][i] if captions[model] else ("", None)
@@ -141,6 +141,11 @@ def draw_maps(
     for axes, title in zip(panels[0], ["image", *maps], strict=True):
         axes.set_title(title)
     return figure
+
+
+def _short(name: str, most: int = 18) -> str:
+    """Return the end of a name, which tells files apart."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
 @styled
@@ -162,7 +167,7 @@ def draw_heads(
     figure = new_figure(1.0 + 1.15 * columns, 0.35 + 1.15 * len(heads))
     panels = figure.subplots(len(heads), columns, squeeze=False)
     for row, image, maps, label in zip(panels, images, heads, labels, strict=True):
-        row[0].set_ylabel(label)
+        row[0].set_ylabel(_short(label))
         for axes in row:
             no_ticks(axes)
         for axes, heat in zip(row, maps, strict=False):
