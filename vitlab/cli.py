@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
+from vitlab import models
 from vitlab.callbacks import AtomicCheckpointIO, RandomState, RunProgress, RunRecord
 from vitlab.config import Config, conflicts, differences, flatten, load_yaml, pairs, short
 from vitlab.data import ImageDataModule
@@ -105,6 +107,17 @@ def _help_line(name: str, action: Any) -> str:
     return f"  {name:<39} {text if len(text) <= room else text[: room - 1] + '…'}{default}"
 
 
+def show_named_size(arguments: Sequence[str]) -> None:
+    """Answer `--model.backbone.help swin_tiny_patch4_window7_224`, and end; jsonargparse lists arguments of classes."""
+    for key, value in pairs(arguments):
+        function = vars(models).get(str(value).removeprefix("vitlab.models."))
+        if key.endswith(".help") and isfunction(function):
+            parser = VitlabParser()
+            parser.add_function_arguments(function, key.removesuffix(".help"))
+            print(parser.format_help())
+            raise SystemExit(0)
+
+
 class VitlabCLI(LightningCLI):
     """One run of an experiment.
 
@@ -124,6 +137,7 @@ class VitlabCLI(LightningCLI):
                 raise ValueError(
                     f"The configuration has no key {key}.{nearest(key, TOP_LEVEL)} Keys: {', '.join(TOP_LEVEL)}."
                 )
+        show_named_size(rest)
         self.given_keys = {short(key) for key in flatten(given)} | {key for key, _ in pairs(rest)}
         self.default_name = name
         self.command = command
