@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 from vitlab.config import merge
 from vitlab.evaluation.predictions import Predictions
 from vitlab.studies.baselines import Baselines
+from vitlab.studies.budget import Epochs
 from vitlab.studies.grid import Run, Study
 from vitlab.studies.results import RunResult, StudyResults
 
@@ -115,7 +116,9 @@ def results(correct: dict[str, dict[int, np.ndarray]], **changes: Any) -> StudyR
     """Return a study's results from what each variant and seed gets right; three classes in turn, all labels known."""
     labels = np.arange(len(next(iter(next(iter(correct.values())).values())))) % 3
     seeds = sorted({seed for outcomes in correct.values() for seed in outcomes})
-    study = Study(Path("study.yaml"), "Study", Path("base.yaml"), {name: {} for name in correct}, seeds, 2, [], None)
+    study = Study(
+        Path("study.yaml"), "Study", Path("base.yaml"), {name: {} for name in correct}, seeds, Epochs(2), [], None
+    )
     complete = StudyResults(
         study=study,
         differences=[],

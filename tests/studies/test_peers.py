@@ -46,3 +46,12 @@ def test_the_table_is_written_as_csv_and_markdown(tmp_path: Path, capsys: pytest
 def test_a_misspelt_name_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("benchmark", ["model", "vit_tinny_patch16_224"]) == 2
     assert "Did you mean vit_tiny_patch16_224?" in capsys.readouterr().err
+
+
+def test_parity_is_told_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("benchmark", ["parity", "vit_tiny_patch16_224", "--out", str(tmp_path)]) == 0
+    table = (tmp_path / "parity.md").read_text()
+    assert table == capsys.readouterr().out
+    row = next(line for line in table.splitlines() if "vit_tiny" in line).split("|")
+    assert max(map(float, row[3:5])) < 1e-5
+    assert row[5].strip() == row[6].strip() == "5,717,416"  # DeiT-Ti's published count

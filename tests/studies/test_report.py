@@ -34,6 +34,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Path:
     folder = tmp_path_factory.mktemp("troubled")
     smoothed = variant(0.965, no_cost=True)
     smoothed["model"]["init_args"]["label_smoothing"] = 0.2
+    smoothed["data"] = {"init_args": {"image_size": 256}}
     variants = {"ViT": variant(0.94, fail=[2]), "Swin": smoothed, LONG: variant(0.99), "Coin": variant(0.08)}
     study = write_study(folder, digits, seeds=[1, 2], variants=variants)
     with pytest.raises(RunsFailed, match="ViT, seed 2") as failed:
@@ -85,7 +86,17 @@ def test_the_verdict_comes_first_and_the_numbers_follow(clean: Path) -> None:
     h1 = re.search(r"<h1>(.*?)</h1>", (clean / "report.html").read_text())
     assert h1 is not None
     assert "Swin v2" in h1[1]
-    order = ["Ranking", "Differences", "Learning", "Cost", "Classes", "Images", "Configuration", "Repeat"]
+    order = [
+        "Ranking",
+        "Differences",
+        "Learning",
+        "Cost",
+        "Calibration",
+        "Classes",
+        "Images",
+        "Configuration",
+        "Repeat",
+    ]
     positions = [text.index(f"\n{title}\n") for title in order]
     assert positions == sorted(positions)
     assert "python -m vitlab compare --config" in text
@@ -105,8 +116,28 @@ def _html(folder: Path) -> str:
 
 def test_markdown_comes_with_its_figures(clean: Path) -> None:
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", (clean / "report.md").read_text())
-    assert len(pictures) == 3
+    assert len(pictures) == 4
     assert all((clean / picture).stat().st_size > 10_000 for picture in pictures)
+    assert all((clean / picture).with_suffix(".pdf").read_bytes().startswith(b"%PDF") for picture in pictures)
+
+
+def test_a_point_names_itself_under_the_pointer(clean: Path) -> None:
+    titles = re.findall(r"<title>(.*?)</title>", _html(clean))[1:]  # the first is the page's
+    assert any(re.fullmatch(r"Swin v2, seed 2: 9\d\.\d\d %", title) for title in titles)
+    assert any(re.fullmatch(r"Swin: 9\d\.\d\d % at 154\sk parameters", title) for title in titles)
+    assert any(re.match(r"ViT: of \d+ answers with about \d+ % confidence", title) for title in titles)
+
+
+@pytest.mark.parametrize(
+    ("costs", "more", "front"),
+    [
+        ([1, 2, 3, 4], False, [0, 2]),  # 1 costs more than 0 for less accuracy, 3 more than 2
+        ([1, 2, 3, 4], True, [3, 2]),
+        ([1, 1, 1, 1], False, [2]),
+    ],
+)
+def test_the_front_holds_who_is_not_beaten_in_both(costs: list[float], more: bool, front: list[int]) -> None:
+    assert figures.pareto_front(costs, [0.8, 0.7, 0.95, 0.9], more) == front
 
 
 def test_what_went_wrong_is_told_at_the_top_and_enters_no_average(troubled: Path) -> None:
@@ -116,13 +147,14 @@ def test_what_went_wrong_is_told_at_the_top_and_enters_no_average(troubled: Path
         "1 of 8 runs failed and enter no average (ViT, seed 2: exit status 1: ValueError: the loss is not finite",
         "do not beat majority class",
         "all of Coin",
-        "The variants differ in more than the study declares: model.init_args.label_smoothing.",
+        "The variants differ in more than the study declares: model.init_args.label_smoothing, data.init_args.image_si",
         "Swin: its cost could not be measured (exit status 1: RuntimeError: out of memory).",
     ):
         assert told in top
         assert told in (troubled / "report.md").read_text()
     assert "1 of 2</td>" in html  # seeds of ViT
     assert "≤ majority class" in html
+    assert re.findall(r">≠ (.*?)</span>", html) == ["image_size 256"]  # of Swin alone; the others have none
     assert (troubled / "results.csv").read_text().count("not finite") == 1
 
 

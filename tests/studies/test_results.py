@@ -83,3 +83,30 @@ def test_the_table_has_a_row_for_every_run_failed_ones_too() -> None:
     assert table["top1"].fillna(-1).tolist() == pytest.approx([0.4, -1, 0.9, 0.9])
     assert table["beats_knn"].fillna(False).tolist() == [False, False, True, True]
     assert table["epochs"].dtype == "Int64"
+
+
+def test_time_to_an_accuracy_is_that_of_the_epoch_which_reached_it() -> None:
+    # Both runs reach .7 in epoch 1 and .8 in epoch 2 of 2, in 60 s; every run reached 80 %.
+    study = results({"A": {1: right(0.9, 30), 2: right(0.9, 30)}})
+    assert study.target == 0.8
+    assert study.ranking[0].seconds_to(0.7) == 30
+    assert study.ranking[0].seconds_to(study.target) == 60
+    assert study.ranking[0].seconds_to(0.81) is None
+
+
+def test_reliability_is_by_bins_of_confidence() -> None:
+    # Always 90 % sure, in the 14th of 15 bins; right in 27 and 24 of 30.
+    bins = results({"A": {1: right(0.9, 30), 2: right(0.8, 30)}}).ranking[0].reliability
+    assert np.flatnonzero(bins.images).tolist() == [13]
+    assert (bins.images[13], bins.confidence[13], bins.accuracy[13]) == pytest.approx((60, 0.9, 51 / 60), abs=1e-6)
+    assert np.isnan(bins.accuracy[0])
+
+
+def test_who_was_tested_otherwise_than_most_is_set_apart() -> None:
+    labels = np.arange(30) % 3
+    versions = {"A": "2.15", "B": "2.15", "C": "2.14"}
+    finished = [result(name, 1, right(0.9, 30), labels, torch=version) for name, version in versions.items()]
+    study = results({name: {1: right(0.9, 30)} for name in versions}, finished=finished)
+    assert {r.variant: study.set_apart(r) for r in study.ranking} == {"A": [], "B": [], "C": ["torch 2.14"]}
+    two = results({name: {1: right(0.9, 30)} for name in "AC"}, finished=finished[::2])  # neither is the usual one
+    assert {r.variant: two.set_apart(r) for r in two.ranking} == {"A": ["torch 2.15"], "C": ["torch 2.14"]}

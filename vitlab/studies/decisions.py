@@ -42,8 +42,9 @@ class Choice(NamedTuple):
 
     @property
     def at_the_edge(self) -> bool:
-        """Say whether a better value may lie beyond those tried."""
-        return self.best in (self.trials[0], self.trials[-1])
+        """Say whether a better value may lie beyond those tried: an outermost one is better than all others."""
+        alone = [trial.accuracy for trial in self.trials].count(self.best.accuracy) == 1
+        return alone and self.best in (self.trials[0], self.trials[-1])
 
 
 def spend_budget(

@@ -1,4 +1,6 @@
-"""The charts of a report: drawn once, written as SVG that follows the page's colours, and as PNG.
+"""The charts of a report: drawn once, written as SVG that follows the page's colours, and as PNG and PDF.
+
+What is under the pointer names itself: an artist's `gid` that begins with TIP becomes the title of its SVG element.
 
 A variant keeps its colour (Okabe and Ito 2008), marker and dash everywhere, so that charts can be read by the
 colour-blind and in black and white.
@@ -6,7 +8,7 @@ colour-blind and in black and white.
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from vitlab.evaluation.predictions import CALIBRATION_BINS
 from vitlab.studies.cost import Cost
 from vitlab.studies.results import StudyResults, VariantResult
 from vitlab.studies.wording import tick
@@ -25,6 +28,8 @@ INK, MUTED, RULE = "#1c1d20", "#5c6066", "#d9dbdf"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)), (0, (4, 1.5)), (0, (1, 1)), (0, (9, 3)))
+TIP = "tip:"
+LEAST_IN_BIN = 5  # answers of a confidence: fewer say nothing of how often such answers are right
 PX = 1 / 72  # inches: at 72 dots per inch SVG points are pixels
 
 
@@ -82,9 +87,11 @@ def ranking(results: StudyResults, layout: Layout) -> Figure:
         axes.plot(
             [100 * accuracy.low, 100 * accuracy.high], [row, row], color=style["color"], linewidth=2.5, alpha=0.55
         )
-        points = [100 * run.top1 for run in result.runs]
-        axes.plot(points, [row] * len(points), linestyle="none", **_marker(style, 5.5), markerfacecolor="none")
-        axes.plot(100 * accuracy.mean, row, linestyle="none", **_marker(style, 10))
+        for run in result.runs:
+            tip = f"{TIP}{run.run}: {100 * run.top1:.2f} %"
+            axes.plot(100 * run.top1, row, linestyle="none", **_marker(style, 5.5), markerfacecolor="none", gid=tip)
+        tip = f"{TIP}{result.variant}: {100 * accuracy.mean:.2f} % on average"
+        axes.plot(100 * accuracy.mean, row, linestyle="none", **_marker(style, 10), gid=tip)
     _reference(axes, results)
     axes.set_yticks(range(len(variants)), [result.variant for result in variants])
     axes.set_ylim(len(variants) - 0.4, -0.6)
@@ -106,7 +113,11 @@ def learning_curves(results: StudyResults, layout: Layout) -> Figure:
         for result in results.ranking:
             style, curve = _style(result), result.curve(metric)
             every = max(1, len(curve.epochs) // 8)
-            axes.plot(curve.epochs, scale * curve.mean, linewidth=1.6, markevery=every, label=result.variant, **style)
+            last = f"{scale * curve.mean[-1]:.4g}" if len(curve.mean) else "nothing"
+            tip = f"{TIP}{result.variant}: {last} at the end"
+            axes.plot(
+                curve.epochs, scale * curve.mean, linewidth=1.6, markevery=every, label=result.variant, gid=tip, **style
+            )
             axes.fill_between(
                 curve.epochs, scale * curve.low, scale * curve.high, color=style["color"], alpha=0.18, linewidth=0
             )
@@ -120,26 +131,57 @@ def learning_curves(results: StudyResults, layout: Layout) -> Figure:
     return figure
 
 
+def calibration(results: StudyResults, layout: Layout) -> Figure:
+    """Draw how often answers of some confidence are right, and how confidence is spread, over all seeds."""
+    figure, panels = _panels(layout, 2, 270)
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+    panels[0].plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+    for result in results.ranking:
+        style, bins = _style(result), result.reliability
+        shown = bins.images >= LEAST_IN_BIN
+        for x, y, n in zip(100 * bins.confidence[shown], 100 * bins.accuracy[shown], bins.images[shown], strict=True):
+            tip = f"{TIP}{result.variant}: of {n:,} answers with about {x:.0f} % confidence {y:.0f} % are right"
+            panels[0].plot(x, y, **_marker(style, 5.5), gid=tip)
+        panels[0].plot(
+            100 * bins.confidence[shown], 100 * bins.accuracy[shown], linewidth=1.6, label=result.variant, **style
+        )
+        share = 100 * bins.images / max(1, bins.images.sum())
+        panels[1].stairs(share, 100 * edges, color=style["color"], linestyle=style["linestyle"], linewidth=1.8)
+    panels[0].set_title("right among answers this sure, %")
+    panels[1].set_title("answers this sure, %")
+    for axes in panels:
+        axes.set_xlabel("confidence, %")
+        axes.set_xlim(0, 102)
+    _legend(figure, panels[0], layout)
+    return figure
+
+
 def accuracy_against_cost(results: StudyResults, layout: Layout) -> Figure:
-    """Draw mean test accuracy, with its interval, against each cost."""
-    quantities: tuple[tuple[str, Callable[[VariantResult, Cost], float]], ...] = (
-        ("parameters", lambda result, cost: cost.parameters),
-        ("FLOPs per image", lambda result, cost: cost.flops),
-        ("training time, minutes", lambda result, cost: result.seconds / 60),
-        ("training, images/s", lambda result, cost: cost.train_images_per_second),
-        ("inference, images/s", lambda result, cost: cost.inference_images_per_second),
-        ("training memory, bytes", lambda result, cost: cost.train_peak_bytes),
+    """Draw mean test accuracy, with its interval, against each cost, and the variants that none beats in both."""
+    quantities: tuple[tuple[str, Callable[[VariantResult, Cost], float], bool], ...] = (  # the last: more is better
+        ("parameters", lambda result, cost: cost.parameters, False),
+        ("FLOPs per image", lambda result, cost: cost.flops, False),
+        ("training time, minutes", lambda result, cost: result.seconds / 60, False),
+        ("training, images/s", lambda result, cost: cost.train_images_per_second, True),
+        ("inference, images/s", lambda result, cost: cost.inference_images_per_second, True),
+        ("training memory, bytes", lambda result, cost: cost.train_peak_bytes, False),
     )
     columns = layout.columns + 1
     figure, panels = _panels(Layout(layout.width, columns), len(quantities), 215, share_y=True)
     known = [(result, results.costs[result.variant]) for result in results.ranking if result.variant in results.costs]
-    for axes, (title, quantity) in zip(panels, quantities, strict=True):
+    for axes, (title, quantity, more) in zip(panels, quantities, strict=True):
         values = [quantity(result, cost) for result, cost in known]
+        accuracies = [100 * result.accuracy.mean for result, _ in known]
+        front = pareto_front(values, accuracies, more)
+        axes.plot(
+            [values[i] for i in front], [accuracies[i] for i in front], color=MUTED, linewidth=1, linestyle=(0, (3, 3))
+        )
         for (result, _), value in zip(known, values, strict=True):
             style, accuracy = _style(result), result.accuracy
             ends = [100 * accuracy.low, 100 * accuracy.high]
             axes.plot([value] * 2, ends, color=style["color"], linewidth=2, alpha=0.55)
-            axes.plot(value, 100 * accuracy.mean, linestyle="none", label=result.variant, **_marker(style, 9))
+            tip = f"{TIP}{result.variant}: {100 * accuracy.mean:.2f} % at {tick(float(f'{value:.3g}'))} {title}"
+            axes.plot(value, 100 * accuracy.mean, linestyle="none", label=result.variant, **_marker(style, 9), gid=tip)
         if values and max(values) > 8 * min(values):
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())
@@ -155,6 +197,20 @@ def accuracy_against_cost(results: StudyResults, layout: Layout) -> Figure:
     return figure
 
 
+def pareto_front(costs: Sequence[float], accuracies: Sequence[float], more: bool) -> list[int]:
+    """Return, by cost, the indices of the points that no other beats in cost or accuracy without losing in the other.
+
+    Args:
+        more: The "cost" is a speed: more is better.
+    """
+    sign = -1 if more else 1
+    front: list[int] = []
+    for i in sorted(range(len(costs)), key=lambda i: (sign * costs[i], -accuracies[i])):
+        if not front or accuracies[i] > accuracies[front[-1]]:
+            front.append(i)
+    return front
+
+
 def to_svg(chart: Chart, results: StudyResults, layout: Layout) -> str:
     """Draw a chart as an SVG element whose colours are the style sheet's variables."""
     name = f"{chart.__name__}-{layout.columns}"  # several charts share a page, so their ids must differ
@@ -164,6 +220,7 @@ def to_svg(chart: Chart, results: StudyResults, layout: Layout) -> str:
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(rf'<g id="{TIP}([^"]*)"([^>]*)>', r"<g\2><title>\1</title>", svg)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups, and their names repeat
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
     svg = svg.replace("'DejaVu Sans'", "system-ui, sans-serif")
@@ -177,10 +234,12 @@ def to_svg(chart: Chart, results: StudyResults, layout: Layout) -> str:
     return svg
 
 
-def write_png(chart: Chart, results: StudyResults, path: Path) -> None:
-    """Draw a chart into a file, on white."""
-    with matplotlib.rc_context(STYLE):
-        chart(results, WIDE).savefig(path, dpi=144, facecolor="white")
+def write_files(chart: Chart, results: StudyResults, folder: Path) -> None:
+    """Draw a chart into a PNG and a PDF, on white."""
+    with matplotlib.rc_context({**STYLE, "pdf.fonttype": 42}):  # TrueType: text stays text
+        figure = chart(results, WIDE)
+        figure.savefig(folder / f"{chart.__name__}.png", dpi=144, facecolor="white")
+        figure.savefig(folder / f"{chart.__name__}.pdf", facecolor="white", metadata={"CreationDate": None})
 
 
 def _figure(width: float, height: float) -> Figure:

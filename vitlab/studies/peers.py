@@ -1,8 +1,8 @@
 """Our models beside timm's: the same weights, batch and process, one step of each in turn.
 
 A shared machine changes its speed from second to second. Steps of the two are therefore alternated, and what is
-reported is the median of the ratios of neighbours, with the quartiles, not a ratio of two medians. Peak memory is taken
-in a process of its own for each.
+reported is the median of the ratios of neighbours, with the quartiles, not a ratio of two medians. With one thread on a
+CPU, time is what this process was given of it, whatever else runs. Peak memory is taken in a process of its own for each.
 """
 
 import csv
@@ -141,15 +141,21 @@ def make_step(
 def alternate(steps: dict[str, Callable[[], object]], repetitions: int, device: torch.device) -> dict[str, list[float]]:
     """Time the steps in turn, each first every other time, after two of each to warm up. Returns seconds."""
     times: dict[str, list[float]] = {whose: [] for whose in steps}
+    clock = clock_for(device)
     for repetition in range(-2, repetitions):
         for whose in sorted(steps, reverse=repetition % 2 == 0):
             wait_for(device)
-            begin = time.perf_counter()
+            begin = clock()
             steps[whose]()
             wait_for(device)
             if repetition >= 0:
-                times[whose].append(time.perf_counter() - begin)
+                times[whose].append(clock() - begin)
     return times
+
+
+def clock_for(device: torch.device) -> Callable[[], float]:
+    """Return the clock that others on the machine disturb least: threads that wait for each other use time too."""
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 def count_flops(model: nn.Module, image: Tensor, label: Tensor, phase: Phase) -> int:
@@ -163,13 +169,13 @@ def gemm_peak(precision: Precision, device: torch.device, repetitions: int = 20)
     """Return the FLOP/s of the fastest of some products of two 2048 × 2048 matrices."""
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
     a, b = (torch.randn(GEMM_SIDE, GEMM_SIDE, device=device, dtype=dtype) for _ in range(2))
-    best = float("inf")
+    best, clock = float("inf"), clock_for(device)
     for _ in range(repetitions):
         wait_for(device)
-        begin = time.perf_counter()
+        begin = clock()
         a @ b
         wait_for(device)
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, clock() - begin)
     return 2.0 * GEMM_SIDE**3 / best
 
 
@@ -209,7 +215,7 @@ def markdown(rows: Sequence[Comparison], device: torch.device) -> str:
     """Return the table, with the machine and the versions in its header."""
     import timm
 
-    machine = f"{device_name(device)}, {torch.get_num_threads()} threads"
+    machine = f"{device_name(device)}, threads: {torch.get_num_threads()}"
     lines = [
         f"{machine}, torch {torch.__version__}, timm {timm.__version__}. "
         "Ratios are vitlab over timm: below 1 is faster or smaller.",

@@ -14,7 +14,7 @@ from vitlab.studies import figures, wording
 from vitlab.studies.gallery import gallery, shown_seed
 from vitlab.studies.intervals import sampling_margin
 from vitlab.studies.power import MOST_SEEDS
-from vitlab.studies.results import Pair, StudyResults
+from vitlab.studies.results import Pair, StudyResults, VariantResult
 from vitlab.studies.verdict import outlooks, remarks, verdict
 from vitlab.studies.workshop import Images
 
@@ -31,6 +31,17 @@ class Picture(NamedTuple):
     description: str
 
 
+class Learned(NamedTuple):
+    """How a variant's validation accuracy went: its mean over seeds, and how far the seeds lie apart at the end."""
+
+    result: VariantResult
+    last: float
+    best: float
+    epoch: int  # of the best
+    spread: float
+    seconds: float | None  # to the target
+
+
 class Standing(NamedTuple):
     """A baseline in the ranking."""
 
@@ -42,7 +53,8 @@ class Standing(NamedTuple):
 CHARTS: tuple[tuple[figures.Chart, str], ...] = (
     (figures.ranking, "Test accuracy of every run, with mean and 95 % interval per variant."),
     (figures.learning_curves, "Validation accuracy and training loss by epoch for each variant."),
-    (figures.accuracy_against_cost, "Mean test accuracy against six costs for each variant."),
+    (figures.accuracy_against_cost, "Mean test accuracy against six costs for each variant, with the Pareto front."),
+    (figures.calibration, "How often answers of some confidence are right for each variant."),
 )
 
 
@@ -53,7 +65,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     if results.finished:
         results.per_class.to_csv(folder / "per_class.csv", index_label="class")
         for chart, _ in CHARTS:
-            figures.write_png(chart, results, folder / "figures" / f"{chart.__name__}.png")
+            figures.write_files(chart, results, folder / "figures")
 
     context = _context(results, images)
     templates = jinja2.Environment(
@@ -72,6 +84,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         "signed": wording.signed,
         "visible": _visible,
         "needed": _needed,
+        "joules": _joules,
     }
     for name in ("report.md", "report.html"):
         text = templates.get_template(f"{name}.jinja").render(context)
@@ -109,6 +122,7 @@ def _context(results: StudyResults, images: Images) -> dict[str, Any]:
             )
             for chart, description in CHARTS
         },
+        "learning": [_learned(results, result) for result in results.ranking],
         "margin": sampling_margin(results.ranking[0].accuracy.mean, len(results.labels)),
         "cards": gallery(results, images),
         "shown_seed": shown_seed(results),
@@ -120,6 +134,21 @@ def _context(results: StudyResults, images: Images) -> dict[str, Any]:
         "colours": figures.COLOURS,
         "markers": figures.MARKERS,
     }
+
+
+def _learned(results: StudyResults, result: VariantResult) -> Learned:
+    curve = result.curve("val/top1")
+    if not len(curve.epochs):
+        return Learned(result, math.nan, math.nan, 0, math.nan, None)
+    best = int(np.argmax(curve.mean))
+    ends = float(curve.high[-1] - curve.low[-1])
+    seconds = result.seconds_to(results.target)
+    return Learned(result, float(curve.mean[-1]), float(curve.mean[best]), int(curve.epochs[best]), ends, seconds)
+
+
+def _joules(value: float | None) -> str:
+    """Return an energy, or that there is no meter."""
+    return "not available" if value is None else wording.engineering(value)
 
 
 def _visible(pair: Pair, digits: int) -> str:

@@ -48,6 +48,14 @@ class CurvePoints(NamedTuple):
     high: np.ndarray  # (E,), the highest
 
 
+class Reliability(NamedTuple):
+    """Answers by confidence, in bins of equal width over [0, 1]; nan where a bin is empty."""
+
+    images: np.ndarray  # (B,) int64, over all seeds
+    confidence: np.ndarray  # (B,), mean
+    accuracy: np.ndarray  # (B,)
+
+
 class Fact(NamedTuple):
     """An entry of environment.json over the runs: its value, or the values where they differ."""
 
@@ -153,6 +161,17 @@ class VariantResult:
 
     def _accuracy(self, values: list[float]) -> Interval:
         return intervals.t_interval(values, step=1 / len(self.runs[0].correct)).within(0, 1)
+
+    @property
+    def reliability(self) -> Reliability:
+        """Confidence and accuracy by bin of confidence; the bins are those of the calibration error."""
+        sure = np.concatenate([predicted.probabilities(r.predictions.logits).max(axis=1) for r in self.runs])
+        right = np.concatenate([result.correct for result in self.runs])
+        which = np.minimum((sure * predicted.CALIBRATION_BINS).astype(int), predicted.CALIBRATION_BINS - 1)
+        images = np.bincount(which, minlength=predicted.CALIBRATION_BINS)
+        some = np.where(images, images, np.nan)
+        sums = [np.bincount(which, weights=values, minlength=len(images)) for values in (sure, right)]
+        return Reliability(images, sums[0] / some, sums[1] / some)
 
     @property
     def seconds(self) -> float:
