@@ -291,6 +291,13 @@ def test_a_misspelt_command_is_answered_with_the_nearest(capsys: pytest.CaptureF
     assert "Did you mean `fit`?" in capsys.readouterr().err
 
 
+def test_the_help_of_a_named_size_lists_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("swin_tiny_patch4_window7_224", "vitlab.models.swin_tiny_patch4_window7_224"):
+        assert run("fit", ["--model.backbone.help", name]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert any("--model.backbone.window_size" in line and "[7]" in line for line in lines)
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = f"import sys; from vitlab.__main__ import main; main([]); sys.exit('torch' in sys.modules or {HELP!r} == '')"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
