@@ -2,7 +2,8 @@
 
 A shared machine changes its speed from second to second. Steps of the two are therefore alternated, and what is
 reported is the median of the ratios of neighbours, with the quartiles, not a ratio of two medians. With one thread on a
-CPU, time is what this process was given of it, whatever else runs. Peak memory is taken in a process of its own for each.
+CPU, time is what this process was given of it, whatever else runs. Peak memory is taken in a process of its own for
+each.
 """
 
 import csv
