@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "studies": {"evaluation", "models"},
     "errors": {"models", "objectives", "data", "optim"},
     "cli": {"callbacks", "data", "errors", "loggers", "objectives", "optim", "models"},
-    "deployment": {"data", "evaluation", "models"},
+    "deployment": {"data", "evaluation", "models", "studies"},
     "commands": {
         "analysis",
         "callbacks",

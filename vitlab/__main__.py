@@ -8,7 +8,7 @@ COMMANDS = {
     "fit": "train one experiment; the same command again continues it",
     "validate": "evaluate a checkpoint on the validation images",
     "test": "evaluate a checkpoint on the test images",
-    "predict": "write the logits of a checkpoint for every test image",
+    "predict": "write the logits of a checkpoint for every test image, or classify yours (--images)",
     "probe": "k-NN and linear-probe accuracy of a run's frozen features",
     "export": "a run's weights as safetensors, ONNX and torch.export, with a model card",
     "visualize": "draw what runs learned: attention, features, filters, positions",

@@ -33,6 +33,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
         "benchmark": benchmark,
         "probe": probe,
         "export": export,
+        "predict": predict,
         "visualize": visualize,
     }
     try:
@@ -295,6 +296,37 @@ def pictures_in(folder: Path, most: int) -> dict[str, Picture]:
     if not found:
         raise FileNotFoundError(f"--images: {folder} holds no picture; give a folder of .jpg or .png files.")
     return found
+
+
+def predict(arguments: Sequence[str]) -> int:
+    """Write the logits of every test image; or, for `--images FOLDER`, what a run says about a user's own pictures."""
+    if not any(argument.partition("=")[0] == "--images" for argument in arguments):
+        return train_or_evaluate("predict", arguments)
+
+    from vitlab.deployment.predict import ask, write_answers
+
+    parser = StudyParser(
+        "python -m vitlab predict --config runs/…/config.yaml --images FOLDER", "What a run says about your pictures."
+    )
+    parser.add_argument("--images", type=Path, required=True, help="folder of pictures, nested as you like")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the tables and of the page index.html")
+    parser.add_argument("--raw", action="store_true", help="the weights as trained, where their average is kept too")
+    options, rest = parser.parse_known_args(arguments)
+    cli, checkpoint = restore(rest)
+    encoder = cli.model.backbone if options.raw else cli.model.encoder
+    if not encoder.num_classes:
+        raise ValueError(f"{type(cli.model).__name__} learns no classes, so there is nothing to predict; fine-tune it.")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    answers = ask(encoder, cli.datamodule, options.images, device)
+    page = write_answers(answers, str(checkpoint or cli.directory), options.images, options.out)
+    print(f"{len(answers.files)} pictures: {page}")
+    if answers.broken:
+        first = "\n".join(f"  {name}: {why}" for name, why in list(answers.broken.items())[:3])
+        print(
+            f"{len(answers.broken)} could not be decoded and are left out (the page names all):\n{first}",
+            file=sys.stderr,
+        )
+    return 0
 
 
 def take_option(arguments: Sequence[str], option: str) -> tuple[list[str], str | None]:

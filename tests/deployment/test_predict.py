@@ -1,0 +1,122 @@
+"""`predict --images`: what a run says about pictures that are not of its data set."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import EXPERIMENTS
+from vitlab.commands import run
+from vitlab.data import CIFAR10, Digits, ImageDataModule, ImageFolder
+from vitlab.evaluation.predictions import probabilities, read_predictions
+
+
+@pytest.fixture
+def own(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty directory; return a folder of ten test digits as files, at several depths and formats."""
+    monkeypatch.chdir(tmp_path)
+    data = Digits()
+    for i, (image, suffix) in enumerate(zip(data.raw_images("test", range(10)), ["png", "bmp"] * 5, strict=True)):
+        file = Path("own", *["deeper"] * (i % 3), f"{i}.{suffix}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(file)
+    return Path("own")
+
+
+def predict(trained: Path, folder: Path, *arguments: str) -> pd.DataFrame:
+    given = ["--config", str(trained / "config.yaml"), "--images", str(folder), "--out", "seen", *arguments]
+    assert run("predict", given) == 0
+    return pd.read_parquet("seen/predictions.parquet")
+
+
+def test_the_datas_own_images_get_the_runs_own_predictions(trained: Path, own: Path) -> None:
+    told = read_predictions(trained / "predictions.parquet")
+    assert told.logits_ema is not None
+    for logits, options in ((told.logits_ema, []), (told.logits, ["--raw"])):
+        table = predict(trained, own, *options)
+        table.index = table["file"].map(lambda file: int(Path(file).stem))
+        expected = probabilities(logits[:10])
+        columns = [f"p_{name}" for name in Digits().class_names]
+        np.testing.assert_allclose(table.sort_index()[columns], expected, atol=1e-5)
+        assert table.sort_index()["class"].tolist() == [str(k) for k in expected.argmax(axis=1)]
+        np.testing.assert_allclose(table.sort_index()["probability"], expected.max(axis=1), atol=1e-5)
+    written = pd.read_csv("seen/predictions.csv", dtype={"class": str})
+    pd.testing.assert_frame_equal(written, pd.read_parquet("seen/predictions.parquet"))
+
+
+def test_broken_files_are_named_and_left_out(trained: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own / "damaged.jpg").write_bytes(b"\xff\xd8 no more")
+    (own / "notes.txt").write_text("no picture by its name")
+    table = predict(trained, own)
+    assert len(table) == 10
+    said = capsys.readouterr()
+    assert "10 pictures" in said.out
+    assert "1 could not be decoded" in said.err
+    assert "damaged.jpg" in said.err
+    assert "damaged.jpg: " in Path("seen/index.html").read_text()
+
+
+def test_the_page_shows_every_picture_and_needs_nothing_else(trained: Path, own: Path) -> None:
+    Image.new("RGB", (90, 70), "red").save(own / "<b>&.jpg")
+    table = predict(trained, own)
+    page = Path("seen/index.html").read_text()
+    assert re.findall(r'data-class="(.*?)"', page) == table["class"].tolist()
+    assert page.count("data:image/png") == 10
+    assert page.count("data:image/jpeg") == 1
+    assert "&lt;b&gt;&amp;.jpg" in page
+    assert "<b>&" not in page
+    assert re.findall(r"https?://|url\(|src=\"(?!data:)|<link", page) == []
+
+
+@pytest.mark.parametrize("kind", ["digits", "enlarged", "cifar", "photos"])
+def test_pictures_from_elsewhere_look_as_the_datas_own(kind: str, tmp_path: Path) -> None:
+    """An image of the data, saved and opened again, is the view that evaluation has of it."""
+    rng = np.random.default_rng(0)
+    data: ImageDataModule
+    if kind == "photos":
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            for i in range(4):
+                pixels = rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+        data = ImageFolder(str(tmp_path), image_size=16, batch_size=2, num_workers=0, val_fraction=0.25)
+        pictures = [Image.open(tmp_path / name).convert("RGB") for name in data.image_names("test")]
+    else:
+        if kind == "cifar":
+            arrays = {
+                f"x_{split}": rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8) for split in ("train", "test")
+            }
+            labels = {f"y_{split}": np.arange(20) % 10 for split in ("train", "test")}
+            np.savez(tmp_path / "cifar10.npz", **arrays, **labels)
+        data = CIFAR10(str(tmp_path)) if kind == "cifar" else Digits(image_size=16 if kind == "enlarged" else 8)
+        raw = data.raw_images("test", range(5))
+        pictures = [Image.fromarray(image.squeeze()).convert("RGB") for image in raw]
+    (views, _) = next(data.batches("test", "cpu"))
+    torch.testing.assert_close(data.view_of(pictures, torch.device("cpu")), views[0][: len(pictures)])
+
+
+def test_a_folder_without_pictures_is_refused(trained: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--config", str(trained / "config.yaml"), "--images", "none", "--out", "seen"]
+    assert run("predict", given) == 2
+    assert "no such folder" in capsys.readouterr().err
+    Path("none").mkdir()
+    assert run("predict", given) == 2
+    assert "holds no image" in capsys.readouterr().err
+    assert not Path("seen").exists()
+
+
+def test_a_run_without_classes_has_nothing_to_say(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--config",
+        str(EXPERIMENTS / "simmim_vit.yaml"),
+        "--ckpt_path",
+        "none",
+        "--data",
+        "vitlab.data.Digits",
+    ]
+    assert run("predict", [*arguments, "--images", "own", "--out", "seen"]) == 2
+    assert "learns no classes" in capsys.readouterr().err

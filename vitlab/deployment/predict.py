@@ -1,0 +1,126 @@
+"""What a trained model says about a user's own pictures: tables, and a page to look at.
+
+N pictures that can be decoded, K classes.
+"""
+
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from vitlab.data import ImageDataModule
+from vitlab.data.decoding import open_rgb
+from vitlab.data.image_folder import walk
+from vitlab.data.photos import Picture
+from vitlab.evaluation.predictions import probabilities
+from vitlab.models import ImageModel
+from vitlab.studies import wording
+from vitlab.studies.gallery import data_uri
+
+SHOWN = 2000  # pictures of a page, which take it 10 MB
+HELD = 16  # pictures decoded at a time: half a gigabyte where they are of 12 megapixels
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says about each picture of a folder, in the order of their names."""
+
+    class_names: list[str]
+    files: list[str]  # paths below the folder
+    probability: np.ndarray  # (N, K)
+    thumbnails: list[str]  # data URIs, of the first `SHOWN`
+    broken: dict[str, str]  # files that cannot be decoded, and why
+
+    @property
+    def best(self) -> np.ndarray:
+        """The classes (N, 2) that are likeliest, and next."""
+        return np.argsort(-self.probability, axis=1, kind="stable")[:, :2]
+
+    def table(self) -> pd.DataFrame:
+        """Return a row a picture: file, class, its probability, and p_… of each class."""
+        first = self.best[:, 0]
+        head = {
+            "file": self.files,
+            "class": [self.class_names[k] for k in first],
+            "probability": np.take_along_axis(self.probability, first[:, None], axis=1)[:, 0],
+        }
+        return pd.DataFrame(head | {f"p_{name}": self.probability[:, k] for k, name in enumerate(self.class_names)})
+
+
+def ask(encoder: ImageModel, data: ImageDataModule, folder: Path, device: torch.device) -> Answers:
+    """Show a model every picture in a folder and below, each as evaluation frames and normalises the data's own.
+
+    Raises:
+        ValueError: there is no picture, or none that can be decoded.
+    """
+    files = [Path(file) for file in walk(folder, Counter())] if folder.is_dir() else []
+    if not files:
+        raise ValueError(f"--images {folder}: {'holds no image' if folder.is_dir() else 'there is no such folder'}.")
+    encoder = encoder.to(device).eval()
+    names: list[str] = []
+    logits: list[torch.Tensor] = []
+    thumbnails: list[str] = []
+    broken: dict[str, str] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(files), leave=False, disable=None) as bar:
+        for start in range(0, len(files), HELD):
+            chunk = files[start : start + HELD]
+            opened = dict(zip([_name(file, folder) for file in chunk], pool.map(_open, chunk), strict=True))
+            broken |= {name: found for name, found in opened.items() if isinstance(found, str)}
+            pictures = {name: found for name, found in opened.items() if not isinstance(found, str)}
+            if pictures:
+                with torch.inference_mode():
+                    logits.append(encoder(data.view_of([*pictures.values()], device)).float().cpu())
+            shown = list(pictures.values())[: SHOWN - len(thumbnails)]
+            thumbnails += [data_uri(np.asarray(picture)) for picture in shown]
+            names += pictures
+            bar.update(len(chunk))
+    if not names:
+        name, why = next(iter(broken.items()))
+        raise ValueError(f"--images {folder}: none of {len(files)} images can be decoded; {name}: {why}.")
+    return Answers(data.class_names, names, probabilities(torch.cat(logits).numpy()), thumbnails, broken)
+
+
+def write_answers(answers: Answers, model: str, folder: Path, out: Path) -> Path:
+    """Write `predictions.csv`, `predictions.parquet` and the page `index.html`, whose path is returned."""
+    out.mkdir(parents=True, exist_ok=True)
+    table = answers.table()
+    table.to_csv(out / "predictions.csv", index=False)
+    table.to_parquet(out / "predictions.parquet", index=False)
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["percent"] = wording.percent
+    page = templates.get_template("predictions.html.jinja").render(
+        answers=answers,
+        model=model,
+        folder=folder,
+        counts=Counter(table["class"]).most_common(),
+        median=float(table["probability"].median()),
+        cards=list(zip(answers.files, answers.thumbnails, answers.best.tolist(), strict=False)),
+    )
+    (out / "index.html").write_text(page, encoding="utf-8")
+    return out / "index.html"
+
+
+def _open(file: Path) -> Picture | str:
+    """Return the picture, or why there is none."""
+    try:
+        return open_rgb(file)
+    except ValueError as error:
+        return str(error)
+
+
+def _name(file: Path, folder: Path) -> str:
+    """Return the path below the folder; bytes that are no text are written as escapes."""
+    return os.fsencode(file.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
