@@ -59,6 +59,9 @@ class Pictures(Callback, ABC):
 class Reconstructions(Pictures):
     """Draws what SimMIM or MAE sees of images and what it predicts of them.
 
+    Where normalised pixels are predicted, each patch (MAE) or neighbourhood (SimMIM) is shown with its true mean and
+    deviation.
+
     Args:
         every_n_epochs: how often, and after the last epoch.
         images: so many, spread evenly over the validation images.

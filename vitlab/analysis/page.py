@@ -24,7 +24,8 @@ from vitlab.models import Backbone, VisionTransformer
 
 SHOWN = 8  # images in a picture
 BLOCKS_SHOWN = 12
-BATCH = 16  # images at a time: attention of all blocks is held
+ATTENTION_BATCH = 4  # images at a time: the attention of all blocks is held
+FEATURE_BATCH = 16  # the same for what blocks pass on
 
 
 @dataclass(frozen=True)
@@ -170,21 +171,26 @@ def _captions(subject: Subject, labels: list[int] | None) -> list[tuple[str, boo
 
 
 def _distances(subject: Subject) -> list[Float[np.ndarray, "h"]]:
-    batches = [subject.model.attention_maps(images) for images in subject.images.split(BATCH)]
-    blocks = zip(*[[attention_distance(attention) for attention in maps] for maps in batches], strict=True)
-    return [torch.cat(parts).mean(dim=0).cpu().numpy() for parts in blocks]
+    batches = [
+        [attention_distance(attention) for attention in subject.model.attention_maps(images)]
+        for images in subject.images.split(ATTENTION_BATCH)
+    ]
+    return [torch.cat(parts).mean(dim=0).cpu().numpy() for parts in zip(*batches, strict=True)]
 
 
 def _amplitudes(subject: Subject) -> list[float]:
-    batches = [block_outputs(subject.model, images) for images in subject.images.split(BATCH)]
-    return [amplitude(torch.cat(parts)) for parts in zip(*batches, strict=True)]
+    batches = [
+        [amplitude(features) for features in block_outputs(subject.model, images)]
+        for images in subject.images.split(FEATURE_BATCH)
+    ]
+    return [sum(parts) / len(parts) for parts in zip(*batches, strict=True)]
 
 
 def _similarities(subjects: list[Subject]) -> dict[tuple[str, str], Float[np.ndarray, "I J"]]:
     """Return the similarity of each two models, and of a single one with itself."""
     found = {}
     for a, b in combinations(subjects, 2) if len(subjects) > 1 else [(subjects[0], subjects[0])]:
-        pairs = zip(a.images.split(BATCH), b.images.split(BATCH), strict=True)
+        pairs = zip(a.images.split(FEATURE_BATCH), b.images.split(FEATURE_BATCH), strict=True)
         batches = [pair for pair in pairs if len(pair[0]) >= FEWEST]
         found[a.name, b.name] = model_similarity(a.model, b.model, batches).numpy()
     return found
