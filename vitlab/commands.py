@@ -130,8 +130,11 @@ class StudyParser(argparse.ArgumentParser):
 
 
 def benchmark(arguments: Sequence[str]) -> int:
-    """Measure an experiment's model (`--config`), or named models beside timm's (`model NAME …`)."""
-    return benchmark_models(arguments[1:]) if arguments[:1] == ["model"] else benchmark_experiment(arguments)
+    """Measure an experiment's model (`--config`), or named models beside timm's (`model …`, `parity …`)."""
+    tables = {"model": benchmark_models, "parity": benchmark_parity}
+    if arguments and arguments[0] in tables:
+        return tables[arguments[0]](arguments[1:])
+    return benchmark_experiment(arguments)
 
 
 def benchmark_experiment(arguments: Sequence[str]) -> int:
@@ -181,8 +184,25 @@ def benchmark_models(arguments: Sequence[str]) -> int:
     return 0
 
 
+def benchmark_parity(arguments: Sequence[str]) -> int:
+    """Print and write how far our models are from timm's of the same name and weights."""
+    from vitlab.studies.parity import NAMES, compare, markdown
+
+    parser = StudyParser("python -m vitlab benchmark parity", "Are our models timm's? Same weights and image, float32.")
+    parser.add_argument("names", nargs="*", metavar="NAME", default=NAMES, help="names of both [15 of all families]")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="folder of the table [runs/benchmark]")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name in options.names:
+        rows.append(compare(name))
+        write_text(options.out / "parity.md", markdown(rows))
+    print(markdown(rows), end="")
+    return 0
+
+
 def probe(arguments: Sequence[str]) -> int:
-    """Print the k-NN and linear-probe accuracy of a run's encoder and write it as probe.json into the run directory.
+    """Print how good a run's frozen features are (k-NN, linear, low-shot) and write it as JSON into the run directory.
 
     The features are computed once for each checkpoint. `--ckpt_path none` measures the weights as they are built: a
     pretrained timm model, or the untrained encoder.
@@ -206,6 +226,8 @@ def probe(arguments: Sequence[str]) -> int:
     result = measure(splits, cli.datamodule.num_classes)
     print(f"{path or 'weights as built'}: {result.features} features, {result.train_images:,} training images")
     print(f"k-NN (k = 20)  {result.knn}\nlinear probe   {result.linear}   λ = {result.strength:g}")
+    for low_shot in result.low_shot:
+        print(low_shot)
     write_text(cli.directory / f"probe-{name}.json", json.dumps(result.as_dict(), indent=2))
     return 0
 
