@@ -102,14 +102,20 @@ class CommandLineWorkshop:
 
 def compare(arguments: Sequence[str]) -> int:
     """Run a study and write its report."""
-    from vitlab.studies.compare import RunsFailed
+    from vitlab.studies.compare import RunsFailed, emit
     from vitlab.studies.compare import compare as run_study
+    from vitlab.studies.engines import write_slurm, write_sweep
 
     parser = StudyParser(prog="python -m vitlab compare", description="Run a study: variants × seeds, then a report.")
     parser.add_argument("-c", "--config", required=True, type=Path, help="the study's YAML file")
     parser.add_argument("--overwrite", action="store_true", help="train finished runs again")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="where runs lie [runs]")
+    engines = {"wandb": write_sweep, "slurm": write_slurm}
+    parser.add_argument("--emit", choices=engines, help="write a W&B sweep or a SLURM array of the runs, start none")
     options = parser.parse_args(arguments)
+    if options.emit:
+        print(emit(options.config, CommandLineWorkshop(), engines[options.emit], options.root))
+        return 0
     try:
         report = run_study(options.config, CommandLineWorkshop(), options.root, options.overwrite)
     except RunsFailed as failed:

@@ -12,11 +12,12 @@ from vitlab.config import Config, load_yaml
 from vitlab.studies.baselines import baselines
 from vitlab.studies.cost import Cost, device_for, device_name
 from vitlab.studies.decisions import Choice, refuse_to_tune_on_test_images, spend_budget, tune
-from vitlab.studies.grid import Run, Study, differing_keys, plan, read_study, slug
+from vitlab.studies.engines import Engine
+from vitlab.studies.grid import Run, Study, differing_keys, plan, plan_tuning, read_study, slug
 from vitlab.studies.progress import display_for
 from vitlab.studies.report import write_report
 from vitlab.studies.results import StudyResults, read_results
-from vitlab.studies.runner import Allotment, Outcome, allot, last_lines, refuse_conflicts, run_all
+from vitlab.studies.runner import Allotment, Outcome, allot, is_finished, last_lines, refuse_conflicts, run_all
 from vitlab.studies.verdict import outlooks, verdict
 from vitlab.studies.workshop import Workshop
 
@@ -28,7 +29,8 @@ class RunsFailed(RuntimeError):
 
     def __init__(self, report: Path, failures: Sequence[Outcome]) -> None:
         which = "; ".join(str(run) for run, _ in failures)
-        super().__init__(f"{len(failures)} runs failed ({which}). The report says why: {report}")
+        runs = "1 run" if len(failures) == 1 else f"{len(failures)} runs"
+        super().__init__(f"{runs} failed ({which}). The report says why: {report}")
         self.report = report
 
 
@@ -103,6 +105,34 @@ def compare(
     if failures:
         raise RunsFailed(report, failures)
     return report
+
+
+def emit(
+    study_path: Path, workshop: Workshop, engine: Engine, root: Path = Path("runs"), program: Sequence[str] = PROGRAM
+) -> Path:
+    """Write the runs of a study for another engine instead of starting them, and return the path of what was written.
+
+    Where the study tunes, its tuning runs are written first; when they are finished, the same call writes the others.
+    """
+    study = read_study(study_path)
+    runs = plan(study, workshop, root)
+    folder = root / slug(study.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not study.settled:
+        images = workshop.data(runs[0].config)
+        refuse_to_tune_on_test_images(study, images)
+        allotment = allot(runs, study.jobs)
+        first = first_runs(study, runs)
+        decided = spend_budget(study, first, images, lambda runs: measure_costs(runs, program, allotment), folder)
+        trials = [run for of_value in plan_tuning(study, workshop, root, decided) for run in of_value]
+        if not all(is_finished(run) for run in trials):
+            print("These are the tuning runs; when they are finished, the same command writes the others.", flush=True)
+            refuse_conflicts(trials)
+            return engine(study, trials, folder)
+        _, decided = tune(study, workshop, root, decided, lambda runs: [])
+        runs = plan(study, workshop, root, decided)
+    refuse_conflicts(runs)
+    return engine(study, runs, folder)
 
 
 def first_runs(study: Study, runs: Sequence[Run]) -> list[Run]:

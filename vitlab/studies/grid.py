@@ -191,7 +191,8 @@ def plan(study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Con
 
 def plan_tuning(study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Config]) -> list[list[Run]]:
     """Return the tuning runs of each value of `study.tuning`, all variants and seeds; they see no test image."""
-    assert study.tuning is not None
+    if study.tuning is None:
+        return []
     base, tuning = load_yaml(study.base), study.tuning
     trials = []
     for value in tuning.values:

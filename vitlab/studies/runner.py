@@ -169,7 +169,7 @@ def _conflict(run: Run) -> list[tuple[str, object, object]]:
 
 def _start(run: Run, program: Sequence[str], environment: dict[str, str], overwrite: bool) -> _Child:
     run.folder.mkdir(parents=True, exist_ok=True)
-    _write_config(run.config_path, run.config)
+    write_config(run.config_path, run.config)
     command = [*program, "fit", "--config", str(run.config_path)]
     if overwrite:
         command += ["--run.overwrite", "true"]
@@ -189,7 +189,8 @@ def _start(run: Run, program: Sequence[str], environment: dict[str, str], overwr
     return _Child(run, process, time.monotonic(), Active(run, before.epochs, before))
 
 
-def _write_config(path: Path, config: Config) -> None:
+def write_config(path: Path, config: Config) -> None:
+    """Write a configuration, whole or not at all."""
     unfinished = path.with_name(path.name + ".part")
     unfinished.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     os.replace(unfinished, path)

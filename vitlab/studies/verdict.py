@@ -44,23 +44,35 @@ def verdict(results: StudyResults) -> str:
 
 def outlooks(results: StudyResults) -> list[str]:
     """Say, where the first of the ranking is not separable from another, what the study could have seen."""
-    return [
-        f"{p.better.variant} – {p.worse.variant}: {_outlook(p.outlook, digits_for(len(results.labels)))}."
-        for p in results.pairs
-        if p.better is results.ranking[0] and p.outlook is not None and not p.separable
+    level = [
+        (pair, pair.outlook)
+        for pair in results.pairs
+        if pair.better is results.ranking[0] and pair.outlook is not None and not pair.separable
+    ]
+    blind = [outlook.least_seeds for _, outlook in level if math.isinf(outlook.visible)]
+    several = f"{len(results.pairs)} pairs" if len(results.pairs) > 1 else "one pair"
+    found = [
+        f"With {several} to compare, fewer than {n}{SPACE}seeds prove nothing, however far apart." for n in blind[:1]
+    ]
+    digits = digits_for(len(results.labels)) if level else 0
+    return found + [
+        f"{pair.better.variant} – {pair.worse.variant}: {_visible(outlook, digits)}{_wanting(outlook)}."
+        for pair, outlook in level
     ]
 
 
-def _outlook(outlook: Outlook, digits: int) -> str:
-    if math.isfinite(outlook.visible):
-        could = f"the smallest difference this study could have seen is {percent(outlook.visible, digits)}{SPACE}points"
-    else:
-        could = f"with fewer than {outlook.least_seeds}{SPACE}seeds no difference can be proved, however large"
+def _visible(outlook: Outlook, digits: int) -> str:
+    if math.isinf(outlook.visible):
+        return ""
+    return f"the smallest difference this study could have seen is {percent(outlook.visible, digits)}{SPACE}points; "
+
+
+def _wanting(outlook: Outlook) -> str:
     if outlook.seeds is not None:
-        return f"{could}; if it is as large as measured, you would need about {outlook.seeds:,}{SPACE}seeds"
+        return f"if it is as large as measured, you would need about {outlook.seeds:,}{SPACE}seeds"
     if outlook.images is not None:
-        return f"{could}; if it is as large as measured, only about {outlook.images:,}{SPACE}test images could show it"
-    return f"{could}; if it is as large as measured, you would need more than {MOST_SEEDS:,}{SPACE}seeds"
+        return f"if it is as large as measured, only about {outlook.images:,}{SPACE}test images could show it"
+    return f"if it is as large as measured, you would need more than {MOST_SEEDS:,}{SPACE}seeds"
 
 
 def remarks(results: StudyResults) -> list[str]:
@@ -107,8 +119,9 @@ def _gap(difference: Interval, digits: int) -> str:
 
 
 def _seeds(pairs: Sequence[Pair]) -> str:
-    n = min(pair.comparison.seeds for pair in pairs)
-    return f"{n}{SPACE}seed{'s' if n > 1 else ''}"
+    counts = sorted({pair.comparison.seeds for pair in pairs})
+    n = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+    return f"{n}{SPACE}seed{'s' if counts[-1] > 1 else ''}"
 
 
 def _too_few(pairs: Sequence[Pair]) -> str:
@@ -122,13 +135,18 @@ def _and(parts: Sequence[str]) -> str:
 
 
 def _unpaired(results: StudyResults) -> list[str]:
-    found = []
+    pairs: dict[tuple[int, ...], list[str]] = {}  # by the seeds that both have
     for a, b in combinations(results.ranking, 2):
         if a.outcomes.keys() != b.outcomes.keys():
-            seeds = [str(seed) for seed in sorted(a.outcomes.keys() & b.outcomes.keys())]
-            shared = f"rests on seed{'s' if len(seeds) > 1 else ''} {_and(seeds)} alone" if seeds else "has no seed"
-            found.append(f"Not all seeds are paired: the difference {a.variant} – {b.variant} {shared}.")
-    return found
+            shared = tuple(sorted(a.outcomes.keys() & b.outcomes.keys()))
+            pairs.setdefault(shared, []).append(f"{a.variant} – {b.variant}")
+    return [
+        f"Not all seeds are paired: {_and(names)} can be compared on {_named(seeds)}." for seeds, names in pairs.items()
+    ]
+
+
+def _named(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {_and([str(s) for s in seeds])} alone" if seeds else "no seed"
 
 
 def _below(line: str, below: Sequence[RunResult], results: StudyResults) -> str:
