@@ -12,7 +12,7 @@ EXPERIMENTS := $(notdir $(basename $(wildcard experiments/*.yaml)))
 STUDIES := $(notdir $(basename $(wildcard experiments/studies/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint types unit benchmark $(EXPERIMENTS) $(STUDIES)
+.PHONY: help install quickstart dashboard test lint types unit benchmark $(EXPERIMENTS) $(STUDIES)
 
 help:  ## List the targets
 	@echo "Targets:"
@@ -70,3 +70,8 @@ imagenet/%: $(INSTALLED)
 
 $(STUDIES): %: $(INSTALLED)  # quickstart is one of them
 	$(RUN) -m vitlab compare --config experiments/studies/$@.yaml $(ARGS)
+
+STUDY ?= quickstart
+
+dashboard: $(INSTALLED)  ## A study's report in W&B: make dashboard STUDY=quickstart
+	$(RUN) -m vitlab compare --config experiments/studies/$(STUDY).yaml --dashboard $(ARGS)

@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "deployment",
         "errors",
         "evaluation",
+        "loggers",
         "models",
         "pictures",
         "studies",

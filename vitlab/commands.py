@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +22,7 @@ from vitlab.data.decoding import open_rgb
 from vitlab.data.image_folder import walk
 from vitlab.data.photos import Picture
 from vitlab.errors import explain, readable
+from vitlab.loggers import Wandb
 
 log = logging.getLogger("vitlab")
 
@@ -112,12 +114,20 @@ def compare(arguments: Sequence[str]) -> int:
     parser.add_argument("--root", type=Path, default=Path("runs"), help="where runs lie [runs]")
     engines = {"wandb": write_sweep, "slurm": write_slurm}
     parser.add_argument("--emit", choices=engines, help="write a W&B sweep or a SLURM array of the runs, start none")
+    parser.add_argument("--dashboard", action="store_true", help="show the report in W&B; offline without a key")
     options = parser.parse_args(arguments)
     if options.emit:
         print(emit(options.config, CommandLineWorkshop(), engines[options.emit], options.root))
         return 0
+    dashboard = None
+    if options.dashboard:
+        from vitlab.studies.dashboard import write_dashboard  # here: it imports wandb
+
+        settings = Wandb()
+        dashboard = partial(write_dashboard, online=settings.enabled and not settings.offline)
+    workshop = CommandLineWorkshop()
     try:
-        report = run_study(options.config, CommandLineWorkshop(), options.root, options.overwrite)
+        report = run_study(options.config, workshop, options.root, options.overwrite, dashboard=dashboard)
     except RunsFailed as failed:
         print(failed, file=sys.stderr)
         return 1

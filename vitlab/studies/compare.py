@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
@@ -19,8 +19,9 @@ from vitlab.studies.report import write_report
 from vitlab.studies.results import StudyResults, read_results
 from vitlab.studies.runner import Allotment, Outcome, allot, is_finished, last_lines, refuse_conflicts, run_all
 from vitlab.studies.verdict import outlooks, verdict
-from vitlab.studies.workshop import Workshop
+from vitlab.studies.workshop import Images, Workshop
 
+Dashboard = Callable[[StudyResults, Images, Path], str]
 PROGRAM = (sys.executable, "-m", "vitlab")
 
 
@@ -40,6 +41,7 @@ def compare(
     root: Path = Path("runs"),
     overwrite: bool = False,
     program: Sequence[str] = PROGRAM,
+    dashboard: Dashboard | None = None,
 ) -> Path:
     """Run what is missing of a study and write its report.
 
@@ -49,6 +51,7 @@ def compare(
         root: Folder of all runs; the study's go to `root/<study>/<variant>/seed-<n>/`, its report to `root/<study>/`.
         overwrite: Train anew where a run directory holds another configuration than the study's.
         program: The command line of vitlab, which `fit` and `benchmark` are appended to.
+        dashboard: Shows the report elsewhere too, and returns where.
 
     Returns:
         The path of report.html.
@@ -102,6 +105,8 @@ def compare(
     )
     report = write_report(results, images, folder)
     print("", verdict(results), *outlooks(results), "", sep="\n", flush=True)
+    if dashboard is not None and finished:
+        print(f"The dashboard: {dashboard(results, images, folder)}", flush=True)
     if failures:
         raise RunsFailed(report, failures)
     return report
