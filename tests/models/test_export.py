@@ -19,31 +19,27 @@ from vitlab.models.swin_v2 import LinearSpacedBias, TableBias
 from vitlab.models.weights import save_weights
 
 SHAPES = {"img_size": (14, 10), "patch_size": 2, "embed_dim": 8, "num_classes": 5}
-WINDOWS = SHAPES | {
-    "depths": (2, 1),
-    "num_heads": (2, 2),
-    "window_size": 4,
-}  # on maps of 7 × 5, padded and shifted, and 4 × 3, one window
+# On maps of 7 × 5 tokens, padded and shifted, then 4 × 3, which are a single window.
+WINDOWS = SHAPES | {"depths": (2, 1), "num_heads": (2, 2), "window_size": 4}
 TIMM_SWIN = {"depths": (2,), "num_heads": (2,), "embed_dim": 8}
+ONE_STAGE = WINDOWS | {"depths": (2,), "num_heads": (2,)}
 
-QUICK: dict[str, Callable[[], ImageModel]] = {
+MODELS: dict[str, Callable[[], ImageModel]] = {
+    "vit": lambda: VisionTransformer(**SHAPES, depth=1, num_heads=2, global_pool="avg", init_values=0.1),
+    "deit": lambda: VisionTransformer(**SHAPES, depth=1, num_heads=2, distilled=True, grad_checkpointing=True),
+    "no classes": lambda: VisionTransformer(**SHAPES | {"num_classes": 0}, depth=1, num_heads=2),
     "swin": lambda: SwinTransformer(**WINDOWS),
-}
-SLOW: dict[str, Callable[[], ImageModel]] = {
-    "deit": lambda: VisionTransformer(**SHAPES, depth=1, num_heads=2, distilled=True),
-    "vit": lambda: VisionTransformer(**SHAPES, depth=2, num_heads=2, global_pool="avg", init_values=0.1),
-    "features": lambda: VisionTransformer(**SHAPES | {"num_classes": 0}, depth=1, num_heads=2),
-    "checkpointing": lambda: VisionTransformer(**SHAPES, depth=1, num_heads=2, grad_checkpointing=True),
     "swinv2": lambda: SwinTransformerV2(**WINDOWS),
-    "swinv2, linear": lambda: SwinTransformerV2(**WINDOWS, position_bias=LinearSpacedBias),
-    "swinv2, table": lambda: SwinTransformerV2(**WINDOWS, position_bias=TableBias),
+    "swinv2, linear": lambda: SwinTransformerV2(**ONE_STAGE, position_bias=LinearSpacedBias),
+    "swinv2, table": lambda: SwinTransformerV2(**ONE_STAGE, position_bias=TableBias),
     "timm": lambda: TimmModel("resnet10t", num_classes=5, img_size=32),
     "timm's swin": lambda: TimmModel("swin_tiny_patch4_window7_224", num_classes=5, model_kwargs=TIMM_SWIN),
 }
-MODELS = [
-    *(pytest.param(make, id=name) for name, make in QUICK.items()),
-    *(pytest.param(make, id=name, marks=pytest.mark.slow) for name, make in SLOW.items()),
-]
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> ImageModel:
+    return shake(MODELS[request.param]())  # type: ignore[return-value]
 
 
 @torch.no_grad()
@@ -59,9 +55,8 @@ def onnx_logits(path: Path, x: Tensor) -> Tensor:
     return torch.from_numpy(session.run(["logits"], {"images": x.numpy()})[0])
 
 
-@pytest.mark.parametrize("make", MODELS)
-def test_onnx_gives_the_models_logits_for_any_batch(make: Callable[[], ImageModel], tmp_path: Path) -> None:
-    model = shake(make())
+@pytest.mark.slow
+def test_onnx_gives_the_models_logits_for_any_batch(model: ImageModel, tmp_path: Path) -> None:
     export_onnx(model, tmp_path / "model.onnx")
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]  # no second file for the weights
     for batch in (1, 3, 7):
@@ -69,9 +64,8 @@ def test_onnx_gives_the_models_logits_for_any_batch(make: Callable[[], ImageMode
         assert relative_error(onnx_logits(tmp_path / "model.onnx", x), eager(model, x)) < TOLERANCE
 
 
-@pytest.mark.parametrize("make", MODELS)
-def test_a_program_gives_the_models_logits_for_any_batch(make: Callable[[], ImageModel], tmp_path: Path) -> None:
-    model = shake(make())
+@pytest.mark.slow
+def test_a_program_gives_the_models_logits_for_any_batch(model: ImageModel, tmp_path: Path) -> None:
     export_program(model, tmp_path / "model.pt2")
     program = torch.export.load(tmp_path / "model.pt2").module()
     for batch in (1, 3, 7):

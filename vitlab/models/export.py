@@ -1,7 +1,7 @@
 """A model as one file that runs without vitlab: ONNX for other runtimes, `torch.export` for PyTorch.
 
-Both files take normalised images (B, C, H, W) of the model's own size, for any B, and give its logits in evaluation.
-What is traced is a copy: the model that is given stays as it is.
+Both files take normalised images (B, C, H, W) of the model's own size, for any B, and give what it gives in evaluation:
+logits, or the embedding where there are no classes. What is traced is a copy: the model that is given stays as it is.
 """
 
 import copy
