@@ -31,6 +31,19 @@ def test_the_monitor_changes_no_weight(tiny: Callable[..., Path]) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_features_that_have_become_one_are_named_with_remedies(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor = {"class_path": "vitlab.callbacks.KnnMonitor", "init_args": {"every_n_epochs": 1}}
+    path = tiny({"trainer": {"limit_train_batches": 1, "callbacks": [monitor]}})
+    assert run("fit", ["--config", str(path)]) == 0
+    assert "Collapse" not in capsys.readouterr().err
+    alike = torch.ones(20, 8), torch.arange(20) % 10
+    monkeypatch.setattr("vitlab.callbacks.extract", lambda *args: alike)
+    assert run("fit", ["--config", str(path), "--run.name", "alike"]) == 0
+    assert "Collapse: val/rank is 1.00, all images look alike.\nWhat has helped others" in capsys.readouterr().err
+
+
 def test_a_monitor_that_never_looks_is_refused() -> None:
     with pytest.raises(ValueError, match="every_n_epochs is 0"):
         KnnMonitor(every_n_epochs=0)
