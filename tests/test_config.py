@@ -1,11 +1,13 @@
 """Experiments as dictionaries: expectations follow from the docstrings of `vitlab.config`."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from vitlab.config import conflicts, differences, flatten, gather, load_yaml, merge, split
+from vitlab.config import ABSENT, conflicts, differences, flatten, gather, load_yaml, merge, split
+from vitlab.optim import AdamW
 
 ADAMW = {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 0.1, "weight_decay": 0.3}}
 
@@ -57,6 +59,17 @@ def test_what_cannot_change_a_result_is_no_conflict() -> None:
     stored = {"trainer": {"max_epochs": 3, "profiler": None}, "data": {"init_args": {"num_workers": 0}}}
     wanted = {"trainer": {"max_epochs": 4, "profiler": "simple"}, "data": {"init_args": {"num_workers": 8}}}
     assert conflicts(stored, wanted) == [("trainer.max_epochs", 3, 4)]
+
+
+def test_an_argument_newer_than_a_run_is_a_conflict_only_off_its_default() -> None:
+    def run(**arguments: object) -> dict[str, Any]:
+        return {"optimizer": {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 1e-3, **arguments}}}
+
+    assert AdamW(1e-3).betas == (0.9, 0.999)
+    assert conflicts(run(), run(betas=[0.9, 0.999], reference_batch=None)) == []
+    key = "optimizer.init_args.betas"
+    assert conflicts(run(), run(betas=[0.9, 0.95])) == [(key, ABSENT, [0.9, 0.95])]
+    assert conflicts(run(betas=[0.9, 0.999]), run()) == [(key, [0.9, 0.999], ABSENT)]
 
 
 def test_an_argument_that_names_another_class_drops_the_files_arguments(tmp_path: Path) -> None:

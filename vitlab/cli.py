@@ -26,7 +26,7 @@ from lightning.pytorch.loggers import Logger
 
 from vitlab import models
 from vitlab.callbacks import AtomicCheckpointIO, RandomState, RunProgress, RunRecord
-from vitlab.config import Config, conflicts, differences, flatten, load_yaml, pairs, short
+from vitlab.config import Config, changes, conflicts, flatten, load_yaml, pairs, short
 from vitlab.data import ImageDataModule
 from vitlab.errors import explain, nearest
 from vitlab.loggers import MetricsFile, UnbreakableWandbLogger, Wandb
@@ -265,7 +265,7 @@ class VitlabCLI(LightningCLI):
         trained = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("vitlab_config")
         if trained is None:
             return
-        changed = differences(trained["model"], self.resolved["model"])
+        changed = changes(trained["model"], self.resolved["model"])
         architecture = [d for d in changed if d[0].startswith("init_args.backbone")]
         if architecture:
             first = "\n".join(

@@ -1,6 +1,8 @@
 """Experiments as plain dictionaries: read YAML files and arguments, merge them, list what differs. Knows no torch."""
 
 from collections.abc import Sequence
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +91,30 @@ def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
     return [(k, left.get(k, ABSENT), right.get(k, ABSENT)) for k in keys if left.get(k, ABSENT) != right.get(k, ABSENT)]
 
 
+def changes(stored: Config, wanted: Config) -> list[tuple[str, Any, Any]]:
+    """List the differences, but for arguments that did not exist when `stored` was written and have their default."""
+    return [
+        (key, old, new)
+        for key, old, new in differences(stored, wanted)
+        if not (old == ABSENT and _is_default(wanted, key, new))
+    ]
+
+
 def conflicts(stored: Config, wanted: Config) -> list[tuple[str, Any, Any]]:
-    """List the differences between two starts of a run that make it another run."""
-    return [found for found in differences(stored, wanted) if not found[0].startswith(HARMLESS)]
+    """List the changes between two starts of a run that make it another run."""
+    return [found for found in changes(stored, wanted) if not found[0].startswith(HARMLESS)]
+
+
+def _is_default(config: Config, key: str, value: Any) -> bool:
+    *path, arguments, name = ["", *key.split(".")]
+    if arguments != "init_args":
+        return False
+    node = config
+    for part in path[1:]:
+        node = node[part]
+    module, _, made = node["class_path"].rpartition(".")
+    parameter = signature(getattr(import_module(module), made)).parameters.get(name)
+    return parameter is not None and parameter.default == (tuple(value) if isinstance(value, list) else value)
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
