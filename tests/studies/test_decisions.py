@@ -57,6 +57,17 @@ def test_equal_wall_clock_or_flops_are_fewer_epochs_for_the_dearer_variant(spend
     assert spend({"flops": 8.1e9}) == {"A": 9, "B": 3}
 
 
+def test_the_warm_up_keeps_its_share_of_the_epochs(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> None:
+    # The base trains 3 epochs, of which 0.6 warm up; a budget of 10 makes it 2.
+    warm = variant(0.9)
+    warm["model"]["init_args"]["schedule"] = {"class_path": "x.Cosine", "init_args": {"warmup_epochs": 0.6}}
+    study = read_study(write_study(budget={"images": 9000}, variants={"A": warm, "B": variant(0.8)}))
+    decided = spend_budget(study, first_runs(study, plan(study, workshop, tmp_path)), workshop.images, refuse, tmp_path)
+    chosen = plan(study, workshop, tmp_path, decided)[0].config
+    assert chosen["trainer"]["max_epochs"] == 10
+    assert chosen["model"]["init_args"]["schedule"]["init_args"] == {"warmup_epochs": pytest.approx(2)}
+
+
 def test_what_a_budget_buys_is_decided_once(spend: Callable[..., dict]) -> None:
     spend({"minutes": 3.75 / 60})
     assert spend({"minutes": 3.75 / 60}, refuse) == {"A": 10, "B": 5}

@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from vitlab.config import Config, merge
+from vitlab.config import Config, flatten, merge
 from vitlab.studies.budget import Epochs
 from vitlab.studies.cost import Cost
-from vitlab.studies.grid import Run, Study, plan_tuning, slug
+from vitlab.studies.grid import WARMUP, Run, Study, nest, plan_tuning, slug
 from vitlab.studies.progress import read_progress
 from vitlab.studies.runner import Outcome
 from vitlab.studies.workshop import Images, Workshop
@@ -50,7 +50,7 @@ class Choice(NamedTuple):
 def spend_budget(
     study: Study, drafts: Sequence[Run], images: Images, measure: Measure, folder: Path
 ) -> dict[str, Config]:
-    """Return the number of epochs of each variant, as overrides.
+    """Return the number of epochs of each variant, as overrides, with the schedule's warm-up in proportion.
 
     Args:
         drafts: A run of each variant, with any number of epochs.
@@ -75,7 +75,15 @@ def spend_budget(
             raise ValueError(f"{study.path}: {error}") from None
         known = {**asked, "epochs": epochs}
         _write(record, known)
-    return {variant: {"trainer": {"max_epochs": epochs}} for variant, epochs in known["epochs"].items()}
+    return {run.variant: _trained_for(run, known["epochs"][run.variant]) for run in drafts}
+
+
+def _trained_for(draft: Run, epochs: int) -> Config:
+    """Return the override for another number of epochs; the warm-up keeps its share of them."""
+    override: Config = {"trainer": {"max_epochs": epochs}}
+    flat = flatten(draft.config)
+    warmup, of = flat.get(WARMUP), flat.get("trainer.max_epochs")
+    return merge(override, nest(WARMUP, warmup * epochs / of)) if warmup and of else override
 
 
 def refuse_to_tune_on_test_images(study: Study, images: Images) -> None:

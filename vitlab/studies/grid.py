@@ -33,6 +33,7 @@ from vitlab.studies.workshop import Workshop
 KEYS = ("name", "base", "variants", "seeds", "budget", "may_differ", "tune", "target_accuracy", "jobs")
 REQUIRED = ("base", "variants", "seeds")
 TUNE_KEYS = ("key", "values", "seeds")
+WARMUP = "model.init_args.schedule.init_args.warmup_epochs"
 RESERVED_SLUGS = ("figures", "tuning", "wandb")  # lie beside the variants' folders
 
 
@@ -46,10 +47,7 @@ class Tuning:
 
     def override(self, value: Any) -> Config:
         """Return the configuration that sets the key."""
-        config = value
-        for part in reversed(self.key.split(".")):
-            config = {part: config}
-        return dict(config)
+        return nest(self.key, value)
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,8 @@ class Study:
     def allowed(self) -> list[str]:
         """The keys in which variants may differ: what is compared, and what is tuned or spent for each."""
         tuned = [self.tuning.key] if self.tuning else []
-        return [*self.may_differ, *tuned, *(["trainer.max_epochs"] if self.budget and self.budget.measured else [])]
+        spent = ["trainer.max_epochs", WARMUP] if self.budget is not None and self.budget.measured else []
+        return [*self.may_differ, *tuned, *spent]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +120,13 @@ class Difference(NamedTuple):
     key: str
     values: dict[str, Any]  # by variant
     declared: bool  # the study's `may_differ` allows it: it is what is compared
+
+
+def nest(key: str, value: Any) -> Config:
+    """Return the configuration that sets a dotted key, the inverse of `vitlab.config.flatten`."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
 
 
 def slug(name: str) -> str:

@@ -250,7 +250,8 @@ class StudyResults:
             if (comparison := statistics.compare(a.outcomes, b.outcomes)) is not None
         ]
         adjusted = statistics.holm([comparison.p for _, _, comparison in compared])
-        level = SIGNIFICANCE / max(1, len(compared))  # of Holm's first step: whoever passes it, passes
+        tests = sum(comparison.seeds > 1 for _, _, comparison in compared)
+        level = SIGNIFICANCE / max(1, tests)  # of Holm's first step: whoever passes it, passes
         return [
             Pair(a, b, comparison, p, outlook(comparison.cells, level) if comparison.seeds > 1 else None)
             for (a, b, comparison), p in zip(compared, adjusted, strict=True)

@@ -50,7 +50,8 @@ def outlooks(results: StudyResults) -> list[str]:
         if pair.better is results.ranking[0] and pair.outlook is not None and not pair.separable
     ]
     blind = [outlook.least_seeds for _, outlook in level if math.isinf(outlook.visible)]
-    several = f"{len(results.pairs)} pairs" if len(results.pairs) > 1 else "one pair"
+    tested = sum(pair.outlook is not None for pair in results.pairs)
+    several = f"{tested} pairs" if tested > 1 else "one pair"
     found = [
         f"With {several} to compare, fewer than {n}{SPACE}seeds prove nothing, however far apart." for n in blind[:1]
     ]
