@@ -70,6 +70,12 @@ imagenet/%: $(INSTALLED)
 
 $(STUDIES): %: $(INSTALLED)  # quickstart is one of them
 	$(RUN) -m vitlab compare --config experiments/studies/$@.yaml $(ARGS)
+	$(if $(AFTERWARDS),$(RUN) -m vitlab $(AFTERWARDS))
+
+# What follows such a study: its runs, of all seeds or of one, go on to another command.
+window_transfer: AFTERWARDS = transfer --config runs/window-transfer/*/seed-*/config.yaml --sizes 32 48 64 96 --epochs 2 --out runs/window-transfer/transfer
+window_transfer_digits: AFTERWARDS = transfer --config runs/window-transfer-digits/*/seed-*/config.yaml --sizes 16 24 32 --epochs 1 --lr 5e-4 --out runs/window-transfer-digits/transfer
+swin_ablation_digits: AFTERWARDS = visualize --config runs/swin-ablation-digits/*/seed-1/config.yaml --out runs/swin-ablation-digits/pictures
 
 STUDY ?= quickstart
 

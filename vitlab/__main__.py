@@ -12,6 +12,7 @@ COMMANDS = {
     "probe": "k-NN and linear-probe accuracy of a run's frozen features",
     "export": "a run's weights as safetensors, ONNX and torch.export, with a model card",
     "visualize": "draw what runs learned: attention, features, filters, positions",
+    "transfer": "test trained runs at other image sizes and windows, and fine-tune there",
     "compare": "run a study: variants × seeds, then a report",
     "benchmark": "cost of an experiment's model (--config), or our models beside timm's (model)",
 }

@@ -7,22 +7,26 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
 from vitlab.callbacks import write_text
 from vitlab.cli import VitlabCLI
-from vitlab.config import Config, gather, split
+from vitlab.config import Config, gather, merge, split
 from vitlab.data import ImageDataModule
 from vitlab.data.decoding import open_rgb
 from vitlab.data.image_folder import walk
 from vitlab.data.photos import Picture
 from vitlab.errors import explain, readable
 from vitlab.loggers import Wandb
+
+if TYPE_CHECKING:
+    from vitlab.evaluation.probe import Accuracy
 
 log = logging.getLogger("vitlab")
 
@@ -37,6 +41,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
         "export": export,
         "predict": predict,
         "visualize": visualize,
+        "transfer": transfer,
     }
     try:
         if command in commands:
@@ -319,6 +324,104 @@ def visualize(arguments: Sequence[str]) -> int:
             raise ValueError(f"{config} validates on other images than {options.config[0]}; give --images FOLDER.")
     print(write_page(subjects, *known[0], options.out))
     return 0
+
+
+def transfer(arguments: Sequence[str]) -> int:
+    """Test runs at other image sizes, windows in proportion: as they are and, if asked, after fine-tuning there."""
+    import pandas as pd
+
+    from vitlab.analysis.transfer import write_transfer
+    from vitlab.models import Backbone
+
+    parser = StudyParser(
+        "python -m vitlab transfer --config runs/…/config.yaml --sizes 48 64 --out FOLDER",
+        "Test trained runs at other image sizes, windows grown in proportion; the paper's table beside it. Other "
+        "arguments change the runs' configurations, e.g. --data.eval_batch_size 100.",
+    )
+    parser.add_argument("-c", "--config", nargs="+", action="extend", required=True, help="config.yaml of each run")
+    parser.add_argument("--sizes", nargs="+", type=int, required=True, help="sides of the images in px")
+    parser.add_argument("--epochs", type=int, default=0, help="fine-tune so long at each other size [not at all]")
+    parser.add_argument("--lr", type=float, help="of the fine-tuning [4 %% of the training's, as published]")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the tables, the figure and the tuned runs")
+    options, rest = parser.parse_known_args(arguments)
+    if options.epochs < 0 or min(options.sizes) < 1:
+        raise ValueError(f"--epochs {options.epochs}, --sizes {options.sizes}: give 0 or more, and sides from 1 px.")
+
+    trained: dict[tuple[str, int], tuple[VitlabCLI, Path]] = {}
+    for config in dict.fromkeys(options.config):
+        cli = build("test", ["--config", config, *rest], start=False)
+        checkpoint = cli.checkpoint()
+        if not isinstance(cli.model.backbone, Backbone) or not cli.model.backbone.num_classes or checkpoint is None:
+            raise ValueError(f"{config}: give a ViT, a DeiT or a Swin that was trained to tell classes apart.")
+        run = cli.directory.parent.name, cli.resolved["seed_everything"]
+        if run in trained:
+            raise ValueError(f"{config} is a second run called {run[0]}, seed {run[1]}; a table needs other names.")
+        trained[run] = cli, checkpoint
+        first = next(iter(trained.values()))[0]
+        if cli.datamodule.image_names("test") != first.datamodule.image_names("test"):
+            raise ValueError(f"{config} is tested on other images than {options.config[0]}; give runs of the same.")
+    rows = [
+        {"name": name, "seed": seed} | row
+        for (name, seed), (cli, checkpoint) in trained.items()
+        for row in transfer_run(cli, checkpoint, options.sizes, options.epochs, options.lr, options.out)
+    ]
+    print(write_transfer(pd.DataFrame(rows), options.out).read_text(encoding="utf-8"), end="")
+    return 0
+
+
+def transfer_run(
+    trained: VitlabCLI, checkpoint: Path, sizes: Sequence[int], epochs: int, lr: float | None, out: Path
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each image size, the run's own among them; `vitlab.analysis.transfer` says what is in a row."""
+    from vitlab.analysis.transfer import arguments_at, describe_window
+    from vitlab.evaluation.answers import classify
+    from vitlab.evaluation.probe import Accuracy
+    from vitlab.models.weights import load_weights
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    own, arguments = trained.datamodule.image_size, trained.resolved["model"]["init_args"]["backbone"]["init_args"]
+    for size in sorted({own, *sizes}):
+        backbone = {"init_args": arguments_at(size, trained.model.backbone, arguments)}
+        changes = {"model": {"init_args": {"backbone": backbone}}, "data": {"init_args": {"image_size": size}}}
+        resized = merge(trained.resolved, changes)
+        cli = VitlabCLI("test", resized, start=False)
+        load_weights(cli.model.backbone, checkpoint)
+        model, data = cli.model.backbone.to(device).eval(), cli.datamodule
+        row = {
+            "trained_at": own,
+            "image_size": size,
+            "window": describe_window(model),
+            "images": len(data.labels("test")),
+            **Accuracy.of(*classify(model, data.batches("test", device))).columns("direct"),
+        }
+        if epochs and size != own:
+            row |= fine_tune(resized, checkpoint, epochs, lr, out, size).columns("tuned")
+        yield row
+
+
+def fine_tune(config: Config, checkpoint: Path, epochs: int, lr: float | None, out: Path, size: int) -> "Accuracy":
+    """Train a configuration from a checkpoint, as an ordinary run in `out/<name>-<size>px/seed-<n>/`; test it."""
+    from vitlab.analysis.transfer import LR_SHARE, WARMUP_SHARE
+    from vitlab.evaluation.predictions import read_predictions
+    from vitlab.evaluation.probe import Accuracy
+
+    recipe = config["model"]["init_args"]
+    changes = {
+        "init_from": str(checkpoint),
+        "optimizer": {"init_args": {"lr": lr or LR_SHARE * recipe["optimizer"]["init_args"]["lr"]}},
+        "schedule": {"init_args": {"warmup_epochs": WARMUP_SHARE * epochs}},
+    }
+    run = {"root": str(out), "name": f"{config['run']['name']}-{size}px", "test": True}
+    with suppress(SystemExit):  # it is finished
+        VitlabCLI(
+            "fit", merge(config, {"model": {"init_args": changes}, "trainer": {"max_epochs": epochs}, "run": run})
+        )
+    directory = out / run["name"] / f"seed-{config['seed_everything']}"
+    said = read_predictions(directory / "predictions.parquet")
+    logits = (
+        said.logits if said.logits_ema is None else said.logits_ema
+    )  # as `direct`: of the average, where one is kept
+    return Accuracy.of(torch.from_numpy(logits.argmax(axis=1)), torch.from_numpy(said.labels))
 
 
 def pictures_in(folder: Path, most: int) -> dict[str, Picture]:

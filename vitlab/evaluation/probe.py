@@ -36,6 +36,10 @@ class Accuracy:
         low, high = binomtest(right, len(labels)).proportion_ci(method="wilson")
         return cls(right / len(labels), float(low), float(high))
 
+    def columns(self, name: str) -> dict[str, float]:
+        """Return a table's columns `name`, `name_low` and `name_high`."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
     def __str__(self) -> str:
         return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 

@@ -1,0 +1,136 @@
+"""Trained models at other image sizes: what their windows and biases become, and `transfer` on a run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from vitlab.analysis.transfer import arguments_at, markdown, over_seeds
+from vitlab.commands import run
+from vitlab.config import load_yaml
+from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
+from vitlab.models.swin_v2 import LinearSpacedBias, LogSpacedBias, TableBias
+from vitlab.models.weights import load_weights, save_weights
+from vitlab.models.windows import look_up, relative_coords, relative_position_index
+
+Write = Callable[..., Path]
+SWIN = {"patch_size": 2, "in_chans": 1, "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4}
+SWIN_V2 = {**SWIN, "pretrained_window_sizes": (0, 0, 0, 0)}
+VIT = {"patch_size": 4, "in_chans": 1, "embed_dim": 16, "depth": 2, "num_heads": 2}
+
+
+def test_windows_grow_with_the_image_and_the_trained_ones_stay_the_measure() -> None:
+    """32 px in patches of 2: maps of 16 and 8 tokens a side. The second stage's 8 was cut down from 9."""
+    arguments = {**SWIN_V2, "window_size": 9}
+    model = SwinTransformerV2(img_size=32, **arguments)
+    assert arguments_at(64, model, arguments) == {
+        "img_size": 64,
+        "window_size": [18, 18],
+        "pretrained_window_sizes": [9, 8],
+    }
+    assert arguments_at(64, model, {**arguments, "pretrained_window_sizes": (6, 0)})["pretrained_window_sizes"] == [
+        6,
+        8,
+    ]
+    assert arguments_at(64, SwinTransformer(img_size=32, **SWIN), SWIN) == {"img_size": 64, "window_size": [8, 8]}
+    assert arguments_at(64, VisionTransformer(img_size=32, **VIT), VIT) == {"img_size": 64}
+    with pytest.raises(ValueError, match="does not divide into patches of 2 px"):
+        arguments_at(33, model, arguments)
+
+
+@pytest.mark.parametrize("position_bias", [LinearSpacedBias, LogSpacedBias, TableBias])
+def test_only_a_continuous_bias_keeps_what_it_said_of_an_offset(position_bias: type, tmp_path: Path) -> None:
+    """The paper's section 3.3: offsets within the trained window keep their bias, those beyond are extrapolated."""
+    torch.manual_seed(0)
+    model = SwinTransformerV2(img_size=32, position_bias=position_bias, **SWIN_V2)
+    save_weights(model, tmp_path / "trained.safetensors")
+    arguments = {**SWIN_V2, "position_bias": position_bias}
+    larger = SwinTransformerV2(**arguments | arguments_at(64, model, arguments))
+    load_weights(larger, tmp_path / "trained.safetensors")
+    old, new = (by_offset(m.layers[0].blocks[0].attn.bias(), window) for m, window in ((model, 4), (larger, 8)))
+    same = [torch.allclose(bias, new[offset], atol=1e-6) for offset, bias in old.items()]
+    assert len(new) == 15**2
+    assert all(same) == (position_bias is not TableBias)
+
+
+def by_offset(bias: torch.Tensor, window: int) -> dict[tuple[float, ...], torch.Tensor]:
+    """Return the bias (h,) of each offset (rows, columns)."""
+    places = relative_coords((window, window))
+    index = relative_position_index((window, window))
+    offsets = look_up(places, index).flatten(1).T  # (N·N, 2)
+    return {tuple(o): b for o, b in zip(offsets.tolist(), bias.flatten(1).T, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments"), [(SwinTransformer(img_size=16, **SWIN), SWIN), (VisionTransformer(img_size=16, **VIT), VIT)]
+)
+def test_a_model_built_anew_is_the_trained_one_resized_in_place(model, arguments: dict, tmp_path: Path) -> None:
+    """`set_input_size` and loading weights resize by paths of their own."""
+    save_weights(model, tmp_path / "trained.safetensors")
+    larger = type(model)(**{**arguments, **arguments_at(24, model, arguments)})
+    load_weights(larger, tmp_path / "trained.safetensors")
+    model.set_input_size(24)
+    images = torch.randn(2, 1, 24, 24)
+    torch.testing.assert_close(larger.eval()(images), model.eval()(images))
+
+
+@pytest.mark.slow
+def test_a_run_is_tested_at_other_sizes_as_it_is_and_fine_tuned(tiny: Write, capsys: pytest.CaptureFixture) -> None:
+    backbone = {"class_path": "vitlab.models.SwinTransformerV2", "init_args": {**SWIN, "patch_size": 1}}
+    del backbone["init_args"]["in_chans"]
+    config = tiny({"model": {"init_args": {"backbone": backbone, "ema": {"decay": 0.9}}}}, "swin")
+    assert run("fit", ["--config", str(config)]) == 0
+    trained = "runs/swin/seed-0/config.yaml"
+    asked = ["--config", trained, "--sizes", "8", "12", "--epochs", "1", "--out", "out"]
+    assert run("transfer", [*asked, "--trainer.limit_train_batches", "2"]) == 0
+
+    table = pd.read_csv("out/transfer.csv", dtype={"window": str})
+    assert table[["name", "trained_at", "image_size", "window", "images"]].values.tolist() == [
+        ["swin", 8, 8, "4", 599],
+        ["swin", 8, 12, "6", 599],
+    ]
+    metrics = json.loads(Path("runs/swin/seed-0/summary.json").read_text())["metrics"]
+    assert table["direct"][0] == pytest.approx(metrics["test_ema/top1"], abs=1e-7)  # of the weights that are exported
+    assert table["tuned"].isna().tolist() == [True, False]
+    assert Path("out/transfer.png").is_file()
+    assert "| swin (4, 6) |" in Path("out/transfer.md").read_text()
+    assert "81.7 → 83.8" in capsys.readouterr().out  # log-spaced at 512 px
+
+    tuned = load_yaml("out/swin-12px/seed-0/config.yaml")
+    assert tuned["data"]["init_args"]["image_size"] == 12
+    assert tuned["model"]["init_args"]["optimizer"]["init_args"]["lr"] == pytest.approx(0.04 * 1e-3)
+    metrics = json.loads(Path("out/swin-12px/seed-0/summary.json").read_text())["metrics"]
+    assert table["tuned"][1] == pytest.approx(metrics["test_ema/top1"], abs=1e-7)
+
+
+def test_mistakes_are_named_before_anything_runs(tiny: Write, capsys: pytest.CaptureFixture) -> None:
+    short = ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--run.test", "false"]
+    assert run("fit", ["--config", str(tiny()), *short]) == 0
+    assert run("fit", ["--config", str(tiny()), *short, "--run.root", "other", "--data.split_seed", "1"]) == 0
+    config, other = "runs/tiny/seed-0/config.yaml", "other/tiny/seed-0/config.yaml"
+    capsys.readouterr()
+    for arguments, message in (
+        ([config, "--sizes", "8", "--epochs", "-1"], "--epochs -1"),
+        ([config, other, "--sizes", "8"], "a second run called tiny, seed 0"),
+        ([config, "--sizes", "10"], "does not divide into patches of 4 px"),
+        ([config, "--sizes", "8", "--ckpt_path", "none"], "trained to tell classes apart"),
+    ):
+        assert run("transfer", ["--config", *arguments, "--out", "out"]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_several_seeds_are_averaged_and_a_single_one_has_its_own_interval() -> None:
+    row = {"window": "", "images": 10, "tuned": float("nan")}
+    rows = [
+        {"name": "two", "seed": 1, "image_size": 8, "direct": 0.5, "direct_low": 0.1, "direct_high": 0.9},
+        {"name": "two", "seed": 2, "image_size": 8, "direct": 0.7, "direct_low": 0.3, "direct_high": 0.95},
+        {"name": "one", "seed": 1, "image_size": 8, "direct": 0.4, "direct_low": 0.2, "direct_high": 0.6},
+    ]
+    table = pd.DataFrame([row | r for r in rows]).assign(tuned_low=float("nan"), tuned_high=float("nan"))
+    found = over_seeds(table, "direct")[["mean", "low", "high"]]
+    assert found.loc[("two", 8)].tolist() == pytest.approx([0.6, 0.5, 0.7])
+    assert found.loc[("one", 8)].tolist() == pytest.approx([0.4, 0.2, 0.6])
+    assert "| two | 60.0 [50.0, 70.0] |" in markdown(table)

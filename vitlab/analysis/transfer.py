@@ -1,0 +1,177 @@
+"""A trained model at other image sizes, its windows grown in proportion: Swin v2's Table 1 in kind.
+
+Swin v2 (Liu et al. 2022, https://arxiv.org/abs/2111.09883) measures offsets in the window of the training, so that a
+larger one asks its continuous bias for offsets beyond those trained on; a table of biases is interpolated. A ViT's
+positions are interpolated too.
+"""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vitlab.analysis.canvas import COLOURS, new_figure, styled, write_png
+from vitlab.models import Backbone, SwinTransformerV2
+from vitlab.models.hierarchy import HierarchicalBackbone
+from vitlab.models.windows import clamp_window, stage_maps
+
+# Swin-T, trained on ImageNet-1k at 256 px with windows of 8, then as it is and after 30 epochs at the larger size.
+PUBLISHED_AT = (256, 384, 512, 640, 768)
+PUBLISHED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # top-1 in per cent
+    "parametrised": ((81.7, 79.4, 77.2, 73.2, 68.7), (82.7, 83.0, 83.2, 83.2)),
+    "linear": ((81.7, 82.0, 81.2, 79.8, 77.6), (82.9, 83.3, 83.6, 83.7)),
+    "log": ((81.8, 82.4, 81.7, 80.4, 79.1), (83.2, 83.8, 84.0, 84.2)),
+}
+SOURCE = "Liu et al. 2022, Table 1: Swin-T on ImageNet-1k, trained at 256 px with windows of 8"
+
+TUNED = ["tuned", "tuned_low", "tuned_high"]
+LR_SHARE = 0.04  # of the training's rate, for fine-tuning at another size: the paper's 4e-5 after 1e-3
+WARMUP_SHARE = 1 / 6  # of the epochs: the official configurations' 5 of 30
+
+
+def arguments_at(image_size: int, model: Backbone, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a backbone's arguments must become for images of another size.
+
+    Args:
+        model: as trained.
+        arguments: those that it was built with.
+
+    Raises:
+        ValueError: the size does not divide into the patches of a Swin.
+    """
+    changes: dict[str, Any] = {"img_size": image_size}
+    if isinstance(model, HierarchicalBackbone):
+        resized = copy.deepcopy(model)
+        resized.set_input_size(image_size)
+        windows = resized.windows
+        same = len(set(windows)) == 1
+        changes["window_size"] = list(windows[0]) if same else [height for height, _ in windows]
+    if isinstance(model, SwinTransformerV2):
+        # Without these the new window would be the measure of offsets, and nothing be extrapolated. A run that began
+        # from another window keeps what it was trained with.
+        given = arguments["pretrained_window_sizes"]
+        changes["pretrained_window_sizes"] = [
+            side or height for side, (height, _) in zip(given, clamped_windows(model), strict=False)
+        ]
+    return changes
+
+
+def clamped_windows(model: HierarchicalBackbone) -> list[tuple[int, int]]:
+    """Return each stage's window (height, width), cut down to the stage's map."""
+    maps = stage_maps(model.patch_embed.grid_size, len(model.windows))
+    return [clamp_window(size, window)[0] for size, window in zip(maps, model.windows, strict=True)]
+
+
+def describe_window(model: Backbone) -> str:
+    """Return the side of the first stage's window, or height × width; nothing for a ViT."""
+    if not isinstance(model, HierarchicalBackbone):
+        return ""
+    return "×".join(map(str, dict.fromkeys(clamped_windows(model)[0])))
+
+
+def write_transfer(table: pd.DataFrame, out: Path) -> Path:
+    """Write `transfer.csv`, `transfer.png` and `transfer.md`, whose path is returned.
+
+    Args:
+        table: a row a run and size: `name` and `seed` of the run, `trained_at` and `image_size` in px, `window`, test
+            `images`, and the accuracies `direct` and, where there was fine-tuning, `tuned` from 0 to 1 with their
+            intervals, `direct_low`, `direct_high`, `tuned_low`, `tuned_high`.
+    """
+    table = table.reindex(columns=[*table.columns.drop(TUNED, errors="ignore"), *TUNED])
+    out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(out / "transfer.csv", index=False)
+    write_png(draw_transfer(table), out / "transfer.png")
+    (out / "transfer.md").write_text(markdown(table), encoding="utf-8")
+    return out / "transfer.md"
+
+
+def over_seeds(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Return `mean`, `low` and `high` of an accuracy by (name, size): over seeds, or a single run's own interval."""
+    groups = table.dropna(subset=kind).groupby(["name", "image_size"], sort=False)
+    found = groups.agg(mean=(kind, "mean"), low=(kind, "min"), high=(kind, "max"), seeds=(kind, "size"))
+    single = groups.agg(low=(f"{kind}_low", "first"), high=(f"{kind}_high", "first"))[found["seeds"] == 1]
+    found.update(single)
+    return found
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return the measured table and the published one, in the paper's form: direct → after fine-tuning."""
+    sizes = sorted(table["image_size"].unique())
+    direct, tuned = over_seeds(table, "direct"), over_seeds(table, "tuned")
+    rows = []
+    for name, runs in table.groupby("name", sort=False):
+        cells = []
+        for key in ((name, size) for size in sizes):
+            as_is = direct.loc[key] * 100 if key in direct.index else None
+            cell = "" if as_is is None else f"{as_is['mean']:.1f} [{as_is['low']:.1f}, {as_is['high']:.1f}]"
+            cells.append(cell + (f" → {100 * tuned.loc[key, 'mean']:.1f}" if key in tuned.index else ""))
+        windows = runs.drop_duplicates("image_size").sort_values("image_size")["window"]
+        rows.append([f"{name} ({', '.join(windows)})" if all(windows) else str(name), *cells])
+    seeds, images = table["seed"].nunique(), int(table["images"].iloc[0])
+    spread = f"mean of {seeds} seeds [lowest, highest]" if seeds > 1 else "[95 % interval of Wilson]"
+    published = [
+        [
+            name,
+            f"{first[0]}",
+            *(f"{as_is} → {after}" for as_is, after in zip(first[1:], then, strict=True)),
+        ]
+        for name, (first, then) in PUBLISHED.items()
+    ]
+    return "\n".join(
+        [
+            "# Trained at one size, tested at others",
+            "",
+            f"Top-1 in % on {images:,} test images, {spread}: as trained, windows grown with the images, "
+            "→ after fine-tuning there, where that was asked for. In brackets the windows of the first stage.",
+            "",
+            *_rows(["", *(f"{size} px" for size in sizes)], rows),
+            "",
+            f"Published ({SOURCE}):",
+            "",
+            *_rows(["position bias", *(f"{size} px" for size in PUBLISHED_AT)], published),
+            "",
+        ]
+    )
+
+
+def _rows(head: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+@styled
+def draw_transfer(table: pd.DataFrame) -> Figure:
+    """Draw accuracy against image size, direct and after fine-tuning, with the published curves beside them."""
+    names = list(dict.fromkeys([*table["name"], *PUBLISHED]))
+    colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
+    figure = new_figure(9.6, 4.0)
+    ours, theirs = figure.subplots(1, 2)
+    for kind, line in (("direct", "o-"), ("tuned", "s--")):
+        for name, curve in over_seeds(table, kind).groupby("name", sort=False):
+            curve = 100 * curve.droplevel("name").sort_index()
+            ours.plot(curve.index, curve["mean"], line, color=colours[str(name)], label=_label(str(name), kind))
+            ours.fill_between(
+                curve.index, curve["low"], curve["high"], color=colours[str(name)], alpha=0.15, linewidth=0
+            )
+    for name, (direct, tuned) in PUBLISHED.items():
+        theirs.plot(PUBLISHED_AT, direct, "o-", color=colours[name], label=_label(name, "direct"))
+        theirs.plot(PUBLISHED_AT[1:], tuned, "s--", color=colours[name], label=_label(name, "tuned"))
+    _finish(ours, "measured", sorted(table["image_size"].unique()))
+    _finish(theirs, "published (Swin v2, Table 1)", PUBLISHED_AT)
+    ours.set_ylabel("test accuracy, %")
+    return figure
+
+
+def _label(name: str, kind: str) -> str:
+    return name if kind == "direct" else f"{name}, fine-tuned"
+
+
+def _finish(axes: Axes, title: str, sizes: Any) -> None:
+    axes.set(title=title, xlabel="image size, px", xticks=sizes)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(fontsize=8)

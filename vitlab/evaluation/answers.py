@@ -1,0 +1,22 @@
+"""What a model says about the images of a split, without a trainer."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from vitlab.models import ImageModel
+
+
+@torch.inference_mode()
+def classify(model: ImageModel, batches: Iterable[tuple[list[Tensor], Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return the likeliest class of each image and its label, both (N,) and in the order of the batches.
+
+    Args:
+        model: in eval mode.
+        batches: (views, labels) on the model's device, one view each.
+    """
+    with model.biases_kept():
+        answers = [(model(images).argmax(dim=1).cpu(), labels.cpu()) for (images,), labels in batches]
+    predicted, labels = (torch.cat(parts) for parts in zip(*answers, strict=True))
+    return predicted, labels
