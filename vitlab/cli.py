@@ -342,7 +342,8 @@ class VitlabCLI(LightningCLI):
             (results,) = self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
             metrics |= results
         self.record.finish(self.trainer, self.model, metrics)
-        log.info("%s", _table({k: v for k, v in metrics.items() if k.startswith(("val", "test"))}))
+        shown = ("val", "test") if self.model.monitor else ("val", "train")
+        log.info("%s", _table({k: v for k, v in metrics.items() if k.startswith(shown)}))
         log.info("%s: done in %.0f s of training", self.directory, self.record.seconds)
 
     def evaluate(self) -> None:
