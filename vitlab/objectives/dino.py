@@ -27,7 +27,8 @@ from vitlab.optim import Optimizer, Schedule, cosine
 class DINO(SelfDistillation):
     """Pre-train any backbone on crops of two sizes, without labels.
 
-    A Swin keeps on small crops the windows of its `img_size`; maps that these do not fill are padded with zeros.
+    A Swin keeps on small crops the windows of its `img_size`; maps that these do not fill are padded with zeros. The
+    centre moves with each batch, the teacher with each optimiser step, where several batches make one.
 
     The defaults are the released code's, its 100-epoch recipe. Weight decay there rises along a cosine from 0.04 to
     0.4: `weight_decay` and `weight_decay_end` of the optimiser.

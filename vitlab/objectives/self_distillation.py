@@ -69,6 +69,7 @@ class SelfDistillation(Objective, ABC):
         self.head = head
         self.teacher = WeightAverage(self.student)
         self.num_outputs, self.clip_grad = num_outputs, clip_grad
+        self.told: str | None = None
 
     @property
     def student(self) -> nn.Sequential:
@@ -112,13 +113,14 @@ class SelfDistillation(Objective, ABC):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Name a collapse in the log, once the first tenth of the run is over: every run begins at ln K."""
+        """Name a collapse in the log when it begins, but in the first tenth of a run: all of them begin at ln K."""
         seen = self.trainer.callback_metrics
         if self.progress < 0.1 or "train/kl" not in seen or not self.trainer.is_global_zero:
             return
         finding = collapse(float(seen["train/entropy"]), float(seen["train/kl"]), self.num_outputs)
-        if finding:
+        if finding and finding != self.told:
             log.warning("%s\n%s", finding, REMEDIES)
+        self.told = finding
 
 
 def collapse(entropy: float, kl: float, num_outputs: int) -> str | None:
@@ -127,7 +129,7 @@ def collapse(entropy: float, kl: float, num_outputs: int) -> str | None:
     if entropy + kl > 0.99 * most:
         return f"Collapse? The loss is stuck at ln {num_outputs} = {most:.2f}: all outputs are as likely for any image."
     if kl < 0.001 * most:
-        return f"Collapse? KL {kl:.1g}: student and teacher agree on every view, as they do if no image matters."
+        return "Collapse? KL is 0: student and teacher agree on every view, as they do where no image matters."
     return None
 
 
