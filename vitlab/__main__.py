@@ -13,6 +13,7 @@ COMMANDS = {
     "export": "a run's weights as safetensors, ONNX and torch.export, with a model card",
     "visualize": "draw what runs learned: attention, features, filters, positions",
     "transfer": "test trained runs at other image sizes and windows, and fine-tune there",
+    "robustness": "test a study's models on spoilt images: noise, blur, low resolution, occlusion …",
     "compare": "run a study: variants × seeds, then a report",
     "benchmark": "cost of an experiment's model (--config), or our models beside timm's (model)",
 }

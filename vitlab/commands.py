@@ -42,6 +42,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
         "predict": predict,
         "visualize": visualize,
         "transfer": transfer,
+        "robustness": robustness,
     }
     try:
         if command in commands:
@@ -411,17 +412,61 @@ def fine_tune(config: Config, checkpoint: Path, epochs: int, lr: float | None, o
         "optimizer": {"init_args": {"lr": lr or LR_SHARE * recipe["optimizer"]["init_args"]["lr"]}},
         "schedule": {"init_args": {"warmup_epochs": WARMUP_SHARE * epochs}},
     }
-    run = {"root": str(out), "name": f"{config['run']['name']}-{size}px", "test": True}
+    name = f"{config['run']['name']}-{size}px"
+    run = {"root": str(out), "name": name, "test": True}
     with suppress(SystemExit):  # it is finished
         VitlabCLI(
             "fit", merge(config, {"model": {"init_args": changes}, "trainer": {"max_epochs": epochs}, "run": run})
         )
-    directory = out / run["name"] / f"seed-{config['seed_everything']}"
+    directory = out / name / f"seed-{config['seed_everything']}"
     said = read_predictions(directory / "predictions.parquet")
     logits = (
         said.logits if said.logits_ema is None else said.logits_ema
     )  # as `direct`: of the average, where one is kept
     return Accuracy.of(torch.from_numpy(logits.argmax(axis=1)), torch.from_numpy(said.labels))
+
+
+def robustness(arguments: Sequence[str]) -> int:
+    """Test all models of a study on spoilt images: curves of accuracy against strength, and a page with them."""
+    import pandas as pd
+
+    from vitlab.data.corruptions import CORRUPTIONS, corrupted
+    from vitlab.evaluation.answers import classify
+    from vitlab.studies.robustness import CLEAN, finished_runs, write_robustness
+
+    parser = StudyParser(
+        "python -m vitlab robustness --study runs/…",
+        "Test a study's models under noise, blur, low contrast, JPEG, low resolution and occlusion, ever stronger.",
+    )
+    parser.add_argument(
+        "--study", type=Path, required=True, help="folder of a study that was run, like runs/quickstart"
+    )
+    parser.add_argument("--out", type=Path, help="folder of the page, figure and table [robustness/ in the study's]")
+    options = parser.parse_args(arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    runs, left_out = finished_runs(options.study)
+    for reason in left_out:
+        log.warning("Left out: %s", reason)
+    rows = []
+    for number, run in enumerate(runs, start=1):
+        log.info("%s, seed %d (%d of %d)", run.variant, run.seed, number, len(runs))
+        config = ["--config", str(run.directory / "config.yaml"), "--run.root", str(options.study)]
+        cli, _ = restore(config)
+        model, data = cli.model.backbone.to(device).eval(), cli.datamodule  # the weights that the study ranks
+        tested = {(CLEAN, 0.0): data.batches("test", device)} | {
+            (c.name, strength): corrupted(data.batches("test", device), c, strength, data.mean, data.std)
+            for c in CORRUPTIONS
+            for strength in c.strengths
+        }
+        for (name, strength), batches in tested.items():
+            predicted, labels = classify(model, batches)
+            top1 = float((predicted == labels).double().mean())
+            found = {"corruption": name, "strength": strength, "images": len(labels), "top1": top1}
+            rows.append({"variant": run.variant, "seed": run.seed} | found)
+    measures = {c.name: c.measure for c in CORRUPTIONS}
+    out = options.out or options.study / "robustness"
+    print(write_robustness(pd.DataFrame(rows), measures, left_out, options.study, out))
+    return 0
 
 
 def pictures_in(folder: Path, most: int) -> dict[str, Picture]:

@@ -35,6 +35,8 @@ class Stream(IntEnum):
     SPLIT = 7
     PHOTO = 8
     VIEW = 9
+    NOISE = 10
+    OCCLUSION = 11
 
 
 def _signed(value: int) -> int:

@@ -34,7 +34,7 @@ KEYS = ("name", "base", "variants", "seeds", "budget", "may_differ", "tune", "ta
 REQUIRED = ("base", "variants", "seeds")
 TUNE_KEYS = ("key", "values", "seeds")
 WARMUP = "model.init_args.schedule.init_args.warmup_epochs"
-RESERVED_SLUGS = ("figures", "tuning", "wandb")  # lie beside the variants' folders
+RESERVED_SLUGS = ("figures", "robustness", "transfer", "tuning", "wandb")  # lie beside the variants' folders
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,122 @@
+"""Common corruptions of growing strength, resolution shift and occlusion, on batches of images on their device.
+
+Noise, blur, contrast and JPEG are ImageNet-C's (Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261;
+strengths of the released make_imagenet_c.py), but that the blur's σ is a share of the image's side, so that small
+images are blurred alike. Resolution goes down as far as in its "pixelate" and comes back, both bicubic, not by boxes.
+Occlusion is PatchDrop (Naseer et al. 2021, https://arxiv.org/abs/2105.10497) on a grid that depends on no model's
+patches.
+
+Letters: B images, C channels, H rows, W columns, S side.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur  # type: ignore[import-untyped]
+
+from vitlab.data.draws import Draws, Stream
+
+GRID = 8  # squares a side, of those that are occluded
+
+Images = Float[Tensor, "B C H W"]
+"""Values from 0 to 1."""
+
+
+class Corruption(NamedTuple):
+    """A way to spoil images, at five strengths of which the last spoils most."""
+
+    name: str
+    measure: str
+    """What the strengths are."""
+    strengths: tuple[float, ...]
+    apply: Callable[[Images, float, Draws], Images]
+
+
+def noise(images: Images, sigma: float, draws: Draws) -> Images:
+    """Add N(0, σ²) to each value; the same draw of an image at every σ."""
+    normal = draws.normal(Stream.NOISE, images[0].numel()).view(images.shape)
+    return (images + sigma * normal).clamp(0, 1)
+
+
+def blur(images: Images, sigma: float, draws: Draws) -> Images:
+    """Blur by a Gaussian whose σ is a share of the width."""
+    sigma *= images.shape[-1]
+    reach = min(math.ceil(4 * sigma), min(images.shape[-2:]) - 1)  # reflected at the border, so within the image
+    return gaussian_blur(images, [2 * reach + 1] * 2, [sigma] * 2)
+
+
+def contrast(images: Images, share: float, draws: Draws) -> Images:
+    """Keep so much of the difference from each channel's mean."""
+    mean = images.mean(dim=(2, 3), keepdim=True)
+    return mean + share * (images - mean)
+
+
+def jpeg(images: Images, quality: float, draws: Draws) -> Images:
+    """Compress and decompress, by Pillow."""
+    pixels = (255 * images).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    files = []
+    for image in pixels:
+        file = io.BytesIO()
+        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(file, "JPEG", quality=int(quality))
+        files.append(np.asarray(Image.open(file)).reshape(image.shape))
+    return torch.from_numpy(np.stack(files)).permute(0, 3, 1, 2).to(images.device) / 255
+
+
+def resolution(images: Images, share: float, draws: Draws) -> Images:
+    """Reduce both sides to this share and enlarge them again."""
+    size = images.shape[-2:]
+    small = [max(1, round(share * side)) for side in size]
+    reduced = F.interpolate(images, small, mode="bicubic", antialias=True)
+    return F.interpolate(reduced, size, mode="bicubic").clamp(0, 1)
+
+
+def occlude(images: Images, share: float, draws: Draws) -> Images:
+    """Fill this share of a grid's squares with the image's mean colour; what is hidden stays so as the share grows."""
+    hidden = occlusion(share, draws).float()
+    hidden = F.interpolate(hidden, images.shape[-2:], mode="nearest").bool()  # (B, 1, H, W)
+    return torch.where(hidden, images.mean(dim=(2, 3), keepdim=True), images)
+
+
+def occlusion(share: float, draws: Draws) -> Bool[Tensor, "B 1 S S"]:
+    """Return which squares of the grid are hidden: of each image equally many."""
+    rank = draws.uniform(Stream.OCCLUSION, GRID**2).argsort(dim=1).argsort(dim=1)
+    return (rank < round(share * GRID**2)).view(-1, 1, GRID, GRID)
+
+
+CORRUPTIONS = (
+    Corruption("noise", "σ of the noise", (0.08, 0.12, 0.18, 0.26, 0.38), noise),
+    Corruption("blur", "σ of the blur, share of the side", tuple(px / 224 for px in (1, 2, 3, 4, 6)), blur),
+    Corruption("contrast", "contrast kept", (0.4, 0.3, 0.2, 0.1, 0.05), contrast),
+    Corruption("JPEG", "quality", (25, 18, 15, 10, 7), jpeg),
+    Corruption("resolution", "resolution kept", (0.6, 0.5, 0.4, 0.3, 0.25), resolution),
+    Corruption("occlusion", "squares hidden", (0.1, 0.3, 0.5, 0.7, 0.9), occlude),
+)
+
+
+def corrupted(
+    batches: Iterable[tuple[list[Tensor], Tensor]],
+    corruption: Corruption,
+    strength: float,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Spoil evaluation batches of normalised images; an image's draws depend on its place in the split alone.
+
+    Args:
+        mean, std: of the normalisation, which is undone before and done again after.
+    """
+    first = 0
+    for (images,), labels in batches:
+        shift, scale = (torch.tensor(x, device=images.device).view(-1, 1, 1) for x in (mean, std))
+        indices = first + torch.arange(len(images), device=images.device)
+        plain = (images * scale + shift).clamp(0, 1)
+        yield [(corruption.apply(plain, strength, Draws(0, 0, indices)) - shift) / scale], labels
+        first += len(images)
