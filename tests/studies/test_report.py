@@ -78,6 +78,9 @@ def test_the_page_loads_nothing_from_elsewhere(study: str, request: pytest.Fixtu
     # Every reference stays in the page and finds its target, once.
     assert all(reference.startswith("#") and reference[1:] in page.ids for reference in page.references)
     assert max(Counter(page.ids).values()) == 1
+    assert max(Counter(re.findall(r'role="region" aria-label="(.*?)"', html)).values()) == 1
+    for tag in ("details", "section", "table", "div", "ul", "figure"):
+        assert len(re.findall(f"<{tag}[ >]", html)) == html.count(f"</{tag}>"), tag
     assert not re.search(r"https?://(?!www\.w3\.org/)", html)  # names of XML vocabularies, never fetched
 
 
