@@ -22,7 +22,7 @@ def test_without_a_key_the_report_is_logged_offline(study: StudyResults, digits:
     write_report(study, digits, tmp_path)
     told = write_dashboard(study, digits, tmp_path, online=False)
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
-    assert told == f"Offline; to upload: wandb sync {run}"
+    assert told == f"offline; to upload it: wandb sync {run}"
     media = run / "files" / "media"
     (pairs,) = (media / "table").glob("pairs_*.json")
     table = json.loads(pairs.read_text())

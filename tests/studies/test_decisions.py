@@ -67,6 +67,13 @@ def test_the_warm_up_keeps_its_share_of_the_epochs(write_study: Write, workshop:
     assert chosen["trainer"]["max_epochs"] == 10
     assert chosen["model"]["init_args"]["schedule"]["init_args"] == {"warmup_epochs": pytest.approx(2)}
 
+    endless = {**warm, "trainer": {"max_epochs": None}}
+    study = read_study(write_study(budget={"images": 9000}, variants={"A": endless, "B": variant(0.8)}))
+    with pytest.raises(
+        ValueError, match=r"study\.yaml: budget: .*warmup_epochs is 0\.6 of an unknown number of epochs"
+    ):
+        spend_budget(study, first_runs(study, plan(study, workshop, tmp_path)), workshop.images, refuse, tmp_path)
+
 
 def test_what_a_budget_buys_is_decided_once(spend: Callable[..., dict]) -> None:
     spend({"minutes": 3.75 / 60})

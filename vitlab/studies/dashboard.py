@@ -47,9 +47,9 @@ def write_dashboard(results: StudyResults, images: Images, folder: Path, online:
         run.log({"report": wandb.Html((folder / "report.html").read_text(encoding="utf-8"), inject=False)})
         run.summary.update({f"accuracy/{r.variant}": r.accuracy.mean for r in results.ranking})
         run.summary["verdict"] = verdict(results)
-        files, url, entity = Path(run.dir).parent, run.url, run.entity
-    if not online:
-        return f"Offline; to upload: wandb sync {files}"
+        if not online:
+            return f"offline; to upload it: wandb sync {Path(run.dir).parent}"
+        url, entity = run.url, run.entity
     workspace(results, Place(place.project, entity)).save()
     return str(url)
 

@@ -57,7 +57,8 @@ def spend_budget(
         measure: Measures costs of runs; called only where the budget asks for it.
 
     Raises:
-        ValueError: the budget does not last for half an epoch, or a cost that it asks for could not be measured.
+        ValueError: the budget does not last for half an epoch, a cost that it asks for could not be measured, or the
+            schedule's warm-up has no share to keep because the base does not say of how many epochs it is.
     """
     if study.budget is None or isinstance(study.budget, Epochs):
         return {}
@@ -75,15 +76,22 @@ def spend_budget(
             raise ValueError(f"{study.path}: {error}") from None
         known = {**asked, "epochs": epochs}
         _write(record, known)
-    return {run.variant: _trained_for(run, known["epochs"][run.variant]) for run in drafts}
+    return {run.variant: _trained_for(study, run, known["epochs"][run.variant]) for run in drafts}
 
 
-def _trained_for(draft: Run, epochs: int) -> Config:
+def _trained_for(study: Study, draft: Run, epochs: int) -> Config:
     """Return the override for another number of epochs; the warm-up keeps its share of them."""
     override: Config = {"trainer": {"max_epochs": epochs}}
     flat = flatten(draft.config)
     warmup, of = flat.get(WARMUP), flat.get("trainer.max_epochs")
-    return merge(override, nest(WARMUP, warmup * epochs / of)) if warmup and of else override
+    if not warmup:
+        return override
+    if of is None:
+        raise ValueError(
+            f"{study.path}: budget: {WARMUP} is {warmup} of an unknown number of epochs, so a budget cannot keep its share.\n"
+            "Give the base the trainer.max_epochs that its schedule is meant for."
+        )
+    return merge(override, nest(WARMUP, warmup * epochs / of))
 
 
 def refuse_to_tune_on_test_images(study: Study, images: Images) -> None:
