@@ -12,7 +12,7 @@ from tests.conftest import EXPERIMENTS
 from vitlab.commands import run
 from vitlab.config import load_yaml
 from vitlab.objectives import Teacher
-from vitlab.studies.grid import read_study
+from vitlab.studies.grid import read_study, slug
 
 FILES = sorted(EXPERIMENTS.glob("*.yaml"))
 STUDIES = sorted((EXPERIMENTS / "studies").glob("*.yaml"))
@@ -88,6 +88,22 @@ def test_make_trains_first_what_an_experiment_starts_from(path: Path, tmp_path: 
     commands = [line for line in told.splitlines() if "--config " in line]
     expected = [*(f"{Path(origin).parent.name}.yaml" for origin in origins(path)), path.name]
     assert [Path(line.split("--config ")[1].split()[0]).name for line in commands] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [("window_transfer", "transfer"), ("window_transfer_digits", "transfer"), ("swin_ablation_digits", "visualize")],
+)
+def test_make_hands_the_runs_of_a_study_on(name: str, command: str) -> None:
+    """The runs lie where the study's name puts them, and the last command takes them from there."""
+    place = f"runs/{slug(read_study(EXPERIMENTS / 'studies' / f'{name}.yaml').name)}"
+    told = subprocess.run(
+        ["make", "--dry-run", name], cwd=EXPERIMENTS.parent, capture_output=True, text=True, check=True
+    )
+    study, then = [line for line in told.stdout.splitlines() if "-m vitlab" in line]
+    assert f"compare --config experiments/studies/{name}.yaml" in study
+    assert f"{command} --config {place}/*/seed-" in then
+    assert f"--out {place}/" in then
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

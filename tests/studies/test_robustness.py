@@ -62,11 +62,15 @@ def test_who_does_not_look_is_not_affected() -> None:
 def test_the_summary_averages_strengths_within_a_seed_and_takes_its_interval_over_seeds() -> None:
     accuracies = {1: (0.9, 0.5), 2: (0.8, 0.4), 3: (0.7, 0.6)}
     rows = [
-        {"variant": "a", "corruption": "noise", "seed": seed, "top1": top1, "images": 1000}
+        {"variant": variant, "corruption": name, "seed": seed, "top1": share * top1, "images": 1000}
+        for variant, name, share in (("b", "noise", 0.5), ("b", "blur", 0.1), ("a", "noise", 1.0), ("a", "blur", 0.9))
         for seed, values in accuracies.items()
         for top1 in values
     ]
-    (interval,) = summary(pd.DataFrame(rows), ["noise"])["a"]
+    found = summary(pd.DataFrame(rows), ["noise", "blur"])
+    assert list(found) == ["b", "a"]  # as given
+    assert [interval.mean for interval in found["b"]] == pytest.approx([0.325, 0.065])
+    interval = found["a"][0]
     means = np.array([0.7, 0.6, 0.65])
     half = 4.302653 * means.std(ddof=1) / 3**0.5  # Student's t with two degrees of freedom, 97.5 %
     assert interval == pytest.approx((0.65, 0.65 - half, 0.65 + half))

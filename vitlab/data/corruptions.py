@@ -47,8 +47,8 @@ def noise(images: Images, sigma: float, draws: Draws) -> Images:
 
 
 def blur(images: Images, sigma: float, draws: Draws) -> Images:
-    """Blur by a Gaussian whose σ is a share of the width."""
-    sigma *= images.shape[-1]
+    """Blur by a Gaussian of so many pixels where the image is 224 wide, and of as large a share of any other width."""
+    sigma *= images.shape[-1] / 224
     reach = min(math.ceil(4 * sigma), min(images.shape[-2:]) - 1)  # reflected at the border, so within the image
     return gaussian_blur(images, [2 * reach + 1] * 2, [sigma] * 2)
 
@@ -93,7 +93,7 @@ def occlusion(share: float, draws: Draws) -> Bool[Tensor, "B 1 S S"]:
 
 CORRUPTIONS = (
     Corruption("noise", "σ of the noise", (0.08, 0.12, 0.18, 0.26, 0.38), noise),
-    Corruption("blur", "σ of the blur, share of the side", tuple(px / 224 for px in (1, 2, 3, 4, 6)), blur),
+    Corruption("blur", "σ of the blur, px of 224", (1, 2, 3, 4, 6), blur),
     Corruption("contrast", "contrast kept", (0.4, 0.3, 0.2, 0.1, 0.05), contrast),
     Corruption("JPEG", "quality", (25, 18, 15, 10, 7), jpeg),
     Corruption("resolution", "resolution kept", (0.6, 0.5, 0.4, 0.3, 0.25), resolution),

@@ -95,10 +95,10 @@ def write_robustness(
 
 def summary(table: pd.DataFrame, corruptions: Sequence[str]) -> dict[str, list[Interval]]:
     """Return by variant, for each corruption, the accuracy averaged over strengths, with its interval over seeds."""
-    by_run = table.groupby(["variant", "corruption", "seed"], sort=False)["top1"].mean()
+    by_run = table.groupby(["variant", "corruption", "seed"])["top1"].mean()
     step = 1 / float(table["images"].iloc[0])
     return {
-        variant: [t_interval(by_run.loc[variant, name].to_numpy(), step).within(0, 1) for name in corruptions]
+        variant: [t_interval(by_run[variant, name].to_numpy(), step).within(0, 1) for name in corruptions]
         for variant in table["variant"].unique()
     }
 
