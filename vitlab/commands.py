@@ -24,6 +24,7 @@ from vitlab.data.image_folder import walk
 from vitlab.data.photos import Picture
 from vitlab.errors import explain, readable
 from vitlab.loggers import Wandb
+from vitlab.memory import hold_freed_memory
 
 if TYPE_CHECKING:
     from vitlab.evaluation.probe import Accuracy
@@ -34,6 +35,7 @@ log = logging.getLogger("vitlab")
 def run(command: str, arguments: Sequence[str]) -> int:
     """Run one command and return its exit status."""
     quiet()
+    hold_freed_memory()
     commands = {
         "compare": compare,
         "benchmark": benchmark,
