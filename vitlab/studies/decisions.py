@@ -88,7 +88,8 @@ def _trained_for(study: Study, draft: Run, epochs: int) -> Config:
         return override
     if of is None:
         raise ValueError(
-            f"{study.path}: budget: {WARMUP} is {warmup} of an unknown number of epochs, so a budget cannot keep its share.\n"
+            f"{study.path}: budget: {WARMUP} is {warmup} of an unknown number of epochs,\n"
+            "so a budget cannot keep its share. "
             "Give the base the trainer.max_epochs that its schedule is meant for."
         )
     return merge(override, nest(WARMUP, warmup * epochs / of))
