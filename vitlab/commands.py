@@ -409,22 +409,22 @@ def fine_tune(config: Config, checkpoint: Path, epochs: int, lr: float | None, o
     from vitlab.evaluation.probe import Accuracy
 
     recipe = config["model"]["init_args"]
-    changes = {
+    arguments = {
         "init_from": str(checkpoint),
         "optimizer": {"init_args": {"lr": lr or LR_SHARE * recipe["optimizer"]["init_args"]["lr"]}},
         "schedule": {"init_args": {"warmup_epochs": WARMUP_SHARE * epochs}},
     }
     name = f"{config['run']['name']}-{size}px"
-    run = {"root": str(out), "name": name, "test": True}
+    changes = {
+        "model": {"init_args": arguments},
+        "trainer": {"max_epochs": epochs},
+        "run": {"root": str(out), "name": name, "test": True},
+    }
     with suppress(SystemExit):  # it is finished
-        VitlabCLI(
-            "fit", merge(config, {"model": {"init_args": changes}, "trainer": {"max_epochs": epochs}, "run": run})
-        )
-    directory = out / name / f"seed-{config['seed_everything']}"
-    said = read_predictions(directory / "predictions.parquet")
-    logits = (
-        said.logits if said.logits_ema is None else said.logits_ema
-    )  # as `direct`: of the average, where one is kept
+        VitlabCLI("fit", merge(config, changes))
+    said = read_predictions(out / name / f"seed-{config['seed_everything']}" / "predictions.parquet")
+    # The average where one is kept, as before the fine-tuning.
+    logits = said.logits if said.logits_ema is None else said.logits_ema
     return Accuracy.of(torch.from_numpy(logits.argmax(axis=1)), torch.from_numpy(said.labels))
 
 

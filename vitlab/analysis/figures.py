@@ -79,7 +79,7 @@ def draw_amplitudes(amplitudes: dict[str, list[float]]) -> Figure:
     for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         which(LogFormatter(minor_thresholds=(2, 0.5)))
     _plain(axes)
-    figure.legend(loc="outside right upper")
+    figure.legend(loc="outside upper left")
     return figure
 
 
