@@ -8,6 +8,7 @@ import timm
 import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
+from torch.utils.flop_counter import FlopCounterMode
 
 import vitlab.models
 from vitlab.models import Backbone, ImageModel, SwinTransformer, SwinTransformerV2, VisionTransformer
@@ -20,8 +21,10 @@ NAMES = [
     if name.startswith(("vit_", "deit", "swin_t", "swin_s", "swin_b", "swin_l", "swinv2"))
 ]
 
+SMALL = [name for name in NAMES if name.endswith(("_32", "_64"))]  # of our own: timm has no sizes for small images
 
-@pytest.mark.parametrize("name", NAMES)
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(SMALL)))
 def test_every_name_is_timms_model_of_that_name(name: str) -> None:
     # On the meta device: shapes of all parameters without memory for them. 1000 classes also where timm's weights of
     # that name were trained on ImageNet-22k or, by DINO, on none.
@@ -30,6 +33,20 @@ def test_every_name_is_timms_model_of_that_name(name: str) -> None:
     assert {n: p.shape for n, p in ours.state_dict().items()} == {n: p.shape for n, p in theirs.state_dict().items()}
     cfg: Any = timm.get_pretrained_cfg(name)
     assert ours.img_size == cfg.input_size[1:]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_models_for_small_images_cost_the_same(name: str) -> None:
+    # What makes them comparable; docs/presets.md states the figures.
+    with torch.device("meta"):
+        model = getattr(vitlab.models, name)(num_classes=10).eval()
+        images = torch.empty(1, 3, *model.img_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    assert counter.get_total_flops() / 2 == pytest.approx(0.363e9, rel=0.03)
+    assert f"_{model.img_size[0]}" in name
+    assert f"patch{model.patch_size}" in name
+    assert not timm.is_model(name)
 
 
 @pytest.mark.parametrize(
