@@ -231,7 +231,7 @@ def probe(arguments: Sequence[str]) -> int:
     The features are computed once for each checkpoint. `--ckpt_path none` measures the weights as they are built: a
     pretrained timm model, or the untrained encoder.
     """
-    from vitlab.evaluation.probe import features_of
+    from vitlab.evaluation.probe import features_of, hold_out
     from vitlab.evaluation.probe import probe as measure
 
     cli, path = restore(arguments)
@@ -247,6 +247,8 @@ def probe(arguments: Sequence[str]) -> int:
         cli.directory / "features" / f"{name}.safetensors",
         json.dumps([*facts, stamp], sort_keys=True),
     )
+    if cli.datamodule.image_names("val") == cli.datamodule.image_names("test"):
+        splits |= hold_out(splits["train"])  # or each test image would be its own nearest neighbour
     result = measure(splits, cli.datamodule.num_classes)
     print(f"{path or 'weights as built'}: {result.features} features, {result.train_images:,} training images")
     print(f"k-NN (k = 20)  {result.knn}\nlinear probe   {result.linear}   λ = {result.strength:g}")

@@ -33,6 +33,9 @@ def test_the_cache_is_of_one_key_only(tmp_path: Path) -> None:
     assert cached is not None
     assert all(torch.equal(cached[split][i], splits[split][i]) for split in splits for i in (0, 1))
     assert read_cache(path, "b") is None
+    path.with_suffix(".key").unlink()  # killed between the two files
+    assert read_cache(path, "a") is None
+    write_cache(path, "a", splits)
     path.write_bytes(b"torn")
     assert read_cache(path, "a") is None
 

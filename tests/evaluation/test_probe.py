@@ -1,9 +1,16 @@
 """The probe on features whose answer is known."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from vitlab.evaluation.probe import Accuracy, probe
+from vitlab.commands import run
+from vitlab.evaluation.probe import Accuracy, hold_out, probe
 
 
 def splits_of(separable: bool) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -22,6 +29,32 @@ def test_separated_classes_are_found_and_noise_is_chance() -> None:
     assert bad.knn.low < 0.25 < bad.knn.high
     assert bad.linear.low < 0.25 < bad.linear.high
     assert (good.train_images, good.test_images, good.features) == (260, 100, 6)
+
+
+def test_a_tenth_of_each_class_is_held_out() -> None:
+    labels = torch.arange(200) % 4
+    splits = hold_out((torch.arange(200.0)[:, None], labels))
+    assert splits["val"][1].bincount().tolist() == [5] * 4
+    assert torch.equal(torch.cat([splits[s][0] for s in splits]).flatten().sort().values, torch.arange(200.0))
+    assert all(torch.equal(labels[features[:, 0].long()], kept) for features, kept in splits.values())
+
+
+def test_test_images_that_also_validate_are_not_their_own_neighbours(tiny: Callable[..., Path]) -> None:
+    """ImageNet's folders, train and val: of noise, half is right by chance, and all where an image finds itself."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("val", 100)):
+        for name in ("a", "b"):
+            folder = Path("photos", split, name)
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{i:02}.png")
+    arguments = {"root": "photos", "image_size": 8, "num_workers": 0}
+    path = tiny({"data": {"class_path": "vitlab.data.ImageFolder", "init_args": arguments}})
+    assert run("probe", ["--config", str(path), "--ckpt_path", "none"]) == 0
+    found = json.loads(Path("runs/tiny/seed-0/probe-none.json").read_text())
+    assert (found["train_images"], found["test_images"]) == (80, 200)
+    assert found["knn"]["low"] < 0.5 < found["knn"]["high"]
+    assert found["linear"]["low"] < 0.5 < found["linear"]["high"]
 
 
 def test_the_interval_is_wilsons() -> None:

@@ -40,10 +40,10 @@ def extract(encoder: ImageModel, batches: Iterable[tuple[list[Tensor], Tensor]],
 def read_cache(path: Path, key: str) -> dict[str, Features] | None:
     """Return the splits that `write_cache` kept under this key, or None where there are none."""
     try:
+        if path.with_suffix(".key").read_text() != key:
+            return None
         tensors = load_file(path)
     except (OSError, SafetensorError):
-        return None
-    if path.with_suffix(".key").read_text() != key:
         return None
     splits = sorted({name.partition("/")[0] for name in tensors})
     return {split: (tensors[f"{split}/features"], tensors[f"{split}/labels"]) for split in splits}
