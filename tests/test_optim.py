@@ -52,7 +52,7 @@ def test_a_cosine_over_the_whole_run_equals_timms() -> None:
 
 
 def test_steps_are_simmims() -> None:
-    # MultiStepLRScheduler of microsoft/SimMIM's lr_scheduler.py: bisect_right, so the fall comes at the milestone itself
+    # MultiStepLRScheduler of microsoft/SimMIM's lr_scheduler.py: bisect_right, so the fall is at the milestone itself
     schedule = WarmupSteps(warmup_epochs=10, warmup_lr=2e-6, milestones=(700, 750), gamma=0.1)
     rates = {epoch: schedule.lr(4e-4, 2 * epoch, 1600, 800) for epoch in (0, 5, 10, 699, 700, 749, 750, 799)}
     expected = {0: 2e-6, 5: 2.01e-4, 10: 4e-4, 699: 4e-4, 700: 4e-5, 749: 4e-5, 750: 4e-6, 799: 4e-6}
