@@ -173,6 +173,22 @@ def test_the_teacher_sees_its_own_normalisation() -> None:
     torch.testing.assert_close(normalise(mean, std) * scale + shift, normalise(own_mean, own_std))
 
 
+def test_timms_weights_bring_their_normalisation() -> None:
+    """0.5 of both is that of vit_tiny_patch16_384's in timm's list; a run's weights know the data's alone."""
+    model = TimmModel("vit_tiny_patch16_384", num_classes=10, model_kwargs={"depth": 1})
+    half = (0.5, 0.5, 0.5)
+    assert Teacher(model).mean is None
+    assert Teacher(model, weights="runs/teacher/seed-0").mean is None
+    assert Teacher(model, weights="timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k").mean == half
+    model.pretrained = True
+    teacher = Teacher(model)
+    assert teacher.mean == teacher.std == half
+    assert Teacher(model, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0)).mean == (0.1, 0.2, 0.3)
+    teacher.prepare(torch.device("cpu"), (0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
+    pixels = torch.rand(1, 3, 2, 2)
+    torch.testing.assert_close((pixels - 0.4) / 0.2 * teacher.scale + teacher.shift, (pixels - 0.5) / 0.5)
+
+
 def test_the_teacher_sees_its_own_size() -> None:
     seen = []
     model = VisionTransformer(patch_size=4, embed_dim=16, depth=1, num_heads=2, **(SMALL | {"img_size": 16}))
@@ -260,6 +276,14 @@ def test_a_share_that_leaves_the_class_head_untrained_is_refused() -> None:
     with pytest.raises(ValueError, match="class head of this student would learn nothing"):
         distillation(alpha=1.0)
     distillation("vit", alpha=1.0)  # a single head learns from the teacher alone
+
+
+def test_a_teacher_of_other_classes_is_refused() -> None:
+    teacher = Teacher(
+        VisionTransformer(patch_size=4, embed_dim=16, depth=1, num_heads=2, **(SMALL | {"num_classes": 7}))
+    )
+    with pytest.raises(ValueError, match="teacher has 7 classes and the student 10"):
+        Distillation(STUDENTS["vit"](), teacher, HardTarget(), AdamW(1e-3), WarmupCosine())
 
 
 def test_timms_distilled_student_is_refused() -> None:

@@ -59,6 +59,7 @@ class TimmModel(ImageModel):
         self.net = net
         self.num_classes, self.in_chans = num_classes, in_chans
         self.num_features = int(net.head_hidden_size)
+        self.pretrained = pretrained
         self.img_size = pair(img_size) if img_size is not None else (cfg.input_size[1], cfg.input_size[2])
         self.mean: tuple[float, ...] = tuple(cfg.mean)
         """The normalisation that timm's weights expect, which a teacher needs and a student need not share."""

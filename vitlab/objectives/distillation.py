@@ -101,6 +101,11 @@ class Distillation(Classification):
         super().__init__(backbone, optimizer, schedule, label_smoothing, ema, init_from)
         self.two_heads = isinstance(backbone, VisionTransformer) and backbone.distilled
         check_student(backbone, alpha, self.two_heads)
+        if teacher.model.num_classes != backbone.num_classes:
+            raise ValueError(
+                f"The teacher has {teacher.model.num_classes} classes and the student {backbone.num_classes}; "
+                "a teacher must have been trained on the classes of the data."
+            )
         self.teacher, self.target, self.alpha = teacher, target, alpha
         self.cache: LogitCache | None = None
         if self.two_heads:

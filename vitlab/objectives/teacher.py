@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlab.models import ImageModel
+from vitlab.models import ImageModel, TimmModel
 from vitlab.objectives.objective import weights_path
 from vitlab.objectives.teacher_cache import LogitCache
 
@@ -30,7 +30,8 @@ class Teacher:
         model: Any vitlab or timm model; `img_size` is the size at which it sees the images.
         weights: A file, a run directory, or a name on the hub, `timm/…`; null where the model brings its own. Of a run
             that averaged its weights, the average.
-        mean: Normalisation of each channel that the teacher was trained with; null: the data's.
+        mean: Normalisation of each channel that the teacher was trained with; null: timm's for weights of timm's, else
+            the data's.
         std: The same.
         cache: A folder for the logits of the training images, which a second student of the same seed then finds there,
             also while the first one trains; null: ask the teacher each time. Each teacher has its own folder in it. For
@@ -47,6 +48,9 @@ class Teacher:
     ) -> None:
         if (mean is None) != (std is None):
             raise ValueError(f"teacher.mean is {mean} and teacher.std {std}; give both, or neither for the data's.")
+        if mean is None and isinstance(model, TimmModel):
+            from_timm = weights.startswith("timm/") if weights else model.pretrained
+            mean, std = (model.mean, model.std) if from_timm else (None, None)
         self.model = model.requires_grad_(False).eval()
         self.weights, self.mean, self.std = weights, mean, std
         self.scale, self.shift = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
@@ -59,7 +63,9 @@ class Teacher:
         self.model.to(device)
         own_mean, own_std = self.mean or mean, self.std or std
         if not len(own_mean) == len(own_std) == len(mean):
-            raise ValueError(f"teacher.mean {own_mean} and std {own_std} are not of {len(mean)} channels.")
+            raise ValueError(
+                f"teacher.mean {own_mean} and std {own_std} are not of {len(mean)} channels; give one each."
+            )
         scale, shift = renormalisation(mean, std, own_mean, own_std)
         self.scale, self.shift = scale.to(device), shift.to(device)
 
@@ -70,7 +76,8 @@ class Teacher:
         if report.missing:
             raise ValueError(
                 f"teacher.weights: {report.path} has no {', '.join(report.missing[:3])} that fits "
-                f"{self.model.num_classes} classes; a teacher must have been trained on the classes of the data."
+                f"{self.model.num_classes} classes; a teacher must have been trained on the classes of the data, "
+                "and is built as it was then."
             )
         log.info("Teacher's weights from %s", report)
 
