@@ -1,18 +1,20 @@
 """Every experiment file that is shipped parses, builds and trains two steps, on small images made here."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from tests.conftest import EXPERIMENTS
-from vitlab.commands import run
+from vitlab.commands import CommandLineWorkshop, run
 from vitlab.config import load_yaml
 from vitlab.objectives import Teacher
-from vitlab.studies.grid import read_study, slug
+from vitlab.studies.grid import plan, read_study, slug
 
 FILES = sorted(EXPERIMENTS.glob("*.yaml"))
 STUDIES = sorted((EXPERIMENTS / "studies").glob("*.yaml"))
@@ -111,6 +113,19 @@ def test_every_experiment_says_what_it_is_and_its_command(path: Path) -> None:
     text = path.read_text()
     assert text.startswith("# ")
     assert f"python -m vitlab fit --config experiments/{path.name}" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_run_of_a_study_is_built(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its first seed, as `compare` builds them before it starts any; on the meta device, where weights cost nothing."""
+    monkeypatch.chdir(tmp_path)
+    make_cifar(tmp_path / "data")
+    make_photos(tmp_path / "photos")
+    study = read_study(path)
+    with torch.device("meta"):
+        runs = plan(replace(study, seeds=study.seeds[:1]), CommandLineWorkshop(), tmp_path)
+    assert [run.variant for run in runs] == list(study.variants)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

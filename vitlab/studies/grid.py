@@ -176,14 +176,14 @@ def plan(study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Con
         decided: By variant, what was measured or tuned for it, over everything else (`decisions`).
 
     Raises:
-        ValueError: a variant that changes nothing, or a configuration that the workshop refuses.
+        ValueError: a variant that says nothing, or a configuration that the workshop refuses.
     """
     base = load_yaml(study.base)
     for variant, override in study.variants.items():
-        if merge(base, override) == base:
+        if not override:
             raise ValueError(
-                f"Variant {variant!r} of {study.path} changes nothing: {study.base.name} has all of it already.\n"
-                "Give it what sets it apart; leave out of the base what only one variant has."
+                f"Variant {variant!r} of {study.path} changes nothing: it says nothing of its own.\n"
+                f"Give it what sets it apart, also where {study.base.name} says the same."
             )
     runs = [
         _run(study, variant, seed, (decided or {}).get(variant, {}), base, workshop, root)
