@@ -59,7 +59,12 @@ def readable(error: Exception) -> str:
 
 def _readable(complaint: str, options: Iterable[str]) -> str:
     if found := re.fullmatch(r"Expected a dot import path string: (.+)", complaint):
-        return f"no class {found[1]}.{nearest(found[1].rpartition('.')[2], _class_names())}"
+        name, known = found[1].rpartition(".")[2], _class_names()
+        if name in known:
+            return f"{name} is not of the kind that can stand here."
+        return f"no class {found[1]}.{nearest(name, known)}"
+    if found := re.fullmatch(r"Import path (\S+) does not correspond to a subclass of (.+)", complaint):
+        return f"{found[1]} is no {found[2]}, and nothing else can stand here."
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", complaint):
         return f"{found[1]} has no {found[2]}.{nearest(found[2], dir(importlib.import_module(found[1])))}"
     if found := re.search(r"([Uu]nrecognized arguments?:|does not accept option|Option|Key) '?([\w.-]+)'?", complaint):

@@ -14,6 +14,7 @@ from vitlab.callbacks import RunRecord
 from vitlab.commands import run
 from vitlab.config import Config, merge
 from vitlab.models import VisionTransformer
+from vitlab.models.layers import sincos_table
 from vitlab.models.weights import save_weights
 
 Write = Callable[..., Path]
@@ -91,8 +92,9 @@ def test_a_pretraining_runs_and_its_encoder_is_fine_tuned(
 def test_maes_encoder_is_fine_tuned_with_the_mean_of_its_tokens(
     tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As published: the final norm of the pre-training is dropped, and one after pooling starts afresh."""
-    model, _ = PRETRAININGS["mae_vit"]
+    """As published: the final norm of the pre-training is dropped, one after pooling starts afresh, and the positions,
+    fixed until then, are trained."""
+    model = objective("MAE", {**VIT, "init_args": VIT["init_args"] | {"fixed_pos_embed": True}}, **DECODER)
     fit("--config", tiny({"model": model, **TWO_STEPS}, "mae"))
     backbone = {**VIT, "init_args": VIT["init_args"] | {"global_pool": "avg"}}
     capsys.readouterr()
@@ -101,6 +103,10 @@ def test_maes_encoder_is_fine_tuned_with_the_mean_of_its_tokens(
     report = capsys.readouterr().err
     assert "missing, left as initialised: fc_norm.weight, fc_norm.bias, head.weight, head.bias" in report
     assert "left over, not used: norm.weight, norm.bias" in report
+    fixed, trained = (weights(name)["backbone.pos_embed"] for name in ("mae", "finetune"))
+    assert torch.equal(fixed[0, 1:], sincos_table(16, 4, 4))
+    assert not torch.equal(trained, fixed)
+    torch.testing.assert_close(trained, fixed, atol=0.01, rtol=0)  # after two steps
 
 
 def test_the_validation_loss_is_of_the_same_masks_after_every_epoch(tiny: Write) -> None:
@@ -170,8 +176,9 @@ def refused(path: Path, capsys: pytest.CaptureFixture[str], *arguments: object) 
 
 def test_mae_refuses_a_swin_when_the_file_is_read(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(tiny({"model": objective("MAE", SWIN, **DECODER)}), capsys)
-    assert "VisionTransformer" in message
-    assert "backbone" in message
+    assert "model.backbone: vitlab.models.SwinTransformer is no VisionTransformer" in message
+    message = refused(tiny({"model": objective("MAE", VIT, **DECODER)}), capsys, "--model.backbone", "SwinTransformer")
+    assert "model.backbone: SwinTransformer is not of the kind" in message
 
 
 def test_simmim_refuses_a_timm_model(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
