@@ -118,7 +118,7 @@ def test_every_experiment_says_what_it_is_and_its_command(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_run_of_a_study_is_built(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of its first seed, as `compare` builds them before it starts any; on the meta device, where weights cost nothing."""
+    """Of its first seed, as `compare` builds them before it starts any; on the meta device, where weights are free."""
     monkeypatch.chdir(tmp_path)
     make_cifar(tmp_path / "data")
     make_photos(tmp_path / "photos")
