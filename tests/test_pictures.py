@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from torch import Tensor
 
@@ -136,6 +137,14 @@ def test_the_mask_depends_on_the_generator_alone() -> None:
         second = objective.fill_in(images, torch.Generator().manual_seed(0))
         assert torch.equal(first[1], second[1])
         assert torch.equal(first[0], second[0])
+
+
+def test_a_picture_goes_to_wandb_under_its_name_and_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+    monkeypatch.setattr(WandbLogger, "log_image", lambda self, *args: sent.append(args))
+    file = tmp_path / "reconstructions-epoch-0002.png"
+    UnbreakableWandbLogger(Wandb(mode="offline"), tmp_path, "name", {}).log_picture("pictures/reconstructions", file, 7)
+    assert sent == [("pictures/reconstructions", [str(file)], 7)]
 
 
 def test_a_picture_that_wandb_cannot_take_does_not_stop_the_run(tmp_path: Path) -> None:
