@@ -272,6 +272,14 @@ def test_a_run_starts_from_the_weights_of_another(tiny: Write, capsys: pytest.Ca
 # ---- help
 
 
+def test_the_best_epoch_is_one_that_was_validated(tiny: Write) -> None:
+    """An epoch without validation is not asked for its accuracy, of which Lightning would warn."""
+    trainer = {"max_epochs": 3, "check_val_every_n_epoch": 2, "limit_train_batches": 1}
+    assert fit("--config", tiny({"trainer": trainer})) == 0
+    assert torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)["epoch"] == 1
+    assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
+
+
 def test_the_help_is_one_screen_and_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out

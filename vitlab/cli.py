@@ -300,7 +300,9 @@ class VitlabCLI(LightningCLI):
             enable_version_counter=False,
         )
         monitor: Monitor | None = self.model.monitor
-        best = [] if monitor is None else [keep(filename="best", monitor=monitor.metric, mode=monitor.mode)]
+        validated = self.config_init[self.command].trainer.check_val_every_n_epoch or 1  # other epochs lack the metric
+        choose = partial(keep, filename="best", every_n_epochs=validated)
+        best = [] if monitor is None else [choose(monitor=monitor.metric, mode=monitor.mode)]
         return [*best, keep(filename="last")]
 
     def _loggers(self) -> list[Logger]:

@@ -52,5 +52,5 @@ def require_final_norm(backbone: Backbone) -> None:
     if isinstance(backbone, VisionTransformer) and not isinstance(backbone.norm, nn.LayerNorm):
         raise ValueError(
             f"With global_pool {backbone.global_pool} this ViT has no norm on its tokens, only on their mean.\n"
-            "Pre-train with global_pool: token (the default); fine-tuning may use avg."
+            "Pre-train with global_pool: token (the default) or fc_norm: false; fine-tuning may use avg."
         )
