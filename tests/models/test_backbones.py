@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import images
+from small_models import images, shake
 
 from vitlab.models import Backbone
 from vitlab.models.layers import fan_in, trunc_normal
@@ -108,13 +108,29 @@ def test_negative_classes_are_refused(small: Build) -> None:
 
 
 def test_checkpointing_changes_memory_and_not_gradients(small: Build) -> None:
-    plain, checkpointed = small(), small(grad_checkpointing=True)
+    # With random branches: what is computed again must drop what was dropped the first time.
+    rates = {"drop_path_rate": 0.5, "attn_drop_rate": 0.3, "proj_drop_rate": 0.3}
+    plain, checkpointed = shake(small(**rates)), small(**rates, grad_checkpointing=True)
     checkpointed.load_state_dict(plain.state_dict())
     x = images(plain)
     for model in (plain, checkpointed):
+        torch.manual_seed(1)
         model(x).square().sum().backward()
     for a, b in zip(plain.parameters(), checkpointed.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+def test_a_drop_path_rate_that_is_none_is_refused(small: Build, rate: float) -> None:
+    with pytest.raises(ValueError, match=f"drop_path_rate.*{rate}"):
+        small(drop_path_rate=rate)
+
+
+def test_a_model_of_nothing_is_refused(small: Build) -> None:
+    with pytest.raises(ValueError, match="of 0 and"):
+        small(embed_dim=0)
+    with pytest.raises(ValueError, match=r"patch_size.*0"):
+        small(patch_size=0)
 
 
 def test_dropout_and_drop_path_act_in_training_only(small: Build) -> None:

@@ -16,6 +16,30 @@ def test_there_is_no_graph_break(family: str, training: bool) -> None:
 
 
 @pytest.mark.slow
+def test_there_is_no_graph_break_in_a_step_of_mixed_precision(family: str) -> None:
+    torch.compiler.reset()
+    model = shake(SMALL[family]())
+    compiled = torch.compile(model, backend="eager", fullgraph=True)  # raises at the first break
+    x = images(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = compiled(x)
+        torch.testing.assert_close(logits, model(x))
+    logits.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_there_is_no_graph_break_while_biases_are_kept(family: str) -> None:
+    torch.compiler.reset()
+    model = shake(SMALL[family]()).eval()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    x = images(model)
+    with model.biases_kept():  # type: ignore[operator]
+        torch.testing.assert_close(compiled(x), model(x))
+
+
+@pytest.mark.slow
 def test_compiling_in_place_keeps_names_and_values(family: str) -> None:
     torch.compiler.reset()
     model = shake(SMALL[family]()).eval()

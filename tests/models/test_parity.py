@@ -129,6 +129,43 @@ def test_bfloat16_is_as_near_to_float32_as_timms(family: str, training: bool) ->
     assert error < 1.5 * allowed + 1e-2
 
 
+def test_gradients_in_bfloat16_are_as_near_to_float32_as_timms(family: str) -> None:
+    # Of all parameters together: in this precision that of one of them may be off by chance.
+    ours, theirs = pair_of(family, {})
+    x = images(ours, batch=4)
+    exact = flat(logits_and_gradients(theirs, x)[1])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        error, allowed = ((flat(logits_and_gradients(m, x)[1]) - exact).norm() / exact.norm() for m in (ours, theirs))
+    assert 0 < error < 1.5 * allowed + 1e-2
+
+
+def flat(gradients: dict[str, Tensor]) -> Tensor:
+    return torch.cat([gradients[name].float().flatten() for name in sorted(gradients)])
+
+
+@pytest.mark.parametrize("family", ["vit", "swin", "swinv2"])
+def test_stochastic_depth_drops_what_timms_does(family: str) -> None:
+    # The same random numbers, drawn once for each sample and branch, at rates that grow alike with depth.
+    ours, theirs = (model.train() for model in pair_of(family, {"drop_path_rate": 0.5}))
+    x, logits = images(ours, batch=8), []
+    for model in (ours, theirs):
+        torch.manual_seed(1)
+        logits.append(model(x))
+    assert relative_error(*logits) < 1e-5
+    assert relative_error(ours.eval()(x), logits[0]) > 1e-3  # something was dropped
+
+
+def test_parameters_start_as_widely_spread_as_timms(family: str) -> None:
+    sizes: dict[str, Any] = {"embed_dim": 48, "num_heads": 2 if family in ("vit", "deit") else (1, 2, 4)}
+    ours, theirs = SMALL[family](**sizes), TIMM[family](**sizes)
+    expected = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        if parameter.numel() > 500:
+            assert parameter.std().item() == pytest.approx(expected[name].std().item(), rel=0.2), name
+        elif parameter.ndim == 1 and "patch_embed" not in name and "cpb_mlp" not in name:  # biases, norms
+            assert torch.equal(parameter, expected[name]), name
+
+
 # Full size, at the size that the name states and at one for small images (patch 2, window 4, 32 px).
 NAMED: list[tuple[str, dict[str, Any]]] = [
     ("vit_tiny_patch16_224", {}),

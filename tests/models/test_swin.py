@@ -179,15 +179,26 @@ def test_stages_that_do_not_fit_are_refused(build: Any) -> None:
         build(**SWIN | {"depths": (2, 2)})
     with pytest.raises(ValueError, match=r"embed_dim 8, in stage 2 a width of 16.*3 heads"):
         build(**SWIN | {"num_heads": (1, 3, 4)})
+    with pytest.raises(ValueError, match=r"depths \(2, 0, 2\).*at least one block"):
+        build(**SWIN | {"depths": (2, 0, 2)})
     with pytest.raises(ValueError, match="window_size"):
         build(**SWIN | {"window_size": 0})
     with pytest.raises(ValueError, match="global_pool"):
         build(**SWIN).reset_classifier(3, "token")
 
 
-def test_pretrained_windows_are_one_for_each_stage() -> None:
+@pytest.mark.parametrize("sides", [(8, 8), (8, 8, -8), (8, 8, 8, 8)])
+def test_pretrained_windows_are_one_for_each_stage(sides: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="pretrained_window_sizes"):
-        SwinTransformerV2(**SWIN, pretrained_window_sizes=(8, 8))
+        SwinTransformerV2(**SWIN, pretrained_window_sizes=sides)
+
+
+def test_temperatures_are_not_decayed_whichever_swin_has_them() -> None:
+    # Else the ablation from one to the other would change two things at once.
+    for model in (SwinTransformer(**SWIN, attention=CosineAttention), SwinTransformerV2(**SWIN)):
+        temperatures = {name for name, _ in model.named_parameters() if name.endswith("logit_scale")}
+        assert len(temperatures) == 6
+        assert temperatures <= model.no_weight_decay()
 
 
 def test_a_clamped_window_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

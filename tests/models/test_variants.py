@@ -8,18 +8,19 @@ import timm
 import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
+from timm.models.swin_transformer import SwinTransformerBlock
+from timm.models.swin_transformer_v2 import SwinTransformerV2Block
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import vitlab.models
 from vitlab.models import Backbone, ImageModel, SwinTransformer, SwinTransformerV2, VisionTransformer
+from vitlab.models.hierarchy import WindowBlock
 from vitlab.models.layers import fan_in
+from vitlab.models.swin_v2 import ResPostNormBlock
 from vitlab.models.variant import variant
 
-NAMES = [
-    name
-    for name in vars(vitlab.models)
-    if name.startswith(("vit_", "deit", "swin_t", "swin_s", "swin_b", "swin_l", "swinv2"))
-]
+NAMES = [name for name in vitlab.models.__all__ if name[0].islower()]  # classes begin with a capital
 
 SMALL = [name for name in NAMES if name.endswith(("_32", "_64"))]  # of our own: timm has no sizes for small images
 
@@ -33,6 +34,28 @@ def test_every_name_is_timms_model_of_that_name(name: str) -> None:
     assert {n: p.shape for n, p in ours.state_dict().items()} == {n: p.shape for n, p in theirs.state_dict().items()}
     cfg: Any = timm.get_pretrained_cfg(name)
     assert ours.img_size == cfg.input_size[1:]
+    # What shapes do not show.
+    blocks = [[module for module in model.modules() if hasattr(module, "attn")] for model in (ours, theirs)]
+    assert [settings(block) for block in blocks[0]] == [timms_settings(block) for block in blocks[1]]
+    for kind, setting in ((nn.LayerNorm, "eps"), (nn.Dropout, "p")):
+        values = [{getattr(m, setting) for m in model.modules() if isinstance(m, kind)} for model in (ours, theirs)]
+        assert values[0] == values[1]
+    assert getattr(ours, "global_pool", "avg") == theirs.global_pool
+
+
+def settings(block: Any) -> list[Any]:
+    """Return heads and drop path, of Swins the window and its shift, of Swin v2 the window trained on."""
+    found = [block.attn.num_heads, round(block.drop_path.rate, 6)]
+    if isinstance(block, WindowBlock):
+        found += [block.attn.window, block.shift]
+    return [*found, block.attn.cpb_mlp.pretrained_window] if isinstance(block, ResPostNormBlock) else found
+
+
+def timms_settings(block: Any) -> list[Any]:
+    found = [block.attn.num_heads, round(getattr(block.drop_path1, "drop_prob", 0.0), 6)]  # an Identity without
+    if isinstance(block, SwinTransformerBlock | SwinTransformerV2Block):
+        found += [tuple(block.attn.window_size), tuple(block.shift_size)]
+    return [*found, block.attn.pretrained_window_size] if isinstance(block, SwinTransformerV2Block) else found
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -6,7 +6,7 @@ from small_models import TIMM, VIT, images, relative_error, shake
 from timm.models.deit import VisionTransformerDistilled
 
 from vitlab.models import VisionTransformer
-from vitlab.models.layers import resample_grid, sincos_table
+from vitlab.models.layers import attention, resample_grid, sincos_table
 
 
 def build(**changes: object) -> VisionTransformer:
@@ -89,6 +89,28 @@ def test_a_distilled_model_pools_its_tokens_only() -> None:
 def test_widths_and_heads_that_do_not_fit_name_those_that_do() -> None:
     with pytest.raises(ValueError, match=r"24 .* 5 heads.*20 or 25.*\[3, 4, 6\]"):
         VisionTransformer(**VIT | {"num_heads": 5})
+
+
+def test_a_vit_has_blocks() -> None:
+    with pytest.raises(ValueError, match="at least one block"):
+        VisionTransformer(**VIT | {"depth": 0})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("trained", [True, False])
+def test_attention_is_its_equation_whatever_kernel_runs(dtype: torch.dtype, trained: bool) -> None:
+    q, k, v = (torch.randn(2, 3, 7, 4, dtype=dtype).requires_grad_(trained) for _ in range(3))
+    exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    expected = (exact[0] @ exact[1].mT / 2).softmax(dim=-1) @ exact[2]  # √d = 2
+    result = attention(q, k, v, dropout=0.0)
+    assert result.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(result.double(), expected, atol=tolerance, rtol=tolerance)
+    if trained:
+        result.sum().backward()
+        expected.sum().backward()
+        for ours, x in zip((q, k, v), exact, strict=True):
+            torch.testing.assert_close(ours.grad.double(), x.grad, atol=2 * tolerance, rtol=tolerance)
 
 
 def test_depth_counts_embedding_blocks_and_head() -> None:

@@ -288,8 +288,9 @@ class HierarchicalBackbone(Backbone):
 
 def check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
     """Raise a ValueError unless the stages' depths, widths and heads fit together."""
-    if not depths or len(depths) != len(num_heads):
-        raise ValueError(f"depths {tuple(depths)} and num_heads {tuple(num_heads)} must name the same stages.")
+    if not depths or min(depths) < 1 or len(depths) != len(num_heads):
+        stages = f"depths {tuple(depths)} and num_heads {tuple(num_heads)}"
+        raise ValueError(f"{stages} must name the same stages, each of at least one block.")
     for i, heads in enumerate(num_heads):
         check_heads(embed_dim * 2**i, heads, f"embed_dim {embed_dim}, in stage {i + 1} a width")
 

@@ -17,8 +17,10 @@ def pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def multiples_around(value: int, step: int) -> str:
-    """Return the multiples of `step` next to `value`, in words, for an error's remedy."""
+    """Return the multiples of `step` next to `value`, or `value` if it is one, in words, for an error's remedy."""
     below = value // step * step
+    if below == value > 0:
+        return f"{value}"
     return f"{below} or {below + step}" if below else f"{step}"
 
 
@@ -76,8 +78,10 @@ class PatchEmbed(nn.Module):
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Change the size of images expected."""
         size, patch = pair(img_size), self.patch_size
-        if patch < 1 or any(side < 1 or side % patch for side in size):
-            near = " × ".join(multiples_around(side, max(patch, 1)) for side in size)
+        if patch < 1:
+            raise ValueError(f"patch_size must be at least 1 px, not {patch}.")
+        if any(side < 1 or side % patch for side in size):
+            near = " × ".join(multiples_around(side, patch) for side in size)
             raise ValueError(f"img_size {size} does not divide into patches of {patch} px. Sizes that do: {near}.")
         self.img_size, self.grid_size = size, (size[0] // patch, size[1] // patch)
 
@@ -152,17 +156,23 @@ class LayerScale(nn.Module):
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:
     """Return the rate of each of `depth` blocks: linear from 0 at the first to `rate` at the last."""
+    if depth < 1:
+        raise ValueError(f"A model needs at least one block, not {depth}.")
+    if not 0 <= rate < 1:
+        raise ValueError(f"drop_path_rate must be at least 0 and below 1, not {rate}.")
     return [rate * i / max(depth - 1, 1) for i in range(depth)]
 
 
 def check_heads(dim: int, num_heads: int, name: str = "A width") -> None:
     """Raise a ValueError unless `num_heads` divides the width `dim`."""
-    if num_heads < 1 or dim % num_heads:
+    if dim < 1 or num_heads < 1:
+        raise ValueError(f"{name} of {dim} and {num_heads} heads: give at least 1 of each.")
+    if dim % num_heads:
         fit = [h for h in range(1, dim + 1) if dim % h == 0]
         near = sorted(sorted(fit, key=lambda h: abs(h - num_heads))[:3])
         raise ValueError(
             f"{name} of {dim} does not divide among {num_heads} heads. "
-            f"Widths that do: {multiples_around(dim, max(num_heads, 1))}; heads that do: {near}."
+            f"Widths that do: {multiples_around(dim, num_heads)}; heads that do: {near}."
         )
 
 

@@ -168,5 +168,6 @@ class SwinTransformer(HierarchicalBackbone):
         )
 
     def no_weight_decay(self) -> set[str]:
-        """The position bias tables."""
-        return {name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table")}
+        """The position bias tables, and the temperatures of cosine attention as in Swin v2."""
+        ends = ("relative_position_bias_table", "logit_scale")
+        return {name for name, _ in self.named_parameters() if name.endswith(ends)}

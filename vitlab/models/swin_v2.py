@@ -232,7 +232,8 @@ class SwinTransformerV2(HierarchicalBackbone):
         grad_checkpointing: bool = False,
     ) -> None:
         check_stages(embed_dim, depths, num_heads)
-        if len(pretrained_window_sizes) < len(depths) or min(pretrained_window_sizes) < 0:
+        trained_at, beyond = pretrained_window_sizes[: len(depths)], pretrained_window_sizes[len(depths) :]
+        if len(trained_at) < len(depths) or min(trained_at) < 0 or any(beyond):  # the default's zeros may be too many
             raise ValueError(f"pretrained_window_sizes {pretrained_window_sizes}: give {len(depths)} sides, or zeros.")
         windows = stage_windows(window_size, len(depths))
 
