@@ -32,7 +32,7 @@ def official_swin(state: State, swin: Backbone) -> State:
     for name, module in swin.named_modules():
         if name.endswith(".attn"):
             out[f"{name}.relative_position_index"] = torch.zeros(3, 3)  # of any size: never read
-            out[f"{name}.relative_coords_table"] = torch.zeros(3)
+            out[f"{name}.relative_coords_table"] = torch.zeros(1, 7, 7, 2)
             out[f"{name.removesuffix('.attn')}.attn_mask"] = torch.zeros(3)
         assert isinstance(module, nn.Module)
     return out
@@ -170,6 +170,31 @@ def test_bias_tables_are_resized_and_reported(tmp_path: Path) -> None:
     source.set_input_size(64)  # the same model, rebuilt in place
     x = images(rebuilt)
     torch.testing.assert_close(rebuilt(x), source(x))
+
+
+def test_offsets_of_another_window_are_reported(tmp_path: Path) -> None:
+    # Microsoft's files tell the window: offsets of (2·4 - 1)² in the training, of (2·8 - 1)² in the model.
+    source, model = fresh("swinv2"), fresh("swinv2", img_size=64, window_size=8, pretrained_window_sizes=(4, 4, 4))
+    state = official_swin(source.state_dict(), source)
+    for name in state:
+        if name.endswith("relative_coords_table"):
+            state[name] = torch.zeros(1, 7, 7, 2)
+    torch.save({"model": state}, tmp_path / "swin.pth")
+    report = load_weights(model, tmp_path / "swin.pth")
+    assert len(report.matched) == len(model.state_dict())
+    assert set(report.resized.values()) == {((49, 2), (225, 2))}
+    assert len(report.resized) == 6
+    assert "from (49, 2) to (225, 2)" in str(report)
+
+
+def test_every_change_of_size_is_told(tmp_path: Path) -> None:
+    # Maps of 16, 8 and 4: the tables of the last stage grow to another size than the others.
+    save_weights(fresh("swin"), tmp_path / "swin.safetensors")
+    report = load_weights(fresh("swin", window_size=(8, 8, 4)), tmp_path / "swin.safetensors")
+    assert [line for line in str(report).splitlines() if "resized:" in line] == [
+        "  resized: layers.0.blocks.0.attn.relative_position_bias_table and 1 more from (49, 1) to (225, 1)",
+        "  resized: layers.1.blocks.0.attn.relative_position_bias_table and 1 more from (49, 2) to (225, 2)",
+    ]
 
 
 def test_continuous_biases_need_no_resizing(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vitlab.models.layers import PatchEmbed, resample_grid
 from vitlab.models.swin import TableAttention
-from vitlab.models.swin_v2 import TableBias
+from vitlab.models.swin_v2 import ContinuousBias, TableBias
 from vitlab.models.windows import resize_bias_table
 from vitlab.models.zoo import TimmModel
 
@@ -49,9 +49,10 @@ FINAL_NORM = re.compile(r"^(fc_)?norm\.(weight|bias)$")
 class LoadReport:
     """What a file gave to a model, in the model's names.
 
-    `missing` parameters keep their initial values and `unexpected` tensors of the file are not used: classifiers of
-    another number of classes, and what a pre-training has beside its encoder. `beside` are the parts of the file that
-    do not begin with `prefix`: SimMIM's decoder in a checkpoint of its training.
+    `resized` are grids of positions, bias tables and, where the file tells its window, the offsets of Swin v2's
+    continuous biases. `missing` parameters keep their initial values and `unexpected` tensors of the file are not used:
+    classifiers of another number of classes, and what a pre-training has beside its encoder. `beside` are the parts of
+    the file that do not begin with `prefix`: SimMIM's decoder in a checkpoint of its training.
     """
 
     path: str
@@ -67,9 +68,9 @@ class LoadReport:
             f"{self.path}{f', {self.prefix}*' if self.prefix else ''}: {len(self.matched)} matched, "
             f"{len(self.resized)} resized, {len(self.missing)} missing, {len(self.unexpected)} left over"
         ]
-        if self.resized:
-            name, (old, new) = next(iter(self.resized.items()))
-            lines.append(f"  resized: {name} from {old} to {new}{_and_more(len(self.resized) - 1)}")
+        for old, new in dict.fromkeys(self.resized.values()):
+            names = [name for name, change in self.resized.items() if change == (old, new)]
+            lines.append(f"  resized: {_some(names, 1)} from {old} to {new}")
         if self.missing:
             lines.append(f"  missing, left as initialised: {_some(self.missing)}")
         if self.unexpected:
@@ -93,7 +94,8 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
     own = target.state_dict()
     file = {name.replace("_orig_mod.", ""): tensor for name, tensor in read_weights(path).items()}
     prefix = _find_prefix(file, own) if prefix is None else prefix
-    encoder = convert_names({name[len(prefix) :]: t for name, t in file.items() if name.startswith(prefix)})
+    part = {name[len(prefix) :]: tensor for name, tensor in file.items() if name.startswith(prefix)}
+    encoder = convert_names(part)
 
     fitting = {name: _fit(target, name, tensor) for name, tensor in encoder.items() if name in own}
     loaded = {name: tensor for name, tensor in fitting.items() if tensor is not None}
@@ -105,7 +107,8 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
             name: (tuple(encoder[name].shape), tuple(own[name].shape))
             for name in loaded
             if encoder[name].shape != own[name].shape
-        },
+        }
+        | _offsets_resized(target, part),
         missing=[name for name in own if name not in loaded],
         unexpected=[name for name in encoder if name not in loaded],
         beside=sorted({name.partition(".")[0] for name in file if not name.startswith(prefix)}),
@@ -215,6 +218,22 @@ def _fit(model: nn.Module, name: str, tensor: Tensor) -> Tensor | None:
         side = (math.isqrt(len(tensor)) + 1) // 2  # a window of s has (2s - 1)² offsets
         return resize_bias_table(tensor, (side, side), owner.window) if (2 * side - 1) ** 2 == len(tensor) else None
     return None
+
+
+def _offsets_resized(model: nn.Module, file: Weights) -> dict[str, tuple[Shape, Shape]]:
+    """Return which tables of offsets, that continuous biases are functions of, are of another window than the file's.
+
+    Only Microsoft's files hold these tables. Nothing is loaded from them, but a model of another window without
+    `pretrained_window_sizes` measures offsets otherwise than in the training.
+    """
+    resized = {}
+    for name, module in model.named_modules():
+        offsets = file.get(f"{name.removesuffix('.cpb_mlp')}.relative_coords_table")
+        if isinstance(module, ContinuousBias) and offsets is not None:
+            old, new = tuple(offsets.flatten(0, -2).shape), tuple(module.relative_coords_table.shape)
+            if old != new:
+                resized[f"{name}.relative_coords_table"] = (old, new)
+    return resized
 
 
 def _refuse_unexplained(report: LoadReport, model: str, other_shapes: Mapping[str, Shape]) -> None:
