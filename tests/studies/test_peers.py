@@ -8,7 +8,7 @@ import torch
 
 from vitlab.commands import run
 from vitlab.models import vit_tiny_patch16_224
-from vitlab.studies.peers import alternate, count_flops, gemm_peak
+from vitlab.studies.peers import alternate, build, count_flops, gemm_peak
 
 CPU = torch.device("cpu")
 
@@ -43,9 +43,19 @@ def test_the_table_is_written_as_csv_and_markdown(tmp_path: Path, capsys: pytest
     assert (tmp_path / "models.md").read_text() == capsys.readouterr().out
 
 
-def test_a_misspelt_name_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("benchmark", ["model", "vit_tinny_patch16_224"]) == 2
+@pytest.mark.parametrize("table", ["model", "parity"])
+def test_a_misspelt_name_is_answered_with_the_nearest(
+    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("benchmark", [table, "vit_tinny_patch16_224", "--out", str(tmp_path)]) == 2
     assert "Did you mean vit_tiny_patch16_224?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch4_32", "Backbone", "resnet18"])
+def test_what_only_one_of_the_two_has_is_not_compared(name: str) -> None:
+    for whose in ("vitlab", "timm"):
+        with pytest.raises(ValueError, match=f"{name} is not a model of both"):
+            build(name, whose, compiled=False, device=CPU)
 
 
 def test_parity_is_told_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

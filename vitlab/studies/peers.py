@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ def compare_with_timm(
     """Measure training and inference of one named model.
 
     Raises:
-        ValueError: vitlab has no model of that name.
+        ValueError: not a name of both.
     """
     pair = {whose: build(name, whose, compiled, device) for whose in ("vitlab", "timm")}
     peak = gemm_peak(precision, device)
@@ -103,16 +103,18 @@ def compare_with_timm(
 
 
 def build(name: str, whose: str, compiled: bool, device: torch.device) -> nn.Module:
-    """Build a model of that name without drop path, ours or timm's, compiled in place where asked."""
-    if whose == "timm":
-        import timm
+    """Build a model of that name without drop path, ours or timm's, compiled in place where asked.
 
-        model: nn.Module = timm.create_model(name, num_classes=NUM_CLASSES, drop_path_rate=0.0)
-    else:
-        if name not in models.__all__:
-            near = difflib.get_close_matches(name, models.__all__, n=1)
-            raise ValueError(f"vitlab.models has no {name}." + (f" Did you mean {near[0]}?" if near else ""))
-        model = vars(models)[name](num_classes=NUM_CLASSES, drop_path_rate=0.0)
+    Raises:
+        ValueError: not a name of both.
+    """
+    import timm
+
+    if name not in models.__all__ or not timm.is_model(name):
+        near = difflib.get_close_matches(name, filter(timm.is_model, models.__all__), n=1)
+        raise ValueError(f"{name} is not a model of both." + (f" Did you mean {near[0]}?" if near else ""))
+    arguments: dict[str, Any] = {"num_classes": NUM_CLASSES, "drop_path_rate": 0.0}
+    model = timm.create_model(name, **arguments) if whose == "timm" else vars(models)[name](**arguments)
     model = model.to(device)
     if compiled:
         model.compile()
