@@ -105,8 +105,9 @@ swinv2_large_window12to16_192to256 = _variant(
 swinv2_large_window12to24_192to384 = _variant(
     "swinv2_large_window12to24_192to384", SwinTransformerV2, img_size=384, window_size=24, **_swin_large, **_from12)
 
-# For images of 32 and 64 px, with patches in proportion: 8 × 8 tokens in a ViT, 16 × 16, 8 × 8 and 4 × 4 in a Swin, whose
-# middle stage has as many blocks as make its FLOPs the ViT's, within 3 %. docs/presets.md has the measurement behind it.
+# For images of 32 and 64 px, with patches in proportion: 8 × 8 tokens in a ViT, 16 × 16, 8 × 8 and 4 × 4 in a Swin,
+# whose middle stage has as many blocks as make its FLOPs the ViT's, within 3 %. docs/presets.md has the measurement
+# behind it.
 _swin_mini = {"embed_dim": 96, "depths": (2, 8, 2), "num_heads": (3, 6, 12), "window_size": 4}
 vit_tiny_patch4_32 = _variant("vit_tiny_patch4_32", VisionTransformer, img_size=32, patch_size=4, **_vit_tiny)
 vit_tiny_patch8_64 = _variant("vit_tiny_patch8_64", VisionTransformer, img_size=64, patch_size=8, **_vit_tiny)
