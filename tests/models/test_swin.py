@@ -201,10 +201,11 @@ def test_temperatures_are_not_decayed_whichever_swin_has_them() -> None:
         assert temperatures <= model.no_weight_decay()
 
 
-def test_a_clamped_window_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_windows_that_do_not_fit_their_maps_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         SwinTransformer(**SWIN | {"window_size": 11, "img_size": 40})
     assert [record.message for record in caplog.records] == [
         "Windows larger than their maps are clamped to them and not shifted: 11×11 on a map of 10×10, "
-        "11×11 on a map of 5×5."
+        "11×11 on a map of 5×5.",
+        "Windows that do not divide their maps have these padded with zeros: 11×11 on a map of 20×20.",
     ]

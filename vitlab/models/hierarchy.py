@@ -200,7 +200,7 @@ class HierarchicalBackbone(Backbone):
             dim = embed_dim * 2**i
             blocks = [block(i, dim, size, j % 2 == 1, next(rates)) for j in range(depth)]
             stages.append(Stage(merge(dim // 2) if i else nn.Identity(), blocks, grad_checkpointing))
-        _say_clamped(tuple(stage_maps(patch_embed.grid_size, len(depths))), tuple(windows))
+        _say_misfits(tuple(stage_maps(patch_embed.grid_size, len(depths))), tuple(windows))
         self.norm = nn.LayerNorm(self.num_features)
         fc = classifier(self.num_features, num_classes)
         self.head = nn.Sequential(OrderedDict(drop=nn.Dropout(drop_rate), fc=fc))
@@ -271,7 +271,11 @@ class HierarchicalBackbone(Backbone):
         return list(self.head.parameters())
 
     def set_input_size(self, img_size: int | tuple[int, int], window_size: int | Sequence[int] | None = None) -> None:
-        """Rebuild a trained model for images of another size; windows grow with them unless `window_size` is given."""
+        """Rebuild a trained model for images of another size; windows grow with them unless `window_size` is given.
+
+        As in timm, Swin v2's offsets are then measured in the new window, unless the model has
+        `pretrained_window_sizes`. With them the bias extrapolates, which is the paper's transfer.
+        """
         old = self.patch_embed.grid_size
         self.patch_embed.set_input_size(img_size)
         self.img_size, new = self.patch_embed.img_size, self.patch_embed.grid_size
@@ -280,7 +284,7 @@ class HierarchicalBackbone(Backbone):
         else:
             self.windows = stage_windows(window_size, len(self.windows))
         maps = stage_maps(new, len(self.windows))
-        _say_clamped(tuple(maps), tuple(self.windows))
+        _say_misfits(tuple(maps), tuple(self.windows))
         for stage, size, window in zip(self.layers, maps, self.windows, strict=True):
             assert isinstance(stage, Stage)
             stage.set_input_size(size, window)
@@ -296,8 +300,14 @@ def check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]
 
 
 @cache  # once for each combination, not for every model of a study
-def _say_clamped(maps: tuple[Size, ...], windows: tuple[Size, ...]) -> None:
-    small = [(m, w) for m, w in zip(maps, windows, strict=True) if m[0] < w[0] or m[1] < w[1]]
-    if small:
-        said = ", ".join(f"{w[0]}×{w[1]} on a map of {m[0]}×{m[1]}" for m, w in small)
-        logger.warning("Windows larger than their maps are clamped to them and not shifted: %s.", said)
+def _say_misfits(maps: tuple[Size, ...], windows: tuple[Size, ...]) -> None:
+    pairs = list(zip(maps, windows, strict=True))
+    small = [(m, w) for m, w in pairs if m[0] < w[0] or m[1] < w[1]]
+    uneven = [(m, w) for m, w in pairs if (m[0] > w[0] and m[0] % w[0]) or (m[1] > w[1] and m[1] % w[1])]
+    for what, found in {
+        "Windows larger than their maps are clamped to them and not shifted": small,
+        "Windows that do not divide their maps have these padded with zeros": uneven,
+    }.items():
+        if found:
+            said = ", ".join(f"{w[0]}×{w[1]} on a map of {m[0]}×{m[1]}" for m, w in found)
+            logger.warning("%s: %s.", what, said)
