@@ -236,9 +236,14 @@ def test_a_mistake_in_the_file_is_one_message_with_the_remedy(
     assert message in error_of(capsys, fit("--config", tiny(changes)))
 
 
-def test_a_failed_start_does_not_block_the_corrected_command(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_start_leaves_nothing_and_does_not_block_the_corrected_command(
+    tiny: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tiny()
-    error_of(capsys, fit("--config", path, "--model.init_from", "nowhere.ckpt"))
+    with monkeypatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        error_of(capsys, fit("--config", path, "--model.init_from", "nowhere.ckpt"))
+    assert not RUN.exists()
     assert fit("--config", path) == 0
 
 

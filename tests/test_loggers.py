@@ -58,7 +58,10 @@ class _Broken:
 
 def test_a_broken_wandb_warns_once_and_never_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = UnbreakableWandbLogger(Wandb(mode="offline"), tmp_path, "name", {})
+    logger.log_metrics({"loss": 1.0}, step=0)  # not started: nothing happens
+    assert not list(tmp_path.iterdir())
     monkeypatch.setattr(UnbreakableWandbLogger, "experiment", property(lambda self: _Broken()))
+    logger.start()
     with pytest.warns(UserWarning, match="W&B stopped working"):
         logger.log_metrics({"loss": 1.0}, step=1)
     logger.log_metrics({"loss": 1.0}, step=2)
@@ -73,6 +76,7 @@ def test_a_continued_run_is_the_same_wandb_run_with_the_whole_configuration(
     ids = []
     for _ in range(2):
         logger = UnbreakableWandbLogger(Wandb(), tmp_path, "name", {"model": {"lr": 0.1}})
+        logger.start()
         logger.log_metrics({"loss": 1.0}, step=1)
         assert logger.experiment.config["model"] == {"lr": 0.1}
         ids.append(logger.experiment.id)

@@ -57,6 +57,9 @@ class RunRecord(Callback):
             erase(self.directory)
         write_text(self.directory / "config.yaml", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         write_text(self.directory / "environment.json", json.dumps(environment(trainer), indent=2))
+        for logger in trainer.loggers:
+            if isinstance(logger, UnbreakableWandbLogger):
+                logger.start()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:

@@ -117,12 +117,13 @@ class Wandb:
 class UnbreakableWandbLogger(WandbLogger):
     """W&B's logger, but whatever it raises becomes one warning, after which the run goes on without it.
 
-    The run's id is kept in the run directory before the first step, so that a continued run is the same W&B run.
+    Lightning opens a logger before the model and the data are set up; this one waits for `start`, so that a refused run
+    leaves nothing in W&B. The run's id is then kept in the run directory: a continued run is the same W&B run.
     """
 
     def __init__(self, settings: Wandb, run_directory: Path, name: str, config: dict[str, Any]) -> None:
         self.directory = run_directory
-        self.broken = False
+        self.started = self.broken = False
         super().__init__(
             name=name,
             save_dir=run_directory,
@@ -132,11 +133,22 @@ class UnbreakableWandbLogger(WandbLogger):
             group=settings.group,
             tags=settings.tags,
             config=config,
-            id=_run_id(run_directory),
             resume=None if settings.offline else "allow",
             settings=_quiet_settings(),
         )
         self._wandb_init.pop("anonymous", None)  # Lightning passes a setting that W&B warns it has dropped
+
+    @rank_zero_only
+    def start(self) -> None:
+        """Open the W&B run."""
+        self.started = True
+        self._id = self._wandb_init["id"] = _run_id(self.directory)
+        self._attempt(lambda: self.experiment)
+
+    @property
+    def experiment(self) -> Any:
+        """The W&B run; before `start` and after a failure, what takes every call and does nothing."""
+        return super().experiment if self.started and not self.broken else _Nothing()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -168,6 +180,11 @@ class UnbreakableWandbLogger(WandbLogger):
         except Exception as error:  # whatever W&B does, training goes on
             self.broken = True
             warnings.warn(f"W&B stopped working ({error}); the run goes on, metrics.csv has it all.", stacklevel=2)
+
+
+class _Nothing:
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
 
 
 def _run_id(run_directory: Path) -> str:
