@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,7 +12,7 @@ import torch
 from vitlab.analysis.transfer import arguments_at, markdown, over_seeds
 from vitlab.commands import run
 from vitlab.config import load_yaml
-from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
+from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.models.swin_v2 import LinearSpacedBias, LogSpacedBias, TableBias
 from vitlab.models.weights import load_weights, save_weights
 from vitlab.models.windows import look_up, relative_coords, relative_position_index
@@ -22,10 +23,15 @@ SWIN_V2 = {**SWIN, "pretrained_window_sizes": (0, 0, 0, 0)}
 VIT = {"patch_size": 4, "in_chans": 1, "embed_dim": 16, "depth": 2, "num_heads": 2}
 
 
+def build(kind: type[Backbone], arguments: dict[str, Any]) -> Any:
+    """Build a model as the command line does, which makes tuples of YAML's lists."""
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()})
+
+
 def test_windows_grow_with_the_image_and_the_trained_ones_stay_the_measure() -> None:
     """32 px in patches of 2: maps of 16 and 8 tokens a side. The second stage's 8 was cut down from 9."""
     arguments = {**SWIN_V2, "window_size": 9}
-    model = SwinTransformerV2(img_size=32, **arguments)
+    model = build(SwinTransformerV2, {**arguments, "img_size": 32})
     assert arguments_at(64, model, arguments) == {
         "img_size": 64,
         "window_size": [18, 18],
@@ -35,8 +41,11 @@ def test_windows_grow_with_the_image_and_the_trained_ones_stay_the_measure() -> 
         6,
         8,
     ]
-    assert arguments_at(64, SwinTransformer(img_size=32, **SWIN), SWIN) == {"img_size": 64, "window_size": [8, 8]}
-    assert arguments_at(64, VisionTransformer(img_size=32, **VIT), VIT) == {"img_size": 64}
+    assert arguments_at(64, build(SwinTransformer, {**SWIN, "img_size": 32}), SWIN) == {
+        "img_size": 64,
+        "window_size": [8, 8],
+    }
+    assert arguments_at(64, build(VisionTransformer, {**VIT, "img_size": 32}), VIT) == {"img_size": 64}
     with pytest.raises(ValueError, match="does not divide into patches of 2 px"):
         arguments_at(33, model, arguments)
 
@@ -45,10 +54,10 @@ def test_windows_grow_with_the_image_and_the_trained_ones_stay_the_measure() -> 
 def test_only_a_continuous_bias_keeps_what_it_said_of_an_offset(position_bias: type, tmp_path: Path) -> None:
     """The paper's section 3.3: offsets within the trained window keep their bias, those beyond are extrapolated."""
     torch.manual_seed(0)
-    model = SwinTransformerV2(img_size=32, position_bias=position_bias, **SWIN_V2)
-    save_weights(model, tmp_path / "trained.safetensors")
     arguments = {**SWIN_V2, "position_bias": position_bias}
-    larger = SwinTransformerV2(**arguments | arguments_at(64, model, arguments))
+    model = build(SwinTransformerV2, {**arguments, "img_size": 32})
+    save_weights(model, tmp_path / "trained.safetensors")
+    larger = build(SwinTransformerV2, arguments | arguments_at(64, model, arguments))
     load_weights(larger, tmp_path / "trained.safetensors")
     old, new = (by_offset(m.layers[0].blocks[0].attn.bias(), window) for m, window in ((model, 4), (larger, 8)))
     same = [torch.allclose(bias, new[offset], atol=1e-6) for offset, bias in old.items()]
@@ -64,13 +73,14 @@ def by_offset(bias: torch.Tensor, window: int) -> dict[tuple[float, ...], torch.
     return {tuple(o): b for o, b in zip(offsets.tolist(), bias.flatten(1).T, strict=True)}
 
 
-@pytest.mark.parametrize(
-    ("model", "arguments"), [(SwinTransformer(img_size=16, **SWIN), SWIN), (VisionTransformer(img_size=16, **VIT), VIT)]
-)
-def test_a_model_built_anew_is_the_trained_one_resized_in_place(model, arguments: dict, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "arguments"), [(SwinTransformer, SWIN), (VisionTransformer, VIT)])
+def test_a_model_built_anew_is_the_trained_one_resized_in_place(
+    kind: type[Backbone], arguments: dict, tmp_path: Path
+) -> None:
     """`set_input_size` and loading weights resize by paths of their own."""
+    model = build(kind, {**arguments, "img_size": 16})
     save_weights(model, tmp_path / "trained.safetensors")
-    larger = type(model)(**{**arguments, **arguments_at(24, model, arguments)})
+    larger = build(kind, {**arguments, **arguments_at(24, model, arguments)})
     load_weights(larger, tmp_path / "trained.safetensors")
     model.set_input_size(24)
     images = torch.randn(2, 1, 24, 24)
