@@ -128,7 +128,8 @@ def test_the_construction_is_the_configurations(path: str, arguments: dict[str, 
     names: dict[str, Any] = {}
     exec(construction({"class_path": path, "init_args": arguments | {"num_classes": 10}}, num_classes=4), names)
     changes = {"position_bias": TableBias} if "position_bias" in arguments else {}
-    reference = expected(**arguments | changes, num_classes=4)
+    typed = {name: tuple(value) if isinstance(value, list) else value for name, value in (arguments | changes).items()}
+    reference = expected(**typed, num_classes=4)
     shapes = [{name: t.shape for name, t in model.state_dict().items()} for model in (names["model"], reference)]
     assert shapes[0] == shapes[1]
 
