@@ -25,6 +25,7 @@ from vitlab.data.photos import Picture
 from vitlab.errors import explain, readable
 from vitlab.loggers import Wandb
 from vitlab.memory import hold_freed_memory
+from vitlab.studies.cost import device_for
 
 if TYPE_CHECKING:
     from vitlab.evaluation.probe import Accuracy
@@ -163,7 +164,7 @@ def benchmark(arguments: Sequence[str]) -> int:
 
 def benchmark_experiment(arguments: Sequence[str]) -> int:
     """Print what an experiment's model costs on this machine; `--json FILE` also writes it."""
-    from vitlab.studies.cost import device_for, measure
+    from vitlab.studies.cost import measure
 
     arguments, out = take_option(arguments, "--json")
     cli = build("fit", arguments, start=False)
@@ -198,7 +199,7 @@ def benchmark_models(arguments: Sequence[str]) -> int:
         "--out", type=Path, default=Path("runs/benchmark"), help="folder of the tables [runs/benchmark]"
     )
     options = parser.parse_args(arguments)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for("auto")
     rows = []
     for name in options.names:
         for precision in options.precision:
@@ -235,7 +236,7 @@ def probe(arguments: Sequence[str]) -> int:
     from vitlab.evaluation.probe import probe as measure
 
     cli, path = restore(arguments)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for("auto")
     encoder = cli.model.encoder.to(device)
     # What the features depend on: the model, the data, and which weights.
     facts = [cli.resolved["model"], cli.resolved["data"], cli.resolved["seed_everything"]]
@@ -309,7 +310,7 @@ def visualize(arguments: Sequence[str]) -> int:
     parser.add_argument("--images", type=Path, help="folder of pictures [64 of the validation images]")
     parser.add_argument("--out", type=Path, required=True, help="folder of the PNGs and of index.html")
     options = parser.parse_args(arguments)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for("auto")
     subjects, known = [], []
     for config in dict.fromkeys(options.config):
         cli, _ = restore(["--config", config])
@@ -383,7 +384,7 @@ def transfer_run(
     from vitlab.evaluation.probe import Accuracy
     from vitlab.models.weights import load_weights
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for("auto")
     own, arguments = trained.datamodule.image_size, trained.resolved["model"]["init_args"]["backbone"]["init_args"]
     for size in sorted({own, *sizes}):
         backbone = {"init_args": arguments_at(size, trained.model.backbone, arguments)}
@@ -447,7 +448,7 @@ def robustness(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--out", type=Path, help="folder of the page, figure and table [robustness/ in the study's]")
     options = parser.parse_args(arguments)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for("auto")
     runs, left_out = finished_runs(options.study)
     for reason in left_out:
         log.warning("Left out: %s", reason)
@@ -506,7 +507,7 @@ def predict(arguments: Sequence[str]) -> int:
     encoder = cli.model.backbone if options.raw else cli.model.encoder
     if not encoder.num_classes:
         raise ValueError(f"{type(cli.model).__name__} learns no classes, so there is nothing to predict; fine-tune it.")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for("auto")
     answers = ask(encoder, cli.datamodule, options.images, device)
     page = write_answers(answers, str(checkpoint or cli.directory), options.images, options.out)
     print(f"{len(answers.files)} pictures: {page}")

@@ -6,7 +6,6 @@ One call measures one model and belongs in a process of its own, because peak me
 import contextlib
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -233,5 +232,7 @@ def _status(field: str) -> int:
 
 
 def _peak_resident() -> int:
+    import resource  # here: Windows has none, and every command imports this file
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
