@@ -35,3 +35,11 @@ def test_maps_have_the_models_answers_below_them() -> None:
     assert [axes.get_xlabel() for axes in figure.axes] == ["one", "cat  90%", "", "two", "dog  60%", ""]
     right, wrong = (figure.axes[i].xaxis.label.get_color() for i in (1, 4))
     assert (right, wrong) == (figures.RIGHT, figures.WRONG)
+
+
+def test_images_have_their_captions_and_rooms_left_over_are_empty() -> None:
+    images = [np.full((2, 2, 1), shade) for shade in (0, 0.5, 1)]
+    captions = [("cat", True), ("dog", False), ("eel", None)]
+    figure = figures.draw_images(images, captions, columns=2)
+    assert [axes.get_xlabel() for axes in figure.axes] == ["cat", "dog", "eel", ""]
+    assert [len(axes.images) for axes in figure.axes] == [1, 1, 1, 0]

@@ -119,6 +119,22 @@ def overlay(axes: Axes, image: Float[np.ndarray, "H W C"], heat: Float[np.ndarra
 
 
 @styled
+def draw_images(
+    images: list[Float[np.ndarray, "H W C"]], captions: list[tuple[str, bool | None]], columns: int = 8
+) -> Figure:
+    """Draw images row by row, values from 0 to 1, each with its caption: in green or red where right is known."""
+    rows = -(-len(images) // columns)
+    figure = new_figure(1.3 * min(columns, len(images)), 1.75 * rows)
+    panels = figure.subplots(rows, min(columns, len(images)), squeeze=False).flat
+    for axes in panels:
+        no_ticks(axes)
+    for axes, image, (text, right) in zip(figure.axes, images, captions, strict=False):
+        show_image(axes, image)
+        axes.set_xlabel(text, color={None: MUTED, True: RIGHT, False: WRONG}[right], fontsize=9)
+    return figure
+
+
+@styled
 def draw_maps(
     images: dict[str, Float[np.ndarray, "B H W C"]],
     maps: dict[str, Float[np.ndarray, "B h w"]],
