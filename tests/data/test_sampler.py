@@ -7,15 +7,15 @@ from vitlab.data.sampler import EvalSampler, EvenBatchSampler, TrainSampler
 
 
 def _keys(sampler: TrainSampler) -> list[int]:
-    return [index for _, index in sampler]
+    return [key.image for key in sampler]
 
 
 def test_epoch_travels_with_the_index() -> None:
     # Persistent workers never see `set_epoch`: the key must tell them.
     sampler = TrainSampler(10, seed=0)
     sampler.set_epoch(3)
-    assert {epoch for epoch, _ in sampler} == {3}
-    assert {epoch for epoch, _ in EvalSampler(10)} == {None}
+    assert {key.epoch for key in sampler} == {3}
+    assert {key.epoch for key in EvalSampler(10)} == {None}
 
 
 def test_every_image_once_an_epoch_in_another_order() -> None:
@@ -27,13 +27,34 @@ def test_every_image_once_an_epoch_in_another_order() -> None:
     assert first != second
 
 
-def test_training_images_are_the_same_for_any_number_of_processes() -> None:
-    # The global batch of step t must not depend on how many processes share it: 2 x 4 images are the 8 of one process.
-    whole = _keys(TrainSampler(48, seed=5))
-    shares = [_keys(TrainSampler(48, seed=5, rank=rank, world_size=2)) for rank in range(2)]
-    for step in range(6):
-        together = {index for share in shares for index in share[4 * step : 4 * step + 4]}
-        assert together == set(whole[8 * step : 8 * step + 8])
+@pytest.mark.parametrize(("batch_size", "world_size", "accumulate"), [(8, 1, 3), (4, 2, 3), (2, 4, 3), (3, 2, 4)])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_a_step_has_the_same_images_however_it_is_factored(
+    batch_size: int, world_size: int, accumulate: int, repeats: int
+) -> None:
+    # 24 images a step: of 83 images, three steps of one process without accumulation.
+    whole = _keys(TrainSampler(83, seed=5, repeats=repeats, batch_size=24))
+    assert len(whole) == 72
+    shared = {"world_size": world_size, "repeats": repeats, "batch_size": batch_size, "accumulate": accumulate}
+    samplers = [TrainSampler(83, seed=5, rank=rank, **shared) for rank in range(world_size)]  # type: ignore[arg-type]
+    step = batch_size * accumulate
+    for first in range(0, 72, 24):
+        begin = first // world_size
+        together = [index for sampler in samplers for index in _keys(sampler)[begin : begin + step]]
+        assert sorted(together) == sorted(whole[first : first + 24])
+    assert {len(sampler) for sampler in samplers} == {72 // world_size}
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_the_processes_batches_mirror_each_in_itself(world_size: int) -> None:
+    # Mixup blends image i with the i-th from the end: both must be of one process, and λ the same in all.
+    whole = _keys(TrainSampler(96, seed=5, batch_size=6 * world_size))[: 6 * world_size]
+    partner = dict(zip(whole, whole[::-1], strict=True))
+    for rank in range(world_size):
+        sampler = TrainSampler(96, seed=5, rank=rank, world_size=world_size, batch_size=6)
+        own = _keys(sampler)[:6]
+        assert [partner[index] for index in own] == own[::-1]
+        assert next(iter(sampler)).first == whole[0]
 
 
 def test_processes_train_on_equally_many_images() -> None:
@@ -46,10 +67,13 @@ def test_processes_train_on_equally_many_images() -> None:
 def test_repeats_are_those_of_deits_sampler(size: int, world_size: int) -> None:
     # samplers.py:39-60 of facebookresearch/deit: all images three times in a row, every world_size-th to a process,
     # and of those the first floor(size // 256 · 256 / world_size); 256 and its multiples lose nothing to the rounding.
+    # Ours are dealt out there and back, which leaves each global batch what it is.
     three = [image for image in permutation(size, 5, 0).tolist() for _ in range(3)]
-    for rank in range(world_size):
-        keys = _keys(TrainSampler(size, 5, rank, world_size, repeats=3))
-        assert [key % size for key in keys] == three[rank::world_size][: size // world_size]
+    shares = [_keys(TrainSampler(size, 5, rank, world_size, repeats=3, batch_size=16)) for rank in range(world_size)]
+    theirs = [three[rank::world_size][: size // world_size] for rank in range(world_size)]
+    for first in range(0, size // world_size, 16):
+        ours = [key % size for share in shares for key in share[first : first + 16]]
+        assert sorted(ours) == sorted(image for share in theirs for image in share[first : first + 16])
 
 
 def test_no_repeat_is_drawn_for_twice_and_few_images_suffice() -> None:
@@ -69,11 +93,13 @@ def test_an_interrupted_epoch_goes_on_where_it_stopped_and_only_once() -> None:
     assert _keys(sampler) == whole
 
 
-@pytest.mark.parametrize(("size", "world_size"), [(10, 1), (10, 2), (11, 2), (9, 2), (599, 4), (7, 3), (8, 3)])
+@pytest.mark.parametrize(
+    ("size", "world_size"), [(10, 1), (10, 2), (11, 2), (9, 2), (599, 4), (7, 3), (8, 3), (10_001, 2)]
+)
 def test_evaluation_sees_every_image_exactly_once(size: int, world_size: int) -> None:
     # Lightning's own sampler pads: with 11 images on 2 processes it counts one of them twice.
     batches = [list(EvenBatchSampler(EvalSampler(size, rank, world_size), 4)) for rank in range(world_size)]
-    seen = sorted(index for share in batches for batch in share for _, index in batch)
+    seen = sorted(index for share in batches for batch in share for _, index, _ in batch)
     assert seen == list(range(size))
     assert max(len(batch) for share in batches for batch in share) <= 4
 

@@ -6,7 +6,9 @@ normalised image tensors and the labels. Training images are distorted on the wa
 Letters: B images in the batch, C channels, H rows, W columns, K classes.
 """
 
+import itertools
 import math
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -48,11 +50,11 @@ class Batch(NamedTuple):
     labels: Tensor  # (B,) int64
     indices: Tensor  # (B,) int64, within the split; r · size more for an image's r-th repeat
     epoch: int | None  # None in evaluation: nothing is drawn
-    first: int  # indices[0], kept on the host
+    first: int  # indices[0] of the first process, kept on the host
 
 
 class ImageDataset(Dataset[Batch], ABC):
-    """One split. Reads a batch at a time from keys (epoch, index); index modulo the number of images is the image.
+    """One split. Reads a batch at a time from keys; index modulo the number of images is the image.
 
     Attributes:
         labels: (N,) int64.
@@ -137,6 +139,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.erase_prob, self.mixup, self.multi_crop, self.repeats = erase_prob, mixup, multi_crop, repeats
         self._datasets: dict[Split, ImageDataset] = {}
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._continue_at: dict[str, Any] | None = None
 
     # What a data set tells about itself, before any image is read.
 
@@ -206,6 +209,14 @@ class ImageDataModule(LightningDataModule, ABC):
         for batch in loader:
             yield self.on_after_batch_transfer(move_data_to_device(batch, torch.device(device)), 0)
 
+    def training_batch(self, epoch: int, number: int, device: torch.device) -> tuple[View, list[str]]:
+        """Return this process's n-th batch of an epoch as the model sees it in training, and its images' names."""
+        dataset, sampler = self.dataset("train"), self._train_sampler()
+        sampler.epoch, sampler.start = epoch, number * self.batch_size
+        batch = dataset.__getitems__(list(itertools.islice(sampler, self.batch_size)))
+        view = self.on_after_batch_transfer(move_data_to_device(batch, device), 0)
+        return view, [dataset.names[int(i) % len(dataset)] for i in batch.indices]
+
     def view_of(self, pictures: Sequence[Picture], device: torch.device) -> Tensor:
         """Return RGB pictures from elsewhere as the model sees its own images in evaluation, (B, C, H, W)."""
         grey = self.in_chans == 1
@@ -222,7 +233,7 @@ class ImageDataModule(LightningDataModule, ABC):
                     f"multi_crop.global_crops.size is {self.multi_crop.global_crops.size}, but the model is made for "
                     f"image_size {self.image_size}, which evaluation sees; give both the same."
                 )
-            check_batches(dataset, self.batch_size, self._world_size)
+            check_batches(dataset, self.batch_size, self._world_size, self._accumulate)
 
     def train_dataloader(self) -> DataLoader:
         """Return the loader of the epoch, or of the rest of the epoch, that the trainer is about to run."""
@@ -230,13 +241,39 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.trainer is not None and self.trainer.overfit_batches > 0:  # type: ignore[attr-defined]
             same = SameImagesSampler(dataset)
             return DataLoader(dataset, batch_size=self.batch_size, sampler=same, **self._loader_settings)
-        sampler = TrainSampler(len(dataset), self.seed, self._rank, self._world_size, self.trainer, self.repeats)
-        if self.trainer is not None:
-            sampler.epoch, done = position(self.trainer)
-            sampler.start = done * self.batch_size
-        return TrainLoader(
+        sampler = self._train_sampler()
+        loader = TrainLoader(
             dataset, batch_size=self.batch_size, sampler=sampler, drop_last=True, **self._loader_settings
         )
+        stored, self._continue_at = self._continue_at, None
+        if stored is not None:
+            sampler.epoch, sampler.start = stored["epoch"], stored["batches"] * self.batch_size
+            loader.load_state_dict(stored["loader"])
+        elif self.trainer is not None:
+            sampler.epoch, done = position(self.trainer)
+            sampler.start = done * self.batch_size
+        return loader
+
+    def _train_sampler(self) -> TrainSampler:
+        shared = (self._rank, self._world_size, self.trainer, self.repeats, self.batch_size, self._accumulate)
+        return TrainSampler(len(self.dataset("train")), self.seed, *shared)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where in the epochs the run is, and what decides which images come before."""
+        assert self.trainer is not None
+        loader = self.trainer.train_dataloader
+        if not isinstance(loader, TrainLoader):
+            return {}
+        epoch, batches = position(self.trainer)
+        return {"epoch": epoch, "batches": batches, "loader": loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember where to go on.
+
+        The trainer's own counters come too late: a schedule asks for the number of steps, for which Lightning takes the
+        loader and starts its workers before it restores them.
+        """
+        self._continue_at = state_dict
 
     def val_dataloader(self) -> DataLoader:
         """Return the loader of the validation split."""
@@ -290,6 +327,10 @@ class ImageDataModule(LightningDataModule, ABC):
         return 1 if self.trainer is None else self.trainer.world_size
 
     @property
+    def _accumulate(self) -> int:
+        return 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+
+    @property
     def _workers(self) -> int:
         if self.num_workers is not None:
             return self.num_workers
@@ -306,6 +347,7 @@ class ImageDataModule(LightningDataModule, ABC):
             "num_workers": self._workers,
             "persistent_workers": self._workers > 0,
             "collate_fn": _as_it_is,
+            "worker_init_fn": _leave_signals_to_the_training_process,
             "pin_memory": self._pin_memory,
             # Without its own, a loader draws from the global generator whenever it is started: after a restart,
             # dropout would continue with other numbers than in the undisturbed run.
@@ -321,6 +363,12 @@ class ImageDataModule(LightningDataModule, ABC):
 def _as_it_is(batch: Any) -> Batch:
     """Stand in for the loader's collation: data sets read whole batches."""
     return batch
+
+
+def _leave_signals_to_the_training_process(worker: int) -> None:
+    """Read on after a signal, which Ctrl-C and SLURM send to every process: the run is still to complete its step."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def check_fraction(name: str, value: float) -> None:

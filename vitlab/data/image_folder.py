@@ -74,17 +74,17 @@ class Photos(ImageDataset):
 
     def __getitems__(self, keys: list[Key]) -> Batch:
         """Read one batch."""
-        epoch, first = keys[0]
-        indices = torch.tensor([index for _, index in keys])
+        epoch, first = keys[0].epoch, keys[0].first
+        indices = torch.tensor([key.image for key in keys])
         labels = torch.from_numpy(self.labels[indices.numpy() % len(self)])
         if epoch is None:
-            crops = [self._central(index) for _, index in keys]
+            crops = [self._central(key.image) for key in keys]
         elif self.multi_crop is not None:
             return Batch(self._views(self.multi_crop, Draws(self.seed, epoch, indices)), labels, indices, epoch, first)
         else:
             draws = Draws(self.seed, epoch, indices)
             rows = zip(draws.uniform(Stream.CROP, BOX_DRAWS), draws.uniform(Stream.FLIP, 1), strict=True)
-            crops = [self._random(epoch, index, *row) for (_, index), row in zip(keys, rows, strict=True)]
+            crops = [self._random(epoch, key.image, *row) for key, row in zip(keys, rows, strict=True)]
         return Batch(torch.stack(crops), labels, indices, epoch, first)
 
     def raw(self, index: int) -> np.ndarray:

@@ -35,11 +35,10 @@ class TensorImages(ImageDataset):
 
     def __getitems__(self, keys: list[Key]) -> Batch:
         """Gather one batch where the images lie."""
-        epoch = keys[0][0]
         # Only from pinned memory is the copy to a GPU not waited for.
-        indices = torch.tensor([index for _, index in keys], pin_memory=self.images.is_cuda)
+        indices = torch.tensor([key.image for key in keys], pin_memory=self.images.is_cuda)
         indices = indices.to(self.images.device, non_blocking=True)
-        return Batch(self.images[indices], self._labels[indices], indices, epoch, first=keys[0][1])
+        return Batch(self.images[indices], self._labels[indices], indices, keys[0].epoch, keys[0].first)
 
     def raw(self, index: int) -> np.ndarray:
         """Return one image (H, W, C)."""

@@ -62,8 +62,8 @@ class Mixup:
 def draw_mixup(settings: Mixup, seed: int, epoch: int, first: int, height: int, width: int) -> tuple[float, Box | None]:
     """Return λ and, for CutMix, the box; λ = 1 leaves the batch as it is.
 
-    Drawn on the host, so that nobody waits for the device, by the index of the batch's `first` image. λ is corrected to
-    the area of the box, which loses what lies outside the image.
+    Drawn on the host, so that nobody waits for the device, by the index of the global batch's `first` image, hence once
+    for all processes. λ is corrected to the area of the box, which loses what lies outside the image.
     """
     rng = np.random.default_rng(host_seed(seed, epoch, Stream.MIXUP, first))
     mixed, switch = rng.random(2)

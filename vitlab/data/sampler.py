@@ -6,21 +6,30 @@ one that has lived since the first epoch.
 
 import itertools
 from collections.abc import Iterator, Sized
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from vitlab.data.draws import permutation
+from vitlab.processes import places
 
-Key = tuple[int | None, int]  # (epoch, index); the epoch is None in evaluation, where nothing is drawn
+
+class Key(NamedTuple):
+    """What a sampler yields for an image."""
+
+    epoch: int | None  # None in evaluation, where nothing is drawn
+    image: int  # its index, r · size more for its r-th repeat
+    first: int = 0  # the image at the same place in the first process, by which all draw what is drawn for a batch
 
 
 class TrainSampler(Sampler[Key]):
-    """Yield the images in the order of (seed, epoch); position i of that order goes to process i modulo `world_size`.
+    """Yield the images in the order of (seed, epoch), each global batch dealt out as in `vitlab.processes.places`.
 
-    Every process gets the same number of images: at most `world_size - 1`, others in each epoch, are left out.
+    An epoch is so many whole optimiser steps, of `world_size · accumulate` batches each; what is left over, other
+    images in each epoch, is left out. So neither its length nor the images of a step depend on how processes and
+    accumulation factor them.
 
     With `repeats` above 1, each image stands so many times in a row, to be distorted otherwise each time: repeated
     augmentation (Hoffer et al. 2020, "Augment your batch"; DeiT's `samplers.py`). As there, the repeats go to one batch
@@ -41,9 +50,11 @@ class TrainSampler(Sampler[Key]):
         world_size: int = 1,
         trainer: Trainer | None = None,
         repeats: int = 1,
+        batch_size: int = 1,
+        accumulate: int = 1,
     ) -> None:
         self.size, self.seed, self.rank, self.world_size, self.trainer = size, seed, rank, world_size, trainer
-        self.repeats = repeats
+        self.repeats, self.batch_size, self.accumulate = repeats, batch_size, accumulate
         self.epoch = 0
         self.start = 0
 
@@ -60,15 +71,20 @@ class TrainSampler(Sampler[Key]):
 
     def __len__(self) -> int:
         """Count the images of a whole epoch: a continued one counts as long as any other."""
-        return self.size // self.world_size
+        step = self.batch_size * self.accumulate
+        return self.size // (self.world_size * step) * step
 
     def __iter__(self) -> Iterator[Key]:
         epoch, start = self.epoch, self.start
         self.start = 0
         images = permutation(self.size, self.seed, epoch)
         order = (images[:, None] + self.size * np.arange(self.repeats)).ravel()[: len(self) * self.world_size]
-        for index in order[self.rank :: self.world_size][start:].tolist():
-            yield epoch, index
+        batches = order.reshape(-1, self.batch_size * self.world_size)
+        own, first = (self._share(batches, rank)[start:].tolist() for rank in (self.rank, 0))
+        yield from map(Key, itertools.repeat(epoch), own, first)
+
+    def _share(self, batches: np.ndarray, rank: int) -> np.ndarray:
+        return batches[:, places(self.batch_size, rank, self.world_size).numpy()].ravel()
 
 
 class SameImagesSampler(SequentialSampler):
@@ -79,7 +95,7 @@ class SameImagesSampler(SequentialSampler):
 
     def __iter__(self) -> Iterator[Any]:
         for index in super().__iter__():
-            yield 0, index
+            yield Key(0, index, index)
 
 
 class EvalSampler(Sampler[Key]):
@@ -93,7 +109,7 @@ class EvalSampler(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         for index in range(self.rank, self.size, self.world_size):
-            yield None, index
+            yield Key(None, index)
 
 
 class EvenBatchSampler(Sampler[list[Key]]):
@@ -172,16 +188,18 @@ def position(trainer: Trainer) -> tuple[int, int]:
     return epochs.processed, batches.current.processed
 
 
-def check_batches(dataset: Sized, batch_size: int, world_size: int) -> None:
-    """Refuse a training set that does not fill one batch: the run would end without a step.
+def check_batches(dataset: Sized, batch_size: int, world_size: int, accumulate: int = 1) -> None:
+    """Refuse a training set that does not fill the batches of one optimiser step: the run would end without one.
 
     Raises:
-        ValueError: fewer images for each process than the batch holds.
+        ValueError: fewer images for each process than its batches of a step hold.
     """
-    share = len(dataset) // world_size
+    share = len(dataset) // (world_size * accumulate)
     if share < batch_size:
+        times = f", {accumulate} times a step" if accumulate > 1 else ""
+        fewer = " and lower trainer.accumulate_grad_batches" if share == 0 and accumulate > 1 else ""
         raise ValueError(
-            f"batch_size {batch_size} is larger than the training set: {len(dataset)} images on {world_size} "
+            f"batch_size {batch_size}{times} is larger than the training set: {len(dataset)} images on {world_size} "
             f"process{'es' if world_size > 1 else ''}, so that no batch would ever be full.\n"
-            f"Set data.init_args.batch_size to {max(share, 1)} or less."
+            f"Set data.init_args.batch_size to {max(share, 1)} or less{fewer}."
         )

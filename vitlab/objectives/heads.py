@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitlab.models.layers import init_linears, trunc_normal
-from vitlab.objectives.processes import mean_over_processes
+from vitlab.processes import mean_over_processes
 
 
 def projection(in_dim: int, hidden_dim: int, out_dim: int, batch_norm: bool) -> nn.Sequential:

@@ -18,6 +18,7 @@ from vitlab.models.layers import check_heads, init_linears, sincos_table, xavier
 from vitlab.models.vit import Attention, Block
 from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm
 from vitlab.optim import Optimizer, Schedule
+from vitlab.processes import num_processes, own_rows
 
 
 class Decoder(nn.Module):
@@ -103,7 +104,8 @@ class MAE(MaskedPretraining):
     def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
         (images,) = views  # MAE sees one view and never the labels
         batch, num_patches = len(images), len(self.decoder.pos_embed)
-        keep, mask = random_masking(batch, num_patches, self.mask_ratio, images.device)
+        drawn = random_masking(batch * num_processes(), num_patches, self.mask_ratio, images.device)
+        keep, mask = map(own_rows, drawn)
 
         pred = self.reconstruct(images, keep)  # (B, N, V)
         target = patchify(images, self.backbone.patch_size)  # (B, N, V)

@@ -21,9 +21,9 @@ from vitlab.masking import num_hidden_blocks, random_masking, take
 from vitlab.models import VisionTransformer
 from vitlab.objectives.heads import Prototypes, projection
 from vitlab.objectives.pretraining import require_final_norm
-from vitlab.objectives.processes import mean_over_processes
 from vitlab.objectives.self_distillation import SelfDistillation, by_resolution, entropy
 from vitlab.optim import Optimizer, Schedule
+from vitlab.processes import mean_over_processes, num_processes, own_rows
 
 
 class MSN(SelfDistillation):
@@ -118,8 +118,9 @@ class MSN(SelfDistillation):
         tokens = self.backbone.add_pos_embed(self.backbone.patch_embed(images)).flatten(1, 2)  # (B, N, D)
         batch, num_patches = tokens.shape[:2]
         hidden = num_hidden_blocks(num_patches, self.patch_drop)  # rounded up: 166 of 196 are kept, as released
-        draws = batch if self.mask_per_image else 1
+        draws = batch * num_processes() if self.mask_per_image else 1
         keep, _ = random_masking(draws, num_patches, hidden / num_patches, images.device)
+        keep = own_rows(keep) if self.mask_per_image else keep
         return self.backbone.pool(self.backbone.encode(take(tokens, keep.expand(batch, -1))))
 
     def configure_gradient_clipping(

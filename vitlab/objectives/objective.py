@@ -86,7 +86,7 @@ class Objective(LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         views, labels = batch
         loss = self.loss(views, labels)
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels))
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -29,7 +29,7 @@ class Pretraining(Objective, ABC):
         views, labels = batch
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            torch.manual_seed(batch_idx * self.trainer.world_size + self.trainer.global_rank)
+            torch.manual_seed(batch_idx)
             loss = self.loss(views, labels)
         self.log("val/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
 

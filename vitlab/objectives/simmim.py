@@ -16,6 +16,7 @@ from vitlab.masking import block_masking, enlarge, num_hidden_blocks
 from vitlab.models import Backbone
 from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm
 from vitlab.optim import Optimizer, Schedule
+from vitlab.processes import num_processes, own_rows
 
 
 class SimMIM(MaskedPretraining):
@@ -81,7 +82,9 @@ class SimMIM(MaskedPretraining):
         """Hide blocks of tokens."""
         batch, _, height, width = images.shape
         grid = height // self.backbone.patch_size, width // self.backbone.patch_size
-        return block_masking(batch, *grid, self.block, self.mask_ratio, images.device, generator)
+        if generator is not None:
+            return block_masking(batch, *grid, self.block, self.mask_ratio, images.device, generator)
+        return own_rows(block_masking(batch * num_processes(), *grid, self.block, self.mask_ratio, images.device))
 
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B C H W"]:
         """Predict all pixels from the tokens that the mask leaves."""
