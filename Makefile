@@ -12,11 +12,11 @@ EXPERIMENTS := $(notdir $(basename $(wildcard experiments/*.yaml)))
 STUDIES := $(notdir $(basename $(wildcard experiments/studies/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart dashboard test lint types unit benchmark $(EXPERIMENTS) $(STUDIES)
+.PHONY: help install quickstart dashboard wandb-sync test lint types unit benchmark $(EXPERIMENTS) $(STUDIES)
 
 help:  ## List the targets
 	@echo "Targets:"
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  %-24s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  %-24s %s\n", $$1, $$2}'
 	@echo "Experiments (python -m vitlab fit --config experiments/<name>.yaml):"
 	@for name in $(EXPERIMENTS); do printf "  %-24s %s\n" $$name "$$(head -1 experiments/$$name.yaml | cut -c3-)"; done
 	@echo "  imagenet/<name>          A published recipe; experiments/imagenet/ has $(words $(wildcard experiments/imagenet/*.yaml)), docs/recipes.md the values"
@@ -81,3 +81,6 @@ STUDY ?= quickstart
 
 dashboard: $(INSTALLED)  ## A study's report in W&B: make dashboard STUDY=quickstart
 	$(RUN) -m vitlab compare --config experiments/studies/$(STUDY).yaml --dashboard $(ARGS)
+
+wandb-sync: $(INSTALLED)  ## Upload the runs in runs/ that W&B kept offline
+	@$(RUN) -c 'import sys; from pathlib import Path; from vitlab.loggers import upload_offline_runs as upload; sys.exit(upload(Path("runs")))'

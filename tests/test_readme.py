@@ -20,7 +20,7 @@ COMMANDS = [
     *re.findall(r"^python -m vitlab .*$", SHELL, re.MULTILINE),
     *re.findall(r"`(python -m vitlab .*?)`", README),
 ]
-TARGETS = re.findall(r"make (\w+)", README)
+TARGETS = re.findall(r"make ([\w-]+)", README)
 
 
 @pytest.mark.slow
