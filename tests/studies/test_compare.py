@@ -6,9 +6,10 @@ import yaml
 from fake_study import FAKE_PROGRAM, FakeWorkshop, variant
 
 from vitlab.studies import compare as module
-from vitlab.studies.compare import compare, first_runs, measure_costs
+from vitlab.studies.compare import compare, first_runs, measure_costs, results_of
 from vitlab.studies.grid import plan, read_study
 from vitlab.studies.runner import Allotment
+from vitlab.studies.verdict import verdict
 
 Write = Callable[..., Path]
 
@@ -55,3 +56,31 @@ def test_broken_data_stop_a_study_before_its_first_run(
     with pytest.raises(FileNotFoundError):
         compare(write_study(), workshop, tmp_path / "runs", program=FAKE_PROGRAM)
     assert not list(tmp_path.glob("runs/**/seed-*"))
+
+
+def test_results_are_read_without_starting_a_run(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> None:
+    study, root = write_study(), tmp_path / "runs"
+    nothing, _ = results_of(study, workshop, root)
+    assert nothing.finished == []
+    assert {failure for _, failure in nothing.failures} == {"is not finished"}
+    assert not list(root.glob("*/*/seed-*"))
+
+    report = compare(study, workshop, root, program=FAKE_PROGRAM)
+    results, images = results_of(study, workshop, root)
+    assert len(results.finished) == 9
+    assert verdict(results) in report.read_text()
+    assert images is workshop.images
+
+    (root / "small-study" / "swin" / "seed-2" / "summary.json").unlink()
+    fewer, _ = results_of(study, workshop, root)
+    assert [str(run) for run, _ in fewer.failures] == ["Swin, seed 2"]
+
+    with pytest.raises(ValueError, match="another configuration"):
+        results_of(write_study(budget={"epochs": 5}), workshop, root)
+
+
+def test_results_of_a_study_whose_budget_nobody_measured_are_refused(
+    write_study: Write, workshop: FakeWorkshop, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="nobody has measured it here"):
+        results_of(write_study(budget={"flops": 1e12}), workshop, tmp_path / "runs")

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from vitlab.config import Config, load_yaml
-from vitlab.studies.baselines import baselines
+from vitlab.studies.baselines import Baselines, baselines
 from vitlab.studies.cost import Cost, device_for, device_name
 from vitlab.studies.decisions import Choice, refuse_to_tune_on_test_images, spend_budget, tune
 from vitlab.studies.engines import Engine
@@ -89,27 +89,63 @@ def compare(
         decided = spend_budget(study, first_runs(study, runs), images, measure, folder)
         choices, decided = tune(study, workshop, root, decided, train)
         runs = plan(study, workshop, root, decided)
-    finished, failures = read_results(train(runs))
-    costs, cost_failures = measure(first_runs(study, runs))
-    results = StudyResults(
+    outcomes = train(runs)
+    results = _gather(study, runs, outcomes, measure(first_runs(study, runs)), images, lines, allotment, choices)
+    report = write_report(results, images, folder)
+    print("", verdict(results), *outlooks(results), "", sep="\n", flush=True)
+    if dashboard is not None and results.finished:
+        print(f"The dashboard: {dashboard(results, images, folder)}", flush=True)
+    if results.failures:
+        raise RunsFailed(report, results.failures)
+    return report
+
+
+def results_of(study_path: Path, workshop: Workshop, root: Path = Path("runs")) -> tuple[StudyResults, Images]:
+    """Return what the runs of a study have left so far, and its images; starts no run and measures no cost.
+
+    Raises:
+        ValueError: a run directory holds another configuration than the study's, or the study tunes or spends a budget
+            that `compare` has not begun to.
+    """
+    study = read_study(study_path)
+    runs = plan(study, workshop, root)
+    folder, images = root / slug(study.name), workshop.data(runs[0].config)
+    folder.mkdir(parents=True, exist_ok=True)
+    choices: list[Choice] = []
+    if not study.settled:
+        decided = spend_budget(study, first_runs(study, runs), images, _known_costs, folder)
+        choices, decided = tune(study, workshop, root, decided, lambda runs: [])
+        runs = plan(study, workshop, root, decided)
+    refuse_conflicts(runs)
+    outcomes = [Outcome(run, None if is_finished(run) else "is not finished") for run in runs]
+    lines = baselines(images, runs[0].config["data"], folder / "baselines.json")
+    costs, _ = _known_costs(first_runs(study, runs))
+    return _gather(study, runs, outcomes, (costs, {}), images, lines, allot(runs, study.jobs), choices), images
+
+
+def _gather(
+    study: Study,
+    runs: list[Run],
+    outcomes: Sequence[Outcome],
+    costs: tuple[dict[str, Cost], dict[str, str]],
+    images: Images,
+    lines: Baselines,
+    allotment: Allotment,
+    choices: list[Choice],
+) -> StudyResults:
+    finished, failures = read_results(outcomes)
+    return StudyResults(
         study=study,
         differences=differing_keys(study, runs),
         finished=finished,
         failures=failures,
-        costs=costs,
-        cost_failures=cost_failures,
+        costs=costs[0],
+        cost_failures=costs[1],
         baselines=lines,
         class_names=images.class_names,
         allotment=str(allotment),
         choices=choices,
     )
-    report = write_report(results, images, folder)
-    print("", verdict(results), *outlooks(results), "", sep="\n", flush=True)
-    if dashboard is not None and finished:
-        print(f"The dashboard: {dashboard(results, images, folder)}", flush=True)
-    if failures:
-        raise RunsFailed(report, failures)
-    return report
 
 
 def emit(
@@ -190,6 +226,12 @@ def _costly(config: Config) -> Config:
     """Return the part of a configuration that a cost depends on: neither how long it trains nor where results go."""
     trainer = {key: value for key, value in config.get("trainer", {}).items() if key != "max_epochs"}
     return {"model": config["model"], "data": config["data"], "trainer": trainer}
+
+
+def _known_costs(runs: Sequence[Run]) -> tuple[dict[str, Cost], dict[str, str]]:
+    costs = {run.variant: _known_cost(run) for run in runs}
+    missing = dict.fromkeys((variant for variant, cost in costs.items() if cost is None), "nobody has measured it here")
+    return {variant: cost for variant, cost in costs.items() if cost is not None}, missing
 
 
 def _known_cost(run: Run) -> Cost | None:
