@@ -12,8 +12,9 @@ import pytest
 from fake_study import FAKE_PROGRAM, Digits, FakeWorkshop, results, right, variant, write_study
 
 from vitlab.studies import figures
-from vitlab.studies.compare import RunsFailed, compare
+from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.report import write_report
+from vitlab.studies.robustness import CLEAN, finished_runs, write_robustness
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium to look at the page")
@@ -167,6 +168,51 @@ class Awkward(Digits):
     def __init__(self) -> None:
         super().__init__()
         self.class_names = ["<b>cat</b>", "dog & son", '"eel"']
+
+
+def test_the_report_takes_in_robustness_of_the_runs_as_they_are(clean: Path, tmp_path: Path, digits: Digits) -> None:
+    shutil.copytree(clean.parent.parent, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "runs" / "small-study"
+    measures = {"noise": "σ of the noise", "blur": "σ of the blur, % of the side"}
+    rows = [
+        {
+            "variant": run.variant,
+            "seed": run.seed,
+            "corruption": name,
+            "strength": strength,
+            "images": 597,
+            "top1": top1,
+        }
+        for run in finished_runs(folder)[0]
+        for name, strength, top1 in ((CLEAN, 0.0, 0.9), ("noise", 0.1, 0.8), ("noise", 0.2, 0.6), ("blur", 4.0, 0.5))
+    ]
+    write_robustness(pd.DataFrame(rows), measures, [], folder, folder / "robustness")
+
+    def report() -> str:
+        write_report(*results_of(tmp_path / "study.yaml", FakeWorkshop(digits), tmp_path / "runs"), folder)
+        return (folder / "report.md").read_text()
+
+    assert "## Robustness" not in (folder / "report.md").read_text()
+    text = report()
+    assert "| Swin | 90.0 | 70.0 | 50.0 |" in text
+    assert "Not measured as they are now" not in text
+    assert (folder / "figures" / "curves_of_robustness.png").stat().st_size > 10_000
+    page = Page(folder / "report.html")
+    assert "robustness" in page.ids
+    assert "σ of the blur, % of the side" in page.text
+    assert all(load.startswith("data:image/") for load in page.loads)
+
+    again = folder / "swin" / "seed-2" / "predictions.parquet"
+    shutil.copy(folder / "vit" / "seed-2" / "predictions.parquet", again)  # as if it had been trained again
+    text = report()
+    assert "Not measured as they are now: Swin, seed 2." in text
+    assert f"`python -m vitlab robustness --study {folder}`" in text
+    (folder / "robustness" / "robustness.csv").write_text(
+        pd.DataFrame(rows).to_csv(index=False)  # an older version's: nothing says which models it is of
+    )
+    text = report()
+    assert "curves_of_robustness" not in text
+    assert text.count(", seed") >= 6
 
 
 def test_names_are_text_not_markup(tmp_path: Path) -> None:

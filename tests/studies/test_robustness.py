@@ -15,7 +15,8 @@ from vitlab.data import Digits
 from vitlab.data.corruptions import CORRUPTIONS, corrupted
 from vitlab.evaluation.answers import classify
 from vitlab.models import VisionTransformer
-from vitlab.studies.robustness import CLEAN, finished_runs, summary
+from vitlab.studies import figures
+from vitlab.studies.robustness import CLEAN, draw_curves, finished_runs, summary
 
 Write = Callable[..., Path]
 
@@ -74,6 +75,14 @@ def test_the_summary_averages_strengths_within_a_seed_and_takes_its_interval_ove
     means = np.array([0.7, 0.6, 0.65])
     half = 4.302653 * means.std(ddof=1) / 3**0.5  # Student's t with two degrees of freedom, 97.5 %
     assert interval == pytest.approx((0.65, 0.65 - half, 0.65 + half))
+
+
+def test_a_variant_has_its_colour_also_where_another_failed() -> None:
+    rows = [("Swin", 1, name, strength, 0.9, 100) for name, strength in ((CLEAN, 0.0), ("noise", 0.1))]
+    table = pd.DataFrame(rows, columns=["variant", "seed", "corruption", "strength", "top1", "images"])
+    for layout in (figures.WIDE, figures.NARROW):
+        (axes,) = draw_curves(table, {"noise": "σ"}, ["ViT", "Swin"], layout).axes
+        assert axes.lines[0].get_color() == figures.COLOURS[1]
 
 
 def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:

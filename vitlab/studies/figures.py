@@ -127,7 +127,7 @@ def learning_curves(results: StudyResults, layout: Layout) -> Figure:
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    _legend(figure, panels[0], layout)
+    legend(figure, panels[0], layout)
     return figure
 
 
@@ -152,7 +152,7 @@ def calibration(results: StudyResults, layout: Layout) -> Figure:
     for axes in panels:
         axes.set_xlabel("confidence, %")
         axes.set_xlim(0, 102)
-    _legend(figure, panels[0], layout)
+    legend(figure, panels[0], layout)
     return figure
 
 
@@ -193,7 +193,7 @@ def accuracy_against_cost(results: StudyResults, layout: Layout) -> Figure:
         axes.set_title(title, fontsize=11)
     for axes in panels[::columns]:
         axes.set_ylabel("accuracy, %")
-    _legend(figure, panels[0], layout)
+    legend(figure, panels[0], layout)
     return figure
 
 
@@ -277,7 +277,8 @@ def _reference(axes: Axes, results: StudyResults) -> None:
             )  # fmt: skip
 
 
-def _legend(figure: Figure, axes: Axes, layout: Layout) -> None:
+def legend(figure: Figure, axes: Axes, layout: Layout) -> None:
+    """Name the lines of a panel above the figure, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max((len(label) for label in labels), default=1)
     columns = max(1, min(len(labels), int(layout.width / (9 * longest + 50))))

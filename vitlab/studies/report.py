@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import jinja2
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from vitlab.studies import figures, wording
 from vitlab.studies.gallery import gallery, shown_seed
-from vitlab.studies.intervals import sampling_margin
+from vitlab.studies.intervals import Interval, sampling_margin
 from vitlab.studies.power import MOST_SEEDS
 from vitlab.studies.results import Pair, StudyResults, VariantResult
+from vitlab.studies.robustness import CLEAN, FinishedRun, Robustness, draw_curves, read_robustness, summary
 from vitlab.studies.verdict import outlooks, remarks, verdict
 from vitlab.studies.workshop import Images
 
@@ -42,6 +44,15 @@ class Learned(NamedTuple):
     seconds: float | None  # to the target
 
 
+class Spoilt(NamedTuple):
+    """The robustness of a study's models: mean accuracy by variant, as they are and by corruption; who is missing."""
+
+    corruptions: dict[str, str]  # with what their strengths are
+    rows: list[tuple[VariantResult, list[Interval]]]
+    missing: list[str]
+    command: str
+
+
 class Standing(NamedTuple):
     """A baseline in the ranking."""
 
@@ -62,12 +73,19 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     """Write report.html, report.md, figures/ and results.csv into a folder and return the path of the HTML file."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     results.table().to_csv(folder / "results.csv", index=False)
+    runs = [FinishedRun(r.run.variant, r.run.seed, r.run.directory) for r in results.finished]
+    robustness = read_robustness(folder, runs)
+    charts = CHARTS
+    if robustness is not None and len(robustness.table):
+        charts = (*CHARTS, (_curves_of(robustness), "Accuracy against strength for each corruption and variant."))
     if results.finished:
         results.per_class.to_csv(folder / "per_class.csv", index_label="class")
-        for chart, _ in CHARTS:
+        for chart, _ in charts:
             figures.write_files(chart, results, folder / "figures")
 
-    context = _context(results, images)
+    context = _context(results, images, charts)
+    if robustness is not None:
+        context["spoilt"] = _spoilt(results, robustness, folder)
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=jinja2.select_autoescape(enabled_extensions=("html.jinja",), default=False),
@@ -92,7 +110,24 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     return folder / "report.html"
 
 
-def _context(results: StudyResults, images: Images) -> dict[str, Any]:
+def _curves_of(robustness: Robustness) -> figures.Chart:
+    """Return the chart of what was measured on spoilt images."""
+
+    def curves_of_robustness(results: StudyResults, layout: figures.Layout) -> Figure:
+        return draw_curves(robustness.table, robustness.measures, list(results.study.variants), layout)
+
+    return curves_of_robustness
+
+
+def _spoilt(results: StudyResults, robustness: Robustness, folder: Path) -> Spoilt:
+    measures = robustness.measures
+    accuracies = summary(robustness.table, [CLEAN, *measures]) if measures else {}
+    rows = [(result, accuracies[result.variant]) for result in results.ranking if result.variant in accuracies]
+    command = f"python -m vitlab robustness --study {shlex.quote(str(folder))}"
+    return Spoilt(measures, rows, robustness.missing, command)
+
+
+def _context(results: StudyResults, images: Images, charts: tuple[tuple[figures.Chart, str], ...]) -> dict[str, Any]:
     study = results.study
     context: dict[str, Any] = {
         "results": results,
@@ -104,6 +139,7 @@ def _context(results: StudyResults, images: Images) -> dict[str, Any]:
         "command": f"python -m vitlab compare --config {shlex.quote(str(study.path))}",
         "study_yaml": study.path.read_text(encoding="utf-8").strip(),
         "finished": bool(results.finished),
+        "spoilt": None,
     }
     if not results.finished:
         return context
@@ -120,7 +156,7 @@ def _context(results: StudyResults, images: Images) -> dict[str, Any]:
                 figures.to_svg(chart, results, figures.NARROW),
                 description,
             )
-            for chart, description in CHARTS
+            for chart, description in charts
         },
         "learning": [_learned(results, result) for result in results.ranking],
         "margin": sampling_margin(results.ranking[0].accuracy.mean, len(results.labels)),

@@ -1,7 +1,9 @@
-"""How a study's models stand up to spoilt images: curves of accuracy against strength, and a page with them."""
+"""How a study's models stand up to spoilt images: curves of accuracy against strength, on a page and in the report."""
 
 import base64
+import hashlib
 import io
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +16,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vitlab.studies import wording
-from vitlab.studies.figures import COLOURS, DASHES, MARKERS, STYLE
+from vitlab.studies.figures import COLOURS, DASHES, MARKERS, PX, STYLE, WIDE, Layout, legend
 from vitlab.studies.grid import slug
 from vitlab.studies.intervals import Interval, t_interval
 
+log = logging.getLogger("vitlab")
+
 CLEAN = "none"
 """What the column `corruption` says of the images as they are."""
+FOLDER = "robustness"
+"""In the study's: where the report looks for what was measured."""
 
 
 class FinishedRun(NamedTuple):
@@ -28,6 +34,21 @@ class FinishedRun(NamedTuple):
     variant: str
     seed: int
     directory: Path
+
+
+class Robustness(NamedTuple):
+    """What was measured of a study's runs as they are now, and which of them it was not measured of."""
+
+    table: pd.DataFrame
+    missing: list[str]
+
+    @property
+    def measures(self) -> dict[str, str]:
+        """By corruption, what its strengths are."""
+        spoilt = self.table[self.table["corruption"] != CLEAN]
+        if spoilt.empty:
+            return {}
+        return dict(zip(spoilt["corruption"], spoilt["measure"], strict=True))
 
 
 def finished_runs(study: Path) -> tuple[list[FinishedRun], list[str]]:
@@ -59,6 +80,8 @@ def write_robustness(
 ) -> Path:
     """Write `robustness.csv`, `robustness.png` and the page `index.html`, whose path is returned.
 
+    The csv file also has the columns `measure` and `predictions`, by which `read_robustness` knows a run again.
+
     Args:
         table: a row a run, corruption and strength: `variant` (in the study's order), `seed`, `corruption`, `strength`,
             `images`, `top1` from 0 to 1. The row of the images as they are has the corruption `CLEAN`.
@@ -66,10 +89,16 @@ def write_robustness(
         left_out: runs of the study that are not in the table, and why.
     """
     out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(out / "robustness.csv", index=False)
+    known = {key: fingerprint(study / slug(key[0]) / f"seed-{key[1]}") for key in set(_runs(table))}
+    kept = table.assign(
+        measure=[measures.get(name, "") for name in table["corruption"]],
+        predictions=[known[key] for key in _runs(table)],
+    )
+    kept.to_csv(out / "robustness.csv", index=False)
+    variants = pd.read_csv(study / "results.csv", dtype={"variant": str})["variant"].unique().tolist()
     with matplotlib.rc_context(STYLE):
         png = io.BytesIO()
-        draw_curves(table, measures).savefig(png, format="png", dpi=120, facecolor="white")
+        draw_curves(table, measures, variants, WIDE).savefig(png, format="png", dpi=120, facecolor="white")
     (out / "robustness.png").write_bytes(png.getvalue())
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     templates = jinja2.Environment(
@@ -90,7 +119,38 @@ def write_robustness(
         left_out=left_out,
     )
     (out / "index.html").write_text(page, encoding="utf-8")
+    if out.resolve() == (study / FOLDER).resolve():
+        log.info(
+            "The study's report has these curves after its `compare` again, which trains nothing that is finished."
+        )
     return out / "index.html"
+
+
+def read_robustness(study: Path, runs: Sequence[FinishedRun]) -> Robustness | None:
+    """Return what `write_robustness` left in a study's folder of these runs; None where it left nothing.
+
+    What was measured of a run that has been trained again since is left out.
+    """
+    path = study / FOLDER / "robustness.csv"
+    if not path.is_file():
+        return None
+    table = pd.read_csv(path, dtype={"variant": str, "predictions": str}, keep_default_na=False)
+    now = {(run.variant, run.seed): fingerprint(run.directory) for run in runs}
+    then = table.get("predictions", pd.Series("", table.index))  # an older version's lacks them
+    current = [now.get(key) == known for key, known in zip(_runs(table), then, strict=True)]
+    table = table[current]
+    measured = set(_runs(table))
+    return Robustness(table, [f"{variant}, seed {seed}" for variant, seed in now if (variant, seed) not in measured])
+
+
+def fingerprint(run: Path) -> str:
+    """Return a digest of a run's predictions, which another training of it changes; nothing where they are gone."""
+    path = run / "predictions.parquet"
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+
+
+def _runs(table: pd.DataFrame) -> list[tuple[str, int]]:
+    return list(zip(table["variant"], table["seed"].astype(int), strict=True))
 
 
 def summary(table: pd.DataFrame, corruptions: Sequence[str]) -> dict[str, list[Interval]]:
@@ -103,20 +163,23 @@ def summary(table: pd.DataFrame, corruptions: Sequence[str]) -> dict[str, list[I
     }
 
 
-def draw_curves(table: pd.DataFrame, measures: dict[str, str]) -> Figure:
+def draw_curves(table: pd.DataFrame, measures: dict[str, str], variants: Sequence[str], layout: Layout) -> Figure:
     """Draw accuracy against strength for each corruption: the mean over seeds, the band from lowest to highest.
 
     The first point of each curve is of the images as they are.
+
+    Args:
+        variants: all of the study, whose order decides colours.
     """
-    columns = min(3, len(measures))
+    columns = min(2 * layout.columns - 1, len(measures))
     rows = -(-len(measures) // columns)
-    figure = Figure(figsize=(3.7 * columns, 2.9 * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(layout.width * PX, (210 * rows + 30) * PX), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in panels.flat[len(measures) :]:
         axes.set_axis_off()
     for axes, (name, measure) in zip(panels.flat, measures.items(), strict=False):
         strengths = _strengths(table, name)
-        for index, variant in enumerate(table["variant"].unique()):
+        for variant in table["variant"].unique():
             runs = table[table["variant"] == variant]
             clean = runs[runs["corruption"] == CLEAN]["top1"]
             spoilt = runs[runs["corruption"] == name].groupby("strength")["top1"]
@@ -124,7 +187,7 @@ def draw_curves(table: pd.DataFrame, measures: dict[str, str]) -> Figure:
                 [100 * part(clean), *(100 * part(spoilt).loc[strengths])]
                 for part in (lambda x: x.mean(), lambda x: x.min(), lambda x: x.max())
             )
-            which = index % len(COLOURS)
+            which = list(variants).index(variant) % len(COLOURS)
             style = {"color": COLOURS[which], "marker": MARKERS[which], "linestyle": DASHES[which]}
             axes.plot(range(len(means)), means, markersize=5, linewidth=1.6, label=variant, **style)
             axes.fill_between(range(len(means)), lows, highs, color=COLOURS[which], alpha=0.18, linewidth=0)
@@ -134,8 +197,7 @@ def draw_curves(table: pd.DataFrame, measures: dict[str, str]) -> Figure:
         axes.yaxis.set_major_locator(MaxNLocator(5))
     for axes in panels[:, 0]:
         axes.set_ylabel("accuracy, %")
-    handles, labels = panels.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), handlelength=2.6)
+    legend(figure, panels.flat[0], layout)
     return figure
 
 
