@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from vitlab.callbacks import AtomicCheckpointIO, KnnMonitor
+from vitlab.callbacks import KnnMonitor
 from vitlab.commands import run
 
 
@@ -47,22 +47,6 @@ def test_features_that_have_become_one_are_named_with_remedies(
 def test_a_monitor_that_never_looks_is_refused() -> None:
     with pytest.raises(ValueError, match="every_n_epochs is 0"):
         KnnMonitor(every_n_epochs=0)
-
-
-def test_a_torn_checkpoint_never_takes_the_place_of_a_whole_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "last.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
-
-    def torn(checkpoint: object, file: object) -> None:
-        file.write(b"half")  # type: ignore[attr-defined]
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(torch, "save", torn)
-    with pytest.raises(OSError, match="No space"):
-        AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
-    assert torch.load(path, weights_only=True) == {"step": 1}
 
 
 def test_a_long_epoch_is_heard_of_before_it_ends(

@@ -2,3 +2,7 @@
 
 Nothing is imported here, so that `python -m vitlab --help` answers before torch would have loaded.
 """
+
+import time
+
+BEGAN = time.perf_counter()  # as near to the start of the command as our own code comes

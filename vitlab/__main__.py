@@ -15,6 +15,8 @@ COMMANDS = {
     "transfer": "test trained runs at other image sizes and windows, and fine-tune there",
     "robustness": "test a study's models on spoilt images: noise, blur, low resolution, occlusion …",
     "compare": "run a study: variants × seeds, then a report",
+    "doctor": "does an experiment survive being killed, to the bit? two short runs tell",
+    "replay": "a step whose loss was not finite, once more: which module, which images",
     "benchmark": "cost of an experiment's model (--config), or our models beside timm's (model)",
 }
 
@@ -35,7 +37,11 @@ Any key of the file can be overridden: --trainer.max_epochs 10, --model.optimize
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit status: 0 done, 1 a failure while running, 2 a mistake in what was asked."""
+    """Run one command; return the exit status.
+
+    0: done. 1: a failure while running. 2: a mistake in what was asked. 75: SIGTERM or SIGUSR1 stopped the run, whose
+    state is written; the same command continues it. 130: the same by Ctrl-C.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(HELP.format(commands="\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())), end="")

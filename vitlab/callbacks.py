@@ -1,11 +1,10 @@
-"""What happens around training: the run directory and its records, random state in checkpoints, the progress bar."""
+"""What happens around training: the run directory and its records, a monitor of features, the progress bar."""
 
 import importlib.metadata
 import json
 import logging
 import os
 import platform
-import random
 import subprocess
 import sys
 import time
@@ -18,17 +17,20 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from tqdm import tqdm
 
+import vitlab
+from vitlab.checkpoints import RunCheckpoints
 from vitlab.evaluation.features import extract
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.evaluation.spread import rank_me, relative_std
+from vitlab.files import written_whole
 from vitlab.loggers import MetricsFile, UnbreakableWandbLogger
 from vitlab.objectives import Objective
 from vitlab.objectives.self_distillation import REMEDIES
+from vitlab.resume import inexact
 
 log = logging.getLogger("vitlab")
 
@@ -46,6 +48,7 @@ class RunRecord(Callback):
         self.config = config
         self.seconds = 0.0
         self._started: float | None = None
+        self._restarted = False
         self._outputs: list[dict[str, Tensor]] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,19 +56,38 @@ class RunRecord(Callback):
             return
         log.info("%s: %s", self.directory, f"continuing from {trainer.ckpt_path}" if trainer.ckpt_path else "training")
         self.directory.mkdir(parents=True, exist_ok=True)
+        now = environment(trainer)
         if trainer.ckpt_path is None:
             erase(self.directory)
+        else:
+            self._say_what_is_inexact(now)
         write_text(self.directory / "config.yaml", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
-        write_text(self.directory / "environment.json", json.dumps(environment(trainer), indent=2))
+        write_text(self.directory / "environment.json", json.dumps(now, indent=2))
         for logger in trainer.loggers:
             if isinstance(logger, UnbreakableWandbLogger):
                 logger.start()
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _say_what_is_inexact(self, now: dict[str, Any]) -> None:
+        file = self.directory / "environment.json"
+        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else now
+        if found := inexact(before, now):
+            log.warning("Continued, but not to the bit: %s.", "; ".join(found))
+
+    def keep_rows(self, trainer: Trainer) -> None:
+        """Drop the rows of metrics.csv that the run is about to write again."""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
                 logger.keep_until(trainer.global_step)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.keep_rows(trainer)
         self._started = time.perf_counter()
+        self._restarted = trainer.ckpt_path is not None
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        if self._restarted:
+            self._restarted = False
+            log.info("first new step %.1f s after the start of the command", time.perf_counter() - vitlab.BEGAN)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds += self._since_start()
@@ -143,9 +165,8 @@ def erase(directory: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with written_whole(path) as file:
+        file.write(text.encode())
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:
@@ -189,39 +210,6 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-class RandomState(Callback):
-    """Keeps every random generator's state in the checkpoint, so that dropout goes on where it stopped."""
-
-    def __init__(self) -> None:
-        self._state: dict[str, Any] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        _, keys, *position = np.random.get_state()  # noqa: NPY002 (the global generator is the one that libraries use)
-        version, python, gauss = random.getstate()
-        return {
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), *position],
-            "python": [version, list(python), gauss],
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._state = state_dict
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore: whatever building the model and the loaders drew is undone here."""
-        if self._state is None:
-            return
-        torch.set_rng_state(self._state["torch"].cpu())
-        if self._state["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([state.cpu() for state in self._state["cuda"]])
-        keys, *position = self._state["numpy"]
-        np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *position))  # noqa: NPY002
-        version, python, gauss = self._state["python"]
-        random.setstate((version, tuple(python), gauss))
-        self._state = None
-
-
 class KnnMonitor(Callback):
     """Logs what an encoder's features are worth while an objective without labels trains, and names their collapse.
 
@@ -255,20 +243,6 @@ class KnnMonitor(Callback):
             log.warning("Collapse: val/rank is %.2f, all images look alike.\n%s", seen["val/rank"], REMEDIES)
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint under another name, flushes it to the disk, then renames: a file is whole or not there."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.new")
-        with temporary.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-
-
 class RunProgress(ProgressBar):
     """One bar for the whole run: epoch, time left for all epochs, images/s, share of the time spent waiting for data.
 
@@ -291,6 +265,7 @@ class RunProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._images = self._refreshed_images = 0
+        self._paused_before = self._paused(trainer)
         self._waited = 0.0
         self._begin = self._last = self._refreshed = self._line = time.perf_counter()
         self._steps = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
@@ -299,7 +274,9 @@ class RunProgress(ProgressBar):
             self.bar = tqdm(total=self._steps, initial=self._first, desc="train", dynamic_ncols=True, mininterval=0.5)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._waited += time.perf_counter() - self._last
+        paused = self._paused(trainer)
+        self._waited += time.perf_counter() - self._last - (paused - self._paused_before)
+        self._paused_before = paused
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -315,6 +292,11 @@ class RunProgress(ProgressBar):
                 self.bar.set_postfix_str(f"{self._rates()}, loss {float(outputs['loss']):.3f}", refresh=False)
             if now - self._line >= 6 * self.seconds_between_lines:  # an epoch of more than a minute
                 self._print_line(trainer, now)
+
+    @staticmethod
+    def _paused(trainer: Trainer) -> float:
+        """Return the seconds that went into checkpoints, which is not waiting for data either."""
+        return sum(each.seconds for each in trainer.checkpoint_callbacks if isinstance(each, RunCheckpoints))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last = time.perf_counter()  # validating is not waiting for data

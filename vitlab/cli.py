@@ -9,10 +9,9 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from inspect import isfunction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls, not ours
 
@@ -20,18 +19,22 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 from vitlab import models
-from vitlab.callbacks import AtomicCheckpointIO, RandomState, RunProgress, RunRecord
+from vitlab.callbacks import RunProgress, RunRecord
+from vitlab.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints, newest_state
 from vitlab.config import Config, changes, conflicts, flatten, load_yaml, pairs, short
 from vitlab.data import ImageDataModule
 from vitlab.errors import explain, nearest
+from vitlab.files import flaw
 from vitlab.loggers import MetricsFile, UnbreakableWandbLogger, Wandb
+from vitlab.not_finite import FiniteSteps
 from vitlab.objectives import Classification, Objective
 from vitlab.objectives.objective import Monitor
+from vitlab.resume import EpochMeans, RandomState
 
 log = logging.getLogger("vitlab")
 
@@ -54,6 +57,8 @@ class Run:
         root: Where runs lie.
         overwrite: Begin again although the run is finished, or differs from what is asked now.
         test: Evaluate the last weights on the test images after training.
+        checkpoint: When the state is written from which the same command continues.
+        not_finite: What a loss or gradient that is not finite does, after its step was left out.
         wandb: Weights & Biases.
     """
 
@@ -61,6 +66,8 @@ class Run:
     root: str = "runs"
     overwrite: bool = False
     test: bool = True
+    checkpoint: Checkpointing = field(default_factory=Checkpointing)
+    not_finite: Literal["stop", "skip"] = "stop"
     wandb: Wandb = field(default_factory=Wandb)
 
 
@@ -228,25 +235,29 @@ class VitlabCLI(LightningCLI):
         """Return the checkpoint that this command begins with, after making sure that it belongs to it."""
         config = self.config[self.command]
         asked = config.get("ckpt_path")
-        last = self.directory / "checkpoints" / "last.ckpt"
         if self.command == "fit" and asked is None:
-            return self._continue(config.run.overwrite, last)
+            return self._continue(config.run.overwrite)
         if asked == "none":
             return None
         if asked in (None, "last", "best"):
-            path = last.with_name(f"{asked or 'last'}.ckpt")
+            path = self.directory / "checkpoints" / f"{asked or 'last'}.ckpt"
+            if asked != "best":
+                path = newest_state(self.directory) or path
             remedy = "train first, or give --ckpt_path FILE (`none` evaluates the weights as they are built)."
         else:
             path, remedy = Path(asked), "give --ckpt_path the path of a .ckpt file, `last` or `best`."
         if not path.is_file():
             raise FileNotFoundError(f"No checkpoint {path}; {remedy}")
+        if wrong := flaw(path):
+            raise ValueError(f"{path} is damaged ({wrong}); {remedy}")
         self._compare_with_checkpoint(path)
         return path
 
-    def _continue(self, overwrite: bool, last: Path) -> Path | None:
+    def _continue(self, overwrite: bool) -> Path | None:
         stored = self.directory / "config.yaml"
         finished = (self.directory / "summary.json").is_file()
-        if overwrite or not (finished or last.is_file()):
+        state = None if overwrite or finished else newest_state(self.directory)
+        if overwrite or not (finished or state):
             return None
         changed = conflicts(load_yaml(stored), self.resolved)
         if changed:
@@ -258,7 +269,7 @@ class VitlabCLI(LightningCLI):
         if finished:
             log.info("%s is finished; nothing to do (--run.overwrite true trains it again).", self.directory)
             raise SystemExit(0)
-        return last
+        return state
 
     def _compare_with_checkpoint(self, path: Path) -> None:
         """Refuse a checkpoint of another backbone; say what else differs. The command's values are the ones used."""
@@ -280,30 +291,42 @@ class VitlabCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         self.record = RunRecord(self.directory, self.resolved)
         chosen = self.config_init[self.command].trainer
-        callbacks = [self.record, RandomState(), RunProgress(), *self._checkpoints()]
+        run: Run = self.config_init[self.command].run
+        callbacks = [
+            self.record,
+            FiniteSteps(self.directory, run.not_finite),
+            RandomState(),
+            EpochMeans(),
+            RunProgress(),
+            *self._checkpoints(run.checkpoint),
+        ]
         given = chosen.get("callbacks") or []
         own_loggers = self._loggers() if self.start and not chosen.fast_dev_run else []
         return super().instantiate_trainer(
             callbacks=[*(given if isinstance(given, list) else [given]), *callbacks],
             logger=[*own_loggers, *_as_loggers(chosen.get("logger"))],
-            plugins=[*(chosen.get("plugins") or []), AtomicCheckpointIO()],
+            plugins=[*(chosen.get("plugins") or []), AtomicCheckpointIO(run.checkpoint.on_failure)],
             precision=chosen.get("precision") or ("bf16-mixed" if torch.cuda.is_available() else "32-true"),
             **kwargs,
         )
 
-    def _checkpoints(self) -> list[ModelCheckpoint]:
-        # After validation, so that an epoch that is in the checkpoint has all its metrics.
-        keep = partial(
-            ModelCheckpoint,
-            dirpath=self.directory / "checkpoints",
-            save_on_train_epoch_end=True,
+    def _checkpoints(self, settings: Checkpointing) -> list[Checkpoint]:
+        folder = self.directory / "checkpoints"
+        monitor: Monitor | None = self.model.monitor
+        last = RunCheckpoints(folder, settings)
+        if monitor is None:
+            return [last]
+        best = ModelCheckpoint(
+            dirpath=folder,
+            filename="best",
+            monitor=monitor.metric,
+            mode=monitor.mode,
+            save_on_train_epoch_end=True,  # with every metric of the epoch
+            # Other epochs lack the metric.
+            every_n_epochs=self.config_init[self.command].trainer.check_val_every_n_epoch or 1,
             enable_version_counter=False,
         )
-        monitor: Monitor | None = self.model.monitor
-        validated = self.config_init[self.command].trainer.check_val_every_n_epoch or 1  # other epochs lack the metric
-        choose = partial(keep, filename="best", every_n_epochs=validated)
-        best = [] if monitor is None else [choose(monitor=monitor.metric, mode=monitor.mode)]
-        return [*best, keep(filename="last")]
+        return [best, last]  # in this order: the last state knows which epoch was best
 
     def _loggers(self) -> list[Logger]:
         if self.command != "fit":
@@ -336,11 +359,13 @@ class VitlabCLI(LightningCLI):
 
     def fit(self) -> None:
         """Train, then test the last weights, if they are a classifier's, and write the summary."""
+        check_precision(str(self.trainer.precision), self.model)
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.resume)
         if self.trainer.interrupted or self.resolved["trainer"]["fast_dev_run"]:
             return
         metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
         if self.config[self.command].run.test and isinstance(self.model, Classification):
+            self.record.keep_rows(self.trainer)  # of an earlier start that was killed while testing
             (results,) = self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
             metrics |= results
         self.record.finish(self.trainer, self.model, metrics)
@@ -358,6 +383,21 @@ class VitlabCLI(LightningCLI):
         """Write predictions.parquet: name, label and logits of every test image."""
         self.trainer.predict(self.model, datamodule=self.datamodule, ckpt_path=self.resume, return_predictions=False)
         log.info("%s", self.directory / "predictions.parquet")
+
+
+def check_precision(precision: str, objective: Objective) -> None:
+    """Refuse weights in float16; warn of activations in float16 where they are known to leave its range.
+
+    Raises:
+        ValueError: pure float16, in which AdamW's ε of 1e-8 is zero.
+    """
+    if precision == "16-true":
+        raise ValueError("trainer.precision is 16-true, in which small updates vanish; set bf16-mixed, or 32-true.")
+    if precision == "16-mixed" and isinstance(objective.backbone, models.SwinTransformer | models.SwinTransformerV2):
+        log.warning(
+            "trainer.precision is 16-mixed, which ends at 65,504; the activations of large Swins are known to grow "
+            "beyond. bf16-mixed has the range of float32."
+        )
 
 
 def _table(metrics: Mapping[str, float]) -> str:

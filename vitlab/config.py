@@ -13,6 +13,8 @@ Config = dict[str, Any]
 # Whether these differ between two starts of a run does not change its result.
 HARMLESS = (
     "run.overwrite",
+    "run.checkpoint",
+    "run.not_finite",
     "run.wandb",
     "data.init_args.num_workers",
     "model.init_args.teacher.cache",

@@ -54,8 +54,8 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def keep_until(self, step: int) -> None:
-        """Drop the rows after optimiser step `step`, which a continued run will write again; all of them for step 0."""
-        rows = [row for row in self._read() if int(row["step"]) <= step] if step else []
+        """Drop what a run writes again that continues after `step` optimiser steps; the first step's rows say 0."""
+        rows = [row for row in self._read() if int(row["step"]) < step]
         self.columns = list(rows[0]) if rows else []
         if rows:
             self._rewrite(rows)

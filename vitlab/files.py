@@ -1,0 +1,57 @@
+"""Files that are whole or not there, whatever happens while they are written; below everything else."""
+
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes its name when it is complete: beside it, to the disk, then renamed.
+
+    After an error nothing of it is left, and what had the name before still has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def flaw(path: Path) -> str | None:
+    """Return what is wrong with a file that `torch.save` wrote, or None.
+
+    Such a file is a zip archive with a CRC-32 of each entry; all of it is read and compared, which `torch.load` leaves
+    out where it maps the file into memory. What is outside the entries, `torch.load` must understand.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # whatever two readers can say of a damaged archive
+        return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+    return None if damaged is None else f"the checksum of {damaged} is wrong"
+
+
+def newest_whole(candidates: list[Path]) -> tuple[Path | None, dict[Path, str]]:
+    """Return the first of the files that exists and has no flaw, and what is wrong with those passed over."""
+    flaws: dict[Path, str] = {}
+    for path in candidates:
+        if not path.is_file():
+            continue
+        wrong = flaw(path)
+        if wrong is None:
+            return path, flaws
+        flaws[path] = wrong
+    return None, flaws
