@@ -6,6 +6,7 @@ leaves the weights as they are. On a GPU the answer is read one step later, on t
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -183,19 +184,24 @@ def recompute(
 def watch(objective: nn.Module) -> Iterator[list[str]]:
     """List, in the order of computation, the modules that give something not finite, and were given none."""
     causes: list[str] = []
-    with ExitStack() as hooks:
+    spoilt = False  # once an output is not finite, neither need be what flows back
+
+    with ExitStack() as hooks, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Full backward hook is firing")  # at the first module: as it should
         for name, module in objective.named_modules():
             if any(module.children()):
                 continue
 
             def forward(module: nn.Module, given: Any, gave: Any, name: str = name) -> None:
+                nonlocal spoilt
+                spoilt = spoilt or not finite(gave)
                 if finite(given) and not finite(gave):
                     weights = "" if finite(list(module.parameters())) else ", whose weights are not finite"
                     causes.append(f"{name} (forward{weights})")
 
             def backward(module: nn.Module, gave: Any, given: Any, name: str = name) -> None:
                 gradients = [p.grad for p in module.parameters() if p.grad is not None]
-                if finite(given) and not (finite(gave) and finite(gradients)):
+                if not spoilt and finite(given) and not (finite(gave) and finite(gradients)):
                     causes.append(f"{name} (backward)")
 
             for handle in (module.register_forward_hook(forward), module.register_full_backward_hook(backward)):

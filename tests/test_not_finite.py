@@ -1,0 +1,153 @@
+"""A loss or gradient that is not finite costs one step, and is kept with its images, its weights and its cause."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vitlab.commands import run
+from vitlab.data import Digits
+from vitlab.not_finite import finite, watch
+from vitlab.objectives import Supervised
+
+RUN = Path("runs/tiny/seed-0")
+
+HUGE_STEPS = {
+    "model": {"init_args": {"optimizer": {"init_args": {"lr": 1e25}}, "schedule": {"init_args": {"warmup_epochs": 0}}}}
+}
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Return a function that makes the loss NaN at one step."""
+
+    def poison(step: int) -> None:
+        loss = Supervised.loss
+
+        def sometimes(self: Supervised, views: list[Tensor], labels: Tensor) -> Tensor:
+            return loss(self, views, labels) * (float("nan") if self.global_step == step else 1.0)
+
+        monkeypatch.setattr(Supervised, "loss", sometimes)
+
+    return poison
+
+
+def test_the_run_stops_with_the_step_left_out_and_its_batch_kept(
+    tiny: Callable[..., Path], poisoned: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    poisoned(3)
+    assert run("fit", ["--config", str(tiny()), "--run.checkpoint.every_n_steps", "1"]) == 1
+    said = capsys.readouterr().err
+    assert "Step 3: loss or gradient not finite" in said
+    assert f"python -m vitlab replay {RUN}/not_finite" in said
+    last = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 3
+    assert all(bool(torch.isfinite(value).all()) for value in last["state_dict"].values())
+    report = json.loads((RUN / "not_finite/report.json").read_text())
+    assert report["cause"] == "Supervised.loss (forward)"
+    kept = torch.load(RUN / "not_finite/batch.pt", weights_only=True)
+    data = Digits(batch_size=64)
+    (views, labels), names = data.training_batch(0, 3, torch.device("cpu"))
+    assert report["images"] == kept["images"] == names
+    assert set(names) <= set(data.image_names("train"))
+    assert torch.equal(kept["views"][0], views[0])
+    assert torch.equal(kept["labels"], labels)
+    assert not (RUN / "summary.json").exists()
+
+
+def test_a_step_that_overflows_is_seen_again_in_the_same_module(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A learning rate of 1e25: after one step, the forward pass leaves the range of float32 by itself."""
+    path = tiny(HUGE_STEPS)
+    assert run("fit", ["--config", str(path)]) == 1
+    report = json.loads((RUN / "not_finite/report.json").read_text())
+    assert report["cause"].startswith("backbone.")
+    capsys.readouterr()
+    assert run("replay", [str(RUN / "not_finite")]) == 0
+    said = capsys.readouterr().out
+    assert f"Step {report['step']}: " in said
+    assert report["cause"] in said
+    assert report["images"][0] in said
+    assert not (RUN / "summary.json").exists()
+
+
+def test_where_asked_the_run_goes_on_and_counts(
+    tiny: Callable[..., Path], poisoned: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    poisoned(3)
+    assert run("fit", ["--config", str(tiny()), "--run.not_finite", "skip"]) == 0
+    assert "Step 3 is left out" in capsys.readouterr().err
+    assert pd.read_csv(RUN / "metrics.csv")["train/steps_left_out"].dropna().tolist() == [1]
+    last = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
+    assert all(bool(torch.isfinite(value).all()) for value in last["state_dict"].values())
+    steps = {float(state["step"]) for state in last["optimizer_states"][0]["state"].values()}
+    assert steps == {last["global_step"] - 1.0}  # AdamW counts the steps it took
+
+
+def test_a_run_that_is_past_help_ends_all_the_same(tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitlab.not_finite.MOST_IN_A_ROW", 2)
+    path = tiny(HUGE_STEPS)
+    assert run("fit", ["--config", str(path), "--run.not_finite", "skip"]) == 1
+
+
+class _Root(nn.Module):
+    """√x, whose derivative at 0 is infinite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sqrt()
+
+
+@pytest.mark.parametrize(
+    ("x", "cause"),
+    [(-1.0, ["1 (forward)"]), (0.0, ["1 (backward)"]), (1.0, []), (float("nan"), [])],
+)
+def test_the_module_is_named_that_makes_it_from_what_was_finite(x: float, cause: list[str]) -> None:
+    net = nn.Sequential(nn.Identity(), _Root(), nn.Identity())
+    with watch(net) as causes:
+        net(torch.tensor([x], requires_grad=True) * 1).sum().backward()
+    assert causes == cause
+
+
+def test_integers_are_finite_and_nests_are_searched() -> None:
+    assert finite([torch.tensor([1]), (torch.tensor(0.5), None)])
+    assert not finite([torch.tensor([1]), (torch.tensor(float("inf")), None)])
+
+
+@pytest.mark.parametrize(("precision", "status"), [("16-true", 2), ("bf16-mixed", 0)])
+def test_weights_in_float16_are_refused(tiny: Callable[..., Path], precision: str, status: int) -> None:
+    assert run("fit", ["--config", str(tiny()), "--trainer.precision", precision]) == status
+
+
+def test_a_swin_in_mixed_float16_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    from tests.objectives.small import BACKBONES
+    from vitlab.cli import check_precision
+    from vitlab.optim import AdamW, WarmupCosine
+
+    for name, backbone in BACKBONES.items():
+        caplog.clear()
+        with caplog.at_level("WARNING", "vitlab"):
+            check_precision("16-mixed", Supervised(backbone(), AdamW(1e-3), WarmupCosine()))
+        assert bool(caplog.records) == name.startswith("swin"), name
+
+
+def test_a_folder_that_holds_no_step_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("replay", ["nowhere"]) == 2
+    assert "holds no report.json" in capsys.readouterr().err
+
+
+def test_several_batches_of_a_step_are_told_apart(tiny: Callable[..., Path], poisoned: Callable[[int], None]) -> None:
+    path = tiny({"trainer": {"accumulate_grad_batches": 4}})
+    poisoned(2)
+    assert run("fit", ["--config", str(path)]) == 1
+    report: dict[str, Any] = json.loads((RUN / "not_finite/report.json").read_text())
+    assert report["batches"] == [8, 9, 10, 11]
+    assert report["images"] == Digits(batch_size=64).training_batch(0, 8, torch.device("cpu"))[1]
