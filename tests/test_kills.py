@@ -40,4 +40,5 @@ def test_kills_change_nothing(name: str, experiment: Callable[..., Path]) -> Non
         assert status in (0, -signal.SIGKILL), last_words()
     assert forked(["--config", str(path)]) == 0, last_words()
     assert disagreements(Path("whole", name, "seed-0"), Path("runs", name, "seed-0")) == []
+    assert not list(Path("runs").rglob("*.new"))
     assert len(killed) >= len(moments) - 2, killed  # the last may find the run finished

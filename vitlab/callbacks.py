@@ -159,7 +159,11 @@ def erase(directory: Path) -> None:
     """Remove what an earlier run wrote into its directory; files of others stay."""
     for name in OWN_FILES:
         (directory / name).unlink(missing_ok=True)
-    for file in (*directory.glob("checkpoints/*.ckpt"), *directory.glob("pictures/*.png")):
+    for file in (
+        *directory.glob("checkpoints/*.ckpt"),
+        *directory.glob("pictures/*.png"),
+        *directory.glob("not_finite/*"),
+    ):
         file.unlink()
 
 

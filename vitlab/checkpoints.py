@@ -99,6 +99,9 @@ class RunCheckpoints(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
         self._at = self._begin = time.perf_counter()
+        if trainer.is_global_zero:  # what a killed run was about to write
+            for unfinished in (self._next, *self.directory.glob("*.new")):
+                unfinished.unlink(missing_ok=True)
         self.signals.listen()  # after Lightning, whose own handler would stop the run without its state
 
     # ---- writing
