@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from vitlab.callbacks import write_text
 from vitlab.cli import VitlabCLI
@@ -78,7 +79,8 @@ def quiet() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers, log.propagate = [handler], False
-    log.setLevel(logging.INFO)
+    # Of several processes one speaks.
+    log.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)  # type: ignore[attr-defined]
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # In-memory data is read by the main process on purpose; epochs shorter than the logging interval are logged whole.
@@ -113,6 +115,7 @@ class CommandLineWorkshop:
 
 def compare(arguments: Sequence[str]) -> int:
     """Run a study and write its report."""
+    from vitlab.studies.cluster import slurm
     from vitlab.studies.compare import RunsFailed, emit
     from vitlab.studies.compare import compare as run_study
     from vitlab.studies.engines import write_slurm, write_sweep
@@ -124,6 +127,9 @@ def compare(arguments: Sequence[str]) -> int:
     engines = {"wandb": write_sweep, "slurm": write_slurm}
     parser.add_argument("--emit", choices=engines, help="write a W&B sweep or a SLURM array of the runs, start none")
     parser.add_argument("--dashboard", action="store_true", help="show the report in W&B; offline without a key")
+    parser.add_argument(
+        "--slurm", nargs="*", metavar="KEY=VALUE", help="train as a SLURM array, like partition=gpu time=240; report"
+    )
     options = parser.parse_args(arguments)
     if options.emit:
         print(emit(options.config, CommandLineWorkshop(), engines[options.emit], options.root))
@@ -134,9 +140,12 @@ def compare(arguments: Sequence[str]) -> int:
 
         settings = Wandb()
         dashboard = partial(write_dashboard, online=settings.enabled and not settings.offline)
+    cluster = None if options.slurm is None else partial(slurm, settings=options.slurm)
     workshop = CommandLineWorkshop()
     try:
-        report = run_study(options.config, workshop, options.root, options.overwrite, dashboard=dashboard)
+        report = run_study(
+            options.config, workshop, options.root, options.overwrite, dashboard=dashboard, cluster=cluster
+        )
     except RunsFailed as failed:
         print(failed, file=sys.stderr)
         return 1

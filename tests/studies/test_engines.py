@@ -38,6 +38,14 @@ def test_a_slurm_array_runs_every_cell_where_compare_looks(
         assert (run.directory / "summary.json").is_file()
         assert yaml.safe_load((run.directory / "config.yaml").read_text()) == run.config
 
+    # A task that was told to stop goes back into the queue.
+    for name, line in {"srun": "exit 75", "scontrol": f'echo "$@" > {tmp_path / "requeued"}'}.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    task = {"PATH": path, "SLURM_ARRAY_TASK_ID": "0", "SLURM_JOB_ID": "17"}
+    assert subprocess.run(["bash", script], env=task).returncode == 75
+    assert (tmp_path / "requeued").read_text() == "requeue 17\n"
+
     # The next array holds what is left.
     assert "#SBATCH --array=0-1\n" in emit(study, workshop, write_slurm, tmp_path / "runs").read_text()
 

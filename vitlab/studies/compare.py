@@ -5,11 +5,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from vitlab.config import Config, load_yaml
 from vitlab.studies.baselines import Baselines, baselines
+from vitlab.studies.cluster import run_array
 from vitlab.studies.cost import Cost, device_for, device_name
 from vitlab.studies.decisions import Choice, refuse_to_tune_on_test_images, spend_budget, tune
 from vitlab.studies.engines import Engine
@@ -21,7 +23,11 @@ from vitlab.studies.runner import Allotment, Outcome, allot, is_finished, last_l
 from vitlab.studies.verdict import outlooks, verdict
 from vitlab.studies.workshop import Images, Workshop
 
+if TYPE_CHECKING:
+    from submitit import Executor
+
 Dashboard = Callable[[StudyResults, Images, Path], str]
+Cluster = Callable[[str, Path], "Executor"]
 PROGRAM = (sys.executable, "-m", "vitlab")
 
 
@@ -42,6 +48,7 @@ def compare(
     overwrite: bool = False,
     program: Sequence[str] = PROGRAM,
     dashboard: Dashboard | None = None,
+    cluster: Cluster | None = None,
 ) -> Path:
     """Run what is missing of a study and write its report.
 
@@ -52,6 +59,7 @@ def compare(
         overwrite: Train anew where a run directory holds another configuration than the study's.
         program: The command line of vitlab, which `fit` and `benchmark` are appended to.
         dashboard: Shows the report elsewhere too, and returns where.
+        cluster: Where the runs are trained, if not here: returns submitit's executor for a study's name and folder.
 
     Returns:
         The path of report.html.
@@ -65,6 +73,7 @@ def compare(
     if not overwrite and study.settled:
         refuse_conflicts(runs)
     folder = root / slug(study.name)
+    executor = None if cluster is None else cluster(study.name, folder)
     folder.mkdir(parents=True, exist_ok=True)
 
     # Before the first run: a download happens once, not in several processes, and broken data stops everything here.
@@ -82,6 +91,8 @@ def compare(
     def train(runs: list[Run]) -> list[Outcome]:
         if not overwrite:
             refuse_conflicts(runs)
+        if executor is not None:
+            return run_array(runs, program, executor, overwrite)
         return run_all(runs, program, allotment, display_for(runs), overwrite)
 
     choices: list[Choice] = []

@@ -44,14 +44,19 @@ def write_slurm(study: Study, runs: Sequence[Run], folder: Path) -> Path:
         f"#SBATCH --job-name={slug(study.name)}",
         f"#SBATCH --array=0-{len(configurations) - 1}",
         f"#SBATCH --output={folder}/slurm-%A_%a.log",
+        "#SBATCH --open-mode=append",
         "#SBATCH --requeue",
+        "#SBATCH --signal=USR1@90",
         f"# Add what your cluster asks for (--partition, --gres=gpu:1, --time), then: sbatch {path}",
-        "# A task that was cut short continues when submitted again. When all are done:",
+        "# A task that is cut short goes back into the queue and continues. When all are done:",
         f"#   {_report(study)}",
         "configurations=(",
         *(f"  {shlex.quote(configuration)}" for configuration in configurations),
         ")",
         'srun python -m vitlab fit --config "${configurations[$SLURM_ARRAY_TASK_ID]}"',
+        "status=$?",
+        '[ "$status" -eq 75 ] && scontrol requeue "$SLURM_JOB_ID"  # told to stop, its state is written',
+        'exit "$status"',
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
