@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -18,14 +19,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from vitlab.callbacks import write_text
 from vitlab.cli import VitlabCLI
-from vitlab.config import Config, gather, merge, split
+from vitlab.config import Config, gather, merge, pairs, split
 from vitlab.data import ImageDataModule
-from vitlab.data.decoding import open_rgb
+from vitlab.data.decoding import as_text, open_rgb
 from vitlab.data.image_folder import walk
 from vitlab.data.photos import Picture
 from vitlab.errors import explain, readable
 from vitlab.loggers import Wandb
 from vitlab.memory import hold_freed_memory
+from vitlab.models.weights import unsafe
 from vitlab.studies.cost import device_for
 
 if TYPE_CHECKING:
@@ -52,9 +54,11 @@ def run(command: str, arguments: Sequence[str]) -> int:
         if command in commands:
             return commands[command](arguments)
         return train_or_evaluate(command, arguments)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, UnpicklingError) as error:
         if os.environ.get("VITLAB_DEBUG"):
             raise
+        if isinstance(error, UnpicklingError):  # of a checkpoint: other files are read by functions that name them
+            error = unsafe(dict(pairs(arguments)).get("ckpt_path", "The run's checkpoint"), error)
         print(f"error: {readable(error)}", file=sys.stderr)
         return 2
     except SystemExit as stop:
@@ -273,7 +277,10 @@ def restore(arguments: Sequence[str]) -> tuple[VitlabCLI, Path | None]:
     cli = build("test", arguments, start=False)
     path = cli.checkpoint()
     if path is not None:
-        cli.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or "state_dict" not in state:
+            raise ValueError(f"{path} is no checkpoint of a run; weights alone go into --model.init_from.")
+        cli.model.load_state_dict(state["state_dict"])
     return cli, path
 
 
@@ -488,7 +495,7 @@ def pictures_in(folder: Path, most: int) -> dict[str, Picture]:
     found: dict[str, Picture] = {}
     for file in walk(folder, Counter()):
         try:
-            found[os.path.relpath(file, folder)] = open_rgb(file)
+            found[as_text(os.path.relpath(file, folder))] = open_rgb(file)
         except ValueError as error:
             log.info("%s cannot be decoded and is left out: %s.", file, error)
         if len(found) == most:

@@ -54,6 +54,8 @@ def explain(message: str, options: Iterable[str]) -> str:
 def readable(error: Exception) -> str:
     """Return an error's message; a constructor's is freed of what jsonargparse wraps around it."""
     message = str(error)
+    if message.startswith("Caught ") and "DataLoader worker" in message:  # wrapped in the worker's traceback
+        message = message.rpartition(f"\n{type(error).__name__}: ")[2].strip()
     return explain(message, ()) if "Does not validate against" in message else message
 
 

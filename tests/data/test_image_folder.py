@@ -334,5 +334,5 @@ def test_names_with_other_scripts_and_broken_encodings(photo_folder: PhotoFolder
     odd = os.fsdecode(b"caf\xe9.jpg")  # Latin-1 on a file system of UTF-8
     (root / "val" / "パン" / "000.jpg").rename(root / "val" / "パン" / odd)
     data = _folder(root)
-    assert data.image_names("val") == ["val/Käse/000.jpg", f"val/パン/{odd}"]
+    assert data.image_names("val") == ["val/Käse/000.jpg", "val/パン/caf\\xe9.jpg"]
     assert len(list(data.batches("val", "cpu"))) == 1

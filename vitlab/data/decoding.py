@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,11 @@ IMAGE_SUFFIXES = (
 )
 # Pillow's warnings about data beside the picture, which is decoded all the same, once for each worker and file.
 warnings.filterwarnings("ignore", ".*orrupt EXIF data|Truncated File Read|.*malformed MPO", UserWarning, "PIL")
+# Pillow's too, above its limit on an image's pixels; such images are refused here. Once per process: filters are not
+# for threads.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 _LEAST_SIDE = 2  # pixels: less is a placeholder or a tracking pixel, not a photograph
+_MOST_RATIO = 100  # of the sides: a crop of 224 from 30,000 × 2 pixels would first be resized to 3.8 million columns
 _CHUNK = 32  # files that a thread decodes before it reports
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
@@ -31,20 +36,41 @@ def open_rgb(path: str | Path) -> Image.Image:
     Transparent pixels become white, as on a page: the colour stored under them is often rubbish. 16-bit grey is scaled
     by 1/257, where Pillow's own conversion would cut everything above 255 off. Of an animation the first frame counts.
 
+    Size and shape are looked at before anything is decoded: an image that says it has more pixels than Pillow's
+    `Image.MAX_IMAGE_PIXELS` (89 million) would take seconds and a gigabyte in every epoch and worker, if it is a
+    photograph at all.
+
     Raises:
         ValueError: nothing can be decoded, or it is no photograph; the message says why, not which file.
     """
     try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")  # opening a pipe would wait for ever
         with Image.open(path) as image:
+            _check_size(image)
             image.load()
             rgb = _to_rgb(_upright(image))
     except PIL.UnidentifiedImageError:
-        raise ValueError("empty file" if os.path.getsize(path) == 0 else "not an image that Pillow knows") from None
+        raise ValueError("empty file" if status.st_size == 0 else "not an image that Pillow knows") from None
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise ValueError(str(error) or type(error).__name__) from None
-    if min(rgb.size) < _LEAST_SIDE:
-        raise ValueError(f"{rgb.width} x {rgb.height} pixels")
     return rgb
+
+
+def _check_size(image: Image.Image) -> None:
+    size = f"{image.width} x {image.height} pixels"
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{size}, more than {Image.MAX_IMAGE_PIXELS:,}: could be a decompression bomb")
+    if min(image.size) < _LEAST_SIDE:
+        raise ValueError(size)
+    if max(image.size) > _MOST_RATIO * min(image.size):
+        raise ValueError(f"{size}, one side more than {_MOST_RATIO} times the other")
+
+
+def as_text(name: str) -> str:
+    """Return a file's name as text that any file can hold; bytes in it that are no UTF-8 are written as escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -101,10 +127,7 @@ def _decode_all(root: Path, names: Sequence[str], indices: list[int]) -> Iterato
     """Yield each index with the reason why its file cannot be decoded; None: it can."""
     chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())  # Pillow's decoders let other threads run
-    with warnings.catch_warnings(), tqdm(total=len(indices), desc="Checking images", leave=False, disable=None) as bar:
-        # Pillow warns above 89 million pixels and refuses above twice that. Such an image takes seconds and a gigabyte
-        # in every epoch and worker: refused here, it is never opened again.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with tqdm(total=len(indices), desc="Checking images", leave=False, disable=None) as bar:
         try:
             for chunk, reasons in zip(chunks, pool.map(partial(_why_broken, root, names), chunks), strict=True):
                 yield from zip(chunk, reasons, strict=True)
@@ -130,7 +153,7 @@ def _mark(root: Path, name: str) -> int:
         status = os.stat(root / name)
     except OSError:  # a link to nowhere: decoding it will say so
         return 0
-    key = f"{PIL.__version__}\0{_LEAST_SIDE}\0{status.st_size}\0{status.st_mtime_ns}\0{name}"
+    key = f"{PIL.__version__}\0{_LEAST_SIDE}\0{_MOST_RATIO}\0{status.st_size}\0{status.st_mtime_ns}\0{name}"
     return int.from_bytes(hashlib.blake2b(os.fsencode(key), digest_size=8).digest(), "little")
 
 

@@ -4,6 +4,7 @@ import difflib
 import logging
 import os
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Literal, final
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from vitlab.data.augment import BOX_DRAWS
 from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split, check_fraction, stratified_split
-from vitlab.data.decoding import IMAGE_SUFFIXES, find_broken, open_rgb
+from vitlab.data.decoding import IMAGE_SUFFIXES, as_text, find_broken, open_rgb
 from vitlab.data.draws import Draws, Stream, host_seed
 from vitlab.data.mixup import Mixup
 from vitlab.data.multi_crop import MultiCrop
@@ -69,8 +70,8 @@ class Photos(ImageDataset):
 
     @property
     def names(self) -> list[str]:
-        """Paths below the root."""
-        return [os.fsdecode(file) for file in self._files]
+        """Paths below the root, as text."""
+        return [as_text(os.fsdecode(file)) for file in self._files]
 
     def __getitems__(self, keys: list[Key]) -> Batch:
         """Read one batch."""
@@ -131,8 +132,13 @@ class ImageFolder(ImageDataModule):
     split, as customary for ImageNet, unless `test_fraction` is given.
 
     Images are upright as their EXIF data say, RGB whatever they were, transparent parts white (see `open_rgb`). Before
-    training every file is decoded once; what cannot be, or measures less than two pixels, is named. The second start
-    knows the files that did not change. No image is ever replaced by another.
+    training every file is decoded once; what cannot be, measures less than two pixels or more than 89 million, or is
+    over a hundred times as long as wide, is named. The second start knows the files that did not change. No image is
+    ever replaced by another: one that is deleted or damaged while a run reads stops the run and is named, whatever
+    `broken` says; the same command then checks the files and goes on from the last checkpoint.
+
+    A link to a folder is followed, but for one that leads back to a folder that it lies in. Names that are no UTF-8
+    appear with escapes (`caf\\xe9.jpg`) in everything that is written.
 
     Args:
         root: the folder.
@@ -211,7 +217,7 @@ class ImageFolder(ImageDataModule):
     @property
     def class_names(self) -> list[str]:
         """The folders of the training split, in alphabetical order."""
-        return self._classes
+        return [as_text(name) for name in self._classes]
 
     @property
     def image_size(self) -> int:
@@ -356,10 +362,10 @@ def _images_of(root: Path, place: Path, classes: list[str]) -> tuple[list[str], 
 
 
 def walk(folder: Path, ignored: Counter[str]) -> list[str]:
-    """Return the image files under `folder`, sorted; hidden ones are not the user's."""
+    """Return the image files under `folder`, sorted; hidden ones are not the user's. A link that leads back is left."""
     files = []
     for place, inner, names in os.walk(folder, followlinks=True):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and not _leads_back(place, name))
         for name in sorted(name for name in names if not name.startswith(".")):
             suffix = os.path.splitext(name)[1].lower()
             if suffix in IMAGE_SUFFIXES:
@@ -369,8 +375,23 @@ def walk(folder: Path, ignored: Counter[str]) -> list[str]:
     return files
 
 
+@cache  # says it once
+def _leads_back(place: str, name: str) -> bool:
+    """Say whether a folder is a link to one that it lies in itself, by which the walk would never end."""
+    path = os.path.join(place, name)
+    if not os.path.islink(path):
+        return False
+    real = Path(os.path.realpath(path))
+    way = [Path(os.path.realpath(step)) for step in (place, *Path(place).parents)]  # by which it was come to
+    back = any(real in (step, *step.parents) for step in way)
+    if back:
+        tell(f"{path} is a link to {real}, in which it lies, and is left out.")
+    return back
+
+
 def _folders(place: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
+    return [name for name in names if not _leads_back(str(place), name)]
 
 
 def _check_classes(place: Path, classes: list[str]) -> None:

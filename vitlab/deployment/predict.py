@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from vitlab.data import ImageDataModule
-from vitlab.data.decoding import open_rgb
+from vitlab.data.decoding import as_text, open_rgb
 from vitlab.data.image_folder import walk
 from vitlab.data.photos import Picture
 from vitlab.evaluation.predictions import probabilities
@@ -103,8 +103,8 @@ def write_answers(answers: Answers, model: str, folder: Path, out: Path) -> Path
     templates.filters["percent"] = wording.percent
     page = templates.get_template("predictions.html.jinja").render(
         answers=answers,
-        model=model,
-        folder=folder,
+        model=as_text(model),
+        folder=Path(as_text(str(folder))),
         counts=Counter(table["class"]).most_common(),
         median=float(table["probability"].median()),
         cards=list(zip(answers.files, answers.thumbnails, answers.best.tolist(), strict=False)),
@@ -122,5 +122,5 @@ def _open(file: Path) -> Picture | str:
 
 
 def _name(file: Path, folder: Path) -> str:
-    """Return the path below the folder; bytes that are no text are written as escapes."""
-    return os.fsencode(file.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
+    """Return the path below the folder, as text."""
+    return as_text(file.relative_to(folder).as_posix())

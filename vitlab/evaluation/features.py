@@ -43,10 +43,10 @@ def read_cache(path: Path, key: str) -> dict[str, Features] | None:
         if path.with_suffix(".key").read_text() != key:
             return None
         tensors = load_file(path)
-    except (OSError, SafetensorError):
+        splits = sorted({name.partition("/")[0] for name in tensors})
+        return {split: (tensors[f"{split}/features"], tensors[f"{split}/labels"]) for split in splits}
+    except (OSError, SafetensorError, KeyError, ValueError):  # none, damaged, or another file of this name
         return None
-    splits = sorted({name.partition("/")[0] for name in tensors})
-    return {split: (tensors[f"{split}/features"], tensors[f"{split}/labels"]) for split in splits}
 
 
 def write_cache(path: Path, key: str, splits: dict[str, Features]) -> None:

@@ -139,14 +139,19 @@ def read_weights(path: str | Path) -> Weights:
         with torch.serialization.safe_globals([argparse.Namespace]):  # DeiT's and DINO's arguments, plain values
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        culprit = re.search(r"GLOBAL (\S+)", str(error))
-        raise ValueError(
-            f"{path} holds {culprit[1] if culprit else 'objects'} besides tensors, which reading could run as code. "
-            "If you trust it, read it with torch.load(weights_only=False) once and save its tensors as safetensors."
-        ) from None
+        raise unsafe(path, error) from None
     except Exception as error:  # bytes that are no pickle fail anywhere in the unpickler
         raise ValueError(f"{path} is not a file of weights ({type(error).__name__} while reading it).") from None
     return _unwrap(content, path)
+
+
+def unsafe(path: str | Path, error: pickle.UnpicklingError) -> ValueError:
+    """Return what to say of a file that `torch.load` refused, having run nothing of it."""
+    culprit = re.search(r"GLOBAL (\S+)", str(error))
+    return ValueError(
+        f"{path} holds {culprit[1] if culprit else 'objects'} besides tensors, which reading could run as code. "
+        "If you trust it, read it with torch.load(weights_only=False) once and save its tensors as safetensors."
+    )
 
 
 def _unwrap(content: object, path: Path) -> Weights:
