@@ -382,7 +382,7 @@ def _leads_back(place: str, name: str) -> bool:
     if not os.path.islink(path):
         return False
     real = Path(os.path.realpath(path))
-    way = [Path(os.path.realpath(step)) for step in (place, *Path(place).parents)]  # by which it was come to
+    way = [step.resolve() for step in (Path(place), *Path(place).parents)]  # by which it was come to
     back = any(real in (step, *step.parents) for step in way)
     if back:
         tell(f"{path} is a link to {real}, in which it lies, and is left out.")
