@@ -46,7 +46,7 @@ SHAPES := vitlab.masking,vitlab.models.layers,vitlab.models.windows,vitlab.model
 COMPILED := tests/models/test_compile.py
 
 unit: $(INSTALLED)  ## Tests alone; ARGS="-m 'not slow'" for the quick ones
-	$(RUN) -m pytest --ignore $(COMPILED) --jaxtyping-packages=$(SHAPES) $(ARGS)
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --ignore $(COMPILED) --jaxtyping-packages=$(SHAPES) $(ARGS)
 	$(RUN) -m pytest $(COMPILED) $(ARGS) || [ $$? -eq 5 ]  # 5: ARGS chose none of them
 
 benchmark: $(INSTALLED)  ## Print the measured ratios that are claimed; minutes, on a machine that does nothing else
