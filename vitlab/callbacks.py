@@ -31,6 +31,7 @@ from vitlab.loggers import MetricsFile, UnbreakableWandbLogger
 from vitlab.objectives import Objective
 from vitlab.objectives.self_distillation import REMEDIES
 from vitlab.resume import inexact
+from vitlab.sharding import gathered
 
 log = logging.getLogger("vitlab")
 
@@ -238,8 +239,9 @@ class KnnMonitor(Callback):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         every = -(-len(data.labels("train")) // self.most)
-        bank, labels = extract(pl_module.encoder, data.batches("train", pl_module.device, every))
-        queries, truth = extract(pl_module.encoder, data.batches("val", pl_module.device))
+        with gathered(pl_module):
+            bank, labels = extract(pl_module.encoder, data.batches("train", pl_module.device, every))
+            queries, truth = extract(pl_module.encoder, data.batches("val", pl_module.device))
         right = predict_weighted(queries, bank, labels, data.num_classes) == truth
         seen = {"val/knn": float(right.float().mean()), "val/rank": rank_me(queries), "val/std": relative_std(queries)}
         pl_module.log_dict(seen, rank_zero_only=True)

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from vitlab.data import ImageDataModule
 from vitlab.files import written_whole
 from vitlab.objectives import Objective
+from vitlab.processes import mean_over_processes
 from vitlab.resume import generators, set_generators
+from vitlab.sharding import as_gradients, is_shared_out, own_parts
 
 log = logging.getLogger("vitlab")
 
@@ -89,10 +91,12 @@ class FiniteSteps(Callback):
         finite, scaled = self._loss_is_finite, getattr(trainer.precision_plugin, "scaler", None) is not None
         if not scaled:  # float16's scaler meets infinite gradients by design, and leaves such steps out itself
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            largest = torch.stack([g.float() for g in torch._foreach_norm(gradients, float("inf"))])
-            # Of several processes each has a loss of its own, but all have the same gradient.
+            largest = torch.stack([g.float() for g in torch._foreach_norm(own_parts(gradients), float("inf"))])
+            # Of several processes each has a loss of its own, but all have the same gradient, or a part of it each.
             finite = torch.isfinite(largest).all() & (finite if trainer.world_size == 1 else True)
-            optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            if is_shared_out(pl_module):
+                finite = mean_over_processes(finite.float()) == 1
+            optimizer.found_inf = as_gradients((~finite).float(), gradients)  # type: ignore[attr-defined]
         assert isinstance(pl_module, Objective)
         seed = int(trainer.datamodule.seed)  # type: ignore[attr-defined]
         this = finite, Finding(trainer.global_step, trainer.current_epoch, self._batches, seed), self._states

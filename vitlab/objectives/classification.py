@@ -15,6 +15,7 @@ from vitlab.ema import Ema, WeightAverage
 from vitlab.models import ImageModel
 from vitlab.objectives.objective import Batch, Monitor, Objective
 from vitlab.optim import Optimizer, Schedule
+from vitlab.sharding import is_shared_out
 
 
 class Classification(Objective, ABC):
@@ -83,7 +84,8 @@ class Classification(Objective, ABC):
 
     def on_validation_start(self) -> None:
         self._kept_biases = ExitStack()
-        for model in {self.backbone, self.encoder}:  # one and the same without an average
+        kept = set() if is_shared_out(self) else {self.backbone, self.encoder}  # one and the same without an average
+        for model in kept:
             self._kept_biases.enter_context(model.biases_kept())
 
     def on_validation_end(self) -> None:

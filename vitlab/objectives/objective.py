@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vitlab.models import ImageModel
 from vitlab.optim import Optimizer, Schedule, describe_groups, parameter_groups
+from vitlab.sharding import FSDP, refuse_other_sharding, share_out
 
 log = logging.getLogger("vitlab")
 
@@ -74,8 +75,13 @@ class Objective(LightningModule, ABC):
         return batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def setup(self, stage: str) -> None:
+        refuse_other_sharding(self.trainer.strategy)
         if self.init_from is not None and stage == "fit" and self.trainer.ckpt_path is None:
             self.load_backbone(weights_path(self.init_from))
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, FSDP):
+            share_out(self, self.trainer.strategy.device_mesh["data_parallel"])
 
     def load_backbone(self, path: Path) -> None:
         """Start from the weights of a file and say what was taken from it."""

@@ -1,0 +1,88 @@
+"""Train what one GPU cannot hold: parameters, gradients and optimiser states shared out over all processes (FSDP2).
+
+`trainer.strategy: fsdp2`. Every block of every network, of the student, of its averages, of a decoder, is gathered for
+its own forward and backward alone; what lies between the blocks is gathered for the step. Each parameter is cut along
+its first dimension by itself, so that parameter groups, clipping and averages see the parameters they always see.
+
+Lightning's `fsdp` glues the parameters of a block together and cuts that, so that a process may hold a weight of the
+student and not the same weight of its average; it also has no norm to clip by. It is refused.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy, StrategyRegistry
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, Replicate
+
+STEPS = ("training_step", "validation_step", "test_step", "predict_step")
+
+
+class FSDP(ModelParallelStrategy):
+    """Share the model out over all processes; a checkpoint is one file, whole, as without."""
+
+    def __init__(self) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+
+StrategyRegistry.register("fsdp2", FSDP, description="Parameters, gradients and optimiser shared out, by block")
+
+
+def refuse_other_sharding(strategy: Strategy) -> None:
+    """Raise ValueError for the strategy that averages of weights do not survive."""
+    if isinstance(strategy, FSDPStrategy):
+        raise ValueError("trainer.strategy fsdp cuts weights and their averages in different places; give fsdp2.")
+
+
+def share_out(objective: LightningModule, mesh: DeviceMesh) -> None:
+    """Shard an objective by block; once, also where it is tested after it was trained."""
+    if isinstance(objective, FSDPModule):
+        return
+    for module in list(objective.modules()):
+        blocks = getattr(module, "blocks", None)  # ViTs', stages', timm's, MAE's decoder's
+        for block in blocks if isinstance(blocks, nn.Sequential | nn.ModuleList) else ():
+            fully_shard(block, mesh=mesh)
+    fully_shard(objective, mesh=mesh, reshard_after_forward=True)
+    for step in STEPS:
+        if hasattr(objective, step):
+            register_fsdp_forward_method(objective, step)
+
+
+def is_shared_out(module: nn.Module) -> bool:
+    """Say whether each process holds but a part of a module's parameters."""
+    return isinstance(module, FSDPModule)
+
+
+def own_parts(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the parts that this process holds of some tensors, of which it holds any."""
+    parts = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    return [part for part in parts if part.numel()]
+
+
+def as_gradients(scalar: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+    """Return a number that all processes know in the form of some gradients, which an optimiser takes beside them."""
+    first = gradients[0]
+    if not isinstance(first, DTensor):
+        return scalar
+    mesh = first.device_mesh
+    return DTensor.from_local(scalar, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
+@contextmanager
+def gathered(objective: nn.Module) -> Iterator[None]:
+    """Let a network of an objective be called outside of its steps."""
+    if not isinstance(objective, FSDPModule):
+        yield
+        return
+    objective.unshard()
+    try:
+        yield
+    finally:
+        objective.reshard()
