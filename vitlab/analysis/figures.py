@@ -193,3 +193,26 @@ def draw_heads(
     for number, axes in enumerate(panels[0], start=1):
         axes.set_title(f"head {number}")
     return figure
+
+
+@styled
+def draw_class_token(
+    images: Float[np.ndarray, "B H W C"], heads: list[Float[np.ndarray, "h _ _"]], names: list[str]
+) -> Figure:
+    """Draw a row an image: itself, then where each head looks, and below that what the brightest patch gets.
+
+    Each map has its own scale: without the number, a head that looks everywhere alike seems to look somewhere. Of many
+    heads the first are shown.
+    """
+    columns = 1 + min(MOST_HEADS, len(heads[0]))
+    figure = new_figure(0.2 + 1.25 * columns, 0.3 + 1.45 * len(names))
+    panels = figure.subplots(len(names), columns, squeeze=False)
+    for row, image, maps, name in zip(panels, images, heads, names, strict=True):
+        show_image(row[0], image)
+        row[0].set_xlabel(_short(name), color=MUTED, fontsize=8)
+        for axes, heat in zip(row[1:], maps, strict=False):
+            overlay(axes, image, heat)
+            axes.set_xlabel(f"{heat.max():.0%}", color=MUTED, fontsize=8)
+    for axes, title in zip(panels[0], ["image", *(f"head {n}" for n in range(1, columns))], strict=True):
+        axes.set_title(title)
+    return figure

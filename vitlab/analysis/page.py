@@ -131,11 +131,13 @@ def _pictures(subjects: list[Subject], names: list[str], labels: list[int] | Non
 def _pictures_of_heads(subject: Subject, names: list[str]) -> Iterator[Picture]:
     maps, pixels = subject.model.attention_maps(subject.images[:SHOWN]), _pixels(subject)
     blocks = np.linspace(1, len(maps), min(BLOCKS_SHOWN, len(maps))).round().astype(int)
-    middle = (pixels.shape[1] // 2, pixels.shape[2] // 2)
+    patch, (height, width) = subject.model.patch_size, pixels.shape[1:3]
+    # The centre of a patch: in the middle of most images four of them meet.
+    middle = (height // 2 // patch * patch + patch // 2, width // 2 // patch * patch + patch // 2)
     yield Picture(
         f"heads-{subject.name}",
         f"Heads of {subject.name}",
-        f"Where each head looks from the cross in the middle of {names[0]}, block by block. Each map has its own "
+        f"Where each head looks from the patch with the cross, of {names[0]}, block by block. Each map has its own "
         "scale.",
         figures.draw_heads(
             pixels[:1].repeat(len(blocks), axis=0),
@@ -149,8 +151,9 @@ def _pictures_of_heads(subject: Subject, names: list[str]) -> Iterator[Picture]:
         yield Picture(
             f"class-token-{subject.name}",
             f"Class token of {subject.name}",
-            "Where each head of the last block looks from the class token, image by image.",
-            figures.draw_heads(pixels, heads, names[:SHOWN]),
+            "Where each head of the last block looks from the class token, image by image. Each map has its own scale; "
+            f"below it, what its brightest patch gets: {1 / heads[0][0].size:.1%} if it looked everywhere alike.",
+            figures.draw_class_token(pixels, heads, names[:SHOWN]),
         )
 
 
