@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -19,7 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from vitlab.callbacks import write_text
 from vitlab.cli import VitlabCLI
-from vitlab.config import Config, gather, merge, pairs, split
+from vitlab.config import Config, gather, load_yaml, merge, pairs, split
 from vitlab.data import ImageDataModule
 from vitlab.data.decoding import as_text, open_rgb
 from vitlab.data.image_folder import walk
@@ -42,6 +43,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
     hold_freed_memory()
     commands = {
         "compare": compare,
+        "doctor": doctor,
+        "replay": replay,
         "benchmark": benchmark,
         "probe": probe,
         "export": export,
@@ -95,6 +98,10 @@ def quiet() -> None:
     # Both say that a run is continued or taken further, which is what was asked for.
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*The dirpath has changed from.*")
+    # True of every run on a cluster's own machine that is none of its jobs.
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
+    # What the first process logs for all: speed, k-NN.
+    warnings.filterwarnings("ignore", message=r".*use `self.log\('(images_per_second|data_wait|val/(knn|rank|std))'.*")
     # Lightning 2.6 asks torch's pytree in a way that torch 2.15 has deprecated.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
 
@@ -269,6 +276,57 @@ def probe(arguments: Sequence[str]) -> int:
     for low_shot in result.low_shot:
         print(low_shot)
     write_text(cli.directory / f"probe-{name}.json", json.dumps(result.as_dict(), indent=2))
+    return 0
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    """Train an experiment twice for a few steps, once killed on the way; 0 if both agree to the bit, 1 if not."""
+    from vitlab.doctor import examine
+
+    parser = StudyParser(
+        "python -m vitlab doctor --config FILE.yaml",
+        "Does an experiment go on after a kill as if nothing had happened, here? Other arguments change it as in fit.",
+    )
+    parser.add_argument("--steps", type=int, default=40, help="optimiser steps of each of the two runs [40]")
+    parser.add_argument("--kills", type=int, default=3, help="how often one of them is killed [3]")
+    parser.add_argument("--kill_seed", type=int, default=0, help="decides when [0]")
+    parser.add_argument("--out", type=Path, help="keep both runs in this folder, which must be new")
+    options, rest = parser.parse_known_args(arguments)
+    if options.steps < 4 or options.kills < 1:
+        raise ValueError(f"--steps {options.steps} --kills {options.kills}: give 4 steps or more, and 1 kill or more.")
+    if options.out is not None and options.out.exists():
+        raise ValueError(f"--out {options.out} exists; give a new folder, the two runs begin from nothing.")
+    config = build("fit", rest, start=False).resolved
+    with TemporaryDirectory(prefix="vitlab-doctor-") as temporary:
+        folder = options.out or Path(temporary)
+        kills, found = examine(config, options.steps, options.kills, folder, options.kill_seed)
+    print(f"Killed after the states of steps {', '.join(map(str, kills)) or '(none: it was too fast)'}, and continued.")
+    if found:
+        print("Not what an undisturbed run gives:\n" + "\n".join(f"  {place}" for place in found[:10]))
+        return 1
+    print("Weights, averages, optimiser, random generators, metrics and predictions equal those of an undisturbed run.")
+    return 0
+
+
+def replay(arguments: Sequence[str]) -> int:
+    """Compute a step once more whose loss or gradient was not finite, from what its run kept."""
+    from vitlab.not_finite import Replay, describe
+
+    parser = StudyParser("python -m vitlab replay runs/…/not_finite", "Compute a step that was not finite once more.")
+    parser.add_argument("folder", type=Path, help="the folder not_finite in the directory of a run that stopped so")
+    folder = parser.parse_args(arguments).folder
+    if not (folder / "report.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no report.json; give the folder not_finite of a run that stopped so.")
+    with TemporaryDirectory(prefix="vitlab-replay-") as temporary:
+        aside = {"run": {"root": temporary, "overwrite": True, "wandb": {"mode": "disabled"}}}
+        cli = VitlabCLI("fit", merge(load_yaml(folder.parent / "config.yaml"), aside), start=False)
+        step = Replay(folder)
+        cli.trainer.callbacks.insert(0, step)  # type: ignore[attr-defined]
+        with suppress(SystemExit):
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=folder / "state.ckpt")
+    if step.found is None:
+        raise ValueError(f"{folder / 'state.ckpt'} could not be taken up; was {folder.parent / 'config.yaml'} changed?")
+    print(f"Step {step.found.step}: {describe(step.found)}")
     return 0
 
 
