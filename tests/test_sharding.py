@@ -24,13 +24,17 @@ TWO_STEPS: Config = {
     "model": {"init_args": {"optimizer": {"init_args": {"layer_decay": 0.75}}}},
 }
 KNN: Config = {"class_path": "vitlab.callbacks.KnnMonitor", "init_args": {"every_n_epochs": 1, "most": 50}}
+PICTURES: Config = {"class_path": "vitlab.pictures.Reconstructions", "init_args": {"every_n_epochs": 1}}
 EXPERIMENTS: dict[str, Config] = {
     "supervised": merge(
         experiment("Supervised", VIT, {"mixup": {}}, ema={"decay": 0.9}), {"trainer": {"gradient_clip_val": 0.1}}
     ),
     "swin_v2": experiment("Supervised", SWIN_V2),
     "simmim": experiment("SimMIM", SWIN_V2, mask_patch_size=2),
-    "mae": experiment("MAE", VIT, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2),
+    "mae": merge(
+        experiment("MAE", VIT, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2),
+        {"trainer": {"callbacks": [PICTURES]}},
+    ),
     "dino": merge(
         experiment("DINO", VIT, {"multi_crop": CROPS}, out_dim=24, hidden_dim=32, bottleneck_dim=16, clip_grad=0.1),
         {"trainer": {"callbacks": [KNN]}},

@@ -19,6 +19,7 @@ from vitlab.callbacks import RunRecord
 from vitlab.loggers import UnbreakableWandbLogger
 from vitlab.objectives import Distillation
 from vitlab.objectives.pretraining import MaskedPretraining
+from vitlab.sharding import gathered, is_shared_out
 
 
 class Pictures(Callback, ABC):
@@ -42,12 +43,15 @@ class Pictures(Callback, ABC):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        if not trainer.is_global_zero or (epoch % self.every_n_epochs and epoch != trainer.max_epochs):
+        draws = trainer.is_global_zero or is_shared_out(pl_module)  # its networks then take all processes
+        if not draws or (epoch % self.every_n_epochs and epoch != trainer.max_epochs):
             return
         pl_module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), gathered(pl_module):
             figure = self.draw(pl_module, trainer.datamodule, f"epoch {epoch}")  # type: ignore[attr-defined]
         pl_module.train()
+        if not trainer.is_global_zero:
+            return
         file = run_directory(trainer) / "pictures" / f"{self.name}-epoch-{epoch:04d}.png"
         write_png(figure, file)
         for logger in trainer.loggers:
