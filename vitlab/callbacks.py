@@ -26,7 +26,7 @@ from vitlab.evaluation.features import extract
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.evaluation.spread import rank_me, relative_std
-from vitlab.files import written_whole
+from vitlab.files import write_text
 from vitlab.loggers import MetricsFile, UnbreakableWandbLogger
 from vitlab.objectives import Objective
 from vitlab.objectives.self_distillation import REMEDIES
@@ -166,12 +166,6 @@ def erase(directory: Path) -> None:
         *directory.glob("not_finite/*"),
     ):
         file.unlink()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with written_whole(path) as file:
-        file.write(text.encode())
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from vitlab.callbacks import write_text
 from vitlab.cli import VitlabCLI
 from vitlab.config import Config, gather, load_yaml, merge, pairs, split
 from vitlab.data import ImageDataModule
@@ -26,6 +25,7 @@ from vitlab.data.decoding import as_text, open_rgb
 from vitlab.data.image_folder import walk
 from vitlab.data.photos import Picture
 from vitlab.errors import explain, readable
+from vitlab.files import write_text
 from vitlab.loggers import Wandb
 from vitlab.memory import hold_freed_memory
 from vitlab.models.weights import unsafe

@@ -30,6 +30,12 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all."""
+    with written_whole(path) as file:
+        file.write(text.encode())
+
+
 def flaw(path: Path) -> str | None:
     """Return what is wrong with a file that `torch.save` wrote, or None.
 

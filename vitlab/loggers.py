@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import io
 import logging
 import netrc
 import os
@@ -19,6 +20,8 @@ from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+from vitlab.files import write_text
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
@@ -88,13 +91,11 @@ class MetricsFile(Logger):
             ]
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".csv.new")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        temporary.replace(self.path)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, self.columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path, table.getvalue())
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """CIFAR: the file, its splits, and what is said when it is damaged."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -82,8 +83,8 @@ def test_interrupted_conversion_leaves_no_file(tmp_path: Path, monkeypatch: pyte
 
         def __init__(self, root: str, train: bool, download: bool) -> None: ...
 
-    def full_disk(file: Path, **arrays: np.ndarray) -> None:
-        Path(file).write_bytes(b"half")
+    def full_disk(file: BinaryIO, **arrays: np.ndarray) -> None:
+        file.write(b"half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(CIFAR10, "source", Source)

@@ -223,7 +223,7 @@ def test_a_full_disk_is_told_once_and_training_goes_on(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(teacher_cache.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     teacher, cache = Counting(), LogitCache(tmp_path, 2)
     for seed in (1, 2, 0):
         assert torch.equal(cache.logits(images(seed=seed), teacher), Counting()(images(seed=seed)))
@@ -238,7 +238,7 @@ def test_a_full_disk_is_told_once_and_training_goes_on(
 def test_a_reader_never_sees_half_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the moment when the content is on the disk, no file has a name that a scan finds."""
     seen: list[str] = []
-    monkeypatch.setattr(teacher_cache.os, "fsync", lambda _: seen.extend(p.suffix for p in tmp_path.iterdir()))
+    monkeypatch.setattr(os, "fsync", lambda _: seen.extend(p.suffix for p in tmp_path.iterdir()))
     filled(tmp_path, 0)
     assert seen == [".new"]
 

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from vitlab.files import written_whole
+
 INK, MUTED, RIGHT, WRONG = "#1c1d20", "#5c6066", "#00634a", "#a83c00"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")  # Okabe and Ito 2008
 STYLE: dict[Any, Any] = {
@@ -38,10 +40,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 def write_png(figure: Figure, path: Path) -> None:
     """Write a figure whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.new")
-    figure.savefig(temporary, format="png", dpi=120)
-    temporary.replace(path)
+    with written_whole(path) as file:
+        figure.savefig(file, format="png", dpi=120)
 
 
 def to_pixels(

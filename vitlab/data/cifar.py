@@ -4,7 +4,6 @@ Both are kept as one file of uint8 arrays, `x_train (50000, 32, 32, 3)`, `y_trai
 fraction of a second, where the official archives are pickles to be unpacked.
 """
 
-import os
 import zipfile
 from abc import ABC
 from pathlib import Path
@@ -19,6 +18,7 @@ from vitlab.data.datamodule import ImageDataset, Split, check_fraction, stratifi
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
 from vitlab.data.mixup import Mixup
 from vitlab.data.multi_crop import MultiCrop
+from vitlab.files import written_whole
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -89,13 +89,8 @@ class _CIFAR(InMemoryDataModule, ABC):
                 f"{self.source.filename} into {self.root}/."
             ) from None
         arrays = (train.data, np.asarray(train.targets), test.data, np.asarray(test.targets))
-        self.root.mkdir(parents=True, exist_ok=True)
-        partial = self.file.with_suffix(f".{os.getpid()}.npz")
-        try:
-            np.savez(partial, **dict(zip(_ARRAYS, arrays, strict=True)))
-            os.replace(partial, self.file)
-        finally:
-            partial.unlink(missing_ok=True)
+        with written_whole(self.file) as file:
+            np.savez(file, **dict(zip(_ARRAYS, arrays, strict=True)))
 
     def _read(self) -> dict[Split, ImageDataset]:
         if not self.file.exists():

@@ -14,6 +14,8 @@ import PIL
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
+from vitlab.files import written_whole
+
 # What Pillow reads without further programs. Compared in lower case.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
@@ -174,8 +176,7 @@ def _write(cache: Path, broken: dict[str, str], marks: np.ndarray, root: Path) -
         cache.parent.mkdir(parents=True, exist_ok=True)
         lines = [f"{root / name}: {why}\n" for name, why in broken.items()]
         cache.with_suffix(".txt").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-        unfinished = cache.with_suffix(f".{os.getpid()}.npy")
-        np.save(unfinished, marks)
-        os.replace(unfinished, cache)
+        with written_whole(cache) as file:
+            np.save(file, marks)
     except OSError:
         return

@@ -3,7 +3,6 @@
 N: images, K: classes.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import log_softmax, softmax
+
+from vitlab.files import written_whole
 
 CALIBRATION_BINS = 15  # as torchmetrics and Guo et al. (2017)
 
@@ -41,9 +42,8 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
     }
     if predictions.logits_ema is not None:
         columns["logits_ema"] = _to_lists(predictions.logits_ema)
-    unfinished = path.with_name(path.name + ".part")
-    pq.write_table(pa.table(columns), unfinished)
-    os.replace(unfinished, path)
+    with written_whole(path) as file:
+        pq.write_table(pa.table(columns), file)
 
 
 def read_predictions(path: str | Path) -> Predictions:

@@ -9,7 +9,6 @@ Letters: B images, K classes.
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -23,6 +22,8 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
+
+from vitlab.files import written_whole
 
 log = logging.getLogger("vitlab")
 
@@ -92,8 +93,8 @@ class LogitCache:
         tensors = {"keys": torch.from_numpy(keys[order].T.copy()), "logits": logits[torch.from_numpy(order)]}
         path = self.folder / f"{uuid4().hex}.safetensors"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, save(tensors))
+            with written_whole(path) as file:
+                file.write(save(tensors))
         except OSError as error:
             log.warning("The teacher's logits are not kept any more: %s. Training goes on without.", error)
             self._writable = False
@@ -186,17 +187,3 @@ def _multipliers(values: int, device: torch.device) -> Int[Tensor, "2 values"]:
     """Return the w; the same for ever, whatever was drawn before."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(-(2**63), 2**63 - 1, (2, values), generator=generator).to(device)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(f"{path.name}.new")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # on a full disk, what was written of it
-        raise

@@ -4,7 +4,6 @@ A network that does not beat them has learned nothing worth its cost; unmarked, 
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 
 from vitlab.config import Config
 from vitlab.evaluation.knn import choose_k, predict
+from vitlab.files import write_text
 from vitlab.studies.workshop import Images, Split
 
 NEIGHBOURS = (1, 3, 5, 10, 20)
@@ -52,9 +52,7 @@ def baselines(images: Images, data: Config, cache: Path) -> Baselines:
         if known["data"] == data:
             return Baselines(**known["baselines"])
     found = _measure(images)
-    unfinished = cache.with_name(cache.name + ".part")
-    unfinished.write_text(json.dumps({"data": data, "baselines": asdict(found)}, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, cache)
+    write_text(cache, json.dumps({"data": data, "baselines": asdict(found)}, indent=2) + "\n")
     return found
 
 

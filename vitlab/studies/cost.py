@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from vitlab.files import write_text
 from vitlab.models import ImageModel
 from vitlab.studies.energy import EnergyMeter, meter_for
 
@@ -55,9 +56,7 @@ class Cost:
 
     def write(self, path: Path) -> None:
         """Write as JSON, atomically."""
-        unfinished = path.with_name(path.name + ".part")
-        unfinished.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
+        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> "Cost":

@@ -4,13 +4,13 @@ Both are written down where the runs lie and used again, so that a second start 
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from vitlab.config import Config, flatten, merge
+from vitlab.files import write_text
 from vitlab.studies.budget import Epochs
 from vitlab.studies.cost import Cost
 from vitlab.studies.grid import WARMUP, Run, Study, nest, plan_tuning, slug
@@ -154,7 +154,4 @@ def _read(path: Path) -> Config:
 
 
 def _write(path: Path, content: Config) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

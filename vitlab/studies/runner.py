@@ -25,6 +25,7 @@ import torch
 import yaml
 
 from vitlab.config import ABSENT, Config, conflicts, load_yaml
+from vitlab.files import write_text
 from vitlab.studies.grid import Run, without_run
 from vitlab.studies.progress import Active, Display, Progress, read_progress, seconds_left
 from vitlab.studies.wording import clock
@@ -191,9 +192,7 @@ def _start(run: Run, program: Sequence[str], environment: dict[str, str], overwr
 
 def write_config(path: Path, config: Config) -> None:
     """Write a configuration, whole or not at all."""
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.replace(unfinished, path)
+    write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
 def _outcome(child: _Child) -> Outcome:
