@@ -22,6 +22,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from vitlab import models
 from vitlab.callbacks import RunProgress, RunRecord
@@ -305,7 +306,7 @@ class VitlabCLI(LightningCLI):
         return super().instantiate_trainer(
             callbacks=[*(given if isinstance(given, list) else [given]), *callbacks],
             logger=[*own_loggers, *_as_loggers(chosen.get("logger"))],
-            plugins=[*(chosen.get("plugins") or []), AtomicCheckpointIO(run.checkpoint.on_failure)],
+            plugins=[*_slurm(), *(chosen.get("plugins") or []), AtomicCheckpointIO(run.checkpoint.on_failure)],
             precision=chosen.get("precision") or ("bf16-mixed" if torch.cuda.is_available() else "32-true"),
             **kwargs,
         )
@@ -402,6 +403,12 @@ def check_precision(precision: str, objective: Objective) -> None:
 
 def _table(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))
+
+
+def _slurm() -> list[SLURMEnvironment]:
+    """Keep Lightning from requeuing a SLURM job itself, with a checkpoint of its own that no run continues from."""
+    by_torchrun = TorchElasticEnvironment.detect()
+    return [SLURMEnvironment(auto_requeue=False)] if not by_torchrun and SLURMEnvironment.detect() else []
 
 
 def _as_loggers(given: Any) -> list[Logger]:

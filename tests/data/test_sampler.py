@@ -3,7 +3,7 @@
 import pytest
 
 from vitlab.data.draws import permutation
-from vitlab.data.sampler import EvalSampler, EvenBatchSampler, TrainSampler
+from vitlab.data.sampler import EvalSampler, EvenBatchSampler, TrainSampler, check_batches
 
 
 def _keys(sampler: TrainSampler) -> list[int]:
@@ -82,6 +82,16 @@ def test_no_repeat_is_drawn_for_twice_and_few_images_suffice() -> None:
     keys = [key for share in shares for key in share]
     assert len(set(keys)) == 12
     assert sorted({key % 12 for key in keys}) == sorted(permutation(12, 0, 0)[:4])
+
+
+def test_images_that_do_not_fill_a_step_are_refused() -> None:
+    check_batches(range(16), batch_size=4, world_size=2, accumulate=2)
+    with pytest.raises(
+        ValueError, match=r"(?s)batch_size 4, 2 times a step, .* 15 images on 2 processes.*to 3 or less"
+    ):
+        check_batches(range(15), batch_size=4, world_size=2, accumulate=2)
+    with pytest.raises(ValueError, match=r"lower trainer\.accumulate_grad_batches"):
+        check_batches(range(3), batch_size=4, world_size=2, accumulate=2)
 
 
 def test_an_interrupted_epoch_goes_on_where_it_stopped_and_only_once() -> None:

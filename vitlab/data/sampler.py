@@ -196,7 +196,7 @@ def check_batches(dataset: Sized, batch_size: int, world_size: int, accumulate: 
     """
     share = len(dataset) // (world_size * accumulate)
     if share < batch_size:
-        times = f", {accumulate} times a step" if accumulate > 1 else ""
+        times = f", {accumulate} times a step," if accumulate > 1 else ""
         fewer = " and lower trainer.accumulate_grad_batches" if share == 0 and accumulate > 1 else ""
         raise ValueError(
             f"batch_size {batch_size}{times} is larger than the training set: {len(dataset)} images on {world_size} "
