@@ -7,9 +7,8 @@ from pathlib import Path
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of the commands that tests start; a process tests on each core
-for variable in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # else the `make` that runs the tests speaks to those they run
-    os.environ.pop(variable, None)
+os.environ["OMP_NUM_THREADS"] = "1"  # also of the commands that tests start; a process tests on each core
+os.environ["MAKEFLAGS"], os.environ["MAKELEVEL"] = "", "0"  # else a `make` that runs the tests speaks to those they run
 
 import pytest
 import torch
