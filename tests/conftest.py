@@ -8,7 +8,8 @@ os.environ["WANDB_MODE"] = "disabled"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 os.environ["OMP_NUM_THREADS"] = "1"  # also of the commands that tests start; a process tests on each core
-os.environ["MAKEFLAGS"], os.environ["MAKELEVEL"] = "", "0"  # else a `make` that runs the tests speaks to those they run
+os.environ["MAKEFLAGS"] = ""  # else a `make` that runs the tests speaks to those that they run
+os.environ["MAKELEVEL"] = "0"
 
 import pytest
 import torch
