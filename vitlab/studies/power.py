@@ -80,6 +80,7 @@ def _power_of_t(seeds: int, level: float) -> Callable[[float], float]:
 
 
 def _images_needed(z: float, variance: float, gap: float, images: int) -> int | None:
-    """Return the test images at which an endless number of seeds would do, if more than there are."""
-    needed = math.ceil(variance * (z / gap) ** 2) if gap else None
-    return needed if needed is not None and needed > images else None
+    """Return the test images at which an endless number of seeds would do, if more than there are; to two digits."""
+    needed = math.ceil(variance * (z / gap) ** 2) if gap else 0
+    unit = 10 ** max(len(str(needed)) - 2, 0)
+    return -(-needed // unit) * unit if needed > images else None
