@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -102,9 +103,8 @@ def forked(arguments: list[str], prepare: Callable[[], None] = lambda: None) -> 
     if pid == 0:
         status = 1
         try:
-            log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
+            sys.stdout = sys.stderr = Path("log.txt").open("a", buffering=1)  # noqa: SIM115 (open until it dies)
+            os.dup2(sys.stderr.fileno(), 2)  # of what is no Python, too
             Teacher.examine = lambda *args: None  # type: ignore[method-assign]  # these few steps make no teacher
             prepare()
             status = run("fit", arguments)
