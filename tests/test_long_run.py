@@ -12,7 +12,7 @@ import yaml
 from tests.conftest import TINY
 from vitlab.config import Config, merge
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.benchmarks  # minutes, and memory is a measurement
 
 SLACK = 0.02  # of the memory at a tenth of the run; an allocator's pages come and go
 LEAST_SLACK = 8 * 2**20  # bytes
