@@ -33,8 +33,10 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(COMMANDS) >= 7
     for command in COMMANDS:
         arguments = shlex.split(command)[3:]
-        if arguments[0] in {"fit", "test", "probe"} and "--help" not in arguments:
+        if arguments[0] in {"fit", "test", "probe", "doctor"} and "--help" not in arguments:
             arguments += [part for option in SHORT.items() for part in option]
+        if arguments[0] == "doctor":
+            arguments += ["--steps", "4", "--kills", "1"]
         if "experiments/finetune_folder.yaml" in arguments:
             arguments += ["--model.init_from", "null"]  # no network here
         if arguments[0] == "compare":
