@@ -301,7 +301,9 @@ def test_a_run_keeps_and_hands_on_its_teacher(tiny: Write, capsys: pytest.Captur
     config["trainer"]["callbacks"] = [monitor]
     path = tiny(config, "dino")
     assert fit("--config", path) == 0
-    assert [file.name for file in Path("runs/dino/seed-0/checkpoints").iterdir()] == ["last.ckpt"]
+    # No epoch is called best; how many states are kept is a matter of the time they take.
+    names = {file.name for file in Path("runs/dino/seed-0/checkpoints").iterdir()}
+    assert {"last.ckpt"} <= names <= {"last.ckpt", "previous.ckpt"}
     logged = pd.read_csv("runs/dino/seed-0/metrics.csv")
     assert {"train/loss", "train/entropy", "train/kl", "val/knn", "val/rank", "val/std"} <= set(logged)
     rows = logged[["train/loss", "train/entropy", "train/kl"]].dropna()
