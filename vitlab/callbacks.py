@@ -30,6 +30,7 @@ from vitlab.files import write_text
 from vitlab.loggers import MetricsFile, UnbreakableWandbLogger
 from vitlab.objectives import Objective
 from vitlab.objectives.self_distillation import REMEDIES
+from vitlab.processes import from_all_processes
 from vitlab.resume import inexact
 from vitlab.sharding import gathered
 
@@ -116,7 +117,7 @@ class RunRecord(Callback):
         outputs = {name: torch.cat([o[name] for o in self._outputs]) for name in self._outputs[0]}
         self._outputs = []
         names: list[str] = trainer.datamodule.image_names("test")  # type: ignore[attr-defined]
-        outputs = {name: in_order(values, trainer) for name, values in outputs.items()}
+        outputs = {name: in_order(values) for name, values in outputs.items()}
         if trainer.is_global_zero:
             self.directory.mkdir(parents=True, exist_ok=True)
             arrays = {name: values.numpy() for name, values in outputs.items()}
@@ -144,15 +145,12 @@ class RunRecord(Callback):
             write_text(self.directory / "summary.json", json.dumps(summary, indent=2))
 
 
-def in_order(values: Tensor, trainer: Trainer) -> Tensor:
+def in_order(values: Tensor) -> Tensor:
     """Return the rows of all processes in the order of the data set; process r of w has rows r, r + w, r + 2w, …"""
-    if trainer.world_size == 1:
-        return values
-    shards: list[Tensor] = [values] * trainer.world_size
-    torch.distributed.all_gather_object(shards, values)
+    shards: list[Tensor] = from_all_processes(values)
     whole = torch.empty(sum(map(len, shards)), *values.shape[1:], dtype=values.dtype)
     for rank, shard in enumerate(shards):
-        whole[rank :: trainer.world_size] = shard
+        whole[rank :: len(shards)] = shard
     return whole
 
 

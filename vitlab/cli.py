@@ -242,14 +242,14 @@ class VitlabCLI(LightningCLI):
             return None
         if asked in (None, "last", "best"):
             path = self.directory / "checkpoints" / f"{asked or 'last'}.ckpt"
-            if asked != "best":
-                path = newest_state(self.directory) or path
             remedy = "train first, or give --ckpt_path FILE (`none` evaluates the weights as they are built)."
         else:
             path, remedy = Path(asked), "give --ckpt_path the path of a .ckpt file, `last` or `best`."
+        whole = newest_state(self.directory) if asked in (None, "last") else None
+        path = whole or path
         if not path.is_file():
             raise FileNotFoundError(f"No checkpoint {path}; {remedy}")
-        if wrong := flaw(path):
+        if whole is None and (wrong := flaw(path)):
             raise ValueError(f"{path} is damaged ({wrong}); {remedy}")
         self._compare_with_checkpoint(path)
         return path

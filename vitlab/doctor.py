@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 
 from vitlab.config import Config, merge
 
@@ -101,10 +102,10 @@ def _bytes(tensor: torch.Tensor) -> np.ndarray:
 class Patient:
     """One run in processes of its own, which can be killed while it trains."""
 
-    def __init__(self, config: Path, name: str, root: Path) -> None:
+    def __init__(self, config: Path, name: str, seed: int) -> None:
         self.command = [sys.executable, "-m", "vitlab", "fit", "--config", str(config), "--run.name", name]
-        self.log = root / f"{name}.log"
-        self.directory = next_to(root, name, config)
+        self.log = config.with_name(f"{name}.log")
+        self.directory = config.parent / name / f"seed-{seed}"
         self.kills: list[int] = []
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -148,21 +149,12 @@ class Patient:
             raise ValueError("The experiment fails by itself, without any kill:\n" + "\n".join(said))
 
 
-def next_to(root: Path, name: str, config: Path) -> Path:
-    """Return the directory of the run that a configuration file describes, under another name."""
-    from vitlab.config import load_yaml
-
-    return root / name / f"seed-{load_yaml(config).get('seed_everything', 0)}"
-
-
 def examine(config: Config, steps: int, kills: int, folder: Path, seed: int) -> tuple[list[int], list[str]]:
     """Train twice in `folder`, once killed so many times; return the steps of the kills and the disagreements."""
-    import yaml
-
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "experiment.yaml"
     file.write_text(yaml.safe_dump(shortened(config, steps, folder), sort_keys=False), encoding="utf-8")
-    undisturbed, killed = Patient(file, "undisturbed", folder), Patient(file, "killed", folder)
+    undisturbed, killed = (Patient(file, name, config["seed_everything"]) for name in ("undisturbed", "killed"))
     undisturbed.run_to_the_end()
     rng = random.Random(seed)
     last = json.loads((undisturbed.directory / "summary.json").read_text(encoding="utf-8"))["steps"]

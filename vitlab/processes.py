@@ -9,6 +9,7 @@ generators in the same state; each then takes what is drawn for its own images (
 one process, and the state that a checkpoint holds is the state of all.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,6 +43,21 @@ def mean_over_processes(x: Tensor) -> Tensor:
     A process alone takes its own value.
     """
     return _Mean.apply(x) if _several() else x
+
+
+def from_all_processes(value: Any) -> list[Any]:
+    """Return every process's value, in the order of their ranks."""
+    if not _several():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def own_of(values: Sequence[Any]) -> Any | None:
+    """Return this process's value of those that `from_all_processes` gave; None where there were fewer processes."""
+    rank = dist.get_rank() if _several() else 0
+    return values[rank] if rank < len(values) else None
 
 
 def _several() -> bool:

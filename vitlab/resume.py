@@ -6,21 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from vitlab.processes import from_all_processes, own_of
+
 # What decides about the last bit of a sum, from a run's environment.json.
 DECISIVE = ("device", "devices", "precision", "torch", "threads")
-
-
-def from_all_processes(value: Any) -> list[Any]:
-    """Return every process's value, in the order of their ranks."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [value]
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
 
 
 class RandomState(Callback):
@@ -34,9 +26,7 @@ class RandomState(Callback):
         return {"processes": from_all_processes(generators())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        states = state_dict["processes"]
-        self._state = states[rank] if rank < len(states) else None
+        self._state = own_of(state_dict["processes"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore: whatever building the model and the loaders drew is undone here."""
@@ -92,9 +82,7 @@ class EpochMeans(Callback):
         return {"processes": from_all_processes(own)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        states = state_dict["processes"]
-        self._missing = dict(states[rank]) if rank < len(states) else {}
+        self._missing = dict(own_of(state_dict["processes"]) or {})
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if not self._missing:
