@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from tests.conftest import TINY
+from tests.objectives.small import CROPS
 from vitlab.commands import run
 from vitlab.config import Config, load_yaml, merge
 from vitlab.processes import own_rows, places
@@ -52,13 +53,6 @@ TEACHER: Config = {"model": {**VIT, "init_args": VIT["init_args"] | {"img_size":
 OPTIMISATION: Config = {
     "optimizer": {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 1.0e-3, "eps": 1.0e-5}},
     "schedule": {"class_path": "vitlab.optim.WarmupCosine", "init_args": {"warmup_epochs": 0.5}},
-}
-CROPS: Config = {
-    "global_crops": {"number": 2, "size": 8, "scale": [0.4, 1.0], "blur_prob": [0.0]},
-    "local_crops": {"number": 2, "size": 4, "scale": [0.1, 0.4], "blur_prob": [0.0]},
-    "saturation": 0.0,
-    "hue": 0.0,
-    "grey_prob": 0.0,
 }
 
 

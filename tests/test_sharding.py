@@ -14,7 +14,8 @@ import yaml
 from lightning.pytorch.strategies import FSDPStrategy
 
 from tests.conftest import TINY
-from tests.test_processes import CROPS, FIT_EACH, SWIN_V2, VIT, experiment
+from tests.objectives.small import CROPS
+from tests.test_processes import FIT_EACH, SWIN_V2, VIT, experiment
 from vitlab.config import Config, merge
 from vitlab.sharding import refuse_other_sharding
 

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from vitlab.config import Config
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.models.layers import fan_in
 from vitlab.objectives import Objective
@@ -17,6 +18,14 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "vit": lambda: VisionTransformer(patch_size=2, embed_dim=32, depth=2, num_heads=2, **SMALL),
     "swin": lambda: SwinTransformer(**STAGES, **SMALL),
     "swin_v2": lambda: SwinTransformerV2(**STAGES, **SMALL),
+}
+# Of the digits, 8 × 8 px and grey, so that nothing is done to colours.
+CROPS: Config = {
+    "global_crops": {"number": 2, "size": 8, "scale": [0.4, 1.0], "blur_prob": [0.0]},
+    "local_crops": {"number": 2, "size": 4, "scale": [0.1, 0.4], "blur_prob": [0.0]},
+    "saturation": 0.0,
+    "hue": 0.0,
+    "grey_prob": 0.0,
 }
 
 

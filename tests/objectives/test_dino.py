@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.objectives.small import BACKBONES, closed_form, crops, wake, without_gradient
+from tests.objectives.small import BACKBONES, CROPS, closed_form, crops, wake, without_gradient
 from vitlab.commands import run
 from vitlab.config import Config
 from vitlab.evaluation.spread import rank_me
@@ -191,13 +191,6 @@ def test_one_batch_is_learned_and_its_features_spread() -> None:
 
 # ---- over a run
 
-CROPS: Config = {
-    "global_crops": {"number": 2, "size": 8, "scale": [0.4, 1.0], "blur_prob": [0.0]},
-    "local_crops": {"number": 2, "size": 4, "scale": [0.1, 0.4], "blur_prob": [0.0]},
-    "saturation": 0.0,
-    "hue": 0.0,
-    "grey_prob": 0.0,
-}
 VIT: Config = {
     "class_path": "vitlab.models.VisionTransformer",
     "init_args": {"patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2, "drop_path_rate": 0.1},

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.objectives.small import BACKBONES, closed_form, crops, wake, without_gradient
-from tests.objectives.test_dino import CROPS
+from tests.objectives.small import BACKBONES, CROPS, closed_form, crops, wake, without_gradient
 from tests.objectives.test_dino import experiment as dino_experiment
 from vitlab.commands import run
 from vitlab.config import Config
