@@ -14,6 +14,7 @@ from vitlab.data.augment import (
     CROP_RATIO,
     CROP_SCALE,
     BatchAugment,
+    crop_box,
     crop_boxes,
     erase,
     erase_boxes,
@@ -85,6 +86,16 @@ def test_where_no_crop_fits_the_largest_central_one_is_taken(
     # torchvision's fallback: of the whole area only a strip of ratio 4/3 (3/4) exists; scale (1, 1) never fits.
     boxes = crop_boxes(_draws(5, BOX_DRAWS), height, width, (1.0, 1.0), CROP_RATIO)
     assert {tuple(row) for row in torch.stack(boxes).T.int().tolist()} == {box}
+
+
+@pytest.mark.parametrize(("height", "width", "scale"), [(533, 400, CROP_SCALE), (10, 100, (1.0, 1.0))])
+def test_one_box_on_the_host_is_that_of_the_batch(height: int, width: int, scale: tuple[float, float]) -> None:
+    draws = _draws(2000, BOX_DRAWS, Stream.CROP)
+    batch = torch.stack(crop_boxes(draws, height, width, scale, CROP_RATIO)).T.int().tolist()
+    alone = [list(crop_box(draw, height, width, scale, CROP_RATIO)) for draw in draws.tolist()]
+    differ = [(a, b) for a, b in zip(batch, alone, strict=True) if a != b]
+    assert len(differ) < 10  # of 2,000: where single precision rounds a half, or the end of a range, to the other side
+    assert all(abs(x - y) <= 1 for pair in differ for x, y in zip(*pair, strict=True))
 
 
 def test_resized_crop_of_the_whole_is_the_image() -> None:

@@ -1,14 +1,15 @@
 """Files to RGB: what is converted, what is refused, what is remembered."""
 
+import io
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vitlab.data import decoding
-from vitlab.data.decoding import find_broken, open_rgb
+from vitlab.data.decoding import Pixels, find_broken, open_rgb, read_rgb
 
 
 def _rgb(path: Path) -> np.ndarray:
@@ -77,6 +78,86 @@ def test_of_an_animation_the_first_frame_counts(tmp_path: Path) -> None:
     assert (_rgb(tmp_path / "a.gif") == (255, 0, 0)).all()
 
 
+# JPEGs, of which most are decoded by another library than Pillow.
+
+_FLAVOURS = {
+    "4:2:0": {"subsampling": 2},
+    "4:2:2": {"subsampling": 1},
+    "4:4:4": {"subsampling": 0, "quality": 95},
+    "progressive": {"progressive": True},
+    "restart markers": {"restart_marker_blocks": 2},
+    "optimised": {"optimize": True, "quality": 30},
+    "stored as RGB": {"keep_rgb": True},
+    "grey": {},
+}
+
+
+def _by_pillow(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _by_simplejpeg(path: Path) -> np.ndarray | None:
+    with path.open("rb") as file, Image.open(file) as image:
+        return decoding._pixels_of_jpeg(file, image)
+
+
+def _noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("size", [(64, 48), (37, 53), (2, 3), (17, 16)], ids=str)
+@pytest.mark.parametrize("flavour", _FLAVOURS)
+def test_a_jpeg_is_decoded_to_pillows_very_pixels(tmp_path: Path, flavour: str, size: tuple[int, int]) -> None:
+    path = tmp_path / "a.jpg"
+    _noise(*size).convert("L" if flavour == "grey" else "RGB").save(path, **_FLAVOURS[flavour])
+    pixels = _by_simplejpeg(path)
+    assert pixels is not None
+    assert np.array_equal(pixels, _by_pillow(path))
+    assert np.array_equal(read_rgb(path), pixels)
+
+
+@pytest.mark.parametrize("orientation", range(10))  # 0 and 9 are none
+def test_a_turned_jpeg_is_upright(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    _noise(24, 40).save(tmp_path / "a.jpg", exif=exif)
+    assert np.array_equal(read_rgb(tmp_path / "a.jpg"), _by_pillow(tmp_path / "a.jpg"))
+    assert (_by_simplejpeg(tmp_path / "a.jpg") is None) == (orientation != 1)
+
+
+def test_other_files_are_left_to_pillow(tmp_path: Path) -> None:
+    _noise(24, 40).convert("CMYK").save(tmp_path / "a.jpg")
+    _noise(24, 40).save(tmp_path / "b.jpg", format="PNG")
+    _noise(24, 40).save(tmp_path / "c.jpg", format="MPO", save_all=True, append_images=[_noise(12, 20)])
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        assert _by_simplejpeg(tmp_path / name) is None
+        assert np.array_equal(read_rgb(tmp_path / name), _by_pillow(tmp_path / name))
+
+
+def test_of_a_damaged_jpeg_pillow_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # libjpeg goes on after much damage, with a warning that Pillow does not hear: such a picture is kept as it is.
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.jpg"
+    said = {}
+    for turn in range(300):
+        out = io.BytesIO()
+        _noise(48, 32).save(out, "jpeg", **list(_FLAVOURS.values())[turn % 6])
+        content = bytearray(out.getvalue())
+        for place in rng.integers(2, len(content), size=turn % 5):
+            content[place] = rng.integers(256)
+        path.write_bytes(content[: len(content) - turn % 7])
+        for way in ("ours", "Pillow's"):
+            with monkeypatch.context() as patch:
+                if way == "Pillow's":
+                    patch.setattr(decoding, "_pixels_of_jpeg", lambda file, image: None)
+                try:
+                    said[way] = read_rgb(path).tobytes()
+                except ValueError as error:
+                    said[way] = str(error).encode()
+        assert said["ours"] == said["Pillow's"]
+
+
 def _broken(folder: Path, kind: str) -> str:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     name = f"{kind}.png" if kind in ("float", "bomb", "truncated_png") else f"{kind}.jpg"
@@ -134,11 +215,11 @@ def test_second_check_decodes_only_what_changed(tmp_path: Path, monkeypatch: pyt
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     opened: list[str] = []
 
-    def spy(path: Path) -> Image.Image:
+    def spy(path: Path) -> Pixels:
         opened.append(path.name)
-        return open_rgb(path)
+        return read_rgb(path)
 
-    monkeypatch.setattr(decoding, "open_rgb", spy)
+    monkeypatch.setattr(decoding, "read_rgb", spy)
     find_broken(tmp_path, names)
     assert sorted(opened) == names
     opened.clear()
@@ -165,17 +246,17 @@ def test_interrupted_check_goes_on_where_it_stopped(tmp_path: Path, monkeypatch:
     for name in names:
         Image.new("RGB", (4, 4)).save(tmp_path / name)
 
-    def interrupt(path: Path) -> Image.Image:
+    def interrupt(path: Path) -> Pixels:
         if path.name == "3.png":
             raise KeyboardInterrupt
-        return open_rgb(path)
+        return read_rgb(path)
 
-    monkeypatch.setattr(decoding, "open_rgb", interrupt)
+    monkeypatch.setattr(decoding, "read_rgb", interrupt)
     with pytest.raises(KeyboardInterrupt):
         find_broken(tmp_path, names)
 
     opened: list[str] = []
-    monkeypatch.setattr(decoding, "open_rgb", lambda path: opened.append(path.name) or open_rgb(path))
+    monkeypatch.setattr(decoding, "read_rgb", lambda path: opened.append(path.name) or read_rgb(path))
     find_broken(tmp_path, names)
     assert sorted(opened) == ["3.png", "4.png", "5.png"]
 

@@ -60,7 +60,7 @@ def _on_device(settings: MultiCrop, images: Tensor, epoch: int = 0) -> list[Tens
 
 def _in_workers(settings: MultiCrop, images: Tensor, epoch: int = 0) -> list[Tensor]:
     draws = settings.draw(Draws(0, epoch, torch.arange(len(images)))).split(1, dim=1)
-    photos = [settings.views_of_photo(_to_pillow(x), draw) for x, draw in zip(images, draws, strict=True)]
+    photos = [settings.views_of_photo(np.array(_to_pillow(x)), draw) for x, draw in zip(images, draws, strict=True)]
     return [torch.stack(views).float() for views in zip(*photos, strict=True)]
 
 

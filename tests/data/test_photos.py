@@ -2,6 +2,7 @@
 
 import random
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from PIL import Image
 from timm.data import create_transform
 from timm.data.auto_augment import rand_augment_transform
 
-from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, CROP_SCALE, crop_boxes
+from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, CROP_SCALE, crop_box, crop_boxes
+from vitlab.data.decoding import read_rgb
 from vitlab.data.draws import Draws, Stream
 from vitlab.data.photos import PhotoAugment, central_crop, make_rand_augment, random_crop, seeded
 
@@ -33,7 +35,7 @@ def _assert_equal_to_rounding(ours: torch.Tensor, expected: torch.Tensor) -> Non
 def test_evaluation_equals_timms(size: tuple[int, int], image_size: int, crop_pct: float) -> None:
     timm = create_transform(image_size, is_training=False, interpolation="bicubic", crop_pct=crop_pct, normalize=False)
     photo = _photo(*size)
-    ours = central_crop(photo, image_size, crop_pct, "bicubic")
+    ours = central_crop(np.array(photo), image_size, crop_pct, "bicubic")
     _assert_equal_to_rounding(ours, timm(photo))
 
 
@@ -43,7 +45,7 @@ def test_squashed_evaluation_equals_timms(size: tuple[int, int]) -> None:
         64, is_training=False, interpolation="bicubic", crop_pct=1.0, crop_mode="squash", normalize=False
     )
     photo = _photo(*size)
-    _assert_equal_to_rounding(central_crop(photo, 64, None, "bicubic"), timm(photo))
+    _assert_equal_to_rounding(central_crop(np.array(photo), 64, None, "bicubic"), timm(photo))
 
 
 def test_random_crop_is_the_box_resized() -> None:
@@ -52,7 +54,20 @@ def test_random_crop_is_the_box_resized() -> None:
     top, left, height, width = (int(x) for x in crop_boxes(draw, 90, 120, CROP_SCALE, CROP_RATIO))
     expected = photo.crop((left, top, left + width, top + height)).resize((32, 32), Image.Resampling.BICUBIC)
     expected = torch.from_numpy(np.array(expected)).permute(2, 0, 1)
-    _assert_equal_to_rounding(random_crop(photo, draw[0], 32, PhotoAugment()), expected)
+    _assert_equal_to_rounding(random_crop(np.array(photo), draw[0].tolist(), 32, PhotoAugment()), expected)
+
+
+@pytest.mark.parametrize("size", [(400, 533), (170, 128)])
+def test_random_crop_of_a_file_is_pillows_to_54_decibels(tmp_path: Path, size: tuple[int, int]) -> None:
+    _photo(*size).save(tmp_path / "a.jpg", quality=90)
+    pixels = read_rgb(tmp_path / "a.jpg")
+    for draw in Draws(0, 0, torch.arange(20)).uniform(Stream.CROP, BOX_DRAWS).tolist():
+        top, left, height, width = crop_box(draw, size[1], size[0], CROP_SCALE, CROP_RATIO)
+        with Image.open(tmp_path / "a.jpg") as stored:
+            part = stored.crop((left, top, left + width, top + height))
+        expected = np.asarray(part.resize((224, 224), Image.Resampling.BICUBIC))
+        ours = random_crop(pixels, draw, 224, PhotoAugment()).permute(1, 2, 0).numpy()
+        assert np.square(ours - expected.astype(float)).mean() < 255**2 / 10**5.4  # one value in four, by one
 
 
 def test_rand_augment_equals_timms_where_timm_does_not_crash() -> None:

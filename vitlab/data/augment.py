@@ -7,6 +7,7 @@ Letters: B images, C channels, H rows, W columns, D draws for each image.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -134,6 +135,22 @@ def crop_boxes(
     columns = [torch.cat([x, torch.full_like(x[:, :1], c)], dim=1) for x, c in zip(tries, central, strict=True)]
     top, left, h, w = _first_fitting(torch.cat([fits, fits[:, :1]], dim=1), *columns)
     return top, left, h, w
+
+
+def crop_box(
+    draw: Sequence[float], height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """Return the one row of `crop_boxes`, on the host: thirty operations on tensors of one row take a hundred times as
+    long. Numbers are in double precision here, so that one box in thousands is a pixel longer or shorter."""
+    for first in range(0, BOX_DRAWS, 4):
+        area, aspect, top, left = draw[first : first + 4]
+        area = (scale[0] + area * (scale[1] - scale[0])) * height * width
+        aspect = math.exp(math.log(ratio[0]) + aspect * math.log(ratio[1] / ratio[0]))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(top * (height - h + 1)), int(left * (width - w + 1)), h, w
+    w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
+    return (height - h) // 2, (width - w) // 2, h, w
 
 
 def resized_crop(images: Batch8, draw: Rows, scale: tuple[float, float], ratio: tuple[float, float]) -> Batch8:

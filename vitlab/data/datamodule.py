@@ -220,7 +220,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def view_of(self, pictures: Sequence[Picture], device: torch.device) -> Tensor:
         """Return RGB pictures from elsewhere as the model sees its own images in evaluation, (B, C, H, W)."""
         grey = self.in_chans == 1
-        framed = [central_crop(p.convert("L").convert("RGB") if grey else p, *self.framing) for p in pictures]
+        framed = [central_crop(np.array(p.convert("L").convert("RGB") if grey else p), *self.framing) for p in pictures]
         images = torch.stack(framed)[:, : self.in_chans].to(device)
         return normalise(self._to_size(images), *self._statistics(device))
 

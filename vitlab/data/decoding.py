@@ -8,9 +8,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import PIL
+import simplejpeg
+from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
@@ -31,8 +34,15 @@ _MOST_RATIO = 100  # of the sides: a crop of 224 from 30,000 × 2 pixels would f
 _CHUNK = 32  # files that a thread decodes before it reports
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
+Pixels = UInt8[np.ndarray, "H W 3"]
+
 
 def open_rgb(path: str | Path) -> Image.Image:
+    """Return the pixels of `read_rgb` as a picture of Pillow's."""
+    return Image.fromarray(read_rgb(path))
+
+
+def read_rgb(path: str | Path) -> Pixels:
     """Decode one file as the picture that a viewer would show: upright, RGB, 8 bits a channel.
 
     Transparent pixels become white, as on a page: the colour stored under them is often rubbish. 16-bit grey is scaled
@@ -49,15 +59,32 @@ def open_rgb(path: str | Path) -> Image.Image:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a regular file")  # opening a pipe would wait for ever
-        with Image.open(path) as image:
+        with open(path, "rb") as file, Image.open(file) as image:
             _check_size(image)
-            image.load()
-            rgb = _to_rgb(_upright(image))
+            pixels = _pixels_of_jpeg(file, image)
+            if pixels is None:
+                image.load()
+                pixels = np.array(_to_rgb(_upright(image)))
     except PIL.UnidentifiedImageError:
         raise ValueError("empty file" if status.st_size == 0 else "not an image that Pillow knows") from None
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise ValueError(str(error) or type(error).__name__) from None
-    return rgb
+    return pixels
+
+
+def _pixels_of_jpeg(file: BinaryIO, image: Image.Image) -> Pixels | None:
+    """Decode an upright JPEG, colour or grey, to Pillow's very pixels in half of its time; None: leave it to Pillow.
+
+    Both call libjpeg-turbo with the same settings; Pillow's way through its own buffers takes as long again. Where
+    simplejpeg complains of anything, even of what it can go on after, Pillow decides whether there is a picture.
+    """
+    if image.format != "JPEG" or image.mode not in ("L", "RGB") or _orientation(image) != 1:
+        return None
+    file.seek(0)
+    try:
+        return simplejpeg.decode_jpeg(file.read())
+    except ValueError:
+        return None
 
 
 def _check_size(image: Image.Image) -> None:
@@ -75,11 +102,19 @@ def as_text(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn the image as its EXIF orientation says; a damaged EXIF block says nothing, and the picture is kept."""
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 where the image lies upright; so does one whose EXIF block is damaged."""
     try:
-        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-            return image  # exif_transpose would copy it
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as above
+        return 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn the image as its EXIF orientation says, where that can be done."""
+    if _orientation(image) == 1:
+        return image  # exif_transpose would copy it
+    try:
         return ImageOps.exif_transpose(image)
     except Exception:  # as above
         return image
@@ -128,7 +163,7 @@ def find_broken(root: Path, names: Sequence[str]) -> tuple[dict[str, str], Path]
 def _decode_all(root: Path, names: Sequence[str], indices: list[int]) -> Iterator[tuple[int, str | None]]:
     """Yield each index with the reason why its file cannot be decoded; None: it can."""
     chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count())  # Pillow's decoders let other threads run
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count())  # the decoders let other threads run
     with tqdm(total=len(indices), desc="Checking images", leave=False, disable=None) as bar:
         try:
             for chunk, reasons in zip(chunks, pool.map(partial(_why_broken, root, names), chunks), strict=True):
@@ -142,7 +177,7 @@ def _why_broken(root: Path, names: Sequence[str], indices: list[int]) -> list[st
     reasons: list[str | None] = []
     for index in indices:
         try:
-            open_rgb(root / names[index])
+            read_rgb(root / names[index])
             reasons.append(None)
         except ValueError as error:
             reasons.append(str(error))
@@ -150,12 +185,13 @@ def _why_broken(root: Path, names: Sequence[str], indices: list[int]) -> list[st
 
 
 def _mark(root: Path, name: str) -> int:
-    """Identify a file's content by what is known without opening it; another Pillow may decode other files."""
+    """Identify a file's content by what is known without opening it; another decoder may decode other files."""
     try:
         status = os.stat(root / name)
     except OSError:  # a link to nowhere: decoding it will say so
         return 0
-    key = f"{PIL.__version__}\0{_LEAST_SIDE}\0{_MOST_RATIO}\0{status.st_size}\0{status.st_mtime_ns}\0{name}"
+    rules = f"{PIL.__version__}\0{simplejpeg.__version__}\0{_LEAST_SIDE}\0{_MOST_RATIO}"
+    key = f"{rules}\0{status.st_size}\0{status.st_mtime_ns}\0{name}"
     return int.from_bytes(hashlib.blake2b(os.fsencode(key), digest_size=8).digest(), "little")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vitlab.data.augment import BOX_DRAWS
 from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split, check_fraction, stratified_split
-from vitlab.data.decoding import IMAGE_SUFFIXES, as_text, find_broken, open_rgb
+from vitlab.data.decoding import IMAGE_SUFFIXES, Pixels, as_text, find_broken, read_rgb
 from vitlab.data.draws import Draws, Stream, host_seed
 from vitlab.data.mixup import Mixup
 from vitlab.data.multi_crop import MultiCrop
@@ -23,7 +23,6 @@ from vitlab.data.photos import (
     Framing,
     Photo,
     PhotoAugment,
-    Picture,
     apply,
     central_crop,
     make_rand_augment,
@@ -84,19 +83,20 @@ class Photos(ImageDataset):
             return Batch(self._views(self.multi_crop, Draws(self.seed, epoch, indices)), labels, indices, epoch, first)
         else:
             draws = Draws(self.seed, epoch, indices)
-            rows = zip(draws.uniform(Stream.CROP, BOX_DRAWS), draws.uniform(Stream.FLIP, 1), strict=True)
-            crops = [self._random(epoch, key.image, *row) for key, row in zip(keys, rows, strict=True)]
+            boxes = draws.uniform(Stream.CROP, BOX_DRAWS).tolist()
+            flips = (draws.uniform(Stream.FLIP, 1)[:, 0] < self.augment.flip_prob).tolist()
+            crops = [self._random(epoch, k.image, *row) for k, *row in zip(keys, boxes, flips, strict=True)]
         return Batch(torch.stack(crops), labels, indices, epoch, first)
 
     def raw(self, index: int) -> np.ndarray:
         """Return one image as evaluation sees it: resized and cropped, not normalised."""
         return self._central(index).permute(1, 2, 0).numpy()
 
-    def _open(self, index: int) -> Picture:
+    def _open(self, index: int) -> Pixels:
         """Decode one file; it could be decoded when the run began, and no other image may take its place."""
         path = self.root / os.fsdecode(self._files[index % len(self)])
         try:
-            return open_rgb(path)
+            return read_rgb(path)
         except ValueError as error:
             raise ValueError(
                 f"{path} cannot be decoded any more: {error}. Start again: the files are checked."
@@ -113,9 +113,9 @@ class Photos(ImageDataset):
     def _central(self, index: int) -> Photo:
         return central_crop(self._open(index), self.image_size, self.crop_pct, self.augment.interpolation)
 
-    def _random(self, epoch: int, index: int, crop: Tensor, flip: Tensor) -> Photo:
-        photo = random_crop(self._open(index), crop, self.image_size, self.augment)
-        if flip.item() < self.augment.flip_prob:
+    def _random(self, epoch: int, index: int, box: list[float], flip: bool) -> Photo:
+        photo = random_crop(self._open(index), box, self.image_size, self.augment)
+        if flip:
             photo = photo.flip(-1)
         if self._rand_augment is None:
             return photo
@@ -131,7 +131,7 @@ class ImageFolder(ImageDataModule):
     part of each class is held out. Where there is no `root/test` but a `root/val`, the test split *is* the validation
     split, as customary for ImageNet, unless `test_fraction` is given.
 
-    Images are upright as their EXIF data say, RGB whatever they were, transparent parts white (see `open_rgb`). Before
+    Images are upright as their EXIF data say, RGB whatever they were, transparent parts white (see `read_rgb`). Before
     training every file is decoded once; what cannot be, measures less than two pixels or more than 89 million, or is
     over a hundred times as long as wide, is named. The second start knows the files that did not change. No image is
     ever replaced by another: one that is deleted or damaged while a run reads stops the run and is named, whatever

@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import functional as TF  # type: ignore[import-un
 
 from vitlab.data import pillow
 from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, check_probability, check_range, crop_boxes, flip
+from vitlab.data.decoding import Pixels
 from vitlab.data.draws import Draws, Stream
 from vitlab.data.photos import Interpolation, Photo, Picture, apply, resized_box
 
@@ -183,11 +184,12 @@ class MultiCrop:
             views = pillow.solarize(views, look.solarize)
         return views
 
-    def views_of_photo(self, image: Picture, draw: Float[Tensor, "V 1 D"]) -> list[Photo]:
+    def views_of_photo(self, image: Pixels, draw: Float[Tensor, "V 1 D"]) -> list[Photo]:
         """Return the views of one photograph, global ones first; `draw` holds its part of the batch's draws."""
+        height, width, _ = image.shape
         views = []
         for crops, look in self.looks(draw):
-            boxes = torch.stack(crop_boxes(look.crop, image.height, image.width, crops.scale, self.ratio), dim=1)
+            boxes = torch.stack(crop_boxes(look.crop, height, width, crops.scale, self.ratio), dim=1)
             for box, (mirror,), *rest in zip(boxes.int().tolist(), *(x.tolist() for x in look[1:]), strict=True):
                 view = resized_box(image, box, crops.size, self.interpolation)
                 view = view.flip(-1) if mirror < self.flip_prob else view

@@ -21,7 +21,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from vitlab.data.augment import CROP_RATIO, CROP_SCALE, Rows, check_probability, check_range, crop_boxes
+from vitlab.data.augment import CROP_RATIO, CROP_SCALE, check_probability, check_range, crop_box
+from vitlab.data.decoding import Pixels
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # timm takes no notice of a part that it does not understand: `-minc1` would be plain RandAugment of another strength.
@@ -72,34 +73,34 @@ class Framing(NamedTuple):
     interpolation: Interpolation
 
 
-def random_crop(image: Picture, draw: Rows, size: int, settings: PhotoAugment) -> Photo:
+def random_crop(image: Pixels, draw: Sequence[float], size: int, settings: PhotoAugment) -> Photo:
     """Bring a random part of the image to size x size: torchvision's RandomResizedCrop. Takes BOX_DRAWS draws."""
-    boxes = crop_boxes(draw[None], image.height, image.width, settings.crop_scale, settings.crop_ratio)
-    (box,) = torch.stack(boxes, dim=1).int().tolist()
+    height, width, _ = image.shape
+    box = crop_box(draw, height, width, settings.crop_scale, settings.crop_ratio)
     return resized_box(image, box, size, settings.interpolation)
 
 
-def resized_box(image: Picture, box: Sequence[int], size: int, interpolation: Interpolation) -> Photo:
+def resized_box(image: Pixels, box: Sequence[int], size: int, interpolation: Interpolation) -> Photo:
     """Bring a part of the image, given by top, left, height and width, to size x size."""
     top, left, height, width = box
-    return _resize(image.crop((left, top, left + width, top + height)), size, size, interpolation)
+    return _resize(image[top : top + height, left : left + width], size, size, interpolation)
 
 
-def central_crop(image: Picture, size: int, crop_pct: float | None, interpolation: Interpolation) -> Photo:
+def central_crop(image: Pixels, size: int, crop_pct: float | None, interpolation: Interpolation) -> Photo:
     """Resize the shorter side to size / crop_pct and cut the centre out; None: bring both to size. timm's evaluation,
     its crop_mode center and squash."""
     if crop_pct is None:
         return _resize(image, size, size, interpolation)
     shorter = math.floor(size / crop_pct)
     # torchvision truncates; rounding would be a pixel off for some photographs
-    width, height = (int(shorter * side / min(image.size)) for side in image.size)
+    height, width = (int(shorter * side / min(image.shape[:2])) for side in image.shape[:2])
     left, top = round((width - size) / 2), round((height - size) / 2)
     return _resize(image, height, width, interpolation)[:, top : top + size, left : left + size]
 
 
-def _resize(image: Picture, height: int, width: int, interpolation: Interpolation) -> Photo:
+def _resize(image: Pixels, height: int, width: int, interpolation: Interpolation) -> Photo:
     """Resize with a low-pass filter: Pillow's result in a quarter of its time, but for one value in 50, off by one."""
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last in memory
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last in memory
     return F.interpolate(pixels, (height, width), mode=interpolation, antialias=True, align_corners=False)[0]
 
 
