@@ -37,6 +37,7 @@ class Stream(IntEnum):
     VIEW = 9
     NOISE = 10
     OCCLUSION = 11
+    RAND_AUGMENT = 12
 
 
 def _signed(value: int) -> int:
@@ -80,11 +81,21 @@ def _bits(seed: int, epoch: int, stream: Stream, indices: Int64[Tensor, "B"], dr
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one batch; `indices` (B,) live on the device that the numbers are needed on."""
+    """The random numbers of one batch; `indices` (B,) live on the device that the numbers are needed on.
+
+    `host_indices` are the same in host memory, where they came from: to bring them back would wait for the device.
+    """
 
     seed: int
     epoch: int
     indices: Int64[Tensor, "B"]
+    host_indices: Int64[np.ndarray, "B"] | None = None
+
+    @property
+    def on_host(self) -> "Draws":
+        """The same numbers in host memory; waits for a GPU if `host_indices` were not given."""
+        known = self.host_indices
+        return Draws(self.seed, self.epoch, self.indices.cpu() if known is None else torch.from_numpy(known))
 
     def uniform(self, stream: Stream, draws: int) -> Float[Tensor, "B D"]:
         """Draw from U[0, 1): multiples of 2^-24, each exact in float32."""

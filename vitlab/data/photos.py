@@ -7,11 +7,9 @@ RandAugment draws from the global generators, which are seeded for the one image
 
 import math
 import random
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,10 +21,9 @@ from torch import Tensor
 
 from vitlab.data.augment import CROP_RATIO, CROP_SCALE, check_probability, check_range, crop_box
 from vitlab.data.decoding import Pixels
+from vitlab.data.rand_augment import check_description, timms_rand_augment
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-# timm takes no notice of a part that it does not understand: `-minc1` would be plain RandAugment of another strength.
-_RAND_AUGMENT = re.compile(r"rand(-(m|n|mmax)\d+|-inc[01]|-(mstd|p)\d+(\.\d+)?|-t(weights|3a|3aw))*")
 
 Interpolation = Literal["bicubic", "bilinear"]
 Picture = Image.Image
@@ -58,11 +55,8 @@ class PhotoAugment:
         check_range("augment.crop_ratio", self.crop_ratio)
         check_probability("augment.flip_prob", self.flip_prob)
         check_probability("augment.erase_prob", self.erase_prob)
-        if self.rand_augment is not None and not _RAND_AUGMENT.fullmatch(self.rand_augment):
-            raise ValueError(
-                f"augment.rand_augment is {self.rand_augment!r}; write rand and any of -m9 (magnitude), -n2 (layers), "
-                "-p0.5, -mstd0.5, -mmax10, -inc1, -t3a, e.g. rand-m9-mstd0.5-inc1, or null for none."
-            )
+        if self.rand_augment is not None:
+            check_description(self.rand_augment)
 
 
 class Framing(NamedTuple):
@@ -116,24 +110,7 @@ def make_rand_augment(
     """Return timm's RandAugment as its own training pipeline sets it up; None where it is off."""
     if settings.rand_augment is None:
         return None
-    from timm.data.auto_augment import rand_augment_transform  # here: not everybody needs timm's two seconds
-
-    parameters = {
-        "translate_const": int(0.45 * size),
-        "img_mean": tuple(min(255, round(255 * x)) for x in mean),
-        "interpolation": _FILTERS[settings.interpolation],
-    }
-    transform = rand_augment_transform(settings.rand_augment, parameters)
-    for operation in transform.ops:
-        if operation.name.startswith("Posterize"):
-            operation.level_fn = partial(_at_least_one_bit, operation.level_fn)
-    return transform
-
-
-def _at_least_one_bit(level_fn: Callable[..., tuple[int]], level: float, settings: dict) -> tuple[int]:
-    """Keep one bit where a high magnitude would leave none, which Pillow refuses with an error."""
-    (bits,) = level_fn(level, settings)
-    return (max(bits, 1),)
+    return timms_rand_augment(settings.rand_augment, size, mean, _FILTERS[settings.interpolation])
 
 
 @contextmanager
