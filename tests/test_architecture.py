@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "resume",
     },
     "doctor": set(),
+    "preparing": {"data"},
     "not_finite": {"data", "files", "objectives", "processes", "resume", "sharding"},
     "deployment": {"data", "evaluation", "models", "studies"},
     "commands": {
@@ -59,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "models",
         "not_finite",
         "pictures",
+        "preparing",
         "studies",
     },
     "__main__": {"commands"},

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
+    "prepare": "decode a folder of photographs once, make them small, write one file to train on",
     "fit": "train one experiment; the same command again continues it",
     "validate": "evaluate a checkpoint on the validation images",
     "test": "evaluate a checkpoint on the test images",
@@ -32,7 +33,6 @@ Any key of the file can be overridden: --trainer.max_epochs 10, --model.optimize
 
   python -m vitlab compare --config experiments/studies/quickstart.yaml
   python -m vitlab fit --config experiments/vit_cifar10.yaml
-  python -m vitlab test --config runs/vit_cifar10/seed-0/config.yaml
 """
 
 

@@ -42,6 +42,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
     quiet()
     hold_freed_memory()
     commands = {
+        "prepare": prepare,
         "compare": compare,
         "doctor": doctor,
         "replay": replay,
@@ -172,6 +173,20 @@ class StudyParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(explain(message, self._option_string_actions))
+
+
+def prepare(arguments: Sequence[str]) -> int:
+    """Write a folder of photographs into one file of small ones, which takes the folder's place as `--data.root`."""
+    from vitlab import preparing
+
+    parser = StudyParser("python -m vitlab prepare --root FOLDER --out FOLDER", "Make photographs small, once for all.")
+    parser.add_argument("--root", type=Path, required=True, help="folder of the photographs, as for training")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the one file, and next --data.root")
+    parser.add_argument("--short_side", type=int, default=256, help="most pixels of the shorter side [256, for 224]")
+    parser.add_argument("--pixels", action="store_true", help="RGB, of which crops are cut without decoding; larger")
+    options = parser.parse_args(arguments)
+    print(preparing.prepare(options.root, options.out, options.short_side, options.pixels))
+    return 0
 
 
 def benchmark(arguments: Sequence[str]) -> int:

@@ -99,7 +99,8 @@ def _by_pillow(path: Path) -> np.ndarray:
 
 def _by_simplejpeg(path: Path) -> np.ndarray | None:
     with path.open("rb") as file, Image.open(file) as image:
-        return decoding._pixels_of_jpeg(file, image)
+        found = decoding._pixels_of_jpeg(file, image)
+        return None if found is None else found[0]
 
 
 def _noise(width: int, height: int) -> Image.Image:

@@ -43,6 +43,11 @@ def open_rgb(path: str | Path) -> Image.Image:
 
 
 def read_rgb(path: str | Path) -> Pixels:
+    """Return the pixels of `read_photo`."""
+    return read_photo(path)[0]
+
+
+def read_photo(path: str | Path) -> tuple[Pixels, bytes | None]:
     """Decode one file as the picture that a viewer would show: upright, RGB, 8 bits a channel.
 
     Transparent pixels become white, as on a page: the colour stored under them is often rubbish. 16-bit grey is scaled
@@ -51,6 +56,8 @@ def read_rgb(path: str | Path) -> Pixels:
     Size and shape are looked at before anything is decoded: an image that says it has more pixels than Pillow's
     `Image.MAX_IMAGE_PIXELS` (89 million) would take seconds and a gigabyte in every epoch and worker, if it is a
     photograph at all.
+
+    The file's bytes come along where they are a JPEG that simplejpeg decodes to the same pixels.
 
     Raises:
         ValueError: nothing can be decoded, or it is no photograph; the message says why, not which file.
@@ -61,18 +68,18 @@ def read_rgb(path: str | Path) -> Pixels:
             raise ValueError("not a regular file")  # opening a pipe would wait for ever
         with open(path, "rb") as file, Image.open(file) as image:
             _check_size(image)
-            pixels = _pixels_of_jpeg(file, image)
-            if pixels is None:
-                image.load()
-                pixels = np.array(_to_rgb(_upright(image)))
+            jpeg = _pixels_of_jpeg(file, image)
+            if jpeg is not None:
+                return jpeg
+            image.load()
+            return np.array(_to_rgb(_upright(image))), None
     except PIL.UnidentifiedImageError:
         raise ValueError("empty file" if status.st_size == 0 else "not an image that Pillow knows") from None
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise ValueError(str(error) or type(error).__name__) from None
-    return pixels
 
 
-def _pixels_of_jpeg(file: BinaryIO, image: Image.Image) -> Pixels | None:
+def _pixels_of_jpeg(file: BinaryIO, image: Image.Image) -> tuple[Pixels, bytes] | None:
     """Decode an upright JPEG, colour or grey, to Pillow's very pixels in half of its time; None: leave it to Pillow.
 
     Both call libjpeg-turbo with the same settings; Pillow's way through its own buffers takes as long again. Where
@@ -81,8 +88,9 @@ def _pixels_of_jpeg(file: BinaryIO, image: Image.Image) -> Pixels | None:
     if image.format != "JPEG" or image.mode not in ("L", "RGB") or _orientation(image) != 1:
         return None
     file.seek(0)
+    content = file.read()
     try:
-        return simplejpeg.decode_jpeg(file.read())
+        return simplejpeg.decode_jpeg(content), content
     except ValueError:
         return None
 

@@ -19,6 +19,7 @@ from vitlab.data.decoding import IMAGE_SUFFIXES, Pixels, as_text, find_broken, r
 from vitlab.data.draws import Draws, Stream, host_seed
 from vitlab.data.mixup import Mixup
 from vitlab.data.multi_crop import MultiCrop
+from vitlab.data.packed import Packed, is_packed
 from vitlab.data.photos import (
     Framing,
     Photo,
@@ -30,6 +31,7 @@ from vitlab.data.photos import (
     seeded,
 )
 from vitlab.data.sampler import Key
+from vitlab.data.source import PhotoSource
 
 log = logging.getLogger("vitlab")
 
@@ -49,7 +51,7 @@ class Photos(ImageDataset):
 
     def __init__(
         self,
-        root: Path,
+        source: PhotoSource,
         names: list[str],
         labels: np.ndarray,
         image_size: int,
@@ -59,7 +61,7 @@ class Photos(ImageDataset):
         mean: tuple[float, ...],
         seed: int,
     ) -> None:
-        self.root, self.labels, self.seed = root, labels, seed
+        self.source, self.labels, self.seed = source, labels, seed
         # An array, not a list: a worker that reads a list's element counts a reference to it, and so gets its own copy
         # of that page of memory, until each worker holds its own copy of all names.
         self._files = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
@@ -93,14 +95,8 @@ class Photos(ImageDataset):
         return self._central(index).permute(1, 2, 0).numpy()
 
     def _open(self, index: int) -> Pixels:
-        """Decode one file; it could be decoded when the run began, and no other image may take its place."""
-        path = self.root / os.fsdecode(self._files[index % len(self)])
-        try:
-            return read_rgb(path)
-        except ValueError as error:
-            raise ValueError(
-                f"{path} cannot be decoded any more: {error}. Start again: the files are checked."
-            ) from None
+        """Decode one photograph, for which no other may stand in."""
+        return self.source.read(os.fsdecode(self._files[index % len(self)]))
 
     def _views(self, multi_crop: MultiCrop, draws: Draws) -> list[Tensor]:
         """Return each view of all images, (B, 3, S, S)."""
@@ -141,7 +137,7 @@ class ImageFolder(ImageDataModule):
     appear with escapes (`caf\\xe9.jpg`) in everything that is written.
 
     Args:
-        root: the folder.
+        root: the folder, or what `python -m vitlab prepare` made of it.
         image_size: side in pixels that the model sees.
         batch_size: images a step and process.
         eval_batch_size: the same in evaluation; null: `batch_size`.
@@ -212,12 +208,12 @@ class ImageFolder(ImageDataModule):
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self._image_size = image_size
         self._broken: dict[str, str] | None = None
-        self._classes, self._files = list_images(self.root)
+        self.source = Packed(self.root) if is_packed(self.root) else Folder(self.root)
 
     @property
     def class_names(self) -> list[str]:
         """The folders of the training split, in alphabetical order."""
-        return [as_text(name) for name in self._classes]
+        return [as_text(name) for name in self.source.class_names]
 
     @property
     def image_size(self) -> int:
@@ -240,7 +236,7 @@ class ImageFolder(ImageDataModule):
         for split, (files, labels) in names.items():
             good = np.array([name not in broken for name in files], dtype=bool)
             splits[split] = Photos(
-                self.root,
+                self.source,
                 [name for name in files if name not in broken],
                 labels[good],
                 self._image_size,
@@ -256,7 +252,7 @@ class ImageFolder(ImageDataModule):
                     f"The {split} split of {self.root} is empty: no image of it can be decoded, or no class has one "
                     "to spare.\nAdd images."
                 )
-        gone = [self._classes[k] for k in range(self.num_classes) if k not in splits["train"].labels]
+        gone = [self.source.class_names[k] for k in range(self.num_classes) if k not in splits["train"].labels]
         if gone:
             raise ValueError(
                 f"No image of the class {gone[0]} in {self.root} can be decoded.\nRepair or remove the class."
@@ -265,7 +261,7 @@ class ImageFolder(ImageDataModule):
 
     def _split(self) -> dict[Split, tuple[list[str], np.ndarray]]:
         """Hold out what has no folder of its own; from all files, so that repairing one does not change the rest."""
-        splits = dict(self._files)
+        splits = dict(self.source.splits)
         test_fraction = self.test_fraction
         if test_fraction is None and "val" not in splits:
             test_fraction = self.val_fraction
@@ -294,8 +290,8 @@ class ImageFolder(ImageDataModule):
         return self._broken
 
     def _find_broken(self) -> dict[str, str]:
-        names = [name for files, _ in self._files.values() for name in files]
-        broken, listing = find_broken(self.root, names)
+        names = [name for files, _ in self.source.splits.values() for name in files]
+        broken, listing = self.source.find_broken()
         if not broken:
             return broken
         count = f"{len(broken)} of {len(names)} images cannot be decoded"
@@ -311,6 +307,28 @@ class ImageFolder(ImageDataModule):
 
     def _to_size(self, images: Tensor) -> Tensor:
         return images
+
+
+@final
+class Folder(PhotoSource):
+    """The files of a folder, found by `list_images`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.class_names, self.splits = list_images(root)
+
+    def find_broken(self) -> tuple[dict[str, str], Path]:
+        """Decode every file that is not known to be whole."""
+        return find_broken(self.root, [name for names, _ in self.splits.values() for name in names])
+
+    def read(self, name: str) -> Pixels:
+        """Decode one file."""
+        try:
+            return read_rgb(self.root / name)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.root / name} cannot be decoded any more: {error}. Start again: the files are checked."
+            ) from None
 
 
 def list_images(root: Path) -> tuple[list[str], dict[Split, tuple[list[str], np.ndarray]]]:

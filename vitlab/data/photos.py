@@ -85,16 +85,28 @@ def central_crop(image: Pixels, size: int, crop_pct: float | None, interpolation
     its crop_mode center and squash."""
     if crop_pct is None:
         return _resize(image, size, size, interpolation)
-    shorter = math.floor(size / crop_pct)
-    # torchvision truncates; rounding would be a pixel off for some photographs
-    height, width = (int(shorter * side / min(image.shape[:2])) for side in image.shape[:2])
+    height, width = _sides(image, math.floor(size / crop_pct))
     left, top = round((width - size) / 2), round((height - size) / 2)
     return _resize(image, height, width, interpolation)[:, top : top + size, left : left + size]
 
 
+def shrunk(image: Pixels, shorter: int) -> Pixels:
+    """Bring the shorter side to so many pixels, as `central_crop` does first; a smaller image is returned as it is."""
+    if min(image.shape[:2]) <= shorter:
+        return image
+    return _resize(image, *_sides(image, shorter), "bicubic").permute(1, 2, 0).contiguous().numpy()
+
+
+def _sides(image: Pixels, shorter: int) -> tuple[int, int]:
+    """Return height and width in proportion; torchvision cuts fractions off, rounding would be a pixel off for some."""
+    height, width, _ = image.shape
+    return int(shorter * height / min(height, width)), int(shorter * width / min(height, width))
+
+
 def _resize(image: Pixels, height: int, width: int, interpolation: Interpolation) -> Photo:
     """Resize with a low-pass filter: Pillow's result in a quarter of its time, but for one value in 50, off by one."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last in memory
+    pixels = torch.from_numpy(image if image.flags.writeable else image.copy())  # torch takes none to read only
+    pixels = pixels.permute(2, 0, 1)[None]  # (1, 3, H, W), channels last in memory
     return F.interpolate(pixels, (height, width), mode=interpolation, antialias=True, align_corners=False)[0]
 
 
