@@ -51,6 +51,7 @@ class Batch(NamedTuple):
     indices: Tensor  # (B,) int64, within the split; r · size more for an image's r-th repeat
     epoch: int | None  # None in evaluation: nothing is drawn
     first: int  # indices[0] of the first process, kept on the host
+    host_indices: np.ndarray | None = None  # the indices once more: an array stays on the host when a batch is moved
 
 
 class ImageDataset(Dataset[Batch], ABC):
@@ -297,7 +298,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if batch.epoch is None:
             return [normalise(self._to_size(batch.images), mean, std)], batch.labels
 
-        draws = Draws(self.seed, batch.epoch, batch.indices)
+        draws = Draws(self.seed, batch.epoch, batch.indices, batch.host_indices)
         if self.multi_crop is not None:
             views = self.multi_crop.views_of_batch(batch.images, draws)
             return [normalise(view, mean, std) for view in views], batch.labels

@@ -54,14 +54,14 @@ def _mix(x: int) -> int:
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
     """Shift zeros in from the left; `>>` on int64 would copy the sign bit."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix_tensor(x: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
     """SplitMix64's finaliser on int64, whose product wraps around like that of uint64."""
-    x = (x ^ _shift_right(x, 30)) * _signed(_MULTIPLIERS[0])
-    x = (x ^ _shift_right(x, 27)) * _signed(_MULTIPLIERS[1])
-    return x ^ _shift_right(x, 31)
+    x = _shift_right(x, 30).bitwise_xor_(x).mul_(_signed(_MULTIPLIERS[0]))
+    x = _shift_right(x, 27).bitwise_xor_(x).mul_(_signed(_MULTIPLIERS[1]))
+    return _shift_right(x, 31).bitwise_xor_(x)
 
 
 def host_seed(*parts: int) -> int:
@@ -72,11 +72,17 @@ def host_seed(*parts: int) -> int:
     return state >> 1
 
 
-def _bits(seed: int, epoch: int, stream: Stream, indices: Int64[Tensor, "B"], draws: int) -> Int64[Tensor, "B D"]:
-    key = host_seed(seed, epoch, stream)
-    state = _mix_tensor(indices * _signed(_GOLDEN) + key)[:, None]  # (B, 1)
-    counter = torch.arange(1, draws + 1, device=indices.device)  # (D,)
-    return _mix_tensor(state + counter * _signed(_GOLDEN))  # (B, D): SplitMix64 started at `state`
+def _states(seed: int, epoch: int, stream: Stream, indices: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
+    return _mix_tensor(indices * _signed(_GOLDEN) + host_seed(seed, epoch, stream))
+
+
+def _bits(states: Int64[Tensor, "..."], draw: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
+    """Return of SplitMix64 started at each state the n-th number; the two broadcast, and n counts from 0."""
+    return _mix_tensor(states + (draw + 1) * _signed(_GOLDEN))
+
+
+def _to_uniform(bits: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    return _shift_right(bits, 40).float() * 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,8 @@ class Draws:
 
     def uniform(self, stream: Stream, draws: int) -> Float[Tensor, "B D"]:
         """Draw from U[0, 1): multiples of 2^-24, each exact in float32."""
-        return _shift_right(_bits(self.seed, self.epoch, stream, self.indices, draws), 40).float() * 2.0**-24
+        states = _states(self.seed, self.epoch, stream, self.indices)
+        return _to_uniform(_bits(states[:, None], torch.arange(draws, device=states.device)))
 
     def normal(self, stream: Stream, draws: int) -> Float[Tensor, "B D"]:
         """Draw from N(0, 1) by Box and Muller; devices agree to the rounding of the logarithm, not to the bit."""
@@ -109,8 +116,26 @@ class Draws:
         angle = 2 * math.pi * v
         return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :draws]
 
+    def normal_at(
+        self, stream: Stream, draws: int, rows: Int64[Tensor, "N"], places: Int64[Tensor, "N K"]
+    ) -> Float[Tensor, "N K"]:
+        """Return K numbers of each row of `normal(stream, draws)` without computing the rest."""
+        half = (draws + 1) // 2
+        second = places >= half
+        pairs = torch.where(second, places - half, places)
+        states = _states(self.seed, self.epoch, stream, self.indices).index_select(0, rows)
+        u, v = _to_uniform(_bits(states[:, None], torch.stack([pairs, pairs + half])))
+        radius = (-2 * torch.log1p(-u)).sqrt()
+        angle = 2 * math.pi * v
+        return radius * torch.where(second, angle.sin(), angle.cos())
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy from the host; a GPU is not waited for, and only from pinned memory is it not."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
 
 def permutation(size: int, seed: int, epoch: int, stream: Stream = Stream.ORDER) -> np.ndarray:
     """Return an order of `size` images by (seed, epoch), the same with every version of every library."""
-    bits = _bits(seed, epoch, stream, torch.arange(size), 1)[:, 0]
+    bits = _bits(_states(seed, epoch, stream, torch.arange(size)), torch.zeros((), dtype=torch.long))
     return np.argsort(bits.numpy(), kind="stable")

@@ -88,7 +88,8 @@ class Photos(ImageDataset):
             boxes = draws.uniform(Stream.CROP, BOX_DRAWS).tolist()
             flips = (draws.uniform(Stream.FLIP, 1)[:, 0] < self.augment.flip_prob).tolist()
             crops = [self._random(epoch, k.image, *row) for k, *row in zip(keys, boxes, flips, strict=True)]
-        return Batch(torch.stack(crops), labels, indices, epoch, first)
+        numbers = indices.numpy().copy()  # a worker that sends a tensor moves its memory
+        return Batch(torch.stack(crops), labels, indices, epoch, first, numbers)
 
     def raw(self, index: int) -> np.ndarray:
         """Return one image as evaluation sees it: resized and cropped, not normalised."""

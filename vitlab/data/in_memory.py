@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitlab.data.augment import BatchAugment, resize
 from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split
-from vitlab.data.draws import Draws
+from vitlab.data.draws import Draws, to_device
 from vitlab.data.mixup import Mixup
 from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.photos import Framing
@@ -35,10 +35,10 @@ class TensorImages(ImageDataset):
 
     def __getitems__(self, keys: list[Key]) -> Batch:
         """Gather one batch where the images lie."""
-        # Only from pinned memory is the copy to a GPU not waited for.
-        indices = torch.tensor([key.image for key in keys], pin_memory=self.images.is_cuda)
-        indices = indices.to(self.images.device, non_blocking=True)
-        return Batch(self.images[indices], self._labels[indices], indices, keys[0].epoch, keys[0].first)
+        numbers = np.array([key.image for key in keys])
+        indices = to_device(torch.from_numpy(numbers), self.images.device)
+        images, labels = self.images.index_select(0, indices), self._labels.index_select(0, indices)
+        return Batch(images, labels, indices, keys[0].epoch, keys[0].first, numbers)
 
     def raw(self, index: int) -> np.ndarray:
         """Return one image (H, W, C)."""

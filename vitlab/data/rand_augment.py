@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitlab.data import pillow
-from vitlab.data.draws import Draws, Stream
+from vitlab.data.draws import Draws, Stream, to_device
 
 # timm takes no notice of a part that it does not understand: `-minc1` would be plain RandAugment of another strength.
 _DESCRIPTION = re.compile(r"rand(-(m|n|mmax)\d+|-inc[01]|-(mstd|p)\d+(\.\d+)?|-t(weights|3a|3aw))*")
@@ -222,9 +222,7 @@ def _levels(operation: Any, magnitudes: HostLevels, signs: HostLevels) -> HostLe
 
 
 def _to(device: torch.device, array: np.ndarray) -> Tensor:
-    tensor = torch.from_numpy(array)
-    # Only from pinned memory is the copy to a GPU not waited for.
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return to_device(torch.from_numpy(array), device)
 
 
 # Changes of a grey level whatever surrounds it are tables, (R, C, 256), and one look-up does them all. Those of which a
