@@ -17,6 +17,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vitlab.data.draws import Draws, Stream, to_device
+from vitlab.data.rand_augment import check_description
 
 CROP_SCALE = (0.08, 1.0)  # share of the image's area: Szegedy et al., "Going deeper with convolutions", section 6
 CROP_RATIO = (3 / 4, 4 / 3)  # width to height
@@ -41,6 +42,8 @@ class BatchAugment:
         crop_ratio: width to height of that part.
         flip_prob: the share of images that are mirrored left to right.
         erase_prob: the share of images of which a random box is filled with noise.
+        rand_augment: timm's description of a RandAugment (Cubuk et al., 2020), which follows shift, crop and flip, e.g.
+            rand-m9-mstd0.5-inc1; null: off.
     """
 
     shift: int = 0
@@ -49,6 +52,7 @@ class BatchAugment:
     crop_ratio: tuple[float, float] = CROP_RATIO
     flip_prob: float = 0.0
     erase_prob: float = 0.0
+    rand_augment: str | None = None
 
     def __post_init__(self) -> None:
         if self.shift < 0:
@@ -58,9 +62,11 @@ class BatchAugment:
         if self.crop_scale is not None:
             check_range("augment.crop_scale", self.crop_scale, most=1.0)
         check_range("augment.crop_ratio", self.crop_ratio)
+        if self.rand_augment is not None:
+            check_description(self.rand_augment)
 
     def distort(self, images: Batch8, draws: Draws) -> Batch8:
-        """Shift, crop and flip, each where it is on."""
+        """Shift, crop and flip, each where it is on; RandAugment, which knows the mean colour, is the data set's."""
         if self.shift > 0 and self.shift_prob > 0:
             images = shift(images, draws.uniform(Stream.SHIFT, 3), self.shift, self.shift_prob)
         if self.crop_scale is not None:
