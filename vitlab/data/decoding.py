@@ -1,6 +1,7 @@
 """Photographs from files to RGB, and the check, before training, that every file can be decoded."""
 
 import hashlib
+import io
 import os
 import stat
 import warnings
@@ -8,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import PIL
@@ -32,6 +32,7 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 _LEAST_SIDE = 2  # pixels: less is a placeholder or a tracking pixel, not a photograph
 _MOST_RATIO = 100  # of the sides: a crop of 224 from 30,000 × 2 pixels would first be resized to 3.8 million columns
 _CHUNK = 32  # files that a thread decodes before it reports
+_START_OF_JPEG, _START_OF_SCAN, _APP1 = b"\xff\xd8", 0xDA, 0xE1  # markers: ITU-T T.81, table B.1
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 Pixels = UInt8[np.ndarray, "H W 3"]
@@ -66,42 +67,56 @@ def read_photo(path: str | Path) -> tuple[Pixels, bytes | None]:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a regular file")  # opening a pipe would wait for ever
-        with open(path, "rb") as file, Image.open(file) as image:
-            _check_size(image)
-            jpeg = _pixels_of_jpeg(file, image)
-            if jpeg is not None:
-                return jpeg
-            image.load()
-            return np.array(_to_rgb(_upright(image))), None
+        with open(path, "rb") as file:
+            jpeg = file.read() if file.peek(2)[:2] == _START_OF_JPEG else None
+            pixels = None if jpeg is None else _pixels_of_jpeg(jpeg)
+            if pixels is not None:
+                return pixels, jpeg
+            file.seek(0)
+            with Image.open(file) as image:
+                _check_size(*image.size)
+                image.load()
+                return np.array(_to_rgb(_upright(image))), None
     except PIL.UnidentifiedImageError:
         raise ValueError("empty file" if status.st_size == 0 else "not an image that Pillow knows") from None
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise ValueError(str(error) or type(error).__name__) from None
 
 
-def _pixels_of_jpeg(file: BinaryIO, image: Image.Image) -> tuple[Pixels, bytes] | None:
+def _pixels_of_jpeg(content: bytes) -> Pixels | None:
     """Decode an upright JPEG, colour or grey, to Pillow's very pixels in half of its time; None: leave it to Pillow.
 
     Both call libjpeg-turbo with the same settings; Pillow's way through its own buffers takes as long again. Where
     simplejpeg complains of anything, even of what it can go on after, Pillow decides whether there is a picture.
     """
-    if image.format != "JPEG" or image.mode not in ("L", "RGB") or _orientation(image) != 1:
-        return None
-    file.seek(0)
-    content = file.read()
     try:
-        return simplejpeg.decode_jpeg(content), content
-    except ValueError:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        _check_size(width, height)
+        if colours in ("CMYK", "YCCK") or not _is_upright(content):
+            return None
+        return simplejpeg.decode_jpeg(content)
+    except Exception:  # whatever it is, Pillow will say it
         return None
 
 
-def _check_size(image: Image.Image) -> None:
-    size = f"{image.width} x {image.height} pixels"
-    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+def _is_upright(content: bytes) -> bool:
+    """Say whether a JPEG is not to be turned; Pillow is asked only if there is EXIF or XMP ahead of the picture."""
+    place = 2
+    while content[place] == 0xFF and content[place + 1] not in (_APP1, _START_OF_SCAN):
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")  # a marker's two bytes, and its segment
+    if content[place] == 0xFF and content[place + 1] == _START_OF_SCAN:
+        return True
+    with Image.open(io.BytesIO(content)) as image:
+        return _orientation(image) == 1
+
+
+def _check_size(width: int, height: int) -> None:
+    size = f"{width} x {height} pixels"
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
         raise ValueError(f"{size}, more than {Image.MAX_IMAGE_PIXELS:,}: could be a decompression bomb")
-    if min(image.size) < _LEAST_SIDE:
+    if min(width, height) < _LEAST_SIDE:
         raise ValueError(size)
-    if max(image.size) > _MOST_RATIO * min(image.size):
+    if max(width, height) > _MOST_RATIO * min(width, height):
         raise ValueError(f"{size}, one side more than {_MOST_RATIO} times the other")
 
 
