@@ -6,6 +6,7 @@ import torch
 from vitlab.data import BatchAugment, Crops, Digits, Mixup, MultiCrop
 from vitlab.data.draws import Draws
 from vitlab.data.in_memory import TensorImages
+from vitlab.data.rand_augment import RandAugment
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -21,8 +22,8 @@ def _views(device: str, epoch: int = 0) -> list[torch.Tensor]:
     return _VIEWS.views_of_batch(images, Draws(0, epoch, torch.arange(64, device=device)))
 
 
-def _data() -> Digits:
-    augment = BatchAugment(shift=1, crop_scale=(0.5, 1.0), flip_prob=0.5, erase_prob=0.5)
+def _data(rand_augment: str | None = None) -> Digits:
+    augment = BatchAugment(1, crop_scale=(0.5, 1.0), flip_prob=0.5, erase_prob=0.5, rand_augment=rand_augment)
     data = Digits(batch_size=64, augment=augment, mixup=Mixup())
     data.setup("fit")
     return data
@@ -46,8 +47,19 @@ def test_images_are_those_of_the_cpu() -> None:
         torch.testing.assert_close(labels.cpu(), expected_labels)
 
 
-def test_no_step_waits_for_the_device() -> None:
-    data = _data()
+@pytest.mark.parametrize("description", ["rand-m9-mstd0.5-inc1", "rand-m9-n3-p1-t3a"])
+def test_rand_augment_is_that_of_the_cpu(description: str) -> None:
+    # A fraction that is cut off may be cut off on the other side of a whole number, and more may be made of it.
+    images = torch.arange(64 * 3 * 32 * 32).view(64, 3, 32, 32).square().remainder(251).to(torch.uint8)
+    distort, indices = RandAugment(description, 32, (0.5, 0.4, 0.3)), torch.arange(64)
+    expected = distort(images, Draws(0, 0, indices))
+    ours = distort(images.cuda(), Draws(0, 0, indices.cuda(), indices.numpy()))
+    assert ((ours.cpu().int() - expected.int()).abs() > 1).float().mean() < 0.001
+
+
+@pytest.mark.parametrize("rand_augment", [None, "rand-m9-mstd0.5-inc1", "rand-m9-n3-p1-t3a"])
+def test_no_step_waits_for_the_device(rand_augment: str | None) -> None:
+    data = _data(rand_augment)
     _to_gpu(data)
     loader = iter(data.train_dataloader())
     data.on_after_batch_transfer(next(loader), 0)  # the first one copies mean and std

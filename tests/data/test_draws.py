@@ -70,6 +70,15 @@ def test_noise_is_normal() -> None:
     assert stats.kstest(values, "norm").pvalue > 0.001
 
 
+@pytest.mark.parametrize("draws", [100, 101])
+def test_some_noise_is_that_of_all(draws: int) -> None:
+    # To the bit: a run that was started when all of it was computed goes on as it began.
+    everything = Draws(3, 1, torch.arange(50, 70)).normal(Stream.ERASE_NOISE, draws)
+    rows, places = torch.tensor([0, 7, 7, 19]), torch.arange(4 * 25).view(4, 25) % draws
+    some = Draws(3, 1, torch.arange(50, 70)).normal_at(Stream.ERASE_NOISE, draws, rows, places)
+    assert torch.equal(some, everything[rows[:, None], places])
+
+
 def test_permutation_is_one_and_stays() -> None:
     order = permutation(1000, seed=1, epoch=2)
     assert sorted(order) == list(range(1000))

@@ -137,14 +137,14 @@ class RandAugment:
     def draw(self, draws: Draws) -> list[list[Group]]:
         """Decide what happens, one list a layer; `draws` lie on the host."""
         count = len(self.operations)
-        u = draws.uniform(Stream.RAND_AUGMENT, self.layers * _DRAWS + count).double().numpy()  # (B, D)
-        for_choice, u = u[:, :count], u[:, count:].reshape(-1, self.layers, _DRAWS)
+        u = draws.uniform(Stream.RAND_AUGMENT, count + self.layers * _DRAWS).double().numpy()  # (B, D)
+        times, u = u[:, :count], u[:, count:].reshape(len(u), self.layers, _DRAWS)
         which, whether, radius, angle, sign, filter = np.moveaxis(u, 2, 0)  # (B, layers) each
         if self.weights is None:
             chosen = (which * count).astype(np.int64)
         else:
             # The earliest of events at these rates, in their order: choosing by weight without replacement.
-            chosen = (-np.log1p(-for_choice) / self.weights).argsort(axis=1)[:, : self.layers]
+            chosen = (-np.log1p(-times) / self.weights).argsort(axis=1)[:, : self.layers]
         first = self.operations[0]  # all have the same probability and the same magnitude
         applied = whether < first.prob
         normal = np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * math.pi * angle)  # Box and Muller
@@ -157,14 +157,12 @@ class RandAugment:
         )
         plan = []
         for layer in range(self.layers):
-            rows = np.flatnonzero(applied[:, layer])
-            rows = rows[chosen[rows, layer].argsort(kind="stable")]
-            kinds, starts = np.unique(chosen[rows, layer], return_index=True)
             groups = []
-            for kind, some in zip(kinds, np.split(rows, starts[1:]), strict=True):
-                operation = self.operations[kind]
-                levels = _levels(operation, magnitudes[some, layer], signs[some, layer])
-                groups.append(Group(operation.name.removesuffix("Increasing"), some, levels, cubic[some, layer]))
+            kinds = np.where(applied[:, layer], chosen[:, layer], -1)
+            for kind in np.unique(kinds[kinds >= 0]):
+                operation, rows = self.operations[kind], np.flatnonzero(kinds == kind)
+                levels = _levels(operation, magnitudes[rows, layer], signs[rows, layer])
+                groups.append(Group(operation.name.removesuffix("Increasing"), rows, levels, cubic[rows, layer]))
             plan.append(groups)
         return plan
 
@@ -208,7 +206,7 @@ class RandAugment:
     def _fill(self, images: Tensor) -> UInt8[Tensor, "C 1 1"]:
         """Return the colour that comes in at the border; copied to a GPU once."""
         if self._colour.device != images.device:
-            self._colour = self._colour.to(images.device)
+            self._colour = to_device(self._colour, images.device)
         return self._colour
 
 
