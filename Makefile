@@ -28,7 +28,7 @@ install: $(INSTALLED)  ## Make the environment in .venv
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"vitlab needs Python 3.11 or newer, this is {sys.version.split()[0]}; make PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 test: lint types unit  ## Lint, types and tests
@@ -44,10 +44,11 @@ types: $(INSTALLED)  ## mypy on vitlab/
 # ViT's `forward` is left out since, as in timm, it may be asked to return a pair.
 SHAPES := vitlab.masking,vitlab.models.layers,vitlab.models.windows,vitlab.models.hierarchy,vitlab.models.swin,vitlab.models.swin_v2,beartype.beartype
 COMPILED := tests/models/test_compile.py
+PARALLEL := --numprocesses auto --maxprocesses 8
 
 unit: $(INSTALLED)  ## Tests alone; ARGS="-m 'not slow'" for the quick ones
-	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --ignore $(COMPILED) --jaxtyping-packages=$(SHAPES) $(ARGS)
-	$(RUN) -m pytest $(COMPILED) $(ARGS) || [ $$? -eq 5 ]  # 5: ARGS chose none of them
+	$(RUN) -m pytest $(PARALLEL) --dist loadfile --no-loadscope-reorder --ignore $(COMPILED) --jaxtyping-packages=$(SHAPES) $(ARGS)
+	$(RUN) -m pytest $(PARALLEL) $(COMPILED) $(ARGS) || [ $$? -eq 5 ]  # 5: ARGS chose none of them
 
 benchmark: $(INSTALLED)  ## Print the measured ratios that are claimed; minutes, on a machine that does nothing else
 	$(RUN) -m pytest -m benchmarks -s $(ARGS)

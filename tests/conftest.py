@@ -37,9 +37,14 @@ TINY: Config = {
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave benchmarks out unless `-m` names them; an `-m` in pyproject.toml would give way to `-m 'not slow'`."""
+    """Leave benchmarks out unless `-m` names them; an `-m` in pyproject.toml would give way to `-m 'not slow'`.
+
+    Files with slow tests come first, so that two processes that share out the files end together.
+    """
     if "benchmarks" not in config.option.markexpr:
         items[:] = [item for item in items if item.get_closest_marker("benchmarks") is None]
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -115,7 +115,7 @@ def forked(arguments: list[str], prepare: Callable[[], None] = lambda: None) -> 
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-VIT = {
+VIT: Config = {
     "class_path": "vitlab.models.VisionTransformer",
     "init_args": {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "drop_path_rate": 0.2},
 }
@@ -147,7 +147,10 @@ OBJECTIVES: dict[str, Config] = {
         "Supervised", SWIN, {"mixup": {"mixup_alpha": 0.8}, "augment": {"erase_prob": 0.3}}, ema={"decay": 0.99}
     ),
     "distillation": objective(
-        "Distillation", VIT, teacher={"model": VIT}, target={"class_path": "vitlab.objectives.SoftTarget"}
+        "Distillation",
+        VIT,
+        teacher={"model": VIT | {"init_args": VIT["init_args"] | {"img_size": 16}}},
+        target={"class_path": "vitlab.objectives.SoftTarget"},
     ),
     "simmim": objective("SimMIM", SWIN, mask_patch_size=4),
     "mae": objective("MAE", VIT, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2),

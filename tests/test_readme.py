@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import EXPERIMENTS
 from tests.test_experiments import SHORT, make_cifar, make_photos
 from vitlab.__main__ import main
+from vitlab.studies import cost
 from vitlab.studies.grid import read_study
 
 ROOT = EXPERIMENTS.parent
@@ -27,6 +28,7 @@ TARGETS = re.findall(r"make ([\w-]+)", README)
 def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the README's order, in one directory, since later ones use what earlier ones made."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cost, "SECONDS", 0.1)
     shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
     make_cifar(tmp_path / "data")
     make_photos(tmp_path / "my_photos")
@@ -41,7 +43,7 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mo
             arguments += ["--model.init_from", "null"]  # no network here
         if arguments[0] == "compare":
             study = tmp_path / arguments[-1]
-            study.write_text(re.sub(r"epochs: \d+", "epochs: 1", study.read_text().replace("[1, 2, 3]", "[1, 2]")))
+            study.write_text(re.sub(r"epochs: \d+", "epochs: 1", study.read_text().replace("[1, 2, 3]", "[1]")))
         assert main(arguments) == 0, command
     assert (tmp_path / "runs/quickstart/report.html").is_file()
 

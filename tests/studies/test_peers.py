@@ -8,6 +8,7 @@ import torch
 
 from vitlab.commands import run
 from vitlab.models import vit_tiny_patch16_224
+from vitlab.studies import peers
 from vitlab.studies.peers import alternate, build, count_flops, gemm_peak
 
 CPU = torch.device("cpu")
@@ -34,7 +35,10 @@ def test_the_peak_is_a_rate() -> None:
 
 
 @pytest.mark.slow
-def test_the_table_is_written_as_csv_and_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_is_written_as_csv_and_markdown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "GEMM_SIDE", 128)
     arguments = ["model", "vit_tiny_patch16_224", "--batch", "1", "--repetitions", "2", "--precision", "float32"]
     assert run("benchmark", [*arguments, "--out", str(tmp_path)]) == 0
     table = pd.read_csv(tmp_path / "models.csv")
