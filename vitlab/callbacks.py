@@ -58,7 +58,7 @@ class RunRecord(Callback):
             return
         log.info("%s: %s", self.directory, f"continuing from {trainer.ckpt_path}" if trainer.ckpt_path else "training")
         self.directory.mkdir(parents=True, exist_ok=True)
-        now = environment(trainer)
+        now = environment(trainer) | {"compiled": self.config["run"]["compile"]}
         if trainer.ckpt_path is None:
             erase(self.directory)
         else:

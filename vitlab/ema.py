@@ -42,6 +42,10 @@ class WeightAverage(nn.Module):
         super().__init__()
         self.module = copy.deepcopy(model).requires_grad_(False)
 
+    def restart(self, model: nn.Module) -> None:
+        """Begin again from these weights."""
+        self.module.load_state_dict(model.state_dict())
+
     @torch.no_grad()
     def update(self, model: nn.Module, decay: float) -> None:
         """Move the average towards `model`, all tensors in one call."""

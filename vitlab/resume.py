@@ -12,7 +12,7 @@ from torch import Tensor
 from vitlab.processes import from_all_processes, own_of
 
 # What decides about the last bit of a sum, from a run's environment.json.
-DECISIVE = ("device", "devices", "precision", "torch", "threads")
+DECISIVE = ("device", "devices", "precision", "compiled", "torch", "threads")
 
 
 class RandomState(Callback):
@@ -110,4 +110,5 @@ class EpochMeans(Callback):
 
 def inexact(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return why a continued run cannot be the undisturbed one to the bit: what is decisive and differs."""
-    return [f"{name} was {before[name]}, is {now[name]}" for name in DECISIVE if before.get(name) != now.get(name)]
+    known = [name for name in DECISIVE if name in before]
+    return [f"{name} was {before[name]}, is {now[name]}" for name in known if before[name] != now[name]]

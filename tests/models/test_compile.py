@@ -1,8 +1,16 @@
-"""torch.compile takes every model whole."""
+"""torch.compile takes every model whole, and of every objective the blocks that its loss goes through."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
 from small_models import SMALL, images, shake
+from torch._dynamo.utils import counters
+
+from tests.objectives.small import BACKBONES, batch, crops
+from vitlab.models import TimmModel, VisionTransformer
+from vitlab.objectives import DINO, MAE, MSN, Distillation, Objective, SimMIM, SoftTarget, Supervised, Teacher
+from vitlab.optim import AdamW, WarmupCosine
 
 
 @pytest.mark.slow
@@ -48,3 +56,57 @@ def test_compiling_in_place_keeps_names_and_values(family: str) -> None:
     model.compile(backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(model(x), expected)
     assert list(model.state_dict()) == names
+
+
+# torch looks whether each input of a part has a gradient, and hides what it is then told, but not from us.
+quietly = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+RECIPE = (AdamW(1e-3), WarmupCosine())
+VIT, SWIN = BACKBONES["vit"], BACKBONES["swin_v2"]
+OBJECTIVES: dict[str, Callable[[], Objective]] = {
+    "supervised": lambda: Supervised(SWIN(), *RECIPE),
+    "distillation": lambda: Distillation(VIT(), Teacher(VIT()), SoftTarget(), *RECIPE),
+    "simmim": lambda: SimMIM(SWIN(), *RECIPE, mask_patch_size=4),
+    "mae": lambda: MAE(VIT(), *RECIPE, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2),
+    "dino": lambda: DINO(VIT(), *RECIPE, out_dim=16, hidden_dim=16, bottleneck_dim=8),
+    "msn": lambda: MSN(VIT(), *RECIPE, num_prototypes=6, hidden_dim=16, output_dim=8),
+}
+
+
+@quietly
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_goes_through_compiled_blocks(name: str) -> None:
+    """The oracle is the same objective before it was compiled; without a graph of the blocks, nothing was compiled."""
+    views, labels = crops() if name in ("dino", "msn") else batch()
+    losses, names = [], []
+    for compiled in (False, True):
+        torch.compiler.reset()
+        counters.clear()
+        torch.manual_seed(0)
+        objective = OBJECTIVES[name]()
+        if compiled:
+            objective.compile_parts(backend="eager")
+        losses.append(objective.loss(views, labels))
+        names.append(list(objective.state_dict()))
+    losses[1].backward()
+    torch.testing.assert_close(losses[1], losses[0])
+    assert counters["stats"]["unique_graphs"] > 0
+    assert not counters["graph_break"]
+    assert names[0] == names[1]
+
+
+@quietly
+def test_a_deep_vit_is_compiled_block_by_block() -> None:
+    """Each block has its own rate of drop path, and torch by itself gives up after eight."""
+    torch.compiler.reset()
+    counters.clear()
+    model = VisionTransformer(img_size=8, patch_size=2, embed_dim=8, depth=24, num_heads=2, drop_path_rate=0.4)
+    Supervised(model, *RECIPE).compile_parts(backend="eager")
+    model(torch.randn(2, 3, 8, 8))
+    assert counters["stats"]["unique_graphs"] == 24
+
+
+def test_a_timm_model_is_compiled_whole() -> None:
+    model = TimmModel("vit_tiny_patch16_224", num_classes=5)
+    assert model.parts_to_compile() == [model.net]

@@ -32,6 +32,9 @@ class TwoLayers(ImageModel):
     def layers(self) -> list[list[nn.Parameter]]:
         return [list(self.hidden.parameters()), list(self.head.parameters())]
 
+    def parts_to_compile(self) -> list[nn.Module]:
+        return [self.hidden]
+
     def head_parameters(self) -> list[nn.Parameter]:
         return list(self.head.parameters())
 

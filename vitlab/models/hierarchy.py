@@ -235,6 +235,9 @@ class HierarchicalBackbone(Backbone):
     def forward(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B K"]:
         return self.forward_head(self.forward_features(images))
 
+    def parts_to_compile(self) -> list[nn.Module]:
+        return [block for stage in self.layers for block in stage.blocks]  # type: ignore[union-attr]
+
     @contextmanager
     def biases_kept(self) -> Iterator[None]:
         """Compute each position bias once for all forwards inside; weights must not change."""

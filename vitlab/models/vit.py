@@ -186,6 +186,9 @@ class VisionTransformer(Backbone):
         x = self.norm(x)
         return Features(prefix=x[:, :P], patches=x[:, P:])
 
+    def parts_to_compile(self) -> list[nn.Module]:
+        return list(self.blocks)
+
     def pool(self, features: Features) -> Float[Tensor, "B C"]:
         """Return what the classifier reads; for a distilled model the mean of its two tokens, as timm does."""
         return self.fc_norm((features.prefix if self.global_pool == "token" else features.patches).mean(dim=1))

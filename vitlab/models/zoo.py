@@ -94,6 +94,9 @@ class TimmModel(ImageModel):
             groups[depth_of[name]].append(parameter)
         return [group for group in groups if group]
 
+    def parts_to_compile(self) -> list[nn.Module]:
+        return [self.net]
+
     def head_parameters(self) -> list[nn.Parameter]:
         heads = self.net.get_classifier()
         return [p for head in (heads if isinstance(heads, tuple) else (heads,)) for p in head.parameters()]

@@ -55,7 +55,7 @@ class Classification(Objective, ABC):
     def load_backbone(self, path: Path) -> None:
         super().load_backbone(path)
         if self.average is not None:
-            self.average = WeightAverage(self.backbone)
+            self.average.restart(self.backbone)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -89,7 +89,7 @@ class SelfDistillation(Objective, ABC):
 
     def load_backbone(self, path: Path) -> None:
         super().load_backbone(path)
-        self.teacher = WeightAverage(self.student)
+        self.teacher.restart(self.student)
 
     def teach(self, images: Float[Tensor, "B C H W"]) -> Tensor:
         """Return the teacher's answer, without gradient, nor the drop path that it has copied from its student."""
