@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "analysis": {"models"},
     "callbacks": {"checkpoints", "evaluation", "objectives", "ema", "loggers", "processes", "resume", "sharding"},
     "pictures": {"analysis", "callbacks", "loggers", "objectives", "sharding"},
-    "studies": {"evaluation", "models"},
+    "studies": {"data", "evaluation", "models"},
     "errors": {"models", "objectives", "data", "optim"},
     "cli": {
         "callbacks",
