@@ -1,0 +1,190 @@
+"""Distortions of batches beside those of single pictures, on one core: images a second, and the share of a step.
+
+Small images: from CIFAR's arrays to the normalised batch, by a data module, and by torchvision's transforms of Pillow's
+pictures with timm's RandAugment and erasing, as recipes for CIFAR usually write them. Photographs: RandAugment of what
+was cropped, and nothing else.
+
+The methods take turns, as models do in `peers`, and a ratio is the median over neighbouring turns: a shared machine
+changes its speed from second to second. Time is what this process was given.
+"""
+
+import itertools
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vitlab.data import CIFAR10, BatchAugment
+from vitlab.data.draws import Draws
+from vitlab.data.rand_augment import RandAugment, timms_rand_augment
+from vitlab.data.sampler import Key
+from vitlab.models import VisionTransformer
+from vitlab.studies.cost import device_name
+from vitlab.studies.peers import alternate, make_step
+
+BATCH = 128
+RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
+PHOTO_SIZE, PHOTO_MEAN, PHOTOS = 224, (0.485, 0.456, 0.406), 32
+_CPU = torch.device("cpu")
+_SMALL = {
+    "crop, flip, erase": BatchAugment(shift=4, flip_prob=0.5, erase_prob=0.25),
+    "and RandAugment": BatchAugment(shift=4, flip_prob=0.5, erase_prob=0.25, rand_augment=RAND_AUGMENT),
+}
+_PHOTO = f"RandAugment at {PHOTO_SIZE} px"
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One pipeline by one method. Ratios are its images a second over those of the single pictures."""
+
+    pipeline: str
+    method: str
+    images_per_second: float
+    images_per_second_q1: float
+    images_per_second_q3: float
+    ratio: float
+    ratio_q1: float
+    ratio_q3: float
+    share_of_step: float | None  # time, of ViT-Ti/4's forward and backward pass of the batch; None: not measured
+    repetitions: int
+
+
+def measure_small_images(seconds: float) -> list[Augmentation]:
+    """Measure CIFAR's pipelines in batches of 128 for about so many seconds."""
+    rows = []
+    with TemporaryDirectory() as folder, _one_thread():
+        arrays = make_images(Path(folder))
+        model_step = _model_step()
+        for pipeline, augment in _SMALL.items():
+            data = CIFAR10(root=folder, batch_size=BATCH, augment=augment)
+            batches, singles = _batches(data), _singles(arrays, data, augment)
+            steps: dict[str, Step] = {"vitlab": batches.__next__, "torchvision": singles.__next__}
+            shares = _shares(steps, model_step, seconds / 4)
+            rows += _rows(pipeline, steps, "torchvision", BATCH, seconds / 4, shares)
+    return rows
+
+
+def measure_photographs(seconds: float) -> list[Augmentation]:
+    """Measure RandAugment alone on batches of 32 crops for about so many seconds."""
+    images = torch.randint(0, 256, (PHOTOS, 3, PHOTO_SIZE, PHOTO_SIZE), dtype=torch.uint8)
+    ours = RandAugment(RAND_AUGMENT, PHOTO_SIZE, PHOTO_MEAN)
+    timms = timms_rand_augment(RAND_AUGMENT, PHOTO_SIZE, PHOTO_MEAN, None)
+    epochs = itertools.count()
+    steps: dict[str, Step] = {
+        "vitlab": lambda: ours(images, Draws(0, next(epochs), torch.arange(PHOTOS))),
+        "timm": lambda: [np.array(timms(Image.fromarray(x.permute(1, 2, 0).contiguous().numpy()))) for x in images],
+    }
+    with _one_thread():
+        return _rows(_PHOTO, steps, "timm", PHOTOS, seconds, {})
+
+
+def make_images(folder: Path) -> np.ndarray:
+    """Write a `cifar10.npz` of noise, and return the images to train on."""
+    rng = np.random.default_rng(0)
+    train, test = (rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8) for count in (10 * BATCH, 10))
+    labels = np.arange(len(train)) % 10
+    np.savez(folder / CIFAR10.file_name, x_train=train, y_train=labels, x_test=test, y_test=labels[:10])
+    return train
+
+
+def _batches(data: CIFAR10) -> Iterator[Tensor]:
+    """Yield what a data module makes of random images, on and on."""
+    dataset = data.dataset("train")
+    rng = np.random.default_rng(0)
+    for epoch in itertools.count():
+        keys = [Key(epoch, image) for image in rng.permutation(len(dataset))[:BATCH].tolist()]
+        (images,), _ = data.on_after_batch_transfer(dataset.__getitems__(keys), 0)
+        yield images
+
+
+def _singles(arrays: np.ndarray, data: CIFAR10, augment: BatchAugment) -> Iterator[Tensor]:
+    """Yield what torchvision and timm make of random images."""
+    from timm.data.random_erasing import RandomErasing
+    from torchvision import transforms as T  # type: ignore[import-untyped]
+
+    distortions: list[Callable] = [T.RandomCrop(32, padding=augment.shift), T.RandomHorizontalFlip(augment.flip_prob)]
+    if augment.rand_augment is not None:
+        distortions.append(timms_rand_augment(augment.rand_augment, 32, data.mean, None))
+    erasing = RandomErasing(augment.erase_prob, mode="pixel", device="cpu")
+    transform = T.Compose([*distortions, T.ToTensor(), T.Normalize(data.mean, data.std), erasing])
+    rng = np.random.default_rng(0)
+    while True:
+        chosen = arrays[rng.permutation(len(arrays))[:BATCH]]
+        yield torch.stack([transform(Image.fromarray(image)) for image in chosen])
+
+
+def _model_step() -> Step:
+    model = VisionTransformer(img_size=32, patch_size=4, embed_dim=192, depth=12, num_heads=3, num_classes=10)
+    images, labels = torch.randn(BATCH, 3, 32, 32), torch.randint(10, (BATCH,))
+    return make_step(model, images, labels, "training", "float32")
+
+
+def _shares(steps: dict[str, Step], model_step: Step, seconds: float) -> dict[str, float]:
+    """Return how long each takes for one batch, over the model's step."""
+    times = alternate({**steps, "model": model_step}, _repetitions([*steps.values(), model_step], seconds), _CPU)
+    pairs = {method: zip(times[method], times["model"], strict=True) for method in steps}
+    return {method: statistics.median(own / model for own, model in pair) for method, pair in pairs.items()}
+
+
+def _rows(
+    pipeline: str, steps: dict[str, Step], reference: str, images: int, seconds: float, shares: dict[str, float]
+) -> list[Augmentation]:
+    repetitions = _repetitions(list(steps.values()), seconds)
+    times = alternate(steps, repetitions, _CPU)
+    rows = []
+    for method in steps:
+        ratios = [theirs / own for theirs, own in zip(times[reference], times[method], strict=True)]
+        rates = [images / own for own in times[method]]
+        (q1, middle, q3), (r1, rate, r3) = (
+            statistics.quantiles(values, n=4, method="inclusive") for values in (ratios, rates)
+        )
+        share = shares.get(method)
+        rows.append(Augmentation(pipeline, method, rate, r1, r3, middle, q1, q3, share, repetitions))
+    return rows
+
+
+def _repetitions(steps: Sequence[Step], seconds: float) -> int:
+    once = alternate({str(number): step for number, step in enumerate(steps)}, 1, _CPU)
+    return max(2, int(seconds / sum(itertools.chain(*once.values()))) - 5)  # less those that warm up, twice
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def markdown(rows: Sequence[Augmentation]) -> str:
+    """Return the table, with the machine and the versions in its header."""
+    import timm
+    import torchvision
+
+    lines = [
+        f"One core of {device_name(_CPU)}, torch {torch.__version__}, torchvision {torchvision.__version__}, timm "
+        f"{timm.__version__}, Pillow {PIL.__version__}. Small images: {BATCH} of 32 px, from arrays to a normalised "
+        f"batch; RandAugment is {RAND_AUGMENT}. Ratios are over the images/s of single pictures: above 1 is faster. "
+        "Shares are of a ViT-Ti/4's forward and backward pass on the same core.",
+        "",
+        "| pipeline | method | images/s [quartiles] | ratio [quartiles] | of a step | turns |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        rate = f"{r.images_per_second:,.0f} [{r.images_per_second_q1:,.0f}, {r.images_per_second_q3:,.0f}]"
+        ratio = f"**{r.ratio:.2f}** [{r.ratio_q1:.2f}, {r.ratio_q3:.2f}]"
+        share = "–" if r.share_of_step is None else f"{r.share_of_step:.2%}"
+        lines.append(f"| {r.pipeline} | {r.method} | {rate} | {ratio} | {share} | {r.repetitions} |")
+    return "\n".join(lines) + "\n"
