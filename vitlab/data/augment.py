@@ -224,6 +224,6 @@ def resize(images: Batch8, size: int) -> Float[Tensor, "B C S S"]:
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> BatchF:
     """Bring 0 … 255 to mean 0 and deviation 1, given both (C, 1, 1) on the scale 0 … 1."""
-    return (
-        images.float().sub_(255 * mean).div_(255 * std) if images.dtype == torch.uint8 else (images / 255 - mean) / std
-    )
+    if images.dtype != torch.uint8:
+        return (images / 255 - mean) / std
+    return images.to(torch.float32, memory_format=torch.contiguous_format).sub_(255 * mean).div_(255 * std)

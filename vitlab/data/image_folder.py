@@ -4,12 +4,14 @@ import difflib
 import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal, final
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
@@ -26,6 +28,7 @@ from vitlab.data.photos import (
     PhotoAugment,
     apply,
     central_crop,
+    make_batch_rand_augment,
     make_rand_augment,
     random_crop,
     seeded,
@@ -89,7 +92,7 @@ class Photos(ImageDataset):
             flips = (draws.uniform(Stream.FLIP, 1)[:, 0] < self.augment.flip_prob).tolist()
             crops = [self._random(epoch, k.image, *row) for k, *row in zip(keys, boxes, flips, strict=True)]
         numbers = indices.numpy().copy()  # a worker that sends a tensor moves its memory
-        return Batch(torch.stack(crops), labels, indices, epoch, first, numbers)
+        return Batch(_stack(crops), labels, indices, epoch, first, numbers)
 
     def raw(self, index: int) -> np.ndarray:
         """Return one image as evaluation sees it: resized and cropped, not normalised."""
@@ -105,7 +108,7 @@ class Photos(ImageDataset):
             multi_crop.views_of_photo(self._open(index), draw)
             for index, draw in zip(draws.indices.tolist(), multi_crop.draw(draws).split(1, dim=1), strict=True)
         ]
-        return [torch.stack(views) for views in zip(*photos, strict=True)]
+        return [_stack(views) for views in zip(*photos, strict=True)]
 
     def _central(self, index: int) -> Photo:
         return central_crop(self._open(index), self.image_size, self.crop_pct, self.augment.interpolation)
@@ -118,6 +121,11 @@ class Photos(ImageDataset):
             return photo
         with seeded(host_seed(self.seed, epoch, Stream.PHOTO, index)):
             return apply(self._rand_augment, photo)
+
+
+def _stack(photos: Sequence[Photo]) -> UInt8[Tensor, "B 3 S S"]:
+    """Stack photographs as they lie in memory, channels last; `normalise` brings them into the models' order."""
+    return torch.stack([photo.permute(1, 2, 0) for photo in photos]).permute(0, 3, 1, 2)
 
 
 @final
@@ -208,6 +216,7 @@ class ImageFolder(ImageDataModule):
         self.root, self.broken, self.augment, self.crop_pct = Path(root), broken, augment, crop_pct
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self._image_size = image_size
+        self._rand_augment = make_batch_rand_augment(augment, image_size, mean)
         self._broken: dict[str, str] | None = None
         self.source = Packed(self.root) if is_packed(self.root) else Folder(self.root)
 
@@ -304,7 +313,8 @@ class ImageFolder(ImageDataModule):
         return broken
 
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
-        return images  # done in the workers
+        # All else was done in the workers.
+        return images if self._rand_augment is None else self._rand_augment(images, draws)
 
     def _to_size(self, images: Tensor) -> Tensor:
         return images
