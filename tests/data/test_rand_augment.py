@@ -8,6 +8,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ from scipy import stats
 from timm.data import auto_augment
 from torch import Tensor
 
-from vitlab.data import CIFAR10, BatchAugment, Digits
+from vitlab.data import CIFAR10, BatchAugment, Digits, ImageFolder
 from vitlab.data.augment import flip, normalise
 from vitlab.data.draws import Draws, Stream
 from vitlab.data.photos import PhotoAugment
 from vitlab.data.rand_augment import Group, RandAugment, _levels, timms_rand_augment
+
+PhotoFolder = Callable[[dict[str, int]], Path]
 
 _MEAN = (0.49, 0.48, 0.44)
 _FILL = (125, 122, 112)
@@ -289,7 +292,7 @@ def test_no_layer_leaves_images_as_they_are() -> None:
         )
 
 
-def test_it_follows_the_flip_and_comes_before_normalisation(cifar_root: Any) -> None:
+def test_it_follows_the_flip_and_comes_before_normalisation(cifar_root: Path) -> None:
     augment = BatchAugment(flip_prob=0.5, rand_augment=_SWIN)
     data = CIFAR10(root=str(cifar_root), batch_size=64, augment=augment)
     data.setup("fit")
@@ -299,6 +302,25 @@ def test_it_follows_the_flip_and_comes_before_normalisation(cifar_root: Any) -> 
     flipped = flip(batch.images, draws.uniform(Stream.FLIP, 1), 0.5)
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (data.mean, data.std))
     assert torch.equal(ours, normalise(RandAugment(_SWIN, 32, data.mean)(flipped, draws), mean, std))
+
+
+def test_photographs_are_distorted_on_the_device(photo_folder: PhotoFolder) -> None:
+    # Instead of in the workers, after the same crops and flips, with the crops' interpolation and the mean's colour.
+    root = photo_folder({"train/a": 6, "train/b": 6, "val/a": 1, "val/b": 1})
+    views = []
+    for settings in ({"rand_augment": None}, {"rand_augment": "rand-m9-p1", "rand_augment_on_device": True}):
+        data = ImageFolder(
+            str(root), 32, 6, num_workers=0, augment=PhotoAugment(interpolation="bilinear", erase_prob=0.0, **settings)
+        )
+        batch = next(iter(data.train_dataloader()))
+        assert batch.host_indices is not None
+        views.append(data.on_after_batch_transfer(batch, 0)[0][0])
+    draws = Draws(data.seed, 0, batch.indices)
+    distort = RandAugment("rand-m9-p1", 32, data.mean, Image.Resampling.BILINEAR)
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (data.mean, data.std))
+    plain = (255 * (views[0] * std + mean)).round().to(torch.uint8)
+    torch.testing.assert_close(views[1], normalise(distort(plain, draws), mean, std))
+    assert not torch.equal(views[0], views[1])
 
 
 def test_digits_can_be_distorted() -> None:

@@ -1,10 +1,12 @@
 """The measurement of distortions runs and says what it measured; how fast anything is, it alone can say."""
 
+import pytest
+
 from vitlab.studies import augmentation_cost
 from vitlab.studies.augmentation_cost import markdown, measure_photographs, measure_small_images
 
 
-def test_every_method_is_measured_and_told(monkeypatch) -> None:
+def test_every_method_is_measured_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(augmentation_cost, "BATCH", 8)
     rows = measure_small_images(0.1)
     assert [(r.pipeline, r.method) for r in rows] == [

@@ -42,8 +42,8 @@ class PhotoAugment:
         rand_augment: timm's description of a RandAugment (Cubuk et al., 2020); null: off.
         erase_prob: the share of images of which a random box is filled with noise.
         rand_augment_on_device: distort whole batches on the device that trains, with other draws of the same law,
-            rather than picture by picture in the workers. Choose it where a GPU waits for them: it takes from them up
-            to a millisecond for each image of 224 pixels. Where a CPU trains it gains nothing: a core takes as long.
+            rather than picture by picture in the workers. Choose it where a GPU waits for them, whom it spares about
+            a millisecond for each image of 224 pixels. Where a CPU trains it gains nothing: a core takes as long.
     """
 
     crop_scale: tuple[float, float] = CROP_SCALE

@@ -130,6 +130,7 @@ class RandAugment:
 
     def __call__(self, images: UInt8[Tensor, "B C H W"], draws: Draws) -> UInt8[Tensor, "B C H W"]:
         """Distort a batch."""
+        images = images.contiguous()  # photographs come channels last
         for groups in self.draw(draws.on_host):
             images = self._apply(images, groups)
         return images

@@ -77,8 +77,8 @@ def measure_small_images(seconds: float) -> list[Augmentation]:
 def measure_photographs(seconds: float) -> list[Augmentation]:
     """Measure RandAugment alone on batches of 32 crops for about so many seconds."""
     images = torch.randint(0, 256, (PHOTOS, 3, PHOTO_SIZE, PHOTO_SIZE), dtype=torch.uint8)
-    ours = RandAugment(RAND_AUGMENT, PHOTO_SIZE, PHOTO_MEAN)
-    timms = timms_rand_augment(RAND_AUGMENT, PHOTO_SIZE, PHOTO_MEAN, None)
+    ours = RandAugment(RAND_AUGMENT, PHOTO_SIZE, PHOTO_MEAN, Image.Resampling.BICUBIC)
+    timms = timms_rand_augment(RAND_AUGMENT, PHOTO_SIZE, PHOTO_MEAN, Image.Resampling.BICUBIC)
     epochs = itertools.count()
     steps: dict[str, Step] = {
         "vitlab": lambda: ours(images, Draws(0, next(epochs), torch.arange(PHOTOS))),
