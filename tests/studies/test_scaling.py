@@ -1,0 +1,54 @@
+"""The formulas of Liu et al. 2021 against torch's counter of FLOPs, and what is written; not how fast anything is."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vitlab.models import SwinTransformer
+from vitlab.studies import scaling
+from vitlab.studies.cost import count_flops
+from vitlab.studies.scaling import Architecture, Part, Point, Shape, msa, multiply_adds, window_msa
+
+CPU = torch.device("cpu")
+SMALL = Shape(side=8, window=4, width=32, depth=2, batch=2)
+POINT = Point("side", "ViT", "attention", 7, 7, 96, 1, 1, "float32", 1, 2, 1.0, 1.0, 1.0, 3)
+
+
+def test_the_formulas_are_the_papers_worked_out_by_hand() -> None:
+    # A map of 2 × 3 tokens of width 5: 4 · 6 · 25 for the four linear layers, then 2 · 36 · 5 for the two products.
+    assert msa(2, 3, 5) == 600 + 360
+    assert window_msa(2, 3, 5, 1) == 600 + 2 * 1 * 6 * 5
+    assert window_msa(14, 14, 96, 14) == msa(14, 14, 96)  # one window is the whole map
+
+
+@pytest.mark.parametrize("part", ["attention", "block"])
+@pytest.mark.parametrize("architecture", ["ViT", "Swin"])
+@pytest.mark.parametrize(
+    "change", [{}, {"side": 16}, {"window": 8}, {"window": 2}, {"width": 64}, {"depth": 3}, {"batch": 5}], ids=str
+)
+def test_torch_counts_two_flops_for_each_multiply_add(
+    architecture: Architecture, part: Part, change: dict[str, int]
+) -> None:
+    shape = replace(SMALL, **change)
+    layers = scaling.build(architecture, part, shape)
+    assert count_flops(layers, scaling.tokens(architecture, shape, CPU)) == 2 * multiply_adds(architecture, part, shape)
+
+
+def test_a_whole_stage_of_swin_is_its_blocks() -> None:
+    model = SwinTransformer(img_size=32, patch_size=2, embed_dim=32, depths=(2,), num_heads=(1,), window_size=4)
+    stage = Shape(side=16, window=4, width=32, depth=2, batch=1)
+    found = count_flops(model.layers[0], torch.randn(1, 16, 16, 32))
+    assert found == 2 * multiply_adds("Swin", "block", stage)
+
+
+@pytest.mark.parametrize(("architecture", "growth"), [("ViT", 16), ("Swin", 4)])
+def test_four_times_the_tokens_cost_four_or_sixteen_times_as_much(architecture: Architecture, growth: int) -> None:
+    large, larger = (multiply_adds(architecture, "attention", Shape(side=side)) for side in (700, 1400))
+    assert larger / large == pytest.approx(growth, rel=0.01)
+
+
+def test_a_line_is_its_formula_by_the_median_ratio() -> None:
+    times = {10: 20.0, 100: 200.0, 1000: 9000.0}  # one point aside does not move the line
+    curve = [replace(POINT, multiply_adds=n, seconds=time) for n, time in times.items()]
+    assert scaling.seconds_per_multiply_add(curve) == pytest.approx(2.0)
