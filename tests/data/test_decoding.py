@@ -156,7 +156,7 @@ def test_of_a_damaged_jpeg_pillow_decides(tmp_path: Path, monkeypatch: pytest.Mo
         for way in ("ours", "Pillow's"):
             with monkeypatch.context() as patch:
                 if way == "Pillow's":
-                    patch.setattr(decoding, "_pixels_of_jpeg", lambda content: None)
+                    patch.setattr(decoding, "_pixels_of_jpeg", lambda *_: None)
                 try:
                     said[way] = read_rgb(path).tobytes()
                 except ValueError as error:

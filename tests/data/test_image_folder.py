@@ -13,6 +13,7 @@ from PIL import Image
 from vitlab.data import ImageFolder, Mixup, PhotoAugment
 from vitlab.data import image_folder as module
 from vitlab.data.datamodule import Split
+from vitlab.data.decoding import Half, Pixels
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _THREE = {f"{split}/{name}": 3 for split in ("train", "val", "test") for name in ("cat", "dog")}
@@ -141,6 +142,28 @@ def test_training_images_do_not_depend_on_workers_or_batch_size(photo_folder: Ph
     expected = epoch(workers=0, batch_size=4)
     assert torch.equal(epoch(workers=2, batch_size=4), expected)
     assert torch.equal(epoch(workers=0, batch_size=6), expected)
+
+
+def test_large_photographs_are_read_at_half_their_size_in_training_only(photo_folder: PhotoFolder) -> None:
+    root = photo_folder({"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 1})
+    for path in root.glob("*/*/*.jpg"):
+        Image.open(path).resize((300, 240)).save(path)
+    whole = PhotoAugment(rand_augment=None, crop_scale=(1.0, 1.0), crop_ratio=(1.25, 1.25), flip_prob=0.0)
+    data = _folder(root, augment=whole)
+    read = data.source.read
+    shapes: list[tuple[int, ...]] = []
+
+    def spy(name: str, half: Half | None = None) -> Pixels:
+        pixels = read(name, half)
+        shapes.append(pixels.shape)
+        return pixels
+
+    data.source.read = spy  # type: ignore[method-assign]
+    list(data.train_dataloader())
+    assert set(shapes) == {(120, 150, 3)}
+    shapes.clear()
+    list(data.batches("val", "cpu"))
+    assert set(shapes) == {(240, 300, 3)}
 
 
 def test_repeats_of_an_image_are_distorted_otherwise_and_labelled_alike(photo_folder: PhotoFolder) -> None:

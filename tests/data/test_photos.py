@@ -14,7 +14,7 @@ from timm.data.auto_augment import rand_augment_transform
 from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, CROP_SCALE, crop_box, crop_boxes
 from vitlab.data.decoding import read_rgb
 from vitlab.data.draws import Draws, Stream
-from vitlab.data.photos import PhotoAugment, central_crop, make_rand_augment, random_crop, seeded
+from vitlab.data.photos import PhotoAugment, central_crop, half_will_do, make_rand_augment, random_crop, seeded
 
 _MEAN = (0.485, 0.456, 0.406)
 
@@ -55,6 +55,29 @@ def test_random_crop_is_the_box_resized() -> None:
     expected = photo.crop((left, top, left + width, top + height)).resize((32, 32), Image.Resampling.BICUBIC)
     expected = torch.from_numpy(np.array(expected)).permute(2, 0, 1)
     _assert_equal_to_rounding(random_crop(np.array(photo), draw[0].tolist(), 32, PhotoAugment()), expected)
+
+
+@pytest.mark.parametrize("size", [(900, 700), (701, 901)])
+def test_a_large_jpeg_is_read_at_half_its_size_where_the_crop_stays_large(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    # Twice as large as the result after being halved. What is seen is the same part, to 41 decibels from Pillow's.
+    width, height = size
+    _photo(width, height).save(tmp_path / "a.jpg", quality=90, subsampling=0)  # colours as sharp as no camera's
+    even = np.pad(read_rgb(tmp_path / "a.jpg"), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    halved = 0
+    for draw in Draws(0, 0, torch.arange(20)).uniform(Stream.CROP, BOX_DRAWS).tolist():
+        pixels = read_rgb(tmp_path / "a.jpg", half_will_do(draw, 96, PhotoAugment()))
+        _, _, *sides = crop_box(draw, height, width, CROP_SCALE, CROP_RATIO)
+        assert pixels.shape[:2] == (((height + 1) // 2, (width + 1) // 2) if min(sides) >= 384 else (height, width))
+        if pixels.shape[0] < height:
+            halved += 1
+            top, left, tall, wide = (2 * x for x in crop_box(draw, *pixels.shape[:2], CROP_SCALE, CROP_RATIO))
+            part = Image.fromarray(even[top : top + tall, left : left + wide])
+            expected = part.resize((96, 96), Image.Resampling.BICUBIC)
+            ours = random_crop(pixels, draw, 96, PhotoAugment()).permute(1, 2, 0).numpy()
+            assert np.square(ours - np.asarray(expected).astype(float)).mean() < 255**2 / 10**4.1
+    assert 5 < halved < 20
 
 
 @pytest.mark.parametrize("size", [(400, 533), (170, 128)])

@@ -33,7 +33,7 @@ def test_every_method_is_measured_beside_timms(rows: list[Loading]) -> None:
 def test_pictures_are_pillows_to_the_stated_decibels(rows: list[Loading]) -> None:
     psnr = {row.method: row.psnr for row in rows}
     assert psnr["timm"] is None  # it is the reference
-    assert psnr["vitlab"] == psnr["vitlab, decoded by Pillow"]
+    assert psnr["vitlab"] == psnr["vitlab, decoded by Pillow"]  # these photographs are too small to be read at half
     assert (psnr["vitlab"] or 0) > 54
     assert (psnr["prepared, RGB"] or 0) > (psnr["prepared, JPEG"] or 0) > 40
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vitlab.data.augment import BOX_DRAWS
 from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split, check_fraction, stratified_split
-from vitlab.data.decoding import IMAGE_SUFFIXES, Pixels, as_text, find_broken, read_rgb
+from vitlab.data.decoding import IMAGE_SUFFIXES, Half, Pixels, as_text, find_broken, read_rgb
 from vitlab.data.draws import Draws, Stream, host_seed
 from vitlab.data.mixup import Mixup
 from vitlab.data.multi_crop import MultiCrop
@@ -28,6 +28,7 @@ from vitlab.data.photos import (
     PhotoAugment,
     apply,
     central_crop,
+    half_will_do,
     make_batch_rand_augment,
     make_rand_augment,
     random_crop,
@@ -98,9 +99,9 @@ class Photos(ImageDataset):
         """Return one image as evaluation sees it: resized and cropped, not normalised."""
         return self._central(index).permute(1, 2, 0).numpy()
 
-    def _open(self, index: int) -> Pixels:
+    def _open(self, index: int, half: Half | None = None) -> Pixels:
         """Decode one photograph, for which no other may stand in."""
-        return self.source.read(os.fsdecode(self._files[index % len(self)]))
+        return self.source.read(os.fsdecode(self._files[index % len(self)]), half)
 
     def _views(self, multi_crop: MultiCrop, draws: Draws) -> list[Tensor]:
         """Return each view of all images, (B, 3, S, S)."""
@@ -114,7 +115,8 @@ class Photos(ImageDataset):
         return central_crop(self._open(index), self.image_size, self.crop_pct, self.augment.interpolation)
 
     def _random(self, epoch: int, index: int, box: list[float], flip: bool) -> Photo:
-        photo = random_crop(self._open(index), box, self.image_size, self.augment)
+        image = self._open(index, half_will_do(box, self.image_size, self.augment))
+        photo = random_crop(image, box, self.image_size, self.augment)
         if flip:
             photo = photo.flip(-1)
         if self._rand_augment is None:
@@ -140,7 +142,8 @@ class ImageFolder(ImageDataModule):
     training every file is decoded once; what cannot be, measures less than two pixels or more than 89 million, or is
     over a hundred times as long as wide, is named. The second start knows the files that did not change. No image is
     ever replaced by another: one that is deleted or damaged while a run reads stops the run and is named, whatever
-    `broken` says; the same command then checks the files and goes on from the last checkpoint.
+    `broken` says; the same command then checks the files and goes on from the last checkpoint. For a random crop that
+    is four times as large as `image_size` or more, a JPEG is decoded at half its size (see `half_will_do`).
 
     A link to a folder is followed, but for one that leads back to a folder that it lies in. Names that are no UTF-8
     appear with escapes (`caf\\xe9.jpg`) in everything that is written.
@@ -332,10 +335,10 @@ class Folder(PhotoSource):
         """Decode every file that is not known to be whole."""
         return find_broken(self.root, [name for names, _ in self.splits.values() for name in names])
 
-    def read(self, name: str) -> Pixels:
+    def read(self, name: str, half: Half | None = None) -> Pixels:
         """Decode one file."""
         try:
-            return read_rgb(self.root / name)
+            return read_rgb(self.root / name, half)
         except ValueError as error:
             raise ValueError(
                 f"{self.root / name} cannot be decoded any more: {error}. Start again: the files are checked."

@@ -19,7 +19,7 @@ import pyarrow as pa
 import simplejpeg
 
 from vitlab.data.datamodule import Split
-from vitlab.data.decoding import Pixels, as_text, read_photo
+from vitlab.data.decoding import Half, Pixels, as_text, read_photo
 from vitlab.data.photos import shrunk
 from vitlab.data.source import PhotoSource
 from vitlab.files import write_text, written_whole
@@ -141,8 +141,8 @@ class Packed(PhotoSource):
         """Return what could not be decoded when the folder was prepared."""
         return self._broken, self.root / "broken.txt"
 
-    def read(self, name: str) -> Pixels:
-        """Return the pixels of a row; of RGB a view of the file, which cannot be written to."""
+    def read(self, name: str, half: Half | None = None) -> Pixels:
+        """Return the pixels of a row, which is small already; of RGB a view of the file, not to be written to."""
         row = self._by_name[np.searchsorted(self._names, os.fsencode(name), sorter=self._by_name)]
         image = np.frombuffer(self._images[row].as_buffer(), np.uint8)
         if self._pixels:

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitlab.data.augment import CROP_RATIO, CROP_SCALE, check_probability, check_range, crop_box
-from vitlab.data.decoding import Pixels
+from vitlab.data.decoding import Half, Pixels
 from vitlab.data.rand_augment import RandAugment, check_description, timms_rand_augment
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -76,6 +76,20 @@ def random_crop(image: Pixels, draw: Sequence[float], size: int, settings: Photo
     height, width, _ = image.shape
     box = crop_box(draw, height, width, settings.crop_scale, settings.crop_ratio)
     return resized_box(image, box, size, settings.interpolation)
+
+
+def half_will_do(draw: Sequence[float], size: int, settings: PhotoAugment) -> Half:
+    """Return whether a photograph of a height and width is as good at half of them for the random crop of `draw`.
+
+    It is where the crop still has twice the sides of the result: in the median of photographs 51 dB from the crop of
+    the whole, 46 in the worst twentieth. Its box is then drawn on the smaller grid: the same part, to a pixel of that.
+    """
+
+    def half(height: int, width: int) -> bool:
+        box = crop_box(draw, height, width, settings.crop_scale, settings.crop_ratio)
+        return min(box[2:]) >= 4 * size
+
+    return half
 
 
 def resized_box(image: Pixels, box: Sequence[int], size: int, interpolation: Interpolation) -> Photo:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vitlab.data.datamodule import Split
-from vitlab.data.decoding import Pixels
+from vitlab.data.decoding import Half, Pixels
 
 
 class PhotoSource(ABC):
@@ -25,8 +25,8 @@ class PhotoSource(ABC):
         """Return the photographs that cannot be decoded, with the reason, and a file that lists them all."""
 
     @abstractmethod
-    def read(self, name: str) -> Pixels:
-        """Decode one of the others; in a worker as in the training process.
+    def read(self, name: str, half: Half | None = None) -> Pixels:
+        """Decode one of the others; in a worker as in the training process. At half its size where that will do.
 
         Raises:
             ValueError: it could be decoded when the run began; the message names it.

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import final
 
 import numpy as np
 import PIL
@@ -24,11 +25,11 @@ from PIL import Image
 from torch import Tensor
 
 from vitlab.data.augment import BOX_DRAWS, crop_box, normalise
-from vitlab.data.decoding import open_rgb
+from vitlab.data.decoding import Half, Pixels, open_rgb
 from vitlab.data.draws import Draws, Stream
 from vitlab.data.image_folder import Folder, Photos
 from vitlab.data.packed import FILE, Packed, Row, write_packed
-from vitlab.data.photos import PhotoAugment, random_crop
+from vitlab.data.photos import PhotoAugment, half_will_do
 from vitlab.data.sampler import Key
 from vitlab.data.source import PhotoSource
 from vitlab.studies.cost import device_name
@@ -42,6 +43,23 @@ MEAN, STD = (torch.tensor(x).view(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.2
 _PLAIN = PhotoAugment(rand_augment=None, erase_prob=0.0)
 _UNMIRRORED = PhotoAugment(rand_augment=None, erase_prob=0.0, flip_prob=0.0)
 _REFERENCE = "timm"
+
+
+@final
+class ByPillow(PhotoSource):
+    """The files of a folder, each decoded whole by Pillow."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder, self.class_names, self.splits = folder, folder.class_names, folder.splits
+
+    def find_broken(self) -> tuple[dict[str, str], Path]:
+        """Return what the folder returns."""
+        return self.folder.find_broken()
+
+    def read(self, name: str, half: Half | None = None) -> Pixels:
+        """Decode one file."""
+        with Image.open(self.folder.root / name) as image:
+            return np.array(image.convert("RGB"))
 
 
 @dataclass(frozen=True)
@@ -102,7 +120,7 @@ def _sources(root: Path, place: Path) -> tuple[dict[str, PhotoSource], list[str]
     folder = Folder(root)
     names = folder.splits["train"][0]
     some = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, PHOTOS).astype(int))]
-    sources: dict[str, PhotoSource] = {"vitlab": folder}
+    sources: dict[str, PhotoSource] = {"vitlab, decoded by Pillow": ByPillow(folder), "vitlab": folder}
     for method, pixels in (("prepared, JPEG", False), ("prepared, RGB", True)):
         rows = [Row.of(root, name, "train", 0, SHORT_SIDE, pixels) for name in some]
         whole = [row for row in rows if row.broken is None]
@@ -114,12 +132,11 @@ def _sources(root: Path, place: Path) -> tuple[dict[str, PhotoSource], list[str]
 def _steps(root: Path, sources: dict[str, PhotoSource], names: list[str]) -> dict[str, Callable[[], object]]:
     """Return each method's turn: the next epoch of the photographs."""
     own = {method: _batches(source, names, _PLAIN) for method, source in sources.items()}
-    by_pillow = _batches_by_pillow(root, names)
     normalised, in_uint8 = (_timms(root, names, prefetch) for prefetch in (False, True))
     return {
         _REFERENCE: lambda: next(normalised),
         "timm, uint8": lambda: next(in_uint8),
-        "vitlab, decoded by Pillow": lambda: next(by_pillow),
+        "vitlab, decoded by Pillow": lambda: next(own["vitlab, decoded by Pillow"]),
         "vitlab": lambda: next(own["vitlab"]),
         "vitlab, normalised here": lambda: normalise(next(own["vitlab"]), MEAN, STD),
         "prepared, JPEG": lambda: next(own["prepared, JPEG"]),
@@ -134,16 +151,6 @@ def _batches(source: PhotoSource, names: list[str], augment: PhotoAugment) -> It
         images = photos.__getitems__([Key(epoch, index) for index in range(len(names))]).images
         assert isinstance(images, Tensor)
         yield images
-
-
-def _batches_by_pillow(root: Path, names: list[str]) -> Iterator[Tensor]:
-    """Do so with Pillow's decoder for all files, and all else as it is."""
-    for epoch in itertools.count():
-        crops = []
-        for name, draw in zip(names, _draws(epoch, len(names)), strict=True):
-            with Image.open(root / name) as image:
-                crops.append(random_crop(np.array(image.convert("RGB")), draw, SIZE, _PLAIN))
-        yield torch.stack(crops)
 
 
 def _timms(root: Path, names: list[str], use_prefetcher: bool) -> Iterator[Tensor]:
@@ -170,7 +177,7 @@ def _psnr(root: Path, source: PhotoSource, names: list[str]) -> tuple[float, flo
     crops = next(_batches(source, names, _UNMIRRORED)).permute(0, 2, 3, 1).numpy()
     found = []
     for name, draw, crop in zip(names, _draws(0, len(names)), crops, strict=True):
-        height, width, _ = source.read(name).shape
+        height, width, _ = source.read(name, half_will_do(draw, SIZE, _UNMIRRORED)).shape
         box = crop_box(draw, height, width, _UNMIRRORED.crop_scale, _UNMIRRORED.crop_ratio)
         expected = _bicubic(open_rgb(root / name), box, height, width)
         error = np.square(crop - expected.astype(float)).mean()
