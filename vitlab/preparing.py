@@ -9,23 +9,15 @@ from tqdm import tqdm
 
 from vitlab.data.datamodule import Split
 from vitlab.data.image_folder import Folder
-from vitlab.data.packed import FILE, ROWS, Row, is_packed, write_packed
+from vitlab.data.packed import FILE, LISTING, ROWS, Row, is_packed, write_packed
 
 
 def prepare(root: Path, out: Path, short_side: int, pixels: bool) -> str:
     """Write every photograph of a folder, the shorter side at most `short_side` pixels, and return what was done.
 
     As JPEG, or with `pixels` as RGB. What cannot be decoded keeps its place, so that no other image changes its split.
-
-    Raises:
-        ValueError: a side that is none, a folder that was prepared, or one that would hold its own copy.
     """
-    if short_side < 2:
-        raise ValueError(f"--short_side is {short_side}; it is a side in pixels, image_size / crop_pct: 256 for 224.")
-    if out.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"--out {out} lies in {root}: its folder would be taken for a class. Choose another place.")
-    if root.is_dir() and is_packed(root):
-        raise ValueError(f"--root {root} was prepared itself; give the folder of the original photographs.")
+    _check(root, out, short_side)
     folder = Folder(root)
     todo = [
         (name, split, label)
@@ -44,5 +36,22 @@ def prepare(root: Path, out: Path, short_side: int, pixels: bool) -> str:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         broken = write_packed(out, folder.class_names, rows(pool), pixels)
     size = (out / FILE).stat().st_size / 1e6
-    said = f"{out / FILE}: {len(todo):,} photographs, {size:,.0f} MB. Train on it with --data.root {out}"
-    return said + (f"\n{broken:,} of them cannot be decoded: {out / 'broken.txt'} says why" if broken else "")
+    said = f"{out / FILE}: {len(todo):,} photographs, {size:,.1f} MB. Train on it with --data.root {out}"
+    return said + (f"\n{broken:,} of them cannot be decoded: {out / LISTING} says why" if broken else "")
+
+
+def _check(root: Path, out: Path, short_side: int) -> None:
+    """Refuse what cannot be meant.
+
+    Raises:
+        ValueError: a side that is none, a folder that was prepared, or a place where the file would hide others.
+    """
+    if short_side < 2:
+        raise ValueError(f"--short_side is {short_side}; it is a side in pixels, image_size / crop_pct: 256 for 224.")
+    if out.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"--out {out} lies in {root}: its folder would be taken for a class. Choose another place.")
+    if root.is_dir() and is_packed(root):
+        raise ValueError(f"--root {root} was prepared itself; give the folder of the original photographs.")
+    others = sorted(path.name for path in out.glob("*") if not path.name.startswith((FILE, LISTING)))
+    if others:
+        raise ValueError(f"--out {out} holds {others[0]}, which its one file would stand for. Choose an empty folder.")

@@ -215,6 +215,7 @@ def test_the_command_prepares_and_says_how_to_go_on(
         (["--root", str(root), "--out", str(root / "packed")], "would be taken for a class"),
         (["--root", str(out), "--out", str(tmp_path / "again")], "was prepared itself"),
         (["--root", str(root), "--out", str(out), "--short_side", "0"], "--short_side is 0"),
+        (["--root", str(root), "--out", str(tmp_path)], f"holds {out.name}"),
         (["--root", str(tmp_path / "nowhere"), "--out", str(out)], "There is no folder"),
     ):
         assert main(["prepare", *wrong]) == 2

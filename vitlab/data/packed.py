@@ -24,7 +24,7 @@ from vitlab.data.photos import shrunk
 from vitlab.data.source import PhotoSource
 from vitlab.files import write_text, written_whole
 
-FILE = "photos.arrow"
+FILE, LISTING = "photos.arrow", "broken.txt"
 QUALITY = 95  # of JPEGs, without subsampled colours: 43.5 dB from Pillow's bicubic of the original, in the median
 ROWS = 64  # of a chunk: photographs in memory at a time
 _UNFINISHED = f"{FILE}.*.new"  # what `written_whole` writes to
@@ -80,7 +80,7 @@ def write_packed(root: Path, class_names: list[str], rows: Iterable[Sequence[Row
         for chunk in rows:
             writer.write_batch(pa.record_batch([list(column) for column in zip(*chunk, strict=True)], schema=schema))
             broken += [f"{as_text(os.fsdecode(row.name))}: {row.broken}\n" for row in chunk if row.broken is not None]
-    write_text(root / "broken.txt", "".join(broken))
+    write_text(root / LISTING, "".join(broken))
     for left in root.glob(_UNFINISHED):  # by preparations that were killed
         left.unlink()
     return len(broken)
@@ -126,7 +126,7 @@ class Packed(PhotoSource):
         self._names = np.array(table["name"].to_pylist(), np.bytes_)
         self._by_name = np.argsort(self._names, kind="stable")
         names, labels, splits = [os.fsdecode(x) for x in self._names], np.asarray(table["label"]), table["split"]
-        self._broken = {name: why.as_py() for name, why in zip(names, table["broken"], strict=True) if why.is_valid}
+        self._broken = {names[i]: table["broken"][i].as_py() for i in np.flatnonzero(table["broken"].is_valid())}
         of = np.asarray(splits)
         self.splits = {
             split: ([names[i] for i in np.flatnonzero(of == split)], labels[of == split].astype(np.int64))
@@ -139,7 +139,7 @@ class Packed(PhotoSource):
 
     def find_broken(self) -> tuple[dict[str, str], Path]:
         """Return what could not be decoded when the folder was prepared."""
-        return self._broken, self.root / "broken.txt"
+        return self._broken, self.root / LISTING
 
     def read(self, name: str, half: Half | None = None) -> Pixels:
         """Return the pixels of a row, which is small already; of RGB a view of the file, not to be written to."""
