@@ -5,7 +5,19 @@ import pytest
 import torch
 from scipy import stats
 
-from vitlab.data.draws import _GOLDEN, Draws, Stream, _mix, _mix_tensor, _signed, host_seed, permutation
+from vitlab.data.draws import (
+    _GOLDEN,
+    Draws,
+    Stream,
+    _bits,
+    _mix,
+    _mix_tensor,
+    _signed,
+    _states,
+    _to_uniform,
+    host_seed,
+    permutation,
+)
 
 
 def test_hash_is_splitmix64() -> None:
@@ -25,6 +37,14 @@ def test_tensor_hash_equals_integer_hash() -> None:
     values = [0, 1, 2**31, 2**63 - 1, 2**63, 2**64 - 1, 0xDEADBEEFCAFEBABE]
     tensor = torch.tensor([_signed(value) for value in values])
     assert _mix_tensor(tensor).tolist() == [_signed(_mix(value)) for value in values]
+
+
+def test_draws_on_the_host_are_those_of_a_device() -> None:
+    # By NumPy there, by torch's integers on a device; indices of every size, negative ones too.
+    indices = torch.tensor([0, 1, 2**40, 2**63 - 1, -1, -(2**63)])
+    states = _states(3, 2, Stream.FLIP, indices)
+    expected = _to_uniform(_bits(states[:, None], torch.arange(50)))
+    assert torch.equal(Draws(3, 2, indices).uniform(Stream.FLIP, 50), expected)
 
 
 def test_draws_are_uniform() -> None:
@@ -70,13 +90,16 @@ def test_noise_is_normal() -> None:
     assert stats.kstest(values, "norm").pvalue > 0.001
 
 
-@pytest.mark.parametrize("draws", [100, 101])
-def test_some_noise_is_that_of_all(draws: int) -> None:
-    # To the bit: a run that was started when all of it was computed goes on as it began.
-    everything = Draws(3, 1, torch.arange(50, 70)).normal(Stream.ERASE_NOISE, draws)
-    rows, places = torch.tensor([0, 7, 7, 19]), torch.arange(4 * 25).view(4, 25) % draws
-    some = Draws(3, 1, torch.arange(50, 70)).normal_at(Stream.ERASE_NOISE, draws, rows, places)
-    assert torch.equal(some, everything[rows[:, None], places])
+def test_noise_of_some_places_is_normal_and_their_own() -> None:
+    # A place's number does not depend on what else is asked for; 2^16 quantiles are too many for the test to tell.
+    draws = Draws(3, 1, torch.arange(50, 1050))
+    everything = draws.normal_at(Stream.ERASE_NOISE, torch.arange(1000), torch.arange(101).expand(1000, -1))
+    values = everything.flatten().double().numpy()
+    assert stats.kstest(values, "norm").pvalue > 0.001
+    assert values.std() == pytest.approx(1, abs=0.01)
+    assert abs(np.corrcoef(everything[:, :-1].flatten(), everything[:, 1:].flatten())[0, 1]) < 0.012
+    rows, places = torch.tensor([0, 7, 7, 999]), torch.arange(4 * 25).view(4, 25)
+    assert torch.equal(draws.normal_at(Stream.ERASE_NOISE, rows, places), everything[rows[:, None], places])
 
 
 def test_permutation_is_one_and_stays() -> None:

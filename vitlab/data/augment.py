@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
@@ -29,6 +30,7 @@ BOX_DRAWS = 4 * _TRIES
 Batch8 = UInt8[Tensor, "B C H W"]
 BatchF = Float[Tensor, "B C H W"]
 Rows = Float[Tensor, "B D"]
+HostRows = Float[np.ndarray, "B D"]
 
 
 @dataclass(frozen=True)
@@ -180,17 +182,19 @@ def resized_crop(images: Batch8, draw: Rows, scale: tuple[float, float], ratio: 
     return out.round().clamp(0, 255).to(torch.uint8)
 
 
-def erase_boxes(draw: Rows, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return top, left, height and width (B,) of the boxes to erase, as timm draws them; 0 high where no try fits."""
-    area, aspect, top, left = draw.unflatten(1, (_TRIES, 4)).unbind(2)  # each (B, T)
-    area = (ERASE_SCALE[0] + area * (ERASE_SCALE[1] - ERASE_SCALE[0])) * height * width
-    aspect = (math.log(ERASE_RATIO[0]) + aspect * math.log(ERASE_RATIO[1] / ERASE_RATIO[0])).exp()
-    h = (area * aspect).sqrt().round()
-    w = (area / aspect).sqrt().round()
+def erase_boxes(draw: HostRows, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return top, left, height and width (B,) of the boxes to erase, as timm draws them; 0 high where no try fits.
+
+    On the host, where NumPy's calls take a third of the time of torch's for numbers as few as these.
+    """
+    area, aspect, top, left = np.moveaxis(draw.reshape(-1, _TRIES, 4), 2, 0)  # each (B, T)
+    area = (ERASE_SCALE[0] + area * (ERASE_SCALE[1] - ERASE_SCALE[0])) * (height * width)
+    aspect = np.exp(math.log(ERASE_RATIO[0]) + aspect * math.log(ERASE_RATIO[1] / ERASE_RATIO[0]))
+    h, w = np.sqrt(area * aspect).round(), np.sqrt(area / aspect).round()
     fits = (h < height) & (w < width)
-    first = fits.int().argmax(dim=1, keepdim=True)  # the first of equal maxima
-    top, left, h, w, fits = (x.gather(1, first)[:, 0] for x in (top, left, h, w, fits))
-    return (top * (height - h + 1)).floor(), (left * (width - w + 1)).floor(), h * fits, w
+    first = np.arange(len(draw)), fits.argmax(axis=1)  # the first of equal maxima
+    top, left, h, w = top[first], left[first], h[first] * fits[first], w[first]
+    return np.floor(top * (height - h + 1)), np.floor(left * (width - w + 1)), h, w
 
 
 def erase(images: BatchF, draws: Draws, prob: float) -> BatchF:
@@ -200,19 +204,20 @@ def erase(images: BatchF, draws: Draws, prob: float) -> BatchF:
     pixels of all images it took ten times as long.
     """
     C, H, W = images.shape[1:]
-    draw = draws.on_host.uniform(Stream.ERASE, 1 + BOX_DRAWS)
-    chosen = (draw[:, 0] < prob).nonzero()[:, 0]  # (R,)
+    draw = draws.on_host.uniform(Stream.ERASE, 1 + BOX_DRAWS).numpy()
+    chosen = np.flatnonzero(draw[:, 0] < prob)  # (R,)
     top, left, h, w = (x[:, None] for x in erase_boxes(draw[chosen, 1:], H, W))
-    rows, columns = torch.arange(H), torch.arange(W)
+    rows, columns = np.arange(H), np.arange(W)
     down = (rows >= top) & (rows < top + h)  # (R, H)
     across = (columns >= left) & (columns < left + w)  # (R, W)
-    image, pixel = (down[:, :, None] & across[:, None, :]).flatten(1).nonzero(as_tuple=True)
+    image, pixel = np.divmod(np.flatnonzero(down[:, :, None] & across[:, None, :]), H * W)  # (N,) each
 
-    image, pixel = to_device(torch.stack([chosen[image], pixel]), images.device)  # (N,) each
+    image, pixel = to_device(torch.from_numpy(np.stack([chosen[image], pixel])), images.device)
     places = pixel[:, None] + H * W * torch.arange(C, device=images.device)  # (N, C) of C·H·W
-    noise = draws.normal_at(Stream.ERASE_NOISE, C * H * W, image, places)
+    noise = draws.normal_at(Stream.ERASE_NOISE, image, places).to(images.dtype)
+    places += C * H * W * image[:, None]
     images = images.contiguous()
-    images.view(-1)[image[:, None] * (C * H * W) + places] = noise.to(images.dtype)
+    images.view(-1).index_copy_(0, places.flatten(), noise.flatten())
     return images
 
 

@@ -11,6 +11,8 @@ Letters: B images in the batch, D draws for each.
 import math
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,8 +47,8 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def _mix(x: int) -> int:
-    """SplitMix64's finaliser on one unsigned integer."""
+def _mix(x: Any) -> Any:
+    """SplitMix64's finaliser on one unsigned integer, or an array of uint64."""
     x = ((x ^ (x >> 30)) * _MULTIPLIERS[0]) & _MASK
     x = ((x ^ (x >> 27)) * _MULTIPLIERS[1]) & _MASK
     return x ^ (x >> 31)
@@ -85,6 +87,15 @@ def _to_uniform(bits: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return _shift_right(bits, 40).float() * 2.0**-24
 
 
+def _uniform_on_host(
+    seed: int, epoch: int, stream: Stream, indices: Int64[np.ndarray, "B"], draws: int
+) -> Float[np.ndarray, "B D"]:
+    """Do the same by NumPy, whose calls take a third of the time of torch's for numbers as few as a batch needs."""
+    states = _mix(indices.view(np.uint64) * _GOLDEN + host_seed(seed, epoch, stream))
+    bits = _mix(states[:, None] + np.arange(1, draws + 1, dtype=np.uint64) * _GOLDEN)
+    return (bits >> 40).astype(np.float32) * np.float32(2.0**-24)
+
+
 @dataclass(frozen=True)
 class Draws:
     """The random numbers of one batch; `indices` (B,) live on the device that the numbers are needed on.
@@ -105,6 +116,8 @@ class Draws:
 
     def uniform(self, stream: Stream, draws: int) -> Float[Tensor, "B D"]:
         """Draw from U[0, 1): multiples of 2^-24, each exact in float32."""
+        if self.indices.device.type == "cpu":
+            return torch.from_numpy(_uniform_on_host(self.seed, self.epoch, stream, self.indices.numpy(), draws))
         states = _states(self.seed, self.epoch, stream, self.indices)
         return _to_uniform(_bits(states[:, None], torch.arange(draws, device=states.device)))
 
@@ -116,18 +129,20 @@ class Draws:
         angle = 2 * math.pi * v
         return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :draws]
 
-    def normal_at(
-        self, stream: Stream, draws: int, rows: Int64[Tensor, "N"], places: Int64[Tensor, "N K"]
-    ) -> Float[Tensor, "N K"]:
-        """Return K numbers of each row of `normal(stream, draws)` without computing the rest."""
-        half = (draws + 1) // 2
-        second = places >= half
-        pairs = torch.where(second, places - half, places)
+    def normal_at(self, stream: Stream, rows: Int64[Tensor, "N"], places: Int64[Tensor, "N K"]) -> Float[Tensor, "N K"]:
+        """Draw from N(0, 1) for some places of some rows: 2^16 quantiles, which takes a third of the time of `normal`.
+
+        The numbers are others than `normal` gives. They are bits of a table, and so equal on every device.
+        """
         states = _states(self.seed, self.epoch, stream, self.indices).index_select(0, rows)
-        u, v = _to_uniform(_bits(states[:, None], torch.stack([pairs, pairs + half])))
-        radius = (-2 * torch.log1p(-u)).sqrt()
-        angle = 2 * math.pi * v
-        return radius * torch.where(second, angle.sin(), angle.cos())
+        quantiles = _shift_right(_bits(states[:, None], places), 48)
+        return _normal_quantiles(quantiles.device).index_select(0, quantiles.flatten()).view_as(places)
+
+
+@cache
+def _normal_quantiles(device: torch.device) -> Float[Tensor, "65536"]:
+    middles = (torch.arange(2**16, dtype=torch.double) + 0.5) / 2**16
+    return to_device(torch.special.ndtri(middles).float(), device)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,7 +31,7 @@ from vitlab.models import VisionTransformer
 from vitlab.studies.cost import device_name
 from vitlab.studies.peers import alternate, make_step
 
-BATCH = 128
+BATCH, TURN = 128, 4  # images of a batch, and batches in a row: a loader's rate is a sustained one
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 PHOTO_SIZE, PHOTO_MEAN, PHOTOS = 224, (0.485, 0.456, 0.406), 32
 _CPU = torch.device("cpu")
@@ -67,10 +68,14 @@ def measure_small_images(seconds: float) -> list[Augmentation]:
         model_step = _model_step()
         for pipeline, augment in _SMALL.items():
             data = CIFAR10(root=folder, batch_size=BATCH, augment=augment)
-            batches, singles = _batches(data), _singles(arrays, data, augment)
-            steps: dict[str, Step] = {"vitlab": batches.__next__, "torchvision": singles.__next__}
-            shares = _shares(steps, model_step, seconds / 4)
-            rows += _rows(pipeline, steps, "torchvision", BATCH, seconds / 4, shares)
+            steps: dict[str, Iterator[Tensor]] = {
+                "vitlab": _batches(data),
+                "torchvision": _singles(arrays, data, augment),
+            }
+            once: dict[str, Step] = {method: step.__next__ for method, step in steps.items()}
+            shares = _shares(once, model_step, seconds / 4)
+            turns: dict[str, Step] = {method: partial(_advance, step) for method, step in steps.items()}
+            rows += _rows(pipeline, turns, "torchvision", TURN * BATCH, seconds / 4, shares)
     return rows
 
 
@@ -121,6 +126,11 @@ def _singles(arrays: np.ndarray, data: CIFAR10, augment: BatchAugment) -> Iterat
     while True:
         chosen = arrays[rng.permutation(len(arrays))[:BATCH]]
         yield torch.stack([transform(Image.fromarray(image)) for image in chosen])
+
+
+def _advance(batches: Iterator[Tensor]) -> None:
+    for _ in range(TURN):
+        next(batches)
 
 
 def _model_step() -> Step:
@@ -175,9 +185,9 @@ def markdown(rows: Sequence[Augmentation]) -> str:
 
     lines = [
         f"One core of {device_name(_CPU)}, torch {torch.__version__}, torchvision {torchvision.__version__}, timm "
-        f"{timm.__version__}, Pillow {PIL.__version__}. Small images: {BATCH} of 32 px, from arrays to a normalised "
-        f"batch; RandAugment is {RAND_AUGMENT}. Ratios are over the images/s of single pictures: above 1 is faster. "
-        "Shares are of a ViT-Ti/4's forward and backward pass on the same core.",
+        f"{timm.__version__}, Pillow {PIL.__version__}. Small images: from arrays to normalised batches, {TURN} of "
+        f"{BATCH} images of 32 px a turn; RandAugment is {RAND_AUGMENT}. Ratios are over the images/s of single "
+        "pictures: above 1 is faster. Shares are of a ViT-Ti/4's forward and backward pass on the same core.",
         "",
         "| pipeline | method | images/s [quartiles] | ratio [quartiles] | of a step | turns |",
         "|---|---|---|---|---|---|",
