@@ -1,0 +1,186 @@
+"""A few steps of an experiment's own training on noise, in a process of its own: its peak memory and its speed.
+
+The objective, its optimiser, averages of weights, gradient clipping and the way from uint8 to views are the
+experiment's; only the images are noise, so that no data set need be there. In a process of its own a peak is the
+trial's, and running out of memory ends the trial alone.
+"""
+
+import gc
+import logging
+import multiprocessing
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from vitlab.data import ImageDataModule
+from vitlab.data.datamodule import Batch, Split, View
+from vitlab.studies.cost import PeakMemory, wait_for
+from vitlab.studies.peers import clock_for
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# What the CPU's allocator says, and oneDNN; neither has an exception of its own.
+_NO_MEMORY = re.compile("can't allocate memory|not enough memory|could not (create|execute) a primitive")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a training of batches of this size takes.
+
+    Attributes:
+        peak_bytes: of all tensors: weights, gradients, moments, activations.
+        process_bytes: on a CPU the whole process's, Python and its libraries included.
+    """
+
+    batch_size: int
+    peak_bytes: int
+    process_bytes: int
+    seconds_per_image: float
+
+
+class Noise(LightningDataModule):
+    """Batches of noise in the place of an experiment's images."""
+
+    def __init__(self, data: ImageDataModule, batches: int) -> None:
+        super().__init__()
+        self.data, self.number = data, batches
+        self.batch_size, self.num_classes, self.seed = data.batch_size, data.num_classes, data.seed
+        self.mean, self.std = data.mean, data.std
+
+    def batch(self, epoch: int | None) -> Batch:
+        """Return what a loader would; of `epoch` None one of evaluation."""
+        size = (self.batch_size, self.data.in_chans, self.data.image_size, self.data.image_size)
+        indices = torch.arange(self.batch_size)
+        images = torch.randint(256, size, dtype=torch.uint8)
+        return Batch(images, indices % self.num_classes, indices, epoch, first=0, host_indices=np.arange(len(indices)))
+
+    def train_dataloader(self) -> DataLoader:
+        batches: Any = [self.batch(epoch=0)] * self.number  # a list is a data set
+        return DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
+
+    def batches(self, split: Split, device: torch.device) -> Iterator[View]:
+        """Yield one batch, for what looks at a split before it trains."""
+        images, labels, *_ = self.batch(epoch=None)
+        assert isinstance(images, Tensor)
+        yield [images.to(device) / 255], labels.to(device)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> View:
+        return self.data.on_after_batch_transfer(batch, dataloader_idx)
+
+
+class Gauge(Callback):
+    """Reads clock and memory while the trainer trains."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.device = pl_module.device
+        self.clock, self.seconds = clock_for(self.device), list[float]()
+        self.tensors = bytes_of_tensors()
+        self.memory = PeakMemory(self.device)
+        self.memory.reset_peak()
+        self.mark = self.clock()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        wait_for(self.device)
+        self.seconds.append(self.clock() - self.mark)
+        self.mark = self.clock()
+
+    def read(self, batch_size: int) -> Trial:
+        """Return what was read.
+
+        The first half of the steps made moments and asked for memory, and is not timed. Of the others the fastest
+        counts: trials do not take turns, so what disturbs one would not cancel in their ratio.
+        """
+        growth, fastest = self.memory.growth(), min(self.seconds[len(self.seconds) // 2 :])
+        return Trial(batch_size, self.tensors + growth, self.memory.base + growth, fastest / batch_size)
+
+
+def bytes_of_tensors() -> int:
+    """Return the bytes of all tensors that there are: models, also those that no module holds, and batches."""
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor) and thing.device.type != "meta"]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+def train_on_noise(
+    objective: LightningModule, data: ImageDataModule, like: Trainer, max_epochs: int, accumulate: int, steps: int
+) -> Trial:
+    """Train for so many optimiser steps of `accumulate` batches each.
+
+    Args:
+        like: The experiment's trainer, whose precision, device and clipping are taken.
+    """
+    gauge = Gauge()
+    trainer = Trainer(
+        accelerator="gpu" if like.strategy.root_device.type == "cuda" else "cpu",
+        devices=1,
+        precision=like.precision,
+        gradient_clip_val=like.gradient_clip_val,
+        gradient_clip_algorithm=like.gradient_clip_algorithm,
+        accumulate_grad_batches=accumulate,
+        max_epochs=max_epochs,
+        max_steps=steps,
+        limit_val_batches=0,
+        callbacks=[gauge],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(objective, datamodule=Noise(data, steps * accumulate))
+    return gauge.read(data.batch_size)
+
+
+def in_own_process(trial: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    """Return what a function of a module returns in a fresh process; None if that ran out of memory."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_alone, trial, torch.get_num_threads(), *args, **kwargs).result()
+        except BrokenProcessPool:  # the system ends a process that asks for more than there is
+            return None
+
+
+def _alone(trial: Callable[P, T], threads: int, /, *args: P.args, **kwargs: P.kwargs) -> T | None:
+    torch.set_num_threads(threads)
+    logging.disable(logging.WARNING)  # nothing that is said of noise is of use
+    warnings.simplefilter("ignore")
+    return attempt(trial, *args, **kwargs)
+
+
+def attempt(trial: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    """Return what a function returns, or None if it ran out of memory."""
+    try:
+        return trial(*args, **kwargs)
+    except (MemoryError, torch.OutOfMemoryError):
+        return None
+    except RuntimeError as error:
+        if _NO_MEMORY.search(str(error)):
+            return None
+        raise
+
+
+def cap_memory(limit: int, device: torch.device) -> None:
+    """Let this process fail rather than take much more than `limit` bytes from others on the machine."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+    elif sys.platform == "linux":
+        import resource  # here: Windows has none
+
+        status = Path("/proc/self/status").read_text().splitlines()
+        (used,) = (int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (used + limit, hard))
