@@ -213,9 +213,8 @@ def erase(images: BatchF, draws: Draws, prob: float) -> BatchF:
     image, pixel = np.divmod(np.flatnonzero(down[:, :, None] & across[:, None, :]), H * W)  # (N,) each
 
     image, pixel = to_device(torch.from_numpy(np.stack([chosen[image], pixel])), images.device)
-    places = pixel[:, None] + H * W * torch.arange(C, device=images.device)  # (N, C) of C·H·W
-    noise = draws.normal_at(Stream.ERASE_NOISE, image, places).to(images.dtype)
-    places += C * H * W * image[:, None]
+    noise = draws.normal_at(Stream.ERASE_NOISE, image, pixel, C).to(images.dtype)  # (N, C)
+    places = (C * H * W * image + pixel)[:, None] + H * W * torch.arange(C, device=images.device)  # (N, C) of B·C·H·W
     images = images.contiguous()
     images.view(-1).index_copy_(0, places.flatten(), noise.flatten())
     return images

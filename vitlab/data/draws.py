@@ -129,14 +129,18 @@ class Draws:
         angle = 2 * math.pi * v
         return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :draws]
 
-    def normal_at(self, stream: Stream, rows: Int64[Tensor, "N"], places: Int64[Tensor, "N K"]) -> Float[Tensor, "N K"]:
-        """Draw from N(0, 1) for some places of some rows: 2^16 quantiles, which takes a third of the time of `normal`.
+    def normal_at(
+        self, stream: Stream, rows: Int64[Tensor, "N"], places: Int64[Tensor, "N"], count: int
+    ) -> Float[Tensor, "N K"]:
+        """Draw up to four numbers from N(0, 1) for each of some places of some rows.
 
-        The numbers are others than `normal` gives. They are bits of a table, and so equal on every device.
+        They are quantiles, looked up by 16 bits each of one hash: no logarithm, no cosine, and the same bits on every
+        device. `normal` gives other numbers.
         """
         states = _states(self.seed, self.epoch, stream, self.indices).index_select(0, rows)
-        quantiles = _shift_right(_bits(states[:, None], places), 48)
-        return _normal_quantiles(quantiles.device).index_select(0, quantiles.flatten()).view_as(places)
+        shifts = 16 * torch.arange(count, device=places.device)
+        quantiles = (_bits(states, places)[:, None] >> shifts).bitwise_and_(0xFFFF)
+        return _normal_quantiles(places.device).index_select(0, quantiles.flatten()).view(-1, count)
 
 
 @cache

@@ -4,8 +4,9 @@ whole batches, on their device, as timm does it to single pictures.
 timm's description of it, its lists of operations and its laws: how many, which, how strong. An image's pixels come out
 as Pillow's, to the bit but where Pillow interpolates or blurs. All randomness is a function of (seed, epoch, image).
 
-What happens to which image is decided on the host, so that each operation works on its own images only and nothing
-waits for a GPU; a GPU gets the rows and the levels from pinned memory.
+What happens to which image is decided on the host, so that each operation works on its own images only: of fifteen, an
+image takes one on average. A GPU is not waited for, since a batch keeps its indices on the host as well
+(`Draws.host_indices`; without them it is, once), and since rows and levels go there from pinned memory.
 
 Letters: B images in the batch, R of them that an operation changes, C channels (1 or 3), H rows, W columns, D draws.
 """
@@ -151,11 +152,9 @@ class RandAugment:
         normal = np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * math.pi * angle)  # Box and Muller
         magnitudes = self._magnitudes(first, normal, radius)
         signs = np.where(sign < 0.5, -1.0, 1.0)
-        cubic = (
-            filter < 0.5
-            if self.resampling is None
-            else np.full(u.shape[:2], self.resampling == Image.Resampling.BICUBIC)
-        )
+        cubic = filter < 0.5
+        if self.resampling is not None:
+            cubic = np.full_like(cubic, self.resampling == Image.Resampling.BICUBIC)
         plan = []
         for layer in range(self.layers):
             groups = []
@@ -176,7 +175,8 @@ class RandAugment:
 
     def _apply(self, images: Tensor, groups: list[Group]) -> Tensor:
         ways = (
-            (_by_tables, _FIXED_TABLES.keys() | _OWN_TABLES.keys()),
+            (_by_fixed_tables, _FIXED_TABLES.keys()),
+            (_by_own_tables, _OWN_TABLES.keys()),
             (_by_pixels, _BLENDS.keys()),
             (self._slide, _SLIDES.keys()),
             (self._rotate, {"Rotate"}),
@@ -224,7 +224,7 @@ def _to(device: torch.device, array: np.ndarray) -> Tensor:
     return to_device(torch.from_numpy(array), device)
 
 
-# Changes of a grey level whatever surrounds it are tables, (R, C, 256), and one look-up does them all. Those of which a
+# Changes of a grey level whatever surrounds it are tables, (R, C, 256); one look-up does many of them. Those of which a
 # level says all are made on the host, (R, 256) of `levels` (R, 1).
 
 _RAMP = np.arange(256)
@@ -301,15 +301,18 @@ _OWN_TABLES: dict[str, Callable[[Images, Levels], Tables]] = {
 }
 
 
-def _by_tables(images: Images, groups: list[Group]) -> Images:
-    tables = []
-    for group, part, level in _parts(images, groups):
-        if group.name in _OWN_TABLES:
-            tables.append(_OWN_TABLES[group.name](part, level))
-        else:
-            table = _to(images.device, _FIXED_TABLES[group.name](group.levels[:, None]).astype(np.uint8))
-            tables.append(table[:, None].expand(-1, images.shape[1], -1))
-    return torch.cat(tables).gather(2, images.flatten(2).long()).view_as(images)
+def _by_fixed_tables(images: Images, groups: list[Group]) -> Images:
+    tables = np.concatenate([_FIXED_TABLES[group.name](group.levels[:, None]) for group in groups]).astype(np.uint8)
+    return _look_up(_to(images.device, tables)[:, None].expand(-1, images.shape[1], -1), images)
+
+
+def _by_own_tables(images: Images, groups: list[Group]) -> Images:
+    parts = _parts(images, groups)
+    return _look_up(torch.cat([_OWN_TABLES[group.name](part, level) for group, part, level in parts]), images)
+
+
+def _look_up(tables: Tables, images: Images) -> Images:
+    return tables.gather(2, images.flatten(2).long()).view_as(images)
 
 
 # Changes of a pixel by its own colours or its neighbours.
@@ -389,19 +392,19 @@ def slide(images: Images, slope: HostLevels, offset: HostLevels, cubic: HostFlag
     C, H, W = images.shape[1:]
     move = slope[:, None] * (np.arange(H) + 0.5) + offset[:, None]  # (R, H)
     whole = np.floor(move)
-    first, end = np.ceil(-0.5 - move), np.ceil(W - 0.5 - move)  # the columns from inside
-    numbers = np.stack([whole, first, end, *_weights(move - whole, cubic[:, None])]).astype(np.float32)
-    # A layer's copies are few: a GPU takes longer for each than for its numbers.
-    start, first_, end_, *weights = _to(images.device, numbers)[:, :, None, :, None]  # (R, 1, H, 1) each
+    inside = np.ceil(-0.5 - move), np.ceil(W - 0.5 - move)  # the first column from there, and the one after the last
+    numbers = np.stack([whole, *inside, *_weights(move - whole, cubic[:, None])]).astype(np.float32)
+    # In one copy: a GPU takes longer for each than for its numbers.
+    steps, first, end, *weights = _to(images.device, numbers)[:, :, None, :, None]  # (R, 1, H, 1) each
 
     places = torch.arange(-1.0, W + 2, device=images.device)
-    index = (places + start).clamp_(0, W - 1).long().expand(-1, C, -1, -1)  # (R, C, H, W + 3)
+    index = (places + steps).clamp_(0, W - 1).long().expand(-1, C, -1, -1)  # (R, C, H, W + 3)
     near = images.gather(3, index).float()
     out = near[..., :W] * weights[0]
     for k in (1, 2, 3):
         out.addcmul_(near[..., k : k + W], weights[k])
     columns = places[1:-2]
-    return _where((columns >= first_) & (columns < end_), _to_uint8(out), fill)
+    return _where((columns >= first) & (columns < end), _to_uint8(out), fill)
 
 
 def rotate(images: Images, degrees: HostLevels, cubic: HostFlags, fill: Tensor) -> Images:
