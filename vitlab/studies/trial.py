@@ -60,22 +60,23 @@ class Noise(LightningDataModule):
         self.batch_size, self.num_classes, self.seed = data.batch_size, data.num_classes, data.seed
         self.mean, self.std = data.mean, data.std
 
-    def batch(self, epoch: int | None) -> Batch:
-        """Return what a loader would; of `epoch` None one of evaluation."""
-        size = (self.batch_size, self.data.in_chans, self.data.image_size, self.data.image_size)
+    def batch(self) -> Batch:
+        """Return what a loader would."""
+        side = self.data.framing.size  # which the way to the device may still enlarge
+        size = (self.batch_size, self.data.in_chans, side, side)
         indices = torch.arange(self.batch_size)
         images = torch.randint(256, size, dtype=torch.uint8)
-        return Batch(images, indices % self.num_classes, indices, epoch, first=0, host_indices=np.arange(len(indices)))
+        return Batch(
+            images, indices % self.num_classes, indices, epoch=0, first=0, host_indices=np.arange(len(indices))
+        )
 
     def train_dataloader(self) -> DataLoader:
-        batches: Any = [self.batch(epoch=0)] * self.number  # a list is a data set
+        batches: Any = [self.batch()] * self.number  # a list is a data set
         return DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
 
     def batches(self, split: Split, device: torch.device) -> Iterator[View]:
-        """Yield one batch, for what looks at a split before it trains."""
-        images, labels, *_ = self.batch(epoch=None)
-        assert isinstance(images, Tensor)
-        yield [images.to(device) / 255], labels.to(device)
+        """Return nothing to evaluate."""
+        return iter(())
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> View:
         return self.data.on_after_batch_transfer(batch, dataloader_idx)
