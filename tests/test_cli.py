@@ -120,7 +120,7 @@ def test_an_interrupted_run_continues_to_what_an_undisturbed_one_reaches(
     whole = Path("whole/tiny/seed-0")
     first, second = (torch.load(d / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for d in (whole, RUN))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    timings = ["images_per_second", "data_wait"]
+    timings = ["images_per_second", "data_wait", "tflops"]
     logged = [pd.read_csv(d / "metrics.csv").drop(columns=timings) for d in (whole, RUN)]
     pd.testing.assert_frame_equal(*logged, check_like=True)
 
@@ -372,3 +372,19 @@ def test_broken_photographs_that_are_skipped_are_named_in_the_output(
     folder["init_args"] |= {"batch_size": 4, "broken": "skip"}
     assert fit("--config", tiny({"data": folder})) == 0
     assert "photos/cat/torn.jpg" in capsys.readouterr().err
+
+
+NUMBER_OR_SHARE = [*(f"limit_{split}_batches" for split in ("train", "val", "test")), "overfit_batches"]
+
+
+@pytest.mark.parametrize(("given", "read"), [("1", 1), ("0", 0), ("3", 3), ("1.0", 1.0), ("0.5", 0.5)])
+def test_a_whole_number_counts_batches_and_a_fraction_is_a_share(
+    given: str, read: float, tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning's own rule; 1 read as 1.0 would train on everything."""
+    options = [word for name in NUMBER_OR_SHARE for word in (f"--trainer.{name}", given)]
+    assert run("fit", ["--config", str(tiny()), *options, "--print_config"]) == 0
+    trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    found = [trainer[name] for name in NUMBER_OR_SHARE]
+    assert found == [read] * 4
+    assert {type(value) for value in found} == {type(read)}

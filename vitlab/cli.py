@@ -9,9 +9,9 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from inspect import isfunction
+from inspect import isfunction, unwrap
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Union
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls, not ours
 
@@ -27,7 +27,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from vitlab import models
 from vitlab.callbacks import RunProgress, RunRecord
 from vitlab.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints, newest_state
-from vitlab.config import Config, changes, conflicts, flatten, load_yaml, pairs, short
+from vitlab.config import Config, changes, conflicts, flatten, gather, load_yaml, pairs, short, split
 from vitlab.data import ImageDataModule
 from vitlab.errors import explain, nearest
 from vitlab.files import flaw
@@ -36,10 +36,16 @@ from vitlab.not_finite import FiniteSteps
 from vitlab.objectives import Classification, Objective
 from vitlab.objectives.objective import Monitor
 from vitlab.resume import EpochMeans, RandomState
+from vitlab.utilisation import Utilisation
 
 log = logging.getLogger("vitlab")
 
 TOP_LEVEL = ("seed_everything", "run", "model", "data", "trainer", "ckpt_path")
+
+# 1 is one batch and 1.0 is all of them. Python keeps one object for both orders of `int | float`, so that it would
+# depend on other imports whether Lightning's declaration takes 1 for 1.0.
+for _split in ("train", "val", "test", "predict"):
+    unwrap(Trainer.__init__).__annotations__[f"limit_{_split}_batches"] = Union[int, float, None]  # noqa: UP007
 
 # What models must take from the data: argument of the factory -> property of the data module. A teacher may see the
 # images at a size of its own.
@@ -301,12 +307,14 @@ class VitlabCLI(LightningCLI):
         self.record = RunRecord(self.directory, self.resolved)
         chosen = self.config_init[self.command].trainer
         run: Run = self.config_init[self.command].run
+        utilisation = Utilisation()
         callbacks = [
             self.record,
             FiniteSteps(self.directory, run.not_finite),
             RandomState(),
             EpochMeans(),
-            RunProgress(),
+            utilisation,
+            RunProgress(utilisation),
             *self._checkpoints(run.checkpoint),
         ]
         given = chosen.get("callbacks") or []
@@ -440,3 +448,10 @@ def build_data(config: Namespace) -> ImageDataModule:
     parser.add_subclass_arguments(ImageDataModule, "data")
     data: ImageDataModule = parser.instantiate_classes(Namespace(data=config.clone())).data
     return data
+
+
+def build(command: str, arguments: Sequence[str], start: bool) -> VitlabCLI:
+    """Put the configuration together, build what it names and, if asked, start it."""
+    files, rest = split(arguments)
+    name = Path(files[-1]).stem if files else "run"
+    return VitlabCLI(command, gather(files, rest), rest, name, start)
