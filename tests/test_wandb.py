@@ -50,7 +50,7 @@ def fit(path: Path, *arguments: str) -> list[str]:
 
 def rows(directory: Path = RUN) -> pd.DataFrame:
     table = pd.read_csv(directory / "metrics.csv")
-    return table.drop(columns=["images_per_second", "data_wait"])
+    return table.drop(columns=["images_per_second", "data_wait", "tflops"])
 
 
 def whole(path: Path) -> pd.DataFrame:

@@ -33,6 +33,7 @@ from vitlab.objectives.self_distillation import REMEDIES
 from vitlab.processes import from_all_processes
 from vitlab.resume import inexact
 from vitlab.sharding import gathered
+from vitlab.utilisation import Utilisation
 
 log = logging.getLogger("vitlab")
 
@@ -241,15 +242,31 @@ class KnnMonitor(Callback):
             log.warning("Collapse: val/rank is %.2f, all images look alike.\n%s", seen["val/rank"], REMEDIES)
 
 
+class Pace:
+    """What a stretch of training did: batches, images, seconds, and seconds of these spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.batches = self.images = 0
+        self.waited = self.aside = 0.0
+        self.began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning, without what was no training."""
+        return max(time.perf_counter() - self.began - self.aside, 1e-9)
+
+
 class RunProgress(ProgressBar):
     """One bar for the whole run: epoch, time left for all epochs, images/s, share of the time spent waiting for data.
 
     Where the output is not a terminal, a line now and then instead. The loss is read from the device once a second,
-    not at each step.
+    not at each step. Logged of each epoch, validation and checkpoints left out: images/s, the share of the time that
+    went into waiting for data, the TFLOP/s of a device and, on a GPU, the model FLOPs utilisation.
     """
 
-    def __init__(self, seconds_between_lines: float = 10.0) -> None:
+    def __init__(self, utilisation: Utilisation, seconds_between_lines: float = 10.0) -> None:
         super().__init__()
+        self.utilisation = utilisation
         self.enabled = True
         self.seconds_between_lines = seconds_between_lines
         self.bar: tqdm[Any] | None = None
@@ -262,9 +279,8 @@ class RunProgress(ProgressBar):
         self.enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._images = self._refreshed_images = 0
         self._paused_before = self._paused(trainer)
-        self._waited = 0.0
+        self._run, self._epoch = Pace(), Pace()
         self._begin = self._last = self._refreshed = self._line = time.perf_counter()
         self._steps = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
         self._first = trainer.fit_loop.total_batch_idx + 1
@@ -272,15 +288,20 @@ class RunProgress(ProgressBar):
             self.bar = tqdm(total=self._steps, initial=self._first, desc="train", dynamic_ncols=True, mininterval=0.5)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        paused = self._paused(trainer)
-        self._waited += time.perf_counter() - self._last - (paused - self._paused_before)
-        self._paused_before = paused
+        paused = self._paused(trainer) - self._paused_before
+        waited = time.perf_counter() - self._last - paused
+        self._paused_before += paused
+        for pace in (self._run, self._epoch):
+            pace.waited += waited
+            pace.aside += paused
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = self._last = time.perf_counter()
-        self._images += len(batch[1]) * trainer.world_size
+        for pace in (self._run, self._epoch):
+            pace.batches += 1
+            pace.images += len(batch[1]) * trainer.world_size
         if self.bar is not None:
             self.bar.update()
         if now - self._refreshed >= 1.0 or trainer.is_last_batch:
@@ -291,18 +312,29 @@ class RunProgress(ProgressBar):
             if now - self._line >= 6 * self.seconds_between_lines:  # an epoch of more than a minute
                 self._print_line(trainer, now)
 
+    def _leave_out(self, trainer: Trainer) -> None:
+        """Count what passed since the last batch as no training: validation, or a checkpoint."""
+        now = time.perf_counter()
+        for pace in (self._run, self._epoch):
+            pace.aside += now - self._last
+        self._last, self._paused_before = now, self._paused(trainer)
+
     @staticmethod
     def _paused(trainer: Trainer) -> float:
         """Return the seconds that went into checkpoints, which is not waiting for data either."""
         return sum(each.seconds for each in trainer.checkpoint_callbacks if isinstance(each, RunCheckpoints))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last = time.perf_counter()  # validating is not waiting for data
+        self._leave_out(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last = now = time.perf_counter()
-        pl_module.log("images_per_second", self._images / (now - self._begin), rank_zero_only=True)
-        pl_module.log("data_wait", self._waited / (now - self._begin), rank_zero_only=True)
+        self._leave_out(trainer)
+        now = self._last
+        pace, self._epoch = self._epoch, Pace()
+        rates = {"images_per_second": pace.images / pace.seconds, "data_wait": pace.waited / pace.seconds}
+        rates |= self.utilisation.rates(pace.batches / pace.seconds)
+        for name, value in rates.items():
+            pl_module.log(name, value, rank_zero_only=True)
         if trainer.current_epoch + 1 == trainer.max_epochs or now - self._line >= self.seconds_between_lines:
             self._print_line(trainer, now)
 
@@ -322,8 +354,8 @@ class RunProgress(ProgressBar):
         log.info("epoch %s: %s%s, %s left", epoch, self._rates(), reading, left)
 
     def _rates(self) -> str:
-        elapsed = max(time.perf_counter() - self._begin, 1e-9)
-        return f"{self._images / elapsed:,.0f} images/s, {self._waited / elapsed:.0%} waiting for data"
+        pace = self._run
+        return f"{pace.images / pace.seconds:,.0f} images/s, {pace.waited / pace.seconds:.0%} waiting for data"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.bar is not None:

@@ -1,6 +1,5 @@
 """One function a command of `python -m vitlab`, and how a user's mistake becomes one message and exit status 2."""
 
-import argparse
 import json
 import logging
 import os
@@ -13,22 +12,24 @@ from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from vitlab.cli import VitlabCLI
-from vitlab.config import Config, gather, load_yaml, merge, pairs, split
+from vitlab.benchmarks import benchmark
+from vitlab.cli import VitlabCLI, build
+from vitlab.config import Config, load_yaml, merge, pairs
 from vitlab.data import ImageDataModule
 from vitlab.data.decoding import as_text, open_rgb
 from vitlab.data.image_folder import walk
 from vitlab.data.photos import Picture
-from vitlab.errors import explain, readable
+from vitlab.errors import readable
 from vitlab.files import write_text
 from vitlab.loggers import Wandb
 from vitlab.memory import hold_freed_memory
 from vitlab.models.weights import unsafe
+from vitlab.options import StudyParser
 from vitlab.studies.cost import device_for
 
 if TYPE_CHECKING:
@@ -75,13 +76,6 @@ def train_or_evaluate(command: str, arguments: Sequence[str]) -> int:
     return 0
 
 
-def build(command: str, arguments: Sequence[str], start: bool) -> VitlabCLI:
-    """Put the configuration together, build what it names and, if asked, start it."""
-    files, rest = split(arguments)
-    name = Path(files[-1]).stem if files else "run"
-    return VitlabCLI(command, gather(files, rest), rest, name, start)
-
-
 def quiet() -> None:
     """Let our own lines through and silence what peers print at each start."""
     handler = logging.StreamHandler(sys.stderr)
@@ -102,7 +96,9 @@ def quiet() -> None:
     # True of every run on a cluster's own machine that is none of its jobs.
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     # What the first process logs for all: speed, k-NN.
-    warnings.filterwarnings("ignore", message=r".*use `self.log\('(images_per_second|data_wait|val/(knn|rank|std))'.*")
+    warnings.filterwarnings(
+        "ignore", message=r".*use `self.log\('(images_per_second|data_wait|tflops|mfu|val/(knn|rank|std))'.*"
+    )
     # Lightning 2.6 asks torch's pytree in a way that torch 2.15 has deprecated.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
 
@@ -165,16 +161,6 @@ def compare(arguments: Sequence[str]) -> int:
     return 0
 
 
-class StudyParser(argparse.ArgumentParser):
-    """argparse, but a wrong option is a ValueError like every other mistake, and prefixes are not options."""
-
-    def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(explain(message, self._option_string_actions))
-
-
 def prepare(arguments: Sequence[str]) -> int:
     """Write a folder of photographs into one file of small ones, which takes the folder's place as `--data.root`."""
     from vitlab import preparing
@@ -186,78 +172,6 @@ def prepare(arguments: Sequence[str]) -> int:
     parser.add_argument("--pixels", action="store_true", help="RGB, of which crops are cut without decoding; larger")
     options = parser.parse_args(arguments)
     print(preparing.prepare(options.root, options.out, options.short_side, options.pixels))
-    return 0
-
-
-def benchmark(arguments: Sequence[str]) -> int:
-    """Measure an experiment's model (`--config`), or named models beside timm's (`model …`, `parity …`)."""
-    tables = {"model": benchmark_models, "parity": benchmark_parity}
-    if arguments and arguments[0] in tables:
-        return tables[arguments[0]](arguments[1:])
-    return benchmark_experiment(arguments)
-
-
-def benchmark_experiment(arguments: Sequence[str]) -> int:
-    """Print what an experiment's model costs on this machine; `--json FILE` also writes it."""
-    from vitlab.studies.cost import measure
-
-    arguments, out = take_option(arguments, "--json")
-    cli = build("fit", arguments, start=False)
-    data = cli.datamodule
-    side = (data.image_size, data.image_size)
-    device = device_for(cli.resolved["trainer"]["accelerator"])
-    cost = measure(cli.model.backbone, (data.in_chans, *side), data.batch_size, device)
-    for name, value in vars(cost).items():
-        print(f"{name:<28} {value:,.6g}" if isinstance(value, float) else f"{name:<28} {value}")
-    if out:
-        cost.write(Path(out))
-    return 0
-
-
-def benchmark_models(arguments: Sequence[str]) -> int:
-    """Print and write a table of our models beside timm's, alternating the two."""
-    from vitlab.studies.peers import compare_with_timm, markdown, write_table
-
-    names = [
-        "vit_small_patch16_224",
-        "swin_tiny_patch4_window7_224",
-        "swinv2_tiny_window8_256",
-        "swinv2_tiny_window16_256",
-    ]
-    parser = StudyParser("python -m vitlab benchmark model", "Named models beside timm's: same weights, steps in turn.")
-    parser.add_argument("names", nargs="*", metavar="NAME", default=names, help="names of both [a small one of each]")
-    parser.add_argument("--precision", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
-    parser.add_argument("--batch", type=int, default=8, help="images a step [8]")
-    parser.add_argument("--repetitions", type=int, default=15, help="timed steps of each [15]")
-    parser.add_argument("--compile", action="store_true", help="compile both with torch.compile")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/benchmark"), help="folder of the tables [runs/benchmark]"
-    )
-    options = parser.parse_args(arguments)
-    device = device_for("auto")
-    rows = []
-    for name in options.names:
-        for precision in options.precision:
-            rows += compare_with_timm(name, precision, options.batch, options.repetitions, options.compile, device)
-            write_table(rows, device, options.out)
-    print(markdown(rows, device), end="")
-    return 0
-
-
-def benchmark_parity(arguments: Sequence[str]) -> int:
-    """Print and write how far our models are from timm's of the same name and weights."""
-    from vitlab.studies.parity import NAMES, compare, markdown
-
-    parser = StudyParser("python -m vitlab benchmark parity", "Are our models timm's? Same weights and image, float32.")
-    parser.add_argument("names", nargs="*", metavar="NAME", default=NAMES, help="names of both [15 of all families]")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="folder of the table [runs/benchmark]")
-    options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for name in options.names:
-        rows.append(compare(name))
-        write_text(options.out / "parity.md", markdown(rows))
-    print(markdown(rows), end="")
     return 0
 
 
@@ -607,16 +521,3 @@ def predict(arguments: Sequence[str]) -> int:
             file=sys.stderr,
         )
     return 0
-
-
-def take_option(arguments: Sequence[str], option: str) -> tuple[list[str], str | None]:
-    """Return the arguments without `--option value`, and the value."""
-    rest, value = [], None
-    pending = iter(arguments)
-    for argument in pending:
-        name, equals, given = argument.partition("=")
-        if name == option:
-            value = given if equals else next(pending, "")
-        else:
-            rest.append(argument)
-    return rest, value

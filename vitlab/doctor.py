@@ -22,7 +22,7 @@ import yaml
 from vitlab.config import Config, merge
 
 # Columns of metrics.csv that measure the machine.
-TIMINGS = ("data_wait", "images_per_second")
+TIMINGS = ("data_wait", "images_per_second", "tflops", "mfu")
 
 # What a checkpoint holds that is the result of the run; the rest tells when and where it ran.
 RESULTS = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")

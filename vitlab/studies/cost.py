@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitlab.files import write_text
 from vitlab.models import ImageModel
 from vitlab.studies.energy import EnergyMeter, meter_for
+from vitlab.utilisation import wait_for
 
 WARM_UP = 5  # steps
 REPETITIONS = 30  # timed steps at least, but fewer where they exceed the time budget
@@ -184,12 +185,6 @@ def _enough(repetitions: int, seconds: float) -> bool:
     if seconds > SECONDS:
         return repetitions >= LEAST_REPETITIONS
     return repetitions >= REPETITIONS and seconds > LEAST_SECONDS
-
-
-def wait_for(device: torch.device) -> None:
-    """Wait until the device has done what it was given; a CPU has when the call returns."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class PeakMemory:

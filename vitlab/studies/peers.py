@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitlab import models
-from vitlab.studies.cost import PeakMemory, device_name, wait_for
+from vitlab.studies.cost import PeakMemory, device_name
+from vitlab.utilisation import gemm_peak, wait_for
 
 Precision = Literal["float32", "bfloat16"]
 Phase = Literal["training", "inference"]
@@ -68,7 +69,8 @@ def compare_with_timm(
         ValueError: not a name of both.
     """
     pair = {whose: build(name, whose, compiled, device) for whose in ("vitlab", "timm")}
-    peak = gemm_peak(precision, device)
+    dtype = torch.float32 if precision == "float32" else torch.bfloat16
+    peak = gemm_peak(dtype, device, GEMM_SIDE, clock=clock_for(device))
     pair["vitlab"].load_state_dict(pair["timm"].state_dict())
     images, labels = _batch(name, batch_size, device)
     rows = []
@@ -166,20 +168,6 @@ def count_flops(model: nn.Module, image: Tensor, label: Tensor, phase: Phase) ->
     with FlopCounterMode(display=False) as counter:
         make_step(model, image, label, phase, "float32")()
     return int(counter.get_total_flops())
-
-
-def gemm_peak(precision: Precision, device: torch.device, repetitions: int = 20) -> float:
-    """Return the FLOP/s of the fastest of some products of two 2048 × 2048 matrices."""
-    dtype = torch.float32 if precision == "float32" else torch.bfloat16
-    a, b = (torch.randn(GEMM_SIDE, GEMM_SIDE, device=device, dtype=dtype) for _ in range(2))
-    best, clock = float("inf"), clock_for(device)
-    for _ in range(repetitions):
-        wait_for(device)
-        begin = clock()
-        a @ b
-        wait_for(device)
-        best = min(best, clock() - begin)
-    return 2.0 * GEMM_SIDE**3 / best
 
 
 def peak_memory(
