@@ -1,0 +1,229 @@
+"""`python -m vitlab benchmark …`: what models, data and whole trainings cost on the machine at hand."""
+
+import json
+import statistics
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from vitlab.cli import build
+from vitlab.files import write_text
+from vitlab.memory_benchmarks import benchmark_batch, benchmark_memory
+from vitlab.objectives import Supervised
+from vitlab.options import StudyParser, take_option
+from vitlab.studies.cost import device_for, device_name
+
+OUT = Path("runs/benchmark")
+
+
+def benchmark(arguments: Sequence[str]) -> int:
+    """Measure an experiment's model (`--config`), or one of the tables below."""
+    tables = {
+        "model": benchmark_models,
+        "parity": benchmark_parity,
+        "data": benchmark_data,
+        "framework": benchmark_framework,
+        "end-to-end": benchmark_end_to_end,
+        "scaling": benchmark_scaling,
+        "memory": benchmark_memory,
+        "batch": benchmark_batch,
+    }
+    if arguments and arguments[0] in tables:
+        return tables[arguments[0]](arguments[1:])
+    return benchmark_experiment(arguments)
+
+
+def benchmark_experiment(arguments: Sequence[str]) -> int:
+    """Print what an experiment's model costs on this machine; `--json FILE` also writes it."""
+    from vitlab.studies.cost import measure
+
+    arguments, out = take_option(arguments, "--json")
+    cli = build("fit", arguments, start=False)
+    data = cli.datamodule
+    side = (data.image_size, data.image_size)
+    device = device_for(cli.resolved["trainer"]["accelerator"])
+    cost = measure(cli.model.backbone, (data.in_chans, *side), data.batch_size, device)
+    for name, value in vars(cost).items():
+        print(f"{name:<28} {value:,.6g}" if isinstance(value, float) else f"{name:<28} {value}")
+    if out:
+        cost.write(Path(out))
+    return 0
+
+
+def benchmark_models(arguments: Sequence[str]) -> int:
+    """Print and write a table of our models beside timm's, alternating the two."""
+    from vitlab.studies.peers import compare_with_timm, markdown, write_table
+
+    names = [
+        "vit_small_patch16_224",
+        "swin_tiny_patch4_window7_224",
+        "swinv2_tiny_window8_256",
+        "swinv2_tiny_window16_256",
+    ]
+    parser = StudyParser("python -m vitlab benchmark model", "Named models beside timm's: same weights, steps in turn.")
+    parser.add_argument("names", nargs="*", metavar="NAME", default=names, help="names of both [a small one of each]")
+    parser.add_argument("--precision", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument("--batch", type=int, default=8, help="images a step [8]")
+    parser.add_argument("--repetitions", type=int, default=15, help="timed steps of each [15]")
+    parser.add_argument("--compile", action="store_true", help="compile both with torch.compile")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of the tables [{OUT}]")
+    options = parser.parse_args(arguments)
+    device = device_for("auto")
+    rows = []
+    for name in options.names:
+        for precision in options.precision:
+            rows += compare_with_timm(name, precision, options.batch, options.repetitions, options.compile, device)
+            write_table(rows, device, options.out)
+    print(markdown(rows, device), end="")
+    return 0
+
+
+def benchmark_parity(arguments: Sequence[str]) -> int:
+    """Print and write how far our models are from timm's of the same name and weights."""
+    from vitlab.studies.parity import NAMES, compare, markdown
+
+    parser = StudyParser("python -m vitlab benchmark parity", "Are our models timm's? Same weights and image, float32.")
+    parser.add_argument("names", nargs="*", metavar="NAME", default=NAMES, help="names of both [15 of all families]")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of the table [{OUT}]")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name in options.names:
+        rows.append(compare(name))
+        write_text(options.out / "parity.md", markdown(rows))
+    print(markdown(rows), end="")
+    return 0
+
+
+def benchmark_data(arguments: Sequence[str]) -> int:
+    """Print and write how fast photographs and small images become batches, beside timm's and torchvision's way."""
+    from vitlab.studies import augmentation_cost, loaders
+
+    parser = StudyParser(
+        "python -m vitlab benchmark data [--root my_photos]", "Loading and distorting, beside timm and torchvision."
+    )
+    parser.add_argument("--root", type=Path, help="photographs, a folder a class [some that are made, 500 x 375 px]")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for each of the three tables [60]")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of the tables [{OUT}]")
+    options = parser.parse_args(arguments)
+    parts = [loaders.markdown(loaders.measure_photos(options.root, options.seconds))]
+    for measure in (augmentation_cost.measure_small_images, augmentation_cost.measure_photographs):
+        parts.append(augmentation_cost.markdown(measure(options.seconds)))
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_text(options.out / "data.md", "\n".join(parts))
+    print("\n".join(parts), end="")
+    return 0
+
+
+def benchmark_framework(arguments: Sequence[str]) -> int:
+    """Print what Lightning's loop adds to a plain one, step by step in turn, and how long a command takes to start."""
+    from vitlab.studies.end_to_end import IMPORTS, start_up
+    from vitlab.studies.overhead import WARM_UP, share
+
+    parser = StudyParser(
+        "python -m vitlab benchmark framework --config FILE.yaml",
+        "A run beside a plain PyTorch loop with the same model, data and optimiser. Other keys as in fit.",
+    )
+    parser.add_argument("--steps", type=int, default=40, help="timed steps of each [40]")
+    parser.add_argument("--starts", type=int, default=5, help="starts of each command that is timed; 0: none [5]")
+    options, rest = parser.parse_known_args(arguments)
+    model = build("fit", rest, start=False).model
+    if not isinstance(model, Supervised) or model.ema is not None:
+        raise ValueError("The plain loop trains on labels without an average: give a Supervised experiment, ema: null.")
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*could not find the monitored key.*")  # nothing is validated
+        file = Path(folder) / "seconds.json"
+        beside = {"class_path": "vitlab.studies.overhead.BesideBareLoop", "init_args": {"file": str(file)}}
+        changes = {
+            "run.root": folder,
+            "run.test": "false",
+            "run.wandb.mode": "disabled",
+            "trainer.accelerator": "cpu",
+            "trainer.max_steps": str(options.steps + WARM_UP),
+            "trainer.limit_val_batches": "0",
+            "trainer.callbacks": json.dumps([beside]),
+        }
+        build("fit", [*rest, *(word for key, value in changes.items() for word in (f"--{key}", value))], start=True)
+        seconds = json.loads(file.read_text(encoding="utf-8"))
+    middle, q1, q3 = share(seconds)
+    print(f"{device_name(device_for('cpu'))}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    step = statistics.median(seconds["bare"])
+    print(f"a step of {1000 * step:.1f} ms takes {middle:.3f} [{q1:.3f}, {q3:.3f}] times as long within the framework")
+    if options.starts:
+        spent = start_up(options.starts)
+        imports = statistics.median(s.processor_seconds for s in spent["imports"])
+        for name, times in spent.items():
+            took = statistics.median(s.processor_seconds for s in times)
+            print(f"{name:<12} {took:6.2f} s of processor time, {took / imports:.2f} times `{IMPORTS}`")
+    return 0
+
+
+def benchmark_end_to_end(arguments: Sequence[str]) -> int:
+    """Print and write a table of whole trainings beside those of timm's own script."""
+    from vitlab.studies.end_to_end import Training, markdown, race
+
+    parser = StudyParser(
+        "python -m vitlab benchmark end-to-end --root my_photos --train_py train.py",
+        "Whole trainings on photographs beside timm's train.py, in turn. The script is in timm's repository: "
+        "https://github.com/huggingface/pytorch-image-models, of the release that is installed.",
+    )
+    names = ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"]
+    parser.add_argument("names", nargs="*", metavar="NAME", default=names, help="names of both [a small one of each]")
+    parser.add_argument("--root", type=Path, required=True, help="photographs: train/CLASS and val/CLASS")
+    parser.add_argument("--train_py", type=Path, required=True, help="timm's train.py")
+    parser.add_argument("--precision", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument("--batch", type=int, default=32, help="images a step [32]")
+    parser.add_argument("--epochs", type=int, default=1, help="of each training [1]")
+    parser.add_argument("--workers", type=int, default=1, help="processes that decode [1]")
+    parser.add_argument("--repetitions", type=int, default=3, help="trainings of each [3]")
+    parser.add_argument("--compile", action="store_true", help="both with torch.compile")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of the table [{OUT}]")
+    options = parser.parse_args(arguments)
+    if not options.train_py.is_file():
+        raise FileNotFoundError(f"--train_py {options.train_py}: no such file; take train.py from timm's repository.")
+    for split in ("train", "val"):
+        if not (options.root / split).is_dir():
+            raise FileNotFoundError(f"--root {options.root} has no folder {split}; timm's script needs train and val.")
+    device = device_for("auto")
+    races = []
+    for name in options.names:
+        for precision in options.precision:
+            training = Training(
+                name, precision, options.root, options.batch, options.epochs, options.workers, options.compile
+            )
+            races.append(race(training, options.train_py, device.type, options.repetitions))
+            options.out.mkdir(parents=True, exist_ok=True)
+            write_text(options.out / "end_to_end.md", markdown(races, device_name(device)))
+    print(markdown(races, device_name(device)), end="")
+    return 0
+
+
+def benchmark_scaling(arguments: Sequence[str]) -> int:
+    """Draw and write how attention and blocks scale with images, windows, widths, depths and batches."""
+    from vitlab.studies.scaling import SWEEPS, Shape, measure, write_table
+    from vitlab.studies.scaling_figure import write_figure
+
+    parser = StudyParser(
+        "python -m vitlab benchmark scaling",
+        "ViT's and Swin's attention layer and block beside their formulas (Liu et al. 2021, equations 1 and 2), along "
+        "the size of images, windows, width, depth and batch.",
+    )
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--batch", type=int, help="images, but where batches are what grows [1; 64 on a GPU]")
+    parser.add_argument("--repetitions", type=int, default=11, help="timed forward passes of each [11]")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of table and figure [{OUT}]")
+    options = parser.parse_args(arguments)
+    device = device_for("auto")
+    batch = options.batch
+    if batch is None:
+        batch = 64 if device.type == "cuda" else 1  # a GPU is idle with one image
+    base = Shape(batch=batch)
+    points = measure(SWEEPS, base, options.precision, options.repetitions, device)
+    write_table(points, options.out)
+    threads, versions = torch.get_num_threads(), f"{options.precision}, torch {torch.__version__}"
+    write_figure(points, base, f"{device_name(device)},\nthreads: {threads}, {versions}", options.out)
+    print(options.out / "scaling.png")
+    return 0
