@@ -2,7 +2,8 @@
 made only after each was cropped.
 
 Every random number is a function of (seed, epoch, image): the crop and the mirroring take theirs as arguments; timm's
-RandAugment draws from the global generators, which are seeded for the one image and then put back.
+RandAugment draws from the global generators, which are seeded for the one image and then put back; on batches it has
+draws of its own (`rand_augment`).
 """
 
 import math
@@ -41,9 +42,9 @@ class PhotoAugment:
         flip_prob: the share of images that are mirrored left to right.
         rand_augment: timm's description of a RandAugment (Cubuk et al., 2020); null: off.
         erase_prob: the share of images of which a random box is filled with noise.
-        rand_augment_on_device: distort whole batches on the device that trains, with other draws of the same law,
-            rather than picture by picture in the workers. Choose it where a GPU waits for them, whom it spares about
-            a millisecond for each image of 224 pixels. Where a CPU trains it gains nothing: a core takes as long.
+        rand_augment_on_device: do so to whole batches on the device that trains, with other draws of the same law,
+            rather than to each picture in the workers. Choose it where a GPU waits for them, whom it spares about a
+            millisecond for each image of 224 pixels. Where a CPU trains it gains little: a core takes about as long.
     """
 
     crop_scale: tuple[float, float] = CROP_SCALE
