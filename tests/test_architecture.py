@@ -41,7 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "studies": {"data", "evaluation", "models", "utilisation"},
     "errors": {"models", "objectives", "data", "optim"},
     "options": {"errors"},
-    "benchmarks": {"cli", "models", "objectives", "options", "studies"},
+    "benchmarks": {"cli", "memory_benchmarks", "models", "objectives", "options", "studies"},
+    "memory_benchmarks": {"cli", "memory", "models", "objectives", "options", "studies"},
     "cli": {
         "callbacks",
         "checkpoints",

@@ -1,14 +1,17 @@
 """The formulas of Liu et al. 2021 against torch's counter of FLOPs, and what is written; not how fast anything is."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
+from vitlab.commands import run
 from vitlab.models import SwinTransformer
 from vitlab.studies import scaling
 from vitlab.studies.cost import count_flops
-from vitlab.studies.scaling import Architecture, Part, Point, Shape, msa, multiply_adds, window_msa
+from vitlab.studies.scaling import Architecture, Factor, Part, Point, Shape, msa, multiply_adds, window_msa
 
 CPU = torch.device("cpu")
 SMALL = Shape(side=8, window=4, width=32, depth=2, batch=2)
@@ -52,3 +55,24 @@ def test_a_line_is_its_formula_by_the_median_ratio() -> None:
     times = {10: 20.0, 100: 200.0, 1000: 9000.0}  # one point aside does not move the line
     curve = [replace(POINT, multiply_adds=n, seconds=time) for n, time in times.items()]
     assert scaling.seconds_per_multiply_add(curve) == pytest.approx(2.0)
+
+
+def test_table_and_figure_are_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeps: dict[Factor, tuple[int, ...]] = {"side": (7, 14), "window": (7, 14), "width": (32,), "depth": (1, 2)}
+    monkeypatch.setattr(scaling, "SWEEPS", sweeps | {"batch": (1, 2)})
+    assert run("benchmark", ["scaling", "--repetitions", "2", "--out", str(tmp_path)]) == 0
+    table = pd.read_csv(tmp_path / "scaling.csv")
+    assert len(table) == 2 * 2 * 9  # architectures, parts, values
+    assert (table.flops == 2 * table.multiply_adds).all()
+    assert (table.seconds_q1 <= table.seconds).all()
+    assert (table.seconds <= table.seconds_q3).all()
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "scaling.pdf").read_bytes().startswith(b"%PDF")
+    assert "scaling.png" in capsys.readouterr().out
+
+
+def test_nothing_to_measure_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("benchmark", ["scaling", "--batch", "0", "--out", str(tmp_path)]) == 2
+    assert "--batch 0" in capsys.readouterr().err
