@@ -27,7 +27,7 @@ from vitlab.studies.memory_table import (
     same_global_batch,
     write_table,
 )
-from vitlab.studies.trial import Trial, cap_memory, in_own_process, train_on_noise
+from vitlab.studies.trial import Trial, cap_memory, in_own_process, map_tensors, train_on_noise
 
 log = logging.getLogger("vitlab")
 
@@ -71,10 +71,10 @@ def benchmark_batch(arguments: Sequence[str]) -> int:
     """Print the largest batch whose training fits into memory, and how to keep the experiment's global batch."""
     parser = StudyParser(
         "python -m vitlab benchmark batch --config FILE.yaml",
-        "The largest batch of a process whose training stays below some memory. Other keys as in fit: "
-        "--model.backbone.grad_checkpointing true makes room.",
+        "The largest batch whose training stays below some memory; on a CPU Python and its libraries count. Other keys "
+        "as in fit: --model.backbone.grad_checkpointing true makes room.",
     )
-    parser.add_argument("--memory", help="like 8GiB; on a CPU of the whole process [what is free on the GPU]")
+    parser.add_argument("--memory", help="like 8GiB; leave a tenth for data and evaluation [what is free on the GPU]")
     parser.add_argument("--most", type=int, help="images to try at most [the experiment's global batch]")
     parser.add_argument("--precision", choices=PRECISIONS, help="[the experiment's]")
     options, rest = parser.parse_known_args(arguments)
@@ -154,8 +154,11 @@ def trial(
     """Train an experiment on noise with another batch size; in a process of its own, or peaks are not the trial's.
 
     Args:
-        limit: Fail rather than take much more than so many bytes.
+        limit: Fail rather than take much more than so many bytes, and hold what is freed as a run does; without, the
+            process grows by its tensors alone until their peak is read.
     """
+    if limit is None:
+        map_tensors()
     arguments: Config = {"init_from": None}  # the values of weights take no memory
     if grad_checkpointing is not None:
         arguments["backbone"] = {"init_args": {"grad_checkpointing": grad_checkpointing}}
@@ -167,10 +170,10 @@ def trial(
         cli.model.teacher.examine = trust  # type: ignore[method-assign]  # of noise no teacher knows anything
     if limit is not None:
         cap_memory(limit, cli.trainer.strategy.root_device)
+        hold_freed_memory()  # from the first step on, as in a run
     if cli.resolved["run"]["compile"]:
         cli.model.compile_parts()
-    hold_freed_memory()  # as a run does, but not before: what building the model freed would count as in use
-    return train_on_noise(cli.model, cli.datamodule, cli.trainer, cli.trainer.max_epochs or 1, accumulate, steps)
+    return train_on_noise(cli.model, cli.datamodule, cli.trainer, accumulate, steps, then=hold_freed_memory)
 
 
 def trust(batches: object) -> None:

@@ -5,6 +5,7 @@ experiment's; only the images are noise, so that no data set need be there. In a
 trial's, and running out of memory ends the trial alone.
 """
 
+import ctypes
 import gc
 import logging
 import multiprocessing
@@ -14,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -31,6 +33,8 @@ from vitlab.studies.peers import clock_for
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+M_MMAP_THRESHOLD = -3  # of <malloc.h>
 
 # What the CPU's allocator says, and oneDNN; neither has an exception of its own.
 _NO_MEMORY = re.compile("can't allocate memory|not enough memory|could not (create|execute) a primitive")
@@ -83,47 +87,97 @@ class Noise(LightningDataModule):
 
 
 class Gauge(Callback):
-    """Reads clock and memory while the trainer trains."""
+    """Reads clock and memory while the trainer trains.
+
+    A CPU's process grows in its first step by code and by what libraries prepare, once. So the peak is that of the
+    second step, over what tensors take when the first is done.
+
+    Args:
+        then: Called when the peak is read.
+    """
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self.then, self.seconds = then, list[float]()
+        self.base = self.peak = self.whole = 0
+        self.mark = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.device = pl_module.device
-        self.clock, self.seconds = clock_for(self.device), list[float]()
-        self.tensors = bytes_of_tensors()
+        self.device, self.clock = pl_module.device, clock_for(pl_module.device)
+        self._begin()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        wait_for(self.device)
+        self.seconds.append(self.clock() - self.mark)
+        if trainer.global_step == 1 and not self.base:
+            self._keep_peak()
+            give_back_freed_memory()
+            self.base = bytes_of_tensors()
+            self._begin()
+        elif trainer.global_step == 2 and not self.peak:
+            self.peak = self.base + self.memory.growth()
+            self.then()
+        self.mark = self.clock()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._keep_peak()
+
+    def _begin(self) -> None:
         self.memory = PeakMemory(self.device)
         self.memory.reset_peak()
         self.mark = self.clock()
 
-    def on_train_batch_end(self, *args: Any) -> None:
-        wait_for(self.device)
-        self.seconds.append(self.clock() - self.mark)
-        self.mark = self.clock()
+    def _keep_peak(self) -> None:
+        self.whole = max(self.whole, self.memory.base + self.memory.growth())
 
     def read(self, batch_size: int) -> Trial:
         """Return what was read.
 
-        The first half of the steps made moments and asked for memory, and is not timed. Of the others the fastest
-        counts: trials do not take turns, so what disturbs one would not cancel in their ratio.
+        The first half of the steps is not timed. Of the others the fastest counts: trials do not take turns, so what
+        disturbs one would not cancel in their ratio.
         """
-        growth, fastest = self.memory.growth(), min(self.seconds[len(self.seconds) // 2 :])
-        return Trial(batch_size, self.tensors + growth, self.memory.base + growth, fastest / batch_size)
+        fastest = min(self.seconds[len(self.seconds) // 2 :])
+        peak = self.whole if self.device.type == "cuda" else self.peak
+        return Trial(batch_size, peak, self.whole, fastest / batch_size)
 
 
 def bytes_of_tensors() -> int:
-    """Return the bytes of all tensors that there are: models, also those that no module holds, and batches."""
-    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor) and thing.device.type != "meta"]
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    """Return the bytes of all tensors that there are: models, also those that no module holds, moments, gradients."""
+    found = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor) and thing.device.type != "meta"]
+    found += [tensor.grad for tensor in found if tensor.is_leaf and tensor.grad is not None]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in found}
     return sum(storages.values())
 
 
+def give_back_freed_memory() -> None:
+    """Let glibc give back to the system what is freed; with another C library do nothing."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def map_tensors() -> None:
+    """Let glibc map each tensor by itself and unmap it when it is freed, so that a process grows by its tensors alone.
+
+    By default what is freed is kept for later, in pieces, and a CPU's process may be twice as large as its tensors.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)
+
+
 def train_on_noise(
-    objective: LightningModule, data: ImageDataModule, like: Trainer, max_epochs: int, accumulate: int, steps: int
+    objective: LightningModule,
+    data: ImageDataModule,
+    like: Trainer,
+    accumulate: int,
+    steps: int,
+    then: Callable[[], None],
 ) -> Trial:
-    """Train for so many optimiser steps of `accumulate` batches each.
+    """Train for so many optimiser steps, two or more, of `accumulate` batches each.
 
     Args:
-        like: The experiment's trainer, whose precision, device and clipping are taken.
+        like: The experiment's trainer, whose precision, device, clipping and epochs are taken.
+        then: Called when the peak is read, before the steps that are timed.
     """
-    gauge = Gauge()
+    gauge = Gauge(then)
     trainer = Trainer(
         accelerator="gpu" if like.strategy.root_device.type == "cuda" else "cpu",
         devices=1,
@@ -131,7 +185,7 @@ def train_on_noise(
         gradient_clip_val=like.gradient_clip_val,
         gradient_clip_algorithm=like.gradient_clip_algorithm,
         accumulate_grad_batches=accumulate,
-        max_epochs=max_epochs,
+        max_epochs=like.max_epochs,
         max_steps=steps,
         limit_val_batches=0,
         callbacks=[gauge],
