@@ -94,7 +94,8 @@ def benchmark_batch(arguments: Sequence[str]) -> int:
             f"Not even a batch of {least} fits into {limit / GIB:.2f} GiB. Give more --memory, a smaller model or "
             "smaller images, or --model.backbone.grad_checkpointing true."
         )
-    print(f"The largest batch within {limit / GIB:.2f} GiB: {found}{', and none larger was tried' * (found == most)}")
+    more = ", and none larger was tried" if found == most else ""
+    print(f"The largest batch within {limit / GIB:.2f} GiB: {found}{more}")
     split = same_global_batch(global_batch, least, found)
     if split is None:
         raise ValueError(f"The global batch of {global_batch} has no divisor from {least} to {found}; choose another.")

@@ -9,7 +9,7 @@ import torch
 
 from vitlab.commands import run
 from vitlab.models import SwinTransformer
-from vitlab.studies import scaling
+from vitlab.studies import scaling, scaling_figure
 from vitlab.studies.cost import count_flops
 from vitlab.studies.scaling import Architecture, Factor, Part, Point, Shape, msa, multiply_adds, window_msa
 
@@ -55,6 +55,14 @@ def test_a_line_is_its_formula_by_the_median_ratio() -> None:
     times = {10: 20.0, 100: 200.0, 1000: 9000.0}  # one point aside does not move the line
     curve = [replace(POINT, multiply_adds=n, seconds=time) for n, time in times.items()]
     assert scaling.seconds_per_multiply_add(curve) == pytest.approx(2.0)
+
+
+def test_the_title_says_how_much_longer_the_largest_image_takes_than_a_quarter_of_it() -> None:
+    times: dict[tuple[Architecture, int], float] = {("ViT", 7): 2.0, ("ViT", 14): 30.0}
+    times |= {("Swin", 7): 1.0, ("Swin", 14): 4.2, ("ViT", 4): 0.1, ("Swin", 4): 0.1}
+    points = [replace(POINT, architecture=name, side=side, seconds=t) for (name, side), t in times.items()]
+    said = "4 times the tokens: ViT's attention takes 15 times as long, Swin's 4.2 times"
+    assert scaling_figure.title(points) == said
 
 
 def test_table_and_figure_are_written(
