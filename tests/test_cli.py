@@ -388,3 +388,13 @@ def test_a_whole_number_counts_batches_and_a_fraction_is_a_share(
     found = [trainer[name] for name in NUMBER_OR_SHARE]
     assert found == [read] * 4
     assert {type(value) for value in found} == {type(read)}
+
+
+def test_gradients_are_clipped_in_mixed_precision(tiny: Callable[..., Path]) -> None:
+    """What most experiments do on a GPU. Lightning refuses an optimiser that would divide scaled gradients itself."""
+    trainer = {"precision": "bf16-mixed", "gradient_clip_val": 1.0e-3, "limit_train_batches": 2}
+    assert run("fit", ["--config", str(tiny({"trainer": trainer, "run": {"test": False}}))]) == 0
+    state = torch.load("runs/tiny/seed-0/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["state"]
+    # The mean of two gradients of length 0.001 or less each, by AdamW's weights of 0.9 and 0.1 on them.
+    mean = torch.cat([moments["exp_avg"].flatten() for moments in state.values()])
+    assert 0 < float(mean.norm()) <= (0.1 + 0.9 * 0.1) * 1.0e-3 * (1 + 1e-4)

@@ -122,6 +122,9 @@ class Objective(LightningModule, ABC):
         steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs or 1
         peaks = [group["lr"] for group in groups]
         optimizer = self.optimizer.build(groups)
+        # A fused optimiser divides float16's gradients by the loss's scale itself, in its step, so that whatever clips
+        # or checks them before would see them scaled. Lightning refuses to clip then, in bfloat16 too, which has none.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         # LambdaLR multiplies; dividing by the peak makes the schedule's absolute rates come out as they are written.
         schedule = self.schedule.at(self.optimizer.scale(self.global_batch))
         factors = [partial(_relative_lr, schedule, peak, steps, epochs) for peak in peaks]
