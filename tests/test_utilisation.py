@@ -59,10 +59,15 @@ def test_the_peak_is_a_rate_and_draws_no_number() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(
-    ("precision", "dtype"),
-    [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16), ("bf16-true", torch.bfloat16)]
-    + [("16-mixed", torch.float16), ("64-true", torch.float64)],
-)
-def test_the_peak_is_of_the_type_that_is_multiplied(precision: str, dtype: torch.dtype) -> None:
-    assert dtype_of(precision) == dtype
+DTYPES = {
+    "32-true": torch.float32,
+    "bf16-mixed": torch.bfloat16,
+    "bf16-true": torch.bfloat16,
+    "16-mixed": torch.float16,
+    "64-true": torch.float64,
+}
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+def test_the_peak_is_of_the_type_that_is_multiplied(precision: str) -> None:
+    assert dtype_of(precision) == DTYPES[precision]
