@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": {"errors"},
     "benchmarks": {"cli", "memory_benchmarks", "models", "objectives", "options", "studies"},
     "memory_benchmarks": {"cli", "memory", "models", "objectives", "options", "studies"},
+    "other_sizes": {"analysis", "cli", "evaluation", "models", "studies"},
     "cli": {
         "callbacks",
         "checkpoints",
@@ -76,6 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "models",
         "not_finite",
         "options",
+        "other_sizes",
         "pictures",
         "preparing",
         "studies",
