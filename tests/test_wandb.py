@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def _own_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A user of W&B with a key and nothing else; no server but one that a test names."""
+    wandb.teardown()  # it remembers the settings of whoever used it before in this process
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

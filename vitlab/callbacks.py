@@ -269,6 +269,8 @@ class RunProgress(ProgressBar):
         self.utilisation = utilisation
         self.enabled = True
         self.seconds_between_lines = seconds_between_lines
+        self._run, self._epoch = Pace(), Pace()
+        self._last, self._paused_before = time.perf_counter(), 0.0
         self.bar: tqdm[Any] | None = None
         self._eval_bar: tqdm[Any] | None = None
 

@@ -34,7 +34,7 @@ Part = Literal["attention", "block"]
 Factor = Literal["side", "window", "width", "depth", "batch"]
 
 HEAD_WIDTH = 32  # Swin's, and here ViT's too, so that the two differ in nothing but who attends to whom
-MLP_RATIO = 4
+MLP_RATIO = 4.0
 
 
 @dataclass(frozen=True)
