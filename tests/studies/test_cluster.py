@@ -10,9 +10,10 @@ import pytest
 import submitit
 from fake_study import FAKE_PROGRAM, FakeWorkshop, variant
 
-from vitlab.studies.cluster import Training, run_array, slurm
+from vitlab.studies.cluster import run_array, slurm
 from vitlab.studies.compare import compare
 from vitlab.studies.grid import plan, read_study
+from vitlab.studies.task import Training
 
 Write = Callable[..., Path]
 PAIR = {"A": variant(0.9), "B": variant(0.8)}

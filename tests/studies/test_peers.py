@@ -35,12 +35,20 @@ def test_the_table_is_written_as_csv_and_markdown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "GEMM_SIDE", 128)
+    monkeypatch.setattr(peers, "peak_memory", lambda *args: 2**20)  # below
     arguments = ["model", "vit_tiny_patch16_224", "--batch", "1", "--repetitions", "2", "--precision", "float32"]
     assert run("benchmark", [*arguments, "--out", str(tmp_path)]) == 0
     table = pd.read_csv(tmp_path / "models.csv")
     assert table.phase.tolist() == ["training", "inference"]
     assert (table[["images_per_second", "time_ratio", "share_of_peak", "peak_bytes"]] > 0).all().all()
     assert (tmp_path / "models.md").read_text() == capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_peak_memory_is_that_of_the_step() -> None:
+    """A training step holds at least a gradient of each of the 5.7 M parameters, and not the gigabyte of imports."""
+    peak = peers.peak_memory("vit_tiny_patch16_224", "vitlab", "float32", 1, "training", False, CPU)
+    assert 4 * 5_700_000 < peak < 2**29
 
 
 @pytest.mark.parametrize("table", ["model", "parity"])
