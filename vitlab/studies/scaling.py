@@ -34,7 +34,7 @@ Part = Literal["attention", "block"]
 Factor = Literal["side", "window", "width", "depth", "batch"]
 
 HEAD_WIDTH = 32  # Swin's, and here ViT's too, so that the two differ in nothing but who attends to whom
-MLP_RATIO = 4.0
+MLP_RATIO = 4
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,9 @@ def _swin_layer(part: Part, shape: Shape, shifted: bool) -> nn.Module:
     window, size = (shape.window, shape.window), (shape.side, shape.side)
     attn = DotProductAttention(shape.width, shape.width // HEAD_WIDTH, window, True, 0.0, 0.0)
     return (
-        Unmasked(attn) if part == "attention" else PreNormBlock(shape.width, size, shifted, attn, MLP_RATIO, 0.0, 0.0)
+        Unmasked(attn)
+        if part == "attention"
+        else PreNormBlock(shape.width, size, shifted, attn, float(MLP_RATIO), 0.0, 0.0)
     )
 
 
