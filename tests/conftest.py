@@ -10,6 +10,7 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 os.environ["OMP_NUM_THREADS"] = "1"  # also of the commands that tests start; a process tests on each core
 os.environ["MAKEFLAGS"] = ""  # else a `make` that runs the tests speaks to those that they run
 os.environ["MAKELEVEL"] = "0"
+os.environ.pop("ARGS", None)  # of that `make`; theirs would hold it too
 
 import pytest
 import torch
