@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "utilisation",
     },
     "pictures": {"analysis", "callbacks", "loggers", "objectives", "sharding"},
-    "studies": {"data", "evaluation", "models", "utilisation"},
+    "studies": {"data", "evaluation", "memory", "models", "utilisation"},
     "errors": {"models", "objectives", "data", "optim"},
     "options": {"errors"},
     "benchmarks": {"cli", "memory_benchmarks", "models", "objectives", "options", "studies"},

@@ -11,7 +11,7 @@ from tests.objectives.small import SMALL, STAGES
 from vitlab.commands import run
 from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.studies.cost import count_train_flops
-from vitlab.utilisation import StepFlops, Utilisation, dtype_of, gemm_peak
+from vitlab.utilisation import StepFlops, Utilisation, choose_tf32, dtype_of, gemm_peak
 
 FAMILIES = {
     "vit": lambda **changes: VisionTransformer(patch_size=2, embed_dim=32, depth=2, num_heads=2, **SMALL, **changes),
@@ -71,3 +71,21 @@ DTYPES = {
 @pytest.mark.parametrize("precision", DTYPES)
 def test_the_peak_is_of_the_type_that_is_multiplied(precision: str) -> None:
     assert dtype_of(precision) == DTYPES[precision]
+
+
+@pytest.mark.parametrize(("precision", "rounds"), [("bf16-mixed", True), ("16-mixed", True), ("32-true", False)])
+def test_a_gpu_rounds_float32_products_in_mixed_precision_alone(precision: str, rounds: bool) -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        choose_tf32(precision)
+        assert torch.backends.cuda.matmul.allow_tf32 is rounds
+        assert torch.backends.cudnn.allow_tf32 is rounds
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def test_a_run_on_a_cpu_leaves_its_products_alone(tiny: Callable[..., Path]) -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    assert run("fit", ["--config", str(tiny()), "--trainer.precision", "bf16-mixed"]) == 0
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before

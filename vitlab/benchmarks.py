@@ -9,14 +9,15 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from vitlab.cli import build
+from vitlab.cli import VitlabCLI, build
 from vitlab.files import write_text
 from vitlab.memory_benchmarks import benchmark_batch, benchmark_memory
 from vitlab.objectives import Supervised
 from vitlab.options import StudyParser, take_option
 from vitlab.studies.cost import device_for, device_name
+from vitlab.studies.peers import TRAINER_PRECISION, check_names
 
-OUT = Path("runs/benchmark")
+PRECISIONS = list(TRAINER_PRECISION)
 
 
 def benchmark(arguments: Sequence[str]) -> int:
@@ -26,6 +27,7 @@ def benchmark(arguments: Sequence[str]) -> int:
         "parity": benchmark_parity,
         "data": benchmark_data,
         "framework": benchmark_framework,
+        "step": benchmark_step,
         "end-to-end": benchmark_end_to_end,
         "scaling": benchmark_scaling,
         "memory": benchmark_memory,
@@ -65,12 +67,13 @@ def benchmark_models(arguments: Sequence[str]) -> int:
     ]
     parser = StudyParser("python -m vitlab benchmark model", "Named models beside timm's: same weights, steps in turn.")
     parser.add_argument("names", nargs="*", metavar="NAME", default=names, help="names of both [a small one of each]")
-    parser.add_argument("--precision", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--batch", type=int, default=8, help="images a step [8]")
     parser.add_argument("--repetitions", type=int, default=15, help="timed steps of each [15]")
     parser.add_argument("--compile", action="store_true", help="compile both with torch.compile")
-    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of the tables [{OUT}]")
+    parser.add_out("the tables")
     options = parser.parse_args(arguments)
+    check_names(options.names)
     device = device_for("auto")
     rows = []
     for name in options.names:
@@ -87,9 +90,9 @@ def benchmark_parity(arguments: Sequence[str]) -> int:
 
     parser = StudyParser("python -m vitlab benchmark parity", "Are our models timm's? Same weights and image, float32.")
     parser.add_argument("names", nargs="*", metavar="NAME", default=NAMES, help="names of both [15 of all families]")
-    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of the table [{OUT}]")
+    parser.add_out("the table")
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
+    check_names(options.names)
     rows = []
     for name in options.names:
         rows.append(compare(name))
@@ -107,12 +110,11 @@ def benchmark_data(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--root", type=Path, help="photographs, a folder a class [some that are made, 500 x 375 px]")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each of the three tables [60]")
-    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of the tables [{OUT}]")
+    parser.add_out("the tables")
     options = parser.parse_args(arguments)
     parts = [loaders.markdown(loaders.measure_photos(options.root, options.seconds))]
     for measure in (augmentation_cost.measure_small_images, augmentation_cost.measure_photographs):
         parts.append(augmentation_cost.markdown(measure(options.seconds)))
-    options.out.mkdir(parents=True, exist_ok=True)
     write_text(options.out / "data.md", "\n".join(parts))
     print("\n".join(parts), end="")
     return 0
@@ -133,22 +135,13 @@ def benchmark_framework(arguments: Sequence[str]) -> int:
     model = build("fit", rest, start=False).model
     if not isinstance(model, Supervised) or model.ema is not None:
         raise ValueError("The plain loop trains on labels without an average: give a Supervised experiment, ema: null.")
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*could not find the monitored key.*")  # nothing is validated
+    with TemporaryDirectory() as folder:
         file = Path(folder) / "seconds.json"
         beside = {"class_path": "vitlab.studies.overhead.BesideBareLoop", "init_args": {"file": str(file)}}
-        changes = {
-            "run.root": folder,
-            "run.test": "false",
-            "run.wandb.mode": "disabled",
-            "trainer.accelerator": "cpu",
-            "trainer.max_steps": str(options.steps + WARM_UP),
-            "trainer.limit_val_batches": "0",
-            "trainer.callbacks": json.dumps([beside]),
-        }
-        build("fit", [*rest, *(word for key, value in changes.items() for word in (f"--{key}", value))], start=True)
+        changes = {"trainer.accelerator": "cpu", "trainer.callbacks": json.dumps([beside])}
+        run_aside(rest, folder, options.steps + WARM_UP, changes)
         seconds = json.loads(file.read_text(encoding="utf-8"))
-    middle, q1, q3 = share(seconds)
+    q1, middle, q3 = share(seconds)
     print(f"{device_name(device_for('cpu'))}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     step = statistics.median(seconds["bare"])
     print(f"a step of {1000 * step:.1f} ms takes {middle:.3f} [{q1:.3f}, {q3:.3f}] times as long within the framework")
@@ -159,6 +152,55 @@ def benchmark_framework(arguments: Sequence[str]) -> int:
             took = statistics.median(s.processor_seconds for s in times)
             print(f"{name:<12} {took:6.2f} s of processor time, {took / imports:.2f} times `{IMPORTS}`")
     return 0
+
+
+def benchmark_step(arguments: Sequence[str]) -> int:
+    """Print and write what an experiment's training step spends its time on."""
+    from vitlab.studies.step_profile import WARM_UP, markdown, read
+
+    parser = StudyParser(
+        "python -m vitlab benchmark step --config FILE.yaml",
+        "A training step by phases and by kinds of operations. Other keys as in fit.",
+    )
+    parser.add_argument("--steps", type=int, default=20, help="that are measured, and as many more watched [20]")
+    parser.add_out("the tables")
+    options, rest = parser.parse_known_args(arguments)
+    if options.steps < 1:
+        raise ValueError(f"--steps is {options.steps}; measure 1 or more.")
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "profile.json"
+        init_args = {"file": str(file), "steps": options.steps}
+        profiler = {"class_path": "vitlab.studies.step_profile.StepProfiler", "init_args": init_args}
+        steps = 2 * options.steps + WARM_UP + 2  # a loader is asked for a batch ahead
+        cli = run_aside(rest, folder, steps, {"trainer.profiler": json.dumps(profiler)})
+        found = read(file)
+    header = (
+        f"{type(cli.model).__name__} with {type(cli.model.backbone).__name__}, batches of {cli.datamodule.batch_size} "
+        f"images of {cli.datamodule.image_size} px, {cli.trainer.precision}. "
+        f"{device_name(cli.trainer.strategy.root_device)}, threads: {torch.get_num_threads()}, torch "
+        f"{torch.__version__}; {options.steps} steps."
+    )
+    table = markdown(found, header)
+    write_text(options.out / "step.md", table)
+    print(table, end="")
+    return 0
+
+
+def run_aside(arguments: Sequence[str], folder: str, steps: int, changes: dict[str, str]) -> VitlabCLI:
+    """Train so many steps of an experiment for the sake of their times: nothing is evaluated, uploaded or kept."""
+    changes = {
+        "run.root": folder,
+        "run.test": "false",
+        "run.wandb.mode": "disabled",
+        "trainer.max_steps": str(steps),
+        "trainer.max_epochs": str(steps),  # as many as they may need
+        "trainer.limit_val_batches": "0",
+        **changes,
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*could not find the monitored key.*")  # nothing is validated
+        words = [word for key, value in changes.items() for word in (f"--{key}", value)]
+        return build("fit", [*arguments, *words], start=True)
 
 
 def benchmark_end_to_end(arguments: Sequence[str]) -> int:
@@ -174,14 +216,15 @@ def benchmark_end_to_end(arguments: Sequence[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", default=names, help="names of both [a small one of each]")
     parser.add_argument("--root", type=Path, required=True, help="photographs: train/CLASS and val/CLASS")
     parser.add_argument("--train_py", type=Path, required=True, help="timm's train.py")
-    parser.add_argument("--precision", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--batch", type=int, default=32, help="images a step [32]")
     parser.add_argument("--epochs", type=int, default=1, help="of each training [1]")
     parser.add_argument("--workers", type=int, default=1, help="processes that decode [1]")
     parser.add_argument("--repetitions", type=int, default=3, help="trainings of each [3]")
     parser.add_argument("--compile", action="store_true", help="both with torch.compile")
-    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of the table [{OUT}]")
+    parser.add_out("the table")
     options = parser.parse_args(arguments)
+    check_names(options.names)
     if not options.train_py.is_file():
         raise FileNotFoundError(f"--train_py {options.train_py}: no such file; take train.py from timm's repository.")
     for split in ("train", "val"):
@@ -195,7 +238,6 @@ def benchmark_end_to_end(arguments: Sequence[str]) -> int:
                 name, precision, options.root, options.batch, options.epochs, options.workers, options.compile
             )
             races.append(race(training, options.train_py, device.type, options.repetitions))
-            options.out.mkdir(parents=True, exist_ok=True)
             write_text(options.out / "end_to_end.md", markdown(races, device_name(device)))
     print(markdown(races, device_name(device)), end="")
     return 0
@@ -211,10 +253,10 @@ def benchmark_scaling(arguments: Sequence[str]) -> int:
         "ViT's and Swin's attention layer and block beside their formulas (Liu et al. 2021, equations 1 and 2), along "
         "the size of images, windows, width, depth and batch.",
     )
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--batch", type=int, help="images, but where batches are what grows [1; 64 on a GPU]")
     parser.add_argument("--repetitions", type=int, default=11, help="timed forward passes of each [11]")
-    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of table and figure [{OUT}]")
+    parser.add_out("table and figure")
     options = parser.parse_args(arguments)
     device = device_for("auto")
     batch = options.batch

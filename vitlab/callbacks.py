@@ -283,7 +283,7 @@ class RunProgress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._paused_before = self._paused(trainer)
         self._run, self._epoch = Pace(), Pace()
-        self._begin = self._last = self._refreshed = self._line = time.perf_counter()
+        self._last = self._refreshed = self._line = time.perf_counter()
         self._steps = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
         self._first = trainer.fit_loop.total_batch_idx + 1
         if self.enabled and trainer.is_global_zero and sys.stderr.isatty():
@@ -346,7 +346,7 @@ class RunProgress(ProgressBar):
             return
         self._line = now
         done = trainer.fit_loop.total_batch_idx + 1
-        left = timedelta(seconds=round((self._steps - done) * (now - self._begin) / max(done - self._first, 1)))
+        left = timedelta(seconds=round((self._steps - done) * (now - self._run.began) / max(done - self._first, 1)))
         objective = trainer.lightning_module
         assert isinstance(objective, Objective)
         name = objective.monitor.metric if objective.monitor else "train/loss"

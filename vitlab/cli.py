@@ -36,7 +36,7 @@ from vitlab.not_finite import FiniteSteps
 from vitlab.objectives import Classification, Objective
 from vitlab.objectives.objective import Monitor
 from vitlab.resume import EpochMeans, RandomState
-from vitlab.utilisation import Utilisation
+from vitlab.utilisation import Utilisation, choose_tf32
 
 log = logging.getLogger("vitlab")
 
@@ -319,13 +319,16 @@ class VitlabCLI(LightningCLI):
         ]
         given = chosen.get("callbacks") or []
         own_loggers = self._loggers() if self.start and not chosen.fast_dev_run else []
-        return super().instantiate_trainer(
+        trainer = super().instantiate_trainer(
             callbacks=[*(given if isinstance(given, list) else [given]), *callbacks],
             logger=[*own_loggers, *_as_loggers(chosen.get("logger"))],
             plugins=[*_slurm(), *(chosen.get("plugins") or []), AtomicCheckpointIO(run.checkpoint.on_failure)],
             precision=chosen.get("precision") or ("bf16-mixed" if torch.cuda.is_available() else "32-true"),
             **kwargs,
         )
+        if trainer.strategy.root_device.type == "cuda":
+            choose_tf32(str(trainer.precision))
+        return trainer
 
     def _checkpoints(self, settings: Checkpointing) -> list[Checkpoint]:
         folder = self.directory / "checkpoints"

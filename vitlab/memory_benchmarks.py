@@ -3,14 +3,13 @@
 import logging
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitlab.cli import VitlabCLI, build
 from vitlab.config import Config, merge
-from vitlab.memory import hold_freed_memory
+from vitlab.memory import hold_freed_memory, map_tensors
 from vitlab.models import Backbone
 from vitlab.objectives import Distillation
 from vitlab.objectives.heads import BatchNorm
@@ -27,12 +26,11 @@ from vitlab.studies.memory_table import (
     same_global_batch,
     write_table,
 )
-from vitlab.studies.trial import Trial, cap_memory, in_own_process, map_tensors, train_on_noise
+from vitlab.studies.peers import TRAINER_PRECISION, Precision
+from vitlab.studies.trial import Trial, cap_memory, in_own_process, train_on_noise
 
 log = logging.getLogger("vitlab")
 
-OUT = Path("runs/benchmark")
-PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 STEPS = 10  # of a trial whose time counts
 
 
@@ -43,8 +41,8 @@ def benchmark_memory(arguments: Sequence[str]) -> int:
         "Peak memory of training steps by batch size, and what grad_checkpointing saves. Other keys as in fit.",
     )
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128], help="sizes [16 32 64 128]")
-    parser.add_argument("--precision", choices=PRECISIONS, help="[the experiment's]")
-    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of the tables [{OUT}]")
+    parser.add_argument("--precision", choices=TRAINER_PRECISION, help="[the experiment's]")
+    parser.add_out("the tables")
     options, rest = parser.parse_known_args(arguments)
     cli = build_alone(rest, options.precision)
     if not isinstance(cli.model.backbone, Backbone):
@@ -76,7 +74,7 @@ def benchmark_batch(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--memory", help="like 8GiB; leave a tenth for data and evaluation [what is free on the GPU]")
     parser.add_argument("--most", type=int, help="images to try at most [the experiment's global batch]")
-    parser.add_argument("--precision", choices=PRECISIONS, help="[the experiment's]")
+    parser.add_argument("--precision", choices=TRAINER_PRECISION, help="[the experiment's]")
     options, rest = parser.parse_known_args(arguments)
     limit = None if options.memory is None else parse_bytes(options.memory)
     cli = build_alone(rest, options.precision)
@@ -131,10 +129,10 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0]
 
 
-def build_alone(arguments: Sequence[str], precision: str | None) -> VitlabCLI:
+def build_alone(arguments: Sequence[str], precision: Precision | None) -> VitlabCLI:
     """Build an experiment for one process, in its own precision or in another."""
     alone = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
-    chosen = ["--trainer.precision", PRECISIONS[precision]] if precision else []
+    chosen = ["--trainer.precision", TRAINER_PRECISION[precision]] if precision else []
     return build("fit", [*arguments, *alone, *chosen], start=False)
 
 

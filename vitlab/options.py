@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from vitlab.errors import explain
@@ -15,6 +16,11 @@ class StudyParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(explain(message, self._option_string_actions))
+
+    def add_out(self, what: str) -> None:
+        """Add `--out`, the folder that a benchmark writes to."""
+        out = Path("runs/benchmark")
+        self.add_argument("--out", type=Path, default=out, help=f"folder of {what} [{out}]")
 
 
 def take_option(arguments: Sequence[str], option: str) -> tuple[list[str], str | None]:

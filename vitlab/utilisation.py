@@ -14,7 +14,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.flop_counter import FlopCounterMode
 
 GEMM_SIDE = 4096  # a product of two such matrices keeps the largest GPU busy for a tenth of a millisecond
-_REPETITIONS = 20
 
 
 class StepFlops(FlopCounterMode):
@@ -78,6 +77,13 @@ class Utilisation(Callback):
         return {"tflops": rate / 1e12} | ({"mfu": rate / self.peak} if self.peak else {})
 
 
+def flops_of(step: Callable[[], object]) -> int:
+    """Count the FLOPs of a step as torch does: a multiplication with its addition as two, recomputed ones too."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return int(counter.get_total_flops())
+
+
 def dtype_of(precision: str) -> torch.dtype:
     """Return the type that a Trainer of this precision multiplies in."""
     if precision.startswith("bf16"):
@@ -85,11 +91,22 @@ def dtype_of(precision: str) -> torch.dtype:
     return {"16": torch.float16, "64": torch.float64}.get(precision[:2], torch.float32)
 
 
+def choose_tf32(precision: str) -> None:
+    """Let a GPU round what it multiplies in float32 to TF32, several times as fast, unless float32 was asked for.
+
+    A run in mixed precision multiplies little in float32, and rounds all else further. By itself PyTorch rounds
+    convolutions and nothing else, whatever the precision. By its older switches, since Lightning reads those.
+    """
+    mixed = precision.endswith("-mixed")
+    torch.set_float32_matmul_precision("high" if mixed else "highest")
+    torch.backends.cudnn.allow_tf32 = mixed
+
+
 def gemm_peak(
     dtype: torch.dtype,
     device: torch.device,
     side: int = GEMM_SIDE,
-    repetitions: int = _REPETITIONS,
+    repetitions: int = 20,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Return the FLOP/s of the fastest of some squares of a matrix."""

@@ -51,6 +51,16 @@ def test_the_experiment_asks_for_what_the_script_is_asked_for(tmp_path: Path) ->
     assert "--amp" not in script
 
 
+def test_a_name_that_is_not_of_both_is_refused_before_any_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("raise SystemExit('was started')")
+    arguments = ["end-to-end", "vit_tiny_patch16_224", "vit_tini_patch16_224", "--root", str(photos_in(tmp_path))]
+    assert run("benchmark", [*arguments, "--train_py", str(script)]) == 2
+    assert "vit_tini_patch16_224 is not a model of both. Did you mean vit_tiny_patch16_224?" in capsys.readouterr().err
+
+
 def test_processor_time_of_all_processes_is_counted(tmp_path: Path) -> None:
     burn = "import time; end = time.process_time() + 0.4\nwhile time.process_time() < end: pass"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"

@@ -10,18 +10,20 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from tests.conftest import EXPERIMENTS
 from vitlab import memory_benchmarks, models
 from vitlab.commands import run
 from vitlab.config import Config, merge
 from vitlab.data import Digits
+from vitlab.memory import map_tensors
 from vitlab.memory_benchmarks import trial
 from vitlab.models import Backbone, VisionTransformer
 from vitlab.objectives import Supervised
 from vitlab.optim import AdamW, WarmupCosine
 from vitlab.studies.memory_table import candidates, largest, parse_bytes, same_global_batch
-from vitlab.studies.trial import Noise, Trial, attempt, in_own_process, map_tensors, train_on_noise
+from vitlab.studies.trial import Noise, Trial, attempt, bytes_of_tensors, in_own_process, train_on_noise
 
 MIB = 2**20
 
@@ -147,6 +149,19 @@ def test_a_deep_model_peaks_lower_when_checkpointed() -> None:
     assert peaks is not None
     checkpointed, plain = peaks
     assert checkpointed < plain / 2
+
+
+def test_tensors_are_counted_once_for_each_memory_and_those_without_memory_not_at_all() -> None:
+    before = bytes_of_tensors()
+    with FakeTensorMode():
+        fake = torch.empty(MIB)  # torch.export leaves such tensors behind, which say that they are on the CPU
+    none = [fake, torch.empty(MIB, device="meta"), torch.empty(MIB).to_sparse()]
+    held = torch.ones(256, requires_grad=True)
+    held.sum().backward()  # its gradient is a second memory; a view is none
+    views = [held.detach(), held[:4]]
+    grown = bytes_of_tensors() - before
+    assert len(none) + len(views) == 5
+    assert grown == 2 * 256 * 4
 
 
 def test_out_of_memory_is_an_answer_and_other_errors_are_errors() -> None:

@@ -9,16 +9,9 @@ import torch
 from vitlab.commands import run
 from vitlab.models import vit_tiny_patch16_224
 from vitlab.studies import peers
-from vitlab.studies.peers import alternate, build, count_flops
+from vitlab.studies.peers import build, count_flops
 
 CPU = torch.device("cpu")
-
-
-def test_the_two_take_turns_and_swap_who_is_first() -> None:
-    order: list[str] = []
-    times = alternate({"vitlab": lambda: order.append("v"), "timm": lambda: order.append("t")}, 4, CPU)
-    assert order in (list("tvvttvvttvvt"), list("vttvvttvvttv"))
-    assert {whose: len(values) for whose, values in times.items()} == {"vitlab": 4, "timm": 4}
 
 
 def test_training_costs_three_forward_passes() -> None:

@@ -4,14 +4,11 @@ Small images: from CIFAR's arrays to the normalised batch, by a data module, and
 pictures with timm's RandAugment and erasing, as recipes for CIFAR usually write them. Photographs: RandAugment of what
 was cropped, and nothing else.
 
-The methods take turns, as models do in `peers`, and a ratio is the median over neighbouring turns: a shared machine
-changes its speed from second to second. Time is what this process was given.
+The methods take `turns`.
 """
 
 import itertools
-import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +26,8 @@ from vitlab.data.rand_augment import RandAugment, timms_rand_augment
 from vitlab.data.sampler import Key
 from vitlab.models import VisionTransformer
 from vitlab.studies.cost import device_name
-from vitlab.studies.peers import alternate, make_step
+from vitlab.studies.peers import make_step
+from vitlab.studies.turns import Step, alternate, one_thread, quartiles, ratios
 
 BATCH, TURN = 128, 4  # images of a batch, and batches in a row: a loader's rate is a sustained one
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
@@ -40,8 +38,6 @@ _SMALL = {
     "and RandAugment": BatchAugment(shift=4, flip_prob=0.5, erase_prob=0.25, rand_augment=RAND_AUGMENT),
 }
 _PHOTO = f"RandAugment at {PHOTO_SIZE} px"
-
-Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class Augmentation:
 def measure_small_images(seconds: float) -> list[Augmentation]:
     """Measure CIFAR's pipelines in batches of 128 for about so many seconds."""
     rows = []
-    with TemporaryDirectory() as folder, _one_thread():
+    with TemporaryDirectory() as folder, one_thread():
         arrays = make_images(Path(folder))
         model_step = _model_step()
         for pipeline, augment in _SMALL.items():
@@ -89,7 +85,7 @@ def measure_photographs(seconds: float) -> list[Augmentation]:
         "vitlab": lambda: ours(images, Draws(0, next(epochs), torch.arange(PHOTOS))),
         "timm": lambda: [np.array(timms(Image.fromarray(x.permute(1, 2, 0).contiguous().numpy()))) for x in images],
     }
-    with _one_thread():
+    with one_thread():
         return _rows(_PHOTO, steps, "timm", PHOTOS, seconds, {})
 
 
@@ -142,8 +138,7 @@ def _model_step() -> Step:
 def _shares(steps: dict[str, Step], model_step: Step, seconds: float) -> dict[str, float]:
     """Return how long each takes for one batch, over the model's step."""
     times = alternate({**steps, "model": model_step}, _repetitions([*steps.values(), model_step], seconds), _CPU)
-    pairs = {method: zip(times[method], times["model"], strict=True) for method in steps}
-    return {method: statistics.median(own / model for own, model in pair) for method, pair in pairs.items()}
+    return {method: ratios(times[method], times["model"]).middle for method in steps}
 
 
 def _rows(
@@ -153,11 +148,8 @@ def _rows(
     times = alternate(steps, repetitions, _CPU)
     rows = []
     for method in steps:
-        ratios = [theirs / own for theirs, own in zip(times[reference], times[method], strict=True)]
-        rates = [images / own for own in times[method]]
-        (q1, middle, q3), (r1, rate, r3) = (
-            statistics.quantiles(values, n=4, method="inclusive") for values in (ratios, rates)
-        )
+        q1, middle, q3 = ratios(times[reference], times[method])
+        r1, rate, r3 = quartiles(images / own for own in times[method])
         share = shares.get(method)
         rows.append(Augmentation(pipeline, method, rate, r1, r3, middle, q1, q3, share, repetitions))
     return rows
@@ -166,16 +158,6 @@ def _rows(
 def _repetitions(steps: Sequence[Step], seconds: float) -> int:
     once = alternate({str(number): step for number, step in enumerate(steps)}, 1, _CPU)
     return max(2, int(seconds / sum(itertools.chain(*once.values()))) - 5)  # less those that warm up, twice
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def markdown(rows: Sequence[Augmentation]) -> str:

@@ -16,12 +16,11 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from vitlab.files import write_text
 from vitlab.models import ImageModel
 from vitlab.studies.energy import EnergyMeter, meter_for
-from vitlab.utilisation import wait_for
+from vitlab.utilisation import flops_of, wait_for
 
 WARM_UP = 5  # steps
 REPETITIONS = 30  # timed steps at least, but fewer where they exceed the time budget
@@ -134,18 +133,16 @@ def measure(model: ImageModel, input_shape: tuple[int, int, int], batch_size: in
 def count_flops(model: nn.Module, image: Tensor) -> int:
     """Count the FLOPs of one forward pass; fused attention is counted like its matrix products."""
     model.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(image)
-    return int(counter.get_total_flops())
+    with torch.no_grad():
+        return flops_of(lambda: model(image))
 
 
 def count_train_flops(model: nn.Module, images: Tensor, labels: Tensor) -> int:
     """Count the FLOPs of a forward and backward pass for each image; two images or more, for batch norm."""
     model.train()
-    with FlopCounterMode(display=False) as counter:
-        F.cross_entropy(model(images), labels).backward()
+    flops = flops_of(lambda: F.cross_entropy(model(images), labels).backward())
     model.zero_grad()
-    return int(counter.get_total_flops()) // len(images)
+    return flops // len(images)
 
 
 def _training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
@@ -209,16 +206,16 @@ class PeakMemory:
     def _used(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.memory_allocated(self.device)
-        return _status("VmRSS") if sys.platform == "linux" else _peak_resident()
+        return process_status("VmRSS") if sys.platform == "linux" else _peak_resident()
 
     def _peak(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        return _status("VmHWM") if sys.platform == "linux" else _peak_resident()
+        return process_status("VmHWM") if sys.platform == "linux" else _peak_resident()
 
 
-def _status(field: str) -> int:
-    """Return a size from /proc/self/status in bytes."""
+def process_status(field: str) -> int:
+    """Return a size from /proc/self/status (Linux) in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

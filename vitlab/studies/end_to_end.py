@@ -16,15 +16,14 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import yaml
 
-from vitlab import models
 from vitlab.data.image_folder import list_images
+from vitlab.studies.peers import TRAINER_PRECISION, Precision, size_of
 
-Precision = Literal["float32", "bfloat16"]
 RATE, WEIGHT_DECAY, ERASE = 5e-4, 0.05, 0.25
 
 
@@ -48,12 +47,12 @@ class Training:
     workers: int
     compiled: bool
 
-    @property
-    def image_size(self) -> int:
-        """Side in pixels that the model is made for."""
-        return int(vars(models)[self.name]().img_size[0])
+    @cached_property
+    def classes(self) -> int:
+        """How many the folder has."""
+        return len(list_images(self.root)[0])
 
-    @property
+    @cached_property
     def images(self) -> int:
         """Training images of all epochs."""
         return self.epochs * len(list_images(self.root)[1]["train"][0])
@@ -76,7 +75,7 @@ class Training:
                 "class_path": "vitlab.data.ImageFolder",
                 "init_args": {
                     "root": str(self.root.resolve()),
-                    "image_size": self.image_size,
+                    "image_size": size_of(self.name)[0],
                     "batch_size": self.batch_size,
                     "num_workers": self.workers,
                     "augment": {"rand_augment": None, "erase_prob": ERASE},
@@ -84,19 +83,18 @@ class Training:
             },
             "trainer": {
                 "max_epochs": self.epochs,
-                "precision": "bf16-mixed" if self.precision == "bfloat16" else "32-true",
+                "precision": TRAINER_PRECISION[self.precision],
             },
             "run": {"test": False, "compile": self.compiled, "wandb": {"mode": "disabled"}},
         }
 
     def arguments_of_timm(self, device: str) -> list[str]:
         """Return it as arguments of timm's `train.py`."""
-        classes, _ = list_images(self.root)
         values = {
             "data-dir": self.root.resolve(),
             "val-split": "val",
             "model": self.name,
-            "num-classes": len(classes),
+            "num-classes": self.classes,
             "batch-size": self.batch_size,
             "epochs": self.epochs,
             "workers": self.workers,

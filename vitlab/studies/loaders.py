@@ -1,7 +1,6 @@
 """Photographs to batches, ours beside timm's: decode, random resized crop, mirror, to 224 pixels, on one core.
 
-The methods take turns on the same photographs, as models do in `peers`, and a ratio is the median over neighbouring
-turns: a shared machine changes its speed from second to second. Time is what this process was given.
+The methods take `turns` on the same photographs.
 
 timm's is its training transform on Pillow without RandAugment. It normalises; ours hands over uint8, which the device
 normalises, as timm's does with its prefetcher: both are measured both ways.
@@ -11,7 +10,6 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
@@ -25,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitlab.data.augment import BOX_DRAWS, crop_box, normalise
-from vitlab.data.decoding import Half, Pixels, open_rgb
+from vitlab.data.decoding import Half, Jpeg, Pixels, open_rgb
 from vitlab.data.draws import Draws, Stream
 from vitlab.data.image_folder import Folder, Photos
 from vitlab.data.packed import FILE, Packed, Row, write_packed
@@ -33,7 +31,7 @@ from vitlab.data.photos import PhotoAugment, half_will_do
 from vitlab.data.sampler import Key
 from vitlab.data.source import PhotoSource
 from vitlab.studies.cost import device_name
-from vitlab.studies.peers import alternate
+from vitlab.studies.turns import alternate, one_thread, ratios
 
 SIZE, SHORT_SIDE = 224, 256  # pixels of a crop, and of a prepared photograph's shorter side
 PHOTOS = 32  # of a turn
@@ -61,6 +59,10 @@ class ByPillow(PhotoSource):
         with Image.open(self.folder.root / name) as image:
             return np.array(image.convert("RGB"))
 
+    def jpeg(self, name: str) -> Jpeg | None:
+        """Return nothing: Pillow decodes."""
+        return None
+
 
 @dataclass(frozen=True)
 class Loading:
@@ -79,7 +81,7 @@ class Loading:
 
 def measure_photos(root: Path | None, seconds: float) -> list[Loading]:
     """Measure all methods on photographs of a folder, or on made ones, for about so many seconds together."""
-    with TemporaryDirectory() as place, _one_thread():
+    with TemporaryDirectory() as place, one_thread():
         root = make_photos(Path(place) / "made") if root is None else root
         sources, names = _sources(root, Path(place))
         steps = _steps(root, sources, names)
@@ -91,8 +93,7 @@ def measure_photos(root: Path | None, seconds: float) -> list[Loading]:
         sizes = {method: _bytes(root, source, names) for method, source in sources.items()}
     rows = []
     for method in steps:
-        ratios = [timms / ours for timms, ours in zip(times[_REFERENCE], times[method], strict=True)]
-        q1, middle, q3 = statistics.quantiles(ratios, n=4, method="inclusive")
+        q1, middle, q3 = ratios(times[_REFERENCE], times[method])
         source = method if method in sources else "vitlab"
         psnr, low = (None, None) if method.startswith("timm") else qualities[source]
         rate = len(names) / statistics.median(times[method])
@@ -207,16 +208,6 @@ def _seconds(step: Callable[[], object]) -> float:
     begin = time.perf_counter()
     step()
     return time.perf_counter() - begin
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def markdown(rows: Sequence[Loading]) -> str:

@@ -8,7 +8,6 @@ the two do the same arithmetic on the same images, their weights stay equal to t
 
 import copy
 import json
-import statistics
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from vitlab.data.sampler import TrainSampler
-from vitlab.studies.peers import clock_for
+from vitlab.studies.turns import Quartiles, clock_for, ratios
 
 WARM_UP = 5  # steps
 
@@ -90,8 +89,6 @@ class BesideBareLoop(Callback):
         self.file.write_text(json.dumps(self.seconds), encoding="utf-8")
 
 
-def share(seconds: Mapping[str, list[float]]) -> tuple[float, float, float]:
-    """Return what a step of the run costs over one of the plain loop: the median of the ratios, and their quartiles."""
-    pairs = zip(seconds["run"][WARM_UP:], seconds["bare"][WARM_UP:], strict=True)
-    q1, middle, q3 = statistics.quantiles([run / bare for run, bare in pairs], n=4, method="inclusive")
-    return middle, q1, q3
+def share(seconds: Mapping[str, list[float]]) -> Quartiles:
+    """Return what a step of the run costs over one of the plain loop."""
+    return ratios(seconds["run"][WARM_UP:], seconds["bare"][WARM_UP:])

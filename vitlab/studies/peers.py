@@ -1,16 +1,12 @@
 """Our models beside timm's: the same weights, batch and process, one step of each in turn.
 
-A shared machine changes its speed from second to second. Steps of the two are therefore alternated, and what is
-reported is the median of the ratios of neighbours, with the quartiles, not a ratio of two medians. With one thread on a
-CPU, time is what this process was given of it, whatever else runs. Peak memory is taken in a process of its own for
-each.
+Ratios are medians over neighbouring turns (`turns`). Peak memory is taken in a process of its own for each.
 """
 
 import csv
 import difflib
 import multiprocessing
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -20,15 +16,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from vitlab import models
 from vitlab.studies.cost import PeakMemory, device_name
-from vitlab.utilisation import gemm_peak, wait_for
+from vitlab.studies.turns import alternate, clock_for, ratios
+from vitlab.utilisation import dtype_of, flops_of, gemm_peak, wait_for
 
 Precision = Literal["float32", "bfloat16"]
 Phase = Literal["training", "inference"]
 Whose = Literal["vitlab", "timm"]
+
+TRAINER_PRECISION: dict[Precision, Literal["32-true", "bf16-mixed"]] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 NUM_CLASSES = 1000
 GEMM_SIDE = 2048
@@ -69,16 +67,14 @@ def compare_with_timm(
         ValueError: not a name of both.
     """
     pair = {whose: build(name, whose, compiled, device) for whose in ("vitlab", "timm")}
-    dtype = torch.float32 if precision == "float32" else torch.bfloat16
-    peak = gemm_peak(dtype, device, GEMM_SIDE, clock=clock_for(device))
+    peak = gemm_peak(dtype_of(TRAINER_PRECISION[precision]), device, GEMM_SIDE, clock=clock_for(device))
     pair["vitlab"].load_state_dict(pair["timm"].state_dict())
     images, labels = _batch(name, batch_size, device)
     rows = []
     for phase in ("training", "inference"):
         steps = {whose: make_step(model, images, labels, phase, precision) for whose, model in pair.items()}
         times = alternate(steps, repetitions, device)
-        ratios = [ours / theirs for ours, theirs in zip(times["vitlab"], times["timm"], strict=True)]
-        q1, middle, q3 = statistics.quantiles(ratios, n=4, method="inclusive")
+        q1, middle, q3 = ratios(times["vitlab"], times["timm"])
         flops = count_flops(pair["vitlab"], images[:1], labels[:1], phase)
         rate = {whose: batch_size / statistics.median(values) for whose, values in times.items()}
         memory = {whose: peak_memory(name, whose, precision, batch_size, phase, compiled, device) for whose in pair}
@@ -104,6 +100,26 @@ def compare_with_timm(
     return rows
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Do nothing if models of these names are timm's and ours: before hours are spent on the first of them.
+
+    Raises:
+        ValueError: one is not.
+    """
+    import timm
+
+    for name in names:
+        if name not in models.__all__ or not timm.is_model(name):
+            near = difflib.get_close_matches(name, filter(timm.is_model, models.__all__), n=1)
+            raise ValueError(f"{name} is not a model of both." + (f" Did you mean {near[0]}?" if near else ""))
+
+
+def size_of(name: str) -> tuple[int, int]:
+    """Return the height and width in pixels that a model of ours is made for."""
+    with torch.device("meta"):
+        return vars(models)[name]().img_size
+
+
 def build(name: str, whose: str, compiled: bool, device: torch.device) -> nn.Module:
     """Build a model of that name without drop path, ours or timm's, compiled in place where asked.
 
@@ -112,9 +128,7 @@ def build(name: str, whose: str, compiled: bool, device: torch.device) -> nn.Mod
     """
     import timm
 
-    if name not in models.__all__ or not timm.is_model(name):
-        near = difflib.get_close_matches(name, filter(timm.is_model, models.__all__), n=1)
-        raise ValueError(f"{name} is not a model of both." + (f" Did you mean {near[0]}?" if near else ""))
+    check_names([name])
     arguments: dict[str, Any] = {"num_classes": NUM_CLASSES, "drop_path_rate": 0.0}
     model = timm.create_model(name, **arguments) if whose == "timm" else vars(models)[name](**arguments)
     model = model.to(device)
@@ -143,31 +157,9 @@ def make_step(
     return training if phase == "training" else inference
 
 
-def alternate(steps: dict[str, Callable[[], object]], repetitions: int, device: torch.device) -> dict[str, list[float]]:
-    """Time the steps in turn, each first every other time, after two of each to warm up. Returns seconds."""
-    times: dict[str, list[float]] = {whose: [] for whose in steps}
-    clock = clock_for(device)
-    for repetition in range(-2, repetitions):
-        for whose in sorted(steps, reverse=repetition % 2 == 0):
-            wait_for(device)
-            begin = clock()
-            steps[whose]()
-            wait_for(device)
-            if repetition >= 0:
-                times[whose].append(clock() - begin)
-    return times
-
-
-def clock_for(device: torch.device) -> Callable[[], float]:
-    """Return the clock that others on the machine disturb least: threads that wait for each other use time too."""
-    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-
-
 def count_flops(model: nn.Module, image: Tensor, label: Tensor, phase: Phase) -> int:
     """Count the useful FLOPs of one image's step, a multiplication with its addition as two."""
-    with FlopCounterMode(display=False) as counter:
-        make_step(model, image, label, phase, "float32")()
-    return int(counter.get_total_flops())
+    return flops_of(make_step(model, image, label, phase, "float32"))
 
 
 def peak_memory(
@@ -196,9 +188,7 @@ def _peak(
 
 
 def _batch(name: str, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    with torch.device("meta"):
-        height, width = vars(models)[name]().img_size
-    images = torch.randn(batch_size, 3, height, width, device=device)
+    images = torch.randn(batch_size, 3, *size_of(name), device=device)
     return images, torch.randint(NUM_CLASSES, (batch_size,), device=device)
 
 

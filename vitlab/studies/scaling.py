@@ -7,13 +7,13 @@ are equations 1 and 2 of Liu et al. 2021 (https://arxiv.org/abs/2103.14030), in 
 h × w tokens of width C, windows of M × M. The MLP of a block adds 8hwC². Neither counts a softmax or a copy; what they
 cost is what the measured time keeps over the formula.
 
-Steps that are compared take turns, as in `peers`, and a point is the median of its times with the quartiles.
+Steps that are compared take `turns`, and a point is the median of its times with the quartiles.
 """
 
 import csv
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from io import StringIO
 from pathlib import Path
@@ -21,13 +21,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from vitlab.files import write_text
 from vitlab.models.hierarchy import WindowAttention
 from vitlab.models.swin import DotProductAttention, PreNormBlock
 from vitlab.models.vit import Attention, Block
-from vitlab.studies.peers import Precision, alternate
+from vitlab.studies.peers import TRAINER_PRECISION, Precision
+from vitlab.studies.turns import Step, alternate, quartiles
+from vitlab.utilisation import dtype_of, flops_of
 
 Architecture = Literal["ViT", "Swin"]
 Part = Literal["attention", "block"]
@@ -172,10 +173,10 @@ def _along(
         for part in ("attention", "block")
     }
     steps = {name: _step(*case, precision, device) for name, case in cases.items()}
-    flops = {name: count(step) for name, step in steps.items()}
+    flops = {name: flops_of(step) for name, step in steps.items()}
     times = alternate(steps, repetitions, device)
     for name, (architecture, part, shape) in cases.items():
-        q1, middle, q3 = statistics.quantiles(times[name], n=4, method="inclusive")
+        q1, middle, q3 = quartiles(times[name])
         yield Point(
             factor,
             architecture,
@@ -191,11 +192,9 @@ def _along(
         )
 
 
-def _step(
-    architecture: Architecture, part: Part, shape: Shape, precision: Precision, device: torch.device
-) -> Callable[[], object]:
+def _step(architecture: Architecture, part: Part, shape: Shape, precision: Precision, device: torch.device) -> Step:
     # In its precision throughout, not by autocast, which would measure its own copies of the weights.
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    dtype = dtype_of(TRAINER_PRECISION[precision])
     layers = build(architecture, part, shape).to(device, dtype)
     x = tokens(architecture, shape, device).to(dtype)
 
@@ -204,13 +203,6 @@ def _step(
             layers(x)
 
     return step
-
-
-def count(step: Callable[[], object]) -> int:
-    """Return the FLOPs that torch counts, a multiplication with its addition as two."""
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return int(counter.get_total_flops())
 
 
 def seconds_per_multiply_add(curve: Sequence[Point]) -> float:

@@ -5,7 +5,6 @@ experiment's; only the images are noise, so that no data set need be there. In a
 trial's, and running out of memory ends the trial alone.
 """
 
-import ctypes
 import gc
 import logging
 import multiprocessing
@@ -15,9 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -28,13 +25,13 @@ from torch.utils.data import DataLoader
 
 from vitlab.data import ImageDataModule
 from vitlab.data.datamodule import Batch, Split, View
-from vitlab.studies.cost import PeakMemory, wait_for
-from vitlab.studies.peers import clock_for
+from vitlab.memory import give_back_freed_memory
+from vitlab.studies.cost import PeakMemory, process_status
+from vitlab.studies.turns import clock_for
+from vitlab.utilisation import wait_for
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-M_MMAP_THRESHOLD = -3  # of <malloc.h>
 
 # What the CPU's allocator says, and oneDNN; neither has an exception of its own.
 _NO_MEMORY = re.compile("can't allocate memory|not enough memory|could not (create|execute) a primitive")
@@ -142,25 +139,22 @@ class Gauge(Callback):
 
 def bytes_of_tensors() -> int:
     """Return the bytes of all tensors that there are: models, also those that no module holds, moments, gradients."""
-    found = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor) and thing.device.type != "meta"]
+    found = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
     found += [tensor.grad for tensor in found if tensor.is_leaf and tensor.grad is not None]
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in found}
-    return sum(storages.values())
+    return sum(dict(filter(None, map(memory_of, found))).values())
 
 
-def give_back_freed_memory() -> None:
-    """Let glibc give back to the system what is freed; with another C library do nothing."""
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+def memory_of(tensor: Tensor) -> tuple[int, int] | None:
+    """Return where a tensor's memory begins and how many bytes it has; None for a tensor that has none.
 
-
-def map_tensors() -> None:
-    """Let glibc map each tensor by itself and unmap it when it is freed, so that a process grows by its tensors alone.
-
-    By default what is freed is kept for later, in pieces, and a CPU's process may be twice as large as its tensors.
+    Those are the tensors of the meta device, and those by which `torch.export` and `torch.compile` trace and of which
+    they keep some: a fake says that it is on the CPU, and only its storage tells.
     """
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)
+    try:
+        storage = tensor.untyped_storage()
+        return None if storage.device.type == "meta" else (storage.data_ptr(), storage.nbytes())
+    except RuntimeError:  # PyTorch's for "no address" and, as NotImplementedError, for "no storage"
+        return None
 
 
 def train_on_noise(
@@ -235,7 +229,5 @@ def cap_memory(limit: int, device: torch.device) -> None:
     elif sys.platform == "linux":
         import resource  # here: Windows has none
 
-        status = Path("/proc/self/status").read_text().splitlines()
-        (used,) = (int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (used + limit, hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (process_status("VmData") + limit, hard))

@@ -1,0 +1,97 @@
+"""What a step's time goes into: which phase a time belongs to, and that all of it is told."""
+
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vitlab.commands import run
+from vitlab.config import Config
+from vitlab.studies import step_profile
+from vitlab.studies.step_profile import OTHER, REST, WARM_UP, StepProfiler, kind_of, markdown, phase_of, read
+
+EXPERIMENT: Config = {
+    "model": {
+        "class_path": "vitlab.objectives.Supervised",
+        "init_args": {
+            "backbone": {
+                "class_path": "vitlab.models.VisionTransformer",
+                "init_args": {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2},
+            },
+            "optimizer": {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 1e-3}},
+            "schedule": {"class_path": "vitlab.optim.WarmupCosine"},
+        },
+    },
+    "data": {"class_path": "vitlab.data.Digits", "init_args": {"batch_size": 32}},
+    "trainer": {"max_epochs": 1, "accelerator": "cpu"},
+}
+
+
+def test_a_training_step_is_told_by_phases_and_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+    arguments = ["step", "--config", str(tmp_path / "tiny.yaml"), "--steps", "3", "--out", str(tmp_path / "out")]
+    assert run("benchmark", arguments) == 0
+    table = (tmp_path / "out" / "step.md").read_text()
+    assert capsys.readouterr().out.endswith(table)
+    for row in ("forward pass and loss", "backward pass", "optimiser", "waiting for data", "matrix products", "norms"):
+        assert f"| {row}" in table
+    assert not (tmp_path / "runs").exists()
+    assert run("benchmark", [*arguments, "--steps", "0"]) == 2
+    assert "--steps is 0" in capsys.readouterr().err
+
+
+def test_time_belongs_to_the_innermost_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(1_000_000))  # a second passes between any two looks at it
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
+    profiler = StepProfiler(str(tmp_path / "profile.json"), steps=2)
+    for _ in range(WARM_UP + 2 * 2 + 2):
+        with profiler.profile("[_TrainingEpochLoop].train_dataloader_next"):
+            pass
+        with profiler.profile("[Strategy]SingleDeviceStrategy.optimizer_step"):
+            with profiler.profile("[Strategy]SingleDeviceStrategy.training_step"):
+                pass
+            with profiler.profile("[Strategy]SingleDeviceStrategy.backward"):
+                pass
+        with profiler.profile("[Callback]RunProgress.on_train_batch_end"):
+            pass
+    found = read(tmp_path / "profile.json")
+    inner = {"waiting for data", "forward pass and loss", "backward pass"}
+    assert {found.phases[phase] for phase in inner} == {1000.0}
+    assert found.phases["optimiser"] == 3000.0  # before, between and after the passes that it calls
+    assert sum(found.phases.values()) == pytest.approx(found.step)
+
+
+@pytest.mark.parametrize(
+    ("action", "phase"),
+    [
+        ("[Strategy]DDPStrategy.batch_to_device", "to the device, distorted there"),
+        ("[LightningDataModule]Digits.on_after_batch_transfer", "to the device, distorted there"),
+        ("[LightningModule]Supervised.optimizer_step", "optimiser"),
+        ("[LightningModule]Supervised.on_train_batch_end", "callbacks, logging, averages of weights"),
+        ("run_training_epoch", REST),
+    ],
+)
+def test_actions_of_lightning_are_known(action: str, phase: str) -> None:
+    assert phase_of(action) == phase
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("addmm", "matrix products, convolutions"),
+        ("_scaled_dot_product_flash_attention_for_cpu_backward", "attention, fused"),
+        ("native_layer_norm_backward", "norms"),
+        ("_fused_adamw_", "optimiser, averages of weights"),
+        ("copy_", "copies"),
+        ("mul", OTHER),
+    ],
+)
+def test_operations_of_torch_are_known(operation: str, kind: str) -> None:
+    assert kind_of(operation) == kind
+
+
+def test_shares_are_of_the_whole() -> None:
+    table = markdown(step_profile.Profile(4.0, {"a": 3.0, "b": 1.0}, {"c": 2.0}), "Here.")
+    assert "| a | 3.00 | 75.0% |" in table
+    assert "| c | 2.00 | 100.0% |" in table
