@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitlab.commands import run
 from vitlab.data import Digits
-from vitlab.not_finite import finite, watch
+from vitlab.not_finite import all_finite, finite, watch
 from vitlab.objectives import Supervised
 
 RUN = Path("runs/tiny/seed-0")
@@ -112,6 +112,22 @@ def test_the_module_is_named_that_makes_it_from_what_was_finite(x: float, cause:
     with watch(net) as causes:
         net(torch.tensor([x], requires_grad=True) * 1).sum().backward()
     assert causes == cause
+
+
+INFINITE = float("inf")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_one_number_in_any_gradient_is_found(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    sound = [torch.randn(5, 7, device=device), torch.full((3,), 1e37, device=device)]
+    assert bool(all_finite(sound))
+    for values in ([float("nan")], [INFINITE], [-INFINITE], [INFINITE, -INFINITE]):
+        for place in range(2):
+            tensors = [tensor.clone() for tensor in sound]
+            tensors[place].flatten()[: len(values)] = torch.tensor(values, device=device)
+            assert not bool(all_finite(tensors)), (values, place)
 
 
 def test_integers_are_finite_and_nests_are_searched() -> None:
