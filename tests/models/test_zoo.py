@@ -39,6 +39,23 @@ def test_a_timm_model_is_an_image_model(name: str) -> None:
     assert model(x).shape == (2, 3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_convolutions_find_their_channels_last_and_give_what_timms_give(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = TimmModel("resnet18", num_classes=5).eval()
+    theirs = timm.create_model("resnet18", num_classes=5).eval()
+    theirs.load_state_dict(model.net.state_dict())
+    x, tolerance = torch.randn(2, 3, 64, 64), {torch.float32: 1e-5, torch.bfloat16: 0.02}[dtype]
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16), torch.no_grad():
+        torch.testing.assert_close(model(x), theirs(x), rtol=tolerance, atol=tolerance)
+        maps = model.net.conv1(x)
+    assert maps.is_contiguous(memory_format=torch.channels_last)
+    save_weights(model, tmp_path / "weights.safetensors")
+    again = TimmModel("resnet18", num_classes=5, checkpoint_path=tmp_path / "weights.safetensors")
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
+    assert again.net.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_a_vit_of_timms_does_not_decay_its_tokens() -> None:
     assert TimmModel("vit_tiny_patch16_224", img_size=32).no_weight_decay() == {"net.cls_token", "net.pos_embed"}
 
@@ -79,7 +96,7 @@ def test_weights_come_from_a_file_and_a_head_of_other_size_stays_new(tmp_path: P
     save_weights(theirs, tmp_path / "resnet.safetensors")
     same = TimmModel("resnet18", num_classes=4, checkpoint_path=tmp_path / "resnet.safetensors").eval()
     x = torch.randn(1, 3, 64, 64)
-    assert torch.equal(same(x), theirs(x))
+    torch.testing.assert_close(same(x), theirs(x))  # whose channels lie otherwise in memory
     other = TimmModel("resnet18", num_classes=6, checkpoint_path=tmp_path / "resnet.safetensors").eval()
     assert torch.equal(other.embed(x), same.embed(x))
 

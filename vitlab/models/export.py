@@ -66,7 +66,9 @@ def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str]
 
 
 def _for_inference(model: ImageModel) -> ImageModel:
-    return copy.deepcopy(model).to("cpu", torch.float32).eval()
+    # torch.export.save takes weights whose channels lie last for parts of others.
+    plain = copy.deepcopy(model).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
+    return plain.eval()
 
 
 def _trace(model: ImageModel) -> ExportedProgram:

@@ -7,6 +7,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -56,7 +57,9 @@ class TimmModel(ImageModel):
         except TypeError as error:
             given = sorted(arguments | (model_kwargs or {}))
             raise ValueError(f"timm's {name} does not take all of {given}: {error}.") from None
-        self.net = net
+        # As convolutions would have it: a ResNet-18's forward pass then takes 0.7 of the time in float32 and half of it
+        # in bfloat16. Values and keys stay; transformers, whose one convolution is the patch embedding, do not mind.
+        self.net = net.to(memory_format=torch.channels_last)
         self.num_classes, self.in_chans = num_classes, in_chans
         self.num_features = int(net.head_hidden_size)
         self.pretrained = pretrained
