@@ -1,10 +1,15 @@
 """On a GPU: the same images as on the CPU, and no step that waits for the device."""
 
+import io
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vitlab.data import BatchAugment, Crops, Digits, Mixup, MultiCrop
 from vitlab.data.draws import Draws
+from vitlab.data.encoded import EncodedCrops
 from vitlab.data.in_memory import TensorImages
 from vitlab.data.rand_augment import RandAugment
 
@@ -23,7 +28,9 @@ def _views(device: str, epoch: int = 0) -> list[torch.Tensor]:
 
 
 def _data(rand_augment: str | None = None) -> Digits:
-    augment = BatchAugment(1, crop_scale=(0.5, 1.0), flip_prob=0.5, erase_prob=0.5, rand_augment=rand_augment)
+    augment = BatchAugment(
+        1, crop_scale=(0.5, 1.0), flip_prob=0.5, erase_prob=0.5, rand_augment=rand_augment, color_jitter=0.4
+    )
     data = Digits(batch_size=64, augment=augment, mixup=Mixup())
     data.setup("fit")
     return data
@@ -84,3 +91,17 @@ def test_no_view_waits_for_the_device() -> None:
         _views("cuda", epoch=1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_nvjpeg_decodes_what_the_host_decodes() -> None:
+    # Both are within the standard's tolerance (ITU-T T.83) of each other, and colours are enlarged otherwise.
+    files = []
+    for seed in range(8):
+        noise = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((160, 120)).save(file := io.BytesIO(), "JPEG", quality=95)
+        files.append(np.frombuffer(file.getvalue(), np.uint8))
+    boxes, mirrored = [(10, 20, 90, 100)] * 8, [seed % 2 == 0 for seed in range(8)]
+    crops = EncodedCrops(list("abcdefgh"), files, boxes, mirrored, 64, "bicubic")
+    here, there = crops.on(torch.device("cpu")), crops.on(torch.device("cuda"))
+    assert there.is_cuda
+    assert (there.cpu().float() - here.float()).square().mean() < 4  # 42 dB

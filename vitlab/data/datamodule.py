@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vitlab.data.augment import erase, normalise
 from vitlab.data.draws import Draws, Stream, permutation
+from vitlab.data.encoded import EncodedCrops
 from vitlab.data.mixup import Mixup, draw_mixup, mix_images, mix_labels
 from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.photos import Framing, Picture, central_crop
@@ -46,7 +47,7 @@ View = tuple[list[Tensor], Tensor]
 class Batch(NamedTuple):
     """What a loader yields, before it is on the device."""
 
-    images: Tensor | list[Tensor]  # (B, C, H, W) uint8; a list of views where the workers cut them
+    images: Tensor | list[Tensor] | EncodedCrops  # (B, C, H, W) uint8; views where workers cut them; or files
     labels: Tensor  # (B,) int64
     indices: Tensor  # (B,) int64, within the split; r · size more for an image's r-th repeat
     epoch: int | None  # None in evaluation: nothing is drawn
@@ -293,16 +294,19 @@ class ImageDataModule(LightningDataModule, ABC):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> View:
         """Turn uint8 into what the model sees; a training batch is distorted, erased and mixed, or cut into views."""
         mean, std = self._statistics(batch.labels.device)
-        if isinstance(batch.images, list):
-            return [normalise(view, mean, std) for view in batch.images], batch.labels
+        images = batch.images
+        if isinstance(images, list):
+            return [normalise(view, mean, std) for view in images], batch.labels
+        if isinstance(images, EncodedCrops):
+            images = images.on(batch.labels.device)
         if batch.epoch is None:
-            return [normalise(self._to_size(batch.images), mean, std)], batch.labels
+            return [normalise(self._to_size(images), mean, std)], batch.labels
 
         draws = Draws(self.seed, batch.epoch, batch.indices, batch.host_indices)
         if self.multi_crop is not None:
-            views = self.multi_crop.views_of_batch(batch.images, draws)
+            views = self.multi_crop.views_of_batch(images, draws)
             return [normalise(view, mean, std) for view in views], batch.labels
-        images = normalise(self._to_size(self._distort(batch.images, draws)), mean, std)
+        images = normalise(self._to_size(self._distort(images, draws)), mean, std)
         if self.erase_prob > 0:
             images = erase(images, draws, self.erase_prob)
         if self.mixup is None:

@@ -40,6 +40,7 @@ class Stream(IntEnum):
     NOISE = 10
     OCCLUSION = 11
     RAND_AUGMENT = 12
+    JITTER = 13
 
 
 def _signed(value: int) -> int:

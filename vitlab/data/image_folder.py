@@ -15,10 +15,11 @@ from jaxtyping import UInt8
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from vitlab.data.augment import BOX_DRAWS
+from vitlab.data.augment import BOX_DRAWS, color_jitter, crop_box
 from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split, check_fraction, stratified_split
-from vitlab.data.decoding import IMAGE_SUFFIXES, Half, Pixels, as_text, find_broken, read_rgb
+from vitlab.data.decoding import IMAGE_SUFFIXES, Half, Jpeg, Pixels, as_text, find_broken, read_jpeg, read_rgb
 from vitlab.data.draws import Draws, Stream, host_seed
+from vitlab.data.encoded import EncodedCrops, File
 from vitlab.data.mixup import Mixup
 from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.packed import Packed, is_packed
@@ -64,13 +65,14 @@ class Photos(ImageDataset):
         multi_crop: MultiCrop | None,
         mean: tuple[float, ...],
         seed: int,
+        decode_on_device: bool = False,
     ) -> None:
         self.source, self.labels, self.seed = source, labels, seed
         # An array, not a list: a worker that reads a list's element counts a reference to it, and so gets its own copy
         # of that page of memory, until each worker holds its own copy of all names.
         self._files = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
         self.image_size, self.crop_pct, self.augment = image_size, crop_pct, augment
-        self.multi_crop = multi_crop
+        self.multi_crop, self.decode_on_device = multi_crop, decode_on_device
         self._rand_augment = make_rand_augment(augment, image_size, mean)
 
     @property
@@ -91,6 +93,9 @@ class Photos(ImageDataset):
             draws = Draws(self.seed, epoch, indices)
             boxes = draws.uniform(Stream.CROP, BOX_DRAWS).tolist()
             flips = (draws.uniform(Stream.FLIP, 1)[:, 0] < self.augment.flip_prob).tolist()
+            if self.decode_on_device:
+                encoded = self._encoded(indices.tolist(), boxes, flips)
+                return Batch(encoded, labels, indices, epoch, first, indices.numpy().copy())
             crops = [self._random(epoch, k.image, *row) for k, *row in zip(keys, boxes, flips, strict=True)]
         numbers = indices.numpy().copy()  # a worker that sends a tensor moves its memory
         return Batch(_stack(crops), labels, indices, epoch, first, numbers)
@@ -102,6 +107,22 @@ class Photos(ImageDataset):
     def _open(self, index: int, half: Half | None = None) -> Pixels:
         """Decode one photograph, for which no other may stand in."""
         return self.source.read(os.fsdecode(self._files[index % len(self)]), half)
+
+    def _encoded(self, indices: list[int], draws: list[list[float]], mirrored: list[bool]) -> EncodedCrops:
+        """Read files without decoding them, and choose the part of each that is wanted."""
+        names, files, boxes = [], list[File](), []
+        for index, draw in zip(indices, draws, strict=True):
+            name = os.fsdecode(self._files[index % len(self)])
+            jpeg = self.source.jpeg(name)
+            if jpeg is not None:
+                file, height, width = jpeg
+            else:
+                file = self._open(index)
+                height, width, _ = file.shape
+            names.append(as_text(name))
+            files.append(file)
+            boxes.append(crop_box(draw, height, width, self.augment.crop_scale, self.augment.crop_ratio))
+        return EncodedCrops(names, files, boxes, mirrored, self.image_size, self.augment.interpolation)
 
     def _views(self, multi_crop: MultiCrop, draws: Draws) -> list[Tensor]:
         """Return each view of all images, (B, 3, S, S)."""
@@ -170,6 +191,8 @@ class ImageFolder(ImageDataModule):
             evaluation; see `MultiCrop`. Null: one view.
         repeats: how often a batch holds each of its images, distorted otherwise each time, and an epoch one part in
             `repeats` of all images (repeated augmentation; DeiT has 3).
+        decode_on_device: training JPEGs are handed over as files, and a GPU decodes and crops them. Choose it where a
+            GPU waits for its workers. Evaluation stays with the workers, and so with the same pixels everywhere.
     """
 
     def __init__(
@@ -191,6 +214,7 @@ class ImageFolder(ImageDataModule):
         mixup: Mixup | None = None,
         multi_crop: MultiCrop | None = None,
         repeats: int = 1,
+        decode_on_device: bool = False,
     ) -> None:
         super().__init__(
             batch_size,
@@ -216,7 +240,13 @@ class ImageFolder(ImageDataModule):
             raise ValueError(f"data.init_args.image_size is {image_size}; it is a side in pixels, e.g. 224.")
         if crop_pct is not None and not 0 < crop_pct <= 1:
             raise ValueError(f"data.init_args.crop_pct is {crop_pct}; it lies above 0 and is at most 1, e.g. 0.875.")
+        if decode_on_device and (multi_crop is not None or make_rand_augment(augment, image_size, mean) is not None):
+            raise ValueError(
+                "decode_on_device leaves workers no picture to distort, but multi_crop or rand_augment is theirs.\n"
+                "Set multi_crop: null and augment.rand_augment_on_device: true, or decode_on_device: false."
+            )
         self.root, self.broken, self.augment, self.crop_pct = Path(root), broken, augment, crop_pct
+        self.decode_on_device = decode_on_device
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self._image_size = image_size
         self._rand_augment = make_batch_rand_augment(augment, image_size, mean)
@@ -258,6 +288,7 @@ class ImageFolder(ImageDataModule):
                 self.multi_crop,
                 self.mean,
                 self.seed,
+                self.decode_on_device,
             )
         for split, dataset in splits.items():
             if len(dataset) == 0:
@@ -317,7 +348,9 @@ class ImageFolder(ImageDataModule):
 
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
         # All else was done in the workers.
-        return images if self._rand_augment is None else self._rand_augment(images, draws)
+        if self._rand_augment is not None:
+            images = self._rand_augment(images, draws)
+        return color_jitter(images, draws, self.augment.color_jitter)
 
     def _to_size(self, images: Tensor) -> Tensor:
         return images
@@ -343,6 +376,10 @@ class Folder(PhotoSource):
             raise ValueError(
                 f"{self.root / name} cannot be decoded any more: {error}. Start again: the files are checked."
             ) from None
+
+    def jpeg(self, name: str) -> Jpeg | None:
+        """Read one file."""
+        return read_jpeg(self.root / name)
 
 
 def list_images(root: Path) -> tuple[list[str], dict[Split, tuple[list[str], np.ndarray]]]:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vitlab.data.augment import BatchAugment, resize
+from vitlab.data.augment import BatchAugment, color_jitter, resize
 from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split
 from vitlab.data.draws import Draws, to_device
 from vitlab.data.mixup import Mixup
@@ -113,7 +113,9 @@ class InMemoryDataModule(ImageDataModule, ABC):
 
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
         images = self.augment.distort(images, draws)
-        return images if self._rand_augment is None else self._rand_augment(images, draws)
+        if self._rand_augment is not None:
+            images = self._rand_augment(images, draws)
+        return color_jitter(images, draws, self.augment.color_jitter)
 
     def _to_size(self, images: Tensor) -> Tensor:
         return images if self._image_size == self._native_size else resize(images, self._image_size)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import simplejpeg
 
 from vitlab.data.datamodule import Split
-from vitlab.data.decoding import Half, Pixels, as_text, read_photo
+from vitlab.data.decoding import Half, Jpeg, Pixels, as_text, read_photo
 from vitlab.data.photos import shrunk
 from vitlab.data.source import PhotoSource
 from vitlab.files import write_text, written_whole
@@ -143,14 +143,25 @@ class Packed(PhotoSource):
 
     def read(self, name: str, half: Half | None = None) -> Pixels:
         """Return the pixels of a row, which is small already; of RGB a view of the file, not to be written to."""
-        row = self._by_name[np.searchsorted(self._names, os.fsencode(name), sorter=self._by_name)]
-        image = np.frombuffer(self._images[row].as_buffer(), np.uint8)
+        row, image = self._find(name)
         if self._pixels:
             return image.reshape(*self._sizes[row], 3)
         try:
             return simplejpeg.decode_jpeg(image)
         except ValueError as error:
             raise ValueError(f"{as_text(name)} in {self.root / FILE} is damaged: {error}.\n{_REMEDY}") from None
+
+    def jpeg(self, name: str) -> Jpeg | None:
+        """Return a row's bytes, a view of the file."""
+        row, image = self._find(name)
+        if self._pixels:
+            return None
+        height, width = self._sizes[row].tolist()
+        return Jpeg(image, height, width)
+
+    def _find(self, name: str) -> tuple[int, np.ndarray]:
+        row = self._by_name[np.searchsorted(self._names, os.fsencode(name), sorter=self._by_name)]
+        return row, np.frombuffer(self._images[row].as_buffer(), np.uint8)
 
 
 _REMEDY = "Prepare the photographs again: python -m vitlab prepare --root … --out …"

@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from vitlab.data.augment import CROP_RATIO, CROP_SCALE, check_probability, check_range, crop_box
+from vitlab.data.augment import CROP_RATIO, CROP_SCALE, check_probability, check_range, check_strength, crop_box
 from vitlab.data.decoding import Half, Pixels
 from vitlab.data.rand_augment import RandAugment, check_description, timms_rand_augment
 
@@ -45,6 +45,8 @@ class PhotoAugment:
         rand_augment_on_device: do so to whole batches on the device that trains, with other draws of the same law,
             rather than to each picture in the workers. Choose it where a GPU waits for them, whom it spares about a
             millisecond for each image of 224 pixels. Where a CPU trains it gains little: a core takes about as long.
+        color_jitter: brightness, contrast and saturation change by factors within 1 - c … 1 + c, in batches on the
+            device. timm's train.py has 0.4, unless there is a RandAugment.
     """
 
     crop_scale: tuple[float, float] = CROP_SCALE
@@ -54,12 +56,14 @@ class PhotoAugment:
     rand_augment: str | None = "rand-m9-mstd0.5-inc1"
     erase_prob: float = 0.25
     rand_augment_on_device: bool = False
+    color_jitter: float = 0.0
 
     def __post_init__(self) -> None:
         check_range("augment.crop_scale", self.crop_scale, most=1.0)
         check_range("augment.crop_ratio", self.crop_ratio)
         check_probability("augment.flip_prob", self.flip_prob)
         check_probability("augment.erase_prob", self.erase_prob)
+        check_strength(self.color_jitter)
         if self.rand_augment is not None:
             check_description(self.rand_augment)
 

@@ -69,14 +69,14 @@ def jitter(images: Images, order: Int64[Tensor, "R 4"], factors: Float[Tensor, "
     before = (order == HUE).cumsum(dim=1) == 0  # (R, 4): this step comes before the hue's
     first, second = torch.where(before, blends, one), torch.where(before, one, blends)
     for step in (0, 1, 2):
-        images = _blend(images, order[:, step], first[:, step])
+        images = blend(images, order[:, step], first[:, step])
     images = turn_hue(images, factors[:, HUE])
     for step in (1, 2, 3):
-        images = _blend(images, order[:, step], second[:, step])
+        images = blend(images, order[:, step], second[:, step])
     return images
 
 
-def _blend(images: Images, operation: Int64[Tensor, "R"], factor: PerImage) -> Images:
+def blend(images: Images, operation: Int64[Tensor, "R"], factor: PerImage) -> Images:
     """Move each image to or from black (brightness), its mean grey (contrast) or its own grey (saturation)."""
     grey = to_grey(images)  # (R, 1, H, W)
     operation, factor = _over_pixels(operation), _over_pixels(factor)

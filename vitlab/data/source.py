@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vitlab.data.datamodule import Split
-from vitlab.data.decoding import Half, Pixels
+from vitlab.data.decoding import Half, Jpeg, Pixels
 
 
 class PhotoSource(ABC):
@@ -31,3 +31,7 @@ class PhotoSource(ABC):
         Raises:
             ValueError: it could be decoded when the run began; the message names it.
         """
+
+    @abstractmethod
+    def jpeg(self, name: str) -> Jpeg | None:
+        """Return one of the others as a JPEG that is still to be decoded; None where there is no such thing."""
