@@ -22,7 +22,7 @@ from vitlab.data.augment import (
     normalise,
     resize,
     resized_crop,
-    shift,
+    shift_and_flip,
 )
 from vitlab.data.draws import Draws, Stream
 
@@ -35,27 +35,44 @@ def _draws(count: int, draws: int, stream: Stream = Stream.SHIFT) -> Tensor:
     return Draws(0, 0, torch.arange(count)).uniform(stream, draws)
 
 
-def test_shift_moves_whole_pixels_and_fills_with_black() -> None:
-    # Draws 0, 1/2 and just below 1 are the ends and the middle of -2 … 2.
-    image = _images(1, side=6)
-    draw = torch.tensor([[0.0, 0.0, 0.5]])  # move; 2 pixels down (rows from the padding); stay across
-    moved = shift(image, draw, pixels=2, prob=1.0)
-    assert torch.equal(moved[..., 2:, :], image[..., :-2, :])
-    assert moved[..., :2, :].sum() == 0
-    draw = torch.tensor([[0.0, 0.5, 0.999]])
-    assert torch.equal(shift(image, draw, pixels=2, prob=1.0)[..., :-2], image[..., 2:])
+@pytest.mark.parametrize(("pixels", "prob", "flip_prob"), [(2, 1.0, 0.0), (3, 0.5, 0.5), (0, 0.0, 0.5), (8, 1.0, 1.0)])
+def test_images_move_by_whole_pixels_into_black_and_are_then_mirrored(
+    pixels: int, prob: float, flip_prob: float
+) -> None:
+    # One image at a time, by slices: black paper, the image laid on it, mirrored afterwards.
+    images, draws = _images(200, side=9)[..., :7], Draws(0, 0, torch.arange(200))
+    moved = shift_and_flip(images, draws, pixels, prob, flip_prob)
+    decisions = zip(draws.uniform(Stream.SHIFT, 3).tolist(), draws.uniform(Stream.FLIP, 1).tolist(), strict=True)
+    for image, result, ((whether, down, right), (mirror,)) in zip(images, moved, decisions, strict=True):
+        top, left = (int(u * (2 * pixels + 1)) if whether < prob else pixels for u in (down, right))
+        paper = torch.zeros(3, 9 + 2 * pixels, 7 + 2 * pixels, dtype=torch.uint8)
+        paper[:, pixels : pixels + 9, pixels : pixels + 7] = image
+        expected = paper[:, top : top + 9, left : left + 7]
+        assert torch.equal(result, expected.flip(-1) if mirror < flip_prob else expected)
 
 
 def test_shifts_are_equally_likely_and_only_for_their_share() -> None:
-    # A single bright pixel in the middle tells where the image went: 9 places, 1/9 each.
+    # A single bright pixel in the middle tells where the image went: 9 places, 1/9 each, mirrored or not.
     images = torch.zeros(9000, 1, 5, 5, dtype=torch.uint8)
     images[:, :, 2, 2] = 255
-    places = shift(images, _draws(9000, 3), pixels=1, prob=1.0).flatten(1).argmax(1)
-    counts = torch.bincount(places, minlength=25).view(5, 5)[1:4, 1:4]
-    assert counts.sum() == 9000
-    assert (counts.float() / 9000 - 1 / 9).abs().max() < 0.015  # 4.5 standard deviations
-    stayed = (shift(images, _draws(9000, 3), pixels=1, prob=0.25).flatten(1).argmax(1) == 12).float().mean()
+    draws = Draws(0, 0, torch.arange(9000))
+    for flip_prob in (0.0, 0.5):
+        places = shift_and_flip(images, draws, 1, 1.0, flip_prob).flatten(1).argmax(1)
+        counts = torch.bincount(places, minlength=25).view(5, 5)[1:4, 1:4]
+        assert counts.sum() == 9000
+        assert (counts.float() / 9000 - 1 / 9).abs().max() < 0.015  # 4.5 standard deviations
+    stayed = (shift_and_flip(images, draws, 1, 0.25, 0.0).flatten(1).argmax(1) == 12).float().mean()
     assert stayed.item() == pytest.approx(0.75 + 0.25 / 9, abs=0.02)
+
+
+@pytest.mark.parametrize("crop_scale", [None, (1.0, 1.0)])
+def test_an_image_is_mirrored_whatever_else_happens(crop_scale: tuple[float, float] | None) -> None:
+    # With a random part between shift and flip, here the whole, both are other functions and the result is the same.
+    images, draws = _images(400, side=8), Draws(0, 0, torch.arange(400))
+    augment = BatchAugment(shift=2, crop_scale=crop_scale, crop_ratio=(1.0, 1.0), flip_prob=0.4)
+    assert torch.equal(augment.distort(images, draws), shift_and_flip(images, draws, 2, 1.0, 0.4))
+    alone = BatchAugment(crop_scale=crop_scale, crop_ratio=(1.0, 1.0), flip_prob=0.4).distort(images, draws)
+    assert torch.equal(alone, flip(images, draws.uniform(Stream.FLIP, 1), 0.4))
 
 
 def test_flip_mirrors_its_share() -> None:

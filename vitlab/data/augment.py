@@ -1,8 +1,8 @@
 """Random distortions of whole batches of images, on their device.
 
-Functions on batches take the images and numbers drawn from U[0, 1), one row an image. They draw nothing, wait
-for nothing and select nothing by a mask: exact functions of their arguments that never synchronise a GPU. Erasing and
-jittering draw; erasing selects on the host.
+Functions on batches take the images and numbers drawn from U[0, 1), one row an image: exact functions of their
+arguments. Those that take `draws` draw; shifting and erasing do so on the host, which chooses what the device moves.
+None selects by a mask or waits otherwise: they never synchronise a GPU.
 
 Letters: B images, C channels, H rows, W columns, D draws for each image.
 """
@@ -74,14 +74,13 @@ class BatchAugment:
     def distort(self, images: Batch8, draws: Draws) -> Batch8:
         """Shift, crop and flip, each where it is on; RandAugment, which knows the mean colour, and what follows it are
         the data set's."""
-        if self.shift > 0 and self.shift_prob > 0:
-            images = shift(images, draws.uniform(Stream.SHIFT, 3), self.shift, self.shift_prob)
-        if self.crop_scale is not None:
-            draw = draws.uniform(Stream.CROP, BOX_DRAWS)
-            images = resized_crop(images, draw, self.crop_scale, self.crop_ratio)
-        if self.flip_prob > 0:
-            images = flip(images, draws.uniform(Stream.FLIP, 1), self.flip_prob)
-        return images
+        flip_now = self.flip_prob if self.crop_scale is None else 0.0
+        if (self.shift > 0 and self.shift_prob > 0) or flip_now > 0:
+            images = shift_and_flip(images, draws, self.shift, self.shift_prob, flip_now)
+        if self.crop_scale is None:
+            return images
+        images = resized_crop(images, draws.uniform(Stream.CROP, BOX_DRAWS), self.crop_scale, self.crop_ratio)
+        return flip(images, draws.uniform(Stream.FLIP, 1), self.flip_prob) if self.flip_prob > 0 else images
 
 
 def check_probability(name: str, value: float) -> None:
@@ -101,22 +100,29 @@ def check_range(name: str, value: tuple[float, float], most: float = math.inf) -
         raise ValueError(f"{name} is [{low}, {high}]; give two numbers above 0{limit}, the smaller first.")
 
 
-def shift(images: Batch8, draw: Rows, pixels: int, prob: float) -> Batch8:
-    """Move each image by a whole number of pixels, black coming in: He et al. (2016), section 4.2, for `prob` of them.
+def shift_and_flip(images: Batch8, draws: Draws, pixels: int, prob: float, flip_prob: float) -> Batch8:
+    """Move `prob` of the images by whole numbers of pixels, black coming in, and then mirror `flip_prob` of them.
 
-    Takes three draws: whether, down by how much, right by how much; each of -pixels … pixels is equally likely.
+    Each of -pixels … pixels is equally likely, down and right: He et al. (2016), section 4.2. In the memory of a padded
+    channel a moved image is one window, H·wide long; of mirrored channels, of which there is a copy, likewise. So both
+    are one gathering of windows, which the host chooses: for numbers as few, NumPy's calls take half of torch's time.
     """
     B, C, H, W = images.shape
-    offsets = (draw[:, 1:3] * (2 * pixels + 1)).long()  # (B, 2) in 0 … 2·pixels; `pixels` leaves the image in its place
-    down, across = torch.where(draw[:, :1] < prob, offsets, pixels).split(1, dim=1)
+    draw, mirror = (draws.on_host.uniform(*wanted).numpy() for wanted in ((Stream.SHIFT, 3), (Stream.FLIP, 1)))
+    offsets = np.where(draw[:, :1] < prob, (draw[:, 1:] * (2 * pixels + 1)).astype(np.int64), pixels)
+    top, left = offsets.T  # (B,) each, of the window, in 0 … 2·pixels; `pixels` leaves the image in its place
+    mirrored = mirror[:, 0] < flip_prob
 
-    # In the memory of a padded channel a moved image is one window, H·wide long, which is copied at once.
     wide, tall = W + 2 * pixels, H + 2 * pixels + 1  # a row more below, for the end of the last window
-    padded = F.pad(images, (pixels, pixels, pixels, pixels + 1))  # (B, C, tall, wide)
+    copies = [images, images.flip(-1)] if flip_prob > 0 else [images]
+    padded = images.new_zeros(len(copies), B, C, tall, wide)
+    for copy, place in zip(copies, padded[..., pixels : pixels + H, pixels : pixels + W], strict=True):
+        place.copy_(copy)
     windows = padded.as_strided((padded.numel() - H * wide + 1, H * wide), (1, 1))
-    channels = torch.arange(B * C, device=images.device).view(B, C) * (tall * wide)
-    moved = windows.index_select(0, (channels + down * wide + across).flatten())
-    return moved.view(B, C, H, wide)[..., :W]
+    channel = (np.arange(B) + B * mirrored)[:, None] * C + np.arange(C)  # (B, C), counted through `padded`
+    corner = top * wide + np.where(mirrored, 2 * pixels - left, left)
+    starts = torch.from_numpy((channel * (tall * wide) + corner[:, None]).ravel())
+    return windows.index_select(0, to_device(starts, images.device)).view(B, C, H, wide)[..., :W]
 
 
 def flip(images: Tensor, draw: Rows, prob: float) -> Tensor:

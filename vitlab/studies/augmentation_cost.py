@@ -29,7 +29,7 @@ from vitlab.studies.cost import device_name
 from vitlab.studies.peers import make_step
 from vitlab.studies.turns import Step, alternate, one_thread, quartiles, ratios
 
-BATCH, TURN = 128, 4  # images of a batch, and batches in a row: a loader's rate is a sustained one
+BATCH, TURN = 128, 16  # images of a batch, and batches in a row: a loader's rate is a sustained one
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 PHOTO_SIZE, PHOTO_MEAN, PHOTOS = 224, (0.485, 0.456, 0.406), 32
 _CPU = torch.device("cpu")
@@ -103,8 +103,8 @@ def _batches(data: CIFAR10) -> Iterator[Tensor]:
     dataset = data.dataset("train")
     rng = np.random.default_rng(0)
     for epoch in itertools.count():
-        keys = [Key(epoch, image) for image in rng.permutation(len(dataset))[:BATCH].tolist()]
-        (images,), _ = data.on_after_batch_transfer(dataset.__getitems__(keys), 0)
+        keys = map(Key, itertools.repeat(epoch), rng.permutation(len(dataset))[:BATCH].tolist())
+        (images,), _ = data.on_after_batch_transfer(dataset.__getitems__(list(keys)), 0)
         yield images
 
 
