@@ -6,13 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
+from torch import Tensor, nn
 
 from vitlab.data import ImageFolder, Mixup, PhotoAugment
 from vitlab.data import image_folder as module
-from vitlab.data.datamodule import Split
+from vitlab.data.datamodule import Split, View
 from vitlab.data.decoding import Half, Pixels
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -196,6 +200,59 @@ def test_persistent_workers_know_the_epoch(photo_folder: PhotoFolder) -> None:
         (batch,) = loader
         epochs.append(batch.images[batch.indices.argsort()])
     assert not torch.equal(epochs[0], epochs[1])
+
+
+class _Watcher(LightningModule):
+    """Notes the children of the process before training, and what each validation is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(3 * 16 * 16, 2)
+        self.early: set[int] = set()
+        self.late: set[int] = set()
+        self.validated: list[Tensor] = []
+
+    def on_train_start(self) -> None:
+        self.early = {child.pid for child in psutil.Process().children()}
+
+    def training_step(self, batch: View, batch_idx: int) -> Tensor:
+        (images,), labels = batch
+        return F.cross_entropy(self.net(images.flatten(1)), labels)
+
+    def validation_step(self, batch: View, batch_idx: int) -> None:
+        (images,), _ = batch
+        self.late |= {child.pid for child in psutil.Process().children()}
+        self.validated.append(images)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")  # Lightning calls what torch has deprecated
+def test_workers_of_the_validation_are_made_before_the_training(photo_folder: PhotoFolder) -> None:
+    # A process that has trained holds gigabytes, which a worker made then would share and make it copy. Those that are
+    # made early must find nothing to do until the validation, and then give what a loader without workers gives.
+    root = photo_folder({"train/a": 4, "train/b": 4, "val/a": 3, "val/b": 4})
+    watcher = _Watcher()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(watcher, datamodule=_folder(root, num_workers=1))
+    assert watcher.late == watcher.early
+    assert len(watcher.early) == 2  # one reads for the training
+    alone = _folder(root)
+    expected = [alone.on_after_batch_transfer(batch, 0)[0][0] for batch in alone.val_dataloader()]
+    assert len(expected) == 2
+    for found, one in zip(watcher.validated, 2 * expected, strict=True):
+        assert torch.equal(found, one)
 
 
 def test_reading_without_workers_leaves_the_generators_alone(photo_folder: PhotoFolder) -> None:

@@ -18,6 +18,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -278,8 +279,18 @@ class ImageDataModule(LightningDataModule, ABC):
         self._continue_at = state_dict
 
     def val_dataloader(self) -> DataLoader:
-        """Return the loader of the validation split."""
-        return self._eval_loader("val", self._rank, self._world_size)
+        """Return the loader of the validation split; of a training, with its workers waiting.
+
+        A worker is a copy of its process. Were it made after the first epoch, each page that the training then writes
+        to would be copied first: gigabytes, amid the first validation, and held for as long as the worker lives.
+        """
+        loader = self._eval_loader("val", self._rank, self._world_size)
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING and loader.persistent_workers:
+            assert isinstance(loader.batch_sampler, EvenBatchSampler)
+            loader.batch_sampler.closed = True
+            iter(loader)
+            loader.batch_sampler.closed = False
+        return loader
 
     def test_dataloader(self) -> DataLoader:
         """Return the loader of the test split."""

@@ -117,16 +117,22 @@ class EvenBatchSampler(Sampler[list[Key]]):
 
     The processes hold n or n + 1 images. Cut into full batches, one may have a batch more than another; but DDP
     broadcasts the model's buffers in every forward pass, also in evaluation, and those calls must match.
+
+    Attributes:
+        closed: yield nothing, so that a loader starts its workers and gives them nothing to do.
     """
 
     def __init__(self, sampler: EvalSampler, batch_size: int) -> None:
         self.sampler, self.batch_size = sampler, batch_size
+        self.closed = False
 
     def __len__(self) -> int:
         most = len(range(0, self.sampler.size, self.sampler.world_size))  # process 0 never has fewer than another
         return -(-most // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Key]]:
+        if self.closed:
+            return
         keys = list(self.sampler)
         bounds = np.linspace(0, len(keys), len(self) + 1).round().astype(int).tolist()
         for first, last in itertools.pairwise(bounds):
