@@ -208,6 +208,7 @@ class _Watcher(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Linear(3 * 16 * 16, 2)
+        self.others = {child.pid for child in psutil.Process().children()}  # e.g. a tracker that another test started
         self.early: set[int] = set()
         self.late: set[int] = set()
         self.validated: list[Tensor] = []
@@ -246,8 +247,8 @@ def test_workers_of_the_validation_are_made_before_the_training(photo_folder: Ph
         enable_model_summary=False,
     )
     trainer.fit(watcher, datamodule=_folder(root, num_workers=1))
-    assert watcher.late == watcher.early
-    assert len(watcher.early) == 2  # one reads for the training
+    assert watcher.late <= watcher.early
+    assert len(watcher.early - watcher.others) == 2  # one reads for the training
     alone = _folder(root)
     expected = [alone.on_after_batch_transfer(batch, 0)[0][0] for batch in alone.val_dataloader()]
     assert len(expected) == 2
