@@ -1,36 +1,20 @@
 """What a step's time goes into: which phase a time belongs to, and that all of it is told."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
 from vitlab.commands import run
-from vitlab.config import Config
 from vitlab.studies import step_profile
 from vitlab.studies.step_profile import OTHER, REST, WARM_UP, StepProfiler, kind_of, markdown, phase_of, read
 
-EXPERIMENT: Config = {
-    "model": {
-        "class_path": "vitlab.objectives.Supervised",
-        "init_args": {
-            "backbone": {
-                "class_path": "vitlab.models.VisionTransformer",
-                "init_args": {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2},
-            },
-            "optimizer": {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 1e-3}},
-            "schedule": {"class_path": "vitlab.optim.WarmupCosine"},
-        },
-    },
-    "data": {"class_path": "vitlab.data.Digits", "init_args": {"batch_size": 32}},
-    "trainer": {"max_epochs": 1, "accelerator": "cpu"},
-}
 
-
-def test_a_training_step_is_told_by_phases_and_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(EXPERIMENT))
-    arguments = ["step", "--config", str(tmp_path / "tiny.yaml"), "--steps", "3", "--out", str(tmp_path / "out")]
+def test_a_training_step_is_told_by_phases_and_kinds(
+    tiny: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["step", "--config", str(tiny()), "--steps", "3", "--out", str(tmp_path / "out")]
     assert run("benchmark", arguments) == 0
     table = (tmp_path / "out" / "step.md").read_text()
     assert capsys.readouterr().out.endswith(table)

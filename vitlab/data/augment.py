@@ -108,7 +108,8 @@ def shift_and_flip(images: Batch8, draws: Draws, pixels: int, prob: float, flip_
     are one gathering of windows, which the host chooses: for numbers as few, NumPy's calls take half of torch's time.
     """
     B, C, H, W = images.shape
-    draw, mirror = (draws.on_host.uniform(*wanted).numpy() for wanted in ((Stream.SHIFT, 3), (Stream.FLIP, 1)))
+    host = draws.on_host
+    draw, mirror = host.uniform(Stream.SHIFT, 3).numpy(), host.uniform(Stream.FLIP, 1).numpy()
     offsets = np.where(draw[:, :1] < prob, (draw[:, 1:] * (2 * pixels + 1)).astype(np.int64), pixels)
     top, left = offsets.T  # (B,) each, of the window, in 0 … 2·pixels; `pixels` leaves the image in its place
     mirrored = mirror[:, 0] < flip_prob

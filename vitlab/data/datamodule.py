@@ -22,12 +22,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vitlab.data.augment import erase, normalise
+from vitlab.data.augment import BatchAugment, color_jitter, erase, normalise
 from vitlab.data.draws import Draws, Stream, permutation
 from vitlab.data.encoded import EncodedCrops
 from vitlab.data.mixup import Mixup, draw_mixup, mix_images, mix_labels
 from vitlab.data.multi_crop import MultiCrop
-from vitlab.data.photos import Framing, Picture, central_crop
+from vitlab.data.photos import Framing, PhotoAugment, Picture, central_crop
+from vitlab.data.rand_augment import RandAugment
 from vitlab.data.sampler import (
     EvalSampler,
     EvenBatchSampler,
@@ -99,6 +100,9 @@ class ImageDataModule(LightningDataModule, ABC):
         repeats: how often a batch holds each of its images, see `TrainSampler`; only a data set that takes indices
             beyond its number of images may offer more than 1.
     """
+
+    augment: BatchAugment | PhotoAugment
+    _rand_augment: RandAugment | None
 
     def __init__(
         self,
@@ -180,6 +184,12 @@ class ImageDataModule(LightningDataModule, ABC):
     @abstractmethod
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
         """Distort a batch of training images (B, C, H, W) on its device."""
+
+    def _recolour(self, images: Tensor, draws: Draws) -> Tensor:
+        """Do what every data set's `_distort` ends with: RandAugment and colour jitter, each where it is on."""
+        if self._rand_augment is not None:
+            images = self._rand_augment(images, draws)
+        return color_jitter(images, draws, self.augment.color_jitter)
 
     @abstractmethod
     def _to_size(self, images: Tensor) -> Tensor:

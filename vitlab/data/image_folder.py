@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from vitlab.data.augment import BOX_DRAWS, color_jitter, crop_box
+from vitlab.data.augment import BOX_DRAWS, crop_box
 from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split, check_fraction, stratified_split
 from vitlab.data.decoding import IMAGE_SUFFIXES, Half, Jpeg, Pixels, as_text, find_broken, read_jpeg, read_rgb
 from vitlab.data.draws import Draws, Stream, host_seed
@@ -85,8 +85,9 @@ class Photos(ImageDataset):
         epoch, first = keys[0].epoch, keys[0].first
         indices = torch.tensor([key.image for key in keys])
         labels = torch.from_numpy(self.labels[indices.numpy() % len(self)])
+        images: Tensor | EncodedCrops
         if epoch is None:
-            crops = [self._central(key.image) for key in keys]
+            images = _stack([self._central(key.image) for key in keys])
         elif self.multi_crop is not None:
             return Batch(self._views(self.multi_crop, Draws(self.seed, epoch, indices)), labels, indices, epoch, first)
         else:
@@ -94,11 +95,12 @@ class Photos(ImageDataset):
             boxes = draws.uniform(Stream.CROP, BOX_DRAWS).tolist()
             flips = (draws.uniform(Stream.FLIP, 1)[:, 0] < self.augment.flip_prob).tolist()
             if self.decode_on_device:
-                encoded = self._encoded(indices.tolist(), boxes, flips)
-                return Batch(encoded, labels, indices, epoch, first, indices.numpy().copy())
-            crops = [self._random(epoch, k.image, *row) for k, *row in zip(keys, boxes, flips, strict=True)]
+                images = self._encoded(indices.tolist(), boxes, flips)
+            else:
+                each = zip(keys, boxes, flips, strict=True)
+                images = _stack([self._random(epoch, key.image, box, flip) for key, box, flip in each])
         numbers = indices.numpy().copy()  # a worker that sends a tensor moves its memory
-        return Batch(_stack(crops), labels, indices, epoch, first, numbers)
+        return Batch(images, labels, indices, epoch, first, numbers)
 
     def raw(self, index: int) -> np.ndarray:
         """Return one image as evaluation sees it: resized and cropped, not normalised."""
@@ -194,6 +196,8 @@ class ImageFolder(ImageDataModule):
         decode_on_device: training JPEGs are handed over as files, and a GPU decodes and crops them. Choose it where a
             GPU waits for its workers. Evaluation stays with the workers, and so with the same pixels everywhere.
     """
+
+    augment: PhotoAugment
 
     def __init__(
         self,
@@ -347,10 +351,7 @@ class ImageFolder(ImageDataModule):
         return broken
 
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
-        # All else was done in the workers.
-        if self._rand_augment is not None:
-            images = self._rand_augment(images, draws)
-        return color_jitter(images, draws, self.augment.color_jitter)
+        return self._recolour(images, draws)  # all else was done in the workers
 
     def _to_size(self, images: Tensor) -> Tensor:
         return images

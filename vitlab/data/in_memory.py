@@ -7,7 +7,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vitlab.data.augment import BatchAugment, color_jitter, resize
+from vitlab.data.augment import BatchAugment, resize
 from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split
 from vitlab.data.draws import Draws, to_device
 from vitlab.data.mixup import Mixup
@@ -56,6 +56,8 @@ class InMemoryDataModule(ImageDataModule, ABC):
             workers, which cannot share that memory.
     """
 
+    augment: BatchAugment
+
     def __init__(
         self,
         batch_size: int,
@@ -86,7 +88,7 @@ class InMemoryDataModule(ImageDataModule, ABC):
             raise ValueError(f"augment.shift is {augment.shift}; the images are {native_size} pixels wide.")
         self.augment, self.hold_on_device = augment, hold_on_device
         self._native_size, self._image_size = native_size, image_size
-        self._rand_augment: RandAugment | None = None
+        self._rand_augment = None
         if augment.rand_augment is not None:
             self._rand_augment = RandAugment(augment.rand_augment, native_size, mean)
 
@@ -112,10 +114,7 @@ class InMemoryDataModule(ImageDataModule, ABC):
     def _read(self) -> dict[Split, ImageDataset]: ...
 
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
-        images = self.augment.distort(images, draws)
-        if self._rand_augment is not None:
-            images = self._rand_augment(images, draws)
-        return color_jitter(images, draws, self.augment.color_jitter)
+        return self._recolour(self.augment.distort(images, draws), draws)
 
     def _to_size(self, images: Tensor) -> Tensor:
         return images if self._image_size == self._native_size else resize(images, self._image_size)
