@@ -54,7 +54,7 @@ def test_a_long_epoch_is_heard_of_before_it_ends(
 ) -> None:
     from vitlab.callbacks import RunProgress
 
-    monkeypatch.setattr(RunProgress.__init__, "__defaults__", (0.0,))  # a line whenever one may come
+    monkeypatch.setattr(RunProgress.__init__, "__defaults__", (0.0, True))  # a line whenever one may come
     seconds = itertools.count()  # each look at the clock is a second later
     monkeypatch.setattr("vitlab.callbacks.time.perf_counter", lambda: float(next(seconds)))
     run("fit", ["--config", str(tiny())])

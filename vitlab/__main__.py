@@ -24,7 +24,7 @@ COMMANDS = {
 HELP = """\
 vitlab: which of ViT, DeiT, Swin and Swin v2, trained how, serves my images best, and how sure am I?
 
-usage: python -m vitlab COMMAND --config FILE.yaml [--key value …]
+usage: python -m vitlab COMMAND --config FILE.yaml [--key value …]        FILE.yaml, or a run directory
 
 {commands}
 
@@ -51,6 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"Did you mean `{near[0]}`?" if near else f"There are: {', '.join(COMMANDS)}."
         print(f"error: no command {command!r}. {hint}", file=sys.stderr)
+        return 2
+
+    from vitlab.config import load_yaml, split
+    from vitlab.run_directory import config_file
+
+    try:  # a wrong path is answered before torch is loaded
+        for file in split(arguments[1:])[0]:
+            load_yaml(config_file(file))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
 
     from vitlab.commands import run

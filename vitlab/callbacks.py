@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
 from torch import Tensor
 from tqdm import tqdm
 
@@ -129,8 +128,14 @@ class RunRecord(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_test_end(trainer, pl_module)
 
-    def finish(self, trainer: Trainer, pl_module: LightningModule, metrics: dict[str, float]) -> None:
-        """Write summary.json, which makes the run a finished one, and close W&B."""
+    def finish(
+        self, trainer: Trainer, pl_module: LightningModule, metrics: dict[str, float], partial: list[str]
+    ) -> None:
+        """Write summary.json, which makes the run a finished one, and close W&B.
+
+        Args:
+            partial: why its figures are no result, if they are none: untrained, out of time, or tested on a part.
+        """
         for logger in trainer.loggers:
             if isinstance(logger, UnbreakableWandbLogger):
                 logger.finish()
@@ -141,6 +146,7 @@ class RunRecord(Callback):
                 "epochs": trainer.current_epoch,
                 "steps": trainer.global_step,
                 "images_seen": trainer.global_step * pl_module.global_batch,  # type: ignore[operator]
+                "partial": partial,
                 "metrics": metrics,
             }
             write_text(self.directory / "summary.json", json.dumps(summary, indent=2))
@@ -189,6 +195,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
         "command": "python -m vitlab " + " ".join(sys.argv[1:]),
+        "folder": str(Path.cwd()),  # from which relative paths in config.yaml lead
     }
 
 
@@ -256,29 +263,26 @@ class Pace:
         return max(time.perf_counter() - self.began - self.aside, 1e-9)
 
 
-class RunProgress(ProgressBar):
+class RunProgress(Callback):
     """One bar for the whole run: epoch, time left for all epochs, images/s, share of the time spent waiting for data.
 
     Where the output is not a terminal, a line now and then instead. The loss is read from the device once a second,
     not at each step. Logged of each epoch, validation and checkpoints left out: images/s, the share of the time that
     went into waiting for data, the TFLOP/s of a device and, on a GPU, the model FLOPs utilisation.
+
+    Args:
+        shown: False: only log, where `trainer.enable_progress_bar` is off or a bar of the user's own is shown.
     """
 
-    def __init__(self, utilisation: Utilisation, seconds_between_lines: float = 10.0) -> None:
+    def __init__(self, utilisation: Utilisation, seconds_between_lines: float = 10.0, shown: bool = True) -> None:
         super().__init__()
         self.utilisation = utilisation
-        self.enabled = True
+        self.enabled = shown
         self.seconds_between_lines = seconds_between_lines
         self._run, self._epoch = Pace(), Pace()
         self._last, self._paused_before = time.perf_counter(), 0.0
         self.bar: tqdm[Any] | None = None
         self._eval_bar: tqdm[Any] | None = None
-
-    def disable(self) -> None:
-        self.enabled = False
-
-    def enable(self) -> None:
-        self.enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._paused_before = self._paused(trainer)

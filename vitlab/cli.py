@@ -5,9 +5,10 @@ line. Where a later one names another class, nothing of the earlier one's argume
 (number of classes, channels, image size) is filled into the backbone, unless the file says otherwise, which is refused.
 """
 
+import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import isfunction, unwrap
 from pathlib import Path
@@ -19,14 +20,16 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from vitlab import models
 from vitlab.callbacks import RunProgress, RunRecord
 from vitlab.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints, newest_state
+from vitlab.class_names import settable, spell_out, spell_out_arguments
 from vitlab.config import Config, changes, conflicts, flatten, gather, load_yaml, pairs, short, split
 from vitlab.data import ImageDataModule
 from vitlab.errors import explain, nearest
@@ -36,10 +39,13 @@ from vitlab.not_finite import FiniteSteps
 from vitlab.objectives import Classification, Objective
 from vitlab.objectives.objective import Monitor
 from vitlab.resume import EpochMeans, RandomState
+from vitlab.run_directory import config_file, directory_of, placed, run_of, stored_directory
+from vitlab.trainer_options import check_precision, check_trainer, unfinished
 from vitlab.utilisation import Utilisation, choose_tf32
 
 log = logging.getLogger("vitlab")
 
+DATA_ROOT = "data.init_args.root"
 TOP_LEVEL = ("seed_everything", "run", "model", "data", "trainer", "ckpt_path")
 
 # 1 is one batch and 1.0 is all of them. Python keeps one object for both orders of `int | float`, so that it would
@@ -88,7 +94,7 @@ class VitlabParser(LightningArgumentParser):
         # argparse takes any prefix of an option for the option. jsonargparse makes a parser of this class for each
         # nested class too, so it has to be said here.
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
-        self.options_below: list[str] = []  # of the subcommand, whose keys a file is checked against from here
+        self.options_below: list[str] = []  # of the subcommand and of the classes that the configuration names
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         raise ValueError(explain(message, [*self._option_string_actions, *self.options_below]))
@@ -144,21 +150,36 @@ class VitlabCLI(LightningCLI):
         rest: The other arguments of the command line.
         name: What the run is called if the configuration does not say.
         start: Do it; False only builds the model, the data and the trainer, and the complete configuration `resolved`.
+        run: The directory of the run whose configuration is among the files. It is this command's run, wherever it
+            lies, unless another root, name or seed is given.
+        images: The command reads the run's images; False: what the run recorded of them answers for them.
+        print_only: Print the complete configuration as a file, which runs the same, and end there.
     """
 
     def __init__(
-        self, command: str, given: Config, rest: Sequence[str] = (), name: str = "run", start: bool = True
+        self,
+        command: str,
+        given: Config,
+        rest: Sequence[str] = (),
+        name: str = "run",
+        start: bool = True,
+        run: Path | None = None,
+        images: bool = True,
+        print_only: bool = False,
     ) -> None:
+        given = spell_out(given)
         for key in given:
             if key not in TOP_LEVEL:
                 raise ValueError(
                     f"The configuration has no key {key}.{nearest(key, TOP_LEVEL)} Keys: {', '.join(TOP_LEVEL)}."
                 )
         show_named_size(rest)
+        self._settable = list(settable(given))
         self.given_keys = {short(key) for key in flatten(given)} | {key for key, _ in pairs(rest)}
         self.default_name = name
         self.command = command
         self.start = start
+        self.run, self.images, self.print_only = run, images, print_only
         super().__init__(
             Objective,
             ImageDataModule,
@@ -199,7 +220,10 @@ class VitlabCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         assert isinstance(parser, VitlabParser)
-        parser.options_below = list(self._parser(self.command)._option_string_actions)
+        below = self._parser(self.command)
+        assert isinstance(below, VitlabParser)
+        below.options_below = self._settable
+        parser.options_below = [*below._option_string_actions, *self._settable]
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
@@ -209,11 +233,35 @@ class VitlabCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.command]
-        self.data_for_model = build_data(config.data)
+        config.run.name = config.run.name or self.default_name
+        asked = {"run": {"root": config.run.root, "name": config.run.name}, "seed_everything": config.seed_everything}
+        self.directory = directory_of(asked)
+        here = self.run is not None and stored_directory(self.run) == self.directory
+        if here:
+            self.directory = self.run
+            self._find_data(config)
+        self.data_for_model = self._recalled(build_data(config.data))
         self._fill_from_data(config)
         self.resolved = self._dump(config)
-        name = config.run.name or self.default_name
-        self.directory = Path(config.run.root) / name / f"seed-{config.seed_everything}"
+        if here:
+            self.resolved = placed(self.resolved, self.directory)
+        if self.print_only:
+            print(yaml.safe_dump(self.resolved, sort_keys=False, allow_unicode=True), end="")
+            raise SystemExit(0)
+
+    def _find_data(self, config: Namespace) -> None:
+        """Take a relative `data.root` from where the run was started, if there is nothing of that name here."""
+        root, began = config.data.init_args.get("root"), _read_json(self.directory / "environment.json").get("folder")
+        if root is None or began is None or Path(root).exists() or not (Path(began) / root).exists():
+            return
+        config.data.init_args.root = str(Path(began) / root)
+        log.info("data.root: %s, where the run was started.", config.data.init_args.root)
+
+    def _recalled(self, data: ImageDataModule) -> ImageDataModule:
+        facts = {} if self.images else _read_json(self.directory / "data.json")
+        if facts:
+            data.recall(facts)
+        return data
 
     def _fill_from_data(self, config: Namespace) -> None:
         for name, facts in FROM_DATA.items():
@@ -238,7 +286,6 @@ class VitlabCLI(LightningCLI):
         dumped: Config = yaml.safe_load(parser.dump(config, skip_none=False, skip_link_targets=True))
         for key in ("config", "ckpt_path"):
             dumped.pop(key, None)
-        dumped["run"]["name"] = config.run.name or self.default_name
         return dumped
 
     def checkpoint(self) -> Path | None:
@@ -261,6 +308,7 @@ class VitlabCLI(LightningCLI):
         if whole is None and (wrong := flaw(path)):
             raise ValueError(f"{path} is damaged ({wrong}); {remedy}")
         self._compare_with_checkpoint(path)
+        log.info("Weights: %s", path)
         return path
 
     def _continue(self, overwrite: bool) -> Path | None:
@@ -270,16 +318,27 @@ class VitlabCLI(LightningCLI):
         if overwrite or not (finished or state):
             return None
         changed = conflicts(load_yaml(stored), self.resolved)
+        if any(key == DATA_ROOT for key, _, _ in changed) and self._same_images():
+            changed = [each for each in changed if each[0] != DATA_ROOT]
         if changed:
-            first = "\n".join(f"  {key}: {old} there, {new} now" for key, old, new in changed[:2])
+            first = _listed((f"{key}: {old} there, {new} now" for key, old, new in changed), most=3)
             raise ValueError(
-                f"{self.directory} holds a run with another configuration ({len(changed)} differences):\n{first}\n"
-                "Give this run another --run.name, or replace that one with --run.overwrite true."
+                f"{self.directory} holds a run with another configuration ({plural(len(changed), 'difference')}):\n"
+                f"{first}\nGive this run another --run.name, or replace that one with --run.overwrite true."
             )
         if finished:
-            log.info("%s is finished; nothing to do (--run.overwrite true trains it again).", self.directory)
+            log.info(
+                "%s is finished; nothing to do (--run.overwrite true trains it again). To train its weights further: "
+                "--run.name NEW --model.init_from %s",
+                *(self.directory, self.directory),
+            )
             raise SystemExit(0)
         return state
+
+    def _same_images(self) -> bool:
+        """Say whether the data at hand are those that the run recorded, image by image."""
+        facts = _read_json(self.directory / "data.json")
+        return bool(facts) and facts == json.loads(json.dumps(self.data_for_model.facts()))
 
     def _compare_with_checkpoint(self, path: Path) -> None:
         """Refuse a checkpoint of another backbone; say what else differs. The command's values are the ones used."""
@@ -289,9 +348,7 @@ class VitlabCLI(LightningCLI):
         changed = changes(trained["model"], self.resolved["model"])
         architecture = [d for d in changed if d[0].startswith("init_args.backbone")]
         if architecture:
-            first = "\n".join(
-                f"  model.{key}: {old} in the checkpoint, {new} asked" for key, old, new in architecture[:3]
-            )
+            first = _listed((f"model.{key}: {old} in the checkpoint, {new} asked" for key, old, new in architecture), 3)
             raise ValueError(f"{path} holds another backbone than was asked for:\n{first}")
         for key, old, new in changed:
             log.info("model.%s: the checkpoint was trained with %s; this command uses %s.", key, old, new)
@@ -300,6 +357,7 @@ class VitlabCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
+        self._recalled(self.datamodule)
         if self.start and self.config[self.command].run.compile:
             self.model.compile_parts()
 
@@ -307,6 +365,10 @@ class VitlabCLI(LightningCLI):
         self.record = RunRecord(self.directory, self.resolved)
         chosen = self.config_init[self.command].trainer
         run: Run = self.config_init[self.command].run
+        given = chosen.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        check_trainer(chosen, given, self.model)
+        bar = any(isinstance(each, ProgressBar) for each in given)
         utilisation = Utilisation()
         callbacks = [
             self.record,
@@ -314,16 +376,19 @@ class VitlabCLI(LightningCLI):
             RandomState(),
             EpochMeans(),
             utilisation,
-            RunProgress(utilisation),
-            *self._checkpoints(run.checkpoint),
+            RunProgress(utilisation, shown=chosen.enable_progress_bar and not bar),
+            *(self._checkpoints(run.checkpoint) if chosen.enable_checkpointing else []),
         ]
-        given = chosen.get("callbacks") or []
+        for each in given:
+            if isinstance(each, ModelCheckpoint) and each.dirpath is None:
+                each.dirpath = str(self.directory / "checkpoints" / "own")  # beside ours, whose names it may want too
         own_loggers = self._loggers() if self.start and not chosen.fast_dev_run else []
         trainer = super().instantiate_trainer(
-            callbacks=[*(given if isinstance(given, list) else [given]), *callbacks],
+            callbacks=[*given, *callbacks],
             logger=[*own_loggers, *_as_loggers(chosen.get("logger"))],
             plugins=[*_slurm(), *(chosen.get("plugins") or []), AtomicCheckpointIO(run.checkpoint.on_failure)],
             precision=chosen.get("precision") or ("bf16-mixed" if torch.cuda.is_available() else "32-true"),
+            enable_progress_bar=bar,  # Lightning's own would come beside ours
             **kwargs,
         )
         if trainer.strategy.root_device.type == "cuda":
@@ -334,7 +399,7 @@ class VitlabCLI(LightningCLI):
         folder = self.directory / "checkpoints"
         monitor: Monitor | None = self.model.monitor
         last = RunCheckpoints(folder, settings)
-        if monitor is None:
+        if monitor is None or self.config_init[self.command].trainer.limit_val_batches == 0:
             return [last]
         best = ModelCheckpoint(
             dirpath=folder,
@@ -384,20 +449,36 @@ class VitlabCLI(LightningCLI):
         if self.trainer.interrupted or self.resolved["trainer"]["fast_dev_run"]:
             return
         metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
-        if self.config[self.command].run.test and isinstance(self.model, Classification):
+        partial = unfinished(self.trainer)
+        if self.config[self.command].run.test and is_overridden("test_step", self.model):
             self.record.keep_rows(self.trainer)  # of an earlier start that was killed while testing
             (results,) = self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
             metrics |= results
-        self.record.finish(self.trainer, self.model, metrics)
+            partial += self._left_out("test")
+        self.record.finish(self.trainer, self.model, metrics, partial)
         shown = ("val", "test") if self.model.monitor else ("val", "train")
-        log.info("%s", _table({k: v for k, v in metrics.items() if k.startswith(shown)}))
+        self._show({k: v for k, v in metrics.items() if k.startswith(shown)}, partial)
         log.info("%s: done in %.0f s of training", self.directory, self.record.seconds)
 
     def evaluate(self) -> None:
         """Measure a checkpoint on the validation or test images."""
-        do = self.trainer.validate if self.command == "validate" else self.trainer.test
+        do, split = (self.trainer.validate, "val") if self.command == "validate" else (self.trainer.test, "test")
         (results,) = do(self.model, datamodule=self.datamodule, ckpt_path=self.resume, verbose=False)
-        log.info("%s", _table(results))
+        self._show(results, self._left_out(split))
+
+    def _left_out(self, split: Literal["val", "test"]) -> list[str]:
+        """Return, in words, that a limit of Trainer's kept images from being evaluated; nothing where all were."""
+        batches = self.trainer.num_val_batches if split == "val" else self.trainer.num_test_batches
+        seen, classes = self.datamodule.first_batches(split, int(sum(batches)))
+        images = len(self.datamodule.labels(split))
+        if seen == images:
+            return []
+        return [f"{split}: {seen} of {images} images, of {classes} of {self.datamodule.num_classes} classes"]
+
+    def _show(self, metrics: Mapping[str, float], partial: Sequence[str]) -> None:
+        if partial:
+            log.warning("No result, but a trial: %s.", "; ".join(partial))
+        log.info("%s", _table(metrics))
 
     def predict(self) -> None:
         """Write predictions.parquet: name, label and logits of every test image."""
@@ -405,19 +486,21 @@ class VitlabCLI(LightningCLI):
         log.info("%s", self.directory / "predictions.parquet")
 
 
-def check_precision(precision: str, objective: Objective) -> None:
-    """Refuse weights in float16; warn of activations in float16 where they are known to leave its range.
+def plural(number: int, thing: str) -> str:
+    """Return a number with its noun."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
-    Raises:
-        ValueError: pure float16, in which AdamW's ε of 1e-8 is zero.
-    """
-    if precision == "16-true":
-        raise ValueError("trainer.precision is 16-true, in which small updates vanish; set bf16-mixed, or 32-true.")
-    if precision == "16-mixed" and isinstance(objective.backbone, models.SwinTransformer | models.SwinTransformerV2):
-        log.warning(
-            "trainer.precision is 16-mixed, which ends at 65,504; the activations of large Swins are known to grow "
-            "beyond. bf16-mixed has the range of float32."
-        )
+
+def _listed(lines: Iterable[str], most: int) -> str:
+    """Return lines indented, the last of them saying how many more there are."""
+    given = list(lines)
+    if len(given) > most:
+        given = [*given[: most - 1], f"… and {len(given) - most + 1} more"]
+    return "\n".join(f"  {line}" for line in given)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _table(metrics: Mapping[str, float]) -> str:
@@ -453,8 +536,15 @@ def build_data(config: Namespace) -> ImageDataModule:
     return data
 
 
-def build(command: str, arguments: Sequence[str], start: bool) -> VitlabCLI:
-    """Put the configuration together, build what it names and, if asked, start it."""
-    files, rest = split(arguments)
-    name = Path(files[-1]).stem if files else "run"
-    return VitlabCLI(command, gather(files, rest), rest, name, start)
+def build(command: str, arguments: Sequence[str], start: bool, images: bool = True) -> VitlabCLI:
+    """Put the configuration together, build what it names and, if asked, start it.
+
+    Args:
+        images: see `VitlabCLI`.
+    """
+    given, rest = split(arguments)
+    files, rest = [config_file(file) for file in given], spell_out_arguments(rest)
+    others = [argument for argument in rest if argument.partition("=")[0] != "--print_config"]
+    name, print_only = "-".join(file.stem for file in files) or "run", len(others) < len(rest)
+    config = gather(files, others, log.info)
+    return VitlabCLI(command, config, others, name, start, run_of(files), images, print_only)

@@ -14,6 +14,7 @@ from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from vitlab.benchmarks import benchmark
@@ -28,6 +29,7 @@ from vitlab.files import write_text
 from vitlab.loggers import Wandb
 from vitlab.memory import hold_freed_memory
 from vitlab.models.weights import unsafe
+from vitlab.objectives import Classification
 from vitlab.options import StudyParser
 from vitlab.studies.cost import device_for
 
@@ -55,7 +57,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
         if command in commands:
             return commands[command](arguments)
         return train_or_evaluate(command, arguments)
-    except (ValueError, OSError, UnpicklingError) as error:
+    except (ValueError, OSError, UnpicklingError, MisconfigurationException) as error:
         if os.environ.get("VITLAB_DEBUG"):
             raise
         if isinstance(error, UnpicklingError):  # of a checkpoint: other files are read by functions that name them
@@ -81,6 +83,11 @@ def quiet() -> None:
     log.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)  # type: ignore[attr-defined]
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # What the user asked for: `trainer.profiler`, `trainer.enable_model_summary`.
+    for name in ("profilers.profiler", "callbacks.model_summary"):
+        logger = logging.getLogger(f"lightning.pytorch.{name}")
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(log.level)
     # In-memory data is read by the main process on purpose; epochs shorter than the logging interval are logged whole.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
@@ -255,9 +262,13 @@ def replay(arguments: Sequence[str]) -> int:
     return 0
 
 
-def restore(arguments: Sequence[str]) -> tuple[VitlabCLI, Path | None]:
-    """Build what a configuration names with the weights of its checkpoint; None for weights as they are built."""
-    cli = build("test", arguments, start=False)
+def restore(arguments: Sequence[str], images: bool = True) -> tuple[VitlabCLI, Path | None]:
+    """Build what a configuration names with the weights of its checkpoint; None for weights as they are built.
+
+    Args:
+        images: The run's own images are needed, so that they have to be there.
+    """
+    cli = build("test", arguments, start=False, images=images)
     path = cli.checkpoint()
     if path is not None:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -282,7 +293,7 @@ def export(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, help="folder of the files [export/ in the run directory]")
     parser.add_argument("--raw", action="store_true", help="the weights as trained, where their average is kept too")
     options, rest = parser.parse_known_args(arguments)
-    cli, checkpoint = restore(rest)
+    cli, checkpoint = restore(rest, images=False)
     encoder = cli.model.backbone if options.raw else cli.model.encoder
     averaged = encoder is not cli.model.backbone
     exported = Exported(encoder, cli.datamodule, cli.directory, cli.resolved, checkpoint, averaged)
@@ -434,22 +445,28 @@ def pictures_in(folder: Path, most: int) -> dict[str, Picture]:
 
 
 def predict(arguments: Sequence[str]) -> int:
-    """Write the logits of every test image; or, for `--images FOLDER`, what a run says about a user's own pictures."""
-    if not any(argument.partition("=")[0] == "--images" for argument in arguments):
-        return train_or_evaluate("predict", arguments)
+    """Write the logits of every test image; or, for `--images`, what a run says about a user's own pictures."""
+    parser = StudyParser(
+        "python -m vitlab predict --config runs/… [--images PICTURES --out FOLDER]",
+        "What a run says about your pictures; without --images, the logits of its test images, as predictions.parquet "
+        "in the run directory. Other arguments change the run's configuration, e.g. --ckpt_path best.",
+    )
+    parser.add_argument("--images", type=Path, nargs="+", help="pictures, and folders of them, nested as you like")
+    parser.add_argument("--out", type=Path, help="folder of the tables and of the page index.html")
+    parser.add_argument("--raw", action="store_true", help="the weights as trained, where their average is kept too")
+    options, rest = parser.parse_known_args(arguments)
+    if options.images is None and (options.out is not None or options.raw):
+        raise ValueError("--out and --raw go with --images: your own pictures, or folders of them.")
+    if options.images is None:
+        return train_or_evaluate("predict", rest)
+    if options.out is None:
+        raise ValueError("--images needs --out FOLDER: where the tables and the page are written.")
 
     from vitlab.deployment.predict import ask, write_answers
 
-    parser = StudyParser(
-        "python -m vitlab predict --config runs/…/config.yaml --images FOLDER", "What a run says about your pictures."
-    )
-    parser.add_argument("--images", type=Path, required=True, help="folder of pictures, nested as you like")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the tables and of the page index.html")
-    parser.add_argument("--raw", action="store_true", help="the weights as trained, where their average is kept too")
-    options, rest = parser.parse_known_args(arguments)
-    cli, checkpoint = restore(rest)
+    cli, checkpoint = restore(rest, images=False)
     encoder = cli.model.backbone if options.raw else cli.model.encoder
-    if not encoder.num_classes:
+    if not encoder.num_classes or not isinstance(cli.model, Classification):
         raise ValueError(f"{type(cli.model).__name__} learns no classes, so there is nothing to predict; fine-tune it.")
     device = device_for("auto")
     answers = ask(encoder, cli.datamodule, options.images, device)

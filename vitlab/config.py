@@ -1,17 +1,25 @@
 """Experiments as plain dictionaries: read YAML files and arguments, merge them, list what differs. Knows no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from importlib import import_module
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 Config = dict[str, Any]
+Tell = Callable[[str], object]
+
+# These sections hold a recipe, and another class of the same kind keeps what it takes of it. Deeper down, equal names
+# mean different things in different classes: AdamW's weight decay is not SGD's, a ViT's depth not a Swin's.
+RECIPES = {"model": "vitlab.objectives", "data": "vitlab.data"}  # and where their short class names are looked up
 
 # Whether these differ between two starts of a run does not change its result.
 HARMLESS = (
+    "run.root",  # of one and the same directory, which may have been moved
+    "run.name",
     "run.overwrite",
     "run.checkpoint",
     "run.not_finite",
@@ -21,6 +29,7 @@ HARMLESS = (
     "model.init_args.teacher.cache",
     "trainer.logger",
     "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
     "trainer.profiler",
     "trainer.log_every_n_steps",
 )
@@ -52,24 +61,82 @@ def load_yaml(path: str | Path) -> Config:
     return content
 
 
-def merge(base: Config, override: Config) -> Config:
+def merge(base: Config, override: Config, tell: Tell | None = None) -> Config:
     """Return `base` with `override` on top: mappings merge, anything else replaces.
 
-    A mapping that names another `class_path` replaces the old one whole. Merging would hand the old class's
-    arguments to the new one wherever a name fits both: AdamW's weight decay to an SGD that never asked for it.
+    A mapping that names another `class_path` replaces the old one whole: merging would hand the old class's arguments
+    to the new one wherever a name fits both. The sections `model` and `data` keep what the new class takes too.
+
+    Args:
+        tell: is called with one line for each class that changes and loses or keeps arguments.
     """
+    override = {
+        key: _inherit(base[key], value, RECIPES[key])
+        if key in RECIPES and _changes_class(base.get(key), value)
+        else value
+        for key, value in override.items()
+    }
+    return _merge(base, override, "", tell or (lambda line: None))
+
+
+def _merge(base: Config, override: Config, path: str, tell: Tell) -> Config:
     merged = dict(base)
     for key, value in override.items():
         old = merged.get(key)
-        if isinstance(value, dict) and isinstance(old, dict) and not _changes_class(old, value):
-            merged[key] = merge(old, value)
+        if _changes_class(old, value):
+            _tell_of_change(f"{path}{key}", old, value, tell)
+            merged[key] = value
+        elif isinstance(value, dict) and isinstance(old, dict):
+            merged[key] = _merge(old, value, f"{path}{key}.", tell)
         else:
             merged[key] = value
     return merged
 
 
-def _changes_class(old: Config, new: Config) -> bool:
+def _inherit(old: Config, new: Config, home: str) -> Config:
+    """Return `new` with those arguments of `old` under its own that its class takes too."""
+    takes = _parameters(new["class_path"], home)
+    inherited = {
+        name: _fitting(value, takes[name].annotation)
+        for name, value in old.get("init_args", {}).items()
+        if name in takes
+    }
+    return {**new, "init_args": _merge(inherited, new.get("init_args", {}), "", lambda line: None)}
+
+
+def _fitting(value: Any, annotation: Any) -> Any:
+    """Return of some settings those that the dataclass in the annotation has; any other value as it is."""
+    kinds = [kind for kind in (annotation, *get_args(annotation)) if is_dataclass(kind)]
+    if not isinstance(value, dict) or "class_path" in value or not kinds:
+        return value
+    names = {field.name for field in fields(kinds[0])}
+    return {name: inner for name, inner in value.items() if name in names}
+
+
+def _parameters(class_path: str, home: str) -> Mapping[str, Parameter]:
+    module, _, name = class_path.rpartition(".")
+    try:
+        return signature(getattr(import_module(module or home), name), eval_str=True).parameters
+    except (ImportError, AttributeError):  # the parser answers a wrong name
+        return {}
+
+
+def _tell_of_change(path: str, old: Config, new: Config, tell: Tell) -> None:
+    before, after = flatten(old.get("init_args") or {}), flatten(new.get("init_args") or {})
+    lost = [key for key in before if key not in after]
+    kept = [key for key in before if path in RECIPES and key in after and before[key] == after[key]]
+    if lost or kept:
+        names = " replaces ".join(node["class_path"].rpartition(".")[2] for node in (new, old))
+        line = f"{short(path)}: {names}"
+        if kept:
+            line += f"; kept {', '.join(dict.fromkeys(key.partition('.')[0] for key in kept))}"
+        tell(f"{line}; dropped {', '.join(f'{short(key)}={before[key]}' for key in lost) or 'nothing'}.")
+
+
+def _changes_class(old: Any, new: Any) -> bool:
     """Say whether `new` names another class than `old`; `AdamW` and `vitlab.optim.AdamW` are the same one."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return False
     before, after = old.get("class_path"), new.get("class_path")
     if before is None or after is None:
         return False
@@ -121,26 +188,37 @@ def _is_default(config: Config, key: str, value: Any) -> bool:
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the files that `--config` names, and the other arguments."""
+    """Return the files that `--config` names, or that stand alone, and the other arguments.
+
+    A YAML file, or a folder, needs no `--config` where it is not an option's value: `fit my/base.yaml`.
+    """
     files: list[str] = []
     rest: list[str] = []
     pending = iter(arguments)
+    after_option = False
     for argument in pending:
         name, equals, value = argument.partition("=")
         if name in {"-c", "--config"}:
             files.append(value if equals else next(pending, ""))
+        elif not after_option and not argument.startswith("-") and _is_configuration(argument):
+            files.append(argument)
         else:
             rest.append(argument)
+        after_option = argument.startswith("--") and not equals and name != "--config"
     return files, rest
 
 
-def gather(files: Sequence[str], rest: Sequence[str]) -> Config:
-    """Merge the files; where an argument names another class than they do, drop what they say of the old one."""
+def _is_configuration(argument: str) -> bool:
+    return argument.endswith((".yaml", ".yml")) or Path(argument).is_dir()
+
+
+def gather(files: Sequence[str | Path], rest: Sequence[str], tell: Tell | None = None) -> Config:
+    """Merge the files; where an argument names another class than they do, change it as another file would."""
     config: Config = {}
     for file in files:
-        config = merge(config, load_yaml(file))
+        config = merge(config, load_yaml(file), tell)
     for key, value in pairs(rest):
-        config = _without_other_class(config, key.removesuffix(".class_path"), value)
+        config = _choose_class(config, key.removesuffix(".class_path"), value, tell or (lambda line: None))
     return config
 
 
@@ -160,17 +238,20 @@ def short(key: str) -> str:
     return key.replace(".init_args", "")
 
 
-def _without_other_class(config: Config, key: str, value: str) -> Config:
-    """Drop the `init_args` at `key` if `value` names another class there."""
+def _choose_class(config: Config, key: str, value: str, tell: Tell, path: str = "") -> Config:
+    """Drop the `init_args` at `key` if `value` names another class there; a recipe changes to that class at once."""
     here, _, below = key.partition(".")
     if "init_args" in config and here not in config:
-        return {**config, "init_args": _without_other_class(config["init_args"], key, value)}
+        return {**config, "init_args": _choose_class(config["init_args"], key, value, tell, path)}
     node = config.get(here)
     if not isinstance(node, dict):
         return config
     if below:
-        return {**config, here: _without_other_class(node, below, value)}
+        return {**config, here: _choose_class(node, below, value, tell, f"{path}{here}.")}
     asked = yaml.safe_load(value) if value.startswith("{") else {"class_path": value}
-    if "class_path" not in node or "init_args" in merge({here: node}, {here: asked})[here]:
+    if value == "null" or not _changes_class(node, asked):
         return config
+    if not path and here in RECIPES:
+        return merge(config, {here: asked}, tell)
+    _tell_of_change(f"{path}{here}", node, asked, tell)
     return {**config, here: {"class_path": node["class_path"]}}

@@ -18,6 +18,11 @@ _NOISE = (
     "Expected a <class 'NoneType'>",
     "Parser key",
     "Not of type",
+    "Not a valid subclass of",
+    "Subclass types expect one of",
+    "a class path (str)",
+    "a dict with",
+    "Requirement '",
 )
 
 
@@ -25,6 +30,29 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """Return ` Did you mean …?` for the choice most like `word`, or nothing."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return f" Did you mean {found[0]}?" if found else ""
+
+
+COMMON = {"seed": "seed_everything", "epochs": "trainer.max_epochs", "gpus": "trainer.devices"}  # as elsewhere
+
+
+def nearest_key(word: str, keys: Iterable[str]) -> str:
+    """Do so for a dotted key: the same name elsewhere, a like name in the same section, or a like section."""
+    keys = list(dict.fromkeys(keys))
+    if COMMON.get(word) in keys:
+        return f" Did you mean {COMMON[word]}?"
+    section, _, name = word.rpartition(".")
+    same = [key for key in keys if key.rpartition(".")[2] == name and key != word]
+    if len(same) == 1 or (same and not section):
+        return f" Did you mean {' or '.join(same[:2])}?"
+    beside = {key.rpartition(".")[2]: key for key in keys if key.rpartition(".")[0] == section}
+    if near := difflib.get_close_matches(name, beside, n=1, cutoff=0.6):
+        return f" Did you mean {beside[near[0]]}?"
+    first, _, below = word.partition(".")
+    sections = {key.partition(".")[0] for key in keys}
+    if first in sections:
+        return ""
+    near = difflib.get_close_matches(first, sections, n=1, cutoff=0.6)
+    return f" Did you mean {near[0]}{'.' + below if f'{near[0]}.{below}' in keys else ''}?" if near else ""
 
 
 def explain(message: str, options: Iterable[str]) -> str:
@@ -39,46 +67,52 @@ def explain(message: str, options: Iterable[str]) -> str:
     """
     message = message.removeprefix('Parser key "config": ')
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    complaints = [line for line in lines if line and not line.startswith(_NOISE)] or [f"not valid: {lines[-1]}"]
+    complaints = [line for line in lines if line and not line.startswith(_NOISE)] or ["no value that can stand here."]
+    # What other kinds of value would have been right does not matter where one of the right kind has a fault.
+    complaints = [line for line in complaints if not line.startswith("Expected a <class")] or complaints
     text = "\n".join(dict.fromkeys(_readable(complaint, options) for complaint in complaints[-MOST_LINES:]))
     given = re.search(r"^ *Given value: (.{1,80})$", message, re.MULTILINE)
     if given and not given[1].startswith(("NestedArg", "Namespace")) and given[1] not in text:
         text += f" Given: {given[1]}"
     place = re.match(r'Parser key "([^"]+)"', message)
-    if place is None:
-        return text
-    # An inner level has put its own key in front already.
-    return f"{place[1]}.{text}" if re.match(r"[a-z_.0-9]+: ", text) else f"{place[1]}: {text}"
+    if place is not None:  # an inner level has put its own key in front already
+        text = f"{place[1]}.{text}" if re.match(r"[a-z_.0-9]+: ", text) else f"{place[1]}: {text}"
+    if unanswered := re.fullmatch(r"([\w.]+): no option ([\w.]+)\.", text):
+        text += nearest_key(".".join(unanswered.groups()), (option.removeprefix("--") for option in options))
+    return text
 
 
 def readable(error: Exception) -> str:
     """Return an error's message; a constructor's is freed of what jsonargparse wraps around it."""
     message = str(error)
+    if required := re.fullmatch(r"(.*?)(?:: )?the following arguments are required: (.+)", message, re.DOTALL):
+        place, names = required[1], required[2].split(", ")
+        keys = [f"--{place}.{name}" if place else name if name.startswith("-") else f"--{name}" for name in names]
+        return f"{place or 'the command'} needs {', '.join(names)}: give {' and '.join(f'{key} …' for key in keys)}."
     if message.startswith("Caught ") and "DataLoader worker" in message:  # wrapped in the worker's traceback
         message = message.rpartition(f"\n{type(error).__name__}: ")[2].strip()
     return explain(message, ()) if "Does not validate against" in message else message
 
 
 def _readable(complaint: str, options: Iterable[str]) -> str:
+    if found := re.search(r"Expected an instantiatable class, but (\S+) is abstract", complaint):
+        return _abstract(found[1])
     if found := re.fullmatch(r"Expected a dot import path string: (.+)", complaint):
-        name, known = found[1].rpartition(".")[2], _class_names()
-        if name in known:
-            return f"{name} is not of the kind that can stand here."
-        return f"no class {found[1]}.{nearest(name, known)}"
+        return f"no class {found[1]}."
     if found := re.fullmatch(r"Import path (\S+) does not correspond to a subclass of (.+)", complaint):
         return f"{found[1]} is no {found[2]}, and nothing else can stand here."
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", complaint):
         return f"{found[1]} has no {found[2]}.{nearest(found[2], dir(importlib.import_module(found[1])))}"
     if found := re.search(r"([Uu]nrecognized arguments?:|does not accept option|Option|Key) '?([\w.-]+)'?", complaint):
-        keys = [option.removeprefix("--") for option in options]
         word = found[2].removeprefix("--")
-        # A whole section may be misspelt: trainr.max_epochs
-        near = nearest(word, keys) or nearest(word.partition(".")[0], {key.partition(".")[0] for key in keys})
-        return f"no option {word}.{near}"
+        return f"no option {word}.{nearest_key(word, (option.removeprefix('--') for option in options))}"
     return re.sub(r"<class '([\w.]+)'>", r"\1", complaint)
 
 
-def _class_names() -> list[str]:
-    """Return the names of classes and factories that YAML files may give."""
-    modules = [importlib.import_module(f"vitlab.{name}") for name in ("models", "objectives", "data", "optim")]
-    return [name for module in modules for name in dir(module) if not name.startswith("_")]
+def _abstract(path: str) -> str:
+    """Say which methods a class lacks; of a class of ours that nobody can mean, that another has to be named."""
+    module, _, name = path.rpartition(".")
+    missing = ", ".join(sorted(getattr(importlib.import_module(module), name).__abstractmethods__))
+    if module.startswith("vitlab."):
+        return f"no class is named; give a class_path of the kind {name}."
+    return f"{path} lacks {missing}; write these methods and properties."

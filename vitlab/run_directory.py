@@ -1,0 +1,64 @@
+"""A run directory is the run, wherever it lies: commands find it by its path, not by the name and root in its file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vitlab.config import Config, load_yaml
+
+CONFIG, MARK = "config.yaml", "environment.json"  # a run writes the second beside the first, and nothing else does
+
+
+def config_file(path: str | Path) -> Path:
+    """Return the configuration that `--config` means: a YAML file, or that of a run directory.
+
+    Raises:
+        FileNotFoundError: a folder that is no run; the message names the runs below it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if (path / CONFIG).is_file():
+        return path / CONFIG
+    runs = sorted(str(mark.parent) for depth in ("*", "*/*") for mark in path.glob(f"{depth}/{MARK}"))
+    some = ", ".join(runs[:4]) + (f" and {len(runs) - 4} more" if len(runs) > 4 else "")
+    raise FileNotFoundError(
+        f"{path} is a folder and no run: it has no {CONFIG}. "
+        + (f"Runs below it: {some}." if runs else "Give a YAML file or a run directory like runs/vit_cifar10/seed-0.")
+    )
+
+
+def run_of(files: Sequence[Path]) -> Path | None:
+    """Return the directory of the run whose own configuration is among these files; the last such."""
+    runs = [file.parent for file in files if file.name == CONFIG and (file.parent / MARK).is_file()]
+    return runs[-1] if runs else None
+
+
+def directory_of(config: Config) -> Path:
+    """Return where a configuration puts its run: `root/name/seed-<seed>`.
+
+    Raises:
+        ValueError: a name that leads out of the root.
+    """
+    run = config["run"]
+    name = Path(run["name"])
+    if name.is_absolute() or ".." in name.parts or not name.parts:
+        raise ValueError(
+            f"run.name is {run['name']!r}, which leads out of run.root ({run['root']}).\n"
+            "Give a plain name, and another place as --run.root FOLDER."
+        )
+    return Path(run["root"]) / name / f"seed-{config['seed_everything']}"
+
+
+def placed(config: Config, directory: Path) -> Config:
+    """Return a run's configuration with the root and name that lead to the directory where it lies now."""
+    if directory.absolute().name != f"seed-{config['seed_everything']}":
+        return config  # copied to a folder of another form: the path alone leads there
+    name, root = directory.absolute().parent.name, directory.absolute().parent.parent
+    if not directory.is_absolute() and root.is_relative_to(Path.cwd()):
+        root = root.relative_to(Path.cwd())
+    return {**config, "run": {**config["run"], "root": str(root), "name": name}}
+
+
+def stored_directory(run: Path) -> Path:
+    """Return where the run's file says that it lies, which was true when it was written."""
+    return directory_of(load_yaml(run / CONFIG))

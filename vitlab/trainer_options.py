@@ -1,0 +1,85 @@
+"""Which of Lightning's options a run refuses, in one message before it begins, and what they leave undone."""
+
+import logging
+from collections.abc import Iterable
+
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
+
+from vitlab import models
+from vitlab.errors import nearest
+from vitlab.objectives import Classification, Objective
+
+log = logging.getLogger("vitlab")
+
+
+def unfinished(trainer: Trainer) -> list[str]:
+    """Return why a training that ended is not the one that the configuration describes; nothing where it is."""
+    if trainer.global_step == 0:
+        return ["no training step was taken, the weights are as they were at the start"]
+    done = trainer.current_epoch >= (trainer.max_epochs or 0) >= 0 or trainer.global_step >= trainer.max_steps >= 0
+    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
+    out_of_time = any((each.time_remaining() or 0) <= 0 for each in timers)
+    if timers and out_of_time and not done:
+        return [f"max_time ended the training in epoch {trainer.current_epoch} of {trainer.max_epochs}"]
+    return []
+
+
+AVERAGING = (StochasticWeightAveraging, WeightAveraging)
+
+
+def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: Objective) -> None:
+    """Refuse what cannot work in a run, before it begins.
+
+    Raises:
+        ValueError: a bare trainer, a callback that averages weights, or one that waits for a metric nobody logs.
+    """
+    if chosen.barebones:
+        raise ValueError(
+            "trainer.barebones leaves out all that makes a run: its metrics, checkpoints and progress.\n"
+            "Leave it out; `python -m vitlab benchmark --config …` measures speed."
+        )
+    for each in callbacks:
+        name = type(each).__name__
+        if isinstance(each, AVERAGING):
+            raise ValueError(
+                f"trainer.callbacks: {name} swaps the averaged weights in after the last checkpoint, and averages "
+                "integer tables.\nUse model.init_args.ema, which validates, tests and keeps both."
+            )
+        if isinstance(each, EarlyStopping) and (known := logged(objective)) and each.monitor not in known:
+            raise ValueError(
+                f"trainer.callbacks: {name} waits for {each.monitor}, which {type(objective).__name__} does not log."
+                f"{nearest(each.monitor, known)} It logs {', '.join(known)}."
+            )
+
+
+def logged(objective: Objective) -> list[str]:
+    """Return the metrics of an epoch by which training can stop, of an objective of ours; of others none is known."""
+    if not type(objective).__module__.startswith("vitlab."):
+        return []
+    if isinstance(objective, Classification):
+        names = [f"{name}{metric}" for name in ("val/", "val_ema/") for metric in ("top1", "top5", "loss", "ece")]
+        return ["train/loss", *(n for n in names if objective.average is not None or "ema" not in n)]
+    return ["train/loss", "val/loss", "val/knn", "val/rank", "val/std"]
+
+
+def check_precision(precision: str, objective: Objective) -> None:
+    """Refuse weights in float16; warn of activations in float16 where they are known to leave its range.
+
+    Raises:
+        ValueError: pure float16, in which AdamW's ε of 1e-8 is zero.
+    """
+    if precision == "16-true":
+        raise ValueError("trainer.precision is 16-true, in which small updates vanish; set bf16-mixed, or 32-true.")
+    if precision == "16-mixed" and isinstance(objective.backbone, models.SwinTransformer | models.SwinTransformerV2):
+        log.warning(
+            "trainer.precision is 16-mixed, which ends at 65,504; the activations of large Swins are known to grow "
+            "beyond. bf16-mixed has the range of float32."
+        )
