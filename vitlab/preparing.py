@@ -8,8 +8,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vitlab.data.datamodule import Split
-from vitlab.data.image_folder import Folder
-from vitlab.data.packed import FILE, LISTING, ROWS, Row, is_packed, write_packed
+from vitlab.data.decoding import as_text
+from vitlab.data.folder import Folder
+from vitlab.data.oddities import oddities
+from vitlab.data.packed import FILE, LISTING, ROWS, Packed, Row, is_packed, write_packed
 
 
 def prepare(root: Path, out: Path, short_side: int, pixels: bool) -> str:
@@ -36,8 +38,13 @@ def prepare(root: Path, out: Path, short_side: int, pixels: bool) -> str:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         broken = write_packed(out, folder.class_names, rows(pool), pixels)
     size = (out / FILE).stat().st_size / 1e6
-    said = f"{out / FILE}: {len(todo):,} photographs, {size:,.1f} MB. Train on it with --data.root {out}"
-    return said + (f"\n{broken:,} of them cannot be decoded: {out / LISTING} says why" if broken else "")
+    said = [f"{out / FILE}: {len(todo):,} photographs, {size:,.1f} MB. Train on it with --data.root {out}"]
+    if broken:
+        said.append(f"{broken:,} of them cannot be decoded: {out / LISTING} says why")
+    packed = Packed(out)
+    known = packed.check()
+    parts = {split: part.without(known.broken) for split, part in packed.parts(known).items()}
+    return "\n".join([*said, *folder.notes, *oddities(list(map(as_text, folder.class_names)), parts, known)])
 
 
 def _check(root: Path, out: Path, short_side: int) -> None:

@@ -53,10 +53,8 @@ def _data() -> Digits:
     return Digits(batch_size=100, eval_batch_size=179, val_fraction=0.3, augment=BatchAugment())
 
 
-def test_two_processes_see_every_image_once(tmp_path: Path) -> None:
-    data = _data()
-    assert len(data.labels("val")) == 359
-    Trainer(
+def _trainer(**options: object) -> Trainer:
+    return Trainer(
         max_epochs=1,
         accelerator="cpu",
         devices=2,
@@ -65,9 +63,22 @@ def test_two_processes_see_every_image_once(tmp_path: Path) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
-        use_distributed_sampler=False,
         num_sanity_val_steps=0,
-    ).fit(_Model(tmp_path), datamodule=data)
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def test_with_lightnings_own_sampler_two_processes_do_not_start(tmp_path: Path) -> None:
+    # Around ours, each saw its share of its share: half of the batches of an epoch, without a word if none validates.
+    with pytest.raises(Exception, match=r"give Trainer\(use_distributed_sampler=False\)"):
+        _trainer(limit_val_batches=0).fit(_Model(tmp_path), datamodule=_data())
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_see_every_image_once(tmp_path: Path) -> None:
+    data = _data()
+    assert len(data.labels("val")) == 359
+    _trainer(use_distributed_sampler=False).fit(_Model(tmp_path), datamodule=data)
     shares = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     validated = torch.cat([share["val"] for share in shares])
     assert len(validated) == len(data.labels("val"))

@@ -1,7 +1,6 @@
-"""Files to RGB: what is converted, what is refused, what is remembered."""
+"""Files to RGB: what is converted, and how."""
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from vitlab.data import decoding
-from vitlab.data.decoding import Pixels, find_broken, open_rgb, read_rgb
+from vitlab.data.decoding import open_rgb, read_rgb
 
 
 def _rgb(path: Path) -> np.ndarray:
@@ -162,116 +161,3 @@ def test_of_a_damaged_jpeg_pillow_decides(tmp_path: Path, monkeypatch: pytest.Mo
                 except ValueError as error:
                     said[way] = str(error).encode()
         assert said["ours"] == said["Pillow's"]
-
-
-def _broken(folder: Path, kind: str) -> str:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    name = f"{kind}.png" if kind in ("float", "bomb", "truncated_png") else f"{kind}.jpg"
-    path = folder / name
-    match kind:
-        case "empty":
-            path.touch()
-        case "text":
-            path.write_text("not an image")
-        case "one_pixel":
-            Image.new("RGB", (1, 1)).save(path)
-        case "line":
-            Image.new("RGB", (100, 1)).save(path)
-        case "missing":
-            path.symlink_to("nowhere.jpg")
-        case "truncated" | "truncated_png":
-            picture.save(path)
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        case "bomb":
-            Image.new("1", (20_000, 10_000)).save(path)
-        case "large":
-            Image.new("1", (10_000, 9_500)).save(path, format="PNG")
-        case "float":
-            Image.fromarray(np.zeros((4, 4), np.float32)).save(path, format="TIFF")
-    return name
-
-
-@pytest.mark.parametrize(
-    ("kind", "why"),
-    [
-        ("empty", "empty file"),
-        ("text", "not an image"),
-        ("one_pixel", "1 x 1 pixels"),
-        ("line", "100 x 1 pixels"),
-        ("missing", "No such file"),
-        ("truncated", "truncated"),
-        ("truncated_png", ""),
-        ("bomb", "decompression bomb"),
-        ("large", "decompression bomb"),  # between Pillow's warning and its error
-        ("float", "range is unknown"),
-    ],
-)
-def test_broken_file_is_found_with_its_reason(tmp_path: Path, kind: str, why: str) -> None:
-    Image.new("RGB", (4, 4)).save(tmp_path / "good.jpg")
-    name = _broken(tmp_path, kind)
-    broken, listing = find_broken(tmp_path, ["good.jpg", name])
-    assert list(broken) == [name]
-    assert why in broken[name]
-    assert str(tmp_path / name) in listing.read_text()
-
-
-def test_second_check_decodes_only_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [f"{i}.png" for i in range(5)]
-    for name in names:
-        Image.new("RGB", (4, 4)).save(tmp_path / name)
-    opened: list[str] = []
-
-    def spy(path: Path) -> Pixels:
-        opened.append(path.name)
-        return read_rgb(path)
-
-    monkeypatch.setattr(decoding, "read_rgb", spy)
-    find_broken(tmp_path, names)
-    assert sorted(opened) == names
-    opened.clear()
-    assert find_broken(tmp_path, names)[0] == {}
-    assert opened == []
-    (tmp_path / "3.png").write_bytes(b"damaged since")
-    assert list(find_broken(tmp_path, names)[0]) == ["3.png"]
-    assert opened == ["3.png"]
-
-
-def test_check_of_the_same_bytes_in_another_folder_is_its_own(tmp_path: Path) -> None:
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        Image.new("RGB", (4, 4)).save(tmp_path / folder / "x.png")
-    find_broken(tmp_path / "a", ["x.png"])
-    (tmp_path / "b" / "x.png").write_bytes(b"")
-    assert list(find_broken(tmp_path / "b", ["x.png"])[0]) == ["x.png"]
-
-
-def test_interrupted_check_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_CHUNK", 1)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    names = [f"{i}.png" for i in range(6)]
-    for name in names:
-        Image.new("RGB", (4, 4)).save(tmp_path / name)
-
-    def interrupt(path: Path) -> Pixels:
-        if path.name == "3.png":
-            raise KeyboardInterrupt
-        return read_rgb(path)
-
-    monkeypatch.setattr(decoding, "read_rgb", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        find_broken(tmp_path, names)
-
-    opened: list[str] = []
-    monkeypatch.setattr(decoding, "read_rgb", lambda path: opened.append(path.name) or read_rgb(path))
-    find_broken(tmp_path, names)
-    assert sorted(opened) == ["3.png", "4.png", "5.png"]
-
-
-def test_damaged_or_unwritable_cache_only_costs_time(tmp_path: Path, own_cache: Path) -> None:
-    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
-    find_broken(tmp_path, ["x.png"])
-    (cache,) = (own_cache / "vitlab").glob("*.npy")
-    cache.write_bytes(b"rubbish")
-    assert find_broken(tmp_path, ["x.png"])[0] == {}
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path / "x.png")  # a file: nothing can be written below it
-    assert find_broken(tmp_path, ["x.png"])[0] == {}

@@ -20,7 +20,8 @@ from tests.data.conftest import photo
 from vitlab.commands import run
 from vitlab.config import Config, merge
 from vitlab.data import ImageFolder
-from vitlab.data.decoding import find_broken, open_rgb
+from vitlab.data.checking import check_images
+from vitlab.data.decoding import open_rgb
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 ODD = os.fsdecode(b"caf\xe9.jpg")  # Latin-1 on a file system of UTF-8
@@ -52,7 +53,7 @@ def _png_that_claims(width: int, height: int) -> bytes:
 def test_what_an_image_claims_is_judged_before_it_is_decoded(tmp_path: Path, width: int, height: int, why: str) -> None:
     (tmp_path / "a.png").write_bytes(_png_that_claims(width, height))
     before = time.perf_counter()
-    assert why in find_broken(tmp_path, ["a.png"])[0]["a.png"]
+    assert why in check_images(tmp_path, ["a.png"])[0]["a.png"]
     assert time.perf_counter() - before < 1
 
 

@@ -159,7 +159,7 @@ def test_half_written_files_are_refused(photo_folder: PhotoFolder, tmp_path: Pat
     for length in (0, 5, 1000, len(content) - 1):
         path.write_bytes(content[:length])
         with pytest.raises(ValueError, match="only the beginning of one"):
-            _folder(tmp_path / "packed")
+            _ = _folder(tmp_path / "packed").class_names
 
 
 def test_an_interrupted_preparation_leaves_what_was_there(
@@ -182,7 +182,7 @@ def test_what_a_killed_preparation_leaves_is_named_and_removed_by_the_next(
         shutil.copy(left, left.with_suffix(".2.new"))
     (out / module.FILE).unlink()
     with pytest.raises(ValueError, match="start it again if it was interrupted"):
-        _folder(out)
+        _ = _folder(out).class_names
     prepare(root, out, 32, pixels=False)
     assert sorted(path.name for path in out.iterdir()) == ["broken.txt", module.FILE]
 
@@ -198,7 +198,7 @@ def test_files_of_others_and_of_another_version_are_refused(
         prepare(photo_folder({"a": 4, "b": 4}), tmp_path / "old", 32, pixels=False)
     for name in ("other", "old"):
         with pytest.raises(ValueError, match=r"not of the version(.|\n)*vitlab prepare"):
-            _folder(tmp_path / name)
+            _ = _folder(tmp_path / name).class_names
 
 
 # The command.

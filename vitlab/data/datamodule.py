@@ -6,12 +6,14 @@ normalised image tensors and the labels. Training images are distorted on the wa
 Letters: B images in the batch, C channels, H rows, W columns, K classes.
 """
 
+import hashlib
 import itertools
+import logging
 import math
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -40,10 +43,19 @@ from vitlab.data.sampler import (
     position,
 )
 
+log = logging.getLogger("vitlab")
+
 _MOST_WORKERS = 16  # beyond, a GPU's training step is seldom what waits
 
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 View = tuple[list[Tensor], Tensor]
+
+
+@rank_zero_only
+def tell(message: str) -> None:
+    """Say something once, whatever the number of processes; Lightning's own `rank_zero_info` is silenced in a run."""
+    log.info(message)
 
 
 class Batch(NamedTuple):
@@ -81,6 +93,17 @@ class ImageDataset(Dataset[Batch], ABC):
     @abstractmethod
     def raw(self, index: int) -> np.ndarray:
         """Return one image as (H, W, C) uint8, undistorted."""
+
+    def digest(self) -> str:
+        """Return a hash of the split: equal where the same images come in the same order with the same labels."""
+        content = hashlib.blake2b(digest_size=16)
+        for part in (*self._identity(), self.labels.tobytes()):
+            content.update(part)
+        return content.hexdigest()
+
+    def _identity(self) -> list[bytes]:
+        """Return what tells these images from others; a data set whose names do not say it adds the pixels."""
+        return ["\0".join(self.names).encode()]
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -147,6 +170,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self._datasets: dict[Split, ImageDataset] = {}
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self._continue_at: dict[str, Any] | None = None
+        self._recalled: dict[str, Any] | None = None
 
     # What a data set tells about itself, before any image is read.
 
@@ -174,6 +198,24 @@ class ImageDataModule(LightningDataModule, ABC):
     def in_chans(self) -> int:
         """C."""
         return len(self.mean)
+
+    @property
+    def test_is_validation(self) -> bool:
+        """Whether the images that test are those that validate, so that whatever was chosen on them flatters."""
+        if self._recalled is not None and not self._datasets:
+            return bool(self._recalled["test_is_validation"])
+        return self.dataset("test").digest() == self.dataset("val").digest()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what these data are, as JSON has it, wherever they lie: classes, and each split's size and digest."""
+        splits = {
+            split: {"images": len(self.dataset(split)), "digest": self.dataset(split).digest()} for split in SPLITS
+        }
+        return {"classes": self.class_names, "splits": splits, "test_is_validation": self.test_is_validation}
+
+    def recall(self, facts: dict[str, Any]) -> None:
+        """Know from `facts` of these data what can be asked before any image is read, also where they are gone."""
+        self._recalled = facts
 
     # What a data set does.
 
@@ -237,16 +279,64 @@ class ImageDataModule(LightningDataModule, ABC):
         images = torch.stack(framed)[:, : self.in_chans].to(device)
         return normalise(self._to_size(images), *self._statistics(device))
 
+    def first_batches(self, split: Split, limit: float) -> tuple[int, int]:
+        """Return how many images, and of how many classes, evaluation sees that is limited to the first batches.
+
+        `limit` is the trainer's: a number of each process's batches, or as a float a share of them. Images come in the
+        order of their classes, so that a few batches hold few classes.
+        """
+        images: list[int] = []
+        for rank in range(self._world_size):
+            batches = self._eval_batches(split, rank, self._world_size)
+            most = limit if isinstance(limit, int) else int(limit * len(batches))
+            images += [key.image for batch in itertools.islice(batches, int(most)) for key in batch]
+        return len(images), len(np.unique(self.labels(split)[images]))
+
     def setup(self, stage: str) -> None:
-        """Read the data; refuse views of another size than the model's, and a batch that the images cannot fill."""
+        """Read the data; say what a limited evaluation leaves out.
+
+        Raises:
+            ValueError: views of another size than the model's, a batch that the images cannot fill, labels that cannot
+                be mixed, or a trainer that would deal the images out once more.
+        """
+        self._check_trainer()
         dataset = self.dataset("train")
+        self._tell_limits(stage)
         if stage == "fit":
+            if self.mixup is not None and not _has_one_class_each(dataset):
+                raise ValueError(
+                    f"mixup blends the classes of images, of which each has one, but the labels are "
+                    f"{dataset.labels.dtype} {dataset.labels.shape}; set mixup: null."
+                )
             if self.multi_crop is not None and self.multi_crop.global_crops.size != self.image_size:
                 raise ValueError(
                     f"multi_crop.global_crops.size is {self.multi_crop.global_crops.size}, but the model is made for "
                     f"image_size {self.image_size}, which evaluation sees; give both the same."
                 )
             check_batches(dataset, self.batch_size, self._world_size, self._accumulate)
+
+    def _check_trainer(self) -> None:
+        """Refuse Lightning's own distributed sampler: around ours, each process would see its share of its share."""
+        connector = None if self.trainer is None else self.trainer._accelerator_connector
+        if self._world_size > 1 and connector is not None and connector.use_distributed_sampler:
+            raise ValueError("Each process has its own images already: give Trainer(use_distributed_sampler=False).")
+
+    def _tell_limits(self, stage: str) -> None:
+        """Say what `limit_val_batches` and the like leave of a split."""
+        if self.trainer is None:
+            return
+        limits: dict[str, tuple[Split, float]] = {
+            "fit": ("val", self.trainer.limit_val_batches),
+            "validate": ("val", self.trainer.limit_val_batches),
+            "test": ("test", self.trainer.limit_test_batches),
+            "predict": ("test", self.trainer.limit_predict_batches),
+        }
+        split, limit = limits[stage]
+        images, classes = self.first_batches(split, limit)
+        total = len(self.dataset(split))
+        if 0 < images < total:
+            of = f", {classes} of {self.num_classes} classes" if _has_one_class_each(self.dataset(split)) else ""
+            tell(f"The {split} split is limited to its first {images:,} of {total:,} images{of}.")
 
     def train_dataloader(self) -> DataLoader:
         """Return the loader of the epoch, or of the rest of the epoch, that the trainer is about to run."""
@@ -381,9 +471,15 @@ class ImageDataModule(LightningDataModule, ABC):
         }
 
     def _eval_loader(self, split: Split, rank: int, world_size: int) -> DataLoader:
-        dataset = self.dataset(split)
-        batches = EvenBatchSampler(EvalSampler(len(dataset), rank, world_size), self.eval_batch_size)
-        return DataLoader(dataset, batch_sampler=batches, **self._loader_settings)
+        batches = self._eval_batches(split, rank, world_size)
+        return DataLoader(self.dataset(split), batch_sampler=batches, **self._loader_settings)
+
+    def _eval_batches(self, split: Split, rank: int, world_size: int) -> EvenBatchSampler:
+        return EvenBatchSampler(EvalSampler(len(self.dataset(split)), rank, world_size), self.eval_batch_size)
+
+
+def _has_one_class_each(dataset: ImageDataset) -> bool:
+    return dataset.labels.ndim == 1 and np.issubdtype(dataset.labels.dtype, np.integer)
 
 
 def _as_it_is(batch: Any) -> Batch:

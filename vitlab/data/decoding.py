@@ -1,13 +1,12 @@
-"""Photographs from files to RGB, and the check, before training, that every file can be decoded."""
+"""Photographs from files to RGB."""
 
-import hashlib
+import ctypes
 import io
+import logging
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,25 +15,39 @@ import PIL
 import simplejpeg
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps
-from tqdm import tqdm
 
-from vitlab.files import written_whole
-
-# What Pillow reads without further programs. Compared in lower case.
+# What Pillow reads without further programs, of files that hold one picture. Compared in lower case. Not .psd: many
+# leave the whole picture out, and Pillow then shows a page that says so. Not .heic, .svg, .dng: Pillow knows none.
 IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"),
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif"),
+    *(".tga", ".dds", ".ico", ".qoi", ".pcx", ".sgi"),
 )
-# Pillow's warnings about data beside the picture, which is decoded all the same, once for each worker and file.
-warnings.filterwarnings("ignore", ".*orrupt EXIF data|Truncated File Read|.*malformed MPO", UserWarning, "PIL")
+# What Pillow says of data beside the picture, which is decoded all the same, once for each worker and file. What cannot
+# be decoded raises an error, which says why.
+warnings.filterwarnings("ignore", "", UserWarning, "PIL")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 # Pillow's too, above its limit on an image's pixels; such images are refused here. Once per process: filters are not
 # for threads.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-_LEAST_SIDE = 2  # pixels: less is a placeholder or a tracking pixel, not a photograph
-_MOST_RATIO = 100  # of the sides: a crop of 224 from 30,000 × 2 pixels would first be resized to 3.8 million columns
-_CHUNK = 32  # files that a thread decodes before it reports
+LEAST_SIDE = 2  # pixels: less is a placeholder or a tracking pixel, not a photograph
+MOST_RATIO = 100  # of the sides: a crop of 224 from 30,000 × 2 pixels would first be resized to 3.8 million columns
 _START_OF_JPEG, _START_OF_SCAN, _APP1 = b"\xff\xd8", 0xDA, 0xE1  # markers: ITU-T T.81, table B.1
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+def _quieten_libtiff() -> None:
+    """Keep libtiff from writing of every odd tag to the terminal, over the lines that matter; Pillow has its errors."""
+    try:
+        library = ctypes.CDLL(PIL._imaging.__file__)  # by which Pillow's own libtiff is found
+        for setter in (library.TIFFSetWarningHandler, library.TIFFSetErrorHandler):
+            setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
+            setter(None)
+    except (OSError, AttributeError):  # a Pillow built otherwise: it decodes as well
+        return
+
+
+_quieten_libtiff()
 
 Pixels = UInt8[np.ndarray, "H W 3"]
 Half = Callable[[int, int], bool]  # of height and width: whether half of each will do
@@ -148,10 +161,10 @@ def _check_size(width: int, height: int) -> None:
     size = f"{width} x {height} pixels"
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
         raise ValueError(f"{size}, more than {Image.MAX_IMAGE_PIXELS:,}: could be a decompression bomb")
-    if min(width, height) < _LEAST_SIDE:
+    if min(width, height) < LEAST_SIDE:
         raise ValueError(size)
-    if max(width, height) > _MOST_RATIO * min(width, height):
-        raise ValueError(f"{size}, one side more than {_MOST_RATIO} times the other")
+    if max(width, height) > MOST_RATIO * min(width, height):
+        raise ValueError(f"{size}, one side more than {MOST_RATIO} times the other")
 
 
 def as_text(name: str) -> str:
@@ -180,7 +193,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
-    if image.mode in _SIXTEEN_BIT:
+    if image.mode in SIXTEEN_BIT:
         values = np.asarray(image).clip(0, 65535) / 257
         return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
     if image.mode == "F":
@@ -190,86 +203,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         page = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(page, rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def find_broken(root: Path, names: Sequence[str]) -> tuple[dict[str, str], Path]:
-    """Return the names under `root` that cannot be decoded, with the reason, and a file that lists them all.
-
-    Every file is decoded once. One that passed is remembered by name, size and time of change in the user's cache, so
-    that the next start decodes only new and changed ones.
-    """
-    cache = _cache_folder() / f"decoded-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.npy"
-    listing = cache.with_suffix(".txt")
-    marks = np.fromiter((_mark(root, name) for name in names), np.uint64, len(names))
-    good = np.isin(marks, _read_marks(cache))
-    new = np.flatnonzero(~good).tolist()
-    if not new:
-        return {}, listing
-
-    broken: dict[str, str] = {}
-    try:
-        for index, reason in _decode_all(root, names, new):
-            good[index] = reason is None
-            if reason is not None:
-                broken[names[index]] = reason
-    finally:  # also when interrupted: what was checked stays checked
-        _write(cache, broken, marks[good], root)
-    return broken, listing
-
-
-def _decode_all(root: Path, names: Sequence[str], indices: list[int]) -> Iterator[tuple[int, str | None]]:
-    """Yield each index with the reason why its file cannot be decoded; None: it can."""
-    chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count())  # the decoders let other threads run
-    with tqdm(total=len(indices), desc="Checking images", leave=False, disable=None) as bar:
-        try:
-            for chunk, reasons in zip(chunks, pool.map(partial(_why_broken, root, names), chunks), strict=True):
-                yield from zip(chunk, reasons, strict=True)
-                bar.update(len(chunk))
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _why_broken(root: Path, names: Sequence[str], indices: list[int]) -> list[str | None]:
-    reasons: list[str | None] = []
-    for index in indices:
-        try:
-            read_rgb(root / names[index])
-            reasons.append(None)
-        except ValueError as error:
-            reasons.append(str(error))
-    return reasons
-
-
-def _mark(root: Path, name: str) -> int:
-    """Identify a file's content by what is known without opening it; another decoder may decode other files."""
-    try:
-        status = os.stat(root / name)
-    except OSError:  # a link to nowhere: decoding it will say so
-        return 0
-    rules = f"{PIL.__version__}\0{simplejpeg.__version__}\0{_LEAST_SIDE}\0{_MOST_RATIO}"
-    key = f"{rules}\0{status.st_size}\0{status.st_mtime_ns}\0{name}"
-    return int.from_bytes(hashlib.blake2b(os.fsencode(key), digest_size=8).digest(), "little")
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitlab"
-
-
-def _read_marks(cache: Path) -> np.ndarray:
-    try:
-        return np.load(cache, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # none yet, or cut short: check again
-        return np.empty(0, np.uint64)
-
-
-def _write(cache: Path, broken: dict[str, str], marks: np.ndarray, root: Path) -> None:
-    """Write the marks whole or not at all; without a writable cache the next start checks again."""
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        lines = [f"{root / name}: {why}\n" for name, why in broken.items()]
-        cache.with_suffix(".txt").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-        with written_whole(cache) as file:
-            np.save(file, marks)
-    except OSError:
-        return

@@ -1,27 +1,26 @@
 """A user's own photographs in folders, one folder a class."""
 
-import difflib
-import logging
 import os
-from collections import Counter
 from collections.abc import Sequence
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, final
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from vitlab.data.augment import BOX_DRAWS, crop_box
-from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split, check_fraction, stratified_split
-from vitlab.data.decoding import IMAGE_SUFFIXES, Half, Jpeg, Pixels, as_text, find_broken, read_jpeg, read_rgb
+from vitlab.data.checking import Check
+from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split, check_fraction, stratified_split, tell
+from vitlab.data.decoding import Half, Pixels, as_text
 from vitlab.data.draws import Draws, Stream, host_seed
 from vitlab.data.encoded import EncodedCrops, File
+from vitlab.data.folder import Folder, below_split, list_images, walk
 from vitlab.data.mixup import Mixup
 from vitlab.data.multi_crop import MultiCrop
+from vitlab.data.oddities import oddities
 from vitlab.data.packed import Packed, is_packed
 from vitlab.data.photos import (
     Framing,
@@ -36,19 +35,12 @@ from vitlab.data.photos import (
     seeded,
 )
 from vitlab.data.sampler import Key
-from vitlab.data.source import PhotoSource
+from vitlab.data.source import Part, PhotoSource
 
-log = logging.getLogger("vitlab")
-
-_SPLITS: tuple[Split, ...] = ("train", "val", "test")
-_OTHER_NAMES = ("training", "valid", "validation", "testing")  # what other programs call the splits
 _NAMED = 3  # broken images that a message names
 
-
-@rank_zero_only
-def tell(message: str) -> None:
-    """Say something once, whatever the number of processes; Lightning's own `rank_zero_info` is silenced in a run."""
-    log.info(message)
+# What others take from here.
+__all__ = ["Folder", "ImageFolder", "Photos", "list_images", "walk"]
 
 
 class Photos(ImageDataset):
@@ -66,8 +58,9 @@ class Photos(ImageDataset):
         mean: tuple[float, ...],
         seed: int,
         decode_on_device: bool = False,
+        contents: np.ndarray | None = None,
     ) -> None:
-        self.source, self.labels, self.seed = source, labels, seed
+        self.source, self.labels, self.seed, self._contents = source, labels, seed, contents
         # An array, not a list: a worker that reads a list's element counts a reference to it, and so gets its own copy
         # of that page of memory, until each worker holds its own copy of all names.
         self._files = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
@@ -79,6 +72,11 @@ class Photos(ImageDataset):
     def names(self) -> list[str]:
         """Paths below the root, as text."""
         return [as_text(os.fsdecode(file)) for file in self._files]
+
+    def _identity(self) -> list[bytes]:
+        """Return names as they are wherever the folder lies, and what the files hold."""
+        names = "\0".join(below_split(name) for name in self.names).encode()
+        return [names, b"" if self._contents is None else self._contents.tobytes()]
 
     def __getitems__(self, keys: list[Key]) -> Batch:
         """Read one batch."""
@@ -157,16 +155,19 @@ def _stack(photos: Sequence[Photo]) -> UInt8[Tensor, "B 3 S S"]:
 class ImageFolder(ImageDataModule):
     """Photographs in one folder a class: `root/train/cat`, `root/val/cat`, perhaps `root/test/cat`; or `root/cat`.
 
-    Class names are the folders' names, in alphabetical order; files may lie deeper. Where there is no `root/val`, a
-    part of each class is held out. Where there is no `root/test` but a `root/val`, the test split *is* the validation
-    split, as customary for ImageNet, unless `test_fraction` is given.
+    Class names are the folders' names, in alphabetical order; files may lie deeper. Splits may be called training,
+    valid, validation, dev, eval, evaluation or testing too, in any letter case. Where there is no `root/val`, a part of
+    each class is held out. Where there is no `root/test` but a `root/val`, the test split *is* the validation split, as
+    customary for ImageNet, unless `test_fraction` is given.
 
-    Images are upright as their EXIF data say, RGB whatever they were, transparent parts white (see `read_rgb`). Before
-    training every file is decoded once; what cannot be, measures less than two pixels or more than 89 million, or is
-    over a hundred times as long as wide, is named. The second start knows the files that did not change. No image is
-    ever replaced by another: one that is deleted or damaged while a run reads stops the run and is named, whatever
-    `broken` says; the same command then checks the files and goes on from the last checkpoint. For a random crop that
-    is four times as large as `image_size` or more, a JPEG is decoded at half its size (see `half_will_do`).
+    Images are upright as their EXIF data say, RGB whatever they were, transparent parts white (see `read_photo`).
+    Before training every file is decoded once; what cannot be, measures less than two pixels or more than 89 million,
+    or is over a hundred times as long as wide, is named. Named and kept is what may mislead: the same image in two
+    splits, classes of few images, 16-bit pictures that 8 bits leave blank. The second start knows the files that did
+    not change. No image is ever replaced by another: one that is deleted or damaged while a run reads stops the run and
+    is named, whatever `broken` says; the same command then checks the files and goes on from the last checkpoint. For a
+    random crop that is four times as large as `image_size` or more, a JPEG is decoded at half its size (see
+    `half_will_do`).
 
     A link to a folder is followed, but for one that leads back to a folder that it lies in. Names that are no UTF-8
     appear with escapes (`caf\\xe9.jpg`) in everything that is written.
@@ -185,8 +186,8 @@ class ImageFolder(ImageDataModule):
         crop_pct: evaluation resizes the shorter side to image_size / crop_pct and cuts the centre out; null: it brings
             the whole image to image_size, squashed to a square (Swin at 384 px).
         broken: images that cannot be decoded are left out, or refused before training starts.
-        mean: of each channel, on the scale 0 … 1; ImageNet's, as pretrained weights expect.
-        std: of each channel, on the same scale.
+        mean: of red, green and blue, on the scale 0 … 1; ImageNet's, as pretrained weights expect.
+        std: of the same, on the same scale.
         augment: see `PhotoAugment`.
         mixup: blend training images with each other. Null: off.
         multi_crop: several views of each training image, in place of `augment`, whose interpolation still holds for
@@ -212,8 +213,8 @@ class ImageFolder(ImageDataModule):
         test_fraction: float | None = None,
         crop_pct: float | None = 0.875,
         broken: Literal["skip", "refuse"] = "refuse",
-        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
-        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        mean: tuple[float, ...] = (0.485, 0.456, 0.406),
+        std: tuple[float, ...] = (0.229, 0.224, 0.225),
         augment: PhotoAugment = PhotoAugment(),  # noqa: B008  (frozen)
         mixup: Mixup | None = None,
         multi_crop: MultiCrop | None = None,
@@ -242,6 +243,11 @@ class ImageFolder(ImageDataModule):
                 )
         if image_size < 1:
             raise ValueError(f"data.init_args.image_size is {image_size}; it is a side in pixels, e.g. 224.")
+        if not len(mean) == len(std) == 3:
+            raise ValueError(
+                f"data.init_args.mean {list(mean)} and std {list(std)} must have three values each: photographs are "
+                "RGB, grey ones too, in three equal channels."
+            )
         if crop_pct is not None and not 0 < crop_pct <= 1:
             raise ValueError(f"data.init_args.crop_pct is {crop_pct}; it lies above 0 and is at most 1, e.g. 0.875.")
         if decode_on_device and (multi_crop is not None or make_rand_augment(augment, image_size, mean) is not None):
@@ -254,12 +260,18 @@ class ImageFolder(ImageDataModule):
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self._image_size = image_size
         self._rand_augment = make_batch_rand_augment(augment, image_size, mean)
-        self._broken: dict[str, str] | None = None
-        self.source = Packed(self.root) if is_packed(self.root) else Folder(self.root)
+        self._known: Check | None = None
+
+    @cached_property
+    def source(self) -> PhotoSource:
+        """The photographs, found on the first use: a model that knows its classes sees other pictures without them."""
+        return Packed(self.root) if is_packed(self.root) else Folder(self.root)
 
     @property
     def class_names(self) -> list[str]:
         """The folders of the training split, in alphabetical order."""
+        if self._recalled is not None:
+            return list(self._recalled["classes"])
         return [as_text(name) for name in self.source.class_names]
 
     @property
@@ -277,15 +289,32 @@ class ImageFolder(ImageDataModule):
         self._check()
 
     def _read(self) -> dict[Split, ImageDataset]:
-        names = self._split()
-        broken = self._check()
-        splits: dict[Split, ImageDataset] = {}
-        for split, (files, labels) in names.items():
-            good = np.array([name not in broken for name in files], dtype=bool)
-            splits[split] = Photos(
+        found = [as_text(name) for name in self.source.class_names]
+        if found != self.class_names:
+            raise ValueError(
+                f"{self.root} has classes {', '.join(found[:8])}; the run's are {', '.join(self.class_names[:8])}.\n"
+                "Give the folder that it was trained on, or one of the same classes."
+            )
+        broken = self._check().broken
+        parts = self._split()
+        whole = {split: part.without(broken) for split, part in parts.items()}
+        for split, part in whole.items():
+            if not part.names:
+                raise ValueError(
+                    f"The {split} split of {self.root} is empty: no image of it can be decoded, or no class has one "
+                    "to spare.\nAdd images."
+                )
+        gone = [self.source.class_names[k] for k in range(self.num_classes) if k not in whole["train"].labels]
+        if gone:
+            raise ValueError(
+                f"No image of the class {gone[0]} in {self.root} can be decoded.\nRepair or remove the class."
+            )
+        self._tell(whole, parts["test"] is parts["val"])
+        return {
+            split: Photos(
                 self.source,
-                [name for name in files if name not in broken],
-                labels[good],
+                part.names,
+                part.labels,
                 self._image_size,
                 self.crop_pct,
                 self.augment,
@@ -293,23 +322,24 @@ class ImageFolder(ImageDataModule):
                 self.mean,
                 self.seed,
                 self.decode_on_device,
+                part.contents,
             )
-        for split, dataset in splits.items():
-            if len(dataset) == 0:
-                raise ValueError(
-                    f"The {split} split of {self.root} is empty: no image of it can be decoded, or no class has one "
-                    "to spare.\nAdd images."
-                )
-        gone = [self.source.class_names[k] for k in range(self.num_classes) if k not in splits["train"].labels]
-        if gone:
-            raise ValueError(
-                f"No image of the class {gone[0]} in {self.root} can be decoded.\nRepair or remove the class."
-            )
-        return splits
+            for split, part in whole.items()
+        }
 
-    def _split(self) -> dict[Split, tuple[list[str], np.ndarray]]:
+    def _tell(self, parts: dict[Split, Part], test_is_validation: bool) -> None:
+        """Say what a user should know of these data; what was said of the test split is not said of the other again."""
+        for line in self.source.notes:
+            tell(line)
+        if test_is_validation:
+            tell(f"{self.root} has no test folder: the test split is the validation split.")
+            parts = {split: part for split, part in parts.items() if split != "val"}
+        for line in oddities(self.class_names, parts, self._check()):
+            tell(line)
+
+    def _split(self) -> dict[Split, Part]:
         """Hold out what has no folder of its own; from all files, so that repairing one does not change the rest."""
-        splits = dict(self.source.splits)
+        splits = self.source.parts(self._check())
         test_fraction = self.test_fraction
         if test_fraction is None and "val" not in splits:
             test_fraction = self.val_fraction
@@ -319,175 +349,34 @@ class ImageFolder(ImageDataModule):
             held_out_before = test_fraction
         if "val" not in splits:
             splits["train"], splits["val"] = self._hold_out(splits["train"], self.val_fraction / (1 - held_out_before))
-        if "test" not in splits:
-            tell(f"{self.root} has no test folder: the test split is the validation split.")
-            splits["test"] = splits["val"]
+        splits.setdefault("test", splits["val"])
         return splits
 
-    def _hold_out(
-        self, files: tuple[list[str], np.ndarray], fraction: float
-    ) -> tuple[tuple[list[str], np.ndarray], tuple[list[str], np.ndarray]]:
-        names, labels = files
-        kept, held_out = stratified_split(labels, fraction, self.split_seed)
-        return ([names[i] for i in kept], labels[kept]), ([names[i] for i in held_out], labels[held_out])
+    def _hold_out(self, part: Part, fraction: float) -> tuple[Part, Part]:
+        kept, held_out = stratified_split(part.labels, fraction, self.split_seed)
+        return part.take(kept), part.take(held_out)
 
-    def _check(self) -> dict[str, str]:
-        """Return the broken files and why; name them, or refuse."""
-        if self._broken is None:
-            self._broken = self._find_broken()
-        return self._broken
+    def _check(self) -> Check:
+        """Return what is known of each file; name those that are broken, or refuse them."""
+        if self._known is None:
+            known = self.source.check()
+            self._judge(known)
+            self._known = known
+        return self._known
 
-    def _find_broken(self) -> dict[str, str]:
-        names = [name for files, _ in self.source.splits.values() for name in files]
-        broken, listing = self.source.find_broken()
+    def _judge(self, known: Check) -> None:
+        broken = known.broken
         if not broken:
-            return broken
-        count = f"{len(broken)} of {len(names)} images cannot be decoded"
+            return
+        count = f"{len(broken)} of {len(known.contents)} images cannot be decoded"
         some = "\n".join(f"  {self.root / name}: {why}" for name, why in list(broken.items())[:_NAMED])
-        more = f"\n  and {len(broken) - _NAMED} more, all in {listing}" if len(broken) > _NAMED else ""
+        more = f"\n  and {len(broken) - _NAMED} more, all in {known.listing}" if len(broken) > _NAMED else ""
         if self.broken == "refuse":
             raise ValueError(f"{count}; repair them, or leave them out with broken: skip.\n{some}{more}")
         tell(f"{count} and are left out:\n{some}{more}")
-        return broken
 
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
         return self._recolour(images, draws)  # all else was done in the workers
 
     def _to_size(self, images: Tensor) -> Tensor:
         return images
-
-
-@final
-class Folder(PhotoSource):
-    """The files of a folder, found by `list_images`."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.class_names, self.splits = list_images(root)
-
-    def find_broken(self) -> tuple[dict[str, str], Path]:
-        """Decode every file that is not known to be whole."""
-        return find_broken(self.root, [name for names, _ in self.splits.values() for name in names])
-
-    def read(self, name: str, half: Half | None = None) -> Pixels:
-        """Decode one file."""
-        try:
-            return read_rgb(self.root / name, half)
-        except ValueError as error:
-            raise ValueError(
-                f"{self.root / name} cannot be decoded any more: {error}. Start again: the files are checked."
-            ) from None
-
-    def jpeg(self, name: str) -> Jpeg | None:
-        """Read one file."""
-        return read_jpeg(self.root / name)
-
-
-def list_images(root: Path) -> tuple[list[str], dict[Split, tuple[list[str], np.ndarray]]]:
-    """Return the class names and, for each split that has a folder, the images relative to `root` and their labels.
-
-    Without a folder `train`, everything is the split "train".
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: no classes, only one, an empty one, or one in val or test that train lacks.
-    """
-    if not root.is_dir():
-        raise FileNotFoundError(_no_folder(root))
-    folders = _folders(root)
-    if "train" not in folders and any(name.lower() in (*_SPLITS, *_OTHER_NAMES) for name in folders):
-        raise ValueError(
-            f"{root} holds {_some(folders)}: these look like splits, but there is none called train.\n"
-            "Name them train, val and (optional) test."
-        )
-    places: dict[Split, Path]
-    places = {split: root / split for split in _SPLITS if split in folders} if "train" in folders else {"train": root}
-    classes = _folders(places["train"])
-    _check_classes(places["train"], classes)
-    splits = {split: _images_of(root, place, classes) for split, place in places.items()}
-    return classes, splits
-
-
-def _images_of(root: Path, place: Path, classes: list[str]) -> tuple[list[str], np.ndarray]:
-    names: list[str] = []
-    counts = []
-    ignored: Counter[str] = Counter()
-    for name in (present := _folders(place)):
-        if name not in classes:
-            close = difflib.get_close_matches(name, classes, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise ValueError(f"{place / name} is a class that {root / 'train'} lacks; it has {_some(classes)}.{hint}")
-        files = walk(place / name, ignored)
-        if not files:
-            raise ValueError(
-                f"{place / name} holds no image, so that the class {name} is empty.\n"
-                f"Remove the folder or put images into it ({', '.join(IMAGE_SUFFIXES[:5])}, …)."
-            )
-        names += [os.path.relpath(file, root) for file in files]
-        counts.append(len(files))
-    if ignored:
-        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in ignored.most_common(5))
-        tell(f"In {place}, files that are not images by their names are left out: {kinds}.")
-    return names, np.repeat([classes.index(name) for name in present], counts).astype(np.int64)
-
-
-def walk(folder: Path, ignored: Counter[str]) -> list[str]:
-    """Return the image files under `folder`, sorted; hidden ones are not the user's. A link that leads back is left."""
-    files = []
-    for place, inner, names in os.walk(folder, followlinks=True):
-        inner[:] = sorted(name for name in inner if not name.startswith(".") and not _leads_back(place, name))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in IMAGE_SUFFIXES:
-                files.append(os.path.join(place, name))
-            else:
-                ignored[suffix] += 1
-    return files
-
-
-@cache  # says it once
-def _leads_back(place: str, name: str) -> bool:
-    """Say whether a folder is a link to one that it lies in itself, by which the walk would never end."""
-    path = os.path.join(place, name)
-    if not os.path.islink(path):
-        return False
-    real = Path(os.path.realpath(path))
-    way = [step.resolve() for step in (Path(place), *Path(place).parents)]  # by which it was come to
-    back = any(real in (step, *step.parents) for step in way)
-    if back:
-        tell(f"{path} is a link to {real}, in which it lies, and is left out.")
-    return back
-
-
-def _folders(place: Path) -> list[str]:
-    names = sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
-    return [name for name in names if not _leads_back(str(place), name)]
-
-
-def _check_classes(place: Path, classes: list[str]) -> None:
-    if not classes:
-        raise ValueError(
-            f"{place} holds no folders; expected one folder of images for each class, e.g. {place}/cat/001.jpg.\n"
-            "Either root/train/<class> and root/val/<class>, or root/<class>."
-        )
-    if len(classes) == 1:
-        raise ValueError(
-            f"{place} holds one class only, {classes[0]}: there is nothing to tell apart.\n"
-            "Give each class a folder of its own, at least two."
-        )
-
-
-def _no_folder(root: Path) -> str:
-    """Say how far the path leads, and what is there."""
-    if root.exists():
-        return f"{root} is a file; data.init_args.root must be a folder with one folder of images for each class."
-    parent = next((parent for parent in root.parents if parent.is_dir()), Path("."))
-    missing = root.relative_to(parent).parts[0]
-    there = _folders(parent)
-    close = difflib.get_close_matches(missing, there, n=1)
-    hint = f" Did you mean {parent / close[0]}?" if close else ""
-    return f"There is no folder {root}: {parent.resolve()} holds {_some(there) or 'no folder'}.{hint}"
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -30,6 +30,9 @@ class TensorImages(ImageDataset):
         """What the data set calls them."""
         return self._names
 
+    def _identity(self) -> list[bytes]:
+        return [*super()._identity(), self.images.cpu().contiguous().numpy().tobytes()]
+
     def to(self, device: torch.device) -> None:
         """Move images and labels."""
         self.images, self._labels = self.images.to(device), self._labels.to(device)

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import simplejpeg
 
+from vitlab.data.checking import Check, content_of, is_faint
 from vitlab.data.datamodule import Split
 from vitlab.data.decoding import Half, Jpeg, Pixels, as_text, read_photo
 from vitlab.data.photos import shrunk
@@ -38,6 +39,8 @@ _SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("image", pa.large_binary()),
         ("broken", pa.string()),  # why there is no image
+        ("content", pa.uint64()),  # a hash of the image, see `Check`
+        ("faint", pa.bool_()),  # of the photograph
     ]
 )
 
@@ -52,6 +55,8 @@ class Row(NamedTuple):
     width: int = 0
     image: bytes | None = None
     broken: str | None = None
+    content: int = 0
+    faint: bool = False
 
     @classmethod
     def of(cls, root: Path, name: str, split: Split, label: int, short_side: int, pixels: bool) -> Self:
@@ -68,7 +73,8 @@ class Row(NamedTuple):
         else:
             image = simplejpeg.encode_jpeg(small, QUALITY, "RGB", "444")
         height, width, _ = small.shape
-        return cls(os.fsencode(name), split, label, height, width, image)
+        content, faint = content_of(image), is_faint(root / name, whole)
+        return cls(os.fsencode(name), split, label, height, width, image, content=content, faint=faint)
 
 
 def write_packed(root: Path, class_names: list[str], rows: Iterable[Sequence[Row]], pixels: bool) -> int:
@@ -128,18 +134,21 @@ class Packed(PhotoSource):
         names, labels, splits = [os.fsdecode(x) for x in self._names], np.asarray(table["label"]), table["split"]
         self._broken = {names[i]: table["broken"][i].as_py() for i in np.flatnonzero(table["broken"].is_valid())}
         of = np.asarray(splits)
-        self.splits = {
-            split: ([names[i] for i in np.flatnonzero(of == split)], labels[of == split].astype(np.int64))
-            for split in splits.unique().to_pylist()
-        }
+        rows = {split: np.flatnonzero(of == split) for split in splits.unique().to_pylist()}
+        self.splits = {split: ([names[i] for i in own], labels[own].astype(np.int64)) for split, own in rows.items()}
+        self.notes = []
+        self._contents, self._faint = np.zeros(len(names), np.uint64), list[str]()
+        if "content" in table.column_names:  # earlier files lack both
+            self._contents = np.asarray(table["content"])[np.concatenate([*rows.values()])]
+            self._faint = [names[i] for i in np.flatnonzero(table["faint"])]
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
         """Open the file anew where a worker does not inherit it: a map of memory cannot be sent."""
         return type(self), (self.root,)
 
-    def find_broken(self) -> tuple[dict[str, str], Path]:
-        """Return what could not be decoded when the folder was prepared."""
-        return self._broken, self.root / LISTING
+    def check(self) -> Check:
+        """Return what was found when the folder was prepared."""
+        return Check(self._broken, self.root / LISTING, self._contents, self._faint)
 
     def read(self, name: str, half: Half | None = None) -> Pixels:
         """Return the pixels of a row, which is small already; of RGB a view of the file, not to be written to."""

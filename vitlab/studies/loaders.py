@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitlab.data.augment import BOX_DRAWS, crop_box, normalise
+from vitlab.data.checking import Check
 from vitlab.data.decoding import Half, Jpeg, Pixels, open_rgb
 from vitlab.data.draws import Draws, Stream
 from vitlab.data.image_folder import Folder, Photos
@@ -50,9 +51,9 @@ class ByPillow(PhotoSource):
     def __init__(self, folder: Folder) -> None:
         self.folder, self.class_names, self.splits = folder, folder.class_names, folder.splits
 
-    def find_broken(self) -> tuple[dict[str, str], Path]:
+    def check(self) -> Check:
         """Return what the folder returns."""
-        return self.folder.find_broken()
+        return self.folder.check()
 
     def read(self, name: str, half: Half | None = None) -> Pixels:
         """Decode one file."""

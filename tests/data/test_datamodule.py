@@ -1,0 +1,116 @@
+"""What every data set refuses, and says, before anything is trained or evaluated."""
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from vitlab.data import BatchAugment, Digits, ImageDataModule, Mixup
+from vitlab.data import datamodule as module
+from vitlab.data.datamodule import ImageDataset, Split
+from vitlab.data.in_memory import InMemoryDataModule, TensorImages
+
+
+class _Many(InMemoryDataModule):
+    """Labels of another kind than one class an image."""
+
+    def __init__(self, labels: np.ndarray, mixup: Mixup | None) -> None:
+        super().__init__(
+            4,
+            None,
+            0,
+            0,
+            0,
+            (0.5,),
+            (0.5,),
+            BatchAugment(),
+            mixup,
+            None,
+            native_size=8,
+            image_size=8,
+            hold_on_device=True,
+        )
+        self._targets = labels
+
+    @property
+    def class_names(self) -> list[str]:
+        return ["a", "b", "c"]
+
+    def _read(self) -> dict[Split, ImageDataset]:
+        number = len(self._targets)
+        images = torch.zeros(number, 1, 8, 8, dtype=torch.uint8)
+        return {
+            split: TensorImages(images, self._targets, [f"{split}/{i}" for i in range(number)])
+            for split in ("train", "val", "test")
+        }
+
+
+@pytest.mark.parametrize(
+    "labels", [np.zeros((8, 3), np.int64), np.zeros((8, 3), np.float32), np.zeros(8, np.float32)], ids=str
+)
+def test_mixup_needs_one_class_an_image(labels: np.ndarray) -> None:
+    # It ended in a traceback of one_hot in the first step.
+    with pytest.raises(ValueError, match=f"mixup blends .* {labels.dtype} .*; set mixup: null"):
+        _Many(labels, Mixup()).setup("fit")
+    _Many(labels, None).setup("fit")
+    _Many(labels, Mixup()).setup("test")
+
+
+# Evaluation that is limited to the first batches.
+
+
+def _limited(monkeypatch: pytest.MonkeyPatch, data: ImageDataModule, stage: str, **options: object) -> list[str]:
+    said: list[str] = []
+    monkeypatch.setattr(module, "tell", said.append)
+    data.trainer = Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, **options
+    )
+    data.setup(stage)
+    return said
+
+
+class _Sorted(_Many):
+    """Five images of each of three classes, sorted, as those of a folder are; batches of four."""
+
+    def __init__(self) -> None:
+        super().__init__(np.arange(15) // 5, None)
+
+
+def test_what_the_first_batches_hold_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Three batches of a folder's test images, sorted by class, were 184 of 736, of two of five classes.
+    data = _Sorted()
+    sizes = [len(batch.labels) for batch in data.test_dataloader()]
+    assert sizes == [4, 4, 3, 4]
+    assert data.first_batches("test", 2) == (8, 2)
+    assert data.first_batches("test", 1) == (4, 1)
+    assert data.first_batches("test", 0.75) == (11, 3)
+    assert data.first_batches("test", 1.0) == data.first_batches("test", 100) == (15, 3)
+    said = _limited(monkeypatch, data, "test", limit_test_batches=2)
+    assert said == ["The test split is limited to its first 8 of 15 images, 2 of 3 classes."]
+    said = _limited(monkeypatch, _Sorted(), "fit", limit_val_batches=0.25, limit_test_batches=2)
+    assert said == ["The val split is limited to its first 4 of 15 images, 1 of 3 classes."]
+    assert _limited(monkeypatch, _Sorted(), "fit", limit_train_batches=1, limit_val_batches=0) == []
+    assert _limited(monkeypatch, _Sorted(), "validate") == []
+
+
+def test_the_first_batches_of_several_processes_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = _Sorted()
+    monkeypatch.setattr(_Sorted, "_world_size", 2)
+    shares = [data._eval_loader("test", rank, 2) for rank in range(2)]
+    first = [next(iter(share)) for share in shares]
+    assert data.first_batches("test", 1) == (
+        sum(len(batch.labels) for batch in first),
+        len(torch.cat([batch.labels for batch in first]).unique()),
+    )
+
+
+# Several processes.
+
+
+def test_lightnings_own_distributed_sampler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Around ours, each process saw its share of its share: 8 batches an epoch in place of 16, without a word.
+    two: dict = {"devices": 2, "strategy": "ddp_spawn", "num_sanity_val_steps": 0}
+    with pytest.raises(ValueError, match=r"give Trainer\(use_distributed_sampler=False\)"):
+        _limited(monkeypatch, Digits(), "fit", **two)
+    assert _limited(monkeypatch, Digits(), "fit", **two, use_distributed_sampler=False) == []
+    assert _limited(monkeypatch, Digits(), "fit") == []

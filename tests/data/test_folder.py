@@ -1,0 +1,143 @@
+"""Which folders are splits, which are classes, and what is said of the rest."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitlab.data import ImageFolder
+from vitlab.data.datamodule import SPLITS
+from vitlab.data.folder import Listing, list_images
+from vitlab.preparing import prepare
+
+PhotoFolder = Callable[[dict[str, int]], Path]
+
+
+def _both(**splits: int) -> dict[str, int]:
+    return {f"{split}/{name}": count for split, count in splits.items() for name in ("cat", "dog")}
+
+
+def _refused(root: Path) -> str:
+    with pytest.raises(ValueError, match=str(root.resolve())) as raised:
+        list_images(root)
+    message = str(raised.value)
+    assert len(message.splitlines()) <= 3
+    return message
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("train", "validation", "test"),
+        ("Train", "Val", "TEST"),
+        ("training", "valid", "testing"),
+        ("train", "dev", "Test"),
+    ],
+)
+def test_splits_are_known_by_all_their_usual_names(
+    photo_folder: PhotoFolder, tmp_path: Path, train: str, val: str, test: str
+) -> None:
+    # A `validation` beside `train` was passed over without a word, and a tenth of train held out in its place.
+    root = photo_folder(_both(**{train: 6, val: 2, test: 3}))
+    listing = list_images(root)
+    assert {split: len(names) for split, (names, _) in listing.splits.items()} == {"train": 12, "val": 4, "test": 6}
+    assert listing.splits["val"][0][0] == f"{val}/cat/000.jpg"
+    assert f"val is {val}" in " ".join(listing.notes) or val == "val"
+    said = prepare(root, tmp_path / "packed", 32, pixels=False)
+    assert f"val is {val}" in said or val == "val"
+    packed = ImageFolder(str(tmp_path / "packed"), image_size=16, num_workers=0)
+    for split in SPLITS:
+        assert packed.image_names(split) == listing.splits[split][0]
+
+
+def test_plain_names_need_no_word(photo_folder: PhotoFolder) -> None:
+    assert list_images(photo_folder(_both(train=2, val=1, test=1))).notes == []
+
+
+def test_two_folders_for_one_split_are_refused(photo_folder: PhotoFolder) -> None:
+    message = _refused(photo_folder(_both(train=2, val=1, Validation=1)))
+    assert "holds Validation and val, and each could be the val split" in message
+
+
+def test_splits_without_train_are_refused(photo_folder: PhotoFolder) -> None:
+    message = _refused(photo_folder(_both(validation=2, test=2)))
+    assert "none called train" in message
+    assert "if they are classes, put all of them into a folder train" in message
+
+
+def test_a_folder_that_looks_like_the_missing_split_is_refused(photo_folder: PhotoFolder) -> None:
+    message = _refused(photo_folder(_both(train=4, holdout=2)))
+    assert "holdout holds classes as train does" in message
+    assert "name it val or test" in message
+
+
+def test_folders_that_are_no_splits_are_counted_and_named(photo_folder: PhotoFolder) -> None:
+    counts = _both(train=4, val=1) | {"annotations": 0, "unlabeled/2024": 2}
+    listing = list_images(photo_folder(counts))
+    assert "2 of its folders are no splits and are not used: annotations, unlabeled." in listing.notes[0]
+    assert sorted(listing.splits) == ["train", "val"]
+
+
+def test_with_all_three_splits_a_further_one_is_only_named(photo_folder: PhotoFolder) -> None:
+    assert "train_old" in list_images(photo_folder(_both(train=2, val=1, test=1, train_old=1))).notes[0]
+
+
+@pytest.mark.parametrize("name", ["train", "Validation"])
+def test_a_folder_that_is_itself_a_split_is_refused(
+    photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    # Training on ds/validation would hold a tenth of it out, and never see ds/train.
+    root = photo_folder(_both(train=4, Validation=2))
+    message = _refused(root / name)
+    assert f"{root / name} is one split of {root}" in message
+    assert f"--data.root {root};" in message
+    monkeypatch.chdir(root / name)
+    assert "is one split of" in _refused(Path())
+    (root / "alone").symlink_to(root / name)
+    assert len(list_images(root / "alone").splits["train"][0]) > 0
+
+
+def test_a_folder_called_like_a_split_among_others_projects_is_no_split(photo_folder: PhotoFolder) -> None:
+    root = photo_folder({"test/cat": 3, "test/dog": 3, "dev/src": 0})
+    assert _lengths(list_images(root / "test")) == {"train": 6}
+
+
+def test_classes_may_be_called_like_splits_inside_of_train(photo_folder: PhotoFolder) -> None:
+    assert list_images(photo_folder({"train/valid": 2, "train/invalid": 2})).class_names == ["invalid", "valid"]
+
+
+def test_a_test_folder_without_classes_is_refused(photo_folder: PhotoFolder) -> None:
+    assert "test holds no folder of a class" in _refused(photo_folder(_both(train=2) | {"test": 3}))
+
+
+def test_images_outside_of_class_folders_are_counted(photo_folder: PhotoFolder) -> None:
+    root = photo_folder(_both(train=2, val=1))
+    (root / "train" / "loose.JPG").touch()
+    (root / "train" / "labels.csv").touch()
+    assert list_images(root).notes == [
+        f"In {root}, 1 images are left out that lie in no class's folder: {root}/train/loose.JPG."
+    ]
+
+
+def test_files_left_out_are_counted_over_the_whole_folder(photo_folder: PhotoFolder) -> None:
+    root = photo_folder(_both(train=2, val=1))
+    for i, suffix in enumerate(("heic", "psd", "dng", "svg", "txt", "json", "xml", "md", "csv")):
+        for split in ("train", "val"):
+            (root / split / "cat" / f"{i}.{suffix}").touch()
+    assert list_images(root).notes[0].startswith(f"In {root}, 18 files are left out")
+    assert list_images(root).notes[0].endswith("and 1 more.")
+
+
+def _lengths(listing: Listing) -> dict[str, int]:
+    return {split: len(labels) for split, (_, labels) in listing.splits.items()}
+
+
+def test_order_does_not_depend_on_the_spelling_of_splits(photo_folder: PhotoFolder) -> None:
+    root = photo_folder(_both(train=3, val=2))
+    before = list_images(root)
+    (root / "val").rename(root / "A").rename(root / "Validation")
+    after = list_images(root)
+    assert list(after.splits) == list(before.splits)
+    for split in before.splits:
+        assert np.array_equal(after.splits[split][1], before.splits[split][1])

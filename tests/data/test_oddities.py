@@ -1,0 +1,203 @@
+"""What is said of odd data, once, before training: nothing of it is left out."""
+
+import os
+import shutil
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.conftest import photo
+from vitlab.data import ImageFolder, checking
+from vitlab.data import image_folder as module
+from vitlab.data.decoding import IMAGE_SUFFIXES, read_rgb
+from vitlab.preparing import prepare
+
+PhotoFolder = Callable[[dict[str, int]], Path]
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(module, "tell", lines.append)
+    return lines
+
+
+def _read(root: Path, **arguments: object) -> ImageFolder:
+    defaults: dict = {"image_size": 16, "batch_size": 2, "num_workers": 0}
+    data = ImageFolder(root=str(root), **{**defaults, **arguments})
+    data.prepare_data()
+    data.setup("test")
+    return data
+
+
+# Classes.
+
+
+def test_classes_of_a_single_image_are_named(photo_folder: PhotoFolder, said: list[str]) -> None:
+    # Three classes of one image and one of forty: four images of one class tested, and nothing said it.
+    data = _read(photo_folder({"a": 1, "b": 1, "c": 1, "d": 40}))
+    assert data.labels("test").tolist() == [3] * 4
+    assert said == [
+        "The train split has a single image of 3 of 4 classes: a, b, c.",
+        "The test split has no image of 3 of 4 classes: a, b, c.",
+        "The test split has fewer than 10 images of 1 of 4 classes: d.",
+        "The val split has no image of 3 of 4 classes: a, b, c.",
+    ]
+
+
+def test_classes_that_val_or_test_lack_are_named(photo_folder: PhotoFolder, said: list[str]) -> None:
+    counts = {f"train/{name}": 10 for name in ("rose", "tulip", "daisy")} | {"val/rose": 10, "val/tulip": 10}
+    _read(photo_folder(counts | {f"test/{name}": 10 for name in ("rose", "tulip", "daisy")}))
+    assert said == ["The val split has no image of 1 of 3 classes: daisy."]
+
+
+def test_whole_data_need_no_word(photo_folder: PhotoFolder, said: list[str]) -> None:
+    _read(photo_folder({f"{split}/{name}": 10 for split in ("train", "val", "test") for name in ("a", "b")}))
+    assert said == []
+
+
+# Duplicates.
+
+
+def _with_duplicates(photo_folder: PhotoFolder) -> Path:
+    root = photo_folder({f"{split}/{name}": 10 for split in ("train", "val", "test") for name in ("a", "b")})
+    for i in range(5):
+        shutil.copy(root / "train" / "a" / f"00{i}.jpg", root / "test" / "b" / f"00{i}.jpg")
+    shutil.copy(root / "val" / "a" / "000.jpg", root / "test" / "a" / "000.jpg")
+    shutil.copy(root / "train" / "a" / "007.jpg", root / "train" / "a" / "008.jpg")  # costs nothing
+    return root
+
+
+def test_the_same_image_in_two_splits_is_counted_and_named_and_stays(
+    photo_folder: PhotoFolder, said: list[str]
+) -> None:
+    data = _read(_with_duplicates(photo_folder))
+    assert said == [
+        "5 of 20 images of the test split lie in the train split too, byte for byte, which flatters: "
+        "test/b/000.jpg = train/a/000.jpg, test/b/001.jpg = train/a/001.jpg, test/b/002.jpg = train/a/002.jpg "
+        "and 2 more.",
+        "1 of 20 images of the test split lie in the val split too, byte for byte, which flatters: "
+        "test/a/000.jpg = val/a/000.jpg.",
+    ]
+    assert len(data.labels("test")) == 20
+
+
+def test_files_are_read_once_and_never_again(
+    photo_folder: PhotoFolder, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = _with_duplicates(photo_folder)
+    _read(root)
+    first, said[:] = list(said), []
+
+    def forbidden(path: Path) -> None:
+        raise AssertionError(path)
+
+    monkeypatch.setattr(checking, "_examine", forbidden)
+    _read(root)
+    assert said == first
+
+
+def test_of_a_folder_held_out_from_too(photo_folder: PhotoFolder, said: list[str]) -> None:
+    root = photo_folder({"a": 20, "b": 20})
+    for i in range(1, 20):
+        shutil.copy(root / "a" / "000.jpg", root / "a" / f"{i:03d}.jpg")
+    _read(root, val_fraction=0.25)
+    assert any("5 of 10 images of the test split lie in the train split too" in line for line in said)
+
+
+def test_preparing_says_the_same_and_so_does_a_prepared_folder(
+    photo_folder: PhotoFolder, tmp_path: Path, said: list[str]
+) -> None:
+    root = _with_duplicates(photo_folder)
+    (root / "train" / "a" / "notes.txt").touch()
+    _faint(root / "train" / "a" / "faint.png")
+    _read(root)
+    lines = prepare(root, tmp_path / "packed", 20, pixels=True).splitlines()
+    assert len(said) == 4
+    assert lines[1:] == "\n".join(said).splitlines()
+    assert "1 .txt" in said[0]
+    told, said[:] = list(said), []
+    _read(tmp_path / "packed")
+    assert said == told[1:]
+
+
+# Sixteen bits.
+
+
+def _faint(path: Path, low: int = 30_000, high: int = 30_160) -> None:
+    Image.fromarray(np.linspace(low, high, 400).reshape(20, 20).astype(np.uint16)).save(path)
+
+
+def test_sixteen_bit_pictures_that_become_blank_are_named(photo_folder: PhotoFolder, said: list[str]) -> None:
+    # A network was trained on the constant 117, and nothing said it.
+    root = photo_folder({f"{split}/{name}": 10 for split in ("train", "val", "test") for name in ("a", "b")})
+    for i in range(4):
+        _faint(root / "train" / "a" / f"faint{i}.png", high=30_160 + i)
+    _faint(root / "train" / "b" / "whole.png", 0, 60_000)
+    _faint(root / "train" / "b" / "black.png", 0, 0)  # of one value in the file too
+    for _ in range(2):
+        said.clear()
+        _read(root)
+        assert said == [
+            "4 of 66 images have 16 bits and use less than an eighth of their range, so that 8 bits (value / 257) "
+            "leave them nearly blank: train/a/faint0.png, train/a/faint1.png, train/a/faint2.png and 1 more.\n"
+            "Convert them to 8 bits first, all by one range of your choice."
+        ]
+
+
+def test_sixteen_bit_colours_are_looked_at_too(tmp_path: Path) -> None:
+    values = np.full((8, 8, 3), 30_000, ">u2") + np.arange(8, dtype=">u2")[:, None, None]
+    rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    packed = [struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    Image.new("RGB", (8, 8), (117, 117, 117)).save(tmp_path / "b.png")
+    assert checking.check_images(tmp_path, ["a.png", "b.png"]).faint == ["a.png"]
+
+
+def test_one_channel_is_refused_with_the_reason(photo_folder: PhotoFolder) -> None:
+    with pytest.raises(ValueError, match=r"mean \[0.5\].*photographs are RGB, grey ones too"):
+        ImageFolder(str(photo_folder({"a": 2, "b": 2})), mean=(0.5,), std=(0.5,))
+
+
+# Suffixes.
+
+_WRITABLE = [
+    *(".jpe", ".mpo", ".apng", ".dib", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    *(".tga", ".dds", ".ico", ".qoi", ".pcx", ".sgi"),
+]
+
+
+@pytest.mark.parametrize("suffix", _WRITABLE)
+def test_what_pillow_decodes_alone_is_an_image(tmp_path: Path, suffix: str) -> None:
+    assert suffix in IMAGE_SUFFIXES
+    picture = photo(seed=1, width=32, height=32)
+    picture.save(tmp_path / f"a{suffix}", **({"sizes": [(32, 32)]} if suffix == ".ico" else {}))
+    error = np.abs(read_rgb(tmp_path / f"a{suffix}").astype(int) - np.asarray(picture))
+    assert error.mean() < 8
+
+
+def test_odd_tiffs_are_not_talked_about(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # libtiff writes to the terminal itself, dozens of lines for each odd file, over those that matter.
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        file = tmp_path / f"{i}.tif"
+        photo(seed=i).save(file, compression=("tiff_lzw", "tiff_adobe_deflate", "jpeg")[i % 3])
+        content = bytearray(file.read_bytes())
+        directory = int.from_bytes(content[4:8], "little")
+        for place in rng.integers(directory, len(content), size=4):
+            content[place] = rng.integers(256)
+        file.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.filterwarnings("ignore", "", UserWarning, "PIL")  # as the module does; pytest forgets its filters
+        broken = checking.check_images(tmp_path, [f"{i}.tif" for i in range(60)]).broken
+    assert broken
+    os.write(2, b"ours\n")
+    assert capfd.readouterr().err == "ours\n"

@@ -1,0 +1,154 @@
+"""The check, before training, that every photograph can be decoded; what it finds out is remembered."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+import simplejpeg
+from PIL import Image, ImageFile
+from tqdm import tqdm
+
+from vitlab.data.decoding import LEAST_SIDE, MOST_RATIO, SIXTEEN_BIT, Pixels, read_rgb
+from vitlab.files import written_whole
+
+_CHUNK = 32  # files that a thread decodes before it reports
+_LEVELS = 32  # of 256: a 16-bit picture that comes to fewer used less than an eighth of its range
+# A file that can be decoded: its name, size and time; a hash of its bytes; and whether `is_faint`.
+_RECORD = np.dtype([("mark", np.uint64), ("content", np.uint64), ("faint", np.bool_)])
+
+
+class Check(NamedTuple):
+    """What is known of N photographs."""
+
+    broken: dict[str, str]  # names of those that cannot be decoded, and why
+    listing: Path  # of all of them
+    contents: np.ndarray  # (N,) uint64, equal where the bytes are; 0: broken, or not known
+    faint: list[str]  # names of those of 16 bits of which next to nothing is left in 8
+
+
+def check_images(root: Path, names: Sequence[str]) -> Check:
+    """Decode every file under `root` once.
+
+    What was found of one that passed is remembered with its name, size and time of change in the user's cache, so that
+    the next start decodes only new and changed ones.
+    """
+    cache = _cache_folder() / f"decoded-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.npy"
+    marks = np.fromiter((_mark(root, name) for name in names), np.uint64, len(names))
+    records, good = _recall(_read(cache), marks)
+    new = np.flatnonzero(~good).tolist()
+    broken: dict[str, str] = {}
+    try:
+        for index, found in _examine_all(root, names, new):
+            if isinstance(found, str):
+                broken[names[index]] = found
+            else:
+                good[index] = True
+                records[index] = (marks[index], *found)
+    finally:  # also when interrupted: what was checked stays checked
+        if new:
+            _write(cache, broken, records[good], root)
+    faint = [names[index] for index in np.flatnonzero(records["faint"]).tolist()]
+    return Check(broken, cache.with_suffix(".txt"), records["content"], faint)
+
+
+def content_of(data: bytes) -> int:
+    """Return 64 bits that are equal where the bytes are."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def is_faint(path: Path, pixels: Pixels) -> bool:
+    """Say whether a file has 16 bits a channel and uses so little of their range that `pixels` are nearly one value.
+
+    Other 16-bit pictures of the same data set may use all of it, so that none is stretched by itself.
+    """
+    levels = int(np.ptp(pixels))
+    if levels >= _LEVELS:
+        return False
+    try:
+        with Image.open(path) as image:
+            # Pillow gives colours in 8 bits, and only the decoder's argument tells that the file has more.
+            deep = isinstance(image, ImageFile.ImageFile) and any(";16" in str(tile.args) for tile in image.tile)
+            if image.mode not in SIXTEEN_BIT:
+                return deep
+            return bool(np.ptp(np.asarray(image).astype(np.int64)) > levels)  # else it is one value in the file too
+    except Exception:  # of a JPEG that only simplejpeg reads
+        return False
+
+
+def _examine(path: Path) -> tuple[int, bool] | str:
+    """Return a hash of the file's bytes and whether it `is_faint`, or why it cannot be decoded."""
+    try:
+        pixels = read_rgb(path)
+        return content_of(path.read_bytes()), is_faint(path, pixels)
+    except (ValueError, OSError) as error:
+        return str(error)
+
+
+def _examine_all(root: Path, names: Sequence[str], indices: list[int]) -> Iterator[tuple[int, tuple[int, bool] | str]]:
+    """Yield each index with what was found."""
+    chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count())  # the decoders let other threads run
+    with tqdm(total=len(indices), desc="Checking images", leave=False, disable=None if indices else True) as bar:
+        try:
+            for chunk, found in zip(chunks, pool.map(partial(_examine_some, root, names), chunks), strict=True):
+                yield from zip(chunk, found, strict=True)
+                bar.update(len(chunk))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _examine_some(root: Path, names: Sequence[str], indices: list[int]) -> list[tuple[int, bool] | str]:
+    return [_examine(root / names[index]) for index in indices]
+
+
+def _mark(root: Path, name: str) -> int:
+    """Identify a file's content by what is known without opening it; another decoder may decode other files."""
+    try:
+        status = os.stat(root / name)
+    except OSError:  # a link to nowhere: decoding it will say so
+        return 0
+    rules = f"{PIL.__version__}\0{simplejpeg.__version__}\0{LEAST_SIDE}\0{MOST_RATIO}"
+    key = f"{rules}\0{status.st_size}\0{status.st_mtime_ns}\0{name}"
+    return int.from_bytes(hashlib.blake2b(os.fsencode(key), digest_size=8).digest(), "little")
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitlab"
+
+
+def _recall(known: np.ndarray, marks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is known of each file, and of which anything is."""
+    records = np.zeros(len(marks), _RECORD)
+    if len(known) == 0:
+        return records, np.zeros(len(marks), dtype=bool)
+    known = np.sort(known, order="mark")
+    places = np.searchsorted(known["mark"], marks).clip(max=len(known) - 1)
+    good = known["mark"][places] == marks
+    records[good] = known[places[good]]
+    return records, good
+
+
+def _read(cache: Path) -> np.ndarray:
+    try:
+        known = np.load(cache, allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # none yet, or cut short: check again
+        return np.empty(0, _RECORD)
+    return known if known.dtype == _RECORD else np.empty(0, _RECORD)  # an earlier version's
+
+
+def _write(cache: Path, broken: dict[str, str], records: np.ndarray, root: Path) -> None:
+    """Write the records whole or not at all; without a writable cache the next start checks again."""
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"{root / name}: {why}\n" for name, why in broken.items()]
+        cache.with_suffix(".txt").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+        with written_whole(cache) as file:
+            np.save(file, records)
+    except OSError:
+        return

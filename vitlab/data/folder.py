@@ -1,0 +1,250 @@
+"""A folder of photographs: which of its folders are splits, which are classes, and which files are images."""
+
+import difflib
+import os
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple, final
+
+import numpy as np
+
+from vitlab.data.checking import Check, check_images
+from vitlab.data.datamodule import SPLITS, Split, tell
+from vitlab.data.decoding import IMAGE_SUFFIXES, Half, Jpeg, Pixels, as_text, read_jpeg, read_rgb
+from vitlab.data.source import PhotoSource
+
+# What folders of splits are called, in any letter case.
+_NAMES: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
+    "test": ("test", "testing"),
+}
+_SPLIT_OF = {name: split for split, names in _NAMES.items() for name in names}
+
+
+@final
+class Folder(PhotoSource):
+    """The files of a folder, found by `list_images`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.class_names, self.splits, self.notes = list_images(root)
+
+    def check(self) -> Check:
+        """Decode every file that is not known to be whole."""
+        return check_images(self.root, [name for names, _ in self.splits.values() for name in names])
+
+    def read(self, name: str, half: Half | None = None) -> Pixels:
+        """Decode one file."""
+        try:
+            return read_rgb(self.root / name, half)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.root / name} cannot be decoded any more: {error}. Start again: the files are checked."
+            ) from None
+
+    def jpeg(self, name: str) -> Jpeg | None:
+        """Read one file."""
+        return read_jpeg(self.root / name)
+
+
+class Listing(NamedTuple):
+    """What a folder holds: class names; of each split that has a folder, names below the root and labels; remarks."""
+
+    class_names: list[str]
+    splits: dict[Split, tuple[list[str], np.ndarray]]
+    notes: list[str]
+
+
+def list_images(root: Path) -> Listing:
+    """Find the images of a folder. Without folders of splits, everything is the split "train".
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no classes, only one, an empty one, or one in val or test that train lacks; splits of which it is
+            not clear which is which; or a folder that is itself a split of the one around it.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(_no_folder(root))
+    places = _places(root)
+    classes = _folders(places["train"])
+    _check_classes(places["train"], classes)
+    if places["train"] == root:
+        _check_whole(root, classes)
+        notes = []
+    else:
+        notes = _about_folders(root, places, classes)
+    passed_over: Counter[str] = Counter()
+    splits = {split: _images_of(root, place, classes, passed_over) for split, place in places.items()}
+    return Listing(classes, splits, notes + _about_files(root, places.values(), passed_over))
+
+
+def below_split(name: str) -> str:
+    """Return a name without the folder of its split, which may be called otherwise in another place."""
+    head, _, rest = name.partition(os.sep)
+    return rest if _split_of(head) else name
+
+
+def _split_of(folder: str) -> Split | None:
+    return _SPLIT_OF.get(folder.lower())
+
+
+def _places(root: Path) -> dict[Split, Path]:
+    """Return the folder of each split that has one."""
+    folders = _folders(root)
+    found = {split: [name for name in folders if _split_of(name) == split] for split in SPLITS}
+    for split, names in found.items():
+        if len(names) > 1:
+            raise ValueError(
+                f"{root} holds {' and '.join(names)}, and each could be the {split} split.\n"
+                "Keep one of them, or let the other's name begin with a dot: it is then passed over."
+            )
+    places = {split: root / names[0] for split, names in found.items() if names}
+    if places and "train" not in places:
+        raise ValueError(
+            f"{root} holds {_some(folders)}: these look like splits, but there is none called train.\n"
+            "Name them train, val and (optional) test; if they are classes, put all of them into a folder train."
+        )
+    return places or {"train": root}
+
+
+def _check_whole(root: Path, classes: list[str]) -> None:
+    """Refuse `photos/val` where `photos/train` lies beside it: its images would be split once more."""
+    root = Path(os.path.abspath(root))  # by its own name, also where it is a link
+    own = _split_of(root.name)
+    if own is None:
+        return
+    for name in _folders(root.parent):
+        if _split_of(name) not in (None, own) and _share_a_class(root.parent / name, classes):
+            raise ValueError(
+                f"{root} is one split of {root.parent}, which holds {name} too.\n"
+                f"Give the folder of both: --data.root {root.parent}; or, to use this one alone, a link to it by "
+                "another name."
+            )
+
+
+def _about_folders(root: Path, places: dict[Split, Path], classes: list[str]) -> list[str]:
+    """Say which folder is which split, and which is none; refuse one that looks like the split that is missing."""
+    others = [name for name in _folders(root) if root / name not in places.values()]
+    missing = [split for split in SPLITS if split not in places]
+    for name in others:
+        if missing and _share_a_class(root / name, classes):
+            raise ValueError(
+                f"{root / name} holds classes as {places['train'].name} does, but its name is that of no split.\n"
+                f"If it is a split, name it {' or '.join(missing)}; if not, move it away or let its name begin with a "
+                "dot."
+            )
+    odd = [f"{split} is {place.name}" for split, place in places.items() if place.name != split]
+    notes = [f"In {root}, {' and '.join(odd)}."] if odd else []
+    if others:
+        notes.append(f"In {root}, {len(others)} of its folders are no splits and are not used: {_some(others)}.")
+    return notes
+
+
+def _share_a_class(place: Path, classes: list[str]) -> bool:
+    return not set(classes).isdisjoint(_folders(place))
+
+
+def _about_files(root: Path, places: Iterable[Path], passed_over: Counter[str]) -> list[str]:
+    """Count what is not used though it may have been meant to be."""
+    notes = []
+    if passed_over:
+        kinds = [f"{count} {suffix or 'without suffix'}" for suffix, count in passed_over.most_common()]
+        notes.append(
+            f"In {root}, {passed_over.total()} files are left out that are not images by their names: {_some(kinds)}."
+        )
+    loose = [entry.path for place in places for entry in os.scandir(place) if _is_image(entry.name) and entry.is_file()]
+    if loose:
+        notes.append(f"In {root}, {len(loose)} images are left out that lie in no class's folder: {_some(loose, 3)}.")
+    return notes
+
+
+def _images_of(root: Path, place: Path, classes: list[str], passed_over: Counter[str]) -> tuple[list[str], np.ndarray]:
+    names: list[str] = []
+    counts = []
+    for name in (present := _folders(place)):
+        if name not in classes:
+            close = difflib.get_close_matches(name, classes, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ValueError(f"{place / name} is a class that {root / 'train'} lacks; it has {_some(classes)}.{hint}")
+        files = walk(place / name, passed_over)
+        if not files:
+            raise ValueError(
+                f"{place / name} holds no image, so that the class {name} is empty.\n"
+                f"Remove the folder or put images into it ({', '.join(IMAGE_SUFFIXES[:5])}, …)."
+            )
+        names += [os.path.relpath(file, root) for file in files]
+        counts.append(len(files))
+    if not present:
+        raise ValueError(
+            f"{place} holds no folder of a class, so that nothing says what its images show.\n"
+            "Sort them into folders as in train, or move it away: `predict --images` takes such a folder."
+        )
+    return names, np.repeat([classes.index(name) for name in present], counts).astype(np.int64)
+
+
+def walk(folder: Path, passed_over: Counter[str]) -> list[str]:
+    """Return the image files under `folder`, sorted; hidden ones are not the user's. A link that leads back is left."""
+    files = []
+    for place, inner, names in os.walk(folder, followlinks=True):
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and not _leads_back(place, name))
+        for name in sorted(name for name in names if not name.startswith(".")):
+            if _is_image(name):
+                files.append(os.path.join(place, name))
+            else:
+                passed_over[os.path.splitext(name)[1].lower()] += 1
+    return files
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+@cache  # says it once
+def _leads_back(place: str, name: str) -> bool:
+    """Say whether a folder is a link to one that it lies in itself, by which the walk would never end."""
+    path = os.path.join(place, name)
+    if not os.path.islink(path):
+        return False
+    real = Path(os.path.realpath(path))
+    way = [step.resolve() for step in (Path(place), *Path(place).parents)]  # by which it was come to
+    back = any(real in (step, *step.parents) for step in way)
+    if back:
+        tell(f"{path} is a link to {real}, in which it lies, and is left out.")
+    return back
+
+
+def _folders(place: Path) -> list[str]:
+    names = sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
+    return [name for name in names if not _leads_back(str(place), name)]
+
+
+def _check_classes(place: Path, classes: list[str]) -> None:
+    if not classes:
+        raise ValueError(
+            f"{place} holds no folders; expected one folder of images for each class, e.g. {place}/cat/001.jpg.\n"
+            "Either root/train/<class> and root/val/<class>, or root/<class>."
+        )
+    if len(classes) == 1:
+        raise ValueError(
+            f"{place} holds one class only, {classes[0]}: there is nothing to tell apart.\n"
+            "Give each class a folder of its own, at least two."
+        )
+
+
+def _no_folder(root: Path) -> str:
+    """Say how far the path leads, and what is there."""
+    if root.exists():
+        return f"{root} is a file; data.init_args.root must be a folder with one folder of images for each class."
+    parent = next((parent for parent in root.parents if parent.is_dir()), Path("."))
+    missing = root.relative_to(parent).parts[0]
+    there = _folders(parent)
+    close = difflib.get_close_matches(missing, there, n=1)
+    hint = f" Did you mean {parent / close[0]}?" if close else ""
+    return f"There is no folder {root}: {parent.resolve()} holds {_some(there) or 'no folder'}.{hint}"
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    return ", ".join(map(as_text, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
