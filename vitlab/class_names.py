@@ -92,7 +92,7 @@ def full_name(name: Any, key: str) -> Any:
 def choices(kind: str, modules: tuple[str, ...]) -> dict[str, str]:
     """Return the import paths, by name, of what can stand where a class of this kind is asked for."""
     parent = _import(kind)
-    found = {}
+    found: dict[str, str] = {}
     for module in modules:
         for name, value in vars(import_module(module)).items():
             named_size = isfunction(value) and value.__module__ == module == "vitlab.models"

@@ -236,14 +236,14 @@ class VitlabCLI(LightningCLI):
         config.run.name = config.run.name or self.default_name
         asked = {"run": {"root": config.run.root, "name": config.run.name}, "seed_everything": config.seed_everything}
         self.directory = directory_of(asked)
-        here = self.run is not None and stored_directory(self.run) == self.directory
-        if here:
-            self.directory = self.run
+        moved = self.run if self.run is not None and stored_directory(self.run) == self.directory else None
+        if moved is not None:
+            self.directory = moved
             self._find_data(config)
         self.data_for_model = self._recalled(build_data(config.data))
         self._fill_from_data(config)
         self.resolved = self._dump(config)
-        if here:
+        if moved is not None:
             self.resolved = placed(self.resolved, self.directory)
         if self.print_only:
             print(yaml.safe_dump(self.resolved, sort_keys=False, allow_unicode=True), end="")
@@ -376,8 +376,8 @@ class VitlabCLI(LightningCLI):
             RandomState(),
             EpochMeans(),
             utilisation,
-            RunProgress(utilisation, shown=chosen.enable_progress_bar and not bar),
-            *(self._checkpoints(run.checkpoint) if chosen.enable_checkpointing else []),
+            RunProgress(utilisation, shown=chosen.enable_progress_bar is not False and not bar),
+            *(self._checkpoints(run.checkpoint) if chosen.enable_checkpointing is not False else []),
         ]
         for each in given:
             if isinstance(each, ModelCheckpoint) and each.dirpath is None:
@@ -462,7 +462,8 @@ class VitlabCLI(LightningCLI):
 
     def evaluate(self) -> None:
         """Measure a checkpoint on the validation or test images."""
-        do, split = (self.trainer.validate, "val") if self.command == "validate" else (self.trainer.test, "test")
+        split: Literal["val", "test"] = "val" if self.command == "validate" else "test"
+        do = self.trainer.validate if split == "val" else self.trainer.test
         (results,) = do(self.model, datamodule=self.datamodule, ckpt_path=self.resume, verbose=False)
         self._show(results, self._left_out(split))
 

@@ -83,7 +83,7 @@ def _merge(base: Config, override: Config, path: str, tell: Tell) -> Config:
     merged = dict(base)
     for key, value in override.items():
         old = merged.get(key)
-        if _changes_class(old, value):
+        if isinstance(old, dict) and _changes_class(old, value):
             _tell_of_change(f"{path}{key}", old, value, tell)
             merged[key] = value
         elif isinstance(value, dict) and isinstance(old, dict):
@@ -190,7 +190,7 @@ def _is_default(config: Config, key: str, value: Any) -> bool:
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the files that `--config` names, or that stand alone, and the other arguments.
 
-    A YAML file, or a folder, needs no `--config` where it is not an option's value: `fit my/base.yaml`.
+    A YAML file needs no `--config` where it is no option's value, nor does a folder that comes first: `fit my.yaml`.
     """
     files: list[str] = []
     rest: list[str] = []
@@ -200,7 +200,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         name, equals, value = argument.partition("=")
         if name in {"-c", "--config"}:
             files.append(value if equals else next(pending, ""))
-        elif not after_option and not argument.startswith("-") and _is_configuration(argument):
+        elif not after_option and not argument.startswith("-") and _is_configuration(argument, first=not rest):
             files.append(argument)
         else:
             rest.append(argument)
@@ -208,8 +208,8 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return files, rest
 
 
-def _is_configuration(argument: str) -> bool:
-    return argument.endswith((".yaml", ".yml")) or Path(argument).is_dir()
+def _is_configuration(argument: str, first: bool) -> bool:
+    return argument.endswith((".yaml", ".yml")) or (first and Path(argument).is_dir())
 
 
 def gather(files: Sequence[str | Path], rest: Sequence[str], tell: Tell | None = None) -> Config:
