@@ -1,12 +1,31 @@
 """metrics.csv whole after every event; W&B that can break without breaking the run."""
 
+import logging
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import wandb
 
 from vitlab.loggers import MetricsFile, UnbreakableWandbLogger, Wandb
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """The warnings in our log so far."""
+    log, lines = logging.getLogger("vitlab"), list[str]()
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            lines.append(record.getMessage())
+        return True
+
+    log.addFilter(keep)
+    yield lines
+    log.removeFilter(keep)
 
 
 def test_a_new_metric_adds_a_column_and_loses_nothing(tmp_path: Path) -> None:
@@ -56,16 +75,42 @@ class _Broken:
         raise ConnectionError("W&B is not there")
 
 
-def test_a_broken_wandb_warns_once_and_never_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_wandb_warns_once_and_never_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb.sdk.lib.module", None)  # private: another version may not have it
     logger = UnbreakableWandbLogger(Wandb(mode="offline"), tmp_path, "name", {})
     logger.log_metrics({"loss": 1.0}, step=0)  # not started: nothing happens
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(UnbreakableWandbLogger, "experiment", property(lambda self: _Broken()))
     logger.start()
-    with pytest.warns(UserWarning, match="W&B stopped working"):
-        logger.log_metrics({"loss": 1.0}, step=1)
+    logger.log_metrics({"loss": 1.0}, step=1)
+    assert said == ["W&B stopped working (W&B is not there); the run goes on, metrics.csv has it all."]
     logger.log_metrics({"loss": 1.0}, step=2)
     logger.finish()
+    assert len(said) == 1
+
+
+def test_settings_that_an_older_wandb_refuses_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As 0.20.0 does with finish_timeout: "Extra inputs are not permitted"."""
+
+    class Settings:
+        model_fields: dict[str, Any] = dict.fromkeys(("silent", "console", "init_timeout"))
+
+        def __init__(self, **given: Any) -> None:
+            assert given.keys() <= self.model_fields.keys(), "Extra inputs are not permitted"
+
+    monkeypatch.setattr(wandb, "Settings", Settings)
+    UnbreakableWandbLogger(Wandb(mode="offline"), tmp_path, "name", {})
+
+
+def test_a_wandb_that_cannot_be_imported_is_left_out(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert Wandb().enabled
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert not Wandb().enabled
+    (line,) = said
+    assert line.startswith("W&B cannot be imported")
 
 
 @pytest.mark.slow

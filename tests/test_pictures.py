@@ -149,8 +149,7 @@ def test_a_picture_goes_to_wandb_under_its_name_and_step(tmp_path: Path, monkeyp
 
 def test_a_picture_that_wandb_cannot_take_does_not_stop_the_run(tmp_path: Path) -> None:
     logger = UnbreakableWandbLogger(Wandb(mode="offline"), tmp_path, "name", {})
-    with pytest.warns(UserWarning, match="W&B stopped working"):
-        logger.log_picture("pictures/reconstructions", tmp_path / "no such file.png", 1)
+    logger.log_picture("pictures/reconstructions", tmp_path / "no such file.png", 1)
     assert logger.broken
 
 

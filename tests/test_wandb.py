@@ -1,11 +1,11 @@
 """W&B cannot hurt a run: the real package, and everything around it broken, one thing at a time."""
 
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,20 @@ def _own_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
 
 
 def fit(path: Path, *arguments: str) -> list[str]:
-    """Run an experiment; return what it warned of."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    """Run an experiment; return what it logged of W&B as a warning."""
+    log, said = logging.getLogger("vitlab"), list[str]()
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING and "W&B" in record.getMessage():
+            said.append(record.getMessage())
+        return True
+
+    log.addFilter(keep)
+    try:
         assert run("fit", ["--config", str(path), *arguments]) == 0
-    return [str(warning.message) for warning in caught if "W&B" in str(warning.message)]
+    finally:
+        log.removeFilter(keep)
+    return said
 
 
 def rows(directory: Path = RUN) -> pd.DataFrame:
@@ -197,11 +206,13 @@ def test_offline_nothing_is_sent_and_no_network_is_needed(tiny: Write, tmp_path:
     if shutil.which("unshare") and subprocess.run(["unshare", "-rn", "true"], check=False).returncode == 0:
         command = ["unshare", "-rn", *command]  # not even a loopback interface
     with wandb_server() as server:
-        environment = {"PYTHONPATH": "watching", "ATTEMPTS": str(tmp_path / "attempts"), "WANDB_BASE_URL": server.url}
+        python_path = os.pathsep.join(["watching", *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+        environment = {"PYTHONPATH": python_path, "ATTEMPTS": str(tmp_path / "attempts"), "WANDB_BASE_URL": server.url}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
         assert not server.requests
     assert done.returncode == 0, done.stderr
-    assert "W&B" not in done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if "W&B" in line]
+    assert said == f"W&B: offline, kept in {RUN}/wandb; `make wandb-sync` uploads it"
     attempts = (tmp_path / "attempts").read_text().splitlines() if (tmp_path / "attempts").is_file() else []
     assert [line for line in attempts if "wandb" not in line] == []  # but the socket file of W&B's own process
     assert len(list(RUN.glob("wandb/offline-run-*/*.wandb"))) == 1
@@ -234,11 +245,15 @@ def _has_every_row(server: Server) -> None:
     assert [row["_step"] for row in sent] == list(range(len(sent)))  # W&B drops a row with a step that it has seen
 
 
-def test_a_continued_run_keeps_its_id_and_its_steps(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_continued_run_keeps_its_id_and_its_steps(
+    tiny: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with wandb_server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         _killed_then_continued(tiny, "online", monkeypatch)
         _has_every_row(server)
+    address = f"W&B: {server.url}/me/vitlab/runs/{(RUN / 'wandb/run-id.txt').read_text()}"
+    assert capsys.readouterr().err.count(address) == 2  # of both starts
 
 
 def test_wandb_sync_uploads_what_ran_offline_once(

@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +21,8 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from vitlab.files import write_text
+
+log = logging.getLogger("vitlab")
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
@@ -118,7 +119,15 @@ class Wandb:
 
     @property
     def enabled(self) -> bool:
-        return self.mode != "disabled" and os.environ.get("WANDB_MODE") != "disabled"
+        """Whether W&B is wanted and its package can be imported; one that cannot costs a line of the log."""
+        if self.mode == "disabled" or os.environ.get("WANDB_MODE") == "disabled":
+            return False
+        try:
+            import wandb  # noqa: F401
+        except Exception as error:  # also of a package that it needs: protobuf's are many
+            log.warning("W&B cannot be imported (%s); the run goes on without it.", _one_line(error))
+            return False
+        return True
 
     @property
     def offline(self) -> bool:
@@ -128,7 +137,7 @@ class Wandb:
 
 
 class UnbreakableWandbLogger(WandbLogger):
-    """W&B's logger, but whatever it raises becomes one warning, after which the run goes on without it.
+    """W&B's logger, but whatever it raises becomes one line of the log, after which the run goes on without it.
 
     Lightning opens a logger before the model and the data are set up; this one waits for `start`, so that a refused run
     leaves nothing in W&B. The run's id is then kept in the run directory: a continued run is the same W&B run.
@@ -164,13 +173,18 @@ class UnbreakableWandbLogger(WandbLogger):
         self.started = True
         self._check_room()
         try:
-            _ = self.experiment
+            run = self.experiment
         except Exception as error:  # unreachable, a wrong key, another server's answer
             if self._offline:
                 raise
             self._go_offline()
             _ = self.experiment
-            _warn(f"W&B cannot be used ({_one_line(error)}); the run is kept offline, `make wandb-sync` uploads it.")
+            log.warning(
+                "W&B cannot be used (%s); the run is kept offline, `make wandb-sync` uploads it.", _one_line(error)
+            )
+            return
+        kept = f"offline, kept in {self.directory / 'wandb'}; `make wandb-sync` uploads it"
+        log.info("W&B: %s", kept if self._offline else run.url)
 
     def _go_offline(self) -> None:
         import wandb
@@ -217,7 +231,7 @@ class UnbreakableWandbLogger(WandbLogger):
         except Exception as error:  # whatever W&B does, training goes on
             self.broken = True
             self._let_go()
-            _warn(f"W&B stopped working ({_one_line(error)}); the run goes on, metrics.csv has it all.")
+            log.warning("W&B stopped working (%s); the run goes on, metrics.csv has it all.", _one_line(error))
 
     def _check_room(self) -> None:
         """Raise OSError where the disk is full, of which W&B tells its own log file at most."""
@@ -228,10 +242,9 @@ class UnbreakableWandbLogger(WandbLogger):
     def _let_go(self) -> None:
         """End the W&B run and its service, or W&B would look for them, and complain, when the process ends."""
         import wandb
-        from wandb.sdk.lib.module import unset_globals  # else the next run of this process is logged to this one
 
         # SystemExit: with the status of a service that was killed.
-        for end in (lambda: wandb.finish(exit_code=1), unset_globals, wandb.teardown):
+        for end in (lambda: wandb.finish(exit_code=1), _forget_run, wandb.teardown):
             with suppress(Exception, SystemExit), _logging_errors_ignored():
                 end()
 
@@ -246,8 +259,12 @@ def _logging_errors_ignored() -> Iterator[None]:
         logging.raiseExceptions = before
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=3)
+def _forget_run() -> None:
+    """Let W&B forget its run, or the next run of this process is logged to it. Raises ImportError where W&B has no
+    such function, which is private."""
+    from wandb.sdk.lib.module import unset_globals
+
+    unset_globals()
 
 
 def _one_line(error: Exception) -> str:
@@ -272,15 +289,17 @@ def _run_id(run_directory: Path) -> str:
 def _quiet_settings() -> Any:
     import wandb
 
-    return wandb.Settings(
-        silent=True,
-        console="off",
-        x_disable_stats=True,
-        disable_git=True,
-        init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", SECONDS_TO_OPEN)),
-        finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", SECONDS_TO_FINISH)),
-        finish_timeout_raises=True,
-    )
+    wanted = {
+        "silent": True,
+        "console": "off",
+        "x_disable_stats": True,
+        "disable_git": True,
+        "init_timeout": float(os.environ.get("WANDB_INIT_TIMEOUT", SECONDS_TO_OPEN)),
+        "finish_timeout": float(os.environ.get("WANDB_FINISH_TIMEOUT", SECONDS_TO_FINISH)),
+        "finish_timeout_raises": True,
+    }
+    known = wandb.Settings.model_fields  # W&B refuses what it does not know; 0.20 waits without a limit
+    return wandb.Settings(**{name: value for name, value in wanted.items() if name in known})
 
 
 def _has_wandb_key() -> bool:
