@@ -289,7 +289,7 @@ def _run_id(run_directory: Path) -> str:
 def _quiet_settings() -> Any:
     import wandb
 
-    wanted = {
+    wanted: dict[str, Any] = {
         "silent": True,
         "console": "off",
         "x_disable_stats": True,
