@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from vitlab.files import written_whole
 from vitlab.models import ImageModel
 
 Features = tuple[Tensor, Tensor]
@@ -51,10 +52,10 @@ def read_cache(path: Path, key: str) -> dict[str, Features] | None:
 
 def write_cache(path: Path, key: str, splits: dict[str, Features]) -> None:
     """Keep the features of some splits; `key` says of which weights and data they are."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     for split, (features, labels) in splits.items():
         tensors |= {f"{split}/features": features.contiguous(), f"{split}/labels": labels.contiguous()}
     path.with_suffix(".key").unlink(missing_ok=True)  # never an old key beside new features
-    save_file(tensors, path)
+    with written_whole(path) as file:
+        file.write(save(tensors))
     path.with_suffix(".key").write_text(key)

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from vitlab.files import written_whole
 from vitlab.models.layers import PatchEmbed, resample_grid
 from vitlab.models.swin import TableAttention
 from vitlab.models.swin_v2 import ContinuousBias, TableBias
@@ -122,7 +123,9 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
 def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write safetensors that `timm.create_model(…, checkpoint_path=path)` takes for a model of the same size."""
     state = _with_timm_names(model).state_dict()
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path, dict(metadata or {}))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with written_whole(Path(path)) as file:  # safetensors' own `save_file` lets nobody else read the file
+        file.write(save(tensors, dict(metadata or {})))
 
 
 def read_weights(path: str | Path) -> Weights:
