@@ -63,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": set(),
     "preparing": {"data"},
     "not_finite": {"data", "files", "objectives", "processes", "resume", "sharding"},
-    "deployment": {"data", "evaluation", "models", "studies"},
+    "deployment": {"data", "evaluation", "models", "objectives", "studies"},
     "commands": {
         "analysis",
         "benchmarks",

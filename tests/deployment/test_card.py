@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,17 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from vitlab.cli import build
 from vitlab.commands import restore, run
 from vitlab.data import Digits, ImageDataModule, ImageFolder
 from vitlab.data.decoding import open_rgb
 from vitlab.deployment.card import Exported, construction, write_card
 from vitlab.evaluation.predictions import read_predictions
-from vitlab.models import SwinTransformerV2, TimmModel, swinv2_tiny_window8_256
+from vitlab.models import SwinTransformerV2, TimmModel, VisionTransformer, swinv2_tiny_window8_256
 from vitlab.models.swin_v2 import TableBias
+from vitlab.objectives import Objective, Supervised
+
+Write = Callable[..., Path]
 
 
 def export(run_directory: Path, *arguments: object) -> str:
@@ -27,6 +33,18 @@ def export(run_directory: Path, *arguments: object) -> str:
     given = ["--config", str(run_directory / "config.yaml"), "--out", "files", *map(str, arguments)]
     assert run("export", given) == 0
     return Path("files/README.md").read_text()
+
+
+class MyNet(VisionTransformer):
+    """An architecture of a user's own."""
+
+
+class ManyLabels(Objective):
+    """An objective of a user's own, whose outputs exclude each other as little as its labels do."""
+
+    monitor = None
+    loss = Supervised.loss
+    encoder = property(lambda self: self.backbone)
 
 
 def code(card: str) -> list[str]:
@@ -100,6 +118,89 @@ def test_the_card_states_no_accuracy_of_other_weights(trained: Path, picture: Pa
     summary["metrics"]["test_ema/top1"] += 0.01
     Path("runs/tiny/seed-0/summary.json").write_text(json.dumps(summary))
     assert "with other weights" in export(trained, "--format", "safetensors", "--run.root", "runs")
+
+
+def test_the_card_says_when_the_validation_images_were_the_test_images(trained: Path, picture: Path) -> None:
+    shutil.copytree(trained, "runs/tiny/seed-0")
+    for alike in (True, False):
+        facts = {"classes": [], "splits": {}, "test_is_validation": alike}  # as the data module states them
+        Path("runs/tiny/seed-0/data.json").write_text(json.dumps(facts))
+        card = export(trained, "--format", "safetensors", "--run.root", "runs")
+        assert ("on the validation images" in card) is alike
+
+
+def test_top5_of_five_classes_is_no_result(trained: Path, picture: Path) -> None:
+    cli, checkpoint = restore(["--config", str(trained / "config.yaml")])
+    exported = Exported(cli.model.encoder, cli.datamodule, trained, cli.resolved, checkpoint, averaged=True)
+    assert "top5" in exported.metrics()
+    cli.model.encoder.num_classes = 5
+    assert "top1" in exported.metrics()
+    assert "top5" not in exported.metrics()
+
+
+def test_fit_with_the_cards_recipe_is_the_same_run(tiny: Write, trained: Path, picture: Path) -> None:
+    """RandAugment is on by default: the null that turns it off must not become that default."""
+    for name in ("a", "b"):
+        Path("photos", name).mkdir(parents=True)
+        shutil.copy(picture, Path("photos", name, "1.jpg"))
+    data = {"class_path": "vitlab.data.ImageFolder", "init_args": {"root": "photos", "augment": {"rand_augment": None}}}
+    path = tiny({"data": data, "trainer": {"gradient_clip_val": 1.0, "check_val_every_n_epoch": None}})
+    original = build("fit", ["--config", str(path)], start=False)
+    exported = Exported(original.model.encoder, original.datamodule, trained, original.resolved, None, averaged=False)
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", write_card(exported, [], Path("files")).read_text(), re.DOTALL)
+    Path("recipe.yaml").write_text(recipe)
+    assert build("fit", ["--config", "recipe.yaml", "--run.name", "tiny"], start=False).resolved == original.resolved
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "timms"),
+    [
+        ("vitlab.models.VisionTransformer", {"depth": 1}, True),
+        (f"{__name__}.MyNet", {"depth": 1}, False),
+        ("vitlab.models.SwinTransformerV2", {"depths": [1]}, True),
+        (
+            "vitlab.models.SwinTransformerV2",
+            {"depths": [1], "position_bias": "vitlab.models.swin_v2.TableBias"},
+            False,
+        ),
+    ],
+    ids=["ViT", "own", "Swin v2", "Swin v2 with tables"],
+)
+def test_the_card_names_timm_only_where_timm_has_the_model(
+    name: str, arguments: dict[str, Any], timms: bool, trained: Path, picture: Path
+) -> None:
+    cli, _ = restore(["--config", str(trained / "config.yaml")])
+    heads = {"num_heads": [2] if "depths" in arguments else 2}
+    small = {"patch_size": 2, "embed_dim": 8, "img_size": 8, "in_chans": 1}
+    backbone = {"class_path": name, "init_args": small | heads | arguments}
+    names: dict[str, Any] = {}
+    exec(construction(backbone, num_classes=10), names)
+    model = cli.resolved["model"]
+    config = cli.resolved | {"model": model | {"init_args": model["init_args"] | {"backbone": backbone}}}
+    exported = Exported(names["model"], cli.datamodule, trained, config, None, averaged=False)
+    card = write_card(exported, [Path("model.safetensors")], Path("files")).read_text()
+    assert ("timm" in card.split("## The files")[1].split("```")[0]) is timms
+
+
+def test_the_card_of_another_objective_takes_no_softmax(trained: Path, picture: Path) -> None:
+    cli, checkpoint = restore(["--config", str(trained / "config.yaml")])
+    config = cli.resolved | {"model": cli.resolved["model"] | {"class_path": f"{__name__}.ManyLabels"}}
+    exported = Exported(cli.model.encoder, cli.datamodule, trained, config, checkpoint, averaged=False)
+    card = write_card(exported, [], Path("files")).read_text()
+    assert "no softmax belongs to it" in card
+    assert "makes probabilities" not in card
+    assert "ManyLabels learns no classes by softmax" in card
+    assert "Test accuracy" not in card
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_others_may_read_the_files_as_the_umask_says(umask: int, trained: Path, picture: Path) -> None:
+    before = os.umask(umask)
+    try:
+        export(trained, "--format", "safetensors")
+    finally:
+        os.umask(before)
+    assert Path("files/model.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_the_files_say_what_they_expect(trained: Path, picture: Path) -> None:

@@ -18,7 +18,11 @@ from vitlab.config import Config
 from vitlab.data import ImageDataModule
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import Accuracy
-from vitlab.models import ImageModel
+from vitlab.models import ImageModel, SwinTransformer, SwinTransformerV2, TimmModel, VisionTransformer
+from vitlab.objectives import Classification
+
+UNKNOWN_TO_TIMM = {"block", "attention", "position_bias"}
+"""Arguments that make of a Swin a model that timm does not have."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,31 @@ class Exported:
     config: Config
     checkpoint: Path | None
     averaged: bool
+
+    @property
+    def objective(self) -> type:
+        """The class that trained the encoder."""
+        objective: type = _named(self.config["model"]["class_path"])
+        return objective
+
+    @property
+    def classifies(self) -> bool:
+        """Whether a softmax over the encoder's outputs gives the probabilities of classes."""
+        return bool(self.encoder.num_classes) and issubclass(self.objective, Classification)
+
+    @property
+    def has_timms_names(self) -> bool:
+        """Whether timm has this model, with the same names of its weights."""
+        known = type(self.encoder) in (VisionTransformer, SwinTransformer, SwinTransformerV2, TimmModel)
+        backbone = self.config["model"]["init_args"]["backbone"]
+        given = beyond_defaults(_named(backbone["class_path"]), backbone.get("init_args", {}))
+        return known and not UNKNOWN_TO_TIMM & given.keys()
+
+    @property
+    def test_is_validation(self) -> bool:
+        """Whether the run was tested on the images that it was validated on, for want of others."""
+        facts = self.run / "data.json"
+        return facts.is_file() and bool(json.loads(facts.read_text(encoding="utf-8"))["test_is_validation"])
 
     def metadata(self) -> dict[str, str]:
         """Return what a user of the files must know, each value as JSON."""
@@ -60,6 +89,10 @@ class Exported:
         summary, predictions = self.run / "summary.json", self.run / "predictions.parquet"
         if not self.encoder.num_classes:
             return "The encoder has no classifier."
+        if not self.classifies:
+            return (
+                f"No accuracy: {self.objective.__name__} learns no classes by softmax. metrics.csv has what it logged."
+            )
         if self.checkpoint is None or self.checkpoint.resolve() != last.resolve():
             return f"Not known: the run's result is that of {last.name}, whose weights these are not."
         if not (summary.is_file() and predictions.is_file()):
@@ -74,13 +107,17 @@ class Exported:
         return f"Not known: {predictions.name} was written with other weights than {summary.name}. Test the run again."
 
     def metrics(self) -> dict[str, float]:
-        """Return the test metrics in summary.json of the kind of weights exported, without their prefix."""
+        """Return the test metrics in summary.json of the kind of weights exported, without their prefix.
+
+        Of five classes or fewer, top-5 is 1 whatever the model says, and left out.
+        """
         summary = self.run / "summary.json"
         if not summary.is_file():
             return {}
         prefix = "test_ema/" if self.averaged else "test/"
         metrics = json.loads(summary.read_text())["metrics"]
-        return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+        found = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+        return {name: value for name, value in found.items() if name != "top5" or self.encoder.num_classes > 5}
 
 
 def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
@@ -101,7 +138,6 @@ def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
         framing=exported.data.framing,
         shorter=None if exported.data.framing.crop_pct is None else shorter_side(exported.data),
         architecture=_name(backbone),
-        objective=_name(model),
         data_set=_name(exported.config["data"]),
         root=exported.config["data"]["init_args"].get("root"),
         parameters=sum(parameter.numel() for parameter in exported.encoder.parameters()),
@@ -126,7 +162,7 @@ def shorter_side(data: ImageDataModule) -> int:
 def construction(backbone: Config, num_classes: int) -> str:
     """Return the lines of Python that build `model` as a configuration does."""
     module, _, name = backbone["class_path"].rpartition(".")
-    build = getattr(importlib.import_module(module), name)
+    build = _named(backbone["class_path"])
     arguments = beyond_defaults(build, backbone.get("init_args", {}) | {"num_classes": num_classes})
     imports, values = [f"from {module} import {name}"], []
     for key, value in arguments.items():
@@ -140,10 +176,12 @@ def construction(backbone: Config, num_classes: int) -> str:
 
 
 def recipe(config: Config) -> Config:
-    """Return what of a configuration decides the weights, without what was left at nothing or at the Trainer's own."""
+    """Return what of a configuration decides the weights; `fit` with it is the same run.
+
+    Nulls stay: many a default is none, like RandAugment's. Only what is left at the Trainer's own defaults is dropped.
+    """
     parts = {key: config[key] for key in ("seed_everything", "model", "data")}
-    stripped: Config = _without_nulls(parts | {"trainer": beyond_defaults(Trainer, config["trainer"])})
-    return stripped
+    return parts | {"trainer": beyond_defaults(Trainer, config["trainer"])}
 
 
 def beyond_defaults(build: Callable[..., Any], arguments: Config) -> Config:
@@ -162,10 +200,10 @@ def _is_function(default: Any) -> bool:
     return callable(default) and default is not inspect.Parameter.empty
 
 
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return value
+def _named(path: str) -> Any:
+    """Return the class or function with this import path."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def _name(config: Config) -> str:
