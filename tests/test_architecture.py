@@ -78,6 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "memory",
         "models",
         "not_finite",
+        "objectives",
         "options",
         "other_sizes",
         "pictures",

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -42,6 +43,17 @@ def test_features_that_have_become_one_are_named_with_remedies(
     monkeypatch.setattr("vitlab.callbacks.extract", lambda *args: alike)
     assert run("fit", ["--config", str(path), "--run.name", "alike"]) == 0
     assert "Collapse: val/rank is 1.00, all images look alike.\nWhat has helped others" in capsys.readouterr().err
+
+
+def test_data_without_classes_are_refused_before_training(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor = {"class_path": "vitlab.callbacks.KnnMonitor"}
+    path = tiny({"trainer": {"callbacks": [monitor]}})
+    monkeypatch.setattr("vitlab.data.Digits.labels", lambda self, split: np.zeros((9, 3), dtype=np.float32))
+    assert run("fit", ["--config", str(path)]) == 2
+    assert "one class for each image" in capsys.readouterr().err
+    assert not Path("runs").exists()
 
 
 def test_a_monitor_that_never_looks_is_refused() -> None:

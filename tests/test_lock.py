@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from vitlab import lock
+from vitlab.commands import run
 from vitlab.lock import held
 
 # Holds the lock until its input ends; with a word for `lockf` to fail with, as on a file system without locks.
@@ -21,6 +22,7 @@ HOLD = """
 import errno, fcntl, os, sys, time
 from pathlib import Path
 from vitlab import lock
+from vitlab.commands import run
 if sys.argv[2]:
     def lockf(*_):
         raise OSError(getattr(errno, sys.argv[2]), "no locks")
@@ -137,6 +139,25 @@ def test_without_locks_another_machine_is_believed_for_as_long_as_it_touches_the
     else:
         with held(tmp_path / "run"):
             pass
+
+
+def test_a_second_fit_of_the_same_run_is_refused(
+    tiny: Callable[..., Path], tmp_path: Path, start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also one that shall overwrite the run."""
+    path = tiny()
+    for folder in ("run", "runs/tiny"):
+        Path(folder).mkdir(parents=True)
+    process = start()
+    assert _said(process)
+    Path("runs/tiny/seed-0").symlink_to(tmp_path / "run")
+    for overwrite in ("false", "true"):
+        assert run("fit", ["--config", str(path), "--run.overwrite", overwrite]) == 2
+        assert f"is being written by process {process.pid}" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "run").iterdir()] == [".lock"]
+    process.communicate()
+    assert run("fit", ["--config", str(path)]) == 0
+    assert not (tmp_path / "run/.lock").exists()
 
 
 def test_a_start_that_failed_leaves_nothing(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import vitlab
 from vitlab.checkpoints import RunCheckpoints
 from vitlab.evaluation.features import extract
 from vitlab.evaluation.knn import predict_weighted
+from vitlab.evaluation.labels import require_classes
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.evaluation.spread import rank_me, relative_std
 from vitlab.files import write_text
@@ -231,6 +232,10 @@ class KnnMonitor(Callback):
         if every_n_epochs < 1 or most < 1:
             raise ValueError(f"KnnMonitor: every_n_epochs is {every_n_epochs} and most {most}; both must be 1 or more.")
         self.every_n_epochs, self.most = every_n_epochs, most
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse data without classes before the training, not after its first epochs."""
+        require_classes(torch.from_numpy(trainer.datamodule.labels("train")[:1]))  # type: ignore[attr-defined]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Objective)

@@ -12,7 +12,11 @@ from PIL import Image
 from tests.conftest import EXPERIMENTS
 from vitlab.commands import run
 from vitlab.data import CIFAR10, Digits, ImageDataModule, ImageFolder
+from vitlab.deployment.predict import ask
 from vitlab.evaluation.predictions import probabilities, read_predictions
+from vitlab.models import VisionTransformer
+from vitlab.objectives import Objective, Supervised
+from vitlab.optim import AdamW, WarmupCosine
 
 
 @pytest.fixture
@@ -27,8 +31,9 @@ def own(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("own")
 
 
-def predict(trained: Path, folder: Path, *arguments: str) -> pd.DataFrame:
-    given = ["--config", str(trained / "config.yaml"), "--images", str(folder), "--out", "seen", *arguments]
+def predict(trained: Path, images: Path | list[Path], *arguments: str) -> pd.DataFrame:
+    paths = map(str, images if isinstance(images, list) else [images])
+    given = ["--config", str(trained / "config.yaml"), "--images", *paths, "--out", "seen", *arguments]
     assert run("predict", given) == 0
     return pd.read_parquet("seen/predictions.parquet")
 
@@ -46,6 +51,21 @@ def test_the_datas_own_images_get_the_runs_own_predictions(trained: Path, own: P
         np.testing.assert_allclose(table.sort_index()["probability"], expected.max(axis=1), atol=1e-5)
     written = pd.read_csv("seen/predictions.csv", dtype={"class": str})
     pd.testing.assert_frame_equal(written, pd.read_parquet("seen/predictions.parquet"))
+
+
+def test_files_and_folders_may_be_given_together(trained: Path, own: Path) -> None:
+    """Each picture once, named below the folder that holds all, or by its own name where it is the only one."""
+    whole = predict(trained, own).set_index("file")
+    alone = predict(trained, own / "3.bmp").set_index("file")
+    assert [*alone.index] == ["3.bmp"]
+    pd.testing.assert_frame_equal(alone, whole.loc[["3.bmp"]], atol=1e-6)
+    several = predict(trained, [own / "3.bmp", own / "deeper/deeper", own / "deeper"]).set_index("file")
+    assert [*several.index] == [
+        "3.bmp",
+        *(name for name in whole.index if name.startswith("deeper/deeper/")),
+        *(name for name in whole.index if name.startswith("deeper/") and name.count("/") == 1),
+    ]
+    pd.testing.assert_frame_equal(several.sort_index(), whole.loc[sorted(several.index)], atol=1e-6)
 
 
 def test_broken_files_are_named_and_left_out(trained: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,11 +122,25 @@ def test_pictures_from_elsewhere_look_as_the_datas_own(kind: str, tmp_path: Path
 def test_a_folder_without_pictures_is_refused(trained: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--config", str(trained / "config.yaml"), "--images", "none", "--out", "seen"]
     assert run("predict", given) == 2
-    assert "no such folder" in capsys.readouterr().err
+    assert "no such file or folder" in capsys.readouterr().err
     Path("none").mkdir()
     assert run("predict", given) == 2
     assert "holds no image" in capsys.readouterr().err
     assert not Path("seen").exists()
+
+
+def test_an_objective_without_a_softmax_is_refused_in_one_line(own: Path) -> None:
+    """Of a regression each picture would get the probability 1."""
+
+    class Regression(Objective):
+        monitor = None
+        loss = Supervised.loss
+        encoder = property(lambda self: self.backbone)
+
+    backbone = VisionTransformer(8, 4, 1, num_classes=1, embed_dim=8, depth=1, num_heads=2)
+    objective = Regression(backbone, AdamW(lr=1e-3), WarmupCosine(1))
+    with pytest.raises(ValueError, match=r"^Regression learns no classes by softmax, .*\.$"):
+        ask(objective, Digits(), [own], torch.device("cpu"))
 
 
 def test_a_run_without_classes_has_nothing_to_say(own: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
+from vitlab.evaluation.answers import classify
 from vitlab.evaluation.features import extract, read_cache, write_cache
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.models import VisionTransformer
@@ -22,6 +24,15 @@ def test_features_are_the_embeddings_in_order_whatever_the_batches() -> None:
     assert torch.equal(targets, labels)
     torch.testing.assert_close(features, model.eval().embed(images))
     assert len(extract(model, batches, most=5)[0]) == 5
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.long), torch.rand(4)])
+def test_labels_that_are_no_classes_are_refused_before_anything_is_computed(labels: torch.Tensor) -> None:
+    """Several classes an image, shares of classes, a number to predict."""
+    batches = [([torch.randn(4, 3, 8, 8)], labels)]
+    for evaluate in (extract, classify):
+        with pytest.raises(ValueError, match=r"^The label of an image is .* need one class for each image\.$"):
+            evaluate(tiny_vit(), batches)
 
 
 def test_the_cache_is_of_one_key_only(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ N pictures that can be decoded, K classes.
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from vitlab.data.decoding import as_text, open_rgb
 from vitlab.data.image_folder import walk
 from vitlab.data.photos import Picture
 from vitlab.evaluation.predictions import probabilities
-from vitlab.models import ImageModel
+from vitlab.objectives import Classification, Objective
 from vitlab.studies import wording
 from vitlab.studies.gallery import data_uri
 
@@ -30,8 +31,9 @@ HELD = 16  # pictures decoded at a time: half a gigabyte where they are of 12 me
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says about each picture of a folder, in the order of their names."""
+    """What a model says about each of some pictures, in the order in which they were given; a folder's by name."""
 
+    place: Path  # the folder or file that was given; of several, the folder that holds all of them
     class_names: list[str]
     files: list[str]  # paths below the folder
     probability: np.ndarray  # (N, K)
@@ -54,16 +56,22 @@ class Answers:
         return pd.DataFrame(head | {f"p_{name}": self.probability[:, k] for k, name in enumerate(self.class_names)})
 
 
-def ask(encoder: ImageModel, data: ImageDataModule, folder: Path, device: torch.device) -> Answers:
-    """Show a model every picture in a folder and below, each as evaluation frames and normalises the data's own.
+def ask(
+    objective: Objective, data: ImageDataModule, images: Sequence[Path], device: torch.device, raw: bool = False
+) -> Answers:
+    """Show a model pictures, files or whole folders, each as evaluation frames and normalises the data's own.
+
+    Args:
+        raw: ask the weights as trained, where their average is kept too.
 
     Raises:
-        ValueError: there is no picture, or none that can be decoded.
+        ValueError: the objective learns no classes, a path does not exist, or there is no picture to decode.
     """
-    files = [Path(file) for file in walk(folder, Counter())] if folder.is_dir() else []
-    if not files:
-        raise ValueError(f"--images {folder}: {'holds no image' if folder.is_dir() else 'there is no such folder'}.")
-    encoder = encoder.to(device).eval()
+    if not isinstance(objective, Classification):
+        raise ValueError(f"{type(objective).__name__} learns no classes by softmax, so there is nothing to predict.")
+    encoder = (objective.backbone if raw else objective.encoder).to(device).eval()
+    files = list(dict.fromkeys(file for path in images for file in _files(path)))
+    root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in map(_absolute, images)]))
     names: list[str] = []
     logits: list[torch.Tensor] = []
     thumbnails: list[str] = []
@@ -71,7 +79,7 @@ def ask(encoder: ImageModel, data: ImageDataModule, folder: Path, device: torch.
     with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(files), leave=False, disable=None) as bar:
         for start in range(0, len(files), HELD):
             chunk = files[start : start + HELD]
-            opened = dict(zip([_name(file, folder) for file in chunk], pool.map(_open, chunk), strict=True))
+            opened = dict(zip([_name(file, root) for file in chunk], pool.map(_open, chunk), strict=True))
             broken |= {name: found for name, found in opened.items() if isinstance(found, str)}
             pictures = {name: found for name, found in opened.items() if not isinstance(found, str)}
             if pictures:
@@ -83,11 +91,12 @@ def ask(encoder: ImageModel, data: ImageDataModule, folder: Path, device: torch.
             bar.update(len(chunk))
     if not names:
         name, why = next(iter(broken.items()))
-        raise ValueError(f"--images {folder}: none of {len(files)} images can be decoded; {name}: {why}.")
-    return Answers(data.class_names, names, probabilities(torch.cat(logits).numpy()), thumbnails, broken)
+        raise ValueError(f"--images: none of {len(files)} images can be decoded; {name}: {why}.")
+    place = images[0] if len(images) == 1 else root
+    return Answers(place, data.class_names, names, probabilities(torch.cat(logits).numpy()), thumbnails, broken)
 
 
-def write_answers(answers: Answers, model: str, folder: Path, out: Path) -> Path:
+def write_answers(answers: Answers, model: str, out: Path) -> Path:
     """Write `predictions.csv`, `predictions.parquet` and the page `index.html`, whose path is returned."""
     out.mkdir(parents=True, exist_ok=True)
     table = answers.table()
@@ -104,7 +113,7 @@ def write_answers(answers: Answers, model: str, folder: Path, out: Path) -> Path
     page = templates.get_template("predictions.html.jinja").render(
         answers=answers,
         model=as_text(model),
-        folder=Path(as_text(str(folder))),
+        place=Path(as_text(str(answers.place))),
         counts=Counter(table["class"]).most_common(),
         median=float(table["probability"].median()),
         cards=list(zip(answers.files, answers.thumbnails, answers.best.tolist(), strict=False)),
@@ -121,6 +130,21 @@ def _open(file: Path) -> Picture | str:
         return str(error)
 
 
-def _name(file: Path, folder: Path) -> str:
+def _files(path: Path) -> list[Path]:
+    """Return the pictures in a folder and below, or the one file."""
+    if not path.exists():
+        raise ValueError(f"--images {path}: there is no such file or folder.")
+    found = [_absolute(Path(file)) for file in walk(path, Counter())] if path.is_dir() else [_absolute(path)]
+    if not found:
+        raise ValueError(f"--images {path}: holds no image.")
+    return found
+
+
+def _absolute(path: Path) -> Path:
+    """Return the path from the root, links in it left as they are."""
+    return Path(os.path.abspath(path))
+
+
+def _name(file: Path, root: Path) -> str:
     """Return the path below the folder, as text."""
-    return as_text(file.relative_to(folder).as_posix())
+    return as_text(file.relative_to(root).as_posix())

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from vitlab.evaluation.labels import require_classes
 from vitlab.models import ImageModel
 
 
@@ -15,8 +16,14 @@ def classify(model: ImageModel, batches: Iterable[tuple[list[Tensor], Tensor]]) 
     Args:
         model: in eval mode.
         batches: (views, labels) on the model's device, one view each.
+
+    Raises:
+        ValueError: labels that are no classes.
     """
+    answers = []
     with model.biases_kept():
-        answers = [(model(images).argmax(dim=1).cpu(), labels.cpu()) for (images,), labels in batches]
+        for (images,), labels in batches:
+            require_classes(labels)
+            answers.append((model(images).argmax(dim=1).cpu(), labels.cpu()))
     predicted, labels = (torch.cat(parts) for parts in zip(*answers, strict=True))
     return predicted, labels

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from vitlab.evaluation.labels import require_classes
 from vitlab.files import written_whole
 from vitlab.models import ImageModel
 
@@ -23,12 +24,16 @@ def extract(encoder: ImageModel, batches: Iterable[tuple[list[Tensor], Tensor]],
     """Embed the images of `batches`, which lie on the encoder's device; stop after `most` images.
 
     The encoder is put into eval mode for it, and back into what it was.
+
+    Raises:
+        ValueError: labels that are no classes.
     """
     training = encoder.training
     encoder.eval()
     embeddings, labels, seen = [], [], 0
     with encoder.biases_kept():
         for (images,), targets in batches:
+            require_classes(targets)
             embeddings.append(encoder.embed(images).float().cpu())
             labels.append(targets.cpu())
             seen += len(targets)
