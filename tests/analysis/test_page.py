@@ -6,9 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor, nn
 
+from vitlab.analysis.activations import amplitude, block_outputs
 from vitlab.commands import run
+from vitlab.models import AttentionMap, Backbone
+from vitlab.models.backbone import Features
+from vitlab.models.layers import PatchEmbed
 
 Write = Callable[..., Path]
 SWIN = {
@@ -53,6 +59,84 @@ def test_runs_are_drawn_side_by_side(tiny: Write, photos: Path, capsys: pytest.C
     assert run("visualize", ["--config", *configs, "--images", str(photos), "--out", "own"]) == 0
     assert "broken.png cannot be decoded" in capsys.readouterr().err
     assert "Measured on 6 images" in Path("own/index.html").read_text()
+
+
+class Convolutions(Backbone):
+    """An architecture of a user's own: two convolutions between patches and mean, and no attention."""
+
+    def __init__(self, img_size: int = 8, in_chans: int = 1, num_classes: int = 10) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbed(img_size, 2, in_chans, 6)
+        self.img_size, self.in_chans, self.num_classes, self.num_features = (img_size,) * 2, in_chans, num_classes, 6
+        self.stages = nn.ModuleList(nn.Conv2d(6, 6, 3, padding=1) for _ in range(2))
+        self.head = nn.Linear(6, num_classes)
+
+    stride = property(lambda self: 2)
+
+    def add_pos_embed(self, tokens: Tensor) -> Tensor:
+        return tokens
+
+    def encode(self, tokens: Tensor) -> Features:
+        tokens = tokens.movedim(-1, 1)
+        for stage in self.stages:
+            tokens = tokens + stage(tokens)
+        patches = tokens.flatten(2).mT
+        return Features(patches[:, :0], patches)
+
+    def pool(self, features: Features) -> Tensor:
+        return features.patches.mean(dim=1)
+
+    def forward_head(self, features: Features) -> Tensor:
+        return self.head(self.pool(features))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(images))
+
+    def attention_maps(self, images: Tensor) -> list[AttentionMap]:
+        return []
+
+    def parts_to_compile(self) -> list[nn.Module]:
+        return list(self.stages)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        raise NotImplementedError
+
+    def no_weight_decay(self) -> set[str]:
+        return set()
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        return [list(self.parameters())]
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        return list(self.head.parameters())
+
+
+def test_an_own_architecture_gets_the_pictures_that_it_can_have(tiny: Write) -> None:
+    configs = [
+        train(tiny, "convolutions", backbone={"class_path": f"{__name__}.Convolutions"}),
+        train(tiny, "vit"),
+    ]
+    assert run("visualize", ["--config", configs[0], "--out", "alone"]) == 0
+    assert {path.stem for path in Path("alone").glob("*.png")} == {
+        "amplitude",
+        "similarity",
+        "filters-convolutions-seed-0",
+    }
+    assert "convolutions-seed-0 has no attention maps: the pictures" in Path("alone/index.html").read_text()
+    assert run("visualize", ["--config", *configs, "--out", "both"]) == 0
+    assert {path.stem for path in Path("both").glob("*.png")} >= {"maps", "similarity", "heads-vit-seed-0"}
+
+
+def test_a_block_of_convolutions_passes_on_channels() -> None:
+    """The variance of its channels, wherever they lie; by hand, of the second convolution."""
+    torch.manual_seed(0)
+    model, images = Convolutions(), torch.randn(5, 1, 8, 8)
+    _, second = block_outputs(model, images)
+    tokens = model.patch_embed(images).movedim(-1, 1)
+    first = tokens + model.stages[0](tokens)
+    expected = model.stages[1](first).detach()  # (B, C, H, W)
+    assert second.shape == (5, 16, 6)
+    assert amplitude(second) == pytest.approx(expected.var(dim=(0, 2, 3)).mean().item(), rel=1e-5)
 
 
 def test_one_image_is_enough(tiny: Write, tmp_path: Path) -> None:

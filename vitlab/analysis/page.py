@@ -21,11 +21,14 @@ from vitlab.analysis.canvas import to_pixels, write_png
 from vitlab.analysis.embeddings import filter_components, position_similarity
 from vitlab.analysis.similarity import FEWEST, model_similarity
 from vitlab.models import Backbone, VisionTransformer
+from vitlab.models.layers import PatchEmbed
 
 SHOWN = 8  # images in a picture
 BLOCKS_SHOWN = 12
 ATTENTION_BATCH = 4  # images at a time: the attention of all blocks is held
 FEATURE_BATCH = 16  # the same for what blocks pass on
+
+ATTENTION, BLOCKS, FILTERS = "attention maps", "blocks that pass on maps of tokens", "filters of a patch embedding"
 
 
 @dataclass(frozen=True)
@@ -62,18 +65,62 @@ def write_page(subjects: list[Subject], names: list[str], labels: list[int] | No
         labels: of the images, where they are known.
     """
     shown = []
-    for picture in _pictures(subjects, names, labels):
+    lacks = {subject.name: _lacks(subject) for subject in subjects}
+    for picture in _pictures(subjects, lacks, names, labels):
         path = out / f"{picture.name}.png"
         write_png(picture.figure, path)
         shown.append({**picture._asdict(), "data": base64.b64encode(path.read_bytes()).decode()})
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    page = template.get_template("page.html.jinja").render(subjects=subjects, pictures=shown, count=len(names))
+    page = template.get_template("page.html.jinja").render(
+        subjects=subjects,
+        pictures=shown,
+        count=len(names),
+        lacks={name: parts for name, parts in lacks.items() if parts},
+    )
     (out / "index.html").write_text(page, encoding="utf-8")
     return out / "index.html"
 
 
-def _pictures(subjects: list[Subject], names: list[str], labels: list[int] | None) -> Iterator[Picture]:
+def _lacks(subject: Subject) -> list[str]:
+    """Return what an architecture of a user's own need not have, and some pictures are of."""
+    model, images = subject.model, subject.images[:1]
+    parts = {
+        ATTENTION: bool(model.attention_maps(images)),
+        BLOCKS: bool(block_outputs(model, images)),
+        FILTERS: isinstance(model.patch_embed, PatchEmbed),
+    }
+    return [name for name, there in parts.items() if not there]
+
+
+def _pictures(
+    subjects: list[Subject], lacks: dict[str, list[str]], names: list[str], labels: list[int] | None
+) -> Iterator[Picture]:
+    attending, passing, filtering = (
+        [subject for subject in subjects if part not in lacks[subject.name]] for part in (ATTENTION, BLOCKS, FILTERS)
+    )
+    if attending:
+        yield from _pictures_of_attention(attending, names, labels)
+    if passing:
+        yield from _pictures_of_blocks(passing, names)
+    for subject in filtering:
+        yield Picture(
+            f"filters-{subject.name}",
+            f"Filters of {subject.name}",
+            "The first principal components of the patch embedding, each stretched to all colours.",
+            figures.draw_filters(filter_components(subject.model).cpu().numpy()),
+        )
+        if isinstance(subject.model, VisionTransformer):
+            yield Picture(
+                f"positions-{subject.name}",
+                f"Positions of {subject.name}",
+                "For each patch, at its place, a map of how similar the position embeddings of all patches are to its "
+                "own.",
+                figures.draw_positions(position_similarity(subject.model).cpu().numpy()),
+            )
+
+
+def _pictures_of_attention(subjects: list[Subject], names: list[str], labels: list[int] | None) -> Iterator[Picture]:
     yield Picture(
         "maps",
         "What the decision is read from",
@@ -96,6 +143,9 @@ def _pictures(subjects: list[Subject], names: list[str], labels: list[int] | Non
         "images (Dosovitskiy et al. 2021, Fig. 7). The line is the mean over heads.",
         figures.draw_distances({s.name: _distances(s) for s in subjects}),
     )
+
+
+def _pictures_of_blocks(subjects: list[Subject], names: list[str]) -> Iterator[Picture]:
     yield Picture(
         "amplitude",
         "How large activations become",
@@ -111,21 +161,6 @@ def _pictures(subjects: list[Subject], names: list[str], labels: list[int] | Non
             "if they are the same up to rotation and scale, about 0 if they have nothing in common.",
             figures.draw_similarities(_similarities(subjects)),
         )
-    for subject in subjects:
-        yield Picture(
-            f"filters-{subject.name}",
-            f"Filters of {subject.name}",
-            "The first principal components of the patch embedding, each stretched to all colours.",
-            figures.draw_filters(filter_components(subject.model).cpu().numpy()),
-        )
-        if isinstance(subject.model, VisionTransformer):
-            yield Picture(
-                f"positions-{subject.name}",
-                f"Positions of {subject.name}",
-                "For each patch, at its place, a map of how similar the position embeddings of all patches are to its "
-                "own.",
-                figures.draw_positions(position_similarity(subject.model).cpu().numpy()),
-            )
 
 
 def _pictures_of_heads(subject: Subject, names: list[str]) -> Iterator[Picture]:
