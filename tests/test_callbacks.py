@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from vitlab.callbacks import KnnMonitor
+from vitlab.callbacks import KnnMonitor, erase
 from vitlab.commands import run
 
 
@@ -43,6 +43,22 @@ def test_features_that_have_become_one_are_named_with_remedies(
     monkeypatch.setattr("vitlab.callbacks.extract", lambda *args: alike)
     assert run("fit", ["--config", str(path), "--run.name", "alike"]) == 0
     assert "Collapse: val/rank is 1.00, all images look alike.\nWhat has helped others" in capsys.readouterr().err
+
+
+def test_an_own_model_checkpoint_lies_with_the_others_and_goes_with_the_run(tiny: Callable[..., Path]) -> None:
+    """Also one that would be called `last.ckpt` as ours."""
+    own = {
+        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "init_args": {"filename": "epoch-{epoch}", "save_last": True, "auto_insert_metric_name": False},
+    }
+    path = tiny({"trainer": {"callbacks": [own]}})
+    assert run("fit", ["--config", str(path)]) == 0
+    directory = Path("runs/tiny/seed-0")
+    files = {str(file.relative_to(directory)) for file in directory.rglob("*.ckpt")}
+    ours = {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    assert files == ours | {"checkpoints/own/epoch-0.ckpt", "checkpoints/own/last.ckpt"}
+    erase(directory)
+    assert not list(directory.rglob("*.ckpt"))
 
 
 def test_data_without_classes_are_refused_before_training(

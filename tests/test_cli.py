@@ -46,10 +46,13 @@ def test_a_run_leaves_what_the_readme_lists(tiny: Write) -> None:
     assert names == {
         "config.yaml",
         "environment.json",
+        "data.json",
         "metrics.csv",
         "checkpoints/last.ckpt",
         "checkpoints/best.ckpt",
         "predictions.parquet",
+        "per_class.csv",
+        "confusion.csv",
         "summary.json",
     }
     metrics = pd.read_csv(RUN / "metrics.csv")
@@ -58,6 +61,9 @@ def test_a_run_leaves_what_the_readme_lists(tiny: Write) -> None:
     accuracy = (predictions.logits.map(lambda row: row.argmax()) == predictions.label).mean()
     summary = json.loads((RUN / "summary.json").read_text())
     assert summary["metrics"]["test/top1"] == pytest.approx(accuracy)
+    table = pd.read_csv(RUN / "per_class.csv")
+    assert (table.top1 * table.images).sum() / table.images.sum() == pytest.approx(accuracy)
+    assert list(json.loads((RUN / "data.json").read_text())) == ["classes", "splits", "test_is_validation"]
     assert summary["images_seen"] == summary["steps"] * 64
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,6 +25,7 @@ from vitlab.checkpoints import RunCheckpoints
 from vitlab.evaluation.features import extract
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.evaluation.labels import require_classes
+from vitlab.evaluation.per_class import write_per_class
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.evaluation.spread import rank_me, relative_std
 from vitlab.files import write_text
@@ -37,11 +39,20 @@ from vitlab.utilisation import Utilisation
 
 log = logging.getLogger("vitlab")
 
-OWN_FILES = ("config.yaml", "environment.json", "metrics.csv", "predictions.parquet", "summary.json")
+OWN_FILES = (
+    "config.yaml",
+    "environment.json",
+    "data.json",
+    "metrics.csv",
+    "predictions.parquet",
+    "per_class.csv",
+    "confusion.csv",
+    "summary.json",
+)
 
 
 class RunRecord(Callback):
-    """Writes the run directory: config.yaml and environment.json before the first step, predictions and summary after.
+    """Writes the run directory: configuration, environment and data before the first step, the results after the last.
 
     Nothing is written until the model and the data have been built and set up, so that a failed start leaves nothing.
     """
@@ -53,6 +64,12 @@ class RunRecord(Callback):
         self._started: float | None = None
         self._restarted = False
         self._outputs: list[dict[str, Tensor]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give a user's own ModelCheckpoint a folder beside our checkpoints; Lightning would name it after a logger."""
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(self.directory / "checkpoints" / "own")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -66,6 +83,8 @@ class RunRecord(Callback):
             self._say_what_is_inexact(now)
         write_text(self.directory / "config.yaml", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         write_text(self.directory / "environment.json", json.dumps(now, indent=2))
+        facts = trainer.datamodule.facts()  # type: ignore[attr-defined]
+        write_text(self.directory / "data.json", json.dumps(facts, indent=2, ensure_ascii=False))
         for logger in trainer.loggers:
             if isinstance(logger, UnbreakableWandbLogger):
                 logger.start()
@@ -124,7 +143,9 @@ class RunRecord(Callback):
             arrays = {name: values.numpy() for name, values in outputs.items()}
             labels = arrays.pop("label").astype(np.int64)
             names = names[: len(labels)]  # all, unless Trainer's limit_test_batches stopped early
-            write_predictions(self.directory / "predictions.parquet", Predictions(names, labels, **arrays))
+            predictions = Predictions(names, labels, **arrays)
+            write_predictions(self.directory / "predictions.parquet", predictions)
+            write_per_class(self.directory, predictions, trainer.datamodule.class_names)  # type: ignore[attr-defined]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_test_end(trainer, pl_module)
@@ -167,7 +188,7 @@ def erase(directory: Path) -> None:
     for name in OWN_FILES:
         (directory / name).unlink(missing_ok=True)
     for file in (
-        *directory.glob("checkpoints/*.ckpt"),
+        *directory.glob("checkpoints/**/*.ckpt"),  # a user's own too
         *directory.glob("pictures/*.png"),
         *directory.glob("not_finite/*"),
     ):

@@ -379,9 +379,6 @@ class VitlabCLI(LightningCLI):
             RunProgress(utilisation, shown=chosen.enable_progress_bar is not False and not bar),
             *(self._checkpoints(run.checkpoint) if chosen.enable_checkpointing is not False else []),
         ]
-        for each in given:
-            if isinstance(each, ModelCheckpoint) and each.dirpath is None:
-                each.dirpath = str(self.directory / "checkpoints" / "own")  # beside ours, whose names it may want too
         own_loggers = self._loggers() if self.start and not chosen.fast_dev_run else []
         trainer = super().instantiate_trainer(
             callbacks=[*given, *callbacks],

@@ -1,0 +1,43 @@
+"""How good a model is at each class, and what it takes it for: two tables beside `predictions.parquet`.
+
+N images, K classes.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from vitlab.evaluation.predictions import Predictions, correct
+from vitlab.files import write_text
+
+MOST_IN_A_MATRIX = 2000  # classes; of ImageNet-21k's the matrix would take a gigabyte
+
+
+def write_per_class(folder: Path, predictions: Predictions, class_names: list[str]) -> None:
+    """Write `per_class.csv`, a row a class, and `confusion.csv`: images by true class (row) and predicted (column).
+
+    The matrix is of the weights as trained; accuracies are of their average too, where it is kept.
+    """
+    write_text(folder / "per_class.csv", per_class(predictions, class_names).to_csv(index=False))
+    if len(class_names) <= MOST_IN_A_MATRIX:
+        counts = pd.DataFrame(confusion(predictions, len(class_names)), class_names, class_names)
+        write_text(folder / "confusion.csv", counts.to_csv(index_label="true \\ predicted"))
+
+
+def per_class(predictions: Predictions, class_names: list[str]) -> pd.DataFrame:
+    """Return the columns class, images, top1 and, where there is an average, top1_ema; no top1 without images."""
+    labels, K = predictions.labels, len(class_names)
+    images = np.bincount(labels, minlength=K)
+    table = pd.DataFrame({"class": class_names, "images": images})
+    for name, logits in (("top1", predictions.logits), ("top1_ema", predictions.logits_ema)):
+        if logits is not None:
+            right = np.bincount(labels, weights=correct(logits, labels), minlength=K)
+            table[name] = right / np.where(images > 0, images, np.nan)
+    return table
+
+
+def confusion(predictions: Predictions, num_classes: int) -> np.ndarray:
+    """Count the images (K, K) by label (row) and by the class with the highest logit (column)."""
+    pairs = predictions.labels * num_classes + predictions.logits.argmax(axis=1)
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
