@@ -167,6 +167,7 @@ def test_an_image_that_goes_while_a_run_reads_is_named_and_the_same_command_goes
 def test_an_image_that_goes_between_listing_and_checking_is_a_broken_one(photo_folder: PhotoFolder) -> None:
     root = photo_folder({"a": 10, "b": 10})
     data = ImageFolder(str(root), image_size=16, num_workers=0, broken="skip")
+    assert data.class_names == ["a", "b"]
     (root / "a" / "000.jpg").unlink()
     (root / "b" / "000.jpg").rename(root / "b" / "renamed.jpg")
     assert sum(len(data.labels(split)) for split in ("train", "val", "test")) == 18
