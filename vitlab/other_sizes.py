@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vitlab.analysis.transfer import LR_SHARE, WARMUP_SHARE, arguments_at, describe_window
+from vitlab.analysis.transfer import LR_SHARE, WARMUP_SHARE, arguments_at, describe_bias, describe_window
 from vitlab.cli import VitlabCLI
 from vitlab.config import Config, merge
 from vitlab.evaluation.answers import classify
@@ -15,6 +15,7 @@ from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import Accuracy
 from vitlab.models.weights import load_weights
 from vitlab.studies.cost import device_for
+from vitlab.studies.runner import shortfalls
 
 
 def transfer_run(
@@ -34,6 +35,8 @@ def transfer_run(
             "trained_at": own,
             "image_size": size,
             "window": describe_window(model),
+            "bias": describe_bias(model),
+            "partial": ", ".join(shortfalls(trained.directory)),
             "images": len(data.labels("test")),
             **Accuracy.of(*classify(model, data.batches("test", device))).columns("direct"),
         }

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from vitlab.analysis.transfer import arguments_at, markdown, over_seeds
+from vitlab.analysis.transfer import arguments_at, draw_transfer, markdown, over_seeds
 from vitlab.commands import run
 from vitlab.config import load_yaml
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
@@ -102,12 +102,13 @@ def test_a_run_is_tested_at_other_sizes_as_it_is_and_fine_tuned(tiny: Write, cap
         ["swin", 8, 8, "4", 599],
         ["swin", 8, 12, "6", 599],
     ]
+    assert table["bias"].tolist() == ["log", "log"]
     metrics = json.loads(Path("runs/swin/seed-0/summary.json").read_text())["metrics"]
     assert table["direct"][0] == pytest.approx(metrics["test_ema/top1"], abs=1e-7)  # of the weights that are exported
     assert table["tuned"].isna().tolist() == [True, False]
     assert Path("out/transfer.png").is_file()
     assert "| swin (4, 6) |" in Path("out/transfer.md").read_text()
-    assert "81.7 → 83.8" in capsys.readouterr().out  # log-spaced at 512 px
+    assert "ImageNet" not in capsys.readouterr().out  # of which the paper's table is: nothing about these images
 
     tuned = load_yaml("out/swin-12px/seed-0/config.yaml")
     assert tuned["data"]["init_args"]["image_size"] == 12
@@ -133,7 +134,7 @@ def test_mistakes_are_named_before_anything_runs(tiny: Write, capsys: pytest.Cap
 
 
 def test_several_seeds_are_averaged_and_a_single_one_has_its_own_interval() -> None:
-    row = {"window": "", "images": 10, "tuned": float("nan")}
+    row = {"window": "", "bias": "", "partial": "", "images": 10, "tuned": float("nan")}
     rows = [
         {"name": "two", "seed": 1, "image_size": 8, "direct": 0.5, "direct_low": 0.1, "direct_high": 0.9},
         {"name": "two", "seed": 2, "image_size": 8, "direct": 0.7, "direct_low": 0.3, "direct_high": 0.95},
@@ -144,3 +145,25 @@ def test_several_seeds_are_averaged_and_a_single_one_has_its_own_interval() -> N
     assert found.loc[("two", 8)].tolist() == pytest.approx([0.6, 0.5, 0.7])
     assert found.loc[("one", 8)].tolist() == pytest.approx([0.4, 0.2, 0.6])
     assert "| two | 60.0 [50.0, 70.0] |" in markdown(table)
+
+
+def test_the_papers_table_stands_beside_a_comparison_of_position_biases_alone() -> None:
+    row = {"seed": 1, "window": "4", "partial": "", "images": 10, "image_size": 8}
+    row |= {f"{kind}{end}": 0.5 for kind in ("direct", "tuned") for end in ("", "_low", "_high")}
+    table = pd.DataFrame([row | {"name": name, "bias": bias} for name, bias in (("a", "linear"), ("b", "log"))])
+    text = markdown(table)
+    assert "81.7 → 83.8" in text  # log-spaced at 512 px, direct and fine-tuned: Liu et al. 2022, Table 1
+    assert "## The paper's table, of other images" in text
+    assert len(draw_transfer(table).axes) == 2
+    for biases in (["log", "log"], ["", "log"], ["", ""]):  # one Swin v2, or none: the paper has no such comparison
+        flowers = table.assign(bias=biases)
+        assert "Liu" not in markdown(flowers)
+        assert len(draw_transfer(flowers).axes) == 1
+
+
+def test_a_run_that_was_cut_short_is_named_under_the_table() -> None:
+    row = {"name": "a", "seed": 1, "window": "", "bias": "", "images": 10, "image_size": 8}
+    row |= {f"{kind}{end}": 0.5 for kind in ("direct", "tuned") for end in ("", "_low", "_high")}
+    table = pd.DataFrame([row | {"partial": "not finished"}])
+    assert "**Not a whole run, so no result: a, seed 1 (not finished).**" in markdown(table)
+    assert "whole" not in markdown(table.assign(partial=""))

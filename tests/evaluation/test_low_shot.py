@@ -42,6 +42,11 @@ def test_more_images_than_a_class_has_are_not_asked_for() -> None:
     assert [r.images_per_class for r in measure_low_shot((features, labels), clusters(40, 1.0, 2), 4)] == [1, 2]
 
 
+def test_a_line_says_what_is_counted() -> None:
+    assert str(LowShot.of(1, [0.5, 0.6])).startswith("1 label a class   55.0 % [")
+    assert str(LowShot.of(5, [0.5, 0.6])).startswith("5 labels a class  55.0 % [")
+
+
 def test_the_interval_is_students() -> None:
     draws = [0.5, 0.6, 0.4, 0.55, 0.45]
     result = LowShot.of(1, draws)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from vitlab.analysis.canvas import COLOURS, new_figure, styled, write_png
 from vitlab.models import Backbone, SwinTransformerV2
 from vitlab.models.hierarchy import HierarchicalBackbone
+from vitlab.models.swin_v2 import LinearSpacedBias, LogSpacedBias, TableBias
 from vitlab.models.windows import clamp_window, stage_maps
 
 # Swin-T, trained on ImageNet-1k at 256 px with windows of 8, then as it is and after 30 epochs at the larger size.
@@ -27,6 +28,7 @@ PUBLISHED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # top-1 i
     "log": ((81.8, 82.4, 81.7, 80.4, 79.1), (83.2, 83.8, 84.0, 84.2)),
 }
 SOURCE = "Liu et al. 2022, Table 1: Swin-T on ImageNet-1k, trained at 256 px with windows of 8"
+BIASES = {TableBias: "parametrised", LinearSpacedBias: "linear", LogSpacedBias: "log"}
 
 TUNED = ["tuned", "tuned_low", "tuned_high"]
 LR_SHARE = 0.04  # of the training's rate, for fine-tuning at another size: the paper's 4e-5 after 1e-3
@@ -73,13 +75,24 @@ def describe_window(model: Backbone) -> str:
     return "×".join(map(str, dict.fromkeys(clamped_windows(model)[0])))
 
 
+def describe_bias(model: Backbone) -> str:
+    """Return what the paper's table calls a Swin v2's position bias; nothing for another model."""
+    return BIASES.get(type(model.layers[0].blocks[0].attn.cpb_mlp), "") if isinstance(model, SwinTransformerV2) else ""
+
+
+def asks_what_the_paper_asks(table: pd.DataFrame) -> bool:
+    """Say whether position biases are compared, so that the published table is about the same question."""
+    return len(set(table["bias"]) - {""}) > 1
+
+
 def write_transfer(table: pd.DataFrame, out: Path) -> Path:
     """Write `transfer.csv`, `transfer.png` and `transfer.md`, whose path is returned.
 
     Args:
-        table: a row a run and size: `name` and `seed` of the run, `trained_at` and `image_size` in px, `window`, test
-            `images`, and the accuracies `direct` and, where there was fine-tuning, `tuned` from 0 to 1 with their
-            intervals, `direct_low`, `direct_high`, `tuned_low`, `tuned_high`.
+        table: a row a run and size: `name` and `seed` of the run, `trained_at` and `image_size` in px, `window`,
+            `bias`, test `images`, `partial` (why the run is not a whole one, or nothing), and the accuracies `direct`
+            and, where there was fine-tuning, `tuned` from 0 to 1 with their intervals, `direct_low`, `direct_high`,
+            `tuned_low`, `tuned_high`.
     """
     table = table.reindex(columns=[*table.columns.drop(TUNED, errors="ignore"), *TUNED])
     out.mkdir(parents=True, exist_ok=True)
@@ -99,7 +112,7 @@ def over_seeds(table: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Return the measured table and the published one, in the paper's form: direct → after fine-tuning."""
+    """Return the measured table in the paper's form: direct → after fine-tuning; the paper's too where it is of use."""
     sizes = sorted(table["image_size"].unique())
     direct, tuned = over_seeds(table, "direct"), over_seeds(table, "tuned")
     rows = []
@@ -113,14 +126,8 @@ def markdown(table: pd.DataFrame) -> str:
         rows.append([f"{name} ({', '.join(windows)})" if all(windows) else str(name), *cells])
     seeds, images = table["seed"].nunique(), int(table["images"].iloc[0])
     spread = f"mean of {seeds} seeds [lowest, highest]" if seeds > 1 else "[95 % interval of Wilson]"
-    published = [
-        [
-            name,
-            f"{first[0]}",
-            *(f"{as_is} → {after}" for as_is, after in zip(first[1:], then, strict=True)),
-        ]
-        for name, (first, then) in PUBLISHED.items()
-    ]
+    short = table[table["partial"] != ""].drop_duplicates(["name", "seed"])
+    runs_cut_short = [f"{r['name']}, seed {r['seed']} ({r['partial']})" for _, r in short.iterrows()]
     return "\n".join(
         [
             "# Trained at one size, tested at others",
@@ -130,12 +137,26 @@ def markdown(table: pd.DataFrame) -> str:
             "",
             *_rows(["", *(f"{size} px" for size in sizes)], rows),
             "",
-            f"Published ({SOURCE}):",
-            "",
-            *_rows(["position bias", *(f"{size} px" for size in PUBLISHED_AT)], published),
-            "",
+            *(f"**Not a whole run, so no result: {run}.**\n" for run in runs_cut_short),
+            *(_published() if asks_what_the_paper_asks(table) else []),
         ]
     )
+
+
+def _published() -> list[str]:
+    rows = [
+        [name, f"{first[0]}", *(f"{as_is} → {after}" for as_is, after in zip(first[1:], then, strict=True))]
+        for name, (first, then) in PUBLISHED.items()
+    ]
+    return [
+        "## The paper's table, of other images",
+        "",
+        f"{SOURCE}. It compares the same position biases: their order and how far they fall can be set beside the "
+        "above, the numbers cannot.",
+        "",
+        *_rows(["position bias", *(f"{size} px" for size in PUBLISHED_AT)], rows),
+        "",
+    ]
 
 
 def _rows(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -145,11 +166,13 @@ def _rows(head: list[str], rows: list[list[str]]) -> list[str]:
 
 @styled
 def draw_transfer(table: pd.DataFrame) -> Figure:
-    """Draw accuracy against image size, direct and after fine-tuning, with the published curves beside them."""
-    names = list(dict.fromkeys([*table["name"], *PUBLISHED]))
+    """Draw accuracy against image size, direct and after fine-tuning; the published curves beside it where of use."""
+    published = PUBLISHED if asks_what_the_paper_asks(table) else {}
+    names = list(dict.fromkeys([*table["name"], *published]))
     colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
-    figure = new_figure(9.6, 4.0)
-    ours, theirs = figure.subplots(1, 2)
+    panels = 2 if published else 1
+    figure = new_figure(4.8 * panels, 4.0)
+    ours, *theirs = figure.subplots(1, panels, squeeze=False).flat
     for kind, line in (("direct", "o-"), ("tuned", "s--")):
         for name, curve in over_seeds(table, kind).groupby("name", sort=False):
             curve = 100 * curve.droplevel("name").sort_index()
@@ -157,11 +180,12 @@ def draw_transfer(table: pd.DataFrame) -> Figure:
             ours.fill_between(
                 curve.index, curve["low"], curve["high"], color=colours[str(name)], alpha=0.15, linewidth=0
             )
-    for name, (direct, tuned) in PUBLISHED.items():
-        theirs.plot(PUBLISHED_AT, direct, "o-", color=colours[name], label=_label(name, "direct"))
-        theirs.plot(PUBLISHED_AT[1:], tuned, "s--", color=colours[name], label=_label(name, "tuned"))
     _finish(ours, "measured", sorted(table["image_size"].unique()))
-    _finish(theirs, "published (Swin v2, Table 1)", PUBLISHED_AT)
+    for axes in theirs:
+        for name, (direct, tuned) in published.items():
+            axes.plot(PUBLISHED_AT, direct, "o-", color=colours[name], label=_label(name, "direct"))
+            axes.plot(PUBLISHED_AT[1:], tuned, "s--", color=colours[name], label=_label(name, "tuned"))
+        _finish(axes, "published: ImageNet-1k (Swin v2, Table 1)", PUBLISHED_AT)
     ours.set_ylabel("test accuracy, %")
     return figure
 

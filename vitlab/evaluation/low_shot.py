@@ -42,7 +42,7 @@ class LowShot:
         return cls(images_per_class, mean, max(0.0, mean - margin), min(1.0, mean + margin), tuple(draws))
 
     def __str__(self) -> str:
-        few = f"{self.images_per_class} a class".ljust(13)
+        few = f"{self.images_per_class} label{'' if self.images_per_class == 1 else 's'} a class".ljust(16)
         return (
             f"{few}  {100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]   {len(self.draws)} draws"
         )
