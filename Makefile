@@ -81,8 +81,8 @@ swin_ablation_digits: AFTERWARDS = visualize --config runs/swin-ablation-digits/
 
 STUDY ?= quickstart
 
-dashboard: $(INSTALLED)  ## A study's report in W&B: make dashboard STUDY=quickstart
-	$(RUN) -m vitlab compare --config experiments/studies/$(STUDY).yaml --dashboard $(ARGS)
+dashboard: $(INSTALLED)  ## A study's report in W&B: make dashboard STUDY=quickstart, or its file: STUDY=my/study.yaml
+	$(RUN) -m vitlab compare --config $(if $(filter %.yaml %.yml,$(STUDY)),$(STUDY),experiments/studies/$(STUDY).yaml) --dashboard $(ARGS)
 
 wandb-sync: $(INSTALLED)  ## Upload the runs in runs/ that W&B kept offline
 	@$(RUN) -c 'import sys; from pathlib import Path; from vitlab.loggers import upload_offline_runs as upload; sys.exit(upload(Path("runs")))'

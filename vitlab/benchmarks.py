@@ -2,8 +2,9 @@
 
 import json
 import statistics
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,8 +14,8 @@ from vitlab.cli import VitlabCLI, build
 from vitlab.files import write_text
 from vitlab.memory_benchmarks import benchmark_batch, benchmark_memory
 from vitlab.objectives import Supervised
-from vitlab.options import StudyParser, take_option
-from vitlab.studies.cost import device_for, device_name
+from vitlab.options import StudyParser
+from vitlab.studies.cost import READY, TURNS, device_for, device_name
 from vitlab.studies.peers import TRAINER_PRECISION, check_names
 
 PRECISIONS = list(TRAINER_PRECISION)
@@ -35,23 +36,46 @@ def benchmark(arguments: Sequence[str]) -> int:
     }
     if arguments and arguments[0] in tables:
         return tables[arguments[0]](arguments[1:])
-    return benchmark_experiment(arguments)
+    return benchmark_experiment(arguments, tables)
 
 
-def benchmark_experiment(arguments: Sequence[str]) -> int:
-    """Print what an experiment's model costs on this machine; `--json FILE` also writes it."""
-    from vitlab.studies.cost import measure
+def benchmark_experiment(arguments: Sequence[str], tables: Iterable[str]) -> int:
+    """Print what an experiment's model costs on this machine."""
+    from vitlab.studies.cost import CostMeter, doubts
 
-    arguments, out = take_option(arguments, "--json")
-    cli = build("fit", arguments, start=False)
+    parser = StudyParser(
+        "python -m vitlab benchmark --config FILE.yaml",
+        "What an experiment's model costs here: parameters, FLOPs, images/s, memory. Other keys as in fit. Tables of "
+        f"their own, each with --help: benchmark {', '.join(tables)}.",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write it there too")
+    parser.add_argument(
+        "--in_turn", action="store_true", help="measure when a line comes in, so that `compare` can take turns"
+    )
+    options, rest = parser.parse_known_args(arguments)
+    cli = build("fit", rest, start=False)
     data = cli.datamodule
     side = (data.image_size, data.image_size)
     device = device_for(cli.resolved["trainer"]["accelerator"])
-    cost = measure(cli.model.backbone, (data.in_chans, *side), data.batch_size, device)
+    meter = CostMeter(cli.model.backbone, (data.in_chans, *side), data.batch_size, device)
+    if options.in_turn:
+        print(READY, flush=True)
+        for _ in sys.stdin:
+            meter.take_turn()
+            print(READY, flush=True)
+    else:
+        for _ in range(TURNS):
+            meter.take_turn()
+    cost = meter.cost()
     for name, value in vars(cost).items():
-        print(f"{name:<28} {value:,.6g}" if isinstance(value, float) else f"{name:<28} {value}")
-    if out:
-        cost.write(Path(out))
+        values = [
+            f"{v:,.6g}" if isinstance(v, float) else str(v) for v in (value if isinstance(value, tuple) else [value])
+        ]
+        print(f"{name:<28} {' to '.join(values)}")
+    for doubt in doubts({type(cli.model.backbone).__name__: cost}):
+        print(doubt)
+    if options.json:
+        cost.write(options.json)
     return 0
 
 
@@ -105,9 +129,7 @@ def benchmark_data(arguments: Sequence[str]) -> int:
     """Print and write how fast photographs and small images become batches, beside timm's and torchvision's way."""
     from vitlab.studies import augmentation_cost, loaders
 
-    parser = StudyParser(
-        "python -m vitlab benchmark data [--root my_photos]", "Loading and distorting, beside timm and torchvision."
-    )
+    parser = StudyParser("python -m vitlab benchmark data", "Loading and distorting, beside timm and torchvision.")
     parser.add_argument("--root", type=Path, help="photographs, a folder a class [some that are made, 500 x 375 px]")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each of the three tables [60]")
     parser.add_out("the tables")
@@ -208,7 +230,7 @@ def benchmark_end_to_end(arguments: Sequence[str]) -> int:
     from vitlab.studies.end_to_end import Training, markdown, race
 
     parser = StudyParser(
-        "python -m vitlab benchmark end-to-end --root my_photos --train_py train.py",
+        "python -m vitlab benchmark end-to-end",
         "Whole trainings on photographs beside timm's train.py, in turn. The script is in timm's repository: "
         "https://github.com/huggingface/pytorch-image-models, of the release that is installed.",
     )

@@ -1,7 +1,6 @@
 """Options of the commands that are no run."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -9,7 +8,12 @@ from vitlab.errors import explain
 
 
 class StudyParser(argparse.ArgumentParser):
-    """argparse, but a wrong option is a ValueError like every other mistake, and prefixes are not options."""
+    """argparse, but a wrong option is a ValueError like every other mistake, and prefixes are not options.
+
+    Args:
+        prog: The command, and what it takes that is no option of this parser, like a run's `--config FILE.yaml`; its
+            own options follow in the usage line.
+    """
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False)
@@ -21,16 +25,3 @@ class StudyParser(argparse.ArgumentParser):
         """Add `--out`, the folder that a benchmark writes to."""
         out = Path("runs/benchmark")
         self.add_argument("--out", type=Path, default=out, help=f"folder of {what} [{out}]")
-
-
-def take_option(arguments: Sequence[str], option: str) -> tuple[list[str], str | None]:
-    """Return the arguments without `--option value`, and the value."""
-    rest, value = [], None
-    pending = iter(arguments)
-    for argument in pending:
-        name, equals, given = argument.partition("=")
-        if name == option:
-            value = given if equals else next(pending, "")
-        else:
-            rest.append(argument)
-    return rest, value

@@ -1,8 +1,8 @@
 """Stands in for `python -m vitlab` in the tests of studies: writes the run directory of the real one, trains nothing.
 
 The accuracy is planted: `backbone.init_args.accuracy` of the configuration, plus a draw of the seed, less ten points
-where the learning rate is not `best_lr`. `fail` makes the
-run of that seed end with an error, `pause` makes it take seconds and `fit` leave only a begun run when it is ended.
+where the learning rate is not `best_lr`. `fail` makes the run of that seed end with an error, `cut_short` makes it no
+whole run, `pause` makes it take seconds and `fit` leave only a begun run when it is ended.
 """
 
 import json
@@ -61,14 +61,24 @@ def fit(config: dict, overwrite: bool) -> None:
     environment = {"vitlab": "0.1.0", "python": "3.11.9", "torch": "2.15.0", "device": "CPU", "command": str(seed)}
     (folder / "environment.json").write_text(json.dumps(environment))
     summary = {"finished": True, "seconds": 20.0 + 3 * seed, "images_seen": 1000, "epochs": epochs, "metrics": {}}
+    if seed in plan.get("cut_short", []):
+        summary["partial"] = ["tested on 184 of 597 images"]
     (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "data.json").write_text(json.dumps({"test_is_validation": plan.get("test_is_validation", False)}))
 
 
 def benchmark(config: dict, out: Path) -> None:
     plan = config["model"]["init_args"]["backbone"]["init_args"]
     if plan.get("no_cost"):
-        print("RuntimeError: out of memory")
+        print("RuntimeError: out of memory", file=sys.stderr)
         sys.exit(1)
+    print("vitlab benchmark: ready", flush=True)
+    for turn, _ in enumerate(sys.stdin):
+        with (out.parent.parent / "turns.txt").open("a") as log:
+            log.write(f"{out.parent.name}\n")
+        if turn == plan.get("dies_in_turn"):
+            sys.exit(3)
+        print("vitlab benchmark: ready", flush=True)
     size = plan.get("size", 1.0)
     cost = {
         "parameters": int(96_000 * size),
@@ -85,12 +95,14 @@ def benchmark(config: dict, out: Path) -> None:
         "device": "a fake",
         "threads": 2,
         "torch": "2.15.0",
+        **plan.get("cost", {}),
     }
     out.write_text(json.dumps(cost))
 
 
 if __name__ == "__main__":
-    arguments = dict(zip(sys.argv[2::2], sys.argv[3::2], strict=True))
+    pairs = [word for word in sys.argv[2:] if word != "--in_turn"]
+    arguments = dict(zip(pairs[::2], pairs[1::2], strict=True))
     chosen = yaml.safe_load(Path(arguments["--config"]).read_text())
     if sys.argv[1] == "fit":
         fit(chosen, arguments.get("--run.overwrite") == "true")

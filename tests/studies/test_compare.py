@@ -1,49 +1,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-import yaml
-from fake_study import FAKE_PROGRAM, FakeWorkshop, variant
+from fake_study import FAKE_PROGRAM, Digits, FakeWorkshop
 
-from vitlab.studies import compare as module
-from vitlab.studies.compare import compare, first_runs, measure_costs, results_of
-from vitlab.studies.grid import plan, read_study
-from vitlab.studies.runner import Allotment
+from vitlab.studies.compare import compare, results_of
 from vitlab.studies.verdict import verdict
 
 Write = Callable[..., Path]
-
-
-def test_cost_is_measured_in_one_sitting(
-    write_study: Write, workshop: FakeWorkshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def measure(**changes: object) -> dict[str, float]:
-        base = {"data": {"class_path": "fake.Digits", "init_args": {"batch_size": 128}}}
-        (tmp_path / "larger.yaml").write_text(yaml.safe_dump(base))
-        variants = {"A": variant(0.9), "B": variant(0.8)}
-        study = read_study(write_study(variants=variants, **changes))
-        runs = first_runs(study, plan(study, workshop, tmp_path))
-        for run in runs:
-            run.folder.mkdir(parents=True, exist_ok=True)
-        costs, failures = measure_costs(runs, FAKE_PROGRAM, Allotment(1, 1, []))
-        assert set(costs) == {"A", "B"}
-        assert failures == {}
-        return {run.variant: (run.folder / "cost.json").stat().st_mtime for run in runs}
-
-    monkeypatch.setattr(module, "device_name", lambda device: "a fake")
-    first = measure()
-    assert measure() == first  # same configurations, same device: kept
-    assert measure(budget={"epochs": 5}) == first  # of which a step's cost knows nothing
-    changed = measure(base="larger.yaml")
-    assert all(changed[name] > first[name] for name in first)
-    (tmp_path / "small-study" / "b" / "cost.json").unlink()
-    again = measure(base="larger.yaml")
-    assert all(again[name] > changed[name] for name in first)  # one is missing, both are measured
-    monkeypatch.setattr(module, "device_name", lambda device: "another machine")
-    elsewhere = measure(base="larger.yaml")
-    assert all(elsewhere[name] > again[name] for name in first)
-    (tmp_path / "small-study" / "b" / "cost.json").write_text('{"parameters": 7}')  # of an older version
-    assert all(value > elsewhere[name] for name, value in measure(base="larger.yaml").items())
 
 
 def test_broken_data_stop_a_study_before_its_first_run(
@@ -77,6 +42,24 @@ def test_results_are_read_without_starting_a_run(write_study: Write, workshop: F
 
     with pytest.raises(ValueError, match="another configuration"):
         results_of(write_study(budget={"epochs": 5}), workshop, root)
+
+
+class ManyLabels(Digits):
+    """Labels as (N, K): several classes an image."""
+
+    def labels(self, split: str) -> np.ndarray:
+        return np.eye(10)[super().labels(split)]
+
+
+@pytest.mark.parametrize("changes", [{}, {"tune": {"key": "model.init_args.lr", "values": [0.1, 0.2]}}])
+def test_data_that_have_no_top1_accuracy_are_refused_before_the_first_run(
+    changes: dict, write_study: Write, tmp_path: Path
+) -> None:
+    workshop = FakeWorkshop(ManyLabels())
+    with pytest.raises(ValueError, match=r"study\.yaml: the labels are float64 of shape \(597, 10\).* top-1") as raised:
+        compare(write_study(**changes), workshop, tmp_path / "runs", program=FAKE_PROGRAM)
+    assert len(str(raised.value).splitlines()) == 1
+    assert not list(tmp_path.glob("runs/**/seed-*"))
 
 
 def test_results_of_a_study_whose_budget_nobody_measured_are_refused(

@@ -1,3 +1,5 @@
+import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -6,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitlab.models import ImageModel
-from vitlab.studies.cost import Cost, count_flops, device_for, device_name, measure
+from vitlab.studies.cost import Cost, CostMeter, count_flops, device_for, device_name
 
 
 class TwoLayers(ImageModel):
@@ -49,17 +51,33 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.usefixtures("one_thread")
 def test_parameters_and_flops_by_hand_and_the_rest_plausible(tmp_path: Path) -> None:
-    cost = measure(TwoLayers(), (3, 8, 8), 16, torch.device("cpu"))
+    meter = CostMeter(TwoLayers(), (3, 8, 8), 16, torch.device("cpu"))
+    for _ in range(3):
+        meter.take_turn()
+    cost = meter.cost()
     assert cost.parameters == 192 * 32 + 32 + 32 * 5 + 5
     assert cost.flops == 2 * (192 * 32 + 32 * 5)  # of one image, a multiplication with its addition counted as two
     assert min(cost.inference_images_per_second, cost.train_images_per_second) > 0
     assert cost.train_peak_bytes >= cost.inference_peak_bytes >= 0
     assert cost.repetitions >= 3
+    for speed, turns in (
+        (cost.train_images_per_second, cost.train_range),
+        (cost.inference_images_per_second, cost.inference_range),
+    ):
+        assert turns is not None
+        assert turns[0] <= speed <= turns[1]
     assert cost.threads == 1
     assert cost.device == device_name(torch.device("cpu"))
 
     cost.write(tmp_path / "cost.json")
     assert Cost.read(tmp_path / "cost.json") == cost
+    content = json.loads((tmp_path / "cost.json").read_text())
+    for key in ("train_range", "inference_range", "others", "cores"):
+        del content[key]
+    (tmp_path / "cost.json").write_text(json.dumps(content))  # an older version's
+    assert Cost.read(tmp_path / "cost.json") == dataclasses.replace(
+        cost, train_range=None, inference_range=None, others=None, cores=None
+    )
 
 
 def test_fused_attention_is_counted_like_its_products() -> None:
@@ -80,5 +98,7 @@ def test_without_a_gpu_everything_is_measured_on_the_cpu() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_memory_holds_at_least_weights_gradients_and_moments() -> None:
-    cost = measure(TwoLayers(), (3, 8, 8), 16, device_for("auto"))
+    meter = CostMeter(TwoLayers(), (3, 8, 8), 16, device_for("auto"))
+    meter.take_turn()
+    cost = meter.cost()
     assert cost.train_peak_bytes >= 4 * 4 * cost.parameters

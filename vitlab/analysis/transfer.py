@@ -77,7 +77,10 @@ def describe_window(model: Backbone) -> str:
 
 def describe_bias(model: Backbone) -> str:
     """Return what the paper's table calls a Swin v2's position bias; nothing for another model."""
-    return BIASES.get(type(model.layers[0].blocks[0].attn.cpb_mlp), "") if isinstance(model, SwinTransformerV2) else ""
+    if not isinstance(model, SwinTransformerV2):
+        return ""
+    bias = type(model.get_submodule("layers.0.blocks.0.attn.cpb_mlp"))
+    return next((name for kind, name in BIASES.items() if bias is kind), "")
 
 
 def asks_what_the_paper_asks(table: pd.DataFrame) -> bool:

@@ -1,26 +1,29 @@
 """A study from its YAML to its report: plan, run, measure, tell."""
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
-from vitlab.config import Config, load_yaml
 from vitlab.studies.baselines import Baselines, baselines
 from vitlab.studies.cluster import run_array
-from vitlab.studies.cost import Cost, device_for, device_name
-from vitlab.studies.decisions import Choice, refuse_to_tune_on_test_images, spend_budget, tune
+from vitlab.studies.cost import Cost
+from vitlab.studies.decisions import (
+    Choice,
+    refuse_to_tune_on_test_images,
+    refuse_what_has_no_top1,
+    spend_budget,
+    tune,
+)
 from vitlab.studies.engines import Engine
 from vitlab.studies.grid import Run, Study, differing_keys, plan, plan_tuning, read_study, slug
 from vitlab.studies.progress import display_for
 from vitlab.studies.report import write_report
 from vitlab.studies.results import StudyResults, read_results
-from vitlab.studies.runner import Allotment, Outcome, allot, is_finished, last_lines, refuse_conflicts, run_all
+from vitlab.studies.runner import Allotment, Outcome, allot, is_finished, refuse_conflicts, run_all
+from vitlab.studies.sitting import known_costs, measure_costs
 from vitlab.studies.verdict import outlooks, verdict
+from vitlab.studies.wording import counted
 from vitlab.studies.workshop import Images, Workshop
 
 if TYPE_CHECKING:
@@ -36,8 +39,7 @@ class RunsFailed(RuntimeError):
 
     def __init__(self, report: Path, failures: Sequence[Outcome]) -> None:
         which = "; ".join(str(run) for run, _ in failures)
-        runs = "1 run" if len(failures) == 1 else f"{len(failures)} runs"
-        super().__init__(f"{runs} failed ({which}). The report says why: {report}")
+        super().__init__(f"{counted(len(failures), 'run')} failed ({which}). The report says why: {report}")
         self.report = report
 
 
@@ -77,15 +79,14 @@ def compare(
     folder.mkdir(parents=True, exist_ok=True)
 
     # Before the first run: a download happens once, not in several processes, and broken data stops everything here.
-    images = workshop.data(runs[0].config)
-    refuse_to_tune_on_test_images(study, images)
+    images = _images_for(study, workshop, runs[0])
     lines = baselines(images, runs[0].config["data"], folder / "baselines.json")
     print(f"Lines to beat: majority class {lines.majority:.1%}, k-NN on raw pixels {lines.knn:.1%}.", flush=True)
     allotment = allot(runs, study.jobs)
-    print(f"{study.name}: {len(study.variants)} variants, {len(study.seeds)} seeds; {allotment}.", flush=True)
+    size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}"
+    print(f"{study.name}: {size}; {allotment}.", flush=True)
 
     def measure(first: Sequence[Run]) -> tuple[dict[str, Cost], dict[str, str]]:
-        print("Measuring cost …", flush=True)
         return measure_costs(first, program, allotment)
 
     def train(runs: list[Run]) -> list[Outcome]:
@@ -120,18 +121,26 @@ def results_of(study_path: Path, workshop: Workshop, root: Path = Path("runs")) 
     """
     study = read_study(study_path)
     runs = plan(study, workshop, root)
-    folder, images = root / slug(study.name), workshop.data(runs[0].config)
+    folder, images = root / slug(study.name), _images_for(study, workshop, runs[0])
     folder.mkdir(parents=True, exist_ok=True)
     choices: list[Choice] = []
     if not study.settled:
-        decided = spend_budget(study, first_runs(study, runs), images, _known_costs, folder)
+        decided = spend_budget(study, first_runs(study, runs), images, known_costs, folder)
         choices, decided = tune(study, workshop, root, decided, lambda runs: [])
         runs = plan(study, workshop, root, decided)
     refuse_conflicts(runs)
     outcomes = [Outcome(run, None if is_finished(run) else "is not finished") for run in runs]
     lines = baselines(images, runs[0].config["data"], folder / "baselines.json")
-    costs, _ = _known_costs(first_runs(study, runs))
+    costs, _ = known_costs(first_runs(study, runs))
     return _gather(study, runs, outcomes, (costs, {}), images, lines, allot(runs, study.jobs), choices), images
+
+
+def _images_for(study: Study, workshop: Workshop, run: Run) -> Images:
+    """Return the images of a study; a study that they do not allow is refused."""
+    images = workshop.data(run.config)
+    refuse_what_has_no_top1(study, images)
+    refuse_to_tune_on_test_images(study, images)
+    return images
 
 
 def _gather(
@@ -171,8 +180,7 @@ def emit(
     folder = root / slug(study.name)
     folder.mkdir(parents=True, exist_ok=True)
     if not study.settled:
-        images = workshop.data(runs[0].config)
-        refuse_to_tune_on_test_images(study, images)
+        images = _images_for(study, workshop, runs[0])
         allotment = allot(runs, study.jobs)
         first = first_runs(study, runs)
         decided = spend_budget(study, first, images, lambda runs: measure_costs(runs, program, allotment), folder)
@@ -190,68 +198,3 @@ def emit(
 def first_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
     """Return the run of each variant that has the first seed."""
     return [run for run in runs if run.seed == study.seeds[0]]
-
-
-def measure_costs(
-    runs: Sequence[Run], program: Sequence[str], allotment: Allotment
-) -> tuple[dict[str, Cost], dict[str, str]]:
-    """Measure one run of each variant, each in a process of its own with the threads of a run, one after the other.
-
-    Figures of earlier are used only if all of them are of these configurations and of this device: they are compared
-    with each other, so they come from one sitting.
-
-    Returns:
-        The costs by variant, and why there is none by variant.
-    """
-    known = {run.variant: cost for run in runs if (cost := _known_cost(run)) is not None}
-    if len(known) == len(runs):
-        return known, {}
-    costs: dict[str, Cost] = {}
-    failures: dict[str, str] = {}
-    for run in runs:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        _cost_path(run).unlink(missing_ok=True)
-        config, log = run.folder / "cost-config.yaml", run.folder / "cost.log"
-        config.write_text(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        command = [*program, "benchmark", "--config", str(config), "--json", str(_cost_path(run))]
-        with log.open("w", encoding="utf-8") as out:
-            code = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **allotment.environment(0)},
-            ).returncode
-        if code == 0 and _cost_path(run).is_file():
-            costs[run.variant] = Cost.read(_cost_path(run))
-        else:
-            failures[run.variant] = ": ".join([f"exit status {code}", *last_lines(log, 1)])
-    return costs, failures
-
-
-def _cost_path(run: Run) -> Path:
-    return run.folder / "cost.json"
-
-
-def _costly(config: Config) -> Config:
-    """Return the part of a configuration that a cost depends on: neither how long it trains nor where results go."""
-    trainer = {key: value for key, value in config.get("trainer", {}).items() if key != "max_epochs"}
-    return {"model": config["model"], "data": config["data"], "trainer": trainer}
-
-
-def _known_costs(runs: Sequence[Run]) -> tuple[dict[str, Cost], dict[str, str]]:
-    costs = {run.variant: _known_cost(run) for run in runs}
-    missing = dict.fromkeys((variant for variant, cost in costs.items() if cost is None), "nobody has measured it here")
-    return {variant: cost for variant, cost in costs.items() if cost is not None}, missing
-
-
-def _known_cost(run: Run) -> Cost | None:
-    config = run.folder / "cost-config.yaml"
-    if not _cost_path(run).is_file() or not config.is_file() or _costly(load_yaml(config)) != _costly(run.config):
-        return None
-    try:
-        cost = Cost.read(_cost_path(run))
-    except ValueError:
-        return None
-    device = device_name(device_for(run.config.get("trainer", {}).get("accelerator", "auto")))
-    return cost if cost.device == device else None

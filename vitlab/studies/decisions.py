@@ -15,7 +15,7 @@ from vitlab.studies.budget import Epochs
 from vitlab.studies.cost import Cost
 from vitlab.studies.grid import WARMUP, Run, Study, nest, plan_tuning, slug
 from vitlab.studies.progress import read_progress
-from vitlab.studies.runner import Outcome
+from vitlab.studies.runner import Outcome, shortfalls
 from vitlab.studies.workshop import Images, Workshop
 
 Measure = Callable[[Sequence[Run]], tuple[dict[str, Cost], dict[str, str]]]
@@ -104,6 +104,16 @@ def refuse_to_tune_on_test_images(study: Study, images: Images) -> None:
         )
 
 
+def refuse_what_has_no_top1(study: Study, images: Images) -> None:
+    """Raise ValueError where a label is not the index of one class: several at once, or a quantity."""
+    labels = images.labels("test")
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{study.path}: the labels are {labels.dtype} of shape {labels.shape}; a study ranks by top-1 accuracy, "
+            "for which each image has one class. Train such data with `fit`."
+        )
+
+
 def tune(
     study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Config], train: Train
 ) -> tuple[list[Choice], dict[str, Config]]:
@@ -140,8 +150,7 @@ def read_choices(study: Study, trials: Sequence[Sequence[Run]]) -> list[Choice]:
 
 
 def _validation_accuracy(run: Run) -> float | None:
-    finished = (run.directory / "summary.json").is_file()
-    return read_progress(run.directory / "metrics.csv").top1 if finished else None
+    return None if shortfalls(run.directory) else read_progress(run.directory / "metrics.csv").top1
 
 
 def _spent_by(config: Config) -> Config:

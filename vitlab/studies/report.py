@@ -16,7 +16,8 @@ from vitlab.studies.gallery import gallery, shown_seed
 from vitlab.studies.intervals import Interval, sampling_margin
 from vitlab.studies.power import MOST_SEEDS
 from vitlab.studies.results import Pair, StudyResults, VariantResult
-from vitlab.studies.robustness import CLEAN, FinishedRun, Robustness, draw_curves, read_robustness, summary
+from vitlab.studies.robustness import Robustness, draw_curves, read_robustness, summary
+from vitlab.studies.spoilt_images import CLEAN, FinishedRun
 from vitlab.studies.verdict import outlooks, remarks, verdict
 from vitlab.studies.workshop import Images
 
@@ -51,6 +52,7 @@ class Spoilt(NamedTuple):
     rows: list[tuple[VariantResult, list[Interval]]]
     missing: list[str]
     command: str
+    images: int  # that they were tested on
 
 
 class Standing(NamedTuple):
@@ -103,6 +105,9 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         "visible": _visible,
         "needed": _needed,
         "joules": _joules,
+        "speed": wording.speed,
+        "yaml": wording.as_yaml,
+        "counted": wording.counted,
     }
     for name in ("report.md", "report.html"):
         text = templates.get_template(f"{name}.jinja").render(context)
@@ -124,7 +129,8 @@ def _spoilt(results: StudyResults, robustness: Robustness, folder: Path) -> Spoi
     accuracies = summary(robustness.table, [CLEAN, *measures]) if measures else {}
     rows = [(result, accuracies[result.variant]) for result in results.ranking if result.variant in accuracies]
     command = f"python -m vitlab robustness --study {shlex.quote(str(folder))}"
-    return Spoilt(measures, rows, robustness.missing, command)
+    images = int(robustness.table["images"].iloc[0]) if rows else 0
+    return Spoilt(measures, rows, robustness.missing, command, images)
 
 
 def _context(results: StudyResults, images: Images, charts: tuple[tuple[figures.Chart, str], ...]) -> dict[str, Any]:
@@ -199,15 +205,18 @@ def _needed(pair: Pair) -> str:
     if pair.outlook is None:
         return wording.NONE
     if pair.outlook.seeds is not None:
-        return f"{pair.outlook.seeds:,}{wording.SPACE}seeds"
-    return f"{pair.outlook.images:,}{wording.SPACE}images" if pair.outlook.images else f"> {MOST_SEEDS:,} seeds"
+        return wording.counted(pair.outlook.seeds, "seed")
+    images = pair.outlook.images
+    return f"≥ {wording.counted(images, 'image')}" if images else f"> {wording.counted(MOST_SEEDS, 'seed')}"
 
 
 def _standings(results: StudyResults) -> list[Any]:
     """Return the variants and the lines to beat together, by accuracy: who stands below a line lies below it."""
     lines = results.baselines
     entries: list[tuple[float, int, Any]] = [(r.accuracy.mean, 0, r) for r in results.ranking]
-    entries.append((lines.knn, 1, Standing("k-NN on raw pixels", lines.knn, lines.describe_knn())))
+    entries.append(
+        (lines.knn, 1, Standing("k-NN on raw pixels", lines.knn, lines.describe_knn(results.tested_on_validation)))
+    )
     entries.append((lines.majority, 1, Standing("majority class", lines.majority, f"always “{lines.majority_class}”")))
     return [entry for *_, entry in sorted(entries, key=lambda entry: (-entry[0], -entry[1]))]
 

@@ -1,6 +1,9 @@
 """Numbers as the report writes them: rounded to what the data can resolve, with a true minus sign."""
 
 import math
+from typing import Any
+
+import yaml
 
 from vitlab.studies.intervals import Interval
 
@@ -30,10 +33,28 @@ def bracket(interval: Interval, digits: int) -> str:
     return f"[{percent(interval.low, digits)},{SPACE}{percent(interval.high, digits)}]"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, like 1 seed and 1,200 seeds."""
+    return f"{number:,}{SPACE}{noun}{'' if number == 1 else 's'}"
+
+
+def as_yaml(value: Any) -> str:
+    """Return a value of a configuration as its YAML file has it: null, true, 0.001, [1, 2]."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf)
+    return text.removesuffix("...\n").strip()
+
+
 def engineering(value: float, unit: str = "") -> str:
     """Return three significant digits with k, M or G, like 5.36 M."""
     scaled, prefix = _prefixed(value)
     return f"{_three_digits(scaled)}{SPACE}{prefix}{unit}".rstrip()
+
+
+def speed(images_per_second: float, turns: tuple[float, float] | None) -> str:
+    """Return images per second, and in brackets the slowest and the fastest turn where they are known."""
+    if turns is None:
+        return f"{images_per_second:,.0f}"
+    return f"{images_per_second:,.0f} [{turns[0]:,.0f},{SPACE}{turns[1]:,.0f}]"
 
 
 def tick(value: float) -> str:
