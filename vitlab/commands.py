@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections import Counter
@@ -28,6 +29,7 @@ from vitlab.errors import readable
 from vitlab.files import write_text
 from vitlab.loggers import Wandb
 from vitlab.memory import hold_freed_memory
+from vitlab.models import ImageModel
 from vitlab.models.weights import unsafe
 from vitlab.objectives import Classification
 from vitlab.options import StudyParser
@@ -168,7 +170,7 @@ def prepare(arguments: Sequence[str]) -> int:
     """Write a folder of photographs into one file of small ones, which takes the folder's place as `--data.root`."""
     from vitlab import preparing
 
-    parser = StudyParser("python -m vitlab prepare --root FOLDER --out FOLDER", "Make photographs small, once for all.")
+    parser = StudyParser("python -m vitlab prepare", "Make photographs small, once for all.")
     parser.add_argument("--root", type=Path, required=True, help="folder of the photographs, as for training")
     parser.add_argument("--out", type=Path, required=True, help="folder of the one file, and next --data.root")
     parser.add_argument("--short_side", type=int, default=256, help="most pixels of the shorter side [256, for 224]")
@@ -351,9 +353,9 @@ def transfer(arguments: Sequence[str]) -> int:
     from vitlab.other_sizes import transfer_run
 
     parser = StudyParser(
-        "python -m vitlab transfer --config runs/…/config.yaml --sizes 48 64 --out FOLDER",
-        "Test trained runs at other image sizes, windows grown in proportion; the paper's table beside it. Other "
-        "arguments change the runs' configurations, e.g. --data.eval_batch_size 100.",
+        "python -m vitlab transfer",
+        "Test trained runs at other image sizes, windows grown in proportion. Other arguments change the runs' "
+        "configurations, e.g. --data.eval_batch_size 100.",
     )
     parser.add_argument("-c", "--config", nargs="+", action="extend", required=True, help="config.yaml of each run")
     parser.add_argument("--sizes", nargs="+", type=int, required=True, help="sides of the images in px")
@@ -388,44 +390,48 @@ def transfer(arguments: Sequence[str]) -> int:
 
 def robustness(arguments: Sequence[str]) -> int:
     """Test all models of a study on spoilt images: curves of accuracy against strength, and a page with them."""
-    import pandas as pd
+    from vitlab.data.corruptions import CORRUPTIONS
+    from vitlab.evaluation.predictions import read_predictions
+    from vitlab.studies.robustness import finished_runs, write_robustness
+    from vitlab.studies.spoilt_images import FinishedRun, measure_study
 
-    from vitlab.data.corruptions import CORRUPTIONS, corrupted
-    from vitlab.evaluation.answers import classify
-    from vitlab.studies.robustness import CLEAN, finished_runs, write_robustness
-
+    names = [corruption.name for corruption in CORRUPTIONS]
     parser = StudyParser(
-        "python -m vitlab robustness --study runs/…",
-        "Test a study's models under noise, blur, low contrast, JPEG, low resolution and occlusion, ever stronger.",
+        "python -m vitlab robustness",
+        "Test a study's models under noise, blur, low contrast, JPEG, low resolution and occlusion, ever stronger. "
+        "What is measured of a model is kept; the same command again goes on with the next.",
     )
     parser.add_argument(
         "--study", type=Path, required=True, help="folder of a study that was run, like runs/quickstart"
     )
+    parser.add_argument("--corruptions", nargs="+", choices=names, default=names, help="some of them [all]")
+    parser.add_argument("--images", type=int, help="so many test images, each class in proportion [all]")
+    parser.add_argument("--seeds", nargs="+", type=int, help="models of these seeds alone [all]")
     parser.add_argument("--out", type=Path, help="folder of the page, figure and table [robustness/ in the study's]")
     options = parser.parse_args(arguments)
-    device = device_for("auto")
+    if options.images is not None and options.images < 1:
+        raise ValueError(f"--images {options.images}: give 1 or more.")
     runs, left_out = finished_runs(options.study)
+    if options.seeds is not None:
+        seeds = sorted({run.seed for run in runs})
+        runs = [run for run in runs if run.seed in options.seeds]
+        if not runs:
+            raise ValueError(f"--seeds {options.seeds}: the study's finished runs have seeds {seeds}.")
     for reason in left_out:
         log.warning("Left out: %s", reason)
-    rows = []
-    for number, run in enumerate(runs, start=1):
-        log.info("%s, seed %d (%d of %d)", run.variant, run.seed, number, len(runs))
+    device = device_for("auto")
+
+    def load(run: FinishedRun) -> tuple[ImageModel, ImageDataModule]:
         config = ["--config", str(run.directory / "config.yaml"), "--run.root", str(options.study)]
         cli, _ = restore(config)
-        model, data = cli.model.backbone.to(device).eval(), cli.datamodule  # the weights that the study ranks
-        tested = {(CLEAN, 0.0): data.batches("test", device)} | {
-            (c.name, strength): corrupted(data.batches("test", device), c, strength, data.mean, data.std)
-            for c in CORRUPTIONS
-            for strength in c.strengths
-        }
-        for (name, strength), batches in tested.items():
-            predicted, labels = classify(model, batches)
-            top1 = float((predicted == labels).double().mean())
-            found = {"corruption": name, "strength": strength, "images": len(labels), "top1": top1}
-            rows.append({"variant": run.variant, "seed": run.seed} | found)
-    measures = {c.name: c.measure for c in CORRUPTIONS}
+        return cli.model.backbone.to(device).eval(), cli.datamodule  # the weights that the study ranks
+
     out = options.out or options.study / "robustness"
-    print(write_robustness(pd.DataFrame(rows), measures, left_out, options.study, out))
+    corruptions = [corruption for corruption in CORRUPTIONS if corruption.name in options.corruptions]
+    table = measure_study(runs, load, corruptions, options.images, device, out)
+    of = len(read_predictions(runs[0].directory / "predictions.parquet").labels)
+    command = shlex.join(["python", "-m", "vitlab", "robustness", *arguments])
+    print(write_robustness(table, of, left_out, options.study, out, command))
     return 0
 
 

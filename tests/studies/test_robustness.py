@@ -14,9 +14,21 @@ from vitlab.commands import run
 from vitlab.data import Digits
 from vitlab.data.corruptions import CORRUPTIONS, corrupted
 from vitlab.evaluation.answers import classify
+from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.models import VisionTransformer
 from vitlab.studies import figures
-from vitlab.studies.robustness import CLEAN, draw_curves, finished_runs, summary
+from vitlab.studies.robustness import draw_curves, finished_runs, read_robustness, summary
+from vitlab.studies.spoilt_images import (
+    CLEAN,
+    FinishedRun,
+    accuracies,
+    fingerprint,
+    keep,
+    measure_study,
+    only,
+    read_kept,
+)
+from vitlab.studies.wording import SPACE
 
 Write = Callable[..., Path]
 
@@ -41,6 +53,23 @@ def test_a_study_is_tested_and_what_failed_is_named(tiny: Write, capsys: pytest.
     assert "Swin, seed 1: out of memory" in capsys.readouterr().err
     assert (Path("runs/study/robustness/robustness.png")).is_file()
 
+    # Fewer of everything, elsewhere; what cannot be is said in one line.
+    fewer = ["--corruptions", "JPEG", "blur", "--images", "60", "--seeds", "1", "--out", "few"]
+    assert run("robustness", ["--study", "runs/study", *fewer]) == 0
+    table = pd.read_csv("few/robustness.csv", keep_default_na=False)
+    assert len(table) == 11
+    assert set(table["images"]) == {60}
+    page = Path("few/index.html").read_text().replace(SPACE, " ")
+    assert "60 test images of 599, each class in proportion" in page
+    assert "python -m vitlab robustness --study runs/study --corruptions JPEG blur --images 60 --seeds 1" in page
+    for wrong, said in (
+        (["--seeds", "7"], "have seeds [1]"),
+        (["--images", "0"], "give 1 or more"),
+        (["--corruptions", "fog"], "invalid choice: 'fog'"),
+    ):
+        assert run("robustness", ["--study", "runs/study", *wrong]) == 2
+        assert said in capsys.readouterr().err
+
 
 class Constant(VisionTransformer):
     """Says the same of every image."""
@@ -58,6 +87,119 @@ def test_who_does_not_look_is_not_affected() -> None:
         predicted, labels = classify(model, spoilt)
         assert torch.equal(predicted, clean[0])
         assert torch.equal(labels, clean[1])
+
+
+class ByColumn(VisionTransformer):
+    """Says of an image in which column it is brightest: not of its label, but of what was done to it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([images.mean(dim=(1, 2)), images.new_zeros(len(images), 2)], dim=1)
+
+
+def test_all_corruptions_in_one_pass_are_those_of_a_pass_each() -> None:
+    """The oracle is the long way: each corruption and strength on all batches anew."""
+    model: nn.Module = ByColumn(8, 4, 1, 10, embed_dim=8, depth=1, num_heads=1)
+    data = Digits(batch_size=150)
+    found = accuracies(model, data.batches("test", "cpu"), CORRUPTIONS, data.mean, data.std)
+    assert len(found) == 1 + sum(len(corruption.strengths) for corruption in CORRUPTIONS)
+    predicted, labels = classify(model, data.batches("test", "cpu"))
+    assert found[CLEAN, 0.0] == float((predicted == labels).double().mean())
+    for corruption in CORRUPTIONS:
+        strength = corruption.strengths[2]
+        spoilt = corrupted(data.batches("test", "cpu"), corruption, strength, data.mean, data.std)
+        predicted, labels = classify(model, spoilt)
+        assert found[corruption.name, strength] == float((predicted == labels).double().mean())
+
+
+def test_some_of_the_images_are_those_that_were_chosen() -> None:
+    batches = [([torch.arange(5.0)], torch.arange(5)), ([torch.arange(5.0, 9.0)], torch.arange(5, 9))]
+    chosen = np.array([1, 4, 7])
+    parts = list(only(batches, chosen))
+    assert torch.cat([images for (images,), _ in parts]).tolist() == [1, 4, 7]
+    assert torch.cat([labels for _, labels in parts]).tolist() == [1, 4, 7]
+    assert len(list(only(batches, np.array([8])))) == 1  # a batch without one is left out
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> list[FinishedRun]:
+    data = Digits()
+    labels, names = data.labels("test"), data.image_names("test")
+    runs = [FinishedRun(variant, seed, tmp_path / variant / f"seed-{seed}") for seed in (1, 2) for variant in "ab"]
+    for number, model in enumerate(runs):
+        model.directory.mkdir(parents=True)
+        logits = np.full((len(labels), 10), number, dtype=np.float32)
+        write_predictions(model.directory / "predictions.parquet", Predictions(names, labels, logits))
+    return runs
+
+
+class Bench:
+    """Measures models that say the same of every image; `loaded` names them, and `stop_at` one that is not there."""
+
+    def __init__(self, study: list[FinishedRun], out: Path) -> None:
+        self.study, self.out = study, out
+        self.loaded: list[str] = []
+        self.stop_at = ""
+
+    def load(self, run: FinishedRun) -> tuple[nn.Module, Digits]:
+        self.loaded.append(f"{run.variant}{run.seed}")
+        if self.loaded[-1] == self.stop_at:
+            raise RuntimeError
+        return Constant(8, 4, 1, 10, embed_dim=8, depth=1, num_heads=1), Digits(batch_size=300)
+
+    def measure(self, corruptions: list[str], images: int | None = None) -> pd.DataFrame:
+        self.loaded.clear()
+        chosen = [c for c in CORRUPTIONS if c.name in corruptions]
+        return measure_study(self.study, self.load, chosen, images, torch.device("cpu"), self.out)
+
+
+@pytest.fixture
+def bench(study: list[FinishedRun], tmp_path: Path) -> Bench:
+    return Bench(study, tmp_path / "robustness")
+
+
+def test_a_stopped_measurement_goes_on_where_it_stopped(bench: Bench, tmp_path: Path) -> None:
+    bench.stop_at = "a2"
+    with pytest.raises(RuntimeError):
+        bench.measure(["noise"], 50)
+    assert len(read_kept(bench.out)) == 2 * 6
+    bench.stop_at = ""
+    table = bench.measure(["noise"], 50)
+    assert bench.loaded == ["a2", "b2"]  # what was measured is not measured again
+    assert len(table) == 4 * 6
+    assert set(table["images"]) == {50}
+
+    # More corruptions take the new ones alone; a run that was trained again is measured again.
+    assert len(bench.measure(["noise", "JPEG"], 50)) == 4 * 11
+    labels, names = Digits().labels("test"), Digits().image_names("test")
+    again = Predictions(names, labels, np.full((len(labels), 10), 9.0, dtype=np.float32))
+    write_predictions(bench.study[2].directory / "predictions.parquet", again)
+    bench.measure(["noise"], 50)
+    assert bench.loaded == ["a2"]
+    report = read_robustness(tmp_path, bench.study)
+    assert report is not None
+    assert list(report.measures) == ["noise"]  # of JPEG one run lacks its curve
+    assert report.missing == []
+
+
+def test_fewer_images_are_of_each_class_in_proportion_and_the_same_for_all(bench: Bench) -> None:
+    # `Constant` says 9 of every image, so its accuracy is the share of nines: a tenth, of 599 test images as of 100.
+    table = bench.measure(["blur"], 100)
+    assert table["top1"].tolist() == pytest.approx([0.1] * 24, abs=0.011)
+    assert table["top1"].nunique() == 1
+
+
+def test_a_report_shows_the_number_of_images_that_most_runs_were_tested_on(
+    study: list[FinishedRun], tmp_path: Path
+) -> None:
+    row = {"corruption": CLEAN, "strength": 0.0, "top1": 0.5, "measure": ""}
+    for images, runs in ((50, study), (599, study[:1])):
+        for model in runs:
+            own = {"variant": model.variant, "seed": model.seed, "images": images}
+            keep(pd.DataFrame([row | own | {"predictions": fingerprint(model.directory)}]), tmp_path / "robustness")
+    report = read_robustness(tmp_path, study)
+    assert report is not None
+    assert set(report.table["images"]) == {50}
+    assert report.missing == []
 
 
 def test_the_summary_averages_strengths_within_a_seed_and_takes_its_interval_over_seeds() -> None:

@@ -1,7 +1,6 @@
 """How a study's models stand up to spoilt images: curves of accuracy against strength, on a page and in the report."""
 
 import base64
-import hashlib
 import io
 import logging
 import time
@@ -19,21 +18,12 @@ from vitlab.studies import wording
 from vitlab.studies.figures import COLOURS, DASHES, MARKERS, PX, STYLE, WIDE, Layout, legend
 from vitlab.studies.grid import slug
 from vitlab.studies.intervals import Interval, t_interval
+from vitlab.studies.spoilt_images import CLEAN, FinishedRun, current, read_kept
 
 log = logging.getLogger("vitlab")
 
-CLEAN = "none"
-"""What the column `corruption` says of the images as they are."""
 FOLDER = "robustness"
 """In the study's: where the report looks for what was measured."""
-
-
-class FinishedRun(NamedTuple):
-    """A run of a study, by its directory."""
-
-    variant: str
-    seed: int
-    directory: Path
 
 
 class Robustness(NamedTuple):
@@ -76,25 +66,18 @@ def finished_runs(study: Path) -> tuple[list[FinishedRun], list[str]]:
 
 
 def write_robustness(
-    table: pd.DataFrame, measures: dict[str, str], left_out: Sequence[str], study: Path, out: Path
+    table: pd.DataFrame, of: int, left_out: Sequence[str], study: Path, out: Path, command: str
 ) -> Path:
-    """Write `robustness.csv`, `robustness.png` and the page `index.html`, whose path is returned.
-
-    The csv file also has the columns `measure` and `predictions`, by which `read_robustness` knows a run again.
+    """Write `robustness.png` and the page `index.html`, whose path is returned.
 
     Args:
-        table: a row a run, corruption and strength: `variant` (in the study's order), `seed`, `corruption`, `strength`,
-            `images`, `top1` from 0 to 1. The row of the images as they are has the corruption `CLEAN`.
-        measures: by corruption, what its strengths are.
+        table: rows of `robustness.csv` (`spoilt_images`), the variants in the study's order.
+        of: so many test images there are.
         left_out: runs of the study that are not in the table, and why.
+        command: what measures them.
     """
     out.mkdir(parents=True, exist_ok=True)
-    known = {key: fingerprint(study / slug(key[0]) / f"seed-{key[1]}") for key in set(_runs(table))}
-    kept = table.assign(
-        measure=[measures.get(name, "") for name in table["corruption"]],
-        predictions=[known[key] for key in _runs(table)],
-    )
-    kept.to_csv(out / "robustness.csv", index=False)
+    measures = Robustness(table, []).measures
     variants = pd.read_csv(study / "results.csv", dtype={"variant": str})["variant"].unique().tolist()
     with matplotlib.rc_context(STYLE):
         png = io.BytesIO()
@@ -105,12 +88,13 @@ def write_robustness(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     images = int(table["images"].iloc[0])
-    templates.filters |= {"percent": wording.percent, "bracket": wording.bracket}
+    templates.filters |= {"percent": wording.percent, "bracket": wording.bracket, "counted": wording.counted}
     page = templates.get_template("robustness.html.jinja").render(
         study=study.name,
         date=time.strftime("%Y-%m-%d"),
-        command=f"python -m vitlab robustness --study {study}",
+        command=command,
         images=images,
+        of=of,
         digits=wording.digits_for(images),
         seeds=table.groupby("variant")["seed"].nunique().max(),
         figure=base64.b64encode(png.getvalue()).decode(),
@@ -127,26 +111,25 @@ def write_robustness(
 
 
 def read_robustness(study: Path, runs: Sequence[FinishedRun]) -> Robustness | None:
-    """Return what `write_robustness` left in a study's folder of these runs; None where it left nothing.
+    """Return what was measured in a study's folder of these runs; None where nothing was.
 
-    What was measured of a run that has been trained again since is left out.
+    What was measured of a run that has been trained again since is left out, and so are other numbers of images than
+    the one that most runs were tested on, and corruptions that not all of those runs were tested on.
     """
-    path = study / FOLDER / "robustness.csv"
-    if not path.is_file():
+    kept = read_kept(study / FOLDER)
+    if kept.empty:
         return None
-    table = pd.read_csv(path, dtype={"variant": str, "predictions": str}, keep_default_na=False)
-    now = {(run.variant, run.seed): fingerprint(run.directory) for run in runs}
-    then = table.get("predictions", pd.Series("", table.index))  # an older version's lacks them
-    current = [now.get(key) == known for key, known in zip(_runs(table), then, strict=True)]
-    table = table[current]
+    table = current(kept, runs)
+    if not table.empty:
+        table = max(
+            (part for _, part in table.groupby("images")), key=lambda part: (len(set(_runs(part))), part.index[-1])
+        )
+        everyone = len(set(_runs(table)))
+        whole = [name for name, part in table.groupby("corruption") if len(set(_runs(part))) == everyone]
+        table = table[table["corruption"].isin(whole)]
     measured = set(_runs(table))
-    return Robustness(table, [f"{variant}, seed {seed}" for variant, seed in now if (variant, seed) not in measured])
-
-
-def fingerprint(run: Path) -> str:
-    """Return a digest of a run's predictions, which another training of it changes; nothing where they are gone."""
-    path = run / "predictions.parquet"
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+    missing = [f"{run.variant}, seed {run.seed}" for run in runs if (run.variant, run.seed) not in measured]
+    return Robustness(table, missing)
 
 
 def _runs(table: pd.DataFrame) -> list[tuple[str, int]]:
