@@ -100,6 +100,45 @@ def test_a_mistake_is_one_message_with_place_and_remedy(
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("limit_test_batches", 3, "3"),
+        ("limit_test_batches", 1, "1"),  # one batch; 1.0 is all of them
+        ("limit_val_batches", 0.5, "0.5"),
+        ("limit_train_batches", 0, "0"),
+        ("overfit_batches", 1, "1"),
+        ("fast_dev_run", True, "true"),
+        ("max_epochs", 0, "0"),
+        ("max_steps", 0, "0"),
+        ("max_time", {"minutes": 5}, "{minutes: 5}"),
+    ],
+)
+def test_a_study_whose_runs_could_give_no_result_is_refused_before_it_starts(
+    key: str, value: object, said: str, write_study: Write, workshop: FakeWorkshop, tmp_path: Path
+) -> None:
+    short = {**variant(0.9), "trainer": {key: value}}
+    study = read_study(write_study(variants={"A": short, "B": variant(0.8)}, budget=None))
+    with pytest.raises(ValueError, match=rf"trainer\.{key} is {said} for 'A', .*no result") as raised:
+        plan(study, workshop, tmp_path)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_study_may_train_on_fewer_batches_and_leave_limits_at_all(
+    write_study: Write, workshop: FakeWorkshop, tmp_path: Path
+) -> None:
+    # Lightning's: 1.0 is all batches. So many training batches an epoch are the same budget for all.
+    limits = {"limit_train_batches": 10, "limit_test_batches": 1.0, "max_time": None, "fast_dev_run": False}
+    fair = {name: {**variant(accuracy), "trainer": limits} for name, accuracy in (("A", 0.9), ("B", 0.8))}
+    assert len(plan(read_study(write_study(variants=fair)), workshop, tmp_path)) == 6
+
+
+def test_a_study_of_no_length_is_refused(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> None:
+    endless = {**variant(0.9), "trainer": {"max_epochs": None}}
+    with pytest.raises(ValueError, match="nothing says how long 'A' trains"):
+        plan(read_study(write_study(variants={"A": endless, "B": variant(0.8)}, budget=None)), workshop, tmp_path)
+
+
+@pytest.mark.parametrize(
     ("name", "expected"), [("Swin v2", "swin-v2"), ("DeiT-S/16 (soft)", "deit-s-16-soft"), ("é", "")]
 )
 def test_slugs_are_folder_names(name: str, expected: str) -> None:

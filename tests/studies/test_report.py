@@ -15,7 +15,9 @@ from fake_study import FAKE_PROGRAM, Digits, FakeWorkshop, results, right, varia
 from vitlab.studies import figures
 from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.report import write_report
-from vitlab.studies.robustness import CLEAN, finished_runs, write_robustness
+from vitlab.studies.robustness import finished_runs
+from vitlab.studies.spoilt_images import CLEAN, fingerprint, keep
+from vitlab.studies.wording import SPACE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium to look at the page")
@@ -149,7 +151,7 @@ def test_what_went_wrong_is_told_at_the_top_and_enters_no_average(troubled: Path
     html = _html(troubled)
     top = html[html.index("<h1>") : html.index("<nav")]
     for told in (
-        "1 of 8 runs failed and enter no average (ViT, seed 2: exit status 1: ValueError: the loss is not finite",
+        f"1 of 8{SPACE}runs failed, left out of every average (ViT, seed 2: exit status 1: ValueError: the loss is not",
         "do not beat majority class",
         "all of Coin",
         "The variants differ in more than the study declares: model.init_args.label_smoothing, data.init_args.image_si",
@@ -161,6 +163,34 @@ def test_what_went_wrong_is_told_at_the_top_and_enters_no_average(troubled: Path
     assert "≤ majority class" in html
     assert re.findall(r">≠ (.*?)</span>", html) == ["image_size 256"]  # of Swin alone; the others have none
     assert (troubled / "results.csv").read_text().count("not finite") == 1
+
+
+def test_a_run_that_was_cut_short_and_a_test_on_validation_images_are_told(
+    tmp_path: Path, digits: Digits, capsys: pytest.CaptureFixture
+) -> None:
+    plain = {"size": 1.0, "test_is_validation": True, "flag": None}
+    variants = {"ViT": variant(0.94, **plain), "Swin": variant(0.97, **{**plain, "cut_short": [2], "flag": True})}
+    study = write_study(tmp_path, digits, seeds=[1, 2], variants=variants)
+    with pytest.raises(RunsFailed, match=r"Swin, seed 2"):
+        compare(study, FakeWorkshop(digits), tmp_path / "runs", program=FAKE_PROGRAM)
+    folder = tmp_path / "runs" / "small-study"
+    texts = [(folder / name).read_text().replace(SPACE, " ") for name in ("report.html", "report.md")]
+    for text in texts:
+        assert "(Swin, seed 2: not a whole run: tested on 184 of 597 images)" in text
+        assert "597 test images (the validation images) of 10 classes" in text
+        assert "chosen on these same images, which flatters it" in text
+        assert "chosen on the validation split" not in text
+        assert re.search(r"flag.*null.*true", text)  # as the YAML file has them
+        assert not re.search(r"\b(None|True|False)\b", text)
+        assert "≥" not in text
+    table = pd.read_csv(folder / "results.csv")
+    assert table["status"].tolist() == [
+        "finished",
+        "finished",
+        "finished",
+        "not a whole run: tested on 184 of 597 images",
+    ]
+    assert [run.seed for run in finished_runs(folder)[0] if run.variant == "Swin"] == [1]
 
 
 class Awkward(Digits):
@@ -183,11 +213,13 @@ def test_the_report_takes_in_robustness_of_the_runs_as_they_are(clean: Path, tmp
             "strength": strength,
             "images": 597,
             "top1": top1,
+            "measure": measures.get(name, ""),
+            "predictions": fingerprint(run.directory),
         }
         for run in finished_runs(folder)[0]
         for name, strength, top1 in ((CLEAN, 0.0, 0.9), ("noise", 0.1, 0.8), ("noise", 0.2, 0.6), ("blur", 4.0, 0.5))
     ]
-    write_robustness(pd.DataFrame(rows), measures, [], folder, folder / "robustness")
+    keep(pd.DataFrame(rows), folder / "robustness")
 
     def report() -> str:
         write_report(*results_of(tmp_path / "study.yaml", FakeWorkshop(digits), tmp_path / "runs"), folder)
@@ -209,7 +241,9 @@ def test_the_report_takes_in_robustness_of_the_runs_as_they_are(clean: Path, tmp
     assert "Not measured as they are now: Swin, seed 2." in text
     assert f"`python -m vitlab robustness --study {folder}`" in text
     (folder / "robustness" / "robustness.csv").write_text(
-        pd.DataFrame(rows).to_csv(index=False)  # an older version's: nothing says which models it is of
+        pd.DataFrame(rows)
+        .drop(columns="predictions")
+        .to_csv(index=False)  # an older version's: nothing says which models it is of
     )
     text = report()
     assert "curves_of_robustness" not in text

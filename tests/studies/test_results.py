@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def test_runs_that_cannot_be_compared_stand_among_the_failures(tmp_path: Path) -
     assert reasons[6] == "exit status 1"
 
 
+def test_a_run_that_was_cut_short_is_no_result(tmp_path: Path) -> None:
+    # summary.json says in `partial` what was left out; of a whole run it is empty, and older versions wrote none.
+    whole, older, short = (finished_run(tmp_path, seed) for seed in (1, 2, 3))
+    (whole.run.directory / "summary.json").write_text(json.dumps({"seconds": 3, "partial": []}))
+    reasons = ["tested on 184 of 736 images", "stopped by max_time"]
+    (short.run.directory / "summary.json").write_text(json.dumps({"seconds": 3, "partial": reasons}))
+    finished, failures = read_results([whole, older, short])
+    assert [result.run.seed for result in finished] == [1, 2]
+    assert failures == [(short.run, "not a whole run: tested on 184 of 736 images, stopped by max_time")]
+
+
 def test_the_ranking_is_by_mean_accuracy_and_keeps_each_variants_colour() -> None:
     study = results({"A": {1: right(0.8), 2: right(0.9)}, "B": {1: right(0.95), 2: right(0.93)}})
     assert [(r.variant, r.index, round(r.accuracy.mean, 6)) for r in study.ranking] == [("B", 1, 0.94), ("A", 0, 0.85)]
@@ -83,6 +95,17 @@ def test_the_table_has_a_row_for_every_run_failed_ones_too() -> None:
     assert table["top1"].fillna(-1).tolist() == pytest.approx([0.4, -1, 0.9, 0.9])
     assert table["beats_knn"].fillna(False).tolist() == [False, False, True, True]
     assert table["epochs"].dtype == "Int64"
+
+
+def test_top5_is_told_only_where_it_can_be_wrong() -> None:
+    # Among five classes or fewer the right one is always among the first five.
+    assert "top5" not in results({"A": {1: right(0.4, 30)}}).table()
+    classes = ["cat", "dog", "eel", "fox", "gnu", "hen"]
+    run = result("A", 1, right(0.4, 30), np.arange(30) % 3)
+    six = Predictions(run.predictions.images, run.predictions.labels, np.eye(6, dtype=np.float32)[np.full(30, 3)])
+    six_classes = [dataclasses.replace(run, predictions=six)]
+    study = results({"A": {1: right(0.4, 30)}}, class_names=classes, finished=six_classes)
+    assert study.table()["top5"].item() == 1
 
 
 def test_time_to_an_accuracy_is_that_of_the_epoch_which_reached_it() -> None:

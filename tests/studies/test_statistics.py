@@ -61,12 +61,22 @@ def test_effect_and_wins_by_hand() -> None:
     def right(*counts: int) -> dict[int, np.ndarray]:
         return {seed: np.arange(100) < count for seed, count in enumerate(counts)}
 
-    comparison = s.compare(right(90, 92, 95, 91), right(88, 92, 90, 92))
+    comparison = s.compare(right(90, 92, 95, 91, 90, 90), right(88, 92, 90, 92, 89, 88))
     assert comparison is not None
-    differences = [0.02, 0, 0.05, -0.01]
+    differences = [0.02, 0, 0.05, -0.01, 0.01, 0.02]
     assert comparison.difference.mean == pytest.approx(0.015)
     assert comparison.effect == pytest.approx(0.015 / np.std(differences, ddof=1))
-    assert comparison.outperforms == pytest.approx((1 + 0.5 + 1 + 0) / 4)
+    assert comparison.outperforms == pytest.approx((1 + 0.5 + 1 + 0 + 1 + 1) / 6)
+
+
+def test_no_effect_is_told_of_a_few_seeds() -> None:
+    # Two seeds that happen to agree made a d of 5.7. Below six the deviation it divides by is off by a third or more
+    # (1/√(2(n − 1))), and no claim can be made.
+    two = {seed: np.arange(100) < count for seed, count in enumerate((90, 91))}
+    other = {seed: np.arange(100) < count for seed, count in enumerate((85, 85))}
+    comparison = s.compare(two, other)
+    assert comparison is not None
+    assert math.isnan(comparison.effect)
 
 
 def simulate(rng: np.random.Generator, seeds: int, gap: float, images: int = 300) -> s.Comparison:

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 from fake_study import result, results, right
 
+from vitlab.studies.cost import Cost
 from vitlab.studies.grid import Difference, Run
 from vitlab.studies.runner import Outcome
 from vitlab.studies.verdict import outlooks, remarks, verdict
-from vitlab.studies.wording import SPACE
+from vitlab.studies.wording import SPACE, speed
 
 
 def plain(text: str) -> str:
@@ -57,6 +58,21 @@ def test_what_a_study_could_have_seen_is_told() -> None:
     assert 0 < float(found[1]) < 5
 
 
+def test_where_no_number_of_seeds_would_do_images_are_asked_for() -> None:
+    # Ten of 1,000 images tell A from B, the same ones with each seed: seeds add nothing to what the images say.
+    hard = np.arange(1000) >= 20
+    a, b = hard.copy(), hard.copy()
+    a[:11], b[11:20] = True, True
+    (line,) = outlooks(results({"A": dict.fromkeys(range(6), a), "B": dict.fromkeys(range(6), b)}))
+    found = re.search(
+        r"if it is as large as measured, no number of seeds would show it on 1,000 test images; "
+        r"you would need at least ([\d,]+) test images\.$",
+        plain(line),
+    )
+    assert found is not None
+    assert int(found[1].replace(",", "")) > 1000
+
+
 def test_a_leader_may_be_better_than_one_and_level_with_another() -> None:
     # Three pairs take seven seeds.
     study = {name: seeds([*accuracies, accuracies[0]]) for name, accuracies in (("Swin", SIX), ("ViT", [0.9] * 6))}
@@ -101,7 +117,32 @@ def test_a_clean_study_needs_no_remark() -> None:
 def test_failures_are_named() -> None:
     failed = Outcome(Run("ViT", 6, {}, Path("x")), "exit status 1: boom")
     (remark,) = remarks(results(AHEAD, failures=[failed]))
-    assert remark == "1 of 13 runs failed and enter no average (ViT, seed 6: exit status 1: boom)."
+    assert plain(remark) == "1 of 13 runs failed, left out of every average (ViT, seed 6: exit status 1: boom)."
+
+
+def test_tests_on_the_validation_images_are_told() -> None:
+    study = results(AHEAD)
+    assert remarks(study) == []
+    study.finished[0].data["test_is_validation"] = True
+    (remark,) = remarks(study)
+    assert plain(remark).startswith("The 1,000 test images are the validation images too: best.ckpt,")
+    assert "the k of k-NN" in remark
+    assert "validation split" not in study.baselines.describe_knn(study.tested_on_validation)
+
+
+def test_a_busy_machine_is_told_beside_its_speeds() -> None:
+    cost = Cost(1, 2, 6, 45.0, 90.0, 1, 1, None, None, 64, 30, "a CPU", 1, "2.15", (31.0, 58.0), (89.0, 91.0), 1.7, 2)
+    (remark,) = remarks(results(AHEAD, costs={"ViT": cost}))
+    assert "other programs took 1.7 of 2 cores and the speed of ViT changed by more than a quarter" in remark
+    assert "idle" in remark
+    assert plain(speed(cost.train_images_per_second, cost.train_range)) == "45 [31, 58]"
+    assert speed(45.0, None) == "45"  # an older version's
+
+
+def test_one_run_below_a_baseline_is_one() -> None:
+    study = results({"A": seeds([0.9, 0.45]), "B": seeds([0.6, 0.7])})
+    (remark,) = remarks(study)
+    assert plain(remark) == "1 of 4 runs does not beat k-NN on raw pixels (50.0 %): A with seed 1."
 
 
 def test_runs_below_a_baseline_are_marked() -> None:

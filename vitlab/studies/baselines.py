@@ -39,10 +39,11 @@ class Baselines:
     subsampled: bool
     side: int
 
-    def describe_knn(self) -> str:
+    def describe_knn(self, tested_on_validation: bool = False) -> str:
         """Say how the neighbours were found."""
         part = "a stratified sample of " if self.subsampled else ""
-        return f"k = {self.k}, chosen on the validation split, among {part}{self.bank_images:,} training images"
+        chosen_on = "these same images, which flatters it" if tested_on_validation else "the validation split"
+        return f"k = {self.k}, chosen on {chosen_on}, among {part}{self.bank_images:,} training images"
 
 
 def baselines(images: Images, data: Config, cache: Path) -> Baselines:

@@ -91,7 +91,7 @@ class Minutes(Budget):
         return 60 * self.amount * cost.train_images_per_second
 
     def __str__(self) -> str:
-        return f"{self.amount:g} minutes of training"
+        return f"{self.amount:g} minute{'' if self.amount == 1 else 's'} of training"
 
 
 KINDS: Mapping[str, type[Budget]] = {

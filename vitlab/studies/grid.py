@@ -19,7 +19,7 @@ Nothing here writes a file: a mistake in a study leaves no trace.
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ import yaml
 
 from vitlab.config import ABSENT, Config, flatten, load_yaml, merge
 from vitlab.studies.budget import Budget, Epochs, parse_budget
+from vitlab.studies.wording import as_yaml
 from vitlab.studies.workshop import Workshop
 
 KEYS = ("name", "base", "variants", "seeds", "budget", "may_differ", "tune", "target_accuracy", "jobs")
@@ -176,7 +177,8 @@ def plan(study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Con
         decided: By variant, what was measured or tuned for it, over everything else (`decisions`).
 
     Raises:
-        ValueError: a variant that says nothing, or a configuration that the workshop refuses.
+        ValueError: a variant that says nothing, a configuration that the workshop refuses, or one whose runs could give
+            no result.
     """
     base = load_yaml(study.base)
     for variant, override in study.variants.items():
@@ -192,6 +194,7 @@ def plan(study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Con
     ]
     _refuse_equal_variants(study, runs)
     _refuse_unknown_keys(study, runs)
+    _refuse_cut_short(study, runs)
     return runs
 
 
@@ -287,6 +290,40 @@ def _refuse_unknown_keys(study: Study, runs: list[Run]) -> None:
             near = difflib.get_close_matches(key, sorted(known), n=1)
             hint = f" Did you mean `{near[0]}`?" if near else ""
             raise ValueError(f"{study.path}: {where}: `{key}` is no key of any variant's configuration.{hint}")
+
+
+def _refuse_cut_short(study: Study, runs: list[Run]) -> None:
+    """Refuse what ends a run early or leaves images out of its test; fewer training images a step are a fair budget."""
+    for run in runs:
+        trainer = run.config.get("trainer", {})
+        if study.budget is None and trainer.get("max_epochs") in (None, -1):
+            raise ValueError(
+                f"{study.path}: nothing says how long {run.variant!r} trains. Add a budget, like {{epochs: 30}}."
+            )
+        for key, value in trainer.items():
+            if key in CUTS_SHORT and value is not None and not CUTS_SHORT[key](value):
+                raise ValueError(
+                    f"{study.path}: trainer.{key} is {as_yaml(value)} for {run.variant!r}, whose runs would be no "
+                    "whole ones and give no result. Remove it; `budget` says how long a study trains."
+                )
+
+
+def _all_batches(limit: int | float) -> bool:
+    """Say whether a limit is none: 1.0 is all batches, 1 is one."""
+    return isinstance(limit, float) and limit == 1.0
+
+
+# By key of the trainer: whether its value leaves a run whole. Null always does.
+CUTS_SHORT: Mapping[str, Callable[[Any], bool]] = {
+    "limit_test_batches": _all_batches,
+    "limit_val_batches": _all_batches,  # what is tuned, and the curves, are of all validation images
+    "limit_train_batches": lambda limit: limit > 0,
+    "overfit_batches": lambda batches: batches == 0,
+    "fast_dev_run": lambda on: not on,
+    "max_epochs": lambda epochs: epochs != 0,
+    "max_steps": lambda steps: steps != 0,
+    "max_time": lambda time: False,
+}
 
 
 def _prefixes(config: Config, prefix: str = "") -> Iterable[str]:

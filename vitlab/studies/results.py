@@ -1,7 +1,7 @@
 """What the runs of a study left behind, read from their directories and put into numbers.
 
 A run that failed, left nothing to read, or saw other test images than the rest stands among the failures with the
-reason; it enters no average.
+reason; it enters no average. So does one that was cut short: trained for no step, tested on some of the images.
 """
 
 import json
@@ -26,7 +26,7 @@ from vitlab.studies.decisions import Choice
 from vitlab.studies.grid import Difference, Run, Study
 from vitlab.studies.intervals import Interval
 from vitlab.studies.power import Outlook, outlook
-from vitlab.studies.runner import Outcome
+from vitlab.studies.runner import Outcome, shortfalls
 from vitlab.studies.statistics import Comparison
 
 SIGNIFICANCE = 0.05
@@ -77,6 +77,7 @@ class RunResult:
     summary: dict[str, Any]
     environment: dict[str, Any]
     history: pd.DataFrame  # metrics.csv
+    data: dict[str, Any] = field(default_factory=dict)  # data.json; empty where an older version trained
 
     @cached_property
     def correct(self) -> np.ndarray:
@@ -267,6 +268,11 @@ class StudyResults:
         """Names of the test images."""
         return self.finished[0].predictions.images
 
+    @property
+    def tested_on_validation(self) -> bool:
+        """Say whether the test images are those that choices were made on."""
+        return any(result.data.get("test_is_validation") for result in self.finished)
+
     def lines_not_beaten(self, accuracy: float) -> list[str]:
         """Name the baselines that an accuracy does not exceed."""
         lines = {"majority class": self.baselines.majority, "k-NN on raw pixels": self.baselines.knn}
@@ -336,10 +342,11 @@ class StudyResults:
             "seed": result.run.seed,
             "status": "finished",
             "top1": result.top1,
-            "top5": predicted.top_k_accuracy(predictions.logits, labels, 5),
             "nll": result.nll,
             "ece": result.ece,
         }
+        if len(self.class_names) > 5:  # else it is 1
+            row["top5"] = predicted.top_k_accuracy(predictions.logits, labels, 5)
         if result.top1_ema is not None:
             row["top1_ema"] = result.top1_ema
         row |= {
@@ -376,6 +383,9 @@ def read_results(outcomes: Sequence[Outcome]) -> tuple[list[RunResult], list[Out
     results = []
     for run in (outcome.run for outcome in outcomes if outcome.failure is None):
         try:
+            if short := shortfalls(run.directory):
+                failures.append(Outcome(run, f"not a whole run: {', '.join(short)}"))
+                continue
             result = _read(run)
         except (OSError, ValueError, KeyError) as error:
             failures.append(Outcome(run, f"its results cannot be read: {error}"))
@@ -394,12 +404,14 @@ def read_results(outcomes: Sequence[Outcome]) -> tuple[list[RunResult], list[Out
 
 
 def _read(run: Run) -> RunResult:
+    data = run.directory / "data.json"
     return RunResult(
         run=run,
         predictions=read_predictions(run.directory / "predictions.parquet"),
         summary=json.loads((run.directory / "summary.json").read_text(encoding="utf-8")),
         environment=json.loads((run.directory / "environment.json").read_text(encoding="utf-8")),
         history=pd.read_csv(run.directory / "metrics.csv"),
+        data=json.loads(data.read_text(encoding="utf-8")) if data.is_file() else {},
     )
 
 

@@ -7,6 +7,7 @@ compute.
 """
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -28,7 +29,7 @@ from vitlab.config import ABSENT, Config, conflicts, load_yaml
 from vitlab.files import write_text
 from vitlab.studies.grid import Run, without_run
 from vitlab.studies.progress import Active, Display, Progress, read_progress, seconds_left
-from vitlab.studies.wording import clock
+from vitlab.studies.wording import as_yaml, clock
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 20.0  # what a run gets to write a checkpoint after it was asked to end
@@ -93,6 +94,14 @@ def is_finished(run: Run) -> bool:
     return (run.directory / "summary.json").is_file()
 
 
+def shortfalls(directory: Path) -> list[str]:
+    """Return why the numbers in a run directory are no result, in its summary.json's words; nothing for a whole run."""
+    summary = directory / "summary.json"
+    if not summary.is_file():
+        return ["not finished"]
+    return list(json.loads(summary.read_text(encoding="utf-8")).get("partial") or [])
+
+
 def conflicting(runs: Sequence[Run]) -> list[Run]:
     """Return the runs whose directory holds a run with another configuration, begun or finished."""
     return [run for run in runs if _conflict(run)]
@@ -103,7 +112,7 @@ def refuse_conflicts(runs: Sequence[Run]) -> None:
     for run in conflicting(runs):
         conflict = _conflict(run)
         key, there, wanted = conflict[0]
-        there, wanted = ("nothing" if value == ABSENT else repr(value) for value in (there, wanted))
+        there, wanted = ("nothing" if value == ABSENT else as_yaml(value) for value in (there, wanted))
         more = f" (and {len(conflict) - 1} more)" if len(conflict) > 1 else ""
         raise ValueError(
             f"{run.directory} holds a run of {run.variant!r} with another configuration:\n"

@@ -24,6 +24,7 @@ from vitlab.studies.intervals import Interval, spread
 
 FLIPS = 2**12  # all of them for 12 seeds or images; of more, so many random ones
 MANY = 50  # differences, of which the mean under sign flips is normal
+SEEDS_FOR_EFFECT = 6  # with fewer the deviation between seeds is a guess, and no claim can be made (2/2⁶ < 5 %)
 
 
 class McNemar(NamedTuple):
@@ -41,7 +42,7 @@ class Comparison(NamedTuple):
     p_seeds: float  # by sign flips
     p_images: float  # by sign flips
     p_both: float  # by the bootstrap
-    effect: float  # Cohen's d of the paired differences over seeds
+    effect: float  # Cohen's d of the paired differences over seeds; nan below SEEDS_FOR_EFFECT
     outperforms: float  # share of the seeds in which a is better, ties by half (Bouthillier et al. 2021)
     mcnemar: dict[int, McNemar]  # by seed
     cells: np.ndarray  # (S, N) int8: 1 where only a is right, −1 where only b is
@@ -71,14 +72,14 @@ def compare(
     b = np.stack([correct_b[seed] for seed in shared])
     cells = a.astype(np.int8) - b.astype(np.int8)
     by_seed = cells.mean(axis=1)
-    several = len(shared) > 1
+    several, enough = len(shared) > 1, len(shared) >= SEEDS_FOR_EFFECT
     interval, p = crossed_bootstrap(cells, resamples) if several else (_without_end(by_seed.mean()), math.nan)
     return Comparison(
         difference=interval,
         p_seeds=sign_flip_p(by_seed),
         p_images=sign_flip_p(cells.mean(axis=0)),
         p_both=p,
-        effect=float(by_seed.mean()) / spread(by_seed, 1 / cells.shape[1]) if several else math.nan,
+        effect=float(by_seed.mean()) / spread(by_seed, 1 / cells.shape[1]) if enough else math.nan,
         outperforms=float(np.mean((np.sign(by_seed) + 1) / 2)),
         mcnemar={seed: mcnemar(correct_a[seed], correct_b[seed]) for seed in shared},
         cells=cells,

@@ -4,10 +4,11 @@ import math
 from collections.abc import Sequence
 from itertools import combinations
 
+from vitlab.studies.cost import doubts
 from vitlab.studies.intervals import Interval
 from vitlab.studies.power import MOST_SEEDS, Outlook
 from vitlab.studies.results import Pair, RunResult, StudyResults
-from vitlab.studies.wording import SPACE, bracket, digits_for, percent
+from vitlab.studies.wording import SPACE, as_yaml, bracket, counted, digits_for, percent
 
 
 def verdict(results: StudyResults) -> str:
@@ -53,11 +54,13 @@ def outlooks(results: StudyResults) -> list[str]:
     tested = sum(pair.outlook is not None for pair in results.pairs)
     several = f"{tested} pairs" if tested > 1 else "one pair"
     found = [
-        f"With {several} to compare, fewer than {n}{SPACE}seeds prove nothing, however far apart." for n in blind[:1]
+        f"With {several} to compare, fewer than {counted(n, 'seed')} prove nothing, however far apart."
+        for n in blind[:1]
     ]
     digits = digits_for(len(results.labels)) if level else 0
     return found + [
-        f"{pair.better.variant} – {pair.worse.variant}: {_visible(outlook, digits)}{_wanting(outlook)}."
+        f"{pair.better.variant} – {pair.worse.variant}: {_visible(outlook, digits)}"
+        f"if it is as large as measured, {_wanting(outlook, len(results.labels))}."
         for pair, outlook in level
     ]
 
@@ -68,12 +71,13 @@ def _visible(outlook: Outlook, digits: int) -> str:
     return f"the smallest difference this study could have seen is {percent(outlook.visible, digits)}{SPACE}points; "
 
 
-def _wanting(outlook: Outlook) -> str:
+def _wanting(outlook: Outlook, images: int) -> str:
     if outlook.seeds is not None:
-        return f"if it is as large as measured, you would need about {outlook.seeds:,}{SPACE}seeds"
+        return f"you would need about {counted(outlook.seeds, 'seed')}"
     if outlook.images is not None:
-        return f"if it is as large as measured, only about {outlook.images:,}{SPACE}test images could show it"
-    return f"if it is as large as measured, you would need more than {MOST_SEEDS:,}{SPACE}seeds"
+        needed = counted(outlook.images, "test image")
+        return f"no number of seeds would show it on {counted(images, 'test image')}; you would need at least {needed}"
+    return f"you would need more than {counted(MOST_SEEDS, 'seed')}"
 
 
 def remarks(results: StudyResults) -> list[str]:
@@ -82,7 +86,13 @@ def remarks(results: StudyResults) -> list[str]:
     total = len(results.finished) + len(results.failures)
     if results.failures:
         which = "; ".join(f"{run}: {failure}" for run, failure in results.failures)
-        found.append(f"{len(results.failures)} of {total} runs failed and enter no average ({which}).")
+        found.append(f"{len(results.failures)} of {counted(total, 'run')} failed, left out of every average ({which}).")
+    if results.finished and results.tested_on_validation:
+        found.append(
+            f"The {counted(len(results.labels), 'test image')} are the validation images too: best.ckpt, every setting "
+            "tuned by validation accuracy and the k of k-NN were chosen on them. For numbers that no choice was made "
+            "on, hold out others."
+        )
     found += _unpaired(results)
     for line in ("majority class", "k-NN on raw pixels"):
         below = [r for r in results.finished if line in results.lines_not_beaten(r.top1)]
@@ -93,15 +103,18 @@ def remarks(results: StudyResults) -> list[str]:
         keys = ", ".join(undeclared[:4]) + (f" and {len(undeclared) - 4} more" if len(undeclared) > 4 else "")
         found.append(f"The variants differ in more than the study declares: {keys}.")
     for choice in results.choices:
-        failed = [str(trial.value) for trial in choice.trials if trial.accuracy is None]
+        failed = [as_yaml(trial.value) for trial in choice.trials if trial.accuracy is None]
         if failed:
             found.append(f"Tuning {choice.variant} failed with {_and(failed)}.")
         if choice.at_the_edge:
-            found.append(f"{choice.variant} was tuned to {choice.best.value}, the last value tried on that side.")
+            found.append(
+                f"{choice.variant} was tuned to {as_yaml(choice.best.value)}, the last value tried on that side."
+            )
     mixed = [fact for fact in results.environment if not fact.same]
     if mixed:
         what = "; ".join(f"{fact.key}: {', '.join(fact.values)}" for fact in mixed)
         found.append(f"The runs do not come from the same environment ({what}).")
+    found += doubts(results.costs)
     found += [f"{variant}: its cost could not be measured ({why})." for variant, why in results.cost_failures.items()]
     return found
 
@@ -121,8 +134,7 @@ def _gap(difference: Interval, digits: int) -> str:
 
 def _seeds(pairs: Sequence[Pair]) -> str:
     counts = sorted({pair.comparison.seeds for pair in pairs})
-    n = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
-    return f"{n}{SPACE}seed{'s' if counts[-1] > 1 else ''}"
+    return (f"{counts[0]} to " if len(counts) > 1 else "") + counted(counts[-1], "seed")
 
 
 def _too_few(pairs: Sequence[Pair]) -> str:
@@ -162,4 +174,5 @@ def _below(line: str, below: Sequence[RunResult], results: StudyResults) -> str:
             which.append(f"all of {result.variant}")
         elif seeds:
             which.append(f"{result.variant} with seed {_and([str(seed) for seed in seeds])}")
-    return f"{len(below)} of {len(results.finished)} runs do not beat {line} ({score}{SPACE}%): {_and(which)}."
+    share = f"{len(below)} of {counted(len(results.finished), 'run')}"
+    return f"{share} {'does' if len(below) == 1 else 'do'} not beat {line} ({score}{SPACE}%): {_and(which)}."
