@@ -2,18 +2,22 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import timm.optim
 import torch
 from torch import Tensor, nn
 
+from tests.objectives.small import BACKBONES, quick_trainer
 from vitlab.commands import run
 from vitlab.data import Digits
-from vitlab.not_finite import all_finite, finite, watch
+from vitlab.not_finite import FiniteSteps, all_finite, finite, takes_found_inf, watch
 from vitlab.objectives import Supervised
+from vitlab.optim import SGD, AdamW, Optimizer, WarmupCosine
 
 RUN = Path("runs/tiny/seed-0")
 
@@ -141,9 +145,7 @@ def test_weights_in_float16_are_refused(tiny: Callable[..., Path], precision: st
 
 
 def test_a_swin_in_mixed_float16_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    from tests.objectives.small import BACKBONES
     from vitlab.cli import check_precision
-    from vitlab.optim import AdamW, WarmupCosine
 
     for name, backbone in BACKBONES.items():
         caplog.clear()
@@ -167,3 +169,80 @@ def test_several_batches_of_a_step_are_told_apart(tiny: Callable[..., Path], poi
     report: dict[str, Any] = json.loads((RUN / "not_finite/report.json").read_text())
     assert report["batches"] == [8, 9, 10, 11]
     assert report["images"] == Digits(batch_size=64).training_batch(0, 8, torch.device("cpu"))[1]
+
+
+@dataclass
+class OfAnyKind(Optimizer):
+    """A user's settings of an optimiser that is not vitlab's.
+
+    Args:
+        kind: Its class.
+        only_matrices: Leave out what torch's Muon refuses.
+    """
+
+    kind: Callable[..., torch.optim.Optimizer] = torch.optim.RMSprop
+    only_matrices: bool = False
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        parts = [
+            {"params": [p for p in group["params"] if p.ndim == 2 or not self.only_matrices], "lr": group["lr"]}
+            | {"weight_decay": group["weight_decay"]}
+            for group in groups
+        ]
+        return self.kind([part for part in parts if part["params"]], lr=self.lr)
+
+
+OF_TORCH = (
+    *("RMSprop", "NAdam", "RAdam", "ASGD", "Adamax", "Adafactor"),
+    *("AdamW", "Adam", "SGD", "Adagrad"),  # not asked for their fused kernels
+)
+OF_TIMM = ("Lamb", "Muon", "Lion", "Adopt")
+OPTIMIZERS = {
+    "fused AdamW": AdamW(1e-3),
+    "fused SGD": SGD(1e-3),
+    "torch.Muon": OfAnyKind(1e-3, kind=torch.optim.Muon, only_matrices=True),
+    **{f"torch.{name}": OfAnyKind(1e-3, kind=getattr(torch.optim, name)) for name in OF_TORCH},
+    **{f"timm.{name}": OfAnyKind(1e-3, kind=getattr(timm.optim, name)) for name in OF_TIMM},
+}
+
+
+def trained(optimizer: Optimizer, draws: list[int | None], folder: Path) -> tuple[list[Tensor], dict[str, Any]]:
+    """Train a step on each random batch, a NaN where it is None; return the weights and the optimiser's state."""
+
+    class Drawn(Supervised):
+        def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
+            draw = draws[self.global_step]
+            images = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(draw or 0))
+            return super().loss([images], torch.arange(8)) * (float("nan") if draw is None else 1.0)
+
+    torch.manual_seed(0)
+    objective = Drawn(BACKBONES["vit"](), optimizer, WarmupCosine(min_lr=optimizer.lr))
+    trainer = quick_trainer(
+        callbacks=[FiniteSteps(folder, "skip")], limit_train_batches=len(draws), limit_val_batches=0
+    )
+    trainer.fit(objective, datamodule=Digits(batch_size=8))
+    (built,) = trainer.optimizers
+    return list(objective.parameters()), built.state_dict()
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_left_out_leaves_no_trace_in_any_optimiser(name: str, tmp_path: Path) -> None:
+    """The run without such steps is the expectation: the same weights, moments and counters of steps.
+
+    Of the fused ones too, also in the first step, in which torch's SGD makes its momentum.
+    """
+    optimizer = OPTIMIZERS[name]
+    weights, state = trained(optimizer, [None, 1, None, 2], tmp_path)
+    expected_weights, expected_state = trained(optimizer, [1, 2], tmp_path)
+    assert all(torch.equal(*pair) for pair in zip(weights, expected_weights, strict=True))
+    torch.testing.assert_close(state["state"], expected_state["state"], rtol=0, atol=0)
+    for group, expected in zip(state["param_groups"], expected_state["param_groups"], strict=True):
+        assert group == expected
+
+
+def test_only_fused_kernels_read_the_flag() -> None:
+    weights = [nn.Parameter(torch.zeros(2))]
+    assert takes_found_inf(torch.optim.Adagrad(weights, fused=True))
+    assert not takes_found_inf(torch.optim.AdamW(weights, foreach=True))
+    assert not takes_found_inf(timm.optim.Lion(weights))

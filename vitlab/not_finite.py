@@ -1,7 +1,8 @@
 """A loss or gradient that is not finite: the step is left out, and its batch, weights and cause are kept for a look.
 
 The check is on the device and nobody waits for it: the optimiser's fused kernel gets the answer (`found_inf`) and
-leaves the weights as they are. On a GPU the answer is read one step later, on the CPU at once.
+leaves the weights as they are. On a GPU the answer is read one step later, on the CPU at once. An optimiser without
+such a kernel knows nothing of the answer: there it is read at once on a GPU too, and the step never begins.
 """
 
 import json
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from vitlab.data import ImageDataModule
 from vitlab.files import written_whole
 from vitlab.objectives import Objective
+from vitlab.objectives.objective import StepLeftOut
 from vitlab.processes import mean_over_processes
 from vitlab.resume import generators, set_generators
 from vitlab.sharding import as_gradients, is_shared_out, own_parts
@@ -89,21 +91,25 @@ class FiniteSteps(Callback):
     ) -> None:
         assert self._loss_is_finite is not None
         finite, scaled = self._loss_is_finite, getattr(trainer.precision_plugin, "scaler", None) is not None
+        leaves_out_itself = scaled or takes_found_inf(optimizer)
         if not scaled:  # float16's scaler meets infinite gradients by design, and leaves such steps out itself
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             # Of several processes each has a loss of its own, but all have the same gradient, or a part of it each.
             finite = all_finite(own_parts(gradients)) & (finite if trainer.world_size == 1 else True)
             if is_shared_out(pl_module):
                 finite = mean_over_processes(finite.float()) == 1
-            optimizer.found_inf = as_gradients((~finite).float(), gradients)  # type: ignore[attr-defined]
+            if leaves_out_itself:
+                optimizer.found_inf = as_gradients((~finite).float(), gradients)  # type: ignore[attr-defined]
         assert isinstance(pl_module, Objective)
         seed = int(trainer.datamodule.seed)  # type: ignore[attr-defined]
         this = finite, Finding(trainer.global_step, trainer.current_epoch, self._batches, seed), self._states
         self._loss_is_finite, self._batches, self._states = None, [], []
-        if finite.is_cuda:
+        if finite.is_cuda and leaves_out_itself:
             this, self._asked = self._asked, this  # type: ignore[assignment]
         if this is not None:
             self._look(trainer, pl_module, *this)
+        if not leaves_out_itself and not bool(finite):
+            raise StepLeftOut
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._asked is not None:
@@ -137,6 +143,17 @@ class FiniteSteps(Callback):
                 *(at.step, describe(found), folder),
             )
         raise SystemExit(1)
+
+
+def takes_found_inf(optimizer: torch.optim.Optimizer) -> bool:
+    """Say whether an optimiser can leave its next step out itself: PyTorch's fused kernels, and no others, can.
+
+    SGD's cannot leave out the first: it makes the momentum of memory that holds anything, and does not fill it.
+    """
+    if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["momentum"] and not optimizer.state:
+        return False
+    known = isinstance(optimizer, torch.optim.Adam | torch.optim.SGD | torch.optim.Adagrad)  # AdamW is an Adam
+    return known and all(group.get("fused") for group in optimizer.param_groups)
 
 
 def describe(found: Finding) -> str:

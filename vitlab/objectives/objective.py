@@ -2,6 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -27,6 +28,10 @@ class Monitor(NamedTuple):
 
     metric: str
     mode: Literal["min", "max"]
+
+
+class StepLeftOut(Exception):
+    """Raised before an optimiser's step that is not to happen: weights, state and counters stay as they are."""
 
 
 class Objective(LightningModule, ABC):
@@ -139,7 +144,8 @@ class Objective(LightningModule, ABC):
                 group["weight_decay"] = weight_decay
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
+        with suppress(StepLeftOut):
+            super().optimizer_step(*args, **kwargs)
         self.after_optimizer_step()
 
     def after_optimizer_step(self) -> None:
