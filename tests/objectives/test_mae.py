@@ -1,5 +1,6 @@
 """MAE: the released code's loss, sizes and positions, no leak of what is hidden, and settings that cannot work."""
 
+import copy
 from collections.abc import Callable
 from time import process_time
 
@@ -57,10 +58,18 @@ def test_vit_base_has_the_published_number_of_parameters() -> None:
 def test_patch_embedding_and_class_token_start_as_released() -> None:
     """Uniform within √(6 / (D + V)), the patch embedding taken as a linear layer; normal with σ = 0.02."""
     backbone = vit_base_patch16_224(depth=1)
-    MAE(backbone, AdamW(1e-3), WarmupCosine(), decoder_depth=0)
+    MAE(backbone, AdamW(1e-3), WarmupCosine(), decoder_depth=0, released_init=True)
     bound = (6 / (768 + 768)) ** 0.5
     assert float(backbone.patch_embed.proj.weight.data.abs().max()) == pytest.approx(bound, rel=1e-3)
     assert float(backbone.cls_token.data.std()) == pytest.approx(0.02, rel=0.1)
+
+
+def test_a_backbone_that_is_given_keeps_its_weights() -> None:
+    """Whoever gives a trained model to an objective means its weights; only its classifier is left out."""
+    backbone = BACKBONES["vit"]()
+    before = copy.deepcopy(backbone.state_dict())
+    MAE(backbone, AdamW(1e-3), WarmupCosine(), **DECODER)  # type: ignore[arg-type]
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 
 def test_mae_cannot_see_hidden_patches() -> None:

@@ -1,5 +1,6 @@
 """MSN against the released code's numbers, what its anchors see, and what trains."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,14 @@ def msn(**kwargs: object) -> MSN:
     torch.manual_seed(0)
     arguments: dict = SMALL | kwargs
     return MSN(BACKBONES["vit"](), AdamW(1e-3), WarmupCosine(), **arguments)  # type: ignore[arg-type]
+
+
+def test_a_backbone_that_is_given_keeps_its_weights() -> None:
+    """Whoever gives a trained model to an objective means its weights; only its classifier is left out."""
+    backbone = BACKBONES["vit"]()
+    before = copy.deepcopy(backbone.state_dict())
+    MSN(backbone, AdamW(1e-3), WarmupCosine(), **SMALL)  # type: ignore[arg-type]
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 
 # ---- the released code's numbers

@@ -49,8 +49,8 @@ class Decoder(nn.Module):
 class MAE(MaskedPretraining):
     """Pre-train a ViT on a quarter of each image's patches; a Swin cannot leave tokens out.
 
-    As in the released code, patch embedding and class token start otherwise than timm's. The linear layers start as the
-    encoder's own `init` says: there it is `vitlab.models.layers.xavier`, and the positions are `fixed_pos_embed: true`.
+    In the released code nothing starts as timm's does: `released_init: true` is its patch embedding and class token,
+    `init: vitlab.models.layers.xavier` of the backbone its linear layers, `fixed_pos_embed: true` its positions.
 
     Args:
         backbone: A VisionTransformer; its classifier is left out.
@@ -61,6 +61,7 @@ class MAE(MaskedPretraining):
         decoder_embed_dim: Width of the decoder.
         decoder_depth: Blocks of the decoder.
         decoder_num_heads: Heads of the decoder.
+        released_init: Start patch embedding and class token anew, as released; not of a backbone that is trained.
         init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
     """
 
@@ -74,6 +75,7 @@ class MAE(MaskedPretraining):
         decoder_embed_dim: int = 512,
         decoder_depth: int = 8,
         decoder_num_heads: int = 16,
+        released_init: bool = False,
         init_from: str | None = None,
     ) -> None:
         super().__init__(backbone, optimizer, schedule, init_from)
@@ -86,8 +88,9 @@ class MAE(MaskedPretraining):
             )
         self.backbone: VisionTransformer = backbone
         self.mask_ratio, self.norm_pix_loss = mask_ratio, norm_pix_loss
-        nn.init.xavier_uniform_(backbone.patch_embed.proj.weight.data.flatten(1))  # as the linear layer that it is
-        nn.init.normal_(backbone.cls_token, std=0.02)
+        if released_init:
+            nn.init.xavier_uniform_(backbone.patch_embed.proj.weight.data.flatten(1))  # as the linear layer that it is
+            nn.init.normal_(backbone.cls_token, std=0.02)
         values = backbone.patch_size**2 * backbone.in_chans
         self.decoder = Decoder(
             (height, width), backbone.num_features, values, decoder_embed_dim, decoder_depth, decoder_num_heads

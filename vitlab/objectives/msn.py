@@ -31,7 +31,7 @@ class MSN(SelfDistillation):
 
     The defaults are those of the released configuration. The paper's best figures with few labels are of another one:
     no Sinkhorn, and λ = 5. All schedules there are laid out for a run 1.25 times as long: `stretch` of the schedule.
-    Convolutions and class token start as there, otherwise than timm's.
+    Patch embedding and class token start otherwise than timm's there: `released_init: true`.
 
     Args:
         backbone: A VisionTransformer; its classifier is left out.
@@ -47,6 +47,7 @@ class MSN(SelfDistillation):
         me_max_weight: λ.
         sinkhorn: Let all targets of a batch together use the prototypes equally.
         momentum_teacher: m at the start, from where it rises to 1 in a line.
+        released_init: Start patch embedding and class token anew, as released; not of a backbone that is trained.
         clip_grad: Longest gradient of backbone and projection, all in one; prototypes are free. Null: any.
         init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
     """
@@ -66,6 +67,7 @@ class MSN(SelfDistillation):
         me_max_weight: float = 1.0,
         sinkhorn: bool = True,
         momentum_teacher: float = 0.996,
+        released_init: bool = False,
         clip_grad: float | None = 3.0,
         init_from: str | None = None,
     ) -> None:
@@ -76,8 +78,9 @@ class MSN(SelfDistillation):
                 f"temperature {temperature} and sharpen {sharpen} are above 0; 0.1 and 0.25 are published."
             )
         require_final_norm(backbone)
-        nn.init.kaiming_normal_(backbone.patch_embed.proj.weight)
-        nn.init.trunc_normal_(backbone.cls_token, std=0.02)
+        if released_init:
+            nn.init.kaiming_normal_(backbone.patch_embed.proj.weight)
+            nn.init.trunc_normal_(backbone.cls_token, std=0.02)
         head = projection(backbone.num_features, hidden_dim, output_dim, batch_norm=True)
         super().__init__(backbone, head, num_prototypes, optimizer, schedule, clip_grad, init_from)
         self.backbone: VisionTransformer = backbone
