@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resume": {"processes"},
     "checkpoints": set(),
     "processes": set(),
-    "sharding": set(),
+    "sharding": {"models"},  # which parts of a network are gathered by themselves, its interface says
     "utilisation": set(),
     "data": {"processes"},
     "objectives": {"models", "masking", "optim", "ema", "processes", "sharding"},

@@ -12,12 +12,19 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.strategies import FSDPStrategy
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
 
 from tests.conftest import TINY
 from tests.objectives.small import CROPS
 from tests.test_processes import FIT_EACH, SWIN_V2, VIT, experiment
 from vitlab.config import Config, merge
-from vitlab.sharding import refuse_other_sharding
+from vitlab.ema import Ema
+from vitlab.models import VisionTransformer
+from vitlab.objectives import Supervised
+from vitlab.optim import AdamW, WarmupCosine
+from vitlab.sharding import refuse_other_sharding, share_out
 
 TWO_STEPS: Config = {
     "trainer": {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "limit_test_batches": 1},
@@ -96,6 +103,29 @@ def test_each_process_holds_half(name: str, runs: Path) -> None:
         parts = json.loads((runs / f"shared/{name}/seed-0/parts-{rank}.json").read_text())
         assert 0.4 < parts["own"] / parts["all"] < 0.6
         assert parts["by_block"] > 0.5 * parts["all"]
+
+
+class Units(VisionTransformer):
+    """Somebody's network, which calls its blocks otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__(img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=16, depth=3, num_heads=2)
+        self.units = self.blocks
+        del self.blocks
+
+    def parts_to_compile(self) -> list[nn.Module]:
+        return list(self.units)
+
+
+def test_parts_of_any_network_are_shared_out_whatever_their_name(tmp_path: Path) -> None:
+    """Three blocks, as often as there are networks: the trained one and its average; then all together."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        objective = Supervised(Units(), AdamW(1e-3), WarmupCosine(), ema=Ema())
+        share_out(objective, init_device_mesh("cpu", (1,)))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert sum(isinstance(module, FSDPModule) for module in objective.modules()) == 2 * 3 + 1
 
 
 def test_lightnings_older_sharding_is_refused() -> None:

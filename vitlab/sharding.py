@@ -18,6 +18,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Replicate
 
+from vitlab.models import ImageModel
+
 STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 
 
@@ -45,14 +47,22 @@ def share_out(objective: LightningModule, mesh: DeviceMesh) -> None:
     """Shard an objective by block; once, also where it is tested after it was trained."""
     if isinstance(objective, FSDPModule):
         return
-    for module in list(objective.modules()):
-        blocks = getattr(module, "blocks", None)  # ViTs', stages', timm's, MAE's decoder's
-        for block in blocks if isinstance(blocks, nn.Sequential | nn.ModuleList) else ():
-            fully_shard(block, mesh=mesh)
+    for module in reversed(list(objective.modules())):  # what is inside before what is around it
+        for part in parts(module):
+            if not isinstance(part, FSDPModule):
+                fully_shard(part, mesh=mesh)
     fully_shard(objective, mesh=mesh, reshard_after_forward=True)
     for step in STEPS:
         if hasattr(objective, step):
             register_fsdp_forward_method(objective, step)
+
+
+def parts(module: nn.Module) -> list[nn.Module]:
+    """Return what of a module is gathered by itself: a network's parts, and blocks of what is no ImageModel."""
+    if isinstance(module, ImageModel):
+        return module.parts_to_compile()
+    blocks = getattr(module, "blocks", None)  # timm's, MAE's decoder's
+    return list(blocks) if isinstance(blocks, nn.Sequential | nn.ModuleList) else []
 
 
 def is_shared_out(module: nn.Module) -> bool:
