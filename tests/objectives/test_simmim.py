@@ -131,6 +131,14 @@ def test_a_ratio_that_hides_nothing_or_all_is_refused(ratio: float) -> None:
         simmim(mask_ratio=ratio)
 
 
+def test_patches_that_overlap_are_refused() -> None:
+    """A token of a kernel wider than its stride sees its neighbours' pixels, hidden ones too."""
+    backbone = BACKBONES["vit"]()
+    backbone.patch_embed.proj = nn.Conv2d(1, 32, kernel_size=3, stride=2, padding=1)
+    with pytest.raises(ValueError, match="VisionTransformer: a hidden patch's pixels reach the tokens beside it"):
+        SimMIM(backbone, AdamW(1e-3), WarmupCosine(), mask_patch_size=4)
+
+
 def test_an_even_window_is_refused() -> None:
     with pytest.raises(ValueError, match="norm_targets is 4"):
         simmim(norm_targets=4)

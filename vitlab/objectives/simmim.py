@@ -3,8 +3,9 @@
     x̂ = PixelShuffle(W z + b),    z = encode(m · mask token + (1 − m) · patch_embed(x))
     L = Σ m |x − x̂| / (C · Σ m)
 
-with x the image, m the mask (1: hidden) on tokens and, in L, on pixels, and C channels. Any backbone serves, since none
-of its tokens is left out. Swin v2 normalises the target: x ← (x − μ) / σ, in a window that slides over the image.
+with x the image, m the mask (1: hidden) on tokens and, in L, on pixels, and C channels. Any backbone serves whose
+patches do not overlap, since none of its tokens is left out. Swin v2 normalises the target: x ← (x − μ) / σ, in a
+window that slides over the image.
 """
 
 import torch
@@ -48,6 +49,7 @@ class SimMIM(MaskedPretraining):
         super().__init__(backbone, optimizer, schedule, init_from)
         require_final_norm(backbone)
         check_blocks(backbone, mask_patch_size, mask_ratio)
+        check_patches(backbone)
         if norm_targets is not None and norm_targets % 2 == 0:
             raise ValueError(f"norm_targets is {norm_targets}; a window has a middle: give an odd side, like 47.")
         self.backbone: Backbone = backbone
@@ -160,4 +162,23 @@ def check_blocks(backbone: Backbone, mask_patch_size: int, mask_ratio: float) ->
             f"mask_patch_size {mask_patch_size} at mask_ratio {mask_ratio} does not fit {height} × {width} px in "
             f"patches of {patch} px: blocks consist of whole patches, fill the image, and are not all hidden.\n"
             f"Sizes that work: {', '.join(map(str, sizes)) or 'none; lower mask_ratio'}."
+        )
+
+
+@torch.no_grad()
+def check_patches(backbone: Backbone) -> None:
+    """Raise a ValueError unless the pixels of a patch reach its own token alone: the mask hides tokens, not pixels."""
+    patch, embed = backbone.patch_size, backbone.patch_embed
+    row, column = (side // patch // 2 for side in backbone.img_size)
+    images = torch.zeros(2, backbone.in_chans, *backbone.img_size, device=embed.proj.weight.device)
+    images[1, :, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] = 1.0
+    training = embed.training
+    black, other = embed.eval()(images)  # (h, w, D)
+    embed.train(training)
+    changed = (black != other).any(dim=-1)
+    changed[row, column] = False
+    if bool(changed.any()):
+        raise ValueError(
+            f"{type(backbone).__name__}: a hidden patch's pixels reach the tokens beside it, so that SimMIM would see "
+            "what it is to predict; take a patch_embed whose patches do not overlap."
         )
