@@ -8,11 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.objectives.small import BACKBONES, CROPS, closed_form, crops, wake, without_gradient
 from vitlab.commands import run
-from vitlab.config import Config
+from vitlab.config import Config, merge
 from vitlab.evaluation.spread import rank_me
 from vitlab.models import VisionTransformer
 from vitlab.models.weights import load_weights
@@ -103,6 +104,27 @@ def test_crops_of_two_sizes_are_two_forwards_and_give_what_single_ones_do(name: 
     hook.remove()
     assert sizes == [(8, 1, 8, 8), (32, 1, 4, 4)]
     torch.testing.assert_close(together, torch.cat([objective.backbone.embed(view) for view in views]))
+
+
+def test_small_crops_of_the_global_size_stay_small_crops() -> None:
+    """The teacher sees the two global crops alone, and 2 · 4 − 2 = 6 pairs are compared, whatever the pixels."""
+    objective, (views, labels) = dino(), crops()
+    views = [*views[:2], *(F.pad(view, (2, 2, 2, 2)) for view in views[2:])]
+    seen: list[int] = []
+    objective.teacher.module.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    objective.loss(views, labels)
+    assert seen == [2 * 4]
+
+
+def test_the_data_tell_how_many_crops_are_global(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three, and two small ones of their size."""
+    seen: list[int] = []
+    teach = DINO.teach
+    monkeypatch.setattr(DINO, "teach", lambda self, images: (seen.append(len(images)), teach(self, images))[1])
+    views = merge(CROPS, {"global_crops": {"number": 3}, "local_crops": {"size": 8}})
+    path = tiny(experiment() | {"data": {"init_args": {"multi_crop": views}}}, "dino")
+    assert fit("--config", path, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 1) == 0
+    assert seen == [3 * 64]
 
 
 def test_the_head_sees_all_views_at_once_and_the_teacher_the_global_ones() -> None:

@@ -106,6 +106,17 @@ def test_the_teacher_sees_the_target_whole_and_anchors_lack_patches() -> None:
     assert seen == [[(4, 17)], [(4, 14), (12, 5)]]
 
 
+def test_small_crops_of_the_global_size_are_seen_whole() -> None:
+    objective, (views, labels) = msn(patch_drop=0.15), crops(n=4)
+    views = [*views[:2], *(F.pad(view, (2, 2, 2, 2)) for view in views[2:])]
+    seen: list[tuple[int, ...]] = []
+    objective.backbone.blocks[0].register_forward_hook(
+        lambda module, inputs, output: seen.append(tuple(inputs[0].shape[:2]))
+    )
+    objective.loss(views, labels)
+    assert seen == [(4, 14), (8, 17)]
+
+
 def test_166_of_196_patches_are_kept_as_released() -> None:
     """Of ViT-S/16 at 224 px at 0.15; rounding would keep 167."""
     backbone = VisionTransformer(embed_dim=8, depth=1, num_heads=2)

@@ -91,10 +91,10 @@ class DINO(SelfDistillation):
         return cosine(self.momentum_teacher, 1.0, progress)
 
     def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
-        global_views = by_resolution(views)[0]
-        if len(global_views) < 2:
+        global_views = views[: self.global_views]
+        if len(global_views) < 2 or len(by_resolution(global_views)) > 1:
             raise ValueError(
-                f"DINO compares two global crops of an image, and was given {len(global_views)}; "
+                f"DINO compares two global crops of an image, and was given {len(by_resolution(global_views)[0])}; "
                 "set data.init_args.multi_crop."
             )
         teacher = self.teach(torch.cat(global_views))  # (G·B, K)

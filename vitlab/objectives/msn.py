@@ -40,7 +40,7 @@ class MSN(SelfDistillation):
         num_prototypes: K.
         hidden_dim: Width of the projection.
         output_dim: Width of what is compared with the prototypes.
-        patch_drop: Share of the patches that an anchor of the target's size lacks, rounded up; more for larger models.
+        patch_drop: Share of the patches that an anchor lacks that is a global crop, rounded up; more for larger models.
         mask_per_image: Draw for each image what it lacks, as the paper has it. The released code draws once a batch.
         temperature: τ.
         sharpen: T, which makes the target's temperature T·τ.
@@ -97,7 +97,7 @@ class MSN(SelfDistillation):
 
     def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
         target, *anchors = views
-        if not anchors or anchors[0].shape != target.shape:
+        if self.global_views < 2 or not anchors or anchors[0].shape != target.shape:
             raise ValueError(
                 f"MSN needs two crops of one size, target and anchor, and was given views of "
                 f"{[tuple(view.shape[2:]) for view in views]} px; set data.init_args.multi_crop."
@@ -107,8 +107,9 @@ class MSN(SelfDistillation):
             targets = (similarity / self.sharpen).softmax(dim=-1)
             targets = sinkhorn(targets) if self.sinkhorn else targets
 
-        whole, *focal = (torch.cat(group) for group in by_resolution(anchors))
-        embeddings = [self.embed_masked(whole), *map(self.backbone.embed, focal)]
+        whole, focal = anchors[: self.global_views - 1], anchors[self.global_views - 1 :]
+        embeddings = [self.embed_masked(torch.cat(whole))]
+        embeddings += [self.backbone.embed(torch.cat(group)) for group in by_resolution(focal)]
         projections = torch.cat([self.head(z) for z in embeddings])  # by resolution: batch norm sees one at a time
         logits = self.prototypes(projections) / self.temperature  # (V·B, K)
 

@@ -3,7 +3,7 @@
 Nothing in such a loss forbids one answer to all images, so what tells it is logged: the entropy H(t) of the teacher's
 answers and their divergence KL(t ‖ s) from the student's, whose sum is the cross-entropy H(t, s).
 
-Letters: V views of B images, C channels, D width of the backbone, K outputs.
+Letters: V views of B images, the first G of them global crops, C channels, D width of the backbone, K outputs.
 """
 
 import logging
@@ -69,6 +69,7 @@ class SelfDistillation(Objective, ABC):
         self.head = head
         self.teacher = WeightAverage(self.student)
         self.num_outputs, self.clip_grad = num_outputs, clip_grad
+        self.global_views = 2  # as both released codes have, unless the data tell otherwise
         self.told: str | None = None
 
     @property
@@ -86,6 +87,12 @@ class SelfDistillation(Objective, ABC):
 
     def no_weight_decay(self) -> set[str]:
         return set()
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        multi_crop = self.trainer.datamodule.multi_crop  # type: ignore[attr-defined]
+        if multi_crop is not None:  # else the loss says that it is lacking
+            self.global_views = multi_crop.global_crops.number
 
     def load_backbone(self, path: Path) -> None:
         super().load_backbone(path)
@@ -114,6 +121,7 @@ class SelfDistillation(Objective, ABC):
 
     def on_train_epoch_end(self) -> None:
         """Name a collapse in the log when it begins, but in the first tenth of a run: all of them begin at ln K."""
+        super().on_train_epoch_end()
         seen = self.trainer.callback_metrics
         if self.progress < 0.1 or "train/kl" not in seen or not self.trainer.is_global_zero:
             return
@@ -139,7 +147,7 @@ def entropy(probabilities: Float[Tensor, "*B K"]) -> Float[Tensor, "*B"]:
 
 
 def by_resolution(views: list[Tensor]) -> list[list[Tensor]]:
-    """Part the views of a batch where their size changes: global crops, local crops."""
+    """Part the views of a batch where their size changes."""
     return [list(group) for _, group in groupby(views, key=lambda view: view.shape[2:])]
 
 
