@@ -278,12 +278,20 @@ def test_a_share_that_leaves_the_class_head_untrained_is_refused() -> None:
     distillation("vit", alpha=1.0)  # a single head learns from the teacher alone
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
 def test_a_teacher_of_other_classes_is_refused() -> None:
     teacher = Teacher(
         VisionTransformer(patch_size=4, embed_dim=16, depth=1, num_heads=2, **(SMALL | {"num_classes": 7}))
     )
+    objective = Distillation(STUDENTS["vit"](), teacher, HardTarget(), AdamW(1e-3), WarmupCosine())
     with pytest.raises(ValueError, match="teacher has 7 classes and the student 10"):
-        Distillation(STUDENTS["vit"](), teacher, HardTarget(), AdamW(1e-3), WarmupCosine())
+        quick_trainer().fit(objective, datamodule=Digits(batch_size=64))
+
+
+def test_a_teacher_of_no_model_and_no_run_is_refused() -> None:
+    for weights in (None, "timm/resnet18.a1_in1k"):
+        with pytest.raises(ValueError, match=r"teacher\.model is null .* name the model, or give a run's"):
+            Teacher(weights=weights)
 
 
 def test_timms_distilled_student_is_refused() -> None:

@@ -101,11 +101,6 @@ class Distillation(Classification):
         super().__init__(backbone, optimizer, schedule, label_smoothing, ema, init_from)
         self.two_heads = isinstance(backbone, VisionTransformer) and backbone.distilled
         check_student(backbone, alpha, self.two_heads)
-        if teacher.model.num_classes != backbone.num_classes:
-            raise ValueError(
-                f"The teacher has {teacher.model.num_classes} classes and the student {backbone.num_classes}; "
-                "a teacher must have been trained on the classes of the data."
-            )
         self.teacher, self.target, self.alpha = teacher, target, alpha
         self.cache: LogitCache | None = None
         if self.two_heads:
@@ -117,6 +112,11 @@ class Distillation(Classification):
         if stage == "fit":
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             device = self.trainer.strategy.root_device
+            if self.teacher.model.num_classes != self.backbone.num_classes:
+                raise ValueError(
+                    f"The teacher has {self.teacher.model.num_classes} classes and the student "
+                    f"{self.backbone.num_classes}; a teacher must have been trained on the classes of the data."
+                )
             self.teacher.prepare(device, data.mean, data.std)
             self.teacher.examine(data.batches("val", device))
             self.cache = self.teacher.open_cache(str(self.trainer.precision))
@@ -128,6 +128,7 @@ class Distillation(Classification):
         return (1 - self.alpha) * self.cross_entropy(cls, labels) + self.alpha * self.target.loss(dist, teacher)
 
     def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
         if self.cache is not None:
             self.cache.flush()
 

@@ -1,18 +1,20 @@
 """What all objectives share: an optimiser, a schedule in optimiser steps, an average of the weights, and logging."""
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from vitlab.models import ImageModel
+from vitlab.objectives.stored import build, stored_model
 from vitlab.optim import Optimizer, Schedule, describe_groups, parameter_groups
 from vitlab.sharding import FSDP, refuse_other_sharding, share_out
 
@@ -61,10 +63,51 @@ class Objective(LightningModule, ABC):
     def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
         """Return the training loss of one batch, a scalar; `views` are tensors (B, C, H, W)."""
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's is wrapped in a descriptor of its own
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Return what a run trained, from its checkpoint alone: no Trainer, no data; `Objective` takes that of any.
+
+        A checkpoint of a plain Trainer holds no configuration. The arguments are then asked for, as Lightning does.
+
+        Raises:
+            ValueError: the run trained another objective, or arguments are lacking.
+        """
+        path = Path(checkpoint_path)
+        settings = None if kwargs else stored_model(path)
+        if settings is None:
+            try:
+                return super().load_from_checkpoint(path, map_location, hparams_file, strict, weights_only, **kwargs)
+            except TypeError as error:
+                raise ValueError(
+                    f"{path} holds no configuration from which a {cls.__name__} could be built ({error}); give what "
+                    "it was built with: load_from_checkpoint(path, backbone=…, optimizer=…, schedule=…)."
+                ) from None
+        objective = build(Objective, settings)  # type: ignore[type-abstract]
+        if not isinstance(objective, cls):
+            raise ValueError(
+                f"{path} holds a {type(objective).__name__}, which is no {cls.__name__}; "
+                f"{type(objective).__name__}.load_from_checkpoint or Objective.load_from_checkpoint takes it."
+            )
+        state = torch.load(path, map_location=map_location or "cpu", weights_only=True)["state_dict"]
+        objective.load_state_dict(state, strict=strict is not False)
+        return objective.to(next(iter(state.values())).device)
+
     @property
     @abstractmethod
     def encoder(self) -> ImageModel:
         """The network that is evaluated and exported."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return what the encoder gives for images (B, C, H, W): logits, or the embedding after a pre-training."""
+        return self.encoder(images)
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters that are not decayed although they have more than one dimension."""
@@ -82,12 +125,17 @@ class Objective(LightningModule, ABC):
         return batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def setup(self, stage: str) -> None:
+        if self.trainer.datamodule is None:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"{type(self).__name__} asks the data for their classes and batch size, which loaders do not tell; "
+                "give the Trainer a data module: datamodule=vitlab.data.ImageFolder(…)."
+            )
         refuse_other_sharding(self.trainer.strategy)
         if self.init_from is not None and stage == "fit" and self.trainer.ckpt_path is None:
             self.load_backbone(weights_path(self.init_from))
 
     def configure_model(self) -> None:
-        if isinstance(self.trainer.strategy, FSDP):
+        if self._trainer is not None and isinstance(self.trainer.strategy, FSDP):
             share_out(self, self.trainer.strategy.device_mesh["data_parallel"])
 
     def compile_parts(self, backend: str = "inductor") -> None:
@@ -124,7 +172,7 @@ class Objective(LightningModule, ABC):
             self.no_weight_decay(),
         )
         log.info("Parameter groups at a global batch of %d:\n%s", self.global_batch, describe_groups(groups))
-        steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs or 1
+        steps, epochs = length(self.trainer)
         peaks = [group["lr"] for group in groups]
         optimizer = self.optimizer.build(groups)
         # A fused optimiser divides float16's gradients by the loss's scale itself, in its step, so that whatever clips
@@ -132,6 +180,10 @@ class Objective(LightningModule, ABC):
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         # LambdaLR multiplies; dividing by the peak makes the schedule's absolute rates come out as they are written.
         schedule = self.schedule.at(self.optimizer.scale(self.global_batch))
+        if 0 < epochs <= schedule.warmup_epochs:
+            log.warning(
+                "The run has %g epochs and warmup_epochs is %g: all of it is warm-up.", epochs, schedule.warmup_epochs
+            )
         factors = [partial(_relative_lr, schedule, peak, steps, epochs) for peak in peaks]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)  # type: ignore[arg-type]  # list is invariant
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -148,11 +200,31 @@ class Objective(LightningModule, ABC):
             super().optimizer_step(*args, **kwargs)
         self.after_optimizer_step()
 
+    def on_train_epoch_end(self) -> None:
+        """Log the learning rate at which the epoch ends, of the groups the highest: the one nearest to the head."""
+        self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], rank_zero_only=True)
+
     def after_optimizer_step(self) -> None:
         """Do what follows each optimiser step, once however many batches were accumulated: averages of weights."""
 
 
-def _relative_lr(schedule: Schedule, peak: float, steps: int, epochs: int, step: int) -> float:
+def length(trainer: Trainer) -> tuple[int, float]:
+    """Return how many optimiser steps, and how many epochs, a run has that is about to begin.
+
+    Raises:
+        ValueError: it ends by the clock, or an epoch does not end at all.
+    """
+    steps = trainer.estimated_stepping_batches
+    trainer.fit_loop.setup_data()  # has been done by now, but where max_steps alone is given
+    if math.isinf(steps) or math.isinf(trainer.num_training_batches):
+        raise ValueError(
+            "A schedule needs the length of the run, which trainer.max_time does not tell; "
+            "give trainer.max_epochs or trainer.max_steps beside it."
+        )
+    return int(steps), steps / math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+
+
+def _relative_lr(schedule: Schedule, peak: float, steps: int, epochs: float, step: int) -> float:
     return schedule.lr(peak, step, steps, epochs) / peak
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vitlab.models import ImageModel, TimmModel
 from vitlab.objectives.objective import weights_path
+from vitlab.objectives.stored import build, stored_model
 from vitlab.objectives.teacher_cache import LogitCache
 
 log = logging.getLogger("vitlab")
@@ -27,7 +28,8 @@ class Teacher:
     checkpoints, and no `train()` reaches it, which would let the statistics of batch norms drift.
 
     Args:
-        model: Any vitlab or timm model; `img_size` is the size at which it sees the images.
+        model: Any vitlab or timm model; `img_size` is the size at which it sees the images. Null: the model of the run
+            that `weights` are of, as its checkpoint describes it.
         weights: A file, a run directory, or a name on the hub, `timm/…`; null where the model brings its own. Of a run
             that averaged its weights, the average.
         mean: Normalisation of each channel that the teacher was trained with; null: timm's for weights of timm's, else
@@ -40,7 +42,7 @@ class Teacher:
 
     def __init__(
         self,
-        model: ImageModel,
+        model: ImageModel | None = None,
         weights: str | None = None,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
@@ -51,10 +53,25 @@ class Teacher:
         if mean is None and isinstance(model, TimmModel):
             from_timm = weights.startswith("timm/") if weights else model.pretrained
             mean, std = (model.mean, model.std) if from_timm else (None, None)
-        self.model = model.requires_grad_(False).eval()
+        if model is None and (weights is None or weights.startswith("timm/")):
+            raise ValueError(f"teacher.model is null and teacher.weights {weights}; name the model, or give a run's.")
+        self._model = model and frozen(model)
         self.weights, self.mean, self.std = weights, mean, std
         self.scale, self.shift = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
         self.cache = cache
+
+    @property
+    def model(self) -> ImageModel:
+        """The model; that of a run is built when it is first asked for, without a random number being used up."""
+        if self._model is None:
+            assert self.weights is not None
+            path = weights_path(self.weights, "teacher.weights")
+            settings = stored_model(path)
+            if settings is None:
+                raise ValueError(f"teacher.weights: {path} does not tell of which model it is; give teacher.model.")
+            with torch.random.fork_rng([]):
+                self._model = frozen(build(ImageModel, settings["init_args"]["backbone"]))  # type: ignore[type-abstract]
+        return self._model
 
     def prepare(self, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """Read the weights and go to the device; `mean` and `std` are what the data were normalised with."""
@@ -129,6 +146,11 @@ class Teacher:
                 f"({self.model.img_size[0]} × {self.model.img_size[1]} px)."
             )
         log.info("The teacher names %.2f %% of %d validation images rightly.", 100 * top1, images_seen)
+
+
+def frozen(model: ImageModel) -> ImageModel:
+    """Return a model that is not trained."""
+    return model.requires_grad_(False).eval()
 
 
 def renormalisation(

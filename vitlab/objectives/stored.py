@@ -1,0 +1,38 @@
+"""Build again what a run trained: its checkpoints hold its configuration beside the weights."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from jsonargparse import ArgumentParser
+
+T = TypeVar("T")
+Settings = dict[str, Any]
+
+
+def stored_model(path: Path) -> Settings | None:
+    """Return `model` of the configuration in a run's checkpoint, or None for a file that holds none."""
+    if path.suffix != ".ckpt":
+        return None
+    config = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("vitlab_config")
+    return config["model"] if config else None
+
+
+def build(kind: type[T], settings: Settings) -> T:
+    """Return the object of some kind that a configuration describes, with weights to be loaded into it."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(kind, "it")
+    it: T = parser.instantiate(parser.parse_object({"it": _without_weights(settings)})).it
+    return it
+
+
+def _without_weights(settings: Any) -> Any:
+    """Return a configuration of which no model of timm's reads or downloads the weights that it once started from."""
+    if isinstance(settings, list):
+        return [_without_weights(each) for each in settings]
+    if not isinstance(settings, dict):
+        return settings
+    settings = {key: _without_weights(value) for key, value in settings.items()}
+    if str(settings.get("class_path")).rpartition(".")[2] == "TimmModel":
+        settings["init_args"] |= {"pretrained": False, "checkpoint_path": None}
+    return settings
