@@ -89,7 +89,15 @@ class ImageModel(nn.Module, ABC):
 
 
 class Backbone(ImageModel):
-    """Encode images as tokens in three public steps."""
+    """Encode images as tokens in three public steps.
+
+    A subclass of one's own sets `patch_embed`, `num_classes`, `num_features`, `img_size` and `in_chans`. It writes
+    `stride`, `add_pos_embed`, `encode`, `pool`, `forward_head` and `attention_maps`; and of `ImageModel` `forward`,
+    `reset_classifier`, `no_weight_decay`, `layers`, `head_parameters` and `parts_to_compile`. `num_classes`, `img_size`
+    and `in_chans` are its arguments too, typed and with defaults: the data fill them in.
+
+    A net without tokens is an `ImageModel` alone, which takes these last six and `embed`.
+    """
 
     patch_embed: PatchEmbed
 
