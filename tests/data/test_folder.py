@@ -1,5 +1,6 @@
 """Which folders are splits, which are classes, and what is said of the rest."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,8 +76,17 @@ def test_a_folder_that_looks_like_the_missing_split_is_refused(photo_folder: Pho
 def test_folders_that_are_no_splits_are_counted_and_named(photo_folder: PhotoFolder) -> None:
     counts = _both(train=4, val=1) | {"annotations": 0, "unlabeled/2024": 2}
     listing = list_images(photo_folder(counts))
-    assert "2 of its folders are no splits and are not used: annotations, unlabeled." in listing.notes[0]
+    assert "no split and are not used: 2 (annotations, unlabeled)." in listing.notes[0]
     assert sorted(listing.splits) == ["train", "val"]
+
+
+def test_a_folder_that_may_not_be_opened_is_no_split(
+    photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # lost+found, at the top of a disk, is root's alone.
+    root = photo_folder(_both(train=4, val=1) | {"lost+found/cat": 1})
+    monkeypatch.setattr(os, "access", lambda path, _: "lost+found" not in str(path))
+    assert "1 (lost+found)" in list_images(root).notes[0]
 
 
 def test_with_all_three_splits_a_further_one_is_only_named(photo_folder: PhotoFolder) -> None:
@@ -91,7 +101,7 @@ def test_a_folder_that_is_itself_a_split_is_refused(
     root = photo_folder(_both(train=4, Validation=2))
     message = _refused(root / name)
     assert f"{root / name} is one split of {root}" in message
-    assert f"--data.root {root};" in message
+    assert f"the folder of both, {root};" in message
     monkeypatch.chdir(root / name)
     assert "is one split of" in _refused(Path())
     (root / "alone").symlink_to(root / name)
@@ -115,9 +125,8 @@ def test_images_outside_of_class_folders_are_counted(photo_folder: PhotoFolder) 
     root = photo_folder(_both(train=2, val=1))
     (root / "train" / "loose.JPG").touch()
     (root / "train" / "labels.csv").touch()
-    assert list_images(root).notes == [
-        f"In {root}, 1 images are left out that lie in no class's folder: {root}/train/loose.JPG."
-    ]
+    (note,) = list_images(root).notes
+    assert note == f"Images in {root} that lie in no class's folder and are left out: 1 ({root}/train/loose.JPG)."
 
 
 def test_files_left_out_are_counted_over_the_whole_folder(photo_folder: PhotoFolder) -> None:
@@ -125,8 +134,9 @@ def test_files_left_out_are_counted_over_the_whole_folder(photo_folder: PhotoFol
     for i, suffix in enumerate(("heic", "psd", "dng", "svg", "txt", "json", "xml", "md", "csv")):
         for split in ("train", "val"):
             (root / split / "cat" / f"{i}.{suffix}").touch()
-    assert list_images(root).notes[0].startswith(f"In {root}, 18 files are left out")
-    assert list_images(root).notes[0].endswith("and 1 more.")
+    (note,) = list_images(root).notes
+    assert note.startswith(f"Files in {root} that are no images by their names and are left out: 18 (2 .heic, 2 .psd, ")
+    assert note.endswith(" and 1 more).")
 
 
 def _lengths(listing: Listing) -> dict[str, int]:

@@ -111,7 +111,7 @@ def test_files_left_out_by_their_suffix_are_counted(photo_folder: PhotoFolder, m
         (root / "a" / f"{i}.HEIC").touch()
     (root / "b" / "notes.txt").touch()
     _folder(root, val_fraction=0.3, batch_size=2).setup("fit")
-    assert "4 files are left out that are not images by their names: 3 .heic, 1 .txt." in said[0]
+    assert said[0] == f"Files in {root} that are no images by their names and are left out: 4 (3 .heic, 1 .txt)."
 
 
 def test_capital_suffixes_are_images(photo_folder: PhotoFolder) -> None:

@@ -44,17 +44,17 @@ def test_classes_of_a_single_image_are_named(photo_folder: PhotoFolder, said: li
     data = _read(photo_folder({"a": 1, "b": 1, "c": 1, "d": 40}))
     assert data.labels("test").tolist() == [3] * 4
     assert said == [
-        "The train split has a single image of 3 of 4 classes: a, b, c.",
-        "The test split has no image of 3 of 4 classes: a, b, c.",
-        "The test split has fewer than 10 images of 1 of 4 classes: d.",
-        "The val split has no image of 3 of 4 classes: a, b, c.",
+        "The train split has a single image of 3 of 4 classes (a, b, c).",
+        "The test split has no image of 3 of 4 classes (a, b, c).",
+        "The test split has fewer than 10 images of 1 of 4 classes (d).",
+        "The val split has no image of 3 of 4 classes (a, b, c).",
     ]
 
 
 def test_classes_that_val_or_test_lack_are_named(photo_folder: PhotoFolder, said: list[str]) -> None:
     counts = {f"train/{name}": 10 for name in ("rose", "tulip", "daisy")} | {"val/rose": 10, "val/tulip": 10}
     _read(photo_folder(counts | {f"test/{name}": 10 for name in ("rose", "tulip", "daisy")}))
-    assert said == ["The val split has no image of 1 of 3 classes: daisy."]
+    assert said == ["The val split has no image of 1 of 3 classes (daisy)."]
 
 
 def test_whole_data_need_no_word(photo_folder: PhotoFolder, said: list[str]) -> None:
@@ -79,11 +79,11 @@ def test_the_same_image_in_two_splits_is_counted_and_named_and_stays(
 ) -> None:
     data = _read(_with_duplicates(photo_folder))
     assert said == [
-        "5 of 20 images of the test split lie in the train split too, byte for byte, which flatters: "
+        "Images of the test split that are in the train split too, byte for byte, which flatters: 5 of 20 ("
         "test/b/000.jpg = train/a/000.jpg, test/b/001.jpg = train/a/001.jpg, test/b/002.jpg = train/a/002.jpg "
-        "and 2 more.",
-        "1 of 20 images of the test split lie in the val split too, byte for byte, which flatters: "
-        "test/a/000.jpg = val/a/000.jpg.",
+        "and 2 more).",
+        "Images of the test split that are in the val split too, byte for byte, which flatters: 1 of 20 ("
+        "test/a/000.jpg = val/a/000.jpg).",
     ]
     assert len(data.labels("test")) == 20
 
@@ -108,7 +108,7 @@ def test_of_a_folder_held_out_from_too(photo_folder: PhotoFolder, said: list[str
     for i in range(1, 20):
         shutil.copy(root / "a" / "000.jpg", root / "a" / f"{i:03d}.jpg")
     _read(root, val_fraction=0.25)
-    assert any("5 of 10 images of the test split lie in the train split too" in line for line in said)
+    assert any("test split that are in the train split too, byte for byte, which flatters: 5 of 10" in x for x in said)
 
 
 def test_preparing_says_the_same_and_so_does_a_prepared_folder(
@@ -145,8 +145,8 @@ def test_sixteen_bit_pictures_that_become_blank_are_named(photo_folder: PhotoFol
         said.clear()
         _read(root)
         assert said == [
-            "4 of 66 images have 16 bits and use less than an eighth of their range, so that 8 bits (value / 257) "
-            "leave them nearly blank: train/a/faint0.png, train/a/faint1.png, train/a/faint2.png and 1 more.\n"
+            "Images of 16 bits that use less than an eighth of their range, so that 8 bits (value / 257) leave them "
+            "nearly blank: 4 of 66 (train/a/faint0.png, train/a/faint1.png, train/a/faint2.png and 1 more).\n"
             "Convert them to 8 bits first, all by one range of your choice."
         ]
 

@@ -114,14 +114,13 @@ def _check_whole(root: Path, classes: list[str]) -> None:
     """Refuse `photos/val` where `photos/train` lies beside it: its images would be split once more."""
     root = Path(os.path.abspath(root))  # by its own name, also where it is a link
     own = _split_of(root.name)
-    if own is None:
+    if own is None or not os.access(root.parent, os.R_OK):
         return
     for name in _folders(root.parent):
         if _split_of(name) not in (None, own) and _share_a_class(root.parent / name, classes):
             raise ValueError(
                 f"{root} is one split of {root.parent}, which holds {name} too.\n"
-                f"Give the folder of both: --data.root {root.parent}; or, to use this one alone, a link to it by "
-                "another name."
+                f"Give the folder of both, {root.parent}; or, to use this one alone, a link to it of another name."
             )
 
 
@@ -139,25 +138,29 @@ def _about_folders(root: Path, places: dict[Split, Path], classes: list[str]) ->
     odd = [f"{split} is {place.name}" for split, place in places.items() if place.name != split]
     notes = [f"In {root}, {' and '.join(odd)}."] if odd else []
     if others:
-        notes.append(f"In {root}, {len(others)} of its folders are no splits and are not used: {_some(others)}.")
+        notes.append(f"Folders in {root} that are no split and are not used: {len(others)} ({_some(others)}).")
     return notes
 
 
 def _share_a_class(place: Path, classes: list[str]) -> bool:
-    return not set(classes).isdisjoint(_folders(place))
+    return os.access(place, os.R_OK | os.X_OK) and not set(classes).isdisjoint(
+        _folders(place)
+    )  # lost+found is not ours
 
 
 def _about_files(root: Path, places: Iterable[Path], passed_over: Counter[str]) -> list[str]:
     """Count what is not used though it may have been meant to be."""
     notes = []
     if passed_over:
-        kinds = [f"{count} {suffix or 'without suffix'}" for suffix, count in passed_over.most_common()]
+        kinds = _some([f"{count} {suffix or 'without suffix'}" for suffix, count in passed_over.most_common()])
         notes.append(
-            f"In {root}, {passed_over.total()} files are left out that are not images by their names: {_some(kinds)}."
+            f"Files in {root} that are no images by their names and are left out: {passed_over.total()} ({kinds})."
         )
     loose = [entry.path for place in places for entry in os.scandir(place) if _is_image(entry.name) and entry.is_file()]
     if loose:
-        notes.append(f"In {root}, {len(loose)} images are left out that lie in no class's folder: {_some(loose, 3)}.")
+        notes.append(
+            f"Images in {root} that lie in no class's folder and are left out: {len(loose)} ({_some(loose, 3)})."
+        )
     return notes
 
 

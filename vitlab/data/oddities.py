@@ -31,8 +31,8 @@ def _thin_classes(class_names: Sequence[str], parts: Mapping[Split, Part]) -> li
             kinds[f"fewer than {_FEW} images"] = (counts > 0) & (counts < _FEW)
         for what, chosen in kinds.items():
             if chosen.any():
-                named = _some([class_names[k] for k in np.flatnonzero(chosen).tolist()])
-                lines.append(f"The {split} split has {what} of {chosen.sum()} of {len(class_names)} classes: {named}.")
+                named = _some([class_names[k] for k in np.flatnonzero(chosen).tolist()], chosen.sum())
+                lines.append(f"The {split} split has {what} of {chosen.sum()} of {len(class_names)} classes ({named}).")
     return lines
 
 
@@ -46,11 +46,10 @@ def _duplicates(parts: Mapping[Split, Part]) -> list[str]:
         others, _, known = parts[other]
         found = np.flatnonzero(np.isin(contents, known[known != 0])).tolist()
         if found:
-            twins = [f"{names[i]} = {others[int(np.argmax(known == contents[i]))]}" for i in found[:_NAMED]]
-            more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+            twins = (f"{names[i]} = {others[int(np.argmax(known == contents[i]))]}" for i in found[:_NAMED])
             lines.append(
-                f"{len(found):,} of {len(names):,} images of the {split} split lie in the {other} split too, byte for "
-                f"byte, which flatters: {as_text(', '.join(twins))}{more}."
+                f"Images of the {split} split that are in the {other} split too, byte for byte, which flatters: "
+                f"{len(found):,} of {len(names):,} ({_some([*twins], len(found))})."
             )
     return lines
 
@@ -60,12 +59,13 @@ def _faint_pictures(known: Check) -> list[str]:
     if not known.faint:
         return []
     return [
-        f"{len(known.faint):,} of {len(known.contents):,} images have 16 bits and use less than an eighth of their "
-        f"range, so that 8 bits (value / 257) leave them nearly blank: {_some(known.faint)}.\n"
+        "Images of 16 bits that use less than an eighth of their range, so that 8 bits (value / 257) leave them nearly "
+        f"blank: {len(known.faint):,} of {len(known.contents):,} ({_some(known.faint, len(known.faint))}).\n"
         "Convert them to 8 bits first, all by one range of your choice."
     ]
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+def _some(names: Sequence[str], of: int) -> str:
+    """Name a few of so many."""
+    more = f" and {of - _NAMED} more" if of > _NAMED else ""
     return as_text(", ".join(names[:_NAMED])) + more
