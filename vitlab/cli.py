@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from inspect import isfunction, unwrap
 from pathlib import Path
@@ -25,6 +26,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from vitlab import models
 from vitlab.callbacks import RunProgress, RunRecord
@@ -34,9 +36,10 @@ from vitlab.config import Config, changes, conflicts, flatten, gather, load_yaml
 from vitlab.data import ImageDataModule
 from vitlab.errors import explain, nearest
 from vitlab.files import flaw
+from vitlab.lock import held
 from vitlab.loggers import MetricsFile, UnbreakableWandbLogger, Wandb
 from vitlab.not_finite import FiniteSteps
-from vitlab.objectives import Classification, Objective
+from vitlab.objectives import Objective
 from vitlab.objectives.objective import Monitor
 from vitlab.resume import EpochMeans, RandomState
 from vitlab.run_directory import config_file, directory_of, placed, run_of, stored_directory
@@ -425,7 +428,7 @@ class VitlabCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         if not self.start:
             return
-        if subcommand in ("test", "predict") and not isinstance(self.model, Classification):
+        if subcommand in ("test", "predict") and not is_overridden(f"{subcommand}_step", self.model):
             raise ValueError(
                 f"{type(self.model).__name__} learns no classes, so there is nothing to {subcommand}; `probe` measures "
                 f"its features.\nTo classify, fine-tune what it learned: --model.init_from {self.directory}"
@@ -435,9 +438,11 @@ class VitlabCLI(LightningCLI):
                 f"{type(self.model).__name__} has no loss that two checkpoints could be compared by; `probe` measures "
                 "their features."
             )
-        self.resume = self.checkpoint()
+        writes = subcommand == "fit" and rank_zero_only.rank == 0  # type: ignore[attr-defined]
         work = {"fit": self.fit, "validate": self.evaluate, "test": self.evaluate, "predict": self.predict}
-        work[subcommand]()
+        with held(self.directory) if writes else nullcontext():
+            self.resume = self.checkpoint()
+            work[subcommand]()
 
     def fit(self) -> None:
         """Train, then test the last weights, if they are a classifier's, and write the summary."""

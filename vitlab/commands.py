@@ -31,7 +31,6 @@ from vitlab.loggers import Wandb
 from vitlab.memory import hold_freed_memory
 from vitlab.models import ImageModel
 from vitlab.models.weights import unsafe
-from vitlab.objectives import Classification
 from vitlab.options import StudyParser
 from vitlab.studies.cost import device_for
 
@@ -471,12 +470,8 @@ def predict(arguments: Sequence[str]) -> int:
     from vitlab.deployment.predict import ask, write_answers
 
     cli, checkpoint = restore(rest, images=False)
-    encoder = cli.model.backbone if options.raw else cli.model.encoder
-    if not encoder.num_classes or not isinstance(cli.model, Classification):
-        raise ValueError(f"{type(cli.model).__name__} learns no classes, so there is nothing to predict; fine-tune it.")
-    device = device_for("auto")
-    answers = ask(encoder, cli.datamodule, options.images, device)
-    page = write_answers(answers, str(checkpoint or cli.directory), options.images, options.out)
+    answers = ask(cli.model, cli.datamodule, options.images, device_for("auto"), options.raw)
+    page = write_answers(answers, str(checkpoint or cli.directory), options.out)
     print(f"{len(answers.files)} pictures: {page}")
     if answers.broken:
         first = "\n".join(f"  {name}: {why}" for name, why in list(answers.broken.items())[:3])
