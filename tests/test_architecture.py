@@ -40,7 +40,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "pictures": {"analysis", "callbacks", "loggers", "objectives", "sharding"},
     "studies": {"data", "evaluation", "memory", "models", "utilisation"},
-    "errors": {"models", "objectives", "data", "optim"},
+    "errors": set(),
+    "class_names": {"errors"},
+    "run_directory": set(),
+    "trainer_options": {"errors", "models", "objectives"},
     "options": {"errors"},
     "benchmarks": {"cli", "memory_benchmarks", "models", "objectives", "options", "studies"},
     "memory_benchmarks": {"cli", "memory", "models", "objectives", "options", "studies"},
@@ -48,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {
         "callbacks",
         "checkpoints",
+        "class_names",
         "data",
         "errors",
         "files",
@@ -58,6 +62,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "optim",
         "models",
         "resume",
+        "run_directory",
+        "trainer_options",
         "utilisation",
     },
     "doctor": set(),
@@ -85,7 +91,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "preparing",
         "studies",
     },
-    "__main__": {"commands"},
+    "__main__": {"commands", "run_directory"},
     "__init__": set(),
 }
 

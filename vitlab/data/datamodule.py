@@ -332,6 +332,8 @@ class ImageDataModule(LightningDataModule, ABC):
             "predict": ("test", self.trainer.limit_predict_batches),
         }
         split, limit = limits[stage]
+        if isinstance(limit, float) and limit == 1.0:  # 1 is a batch
+            return
         images, classes = self.first_batches(split, limit)
         total = len(self.dataset(split))
         if 0 < images < total:

@@ -214,6 +214,8 @@ def length(trainer: Trainer) -> tuple[int, float]:
     Raises:
         ValueError: it ends by the clock, or an epoch does not end at all.
     """
+    if trainer.limit_train_batches == 0:
+        return 0, 0.0
     steps = trainer.estimated_stepping_batches
     trainer.fit_loop.setup_data()  # has been done by now, but where max_steps alone is given
     if math.isinf(steps) or math.isinf(trainer.num_training_batches):
