@@ -201,6 +201,18 @@ def test_files_of_others_and_of_another_version_are_refused(
             _ = _folder(tmp_path / name).class_names
 
 
+def test_files_written_before_contents_were_kept_are_read(photo_folder: PhotoFolder, tmp_path: Path) -> None:
+    prepare(photo_folder({"a": 4, "b": 4}), tmp_path / "new", 32, pixels=False)
+    table = pa.ipc.open_file(tmp_path / "new" / module.FILE).read_all().drop_columns(["content", "faint"])
+    (tmp_path / "old").mkdir()
+    with pa.ipc.new_file(tmp_path / "old" / module.FILE, table.schema) as file:
+        file.write_table(table)
+    old, new = (_folder(tmp_path / name, val_fraction=0.3) for name in ("old", "new"))
+    for split in _SPLITS:
+        assert old.image_names(split) == new.image_names(split)
+    assert old.facts()["splits"]["train"] != new.facts()["splits"]["train"]  # less is known of the same images
+
+
 # The command.
 
 
