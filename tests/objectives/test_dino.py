@@ -188,18 +188,22 @@ def test_class_token_and_positions_are_decayed_as_released() -> None:
 
 
 def test_one_batch_is_learned_and_its_features_spread() -> None:
-    """The loss falls while features of different images part, nearly all of which are alike at first, and answers do
-    not become fewer, as they do in a collapse. How many more they become is a matter of rounding."""
+    """The loss falls while features of different images part, nearly all of which are alike at first, and answers tell
+    images apart better than before: in nats, as all answers together are more various than each. Were all alike, or
+    all uniform, as in a collapse, they would tell nothing. The margins are far from what six seeds gave with two sets
+    of kernels: a loss of 0.15 or less, a rank of 1.4 times the first or more, 0.5 nats more.
+    """
     objective, (views, labels) = dino(out_dim=64, hidden_dim=64), crops(24, num_local=1)
     optimizer = torch.optim.AdamW((p for p in objective.parameters() if p.requires_grad), lr=1e-3, weight_decay=0.0)
 
-    def spread() -> tuple[float, int]:
+    def rank_and_told() -> tuple[float, float]:
         with torch.no_grad():
-            answers = (objective.teach(views[0]) - objective.center).argmax(dim=1)
-            return rank_me(objective.encoder.embed(views[0])), len(set(answers.tolist()))
+            answers = ((objective.teach(views[0]) - objective.center) / 0.04).softmax(dim=-1)
+            told = torch.special.entr(answers.mean(dim=0)).sum() - torch.special.entr(answers).sum(dim=-1).mean()
+            return rank_me(objective.encoder.embed(views[0])), float(told)
 
-    losses, before = [], spread()
-    for _ in range(120):
+    losses, (rank, told) = [], rank_and_told()
+    for _ in range(200):
         optimizer.zero_grad()
         loss = objective.loss(views, labels)
         loss.backward()
@@ -207,9 +211,9 @@ def test_one_batch_is_learned_and_its_features_spread() -> None:
         optimizer.step()
         objective.teacher.update(objective.student, 0.97)
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.5 * losses[0]
-    assert spread()[0] > 1.2 * before[0]
-    assert spread()[1] >= before[1] > 1
+    assert losses[-1] < 0.3 * losses[0]
+    assert rank_and_told()[0] > 1.2 * rank
+    assert rank_and_told()[1] > 0.3 + told
 
 
 # ---- over a run
