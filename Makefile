@@ -3,8 +3,13 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 # Extra arguments for a run: make vit_cifar10 ARGS="--seed_everything 1 --trainer.max_epochs 1"
 ARGS ?=
+
+# The environment is installed without byte code, which Python keeps of what it imports. In a container that forbids it,
+# every start would compile torch, sympy, … again: eleven seconds of a processor instead of five.
+unexport PYTHONDONTWRITEBYTECODE
 
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
@@ -12,7 +17,7 @@ EXPERIMENTS := $(notdir $(basename $(wildcard experiments/*.yaml)))
 STUDIES := $(notdir $(basename $(wildcard experiments/studies/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart dashboard wandb-sync test lint types unit benchmark $(EXPERIMENTS) $(STUDIES)
+.PHONY: help install quickstart dashboard wandb-sync test lint types unit elsewhere lowest benchmark $(EXPERIMENTS) $(STUDIES)
 
 help:  ## List the targets
 	@echo "Targets:"
@@ -25,10 +30,10 @@ help:  ## List the targets
 
 install: $(INSTALLED)  ## Make the environment in .venv
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"vitlab needs Python 3.11 or newer, this is {sys.version.split()[0]}; make PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --editable '.[dev]'
 	@touch $@
 
 test: lint types unit  ## Lint, types and tests
@@ -49,6 +54,30 @@ PARALLEL := --numprocesses auto --maxprocesses 8
 unit: $(INSTALLED)  ## Tests alone; ARGS="-m 'not slow'" for the quick ones
 	$(RUN) -m pytest $(PARALLEL) --dist loadfile --no-loadscope-reorder --ignore $(COMPILED) --jaxtyping-packages=$(SHAPES) $(ARGS)
 	$(RUN) -m pytest $(PARALLEL) $(COMPILED) $(ARGS) || [ $$? -eq 5 ]  # 5: ARGS chose none of them
+
+# What counts, draws, formats or compares floats, in reverse, with the plainest kernels, two threads, another clock and
+# another language: a figure that hangs on one of them is a property of the machine.
+SENSITIVE := analysis/test_measures data/test_color_jitter data/test_draws data/test_mixup data/test_multi_crop \
+	data/test_rand_augment evaluation models/test_parity models/test_swin models/test_vit models/test_windows \
+	objectives/test_dino objectives/test_msn objectives/test_mae studies/test_bootstrap studies/test_statistics \
+	studies/test_verdict test_config test_ema test_masking test_optim
+LANGUAGE = $(firstword $(shell locale -a | grep -E '^tr_TR.utf8') C)
+
+elsewhere: $(INSTALLED)  ## The numerically sensitive quick tests as on another machine
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_WAIT_POLICY=passive VITLAB_TEST_THREADS=2 \
+	TZ=Asia/Kathmandu LC_ALL=$(LANGUAGE) PYTHONHASHSEED=1 $(RUN) -m pytest $(PARALLEL) --dist loadfile -m 'not slow' \
+	$$(printf '%s\n' $(foreach name,$(SENSITIVE),$(wildcard tests/$(name) tests/$(name).py)) | tac) $(ARGS)
+
+# Beside the newest versions, which constraints.txt holds, those that pyproject.toml calls the lowest. What they need in
+# turn is the newest, of which they may use what is deprecated by now.
+LOWEST := .venv/lowest
+
+lowest: $(LOWEST)/constraints.txt  ## The quick tests with the lowest versions that pyproject.toml allows
+	$(MAKE) unit VENV=$(LOWEST) CONSTRAINTS=$< ARGS="-m 'not slow' -W default $(ARGS)"
+
+$(LOWEST)/constraints.txt: pyproject.toml
+	@mkdir -p $(LOWEST)
+	sed -nE 's/^    "([a-zA-Z0-9_-]+)(\[.*\])?>=([0-9.]+).*/\1==\3/p' $< > $@
 
 benchmark: $(INSTALLED)  ## Print the measured ratios that are claimed; minutes, on a machine that does nothing else
 	$(RUN) -m pytest -m benchmarks -s $(ARGS)

@@ -7,7 +7,8 @@ from pathlib import Path
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
-os.environ["OMP_NUM_THREADS"] = "1"  # also of the commands that tests start; a process tests on each core
+# A process tests on each core, and the commands that it starts are as narrow; VITLAB_TEST_THREADS asks for more.
+THREADS = os.environ["OMP_NUM_THREADS"] = os.environ.get("VITLAB_TEST_THREADS", "1")
 os.environ["MAKEFLAGS"] = ""  # else a `make` that runs the tests speaks to those that they run
 os.environ["MAKELEVEL"] = "0"
 os.environ.pop("ARGS", None)  # of that `make`; theirs would hold it too
@@ -50,7 +51,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True, scope="session")
 def _threads() -> None:
-    torch.set_num_threads(1)  # the models are tiny; two threads that wait for each other on a busy machine take longer
+    torch.set_num_threads(int(THREADS))  # models are tiny; threads that wait for each other on a busy machine lose time
 
 
 @pytest.fixture

@@ -99,15 +99,16 @@ def test_resized_boxes_are_pillows(size: int, filter: Image.Resampling) -> None:
     ],
 )
 def test_blends_are_pillows(operation: int, function: Callable[[Image.Image, float], Image.Image]) -> None:
-    # To a grey level, where the last bit of a product decides which whole number lies below; nearly all are equal.
+    # By amounts that are exact in binary: else the last bit of a product, which is a matter of kernels, would decide
+    # which whole number lies below.
     images = _pictures(9).float()
-    amounts = torch.linspace(0.2, 1.8, 9)
+    amounts = torch.arange(1, 10) / 4
     factors = torch.tensor([1.0, 1.0, 1.0, 0.0]).repeat(9, 1)
     factors[:, operation] = amounts
     ours = pillow.jitter(images, torch.rand(9, 4).argsort(1), factors)  # whatever the order: the others do nothing
     expected = _from_pillow([function(_to_pillow(x), f) for x, f in zip(images, amounts.tolist(), strict=True)])
     assert (ours - expected).abs().max() <= 1
-    assert (ours != expected).float().mean() < 0.01
+    assert (ours != expected).float().mean() < 0.001
 
 
 def test_hue_is_torchvisions() -> None:

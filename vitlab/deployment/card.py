@@ -97,6 +97,8 @@ class Exported:
             return f"Not known: the run's result is that of {last.name}, whose weights these are not."
         if not (summary.is_file() and predictions.is_file()):
             return "Not known: the run has not been tested."
+        if partial := json.loads(summary.read_text()).get("partial"):
+            return f"Not known, of a trial: {'; '.join(partial)}."
         told = read_predictions(predictions)
         logits = told.logits_ema if self.averaged else told.logits
         stated = self.metrics().get("top1")
