@@ -11,6 +11,7 @@ import torch
 
 from vitlab.callbacks import KnnMonitor, erase
 from vitlab.commands import run
+from vitlab.data import Digits
 
 
 def test_knn_is_monitored_every_n_epochs_and_after_the_last(tiny: Callable[..., Path]) -> None:
@@ -66,7 +67,8 @@ def test_data_without_classes_are_refused_before_training(
 ) -> None:
     monitor = {"class_path": "vitlab.callbacks.KnnMonitor"}
     path = tiny({"trainer": {"callbacks": [monitor]}})
-    monkeypatch.setattr("vitlab.data.Digits.labels", lambda self, split: np.zeros((9, 3), dtype=np.float32))
+    labels = Digits.labels
+    monkeypatch.setattr(Digits, "labels", lambda *args: np.eye(10, dtype=np.float32)[labels(*args)])
     assert run("fit", ["--config", str(path)]) == 2
     assert "one class for each image" in capsys.readouterr().err
     assert not Path("runs").exists()
