@@ -125,6 +125,7 @@ def test_every_run_of_a_study_is_built(path: Path, tmp_path: Path, monkeypatch: 
     study = read_study(path)
     with torch.device("meta"):
         runs = plan(replace(study, seeds=study.seeds[:1]), CommandLineWorkshop(), tmp_path)
+        assert CommandLineWorkshop().resolve(runs[0].config) == runs[0].config  # its file is the same run again
     assert [run.variant for run in runs] == list(study.variants)
 
 
