@@ -130,6 +130,11 @@ class Objective(LightningModule, ABC):
                 f"{type(self).__name__} asks the data for their classes and batch size, which loaders do not tell; "
                 "give the Trainer a data module: datamodule=vitlab.data.ImageFolder(…)."
             )
+        if stage == "fit" and self.trainer.max_epochs == self.trainer.max_steps == -1:
+            raise ValueError(
+                "A schedule needs the length of the run, which trainer.max_time does not tell; "
+                "give trainer.max_epochs or trainer.max_steps beside it."
+            )
         refuse_other_sharding(self.trainer.strategy)
         if self.init_from is not None and stage == "fit" and self.trainer.ckpt_path is None:
             self.load_backbone(weights_path(self.init_from))
@@ -181,9 +186,8 @@ class Objective(LightningModule, ABC):
         # LambdaLR multiplies; dividing by the peak makes the schedule's absolute rates come out as they are written.
         schedule = self.schedule.at(self.optimizer.scale(self.global_batch))
         if 0 < epochs <= schedule.warmup_epochs:
-            log.warning(
-                "The run has %g epochs and warmup_epochs is %g: all of it is warm-up.", epochs, schedule.warmup_epochs
-            )
+            said = "warmup_epochs is %g and the run ends after epoch %g: all of it is warm-up; give fewer or train on."
+            log.warning(said, schedule.warmup_epochs, epochs)
         factors = [partial(_relative_lr, schedule, peak, steps, epochs) for peak in peaks]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)  # type: ignore[arg-type]  # list is invariant
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -209,21 +213,12 @@ class Objective(LightningModule, ABC):
 
 
 def length(trainer: Trainer) -> tuple[int, float]:
-    """Return how many optimiser steps, and how many epochs, a run has that is about to begin.
-
-    Raises:
-        ValueError: it ends by the clock, or an epoch does not end at all.
-    """
+    """Return how many optimiser steps, and how many epochs, a run has that is about to begin."""
     if trainer.limit_train_batches == 0:
         return 0, 0.0
-    steps = trainer.estimated_stepping_batches
+    steps = int(trainer.estimated_stepping_batches)
     trainer.fit_loop.setup_data()  # has been done by now, but where max_steps alone is given
-    if math.isinf(steps) or math.isinf(trainer.num_training_batches):
-        raise ValueError(
-            "A schedule needs the length of the run, which trainer.max_time does not tell; "
-            "give trainer.max_epochs or trainer.max_steps beside it."
-        )
-    return int(steps), steps / math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    return steps, steps / math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
 
 def _relative_lr(schedule: Schedule, peak: float, steps: int, epochs: float, step: int) -> float:
