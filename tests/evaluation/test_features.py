@@ -31,7 +31,9 @@ def test_labels_that_are_no_classes_are_refused_before_anything_is_computed(labe
     """Several classes an image, shares of classes, a number to predict."""
     batches = [([torch.randn(4, 3, 8, 8)], labels)]
     for evaluate in (extract, classify):
-        with pytest.raises(ValueError, match=r"^The label of an image is .* need one class for each image\.$"):
+        with pytest.raises(
+            ValueError, match=r"^The labels of these data, \(B.*\) \w+, are no classes; .* for each image\.$"
+        ):
             evaluate(tiny_vit(), batches)
 
 

@@ -10,7 +10,8 @@ def require_classes(labels: Tensor) -> None:
         ValueError: such labels.
     """
     if labels.ndim != 1 or labels.is_floating_point():
-        kind = f"{tuple(labels.shape[1:])} {str(labels.dtype).removeprefix('torch.')}" if labels.ndim > 1 else "numbers"
+        shape = ", ".join(["B", *map(str, labels.shape[1:])])
         raise ValueError(
-            f"The label of an image is {kind} in these data; k-NN, probes and accuracies need one class for each image."
+            f"The labels of these data, ({shape}) {str(labels.dtype).removeprefix('torch.')}, are no classes; k-NN, "
+            "probes and accuracies need one class for each image."
         )
