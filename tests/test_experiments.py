@@ -108,6 +108,15 @@ def test_make_hands_the_runs_of_a_study_on(name: str, command: str) -> None:
     assert f"--out {place}/" in then
 
 
+@pytest.mark.parametrize(
+    ("study", "file"), [("digits", "experiments/studies/digits.yaml"), ("my/own.yaml", "my/own.yaml")]
+)
+def test_make_dashboard_takes_a_study_by_its_name_or_its_file(study: str, file: str) -> None:
+    command = ["make", "--dry-run", "dashboard", f"STUDY={study}"]
+    told = subprocess.run(command, cwd=EXPERIMENTS.parent, capture_output=True, text=True, check=True)
+    assert f"compare --config {file} --dashboard" in told.stdout
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_experiment_says_what_it_is_and_its_command(path: Path) -> None:
     text = path.read_text()

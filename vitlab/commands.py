@@ -134,7 +134,9 @@ def compare(arguments: Sequence[str]) -> int:
 
     parser = StudyParser(prog="python -m vitlab compare", description="Run a study: variants × seeds, then a report.")
     parser.add_argument("-c", "--config", required=True, type=Path, help="the study's YAML file")
-    parser.add_argument("--overwrite", action="store_true", help="train finished runs again")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="train anew what has another configuration or was cut short"
+    )
     parser.add_argument("--root", type=Path, default=Path("runs"), help="where runs lie [runs]")
     engines = {"wandb": write_sweep, "slurm": write_slurm}
     parser.add_argument("--emit", choices=engines, help="write a W&B sweep or a SLURM array of the runs, start none")

@@ -5,7 +5,10 @@ import pytest
 import yaml
 from fake_study import FakeWorkshop, variant
 
+from vitlab.cli import build
+from vitlab.commands import CommandLineWorkshop
 from vitlab.studies.grid import differing_keys, plan, read_study, slug
+from vitlab.studies.runner import conflicting, write_config
 
 Write = Callable[..., Path]
 
@@ -136,6 +139,36 @@ def test_a_study_of_no_length_is_refused(write_study: Write, workshop: FakeWorks
     endless = {**variant(0.9), "trainer": {"max_epochs": None}}
     with pytest.raises(ValueError, match="nothing says how long 'A' trains"):
         plan(read_study(write_study(variants={"A": endless, "B": variant(0.8)}, budget=None)), workshop, tmp_path)
+
+
+def test_a_run_of_a_study_started_by_its_own_file_is_the_same_run(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """Of every key that the command line fills in: `fit --config <run>/config.yaml` makes of it what it says."""
+    tiny(name="base")
+    swin = {
+        "class_path": "vitlab.models.SwinTransformer",
+        "init_args": {"patch_size": 1, "embed_dim": 8, "depths": [2]},
+    }
+    swin["init_args"] |= {"num_heads": [2], "window_size": 4}
+    variants = {
+        "ViT": {"data": {"init_args": {"batch_size": 32}}},
+        "Swin": {"model": {"init_args": {"backbone": swin}}},
+    }
+    (tmp_path / "study.yaml").write_text(
+        yaml.safe_dump({"name": "S", "base": "base.yaml", "variants": variants, "seeds": [3], "budget": {"epochs": 2}})
+    )
+    runs = plan(read_study(tmp_path / "study.yaml"), CommandLineWorkshop(), Path("runs"))
+    for run in runs:
+        write_config(run.config_path, run.config)
+        cli = build("fit", ["--config", str(run.config_path)], start=False)
+        assert cli.directory == run.directory
+        assert cli.resolved == run.config
+        # As a run writes it into its directory, and as it is read from there.
+        (run.directory).mkdir()
+        (run.directory / "config.yaml").write_text(yaml.safe_dump(cli.resolved, sort_keys=False))
+        again = build("fit", ["--config", str(run.directory / "config.yaml")], start=False)
+        assert again.resolved == run.config
+        assert again.directory == run.directory
+    assert conflicting(runs) == []
 
 
 @pytest.mark.parametrize(

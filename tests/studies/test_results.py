@@ -53,7 +53,9 @@ def test_a_run_that_was_cut_short_is_no_result(tmp_path: Path) -> None:
     (short.run.directory / "summary.json").write_text(json.dumps({"seconds": 3, "partial": reasons}))
     finished, failures = read_results([whole, older, short])
     assert [result.run.seed for result in finished] == [1, 2]
-    assert failures == [(short.run, "not a whole run: tested on 184 of 736 images, stopped by max_time")]
+    assert failures == [
+        (short.run, "not a whole run: tested on 184 of 736 images, stopped by max_time (--overwrite trains it anew)")
+    ]
 
 
 def test_the_ranking_is_by_mean_accuracy_and_keeps_each_variants_colour() -> None:

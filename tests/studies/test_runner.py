@@ -66,6 +66,19 @@ def test_a_second_start_runs_nothing_again_and_a_conflict_is_refused_unless_over
     assert modified(replaced)[1] > before[1]
 
 
+def test_a_run_that_was_cut_short_is_shown_and_begun_again_if_asked(start: Start) -> None:
+    short = {"variants": {"A": variant(0.9, cut_short=[1]), "B": variant(0.8)}}
+    first, printed = start(**short)
+    why = "not a whole run: tested on 184 of 597 images (--overwrite trains it anew)"
+    assert [failure for _, failure in first] == [why, None]
+    assert why in printed
+    before = modified(first)
+    assert modified(start(**short)[0]) == before
+    after = modified(start(overwrite=True, **short)[0])
+    assert after[0] > before[0]
+    assert after[1] == before[1]  # B is whole
+
+
 def test_a_failing_run_is_shown_and_the_others_go_on(start: Start) -> None:
     outcomes, printed = start(variants={"A": variant(0.9, fail=[1]), "B": variant(0.8)}, seeds=[1, 2])
     assert [failure for _, failure in outcomes] == [

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from vitlab.studies.grid import Run, slug
-from vitlab.studies.runner import Outcome, conflicting, is_finished, last_lines, write_config
+from vitlab.studies.runner import Outcome, cut_short, is_finished, last_lines, to_replace, write_config
 from vitlab.studies.task import Training
 
 if TYPE_CHECKING:
@@ -70,10 +70,9 @@ def run_array(
     Args:
         program: The command line that `fit --config <file>` is appended to.
         executor: SLURM's, or in tests submitit's for this machine; its folder keeps which run is which job.
-        overwrite: Replace runs that have another configuration. Without it there must be none.
+        overwrite: Replace runs that have another configuration, without it there must be none, or were cut short.
     """
-    replaced = set(conflicting(runs))
-    assert overwrite or not replaced
+    replaced = to_replace(runs, overwrite)
     known = _Known(executor)
     waiting = [run for run in runs if run in replaced or not is_finished(run)]
     jobs = {run: job for run in waiting if run not in replaced and (job := known.find(run)) is not None}
@@ -140,7 +139,7 @@ def _is_over(job: "Job[int]") -> bool:
 
 def _outcome(run: Run, job: "Job[int]") -> Outcome:
     if is_finished(run):
-        return Outcome(run, None)
+        return Outcome(run, cut_short(run))
     how = f"job {job.job_id} left no result"
     with contextlib.suppress(Exception):  # submitit raises what went wrong in the job
         how = f"exit status {job.result()}"

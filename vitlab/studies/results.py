@@ -26,7 +26,7 @@ from vitlab.studies.decisions import Choice
 from vitlab.studies.grid import Difference, Run, Study
 from vitlab.studies.intervals import Interval
 from vitlab.studies.power import Outlook, outlook
-from vitlab.studies.runner import Outcome, shortfalls
+from vitlab.studies.runner import Outcome, cut_short
 from vitlab.studies.statistics import Comparison
 
 SIGNIFICANCE = 0.05
@@ -383,8 +383,8 @@ def read_results(outcomes: Sequence[Outcome]) -> tuple[list[RunResult], list[Out
     results = []
     for run in (outcome.run for outcome in outcomes if outcome.failure is None):
         try:
-            if short := shortfalls(run.directory):
-                failures.append(Outcome(run, f"not a whole run: {', '.join(short)}"))
+            if why := cut_short(run):
+                failures.append(Outcome(run, why))
                 continue
             result = _read(run)
         except (OSError, ValueError, KeyError) as error:

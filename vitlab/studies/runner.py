@@ -102,6 +102,19 @@ def shortfalls(directory: Path) -> list[str]:
     return list(json.loads(summary.read_text(encoding="utf-8")).get("partial") or [])
 
 
+def cut_short(run: Run) -> str | None:
+    """Return why a finished run is no result, or None for a whole one."""
+    short = shortfalls(run.directory)
+    return f"not a whole run: {', '.join(short)} (--overwrite trains it anew)" if short else None
+
+
+def to_replace(runs: Sequence[Run], overwrite: bool) -> set[Run]:
+    """Return the runs that are begun again: those with another configuration and those that were cut short."""
+    replaced = set(conflicting(runs))
+    assert overwrite or not replaced
+    return replaced | {run for run in runs if overwrite and is_finished(run) and cut_short(run)}
+
+
 def conflicting(runs: Sequence[Run]) -> list[Run]:
     """Return the runs whose directory holds a run with another configuration, begun or finished."""
     return [run for run in runs if _conflict(run)]
@@ -130,10 +143,9 @@ def run_all(
 
     Args:
         program: The command line that `fit --config <file>` is appended to.
-        overwrite: Replace runs that have another configuration. Without it there must be none.
+        overwrite: Replace runs that have another configuration, without it there must be none, or were cut short.
     """
-    replaced = set(conflicting(runs))
-    assert overwrite or not replaced
+    replaced = to_replace(runs, overwrite)
     outcomes = {run: Outcome(run, None) for run in runs if is_finished(run) and run not in replaced}
     if outcomes:
         display.note(f"  {len(outcomes)} of {len(runs)} runs are finished already.")
@@ -211,7 +223,7 @@ def _outcome(child: _Child) -> Outcome:
         return Outcome(child.run, ": ".join([how, *last_lines(child.run.log_path, 1)]))
     if not is_finished(child.run):
         return Outcome(child.run, "exit status 0, but it left no summary.json")
-    return Outcome(child.run, None)
+    return Outcome(child.run, cut_short(child.run))
 
 
 def _last_words(outcome: Outcome, active: Active, display: Display) -> str:
