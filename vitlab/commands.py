@@ -405,7 +405,8 @@ def robustness(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--study", type=Path, required=True, help="folder of a study that was run, like runs/quickstart"
     )
-    parser.add_argument("--corruptions", nargs="+", choices=names, default=names, help="some of them [all]")
+    which = f"some of {', '.join(names)} [all]"
+    parser.add_argument("--corruptions", nargs="+", metavar="NAME", choices=names, default=names, help=which)
     parser.add_argument("--images", type=int, help="so many test images, each class in proportion [all]")
     parser.add_argument("--seeds", nargs="+", type=int, help="models of these seeds alone [all]")
     parser.add_argument("--out", type=Path, help="folder of the page, figure and table [robustness/ in the study's]")

@@ -293,7 +293,7 @@ def _refuse_unknown_keys(study: Study, runs: list[Run]) -> None:
 
 
 def _refuse_cut_short(study: Study, runs: list[Run]) -> None:
-    """Refuse what ends a run early or leaves images out of its test; fewer training images a step are a fair budget."""
+    """Refuse what ends a run early or leaves images out of its test; fewer training batches are a fair budget."""
     for run in runs:
         trainer = run.config.get("trainer", {})
         if study.budget is None and trainer.get("max_epochs") in (None, -1):

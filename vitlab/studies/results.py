@@ -28,6 +28,7 @@ from vitlab.studies.intervals import Interval
 from vitlab.studies.power import Outlook, outlook
 from vitlab.studies.runner import Outcome, cut_short
 from vitlab.studies.statistics import Comparison
+from vitlab.studies.wording import as_yaml
 
 SIGNIFICANCE = 0.05
 # Rows that differ in these are marked: their accuracies answer another question, or come from another machine.
@@ -283,7 +284,7 @@ class StudyResults:
         """List what the finished runs' environments say, once where they agree."""
         flat = [flatten(result.environment) for result in self.finished]
         keys = dict.fromkeys(key for environment in flat for key in environment if key not in OWN_TO_A_RUN)
-        return [Fact(k, list(dict.fromkeys(str(environment.get(k, ABSENT)) for environment in flat))) for k in keys]
+        return [Fact(k, list(dict.fromkeys(_text(environment.get(k, ABSENT)) for environment in flat))) for k in keys]
 
     @cached_property
     def target(self) -> float:
@@ -374,7 +375,11 @@ class StudyResults:
 
 
 def _decisive(result: RunResult, key: str) -> str:
-    return str(flatten(result.run.config).get(key, result.environment.get(key, ABSENT)))
+    return _text(flatten(result.run.config).get(key, result.environment.get(key, ABSENT)))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else as_yaml(value)
 
 
 def read_results(outcomes: Sequence[Outcome]) -> tuple[list[RunResult], list[Outcome]]:

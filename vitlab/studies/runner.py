@@ -153,7 +153,7 @@ def run_all(
     free = deque(range(allotment.jobs))
     children: dict[int, _Child] = {}
     timed: list[tuple[Run, float]] = []
-    with _signals_as_exit(), _told(display), _ending(children):
+    with signals_as_exit(), _told(display), _ending(children):
         while waiting or children:
             while waiting and free:
                 slot = free.popleft()
@@ -267,7 +267,7 @@ def _ending(children: dict[int, _Child]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals_as_exit() -> Iterator[None]:
+def signals_as_exit() -> Iterator[None]:
     """Let Ctrl-C, and SIGTERM as a cluster sends it, unwind as SystemExit; else processes would outlive this one."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals

@@ -14,7 +14,7 @@ from pathlib import Path
 from vitlab.config import Config, load_yaml
 from vitlab.studies.cost import READY, TURNS, Cost, device_for, device_name, doubts
 from vitlab.studies.grid import Run
-from vitlab.studies.runner import Allotment, last_lines, write_config
+from vitlab.studies.runner import Allotment, last_lines, signals_as_exit, write_config
 from vitlab.studies.wording import clock
 
 
@@ -33,7 +33,7 @@ def measure_costs(
     if not missing:
         return known, {}
     failures: dict[str, str] = {}
-    with ExitStack() as stack:
+    with signals_as_exit(), ExitStack() as stack:
         children: dict[str, _Child] = {}
         for number, run in enumerate(runs, start=1):
             print(f"Measuring cost: {run.variant} ({number} of {len(runs)}) gets ready …", flush=True)
