@@ -8,10 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
-from vitlab.callbacks import KnnMonitor, erase
+from vitlab.callbacks import KnnMonitor, RunRecord, erase
 from vitlab.commands import run
 from vitlab.data import Digits
+from vitlab.models import VisionTransformer
+from vitlab.objectives import Objective, Supervised
+from vitlab.optim import AdamW, WarmupCosine
 
 
 def test_knn_is_monitored_every_n_epochs_and_after_the_last(tiny: Callable[..., Path]) -> None:
@@ -72,6 +76,23 @@ def test_data_without_classes_are_refused_before_training(
     assert run("fit", ["--config", str(path)]) == 2
     assert "one class for each image" in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("output", [None, torch.zeros(()), {"label": torch.zeros(4, 3)}])
+def test_of_an_objective_without_classes_no_predictions_are_kept(output: object, tmp_path: Path) -> None:
+    """Whatever its own test step returns: several labels an image made a traceback after the training."""
+
+    class ManyLabels(Objective):
+        monitor = None
+        loss = Supervised.loss
+        encoder = property(lambda self: self.backbone)
+
+    backbone = VisionTransformer(8, 4, 1, num_classes=3, embed_dim=8, depth=1, num_heads=2)
+    objective, record = ManyLabels(backbone, AdamW(lr=1e-3), WarmupCosine(1)), RunRecord(tmp_path, {})
+    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    record.on_test_batch_end(trainer, objective, output)
+    record.on_test_end(trainer, objective)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_monitor_that_never_looks_is_refused() -> None:

@@ -30,7 +30,7 @@ from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.evaluation.spread import rank_me, relative_std
 from vitlab.files import write_text
 from vitlab.loggers import MetricsFile, UnbreakableWandbLogger
-from vitlab.objectives import Objective
+from vitlab.objectives import Classification, Objective
 from vitlab.objectives.self_distillation import REMEDIES
 from vitlab.processes import from_all_processes
 from vitlab.resume import inexact
@@ -128,12 +128,15 @@ class RunRecord(Callback):
         checkpoint["vitlab_config"] = self.config
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
-        self._outputs.append({name: value.float().cpu() for name, value in outputs.items()})
+        if isinstance(pl_module, Classification):  # what another objective's test step returns is its own
+            self._outputs.append({name: value.float().cpu() for name, value in outputs.items()})
 
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         self.on_test_batch_end(trainer, pl_module, outputs)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._outputs:
+            return
         outputs = {name: torch.cat([o[name] for o in self._outputs]) for name in self._outputs[0]}
         self._outputs = []
         names: list[str] = trainer.datamodule.image_names("test")  # type: ignore[attr-defined]
