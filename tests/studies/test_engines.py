@@ -84,7 +84,7 @@ def test_tuning_comes_first_and_what_was_chosen_after_it(
         directory = Path(config["run"]["root"], config["run"]["name"], "seed-1")
         directory.mkdir(parents=True)
         (directory / "metrics.csv").write_text(f"step,epoch,val/top1\n1,0,{config['model']['init_args']['lr']}\n")
-        (directory / "summary.json").touch()
+        (directory / "summary.json").write_text("{}")
     chosen = [yaml.safe_load(path.read_text())["model"]["init_args"]["lr"] for path in emitted()]
     assert chosen == [0.4, 0.4]
 
@@ -93,6 +93,6 @@ def test_nothing_is_emitted_of_a_finished_study(write_study: Write, workshop: Fa
     study = write_study(variants=PAIR, seeds=[1])
     for run in plan(read_study(study), workshop, tmp_path):
         run.directory.mkdir(parents=True)
-        (run.directory / "summary.json").touch()
+        (run.directory / "summary.json").write_text("{}")
     with pytest.raises(ValueError, match="All runs are finished already"):
         emit(study, workshop, write_sweep, tmp_path)

@@ -127,7 +127,7 @@ def markdown(table: pd.DataFrame) -> str:
             cells.append(cell + (f" → {100 * tuned.loc[key, 'mean']:.1f}" if key in tuned.index else ""))
         windows = runs.drop_duplicates("image_size").sort_values("image_size")["window"]
         rows.append([f"{name} ({', '.join(windows)})" if all(windows) else str(name), *cells])
-    seeds, images = table["seed"].nunique(), int(table["images"].iloc[0])
+    seeds, images = table.groupby("name")["seed"].nunique().max(), int(table["images"].iloc[0])
     spread = f"mean of {seeds} seeds [lowest, highest]" if seeds > 1 else "[95 % interval of Wilson]"
     short = table[table["partial"] != ""].drop_duplicates(["name", "seed"])
     runs_cut_short = [f"{r['name']}, seed {r['seed']} ({r['partial']})" for _, r in short.iterrows()]
