@@ -26,7 +26,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from vitlab import models
 from vitlab.callbacks import RunProgress, RunRecord
@@ -39,7 +38,7 @@ from vitlab.files import flaw
 from vitlab.lock import held
 from vitlab.loggers import MetricsFile, UnbreakableWandbLogger, Wandb
 from vitlab.not_finite import FiniteSteps
-from vitlab.objectives import Objective
+from vitlab.objectives import Classification, Objective
 from vitlab.objectives.objective import Monitor
 from vitlab.resume import EpochMeans, RandomState
 from vitlab.run_directory import config_file, directory_of, placed, run_of, stored_directory
@@ -428,7 +427,8 @@ class VitlabCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         if not self.start:
             return
-        if subcommand in ("test", "predict") and not is_overridden(f"{subcommand}_step", self.model):
+        able = subcommand == "test" and is_overridden("test_step", self.model)
+        if subcommand in ("test", "predict") and not (able or isinstance(self.model, Classification)):
             raise ValueError(
                 f"{type(self.model).__name__} learns no classes, so there is nothing to {subcommand}; `probe` measures "
                 f"its features.\nTo classify, fine-tune what it learned: --model.init_from {self.directory}"
@@ -438,7 +438,7 @@ class VitlabCLI(LightningCLI):
                 f"{type(self.model).__name__} has no loss that two checkpoints could be compared by; `probe` measures "
                 "their features."
             )
-        writes = subcommand == "fit" and rank_zero_only.rank == 0  # type: ignore[attr-defined]
+        writes = subcommand == "fit" and self.trainer.is_global_zero
         work = {"fit": self.fit, "validate": self.evaluate, "test": self.evaluate, "predict": self.predict}
         with held(self.directory) if writes else nullcontext():
             self.resume = self.checkpoint()
@@ -481,7 +481,8 @@ class VitlabCLI(LightningCLI):
     def _show(self, metrics: Mapping[str, float], partial: Sequence[str]) -> None:
         if partial:
             log.warning("No result, but a trial: %s.", "; ".join(partial))
-        log.info("%s", _table(metrics))
+        few = self.model.backbone.num_classes <= 5  # then top-5 is 1 whatever the model says
+        log.info("%s", _table({k: v for k, v in metrics.items() if not (few and k.endswith("/top5"))}))
 
     def predict(self) -> None:
         """Write predictions.parquet: name, label and logits of every test image."""

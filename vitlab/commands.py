@@ -31,6 +31,7 @@ from vitlab.loggers import Wandb
 from vitlab.memory import hold_freed_memory
 from vitlab.models import ImageModel
 from vitlab.models.weights import unsafe
+from vitlab.objectives import Classification
 from vitlab.options import StudyParser
 from vitlab.studies.cost import device_for
 
@@ -207,7 +208,7 @@ def probe(arguments: Sequence[str]) -> int:
         splits |= hold_out(splits["train"])  # or each test image would be its own nearest neighbour
     result = measure(splits, cli.datamodule.num_classes)
     print(f"{path or 'weights as built'}: {result.features} features, {result.train_images:,} training images")
-    print(f"k-NN (k = 20)  {result.knn}\nlinear probe   {result.linear}   λ = {result.strength:g}")
+    print(f"k-NN (k = 20)     {result.knn}\nlinear probe      {result.linear}   λ = {result.strength:g}")
     for low_shot in result.low_shot:
         print(low_shot)
     write_text(cli.directory / f"probe-{name}.json", json.dumps(result.as_dict(), indent=2))
@@ -247,7 +248,7 @@ def replay(arguments: Sequence[str]) -> int:
     """Compute a step once more whose loss or gradient was not finite, from what its run kept."""
     from vitlab.not_finite import Replay, describe
 
-    parser = StudyParser("python -m vitlab replay runs/…/not_finite", "Compute a step that was not finite once more.")
+    parser = StudyParser("python -m vitlab replay", "Compute a step that was not finite once more.")
     parser.add_argument("folder", type=Path, help="the folder not_finite in the directory of a run that stopped so")
     folder = parser.parse_args(arguments).folder
     if not (folder / "report.json").is_file():
@@ -336,7 +337,7 @@ def visualize(arguments: Sequence[str]) -> int:
             found = pictures_in(options.images, 64)
             images, labels, names = data.view_of(list(found.values()), device), None, list(found)
         name = f"{cli.directory.parent.name}-{cli.directory.name}"
-        classes = data.class_names if model.num_classes else []
+        classes = data.class_names if isinstance(cli.model, Classification) else []
         subjects.append(Subject(name, model.to(device).eval(), images, data.mean, data.std, classes))
         known.append((names, labels))
         if known[-1] != known[0]:
@@ -455,7 +456,7 @@ def pictures_in(folder: Path, most: int) -> dict[str, Picture]:
 def predict(arguments: Sequence[str]) -> int:
     """Write the logits of every test image; or, for `--images`, what a run says about a user's own pictures."""
     parser = StudyParser(
-        "python -m vitlab predict --config runs/… [--images PICTURES --out FOLDER]",
+        "python -m vitlab predict --config runs/…",
         "What a run says about your pictures; without --images, the logits of its test images, as predictions.parquet "
         "in the run directory. Other arguments change the run's configuration, e.g. --ckpt_path best.",
     )

@@ -215,7 +215,7 @@ class Objective(LightningModule, ABC):
 def length(trainer: Trainer) -> tuple[int, float]:
     """Return how many optimiser steps, and how many epochs, a run has that is about to begin."""
     if trainer.limit_train_batches == 0:
-        return 0, 0.0
+        return 0, 1.0  # nothing to lay out
     steps = int(trainer.estimated_stepping_batches)
     trainer.fit_loop.setup_data()  # has been done by now, but where max_steps alone is given
     return steps, steps / math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
