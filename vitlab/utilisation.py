@@ -11,9 +11,15 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 GEMM_SIDE = 4096  # a product of two such matrices keeps the largest GPU busy for a tenth of a millisecond
+
+# torch 2.11 knows no formula for attention on the CPU; later ones take that of a GPU, as here.
+for _pass in ("", "_backward"):
+    _name = "_scaled_dot_product_flash_attention{}" + _pass
+    _formula = flop_registry[getattr(torch.ops.aten, _name.format(""))]
+    flop_registry.setdefault(getattr(torch.ops.aten, _name.format("_for_cpu")), _formula)
 
 
 class StepFlops(FlopCounterMode):
