@@ -112,3 +112,13 @@ def test_a_long_epoch_is_heard_of_before_it_ends(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch 1/1")]
     assert len(lines) > 2
     assert lines[-1].endswith("0:00:00 left")
+
+
+def test_progress_counts_the_epochs_of_a_run_in_steps(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """16 steps an epoch, as Digits' 1,078 images fill: 20 steps end in the second of two epochs."""
+    run("fit", ["--config", str(tiny({"trainer": {"max_epochs": None, "max_steps": 20}}))])
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
+    assert line.startswith("epoch 2/2: ")
+    assert line.endswith("0:00:00 left")

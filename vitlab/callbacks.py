@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -240,6 +241,12 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def is_last_epoch(trainer: Trainer) -> bool:
+    """Return, at the end of an epoch, whether the training ends with it."""
+    ended = trainer.max_steps >= 0 and trainer.global_step >= trainer.max_steps
+    return ended or trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+
+
 class KnnMonitor(Callback):
     """Logs what an encoder's features are worth while an objective without labels trains, and names their collapse.
 
@@ -264,7 +271,7 @@ class KnnMonitor(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Objective)
         epoch = trainer.current_epoch + 1
-        if epoch % self.every_n_epochs and epoch != trainer.max_epochs:
+        if epoch % self.every_n_epochs and not is_last_epoch(trainer):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         every = -(-len(data.labels("train")) // self.most)
@@ -317,7 +324,8 @@ class RunProgress(Callback):
         self._paused_before = self._paused(trainer)
         self._run, self._epoch = Pace(), Pace()
         self._last = self._refreshed = self._line = time.perf_counter()
-        self._steps = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
+        self._steps = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
+        self._epochs = math.ceil(self._steps / max(int(trainer.num_training_batches), 1))
         self._first = trainer.fit_loop.total_batch_idx + 1
         if self.enabled and trainer.is_global_zero and sys.stderr.isatty():
             self.bar = tqdm(total=self._steps, initial=self._first, desc="train", dynamic_ncols=True, mininterval=0.5)
@@ -342,7 +350,7 @@ class RunProgress(Callback):
         if now - self._refreshed >= 1.0 or trainer.is_last_batch:
             self._refreshed = now
             if self.bar is not None:
-                self.bar.set_description_str(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
+                self.bar.set_description_str(f"epoch {trainer.current_epoch + 1}/{self._epochs}", refresh=False)
                 self.bar.set_postfix_str(f"{self._rates()}, loss {float(outputs['loss']):.3f}", refresh=False)
             if now - self._line >= 6 * self.seconds_between_lines:  # an epoch of more than a minute
                 self._print_line(trainer, now)
@@ -370,7 +378,7 @@ class RunProgress(Callback):
         rates |= self.utilisation.rates(pace.batches / pace.seconds)
         for name, value in rates.items():
             pl_module.log(name, value, rank_zero_only=True)
-        if trainer.current_epoch + 1 == trainer.max_epochs or now - self._line >= self.seconds_between_lines:
+        if is_last_epoch(trainer) or now - self._line >= self.seconds_between_lines:
             self._print_line(trainer, now)
 
     def _print_line(self, trainer: Trainer, now: float) -> None:
@@ -385,7 +393,7 @@ class RunProgress(Callback):
         name = objective.monitor.metric if objective.monitor else "train/loss"
         value = trainer.callback_metrics.get(name)
         reading = f", {name} {float(value):.4f}" if value is not None else ""
-        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+        epoch = f"{trainer.current_epoch + 1}/{self._epochs}"
         log.info("epoch %s: %s%s, %s left", epoch, self._rates(), reading, left)
 
     def _rates(self) -> str:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from vitlab.analysis.agreement import agreement, divergence, draw_agreement
 from vitlab.analysis.canvas import to_pixels, write_png
 from vitlab.analysis.reconstructions import draw_reconstructions
-from vitlab.callbacks import RunRecord
+from vitlab.callbacks import RunRecord, is_last_epoch
 from vitlab.loggers import UnbreakableWandbLogger
 from vitlab.objectives import Distillation
 from vitlab.objectives.pretraining import MaskedPretraining
@@ -44,7 +44,7 @@ class Pictures(Callback, ABC):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         draws = trainer.is_global_zero or is_shared_out(pl_module)  # its networks then take all processes
-        if not draws or (epoch % self.every_n_epochs and epoch != trainer.max_epochs):
+        if not draws or (epoch % self.every_n_epochs and not is_last_epoch(trainer)):
             return
         pl_module.eval()
         with torch.no_grad(), gathered(pl_module):
