@@ -11,9 +11,11 @@ import pytest
 import torch
 import yaml
 
+from tests.conftest import EXPERIMENTS
 from vitlab.__main__ import COMMANDS, HELP, main
 from vitlab.commands import run
 from vitlab.config import Config, flatten, load_yaml
+from vitlab.models import Backbone
 
 Write = Callable[..., Path]
 RUN = Path("runs/tiny/seed-0")
@@ -29,12 +31,18 @@ def saved(directory: Path = RUN) -> Config:
 
 def error_of(capsys: pytest.CaptureFixture[str], status: int) -> str:
     """Return the one message of a refused command; at most five lines, exit status 2, no run begun."""
-    message = capsys.readouterr().err
+    told, error, message = capsys.readouterr().err.partition("error: ")
     assert status == 2
+    assert all(" replaces " in line for line in told.splitlines())  # which class another takes the place of
+    message = error + message
     assert message.startswith("error: ")
     assert 1 <= len(message.splitlines()) <= 5
     assert not Path("runs").exists()
     return message
+
+
+class Half(Backbone):
+    """An architecture that is not written yet."""
 
 
 # ---- a run
@@ -218,6 +226,20 @@ def test_the_command_line_beats_a_file_given_after_it(tiny: Write) -> None:
         (["--model.init_from", "nowhere.ckpt"], "no weights at nowhere.ckpt"),
         (["--ckpt_path", "nowhere.ckpt"], "No checkpoint nowhere.ckpt"),
         (["--seed_everything", "true"], "seed_everything: "),
+        (["--lr", "8"], "no option lr. Did you mean model.optimizer.lr?"),
+        (["--batch_size", "8"], "Did you mean data.batch_size?"),
+        (["--data.num_worker", "8"], "Did you mean num_workers?"),
+        (["--num_workers", "8"], "Did you mean data.num_workers?"),  # not in the file
+        (["--model.lr", "8"], "model: no option lr. Did you mean model.optimizer.lr?"),
+        (["--epochs", "8"], "Did you mean trainer.max_epochs?"),
+        (["--seed", "8"], "Did you mean seed_everything?"),  # data.seed is taken from it
+        (["--trainer.auto_lr_find", "true"], "no option trainer.auto_lr_find.\n"),  # nothing is like it
+        (["--model.backbone", "vit_tny_patch4_32"], "no class vit_tny_patch4_32. Did you mean vit_tiny_patch4_32?"),
+        (["--model.optimizer", "SimMIM"], "model.optimizer: SimMIM is no Optimizer. There are AdamW, SGD."),
+        (["--model.optimizer", "SGD"], "model.optimizer needs lr: give --model.optimizer.lr"),
+        (["--trainer.callbacks+=EarlyStoping"], "no class EarlyStoping. Did you mean EarlyStopping?"),
+        (["--model.backbone", f"{__name__}.Half"], "Half lacks attention_maps, "),
+        (["--model.teacher.model", "null"], "model: no option teacher.model."),
     ],
 )
 def test_a_mistake_is_one_message_with_the_remedy(
@@ -240,6 +262,43 @@ def test_a_mistake_in_the_file_is_one_message_with_the_remedy(
     tiny: Write, capsys: pytest.CaptureFixture[str], changes: Config, message: str
 ) -> None:
     assert message in error_of(capsys, fit("--config", tiny(changes)))
+
+
+def test_a_file_that_names_no_class_is_told_so(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("base.yaml").write_text("data: {batch_size: 3}")
+    assert "data: no class is named; give a class_path of the kind ImageDataModule." in error_of(
+        capsys, fit("--config", "base.yaml")
+    )
+
+
+def test_a_file_needs_no_option_and_a_named_size_no_path(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the hints propose is accepted."""
+    path = tiny()
+    assert fit(path, "--data.image_size", "32", "--model.backbone", "vit_tiny_patch4_32", "--print_config") == 0
+    backbone = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["backbone"]
+    assert backbone["class_path"] == "vitlab.models.vit_tiny_patch4_32"
+
+
+def test_a_file_that_is_not_there_is_answered_before_torch_is_loaded(tmp_path: Path) -> None:
+    code = "import sys; from vitlab.__main__ import main; sys.exit(main(['fit', 'no.yaml']) + ('torch' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "No configuration no.yaml" in done.stderr
+
+
+def test_another_data_set_keeps_the_recipe_and_says_what_it_drops(
+    tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A user lost mixup, erasing and the evaluation batch in this way, without a word."""
+    experiment = EXPERIMENTS / "vit_cifar10.yaml"
+    assert fit(EXPERIMENTS / "vit_cifar100.yaml", "--print_config") == 0
+    expected = yaml.safe_load(capsys.readouterr().out)
+    Path("other.yaml").write_text("data: {class_path: CIFAR100}")
+    for switch in (["--data", "CIFAR100"], ["--data.class_path=vitlab.data.CIFAR100"], ["--config", "other.yaml"]):
+        assert fit(experiment, *switch, "--run.name", "vit_cifar100", "--print_config") == 0
+        printed = capsys.readouterr()
+        assert "CIFAR100 replaces CIFAR10; kept batch_size, eval_batch_size, augment, mixup; dropped" in printed.err
+        assert yaml.safe_load(printed.out) == expected
 
 
 def test_a_failed_start_leaves_nothing_and_does_not_block_the_corrected_command(

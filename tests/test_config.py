@@ -32,6 +32,38 @@ def test_merge_changes_neither_of_its_arguments() -> None:
     assert (base, override) == ({"a": {"x": 1}}, {"a": {"y": 2}})
 
 
+OBJECTIVE = {
+    "class_path": "vitlab.objectives.Supervised",
+    "init_args": {"backbone": {"class_path": "B"}, "optimizer": ADAMW, "label_smoothing": 0.1},
+}
+
+
+def test_another_objective_keeps_what_it_takes_and_tells_of_the_rest() -> None:
+    """The arguments of `MAE` and `Supervised` are their signatures."""
+    told: list[str] = []
+    merged = merge(
+        {"model": OBJECTIVE}, {"model": {"class_path": "MAE", "init_args": {"mask_ratio": 0.5}}}, told.append
+    )
+    kept = {"backbone": {"class_path": "B"}, "optimizer": ADAMW, "mask_ratio": 0.5}
+    assert merged == {"model": {"class_path": "MAE", "init_args": kept}}
+    assert told == ["model: MAE replaces Supervised; kept backbone, optimizer; dropped label_smoothing=0.1."]
+
+
+def test_settings_of_a_data_set_are_kept_field_by_field() -> None:
+    """`ImageFolder` has an `augment` of another class, without `shift`."""
+    cifar = {"class_path": "CIFAR10", "init_args": {"batch_size": 8, "augment": {"shift": 4, "erase_prob": 0.5}}}
+    told: list[str] = []
+    merged = merge({"data": cifar}, {"data": {"class_path": "ImageFolder"}}, told.append)
+    assert merged["data"]["init_args"] == {"batch_size": 8, "augment": {"erase_prob": 0.5}}
+    assert told == ["data: ImageFolder replaces CIFAR10; kept batch_size, augment; dropped augment.shift=4."]
+
+
+def test_another_optimiser_drops_and_tells() -> None:
+    told: list[str] = []
+    merge({"model": {"optimizer": ADAMW}}, {"model": {"optimizer": {"class_path": "SGD"}}}, told.append)
+    assert told == ["model.optimizer: SGD replaces AdamW; dropped lr=0.1, weight_decay=0.3."]
+
+
 def test_differences_name_every_key_that_differs_and_no_other() -> None:
     a = {"same": 1, "changed": {"x": 1}, "gone": 2, "empty": {}}
     b = {"same": 1, "changed": {"x": 2}, "new": 3, "empty": {}}
@@ -40,6 +72,21 @@ def test_differences_name_every_key_that_differs_and_no_other() -> None:
 
 def test_flatten_keeps_empty_mappings() -> None:
     assert flatten({"a": {"b": {}, "c": 1}}) == {"a.b": {}, "a.c": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files"),
+    [
+        (["my.yaml"], ["my.yaml"]),
+        (["--x", "1", "my.yml"], ["my.yml"]),
+        (["--x=1", "my.yaml", "-c", "other.yaml"], ["my.yaml", "other.yaml"]),
+        (["--x", "my.yaml"], []),  # the value of an option
+        (["--images", "one.jpg", "."], []),  # so is a folder that does not come first
+        (["."], ["."]),
+    ],
+)
+def test_a_file_alone_is_a_configuration(arguments: list[str], files: list[str]) -> None:
+    assert split(arguments)[0] == files
 
 
 def test_a_missing_file_is_answered_with_those_that_are_there(tmp_path: Path) -> None:
