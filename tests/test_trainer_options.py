@@ -161,6 +161,15 @@ def test_what_is_no_result_says_so(
     assert reason in said
 
 
+def test_a_run_that_ends_within_an_epoch_is_not_asked_for_its_validation(
+    tiny: Write, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tiny({"trainer": {"max_epochs": None, "max_steps": 3}})
+    assert run("fit", ["--config", str(path)]) == 0
+    assert not [str(each.message) for each in recwarn]
+    assert "test/top1" in capsys.readouterr().err
+
+
 def test_a_whole_run_is_a_result(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", ["--config", str(tiny())]) == 0
     assert "No result" not in capsys.readouterr().err

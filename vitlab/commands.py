@@ -93,6 +93,8 @@ def quiet() -> None:
     # In-memory data is read by the main process on purpose; epochs shorter than the logging interval are logged whole.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # A run that ends within its first epoch has validated nothing, and has no best epoch.
+    warnings.filterwarnings("ignore", message=r".*monitor='val/(top1|loss)'\)` could not find the monitored key.*")
     # DINO and MSN have no loss to validate by; `val/knn` comes from a callback.
     warnings.filterwarnings("ignore", message=".*but have no `validation_step`.*")
     # Both say that a run is continued or taken further, which is what was asked for.
