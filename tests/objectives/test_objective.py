@@ -56,15 +56,15 @@ def test_a_run_that_ends_by_the_clock_is_refused() -> None:
         rates(-1, max_time="00:00:01:00")
 
 
-def test_a_run_that_is_all_warmup_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("vitlab").propagate = True
+def test_a_run_that_is_all_warmup_is_named(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("vitlab"), "propagate", True)
     with caplog.at_level("WARNING", "vitlab"):
         rates(2)
         assert not caplog.records
         rates(1)
-    assert [record.message for record in caplog.records] == [
+    assert {record.message for record in caplog.records} == {
         "warmup_epochs is 1 and the run ends after epoch 1: all of it is warm-up; give fewer or train on."
-    ]
+    }
 
 
 def test_the_highest_learning_rate_stands_in_the_metrics(tiny: Callable[..., Path]) -> None:

@@ -59,7 +59,7 @@ class Noise(LightningDataModule):
         super().__init__()
         self.data, self.number = data, batches
         self.batch_size, self.num_classes, self.seed = data.batch_size, data.num_classes, data.seed
-        self.mean, self.std = data.mean, data.std
+        self.mean, self.std, self.multi_crop = data.mean, data.std, data.multi_crop
 
     def batch(self) -> Batch:
         """Return what a loader would."""
