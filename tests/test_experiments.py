@@ -33,12 +33,13 @@ SHORT = {
 
 def make_cifar(root: Path) -> None:
     rng = np.random.default_rng(0)
-    arrays = {}
-    for split, n in (("train", 200), ("test", 40)):
-        arrays[f"x_{split}"] = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
-        arrays[f"y_{split}"] = np.arange(n) % 10
     root.mkdir()
-    np.savez(root / "cifar10.npz", **arrays)
+    for classes in (10, 100):
+        arrays = {}
+        for split, n in (("train", 20 * classes), ("test", 4 * classes)):
+            arrays[f"x_{split}"] = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+            arrays[f"y_{split}"] = np.arange(n) % classes
+        np.savez(root / f"cifar{classes}.npz", **arrays)
 
 
 def make_photos(root: Path) -> None:

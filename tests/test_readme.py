@@ -10,9 +10,9 @@ import pytest
 
 from tests.conftest import EXPERIMENTS
 from tests.test_experiments import SHORT, make_cifar, make_photos
-from vitlab import doctor
+from vitlab import benchmarks, doctor
 from vitlab.__main__ import main
-from vitlab.studies import cost
+from vitlab.studies import cost, sitting
 from vitlab.studies.grid import read_study
 
 ROOT = EXPERIMENTS.parent
@@ -30,6 +30,8 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mo
     """In the README's order, in one directory, since later ones use what earlier ones made."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cost, "SECONDS", 0.1)
+    for module in (benchmarks, sitting):
+        monkeypatch.setattr(module, "TURNS", 1)
     monkeypatch.setattr(doctor, "examine", lambda *args: ([1], []))  # test_doctor.py waits for its three processes
     shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
     make_cifar(tmp_path / "data")
@@ -39,6 +41,8 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mo
         arguments = shlex.split(command)[3:]
         if arguments[0] in {"fit", "test", "probe", "doctor"} and "--help" not in arguments:
             arguments += [part for option in SHORT.items() for part in option]
+        if arguments[0] == "benchmark":
+            arguments += ["--data.batch_size", "4"]
         if "experiments/finetune_folder.yaml" in arguments:
             arguments += ["--model.init_from", "null"]  # no network here
         if arguments[0] == "compare":

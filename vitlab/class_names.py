@@ -61,9 +61,8 @@ def spell_out_arguments(arguments: Sequence[str]) -> list[str]:
 
 def _spelt(value: str, option: str) -> str:
     key = short(option.removeprefix("--").removesuffix("+").removesuffix(".class_path").removesuffix(".help"))
-    return (
-        value if not value.replace(".", "").replace("_", "").isalnum() or value in _NO_CLASS else full_name(value, key)
-    )
+    names_class = value not in _NO_CLASS and all(part.isidentifier() for part in value.split("."))
+    return full_name(value, key) if names_class else value
 
 
 _NO_CLASS = ("null", "true", "false", "True", "False", "None")
@@ -83,8 +82,8 @@ def full_name(name: Any, key: str) -> Any:
     if not module and any(word == each.__name__ for each in _below(_import(kind))):
         return name  # the user's own too, imported before
     some = f" There are {', '.join(known)}." if len(known) <= _FEW else ""
-    found = any(hasattr(import_module(place), word) for place, _ in (p[0].rsplit(".", 1) for p in PLACES.values()))
-    what = f"{word} is no {kind.rpartition('.')[2]}." if found else f"no class {word}."
+    elsewhere = any(hasattr(import_module(module), word) for _, modules in PLACES.values() for module in modules)
+    what = f"{word} is no {kind.rpartition('.')[2]}." if elsewhere else f"no class {word}."
     raise ValueError(f"{key}: {what}{nearest(word, known) or some}")
 
 
