@@ -239,7 +239,7 @@ def test_the_command_line_beats_a_file_given_after_it(tiny: Write) -> None:
         (["--model.optimizer", "SGD"], "model.optimizer needs lr: give --model.optimizer.lr"),
         (["--trainer.callbacks+=EarlyStoping"], "no class EarlyStoping. Did you mean EarlyStopping?"),
         (["--model.backbone", f"{__name__}.Half"], "Half lacks add_pos_embed, attention_maps, "),
-        (["--model.teacher.model", "null"], "model: no option teacher.model."),
+        (["--model.teacher.model", "null"], "model: no option teacher.model.\n"),
     ],
 )
 def test_a_mistake_is_one_message_with_the_remedy(

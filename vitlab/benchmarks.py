@@ -1,5 +1,6 @@
 """`python -m vitlab benchmark …`: what models, data and whole trainings cost on the machine at hand."""
 
+import argparse
 import json
 import statistics
 import sys
@@ -49,9 +50,8 @@ def benchmark_experiment(arguments: Sequence[str], tables: Iterable[str]) -> int
         f"their own, each with --help: benchmark {', '.join(tables)}.",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write it there too")
-    parser.add_argument(
-        "--in_turn", action="store_true", help="measure when a line comes in, so that `compare` can take turns"
-    )
+    # For `compare`, which lets several take turns: measure when a line comes in.
+    parser.add_argument("--in_turn", action="store_true", help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args(arguments)
     cli = build("fit", rest, start=False)
     data = cli.datamodule

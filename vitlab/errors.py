@@ -42,6 +42,8 @@ def nearest_key(word: str, keys: Iterable[str]) -> str:
         return f" Did you mean {COMMON[word]}?"
     section, _, name = word.rpartition(".")
     same = [key for key in keys if key.rpartition(".")[2] == name and key != word]
+    if section:
+        same = [key for key in same if key.startswith(f"{word.partition('.')[0]}.")]
     if len(same) == 1 or (same and not section):
         return f" Did you mean {' or '.join(same[:2])}?"
     beside = {key.rpartition(".")[2]: key for key in keys if key.rpartition(".")[0] == section}

@@ -185,7 +185,7 @@ class Objective(LightningModule, ABC):
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         # LambdaLR multiplies; dividing by the peak makes the schedule's absolute rates come out as they are written.
         schedule = self.schedule.at(self.optimizer.scale(self.global_batch))
-        if 0 < epochs <= schedule.warmup_epochs:
+        if steps and epochs <= schedule.warmup_epochs:
             said = "warmup_epochs is %g and the run ends after epoch %g: all of it is warm-up; give fewer or train on."
             log.warning(said, schedule.warmup_epochs, epochs)
         factors = [partial(_relative_lr, schedule, peak, steps, epochs) for peak in peaks]
