@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "class_names": {"errors"},
     "run_directory": set(),
-    "trainer_options": {"errors", "models", "objectives"},
+    "trainer_options": {"models", "objectives"},
     "options": {"errors"},
     "benchmarks": {"cli", "memory_benchmarks", "models", "objectives", "options", "studies"},
     "memory_benchmarks": {"cli", "memory", "models", "objectives", "options", "studies"},

@@ -17,7 +17,7 @@ SHORT = {"trainer": {"limit_train_batches": 2}, "run": {"test": False}}
 
 # A value of each option that differs from its default, and what the refusal says of one that cannot work here.
 OPTIONS: dict[str, tuple[str, str]] = {
-    "accelerator": ("gpu", "" if torch.cuda.is_available() else "No supported gpu backend found"),
+    "accelerator": ("gpu", "" if torch.cuda.is_available() else "trainer.accelerator is gpu, but there is no GPU here"),
     "strategy": ("auto", ""),
     "devices": ("1", ""),
     "num_nodes": ("1", ""),
@@ -148,7 +148,7 @@ def test_a_checkpoint_callback_of_the_users_own_keeps_beside_ours(tiny: Write) -
         ("max_epochs", "0", "no training step was taken"),
         ("limit_train_batches", "0", "no training step was taken"),
         ("max_time", "00:00:00:01", "max_time ended the training"),
-        ("limit_test_batches", "2", "test: 120 of 599 images"),
+        ("limit_test_batches", "2", "tested on 120 of 599 images"),
     ],
 )
 def test_what_is_no_result_says_so(
@@ -156,7 +156,7 @@ def test_what_is_no_result_says_so(
 ) -> None:
     path = tiny({"trainer": {"max_epochs": 100_000 if option == "max_time" else 1}})
     assert run("fit", ["--config", str(path), f"--trainer.{option}", value]) == 0
-    assert f"No result, but a trial: {reason}" in capsys.readouterr().err
+    assert f"Not a result: {reason}" in capsys.readouterr().err
     (said,) = json.loads((RUN / "summary.json").read_text())["partial"]
     assert reason in said
 
@@ -172,5 +172,5 @@ def test_a_run_that_ends_within_an_epoch_is_not_asked_for_its_validation(
 
 def test_a_whole_run_is_a_result(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", ["--config", str(tiny())]) == 0
-    assert "No result" not in capsys.readouterr().err
+    assert "Not a result" not in capsys.readouterr().err
     assert json.loads((RUN / "summary.json").read_text())["partial"] == []

@@ -330,8 +330,8 @@ class VitlabCLI(LightningCLI):
             )
         if finished:
             log.info(
-                "%s is finished; nothing to do (--run.overwrite true trains it again). To train its weights further: "
-                "--run.name NEW --model.init_from %s",
+                "%s is finished; nothing to do (--run.overwrite true trains it again). "
+                "To start a new run from its weights: --run.name NEW --model.init_from %s",
                 *(self.directory, self.directory),
             )
             raise SystemExit(0)
@@ -390,6 +390,8 @@ class VitlabCLI(LightningCLI):
             enable_progress_bar=bar,  # Lightning's own would come beside ours
             **kwargs,
         )
+        if self.start and self.command == "fit" and chosen.enable_checkpointing is False:
+            log.warning("enable_checkpointing is off: this run can neither be continued nor tested again.")
         if trainer.strategy.root_device.type == "cuda":
             choose_tf32(str(trainer.precision))
         return trainer
@@ -476,11 +478,12 @@ class VitlabCLI(LightningCLI):
         images = len(self.datamodule.labels(split))
         if seen == images:
             return []
-        return [f"{split}: {seen} of {images} images, of {classes} of {self.datamodule.num_classes} classes"]
+        done = "validated" if split == "val" else "tested"
+        return [f"{done} on {seen} of {images} images, of {classes} of {self.datamodule.num_classes} classes"]
 
     def _show(self, metrics: Mapping[str, float], partial: Sequence[str]) -> None:
         if partial:
-            log.warning("No result, but a trial: %s.", "; ".join(partial))
+            log.warning("Not a result: %s.", "; ".join(partial))
         few = self.model.backbone.num_classes <= 5  # then top-5 is 1 whatever the model says
         log.info("%s", _table({k: v for k, v in metrics.items() if not (few and k.endswith("/top5"))}))
 

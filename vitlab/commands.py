@@ -464,7 +464,7 @@ def predict(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--images", type=Path, nargs="+", help="pictures, and folders of them, nested as you like")
     parser.add_argument("--out", type=Path, help="folder of the tables and of the page index.html")
-    parser.add_argument("--raw", action="store_true", help="the weights as trained, where their average is kept too")
+    parser.add_argument("--raw", action="store_true", help="the raw weights, where the run also keeps their average")
     options, rest = parser.parse_known_args(arguments)
     if options.images is None and (options.out is not None or options.raw):
         raise ValueError("--out and --raw go with --images: your own pictures, or folders of them.")

@@ -47,7 +47,7 @@ def load_yaml(path: str | Path) -> Config:
     path = Path(path)
     if not path.is_file():
         siblings = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "no YAML file"
-        raise FileNotFoundError(f"No configuration {path}. In {path.parent}/ there is: {siblings}.")
+        raise FileNotFoundError(f"No configuration {path}. {path.parent}/ holds {siblings}.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -22,7 +22,7 @@ def config_file(path: str | Path) -> Path:
     runs = sorted(str(mark.parent) for depth in ("*", "*/*") for mark in path.glob(f"{depth}/{MARK}"))
     some = ", ".join(runs[:4]) + (f" and {len(runs) - 4} more" if len(runs) > 4 else "")
     raise FileNotFoundError(
-        f"{path} is a folder and no run: it has no {CONFIG}. "
+        f"{path} is not a run directory: it has no {CONFIG}. "
         + (f"Runs below it: {some}." if runs else "Give a YAML file or a run directory like runs/vit_cifar10/seed-0.")
     )
 

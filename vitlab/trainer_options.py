@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import (
@@ -14,7 +15,6 @@ from lightning.pytorch.callbacks import (
 )
 
 from vitlab import models
-from vitlab.errors import nearest
 from vitlab.objectives import Classification, Objective
 
 log = logging.getLogger("vitlab")
@@ -41,6 +41,8 @@ def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: O
     Raises:
         ValueError: a bare trainer, a callback that averages weights, or one that waits for a metric nobody logs.
     """
+    if chosen.accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise ValueError(f"trainer.accelerator is {chosen.accelerator}, but there is no GPU here; give cpu or auto.")
     if chosen.barebones:
         raise ValueError(
             "trainer.barebones leaves out all that makes a run: its metrics, checkpoints and progress.\n"
@@ -55,8 +57,8 @@ def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: O
             )
         if isinstance(each, EarlyStopping) and (known := logged(objective)) and each.monitor not in known:
             raise ValueError(
-                f"trainer.callbacks: {name} waits for {each.monitor}, which {type(objective).__name__} does not log."
-                f"{nearest(each.monitor, known)} It logs {', '.join(known)}."
+                f"trainer.callbacks: {name} waits for {each.monitor}, which {type(objective).__name__} does not log.\n"
+                f"It logs {', '.join(known)}."
             )
 
 

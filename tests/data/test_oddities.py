@@ -79,10 +79,10 @@ def test_the_same_image_in_two_splits_is_counted_and_named_and_stays(
 ) -> None:
     data = _read(_with_duplicates(photo_folder))
     assert said == [
-        "Images of the test split that are in the train split too, byte for byte, which flatters: 5 of 20 ("
+        "Images of the test split that are in the train split too, byte for byte, which inflates accuracy: 5 of 20 ("
         "test/b/000.jpg = train/a/000.jpg, test/b/001.jpg = train/a/001.jpg, test/b/002.jpg = train/a/002.jpg "
         "and 2 more).",
-        "Images of the test split that are in the val split too, byte for byte, which flatters: 1 of 20 ("
+        "Images of the test split that are in the val split too, byte for byte, which inflates accuracy: 1 of 20 ("
         "test/a/000.jpg = val/a/000.jpg).",
     ]
     assert len(data.labels("test")) == 20
@@ -108,7 +108,9 @@ def test_of_a_folder_held_out_from_too(photo_folder: PhotoFolder, said: list[str
     for i in range(1, 20):
         shutil.copy(root / "a" / "000.jpg", root / "a" / f"{i:03d}.jpg")
     _read(root, val_fraction=0.25)
-    assert any("test split that are in the train split too, byte for byte, which flatters: 5 of 10" in x for x in said)
+    assert any(
+        "test split that are in the train split too, byte for byte, which inflates accuracy: 5 of 10" in x for x in said
+    )
 
 
 def test_preparing_says_the_same_and_so_does_a_prepared_folder(

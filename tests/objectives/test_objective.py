@@ -63,7 +63,7 @@ def test_a_run_that_is_all_warmup_is_named(caplog: pytest.LogCaptureFixture, mon
         assert not caplog.records
         rates(1)
     assert {record.message for record in caplog.records} == {
-        "warmup_epochs is 1 and the run ends after epoch 1: all of it is warm-up; give fewer or train on."
+        "The run has 1 epochs and warmup_epochs is 1: all of it is warm-up. Warm up for less or train longer."
     }
 
 

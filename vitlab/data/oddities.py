@@ -48,8 +48,8 @@ def _duplicates(parts: Mapping[Split, Part]) -> list[str]:
         if found:
             twins = (f"{names[i]} = {others[int(np.argmax(known == contents[i]))]}" for i in found[:_NAMED])
             lines.append(
-                f"Images of the {split} split that are in the {other} split too, byte for byte, which flatters: "
-                f"{len(found):,} of {len(names):,} ({_some([*twins], len(found))})."
+                f"Images of the {split} split that are in the {other} split too, byte for byte, which inflates "
+                f"accuracy: {len(found):,} of {len(names):,} ({_some([*twins], len(found))})."
             )
     return lines
 

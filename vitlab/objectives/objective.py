@@ -186,8 +186,10 @@ class Objective(LightningModule, ABC):
         # LambdaLR multiplies; dividing by the peak makes the schedule's absolute rates come out as they are written.
         schedule = self.schedule.at(self.optimizer.scale(self.global_batch))
         if steps and epochs <= schedule.warmup_epochs:
-            said = "warmup_epochs is %g and the run ends after epoch %g: all of it is warm-up; give fewer or train on."
-            log.warning(said, schedule.warmup_epochs, epochs)
+            said = (
+                "The run has %g epochs and warmup_epochs is %g: all of it is warm-up. Warm up for less or train longer."
+            )
+            log.warning(said, epochs, schedule.warmup_epochs)
         factors = [partial(_relative_lr, schedule, peak, steps, epochs) for peak in peaks]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)  # type: ignore[arg-type]  # list is invariant
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
