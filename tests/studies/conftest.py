@@ -8,6 +8,13 @@ import fake_study
 import pytest
 from fake_study import Digits, FakeWorkshop
 
+from vitlab.studies import runner
+
+
+@pytest.fixture(autouse=True)
+def _quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.05)  # runs that train nothing are over before the half second
+
 
 @pytest.fixture(scope="session")
 def digits() -> Digits:

@@ -10,7 +10,6 @@ import pytest
 import yaml
 from fake_study import FAKE_PROGRAM, FakeWorkshop, variant
 
-from vitlab.studies import runner
 from vitlab.studies.grid import Run, plan, read_study
 from vitlab.studies.progress import PlainDisplay
 from vitlab.studies.runner import Allotment, Outcome, allot, is_finished, last_lines, refuse_conflicts, run_all
@@ -20,9 +19,8 @@ Start = Callable[..., tuple[list[Outcome], str]]
 
 
 @pytest.fixture
-def start(write_study: Write, workshop: FakeWorkshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+def start(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> Start:
     """Return a function that plans and runs a study of two variants and returns the outcomes and what was printed."""
-    monkeypatch.setattr(runner, "POLL_SECONDS", 0.05)
 
     def run(overwrite: bool = False, **changes: object) -> tuple[list[Outcome], str]:
         changes = {"variants": {"A": variant(0.9), "B": variant(0.8)}, "seeds": [1], **changes}
