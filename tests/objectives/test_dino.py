@@ -190,8 +190,9 @@ def test_class_token_and_positions_are_decayed_as_released() -> None:
 def test_one_batch_is_learned_and_its_features_spread() -> None:
     """The loss falls while features of different images part, nearly all of which are alike at first, and answers tell
     images apart better than before: in nats, as all answers together are more various than each. Were all alike, or
-    all uniform, as in a collapse, they would tell nothing. The worst of six seeds with AVX-512's kernels and of five
-    with the plain ones: a loss of 0.155 of the first, a rank of 1.4 times the first, 0.57 nats more.
+    all uniform, as in a collapse, they would tell nothing: half a nat less than at first. The worst of six seeds with
+    AVX-512's kernels, five with the plain ones and of four threads: a loss of 0.155 of the first, a rank of 1.4 times
+    the first, 0.29 nats more.
     """
     objective, (views, labels) = dino(out_dim=64, hidden_dim=64), crops(24, num_local=1)
     optimizer = torch.optim.AdamW((p for p in objective.parameters() if p.requires_grad), lr=1e-3, weight_decay=0.0)
@@ -213,7 +214,7 @@ def test_one_batch_is_learned_and_its_features_spread() -> None:
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.3 * losses[0]
     assert rank_and_told()[0] > 1.2 * rank
-    assert rank_and_told()[1] > 0.3 + told
+    assert rank_and_told()[1] > 0.1 + told
 
 
 # ---- over a run
