@@ -1,7 +1,8 @@
 """The command line: LightningCLI with its silent traps closed, and the commands that need no Trainer.
 
 A run's configuration is one file, put together in this order, later beating earlier: each `--config`, then the command
-line. Where a later one names another class, nothing of the earlier one's arguments is kept. What the data dictate
+line. Where a later one names another class, data set and objective keep the arguments that the new class takes too, and
+all others keep nothing (`vitlab.config.merge`). What the data dictate
 (number of classes, channels, image size) is filled into the backbone, unless the file says otherwise, which is refused.
 """
 
@@ -324,8 +325,9 @@ class VitlabCLI(LightningCLI):
             changed = [each for each in changed if each[0] != DATA_ROOT]
         if changed:
             first = _listed((f"{key}: {old} there, {new} now" for key, old, new in changed), most=3)
+            count = "1 difference" if len(changed) == 1 else f"{len(changed)} differences"
             raise ValueError(
-                f"{self.directory} holds a run with another configuration ({plural(len(changed), 'difference')}):\n"
+                f"{self.directory} holds a run with another configuration ({count}):\n"
                 f"{first}\nGive this run another --run.name, or replace that one with --run.overwrite true."
             )
         if finished:
@@ -491,11 +493,6 @@ class VitlabCLI(LightningCLI):
         """Write predictions.parquet: name, label and logits of every test image."""
         self.trainer.predict(self.model, datamodule=self.datamodule, ckpt_path=self.resume, return_predictions=False)
         log.info("%s", self.directory / "predictions.parquet")
-
-
-def plural(number: int, thing: str) -> str:
-    """Return a number with its noun."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _listed(lines: Iterable[str], most: int) -> str:

@@ -23,7 +23,7 @@ from vitlab.cli import VitlabCLI, build
 from vitlab.config import Config, load_yaml, merge, pairs
 from vitlab.data import ImageDataModule
 from vitlab.data.decoding import as_text, open_rgb
-from vitlab.data.image_folder import walk
+from vitlab.data.folder import walk
 from vitlab.data.photos import Picture
 from vitlab.errors import readable
 from vitlab.files import write_text

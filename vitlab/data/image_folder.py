@@ -17,7 +17,7 @@ from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split, 
 from vitlab.data.decoding import Half, Pixels, as_text
 from vitlab.data.draws import Draws, Stream, host_seed
 from vitlab.data.encoded import EncodedCrops, File
-from vitlab.data.folder import Folder, below_split, list_images, walk
+from vitlab.data.folder import Folder, below_split
 from vitlab.data.mixup import Mixup
 from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.oddities import oddities
@@ -38,9 +38,6 @@ from vitlab.data.sampler import Key
 from vitlab.data.source import Part, PhotoSource
 
 _NAMED = 3  # broken images that a message names
-
-# What others take from here.
-__all__ = ["Folder", "ImageFolder", "Photos", "list_images", "walk"]
 
 
 class Photos(ImageDataset):

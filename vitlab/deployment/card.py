@@ -20,6 +20,7 @@ from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import Accuracy
 from vitlab.models import ImageModel, SwinTransformer, SwinTransformerV2, TimmModel, VisionTransformer
 from vitlab.objectives import Classification
+from vitlab.studies.runner import shortfalls
 
 UNKNOWN_TO_TIMM = {"block", "attention", "position_bias"}
 """Arguments that make of a Swin a model that timm does not have."""
@@ -97,7 +98,7 @@ class Exported:
             return f"Not known: the run's result is that of {last.name}, whose weights these are not."
         if not (summary.is_file() and predictions.is_file()):
             return "Not known: the run has not been tested."
-        if partial := json.loads(summary.read_text()).get("partial"):
+        if partial := shortfalls(self.run):
             return f"Not known, of a trial: {'; '.join(partial)}."
         told = read_predictions(predictions)
         logits = told.logits_ema if self.averaged else told.logits

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from vitlab.data import ImageDataModule
 from vitlab.data.decoding import as_text, open_rgb
-from vitlab.data.image_folder import walk
+from vitlab.data.folder import walk
 from vitlab.data.photos import Picture
 from vitlab.evaluation.predictions import probabilities
 from vitlab.objectives import Classification, Objective

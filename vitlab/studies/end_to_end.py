@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from vitlab.data.image_folder import list_images
+from vitlab.data.folder import list_images
 from vitlab.studies.peers import TRAINER_PRECISION, Precision, size_of
 
 RATE, WEIGHT_DECAY, ERASE = 5e-4, 0.05, 0.25

@@ -26,7 +26,8 @@ from vitlab.data.augment import BOX_DRAWS, crop_box, normalise
 from vitlab.data.checking import Check
 from vitlab.data.decoding import Half, Jpeg, Pixels, open_rgb
 from vitlab.data.draws import Draws, Stream
-from vitlab.data.image_folder import Folder, Photos
+from vitlab.data.folder import Folder
+from vitlab.data.image_folder import Photos
 from vitlab.data.packed import FILE, Packed, Row, write_packed
 from vitlab.data.photos import PhotoAugment, half_will_do
 from vitlab.data.sampler import Key
