@@ -47,7 +47,7 @@ types: $(INSTALLED)  ## mypy on vitlab/
 
 # Shapes in signatures are checked at every call, but where torch.compile traces: a checker is a graph break there. The
 # ViT's `forward` is left out since, as in timm, it may be asked to return a pair.
-SHAPES := vitlab.masking,vitlab.models.layers,vitlab.models.windows,vitlab.models.hierarchy,vitlab.models.swin,vitlab.models.swin_v2,beartype.beartype
+SHAPES := vitlab.objectives.masking,vitlab.models.layers,vitlab.models.windows,vitlab.models.hierarchy,vitlab.models.swin,vitlab.models.swin_v2,beartype.beartype
 COMPILED := tests/models/test_compile.py
 PARALLEL := --numprocesses auto --maxprocesses 8
 
@@ -57,10 +57,10 @@ unit: $(INSTALLED)  ## Tests alone; ARGS="-m 'not slow'" for the quick ones
 
 # What counts, draws, formats or compares floats, in reverse, with the plainest kernels, two threads, another clock and
 # another language: a figure that hangs on one of them is a property of the machine.
-SENSITIVE := analysis/test_measures data/test_color_jitter data/test_draws data/test_mixup data/test_multi_crop \
+SENSITIVE := analysis/test_measures data/test_color_jitter data/test_counter_rng data/test_mixup data/test_multi_crop \
 	data/test_rand_augment evaluation models/test_parity models/test_swin models/test_vit models/test_windows \
-	objectives/test_dino objectives/test_msn objectives/test_mae studies/test_bootstrap studies/test_statistics \
-	studies/test_verdict test_config test_ema test_masking test_optim
+	objectives/test_dino objectives/test_msn objectives/test_mae studies/test_bootstrap studies/test_comparison \
+	studies/test_verdict objectives/test_masking test_config test_ema test_optim
 LANGUAGE = $(firstword $(shell locale -a | grep -E '^tr_TR.utf8') C)
 
 elsewhere: $(INSTALLED)  ## The numerically sensitive quick tests as on another machine
@@ -114,4 +114,4 @@ dashboard: $(INSTALLED)  ## A study's report in W&B: make dashboard STUDY=quicks
 	$(RUN) -m vitlab compare --config $(if $(filter %.yaml %.yml,$(STUDY)),$(STUDY),experiments/studies/$(STUDY).yaml) --dashboard $(ARGS)
 
 wandb-sync: $(INSTALLED)  ## Upload the runs in runs/ that W&B kept offline
-	@$(RUN) -c 'import sys; from pathlib import Path; from vitlab.loggers import upload_offline_runs as upload; sys.exit(upload(Path("runs")))'
+	@$(RUN) -c 'import sys; from pathlib import Path; from vitlab.runs.wandb import upload_offline_runs as upload; sys.exit(upload(Path("runs")))'

@@ -9,7 +9,7 @@ import sys
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.distributed.tensor import DTensor
 
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
 
 
 class Parts(Callback):

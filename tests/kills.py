@@ -13,13 +13,13 @@ import torch
 import yaml
 
 from tests.conftest import TINY
-from vitlab.callbacks import RunRecord
-from vitlab.checkpoints import RunCheckpoints
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
 from vitlab.config import Config, merge
-from vitlab.loggers import MetricsFile
 from vitlab.objectives import Objective
 from vitlab.objectives.teacher import Teacher
+from vitlab.runs.checkpoints import RunCheckpoints
+from vitlab.runs.record import RunRecord
+from vitlab.runs.wandb import MetricsFile
 
 
 def die(*args: object, **kwargs: object) -> None:

@@ -11,10 +11,10 @@ import yaml
 from PIL import Image
 
 from tests.conftest import EXPERIMENTS
-from vitlab.commands import CommandLineWorkshop, run
+from vitlab.commands.dispatch import CommandLineWorkshop, run
 from vitlab.config import load_yaml
 from vitlab.objectives import Teacher
-from vitlab.studies.grid import plan, read_study, slug
+from vitlab.studies.study import plan, read_study, slug
 
 FILES = sorted(EXPERIMENTS.glob("*.yaml"))
 STUDIES = sorted((EXPERIMENTS / "studies").glob("*.yaml"))

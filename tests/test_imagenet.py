@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from tests.conftest import EXPERIMENTS
-from vitlab.cli import VitlabCLI
-from vitlab.commands import build, run
+from vitlab.commands.dispatch import build, run
 from vitlab.config import flatten, load_yaml
 from vitlab.data import ImageFolder
+from vitlab.experiment.parser import VitlabCLI
 from vitlab.objectives import Teacher
 from vitlab.optim import parameter_groups
 

@@ -10,10 +10,12 @@ import pytest
 
 from tests.conftest import EXPERIMENTS
 from tests.test_experiments import SHORT, make_cifar, make_photos
-from vitlab import benchmarks, doctor
 from vitlab.__main__ import main
-from vitlab.studies import cost, sitting
-from vitlab.studies.grid import read_study
+from vitlab.commands import benchmark as benchmarks
+from vitlab.commands import check_resume as doctor
+from vitlab.evaluation import cost
+from vitlab.studies.execution import costs as sitting
+from vitlab.studies.study import read_study
 
 ROOT = EXPERIMENTS.parent
 README = (ROOT / "README.md").read_text()

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
     from vitlab.config import load_yaml, split
-    from vitlab.run_directory import config_file
+    from vitlab.experiment.run_directory import config_file
 
     try:  # a wrong path is answered before torch is loaded
         for file in split(arguments[1:])[0]:
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
-    from vitlab.commands import run
+    from vitlab.commands.dispatch import run
 
     return run(command, arguments[1:])
 

@@ -23,7 +23,7 @@ HARMLESS = (
     "run.overwrite",
     "run.checkpoint",
     "run.not_finite",
-    "run.compile",  # said by `vitlab.resume.inexact`
+    "run.compile",  # said by `vitlab.runs.resume.inexact`
     "run.wandb",
     "data.init_args.num_workers",
     "model.init_args.teacher.cache",

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vitlab.analysis.activations import amplitude, block_outputs
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
 from vitlab.models import AttentionMap, Backbone
 from vitlab.models.backbone import Features
 from vitlab.models.layers import PatchEmbed

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vitlab.analysis.transfer import arguments_at, draw_transfer, markdown, over_seeds
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.models.swin_v2 import LinearSpacedBias, LogSpacedBias, TableBias

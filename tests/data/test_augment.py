@@ -24,7 +24,7 @@ from vitlab.data.augment import (
     resized_crop,
     shift_and_flip,
 )
-from vitlab.data.draws import Draws, Stream
+from vitlab.data.counter_rng import Draws, Stream
 
 
 def _images(count: int = 64, side: int = 9, channels: int = 3) -> Tensor:

@@ -14,7 +14,7 @@ from torchvision.transforms import functional as TF  # type: ignore[import-untyp
 
 from vitlab.data import BatchAugment, Digits, ImageFolder
 from vitlab.data.augment import color_jitter
-from vitlab.data.draws import Draws, Stream
+from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.photos import PhotoAugment
 
 STRENGTH = 0.4

@@ -19,7 +19,7 @@ from vitlab.data.corruptions import (
     occlusion,
     resolution,
 )
-from vitlab.data.draws import Draws
+from vitlab.data.counter_rng import Draws
 
 DRAWS = Draws(0, 0, torch.arange(32))
 NAMES = [corruption.name for corruption in CORRUPTIONS]

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from vitlab.data import BatchAugment, Crops, Digits, Mixup, MultiCrop
-from vitlab.data.draws import Draws
+from vitlab.data.counter_rng import Draws
 from vitlab.data.encoded import EncodedCrops
 from vitlab.data.in_memory import TensorImages
 from vitlab.data.rand_augment import RandAugment

@@ -15,7 +15,7 @@ from PIL import Image
 
 from vitlab.data import ImageFolder, MultiCrop, PhotoAugment, encoded
 from vitlab.data.encoded import EncodedCrops
-from vitlab.preparing import prepare
+from vitlab.data.packing import prepare
 
 CPU = torch.device("cpu")
 FOUR = {"train/a": 6, "train/b": 6, "val/a": 2, "val/b": 2}

@@ -12,7 +12,7 @@ import torch
 
 from tests.data.conftest import photo
 from vitlab.data import CIFAR10, Digits, ImageFolder
-from vitlab.preparing import prepare
+from vitlab.data.packing import prepare
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 _COUNTS = {"train/cat": 4, "train/dog": 4, "val/cat": 2, "val/dog": 2}

@@ -10,7 +10,7 @@ import pytest
 from vitlab.data import ImageFolder
 from vitlab.data.datamodule import SPLITS
 from vitlab.data.folder import Listing, list_images
-from vitlab.preparing import prepare
+from vitlab.data.packing import prepare
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.conftest import TINY
 from tests.data.conftest import photo
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
 from vitlab.config import Config, merge
 from vitlab.data import ImageFolder
 from vitlab.data.checking import check_images
@@ -139,7 +139,7 @@ def test_an_image_that_goes_while_a_run_reads_is_named_and_the_same_command_goes
     workers: int,
     change: str,
 ) -> None:
-    from vitlab.callbacks import RunRecord
+    from vitlab.runs.record import RunRecord
 
     monkeypatch.chdir(tmp_path)
     root = photo_folder({f"{split}/{name}": 8 for split in ("train", "val") for name in ("a", "b")})

@@ -22,7 +22,7 @@ from torchvision import transforms as T
 from torchvision.transforms import functional as TF
 
 from vitlab.data import CIFAR10, Crops, Digits, ImageDataModule, ImageFolder, Mixup, MultiCrop, pillow
-from vitlab.data.draws import Draws
+from vitlab.data.counter_rng import Draws
 from vitlab.data.multi_crop import _DRAWS, Look
 
 _SMALL = MultiCrop(  # as released but for its sizes

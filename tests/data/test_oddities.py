@@ -16,7 +16,7 @@ from tests.data.conftest import photo
 from vitlab.data import ImageFolder, checking
 from vitlab.data import image_folder as module
 from vitlab.data.decoding import IMAGE_SUFFIXES, read_rgb
-from vitlab.preparing import prepare
+from vitlab.data.packing import prepare
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 

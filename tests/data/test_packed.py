@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from vitlab.__main__ import main
+from vitlab.atomic_files import written_whole
 from vitlab.data import ImageFolder, PhotoAugment
 from vitlab.data import packed as module
 from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, CROP_SCALE, crop_box
+from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.datamodule import Split
-from vitlab.data.draws import Draws, Stream
-from vitlab.files import written_whole
-from vitlab.preparing import prepare
+from vitlab.data.packing import prepare
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -12,8 +12,8 @@ from timm.data import create_transform
 from timm.data.auto_augment import rand_augment_transform
 
 from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, CROP_SCALE, crop_box, crop_boxes
+from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.decoding import read_rgb
-from vitlab.data.draws import Draws, Stream
 from vitlab.data.photos import PhotoAugment, central_crop, half_will_do, make_rand_augment, random_crop, seeded
 
 _MEAN = (0.485, 0.456, 0.406)

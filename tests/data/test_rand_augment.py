@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vitlab.data import CIFAR10, BatchAugment, Digits, ImageFolder
 from vitlab.data.augment import flip, normalise
-from vitlab.data.draws import Draws, Stream
+from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.photos import PhotoAugment
 from vitlab.data.rand_augment import Group, RandAugment, _levels, timms_rand_augment
 

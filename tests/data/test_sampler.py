@@ -2,7 +2,7 @@
 
 import pytest
 
-from vitlab.data.draws import permutation
+from vitlab.data.counter_rng import permutation
 from vitlab.data.sampler import EvalSampler, EvenBatchSampler, TrainSampler, check_batches
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tests.conftest import TINY
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
 from vitlab.config import merge
 
 

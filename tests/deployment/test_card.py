@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from vitlab.cli import build
-from vitlab.commands import restore, run
+from vitlab.commands.dispatch import restore, run
 from vitlab.data import Digits, ImageDataModule, ImageFolder
 from vitlab.data.decoding import open_rgb
 from vitlab.deployment.card import Exported, construction, write_card
 from vitlab.evaluation.predictions import read_predictions
+from vitlab.experiment.parser import build
 from vitlab.models import SwinTransformerV2, TimmModel, VisionTransformer, swinv2_tiny_window8_256
 from vitlab.models.swin_v2 import TableBias
 from vitlab.objectives import Objective, Supervised

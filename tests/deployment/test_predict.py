@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import EXPERIMENTS
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
 from vitlab.data import CIFAR10, Digits, ImageDataModule, ImageFolder
 from vitlab.deployment.predict import ask
 from vitlab.evaluation.predictions import probabilities, read_predictions

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitlab.evaluation.answers import classify
+from vitlab.evaluation.classify import classify
 from vitlab.evaluation.features import extract, read_cache, write_cache
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.models import VisionTransformer

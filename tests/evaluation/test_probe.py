@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
 from vitlab.evaluation.probe import Accuracy, hold_out, probe
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import SMALL
 
+from tests.models.small_models import SMALL
 from vitlab.models import Backbone
 
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import SMALL, VIT, images, shake
 from torch import Tensor
 
+from tests.models.small_models import SMALL, VIT, images, shake
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import images, shake
 
+from tests.models.small_models import images, shake
 from vitlab.models import Backbone
 from vitlab.models.layers import fan_in, trunc_normal
 

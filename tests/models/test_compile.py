@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import SMALL, images, shake
 from torch._dynamo.utils import counters
 
+from tests.models.small_models import SMALL, images, shake
 from tests.objectives.small import BACKBONES, batch, crops
 from vitlab.models import TimmModel, VisionTransformer
 from vitlab.objectives import DINO, MAE, MSN, Distillation, Objective, SimMIM, SoftTarget, Supervised, Teacher

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import timm
 import torch
-from small_models import SMALL, TIMM, images, relative_error, shake
 from torch import Tensor, nn
 
 import vitlab.models
+from tests.models.small_models import SMALL, TIMM, images, relative_error, shake
 
 # (family, arguments): native sizes, then the corners where implementations part.
 CASES: list[tuple[str, dict[str, Any]]] = [

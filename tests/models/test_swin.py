@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import SMALL, SWIN, images, relative_error, shake
 from torch import nn
 
+from tests.models.small_models import SMALL, SWIN, images, relative_error, shake
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2
 from vitlab.models.hierarchy import WindowAttention
 from vitlab.models.swin import CosineAttention, PreNormBlock
@@ -117,7 +117,7 @@ def test_every_kind_of_position_bias_trains_and_changes_window(kind: Any) -> Non
 @pytest.mark.filterwarnings("ignore::UserWarning")  # inside timm's interpolation
 @pytest.mark.parametrize("family", ["swin", "swinv2"])
 def test_a_model_rebuilt_for_another_size_is_timms_rebuilt(family: str) -> None:
-    from small_models import TIMM
+    from tests.models.small_models import TIMM
 
     theirs = shake(TIMM[family]()).eval()
     ours = SMALL[family]().eval()

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from small_models import TIMM, VIT, images, relative_error, shake
 from timm.models.deit import VisionTransformerDistilled
 
+from tests.models.small_models import TIMM, VIT, images, relative_error, shake
 from vitlab.models import VisionTransformer
 from vitlab.models.layers import attention, resample_grid, sincos_table
 

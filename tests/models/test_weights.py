@@ -9,9 +9,9 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from small_models import SMALL, SWIN, TIMM, VIT, images, relative_error, shake
 from torch import Tensor, nn
 
+from tests.models.small_models import SMALL, SWIN, TIMM, VIT, images, relative_error, shake
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer, vit_tiny_patch16_224
 from vitlab.models.weights import load_weights, read_weights, save_weights
 

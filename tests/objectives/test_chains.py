@@ -10,12 +10,12 @@ import torch
 import yaml
 
 from tests.conftest import TINY
-from vitlab.callbacks import RunRecord
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
 from vitlab.config import Config, merge
 from vitlab.models import VisionTransformer
 from vitlab.models.layers import sincos_table
 from vitlab.models.weights import save_weights
+from vitlab.runs.record import RunRecord
 
 Write = Callable[..., Path]
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.objectives.small import BACKBONES, CROPS, closed_form, crops, wake, without_gradient
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
 from vitlab.config import Config, merge
-from vitlab.evaluation.spread import rank_me
+from vitlab.evaluation.collapse import rank_me
 from vitlab.models import VisionTransformer
 from vitlab.models.weights import load_weights
 from vitlab.objectives import DINO
@@ -297,7 +297,7 @@ def test_the_last_layer_rests_at_first_and_weight_decay_rises(tiny: Write, monke
 def test_an_interrupted_run_continues_to_the_same_weights_and_centre(
     tiny: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vitlab.callbacks import RunRecord
+    from vitlab.runs.record import RunRecord
 
     path = tiny(experiment(), "dino")
     fit("--config", path, "--run.root", "whole")
@@ -317,7 +317,7 @@ def test_an_interrupted_run_continues_to_the_same_weights_and_centre(
 
 
 def test_a_run_keeps_and_hands_on_its_teacher(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    monitor = {"class_path": "vitlab.callbacks.KnnMonitor", "init_args": {"every_n_epochs": 1, "most": 100}}
+    monitor = {"class_path": "vitlab.runs.record.KnnMonitor", "init_args": {"every_n_epochs": 1, "most": 100}}
     config = experiment()
     config["trainer"]["callbacks"] = [monitor]
     path = tiny(config, "dino")

@@ -9,10 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.objectives.small import BACKBONES, batch, closed_form, learn_by_heart, without_gradient
-from vitlab.masking import patchify, random_masking, unpatchify
 from vitlab.models import VisionTransformer, vit_base_patch16_224, vit_large_patch16_224
 from vitlab.objectives import MAE
 from vitlab.objectives.mae import masked_mse, normalise_patches
+from vitlab.objectives.masking import patchify, random_masking, unpatchify
 from vitlab.optim import AdamW, WarmupCosine
 
 DECODER = {"decoder_embed_dim": 32, "decoder_depth": 2, "decoder_num_heads": 2}

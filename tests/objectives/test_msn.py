@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tests.objectives.small import BACKBONES, CROPS, closed_form, crops, wake, without_gradient
 from tests.objectives.test_dino import experiment as dino_experiment
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
 from vitlab.config import Config
-from vitlab.evaluation.spread import rank_me
+from vitlab.evaluation.collapse import rank_me
 from vitlab.models import VisionTransformer
 from vitlab.objectives import MSN
 from vitlab.objectives.heads import Prototypes
@@ -231,7 +231,7 @@ def experiment() -> Config:
 def test_an_interrupted_run_continues_to_the_same_weights(
     tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vitlab.callbacks import RunRecord
+    from vitlab.runs.record import RunRecord
 
     arguments = ["--config", str(tiny(experiment(), "msn"))]
     run("fit", [*arguments, "--run.root", "whole"])

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from tests.objectives.small import BACKBONES, batch, quick_trainer
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.data import Digits
 from vitlab.objectives import MAE, Objective, Supervised

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.objectives.small import BACKBONES, batch, closed_form, learn_by_heart, wake, without_gradient
-from vitlab.masking import block_masking, enlarge
 from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.objectives import SimMIM
+from vitlab.objectives.masking import block_masking, enlarge
 from vitlab.objectives.simmim import masked_l1, normalise_locally
 from vitlab.optim import AdamW, WarmupCosine
 

@@ -8,7 +8,7 @@ import fake_study
 import pytest
 from fake_study import Digits, FakeWorkshop
 
-from vitlab.studies import runner
+from vitlab.studies.execution import local as runner
 
 
 @pytest.fixture(autouse=True)

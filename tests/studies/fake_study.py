@@ -15,8 +15,8 @@ from vitlab.config import merge
 from vitlab.evaluation.predictions import Predictions
 from vitlab.studies.baselines import Baselines
 from vitlab.studies.budget import Epochs
-from vitlab.studies.grid import Run, Study
 from vitlab.studies.results import RunResult, StudyResults
+from vitlab.studies.study import Run, Study
 
 FAKE_PROGRAM = (sys.executable, str(Path(__file__).with_name("fake_vitlab.py")))
 DEFAULTS = {

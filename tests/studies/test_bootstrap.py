@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vitlab.studies.bootstrap import (
+from vitlab.studies.statistics.bootstrap import (
     acceleration,
     bca_interval,
     bca_p,

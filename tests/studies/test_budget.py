@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
+from vitlab.evaluation.cost import Cost
 from vitlab.studies.budget import parse_budget
-from vitlab.studies.cost import Cost
 
 # A model that trains 1,000 images/s at 2 GFLOP each.
 COST = Cost(1, 1, 2_000_000_000, 1_000.0, 1.0, 1, 1, None, None, 64, 30, "a fake", 1, "2.15")

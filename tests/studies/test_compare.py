@@ -6,7 +6,7 @@ import pytest
 from fake_study import FAKE_PROGRAM, Digits, FakeWorkshop
 
 from vitlab.studies.compare import compare, results_of
-from vitlab.studies.verdict import verdict
+from vitlab.studies.report.verdict import verdict
 
 Write = Callable[..., Path]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_experiments import make_photos
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
 from vitlab.studies.end_to_end import Race, Spent, Training, spend
 
 

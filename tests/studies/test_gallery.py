@@ -5,7 +5,7 @@ import numpy as np
 from fake_study import results
 from PIL import Image
 
-from vitlab.studies.gallery import data_uri, gallery, interesting, shown_seed
+from vitlab.studies.report.gallery import data_uri, gallery, interesting, shown_seed
 
 ALL = np.ones(6, dtype=bool)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vitlab.studies.intervals import Interval, sampling_margin, spread, t_interval
+from vitlab.studies.statistics.intervals import Interval, sampling_margin, spread, t_interval
 
 A = np.array([0.971, 0.968, 0.975, 0.966])
 

@@ -13,17 +13,18 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from tests.conftest import EXPERIMENTS
-from vitlab import memory_benchmarks, models
-from vitlab.commands import run
+from vitlab import models
+from vitlab.commands import benchmark_memory as memory_benchmarks
+from vitlab.commands.benchmark_memory import trial
+from vitlab.commands.dispatch import run
+from vitlab.commands.training_memory import Noise, Trial, attempt, bytes_of_tensors, in_own_process, train_on_noise
 from vitlab.config import Config, merge
 from vitlab.data import Digits
-from vitlab.memory import map_tensors
-from vitlab.memory_benchmarks import trial
+from vitlab.evaluation.allocator import map_tensors
 from vitlab.models import Backbone, VisionTransformer
 from vitlab.objectives import Supervised
 from vitlab.optim import AdamW, WarmupCosine
 from vitlab.studies.memory_table import candidates, largest, parse_bytes, same_global_batch
-from vitlab.studies.trial import Noise, Trial, attempt, bytes_of_tensors, in_own_process, train_on_noise
 
 MIB = 2**20
 

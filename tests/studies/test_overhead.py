@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from tests.conftest import TINY
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.studies.overhead import WARM_UP, BesideBareLoop, share
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
 from vitlab.models import vit_tiny_patch16_224
 from vitlab.studies import peers
 from vitlab.studies.peers import build, count_flops

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vitlab.studies.power import detectable_effect, least_seeds, outlook
-from vitlab.studies.statistics import sign_flip_p
+from vitlab.studies.statistics.comparison import sign_flip_p
+from vitlab.studies.statistics.power import detectable_effect, least_seeds, outlook
 
 
 def test_six_seeds_are_the_fewest_that_can_claim_anything_and_more_pairs_take_more() -> None:

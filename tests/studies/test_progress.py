@@ -3,8 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from vitlab.studies.grid import Run
-from vitlab.studies.progress import Active, PlainDisplay, Progress, TerminalDisplay, read_progress, seconds_left
+from vitlab.studies.execution.progress import (
+    Active,
+    PlainDisplay,
+    Progress,
+    TerminalDisplay,
+    read_progress,
+    seconds_left,
+)
+from vitlab.studies.study import Run
 
 HEADER = "step,epoch,train/loss,val/loss,val/top1\n"
 

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 from fake_study import FAKE_PROGRAM, Digits, FakeWorkshop, results, right, variant, write_study
 
-from vitlab.studies import figures
 from vitlab.studies.compare import RunsFailed, compare, results_of
-from vitlab.studies.report import write_report
-from vitlab.studies.robustness import finished_runs
-from vitlab.studies.spoilt_images import CLEAN, fingerprint, keep
-from vitlab.studies.wording import SPACE
+from vitlab.studies.format import SPACE
+from vitlab.studies.report import figures
+from vitlab.studies.report.page import write_report
+from vitlab.studies.report.robustness import finished_runs
+from vitlab.studies.robustness import CLEAN, fingerprint, keep
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium to look at the page")

@@ -8,9 +8,9 @@ import yaml
 from fake_study import result, results, right
 
 from vitlab.evaluation.predictions import Predictions, write_predictions
-from vitlab.studies.grid import Run
+from vitlab.studies.execution.local import Outcome
 from vitlab.studies.results import read_results
-from vitlab.studies.runner import Outcome
+from vitlab.studies.study import Run
 
 LABELS = np.arange(30) % 3
 

@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
 from vitlab.data import Digits
 from vitlab.data.corruptions import CORRUPTIONS, corrupted
-from vitlab.evaluation.answers import classify
+from vitlab.evaluation.classify import classify
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.models import VisionTransformer
-from vitlab.studies import figures
-from vitlab.studies.robustness import draw_curves, finished_runs, read_robustness, summary
-from vitlab.studies.spoilt_images import (
+from vitlab.studies.format import SPACE
+from vitlab.studies.report import figures
+from vitlab.studies.report.robustness import draw_curves, finished_runs, read_robustness, summary
+from vitlab.studies.robustness import (
     CLEAN,
     FinishedRun,
     accuracies,
@@ -28,7 +29,6 @@ from vitlab.studies.spoilt_images import (
     only,
     read_kept,
 )
-from vitlab.studies.wording import SPACE
 
 Write = Callable[..., Path]
 

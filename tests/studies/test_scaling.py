@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
+from vitlab.evaluation.cost import count_flops
 from vitlab.models import SwinTransformer
 from vitlab.studies import scaling, scaling_figure
-from vitlab.studies.cost import count_flops
 from vitlab.studies.scaling import Architecture, Factor, Part, Point, Shape, msa, multiply_adds, window_msa
 
 CPU = torch.device("cpu")

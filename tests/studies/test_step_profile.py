@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vitlab.commands import run
+from vitlab.commands.dispatch import run
 from vitlab.studies import step_profile
 from vitlab.studies.step_profile import OTHER, REST, WARM_UP, StepProfiler, kind_of, markdown, phase_of, read
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 from fake_study import result, results, right
 
-from vitlab.studies.cost import Cost
-from vitlab.studies.grid import Difference, Run
-from vitlab.studies.runner import Outcome
-from vitlab.studies.verdict import outlooks, remarks, verdict
-from vitlab.studies.wording import SPACE, speed
+from vitlab.evaluation.cost import Cost
+from vitlab.studies.execution.local import Outcome
+from vitlab.studies.format import SPACE, speed
+from vitlab.studies.report.verdict import outlooks, remarks, verdict
+from vitlab.studies.study import Difference, Run
 
 
 def plain(text: str) -> str:

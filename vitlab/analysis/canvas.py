@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vitlab.files import written_whole
+from vitlab.atomic_files import written_whole
 
 INK, MUTED, RIGHT, WRONG = "#1c1d20", "#5c6066", "#00634a", "#a83c00"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")  # Okabe and Ito 2008

@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vitlab.data import pillow
-from vitlab.data.draws import Draws, Stream, to_device
+from vitlab.data.counter_rng import Draws, Stream, to_device
 from vitlab.data.rand_augment import check_description
 
 CROP_SCALE = (0.08, 1.0)  # share of the image's area: Szegedy et al., "Going deeper with convolutions", section 6

@@ -14,8 +14,8 @@ import simplejpeg
 from PIL import Image, ImageFile
 from tqdm import tqdm
 
+from vitlab.atomic_files import written_whole
 from vitlab.data.decoding import LEAST_SIDE, MOST_RATIO, SIXTEEN_BIT, Pixels, read_rgb
-from vitlab.files import written_whole
 
 _CHUNK = 32  # files that a thread decodes before it reports
 _LEVELS = 32  # of 256: a 16-bit picture that comes to fewer used less than an eighth of its range

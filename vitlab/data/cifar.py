@@ -13,12 +13,12 @@ import numpy as np
 import torch
 import torchvision  # type: ignore[import-untyped]
 
+from vitlab.atomic_files import written_whole
 from vitlab.data.augment import BatchAugment
 from vitlab.data.datamodule import ImageDataset, Split, check_fraction, stratified_split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
 from vitlab.data.mixup import Mixup
 from vitlab.data.multi_crop import MultiCrop
-from vitlab.files import written_whole
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 

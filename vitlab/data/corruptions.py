@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur  # type: ignore[import-untyped]
 
-from vitlab.data.draws import Draws, Stream
+from vitlab.data.counter_rng import Draws, Stream
 
 GRID = 8  # squares a side, of those that are occluded
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vitlab.data.augment import BatchAugment, color_jitter, erase, normalise
-from vitlab.data.draws import Draws, Stream, permutation
+from vitlab.data.counter_rng import Draws, Stream, permutation
 from vitlab.data.encoded import EncodedCrops
 from vitlab.data.mixup import Mixup, draw_mixup, mix_images, mix_labels
 from vitlab.data.multi_crop import MultiCrop

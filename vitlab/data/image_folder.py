@@ -13,9 +13,9 @@ from torch import Tensor
 
 from vitlab.data.augment import BOX_DRAWS, crop_box
 from vitlab.data.checking import Check
+from vitlab.data.counter_rng import Draws, Stream, host_seed
 from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split, check_fraction, stratified_split, tell
 from vitlab.data.decoding import Half, Pixels, as_text
-from vitlab.data.draws import Draws, Stream, host_seed
 from vitlab.data.encoded import EncodedCrops, File
 from vitlab.data.folder import Folder, below_split
 from vitlab.data.mixup import Mixup

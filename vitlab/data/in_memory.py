@@ -8,8 +8,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from vitlab.data.augment import BatchAugment, resize
+from vitlab.data.counter_rng import Draws, to_device
 from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split
-from vitlab.data.draws import Draws, to_device
 from vitlab.data.mixup import Mixup
 from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.photos import Framing

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vitlab.data.draws import Stream, host_seed
+from vitlab.data.counter_rng import Stream, host_seed
 
 
 class Box(NamedTuple):

@@ -22,8 +22,8 @@ from torchvision.transforms.v2 import functional as TF  # type: ignore[import-un
 
 from vitlab.data import pillow
 from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, check_probability, check_range, crop_boxes, flip
+from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.decoding import Pixels
-from vitlab.data.draws import Draws, Stream
 from vitlab.data.photos import Interpolation, Photo, Picture, apply, resized_box
 
 _DRAWS = (BOX_DRAWS, 1, 1, 4, 4, 1, 2, 1)  # of crop, flip, jitter at all, its order, its factors, grey, blur, solarize

@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 import simplejpeg
 
+from vitlab.atomic_files import write_text, written_whole
 from vitlab.data.checking import Check, content_of, is_faint
 from vitlab.data.datamodule import Split
 from vitlab.data.decoding import Half, Jpeg, Pixels, as_text, read_photo
 from vitlab.data.photos import shrunk
 from vitlab.data.source import PhotoSource
-from vitlab.files import write_text, written_whole
 
 FILE, LISTING = "photos.arrow", "broken.txt"
 QUALITY = 95  # of JPEGs, without subsampled colours: 43.5 dB from Pillow's bicubic of the original, in the median

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitlab.data import pillow
-from vitlab.data.draws import Draws, Stream, to_device
+from vitlab.data.counter_rng import Draws, Stream, to_device
 
 # timm takes no notice of a part that it does not understand: `-minc1` would be plain RandAugment of another strength.
 _DESCRIPTION = re.compile(r"rand(-(m|n|mmax)\d+|-inc[01]|-(mstd|p)\d+(\.\d+)?|-t(weights|3a|3aw))*")

@@ -12,8 +12,8 @@ import numpy as np
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
-from vitlab.data.draws import permutation
-from vitlab.processes import places
+from vitlab.data.counter_rng import permutation
+from vitlab.distributed import places
 
 
 class Key(NamedTuple):
@@ -25,7 +25,7 @@ class Key(NamedTuple):
 
 
 class TrainSampler(Sampler[Key]):
-    """Yield the images in the order of (seed, epoch), each global batch dealt out as in `vitlab.processes.places`.
+    """Yield the images in the order of (seed, epoch), each global batch dealt out as in `vitlab.distributed.places`.
 
     An epoch is so many whole optimiser steps, of `world_size · accumulate` batches each; what is left over, other
     images in each epoch, is left out. So neither its length nor the images of a step depend on how processes and

@@ -20,7 +20,7 @@ from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import Accuracy
 from vitlab.models import ImageModel, SwinTransformer, SwinTransformerV2, TimmModel, VisionTransformer
 from vitlab.objectives import Classification
-from vitlab.studies.runner import shortfalls
+from vitlab.studies.execution.local import shortfalls
 
 UNKNOWN_TO_TIMM = {"block", "attention", "position_bias"}
 """Arguments that make of a Swin a model that timm does not have."""

@@ -22,8 +22,8 @@ from vitlab.data.folder import walk
 from vitlab.data.photos import Picture
 from vitlab.evaluation.predictions import probabilities
 from vitlab.objectives import Classification, Objective
-from vitlab.studies import wording
-from vitlab.studies.gallery import data_uri
+from vitlab.studies import format as wording
+from vitlab.studies.report.gallery import data_uri
 
 SHOWN = 2000  # pictures of a page, which take it 10 MB
 HELD = 16  # pictures decoded at a time: half a gigabyte where they are of 12 megapixels

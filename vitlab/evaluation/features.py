@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from vitlab.atomic_files import written_whole
 from vitlab.evaluation.labels import require_classes
-from vitlab.files import written_whole
 from vitlab.models import ImageModel
 
 Features = tuple[Tensor, Tensor]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from vitlab.atomic_files import write_text
 from vitlab.evaluation.predictions import Predictions, correct
-from vitlab.files import write_text
 
 MOST_IN_A_MATRIX = 2000  # classes; of ImageNet-21k's the matrix would take a gigabyte
 

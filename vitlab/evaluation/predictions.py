@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import log_softmax, softmax
 
-from vitlab.files import written_whole
+from vitlab.atomic_files import written_whole
 
 CALIBRATION_BINS = 15  # as torchmetrics and Guo et al. (2017)
 

@@ -6,7 +6,7 @@ from vitlab.models.backbone import AttentionMap as AttentionMap
 from vitlab.models.backbone import Backbone as Backbone
 from vitlab.models.backbone import Features as Features
 from vitlab.models.backbone import ImageModel as ImageModel
-from vitlab.models.variants import *  # noqa: F403  # the three classes and every named size, nothing else
-from vitlab.models.zoo import TimmModel as TimmModel
+from vitlab.models.sizes import *  # noqa: F403  # the three classes and every named size, nothing else
+from vitlab.models.timm_model import TimmModel as TimmModel
 
 __all__ = [name for name, value in vars().items() if name[0] != "_" and not isinstance(value, _ModuleType)]

@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from vitlab.files import written_whole
+from vitlab.atomic_files import written_whole
 from vitlab.models.layers import PatchEmbed, resample_grid
 from vitlab.models.swin import TableAttention
 from vitlab.models.swin_v2 import ContinuousBias, TableBias
+from vitlab.models.timm_model import TimmModel
 from vitlab.models.windows import resize_bias_table
-from vitlab.models.zoo import TimmModel
 
 Weights = dict[str, Tensor]
 Shape = tuple[int, ...]

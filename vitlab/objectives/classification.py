@@ -14,8 +14,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from vitlab.ema import Ema, WeightAverage
 from vitlab.models import ImageModel
 from vitlab.objectives.objective import Batch, Monitor, Objective
+from vitlab.objectives.sharding import is_shared_out
 from vitlab.optim import Optimizer, Schedule
-from vitlab.sharding import is_shared_out
 
 
 class Classification(Objective, ABC):

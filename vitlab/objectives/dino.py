@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitlab.distributed import mean_over_processes
 from vitlab.models import Backbone
 from vitlab.objectives.heads import Prototypes, projection
 from vitlab.objectives.self_distillation import SelfDistillation, by_resolution, embed_views
 from vitlab.optim import Optimizer, Schedule, cosine
-from vitlab.processes import mean_over_processes
 
 
 class DINO(SelfDistillation):

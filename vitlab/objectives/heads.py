@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitlab.distributed import mean_over_processes
 from vitlab.models.layers import init_linears, trunc_normal
-from vitlab.processes import mean_over_processes
 
 
 def projection(in_dim: int, hidden_dim: int, out_dim: int, batch_norm: bool) -> nn.Sequential:

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vitlab.masking import enlarge, num_hidden, patchify, put, random_masking, take, unpatchify
+from vitlab.distributed import num_processes, own_rows
 from vitlab.models import Features, VisionTransformer
 from vitlab.models.layers import check_heads, init_linears, sincos_table, xavier
 from vitlab.models.vit import Attention, Block
+from vitlab.objectives.masking import enlarge, num_hidden, patchify, put, random_masking, take, unpatchify
 from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm
 from vitlab.optim import Optimizer, Schedule
-from vitlab.processes import num_processes, own_rows
 
 
 class Decoder(nn.Module):

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.masking import num_hidden_blocks, random_masking, take
+from vitlab.distributed import mean_over_processes, num_processes, own_rows
 from vitlab.models import VisionTransformer
 from vitlab.objectives.heads import Prototypes, projection
+from vitlab.objectives.masking import num_hidden_blocks, random_masking, take
 from vitlab.objectives.pretraining import require_final_norm
 from vitlab.objectives.self_distillation import SelfDistillation, by_resolution, entropy
 from vitlab.optim import Optimizer, Schedule
-from vitlab.processes import mean_over_processes, num_processes, own_rows
 
 
 class MSN(SelfDistillation):

@@ -14,9 +14,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from vitlab.models import ImageModel
+from vitlab.objectives.sharding import FSDP, refuse_other_sharding, share_out
 from vitlab.objectives.stored import build, stored_model
 from vitlab.optim import Optimizer, Schedule, describe_groups, parameter_groups
-from vitlab.sharding import FSDP, refuse_other_sharding, share_out
 
 log = logging.getLogger("vitlab")
 

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vitlab.masking import block_masking, enlarge, num_hidden_blocks
+from vitlab.distributed import num_processes, own_rows
 from vitlab.models import Backbone
+from vitlab.objectives.masking import block_masking, enlarge, num_hidden_blocks
 from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm
 from vitlab.optim import Optimizer, Schedule
-from vitlab.processes import num_processes, own_rows
 
 
 class SimMIM(MaskedPretraining):

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from vitlab.files import written_whole
+from vitlab.atomic_files import written_whole
 
 log = logging.getLogger("vitlab")
 

@@ -21,13 +21,13 @@ from PIL import Image
 from torch import Tensor
 
 from vitlab.data import CIFAR10, BatchAugment
-from vitlab.data.draws import Draws
+from vitlab.data.counter_rng import Draws
 from vitlab.data.rand_augment import RandAugment, timms_rand_augment
 from vitlab.data.sampler import Key
+from vitlab.evaluation.cost import device_name
+from vitlab.evaluation.interleaved_timing import Step, alternate, one_thread, quartiles, ratios
 from vitlab.models import VisionTransformer
-from vitlab.studies.cost import device_name
 from vitlab.studies.peers import make_step
-from vitlab.studies.turns import Step, alternate, one_thread, quartiles, ratios
 
 BATCH, TURN = 128, 16  # images of a batch, and batches in a row: a loader's rate is a sustained one
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vitlab.atomic_files import write_text
 from vitlab.config import Config
 from vitlab.evaluation.knn import choose_k, predict
-from vitlab.files import write_text
 from vitlab.studies.workshop import Images, Split
 
 NEIGHBOURS = (1, 3, 5, 10, 20)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vitlab.studies.cost import Cost
+from vitlab.evaluation.cost import Cost
 
 
 @dataclass(frozen=True)

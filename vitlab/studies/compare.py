@@ -5,25 +5,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitlab.evaluation.cost import Cost
 from vitlab.studies.baselines import Baselines, baselines
-from vitlab.studies.cluster import run_array
-from vitlab.studies.cost import Cost
-from vitlab.studies.decisions import (
+from vitlab.studies.execution.costs import known_costs, measure_costs
+from vitlab.studies.execution.export_jobs import Engine
+from vitlab.studies.execution.local import Allotment, Outcome, allot, is_finished, refuse_conflicts, run_all
+from vitlab.studies.execution.progress import display_for
+from vitlab.studies.execution.slurm import run_array
+from vitlab.studies.format import counted
+from vitlab.studies.report.page import write_report
+from vitlab.studies.report.verdict import outlooks, verdict
+from vitlab.studies.results import StudyResults, read_results
+from vitlab.studies.study import Run, Study, differing_keys, plan, plan_tuning, read_study, slug
+from vitlab.studies.tuning import (
     Choice,
     refuse_to_tune_on_test_images,
     refuse_what_has_no_top1,
     spend_budget,
     tune,
 )
-from vitlab.studies.engines import Engine
-from vitlab.studies.grid import Run, Study, differing_keys, plan, plan_tuning, read_study, slug
-from vitlab.studies.progress import display_for
-from vitlab.studies.report import write_report
-from vitlab.studies.results import StudyResults, read_results
-from vitlab.studies.runner import Allotment, Outcome, allot, is_finished, refuse_conflicts, run_all
-from vitlab.studies.sitting import known_costs, measure_costs
-from vitlab.studies.verdict import outlooks, verdict
-from vitlab.studies.wording import counted
 from vitlab.studies.workshop import Images, Workshop
 
 if TYPE_CHECKING:

@@ -24,16 +24,16 @@ from torch import Tensor
 
 from vitlab.data.augment import BOX_DRAWS, crop_box, normalise
 from vitlab.data.checking import Check
+from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.decoding import Half, Jpeg, Pixels, open_rgb
-from vitlab.data.draws import Draws, Stream
 from vitlab.data.folder import Folder
 from vitlab.data.image_folder import Photos
 from vitlab.data.packed import FILE, Packed, Row, write_packed
 from vitlab.data.photos import PhotoAugment, half_will_do
 from vitlab.data.sampler import Key
 from vitlab.data.source import PhotoSource
-from vitlab.studies.cost import device_name
-from vitlab.studies.turns import alternate, one_thread, ratios
+from vitlab.evaluation.cost import device_name
+from vitlab.evaluation.interleaved_timing import alternate, one_thread, ratios
 
 SIZE, SHORT_SIDE = 224, 256  # pixels of a crop, and of a prepared photograph's shorter side
 PHOTOS = 32  # of a turn

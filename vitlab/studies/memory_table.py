@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-from vitlab.files import write_text
-from vitlab.studies.trial import Trial
+from vitlab.atomic_files import write_text
+from vitlab.commands.training_memory import Trial
 
 GIB = 2**30
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}

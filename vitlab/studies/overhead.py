@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from vitlab.data.sampler import TrainSampler
-from vitlab.studies.turns import Quartiles, clock_for, ratios
+from vitlab.evaluation.interleaved_timing import Quartiles, clock_for, ratios
 
 WARM_UP = 5  # steps
 

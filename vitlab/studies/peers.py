@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitlab import models
-from vitlab.studies.cost import PeakMemory, device_name
-from vitlab.studies.turns import alternate, clock_for, ratios
-from vitlab.utilisation import dtype_of, flops_of, gemm_peak, wait_for
+from vitlab.evaluation.cost import PeakMemory, device_name
+from vitlab.evaluation.flops import dtype_of, flops_of, gemm_peak, wait_for
+from vitlab.evaluation.interleaved_timing import alternate, clock_for, ratios
 
 Precision = Literal["float32", "bfloat16"]
 Phase = Literal["training", "inference"]

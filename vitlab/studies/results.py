@@ -18,17 +18,18 @@ import pandas as pd
 
 from vitlab.config import ABSENT, flatten
 from vitlab.evaluation import predictions as predicted
+from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import Predictions, read_predictions
-from vitlab.studies import intervals, statistics
 from vitlab.studies.baselines import Baselines
-from vitlab.studies.cost import Cost
-from vitlab.studies.decisions import Choice
-from vitlab.studies.grid import Difference, Run, Study
-from vitlab.studies.intervals import Interval
-from vitlab.studies.power import Outlook, outlook
-from vitlab.studies.runner import Outcome, cut_short
-from vitlab.studies.statistics import Comparison
-from vitlab.studies.wording import as_yaml
+from vitlab.studies.execution.local import Outcome, cut_short
+from vitlab.studies.format import as_yaml
+from vitlab.studies.statistics import comparison as statistics
+from vitlab.studies.statistics import intervals
+from vitlab.studies.statistics.comparison import Comparison
+from vitlab.studies.statistics.intervals import Interval
+from vitlab.studies.statistics.power import Outlook, outlook
+from vitlab.studies.study import Difference, Run, Study
+from vitlab.studies.tuning import Choice
 
 SIGNIFICANCE = 0.05
 # Rows that differ in these are marked: their accuracies answer another question, or come from another machine.

@@ -1,189 +1,180 @@
-"""How a study's models stand up to spoilt images: curves of accuracy against strength, on a page and in the report."""
+"""Test a study's models on spoilt images, one after the other; what is measured is kept and not measured again.
 
-import base64
-import io
+`robustness.csv` has a row a run, corruption, strength and number of images: `variant`, `seed`, `corruption` (`CLEAN`
+for the images as they are), `measure` (what its strengths are), `strength`, `images`, `top1` from 0 to 1, and
+`predictions`, the fingerprint of the run that was measured.
+"""
+
+import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import tee
 from pathlib import Path
 from typing import NamedTuple
 
-import jinja2
-import matplotlib
+import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+import torch
+from torch import Tensor
 
-from vitlab.studies import wording
-from vitlab.studies.figures import COLOURS, DASHES, MARKERS, PX, STYLE, WIDE, Layout, legend
-from vitlab.studies.grid import slug
-from vitlab.studies.intervals import Interval, t_interval
-from vitlab.studies.spoilt_images import CLEAN, FinishedRun, current, read_kept
+from vitlab.atomic_files import write_text
+from vitlab.data import ImageDataModule
+from vitlab.data.corruptions import Corruption, corrupted
+from vitlab.evaluation.predictions import read_predictions
+from vitlab.models import ImageModel
+from vitlab.studies.baselines import stratified_sample
+from vitlab.studies.format import clock
 
 log = logging.getLogger("vitlab")
 
-FOLDER = "robustness"
-"""In the study's: where the report looks for what was measured."""
+CLEAN = "none"
+"""What the column `corruption` says of the images as they are."""
+FILE = "robustness.csv"
+CELL = ["variant", "seed", "corruption", "strength", "images"]
+SEED = 0  # of the choice of images: the same for every model
+SECONDS = 10.0  # between two lines about how far it is
+
+Batches = Iterable[tuple[list[Tensor], Tensor]]
 
 
-class Robustness(NamedTuple):
-    """What was measured of a study's runs as they are now, and which of them it was not measured of."""
+class FinishedRun(NamedTuple):
+    """A run of a study, by its directory."""
 
-    table: pd.DataFrame
-    missing: list[str]
-
-    @property
-    def measures(self) -> dict[str, str]:
-        """By corruption, what its strengths are."""
-        spoilt = self.table[self.table["corruption"] != CLEAN]
-        if spoilt.empty:
-            return {}
-        return dict(zip(spoilt["corruption"], spoilt["measure"], strict=True))
+    variant: str
+    seed: int
+    directory: Path
 
 
-def finished_runs(study: Path) -> tuple[list[FinishedRun], list[str]]:
-    """Return the finished runs of a study's folder, in the report's order, and which of the others why are left out.
+Load = Callable[[FinishedRun], tuple[ImageModel, ImageDataModule]]
 
-    Raises:
-        FileNotFoundError: not the folder of a study that was run.
-        ValueError: no run is finished.
+
+def measure_study(
+    runs: Sequence[FinishedRun],
+    load: Load,
+    corruptions: Sequence[Corruption],
+    images: int | None,
+    device: torch.device,
+    out: Path,
+) -> pd.DataFrame:
+    """Return the rows of all runs and corruptions, after measuring those that `out` does not hold yet.
+
+    Args:
+        load: Returns a run's model, in eval mode on the device, and its data.
+        images: So many test images, of each class in proportion and the same for all runs; None: all.
     """
-    path = study / "results.csv"
+    labels = read_predictions(runs[0].directory / "predictions.parquet").labels
+    chosen = stratified_sample(labels, images or len(labels), np.random.default_rng(SEED))
+    asked = [CLEAN, *(corruption.name for corruption in corruptions)]
+
+    def rows_of(run: FinishedRun) -> pd.DataFrame:
+        known = current(read_kept(out), [run])
+        return known[(known["images"] == len(chosen)) & known["corruption"].isin(asked)]
+
+    waiting = [run for run in runs if set(rows_of(run)["corruption"]) != set(asked)]
+    if len(waiting) < len(runs):
+        log.info("%d of %d models are measured already: %s", len(runs) - len(waiting), len(runs), out / FILE)
+    start = time.monotonic()
+    for number, run in enumerate(waiting):
+        known = set(rows_of(run)["corruption"])
+        missing = [corruption for corruption in corruptions if corruption.name not in known]
+        told = -SECONDS
+
+        def tell(seen: int, run: FinishedRun = run, before: int = number * len(chosen)) -> None:
+            nonlocal told
+            passed, done = time.monotonic() - start, before + seen
+            if passed - told >= SECONDS:
+                left = clock(passed / done * (len(waiting) * len(chosen) - done))
+                log.info("%s, seed %d: %d of %d images, about %s left in all", *run[:2], seen, len(chosen), left)
+                told = passed
+
+        log.info("%s, seed %d (%d of %d models)", *run[:2], number + 1, len(waiting))
+        model, data = load(run)
+        batches = only(data.batches("test", device), chosen)
+        top1 = accuracies(model, batches, missing, data.mean, data.std, tell)
+        measures = {corruption.name: corruption.measure for corruption in corruptions}
+        rows = [
+            {
+                "variant": run.variant,
+                "seed": run.seed,
+                "corruption": name,
+                "strength": strength,
+                "images": len(chosen),
+                "top1": value,
+                "measure": measures.get(name, ""),
+                "predictions": fingerprint(run.directory),
+            }
+            for (name, strength), value in top1.items()
+        ]
+        keep(pd.DataFrame(rows), out)
+    return pd.concat([rows_of(run) for run in runs], ignore_index=True)
+
+
+def accuracies(
+    model: ImageModel,
+    batches: Batches,
+    corruptions: Sequence[Corruption],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    tell: Callable[[int], None] = lambda seen: None,
+) -> dict[tuple[str, float], float]:
+    """Return the accuracy by corruption and strength, and of the images as they are; each image is decoded once.
+
+    Args:
+        model: In eval mode.
+        tell: Called with the number of images that are done, after each batch.
+    """
+    kinds = [(corruption, strength) for corruption in corruptions for strength in corruption.strengths]
+    clean, *copies = tee(batches, 1 + len(kinds))
+    spoilt = [corrupted(copy, *kind, mean, std) for copy, kind in zip(copies, kinds, strict=True)]
+    right = dict.fromkeys([(CLEAN, 0.0), *((corruption.name, strength) for corruption, strength in kinds)], 0)
+    seen = 0
+    with torch.inference_mode(), model.biases_kept():
+        for batch in clean:
+            # One after the other: a batch spoilt in every way at once would not fit into memory.
+            for kind, stream in zip(right, [iter([batch]), *spoilt], strict=True):
+                (images,), labels = next(stream)
+                right[kind] += int((model(images).argmax(dim=1) == labels).sum())
+            seen += len(labels)
+            tell(seen)
+    return {kind: count / seen for kind, count in right.items()}
+
+
+def only(batches: Batches, chosen: np.ndarray) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Yield of each batch the images whose places in the split are chosen."""
+    first = 0
+    for (images,), labels in batches:
+        here = chosen[(chosen >= first) & (chosen < first + len(labels))] - first
+        first += len(labels)
+        if len(here):
+            rows = torch.from_numpy(here).to(labels.device)
+            yield [images[rows]], labels[rows]
+
+
+def keep(rows: pd.DataFrame, out: Path) -> None:
+    """Add rows to `robustness.csv`; of the same cell the new one counts."""
+    table = pd.concat([read_kept(out), rows], ignore_index=True).drop_duplicates(CELL, keep="last")
+    write_text(out / FILE, table.to_csv(index=False))
+
+
+def read_kept(out: Path) -> pd.DataFrame:
+    """Return what `keep` wrote; without a row where there is nothing."""
+    path = out / FILE
     if not path.is_file():
-        raise FileNotFoundError(
-            f"--study {study}: no {path.name} there; give the folder of a study, as in runs/quickstart."
-        )
-    table = pd.read_csv(path, dtype={"variant": str})
-    runs, left_out = [], []
-    for variant, seed, status in zip(table["variant"], table["seed"].astype(int), table["status"], strict=True):
-        if status == "finished":
-            runs.append(FinishedRun(variant, seed, study / slug(variant) / f"seed-{seed}"))
-        else:
-            left_out.append(f"{variant}, seed {seed}: {status}")
-    if not runs:
-        raise ValueError(f"--study {study}: none of its runs is finished; {path} says why.")
-    return runs, left_out
+        return pd.DataFrame(columns=[*CELL, "top1", "measure", "predictions"])
+    table = pd.read_csv(path, dtype={"variant": str, "predictions": str}, keep_default_na=False)
+    return table if "predictions" in table else table.assign(predictions="")  # an older version's
 
 
-def write_robustness(
-    table: pd.DataFrame, of: int, left_out: Sequence[str], study: Path, out: Path, command: str
-) -> Path:
-    """Write `robustness.png` and the page `index.html`, whose path is returned.
-
-    Args:
-        table: rows of `robustness.csv` (`spoilt_images`), the variants in the study's order.
-        of: so many test images there are.
-        left_out: runs of the study that are not in the table, and why.
-        command: what measures them.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    measures = Robustness(table, []).measures
-    variants = pd.read_csv(study / "results.csv", dtype={"variant": str})["variant"].unique().tolist()
-    with matplotlib.rc_context(STYLE):
-        png = io.BytesIO()
-        draw_curves(table, measures, variants, WIDE).savefig(png, format="png", dpi=120, facecolor="white")
-    (out / "robustness.png").write_bytes(png.getvalue())
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    templates = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    images = int(table["images"].iloc[0])
-    templates.filters |= {"percent": wording.percent, "bracket": wording.bracket, "counted": wording.counted}
-    page = templates.get_template("robustness.html.jinja").render(
-        study=study.name,
-        date=time.strftime("%Y-%m-%d"),
-        command=command,
-        images=images,
-        of=of,
-        digits=wording.digits_for(images),
-        seeds=table.groupby("variant")["seed"].nunique().max(),
-        figure=base64.b64encode(png.getvalue()).decode(),
-        corruptions={name: (text, _strengths(table, name)) for name, text in measures.items()},
-        rows=summary(table, [CLEAN, *measures]),
-        left_out=left_out,
-    )
-    (out / "index.html").write_text(page, encoding="utf-8")
-    if out.resolve() == (study / FOLDER).resolve():
-        log.info(
-            "The study's report has these curves after its `compare` again, which trains nothing that is finished."
-        )
-    return out / "index.html"
+def current(table: pd.DataFrame, runs: Sequence[FinishedRun]) -> pd.DataFrame:
+    """Return the rows that are of these runs as they are now."""
+    now = {(run.variant, run.seed): fingerprint(run.directory) for run in runs}
+    measured = zip(table["variant"], table["seed"], table["predictions"], strict=True)
+    ours = [now.get((variant, int(seed))) == known for variant, seed, known in measured]
+    return table[np.array(ours, dtype=bool)]
 
 
-def read_robustness(study: Path, runs: Sequence[FinishedRun]) -> Robustness | None:
-    """Return what was measured in a study's folder of these runs; None where nothing was.
-
-    What was measured of a run that has been trained again since is left out, and so are other numbers of images than
-    the one that most runs were tested on, and corruptions that not all of those runs were tested on.
-    """
-    kept = read_kept(study / FOLDER)
-    if kept.empty:
-        return None
-    table = current(kept, runs)
-    if not table.empty:
-        table = max(
-            (part for _, part in table.groupby("images")), key=lambda part: (len(set(_runs(part))), part.index[-1])
-        )
-        everyone = len(set(_runs(table)))
-        whole = [name for name, part in table.groupby("corruption") if len(set(_runs(part))) == everyone]
-        table = table[table["corruption"].isin(whole)]
-    measured = set(_runs(table))
-    missing = [f"{run.variant}, seed {run.seed}" for run in runs if (run.variant, run.seed) not in measured]
-    return Robustness(table, missing)
-
-
-def _runs(table: pd.DataFrame) -> list[tuple[str, int]]:
-    return list(zip(table["variant"], table["seed"].astype(int), strict=True))
-
-
-def summary(table: pd.DataFrame, corruptions: Sequence[str]) -> dict[str, list[Interval]]:
-    """Return by variant, for each corruption, the accuracy averaged over strengths, with its interval over seeds."""
-    by_run = table.groupby(["variant", "corruption", "seed"])["top1"].mean()
-    step = 1 / float(table["images"].iloc[0])
-    return {
-        variant: [t_interval(by_run[variant, name].to_numpy(), step).within(0, 1) for name in corruptions]
-        for variant in table["variant"].unique()
-    }
-
-
-def draw_curves(table: pd.DataFrame, measures: dict[str, str], variants: Sequence[str], layout: Layout) -> Figure:
-    """Draw accuracy against strength for each corruption: the mean over seeds, the band from lowest to highest.
-
-    The first point of each curve is of the images as they are.
-
-    Args:
-        variants: all of the study, whose order decides colours.
-    """
-    columns = min(2 * layout.columns - 1, len(measures))
-    rows = -(-len(measures) // columns)
-    figure = Figure(figsize=(layout.width * PX, (210 * rows + 30) * PX), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for axes in panels.flat[len(measures) :]:
-        axes.set_axis_off()
-    for axes, (name, measure) in zip(panels.flat, measures.items(), strict=False):
-        strengths = _strengths(table, name)
-        for variant in table["variant"].unique():
-            runs = table[table["variant"] == variant]
-            clean = runs[runs["corruption"] == CLEAN]["top1"]
-            spoilt = runs[runs["corruption"] == name].groupby("strength")["top1"]
-            means, lows, highs = (
-                [100 * part(clean), *(100 * part(spoilt).loc[strengths])]
-                for part in (lambda x: x.mean(), lambda x: x.min(), lambda x: x.max())
-            )
-            which = list(variants).index(variant) % len(COLOURS)
-            style = {"color": COLOURS[which], "marker": MARKERS[which], "linestyle": DASHES[which]}
-            axes.plot(range(len(means)), means, markersize=5, linewidth=1.6, label=variant, **style)
-            axes.fill_between(range(len(means)), lows, highs, color=COLOURS[which], alpha=0.18, linewidth=0)
-        axes.set_xticks(range(len(strengths) + 1), ["none", *(f"{s:.2g}" for s in strengths)])
-        axes.set_title(name)
-        axes.set_xlabel(measure)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-    for axes in panels[:, 0]:
-        axes.set_ylabel("accuracy, %")
-    legend(figure, panels.flat[0], layout)
-    return figure
-
-
-def _strengths(table: pd.DataFrame, corruption: str) -> list[float]:
-    """Return a corruption's strengths, from the one that spoils least."""
-    return list(dict.fromkeys(table[table["corruption"] == corruption]["strength"]))
+def fingerprint(run: Path) -> str:
+    """Return a digest of a run's predictions, which another training of it changes; nothing where they are gone."""
+    path = run / "predictions.parquet"
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""

@@ -22,13 +22,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vitlab.files import write_text
+from vitlab.atomic_files import write_text
+from vitlab.evaluation.flops import dtype_of, flops_of
+from vitlab.evaluation.interleaved_timing import Step, alternate, quartiles
 from vitlab.models.hierarchy import WindowAttention
 from vitlab.models.swin import DotProductAttention, PreNormBlock
 from vitlab.models.vit import Attention, Block
 from vitlab.studies.peers import TRAINER_PRECISION, Precision
-from vitlab.studies.turns import Step, alternate, quartiles
-from vitlab.utilisation import dtype_of, flops_of
 
 Architecture = Literal["ViT", "Swin"]
 Part = Literal["attention", "block"]

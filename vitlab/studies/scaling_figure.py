@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from vitlab.studies.figures import COLOURS, DASHES, INK, MARKERS, MUTED, PX, STYLE
+from vitlab.studies.report.figures import COLOURS, DASHES, INK, MARKERS, MUTED, PX, STYLE
 from vitlab.studies.scaling import Architecture, Factor, Part, Point, Shape, curve_of, seconds_per_multiply_add
 
 WIDTH, HEIGHT = 1060, 720  # px

@@ -1,0 +1,102 @@
+"""The doctor's comparison sees what differs, and its verdict on a run that it really kills."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from vitlab.commands.check_resume import disagreements
+from vitlab.commands.dispatch import run
+
+RUN, COPY = Path("runs/tiny/seed-0"), Path("copy")
+
+
+@pytest.fixture
+def two_runs(tiny: Callable[..., Path]) -> None:
+    run("fit", ["--config", str(tiny({"trainer": {"limit_train_batches": 2}}))])
+    shutil.copytree(RUN, COPY)
+
+
+def change_state(change: Callable[[dict[str, Any]], None]) -> None:
+    state = torch.load(COPY / "checkpoints/last.ckpt", weights_only=True)
+    change(state)
+    torch.save(state, COPY / "checkpoints/last.ckpt")
+
+
+def test_one_bit_of_difference_is_named(two_runs: None) -> None:
+    assert disagreements(RUN, COPY) == []
+    weight = "backbone.blocks.0.mlp.fc1.weight"
+
+    def turn_a_bit(state: dict[str, Any]) -> None:
+        state["state_dict"][weight].view(torch.int32)[0, 0] ^= 1
+
+    change_state(turn_a_bit)
+    assert disagreements(RUN, COPY) == [f"state_dict.{weight}"]
+
+
+def test_each_part_of_a_result_is_compared(two_runs: None) -> None:
+    def change(state: dict[str, Any]) -> None:
+        state["optimizer_states"][0]["state"][3]["exp_avg"] += 1
+        state["lr_schedulers"][0]["last_epoch"] += 1
+        state["callbacks"]["RandomState"]["processes"][0]["torch"][7] += 1
+
+    change_state(change)
+    table = pd.read_csv(COPY / "metrics.csv")
+    table.loc[0, "val/loss"] += 1e-7
+    table.assign(images_per_second=0).to_csv(COPY / "metrics.csv", index=False)
+    predictions = pd.read_parquet(COPY / "predictions.parquet")
+    predictions.iloc[::-1].reset_index(drop=True).to_parquet(COPY / "predictions.parquet")
+    assert disagreements(RUN, COPY) == [
+        "optimizer_states.0.state.3.exp_avg",
+        "lr_schedulers.0.last_epoch",
+        "random generators.processes.0.torch",
+        "metrics.csv",
+        "predictions.parquet",
+    ]
+
+
+def test_a_row_too_many_is_counted(two_runs: None) -> None:
+    table = pd.read_csv(COPY / "metrics.csv")
+    pd.concat([table, table.tail(1)]).to_csv(COPY / "metrics.csv", index=False)
+    assert disagreements(RUN, COPY) == [f"metrics.csv: {len(table)} rows and {len(table) + 1}"]
+
+
+@pytest.mark.slow
+def test_an_experiment_is_killed_and_found_well(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--config", str(tiny()), "--steps", "12", "--kills", "1", "--out", "kept"]
+    assert run("doctor", arguments) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Killed after the states of steps ")
+    assert "equal those of an undisturbed run" in said
+    assert Path("kept/killed/seed-0/summary.json").is_file()
+
+
+def test_an_experiment_that_fails_by_itself_is_told_apart(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitlab.commands.check_resume.Patient.start", lambda self: _Failed(self.log))
+    assert run("doctor", ["--config", str(tiny())]) == 2
+    assert "fails by itself, without any kill:\nno such thing" in capsys.readouterr().err
+
+
+class _Failed:
+    def __init__(self, log: Path) -> None:
+        log.write_text("no such thing")
+
+    def wait(self) -> int:
+        return 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--steps", "2"], "--steps 2 --kills 3"), (["--kills", "0"], "--kills 0"), (["--out", "."], "--out . exists")],
+)
+def test_what_would_prove_nothing_is_refused(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run("doctor", ["--config", str(tiny()), *arguments]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,91 @@
+"""The arithmetic of a step, counted in a run's first one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from tests.objectives.small import SMALL, STAGES
+from vitlab.commands.dispatch import run
+from vitlab.evaluation.cost import count_train_flops
+from vitlab.evaluation.flops import StepFlops, Utilisation, choose_tf32, dtype_of, gemm_peak
+from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
+
+FAMILIES = {
+    "vit": lambda **changes: VisionTransformer(patch_size=2, embed_dim=32, depth=2, num_heads=2, **SMALL, **changes),
+    "swin": lambda **changes: SwinTransformer(**STAGES, **SMALL, **changes),
+    "swin_v2": lambda **changes: SwinTransformerV2(**STAGES, **SMALL, **changes),
+}
+
+
+def flops(model: torch.nn.Module) -> int:
+    with StepFlops() as counter:
+        model(torch.randn(2, 1, 8, 8)).sum().backward()
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_checkpoint_recomputes_is_counted_once(family: str) -> None:
+    """The oracle is the same model that holds its activations."""
+    assert flops(FAMILIES[family](grad_checkpointing=True)) == flops(FAMILIES[family]())
+
+
+def test_a_run_counts_its_first_step_and_logs_the_rate(tiny: Callable[..., Path]) -> None:
+    assert run("fit", ["--config", str(tiny())]) == 0
+    state = torch.load("runs/tiny/seed-0/checkpoints/last.ckpt", weights_only=True)["callbacks"]["Utilisation"]
+    model = VisionTransformer(img_size=8, in_chans=1, num_classes=10, patch_size=4, embed_dim=16, depth=2, num_heads=2)
+    images, labels = torch.randn(64, 1, 8, 8), torch.arange(64) % 10
+    assert state["flops"] == 64 * count_train_flops(model, images, labels)  # a batch, forward and backward
+    table = pd.read_csv("runs/tiny/seed-0/metrics.csv").dropna(subset="tflops")
+    expected = table.images_per_second / 64 * state["flops"] / 1e12
+    assert table.tflops.tolist() == pytest.approx(expected.tolist(), rel=0.05)  # the last batch is as full
+    assert "mfu" not in table  # no GPU
+
+
+def test_utilisation_is_a_share_of_the_peak() -> None:
+    utilisation = Utilisation()
+    assert utilisation.rates(3.0) == {}
+    utilisation.flops = int(2e12)
+    assert utilisation.rates(3.0) == {"tflops": 6.0}
+    utilisation.peak = 24e12
+    assert utilisation.rates(3.0) == {"tflops": 6.0, "mfu": 0.25}
+
+
+def test_the_peak_is_a_rate_and_draws_no_number() -> None:
+    before = torch.get_rng_state()
+    assert 1e6 < gemm_peak(torch.float32, torch.device("cpu"), side=128, repetitions=1) < 1e15
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+DTYPES = {
+    "32-true": torch.float32,
+    "bf16-mixed": torch.bfloat16,
+    "bf16-true": torch.bfloat16,
+    "16-mixed": torch.float16,
+    "64-true": torch.float64,
+}
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+def test_the_peak_is_of_the_type_that_is_multiplied(precision: str) -> None:
+    assert dtype_of(precision) == DTYPES[precision]
+
+
+@pytest.mark.parametrize(("precision", "rounds"), [("bf16-mixed", True), ("16-mixed", True), ("32-true", False)])
+def test_a_gpu_rounds_float32_products_in_mixed_precision_alone(precision: str, rounds: bool) -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        choose_tf32(precision)
+        assert torch.backends.cuda.matmul.allow_tf32 is rounds
+        assert torch.backends.cudnn.allow_tf32 is rounds
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def test_a_run_on_a_cpu_leaves_its_products_alone(tiny: Callable[..., Path]) -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    assert run("fit", ["--config", str(tiny()), "--trainer.precision", "bf16-mixed"]) == 0
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before

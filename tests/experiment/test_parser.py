@@ -1,0 +1,465 @@
+"""The command line, run as a user runs it but in this process. Each silent trap of LightningCLI has its test here."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from tests.conftest import EXPERIMENTS
+from vitlab.__main__ import COMMANDS, HELP, main
+from vitlab.commands.dispatch import run
+from vitlab.config import Config, flatten, load_yaml
+from vitlab.models import Backbone
+
+Write = Callable[..., Path]
+RUN = Path("runs/tiny/seed-0")
+
+
+def fit(*arguments: object) -> int:
+    return run("fit", [str(argument) for argument in arguments])
+
+
+def saved(directory: Path = RUN) -> Config:
+    return flatten(load_yaml(directory / "config.yaml"))
+
+
+def error_of(capsys: pytest.CaptureFixture[str], status: int) -> str:
+    """Return the one message of a refused command; at most five lines, exit status 2, no run begun."""
+    told, error, message = capsys.readouterr().err.partition("error: ")
+    assert status == 2
+    assert all(" replaces " in line for line in told.splitlines())  # which class another takes the place of
+    message = error + message
+    assert message.startswith("error: ")
+    assert 1 <= len(message.splitlines()) <= 5
+    assert not Path("runs").exists()
+    return message
+
+
+class Half(Backbone):
+    """An architecture that is not written yet."""
+
+
+# ---- a run
+
+
+def test_a_run_leaves_what_the_readme_lists(tiny: Write) -> None:
+    assert fit("--config", tiny()) == 0
+    names = {str(path.relative_to(RUN)) for path in RUN.rglob("*") if path.is_file()}
+    assert names == {
+        "config.yaml",
+        "environment.json",
+        "data.json",
+        "metrics.csv",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+        "predictions.parquet",
+        "per_class.csv",
+        "confusion.csv",
+        "summary.json",
+    }
+    metrics = pd.read_csv(RUN / "metrics.csv")
+    assert {"step", "epoch", "train/loss", "val/top1", "val/loss", "test/top1"} <= set(metrics.columns)
+    predictions = pd.read_parquet(RUN / "predictions.parquet")
+    accuracy = (predictions.logits.map(lambda row: row.argmax()) == predictions.label).mean()
+    summary = json.loads((RUN / "summary.json").read_text())
+    assert summary["metrics"]["test/top1"] == pytest.approx(accuracy)
+    table = pd.read_csv(RUN / "per_class.csv")
+    assert (table.top1 * table.images).sum() / table.images.sum() == pytest.approx(accuracy)
+    assert list(json.loads((RUN / "data.json").read_text())) == ["classes", "splits", "test_is_validation"]
+    assert summary["images_seen"] == summary["steps"] * 64
+
+
+def test_a_run_prints_few_lines(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    fit("--config", tiny())
+    printed = capsys.readouterr()
+    assert len((printed.out + printed.err).splitlines()) <= 20
+
+
+def test_the_saved_configuration_runs_again_to_the_same_weights(tiny: Write) -> None:
+    fit("--config", tiny())
+    fit("--config", RUN / "config.yaml", "--run.root", "again")
+    first, second = (
+        torch.load(root / "tiny/seed-0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for root in (Path("runs"), Path("again"))
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_same_command_on_a_finished_run_changes_nothing(tiny: Write) -> None:
+    path = tiny()
+    fit("--config", path)
+    before = {file: file.stat().st_mtime_ns for file in RUN.rglob("*")}
+    assert fit("--config", path) == 0
+    assert {file: file.stat().st_mtime_ns for file in RUN.rglob("*")} == before
+
+
+def test_a_finished_run_is_replaced_only_when_told(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny()
+    fit("--config", path)
+    capsys.readouterr()
+    assert fit("--config", path, "--model.optimizer.lr", "0.5") == 2
+    message = capsys.readouterr().err
+    assert "0.001 there, 0.5 now" in message
+    assert "--run.overwrite true" in message
+    assert fit("--config", path, "--model.optimizer.lr", "0.5", "--run.overwrite", "true") == 0
+    assert saved()["model.init_args.optimizer.init_args.lr"] == 0.5
+    assert list(pd.read_csv(RUN / "metrics.csv").epoch.unique()) == [0, 1]
+
+
+def test_an_interrupted_run_continues_to_what_an_undisturbed_one_reaches(
+    tiny: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitlab.runs.record import RunRecord
+
+    path = tiny({"trainer": {"max_epochs": 3}, "model": {"init_args": {"ema": {"decay": 0.99}}}})
+    fit("--config", path, "--run.root", "whole")
+
+    def killed(self: RunRecord, trainer: object, module: object, *args: object) -> None:
+        if module.global_step == 30:  # type: ignore[attr-defined]  # in the middle of the second epoch of 16 steps
+            raise KeyError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecord, "on_train_batch_start", killed)
+        with pytest.raises(KeyError, match="killed"):
+            fit("--config", path)
+    assert not (RUN / "summary.json").exists()
+    assert fit("--config", path) == 0
+
+    whole = Path("whole/tiny/seed-0")
+    first, second = (torch.load(d / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for d in (whole, RUN))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    timings = ["images_per_second", "data_wait", "tflops"]
+    logged = [pd.read_csv(d / "metrics.csv").drop(columns=timings) for d in (whole, RUN)]
+    pd.testing.assert_frame_equal(*logged, check_like=True)
+
+
+def test_test_and_predict_use_the_checkpoint(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    fit("--config", tiny())
+    trained = json.loads((RUN / "summary.json").read_text())["metrics"]["test/top1"]
+    capsys.readouterr()
+    assert run("test", ["--config", str(RUN / "config.yaml")]) == 0
+    assert f"test/top1 {trained:.4f}" in capsys.readouterr().err
+    before = pd.read_parquet(RUN / "predictions.parquet")
+    assert run("predict", ["--config", str(RUN / "config.yaml"), "--ckpt_path", "last"]) == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(RUN / "predictions.parquet"), before)
+
+
+def test_testing_without_a_checkpoint_is_refused(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    message = error_of(capsys, run("test", ["--config", str(tiny())]))
+    assert "No checkpoint runs/tiny/seed-0/checkpoints/last.ckpt" in message
+
+
+def test_the_backbone_takes_classes_channels_and_size_from_the_data(tiny: Write) -> None:
+    fit("--config", tiny())
+    backbone = {k.rpartition(".")[2]: v for k, v in saved().items() if k.startswith("model.init_args.backbone")}
+    assert (backbone["num_classes"], backbone["in_chans"], backbone["img_size"]) == (10, 1, 8)
+
+
+# ---- silent traps
+
+
+def test_the_command_line_beats_the_checkpoint(tiny: Write) -> None:
+    # LightningCLI since 2.5.5 merges the checkpoint's hyper-parameters over the command line.
+    path = tiny()
+    fit("--config", path)
+    checkpoint = RUN / "checkpoints/last.ckpt"
+    more = ("--model.optimizer.lr", "0.5", "--trainer.max_epochs", "2", "--run.name", "more", "--ckpt_path", checkpoint)
+    assert fit("--config", path, *more) == 0
+    assert saved(Path("runs/more/seed-0"))["model.init_args.optimizer.init_args.lr"] == 0.5
+
+
+def test_a_checkpoint_of_another_backbone_is_refused(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny()
+    fit("--config", path)
+    capsys.readouterr()
+    assert run("test", ["--config", str(path), "--model.backbone.depth", "3"]) == 2
+    assert "depth: 2 in the checkpoint, 3 asked" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("switch", ["command line", "second file"])
+def test_another_optimiser_inherits_nothing(tiny: Write, switch: str) -> None:
+    # jsonargparse keeps AdamW's weight_decay 0.3 for SGD, which has an argument of that name.
+    path = tiny()
+    if switch == "command line":
+        arguments = ["--model.optimizer", "vitlab.optim.SGD", "--model.optimizer.lr", "0.1"]
+    else:
+        sgd = {"class_path": "vitlab.optim.SGD", "init_args": {"lr": 0.1}}
+        Path("sgd.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"optimizer": sgd}}}))
+        arguments = ["--config", "sgd.yaml", "--run.name", "tiny"]
+    assert fit("--config", path, *arguments) == 0
+    prefix = "model.init_args.optimizer"
+    assert saved()[f"{prefix}.class_path"] == "vitlab.optim.SGD"
+    assert saved()[f"{prefix}.init_args.weight_decay"] == 0.0
+
+
+def test_the_command_line_beats_a_file_given_after_it(tiny: Write) -> None:
+    assert fit("--model.optimizer.lr", "0.5", "--config", tiny()) == 0
+    assert saved()["model.init_args.optimizer.init_args.lr"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trainer.max_epoch", "3"], "no option trainer.max_epoch. Did you mean trainer.max_epochs?"),
+        (["--model.optimizer.lrr", "3"], "model.optimizer: no option lrr. Did you mean lr?"),
+        (["--data.batch_siz", "3"], "no option batch_siz. Did you mean batch_size?"),
+        (["--modle.label_smoothing", "3"], "Did you mean model"),
+        (["--model.optimizer", "AdamWW"], "model.optimizer: no class AdamWW. Did you mean AdamW?"),
+        (
+            ["--model.backbone", "vitlab.models.swin_tiny_patch4_window7_22"],
+            "Did you mean swin_tiny_patch4_window7_224?",
+        ),
+        (["--model", "Supervized"], "model: no class Supervized. Did you mean Supervised?"),
+        (["--model.optimizer.lr", "fast"], "lr: Expected a float. Got value: fast"),
+        (["--trainer.max_epochs", "ten"], "trainer.max_epochs: Expected a int"),
+        (["--model.optimizer.lr", "-1"], "lr is -1.0; give a positive learning rate"),
+        (["--data.batch_size", "-3"], "batch_size is -3; it must be 1 or more"),
+        (["--model.backbone.num_classes", "7"], "num_classes is 7, but vitlab.data.Digits has num_classes 10"),
+        (["--model.backbone.patch_size", "3"], "does not divide into patches of 3 px"),
+        (["--model.backbone.num_heads", "3"], "does not divide among 3 heads"),
+        (["--model.init_from", "nowhere.ckpt"], "no weights at nowhere.ckpt"),
+        (["--ckpt_path", "nowhere.ckpt"], "No checkpoint nowhere.ckpt"),
+        (["--seed_everything", "true"], "seed_everything: "),
+        (["--lr", "8"], "no option lr. Did you mean model.optimizer.lr?"),
+        (["--batch_size", "8"], "Did you mean data.batch_size?"),
+        (["--data.num_worker", "8"], "Did you mean num_workers?"),
+        (["--num_workers", "8"], "Did you mean data.num_workers?"),  # not in the file
+        (["--model.lr", "8"], "model: no option lr. Did you mean model.optimizer.lr?"),
+        (["--epochs", "8"], "Did you mean trainer.max_epochs?"),
+        (["--seed", "8"], "Did you mean seed_everything?"),  # data.seed is taken from it
+        (["--trainer.auto_lr_find", "true"], "no option trainer.auto_lr_find.\n"),  # nothing is like it
+        (["--model.backbone", "vit_tny_patch4_32"], "no class vit_tny_patch4_32. Did you mean vit_tiny_patch4_32?"),
+        (["--model.optimizer", "SimMIM"], "model.optimizer: SimMIM is no Optimizer. There are AdamW, SGD."),
+        (["--model.optimizer", "SGD"], "model.optimizer needs lr: give --model.optimizer.lr"),
+        (["--trainer.callbacks+=EarlyStoping"], "no class EarlyStoping. Did you mean EarlyStopping?"),
+        (["--model.backbone", f"{__name__}.Half"], "Half lacks add_pos_embed, attention_maps, "),
+        (["--model.teacher.model", "null"], "model: no option teacher.model.\n"),
+    ],
+)
+def test_a_mistake_is_one_message_with_the_remedy(
+    tiny: Write, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert message in error_of(capsys, fit("--config", tiny(), *arguments))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trainr": {"max_epochs": 3}}, "no key trainr. Did you mean trainer?"),
+        ({"trainer": {"max_epoch": 3}}, "Did you mean trainer.max_epochs?"),
+        ({"model": {"init_args": {"labelsmoothing": 0.1}}}, "Did you mean label_smoothing?"),
+        ({"model": {"init_args": {"backbone": {"init_args": {"dept": 3}}}}}, "Did you mean depth?"),
+        ({"data": {"class_path": "vitlab.data.Digit"}}, "Did you mean Digits?"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_message_with_the_remedy(
+    tiny: Write, capsys: pytest.CaptureFixture[str], changes: Config, message: str
+) -> None:
+    assert message in error_of(capsys, fit("--config", tiny(changes)))
+
+
+def test_a_file_that_names_no_class_is_told_so(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("base.yaml").write_text("data: {batch_size: 3}")
+    assert "data: no class is named; give a class_path of the kind ImageDataModule." in error_of(
+        capsys, fit("--config", "base.yaml")
+    )
+
+
+def test_a_file_needs_no_option_and_a_named_size_no_path(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the hints propose is accepted."""
+    path = tiny()
+    assert fit(path, "--data.image_size", "32", "--model.backbone", "vit_tiny_patch4_32", "--print_config") == 0
+    backbone = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["backbone"]
+    assert backbone["class_path"] == "vitlab.models.vit_tiny_patch4_32"
+
+
+def test_a_file_that_is_not_there_is_answered_before_torch_is_loaded(tmp_path: Path) -> None:
+    code = "import sys; from vitlab.__main__ import main; sys.exit(main(['fit', 'no.yaml']) + ('torch' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "No configuration no.yaml" in done.stderr
+
+
+def test_another_data_set_keeps_the_recipe_and_says_what_it_drops(
+    tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A user lost mixup, erasing and the evaluation batch in this way, without a word."""
+    experiment = EXPERIMENTS / "vit_cifar10.yaml"
+    assert fit(EXPERIMENTS / "vit_cifar100.yaml", "--print_config") == 0
+    expected = yaml.safe_load(capsys.readouterr().out)
+    Path("other.yaml").write_text("data: {class_path: CIFAR100}")
+    for switch in (["--data", "CIFAR100"], ["--data.class_path=vitlab.data.CIFAR100"], ["--config", "other.yaml"]):
+        assert fit(experiment, *switch, "--run.name", "vit_cifar100", "--print_config") == 0
+        printed = capsys.readouterr()
+        assert "CIFAR100 replaces CIFAR10; kept batch_size, eval_batch_size, augment, mixup; dropped" in printed.err
+        assert yaml.safe_load(printed.out) == expected
+
+
+def test_a_failed_start_leaves_nothing_and_does_not_block_the_corrected_command(
+    tiny: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny()
+    with monkeypatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        error_of(capsys, fit("--config", path, "--model.init_from", "nowhere.ckpt"))
+    assert not RUN.exists()
+    assert fit("--config", path) == 0
+
+
+def test_weights_of_another_architecture_are_refused_with_a_report(
+    tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny()
+    fit("--config", path)
+    capsys.readouterr()
+    swin = {
+        "class_path": "vitlab.models.SwinTransformer",
+        "init_args": {"patch_size": 1, "embed_dim": 8, "depths": [1]},
+    }
+    swin["init_args"] |= {"num_heads": [2], "window_size": 4}
+    other = tiny({"model": {"init_args": {"backbone": swin, "init_from": str(RUN)}}}, name="other")
+    assert fit("--config", other) == 2
+    assert "missing" in capsys.readouterr().err
+    assert not Path("runs/other").exists()
+
+
+def test_a_run_starts_from_the_weights_of_another(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny()
+    fit("--config", path)
+    trained = json.loads((RUN / "summary.json").read_text())["metrics"]["val/loss"]
+    # A learning rate of next to nothing keeps them as they are.
+    fit("--config", path, "--model.init_from", RUN, "--run.name", "next", "--model.optimizer.lr", "1e-12")
+    again = json.loads(Path("runs/next/seed-0/summary.json").read_text())["metrics"]["val/loss"]
+    assert again == pytest.approx(trained, rel=1e-5)
+
+
+# ---- help
+
+
+def test_the_best_epoch_is_one_that_was_validated(tiny: Write) -> None:
+    """An epoch without validation is not asked for its accuracy, of which Lightning would warn."""
+    trainer = {"max_epochs": 3, "check_val_every_n_epoch": 2, "limit_train_batches": 1}
+    assert fit("--config", tiny({"trainer": trainer})) == 0
+    assert torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)["epoch"] == 1
+    assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
+
+
+def test_the_help_is_one_screen_and_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 24
+    assert all(f"  {command} " in text for command in COMMANDS)
+
+
+def test_the_help_of_fit_is_short(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", ["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 100
+    assert max(map(len, lines)) <= 120
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fti"]) == 2
+    assert "Did you mean `fit`?" in capsys.readouterr().err
+
+
+def test_the_help_of_a_named_size_lists_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("swin_tiny_patch4_window7_224", "vitlab.models.swin_tiny_patch4_window7_224"):
+        assert run("fit", ["--model.backbone.help", name]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert any("--model.backbone.window_size" in line and "[7]" in line for line in lines)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = f"import sys; from vitlab.__main__ import main; main([]); sys.exit('torch' in sys.modules or {HELP!r} == '')"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_print_config_prints_what_would_run(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit("--config", tiny(), "--seed_everything", "1", "--print_config") == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["seed_everything"] == 1  # --print_config=skip_default of jsonargparse would drop it
+    assert printed["model"]["init_args"]["optimizer"]["init_args"]["weight_decay"] == 0.3
+
+
+def test_a_study_hears_of_a_mistake_in_the_same_few_words(tiny: Write) -> None:
+    from vitlab.commands.dispatch import CommandLineWorkshop
+
+    changes = {"model": {"init_args": {"backbone": {"init_args": {"dept": 3}}}}}
+    with pytest.raises(ValueError, match=r"^model\.backbone: no option dept\. Did you mean depth\?$"):
+        CommandLineWorkshop().resolve(load_yaml(tiny(changes)))
+    with pytest.raises(ValueError, match=r"^augment\.shift is -1; it is a number of pixels, 0 or more\.$"):
+        CommandLineWorkshop().resolve(load_yaml(tiny({"data": {"init_args": {"augment": {"shift": -1}}}})))
+
+
+def test_the_runs_of_a_study_keep_their_wandb_setting(tiny: Write) -> None:
+    from vitlab.commands.dispatch import CommandLineWorkshop
+
+    resolved = CommandLineWorkshop().resolve(load_yaml(tiny({"run": {"wandb": {"mode": "online"}}})))
+    assert resolved["run"]["wandb"]["mode"] == "online"
+
+
+def test_probe_measures_a_runs_features_and_keeps_them(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny()
+    fit("--config", path)
+    arguments = ["--config", str(RUN / "config.yaml")]
+    assert run("probe", arguments) == 0
+    trained = json.loads((RUN / "probe-last.json").read_text())
+    assert trained["linear"]["low"] > 0.1  # chance
+    assert (trained["train_images"], trained["test_images"]) == (1198, 599)
+    assert [low_shot["images_per_class"] for low_shot in trained["low_shot"]] == [1, 2, 5]
+    assert "5 labels a class" in capsys.readouterr().out
+    kept = (RUN / "features/last.safetensors").stat().st_mtime_ns
+    assert run("probe", arguments) == 0
+    assert (RUN / "features/last.safetensors").stat().st_mtime_ns == kept
+    assert run("probe", ["--config", str(path), "--ckpt_path", "none"]) == 0  # the untrained encoder
+    assert "weights as built" in capsys.readouterr().out
+
+
+def test_broken_photographs_that_are_skipped_are_named_in_the_output(
+    tiny: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.test_experiments import make_photos
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path.cwd() / "cache"))
+    make_photos(Path("photos"))
+    Path("photos/cat/torn.jpg").write_bytes(b"not an image")
+    folder = {
+        "class_path": "vitlab.data.ImageFolder",
+        "init_args": {"root": "photos", "image_size": 16, "num_workers": 0},
+    }
+    folder["init_args"] |= {"batch_size": 4, "broken": "skip"}
+    assert fit("--config", tiny({"data": folder})) == 0
+    assert "photos/cat/torn.jpg" in capsys.readouterr().err
+
+
+NUMBER_OR_SHARE = [*(f"limit_{split}_batches" for split in ("train", "val", "test")), "overfit_batches"]
+
+
+@pytest.mark.parametrize(("given", "read"), [("1", 1), ("0", 0), ("3", 3), ("1.0", 1.0), ("0.5", 0.5)])
+def test_a_whole_number_counts_batches_and_a_fraction_is_a_share(
+    given: str, read: float, tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning's own rule; 1 read as 1.0 would train on everything."""
+    options = [word for name in NUMBER_OR_SHARE for word in (f"--trainer.{name}", given)]
+    assert run("fit", ["--config", str(tiny()), *options, "--print_config"]) == 0
+    trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    found = [trainer[name] for name in NUMBER_OR_SHARE]
+    assert found == [read] * 4
+    assert {type(value) for value in found} == {type(read)}
+
+
+def test_gradients_are_clipped_in_mixed_precision(tiny: Callable[..., Path]) -> None:
+    """What most experiments do on a GPU. Lightning refuses an optimiser that would divide scaled gradients itself."""
+    trainer = {"precision": "bf16-mixed", "gradient_clip_val": 1.0e-3, "limit_train_batches": 2}
+    assert run("fit", ["--config", str(tiny({"trainer": trainer, "run": {"test": False}}))]) == 0
+    state = torch.load("runs/tiny/seed-0/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["state"]
+    # The mean of two gradients of length 0.001 or less each, by AdamW's weights of 0.9 and 0.1 on them.
+    mean = torch.cat([moments["exp_avg"].flatten() for moments in state.values()])
+    assert 0 < float(mean.norm()) <= (0.1 + 0.9 * 0.1) * 1.0e-3 * (1 + 1e-4)

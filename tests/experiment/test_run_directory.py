@@ -1,0 +1,203 @@
+"""A run directory is the run: renamed, copied, from another folder, with its images elsewhere or gone."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from tests.conftest import TINY
+from vitlab.commands.dispatch import run
+from vitlab.config import load_yaml, merge
+
+Write = Callable[..., Path]
+RUN = Path("runs/tiny/seed-0")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photographs and a finished run on them."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        rng = np.random.default_rng(0)
+        for label, name in enumerate(("cat", "dog")):
+            (folder / "photos" / name).mkdir(parents=True)
+            for i in range(20):
+                pixels = rng.integers(100 * label, 100 * label + 100, (20, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / "photos" / name / f"{i}.png")
+        Path("tiny.yaml").write_text(yaml.safe_dump(merge(TINY, PHOTOS)))
+        assert run("fit", ["--config", "tiny.yaml"]) == 0
+    return folder
+
+
+PHOTOS = {
+    "data": {
+        "class_path": "vitlab.data.ImageFolder",
+        "init_args": {"root": "photos", "image_size": 16, "batch_size": 4, "num_workers": 0},
+    },
+    "trainer": {"max_epochs": 2},
+}
+
+
+@pytest.fixture
+def trained(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a copy of that folder; return the run's directory."""
+    shutil.copytree(made, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return RUN
+
+
+def result(directory: Path) -> str:
+    return f"test/top1 {json.loads((directory / 'summary.json').read_text())['metrics']['test/top1']:.4f}"
+
+
+def test_a_renamed_run_is_not_taken_for_the_one_that_has_its_name_now(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a user met it: the second run's figures came out under the first one's folder."""
+    Path("runs/tiny").rename("runs/old")
+    assert run("fit", ["--config", "tiny.yaml", "--trainer.limit_train_batches", "1"]) == 0
+    old = torch.load("runs/old/seed-0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    new = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert not torch.equal(old["backbone.pos_embed"], new["backbone.pos_embed"])
+    before = pd.read_parquet("runs/old/seed-0/predictions.parquet")
+    capsys.readouterr()
+    for config in ("runs/old/seed-0/config.yaml", "runs/old/seed-0"):
+        assert run("test", ["--config", config]) == 0
+        said = capsys.readouterr().err
+        assert "Weights: runs/old/seed-0/checkpoints/last.ckpt" in said
+        assert result(Path("runs/old/seed-0")) in said
+    pd.testing.assert_frame_equal(pd.read_parquet("runs/old/seed-0/predictions.parquet"), before)
+
+
+def test_every_command_takes_a_copied_directory_from_another_folder(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = tmp_path / "elsewhere" / "mine"
+    shutil.copytree(trained, copied)
+    picture = Path("photos/cat/0.png").absolute()
+    shutil.rmtree("runs")
+    expected = result(copied)
+    before = pd.read_parquet(copied / "predictions.parquet")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    for command in ("test", "predict"):
+        assert run(command, ["--config", str(copied)]) == 0
+        pd.testing.assert_frame_equal(pd.read_parquet(copied / "predictions.parquet"), before)
+    assert expected in capsys.readouterr().err
+    assert run("validate", [str(copied)]) == 0
+    assert run("probe", ["--config", str(copied)]) == 0
+    assert run("export", ["--config", str(copied), "--format", "safetensors"]) == 0
+    assert run("visualize", ["--config", str(copied), "--out", "drawn"]) == 0
+    assert run("predict", ["--config", str(copied), "--images", str(picture), "--out", "named"]) == 0
+    assert run("fit", ["--config", str(copied)]) == 0  # finished
+    assert not Path("runs").exists()
+    assert (copied / "export" / "model.safetensors").is_file()
+
+
+def test_an_interrupted_run_continues_where_it_was_copied_with_the_same_images_elsewhere(
+    trained: Path, tmp_path: Path
+) -> None:
+    """The local disk of a cluster's machine has another path in each job. Expected: the undisturbed run, to the bit."""
+    (trained / "summary.json").unlink()
+    whole = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    for name in ("last", "best"):
+        (trained / f"checkpoints/{name}.ckpt").unlink()
+    # One epoch of two: what a run leaves that was killed there.
+    half = ["--config", "tiny.yaml", "--run.name", "half", "--run.overwrite", "true"]
+    script = (
+        "import sys; from vitlab.runs.record import RunRecord as R; from vitlab.__main__ import main\n"
+        "R.on_train_epoch_start = lambda s, t, m: t.current_epoch and sys.exit(9)\n"
+        f"main(['fit', *{half!r}])"
+    )
+    subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
+    moved = tmp_path / "moved"
+    shutil.move("runs/half/seed-0", moved)
+    assert not (moved / "summary.json").exists()
+    shutil.move("photos", tmp_path / "fast_disk")
+    assert run("fit", ["--config", str(moved), "--data.root", str(tmp_path / "fast_disk")]) == 0
+    continued = torch.load(moved / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(whole[name], continued[name]) for name in whole)
+
+
+def test_other_images_are_another_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (trained / "summary.json").unlink()
+    shutil.copytree("photos", "others")
+    Path("others/cat/0.png").rename("others/cat/zero.png")
+    assert run("fit", ["--config", "tiny.yaml", "--data.root", "others"]) == 2
+    assert "data.init_args.root: photos there, others now" in capsys.readouterr().err
+
+
+def test_pictures_are_classified_where_the_training_images_are_gone(trained: Path) -> None:
+    Path("photos/dog/0.png").rename("dog.png")
+    shutil.rmtree("photos")
+    assert run("predict", ["--config", str(trained), "--images", "dog.png", "--out", "named"]) == 0
+    table = pd.read_csv("named/predictions.csv")
+    assert {"p_cat", "p_dog"} <= set(table.columns)
+    assert run("export", ["--config", str(trained), "--format", "safetensors"]) == 0
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "."])
+def test_a_name_cannot_leave_the_root(name: str, tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", ["--config", str(tiny()), "--run.name", name]) == 2
+    assert "leads out of run.root" in capsys.readouterr().err
+    assert not list(Path.cwd().glob("../evil"))
+
+
+def test_a_folder_of_runs_is_answered_with_the_runs(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("test", ["--config", "runs"]) == 2
+    assert str(trained) in capsys.readouterr().err
+
+
+def test_two_writers_are_one_too_many(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    script = f"""
+import sys, time
+from vitlab.runs.record import RunRecord
+from vitlab.__main__ import main
+def wait(self, trainer, module):
+    print("training", flush=True)
+    time.sleep(60)
+RunRecord.on_train_start = wait
+main(["fit", "--config", {str(tiny())!r}])
+"""
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen([sys.executable, "-c", script], **quiet) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "training\n"
+        for more in ([], ["--run.overwrite", "true"]):
+            assert run("fit", ["--config", "tiny.yaml", *more]) == 2
+            assert f"is being written by process {first.pid}" in capsys.readouterr().err
+        first.kill()
+    assert run("fit", ["--config", "tiny.yaml", "--run.overwrite", "true"]) == 0
+
+
+# ---- round trips
+
+
+def test_what_print_config_prints_is_the_same_run(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny()
+    assert run("fit", ["--config", str(path)]) == 0
+    capsys.readouterr()
+    assert run("fit", ["--config", str(path), "--print_config"]) == 0
+    Path("printed.yaml").write_text(capsys.readouterr().out)
+    assert load_yaml("printed.yaml") == load_yaml(RUN / "config.yaml")
+    assert run("fit", ["--config", "printed.yaml"]) == 0
+    assert "is finished; nothing to do" in capsys.readouterr().err
+
+
+def test_several_files_name_a_run_after_all_of_them(tiny: Write) -> None:
+    overlay = tiny().with_name("short.yaml")
+    overlay.write_text("trainer: {limit_train_batches: 1}")
+    assert run("fit", ["--config", "tiny.yaml", "--config", str(overlay)]) == 0
+    assert Path("runs/tiny-short/seed-0/summary.json").is_file()

@@ -1,0 +1,176 @@
+"""Every option of Lightning's Trainer that `fit --help` lists works in a run, or is answered in one message."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from vitlab.commands.dispatch import run
+
+Write = Callable[..., Path]
+RUN = Path("runs/tiny/seed-0")
+SHORT = {"trainer": {"limit_train_batches": 2}, "run": {"test": False}}
+
+# A value of each option that differs from its default, and what the refusal says of one that cannot work here.
+OPTIONS: dict[str, tuple[str, str]] = {
+    "accelerator": ("gpu", "" if torch.cuda.is_available() else "trainer.accelerator is gpu, but there is no GPU here"),
+    "strategy": ("auto", ""),
+    "devices": ("1", ""),
+    "num_nodes": ("1", ""),
+    "precision": ("bf16-mixed", ""),
+    "logger": ("false", ""),
+    "callbacks": ("LearningRateMonitor", ""),
+    "fast_dev_run": ("true", ""),
+    "max_epochs": ("2", ""),
+    "min_epochs": ("1", ""),
+    "max_steps": ("3", ""),
+    "min_steps": ("1", ""),
+    "max_time": ("00:01:00:00", ""),
+    "limit_train_batches": ("1", ""),
+    "limit_val_batches": ("0", ""),
+    "limit_test_batches": ("1", ""),
+    "limit_predict_batches": ("1", ""),
+    "overfit_batches": ("1", ""),
+    "val_check_interval": ("1", ""),
+    "check_val_every_n_epoch": ("2", ""),
+    "num_sanity_val_steps": ("1", ""),
+    "log_every_n_steps": ("1", ""),
+    "enable_checkpointing": ("false", ""),
+    "enable_progress_bar": ("false", ""),
+    "enable_model_summary": ("true", ""),
+    "accumulate_grad_batches": ("2", ""),
+    "gradient_clip_val": ("0.5", ""),
+    "gradient_clip_algorithm": ("value", ""),
+    "deterministic": ("true", ""),
+    "benchmark": ("true", ""),
+    "inference_mode": ("false", ""),
+    "use_distributed_sampler": ("true", ""),
+    "profiler": ("simple", ""),
+    "detect_anomaly": ("true", ""),
+    "barebones": ("true", "trainer.barebones leaves out all that makes a run"),
+    "plugins": ("null", ""),
+    "sync_batchnorm": ("true", ""),
+    "reload_dataloaders_every_n_epochs": ("1", ""),
+    "default_root_dir": ("elsewhere", ""),
+    "enable_autolog_hparams": ("false", ""),
+    "model_registry": ("null", ""),
+}
+
+
+def test_every_option_of_the_help_is_tried_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", ["--help"]) == 0
+    listed = set(re.findall(r"--trainer\.(\w+)", capsys.readouterr().out))
+    assert listed == set(OPTIONS)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_works_or_is_answered(option: str, tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    value, refusal = OPTIONS[option]
+    status = run("fit", ["--config", str(tiny(SHORT)), f"--trainer.{option}", value])
+    message = capsys.readouterr().err
+    assert status == (2 if refusal else 0), message
+    if refusal:
+        assert refusal in message
+        assert len(message.splitlines()) <= 5
+        assert not RUN.exists()
+    elif option != "fast_dev_run":  # Lightning's own meaning: nothing is kept
+        assert (RUN / "summary.json").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:[^!]*Unable to serialize instance cpu")  # of Lightning's averaging callback
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        ({"class_path": "EarlyStopping", "init_args": {"monitor": "val/acc"}}, "It logs train/loss, val/top1"),
+        ({"class_path": "StochasticWeightAveraging", "init_args": {"swa_lrs": 0.01}}, "Use model.init_args.ema"),
+        ({"class_path": "EMAWeightAveraging"}, "Use model.init_args.ema"),
+        ({"class_path": "EarlyStoping", "init_args": {"monitor": "val/loss"}}, "Did you mean EarlyStopping?"),
+    ],
+)
+def test_a_callback_that_cannot_work_is_refused(
+    callback: dict, message: str, tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny({"trainer": {"callbacks": [callback]}})
+    assert run("fit", ["--config", str(path)]) == 2
+    assert message in capsys.readouterr().err
+    assert not RUN.exists()
+
+
+@pytest.mark.parametrize(("name", "package"), [("RichProgressBar", "rich"), ("TensorBoardLogger", "tensorboard")])
+def test_a_package_that_is_missing_is_named(
+    name: str, package: str, tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name == "RichProgressBar":
+        trainer = {"callbacks": [{"class_path": name}]}
+    else:
+        trainer = {"logger": {"class_path": name, "init_args": {"save_dir": "logs"}}}
+    pytest.importorskip("lightning")
+    status = run("fit", ["--config", str(tiny({**SHORT, "trainer": {**SHORT["trainer"], **trainer}}))])
+    message = capsys.readouterr().err
+    if status == 0:
+        return  # it is installed
+    assert package in message
+    assert "pip install" in message
+    assert len(message.splitlines()) <= 2
+
+
+def test_a_summary_and_a_profile_that_were_asked_for_are_shown(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lightning writes both into its log, which a run otherwise silences."""
+    options = ["--trainer.enable_model_summary", "true", "--trainer.profiler", "simple"]
+    assert run("fit", ["--config", str(tiny(SHORT)), *options]) == 0
+    printed = capsys.readouterr().err
+    assert "Trainable params" in printed
+    assert "run_training_epoch" in printed
+
+
+def test_rates_are_logged_without_a_progress_bar(tiny: Write) -> None:
+    assert run("fit", ["--config", str(tiny(SHORT)), "--trainer.enable_progress_bar", "false"]) == 0
+    assert "images_per_second" in pd.read_csv(RUN / "metrics.csv")
+
+
+def test_a_checkpoint_callback_of_the_users_own_keeps_beside_ours(tiny: Write) -> None:
+    own = {"class_path": "ModelCheckpoint", "init_args": {"save_last": True, "monitor": "val/loss"}}
+    path = tiny({**SHORT, "trainer": {**SHORT["trainer"], "callbacks": [own]}})
+    assert run("fit", ["--config", str(path)]) == 0
+    assert {file.name for file in (RUN / "checkpoints").glob("*.ckpt")} == {"last.ckpt", "best.ckpt"}
+    assert len(list((RUN / "checkpoints" / "own").glob("*.ckpt"))) == 2
+    assert run("fit", ["--config", str(path), "--run.overwrite", "true"]) == 0
+    assert len(list((RUN / "checkpoints" / "own").glob("*.ckpt"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("max_epochs", "0", "no training step was taken"),
+        ("limit_train_batches", "0", "no training step was taken"),
+        ("max_time", "00:00:00:01", "max_time ended the training"),
+        ("limit_test_batches", "2", "tested on 120 of 599 images"),
+    ],
+)
+def test_what_is_no_result_says_so(
+    option: str, value: str, reason: str, tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny({"trainer": {"max_epochs": 100_000 if option == "max_time" else 1}})
+    assert run("fit", ["--config", str(path), f"--trainer.{option}", value]) == 0
+    assert f"Not a result: {reason}" in capsys.readouterr().err
+    (said,) = json.loads((RUN / "summary.json").read_text())["partial"]
+    assert reason in said
+
+
+def test_a_run_that_ends_within_an_epoch_is_not_asked_for_its_validation(
+    tiny: Write, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tiny({"trainer": {"max_epochs": None, "max_steps": 3}})
+    assert run("fit", ["--config", str(path)]) == 0
+    assert not [str(each.message) for each in recwarn]
+    assert "test/top1" in capsys.readouterr().err
+
+
+def test_a_whole_run_is_a_result(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", ["--config", str(tiny())]) == 0
+    assert "Not a result" not in capsys.readouterr().err
+    assert json.loads((RUN / "summary.json").read_text())["partial"] == []

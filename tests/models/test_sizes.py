@@ -1,0 +1,215 @@
+"""Named models: timm's sizes, a class's signature, and what the command line makes of them."""
+
+import inspect
+from typing import Any
+
+import pytest
+import timm
+import torch
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+from timm.models.swin_transformer import SwinTransformerBlock
+from timm.models.swin_transformer_v2 import SwinTransformerV2Block
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import vitlab.models
+from vitlab.models import Backbone, ImageModel, SwinTransformer, SwinTransformerV2, VisionTransformer
+from vitlab.models.hierarchy import WindowBlock
+from vitlab.models.layers import fan_in
+from vitlab.models.named_size import variant
+from vitlab.models.swin_v2 import ResPostNormBlock
+
+NAMES = [name for name in vitlab.models.__all__ if name[0].islower()]  # classes begin with a capital
+
+SMALL = [name for name in NAMES if name.endswith(("_32", "_64"))]  # of our own: timm has no sizes for small images
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(SMALL)))
+def test_every_name_is_timms_model_of_that_name(name: str) -> None:
+    # On the meta device: shapes of all parameters without memory for them. 1000 classes also where timm's weights of
+    # that name were trained on ImageNet-22k or, by DINO, on none.
+    with torch.device("meta"):
+        ours, theirs = getattr(vitlab.models, name)(), timm.create_model(name, num_classes=1000)
+    assert {n: p.shape for n, p in ours.state_dict().items()} == {n: p.shape for n, p in theirs.state_dict().items()}
+    cfg: Any = timm.get_pretrained_cfg(name)
+    assert ours.img_size == cfg.input_size[1:]
+    # What shapes do not show.
+    blocks = [[module for module in model.modules() if hasattr(module, "attn")] for model in (ours, theirs)]
+    assert [settings(block) for block in blocks[0]] == [timms_settings(block) for block in blocks[1]]
+    for kind, setting in ((nn.LayerNorm, "eps"), (nn.Dropout, "p")):
+        values = [{getattr(m, setting) for m in model.modules() if isinstance(m, kind)} for model in (ours, theirs)]
+        assert values[0] == values[1]
+    assert getattr(ours, "global_pool", "avg") == theirs.global_pool
+
+
+def settings(block: Any) -> list[Any]:
+    """Return heads and drop path, of Swins the window and its shift, of Swin v2 the window trained on."""
+    found = [block.attn.num_heads, round(block.drop_path.rate, 6)]
+    if isinstance(block, WindowBlock):
+        found += [block.attn.window, block.shift]
+    return [*found, block.attn.cpb_mlp.pretrained_window] if isinstance(block, ResPostNormBlock) else found
+
+
+def timms_settings(block: Any) -> list[Any]:
+    found = [block.attn.num_heads, round(getattr(block.drop_path1, "drop_prob", 0.0), 6)]  # an Identity without
+    if isinstance(block, SwinTransformerBlock | SwinTransformerV2Block):
+        found += [tuple(block.attn.window_size), tuple(block.shift_size)]
+    return [*found, block.attn.pretrained_window_size] if isinstance(block, SwinTransformerV2Block) else found
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_models_for_small_images_cost_the_same(name: str) -> None:
+    # What makes them comparable; docs/presets.md states the figures.
+    with torch.device("meta"):
+        model = getattr(vitlab.models, name)(num_classes=10).eval()
+        images = torch.empty(1, 3, *model.img_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    assert counter.get_total_flops() / 2 == pytest.approx(0.363e9, rel=0.03)
+    assert f"_{model.img_size[0]}" in name
+    assert f"patch{model.patch_size}" in name
+    assert not timm.is_model(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [  # Counted on the official code.
+        ("deit_tiny_patch16_224", 5_717_416),
+        ("deit_small_patch16_224", 22_050_664),
+        ("deit_base_patch16_224", 86_567_656),
+        ("deit_tiny_distilled_patch16_224", 5_910_800),
+        ("deit_small_distilled_patch16_224", 22_436_432),
+        ("deit_base_distilled_patch16_224", 87_338_192),
+        ("swin_tiny_patch4_window7_224", 28_288_354),
+        ("swin_small_patch4_window7_224", 49_606_258),
+        ("swin_base_patch4_window7_224", 87_768_224),
+        ("swinv2_tiny_window8_256", 28_347_154),
+        ("swinv2_base_window8_256", 87_918_816),
+    ],
+)
+def test_parameters_are_as_many_as_in_the_official_models(name: str, count: int) -> None:
+    with torch.device("meta"):
+        model = getattr(vitlab.models, name)()
+    assert sum(p.numel() for p in model.parameters()) == count
+
+
+def test_names_are_their_own() -> None:
+    for name in NAMES:
+        function = getattr(vitlab.models, name)
+        assert (function.__name__, function.__qualname__) == (name, name)
+        assert getattr(inspect.getmodule(function), name) is function
+
+
+def test_a_variant_has_the_signature_of_its_class_with_its_own_defaults() -> None:
+    ours = inspect.signature(vitlab.models.swin_base_patch4_window12_384)
+    cls = inspect.signature(SwinTransformer)
+    assert list(ours.parameters) == list(cls.parameters)
+    assert ours.return_annotation is SwinTransformer
+    changed = {name: p.default for name, p in ours.parameters.items() if p.default != cls.parameters[name].default}
+    assert changed == {
+        "img_size": 384,
+        "window_size": 12,
+        "embed_dim": 128,
+        "depths": (2, 2, 18, 2),
+        "num_heads": (4, 8, 16, 32),
+    }
+    assert all(p.annotation is cls.parameters[name].annotation for name, p in ours.parameters.items())
+
+
+def test_a_variant_takes_what_its_class_takes_and_nothing_else() -> None:
+    with torch.device("meta"):
+        model = vitlab.models.vit_tiny_patch16_224(64, num_classes=3)
+    assert isinstance(model, VisionTransformer)
+    assert (model.img_size, model.num_classes, model.num_features) == ((64, 64), 3, 192)
+    with pytest.raises(TypeError, match="num_clases"):
+        vitlab.models.vit_tiny_patch16_224(num_clases=3)
+    with pytest.raises(AssertionError, match="embed_dims"):
+        variant("vit", VisionTransformer, embed_dims=3)
+
+
+@pytest.fixture(params=[Backbone, ImageModel], ids=lambda base: base.__name__)
+def parser(request: pytest.FixtureRequest) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--backbone", type=request.param)
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("class_path", "init_args"),
+    [
+        ("vitlab.models.swinv2_tiny_window8_256", {"img_size": 64, "num_classes": 7, "depths": [1, 1, 1, 1]}),
+        ("vitlab.models.VisionTransformer", {"img_size": [32, 64], "depth": 1, "init": "vitlab.models.layers.fan_in"}),
+        (
+            "vitlab.models.SwinTransformer",
+            {
+                "img_size": 32,
+                "patch_size": 2,
+                "window_size": [4, 4, 4, 2],
+                "depths": [1, 1, 1, 1],
+                "block": "vitlab.models.swin_v2.ResPostNormBlock",
+                "attention": "vitlab.models.swin.CosineAttention",
+            },
+        ),
+        (
+            "vitlab.models.SwinTransformerV2",
+            {"depths": [1, 1, 1, 1], "position_bias": "vitlab.models.swin_v2.LinearSpacedBias"},
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_yaml_builds_a_model_and_its_dump_builds_the_same(
+    parser: ArgumentParser, class_path: str, init_args: dict[str, Any]
+) -> None:
+    config = parser.parse_object({"backbone": {"class_path": class_path, "init_args": init_args}})
+    dumped = parser.dump(config)
+    assert yaml.safe_load(dumped)["backbone"]["init_args"].items() >= init_args.items()
+    again = parser.parse_string(dumped)
+    assert parser.dump(again) == dumped
+    first, second = (parser.instantiate_classes(c).backbone for c in (config, again))
+    assert type(first) is type(second)
+    assert {n: p.shape for n, p in first.state_dict().items()} == {n: p.shape for n, p in second.state_dict().items()}
+
+
+def test_defaults_of_a_variant_reach_the_configuration(parser: ArgumentParser) -> None:
+    config = parser.parse_args(["--backbone=vitlab.models.swinv2_base_window12to24_192to384"])
+    arguments = config.backbone.init_args
+    assert (arguments.img_size, arguments.window_size) == (384, 24)
+    assert arguments.pretrained_window_sizes == (12, 12, 12, 6)
+
+
+def test_the_initialisation_is_chosen_by_its_import_path(parser: ArgumentParser) -> None:
+    config = parser.parse_args(
+        [
+            "--backbone=vitlab.models.vit_tiny_patch16_224",
+            "--backbone.depth=1",
+            "--backbone.init=vitlab.models.layers.fan_in",
+        ]
+    )
+    assert parser.instantiate_classes(config).backbone.init is fan_in
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        (["--backbone=vitlab.models.swinv2_tiny_window8_256", "--backbone.img_siz=64"], "img_siz"),
+        (["--backbone=vitlab.models.VisionTransformer", "--backbone.global_pool=average"], "average"),
+        (["--backbone=vitlab.models.vit_tinny_patch16_224"], "vit_tinny_patch16_224"),
+        (["--backbone=vitlab.models.SwinTransformer", "--backbone.block=torch.nn.Linear"], "torch.nn.Linear"),
+    ],
+)
+def test_mistakes_are_refused_when_parsed(parser: ArgumentParser, arguments: list[str], culprit: str) -> None:
+    with pytest.raises(ArgumentError, match=culprit):
+        parser.parse_args(arguments)
+
+
+def test_anything_else_is_not_a_backbone() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--backbone", type=Backbone)
+    for other in ("vitlab.models.TimmModel", "torch.nn.Linear"):
+        with pytest.raises(ArgumentError, match=other):
+            parser.parse_args([f"--backbone={other}"])
+
+
+def test_swin_v2_exports_its_own_class() -> None:
+    assert vitlab.models.SwinTransformerV2 is SwinTransformerV2

@@ -1,0 +1,106 @@
+"""timm's models behind the common interface."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from tests.models.small_models import images
+from vitlab.models import TimmModel
+from vitlab.models.weights import save_weights
+
+NAMES = [
+    "resnet18",
+    "convnext_atto",
+    "vit_tiny_patch16_224",
+    "deit_tiny_distilled_patch16_224",
+    "mobilenetv3_small_050",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_timm_model_is_an_image_model(name: str) -> None:
+    model = TimmModel(name, num_classes=5, in_chans=1, img_size=32).eval()
+    x = images(model)
+    assert model(x).shape == (2, 5)
+    assert torch.equal(model(x), model.net(x))
+    assert model.embed(x).shape == (2, model.num_features)
+    listed = [id(p) for group in model.layers() for p in group]
+    assert sorted(listed) == sorted(id(p) for p in model.parameters())
+    assert len(model.layers()) > 5
+    head = {id(p) for p in model.head_parameters()}
+    assert head
+    assert head <= {id(p) for p in model.layers()[-1]}
+    assert model.no_weight_decay() <= {name for name, _ in model.named_parameters()}
+    model.reset_classifier(3)
+    assert model(x).shape == (2, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_convolutions_find_their_channels_last_and_give_what_timms_give(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = TimmModel("resnet18", num_classes=5).eval()
+    theirs = timm.create_model("resnet18", num_classes=5).eval()
+    theirs.load_state_dict(model.net.state_dict())
+    x, tolerance = torch.randn(2, 3, 64, 64), {torch.float32: 1e-5, torch.bfloat16: 0.02}[dtype]
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16), torch.no_grad():
+        torch.testing.assert_close(model(x), theirs(x), rtol=tolerance, atol=tolerance)
+        maps = model.net.conv1(x)
+    assert maps.is_contiguous(memory_format=torch.channels_last)
+    save_weights(model, tmp_path / "weights.safetensors")
+    again = TimmModel("resnet18", num_classes=5, checkpoint_path=tmp_path / "weights.safetensors")
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
+    assert again.net.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_vit_of_timms_does_not_decay_its_tokens() -> None:
+    assert TimmModel("vit_tiny_patch16_224", img_size=32).no_weight_decay() == {"net.cls_token", "net.pos_embed"}
+
+
+def test_size_and_normalisation_are_those_of_timms_weights() -> None:
+    model = TimmModel("vit_tiny_patch16_384", model_kwargs={"depth": 1})
+    assert model.img_size == (384, 384)
+    assert model.mean == model.std == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("resnet81", "resnet18"),
+        ("convnext_ato", "convnext_atto"),
+        ("resnet18.a1_in1", "a1_in1k"),
+        ("qqqqqqqqqqqqqq", "no model"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(name: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=hint) as error:
+        TimmModel(name)
+    assert str(error.value).count("\n") < 5
+
+
+def test_weights_that_timm_does_not_have_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"no weights for vit_large_patch14_224"):
+        TimmModel("vit_large_patch14_224", pretrained=True)
+
+
+def test_an_argument_that_the_model_does_not_take_is_named() -> None:
+    with pytest.raises(ValueError, match="window_size"):
+        TimmModel("resnet18", model_kwargs={"window_size": 7})
+
+
+def test_weights_come_from_a_file_and_a_head_of_other_size_stays_new(tmp_path: Path) -> None:
+    theirs = timm.create_model("resnet18", num_classes=4).eval()
+    save_weights(theirs, tmp_path / "resnet.safetensors")
+    same = TimmModel("resnet18", num_classes=4, checkpoint_path=tmp_path / "resnet.safetensors").eval()
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(same(x), theirs(x))  # whose channels lie otherwise in memory
+    other = TimmModel("resnet18", num_classes=6, checkpoint_path=tmp_path / "resnet.safetensors").eval()
+    assert torch.equal(other.embed(x), same.embed(x))
+
+
+def test_importing_the_models_does_not_import_timm() -> None:
+    code = "import sys, vitlab.models.weights; assert not {'timm', 'lightning', 'wandb'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,237 @@
+"""When states are written, that they are whole, and what a full disk, a damaged file or a signal does."""
+
+import random
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.kills import after, experiments, forked, last_words
+from vitlab.atomic_files import flaw
+from vitlab.commands.check_resume import disagreements
+from vitlab.commands.dispatch import run
+from vitlab.runs.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints, newest_state
+from vitlab.runs.record import RunRecord
+
+experiment = experiments  # the fixture
+
+
+def state_of(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def test_a_torn_checkpoint_never_takes_the_place_of_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
+
+    def torn(checkpoint: object, file: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", torn)
+    AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+    assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+def test_damage_anywhere_is_seen(tmp_path: Path) -> None:
+    """Of a file with one bit turned, either the checksum tells, or what it holds is what it held."""
+    path, damaged = tmp_path / "whole.ckpt", tmp_path / "damaged.ckpt"
+    weights = torch.arange(400.0)
+    torch.save({"weights": weights, "step": 7}, path)
+    assert flaw(path) is None
+    whole, rng, seen = path.read_bytes(), random.Random(0), 0
+    for _ in range(300):
+        content = bytearray(whole)
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        damaged.write_bytes(content)
+        if flaw(damaged) is not None:
+            seen += 1
+            continue
+        held = state_of(damaged)
+        assert torch.equal(held["weights"], weights)
+        assert held["step"] == 7
+    assert seen > 150  # most of the file is its content
+    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+        damaged.write_bytes(whole[:length])
+        assert flaw(damaged) is not None
+
+
+def test_the_newest_whole_state_is_taken_and_the_others_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    assert newest_state(tmp_path) is None
+    for name in ("last", "previous"):
+        torch.save({"name": name}, folder / f"{name}.ckpt")
+    assert newest_state(tmp_path) == folder / "last.ckpt"
+    (folder / "last.ckpt").write_bytes(b"PK\3\4 torn")
+    with caplog.at_level("WARNING", "vitlab"):
+        assert newest_state(tmp_path) == folder / "previous.ckpt"
+    (folder / "previous.ckpt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no whole checkpoint.*\n.*overwrite true"):
+        newest_state(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"every_n_steps": 0}, "every_n_steps is 0"),
+        ({"every_n_minutes": 0.0}, "every_n_minutes is 0"),
+        ({"most_time": 0.0}, "most_time is 0"),
+    ],
+)
+def test_what_would_never_write_is_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Checkpointing(**setting)
+
+
+class _Clock:
+    """Time passes as told; a checkpoint takes a second."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr("vitlab.runs.checkpoints.time.perf_counter", lambda: self.now)
+
+
+class _Trainer(SimpleNamespace):
+    """As much of a trainer as decides about checkpoints: epochs of four steps, ten of them."""
+
+    def __init__(self, clock: _Clock) -> None:
+        numbers = {"max_epochs": 10, "max_steps": -1, "num_training_batches": 4, "world_size": 1}
+        super().__init__(**numbers, global_step=0, current_epoch=0, should_stop=False, is_last_batch=False)
+        self.is_global_zero = True
+        self.clock, self.saved = clock, []
+
+    def save_checkpoint(self, path: Path) -> None:
+        self.clock.now += 1
+        self.saved.append(self.global_step)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(str(self.global_step))
+
+
+def simulate(monkeypatch: pytest.MonkeyPatch, folder: Path, settings: Checkpointing, seconds: float) -> list[int]:
+    """Return the steps at which a run of 40 steps, each so many seconds long, writes its state."""
+    clock = _Clock(monkeypatch)
+    trainer: Any = _Trainer(clock)
+    callback = RunCheckpoints(folder / "checkpoints", settings)
+    monkeypatch.setattr(callback.signals, "listen", lambda: None)
+    callback.on_train_start(trainer, None)  # type: ignore[arg-type]
+    for epoch in range(10):
+        trainer.current_epoch = epoch
+        callback.on_train_epoch_start(trainer, None)  # type: ignore[arg-type]
+        for batch in range(4):
+            callback.on_train_batch_start(trainer)
+            clock.now += seconds
+            trainer.global_step += 1
+            callback.on_train_batch_end(trainer, None, None, None, batch)  # type: ignore[arg-type]
+        callback.on_validation_start(trainer, None)  # type: ignore[arg-type]
+        callback.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
+    callback.on_train_end(trainer, None)  # type: ignore[arg-type]
+    return trainer.saved
+
+
+def test_ends_of_epochs_are_written_as_often_as_their_time_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = simulate(monkeypatch, tmp_path, Checkpointing(every_n_minutes=None), seconds=15)
+    assert every == [4 * (epoch + 1) for epoch in range(10)]  # 1 s in 60
+    # 1 s in 4 is too much: the first, whose cost nobody knows, then once 50 s are over, and the last.
+    assert simulate(monkeypatch, tmp_path, Checkpointing(), seconds=1) == [4, 40]
+    assert simulate(monkeypatch, tmp_path, Checkpointing(most_time=0.1), seconds=1) == [4, 16, 28, 40]
+
+
+def test_states_within_an_epoch_are_written_by_steps_and_by_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_steps = simulate(monkeypatch, tmp_path, Checkpointing(every_n_steps=3), seconds=1)
+    # 12, 24 and 36 end an epoch, whose validation is still to come; at its end the last is too young.
+    assert by_steps == [3, 6, 9, 15, 18, 21, 27, 30, 33, 39, 40]
+    by_minutes = simulate(monkeypatch, tmp_path, Checkpointing(every_n_minutes=1), seconds=45)
+    assert by_minutes[:4] == [2, 4, 6, 8]
+    assert sorted(file.name for file in (tmp_path / "checkpoints").iterdir()) == ["last.ckpt", "previous.ckpt"]
+    assert (tmp_path / "checkpoints/last.ckpt").read_text() == "40"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("on_failure", ["go on", "stop"])
+def test_a_full_disk_leaves_the_earlier_state_and_is_told(experiment: Callable[..., Path], on_failure: str) -> None:
+    """Full for files beyond 50 kB, from the third state on: `RLIMIT_FSIZE`, which a real write meets."""
+    path = experiment("supervised")
+
+    def full(*args: object, **kwargs: object) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+
+    arguments = ["--config", str(path), "--run.checkpoint.on_failure", on_failure]
+    status = forked(arguments, lambda: after(RunCheckpoints, "_write", 2, full))
+    assert status == (0 if on_failure == "go on" else 1), last_words()
+    folder = Path("runs/supervised/seed-0")
+    assert "No checkpoint could be written at step" in last_words()
+    assert flaw(folder / "checkpoints/last.ckpt") is None
+    assert not list(folder.rglob("*.new"))
+    assert (folder / "summary.json").is_file() == (on_failure == "go on")
+    if on_failure == "stop":
+        assert forked(["--config", str(path), "--run.root", "whole"]) == 0, last_words()
+        assert forked(["--config", str(path)]) == 0, last_words()
+        assert disagreements(Path("whole/supervised/seed-0"), folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "moment", "status"),
+    [
+        (signal.SIGTERM, "on_train_batch_end", 75),
+        (signal.SIGUSR1, "on_validation_batch_start", 75),
+        (signal.SIGINT, "on_train_batch_start", 130),
+        (signal.SIGTERM, "on_test_batch_start", 75),
+    ],
+)
+def test_a_signal_writes_the_state_and_ends_with_its_status(
+    experiment: Callable[..., Path], number: signal.Signals, moment: str, status: int
+) -> None:
+    path = experiment("supervised")
+    arguments = ["--config", str(path), "--run.checkpoint.every_n_steps", "null"]
+
+    def send(*args: object, **kwargs: object) -> None:
+        signal.raise_signal(number)
+
+    assert forked(arguments, lambda: after(RunRecord, moment, 2, send)) == status, last_words()
+    assert "The same command continues" in last_words()
+    assert forked(arguments) == 0, last_words()
+    assert forked([*arguments, "--run.root", "whole"]) == 0
+    assert disagreements(Path("whole/supervised/seed-0"), Path("runs/supervised/seed-0")) == []
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tiny())
+    run("fit", ["--config", path])
+    best = Path("runs/tiny/seed-0/checkpoints/best.ckpt")
+    best.write_bytes(best.read_bytes()[:-100])
+    capsys.readouterr()
+    assert run("test", ["--config", path, "--ckpt_path", "best"]) == 2
+    assert "best.ckpt is damaged" in capsys.readouterr().err
+
+
+def test_what_keeps_a_continued_run_from_being_exact_is_said(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny({"trainer": {"max_epochs": 2}})
+
+    def stop(self: RunRecord, *args: object) -> None:
+        raise KeyError("stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecord, "on_train_end", stop)
+        with pytest.raises(KeyError):
+            run("fit", ["--config", str(path), "--run.checkpoint.most_time", "1"])
+    recorded = Path("runs/tiny/seed-0/environment.json")
+    recorded.write_text(recorded.read_text().replace('"devices": 1', '"devices": 4'))
+    capsys.readouterr()
+    assert run("fit", ["--config", str(path)]) == 0
+    assert "not to the bit: devices was 4, is 1" in capsys.readouterr().err

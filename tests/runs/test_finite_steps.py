@@ -1,0 +1,248 @@
+"""A loss or gradient that is not finite costs one step, and is kept with its images, its weights and its cause."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import timm.optim
+import torch
+from torch import Tensor, nn
+
+from tests.objectives.small import BACKBONES, quick_trainer
+from vitlab.commands.dispatch import run
+from vitlab.data import Digits
+from vitlab.objectives import Supervised
+from vitlab.optim import SGD, AdamW, Optimizer, WarmupCosine
+from vitlab.runs.finite_steps import FiniteSteps, all_finite, finite, takes_found_inf, watch
+
+RUN = Path("runs/tiny/seed-0")
+
+HUGE_STEPS = {
+    "model": {"init_args": {"optimizer": {"init_args": {"lr": 1e25}}, "schedule": {"init_args": {"warmup_epochs": 0}}}}
+}
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Return a function that makes the loss NaN at one step."""
+
+    def poison(step: int) -> None:
+        loss = Supervised.loss
+
+        def sometimes(self: Supervised, views: list[Tensor], labels: Tensor) -> Tensor:
+            return loss(self, views, labels) * (float("nan") if self.global_step == step else 1.0)
+
+        monkeypatch.setattr(Supervised, "loss", sometimes)
+
+    return poison
+
+
+def test_the_run_stops_with_the_step_left_out_and_its_batch_kept(
+    tiny: Callable[..., Path], poisoned: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    poisoned(3)
+    assert run("fit", ["--config", str(tiny()), "--run.checkpoint.every_n_steps", "1"]) == 1
+    said = capsys.readouterr().err
+    assert "Step 3: loss or gradient not finite" in said
+    assert f"python -m vitlab replay {RUN}/not_finite" in said
+    last = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 3
+    assert all(bool(torch.isfinite(value).all()) for value in last["state_dict"].values())
+    report = json.loads((RUN / "not_finite/report.json").read_text())
+    assert report["cause"] == "Supervised.loss (forward)"
+    kept = torch.load(RUN / "not_finite/batch.pt", weights_only=True)
+    data = Digits(batch_size=64)
+    (views, labels), names = data.training_batch(0, 3, torch.device("cpu"))
+    assert report["images"] == kept["images"] == names
+    assert set(names) <= set(data.image_names("train"))
+    assert torch.equal(kept["views"][0], views[0])
+    assert torch.equal(kept["labels"], labels)
+    assert not (RUN / "summary.json").exists()
+
+
+def test_a_step_that_overflows_is_seen_again_in_the_same_module(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A learning rate of 1e25: after one step, the forward pass leaves the range of float32 by itself."""
+    path = tiny(HUGE_STEPS)
+    assert run("fit", ["--config", str(path)]) == 1
+    report = json.loads((RUN / "not_finite/report.json").read_text())
+    assert report["cause"].startswith("backbone.")
+    capsys.readouterr()
+    assert run("replay", [str(RUN / "not_finite")]) == 0
+    said = capsys.readouterr().out
+    assert f"Step {report['step']}: " in said
+    assert report["cause"] in said
+    assert report["images"][0] in said
+    assert not (RUN / "summary.json").exists()
+
+
+def test_where_asked_the_run_goes_on_and_counts(
+    tiny: Callable[..., Path], poisoned: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    poisoned(3)
+    assert run("fit", ["--config", str(tiny()), "--run.not_finite", "skip"]) == 0
+    assert "Step 3 is left out" in capsys.readouterr().err
+    assert pd.read_csv(RUN / "metrics.csv")["train/steps_left_out"].dropna().tolist() == [1]
+    last = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
+    assert all(bool(torch.isfinite(value).all()) for value in last["state_dict"].values())
+    steps = {float(state["step"]) for state in last["optimizer_states"][0]["state"].values()}
+    assert steps == {last["global_step"] - 1.0}  # AdamW counts the steps it took
+
+
+def test_a_run_that_is_past_help_ends_all_the_same(tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitlab.runs.finite_steps.MOST_IN_A_ROW", 2)
+    path = tiny(HUGE_STEPS)
+    assert run("fit", ["--config", str(path), "--run.not_finite", "skip"]) == 1
+
+
+class _Root(nn.Module):
+    """√x, whose derivative at 0 is infinite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sqrt()
+
+
+@pytest.mark.parametrize(
+    ("x", "cause"),
+    [(-1.0, ["1 (forward)"]), (0.0, ["1 (backward)"]), (1.0, []), (float("nan"), [])],
+)
+def test_the_module_is_named_that_makes_it_from_what_was_finite(x: float, cause: list[str]) -> None:
+    net = nn.Sequential(nn.Identity(), _Root(), nn.Identity())
+    with watch(net) as causes:
+        net(torch.tensor([x], requires_grad=True) * 1).sum().backward()
+    assert causes == cause
+
+
+INFINITE = float("inf")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_one_number_in_any_gradient_is_found(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    sound = [torch.randn(5, 7, device=device), torch.full((3,), 1e37, device=device)]
+    assert bool(all_finite(sound))
+    for values in ([float("nan")], [INFINITE], [-INFINITE], [INFINITE, -INFINITE]):
+        for place in range(2):
+            tensors = [tensor.clone() for tensor in sound]
+            tensors[place].flatten()[: len(values)] = torch.tensor(values, device=device)
+            assert not bool(all_finite(tensors)), (values, place)
+
+
+def test_integers_are_finite_and_nests_are_searched() -> None:
+    assert finite([torch.tensor([1]), (torch.tensor(0.5), None)])
+    assert not finite([torch.tensor([1]), (torch.tensor(float("inf")), None)])
+
+
+@pytest.mark.parametrize(("precision", "status"), [("16-true", 2), ("bf16-mixed", 0)])
+def test_weights_in_float16_are_refused(tiny: Callable[..., Path], precision: str, status: int) -> None:
+    assert run("fit", ["--config", str(tiny()), "--trainer.precision", precision]) == status
+
+
+def test_a_swin_in_mixed_float16_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    from vitlab.experiment.parser import check_precision
+
+    for name, backbone in BACKBONES.items():
+        caplog.clear()
+        with caplog.at_level("WARNING", "vitlab"):
+            check_precision("16-mixed", Supervised(backbone(), AdamW(1e-3), WarmupCosine()))
+        assert bool(caplog.records) == name.startswith("swin"), name
+
+
+def test_a_folder_that_holds_no_step_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("replay", ["nowhere"]) == 2
+    assert "holds no report.json" in capsys.readouterr().err
+
+
+def test_several_batches_of_a_step_are_told_apart(tiny: Callable[..., Path], poisoned: Callable[[int], None]) -> None:
+    path = tiny({"trainer": {"accumulate_grad_batches": 4}})
+    poisoned(2)
+    assert run("fit", ["--config", str(path)]) == 1
+    report: dict[str, Any] = json.loads((RUN / "not_finite/report.json").read_text())
+    assert report["batches"] == [8, 9, 10, 11]
+    assert report["images"] == Digits(batch_size=64).training_batch(0, 8, torch.device("cpu"))[1]
+
+
+@dataclass
+class OfAnyKind(Optimizer):
+    """A user's settings of an optimiser that is not vitlab's.
+
+    Args:
+        kind: Its class.
+        only_matrices: Leave out what torch's Muon refuses.
+    """
+
+    kind: Callable[..., torch.optim.Optimizer] = torch.optim.RMSprop
+    only_matrices: bool = False
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        parts = [
+            {"params": [p for p in group["params"] if p.ndim == 2 or not self.only_matrices], "lr": group["lr"]}
+            | {"weight_decay": group["weight_decay"]}
+            for group in groups
+        ]
+        return self.kind([part for part in parts if part["params"]], lr=self.lr)
+
+
+OF_TORCH = (
+    *("RMSprop", "NAdam", "RAdam", "ASGD", "Adamax", "Adafactor"),
+    *("AdamW", "Adam", "SGD", "Adagrad"),  # not asked for their fused kernels
+)
+OF_TIMM = ("Lamb", "Muon", "Lion", "Adopt")
+OPTIMIZERS = {
+    "fused AdamW": AdamW(1e-3),
+    "fused SGD": SGD(1e-3),
+    "torch.Muon": OfAnyKind(1e-3, kind=torch.optim.Muon, only_matrices=True),
+    **{f"torch.{name}": OfAnyKind(1e-3, kind=getattr(torch.optim, name)) for name in OF_TORCH},
+    **{f"timm.{name}": OfAnyKind(1e-3, kind=getattr(timm.optim, name)) for name in OF_TIMM},
+}
+
+
+def trained(optimizer: Optimizer, draws: list[int | None], folder: Path) -> tuple[list[Tensor], dict[str, Any]]:
+    """Train a step on each random batch, a NaN where it is None; return the weights and the optimiser's state."""
+
+    class Drawn(Supervised):
+        def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
+            draw = draws[self.global_step]
+            images = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(draw or 0))
+            return super().loss([images], torch.arange(8)) * (float("nan") if draw is None else 1.0)
+
+    torch.manual_seed(0)
+    objective = Drawn(BACKBONES["vit"](), optimizer, WarmupCosine(min_lr=optimizer.lr))
+    trainer = quick_trainer(
+        callbacks=[FiniteSteps(folder, "skip")], limit_train_batches=len(draws), limit_val_batches=0
+    )
+    trainer.fit(objective, datamodule=Digits(batch_size=8))
+    (built,) = trainer.optimizers
+    return list(objective.parameters()), built.state_dict()
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_left_out_leaves_no_trace_in_any_optimiser(name: str, tmp_path: Path) -> None:
+    """The run without such steps is the expectation: the same weights, moments and counters of steps.
+
+    Of the fused ones too, also in the first step, in which torch's SGD makes its momentum.
+    """
+    optimizer = OPTIMIZERS[name]
+    weights, state = trained(optimizer, [None, 1, None, 2], tmp_path)
+    expected_weights, expected_state = trained(optimizer, [1, 2], tmp_path)
+    assert all(torch.equal(*pair) for pair in zip(weights, expected_weights, strict=True))
+    torch.testing.assert_close(state["state"], expected_state["state"], rtol=0, atol=0)
+    for group, expected in zip(state["param_groups"], expected_state["param_groups"], strict=True):
+        assert group == expected
+
+
+def test_only_fused_kernels_read_the_flag() -> None:
+    weights = [nn.Parameter(torch.zeros(2))]
+    assert takes_found_inf(torch.optim.Adagrad(weights, fused=True))
+    assert not takes_found_inf(torch.optim.AdamW(weights, foreach=True))
+    assert not takes_found_inf(timm.optim.Lion(weights))

@@ -1,0 +1,158 @@
+"""Files with code in them, given to each command that reads files: refused in one message, and the code has not run."""
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tests.conftest import TINY
+from vitlab.commands.dispatch import run
+from vitlab.config import load_yaml
+from vitlab.evaluation.features import read_cache
+from vitlab.objectives.teacher_cache import LogitCache
+
+Write = Callable[..., Path]
+TRAP = "trap"
+RUN = Path("runs/tiny/seed-0")
+
+
+class Payload:
+    """Creates the file `trap` in the working directory when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (TRAP,)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run, and beside it files with the payload: `evil.ckpt`, `.pth` …"""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("tiny.yaml").write_text(yaml.safe_dump(TINY))
+        assert run("fit", ["--config", "tiny.yaml"]) == 0
+        state = torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)
+        torch.save({**state, "payload": Payload()}, "evil.ckpt")
+        torch.save({"state_dict": state["state_dict"], "payload": Payload()}, "evil.pth")
+        torch.save({"model": state["state_dict"], "p": Payload()}, "old.pth", _use_new_zipfile_serialization=False)
+        for name in ("evil.safetensors", "plain.ckpt"):
+            Path(name).write_bytes(pickle.dumps(Payload()))
+    return folder
+
+
+@pytest.fixture
+def trained(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a copy of that folder; return the run's directory."""
+    shutil.copytree(made, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return RUN
+
+
+def _the_trap_works() -> None:
+    pickle.loads(Path("plain.ckpt").read_bytes())
+    assert Path(TRAP).exists()
+
+
+def _refused(command: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert run(command, arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 1
+    message = said[said.index("error: ") :]
+    assert len(message.splitlines()) <= 5
+    assert "Traceback" not in said
+    assert not Path(TRAP).exists()
+    return message
+
+
+@pytest.mark.parametrize("file", ["evil.ckpt", "plain.ckpt"])
+@pytest.mark.parametrize("command", ["test", "validate", "predict", "probe", "export", "transfer"])
+def test_as_a_checkpoint(trained: Path, capsys: pytest.CaptureFixture[str], command: str, file: str) -> None:
+    more = ["--sizes", "8", "--out", "out"] if command == "transfer" else []
+    config = ["--config", str(trained / "config.yaml"), "--ckpt_path", file]
+    message = _refused(command, [*config, *more], capsys)
+    assert file in message
+    assert ("could run as code" in message) == (file == "evil.ckpt")
+    _the_trap_works()
+
+
+def test_as_the_state_that_a_run_continues_from(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (trained / "summary.json").unlink()
+    (trained / "checkpoints" / "last.ckpt").write_bytes(Path("evil.ckpt").read_bytes())
+    _refused("fit", ["--config", "tiny.yaml"], capsys)
+
+
+@pytest.mark.parametrize("file", ["evil.ckpt", "evil.pth", "old.pth", "evil.safetensors", "plain.ckpt"])
+@pytest.mark.parametrize("of", ["model", "teacher"])
+def test_as_weights(trained: Path, capsys: pytest.CaptureFixture[str], of: str, file: str) -> None:
+    key = {"model": "--model.init_from", "teacher": "--model.teacher.weights"}[of]
+    if of == "teacher":
+        config = load_yaml("tiny.yaml")
+        model = config["model"]["init_args"]
+        teacher = {"model": model["backbone"], "weights": str(trained)}
+        target = {"class_path": "vitlab.objectives.HardTarget"}
+        config["model"] = {
+            "class_path": "vitlab.objectives.Distillation",
+            "init_args": {**model, "teacher": teacher, "target": target},
+        }
+        model["backbone"] = {
+            "class_path": "vitlab.models.VisionTransformer",
+            "init_args": {**model["backbone"]["init_args"], "distilled": True},
+        }
+        Path("tiny.yaml").write_text(yaml.safe_dump(config))
+    message = _refused("fit", ["--config", "tiny.yaml", "--run.name", "other", key, file], capsys)
+    assert file in message
+    assert not Path("runs/other").exists()
+
+
+def test_as_the_cifar_archive(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = {name: np.array([Payload()], dtype=object) for name in ("x_train", "y_train", "x_test", "y_test")}
+    Path("data").mkdir()
+    np.savez("data/cifar10.npz", **arrays)
+    data = {"data": {"class_path": "vitlab.data.CIFAR10", "init_args": {"root": "data"}}}
+    message = _refused("fit", ["--config", str(tiny(data))], capsys)
+    assert "allow_pickle=False" in message
+
+
+def test_as_a_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("evil.yaml").write_text(f"model: !!python/object/apply:os.mkdir [{TRAP}]\n")
+    assert "not valid YAML" in _refused("fit", ["--config", "evil.yaml"], capsys)
+
+
+def test_as_a_cache_of_features(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("probe", ["--config", str(trained / "config.yaml")]) == 0
+    first = capsys.readouterr().out
+    (cache,) = (trained / "features").glob("*.safetensors")
+    cache.write_bytes(Path("evil.safetensors").read_bytes())  # beside a key that fits
+    assert run("probe", ["--config", str(trained / "config.yaml")]) == 0
+    assert capsys.readouterr().out == first
+    assert not Path(TRAP).exists()
+
+
+def test_as_a_cache_of_features_of_other_tensors(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"train/features": torch.zeros(2, 3)}, tmp_path / "a.safetensors")
+    (tmp_path / "a.key").write_text(json.dumps("key"))
+    assert read_cache(tmp_path / "a.safetensors", json.dumps("key")) is None
+
+
+def test_as_a_cache_of_a_teachers_logits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("shard.safetensors").write_bytes(pickle.dumps(Payload()))
+    cache = LogitCache(tmp_path, num_classes=3)
+    images = torch.rand(2, 3, 4, 4)
+    assert torch.equal(cache.logits(images, lambda x: torch.ones(2, 3)), torch.ones(2, 3))
+    assert not Path(TRAP).exists()

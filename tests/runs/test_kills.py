@@ -1,0 +1,44 @@
+"""A run that is killed (SIGKILL) at any moment and started again is the undisturbed run, to the bit.
+
+The oracle is the run that was left alone. Runs are forks of the process that tests, which has imported everything.
+"""
+
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.kills import MOMENTS, OBJECTIVES, experiments, forked, last_words
+from vitlab.commands.check_resume import disagreements
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="kills are tried on forks of this process"),
+    pytest.mark.filterwarnings("ignore:.*will create 4 worker processes"),
+]
+
+experiment = experiments  # the fixture
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_kills_change_nothing(name: str, experiment: Callable[..., Path]) -> None:
+    """Nine kills of one run, at every kind of moment, with 0, 2 and 4 workers in turn."""
+    rng = random.Random(name)
+    path = experiment(name, accumulate=2 if name in ("supervised", "dino") else 1)
+    assert forked(["--config", str(path), "--run.root", "whole"]) == 0, last_words()
+    # DINO and MSN have neither validation nor test, SimMIM and MAE no test.
+    absent = {"dino": ("validation", "test"), "msn": ("validation", "test"), "simmim": ("test",), "mae": ("test",)}
+    moments = [moment for moment in MOMENTS if not any(word in moment for word in absent.get(name, ()))]
+    killed = []
+    for i, moment in enumerate(moments):
+        arguments = ["--config", str(path), "--data.num_workers", str((0, 2, 4)[i % 3])]
+        status = forked(arguments, lambda m=moment: MOMENTS[m](rng.randint(1, 3)))  # type: ignore[misc]
+        killed += [moment] if status == -signal.SIGKILL else []
+        assert status in (0, -signal.SIGKILL), last_words()
+    assert forked(["--config", str(path)]) == 0, last_words()
+    assert disagreements(Path("whole", name, "seed-0"), Path("runs", name, "seed-0")) == []
+    assert not list(Path("runs").rglob("*.new"))
+    assert len(killed) >= len(moments) - 2, killed  # the last may find the run finished

@@ -1,0 +1,184 @@
+"""A run directory has one writer. The lock is tried with real processes, since it is the kernel that grants it."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from vitlab.commands.dispatch import run
+from vitlab.runs import lock
+from vitlab.runs.lock import held
+
+# Holds the lock until its input ends; with a word for `lockf` to fail with, as on a file system without locks.
+HOLD = """
+import errno, fcntl, os, sys, time
+from pathlib import Path
+from vitlab.runs import lock
+from vitlab.commands.dispatch import run
+if sys.argv[2]:
+    def lockf(*_):
+        raise OSError(getattr(errno, sys.argv[2]), "no locks")
+    fcntl.lockf, lock.SECONDS_TO_SETTLE = lockf, 0.0
+with lock.held(Path(sys.argv[1])):
+    worker = os.fork() if sys.argv[3:] else -1
+    if worker == 0:
+        time.sleep(60)
+    print(worker, flush=True)
+    sys.stdin.read()
+"""
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Return a function that starts a process which holds `run`; all of them are killed in the end."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(failing_with: str = "", *options: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", HOLD, str(tmp_path / "run"), failing_with, *options]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(params=["", "ENOLCK"], ids=["locks", "no locks"])
+def failing_with(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The error of `lockf` on a file system that has none, in this process too."""
+    name: str = request.param
+    if name:
+        _without_locks(monkeypatch, name)
+    return name
+
+
+def _without_locks(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def lockf(*_: object) -> None:
+        raise OSError(getattr(errno, name), "no locks")
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    monkeypatch.setattr(lock, "SECONDS_TO_SETTLE", 0.0)
+
+
+def _said(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_a_second_writer_is_told_who_is_at_work(start: Start, failing_with: str, tmp_path: Path) -> None:
+    process = start(failing_with)
+    assert _said(process)
+    with pytest.raises(ValueError, match="is being written by") as refused, held(tmp_path / "run"):
+        pass
+    lines = str(refused.value).splitlines()
+    assert len(lines) <= 2
+    assert str(tmp_path / "run") in lines[0]
+    assert f"process {process.pid} on {os.uname().nodename} since 20" in lines[0]
+    assert "python -m vitlab" in lines[0]
+    assert "--run.name" in lines[1]
+    process.communicate()  # it ends by itself
+    with held(tmp_path / "run"):
+        pass
+
+
+def test_a_killed_writer_leaves_nothing_to_delete(start: Start, failing_with: str, tmp_path: Path) -> None:
+    process = start(failing_with)
+    assert _said(process)
+    process.kill()
+    process.wait()
+    assert (tmp_path / "run/.lock").is_file()
+    with held(tmp_path / "run"):
+        pass
+
+
+def test_an_orphaned_child_does_not_keep_the_lock(start: Start, tmp_path: Path) -> None:
+    """A data-loader worker is a fork that notices only after seconds that its parent is gone."""
+    process = start("", "with a worker")
+    orphan = int(_said(process))
+    try:
+        process.kill()
+        process.wait()
+        os.kill(orphan, 0)  # it lives
+        with held(tmp_path / "run"):
+            pass
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+
+
+def test_a_copy_of_a_run_is_not_locked(start: Start, failing_with: str, tmp_path: Path) -> None:
+    assert _said(start(failing_with))
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    with held(tmp_path / "copy"):
+        pass
+
+
+@pytest.mark.parametrize(("age", "refused"), [(60, True), (120, False)])
+def test_without_locks_another_machine_is_believed_for_as_long_as_it_touches_the_file(
+    age: float, refused: bool, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _without_locks(monkeypatch, "ENOSYS")
+    assert _said(start("ENOSYS"))
+    file = tmp_path / "run/.lock"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"host": "elsewhere"}))
+    os.utime(file, (file.stat().st_atime - age, file.stat().st_mtime - age))
+    if refused:
+        with pytest.raises(ValueError, match="elsewhere"), held(tmp_path / "run"):
+            pass
+    else:
+        with held(tmp_path / "run"):
+            pass
+
+
+def test_a_second_fit_of_the_same_run_is_refused(
+    tiny: Callable[..., Path], tmp_path: Path, start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also one that shall overwrite the run."""
+    path = tiny()
+    for folder in ("run", "runs/tiny"):
+        Path(folder).mkdir(parents=True)
+    process = start()
+    assert _said(process)
+    Path("runs/tiny/seed-0").symlink_to(tmp_path / "run")
+    for overwrite in ("false", "true"):
+        assert run("fit", ["--config", str(path), "--run.overwrite", overwrite]) == 2
+        assert f"is being written by process {process.pid}" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "run").iterdir()] == [".lock"]
+    process.communicate()
+    assert run("fit", ["--config", str(path)]) == 0
+    assert not (tmp_path / "run/.lock").exists()
+
+
+def test_a_start_that_failed_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such data"), held(tmp_path / "runs/name/seed-0"):
+        raise ValueError("no such data")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_run_wrote_stays(tmp_path: Path) -> None:
+    with held(tmp_path / "runs/name/seed-0"):
+        (tmp_path / "runs/name/seed-0/summary.json").write_text("{}")
+    assert [file.name for file in (tmp_path / "runs/name/seed-0").iterdir()] == ["summary.json"]
+
+
+def test_a_directory_that_cannot_be_written_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a finished run of somebody else, for which `fit` says that it is finished."""
+
+    def refuse(*_: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with held(tmp_path):
+        pass

@@ -1,0 +1,124 @@
+"""Callbacks that a YAML file can name, and what they promise."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from vitlab.commands.dispatch import run
+from vitlab.data import Digits
+from vitlab.models import VisionTransformer
+from vitlab.objectives import Objective, Supervised
+from vitlab.optim import AdamW, WarmupCosine
+from vitlab.runs.record import KnnMonitor, RunRecord, erase
+
+
+def test_knn_is_monitored_every_n_epochs_and_after_the_last(tiny: Callable[..., Path]) -> None:
+    monitor = {"class_path": "vitlab.runs.record.KnnMonitor", "init_args": {"every_n_epochs": 2, "most": 200}}
+    assert run("fit", ["--config", str(tiny({"trainer": {"max_epochs": 3, "callbacks": [monitor]}}))]) == 0
+    logged = pd.read_csv("runs/tiny/seed-0/metrics.csv").dropna(subset="val/knn")
+    assert logged.epoch.tolist() == [1, 2]
+    assert logged["val/knn"].between(0.3, 1).all()  # digits have neighbours of their own class in any features
+
+
+def test_the_monitor_changes_no_weight(tiny: Callable[..., Path]) -> None:
+    monitor = {"class_path": "vitlab.runs.record.KnnMonitor", "init_args": {"every_n_epochs": 1}}
+    run("fit", ["--config", str(tiny(name="without"))])
+    run("fit", ["--config", str(tiny({"trainer": {"callbacks": [monitor]}}, name="with"))])
+    first, second = (
+        torch.load(f"runs/{name}/seed-0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("without", "with")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_features_that_have_become_one_are_named_with_remedies(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor = {"class_path": "vitlab.runs.record.KnnMonitor", "init_args": {"every_n_epochs": 1}}
+    path = tiny({"trainer": {"limit_train_batches": 1, "callbacks": [monitor]}})
+    assert run("fit", ["--config", str(path)]) == 0
+    assert "Collapse" not in capsys.readouterr().err
+    alike = torch.ones(20, 8), torch.arange(20) % 10
+    monkeypatch.setattr("vitlab.runs.record.extract", lambda *args: alike)
+    assert run("fit", ["--config", str(path), "--run.name", "alike"]) == 0
+    assert "Collapse: val/rank is 1.00, all images look alike.\nWhat has helped others" in capsys.readouterr().err
+
+
+def test_an_own_model_checkpoint_lies_with_the_others_and_goes_with_the_run(tiny: Callable[..., Path]) -> None:
+    """Also one that would be called `last.ckpt` as ours."""
+    own = {
+        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "init_args": {"filename": "epoch-{epoch}", "save_last": True, "auto_insert_metric_name": False},
+    }
+    path = tiny({"trainer": {"callbacks": [own]}})
+    assert run("fit", ["--config", str(path)]) == 0
+    directory = Path("runs/tiny/seed-0")
+    files = {str(file.relative_to(directory)) for file in directory.rglob("*.ckpt")}
+    ours = {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    assert files == ours | {"checkpoints/own/epoch-0.ckpt", "checkpoints/own/last.ckpt"}
+    erase(directory)
+    assert not list(directory.rglob("*.ckpt"))
+
+
+def test_data_without_classes_are_refused_before_training(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor = {"class_path": "vitlab.runs.record.KnnMonitor"}
+    path = tiny({"trainer": {"callbacks": [monitor]}})
+    labels = Digits.labels
+    monkeypatch.setattr(Digits, "labels", lambda *args: np.eye(10, dtype=np.float32)[labels(*args)])
+    assert run("fit", ["--config", str(path)]) == 2
+    assert "one class for each image" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("output", [None, torch.zeros(()), {"label": torch.zeros(4, 3)}])
+def test_of_an_objective_without_classes_no_predictions_are_kept(output: object, tmp_path: Path) -> None:
+    """Whatever its own test step returns: several labels an image made a traceback after the training."""
+
+    class ManyLabels(Objective):
+        monitor = None
+        loss = Supervised.loss
+        encoder = property(lambda self: self.backbone)
+
+    backbone = VisionTransformer(8, 4, 1, num_classes=3, embed_dim=8, depth=1, num_heads=2)
+    objective, record = ManyLabels(backbone, AdamW(lr=1e-3), WarmupCosine(1)), RunRecord(tmp_path, {})
+    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    record.on_test_batch_end(trainer, objective, output)
+    record.on_test_end(trainer, objective)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_monitor_that_never_looks_is_refused() -> None:
+    with pytest.raises(ValueError, match="every_n_epochs is 0"):
+        KnnMonitor(every_n_epochs=0)
+
+
+def test_a_long_epoch_is_heard_of_before_it_ends(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitlab.runs.record import RunProgress
+
+    monkeypatch.setattr(RunProgress.__init__, "__defaults__", (0.0, True))  # a line whenever one may come
+    seconds = itertools.count()  # each look at the clock is a second later
+    monkeypatch.setattr("vitlab.runs.record.time.perf_counter", lambda: float(next(seconds)))
+    run("fit", ["--config", str(tiny())])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch 1/1")]
+    assert len(lines) > 2
+    assert lines[-1].endswith("0:00:00 left")
+
+
+def test_progress_counts_the_epochs_of_a_run_in_steps(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """16 steps an epoch, as Digits' 1,078 images fill: 20 steps end in the second of two epochs."""
+    run("fit", ["--config", str(tiny({"trainer": {"max_epochs": None, "max_steps": 20}}))])
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
+    assert line.startswith("epoch 2/2: ")
+    assert line.endswith("0:00:00 left")

@@ -1,0 +1,104 @@
+"""The cost of a study's variants in one sitting: when it is measured anew, whose turn it is, what is said of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_study import FAKE_PROGRAM, FakeWorkshop, variant
+
+from vitlab.evaluation.cost import TURNS, Cost
+from vitlab.studies.compare import first_runs
+from vitlab.studies.execution import costs as module
+from vitlab.studies.execution.costs import measure_costs
+from vitlab.studies.execution.local import Allotment
+from vitlab.studies.study import plan, read_study
+
+Write = Callable[..., Path]
+
+
+def test_cost_is_measured_in_one_sitting(
+    write_study: Write, workshop: FakeWorkshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(**changes: object) -> dict[str, float]:
+        base = {"data": {"class_path": "fake.Digits", "init_args": {"batch_size": 128}}}
+        (tmp_path / "larger.yaml").write_text(yaml.safe_dump(base))
+        variants = {"A": variant(0.9), "B": variant(0.8)}
+        study = read_study(write_study(variants=variants, **changes))
+        runs = first_runs(study, plan(study, workshop, tmp_path))
+        for run in runs:
+            run.folder.mkdir(parents=True, exist_ok=True)
+        costs, failures = measure_costs(runs, FAKE_PROGRAM, Allotment(1, 1, []))
+        assert set(costs) == {"A", "B"}
+        assert failures == {}
+        return {run.variant: (run.folder / "cost.json").stat().st_mtime for run in runs}
+
+    monkeypatch.setattr(module, "device_name", lambda device: "a fake")
+    first = measure()
+    assert measure() == first  # same configurations, same device: kept
+    assert measure(budget={"epochs": 5}) == first  # of which a step's cost knows nothing
+    changed = measure(base="larger.yaml")
+    assert all(changed[name] > first[name] for name in first)
+    (tmp_path / "small-study" / "b" / "cost.json").unlink()
+    again = measure(base="larger.yaml")
+    assert all(again[name] > changed[name] for name in first)  # one is missing, both are measured
+    monkeypatch.setattr(module, "device_name", lambda device: "another machine")
+    elsewhere = measure(base="larger.yaml")
+    assert all(elsewhere[name] > again[name] for name in first)
+    (tmp_path / "small-study" / "b" / "cost.json").write_text('{"parameters": 7}')  # of an older version
+    assert all(value > elsewhere[name] for name, value in measure(base="larger.yaml").items())
+
+
+@pytest.fixture
+def measure(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> Callable[..., tuple[dict, dict]]:
+    def of(**variants: dict) -> tuple[dict[str, Cost], dict[str, str]]:
+        study = read_study(write_study(variants=variants))
+        return measure_costs(first_runs(study, plan(study, workshop, tmp_path)), FAKE_PROGRAM, Allotment(1, 1, []))
+
+    return of
+
+
+def test_variants_take_turns_and_the_screen_says_whose_it_is(
+    measure: Callable[..., tuple[dict, dict]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    costs, failures = measure(A=variant(0.9), B=variant(0.8))
+    assert set(costs) == {"A", "B"}
+    assert failures == {}
+    assert (tmp_path / "small-study" / "turns.txt").read_text().split() == ["a", "b"] * TURNS
+    said = capsys.readouterr().out
+    assert "Measuring cost: B (2 of 2) gets ready …" in said
+    assert f"Measuring cost: turn {TURNS} of {TURNS} of A, B, about 0:0" in said
+    measure(A=variant(0.9), B=variant(0.8))
+
+
+def test_a_variant_that_fails_leaves_the_others_their_turns(measure: Callable[..., tuple[dict, dict]]) -> None:
+    costs, failures = measure(A=variant(0.9, dies_in_turn=1), B=variant(0.8), C=variant(0.7, no_cost=True))
+    assert set(costs) == {"B"}
+    assert failures["A"].startswith("exit status 3")
+    assert failures["C"] == "exit status 1: RuntimeError: out of memory"
+
+
+def test_a_busy_machine_and_turns_far_apart_are_told(
+    measure: Callable[..., tuple[dict, dict]], capsys: pytest.CaptureFixture
+) -> None:
+    # One thread where others take 1.6 of 2 cores; a variant whose fastest turn is 1.5 times its slowest.
+    busy = {"threads": 1, "others": 1.6, "cores": 2, "train_range": [60.0, 61.0], "inference_range": [9.0, 9.1]}
+    moody = {"threads": 1, "others": 0.1, "cores": 2, "train_range": [40.0, 60.0], "inference_range": [9.0, 9.1]}
+    costs, _ = measure(A=variant(0.9, cost=busy), B=variant(0.8, cost=moody))
+    assert (costs["A"].disturbed, costs["A"].unsteady) == (True, False)
+    assert (costs["B"].disturbed, costs["B"].unsteady) == (False, True)
+    assert costs["B"].train_range == (40.0, 60.0)
+    said = capsys.readouterr().out
+    assert (
+        "Do not rely on images/s: while cost was measured, other programs took 1.6 of 2 cores and the speed of B"
+        in said
+    )
+
+
+def test_a_quiet_machine_is_not_blamed(
+    measure: Callable[..., tuple[dict, dict]], capsys: pytest.CaptureFixture
+) -> None:
+    # Another program on the other core takes none that one thread needs; files of older versions say nothing of it.
+    calm = {"threads": 1, "others": 1.0, "cores": 2, "train_range": [60.0, 66.0], "inference_range": [9.0, 9.1]}
+    measure(A=variant(0.9, cost=calm), B=variant(0.8))
+    assert "rely" not in capsys.readouterr().out

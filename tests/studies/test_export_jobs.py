@@ -1,0 +1,98 @@
+"""What other engines are told to run, run here as they would."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_study import FAKE_PROGRAM, FakeWorkshop, variant
+
+from vitlab.studies.compare import emit
+from vitlab.studies.execution.export_jobs import write_slurm, write_sweep
+from vitlab.studies.study import plan, read_study
+
+Write = Callable[..., Path]
+PAIR = {"A": variant(0.9), "B": variant(0.8)}
+
+
+def test_a_slurm_array_runs_every_cell_where_compare_looks(
+    write_study: Write, workshop: FakeWorkshop, tmp_path: Path
+) -> None:
+    study = write_study(variants=PAIR, seeds=[1, 2], name="Bob's study")
+    script = emit(study, workshop, write_slurm, tmp_path / "runs")
+    text = script.read_text()
+    assert "#SBATCH --array=0-3\n" in text
+    # A shell that has srun and python but no cluster.
+    (tmp_path / "bin").mkdir()
+    for name, line in {"srun": 'exec "$@"', "python": f'shift 2; exec {" ".join(FAKE_PROGRAM)} "$@"'}.items():
+        tool = tmp_path / "bin" / name
+        tool.write_text(f"#!/bin/bash\n{line}\n")
+        tool.chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    runs = plan(read_study(study), workshop, tmp_path / "runs")
+    for task, run in list(enumerate(runs))[1:3]:
+        subprocess.run(["bash", script], env={"PATH": path, "SLURM_ARRAY_TASK_ID": str(task)}, check=True)
+        assert (run.directory / "summary.json").is_file()
+        assert yaml.safe_load((run.directory / "config.yaml").read_text()) == run.config
+
+    # A task that was told to stop goes back into the queue.
+    for name, line in {"srun": "exit 75", "scontrol": f'echo "$@" > {tmp_path / "requeued"}'}.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    task = {"PATH": path, "SLURM_ARRAY_TASK_ID": "0", "SLURM_JOB_ID": "17"}
+    assert subprocess.run(["bash", script], env=task).returncode == 75
+    assert (tmp_path / "requeued").read_text() == "requeue 17\n"
+
+    # The next array holds what is left.
+    assert "#SBATCH --array=0-1\n" in emit(study, workshop, write_slurm, tmp_path / "runs").read_text()
+
+
+def test_a_sweep_is_a_grid_over_the_configurations(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> None:
+    path = emit(write_study(variants=PAIR, seeds=[1, 2]), workshop, write_sweep, tmp_path / "runs")
+    sweep = yaml.safe_load(path.read_text())
+    assert sweep["method"] == "grid"
+    configurations = sweep["parameters"]["config"]["values"]
+    assert [yaml.safe_load(Path(c).read_text())["seed_everything"] for c in configurations] == [1, 1, 2, 2]
+    # W&B's agent puts --config=<value> where ${args} stands, and its own interpreter and environment before it.
+    macros = {
+        "${env}": ["/usr/bin/env"],
+        "${interpreter}": [sys.executable],
+        "${args}": [f"--config={configurations[0]}"],
+    }
+    command = [word for part in sweep["command"] for word in macros.get(part, [part])]
+    assert command == ["/usr/bin/env", sys.executable, "-m", "vitlab", "fit", f"--config={configurations[0]}"]
+
+
+def test_tuning_comes_first_and_what_was_chosen_after_it(
+    write_study: Write, workshop: FakeWorkshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variants = {"A": variant(0.9), "B": variant(0.8)}
+    study = write_study(variants=variants, seeds=[1], tune={"key": "model.init_args.lr", "values": [0.1, 0.4]})
+
+    def emitted() -> list[Path]:
+        sweep = yaml.safe_load(emit(study, workshop, write_sweep, tmp_path).read_text())
+        return [Path(path) for path in sweep["parameters"]["config"]["values"]]
+
+    trials = emitted()
+    assert "These are the tuning runs" in capsys.readouterr().out
+    assert len(trials) == 4
+    for path in trials:
+        config = yaml.safe_load(path.read_text())
+        directory = Path(config["run"]["root"], config["run"]["name"], "seed-1")
+        directory.mkdir(parents=True)
+        (directory / "metrics.csv").write_text(f"step,epoch,val/top1\n1,0,{config['model']['init_args']['lr']}\n")
+        (directory / "summary.json").write_text("{}")
+    chosen = [yaml.safe_load(path.read_text())["model"]["init_args"]["lr"] for path in emitted()]
+    assert chosen == [0.4, 0.4]
+
+
+def test_nothing_is_emitted_of_a_finished_study(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> None:
+    study = write_study(variants=PAIR, seeds=[1])
+    for run in plan(read_study(study), workshop, tmp_path):
+        run.directory.mkdir(parents=True)
+        (run.directory / "summary.json").write_text("{}")
+    with pytest.raises(ValueError, match="All runs are finished already"):
+        emit(study, workshop, write_sweep, tmp_path)

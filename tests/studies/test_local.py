@@ -1,0 +1,179 @@
+import io
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_study import FAKE_PROGRAM, FakeWorkshop, variant
+
+from vitlab.studies.execution.local import Allotment, Outcome, allot, is_finished, last_lines, refuse_conflicts, run_all
+from vitlab.studies.execution.progress import PlainDisplay
+from vitlab.studies.study import Run, plan, read_study
+
+Write = Callable[..., Path]
+Start = Callable[..., tuple[list[Outcome], str]]
+
+
+@pytest.fixture
+def start(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> Start:
+    """Return a function that plans and runs a study of two variants and returns the outcomes and what was printed."""
+
+    def run(overwrite: bool = False, **changes: object) -> tuple[list[Outcome], str]:
+        changes = {"variants": {"A": variant(0.9), "B": variant(0.8)}, "seeds": [1], **changes}
+        runs = plan(read_study(write_study(**changes)), workshop, tmp_path / "runs")
+        if not overwrite:
+            refuse_conflicts(runs)
+        printed = io.StringIO()
+        outcomes = run_all(runs, FAKE_PROGRAM, Allotment(2, 1, []), PlainDisplay(printed, runs), overwrite)
+        return outcomes, printed.getvalue()
+
+    return run
+
+
+def modified(outcomes: list[Outcome]) -> list[float]:
+    return [(run.directory / "summary.json").stat().st_mtime for run, _ in outcomes]
+
+
+def test_a_second_start_runs_nothing_again_and_a_conflict_is_refused_unless_overwritten(start: Start) -> None:
+    first, printed = start()
+    assert [failure for _, failure in first] == [None, None]
+    assert "A, seed 1  epoch 4/4" in printed
+    for run, _ in first:
+        assert yaml.safe_load(run.config_path.read_text()) == run.config
+        assert run.log_path.read_text().startswith("PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 ")
+
+    before = modified(first)
+    again, printed = start()
+    assert "2 of 2 runs are finished already" in printed
+    assert modified(again) == before
+
+    changed = {"variants": {"A": variant(0.9), "B": variant(0.7)}}
+    with pytest.raises(ValueError, match=r"accuracy is 0\.8 there and 0\.7 in the study") as raised:
+        start(**changed)
+    assert len(str(raised.value).splitlines()) <= 5
+    assert "--overwrite" in str(raised.value)
+    assert modified(first) == before
+
+    replaced, printed = start(overwrite=True, **changed)
+    assert "1 of 2 runs are finished already" in printed
+    assert modified(replaced)[0] == before[0]  # A is as it was
+    assert modified(replaced)[1] > before[1]
+
+
+def test_a_run_that_was_cut_short_is_shown_and_begun_again_if_asked(start: Start) -> None:
+    short = {"variants": {"A": variant(0.9, cut_short=[1]), "B": variant(0.8)}}
+    first, printed = start(**short)
+    why = "not a whole run: tested on 184 of 597 images (--overwrite trains it anew)"
+    assert [failure for _, failure in first] == [why, None]
+    assert why in printed
+    before = modified(first)
+    assert modified(start(**short)[0]) == before
+    after = modified(start(overwrite=True, **short)[0])
+    assert after[0] > before[0]
+    assert after[1] == before[1]  # B is whole
+
+
+def test_a_failing_run_is_shown_and_the_others_go_on(start: Start) -> None:
+    outcomes, printed = start(variants={"A": variant(0.9, fail=[1]), "B": variant(0.8)}, seeds=[1, 2])
+    assert [failure for _, failure in outcomes] == [
+        "exit status 1: ValueError: the loss is not finite at epoch 3", None, None, None,
+    ]  # fmt: skip
+    assert "A, seed 1  FAILED" in printed
+    assert "    | epoch 2\n    | ValueError: the loss is not finite" in printed
+
+
+def test_where_results_go_is_no_other_configuration(start: Start) -> None:
+    (outcome, _), _ = start()
+    stored = outcome.run.directory / "config.yaml"
+    config = yaml.safe_load(stored.read_text())
+    config["run"]["wandb"] = {"mode": "offline"}
+    stored.write_text(yaml.safe_dump(config))
+    refuse_conflicts([outcome.run])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_study_ends_its_processes(number: signal.Signals, start: Start, tmp_path: Path) -> None:
+    folders = [tmp_path / "runs" / "small-study" / name / "seed-1" for name in ("a", "b")]
+
+    def interrupt() -> None:
+        wait_for(lambda: all((folder / "metrics.csv").is_file() for folder in folders))
+        os.kill(os.getpid(), number)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(SystemExit) as stopped:
+        start(variants={"A": variant(0.9, pause=60), "B": variant(0.8, pause=60)})
+    interrupter.join()
+    assert stopped.value.code == 128 + number
+    for folder in folders:
+        assert not alive(int((folder / "pid").read_text()))
+        assert not (folder / "summary.json").exists()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def cpu_runs(count: int) -> list[Run]:
+    return [
+        Run(f"V{i}", 1, {"trainer": {"max_epochs": 1, "accelerator": "cpu"}}, Path(f"runs/v{i}")) for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cores", "jobs", "expected"),
+    [(2, None, (2, 1)), (64, None, (9, 7)), (8, 3, (3, 2)), (1, None, (1, 1)), (2, 4, (4, 1)), (2, 1, (1, 2))],
+)
+def test_cores_are_shared_among_the_runs(
+    cores: int, jobs: int | None, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    allotment = allot(cpu_runs(9), jobs)
+    assert (allotment.jobs, allotment.threads) == expected
+    assert allotment.environment(0)["OMP_NUM_THREADS"] == str(expected[1])
+
+
+def test_each_run_gets_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [Run("A", seed, {"trainer": {"max_epochs": 1}}, Path("runs/a")) for seed in range(6)]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    allotment = allot(runs, None)
+    assert allotment.jobs == 2
+    assert [allotment.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["2", "5"]
+    assert [allot(runs, 4).environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(4)] == ["2", "5", "2", "5"]
+
+
+def test_a_run_on_several_gpus_picks_them_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    runs = [Run("A", 1, {"trainer": {"max_epochs": 1, "devices": 4}}, Path("runs/a"))]
+    assert allot(runs, None) == Allotment(1, None, [])
+
+
+def test_the_end_of_a_log_is_without_what_a_progress_bar_overwrote(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("start\n\nepoch 1\repoch 2\repoch 3\nError: x\n")
+    assert last_lines(log, 2) == ["epoch 3", "Error: x"]
+    assert last_lines(tmp_path / "absent") == []
+
+
+def test_only_a_summary_makes_a_run_finished(tmp_path: Path) -> None:
+    run = Run("A", 1, {}, tmp_path)
+    assert not is_finished(run)
+    run.directory.mkdir()
+    (run.directory / "summary.json").touch()
+    assert is_finished(run)

@@ -1,0 +1,43 @@
+import json
+from pathlib import Path
+
+import pytest
+from fake_study import Digits, results, right
+
+from vitlab.studies.report.page import write_report
+from vitlab.studies.report.wandb import Place, workspace, write_dashboard
+from vitlab.studies.results import StudyResults
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyResults:
+    found = results({name: {seed: right(a, 300, seed) for seed in (1, 2)} for name, a in {"A": 0.9, "B": 0.7}.items()})
+    object.__setattr__(found.study, "path", tmp_path / "study.yaml")
+    found.study.path.write_text("name: Study")
+    return found
+
+
+@pytest.mark.slow
+def test_without_a_key_the_report_is_logged_offline(study: StudyResults, digits: Digits, tmp_path: Path) -> None:
+    write_report(study, digits, tmp_path)
+    told = write_dashboard(study, digits, tmp_path, online=False)
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert told == f"offline; to upload it: wandb sync {run}"
+    media = run / "files" / "media"
+    (pairs,) = (media / "table").glob("pairs_*.json")
+    table = json.loads(pairs.read_text())
+    row = dict(zip(table["columns"], table["data"][0], strict=True))
+    assert (row["first"], row["second"], row["verdict"]) == ("A", "B", "not separable")
+    assert row["difference"] == pytest.approx(0.2)
+    (images,) = (media / "table").glob("gallery_*.json")
+    assert len(json.loads(images.read_text())["data"]) == 60
+    assert {path.stem.split("_")[0] for path in (media / "images" / "figures").iterdir()} >= {"ranking", "calibration"}
+    assert list((media / "html").glob("report_*.html"))
+
+
+def test_the_workspace_shows_the_tables_and_the_studys_runs_alone(study: StudyResults) -> None:
+    view = workspace(study, Place("vitlab", "team"))
+    assert (view.entity, view.project, view.name) == ("team", "vitlab", "Study")
+    definition = view._to_model().model_dump_json()  # what `save` would send
+    for name in ("pairs", "runs", "classes", "gallery", "val/top1", "figures/ranking", "Study"):
+        assert name in definition

@@ -1,0 +1,178 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_study import FakeWorkshop, variant
+
+from vitlab.commands.dispatch import CommandLineWorkshop
+from vitlab.experiment.parser import build
+from vitlab.studies.execution.local import conflicting, write_config
+from vitlab.studies.study import differing_keys, plan, read_study, slug
+
+Write = Callable[..., Path]
+
+
+def test_a_study_is_variants_times_seeds_seed_by_seed(
+    write_study: Write, workshop: FakeWorkshop, tmp_path: Path
+) -> None:
+    runs = plan(read_study(write_study(seeds=[5, 7])), workshop, tmp_path / "runs")
+    assert [(run.variant, run.seed) for run in runs] == [
+        ("ViT", 5), ("Swin", 5), ("Swin v2", 5), ("ViT", 7), ("Swin", 7), ("Swin v2", 7),
+    ]  # fmt: skip
+    run = runs[5]
+    assert run.directory == tmp_path / "runs" / "small-study" / "swin-v2" / "seed-7"
+    assert run.config["seed_everything"] == 7
+    assert run.config["trainer"] == {"max_epochs": 4, "accelerator": "cpu"}  # the budget, and a resolved default
+    assert run.config["run"] == {
+        "root": str(tmp_path / "runs" / "small-study"),
+        "name": "swin-v2",
+        "test": True,
+        "wandb": {"group": "Small study"},
+    }
+    assert run.config["model"]["init_args"]["backbone"]["init_args"]["accuracy"] == 0.975
+    assert not (tmp_path / "runs").exists()  # planning writes nothing
+
+
+def test_a_variant_may_be_a_file_beside_the_study(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> None:
+    (tmp_path / "swin.yaml").write_text(yaml.safe_dump(variant(0.96)))
+    study = read_study(write_study(variants={"ViT": variant(0.9), "Swin": "swin.yaml"}))
+    assert study.variants["Swin"] == variant(0.96)
+
+
+def test_without_a_budget_the_base_decides(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> None:
+    runs = plan(read_study(write_study(budget=None)), workshop, tmp_path)
+    assert runs[0].epochs == 3  # of the fake workshop's defaults
+
+
+def test_every_difference_is_listed_the_declared_ones_first(
+    write_study: Write, workshop: FakeWorkshop, tmp_path: Path
+) -> None:
+    smoother = variant(0.96)
+    smoother["model"]["init_args"]["label_smoothing"] = 0.2
+    study = read_study(write_study(variants={"ViT": variant(0.9, depth=6), "Swin": smoother}))
+    found = differing_keys(study, plan(study, workshop, tmp_path))
+    assert [(d.key, d.values, d.declared) for d in found] == [
+        ("model.init_args.backbone.init_args.accuracy", {"ViT": 0.9, "Swin": 0.96}, True),
+        ("model.init_args.backbone.init_args.depth", {"ViT": 6, "Swin": "(absent)"}, True),
+        ("model.init_args.label_smoothing", {"ViT": 0.1, "Swin": 0.2}, False),
+    ]
+
+
+BAD = {
+    "unknown key": ({"seed": [1]}, "unknown key `seed`. Did you mean `seeds`?"),
+    "unknown key of the budget": ({"budget": {"epoch": 3}}, "Did you mean `epochs`?"),
+    "no base": ({"base": "absent"}, "has no `base`"),
+    "base names no file": ({"base": "nowhere.yaml"}, "base: nowhere.yaml names no file"),
+    "seeds twice": ({"seeds": [1, 2, 1]}, "holds 1 twice"),
+    "no seeds": ({"seeds": []}, "has no `seeds`"),
+    "seeds are a number": ({"seeds": 3}, "like [1, 2, 3]"),
+    "a seed is no number": ({"seeds": [1, True]}, "like [1, 2, 3]"),
+    "one variant": ({"variants": {"ViT": variant(0.9)}}, "only 'ViT'; a comparison needs two"),
+    "same folder": ({"variants": {"ViT": variant(0.9), "vit": variant(0.8)}}, "'ViT' and 'vit' would share"),
+    "nameless folder": ({"variants": {"ViT": variant(0.9), "§": variant(0.8)}}, "'§' cannot name a folder"),
+    "variant is a number": ({"variants": {"ViT": variant(0.9), "Swin": 3}}, "variants: Swin: 3. Expected a mapping"),
+    "variant names no file": ({"variants": {"ViT": variant(0.9), "Swin": "x.yaml"}}, "No configuration"),
+    "variant changes nothing": ({"variants": {"ViT": variant(0.9), "Swin": {}}}, "Variant 'Swin'"),
+    "equal variants": ({"variants": {"A": variant(0.9), "B": variant(0.9)}}, "'A' and 'B'"),
+    "refused by the workshop": ({"variants": {"A": variant(0.9), "B": {"x": 1}}}, "Variant 'B' of"),
+    "may_differ misspelt": ({"may_differ": ["model.init_args.backbon"]}, "Did you mean `model.init_args.backbone`?"),
+    "budget of nothing": ({"budget": {"epochs": 0}}, "Expected a whole number from 1"),
+    "two budgets": ({"budget": {"epochs": 3, "images": 9}}, "Expected one of epochs, images, flops, minutes"),
+    "tune misspelt": ({"tune": {"key": "model.init_args.rl", "values": [1, 2]}}, "tune: key: `model.init_args.rl` is"),
+    "one value": ({"tune": {"key": "model.init_args.lr", "values": [1]}}, "two `values` or more"),
+    "equal values": ({"tune": {"key": "model.init_args.lr", "values": [1, 1]}}, "holds one twice"),
+    "unknown key of tune": ({"tune": {"key": "model", "value": [1, 2]}}, "Did you mean `values`?"),
+    "tune is a word": ({"tune": "lr"}, "Expected a mapping with `key` and `values`"),
+    "target in per cent": ({"target_accuracy": 95}, "Expected a share between 0 and 1"),
+    "jobs of nothing": ({"jobs": 0}, "Expected a whole number from 1, or null"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD.keys())
+def test_a_mistake_is_one_message_with_place_and_remedy(
+    changes: dict[str, object], message: str, write_study: Write, workshop: FakeWorkshop, tmp_path: Path
+) -> None:
+    path = write_study(**changes)
+    with pytest.raises((ValueError, FileNotFoundError)) as raised:
+        plan(read_study(path), workshop, tmp_path / "runs")
+    text = str(raised.value)
+    assert message in text
+    assert len(text.splitlines()) <= 5
+    assert str(tmp_path) in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("limit_test_batches", 3, "3"),
+        ("limit_test_batches", 1, "1"),  # one batch; 1.0 is all of them
+        ("limit_val_batches", 0.5, "0.5"),
+        ("limit_train_batches", 0, "0"),
+        ("overfit_batches", 1, "1"),
+        ("fast_dev_run", True, "true"),
+        ("max_epochs", 0, "0"),
+        ("max_steps", 0, "0"),
+        ("max_time", {"minutes": 5}, "{minutes: 5}"),
+    ],
+)
+def test_a_study_whose_runs_could_give_no_result_is_refused_before_it_starts(
+    key: str, value: object, said: str, write_study: Write, workshop: FakeWorkshop, tmp_path: Path
+) -> None:
+    short = {**variant(0.9), "trainer": {key: value}}
+    study = read_study(write_study(variants={"A": short, "B": variant(0.8)}, budget=None))
+    with pytest.raises(ValueError, match=rf"trainer\.{key} is {said} for 'A', .*no result") as raised:
+        plan(study, workshop, tmp_path)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_study_may_train_on_fewer_batches_and_leave_limits_at_all(
+    write_study: Write, workshop: FakeWorkshop, tmp_path: Path
+) -> None:
+    # Lightning's: 1.0 is all batches. So many training batches an epoch are the same budget for all.
+    limits = {"limit_train_batches": 10, "limit_test_batches": 1.0, "max_time": None, "fast_dev_run": False}
+    fair = {name: {**variant(accuracy), "trainer": limits} for name, accuracy in (("A", 0.9), ("B", 0.8))}
+    assert len(plan(read_study(write_study(variants=fair)), workshop, tmp_path)) == 6
+
+
+def test_a_study_of_no_length_is_refused(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> None:
+    endless = {**variant(0.9), "trainer": {"max_epochs": None}}
+    with pytest.raises(ValueError, match="nothing says how long 'A' trains"):
+        plan(read_study(write_study(variants={"A": endless, "B": variant(0.8)}, budget=None)), workshop, tmp_path)
+
+
+def test_a_run_of_a_study_started_by_its_own_file_is_the_same_run(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """Of every key that the command line fills in: `fit --config <run>/config.yaml` makes of it what it says."""
+    tiny(name="base")
+    swin = {
+        "class_path": "vitlab.models.SwinTransformer",
+        "init_args": {"patch_size": 1, "embed_dim": 8, "depths": [2]},
+    }
+    swin["init_args"] |= {"num_heads": [2], "window_size": 4}
+    variants = {
+        "ViT": {"data": {"init_args": {"batch_size": 32}}},
+        "Swin": {"model": {"init_args": {"backbone": swin}}},
+    }
+    (tmp_path / "study.yaml").write_text(
+        yaml.safe_dump({"name": "S", "base": "base.yaml", "variants": variants, "seeds": [3], "budget": {"epochs": 2}})
+    )
+    runs = plan(read_study(tmp_path / "study.yaml"), CommandLineWorkshop(), Path("runs"))
+    for run in runs:
+        write_config(run.config_path, run.config)
+        cli = build("fit", ["--config", str(run.config_path)], start=False)
+        assert cli.directory == run.directory
+        assert cli.resolved == run.config
+        # As a run writes it into its directory, and as it is read from there.
+        (run.directory).mkdir()
+        (run.directory / "config.yaml").write_text(yaml.safe_dump(cli.resolved, sort_keys=False))
+        again = build("fit", ["--config", str(run.directory / "config.yaml")], start=False)
+        assert again.resolved == run.config
+        assert again.directory == run.directory
+    assert conflicting(runs) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("Swin v2", "swin-v2"), ("DeiT-S/16 (soft)", "deit-s-16-soft"), ("é", "")]
+)
+def test_slugs_are_folder_names(name: str, expected: str) -> None:
+    assert slug(name) == expected

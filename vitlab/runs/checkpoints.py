@@ -1,0 +1,246 @@
+"""When a run's state is written, how, which file a continued run takes, and what a signal does.
+
+`checkpoints/last.ckpt` is the newest state and `previous.ckpt` the one before. A state is written in the hook from
+which Lightning can continue, and takes its name in the next one: by then metrics.csv has every row that belongs to it,
+so that a run killed in between neither lacks a row nor writes it twice.
+"""
+
+import logging
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from vitlab.atomic_files import newest_whole, written_whole
+
+log = logging.getLogger("vitlab")
+
+# The status of a run that a signal stopped: for SLURM and the like, which start it again (EX_TEMPFAIL of sysexits.h),
+# and for Ctrl-C, as shells expect.
+STOPPED, INTERRUPTED = 75, 130
+SIGNALS = {signal.SIGTERM: STOPPED, signal.SIGUSR1: STOPPED, signal.SIGINT: INTERRUPTED}
+
+# Several processes agree that one of them was asked to stop, or that a checkpoint is due, each so many steps.
+_STEPS_TO_AGREE = 10
+
+
+@dataclass
+class Checkpointing:
+    """When the state of a run is written, from which the same command continues.
+
+    At the ends of epochs, as often as `most_time` allows, and always after the last; beyond that as given here.
+
+    Args:
+        every_n_steps: Also after so many optimiser steps; None: not by steps.
+        every_n_minutes: Also when the last one is so old; None: never within an epoch.
+        most_time: Share of the training time that those at the ends of epochs may take, measured as they are written.
+        on_failure: Where the disk is full or gone: go on without, or stop.
+    """
+
+    every_n_steps: int | None = None
+    every_n_minutes: float | None = 10.0
+    most_time: float = 0.02
+    on_failure: Literal["go on", "stop"] = "go on"
+
+    def __post_init__(self) -> None:
+        if self.every_n_steps is not None and self.every_n_steps < 1:
+            raise ValueError(f"run.checkpoint.every_n_steps is {self.every_n_steps}; give 1 or more, or null.")
+        if self.every_n_minutes is not None and not self.every_n_minutes > 0:
+            raise ValueError(f"run.checkpoint.every_n_minutes is {self.every_n_minutes}; give more than 0, or null.")
+        if not 0 < self.most_time <= 1:
+            raise ValueError(f"run.checkpoint.most_time is {self.most_time}; give a share above 0, up to 1.")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints that are whole or not there; a disk that is full ends the run only if it shall."""
+
+    def __init__(self, on_failure: Literal["go on", "stop"] = "go on") -> None:
+        super().__init__()
+        self.on_failure = on_failure
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        try:
+            with written_whole(path) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:  # torch's writer turns one into the other
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            said = f"No checkpoint could be written at step {checkpoint.get('global_step')} in {path.parent} ({cause})."
+            if self.on_failure == "stop":
+                log.error("%s The run stops; what was written before is whole.", said)
+                raise SystemExit(1) from None
+            log.warning("%s The run goes on; what was written before is whole.", said)
+
+
+class RunCheckpoints(Checkpoint):
+    """Writes `last.ckpt` and keeps the one before; ends the run after a signal, with its state written."""
+
+    def __init__(self, directory: Path, settings: Checkpointing) -> None:
+        self.directory = directory
+        self.settings = settings
+        self.signals = Signals()
+        self.written, self.seconds = 0, 0.0
+        self._step = 0
+        self._cost = 0.0
+        self._at = self._begin = time.perf_counter()
+        self._tried = self._unpublished = self._owed = False
+
+    @property
+    def _next(self) -> Path:
+        return self.directory / "next.ckpt"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
+        self._at = self._begin = time.perf_counter()
+        if trainer.is_global_zero:  # what a killed run was about to write
+            for unfinished in (self._next, *self.directory.glob("*.new")):
+                unfinished.unlink(missing_ok=True)
+        self.signals.listen()  # after Lightning, whose own handler would stop the run without its state
+
+    # ---- writing
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._step:
+            return  # amid an accumulation, whose gradients no checkpoint holds
+        self._step = trainer.global_step
+        last = trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
+        if not last and self._due_within_epoch(trainer):  # after the last, the end of the epoch follows
+            self._write(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give up a state from which this validation would be left out, and write one after the next step."""
+        self._owed = self._unpublished
+        self._tried = self._unpublished = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epochs_done, steps_done = trainer.current_epoch + 1, trainer.global_step
+        final = trainer.should_stop or epochs_done == trainer.max_epochs or steps_done == trainer.max_steps
+        affordable = (time.perf_counter() - self._at) * self.settings.most_time >= self._cost
+        if final or _any_process(trainer, affordable or self.signals.received is not None):
+            self._write(trainer)
+
+    def _due_within_epoch(self, trainer: Trainer) -> bool:
+        steps, minutes = self.settings.every_n_steps, self.settings.every_n_minutes
+        by_time = minutes is not None and time.perf_counter() - self._at >= 60 * minutes
+        due = by_time or self._owed or self.signals.received is not None
+        if trainer.world_size > 1:
+            due = self._step % _STEPS_TO_AGREE == 0 and _any_process(trainer, due)
+        return due or (steps is not None and self._step % steps == 0)
+
+    def _write(self, trainer: Trainer) -> None:
+        begin = time.perf_counter()
+        if trainer.is_global_zero:
+            self._next.unlink(missing_ok=True)
+        trainer.save_checkpoint(self._next)
+        self._unpublished = _any_process(trainer, trainer.is_global_zero and self._next.is_file())
+        self._tried, self._owed = True, False
+        self._at = time.perf_counter()
+        self._cost = self._at - begin
+        self.written += self._unpublished
+        self.seconds += self._cost
+
+    # ---- publishing
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        self._publish(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._publish(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._publish(trainer)
+        if self.written and trainer.is_global_zero:
+            took, share = self.seconds, self.seconds / max(time.perf_counter() - self._begin, 1e-9)
+            log.info("checkpoints: %d written in %.1f s, %.1f %% of the training", self.written, took, 100 * share)
+
+    def _publish(self, trainer: Trainer) -> None:
+        if self._unpublished and trainer.is_global_zero:
+            last = self.directory / "last.ckpt"
+            if last.is_file():
+                last.replace(self.directory / "previous.ckpt")
+            self._next.replace(last)
+        if self._tried:
+            self._tried = self._unpublished = False
+            self._stop_if_asked(trainer)
+
+    # ---- signals
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.listen()
+
+    def on_test_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.world_size == 1:  # several processes test to the end, and none waits for one that has stopped
+            self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        if not _any_process(trainer, self.signals.received is not None):
+            return
+        received = self.signals.received or signal.SIGTERM
+        log.info("%s: stopped at step %d. The same command continues.", received.name, trainer.global_step)
+        raise SystemExit(SIGNALS[received])
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.signals.ignore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.signals.ignore()
+
+
+class Signals:
+    """Remembers a request to stop until a step is complete. Ctrl-C a second time stops at once."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def listen(self) -> None:
+        """Take over the signals, if this is the main thread, which alone may."""
+        try:
+            for number in SIGNALS:
+                before = signal.signal(number, self._remember)
+                self._before.setdefault(number, before)
+        except ValueError:
+            log.debug("Signals are handled by the main thread, which this is not.")
+
+    def ignore(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.received == signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+        log.info("%s: the run stops after this step.", self.received.name)
+
+
+def _any_process(trainer: Trainer, decision: bool) -> bool:
+    """Return whether any of the processes says so; all of them must ask."""
+    return decision if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(decision, all=False))
+
+
+def newest_state(directory: Path) -> Path | None:
+    """Return the newest whole checkpoint of a run directory, or None where there is none yet; name those passed over.
+
+    Raises:
+        ValueError: there are some, and none is whole.
+    """
+    folder = directory / "checkpoints"
+    found, flaws = newest_whole([folder / "last.ckpt", folder / "previous.ckpt"])
+    for path, wrong in flaws.items():
+        log.warning("%s is damaged (%s) and passed over.", path, wrong)
+    if found is None and flaws:
+        raise ValueError(
+            f"{folder} holds no whole checkpoint to continue from.\n--run.overwrite true begins the run again."
+        )
+    return found

@@ -1,0 +1,147 @@
+"""The cost of a study's variants, measured in one sitting: processes of their own that take turns.
+
+Each variant has its process, since peak memory is a process's, and `benchmark --in_turn` measures there whenever it is
+asked to. So each variant meets the machine in the same moods, and how far its turns lie apart tells how moody it was.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from vitlab.config import Config, load_yaml
+from vitlab.evaluation.cost import READY, TURNS, Cost, device_for, device_name, doubts
+from vitlab.studies.execution.local import Allotment, last_lines, signals_as_exit, write_config
+from vitlab.studies.format import clock
+from vitlab.studies.study import Run
+
+
+def measure_costs(
+    runs: Sequence[Run], program: Sequence[str], allotment: Allotment
+) -> tuple[dict[str, Cost], dict[str, str]]:
+    """Measure one run of each variant, with the threads of a run.
+
+    Figures of earlier are used only if all of them are of these configurations and of this device: they are compared
+    with each other, so they come from one sitting.
+
+    Returns:
+        The costs by variant, and why there is none by variant.
+    """
+    known, missing = known_costs(runs)
+    if not missing:
+        return known, {}
+    failures: dict[str, str] = {}
+    with signals_as_exit(), ExitStack() as stack:
+        children: dict[str, _Child] = {}
+        for number, run in enumerate(runs, start=1):
+            print(f"Measuring cost: {run.variant} ({number} of {len(runs)}) gets ready …", flush=True)
+            child = stack.enter_context(_Child(run, program, allotment))
+            if child.is_ready():
+                children[run.variant] = child
+            else:
+                failures[run.variant] = child.end()
+        start = time.monotonic()
+        for turn in range(1, TURNS + 1):
+            left = (time.monotonic() - start) / (turn - 1) * (TURNS - turn + 1) if turn > 1 else None
+            when = "" if left is None else f", about {clock(left)} left"
+            print(f"Measuring cost: turn {turn} of {TURNS} of {', '.join(children)}{when} …", flush=True)
+            for variant, child in list(children.items()):
+                if not child.take_turn():
+                    failures[variant] = child.end()
+                    del children[variant]
+        for variant, child in children.items():
+            if why := child.end():
+                failures[variant] = why
+    costs = {run.variant: Cost.read(cost_path(run)) for run in runs if run.variant not in failures}
+    for doubt in doubts(costs):
+        print(doubt, flush=True)
+    return costs, failures
+
+
+def known_costs(runs: Sequence[Run]) -> tuple[dict[str, Cost], dict[str, str]]:
+    """Return what was measured of these configurations on this device, and the variants of which nothing was."""
+    costs = {run.variant: _known_cost(run) for run in runs}
+    missing = dict.fromkeys((variant for variant, cost in costs.items() if cost is None), "nobody has measured it here")
+    return {variant: cost for variant, cost in costs.items() if cost is not None}, missing
+
+
+class _Child:
+    """A process that measures when it is asked to; ended with the block."""
+
+    def __init__(self, run: Run, program: Sequence[str], allotment: Allotment) -> None:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        cost_path(run).unlink(missing_ok=True)
+        config, self.run = run.folder / "cost-config.yaml", run
+        write_config(config, run.config)
+        self.log_path = run.folder / "cost.log"
+        self.log = self.log_path.open("w", encoding="utf-8")
+        self.process = subprocess.Popen(
+            [*program, "benchmark", "--config", str(config), "--json", str(cost_path(run)), "--in_turn"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env={**os.environ, **allotment.environment(0)},
+        )
+
+    def __enter__(self) -> "_Child":
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self.log.close()
+
+    def is_ready(self) -> bool:
+        """Wait until it is; False where it ended instead. What else it says goes to the log."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.strip() == READY:
+                return True
+            self._note(line)
+        return False
+
+    def take_turn(self) -> bool:
+        """Let it measure; False where that ended it."""
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        return self.is_ready()
+
+    def end(self) -> str:
+        """Let it write what it found; return why it did not, or nothing."""
+        with suppress(BrokenPipeError):
+            self._note(self.process.communicate()[0])
+        if self.process.returncode == 0 and cost_path(self.run).is_file():
+            return ""
+        return ": ".join([f"exit status {self.process.returncode}", *last_lines(self.log_path, 1)])
+
+    def _note(self, text: str) -> None:
+        self.log.write(text)
+        self.log.flush()
+
+
+def cost_path(run: Run) -> Path:
+    """Return where the cost of a run's variant is kept."""
+    return run.folder / "cost.json"
+
+
+def _costly(config: Config) -> Config:
+    """Return the part of a configuration that a cost depends on: neither how long it trains nor where results go."""
+    trainer = {key: value for key, value in config.get("trainer", {}).items() if key != "max_epochs"}
+    return {"model": config["model"], "data": config["data"], "trainer": trainer}
+
+
+def _known_cost(run: Run) -> Cost | None:
+    config = run.folder / "cost-config.yaml"
+    if not cost_path(run).is_file() or not config.is_file() or _costly(load_yaml(config)) != _costly(run.config):
+        return None
+    try:
+        cost = Cost.read(cost_path(run))
+    except ValueError:
+        return None
+    device = device_name(device_for(run.config.get("trainer", {}).get("accelerator", "auto")))
+    return cost if cost.device == device else None

@@ -1,0 +1,77 @@
+"""A study's runs for other engines: a W&B sweep and a SLURM array. They train; `compare` then finds the runs finished.
+
+Each run is `fit --config` with its complete configuration, which names its run directory, so that whoever starts it, it
+lands where `compare` looks.
+"""
+
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import yaml
+
+from vitlab.studies.execution.local import is_finished, write_config
+from vitlab.studies.study import Run, Study, slug
+
+Engine = Callable[[Study, Sequence[Run], Path], Path]
+
+
+def write_sweep(study: Study, runs: Sequence[Run], folder: Path) -> Path:
+    """Write a W&B sweep, a grid over the configurations of unfinished runs, and return its path."""
+    path = folder / "sweep.yaml"
+    sweep = {
+        "name": study.name,
+        "method": "grid",
+        "command": ["${env}", "${interpreter}", "-m", "vitlab", "fit", "${args}"],
+        "program": "vitlab",  # W&B wants one, though the command does not use it
+        "parameters": {"config": {"values": _configurations(runs)}},
+    }
+    head = [
+        f"# The runs of {study.name} as a W&B sweep. From the folder it was written in:",
+        f"#   wandb sweep {path}    prints the agent's command",
+        f"#   {_report(study)}    reports when all are done",
+    ]
+    path.write_text("\n".join([*head, yaml.safe_dump(sweep, sort_keys=False, allow_unicode=True)]), encoding="utf-8")
+    return path
+
+
+def write_slurm(study: Study, runs: Sequence[Run], folder: Path) -> Path:
+    """Write a SLURM array, one task for each unfinished run, and return its path."""
+    path = folder / "array.sbatch"
+    configurations = _configurations(runs)
+    lines = [
+        "#!/bin/bash",
+        f"#SBATCH --job-name={slug(study.name)}",
+        f"#SBATCH --array=0-{len(configurations) - 1}",
+        f"#SBATCH --output={folder}/slurm-%A_%a.log",
+        "#SBATCH --open-mode=append",
+        "#SBATCH --requeue",
+        "#SBATCH --signal=USR1@90",
+        f"# Add what your cluster asks for (--partition, --gres=gpu:1, --time), then: sbatch {path}",
+        "# A task that is cut short goes back into the queue and continues. When all are done:",
+        f"#   {_report(study)}",
+        "configurations=(",
+        *(f"  {shlex.quote(configuration)}" for configuration in configurations),
+        ")",
+        'srun python -m vitlab fit --config "${configurations[$SLURM_ARRAY_TASK_ID]}"',
+        "status=$?",
+        '[ "$status" -eq 75 ] && scontrol requeue "$SLURM_JOB_ID"  # told to stop, its state is written',
+        'exit "$status"',
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _configurations(runs: Sequence[Run]) -> list[str]:
+    """Write the configurations of the runs that are not finished and return their paths."""
+    waiting = [run for run in runs if not is_finished(run)]
+    if not waiting:
+        raise ValueError("All runs are finished already; `compare` without --emit reports.")
+    for run in waiting:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_config(run.config_path, run.config)
+    return [str(run.config_path) for run in waiting]
+
+
+def _report(study: Study) -> str:
+    return f"python -m vitlab compare --config {shlex.quote(str(study.path))}"

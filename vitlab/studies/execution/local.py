@@ -1,0 +1,284 @@
+"""Start the runs of a study as processes, several at a time; skip what is finished, survive what fails.
+
+Runs at a time: the study's `jobs`, else one for each GPU, or on a CPU one for each core. On the CPU each run gets an
+equal share of the cores through OMP_NUM_THREADS; with several GPUs each run sees one of them. Many runs of one thread
+beat one run of many: threads of a small model mostly wait for each other, on a busy machine ten times as long as they
+compute.
+"""
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+import torch
+import yaml
+
+from vitlab.atomic_files import write_text
+from vitlab.config import ABSENT, Config, conflicts, load_yaml
+from vitlab.studies.execution.progress import Active, Display, Progress, read_progress, seconds_left
+from vitlab.studies.format import as_yaml, clock
+from vitlab.studies.study import Run, without_run
+
+POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 20.0  # what a run gets to write a checkpoint after it was asked to end
+LOG_LINES = 8  # shown of a run that failed
+
+
+class Allotment(NamedTuple):
+    """How many runs go at a time, and what each of them may use."""
+
+    jobs: int
+    threads: int | None  # None: the run decides
+    gpus: list[str]  # as CUDA_VISIBLE_DEVICES names them; empty: the run decides
+
+    def environment(self, slot: int) -> dict[str, str]:
+        """Return the environment variables for the run in a slot, 0 <= slot < jobs."""
+        own = {"PYTHONUNBUFFERED": "1"}  # a log that can be followed
+        if self.threads is not None:
+            own["OMP_NUM_THREADS"] = str(self.threads)
+        if self.gpus:
+            own["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+        return own
+
+    def __str__(self) -> str:
+        runs = "one run at a time" if self.jobs == 1 else f"{self.jobs} runs at a time"
+        if self.threads is not None:
+            return f"{runs} on the CPU, threads for each: {self.threads}"
+        return f"{runs} on GPU {', '.join(self.gpus)}" if self.gpus else runs
+
+
+class Outcome(NamedTuple):
+    """How a run ended: `failure` is None where it finished, else the reason in one line."""
+
+    run: Run
+    failure: str | None
+
+
+@dataclass
+class _Child:
+    run: Run
+    process: subprocess.Popen[bytes]
+    started: float
+    active: Active
+
+
+def allot(runs: Sequence[Run], jobs: int | None) -> Allotment:
+    """Share this machine among the runs."""
+    trainers = [run.config.get("trainer", {}) for run in runs]
+    on_cpu = all(trainer.get("accelerator") == "cpu" for trainer in trainers) or not torch.cuda.is_available()
+    if on_cpu:
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        jobs = min(jobs or cores, len(runs))
+        return Allotment(jobs, max(1, cores // jobs), [])
+    if any(trainer.get("devices", "auto") not in ("auto", 1, "1") for trainer in trainers):
+        return Allotment(jobs or 1, None, [])  # a run that takes several GPUs picks them itself
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    return Allotment(min(jobs or len(gpus), len(runs)), None, gpus)
+
+
+def is_finished(run: Run) -> bool:
+    """Say whether the run has its results."""
+    return (run.directory / "summary.json").is_file()
+
+
+def shortfalls(directory: Path) -> list[str]:
+    """Return why the numbers in a run directory are no result, in its summary.json's words; nothing for a whole run."""
+    summary = directory / "summary.json"
+    if not summary.is_file():
+        return ["not finished"]
+    return list(json.loads(summary.read_text(encoding="utf-8")).get("partial") or [])
+
+
+def cut_short(run: Run) -> str | None:
+    """Return why a finished run is no result, or None for a whole one."""
+    short = shortfalls(run.directory)
+    return f"not a whole run: {', '.join(short)} (--overwrite trains it anew)" if short else None
+
+
+def to_replace(runs: Sequence[Run], overwrite: bool) -> set[Run]:
+    """Return the runs that are begun again: those with another configuration and those that were cut short."""
+    replaced = set(conflicting(runs))
+    assert overwrite or not replaced
+    return replaced | {run for run in runs if overwrite and is_finished(run) and cut_short(run)}
+
+
+def conflicting(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs whose directory holds a run with another configuration, begun or finished."""
+    return [run for run in runs if _conflict(run)]
+
+
+def refuse_conflicts(runs: Sequence[Run]) -> None:
+    """Raise ValueError for the first run directory that holds a run with another configuration."""
+    for run in conflicting(runs):
+        conflict = _conflict(run)
+        key, there, wanted = conflict[0]
+        there, wanted = ("nothing" if value == ABSENT else as_yaml(value) for value in (there, wanted))
+        more = f" (and {len(conflict) - 1} more)" if len(conflict) > 1 else ""
+        raise ValueError(
+            f"{run.directory} holds a run of {run.variant!r} with another configuration:\n"
+            f"{key} is {there} there and {wanted} in the study{more}.\n"
+            "Train it anew with --overwrite, or give the study another name."
+        )
+
+
+def run_all(
+    runs: Sequence[Run], program: Sequence[str], allotment: Allotment, display: Display, overwrite: bool
+) -> list[Outcome]:
+    """Run what is not finished and return how each run ended, in the order given.
+
+    Leaving early, by Ctrl-C, SIGTERM or an error, ends the processes; starting again continues them.
+
+    Args:
+        program: The command line that `fit --config <file>` is appended to.
+        overwrite: Replace runs that have another configuration, without it there must be none, or were cut short.
+    """
+    replaced = to_replace(runs, overwrite)
+    outcomes = {run: Outcome(run, None) for run in runs if is_finished(run) and run not in replaced}
+    if outcomes:
+        display.note(f"  {len(outcomes)} of {len(runs)} runs are finished already.")
+    waiting = deque(run for run in runs if run not in outcomes)
+    free = deque(range(allotment.jobs))
+    children: dict[int, _Child] = {}
+    timed: list[tuple[Run, float]] = []
+    with signals_as_exit(), _told(display), _ending(children):
+        while waiting or children:
+            while waiting and free:
+                slot = free.popleft()
+                run = waiting.popleft()
+                children[slot] = _start(run, program, allotment.environment(slot), overwrite=run in replaced)
+            for slot, child in list(children.items()):
+                child.active.seconds = time.monotonic() - child.started
+                child.active.progress = read_progress(child.run.directory / "metrics.csv")
+                if child.process.poll() is not None:
+                    outcomes[child.run] = outcome = _outcome(child)
+                    if outcome.failure is None:
+                        timed.append((child.run, child.active.seconds))
+                    del children[slot]
+                    free.append(slot)
+                    display.note(_last_words(outcome, child.active, display))
+            active = [child.active for child in children.values()]
+            display.update(active, len(outcomes), seconds_left(timed, active, waiting, allotment.jobs))
+            if children:
+                time.sleep(POLL_SECONDS)
+    return [outcomes[run] for run in runs]
+
+
+def last_lines(log: Path, count: int = LOG_LINES) -> list[str]:
+    """Return the last lines that a process printed, without what a progress bar overwrote."""
+    if not log.is_file():
+        return []
+    lines = (line.rpartition("\r")[2].rstrip() for line in log.read_text(errors="replace").split("\n"))
+    return [line for line in lines if line][-count:]
+
+
+def _conflict(run: Run) -> list[tuple[str, object, object]]:
+    config = run.directory / "config.yaml"
+    return conflicts(without_run(load_yaml(config)), without_run(run.config)) if config.is_file() else []
+
+
+def _start(run: Run, program: Sequence[str], environment: dict[str, str], overwrite: bool) -> _Child:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_config(run.config_path, run.config)
+    command = [*program, "fit", "--config", str(run.config_path)]
+    if overwrite:
+        command += ["--run.overwrite", "true"]
+    before = Progress(0, None) if overwrite else read_progress(run.directory / "metrics.csv")
+    with run.log_path.open("w" if overwrite else "a", encoding="utf-8") as log:
+        log.write(" ".join([*(f"{key}={value}" for key, value in environment.items()), shlex.join(command)]) + "\n")
+        log.flush()
+        # A session of its own: Ctrl-C reaches only this process, which then ends the others in order.
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+    return _Child(run, process, time.monotonic(), Active(run, before.epochs, before))
+
+
+def write_config(path: Path, config: Config) -> None:
+    """Write a configuration, whole or not at all."""
+    write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
+def _outcome(child: _Child) -> Outcome:
+    code = child.process.returncode
+    if code != 0:
+        how = f"exit status {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
+        return Outcome(child.run, ": ".join([how, *last_lines(child.run.log_path, 1)]))
+    if not is_finished(child.run):
+        return Outcome(child.run, "exit status 0, but it left no summary.json")
+    return Outcome(child.run, cut_short(child.run))
+
+
+def _last_words(outcome: Outcome, active: Active, display: Display) -> str:
+    if outcome.failure is None:
+        return f"  {display.line(active)}  done"
+    log = "\n".join(f"    | {line}" for line in last_lines(outcome.run.log_path))
+    return (
+        f"  {outcome.run!s:<{display.width}}  FAILED after {clock(active.seconds)}, {outcome.failure}\n"
+        f"    The end of {outcome.run.log_path}:\n{log}"
+    )
+
+
+@contextlib.contextmanager
+def _told(display: Display) -> Iterator[None]:
+    """Say what becomes of an interrupted study."""
+    try:
+        yield
+    except SystemExit:
+        display.note("  Interrupted. The same command continues where the runs left off.")
+        raise
+
+
+@contextlib.contextmanager
+def _ending(children: dict[int, _Child]) -> Iterator[None]:
+    """End the processes that still run when the block is left; by force after a while, or a second Ctrl-C."""
+    try:
+        yield
+    finally:
+        try:
+            for child in children.values():
+                child.process.terminate()
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            for child in children.values():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.process.wait(max(0.0, deadline - time.monotonic()))
+        finally:
+            for child in children.values():
+                if child.process.poll() is None:
+                    os.killpg(child.process.pid, signal.SIGKILL)  # with its data-loading workers
+                    child.process.wait()
+
+
+@contextlib.contextmanager
+def signals_as_exit() -> Iterator[None]:
+    """Let Ctrl-C, and SIGTERM as a cluster sends it, unwind as SystemExit; else processes would outlive this one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + signum)
+
+    previous = {signum: signal.signal(signum, leave) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,89 @@
+"""Numbers as the report writes them: rounded to what the data can resolve, with a true minus sign."""
+
+import math
+from typing import Any
+
+import yaml
+
+from vitlab.studies.statistics.intervals import Interval
+
+NONE = "–"
+SPACE = "\u00a0"  # where a line must not break
+
+
+def digits_for(images: int) -> int:
+    """Return the decimals of a percentage that a test set of this size can resolve."""
+    return 2 if images >= 5_000 else 1
+
+
+def percent(fraction: float, digits: int) -> str:
+    """Return a fraction as per cent, without the sign."""
+    return signed(100 * fraction, digits)
+
+
+def signed(value: float, digits: int) -> str:
+    """Return a number with a true minus sign; a dash where there is none."""
+    return NONE if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+
+
+def bracket(interval: Interval, digits: int) -> str:
+    """Return an interval of fractions in percentage points, like [0.4, 2.2]; nothing where there is none."""
+    if math.isnan(interval.low):
+        return ""
+    return f"[{percent(interval.low, digits)},{SPACE}{percent(interval.high, digits)}]"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, like 1 seed and 1,200 seeds."""
+    return f"{number:,}{SPACE}{noun}{'' if number == 1 else 's'}"
+
+
+def as_yaml(value: Any) -> str:
+    """Return a value of a configuration as its YAML file has it: null, true, 0.001, [1, 2]."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf)
+    return text.removesuffix("...\n").strip()
+
+
+def engineering(value: float, unit: str = "") -> str:
+    """Return three significant digits with k, M or G, like 5.36 M."""
+    scaled, prefix = _prefixed(value)
+    return f"{_three_digits(scaled)}{SPACE}{prefix}{unit}".rstrip()
+
+
+def speed(images_per_second: float, turns: tuple[float, float] | None) -> str:
+    """Return images per second, and in brackets the slowest and the fastest turn where they are known."""
+    if turns is None:
+        return f"{images_per_second:,.0f}"
+    return f"{images_per_second:,.0f} [{turns[0]:,.0f},{SPACE}{turns[1]:,.0f}]"
+
+
+def tick(value: float) -> str:
+    """Return a round number with k, M or G, as short as it goes, like 5 M."""
+    scaled, prefix = _prefixed(value)
+    return f"{scaled:.6g}{SPACE}{prefix}".rstrip()
+
+
+def p_value(p: float) -> str:
+    """Return a p-value; the smallest ones as a bound."""
+    if math.isnan(p):
+        return NONE
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def clock(seconds: float) -> str:
+    """Return m:ss, or h:mm:ss from an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _prefixed(value: float) -> tuple[float, str]:
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return value / factor, prefix
+    return value, ""
+
+
+def _three_digits(value: float) -> str:
+    decimals = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:,.{decimals}f}"

@@ -1,0 +1,1 @@
+"""How sure a difference between variants is. Pure functions on arrays."""

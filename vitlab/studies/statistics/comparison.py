@@ -1,0 +1,129 @@
+"""How sure a difference between two variants is. Pure functions on arrays; imports nothing of vitlab's other parts.
+
+A comparison has two sources of chance. Training: would other seeds (initialisation, order, augmentation) give the same
+order? The test set: would other images? With a few hundred images that is often the larger part (Jordan 2023, arXiv
+2304.01910). Variants are paired in both: equal seeds mean equal order and augmentation draws, and the images are the
+same. Three tests answer, and a difference counts only if it survives all:
+
+- sign flips over seeds: if a and b are equally good, a − b is as likely as b − a with each seed. Exact with few seeds,
+  whatever their distribution; but its p-value is at least 2/2ⁿ, so that n < 6 seeds can claim nothing at 5 %.
+- the same over images, which is exact where only a few images tell a from b; of one seed it would be McNemar's test.
+- the crossed bootstrap over seeds and images together (`bootstrap`), which also gives the interval. The flips hold the
+  other source fixed, so that what a small test set happened to favour can look certain to them.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from vitlab.studies.statistics.bootstrap import RESAMPLES, crossed_bootstrap
+from vitlab.studies.statistics.intervals import Interval, spread
+
+FLIPS = 2**12  # all of them for 12 seeds or images; of more, so many random ones
+MANY = 50  # differences, of which the mean under sign flips is normal
+SEEDS_FOR_EFFECT = 6  # with fewer the deviation between seeds is a guess, and no claim can be made (2/2⁶ < 5 %)
+
+
+class McNemar(NamedTuple):
+    """Two models on the same images: how many only one of them got right, and the exact two-sided p-value."""
+
+    only_a: int
+    only_b: int
+    p: float
+
+
+class Comparison(NamedTuple):
+    """Variant a against variant b on the seeds that both have; nan where a single seed allows no answer."""
+
+    difference: Interval  # of accuracy, over seeds and images
+    p_seeds: float  # by sign flips
+    p_images: float  # by sign flips
+    p_both: float  # by the bootstrap
+    effect: float  # Cohen's d of the paired differences over seeds; nan below SEEDS_FOR_EFFECT
+    outperforms: float  # share of the seeds in which a is better, ties by half (Bouthillier et al. 2021)
+    mcnemar: dict[int, McNemar]  # by seed
+    cells: np.ndarray  # (S, N) int8: 1 where only a is right, −1 where only b is
+
+    @property
+    def seeds(self) -> int:
+        """Number of shared seeds."""
+        return len(self.cells)
+
+    @property
+    def p(self) -> float:
+        """The largest p-value: small only if all tests find a difference, so its level is at most that of each."""
+        return max(self.p_seeds, self.p_images, self.p_both) if self.seeds > 1 else math.nan
+
+
+def compare(
+    correct_a: dict[int, np.ndarray], correct_b: dict[int, np.ndarray], resamples: int = RESAMPLES
+) -> Comparison | None:
+    """Compare two variants by their outcomes per seed, each (N,) bool on the same N images.
+
+    Only seeds that both have are used; None where there is none.
+    """
+    shared = sorted(correct_a.keys() & correct_b.keys())
+    if not shared:
+        return None
+    a = np.stack([correct_a[seed] for seed in shared])  # (S, N)
+    b = np.stack([correct_b[seed] for seed in shared])
+    cells = a.astype(np.int8) - b.astype(np.int8)
+    by_seed = cells.mean(axis=1)
+    several, enough = len(shared) > 1, len(shared) >= SEEDS_FOR_EFFECT
+    interval, p = crossed_bootstrap(cells, resamples) if several else (_without_end(by_seed.mean()), math.nan)
+    return Comparison(
+        difference=interval,
+        p_seeds=sign_flip_p(by_seed),
+        p_images=sign_flip_p(cells.mean(axis=0)),
+        p_both=p,
+        effect=float(by_seed.mean()) / spread(by_seed, 1 / cells.shape[1]) if enough else math.nan,
+        outperforms=float(np.mean((np.sign(by_seed) + 1) / 2)),
+        mcnemar={seed: mcnemar(correct_a[seed], correct_b[seed]) for seed in shared},
+        cells=cells,
+    )
+
+
+def sign_flip_p(differences: np.ndarray) -> float:
+    """Return the two-sided p-value of paired differences (n,): the share of sign flips with as large a mean."""
+    differences = differences[differences != 0]  # nothing to flip
+    if len(differences) < 2:
+        return 1.0
+    if len(differences) > MANY:
+        return float(2 * stats.norm.sf(abs(differences.sum()) / np.sqrt(np.square(differences).sum())))
+    test = stats.permutation_test(
+        (differences,),
+        lambda values, axis: np.mean(values, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=FLIPS,
+        rng=np.random.default_rng(0),
+    )
+    return float(test.pvalue)
+
+
+def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
+    """Compare two models on the same images by McNemar's exact test.
+
+    Among the images that exactly one of them got right, either is as likely to be the one if they are equally good.
+    It speaks of these two trained models only: outcomes of several seeds on the same images must not be pooled here.
+    """
+    only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
+    p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return McNemar(only_a, only_b, p)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust the p-values of several tests for their number (Holm 1979); nan stays nan and counts as no test."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)  # nan last
+    m = int(np.isfinite(p).sum())
+    adjusted = np.full(len(p), math.nan)
+    adjusted[order[:m]] = np.minimum(np.maximum.accumulate(p[order[:m]] * np.arange(m, 0, -1)), 1)
+    return adjusted.tolist()
+
+
+def _without_end(mean: float) -> Interval:
+    return Interval(float(mean), math.nan, math.nan)

@@ -1,0 +1,408 @@
+"""A study's YAML becomes a grid of runs: variants × seeds, each a complete configuration, checked beforehand.
+
+    name: quickstart
+    base: ../quickstart/base.yaml     # a complete experiment but for what the variants add; relative to this file
+    variants:                         # what differs, nothing else: a mapping, or the path of a YAML file
+      ViT: {model: {init_args: {backbone: {class_path: …}}}}
+    seeds: [1, 2, 3]
+    budget: {epochs: 35}              # for all: epochs, images, flops or minutes; null: the base's own epochs
+    may_differ: [model.init_args.backbone]
+    tune:                             # null: one recipe for all
+      key: model.init_args.optimizer.init_args.lr
+      values: [5.0e-4, 1.0e-3, 2.0e-3]
+      seeds: [0]                      # of the tuning runs; null: the first of `seeds`
+    target_accuracy: 0.95             # time to it on the validation images; null: what every run reaches
+    jobs: 2                           # runs at a time; null: one per GPU, or per core
+
+Nothing here writes a file: a mistake in a study leaves no trace.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from vitlab.config import ABSENT, Config, flatten, load_yaml, merge
+from vitlab.studies.budget import Budget, Epochs, parse_budget
+from vitlab.studies.format import as_yaml
+from vitlab.studies.workshop import Workshop
+
+KEYS = ("name", "base", "variants", "seeds", "budget", "may_differ", "tune", "target_accuracy", "jobs")
+REQUIRED = ("base", "variants", "seeds")
+TUNE_KEYS = ("key", "values", "seeds")
+WARMUP = "model.init_args.schedule.init_args.warmup_epochs"
+RESERVED_SLUGS = ("figures", "robustness", "transfer", "tuning", "wandb")  # lie beside the variants' folders
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """One setting tried on validation images, the same values for every variant."""
+
+    key: str
+    values: list[Any]
+    seeds: list[int]
+
+    def override(self, value: Any) -> Config:
+        """Return the configuration that sets the key."""
+        return nest(self.key, value)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study's YAML says, checked."""
+
+    path: Path
+    name: str
+    base: Path
+    variants: dict[str, Config]  # by name: what it changes of the base
+    seeds: list[int]
+    budget: Budget | None
+    may_differ: list[str]
+    jobs: int | None
+    tuning: Tuning | None = None
+    target_accuracy: float | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Say whether the runs are known from the file alone: nothing is tuned, and the budget is in epochs."""
+        return self.tuning is None and (self.budget is None or isinstance(self.budget, Epochs))
+
+    @property
+    def allowed(self) -> list[str]:
+        """The keys in which variants may differ: what is compared, and what is tuned or spent for each."""
+        tuned = [self.tuning.key] if self.tuning else []
+        spent = ["trainer.max_epochs", WARMUP] if self.budget is not None and self.budget.measured else []
+        return [*self.may_differ, *tuned, *spent]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One cell of the grid: a variant with a seed.
+
+    The run directory belongs to the run; what the study writes about it lies beside it, in the variant's folder.
+    """
+
+    variant: str
+    seed: int
+    config: Config
+    folder: Path
+
+    @property
+    def directory(self) -> Path:
+        """Where the run keeps its results."""
+        return self.folder / f"seed-{self.seed}"
+
+    @property
+    def config_path(self) -> Path:
+        """The configuration it is started with."""
+        return self.folder / f"config-seed-{self.seed}.yaml"
+
+    @property
+    def log_path(self) -> Path:
+        """What its process printed."""
+        return self.folder / f"seed-{self.seed}.log"
+
+    @property
+    def epochs(self) -> int:
+        """Epochs it trains for."""
+        return int(self.config["trainer"]["max_epochs"])
+
+    def __str__(self) -> str:
+        return f"{self.variant}, seed {self.seed}"
+
+
+class Difference(NamedTuple):
+    """A key of the configuration that is not the same in all variants."""
+
+    key: str
+    values: dict[str, Any]  # by variant
+    declared: bool  # the study's `may_differ` allows it: it is what is compared
+
+
+def nest(key: str, value: Any) -> Config:
+    """Return the configuration that sets a dotted key, the inverse of `vitlab.config.flatten`."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def slug(name: str) -> str:
+    """Return the name as a folder name: lower case, digits, hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def read_study(path: Path) -> Study:
+    """Read and check a study's YAML.
+
+    Raises:
+        ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
+    """
+    content = load_yaml(path)
+    _refuse_unknown(content, KEYS, path, "key")
+    for key in REQUIRED:
+        if content.get(key) in (None, {}, []):
+            raise ValueError(f"{path} has no `{key}`. A study needs {', '.join(REQUIRED)}.")
+
+    base = path.parent / str(content["base"])
+    if not base.is_file():
+        raise FileNotFoundError(
+            f"{path}: base: {content['base']} names no file ({base} does not exist).\n"
+            "The path is relative to the study's own file."
+        )
+    name = str(content.get("name") or path.stem)
+    if not slug(name):
+        raise ValueError(f"{path}: name: {name!r} holds no letter or digit to make a folder's name of.")
+    return Study(
+        path=path,
+        name=name,
+        base=base,
+        variants=_variants(content["variants"], path),
+        seeds=_seeds(content["seeds"], path),
+        budget=_budget(content.get("budget"), path),
+        may_differ=_may_differ(content.get("may_differ"), path),
+        jobs=_jobs(content.get("jobs"), path),
+        tuning=_tuning(content.get("tune"), content["seeds"], path),
+        target_accuracy=_target(content.get("target_accuracy"), path),
+    )
+
+
+def plan(study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Config] | None = None) -> list[Run]:
+    """Return the runs of a study, seed by seed so that an early stop leaves pairs; writes nothing.
+
+    Args:
+        decided: By variant, what was measured or tuned for it, over everything else (`decisions`).
+
+    Raises:
+        ValueError: a variant that says nothing, a configuration that the workshop refuses, or one whose runs could give
+            no result.
+    """
+    base = load_yaml(study.base)
+    for variant, override in study.variants.items():
+        if not override:
+            raise ValueError(
+                f"Variant {variant!r} of {study.path} changes nothing: it says nothing of its own.\n"
+                f"Give it what sets it apart, also where {study.base.name} says the same."
+            )
+    runs = [
+        _run(study, variant, seed, (decided or {}).get(variant, {}), base, workshop, root)
+        for seed in study.seeds
+        for variant in study.variants
+    ]
+    _refuse_equal_variants(study, runs)
+    _refuse_unknown_keys(study, runs)
+    _refuse_cut_short(study, runs)
+    return runs
+
+
+def plan_tuning(study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Config]) -> list[list[Run]]:
+    """Return the tuning runs of each value of `study.tuning`, all variants and seeds; they see no test image."""
+    if study.tuning is None:
+        return []
+    base, tuning = load_yaml(study.base), study.tuning
+    trials = []
+    for value in tuning.values:
+        name = slug(f"{tuning.key.rpartition('.')[2]}-{value}")
+        runs = []
+        for seed in tuning.seeds:
+            for variant in study.variants:
+                folder = root / slug(study.name) / "tuning" / slug(variant) / name
+                own = {"run": {"root": str(folder.parent), "name": name, "test": False}}
+                chosen = merge(decided.get(variant, {}), merge(tuning.override(value), own))
+                run = _run(study, variant, seed, chosen, base, workshop, root)
+                runs.append(Run(f"{variant} with {name}", seed, run.config, folder))
+        trials.append(runs)
+    return trials
+
+
+def without_run(config: Config) -> Config:
+    """Return a configuration without its section `run`, which says where results go, not what they are."""
+    return {key: value for key, value in config.items() if key != "run"}
+
+
+def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
+    """List every key in which the resolved configurations of the variants differ, the declared ones first.
+
+    Read from the runs of the first seed; the seeds are the same for all variants.
+    """
+    flat = {run.variant: flatten(without_run(run.config)) for run in runs if run.seed == study.seeds[0]}
+    found = []
+    for key in dict.fromkeys(key for config in flat.values() for key in config):
+        values = {variant: config.get(key, ABSENT) for variant, config in flat.items()}
+        if any(value != next(iter(values.values())) for value in values.values()):
+            found.append(Difference(key, values, any(_within(key, prefix) for prefix in study.allowed)))
+    return sorted(found, key=lambda difference: not difference.declared)
+
+
+def _run(study: Study, variant: str, seed: int, decided: Config, base: Config, workshop: Workshop, root: Path) -> Run:
+    own: Config = {
+        "seed_everything": seed,
+        "run": {
+            "root": str(root / slug(study.name)),
+            "name": slug(variant),
+            "test": True,
+            "wandb": {"group": study.name},
+        },
+    }
+    if isinstance(study.budget, Epochs):
+        own["trainer"] = {"max_epochs": study.budget.amount}
+    try:
+        resolved = workshop.resolve(merge(merge(merge(base, study.variants[variant]), own), decided))
+    except ValueError as error:
+        raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
+    # As read back from a file: tuples are lists there, and only then do comparisons with run directories hold.
+    plain: Config = yaml.safe_load(yaml.safe_dump(resolved, sort_keys=False))
+    return Run(variant, seed, plain, root / slug(study.name) / slug(variant))
+
+
+def _within(key: str, prefix: str) -> bool:
+    return key == prefix or key.startswith(f"{prefix}.")
+
+
+def _refuse_unknown(given: Iterable[str], known: tuple[str, ...], path: Path, what: str) -> None:
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(known)}."
+            raise ValueError(f"{path}: unknown {what} `{key}`. {hint}")
+
+
+def _refuse_equal_variants(study: Study, runs: list[Run]) -> None:
+    seen: list[Run] = []
+    for run in runs[: len(study.variants)]:
+        for other in seen:
+            if without_run(run.config) == without_run(other.config):
+                raise ValueError(
+                    f"Variants {other.variant!r} and {run.variant!r} of {study.path} are the same experiment:\n"
+                    "their resolved configurations do not differ in a single value. Change or remove one."
+                )
+        seen.append(run)
+
+
+def _refuse_unknown_keys(study: Study, runs: list[Run]) -> None:
+    tuned = [("tune: key", study.tuning.key)] if study.tuning else []
+    known = {key for run in runs for key in _prefixes(run.config)}
+    for where, key in [*(("may_differ", key) for key in study.may_differ), *tuned]:
+        if key not in known:
+            near = difflib.get_close_matches(key, sorted(known), n=1)
+            hint = f" Did you mean `{near[0]}`?" if near else ""
+            raise ValueError(f"{study.path}: {where}: `{key}` is no key of any variant's configuration.{hint}")
+
+
+def _refuse_cut_short(study: Study, runs: list[Run]) -> None:
+    """Refuse what ends a run early or leaves images out of its test; fewer training batches are a fair budget."""
+    for run in runs:
+        trainer = run.config.get("trainer", {})
+        if study.budget is None and trainer.get("max_epochs") in (None, -1):
+            raise ValueError(
+                f"{study.path}: nothing says how long {run.variant!r} trains. Add a budget, like {{epochs: 30}}."
+            )
+        for key, value in trainer.items():
+            if key in CUTS_SHORT and value is not None and not CUTS_SHORT[key](value):
+                raise ValueError(
+                    f"{study.path}: trainer.{key} is {as_yaml(value)} for {run.variant!r}, whose runs would be no "
+                    "whole ones and give no result. Remove it; `budget` says how long a study trains."
+                )
+
+
+def _all_batches(limit: int | float) -> bool:
+    """Say whether a limit is none: 1.0 is all batches, 1 is one."""
+    return isinstance(limit, float) and limit == 1.0
+
+
+# By key of the trainer: whether its value leaves a run whole. Null always does.
+CUTS_SHORT: Mapping[str, Callable[[Any], bool]] = {
+    "limit_test_batches": _all_batches,
+    "limit_val_batches": _all_batches,  # what is tuned, and the curves, are of all validation images
+    "limit_train_batches": lambda limit: limit > 0,
+    "overfit_batches": lambda batches: batches == 0,
+    "fast_dev_run": lambda on: not on,
+    "max_epochs": lambda epochs: epochs != 0,
+    "max_steps": lambda steps: steps != 0,
+    "max_time": lambda time: False,
+}
+
+
+def _prefixes(config: Config, prefix: str = "") -> Iterable[str]:
+    for key, value in config.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _prefixes(value, f"{prefix}{key}.")
+
+
+def _variants(given: Any, path: Path) -> dict[str, Config]:
+    if not isinstance(given, dict):
+        raise ValueError(f"{path}: variants: expected a mapping from names to what differs, got {given!r}.")
+    variants: dict[str, Config] = {}
+    by_slug: dict[str, str] = {}
+    for name, override in ((str(name), override) for name, override in given.items()):
+        if isinstance(override, str):
+            override = load_yaml(path.parent / override)
+        if override is not None and not isinstance(override, dict):
+            raise ValueError(f"{path}: variants: {name}: {override!r}. Expected a mapping or the path of a YAML file.")
+        short = slug(name)
+        if not short or short in RESERVED_SLUGS:
+            raise ValueError(f"{path}: variants: {name!r} cannot name a folder. Use a name with letters or digits.")
+        if short in by_slug:
+            raise ValueError(
+                f"{path}: variants {by_slug[short]!r} and {name!r} would share the folder {short}/. Rename one of them."
+            )
+        variants[name], by_slug[short] = override or {}, name
+    if len(variants) < 2:
+        raise ValueError(
+            f"{path}: variants: there is only {next(iter(variants))!r}; a comparison needs two.\n"
+            "To train one model, use `python -m vitlab fit`."
+        )
+    return variants
+
+
+def _seeds(given: Any, path: Path) -> list[int]:
+    if not isinstance(given, list) or not all(type(seed) is int and seed >= 0 for seed in given):
+        raise ValueError(f"{path}: seeds: {given!r}. Expected a list of whole numbers from 0, like [1, 2, 3].")
+    twice = sorted({seed for seed in given if given.count(seed) > 1})
+    if twice:
+        raise ValueError(f"{path}: seeds: {given} holds {twice[0]} twice; equal seeds give equal runs. Remove one.")
+    return given
+
+
+def _budget(given: Any, path: Path) -> Budget | None:
+    try:
+        return parse_budget(given)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _tuning(given: Any, seeds: list[int], path: Path) -> Tuning | None:
+    if given is None:
+        return None
+    if not isinstance(given, dict):
+        raise ValueError(f"{path}: tune: {given!r}. Expected a mapping with `key` and `values`.")
+    _refuse_unknown(given, TUNE_KEYS, path, "key of `tune`")
+    key, values = given.get("key"), given.get("values")
+    if not isinstance(key, str) or not isinstance(values, list) or len(values) < 2:
+        raise ValueError(f"{path}: tune: expected a `key` and two `values` or more, got {key!r} and {values!r}.")
+    if len({slug(str(value)) for value in values}) < len(values):
+        raise ValueError(f"{path}: tune: values: {values} holds one twice. Remove it.")
+    return Tuning(key, values, _seeds(given.get("seeds", seeds[:1]), path))
+
+
+def _target(given: Any, path: Path) -> float | None:
+    if given is not None and (type(given) is not float or not 0 < given < 1):
+        raise ValueError(f"{path}: target_accuracy: {given!r}. Expected a share between 0 and 1, like 0.9, or null.")
+    return given
+
+
+def _may_differ(given: Any, path: Path) -> list[str]:
+    given = given or []
+    if not isinstance(given, list) or not all(isinstance(key, str) for key in given):
+        raise ValueError(f"{path}: may_differ: {given!r}. Expected a list of keys, like [model.init_args.backbone].")
+    return given
+
+
+def _jobs(given: Any, path: Path) -> int | None:
+    if given is not None and (type(given) is not int or given < 1):
+        raise ValueError(f"{path}: jobs: {given!r}. Expected a whole number from 1, or null.")
+    return given
