@@ -18,8 +18,8 @@ from vitlab.config import Config, merge
 from vitlab.objectives import Objective
 from vitlab.objectives.teacher import Teacher
 from vitlab.runs.checkpoints import RunCheckpoints
+from vitlab.runs.metrics_csv import MetricsFile
 from vitlab.runs.record import RunRecord
-from vitlab.runs.wandb import MetricsFile
 
 
 def die(*args: object, **kwargs: object) -> None:
@@ -171,7 +171,7 @@ def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
         short = {
             "data": {"init_args": {"batch_size": 32, "eval_batch_size": 40, "hold_on_device": False}},
             "trainer": {**trainer, "accumulate_grad_batches": accumulate},
-            "run": {"checkpoint": {"every_n_steps": 2, "most_time": 1.0}},
+            "run": {"checkpoint": {"every_n_steps": 2, "max_time_share": 1.0}},
         }
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(merge(merge(TINY, short), OBJECTIVES[name])))

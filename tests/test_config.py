@@ -58,7 +58,7 @@ def test_settings_of_a_data_set_are_kept_field_by_field() -> None:
     assert told == ["data: ImageFolder replaces CIFAR10; kept batch_size, augment; dropped augment.shift=4."]
 
 
-def test_another_optimiser_drops_and_tells() -> None:
+def test_another_optimizer_drops_and_tells() -> None:
     told: list[str] = []
     merge({"model": {"optimizer": ADAMW}}, {"model": {"optimizer": {"class_path": "SGD"}}}, told.append)
     assert told == ["model.optimizer: SGD replaces AdamW; dropped lr=0.1, weight_decay=0.3."]

@@ -27,7 +27,7 @@ FILE = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 class Published(NamedTuple):
     """What comes out when the released code runs its own configuration, in its own units or not."""
 
-    batch: int  # images for each optimiser step, over all devices
+    batch: int  # images for each optimizer step, over all devices
     peak: float  # the learning rates, scaled with that batch: after the warm-up,
     first: float  # at step 0
     last: float  # and at the end

@@ -37,6 +37,17 @@ HARMLESS = (
 ABSENT = "(absent)"
 
 
+# Keys and values of configurations that had another name before; what was trained with them is read, tested, continued.
+RENAMED = {
+    "vitlab.callbacks.KnnMonitor": "vitlab.runs.knn_monitor.KnnMonitor",
+    "vitlab.pictures.Reconstructions": "vitlab.runs.image_logging.Reconstructions",
+    "vitlab.pictures.TeacherAgreement": "vitlab.runs.image_logging.TeacherAgreement",
+    "grey_prob": "gray_prob",
+    "most_time": "max_time_share",
+    "go on": "continue",
+}
+
+
 def load_yaml(path: str | Path) -> Config:
     """Read one YAML file whose top level is a mapping.
 
@@ -58,7 +69,16 @@ def load_yaml(path: str | Path) -> Config:
         raise ValueError(
             f"{path} holds a {type(content).__name__}; expected a mapping like `trainer: {{max_epochs: 10}}`."
         )
-    return content
+    return modernize(content)
+
+
+def modernize(config: Any) -> Any:
+    """Return a configuration of an earlier version with today's names; `RENAMED` has them all."""
+    if isinstance(config, dict):
+        return {RENAMED.get(key, key): modernize(value) for key, value in config.items()}
+    if isinstance(config, list):
+        return [modernize(each) for each in config]
+    return RENAMED.get(config, config) if isinstance(config, str) else config
 
 
 def merge(base: Config, override: Config, tell: Tell | None = None) -> Config:

@@ -5,7 +5,7 @@ A global batch is dealt out there and back: of three processes, the first gets i
 even number of them, and what the processes compute adds up to what one computes of the whole batch.
 
 What is drawn for each image while it trains (masks) is drawn in every process for the whole global batch, from
-generators in the same state; each then takes what is drawn for its own images (`own_rows`). So the draws are those of
+generators in the same state; each then takes what is drawn for its own images (`local_rows`). So the draws are those of
 one process, and the state that a checkpoint holds is the state of all.
 """
 
@@ -29,7 +29,7 @@ def places(batch: int, rank: int, world_size: int, device: torch.device | str | 
     return i * world_size + torch.where(i % 2 == 0, rank, world_size - 1 - rank)
 
 
-def own_rows(drawn: Shaped[Tensor, "WB ..."]) -> Shaped[Tensor, "B ..."]:
+def local_rows(drawn: Shaped[Tensor, "WB ..."]) -> Shaped[Tensor, "B ..."]:
     """Return the rows of this process's images, of what was drawn for each image of the global batch."""
     world_size = num_processes()
     if world_size == 1:

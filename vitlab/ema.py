@@ -16,7 +16,7 @@ class Ema:
     """Settings of an exponential moving average, evaluated and kept beside the raw weights.
 
     Args:
-        decay: Share of the old average that is kept at each optimiser step.
+        decay: Share of the old average that is kept at each optimizer step.
         warmup: Use min(decay, (1 + t) / (10 + t)) after t steps, lest a short run be mostly its initial weights.
     """
 
@@ -28,7 +28,7 @@ class Ema:
             raise ValueError(f"ema.decay is {self.decay}; give a value from 0 to below 1, like 0.9999.")
 
     def at(self, step: int) -> float:
-        """Return the decay of an optimiser step, `step` being how many there were before it."""
+        """Return the decay of an optimizer step, `step` being how many there were before it."""
         return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
 
 

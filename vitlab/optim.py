@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules as settings for YAML, and the parameter groups that they act on.
+"""Optimizers and learning-rate schedules as settings for YAML, and the parameter groups that they act on.
 
 The learning rate of a parameter group is `lr` times the layer-wise decay of its depth, or `head_lr` for the classifier;
 with `reference_batch` all of it is multiplied by global batch / reference batch. The product stands in the group's own
@@ -17,7 +17,7 @@ from torch import nn
 
 @dataclass
 class Optimizer(ABC):
-    """What every optimiser asks for.
+    """What every optimizer asks for.
 
     Args:
         lr: Learning rate of the layers nearest to the head.
@@ -57,7 +57,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Return the optimiser of these parameter groups."""
+        """Return the optimizer of these parameter groups."""
 
 
 @dataclass
@@ -95,7 +95,7 @@ class SGD(Optimizer):
 
 @dataclass
 class Schedule(ABC):
-    """The learning rate as a pure function of the optimiser steps taken, so that a resumed run needs no state.
+    """The learning rate as a pure function of the optimizer steps taken, so that a resumed run needs no state.
 
     It rises linearly at first. Epochs are fractional, as in MAE's `lr_sched.py`. `warmup_lr`, and what a leaf adds, are
     absolute rates: layer-wise decay never lowers them (timm's, DeiT's and Swin's code; MAE's does).
@@ -103,7 +103,7 @@ class Schedule(ABC):
     Args:
         warmup_epochs: Length of the warm-up; may be a fraction.
         warmup_lr: Where the warm-up starts.
-        scale_with_batch: Let the optimiser's `reference_batch` scale the absolute rates too: Swin, SimMIM.
+        scale_with_batch: Let the optimizer's `reference_batch` scale the absolute rates too: Swin, SimMIM.
         stretch: Lay out every cosine or line, also of the weight decay and of a teacher's momentum, for a run so many
             times as long, which ends on the way: 1.25 in MSN.
     """
@@ -118,7 +118,7 @@ class Schedule(ABC):
         _require(self.stretch >= 1, "stretch", self.stretch, "1 or more")
 
     def lr(self, peak: float, step: int, steps: int, epochs: float) -> float:
-        """Return the rate at optimiser step `step` of `steps` (`epochs` epochs) of a group whose own rate is `peak`."""
+        """Return the rate at optimizer step `step` of `steps` (`epochs` epochs) of a group whose own rate is `peak`."""
         warmup = min(self.warmup_epochs, epochs) / epochs * steps
         if step < warmup:
             return self.warmup_lr + (peak - self.warmup_lr) * step / warmup
@@ -129,7 +129,7 @@ class Schedule(ABC):
         """Return what `lr` is from step `warmup` on."""
 
     def at(self, scale: float) -> "Schedule":
-        """Return the schedule for a batch that multiplies the optimiser's rates by `scale`."""
+        """Return the schedule for a batch that multiplies the optimizer's rates by `scale`."""
         return self.scaled(scale) if self.scale_with_batch else self
 
     @abstractmethod
@@ -205,7 +205,7 @@ def parameter_groups(
         no_decay: Names without weight decay, beside everything of at most one dimension.
 
     Returns:
-        Groups for a PyTorch optimiser: `params`, `names`, `lr` (scaled), `weight_decay`; the deepest layer last.
+        Groups for a PyTorch optimizer: `params`, `names`, `lr` (scaled), `weight_decay`; the deepest layer last.
     """
     scale = optimizer.scale(global_batch)
     depth = {id(p): i for i, layer in enumerate(layers) for p in layer}
@@ -240,4 +240,4 @@ def describe_groups(groups: Sequence[dict[str, Any]], most: int = 4) -> str:
 
 def _require(holds: bool, name: str, value: object, remedy: str) -> None:
     if not holds:
-        raise ValueError(f"Optimiser setting {name} is {value}; give {remedy}.")
+        raise ValueError(f"Optimizer setting {name} is {value}; give {remedy}.")

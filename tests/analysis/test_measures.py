@@ -28,7 +28,7 @@ def test_independent_noise_is_not_alike_even_of_more_features_than_images() -> N
 
 
 def test_cka_of_many_images_is_that_of_feature_space() -> None:
-    """‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖) of centred features, which is unbiased in the limit of many images."""
+    """‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖) of centered features, which is unbiased in the limit of many images."""
     torch.manual_seed(0)
     x = torch.randn(2000, 4) @ torch.randn(4, 4) + 3
     y = x @ torch.randn(4, 3) + torch.randn(2000, 3)

@@ -3,20 +3,20 @@
 import numpy as np
 
 from vitlab.analysis.canvas import to_pixels
-from vitlab.analysis.reconstructions import GREY, panels
+from vitlab.analysis.reconstructions import GRAY, panels
 
 
 def test_the_visible_part_is_the_image_and_the_hidden_part_the_prediction() -> None:
     images, pred = np.full((1, 2, 2, 1), 0.2), np.full((1, 2, 2, 1), 0.9)
     mask = np.array([[[True, False], [False, False]]])
     shown = panels(images, pred, mask)
-    assert shown["visible"].ravel().tolist() == [GREY, 0.2, 0.2, 0.2]
+    assert shown["visible"].ravel().tolist() == [GRAY, 0.2, 0.2, 0.2]
     assert shown["filled in"].ravel().tolist() == [0.9, 0.2, 0.2, 0.2]
     assert (shown["image"] == 0.2).all()
     assert (shown["prediction"] == 0.9).all()
 
 
-def test_pixels_are_those_from_before_the_normalisation() -> None:
+def test_pixels_are_those_from_before_the_normalization() -> None:
     import torch
 
     pixels = torch.rand(2, 3, 4, 5)

@@ -19,7 +19,7 @@ def test_two_tokens_of_a_window_are_of_one_region_where_the_mask_lets_them_see_e
     assert len(found.unique()) == (size[0] // window[0] + bool(shift[0])) * (size[1] // window[1] + bool(shift[1]))
 
 
-def test_a_line_runs_wherever_neighbours_are_of_different_groups() -> None:
+def test_a_line_runs_wherever_neighbors_are_of_different_groups() -> None:
     # Four windows of 4 × 4: two borders of 8 tokens each; shifted by 2, four of them.
     mask = shift_mask((8, 8), (4, 4), (2, 2))
     assert mask is not None

@@ -34,7 +34,7 @@ PhotoFolder = Callable[..., Path]
 
 
 def photo(seed: int, width: int = 50, height: int = 40) -> Image.Image:
-    """A smooth coloured picture, no two alike."""
+    """A smooth colored picture, no two alike."""
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((width, height))
 

@@ -19,7 +19,7 @@ from vitlab.data.augment import (
     erase,
     erase_boxes,
     flip,
-    normalise,
+    normalize,
     resize,
     resized_crop,
     shift_and_flip,
@@ -128,9 +128,9 @@ def test_resized_crop_enlarges_the_box() -> None:
     draw = _draws(1, BOX_DRAWS, Stream.CROP)
     top, left, height, width = (int(x) for x in crop_boxes(draw, side, side, (0.3, 0.5), CROP_RATIO))
     out = resized_crop(images, draw, (0.3, 0.5), CROP_RATIO).float()
-    centres = (torch.arange(side) + 0.5) / side
-    expected_x = 4 * (left + centres * width - 0.5)
-    expected_y = 4 * (top + centres * height - 0.5)
+    centers = (torch.arange(side) + 0.5) / side
+    expected_x = 4 * (left + centers * width - 0.5)
+    expected_y = 4 * (top + centers * height - 0.5)
     inner = slice(4, -4)  # at the image's border the kernel reaches over the edge
     assert (out[0, 0, inner, inner] - expected_x[inner]).abs().max() <= 1
     assert (out[0, 1, inner, inner] - expected_y[inner, None]).abs().max() <= 1
@@ -153,7 +153,7 @@ def test_erased_boxes_are_distributed_as_timms() -> None:
 
 
 def test_erasing_fills_one_box_with_normal_noise() -> None:
-    # After normalisation, noise of mean 0 and deviation 1 (timm's 'pixel'); outside of one rectangle nothing changes.
+    # After normalization, noise of mean 0 and deviation 1 (timm's 'pixel'); outside of one rectangle nothing changes.
     images = torch.full((400, 3, 16, 16), 7.0)
     erased = erase(images, Draws(0, 0, torch.arange(400)), prob=0.5)
     hidden = (erased != 7).any(1)  # (B, H, W)
@@ -167,12 +167,12 @@ def test_erasing_fills_one_box_with_normal_noise() -> None:
     assert noise.std().item() == pytest.approx(1, abs=0.02)
 
 
-def test_normalisation_gives_mean_zero_and_deviation_one() -> None:
+def test_normalization_gives_mean_zero_and_deviation_one() -> None:
     images = _images(16, side=20)
     channels = images.double().permute(1, 0, 2, 3).flatten(1) / 255
     mean, std = channels.mean(1).view(-1, 1, 1), channels.std(1).view(-1, 1, 1)
     for values in (images, images.float()):
-        out = normalise(values, mean.float(), std.float()).permute(1, 0, 2, 3).flatten(1)
+        out = normalize(values, mean.float(), std.float()).permute(1, 0, 2, 3).flatten(1)
         torch.testing.assert_close(out.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
         torch.testing.assert_close(out.std(1), torch.ones(3), atol=1e-4, rtol=0)
 

@@ -1,4 +1,4 @@
-"""Colour jitter of batches: torchvision's ColorJitter as timm sets it up, on Pillow's pictures."""
+"""Color jitter of batches: torchvision's ColorJitter as timm sets it up, on Pillow's pictures."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ STRENGTH = 0.4
 OPERATIONS = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation)
 
 
-def colours(count: int, size: int = 16) -> Tensor:
+def colors(count: int, size: int = 16) -> Tensor:
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -30,7 +30,7 @@ def draws_for(count: int, epoch: int = 0) -> Draws:
 
 
 def test_each_image_is_changed_as_torchvision_changes_pictures() -> None:
-    images, draws = colours(40), draws_for(40)
+    images, draws = colors(40), draws_for(40)
     ours = color_jitter(images, draws, STRENGTH)
     draw = draws.uniform(Stream.JITTER, 6)
     for image, changed, row in zip(images, ours, draw, strict=True):
@@ -47,14 +47,14 @@ def test_each_image_is_changed_as_torchvision_changes_pictures() -> None:
 def looks(images: Tensor) -> np.ndarray:
     """Return brightness, contrast and saturation of each image, (B, 3)."""
     x = images.double()
-    grey = x.mean(dim=1)
-    return torch.stack([x.mean((1, 2, 3)), grey.std((1, 2)), (x.amax(1) - x.amin(1)).mean((1, 2))], dim=1).numpy()
+    gray = x.mean(dim=1)
+    return torch.stack([x.mean((1, 2, 3)), gray.std((1, 2)), (x.amax(1) - x.amin(1)).mean((1, 2))], dim=1).numpy()
 
 
 def test_looks_are_distributed_as_timms() -> None:
     count = 1500
-    image = colours(1) // 2 + 40  # of few values that are cut off at 0 and 255
-    # Whole images, neither cut nor mirrored: of timm's training pipeline its colour jitter alone.
+    image = colors(1) // 2 + 40  # of few values that are cut off at 0 and 255
+    # Whole images, neither cut nor mirrored: of timm's training pipeline its color jitter alone.
     settings: dict[str, Any] = {"input_size": 16, "is_training": True, "scale": (1, 1), "ratio": (1, 1), "hflip": 0.0}
     timms = create_transform(**settings, color_jitter=STRENGTH, interpolation="bicubic", use_prefetcher=True)
     picture = Image.fromarray(image[0].permute(1, 2, 0).numpy())
@@ -68,7 +68,7 @@ def test_looks_are_distributed_as_timms() -> None:
 
 
 def test_a_jitter_is_of_the_image_and_the_epoch_alone() -> None:
-    images = colours(6)
+    images = colors(6)
     whole = color_jitter(images, draws_for(6), STRENGTH)
     part = color_jitter(images[3:], Draws(0, 0, torch.arange(3, 6)), STRENGTH)
     torch.testing.assert_close(whole[3:], part, rtol=0, atol=0)
@@ -76,23 +76,23 @@ def test_a_jitter_is_of_the_image_and_the_epoch_alone() -> None:
 
 
 def test_nothing_happens_where_it_is_off() -> None:
-    images = colours(2)
+    images = colors(2)
     assert color_jitter(images, draws_for(2), 0.0) is images
     assert BatchAugment().color_jitter == PhotoAugment().color_jitter == 0.0
 
 
-def test_images_without_colours_change_brightness_and_contrast() -> None:
-    grey = colours(8)[:, :1]
-    changed = color_jitter(grey, draws_for(8), STRENGTH)
-    assert changed.shape == grey.shape
-    assert all(not torch.equal(a, b) for a, b in zip(changed, grey, strict=True))
+def test_images_without_colors_change_brightness_and_contrast() -> None:
+    gray = colors(8)[:, :1]
+    changed = color_jitter(gray, draws_for(8), STRENGTH)
+    assert changed.shape == gray.shape
+    assert all(not torch.equal(a, b) for a, b in zip(changed, gray, strict=True))
 
 
 def test_training_images_are_jittered_and_no_others(tmp_path: Path) -> None:
     for number in range(12):
         path = tmp_path / ("a", "b")[number % 2] / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(colours(1)[0].permute(1, 2, 0).numpy()).save(path)
+        Image.fromarray(colors(1)[0].permute(1, 2, 0).numpy()).save(path)
     photos = {"root": str(tmp_path), "image_size": 16, "batch_size": 4, "num_workers": 0, "val_fraction": 0.2}
     unmoved: dict[str, Any] = {"crop_scale": (1.0, 1.0), "flip_prob": 0.0, "rand_augment": None, "erase_prob": 0.0}
 

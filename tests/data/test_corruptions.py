@@ -62,8 +62,8 @@ def test_an_image_is_spoilt_the_same_in_any_batch(corruption: Corruption, images
 
 
 def test_noise_has_the_deviation_asked_for() -> None:
-    grey = torch.full((32, 3, 32, 32), 0.5)
-    assert float(noise(grey, 0.08, DRAWS).std()) == pytest.approx(0.08, rel=0.01)  # of 98,304 draws; 6 σ to the ends
+    gray = torch.full((32, 3, 32, 32), 0.5)
+    assert float(noise(gray, 0.08, DRAWS).std()) == pytest.approx(0.08, rel=0.01)  # of 98,304 draws; 6 σ to the ends
 
 
 def test_occlusion_hides_the_share_asked_for_and_goes_on_hiding_it() -> None:

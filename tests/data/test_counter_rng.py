@@ -59,7 +59,7 @@ def test_draws_are_uniform() -> None:
 
 @pytest.mark.parametrize("other", ["seed", "epoch", "image", "stream", "draw"])
 def test_draws_of_different_purposes_are_independent(other: str) -> None:
-    # Neighbouring values of each argument: pairs must fill a 16 x 16 table evenly (chi squared).
+    # Neighboring values of each argument: pairs must fill a 16 x 16 table evenly (chi squared).
     images = torch.arange(50_000)
     first = Draws(3, 7, images).uniform(Stream.SHIFT, 2)
     second = {
@@ -97,7 +97,7 @@ def test_noise_of_some_places_is_normal_and_their_own() -> None:
     everything = draws.normal_at(Stream.ERASE_NOISE, rows, places, 4)
     assert stats.kstest(everything.flatten().double().numpy(), "norm").pvalue > 0.001
     assert everything.std().item() == pytest.approx(1, abs=0.01)
-    between = np.corrcoef(np.concatenate([everything[:-1].T, everything[1:].T]))  # of a place and its neighbour
+    between = np.corrcoef(np.concatenate([everything[:-1].T, everything[1:].T]))  # of a place and its neighbor
     assert np.abs(between - np.eye(8)).max() < 4 / len(rows) ** 0.5
     some = torch.tensor([0, 24, 25, 24_999])
     assert torch.equal(draws.normal_at(Stream.ERASE_NOISE, rows[some], places[some], 3), everything[some, :3])

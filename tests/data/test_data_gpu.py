@@ -49,7 +49,7 @@ def test_images_are_those_of_the_cpu() -> None:
         assert batch.images.is_cuda
         (images,), labels = there.on_after_batch_transfer(batch, 0)
         (expected_images,), expected_labels = here.on_after_batch_transfer(expected, 0)
-        # A crop's sides are rounded logarithms and a grey value a rounded interpolation: one step of 255 / 0.376.
+        # A crop's sides are rounded logarithms and a gray value a rounded interpolation: one step of 255 / 0.376.
         assert ((images.cpu() - expected_images).abs() > 0.05).float().mean() < 0.001
         torch.testing.assert_close(labels.cpu(), expected_labels)
 
@@ -94,7 +94,7 @@ def test_no_view_waits_for_the_device() -> None:
 
 
 def test_nvjpeg_decodes_what_the_host_decodes() -> None:
-    # Both are within the standard's tolerance (ITU-T T.83) of each other, and colours are enlarged otherwise.
+    # Both are within the standard's tolerance (ITU-T T.83) of each other, and colors are enlarged otherwise.
     files = []
     for seed in range(8):
         noise = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)

@@ -36,7 +36,7 @@ def test_damaged_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
     assert _rgb(tmp_path / "a.jpg").shape == (8, 8, 3)
 
 
-def test_greyscale_becomes_three_equal_channels(tmp_path: Path) -> None:
+def test_grayscale_becomes_three_equal_channels(tmp_path: Path) -> None:
     Image.new("L", (4, 4), 77).save(tmp_path / "a.png")
     assert (_rgb(tmp_path / "a.png") == 77).all()
     Image.new("1", (4, 4), 1).save(tmp_path / "b.png")
@@ -51,11 +51,11 @@ def test_sixteen_bits_are_scaled_not_cut(tmp_path: Path) -> None:
         assert _rgb(tmp_path / name)[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-def test_palette_and_cmyk_keep_their_colours(tmp_path: Path) -> None:
-    colours = Image.new("RGB", (8, 8), (200, 30, 60))
-    colours.convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "a.png")
+def test_palette_and_cmyk_keep_their_colors(tmp_path: Path) -> None:
+    colors = Image.new("RGB", (8, 8), (200, 30, 60))
+    colors.convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "a.png")
     assert (_rgb(tmp_path / "a.png") == (200, 30, 60)).all()
-    colours.convert("CMYK").save(tmp_path / "b.jpg", quality=100)
+    colors.convert("CMYK").save(tmp_path / "b.jpg", quality=100)
     assert np.abs(_rgb(tmp_path / "b.jpg").astype(int) - (200, 30, 60)).max() <= 4
 
 
@@ -72,22 +72,22 @@ def test_transparent_parts_are_white(tmp_path: Path, mode: str) -> None:
 
 
 def test_of_an_animation_the_first_frame_counts(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert (_rgb(tmp_path / "a.gif") == (255, 0, 0)).all()
 
 
 # JPEGs, of which most are decoded by another library than Pillow.
 
-_FLAVOURS = {
+_FLAVORS = {
     "4:2:0": {"subsampling": 2},
     "4:2:2": {"subsampling": 1},
     "4:4:4": {"subsampling": 0, "quality": 95},
     "progressive": {"progressive": True},
     "restart markers": {"restart_marker_blocks": 2},
-    "optimised": {"optimize": True, "quality": 30},
+    "optimized": {"optimize": True, "quality": 30},
     "stored as RGB": {"keep_rgb": True},
-    "grey": {},
+    "gray": {},
 }
 
 
@@ -105,10 +105,10 @@ def _noise(width: int, height: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("size", [(64, 48), (37, 53), (2, 3), (17, 16)], ids=str)
-@pytest.mark.parametrize("flavour", _FLAVOURS)
-def test_a_jpeg_is_decoded_to_pillows_very_pixels(tmp_path: Path, flavour: str, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("flavor", _FLAVORS)
+def test_a_jpeg_is_decoded_to_pillows_very_pixels(tmp_path: Path, flavor: str, size: tuple[int, int]) -> None:
     path = tmp_path / "a.jpg"
-    _noise(*size).convert("L" if flavour == "grey" else "RGB").save(path, **_FLAVOURS[flavour])
+    _noise(*size).convert("L" if flavor == "gray" else "RGB").save(path, **_FLAVORS[flavor])
     pixels = _by_simplejpeg(path)
     assert pixels is not None
     assert np.array_equal(pixels, _by_pillow(path))
@@ -147,7 +147,7 @@ def test_of_a_damaged_jpeg_pillow_decides(tmp_path: Path, monkeypatch: pytest.Mo
     said = {}
     for turn in range(300):
         out = io.BytesIO()
-        _noise(48, 32).save(out, "jpeg", **list(_FLAVOURS.values())[turn % 6])
+        _noise(48, 32).save(out, "jpeg", **list(_FLAVORS.values())[turn % 6])
         content = bytearray(out.getvalue())
         for place in rng.integers(2, len(content), size=turn % 5):
             content[place] = rng.integers(256)

@@ -45,7 +45,7 @@ def test_names_labels_and_pixels_belong_together() -> None:
         assert np.array_equal(np.rint(image[..., 0] * (16 / 255)), source.images[places[3]])
 
 
-def test_evaluation_batches_are_the_images_normalised() -> None:
+def test_evaluation_batches_are_the_images_normalized() -> None:
     data = Digits(eval_batch_size=100)
     (images,) = next(iter(data.batches("test", "cpu")))[0]
     raw = torch.from_numpy(np.stack(data.raw_images("test", range(100)))).permute(0, 3, 1, 2)

@@ -30,7 +30,7 @@ def folder(root: Path, **arguments: Any) -> ImageFolder:
 
 
 def differences(one: ImageFolder, other: ImageFolder) -> torch.Tensor:
-    """Return by how many grey levels two modules' first training batches differ, an image each."""
+    """Return by how many gray levels two modules' first training batches differ, an image each."""
     ((a,), _), names = one.training_batch(0, 0, CPU)
     ((b,), _), same = other.training_batch(0, 0, CPU)
     assert names == same
@@ -48,7 +48,7 @@ def test_crops_are_those_of_the_workers(photo_folder: PhotoFolder) -> None:
 
 
 def test_what_is_no_plain_jpeg_is_decoded_as_ever(photo_folder: PhotoFolder) -> None:
-    # A turned one, one of four inks, a PNG, one without colours: nvJPEG knows nothing of the first three.
+    # A turned one, one of four inks, a PNG, one without colors: nvJPEG knows nothing of the first three.
     root = photo_folder(FOUR)
     files = sorted((root / "train" / "a").iterdir())
     pictures = [Image.open(file).copy() for file in files[:4]]

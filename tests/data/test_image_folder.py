@@ -170,7 +170,7 @@ def test_large_photographs_are_read_at_half_their_size_in_training_only(photo_fo
     assert set(shapes) == {(240, 300, 3)}
 
 
-def test_repeats_of_an_image_are_distorted_otherwise_and_labelled_alike(photo_folder: PhotoFolder) -> None:
+def test_repeats_of_an_image_are_distorted_otherwise_and_labeled_alike(photo_folder: PhotoFolder) -> None:
     root = photo_folder({"train/a": 6, "train/b": 6, "val/a": 1, "val/b": 1})
     settings: dict = {"batch_size": 6, "repeats": 3, "augment": PhotoAugment(rand_augment=None, erase_prob=1.0)}
     data, with_workers = _folder(root, **settings), _folder(root, **settings, num_workers=2)

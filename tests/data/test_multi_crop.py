@@ -33,12 +33,12 @@ _PLAIN = MultiCrop(  # nothing but crops
     *(replace(crops, blur_prob=(0.0,), solarize_prob=(0.0,)) for crops in (_SMALL.global_crops, _SMALL.local_crops)),
     flip_prob=0.0,
     jitter_prob=0.0,
-    grey_prob=0.0,
+    gray_prob=0.0,
 )
 
 
 def _pictures(count: int, side: int = 32) -> Tensor:
-    """Coloured pictures with some texture for a blur to take, brighter to the right, so that a mirrored one is seen."""
+    """Colored pictures with some texture for a blur to take, brighter to the right, so that a mirrored one is seen."""
     rng = np.random.default_rng(0)
     coarse = torch.from_numpy(rng.uniform(0, 190, (count, 3, 6, 6)).astype(np.float32))
     smooth = F.interpolate(coarse, (side, side), mode="bicubic", align_corners=False)
@@ -74,7 +74,7 @@ Pipeline = Callable[[MultiCrop, Tensor], list[Tensor]]
 @pytest.mark.parametrize("size", [12, 32, 45])
 @pytest.mark.parametrize("filter", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR])
 def test_resized_boxes_are_pillows(size: int, filter: Image.Resampling) -> None:
-    # Nearly all are equal; off by one where a pass ends half-way between two grey levels. Boxes that grow and shrink.
+    # Nearly all are equal; off by one where a pass ends half-way between two gray levels. Boxes that grow and shrink.
     images = _pictures(4)
     boxes = [(0, 0, 32, 32), (3, 4, 20, 10), (1, 26, 5, 6), (0, 2, 12, 30)]  # top, left, height, width
     ours = pillow.resized_boxes(
@@ -113,7 +113,7 @@ def test_blends_are_pillows(operation: int, function: Callable[[Image.Image, flo
 
 def test_hue_is_torchvisions() -> None:
     # torchvision computes hues of float images exactly as here, and those of Pillow's images in 8 bits.
-    images = torch.cat([_pictures(9), torch.full((2, 3, 32, 32), 77, dtype=torch.uint8)]).float()  # grey ones too
+    images = torch.cat([_pictures(9), torch.full((2, 3, 32, 32), 77, dtype=torch.uint8)]).float()  # gray ones too
     turns = torch.linspace(-0.5, 0.5, 11)
     ours = pillow.turn_hue(images, turns)
     exact = torch.stack([TF.adjust_hue(x / 255, t) * 255 for x, t in zip(images, turns.tolist(), strict=True)])
@@ -124,7 +124,7 @@ def test_hue_is_torchvisions() -> None:
 
 
 def test_jitter_follows_each_images_own_order() -> None:
-    # All 24 orders. Wrong ones would differ by 10 grey levels and more, where clipping or the mean grey come in.
+    # All 24 orders. Wrong ones would differ by 10 gray levels and more, where clipping or the mean gray come in.
     orders = torch.cartesian_prod(*[torch.arange(4)] * 4)
     orders = orders[(orders.sort(dim=1).values == torch.arange(4)).all(dim=1)]
     assert len(orders) == 24
@@ -145,10 +145,10 @@ def test_jitter_follows_each_images_own_order() -> None:
     assert (brightness_last - expected).abs().mean(dim=(1, 2, 3)).median() > 6
 
 
-def test_grey_is_pillows() -> None:
+def test_gray_is_pillows() -> None:
     images = _pictures(6).float()
     chosen = torch.tensor([True, False, True, True, False, True])
-    ours = pillow.greyscale(images, chosen)
+    ours = pillow.grayscale(images, chosen)
     expected = _from_pillow([_to_pillow(image).convert("L").convert("RGB") for image in images])
     assert torch.equal(ours[~chosen], images[~chosen])
     assert (ours - expected)[chosen].abs().max() <= 1  # Pillow's weights have 16 bits
@@ -183,7 +183,7 @@ def test_solarize_is_pillows() -> None:
 
 def test_device_and_workers_make_the_same_views() -> None:
     # From the same draws. What differs is rounding and the hue's 8 bits; one other decision, e.g. a solarized view
-    # that should not be, is 30 grey levels.
+    # that should not be, is 30 gray levels.
     images = _pictures(150)
     for ours, theirs in zip(_on_device(_SMALL, images), _in_workers(_SMALL, images), strict=True):
         assert ours.shape == theirs.shape
@@ -195,7 +195,7 @@ def test_device_and_workers_make_the_same_views() -> None:
 
 def _dino(blur_radius: float) -> list[T.Compose]:
     """The released DINO's three kinds of view at 32 and 16 pixels."""
-    flip_and_colour = [
+    flip_and_color = [
         T.RandomHorizontalFlip(p=0.5),
         T.RandomApply([T.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)], p=0.8),
         T.RandomGrayscale(p=0.2),
@@ -203,16 +203,16 @@ def _dino(blur_radius: float) -> list[T.Compose]:
     crop = partial(T.RandomResizedCrop, interpolation=T.InterpolationMode.BICUBIC)
     blur = partial(_random_blur, largest=blur_radius)
     return [
-        T.Compose([crop(32, scale=(0.4, 1.0)), *flip_and_colour, partial(blur, 1.0)]),
-        T.Compose([crop(32, scale=(0.4, 1.0)), *flip_and_colour, partial(blur, 0.1), T.RandomSolarize(128, p=0.2)]),
-        T.Compose([crop(16, scale=(0.05, 0.4)), *flip_and_colour, partial(blur, 0.5)]),
+        T.Compose([crop(32, scale=(0.4, 1.0)), *flip_and_color, partial(blur, 1.0)]),
+        T.Compose([crop(32, scale=(0.4, 1.0)), *flip_and_color, partial(blur, 0.1), T.RandomSolarize(128, p=0.2)]),
+        T.Compose([crop(16, scale=(0.05, 0.4)), *flip_and_color, partial(blur, 0.5)]),
     ]
 
 
 def _msn(blur_radius: float) -> list[T.Compose]:
     """MSN's two kinds with the strength 0.5 of its shipped configuration; its global views are all alike."""
-    colour = [T.RandomApply([T.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), T.RandomGrayscale(p=0.2)]
-    rest = [T.RandomHorizontalFlip(), *colour, partial(_random_blur, 0.5, largest=blur_radius)]
+    color = [T.RandomApply([T.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), T.RandomGrayscale(p=0.2)]
+    rest = [T.RandomHorizontalFlip(), *color, partial(_random_blur, 0.5, largest=blur_radius)]
     return [
         T.Compose([T.RandomResizedCrop(size, scale=scale), *rest])
         for size, scale in ((32, (0.3, 1.0)), (32, (0.3, 1.0)), (16, (0.05, 0.3)))
@@ -260,8 +260,8 @@ def _moments(views: Tensor) -> dict[str, Tensor]:
         "red": red,
         "green": green,
         "blue": blue,
-        "grey images": (spread.amax(dim=(1, 2)) == 0).float(),
-        "colourfulness": spread.mean(dim=(1, 2)),
+        "gray images": (spread.amax(dim=(1, 2)) == 0).float(),
+        "colorfulness": spread.mean(dim=(1, 2)),
         "roughness": across.abs().mean(dim=(1, 2)),
         "brighter to the right": across.mean(dim=(1, 2)),
         "dark pixels": (x < 0.25).float().mean(dim=(1, 2, 3)),
@@ -294,7 +294,7 @@ def test_what_is_drawn_has_the_published_laws() -> None:
         map(Look._make, views), (1.0, 0.1, 0.5, 0.5, 0.5), (0, 0.2, 0, 0, 0), strict=True
     ):
         jittered = (view.factors != torch.tensor([1.0, 1.0, 1.0, 0.0])).any(dim=1)
-        shares = ((jittered, 0.8), (view.grey, 0.2), (view.radius > 0, blurred), (view.solarize, solarized))
+        shares = ((jittered, 0.8), (view.gray, 0.2), (view.radius > 0, blurred), (view.solarize, solarized))
         for chosen, share in shares:
             assert abs(chosen.float().mean().item() - share) <= 4 * (share * (1 - share) / count) ** 0.5
         for amounts, low, high in zip(
@@ -329,13 +329,13 @@ def test_parts_are_distributed_as_torchvisions(make_views: Pipeline) -> None:
 
 
 def _part(views: Tensor) -> Tensor:
-    """Return for each view of coordinates (B, 5) its part's area, ratio and centre, and whether it is mirrored."""
+    """Return for each view of coordinates (B, 5) its part's area, ratio and center, and whether it is mirrored."""
     red, green = views[:, 0], views[:, 1]
     width = red.mean(dim=1).amax(dim=1) - red.mean(dim=1).amin(dim=1)
     height = green.mean(dim=2).amax(dim=1) - green.mean(dim=2).amin(dim=1)
     mirrored = red[..., 0].mean(dim=1) > red[..., -1].mean(dim=1)
-    centre = (red.mean(dim=(1, 2)), green.mean(dim=(1, 2)))
-    return torch.stack([width * height, (width / height).log(), *centre, mirrored.float()], dim=1)
+    center = (red.mean(dim=(1, 2)), green.mean(dim=(1, 2)))
+    return torch.stack([width * height, (width / height).log(), *center, mirrored.float()], dim=1)
 
 
 # What the draws depend on.
@@ -378,8 +378,8 @@ def test_device_batch_is_global_views_then_local_ones(cifar_root: Path) -> None:
     assert images.shape[1:] == (3, 32, 32)
 
 
-def test_views_are_normalised(cifar_root: Path) -> None:
-    # A view of the whole, resized to its own size, is the image: normalised as in evaluation.
+def test_views_are_normalized(cifar_root: Path) -> None:
+    # A view of the whole, resized to its own size, is the image: normalized as in evaluation.
     whole = Crops(number=1, size=32, scale=(1.0, 1.0), blur_prob=(0.0,))
     settings = replace(_PLAIN, global_crops=whole, local_crops=replace(whole, number=0), ratio=(1.0, 1.0))
     data = CIFAR10(str(cifar_root), batch_size=20, multi_crop=settings)
@@ -389,8 +389,8 @@ def test_views_are_normalised(cifar_root: Path) -> None:
     torch.testing.assert_close(view, expected)
 
 
-def test_images_without_colours_are_cropped_and_blended() -> None:
-    data = Digits(batch_size=50, image_size=32, multi_crop=replace(_SMALL, jitter_prob=1.0, grey_prob=1.0))
+def test_images_without_colors_are_cropped_and_blended() -> None:
+    data = Digits(batch_size=50, image_size=32, multi_crop=replace(_SMALL, jitter_prob=1.0, gray_prob=1.0))
     views, _ = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     assert [tuple(view.shape) for view in views] == [(50, 1, 32, 32)] * 2 + [(50, 1, 16, 16)] * 3
 
@@ -432,7 +432,7 @@ def test_photographs_do_not_depend_on_the_number_of_workers(photo_folder: PhotoF
         (lambda: MultiCrop(global_crops=Crops(0, 16, (0.1, 0.4), (0.5,))), "1 or more"),
         (lambda: MultiCrop(hue=0.6), "hue is 0.6; it is 0 .off. to 0.5"),
         (lambda: MultiCrop(contrast=-0.1), "contrast"),
-        (lambda: MultiCrop(grey_prob=1.1), "grey_prob"),
+        (lambda: MultiCrop(gray_prob=1.1), "gray_prob"),
         (lambda: MultiCrop(blur_radius=(2.0, 0.1)), "blur_radius"),
         (lambda: Digits(image_size=32, multi_crop=_SMALL, mixup=Mixup()), "set one of them to null"),
     ],

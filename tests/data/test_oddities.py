@@ -153,7 +153,7 @@ def test_sixteen_bit_pictures_that_become_blank_are_named(photo_folder: PhotoFol
         ]
 
 
-def test_sixteen_bit_colours_are_looked_at_too(tmp_path: Path) -> None:
+def test_sixteen_bit_colors_are_looked_at_too(tmp_path: Path) -> None:
     values = np.full((8, 8, 3), 30_000, ">u2") + np.arange(8, dtype=">u2")[:, None, None]
     rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
@@ -164,7 +164,7 @@ def test_sixteen_bit_colours_are_looked_at_too(tmp_path: Path) -> None:
 
 
 def test_one_channel_is_refused_with_the_reason(photo_folder: PhotoFolder) -> None:
-    with pytest.raises(ValueError, match=r"mean \[0.5\].*photographs are RGB, grey ones too"):
+    with pytest.raises(ValueError, match=r"mean \[0.5\].*photographs are RGB, gray ones too"):
         ImageFolder(str(photo_folder({"a": 2, "b": 2})), mean=(0.5,), std=(0.5,))
 
 

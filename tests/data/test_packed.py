@@ -43,7 +43,7 @@ def _make_odd(root: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     photo.save(place / "turned.jpg", exif=exif)
-    photo.convert("L").save(place / "grey.jpg")
+    photo.convert("L").save(place / "gray.jpg")
     photo.convert("CMYK").save(place / "cmyk.jpg")
     photo.resize((20, 200)).save(place / "long.png")
     (place / "broken.jpg").write_bytes(b"")

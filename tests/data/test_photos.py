@@ -63,7 +63,7 @@ def test_a_large_jpeg_is_read_at_half_its_size_where_the_crop_stays_large(
 ) -> None:
     # Twice as large as the result after being halved. What is seen is the same part, to 41 decibels from Pillow's.
     width, height = size
-    _photo(width, height).save(tmp_path / "a.jpg", quality=90, subsampling=0)  # colours as sharp as no camera's
+    _photo(width, height).save(tmp_path / "a.jpg", quality=90, subsampling=0)  # colors as sharp as no camera's
     even = np.pad(read_rgb(tmp_path / "a.jpg"), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     halved = 0
     for draw in Draws(0, 0, torch.arange(20)).uniform(Stream.CROP, BOX_DRAWS).tolist():

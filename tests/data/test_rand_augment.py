@@ -20,7 +20,7 @@ from timm.data import auto_augment
 from torch import Tensor
 
 from vitlab.data import CIFAR10, BatchAugment, Digits, ImageFolder
-from vitlab.data.augment import flip, normalise
+from vitlab.data.augment import flip, normalize
 from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.photos import PhotoAugment
 from vitlab.data.rand_augment import Group, RandAugment, _levels, timms_rand_augment
@@ -41,7 +41,7 @@ _COUNT = 12
 
 
 def _pictures(channels: int = 3, side: int = 32) -> Tensor:
-    """Noise, a dark one, one of a single grey level, one that is half flat, one of two levels, and a smooth one."""
+    """Noise, a dark one, one of a single gray level, one that is half flat, one of two levels, and a smooth one."""
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (_COUNT, channels, side, side), dtype=np.uint8))
     images[1] //= 3
     images[2] = 77
@@ -90,7 +90,7 @@ _LEVELS: dict[str, list] = {
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", _LEVELS)
-def test_changes_of_colour_are_pillows_to_the_bit(name: str, channels: int) -> None:
+def test_changes_of_color_are_pillows_to_the_bit(name: str, channels: int) -> None:
     images = _pictures(channels)
     assert torch.equal(_by_us(images, name, _LEVELS[name]), _by_timm(images, name, _LEVELS[name]))
 
@@ -212,7 +212,7 @@ def test_levels_are_distributed_as_timms(description: str) -> None:
 
 
 def test_draws_of_an_image_are_independent() -> None:
-    # Levels of the first and second layer, and of neighbouring images, are not correlated: |r| < 4 / sqrt(n).
+    # Levels of the first and second layer, and of neighboring images, are not correlated: |r| < 4 / sqrt(n).
     done = _done_by_us("rand-m9-n3-mmax20".replace("-mmax20", "-mstd101-p1"))
     brightness = [[level for name, level, _ in images if name == "Brightness"] for images in done]
     pairs = np.array([some[:2] for some in brightness if len(some) > 1])
@@ -274,13 +274,13 @@ def test_nothing_is_drawn_from_the_global_generators() -> None:
 
 @pytest.mark.parametrize("description", _DESCRIPTIONS)
 @pytest.mark.parametrize("side", [8, 32])
-def test_grey_images_become_what_they_do_as_colour_images(description: str, side: int) -> None:
-    grey = _pictures(1, side).repeat(8, 1, 1, 1)
-    draws = Draws(0, 0, torch.arange(len(grey)))
-    as_grey = RandAugment(description, side, (0.3,))(grey, draws)
-    as_colour = RandAugment(description, side, (0.3, 0.3, 0.3))(grey.repeat(1, 3, 1, 1), draws)
-    difference = (as_grey.int() - as_colour.int()).abs()
-    assert as_grey.shape == grey.shape
+def test_gray_images_become_what_they_do_as_color_images(description: str, side: int) -> None:
+    gray = _pictures(1, side).repeat(8, 1, 1, 1)
+    draws = Draws(0, 0, torch.arange(len(gray)))
+    as_gray = RandAugment(description, side, (0.3,))(gray, draws)
+    as_color = RandAugment(description, side, (0.3, 0.3, 0.3))(gray.repeat(1, 3, 1, 1), draws)
+    difference = (as_gray.int() - as_color.int()).abs()
+    assert as_gray.shape == gray.shape
     assert difference.max() <= 1  # a channel's sums may be added up in another order
     assert (difference > 0).float().mean() < 0.001
 
@@ -292,7 +292,7 @@ def test_no_layer_leaves_images_as_they_are() -> None:
         )
 
 
-def test_it_follows_the_flip_and_comes_before_normalisation(cifar_root: Path) -> None:
+def test_it_follows_the_flip_and_comes_before_normalization(cifar_root: Path) -> None:
     augment = BatchAugment(flip_prob=0.5, rand_augment=_SWIN)
     data = CIFAR10(root=str(cifar_root), batch_size=64, augment=augment)
     data.setup("fit")
@@ -301,11 +301,11 @@ def test_it_follows_the_flip_and_comes_before_normalisation(cifar_root: Path) ->
     draws = Draws(data.seed, 0, batch.indices)
     flipped = flip(batch.images, draws.uniform(Stream.FLIP, 1), 0.5)
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (data.mean, data.std))
-    assert torch.equal(ours, normalise(RandAugment(_SWIN, 32, data.mean)(flipped, draws), mean, std))
+    assert torch.equal(ours, normalize(RandAugment(_SWIN, 32, data.mean)(flipped, draws), mean, std))
 
 
 def test_photographs_are_distorted_on_the_device(photo_folder: PhotoFolder) -> None:
-    # Instead of in the workers, after the same crops and flips, with the crops' interpolation and the mean's colour.
+    # Instead of in the workers, after the same crops and flips, with the crops' interpolation and the mean's color.
     root = photo_folder({"train/a": 6, "train/b": 6, "val/a": 1, "val/b": 1})
     views = []
     for settings in ({"rand_augment": None}, {"rand_augment": "rand-m9-p1", "rand_augment_on_device": True}):
@@ -319,7 +319,7 @@ def test_photographs_are_distorted_on_the_device(photo_folder: PhotoFolder) -> N
     distort = RandAugment("rand-m9-p1", 32, data.mean, Image.Resampling.BILINEAR)
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (data.mean, data.std))
     plain = (255 * (views[0] * std + mean)).round().to(torch.uint8)
-    torch.testing.assert_close(views[1], normalise(distort(plain, draws), mean, std))
+    torch.testing.assert_close(views[1], normalize(distort(plain, draws), mean, std))
     assert not torch.equal(views[0], views[1])
 
 
@@ -332,7 +332,7 @@ def test_digits_can_be_distorted() -> None:
         views.append(module.on_after_batch_transfer(next(iter(module.train_dataloader())), 0)[0][0])
     assert views[0].shape == views[1].shape
     changed = (views[0] != views[1]).flatten(1).any(1).float().mean().item()
-    # 3/4 are chosen for something, of which colours, equalizing (too few pixels) and stretching may change nothing.
+    # 3/4 are chosen for something, of which colors, equalizing (too few pixels) and stretching may change nothing.
     assert 0.45 < changed < 0.8
 
 

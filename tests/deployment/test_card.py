@@ -104,9 +104,9 @@ def test_the_card_states_the_accuracy_of_the_weights_exported(trained: Path, pic
     n, z = len(predictions.labels), 1.959964
     for logits, options in ((predictions.logits_ema, []), (predictions.logits, ["--raw"])):
         p = float((logits.argmax(axis=1) == predictions.labels).mean())
-        centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)  # Wilson (1927)
+        center = (p + z**2 / (2 * n)) / (1 + z**2 / n)  # Wilson (1927)
         half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-        expected = f"**{100 * p:.1f} % [{100 * (centre - half):.1f}, {100 * (centre + half):.1f}]**"
+        expected = f"**{100 * p:.1f} % [{100 * (center - half):.1f}, {100 * (center + half):.1f}]**"
         assert expected in export(trained, "--format", "safetensors", *options)
 
 

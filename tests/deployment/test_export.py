@@ -73,7 +73,7 @@ def test_a_program_gives_the_models_logits_for_any_batch(model: ImageModel, tmp_
         assert relative_error(program(x), eager(model, x)) < 1e-6  # the same kernels
 
 
-class Normalised(ImageModel):
+class Normalized(ImageModel):
     """Has statistics that a forward in training changes, and may drop in evaluation too."""
 
     embed = reset_classifier = no_weight_decay = layers = head_parameters = parts_to_compile = None  # type: ignore[assignment]
@@ -89,7 +89,7 @@ class Normalised(ImageModel):
 
 @pytest.mark.parametrize("export", [export_onnx, export_program])
 def test_an_exported_model_is_as_before(export: Callable[..., None], tmp_path: Path) -> None:
-    model = Normalised().train()
+    model = Normalized().train()
     before, random = copy.deepcopy(model), torch.get_rng_state()
     export(model, tmp_path / "model")
     assert all(module.training for module in model.modules())
@@ -100,18 +100,18 @@ def test_an_exported_model_is_as_before(export: Callable[..., None], tmp_path: P
 
 def test_metadata_lie_in_the_files(tmp_path: Path) -> None:
     facts = {"class_names": json.dumps(["chat", "été"], ensure_ascii=False), "image_size": "4"}
-    export_onnx(Normalised(), tmp_path / "model.onnx", facts)
+    export_onnx(Normalized(), tmp_path / "model.onnx", facts)
     assert onnxruntime.InferenceSession(tmp_path / "model.onnx").get_modelmeta().custom_metadata_map == facts
-    export_program(Normalised(), tmp_path / "model.pt2", facts)
+    export_program(Normalized(), tmp_path / "model.pt2", facts)
     extra = {"metadata.json": ""}
     torch.export.load(tmp_path / "model.pt2", extra_files=extra)
     assert json.loads(extra["metadata.json"]) == facts
-    save_weights(Normalised(), tmp_path / "model.safetensors", facts)
+    save_weights(Normalized(), tmp_path / "model.safetensors", facts)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert file.metadata() == facts
 
 
 def test_a_file_that_gives_other_logits_is_refused_and_removed(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="off by"):
-        export_onnx(Normalised(restless=True), tmp_path / "model.onnx")
+        export_onnx(Normalized(restless=True), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())

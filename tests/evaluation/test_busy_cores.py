@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from vitlab.evaluation import busy_cores as module
-from vitlab.evaluation.busy_cores import Neighbours, busy_seconds
+from vitlab.evaluation.busy_cores import Neighbors, busy_seconds
 
 # proc(5): user nice system idle iowait irq softirq steal guest guest_nice, in ticks; guests stand in user too.
 STAT = """cpu  0 0 0 0 0 0 0 0 0 0
@@ -21,7 +21,7 @@ def test_work_is_counted_on_the_cores_that_count(tmp_path: Path, monkeypatch: py
     assert busy_seconds({0, 1}) == pytest.approx(11.6)
 
 
-def test_own_work_is_no_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_work_is_no_neighbors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Ten seconds of which this process computes for four, while the cores work for ten in all: others took .6 of one.
     times = {"wall": 0.0, "own": 0.0, "all": 50.0}
     monkeypatch.setattr(module.time, "perf_counter", lambda: times["wall"])
@@ -29,7 +29,7 @@ def test_own_work_is_no_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "busy_seconds", lambda cores: times["all"])
     (tmp_path / "stat").write_text(STAT)
     monkeypatch.setattr(module, "STAT", tmp_path / "stat")
-    found = Neighbours()
+    found = Neighbors()
     assert found.mean is None  # nothing was measured
     with found:
         times |= {"wall": 10.0, "own": 4.0, "all": 60.0}

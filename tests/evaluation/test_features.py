@@ -1,4 +1,4 @@
-"""Features in order and once; the weighted neighbours against DINO's formula written out."""
+"""Features in order and once; the weighted neighbors against DINO's formula written out."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def test_the_cache_is_of_one_key_only(tmp_path: Path) -> None:
     assert read_cache(path, "a") is None
 
 
-def test_neighbours_vote_as_in_dinos_eval_knn() -> None:
+def test_neighbors_vote_as_in_dinos_eval_knn() -> None:
     generator = torch.Generator().manual_seed(0)
     queries, bank = torch.randn(5, 6, generator=generator), torch.randn(40, 6, generator=generator)
     labels = torch.randint(4, (40,), generator=generator)

@@ -1,4 +1,4 @@
-"""Steps that take turns: their order, their clock, and the ratios of neighbours."""
+"""Steps that take turns: their order, their clock, and the ratios of neighbors."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def test_the_two_take_turns_and_swap_who_is_first() -> None:
     assert {whose: len(values) for whose, values in times.items()} == {"vitlab": 4, "timm": 4}
 
 
-def test_ratios_are_of_neighbours() -> None:
+def test_ratios_are_of_neighbors() -> None:
     # Twice as fast throughout, while the machine slows down tenfold: a ratio of two medians would not know.
     assert ratios([1.0, 1.0, 10.0, 10.0], [2.0, 2.0, 20.0, 20.0]) == (0.5, 0.5, 0.5)
     assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0)

@@ -8,9 +8,9 @@ from vitlab.evaluation.linear import fit_linear_probe
 
 def clusters(n: int, seed: int, spread: float = 1.5) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    centers = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.randint(3, (n,), generator=generator)
-    return centres[labels] + spread * torch.randn(n, 8, generator=generator), labels
+    return centers[labels] + spread * torch.randn(n, 8, generator=generator), labels
 
 
 def test_the_optimum_is_scikit_learns() -> None:

@@ -39,7 +39,7 @@ def test_a_tenth_of_each_class_is_held_out() -> None:
     assert all(torch.equal(labels[features[:, 0].long()], kept) for features, kept in splits.values())
 
 
-def test_test_images_that_also_validate_are_not_their_own_neighbours(tiny: Callable[..., Path]) -> None:
+def test_test_images_that_also_validate_are_not_their_own_neighbors(tiny: Callable[..., Path]) -> None:
     """ImageNet's folders, train and val: of noise, half is right by chance, and all where an image finds itself."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 40), ("val", 100)):

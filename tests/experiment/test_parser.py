@@ -183,7 +183,7 @@ def test_a_checkpoint_of_another_backbone_is_refused(tiny: Write, capsys: pytest
 
 
 @pytest.mark.parametrize("switch", ["command line", "second file"])
-def test_another_optimiser_inherits_nothing(tiny: Write, switch: str) -> None:
+def test_another_optimizer_inherits_nothing(tiny: Write, switch: str) -> None:
     # jsonargparse keeps AdamW's weight_decay 0.3 for SGD, which has an argument of that name.
     path = tiny()
     if switch == "command line":
@@ -456,7 +456,7 @@ def test_a_whole_number_counts_batches_and_a_fraction_is_a_share(
 
 
 def test_gradients_are_clipped_in_mixed_precision(tiny: Callable[..., Path]) -> None:
-    """What most experiments do on a GPU. Lightning refuses an optimiser that would divide scaled gradients itself."""
+    """What most experiments do on a GPU. Lightning refuses an optimizer that would divide scaled gradients itself."""
     trainer = {"precision": "bf16-mixed", "gradient_clip_val": 1.0e-3, "limit_train_batches": 2}
     assert run("fit", ["--config", str(tiny({"trainer": trainer, "run": {"test": False}}))]) == 0
     state = torch.load("runs/tiny/seed-0/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["state"]

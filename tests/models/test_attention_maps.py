@@ -80,7 +80,7 @@ def test_swins_weights_are_those_that_make_its_output_token_by_token(family: str
         torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_keys_are_the_neighbours_in_the_image() -> None:
+def test_keys_are_the_neighbors_in_the_image() -> None:
     # Window 4 on a map of 16 × 16. Shifted by 2, the token at row 3, column 3 shares a window with rows and columns
     # 2 … 5; unshifted, with 0 … 3.
     maps = SMALL["swin"]().eval().attention_maps(torch.randn(1, 3, 32, 32))

@@ -178,7 +178,7 @@ def test_defaults_of_a_variant_reach_the_configuration(parser: ArgumentParser) -
     assert arguments.pretrained_window_sizes == (12, 12, 12, 6)
 
 
-def test_the_initialisation_is_chosen_by_its_import_path(parser: ArgumentParser) -> None:
+def test_the_initialization_is_chosen_by_its_import_path(parser: ArgumentParser) -> None:
     config = parser.parse_args(
         [
             "--backbone=vitlab.models.vit_tiny_patch16_224",

@@ -14,7 +14,7 @@ from vitlab.models.swin_v2 import LinearSpacedBias, LogSpacedBias, ResPostNormBl
 
 
 def test_blocks_of_swin_v2_start_as_the_identity() -> None:
-    # "Res-post-norm" with norms initialised to 0 (official swin_transformer_v2.py, _init_respostnorm).
+    # "Res-post-norm" with norms initialized to 0 (official swin_transformer_v2.py, _init_respostnorm).
     model = SwinTransformerV2(**SWIN)
     for stage in model.layers:
         for block in stage.blocks:  # type: ignore[union-attr]
@@ -59,7 +59,7 @@ def test_patch_merging_has_the_depth_of_the_block_before_it(family: str) -> None
 
 
 @pytest.mark.parametrize("family", ["swin", "swinv2"])
-def test_shifted_windows_let_neighbours_across_a_border_meet(family: str) -> None:
+def test_shifted_windows_let_neighbors_across_a_border_meet(family: str) -> None:
     # One stage of one plain and one shifted block: a token on the border of its window reaches across only if shifted.
     # Odd and even blocks are told apart by depth: one block has no way over the border.
     def reach(depth: int) -> bool:

@@ -60,7 +60,7 @@ def test_a_vit_of_timms_does_not_decay_its_tokens() -> None:
     assert TimmModel("vit_tiny_patch16_224", img_size=32).no_weight_decay() == {"net.cls_token", "net.pos_embed"}
 
 
-def test_size_and_normalisation_are_those_of_timms_weights() -> None:
+def test_size_and_normalization_are_those_of_timms_weights() -> None:
     model = TimmModel("vit_tiny_patch16_384", model_kwargs={"depth": 1})
     assert model.img_size == (384, 384)
     assert model.mean == model.std == (0.5, 0.5, 0.5)

@@ -19,13 +19,13 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "swin": lambda: SwinTransformer(**STAGES, **SMALL),
     "swin_v2": lambda: SwinTransformerV2(**STAGES, **SMALL),
 }
-# Of the digits, 8 × 8 px and grey, so that nothing is done to colours.
+# Of the digits, 8 × 8 px and gray, so that nothing is done to colors.
 CROPS: Config = {
     "global_crops": {"number": 2, "size": 8, "scale": [0.4, 1.0], "blur_prob": [0.0]},
     "local_crops": {"number": 2, "size": 4, "scale": [0.1, 0.4], "blur_prob": [0.0]},
     "saturation": 0.0,
     "hue": 0.0,
-    "grey_prob": 0.0,
+    "gray_prob": 0.0,
 }
 
 

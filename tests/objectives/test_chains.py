@@ -26,7 +26,7 @@ VIT: Config = {
 STAGES: Config = {"patch_size": 1, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
 SWIN: Config = {"class_path": "vitlab.models.SwinTransformer", "init_args": STAGES}
 SWIN_V2: Config = {"class_path": "vitlab.models.SwinTransformerV2", "init_args": STAGES}
-OPTIMISATION: Config = {
+OPTIMIZATION: Config = {
     "optimizer": {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 1.0e-3}},
     "schedule": {"class_path": "vitlab.optim.WarmupCosine", "init_args": {"warmup_epochs": 0.5}},
 }
@@ -37,7 +37,7 @@ DECODER: Config = {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_hea
 def objective(name: str, backbone: Config, **arguments: object) -> Config:
     return {
         "class_path": f"vitlab.objectives.{name}",
-        "init_args": {"backbone": backbone, **OPTIMISATION, **arguments},
+        "init_args": {"backbone": backbone, **OPTIMIZATION, **arguments},
     }
 
 
@@ -101,7 +101,7 @@ def test_maes_encoder_is_fine_tuned_with_the_mean_of_its_tokens(
     supervised = objective("Supervised", backbone, init_from="runs/mae/seed-0")
     assert fit("--config", tiny({"model": supervised, **TWO_STEPS}, "finetune")) == 0
     report = capsys.readouterr().err
-    assert "missing, left as initialised: fc_norm.weight, fc_norm.bias, head.weight, head.bias" in report
+    assert "missing, left as initialized: fc_norm.weight, fc_norm.bias, head.weight, head.bias" in report
     assert "left over, not used: norm.weight, norm.bias" in report
     fixed, trained = (weights(name)["backbone.pos_embed"] for name in ("mae", "finetune"))
     assert torch.equal(fixed[0, 1:], sincos_table(16, 4, 4))

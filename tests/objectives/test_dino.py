@@ -36,8 +36,8 @@ def dino(backbone: str = "vit", **kwargs: object) -> DINO:
 # ---- the released code's numbers
 
 
-def test_loss_and_centre_equal_the_released_codes() -> None:
-    """Run once on the released code, on inputs in closed form: epoch 0, then epoch 5, after the centre has moved."""
+def test_loss_and_center_equal_the_released_codes() -> None:
+    """Run once on the released code, on inputs in closed form: epoch 0, then epoch 5, after the center has moved."""
     student, teacher = closed_form(8, 12), closed_form(4, 12, a=1.1, b=0.2)
     log_probs = (student / 0.1).log_softmax(dim=-1).chunk(4)
     center, losses = torch.zeros(12, dtype=torch.float64), []
@@ -51,7 +51,7 @@ def test_loss_and_centre_equal_the_released_codes() -> None:
 
 
 def test_the_objective_computes_what_its_functions_do() -> None:
-    """Twice, so that the second loss is of a centre that has moved."""
+    """Twice, so that the second loss is of a center that has moved."""
     objective, (views, labels) = dino().double(), crops()
     views = [view.double() for view in views]
     for _ in range(2):
@@ -252,7 +252,7 @@ def weights(name: str = "dino", root: str = "runs") -> dict[str, Tensor]:
     return torch.load(f"{root}/{name}/seed-0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
-def test_the_teacher_moves_by_averaging_alone_once_an_optimiser_step(
+def test_the_teacher_moves_by_averaging_alone_once_an_optimizer_step(
     tiny: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With two batches a step: 8 batches are 4 steps, after each of which it is m · teacher + (1 − m) · student."""
@@ -294,7 +294,7 @@ def test_the_last_layer_rests_at_first_and_weight_decay_rises(tiny: Write, monke
     assert [decay for _, decay in decays] == pytest.approx([cosine(0.04, 0.4, step / 8) for step in range(8)])
 
 
-def test_an_interrupted_run_continues_to_the_same_weights_and_centre(
+def test_an_interrupted_run_continues_to_the_same_weights_and_center(
     tiny: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vitlab.runs.record import RunRecord
@@ -317,7 +317,7 @@ def test_an_interrupted_run_continues_to_the_same_weights_and_centre(
 
 
 def test_a_run_keeps_and_hands_on_its_teacher(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    monitor = {"class_path": "vitlab.runs.record.KnnMonitor", "init_args": {"every_n_epochs": 1, "most": 100}}
+    monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1, "most": 100}}
     config = experiment()
     config["trainer"]["callbacks"] = [monitor]
     path = tiny(config, "dino")

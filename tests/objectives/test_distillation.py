@@ -24,7 +24,7 @@ from vitlab.ema import Ema
 from vitlab.models import ImageModel, TimmModel, VisionTransformer
 from vitlab.objectives import Distillation, HardTarget, SoftTarget, Supervised, Teacher
 from vitlab.objectives.distillation import Target
-from vitlab.objectives.teacher import renormalisation, resize
+from vitlab.objectives.teacher import renormalization, resize
 from vitlab.optim import AdamW, WarmupCosine
 
 STUDENTS = BACKBONES | {
@@ -162,18 +162,18 @@ def test_no_train_reaches_the_teacher() -> None:
     assert not any(module.training for module in objective.teacher.model.modules())
 
 
-def test_the_teacher_sees_its_own_normalisation() -> None:
+def test_the_teacher_sees_its_own_normalization() -> None:
     mean, std, own_mean, own_std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), (0.1, 0.2, 0.6), (1.0, 0.5, 0.1)
     pixels = torch.rand(2, 3, 4, 4)
 
-    def normalise(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    def normalize(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
         return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
-    scale, shift = renormalisation(mean, std, own_mean, own_std)
-    torch.testing.assert_close(normalise(mean, std) * scale + shift, normalise(own_mean, own_std))
+    scale, shift = renormalization(mean, std, own_mean, own_std)
+    torch.testing.assert_close(normalize(mean, std) * scale + shift, normalize(own_mean, own_std))
 
 
-def test_timms_weights_bring_their_normalisation() -> None:
+def test_timms_weights_bring_their_normalization() -> None:
     """0.5 of both is that of vit_tiny_patch16_384's in timm's list; a run's weights know the data's alone."""
     model = TimmModel("vit_tiny_patch16_384", num_classes=10, model_kwargs={"depth": 1})
     half = (0.5, 0.5, 0.5)
@@ -305,6 +305,6 @@ def test_a_temperature_of_zero_is_refused() -> None:
         SoftTarget(tau=0.0)
 
 
-def test_half_a_normalisation_is_refused() -> None:
+def test_half_a_normalization_is_refused() -> None:
     with pytest.raises(ValueError, match="give both"):
         Teacher(small_teacher(), mean=(0.5,))

@@ -21,7 +21,7 @@ from tests.conftest import TINY
 from tests.objectives.small import CROPS
 from vitlab.commands.dispatch import run
 from vitlab.config import Config, load_yaml, merge
-from vitlab.distributed import own_rows, places
+from vitlab.distributed import local_rows, places
 
 FIT_EACH = Path(__file__).parents[1] / "fit_each.py"
 
@@ -50,7 +50,7 @@ SWIN_V2: Config = {
 TEACHER: Config = {"model": {**VIT, "init_args": VIT["init_args"] | {"img_size": 8}}, "weights": "runs/teacher/seed-0"}
 # Some gradients are 0 but for rounding (a bias of all keys changes no attention), and AdamW makes steps of any gradient
 # that is above its ε.
-OPTIMISATION: Config = {
+OPTIMIZATION: Config = {
     "optimizer": {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 1.0e-3, "eps": 1.0e-5}},
     "schedule": {"class_path": "vitlab.optim.WarmupCosine", "init_args": {"warmup_epochs": 0.5}},
 }
@@ -59,7 +59,7 @@ OPTIMISATION: Config = {
 def experiment(objective: str, backbone: Config, data: Config | None = None, **arguments: object) -> Config:
     model = {
         "class_path": f"vitlab.objectives.{objective}",
-        "init_args": {"backbone": backbone, **OPTIMISATION, **arguments},
+        "init_args": {"backbone": backbone, **OPTIMIZATION, **arguments},
     }
     # 239 images to validate on and 599 to test on, which two cannot share evenly; 959 to train on, 14 batches of 64 and
     # 29 of 32, one of which is not accumulated with another.
@@ -131,7 +131,7 @@ def state(run: Path) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_two_processes_train_as_one_with_the_same_global_batch(name: str, runs: Path) -> None:
-    """Mixed images and λ, masks, crops, centre, Sinkhorn, averages: no part of the loss is of one process alone."""
+    """Mixed images and λ, masks, crops, center, Sinkhorn, averages: no part of the loss is of one process alone."""
     one, two = (runs / root / name / "seed-0" for root in ("one", "two"))
     trained = ["epoch", *(column for column in metrics(one) if column.startswith("train/"))]
     pd.testing.assert_frame_equal(metrics(two)[trained], metrics(one)[trained], rtol=1e-5)
@@ -184,4 +184,4 @@ def test_devices_2_starts_the_second_process_itself(
 def test_a_batch_is_dealt_out_there_and_back() -> None:
     assert [places(4, rank, 3).tolist() for rank in range(3)] == [[0, 5, 6, 11], [1, 4, 7, 10], [2, 3, 8, 9]]
     assert [places(3, rank, 2).tolist() for rank in range(2)] == [[0, 3, 4], [1, 2, 5]]
-    assert torch.equal(own_rows(torch.arange(6)), torch.arange(6))  # alone
+    assert torch.equal(local_rows(torch.arange(6)), torch.arange(6))  # alone

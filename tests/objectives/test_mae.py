@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.objectives.small import BACKBONES, batch, closed_form, learn_by_heart, without_gradient
 from vitlab.models import VisionTransformer, vit_base_patch16_224, vit_large_patch16_224
 from vitlab.objectives import MAE
-from vitlab.objectives.mae import masked_mse, normalise_patches
+from vitlab.objectives.mae import masked_mse, normalize_patches
 from vitlab.objectives.masking import patchify, random_masking, unpatchify
 from vitlab.optim import AdamW, WarmupCosine
 
@@ -24,12 +24,12 @@ def mae(**kwargs: object) -> MAE:
     return MAE(BACKBONES["vit"](), AdamW(3e-3), WarmupCosine(), **arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("normalise", "expected"), [(False, 0.962357258170), (True, 1.41524455311)])
-def test_loss_equals_the_released_codes(normalise: bool, expected: float) -> None:
+@pytest.mark.parametrize(("normalize", "expected"), [(False, 0.962357258170), (True, 1.41524455311)])
+def test_loss_equals_the_released_codes(normalize: bool, expected: float) -> None:
     """Run once on the released code, on inputs in closed form."""
     target = patchify(closed_form(2, 3, 8, 8), 4)
     mask = torch.tensor([[0, 1, 1, 0], [1, 0, 1, 1]]).bool()
-    loss = masked_mse(closed_form(2, 4, 48, a=0.9), normalise_patches(target) if normalise else target, mask)
+    loss = masked_mse(closed_form(2, 4, 48, a=0.9), normalize_patches(target) if normalize else target, mask)
     assert float(loss) == pytest.approx(expected, abs=1e-11)
 
 

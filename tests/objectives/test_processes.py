@@ -29,7 +29,7 @@ def msn() -> MSN:
 
 
 def two_steps(build: Callable[[], SelfDistillation], rank: int, size: int) -> dict[str, torch.Tensor]:
-    """Return two losses, and weights and centre after them, of every `size`-th image of a batch."""
+    """Return two losses, and weights and center after them, of every `size`-th image of a batch."""
     torch.manual_seed(0)
     objective, (views, labels) = build().double(), crops(4)
     optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.1)
@@ -55,8 +55,8 @@ def work(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_losses_the_gradients_and_the_centre_of_one(tmp_path: Path) -> None:
-    """Sinkhorn, the mean of all answers, batch norms and the centre are of all images, with their gradients."""
+def test_two_processes_have_the_losses_the_gradients_and_the_center_of_one(tmp_path: Path) -> None:
+    """Sinkhorn, the mean of all answers, batch norms and the center are of all images, with their gradients."""
     mp.spawn(work, args=(str(tmp_path),), nprocs=2)
     shares = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True)
     for build, (first, second) in zip((dino, msn), shares, strict=True):

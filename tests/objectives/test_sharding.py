@@ -23,7 +23,7 @@ from vitlab.config import Config, merge
 from vitlab.ema import Ema
 from vitlab.models import VisionTransformer
 from vitlab.objectives import Supervised
-from vitlab.objectives.sharding import refuse_other_sharding, share_out
+from vitlab.objectives.sharding import apply_fsdp, refuse_other_sharding
 from vitlab.optim import AdamW, WarmupCosine
 
 TWO_STEPS: Config = {
@@ -31,7 +31,7 @@ TWO_STEPS: Config = {
     "data": {"init_args": {"batch_size": 32}},
     "model": {"init_args": {"optimizer": {"init_args": {"layer_decay": 0.75}}}},
 }
-KNN: Config = {"class_path": "vitlab.runs.record.KnnMonitor", "init_args": {"every_n_epochs": 1, "most": 50}}
+KNN: Config = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1, "most": 50}}
 PICTURES: Config = {"class_path": "vitlab.runs.image_logging.Reconstructions", "init_args": {"every_n_epochs": 1}}
 EXPERIMENTS: dict[str, Config] = {
     "supervised": merge(
@@ -122,7 +122,7 @@ def test_parts_of_any_network_are_shared_out_whatever_their_name(tmp_path: Path)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
         objective = Supervised(Units(), AdamW(1e-3), WarmupCosine(), ema=Ema())
-        share_out(objective, init_device_mesh("cpu", (1,)))
+        apply_fsdp(objective, init_device_mesh("cpu", (1,)))
     finally:
         torch.distributed.destroy_process_group()
     assert sum(isinstance(module, FSDPModule) for module in objective.modules()) == 2 * 3 + 1

@@ -9,7 +9,7 @@ from tests.objectives.small import BACKBONES, batch, closed_form, learn_by_heart
 from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.objectives import SimMIM
 from vitlab.objectives.masking import block_masking, enlarge
-from vitlab.objectives.simmim import masked_l1, normalise_locally
+from vitlab.objectives.simmim import masked_l1, normalize_locally
 from vitlab.optim import AdamW, WarmupCosine
 
 
@@ -26,22 +26,22 @@ def test_loss_equals_the_released_codes(window: int | None, expected: float) -> 
     images = closed_form(2, 3, 8, 8, a=0.21)
     mask = enlarge(torch.tensor([[[1, 0], [0, 0]], [[1, 0], [0, 1]]]).bool(), 2)  # of the 4 × 4 patches of 2 px
     pred = F.pixel_shuffle(F.conv2d(latent, weight), 4)
-    target = images if window is None else normalise_locally(images, window)
+    target = images if window is None else normalize_locally(images, window)
     assert float(masked_l1(pred, target, enlarge(mask, 2))) == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_window_normalises_what_it_covers() -> None:
+def test_the_window_normalizes_what_it_covers() -> None:
     """By definition: the mean and the unbiased variance of the pixels of the window that are inside the image."""
     images = closed_form(1, 2, 9, 7, a=0.9)
-    normalised = normalise_locally(images, 5)
+    normalized = normalize_locally(images, 5)
     for row, column in ((4, 3), (0, 0), (8, 2)):
         window = images[0, 1, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3]
         expected = (images[0, 1, row, column] - window.mean()) / (window.var() + 1e-6).sqrt()
-        torch.testing.assert_close(normalised[0, 1, row, column], expected)
+        torch.testing.assert_close(normalized[0, 1, row, column], expected)
 
 
-def test_a_flat_image_is_normalised_to_zero() -> None:
-    assert normalise_locally(torch.full((1, 3, 8, 8), 0.7), 3).abs().max() < 1e-2
+def test_a_flat_image_is_normalized_to_zero() -> None:
+    assert normalize_locally(torch.full((1, 3, 8, 8), 0.7), 3).abs().max() < 1e-2
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -105,7 +105,7 @@ def test_the_published_defaults() -> None:
 
 def test_only_the_mask_token_is_spared_from_decay_as_released() -> None:
     assert simmim("swin_v2").no_weight_decay() == {"mask_token"}
-    spared = simmim("swin_v2", spare_positions=True).no_weight_decay()
+    spared = simmim("swin_v2", no_decay_positions=True).no_weight_decay()
     assert "backbone.layers.0.blocks.0.attn.logit_scale" in spared
 
 
@@ -132,7 +132,7 @@ def test_a_ratio_that_hides_nothing_or_all_is_refused(ratio: float) -> None:
 
 
 def test_patches_that_overlap_are_refused() -> None:
-    """A token of a kernel wider than its stride sees its neighbours' pixels, hidden ones too."""
+    """A token of a kernel wider than its stride sees its neighbors' pixels, hidden ones too."""
     backbone = BACKBONES["vit"]()
     backbone.patch_embed.proj = nn.Conv2d(1, 32, kernel_size=3, stride=2, padding=1)
     with pytest.raises(ValueError, match="VisionTransformer: a hidden patch's pixels reach the tokens beside it"):
@@ -150,7 +150,7 @@ def test_a_map_that_does_not_come_out_even_is_refused() -> None:
         SimMIM(backbone, AdamW(1e-3), WarmupCosine(), mask_patch_size=2)
 
 
-def test_a_vit_that_normalises_only_after_pooling_is_refused() -> None:
+def test_a_vit_that_normalizes_only_after_pooling_is_refused() -> None:
     backbone = VisionTransformer(
         img_size=8, patch_size=2, embed_dim=16, depth=1, num_heads=2, global_pool="avg", in_chans=1
     )

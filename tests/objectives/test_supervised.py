@@ -120,7 +120,7 @@ def test_an_evaluation_computes_a_position_bias_once_and_training_at_each_step()
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*LeafSpec")
 @pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
-def test_the_average_moves_once_an_optimiser_step_not_once_a_batch() -> None:
+def test_the_average_moves_once_an_optimizer_step_not_once_a_batch() -> None:
     calls = []
     objective = supervised(ema=Ema(0.9))
     update = objective.average.update  # type: ignore[union-attr]

@@ -63,7 +63,7 @@ def test_two_images_that_differ_in_one_bit_have_two_keys() -> None:
 
 
 def test_a_key_is_of_the_image_alone() -> None:
-    """Not of its place in the batch, its neighbours, its layout in memory, or what was drawn before."""
+    """Not of its place in the batch, its neighbors, its layout in memory, or what was drawn before."""
     x = images()
     keys = image_keys(x)
     torch.randn(5)
@@ -273,7 +273,7 @@ def test_a_teachers_folder_is_its_own() -> None:
     ]
     assert len(set(folders)) == len(folders)
     assert {path.parent for path in folders} == {Path("logits")}
-    assert folder() == folder(mean=0.3) == folders[0]  # its own normalisation, if it is the data's, changes nothing
+    assert folder() == folder(mean=0.3) == folders[0]  # its own normalization, if it is the data's, changes nothing
 
 
 # ---- a student
@@ -346,7 +346,7 @@ def test_a_students_weights_are_the_same_to_the_bit_with_the_cache(
 @quiet
 @pytest.mark.parametrize("other", [{"seed": 1}, {"mixup": None}, {"image_size": 16}, {"mean": (0.3,)}])
 def test_other_images_are_not_found(other: dict[str, Any], untrained: None, tmp_path: Path) -> None:
-    """Of another seed, augmentation, size or normalisation."""
+    """Of another seed, augmentation, size or normalization."""
     trained(tmp_path)
     _, asked = trained(tmp_path, Digits(**({"batch_size": 64, "mixup": Mixup()} | other)))
     assert asked == 6

@@ -84,7 +84,7 @@ def test_the_newest_whole_state_is_taken_and_the_others_named(tmp_path: Path, ca
     [
         ({"every_n_steps": 0}, "every_n_steps is 0"),
         ({"every_n_minutes": 0.0}, "every_n_minutes is 0"),
-        ({"most_time": 0.0}, "most_time is 0"),
+        ({"max_time_share": 0.0}, "max_time_share is 0"),
     ],
 )
 def test_what_would_never_write_is_refused(setting: dict[str, Any], message: str) -> None:
@@ -144,7 +144,7 @@ def test_ends_of_epochs_are_written_as_often_as_their_time_allows(
     assert every == [4 * (epoch + 1) for epoch in range(10)]  # 1 s in 60
     # 1 s in 4 is too much: the first, whose cost nobody knows, then once 50 s are over, and the last.
     assert simulate(monkeypatch, tmp_path, Checkpointing(), seconds=1) == [4, 40]
-    assert simulate(monkeypatch, tmp_path, Checkpointing(most_time=0.1), seconds=1) == [4, 16, 28, 40]
+    assert simulate(monkeypatch, tmp_path, Checkpointing(max_time_share=0.1), seconds=1) == [4, 16, 28, 40]
 
 
 def test_states_within_an_epoch_are_written_by_steps_and_by_minutes(
@@ -160,7 +160,7 @@ def test_states_within_an_epoch_are_written_by_steps_and_by_minutes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("on_failure", ["go on", "stop"])
+@pytest.mark.parametrize("on_failure", ["continue", "stop"])
 def test_a_full_disk_leaves_the_earlier_state_and_is_told(experiment: Callable[..., Path], on_failure: str) -> None:
     """Full for files beyond 50 kB, from the third state on: `RLIMIT_FSIZE`, which a real write meets."""
     path = experiment("supervised")
@@ -170,12 +170,12 @@ def test_a_full_disk_leaves_the_earlier_state_and_is_told(experiment: Callable[.
 
     arguments = ["--config", str(path), "--run.checkpoint.on_failure", on_failure]
     status = forked(arguments, lambda: after(RunCheckpoints, "_write", 2, full))
-    assert status == (0 if on_failure == "go on" else 1), last_words()
+    assert status == (0 if on_failure == "continue" else 1), last_words()
     folder = Path("runs/supervised/seed-0")
     assert "No checkpoint could be written at step" in last_words()
     assert flaw(folder / "checkpoints/last.ckpt") is None
     assert not list(folder.rglob("*.new"))
-    assert (folder / "summary.json").is_file() == (on_failure == "go on")
+    assert (folder / "summary.json").is_file() == (on_failure == "continue")
     if on_failure == "stop":
         assert forked(["--config", str(path), "--run.root", "whole"]) == 0, last_words()
         assert forked(["--config", str(path)]) == 0, last_words()
@@ -229,7 +229,7 @@ def test_what_keeps_a_continued_run_from_being_exact_is_said(
     with monkeypatch.context() as patch:
         patch.setattr(RunRecord, "on_train_end", stop)
         with pytest.raises(KeyError):
-            run("fit", ["--config", str(path), "--run.checkpoint.most_time", "1"])
+            run("fit", ["--config", str(path), "--run.checkpoint.max_time_share", "1"])
     recorded = Path("runs/tiny/seed-0/environment.json")
     recorded.write_text(recorded.read_text().replace('"devices": 1', '"devices": 4'))
     capsys.readouterr()

@@ -173,7 +173,7 @@ def test_several_batches_of_a_step_are_told_apart(tiny: Callable[..., Path], poi
 
 @dataclass
 class OfAnyKind(Optimizer):
-    """A user's settings of an optimiser that is not vitlab's.
+    """A user's settings of an optimizer that is not vitlab's.
 
     Args:
         kind: Its class.
@@ -207,7 +207,7 @@ OPTIMIZERS = {
 
 
 def trained(optimizer: Optimizer, draws: list[int | None], folder: Path) -> tuple[list[Tensor], dict[str, Any]]:
-    """Train a step on each random batch, a NaN where it is None; return the weights and the optimiser's state."""
+    """Train a step on each random batch, a NaN where it is None; return the weights and the optimizer's state."""
 
     class Drawn(Supervised):
         def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ def trained(optimizer: Optimizer, draws: list[int | None], folder: Path) -> tupl
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_step_left_out_leaves_no_trace_in_any_optimiser(name: str, tmp_path: Path) -> None:
+def test_a_step_left_out_leaves_no_trace_in_any_optimizer(name: str, tmp_path: Path) -> None:
     """The run without such steps is the expectation: the same weights, moments and counters of steps.
 
     Of the fused ones too, also in the first step, in which torch's SGD makes its momentum.

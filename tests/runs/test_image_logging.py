@@ -109,7 +109,7 @@ def test_pictures_that_are_never_drawn_are_refused() -> None:
 def test_a_perfect_prediction_is_filled_in_as_the_image(
     objective: SimMIM | MAE, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Predict what the loss compares with: whatever it normalises, the picture must be the image again."""
+    """Predict what the loss compares with: whatever it normalizes, the picture must be the image again."""
     images = torch.rand(2, 1, 8, 8)
     targets: list[Tensor] = []
 

@@ -15,19 +15,20 @@ from vitlab.data import Digits
 from vitlab.models import VisionTransformer
 from vitlab.objectives import Objective, Supervised
 from vitlab.optim import AdamW, WarmupCosine
-from vitlab.runs.record import KnnMonitor, RunRecord, erase
+from vitlab.runs.knn_monitor import KnnMonitor
+from vitlab.runs.record import RunRecord, erase
 
 
 def test_knn_is_monitored_every_n_epochs_and_after_the_last(tiny: Callable[..., Path]) -> None:
-    monitor = {"class_path": "vitlab.runs.record.KnnMonitor", "init_args": {"every_n_epochs": 2, "most": 200}}
+    monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 2, "most": 200}}
     assert run("fit", ["--config", str(tiny({"trainer": {"max_epochs": 3, "callbacks": [monitor]}}))]) == 0
     logged = pd.read_csv("runs/tiny/seed-0/metrics.csv").dropna(subset="val/knn")
     assert logged.epoch.tolist() == [1, 2]
-    assert logged["val/knn"].between(0.3, 1).all()  # digits have neighbours of their own class in any features
+    assert logged["val/knn"].between(0.3, 1).all()  # digits have neighbors of their own class in any features
 
 
 def test_the_monitor_changes_no_weight(tiny: Callable[..., Path]) -> None:
-    monitor = {"class_path": "vitlab.runs.record.KnnMonitor", "init_args": {"every_n_epochs": 1}}
+    monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1}}
     run("fit", ["--config", str(tiny(name="without"))])
     run("fit", ["--config", str(tiny({"trainer": {"callbacks": [monitor]}}, name="with"))])
     first, second = (
@@ -40,12 +41,12 @@ def test_the_monitor_changes_no_weight(tiny: Callable[..., Path]) -> None:
 def test_features_that_have_become_one_are_named_with_remedies(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monitor = {"class_path": "vitlab.runs.record.KnnMonitor", "init_args": {"every_n_epochs": 1}}
+    monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1}}
     path = tiny({"trainer": {"limit_train_batches": 1, "callbacks": [monitor]}})
     assert run("fit", ["--config", str(path)]) == 0
     assert "Collapse" not in capsys.readouterr().err
     alike = torch.ones(20, 8), torch.arange(20) % 10
-    monkeypatch.setattr("vitlab.runs.record.extract", lambda *args: alike)
+    monkeypatch.setattr("vitlab.runs.knn_monitor.extract", lambda *args: alike)
     assert run("fit", ["--config", str(path), "--run.name", "alike"]) == 0
     assert "Collapse: val/rank is 1.00, all images look alike.\nWhat has helped others" in capsys.readouterr().err
 
@@ -69,7 +70,7 @@ def test_an_own_model_checkpoint_lies_with_the_others_and_goes_with_the_run(tiny
 def test_data_without_classes_are_refused_before_training(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monitor = {"class_path": "vitlab.runs.record.KnnMonitor"}
+    monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor"}
     path = tiny({"trainer": {"callbacks": [monitor]}})
     labels = Digits.labels
     monkeypatch.setattr(Digits, "labels", lambda *args: np.eye(10, dtype=np.float32)[labels(*args)])
@@ -103,11 +104,11 @@ def test_a_monitor_that_never_looks_is_refused() -> None:
 def test_a_long_epoch_is_heard_of_before_it_ends(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vitlab.runs.record import RunProgress
+    from vitlab.runs.progress_bar import RunProgress
 
     monkeypatch.setattr(RunProgress.__init__, "__defaults__", (0.0, True))  # a line whenever one may come
     seconds = itertools.count()  # each look at the clock is a second later
-    monkeypatch.setattr("vitlab.runs.record.time.perf_counter", lambda: float(next(seconds)))
+    monkeypatch.setattr("vitlab.runs.progress_bar.time.perf_counter", lambda: float(next(seconds)))
     run("fit", ["--config", str(tiny())])
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch 1/1")]
     assert len(lines) > 2

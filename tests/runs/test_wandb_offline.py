@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import wandb
 
-from vitlab.runs.wandb import MetricsFile, UnbreakableWandbLogger, Wandb
+from vitlab.runs.metrics_csv import MetricsFile
+from vitlab.runs.wandb import UnbreakableWandbLogger, Wandb
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def test_a_command_that_fails_is_told_with_its_last_words(tmp_path: Path) -> Non
         spend([sys.executable, "-c", "raise SystemExit('no such option')"], tmp_path)
 
 
-def test_ratios_are_of_neighbours_and_above_one_is_faster(tmp_path: Path) -> None:
+def test_ratios_are_of_neighbors_and_above_one_is_faster(tmp_path: Path) -> None:
     photos_in(tmp_path)
     training = Training("vit_tiny_patch16_224", "float32", tmp_path, 2, 1, 0, False)
     ours = [Spent(1.0, 2.0), Spent(2.0, 2.0), Spent(4.0, 2.0)]

@@ -22,7 +22,7 @@ def test_every_method_is_measured_beside_timms(rows: list[Loading]) -> None:
         "timm, uint8",
         "vitlab, decoded by Pillow",
         "vitlab",
-        "vitlab, normalised here",
+        "vitlab, normalized here",
         "prepared, JPEG",
         "prepared, RGB",
     ]

@@ -42,7 +42,7 @@ def test_the_share_is_told(tiny: Callable[..., Path], capsys: pytest.CaptureFixt
     assert not Path("runs").exists()
 
 
-def test_the_median_of_neighbours_counts_after_the_warm_up() -> None:
+def test_the_median_of_neighbors_counts_after_the_warm_up() -> None:
     bare = [1.0] * WARM_UP + [2.0, 4.0, 8.0]
     seconds = {"bare": bare, "run": [9.0] * WARM_UP + [2.2, 4.0, 8.4]}
     assert share(seconds) == pytest.approx((1.025, 1.05, 1.075))

@@ -271,8 +271,8 @@ def test_a_study_of_which_nothing_is_left_still_has_a_page(tmp_path: Path, digit
     assert "No run finished" in failed.value.report.read_text()
 
 
-def test_variants_differ_without_colour() -> None:
-    assert len(set(figures.MARKERS)) == len(set(map(str, figures.DASHES))) == len(set(figures.COLOURS)) == 7
+def test_variants_differ_without_color() -> None:
+    assert len(set(figures.MARKERS)) == len(set(map(str, figures.DASHES))) == len(set(figures.COLORS)) == 7
 
 
 # ---- in the browser

@@ -219,12 +219,12 @@ def test_the_summary_averages_strengths_within_a_seed_and_takes_its_interval_ove
     assert interval == pytest.approx((0.65, 0.65 - half, 0.65 + half))
 
 
-def test_a_variant_has_its_colour_also_where_another_failed() -> None:
+def test_a_variant_has_its_color_also_where_another_failed() -> None:
     rows = [("Swin", 1, name, strength, 0.9, 100) for name, strength in ((CLEAN, 0.0), ("noise", 0.1))]
     table = pd.DataFrame(rows, columns=["variant", "seed", "corruption", "strength", "top1", "images"])
     for layout in (figures.WIDE, figures.NARROW):
         (axes,) = draw_curves(table, {"noise": "σ"}, ["ViT", "Swin"], layout).axes
-        assert axes.lines[0].get_color() == figures.COLOURS[1]
+        assert axes.lines[0].get_color() == figures.COLORS[1]
 
 
 def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def test_a_training_step_is_told_by_phases_and_kinds(
     assert run("benchmark", arguments) == 0
     table = (tmp_path / "out" / "step.md").read_text()
     assert capsys.readouterr().out.endswith(table)
-    for row in ("forward pass and loss", "backward pass", "optimiser", "waiting for data", "matrix products", "norms"):
+    for row in ("forward pass and loss", "backward pass", "optimizer", "waiting for data", "matrix products", "norms"):
         assert f"| {row}" in table
     assert not (tmp_path / "runs").exists()
     assert run("benchmark", [*arguments, "--steps", "0"]) == 2
@@ -42,7 +42,7 @@ def test_time_belongs_to_the_innermost_phase(tmp_path: Path, monkeypatch: pytest
     found = read(tmp_path / "profile.json")
     inner = {"waiting for data", "forward pass and loss", "backward pass"}
     assert {found.phases[phase] for phase in inner} == {1000.0}
-    assert found.phases["optimiser"] == 3000.0  # before, between and after the passes that it calls
+    assert found.phases["optimizer"] == 3000.0  # before, between and after the passes that it calls
     assert sum(found.phases.values()) == pytest.approx(found.step)
 
 
@@ -51,7 +51,7 @@ def test_time_belongs_to_the_innermost_phase(tmp_path: Path, monkeypatch: pytest
     [
         ("[Strategy]DDPStrategy.batch_to_device", "to the device, distorted there"),
         ("[LightningDataModule]Digits.on_after_batch_transfer", "to the device, distorted there"),
-        ("[LightningModule]Supervised.optimizer_step", "optimiser"),
+        ("[LightningModule]Supervised.optimizer_step", "optimizer"),
         ("[LightningModule]Supervised.on_train_batch_end", "callbacks, logging, averages of weights"),
         ("run_training_epoch", REST),
     ],
@@ -66,7 +66,7 @@ def test_actions_of_lightning_are_known(action: str, phase: str) -> None:
         ("addmm", "matrix products, convolutions"),
         ("_scaled_dot_product_flash_attention_for_cpu_backward", "attention, fused"),
         ("native_layer_norm_backward", "norms"),
-        ("_fused_adamw_", "optimiser, averages of weights"),
+        ("_fused_adamw_", "optimizer, averages of weights"),
         ("copy_", "copies"),
         ("mul", OTHER),
     ],

@@ -147,9 +147,9 @@ def test_one_run_below_a_baseline_is_one() -> None:
 
 def test_runs_below_a_baseline_are_marked() -> None:
     study = results({"A": seeds([0.9, 0.45]), "B": seeds([0.3, 0.3])})
-    majority, neighbours = map(plain, remarks(study))
+    majority, neighbors = map(plain, remarks(study))
     assert majority == "2 of 4 runs do not beat majority class (34.0 %): all of B."
-    assert neighbours == "3 of 4 runs do not beat k-NN on raw pixels (50.0 %): A with seed 1 and all of B."
+    assert neighbors == "3 of 4 runs do not beat k-NN on raw pixels (50.0 %): A with seed 1 and all of B."
     everyone = remarks(results({"A": seeds([0.4]), "B": seeds([0.45])}))
     assert list(map(plain, everyone)) == ["No run beats k-NN on raw pixels (50.0 %)."]
 

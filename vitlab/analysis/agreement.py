@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from vitlab.analysis.canvas import COLOURS, INK, MUTED, new_figure, styled
+from vitlab.analysis.canvas import COLORS, INK, MUTED, new_figure, styled
 
 CLASSES_SHOWN = 20
 
@@ -69,7 +69,7 @@ def _draw_bars(axes: Axes, student: dict[str, Tensor], teacher: Tensor, labels: 
             continue
         shares = [float(agreement(logits, teacher)[chosen].float().mean()) for logits in student.values()]
         places = [i + 0.36 * (offset - 0.5) for i in range(len(shares))]
-        found = axes.barh(places, shares, 0.34, color=COLOURS[offset], label=f"{name} ({int(chosen.sum()):,} images)")
+        found = axes.barh(places, shares, 0.34, color=COLORS[offset], label=f"{name} ({int(chosen.sum()):,} images)")
         axes.bar_label(found, [f"{share:.1%}" for share in shares], padding=3, color=INK)
     axes.set_yticks(range(len(student)), list(student))
     axes.set(xlim=(0, 1.18), ylim=(len(student) - 0.5, -0.5), title="student decides as the teacher")

@@ -21,7 +21,7 @@ def num_prefix(attention: AttentionMap) -> int:
 def attention_distance(attention: AttentionMap) -> Float[Tensor, "B h"]:
     """Return how far each head looks, in pixels: Σ_k attention(q, k) · |place(q) − place(k)|, the mean over patches q.
 
-    Places are the patches' centres (Dosovitskiy et al. 2021, Fig. 7). Prefix tokens and padding have none: what goes to
+    Places are the patches' centers (Dosovitskiy et al. 2021, Fig. 7). Prefix tokens and padding have none: what goes to
     them is left out, and the rest made to sum to 1.
     """
     (H, W), P = attention.size, num_prefix(attention)

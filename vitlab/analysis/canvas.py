@@ -14,7 +14,7 @@ from torch import Tensor
 from vitlab.atomic_files import written_whole
 
 INK, MUTED, RIGHT, WRONG = "#1c1d20", "#5c6066", "#00634a", "#a83c00"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")  # Okabe and Ito 2008
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")  # Okabe and Ito 2008
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -47,13 +47,13 @@ def write_png(figure: Figure, path: Path) -> None:
 def to_pixels(
     images: Float[Tensor, "B C H W"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[np.ndarray, "B H W C"]:
-    """Undo the normalisation: values from 0 to 1, cut off where a prediction leaves them."""
+    """Undo the normalization: values from 0 to 1, cut off where a prediction leaves them."""
     scale, shift = (torch.tensor(x, device=images.device).view(-1, 1, 1) for x in (std, mean))
     return (images.float() * scale + shift).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def show_image(axes: Axes, image: Float[np.ndarray, "H W C"]) -> None:
-    """Show an image of one channel (grey) or three, without ticks."""
+    """Show an image of one channel (gray) or three, without ticks."""
     axes.imshow(image[..., 0] if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=1)
     no_ticks(axes)
 

@@ -20,7 +20,7 @@ def position_similarity(model: VisionTransformer) -> Float[Tensor, "H W H W"]:
 def filter_components(model: Backbone, count: int = 28) -> Float[Tensor, "n C p p"]:
     """Return the first principal components of the patch embedding's filters: of length 1, largest value positive."""
     filters = model.patch_embed.proj.weight  # (D, C, p, p)
-    centred = filters.flatten(1) - filters.flatten(1).mean(dim=0)
-    components = torch.linalg.svd(centred, full_matrices=False).Vh[:count]  # (n, C·p·p)
+    centered = filters.flatten(1) - filters.flatten(1).mean(dim=0)
+    components = torch.linalg.svd(centered, full_matrices=False).Vh[:count]  # (n, C·p·p)
     largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
     return (components * largest.sign()).unflatten(1, filters.shape[1:])

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from vitlab.analysis.canvas import COLOURS, MUTED, RIGHT, WRONG, new_figure, no_ticks, show_image, styled
+from vitlab.analysis.canvas import COLORS, MUTED, RIGHT, WRONG, new_figure, no_ticks, show_image, styled
 
 HEAT = "inferno"
 LARGEST_MOSAIC = 14  # maps a side: more cannot be told apart
@@ -57,10 +57,10 @@ def draw_distances(distances: dict[str, list[Float[np.ndarray, "h"]]]) -> Figure
     figure = new_figure(1 + 3.6 * len(distances), 3.6)
     panels = figure.subplots(1, len(distances), squeeze=False, sharey=True)[0]
     for index, (axes, (name, blocks)) in enumerate(zip(panels, distances.items(), strict=True)):
-        colour = COLOURS[index % len(COLOURS)]
+        color = COLORS[index % len(COLORS)]
         for block, heads in enumerate(blocks, start=1):
-            axes.plot([block] * len(heads), heads, "o", color=colour, markersize=5, alpha=0.6, markeredgewidth=0)
-        axes.plot(range(1, len(blocks) + 1), [heads.mean() for heads in blocks], color=colour, linewidth=1.5)
+            axes.plot([block] * len(heads), heads, "o", color=color, markersize=5, alpha=0.6, markeredgewidth=0)
+        axes.plot(range(1, len(blocks) + 1), [heads.mean() for heads in blocks], color=color, linewidth=1.5)
         axes.set(title=name, xlabel="block", xlim=(0.5, len(blocks) + 0.5))
         _plain(axes)
     panels[0].set_ylabel("attention distance, px")
@@ -74,7 +74,7 @@ def draw_amplitudes(amplitudes: dict[str, list[float]]) -> Figure:
     figure = new_figure(6.5, 3.6)
     axes = figure.subplots()
     for index, (name, values) in enumerate(amplitudes.items()):
-        axes.plot(range(1, len(values) + 1), values, "o-", color=COLOURS[index % len(COLOURS)], label=name)
+        axes.plot(range(1, len(values) + 1), values, "o-", color=COLORS[index % len(COLORS)], label=name)
     axes.set(xlabel="block", ylabel="variance of a channel", yscale="log")
     for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         which(LogFormatter(minor_thresholds=(2, 0.5)))
@@ -110,7 +110,7 @@ def draw_similarities(similarities: dict[tuple[str, str], Float[np.ndarray, "I J
 
 
 def overlay(axes: Axes, image: Float[np.ndarray, "H W C"], heat: Float[np.ndarray, "h w"]) -> None:
-    """Lay a map over an image in grey: black where it is 0, brightest where it is largest."""
+    """Lay a map over an image in gray: black where it is 0, brightest where it is largest."""
     height, width = image.shape[:2]
     axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=1)
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)

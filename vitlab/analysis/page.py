@@ -107,7 +107,7 @@ def _pictures(
         yield Picture(
             f"filters-{subject.name}",
             f"Filters of {subject.name}",
-            "The first principal components of the patch embedding, each stretched to all colours.",
+            "The first principal components of the patch embedding, each stretched to all colors.",
             figures.draw_filters(filter_components(subject.model).cpu().numpy()),
         )
         if isinstance(subject.model, VisionTransformer):
@@ -167,7 +167,7 @@ def _pictures_of_heads(subject: Subject, names: list[str]) -> Iterator[Picture]:
     maps, pixels = subject.model.attention_maps(subject.images[:SHOWN]), _pixels(subject)
     blocks = np.linspace(1, len(maps), min(BLOCKS_SHOWN, len(maps))).round().astype(int)
     patch, (height, width) = subject.model.patch_size, pixels.shape[1:3]
-    # The centre of a patch: in the middle of most images four of them meet.
+    # The center of a patch: in the middle of most images four of them meet.
     middle = (height // 2 // patch * patch + patch // 2, width // 2 // patch * patch + patch // 2)
     yield Picture(
         f"heads-{subject.name}",

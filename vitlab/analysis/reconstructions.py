@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from vitlab.analysis.canvas import MUTED, new_figure, show_image, styled
 
-GREY = 0.5  # of what is hidden
+GRAY = 0.5  # of what is hidden
 
 
 def panels(
@@ -19,7 +19,7 @@ def panels(
     hidden = mask[..., None]
     return {
         "image": images,
-        "visible": np.where(hidden, GREY, images),
+        "visible": np.where(hidden, GRAY, images),
         "prediction": pred,
         "filled in": np.where(hidden, pred, images),
     }

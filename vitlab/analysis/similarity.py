@@ -33,8 +33,8 @@ def hsic(first: Float[Tensor, "I n n"], second: Float[Tensor, "J n n"]) -> Float
 
 def grams(features: Iterable[Float[Tensor, "n *_"]]) -> Float[Tensor, "L n n"]:
     """Return X Xᵀ of each layer. HSIC does not depend on the mean of X; without it, the products keep their digits."""
-    centred = (x.flatten(1).float() - x.flatten(1).float().mean(dim=0) for x in features)
-    return torch.stack([(x @ x.T).double() for x in centred])
+    centered = (x.flatten(1).float() - x.flatten(1).float().mean(dim=0) for x in features)
+    return torch.stack([(x @ x.T).double() for x in centered])
 
 
 def linear_cka(batches: Iterable[tuple[list[Tensor], list[Tensor]]]) -> Float[Tensor, "I J"]:

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vitlab.analysis.canvas import COLOURS, new_figure, styled, write_png
+from vitlab.analysis.canvas import COLORS, new_figure, styled, write_png
 from vitlab.models import Backbone, SwinTransformerV2
 from vitlab.models.hierarchy import HierarchicalBackbone
 from vitlab.models.swin_v2 import LinearSpacedBias, LogSpacedBias, TableBias
@@ -23,12 +23,12 @@ from vitlab.models.windows import clamp_window, stage_maps
 # Swin-T, trained on ImageNet-1k at 256 px with windows of 8, then as it is and after 30 epochs at the larger size.
 PUBLISHED_AT = (256, 384, 512, 640, 768)
 PUBLISHED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # top-1 in per cent
-    "parametrised": ((81.7, 79.4, 77.2, 73.2, 68.7), (82.7, 83.0, 83.2, 83.2)),
+    "parametrized": ((81.7, 79.4, 77.2, 73.2, 68.7), (82.7, 83.0, 83.2, 83.2)),
     "linear": ((81.7, 82.0, 81.2, 79.8, 77.6), (82.9, 83.3, 83.6, 83.7)),
     "log": ((81.8, 82.4, 81.7, 80.4, 79.1), (83.2, 83.8, 84.0, 84.2)),
 }
 SOURCE = "Liu et al. 2022, Table 1: Swin-T on ImageNet-1k, trained at 256 px with windows of 8"
-BIASES = {TableBias: "parametrised", LinearSpacedBias: "linear", LogSpacedBias: "log"}
+BIASES = {TableBias: "parametrized", LinearSpacedBias: "linear", LogSpacedBias: "log"}
 
 TUNED = ["tuned", "tuned_low", "tuned_high"]
 LR_SHARE = 0.04  # of the training's rate, for fine-tuning at another size: the paper's 4e-5 after 1e-3
@@ -172,22 +172,22 @@ def draw_transfer(table: pd.DataFrame) -> Figure:
     """Draw accuracy against image size, direct and after fine-tuning; the published curves beside it where of use."""
     published = PUBLISHED if asks_what_the_paper_asks(table) else {}
     names = list(dict.fromkeys([*table["name"], *published]))
-    colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
+    colors = {name: COLORS[index % len(COLORS)] for index, name in enumerate(names)}
     panels = 2 if published else 1
     figure = new_figure(4.8 * panels, 4.0)
     ours, *theirs = figure.subplots(1, panels, squeeze=False).flat
     for kind, line in (("direct", "o-"), ("tuned", "s--")):
         for name, curve in over_seeds(table, kind).groupby("name", sort=False):
             curve = 100 * curve.droplevel("name").sort_index()
-            ours.plot(curve.index, curve["mean"], line, color=colours[str(name)], label=_label(str(name), kind))
+            ours.plot(curve.index, curve["mean"], line, color=colors[str(name)], label=_label(str(name), kind))
             ours.fill_between(
-                curve.index, curve["low"], curve["high"], color=colours[str(name)], alpha=0.15, linewidth=0
+                curve.index, curve["low"], curve["high"], color=colors[str(name)], alpha=0.15, linewidth=0
             )
     _finish(ours, "measured", sorted(table["image_size"].unique()))
     for axes in theirs:
         for name, (direct, tuned) in published.items():
-            axes.plot(PUBLISHED_AT, direct, "o-", color=colours[name], label=_label(name, "direct"))
-            axes.plot(PUBLISHED_AT[1:], tuned, "s--", color=colours[name], label=_label(name, "tuned"))
+            axes.plot(PUBLISHED_AT, direct, "o-", color=colors[name], label=_label(name, "direct"))
+            axes.plot(PUBLISHED_AT[1:], tuned, "s--", color=colors[name], label=_label(name, "tuned"))
         _finish(axes, "published: ImageNet-1k (Swin v2, Table 1)", PUBLISHED_AT)
     ours.set_ylabel("test accuracy, %")
     return figure

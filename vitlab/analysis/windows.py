@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vitlab.analysis.canvas import COLOURS, INK, new_figure, no_ticks, show_image, styled
+from vitlab.analysis.canvas import COLORS, INK, new_figure, no_ticks, show_image, styled
 
 PALETTE = matplotlib.colormaps["Set3"]
 
@@ -25,7 +25,7 @@ def regions(mask: Float[Tensor, "nW N N"]) -> Int[Tensor, "nW N"]:
 
 @styled
 def draw_tokens(tokens: dict[str, Int[np.ndarray, "H W"]], groups: dict[str, Int[np.ndarray, "H W"]]) -> Figure:
-    """Draw maps of numbered tokens beside each other, a colour for each group and a line around it."""
+    """Draw maps of numbered tokens beside each other, a color for each group and a line around it."""
     figure = new_figure(2.7 * len(tokens), 2.9)
     for axes, (name, numbers) in zip(figure.subplots(1, len(tokens), squeeze=False)[0], tokens.items(), strict=True):
         _, which = np.unique(groups[name], return_inverse=True)
@@ -47,16 +47,16 @@ def draw_pictures(
         figure.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True
     ):
         show_image(axes, picture)
-        _outline(axes, groups[name], picture.shape[0] // groups[name].shape[0], COLOURS[4])
+        _outline(axes, groups[name], picture.shape[0] // groups[name].shape[0], COLORS[4])
         axes.set_title(name)
     return figure
 
 
-def _outline(axes: Axes, groups: Int[np.ndarray, "H W"], side: int, colour: str) -> None:
-    """Draw lines between neighbours of different groups; a token is `side` wide."""
+def _outline(axes: Axes, groups: Int[np.ndarray, "H W"], side: int, color: str) -> None:
+    """Draw lines between neighbors of different groups; a token is `side` wide."""
     lines = [((c, r + 1), (c + 1, r + 1)) for r, c in np.argwhere(np.diff(groups, axis=0))]
     lines += [((c + 1, r), (c + 1, r + 1)) for r, c in np.argwhere(np.diff(groups, axis=1))]
-    axes.add_collection(LineCollection([np.asarray(line) * side - 0.5 for line in lines], colors=colour, linewidths=2))
+    axes.add_collection(LineCollection([np.asarray(line) * side - 0.5 for line in lines], colors=color, linewidths=2))
     no_ticks(axes)
 
 

@@ -149,7 +149,7 @@ def benchmark_framework(arguments: Sequence[str]) -> int:
 
     parser = StudyParser(
         "python -m vitlab benchmark framework --config FILE.yaml",
-        "A run beside a plain PyTorch loop with the same model, data and optimiser. Other keys as in fit.",
+        "A run beside a plain PyTorch loop with the same model, data and optimizer. Other keys as in fit.",
     )
     parser.add_argument("--steps", type=int, default=40, help="timed steps of each [40]")
     parser.add_argument("--starts", type=int, default=5, help="starts of each command that is timed; 0: none [5]")

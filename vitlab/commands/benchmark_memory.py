@@ -138,8 +138,8 @@ def build_alone(arguments: Sequence[str], precision: Precision | None) -> Vitlab
 
 def least_batch(cli: VitlabCLI) -> int:
     """Return the fewest images that a step can do with: two for mixup, and for statistics over the batch."""
-    normalised = any(isinstance(module, BatchNorm | _BatchNorm) for module in cli.model.modules())
-    return 2 if normalised or cli.datamodule.mixup is not None else 1
+    normalized = any(isinstance(module, BatchNorm | _BatchNorm) for module in cli.model.modules())
+    return 2 if normalized or cli.datamodule.mixup is not None else 1
 
 
 def trial(

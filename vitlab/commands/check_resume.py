@@ -1,7 +1,7 @@
 """Does this experiment, on this machine, go on after a kill as if nothing had happened? Two short runs tell.
 
 One is left alone; the other, the same to the letter, is killed (SIGKILL) again and again and started again, like a job
-on a cluster. Then weights, averages, the optimiser's state, the generators, metrics and predictions are compared.
+on a cluster. Then weights, averages, the optimizer's state, the generators, metrics and predictions are compared.
 """
 
 import json
@@ -48,7 +48,7 @@ def shortened(config: Config, steps: int, root: Path) -> Config:
                 "root": str(root),
                 "overwrite": False,
                 "wandb": {"mode": "disabled"},
-                "checkpoint": {"every_n_steps": 2, "most_time": 1.0},
+                "checkpoint": {"every_n_steps": 2, "max_time_share": 1.0},
             },
         },
     )

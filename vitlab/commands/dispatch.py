@@ -207,7 +207,7 @@ def probe(arguments: Sequence[str]) -> int:
         json.dumps([*facts, stamp], sort_keys=True),
     )
     if cli.datamodule.image_names("val") == cli.datamodule.image_names("test"):
-        splits |= hold_out(splits["train"])  # or each test image would be its own nearest neighbour
+        splits |= hold_out(splits["train"])  # or each test image would be its own nearest neighbor
     result = measure(splits, cli.datamodule.num_classes)
     print(f"{path or 'weights as built'}: {result.features} features, {result.train_images:,} training images")
     print(f"k-NN (k = 20)     {result.knn}\nlinear probe      {result.linear}   λ = {result.strength:g}")
@@ -225,7 +225,7 @@ def doctor(arguments: Sequence[str]) -> int:
         "python -m vitlab doctor --config FILE.yaml",
         "Does an experiment go on after a kill as if nothing had happened, here? Other arguments change it as in fit.",
     )
-    parser.add_argument("--steps", type=int, default=40, help="optimiser steps of each of the two runs [40]")
+    parser.add_argument("--steps", type=int, default=40, help="optimizer steps of each of the two runs [40]")
     parser.add_argument("--kills", type=int, default=3, help="how often one of them is killed [3]")
     parser.add_argument("--kill_seed", type=int, default=0, help="decides when [0]")
     parser.add_argument("--out", type=Path, help="keep both runs in this folder, which must be new")
@@ -242,7 +242,7 @@ def doctor(arguments: Sequence[str]) -> int:
     if found:
         print("Not what an undisturbed run gives:\n" + "\n".join(f"  {place}" for place in found[:10]))
         return 1
-    print("Weights, averages, optimiser, random generators, metrics and predictions equal those of an undisturbed run.")
+    print("Weights, averages, optimizer, random generators, metrics and predictions equal those of an undisturbed run.")
     return 0
 
 

@@ -1,6 +1,6 @@
 """A few steps of an experiment's own training on noise, in a process of its own: its peak memory and its speed.
 
-The objective, its optimiser, averages of weights, gradient clipping and the way from uint8 to views are the
+The objective, its optimizer, averages of weights, gradient clipping and the way from uint8 to views are the
 experiment's; only the images are noise, so that no data set need be there. In a process of its own a peak is the
 trial's, and running out of memory ends the trial alone.
 """
@@ -165,7 +165,7 @@ def train_on_noise(
     steps: int,
     then: Callable[[], None],
 ) -> Trial:
-    """Train for so many optimiser steps, two or more, of `accumulate` batches each.
+    """Train for so many optimizer steps, two or more, of `accumulate` batches each.
 
     Args:
         like: The experiment's trainer, whose precision, device, clipping and epochs are taken.

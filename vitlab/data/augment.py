@@ -2,7 +2,7 @@
 
 Functions on batches take the images and numbers drawn from U[0, 1), one row an image: exact functions of their
 arguments. Those that take `draws` draw; shifting and erasing do so on the host, which chooses what the device moves.
-None selects by a mask or waits otherwise: they never synchronise a GPU.
+None selects by a mask or waits otherwise: they never synchronize a GPU.
 
 Letters: B images, C channels, H rows, W columns, D draws for each image.
 """
@@ -36,7 +36,7 @@ HostRows = Float[np.ndarray, "B D"]
 
 @dataclass(frozen=True)
 class BatchAugment:
-    """What happens to small images, in batches on the device, before they are normalised (erasing: after).
+    """What happens to small images, in batches on the device, before they are normalized (erasing: after).
 
     Args:
         shift: images move by up to so many pixels in each direction; what comes in at the border is black.
@@ -72,7 +72,7 @@ class BatchAugment:
             check_description(self.rand_augment)
 
     def distort(self, images: Batch8, draws: Draws) -> Batch8:
-        """Shift, crop and flip, each where it is on; RandAugment, which knows the mean colour, and what follows it are
+        """Shift, crop and flip, each where it is on; RandAugment, which knows the mean color, and what follows it are
         the data set's."""
         flip_now = self.flip_prob if self.crop_scale is None else 0.0
         if (self.shift > 0 and self.shift_prob > 0) or flip_now > 0:
@@ -159,7 +159,7 @@ def crop_boxes(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return top, left, height and width (B,) in whole pixels of random parts, as torchvision's RandomResizedCrop.
 
-    Takes 4 draws for each of ten tries: area, ratio, top, left. Where no try fits, the largest centred part of a
+    Takes 4 draws for each of ten tries: area, ratio, top, left. Where no try fits, the largest centered part of a
     permitted ratio.
     """
     area, aspect, top, left = draw.unflatten(1, (_TRIES, 4)).unbind(2)  # each (B, T)
@@ -230,7 +230,7 @@ def erase_boxes(draw: HostRows, height: int, width: int) -> tuple[np.ndarray, np
 
 
 def erase(images: BatchF, draws: Draws, prob: float) -> BatchF:
-    """Fill one random box in `prob` of the *normalised* images with N(0, 1) noise: timm's erasing, mode 'pixel'.
+    """Fill one random box in `prob` of the *normalized* images with N(0, 1) noise: timm's erasing, mode 'pixel'.
 
     May overwrite the images. The boxes are found on the host, so that noise is computed for their pixels alone: for all
     pixels of all images it took ten times as long.
@@ -258,7 +258,7 @@ def resize(images: Batch8, size: int) -> Float[Tensor, "B C S S"]:
     return out.clamp(0, 255)
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> BatchF:
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> BatchF:
     """Bring 0 … 255 to mean 0 and deviation 1, given both (C, 1, 1) on the scale 0 … 1."""
     if images.dtype != torch.uint8:
         return (images / 255 - mean) / std

@@ -72,7 +72,7 @@ def is_faint(path: Path, pixels: Pixels) -> bool:
         return False
     try:
         with Image.open(path) as image:
-            # Pillow gives colours in 8 bits, and only the decoder's argument tells that the file has more.
+            # Pillow gives colors in 8 bits, and only the decoder's argument tells that the file has more.
             deep = isinstance(image, ImageFile.ImageFile) and any(";16" in str(tile.args) for tile in image.tile)
             if image.mode not in SIXTEEN_BIT:
                 return deep

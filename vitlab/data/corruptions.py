@@ -79,7 +79,7 @@ def resolution(images: Images, share: float, draws: Draws) -> Images:
 
 
 def occlude(images: Images, share: float, draws: Draws) -> Images:
-    """Fill this share of a grid's squares with the image's mean colour; what is hidden stays so as the share grows."""
+    """Fill this share of a grid's squares with the image's mean color; what is hidden stays so as the share grows."""
     hidden = occlusion(share, draws).float()
     hidden = F.interpolate(hidden, images.shape[-2:], mode="nearest").bool()  # (B, 1, H, W)
     return torch.where(hidden, images.mean(dim=(2, 3), keepdim=True), images)
@@ -108,10 +108,10 @@ def corrupted(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Spoil evaluation batches of normalised images; an image's draws depend on its place in the split alone.
+    """Spoil evaluation batches of normalized images; an image's draws depend on its place in the split alone.
 
     Args:
-        mean, std: of the normalisation, which is undone before and done again after.
+        mean, std: of the normalization, which is undone before and done again after.
     """
     first = 0
     for (images,), labels in batches:

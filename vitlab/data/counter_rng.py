@@ -1,7 +1,7 @@
 """Random numbers that are a function of (seed, epoch, image, draw), so that nothing else can change them.
 
 A generator with a state hands out numbers in the order of asking: another batch size, another number of workers or an
-interruption changes them all. Here a number is *computed* from what it is for, with SplitMix64's finaliser (Steele, Lea
+interruption changes them all. Here a number is *computed* from what it is for, with SplitMix64's finalizer (Steele, Lea
 and Flood, "Fast splittable pseudorandom number generators", 2014) as the hash: integers modulo 2^64, hence the
 same bits on every device.
 
@@ -49,7 +49,7 @@ def _signed(value: int) -> int:
 
 
 def _mix(x: Any) -> Any:
-    """SplitMix64's finaliser on one unsigned integer, or an array of uint64."""
+    """SplitMix64's finalizer on one unsigned integer, or an array of uint64."""
     x = ((x ^ (x >> 30)) * _MULTIPLIERS[0]) & _MASK
     x = ((x ^ (x >> 27)) * _MULTIPLIERS[1]) & _MASK
     return x ^ (x >> 31)
@@ -61,7 +61,7 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
 
 
 def _mix_tensor(x: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
-    """SplitMix64's finaliser on int64, whose product wraps around like that of uint64."""
+    """SplitMix64's finalizer on int64, whose product wraps around like that of uint64."""
     x = _shift_right(x, 30).bitwise_xor_(x).mul_(_signed(_MULTIPLIERS[0]))
     x = _shift_right(x, 27).bitwise_xor_(x).mul_(_signed(_MULTIPLIERS[1]))
     return _shift_right(x, 31).bitwise_xor_(x)

@@ -1,7 +1,7 @@
 """The one interface between data sets and everything else.
 
 A loader hands over `Batch`es of uint8. On the device they become what a model sees: `(views, labels)`, a list of
-normalised image tensors and the labels. Training images are distorted on the way, by (seed, epoch, image) alone.
+normalized image tensors and the labels. Training images are distorted on the way, by (seed, epoch, image) alone.
 
 Letters: B images in the batch, C channels, H rows, W columns, K classes.
 """
@@ -25,7 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vitlab.data.augment import BatchAugment, color_jitter, erase, normalise
+from vitlab.data.augment import BatchAugment, color_jitter, erase, normalize
 from vitlab.data.counter_rng import Draws, Stream, permutation
 from vitlab.data.encoded import EncodedCrops
 from vitlab.data.mixup import Mixup, draw_mixup, mix_images, mix_labels
@@ -117,7 +117,7 @@ class ImageDataModule(LightningDataModule, ABC):
         split_seed: decides which images are held out, the same for every `seed`.
         mean: of each channel, on the scale 0 … 1, subtracted from the images.
         std: of each channel, on the same scale; divides the images.
-        erase_prob: the share of training images in which a box is filled with noise, after normalisation.
+        erase_prob: the share of training images in which a box is filled with noise, after normalization.
         mixup: blend training images with each other; labels become (B, K). Null: off.
         multi_crop: several views of each training image, in place of all other distortions. Null: one view.
         repeats: how often a batch holds each of its images, see `TrainSampler`; only a data set that takes indices
@@ -228,8 +228,8 @@ class ImageDataModule(LightningDataModule, ABC):
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
         """Distort a batch of training images (B, C, H, W) on its device."""
 
-    def _recolour(self, images: Tensor, draws: Draws) -> Tensor:
-        """Do what every data set's `_distort` ends with: RandAugment and colour jitter, each where it is on."""
+    def _recolor(self, images: Tensor, draws: Draws) -> Tensor:
+        """Do what every data set's `_distort` ends with: RandAugment and color jitter, each where it is on."""
         if self._rand_augment is not None:
             images = self._rand_augment(images, draws)
         return color_jitter(images, draws, self.augment.color_jitter)
@@ -275,10 +275,10 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def view_of(self, pictures: Sequence[Picture], device: torch.device) -> Tensor:
         """Return RGB pictures from elsewhere as the model sees its own images in evaluation, (B, C, H, W)."""
-        grey = self.in_chans == 1
-        framed = [central_crop(np.array(p.convert("L").convert("RGB") if grey else p), *self.framing) for p in pictures]
+        gray = self.in_chans == 1
+        framed = [central_crop(np.array(p.convert("L").convert("RGB") if gray else p), *self.framing) for p in pictures]
         images = torch.stack(framed)[:, : self.in_chans].to(device)
-        return normalise(self._to_size(images), *self._statistics(device))
+        return normalize(self._to_size(images), *self._statistics(device))
 
     def first_batches(self, split: Split, limit: float) -> tuple[int, int]:
         """Return how many images, and of how many classes, evaluation sees that is limited to the first batches.
@@ -410,17 +410,17 @@ class ImageDataModule(LightningDataModule, ABC):
         mean, std = self._statistics(batch.labels.device)
         images = batch.images
         if isinstance(images, list):
-            return [normalise(view, mean, std) for view in images], batch.labels
+            return [normalize(view, mean, std) for view in images], batch.labels
         if isinstance(images, EncodedCrops):
             images = images.on(batch.labels.device)
         if batch.epoch is None:
-            return [normalise(self._to_size(images), mean, std)], batch.labels
+            return [normalize(self._to_size(images), mean, std)], batch.labels
 
         draws = Draws(self.seed, batch.epoch, batch.indices, batch.host_indices)
         if self.multi_crop is not None:
             views = self.multi_crop.views_of_batch(images, draws)
-            return [normalise(view, mean, std) for view in views], batch.labels
-        images = normalise(self._to_size(self._distort(images, draws)), mean, std)
+            return [normalize(view, mean, std) for view in views], batch.labels
+        images = normalize(self._to_size(self._distort(images, draws)), mean, std)
         if self.erase_prob > 0:
             images = erase(images, draws, self.erase_prob)
         if self.mixup is None:

@@ -66,7 +66,7 @@ def read_rgb(path: str | Path, half: Half | None = None) -> Pixels:
 def read_photo(path: str | Path, half: Half | None = None) -> tuple[Pixels, bytes | None]:
     """Decode one file as the picture that a viewer would show: upright, RGB, 8 bits a channel.
 
-    Transparent pixels become white, as on a page: the colour stored under them is often rubbish. 16-bit grey is scaled
+    Transparent pixels become white, as on a page: the color stored under them is often rubbish. 16-bit gray is scaled
     by 1/257, where Pillow's own conversion would cut everything above 255 off. Of an animation the first frame counts.
 
     Size and shape are looked at before anything is decoded: an image that says it has more pixels than Pillow's
@@ -101,7 +101,7 @@ def read_photo(path: str | Path, half: Half | None = None) -> tuple[Pixels, byte
 
 
 class Jpeg(NamedTuple):
-    """An upright JPEG, colour or grey, and what its header says."""
+    """An upright JPEG, color or gray, and what its header says."""
 
     content: UInt8[np.ndarray, "N"]
     height: int
@@ -119,9 +119,9 @@ def read_jpeg(path: str | Path) -> Jpeg | None:
 def _plain_jpeg(content: bytes) -> Jpeg | None:
     """Return a content that is such a JPEG, none of whose pixels are decoded yet."""
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
         _check_size(width, height)
-        if colours in ("CMYK", "YCCK") or not _is_upright(content):
+        if colors in ("CMYK", "YCCK") or not _is_upright(content):
             return None
     except Exception:  # whatever it is, Pillow will say it
         return None
@@ -129,7 +129,7 @@ def _plain_jpeg(content: bytes) -> Jpeg | None:
 
 
 def _pixels_of_jpeg(content: bytes, half: Half | None = None) -> Pixels | None:
-    """Decode an upright JPEG, colour or grey, to Pillow's very pixels in half of its time; None: leave it to Pillow.
+    """Decode an upright JPEG, color or gray, to Pillow's very pixels in half of its time; None: leave it to Pillow.
 
     Both call libjpeg-turbo with the same settings; Pillow's way through its own buffers takes as long again. Where
     simplejpeg complains of anything, even of what it can go on after, Pillow decides whether there is a picture.

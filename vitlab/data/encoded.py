@@ -1,7 +1,7 @@
 """Random crops of photographs that are still files: decoded, cut and resized on the device, on a GPU by nvJPEG.
 
 Workers then read files and draw boxes. nvJPEG rounds otherwise than libjpeg-turbo, which decodes on the host: the two
-differ by a grey level or two.
+differ by a gray level or two.
 
 Letters: B photographs, H rows, W columns, N bytes, S pixels a side of a crop.
 """

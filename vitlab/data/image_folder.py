@@ -98,7 +98,7 @@ class Photos(ImageDataset):
         return Batch(images, labels, indices, epoch, first, numbers)
 
     def raw(self, index: int) -> np.ndarray:
-        """Return one image as evaluation sees it: resized and cropped, not normalised."""
+        """Return one image as evaluation sees it: resized and cropped, not normalized."""
         return self._central(index).permute(1, 2, 0).numpy()
 
     def _open(self, index: int, half: Half | None = None) -> Pixels:
@@ -144,7 +144,7 @@ class Photos(ImageDataset):
 
 
 def _stack(photos: Sequence[Photo]) -> UInt8[Tensor, "B 3 S S"]:
-    """Stack photographs as they lie in memory, channels last; `normalise` brings them into the models' order."""
+    """Stack photographs as they lie in memory, channels last; `normalize` brings them into the models' order."""
     return torch.stack([photo.permute(1, 2, 0) for photo in photos]).permute(0, 3, 1, 2)
 
 
@@ -180,7 +180,7 @@ class ImageFolder(ImageDataModule):
         val_fraction: the share of each class that validates where there is no `root/val`.
         test_fraction: the share of each class that tests where there is no `root/test`; null: none beside a `root/val`,
             `val_fraction` otherwise.
-        crop_pct: evaluation resizes the shorter side to image_size / crop_pct and cuts the centre out; null: it brings
+        crop_pct: evaluation resizes the shorter side to image_size / crop_pct and cuts the center out; null: it brings
             the whole image to image_size, squashed to a square (Swin at 384 px).
         broken: images that cannot be decoded are left out, or refused before training starts.
         mean: of red, green and blue, on the scale 0 … 1; ImageNet's, as pretrained weights expect.
@@ -243,7 +243,7 @@ class ImageFolder(ImageDataModule):
         if not len(mean) == len(std) == 3:
             raise ValueError(
                 f"data.init_args.mean {list(mean)} and std {list(std)} must have three values each: photographs are "
-                "RGB, grey ones too, in three equal channels."
+                "RGB, gray ones too, in three equal channels."
             )
         if crop_pct is not None and not 0 < crop_pct <= 1:
             raise ValueError(f"data.init_args.crop_pct is {crop_pct}; it lies above 0 and is at most 1, e.g. 0.875.")
@@ -373,7 +373,7 @@ class ImageFolder(ImageDataModule):
         tell(f"{count} and are left out:\n{some}{more}")
 
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
-        return self._recolour(images, draws)  # all else was done in the workers
+        return self._recolor(images, draws)  # all else was done in the workers
 
     def _to_size(self, images: Tensor) -> Tensor:
         return images

@@ -117,7 +117,7 @@ class InMemoryDataModule(ImageDataModule, ABC):
     def _read(self) -> dict[Split, ImageDataset]: ...
 
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
-        return self._recolour(self.augment.distort(images, draws), draws)
+        return self._recolor(self.augment.distort(images, draws), draws)
 
     def _to_size(self, images: Tensor) -> Tensor:
         return images if self._image_size == self._native_size else resize(images, self._image_size)

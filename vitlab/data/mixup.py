@@ -79,9 +79,9 @@ def draw_mixup(settings: Mixup, seed: int, epoch: int, first: int, height: int, 
     return 1 - box.area / (height * width), box
 
 
-def _interval(length: int, centre: int, size: int) -> tuple[int, int]:
-    """Return the part inside [0, size) of `length` pixels around `centre`."""
-    return max(centre - length // 2, 0), min(centre + (length + 1) // 2, size)
+def _interval(length: int, center: int, size: int) -> tuple[int, int]:
+    """Return the part inside [0, size) of `length` pixels around `center`."""
+    return max(center - length // 2, 0), min(center + (length + 1) // 2, size)
 
 
 def mix_images(images: Float[Tensor, "B C H W"], lam: float, box: Box | None) -> Float[Tensor, "B C H W"]:

@@ -1,7 +1,7 @@
 """Several views of each image: multi-crop (Caron et al., "Unsupervised learning of visual features by contrasting
 cluster assignments", 2020, section 3.3) as the released code of DINO and of MSN makes them.
 
-A view is cut out, mirrored, jittered in colour, greyed, blurred and solarized, in this order, each with its
+A view is cut out, mirrored, jittered in color, grayed, blurred and solarized, in this order, each with its
 probability. Every number is a function of (seed, epoch, image, view); how it is applied depends on the images only:
 small ones in batches on the device, photographs one by one in the workers, by Pillow.
 
@@ -26,7 +26,7 @@ from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.decoding import Pixels
 from vitlab.data.photos import Interpolation, Photo, Picture, apply, resized_box
 
-_DRAWS = (BOX_DRAWS, 1, 1, 4, 4, 1, 2, 1)  # of crop, flip, jitter at all, its order, its factors, grey, blur, solarize
+_DRAWS = (BOX_DRAWS, 1, 1, 4, 4, 1, 2, 1)  # of crop, flip, jitter at all, its order, its factors, gray, blur, solarize
 _NEUTRAL = (1.0, 1.0, 1.0, 0.0)  # what leaves brightness, contrast, saturation and hue as they are
 
 
@@ -70,9 +70,9 @@ class Look(NamedTuple):
 
     crop: Float[Tensor, "R D"]  # draws: the box depends on the image's size
     flip: Float[Tensor, "R 1"]
-    order: Int64[Tensor, "R 4"]  # of the colour jitter's operations
+    order: Int64[Tensor, "R 4"]  # of the color jitter's operations
     factors: Float[Tensor, "R 4"]  # of brightness, contrast, saturation, hue; 1, 1, 1, 0 where there is no jitter
-    grey: Bool[Tensor, "R"]
+    gray: Bool[Tensor, "R"]
     radius: Float[Tensor, "R"]  # 0 where there is no blur
     solarize: Bool[Tensor, "R"]
 
@@ -94,8 +94,8 @@ class MultiCrop:
         contrast: the factor likewise.
         saturation: the factor likewise.
         hue: turns by at most so large a share of the circle, either way.
-        jitter_prob: the share of views to whose colours these four happen, in random order.
-        grey_prob: the share of views that lose their colours.
+        jitter_prob: the share of views to whose colors these four happen, in random order.
+        gray_prob: the share of views that lose their colors.
         blur_radius: range of the Gaussian's standard deviation in pixels of the view.
     """
 
@@ -109,7 +109,7 @@ class MultiCrop:
     saturation: float = 0.2
     hue: float = 0.1
     jitter_prob: float = 0.8
-    grey_prob: float = 0.2
+    gray_prob: float = 0.2
     blur_radius: tuple[float, float] = (0.1, 2.0)
 
     def __post_init__(self) -> None:
@@ -117,7 +117,7 @@ class MultiCrop:
             raise ValueError("multi_crop.global_crops.number is 0; the target is a global view: give 1 or more.")
         check_range("multi_crop.ratio", self.ratio)
         check_range("multi_crop.blur_radius", self.blur_radius)
-        for name in ("flip_prob", "jitter_prob", "grey_prob"):
+        for name in ("flip_prob", "jitter_prob", "gray_prob"):
             check_probability(f"multi_crop.{name}", vars(self)[name])
         for name in ("brightness", "contrast", "saturation", "hue"):
             value, most = vars(self)[name], 0.5 if name == "hue" else math.inf
@@ -141,7 +141,7 @@ class MultiCrop:
             yield crops, self._look(crops, rows)
 
     def _look(self, crops: Crops, draw: Float[Tensor, "V B D"]) -> Look:
-        cut, mirror, jittered, order, factors, grey, blurred, solarized = draw.split(_DRAWS, dim=-1)
+        cut, mirror, jittered, order, factors, gray, blurred, solarized = draw.split(_DRAWS, dim=-1)
         strengths = (self.brightness, self.contrast, self.saturation)
         ranges = [(max(0, 1 - strength), 1 + strength) for strength in strengths] + [(-self.hue, self.hue)]
         chosen = jittered[..., 0] < self.jitter_prob
@@ -156,7 +156,7 @@ class MultiCrop:
             mirror.flatten(0, 1),
             order.argsort(dim=-1).flatten(0, 1),
             torch.stack(changes, dim=-1).flatten(0, 1),
-            (grey[..., 0] < self.grey_prob).flatten(),
+            (gray[..., 0] < self.gray_prob).flatten(),
             radius.flatten(),
             _below(solarized[..., 0], crops.solarize_prob).flatten(),
         )
@@ -177,7 +177,7 @@ class MultiCrop:
         views = pillow.resized_boxes(images, *boxes, crops.size, cubic=self.interpolation == "bicubic")
         views = flip(views, look.flip, self.flip_prob)
         views = pillow.jitter(views, look.order, look.factors)
-        views = pillow.greyscale(views, look.grey)
+        views = pillow.grayscale(views, look.gray)
         if max(crops.blur_prob) > 0:
             views = pillow.blur(views, look.radius, self.blur_radius[1])
         if max(crops.solarize_prob) > 0:
@@ -201,13 +201,13 @@ _JITTER = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.ad
 
 
 def _distort(
-    order: list[int], factors: list[float], grey: bool, radius: float, solarize: bool, picture: Picture
+    order: list[int], factors: list[float], gray: bool, radius: float, solarize: bool, picture: Picture
 ) -> Picture:
     """Do to one view what `_of_batch` does to many, with Pillow's and torchvision's own operations."""
     for operation in order:
         if factors[operation] != _NEUTRAL[operation]:
             picture = _JITTER[operation](picture, factors[operation])
-    if grey:
+    if gray:
         picture = picture.convert("L").convert("RGB")
     if radius > 0:
         picture = picture.filter(ImageFilter.GaussianBlur(radius))

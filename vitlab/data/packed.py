@@ -26,7 +26,7 @@ from vitlab.data.photos import shrunk
 from vitlab.data.source import PhotoSource
 
 FILE, LISTING = "photos.arrow", "broken.txt"
-QUALITY = 95  # of JPEGs, without subsampled colours: 43.5 dB from Pillow's bicubic of the original, in the median
+QUALITY = 95  # of JPEGs, without subsampled colors: 43.5 dB from Pillow's bicubic of the original, in the median
 ROWS = 64  # of a chunk: photographs in memory at a time
 _UNFINISHED = f"{FILE}.*.new"  # what `written_whole` writes to
 _VERSION = "1"

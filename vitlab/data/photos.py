@@ -104,7 +104,7 @@ def resized_box(image: Pixels, box: Sequence[int], size: int, interpolation: Int
 
 
 def central_crop(image: Pixels, size: int, crop_pct: float | None, interpolation: Interpolation) -> Photo:
-    """Resize the shorter side to size / crop_pct and cut the centre out; None: bring both to size. timm's evaluation,
+    """Resize the shorter side to size / crop_pct and cut the center out; None: bring both to size. timm's evaluation,
     its crop_mode center and squash."""
     if crop_pct is None:
         return _resize(image, size, size, interpolation)

@@ -1,11 +1,11 @@
 """Pillow's operations on whole batches of images, on their device, each image with parameters of its own.
 
 What self-supervised pipelines do to a view. Images are floats, but as Pillow's their values are whole numbers in
-0 … 255 after each operation, which is visible: where Pillow blends, it cuts the fraction off, and a colour jitter makes
-pictures one grey level darker. Two things are exact here and are not in Pillow: hues, which it keeps in 8 bits, and a
+0 … 255 after each operation, which is visible: where Pillow blends, it cuts the fraction off, and a color jitter makes
+pictures one gray level darker. Two things are exact here and are not in Pillow: hues, which it keeps in 8 bits, and a
 blur, of which it rounds every pass.
 
-Like all functions on batches, these draw nothing, select nothing by a mask and never synchronise a GPU.
+Like all functions on batches, these draw nothing, select nothing by a mask and never synchronize a GPU.
 
 Letters: R images, C channels (1 or 3), H rows, W columns, S the side of the result.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, Pillow's "L"
 
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the operations of a colour jitter, as `jitter` numbers them
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the operations of a color jitter, as `jitter` numbers them
 
 Images = Float[Tensor, "R C H W"]
 PerImage = Float[Tensor, "R"]
@@ -41,8 +41,8 @@ def _resize_weights(start: PerImage, length: PerImage, size: int, pixels: int, c
     place = torch.arange(pixels, device=start.device)
     start, length = start[:, None, None], length[:, None, None]
     step = length / size
-    centres = start + (torch.arange(size, device=start.device)[:, None] + 0.5) * step  # (R, S, 1)
-    x = (place + 0.5 - centres).abs() / step.clamp(min=1)  # (R, S, P)
+    centers = start + (torch.arange(size, device=start.device)[:, None] + 0.5) * step  # (R, S, 1)
+    x = (place + 0.5 - centers).abs() / step.clamp(min=1)  # (R, S, P)
     weights = _cubic(x) if cubic else (1 - x).clamp(min=0)
     weights = weights * ((place >= start) & (place < start + length))  # nothing is seen of what lies outside the box
     return weights / weights.sum(dim=-1, keepdim=True)
@@ -77,14 +77,14 @@ def jitter(images: Images, order: Int64[Tensor, "R 4"], factors: Float[Tensor, "
 
 
 def blend(images: Images, operation: Int64[Tensor, "R"], factor: PerImage) -> Images:
-    """Move each image to or from black (brightness), its mean grey (contrast) or its own grey (saturation)."""
-    grey = to_grey(images)  # (R, 1, H, W)
+    """Move each image to or from black (brightness), its mean gray (contrast) or its own gray (saturation)."""
+    gray = to_gray(images)  # (R, 1, H, W)
     operation, factor = _over_pixels(operation), _over_pixels(factor)
-    base = torch.where(operation == CONTRAST, grey.mean(dim=(2, 3), keepdim=True).round(), grey)
+    base = torch.where(operation == CONTRAST, gray.mean(dim=(2, 3), keepdim=True).round(), gray)
     return torch.lerp(base * (operation != BRIGHTNESS), images, factor).clamp_(0, 255).floor_()
 
 
-def to_grey(images: Images) -> Float[Tensor, "R 1 H W"]:
+def to_gray(images: Images) -> Float[Tensor, "R 1 H W"]:
     """Return the luma."""
     if images.shape[1] == 1:
         return images
@@ -103,7 +103,7 @@ def turn_hue(images: Images, turn: PerImage) -> Images:
     red, green, blue = images.split(1, dim=1)
     low, high = images.amin(dim=1, keepdim=True), images.amax(dim=1, keepdim=True)
     chroma = high - low
-    unit = chroma.clamp(min=1e-6)  # grey pixels have no hue, and need none
+    unit = chroma.clamp(min=1e-6)  # gray pixels have no hue, and need none
     sextant = torch.where(
         high == red,
         (green - blue) / unit,
@@ -114,9 +114,9 @@ def turn_hue(images: Images, turn: PerImage) -> Images:
     return torch.addcmul(low, chroma, from_opposite.abs_().sub_(1).clamp_(0, 1)).round_()
 
 
-def greyscale(images: Images, chosen: Flags) -> Images:
+def grayscale(images: Images, chosen: Flags) -> Images:
     """Replace the chosen images' channels by their luma."""
-    return torch.where(_over_pixels(chosen), to_grey(images), images)
+    return torch.where(_over_pixels(chosen), to_gray(images), images)
 
 
 def blur(images: Images, radius: PerImage, largest: float) -> Images:

@@ -127,7 +127,7 @@ class RandAugment:
         timms: Any = timms_rand_augment(description, size, mean, resampling)
         self.operations, self.layers, self.weights = timms.ops, timms.num_layers, timms.choice_weights
         self.resampling = resampling
-        self._colour = torch.tensor(self.operations[0].kwargs["fillcolor"], dtype=torch.uint8)[:, None, None]
+        self._color = torch.tensor(self.operations[0].kwargs["fillcolor"], dtype=torch.uint8)[:, None, None]
 
     def __call__(self, images: UInt8[Tensor, "B C H W"], draws: Draws) -> UInt8[Tensor, "B C H W"]:
         """Distort a batch."""
@@ -205,10 +205,10 @@ class RandAugment:
         return rotate(images, group.levels, group.cubic, self._fill(images))
 
     def _fill(self, images: Tensor) -> UInt8[Tensor, "C 1 1"]:
-        """Return the colour that comes in at the border; copied to a GPU once."""
-        if self._colour.device != images.device:
-            self._colour = to_device(self._colour, images.device)
-        return self._colour
+        """Return the color that comes in at the border; copied to a GPU once."""
+        if self._color.device != images.device:
+            self._color = to_device(self._color, images.device)
+        return self._color
 
 
 def _levels(operation: Any, magnitudes: HostLevels, signs: HostLevels) -> HostLevels:
@@ -217,14 +217,14 @@ def _levels(operation: Any, magnitudes: HostLevels, signs: HostLevels) -> HostLe
     if operation.level_fn is None:
         return np.zeros_like(magnitudes)
     levels = np.array([operation.level_fn(x, operation.hparams)[0] for x in magnitudes], dtype=np.float64)
-    return (1 - levels).clip(0, 1) if operation.name == "Desaturate" else levels  # of colour that goes, or stays
+    return (1 - levels).clip(0, 1) if operation.name == "Desaturate" else levels  # of color that goes, or stays
 
 
 def _to(device: torch.device, array: np.ndarray) -> Tensor:
     return to_device(torch.from_numpy(array), device)
 
 
-# Changes of a grey level whatever surrounds it are tables, (R, C, 256); one look-up does many of them. Those of which a
+# Changes of a gray level whatever surrounds it are tables, (R, C, 256); one look-up does many of them. Those of which a
 # level says all are made on the host, (R, 256) of `levels` (R, 1).
 
 _RAMP = np.arange(256)
@@ -264,9 +264,9 @@ _FIXED_TABLES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def contrast(images: Images, factor: Levels) -> Tables:
-    """Move away from the mean grey."""
+    """Move away from the mean gray."""
     count = images.shape[-2] * images.shape[-1]
-    total = _grey(images).sum(dim=(1, 2, 3))[:, None, None]
+    total = _gray(images).sum(dim=(1, 2, 3))[:, None, None]
     mean = (2 * total + count) // (2 * count)  # rounded, halves up
     return _blend(mean, torch.arange(256, device=images.device), factor[..., 0]).expand(-1, images.shape[1], -1)
 
@@ -281,7 +281,7 @@ def autocontrast(images: Images, _: Levels) -> Tables:
 
 
 def equalize(images: Images, _: Levels) -> Tables:
-    """Make each channel's grey levels equally frequent, as far as a function of the level can."""
+    """Make each channel's gray levels equally frequent, as far as a function of the level can."""
     pixels = images.flatten(2).long()  # (R, C, H·W)
     count = pixels.shape[-1]
     histogram = torch.zeros(*pixels.shape[:2], 256, dtype=torch.long, device=images.device)
@@ -315,12 +315,12 @@ def _look_up(tables: Tables, images: Images) -> Images:
     return tables.gather(2, images.flatten(2).long()).view_as(images)
 
 
-# Changes of a pixel by its own colours or its neighbours.
+# Changes of a pixel by its own colors or its neighbors.
 
 
-def colour(images: Images, factor: Levels) -> Images:
-    """Move away from each pixel's grey."""
-    return images if images.shape[1] == 1 else _blend(_grey(images), images, factor)
+def color(images: Images, factor: Levels) -> Images:
+    """Move away from each pixel's gray."""
+    return images if images.shape[1] == 1 else _blend(_gray(images), images, factor)
 
 
 def sharpness(images: Images, factor: Levels) -> Images:
@@ -338,8 +338,8 @@ def gaussian_blur(images: Images, radius: Levels) -> Images:
 
 
 _BLENDS: dict[str, Callable[[Images, Levels], Images]] = {
-    "Color": colour,
-    "Desaturate": colour,
+    "Color": color,
+    "Desaturate": color,
     "GaussianBlur": gaussian_blur,
     "Sharpness": sharpness,
 }
@@ -355,7 +355,7 @@ def _parts(images: Images, groups: list[Group]) -> Iterator[tuple[Group, Images,
     return zip(groups, images.split(sizes), levels[:, None, None, None].split(sizes), strict=True)
 
 
-def _grey(images: Images) -> Int64[Tensor, "R 1 H W"]:
+def _gray(images: Images) -> Int64[Tensor, "R 1 H W"]:
     """Return the luma in Pillow's fixed-point arithmetic."""
     if images.shape[1] == 1:
         return images.long()
@@ -387,7 +387,7 @@ def _transposed_from(first: int, images: Images) -> Images:
 def slide(images: Images, slope: HostLevels, offset: HostLevels, cubic: HostFlags, fill: Tensor) -> Images:
     """Take each pixel from slope · (row + 1/2) + offset further right: a shear or a translation in x.
 
-    All pixels of a row move by the same, so that one interpolation of W + 3 neighbours makes the row.
+    All pixels of a row move by the same, so that one interpolation of W + 3 neighbors makes the row.
     """
     C, H, W = images.shape[1:]
     move = slope[:, None] * (np.arange(H) + 0.5) + offset[:, None]  # (R, H)
@@ -422,8 +422,8 @@ def rotate(images: Images, degrees: HostLevels, cubic: HostFlags, fill: Tensor) 
     places -= 0.5
     whole = places.floor()
     weights = torch.stack(_weights((places - whole).float(), is_cubic.float()[:, None, None]), dim=2)  # (R, 2, 4, P)
-    neighbours = whole.long()[:, :, None] + torch.arange(-1, 3, device=images.device)[:, None]
-    columns, rows = neighbours.clamp_(0, side - 1).unbind(1)  # (R, 4, P)
+    neighbors = whole.long()[:, :, None] + torch.arange(-1, 3, device=images.device)[:, None]
+    columns, rows = neighbors.clamp_(0, side - 1).unbind(1)  # (R, 4, P)
     across, down = weights[:, None].unbind(2)  # (R, 1, 4, P)
     pixels = images.flatten(2)  # (R, C, P)
     out = torch.zeros_like(pixels, dtype=torch.float)
@@ -435,7 +435,7 @@ def rotate(images: Images, degrees: HostLevels, cubic: HostFlags, fill: Tensor) 
 
 
 def _weights(d: Any, cubic: Any) -> list[Any]:
-    """Return what each of four neighbours counts at distance `d` from the second towards the third.
+    """Return what each of four neighbors counts at distance `d` from the second towards the third.
 
     Pillow's cubic kernel when it transforms has a = -1, where the one with which it resizes has -1/2.
     """

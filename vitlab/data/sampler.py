@@ -27,7 +27,7 @@ class Key(NamedTuple):
 class TrainSampler(Sampler[Key]):
     """Yield the images in the order of (seed, epoch), each global batch dealt out as in `vitlab.distributed.places`.
 
-    An epoch is so many whole optimiser steps, of `world_size · accumulate` batches each; what is left over, other
+    An epoch is so many whole optimizer steps, of `world_size · accumulate` batches each; what is left over, other
     images in each epoch, is left out. So neither its length nor the images of a step depend on how processes and
     accumulation factor them.
 
@@ -195,7 +195,7 @@ def position(trainer: Trainer) -> tuple[int, int]:
 
 
 def check_batches(dataset: Sized, batch_size: int, world_size: int, accumulate: int = 1) -> None:
-    """Refuse a training set that does not fill the batches of one optimiser step: the run would end without one.
+    """Refuse a training set that does not fill the batches of one optimizer step: the run would end without one.
 
     Raises:
         ValueError: fewer images for each process than its batches of a step hold.

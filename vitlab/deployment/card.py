@@ -157,7 +157,7 @@ def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
 
 
 def shorter_side(data: ImageDataModule) -> int:
-    """Return the pixels to which evaluation brings the shorter side of a picture, before it cuts the centre out."""
+    """Return the pixels to which evaluation brings the shorter side of a picture, before it cuts the center out."""
     size, crop_pct, _ = data.framing
     return math.floor(size / (crop_pct or 1))
 

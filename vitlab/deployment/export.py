@@ -1,6 +1,6 @@
 """A model as one file that runs without vitlab: ONNX for other runtimes, `torch.export` for PyTorch.
 
-Both files take normalised images (B, C, H, W) of the model's own size, for any B, and give what it gives in evaluation:
+Both files take normalized images (B, C, H, W) of the model's own size, for any B, and give what it gives in evaluation:
 logits, or the embedding where there are no classes. What is traced is a copy: the model that is given stays as it is.
 """
 

@@ -59,7 +59,7 @@ class Answers:
 def ask(
     objective: Objective, data: ImageDataModule, images: Sequence[Path], device: torch.device, raw: bool = False
 ) -> Answers:
-    """Show a model pictures, files or whole folders, each as evaluation frames and normalises the data's own.
+    """Show a model pictures, files or whole folders, each as evaluation frames and normalizes the data's own.
 
     Args:
         raw: ask the weights as trained, where their average is kept too.

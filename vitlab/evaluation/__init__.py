@@ -1,1 +1,1 @@
-"""Judge trained models by what they say about each image, and by the neighbours their features have."""
+"""Judge trained models by what they say about each image, and by the neighbors their features have."""

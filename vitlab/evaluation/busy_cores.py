@@ -9,7 +9,7 @@ STAT = Path("/proc/stat")
 IDLE = (3, 4, 8, 9)  # idle and iowait are no work; what guests use stands in `user` too (proc(5))
 
 
-class Neighbours:
+class Neighbors:
     """Counts the processor time of others within its blocks, on the cores that this process may use."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitlab.atomic_files import write_text
-from vitlab.evaluation.busy_cores import Neighbours
+from vitlab.evaluation.busy_cores import Neighbors
 from vitlab.evaluation.energy import meter_for
 from vitlab.evaluation.flops import flops_of, wait_for
 from vitlab.evaluation.interleaved_timing import clock_for
@@ -160,7 +160,7 @@ class CostMeter:
         self.labels = torch.randint(model.num_classes, (batch_size,), device=device)
         self.flops = count_flops(model, self.images[:1])
         self.train_flops = count_train_flops(model, self.images[:2], self.labels[:2])
-        self.energy, self.neighbours = meter_for(device), Neighbours() if device.type == "cpu" else None
+        self.energy, self.neighbors = meter_for(device), Neighbors() if device.type == "cpu" else None
         self.inference, self.training = _Timed(), _Timed()
 
     def take_turn(self) -> None:
@@ -197,8 +197,8 @@ class CostMeter:
             torch=torch.__version__,
             train_range=(size / max(self.training.seconds), size / min(self.training.seconds)),
             inference_range=(size / max(self.inference.seconds), size / min(self.inference.seconds)),
-            others=self.neighbours.mean if self.neighbours else None,
-            cores=self.neighbours.cores if self.neighbours else None,
+            others=self.neighbors.mean if self.neighbors else None,
+            cores=self.neighbors.cores if self.neighbors else None,
         )
 
     def _time(self, step: Callable[[], object], timed: _Timed) -> None:
@@ -209,7 +209,7 @@ class CostMeter:
         times: list[float] = []
         joules = self.energy.joules() if self.energy else 0.0
         start = time.perf_counter()
-        with self.neighbours or nullcontext():
+        with self.neighbors or nullcontext():
             while not _enough(len(times), time.perf_counter() - start):
                 begin = clock()
                 step()

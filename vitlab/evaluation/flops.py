@@ -1,6 +1,6 @@
 """How much arithmetic a training step does, and what share that is of what the device can do (MFU).
 
-Model FLOPs utilisation (Chowdhery et al., "PaLM", 2022, appendix B) = FLOPs of a step / seconds of a step / peak. What
+Model FLOPs utilization (Chowdhery et al., "PaLM", 2022, appendix B) = FLOPs of a step / seconds of a step / peak. What
 gradient checkpointing computes a second time is no part of it. The peak is that of a large matrix product, measured
 where the run is, since no list knows every device; data sheets promise more, and a share of theirs is smaller.
 """
@@ -34,7 +34,7 @@ class StepFlops(FlopCounterMode):
         return out if again else super()._count_flops(func_packet, out, args, kwargs)
 
 
-class Utilisation(Callback):
+class Utilization(Callback):
     """Counts the FLOPs of the first batch's step and keeps them with the run's state: a continued run counts nothing.
 
     Within the count compiled blocks run as they are written, in the first step of a run and in no other.

@@ -1,7 +1,7 @@
 """Steps that take turns: how two ways to do the same are measured where a machine changes its speed.
 
 A shared machine changes its speed from second to second. Steps that are compared are therefore alternated, and what is
-reported is the median of the ratios of neighbours, with the quartiles, not a ratio of two medians. With one thread on a
+reported is the median of the ratios of neighbors, with the quartiles, not a ratio of two medians. With one thread on a
 CPU, time is what this process was given of it, whatever else runs.
 """
 
@@ -63,5 +63,5 @@ def quartiles(values: Iterable[float]) -> Quartiles:
 
 
 def ratios(over: Iterable[float], under: Iterable[float]) -> Quartiles:
-    """Return the quartiles of the ratios of neighbours."""
+    """Return the quartiles of the ratios of neighbors."""
     return quartiles(a / b for a, b in zip(over, under, strict=True))

@@ -1,6 +1,6 @@
-"""k nearest neighbours by Euclidean distance: the classifier that needs no training.
+"""k nearest neighbors by Euclidean distance: the classifier that needs no training.
 
-Q: queries, N: labelled examples (the bank), D: numbers per example.
+Q: queries, N: labeled examples (the bank), D: numbers per example.
 """
 
 import torch
@@ -26,20 +26,20 @@ def nearest(queries: Tensor, bank: Tensor, k: int, chunk: int = 2048) -> Tensor:
     return torch.cat(found)
 
 
-def vote(neighbours: Tensor, num_classes: int) -> Tensor:
-    """Return the most frequent label among each row's neighbours; of equally frequent ones that of the nearest.
+def vote(neighbors: Tensor, num_classes: int) -> Tensor:
+    """Return the most frequent label among each row's neighbors; of equally frequent ones that of the nearest.
 
     Args:
-        neighbours: labels (Q, k), the nearest first.
+        neighbors: labels (Q, k), the nearest first.
 
     Returns:
         (Q,) int64
     """
-    k = neighbours.shape[1]
+    k = neighbors.shape[1]
     # A vote counts 1, and less than 1/k more by rank: all extras together cannot overturn a majority.
-    weight = 1 + (0.5 ** torch.arange(1, k + 1, dtype=torch.float64, device=neighbours.device)) / (2 * k)  # (k,)
-    votes = torch.zeros(len(neighbours), num_classes, dtype=torch.float64, device=neighbours.device)
-    return votes.scatter_add_(1, neighbours, weight.expand_as(neighbours)).argmax(dim=1)
+    weight = 1 + (0.5 ** torch.arange(1, k + 1, dtype=torch.float64, device=neighbors.device)) / (2 * k)  # (k,)
+    votes = torch.zeros(len(neighbors), num_classes, dtype=torch.float64, device=neighbors.device)
+    return votes.scatter_add_(1, neighbors, weight.expand_as(neighbors)).argmax(dim=1)
 
 
 def predict(queries: Tensor, bank: Tensor, labels: Tensor, k: int, num_classes: int) -> Tensor:
@@ -55,8 +55,8 @@ def choose_k(
     The queries must not be those on which the result is reported. Candidates beyond the size of the bank are left out.
     """
     possible = sorted(k for k in candidates if k <= len(bank))
-    neighbours = labels[nearest(queries, bank, possible[-1])]  # one search serves all k
-    right = [int((vote(neighbours[:, :k], num_classes) == query_labels).sum()) for k in possible]
+    neighbors = labels[nearest(queries, bank, possible[-1])]  # one search serves all k
+    right = [int((vote(neighbors[:, :k], num_classes) == query_labels).sum()) for k in possible]
     return possible[right.index(max(right))]
 
 

@@ -1,4 +1,4 @@
-"""What accuracies, neighbours and probes ask of labels: one class for each image."""
+"""What accuracies, neighbors and probes ask of labels: one class for each image."""
 
 from torch import Tensor
 

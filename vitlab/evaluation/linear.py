@@ -1,8 +1,8 @@
 """Linear probe: multinomial logistic regression on frozen features, by L-BFGS.
 
-    min_{W, b}  mean_i CE(W x_i + b, y_i) + λ/2 |W|²,    x standardised on the training images
+    min_{W, b}  mean_i CE(W x_i + b, y_i) + λ/2 |W|²,    x standardized on the training images
 
-A convex problem solved to its optimum: no learning rate, no augmentation, no number of epochs that could favour one
+A convex problem solved to its optimum: no learning rate, no augmentation, no number of epochs that could favor one
 encoder. Only λ is chosen, on images held out of the training set. N images, C features, K classes.
 """
 
@@ -45,7 +45,7 @@ def fit_linear_probe(
     bias = torch.zeros(num_classes, requires_grad=True)
     best: tuple[float, LinearProbe] | None = None
     for strength in sorted(strengths, reverse=True):
-        minimise(weight, bias, x, labels, strength)
+        minimize(weight, bias, x, labels, strength)
         probe = LinearProbe(weight.detach().clone(), bias.detach().clone(), mean, std, strength)
         right = float((probe.logits(held_out[0]).argmax(dim=1) == held_out[1]).float().mean())
         if best is None or right > best[0]:  # of equals the strongest
@@ -54,7 +54,7 @@ def fit_linear_probe(
     return best[1]
 
 
-def minimise(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor, strength: float) -> None:
+def minimize(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor, strength: float) -> None:
     """Run L-BFGS to its optimum, from where weight (K, C) and bias (K,) are, in place."""
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
 

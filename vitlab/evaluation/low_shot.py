@@ -1,9 +1,9 @@
 """How far a few labels go: logistic regression on the frozen features of 1, 2 or 5 images of each class (MSN, table 1).
 
-    min_{W, b}  Σ_i CE(W x_i + b, y_i) + λ/2 |W|²,    x centred on the mean of all training images, of length 1
+    min_{W, b}  Σ_i CE(W x_i + b, y_i) + λ/2 |W|²,    x centered on the mean of all training images, of length 1
 
 The mean takes no label. λ is 0.075, MSN's for a ViT-S with 1 % of the labels: it is fixed, since no labels are left to
-choose it by. Which images are labelled is drawn several times, the same for every encoder. Departures from MSN's code:
+choose it by. Which images are labeled is drawn several times, the same for every encoder. Departures from MSN's code:
 an intercept, and the features that `embed` gives, after the final norm.
 
 N images, C features, K classes.
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor
 
-from vitlab.evaluation.linear import minimise
+from vitlab.evaluation.linear import minimize
 
 SHOTS = (1, 2, 5)
 DRAWS = 5
@@ -26,7 +26,7 @@ STRENGTH = 0.075
 
 @dataclass(frozen=True)
 class LowShot:
-    """Test accuracy with so many labelled images a class: the mean of all draws, and its 95 % interval (Student's)."""
+    """Test accuracy with so many labeled images a class: the mean of all draws, and its 95 % interval (Student's)."""
 
     images_per_class: int
     value: float
@@ -36,7 +36,7 @@ class LowShot:
 
     @classmethod
     def of(cls, images_per_class: int, draws: list[float]) -> "LowShot":
-        """Summarise."""
+        """Summarize."""
         mean = float(np.mean(draws))
         margin = float(stats.sem(draws) * stats.t.ppf(0.975, len(draws) - 1))
         return cls(images_per_class, mean, max(0.0, mean - margin), min(1.0, mean + margin), tuple(draws))
@@ -67,7 +67,7 @@ def measure_low_shot(
             weight, bias = torch.zeros(num_classes, x.shape[1]), torch.zeros(num_classes)
             weight.requires_grad_()
             bias.requires_grad_()
-            minimise(weight, bias, x[chosen], labels[chosen], STRENGTH / len(chosen))  # which takes the mean over i
+            minimize(weight, bias, x[chosen], labels[chosen], STRENGTH / len(chosen))  # which takes the mean over i
             with torch.no_grad():
                 right.append(float((F.linear(queries, weight, bias).argmax(dim=1) == truth).float().mean()))
         results.append(LowShot.of(shot, right))

@@ -32,7 +32,7 @@ from vitlab import models
 from vitlab.atomic_files import flaw
 from vitlab.config import Config, changes, conflicts, flatten, gather, load_yaml, pairs, short, split
 from vitlab.data import ImageDataModule
-from vitlab.evaluation.flops import Utilisation, choose_tf32
+from vitlab.evaluation.flops import Utilization, choose_tf32
 from vitlab.experiment.class_names import settable, spell_out, spell_out_arguments
 from vitlab.experiment.errors import explain, nearest
 from vitlab.experiment.run_directory import config_file, directory_of, placed, run_of, stored_directory
@@ -42,9 +42,11 @@ from vitlab.objectives.objective import Monitor
 from vitlab.runs.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints, newest_state
 from vitlab.runs.finite_steps import FiniteSteps
 from vitlab.runs.lock import held
-from vitlab.runs.record import RunProgress, RunRecord
+from vitlab.runs.metrics_csv import MetricsFile
+from vitlab.runs.progress_bar import RunProgress
+from vitlab.runs.record import RunRecord
 from vitlab.runs.resume import EpochMeans, RandomState
-from vitlab.runs.wandb import MetricsFile, UnbreakableWandbLogger, Wandb
+from vitlab.runs.wandb import UnbreakableWandbLogger, Wandb
 
 log = logging.getLogger("vitlab")
 
@@ -373,14 +375,14 @@ class VitlabCLI(LightningCLI):
         given = given if isinstance(given, list) else [given]
         check_trainer(chosen, given, self.model)
         bar = any(isinstance(each, ProgressBar) for each in given)
-        utilisation = Utilisation()
+        utilization = Utilization()
         callbacks = [
             self.record,
             FiniteSteps(self.directory, run.not_finite),
             RandomState(),
             EpochMeans(),
-            utilisation,
-            RunProgress(utilisation, shown=chosen.enable_progress_bar is not False and not bar),
+            utilization,
+            RunProgress(utilization, shown=chosen.enable_progress_bar is not False and not bar),
             *(self._checkpoints(run.checkpoint) if chosen.enable_checkpointing is not False else []),
         ]
         own_loggers = self._loggers() if self.start and not chosen.fast_dev_run else []

@@ -19,7 +19,7 @@ from vitlab.models.layers import PatchEmbed
 
 
 class Features(NamedTuple):
-    """What an encoder gives: P prefix tokens (class, distillation; P may be 0) and N patch tokens, normalised."""
+    """What an encoder gives: P prefix tokens (class, distillation; P may be 0) and N patch tokens, normalized."""
 
     prefix: Float[Tensor, "B P C"]
     patches: Float[Tensor, "B N C"]

@@ -79,7 +79,7 @@ class WindowAttention(nn.Module, ABC):
 
 
 class WindowBlock(nn.Module, ABC):
-    """Attention in windows, shifted in every second block, and an MLP; leaves differ in where they normalise."""
+    """Attention in windows, shifted in every second block, and an MLP; leaves differ in where they normalize."""
 
     attn_mask: Tensor | None
 
@@ -220,7 +220,7 @@ class HierarchicalBackbone(Backbone):
         return tokens
 
     def encode(self, tokens: Float[Tensor, "B H W D"]) -> Features:
-        """Run the stages on a whole map: windows and merging need its neighbourhoods, so there are no subsets."""
+        """Run the stages on a whole map: windows and merging need its neighborhoods, so there are no subsets."""
         for stage in self.layers:
             tokens = stage(tokens)
         patches = self.norm(tokens).flatten(1, 2)  # (B, N, C)

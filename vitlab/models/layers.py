@@ -1,4 +1,4 @@
-"""What two architectures share: patch embedding, MLP, stochastic depth, initialisations, the sin-cos table."""
+"""What two architectures share: patch embedding, MLP, stochastic depth, initializations, the sin-cos table."""
 
 from collections.abc import Callable
 
@@ -25,14 +25,14 @@ def multiples_around(value: int, step: int) -> str:
 
 
 def trunc_normal(linear: nn.Linear) -> None:
-    """Initialise as timm, DeiT and Swin do: normal, σ = 0.02, whatever the width; bias 0."""
+    """Initialize as timm, DeiT and Swin do: normal, σ = 0.02, whatever the width; bias 0."""
     nn.init.trunc_normal_(linear.weight, std=0.02)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
 
 
 def fan_in(linear: nn.Linear) -> None:
-    """Initialise with σ = 1/√fan_in (LeCun), which keeps the scale of activations at any width; bias 0.
+    """Initialize with σ = 1/√fan_in (LeCun), which keeps the scale of activations at any width; bias 0.
 
     σ = 0.02 is this at a width of 2,500. At widths of 48–96 it shrinks what every layer passes on, and a short
     training ends before the layers have grown.
@@ -43,7 +43,7 @@ def fan_in(linear: nn.Linear) -> None:
 
 
 def xavier(linear: nn.Linear) -> None:
-    """Initialise as MAE does: uniform, of variance 2 / (fan_in + fan_out); bias 0."""
+    """Initialize as MAE does: uniform, of variance 2 / (fan_in + fan_out); bias 0."""
     nn.init.xavier_uniform_(linear.weight)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)

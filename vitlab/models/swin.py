@@ -88,7 +88,7 @@ class CosineAttention(TableAttention):
 
 
 class PreNormBlock(WindowBlock):
-    """Normalise what goes into attention and MLP."""
+    """Normalize what goes into attention and MLP."""
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         x = x + self.drop_path(self.attend(self.norm1(x)))
@@ -96,7 +96,7 @@ class PreNormBlock(WindowBlock):
 
 
 class PatchMerging(nn.Module):
-    """Halve the map and double the width: concatenate 2 × 2 tokens, normalise, reduce."""
+    """Halve the map and double the width: concatenate 2 × 2 tokens, normalize, reduce."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

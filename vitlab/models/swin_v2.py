@@ -95,7 +95,7 @@ class LinearSpacedBias(ContinuousBias):
 
 
 class TableBias(PositionBias):
-    """A learned number for each head and offset, as in Swin (the paper's "parametrised")."""
+    """A learned number for each head and offset, as in Swin (the paper's "parametrized")."""
 
     relative_position_index: Tensor
 
@@ -156,7 +156,7 @@ class CosineAttention(WindowAttention):
 
 
 class ResPostNormBlock(WindowBlock):
-    """Normalise what attention and MLP add.
+    """Normalize what attention and MLP add.
 
     The norms start at 0, and so the block as the identity; otherwise training diverges or trails.
     """
@@ -181,7 +181,7 @@ class ResPostNormBlock(WindowBlock):
 
 
 class PatchMerging(nn.Module):
-    """Halve the map and double the width: concatenate 2 × 2 tokens, reduce, normalise."""
+    """Halve the map and double the width: concatenate 2 × 2 tokens, reduce, normalize."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -65,7 +65,7 @@ class TimmModel(ImageModel):
         self.pretrained = pretrained
         self.img_size = pair(img_size) if img_size is not None else (cfg.input_size[1], cfg.input_size[2])
         self.mean: tuple[float, ...] = tuple(cfg.mean)
-        """The normalisation that timm's weights expect, which a teacher needs and a student need not share."""
+        """The normalization that timm's weights expect, which a teacher needs and a student need not share."""
         self.std: tuple[float, ...] = tuple(cfg.std)
         if checkpoint_path is not None:
             from vitlab.models.weights import load_weights

@@ -61,7 +61,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each normalised first and added to what came in."""
+    """Attention and MLP, each normalized first and added to what came in."""
 
     def __init__(
         self, dim: int, attn: Attention, mlp_ratio: float, drop: float, drop_path: float, init_values: float | None
@@ -87,7 +87,7 @@ class VisionTransformer(Backbone):
         global_pool: what the classifier reads: the class token, or the mean of the patch tokens.
         init_values: start of LayerScale (DeiT III); none without.
         no_embed_class: give positions to patches only (DeiT III).
-        fc_norm: normalise after pooling rather than before; by default with the mean only.
+        fc_norm: normalize after pooling rather than before; by default with the mean only.
         distilled: add DeiT's distillation token and second classifier.
         fixed_pos_embed: MAE's sin-cos table, not trained, in place of learned positions.
         dynamic_img_size: accept images of other sizes, resizing the positions; unlike in timm on, for multi-crop views.

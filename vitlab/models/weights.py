@@ -73,7 +73,7 @@ class LoadReport:
             names = [name for name, change in self.resized.items() if change == (old, new)]
             lines.append(f"  resized: {_some(names, 1)} from {old} to {new}")
         if self.missing:
-            lines.append(f"  missing, left as initialised: {_some(self.missing)}")
+            lines.append(f"  missing, left as initialized: {_some(self.missing)}")
         if self.unexpected:
             lines.append(f"  left over, not used: {_some(self.unexpected)}")
         if self.beside:

@@ -1,7 +1,7 @@
 """The geometry of shifted windows, which Swin and Swin v2 share.
 
 A map of H × W tokens is cut into windows of wh × ww = N tokens. Shifted blocks roll the map first, so that windows
-straddle the borders of the ones before; a mask then keeps apart what only the roll made neighbours.
+straddle the borders of the ones before; a mask then keeps apart what only the roll made neighbors.
 """
 
 import math
@@ -77,7 +77,7 @@ def resize_bias_table(
 def shift_mask(
     size: Size, window: Size, shift: Size, device: torch.device | None = None
 ) -> Float[Tensor, "nW N N"] | None:
-    """Return 0 where two tokens of a rolled window are neighbours in the image and -100 where the roll made them so.
+    """Return 0 where two tokens of a rolled window are neighbors in the image and -100 where the roll made them so.
 
     None without a shift. -100 and not -inf, as in the official code: weights were trained with what leaks through.
     """
@@ -181,7 +181,7 @@ def windows_on_map(
 
 
 def merge_2x2(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 4*C"]:
-    """Concatenate each 2 × 2 neighbourhood in the order (0,0), (1,0), (0,1), (1,1) of (row, column) offsets.
+    """Concatenate each 2 × 2 neighborhood in the order (0,0), (1,0), (0,1), (1,1) of (row, column) offsets.
 
     Column by column: `nn.Unfold` goes row by row and would load released weights without a word, and wrongly.
     """

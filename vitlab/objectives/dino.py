@@ -28,14 +28,14 @@ class DINO(SelfDistillation):
     """Pre-train any backbone on crops of two sizes, without labels.
 
     A Swin keeps on small crops the windows of its `img_size`; maps that these do not fill are padded with zeros. The
-    centre moves with each batch, the teacher with each optimiser step, where several batches make one.
+    center moves with each batch, the teacher with each optimizer step, where several batches make one.
 
     The defaults are the released code's, its 100-epoch recipe. Weight decay there rises along a cosine from 0.04 to
-    0.4: `weight_decay` and `weight_decay_end` of the optimiser.
+    0.4: `weight_decay` and `weight_decay_end` of the optimizer.
 
     Args:
         backbone: ViT, Swin or Swin v2, with the student's drop path; its classifier is left out.
-        optimizer: Settings of the optimiser.
+        optimizer: Settings of the optimizer.
         schedule: The learning rate over the run.
         out_dim: Outputs K; fewer for small data.
         hidden_dim: Width of the head.

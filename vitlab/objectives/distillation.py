@@ -78,7 +78,7 @@ class Distillation(Classification):
             the work; any other model learns both with its only head.
         teacher: A trained model; its accuracy on the validation images is printed first, and chance is refused.
         target: What is learned from the teacher.
-        optimizer: Settings of the optimiser.
+        optimizer: Settings of the optimizer.
         schedule: The learning rate over the run.
         alpha: Share α of the teacher in the loss: λ in the paper.
         label_smoothing: ε of the labels; the teacher's are never smoothed.

@@ -31,7 +31,7 @@ def projection(in_dim: int, hidden_dim: int, out_dim: int, batch_norm: bool) -> 
 
 
 class BatchNorm(nn.Module):
-    """Normalise each channel over the batches of all processes.
+    """Normalize each channel over the batches of all processes.
 
     PyTorch's SyncBatchNorm, which the released code takes, does the same on GPUs alone. There are no running
     statistics: a projection is never evaluated by itself.

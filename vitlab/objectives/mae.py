@@ -3,7 +3,7 @@
     z = encode(visible patches of x);    x̂ = decode(z at their places, a mask token at all others)
     L = Σ m_i ‖x_i − x̂_i‖² / (V · Σ m_i)
 
-with x_i the V = p·p·C values of patch i, by default normalised to mean 0 and variance 1, and m_i = 1 if it is hidden.
+with x_i the V = p·p·C values of patch i, by default normalized to mean 0 and variance 1, and m_i = 1 if it is hidden.
 
 Letters: B images, N patches, K of them visible, P prefix tokens, D width of the encoder, E of the decoder.
 """
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vitlab.distributed import num_processes, own_rows
+from vitlab.distributed import local_rows, num_processes
 from vitlab.models import Features, VisionTransformer
 from vitlab.models.layers import check_heads, init_linears, sincos_table, xavier
 from vitlab.models.vit import Attention, Block
@@ -54,10 +54,10 @@ class MAE(MaskedPretraining):
 
     Args:
         backbone: A VisionTransformer; its classifier is left out.
-        optimizer: Settings of the optimiser.
+        optimizer: Settings of the optimizer.
         schedule: The learning rate over the run.
         mask_ratio: Share of the patches that is hidden.
-        norm_pix_loss: Normalise each patch of the target, which learns better features.
+        norm_pix_loss: Normalize each patch of the target, which learns better features.
         decoder_embed_dim: Width of the decoder.
         decoder_depth: Blocks of the decoder.
         decoder_num_heads: Heads of the decoder.
@@ -108,11 +108,11 @@ class MAE(MaskedPretraining):
         (images,) = views  # MAE sees one view and never the labels
         batch, num_patches = len(images), len(self.decoder.pos_embed)
         drawn = random_masking(batch * num_processes(), num_patches, self.mask_ratio, images.device)
-        keep, mask = map(own_rows, drawn)
+        keep, mask = map(local_rows, drawn)
 
         pred = self.reconstruct(images, keep)  # (B, N, V)
         target = patchify(images, self.backbone.patch_size)  # (B, N, V)
-        return masked_mse(pred, normalise_patches(target) if self.norm_pix_loss else target, mask)
+        return masked_mse(pred, normalize_patches(target) if self.norm_pix_loss else target, mask)
 
     def reconstruct(self, images: Float[Tensor, "B C H W"], keep: Int[Tensor, "B K"]) -> Float[Tensor, "B N V"]:
         """Predict all patches from the visible ones."""
@@ -131,7 +131,7 @@ class MAE(MaskedPretraining):
         return unpatchify(pred, patch, *grid), enlarge(mask.unflatten(1, grid), patch)
 
 
-def normalise_patches(patches: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
+def normalize_patches(patches: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
     """Give the values of each patch mean 0 and (unbiased) variance 1."""
     mean, std = patch_statistics(patches)
     return (patches - mean) / std

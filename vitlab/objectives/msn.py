@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.distributed import mean_over_processes, num_processes, own_rows
+from vitlab.distributed import local_rows, mean_over_processes, num_processes
 from vitlab.models import VisionTransformer
 from vitlab.objectives.heads import Prototypes, projection
 from vitlab.objectives.masking import num_hidden_blocks, random_masking, take
@@ -35,7 +35,7 @@ class MSN(SelfDistillation):
 
     Args:
         backbone: A VisionTransformer; its classifier is left out.
-        optimizer: Settings of the optimiser.
+        optimizer: Settings of the optimizer.
         schedule: The learning rate over the run.
         num_prototypes: K.
         hidden_dim: Width of the projection.
@@ -124,7 +124,7 @@ class MSN(SelfDistillation):
         hidden = num_hidden_blocks(num_patches, self.patch_drop)  # rounded up: 166 of 196 are kept, as released
         draws = batch * num_processes() if self.mask_per_image else 1
         keep, _ = random_masking(draws, num_patches, hidden / num_patches, images.device)
-        keep = own_rows(keep) if self.mask_per_image else keep
+        keep = local_rows(keep) if self.mask_per_image else keep
         return self.backbone.pool(self.backbone.encode(take(tokens, keep.expand(batch, -1))))
 
     def configure_gradient_clipping(

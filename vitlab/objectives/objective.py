@@ -1,4 +1,4 @@
-"""What all objectives share: an optimiser, a schedule in optimiser steps, an average of the weights, and logging."""
+"""What all objectives share: an optimizer, a schedule in optimizer steps, an average of the weights, and logging."""
 
 import logging
 import math
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from vitlab.models import ImageModel
-from vitlab.objectives.sharding import FSDP, refuse_other_sharding, share_out
+from vitlab.objectives.sharding import FSDP, apply_fsdp, refuse_other_sharding
 from vitlab.objectives.stored import build, stored_model
 from vitlab.optim import Optimizer, Schedule, describe_groups, parameter_groups
 
@@ -33,7 +33,7 @@ class Monitor(NamedTuple):
 
 
 class StepLeftOut(Exception):
-    """Raised before an optimiser's step that is not to happen: weights, state and counters stay as they are."""
+    """Raised before an optimizer's step that is not to happen: weights, state and counters stay as they are."""
 
 
 class Objective(LightningModule, ABC):
@@ -115,12 +115,12 @@ class Objective(LightningModule, ABC):
 
     @property
     def progress(self) -> float:
-        """The share of all optimiser steps already taken, from 0 to 1, or to 1 / `schedule.stretch`."""
+        """The share of all optimizer steps already taken, from 0 to 1, or to 1 / `schedule.stretch`."""
         return self.global_step / (self.trainer.estimated_stepping_batches * self.schedule.stretch)
 
     @property
     def global_batch(self) -> int:
-        """Images for each optimiser step: loader's batch × devices × accumulated batches."""
+        """Images for each optimizer step: loader's batch × devices × accumulated batches."""
         batch_size: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
         return batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
@@ -141,7 +141,7 @@ class Objective(LightningModule, ABC):
 
     def configure_model(self) -> None:
         if self._trainer is not None and isinstance(self.trainer.strategy, FSDP):
-            share_out(self, self.trainer.strategy.device_mesh["data_parallel"])
+            apply_fsdp(self, self.trainer.strategy.device_mesh["data_parallel"])
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Let `torch.compile` take every backbone in here, averages and teachers included, in place: no key changes.
@@ -180,7 +180,7 @@ class Objective(LightningModule, ABC):
         steps, epochs = length(self.trainer)
         peaks = [group["lr"] for group in groups]
         optimizer = self.optimizer.build(groups)
-        # A fused optimiser divides float16's gradients by the loss's scale itself, in its step, so that whatever clips
+        # A fused optimizer divides float16's gradients by the loss's scale itself, in its step, so that whatever clips
         # or checks them before would see them scaled. Lightning refuses to clip then, in bfloat16 too, which has none.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         # LambdaLR multiplies; dividing by the peak makes the schedule's absolute rates come out as they are written.
@@ -211,11 +211,11 @@ class Objective(LightningModule, ABC):
         self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], rank_zero_only=True)
 
     def after_optimizer_step(self) -> None:
-        """Do what follows each optimiser step, once however many batches were accumulated: averages of weights."""
+        """Do what follows each optimizer step, once however many batches were accumulated: averages of weights."""
 
 
 def length(trainer: Trainer) -> tuple[int, float]:
-    """Return how many optimiser steps, and how many epochs, a run has that is about to begin."""
+    """Return how many optimizer steps, and how many epochs, a run has that is about to begin."""
     if trainer.limit_train_batches == 0:
         return 0, 1.0  # nothing to lay out
     steps = int(trainer.estimated_stepping_batches)

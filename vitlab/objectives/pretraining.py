@@ -43,12 +43,12 @@ class MaskedPretraining(Pretraining, ABC):
     ) -> tuple[Float[Tensor, "B C H W"], Bool[Tensor, "B H W"]]:
         """Draw a mask and return (all pixels as predicted, the mask on pixels), to look at.
 
-        A prediction of normalised pixels gets the mean and deviation of the true ones back, which it never learned.
+        A prediction of normalized pixels gets the mean and deviation of the true ones back, which it never learned.
         """
 
 
 def require_final_norm(backbone: Backbone) -> None:
-    """Refuse a ViT that normalises after pooling, where the tokens that predict pixels do not come by."""
+    """Refuse a ViT that normalizes after pooling, where the tokens that predict pixels do not come by."""
     if isinstance(backbone, VisionTransformer) and not isinstance(backbone.norm, nn.LayerNorm):
         raise ValueError(
             f"With global_pool {backbone.global_pool} this ViT has no norm on its tokens, only on their mean.\n"

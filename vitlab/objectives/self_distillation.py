@@ -43,7 +43,7 @@ class SelfDistillation(Objective, ABC):
         backbone: Its classifier is left out.
         head: From the embedding (B, D) to what is compared.
         num_outputs: K.
-        optimizer: Settings of the optimiser.
+        optimizer: Settings of the optimizer.
         schedule: The learning rate over the run.
         clip_grad: Longest gradient; of what, the objective says.
         init_from: Weights that student and teacher start from.
@@ -83,7 +83,7 @@ class SelfDistillation(Objective, ABC):
 
     @abstractmethod
     def momentum(self, progress: float) -> float:
-        """Return the share of the teacher that stays in an optimiser step."""
+        """Return the share of the teacher that stays in an optimizer step."""
 
     def no_weight_decay(self) -> set[str]:
         return set()

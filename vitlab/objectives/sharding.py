@@ -1,4 +1,4 @@
-"""Train what one GPU cannot hold: parameters, gradients and optimiser states shared out over all processes (FSDP2).
+"""Train what one GPU cannot hold: parameters, gradients and optimizer states shared out over all processes (FSDP2).
 
 `trainer.strategy: fsdp2`. Every block of every network, of the student, of its averages, of a decoder, is gathered for
 its own forward and backward alone; what lies between the blocks is gathered for the step. Each parameter is cut along
@@ -34,7 +34,7 @@ class FSDP(ModelParallelStrategy):
         super().setup_environment()
 
 
-StrategyRegistry.register("fsdp2", FSDP, description="Parameters, gradients and optimiser shared out, by block")
+StrategyRegistry.register("fsdp2", FSDP, description="Parameters, gradients and optimizer shared out, by block")
 
 
 def refuse_other_sharding(strategy: Strategy) -> None:
@@ -43,7 +43,7 @@ def refuse_other_sharding(strategy: Strategy) -> None:
         raise ValueError("trainer.strategy fsdp cuts weights and their averages in different places; give fsdp2.")
 
 
-def share_out(objective: LightningModule, mesh: DeviceMesh) -> None:
+def apply_fsdp(objective: LightningModule, mesh: DeviceMesh) -> None:
     """Shard an objective by block; once, also where it is tested after it was trained."""
     if isinstance(objective, FSDPModule):
         return
@@ -77,7 +77,7 @@ def own_parts(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def as_gradients(scalar: Tensor, gradients: Sequence[Tensor]) -> Tensor:
-    """Return a number that all processes know in the form of some gradients, which an optimiser takes beside them."""
+    """Return a number that all processes know in the form of some gradients, which an optimizer takes beside them."""
     first = gradients[0]
     if not isinstance(first, DTensor):
         return scalar

@@ -4,7 +4,7 @@
     L = Σ m |x − x̂| / (C · Σ m)
 
 with x the image, m the mask (1: hidden) on tokens and, in L, on pixels, and C channels. Any backbone serves whose
-patches do not overlap, since none of its tokens is left out. Swin v2 normalises the target: x ← (x − μ) / σ, in a
+patches do not overlap, since none of its tokens is left out. Swin v2 normalizes the target: x ← (x − μ) / σ, in a
 window that slides over the image.
 """
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vitlab.distributed import num_processes, own_rows
+from vitlab.distributed import local_rows, num_processes
 from vitlab.models import Backbone
 from vitlab.objectives.masking import block_masking, enlarge, num_hidden_blocks
 from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm
@@ -25,12 +25,12 @@ class SimMIM(MaskedPretraining):
 
     Args:
         backbone: ViT, Swin or Swin v2; its classifier is left out.
-        optimizer: Settings of the optimiser.
+        optimizer: Settings of the optimizer.
         schedule: The learning rate over the run.
         mask_patch_size: Side in pixels of the blocks that are hidden.
         mask_ratio: Share of the blocks that is hidden, rounded up.
-        norm_targets: Side in pixels of the window in which the target is normalised: 47 for Swin v2; null: not at all.
-        spare_positions: Keep position embeddings and biases from weight decay. The released code wants to and does
+        norm_targets: Side in pixels of the window in which the target is normalized: 47 for Swin v2; null: not at all.
+        no_decay_positions: Keep position embeddings and biases from weight decay. The released code wants to and does
             not: its exclusions carry a prefix that no name has.
         init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
     """
@@ -43,7 +43,7 @@ class SimMIM(MaskedPretraining):
         mask_patch_size: int = 32,
         mask_ratio: float = 0.6,
         norm_targets: int | None = None,
-        spare_positions: bool = False,
+        no_decay_positions: bool = False,
         init_from: str | None = None,
     ) -> None:
         super().__init__(backbone, optimizer, schedule, init_from)
@@ -54,7 +54,7 @@ class SimMIM(MaskedPretraining):
             raise ValueError(f"norm_targets is {norm_targets}; a window has a middle: give an odd side, like 47.")
         self.backbone: Backbone = backbone
         self.block = mask_patch_size // backbone.patch_size  # tokens a side
-        self.mask_ratio, self.norm_targets, self.spare_positions = mask_ratio, norm_targets, spare_positions
+        self.mask_ratio, self.norm_targets, self.no_decay_positions = mask_ratio, norm_targets, no_decay_positions
         self.mask_token = nn.Parameter(
             nn.init.trunc_normal_(torch.empty(1, 1, backbone.patch_embed.proj.out_channels), std=0.02)
         )
@@ -68,14 +68,14 @@ class SimMIM(MaskedPretraining):
         return self.backbone
 
     def no_weight_decay(self) -> set[str]:
-        return {"mask_token"} | (super().no_weight_decay() if self.spare_positions else set())
+        return {"mask_token"} | (super().no_weight_decay() if self.no_decay_positions else set())
 
     def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
         (images,) = views  # SimMIM sees one view and never the labels
         mask = self.draw_mask(images)
 
         pred = self.reconstruct(images, mask)  # (B, C, H, W)
-        target = images if self.norm_targets is None else normalise_locally(images, self.norm_targets)
+        target = images if self.norm_targets is None else normalize_locally(images, self.norm_targets)
         return masked_l1(pred, target, enlarge(mask, self.backbone.patch_size))
 
     def draw_mask(
@@ -86,7 +86,7 @@ class SimMIM(MaskedPretraining):
         grid = height // self.backbone.patch_size, width // self.backbone.patch_size
         if generator is not None:
             return block_masking(batch, *grid, self.block, self.mask_ratio, images.device, generator)
-        return own_rows(block_masking(batch * num_processes(), *grid, self.block, self.mask_ratio, images.device))
+        return local_rows(block_masking(batch * num_processes(), *grid, self.block, self.mask_ratio, images.device))
 
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B C H W"]:
         """Predict all pixels from the tokens that the mask leaves."""
@@ -114,8 +114,8 @@ def masked_l1(
     return error.sum() / (mask.sum() + 1e-5) / target.shape[1]
 
 
-def normalise_locally(images: Float[Tensor, "B C H W"], window: int) -> Float[Tensor, "B C H W"]:
-    """Give each pixel's neighbourhood of `window` × `window`, cut off at the border, mean 0 and variance 1."""
+def normalize_locally(images: Float[Tensor, "B C H W"], window: int) -> Float[Tensor, "B C H W"]:
+    """Give each pixel's neighborhood of `window` × `window`, cut off at the border, mean 0 and variance 1."""
     mean, std = local_statistics(images, window)
     return (images - mean) / std
 
@@ -123,7 +123,7 @@ def normalise_locally(images: Float[Tensor, "B C H W"], window: int) -> Float[Te
 def local_statistics(
     images: Float[Tensor, "B C H W"], window: int
 ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B C H W"]]:
-    """Return mean and deviation of each pixel's neighbourhood.
+    """Return mean and deviation of each pixel's neighborhood.
 
     The deviation is the unbiased one of the pixels that are inside the image.
     """

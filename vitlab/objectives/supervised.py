@@ -19,7 +19,7 @@ class Supervised(Classification):
 
     Args:
         backbone: Any vitlab or timm model; its number of classes must be the data's.
-        optimizer: Settings of the optimiser.
+        optimizer: Settings of the optimizer.
         schedule: The learning rate over the run.
         label_smoothing: ε above.
         head_init_scale: Multiply the classifier's first weights: 0.001 where MAE and SimMIM fine-tune a ViT, 0 where

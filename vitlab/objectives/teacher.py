@@ -22,7 +22,7 @@ log = logging.getLogger("vitlab")
 
 @final
 class Teacher:
-    """A frozen model that sees the student's images in its own size and normalisation.
+    """A frozen model that sees the student's images in its own size and normalization.
 
     Not an `nn.Module`, so that it is no part of the objective that holds it: not of its parameters, not of its
     checkpoints, and no `train()` reaches it, which would let the statistics of batch norms drift.
@@ -32,7 +32,7 @@ class Teacher:
             that `weights` are of, as its checkpoint describes it.
         weights: A file, a run directory, or a name on the hub, `timm/…`; null where the model brings its own. Of a run
             that averaged its weights, the average.
-        mean: Normalisation of each channel that the teacher was trained with; null: timm's for weights of timm's, else
+        mean: Normalization of each channel that the teacher was trained with; null: timm's for weights of timm's, else
             the data's.
         std: The same.
         cache: A folder for the logits of the training images, which a second student of the same seed then finds there,
@@ -74,7 +74,7 @@ class Teacher:
         return self._model
 
     def prepare(self, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        """Read the weights and go to the device; `mean` and `std` are what the data were normalised with."""
+        """Read the weights and go to the device; `mean` and `std` are what the data were normalized with."""
         if self.weights is not None:
             self._load(self.weights)
         self.model.to(device)
@@ -83,7 +83,7 @@ class Teacher:
             raise ValueError(
                 f"teacher.mean {own_mean} and std {own_std} are not of {len(mean)} channels; give one each."
             )
-        scale, shift = renormalisation(mean, std, own_mean, own_std)
+        scale, shift = renormalization(mean, std, own_mean, own_std)
         self.scale, self.shift = scale.to(device), shift.to(device)
 
     def _load(self, source: str) -> None:
@@ -127,7 +127,7 @@ class Teacher:
         return self.model(resize(images * self.scale + self.shift, self.model.img_size)).float()
 
     def examine(self, batches: Iterable[tuple[list[Tensor], Tensor]]) -> None:
-        """Print the share of labelled images that the teacher names rightly; refuse one that guesses.
+        """Print the share of labeled images that the teacher names rightly; refuse one that guesses.
 
         Raises:
             ValueError: not above the most frequent class's share by three standard errors.
@@ -153,10 +153,10 @@ def frozen(model: ImageModel) -> ImageModel:
     return model.requires_grad_(False).eval()
 
 
-def renormalisation(
+def renormalization(
     mean: tuple[float, ...], std: tuple[float, ...], own_mean: tuple[float, ...], own_std: tuple[float, ...]
 ) -> tuple[Float[Tensor, "C 1 1"], Float[Tensor, "C 1 1"]]:
-    """Return a and b such that a · x + b is normalised by `own_mean` and `own_std` if x is by `mean` and `std`."""
+    """Return a and b such that a · x + b is normalized by `own_mean` and `own_std` if x is by `mean` and `std`."""
     m, s, own_m, own_s = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std, own_mean, own_std))
     return s / own_s, (m - own_m) / own_s
 

@@ -2,7 +2,7 @@
 
 Augmentation is a function of (seed, epoch, image): students of one seed show their teacher the same images, mixed ones
 too, equal to the bit. So the key of a row of logits is a hash of the image itself. It knows nothing of the data, and
-nothing that makes the images others (augmentation, normalisation, size) can make it answer wrongly: it only misses.
+nothing that makes the images others (augmentation, normalization, size) can make it answer wrongly: it only misses.
 
 Letters: B images, K classes.
 """

@@ -35,33 +35,33 @@ _STEPS_TO_AGREE = 10
 class Checkpointing:
     """When the state of a run is written, from which the same command continues.
 
-    At the ends of epochs, as often as `most_time` allows, and always after the last; beyond that as given here.
+    At the ends of epochs, as often as `max_time_share` allows, and always after the last; beyond that as given here.
 
     Args:
-        every_n_steps: Also after so many optimiser steps; None: not by steps.
+        every_n_steps: Also after so many optimizer steps; None: not by steps.
         every_n_minutes: Also when the last one is so old; None: never within an epoch.
-        most_time: Share of the training time that those at the ends of epochs may take, measured as they are written.
+        max_time_share: Largest share of the training time that checkpoints at the ends of epochs may take.
         on_failure: Where the disk is full or gone: go on without, or stop.
     """
 
     every_n_steps: int | None = None
     every_n_minutes: float | None = 10.0
-    most_time: float = 0.02
-    on_failure: Literal["go on", "stop"] = "go on"
+    max_time_share: float = 0.02
+    on_failure: Literal["continue", "stop"] = "continue"
 
     def __post_init__(self) -> None:
         if self.every_n_steps is not None and self.every_n_steps < 1:
             raise ValueError(f"run.checkpoint.every_n_steps is {self.every_n_steps}; give 1 or more, or null.")
         if self.every_n_minutes is not None and not self.every_n_minutes > 0:
             raise ValueError(f"run.checkpoint.every_n_minutes is {self.every_n_minutes}; give more than 0, or null.")
-        if not 0 < self.most_time <= 1:
-            raise ValueError(f"run.checkpoint.most_time is {self.most_time}; give a share above 0, up to 1.")
+        if not 0 < self.max_time_share <= 1:
+            raise ValueError(f"run.checkpoint.max_time_share is {self.max_time_share}; give a share above 0, up to 1.")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints that are whole or not there; a disk that is full ends the run only if it shall."""
 
-    def __init__(self, on_failure: Literal["go on", "stop"] = "go on") -> None:
+    def __init__(self, on_failure: Literal["continue", "stop"] = "continue") -> None:
         super().__init__()
         self.on_failure = on_failure
 
@@ -124,7 +124,7 @@ class RunCheckpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epochs_done, steps_done = trainer.current_epoch + 1, trainer.global_step
         final = trainer.should_stop or epochs_done == trainer.max_epochs or steps_done == trainer.max_steps
-        affordable = (time.perf_counter() - self._at) * self.settings.most_time >= self._cost
+        affordable = (time.perf_counter() - self._at) * self.settings.max_time_share >= self._cost
         if final or _any_process(trainer, affordable or self.signals.received is not None):
             self._write(trainer)
 

@@ -1,7 +1,7 @@
 """A loss or gradient that is not finite: the step is left out, and its batch, weights and cause are kept for a look.
 
-The check is on the device and nobody waits for it: the optimiser's fused kernel gets the answer (`found_inf`) and
-leaves the weights as they are. On a GPU the answer is read one step later, on the CPU at once. An optimiser without
+The check is on the device and nobody waits for it: the optimizer's fused kernel gets the answer (`found_inf`) and
+leaves the weights as they are. On a GPU the answer is read one step later, on the CPU at once. An optimizer without
 such a kernel knows nothing of the answer: there it is read at once on a GPU too, and the step never begins.
 """
 
@@ -37,7 +37,7 @@ class Finding:
     """What was seen when the batches of a step were computed once more.
 
     Attributes:
-        step: optimiser steps before this one.
+        step: optimizer steps before this one.
         epoch: counted from 0.
         batches: of the epoch, counted from 0; several where gradients are accumulated.
         seed: of the run.
@@ -57,7 +57,7 @@ class Finding:
 
 
 class FiniteSteps(Callback):
-    """Leaves out every optimiser step whose loss or gradient is not finite; then stops the run, or goes on.
+    """Leaves out every optimizer step whose loss or gradient is not finite; then stops the run, or goes on.
 
     Args:
         directory: the run's; what is found goes to `not_finite/` in it.
@@ -146,7 +146,7 @@ class FiniteSteps(Callback):
 
 
 def takes_found_inf(optimizer: torch.optim.Optimizer) -> bool:
-    """Say whether an optimiser can leave its next step out itself: PyTorch's fused kernels, and no others, can.
+    """Say whether an optimizer can leave its next step out itself: PyTorch's fused kernels, and no others, can.
 
     SGD's cannot leave out the first: it makes the momentum of memory that holds anything, and does not fill it.
     """
@@ -233,7 +233,7 @@ def all_finite(tensors: list[Tensor]) -> Tensor:
     """Return whether all of some tensors are finite, where they are; of each one number is looked at.
 
     On a GPU its largest, computed of all tensors at once. On a CPU, where that takes nine times as long, its sum: this
-    is not finite either where finite numbers add up to more than float32 holds, 3e38, of which no optimiser could take
+    is not finite either where finite numbers add up to more than float32 holds, 3e38, of which no optimizer could take
     a step.
     """
     on_host = all(tensor.device.type == "cpu" for tensor in tensors)

@@ -63,7 +63,7 @@ class Pictures(Callback, ABC):
 class Reconstructions(Pictures):
     """Draws what SimMIM or MAE sees of images and what it predicts of them.
 
-    Where normalised pixels are predicted, each patch (MAE) or neighbourhood (SimMIM) is shown with its true mean and
+    Where normalized pixels are predicted, each patch (MAE) or neighborhood (SimMIM) is shown with its true mean and
     deviation.
 
     Args:

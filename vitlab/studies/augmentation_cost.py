@@ -1,6 +1,6 @@
 """Distortions of batches beside those of single pictures, on one core: images a second, and the share of a step.
 
-Small images: from CIFAR's arrays to the normalised batch, by a data module, and by torchvision's transforms of Pillow's
+Small images: from CIFAR's arrays to the normalized batch, by a data module, and by torchvision's transforms of Pillow's
 pictures with timm's RandAugment and erasing, as recipes for CIFAR usually write them. Photographs: RandAugment of what
 was cropped, and nothing else.
 
@@ -167,7 +167,7 @@ def markdown(rows: Sequence[Augmentation]) -> str:
 
     lines = [
         f"One core of {device_name(_CPU)}, torch {torch.__version__}, torchvision {torchvision.__version__}, timm "
-        f"{timm.__version__}, Pillow {PIL.__version__}. Small images: from arrays to normalised batches, {TURN} of "
+        f"{timm.__version__}, Pillow {PIL.__version__}. Small images: from arrays to normalized batches, {TURN} of "
         f"{BATCH} images of 32 px a turn; RandAugment is {RAND_AUGMENT}. Ratios are over the images/s of single "
         "pictures: above 1 is faster. Shares are of a ViT-Ti/4's forward and backward pass on the same core.",
         "",

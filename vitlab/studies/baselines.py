@@ -1,4 +1,4 @@
-"""The two lines to beat: always answering the most frequent class, and the nearest neighbours by raw pixels.
+"""The two lines to beat: always answering the most frequent class, and the nearest neighbors by raw pixels.
 
 A network that does not beat them has learned nothing worth its cost; unmarked, that goes unnoticed.
 """
@@ -17,7 +17,7 @@ from vitlab.config import Config
 from vitlab.evaluation.knn import choose_k, predict
 from vitlab.studies.workshop import Images, Split
 
-NEIGHBOURS = (1, 3, 5, 10, 20)
+NEIGHBORS = (1, 3, 5, 10, 20)
 BANK_IMAGES = 10_000  # at most; of the training split
 CHOICE_IMAGES = 2_000  # at most; of the validation split
 TEST_IMAGES = 10_000  # at most
@@ -40,7 +40,7 @@ class Baselines:
     side: int
 
     def describe_knn(self, tested_on_validation: bool = False) -> str:
-        """Say how the neighbours were found."""
+        """Say how the neighbors were found."""
         part = "a stratified sample of " if self.subsampled else ""
         chosen_on = "these same images, which flatters it" if tested_on_validation else "the validation split"
         return f"k = {self.k}, chosen on {chosen_on}, among {part}{self.bank_images:,} training images"
@@ -90,7 +90,7 @@ def _measure(images: Images) -> Baselines:
     bank, bank_labels = pixels(images, "train", bank_part, side), torch.from_numpy(train[bank_part])
 
     queries, query_labels = pixels(images, "val", val_part, side), torch.from_numpy(val[val_part])
-    k = choose_k(queries, query_labels, bank, bank_labels, NEIGHBOURS, images.num_classes)
+    k = choose_k(queries, query_labels, bank, bank_labels, NEIGHBORS, images.num_classes)
     queries, query_labels = pixels(images, "test", test_part, side), torch.from_numpy(test[test_part])
     right = predict(queries, bank, bank_labels, k, images.num_classes) == query_labels
 

@@ -2,8 +2,8 @@
 
 The methods take `turns` on the same photographs.
 
-timm's is its training transform on Pillow without RandAugment. It normalises; ours hands over uint8, which the device
-normalises, as timm's does with its prefetcher: both are measured both ways.
+timm's is its training transform on Pillow without RandAugment. It normalizes; ours hands over uint8, which the device
+normalizes, as timm's does with its prefetcher: both are measured both ways.
 """
 
 import itertools
@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitlab.data.augment import BOX_DRAWS, crop_box, normalise
+from vitlab.data.augment import BOX_DRAWS, crop_box, normalize
 from vitlab.data.checking import Check
 from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.decoding import Half, Jpeg, Pixels, open_rgb
@@ -135,13 +135,13 @@ def _sources(root: Path, place: Path) -> tuple[dict[str, PhotoSource], list[str]
 def _steps(root: Path, sources: dict[str, PhotoSource], names: list[str]) -> dict[str, Callable[[], object]]:
     """Return each method's turn: the next epoch of the photographs."""
     own = {method: _batches(source, names, _PLAIN) for method, source in sources.items()}
-    normalised, in_uint8 = (_timms(root, names, prefetch) for prefetch in (False, True))
+    normalized, in_uint8 = (_timms(root, names, prefetch) for prefetch in (False, True))
     return {
-        _REFERENCE: lambda: next(normalised),
+        _REFERENCE: lambda: next(normalized),
         "timm, uint8": lambda: next(in_uint8),
         "vitlab, decoded by Pillow": lambda: next(own["vitlab, decoded by Pillow"]),
         "vitlab": lambda: next(own["vitlab"]),
-        "vitlab, normalised here": lambda: normalise(next(own["vitlab"]), MEAN, STD),
+        "vitlab, normalized here": lambda: normalize(next(own["vitlab"]), MEAN, STD),
         "prepared, JPEG": lambda: next(own["prepared, JPEG"]),
         "prepared, RGB": lambda: next(own["prepared, RGB"]),
     }
@@ -157,7 +157,7 @@ def _batches(source: PhotoSource, names: list[str], augment: PhotoAugment) -> It
 
 
 def _timms(root: Path, names: list[str], use_prefetcher: bool) -> Iterator[Tensor]:
-    """Yield what timm's loader makes of the photographs: normalised floats, or uint8 where a prefetcher goes on."""
+    """Yield what timm's loader makes of the photographs: normalized floats, or uint8 where a prefetcher goes on."""
     from timm.data import create_transform
 
     transform = create_transform(

@@ -1,7 +1,7 @@
 """What the framework costs: a run by Lightning, and a plain PyTorch loop that takes each of its steps once more.
 
 The two share a process and take turns, so that whatever else the machine does happens to both. The plain loop has a
-copy of the model, of the optimiser and of its schedule, and a plain DataLoader in the same order. It logs nothing,
+copy of the model, of the optimizer and of its schedule, and a plain DataLoader in the same order. It logs nothing,
 keeps nothing and checks nothing: what a run takes longer are hooks, callbacks, logging, checks and the progress bar. As
 the two do the same arithmetic on the same images, their weights stay equal to the bit.
 """

@@ -1,6 +1,6 @@
 """Our models beside timm's: the same weights, batch and process, one step of each in turn.
 
-Ratios are medians over neighbouring turns (`turns`). Peak memory is taken in a process of its own for each.
+Ratios are medians over neighboring turns (`turns`). Peak memory is taken in a process of its own for each.
 """
 
 import csv

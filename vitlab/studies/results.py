@@ -137,7 +137,7 @@ class VariantResult:
     """The finished runs of a variant together."""
 
     variant: str
-    index: int  # position in the study: decides colour and marker
+    index: int  # position in the study: decides color and marker
     runs: list[RunResult]  # at least one
 
     @property

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from vitlab.studies.report.figures import COLOURS, DASHES, INK, MARKERS, MUTED, PX, STYLE
+from vitlab.studies.report.figures import COLORS, DASHES, INK, MARKERS, MUTED, PX, STYLE
 from vitlab.studies.scaling import Architecture, Factor, Part, Point, Shape, curve_of, seconds_per_multiply_add
 
 WIDTH, HEIGHT = 1060, 720  # px
@@ -109,18 +109,18 @@ def _powers(axes: Axes, points: Sequence[Point]) -> None:
         point = curve[-2] if len(curve) > 1 else curve[-1]
         axes.annotate(
             power, (point.value, point.seconds), xytext=(right, up), textcoords="offset points",
-            ha="right" if right < 0 else "left", color=COLOURS[ARCHITECTURES.index(architecture)],
+            ha="right" if right < 0 else "left", color=COLORS[ARCHITECTURES.index(architecture)],
         )  # fmt: skip
 
 
 def _style(architecture: Architecture, part: Part) -> dict[str, Any]:
-    """An architecture keeps its colour and marker; blocks are filled and solid, attention layers open and dashed."""
+    """An architecture keeps its color and marker; blocks are filled and solid, attention layers open and dashed."""
     which = ARCHITECTURES.index(architecture)
     return {
-        "color": COLOURS[which],
+        "color": COLORS[which],
         "marker": MARKERS[which],
         "markersize": 6.5,
-        "markerfacecolor": COLOURS[which] if part == "block" else "white",
+        "markerfacecolor": COLORS[which] if part == "block" else "white",
         "linestyle": DASHES[0] if part == "block" else DASHES[1],
     }
 

@@ -1,7 +1,7 @@
 """What a training step's time goes into: by phases of the step, and by kinds of operations.
 
 Lightning tells a profiler when each part of its loop begins and ends. The time of a phase is its own, without the
-phases within it: the optimiser's step calls the forward and the backward pass. Kinds of operations are read from
+phases within it: the optimizer's step calls the forward and the backward pass. Kinds of operations are read from
 torch's profiler in further steps, since watching each operation slows them down.
 
 A GPU is waited for at both ends of a phase, so that its work is counted where it was ordered; a step takes longer then
@@ -28,7 +28,7 @@ PHASES = {
     r"batch_to_device$|batch_transfer$": "to the device, distorted there",
     r"\.training_step$": "forward pass and loss",
     r"\.backward$": "backward pass",
-    r"\.(optimizer_step|optimizer_zero_grad|configure_gradient_clipping|lr_scheduler_step)$|^zero_grad$": "optimiser",
+    r"\.(optimizer_step|optimizer_zero_grad|configure_gradient_clipping|lr_scheduler_step)$|^zero_grad$": "optimizer",
     r"^\[(Callback|LightningModule|LightningDataModule|Strategy)\]": "callbacks, logging, averages of weights",
 }
 REST = "the loop itself"
@@ -39,7 +39,7 @@ KINDS = {
     r"mm$|mm_|linear|matmul|einsum|convolution|conv2d": "matrix products, convolutions",
     r"layer_norm|batch_norm": "norms",
     r"gelu|softmax|nll_loss": "GELU, softmax",
-    r"_fused_|_foreach_": "optimiser, averages of weights",
+    r"_fused_|_foreach_": "optimizer, averages of weights",
     r"copy|cat$|clone|index|gather|scatter|roll|pad|fill_|zero_|arange|empty|as_strided|view|slice|select": "copies",
 }
 OTHER = "sums, products, the rest"

@@ -1,9 +1,9 @@
-"""The charts of a report: drawn once, written as SVG that follows the page's colours, and as PNG and PDF.
+"""The charts of a report: drawn once, written as SVG that follows the page's colors, and as PNG and PDF.
 
 What is under the pointer names itself: an artist's `gid` that begins with TIP becomes the title of its SVG element.
 
-A variant keeps its colour (Okabe and Ito 2008), marker and dash everywhere, so that charts can be read by the
-colour-blind and in black and white.
+A variant keeps its color (Okabe and Ito 2008), marker and dash everywhere, so that charts can be read by the
+color-blind and in black and white.
 """
 
 import io
@@ -23,9 +23,9 @@ from vitlab.evaluation.predictions import CALIBRATION_BINS
 from vitlab.studies.format import tick
 from vitlab.studies.results import StudyResults, VariantResult
 
-# Stand-ins for the page's colours: the SVG gets a variable of the style sheet in their place.
+# Stand-ins for the page's colors: the SVG gets a variable of the style sheet in their place.
 INK, MUTED, RULE = "#1c1d20", "#5c6066", "#d9dbdf"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)), (0, (4, 1.5)), (0, (1, 1)), (0, (9, 3)))
 TIP = "tip:"
@@ -72,9 +72,9 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def colour(index: int) -> str:
-    """Return the colour of a study's variant."""
-    return COLOURS[index % len(COLOURS)]
+def color(index: int) -> str:
+    """Return the color of a study's variant."""
+    return COLORS[index % len(COLORS)]
 
 
 def ranking(results: StudyResults, layout: Layout) -> Figure:
@@ -212,7 +212,7 @@ def pareto_front(costs: Sequence[float], accuracies: Sequence[float], more: bool
 
 
 def to_svg(chart: Chart, results: StudyResults, layout: Layout) -> str:
-    """Draw a chart as an SVG element whose colours are the style sheet's variables."""
+    """Draw a chart as an SVG element whose colors are the style sheet's variables."""
     name = f"{chart.__name__}-{layout.columns}"  # several charts share a page, so their ids must differ
     out = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
@@ -228,7 +228,7 @@ def to_svg(chart: Chart, results: StudyResults, layout: Layout) -> str:
         (INK, "ink"),
         (MUTED, "muted"),
         (RULE, "rule"),
-        *((c, f"v{i}") for i, c in enumerate(COLOURS)),
+        *((c, f"v{i}") for i, c in enumerate(COLORS)),
     ]:
         svg = svg.replace(value, f"var(--{variable})")
     return svg
@@ -255,8 +255,8 @@ def _panels(layout: Layout, count: int, height: float, share_y: bool = False) ->
 
 
 def _style(result: VariantResult) -> dict[str, Any]:
-    which = result.index % len(COLOURS)
-    return {"color": COLOURS[which], "marker": MARKERS[which], "linestyle": DASHES[which], "markersize": 5.5}
+    which = result.index % len(COLORS)
+    return {"color": COLORS[which], "marker": MARKERS[which], "linestyle": DASHES[which], "markersize": 5.5}
 
 
 def _marker(style: dict[str, Any], size: float) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Answer:
     """What one variant says about an image: the run of the shown seed, and how its other seeds did."""
 
     variant: str
-    index: int  # position in the study: decides colour and marker
+    index: int  # position in the study: decides color and marker
     predicted: str
     confidence: float
     right: bool

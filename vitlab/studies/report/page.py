@@ -174,7 +174,7 @@ def _context(results: StudyResults, images: Images, charts: tuple[tuple[figures.
         "confusions": {r.variant: results.confusions(r)[:CONFUSIONS_SHOWN] for r in results.ranking},
         "has_ema": any(result.accuracy_ema is not None for result in results.ranking),
         "example": shlex.quote(str(results.finished[0].run.config_path)),
-        "colours": figures.COLOURS,
+        "colors": figures.COLORS,
         "markers": figures.MARKERS,
     }
 
@@ -225,7 +225,7 @@ def _standings(results: StudyResults) -> list[Any]:
 def _classes(per_class: pd.DataFrame) -> tuple[list[dict[str, Any]], int]:
     """Return the rows of the table by class, those with the widest gaps where they are many, and how many are left out.
 
-    `shade` is the share of errors against the most that any cell shows, for the colour behind the number.
+    `shade` is the share of errors against the most that any cell shows, for the color behind the number.
     """
     accuracies = per_class.drop(columns="images")
     shown = per_class.index

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vitlab.studies import format as wording
-from vitlab.studies.report.figures import COLOURS, DASHES, MARKERS, PX, STYLE, WIDE, Layout, legend
+from vitlab.studies.report.figures import COLORS, DASHES, MARKERS, PX, STYLE, WIDE, Layout, legend
 from vitlab.studies.robustness import CLEAN, FinishedRun, current, read_kept
 from vitlab.studies.statistics.intervals import Interval, t_interval
 from vitlab.studies.study import slug
@@ -152,7 +152,7 @@ def draw_curves(table: pd.DataFrame, measures: dict[str, str], variants: Sequenc
     The first point of each curve is of the images as they are.
 
     Args:
-        variants: all of the study, whose order decides colours.
+        variants: all of the study, whose order decides colors.
     """
     columns = min(2 * layout.columns - 1, len(measures))
     rows = -(-len(measures) // columns)
@@ -170,10 +170,10 @@ def draw_curves(table: pd.DataFrame, measures: dict[str, str], variants: Sequenc
                 [100 * part(clean), *(100 * part(spoilt).loc[strengths])]
                 for part in (lambda x: x.mean(), lambda x: x.min(), lambda x: x.max())
             )
-            which = list(variants).index(variant) % len(COLOURS)
-            style = {"color": COLOURS[which], "marker": MARKERS[which], "linestyle": DASHES[which]}
+            which = list(variants).index(variant) % len(COLORS)
+            style = {"color": COLORS[which], "marker": MARKERS[which], "linestyle": DASHES[which]}
             axes.plot(range(len(means)), means, markersize=5, linewidth=1.6, label=variant, **style)
-            axes.fill_between(range(len(means)), lows, highs, color=COLOURS[which], alpha=0.18, linewidth=0)
+            axes.fill_between(range(len(means)), lows, highs, color=COLORS[which], alpha=0.18, linewidth=0)
         axes.set_xticks(range(len(strengths) + 1), ["none", *(f"{s:.2g}" for s in strengths)])
         axes.set_title(name)
         axes.set_xlabel(measure)

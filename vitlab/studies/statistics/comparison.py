@@ -1,6 +1,6 @@
 """How sure a difference between two variants is. Pure functions on arrays; imports nothing of vitlab's other parts.
 
-A comparison has two sources of chance. Training: would other seeds (initialisation, order, augmentation) give the same
+A comparison has two sources of chance. Training: would other seeds (initialization, order, augmentation) give the same
 order? The test set: would other images? With a few hundred images that is often the larger part (Jordan 2023, arXiv
 2304.01910). Variants are paired in both: equal seeds mean equal order and augmentation draws, and the images are the
 same. Three tests answer, and a difference counts only if it survives all:
@@ -9,7 +9,7 @@ same. Three tests answer, and a difference counts only if it survives all:
   whatever their distribution; but its p-value is at least 2/2ⁿ, so that n < 6 seeds can claim nothing at 5 %.
 - the same over images, which is exact where only a few images tell a from b; of one seed it would be McNemar's test.
 - the crossed bootstrap over seeds and images together (`bootstrap`), which also gives the interval. The flips hold the
-  other source fixed, so that what a small test set happened to favour can look certain to them.
+  other source fixed, so that what a small test set happened to favor can look certain to them.
 """
 
 import math

@@ -1,0 +1,83 @@
+"""`metrics.csv` in the run directory: a row an epoch, or a step where asked, whatever else logs."""
+
+import csv
+import io
+import logging
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from vitlab.atomic_files import write_text
+
+log = logging.getLogger("vitlab")
+
+
+class MetricsFile(Logger):
+    """A CSV file with a row for each logged event: `step`, `epoch`, then one column a metric, empty where not logged.
+
+    Rows are appended as they come, so that a killed run keeps what it logged. A metric seen for the first time adds a
+    column, for which the file is rewritten once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def keep_until(self, step: int) -> None:
+        """Drop what a run writes again that continues after `step` optimizer steps; the first step's rows say 0."""
+        rows = [row for row in self._read() if int(row["step"]) < step]
+        self.columns = list(rows[0]) if rows else []
+        if rows:
+            self._rewrite(rows)
+        else:
+            self.path.unlink(missing_ok=True)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row: dict[str, Any] = {"step": step or 0, **{k: f"{v:.8g}" for k, v in metrics.items() if k != "epoch"}}
+        row["epoch"] = int(metrics.get("epoch", 0))
+        new = [key for key in ("step", "epoch", *sorted(row)) if key not in self.columns]
+        if new:
+            rows = self._read() if self.columns else []
+            self.columns += dict.fromkeys(new)
+            self._rewrite(rows)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: the run directory's config.yaml holds them."""
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            # A process killed while appending leaves a last line without its end.
+            return [
+                row for row in csv.DictReader(file) if (row.get("step") or "").isdigit() and None not in row.values()
+            ]
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, self.columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path, table.getvalue())

@@ -1,0 +1,144 @@
+"""The progress bar, and the speeds that it shows and logs."""
+
+import logging
+import math
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+from vitlab.evaluation.flops import Utilization
+from vitlab.objectives import Objective
+from vitlab.runs.checkpoints import RunCheckpoints
+from vitlab.runs.record import is_last_epoch
+
+log = logging.getLogger("vitlab")
+
+log = logging.getLogger("vitlab")
+
+
+class Pace:
+    """What a stretch of training did: batches, images, seconds, and seconds of these spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.batches = self.images = 0
+        self.waited = self.aside = 0.0
+        self.began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning, without what was no training."""
+        return max(time.perf_counter() - self.began - self.aside, 1e-9)
+
+
+class RunProgress(Callback):
+    """One bar for the whole run: epoch, time left for all epochs, images/s, share of the time spent waiting for data.
+
+    Where the output is not a terminal, a line now and then instead. The loss is read from the device once a second,
+    not at each step. Logged of each epoch, validation and checkpoints left out: images/s, the share of the time that
+    went into waiting for data, the TFLOP/s of a device and, on a GPU, the model FLOPs utilization.
+
+    Args:
+        shown: False: only log, where `trainer.enable_progress_bar` is off or a bar of the user's own is shown.
+    """
+
+    def __init__(self, utilization: Utilization, seconds_between_lines: float = 10.0, shown: bool = True) -> None:
+        super().__init__()
+        self.utilization = utilization
+        self.enabled = shown
+        self.seconds_between_lines = seconds_between_lines
+        self._run, self._epoch = Pace(), Pace()
+        self._last, self._paused_before = time.perf_counter(), 0.0
+        self.bar: tqdm[Any] | None = None
+        self._eval_bar: tqdm[Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._paused_before = self._paused(trainer)
+        self._run, self._epoch = Pace(), Pace()
+        self._last = self._refreshed = self._line = time.perf_counter()
+        self._steps = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
+        self._epochs = math.ceil(self._steps / max(int(trainer.num_training_batches), 1))
+        self._first = trainer.fit_loop.total_batch_idx + 1
+        if self.enabled and trainer.is_global_zero and sys.stderr.isatty():
+            self.bar = tqdm(total=self._steps, initial=self._first, desc="train", dynamic_ncols=True, mininterval=0.5)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        paused = self._paused(trainer) - self._paused_before
+        waited = time.perf_counter() - self._last - paused
+        self._paused_before += paused
+        for pace in (self._run, self._epoch):
+            pace.waited += waited
+            pace.aside += paused
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = self._last = time.perf_counter()
+        for pace in (self._run, self._epoch):
+            pace.batches += 1
+            pace.images += len(batch[1]) * trainer.world_size
+        if self.bar is not None:
+            self.bar.update()
+        if now - self._refreshed >= 1.0 or trainer.is_last_batch:
+            self._refreshed = now
+            if self.bar is not None:
+                self.bar.set_description_str(f"epoch {trainer.current_epoch + 1}/{self._epochs}", refresh=False)
+                self.bar.set_postfix_str(f"{self._rates()}, loss {float(outputs['loss']):.3f}", refresh=False)
+            if now - self._line >= 6 * self.seconds_between_lines:  # an epoch of more than a minute
+                self._print_line(trainer, now)
+
+    def _leave_out(self, trainer: Trainer) -> None:
+        """Count what passed since the last batch as no training: validation, or a checkpoint."""
+        now = time.perf_counter()
+        for pace in (self._run, self._epoch):
+            pace.aside += now - self._last
+        self._last, self._paused_before = now, self._paused(trainer)
+
+    @staticmethod
+    def _paused(trainer: Trainer) -> float:
+        """Return the seconds that went into checkpoints, which is not waiting for data either."""
+        return sum(each.seconds for each in trainer.checkpoint_callbacks if isinstance(each, RunCheckpoints))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._leave_out(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._leave_out(trainer)
+        now = self._last
+        pace, self._epoch = self._epoch, Pace()
+        rates = {"images_per_second": pace.images / pace.seconds, "data_wait": pace.waited / pace.seconds}
+        rates |= self.utilization.rates(pace.batches / pace.seconds)
+        for name, value in rates.items():
+            pl_module.log(name, value, rank_zero_only=True)
+        if is_last_epoch(trainer) or now - self._line >= self.seconds_between_lines:
+            self._print_line(trainer, now)
+
+    def _print_line(self, trainer: Trainer, now: float) -> None:
+        """Say how far the run is, where there is no terminal for a bar."""
+        if not (self.enabled and trainer.is_global_zero) or self.bar is not None:
+            return
+        self._line = now
+        done = trainer.fit_loop.total_batch_idx + 1
+        left = timedelta(seconds=round((self._steps - done) * (now - self._run.began) / max(done - self._first, 1)))
+        objective = trainer.lightning_module
+        assert isinstance(objective, Objective)
+        name = objective.monitor.metric if objective.monitor else "train/loss"
+        value = trainer.callback_metrics.get(name)
+        reading = f", {name} {float(value):.4f}" if value is not None else ""
+        epoch = f"{trainer.current_epoch + 1}/{self._epochs}"
+        log.info("epoch %s: %s%s, %s left", epoch, self._rates(), reading, left)
+
+    def _rates(self) -> str:
+        pace = self._run
+        return f"{pace.images / pace.seconds:,.0f} images/s, {pace.waited / pace.seconds:.0%} waiting for data"
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.on_train_end(trainer, pl_module)
