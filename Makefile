@@ -60,7 +60,7 @@ unit: $(INSTALLED)  ## Tests alone; ARGS="-m 'not slow'" for the quick ones
 SENSITIVE := analysis/test_measures data/test_color_jitter data/test_counter_rng data/test_mixup data/test_multi_crop \
 	data/test_rand_augment evaluation models/test_parity models/test_swin models/test_vit models/test_windows \
 	objectives/test_dino objectives/test_msn objectives/test_mae studies/test_bootstrap studies/test_comparison \
-	studies/test_verdict objectives/test_masking test_config test_ema test_optim
+	studies/test_verdict objectives/test_masking objectives/test_ema test_config test_optim
 LANGUAGE = $(firstword $(shell locale -a | grep -E '^tr_TR.utf8') C)
 
 elsewhere: $(INSTALLED)  ## The numerically sensitive quick tests as on another machine

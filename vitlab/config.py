@@ -43,6 +43,7 @@ RENAMED = {
     "vitlab.pictures.Reconstructions": "vitlab.runs.image_logging.Reconstructions",
     "vitlab.pictures.TeacherAgreement": "vitlab.runs.image_logging.TeacherAgreement",
     "grey_prob": "gray_prob",
+    "vitlab.ema.Ema": "vitlab.objectives.ema.Ema",
     "most_time": "max_time_share",
     "go on": "continue",
 }

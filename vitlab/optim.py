@@ -209,7 +209,7 @@ def parameter_groups(
     """
     scale = optimizer.scale(global_batch)
     depth = {id(p): i for i, layer in enumerate(layers) for p in layer}
-    heads = {id(p) for p in head}
+    in_head = {id(p) for p in head}
     top = len(layers) - 1
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in parameters:
@@ -217,7 +217,7 @@ def parameter_groups(
             continue
         below_head = top - depth.get(id(parameter), top)
         lr = optimizer.lr * (optimizer.layer_decay or 1.0) ** below_head
-        if id(parameter) in heads and optimizer.head_lr is not None:
+        if id(parameter) in in_head and optimizer.head_lr is not None:
             lr = optimizer.head_lr
         decay = 0.0 if parameter.ndim <= 1 or name in no_decay else optimizer.weight_decay
         group = groups.setdefault((lr, decay), {"params": [], "names": [], "lr": lr * scale, "weight_decay": decay})

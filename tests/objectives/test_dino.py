@@ -119,8 +119,10 @@ def test_small_crops_of_the_global_size_stay_small_crops() -> None:
 def test_the_data_tell_how_many_crops_are_global(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three, and two small ones of their size."""
     seen: list[int] = []
-    teach = DINO.teach
-    monkeypatch.setattr(DINO, "teach", lambda self, images: (seen.append(len(images)), teach(self, images))[1])
+    teach = DINO.teacher_forward
+    monkeypatch.setattr(
+        DINO, "teacher_forward", lambda self, images: (seen.append(len(images)), teach(self, images))[1]
+    )
     views = merge(CROPS, {"global_crops": {"number": 3}, "local_crops": {"size": 8}})
     path = tiny(experiment() | {"data": {"init_args": {"multi_crop": views}}}, "dino")
     assert fit("--config", path, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 1) == 0
@@ -171,7 +173,7 @@ def test_the_teacher_has_no_drop_path() -> None:
     backbone = VisionTransformer(8, 2, 1, 0, embed_dim=32, depth=2, num_heads=2, drop_path_rate=0.9)
     objective = DINO(backbone, AdamW(1e-3), WarmupCosine(), **SMALL).train()  # type: ignore[arg-type]
     (images, *_), _ = crops()
-    assert torch.equal(objective.teach(images), objective.teach(images))
+    assert torch.equal(objective.teacher_forward(images), objective.teacher_forward(images))
     assert not torch.equal(objective.student(images), objective.student(images))
 
 
@@ -199,7 +201,7 @@ def test_one_batch_is_learned_and_its_features_spread() -> None:
 
     def rank_and_told() -> tuple[float, float]:
         with torch.no_grad():
-            answers = ((objective.teach(views[0]) - objective.center) / 0.04).softmax(dim=-1)
+            answers = ((objective.teacher_forward(views[0]) - objective.center) / 0.04).softmax(dim=-1)
             told = torch.special.entr(answers.mean(dim=0)).sum() - torch.special.entr(answers).sum(dim=-1).mean()
             return rank_me(objective.encoder.embed(views[0])), float(told)
 

@@ -20,10 +20,10 @@ from tests.objectives.small import (
     without_gradient,
 )
 from vitlab.data import Digits
-from vitlab.ema import Ema
 from vitlab.models import ImageModel, TimmModel, VisionTransformer
 from vitlab.objectives import Distillation, HardTarget, SoftTarget, Supervised, Teacher
 from vitlab.objectives.distillation import Target
+from vitlab.objectives.ema import Ema
 from vitlab.objectives.teacher import renormalization, resize
 from vitlab.optim import AdamW, WarmupCosine
 
@@ -117,14 +117,14 @@ def test_the_class_head_learns_the_label_and_the_distillation_head_the_teacher()
         optimizer.zero_grad()
         objective.loss(views, labels).backward()
         optimizer.step()
-    cls, dist = objective.heads(views[0])
+    cls, dist = objective.head_logits(views[0])
     assert (cls.argmax(1) == labels).all()
     assert (dist.argmax(1) == objective.teacher(views[0]).argmax(1)).all()
 
 
 def test_a_student_with_one_head_learns_both_with_it() -> None:
     objective = distillation("swin")
-    cls, dist = objective.heads(batch()[0][0])
+    cls, dist = objective.head_logits(batch()[0][0])
     assert cls is dist
 
 

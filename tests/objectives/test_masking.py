@@ -9,11 +9,11 @@ import torch
 from vitlab.objectives.masking import (
     block_masking,
     enlarge,
+    gather_tokens,
     num_hidden_blocks,
     patchify,
-    put,
     random_masking,
-    take,
+    scatter_tokens,
     unpatchify,
 )
 
@@ -89,7 +89,7 @@ def test_what_is_taken_can_be_put_back() -> None:
     tokens = torch.randn(3, 10, 4, generator=generator())
     keep, mask = random_masking(3, 10, 0.6, generator=generator())
     fill = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    whole = put(take(tokens, keep), keep, 10, fill)
+    whole = scatter_tokens(gather_tokens(tokens, keep), keep, 10, fill)
     assert torch.equal(whole, torch.where(mask[..., None], fill, tokens))
 
 

@@ -17,7 +17,7 @@ from vitlab.evaluation.collapse import rank_me
 from vitlab.models import VisionTransformer
 from vitlab.objectives import MSN
 from vitlab.objectives.heads import Prototypes
-from vitlab.objectives.msn import sinkhorn, unused
+from vitlab.objectives.msn import me_max, sinkhorn
 from vitlab.objectives.self_distillation import entropy
 from vitlab.optim import AdamW, WarmupCosine
 
@@ -50,7 +50,7 @@ def test_loss_equals_the_released_codes(balanced: bool, expected: float) -> None
     targets = (prototypes(closed_form(2, 8, a=1.1)).detach() / 0.1 / 0.25).softmax(dim=-1)
     targets = sinkhorn(targets) if balanced else targets
     assert float(F.cross_entropy(logits, targets.repeat(3, 1))) == pytest.approx(expected, abs=1e-10)
-    assert float(unused(logits.softmax(dim=-1))) == pytest.approx(0.157957860065, abs=1e-11)
+    assert float(me_max(logits.softmax(dim=-1))) == pytest.approx(0.157957860065, abs=1e-11)
     assert float(entropy(logits.softmax(dim=-1)).mean()) == pytest.approx(0.487593321374, abs=1e-11)
 
 
@@ -69,8 +69,8 @@ def test_schedules_end_on_the_way_as_in_the_released_code() -> None:
 
 
 def test_prototypes_in_equal_use_cost_nothing() -> None:
-    assert float(unused(torch.eye(6))) == pytest.approx(0, abs=1e-6)
-    assert float(unused(torch.eye(6)[:1].repeat(3, 1))) == pytest.approx(torch.tensor(6.0).log().item())
+    assert float(me_max(torch.eye(6))) == pytest.approx(0, abs=1e-6)
+    assert float(me_max(torch.eye(6)[:1].repeat(3, 1))) == pytest.approx(torch.tensor(6.0).log().item())
 
 
 # ---- what is seen
@@ -200,7 +200,7 @@ def test_one_batch_is_learned_and_its_features_stay_apart() -> None:
     assert losses[-1] < 0.5 * losses[0]
     assert ranks[1] > 0.9 * ranks[0]
     with torch.no_grad():
-        assert len(set(objective.prototypes(objective.teach(views[0])).argmax(dim=1).tolist())) > 8
+        assert len(set(objective.prototypes(objective.teacher_forward(views[0])).argmax(dim=1).tolist())) > 8
 
 
 # ---- settings

@@ -20,9 +20,9 @@ from tests.conftest import TINY
 from tests.objectives.small import CROPS
 from tests.objectives.test_distributed import FIT_EACH, SWIN_V2, VIT, experiment
 from vitlab.config import Config, merge
-from vitlab.ema import Ema
 from vitlab.models import VisionTransformer
 from vitlab.objectives import Supervised
+from vitlab.objectives.ema import Ema
 from vitlab.objectives.sharding import apply_fsdp, refuse_other_sharding
 from vitlab.optim import AdamW, WarmupCosine
 

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from tests.objectives.small import quick_trainer
 from vitlab.data import Digits
-from vitlab.ema import Ema
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.models.layers import fan_in
 from vitlab.models.weights import save_weights
 from vitlab.objectives import Supervised
 from vitlab.objectives.classification import classification_metrics
+from vitlab.objectives.ema import Ema
 from vitlab.optim import AdamW, WarmupCosine
 
 SMALL = {"img_size": 8, "in_chans": 1, "num_classes": 10, "drop_path_rate": 0.0, "init": fan_in}

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from vitlab.ema import Ema, WeightAverage
 from vitlab.models import ImageModel
+from vitlab.objectives.ema import Ema, WeightAverage
 from vitlab.objectives.objective import Batch, Monitor, Objective
 from vitlab.objectives.sharding import is_shared_out
 from vitlab.optim import Optimizer, Schedule

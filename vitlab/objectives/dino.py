@@ -97,7 +97,7 @@ class DINO(SelfDistillation):
                 f"DINO compares two global crops of an image, and was given {len(by_resolution(global_views)[0])}; "
                 "set data.init_args.multi_crop."
             )
-        teacher = self.teach(torch.cat(global_views))  # (G·B, K)
+        teacher = self.teacher_forward(torch.cat(global_views))  # (G·B, K)
         temperature = teacher_temperature(self.current_epoch, *self.teacher_temps)
         targets = ((teacher - self.center) / temperature).softmax(dim=-1)
 

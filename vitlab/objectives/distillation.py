@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlab.ema import Ema
 from vitlab.models import ImageModel, TimmModel, VisionTransformer
 from vitlab.objectives.classification import Classification, accuracy
+from vitlab.objectives.ema import Ema
 from vitlab.objectives.teacher import Teacher
 from vitlab.objectives.teacher_cache import LogitCache
 from vitlab.optim import Optimizer, Schedule
@@ -124,7 +124,7 @@ class Distillation(Classification):
     def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
         (images,) = views
         teacher = self.teacher(images) if self.cache is None else self.cache.logits(images, self.teacher)  # (B, K)
-        cls, dist = self.heads(images)  # (B, K) each
+        cls, dist = self.head_logits(images)  # (B, K) each
         return (1 - self.alpha) * self.cross_entropy(cls, labels) + self.alpha * self.target.loss(dist, teacher)
 
     def on_train_epoch_end(self) -> None:
@@ -136,7 +136,7 @@ class Distillation(Classification):
         if self.cache is not None:
             self.cache.report()
 
-    def heads(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def head_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits that learn the label and those that learn the teacher: the same of a single head."""
         if self.two_heads:
             assert isinstance(self.backbone, VisionTransformer)
@@ -147,7 +147,7 @@ class Distillation(Classification):
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         if not self.two_heads:
             return super().outputs(images)
-        cls, dist = self.heads(images)
+        cls, dist = self.head_logits(images)
         prob = torch.logaddexp(cls.log_softmax(dim=1), dist.log_softmax(dim=1)) - math.log(2)
         named = {"": (cls + dist) / 2, "_class": cls, "_distillation": dist, "_prob": prob}
         return named | ({} if self.average is None else {"_ema": self.average.module(images)})

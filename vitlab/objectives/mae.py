@@ -16,7 +16,15 @@ from vitlab.distributed import local_rows, num_processes
 from vitlab.models import Features, VisionTransformer
 from vitlab.models.layers import check_heads, init_linears, sincos_table, xavier
 from vitlab.models.vit import Attention, Block
-from vitlab.objectives.masking import enlarge, num_hidden, patchify, put, random_masking, take, unpatchify
+from vitlab.objectives.masking import (
+    enlarge,
+    gather_tokens,
+    num_hidden,
+    patchify,
+    random_masking,
+    scatter_tokens,
+    unpatchify,
+)
 from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm
 from vitlab.optim import Optimizer, Schedule
 
@@ -40,7 +48,7 @@ class Decoder(nn.Module):
         init_linears(self, xavier)
 
     def forward(self, latent: Features, keep: Int[Tensor, "B K"]) -> Float[Tensor, "B N V"]:
-        patches = put(self.embed(latent.patches), keep, len(self.pos_embed), self.mask_token)  # (B, N, E)
+        patches = scatter_tokens(self.embed(latent.patches), keep, len(self.pos_embed), self.mask_token)  # (B, N, E)
         prefix = self.embed(latent.prefix)  # (B, P, E), of no position
         x = self.blocks(torch.cat([prefix, patches + self.pos_embed], dim=1))
         return self.pred(self.norm(x[:, prefix.shape[1] :]))
@@ -117,7 +125,7 @@ class MAE(MaskedPretraining):
     def reconstruct(self, images: Float[Tensor, "B C H W"], keep: Int[Tensor, "B K"]) -> Float[Tensor, "B N V"]:
         """Predict all patches from the visible ones."""
         tokens = self.backbone.add_pos_embed(self.backbone.patch_embed(images)).flatten(1, 2)  # (B, N, D)
-        return self.decoder(self.backbone.encode(take(tokens, keep)), keep)
+        return self.decoder(self.backbone.encode(gather_tokens(tokens, keep)), keep)
 
     def fill_in(
         self, images: Float[Tensor, "B C H W"], generator: torch.Generator

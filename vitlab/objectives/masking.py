@@ -81,12 +81,12 @@ def enlarge(mask: Bool[Tensor, "B h w"], factor: int) -> Bool[Tensor, "B H W"]:
     return mask.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
 
 
-def take(tokens: Float[Tensor, "B N D"], keep: Int[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
+def gather_tokens(tokens: Float[Tensor, "B N D"], keep: Int[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
     """Return the tokens at `keep`."""
     return tokens.gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
-def put(
+def scatter_tokens(
     tokens: Float[Tensor, "B K D"], keep: Int[Tensor, "B K"], num_tokens: int, fill: Float[Tensor, "... D"]
 ) -> Float[Tensor, "B N D"]:
     """Return N tokens: the given ones at `keep`, and `fill` everywhere else."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vitlab.distributed import local_rows, mean_over_processes, num_processes
 from vitlab.models import VisionTransformer
 from vitlab.objectives.heads import Prototypes, projection
-from vitlab.objectives.masking import num_hidden_blocks, random_masking, take
+from vitlab.objectives.masking import gather_tokens, num_hidden_blocks, random_masking
 from vitlab.objectives.pretraining import require_final_norm
 from vitlab.objectives.self_distillation import SelfDistillation, by_resolution, entropy
 from vitlab.optim import Optimizer, Schedule
@@ -103,7 +103,7 @@ class MSN(SelfDistillation):
                 f"{[tuple(view.shape[2:]) for view in views]} px; set data.init_args.multi_crop."
             )
         with torch.no_grad():
-            similarity = self.prototypes(self.teach(target)) / self.temperature  # (B, K)
+            similarity = self.prototypes(self.teacher_forward(target)) / self.temperature  # (B, K)
             targets = (similarity / self.sharpen).softmax(dim=-1)
             targets = sinkhorn(targets) if self.sinkhorn else targets
 
@@ -115,7 +115,7 @@ class MSN(SelfDistillation):
 
         cross_entropy = F.cross_entropy(logits, targets.repeat(len(anchors), 1))
         self.watch(targets, cross_entropy)
-        return cross_entropy + self.me_max_weight * unused(logits.softmax(dim=-1))
+        return cross_entropy + self.me_max_weight * me_max(logits.softmax(dim=-1))
 
     def embed_masked(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
         """Embed images without a part of their patches."""
@@ -125,7 +125,7 @@ class MSN(SelfDistillation):
         draws = batch * num_processes() if self.mask_per_image else 1
         keep, _ = random_masking(draws, num_patches, hidden / num_patches, images.device)
         keep = local_rows(keep) if self.mask_per_image else keep
-        return self.backbone.pool(self.backbone.encode(take(tokens, keep.expand(batch, -1))))
+        return self.backbone.pool(self.backbone.encode(gather_tokens(tokens, keep.expand(batch, -1))))
 
     def configure_gradient_clipping(
         self,
@@ -147,7 +147,7 @@ def sinkhorn(targets: Float[Tensor, "B K"], iterations: int = 3) -> Float[Tensor
     return targets
 
 
-def unused(probabilities: Float[Tensor, "VB K"]) -> Float[Tensor, ""]:
+def me_max(probabilities: Float[Tensor, "VB K"]) -> Float[Tensor, ""]:
     """Return ln K − H(p̄), 0 where the images of all processes together use all prototypes equally."""
     mean = mean_over_processes(probabilities.mean(dim=0))
     return math.log(len(mean)) - entropy(mean)

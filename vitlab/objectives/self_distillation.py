@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.ema import WeightAverage
 from vitlab.models import Backbone
+from vitlab.objectives.ema import WeightAverage
 from vitlab.objectives.objective import Batch, Monitor, Objective
 from vitlab.optim import Optimizer, Schedule
 
@@ -98,7 +98,7 @@ class SelfDistillation(Objective, ABC):
         super().load_backbone(path)
         self.teacher.restart(self.student)
 
-    def teach(self, images: Float[Tensor, "B C H W"]) -> Tensor:
+    def teacher_forward(self, images: Float[Tensor, "B C H W"]) -> Tensor:
         """Return the teacher's answer, without gradient, nor the drop path that it has copied from its student."""
         with torch.no_grad():
             return self.teacher.eval().module(images)

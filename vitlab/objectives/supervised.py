@@ -8,9 +8,9 @@ with K classes, ε the label smoothing, and y one-hot or, after mixup and cutmix
 import torch
 from torch import Tensor
 
-from vitlab.ema import Ema
 from vitlab.models import ImageModel
 from vitlab.objectives.classification import Classification
+from vitlab.objectives.ema import Ema
 from vitlab.optim import Optimizer, Schedule
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitlab.ema import Ema, WeightAverage
+from vitlab.objectives.ema import Ema, WeightAverage
 
 
 class WithIndex(nn.Module):
