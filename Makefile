@@ -57,8 +57,8 @@ unit: $(INSTALLED)  ## Tests alone; ARGS="-m 'not slow'" for the quick ones
 
 # What counts, draws, formats or compares floats, in reverse, with the plainest kernels, two threads, another clock and
 # another language: a figure that hangs on one of them is a property of the machine.
-SENSITIVE := analysis/test_measures data/test_color_jitter data/test_counter_rng data/test_mixup data/test_multi_crop \
-	data/test_rand_augment evaluation models/test_parity models/test_swin models/test_vit models/test_windows \
+SENSITIVE := analysis/test_measures data/test_counter_rng data/test_mixup data/test_multi_crop \
+	evaluation models/test_parity models/test_swin models/test_vit models/test_windows \
 	objectives/test_dino objectives/test_msn objectives/test_mae studies/test_bootstrap studies/test_comparison \
 	studies/test_verdict objectives/test_masking objectives/test_ema test_config test_optim
 LANGUAGE = $(firstword $(shell locale -a | grep -E '^tr_TR.utf8') C)

@@ -127,3 +127,38 @@ def test_an_argument_that_names_another_class_drops_the_files_arguments(tmp_path
     assert gather(files, rest) == {"model": {"class_path": "M", "init_args": {"optimizer": optimizer}}}
     same = gather(files, ["--model.optimizer", "AdamW"])
     assert same["model"]["init_args"]["optimizer"] == ADAMW
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("CIFAR10", {"augment": {"shift": 4, "rand_augment": None, "color_jitter": 0.0}}),
+        ("Digits", {"augment": {"shift": 4, "color_jitter": 0.0}}),
+        ("ImageFolder", {"decode_on_device": False, "augment": {"shift": 4, "rand_augment_on_device": False}}),
+    ],
+)
+def test_a_setting_that_was_removed_is_dropped_where_it_was_off(tmp_path: Path, name: str, settings: dict) -> None:
+    """As in the config.yaml of every run from before."""
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"data": {"class_path": f"vitlab.data.{name}", "init_args": settings}}))
+    assert load_yaml(path)["data"]["init_args"] == {"augment": {"shift": 4}}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "key"),
+    [
+        ("CIFAR100", {"augment": {"rand_augment": "rand-m9"}}, "CIFAR100.augment.rand_augment is rand-m9"),
+        ("ImageFolder", {"decode_on_device": True}, "ImageFolder.decode_on_device is True"),
+    ],
+)
+def test_a_removed_setting_that_was_on_is_rejected(tmp_path: Path, name: str, settings: dict, key: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"data": {"class_path": name, "init_args": settings}}))
+    with pytest.raises(ValueError, match=f"{key}, but this setting was removed"):
+        load_yaml(path)
+
+
+def test_rand_augment_of_photographs_stays(tmp_path: Path) -> None:
+    content = {"data": {"class_path": "ImageFolder", "init_args": {"augment": {"rand_augment": None}}}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    assert load_yaml(tmp_path / "config.yaml") == content

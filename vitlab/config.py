@@ -48,6 +48,16 @@ RENAMED = {
     "go on": "continue",
 }
 
+# Settings that were removed, with the value that turned them off: at this value a configuration keeps its meaning
+# without them, any other value is rejected.
+_OF_SMALL_IMAGES = {"augment.rand_augment": None, "augment.color_jitter": 0.0}
+REMOVED: dict[str, dict[str, Any]] = {
+    "CIFAR10": _OF_SMALL_IMAGES,
+    "CIFAR100": _OF_SMALL_IMAGES,
+    "Digits": _OF_SMALL_IMAGES,
+    "ImageFolder": {"decode_on_device": False, "augment.rand_augment_on_device": False, "augment.color_jitter": 0.0},
+}
+
 
 def load_yaml(path: str | Path) -> Config:
     """Read one YAML file whose top level is a mapping.
@@ -74,12 +84,35 @@ def load_yaml(path: str | Path) -> Config:
 
 
 def modernize(config: Any) -> Any:
-    """Return a configuration of an earlier version with today's names; `RENAMED` has them all."""
+    """Return a configuration of an earlier version with today's names (`RENAMED`), less what was `REMOVED`.
+
+    Raises:
+        ValueError: a removed setting was in use.
+    """
     if isinstance(config, dict):
-        return {RENAMED.get(key, key): modernize(value) for key, value in config.items()}
+        renamed: dict[Any, Any] = {RENAMED.get(key, key): modernize(value) for key, value in config.items()}
+        _drop_removed(renamed)
+        return renamed
     if isinstance(config, list):
         return [modernize(each) for each in config]
     return RENAMED.get(config, config) if isinstance(config, str) else config
+
+
+def _drop_removed(node: Config) -> None:
+    name = str(node.get("class_path")).rpartition(".")[2]
+    for key, off in REMOVED.get(name, {}).items():
+        *sections, setting = key.split(".")
+        arguments = node.get("init_args")
+        for section in sections:
+            arguments = arguments.get(section) if isinstance(arguments, dict) else None
+        if not isinstance(arguments, dict) or setting not in arguments:
+            continue
+        if arguments[setting] != off:
+            raise ValueError(
+                f"{name}.{key} is {arguments[setting]}, but this setting was removed: no experiment gained from it.\n"
+                f"Delete it from the file, or use the version of vitlab that wrote it."
+            )
+        del arguments[setting]
 
 
 def merge(base: Config, override: Config, tell: Tell | None = None) -> Config:

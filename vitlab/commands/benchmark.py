@@ -135,8 +135,7 @@ def benchmark_data(arguments: Sequence[str]) -> int:
     parser.add_out("the tables")
     options = parser.parse_args(arguments)
     parts = [loaders.markdown(loaders.measure_photos(options.root, options.seconds))]
-    for measure in (augmentation_cost.measure_small_images, augmentation_cost.measure_photographs):
-        parts.append(augmentation_cost.markdown(measure(options.seconds)))
+    parts.append(augmentation_cost.markdown(augmentation_cost.measure_small_images(options.seconds)))
     write_text(options.out / "data.md", "\n".join(parts))
     print("\n".join(parts), end="")
     return 0

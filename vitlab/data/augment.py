@@ -17,9 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vitlab.data import pillow
 from vitlab.data.counter_rng import Draws, Stream, to_device
-from vitlab.data.rand_augment import check_description
 
 CROP_SCALE = (0.08, 1.0)  # share of the image's area: Szegedy et al., "Going deeper with convolutions", section 6
 CROP_RATIO = (3 / 4, 4 / 3)  # width to height
@@ -45,9 +43,6 @@ class BatchAugment:
         crop_ratio: width to height of that part.
         flip_prob: the share of images that are mirrored left to right.
         erase_prob: the share of images of which a random box is filled with noise.
-        rand_augment: timm's description of a RandAugment (Cubuk et al., 2020), which follows shift, crop and flip, e.g.
-            rand-m9-mstd0.5-inc1; null: off.
-        color_jitter: brightness, contrast and saturation change, after all else, by factors within 1 - c … 1 + c.
     """
 
     shift: int = 0
@@ -56,8 +51,6 @@ class BatchAugment:
     crop_ratio: tuple[float, float] = CROP_RATIO
     flip_prob: float = 0.0
     erase_prob: float = 0.0
-    rand_augment: str | None = None
-    color_jitter: float = 0.0
 
     def __post_init__(self) -> None:
         if self.shift < 0:
@@ -67,13 +60,9 @@ class BatchAugment:
         if self.crop_scale is not None:
             check_range("augment.crop_scale", self.crop_scale, most=1.0)
         check_range("augment.crop_ratio", self.crop_ratio)
-        check_strength(self.color_jitter)
-        if self.rand_augment is not None:
-            check_description(self.rand_augment)
 
     def distort(self, images: Batch8, draws: Draws) -> Batch8:
-        """Shift, crop and flip, each where it is on; RandAugment, which knows the mean color, and what follows it are
-        the data set's."""
+        """Shift, crop and flip, each where it is on."""
         flip_now = self.flip_prob if self.crop_scale is None else 0.0
         if (self.shift > 0 and self.shift_prob > 0) or flip_now > 0:
             images = shift_and_flip(images, draws, self.shift, self.shift_prob, flip_now)
@@ -86,11 +75,6 @@ class BatchAugment:
 def check_probability(name: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{name} is {value}; a probability lies between 0 and 1.")
-
-
-def check_strength(color_jitter: float) -> None:
-    if not 0 <= color_jitter < math.inf:
-        raise ValueError(f"augment.color_jitter is {color_jitter}; it is 0 (off) or more, timm's train.py has 0.4.")
 
 
 def check_range(name: str, value: tuple[float, float], most: float = math.inf) -> None:
@@ -130,21 +114,6 @@ def flip(images: Tensor, draw: Rows, prob: float) -> Tensor:
     """Mirror `prob` of the images left to right. Takes one draw."""
     mirrored = len(images) * (draw[:, 0] < prob) + torch.arange(len(images), device=images.device)
     return torch.cat([images, images.flip(-1)]).index_select(0, mirrored)  # of whole images: faster than torch.where
-
-
-def color_jitter(images: Batch8, draws: Draws, strength: float) -> Batch8:
-    """Change brightness, contrast and saturation in random order, as timm's `--color-jitter`: torchvision's ColorJitter
-    of three equal strengths, on Pillow's pictures."""
-    if strength == 0:
-        return images
-    draw = draws.uniform(Stream.JITTER, 6)  # a factor each, and their order
-    low = max(0.0, 1 - strength)
-    factors = low + draw[:, :3] * (1 + strength - low)
-    order = draw[:, 3:].argsort(dim=1)  # of equally likely ones
-    changed = images.float()
-    for operation, factor in zip(order.unbind(1), factors.gather(1, order).unbind(1), strict=True):
-        changed = pillow.blend(changed, operation, factor)
-    return changed.to(torch.uint8)
 
 
 def _first_fitting(fits: Tensor, *values: Tensor) -> list[Tensor]:

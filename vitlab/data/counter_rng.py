@@ -39,8 +39,6 @@ class Stream(IntEnum):
     VIEW = 9
     NOISE = 10
     OCCLUSION = 11
-    RAND_AUGMENT = 12
-    JITTER = 13
 
 
 def _signed(value: int) -> int:

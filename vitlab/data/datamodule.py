@@ -25,13 +25,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vitlab.data.augment import BatchAugment, color_jitter, erase, normalize
+from vitlab.data.augment import BatchAugment, erase, normalize
 from vitlab.data.counter_rng import Draws, Stream, permutation
-from vitlab.data.encoded import EncodedCrops
 from vitlab.data.mixup import Mixup, draw_mixup, mix_images, mix_labels
 from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.photos import Framing, PhotoAugment, Picture, central_crop
-from vitlab.data.rand_augment import RandAugment
 from vitlab.data.sampler import (
     EvalSampler,
     EvenBatchSampler,
@@ -61,7 +59,7 @@ def tell(message: str) -> None:
 class Batch(NamedTuple):
     """What a loader yields, before it is on the device."""
 
-    images: Tensor | list[Tensor] | EncodedCrops  # (B, C, H, W) uint8; views where workers cut them; or files
+    images: Tensor | list[Tensor]  # (B, C, H, W) uint8; a list of views where workers cut them
     labels: Tensor  # (B,) int64
     indices: Tensor  # (B,) int64, within the split; r · size more for an image's r-th repeat
     epoch: int | None  # None in evaluation: nothing is drawn
@@ -125,7 +123,6 @@ class ImageDataModule(LightningDataModule, ABC):
     """
 
     augment: BatchAugment | PhotoAugment
-    _rand_augment: RandAugment | None
 
     def __init__(
         self,
@@ -227,12 +224,6 @@ class ImageDataModule(LightningDataModule, ABC):
     @abstractmethod
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
         """Distort a batch of training images (B, C, H, W) on its device."""
-
-    def _recolor(self, images: Tensor, draws: Draws) -> Tensor:
-        """Do what every data set's `_distort` ends with: RandAugment and color jitter, each where it is on."""
-        if self._rand_augment is not None:
-            images = self._rand_augment(images, draws)
-        return color_jitter(images, draws, self.augment.color_jitter)
 
     @abstractmethod
     def _to_size(self, images: Tensor) -> Tensor:
@@ -411,8 +402,6 @@ class ImageDataModule(LightningDataModule, ABC):
         images = batch.images
         if isinstance(images, list):
             return [normalize(view, mean, std) for view in images], batch.labels
-        if isinstance(images, EncodedCrops):
-            images = images.on(batch.labels.device)
         if batch.epoch is None:
             return [normalize(self._to_size(images), mean, std)], batch.labels
 

@@ -8,7 +8,6 @@ import stat
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import PIL
@@ -100,45 +99,17 @@ def read_photo(path: str | Path, half: Half | None = None) -> tuple[Pixels, byte
         raise ValueError(str(error) or type(error).__name__) from None
 
 
-class Jpeg(NamedTuple):
-    """An upright JPEG, color or gray, and what its header says."""
-
-    content: UInt8[np.ndarray, "N"]
-    height: int
-    width: int
-
-
-def read_jpeg(path: str | Path) -> Jpeg | None:
-    """Return a file if any decoder of JPEGs makes of it what `read_photo` does; None otherwise, or without a file."""
-    try:
-        return _plain_jpeg(Path(path).read_bytes())
-    except OSError:
-        return None
-
-
-def _plain_jpeg(content: bytes) -> Jpeg | None:
-    """Return a content that is such a JPEG, none of whose pixels are decoded yet."""
-    try:
-        height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
-        _check_size(width, height)
-        if colors in ("CMYK", "YCCK") or not _is_upright(content):
-            return None
-    except Exception:  # whatever it is, Pillow will say it
-        return None
-    return Jpeg(np.frombuffer(content, np.uint8), height, width)
-
-
 def _pixels_of_jpeg(content: bytes, half: Half | None = None) -> Pixels | None:
     """Decode an upright JPEG, color or gray, to Pillow's very pixels in half of its time; None: leave it to Pillow.
 
     Both call libjpeg-turbo with the same settings; Pillow's way through its own buffers takes as long again. Where
     simplejpeg complains of anything, even of what it can go on after, Pillow decides whether there is a picture.
     """
-    jpeg = _plain_jpeg(content)
-    if jpeg is None:
-        return None
-    height, width = jpeg.height, jpeg.width
     try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
+        _check_size(width, height)
+        if colors in ("CMYK", "YCCK") or not _is_upright(content):
+            return None
         if half is not None and half(height, width):
             return simplejpeg.decode_jpeg(content, min_height=-(-height // 2), min_width=-(-width // 2))
         return simplejpeg.decode_jpeg(content)

@@ -12,7 +12,7 @@ import numpy as np
 
 from vitlab.data.checking import Check, check_images
 from vitlab.data.datamodule import SPLITS, Split, tell
-from vitlab.data.decoding import IMAGE_SUFFIXES, Half, Jpeg, Pixels, as_text, read_jpeg, read_rgb
+from vitlab.data.decoding import IMAGE_SUFFIXES, Half, Pixels, as_text, read_rgb
 from vitlab.data.source import PhotoSource
 
 # What folders of splits are called, in any letter case.
@@ -44,10 +44,6 @@ class Folder(PhotoSource):
             raise ValueError(
                 f"{self.root / name} cannot be decoded any more: {error}. Start again: the files are checked."
             ) from None
-
-    def jpeg(self, name: str) -> Jpeg | None:
-        """Read one file."""
-        return read_jpeg(self.root / name)
 
 
 class Listing(NamedTuple):

@@ -11,12 +11,11 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vitlab.data.augment import BOX_DRAWS, crop_box
+from vitlab.data.augment import BOX_DRAWS
 from vitlab.data.checking import Check
 from vitlab.data.counter_rng import Draws, Stream, host_seed
 from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split, check_fraction, stratified_split, tell
 from vitlab.data.decoding import Half, Pixels, as_text
-from vitlab.data.encoded import EncodedCrops, File
 from vitlab.data.folder import Folder, below_split
 from vitlab.data.mixup import Mixup
 from vitlab.data.multi_crop import MultiCrop
@@ -29,7 +28,6 @@ from vitlab.data.photos import (
     apply,
     central_crop,
     half_will_do,
-    make_batch_rand_augment,
     make_rand_augment,
     random_crop,
     seeded,
@@ -54,7 +52,6 @@ class Photos(ImageDataset):
         multi_crop: MultiCrop | None,
         mean: tuple[float, ...],
         seed: int,
-        decode_on_device: bool = False,
         contents: np.ndarray | None = None,
     ) -> None:
         self.source, self.labels, self.seed, self._contents = source, labels, seed, contents
@@ -62,7 +59,7 @@ class Photos(ImageDataset):
         # of that page of memory, until each worker holds its own copy of all names.
         self._files = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
         self.image_size, self.crop_pct, self.augment = image_size, crop_pct, augment
-        self.multi_crop, self.decode_on_device = multi_crop, decode_on_device
+        self.multi_crop = multi_crop
         self._rand_augment = make_rand_augment(augment, image_size, mean)
 
     @property
@@ -80,7 +77,6 @@ class Photos(ImageDataset):
         epoch, first = keys[0].epoch, keys[0].first
         indices = torch.tensor([key.image for key in keys])
         labels = torch.from_numpy(self.labels[indices.numpy() % len(self)])
-        images: Tensor | EncodedCrops
         if epoch is None:
             images = _stack([self._central(key.image) for key in keys])
         elif self.multi_crop is not None:
@@ -89,11 +85,8 @@ class Photos(ImageDataset):
             draws = Draws(self.seed, epoch, indices)
             boxes = draws.uniform(Stream.CROP, BOX_DRAWS).tolist()
             flips = (draws.uniform(Stream.FLIP, 1)[:, 0] < self.augment.flip_prob).tolist()
-            if self.decode_on_device:
-                images = self._encoded(indices.tolist(), boxes, flips)
-            else:
-                each = zip(keys, boxes, flips, strict=True)
-                images = _stack([self._random(epoch, key.image, box, flip) for key, box, flip in each])
+            each = zip(keys, boxes, flips, strict=True)
+            images = _stack([self._random(epoch, key.image, box, flip) for key, box, flip in each])
         numbers = indices.numpy().copy()  # a worker that sends a tensor moves its memory
         return Batch(images, labels, indices, epoch, first, numbers)
 
@@ -104,22 +97,6 @@ class Photos(ImageDataset):
     def _open(self, index: int, half: Half | None = None) -> Pixels:
         """Decode one photograph, for which no other may stand in."""
         return self.source.read(os.fsdecode(self._files[index % len(self)]), half)
-
-    def _encoded(self, indices: list[int], draws: list[list[float]], mirrored: list[bool]) -> EncodedCrops:
-        """Read files without decoding them, and choose the part of each that is wanted."""
-        names, files, boxes = [], list[File](), []
-        for index, draw in zip(indices, draws, strict=True):
-            name = os.fsdecode(self._files[index % len(self)])
-            jpeg = self.source.jpeg(name)
-            if jpeg is not None:
-                file, height, width = jpeg
-            else:
-                file = self._open(index)
-                height, width, _ = file.shape
-            names.append(as_text(name))
-            files.append(file)
-            boxes.append(crop_box(draw, height, width, self.augment.crop_scale, self.augment.crop_ratio))
-        return EncodedCrops(names, files, boxes, mirrored, self.image_size, self.augment.interpolation)
 
     def _views(self, multi_crop: MultiCrop, draws: Draws) -> list[Tensor]:
         """Return each view of all images, (B, 3, S, S)."""
@@ -191,8 +168,6 @@ class ImageFolder(ImageDataModule):
             evaluation; see `MultiCrop`. Null: one view.
         repeats: how often a batch holds each of its images, distorted otherwise each time, and an epoch one part in
             `repeats` of all images (repeated augmentation; DeiT has 3).
-        decode_on_device: training JPEGs are handed over as files, and a GPU decodes and crops them. Choose it where a
-            GPU waits for its workers. Evaluation stays with the workers, and so with the same pixels everywhere.
     """
 
     augment: PhotoAugment
@@ -216,7 +191,6 @@ class ImageFolder(ImageDataModule):
         mixup: Mixup | None = None,
         multi_crop: MultiCrop | None = None,
         repeats: int = 1,
-        decode_on_device: bool = False,
     ) -> None:
         super().__init__(
             batch_size,
@@ -247,16 +221,9 @@ class ImageFolder(ImageDataModule):
             )
         if crop_pct is not None and not 0 < crop_pct <= 1:
             raise ValueError(f"data.init_args.crop_pct is {crop_pct}; it lies above 0 and is at most 1, e.g. 0.875.")
-        if decode_on_device and (multi_crop is not None or make_rand_augment(augment, image_size, mean) is not None):
-            raise ValueError(
-                "decode_on_device leaves workers no picture to distort, but multi_crop or rand_augment is theirs.\n"
-                "Set multi_crop: null and augment.rand_augment_on_device: true, or decode_on_device: false."
-            )
         self.root, self.broken, self.augment, self.crop_pct = Path(root), broken, augment, crop_pct
-        self.decode_on_device = decode_on_device
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self._image_size = image_size
-        self._rand_augment = make_batch_rand_augment(augment, image_size, mean)
         self._known: Check | None = None
 
     @cached_property
@@ -318,7 +285,6 @@ class ImageFolder(ImageDataModule):
                 self.multi_crop,
                 self.mean,
                 self.seed,
-                self.decode_on_device,
                 part.contents,
             )
             for split, part in whole.items()
@@ -373,7 +339,7 @@ class ImageFolder(ImageDataModule):
         tell(f"{count} and are left out:\n{some}{more}")
 
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
-        return self._recolor(images, draws)  # all else was done in the workers
+        return images  # the workers did it
 
     def _to_size(self, images: Tensor) -> Tensor:
         return images

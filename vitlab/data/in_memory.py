@@ -13,7 +13,6 @@ from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split
 from vitlab.data.mixup import Mixup
 from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.photos import Framing
-from vitlab.data.rand_augment import RandAugment
 from vitlab.data.sampler import Key
 
 
@@ -91,9 +90,6 @@ class InMemoryDataModule(ImageDataModule, ABC):
             raise ValueError(f"augment.shift is {augment.shift}; the images are {native_size} pixels wide.")
         self.augment, self.hold_on_device = augment, hold_on_device
         self._native_size, self._image_size = native_size, image_size
-        self._rand_augment = None
-        if augment.rand_augment is not None:
-            self._rand_augment = RandAugment(augment.rand_augment, native_size, mean)
 
     @property
     def image_size(self) -> int:
@@ -117,7 +113,7 @@ class InMemoryDataModule(ImageDataModule, ABC):
     def _read(self) -> dict[Split, ImageDataset]: ...
 
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
-        return self._recolor(self.augment.distort(images, draws), draws)
+        return self.augment.distort(images, draws)
 
     def _to_size(self, images: Tensor) -> Tensor:
         return images if self._image_size == self._native_size else resize(images, self._image_size)

@@ -21,7 +21,7 @@ import simplejpeg
 from vitlab.atomic_files import write_text, written_whole
 from vitlab.data.checking import Check, content_of, is_faint
 from vitlab.data.datamodule import Split
-from vitlab.data.decoding import Half, Jpeg, Pixels, as_text, read_photo
+from vitlab.data.decoding import Half, Pixels, as_text, read_photo
 from vitlab.data.photos import shrunk
 from vitlab.data.source import PhotoSource
 
@@ -159,14 +159,6 @@ class Packed(PhotoSource):
             return simplejpeg.decode_jpeg(image)
         except ValueError as error:
             raise ValueError(f"{as_text(name)} in {self.root / FILE} is damaged: {error}.\n{_REMEDY}") from None
-
-    def jpeg(self, name: str) -> Jpeg | None:
-        """Return a row's bytes, a view of the file."""
-        row, image = self._find(name)
-        if self._pixels:
-            return None
-        height, width = self._sizes[row].tolist()
-        return Jpeg(image, height, width)
 
     def _find(self, name: str) -> tuple[int, np.ndarray]:
         row = self._by_name[np.searchsorted(self._names, os.fsencode(name), sorter=self._by_name)]

@@ -2,8 +2,7 @@
 made only after each was cropped.
 
 Every random number is a function of (seed, epoch, image): the crop and the mirroring take theirs as arguments; timm's
-RandAugment draws from the global generators, which are seeded for the one image and then put back; on batches it has
-draws of its own (`rand_augment`).
+RandAugment draws from the global generators, which are seeded for the one image and then restored.
 """
 
 import math
@@ -20,9 +19,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from vitlab.data.augment import CROP_RATIO, CROP_SCALE, check_probability, check_range, check_strength, crop_box
+from vitlab.data.augment import CROP_RATIO, CROP_SCALE, check_probability, check_range, crop_box
 from vitlab.data.decoding import Half, Pixels
-from vitlab.data.rand_augment import RandAugment, check_description, timms_rand_augment
+from vitlab.data.rand_augment import check_description, timms_rand_augment
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -42,11 +41,6 @@ class PhotoAugment:
         flip_prob: the share of images that are mirrored left to right.
         rand_augment: timm's description of a RandAugment (Cubuk et al., 2020); null: off.
         erase_prob: the share of images of which a random box is filled with noise.
-        rand_augment_on_device: do so to whole batches on the device that trains, with other draws of the same law,
-            rather than to each picture in the workers. Choose it where a GPU waits for them, whom it spares about a
-            millisecond for each image of 224 pixels. Where a CPU trains it gains little: a core takes about as long.
-        color_jitter: brightness, contrast and saturation change by factors within 1 - c … 1 + c, in batches on the
-            device. timm's train.py has 0.4, unless there is a RandAugment.
     """
 
     crop_scale: tuple[float, float] = CROP_SCALE
@@ -55,15 +49,12 @@ class PhotoAugment:
     flip_prob: float = 0.5
     rand_augment: str | None = "rand-m9-mstd0.5-inc1"
     erase_prob: float = 0.25
-    rand_augment_on_device: bool = False
-    color_jitter: float = 0.0
 
     def __post_init__(self) -> None:
         check_range("augment.crop_scale", self.crop_scale, most=1.0)
         check_range("augment.crop_ratio", self.crop_ratio)
         check_probability("augment.flip_prob", self.flip_prob)
         check_probability("augment.erase_prob", self.erase_prob)
-        check_strength(self.color_jitter)
         if self.rand_augment is not None:
             check_description(self.rand_augment)
 
@@ -142,17 +133,10 @@ def apply(transform: Callable[[Picture], Picture], photo: Photo) -> Photo:
 def make_rand_augment(
     settings: PhotoAugment, size: int, mean: tuple[float, ...]
 ) -> Callable[[Picture], Picture] | None:
-    """Return timm's RandAugment as its own training pipeline sets it up; None where workers have none to do."""
-    if settings.rand_augment is None or settings.rand_augment_on_device:
+    """Return timm's RandAugment, or None where it is off."""
+    if settings.rand_augment is None:
         return None
     return timms_rand_augment(settings.rand_augment, size, mean, _FILTERS[settings.interpolation])
-
-
-def make_batch_rand_augment(settings: PhotoAugment, size: int, mean: tuple[float, ...]) -> RandAugment | None:
-    """Return the same for batches; None where the device has none to do."""
-    if settings.rand_augment is None or not settings.rand_augment_on_device:
-        return None
-    return RandAugment(settings.rand_augment, size, mean, _FILTERS[settings.interpolation])
 
 
 @contextmanager

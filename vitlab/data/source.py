@@ -8,7 +8,7 @@ import numpy as np
 
 from vitlab.data.checking import Check
 from vitlab.data.datamodule import Split
-from vitlab.data.decoding import Half, Jpeg, Pixels
+from vitlab.data.decoding import Half, Pixels
 
 
 class Part(NamedTuple):
@@ -57,7 +57,3 @@ class PhotoSource(ABC):
         Raises:
             ValueError: it could be decoded when the run began; the message names it.
         """
-
-    @abstractmethod
-    def jpeg(self, name: str) -> Jpeg | None:
-        """Return one of the others as a JPEG that is still to be decoded; None where there is no such thing."""

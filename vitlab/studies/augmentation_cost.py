@@ -1,8 +1,7 @@
 """Distortions of batches beside those of single pictures, on one core: images a second, and the share of a step.
 
-Small images: from CIFAR's arrays to the normalized batch, by a data module, and by torchvision's transforms of Pillow's
-pictures with timm's RandAugment and erasing, as recipes for CIFAR usually write them. Photographs: RandAugment of what
-was cropped, and nothing else.
+From CIFAR's arrays to the normalized batch, by a data module, and by torchvision's transforms of Pillow's pictures with
+timm's erasing, as recipes for CIFAR usually write them.
 
 The methods take `turns`.
 """
@@ -21,8 +20,6 @@ from PIL import Image
 from torch import Tensor
 
 from vitlab.data import CIFAR10, BatchAugment
-from vitlab.data.counter_rng import Draws
-from vitlab.data.rand_augment import RandAugment, timms_rand_augment
 from vitlab.data.sampler import Key
 from vitlab.evaluation.cost import device_name
 from vitlab.evaluation.interleaved_timing import Step, alternate, one_thread, quartiles, ratios
@@ -30,14 +27,10 @@ from vitlab.models import VisionTransformer
 from vitlab.studies.peers import make_step
 
 BATCH, TURN = 128, 16  # images of a batch, and batches in a row: a loader's rate is a sustained one
-RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
-PHOTO_SIZE, PHOTO_MEAN, PHOTOS = 224, (0.485, 0.456, 0.406), 32
 _CPU = torch.device("cpu")
 _SMALL = {
     "crop, flip, erase": BatchAugment(shift=4, flip_prob=0.5, erase_prob=0.25),
-    "and RandAugment": BatchAugment(shift=4, flip_prob=0.5, erase_prob=0.25, rand_augment=RAND_AUGMENT),
 }
-_PHOTO = f"RandAugment at {PHOTO_SIZE} px"
 
 
 @dataclass(frozen=True)
@@ -52,7 +45,7 @@ class Augmentation:
     ratio: float
     ratio_q1: float
     ratio_q3: float
-    share_of_step: float | None  # time, of ViT-Ti/4's forward and backward pass of the batch; None: not measured
+    share_of_step: float  # time, of ViT-Ti/4's forward and backward pass of the batch
     repetitions: int
 
 
@@ -73,20 +66,6 @@ def measure_small_images(seconds: float) -> list[Augmentation]:
             turns: dict[str, Step] = {method: partial(_advance, step) for method, step in steps.items()}
             rows += _rows(pipeline, turns, "torchvision", TURN * BATCH, seconds / 4, shares)
     return rows
-
-
-def measure_photographs(seconds: float) -> list[Augmentation]:
-    """Measure RandAugment alone on batches of 32 crops for about so many seconds."""
-    images = torch.randint(0, 256, (PHOTOS, 3, PHOTO_SIZE, PHOTO_SIZE), dtype=torch.uint8)
-    ours = RandAugment(RAND_AUGMENT, PHOTO_SIZE, PHOTO_MEAN, Image.Resampling.BICUBIC)
-    timms = timms_rand_augment(RAND_AUGMENT, PHOTO_SIZE, PHOTO_MEAN, Image.Resampling.BICUBIC)
-    epochs = itertools.count()
-    steps: dict[str, Step] = {
-        "vitlab": lambda: ours(images, Draws(0, next(epochs), torch.arange(PHOTOS))),
-        "timm": lambda: [np.array(timms(Image.fromarray(x.permute(1, 2, 0).contiguous().numpy()))) for x in images],
-    }
-    with one_thread():
-        return _rows(_PHOTO, steps, "timm", PHOTOS, seconds, {})
 
 
 def make_images(folder: Path) -> np.ndarray:
@@ -114,8 +93,6 @@ def _singles(arrays: np.ndarray, data: CIFAR10, augment: BatchAugment) -> Iterat
     from torchvision import transforms as T  # type: ignore[import-untyped]
 
     distortions: list[Callable] = [T.RandomCrop(32, padding=augment.shift), T.RandomHorizontalFlip(augment.flip_prob)]
-    if augment.rand_augment is not None:
-        distortions.append(timms_rand_augment(augment.rand_augment, 32, data.mean, None))
     erasing = RandomErasing(augment.erase_prob, mode="pixel", device="cpu")
     transform = T.Compose([*distortions, T.ToTensor(), T.Normalize(data.mean, data.std), erasing])
     rng = np.random.default_rng(0)
@@ -150,8 +127,7 @@ def _rows(
     for method in steps:
         q1, middle, q3 = ratios(times[reference], times[method])
         r1, rate, r3 = quartiles(images / own for own in times[method])
-        share = shares.get(method)
-        rows.append(Augmentation(pipeline, method, rate, r1, r3, middle, q1, q3, share, repetitions))
+        rows.append(Augmentation(pipeline, method, rate, r1, r3, middle, q1, q3, shares[method], repetitions))
     return rows
 
 
@@ -168,8 +144,8 @@ def markdown(rows: Sequence[Augmentation]) -> str:
     lines = [
         f"One core of {device_name(_CPU)}, torch {torch.__version__}, torchvision {torchvision.__version__}, timm "
         f"{timm.__version__}, Pillow {PIL.__version__}. Small images: from arrays to normalized batches, {TURN} of "
-        f"{BATCH} images of 32 px a turn; RandAugment is {RAND_AUGMENT}. Ratios are over the images/s of single "
-        "pictures: above 1 is faster. Shares are of a ViT-Ti/4's forward and backward pass on the same core.",
+        f"{BATCH} images of 32 px a turn. Ratios are over the images/s of single pictures: "
+        "above 1 is faster. Shares are of a ViT-Ti/4's forward and backward pass on the same core.",
         "",
         "| pipeline | method | images/s [quartiles] | ratio [quartiles] | of a step | turns |",
         "|---|---|---|---|---|---|",
@@ -177,6 +153,5 @@ def markdown(rows: Sequence[Augmentation]) -> str:
     for r in rows:
         rate = f"{r.images_per_second:,.0f} [{r.images_per_second_q1:,.0f}, {r.images_per_second_q3:,.0f}]"
         ratio = f"**{r.ratio:.2f}** [{r.ratio_q1:.2f}, {r.ratio_q3:.2f}]"
-        share = "–" if r.share_of_step is None else f"{r.share_of_step:.2%}"
-        lines.append(f"| {r.pipeline} | {r.method} | {rate} | {ratio} | {share} | {r.repetitions} |")
+        lines.append(f"| {r.pipeline} | {r.method} | {rate} | {ratio} | {r.share_of_step:.2%} | {r.repetitions} |")
     return "\n".join(lines) + "\n"

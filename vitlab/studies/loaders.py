@@ -25,7 +25,7 @@ from torch import Tensor
 from vitlab.data.augment import BOX_DRAWS, crop_box, normalize
 from vitlab.data.checking import Check
 from vitlab.data.counter_rng import Draws, Stream
-from vitlab.data.decoding import Half, Jpeg, Pixels, open_rgb
+from vitlab.data.decoding import Half, Pixels, open_rgb
 from vitlab.data.folder import Folder
 from vitlab.data.image_folder import Photos
 from vitlab.data.packed import FILE, Packed, Row, write_packed
@@ -60,10 +60,6 @@ class ByPillow(PhotoSource):
         """Decode one file."""
         with Image.open(self.folder.root / name) as image:
             return np.array(image.convert("RGB"))
-
-    def jpeg(self, name: str) -> Jpeg | None:
-        """Return nothing: Pillow decodes."""
-        return None
 
 
 @dataclass(frozen=True)
