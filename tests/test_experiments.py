@@ -1,7 +1,9 @@
 """Every experiment file that is shipped parses, builds and trains two steps, on small images made here."""
 
+import re
 import subprocess
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import yaml
 from PIL import Image
 
 from tests.conftest import EXPERIMENTS
+from vitlab.__main__ import COMMANDS
 from vitlab.commands.dispatch import CommandLineWorkshop, run
 from vitlab.config import load_yaml
 from vitlab.objectives import Teacher
@@ -18,6 +21,7 @@ from vitlab.studies.study import plan, read_study, slug
 
 FILES = sorted(EXPERIMENTS.glob("*.yaml"))
 STUDIES = sorted((EXPERIMENTS / "studies").glob("*.yaml"))
+ALL = sorted(EXPERIMENTS.rglob("*.yaml"))
 
 SHORT = {
     "--trainer.max_epochs": "1",
@@ -119,10 +123,23 @@ def test_make_dashboard_takes_a_study_by_its_name_or_its_file(study: str, file: 
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_experiment_says_what_it_is_and_its_command(path: Path) -> None:
-    text = path.read_text()
-    assert text.startswith("# ")
-    assert f"python -m vitlab fit --config experiments/{path.name}" in text
+def test_every_experiment_names_its_command(path: Path) -> None:
+    assert f"python -m vitlab fit --config experiments/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(EXPERIMENTS)))
+def test_every_yaml_file_starts_with_its_command_and_the_expected_result(path: Path) -> None:
+    """And what `make help` prints of it, its first line, is short."""
+    head = "".join(takewhile(lambda line: line.startswith("#"), path.read_text().splitlines(keepends=True)))
+    described, command, expected = head.split("#\n")[:3]
+    assert len(described.splitlines()) == 1
+    assert len(described) <= (93 if path in {*FILES, *STUDIES} else 121)
+    assert expected.startswith("# Expected: ")
+    assert set(re.findall(r"python -m vitlab (\w+)", head)) <= set(COMMANDS)
+    assert re.search(r"python -m vitlab (fit|compare)", command)
+    named = [EXPERIMENTS.parent / name for name in re.findall(r"experiments/[\w./]+\.yaml", head)]
+    assert [file for file in named if not file.is_file()] == []
+    assert set(re.findall(r"\bmake (\w+)", command)) <= {file.stem for file in (*FILES, *STUDIES)}
 
 
 @pytest.mark.slow
@@ -146,9 +163,7 @@ def test_every_study_is_complete(path: Path) -> None:
     assert f"python -m vitlab compare --config experiments/studies/{path.name}" in path.read_text()
 
 
-@pytest.mark.parametrize(
-    "path", sorted(EXPERIMENTS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(EXPERIMENTS))
-)
+@pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(EXPERIMENTS)))
 def test_every_yaml_file_has_no_key_twice(path: Path) -> None:
     """YAML lets the last of two equal keys win without a word."""
 
