@@ -132,7 +132,7 @@ def test_a_point_names_itself_under_the_pointer(clean: Path) -> None:
     titles = re.findall(r"<title>(.*?)</title>", _html(clean))[1:]  # the first is the page's
     assert any(re.fullmatch(r"Swin v2, seed 2: 9\d\.\d\d %", title) for title in titles)
     assert any(re.fullmatch(r"Swin: 9\d\.\d\d % at 154\sk parameters", title) for title in titles)
-    assert any(re.match(r"ViT: of \d+ answers with about \d+ % confidence", title) for title in titles)
+    assert any(re.match(r"ViT: \d+ % of \d+ predictions with about \d+ % confidence", title) for title in titles)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """`robustness`: the models of a study on spoilt images, and the page with their curves."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +16,12 @@ from vitlab.data import Digits
 from vitlab.data.corruptions import CORRUPTIONS, corrupted
 from vitlab.evaluation.classify import classify
 from vitlab.evaluation.predictions import Predictions, write_predictions
+from vitlab.evaluation.robustness import accuracies, select_images
 from vitlab.models import VisionTransformer
 from vitlab.studies.format import SPACE
 from vitlab.studies.report import figures
-from vitlab.studies.report.robustness import draw_curves, finished_runs, read_robustness, summary
-from vitlab.studies.robustness import (
-    CLEAN,
-    FinishedRun,
-    accuracies,
-    fingerprint,
-    keep,
-    measure_study,
-    only,
-    read_kept,
-)
+from vitlab.studies.report.robustness import finished_runs, read_robustness, summary
+from vitlab.studies.robustness import CLEAN, FinishedRun, fingerprint, keep, measure_study, read_kept
 
 Write = Callable[..., Path]
 
@@ -64,7 +57,7 @@ def test_a_study_is_tested_and_what_failed_is_named(tiny: Write, capsys: pytest.
     assert "python -m vitlab robustness --study runs/study --corruptions JPEG blur --images 60 --seeds 1" in page
     for wrong, said in (
         (["--seeds", "7"], "have seeds [1]"),
-        (["--images", "0"], "give 1 or more"),
+        (["--images", "0"], "expected 1 or more"),
         (["--corruptions", "fog"], "invalid choice: 'fog'"),
     ):
         assert run("robustness", ["--study", "runs/study", *wrong]) == 2
@@ -100,7 +93,12 @@ def test_all_corruptions_in_one_pass_are_those_of_a_pass_each() -> None:
     """The oracle is the long way: each corruption and strength on all batches anew."""
     model: nn.Module = ByColumn(8, 4, 1, 10, embed_dim=8, depth=1, num_heads=1)
     data = Digits(batch_size=150)
-    found = accuracies(model, data.batches("test", "cpu"), CORRUPTIONS, data.mean, data.std)
+    streams = {
+        (c.name, strength): partial(corrupted, corruption=c, strength=strength, mean=data.mean, std=data.std)
+        for c in CORRUPTIONS
+        for strength in c.strengths
+    }
+    found = accuracies(model, data.batches("test", "cpu"), {(CLEAN, 0.0): iter, **streams})
     assert len(found) == 1 + sum(len(corruption.strengths) for corruption in CORRUPTIONS)
     predicted, labels = classify(model, data.batches("test", "cpu"))
     assert found[CLEAN, 0.0] == float((predicted == labels).double().mean())
@@ -114,10 +112,10 @@ def test_all_corruptions_in_one_pass_are_those_of_a_pass_each() -> None:
 def test_some_of_the_images_are_those_that_were_chosen() -> None:
     batches = [([torch.arange(5.0)], torch.arange(5)), ([torch.arange(5.0, 9.0)], torch.arange(5, 9))]
     chosen = np.array([1, 4, 7])
-    parts = list(only(batches, chosen))
+    parts = list(select_images(batches, chosen))
     assert torch.cat([images for (images,), _ in parts]).tolist() == [1, 4, 7]
     assert torch.cat([labels for _, labels in parts]).tolist() == [1, 4, 7]
-    assert len(list(only(batches, np.array([8])))) == 1  # a batch without one is left out
+    assert len(list(select_images(batches, np.array([8])))) == 1  # a batch without one is left out
 
 
 @pytest.fixture
@@ -133,23 +131,28 @@ def study(tmp_path: Path) -> list[FinishedRun]:
 
 
 class Bench:
-    """Measures models that say the same of every image; `loaded` names them, and `stop_at` one that is not there."""
+    """Measures models whose accuracy is always 10 %; `measured` names them, and `stop_at` one that cannot be loaded."""
 
     def __init__(self, study: list[FinishedRun], out: Path) -> None:
         self.study, self.out = study, out
-        self.loaded: list[str] = []
+        self.measured: list[str] = []
         self.stop_at = ""
+        self.labels = Digits().labels("test")
 
-    def load(self, run: FinishedRun) -> tuple[nn.Module, Digits]:
-        self.loaded.append(f"{run.variant}{run.seed}")
-        if self.loaded[-1] == self.stop_at:
+    def evaluate(
+        self, run: FinishedRun, corruptions: Sequence[str], chosen: np.ndarray, progress: Callable[[int], None]
+    ) -> dict[tuple[str, float], float]:
+        self.measured.append(f"{run.variant}{run.seed}")
+        if self.measured[-1] == self.stop_at:
             raise RuntimeError
-        return Constant(8, 4, 1, 10, embed_dim=8, depth=1, num_heads=1), Digits(batch_size=300)
+        progress(len(chosen))
+        nines = float((self.labels[chosen] == 9).mean())
+        kinds = [(name, strength) for name in corruptions for strength in (1.0, 2.0, 3.0, 4.0, 5.0)]
+        return dict.fromkeys([(CLEAN, 0.0), *kinds], nines)
 
     def measure(self, corruptions: list[str], images: int | None = None) -> pd.DataFrame:
-        self.loaded.clear()
-        chosen = [c for c in CORRUPTIONS if c.name in corruptions]
-        return measure_study(self.study, self.load, chosen, images, torch.device("cpu"), self.out)
+        self.measured.clear()
+        return measure_study(self.study, self.evaluate, dict.fromkeys(corruptions, "σ"), images, self.out)
 
 
 @pytest.fixture
@@ -164,7 +167,7 @@ def test_a_stopped_measurement_goes_on_where_it_stopped(bench: Bench, tmp_path: 
     assert len(read_kept(bench.out)) == 2 * 6
     bench.stop_at = ""
     table = bench.measure(["noise"], 50)
-    assert bench.loaded == ["a2", "b2"]  # what was measured is not measured again
+    assert bench.measured == ["a2", "b2"]  # what was measured is not measured again
     assert len(table) == 4 * 6
     assert set(table["images"]) == {50}
 
@@ -174,7 +177,7 @@ def test_a_stopped_measurement_goes_on_where_it_stopped(bench: Bench, tmp_path: 
     again = Predictions(names, labels, np.full((len(labels), 10), 9.0, dtype=np.float32))
     write_predictions(bench.study[2].directory / "predictions.parquet", again)
     bench.measure(["noise"], 50)
-    assert bench.loaded == ["a2"]
+    assert bench.measured == ["a2"]
     report = read_robustness(tmp_path, bench.study)
     assert report is not None
     assert list(report.measures) == ["noise"]  # of JPEG one run lacks its curve
@@ -182,7 +185,7 @@ def test_a_stopped_measurement_goes_on_where_it_stopped(bench: Bench, tmp_path: 
 
 
 def test_fewer_images_are_of_each_class_in_proportion_and_the_same_for_all(bench: Bench) -> None:
-    # `Constant` says 9 of every image, so its accuracy is the share of nines: a tenth, of 599 test images as of 100.
+    # A model that always predicts 9 has the share of nines as its accuracy: a tenth of 599 test images as of 100.
     table = bench.measure(["blur"], 100)
     assert table["top1"].tolist() == pytest.approx([0.1] * 24, abs=0.011)
     assert table["top1"].nunique() == 1
@@ -223,7 +226,7 @@ def test_a_variant_has_its_color_also_where_another_failed() -> None:
     rows = [("Swin", 1, name, strength, 0.9, 100) for name, strength in ((CLEAN, 0.0), ("noise", 0.1))]
     table = pd.DataFrame(rows, columns=["variant", "seed", "corruption", "strength", "top1", "images"])
     for layout in (figures.WIDE, figures.NARROW):
-        (axes,) = draw_curves(table, {"noise": "σ"}, ["ViT", "Swin"], layout).axes
+        (axes,) = figures.robustness_curves(table, {"noise": "σ"}, ["ViT", "Swin"], layout).axes
         assert axes.lines[0].get_color() == figures.COLORS[1]
 
 

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shlex
 import sys
 import warnings
 from collections import Counter
@@ -21,6 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from vitlab.atomic_files import write_text
 from vitlab.commands.benchmark import benchmark
 from vitlab.commands.options import StudyParser
+from vitlab.commands.robustness import robustness
 from vitlab.config import Config, load_yaml, merge, pairs
 from vitlab.data import ImageDataModule
 from vitlab.data.decoding import as_text, open_rgb
@@ -30,7 +30,6 @@ from vitlab.evaluation.allocator import hold_freed_memory
 from vitlab.evaluation.cost import device_for
 from vitlab.experiment.errors import readable
 from vitlab.experiment.parser import VitlabCLI, build
-from vitlab.models import ImageModel
 from vitlab.models.weights import unsafe
 from vitlab.objectives import Classification
 from vitlab.runs.wandb import Wandb
@@ -389,54 +388,6 @@ def transfer(arguments: Sequence[str]) -> int:
         for row in transfer_run(cli, checkpoint, options.sizes, options.epochs, options.lr, options.out)
     ]
     print(write_transfer(pd.DataFrame(rows), options.out).read_text(encoding="utf-8"), end="")
-    return 0
-
-
-def robustness(arguments: Sequence[str]) -> int:
-    """Test all models of a study on spoilt images: curves of accuracy against strength, and a page with them."""
-    from vitlab.data.corruptions import CORRUPTIONS
-    from vitlab.evaluation.predictions import read_predictions
-    from vitlab.studies.report.robustness import finished_runs, write_robustness
-    from vitlab.studies.robustness import FinishedRun, measure_study
-
-    names = [corruption.name for corruption in CORRUPTIONS]
-    parser = StudyParser(
-        "python -m vitlab robustness",
-        "Test a study's models under noise, blur, low contrast, JPEG, low resolution and occlusion, ever stronger. "
-        "What is measured of a model is kept; the same command again goes on with the next.",
-    )
-    parser.add_argument(
-        "--study", type=Path, required=True, help="folder of a study that was run, like runs/quickstart"
-    )
-    which = f"some of {', '.join(names)} [all]"
-    parser.add_argument("--corruptions", nargs="+", metavar="NAME", choices=names, default=names, help=which)
-    parser.add_argument("--images", type=int, help="so many test images, each class in proportion [all]")
-    parser.add_argument("--seeds", nargs="+", type=int, help="models of these seeds alone [all]")
-    parser.add_argument("--out", type=Path, help="folder of the page, figure and table [robustness/ in the study's]")
-    options = parser.parse_args(arguments)
-    if options.images is not None and options.images < 1:
-        raise ValueError(f"--images {options.images}: give 1 or more.")
-    runs, left_out = finished_runs(options.study)
-    if options.seeds is not None:
-        seeds = sorted({run.seed for run in runs})
-        runs = [run for run in runs if run.seed in options.seeds]
-        if not runs:
-            raise ValueError(f"--seeds {options.seeds}: the study's finished runs have seeds {seeds}.")
-    for reason in left_out:
-        log.warning("Left out: %s", reason)
-    device = device_for("auto")
-
-    def load(run: FinishedRun) -> tuple[ImageModel, ImageDataModule]:
-        config = ["--config", str(run.directory / "config.yaml"), "--run.root", str(options.study)]
-        cli, _ = restore(config)
-        return cli.model.backbone.to(device).eval(), cli.datamodule  # the weights that the study ranks
-
-    out = options.out or options.study / "robustness"
-    corruptions = [corruption for corruption in CORRUPTIONS if corruption.name in options.corruptions]
-    table = measure_study(runs, load, corruptions, options.images, device, out)
-    of = len(read_predictions(runs[0].directory / "predictions.parquet").labels)
-    command = shlex.join(["python", "-m", "vitlab", "robustness", *arguments])
-    print(write_robustness(table, of, left_out, options.study, out, command))
     return 0
 
 

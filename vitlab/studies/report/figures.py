@@ -1,9 +1,9 @@
 """The charts of a report: drawn once, written as SVG that follows the page's colors, and as PNG and PDF.
 
-What is under the pointer names itself: an artist's `gid` that begins with TIP becomes the title of its SVG element.
+Every mark shows its value as a tooltip: an artist's `gid` that starts with TIP becomes the title of its SVG element.
 
-A variant keeps its color (Okabe and Ito 2008), marker and dash everywhere, so that charts can be read by the
-color-blind and in black and white.
+A variant keeps its color (Okabe and Ito 2008), marker and dash pattern in all charts, so they remain readable for
+color-blind readers and in black and white.
 """
 
 import io
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
@@ -22,26 +23,44 @@ from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import CALIBRATION_BINS
 from vitlab.studies.format import tick
 from vitlab.studies.results import StudyResults, VariantResult
+from vitlab.studies.robustness import CLEAN
 
-# Stand-ins for the page's colors: the SVG gets a variable of the style sheet in their place.
+# Placeholders for the page's colors: in the SVG, variables of the style sheet replace them.
 INK, MUTED, RULE = "#1c1d20", "#5c6066", "#d9dbdf"
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)), (0, (4, 1.5)), (0, (1, 1)), (0, (9, 3)))
+DASHED = (0, (3, 3))  # reference lines
 TIP = "tip:"
-LEAST_IN_BIN = 5  # answers of a confidence: fewer say nothing of how often such answers are right
-PX = 1 / 72  # inches: at 72 dots per inch SVG points are pixels
+MIN_IN_BIN = 5  # predictions: smaller confidence bins are too noisy to show
+PX = 1 / 72  # inches: at 72 dots per inch, SVG points are pixels
 
 
 class Layout(NamedTuple):
-    """The room a chart has: its width in px and how many panels stand beside each other."""
+    """The space of a chart: its width in px and the number of panels per row."""
 
     width: float
     columns: int
 
 
 WIDE, NARROW = Layout(860, 2), Layout(350, 1)
-Chart = Callable[[StudyResults, Layout], Figure]
+
+
+class Chart(NamedTuple):
+    """A chart of the report: the name of its files, its description for screen readers, the function that draws it."""
+
+    name: str
+    description: str
+    draw: Callable[[StudyResults, Layout], Figure]
+
+
+class Drawing(NamedTuple):
+    """A chart as two SVG elements, for wide and for narrow screens."""
+
+    chart: Chart
+    wide: str
+    narrow: str
+
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: sharp, selectable, in the page's font
@@ -78,21 +97,17 @@ def color(index: int) -> str:
 
 
 def ranking(results: StudyResults, layout: Layout) -> Figure:
-    """Draw each variant's runs, mean and interval, with the lines to beat."""
+    """Draw each variant's runs, mean and interval, with the baselines."""
     variants = results.ranking
-    figure = _figure(layout.width, 84 + 34 * len(variants))
+    figure = Figure(figsize=(layout.width * PX, (84 + 34 * len(variants)) * PX), layout="constrained")
     axes = figure.subplots()
     for row, result in enumerate(variants):
-        style, accuracy = _style(result), result.accuracy
-        axes.plot(
-            [100 * accuracy.low, 100 * accuracy.high], [row, row], color=style["color"], linewidth=2.5, alpha=0.55
-        )
+        accuracy, hue = result.accuracy, color(result.index)
+        axes.plot([100 * accuracy.low, 100 * accuracy.high], [row, row], color=hue, linewidth=2.5, alpha=0.55)
         for run in result.runs:
-            tip = f"{TIP}{run.run}: {100 * run.top1:.2f} %"
-            axes.plot(100 * run.top1, row, linestyle="none", **_marker(style, 5.5), markerfacecolor="none", gid=tip)
-        tip = f"{TIP}{result.variant}: {100 * accuracy.mean:.2f} % on average"
-        axes.plot(100 * accuracy.mean, row, linestyle="none", **_marker(style, 10), gid=tip)
-    _reference(axes, results)
+            _point(axes, result, 100 * run.top1, row, 5.5, f"{run.run}: {100 * run.top1:.2f} %", hollow=True)
+        _point(axes, result, 100 * accuracy.mean, row, 10, f"{result.variant}: {100 * accuracy.mean:.2f} % on average")
+    _draw_baselines(axes, results)
     axes.set_yticks(range(len(variants)), [result.variant for result in variants])
     axes.set_ylim(len(variants) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
@@ -103,7 +118,7 @@ def ranking(results: StudyResults, layout: Layout) -> Figure:
 
 
 def learning_curves(results: StudyResults, layout: Layout) -> Figure:
-    """Draw validation accuracy and training loss by epoch: the mean over seeds, the band from lowest to highest."""
+    """Draw validation accuracy and training loss by epoch: the mean over seeds, and a band from minimum to maximum."""
     figure, panels = _panels(layout, 2, 270)
     for axes, metric, title, scale in (
         (panels[0], "val/top1", "validation accuracy, %", 100),
@@ -111,53 +126,46 @@ def learning_curves(results: StudyResults, layout: Layout) -> Figure:
     ):
         lowest = []
         for result in results.ranking:
-            style, curve = _style(result), result.curve(metric)
-            every = max(1, len(curve.epochs) // 8)
-            last = f"{scale * curve.mean[-1]:.4g}" if len(curve.mean) else "nothing"
-            tip = f"{TIP}{result.variant}: {last} at the end"
-            axes.plot(
-                curve.epochs, scale * curve.mean, linewidth=1.6, markevery=every, label=result.variant, gid=tip, **style
-            )
-            axes.fill_between(
-                curve.epochs, scale * curve.low, scale * curve.high, color=style["color"], alpha=0.18, linewidth=0
-            )
-            lowest.append(scale * np.nanmin(curve.low[len(curve.low) // 5 :], initial=np.inf))
+            curve = result.curve(metric)
+            mean, low, high = scale * curve.mean, scale * curve.low, scale * curve.high
+            last = f"{mean[-1]:.4g}" if len(mean) else "nothing"
+            _curve(axes, curve.epochs, mean, low, high, result.variant, result.index, f"{last} at the end")
+            lowest.append(np.nanmin(low[len(low) // 5 :], initial=np.inf))
         if metric == "val/top1" and np.isfinite(min(lowest)):
-            axes.set_ylim(bottom=max(0, min(lowest) - 5))  # the first epochs would squeeze the rest into a line
+            axes.set_ylim(bottom=max(0, min(lowest) - 5))  # the first epochs would flatten the rest
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    legend(figure, panels[0], layout)
+    _legend(figure, panels[0], layout)
     return figure
 
 
 def calibration(results: StudyResults, layout: Layout) -> Figure:
-    """Draw how often answers of some confidence are right, and how confidence is spread, over all seeds."""
+    """Draw accuracy against confidence, and the distribution of confidence, over all seeds."""
     figure, panels = _panels(layout, 2, 270)
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    panels[0].plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+    panels[0].plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=DASHED)
     for result in results.ranking:
-        style, bins = _style(result), result.reliability
-        shown = bins.images >= LEAST_IN_BIN
-        for x, y, n in zip(100 * bins.confidence[shown], 100 * bins.accuracy[shown], bins.images[shown], strict=True):
-            tip = f"{TIP}{result.variant}: of {n:,} answers with about {x:.0f} % confidence {y:.0f} % are right"
-            panels[0].plot(x, y, **_marker(style, 5.5), gid=tip)
-        panels[0].plot(
-            100 * bins.confidence[shown], 100 * bins.accuracy[shown], linewidth=1.6, label=result.variant, **style
-        )
+        bins, style = result.reliability, _style(result.index)
+        shown = bins.images >= MIN_IN_BIN
+        confidence, accuracy = 100 * bins.confidence[shown], 100 * bins.accuracy[shown]
+        for x, y, n in zip(confidence, accuracy, bins.images[shown], strict=True):
+            tip = f"{result.variant}: {y:.0f} % of {n:,} predictions with about {x:.0f} % confidence are correct"
+            _point(panels[0], result, x, y, 5.5, tip)
+        panels[0].plot(confidence, accuracy, linewidth=1.6, label=result.variant, **style)
         share = 100 * bins.images / max(1, bins.images.sum())
         panels[1].stairs(share, 100 * edges, color=style["color"], linestyle=style["linestyle"], linewidth=1.8)
-    panels[0].set_title("right among answers this sure, %")
-    panels[1].set_title("answers this sure, %")
+    panels[0].set_title("accuracy at this confidence, %")
+    panels[1].set_title("predictions at this confidence, %")
     for axes in panels:
         axes.set_xlabel("confidence, %")
         axes.set_xlim(0, 102)
-    legend(figure, panels[0], layout)
+    _legend(figure, panels[0], layout)
     return figure
 
 
 def accuracy_against_cost(results: StudyResults, layout: Layout) -> Figure:
-    """Draw mean test accuracy, with its interval, against each cost, and the variants that none beats in both."""
+    """Draw mean test accuracy, with its interval, against each cost, and the Pareto front."""
     quantities: tuple[tuple[str, Callable[[VariantResult, Cost], float], bool], ...] = (  # the last: more is better
         ("parameters", lambda result, cost: cost.parameters, False),
         ("FLOPs per image", lambda result, cost: cost.flops, False),
@@ -173,15 +181,13 @@ def accuracy_against_cost(results: StudyResults, layout: Layout) -> Figure:
         values = [quantity(result, cost) for result, cost in known]
         accuracies = [100 * result.accuracy.mean for result, _ in known]
         front = pareto_front(values, accuracies, more)
-        axes.plot(
-            [values[i] for i in front], [accuracies[i] for i in front], color=MUTED, linewidth=1, linestyle=(0, (3, 3))
-        )
-        for (result, _), value in zip(known, values, strict=True):
-            style, accuracy = _style(result), result.accuracy
-            ends = [100 * accuracy.low, 100 * accuracy.high]
-            axes.plot([value] * 2, ends, color=style["color"], linewidth=2, alpha=0.55)
-            tip = f"{TIP}{result.variant}: {100 * accuracy.mean:.2f} % at {tick(float(f'{value:.3g}'))} {title}"
-            axes.plot(value, 100 * accuracy.mean, linestyle="none", label=result.variant, **_marker(style, 9), gid=tip)
+        steps = [values[i] for i in front], [accuracies[i] for i in front]
+        axes.plot(*steps, color=MUTED, linewidth=1, linestyle=DASHED)
+        for (result, _), value, mean in zip(known, values, accuracies, strict=True):
+            ends = [100 * result.accuracy.low, 100 * result.accuracy.high]
+            axes.plot([value] * 2, ends, color=color(result.index), linewidth=2, alpha=0.55)
+            tip = f"{result.variant}: {mean:.2f} % at {tick(float(f'{value:.3g}'))} {title}"
+            _point(axes, result, value, mean, 9, tip, label=result.variant)
         if values and max(values) > 8 * min(values):
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())
@@ -193,8 +199,59 @@ def accuracy_against_cost(results: StudyResults, layout: Layout) -> Figure:
         axes.set_title(title, fontsize=11)
     for axes in panels[::columns]:
         axes.set_ylabel("accuracy, %")
-    legend(figure, panels[0], layout)
+    _legend(figure, panels[0], layout)
     return figure
+
+
+def robustness_curves(table: pd.DataFrame, measures: dict[str, str], variants: Sequence[str], layout: Layout) -> Figure:
+    """Draw accuracy against strength for each corruption: the mean over seeds, and a band from minimum to maximum.
+
+    The first point of each curve is accuracy on clean images.
+
+    Args:
+        table: Rows of `robustness.csv`.
+        measures: What is varied, by corruption.
+        variants: All variants of the study; their order decides the colors.
+    """
+    columns = min(2 * layout.columns - 1, len(measures))
+    figure, panels = _panels(Layout(layout.width, columns), len(measures), 210, share_y=True)
+    for axes in panels[len(measures) :]:
+        axes.set_axis_off()
+    for axes, (name, measure) in zip(panels, measures.items(), strict=False):
+        strengths = strengths_of(table, name)
+        for variant, runs in table.groupby("variant", sort=False):
+            clean = runs[runs["corruption"] == CLEAN]["top1"]
+            corrupted = runs[runs["corruption"] == name].groupby("strength")["top1"]
+            mean, low, high = (
+                100 * np.array([clean.agg(f), *corrupted.agg(f).loc[strengths]]) for f in ("mean", "min", "max")
+            )
+            label = str(variant)
+            _curve(axes, np.arange(len(mean)), mean, low, high, label, list(variants).index(label))
+        axes.set_xticks(range(len(strengths) + 1), ["none", *(f"{s:.2g}" for s in strengths)])
+        axes.set_title(name)
+        axes.set_xlabel(measure)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    for axes in panels[::columns]:
+        axes.set_ylabel("accuracy, %")
+    _legend(figure, panels[0], layout)
+    return figure
+
+
+CHARTS = (
+    Chart("ranking", "Test accuracy of every run, with mean and 95 % interval per variant.", ranking),
+    Chart("learning_curves", "Validation accuracy and training loss by epoch for each variant.", learning_curves),
+    Chart(
+        "accuracy_against_cost",
+        "Mean test accuracy against six costs for each variant, with the Pareto front.",
+        accuracy_against_cost,
+    ),
+    Chart("calibration", "Accuracy against confidence for each variant.", calibration),
+)
+
+
+def strengths_of(table: pd.DataFrame, corruption: str) -> list[float]:
+    """Return a corruption's strengths, the mildest first, from rows of `robustness.csv`."""
+    return list(dict.fromkeys(table[table["corruption"] == corruption]["strength"]))
 
 
 def pareto_front(costs: Sequence[float], accuracies: Sequence[float], more: bool) -> list[int]:
@@ -211,12 +268,23 @@ def pareto_front(costs: Sequence[float], accuracies: Sequence[float], more: bool
     return front
 
 
-def to_svg(chart: Chart, results: StudyResults, layout: Layout) -> str:
-    """Draw a chart as an SVG element whose colors are the style sheet's variables."""
-    name = f"{chart.__name__}-{layout.columns}"  # several charts share a page, so their ids must differ
+def draw(chart: Chart, results: StudyResults, folder: Path) -> Drawing:
+    """Write a chart into a folder as PNG and PDF, on white, and return it as SVG."""
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": chart.name, "pdf.fonttype": 42}):  # TrueType: text stays text
+        wide, narrow = chart.draw(results, WIDE), chart.draw(results, NARROW)
+        drawing = Drawing(chart, _svg(wide), _svg(narrow))
+        wide.set_layout_engine("none")  # its layout is settled, and computing it is most of the work
+        wide.savefig(folder / f"{chart.name}.png", dpi=144, facecolor="white")
+        wide.savefig(folder / f"{chart.name}.pdf", facecolor="white", metadata={"CreationDate": None})
+    return drawing
+
+
+def _svg(figure: Figure) -> str:
+    """Return a figure as an SVG element whose colors are the style sheet's variables."""
     out = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-        chart(results, layout).savefig(out, format="svg", dpi=72, metadata={"Date": None, "Creator": None})
+    # Several figures share a page, so their ids must differ.
+    with matplotlib.rc_context({"svg.hashsalt": f"{matplotlib.rcParams['svg.hashsalt']}-{figure.get_figwidth():.2f}"}):
+        figure.savefig(out, format="svg", dpi=72, metadata={"Date": None, "Creator": None})
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -224,61 +292,56 @@ def to_svg(chart: Chart, results: StudyResults, layout: Layout) -> str:
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups, and their names repeat
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
     svg = svg.replace("'DejaVu Sans'", "system-ui, sans-serif")
-    for value, variable in [
-        (INK, "ink"),
-        (MUTED, "muted"),
-        (RULE, "rule"),
-        *((c, f"v{i}") for i, c in enumerate(COLORS)),
-    ]:
+    variables = {INK: "ink", MUTED: "muted", RULE: "rule"} | {value: f"v{i}" for i, value in enumerate(COLORS)}
+    for value, variable in variables.items():
         svg = svg.replace(value, f"var(--{variable})")
     return svg
 
 
-def write_files(chart: Chart, results: StudyResults, folder: Path) -> None:
-    """Draw a chart into a PNG and a PDF, on white."""
-    with matplotlib.rc_context({**STYLE, "pdf.fonttype": 42}):  # TrueType: text stays text
-        figure = chart(results, WIDE)
-        figure.savefig(folder / f"{chart.__name__}.png", dpi=144, facecolor="white")
-        figure.set_layout_engine("none")  # it has its layout, and finding it is half of the work
-        figure.savefig(folder / f"{chart.__name__}.pdf", facecolor="white", metadata={"CreationDate": None})
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width * PX, height * PX), layout="constrained")
-
-
 def _panels(layout: Layout, count: int, height: float, share_y: bool = False) -> tuple[Figure, list[Axes]]:
     rows = -(-count // layout.columns)
-    figure = _figure(layout.width, rows * height + 30)
-    panels = figure.subplots(rows, layout.columns, squeeze=False, sharey=share_y)
-    return figure, list(panels.flat)
+    figure = Figure(figsize=(layout.width * PX, (rows * height + 30) * PX), layout="constrained")
+    return figure, list(figure.subplots(rows, layout.columns, squeeze=False, sharey=share_y).flat)
 
 
-def _style(result: VariantResult) -> dict[str, Any]:
-    which = result.index % len(COLORS)
+def _style(index: int) -> dict[str, Any]:
+    which = index % len(COLORS)
     return {"color": COLORS[which], "marker": MARKERS[which], "linestyle": DASHES[which], "markersize": 5.5}
 
 
-def _marker(style: dict[str, Any], size: float) -> dict[str, Any]:
-    return {"color": style["color"], "marker": style["marker"], "markersize": size}
+def _point(
+    axes: Axes, result: VariantResult, x: float, y: float, size: float, tip: str, hollow: bool = False, label: str = ""
+) -> None:
+    style = _style(result.index) | {"linestyle": "none", "markersize": size}
+    axes.plot(x, y, gid=TIP + tip, label=label, fillstyle="none" if hollow else "full", **style)
 
 
-def _reference(axes: Axes, results: StudyResults) -> None:
-    """Draw the lines to beat, where they are near enough to leave the variants apart."""
+def _curve(
+    axes: Axes, x: np.ndarray, mean: np.ndarray, low: np.ndarray, high: np.ndarray, variant: str, index: int,
+    tip: str = "",
+) -> None:  # fmt: skip
+    """Draw a line with a band; `tip` describes it under the pointer."""
+    style = _style(index)
+    gid = f"{TIP}{variant}: {tip}" if tip else None
+    axes.plot(x, mean, linewidth=1.6, markevery=max(1, len(x) // 8), label=variant, gid=gid, **style)
+    axes.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
+
+
+def _draw_baselines(axes: Axes, results: StudyResults) -> None:
+    """Draw the baselines that lie near enough not to squeeze the variants together."""
     low, high = axes.get_xlim()
     room = max(high - low, 1.0)
-    lines = (("k-NN", results.baselines.knn), ("majority", results.baselines.majority))
-    for name, value in ((name, 100 * value) for name, value in lines):
+    for name, value in (("k-NN", 100 * results.baselines.knn), ("majority", 100 * results.baselines.majority)):
         if low - room < value < high + room:
-            axes.axvline(value, color=MUTED, linewidth=1.2, linestyle=(0, (3, 3)))
+            axes.axvline(value, color=MUTED, linewidth=1.2, linestyle=DASHED)
             axes.annotate(
                 name, (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
                 ha="center", fontsize=11, color=MUTED,
             )  # fmt: skip
 
 
-def legend(figure: Figure, axes: Axes, layout: Layout) -> None:
-    """Name the lines of a panel above the figure, in as many columns as fit."""
+def _legend(figure: Figure, axes: Axes, layout: Layout) -> None:
+    """Put the legend above the figure, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max((len(label) for label in labels), default=1)
     columns = max(1, min(len(labels), int(layout.width / (9 * longest + 50))))

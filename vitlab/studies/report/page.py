@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -14,25 +13,16 @@ from matplotlib.figure import Figure
 from vitlab.studies import format as wording
 from vitlab.studies.report import figures
 from vitlab.studies.report.gallery import gallery, shown_seed
-from vitlab.studies.report.robustness import Robustness, draw_curves, read_robustness, summary
+from vitlab.studies.report.rendering import render
+from vitlab.studies.report.robustness import Robustness, read_robustness, summary
 from vitlab.studies.report.verdict import outlooks, remarks, verdict
-from vitlab.studies.results import Pair, StudyResults, VariantResult
+from vitlab.studies.results import StudyResults, VariantResult
 from vitlab.studies.robustness import CLEAN, FinishedRun
 from vitlab.studies.statistics.intervals import Interval, sampling_margin
-from vitlab.studies.statistics.power import MOST_SEEDS
 from vitlab.studies.workshop import Images
 
 CLASSES_SHOWN = 30
 CONFUSIONS_SHOWN = 5
-
-
-class Picture(NamedTuple):
-    """A chart in the page: drawn for wide and for narrow screens."""
-
-    name: str
-    wide: str
-    narrow: str
-    description: str
 
 
 class Learned(NamedTuple):
@@ -64,65 +54,33 @@ class Standing(NamedTuple):
     note: str
 
 
-CHARTS: tuple[tuple[figures.Chart, str], ...] = (
-    (figures.ranking, "Test accuracy of every run, with mean and 95 % interval per variant."),
-    (figures.learning_curves, "Validation accuracy and training loss by epoch for each variant."),
-    (figures.accuracy_against_cost, "Mean test accuracy against six costs for each variant, with the Pareto front."),
-    (figures.calibration, "How often answers of some confidence are right for each variant."),
-)
-
-
 def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     """Write report.html, report.md, figures/ and results.csv into a folder and return the path of the HTML file."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     results.table().to_csv(folder / "results.csv", index=False)
     runs = [FinishedRun(r.run.variant, r.run.seed, r.run.directory) for r in results.finished]
     robustness = read_robustness(folder, runs)
-    charts = CHARTS
+    charts = list(figures.CHARTS)
     if robustness is not None and len(robustness.table):
-        charts = (*CHARTS, (_curves_of(robustness), "Accuracy against strength for each corruption and variant."))
+        charts.append(_robustness_chart(results, robustness))
+    context = _context(results, images)
     if results.finished:
         results.per_class.to_csv(folder / "per_class.csv", index_label="class")
-        for chart, _ in charts:
-            figures.write_files(chart, results, folder / "figures")
-
-    context = _context(results, images, charts)
+        context["pictures"] = {c.name: figures.draw(c, results, folder / "figures") for c in charts}
     if robustness is not None:
         context["spoilt"] = _spoilt(results, robustness, folder)
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=jinja2.select_autoescape(enabled_extensions=("html.jinja",), default=False),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {
-        "clock": wording.clock,
-        "engineering": wording.engineering,
-        "p": wording.p_value,
-        "percent": wording.percent,
-        "bracket": wording.bracket,
-        "signed": wording.signed,
-        "visible": _visible,
-        "needed": _needed,
-        "joules": _joules,
-        "speed": wording.speed,
-        "yaml": wording.as_yaml,
-        "counted": wording.counted,
-    }
     for name in ("report.md", "report.html"):
-        text = templates.get_template(f"{name}.jinja").render(context)
+        text = render(f"{name}.jinja", context)
         (folder / name).write_text(text, encoding="utf-8")
     return folder / "report.html"
 
 
-def _curves_of(robustness: Robustness) -> figures.Chart:
-    """Return the chart of what was measured on spoilt images."""
+def _robustness_chart(results: StudyResults, robustness: Robustness) -> figures.Chart:
+    def draw(_: StudyResults, layout: figures.Layout) -> Figure:
+        variants = list(results.study.variants)
+        return figures.robustness_curves(robustness.table, robustness.measures, variants, layout)
 
-    def curves_of_robustness(results: StudyResults, layout: figures.Layout) -> Figure:
-        return draw_curves(robustness.table, robustness.measures, list(results.study.variants), layout)
-
-    return curves_of_robustness
+    return figures.Chart("curves_of_robustness", "Accuracy against strength for each corruption and variant.", draw)
 
 
 def _spoilt(results: StudyResults, robustness: Robustness, folder: Path) -> Spoilt:
@@ -134,7 +92,7 @@ def _spoilt(results: StudyResults, robustness: Robustness, folder: Path) -> Spoi
     return Spoilt(measures, rows, robustness.missing, command, images)
 
 
-def _context(results: StudyResults, images: Images, charts: tuple[tuple[figures.Chart, str], ...]) -> dict[str, Any]:
+def _context(results: StudyResults, images: Images) -> dict[str, Any]:
     study = results.study
     context: dict[str, Any] = {
         "results": results,
@@ -156,15 +114,6 @@ def _context(results: StudyResults, images: Images, charts: tuple[tuple[figures.
         "digits": digits,
         "epochs": sorted({result.run.epochs for result in results.finished}),
         "standings": _standings(results),
-        "pictures": {
-            chart.__name__: Picture(
-                chart.__name__,
-                figures.to_svg(chart, results, figures.WIDE),
-                figures.to_svg(chart, results, figures.NARROW),
-                description,
-            )
-            for chart, description in charts
-        },
         "learning": [_learned(results, result) for result in results.ranking],
         "margin": sampling_margin(results.ranking[0].accuracy.mean, len(results.labels)),
         "cards": gallery(results, images),
@@ -187,28 +136,6 @@ def _learned(results: StudyResults, result: VariantResult) -> Learned:
     ends = float(curve.high[-1] - curve.low[-1])
     seconds = result.seconds_to(results.target)
     return Learned(result, float(curve.mean[-1]), float(curve.mean[best]), int(curve.epochs[best]), ends, seconds)
-
-
-def _joules(value: float | None) -> str:
-    """Return an energy, or that there is no meter."""
-    return "not available" if value is None else wording.engineering(value)
-
-
-def _visible(pair: Pair, digits: int) -> str:
-    """Return the smallest difference that the study could have seen of a pair, in points."""
-    if pair.outlook is None:
-        return wording.NONE
-    return wording.percent(pair.outlook.visible, digits) if math.isfinite(pair.outlook.visible) else "none"
-
-
-def _needed(pair: Pair) -> str:
-    """Return what it takes to show a difference as large as measured."""
-    if pair.outlook is None:
-        return wording.NONE
-    if pair.outlook.seeds is not None:
-        return wording.counted(pair.outlook.seeds, "seed")
-    images = pair.outlook.images
-    return f"≥ {wording.counted(images, 'image')}" if images else f"> {wording.counted(MOST_SEEDS, 'seed')}"
 
 
 def _standings(results: StudyResults) -> list[Any]:

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jinja2
 import matplotlib
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from vitlab.studies import format as wording
-from vitlab.studies.report.figures import COLORS, DASHES, MARKERS, PX, STYLE, WIDE, Layout, legend
+from vitlab.studies import format as formats
+from vitlab.studies.report.figures import STYLE, WIDE, robustness_curves, strengths_of
+from vitlab.studies.report.rendering import render
 from vitlab.studies.robustness import CLEAN, FinishedRun, current, read_kept
 from vitlab.studies.statistics.intervals import Interval, t_interval
 from vitlab.studies.study import slug
@@ -81,28 +79,23 @@ def write_robustness(
     variants = pd.read_csv(study / "results.csv", dtype={"variant": str})["variant"].unique().tolist()
     with matplotlib.rc_context(STYLE):
         png = io.BytesIO()
-        draw_curves(table, measures, variants, WIDE).savefig(png, format="png", dpi=120, facecolor="white")
+        robustness_curves(table, measures, variants, WIDE).savefig(png, format="png", dpi=120, facecolor="white")
     (out / "robustness.png").write_bytes(png.getvalue())
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    templates = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     images = int(table["images"].iloc[0])
-    templates.filters |= {"percent": wording.percent, "bracket": wording.bracket, "counted": wording.counted}
-    page = templates.get_template("robustness.html.jinja").render(
-        study=study.name,
-        date=time.strftime("%Y-%m-%d"),
-        command=command,
-        images=images,
-        of=of,
-        digits=wording.digits_for(images),
-        seeds=table.groupby("variant")["seed"].nunique().max(),
-        figure=base64.b64encode(png.getvalue()).decode(),
-        corruptions={name: (text, _strengths(table, name)) for name, text in measures.items()},
-        rows=summary(table, [CLEAN, *measures]),
-        left_out=left_out,
-    )
-    (out / "index.html").write_text(page, encoding="utf-8")
+    context = {
+        "study": study.name,
+        "date": time.strftime("%Y-%m-%d"),
+        "command": command,
+        "images": images,
+        "of": of,
+        "digits": formats.digits_for(images),
+        "seeds": table.groupby("variant")["seed"].nunique().max(),
+        "figure": base64.b64encode(png.getvalue()).decode(),
+        "corruptions": {name: (text, strengths_of(table, name)) for name, text in measures.items()},
+        "rows": summary(table, [CLEAN, *measures]),
+        "left_out": left_out,
+    }
+    (out / "index.html").write_text(render("robustness.html.jinja", context), encoding="utf-8")
     if out.resolve() == (study / FOLDER).resolve():
         log.info(
             "The study's report has these curves after its `compare` again, which trains nothing that is finished."
@@ -144,46 +137,3 @@ def summary(table: pd.DataFrame, corruptions: Sequence[str]) -> dict[str, list[I
         variant: [t_interval(by_run[variant, name].to_numpy(), step).within(0, 1) for name in corruptions]
         for variant in table["variant"].unique()
     }
-
-
-def draw_curves(table: pd.DataFrame, measures: dict[str, str], variants: Sequence[str], layout: Layout) -> Figure:
-    """Draw accuracy against strength for each corruption: the mean over seeds, the band from lowest to highest.
-
-    The first point of each curve is of the images as they are.
-
-    Args:
-        variants: all of the study, whose order decides colors.
-    """
-    columns = min(2 * layout.columns - 1, len(measures))
-    rows = -(-len(measures) // columns)
-    figure = Figure(figsize=(layout.width * PX, (210 * rows + 30) * PX), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for axes in panels.flat[len(measures) :]:
-        axes.set_axis_off()
-    for axes, (name, measure) in zip(panels.flat, measures.items(), strict=False):
-        strengths = _strengths(table, name)
-        for variant in table["variant"].unique():
-            runs = table[table["variant"] == variant]
-            clean = runs[runs["corruption"] == CLEAN]["top1"]
-            spoilt = runs[runs["corruption"] == name].groupby("strength")["top1"]
-            means, lows, highs = (
-                [100 * part(clean), *(100 * part(spoilt).loc[strengths])]
-                for part in (lambda x: x.mean(), lambda x: x.min(), lambda x: x.max())
-            )
-            which = list(variants).index(variant) % len(COLORS)
-            style = {"color": COLORS[which], "marker": MARKERS[which], "linestyle": DASHES[which]}
-            axes.plot(range(len(means)), means, markersize=5, linewidth=1.6, label=variant, **style)
-            axes.fill_between(range(len(means)), lows, highs, color=COLORS[which], alpha=0.18, linewidth=0)
-        axes.set_xticks(range(len(strengths) + 1), ["none", *(f"{s:.2g}" for s in strengths)])
-        axes.set_title(name)
-        axes.set_xlabel(measure)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-    for axes in panels[:, 0]:
-        axes.set_ylabel("accuracy, %")
-    legend(figure, panels.flat[0], layout)
-    return figure
-
-
-def _strengths(table: pd.DataFrame, corruption: str) -> list[float]:
-    """Return a corruption's strengths, from the one that spoils least."""
-    return list(dict.fromkeys(table[table["corruption"] == corruption]["strength"]))
