@@ -57,7 +57,7 @@ def golden(target: Target, alpha: float) -> float:
     cls, dist = closed_form(4, 10, s=2.0), closed_form(4, 10, a=1.3, s=2.0)
     teacher = closed_form(4, 10, a=2.1, b=0.3, s=3.0)
     objective = distillation(target=target, alpha=alpha, label_smoothing=0.1)
-    objective.heads = lambda images: (cls, dist)  # type: ignore[method-assign, assignment]
+    objective.head_logits = lambda images: (cls, dist)  # type: ignore[method-assign, assignment]
     objective.teacher = lambda images: teacher  # type: ignore[assignment]
     return float(objective.loss([torch.empty(4, 1, 8, 8)], torch.tensor([0, 3, 7, 9])))
 

@@ -13,7 +13,7 @@ from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTr
 from vitlab.models.layers import fan_in
 from vitlab.models.weights import save_weights
 from vitlab.objectives import Supervised
-from vitlab.objectives.classification import classification_metrics
+from vitlab.objectives.classification import ClassificationTask
 from vitlab.objectives.ema import Ema
 from vitlab.optim import AdamW, WarmupCosine
 
@@ -74,7 +74,7 @@ def test_every_parameter_gets_a_gradient(backbone: str) -> None:
 def test_metrics_are_exact_whatever_the_batches() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(101, 7, generator=generator), torch.randint(7, (101,), generator=generator)
-    whole, parts = classification_metrics(7, "test/"), classification_metrics(7, "test/")
+    whole, parts = (ClassificationTask().metrics(7, "test/") for _ in range(2))
     whole.update(logits, labels)
     for part in range(0, 101, 32):
         parts.update(logits[part : part + 32], labels[part : part + 32])

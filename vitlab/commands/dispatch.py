@@ -31,7 +31,6 @@ from vitlab.evaluation.cost import device_for
 from vitlab.experiment.errors import readable
 from vitlab.experiment.parser import VitlabCLI, build
 from vitlab.models.weights import unsafe
-from vitlab.objectives import Classification
 from vitlab.runs.wandb import Wandb
 
 log = logging.getLogger("vitlab")
@@ -93,7 +92,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     # A run that ends within its first epoch has validated nothing, and has no best epoch.
-    warnings.filterwarnings("ignore", message=r".*monitor='val/(top1|loss)'\)` could not find the monitored key.*")
+    warnings.filterwarnings("ignore", message=r".*monitor='val/.*'\)` could not find the monitored key.*")
     # DINO and MSN have no loss to validate by; `val/knn` comes from a callback.
     warnings.filterwarnings("ignore", message=".*but have no `validation_step`.*")
     # Both say that a run is continued or taken further, which is what was asked for.
@@ -338,7 +337,7 @@ def visualize(arguments: Sequence[str]) -> int:
             found = pictures_in(options.images, 64)
             images, labels, names = data.view_of(list(found.values()), device), None, list(found)
         name = f"{cli.directory.parent.name}-{cli.directory.name}"
-        classes = data.class_names if isinstance(cli.model, Classification) else []
+        classes = data.class_names if cli.model.task else []
         subjects.append(Subject(name, model.to(device).eval(), images, data.mean, data.std, classes))
         known.append((names, labels))
         if known[-1] != known[0]:

@@ -19,7 +19,7 @@ from vitlab.data import ImageDataModule
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import Accuracy
 from vitlab.models import ImageModel, SwinTransformer, SwinTransformerV2, TimmModel, VisionTransformer
-from vitlab.objectives import Classification
+from vitlab.objectives import Objective, Task
 from vitlab.studies.execution.local import shortfalls
 
 UNKNOWN_TO_TIMM = {"block", "attention", "position_bias"}
@@ -45,15 +45,16 @@ class Exported:
     averaged: bool
 
     @property
-    def objective(self) -> type:
+    def objective(self) -> type[Objective]:
         """The class that trained the encoder."""
-        objective: type = _named(self.config["model"]["class_path"])
+        objective: type[Objective] = _named(self.config["model"]["class_path"])
         return objective
 
     @property
     def classifies(self) -> bool:
         """Whether a softmax over the encoder's outputs gives the probabilities of classes."""
-        return bool(self.encoder.num_classes) and issubclass(self.objective, Classification)
+        task: Task | None = self.objective.task
+        return bool(self.encoder.num_classes) and task is not None and task.one_class
 
     @property
     def has_timms_names(self) -> bool:

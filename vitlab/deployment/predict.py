@@ -20,8 +20,7 @@ from vitlab.data import ImageDataModule
 from vitlab.data.decoding import as_text, open_rgb
 from vitlab.data.folder import walk
 from vitlab.data.photos import Picture
-from vitlab.evaluation.predictions import probabilities
-from vitlab.objectives import Classification, Objective
+from vitlab.objectives import Objective
 from vitlab.studies import format as wording
 from vitlab.studies.report.gallery import data_uri
 
@@ -67,7 +66,8 @@ def ask(
     Raises:
         ValueError: the objective learns no classes, a path does not exist, or there is no picture to decode.
     """
-    if not isinstance(objective, Classification):
+    task = objective.task
+    if task is None or not task.one_class:
         raise ValueError(f"{type(objective).__name__} learns no classes by softmax, so there is nothing to predict.")
     encoder = (objective.backbone if raw else objective.encoder).to(device).eval()
     files = list(dict.fromkeys(file for path in images for file in _files(path)))
@@ -93,7 +93,7 @@ def ask(
         name, why = next(iter(broken.items()))
         raise ValueError(f"--images: none of {len(files)} images can be decoded; {name}: {why}.")
     place = images[0] if len(images) == 1 else root
-    return Answers(place, data.class_names, names, probabilities(torch.cat(logits).numpy()), thumbnails, broken)
+    return Answers(place, data.class_names, names, task.activate(torch.cat(logits)).numpy(), thumbnails, broken)
 
 
 def write_answers(answers: Answers, model: str, out: Path) -> Path:

@@ -21,12 +21,12 @@ class Predictions:
     """The logits of one model on one split, in evaluation order."""
 
     images: list[str]
-    labels: np.ndarray  # (N,) int64
+    labels: np.ndarray  # (N,) int64; (N,) or (N, K) float32 where an image has no single class
     logits: np.ndarray  # (N, K) float32
     logits_ema: np.ndarray | None = None  # (N, K), of the averaged weights
 
     def __post_init__(self) -> None:
-        assert self.labels.shape == (len(self.images),)
+        assert len(self.labels) == len(self.images)
         assert self.logits.ndim == 2
         assert len(self.logits) == len(self.images)
         assert self.logits_ema is None or self.logits_ema.shape == self.logits.shape
@@ -37,7 +37,7 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
     path = Path(path)
     columns = {
         "image": pa.array(predictions.images, pa.string()),
-        "label": pa.array(predictions.labels.astype(np.int64)),
+        "label": pa.array(predictions.labels) if predictions.labels.ndim == 1 else _to_lists(predictions.labels),
         "logits": _to_lists(predictions.logits),
     }
     if predictions.logits_ema is not None:
@@ -49,9 +49,10 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
 def read_predictions(path: str | Path) -> Predictions:
     """Read what `write_predictions` wrote."""
     table = pq.read_table(path)
+    label = table["label"]
     return Predictions(
         images=table["image"].to_pylist(),
-        labels=table["label"].to_numpy().astype(np.int64),
+        labels=_from_lists(label) if pa.types.is_list(label.type) else label.to_numpy(),
         logits=_from_lists(table["logits"]),
         logits_ema=_from_lists(table["logits_ema"]) if "logits_ema" in table.column_names else None,
     )

@@ -37,7 +37,7 @@ from vitlab.experiment.class_names import settable, spell_out, spell_out_argumen
 from vitlab.experiment.errors import explain, nearest
 from vitlab.experiment.run_directory import config_file, directory_of, placed, run_of, stored_directory
 from vitlab.experiment.trainer_options import check_precision, check_trainer, unfinished
-from vitlab.objectives import Classification, Objective
+from vitlab.objectives import Objective
 from vitlab.objectives.objective import Monitor
 from vitlab.runs.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints, newest_state
 from vitlab.runs.finite_steps import FiniteSteps
@@ -433,8 +433,7 @@ class VitlabCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         if not self.start:
             return
-        able = subcommand == "test" and is_overridden("test_step", self.model)
-        if subcommand in ("test", "predict") and not (able or isinstance(self.model, Classification)):
+        if subcommand in ("test", "predict") and not is_overridden(f"{subcommand}_step", self.model):
             raise ValueError(
                 f"{type(self.model).__name__} learns no classes, so there is nothing to {subcommand}; `probe` measures "
                 f"its features.\nTo classify, fine-tune what it learned: --model.init_from {self.directory}"

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import (
 )
 
 from vitlab import models
-from vitlab.objectives import Classification, Objective
+from vitlab.objectives import Objective
 
 log = logging.getLogger("vitlab")
 
@@ -64,12 +64,7 @@ def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: O
 
 def logged(objective: Objective) -> list[str]:
     """Return the metrics of an epoch by which training can stop, of an objective of ours; of others none is known."""
-    if not type(objective).__module__.startswith("vitlab."):
-        return []
-    if isinstance(objective, Classification):
-        names = [f"{name}{metric}" for name in ("val/", "val_ema/") for metric in ("top1", "top5", "loss", "ece")]
-        return ["train/loss", *(n for n in names if objective.average is not None or "ema" not in n)]
-    return ["train/loss", "val/loss", "val/knn", "val/rank", "val/std"]
+    return objective.epoch_metrics if type(objective).__module__.startswith("vitlab.") else []
 
 
 def check_precision(precision: str, objective: Objective) -> None:

@@ -1,25 +1,30 @@
 """Training objectives, one a file; each is a `class_path` for `model`."""
 
-from vitlab.objectives.classification import Classification
+from vitlab.objectives.classification import ClassificationTask
 from vitlab.objectives.dino import DINO
 from vitlab.objectives.distillation import Distillation, HardTarget, SoftTarget
+from vitlab.objectives.labeled import LabeledObjective
 from vitlab.objectives.mae import MAE
 from vitlab.objectives.msn import MSN
 from vitlab.objectives.objective import Objective
 from vitlab.objectives.simmim import SimMIM
 from vitlab.objectives.supervised import Supervised
+from vitlab.objectives.task import Monitor, Task
 from vitlab.objectives.teacher import Teacher
 
 __all__ = [
     "DINO",
     "MAE",
     "MSN",
-    "Classification",
+    "ClassificationTask",
     "Distillation",
     "HardTarget",
+    "LabeledObjective",
+    "Monitor",
     "Objective",
     "SimMIM",
     "SoftTarget",
     "Supervised",
+    "Task",
     "Teacher",
 ]

@@ -24,8 +24,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlab.models import ImageModel, TimmModel, VisionTransformer
-from vitlab.objectives.classification import Classification, accuracy
+from vitlab.objectives.classification import ClassificationTask, accuracy, check_label_smoothing
 from vitlab.objectives.ema import Ema
+from vitlab.objectives.labeled import LabeledObjective
 from vitlab.objectives.teacher import Teacher
 from vitlab.objectives.teacher_cache import LogitCache
 from vitlab.optim import Optimizer, Schedule
@@ -70,7 +71,7 @@ class SoftTarget(Target):
         return self.tau**2 * divergence / (logits.numel() if self.per_class else len(logits))
 
 
-class Distillation(Classification):
+class Distillation(LabeledObjective):
     """Train an image model on labels and on what a teacher says.
 
     Args:
@@ -86,6 +87,8 @@ class Distillation(Classification):
         init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
     """
 
+    task = ClassificationTask()
+
     def __init__(
         self,
         backbone: ImageModel,
@@ -98,10 +101,11 @@ class Distillation(Classification):
         ema: Ema | None = None,
         init_from: str | None = None,
     ) -> None:
-        super().__init__(backbone, optimizer, schedule, label_smoothing, ema, init_from)
+        check_label_smoothing(label_smoothing)
+        super().__init__(backbone, optimizer, schedule, ema, init_from)
         self.two_heads = isinstance(backbone, VisionTransformer) and backbone.distilled
         check_student(backbone, alpha, self.two_heads)
-        self.teacher, self.target, self.alpha = teacher, target, alpha
+        self.teacher, self.target, self.alpha, self.label_smoothing = teacher, target, alpha, label_smoothing
         self.cache: LogitCache | None = None
         if self.two_heads:
             names = [f"{split}{head}" for split in ("val", "test") for head in ("_class", "_distillation", "_prob")]
@@ -125,7 +129,8 @@ class Distillation(Classification):
         (images,) = views
         teacher = self.teacher(images) if self.cache is None else self.cache.logits(images, self.teacher)  # (B, K)
         cls, dist = self.head_logits(images)  # (B, K) each
-        return (1 - self.alpha) * self.cross_entropy(cls, labels) + self.alpha * self.target.loss(dist, teacher)
+        cross_entropy = F.cross_entropy(cls, labels, label_smoothing=self.label_smoothing)
+        return (1 - self.alpha) * cross_entropy + self.alpha * self.target.loss(dist, teacher)
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()

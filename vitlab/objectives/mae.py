@@ -104,10 +104,6 @@ class MAE(MaskedPretraining):
             (height, width), backbone.num_features, values, decoder_embed_dim, decoder_depth, decoder_num_heads
         )
 
-    @property
-    def encoder(self) -> VisionTransformer:
-        return self.backbone
-
     def no_weight_decay(self) -> set[str]:
         """Nothing but biases and norms: the released code decays the class token and the mask token too."""
         return set()

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -16,6 +16,7 @@ from torch import Tensor
 from vitlab.models import ImageModel
 from vitlab.objectives.sharding import FSDP, apply_fsdp, refuse_other_sharding
 from vitlab.objectives.stored import build, stored_model
+from vitlab.objectives.task import Monitor, Task
 from vitlab.optim import Optimizer, Schedule, describe_groups, parameter_groups
 
 log = logging.getLogger("vitlab")
@@ -23,13 +24,6 @@ log = logging.getLogger("vitlab")
 _COMPILATIONS = 256  # of one kind of block; Swin-L's 24 rates of drop path, training and not, at two sizes are 96
 
 Batch = tuple[list[Tensor], Tensor]
-
-
-class Monitor(NamedTuple):
-    """What tells how good a run is: `best.ckpt` holds the weights with which the metric was best."""
-
-    metric: str
-    mode: Literal["min", "max"]
 
 
 class StepLeftOut(Exception):
@@ -48,7 +42,8 @@ class Objective(LightningModule, ABC):
             Not read when a run continues.
     """
 
-    monitor: ClassVar[Monitor | None]  # None: no epoch is better than another by anything that may choose
+    task: Task | None = None  # how its outputs are tested and predicted; None: only its features are of use
+    monitor: ClassVar[Monitor | None] = None  # None: no metric may choose between epochs
 
     def __init__(
         self, backbone: ImageModel, optimizer: Optimizer, schedule: Schedule, init_from: str | None = None
@@ -101,9 +96,14 @@ class Objective(LightningModule, ABC):
         return objective.to(next(iter(state.values())).device)
 
     @property
-    @abstractmethod
     def encoder(self) -> ImageModel:
-        """The network that is evaluated and exported."""
+        """The network that is evaluated and exported: the backbone, or an average of it."""
+        return self.backbone
+
+    @property
+    def epoch_metrics(self) -> list[str]:
+        """The metrics that are logged at the end of each epoch, by which training can stop."""
+        return ["train/loss", "val/loss", "val/knn", "val/rank", "val/std"]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return what the encoder gives for images (B, C, H, W): logits, or the embedding after a pre-training."""

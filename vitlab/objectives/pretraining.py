@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vitlab.models import Backbone, ImageModel, VisionTransformer
-from vitlab.objectives.objective import Batch, Monitor, Objective
+from vitlab.objectives.objective import Batch, Objective
+from vitlab.objectives.task import Monitor
 from vitlab.optim import Optimizer, Schedule
 
 

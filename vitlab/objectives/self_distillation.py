@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from itertools import groupby
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from vitlab.models import Backbone
 from vitlab.objectives.ema import WeightAverage
-from vitlab.objectives.objective import Batch, Monitor, Objective
+from vitlab.objectives.objective import Batch, Objective
 from vitlab.optim import Optimizer, Schedule
 
 log = logging.getLogger("vitlab")
@@ -48,8 +47,6 @@ class SelfDistillation(Objective, ABC):
         clip_grad: Longest gradient; of what, the objective says.
         init_from: Weights that student and teacher start from.
     """
-
-    monitor: ClassVar[Monitor | None] = None
 
     def __init__(
         self,

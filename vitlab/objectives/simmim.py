@@ -63,10 +63,6 @@ class SimMIM(MaskedPretraining):
             nn.PixelShuffle(backbone.stride),
         )
 
-    @property
-    def encoder(self) -> Backbone:
-        return self.backbone
-
     def no_weight_decay(self) -> set[str]:
         return {"mask_token"} | (super().no_weight_decay() if self.no_decay_positions else set())
 

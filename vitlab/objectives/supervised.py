@@ -6,15 +6,17 @@ with K classes, ε the label smoothing, and y one-hot or, after mixup and cutmix
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vitlab.models import ImageModel
-from vitlab.objectives.classification import Classification
+from vitlab.objectives.classification import ClassificationTask, check_label_smoothing
 from vitlab.objectives.ema import Ema
+from vitlab.objectives.labeled import LabeledObjective
 from vitlab.optim import Optimizer, Schedule
 
 
-class Supervised(Classification):
+class Supervised(LabeledObjective):
     """Train an image model on labels.
 
     Args:
@@ -29,6 +31,8 @@ class Supervised(Classification):
             `timm/…`.
     """
 
+    task = ClassificationTask()
+
     def __init__(
         self,
         backbone: ImageModel,
@@ -39,11 +43,13 @@ class Supervised(Classification):
         ema: Ema | None = None,
         init_from: str | None = None,
     ) -> None:
+        check_label_smoothing(label_smoothing)
         with torch.no_grad():
             for parameter in backbone.head_parameters():
                 parameter.mul_(head_init_scale)
-        super().__init__(backbone, optimizer, schedule, label_smoothing, ema, init_from)
+        super().__init__(backbone, optimizer, schedule, ema, init_from)
+        self.label_smoothing = label_smoothing
 
     def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
         (images,) = views
-        return self.cross_entropy(self.backbone(images), labels)
+        return F.cross_entropy(self.backbone(images), labels, label_smoothing=self.label_smoothing)

@@ -23,7 +23,7 @@ from vitlab.atomic_files import write_text
 from vitlab.distributed import from_all_processes
 from vitlab.evaluation.per_class import write_per_class
 from vitlab.evaluation.predictions import Predictions, write_predictions
-from vitlab.objectives import Classification
+from vitlab.objectives import Objective
 from vitlab.runs.metrics_csv import MetricsFile
 from vitlab.runs.resume import inexact
 from vitlab.runs.wandb import UnbreakableWandbLogger
@@ -119,7 +119,8 @@ class RunRecord(Callback):
         checkpoint["vitlab_config"] = self.config
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
-        if isinstance(pl_module, Classification):  # what another objective's test step returns is its own
+        assert isinstance(pl_module, Objective)
+        if pl_module.task is not None:  # what another objective's test step returns is its own
             self._outputs.append({name: value.float().cpu() for name, value in outputs.items()})
 
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
@@ -135,11 +136,15 @@ class RunRecord(Callback):
         if trainer.is_global_zero:
             self.directory.mkdir(parents=True, exist_ok=True)
             arrays = {name: values.numpy() for name, values in outputs.items()}
-            labels = arrays.pop("label").astype(np.int64)
+            assert isinstance(pl_module, Objective)
+            one_class = pl_module.task is not None and pl_module.task.one_class
+            labels = arrays.pop("label").astype(np.int64 if one_class else np.float32)
             names = names[: len(labels)]  # all, unless Trainer's limit_test_batches stopped early
             predictions = Predictions(names, labels, **arrays)
             write_predictions(self.directory / "predictions.parquet", predictions)
-            write_per_class(self.directory, predictions, trainer.datamodule.class_names)  # type: ignore[attr-defined]
+            if one_class:
+                names = trainer.datamodule.class_names  # type: ignore[attr-defined]
+                write_per_class(self.directory, predictions, names)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_test_end(trainer, pl_module)

@@ -1,0 +1,39 @@
+"""What the outputs of a network mean: how they are measured, activated and ranked.
+
+A task is an attribute of an objective that learns from labels. Everything that tests, predicts, exports or draws asks
+the task, so an objective for other labels (several classes per image, quantities) brings one of its own.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, NamedTuple
+
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+
+class Monitor(NamedTuple):
+    """The metric that ranks the epochs of a run: `best.ckpt` holds the weights with which it was best."""
+
+    metric: str
+    mode: Literal["min", "max"]
+
+
+class Task(ABC):
+    """How the outputs (B, K) for B images are judged.
+
+    Attributes:
+        monitor: The metric that ranks epochs and models, with the prefix `val/`.
+        one_class: Each image has one class of K, int64 (B,). Only then are there per-class accuracies, confusion
+            matrices and studies, and the predicted class is the largest output.
+    """
+
+    monitor: ClassVar[Monitor]
+    one_class: ClassVar[bool] = False
+
+    @abstractmethod
+    def metrics(self, num_outputs: int, prefix: str) -> MetricCollection:
+        """Return the metrics of outputs (B, K) and labels, whose names begin with `prefix`."""
+
+    @abstractmethod
+    def activate(self, outputs: Tensor) -> Tensor:
+        """Return what a user reads (B, K): probabilities, or quantities in their own unit."""
