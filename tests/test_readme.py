@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import EXPERIMENTS
 from tests.test_experiments import SHORT, make_cifar, make_photos
 from vitlab.__main__ import main
-from vitlab.commands import benchmark as benchmarks
+from vitlab.commands import benchmark
 from vitlab.commands import check_resume as doctor
 from vitlab.evaluation import cost
 from vitlab.studies.execution import costs as sitting
@@ -32,7 +32,7 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mo
     """In the README's order, in one directory, since later ones use what earlier ones made."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cost, "SECONDS", 0.1)
-    for module in (benchmarks, sitting):
+    for module in (benchmark, sitting):
         monkeypatch.setattr(module, "TURNS", 1)
     monkeypatch.setattr(doctor, "examine", lambda *args: ([1], []))  # test_doctor.py waits for its three processes
     shutil.copytree(EXPERIMENTS, tmp_path / "experiments")

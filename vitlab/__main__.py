@@ -18,7 +18,7 @@ COMMANDS = {
     "compare": "run a study: variants × seeds, then a report",
     "doctor": "does an experiment survive being killed, to the bit? two short runs tell",
     "replay": "a step whose loss was not finite, once more: which module, which images",
-    "benchmark": "cost of an experiment's model (--config), or our models beside timm's (model)",
+    "benchmark": "cost of an experiment on this machine, its peak memory, the largest batch that fits",
 }
 
 HELP = """\

@@ -3,10 +3,8 @@
 A `CostMeter` measures one model and belongs in a process of its own, because peak memory is a property of the process.
 """
 
-import contextlib
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -24,6 +22,7 @@ from vitlab.evaluation.busy_cores import Neighbors
 from vitlab.evaluation.energy import meter_for
 from vitlab.evaluation.flops import flops_of, wait_for
 from vitlab.evaluation.interleaved_timing import clock_for
+from vitlab.evaluation.memory import PeakMemory
 from vitlab.models import ImageModel
 
 TURNS = 5  # of each model; those that are compared alternate (`sitting`)
@@ -259,48 +258,3 @@ def _training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Callable
 
 def _enough(repetitions: int, seconds: float) -> bool:
     return repetitions > 0 and (seconds > SECONDS or (repetitions >= REPETITIONS and seconds > LEAST_SECONDS))
-
-
-class PeakMemory:
-    """Peak memory since `reset_peak`, beyond what was in use at construction."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.base = self._used()
-
-    def reset_peak(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        elif sys.platform == "linux":
-            # proc(5): sets the peak resident size to the current one. A sandbox may forbid it; then the peak of
-            # starting Python counts, which only matters to models smaller than their libraries.
-            with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")
-
-    def growth(self) -> int:
-        return max(0, self._peak() - self.base)
-
-    def _used(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.memory_allocated(self.device)
-        return process_status("VmRSS") if sys.platform == "linux" else _peak_resident()
-
-    def _peak(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        return process_status("VmHWM") if sys.platform == "linux" else _peak_resident()
-
-
-def process_status(field: str) -> int:
-    """Return a size from /proc/self/status (Linux) in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"/proc/self/status has no {field}")
-
-
-def _peak_resident() -> int:
-    import resource  # here: Windows has none, and every command imports this file
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

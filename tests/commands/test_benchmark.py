@@ -1,6 +1,7 @@
-"""Peak memory by batch size, and the largest batch that fits: searches by fake peaks, and a few real ones."""
+"""`vitlab benchmark`: cost, peak memory by batch size, and the largest batch that fits; most peaks are simulated."""
 
-import gc
+import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,27 @@ from torch._subclasses import FakeTensorMode
 
 from tests.conftest import EXPERIMENTS
 from vitlab import models
-from vitlab.commands import benchmark_memory as memory_benchmarks
-from vitlab.commands.benchmark_memory import trial
+from vitlab.commands import benchmark
+from vitlab.commands.benchmark import build_single_process
 from vitlab.commands.dispatch import run
-from vitlab.commands.training_memory import Noise, Trial, attempt, bytes_of_tensors, in_own_process, train_on_noise
+from vitlab.commands.noise_training import Noise, train_on_noise, trial
 from vitlab.config import Config, merge
 from vitlab.data import Digits
+from vitlab.evaluation import cost
 from vitlab.evaluation.allocator import map_tensors
+from vitlab.evaluation.memory import (
+    TrainingCost,
+    attempt,
+    bytes_of_tensors,
+    candidates,
+    in_own_process,
+    largest,
+    parse_bytes,
+    same_global_batch,
+)
 from vitlab.models import Backbone, VisionTransformer
 from vitlab.objectives import Supervised
 from vitlab.optim import AdamW, WarmupCosine
-from vitlab.studies.memory_table import candidates, largest, parse_bytes, same_global_batch
 
 MIB = 2**20
 
@@ -125,23 +136,21 @@ def test_checkpointed_models_hold_far_less_for_the_backward_pass(name: str) -> N
 def test_the_key_reaches_named_sizes(name: str, tiny: Callable[..., Path]) -> None:
     backbone = {"class_path": f"vitlab.models.{name}", "init_args": {"grad_checkpointing": True}}
     config = tiny({"model": {"init_args": {"backbone": backbone}}})
-    cli = memory_benchmarks.build_alone(["--config", str(config), "--data.image_size", "32"], "bfloat16")
+    cli = build_single_process(["--config", str(config), "--data.image_size", "32"])
     switches = [m.grad_checkpointing for m in cli.model.backbone.modules() if hasattr(m, "grad_checkpointing")]
     assert switches
     assert all(switches)
-    assert cli.trainer.precision == "bf16-mixed"
 
 
 def peaks_of_a_deep_model() -> list[int]:
-    map_tensors()
-    found = []
+    peaks = []
     for checkpointing in (True, False):
+        map_tensors()
         model = VisionTransformer(8, 1, 1, 10, depth=16, embed_dim=32, num_heads=2, grad_checkpointing=checkpointing)
         objective = Supervised(model, AdamW(lr=1e-3, weight_decay=0.05), WarmupCosine(warmup_epochs=0))
         like = Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False)
-        trial = train_on_noise(objective, Digits(batch_size=64), like, accumulate=1, steps=2, then=gc.collect)
-        found.append(trial.peak_bytes)
-    return found
+        peaks.append(train_on_noise(objective, Digits(batch_size=64), like, accumulate=1, steps=2).peak_bytes)
+    return peaks
 
 
 @pytest.mark.slow
@@ -178,7 +187,7 @@ def test_out_of_memory_is_an_answer_and_other_errors_are_errors() -> None:
 )
 def test_every_objective_can_be_tried_without_data_or_weights(files: str, tiny: Callable[..., Path]) -> None:
     arguments = [part for name in files.split() for part in ("--config", str(EXPERIMENTS / f"{name}.yaml"))]
-    found = trial(memory_benchmarks.build_alone(arguments, None).resolved, 4, accumulate=2, steps=2)
+    found = trial(build_single_process(arguments).resolved, 4, accumulate=2, steps=2)
     assert found.batch_size == 4
     assert min(found.peak_bytes, found.process_bytes, found.seconds_per_image) > 0
 
@@ -197,14 +206,14 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let a trial take 1 GiB and 10 MiB an image, or 4 MiB checkpointed; return the list of sizes tried."""
     tried: list[int] = []
 
-    def run_trial(_: object, config: Config, size: int, *args: object, **kwargs: object) -> Trial | None:
+    def run_trial(_: object, config: Config, size: int, *args: object, **kwargs: object) -> TrainingCost | None:
         tried.append(size)
-        checkpointed = args == (1, memory_benchmarks.STEPS, True)
+        checkpointed = args == (1, benchmark.STEPS, True)
         peak = 2**30 + (4 if checkpointed else 10) * MIB * size
         seconds = 0.4 if checkpointed else 0.3
-        return None if size > 10_000 else Trial(size, peak, peak + 2**29, seconds)
+        return None if size > 10_000 else TrainingCost(size, peak, peak + 2**29, seconds)
 
-    monkeypatch.setattr(memory_benchmarks, "in_own_process", run_trial)
+    monkeypatch.setattr(benchmark, "in_own_process", run_trial)
     return tried
 
 
@@ -238,8 +247,8 @@ def test_the_largest_batch_and_its_override_are_printed(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["batch"], "give a share of it, like --memory 8GiB"),
-        (["batch", "--memory", "8 bananas"], "8 bananas is no amount"),
+        (["batch"], "say how much to use, like --memory 8GiB"),
+        (["batch", "--memory", "8 bananas"], "8 bananas is not an amount"),
         (["batch", "--memory", "1GiB"], "Not even a batch of 1 fits into 1.00 GiB"),
         (["batch", "--memory", "1GiB", "--data.mixup", "{mixup_alpha: 0.8}"], "Not even a batch of 2 fits"),
         (["batch", "--memory", "2GiB", "--data.batch_size", "61"], "--data.batch_size 1 "),
@@ -263,10 +272,23 @@ def test_mistakes_are_named_with_a_remedy(
 @pytest.mark.slow
 def test_an_experiment_is_measured_in_processes_of_its_own(tiny: Callable[..., Path]) -> None:
     # The limit of 64 MiB beyond what starting takes is far below what this batch needs.
-    config = memory_benchmarks.build_alone(["--config", str(tiny())], None).resolved
+    config = build_single_process(["--config", str(tiny())]).resolved
     small = in_own_process(trial, config, 32, 2, 2)
     assert small is not None
     assert small.batch_size == 32
     assert 0 < small.peak_bytes < small.process_bytes
     wide = merge(config, {"model": {"init_args": {"backbone": {"init_args": {"embed_dim": 512, "depth": 12}}}}})
     assert in_own_process(trial, wide, 256, 2, 2, limit=64 * MIB) is None
+
+
+def test_an_experiment_is_measured_when_a_line_comes_in(
+    tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """So `compare` lets the variants of a study take turns: ready once built, and after each turn."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n"))
+    monkeypatch.setattr(cost, "LEAST_SECONDS", 0.0)
+    assert run("benchmark", ["--config", str(tiny()), "--json", "cost.json", "--in_turn"]) == 0
+    output = capsys.readouterr().out
+    assert output.count(cost.READY) == 3
+    assert " to " in next(line for line in output.splitlines() if line.startswith("train_range"))
+    assert cost.Cost.read(Path("cost.json")).repetitions >= 2

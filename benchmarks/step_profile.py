@@ -1,35 +1,40 @@
-"""What a training step's time goes into: by phases of the step, and by kinds of operations.
+"""What a training step spends its time on: by phases of the step, and by kinds of operations.
 
-Lightning tells a profiler when each part of its loop begins and ends. The time of a phase is its own, without the
-phases within it: the optimizer's step calls the forward and the backward pass. Kinds of operations are read from
-torch's profiler in further steps, since watching each operation slows them down.
+    python -m benchmarks.step_profile --config experiments/vit_cifar10.yaml
 
-A GPU is waited for at both ends of a phase, so that its work is counted where it was ordered; a step takes longer then
-than one that nobody watches, where the next phase is ordered meanwhile.
+Lightning tells a profiler when each part of its loop begins and ends. A phase's time excludes the phases within it: the
+optimizer's step calls the forward and the backward pass. Kinds of operations come from torch's profiler in further
+steps, because watching each operation slows them down.
+
+A GPU is synchronized at both ends of a phase, so that its work is counted where it was launched. Such a step takes
+longer than an unobserved one, where the next phase is launched meanwhile.
 """
 
+import argparse
 import json
 import re
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
 from lightning.pytorch.profilers import Profiler
 from torch.profiler import ProfilerActivity, profile
 
-WARM_UP = 5  # steps
+from benchmarks.short_run import WARM_UP, train_steps
+from benchmarks.table import OUT, machine, markdown, save
 
 # Lightning's names of actions, by how they end or begin; the first that fits.
 PHASES = {
     r"train_dataloader_next$": "waiting for data",
-    r"batch_to_device$|batch_transfer$": "to the device, distorted there",
+    r"batch_to_device$|batch_transfer$": "to the device, augmented there",
     r"\.training_step$": "forward pass and loss",
     r"\.backward$": "backward pass",
     r"\.(optimizer_step|optimizer_zero_grad|configure_gradient_clipping|lr_scheduler_step)$|^zero_grad$": "optimizer",
-    r"^\[(Callback|LightningModule|LightningDataModule|Strategy)\]": "callbacks, logging, averages of weights",
+    r"^\[(Callback|LightningModule|LightningDataModule|Strategy)\]": "callbacks, logging, weight averages",
 }
 REST = "the loop itself"
 
@@ -39,7 +44,7 @@ KINDS = {
     r"mm$|mm_|linear|matmul|einsum|convolution|conv2d": "matrix products, convolutions",
     r"layer_norm|batch_norm": "norms",
     r"gelu|softmax|nll_loss": "GELU, softmax",
-    r"_fused_|_foreach_": "optimizer, averages of weights",
+    r"_fused_|_foreach_": "optimizer, weight averages",
     r"copy|cat$|clone|index|gather|scatter|roll|pad|fill_|zero_|arange|empty|as_strided|view|slice|select": "copies",
 }
 OTHER = "sums, products, the rest"
@@ -50,22 +55,17 @@ class Profile(NamedTuple):
 
     step: float
     phases: dict[str, float]
-    kinds: dict[str, float]  # of a watched step, which is longer
+    kinds: dict[str, float]  # of a profiled step, which takes longer
 
 
 class StepProfiler(Profiler):
-    """Measures so many steps after the first few, and watches as many more.
-
-    Args:
-        file: where the `Profile` goes, as JSON, when the last step is over.
-        steps: of each kind.
-    """
+    """Times a number of steps after the warm-up, then profiles as many, and writes a `Profile` as JSON to `file`."""
 
     def __init__(self, file: str, steps: int) -> None:
         super().__init__()
         self.file, self.steps = Path(file), steps
-        self._step = -1 - WARM_UP  # the one that runs; below 0: not yet measured
-        self._open: list[str] = []  # phases that run, the innermost last
+        self._step = -1 - WARM_UP  # the current one; below 0: warm-up
+        self._open: list[str] = []  # phases, the innermost last
         self._mark = self._began = 0.0
         self._seconds: dict[str, float] = defaultdict(float)
         self._watch: profile | None = None
@@ -82,7 +82,7 @@ class StepProfiler(Profiler):
             self._open.pop()
 
     def _count(self) -> None:
-        """Give the time since the last call to the innermost phase."""
+        """Add the time since the last call to the innermost phase."""
         now = _now()
         if 0 <= self._step < self.steps:
             self._seconds[self._open[-1] if self._open else REST] += now - self._mark
@@ -108,12 +108,12 @@ class StepProfiler(Profiler):
             if event.key.startswith("aten::"):
                 took = event.self_device_time_total if torch.cuda.is_available() else event.self_cpu_time_total
                 seconds[kind_of(event.key.removeprefix("aten::"))] += took / 1e6
-        found = Profile(
+        result = Profile(
             1000 * self._took / self.steps,
             {phase: 1000 * value / self.steps for phase, value in self._seconds.items()},
             {kind: 1000 * value / self.steps for kind, value in seconds.items()},
         )
-        self.file.write_text(json.dumps(found._asdict()), encoding="utf-8")
+        self.file.write_text(json.dumps(result._asdict()), encoding="utf-8")
 
 
 def _now() -> float:
@@ -136,17 +136,40 @@ def _first(patterns: Mapping[str, str], name: str, otherwise: str) -> str:
     return next((meaning for pattern, meaning in patterns.items() if re.search(pattern, name)), otherwise)
 
 
-def read(file: Path) -> Profile:
-    """Read what a `StepProfiler` wrote."""
-    return Profile(**json.loads(file.read_text(encoding="utf-8")))
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Profile the steps of an experiment."""
+    parser = argparse.ArgumentParser("python -m benchmarks.step_profile", description=__doc__.partition("\n")[0])
+    parser.add_argument("--steps", type=int, default=20, help="timed steps, and as many profiled ones [20]")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of step.md [{OUT}]")
+    parser.epilog = "Other options as in `vitlab fit`."
+    options, rest = parser.parse_known_args(arguments)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "profile.json"
+        init_args = {"file": str(file), "steps": options.steps}
+        profiler = {"class_path": "benchmarks.step_profile.StepProfiler", "init_args": init_args}
+        steps = 2 * options.steps + WARM_UP + 2  # a loader is asked for a batch ahead
+        cli = train_steps(rest, folder, steps, {"trainer.profiler": json.dumps(profiler)})
+        result = Profile(**json.loads(file.read_text(encoding="utf-8")))
+    header = (
+        f"{type(cli.model).__name__} with {type(cli.model.backbone).__name__}, batches of {cli.datamodule.batch_size} "
+        f"images of {cli.datamodule.image_size} px, {cli.trainer.precision}. "
+        f"{machine(cli.trainer.strategy.root_device)} {options.steps} steps of {result.step:.1f} ms."
+    )
+    tables = [
+        markdown(header, shares("phase", result.phases)),
+        markdown("Of the operations:", shares("kind", result.kinds)),
+    ]
+    save(options.out / "step.md", *tables)
+    print("\n".join(tables), end="")
 
 
-def markdown(found: Profile, header: str) -> str:
-    """Return both tables under a line that says what was measured, and where."""
-    lines = [f"{header} A step takes {found.step:.1f} ms."]
-    for title, times in (("phase", found.phases), ("kind of operation", found.kinds)):
-        whole = sum(times.values())
-        lines += ["", f"| {title} | ms | share |", "|---|---|---|"]
-        for name, value in sorted(times.items(), key=lambda row: -row[1]):
-            lines.append(f"| {name} | {value:.2f} | {value / whole:.1%} |")
-    return "\n".join(lines) + "\n"
+def shares(title: str, times: Mapping[str, float]) -> list[dict[str, str]]:
+    """Return a row for each part of the time, the largest first."""
+    return [
+        {title: name, "ms": f"{value:.2f}", "share": f"{value / sum(times.values()):.1%}"}
+        for name, value in sorted(times.items(), key=lambda row: -row[1])
+    ]
+
+
+if __name__ == "__main__":
+    main()

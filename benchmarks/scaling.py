@@ -1,46 +1,49 @@
-"""Scaling laws on paper and in a run: what attention costs as images, windows, widths, depths and batches grow.
+"""What attention costs as images, windows, widths, depths and batches grow: measured, and by formula.
+
+    python -m benchmarks.scaling
 
     Ω(MSA)   = 4hwC² + 2(hw)²C         every token attends to every token, as in ViT
     Ω(W-MSA) = 4hwC² + 2M²hwC          within windows, as in Swin
 
 are equations 1 and 2 of Liu et al. 2021 (https://arxiv.org/abs/2103.14030), in multiplications with their additions:
-h × w tokens of width C, windows of M × M. The MLP of a block adds 8hwC². Neither counts a softmax or a copy; what they
-cost is what the measured time keeps over the formula.
+h × w tokens of width C, windows of M × M. The MLP of a block adds 8hwC². Neither counts softmax or copies; their cost
+is what the measured time exceeds the formula by.
 
-Steps that are compared take `turns`, and a point is the median of its times with the quartiles.
+All sizes along a factor alternate; a point is the median of its times with the quartiles.
 """
 
-import csv
+import argparse
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from io import StringIO
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from benchmarks.against_timm import TRAINER_PRECISION
+from benchmarks.table import OUT, machine
 from vitlab.atomic_files import write_text
+from vitlab.evaluation.cost import device_for
 from vitlab.evaluation.flops import dtype_of, flops_of
 from vitlab.evaluation.interleaved_timing import Step, alternate, quartiles
-from vitlab.models.hierarchy import WindowAttention
-from vitlab.models.swin import DotProductAttention, PreNormBlock
-from vitlab.models.vit import Attention, Block
-from vitlab.studies.peers import TRAINER_PRECISION, Precision
+from vitlab.models import SwinTransformer, VisionTransformer
 
 Architecture = Literal["ViT", "Swin"]
 Part = Literal["attention", "block"]
 Factor = Literal["side", "window", "width", "depth", "batch"]
 
-HEAD_WIDTH = 32  # Swin's, and here ViT's too, so that the two differ in nothing but who attends to whom
+HEAD_WIDTH = 32  # Swin's, here ViT's too, so that the two differ only in who attends to whom
 MLP_RATIO = 4
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the cost depends on: `side` × `side` tokens in windows of `window` × `window`, `depth` layers."""
+    """`side` × `side` tokens of `width` numbers in windows of `window` × `window`, `depth` layers, `batch` images."""
 
     side: int = 28
     window: int = 7
@@ -70,17 +73,15 @@ class Point:
     width: int
     depth: int
     batch: int
-    precision: Precision
     multiply_adds: int
     flops: int
     seconds: float
     seconds_q1: float
     seconds_q3: float
-    repetitions: int
 
     @property
     def value(self) -> int:
-        """What the factor has become; of an image's side, the number of tokens."""
+        """The value of the factor; for an image's side, the number of tokens."""
         return self.side**2 if self.factor == "side" else int(getattr(self, self.factor))
 
 
@@ -108,30 +109,22 @@ def multiply_adds(architecture: Architecture, part: Part, shape: Shape) -> int:
 
 
 def build(architecture: Architecture, part: Part, shape: Shape) -> nn.Sequential:
-    """Stack attention layers or blocks as the models do; every second block of a Swin shifts its windows."""
-    make = _vit_layer if architecture == "ViT" else _swin_layer
-    return nn.Sequential(*(make(part, shape, shifted=i % 2 == 1) for i in range(shape.depth))).eval()
-
-
-def _vit_layer(part: Part, shape: Shape, shifted: bool) -> nn.Module:
-    attn = Attention(shape.width, shape.width // HEAD_WIDTH, qkv_bias=True, attn_drop=0.0, proj_drop=0.0)
-    return attn if part == "attention" else Block(shape.width, attn, MLP_RATIO, 0.0, 0.0, init_values=None)
-
-
-def _swin_layer(part: Part, shape: Shape, shifted: bool) -> nn.Module:
-    window, size = (shape.window, shape.window), (shape.side, shape.side)
-    attn = DotProductAttention(shape.width, shape.width // HEAD_WIDTH, window, True, 0.0, 0.0)
-    return (
-        Unmasked(attn)
-        if part == "attention"
-        else PreNormBlock(shape.width, size, shifted, attn, float(MLP_RATIO), 0.0, 0.0)
+    """Return the blocks of a model, or their attention layers; every second block of a Swin shifts its windows."""
+    heads = shape.width // HEAD_WIDTH
+    if architecture == "ViT":
+        vit = VisionTransformer(shape.side, 1, 1, 1, embed_dim=shape.width, depth=shape.depth, num_heads=heads)
+        return nn.Sequential(*(block if part == "block" else block.attn for block in vit.blocks)).eval()
+    swin = SwinTransformer(
+        shape.side, 1, 1, 1, shape.width, depths=(shape.depth,), num_heads=(heads,), window_size=shape.window
     )
+    blocks = [block for stage in swin.layers for block in stage.blocks]
+    return nn.Sequential(*(block if part == "block" else Unmasked(block.attn) for block in blocks)).eval()
 
 
 class Unmasked(nn.Module):
     """Windowed attention without a shift, and so without a mask: the layer of the formula."""
 
-    def __init__(self, attn: WindowAttention) -> None:
+    def __init__(self, attn: nn.Module) -> None:
         super().__init__()
         self.attn = attn
 
@@ -145,35 +138,15 @@ def tokens(architecture: Architecture, shape: Shape, device: torch.device) -> Te
     return torch.randn(shape.batch, *grid, shape.width, device=device)
 
 
-def shapes(factor: Factor, base: Shape) -> Iterator[Shape]:
-    """Yield the base with one factor at each of its values."""
-    return (replace(base, **{factor: value}) for value in SWEEPS[factor])
-
-
-def measure(
-    factors: Iterable[Factor], base: Shape, precision: Precision, repetitions: int, device: torch.device
-) -> list[Point]:
-    """Measure attention and blocks of both architectures along each factor, all sizes of a factor in turn.
-
-    Raises:
-        ValueError: no batch, or too few repetitions for quartiles.
-    """
-    if base.batch < 1 or repetitions < 2:
-        raise ValueError(f"--batch {base.batch} --repetitions {repetitions}: give 1 image or more, and 2 repetitions.")
-    return [point for factor in factors for point in _along(factor, base, precision, repetitions, device)]
-
-
-def _along(
-    factor: Factor, base: Shape, precision: Precision, repetitions: int, device: torch.device
-) -> Iterator[Point]:
+def measure(factor: Factor, base: Shape, precision: str, repetitions: int, device: torch.device) -> Iterator[Point]:
+    """Measure attention and blocks of both architectures along a factor, all sizes alternating."""
     cases: dict[str, tuple[Architecture, Part, Shape]] = {
-        f"{number:02d} {architecture} {part}": (architecture, part, shape)
-        for number, shape in enumerate(shapes(factor, base))
+        f"{number:02d} {architecture} {part}": (architecture, part, replace(base, **{factor: value}))
+        for number, value in enumerate(SWEEPS[factor])
         for architecture in ("ViT", "Swin")
         for part in ("attention", "block")
     }
     steps = {name: _step(*case, precision, device) for name, case in cases.items()}
-    flops = {name: flops_of(step) for name, step in steps.items()}
     times = alternate(steps, repetitions, device)
     for name, (architecture, part, shape) in cases.items():
         q1, middle, q3 = quartiles(times[name])
@@ -182,18 +155,16 @@ def _along(
             architecture,
             part,
             **asdict(shape),
-            precision=precision,
             multiply_adds=multiply_adds(architecture, part, shape),
-            flops=flops[name],
+            flops=flops_of(steps[name]),
             seconds=middle,
             seconds_q1=q1,
             seconds_q3=q3,
-            repetitions=repetitions,
         )
 
 
-def _step(architecture: Architecture, part: Part, shape: Shape, precision: Precision, device: torch.device) -> Step:
-    # In its precision throughout, not by autocast, which would measure its own copies of the weights.
+def _step(architecture: Architecture, part: Part, shape: Shape, precision: str, device: torch.device) -> Step:
+    # In its precision throughout: autocast would also be measured copying the weights.
     dtype = dtype_of(TRAINER_PRECISION[precision])
     layers = build(architecture, part, shape).to(device, dtype)
     x = tokens(architecture, shape, device).to(dtype)
@@ -206,20 +177,35 @@ def _step(architecture: Architecture, part: Part, shape: Shape, precision: Preci
 
 
 def seconds_per_multiply_add(curve: Sequence[Point]) -> float:
-    """Return the one constant by which the formula comes nearest to a curve's points, on a logarithmic scale."""
+    """Return the constant that fits the formula to a curve, by the median on a logarithmic scale."""
     return math.exp(statistics.median(math.log(point.seconds / point.multiply_adds) for point in curve))
 
 
 def curve_of(points: Sequence[Point], factor: Factor, architecture: Architecture, part: Part) -> list[Point]:
     """Return one curve's points, in the order of the factor's values."""
-    found = [p for p in points if (p.factor, p.architecture, p.part) == (factor, architecture, part)]
-    return sorted(found, key=lambda point: point.value)
+    curve = [p for p in points if (p.factor, p.architecture, p.part) == (factor, architecture, part)]
+    return sorted(curve, key=lambda point: point.value)
 
 
-def write_table(points: Sequence[Point], folder: Path) -> None:
-    """Write scaling.csv."""
-    out = StringIO()
-    writer = csv.DictWriter(out, [field.name for field in fields(Point)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(point) for point in points)
-    write_text(folder / "scaling.csv", out.getvalue())
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure along each factor; write the table after each, and the figure at the end."""
+    from benchmarks.scaling_figure import write_figure
+
+    parser = argparse.ArgumentParser("python -m benchmarks.scaling", description=__doc__.partition("\n")[0])
+    parser.add_argument("--precision", choices=TRAINER_PRECISION, default="float32")
+    parser.add_argument("--batch", type=int, help="images, except where the batch grows [1; 64 on a GPU]")
+    parser.add_argument("--repetitions", type=int, default=11, help="timed forward passes of each [11]")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of scaling.csv, .png and .pdf [{OUT}]")
+    options = parser.parse_args(arguments)
+    device = device_for("auto")
+    base = Shape(batch=options.batch or (64 if device.type == "cuda" else 1))  # one image leaves a GPU idle
+    points: list[Point] = []
+    for factor in tqdm(SWEEPS):
+        points += measure(factor, base, options.precision, options.repetitions, device)
+        write_text(options.out / "scaling.csv", pd.DataFrame(points).to_csv(index=False))
+    write_figure(points, base, f"{machine(device)} {options.precision}", options.out)
+    print(options.out / "scaling.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How fast vitlab is, beside timm, torchvision and plain PyTorch: scripts for its maintainers, see README.md."""

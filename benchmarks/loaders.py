@@ -1,0 +1,185 @@
+"""Photographs to batches against timm: decode, random resized crop, mirror, to 224 px, on one core.
+
+    python -m benchmarks.loaders --root my_photos
+
+The methods take turns on the same photographs. timm's is its training transform on Pillow without RandAugment. It
+normalizes; vitlab returns uint8, which the device normalizes, as it does with timm's prefetcher. Both are measured both
+ways. The PSNR is against Pillow's bicubic resize of the same part of the whole decoded file.
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from math import ceil, floor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+
+from benchmarks.table import OUT, machine, markdown, save
+from vitlab.data.augment import BOX_DRAWS, crop_box, normalize
+from vitlab.data.counter_rng import Draws, Stream
+from vitlab.data.decoding import open_rgb
+from vitlab.data.folder import Folder
+from vitlab.data.image_folder import Photos
+from vitlab.data.packed import FILE, Packed, Row, write_packed
+from vitlab.data.photos import PhotoAugment, half_will_do
+from vitlab.data.sampler import Key
+from vitlab.data.source import PhotoSource
+from vitlab.evaluation.interleaved_timing import alternate, one_thread, ratios
+
+CPU = torch.device("cpu")
+SIZE, SHORT_SIDE = 224, 256  # pixels of a crop, and of a prepared photograph's shorter side
+PHOTOS = 32  # per turn
+MADE = (500, 375)  # width and height of the photographs made here, about ImageNet's
+MEAN, STD = (torch.tensor(x).view(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+PLAIN = PhotoAugment(rand_augment=None, erase_prob=0.0)
+NOT_MIRRORED = PhotoAugment(rand_augment=None, erase_prob=0.0, flip_prob=0.0)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure all methods for about the given time together."""
+    parser = argparse.ArgumentParser("python -m benchmarks.loaders", description=__doc__.partition("\n")[0])
+    parser.add_argument("--root", type=Path, help="photographs, one folder per class [synthetic ones of 500 × 375 px]")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of all methods together [60]")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of loaders.md [{OUT}]")
+    options = parser.parse_args(arguments)
+    with TemporaryDirectory() as folder, one_thread():
+        rows = measure(options.root or make_photos(Path(folder) / "made"), Path(folder), options.seconds)
+        header = f"{machine(CPU, 'timm', 'pillow')} {PHOTOS} photographs a turn. Ratios above 1 are faster than timm."
+    save(options.out / "loaders.md", markdown(header, rows))
+    print(markdown(header, rows), end="")
+
+
+def measure(root: Path, folder: Path, seconds: float) -> list[dict[str, str]]:
+    """Return a row for each method; `folder` takes the prepared photographs."""
+    sources, names = open_sources(root, folder)
+    turns = turns_of(root, sources, names)
+    for turn in turns.values():
+        turn()  # imports, and files into the system's cache
+    begin = time.perf_counter()
+    for turn in turns.values():
+        turn()
+    repetitions = max(2, int(seconds / (time.perf_counter() - begin)))
+    times = alternate(turns, repetitions, CPU)
+    quality = {method: psnr(root, source, names) for method, source in sources.items()}
+    rows = []
+    for method in turns:
+        q1, middle, q3 = ratios(times["timm"], times[method])
+        source = sources.get(method, sources["vitlab"])
+        size = (folder / method / FILE).stat().st_size if isinstance(source, Packed) else total_size(root, names)
+        decibels = quality[method if method in sources else "vitlab"]
+        rows.append(
+            {
+                "method": method,
+                "images/s": f"{len(names) / statistics.median(times[method]):,.0f}",
+                "ratio [quartiles]": f"**{middle:.2f}** [{q1:.2f}, {q3:.2f}]",
+                "kB per photograph": f"{size / len(names) / 1e3:.0f}",
+                "PSNR, dB (worst 5 %)": "Pillow's" if "timm" in method else "{:.1f} ({:.1f})".format(*decibels),
+            }
+        )
+    return rows
+
+
+def make_photos(root: Path) -> Path:
+    """Write smooth pictures with texture and noise, as JPEGs of two classes."""
+    rng = np.random.default_rng(0)
+    for number in range(PHOTOS):
+        smooth, texture, noise = (
+            Image.fromarray(rng.integers(0, 256, (MADE[1] // k, MADE[0] // k, 3), dtype=np.uint8)).resize(MADE)
+            for k in (50, 6, 1)
+        )
+        picture = Image.blend(Image.blend(smooth, texture, 0.2), noise, 0.03)
+        path = root / ("a", "b")[number % 2] / f"{number:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, quality=90)
+    return root
+
+
+def open_sources(root: Path, folder: Path) -> tuple[dict[str, PhotoSource], list[str]]:
+    """Return the sources by method, and the names of the photographs to measure, spread evenly over the folder."""
+    source = Folder(root)
+    names = source.splits["train"][0]
+    chosen = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, PHOTOS).astype(int))]
+    sources: dict[str, PhotoSource] = {"vitlab": source}
+    for method, pixels in (("prepared, JPEG", False), ("prepared, RGB", True)):
+        rows = [Row.of(root, name, "train", 0, SHORT_SIDE, pixels) for name in chosen]
+        write_packed(folder / method, source.class_names, [[row for row in rows if row.broken is None]], pixels)
+        sources[method] = packed = Packed(folder / method)
+    return sources, packed.splits["train"][0]
+
+
+def turns_of(root: Path, sources: dict[str, PhotoSource], names: list[str]) -> dict[str, Callable[[], object]]:
+    """Return what each method does in a turn: the next epoch of the photographs."""
+    batches = {method: vitlab_batches(source, names, PLAIN) for method, source in sources.items()}
+    normalized, as_uint8 = (timm_batches(root, names, prefetcher) for prefetcher in (False, True))
+    return {
+        "timm": normalized.__next__,
+        "timm, uint8": as_uint8.__next__,
+        "vitlab, normalized here": lambda: normalize(next(batches["vitlab"]), MEAN, STD),
+        **{method: each.__next__ for method, each in batches.items()},
+    }
+
+
+def vitlab_batches(source: PhotoSource, names: list[str], augment: PhotoAugment) -> Iterator[Tensor]:
+    """Yield all photographs as one batch (B, 3, S, S) of uint8, epoch after epoch."""
+    photos = Photos(source, names, np.zeros(len(names), np.int64), SIZE, None, augment, None, (0.0,) * 3, seed=0)
+    for epoch in itertools.count():
+        images = photos.__getitems__([Key(epoch, index) for index in range(len(names))]).images
+        assert isinstance(images, Tensor)
+        yield images
+
+
+def timm_batches(root: Path, names: list[str], use_prefetcher: bool) -> Iterator[Tensor]:
+    """Yield what timm's loader makes of the photographs: normalized floats, or uint8 for its prefetcher."""
+    transform = create_transform(
+        SIZE, is_training=True, interpolation="bicubic", color_jitter=0.0, use_prefetcher=use_prefetcher
+    )
+    while True:
+        views = []
+        for name in names:
+            with Image.open(root / name) as image:
+                views.append(torch.as_tensor(transform(image.convert("RGB"))))
+        yield torch.stack(views)
+
+
+def psnr(root: Path, source: PhotoSource, names: list[str]) -> tuple[float, float]:
+    """Return the PSNR of the median photograph and of the worst twentieth."""
+    crops = next(vitlab_batches(source, names, NOT_MIRRORED)).permute(0, 2, 3, 1).numpy()
+    draws = Draws(0, 0, torch.arange(len(names))).uniform(Stream.CROP, BOX_DRAWS).tolist()
+    decibels = []
+    for name, draw, crop in zip(names, draws, crops, strict=True):
+        height, width, _ = source.read(name, half_will_do(draw, SIZE, NOT_MIRRORED)).shape
+        box = crop_box(draw, height, width, NOT_MIRRORED.crop_scale, NOT_MIRRORED.crop_ratio)
+        expected = bicubic(open_rgb(root / name), box, height, width)
+        error = np.square(crop - expected.astype(float)).mean()
+        decibels.append(10 * np.log10(255**2 / max(error, 1 / crop.size)))
+    return float(np.median(decibels)), float(np.quantile(decibels, 0.05))
+
+
+def bicubic(picture: Image.Image, box: Sequence[int], height: int, width: int) -> np.ndarray:
+    """Return Pillow's resize of a part, given on a grid of `height` × `width`; pixels outside it have no influence."""
+    across, down = picture.width / width, picture.height / height
+    top, left, tall, wide = box
+    edges = (left * across, top * down, (left + wide) * across, (top + tall) * down)
+    outer = (floor(edges[0]), floor(edges[1]), min(ceil(edges[2]), picture.width), min(ceil(edges[3]), picture.height))
+    part = picture.crop(outer)
+    right, bottom = min(edges[2] - outer[0], part.width), min(edges[3] - outer[1], part.height)  # but for rounding
+    inner = (edges[0] - outer[0], edges[1] - outer[1], right, bottom)
+    return np.asarray(part.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=inner))
+
+
+def total_size(root: Path, names: list[str]) -> int:
+    """Return the bytes of all files."""
+    return sum((root / name).stat().st_size for name in names)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""A few steps of an experiment's own training on noise: its peak memory and its speed.
+
+The objective, its optimizer, weight averages, gradient clipping and the way from uint8 to views are the experiment's.
+Only the images are noise, so that no data set is needed.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
+
+from vitlab.config import Config, merge
+from vitlab.data import ImageDataModule
+from vitlab.data.datamodule import Batch, Split, View
+from vitlab.evaluation.allocator import give_back_freed_memory, hold_freed_memory, map_tensors
+from vitlab.evaluation.flops import wait_for
+from vitlab.evaluation.interleaved_timing import clock_for
+from vitlab.evaluation.memory import PeakMemory, TrainingCost, bytes_of_tensors, cap_memory
+from vitlab.experiment.parser import VitlabCLI
+from vitlab.objectives import Distillation
+from vitlab.objectives.heads import BatchNorm
+
+
+class Noise(LightningDataModule):
+    """Batches of noise in place of an experiment's images."""
+
+    def __init__(self, data: ImageDataModule, batches: int) -> None:
+        super().__init__()
+        self.data, self.number = data, batches
+        self.batch_size, self.num_classes, self.seed = data.batch_size, data.num_classes, data.seed
+        self.mean, self.std, self.multi_crop = data.mean, data.std, data.multi_crop
+
+    def batch(self) -> Batch:
+        """Return what a loader would."""
+        side = self.data.framing.size  # which the way to the device may still enlarge
+        size = (self.batch_size, self.data.in_chans, side, side)
+        indices = torch.arange(self.batch_size)
+        images = torch.randint(256, size, dtype=torch.uint8)
+        return Batch(
+            images, indices % self.num_classes, indices, epoch=0, first=0, host_indices=np.arange(len(indices))
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        batches: Any = [self.batch()] * self.number  # a list is a data set
+        return DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
+
+    def batches(self, split: Split, device: torch.device) -> Iterator[View]:
+        """Return nothing to evaluate."""
+        return iter(())
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> View:
+        return self.data.on_after_batch_transfer(batch, dataloader_idx)
+
+
+class Gauge(Callback):
+    """Reads clock and memory during training.
+
+    The first step adds a CPU's code and what libraries prepare once. So the peak is that of the second step, over what
+    tensors take after the first. Then freed memory is held, as in a run, for the steps whose time counts.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.base = self.peak = self.whole = 0
+        self.mark = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.device, self.clock = pl_module.device, clock_for(pl_module.device)
+        self._begin()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        wait_for(self.device)
+        self.seconds.append(self.clock() - self.mark)
+        if trainer.global_step == 1 and not self.base:
+            self._keep_peak()
+            give_back_freed_memory()
+            self.base = bytes_of_tensors()
+            self._begin()
+        elif trainer.global_step == 2 and not self.peak:
+            self.peak = self.base + self.memory.growth()
+            hold_freed_memory()
+        self.mark = self.clock()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._keep_peak()
+
+    def _begin(self) -> None:
+        self.memory = PeakMemory(self.device)
+        self.memory.reset_peak()
+        self.mark = self.clock()
+
+    def _keep_peak(self) -> None:
+        self.whole = max(self.whole, self.memory.base + self.memory.growth())
+
+    def read(self, batch_size: int) -> TrainingCost:
+        """Return the peaks, and the time of the fastest step of the second half.
+
+        Trials do not alternate, so what disturbs one does not cancel in a ratio.
+        """
+        fastest = min(self.seconds[len(self.seconds) // 2 :])
+        peak = self.whole if self.device.type == "cuda" else self.peak
+        return TrainingCost(batch_size, peak, self.whole, fastest / batch_size)
+
+
+def train_on_noise(
+    objective: LightningModule, data: ImageDataModule, like: Trainer, accumulate: int, steps: int
+) -> TrainingCost:
+    """Train for two or more optimizer steps of `accumulate` batches each.
+
+    Args:
+        like: The experiment's trainer, whose precision, device, clipping and epochs are used.
+    """
+    gauge = Gauge()
+    trainer = Trainer(
+        accelerator="gpu" if like.strategy.root_device.type == "cuda" else "cpu",
+        devices=1,
+        precision=like.precision,
+        gradient_clip_val=like.gradient_clip_val,
+        gradient_clip_algorithm=like.gradient_clip_algorithm,
+        accumulate_grad_batches=accumulate,
+        max_epochs=like.max_epochs,
+        max_steps=steps,
+        limit_val_batches=0,
+        callbacks=[gauge],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(objective, datamodule=Noise(data, steps * accumulate))
+    return gauge.read(data.batch_size)
+
+
+def trial(
+    config: Config,
+    batch_size: int,
+    accumulate: int,
+    steps: int,
+    grad_checkpointing: bool | None = None,
+    limit: int | None = None,
+) -> TrainingCost:
+    """Train an experiment on noise at another batch size; in a process of its own, or the peaks are not the trial's.
+
+    Args:
+        limit: Fail rather than take much more than these bytes, and hold freed memory as a run does. Without a limit
+            the process grows by its tensors alone until their peak is read.
+    """
+    if limit is None:
+        map_tensors()
+    arguments: Config = {"init_from": None}  # the values of weights take no memory
+    if grad_checkpointing is not None:
+        arguments["backbone"] = {"init_args": {"grad_checkpointing": grad_checkpointing}}
+    if "teacher" in config["model"]["init_args"]:
+        arguments["teacher"] = {"weights": None, "cache": None}
+    changes = {"model": {"init_args": arguments}, "data": {"init_args": {"batch_size": batch_size}}}
+    cli = VitlabCLI("fit", merge(config, changes), start=False)
+    if isinstance(cli.model, Distillation):
+        cli.model.teacher.examine = _skip  # type: ignore[method-assign]  # noise has no classes to recognize
+    if limit is not None:
+        cap_memory(limit, cli.trainer.strategy.root_device)
+        hold_freed_memory()  # from the first step on, as in a run
+    if cli.resolved["run"]["compile"]:
+        cli.model.compile_parts()
+    return train_on_noise(cli.model, cli.datamodule, cli.trainer, accumulate, steps)
+
+
+def _skip(batches: object) -> None:
+    """Replace the examination of a teacher."""
+
+
+def least_batch(cli: VitlabCLI) -> int:
+    """Return the smallest batch a step accepts: two images for mixup and for statistics over the batch."""
+    normalized = any(isinstance(module, BatchNorm | _BatchNorm) for module in cli.model.modules())
+    return 2 if normalized or cli.datamodule.mixup is not None else 1
