@@ -1,12 +1,13 @@
 """Files that are whole or not there, whatever happens while they are written; below everything else."""
 
 import os
-import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from vitlab.internals import pickled_name
 
 
 @contextmanager
@@ -47,8 +48,8 @@ def flaw(path: Path) -> str | None:
             damaged = archive.testzip()
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever two readers can say of a damaged archive
-        if culprit := re.search(r"GLOBAL (\S+)", str(error)):
-            return f"it holds {culprit[1]} besides tensors, which reading could run as code"
+        if culprit := pickled_name(error):
+            return f"it holds {culprit} besides tensors, which reading could run as code"
         return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
     return None if damaged is None else f"the checksum of {damaged} is wrong"
 

@@ -10,7 +10,8 @@ import torch
 from tests.objectives.small import SMALL, STAGES
 from vitlab.commands.dispatch import run
 from vitlab.evaluation.cost import count_train_flops
-from vitlab.evaluation.flops import StepFlops, Utilization, choose_tf32, dtype_of, gemm_peak
+from vitlab.evaluation.flops import Utilization, choose_tf32, dtype_of, gemm_peak
+from vitlab.internals import flop_counter
 from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
 
 FAMILIES = {
@@ -21,7 +22,7 @@ FAMILIES = {
 
 
 def flops(model: torch.nn.Module) -> int:
-    with StepFlops() as counter:
+    with flop_counter() as counter:
         model(torch.randn(2, 1, 8, 8)).sum().backward()
     return int(counter.get_total_flops())
 

@@ -246,7 +246,7 @@ def doctor(arguments: Sequence[str]) -> int:
 
 def replay(arguments: Sequence[str]) -> int:
     """Compute a step once more whose loss or gradient was not finite, from what its run kept."""
-    from vitlab.runs.finite_steps import Replay, describe
+    from vitlab.runs.finite_steps import Replay
 
     parser = StudyParser("python -m vitlab replay", "Compute a step that was not finite once more.")
     parser.add_argument("folder", type=Path, help="the folder not_finite in the directory of a run that stopped so")
@@ -256,13 +256,13 @@ def replay(arguments: Sequence[str]) -> int:
     with TemporaryDirectory(prefix="vitlab-replay-") as temporary:
         aside = {"run": {"root": temporary, "overwrite": True, "wandb": {"mode": "disabled"}}}
         cli = VitlabCLI("fit", merge(load_yaml(folder.parent / "config.yaml"), aside), start=False)
-        step = Replay(folder)
-        cli.trainer.callbacks.insert(0, step)  # type: ignore[attr-defined]
+        replayed = Replay(folder)
+        cli.trainer.callbacks.insert(0, replayed)  # type: ignore[attr-defined]
         with suppress(SystemExit):
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=folder / "state.ckpt")
-    if step.found is None:
+    if replayed.result is None:
         raise ValueError(f"{folder / 'state.ckpt'} could not be taken up; was {folder.parent / 'config.yaml'} changed?")
-    print(f"Step {step.found.step}: {describe(step.found)}")
+    print(f"Step {replayed.result.step}: {replayed.result}")
     return 0
 
 

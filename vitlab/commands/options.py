@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vitlab.experiment.errors import explain
+from vitlab.internals import options_of
 
 
 class StudyParser(argparse.ArgumentParser):
@@ -19,7 +20,7 @@ class StudyParser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(explain(message, self._option_string_actions))
+        raise ValueError(explain(message, options_of(self)))
 
     def add_out(self, what: str) -> None:
         """Add `--out`, the folder that a benchmark writes to."""

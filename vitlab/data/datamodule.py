@@ -38,8 +38,8 @@ from vitlab.data.sampler import (
     TrainLoader,
     TrainSampler,
     check_batches,
-    position,
 )
+from vitlab.internals import replaces_samplers, training_position
 
 log = logging.getLogger("vitlab")
 
@@ -309,8 +309,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _check_trainer(self) -> None:
         """Refuse Lightning's own distributed sampler: around ours, each process would see its share of its share."""
-        connector = None if self.trainer is None else self.trainer._accelerator_connector
-        if self._world_size > 1 and connector is not None and connector.use_distributed_sampler:
+        if self.trainer is not None and self._world_size > 1 and replaces_samplers(self.trainer):
             raise ValueError("Each process has its own images already: give Trainer(use_distributed_sampler=False).")
 
     def _tell_limits(self, stage: str) -> None:
@@ -347,7 +346,7 @@ class ImageDataModule(LightningDataModule, ABC):
             sampler.epoch, sampler.start = stored["epoch"], stored["batches"] * self.batch_size
             loader.load_state_dict(stored["loader"])
         elif self.trainer is not None:
-            sampler.epoch, done = position(self.trainer)
+            sampler.epoch, done = training_position(self.trainer)
             sampler.start = done * self.batch_size
         return loader
 
@@ -361,7 +360,7 @@ class ImageDataModule(LightningDataModule, ABC):
         loader = self.trainer.train_dataloader
         if not isinstance(loader, TrainLoader):
             return {}
-        epoch, batches = position(self.trainer)
+        epoch, batches = training_position(self.trainer)
         return {"epoch": epoch, "batches": batches, "loader": loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """Photographs from files to RGB."""
 
-import ctypes
 import io
 import logging
 import os
@@ -10,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import PIL
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from vitlab.internals import silence_libtiff
 
 # What Pillow reads without further programs, of files that hold one picture. Compared in lower case. Not .psd: many
 # leave the whole picture out, and Pillow then shows a page that says so. Not .heic, .svg, .dng: Pillow knows none.
@@ -35,18 +35,7 @@ _START_OF_JPEG, _START_OF_SCAN, _APP1 = b"\xff\xd8", 0xDA, 0xE1  # markers: ITU-
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
-def _quieten_libtiff() -> None:
-    """Keep libtiff from writing of every odd tag to the terminal, over the lines that matter; Pillow has its errors."""
-    try:
-        library = ctypes.CDLL(PIL._imaging.__file__)  # by which Pillow's own libtiff is found
-        for setter in (library.TIFFSetWarningHandler, library.TIFFSetErrorHandler):
-            setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
-            setter(None)
-    except (OSError, AttributeError):  # a Pillow built otherwise: it decodes as well
-        return
-
-
-_quieten_libtiff()
+silence_libtiff()
 
 Pixels = UInt8[np.ndarray, "H W 3"]
 Half = Callable[[int, int], bool]  # of height and width: whether half of each will do
@@ -93,7 +82,7 @@ def read_photo(path: str | Path, half: Half | None = None) -> tuple[Pixels, byte
                 _check_size(*image.size)
                 image.load()
                 return np.array(_to_rgb(_upright(image))), None
-    except PIL.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ValueError("empty file" if status.st_size == 0 else "not an image that Pillow knows") from None
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise ValueError(str(error) or type(error).__name__) from None

@@ -3,10 +3,11 @@
 
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from PIL import Image
+
+from vitlab.internals import rand_augment
 
 # timm ignores parts that it does not understand: `-minc1` would be plain RandAugment of another strength.
 _DESCRIPTION = re.compile(r"rand(-(m|n|mmax)\d+|-inc[01]|-(mstd|p)\d+(\.\d+)?|-t(weights|3a|3aw))*")
@@ -33,27 +34,16 @@ def timms_rand_augment(
     Raises:
         ValueError: more layers than operations; a weighted choice takes each at most once.
     """
-    from timm.data.auto_augment import rand_augment_transform  # here: importing timm takes two seconds
-
     parameters: dict[str, Any] = {
         "translate_const": int(0.45 * size),
         "img_mean": tuple(min(255, round(255 * x)) for x in mean),
     }
     if resampling is not None:
         parameters["interpolation"] = resampling
-    transform = rand_augment_transform(description, parameters)
-    if transform.choice_weights is not None and transform.num_layers > len(transform.ops):
+    transform, most_layers = rand_augment(description, parameters)
+    if most_layers is not None and transform.num_layers > most_layers:
         raise ValueError(
-            f"augment.rand_augment is {description!r}, but each of the {len(transform.ops)} weighted operations is "
-            f"applied at most once; write -n{len(transform.ops)} or less."
+            f"augment.rand_augment is {description!r}, but each of the {most_layers} weighted operations is "
+            f"applied at most once; write -n{most_layers} or less."
         )
-    for operation in transform.ops:
-        if operation.name.startswith("Posterize"):
-            operation.level_fn = partial(_at_least_one_bit, operation.level_fn)
     return transform
-
-
-def _at_least_one_bit(level_fn: Callable[..., tuple[int]], level: float, settings: dict) -> tuple[int]:
-    """Keep one bit where a high magnitude would keep none, which Pillow rejects."""
-    (bits,) = level_fn(level, settings)
-    return (max(bits, 1),)

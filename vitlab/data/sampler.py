@@ -177,23 +177,6 @@ class TrainLoader(DataLoader):
             )
 
 
-def position(trainer: Trainer) -> tuple[int, int]:
-    """Return (epoch, batches already trained on in it) at which the trainer is about to start or go on.
-
-    Lightning asks for the loader and starts its workers before it has brought its own counters up to date after a
-    restart: `trainer.current_epoch` is then one too low for a checkpoint written at the end of an epoch, and workers
-    would deliver the first epoch after a restart in the order of the one before it.
-    """
-    loop = trainer.fit_loop
-    epochs: Any = loop.epoch_progress.current  # Lightning declares the counters' parent class, which lacks `processed`
-    batches: Any = loop.epoch_loop.batch_progress
-    if epochs.ready == epochs.processed:  # between two epochs, or before the first
-        return epochs.processed, 0
-    if batches.is_last_batch and batches.current.processed > 0:  # all batches done, the epoch's end not yet recorded
-        return epochs.processed + 1, 0
-    return epochs.processed, batches.current.processed
-
-
 def check_batches(dataset: Sized, batch_size: int, world_size: int, accumulate: int = 1) -> None:
     """Refuse a training set that does not fill the batches of one optimizer step: the run would end without one.
 

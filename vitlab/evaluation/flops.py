@@ -11,27 +11,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import FlopCounterMode
+
+from vitlab.internals import count_attention_on_cpu, flop_counter
 
 GEMM_SIDE = 4096  # a product of two such matrices keeps the largest GPU busy for a tenth of a millisecond
 
-# torch 2.11 knows no formula for attention on the CPU; later ones take that of a GPU, as here.
-for _pass in ("", "_backward"):
-    _name = "_scaled_dot_product_flash_attention{}" + _pass
-    _formula = flop_registry[getattr(torch.ops.aten, _name.format(""))]
-    flop_registry.setdefault(getattr(torch.ops.aten, _name.format("_for_cpu")), _formula)
 
-
-class StepFlops(FlopCounterMode):
-    """Counts matrix products, convolutions and attention, a multiplication with its addition as two; none twice."""
-
-    def __init__(self) -> None:
-        super().__init__(display=False)
-
-    def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
-        # Within a backward pass only what a checkpoint recomputes has gradients enabled.
-        again = torch._C._current_graph_task_id() != -1 and torch.is_grad_enabled()
-        return out if again else super()._count_flops(func_packet, out, args, kwargs)
+count_attention_on_cpu()
 
 
 class Utilization(Callback):
@@ -43,7 +30,7 @@ class Utilization(Callback):
     def __init__(self) -> None:
         self.flops: int | None = None  # of one batch on this device
         self.peak: float | None = None  # FLOP/s; None on a CPU, where measuring would take as long as some epochs
-        self._counter: StepFlops | None = None
+        self._counter: FlopCounterMode | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"flops": self.flops}
@@ -58,7 +45,7 @@ class Utilization(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.flops is None and trainer.global_step == 0 and batch_idx == 0:
-            self._counter = StepFlops()
+            self._counter = flop_counter()
             self._counter.__enter__()
 
     def on_before_optimizer_step(self, *args: Any) -> None:

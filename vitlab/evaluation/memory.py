@@ -20,14 +20,13 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from vitlab.internals import is_out_of_memory
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 GIB = 2**30
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
-
-# Messages of the CPU's allocator and of oneDNN; neither has an exception class of its own.
-_OUT_OF_MEMORY = re.compile("can't allocate memory|not enough memory|could not (create|execute) a primitive")
 
 
 @dataclass(frozen=True)
@@ -130,10 +129,8 @@ def attempt(trial: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Non
     """Return what a function returns, or None if it ran out of memory."""
     try:
         return trial(*args, **kwargs)
-    except (MemoryError, torch.OutOfMemoryError):
-        return None
-    except RuntimeError as error:
-        if _OUT_OF_MEMORY.search(str(error)):
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
             return None
         raise
 

@@ -5,25 +5,9 @@ import importlib
 import re
 from collections.abc import Iterable
 
-MOST_LINES = 5
+from vitlab.internals import Complaint, is_parsing_failure, missing_arguments, parsing_failure
 
-# Lines that tell how jsonargparse searched, not what is wrong.
-_NOISE = (
-    "Does not validate against",
-    "Subtypes:",
-    "Errors:",
-    "Given value",
-    "Expected a path but",
-    "Problem with given class_path",
-    "Expected a <class 'NoneType'>",
-    "Parser key",
-    "Not of type",
-    "Not a valid subclass of",
-    "Subclass types expect one of",
-    "a class path (str)",
-    "a dict with",
-    "Requirement '",
-)
+MOST_LINES = 5
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -58,27 +42,21 @@ def nearest_key(word: str, keys: Iterable[str]) -> str:
 
 
 def explain(message: str, options: Iterable[str]) -> str:
-    """Condense what jsonargparse says of a wrong argument.
+    """Condense what jsonargparse reports of a wrong argument.
 
-    Its message walks every alternative of a nested type, and each level of nesting wraps the one below. What counts is
-    the key and the innermost complaint; a misspelt key, class or option is answered with the nearest right one.
+    The key and the innermost complaints count; a misspelt key, class or option is answered with the closest match.
 
     Args:
-        message: What jsonargparse says.
-        options: The options that the parser in question has, with their dashes.
+        message: jsonargparse's.
+        options: the options of the parser, with their dashes.
     """
-    message = message.removeprefix('Parser key "config": ')
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    complaints = [line for line in lines if line and not line.startswith(_NOISE)] or ["no value that can stand here."]
-    # What other kinds of value would have been right does not matter where one of the right kind has a fault.
-    complaints = [line for line in complaints if not line.startswith("Expected a <class")] or complaints
-    text = "\n".join(dict.fromkeys(_readable(complaint, options) for complaint in complaints[-MOST_LINES:]))
-    given = re.search(r"^ *Given value: (.{1,80})$", message, re.MULTILINE)
-    if given and not given[1].startswith(("NestedArg", "Namespace")) and given[1] not in text:
-        text += f" Given: {given[1]}"
-    place = re.match(r'Parser key "([^"]+)"', message)
-    if place is not None:  # an inner level has put its own key in front already
-        text = f"{place[1]}.{text}" if re.match(r"[a-z_.0-9]+: ", text) else f"{place[1]}: {text}"
+    key, complaints, value = parsing_failure(message)
+    lines = [_readable(complaint, options) for complaint in complaints] or ["no value that can stand here."]
+    text = "\n".join(dict.fromkeys(lines[-MOST_LINES:]))
+    if value and not value.startswith(("NestedArg", "Namespace")) and value not in text:
+        text += f" Given: {value}"
+    if key is not None:  # an inner level has put its own key in front already
+        text = f"{key}.{text}" if re.match(r"[a-z_.0-9]+: ", text) else f"{key}: {text}"
     if unanswered := re.fullmatch(r"([\w.]+): no option ([\w.]+)\.", text):
         text += nearest_key(".".join(unanswered.groups()), (option.removeprefix("--") for option in options))
     return text
@@ -87,28 +65,28 @@ def explain(message: str, options: Iterable[str]) -> str:
 def readable(error: Exception) -> str:
     """Return an error's message; a constructor's is freed of what jsonargparse wraps around it."""
     message = str(error)
-    if required := re.fullmatch(r"(.*?)(?:: )?the following arguments are required: (.+)", message, re.DOTALL):
-        place, names = required[1], required[2].split(", ")
+    if missing := missing_arguments(message):
+        place, names = missing
         keys = [f"--{place}.{name}" if place else name if name.startswith("-") else f"--{name}" for name in names]
         return f"{place or 'the command'} needs {', '.join(names)}: give {' and '.join(f'{key} …' for key in keys)}."
     if message.startswith("Caught ") and "DataLoader worker" in message:  # wrapped in the worker's traceback
         message = message.rpartition(f"\n{type(error).__name__}: ")[2].strip()
-    return explain(message, ()) if "Does not validate against" in message else message
+    return explain(message, ()) if is_parsing_failure(message) else message
 
 
-def _readable(complaint: str, options: Iterable[str]) -> str:
-    if found := re.search(r"Expected an instantiatable class, but (\S+) is abstract", complaint):
-        return _abstract(found[1])
-    if found := re.fullmatch(r"Expected a dot import path string: (.+)", complaint):
-        return f"no class {found[1]}."
-    if found := re.fullmatch(r"Import path (\S+) does not correspond to a subclass of (.+)", complaint):
-        return f"{found[1]} is no {found[2]}, and nothing else can stand here."
-    if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", complaint):
-        return f"{found[1]} has no {found[2]}.{nearest(found[2], dir(importlib.import_module(found[1])))}"
-    if found := re.search(r"([Uu]nrecognized arguments?:|does not accept option|Option|Key) '?([\w.-]+)'?", complaint):
-        word = found[2].removeprefix("--")
-        return f"no option {word}.{nearest_key(word, (option.removeprefix('--') for option in options))}"
-    return re.sub(r"<class '([\w.]+)'>", r"\1", complaint)
+def _readable(complaint: Complaint, options: Iterable[str]) -> str:
+    match complaint.kind, complaint.words:
+        case "abstract", (path,):
+            return _abstract(path)
+        case "no class", (path,):
+            return f"no class {path}."
+        case "no subclass", (path, parent):
+            return f"{path} is no {parent}, and nothing else can stand here."
+        case "no attribute", (module, name):
+            return f"{module} has no {name}.{nearest(name, dir(importlib.import_module(module)))}"
+        case "no option", (word,):
+            return f"no option {word}.{nearest_key(word, (option.removeprefix('--') for option in options))}"
+    return complaint.words[0]
 
 
 def _abstract(path: str) -> str:

@@ -12,9 +12,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from inspect import isfunction, unwrap
+from inspect import isfunction
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls, not ours
 
@@ -37,6 +37,7 @@ from vitlab.experiment.class_names import settable, spell_out, spell_out_argumen
 from vitlab.experiment.errors import explain, nearest
 from vitlab.experiment.run_directory import config_file, directory_of, placed, run_of, stored_directory
 from vitlab.experiment.trainer_options import check_precision, check_trainer, unfinished
+from vitlab.internals import actions_of, options_of, tell_one_batch_from_all
 from vitlab.objectives import Objective
 from vitlab.objectives.objective import Monitor
 from vitlab.runs.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints, newest_state
@@ -53,10 +54,7 @@ log = logging.getLogger("vitlab")
 DATA_ROOT = "data.init_args.root"
 TOP_LEVEL = ("seed_everything", "run", "model", "data", "trainer", "ckpt_path")
 
-# 1 is one batch and 1.0 is all of them. Python keeps one object for both orders of `int | float`, so that it would
-# depend on other imports whether Lightning's declaration takes 1 for 1.0.
-for _split in ("train", "val", "test", "predict"):
-    unwrap(Trainer.__init__).__annotations__[f"limit_{_split}_batches"] = Union[int, float, None]  # noqa: UP007
+tell_one_batch_from_all()
 
 # What models must take from the data: argument of the factory -> property of the data module. A teacher may see the
 # images at a size of its own.
@@ -102,10 +100,10 @@ class VitlabParser(LightningArgumentParser):
         self.options_below: list[str] = []  # of the subcommand and of the classes that the configuration names
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        raise ValueError(explain(message, [*self._option_string_actions, *self.options_below]))
+        raise ValueError(explain(message, [*options_of(self), *self.options_below]))
 
     def format_help(self, formatter: Any = None) -> str:
-        options = {min(a.option_strings, key=len): a for a in self._actions if a.option_strings}
+        options = {min(a.option_strings, key=len): a for a in actions_of(self) if a.option_strings}
         lines = []
         for title, prefixes in HELP_GROUPS.items():
             names = [name for name in options if name.removeprefix("--").partition(".")[0] in prefixes]
@@ -210,9 +208,6 @@ class VitlabCLI(LightningCLI):
         skip = {"model", "dataloaders", "train_dataloaders", "val_dataloaders", "datamodule"}
         return {self.command: skip | {"verbose", "return_predictions", "weights_only"}}
 
-    def _setup_parser_kwargs(self, parser_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        return parser_kwargs, {self.command: dict(parser_kwargs)}
-
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # An int and nothing else: LightningCLI's `true` silently means 0.
         parser.add_argument(
@@ -228,7 +223,7 @@ class VitlabCLI(LightningCLI):
         below = self._parser(self.command)
         assert isinstance(below, VitlabParser)
         below.options_below = self._settable
-        parser.options_below = [*below._option_string_actions, *self._settable]
+        parser.options_below = [*options_of(below), *self._settable]
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:

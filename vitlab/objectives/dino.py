@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitlab.distributed import mean_over_processes
+from vitlab.internals import norms, scale_
 from vitlab.models import Backbone
 from vitlab.objectives.heads import Prototypes, projection
 from vitlab.objectives.self_distillation import SelfDistillation, by_resolution, embed_views
@@ -149,5 +150,4 @@ def cross_view_entropy(
 def clip_each(parameters: Iterable[nn.Parameter], longest: float) -> None:
     """Shorten each parameter's gradient to `longest`, whatever the others are."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    norms = torch._foreach_norm(grads)
-    torch._foreach_mul_(grads, [(longest / (norm + 1e-6)).clamp(max=1.0) for norm in norms])
+    scale_(grads, [(longest / (norm + 1e-6)).clamp(max=1.0) for norm in norms(grads)])

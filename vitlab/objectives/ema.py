@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 @dataclass
@@ -51,6 +52,6 @@ class WeightAverage(nn.Module):
         """Move the average towards `model`, all tensors in one call."""
         averages: list[Tensor] = list(self.module.parameters())
         weights: list[Tensor] = list(model.parameters())
-        torch._foreach_lerp_(averages, weights, 1.0 - decay)
+        get_ema_multi_avg_fn(decay)(averages, weights, 0)
         for average, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from vitlab.internals import clip_unscaled_gradients, trainer_of
 from vitlab.models import ImageModel
 from vitlab.objectives.sharding import FSDP, apply_fsdp, refuse_other_sharding
 from vitlab.objectives.stored import build, stored_model
@@ -140,16 +141,17 @@ class Objective(LightningModule, ABC):
             self.load_backbone(weights_path(self.init_from))
 
     def configure_model(self) -> None:
-        if self._trainer is not None and isinstance(self.trainer.strategy, FSDP):
-            apply_fsdp(self, self.trainer.strategy.device_mesh["data_parallel"])
+        trainer = trainer_of(self)
+        if trainer is not None and isinstance(trainer.strategy, FSDP):
+            apply_fsdp(self, trainer.strategy.device_mesh["data_parallel"])
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Let `torch.compile` take every backbone in here, averages and teachers included, in place: no key changes.
 
         A block is compiled anew for each of its rates of drop path, shapes and modes; torch gives up at eight.
         """
-        torch._dynamo.config.recompile_limit = _COMPILATIONS
-        torch._dynamo.config.accumulated_recompile_limit = 4 * _COMPILATIONS
+        torch.compiler.config.recompile_limit = _COMPILATIONS
+        torch.compiler.config.accumulated_recompile_limit = 4 * _COMPILATIONS
         for model in self.modules():
             if isinstance(model, ImageModel):
                 for part in model.parts_to_compile():
@@ -180,9 +182,7 @@ class Objective(LightningModule, ABC):
         steps, epochs = length(self.trainer)
         peaks = [group["lr"] for group in groups]
         optimizer = self.optimizer.build(groups)
-        # A fused optimizer divides float16's gradients by the loss's scale itself, in its step, so that whatever clips
-        # or checks them before would see them scaled. Lightning refuses to clip then, in bfloat16 too, which has none.
-        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        clip_unscaled_gradients(optimizer)
         # LambdaLR multiplies; dividing by the peak makes the schedule's absolute rates come out as they are written.
         schedule = self.schedule.at(self.optimizer.scale(self.global_batch))
         if steps and epochs <= schedule.warmup_epochs:

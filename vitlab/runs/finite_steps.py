@@ -1,8 +1,8 @@
-"""A loss or gradient that is not finite: the step is left out, and its batch, weights and cause are kept for a look.
+"""Skip an optimizer step whose loss or gradient is not finite, and keep its batch, weights and cause for inspection.
 
-The check is on the device and nobody waits for it: the optimizer's fused kernel gets the answer (`found_inf`) and
-leaves the weights as they are. On a GPU the answer is read one step later, on the CPU at once. An optimizer without
-such a kernel knows nothing of the answer: there it is read at once on a GPU too, and the step never begins.
+The check runs on the device, and nothing waits for it: a fused optimizer reads the result (`found_inf`) in its own
+kernel and leaves the weights unchanged. On a GPU the result is read one step later, on a CPU at once. Other optimizers
+cannot read it; for them it is read at once on a GPU too, and the step is not taken.
 """
 
 import json
@@ -17,10 +17,12 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
-from vitlab.atomic_files import written_whole
+from vitlab.atomic_files import write_text, written_whole
 from vitlab.data import ImageDataModule
 from vitlab.distributed import mean_over_processes
+from vitlab.internals import can_skip_its_step, skip_step_if
 from vitlab.objectives import Objective
 from vitlab.objectives.objective import StepLeftOut
 from vitlab.objectives.sharding import as_gradients, is_shared_out, own_parts
@@ -28,23 +30,21 @@ from vitlab.runs.resume import generators, set_generators
 
 log = logging.getLogger("vitlab")
 
-# So many steps in a row are no accident of a batch; the weights themselves are past help.
-MOST_IN_A_ROW = 50
+MAX_CONSECUTIVE = 50  # more skipped steps in a row are not the fault of a batch: the weights themselves have diverged
 
 
 @dataclass
-class Finding:
-    """What was seen when the batches of a step were computed once more.
+class NonFiniteStep:
+    """The content of `not_finite/report.json`.
 
     Attributes:
         step: optimizer steps before this one.
         epoch: counted from 0.
         batches: of the epoch, counted from 0; several where gradients are accumulated.
         seed: of the run.
-        loss: of the batch that was not finite, else of the last.
-        cause: the module that first gave what is not finite from what is, and whether forward or backward.
+        loss: of the batch that was not finite, otherwise of the last.
+        cause: the first module whose inputs are finite and whose outputs are not, and in which pass.
         images: names of the batch's images.
-        generators: the state of each random generator before each batch.
     """
 
     step: int
@@ -55,22 +55,25 @@ class Finding:
     cause: str = "not found: everything was finite the second time"
     images: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        return f"Loss {self.loss:.4g}, first in {self.cause}, with {', '.join(self.images[:3])} …"
+
 
 class FiniteSteps(Callback):
-    """Leaves out every optimizer step whose loss or gradient is not finite; then stops the run, or goes on.
+    """Skips every optimizer step whose loss or gradient is not finite, then stops the run or continues it.
 
     Args:
-        directory: the run's; what is found goes to `not_finite/` in it.
-        action: stop: with status 1, the last good checkpoint kept. skip: go on, and count.
+        directory: of the run; a step that stops the run is kept in its folder `not_finite/`.
+        action: stop: with status 1, keeping the last good checkpoint. skip: continue, and count the skipped steps.
     """
 
     def __init__(self, directory: Path, action: Literal["stop", "skip"]) -> None:
         self.directory, self.action = directory, action
-        self.left_out = self._in_a_row = 0
+        self.left_out = self._consecutive = 0
         self._batches: list[int] = []
         self._states: list[dict[str, Any]] = []
         self._loss_is_finite: Tensor | None = None
-        self._asked: tuple[Tensor, Finding, list[dict[str, Any]]] | None = None
+        self._pending: tuple[Tensor, NonFiniteStep, list[dict[str, Any]]] | None = None
 
     def state_dict(self) -> dict[str, int]:
         return {"left_out": self.left_out}
@@ -90,138 +93,141 @@ class FiniteSteps(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         assert self._loss_is_finite is not None
+        # float16's scaler produces infinite gradients by design, and skips such steps itself.
         finite, scaled = self._loss_is_finite, getattr(trainer.precision_plugin, "scaler", None) is not None
-        leaves_out_itself = scaled or takes_found_inf(optimizer)
-        if not scaled:  # float16's scaler meets infinite gradients by design, and leaves such steps out itself
+        skips_itself = scaled or can_skip_its_step(optimizer)
+        if not scaled:
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            # Of several processes each has a loss of its own, but all have the same gradient, or a part of it each.
+            # Each process has its own loss, but the same gradient as all others or its own shard of it.
             finite = all_finite(own_parts(gradients)) & (finite if trainer.world_size == 1 else True)
             if is_shared_out(pl_module):
                 finite = mean_over_processes(finite.float()) == 1
-            if leaves_out_itself:
-                optimizer.found_inf = as_gradients((~finite).float(), gradients)  # type: ignore[attr-defined]
-        assert isinstance(pl_module, Objective)
+            if skips_itself:
+                skip_step_if(optimizer, as_gradients((~finite).float(), gradients))
         seed = int(trainer.datamodule.seed)  # type: ignore[attr-defined]
-        this = finite, Finding(trainer.global_step, trainer.current_epoch, self._batches, seed), self._states
+        step = NonFiniteStep(trainer.global_step, trainer.current_epoch, self._batches, seed)
+        checked = finite, step, self._states
         self._loss_is_finite, self._batches, self._states = None, [], []
-        if finite.is_cuda and leaves_out_itself:
-            this, self._asked = self._asked, this  # type: ignore[assignment]
-        if this is not None:
-            self._look(trainer, pl_module, *this)
-        if not leaves_out_itself and not bool(finite):
+        if finite.is_cuda and skips_itself:
+            checked, self._pending = self._pending, checked  # type: ignore[assignment]
+        if checked is not None:
+            self._read(trainer, pl_module, *checked)
+        if not skips_itself and not bool(finite):
             raise StepLeftOut
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._asked is not None:
-            assert isinstance(pl_module, Objective)
-            self._look(trainer, pl_module, *self._asked)
-            self._asked = None
+        if self._pending is not None:
+            self._read(trainer, pl_module, *self._pending)
+            self._pending = None
         if self.left_out:
             pl_module.log("train/steps_left_out", float(self.left_out), rank_zero_only=True)
 
-    def _look(
-        self, trainer: Trainer, objective: Objective, finite: Tensor, at: Finding, states: list[dict[str, Any]]
+    def _read(
+        self, trainer: Trainer, objective: Any, finite: Tensor, step: NonFiniteStep, states: list[dict[str, Any]]
     ) -> None:
         if bool(finite):
-            self._in_a_row = 0
+            self._consecutive = 0
             return
-        self.left_out, self._in_a_row = self.left_out + 1, self._in_a_row + 1
-        if self.action == "skip" and self._in_a_row <= MOST_IN_A_ROW:
-            log.warning("Step %d is left out, its loss or gradient is not finite (%d so far).", at.step, self.left_out)
+        self.left_out, self._consecutive = self.left_out + 1, self._consecutive + 1
+        if self.action == "skip" and self._consecutive <= MAX_CONSECUTIVE:
+            message = "Step %d is skipped: its loss or gradient is not finite (%d skipped so far)."
+            log.warning(message, step.step, self.left_out)
             return
         folder = self.directory / "not_finite"
         trainer.save_checkpoint(folder / "state.ckpt")
-        found = recompute(trainer, objective, at, states, folder / "batch.pt")
+        step = recompute(trainer, objective, step, states, folder / "batch.pt")
         if trainer.is_global_zero:
-            with written_whole(folder / "report.json") as file:
-                file.write(json.dumps(asdict(found), indent=2).encode())
+            write_text(folder / "report.json", json.dumps(asdict(step), indent=2))
             with written_whole(folder / "generators.pt") as file:
                 torch.save(states, file)
             log.error(
-                "Step %d: loss or gradient not finite; the step is left out and the run stops. %s\n"
-                "Seen again at any time by: python -m vitlab replay %s",
-                *(at.step, describe(found), folder),
+                "Step %d: loss or gradient not finite; the step is skipped and the run stops. %s\n"
+                "Recompute it with: python -m vitlab replay %s",
+                *(step.step, step, folder),
             )
         raise SystemExit(1)
 
 
-def takes_found_inf(optimizer: torch.optim.Optimizer) -> bool:
-    """Say whether an optimizer can leave its next step out itself: PyTorch's fused kernels, and no others, can.
+class Replay(Callback):
+    """Recomputes a kept step as soon as the state of the run is restored, and ends there."""
 
-    SGD's cannot leave out the first: it makes the momentum of memory that holds anything, and does not fill it.
-    """
-    if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["momentum"] and not optimizer.state:
-        return False
-    known = isinstance(optimizer, torch.optim.Adam | torch.optim.SGD | torch.optim.Adagrad)  # AdamW is an Adam
-    return known and all(group.get("fused") for group in optimizer.param_groups)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.result: NonFiniteStep | None = None
 
-
-def describe(found: Finding) -> str:
-    """Return one sentence."""
-    return f"Loss {found.loss:.4g}, first in {found.cause}, with {', '.join(found.images[:3])} …"
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Objective)
+        step = NonFiniteStep(**json.loads((self.folder / "report.json").read_text(encoding="utf-8")))
+        step.loss, step.cause = NonFiniteStep.loss, NonFiniteStep.cause
+        states = torch.load(self.folder / "generators.pt", weights_only=True)
+        self.result = recompute(trainer, pl_module, step, states)
+        raise SystemExit(0)
 
 
 def recompute(
-    trainer: Trainer, objective: Objective, at: Finding, states: Sequence[dict[str, Any]], file: Path | None = None
-) -> Finding:
-    """Compute the batches of a step once more, up to the first that is not finite, and find where that comes from.
+    trainer: Trainer,
+    objective: Objective,
+    step: NonFiniteStep,
+    states: Sequence[dict[str, Any]],
+    file: Path | None = None,
+) -> NonFiniteStep:
+    """Recompute the batches of a step up to the first that is not finite, and find the cause.
 
     Args:
-        trainer: knows the data and the precision.
+        trainer: for the data and the precision.
         objective: with the weights from before the step.
-        at: the step.
-        states: of the random generators, before each batch.
-        file: where the views, labels and image names of the batch are kept.
+        step: completed and returned.
+        states: of the random generators before each batch.
+        file: to which views, labels and image names of the batch are written.
     """
     data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-    for number, state in zip(at.batches, states, strict=True):
-        (views, labels), at.images = data.training_batch(at.epoch, number, objective.device)
+    for number, state in zip(step.batches, states, strict=True):
+        (views, labels), step.images = data.training_batch(step.epoch, number, objective.device)
         set_generators(state)
         objective.zero_grad()
-        with ExitStack() as watched:
-            causes = watched.enter_context(watch(objective))
+        with watch(objective) as causes:
             with trainer.precision_plugin.train_step_context():
                 loss = objective.loss(views, labels)
-            at.loss = float(loss.detach())
+            step.loss = float(loss.detach())
             loss.backward()
-        if not all(bool(torch.isfinite(view).all()) for view in views):
-            at.cause = "the images"
+        if not is_finite(views):
+            step.cause = "the images"
         elif causes:
-            at.cause = causes[0]
-        elif not bool(torch.isfinite(loss.detach())):
-            at.cause = f"{type(objective).__name__}.loss (forward)"
+            step.cause = causes[0]
+        elif not is_finite(loss):
+            step.cause = f"{type(objective).__name__}.loss (forward)"
         else:
             continue
         break
     objective.zero_grad()
     if file is not None and trainer.is_global_zero:
         with written_whole(file) as stream:
-            torch.save({"views": views, "labels": labels, "images": at.images}, stream)
-    return at
+            torch.save({"views": views, "labels": labels, "images": step.images}, stream)
+    return step
 
 
 @contextmanager
 def watch(objective: nn.Module) -> Iterator[list[str]]:
-    """List, in the order of computation, the modules that give something not finite, and were given none."""
+    """List, in the order of computation, the modules whose outputs are not finite although their inputs are."""
     causes: list[str] = []
-    spoilt = False  # once an output is not finite, neither need be what flows back
+    forward_failed = False  # then gradients need not be finite either
 
     with ExitStack() as hooks, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*Full backward hook is firing")  # at the first module: as it should
+        warnings.simplefilter("ignore")  # of the first module, that its inputs require no gradient
         for name, module in objective.named_modules():
             if any(module.children()):
                 continue
 
-            def forward(module: nn.Module, given: Any, gave: Any, name: str = name) -> None:
-                nonlocal spoilt
-                spoilt = spoilt or not finite(gave)
-                if finite(given) and not finite(gave):
-                    weights = "" if finite(list(module.parameters())) else ", whose weights are not finite"
+            def forward(module: nn.Module, inputs: Any, outputs: Any, name: str = name) -> None:
+                nonlocal forward_failed
+                forward_failed = forward_failed or not is_finite(outputs)
+                if is_finite(inputs) and not is_finite(outputs):
+                    weights = "" if is_finite(list(module.parameters())) else ", whose weights are not finite"
                     causes.append(f"{name} (forward{weights})")
 
-            def backward(module: nn.Module, gave: Any, given: Any, name: str = name) -> None:
-                gradients = [p.grad for p in module.parameters() if p.grad is not None]
-                if not spoilt and finite(given) and not (finite(gave) and finite(gradients)):
+            def backward(module: nn.Module, grad_inputs: Any, grad_outputs: Any, name: str = name) -> None:
+                gradients = [grad_inputs, [p.grad for p in module.parameters()]]
+                if not forward_failed and is_finite(grad_outputs) and not is_finite(gradients):
                     causes.append(f"{name} (backward)")
 
             for handle in (module.register_forward_hook(forward), module.register_full_backward_hook(backward)):
@@ -230,35 +236,19 @@ def watch(objective: nn.Module) -> Iterator[list[str]]:
 
 
 def all_finite(tensors: list[Tensor]) -> Tensor:
-    """Return whether all of some tensors are finite, where they are; of each one number is looked at.
+    """Return, on their device, whether all tensors are finite, from one number of each.
 
-    On a GPU its largest, computed of all tensors at once. On a CPU, where that takes nine times as long, its sum: this
-    is not finite either where finite numbers add up to more than float32 holds, 3e38, of which no optimizer could take
-    a step.
+    On a GPU this is the largest absolute value, computed for all tensors at once. On a CPU, where that takes nine times
+    as long, it is the sum. A sum also overflows where finite numbers add up to more than float32's 3e38, but no
+    optimizer could take a step of such gradients.
     """
-    on_host = all(tensor.device.type == "cpu" for tensor in tensors)
-    each = [tensor.sum() for tensor in tensors] if on_host else torch._foreach_norm(tensors, float("inf"))
-    return torch.isfinite(torch.stack([number.float() for number in each])).all()
+    if any(tensor.device.type != "cpu" for tensor in tensors):
+        return torch.isfinite(get_total_norm(tensors, float("inf")))
+    return torch.isfinite(torch.stack([tensor.sum().float() for tensor in tensors])).all()
 
 
-def finite(nest: Any) -> bool:
-    """Return whether all floating-point tensors in a nest of lists and tuples are finite."""
+def is_finite(nest: Any) -> bool:
+    """Return whether all floating-point tensors in nested lists and tuples are finite."""
     if isinstance(nest, Tensor):
         return not nest.is_floating_point() or bool(torch.isfinite(nest).all())
-    return all(finite(each) for each in nest) if isinstance(nest, (list, tuple)) else True
-
-
-class Replay(Callback):
-    """Computes a kept step once more as soon as the run's state is restored, and ends there."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.found: Finding | None = None
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, Objective)
-        at = Finding(**json.loads((self.folder / "report.json").read_text(encoding="utf-8")))
-        at.loss, at.cause = Finding.loss, Finding.cause
-        states = torch.load(self.folder / "generators.pt", weights_only=True)
-        self.found = recompute(trainer, pl_module, at, states)
-        raise SystemExit(0)
+    return all(is_finite(each) for each in nest) if isinstance(nest, (list, tuple)) else True

@@ -1,4 +1,4 @@
-"""What a continued run needs beyond what Lightning keeps, so that it is the undisturbed run to the bit."""
+"""State that Lightning does not keep, and without which a continued run would differ from an uninterrupted one."""
 
 import random
 from collections.abc import Mapping
@@ -10,17 +10,18 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vitlab.distributed import from_all_processes, own_of
+from vitlab.internals import epoch_means, is_within_an_epoch
 
-# What decides about the last bit of a sum, from a run's environment.json.
+# Entries of environment.json on which the last bit of a sum depends.
 DECISIVE = ("device", "devices", "precision", "compiled", "torch", "threads")
 
 
 class RandomState(Callback):
-    """Keeps every random generator's state in the checkpoint, so that dropout goes on where it stopped."""
+    """Keeps the state of every random generator in the checkpoint, so that dropout continues where it stopped."""
 
     def __init__(self) -> None:
         self._state: dict[str, Any] | None = None
-        self._built = torch.get_rng_state()  # with the model; where there are several processes, Lightning seeds again
+        self._built = torch.get_rng_state()  # after the model; Lightning seeds again where there are several processes
 
     def state_dict(self) -> dict[str, Any]:
         return {"processes": from_all_processes(generators())}
@@ -29,9 +30,9 @@ class RandomState(Callback):
         self._state = own_of(state_dict["processes"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore: whatever building the model and the loaders drew is undone here."""
+        """Restore the state; what the model and the loaders drew while they were built is undone here."""
         if self._state is None:
-            if trainer.world_size > 1:  # go on where one process would
+            if trainer.world_size > 1:  # continue as a single process would
                 torch.set_rng_state(self._built)
             return
         set_generators(self._state)
@@ -51,7 +52,7 @@ def generators() -> dict[str, Any]:
 
 
 def set_generators(state: dict[str, Any]) -> None:
-    """Bring every random generator of this process into a state that `generators` gave."""
+    """Set every random generator of this process to a state that `generators` returned."""
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
@@ -62,53 +63,38 @@ def set_generators(state: dict[str, Any]) -> None:
 
 
 class EpochMeans(Callback):
-    """Keeps in the checkpoint what the epoch's means have summed up so far; Lightning begins them anew.
+    """Keeps the running means of the epoch in the checkpoint; Lightning starts them from zero.
 
-    A sum and a count for each metric that `self.log(…, on_epoch=True)` averages over the training batches. They are
-    added back once the continued run has logged the metric for the first time: x + s is s + x, also in floating point.
+    A mean is a sum and a count for each metric that `self.log(…, on_epoch=True)` averages over the training batches.
+    They are added once the continued run has logged the metric for the first time: x + s is s + x in floats too.
     """
 
     def __init__(self) -> None:
-        self._trainer: Trainer | None = None
+        self.trainer: Trainer | None = None
         self._missing: dict[str, list[Tensor]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._trainer = trainer if stage == "fit" else None
+        self.trainer = trainer if stage == "fit" else None
 
     def state_dict(self) -> dict[str, Any]:
         # At the end of an epoch the sums are still there, but complete.
-        means = self._means() if self._amid_an_epoch() else []
-        own = {name: [metric.value.cpu(), metric.cumulated_batch_size.cpu()] for name, metric in means}
+        within = self.trainer is not None and is_within_an_epoch(self.trainer)
+        means = epoch_means(self.trainer) if self.trainer is not None and within else {}
+        own = {name: [mean.value.cpu(), mean.cumulated_batch_size.cpu()] for name, mean in means.items()}
         return {"processes": from_all_processes(own)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._missing = dict(own_of(state_dict["processes"]) or {})
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        if not self._missing:
-            return
-        for name, metric in self._means():
-            if name in self._missing:
-                value, count = self._missing.pop(name)
-                metric.value = metric.value + value.to(metric.value.device)
-                metric.cumulated_batch_size = metric.cumulated_batch_size + count.to(metric.cumulated_batch_size.device)
-
-    def _amid_an_epoch(self) -> bool:
-        if self._trainer is None:
-            return False
-        epochs: Any = self._trainer.fit_loop.epoch_progress.current
-        return bool(epochs.processed < epochs.ready)
-
-    def _means(self) -> list[tuple[str, Any]]:
-        results: Mapping[str, Any] = self._trainer.fit_loop.epoch_loop._results if self._trainer is not None else {}
-        return [
-            (name, metric)
-            for name, metric in results.items()
-            if metric.is_tensor and metric.meta.on_epoch and metric.meta.is_mean_reduction and metric.update_called
-        ]
+        means = epoch_means(trainer) if self._missing else {}
+        for name in self._missing.keys() & means.keys():
+            (value, count), mean = self._missing.pop(name), means[name]
+            mean.value = mean.value + value.to(mean.value.device)
+            mean.cumulated_batch_size = mean.cumulated_batch_size + count.to(mean.cumulated_batch_size.device)
 
 
 def inexact(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return why a continued run cannot be the undisturbed one to the bit: what is decisive and differs."""
+    """Return the differences between two environments because of which a run cannot continue bit for bit."""
     known = [name for name in DECISIVE if name in before]
     return [f"{name} was {before[name]}, is {now[name]}" for name in known if before[name] != now[name]]

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vitlab.internals import preemption_signal
+
 STOPPED = 75  # the exit status of a `fit` that was asked to stop; the same command continues it
 
 
@@ -26,9 +28,7 @@ class Training:
 
     def __call__(self) -> int:
         """Train, and return the exit status."""
-        from submitit.core.job_environment import JobEnvironment
-
-        asked = JobEnvironment._usr_sig()
+        asked = preemption_signal()
         with Path(self.log).open("a", encoding="utf-8") as log:
             # SLURM sends the signal that is submitit's to every process of the task, and it would end this one.
             before = signal.signal(asked, signal.SIG_IGN)
