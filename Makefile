@@ -47,7 +47,7 @@ types: $(INSTALLED)  ## mypy on vitlab/
 
 # Shapes in signatures are checked at every call, but where torch.compile traces: a checker is a graph break there. The
 # ViT's `forward` is left out since, as in timm, it may be asked to return a pair.
-SHAPES := vitlab.objectives.masking,vitlab.models.layers,vitlab.models.windows,vitlab.models.hierarchy,vitlab.models.swin,vitlab.models.swin_v2,beartype.beartype
+SHAPES := vitlab.objectives.masking,vitlab.models.layers,vitlab.models.windows,vitlab.models.swin,vitlab.models.swin_v2,beartype.beartype
 COMPILED := tests/models/test_compile.py
 PARALLEL := --numprocesses auto --maxprocesses 8
 

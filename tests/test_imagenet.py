@@ -107,7 +107,7 @@ def test_every_recipe_has_its_published_size_batch_and_learning_rates(
     devices = int(re.search(r"--trainer\.devices (\d+)", path.read_text())[1])  # type: ignore[index]
     batch = cli.datamodule.batch_size * devices * cli.trainer.accumulate_grad_batches
     assert batch == published.batch
-    groups = parameter_groups(model.named_parameters(), model.optimizer, batch, model.backbone.layers())
+    groups = parameter_groups(model.named_parameters(), model.optimizer, batch, model.backbone.parameters_by_depth())
     rates = sorted(group["lr"] for group in groups)
     assert rates[-1] == pytest.approx(published.peak)
     assert rates[0] == pytest.approx(published.peak * published.bottom)

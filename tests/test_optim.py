@@ -79,7 +79,12 @@ def vit() -> VisionTransformer:
 
 def groups_of(model: VisionTransformer, optimizer: AdamW, batch: int = 32) -> list[dict]:
     return parameter_groups(
-        model.named_parameters(), optimizer, batch, model.layers(), model.head_parameters(), model.no_weight_decay()
+        model.named_parameters(),
+        optimizer,
+        batch,
+        model.parameters_by_depth(),
+        model.head_parameters(),
+        model.no_weight_decay(),
     )
 
 

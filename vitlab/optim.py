@@ -200,7 +200,7 @@ def parameter_groups(
 
     Args:
         parameters: Names and parameters, as `named_parameters()` gives them.
-        layers: The parameters by depth, the last entry with the head (`Backbone.layers()`); others count as the last.
+        layers: The parameters by depth (`parameters_by_depth()`); parameters not listed count as the last, the head.
         head: The classifier's parameters.
         no_decay: Names without weight decay, beside everything of at most one dimension.
 

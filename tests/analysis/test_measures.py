@@ -51,7 +51,7 @@ def test_the_last_blocks_output_is_what_the_final_norm_reads(backbone: str) -> N
     model = BACKBONES[backbone]().eval()
     images = torch.randn(2, 1, 8, 8)
     outputs = block_outputs(model, images)
-    assert len(outputs) == len(model.layers()) - 2
+    assert len(outputs) == len(model.parameters_by_depth()) - 2
     prefix, patches = model.forward_features(images)
     torch.testing.assert_close(model.norm(outputs[-1]), torch.cat([prefix, patches], dim=1))  # type: ignore[operator]
 

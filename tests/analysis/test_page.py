@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitlab.analysis.activations import amplitude, block_outputs
 from vitlab.commands.dispatch import run
-from vitlab.models import AttentionMap, Backbone
+from vitlab.models import Backbone
 from vitlab.models.backbone import Features
 from vitlab.models.layers import PatchEmbed
 
@@ -68,47 +68,15 @@ class Convolutions(Backbone):
         super().__init__()
         self.patch_embed = PatchEmbed(img_size, 2, in_chans, 6)
         self.img_size, self.in_chans, self.num_classes, self.num_features = (img_size,) * 2, in_chans, num_classes, 6
-        self.stages = nn.ModuleList(nn.Conv2d(6, 6, 3, padding=1) for _ in range(2))
+        self.blocks = nn.ModuleList(nn.Conv2d(6, 6, 3, padding=1) for _ in range(2))
         self.head = nn.Linear(6, num_classes)
-
-    stride = property(lambda self: 2)
-
-    def add_pos_embed(self, tokens: Tensor) -> Tensor:
-        return tokens
 
     def encode(self, tokens: Tensor) -> Features:
         tokens = tokens.movedim(-1, 1)
-        for stage in self.stages:
-            tokens = tokens + stage(tokens)
+        for block in self.blocks:
+            tokens = tokens + block(tokens)
         patches = tokens.flatten(2).mT
         return Features(patches[:, :0], patches)
-
-    def pool(self, features: Features) -> Tensor:
-        return features.patches.mean(dim=1)
-
-    def forward_head(self, features: Features) -> Tensor:
-        return self.head(self.pool(features))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(images))
-
-    def attention_maps(self, images: Tensor) -> list[AttentionMap]:
-        return []
-
-    def parts_to_compile(self) -> list[nn.Module]:
-        return list(self.stages)
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        raise NotImplementedError
-
-    def no_weight_decay(self) -> set[str]:
-        return set()
-
-    def layers(self) -> list[list[nn.Parameter]]:
-        return [list(self.parameters())]
-
-    def head_parameters(self) -> list[nn.Parameter]:
-        return list(self.head.parameters())
 
 
 def test_an_own_architecture_gets_the_pictures_that_it_can_have(tiny: Write) -> None:
@@ -122,7 +90,7 @@ def test_an_own_architecture_gets_the_pictures_that_it_can_have(tiny: Write) -> 
         "similarity",
         "filters-convolutions-seed-0",
     }
-    assert "convolutions-seed-0 has no attention maps: the pictures" in Path("alone/index.html").read_text()
+    assert "convolutions-seed-0 has no attention maps; the page" in Path("alone/index.html").read_text()
     assert run("visualize", ["--config", *configs, "--out", "both"]) == 0
     assert {path.stem for path in Path("both").glob("*.png")} >= {"maps", "similarity", "heads-vit-seed-0"}
 
@@ -133,8 +101,8 @@ def test_a_block_of_convolutions_passes_on_channels() -> None:
     model, images = Convolutions(), torch.randn(5, 1, 8, 8)
     _, second = block_outputs(model, images)
     tokens = model.patch_embed(images).movedim(-1, 1)
-    first = tokens + model.stages[0](tokens)
-    expected = model.stages[1](first).detach()  # (B, C, H, W)
+    first = tokens + model.blocks[0](tokens)
+    expected = model.blocks[1](first).detach()  # (B, C, H, W)
     assert second.shape == (5, 16, 6)
     assert amplitude(second) == pytest.approx(expected.var(dim=(0, 2, 3)).mean().item(), rel=1e-5)
 
@@ -158,8 +126,9 @@ def test_a_folder_without_pictures_is_named(tiny: Write, capsys: pytest.CaptureF
 
 
 @pytest.mark.slow  # timm
-def test_a_model_without_attention_is_refused(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_of_timms_shows_its_filters(tiny: Write) -> None:
     resnet = {"class_path": "vitlab.models.TimmModel", "init_args": {"name": "test_resnet"}}
     config = train(tiny, "resnet", backbone=resnet)
-    assert run("visualize", ["--config", config, "--out", "out"]) == 2
-    assert "TimmModel gives no attention" in capsys.readouterr().err
+    assert run("visualize", ["--config", config, "--out", "out"]) == 0
+    assert [path.stem for path in Path("out").glob("*.png")] == ["filters-resnet-seed-0"]
+    assert "has no attention maps and no blocks with maps of tokens" in Path("out/index.html").read_text()

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from vitlab.analysis.transfer import arguments_at, draw_transfer, markdown, over_seeds
+from vitlab.analysis.transfer import draw_transfer, markdown, over_seeds
 from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
@@ -32,22 +32,22 @@ def test_windows_grow_with_the_image_and_the_trained_ones_stay_the_measure() -> 
     """32 px in patches of 2: maps of 16 and 8 tokens a side. The second stage's 8 was cut down from 9."""
     arguments = {**SWIN_V2, "window_size": 9}
     model = build(SwinTransformerV2, {**arguments, "img_size": 32})
-    assert arguments_at(64, model, arguments) == {
+    assert model.arguments_at(64, arguments) == {
         "img_size": 64,
         "window_size": [18, 18],
         "pretrained_window_sizes": [9, 8],
     }
-    assert arguments_at(64, model, {**arguments, "pretrained_window_sizes": (6, 0)})["pretrained_window_sizes"] == [
+    assert model.arguments_at(64, {**arguments, "pretrained_window_sizes": (6, 0)})["pretrained_window_sizes"] == [
         6,
         8,
     ]
-    assert arguments_at(64, build(SwinTransformer, {**SWIN, "img_size": 32}), SWIN) == {
+    assert build(SwinTransformer, {**SWIN, "img_size": 32}).arguments_at(64, SWIN) == {
         "img_size": 64,
         "window_size": [8, 8],
     }
-    assert arguments_at(64, build(VisionTransformer, {**VIT, "img_size": 32}), VIT) == {"img_size": 64}
+    assert build(VisionTransformer, {**VIT, "img_size": 32}).arguments_at(64, VIT) == {"img_size": 64}
     with pytest.raises(ValueError, match="does not divide into patches of 2 px"):
-        arguments_at(33, model, arguments)
+        model.arguments_at(33, arguments)
 
 
 @pytest.mark.parametrize("position_bias", [LinearSpacedBias, LogSpacedBias, TableBias])
@@ -57,7 +57,7 @@ def test_only_a_continuous_bias_keeps_what_it_said_of_an_offset(position_bias: t
     arguments = {**SWIN_V2, "position_bias": position_bias}
     model = build(SwinTransformerV2, {**arguments, "img_size": 32})
     save_weights(model, tmp_path / "trained.safetensors")
-    larger = build(SwinTransformerV2, arguments | arguments_at(64, model, arguments))
+    larger = build(SwinTransformerV2, arguments | model.arguments_at(64, arguments))
     load_weights(larger, tmp_path / "trained.safetensors")
     old, new = (by_offset(m.layers[0].blocks[0].attn.bias(), window) for m, window in ((model, 4), (larger, 8)))
     same = [torch.allclose(bias, new[offset], atol=1e-6) for offset, bias in old.items()]
@@ -80,7 +80,7 @@ def test_a_model_built_anew_is_the_trained_one_resized_in_place(
     """`set_input_size` and loading weights resize by paths of their own."""
     model = build(kind, {**arguments, "img_size": 16})
     save_weights(model, tmp_path / "trained.safetensors")
-    larger = build(kind, {**arguments, **arguments_at(24, model, arguments)})
+    larger = build(kind, {**arguments, **model.arguments_at(24, arguments)})
     load_weights(larger, tmp_path / "trained.safetensors")
     model.set_input_size(24)
     images = torch.randn(2, 1, 24, 24)
@@ -127,7 +127,7 @@ def test_mistakes_are_named_before_anything_runs(tiny: Write, capsys: pytest.Cap
         ([config, "--sizes", "8", "--epochs", "-1"], "--epochs -1"),
         ([config, other, "--sizes", "8"], "a second run called tiny, seed 0"),
         ([config, "--sizes", "10"], "does not divide into patches of 4 px"),
-        ([config, "--sizes", "8", "--ckpt_path", "none"], "trained to tell classes apart"),
+        ([config, "--sizes", "8", "--ckpt_path", "none"], "not a finished run of a classifier"),
     ):
         assert run("transfer", ["--config", *arguments, "--out", "out"]) == 2
         assert message in capsys.readouterr().err

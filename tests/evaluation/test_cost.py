@@ -22,24 +22,6 @@ class TwoLayers(ImageModel):
     def embed(self, images: Tensor) -> Tensor:
         return self.hidden(images.flatten(1)).relu()
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.embed(images))
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        raise NotImplementedError
-
-    def no_weight_decay(self) -> set[str]:
-        return set()
-
-    def layers(self) -> list[list[nn.Parameter]]:
-        return [list(self.hidden.parameters()), list(self.head.parameters())]
-
-    def parts_to_compile(self) -> list[nn.Module]:
-        return [self.hidden]
-
-    def head_parameters(self) -> list[nn.Parameter]:
-        return list(self.head.parameters())
-
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:

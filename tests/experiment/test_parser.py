@@ -238,7 +238,7 @@ def test_the_command_line_beats_a_file_given_after_it(tiny: Write) -> None:
         (["--model.optimizer", "SimMIM"], "model.optimizer: SimMIM is no Optimizer. There are AdamW, SGD."),
         (["--model.optimizer", "SGD"], "model.optimizer needs lr: give --model.optimizer.lr"),
         (["--trainer.callbacks+=EarlyStoping"], "no class EarlyStoping. Did you mean EarlyStopping?"),
-        (["--model.backbone", f"{__name__}.Half"], "Half lacks add_pos_embed, attention_maps, "),
+        (["--model.backbone", f"{__name__}.Half"], "Half lacks encode; "),
         (["--model.teacher.model", "null"], "model: no option teacher.model.\n"),
     ],
 )

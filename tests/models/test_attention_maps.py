@@ -14,7 +14,7 @@ def test_each_token_gives_all_its_attention_away(small: Callable[..., Backbone])
     model = shake(small(img_size=16)).eval()
     assert isinstance(model, Backbone)
     maps = model.attention_maps(images(model))
-    assert len(maps) == len(model.layers()) - 2  # one a block
+    assert len(maps) == len(model.parameters_by_depth()) - 2  # one a block
     for attention in maps:
         B, h, Q, K = attention.weights.shape
         assert B == 2
@@ -41,7 +41,7 @@ def test_weights_of_a_vit_are_those_that_make_its_output() -> None:
     tokens = torch.cat([model.cls_token.expand(2, -1, -1), model.patch_embed(x).flatten(1, 2)], dim=1) + model.pos_embed
     inputs = block.norm1(tokens)  # type: ignore[operator]
     (attention,) = model.attention_maps(x)
-    _, _, v = block.attn.heads(inputs)  # type: ignore[union-attr, operator]
+    _, _, v = block.attn.project_qkv(inputs)  # type: ignore[union-attr, operator]
     output = block.attn.proj((attention.dense() @ v).transpose(1, 2).flatten(2))  # type: ignore[union-attr, operator]
     torch.testing.assert_close(output, block.attn(inputs))  # type: ignore[operator]
 

@@ -8,7 +8,8 @@ import torch
 
 from tests.models.small_models import images, shake
 from vitlab.models import Backbone
-from vitlab.models.layers import fan_in, trunc_normal
+from vitlab.models.backbone import Features, check_attributes
+from vitlab.models.layers import PatchEmbed, fan_in, trunc_normal
 
 Build = Callable[..., Backbone]
 
@@ -50,16 +51,16 @@ def test_images_that_patches_do_not_divide_are_refused_with_sizes_that_fit(small
 
 def test_layers_partition_the_parameters(small: Build) -> None:
     model = small()
-    listed = [id(parameter) for group in model.layers() for parameter in group]
+    listed = [id(parameter) for group in model.parameters_by_depth() for parameter in group]
     assert sorted(listed) == sorted(id(parameter) for parameter in model.parameters())
-    assert {id(p) for p in model.patch_embed.parameters()} <= {id(p) for p in model.layers()[0]}
-    assert {id(p) for p in model.head_parameters()} <= {id(p) for p in model.layers()[-1]}
+    assert {id(p) for p in model.patch_embed.parameters()} <= {id(p) for p in model.parameters_by_depth()[0]}
+    assert {id(p) for p in model.head_parameters()} <= {id(p) for p in model.parameters_by_depth()[-1]}
 
 
 def test_layers_follow_a_copy_and_a_new_head(small: Build) -> None:
     model = copy.deepcopy(small())
     model.reset_classifier(7)
-    listed = {id(parameter) for group in model.layers() for parameter in group}
+    listed = {id(parameter) for group in model.parameters_by_depth() for parameter in group}
     assert listed == {id(parameter) for parameter in model.parameters()}
 
 
@@ -169,3 +170,17 @@ def test_models_are_built_without_memory(small: Build, device: str) -> None:
     with torch.device(device):
         model = small()
         assert model(torch.empty(2, 3, *model.img_size)).shape == (2, 5)
+
+
+def test_an_attribute_that_an_architecture_forgets_is_named() -> None:
+    class Headless(Backbone):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch_embed = PatchEmbed(8, 2, 1, 4)
+            self.num_classes, self.img_size, self.in_chans = 0, (8, 8), 1
+
+        def encode(self, tokens: torch.Tensor) -> Features:
+            return Features(tokens.flatten(1, 2)[:, :0], tokens.flatten(1, 2))
+
+    with pytest.raises(ValueError, match=r"Headless\.__init__ sets no num_features, blocks, head; Backbone in"):
+        check_attributes(Headless())

@@ -109,4 +109,4 @@ def test_a_deep_vit_is_compiled_block_by_block() -> None:
 
 def test_a_timm_model_is_compiled_whole() -> None:
     model = TimmModel("vit_tiny_patch16_224", num_classes=5)
-    assert model.parts_to_compile() == [model.net]
+    assert model.blocks == [model.net]

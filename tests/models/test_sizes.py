@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import vitlab.models
 from vitlab.models import Backbone, ImageModel, SwinTransformer, SwinTransformerV2, VisionTransformer
-from vitlab.models.hierarchy import WindowBlock
 from vitlab.models.layers import fan_in
-from vitlab.models.named_size import variant
+from vitlab.models.sizes import named_size
+from vitlab.models.swin import PreNormBlock
 from vitlab.models.swin_v2 import ResPostNormBlock
 
 NAMES = [name for name in vitlab.models.__all__ if name[0].islower()]  # classes begin with a capital
@@ -46,7 +46,7 @@ def test_every_name_is_timms_model_of_that_name(name: str) -> None:
 def settings(block: Any) -> list[Any]:
     """Return heads and drop path, of Swins the window and its shift, of Swin v2 the window trained on."""
     found = [block.attn.num_heads, round(block.drop_path.rate, 6)]
-    if isinstance(block, WindowBlock):
+    if isinstance(block, PreNormBlock | ResPostNormBlock):
         found += [block.attn.window, block.shift]
     return [*found, block.attn.cpb_mlp.pretrained_window] if isinstance(block, ResPostNormBlock) else found
 
@@ -101,7 +101,7 @@ def test_names_are_their_own() -> None:
         assert getattr(inspect.getmodule(function), name) is function
 
 
-def test_a_variant_has_the_signature_of_its_class_with_its_own_defaults() -> None:
+def test_a_named_size_has_the_signature_of_its_class_with_its_own_defaults() -> None:
     ours = inspect.signature(vitlab.models.swin_base_patch4_window12_384)
     cls = inspect.signature(SwinTransformer)
     assert list(ours.parameters) == list(cls.parameters)
@@ -117,7 +117,7 @@ def test_a_variant_has_the_signature_of_its_class_with_its_own_defaults() -> Non
     assert all(p.annotation is cls.parameters[name].annotation for name, p in ours.parameters.items())
 
 
-def test_a_variant_takes_what_its_class_takes_and_nothing_else() -> None:
+def test_a_named_size_takes_what_its_class_takes_and_nothing_else() -> None:
     with torch.device("meta"):
         model = vitlab.models.vit_tiny_patch16_224(64, num_classes=3)
     assert isinstance(model, VisionTransformer)
@@ -125,7 +125,7 @@ def test_a_variant_takes_what_its_class_takes_and_nothing_else() -> None:
     with pytest.raises(TypeError, match="num_clases"):
         vitlab.models.vit_tiny_patch16_224(num_clases=3)
     with pytest.raises(AssertionError, match="embed_dims"):
-        variant("vit", VisionTransformer, embed_dims=3)
+        named_size(VisionTransformer, embed_dims=3)
 
 
 @pytest.fixture(params=[Backbone, ImageModel], ids=lambda base: base.__name__)
@@ -171,7 +171,7 @@ def test_yaml_builds_a_model_and_its_dump_builds_the_same(
     assert {n: p.shape for n, p in first.state_dict().items()} == {n: p.shape for n, p in second.state_dict().items()}
 
 
-def test_defaults_of_a_variant_reach_the_configuration(parser: ArgumentParser) -> None:
+def test_defaults_of_a_named_size_reach_the_configuration(parser: ArgumentParser) -> None:
     config = parser.parse_args(["--backbone=vitlab.models.swinv2_base_window12to24_192to384"])
     arguments = config.backbone.init_args
     assert (arguments.img_size, arguments.window_size) == (384, 24)

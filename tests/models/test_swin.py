@@ -8,7 +8,6 @@ from torch import nn
 
 from tests.models.small_models import SMALL, SWIN, images, relative_error, shake
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2
-from vitlab.models.hierarchy import WindowAttention
 from vitlab.models.swin import CosineAttention, PreNormBlock
 from vitlab.models.swin_v2 import LinearSpacedBias, LogSpacedBias, ResPostNormBlock, TableBias
 
@@ -51,7 +50,7 @@ def test_patch_merging_has_the_depth_of_the_block_before_it(family: str) -> None
     # Official layer ids (optimizer.py:104-117): blocks 1 … 6, merging of stage i with its last block.
     model = SMALL[family]()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = [{names[id(p)] for p in group} for group in model.layers()]
+    groups = [{names[id(p)] for p in group} for group in model.parameters_by_depth()]
     assert len(groups) == 1 + 6 + 1
     for group, merging in ((2, "layers.1.downsample."), (4, "layers.2.downsample.")):
         assert {name for name in names.values() if name.startswith(merging)} <= groups[group]
@@ -85,7 +84,7 @@ STEPS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("step", STEPS, ids=str)
 def test_every_step_from_swin_to_swin_v2_trains(step: dict[str, Any]) -> None:
     model = SwinTransformer(**SWIN, **step)
-    listed = [id(p) for group in model.layers() for p in group]
+    listed = [id(p) for group in model.parameters_by_depth() for p in group]
     assert sorted(listed) == sorted(id(p) for p in model.parameters())
     shake(model)
     model(images(model)).square().sum().backward()
@@ -143,9 +142,8 @@ def test_kept_biases_are_computed_once_and_forgotten_after(family: str) -> None:
     assert isinstance(model, SwinTransformer | SwinTransformerV2)
     x = images(model)
     calls = []
-    for module in model.modules():
-        if isinstance(module, WindowAttention):
-            module.bias = lambda bias=module.bias: calls.append(1) or bias()  # type: ignore[method-assign]
+    for block in model.blocks:
+        block.attn.bias = lambda bias=block.attn.bias: calls.append(1) or bias()
     expected = model(x)
     assert len(calls) == 6
     with model.biases_kept():
@@ -183,8 +181,6 @@ def test_stages_that_do_not_fit_are_refused(build: Any) -> None:
         build(**SWIN | {"depths": (2, 0, 2)})
     with pytest.raises(ValueError, match="window_size"):
         build(**SWIN | {"window_size": 0})
-    with pytest.raises(ValueError, match="global_pool"):
-        build(**SWIN).reset_classifier(3, "token")
 
 
 @pytest.mark.parametrize("sides", [(8, 8), (8, 8, -8), (8, 8, 8, 8)])

@@ -28,12 +28,12 @@ def test_a_timm_model_is_an_image_model(name: str) -> None:
     assert model(x).shape == (2, 5)
     assert torch.equal(model(x), model.net(x))
     assert model.embed(x).shape == (2, model.num_features)
-    listed = [id(p) for group in model.layers() for p in group]
+    listed = [id(p) for group in model.parameters_by_depth() for p in group]
     assert sorted(listed) == sorted(id(p) for p in model.parameters())
-    assert len(model.layers()) > 5
+    assert len(model.parameters_by_depth()) > 5
     head = {id(p) for p in model.head_parameters()}
     assert head
-    assert head <= {id(p) for p in model.layers()[-1]}
+    assert head <= {id(p) for p in model.parameters_by_depth()[-1]}
     assert model.no_weight_decay() <= {name for name, _ in model.named_parameters()}
     model.reset_classifier(3)
     assert model(x).shape == (2, 3)

@@ -115,7 +115,7 @@ def test_attention_is_its_equation_whatever_kernel_runs(dtype: torch.dtype, trai
 
 def test_depth_counts_embedding_blocks_and_head() -> None:
     # MAE's layer decay: ViT-B has 12 blocks and 14 depths (main_finetune's lr_decay.py).
-    assert len(build().layers()) == VIT["depth"] + 2
+    assert len(build().parameters_by_depth()) == VIT["depth"] + 2
 
 
 def test_a_model_rebuilt_for_another_size_is_timms_rebuilt() -> None:

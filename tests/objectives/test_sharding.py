@@ -12,7 +12,6 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.strategies import FSDPStrategy
-from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 
@@ -20,7 +19,7 @@ from tests.conftest import TINY
 from tests.objectives.small import CROPS
 from tests.objectives.test_distributed import FIT_EACH, SWIN_V2, VIT, experiment
 from vitlab.config import Config, merge
-from vitlab.models import VisionTransformer
+from vitlab.models import SwinTransformer
 from vitlab.objectives import Supervised
 from vitlab.objectives.ema import Ema
 from vitlab.objectives.sharding import apply_fsdp, refuse_other_sharding
@@ -105,23 +104,13 @@ def test_each_process_holds_half(name: str, runs: Path) -> None:
         assert parts["by_block"] > 0.5 * parts["all"]
 
 
-class Units(VisionTransformer):
-    """Somebody's network, which calls its blocks otherwise."""
-
-    def __init__(self) -> None:
-        super().__init__(img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=16, depth=3, num_heads=2)
-        self.units = self.blocks
-        del self.blocks
-
-    def parts_to_compile(self) -> list[nn.Module]:
-        return list(self.units)
-
-
-def test_parts_of_any_network_are_shared_out_whatever_their_name(tmp_path: Path) -> None:
-    """Three blocks, as often as there are networks: the trained one and its average; then all together."""
+def test_blocks_of_any_network_are_sharded(tmp_path: Path) -> None:
+    """Three blocks in two stages, of the trained network and of its average; then all together."""
+    sizes = {"embed_dim": 8, "depths": (2, 1), "num_heads": (1, 2), "window_size": 2}
+    model = SwinTransformer(img_size=8, patch_size=2, in_chans=1, num_classes=10, **sizes)  # type: ignore[arg-type]
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
-        objective = Supervised(Units(), AdamW(1e-3), WarmupCosine(), ema=Ema())
+        objective = Supervised(model, AdamW(1e-3), WarmupCosine(), ema=Ema())
         apply_fsdp(objective, init_device_mesh("cpu", (1,)))
     finally:
         torch.distributed.destroy_process_group()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlab.models import AttentionMap, Backbone, VisionTransformer
+from vitlab.models import AttentionMap, ImageModel
 
 
 def num_prefix(attention: AttentionMap) -> int:
@@ -83,15 +83,10 @@ def _unmerge(
     return shares[:, :, : finer[0], : finer[1]].flatten(2)
 
 
-def reads_class_token(model: Backbone) -> bool:
-    """Say whether the classifier reads prefix tokens, not the mean of the patches."""
-    return isinstance(model, VisionTransformer) and model.global_pool == "token"
-
-
-def input_map(model: Backbone, images: Float[Tensor, "B C Hpx Wpx"]) -> Float[Tensor, "B H W"]:
-    """Return how much of what the classifier reads comes from each patch of the image, by rollout."""
+def input_map(model: ImageModel, images: Float[Tensor, "B C Hpx Wpx"]) -> Float[Tensor, "B H W"]:
+    """Return the share of each patch of the image in what the classifier reads, by rollout."""
     maps = model.attention_maps(images)
     P, Q = num_prefix(maps[-1]), maps[-1].weights.shape[2]
-    read = (torch.arange(Q, device=images.device) < P) == reads_class_token(model)  # (Q,)
+    read = (torch.arange(Q, device=images.device) < P) == (model.global_pool == "token")  # (Q,)
     rows = (read / read.sum()).expand(len(images), 1, Q)
     return rollout(maps, rows)[:, 0, P:].unflatten(1, maps[0].size)

@@ -16,19 +16,18 @@ from torch import Tensor
 
 from vitlab.analysis import figures
 from vitlab.analysis.activations import amplitude, block_outputs
-from vitlab.analysis.attention import attention_distance, input_map, query_at, query_map, reads_class_token
+from vitlab.analysis.attention import attention_distance, input_map, query_at, query_map
 from vitlab.analysis.canvas import to_pixels, write_png
 from vitlab.analysis.embeddings import filter_components, position_similarity
 from vitlab.analysis.similarity import FEWEST, model_similarity
-from vitlab.models import Backbone, VisionTransformer
-from vitlab.models.layers import PatchEmbed
+from vitlab.models import Backbone, ImageModel
 
 SHOWN = 8  # images in a picture
 BLOCKS_SHOWN = 12
 ATTENTION_BATCH = 4  # images at a time: the attention of all blocks is held
 FEATURE_BATCH = 16  # the same for what blocks pass on
 
-ATTENTION, BLOCKS, FILTERS = "attention maps", "blocks that pass on maps of tokens", "filters of a patch embedding"
+ATTENTION, BLOCKS, FILTERS = "attention maps", "blocks with maps of tokens", "filters of a first convolution"
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Subject:
     """
 
     name: str
-    model: Backbone
+    model: ImageModel
     images: Float[Tensor, "B C H W"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -65,8 +64,8 @@ def write_page(subjects: list[Subject], names: list[str], labels: list[int] | No
         labels: of the images, where they are known.
     """
     shown = []
-    lacks = {subject.name: _lacks(subject) for subject in subjects}
-    for picture in _pictures(subjects, lacks, names, labels):
+    missing = {subject.name: _missing(subject) for subject in subjects}
+    for picture in _pictures(subjects, missing, names, labels):
         path = out / f"{picture.name}.png"
         write_png(picture.figure, path)
         shown.append({**picture._asdict(), "data": base64.b64encode(path.read_bytes()).decode()})
@@ -76,47 +75,47 @@ def write_page(subjects: list[Subject], names: list[str], labels: list[int] | No
         subjects=subjects,
         pictures=shown,
         count=len(names),
-        lacks={name: parts for name, parts in lacks.items() if parts},
+        missing={name: parts for name, parts in missing.items() if parts},
     )
     (out / "index.html").write_text(page, encoding="utf-8")
     return out / "index.html"
 
 
-def _lacks(subject: Subject) -> list[str]:
-    """Return what an architecture of a user's own need not have, and some pictures are of."""
+def _missing(subject: Subject) -> list[str]:
+    """Return the parts that some pictures show and that this architecture does not have."""
     model, images = subject.model, subject.images[:1]
     parts = {
         ATTENTION: bool(model.attention_maps(images)),
         BLOCKS: bool(block_outputs(model, images)),
-        FILTERS: isinstance(model.patch_embed, PatchEmbed),
+        FILTERS: filter_components(model) is not None,
     }
     return [name for name, there in parts.items() if not there]
 
 
 def _pictures(
-    subjects: list[Subject], lacks: dict[str, list[str]], names: list[str], labels: list[int] | None
+    subjects: list[Subject], missing: dict[str, list[str]], names: list[str], labels: list[int] | None
 ) -> Iterator[Picture]:
-    attending, passing, filtering = (
-        [subject for subject in subjects if part not in lacks[subject.name]] for part in (ATTENTION, BLOCKS, FILTERS)
-    )
+    attending, passing = ([s for s in subjects if part not in missing[s.name]] for part in (ATTENTION, BLOCKS))
     if attending:
         yield from _pictures_of_attention(attending, names, labels)
     if passing:
         yield from _pictures_of_blocks(passing, names)
-    for subject in filtering:
-        yield Picture(
-            f"filters-{subject.name}",
-            f"Filters of {subject.name}",
-            "The first principal components of the patch embedding, each stretched to all colors.",
-            figures.draw_filters(filter_components(subject.model).cpu().numpy()),
-        )
-        if isinstance(subject.model, VisionTransformer):
+    for subject in subjects:
+        filters = filter_components(subject.model)
+        if filters is not None:
+            yield Picture(
+                f"filters-{subject.name}",
+                f"Filters of {subject.name}",
+                "The first principal components of the first layer's filters, each stretched to the full range.",
+                figures.draw_filters(filters.cpu().numpy()),
+            )
+        positions = position_similarity(subject.model) if isinstance(subject.model, Backbone) else None
+        if positions is not None:
             yield Picture(
                 f"positions-{subject.name}",
                 f"Positions of {subject.name}",
-                "For each patch, at its place, a map of how similar the position embeddings of all patches are to its "
-                "own.",
-                figures.draw_positions(position_similarity(subject.model).cpu().numpy()),
+                "One map per patch, at its place: how similar the position embeddings of all patches are to its own.",
+                figures.draw_positions(positions.cpu().numpy()),
             )
 
 
@@ -166,7 +165,7 @@ def _pictures_of_blocks(subjects: list[Subject], names: list[str]) -> Iterator[P
 def _pictures_of_heads(subject: Subject, names: list[str]) -> Iterator[Picture]:
     maps, pixels = subject.model.attention_maps(subject.images[:SHOWN]), _pixels(subject)
     blocks = np.linspace(1, len(maps), min(BLOCKS_SHOWN, len(maps))).round().astype(int)
-    patch, (height, width) = subject.model.patch_size, pixels.shape[1:3]
+    patch, (height, width) = maps[0].stride, pixels.shape[1:3]
     # The center of a patch: in the middle of most images four of them meet.
     middle = (height // 2 // patch * patch + patch // 2, width // 2 // patch * patch + patch // 2)
     yield Picture(
@@ -181,7 +180,7 @@ def _pictures_of_heads(subject: Subject, names: list[str]) -> Iterator[Picture]:
             middle,
         ),
     )
-    if reads_class_token(subject.model):
+    if subject.model.global_pool == "token":
         heads = list(query_map(maps[-1], 0).cpu().numpy())
         yield Picture(
             f"class-token-{subject.name}",

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlab.analysis.activations import block_outputs
-from vitlab.models import Backbone
+from vitlab.models import ImageModel
 
 FEWEST = 4
 """Images that an unbiased estimate needs."""
@@ -51,7 +51,9 @@ def linear_cka(batches: Iterable[tuple[list[Tensor], list[Tensor]]]) -> Float[Te
 
 
 def model_similarity(
-    first: Backbone, second: Backbone, batches: Iterable[tuple[Float[Tensor, "n C H W"], Float[Tensor, "n C2 H2 W2"]]]
+    first: ImageModel,
+    second: ImageModel,
+    batches: Iterable[tuple[Float[Tensor, "n C H W"], Float[Tensor, "n C2 H2 W2"]]],
 ) -> Float[Tensor, "I J"]:
     """Return the CKA of the blocks of two models; a batch is the same images as each of them sees them."""
     return linear_cka((block_outputs(first, a), block_outputs(second, b)) for a, b in batches)

@@ -1,12 +1,9 @@
-"""A trained model at other image sizes, its windows grown in proportion: Swin v2's Table 1 in kind.
+"""Tables and figures of a trained model at other image sizes, like Swin v2's Table 1.
 
-Swin v2 (Liu et al. 2022, https://arxiv.org/abs/2111.09883) measures offsets in the window of the training, so that a
-larger one asks its continuous bias for offsets beyond those trained on; a table of biases is interpolated. A ViT's
-positions are interpolated too.
+Windows grow in proportion. Swin v2 (Liu et al. 2022, https://arxiv.org/abs/2111.09883) measures offsets in the window
+of the training, so that its continuous bias extrapolates; a table of biases is interpolated, as are a ViT's positions.
 """
 
-import copy
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,72 +12,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitlab.analysis.canvas import COLORS, new_figure, styled, write_png
-from vitlab.models import Backbone, SwinTransformerV2
-from vitlab.models.hierarchy import HierarchicalBackbone
-from vitlab.models.swin_v2 import LinearSpacedBias, LogSpacedBias, TableBias
-from vitlab.models.windows import clamp_window, stage_maps
 
-# Swin-T, trained on ImageNet-1k at 256 px with windows of 8, then as it is and after 30 epochs at the larger size.
+# Swin-T, trained on ImageNet-1k at 256 px with windows of 8: tested directly, and after 30 epochs at the larger size.
 PUBLISHED_AT = (256, 384, 512, 640, 768)
-PUBLISHED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # top-1 in per cent
+PUBLISHED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # top-1 in percent
     "parametrized": ((81.7, 79.4, 77.2, 73.2, 68.7), (82.7, 83.0, 83.2, 83.2)),
     "linear": ((81.7, 82.0, 81.2, 79.8, 77.6), (82.9, 83.3, 83.6, 83.7)),
     "log": ((81.8, 82.4, 81.7, 80.4, 79.1), (83.2, 83.8, 84.0, 84.2)),
 }
 SOURCE = "Liu et al. 2022, Table 1: Swin-T on ImageNet-1k, trained at 256 px with windows of 8"
-BIASES = {TableBias: "parametrized", LinearSpacedBias: "linear", LogSpacedBias: "log"}
 
 TUNED = ["tuned", "tuned_low", "tuned_high"]
-LR_SHARE = 0.04  # of the training's rate, for fine-tuning at another size: the paper's 4e-5 after 1e-3
-WARMUP_SHARE = 1 / 6  # of the epochs: the official configurations' 5 of 30
-
-
-def arguments_at(image_size: int, model: Backbone, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a backbone's arguments must become for images of another size.
-
-    Args:
-        model: as trained.
-        arguments: those that it was built with.
-
-    Raises:
-        ValueError: the size does not divide into the patches of a Swin.
-    """
-    changes: dict[str, Any] = {"img_size": image_size}
-    if isinstance(model, HierarchicalBackbone):
-        resized = copy.deepcopy(model)
-        resized.set_input_size(image_size)
-        windows = resized.windows
-        same = len(set(windows)) == 1
-        changes["window_size"] = list(windows[0]) if same else [height for height, _ in windows]
-    if isinstance(model, SwinTransformerV2):
-        # Without these the new window would be the measure of offsets, and nothing be extrapolated. A run that began
-        # from another window keeps what it was trained with.
-        given = arguments["pretrained_window_sizes"]
-        changes["pretrained_window_sizes"] = [
-            side or height for side, (height, _) in zip(given, clamped_windows(model), strict=False)
-        ]
-    return changes
-
-
-def clamped_windows(model: HierarchicalBackbone) -> list[tuple[int, int]]:
-    """Return each stage's window (height, width), cut down to the stage's map."""
-    maps = stage_maps(model.patch_embed.grid_size, len(model.windows))
-    return [clamp_window(size, window)[0] for size, window in zip(maps, model.windows, strict=True)]
-
-
-def describe_window(model: Backbone) -> str:
-    """Return the side of the first stage's window, or height × width; nothing for a ViT."""
-    if not isinstance(model, HierarchicalBackbone):
-        return ""
-    return "×".join(map(str, dict.fromkeys(clamped_windows(model)[0])))
-
-
-def describe_bias(model: Backbone) -> str:
-    """Return what the paper's table calls a Swin v2's position bias; nothing for another model."""
-    if not isinstance(model, SwinTransformerV2):
-        return ""
-    bias = type(model.get_submodule("layers.0.blocks.0.attn.cpb_mlp"))
-    return next((name for kind, name in BIASES.items() if bias is kind), "")
+LR_SHARE = 0.04  # of the training's learning rate, for fine-tuning at another size: the paper's 4e-5 after 1e-3
+WARMUP_SHARE = 1 / 6  # of the epochs: 5 of 30 in the official configurations
 
 
 def asks_what_the_paper_asks(table: pd.DataFrame) -> bool:

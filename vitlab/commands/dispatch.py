@@ -314,7 +314,6 @@ def export(arguments: Sequence[str]) -> int:
 def visualize(arguments: Sequence[str]) -> int:
     """Draw what one or several runs learned: PNGs, and a page with all of them."""
     from vitlab.analysis.page import Subject, write_page
-    from vitlab.models import Backbone
     from vitlab.runs.image_logging import some_images
 
     parser = StudyParser(
@@ -329,8 +328,6 @@ def visualize(arguments: Sequence[str]) -> int:
     for config in dict.fromkeys(options.config):
         cli, _ = restore(["--config", config])
         model, data = cli.model.encoder, cli.datamodule
-        if not isinstance(model, Backbone):
-            raise ValueError(f"{config}: {type(model).__name__} gives no attention; draw a ViT, a DeiT or a Swin.")
         if options.images is None:
             images, labels, names = some_images(data, 64, device)
         else:
@@ -352,7 +349,6 @@ def transfer(arguments: Sequence[str]) -> int:
 
     from vitlab.analysis.transfer import write_transfer
     from vitlab.commands.resolution_transfer import transfer_run
-    from vitlab.models import Backbone
 
     parser = StudyParser(
         "python -m vitlab transfer",
@@ -372,8 +368,8 @@ def transfer(arguments: Sequence[str]) -> int:
     for config in dict.fromkeys(options.config):
         cli = build("test", ["--config", config, *rest], start=False)
         checkpoint = cli.checkpoint()
-        if not isinstance(cli.model.backbone, Backbone) or not cli.model.backbone.num_classes or checkpoint is None:
-            raise ValueError(f"{config}: give a ViT, a DeiT or a Swin that was trained to tell classes apart.")
+        if not cli.model.backbone.num_classes or checkpoint is None:
+            raise ValueError(f"{config}: not a finished run of a classifier; give the config.yaml of one.")
         run = cli.directory.parent.name, cli.resolved["seed_everything"]
         if run in trained:
             raise ValueError(f"{config} is a second run called {run[0]}, seed {run[1]}; a table needs other names.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vitlab.analysis.transfer import LR_SHARE, WARMUP_SHARE, arguments_at, describe_bias, describe_window
+from vitlab.analysis.transfer import LR_SHARE, WARMUP_SHARE
 from vitlab.config import Config, merge
 from vitlab.evaluation.classify import classify
 from vitlab.evaluation.cost import device_for
@@ -25,7 +25,7 @@ def transfer_run(
     device = device_for("auto")
     own, arguments = trained.datamodule.image_size, trained.resolved["model"]["init_args"]["backbone"]["init_args"]
     for size in sorted({own, *sizes}):
-        backbone = {"init_args": arguments_at(size, trained.model.backbone, arguments)}
+        backbone = {"init_args": trained.model.backbone.arguments_at(size, arguments)}
         changes = {"model": {"init_args": {"backbone": backbone}}, "data": {"init_args": {"image_size": size}}}
         resized = merge(trained.resolved, changes)
         cli = VitlabCLI("test", resized, start=False)
@@ -34,8 +34,9 @@ def transfer_run(
         row = {
             "trained_at": own,
             "image_size": size,
-            "window": describe_window(model),
-            "bias": describe_bias(model),
+            "window": "",
+            "bias": "",
+            **model.describe(),
             "partial": ", ".join(shortfalls(trained.directory)),
             "images": len(data.labels("test")),
             **Accuracy.of(*classify(model, data.batches("test", device))).columns("direct"),

@@ -1,102 +1,143 @@
-"""The one interface between architectures and objectives.
+"""The interface between architectures and objectives.
 
-`ImageModel` is anything that can be trained on labels, `Backbone` adds the three steps objectives build on:
+An `ImageModel` can be trained on labels. A `Backbone` encodes an image in three steps that objectives build on:
 
     patch_embed(images)   -> tokens (B, H, W, D)
     add_pos_embed(tokens) -> tokens (B, H, W, D)
     encode(tokens)        -> Features
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vitlab.models.layers import PatchEmbed
+from vitlab.models.layers import Init, PatchEmbed, new_classifier, resize_pos_embed, trunc_normal
 
 
 class Features(NamedTuple):
-    """What an encoder gives: P prefix tokens (class, distillation; P may be 0) and N patch tokens, normalized."""
+    """The normalized output of an encoder: P prefix tokens (class, distillation; P may be 0) and N patch tokens."""
 
     prefix: Float[Tensor, "B P C"]
     patches: Float[Tensor, "B N C"]
 
 
 class AttentionMap(NamedTuple):
-    """Attention of one block: the weights that Q tokens give to the K tokens that each of them sees.
+    """Attention of one block: the probabilities that Q queries give to K keys each.
 
-    Tokens are counted as the prefix tokens, then the map of `size` (height, width) row by row.
+    Tokens are numbered: first the prefix tokens, then the map of `size` (height, width) row by row.
     """
 
     weights: Float[Tensor, "B h Q K"]
-    keys: Int[Tensor, "Q K"]  # which token; -1 for padding
+    keys: Int[Tensor, "Q K"]  # the number of the token; -1 for padding
     size: tuple[int, int]
-    stride: int  # side in pixels of what a token of the map stands for
+    stride: int  # side in pixels of one token of the map
 
     def dense(self) -> Float[Tensor, "B h Q Q"]:
-        """Return weights to all tokens, 0 for those not seen."""
+        """Return the probabilities of all tokens, 0 for those outside the window."""
         B, h, Q, _ = self.weights.shape
         index = (self.keys + 1).expand_as(self.weights)
         return self.weights.new_zeros(B, h, Q, Q + 1).scatter_add_(3, index, self.weights)[..., 1:]
 
 
 class ImageModel(nn.Module, ABC):
-    """Map images to class logits and to an embedding."""
+    """Map images to class logits and to an embedding.
+
+    A network without tokens subclasses this: it writes `embed` and sets the six attributes below. Everything else
+    has a default.
+    """
 
     num_classes: int
     num_features: int  # C, the width of the embedding
     img_size: tuple[int, int]
     in_chans: int
+    head: nn.Module  # the classifier, `vitlab.models.layers.classifier(num_features, num_classes)`
+    blocks: Sequence[nn.Module] | nn.ModuleList
+    """In order of depth. Each is compiled and sharded alone, is one layer of layer decay and one point in figures."""
 
-    @abstractmethod
-    def forward(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B K"]:
-        """Return the logits, or the embedding where `num_classes` is 0."""
+    init: Init = staticmethod(trunc_normal)  # starts a new classifier
+    global_pool: str = "avg"  # "token" if the classifier reads the class token
 
     @abstractmethod
     def embed(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B C"]:
         """Return the pooled embedding that the classifier reads."""
 
-    @abstractmethod
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a fresh one, or by none for 0."""
+    def forward(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B K"]:
+        """Return the logits, or the embedding if `num_classes` is 0."""
+        return self.head(self.embed(images))
 
-    @abstractmethod
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by a new one, or by none for 0."""
+        self.num_classes = num_classes
+        self.head = new_classifier(self.num_features, num_classes, self.init, like=next(self.parameters()))
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the classifier, which fine-tuning may give another learning rate."""
+        return list(self.head.parameters())
+
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters that are not decayed although they have more than one dimension."""
+        return set()
 
-    @abstractmethod
-    def layers(self) -> list[list[nn.Parameter]]:
-        """Return all parameters by depth: the embedding first, the final norm and the head last."""
+    def parameters_by_depth(self) -> list[list[nn.Parameter]]:
+        """Return all parameters in order of registration: before the first block, by block, after the last block.
 
-    @abstractmethod
-    def head_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters of the classifier, which fine-tuning may give a learning rate of its own."""
-
-    @abstractmethod
-    def parts_to_compile(self) -> list[nn.Module]:
-        """Return the modules that `torch.compile` is to take, each by itself: every objective's way leads through them.
-
-        Blocks rather than the whole: it compiles in a quarter of the time and is as fast.
+        What stands between two blocks, like a patch merging, counts to the first of them.
         """
+        depth_of = {id(p): depth for depth, block in enumerate(self.blocks, start=1) for p in block.parameters()}
+        last = len(self.blocks)
+        groups: list[list[nn.Parameter]] = [[] for _ in range(last + 2)]
+        depth = 0
+        for parameter in self.parameters():
+            depth = depth_of.get(id(parameter), depth if depth < last else last + 1)
+            groups[depth].append(parameter)
+        return groups
 
-    @contextmanager
-    def biases_kept(self) -> Iterator[None]:
-        """Let an evaluation compute once what depends on weights alone: a Swin's position biases, else nothing."""
-        yield
+    def attention_maps(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> list[AttentionMap]:
+        """Return the attention of each block; nothing for an architecture without attention."""
+        return []
+
+    def biases_kept(self) -> AbstractContextManager[None]:
+        """Let an evaluation compute once what depends on weights alone, like a Swin's position biases."""
+        return nullcontext()
+
+    def resized(self, name: str, tensor: Tensor) -> Tensor | None:
+        """Return a tensor of a file in the shape of the parameter `name`; None if it cannot be resized.
+
+        `load_weights` calls it for each tensor whose shape differs: position embeddings and bias tables of another
+        image size.
+        """
+        return None
+
+    def arguments_at(self, img_size: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the changes to the constructor's `arguments` for images of another size."""
+        return {"img_size": img_size}
+
+    def describe(self) -> dict[str, str]:
+        """Return what a table of runs at several image sizes shows of the model: a Swin's `window` and `bias`."""
+        return {}
 
 
 class Backbone(ImageModel):
-    """Encode images as tokens in three public steps.
+    """Encode images as tokens in three steps.
 
-    A subclass of one's own sets `patch_embed`, `num_classes`, `num_features`, `img_size` and `in_chans`. It writes
-    `stride`, `add_pos_embed`, `encode`, `pool`, `forward_head` and `attention_maps`; and of `ImageModel` `forward`,
-    `reset_classifier`, `no_weight_decay`, `layers`, `head_parameters` and `parts_to_compile`. `num_classes`, `img_size`
-    and `in_chans` are its arguments too, typed and with defaults: the data fill them in.
+    Your own architecture sets seven attributes and writes `encode`:
 
-    A net without tokens is an `ImageModel` alone, which takes these last six and `embed`.
+        patch_embed    `vitlab.models.layers.PatchEmbed`
+        blocks         its blocks, a ModuleList or a property
+        head           `vitlab.models.layers.classifier(num_features, num_classes)`
+        num_features   the width of the tokens of `encode`
+        num_classes, img_size (height, width), in_chans
+
+    The last three are arguments too, typed and with defaults, because the data set fills them in. Register modules in
+    the order of the forward pass: layer decay counts depth in this order.
+
+    Override a default where it does not fit: `stride` if `encode` reduces the map, `add_pos_embed`, `pool`,
+    `no_weight_decay`, `attention_maps`, `resized`, `reset_classifier`.
     """
 
     patch_embed: PatchEmbed
@@ -107,29 +148,25 @@ class Backbone(ImageModel):
         return self.patch_embed.patch_size
 
     @property
-    @abstractmethod
     def stride(self) -> int:
-        """Side in pixels of what a token of `encode` stands for."""
+        """Side in pixels of one token of `encode`."""
+        return self.patch_size
 
-    @abstractmethod
     def add_pos_embed(self, tokens: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
-        """Add position embeddings, resized where the grid is not the one of `img_size`."""
+        """Add position embeddings, resized if the grid is not the one of `img_size`; by default there are none."""
+        return tokens
 
     @abstractmethod
     def encode(self, tokens: Float[Tensor, "B *grid D"]) -> Features:
         """Run the blocks and the final norm."""
 
-    @abstractmethod
     def pool(self, features: Features) -> Float[Tensor, "B C"]:
-        """Return the embedding that the classifier reads."""
+        """Return the embedding that the classifier reads: the mean of the patches."""
+        return features.patches.mean(dim=1)
 
-    @abstractmethod
     def forward_head(self, features: Features) -> Float[Tensor, "B K"]:
         """Return the logits."""
-
-    @abstractmethod
-    def attention_maps(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> list[AttentionMap]:
-        """Return each block's attention, recomputed from q and k, because fused kernels never hold it."""
+        return self.head(self.pool(features))
 
     def forward_features(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Features:
         """Take the three steps."""
@@ -138,16 +175,47 @@ class Backbone(ImageModel):
     def embed(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B C"]:
         return self.pool(self.forward_features(images))
 
+    def forward(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B K"]:
+        return self.forward_head(self.forward_features(images))
+
+    def resized(self, name: str, tensor: Tensor) -> Tensor | None:
+        """Resize `pos_embed` (1, P + N, D), taken from a square grid."""
+        shape = self.state_dict()[name].shape
+        if name != "pos_embed" or tensor.ndim != 3 or tensor.shape[2] != shape[2]:
+            return None
+        num_prefix = shape[1] - math.prod(self.patch_embed.grid_size)
+        side = math.isqrt(max(tensor.shape[1] - num_prefix, 0))
+        if side * side != tensor.shape[1] - num_prefix:
+            return None
+        return resize_pos_embed(tensor, num_prefix, (side, side), self.patch_embed.grid_size)
+
+
+def check_attributes(model: ImageModel) -> None:
+    """Raise a ValueError that names the attributes that an architecture's `__init__` does not set."""
+    names = ["num_classes", "num_features", "img_size", "in_chans", "blocks"]
+    names += ["patch_embed"] if isinstance(model, Backbone) else []
+    names += ["head"] if type(model).head_parameters is ImageModel.head_parameters else []
+    missing = [name for name in names if getattr(model, name, None) is None]
+    if missing:
+        raise ValueError(
+            f"{type(model).__name__}.__init__ sets no {', '.join(missing)}; {type(model).__mro__[1].__name__} in "
+            "vitlab/models/backbone.py lists what an architecture sets."
+        )
+
 
 def recompute_attention(
-    model: Backbone, attentions: list[nn.Module], images: Float[Tensor, "B Cin Hpx Wpx"]
+    model: Backbone, attentions: Sequence[nn.Module], images: Float[Tensor, "B Cin Hpx Wpx"]
 ) -> list[Float[Tensor, "_ h N N"]]:
-    """Return what `weights` of each attention gives for its inputs in a forward of the model."""
-    found: list[Tensor] = []
-    handles = [a.register_forward_pre_hook(lambda a, inputs: found.append(a.weights(*inputs))) for a in attentions]
+    """Return the `attention_probs` of each attention in a forward pass, since fused kernels never hold them."""
+    probs: list[Tensor] = []
+
+    def record(attention: Any, inputs: tuple[Tensor, ...]) -> None:
+        probs.append(attention.attention_probs(*inputs))
+
+    handles = [attention.register_forward_pre_hook(record) for attention in attentions]
     try:
         model.forward_features(images)
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return probs

@@ -1,4 +1,4 @@
-"""What two architectures share: patch embedding, MLP, stochastic depth, initializations, the sin-cos table."""
+"""Layers that several architectures use: patch embedding, MLP, stochastic depth, initializations, sin-cos table."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Init = Callable[[nn.Linear], None]
-"""How a linear layer starts: `trunc_normal`, `fan_in`, or a function of one's own by its import path."""
+"""Initializes a linear layer: `trunc_normal`, `fan_in`, or your own function by its import path."""
 
 
 def pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -17,7 +18,7 @@ def pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def multiples_around(value: int, step: int) -> str:
-    """Return the multiples of `step` next to `value`, or `value` if it is one, in words, for an error's remedy."""
+    """Return the multiples of `step` nearest to `value`, as words for an error message."""
     below = value // step * step
     if below == value > 0:
         return f"{value}"
@@ -34,8 +35,8 @@ def trunc_normal(linear: nn.Linear) -> None:
 def fan_in(linear: nn.Linear) -> None:
     """Initialize with σ = 1/√fan_in (LeCun), which keeps the scale of activations at any width; bias 0.
 
-    σ = 0.02 is this at a width of 2,500. At widths of 48–96 it shrinks what every layer passes on, and a short
-    training ends before the layers have grown.
+    σ = 0.02 is this at a width of 2,500. At widths of 48–96 it shrinks activations in every layer, and a short
+    training ends before the weights have grown.
     """
     nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
     if linear.bias is not None:
@@ -76,27 +77,31 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(images).permute(0, 2, 3, 1))  # (B, H, W, D)
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
-        """Change the size of images expected."""
+        """Change the expected size of images."""
+        self.grid_size, self.img_size = self.grid_at(img_size), pair(img_size)
+
+    def grid_at(self, img_size: int | tuple[int, int]) -> tuple[int, int]:
+        """Return (H, W) of the tokens for images of a size that patches divide."""
         size, patch = pair(img_size), self.patch_size
         if patch < 1:
             raise ValueError(f"patch_size must be at least 1 px, not {patch}.")
         if any(side < 1 or side % patch for side in size):
             near = " × ".join(multiples_around(side, patch) for side in size)
             raise ValueError(f"img_size {size} does not divide into patches of {patch} px. Sizes that do: {near}.")
-        self.img_size, self.grid_size = size, (size[0] // patch, size[1] // patch)
+        return size[0] // patch, size[1] // patch
 
     def _check(self, size: tuple[int, int]) -> None:
         if not self.dynamic_img_size:
-            raise ValueError(f"Images of {size} px for a model of {self.img_size} px with dynamic_img_size false.")
+            raise ValueError(f"Images of {size} px for a model of {self.img_size} px with dynamic_img_size: false.")
         if not self.dynamic_img_pad and (size[0] % self.patch_size or size[1] % self.patch_size):
             near = " × ".join(multiples_around(side, self.patch_size) for side in size)
             raise ValueError(
-                f"Images of {size} px do not divide into patches of {self.patch_size} px; {near} do, or let "
-                "dynamic_img_pad: true fill up the last patches."
+                f"Images of {size} px do not divide into patches of {self.patch_size} px; {near} do. "
+                "dynamic_img_pad: true pads the last patches."
             )
 
     def grid_of(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> tuple[int, int]:
-        """Return (H, W) of the tokens that images become."""
+        """Return (H, W) of the tokens of a batch of images."""
         return -(-images.shape[2] // self.patch_size), -(-images.shape[3] // self.patch_size)
 
 
@@ -105,8 +110,8 @@ def attention(
 ) -> Float[Tensor, "B h N d"]:
     """Return softmax(q kᵀ / √d) v."""
     if q.is_cpu and q.requires_grad and q.dtype == torch.bfloat16:
-        # The gradient of PyTorch's fused kernel for the CPU takes three to six times as long in bfloat16 as the
-        # products that it fuses; for N tokens, keeping the N × N weights is the price.
+        # On the CPU, the backward of PyTorch's fused kernel in bfloat16 takes three to six times as long as these two
+        # products. They keep N × N weights in memory.
         weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1, dtype=q.dtype)
         return F.dropout(weights, dropout) @ v
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
@@ -154,6 +159,11 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
+def run_block(block: nn.Module, x: Tensor, grad_checkpointing: bool) -> Tensor:
+    """Return block(x); with gradient checkpointing, its activations are recomputed in the backward pass."""
+    return checkpoint(block, x, use_reentrant=False) if grad_checkpointing else block(x)
+
+
 def drop_path_rates(rate: float, depth: int) -> list[float]:
     """Return the rate of each of `depth` blocks: linear from 0 at the first to `rate` at the last."""
     if depth < 1:
@@ -177,10 +187,10 @@ def check_heads(dim: int, num_heads: int, name: str = "A width") -> None:
 
 
 def sincos_table(dim: int, height: int, width: int) -> Float[Tensor, "N dim"]:
-    """Return the fixed 2-D sin-cos position embedding of MAE, one row a patch, rows first.
+    """Return MAE's fixed 2-D sin-cos position embedding of each patch, row by row.
 
     The first half of the channels encodes the column and the second half the row, each as all sines, then all
-    cosines, with frequencies 10000^(-4i/dim): the order of the released MAE weights, which other code does not share.
+    cosines, with frequencies 10000^(-4i/dim). The released MAE weights need this order; other code has another.
     """
     if dim % 4:
         raise ValueError(f"A 2-D sin-cos table needs a width divisible by 4, not {dim}: {multiples_around(dim, 4)}.")
@@ -195,10 +205,10 @@ def sincos_table(dim: int, height: int, width: int) -> Float[Tensor, "N dim"]:
 def resample_grid(
     table: Float[Tensor, "H W D"], height: int, width: int, antialias: bool = True
 ) -> Float[Tensor, "height width D"]:
-    """Resize a table over a grid by bicubic interpolation in float32.
+    """Resize a grid of vectors by bicubic interpolation in float32.
 
-    timm resizes position embeddings with antialiasing, Swin's code its tables without; the kernels differ even where
-    nothing shrinks.
+    timm resizes position embeddings with antialiasing, Swin's code its tables without. The kernels differ even when
+    the grid grows.
     """
     if table.shape[:2] == (height, width):
         return table
@@ -207,8 +217,16 @@ def resample_grid(
     return grid[0].permute(1, 2, 0).to(table.dtype)
 
 
+def resize_pos_embed(
+    pos_embed: Float[Tensor, "1 PN D"], num_prefix: int, old: tuple[int, int], new: tuple[int, int]
+) -> Float[Tensor, "1 PN2 D"]:
+    """Resize the position embeddings of an old grid (H, W) to a new one; those of P prefix tokens stay."""
+    grid = resample_grid(pos_embed[0, num_prefix:].unflatten(0, old), *new).flatten(0, 1).unsqueeze(0)
+    return torch.cat([pos_embed[:, :num_prefix], grid], dim=1)
+
+
 def classifier(num_features: int, num_classes: int) -> nn.Module:
-    """Return the last linear layer, or nothing for `num_classes=0`, where a model gives its pooled embedding."""
+    """Return a linear layer, or the identity for `num_classes=0`: the model then returns its pooled embedding."""
     if num_classes < 0:
         raise ValueError(f"num_classes must be 0 (no head: the pooled embedding) or more, not {num_classes}.")
     return nn.Linear(num_features, num_classes) if num_classes else nn.Identity()
@@ -222,7 +240,7 @@ def init_linears(module: nn.Module, init: Init) -> None:
 
 
 def new_classifier(num_features: int, num_classes: int, init: Init, like: Tensor) -> nn.Module:
-    """Return a classifier started by `init`, on the device and in the precision of `like`."""
+    """Return a classifier initialized by `init`, on the device and in the precision of `like`."""
     head = classifier(num_features, num_classes)
     init_linears(head, init)
     return head.to(like.device, like.dtype)

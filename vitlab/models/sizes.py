@@ -1,9 +1,37 @@
-"""Named sizes of the architectures, as data: timm's name, a class, and what differs from its defaults."""
+"""Named sizes of the architectures: timm's name, a class, and the defaults that differ."""
 
-from vitlab.models.named_size import variant as _variant
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
 from vitlab.models.swin import SwinTransformer
 from vitlab.models.swin_v2 import SwinTransformerV2
 from vitlab.models.vit import VisionTransformer
+
+P = ParamSpec("P")
+Model = TypeVar("Model")
+
+
+def named_size(build: Callable[P, Model], **defaults: Any) -> Callable[P, Model]:
+    """Return `build` as a function with other defaults and otherwise the same signature.
+
+    Editors, `help` and the command line read this signature, as if the function were written by hand.
+    """
+    signature = inspect.signature(build)
+    unknown = defaults.keys() - signature.parameters.keys()
+    assert not unknown, f"{build} does not take {sorted(unknown)}"
+
+    def create(*args: P.args, **kwargs: P.kwargs) -> Model:
+        bound = create.__signature__.bind(*args, **kwargs)  # type: ignore[attr-defined]
+        bound.apply_defaults()
+        return build(*bound.args, **bound.kwargs)
+
+    parameters = [p.replace(default=defaults.get(p.name, p.default)) for p in signature.parameters.values()]
+    create.__signature__ = signature.replace(parameters=parameters, return_annotation=build)  # type: ignore[attr-defined]
+    create.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": build}
+    create.__doc__ = inspect.getdoc(build)
+    return create
+
 
 # fmt: off
 
@@ -14,112 +42,91 @@ _vit_medium = {"embed_dim": 512, "depth": 12, "num_heads": 8}
 _vit_base = {"embed_dim": 768, "depth": 12, "num_heads": 12}
 _vit_large = {"embed_dim": 1024, "depth": 24, "num_heads": 16}
 _vit_huge = {"embed_dim": 1280, "depth": 32, "num_heads": 16}
-vit_tiny_patch16_224 = _variant("vit_tiny_patch16_224", VisionTransformer, img_size=224, patch_size=16, **_vit_tiny)
-vit_tiny_patch16_384 = _variant("vit_tiny_patch16_384", VisionTransformer, img_size=384, patch_size=16, **_vit_tiny)
-vit_small_patch32_224 = _variant("vit_small_patch32_224", VisionTransformer, img_size=224, patch_size=32, **_vit_small)
-vit_small_patch32_384 = _variant("vit_small_patch32_384", VisionTransformer, img_size=384, patch_size=32, **_vit_small)
-vit_small_patch16_224 = _variant("vit_small_patch16_224", VisionTransformer, img_size=224, patch_size=16, **_vit_small)
-vit_small_patch16_384 = _variant("vit_small_patch16_384", VisionTransformer, img_size=384, patch_size=16, **_vit_small)
-vit_small_patch8_224 = _variant("vit_small_patch8_224", VisionTransformer, img_size=224, patch_size=8, **_vit_small)
-vit_base_patch32_224 = _variant("vit_base_patch32_224", VisionTransformer, img_size=224, patch_size=32, **_vit_base)
-vit_base_patch32_384 = _variant("vit_base_patch32_384", VisionTransformer, img_size=384, patch_size=32, **_vit_base)
-vit_base_patch16_224 = _variant("vit_base_patch16_224", VisionTransformer, img_size=224, patch_size=16, **_vit_base)
-vit_base_patch16_384 = _variant("vit_base_patch16_384", VisionTransformer, img_size=384, patch_size=16, **_vit_base)
-vit_base_patch8_224 = _variant("vit_base_patch8_224", VisionTransformer, img_size=224, patch_size=8, **_vit_base)
-vit_large_patch32_224 = _variant("vit_large_patch32_224", VisionTransformer, img_size=224, patch_size=32, **_vit_large)
-vit_large_patch32_384 = _variant("vit_large_patch32_384", VisionTransformer, img_size=384, patch_size=32, **_vit_large)
-vit_large_patch16_224 = _variant("vit_large_patch16_224", VisionTransformer, img_size=224, patch_size=16, **_vit_large)
-vit_large_patch16_384 = _variant("vit_large_patch16_384", VisionTransformer, img_size=384, patch_size=16, **_vit_large)
-vit_large_patch14_224 = _variant("vit_large_patch14_224", VisionTransformer, img_size=224, patch_size=14, **_vit_large)
-vit_huge_patch14_224 = _variant("vit_huge_patch14_224", VisionTransformer, img_size=224, patch_size=14, **_vit_huge)
+vit_tiny_patch16_224 = named_size(VisionTransformer, img_size=224, patch_size=16, **_vit_tiny)
+vit_tiny_patch16_384 = named_size(VisionTransformer, img_size=384, patch_size=16, **_vit_tiny)
+vit_small_patch32_224 = named_size(VisionTransformer, img_size=224, patch_size=32, **_vit_small)
+vit_small_patch32_384 = named_size(VisionTransformer, img_size=384, patch_size=32, **_vit_small)
+vit_small_patch16_224 = named_size(VisionTransformer, img_size=224, patch_size=16, **_vit_small)
+vit_small_patch16_384 = named_size(VisionTransformer, img_size=384, patch_size=16, **_vit_small)
+vit_small_patch8_224 = named_size(VisionTransformer, img_size=224, patch_size=8, **_vit_small)
+vit_base_patch32_224 = named_size(VisionTransformer, img_size=224, patch_size=32, **_vit_base)
+vit_base_patch32_384 = named_size(VisionTransformer, img_size=384, patch_size=32, **_vit_base)
+vit_base_patch16_224 = named_size(VisionTransformer, img_size=224, patch_size=16, **_vit_base)
+vit_base_patch16_384 = named_size(VisionTransformer, img_size=384, patch_size=16, **_vit_base)
+vit_base_patch8_224 = named_size(VisionTransformer, img_size=224, patch_size=8, **_vit_base)
+vit_large_patch32_224 = named_size(VisionTransformer, img_size=224, patch_size=32, **_vit_large)
+vit_large_patch32_384 = named_size(VisionTransformer, img_size=384, patch_size=32, **_vit_large)
+vit_large_patch16_224 = named_size(VisionTransformer, img_size=224, patch_size=16, **_vit_large)
+vit_large_patch16_384 = named_size(VisionTransformer, img_size=384, patch_size=16, **_vit_large)
+vit_large_patch14_224 = named_size(VisionTransformer, img_size=224, patch_size=14, **_vit_large)
+vit_huge_patch14_224 = named_size(VisionTransformer, img_size=224, patch_size=14, **_vit_huge)
 
 # DeiT, without and with distillation token.
-deit_tiny_patch16_224 = _variant("deit_tiny_patch16_224", VisionTransformer, img_size=224, **_vit_tiny)
-deit_small_patch16_224 = _variant("deit_small_patch16_224", VisionTransformer, img_size=224, **_vit_small)
-deit_base_patch16_224 = _variant("deit_base_patch16_224", VisionTransformer, img_size=224, **_vit_base)
-deit_base_patch16_384 = _variant("deit_base_patch16_384", VisionTransformer, img_size=384, **_vit_base)
-deit_tiny_distilled_patch16_224 = _variant(
-    "deit_tiny_distilled_patch16_224", VisionTransformer, img_size=224, distilled=True, **_vit_tiny)
-deit_small_distilled_patch16_224 = _variant(
-    "deit_small_distilled_patch16_224", VisionTransformer, img_size=224, distilled=True, **_vit_small)
-deit_base_distilled_patch16_224 = _variant(
-    "deit_base_distilled_patch16_224", VisionTransformer, img_size=224, distilled=True, **_vit_base)
-deit_base_distilled_patch16_384 = _variant(
-    "deit_base_distilled_patch16_384", VisionTransformer, img_size=384, distilled=True, **_vit_base)
+deit_tiny_patch16_224 = named_size(VisionTransformer, img_size=224, **_vit_tiny)
+deit_small_patch16_224 = named_size(VisionTransformer, img_size=224, **_vit_small)
+deit_base_patch16_224 = named_size(VisionTransformer, img_size=224, **_vit_base)
+deit_base_patch16_384 = named_size(VisionTransformer, img_size=384, **_vit_base)
+deit_tiny_distilled_patch16_224 = named_size(VisionTransformer, img_size=224, distilled=True, **_vit_tiny)
+deit_small_distilled_patch16_224 = named_size(VisionTransformer, img_size=224, distilled=True, **_vit_small)
+deit_base_distilled_patch16_224 = named_size(VisionTransformer, img_size=224, distilled=True, **_vit_base)
+deit_base_distilled_patch16_384 = named_size(VisionTransformer, img_size=384, distilled=True, **_vit_base)
 
 # DeiT III: LayerScale, and positions for patches only.
 _deit3 = {"no_embed_class": True, "init_values": 1e-6}
-deit3_small_patch16_224 = _variant("deit3_small_patch16_224", VisionTransformer, img_size=224, **_vit_small, **_deit3)
-deit3_small_patch16_384 = _variant("deit3_small_patch16_384", VisionTransformer, img_size=384, **_vit_small, **_deit3)
-deit3_medium_patch16_224 = _variant(
-    "deit3_medium_patch16_224", VisionTransformer, img_size=224, **_vit_medium, **_deit3)
-deit3_base_patch16_224 = _variant("deit3_base_patch16_224", VisionTransformer, img_size=224, **_vit_base, **_deit3)
-deit3_base_patch16_384 = _variant("deit3_base_patch16_384", VisionTransformer, img_size=384, **_vit_base, **_deit3)
-deit3_large_patch16_224 = _variant("deit3_large_patch16_224", VisionTransformer, img_size=224, **_vit_large, **_deit3)
-deit3_large_patch16_384 = _variant("deit3_large_patch16_384", VisionTransformer, img_size=384, **_vit_large, **_deit3)
-deit3_huge_patch14_224 = _variant(
-    "deit3_huge_patch14_224", VisionTransformer, img_size=224, patch_size=14, **_vit_huge, **_deit3)
+deit3_small_patch16_224 = named_size(VisionTransformer, img_size=224, **_vit_small, **_deit3)
+deit3_small_patch16_384 = named_size(VisionTransformer, img_size=384, **_vit_small, **_deit3)
+deit3_medium_patch16_224 = named_size(VisionTransformer, img_size=224, **_vit_medium, **_deit3)
+deit3_base_patch16_224 = named_size(VisionTransformer, img_size=224, **_vit_base, **_deit3)
+deit3_base_patch16_384 = named_size(VisionTransformer, img_size=384, **_vit_base, **_deit3)
+deit3_large_patch16_224 = named_size(VisionTransformer, img_size=224, **_vit_large, **_deit3)
+deit3_large_patch16_384 = named_size(VisionTransformer, img_size=384, **_vit_large, **_deit3)
+deit3_huge_patch14_224 = named_size(VisionTransformer, img_size=224, patch_size=14, **_vit_huge, **_deit3)
 
 # Swin and Swin v2 (paper's section 3.3).
 _swin_tiny = {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
 _swin_small = {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)}
 _swin_base = {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)}
 _swin_large = {"embed_dim": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48)}
-swin_tiny_patch4_window7_224 = _variant(
-    "swin_tiny_patch4_window7_224", SwinTransformer, img_size=224, window_size=7, **_swin_tiny)
-swin_small_patch4_window7_224 = _variant(
-    "swin_small_patch4_window7_224", SwinTransformer, img_size=224, window_size=7, **_swin_small)
-swin_base_patch4_window7_224 = _variant(
-    "swin_base_patch4_window7_224", SwinTransformer, img_size=224, window_size=7, **_swin_base)
-swin_base_patch4_window12_384 = _variant(
-    "swin_base_patch4_window12_384", SwinTransformer, img_size=384, window_size=12, **_swin_base)
-swin_large_patch4_window7_224 = _variant(
-    "swin_large_patch4_window7_224", SwinTransformer, img_size=224, window_size=7, **_swin_large)
-swin_large_patch4_window12_384 = _variant(
-    "swin_large_patch4_window12_384", SwinTransformer, img_size=384, window_size=12, **_swin_large)
+swin_tiny_patch4_window7_224 = named_size(SwinTransformer, img_size=224, window_size=7, **_swin_tiny)
+swin_small_patch4_window7_224 = named_size(SwinTransformer, img_size=224, window_size=7, **_swin_small)
+swin_base_patch4_window7_224 = named_size(SwinTransformer, img_size=224, window_size=7, **_swin_base)
+swin_base_patch4_window12_384 = named_size(SwinTransformer, img_size=384, window_size=12, **_swin_base)
+swin_large_patch4_window7_224 = named_size(SwinTransformer, img_size=224, window_size=7, **_swin_large)
+swin_large_patch4_window12_384 = named_size(SwinTransformer, img_size=384, window_size=12, **_swin_large)
 
 # "12to24": trained with window 12 at 192 px, where the last map is 6 × 6, and fine-tuned with window 24.
 _from12 = {"pretrained_window_sizes": (12, 12, 12, 6)}
-swinv2_tiny_window8_256 = _variant(
-    "swinv2_tiny_window8_256", SwinTransformerV2, img_size=256, window_size=8, **_swin_tiny)
-swinv2_tiny_window16_256 = _variant(
-    "swinv2_tiny_window16_256", SwinTransformerV2, img_size=256, window_size=16, **_swin_tiny)
-swinv2_small_window8_256 = _variant(
-    "swinv2_small_window8_256", SwinTransformerV2, img_size=256, window_size=8, **_swin_small)
-swinv2_small_window16_256 = _variant(
-    "swinv2_small_window16_256", SwinTransformerV2, img_size=256, window_size=16, **_swin_small)
-swinv2_base_window8_256 = _variant(
-    "swinv2_base_window8_256", SwinTransformerV2, img_size=256, window_size=8, **_swin_base)
-swinv2_base_window16_256 = _variant(
-    "swinv2_base_window16_256", SwinTransformerV2, img_size=256, window_size=16, **_swin_base)
-swinv2_base_window12_192 = _variant(
-    "swinv2_base_window12_192", SwinTransformerV2, img_size=192, window_size=12, **_swin_base)
-swinv2_base_window12to16_192to256 = _variant(
-    "swinv2_base_window12to16_192to256", SwinTransformerV2, img_size=256, window_size=16, **_swin_base, **_from12)
-swinv2_base_window12to24_192to384 = _variant(
-    "swinv2_base_window12to24_192to384", SwinTransformerV2, img_size=384, window_size=24, **_swin_base, **_from12)
-swinv2_large_window12_192 = _variant(
-    "swinv2_large_window12_192", SwinTransformerV2, img_size=192, window_size=12, **_swin_large)
-swinv2_large_window12to16_192to256 = _variant(
-    "swinv2_large_window12to16_192to256", SwinTransformerV2, img_size=256, window_size=16, **_swin_large, **_from12)
-swinv2_large_window12to24_192to384 = _variant(
-    "swinv2_large_window12to24_192to384", SwinTransformerV2, img_size=384, window_size=24, **_swin_large, **_from12)
+swinv2_tiny_window8_256 = named_size(SwinTransformerV2, img_size=256, window_size=8, **_swin_tiny)
+swinv2_tiny_window16_256 = named_size(SwinTransformerV2, img_size=256, window_size=16, **_swin_tiny)
+swinv2_small_window8_256 = named_size(SwinTransformerV2, img_size=256, window_size=8, **_swin_small)
+swinv2_small_window16_256 = named_size(SwinTransformerV2, img_size=256, window_size=16, **_swin_small)
+swinv2_base_window8_256 = named_size(SwinTransformerV2, img_size=256, window_size=8, **_swin_base)
+swinv2_base_window16_256 = named_size(SwinTransformerV2, img_size=256, window_size=16, **_swin_base)
+swinv2_base_window12_192 = named_size(SwinTransformerV2, img_size=192, window_size=12, **_swin_base)
+swinv2_base_window12to16_192to256 = named_size(SwinTransformerV2, img_size=256, window_size=16, **_swin_base, **_from12)
+swinv2_base_window12to24_192to384 = named_size(SwinTransformerV2, img_size=384, window_size=24, **_swin_base, **_from12)
+swinv2_large_window12_192 = named_size(SwinTransformerV2, img_size=192, window_size=12, **_swin_large)
+swinv2_large_window12to16_192to256 = named_size(
+    SwinTransformerV2, img_size=256, window_size=16, **_swin_large, **_from12)
+swinv2_large_window12to24_192to384 = named_size(
+    SwinTransformerV2, img_size=384, window_size=24, **_swin_large, **_from12)
 
 # For images of 32 and 64 px, with patches in proportion: 8 × 8 tokens in a ViT, 16 × 16, 8 × 8 and 4 × 4 in a Swin,
-# whose middle stage has as many blocks as make its FLOPs the ViT's, within 3 %. docs/presets.md has the measurement
-# behind it.
+# whose middle stage has enough blocks to match the ViT's FLOPs within 3 %. docs/presets.md has the measurement.
 _swin_mini = {"embed_dim": 96, "depths": (2, 8, 2), "num_heads": (3, 6, 12), "window_size": 4}
-vit_tiny_patch4_32 = _variant("vit_tiny_patch4_32", VisionTransformer, img_size=32, patch_size=4, **_vit_tiny)
-vit_tiny_patch8_64 = _variant("vit_tiny_patch8_64", VisionTransformer, img_size=64, patch_size=8, **_vit_tiny)
-deit_tiny_distilled_patch4_32 = _variant(
-    "deit_tiny_distilled_patch4_32", VisionTransformer, img_size=32, patch_size=4, distilled=True, **_vit_tiny)
-deit_tiny_distilled_patch8_64 = _variant(
-    "deit_tiny_distilled_patch8_64", VisionTransformer, img_size=64, patch_size=8, distilled=True, **_vit_tiny)
-swin_mini_patch2_window4_32 = _variant(
-    "swin_mini_patch2_window4_32", SwinTransformer, img_size=32, patch_size=2, **_swin_mini)
-swin_mini_patch4_window4_64 = _variant(
-    "swin_mini_patch4_window4_64", SwinTransformer, img_size=64, patch_size=4, **_swin_mini)
-swinv2_mini_patch2_window4_32 = _variant(
-    "swinv2_mini_patch2_window4_32", SwinTransformerV2, img_size=32, patch_size=2, **_swin_mini)
-swinv2_mini_patch4_window4_64 = _variant(
-    "swinv2_mini_patch4_window4_64", SwinTransformerV2, img_size=64, patch_size=4, **_swin_mini)
+vit_tiny_patch4_32 = named_size(VisionTransformer, img_size=32, patch_size=4, **_vit_tiny)
+vit_tiny_patch8_64 = named_size(VisionTransformer, img_size=64, patch_size=8, **_vit_tiny)
+deit_tiny_distilled_patch4_32 = named_size(VisionTransformer, img_size=32, patch_size=4, distilled=True, **_vit_tiny)
+deit_tiny_distilled_patch8_64 = named_size(VisionTransformer, img_size=64, patch_size=8, distilled=True, **_vit_tiny)
+swin_mini_patch2_window4_32 = named_size(SwinTransformer, img_size=32, patch_size=2, **_swin_mini)
+swin_mini_patch4_window4_64 = named_size(SwinTransformer, img_size=64, patch_size=4, **_swin_mini)
+swinv2_mini_patch2_window4_32 = named_size(SwinTransformerV2, img_size=32, patch_size=2, **_swin_mini)
+swinv2_mini_patch4_window4_64 = named_size(SwinTransformerV2, img_size=64, patch_size=4, **_swin_mini)
+
+# fmt: on
+
+__all__ = [_name for _name, _value in vars().items() if inspect.isfunction(_value) and _value is not named_size]
+
+for _name in __all__:  # its import path in YAML is vitlab.models.<name>
+    _function = vars()[_name]
+    _function.__module__, _function.__name__, _function.__qualname__ = "vitlab.models", _name, _name

@@ -6,76 +6,112 @@
 B images, H × W tokens of width C, nW windows of N = wh·ww tokens, h heads of width d. Names are timm's: stage i > 0
 begins with its patch merging, where the official code ends stage i - 1 with it.
 
-The paper on Swin v2 gets there step by step (its Table 6): `block=vitlab.models.swin_v2.ResPostNormBlock`, then
-`attention=vitlab.models.swin.CosineAttention`.
+The Swin v2 paper leads from Swin to Swin v2 in steps (its Table 6): `block=vitlab.models.swin_v2.ResPostNormBlock`,
+then also `attention=vitlab.models.swin.CosineAttention`.
 """
 
 import math
-from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.models.hierarchy import HierarchicalBackbone, WindowAttention, WindowBlock, check_stages
-from vitlab.models.layers import Init, PatchEmbed, trunc_normal
+from vitlab.models.backbone import AttentionMap, Backbone, Features, recompute_attention
+from vitlab.models.layers import (
+    DropPath,
+    Init,
+    Mlp,
+    PatchEmbed,
+    classifier,
+    drop_path_rates,
+    init_linears,
+    new_classifier,
+    run_block,
+    trunc_normal,
+)
+from vitlab.models.swin_v2 import ResPostNormBlock
 from vitlab.models.windows import (
     Size,
+    attend,
+    attention_weights,
+    check_stages,
     clamp_window,
     cosine,
+    fit_bias_table,
+    grown_windows,
+    in_windows,
+    join_windows,
+    kept_biases,
     look_up,
     merge_2x2,
+    new_bias_table,
     relative_position_index,
     resize_bias_table,
+    shift_mask,
     split_windows,
+    stage_maps,
     stage_windows,
+    warn_of_misfits,
+    windows_on_map,
+    windows_setting,
 )
 
 
-class TableAttention(WindowAttention, ABC):
-    """Windowed attention whose bias is a learned table over relative positions; leaves choose the similarity."""
+class DotProductAttention(nn.Module):
+    """Multi-head self-attention within windows: softmax(q kᵀ / √d + B) v."""
 
     relative_position_index: Tensor
 
     def __init__(
         self, dim: int, num_heads: int, window: Size, qkv_bias: bool, attn_drop: float, proj_drop: float
     ) -> None:
-        super().__init__(dim, num_heads, window, attn_drop, proj_drop)
-        table = torch.empty((2 * window[0] - 1) * (2 * window[1] - 1), num_heads)
-        self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+        super().__init__()
+        self.num_heads, self.window, self.attn_drop = num_heads, window, attn_drop
+        self.kept_bias: Tensor | None = None
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+        self.relative_position_bias_table = nn.Parameter(new_bias_table(window, num_heads))
         self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
 
-    @abstractmethod
-    def similarity(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Return q, k and a number, whose product is the similarity."""
-
-    def heads(self, x: Float[Tensor, "B H W C"]) -> tuple[Tensor, Tensor, Tensor, float]:
+    def project_qkv(self, x: Float[Tensor, "B H W C"]) -> tuple[Tensor, Tensor, Tensor, float]:
+        """Return q, k, v as (B·nW, h, N, d) and the scale of q kᵀ."""
         q, k, v = (split_windows(part, self.window, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
-        q, k, scale = self.similarity(q, k)
-        return q, k, v, scale
+        return q, k, v, q.shape[-1] ** -0.5
+
+    def forward(self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None) -> Float[Tensor, "B H W C"]:
+        q, k, v, scale = self.project_qkv(x)  # (B·nW, h, N, d)
+        bias = self.bias() if self.kept_bias is None else self.kept_bias
+        x_new = attend(q, k, v, bias, mask, scale, self.attn_drop if self.training else 0.0)
+        return self.proj_drop(self.proj(join_windows(x_new, self.window, (x.shape[1], x.shape[2]))))
+
+    def attention_probs(
+        self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None
+    ) -> Float[Tensor, "BnW h N N"]:
+        """Return the attention that `forward` applies."""
+        q, k, _, scale = self.project_qkv(x)
+        attn_mask = self.bias().unsqueeze(0) if mask is None else self.bias() + mask.unsqueeze(1)
+        return attention_weights(q, k, attn_mask, scale).flatten(0, 1)
 
     def bias(self) -> Float[Tensor, "h N N"]:
+        """Return B of each head, query and key."""
         return look_up(self.relative_position_bias_table, self.relative_position_index)
 
     def set_window(self, window: Size) -> None:
-        """Change the window, resizing the table."""
-        table = self.relative_position_bias_table
-        resized = resize_bias_table(table.detach(), self.window, window)
-        self.relative_position_bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)
+        """Change the window; the table is resized."""
+        old = self.relative_position_bias_table
+        table = resize_bias_table(old.detach(), self.window, window)
+        self.relative_position_bias_table = nn.Parameter(table, requires_grad=old.requires_grad)
         self.relative_position_index = relative_position_index(window).to(table.device)
         self.window = window
 
 
-class DotProductAttention(TableAttention):
-    """softmax(q kᵀ / √d + B) v."""
-
-    def similarity(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float]:
-        return q, k, q.shape[-1] ** -0.5
-
-
-class CosineAttention(TableAttention):
-    """softmax(cos(q, k) / τ + B) v, with a learned temperature for each head, as in Swin v2."""
+class CosineAttention(DotProductAttention):
+    """softmax(cos(q, k) / τ + B) v: Swin v2's similarity, the second step from Swin to Swin v2."""
 
     def __init__(
         self, dim: int, num_heads: int, window: Size, qkv_bias: bool, attn_drop: float, proj_drop: float
@@ -83,16 +119,53 @@ class CosineAttention(TableAttention):
         super().__init__(dim, num_heads, window, qkv_bias, attn_drop, proj_drop)
         self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10)))
 
-    def similarity(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float]:
-        return *cosine(q, k, self.logit_scale), 1.0
+    def project_qkv(self, x: Float[Tensor, "B H W C"]) -> tuple[Tensor, Tensor, Tensor, float]:
+        q, k, v, _ = super().project_qkv(x)
+        return *cosine(q, k, self.logit_scale), v, 1.0
 
 
-class PreNormBlock(WindowBlock):
-    """Normalize what goes into attention and MLP."""
+class PreNormBlock(nn.Module):
+    """Attention in windows, shifted in every second block, and an MLP; norms precede both."""
+
+    attn_mask: Tensor | None
+
+    def __init__(
+        self,
+        dim: int,
+        size: Size,
+        shifted: bool,
+        attn: DotProductAttention,
+        mlp_ratio: float,
+        proj_drop: float,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.shifted = shifted
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), proj_drop)
+        self.drop_path = DropPath(drop_path)
+        self.set_input_size(size, attn.window)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         x = x + self.drop_path(self.attend(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def attend(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+        """Attend within windows of a map of any size; one of another size than expected gets its own mask."""
+        size = (x.shape[1], x.shape[2])
+        mask = self.attn_mask if size == self.size else shift_mask(size, self.attn.window, self.shift, x.device)
+        return in_windows(x, self.attn, self.attn.window, self.shift, mask)
+
+    def set_input_size(self, size: Size, window: Size) -> None:
+        """Change the expected size of the map, and the window."""
+        window, shift = clamp_window(size, window)
+        self.size, self.shift = size, shift if self.shifted else (0, 0)
+        if window != self.attn.window:
+            self.attn.set_window(window)
+        mask = shift_mask(size, window, self.shift, self.norm1.weight.device)
+        self.register_buffer("attn_mask", mask, persistent=False)
 
 
 class PatchMerging(nn.Module):
@@ -107,18 +180,33 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(merge_2x2(x)))
 
 
-class SwinTransformer(HierarchicalBackbone):
+class Stage(nn.Module):
+    """Patch merging, except in the first stage, and the blocks of one resolution."""
+
+    def __init__(self, downsample: nn.Module, blocks: list[nn.Module], grad_checkpointing: bool) -> None:
+        super().__init__()
+        self.downsample, self.blocks = downsample, nn.ModuleList(blocks)
+        self.grad_checkpointing = grad_checkpointing
+
+    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 C2"]:
+        x = self.downsample(x)
+        for block in self.blocks:
+            x = run_block(block, x, self.grad_checkpointing)
+        return x
+
+
+class SwinTransformer(Backbone):
     """Encode an image at ever coarser resolutions with blocks that attend within shifted windows.
 
     Args:
-        window_size: one side for all stages, [height, width], or a side a stage. A window larger than a stage's map
-            is clamped to it and not shifted; a map it does not divide is padded.
-        block, attention: the published Swin by default; the other leaves lead to Swin v2 step by step.
+        window_size: one side for all stages, [height, width], or one side per stage. A window larger than its map is
+            clamped to it and not shifted; a map that the window does not divide is padded.
+        block, attention: the published Swin by default; the other classes lead to Swin v2 step by step.
         dynamic_img_size: accept images of other sizes with the windows chosen for `img_size`. On by default, unlike
             timm, because multi-crop objectives call one model on two sizes.
-        dynamic_img_pad: fill up images whose sides are no multiple of the patch with zeros, below and to the right.
-        init: how linear layers start; `vitlab.models.layers.fan_in` for small widths.
-        grad_checkpointing: recompute each block's activations in the backward pass rather than hold them.
+        dynamic_img_pad: pad images whose sides are no multiple of the patch with zeros at the bottom and right.
+        init: initializes linear layers; `vitlab.models.layers.fan_in` for small widths.
+        grad_checkpointing: recompute each block's activations in the backward pass instead of storing them.
     """
 
     def __init__(
@@ -133,8 +221,8 @@ class SwinTransformer(HierarchicalBackbone):
         window_size: int | tuple[int, ...] = 7,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
-        block: type[WindowBlock] = PreNormBlock,
-        attention: type[TableAttention] = DotProductAttention,
+        block: type[PreNormBlock] | type[ResPostNormBlock] = PreNormBlock,
+        attention: type[DotProductAttention] = DotProductAttention,
         dynamic_img_size: bool = True,
         dynamic_img_pad: bool = False,
         drop_rate: float = 0.0,
@@ -144,30 +232,97 @@ class SwinTransformer(HierarchicalBackbone):
         init: Init = trunc_normal,
         grad_checkpointing: bool = False,
     ) -> None:
+        super().__init__()
         check_stages(embed_dim, depths, num_heads)
-        windows = stage_windows(window_size, len(depths))
-
-        def make_block(stage: int, dim: int, size: Size, shifted: bool, drop_path: float) -> WindowBlock:
-            window, _ = clamp_window(size, windows[stage])
-            attn = attention(dim, num_heads[stage], window, qkv_bias, attn_drop_rate, proj_drop_rate)
-            return block(dim, size, shifted, attn, mlp_ratio, proj_drop_rate, drop_path)
-
-        super().__init__(
-            PatchEmbed(
-                img_size, patch_size, in_chans, embed_dim, nn.LayerNorm(embed_dim), dynamic_img_size, dynamic_img_pad
-            ),
-            depths,
-            windows,
-            PatchMerging,
-            make_block,
-            num_classes,
-            drop_rate,
-            drop_path_rate,
-            init,
-            grad_checkpointing,
+        self.num_classes, self.in_chans, self.num_features = num_classes, in_chans, embed_dim * 2 ** (len(depths) - 1)
+        self.windows, self.init = stage_windows(window_size, len(depths)), init
+        norm = nn.LayerNorm(embed_dim)
+        self.patch_embed = PatchEmbed(
+            img_size, patch_size, in_chans, embed_dim, norm, dynamic_img_size, dynamic_img_pad
         )
+        self.img_size, maps = self.patch_embed.img_size, stage_maps(self.patch_embed.grid_size, len(depths))
+        rates = iter(drop_path_rates(drop_path_rate, sum(depths)))
+        self.layers = nn.ModuleList()
+        for i, (depth, heads, size) in enumerate(zip(depths, num_heads, maps, strict=True)):
+            dim, (window, _) = embed_dim * 2**i, clamp_window(size, self.windows[i])
+            blocks: list[nn.Module] = []
+            for j in range(depth):
+                attn = attention(dim, heads, window, qkv_bias, attn_drop_rate, proj_drop_rate)
+                blocks.append(block(dim, size, j % 2 == 1, attn, mlp_ratio, proj_drop_rate, next(rates)))
+            downsample = PatchMerging(dim // 2) if i else nn.Identity()
+            self.layers.append(Stage(downsample, blocks, grad_checkpointing))
+        warn_of_misfits(maps, self.windows)
+        self.norm = nn.LayerNorm(self.num_features)
+        fc = classifier(self.num_features, num_classes)
+        self.head = nn.Sequential(OrderedDict(drop=nn.Dropout(drop_rate), fc=fc))
+        for part in (self.head, self.layers):  # in the order of earlier versions' random draws
+            init_linears(part, init)
+
+    @property
+    def blocks(self) -> list[Any]:  # type: ignore[override]  # timm's names have the blocks in stages
+        return [block for stage in self.layers for block in stage.blocks]  # type: ignore[union-attr]
+
+    @property
+    def stride(self) -> int:
+        return self.patch_size * 2 ** (len(self.layers) - 1)
+
+    def encode(self, tokens: Float[Tensor, "B H W D"]) -> Features:
+        """Run the stages on a whole map: windows and merging need neighbors, so subsets of tokens do not work."""
+        for stage in self.layers:
+            tokens = stage(tokens)
+        patches = self.norm(tokens).flatten(1, 2)  # (B, N, C)
+        return Features(prefix=patches[:, :0], patches=patches)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.head.fc = new_classifier(self.num_features, num_classes, self.init, like=self.norm.weight)
 
     def no_weight_decay(self) -> set[str]:
         """The position bias tables, and the temperatures of cosine attention as in Swin v2."""
         ends = ("relative_position_bias_table", "logit_scale")
         return {name for name, _ in self.named_parameters() if name.endswith(ends)}
+
+    def biases_kept(self) -> AbstractContextManager[None]:
+        """Compute each position bias once for all forwards inside; the weights must not change."""
+        return kept_biases(block.attn for block in self.blocks)
+
+    def attention_maps(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> list[AttentionMap]:
+        """Return each block's attention within the windows of its stage's map."""
+        probs = iter(recompute_attention(self, [block.attn for block in self.blocks], images))
+        maps = []
+        for i, size in enumerate(stage_maps(self.patch_embed.grid_of(images), len(self.layers))):
+            for block in self.layers[i].blocks:  # type: ignore[union-attr]
+                weights, keys = windows_on_map(next(probs), block.attn.window, block.shift, size)
+                maps.append(AttentionMap(weights, keys, size, self.patch_size * 2**i))
+        return maps
+
+    def set_input_size(self, img_size: int | tuple[int, int], window_size: int | Sequence[int] | None = None) -> None:
+        """Rebuild a trained model for images of another size; windows grow with them unless `window_size` is given."""
+        old, new = self.patch_embed.grid_size, self.patch_embed.grid_at(img_size)
+        self.patch_embed.set_input_size(img_size)
+        self.img_size, stages = self.patch_embed.img_size, len(self.layers)
+        if window_size is None:
+            self.windows = grown_windows(self.windows, old, new)
+        else:
+            self.windows = stage_windows(window_size, stages)
+        maps = stage_maps(new, stages)
+        warn_of_misfits(maps, self.windows)
+        for stage, size, window in zip(self.layers, maps, self.windows, strict=True):
+            for block in stage.blocks:  # type: ignore[union-attr]
+                block.set_input_size(size, window)
+
+    def resized(self, name: str, tensor: Tensor) -> Tensor | None:
+        """Resize a bias table that was trained with a square window."""
+        attention, _, kind = name.rpartition(".")
+        if kind != "relative_position_bias_table":
+            return None
+        return fit_bias_table(tensor, self.get_parameter(name), self.get_submodule(attention).window)  # type: ignore[arg-type]
+
+    def arguments_at(self, img_size: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Let windows grow with the images."""
+        grown = grown_windows(self.windows, self.patch_embed.grid_size, self.patch_embed.grid_at(img_size))
+        return {"img_size": img_size, "window_size": windows_setting(grown)}
+
+    def describe(self) -> dict[str, str]:
+        """Return the side of the first stage's window, or height × width."""
+        return {"window": "×".join(map(str, dict.fromkeys(self.blocks[0].attn.window)))}

@@ -7,35 +7,66 @@
 B images, H × W tokens of width C, nW windows of N = wh·ww tokens, h heads of width d. Names are timm's: stage i > 0
 begins with its patch merging, where the official code ends stage i - 1 with it.
 
-`position_bias` also takes the other two kinds of the paper's Table 1.
+`position_bias` takes the other two kinds of the paper's Table 1 too.
 """
 
 import math
 from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.models.hierarchy import HierarchicalBackbone, WindowAttention, WindowBlock, check_stages
-from vitlab.models.layers import Init, PatchEmbed, trunc_normal
+from vitlab.models.backbone import AttentionMap, Backbone, Features, recompute_attention
+from vitlab.models.layers import (
+    DropPath,
+    Init,
+    Mlp,
+    PatchEmbed,
+    classifier,
+    drop_path_rates,
+    init_linears,
+    new_classifier,
+    run_block,
+    trunc_normal,
+)
 from vitlab.models.windows import (
     Size,
+    attend,
+    attention_weights,
+    check_stages,
     clamp_window,
     cosine,
+    fit_bias_table,
+    grown_windows,
+    in_windows,
+    join_windows,
+    kept_biases,
     look_up,
     merge_2x2,
+    new_bias_table,
     relative_coords,
     relative_position_index,
     resize_bias_table,
+    shift_mask,
     split_windows,
+    stage_maps,
     stage_windows,
+    warn_of_misfits,
+    windows_on_map,
+    windows_setting,
 )
 
 
 class PositionBias(nn.Module, ABC):
-    """A bias for each head and relative position within a window, built from (heads, window, window trained on)."""
+    """A bias for each head and relative position, built from (heads, window, window of the pre-training)."""
+
+    published_name: ClassVar[str] = ""  # in the paper's Table 1
 
     @abstractmethod
     def bias(self) -> Float[Tensor, "h N N"]:
@@ -47,10 +78,10 @@ class PositionBias(nn.Module, ABC):
 
 
 class ContinuousBias(nn.Sequential, PositionBias):
-    """B = 16 σ(MLP(offset)): a function of the offset, so it extends to windows never trained on.
+    """B = 16 σ(MLP(offset)): a function of the offset, which extends to windows never trained on.
 
-    Offsets are measured in the window of the pre-training, where there is one, so that a distance in tokens keeps its
-    bias in a larger window and only what lies beyond the old one is extrapolated.
+    Offsets are relative to the window of the pre-training, if there was one: a distance in tokens keeps its bias in a
+    larger window, and only larger distances are extrapolated.
     """
 
     relative_coords_table: Tensor
@@ -65,7 +96,7 @@ class ContinuousBias(nn.Sequential, PositionBias):
 
     @abstractmethod
     def space(self, coords: Float[Tensor, "offsets 2"]) -> Float[Tensor, "offsets 2"]:
-        """Map offsets, 1 for the farthest in the reference window, to what the MLP reads."""
+        """Map offsets, 1 for the farthest in the reference window, to the input of the MLP."""
 
     def bias(self) -> Float[Tensor, "h N N"]:
         table = 16 * torch.sigmoid(self(self.relative_coords_table))  # (offsets, h)
@@ -73,7 +104,7 @@ class ContinuousBias(nn.Sequential, PositionBias):
 
     def set_window(self, window: Size) -> None:
         reference = self.pretrained_window if all(self.pretrained_window) else window
-        # A window of 1 has the one offset 0: without the guard, 0 / 0.
+        # A window of 1 has only the offset 0: without max, 0 / 0.
         farthest = torch.tensor([max(side - 1, 1) for side in reference])
         device = self.relative_coords_table.device
         self.relative_coords_table = self.space(relative_coords(window) / farthest).to(device)
@@ -81,44 +112,48 @@ class ContinuousBias(nn.Sequential, PositionBias):
 
 
 class LogSpacedBias(ContinuousBias):
-    """Swin v2's: logarithms of offsets, of which a larger window holds few beyond those trained on."""
+    """Swin v2's bias: of logarithms of offsets, which grow little beyond those trained on."""
+
+    published_name = "log"
 
     def space(self, coords: Float[Tensor, "offsets 2"]) -> Float[Tensor, "offsets 2"]:
         return coords.sign() * torch.log2(1 + 8 * coords.abs()) / math.log2(8)
 
 
 class LinearSpacedBias(ContinuousBias):
-    """The offsets themselves."""
+    """A bias of the offsets themselves."""
+
+    published_name = "linear"
 
     def space(self, coords: Float[Tensor, "offsets 2"]) -> Float[Tensor, "offsets 2"]:
         return coords
 
 
 class TableBias(PositionBias):
-    """A learned number for each head and offset, as in Swin (the paper's "parametrized")."""
+    """A learned number for each head and offset, as in Swin."""
 
+    published_name = "parametrized"
     relative_position_index: Tensor
 
     def __init__(self, num_heads: int, window: Size, pretrained_window: Size) -> None:
         super().__init__()
         self.window = window
-        table = torch.empty((2 * window[0] - 1) * (2 * window[1] - 1), num_heads)
-        self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+        self.relative_position_bias_table = nn.Parameter(new_bias_table(window, num_heads))
         self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
 
     def bias(self) -> Float[Tensor, "h N N"]:
         return look_up(self.relative_position_bias_table, self.relative_position_index)
 
     def set_window(self, window: Size) -> None:
-        table = self.relative_position_bias_table
-        resized = resize_bias_table(table.detach(), self.window, window)
-        self.relative_position_bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)
+        old = self.relative_position_bias_table
+        table = resize_bias_table(old.detach(), self.window, window)
+        self.relative_position_bias_table = nn.Parameter(table, requires_grad=old.requires_grad)
         self.relative_position_index = relative_position_index(window).to(table.device)
         self.window = window
 
 
-class CosineAttention(WindowAttention):
-    """softmax(cos(q, k) / τ + B) v, with a learned temperature for each head."""
+class ScaledCosineAttention(nn.Module):
+    """Multi-head self-attention within windows: softmax(cos(q, k) / τ + B) v, with a learned τ for each head."""
 
     def __init__(
         self,
@@ -130,54 +165,91 @@ class CosineAttention(WindowAttention):
         attn_drop: float,
         proj_drop: float,
     ) -> None:
-        super().__init__(dim, num_heads, window, attn_drop, proj_drop)
+        super().__init__()
+        self.num_heads, self.window, self.attn_drop = num_heads, window, attn_drop
+        self.kept_bias: Tensor | None = None
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
         self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10)))
         self.cpb_mlp = position_bias  # timm's name, whatever the kind
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        # q and v have a bias and k has none, as released: one bias for all three trains otherwise, and does not load.
+        # As released, q and v have a bias and k has none. One bias for all three would train differently and not load.
         self.q_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias else None
         self.v_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias else None
 
-    def heads(self, x: Float[Tensor, "B H W C"]) -> tuple[Tensor, Tensor, Tensor, float]:
+    def project_qkv(self, x: Float[Tensor, "B H W C"]) -> tuple[Tensor, Tensor, Tensor, float]:
+        """Return q, k, v as (B·nW, h, N, d) and the scale of q kᵀ."""
         bias = None
         if self.q_bias is not None and self.v_bias is not None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        q, k, v = (
-            split_windows(x, self.window, self.num_heads) for x in F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
-        )
+        qkv = F.linear(x, self.qkv.weight, bias)
+        q, k, v = (split_windows(part, self.window, self.num_heads) for part in qkv.chunk(3, dim=-1))
         return *cosine(q, k, self.logit_scale), v, 1.0
 
+    def forward(self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None) -> Float[Tensor, "B H W C"]:
+        q, k, v, scale = self.project_qkv(x)  # (B·nW, h, N, d)
+        bias = self.bias() if self.kept_bias is None else self.kept_bias
+        x_new = attend(q, k, v, bias, mask, scale, self.attn_drop if self.training else 0.0)
+        return self.proj_drop(self.proj(join_windows(x_new, self.window, (x.shape[1], x.shape[2]))))
+
+    def attention_probs(
+        self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None
+    ) -> Float[Tensor, "BnW h N N"]:
+        """Return the attention that `forward` applies."""
+        q, k, _, scale = self.project_qkv(x)
+        attn_mask = self.bias().unsqueeze(0) if mask is None else self.bias() + mask.unsqueeze(1)
+        return attention_weights(q, k, attn_mask, scale).flatten(0, 1)
+
     def bias(self) -> Float[Tensor, "h N N"]:
+        """Return B of each head, query and key."""
         return self.cpb_mlp.bias()
 
     def set_window(self, window: Size) -> None:
+        """Change the window."""
         self.window = window
         self.cpb_mlp.set_window(window)
 
 
-class ResPostNormBlock(WindowBlock):
-    """Normalize what attention and MLP add.
+class ResPostNormBlock(nn.Module):
+    """Attention in windows, shifted in every second block, and an MLP; norms follow both.
 
-    The norms start at 0, and so the block as the identity; otherwise training diverges or trails.
+    The norms start at 0, so that the block starts as the identity; otherwise training diverges or trails.
     """
 
+    attn_mask: Tensor | None
+
     def __init__(
-        self,
-        dim: int,
-        size: Size,
-        shifted: bool,
-        attn: WindowAttention,
-        mlp_ratio: float,
-        proj_drop: float,
-        drop_path: float,
+        self, dim: int, size: Size, shifted: bool, attn: Any, mlp_ratio: float, proj_drop: float, drop_path: float
     ) -> None:
-        super().__init__(dim, size, shifted, attn, mlp_ratio, proj_drop, drop_path)
+        super().__init__()
+        self.shifted = shifted
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), proj_drop)
+        self.drop_path = DropPath(drop_path)
+        self.set_input_size(size, attn.window)
         for parameter in (*self.norm1.parameters(), *self.norm2.parameters()):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         x = x + self.drop_path(self.norm1(self.attend(x)))
         return x + self.drop_path(self.norm2(self.mlp(x)))
+
+    def attend(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+        """Attend within windows of a map of any size; one of another size than expected gets its own mask."""
+        size = (x.shape[1], x.shape[2])
+        mask = self.attn_mask if size == self.size else shift_mask(size, self.attn.window, self.shift, x.device)
+        return in_windows(x, self.attn, self.attn.window, self.shift, mask)
+
+    def set_input_size(self, size: Size, window: Size) -> None:
+        """Change the expected size of the map, and the window."""
+        window, shift = clamp_window(size, window)
+        self.size, self.shift = size, shift if self.shifted else (0, 0)
+        if window != self.attn.window:
+            self.attn.set_window(window)
+        mask = shift_mask(size, window, self.shift, self.norm1.weight.device)
+        self.register_buffer("attn_mask", mask, persistent=False)
 
 
 class PatchMerging(nn.Module):
@@ -192,20 +264,35 @@ class PatchMerging(nn.Module):
         return self.norm(self.reduction(merge_2x2(x)))
 
 
-class SwinTransformerV2(HierarchicalBackbone):
+class Stage(nn.Module):
+    """Patch merging, except in the first stage, and the blocks of one resolution."""
+
+    def __init__(self, downsample: nn.Module, blocks: list[nn.Module], grad_checkpointing: bool) -> None:
+        super().__init__()
+        self.downsample, self.blocks = downsample, nn.ModuleList(blocks)
+        self.grad_checkpointing = grad_checkpointing
+
+    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 C2"]:
+        x = self.downsample(x)
+        for block in self.blocks:
+            x = run_block(block, x, self.grad_checkpointing)
+        return x
+
+
+class SwinTransformerV2(Backbone):
     """Encode an image at ever coarser resolutions with blocks that attend within shifted windows.
 
     Args:
-        window_size: one side for all stages, [height, width], or a side a stage. A window larger than a stage's map
-            is clamped to it and not shifted; a map it does not divide is padded.
-        pretrained_window_sizes: the window of each stage in the training that the weights come from, after clamping
-            ([12, 12, 12, 6] for 192 px and window 12), or 0. Without it a larger window is interpolated.
-        position_bias: the published, log-spaced one by default.
+        window_size: one side for all stages, [height, width], or one side per stage. A window larger than its map is
+            clamped to it and not shifted; a map that the window does not divide is padded.
+        pretrained_window_sizes: the window of each stage in the pre-training, after clamping ([12, 12, 12, 6] for
+            192 px and window 12), or 0. Without it a larger window is interpolated.
+        position_bias: log-spaced as published, or another kind of the paper's Table 1.
         dynamic_img_size: accept images of other sizes with the windows chosen for `img_size`. On by default, unlike
             timm, because multi-crop objectives call one model on two sizes.
-        dynamic_img_pad: fill up images whose sides are no multiple of the patch with zeros, below and to the right.
-        init: how linear layers start; `vitlab.models.layers.fan_in` for small widths.
-        grad_checkpointing: recompute each block's activations in the backward pass rather than hold them.
+        dynamic_img_pad: pad images whose sides are no multiple of the patch with zeros at the bottom and right.
+        init: initializes linear layers; `vitlab.models.layers.fan_in` for small widths.
+        grad_checkpointing: recompute each block's activations in the backward pass instead of storing them.
     """
 
     def __init__(
@@ -231,33 +318,114 @@ class SwinTransformerV2(HierarchicalBackbone):
         init: Init = trunc_normal,
         grad_checkpointing: bool = False,
     ) -> None:
+        super().__init__()
         check_stages(embed_dim, depths, num_heads)
         trained_at, beyond = pretrained_window_sizes[: len(depths)], pretrained_window_sizes[len(depths) :]
         if len(trained_at) < len(depths) or min(trained_at) < 0 or any(beyond):  # the default's zeros may be too many
             raise ValueError(f"pretrained_window_sizes {pretrained_window_sizes}: give {len(depths)} sides, or zeros.")
-        windows = stage_windows(window_size, len(depths))
-
-        def make_block(stage: int, dim: int, size: Size, shifted: bool, drop_path: float) -> WindowBlock:
-            window, _ = clamp_window(size, windows[stage])
-            bias = position_bias(num_heads[stage], window, (pretrained_window_sizes[stage],) * 2)
-            attn = CosineAttention(dim, num_heads[stage], window, bias, qkv_bias, attn_drop_rate, proj_drop_rate)
-            return ResPostNormBlock(dim, size, shifted, attn, mlp_ratio, proj_drop_rate, drop_path)
-
-        super().__init__(
-            PatchEmbed(
-                img_size, patch_size, in_chans, embed_dim, nn.LayerNorm(embed_dim), dynamic_img_size, dynamic_img_pad
-            ),
-            depths,
-            windows,
-            PatchMerging,
-            make_block,
-            num_classes,
-            drop_rate,
-            drop_path_rate,
-            init,
-            grad_checkpointing,
+        self.num_classes, self.in_chans, self.num_features = num_classes, in_chans, embed_dim * 2 ** (len(depths) - 1)
+        self.windows, self.init = stage_windows(window_size, len(depths)), init
+        norm = nn.LayerNorm(embed_dim)
+        self.patch_embed = PatchEmbed(
+            img_size, patch_size, in_chans, embed_dim, norm, dynamic_img_size, dynamic_img_pad
         )
+        self.img_size, maps = self.patch_embed.img_size, stage_maps(self.patch_embed.grid_size, len(depths))
+        rates = iter(drop_path_rates(drop_path_rate, sum(depths)))
+        self.layers = nn.ModuleList()
+        for i, (depth, heads, size) in enumerate(zip(depths, num_heads, maps, strict=True)):
+            dim, (window, _) = embed_dim * 2**i, clamp_window(size, self.windows[i])
+            blocks: list[nn.Module] = []
+            for j in range(depth):
+                bias = position_bias(heads, window, (trained_at[i], trained_at[i]))
+                attn = ScaledCosineAttention(dim, heads, window, bias, qkv_bias, attn_drop_rate, proj_drop_rate)
+                blocks.append(ResPostNormBlock(dim, size, j % 2 == 1, attn, mlp_ratio, proj_drop_rate, next(rates)))
+            downsample = PatchMerging(dim // 2) if i else nn.Identity()
+            self.layers.append(Stage(downsample, blocks, grad_checkpointing))
+        warn_of_misfits(maps, self.windows)
+        self.norm = nn.LayerNorm(self.num_features)
+        fc = classifier(self.num_features, num_classes)
+        self.head = nn.Sequential(OrderedDict(drop=nn.Dropout(drop_rate), fc=fc))
+        for part in (self.head, self.layers):  # in the order of earlier versions' random draws
+            init_linears(part, init)
+
+    @property
+    def blocks(self) -> list[Any]:  # type: ignore[override]  # timm's names have the blocks in stages
+        return [block for stage in self.layers for block in stage.blocks]  # type: ignore[union-attr]
+
+    @property
+    def stride(self) -> int:
+        return self.patch_size * 2 ** (len(self.layers) - 1)
+
+    def encode(self, tokens: Float[Tensor, "B H W D"]) -> Features:
+        """Run the stages on a whole map: windows and merging need neighbors, so subsets of tokens do not work."""
+        for stage in self.layers:
+            tokens = stage(tokens)
+        patches = self.norm(tokens).flatten(1, 2)  # (B, N, C)
+        return Features(prefix=patches[:, :0], patches=patches)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.head.fc = new_classifier(self.num_features, num_classes, self.init, like=self.norm.weight)
 
     def no_weight_decay(self) -> set[str]:
         """The position bias and the temperatures."""
         return {name for name, _ in self.named_parameters() if ".cpb_mlp." in name or name.endswith("logit_scale")}
+
+    def biases_kept(self) -> AbstractContextManager[None]:
+        """Compute each position bias once for all forwards inside; the weights must not change."""
+        return kept_biases(block.attn for block in self.blocks)
+
+    def attention_maps(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> list[AttentionMap]:
+        """Return each block's attention within the windows of its stage's map."""
+        probs = iter(recompute_attention(self, [block.attn for block in self.blocks], images))
+        maps = []
+        for i, size in enumerate(stage_maps(self.patch_embed.grid_of(images), len(self.layers))):
+            for block in self.layers[i].blocks:  # type: ignore[union-attr]
+                weights, keys = windows_on_map(next(probs), block.attn.window, block.shift, size)
+                maps.append(AttentionMap(weights, keys, size, self.patch_size * 2**i))
+        return maps
+
+    def set_input_size(self, img_size: int | tuple[int, int], window_size: int | Sequence[int] | None = None) -> None:
+        """Rebuild a trained model for images of another size; windows grow with them unless `window_size` is given.
+
+        As in timm, offsets are then relative to the new window, unless the model has `pretrained_window_sizes`. With
+        them the bias extrapolates, which is the paper's transfer.
+        """
+        old, new = self.patch_embed.grid_size, self.patch_embed.grid_at(img_size)
+        self.patch_embed.set_input_size(img_size)
+        self.img_size, stages = self.patch_embed.img_size, len(self.layers)
+        if window_size is None:
+            self.windows = grown_windows(self.windows, old, new)
+        else:
+            self.windows = stage_windows(window_size, stages)
+        maps = stage_maps(new, stages)
+        warn_of_misfits(maps, self.windows)
+        for stage, size, window in zip(self.layers, maps, self.windows, strict=True):
+            for block in stage.blocks:  # type: ignore[union-attr]
+                block.set_input_size(size, window)
+
+    def resized(self, name: str, tensor: Tensor) -> Tensor | None:
+        """Resize a bias table that was trained with a square window; continuous biases have no need."""
+        bias, _, kind = name.rpartition(".")
+        if kind != "relative_position_bias_table":
+            return None
+        return fit_bias_table(tensor, self.get_parameter(name), self.get_submodule(bias).window)  # type: ignore[arg-type]
+
+    def arguments_at(self, img_size: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Let windows grow with the images, and keep offsets relative to the windows that the model was trained with.
+
+        Otherwise the new window would be the reference, and the bias would interpolate.
+        """
+        grown = grown_windows(self.windows, self.patch_embed.grid_size, self.patch_embed.grid_at(img_size))
+        trained = [stage.blocks[0].attn.window[0] for stage in self.layers]  # type: ignore[union-attr, index]
+        pretrained = arguments["pretrained_window_sizes"]
+        return {
+            "img_size": img_size,
+            "window_size": windows_setting(grown),
+            "pretrained_window_sizes": [before or height for before, height in zip(pretrained, trained, strict=False)],
+        }
+
+    def describe(self) -> dict[str, str]:
+        """Return the side of the first stage's window, or height × width, and the kind of the position bias."""
+        attn = self.blocks[0].attn
+        return {"window": "×".join(map(str, dict.fromkeys(attn.window))), "bias": attn.cpb_mlp.published_name}

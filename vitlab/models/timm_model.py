@@ -1,7 +1,4 @@
-"""Any timm model by its name, typed for YAML: baselines and teachers.
-
-timm is imported when a model is built, not with this file: it takes seconds.
-"""
+"""Any timm model by its name: baselines and teachers. timm is imported when a model is built; it takes seconds."""
 
 import difflib
 from pathlib import Path
@@ -16,17 +13,17 @@ from vitlab.models.layers import pair
 
 
 class TimmModel(ImageModel):
-    """Wrap a timm model as an ImageModel; its parameters stand under `net`.
+    """Wrap a timm model as an ImageModel; its parameters are under `net`.
 
     Args:
         name: timm's name, with or without the tag of its weights: `resnet18`, `convnext_atto.d2_in1k`.
-        img_size: side of the images in pixels, None for the size that timm gives the model.
-        drop_path_rate: None for the model's own default.
+        img_size: side of the images in pixels; None for timm's default.
+        drop_path_rate: None for timm's default.
         pretrained: download timm's weights; `checkpoint_path` reads a file instead.
-        model_kwargs: any further argument of the model's own, by timm's names.
+        model_kwargs: further arguments of the model, by timm's names.
     """
 
-    net: Any  # a module; timm's have no common type that knows forward_head and the like
+    net: Any  # a module; timm's models have no common type with forward_head
 
     def __init__(
         self,
@@ -50,22 +47,21 @@ class TimmModel(ImageModel):
         arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, "drop_rate": drop_rate}
         if drop_path_rate is not None:
             arguments["drop_path_rate"] = drop_path_rate
-        if img_size is not None and cfg.fixed_input_size:  # convolutional nets take any size and no such argument
+        if img_size is not None and cfg.fixed_input_size:  # convolutional nets take any size without this argument
             arguments["img_size"] = pair(img_size)
         try:
             net: Any = timm.create_model(name, pretrained=pretrained, **arguments | (model_kwargs or {}))
         except TypeError as error:
-            given = sorted(arguments | (model_kwargs or {}))
-            raise ValueError(f"timm's {name} does not take all of {given}: {error}.") from None
-        # As convolutions would have it: a ResNet-18's forward pass then takes 0.7 of the time in float32 and half of it
-        # in bfloat16. Values and keys stay; transformers, whose one convolution is the patch embedding, do not mind.
+            names = sorted(arguments | (model_kwargs or {}))
+            raise ValueError(f"timm's {name} does not take all of {names}: {error}.") from None
+        # channels_last: the forward pass of a ResNet-18 takes 0.7 of the time in float32 and half of it in bfloat16.
         self.net = net.to(memory_format=torch.channels_last)
         self.num_classes, self.in_chans = num_classes, in_chans
         self.num_features = int(net.head_hidden_size)
         self.pretrained = pretrained
         self.img_size = pair(img_size) if img_size is not None else (cfg.input_size[1], cfg.input_size[2])
         self.mean: tuple[float, ...] = tuple(cfg.mean)
-        """The normalization that timm's weights expect, which a teacher needs and a student need not share."""
+        """The normalization that timm's weights expect; a teacher needs it, whatever its student's is."""
         self.std: tuple[float, ...] = tuple(cfg.std)
         if checkpoint_path is not None:
             from vitlab.models.weights import load_weights
@@ -78,17 +74,21 @@ class TimmModel(ImageModel):
     def embed(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B C"]:
         return self.net.forward_head(self.net.forward_features(images), pre_logits=True)
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+    @property
+    def blocks(self) -> list[nn.Module]:  # type: ignore[override]
+        return [self.net]
+
+    def reset_classifier(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        self.net.reset_classifier(num_classes, *([] if global_pool is None else [global_pool]))
+        self.net.reset_classifier(num_classes)
 
     def no_weight_decay(self) -> set[str]:
-        # Transformers of timm define the method, most convolutional nets have no such parameters and do not.
+        # timm's transformers define the method, most convolutional nets do not.
         named: set[str] = getattr(self.net, "no_weight_decay", set)()
         return {f"net.{name}" for name in named} & {name for name, _ in self.named_parameters()}
 
-    def layers(self) -> list[list[nn.Parameter]]:
-        """Parameters by depth, as timm's own layer decay groups them."""
+    def parameters_by_depth(self) -> list[list[nn.Parameter]]:
+        """Return all parameters as timm's layer decay groups them."""
         from timm.models import group_parameters
 
         depth_of = group_parameters(self.net, self.net.group_matcher(coarse=False), reverse=True)
@@ -97,16 +97,13 @@ class TimmModel(ImageModel):
             groups[depth_of[name]].append(parameter)
         return [group for group in groups if group]
 
-    def parts_to_compile(self) -> list[nn.Module]:
-        return [self.net]
-
     def head_parameters(self) -> list[nn.Parameter]:
         heads = self.net.get_classifier()
         return [p for head in (heads if isinstance(heads, tuple) else (heads,)) for p in head.parameters()]
 
 
 def check_name(name: str) -> None:
-    """Raise a ValueError with the nearest names unless timm has a model `name`, and weights of its tag."""
+    """Raise a ValueError with the nearest names unless timm has this model, and weights with its tag."""
     import timm
 
     arch, _, tag = name.partition(".")

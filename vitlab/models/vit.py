@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vitlab.models.backbone import AttentionMap, Backbone, Features, recompute_attention
 from vitlab.models.layers import (
@@ -29,6 +28,8 @@ from vitlab.models.layers import (
     init_linears,
     new_classifier,
     resample_grid,
+    resize_pos_embed,
+    run_block,
     sincos_table,
     trunc_normal,
 )
@@ -44,24 +45,24 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def heads(self, x: Float[Tensor, "B N D"]) -> tuple[Tensor, Tensor, Tensor]:
+    def project_qkv(self, x: Float[Tensor, "B N D"]) -> tuple[Tensor, Tensor, Tensor]:
         """Return q, k, v as (B, h, N, d)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v
 
     def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        q, k, v = self.heads(x)
+        q, k, v = self.project_qkv(x)
         x = attention(q, k, v, self.attn_drop if self.training else 0.0)
         return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
 
-    def weights(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B h N N"]:
+    def attention_probs(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B h N N"]:
         """Return the attention that `forward` applies."""
-        q, k, _ = self.heads(x)
+        q, k, _ = self.project_qkv(x)
         return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
 class Block(nn.Module):
-    """Attention and MLP, each normalized first and added to what came in."""
+    """Attention and MLP; norms precede both."""
 
     def __init__(
         self, dim: int, attn: Attention, mlp_ratio: float, drop: float, drop_path: float, init_values: float | None
@@ -84,16 +85,16 @@ class VisionTransformer(Backbone):
     """Encode an image, or any subset of its patches, with plain transformer blocks.
 
     Args:
-        global_pool: what the classifier reads: the class token, or the mean of the patch tokens.
-        init_values: start of LayerScale (DeiT III); none without.
-        no_embed_class: give positions to patches only (DeiT III).
-        fc_norm: normalize after pooling rather than before; by default with the mean only.
+        global_pool: the classifier reads the class token, or the mean of the patch tokens.
+        init_values: initial LayerScale (DeiT III); None for no LayerScale.
+        no_embed_class: add positions to patches only (DeiT III).
+        fc_norm: normalize after pooling instead of before; by default only for the mean.
         distilled: add DeiT's distillation token and second classifier.
         fixed_pos_embed: MAE's sin-cos table, not trained, in place of learned positions.
-        dynamic_img_size: accept images of other sizes, resizing the positions; unlike in timm on, for multi-crop views.
-        dynamic_img_pad: fill up images whose sides are no multiple of the patch with zeros, below and to the right.
-        init: how linear layers start; `vitlab.models.layers.fan_in` for small widths.
-        grad_checkpointing: recompute each block's activations in the backward pass rather than hold them.
+        dynamic_img_size: accept images of other sizes and resize positions. On by default, unlike timm, for multi-crop.
+        dynamic_img_pad: pad images whose sides are no multiple of the patch with zeros at the bottom and right.
+        init: initializes linear layers; `vitlab.models.layers.fan_in` for small widths.
+        grad_checkpointing: recompute each block's activations in the backward pass instead of storing them.
     """
 
     def __init__(
@@ -160,13 +161,9 @@ class VisionTransformer(Backbone):
 
     def _check_pool(self, global_pool: str) -> str:
         if global_pool not in (("token",) if self.distilled else ("token", "avg")):
-            wanted = "token, for the two tokens of a distilled model" if self.distilled else "token or avg"
-            raise ValueError(f"global_pool must be {wanted}, not {global_pool}.")
+            choices = "token for a distilled model" if self.distilled else "token or avg"
+            raise ValueError(f"global_pool must be {choices}, not {global_pool}.")
         return global_pool
-
-    @property
-    def stride(self) -> int:
-        return self.patch_size
 
     def add_pos_embed(self, tokens: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
         H, W = self.patch_embed.grid_size
@@ -182,15 +179,12 @@ class VisionTransformer(Backbone):
         x = torch.cat([prefix.expand(tokens.shape[0], -1, -1), tokens.flatten(1, -2)], dim=1)  # (B, P + N, D)
         x = self.pos_drop(x)
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing else block(x)
+            x = run_block(block, x, self.grad_checkpointing)
         x = self.norm(x)
         return Features(prefix=x[:, :P], patches=x[:, P:])
 
-    def parts_to_compile(self) -> list[nn.Module]:
-        return list(self.blocks)
-
     def pool(self, features: Features) -> Float[Tensor, "B C"]:
-        """Return what the classifier reads; for a distilled model the mean of its two tokens, as timm does."""
+        """Return what the classifier reads; for a distilled model the mean of its two tokens, as in timm."""
         return self.fc_norm((features.prefix if self.global_pool == "token" else features.patches).mean(dim=1))
 
     def forward_heads(self, features: Features) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
@@ -200,12 +194,12 @@ class VisionTransformer(Backbone):
         return self.head(cls), self.head_dist(dist)
 
     def forward_head(self, features: Features) -> Float[Tensor, "B K"]:
-        """Return the logits: the mean of both heads' where there are two (the code; the paper adds probabilities)."""
+        """Return the logits: of two heads the mean (as the official code; the paper adds probabilities)."""
         if self.distilled:
             return torch.stack(self.forward_heads(features)).mean(dim=0)
         return self.head(self.head_drop(self.pool(features)))
 
-    def forward(  # type: ignore[override]  # the pair is timm's protocol, and asked for by its setter
+    def forward(  # type: ignore[override]  # the pair is timm's protocol
         self, images: Float[Tensor, "B Cin Hpx Wpx"]
     ) -> Float[Tensor, "B K"] | tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
         features = self.forward_features(images)
@@ -213,41 +207,33 @@ class VisionTransformer(Backbone):
         return self.forward_heads(features) if pair else self.forward_head(features)
 
     def set_distilled_training(self, enable: bool = True) -> None:
-        """Make `forward` return the pair of logits while training, as timm's method of this name does."""
+        """Make `forward` return the pair of logits while training, as in timm."""
         self.distilled_training = enable
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Rebuild a trained model for images of another size, resizing its positions."""
-        P = 0 if self.no_embed_class else self.num_prefix_tokens
-        grid = self.pos_embed.detach()[0, P:].unflatten(0, self.patch_embed.grid_size)
+        old, positions = self.patch_embed.grid_size, self.pos_embed
         self.patch_embed.set_input_size(img_size)
-        self.img_size = self.patch_embed.img_size
-        grid = resample_grid(grid, *self.patch_embed.grid_size).flatten(0, 1).unsqueeze(0)
-        resized = torch.cat([self.pos_embed.detach()[:, :P], grid], dim=1)
-        self.pos_embed = nn.Parameter(resized, requires_grad=self.pos_embed.requires_grad)
+        self.img_size, num_prefix = self.patch_embed.img_size, positions.shape[1] - old[0] * old[1]
+        resized = resize_pos_embed(positions.detach(), num_prefix, old, self.patch_embed.grid_size)
+        self.pos_embed = nn.Parameter(resized, requires_grad=positions.requires_grad)
 
     def attention_maps(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> list[AttentionMap]:
         """Return each block's attention among all tokens."""
         size = self.patch_embed.grid_of(images)
-        weights = recompute_attention(self, [block.attn for block in self.blocks], images)  # type: ignore[misc]
-        keys = torch.arange(weights[0].shape[-1], device=images.device).expand(weights[0].shape[-2:])
-        return [AttentionMap(w, keys, size, self.stride) for w in weights]
+        probs = recompute_attention(self, [block.attn for block in self.blocks], images)  # type: ignore[misc]
+        keys = torch.arange(probs[0].shape[-1], device=images.device).expand(probs[0].shape[-2:])
+        return [AttentionMap(p, keys, size, self.stride) for p in probs]
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: Literal["token", "avg"] | None = None) -> None:
         self.num_classes, self.global_pool = num_classes, self._check_pool(global_pool or self.global_pool)
         self.head = new_classifier(self.num_features, num_classes, self.init, like=self.cls_token)
         if self.distilled:
             self.head_dist = new_classifier(self.num_features, num_classes, self.init, like=self.cls_token)
 
     def no_weight_decay(self) -> set[str]:
-        """Positions and prefix tokens. DeiT's released run did decay `dist_token`; timm no longer does."""
+        """Positions and prefix tokens. DeiT's released run decayed `dist_token`; timm does not."""
         return {"pos_embed", "cls_token", "dist_token"} & {name for name, _ in self.named_parameters()}
-
-    def layers(self) -> list[list[nn.Parameter]]:
-        """Embeddings, each block, final norm and head."""
-        tokens = [self.pos_embed, self.cls_token, *([] if self.dist_token is None else [self.dist_token])]
-        last = [*self.norm.parameters(), *self.fc_norm.parameters(), *self.head_parameters()]
-        return [[*tokens, *self.patch_embed.parameters()], *(list(block.parameters()) for block in self.blocks), last]
 
     def head_parameters(self) -> list[nn.Parameter]:
         return [*self.head.parameters(), *([] if self.head_dist is None else self.head_dist.parameters())]

@@ -5,7 +5,6 @@ share many names; without the check it would load in part, train worse, and say 
 """
 
 import argparse
-import math
 import pickle
 import re
 from collections import Counter
@@ -19,11 +18,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from vitlab.atomic_files import written_whole
-from vitlab.models.layers import PatchEmbed, resample_grid
-from vitlab.models.swin import TableAttention
-from vitlab.models.swin_v2 import ContinuousBias, TableBias
+from vitlab.models.backbone import ImageModel
 from vitlab.models.timm_model import TimmModel
-from vitlab.models.windows import resize_bias_table
 
 Weights = dict[str, Tensor]
 Shape = tuple[int, ...]
@@ -98,7 +94,13 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
     part = {name[len(prefix) :]: tensor for name, tensor in file.items() if name.startswith(prefix)}
     encoder = convert_names(part)
 
-    fitting = {name: _fit(target, name, tensor) for name, tensor in encoder.items() if name in own}
+    fitting = {
+        name: tensor
+        if tensor.shape == own[name].shape
+        else (target.resized(name, tensor) if isinstance(target, ImageModel) else None)
+        for name, tensor in encoder.items()
+        if name in own
+    }
     loaded = {name: tensor for name, tensor in fitting.items() if tensor is not None}
     report = LoadReport(
         path=str(path),
@@ -208,40 +210,18 @@ def _find_prefix(file: Iterable[str], own: Mapping[str, Tensor]) -> str:
     return best if 2 * found[best] >= len(own) else ""
 
 
-def _fit(model: nn.Module, name: str, tensor: Tensor) -> Tensor | None:
-    """Return a tensor of the model's shape, resized where it is a grid of positions, or None."""
-    shape = model.state_dict()[name].shape
-    if tensor.shape == shape:
-        return tensor
-    owner = model.get_submodule(name.rpartition(".")[0])
-    if name == "pos_embed" and tensor.shape[-1] == shape[-1] and isinstance(model.patch_embed, PatchEmbed):
-        height, width = model.patch_embed.grid_size
-        num_prefix = shape[1] - height * width
-        side = math.isqrt(tensor.shape[1] - num_prefix)
-        if side * side != tensor.shape[1] - num_prefix:
-            return None
-        grid = resample_grid(tensor[0, num_prefix:].unflatten(0, (side, side)), height, width)
-        return torch.cat([tensor[:, :num_prefix], grid.flatten(0, 1).unsqueeze(0)], dim=1)
-    if isinstance(owner, TableAttention | TableBias) and tensor.ndim == 2 and tensor.shape[1] == shape[1]:
-        side = (math.isqrt(len(tensor)) + 1) // 2  # a window of s has (2s - 1)² offsets
-        return resize_bias_table(tensor, (side, side), owner.window) if (2 * side - 1) ** 2 == len(tensor) else None
-    return None
-
-
 def _offsets_resized(model: nn.Module, file: Weights) -> dict[str, tuple[Shape, Shape]]:
-    """Return which tables of offsets, that continuous biases are functions of, are of another window than the file's.
+    """Return the shapes of Swin v2's tables of offsets that differ between file and model.
 
-    Only Microsoft's files hold these tables. Nothing is loaded from them, but a model of another window without
-    `pretrained_window_sizes` measures offsets otherwise than in the training.
+    Only Microsoft's files contain these tables. They are not loaded, but a model of another window without
+    `pretrained_window_sizes` measures offsets differently than in the training.
     """
-    resized = {}
-    for name, module in model.named_modules():
-        offsets = file.get(f"{name.removesuffix('.cpb_mlp')}.relative_coords_table")
-        if isinstance(module, ContinuousBias) and offsets is not None:
-            old, new = tuple(offsets.flatten(0, -2).shape), tuple(module.relative_coords_table.shape)
-            if old != new:
-                resized[f"{name}.relative_coords_table"] = (old, new)
-    return resized
+    changes = {
+        name: (tuple(file[official].flatten(0, -2).shape), tuple(table.shape))
+        for name, table in model.named_buffers()
+        if name.endswith("relative_coords_table") and (official := name.replace(".cpb_mlp.", ".")) in file
+    }
+    return {name: (old, new) for name, (old, new) in changes.items() if old != new}
 
 
 def _refuse_unexplained(report: LoadReport, model: str, other_shapes: Mapping[str, Shape]) -> None:

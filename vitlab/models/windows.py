@@ -1,25 +1,39 @@
 """The geometry of shifted windows, which Swin and Swin v2 share.
 
 A map of H × W tokens is cut into windows of wh × ww = N tokens. Shifted blocks roll the map first, so that windows
-straddle the borders of the ones before; a mask then keeps apart what only the roll made neighbors.
+straddle the previous borders; a mask separates tokens that only the roll made neighbors.
 """
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from vitlab.models.layers import resample_grid
+from vitlab.models.layers import check_heads, resample_grid
 
 Size = tuple[int, int]
 
+logger = logging.getLogger(__name__)
+
+
+def check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
+    """Raise a ValueError unless the depths, widths and heads of the stages fit together."""
+    if not depths or min(depths) < 1 or len(depths) != len(num_heads):
+        stages = f"depths {tuple(depths)} and num_heads {tuple(num_heads)}"
+        raise ValueError(f"{stages} must name the same stages, each of at least one block.")
+    for i, heads in enumerate(num_heads):
+        check_heads(embed_dim * 2**i, heads, f"embed_dim {embed_dim}, in stage {i + 1} a width")
+
 
 def stage_windows(window_size: int | Sequence[int], num_stages: int) -> list[Size]:
-    """Return (height, width) of each stage's window, from one side, one [height, width], or one side a stage."""
+    """Return (height, width) of each stage's window, from one side, one [height, width], or one side per stage."""
     sides = [window_size] * num_stages if isinstance(window_size, int) else list(window_size)
     windows = [(sides[0], sides[1])] * num_stages if len(sides) == 2 else [(side, side) for side in sides]
     if len(windows) != num_stages or any(side < 1 for window in windows for side in window):
@@ -35,11 +49,37 @@ def stage_maps(grid: Size, num_stages: int) -> list[Size]:
     return [(math.ceil(grid[0] / 2**i), math.ceil(grid[1] / 2**i)) for i in range(num_stages)]
 
 
-def clamp_window(size: Size, window: Size) -> tuple[Size, Size]:
-    """Return the window cut down to the map, and the shift of odd blocks: half a window, none where one covers a side.
+def windows_setting(windows: Sequence[Size]) -> list[int]:
+    """Return the `window_size` from which `stage_windows` makes these windows."""
+    return list(windows[0]) if len(set(windows)) == 1 else [height for height, _ in windows]
 
-    The order matters: bias tables are built for the clamped window.
-    """
+
+def grown_windows(windows: Sequence[Size], old: Size, new: Size) -> list[Size]:
+    """Return each stage's window grown in proportion from an old grid of tokens to a new one."""
+    return [(max(1, h * new[0] // old[0]), max(1, w * new[1] // old[1])) for h, w in windows]
+
+
+def warn_of_misfits(maps: Iterable[Size], windows: Iterable[Size]) -> None:
+    """Log the windows that are larger than their maps and those that do not divide them."""
+    _warn_of_misfits(tuple(maps), tuple(windows))
+
+
+@cache  # once for each combination, not for every model of a study
+def _warn_of_misfits(maps: tuple[Size, ...], windows: tuple[Size, ...]) -> None:
+    pairs = list(zip(maps, windows, strict=True))
+    small = [(m, w) for m, w in pairs if m[0] < w[0] or m[1] < w[1]]
+    uneven = [(m, w) for m, w in pairs if (m[0] > w[0] and m[0] % w[0]) or (m[1] > w[1] and m[1] % w[1])]
+    for message, misfits in {
+        "Windows larger than their maps are clamped to them and not shifted": small,
+        "Windows that do not divide their maps have these padded with zeros": uneven,
+    }.items():
+        if misfits:
+            sizes = ", ".join(f"{w[0]}×{w[1]} on a map of {m[0]}×{m[1]}" for m, w in misfits)
+            logger.warning("%s: %s.", message, sizes)
+
+
+def clamp_window(size: Size, window: Size) -> tuple[Size, Size]:
+    """Return the window clamped to the map, and the shift of odd blocks: half a window, 0 if one covers the side."""
     clamped = (min(size[0], window[0]), min(size[1], window[1]))
     shift = (0 if size[0] <= window[0] else window[0] // 2, 0 if size[1] <= window[1] else window[1] // 2)
     return clamped, shift
@@ -62,24 +102,37 @@ def relative_position_index(window: Size) -> Int[Tensor, "N N"]:
 
 
 def look_up(table: Float[Tensor, "offsets h"], index: Int[Tensor, "N N"]) -> Float[Tensor, "h N N"]:
-    """Return the bias of each head, query and key. `table[index]` says the same and takes six times as long."""
+    """Return the bias of each head, query and key: `table[index]`, which takes six times as long."""
     return table.t().index_select(1, index.flatten()).unflatten(1, index.shape)
+
+
+def new_bias_table(window: Size, num_heads: int) -> Float[Tensor, "offsets h"]:
+    """Return a random bias for each offset within a window and each head."""
+    return nn.init.trunc_normal_(torch.empty((2 * window[0] - 1) * (2 * window[1] - 1), num_heads), std=0.02)
 
 
 def resize_bias_table(
     table: Float[Tensor, "offsets h"], window: Size, new_window: Size
 ) -> Float[Tensor, "new_offsets h"]:
-    """Resize a bias table as a picture of offsets whose channels are the heads: bicubic, as the official code."""
+    """Resize a bias table as an image of offsets whose channels are the heads: bicubic, as in the official code."""
     grid = table.unflatten(0, (2 * window[0] - 1, 2 * window[1] - 1))
     return resample_grid(grid, 2 * new_window[0] - 1, 2 * new_window[1] - 1, antialias=False).flatten(0, 1)
+
+
+def fit_bias_table(tensor: Tensor, table: Float[Tensor, "offsets h"], window: Size) -> Tensor | None:
+    """Resize the bias table of a file, of a square window, to the shape of `table`; None if it is not such a table."""
+    side = (math.isqrt(len(tensor)) + 1) // 2  # a window of s has (2s - 1)² offsets
+    if tensor.ndim != 2 or tensor.shape[1] != table.shape[1] or (2 * side - 1) ** 2 != len(tensor):
+        return None
+    return resize_bias_table(tensor, (side, side), window)
 
 
 def shift_mask(
     size: Size, window: Size, shift: Size, device: torch.device | None = None
 ) -> Float[Tensor, "nW N N"] | None:
-    """Return 0 where two tokens of a rolled window are neighbors in the image and -100 where the roll made them so.
+    """Return 0 where two tokens of a rolled window are neighbors in the image, else -100; None without a shift.
 
-    None without a shift. -100 and not -inf, as in the official code: weights were trained with what leaks through.
+    -100 instead of -inf, as in the official code: released weights were trained with what leaks through.
     """
     if not any(shift):
         return None
@@ -95,19 +148,19 @@ def shift_mask(
 
 
 def pad_to_windows(x: Float[Tensor, "B H W C"], window: Size) -> Float[Tensor, "B Hp Wp C"]:
-    """Pad with zeros, below and to the right, to a whole number of windows."""
+    """Pad with zeros at the bottom and right to a whole number of windows."""
     below, right = -x.shape[1] % window[0], -x.shape[2] % window[1]
     return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
 
 
 def split_windows(x: Float[Tensor, "B H W C"], window: Size, num_heads: int) -> Float[Tensor, "BnW h N d"]:
-    """Part windows, an image's row by row, and heads, in one copy."""
+    """Split a map into windows, row by row, and heads, in one copy."""
     x = x.unflatten(3, (num_heads, -1)).unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0]))
     return x.permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5).flatten(0, 2)  # from (B, H/wh, wh, W/ww, ww, h, d)
 
 
 def join_windows(x: Float[Tensor, "BnW h N d"], window: Size, size: Size) -> Float[Tensor, "B H W C"]:
-    """Undo `split_windows`, likewise in one copy."""
+    """Undo `split_windows`, in one copy."""
     x = x.unflatten(2, window).unflatten(0, (-1, size[0] // window[0], size[1] // window[1]))
     return x.permute(0, 1, 4, 2, 5, 3, 6).flatten(5).flatten(3, 4).flatten(1, 2)  # from (B, H/wh, W/ww, h, wh, ww, d)
 
@@ -119,7 +172,7 @@ def in_windows(
     shift: Size,
     mask: Float[Tensor, "nW N N"] | None,
 ) -> Float[Tensor, "B2 H W C2"]:
-    """Roll maps by `shift` and pad them to whole windows, let `attn` work on them, and undo both."""
+    """Roll maps by `shift`, pad them to whole windows, apply `attn`, and undo both."""
     H, W = x.shape[1], x.shape[2]
     if any(shift):
         x = torch.roll(x, (-shift[0], -shift[1]), dims=(1, 2))
@@ -136,16 +189,16 @@ def attend(
     scale: float,
     dropout: float,
 ) -> Float[Tensor, "BnW h N d"]:
-    """Return softmax(scale · q kᵀ + bias + mask) v, with bias and mask broadcast over images and not copied."""
+    """Return softmax(scale · q kᵀ + bias + mask) v; bias and mask broadcast over images without a copy."""
     attn_mask = (bias.unsqueeze(0) if mask is None else bias + mask.unsqueeze(1)).to(q.dtype)  # (1 or nW, h, N, N)
     if q.is_cpu and attn_mask.requires_grad:
-        # No fused kernel of the CPU has a gradient for the bias. What PyTorch runs instead computes in float32 and
-        # looks for rows that are masked throughout, of which a window has none.
+        # No fused kernel for the CPU has a gradient for the bias. PyTorch's fallback computes in float32 and searches
+        # for fully masked rows, which a window never has.
         weights = attention_weights(q, k, attn_mask, scale)
         return (F.dropout(weights, dropout) @ v.unflatten(0, weights.shape[:2])).flatten(0, 1)
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, scale=scale)
-    # Windows of an image as further heads of it: the mask then differs along the heads alone, and broadcasts.
+    # The windows of an image become heads: the mask then differs along the heads alone and broadcasts.
     q, k, v = (x.unflatten(0, (-1, len(mask))).flatten(1, 2) for x in (q, k, v))  # (B, nW·h, N, d)
     attn_mask = attn_mask.flatten(0, 1).unsqueeze(0)
     x = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, scale=scale)
@@ -160,12 +213,25 @@ def attention_weights(
     return (q @ k.transpose(-2, -1)).add_(attn_mask).softmax(dim=-1, dtype=q.dtype)
 
 
+@contextmanager
+def kept_biases(attentions: Iterable[nn.Module]) -> Iterator[None]:
+    """Compute the position bias of each attention once for all forwards inside; the weights must not change."""
+    attentions = list(attentions)
+    try:
+        for attention in attentions:
+            attention.kept_bias = attention.bias().detach()  # type: ignore[operator]
+        yield
+    finally:
+        for attention in attentions:
+            attention.kept_bias = None  # type: ignore[assignment]
+
+
 def windows_on_map(
     weights: Float[Tensor, "BnW h N N"], window: Size, shift: Size, size: Size
 ) -> tuple[Float[Tensor, "B h HW N"], Int[Tensor, "HW N"]]:
-    """Put the weights of windows where their queries are on a map of `size`, with the place of each key, -1 if padding.
+    """Return the weights at the places of their queries on a map of `size`, and the place of each key, -1 for padding.
 
-    Both go back the way that tokens go: once for the weights, once for the map's own places.
+    Both take the way of the tokens through `in_windows`: once the weights, once the numbers of the places.
     """
 
     def put_weights(padded: Tensor, _: Tensor | None) -> Tensor:
@@ -181,16 +247,16 @@ def windows_on_map(
 
 
 def merge_2x2(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 4*C"]:
-    """Concatenate each 2 × 2 neighborhood in the order (0,0), (1,0), (0,1), (1,1) of (row, column) offsets.
+    """Concatenate each 2 × 2 neighborhood column by column: offsets (0,0), (1,0), (0,1), (1,1) as (row, column).
 
-    Column by column: `nn.Unfold` goes row by row and would load released weights without a word, and wrongly.
+    `nn.Unfold` goes row by row: released weights would load, and give wrong results.
     """
     x = pad_to_windows(x, (2, 2))
     return x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)
 
 
 class ScaledUnit(torch.autograd.Function):
-    """y = s · x / |x|, which keeps y and 1/|x| for its gradient instead of every step in between."""
+    """y = s · x / |x|, which stores only y and 1/|x| for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
@@ -214,7 +280,7 @@ def cosine(
 ) -> tuple[Tensor, Tensor]:
     """Scale q and k so that q kᵀ is cos(q, k) / τ, with 1/τ = exp(min(logit_scale, log 100)) folded into q.
 
-    The clamp is on the logarithm and has no lower end (official swin_transformer_v2.py:156).
+    The clamp is on the logarithm and has no lower bound (official swin_transformer_v2.py:156).
     """
     scale = logit_scale.clamp(max=math.log(100)).exp()
     return ScaledUnit.apply(q, scale), ScaledUnit.apply(k, torch.ones_like(scale))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vitlab.internals import clip_unscaled_gradients, trainer_of
 from vitlab.models import ImageModel
+from vitlab.models.backbone import check_attributes
 from vitlab.objectives.sharding import FSDP, apply_fsdp, refuse_other_sharding
 from vitlab.objectives.stored import build, stored_model
 from vitlab.objectives.task import Monitor, Task
@@ -50,6 +51,7 @@ class Objective(LightningModule, ABC):
         self, backbone: ImageModel, optimizer: Optimizer, schedule: Schedule, init_from: str | None = None
     ) -> None:
         super().__init__()
+        check_attributes(backbone)
         self.backbone = backbone
         self.optimizer = optimizer
         self.schedule = schedule
@@ -154,7 +156,7 @@ class Objective(LightningModule, ABC):
         torch.compiler.config.accumulated_recompile_limit = 4 * _COMPILATIONS
         for model in self.modules():
             if isinstance(model, ImageModel):
-                for part in model.parts_to_compile():
+                for part in model.blocks:
                     part.compile(backend=backend, dynamic=False)
 
     def load_backbone(self, path: Path) -> None:
@@ -174,7 +176,7 @@ class Objective(LightningModule, ABC):
             self.named_parameters(),
             self.optimizer,
             self.global_batch,
-            self.backbone.layers(),
+            self.backbone.parameters_by_depth(),
             self.backbone.head_parameters(),
             self.no_weight_decay(),
         )

@@ -61,7 +61,7 @@ def apply_fsdp(objective: LightningModule, mesh: DeviceMesh) -> None:
 def parts(module: nn.Module) -> list[nn.Module]:
     """Return what of a module is gathered by itself: a network's parts, and blocks of what is no ImageModel."""
     if isinstance(module, ImageModel):
-        return module.parts_to_compile()
+        return list(module.blocks)
     blocks = getattr(module, "blocks", None)  # timm's, MAE's decoder's
     return list(blocks) if isinstance(blocks, nn.Sequential | nn.ModuleList) else []
 
