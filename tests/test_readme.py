@@ -1,4 +1,4 @@
-"""Every command that the README shows is run here, on small data and for two steps where it trains."""
+"""Every command of README.md and docs/commands.md runs, on small data for two steps; other docs name what exists."""
 
 import re
 import shlex
@@ -10,38 +10,35 @@ import pytest
 
 from tests.conftest import EXPERIMENTS
 from tests.test_experiments import SHORT, make_cifar, make_photos
+from vitlab import __main__ as main_module
 from vitlab.__main__ import main
 from vitlab.commands import benchmark
-from vitlab.commands import check_resume as doctor
 from vitlab.evaluation import cost
-from vitlab.studies.execution import costs as sitting
+from vitlab.studies.execution import costs
 from vitlab.studies.study import read_study
 
 ROOT = EXPERIMENTS.parent
 README = (ROOT / "README.md").read_text()
-SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
-COMMANDS = [
-    *re.findall(r"^python -m vitlab .*$", SHELL, re.MULTILINE),
-    *re.findall(r"`(python -m vitlab .*?)`", README),
-]
-TARGETS = re.findall(r"make ([\w-]+)", README)
+DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+SHELL = re.compile(r"^(?:    |`?)(python -m vitlab [^`\n]*)", re.MULTILINE)
+COMMANDS = dict.fromkeys([*SHELL.findall(README), *SHELL.findall(DOCS["commands.md"])])
+TARGETS = {target for text in (README, *DOCS.values()) for target in re.findall(r"[`(]make ([\w-]+)", text)}
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the README's order, in one directory, since later ones use what earlier ones made."""
+def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's, then those of docs/commands.md, in one directory, since later ones use what earlier ones made."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cost, "SECONDS", 0.1)
-    for module in (benchmark, sitting):
+    for module in (benchmark, costs):
         monkeypatch.setattr(module, "TURNS", 1)
-    monkeypatch.setattr(doctor, "examine", lambda *args: ([1], []))  # test_doctor.py waits for its three processes
     shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
     make_cifar(tmp_path / "data")
     make_photos(tmp_path / "my_photos")
-    assert len(COMMANDS) >= 7
+    assert len(COMMANDS) >= 10
     for command in COMMANDS:
         arguments = shlex.split(command)[3:]
-        if arguments[0] in {"fit", "test", "probe", "doctor"} and "--help" not in arguments:
+        if arguments[0] in {"fit", "probe"}:
             arguments += [part for option in SHORT.items() for part in option]
         if arguments[0] == "benchmark":
             arguments += ["--data.batch_size", "4"]
@@ -54,20 +51,29 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "runs/quickstart/report.html").is_file()
 
 
-@pytest.mark.parametrize("target", sorted(set(TARGETS)))
-def test_every_target_of_the_readme_exists(target: str) -> None:
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_every_target_of_the_documentation_exists(target: str) -> None:
     assert subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, check=False).returncode == 0
 
 
-def test_the_readmes_study_is_a_valid_one(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+def test_the_study_of_the_documentation_is_a_valid_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", DOCS["studies.md"], re.DOTALL)
     shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
     study = tmp_path / "experiments/studies/mine.yaml"
     study.write_text(text)
     assert list(read_study(study).variants) == ["ViT", "Swin"]
 
 
-def test_every_place_and_picture_that_the_readme_names_exists() -> None:
+@pytest.mark.parametrize("name", DOCS)
+def test_commands_and_files_of_the_documentation_exist(name: str) -> None:
+    assert set(re.findall(r"python -m vitlab ([a-z][\w-]*)", DOCS[name])) <= set(main_module.COMMANDS)
+    places = re.findall(r"\b(?:experiments|tests)/[\w./]+\w", DOCS[name])
+    links = [f"docs/{link}" for link in re.findall(r"\]\((?!http)([^)#]+)", DOCS[name])]
+    assert [place for place in [*places, *links] if not (ROOT / place).exists()] == []
+
+
+def test_every_place_picture_and_page_that_the_readme_names_exists() -> None:
     places = re.findall(r"^(vitlab/[\w./]+|experiments/|notebooks/|tests/)", README, re.MULTILINE)
-    pictures = re.findall(r"!\[.*?\]\((.*?)\)", README)
-    assert [place for place in [*places, *pictures] if not (ROOT / place).exists()] == []
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert len(places) >= 10
+    assert [place for place in [*places, *links] if not (ROOT / place).exists()] == []
