@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from vitlab.evaluation import busy_cores as module
-from vitlab.evaluation.busy_cores import Neighbors, busy_seconds
+from vitlab.evaluation.busy_cores import OtherPrograms, busy_seconds
 
-# proc(5): user nice system idle iowait irq softirq steal guest guest_nice, in ticks; guests stand in user too.
+# proc(5): user nice system idle iowait irq softirq steal guest guest_nice, in ticks; guests are counted in user too.
 STAT = """cpu  0 0 0 0 0 0 0 0 0 0
 cpu0 100 20 30 9000 800 4 5 1 60 7
 cpu1 1000 0 0 9000 0 0 0 0 0 0
@@ -13,7 +13,7 @@ intr 5
 """
 
 
-def test_work_is_counted_on_the_cores_that_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_is_counted_on_the_given_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "stat").write_text(STAT)
     monkeypatch.setattr(module, "STAT", tmp_path / "stat")
     monkeypatch.setattr(module.os, "sysconf", lambda name: 100)
@@ -21,7 +21,7 @@ def test_work_is_counted_on_the_cores_that_count(tmp_path: Path, monkeypatch: py
     assert busy_seconds({0, 1}) == pytest.approx(11.6)
 
 
-def test_own_work_is_no_neighbors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_work_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Ten seconds of which this process computes for four, while the cores work for ten in all: others took .6 of one.
     times = {"wall": 0.0, "own": 0.0, "all": 50.0}
     monkeypatch.setattr(module.time, "perf_counter", lambda: times["wall"])
@@ -29,11 +29,11 @@ def test_own_work_is_no_neighbors(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "busy_seconds", lambda cores: times["all"])
     (tmp_path / "stat").write_text(STAT)
     monkeypatch.setattr(module, "STAT", tmp_path / "stat")
-    found = Neighbors()
-    assert found.mean is None  # nothing was measured
-    with found:
+    others = OtherPrograms()
+    assert others.mean is None  # nothing measured yet
+    with others:
         times |= {"wall": 10.0, "own": 4.0, "all": 60.0}
     times["all"] = 99.0  # between two turns
-    assert found.mean == pytest.approx(0.6)
+    assert others.mean == pytest.approx(0.6)
     monkeypatch.setattr(module, "STAT", tmp_path / "nothing")
-    assert found.mean is None  # the system does not tell
+    assert others.mean is None  # the system does not report it

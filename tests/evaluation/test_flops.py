@@ -1,16 +1,14 @@
-"""The arithmetic of a step, counted in a run's first one."""
+"""FLOPs of a step, and the peak of a device."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
 from tests.objectives.small import SMALL, STAGES
 from vitlab.commands.dispatch import run
-from vitlab.evaluation.cost import count_train_flops
-from vitlab.evaluation.flops import Utilization, choose_tf32, dtype_of, gemm_peak
+from vitlab.evaluation.flops import choose_tf32, dtype_of, gemm_peak
 from vitlab.internals import flop_counter
 from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
 
@@ -31,27 +29,6 @@ def flops(model: torch.nn.Module) -> int:
 def test_what_a_checkpoint_recomputes_is_counted_once(family: str) -> None:
     """The oracle is the same model that holds its activations."""
     assert flops(FAMILIES[family](grad_checkpointing=True)) == flops(FAMILIES[family]())
-
-
-def test_a_run_counts_its_first_step_and_logs_the_rate(tiny: Callable[..., Path]) -> None:
-    assert run("fit", ["--config", str(tiny())]) == 0
-    state = torch.load("runs/tiny/seed-0/checkpoints/last.ckpt", weights_only=True)["callbacks"]["Utilization"]
-    model = VisionTransformer(img_size=8, in_chans=1, num_classes=10, patch_size=4, embed_dim=16, depth=2, num_heads=2)
-    images, labels = torch.randn(64, 1, 8, 8), torch.arange(64) % 10
-    assert state["flops"] == 64 * count_train_flops(model, images, labels)  # a batch, forward and backward
-    table = pd.read_csv("runs/tiny/seed-0/metrics.csv").dropna(subset="tflops")
-    expected = table.images_per_second / 64 * state["flops"] / 1e12
-    assert table.tflops.tolist() == pytest.approx(expected.tolist(), rel=0.05)  # the last batch is as full
-    assert "mfu" not in table  # no GPU
-
-
-def test_utilization_is_a_share_of_the_peak() -> None:
-    utilization = Utilization()
-    assert utilization.rates(3.0) == {}
-    utilization.flops = int(2e12)
-    assert utilization.rates(3.0) == {"tflops": 6.0}
-    utilization.peak = 24e12
-    assert utilization.rates(3.0) == {"tflops": 6.0, "mfu": 0.25}
 
 
 def test_the_peak_is_a_rate_and_draws_no_number() -> None:

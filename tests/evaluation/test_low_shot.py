@@ -43,8 +43,8 @@ def test_more_images_than_a_class_has_are_not_asked_for() -> None:
 
 
 def test_a_line_says_what_is_counted() -> None:
-    assert str(LowShot.of(1, [0.5, 0.6])).startswith("1 label a class   55.0 % [")
-    assert str(LowShot.of(5, [0.5, 0.6])).startswith("5 labels a class  55.0 % [")
+    assert str(LowShot.of(1, [0.5, 0.6])).startswith("1 label per class   55.0 % [")
+    assert str(LowShot.of(5, [0.5, 0.6])).startswith("5 labels per class  55.0 % [")
 
 
 def test_the_interval_is_students() -> None:

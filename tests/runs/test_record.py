@@ -75,7 +75,7 @@ def test_data_without_classes_are_refused_before_training(
     labels = Digits.labels
     monkeypatch.setattr(Digits, "labels", lambda *args: np.eye(10, dtype=np.float32)[labels(*args)])
     assert run("fit", ["--config", str(path)]) == 2
-    assert "one class for each image" in capsys.readouterr().err
+    assert "one class per image" in capsys.readouterr().err
     assert not Path("runs").exists()
 
 

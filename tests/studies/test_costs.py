@@ -90,7 +90,7 @@ def test_a_busy_machine_and_turns_far_apart_are_told(
     assert costs["B"].train_range == (40.0, 60.0)
     said = capsys.readouterr().out
     assert (
-        "Do not rely on images/s: while cost was measured, other programs took 1.6 of 2 cores and the speed of B"
+        "Images/s are unreliable: while cost was measured, other programs used 1.6 of 2 cores and the speed of B"
         in said
     )
 

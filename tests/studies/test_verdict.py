@@ -133,7 +133,7 @@ def test_tests_on_the_validation_images_are_told() -> None:
 def test_a_busy_machine_is_told_beside_its_speeds() -> None:
     cost = Cost(1, 2, 6, 45.0, 90.0, 1, 1, None, None, 64, 30, "a CPU", 1, "2.15", (31.0, 58.0), (89.0, 91.0), 1.7, 2)
     (remark,) = remarks(results(AHEAD, costs={"ViT": cost}))
-    assert "other programs took 1.7 of 2 cores and the speed of ViT changed by more than a quarter" in remark
+    assert "other programs used 1.7 of 2 cores and the speed of ViT changed by more than a quarter" in remark
     assert "idle" in remark
     assert plain(speed(cost.train_images_per_second, cost.train_range)) == "45 [31, 58]"
     assert speed(45.0, None) == "45"  # an older version's

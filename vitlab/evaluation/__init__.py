@@ -1,1 +1,1 @@
-"""Judge trained models by what they say about each image, and by the neighbors their features have."""
+"""Per-image predictions, k-NN, linear and low-shot probes of frozen features, and the cost of models."""

@@ -1,4 +1,4 @@
-"""How many cores other programs took while something was measured, as Linux counts in /proc/stat."""
+"""How many cores other programs used during a measurement, from /proc/stat (Linux)."""
 
 import os
 import sys
@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 STAT = Path("/proc/stat")
-IDLE = (3, 4, 8, 9)  # idle and iowait are no work; what guests use stands in `user` too (proc(5))
+IDLE = (3, 4, 8, 9)  # columns idle and iowait; guests' time is already in `user` (proc(5))
 
 
-class Neighbors:
-    """Counts the processor time of others within its blocks, on the cores that this process may use."""
+class OtherPrograms:
+    """Counts the processor time of other programs within its `with` blocks, on the cores available to this process."""
 
     def __init__(self) -> None:
         self.allowed = os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
@@ -19,7 +19,7 @@ class Neighbors:
 
     @property
     def mean(self) -> float | None:
-        """Cores that others kept busy, on average; None where the system does not tell."""
+        """Cores that others used on average; None where the system does not report it."""
         return max(0.0, self.others / self.wall) if self.wall and STAT.is_file() else None
 
     def __enter__(self) -> None:
@@ -35,12 +35,12 @@ class Neighbors:
 
 
 def busy_seconds(cores: set[int]) -> float:
-    """Return for how long some cores have worked since the machine started, for whomever; 0 where nothing tells."""
+    """Return how long some cores have worked since the machine started; 0 where the system does not report it."""
     if not STAT.is_file():
         return 0.0
     ticks = 0
     for line in STAT.read_text().splitlines():
         name, *values = line.split()
         if name.startswith("cpu") and name != "cpu" and int(name[3:]) in cores:
-            ticks += sum(int(value) for place, value in enumerate(values) if place not in IDLE)
+            ticks += sum(int(value) for column, value in enumerate(values) if column not in IDLE)
     return ticks / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""What a model says about the images of a split, without a trainer."""
+"""Predicted classes of a model, without a trainer."""
 
 from collections.abc import Iterable
 
@@ -11,19 +11,19 @@ from vitlab.models import ImageModel
 
 @torch.inference_mode()
 def classify(model: ImageModel, batches: Iterable[tuple[list[Tensor], Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return the likeliest class of each image and its label, both (N,) and in the order of the batches.
+    """Return the predicted class of each image and its label, both (N,) in the order of the batches.
 
     Args:
         model: in eval mode.
         batches: (views, labels) on the model's device, one view each.
 
     Raises:
-        ValueError: labels that are no classes.
+        ValueError: the labels are not classes.
     """
-    answers = []
+    pairs = []
     with model.biases_kept():
         for (images,), labels in batches:
             require_classes(labels)
-            answers.append((model(images).argmax(dim=1).cpu(), labels.cpu()))
-    predicted, labels = (torch.cat(parts) for parts in zip(*answers, strict=True))
+            pairs.append((model(images).argmax(dim=1).cpu(), labels.cpu()))
+    predicted, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     return predicted, labels

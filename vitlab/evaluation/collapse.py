@@ -1,4 +1,4 @@
-"""How far features spread: what tells that an encoder has collapsed, without a label.
+"""Spread of features: shows without labels whether an encoder has collapsed.
 
 N images, C the width of the embedding.
 """
@@ -12,16 +12,16 @@ from torch import Tensor
 def rank_me(features: Float[Tensor, "N C"]) -> float:
     """Return RankMe, the effective number of dimensions, from 1 to C (Garrido et al. 2023, equations 1 and 2).
 
-    exp(−Σ_k p_k ln p_k) with p_k = σ_k / Σ σ, σ the singular values of the features as they are, mean and all.
+    exp(−Σ_k p_k ln p_k) with p_k = σ_k / Σ σ, σ the singular values of the features, not centered.
     """
     singular = torch.linalg.eigvalsh(features.double().T @ features.double()).clamp_min(0).sqrt()  # (C,)
     return float(torch.special.entr(singular / singular.sum()).sum().exp())
 
 
 def relative_std(features: Float[Tensor, "N C"]) -> float:
-    """Return the deviation over images of features of length 1, mean of all channels, times √C.
+    """Return the standard deviation over images of features of length 1, averaged over channels, times √C.
 
-    0 where all images have the same features, near 1 where they point everywhere (Chen and He 2021, section 4.1).
+    0 if all images have the same features, near 1 if they point in all directions (Chen and He 2021, section 4.1).
     """
     deviation = F.normalize(features.double(), dim=1).std(dim=0)  # (C,)
     return float(deviation.mean()) * features.shape[1] ** 0.5

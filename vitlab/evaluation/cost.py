@@ -1,10 +1,11 @@
-"""What a model costs on the machine at hand: parameters, FLOPs, images per second, memory.
+"""What a model costs on this machine: parameters, FLOPs, images per second, memory, energy.
 
-A `CostMeter` measures one model and belongs in a process of its own, because peak memory is a property of the process.
+Run each `CostMeter` in a process of its own, because peak memory is a property of the process.
 """
 
 import json
 import os
+import platform
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -18,35 +19,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitlab.atomic_files import write_text
-from vitlab.evaluation.busy_cores import Neighbors
+from vitlab.evaluation.busy_cores import OtherPrograms
 from vitlab.evaluation.energy import meter_for
 from vitlab.evaluation.flops import flops_of, wait_for
 from vitlab.evaluation.interleaved_timing import clock_for
 from vitlab.evaluation.memory import PeakMemory
 from vitlab.models import ImageModel
 
-TURNS = 5  # of each model; those that are compared alternate (`sitting`)
+TURNS = 5  # per model; models that are compared alternate (vitlab/studies/execution/costs.py)
 WARM_UP = 5  # steps before the first turn
-REPETITIONS = 6  # timed steps of a turn at least, but fewer where they exceed its time
-LEAST_SECONDS = 0.1  # six steps of a tiny model fit into one hiccup of the machine
-SECONDS = 0.8  # of a turn, each for training and inference
-UNSTEADY = 1.25  # the fastest turn over the slowest, above which images/s are not to be relied on
-READY = "vitlab benchmark: ready"
-"""What a process says that measures in turn, before the first turn and after each."""
+REPETITIONS = 6  # timed steps per turn at least, fewer if they exceed SECONDS
+LEAST_SECONDS = 0.1  # of a turn; six steps of a tiny model are too short to average out load
+SECONDS = 0.8  # of a turn, for training and for inference
+UNSTEADY = 1.25  # the fastest turn over the slowest, above which images/s are not reliable
+READY = "vitlab benchmark: ready"  # printed by `benchmark --in_turn` before the first turn and after each
 
 
 @dataclass(frozen=True)
 class Cost:
     """The cost of one model in float32; a training step is forward, cross-entropy, backward and AdamW.
 
-    `flops` are of one image's forward pass, `train_flops` of forward and backward; a multiplication with its addition
-    counts as two (papers on vision models usually count it as one and call that FLOPs, or MACs). Peak memory is what
-    the CUDA allocator gave out at most, or on a CPU how far the process grew beyond its size before. Joules are of the
-    whole device and None where it has no meter (`energy`).
+    `flops` are of one image's forward pass, `train_flops` of forward and backward, two per multiply-add (papers on
+    vision models usually count one and call that FLOPs, or MACs). Peak memory is the most that the CUDA allocator gave
+    out, or on a CPU how much the process grew. Joules are of the whole device, None where it has no meter (`energy`).
 
     Images per second are of the median turn, `train_range` and `inference_range` of the slowest and the fastest.
-    `others` is how many of the `cores` that the process may use other programs took meanwhile; None on a GPU, or where
-    the system does not tell. Files of older versions lack these.
+    `others` is how many of the `cores` available to the process other programs used meanwhile; None on a GPU, or where
+    the system does not report it. Files of older versions lack these.
     """
 
     parameters: int
@@ -70,13 +69,13 @@ class Cost:
 
     @property
     def disturbed(self) -> bool:
-        """Say whether other programs took cores that the measurement had use for."""
+        """Whether other programs used cores that the measurement needed."""
         return self.others is not None and self.cores is not None and self.others + self.threads > self.cores + 0.25
 
     @property
     def unsteady(self) -> bool:
-        """Say whether the turns lie far apart."""
-        ranges = [found for found in (self.train_range, self.inference_range) if found is not None]
+        """Whether the speed of the turns differs much."""
+        ranges = filter(None, (self.train_range, self.inference_range))
         return any(fastest > UNSTEADY * slowest for slowest, fastest in ranges)
 
     def write(self, path: Path) -> None:
@@ -93,26 +92,26 @@ class Cost:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         needed = {field.name for field in fields(cls) if field.default is MISSING}
         if not needed <= content.keys() <= {field.name for field in fields(cls)}:
-            raise ValueError(f"{path} was written by another version of vitlab. Remove it to measure anew.")
+            raise ValueError(f"{path} was written by another version of vitlab. Remove it to measure again.")
         ranges = {key: tuple(value) for key, value in content.items() if isinstance(value, list)}
         return cls(**{**content, **ranges})
 
 
 def doubts(costs: Mapping[str, Cost]) -> list[str]:
-    """Say why the speeds of some models, by their names, are not to be relied on; nothing where they are."""
-    found = []
+    """Return why the measured speeds of some models, by name, are unreliable; nothing if they are reliable."""
+    reasons = []
     disturbed = [cost for cost in costs.values() if cost.disturbed]
     if disturbed:
         worst = max(disturbed, key=lambda cost: cost.others or 0)
-        found.append(f"other programs took {worst.others:.1f} of {worst.cores} cores")
+        reasons.append(f"other programs used {worst.others:.1f} of {worst.cores} cores")
     unsteady = [name for name, cost in costs.items() if cost.unsteady]
     if unsteady:
-        found.append(f"the speed of {', '.join(unsteady)} changed by more than a quarter from turn to turn")
-    if not found:
+        reasons.append(f"the speed of {', '.join(unsteady)} changed by more than a quarter from turn to turn")
+    if not reasons:
         return []
     return [
-        f"Do not rely on images/s: while cost was measured, {' and '.join(found)}. Remove the files cost.json and "
-        "measure again when the machine is idle."
+        f"Images/s are unreliable: while cost was measured, {' and '.join(reasons)}. Remove the files cost.json and "
+        "measure again on an idle machine."
     ]
 
 
@@ -122,18 +121,23 @@ def device_for(accelerator: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Return what the device calls itself, like "NVIDIA H200" or "AMD EPYC 7B13, 2 cores"."""
+    """Return the name of the device, like "NVIDIA H200" or "AMD EPYC 7B13, 2 cores"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    return f"{processor_name()}, {os.cpu_count()} cores"
+
+
+def processor_name() -> str:
+    """Return the processor's model, like "AMD EPYC 7B13", or where Linux does not tell it, the architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else 'CPU'}, {os.cpu_count()} cores"
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 @dataclass
 class _Timed:
-    """What was measured of one kind of step: seconds of the median step by turn, steps and joules in all."""
+    """Measurements of one kind of step: seconds of each turn's median step, total steps and joules."""
 
     seconds: list[float] = field(default_factory=list)
     steps: int = 0
@@ -145,9 +149,9 @@ class CostMeter:
     """Measures one model on random images, a turn at a time.
 
     Args:
-        model: In float32; is moved to the device and trained on noise, so it is of no use afterwards.
-        input_shape: Channels, height, width of one image.
-        batch_size: Of training and of inference.
+        model: in float32; is moved to the device and trained on noise.
+        input_shape: channels, height, width of one image.
+        batch_size: of training and inference.
     """
 
     def __init__(
@@ -159,11 +163,11 @@ class CostMeter:
         self.labels = torch.randint(model.num_classes, (batch_size,), device=device)
         self.flops = count_flops(model, self.images[:1])
         self.train_flops = count_train_flops(model, self.images[:2], self.labels[:2])
-        self.energy, self.neighbors = meter_for(device), Neighbors() if device.type == "cpu" else None
+        self.energy, self.others = meter_for(device), OtherPrograms() if device.type == "cpu" else None
         self.inference, self.training = _Timed(), _Timed()
 
     def take_turn(self) -> None:
-        """Time inference and training for a while."""
+        """Time inference and training for SECONDS each."""
         self.model.eval()
         with torch.inference_mode():
             self._time(lambda: self.model(self.images), self.inference)
@@ -174,7 +178,7 @@ class CostMeter:
             torch.cuda.empty_cache()  # the next turn is another process's
 
     def cost(self) -> Cost:
-        """Return what the turns so far, one at least, have found."""
+        """Return the result of the turns so far, at least one."""
         size = len(self.images)
         joules = [
             timed.joules / timed.steps / size if self.energy else None for timed in (self.training, self.inference)
@@ -196,8 +200,8 @@ class CostMeter:
             torch=torch.__version__,
             train_range=(size / max(self.training.seconds), size / min(self.training.seconds)),
             inference_range=(size / max(self.inference.seconds), size / min(self.inference.seconds)),
-            others=self.neighbors.mean if self.neighbors else None,
-            cores=self.neighbors.cores if self.neighbors else None,
+            others=self.others.mean if self.others else None,
+            cores=self.others.cores if self.others else None,
         )
 
     def _time(self, step: Callable[[], object], timed: _Timed) -> None:
@@ -208,7 +212,7 @@ class CostMeter:
         times: list[float] = []
         joules = self.energy.joules() if self.energy else 0.0
         start = time.perf_counter()
-        with self.neighbors or nullcontext():
+        with self.others or nullcontext():
             while not _enough(len(times), time.perf_counter() - start):
                 begin = clock()
                 step()
@@ -230,14 +234,14 @@ class CostMeter:
 
 
 def count_flops(model: nn.Module, image: Tensor) -> int:
-    """Count the FLOPs of one forward pass; fused attention is counted like its matrix products."""
+    """Count the FLOPs of one forward pass; fused attention counts as its matrix products."""
     model.eval()
     with torch.no_grad():
         return flops_of(lambda: model(image))
 
 
 def count_train_flops(model: nn.Module, images: Tensor, labels: Tensor) -> int:
-    """Count the FLOPs of a forward and backward pass for each image; two images or more, for batch norm."""
+    """Count the FLOPs per image of a forward and backward pass of two or more images, as batch norm needs."""
     model.train()
     flops = flops_of(lambda: F.cross_entropy(model(images), labels).backward())
     model.zero_grad()
@@ -245,7 +249,7 @@ def count_train_flops(model: nn.Module, images: Tensor, labels: Tensor) -> int:
 
 
 def _training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
-    # The rate is of no account here, except that zero keeps every number finite.
+    # The learning rate does not affect the cost; zero keeps every number finite.
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
 
     def step() -> None:

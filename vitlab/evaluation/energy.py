@@ -1,4 +1,4 @@
-"""Energy that the machine says it used: NVML's counter for a GPU, RAPL's for a CPU; many machines report neither."""
+"""Energy counters: NVML's for a GPU, RAPL's for a CPU; many machines have neither."""
 
 import ctypes
 from abc import ABC, abstractmethod
@@ -10,7 +10,7 @@ RAPL = Path("/sys/class/powercap")
 
 
 class EnergyMeter(ABC):
-    """A counter that only rises; it counts everything the device does, other programs included."""
+    """A monotonic counter of all that the device does, other programs included."""
 
     @abstractmethod
     def joules(self) -> float:
@@ -18,10 +18,10 @@ class EnergyMeter(ABC):
 
 
 class Nvml(EnergyMeter):
-    """A CUDA device's own counter (Volta and newer), of the whole board."""
+    """The counter of a CUDA device's whole board (Volta and newer)."""
 
     def __init__(self, device: torch.device) -> None:
-        """Raise OSError where the driver's library or the counter is missing."""
+        """Raise OSError if the driver's library or the counter is missing."""
         self.library = ctypes.CDLL("libnvidia-ml.so.1")
         self._check(self.library.nvmlInit_v2())
         self.handle = ctypes.c_void_p()
@@ -41,11 +41,11 @@ class Nvml(EnergyMeter):
 
 
 class Rapl(EnergyMeter):
-    """The processor packages' counters, which Linux keeps in sysfs and usually lets only root read."""
+    """The counters of the processor packages, which Linux usually lets only root read."""
 
     def __init__(self, root: Path = RAPL) -> None:
-        """Raise OSError where there is no counter or it may not be read."""
-        self.counters = sorted(root.glob("intel-rapl:?/energy_uj"))  # AMD's too; not their parts, `intel-rapl:0:0`
+        """Raise OSError if there is no readable counter."""
+        self.counters = sorted(root.glob("intel-rapl:?/energy_uj"))  # AMD's too; not a package's parts
         if not self.counters:
             raise OSError(f"no energy counter in {root}")
         self.ranges = [int(counter.with_name("max_energy_range_uj").read_text()) for counter in self.counters]
@@ -55,7 +55,7 @@ class Rapl(EnergyMeter):
     def joules(self) -> float:
         now = self._read()
         for before, after, size in zip(self.last, now, self.ranges, strict=True):
-            self.total += (after - before) % size / 1e6  # a counter that overflows begins again at zero
+            self.total += (after - before) % size / 1e6  # a counter wraps around at its range
         self.last = now
         return self.total
 
@@ -64,7 +64,7 @@ class Rapl(EnergyMeter):
 
 
 def meter_for(device: torch.device) -> EnergyMeter | None:
-    """Return the meter of a device; None where the machine reports nothing."""
+    """Return the meter of a device, or None if it has none."""
     try:
         return Nvml(device) if device.type == "cuda" else Rapl()
     except OSError:

@@ -1,4 +1,4 @@
-"""Embeddings of a whole split by a frozen encoder, computed once.
+"""Embeddings of a split by a frozen encoder, cached.
 
 N images, C the width of the embedding.
 """
@@ -19,14 +19,12 @@ Features = tuple[Tensor, Tensor]
 """Embeddings (N, C) float32 and labels (N,) int64, on the CPU."""
 
 
-@torch.no_grad()  # not inference_mode: the linear probe differentiates through what comes out
+@torch.no_grad()  # not inference_mode: the linear probe backpropagates through products of these
 def extract(encoder: ImageModel, batches: Iterable[tuple[list[Tensor], Tensor]], most: int | None = None) -> Features:
-    """Embed the images of `batches`, which lie on the encoder's device; stop after `most` images.
-
-    The encoder is put into eval mode for it, and back into what it was.
+    """Embed the images of `batches`, on the encoder's device, in eval mode; stop after `most` images.
 
     Raises:
-        ValueError: labels that are no classes.
+        ValueError: the labels are not classes.
     """
     training = encoder.training
     encoder.eval()
@@ -44,23 +42,23 @@ def extract(encoder: ImageModel, batches: Iterable[tuple[list[Tensor], Tensor]],
 
 
 def read_cache(path: Path, key: str) -> dict[str, Features] | None:
-    """Return the splits that `write_cache` kept under this key, or None where there are none."""
+    """Return the splits that `write_cache` wrote with this key, or None."""
     try:
         if path.with_suffix(".key").read_text() != key:
             return None
         tensors = load_file(path)
         splits = sorted({name.partition("/")[0] for name in tensors})
         return {split: (tensors[f"{split}/features"], tensors[f"{split}/labels"]) for split in splits}
-    except (OSError, SafetensorError, KeyError, ValueError):  # none, damaged, or another file of this name
+    except (OSError, SafetensorError, KeyError, ValueError):  # missing, damaged, or an unrelated file
         return None
 
 
 def write_cache(path: Path, key: str, splits: dict[str, Features]) -> None:
-    """Keep the features of some splits; `key` says of which weights and data they are."""
+    """Write the features of some splits; `key` identifies weights and data."""
     tensors: dict[str, Tensor] = {}
     for split, (features, labels) in splits.items():
         tensors |= {f"{split}/features": features.contiguous(), f"{split}/labels": labels.contiguous()}
-    path.with_suffix(".key").unlink(missing_ok=True)  # never an old key beside new features
+    path.with_suffix(".key").unlink(missing_ok=True)  # never an old key with new features
     with written_whole(path) as file:
         file.write(save(tensors))
     path.with_suffix(".key").write_text(key)

@@ -1,8 +1,7 @@
-"""Steps that take turns: how two ways to do the same are measured where a machine changes its speed.
+"""Interleaved timing of alternatives on a machine whose speed fluctuates.
 
-A shared machine changes its speed from second to second. Steps that are compared are therefore alternated, and what is
-reported is the median of the ratios of neighbors, with the quartiles, not a ratio of two medians. With one thread on a
-CPU, time is what this process was given of it, whatever else runs.
+Steps to compare alternate, and a comparison is the median, with quartiles, of the ratios of neighboring steps, not a
+ratio of two medians. With one thread on a CPU the clock is the process's own, whatever else runs.
 """
 
 import statistics
@@ -19,7 +18,7 @@ Step = Callable[[], object]
 
 
 class Quartiles(NamedTuple):
-    """The middle of some values, and the range of the middle half."""
+    """The quartiles of some values."""
 
     q1: float
     middle: float
@@ -27,28 +26,28 @@ class Quartiles(NamedTuple):
 
 
 def alternate(steps: Mapping[str, Step], repetitions: int, device: torch.device) -> dict[str, list[float]]:
-    """Time the steps in turn, each first every other time, after two of each to warm up. Returns seconds."""
-    times: dict[str, list[float]] = {whose: [] for whose in steps}
+    """Return the seconds of each step's repetitions. The steps alternate, also in order, after two warm-up rounds."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
     clock = clock_for(device)
     for repetition in range(-2, repetitions):
-        for whose in sorted(steps, reverse=repetition % 2 == 0):
+        for name in sorted(steps, reverse=repetition % 2 == 0):
             wait_for(device)
             begin = clock()
-            steps[whose]()
+            steps[name]()
             wait_for(device)
             if repetition >= 0:
-                times[whose].append(clock() - begin)
+                times[name].append(clock() - begin)
     return times
 
 
 def clock_for(device: torch.device) -> Callable[[], float]:
-    """Return the clock that others on the machine disturb least: threads that wait for each other use time too."""
+    """Return the clock that other programs disturb least: with several threads, waiting also counts as process time."""
     return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread, and afterwards as many as before."""
+    """Use one torch thread within the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -58,10 +57,10 @@ def one_thread() -> Iterator[None]:
 
 
 def quartiles(values: Iterable[float]) -> Quartiles:
-    """Return the quartiles of two values or more."""
+    """Return the quartiles of two or more values."""
     return Quartiles(*statistics.quantiles(values, n=4, method="inclusive"))
 
 
 def ratios(over: Iterable[float], under: Iterable[float]) -> Quartiles:
-    """Return the quartiles of the ratios of neighbors."""
+    """Return the quartiles of the ratios of neighboring values."""
     return quartiles(a / b for a, b in zip(over, under, strict=True))

@@ -1,6 +1,6 @@
-"""k nearest neighbors by Euclidean distance: the classifier that needs no training.
+"""k-nearest-neighbor classification, which needs no training.
 
-Q: queries, N: labeled examples (the bank), D: numbers per example.
+Q queries, N labeled examples (the bank), D numbers per example, C width of features.
 """
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def nearest(queries: Tensor, bank: Tensor, k: int, chunk: int = 2048) -> Tensor:
-    """Return the indices of each query's k nearest examples, the nearest first.
+    """Return the indices of each query's k nearest examples by Euclidean distance, the nearest first.
 
     Args:
         queries: (Q, D).
@@ -20,14 +20,12 @@ def nearest(queries: Tensor, bank: Tensor, k: int, chunk: int = 2048) -> Tensor:
     """
     # |q − b|² = |q|² − 2 q·b + |b|², and |q|² is the same for every b.
     square = bank.square().sum(dim=1)  # (N,)
-    found = [
-        torch.addmm(square, part, bank.T, alpha=-2).topk(k, largest=False).indices for part in queries.split(chunk)
-    ]
-    return torch.cat(found)
+    parts = (torch.addmm(square, part, bank.T, alpha=-2) for part in queries.split(chunk))
+    return torch.cat([distances.topk(k, largest=False).indices for distances in parts])
 
 
 def vote(neighbors: Tensor, num_classes: int) -> Tensor:
-    """Return the most frequent label among each row's neighbors; of equally frequent ones that of the nearest.
+    """Return the most frequent label of each row's neighbors; of equally frequent ones, that of the nearest.
 
     Args:
         neighbors: labels (Q, k), the nearest first.
@@ -36,7 +34,7 @@ def vote(neighbors: Tensor, num_classes: int) -> Tensor:
         (Q,) int64
     """
     k = neighbors.shape[1]
-    # A vote counts 1, and less than 1/k more by rank: all extras together cannot overturn a majority.
+    # A vote counts 1 plus less than 1/k by rank: all extras together cannot overturn a majority.
     weight = 1 + (0.5 ** torch.arange(1, k + 1, dtype=torch.float64, device=neighbors.device)) / (2 * k)  # (k,)
     votes = torch.zeros(len(neighbors), num_classes, dtype=torch.float64, device=neighbors.device)
     return votes.scatter_add_(1, neighbors, weight.expand_as(neighbors)).argmax(dim=1)
@@ -50,9 +48,9 @@ def predict(queries: Tensor, bank: Tensor, labels: Tensor, k: int, num_classes: 
 def choose_k(
     queries: Tensor, query_labels: Tensor, bank: Tensor, labels: Tensor, candidates: tuple[int, ...], num_classes: int
 ) -> int:
-    """Return the candidate that classifies the queries best, the smallest of equals.
+    """Return the k that classifies the queries best, the smallest of equally good ones.
 
-    The queries must not be those on which the result is reported. Candidates beyond the size of the bank are left out.
+    The queries must not be those on which the result is reported. Candidates larger than the bank are ignored.
     """
     possible = sorted(k for k in candidates if k <= len(bank))
     neighbors = labels[nearest(queries, bank, possible[-1])]  # one search serves all k
@@ -65,7 +63,7 @@ def predict_weighted(
 ) -> Tensor:
     """Classify features as DINO does: each of the k most similar examples votes with exp(cosine / temperature).
 
-    The defaults are the released code's (`eval_knn.py`, k = 20 being the best of 10, 20, 100, 200 there).
+    The defaults are the released code's (`eval_knn.py`, where k = 20 is the best of 10, 20, 100, 200).
 
     Args:
         queries: (Q, C), of any length.
@@ -77,9 +75,9 @@ def predict_weighted(
     """
     bank = torch.nn.functional.normalize(bank, dim=1)
     k = min(k, len(bank))
-    found = []
+    predicted = []
     for part in torch.nn.functional.normalize(queries, dim=1).split(2048):
         similarity, nearest_k = (part @ bank.T).topk(k)  # (q, k)
         votes = torch.zeros(len(part), num_classes, device=part.device)
-        found.append(votes.scatter_add_(1, labels[nearest_k], (similarity / temperature).exp()).argmax(dim=1))
-    return torch.cat(found)
+        predicted.append(votes.scatter_add_(1, labels[nearest_k], (similarity / temperature).exp()).argmax(dim=1))
+    return torch.cat(predicted)

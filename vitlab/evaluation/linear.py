@@ -2,8 +2,8 @@
 
     min_{W, b}  mean_i CE(W x_i + b, y_i) + λ/2 |W|²,    x standardized on the training images
 
-A convex problem solved to its optimum: no learning rate, no augmentation, no number of epochs that could favor one
-encoder. Only λ is chosen, on images held out of the training set. N images, C features, K classes.
+A convex problem solved to its optimum: no learning rate, augmentation or number of epochs could favor one encoder.
+Only λ is chosen, on images held out of the training set. N images, C features, K classes.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ STRENGTHS = tuple(10.0**exponent for exponent in range(0, -7, -1))
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A fitted classifier; `strength` is the λ that was chosen."""
+    """A fitted classifier; `strength` is the chosen λ."""
 
     weight: Tensor  # (K, C)
     bias: Tensor  # (K,)
@@ -36,7 +36,7 @@ def fit_linear_probe(
     num_classes: int,
     strengths: tuple[float, ...] = STRENGTHS,
 ) -> LinearProbe:
-    """Fit on `train` for each λ, from the strongest on, each from where the last ended; keep the best on `held_out`."""
+    """Fit on `train` for each λ, the strongest first, each from the last solution; return the best on `held_out`."""
     features, labels = train
     std, mean = torch.std_mean(features, dim=0)
     std = std.clamp_min(1e-6)
@@ -48,14 +48,14 @@ def fit_linear_probe(
         minimize(weight, bias, x, labels, strength)
         probe = LinearProbe(weight.detach().clone(), bias.detach().clone(), mean, std, strength)
         right = float((probe.logits(held_out[0]).argmax(dim=1) == held_out[1]).float().mean())
-        if best is None or right > best[0]:  # of equals the strongest
+        if best is None or right > best[0]:  # of equally good ones the strongest
             best = right, probe
     assert best is not None
     return best[1]
 
 
 def minimize(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor, strength: float) -> None:
-    """Run L-BFGS to its optimum, from where weight (K, C) and bias (K,) are, in place."""
+    """Optimize weight (K, C) and bias (K,) in place, by L-BFGS from their current values."""
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:

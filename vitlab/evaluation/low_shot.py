@@ -1,10 +1,10 @@
-"""How far a few labels go: logistic regression on the frozen features of 1, 2 or 5 images of each class (MSN, table 1).
+"""Low-shot probe: logistic regression on frozen features of 1, 2 or 5 labeled images per class (MSN, table 1).
 
     min_{W, b}  Σ_i CE(W x_i + b, y_i) + λ/2 |W|²,    x centered on the mean of all training images, of length 1
 
-The mean takes no label. λ is 0.075, MSN's for a ViT-S with 1 % of the labels: it is fixed, since no labels are left to
-choose it by. Which images are labeled is drawn several times, the same for every encoder. Departures from MSN's code:
-an intercept, and the features that `embed` gives, after the final norm.
+The mean needs no labels. λ is 0.075, MSN's for a ViT-S with 1 % of the labels: it is fixed because no labels are left
+to choose it on. The labeled images are drawn several times, the same for every encoder. Departures from MSN's code: an
+intercept, and the features of `embed`, after the final norm.
 
 N images, C features, K classes.
 """
@@ -26,7 +26,7 @@ STRENGTH = 0.075
 
 @dataclass(frozen=True)
 class LowShot:
-    """Test accuracy with so many labeled images a class: the mean of all draws, and its 95 % interval (Student's)."""
+    """Test accuracy with few labeled images per class: the mean over draws, and its 95 % interval (Student's)."""
 
     images_per_class: int
     value: float
@@ -42,7 +42,7 @@ class LowShot:
         return cls(images_per_class, mean, max(0.0, mean - margin), min(1.0, mean + margin), tuple(draws))
 
     def __str__(self) -> str:
-        few = f"{self.images_per_class} label{'' if self.images_per_class == 1 else 's'} a class".ljust(16)
+        few = f"{self.images_per_class} label{'' if self.images_per_class == 1 else 's'} per class".ljust(18)
         return (
             f"{few}  {100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]   {len(self.draws)} draws"
         )
@@ -51,9 +51,9 @@ class LowShot:
 def measure_low_shot(
     train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], num_classes: int, shots: tuple[int, ...] = SHOTS
 ) -> tuple[LowShot, ...]:
-    """Label a few of the training images, again and again, and classify the test images. Features (N, C), labels (N,).
+    """Fit on several draws of a few training images, and classify the test images. Features (N, C), labels (N,).
 
-    A number of images that a class does not have is left out.
+    Shots for which a class has too few images are skipped.
     """
     (features, labels), (queries, truth) = train, test
     mean = features.mean(dim=0)
@@ -61,20 +61,20 @@ def measure_low_shot(
     fewest = int(labels.bincount(minlength=num_classes).min())
     results = []
     for shot in (shot for shot in shots if shot <= fewest):
-        right = []
+        accuracies = []
         for draw in range(DRAWS):
             chosen = draw_images(labels, shot, draw)
             weight, bias = torch.zeros(num_classes, x.shape[1]), torch.zeros(num_classes)
             weight.requires_grad_()
             bias.requires_grad_()
-            minimize(weight, bias, x[chosen], labels[chosen], STRENGTH / len(chosen))  # which takes the mean over i
+            minimize(weight, bias, x[chosen], labels[chosen], STRENGTH / len(chosen))  # minimize averages over i
             with torch.no_grad():
-                right.append(float((F.linear(queries, weight, bias).argmax(dim=1) == truth).float().mean()))
-        results.append(LowShot.of(shot, right))
+                accuracies.append(float((F.linear(queries, weight, bias).argmax(dim=1) == truth).float().mean()))
+        results.append(LowShot.of(shot, accuracies))
     return tuple(results)
 
 
 def draw_images(labels: Tensor, images_per_class: int, draw: int) -> Tensor:
-    """Return the indices of so many random images of each class, the same for the same `draw`."""
+    """Return the indices of random images of each class, the same for the same `draw`."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(draw))
     return torch.cat([order[labels[order] == label][:images_per_class] for label in labels.unique()])

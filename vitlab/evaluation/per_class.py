@@ -1,4 +1,4 @@
-"""How good a model is at each class, and what it takes it for: two tables beside `predictions.parquet`.
+"""Accuracy of each class and the confusion matrix, next to `predictions.parquet`.
 
 N images, K classes.
 """
@@ -11,22 +11,22 @@ import pandas as pd
 from vitlab.atomic_files import write_text
 from vitlab.evaluation.predictions import Predictions, correct
 
-MOST_IN_A_MATRIX = 2000  # classes; of ImageNet-21k's the matrix would take a gigabyte
+MAX_CONFUSION_CLASSES = 2000  # for ImageNet-21k the matrix would take a gigabyte
 
 
 def write_per_class(folder: Path, predictions: Predictions, class_names: list[str]) -> None:
-    """Write `per_class.csv`, a row a class, and `confusion.csv`: images by true class (row) and predicted (column).
+    """Write `per_class.csv`, one row per class, and `confusion.csv`: images by true (row) and predicted class (column).
 
-    The matrix is of the weights as trained; accuracies are of their average too, where it is kept.
+    The matrix is of the trained weights; accuracies are also of their average, where one is kept.
     """
     write_text(folder / "per_class.csv", per_class(predictions, class_names).to_csv(index=False))
-    if len(class_names) <= MOST_IN_A_MATRIX:
+    if len(class_names) <= MAX_CONFUSION_CLASSES:
         counts = pd.DataFrame(confusion(predictions, len(class_names)), class_names, class_names)
         write_text(folder / "confusion.csv", counts.to_csv(index_label="true \\ predicted"))
 
 
 def per_class(predictions: Predictions, class_names: list[str]) -> pd.DataFrame:
-    """Return the columns class, images, top1 and, where there is an average, top1_ema; no top1 without images."""
+    """Return the columns class, images, top1 and, for an average, top1_ema; top1 is missing without images."""
     labels, K = predictions.labels, len(class_names)
     images = np.bincount(labels, minlength=K)
     table = pd.DataFrame({"class": class_names, "images": images})
@@ -38,6 +38,6 @@ def per_class(predictions: Predictions, class_names: list[str]) -> pd.DataFrame:
 
 
 def confusion(predictions: Predictions, num_classes: int) -> np.ndarray:
-    """Count the images (K, K) by label (row) and by the class with the highest logit (column)."""
+    """Count images (K, K) by label (row) and by the class of the highest logit (column)."""
     pairs = predictions.labels * num_classes + predictions.logits.argmax(axis=1)
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)

@@ -1,4 +1,4 @@
-"""What a model said about every image of a split, kept per image so that models can be compared image by image.
+"""Per-image logits of a model on a split, stored so that models can be compared image by image.
 
 N: images, K: classes.
 """
@@ -33,7 +33,7 @@ class Predictions:
 
 
 def write_predictions(path: str | Path, predictions: Predictions) -> None:
-    """Write a Parquet file with the columns image, label, logits and, where there are any, logits_ema; atomically."""
+    """Write a Parquet file with the columns image, label, logits and optionally logits_ema, atomically."""
     path = Path(path)
     columns = {
         "image": pa.array(predictions.images, pa.string()),
@@ -47,7 +47,7 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: str | Path) -> Predictions:
-    """Read what `write_predictions` wrote."""
+    """Read the file of `write_predictions`."""
     table = pq.read_table(path)
     label = table["label"]
     return Predictions(
@@ -69,14 +69,14 @@ def _from_lists(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Say for each image whether the highest logit is the label's. Returns (N,) bool."""
+    """Return for each image whether the highest logit is the label's, (N,) bool."""
     return np.asarray(logits.argmax(axis=1) == labels)
 
 
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Return the share of images whose label is among the k highest logits; of equal logits the first counts as higher.
+    """Return the fraction of images whose label is among the k highest logits; of equal logits the first is higher.
 
-    Without that order a network that answers the same for every class would be right on every image.
+    Without that order a network with equal logits for all classes would be right on every image.
     """
     highest = np.argsort(-logits, axis=1, kind="stable")[:, :k]  # (N, k)
     return float((highest == labels[:, None]).any(axis=1).mean())

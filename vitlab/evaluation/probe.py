@@ -1,8 +1,8 @@
-"""How good frozen features are: k-NN, a linear probe and low-shot, one protocol for every objective and architecture.
+"""Quality of frozen features by k-NN, a linear probe and low-shot: one protocol for every objective and architecture.
 
-Features of the evaluation view of each image, no augmentation. Choices (the linear probe's λ) are made on validation
-images, which are held out of the training set; the test images are looked at once. Where the data's validation images
-are its test images, as ImageNet's are, a tenth of the training images is held out in their place.
+Features are of the evaluation view, without augmentation. The linear probe's λ is chosen on validation images, which
+are held out of the training set; the test images are used once. If the data's validation images are its test images,
+like ImageNet's, a tenth of the training images is held out instead.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The share of test images that are right, with its 95 % interval (Wilson's) for other test images."""
+    """The fraction of correct test images, with its 95 % interval (Wilson's)."""
 
     value: float
     low: float
@@ -32,7 +32,7 @@ class Accuracy:
 
     @classmethod
     def of(cls, predicted: Tensor, labels: Tensor) -> "Accuracy":
-        """Count."""
+        """Compare predicted classes with labels."""
         right = int((predicted == labels).sum())
         low, high = binomtest(right, len(labels)).proportion_ci(method="wilson")
         return cls(right / len(labels), float(low), float(high))
@@ -47,7 +47,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Test accuracies of one encoder; `strength` is the λ that the validation images chose."""
+    """Test accuracies of one encoder; `strength` is the λ chosen on the validation images."""
 
     knn: Accuracy
     linear: Accuracy
@@ -68,10 +68,10 @@ def features_of(
     cache: Path,
     key: str,
 ) -> dict[str, Features]:
-    """Return the features of all splits; those of the same weights and data (`key`) are read from the cache.
+    """Return the features of all splits, from the cache if it has those of the same weights and data (`key`).
 
     Args:
-        batches: The batches of a split in evaluation, on the encoder's device.
+        batches: return the evaluation batches of a split, on the encoder's device.
     """
     splits = read_cache(cache, key)
     if splits is None:
@@ -81,7 +81,7 @@ def features_of(
 
 
 def hold_out(train: Features, every: int = 10) -> dict[str, Features]:
-    """Return the splits train and val of training images (N, C), (N,): of each class every tenth validates."""
+    """Return the splits train and val of training images (N, C), (N,): every tenth of each class is for validation."""
     features, labels = train
     order = labels.argsort(stable=True)
     val = torch.zeros(len(labels), dtype=torch.bool)
@@ -90,9 +90,9 @@ def hold_out(train: Features, every: int = 10) -> dict[str, Features]:
 
 
 def probe(splits: dict[str, Features], num_classes: int) -> ProbeResult:
-    """Measure k-NN (k = 20, weighted as DINO), the linear probe, and what 1, 2 and 5 labels a class are worth."""
+    """Measure k-NN (k = 20, weighted like DINO's), the linear probe, and low-shot with 1, 2 and 5 labels per class."""
     train, val, test = (splits[split] for split in SPLITS)
-    # The linear probe chooses its λ on the validation images; the others choose nothing and may use them.
+    # The linear probe chooses λ on the validation images; the others choose nothing and may use them.
     bank = torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]])
     linear = fit_linear_probe(train, val, num_classes)
     return ProbeResult(

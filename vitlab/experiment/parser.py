@@ -32,7 +32,7 @@ from vitlab import models
 from vitlab.atomic_files import flaw
 from vitlab.config import Config, changes, conflicts, flatten, gather, load_yaml, pairs, short, split
 from vitlab.data import ImageDataModule
-from vitlab.evaluation.flops import Utilization, choose_tf32
+from vitlab.evaluation.flops import choose_tf32
 from vitlab.experiment.class_names import settable, spell_out, spell_out_arguments
 from vitlab.experiment.errors import explain, nearest
 from vitlab.experiment.run_directory import config_file, directory_of, placed, run_of, stored_directory
@@ -47,6 +47,7 @@ from vitlab.runs.metrics_csv import MetricsFile
 from vitlab.runs.progress_bar import RunProgress
 from vitlab.runs.record import RunRecord
 from vitlab.runs.resume import EpochMeans, RandomState
+from vitlab.runs.utilization import Utilization
 from vitlab.runs.wandb import UnbreakableWandbLogger, Wandb
 
 log = logging.getLogger("vitlab")

@@ -10,10 +10,10 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from vitlab.evaluation.flops import Utilization
 from vitlab.objectives import Objective
 from vitlab.runs.checkpoints import RunCheckpoints
 from vitlab.runs.record import is_last_epoch
+from vitlab.runs.utilization import Utilization
 
 log = logging.getLogger("vitlab")
 

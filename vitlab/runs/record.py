@@ -21,6 +21,7 @@ from torch import Tensor
 import vitlab
 from vitlab.atomic_files import write_text
 from vitlab.distributed import from_all_processes
+from vitlab.evaluation.cost import processor_name
 from vitlab.evaluation.per_class import write_per_class
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.objectives import Objective
@@ -209,7 +210,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: _version(name) for name in packages},
         "git": commit.stdout.strip() or None,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "devices": trainer.world_size,
         "precision": trainer.precision,
         "cores": os.cpu_count(),
@@ -225,15 +226,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def is_last_epoch(trainer: Trainer) -> bool:

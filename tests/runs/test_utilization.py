@@ -1,0 +1,34 @@
+"""The FLOPs of a run's first step, and the rates that follow from them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from vitlab.commands.dispatch import run
+from vitlab.evaluation.cost import count_train_flops
+from vitlab.models import VisionTransformer
+from vitlab.runs.utilization import Utilization
+
+
+def test_a_run_counts_its_first_step_and_logs_the_rate(tiny: Callable[..., Path]) -> None:
+    assert run("fit", ["--config", str(tiny())]) == 0
+    state = torch.load("runs/tiny/seed-0/checkpoints/last.ckpt", weights_only=True)["callbacks"]["Utilization"]
+    model = VisionTransformer(img_size=8, in_chans=1, num_classes=10, patch_size=4, embed_dim=16, depth=2, num_heads=2)
+    images, labels = torch.randn(64, 1, 8, 8), torch.arange(64) % 10
+    assert state["flops"] == 64 * count_train_flops(model, images, labels)  # a batch, forward and backward
+    table = pd.read_csv("runs/tiny/seed-0/metrics.csv").dropna(subset="tflops")
+    expected = table.images_per_second / 64 * state["flops"] / 1e12
+    assert table.tflops.tolist() == pytest.approx(expected.tolist(), rel=0.05)  # the last batch is as full
+    assert "mfu" not in table  # no GPU
+
+
+def test_utilization_is_a_share_of_the_peak() -> None:
+    utilization = Utilization()
+    assert utilization.rates(3.0) == {}
+    utilization.flops = int(2e12)
+    assert utilization.rates(3.0) == {"tflops": 6.0}
+    utilization.peak = 24e12
+    assert utilization.rates(3.0) == {"tflops": 6.0, "mfu": 0.25}

@@ -1,0 +1,63 @@
+"""TFLOP/s of a run, and their share of what the device can do.
+
+Model FLOPs utilization (Chowdhery et al., "PaLM", 2022, appendix B) = FLOPs of a step / seconds of a step / peak. What
+gradient checkpointing recomputes does not count. The peak is that of a large matrix product measured on the device of
+the run; data sheets promise more, and the utilization by theirs would be smaller.
+"""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.flop_counter import FlopCounterMode
+
+from vitlab.evaluation.flops import dtype_of, gemm_peak
+from vitlab.internals import flop_counter
+
+
+class Utilization(Callback):
+    """Counts the FLOPs of a run's first batch, and keeps the count in the run's state for when it continues.
+
+    Compiled blocks run uncompiled during the count, so in the first step of a run only.
+    """
+
+    def __init__(self) -> None:
+        self.flops: int | None = None  # of one batch on this device
+        self.peak: float | None = None  # FLOP/s; None on a CPU, where measuring takes too long
+        self._counter: FlopCounterMode | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"flops": self.flops}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.flops = state_dict["flops"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        device = trainer.strategy.root_device
+        if device.type == "cuda":
+            self.peak = gemm_peak(dtype_of(str(trainer.precision)), device)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.flops is None and trainer.global_step == 0 and batch_idx == 0:
+            self._counter = flop_counter()
+            self._counter.__enter__()
+
+    def on_before_optimizer_step(self, *args: Any) -> None:
+        self._stop()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self._stop()  # if a step accumulates batches, after the first
+
+    def on_exception(self, *args: Any) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._counter is not None:
+            self._counter.__exit__(None, None, None)
+            self.flops, self._counter = int(self._counter.get_total_flops()), None
+
+    def rates(self, batches_per_second: float) -> dict[str, float]:
+        """Return TFLOP/s and, where the peak is known, the utilization; nothing before anything was counted."""
+        if not self.flops:
+            return {}
+        rate = self.flops * batches_per_second
+        return {"tflops": rate / 1e12} | ({"mfu": rate / self.peak} if self.peak else {})
