@@ -27,8 +27,8 @@ Shape = tuple[int, ...]
 CONTAINERS = ("state_dict", "model", "teacher", "target_encoder", "student")
 """Where a checkpoint keeps its weights, the first that is there: a teacher before its student, as DINO evaluates."""
 
-PREFIXES = ("", "encoder.", "teacher.", "teacher.module.backbone.", "average.module.", "backbone.")
-"""Which of several encoders in one file is meant: the evaluated before the trained."""
+PREFIXES = ("", "encoder.", "teacher.", "teacher.module.backbone.", "teacher.module.", "average.module.", "backbone.")
+"""Which of several encoders is meant in a file that does not name its own: the evaluated before the trained."""
 
 BUFFERS = re.compile(r"(^|\.)(relative_position_index|relative_coords_table|attn_mask)$")
 """Follows from sizes: the model's own are right, a file's may not be."""
@@ -81,7 +81,8 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
     """Load a file of timm's, Microsoft's, Meta's or this project's into `model`, and report what went where.
 
     Args:
-        prefix: what the names of the encoder begin with in the file, like `encoder.`; found by itself if None.
+        prefix: what the names of the encoder begin with in the file, like `encoder.`. None: what the checkpoint itself
+            names, or else the one under which most names fit.
 
     Raises:
         FileNotFoundError: no such file.
@@ -89,8 +90,11 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
     """
     target = _with_timm_names(model)
     own = target.state_dict()
-    file = {name.replace("_orig_mod.", ""): tensor for name, tensor in read_weights(path).items()}
-    prefix = _find_prefix(file, own) if prefix is None else prefix
+    weights, encoder_prefix = _read(path)
+    file = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
+    if prefix is None:
+        inside = [name[len(encoder_prefix) :] for name in file if name.startswith(encoder_prefix)]
+        prefix = encoder_prefix + _find_prefix(inside, own)
     part = {name[len(prefix) :]: tensor for name, tensor in file.items() if name.startswith(prefix)}
     encoder = convert_names(part)
 
@@ -132,12 +136,17 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str]
 
 def read_weights(path: str | Path) -> Weights:
     """Return the tensors in a .safetensors, .pth, .pt or .ckpt file, without running code that a pickle may hold."""
+    return _read(path)[0]
+
+
+def _read(path: str | Path) -> tuple[Weights, str]:
+    """Return the tensors, and what the names of the encoder begin with where the file says so, else nothing."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No weights at {path}.")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return load_file(path), ""
         except SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file: {error}.") from None
     try:
@@ -147,7 +156,7 @@ def read_weights(path: str | Path) -> Weights:
         raise unsafe(path, error) from None
     except Exception as error:  # bytes that are no pickle fail anywhere in the unpickler
         raise ValueError(f"{path} is not a file of weights ({type(error).__name__} while reading it).") from None
-    return _unwrap(content, path)
+    return _unwrap(content, path), content.get("vitlab_encoder", "") if isinstance(content, Mapping) else ""
 
 
 def unsafe(path: str | Path, error: pickle.UnpicklingError) -> ValueError:

@@ -22,7 +22,7 @@ from vitlab.internals import norms, scale_
 from vitlab.models import Backbone
 from vitlab.objectives.heads import Prototypes, projection
 from vitlab.objectives.self_distillation import SelfDistillation, by_resolution, embed_views
-from vitlab.optim import Optimizer, Schedule, cosine
+from vitlab.optim import Optimizer, Schedule
 
 
 class DINO(SelfDistillation):
@@ -54,6 +54,11 @@ class DINO(SelfDistillation):
     """
 
     center: Tensor
+    remedies = (
+        "What has helped others: a lower teacher temperature (0.02 to 0.04), warmed up for longer; fewer outputs (4096 "
+        "for a small data set); batches of 256 or more;\nanother momentum (0.99 for a short run, 0.9995 for small "
+        "batches); a lower learning rate; the last layer frozen for longer; trainer.precision 32-true."
+    )
 
     def __init__(
         self,
@@ -77,7 +82,7 @@ class DINO(SelfDistillation):
         mlp = projection(backbone.num_features, hidden_dim, bottleneck_dim, batch_norm=False)
         last_layer = Prototypes(bottleneck_dim, out_dim, learn_norm=not norm_last_layer)
         head = nn.Sequential(OrderedDict(mlp=mlp, last_layer=last_layer))
-        super().__init__(backbone, head, out_dim, optimizer, schedule, clip_grad, init_from)
+        super().__init__(backbone, optimizer, schedule, head, momentum_teacher, clip_grad, init_from)
         if min(student_temp, teacher_temp, warmup_teacher_temp) <= 0:
             raise ValueError(
                 f"Temperatures are above 0: student_temp {student_temp}, teacher_temp {teacher_temp}, "
@@ -85,11 +90,8 @@ class DINO(SelfDistillation):
             )
         self.freeze_last_layer, self.student_temp = freeze_last_layer, student_temp
         self.teacher_temps = (warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs)
-        self.momentum_teacher, self.center_momentum = momentum_teacher, center_momentum
+        self.center_momentum = center_momentum
         self.register_buffer("center", torch.zeros(out_dim))
-
-    def momentum(self, progress: float) -> float:
-        return cosine(self.momentum_teacher, 1.0, progress)
 
     def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
         global_views = views[: self.global_views]

@@ -45,7 +45,7 @@ class LabeledObjective(Objective, ABC):
         self.metrics = nn.ModuleDict({split: self.task.metrics(backbone.num_classes, f"{split}/") for split in splits})
 
     @property
-    def monitor(self) -> Monitor:  # type: ignore[override]  # a class attribute of the others
+    def monitor(self) -> Monitor:
         return self.task.monitor
 
     @property

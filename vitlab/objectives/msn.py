@@ -82,12 +82,12 @@ class MSN(SelfDistillation):
             nn.init.kaiming_normal_(backbone.patch_embed.proj.weight)
             nn.init.trunc_normal_(backbone.cls_token, std=0.02)
         head = projection(backbone.num_features, hidden_dim, output_dim, batch_norm=True)
-        super().__init__(backbone, head, num_prototypes, optimizer, schedule, clip_grad, init_from)
+        super().__init__(backbone, optimizer, schedule, head, momentum_teacher, clip_grad, init_from)
         self.backbone: VisionTransformer = backbone
         self.prototypes = Prototypes(output_dim, num_prototypes)
         self.patch_drop, self.mask_per_image = patch_drop, mask_per_image
         self.temperature, self.sharpen, self.sinkhorn = temperature, sharpen, sinkhorn
-        self.me_max_weight, self.momentum_teacher = me_max_weight, momentum_teacher
+        self.me_max_weight = me_max_weight
 
     def momentum(self, progress: float) -> float:
         return self.momentum_teacher + (1.0 - self.momentum_teacher) * progress

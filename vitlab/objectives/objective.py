@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -45,7 +45,7 @@ class Objective(LightningModule, ABC):
     """
 
     task: Task | None = None  # how its outputs are tested and predicted; None: only its features are of use
-    monitor: ClassVar[Monitor | None] = None  # None: no metric may choose between epochs
+    remedies: str = ""  # what to change when all features become alike, for the log
 
     def __init__(
         self, backbone: ImageModel, optimizer: Optimizer, schedule: Schedule, init_from: str | None = None
@@ -99,6 +99,11 @@ class Objective(LightningModule, ABC):
         return objective.to(next(iter(state.values())).device)
 
     @property
+    def monitor(self) -> Monitor | None:
+        """The metric that ranks epochs; None where none may choose."""
+        return None
+
+    @property
     def encoder(self) -> ImageModel:
         """The network that is evaluated and exported: the backbone, or an average of it."""
         return self.backbone
@@ -107,6 +112,10 @@ class Objective(LightningModule, ABC):
     def epoch_metrics(self) -> list[str]:
         """The metrics that are logged at the end of each epoch, by which training can stop."""
         return ["train/loss", "val/loss", "val/knn", "val/rank", "val/std"]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store which parameters are the encoder's, so that whatever starts from the file takes those."""
+        checkpoint |= {"vitlab_encoder": f"{name}." for name, module in self.named_modules() if module is self.encoder}
 
     def forward(self, images: Tensor) -> Tensor:
         """Return what the encoder gives for images (B, C, H, W): logits, or the embedding after a pre-training."""

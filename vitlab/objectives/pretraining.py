@@ -1,13 +1,13 @@
 """What objectives that learn from images alone share: no classifier, and a validation of the loss itself."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vitlab.models import Backbone, ImageModel, VisionTransformer
+from vitlab.objectives.ema import WeightAverage
 from vitlab.objectives.objective import Batch, Objective
 from vitlab.objectives.task import Monitor
 from vitlab.optim import Optimizer, Schedule
@@ -16,13 +16,17 @@ from vitlab.optim import Optimizer, Schedule
 class Pretraining(Objective, ABC):
     """Train a backbone without its classifier; validate the training loss, on the same draws after every epoch."""
 
-    monitor: ClassVar[Monitor] = Monitor("val/loss", "min")
-
     def __init__(
         self, backbone: ImageModel, optimizer: Optimizer, schedule: Schedule, init_from: str | None = None
     ) -> None:
         backbone.reset_classifier(0)  # the data's number of classes may have been filled in
         super().__init__(backbone, optimizer, schedule, init_from)
+
+    @property
+    def monitor(self) -> Monitor | None:
+        """The validation loss; none with a moving teacher, whose loss falls as it collapses."""
+        moving = any(isinstance(module, WeightAverage) for module in self.modules())
+        return None if moving else Monitor("val/loss", "min")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss with masks and other draws that depend on the batch alone, and leave the generators as they

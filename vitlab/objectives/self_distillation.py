@@ -1,14 +1,18 @@
-"""What DINO and MSN share: a student learns to answer as its teacher does, the average of its own past weights.
+"""What objectives with a moving teacher share: a student is trained towards the average of its own past weights,
 
-Nothing in such a loss forbids one answer to all images, so what tells it is logged: the entropy H(t) of the teacher's
-answers and their divergence KL(t ‖ s) from the student's, whose sum is the cross-entropy H(t, s).
+    f̄ ← m f̄ + (1 − m) f    after each optimizer step.
+
+DINO and MSN compare the outputs of a head; others, like BYOL, compare embeddings and have no head that is averaged.
+Nothing in such a loss forbids the same output for all images. Where outputs are distributions, two numbers that tell a
+collapse are logged: the entropy H(t) of the teacher's outputs and their divergence KL(t ‖ s) from the student's, whose
+sum is the cross-entropy H(t, s).
 
 Letters: V views of B images, the first G of them global crops, C channels, D width of the backbone, K outputs.
 """
 
 import logging
 import math
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections import OrderedDict
 from itertools import groupby
 from pathlib import Path
@@ -20,67 +24,77 @@ from torch import Tensor, nn
 from vitlab.models import Backbone
 from vitlab.objectives.ema import WeightAverage
 from vitlab.objectives.objective import Batch, Objective
-from vitlab.optim import Optimizer, Schedule
+from vitlab.optim import Optimizer, Schedule, cosine
 
 log = logging.getLogger("vitlab")
 
-REMEDIES = (
-    "What has helped others: a lower teacher temperature (0.02 to 0.04), warmed up for longer; fewer outputs (4096 for "
-    "a small data set); batches of 256 or more;\nanother momentum (0.99 for a short run, 0.9995 for small batches); a "
-    "lower learning rate; the last layer frozen for longer; trainer.precision 32-true."
-)
-
 
 class SelfDistillation(Objective, ABC):
-    """Train a backbone and a head on it towards their own average, which alone is evaluated and exported.
+    """Train a backbone towards its own average, which alone is evaluated and exported.
 
-    As in both released codes, everything of two or more dimensions is decayed: class token, positions and the position
-    biases of a Swin too. No epoch is called the best: the teacher moves, so losses of two epochs do not compare, and
-    k-NN accuracy would choose by labels.
+    As in the released codes of DINO and MSN, everything of two or more dimensions is decayed: class token, positions
+    and a Swin's position biases too. No epoch is the best one: the teacher moves, so the losses of two epochs do not
+    compare, and k-NN accuracy would choose by labels.
 
     Args:
-        backbone: Its classifier is left out.
-        head: From the embedding (B, D) to what is compared.
-        num_outputs: K.
+        backbone: Its classifier is removed.
         optimizer: Settings of the optimizer.
         schedule: The learning rate over the run.
-        clip_grad: Longest gradient; of what, the objective says.
+        head: From the embedding (B, D) to what is compared, averaged along with the backbone; None: embeddings are
+            compared.
+        momentum_teacher: m at the start, from where it rises to 1 along a cosine.
+        clip_grad: Longest gradient; each objective defines of what.
         init_from: Weights that student and teacher start from.
     """
+
+    remedies = (
+        "What has helped others: another momentum (0.99 for a short run, 0.9995 for small batches); batches of 256 or "
+        "more; a lower learning rate; trainer.precision 32-true."
+    )
 
     def __init__(
         self,
         backbone: Backbone,
-        head: nn.Module,
-        num_outputs: int,
         optimizer: Optimizer,
         schedule: Schedule,
-        clip_grad: float | None,
-        init_from: str | None,
+        head: nn.Module | None = None,
+        momentum_teacher: float = 0.996,
+        clip_grad: float | None = None,
+        init_from: str | None = None,
     ) -> None:
         backbone.reset_classifier(0)  # the data's number of classes may have been filled in
         super().__init__(backbone, optimizer, schedule, init_from)
         if clip_grad is not None and clip_grad <= 0:
             raise ValueError(f"clip_grad is {clip_grad}; give a length above 0, like 3.0, or null for no clipping.")
         self.backbone: Backbone = backbone
-        self.head = head
+        if head is not None:
+            self.head = head
         self.teacher = WeightAverage(self.student)
-        self.num_outputs, self.clip_grad = num_outputs, clip_grad
-        self.global_views = 2  # as both released codes have, unless the data tell otherwise
-        self.told: str | None = None
+        self.momentum_teacher, self.clip_grad = momentum_teacher, clip_grad
+        self.global_views = 2  # as in the released codes, unless the data define it
+        self.watched: dict[str, Tensor] = {}
+        self.num_outputs = 0
+        self.reported: str | None = None
 
     @property
     def student(self) -> nn.Sequential:
         """Backbone and head, as they are trained."""
-        return nn.Sequential(OrderedDict(backbone=self.backbone, head=self.head))
+        parts: OrderedDict[str, nn.Module] = OrderedDict(backbone=self.backbone)
+        if "head" in self._modules:
+            parts["head"] = self.head
+        return nn.Sequential(parts)
 
     @property
     def encoder(self) -> Backbone:
         return self.teacher.module.backbone  # type: ignore[return-value]
 
-    @abstractmethod
+    @property
+    def epoch_metrics(self) -> list[str]:
+        return ["train/loss", "train/entropy", "train/kl", "val/knn", "val/rank", "val/std"]
+
     def momentum(self, progress: float) -> float:
-        """Return the share of the teacher that stays in an optimizer step."""
+        """Return m, the share of the teacher that an optimizer step keeps."""
+        return cosine(self.momentum_teacher, 1.0, progress)
 
     def no_weight_decay(self) -> set[str]:
         return set()
@@ -88,7 +102,7 @@ class SelfDistillation(Objective, ABC):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         multi_crop = self.trainer.datamodule.multi_crop  # type: ignore[attr-defined]
-        if multi_crop is not None:  # else the loss says that it is lacking
+        if multi_crop is not None:  # otherwise the loss reports that it is missing
             self.global_views = multi_crop.global_crops.number
 
     def load_backbone(self, path: Path) -> None:
@@ -96,40 +110,40 @@ class SelfDistillation(Objective, ABC):
         self.teacher.restart(self.student)
 
     def teacher_forward(self, images: Float[Tensor, "B C H W"]) -> Tensor:
-        """Return the teacher's answer, without gradient, nor the drop path that it has copied from its student."""
+        """Return the teacher's output, without gradient and without the drop path copied from the student."""
         with torch.no_grad():
             return self.teacher.eval().module(images)
 
     def after_optimizer_step(self) -> None:
         self.teacher.update(self.student, self.momentum(self.progress))
 
-    # ---- to see a collapse
+    # ---- detecting a collapse
 
     def watch(self, targets: Float[Tensor, "B K"], cross_entropy: Tensor) -> None:
-        """Note what a batch tells of the teacher's answers, to be logged."""
-        self.entropy = entropy(targets).mean()
-        self.kl = cross_entropy.detach() - self.entropy
+        """Note the entropy of a batch's targets and their divergence from the student's, to be logged."""
+        self.num_outputs = targets.shape[-1]
+        mean = entropy(targets).mean()
+        self.watched = {"train/entropy": mean, "train/kl": cross_entropy.detach() - mean}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)
-        seen = {"train/entropy": self.entropy, "train/kl": self.kl}
-        self.log_dict(seen, on_step=False, on_epoch=True, batch_size=len(batch[1]), sync_dist=True)
+        self.log_dict(self.watched, on_step=False, on_epoch=True, batch_size=len(batch[1]), sync_dist=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Name a collapse in the log when it begins, but in the first tenth of a run: all of them begin at ln K."""
+        """Report a collapse when it begins, except in the first tenth of a run: every run begins at ln K."""
         super().on_train_epoch_end()
-        seen = self.trainer.callback_metrics
-        if self.progress < 0.1 or "train/kl" not in seen or not self.trainer.is_global_zero:
+        means = self.trainer.callback_metrics
+        if self.progress < 0.1 or "train/kl" not in means or not self.trainer.is_global_zero:
             return
-        finding = collapse(float(seen["train/entropy"]), float(seen["train/kl"]), self.num_outputs)
-        if finding and finding != self.told:
-            log.warning("%s\n%s", finding, REMEDIES)
-        self.told = finding
+        symptom = collapse(float(means["train/entropy"]), float(means["train/kl"]), self.num_outputs)
+        if symptom and symptom != self.reported:
+            log.warning("%s\n%s", symptom, self.remedies)
+        self.reported = symptom
 
 
 def collapse(entropy: float, kl: float, num_outputs: int) -> str | None:
-    """Name the collapse that an epoch's means tell of, if they do (Caron et al. 2021, section 5.3)."""
+    """Describe the collapse that an epoch's means indicate, if any (Caron et al. 2021, section 5.3)."""
     most = math.log(num_outputs)
     if entropy + kl > 0.99 * most:
         return f"Collapse? The loss is stuck at ln {num_outputs} = {most:.2f}: all outputs are as likely for any image."
@@ -144,7 +158,7 @@ def entropy(probabilities: Float[Tensor, "*B K"]) -> Float[Tensor, "*B"]:
 
 
 def by_resolution(views: list[Tensor]) -> list[list[Tensor]]:
-    """Part the views of a batch where their size changes."""
+    """Split the views of a batch where their size changes."""
     return [list(group) for _, group in groupby(views, key=lambda view: view.shape[2:])]
 
 

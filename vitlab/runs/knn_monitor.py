@@ -11,7 +11,6 @@ from vitlab.evaluation.features import extract
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.evaluation.labels import require_classes
 from vitlab.objectives import Objective
-from vitlab.objectives.self_distillation import REMEDIES
 from vitlab.objectives.sharding import gathered
 from vitlab.runs.record import is_last_epoch
 
@@ -53,4 +52,4 @@ class KnnMonitor(Callback):
         seen = {"val/knn": float(right.float().mean()), "val/rank": rank_me(queries), "val/std": relative_std(queries)}
         pl_module.log_dict(seen, rank_zero_only=True)
         if seen["val/rank"] < 1.5 and trainer.is_global_zero:  # an encoder as it is built has 2 or more
-            log.warning("Collapse: val/rank is %.2f, all images look alike.\n%s", seen["val/rank"], REMEDIES)
+            log.warning("Collapse: val/rank is %.2f, all images look alike.\n%s", seen["val/rank"], pl_module.remedies)

@@ -1,0 +1,76 @@
+"""The README's objective, written into a package of its own: trained, continued, probed, exported and fine-tuned."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.objectives.small import CROPS
+from vitlab.commands.dispatch import run
+from vitlab.objectives import Objective
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make `mine.objective` importable as the README prints it; return its source."""
+    found = re.search(r"```python\n(# mine/objective\.py\n.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "objective.py").write_text(found[1], encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("mine", "mine.objective"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return found[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
+def test_the_readmes_objective_is_a_complete_file(
+    toy: str, tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything that comes after training takes the teacher, which the checkpoint names."""
+    assert len(toy.splitlines()) <= 40
+    short = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 0, "limit_test_batches": 1}
+    changes = {"data": {"init_args": {"multi_crop": CROPS}}, "trainer": short}
+    path = str(tiny(changes | {"model": {"class_path": "mine.objective.BYOL"}}, "byol"))
+    assert run("fit", ["--config", path]) == 0
+    directory = Path("runs/longer/seed-0")
+    more = ["--ckpt_path", "runs/byol/seed-0/checkpoints/last.ckpt", "--run.name", "longer"]
+    assert run("fit", ["--config", path, "--trainer.max_epochs", "2", *more]) == 0
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["steps"] == 4
+    assert summary["metrics"]["train/loss"] < 4
+    assert not (directory / "checkpoints" / "best.ckpt").exists()  # a moving teacher's losses do not compare
+
+    checkpoint = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)
+    prefix = checkpoint["vitlab_encoder"]
+    assert prefix == "teacher.module.backbone."
+    state = checkpoint["state_dict"]
+    teacher = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+    assert not torch.equal(teacher["blocks.0.mlp.fc1.weight"], state["backbone.blocks.0.mlp.fc1.weight"])
+    objective = Objective.load_from_checkpoint(directory / "checkpoints" / "last.ckpt")  # type: ignore[type-abstract]
+    assert all(torch.equal(value, teacher[name]) for name, value in objective.encoder.state_dict().items())
+
+    config = str(directory / "config.yaml")
+    assert run("probe", ["--config", config]) == 0
+    assert run("export", ["--config", config, "--format", "safetensors"]) == 0
+    exported = load_file(directory / "export" / "model.safetensors")
+    assert exported.keys() == teacher.keys()
+    assert all(torch.equal(exported[name], teacher[name]) for name in teacher)
+
+    still = {"optimizer": {"init_args": {"lr": 1e-12, "weight_decay": 0.0}}, "init_from": str(directory)}
+    capsys.readouterr()
+    tuned = str(tiny({"model": {"init_args": still}, "trainer": short | {"limit_train_batches": 1}}, "tuned"))
+    assert run("fit", ["--config", tuned]) == 0
+    assert f"{prefix}*" in capsys.readouterr().err
+    weights = torch.load("runs/tuned/seed-0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    torch.testing.assert_close(weights["backbone.blocks.0.mlp.fc1.weight"], teacher["blocks.0.mlp.fc1.weight"])
+    for command in ("test", "predict", "validate"):
+        assert run(command, ["--config", config]) == 2
+        assert len(capsys.readouterr().err.partition("error: ")[2].splitlines()) <= 2
