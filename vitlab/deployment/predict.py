@@ -38,6 +38,7 @@ class Answers:
     probability: np.ndarray  # (N, K)
     thumbnails: list[str]  # data URIs, of the first `SHOWN`
     broken: dict[str, str]  # files that cannot be decoded, and why
+    one_class: bool = True  # else `probability` is what the task makes of each output
 
     @property
     def best(self) -> np.ndarray:
@@ -45,7 +46,9 @@ class Answers:
         return np.argsort(-self.probability, axis=1, kind="stable")[:, :2]
 
     def table(self) -> pd.DataFrame:
-        """Return a row a picture: file, class, its probability, and p_… of each class."""
+        """Return a row per picture: file, class, its probability, and p_… of each class; or file and each output."""
+        if not self.one_class:
+            return pd.DataFrame({"file": self.files} | dict(zip(self.class_names, self.probability.T, strict=True)))
         first = self.best[:, 0]
         head = {
             "file": self.files,
@@ -67,7 +70,7 @@ def ask(
         ValueError: the objective learns no classes, a path does not exist, or there is no picture to decode.
     """
     task = objective.task
-    if task is None or not task.one_class:
+    if task is None:
         raise ValueError(f"{type(objective).__name__} learns no classes by softmax, so there is nothing to predict.")
     encoder = (objective.backbone if raw else objective.encoder).to(device).eval()
     files = list(dict.fromkeys(file for path in images for file in _files(path)))
@@ -93,15 +96,19 @@ def ask(
         name, why = next(iter(broken.items()))
         raise ValueError(f"--images: none of {len(files)} images can be decoded; {name}: {why}.")
     place = images[0] if len(images) == 1 else root
-    return Answers(place, data.class_names, names, task.activate(torch.cat(logits)).numpy(), thumbnails, broken)
+    return Answers(
+        place, data.class_names, names, task.activate(torch.cat(logits)).numpy(), thumbnails, broken, task.one_class
+    )
 
 
 def write_answers(answers: Answers, model: str, out: Path) -> Path:
-    """Write `predictions.csv`, `predictions.parquet` and the page `index.html`, whose path is returned."""
+    """Write `predictions.csv`, `predictions.parquet` and, of classes, the page `index.html`; return what to open."""
     out.mkdir(parents=True, exist_ok=True)
     table = answers.table()
     table.to_csv(out / "predictions.csv", index=False)
     table.to_parquet(out / "predictions.parquet", index=False)
+    if not answers.one_class:
+        return out / "predictions.csv"
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Training objectives, one a file; each is a `class_path` for `model`."""
+"""Training objectives, one per file: `class_path` of `model`, and the abstract classes to subclass."""
 
 from vitlab.objectives.classification import ClassificationTask
 from vitlab.objectives.dino import DINO
@@ -7,6 +7,8 @@ from vitlab.objectives.labeled import LabeledObjective
 from vitlab.objectives.mae import MAE
 from vitlab.objectives.msn import MSN
 from vitlab.objectives.objective import Objective
+from vitlab.objectives.pretraining import Pretraining
+from vitlab.objectives.self_distillation import SelfDistillation
 from vitlab.objectives.simmim import SimMIM
 from vitlab.objectives.supervised import Supervised
 from vitlab.objectives.task import Monitor, Task
@@ -22,6 +24,8 @@ __all__ = [
     "LabeledObjective",
     "Monitor",
     "Objective",
+    "Pretraining",
+    "SelfDistillation",
     "SimMIM",
     "SoftTarget",
     "Supervised",

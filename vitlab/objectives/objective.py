@@ -115,7 +115,9 @@ class Objective(LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store which parameters are the encoder's, so that whatever starts from the file takes those."""
-        checkpoint |= {"vitlab_encoder": f"{name}." for name, module in self.named_modules() if module is self.encoder}
+        for name, module in self.named_modules():
+            if module is self.encoder:
+                checkpoint["vitlab_encoder"] = f"{name}."
 
     def forward(self, images: Tensor) -> Tensor:
         """Return what the encoder gives for images (B, C, H, W): logits, or the embedding after a pre-training."""
