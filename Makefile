@@ -1,5 +1,4 @@
-# `make help` lists everything. Each target first sets up what it needs: the environment is made once, from
-# pyproject.toml and constraints.txt.
+# `make help` lists everything. Every target first creates the environment from pyproject.toml and constraints.txt, once.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,8 +6,8 @@ CONSTRAINTS ?= constraints.txt
 # Extra arguments for a run: make vit_cifar10 ARGS="--seed_everything 1 --trainer.max_epochs 1"
 ARGS ?=
 
-# The environment is installed without byte code, which Python keeps of what it imports. In a container that forbids it,
-# every start would compile torch, sympy, … again: eleven seconds of a processor instead of five.
+# The environment is installed without byte code; Python writes it at the first import. In a container that forbids that,
+# every start would compile torch, sympy, … again: eleven seconds of processor time instead of five.
 unexport PYTHONDONTWRITEBYTECODE
 
 RUN := $(VENV)/bin/python
@@ -19,16 +18,16 @@ STUDIES := $(notdir $(basename $(wildcard experiments/studies/*.yaml)))
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart dashboard wandb-sync test lint types unit elsewhere lowest benchmark $(EXPERIMENTS) $(STUDIES)
 
-help:  ## List the targets
+help:  ## List targets, experiments and studies
 	@echo "Targets:"
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  %-24s %s\n", $$1, $$2}'
 	@echo "Experiments (python -m vitlab fit --config experiments/<name>.yaml):"
 	@for name in $(EXPERIMENTS); do printf "  %-24s %s\n" $$name "$$(head -1 experiments/$$name.yaml | cut -c3-)"; done
-	@echo "  imagenet/<name>          A published recipe; experiments/imagenet/ has $(words $(wildcard experiments/imagenet/*.yaml)), docs/recipes.md the values"
+	@echo "  imagenet/<name>          $(words $(wildcard experiments/imagenet/*.yaml)) published ImageNet recipes in experiments/imagenet/; docs/recipes.md has their values"
 	@echo "Studies (python -m vitlab compare --config experiments/studies/<name>.yaml):"
 	@for name in $(STUDIES); do printf "  %-24s %s\n" $$name "$$(head -1 experiments/studies/$$name.yaml | cut -c3-)"; done
 
-install: $(INSTALLED)  ## Make the environment in .venv
+install: $(INSTALLED)  ## Create the environment in .venv
 
 $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"vitlab needs Python 3.11 or newer, this is {sys.version.split()[0]}; make PYTHON=…")'
@@ -36,53 +35,53 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --editable '.[dev]'
 	@touch $@
 
-test: lint types unit  ## Lint, types and tests
+test: lint types unit  ## Lint, type check and tests
 
-lint: $(INSTALLED)  ## ruff, rules and format
+lint: $(INSTALLED)  ## ruff: rules and format
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
 types: $(INSTALLED)  ## mypy on vitlab/
 	$(RUN) -m mypy
 
-# Shapes in signatures are checked at every call, but where torch.compile traces: a checker is a graph break there. The
-# ViT's `forward` is left out since, as in timm, it may be asked to return a pair.
+# Shapes in signatures are checked at every call, except where torch.compile traces: there a check is a graph break. The
+# ViT's `forward` is not annotated: as in timm, it may return a pair.
 SHAPES := vitlab.objectives.masking,vitlab.models.layers,vitlab.models.windows,vitlab.models.swin,vitlab.models.swin_v2,beartype.beartype
 COMPILED := tests/models/test_compile.py
 PARALLEL := --numprocesses auto --maxprocesses 8
 
-unit: $(INSTALLED)  ## Tests alone; ARGS="-m 'not slow'" for the quick ones
+unit: $(INSTALLED)  ## Tests only; ARGS="-m 'not slow'" for the quick ones
 	$(RUN) -m pytest $(PARALLEL) --dist loadfile --no-loadscope-reorder --ignore $(COMPILED) --jaxtyping-packages=$(SHAPES) $(ARGS)
 	$(RUN) -m pytest $(PARALLEL) $(COMPILED) $(ARGS) || [ $$? -eq 5 ]  # 5: ARGS chose none of them
 
-# What counts, draws, formats or compares floats, in reverse, with the plainest kernels, two threads, another clock and
-# another language: a figure that hangs on one of them is a property of the machine.
+# Tests that count, draw, format or compare floats, in reverse order, with the plainest kernels, two threads, another time
+# zone and another language: a result that depends on one of these is a property of the machine.
 SENSITIVE := analysis/test_measures data/test_counter_rng data/test_mixup data/test_multi_crop \
 	evaluation models/test_parity models/test_swin models/test_vit models/test_windows \
 	objectives/test_dino objectives/test_msn objectives/test_mae studies/test_bootstrap studies/test_comparison \
 	studies/test_verdict objectives/test_masking objectives/test_ema test_config test_optim
 LANGUAGE = $(firstword $(shell locale -a | grep -E '^tr_TR.utf8') C)
 
-elsewhere: $(INSTALLED)  ## The numerically sensitive quick tests as on another machine
+elsewhere: $(INSTALLED)  ## Numerically sensitive quick tests with other kernels, threads, locale and order
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_WAIT_POLICY=passive VITLAB_TEST_THREADS=2 \
 	TZ=Asia/Kathmandu LC_ALL=$(LANGUAGE) PYTHONHASHSEED=1 $(RUN) -m pytest $(PARALLEL) --dist loadfile -m 'not slow' \
 	$$(printf '%s\n' $(foreach name,$(SENSITIVE),$(wildcard tests/$(name) tests/$(name).py)) | tac) $(ARGS)
 
-# Beside the newest versions, which constraints.txt holds, those that pyproject.toml calls the lowest. What they need in
-# turn is the newest, of which they may use what is deprecated by now.
+# constraints.txt has the newest versions; this tests the lowest that pyproject.toml allows. Their own dependencies are the
+# newest, of which they may use deprecated features.
 LOWEST := .venv/lowest
 
-lowest: $(LOWEST)/constraints.txt  ## The quick tests with the lowest versions that pyproject.toml allows
+lowest: $(LOWEST)/constraints.txt  ## Quick tests with the lowest package versions that pyproject.toml allows
 	$(MAKE) unit VENV=$(LOWEST) CONSTRAINTS=$< ARGS="-m 'not slow' -W default $(ARGS)"
 
 $(LOWEST)/constraints.txt: pyproject.toml
 	@mkdir -p $(LOWEST)
 	sed -nE 's/^    "([a-zA-Z0-9_-]+)(\[.*\])?>=([0-9.]+).*/\1==\3/p' $< > $@
 
-benchmark: $(INSTALLED)  ## Print the measured ratios that are claimed; minutes, on a machine that does nothing else
+benchmark: $(INSTALLED)  ## Measure the claimed speed ratios on this machine; takes minutes, needs it idle
 	$(RUN) -m pytest -m benchmarks -s $(ARGS)
 
-# What a run starts from is trained first, where its run is missing; ARGS are for the run that was asked for.
+# Teachers and pre-trainings are trained first if their runs are missing; ARGS apply to the requested run only.
 $(filter finetune_simmim_% finetune_mae_%,$(EXPERIMENTS)): finetune_%: runs/%/seed-0/summary.json
 deit_hard deit_soft distillation_full: runs/teacher_cifar10/seed-0/summary.json
 pretraining: $(foreach name,simmim mae dino msn,runs/$(name)_vit/seed-0/summary.json)
@@ -103,15 +102,15 @@ $(STUDIES): %: $(INSTALLED)  # quickstart is one of them
 	$(RUN) -m vitlab compare --config experiments/studies/$@.yaml $(ARGS)
 	$(if $(AFTERWARDS),$(RUN) -m vitlab $(AFTERWARDS))
 
-# What follows such a study: its runs, of all seeds or of one, go on to another command.
+# Commands that follow a study, with the runs of all its seeds or of one.
 window_transfer: AFTERWARDS = transfer --config runs/window-transfer/*/seed-*/config.yaml --sizes 32 48 64 96 --epochs 2 --out runs/window-transfer/transfer
 window_transfer_digits: AFTERWARDS = transfer --config runs/window-transfer-digits/*/seed-*/config.yaml --sizes 16 24 32 --epochs 1 --lr 5e-4 --out runs/window-transfer-digits/transfer
 swin_ablation_digits: AFTERWARDS = visualize --config runs/swin-ablation-digits/*/seed-1/config.yaml --out runs/swin-ablation-digits/pictures
 
 STUDY ?= quickstart
 
-dashboard: $(INSTALLED)  ## A study's report in W&B: make dashboard STUDY=quickstart, or its file: STUDY=my/study.yaml
+dashboard: $(INSTALLED)  ## Show a study's report in W&B: STUDY=quickstart, or a file: STUDY=my/study.yaml
 	$(RUN) -m vitlab compare --config $(if $(filter %.yaml %.yml,$(STUDY)),$(STUDY),experiments/studies/$(STUDY).yaml) --dashboard $(ARGS)
 
-wandb-sync: $(INSTALLED)  ## Upload the runs in runs/ that W&B kept offline
+wandb-sync: $(INSTALLED)  ## Upload the runs in runs/ that W&B stored offline
 	@$(RUN) -c 'import sys; from pathlib import Path; from vitlab.runs.wandb import upload_offline_runs as upload; sys.exit(upload(Path("runs")))'

@@ -69,7 +69,8 @@ def test_commands_and_files_of_the_documentation_exist(name: str) -> None:
     assert set(re.findall(r"python -m vitlab ([a-z][\w-]*)", DOCS[name])) <= set(main_module.COMMANDS)
     places = re.findall(r"\b(?:experiments|tests)/[\w./]+\w", DOCS[name])
     links = [f"docs/{link}" for link in re.findall(r"\]\((?!http)([^)#]+)", DOCS[name])]
-    assert [place for place in [*places, *links] if not (ROOT / place).exists()] == []
+    scripts = [f"benchmarks/{script}.py" for script in re.findall(r"python -m benchmarks\.(\w+)", DOCS[name])]
+    assert [place for place in [*places, *links, *scripts] if not (ROOT / place).exists()] == []
 
 
 def test_every_place_picture_and_page_that_the_readme_names_exists() -> None:
