@@ -23,7 +23,9 @@ def test_broken_data_stop_a_study_before_its_first_run(
     assert not list(tmp_path.glob("runs/**/seed-*"))
 
 
-def test_results_are_read_without_starting_a_run(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> None:
+def test_results_are_read_without_starting_a_run(
+    write_study: Write, workshop: FakeWorkshop, tmp_path: Path, no_figures: None
+) -> None:
     study, root = write_study(), tmp_path / "runs"
     nothing, _ = results_of(study, workshop, root)
     assert nothing.finished == []

@@ -11,12 +11,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from fake_study import FAKE_PROGRAM, Digits, FakeWorkshop, results, right, variant, write_study
+from matplotlib.figure import Figure
 
 from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.format import SPACE
 from vitlab.studies.report import figures
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.robustness import finished_runs
+from vitlab.studies.results import StudyResults
 from vitlab.studies.robustness import CLEAN, fingerprint, keep
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -102,7 +104,7 @@ def test_the_verdict_comes_first_and_the_numbers_follow(clean: Path) -> None:
         "Classes",
         "Images",
         "Configuration",
-        "Repeat",
+        "Reproduce",
     ]
     positions = [text.index(f"\n{title}\n") for title in order]
     assert positions == sorted(positions)
@@ -151,7 +153,7 @@ def test_what_went_wrong_is_told_at_the_top_and_enters_no_average(troubled: Path
     html = _html(troubled)
     top = html[html.index("<h1>") : html.index("<nav")]
     for told in (
-        f"1 of 8{SPACE}runs failed, left out of every average (ViT, seed 2: exit status 1: ValueError: the loss is not",
+        f"1 of 8{SPACE}runs failed and are excluded from all averages (ViT, seed 2: exit status 1: ValueError: the",
         "do not beat majority class",
         "all of Coin",
         "The variants differ in more than the study declares: model.init_args.label_smoothing, data.init_args.image_si",
@@ -166,7 +168,7 @@ def test_what_went_wrong_is_told_at_the_top_and_enters_no_average(troubled: Path
 
 
 def test_a_run_that_was_cut_short_and_a_test_on_validation_images_are_told(
-    tmp_path: Path, digits: Digits, capsys: pytest.CaptureFixture
+    tmp_path: Path, digits: Digits, no_figures: None
 ) -> None:
     plain = {"size": 1.0, "test_is_validation": True, "flag": None}
     variants = {"ViT": variant(0.94, **plain), "Swin": variant(0.97, **{**plain, "cut_short": [2], "flag": True})}
@@ -201,7 +203,10 @@ class Awkward(Digits):
         self.class_names = ["<b>cat</b>", "dog & son", '"eel"']
 
 
-def test_the_report_takes_in_robustness_of_the_runs_as_they_are(clean: Path, tmp_path: Path, digits: Digits) -> None:
+def test_the_report_takes_in_robustness_of_the_runs_as_they_are(
+    clean: Path, tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "CHARTS", [chart._replace(draw=_blank) for chart in figures.CHARTS])
     shutil.copytree(clean.parent.parent, tmp_path, dirs_exist_ok=True)
     folder = tmp_path / "runs" / "small-study"
     measures = {"noise": "σ of the noise", "blur": "σ of the blur, % of the side"}
@@ -228,7 +233,7 @@ def test_the_report_takes_in_robustness_of_the_runs_as_they_are(clean: Path, tmp
     assert "## Robustness" not in (folder / "report.md").read_text()
     text = report()
     assert "| Swin | 90.0 | 70.0 | 50.0 |" in text
-    assert "Not measured as they are now" not in text
+    assert "Not measured for the present models" not in text
     assert (folder / "figures" / "curves_of_robustness.png").stat().st_size > 10_000
     page = Page(folder / "report.html")
     assert "robustness" in page.ids
@@ -238,8 +243,8 @@ def test_the_report_takes_in_robustness_of_the_runs_as_they_are(clean: Path, tmp
     again = folder / "swin" / "seed-2" / "predictions.parquet"
     shutil.copy(folder / "vit" / "seed-2" / "predictions.parquet", again)  # as if it had been trained again
     text = report()
-    assert "Not measured as they are now: Swin, seed 2." in text
-    assert f"`python -m vitlab robustness --study {folder}`" in text
+    assert "Not measured for the present models: Swin, seed 2." in text
+    assert f"    python -m vitlab robustness --study {folder}\n" in text
     (folder / "robustness" / "robustness.csv").write_text(
         pd.DataFrame(rows)
         .drop(columns="predictions")
@@ -250,7 +255,11 @@ def test_the_report_takes_in_robustness_of_the_runs_as_they_are(clean: Path, tmp
     assert text.count(", seed") >= 6
 
 
-def test_names_are_text_not_markup(tmp_path: Path) -> None:
+def _blank(results: StudyResults, layout: figures.Layout) -> Figure:
+    return Figure()
+
+
+def test_names_are_text_not_markup(tmp_path: Path, no_figures: None) -> None:
     (tmp_path / "study.yaml").write_text("name: x")
     study = results({"A<i>": {1: right(0.9, 90), 2: right(0.8, 90)}, "B": {1: right(0.7, 90), 2: right(0.7, 90)}})
     images = Awkward()

@@ -1,4 +1,4 @@
-"""`robustness`: the models of a study on spoilt images, and the page with their curves."""
+"""`robustness`: the models of a study on corrupted images, and the page with their curves."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ def test_a_study_is_tested_and_what_failed_is_named(tiny: Write, capsys: pytest.
     assert len(table) == 11
     assert set(table["images"]) == {60}
     page = Path("few/index.html").read_text().replace(SPACE, " ")
-    assert "60 test images of 599, each class in proportion" in page
+    assert "60 test images of 599, stratified by class" in page
     assert "python -m vitlab robustness --study runs/study --corruptions JPEG blur --images 60 --seeds 1" in page
     for wrong, said in (
         (["--seeds", "7"], "have seeds [1]"),
@@ -231,8 +231,8 @@ def test_a_variant_has_its_color_also_where_another_failed() -> None:
 
 
 def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no results\.csv there"):
+    with pytest.raises(FileNotFoundError, match=r"contains no results\.csv"):
         finished_runs(tmp_path)
     (tmp_path / "results.csv").write_text("variant,seed,status\nViT,1,killed\n")
-    with pytest.raises(ValueError, match="none of its runs is finished"):
+    with pytest.raises(ValueError, match="none of its runs finished"):
         finished_runs(tmp_path)

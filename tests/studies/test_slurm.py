@@ -78,7 +78,7 @@ def test_a_job_that_is_taken_away_stops_its_run_and_comes_back(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_study_is_reported_when_its_array_is_done(
-    write_study: Write, workshop: FakeWorkshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write_study: Write, workshop: FakeWorkshop, tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = write_study(variants=PAIR, seeds=[1])
     report = compare(study, workshop, tmp_path / "runs", program=FAKE_PROGRAM, cluster=lambda _, folder: local(folder))

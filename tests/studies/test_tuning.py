@@ -143,7 +143,7 @@ def test_a_value_that_failed_is_not_chosen(tuned: Callable) -> None:
 
 @pytest.mark.slow
 def test_a_tuned_study_of_equal_wall_clock_tells_what_was_decided(
-    write_study: Write, workshop: FakeWorkshop, tmp_path: Path
+    write_study: Write, workshop: FakeWorkshop, tmp_path: Path, no_figures: None
 ) -> None:
     """From the file to the page, with processes; the fakes train 2,400 and 1,200 images/s."""
     path = write_study(tune=TUNE, variants=VARIANTS, seeds=[1], budget={"minutes": 3.75 / 60})
@@ -152,7 +152,7 @@ def test_a_tuned_study_of_equal_wall_clock_tells_what_was_decided(
     assert yaml.safe_load((folder / "b" / "config-seed-1.yaml").read_text())["model"]["init_args"]["lr"] == 0.4
     for report in ("report.html", "report.md"):
         text = (folder / report).read_text()
-        assert "B was tuned to 0.4, the last value tried on that side." in text
+        assert "The best value for B, 0.4, is at the edge of those tried." in text
         assert "A was tuned" not in text
         assert "differ in more than the study declares" not in text
         assert "0.0625 minutes of training" in text

@@ -37,23 +37,23 @@ def test_a_clear_lead_is_called_better_with_its_interval() -> None:
 def test_equal_variants_are_not_separable() -> None:
     tied = {"A": seeds([0.95, 0.94, 0.96]), "B": seeds([0.949, 0.952, 0.948], first=5)}
     text = plain(verdict(results(tied)))
-    assert text.startswith("Not separable at 3 seeds (a claim takes 6): A has the highest mean, 0.0 points [")
+    assert text.startswith("Not separable at 3 seeds (a claim needs 6): A has the highest mean, 0.0 points [")
     assert text.endswith("] over B.")
 
 
 def test_a_lead_of_too_few_seeds_is_said_to_be_of_too_few() -> None:
     few = {name: dict(list(runs.items())[:4]) for name, runs in AHEAD.items()}
-    assert plain(verdict(results(few))).startswith("Not separable at 4 seeds (a claim takes 6): Swin has")
+    assert plain(verdict(results(few))).startswith("Not separable at 4 seeds (a claim needs 6): Swin has")
     assert [plain(line) for line in outlooks(results(few))] == [
-        "With one pair to compare, fewer than 6 seeds prove nothing, however far apart.",
-        "Swin – ViT: if it is as large as measured, you would need about 6 seeds.",
+        "With 1 pair, no difference is significant below 6 seeds.",
+        "Swin – ViT: a difference as large as measured would need about 6 seeds.",
     ]
 
 
 def test_what_a_study_could_have_seen_is_told() -> None:
     (line,) = outlooks(results({"A": seeds([*SIX, 0.95, 0.95]), "B": seeds([*SIX[:4], 0.94, 0.95, 0.96, 0.948], 50)}))
-    number = r"(\d+\.\d) points; if it is as large as measured, .*(need|only)"
-    found = re.fullmatch(rf"A – B: the smallest difference this study could have seen is {number}.*\.", plain(line))
+    number = r"(\d+\.\d) points; a difference as large as measured .*(need|only)"
+    found = re.fullmatch(rf"A – B: the smallest difference that this study could detect is {number}.*\.", plain(line))
     assert found is not None
     assert 0 < float(found[1]) < 5
 
@@ -65,8 +65,8 @@ def test_where_no_number_of_seeds_would_do_images_are_asked_for() -> None:
     a[:11], b[11:20] = True, True
     (line,) = outlooks(results({"A": dict.fromkeys(range(6), a), "B": dict.fromkeys(range(6), b)}))
     found = re.search(
-        r"if it is as large as measured, no number of seeds would show it on 1,000 test images; "
-        r"you would need at least ([\d,]+) test images\.$",
+        r"a difference as large as measured cannot be shown on 1,000 test images with any number of seeds and "
+        r"would need at least ([\d,]+) test images\.$",
         plain(line),
     )
     assert found is not None
@@ -85,14 +85,14 @@ def test_a_leader_may_be_better_than_one_and_level_with_another() -> None:
 
 def test_seeds_without_a_partner_are_named() -> None:
     lame = {"Swin": AHEAD["Swin"], "ViT": {seed: AHEAD["ViT"][seed] for seed in (0, 2)}}
-    assert remarks(results(lame)) == ["Not all seeds are paired: Swin – ViT can be compared on seeds 0 and 2 alone."]
+    assert remarks(results(lame)) == ["Not all seeds are paired: Swin – ViT share only seeds 0 and 2."]
     strangers = {"Swin": AHEAD["Swin"], "ViT": {9: AHEAD["ViT"][0]}}
-    assert remarks(results(strangers)) == ["Not all seeds are paired: Swin – ViT can be compared on no seed."]
+    assert remarks(results(strangers)) == ["Not all seeds are paired: Swin – ViT share no seed."]
 
 
 def test_one_seed_tells_no_difference() -> None:
     text = verdict(results({"A": seeds([0.99]), "B": seeds([0.7])}))
-    assert plain(text) == "A scored highest (99.0 %), but one seed each cannot tell a difference from chance."
+    assert plain(text) == "A scored highest (99.0 %), but a single seed cannot distinguish a difference from chance."
 
 
 def test_seeds_that_agree_do_not_make_three_images_a_lead() -> None:
@@ -117,7 +117,7 @@ def test_a_clean_study_needs_no_remark() -> None:
 def test_failures_are_named() -> None:
     failed = Outcome(Run("ViT", 6, {}, Path("x")), "exit status 1: boom")
     (remark,) = remarks(results(AHEAD, failures=[failed]))
-    assert plain(remark) == "1 of 13 runs failed, left out of every average (ViT, seed 6: exit status 1: boom)."
+    assert plain(remark) == "1 of 13 runs failed and are excluded from all averages (ViT, seed 6: exit status 1: boom)."
 
 
 def test_tests_on_the_validation_images_are_told() -> None:
@@ -125,7 +125,7 @@ def test_tests_on_the_validation_images_are_told() -> None:
     assert remarks(study) == []
     study.finished[0].data["test_is_validation"] = True
     (remark,) = remarks(study)
-    assert plain(remark).startswith("The 1,000 test images are the validation images too: best.ckpt,")
+    assert plain(remark).startswith("The 1,000 test images are also the validation images: best.ckpt,")
     assert "the k of k-NN" in remark
     assert "validation split" not in study.baselines.describe_knn(study.tested_on_validation)
 
@@ -163,5 +163,5 @@ def test_undeclared_differences_and_mixed_environments_are_named() -> None:
         for name, seed, version in (("Swin", 1, "2.14"), ("ViT", 1, "2.15"))
     ]
     assert remarks(dataclasses.replace(results(AHEAD), finished=mixed)) == [
-        "The runs do not come from the same environment (torch: 2.14, 2.15)."
+        "The runs come from different environments (torch: 2.14, 2.15)."
     ]

@@ -249,6 +249,9 @@ CHARTS = (
 )
 
 
+ROBUSTNESS = "Accuracy against strength for each corruption and variant."
+
+
 def strengths_of(table: pd.DataFrame, corruption: str) -> list[float]:
     """Return a corruption's strengths, the mildest first, from rows of `robustness.csv`."""
     return list(dict.fromkeys(table[table["corruption"] == corruption]["strength"]))
@@ -268,7 +271,7 @@ def pareto_front(costs: Sequence[float], accuracies: Sequence[float], more: bool
     return front
 
 
-def draw(chart: Chart, results: StudyResults, folder: Path) -> Drawing:
+def draw(chart: Chart, results: Any, folder: Path) -> Drawing:
     """Write a chart into a folder as PNG and PDF, on white, and return it as SVG."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": chart.name, "pdf.fonttype": 42}):  # TrueType: text stays text
         wide, narrow = chart.draw(results, WIDE), chart.draw(results, NARROW)

@@ -1,19 +1,17 @@
-"""How a study's models stand up to spoilt images: curves of accuracy against strength, on a page and in the report."""
+"""Robustness of a study's models: accuracy against corruption strength, as a page and in the report."""
 
-import base64
-import io
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import pandas as pd
+from matplotlib.figure import Figure as Drawn
 
-from vitlab.studies import format as formats
-from vitlab.studies.report.figures import STYLE, WIDE, robustness_curves, strengths_of
-from vitlab.studies.report.rendering import render
+from vitlab.studies.format import bracket, counted, digits_for, percent
+from vitlab.studies.report.document import Cell, Code, Document, Figure, Note, Row, Section, Table, render
+from vitlab.studies.report.figures import ROBUSTNESS, Chart, Layout, draw, robustness_curves, strengths_of
 from vitlab.studies.robustness import CLEAN, FinishedRun, current, read_kept
 from vitlab.studies.statistics.intervals import Interval, t_interval
 from vitlab.studies.study import slug
@@ -21,93 +19,142 @@ from vitlab.studies.study import slug
 log = logging.getLogger("vitlab")
 
 FOLDER = "robustness"
-"""In the study's: where the report looks for what was measured."""
+"""In the study's folder, where the report looks for the measurements."""
 
 
 class Robustness(NamedTuple):
-    """What was measured of a study's runs as they are now, and which of them it was not measured of."""
+    """Measurements of a study's present models, and the runs without any."""
 
     table: pd.DataFrame
     missing: list[str]
 
     @property
     def measures(self) -> dict[str, str]:
-        """By corruption, what its strengths are."""
-        spoilt = self.table[self.table["corruption"] != CLEAN]
-        if spoilt.empty:
+        """What is varied, by corruption."""
+        corrupted = self.table[self.table["corruption"] != CLEAN]
+        if corrupted.empty:
             return {}
-        return dict(zip(spoilt["corruption"], spoilt["measure"], strict=True))
+        return dict(zip(corrupted["corruption"], corrupted["measure"], strict=True))
 
 
 def finished_runs(study: Path) -> tuple[list[FinishedRun], list[str]]:
-    """Return the finished runs of a study's folder, in the report's order, and which of the others why are left out.
+    """Return the finished runs of a study's folder, in the report's order, and why the others are excluded.
 
     Raises:
-        FileNotFoundError: not the folder of a study that was run.
-        ValueError: no run is finished.
+        FileNotFoundError: not the folder of a finished study.
+        ValueError: no run finished.
     """
     path = study / "results.csv"
     if not path.is_file():
         raise FileNotFoundError(
-            f"--study {study}: no {path.name} there; give the folder of a study, as in runs/quickstart."
+            f"--study {study}: contains no {path.name}. Expected the folder of a finished study, like runs/quickstart."
         )
     table = pd.read_csv(path, dtype={"variant": str})
-    runs, left_out = [], []
+    runs, excluded = [], []
     for variant, seed, status in zip(table["variant"], table["seed"].astype(int), table["status"], strict=True):
         if status == "finished":
             runs.append(FinishedRun(variant, seed, study / slug(variant) / f"seed-{seed}"))
         else:
-            left_out.append(f"{variant}, seed {seed}: {status}")
+            excluded.append(f"{variant}, seed {seed}: {status}")
     if not runs:
-        raise ValueError(f"--study {study}: none of its runs is finished; {path} says why.")
-    return runs, left_out
+        raise ValueError(f"--study {study}: none of its runs finished; see {path}.")
+    return runs, excluded
 
 
 def write_robustness(
-    table: pd.DataFrame, of: int, left_out: Sequence[str], study: Path, out: Path, command: str
+    table: pd.DataFrame, total: int, excluded: Sequence[str], study: Path, out: Path, command: str
 ) -> Path:
     """Write `robustness.png` and the page `index.html`, whose path is returned.
 
     Args:
-        table: rows of `robustness.csv` (`spoilt_images`), the variants in the study's order.
-        of: so many test images there are.
-        left_out: runs of the study that are not in the table, and why.
-        command: what measures them.
+        table: Rows of `robustness.csv`, the variants in the study's order.
+        total: Number of test images, of which `table` may have used a sample.
+        excluded: Runs of the study that are not in the table, and why.
+        command: What measures them.
     """
     out.mkdir(parents=True, exist_ok=True)
-    measures = Robustness(table, []).measures
+    robustness = Robustness(table, [])
     variants = pd.read_csv(study / "results.csv", dtype={"variant": str})["variant"].unique().tolist()
-    with matplotlib.rc_context(STYLE):
-        png = io.BytesIO()
-        robustness_curves(table, measures, variants, WIDE).savefig(png, format="png", dpi=120, facecolor="white")
-    (out / "robustness.png").write_bytes(png.getvalue())
+
+    def curves(_: object, layout: Layout) -> Drawn:
+        return robustness_curves(table, robustness.measures, variants, layout)
+
+    drawing = draw(Chart("robustness", ROBUSTNESS, curves), None, out)
     images = int(table["images"].iloc[0])
-    context = {
-        "study": study.name,
-        "date": time.strftime("%Y-%m-%d"),
-        "command": command,
-        "images": images,
-        "of": of,
-        "digits": formats.digits_for(images),
-        "seeds": table.groupby("variant")["seed"].nunique().max(),
-        "figure": base64.b64encode(png.getvalue()).decode(),
-        "corruptions": {name: (text, strengths_of(table, name)) for name, text in measures.items()},
-        "rows": summary(table, [CLEAN, *measures]),
-        "left_out": left_out,
-    }
-    (out / "index.html").write_text(render("robustness.html.jinja", context), encoding="utf-8")
+    sample = f" of {total:,}, stratified by class" if images < total else ""
+    seeds = counted(table.groupby("variant")["seed"].nunique().max(), "seed")
+    strengths = [
+        Row(name, (measure, ", ".join(f"{s:.2g}" for s in strengths_of(table, name))))
+        for name, measure in robustness.measures.items()
+    ]
+    document = Document(
+        title=f"{study.name}: robustness",
+        kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
+        heading="Accuracy on corrupted images",
+        lead=[
+            f"Top-1 accuracy in % on {counted(images, 'test image')}{sample}, corrupted identically for every model. "
+            "The models were trained on clean images, and nothing was selected by these numbers."
+        ],
+        remarks=[f"Excluded: {run}" for run in excluded],
+        sections=[
+            Section(
+                "Results",
+                [
+                    Figure(drawing, f"Line: mean over {seeds}. Band: minimum to maximum over seeds."),
+                    robustness_table(robustness, {name: i for i, name in enumerate(variants)}, intervals=True),
+                    Note(
+                        "Mean over strengths, in brackets the 95 % interval over seeds (Student's t). Where intervals "
+                        "overlap, the order may be due to chance."
+                    ),
+                ],
+            ),
+            Section(
+                "Corruptions",
+                [
+                    Table("Corruptions", ["Corruption", "Strength", "Values"], strengths, left=["Strength", "Values"]),
+                    Note(
+                        "Noise, blur, contrast and JPEG follow ImageNet-C (Hendrycks and Dietterich 2019), except that "
+                        "the σ of the blur scales with the image's side. Resolution: bicubic downsampling and "
+                        "upsampling. Occlusion fills random squares of an 8 × 8 grid with the image's mean color."
+                    ),
+                ],
+            ),
+            Section("Reproduce", [Code(command)]),
+        ],
+    )
+    (out / "index.html").write_text(render(document, "report.html"), encoding="utf-8")
     if out.resolve() == (study / FOLDER).resolve():
-        log.info(
-            "The study's report has these curves after its `compare` again, which trains nothing that is finished."
-        )
+        log.info("`compare` adds these curves to the study's report; it does not repeat finished runs.")
     return out / "index.html"
 
 
-def read_robustness(study: Path, runs: Sequence[FinishedRun]) -> Robustness | None:
-    """Return what was measured in a study's folder of these runs; None where nothing was.
+def robustness_table(robustness: Robustness, indices: Mapping[str, int], intervals: bool) -> Table:
+    """Return mean accuracy by variant and corruption; `indices` has the variants in order, with their colors."""
+    columns = [CLEAN, *robustness.measures]
+    digits = digits_for(int(robustness.table["images"].iloc[0]))
+    accuracies = summary(robustness.table, columns)
+    rows = [
+        Row(
+            variant,
+            [
+                f"{percent(i.mean, digits)} {bracket(i, digits)}".rstrip()
+                if intervals
+                else Cell(percent(i.mean, digits), title=bracket(i, digits))
+                for i in accuracies[variant]
+            ],
+            index,
+        )
+        for variant, index in indices.items()
+        if variant in accuracies
+    ]
+    return Table("Robustness", ["Accuracy, %", "clean", *robustness.measures], rows)
 
-    What was measured of a run that has been trained again since is left out, and so are other numbers of images than
-    the one that most runs were tested on, and corruptions that not all of those runs were tested on.
+
+def read_robustness(study: Path, runs: Sequence[FinishedRun]) -> Robustness | None:
+    """Return the measurements of these runs in a study's folder; None if nothing was ever measured there.
+
+    Measurements of runs that were retrained since are dropped. Curves must be comparable, so the table is limited to
+    the number of images that most runs were tested on, and to corruptions that all of those runs were tested on.
     """
     kept = read_kept(study / FOLDER)
     if kept.empty:

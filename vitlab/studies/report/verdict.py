@@ -1,4 +1,4 @@
-"""The answer of a study in words."""
+"""The conclusion of a study in words."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from vitlab.studies.statistics.power import MOST_SEEDS, Outlook
 
 
 def verdict(results: StudyResults) -> str:
-    """Say in one sentence what the study shows."""
+    """Summarize in one sentence what the study shows."""
     ranking = results.ranking
     if not ranking:
         return "No run finished, so there is nothing to compare."
@@ -22,11 +22,12 @@ def verdict(results: StudyResults) -> str:
     against = [pair for pair in results.pairs if pair.better is best]
     digits = digits_for(len(results.labels))
     if not against:
-        return f"{best.variant} scored highest, but shares no seed with the others, so nothing can be concluded."
+        return f"{best.variant} scored highest, but shares no seed with the others; nothing can be concluded."
     if all(pair.comparison.seeds == 1 for pair in against):
         score = percent(best.accuracy.mean, digits)
         return (
-            f"{best.variant} scored highest ({score}{SPACE}%), but one seed each cannot tell a difference from chance."
+            f"{best.variant} scored highest ({score}{SPACE}%), but a single seed cannot distinguish a difference from "
+            "chance."
         )
 
     ahead = [pair for pair in against if pair.separable]
@@ -44,7 +45,7 @@ def verdict(results: StudyResults) -> str:
 
 
 def outlooks(results: StudyResults) -> list[str]:
-    """Say, where the first of the ranking is not separable from another, what the study could have seen."""
+    """List what the study could detect, for each variant that is not separable from the first of the ranking."""
     level = [
         (pair, pair.outlook)
         for pair in results.pairs
@@ -52,71 +53,71 @@ def outlooks(results: StudyResults) -> list[str]:
     ]
     blind = [outlook.least_seeds for _, outlook in level if math.isinf(outlook.visible)]
     tested = sum(pair.outlook is not None for pair in results.pairs)
-    several = f"{tested} pairs" if tested > 1 else "one pair"
-    found = [
-        f"With {several} to compare, fewer than {counted(n, 'seed')} prove nothing, however far apart."
-        for n in blind[:1]
+    power = [
+        f"With {counted(tested, 'pair')}, no difference is significant below {counted(n, 'seed')}." for n in blind[:1]
     ]
     digits = digits_for(len(results.labels)) if level else 0
-    return found + [
-        f"{pair.better.variant} – {pair.worse.variant}: {_visible(outlook, digits)}"
-        f"if it is as large as measured, {_wanting(outlook, len(results.labels))}."
+    return power + [
+        f"{pair.better.variant} – {pair.worse.variant}: {_detectable(outlook, digits)}"
+        f"a difference as large as measured {_required(outlook, len(results.labels))}."
         for pair, outlook in level
     ]
 
 
-def _visible(outlook: Outlook, digits: int) -> str:
+def _detectable(outlook: Outlook, digits: int) -> str:
     if math.isinf(outlook.visible):
         return ""
-    return f"the smallest difference this study could have seen is {percent(outlook.visible, digits)}{SPACE}points; "
+    return f"the smallest difference that this study could detect is {percent(outlook.visible, digits)}{SPACE}points; "
 
 
-def _wanting(outlook: Outlook, images: int) -> str:
+def _required(outlook: Outlook, images: int) -> str:
     if outlook.seeds is not None:
-        return f"you would need about {counted(outlook.seeds, 'seed')}"
+        return f"would need about {counted(outlook.seeds, 'seed')}"
     if outlook.images is not None:
         needed = counted(outlook.images, "test image")
-        return f"no number of seeds would show it on {counted(images, 'test image')}; you would need at least {needed}"
-    return f"you would need more than {counted(MOST_SEEDS, 'seed')}"
+        present = counted(images, "test image")
+        return f"cannot be shown on {present} with any number of seeds and would need at least {needed}"
+    return f"would need more than {counted(MOST_SEEDS, 'seed')}"
 
 
 def remarks(results: StudyResults) -> list[str]:
-    """List what a reader must know before believing the verdict, the gravest first."""
-    found = []
+    """List what qualifies the verdict, the gravest first."""
+    lines = []
     total = len(results.finished) + len(results.failures)
     if results.failures:
         which = "; ".join(f"{run}: {failure}" for run, failure in results.failures)
-        found.append(f"{len(results.failures)} of {counted(total, 'run')} failed, left out of every average ({which}).")
-    if results.finished and results.tested_on_validation:
-        found.append(
-            f"The {counted(len(results.labels), 'test image')} are the validation images too: best.ckpt, every setting "
-            "tuned by validation accuracy and the k of k-NN were chosen on them. For numbers that no choice was made "
-            "on, hold out others."
+        lines.append(
+            f"{len(results.failures)} of {counted(total, 'run')} failed and are excluded from all averages ({which})."
         )
-    found += _unpaired(results)
+    if results.finished and results.tested_on_validation:
+        lines.append(
+            f"The {counted(len(results.labels), 'test image')} are also the validation images: best.ckpt, every tuned "
+            "setting and the k of k-NN were selected on them. Hold out other images for unbiased numbers."
+        )
+    lines += _unpaired(results)
     for line in ("majority class", "k-NN on raw pixels"):
         below = [r for r in results.finished if line in results.lines_not_beaten(r.top1)]
         if below:
-            found.append(_below(line, below, results))
+            lines.append(_below(line, below, results))
     undeclared = [difference.key for difference in results.differences if not difference.declared]
     if undeclared:
         keys = ", ".join(undeclared[:4]) + (f" and {len(undeclared) - 4} more" if len(undeclared) > 4 else "")
-        found.append(f"The variants differ in more than the study declares: {keys}.")
+        lines.append(f"The variants differ in more than the study declares: {keys}.")
     for choice in results.choices:
         failed = [as_yaml(trial.value) for trial in choice.trials if trial.accuracy is None]
         if failed:
-            found.append(f"Tuning {choice.variant} failed with {_and(failed)}.")
+            lines.append(f"Tuning {choice.variant} failed with {_and(failed)}.")
         if choice.at_the_edge:
-            found.append(
-                f"{choice.variant} was tuned to {as_yaml(choice.best.value)}, the last value tried on that side."
+            lines.append(
+                f"The best value for {choice.variant}, {as_yaml(choice.best.value)}, is at the edge of those tried."
             )
     mixed = [fact for fact in results.environment if not fact.same]
     if mixed:
         what = "; ".join(f"{fact.key}: {', '.join(fact.values)}" for fact in mixed)
-        found.append(f"The runs do not come from the same environment ({what}).")
-    found += doubts(results.costs)
-    found += [f"{variant}: its cost could not be measured ({why})." for variant, why in results.cost_failures.items()]
-    return found
+        lines.append(f"The runs come from different environments ({what}).")
+    lines += doubts(results.costs)
+    lines += [f"{variant}: its cost could not be measured ({why})." for variant, why in results.cost_failures.items()]
+    return lines
 
 
 def _lead(pair: Pair, digits: int) -> str:
@@ -138,9 +139,9 @@ def _seeds(pairs: Sequence[Pair]) -> str:
 
 
 def _too_few(pairs: Sequence[Pair]) -> str:
-    """Say how many seeds a claim takes at least, where no pair has them."""
+    """Return how many seeds a claim needs at least, if no pair has them."""
     least = [pair.outlook.least_seeds for pair in pairs if pair.outlook is not None]
-    return f" (a claim takes {least[0]})" if least and all(pair.comparison.seeds < least[0] for pair in pairs) else ""
+    return f" (a claim needs {least[0]})" if least and all(pair.comparison.seeds < least[0] for pair in pairs) else ""
 
 
 def _and(parts: Sequence[str]) -> str:
@@ -153,13 +154,11 @@ def _unpaired(results: StudyResults) -> list[str]:
         if a.outcomes.keys() != b.outcomes.keys():
             shared = tuple(sorted(a.outcomes.keys() & b.outcomes.keys()))
             pairs.setdefault(shared, []).append(f"{a.variant} – {b.variant}")
-    return [
-        f"Not all seeds are paired: {_and(names)} can be compared on {_named(seeds)}." for seeds, names in pairs.items()
-    ]
+    return [f"Not all seeds are paired: {_and(names)} share {_named(seeds)}." for seeds, names in pairs.items()]
 
 
 def _named(seeds: Sequence[int]) -> str:
-    return f"seed{'s' if len(seeds) > 1 else ''} {_and([str(s) for s in seeds])} alone" if seeds else "no seed"
+    return f"only seed{'s' if len(seeds) > 1 else ''} {_and([str(s) for s in seeds])}" if seeds else "no seed"
 
 
 def _below(line: str, below: Sequence[RunResult], results: StudyResults) -> str:
