@@ -28,10 +28,10 @@ from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.decoding import open_rgb
 from vitlab.data.folder import Folder
 from vitlab.data.image_folder import Photos
-from vitlab.data.packed import FILE, Packed, Row, write_packed
+from vitlab.data.packed import FILE, Packed, PackedPhoto, write_packed
 from vitlab.data.photos import PhotoAugment, half_will_do
 from vitlab.data.sampler import Key
-from vitlab.data.source import PhotoSource
+from vitlab.data.source import PhotoSource, Subset
 from vitlab.evaluation.interleaved_timing import alternate, one_thread, ratios
 
 CPU = torch.device("cpu")
@@ -110,7 +110,7 @@ def open_sources(root: Path, folder: Path) -> tuple[dict[str, PhotoSource], list
     chosen = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, PHOTOS).astype(int))]
     sources: dict[str, PhotoSource] = {"vitlab": source}
     for method, pixels in (("prepared, JPEG", False), ("prepared, RGB", True)):
-        rows = [Row.of(root, name, "train", 0, SHORT_SIDE, pixels) for name in chosen]
+        rows = [PackedPhoto.of(root, name, "train", 0, SHORT_SIDE, pixels) for name in chosen]
         write_packed(folder / method, source.class_names, [[row for row in rows if row.broken is None]], pixels)
         sources[method] = packed = Packed(folder / method)
     return sources, packed.splits["train"][0]
@@ -130,7 +130,8 @@ def turns_of(root: Path, sources: dict[str, PhotoSource], names: list[str]) -> d
 
 def vitlab_batches(source: PhotoSource, names: list[str], augment: PhotoAugment) -> Iterator[Tensor]:
     """Yield all photographs as one batch (B, 3, S, S) of uint8, epoch after epoch."""
-    photos = Photos(source, names, np.zeros(len(names), np.int64), SIZE, None, augment, None, (0.0,) * 3, seed=0)
+    subset = Subset(names, np.zeros(len(names), np.int64), np.zeros(len(names), np.uint64))
+    photos = Photos(source=source, subset=subset, image_size=SIZE, augment=augment)
     for epoch in itertools.count():
         images = photos.__getitems__([Key(epoch, index) for index in range(len(names))]).images
         assert isinstance(images, Tensor)

@@ -168,7 +168,9 @@ def test_photographs_are_continued_with_another_number_of_workers(
     root = photo_folder({"train/a": 6, "train/b": 6, "val/a": 2, "val/b": 2})
 
     def data(workers: int) -> ImageFolder:
-        return ImageFolder(str(root), image_size=16, batch_size=4, num_workers=workers, mixup=Mixup(), repeats=repeats)
+        return ImageFolder(
+            root=str(root), image_size=16, batch_size=4, num_workers=workers, mixup=Mixup(), repeats=repeats
+        )
 
     undisturbed = _fit(data(0), tmp_path, epochs=2)
     continued = _fit(data(2), checkpoint=tmp_path / "step2.ckpt", epochs=2)
@@ -195,7 +197,7 @@ def test_views_made_in_workers_are_continued(tmp_path: Path, photo_folder: Calla
     root = photo_folder({"train/a": 6, "train/b": 6, "val/a": 2, "val/b": 2})
 
     def data(workers: int) -> ImageFolder:
-        return ImageFolder(str(root), image_size=16, batch_size=4, num_workers=workers, multi_crop=_VIEWS)
+        return ImageFolder(root=str(root), image_size=16, batch_size=4, num_workers=workers, multi_crop=_VIEWS)
 
     undisturbed = _fit(data(0), tmp_path, epochs=2)
     continued = _fit(data(2), checkpoint=tmp_path / "step2.ckpt", epochs=2)

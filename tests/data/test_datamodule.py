@@ -5,38 +5,22 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from vitlab.data import BatchAugment, Digits, ImageDataModule, Mixup
+from vitlab.data import Digits, ImageDataModule, Mixup
 from vitlab.data import datamodule as module
-from vitlab.data.datamodule import ImageDataset, Split
+from vitlab.data.datamodule import Split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
 
 
 class _Many(InMemoryDataModule):
     """Labels of another kind than one class an image."""
 
+    native_size, class_names = 8, ["a", "b", "c"]
+
     def __init__(self, labels: np.ndarray, mixup: Mixup | None) -> None:
-        super().__init__(
-            4,
-            None,
-            0,
-            0,
-            0,
-            (0.5,),
-            (0.5,),
-            BatchAugment(),
-            mixup,
-            None,
-            native_size=8,
-            image_size=8,
-            hold_on_device=True,
-        )
+        super().__init__(batch_size=4, image_size=8, mean=(0.5,), std=(0.5,), mixup=mixup)
         self._targets = labels
 
-    @property
-    def class_names(self) -> list[str]:
-        return ["a", "b", "c"]
-
-    def _read(self) -> dict[Split, ImageDataset]:
+    def read_splits(self) -> dict[Split, TensorImages]:
         number = len(self._targets)
         images = torch.zeros(number, 1, 8, 8, dtype=torch.uint8)
         return {
@@ -61,7 +45,7 @@ def test_mixup_needs_one_class_an_image(labels: np.ndarray) -> None:
 
 def _limited(monkeypatch: pytest.MonkeyPatch, data: ImageDataModule, stage: str, **options: object) -> list[str]:
     said: list[str] = []
-    monkeypatch.setattr(module, "tell", said.append)
+    monkeypatch.setattr(module, "log_rank_zero", said.append)
     data.trainer = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, **options
     )

@@ -97,7 +97,7 @@ def _by_pillow(path: Path) -> np.ndarray:
 
 
 def _by_simplejpeg(path: Path) -> np.ndarray | None:
-    return decoding._pixels_of_jpeg(path.read_bytes())
+    return decoding._decode_jpeg(path.read_bytes(), "RGB", None)
 
 
 def _noise(width: int, height: int) -> Image.Image:
@@ -155,7 +155,7 @@ def test_of_a_damaged_jpeg_pillow_decides(tmp_path: Path, monkeypatch: pytest.Mo
         for way in ("ours", "Pillow's"):
             with monkeypatch.context() as patch:
                 if way == "Pillow's":
-                    patch.setattr(decoding, "_pixels_of_jpeg", lambda *_: None)
+                    patch.setattr(decoding, "_decode_jpeg", lambda *_: None)
                 try:
                     said[way] = read_rgb(path).tobytes()
                 except ValueError as error:

@@ -12,7 +12,7 @@ import torch
 
 from tests.data.conftest import photo
 from vitlab.data import CIFAR10, Digits, ImageFolder
-from vitlab.data.packing import prepare
+from vitlab.data.packed import prepare
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 _COUNTS = {"train/cat": 4, "train/dog": 4, "val/cat": 2, "val/dog": 2}
@@ -78,7 +78,7 @@ def test_a_prepared_folder_is_the_same_only_where_its_images_are(photo_folder: P
 
 def test_held_out_images_are_told_apart(photo_folder: PhotoFolder) -> None:
     root = photo_folder({"cat": 10, "dog": 10})
-    assert not _folder(root).test_is_validation
+    assert not _folder(root).facts()["test_is_validation"]
     assert _digests(_folder(root)) == _digests(_folder(root, seed=1))
     assert _digests(_folder(root)) != _digests(_folder(root, split_seed=1))
 
@@ -110,7 +110,6 @@ def test_a_model_sees_other_pictures_where_the_training_folder_is_gone(
     data = _folder(root)
     data.recall(facts)
     assert (data.class_names, data.num_classes, data.in_chans) == (["cat", "dog"], 2, 3)
-    assert data.test_is_validation
     assert data.framing == whole.framing
     assert torch.equal(data.view_of(pictures, torch.device("cpu")), expected)
     with pytest.raises(FileNotFoundError, match="There is no folder"):

@@ -10,7 +10,7 @@ import pytest
 from vitlab.data import ImageFolder
 from vitlab.data.datamodule import SPLITS
 from vitlab.data.folder import Listing, list_images
-from vitlab.data.packing import prepare
+from vitlab.data.packed import prepare
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 
@@ -47,7 +47,7 @@ def test_splits_are_known_by_all_their_usual_names(
     assert f"val is {val}" in " ".join(listing.notes) or val == "val"
     said = prepare(root, tmp_path / "packed", 32, pixels=False)
     assert f"val is {val}" in said or val == "val"
-    packed = ImageFolder(str(tmp_path / "packed"), image_size=16, num_workers=0)
+    packed = ImageFolder(root=str(tmp_path / "packed"), image_size=16, num_workers=0)
     for split in SPLITS:
         assert packed.image_names(split) == listing.splits[split][0]
 

@@ -68,7 +68,7 @@ def test_a_strip_is_refused(tmp_path: Path, height: int, why: str) -> None:
 def test_a_long_panorama_is_no_strip(photo_folder: PhotoFolder) -> None:
     root = photo_folder({"a": 4, "b": 4})
     Image.new("RGB", (3000, 30)).save(root / "a" / "000.jpg")
-    data = ImageFolder(str(root), image_size=16, batch_size=2, num_workers=0, val_fraction=0.3)
+    data = ImageFolder(root=str(root), image_size=16, batch_size=2, num_workers=0, val_fraction=0.3)
     for split in ("train", "val", "test"):
         for views, _ in data.batches(split, "cpu"):
             assert views[0].shape[1:] == (3, 16, 16)
@@ -86,7 +86,7 @@ def test_pipes_devices_and_folders_with_the_name_of_an_image_are_named(photo_fol
     os.mkfifo(root / "a" / "pipe.jpg")  # opening it would wait for ever
     (root / "a" / "zero.png").symlink_to("/dev/zero")
     (root / "b" / "folder.jpg").mkdir()
-    data = ImageFolder(str(root), image_size=16, num_workers=0, broken="refuse")
+    data = ImageFolder(root=str(root), image_size=16, num_workers=0, broken="refuse")
     with pytest.raises(ValueError, match="not a regular file") as raised:
         data.setup("fit")
     assert "2 of 10 images" in str(raised.value)
@@ -99,13 +99,13 @@ def test_pipes_devices_and_folders_with_the_name_of_an_image_are_named(photo_fol
 
 def test_links_that_lead_back_are_not_followed(photo_folder: PhotoFolder) -> None:
     root = photo_folder({"cat": 10, "dog": 10})
-    whole = ImageFolder(str(root), image_size=16, num_workers=0)
+    whole = ImageFolder(root=str(root), image_size=16, num_workers=0)
     (root / "cat" / "up").symlink_to(root)  # through it, dogs would be cats
     (root / "cat" / "self").symlink_to(".")
     (root / "all").symlink_to(".")  # a class of everything
     (root / "cat" / "deep").mkdir()
     (root / "cat" / "deep" / "back").symlink_to("..")
-    linked = ImageFolder(str(root), image_size=16, num_workers=0)
+    linked = ImageFolder(root=str(root), image_size=16, num_workers=0)
     assert linked.class_names == ["cat", "dog"]
     for split in ("train", "val", "test"):
         assert linked.image_names(split) == whole.image_names(split)
@@ -115,7 +115,7 @@ def test_two_links_to_each_other_end(photo_folder: PhotoFolder) -> None:
     root = photo_folder({"cat/a": 2, "cat/b": 2, "dog": 4})
     (root / "cat" / "a" / "to_b").symlink_to("../b")
     (root / "cat" / "b" / "to_a").symlink_to("../a")
-    names = ImageFolder(str(root), image_size=16, num_workers=0, val_fraction=0.2).image_names("train")
+    names = ImageFolder(root=str(root), image_size=16, num_workers=0, val_fraction=0.2).image_names("train")
     assert all(name.count("to_") <= 1 for name in names)
 
 
@@ -123,7 +123,7 @@ def test_a_folder_elsewhere_may_be_linked(photo_folder: PhotoFolder, tmp_path: P
     root = photo_folder({"cat": 6, "dog": 6})
     (root / "cat").rename(tmp_path / "elsewhere")
     (root / "cat").symlink_to(tmp_path / "elsewhere")
-    assert ImageFolder(str(root), image_size=16, num_workers=0, val_fraction=0.2).class_names == ["cat", "dog"]
+    assert ImageFolder(root=str(root), image_size=16, num_workers=0, val_fraction=0.2).class_names == ["cat", "dog"]
 
 
 # A folder that changes.
@@ -166,7 +166,7 @@ def test_an_image_that_goes_while_a_run_reads_is_named_and_the_same_command_goes
 
 def test_an_image_that_goes_between_listing_and_checking_is_a_broken_one(photo_folder: PhotoFolder) -> None:
     root = photo_folder({"a": 10, "b": 10})
-    data = ImageFolder(str(root), image_size=16, num_workers=0, broken="skip")
+    data = ImageFolder(root=str(root), image_size=16, num_workers=0, broken="skip")
     assert data.class_names == ["a", "b"]
     (root / "a" / "000.jpg").unlink()
     (root / "b" / "000.jpg").rename(root / "b" / "renamed.jpg")
@@ -251,7 +251,7 @@ def test_hundreds_of_damaged_images_cost_their_own_names_and_nothing_else(
     assert str(listing) in said
     named = {line.split(": ")[0] for line in listing.read_text().splitlines()}
     assert named == {str(file.relative_to(tmp_path)) for file in undecodable}
-    data = ImageFolder("photos", image_size=16, num_workers=0, broken="skip")
+    data = ImageFolder(root="photos", image_size=16, num_workers=0, broken="skip")
     used = {name for split in ("train", "val", "test") for name in data.image_names(split)}
     decodable = {str(file.relative_to(tmp_path / "photos")) for file in damaged if file not in undecodable}
     assert decodable < used

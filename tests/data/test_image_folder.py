@@ -44,11 +44,11 @@ def test_without_a_test_folder_the_validation_split_tests_and_says_so(
     photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(module, "tell", said.append)
+    monkeypatch.setattr(module, "log_rank_zero", said.append)
     data = _folder(photo_folder({"train/a": 4, "train/b": 4, "val/a": 2, "val/b": 2}))
     assert data.image_names("test") == data.image_names("val")
     assert "the test split is the validation split" in said[0]
-    assert data.test_is_validation
+    assert data.facts()["test_is_validation"]
 
 
 def test_with_a_test_fraction_training_images_test(photo_folder: PhotoFolder) -> None:
@@ -105,7 +105,7 @@ def test_images_may_lie_deeper_and_hidden_files_are_not_images(photo_folder: Pho
 def test_files_left_out_by_their_suffix_are_counted(photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     # Photographs from a telephone (.heic) would otherwise vanish without a word.
     said: list[str] = []
-    monkeypatch.setattr(module, "tell", said.append)
+    monkeypatch.setattr(module, "log_rank_zero", said.append)
     root = photo_folder({"a": 3, "b": 3})
     for i in range(3):
         (root / "a" / f"{i}.HEIC").touch()
@@ -129,7 +129,7 @@ def test_batches_hold_the_named_images(photo_folder: PhotoFolder) -> None:
     images = torch.cat([views[0] for views, _ in data.batches("test", "cpu")])
     raw = torch.from_numpy(np.stack(data.raw_images("test", range(6)))).permute(0, 3, 1, 2) / 255
     torch.testing.assert_close(images, raw)
-    stored = Image.open(data.root / data.image_names("test")[4])
+    stored = Image.open(Path(data.root) / data.image_names("test")[4])
     assert data.raw_images("test", [4])[0].mean(axis=(0, 1)) == pytest.approx(np.asarray(stored).mean((0, 1)), abs=25)
 
 
@@ -154,7 +154,7 @@ def test_large_photographs_are_read_at_half_their_size_in_training_only(photo_fo
         Image.open(path).resize((300, 240)).save(path)
     whole = PhotoAugment(rand_augment=None, crop_scale=(1.0, 1.0), crop_ratio=(1.25, 1.25), flip_prob=0.0)
     data = _folder(root, augment=whole)
-    read = data.source.read
+    read = data.photos.read
     shapes: list[tuple[int, ...]] = []
 
     def spy(name: str, half: Half | None = None) -> Pixels:
@@ -162,7 +162,7 @@ def test_large_photographs_are_read_at_half_their_size_in_training_only(photo_fo
         shapes.append(pixels.shape)
         return pixels
 
-    data.source.read = spy  # type: ignore[method-assign]
+    data.photos.read = spy  # type: ignore[method-assign]
     list(data.train_dataloader())
     assert set(shapes) == {(120, 150, 3)}
     shapes.clear()
@@ -347,7 +347,7 @@ def test_broken_images_are_skipped_counted_and_named(
     photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(module, "tell", said.append)
+    monkeypatch.setattr(module, "log_rank_zero", said.append)
     root = photo_folder(_THREE)
     paths = _damage(root)
     data = _folder(root, broken="skip")
@@ -364,7 +364,7 @@ def test_broken_images_are_skipped_counted_and_named(
 def test_class_of_which_nothing_is_left_is_refused(photo_folder: PhotoFolder) -> None:
     root = photo_folder({"train/cat": 5, "train/dog": 1, "val/cat": 1, "val/dog": 1})
     (root / "train" / "dog" / "000.jpg").write_bytes(b"")
-    assert "No image of the class dog" in _refused(root, broken="skip")
+    assert "No training image of the class dog" in _refused(root, broken="skip")
 
 
 def test_no_image_takes_the_place_of_one_that_breaks_later(photo_folder: PhotoFolder) -> None:

@@ -368,7 +368,7 @@ def test_views_of_an_image_share_no_draw() -> None:
 
 
 def test_device_batch_is_global_views_then_local_ones(cifar_root: Path) -> None:
-    data = CIFAR10(str(cifar_root), batch_size=20, multi_crop=_SMALL)
+    data = CIFAR10(root=str(cifar_root), batch_size=20, multi_crop=_SMALL)
     data.setup("fit")
     views, labels = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     assert [tuple(view.shape) for view in views] == [(20, 3, 32, 32)] * 2 + [(20, 3, 16, 16)] * 3
@@ -382,7 +382,7 @@ def test_views_are_normalized(cifar_root: Path) -> None:
     # A view of the whole, resized to its own size, is the image: normalized as in evaluation.
     whole = Crops(number=1, size=32, scale=(1.0, 1.0), blur_prob=(0.0,))
     settings = replace(_PLAIN, global_crops=whole, local_crops=replace(whole, number=0), ratio=(1.0, 1.0))
-    data = CIFAR10(str(cifar_root), batch_size=20, multi_crop=settings)
+    data = CIFAR10(root=str(cifar_root), batch_size=20, multi_crop=settings)
     batch = next(iter(data.train_dataloader()))
     (view,), _ = data.on_after_batch_transfer(batch, 0)
     (expected,), _ = data.on_after_batch_transfer(batch._replace(epoch=None), 0)
@@ -402,7 +402,7 @@ def test_photographs_do_not_depend_on_the_number_of_workers(photo_folder: PhotoF
     root = photo_folder({"train/a": 6, "train/b": 6, "val/a": 2, "val/b": 2})
     batches = []
     for workers in (0, 2):
-        data = ImageFolder(str(root), image_size=32, batch_size=4, num_workers=workers, multi_crop=_SMALL)
+        data = ImageFolder(root=str(root), image_size=32, batch_size=4, num_workers=workers, multi_crop=_SMALL)
         batches.append(list(data.train_dataloader()))
     assert len(batches[0]) == 3
     for ours, theirs in zip(*batches, strict=True):

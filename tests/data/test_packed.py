@@ -19,7 +19,7 @@ from vitlab.data import packed as module
 from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, CROP_SCALE, crop_box
 from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.datamodule import Split
-from vitlab.data.packing import prepare
+from vitlab.data.packed import prepare
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -158,7 +158,7 @@ def test_half_written_files_are_refused(photo_folder: PhotoFolder, tmp_path: Pat
     content = path.read_bytes()
     for length in (0, 5, 1000, len(content) - 1):
         path.write_bytes(content[:length])
-        with pytest.raises(ValueError, match="only the beginning of one"):
+        with pytest.raises(ValueError, match="is not a complete Arrow file"):
             _ = _folder(tmp_path / "packed").class_names
 
 
@@ -167,7 +167,7 @@ def test_an_interrupted_preparation_leaves_what_was_there(
 ) -> None:
     root = photo_folder({"a": 4, "b": 4})
     with monkeypatch.context() as patch:
-        patch.setattr(module.Row, "of", classmethod(lambda cls, *_: (_ for _ in ()).throw(KeyboardInterrupt)))
+        patch.setattr(module.PackedPhoto, "of", classmethod(lambda cls, *_: (_ for _ in ()).throw(KeyboardInterrupt)))
         with pytest.raises(KeyboardInterrupt):
             prepare(root, tmp_path / "packed", 32, pixels=False)
     assert list((tmp_path / "packed").iterdir()) == []
@@ -197,7 +197,7 @@ def test_files_of_others_and_of_another_version_are_refused(
         patch.setattr(module, "_VERSION", "0")
         prepare(photo_folder({"a": 4, "b": 4}), tmp_path / "old", 32, pixels=False)
     for name in ("other", "old"):
-        with pytest.raises(ValueError, match=r"not of the version(.|\n)*vitlab prepare"):
+        with pytest.raises(ValueError, match=r"has another version(.|\n)*vitlab prepare"):
             _ = _folder(tmp_path / name).class_names
 
 
@@ -224,10 +224,10 @@ def test_the_command_prepares_and_says_how_to_go_on(
     assert f"--data.root {out}" in capsys.readouterr().out
     assert _folder(out).num_classes == 2
     for wrong, why in (
-        (["--root", str(root), "--out", str(root / "packed")], "would be taken for a class"),
-        (["--root", str(out), "--out", str(tmp_path / "again")], "was prepared itself"),
+        (["--root", str(root), "--out", str(root / "packed")], "would become a class"),
+        (["--root", str(out), "--out", str(tmp_path / "again")], "was itself prepared"),
         (["--root", str(root), "--out", str(out), "--short_side", "0"], "--short_side is 0"),
-        (["--root", str(root), "--out", str(tmp_path)], f"holds {out.name}"),
+        (["--root", str(root), "--out", str(tmp_path)], f"contains {out.name}"),
         (["--root", str(tmp_path / "nowhere"), "--out", str(out)], "There is no folder"),
     ):
         assert main(["prepare", *wrong]) == 2

@@ -87,7 +87,7 @@ def test_the_cards_preparation_is_that_of_evaluation(data: ImageDataModule | str
         for name in ("a", "b"):
             Path("photos", name).mkdir(parents=True)
             shutil.copy(picture, Path("photos", name, "1.jpg"))
-        data = ImageFolder("photos", image_size=20, crop_pct=0.8 if data == "crop" else None)
+        data = ImageFolder(root="photos", image_size=20, crop_pct=0.8 if data == "crop" else None)
     cli, _ = restore(["--config", str(trained / "config.yaml")])
     exported = Exported(cli.model.encoder, data, trained, cli.resolved, None, averaged=True)
     prepare = code(write_card(exported, [], Path("files")).read_text())[1]

@@ -103,7 +103,7 @@ def test_pictures_from_elsewhere_look_as_the_datas_own(kind: str, tmp_path: Path
             for i in range(4):
                 pixels = rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
-        data = ImageFolder(str(tmp_path), image_size=16, batch_size=2, num_workers=0, val_fraction=0.25)
+        data = ImageFolder(root=str(tmp_path), image_size=16, batch_size=2, num_workers=0, val_fraction=0.25)
         pictures = [Image.open(tmp_path / name).convert("RGB") for name in data.image_names("test")]
     else:
         if kind == "cifar":
@@ -112,7 +112,7 @@ def test_pictures_from_elsewhere_look_as_the_datas_own(kind: str, tmp_path: Path
             }
             labels = {f"y_{split}": np.arange(20) % 10 for split in ("train", "test")}
             np.savez(tmp_path / "cifar10.npz", **arrays, **labels)
-        data = CIFAR10(str(tmp_path)) if kind == "cifar" else Digits(image_size=16 if kind == "enlarged" else 8)
+        data = CIFAR10(root=str(tmp_path)) if kind == "cifar" else Digits(image_size=16 if kind == "enlarged" else 8)
         raw = data.raw_images("test", range(5))
         pictures = [Image.fromarray(image.squeeze()).convert("RGB") for image in raw]
     (views, _) = next(data.batches("test", "cpu"))

@@ -170,7 +170,7 @@ def compare(arguments: Sequence[str]) -> int:
 
 def prepare(arguments: Sequence[str]) -> int:
     """Write a folder of photographs into one file of small ones, which takes the folder's place as `--data.root`."""
-    from vitlab.data import packing as preparing
+    from vitlab.data import packed
 
     parser = StudyParser("python -m vitlab prepare", "Make photographs small, once for all.")
     parser.add_argument("--root", type=Path, required=True, help="folder of the photographs, as for training")
@@ -178,7 +178,7 @@ def prepare(arguments: Sequence[str]) -> int:
     parser.add_argument("--short_side", type=int, default=256, help="most pixels of the shorter side [256, for 224]")
     parser.add_argument("--pixels", action="store_true", help="RGB, of which crops are cut without decoding; larger")
     options = parser.parse_args(arguments)
-    print(preparing.prepare(options.root, options.out, options.short_side, options.pixels))
+    print(packed.prepare(options.root, options.out, options.short_side, options.pixels))
     return 0
 
 

@@ -1,13 +1,16 @@
-"""Data sets as Lightning data modules. Order and distortions are functions of (seed, epoch, image), of nothing else."""
+"""Data sets as Lightning data modules. Order and augmentation are functions of (seed, epoch, image) only."""
 
 from vitlab.data.augment import BatchAugment
 from vitlab.data.cifar import CIFAR10, CIFAR100
 from vitlab.data.datamodule import ImageDataModule
+from vitlab.data.decoding import decode
 from vitlab.data.digits import Digits
 from vitlab.data.image_folder import ImageFolder
+from vitlab.data.in_memory import InMemoryDataModule, TensorImages
 from vitlab.data.mixup import Mixup
 from vitlab.data.multi_crop import Crops, MultiCrop
 from vitlab.data.photos import PhotoAugment
+from vitlab.data.source import PhotoSource
 
 __all__ = [
     "CIFAR10",
@@ -17,7 +20,11 @@ __all__ = [
     "Digits",
     "ImageDataModule",
     "ImageFolder",
+    "InMemoryDataModule",
     "Mixup",
     "MultiCrop",
     "PhotoAugment",
+    "PhotoSource",
+    "TensorImages",
+    "decode",
 ]

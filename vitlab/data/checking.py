@@ -27,7 +27,7 @@ class Check(NamedTuple):
     """What is known of N photographs."""
 
     broken: dict[str, str]  # names of those that cannot be decoded, and why
-    listing: Path  # of all of them
+    listing: Path | None  # of all of them
     contents: np.ndarray  # (N,) uint64, equal where the bytes are; 0: broken, or not known
     faint: list[str]  # names of those of 16 bits of which next to nothing is left in 8
 

@@ -1,11 +1,12 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): 50,000 images to train on and 10,000 to test on, 32 x 32 pixels.
 
-Both are kept as one file of uint8 arrays, `x_train (50000, 32, 32, 3)`, `y_train`, `x_test`, `y_test`: it opens in a
-fraction of a second, where the official archives are pickles to be unpacked.
+Both are stored as one file of uint8 arrays, `x_train (50000, 32, 32, 3)`, `y_train`, `x_test`, `y_test`, which opens in
+a fraction of a second; the official archives are pickles.
 """
 
 import zipfile
 from abc import ABC
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, final
 
@@ -15,55 +16,28 @@ import torchvision  # type: ignore[import-untyped]
 
 from vitlab.atomic_files import written_whole
 from vitlab.data.augment import BatchAugment
-from vitlab.data.datamodule import ImageDataset, Split, check_fraction, stratified_split
+from vitlab.data.datamodule import Split, stratified_split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
-from vitlab.data.mixup import Mixup
-from vitlab.data.multi_crop import MultiCrop
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class _CIFAR(InMemoryDataModule, ABC):
-    """What the two have in common: everything but the names and the numbers."""
+    """What the two have in common. Training images shift by up to four pixels, and half are mirrored (He et al., 2016).
 
-    file_name: ClassVar[str]
-    source: ClassVar[type[torchvision.datasets.CIFAR10]]  # torchvision's class, which knows the checksums
+    Args:
+        root: folder of `cifar10.npz` or `cifar100.npz`, which is downloaded if it is not there.
+    """
+
+    native_size = 32
+    official: ClassVar[type[torchvision.datasets.CIFAR10]]  # torchvision's class, which knows the checksums
     names: ClassVar[tuple[str, ...]]
 
-    def __init__(
-        self,
-        root: str,
-        batch_size: int,
-        eval_batch_size: int | None,
-        num_workers: int,
-        seed: int,
-        split_seed: int,
-        val_fraction: float,
-        image_size: int,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-        augment: BatchAugment,
-        mixup: Mixup | None,
-        multi_crop: MultiCrop | None,
-        hold_on_device: bool,
-    ) -> None:
-        super().__init__(
-            batch_size,
-            eval_batch_size,
-            num_workers,
-            seed,
-            split_seed,
-            mean,
-            std,
-            augment,
-            mixup,
-            multi_crop,
-            native_size=32,
-            image_size=image_size,
-            hold_on_device=hold_on_device,
-        )
-        check_fraction("val_fraction", val_fraction)
-        self.root, self.val_fraction = Path(root), val_fraction
+    root: str = "data"
+    batch_size: int = 128
+    image_size: int = 32
+    augment: BatchAugment = BatchAugment(shift=4, flip_prob=0.5)
 
     @property
     def class_names(self) -> list[str]:
@@ -72,27 +46,27 @@ class _CIFAR(InMemoryDataModule, ABC):
 
     @property
     def file(self) -> Path:
-        """Where the arrays lie."""
-        return self.root / self.file_name
+        """The path of the arrays."""
+        return Path(self.root) / f"{self.official.__name__.lower()}.npz"
 
     def prepare_data(self) -> None:
-        """Download and convert once: torchvision checks what it downloads; the file appears whole or not at all."""
+        """Download by torchvision, which verifies checksums, and convert; the file appears complete or not at all."""
         if self.file.exists():
             return
         try:
-            train = self.source(str(self.root), train=True, download=True)
-            test = self.source(str(self.root), train=False, download=True)
+            train, test = (self.official(self.root, train=train, download=True) for train in (True, False))
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
                 f"There is no {self.file}, and the download failed: {' '.join(str(error).split())[:200]}\n"
                 f"Without a network, put a file with the arrays {', '.join(_ARRAYS)} there, or the official archive "
-                f"{self.source.filename} into {self.root}/."
+                f"{self.official.filename} into {self.root}/."
             ) from None
         arrays = (train.data, np.asarray(train.targets), test.data, np.asarray(test.targets))
         with written_whole(self.file) as file:
             np.savez(file, **dict(zip(_ARRAYS, arrays, strict=True)))
 
-    def _read(self) -> dict[Split, ImageDataset]:
+    def read_splits(self) -> dict[Split, TensorImages]:
+        """Hold out a part of the training images for validation; the test images are the published ones."""
         if not self.file.exists():
             self.prepare_data()
         x_train, y_train, x_test, y_test = read_arrays(self.file, self.num_classes)
@@ -109,9 +83,9 @@ def read_arrays(file: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, n
     """Return x_train, y_train, x_test, y_test; images (N, 32, 32, 3) uint8, labels (N,) int64.
 
     Raises:
-        ValueError: the file is damaged, or holds something else.
+        ValueError: the file is damaged, or has other content.
     """
-    remedy = f"Delete {file} and start again: it is then downloaded anew."
+    remedy = f"Delete {file} and start again to download it."
     try:
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive}
@@ -119,7 +93,7 @@ def read_arrays(file: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, n
         raise ValueError(f"{file} is damaged: {error}\n{remedy}") from None
     missing = [name for name in _ARRAYS if name not in arrays]
     if missing:
-        raise ValueError(f"{file} lacks the arrays {', '.join(missing)}; it holds {', '.join(arrays)}.\n{remedy}")
+        raise ValueError(f"{file} lacks the arrays {', '.join(missing)}; it has {', '.join(arrays)}.\n{remedy}")
     x_train, y_train, x_test, y_test = (arrays[name] for name in _ARRAYS)
     for name, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
         if y.ndim != 1 or len(y) == 0 or x.shape != (len(y), 32, 32, 3) or x.dtype != np.uint8:
@@ -136,88 +110,23 @@ def read_arrays(file: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, n
 
 
 @final
+@dataclass(kw_only=True, eq=False, repr=False)
 class CIFAR10(_CIFAR):
-    """Ten classes. Training images move by at most four pixels, and half of them are mirrored (He et al., 2016).
+    """Ten classes of 5,000 training images each."""
 
-    Args:
-        root: folder of `cifar10.npz`, or of where it shall be downloaded to.
-        batch_size: images a step and process.
-        eval_batch_size: the same in evaluation; null: `batch_size`.
-        num_workers: processes that read ahead; only with `hold_on_device: false`.
-        seed: decides order and distortions.
-        split_seed: decides which training images are held out, the same for every `seed`.
-        val_fraction: the share of the training images that validates, so that nothing is chosen on the test images.
-        image_size: side in pixels that the model sees; other than 32, images are resized on the device, bicubic.
-        mean: of each channel, on the scale 0 … 1.
-        std: of each channel, on the same scale.
-        augment: see `BatchAugment`.
-        mixup: blend training images with each other. Null: off.
-        multi_crop: several views of each training image, in place of `augment`; see `MultiCrop`. Null: one view.
-        hold_on_device: keep all images on the device that trains (180 MB), so that no step waits for data.
-    """
-
-    file_name = "cifar10.npz"
-    source = torchvision.datasets.CIFAR10
+    official = torchvision.datasets.CIFAR10
     names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-    def __init__(
-        self,
-        root: str = "data",
-        batch_size: int = 128,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-        split_seed: int = 0,
-        val_fraction: float = 0.1,
-        image_size: int = 32,
-        mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465),
-        std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616),
-        augment: BatchAugment = BatchAugment(shift=4, flip_prob=0.5),  # noqa: B008  (frozen)
-        mixup: Mixup | None = None,
-        multi_crop: MultiCrop | None = None,
-        hold_on_device: bool = True,
-    ) -> None:
-        super().__init__(
-            root,
-            batch_size,
-            eval_batch_size,
-            num_workers,
-            seed,
-            split_seed,
-            val_fraction,
-            image_size,
-            mean,
-            std,
-            augment,
-            mixup,
-            multi_crop,
-            hold_on_device,
-        )
+    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
+    std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
 
 
 @final
+@dataclass(kw_only=True, eq=False, repr=False)
 class CIFAR100(_CIFAR):
-    """A hundred classes, 500 training images each; the settings mean what they mean for CIFAR-10.
+    """A hundred classes of 500 training images each."""
 
-    Args:
-        root: folder of `cifar100.npz`, or of where it shall be downloaded to.
-        batch_size: images a step and process.
-        eval_batch_size: the same in evaluation; null: `batch_size`.
-        num_workers: processes that read ahead; only with `hold_on_device: false`.
-        seed: decides order and distortions.
-        split_seed: decides which training images are held out, the same for every `seed`.
-        val_fraction: the share of the training images that validates, so that nothing is chosen on the test images.
-        image_size: side in pixels that the model sees; other than 32, images are resized on the device, bicubic.
-        mean: of each channel, on the scale 0 … 1.
-        std: of each channel, on the same scale.
-        augment: see `BatchAugment`.
-        mixup: blend training images with each other. Null: off.
-        multi_crop: several views of each training image, in place of `augment`; see `MultiCrop`. Null: one view.
-        hold_on_device: keep all images on the device that trains (180 MB), so that no step waits for data.
-    """
-
-    file_name = "cifar100.npz"
-    source = torchvision.datasets.CIFAR100
+    official = torchvision.datasets.CIFAR100
     # fmt: off
     names = (
         "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl",
@@ -233,36 +142,5 @@ class CIFAR100(_CIFAR):
     )
     # fmt: on
 
-    def __init__(
-        self,
-        root: str = "data",
-        batch_size: int = 128,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-        split_seed: int = 0,
-        val_fraction: float = 0.1,
-        image_size: int = 32,
-        mean: tuple[float, float, float] = (0.5071, 0.4865, 0.4409),
-        std: tuple[float, float, float] = (0.2673, 0.2564, 0.2762),
-        augment: BatchAugment = BatchAugment(shift=4, flip_prob=0.5),  # noqa: B008  (frozen)
-        mixup: Mixup | None = None,
-        multi_crop: MultiCrop | None = None,
-        hold_on_device: bool = True,
-    ) -> None:
-        super().__init__(
-            root,
-            batch_size,
-            eval_batch_size,
-            num_workers,
-            seed,
-            split_seed,
-            val_fraction,
-            image_size,
-            mean,
-            std,
-            augment,
-            mixup,
-            multi_crop,
-            hold_on_device,
-        )
+    mean: tuple[float, float, float] = (0.5071, 0.4865, 0.4409)
+    std: tuple[float, float, float] = (0.2673, 0.2564, 0.2762)

@@ -1,7 +1,7 @@
-"""The one interface between data sets and everything else.
+"""The interface between data sets and everything else.
 
-A loader hands over `Batch`es of uint8. On the device they become what a model sees: `(views, labels)`, a list of
-normalized image tensors and the labels. Training images are distorted on the way, by (seed, epoch, image) alone.
+A loader yields `Batch`es of uint8. On the device they become what the model sees: `(views, labels)`, a list of
+normalized image tensors and the labels. Training images are augmented on the way, by (seed, epoch, image) alone.
 
 Letters: B images in the batch, C channels, H rows, W columns, K classes.
 """
@@ -12,7 +12,8 @@ import logging
 import math
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -22,14 +23,16 @@ from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vitlab.data.augment import BatchAugment, erase, normalize
 from vitlab.data.counter_rng import Draws, Stream, permutation
+from vitlab.data.decoding import PictureMode, to_array
 from vitlab.data.mixup import Mixup, draw_mixup, mix_images, mix_labels
 from vitlab.data.multi_crop import MultiCrop
-from vitlab.data.photos import Framing, PhotoAugment, Picture, central_crop
+from vitlab.data.photos import Framing, PhotoAugment, central_crop
 from vitlab.data.sampler import (
     EvalSampler,
     EvenBatchSampler,
@@ -43,7 +46,7 @@ from vitlab.internals import replaces_samplers, training_position
 
 log = logging.getLogger("vitlab")
 
-_MOST_WORKERS = 16  # beyond, a GPU's training step is seldom what waits
+_MAX_WORKERS = 16  # with more, a GPU's training step rarely waits less
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -51,24 +54,24 @@ View = tuple[list[Tensor], Tensor]
 
 
 @rank_zero_only
-def tell(message: str) -> None:
-    """Say something once, whatever the number of processes; Lightning's own `rank_zero_info` is silenced in a run."""
+def log_rank_zero(message: str) -> None:
+    """Log a message once, whatever the number of processes; Lightning's own `rank_zero_info` is silenced in a run."""
     log.info(message)
 
 
 class Batch(NamedTuple):
     """What a loader yields, before it is on the device."""
 
-    images: Tensor | list[Tensor]  # (B, C, H, W) uint8; a list of views where workers cut them
+    images: Tensor | list[Tensor]  # (B, C, H, W) uint8, of 16 bits float32 in 0 … 255; a list of views of photographs
     labels: Tensor  # (B,) int64
-    indices: Tensor  # (B,) int64, within the split; r · size more for an image's r-th repeat
+    indices: Tensor  # (B,) int64, within the split; the r-th repeat of image i is i + r · size
     epoch: int | None  # None in evaluation: nothing is drawn
     first: int  # indices[0] of the first process, kept on the host
-    host_indices: np.ndarray | None = None  # the indices once more: an array stays on the host when a batch is moved
+    host_indices: np.ndarray | None = None  # the indices again: an array stays on the host when a batch is moved
 
 
 class ImageDataset(Dataset[Batch], ABC):
-    """One split. Reads a batch at a time from keys; index modulo the number of images is the image.
+    """One split, read a batch at a time. An index modulo the number of images is the image.
 
     Attributes:
         labels: (N,) int64.
@@ -82,7 +85,7 @@ class ImageDataset(Dataset[Batch], ABC):
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """What to call each image in a report."""
+        """The name of each image in reports."""
 
     @abstractmethod
     def __getitems__(self, keys: list[Key]) -> Batch:
@@ -90,86 +93,86 @@ class ImageDataset(Dataset[Batch], ABC):
 
     @abstractmethod
     def raw(self, index: int) -> np.ndarray:
-        """Return one image as (H, W, C) uint8, undistorted."""
+        """Return one image as (H, W, C) uint8, not augmented."""
 
     def digest(self) -> str:
-        """Return a hash of the split: equal where the same images come in the same order with the same labels."""
+        """Return a hash of the split's images, labels and order."""
         content = hashlib.blake2b(digest_size=16)
         for part in (*self._identity(), self.labels.tobytes()):
             content.update(part)
         return content.hexdigest()
 
     def _identity(self) -> list[bytes]:
-        """Return what tells these images from others; a data set whose names do not say it adds the pixels."""
+        """Return what identifies these images; a data set whose names do not identify them adds the pixels."""
         return ["\0".join(self.names).encode()]
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ImageDataModule(LightningDataModule, ABC):
     """Loaders, splits, and the way from uint8 to what the model sees.
 
+    A dataclass, so that each setting is written down once: a data set adds its own fields and changes defaults.
+
     Args:
-        batch_size: images a step and process.
+        batch_size: images per step and process.
         eval_batch_size: the same in evaluation; null: `batch_size`.
-        num_workers: processes that read ahead; 0: the training process reads; null: one a core, less one, at most 16.
-        seed: decides order and distortions.
-        split_seed: decides which images are held out, the same for every `seed`.
-        mean: of each channel, on the scale 0 … 1, subtracted from the images.
-        std: of each channel, on the same scale; divides the images.
-        erase_prob: the share of training images in which a box is filled with noise, after normalization.
-        mixup: blend training images with each other; labels become (B, K). Null: off.
-        multi_crop: several views of each training image, in place of all other distortions. Null: one view.
-        repeats: how often a batch holds each of its images, see `TrainSampler`; only a data set that takes indices
-            beyond its number of images may offer more than 1.
+        num_workers: processes that read ahead; 0: the training process reads; null: one per core, less one, at most 16.
+        seed: decides order and augmentation.
+        split_seed: decides which images are held out, whatever the `seed`.
+        val_fraction: fraction of each class's training images that is held out for validation.
+        image_size: side in pixels of the images that the model sees.
+        mean: subtracted from each channel, on the scale 0 … 1.
+        std: divides each channel, on the same scale.
+        mixup: mixes pairs of training images; labels become (B, K). Null: off.
+        multi_crop: several views of each training image instead of `augment`, see `MultiCrop`. Null: one view.
     """
 
-    augment: BatchAugment | PhotoAugment
+    batch_size: int = 64
+    eval_batch_size: int | None = None
+    num_workers: int | None = None
+    seed: int = 0
+    split_seed: int = 0
+    val_fraction: float = 0.1
+    image_size: int = 224
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mixup: Mixup | None = None
+    multi_crop: MultiCrop | None = None
+    repeats = 1  # a data set that reads indices beyond its number of images may make it a setting, see `TrainSampler`
 
-    def __init__(
-        self,
-        batch_size: int,
-        eval_batch_size: int | None,
-        num_workers: int | None,
-        seed: int,
-        split_seed: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        erase_prob: float,
-        mixup: Mixup | None,
-        multi_crop: MultiCrop | None,
-        repeats: int = 1,
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        sizes = {
-            "batch_size": batch_size,
-            "eval_batch_size": batch_size if eval_batch_size is None else eval_batch_size,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"data.init_args.{name} is {size}; it must be 1 or more, 64 is a start.")
-        counts = {"num_workers": num_workers or 0, "seed": seed, "split_seed": split_seed}
-        for name, value in counts.items():
-            if value < 0:
+        self.mean, self.std = tuple(self.mean), tuple(self.std)
+        for name in ("batch_size", "eval_batch_size", "image_size", "repeats"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"data.init_args.{name} is {value}; it must be 1 or more.")
+        for name in ("num_workers", "seed", "split_seed"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
                 raise ValueError(f"data.init_args.{name} is {value}; it must be 0 or more.")
-        if repeats < 1:
-            raise ValueError(f"data.init_args.repeats is {repeats}; 1 is each image once, 3 is DeiT's.")
-        if mixup is not None and batch_size < 2:
-            raise ValueError(f"mixup needs two images to mix, batch_size is {batch_size}; raise it or set mixup: null.")
-        if mixup is not None and multi_crop is not None:
+        check_fraction("val_fraction", self.val_fraction)
+        if self.mixup is not None and self.batch_size < 2:
+            raise ValueError(f"mixup needs two images, batch_size is {self.batch_size}; raise it or set mixup: null.")
+        if self.mixup is not None and self.multi_crop is not None:
             raise ValueError("mixup and multi_crop are both on, but views are not mixed; set one of them to null.")
-        if not all(math.isfinite(x) for x in mean) or not all(math.isfinite(x) and x > 0 for x in std):
+        finite = all(math.isfinite(x) for x in (*self.mean, *self.std)) and all(x > 0 for x in self.std)
+        if not finite or len(self.mean) != len(self.std):
             raise ValueError(
-                f"mean {list(mean)} and std {list(std)} must be finite and std above 0, on the scale 0 … 1."
+                f"mean {list(self.mean)} and std {list(self.std)} need one finite value per channel on the scale "
+                "0 … 1, std above 0."
             )
-        self.batch_size, self.eval_batch_size = sizes.values()
-        self.num_workers, self.seed, self.split_seed = num_workers, seed, split_seed
-        self.mean, self.std = tuple(mean), tuple(std)
-        self.erase_prob, self.mixup, self.multi_crop, self.repeats = erase_prob, mixup, multi_crop, repeats
         self._datasets: dict[Split, ImageDataset] = {}
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self._continue_at: dict[str, Any] | None = None
         self._recalled: dict[str, Any] | None = None
 
-    # What a data set tells about itself, before any image is read.
+    @property
+    @abstractmethod
+    def augment(self) -> BatchAugment | PhotoAugment:
+        """How training images are augmented; a field of each data set."""
+
+    # What is known before any image is read.
 
     @property
     @abstractmethod
@@ -178,13 +181,8 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     @abstractmethod
-    def image_size(self) -> int:
-        """Side in pixels of the images that the model sees."""
-
-    @property
-    @abstractmethod
     def framing(self) -> Framing:
-        """How evaluation makes one of this data set's images, before `_to_size`, of any picture."""
+        """How evaluation resizes and crops any picture to an image of this data set, before `_to_size`."""
 
     @property
     def num_classes(self) -> int:
@@ -196,45 +194,38 @@ class ImageDataModule(LightningDataModule, ABC):
         """C."""
         return len(self.mean)
 
-    @property
-    def test_is_validation(self) -> bool:
-        """Whether the images that test are those that validate, so that whatever was chosen on them flatters."""
-        if self._recalled is not None and not self._datasets:
-            return bool(self._recalled["test_is_validation"])
-        return self.dataset("test").digest() == self.dataset("val").digest()
-
     def facts(self) -> dict[str, Any]:
-        """Return what these data are, as JSON has it, wherever they lie: classes, and each split's size and digest."""
+        """Return what identifies the data, for JSON: class names, and the size and digest of each split."""
         splits = {
             split: {"images": len(self.dataset(split)), "digest": self.dataset(split).digest()} for split in SPLITS
         }
-        same = splits["test"]["digest"] == splits["val"]["digest"]  # each is hashed once: of CIFAR all pixels are
+        same = splits["test"]["digest"] == splits["val"]["digest"]
         return {"classes": self.class_names, "splits": splits, "test_is_validation": same}
 
     def recall(self, facts: dict[str, Any]) -> None:
-        """Know from `facts` of these data what can be asked before any image is read, also where they are gone."""
+        """Take the class names from the `facts` of an earlier run, so that a model can be used without its data."""
         self._recalled = facts
 
-    # What a data set does.
+    # What a data set defines.
 
     @abstractmethod
-    def _read(self) -> dict[Split, ImageDataset]:
+    def read_splits(self) -> Mapping[Split, ImageDataset]:
         """Open all splits."""
 
-    @abstractmethod
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
-        """Distort a batch of training images (B, C, H, W) on its device."""
+        """Augment a batch of training images (B, C, H, W) on its device; photographs were augmented by the workers."""
+        return images
 
-    @abstractmethod
     def _to_size(self, images: Tensor) -> Tensor:
-        """Bring a batch of images to `image_size` on its device; values stay within 0 … 255."""
+        """Resize a batch to `image_size` on its device, within 0 … 255; photographs already have this size."""
+        return images
 
-    # The public face.
+    # What everything else uses.
 
     def dataset(self, split: Split) -> ImageDataset:
         """Return one split, reading the data on the first call."""
         if not self._datasets:
-            self._datasets = self._read()
+            self._datasets = dict(self.read_splits())
         return self._datasets[split]
 
     def labels(self, split: Split) -> np.ndarray:
@@ -242,40 +233,50 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.dataset(split).labels
 
     def image_names(self, split: Split) -> list[str]:
-        """Return what each image is called, in evaluation order."""
+        """Return the name of each image, in evaluation order."""
         return self.dataset(split).names
 
     def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]:
-        """Return images as (H, W, C) uint8, undistorted, for galleries and for baselines on pixels."""
+        """Return images as (H, W, C) uint8, not augmented, for galleries and for baselines on pixels."""
         dataset = self.dataset(split)
         return [dataset.raw(int(index)) for index in indices]
 
     def batches(self, split: Split, device: torch.device | str, every: int = 1) -> Iterator[View]:
-        """Yield a split as the model sees it in evaluation, in order, without a trainer: all images, or each n-th."""
+        """Yield a split as the model sees it in evaluation, in order, without a trainer; optionally each n-th image."""
         loader = self._eval_loader(split, rank=0, world_size=every)
         for batch in loader:
             yield self.on_after_batch_transfer(move_data_to_device(batch, torch.device(device)), 0)
 
     def training_batch(self, epoch: int, number: int, device: torch.device) -> tuple[View, list[str]]:
-        """Return this process's n-th batch of an epoch as the model sees it in training, and its images' names."""
+        """Return this process's batch `number` of an epoch as the model sees it, and the names of its images."""
         dataset, sampler = self.dataset("train"), self._train_sampler()
         sampler.epoch, sampler.start = epoch, number * self.batch_size
         batch = dataset.__getitems__(list(itertools.islice(sampler, self.batch_size)))
         view = self.on_after_batch_transfer(move_data_to_device(batch, device), 0)
         return view, [dataset.names[int(i) % len(dataset)] for i in batch.indices]
 
-    def view_of(self, pictures: Sequence[Picture], device: torch.device) -> Tensor:
-        """Return RGB pictures from elsewhere as the model sees its own images in evaluation, (B, C, H, W)."""
-        gray = self.in_chans == 1
-        framed = [central_crop(np.array(p.convert("L").convert("RGB") if gray else p), *self.framing) for p in pictures]
-        images = torch.stack(framed)[:, : self.in_chans].to(device)
-        return normalize(self._to_size(images), *self._statistics(device))
+    @property
+    def picture_mode(self) -> PictureMode:
+        """How any picture is decoded to have this data set's channels.
+
+        Raises:
+            ValueError: a number of channels that no picture has.
+        """
+        modes: dict[int, PictureMode] = {1: "L", 3: "RGB", 4: "RGBA"}
+        if self.in_chans not in modes:
+            raise ValueError(f"Pictures have 1, 3 or 4 channels, mean has {self.in_chans} values.")
+        return modes[self.in_chans]
+
+    def view_of(self, pictures: Sequence[Image], device: torch.device) -> Tensor:
+        """Return any pictures as the model sees its own images in evaluation, (B, C, H, W)."""
+        framed = [central_crop(to_array(picture, self.picture_mode), *self.framing) for picture in pictures]
+        return normalize(self._to_size(torch.stack(framed).to(device)), *self._statistics(device))
 
     def first_batches(self, split: Split, limit: float) -> tuple[int, int]:
-        """Return how many images, and of how many classes, evaluation sees that is limited to the first batches.
+        """Return how many images, and how many classes, an evaluation limited to its first batches covers.
 
-        `limit` is the trainer's: a number of each process's batches, or as a float a share of them. Images come in the
-        order of their classes, so that a few batches hold few classes.
+        `limit` is the trainer's: a number of batches per process, or as a float a fraction of them. Images are sorted
+        by class, so that a few batches cover few classes.
         """
         images: list[int] = []
         for rank in range(self._world_size):
@@ -285,35 +286,35 @@ class ImageDataModule(LightningDataModule, ABC):
         return len(images), len(np.unique(self.labels(split)[images]))
 
     def setup(self, stage: str) -> None:
-        """Read the data; say what a limited evaluation leaves out.
+        """Read the data; log what a limited evaluation leaves out.
 
         Raises:
-            ValueError: views of another size than the model's, a batch that the images cannot fill, labels that cannot
-                be mixed, or a trainer that would deal the images out once more.
+            ValueError: global crops of another size than the model's, fewer images than a batch, labels that cannot be
+                mixed, or a trainer that would distribute the images a second time.
         """
         self._check_trainer()
         dataset = self.dataset("train")
-        self._tell_limits(stage)
+        self._log_limits(stage)
         if stage == "fit":
             if self.mixup is not None and not _has_one_class_each(dataset):
                 raise ValueError(
-                    f"mixup blends the classes of images, of which each has one, but the labels are "
-                    f"{dataset.labels.dtype} {dataset.labels.shape}; set mixup: null."
+                    f"mixup blends class labels, one per image, but the labels are {dataset.labels.dtype} "
+                    f"{dataset.labels.shape}; set mixup: null."
                 )
             if self.multi_crop is not None and self.multi_crop.global_crops.size != self.image_size:
                 raise ValueError(
-                    f"multi_crop.global_crops.size is {self.multi_crop.global_crops.size}, but the model is made for "
-                    f"image_size {self.image_size}, which evaluation sees; give both the same."
+                    f"multi_crop.global_crops.size is {self.multi_crop.global_crops.size}, but the model and "
+                    f"evaluation use image_size {self.image_size}; set both to the same value."
                 )
             check_batches(dataset, self.batch_size, self._world_size, self._accumulate)
 
     def _check_trainer(self) -> None:
-        """Refuse Lightning's own distributed sampler: around ours, each process would see its share of its share."""
+        """Reject Lightning's own distributed sampler: with ours, each process would see only a part of its part."""
         if self.trainer is not None and self._world_size > 1 and replaces_samplers(self.trainer):
             raise ValueError("Each process has its own images already: give Trainer(use_distributed_sampler=False).")
 
-    def _tell_limits(self, stage: str) -> None:
-        """Say what `limit_val_batches` and the like leave of a split."""
+    def _log_limits(self, stage: str) -> None:
+        """Log what `limit_val_batches` and the like leave of a split."""
         if self.trainer is None:
             return
         limits: dict[str, tuple[Split, float]] = {
@@ -329,10 +330,10 @@ class ImageDataModule(LightningDataModule, ABC):
         total = len(self.dataset(split))
         if 0 < images < total:
             of = f", {classes} of {self.num_classes} classes" if _has_one_class_each(self.dataset(split)) else ""
-            tell(f"The {split} split is limited to its first {images:,} of {total:,} images{of}.")
+            log_rank_zero(f"The {split} split is limited to its first {images:,} of {total:,} images{of}.")
 
     def train_dataloader(self) -> DataLoader:
-        """Return the loader of the epoch, or of the rest of the epoch, that the trainer is about to run."""
+        """Return the loader of the epoch, or of the remaining epoch, that the trainer is about to run."""
         dataset = self.dataset("train")
         if self.trainer is not None and self.trainer.overfit_batches > 0:  # type: ignore[attr-defined]
             same = SameImagesSampler(dataset)
@@ -355,7 +356,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return TrainSampler(len(self.dataset("train")), self.seed, *shared)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where in the epochs the run is, and what decides which images come before."""
+        """Return the epoch, the batches done in it, and the settings that decide which images these were."""
         assert self.trainer is not None
         loader = self.trainer.train_dataloader
         if not isinstance(loader, TrainLoader):
@@ -364,18 +365,18 @@ class ImageDataModule(LightningDataModule, ABC):
         return {"epoch": epoch, "batches": batches, "loader": loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember where to go on.
+        """Remember where to continue.
 
-        The trainer's own counters come too late: a schedule asks for the number of steps, for which Lightning takes the
-        loader and starts its workers before it restores them.
+        The trainer's own counters come too late: a schedule asks for the number of steps, for which Lightning creates
+        the loader and starts its workers before it restores the counters.
         """
         self._continue_at = state_dict
 
     def val_dataloader(self) -> DataLoader:
-        """Return the loader of the validation split; of a training, with its workers waiting.
+        """Return the loader of the validation split; during training, with its workers already started.
 
-        A worker is a copy of its process. Were it made after the first epoch, each page that the training then writes
-        to would be copied first: gigabytes, amid the first validation, and held for as long as the worker lives.
+        A worker is a fork of its process. If it started after the first epoch, every page that training then writes to
+        would be copied: gigabytes, during the first validation, kept as long as the worker lives.
         """
         loader = self._eval_loader("val", self._rank, self._world_size)
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING and loader.persistent_workers:
@@ -390,13 +391,13 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._eval_loader("test", self._rank, self._world_size)
 
     def predict_dataloader(self) -> DataLoader:
-        """Return the loader of the test split, in a form that Lightning can take apart to learn the indices."""
+        """Return the loader of the test split, with a plain sampler from which Lightning reads the indices."""
         dataset = self.dataset("test")
         sampler = EvalSampler(len(dataset), self._rank, self._world_size)
-        return DataLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_settings)
+        return DataLoader(dataset, batch_size=self._eval_batch_size, sampler=sampler, **self._loader_settings)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> View:
-        """Turn uint8 into what the model sees; a training batch is distorted, erased and mixed, or cut into views."""
+        """Turn uint8 into what the model sees; training batches are augmented, erased and mixed, or cut into views."""
         mean, std = self._statistics(batch.labels.device)
         images = batch.images
         if isinstance(images, list):
@@ -409,15 +410,15 @@ class ImageDataModule(LightningDataModule, ABC):
             views = self.multi_crop.views_of_batch(images, draws)
             return [normalize(view, mean, std) for view in views], batch.labels
         images = normalize(self._to_size(self._distort(images, draws)), mean, std)
-        if self.erase_prob > 0:
-            images = erase(images, draws, self.erase_prob)
+        if self.augment.erase_prob > 0:
+            images = erase(images, draws, self.augment.erase_prob)
         if self.mixup is None:
             return [images], batch.labels
         lam, box = draw_mixup(self.mixup, self.seed, batch.epoch, batch.first, *images.shape[-2:])
         return [mix_images(images, lam, box)], mix_labels(batch.labels, self.num_classes, lam)
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return mean and std (C, 1, 1); copied to a GPU once, since each copy waits until the GPU is idle."""
+        """Return mean and std (C, 1, 1), copied to a device only once: each copy waits until a GPU is idle."""
         if device not in self._on_device:
             mean, std = (torch.tensor(x, device=device).view(-1, 1, 1) for x in (self.mean, self.std))
             self._on_device[device] = mean, std
@@ -442,7 +443,11 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.num_workers is not None:
             return self.num_workers
         processes = 1 if self.trainer is None else self.trainer.num_devices  # on this machine; they share its cores
-        return min(suggested_max_num_workers(processes), _MOST_WORKERS)
+        return min(suggested_max_num_workers(processes), _MAX_WORKERS)
+
+    @property
+    def _eval_batch_size(self) -> int:
+        return self.batch_size if self.eval_batch_size is None else self.eval_batch_size
 
     @property
     def _pin_memory(self) -> bool:
@@ -456,8 +461,8 @@ class ImageDataModule(LightningDataModule, ABC):
             "collate_fn": _as_it_is,
             "worker_init_fn": _leave_signals_to_the_training_process,
             "pin_memory": self._pin_memory,
-            # Without its own, a loader draws from the global generator whenever it is started: after a restart,
-            # dropout would continue with other numbers than in the undisturbed run.
+            # Without its own generator, a loader draws from the global one whenever it starts: after a restart,
+            # dropout would continue with other numbers than in the uninterrupted run.
             "generator": torch.Generator().manual_seed(self.seed),
         }
 
@@ -466,7 +471,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return DataLoader(self.dataset(split), batch_sampler=batches, **self._loader_settings)
 
     def _eval_batches(self, split: Split, rank: int, world_size: int) -> EvenBatchSampler:
-        return EvenBatchSampler(EvalSampler(len(self.dataset(split)), rank, world_size), self.eval_batch_size)
+        return EvenBatchSampler(EvalSampler(len(self.dataset(split)), rank, world_size), self._eval_batch_size)
 
 
 def _has_one_class_each(dataset: ImageDataset) -> bool:
@@ -474,30 +479,26 @@ def _has_one_class_each(dataset: ImageDataset) -> bool:
 
 
 def _as_it_is(batch: Any) -> Batch:
-    """Stand in for the loader's collation: data sets read whole batches."""
+    """Replace the loader's collation: data sets read whole batches."""
     return batch
 
 
 def _leave_signals_to_the_training_process(worker: int) -> None:
-    """Read on after a signal, which Ctrl-C and SLURM send to every process: the run is still to complete its step."""
+    """Keep reading after Ctrl-C or SLURM signal every process: the training process still completes its step."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 
 def check_fraction(name: str, value: float) -> None:
-    """Refuse a share of the images that leaves nothing on one side.
-
-    Raises:
-        ValueError: not strictly between 0 and 1.
-    """
+    """Raise ValueError for a fraction that is not strictly between 0 and 1."""
     if not 0 < value < 1:
-        raise ValueError(f"data.init_args.{name} is {value}; it must lie between 0 and 1, 0.1 is customary.")
+        raise ValueError(f"data.init_args.{name} is {value}; it must lie between 0 and 1, e.g. 0.1.")
 
 
 def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sorted indices (kept, held out): `fraction` of each class is held out, of each at least one image.
+    """Return sorted indices (kept, held out): `fraction` of each class, at least one image, is held out.
 
-    A function of `labels`, `fraction` and `seed` alone. A class of one image keeps it.
+    A class of one image keeps it.
     """
     held_out = []
     for label in np.unique(labels):

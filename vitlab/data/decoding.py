@@ -1,4 +1,4 @@
-"""Photographs from files to RGB."""
+"""Photographs from files to pixels."""
 
 import io
 import logging
@@ -7,29 +7,28 @@ import stat
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import simplejpeg
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vitlab.internals import silence_libtiff
 
-# What Pillow reads without further programs, of files that hold one picture. Compared in lower case. Not .psd: many
-# leave the whole picture out, and Pillow then shows a page that says so. Not .heic, .svg, .dng: Pillow knows none.
+# Formats of single pictures that Pillow reads by itself, in lower case. Not .psd: many lack the composed picture, and
+# Pillow then returns a placeholder.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif"),
     *(".tga", ".dds", ".ico", ".qoi", ".pcx", ".sgi"),
 )
-# What Pillow says of data beside the picture, which is decoded all the same, once for each worker and file. What cannot
-# be decoded raises an error, which says why.
+# Pillow warns of odd metadata, once per worker and file, and decodes the picture all the same.
 warnings.filterwarnings("ignore", "", UserWarning, "PIL")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
-# Pillow's too, above its limit on an image's pixels; such images are refused here. Once per process: filters are not
-# for threads.
+# `_check_size` rejects such images. Set once per process: filters are not thread-safe.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-LEAST_SIDE = 2  # pixels: less is a placeholder or a tracking pixel, not a photograph
+LEAST_SIDE = 2  # pixels: smaller is a placeholder or a tracking pixel, not a photograph
 MOST_RATIO = 100  # of the sides: a crop of 224 from 30,000 × 2 pixels would first be resized to 3.8 million columns
 _START_OF_JPEG, _START_OF_SCAN, _APP1 = b"\xff\xd8", 0xDA, 0xE1  # markers: ITU-T T.81, table B.1
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -37,77 +36,90 @@ SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 silence_libtiff()
 
-Pixels = UInt8[np.ndarray, "H W 3"]
-Half = Callable[[int, int], bool]  # of height and width: whether half of each will do
+# Pillow's names: gray, color, color with transparency, gray of 16 bits.
+PictureMode = Literal["L", "RGB", "RGBA", "I;16"]
+Pixels = UInt8[np.ndarray, "H W C"] | UInt16[np.ndarray, "H W C"]
+Half = Callable[[int, int], bool]  # of height and width: whether half the resolution is enough
 
 
 def open_rgb(path: str | Path) -> Image.Image:
-    """Return the pixels of `read_rgb` as a picture of Pillow's."""
+    """Decode a file as a Pillow image in RGB."""
     return Image.fromarray(read_rgb(path))
 
 
 def read_rgb(path: str | Path, half: Half | None = None) -> Pixels:
-    """Return the pixels of `read_photo`."""
-    return read_photo(path, half)[0]
+    """Decode a file, see `decode`."""
+    return read_photo(path, "RGB", half)[0]
 
 
-def read_photo(path: str | Path, half: Half | None = None) -> tuple[Pixels, bytes | None]:
-    """Decode one file as the picture that a viewer would show: upright, RGB, 8 bits a channel.
+def read_photo(path: str | Path, mode: PictureMode = "RGB", half: Half | None = None) -> tuple[Pixels, bytes | None]:
+    """Decode a file, see `decode`; return its bytes too where they are a JPEG that simplejpeg decodes identically."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError("not a regular file")  # opening a pipe would wait forever
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(str(error)) from None
+    fast = _decode_jpeg(content, mode, half)
+    return (_decode_by_pillow(content, mode), None) if fast is None else (fast, content)
 
-    Transparent pixels become white, as on a page: the color stored under them is often rubbish. 16-bit gray is scaled
-    by 1/257, where Pillow's own conversion would cut everything above 255 off. Of an animation the first frame counts.
 
-    Size and shape are looked at before anything is decoded: an image that says it has more pixels than Pillow's
-    `Image.MAX_IMAGE_PIXELS` (89 million) would take seconds and a gigabyte in every epoch and worker, if it is a
-    photograph at all.
+def decode(content: bytes, mode: PictureMode = "RGB", half: Half | None = None) -> Pixels:
+    """Decode the bytes of a file to the picture that a viewer shows: upright, 8 bits per channel unless `mode` has 16.
 
-    The file's bytes come along where they are a JPEG that simplejpeg decodes to the same pixels. Of such a one, half of
-    the rows and columns are returned where `half`, given height and width, says that they will do: three fifths of the
-    time, since a block's higher frequencies are read but not transformed.
+    In RGB and gray, transparent pixels become white: the color stored under them is often arbitrary. 16-bit gray is
+    divided by 257 for 8 bits; floating-point pixels, whose range is unknown, are rejected. The first frame of an
+    animation counts.
+
+    The size is checked before decoding: a file with more pixels than Pillow's `Image.MAX_IMAGE_PIXELS` (89 million)
+    would take seconds and a gigabyte in each epoch and worker.
+
+    Where `half(height, width)` is true, a JPEG is decoded at half its size, in three fifths of the time: the higher
+    frequencies of each block are read but not transformed.
 
     Raises:
-        ValueError: nothing can be decoded, or it is no photograph; the message says why, not which file.
+        ValueError: the bytes cannot be decoded, or are not a photograph; the message gives the reason, not the file.
     """
+    fast = _decode_jpeg(content, mode, half)
+    return _decode_by_pillow(content, mode) if fast is None else fast
+
+
+def _decode_by_pillow(content: bytes, mode: PictureMode) -> Pixels:
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("not a regular file")  # opening a pipe would wait for ever
-        with open(path, "rb") as file:
-            jpeg = file.read() if file.peek(2)[:2] == _START_OF_JPEG else None
-            pixels = None if jpeg is None else _pixels_of_jpeg(jpeg, half)
-            if pixels is not None:
-                return pixels, jpeg
-            file.seek(0)
-            with Image.open(file) as image:
-                _check_size(*image.size)
-                image.load()
-                return np.array(_to_rgb(_upright(image))), None
+        with Image.open(io.BytesIO(content)) as image:
+            _check_size(*image.size)
+            image.load()
+            return to_array(_upright(image), mode)
     except UnidentifiedImageError:
-        raise ValueError("empty file" if status.st_size == 0 else "not an image that Pillow knows") from None
-    except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
+        raise ValueError("not an image that Pillow knows" if content else "empty file") from None
+    except Exception as error:  # Pillow's decoders raise errors of any type for damaged bytes
         raise ValueError(str(error) or type(error).__name__) from None
 
 
-def _pixels_of_jpeg(content: bytes, half: Half | None = None) -> Pixels | None:
-    """Decode an upright JPEG, color or gray, to Pillow's very pixels in half of its time; None: leave it to Pillow.
+def _decode_jpeg(content: bytes, mode: PictureMode, half: Half | None) -> Pixels | None:
+    """Decode an upright color or gray JPEG to Pillow's exact pixels in half of its time; None: use Pillow.
 
-    Both call libjpeg-turbo with the same settings; Pillow's way through its own buffers takes as long again. Where
-    simplejpeg complains of anything, even of what it can go on after, Pillow decides whether there is a picture.
+    Both call libjpeg-turbo with the same settings; Pillow's own buffers take as long again. Pillow also decides where
+    simplejpeg reports an error, even one that it could recover from.
     """
+    if content[:2] != _START_OF_JPEG or mode not in ("L", "RGB"):
+        return None
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
         _check_size(width, height)
         if colors in ("CMYK", "YCCK") or not _is_upright(content):
             return None
+        smaller = {}
         if half is not None and half(height, width):
-            return simplejpeg.decode_jpeg(content, min_height=-(-height // 2), min_width=-(-width // 2))
-        return simplejpeg.decode_jpeg(content)
-    except Exception:  # whatever it is, Pillow will say it
+            smaller = {"min_height": -(-height // 2), "min_width": -(-width // 2)}
+        pixels = simplejpeg.decode_jpeg(content, **smaller)
+    except Exception:  # Pillow will report it
         return None
+    return pixels if mode == "RGB" else to_array(Image.fromarray(pixels), mode)
 
 
 def _is_upright(content: bytes) -> bool:
-    """Say whether a JPEG is not to be turned; Pillow is asked only if there is EXIF or XMP ahead of the picture."""
+    """Whether a JPEG need not be rotated; asks Pillow only if there is EXIF or XMP ahead of the picture."""
     place = 2
     while content[place] == 0xFF and content[place + 1] not in (_APP1, _START_OF_SCAN):
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")  # a marker's two bytes, and its segment
@@ -128,12 +140,12 @@ def _check_size(width: int, height: int) -> None:
 
 
 def as_text(name: str) -> str:
-    """Return a file's name as text that any file can hold; bytes in it that are no UTF-8 are written as escapes."""
+    """Return a file's name as valid text; bytes that are not UTF-8 are written as escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 where the image lies upright; so does one whose EXIF block is damaged."""
+    """Return the EXIF orientation; 1, upright, where the EXIF block is damaged."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # as above
@@ -141,13 +153,25 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn the image as its EXIF orientation says, where that can be done."""
+    """Rotate the image as its EXIF orientation requires, where this is possible."""
     if _orientation(image) == 1:
         return image  # exif_transpose would copy it
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # as above
         return image
+
+
+def to_array(image: Image.Image, mode: PictureMode) -> Pixels:
+    """Return the pixels of any Pillow image in a mode."""
+    deep = image.mode in SIXTEEN_BIT
+    if mode == "I;16":
+        values = np.asarray(image).clip(0, 65535) if deep else 257 * np.asarray(_to_rgb(image).convert("L"), np.int64)
+        return values[..., None].astype(np.uint16)
+    if mode == "RGBA" and not deep and image.mode != "F":
+        return np.array(image.convert("RGBA"))
+    converted = np.array(_to_rgb(image) if mode == "RGB" else _to_rgb(image).convert(mode))
+    return converted.reshape(*converted.shape[:2], -1)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -11,8 +11,8 @@ from typing import NamedTuple, final
 import numpy as np
 
 from vitlab.data.checking import Check, check_images
-from vitlab.data.datamodule import SPLITS, Split, tell
-from vitlab.data.decoding import IMAGE_SUFFIXES, Half, Pixels, as_text, read_rgb
+from vitlab.data.datamodule import SPLITS, Split, log_rank_zero
+from vitlab.data.decoding import IMAGE_SUFFIXES, Half, PictureMode, Pixels, as_text, read_photo
 from vitlab.data.source import PhotoSource
 
 # What folders of splits are called, in any letter case.
@@ -26,20 +26,20 @@ _SPLIT_OF = {name: split for split, names in _NAMES.items() for name in names}
 
 @final
 class Folder(PhotoSource):
-    """The files of a folder, found by `list_images`."""
+    """The files of a folder, found by `list_images` and decoded in a mode."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, mode: PictureMode = "RGB") -> None:
+        self.root, self.location, self._mode = root, str(root), mode
         self.class_names, self.splits, self.notes = list_images(root)
 
     def check(self) -> Check:
-        """Decode every file that is not known to be whole."""
+        """Decode every file that no earlier check decoded."""
         return check_images(self.root, [name for names, _ in self.splits.values() for name in names])
 
     def read(self, name: str, half: Half | None = None) -> Pixels:
         """Decode one file."""
         try:
-            return read_rgb(self.root / name, half)
+            return read_photo(self.root / name, self._mode, half)[0]
         except ValueError as error:
             raise ValueError(
                 f"{self.root / name} cannot be decoded any more: {error}. Start again: the files are checked."
@@ -211,7 +211,7 @@ def _leads_back(place: str, name: str) -> bool:
     way = [step.resolve() for step in (Path(place), *Path(place).parents)]  # by which it was come to
     back = any(real in (step, *step.parents) for step in way)
     if back:
-        tell(f"{path} is a link to {real}, in which it lies, and is left out.")
+        log_rank_zero(f"{path} is a link to {real}, in which it lies, and is left out.")
     return back
 
 

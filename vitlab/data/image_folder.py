@@ -1,23 +1,31 @@
-"""A user's own photographs in folders, one folder a class."""
+"""Photographs: a folder per class, a packed file, or a source of the user's own."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import InitVar, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, final
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 
 from vitlab.data.augment import BOX_DRAWS
 from vitlab.data.checking import Check
 from vitlab.data.counter_rng import Draws, Stream, host_seed
-from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split, check_fraction, stratified_split, tell
-from vitlab.data.decoding import Half, Pixels, as_text
+from vitlab.data.datamodule import (
+    Batch,
+    ImageDataModule,
+    ImageDataset,
+    Split,
+    check_fraction,
+    log_rank_zero,
+    stratified_split,
+)
+from vitlab.data.decoding import Half, PictureMode, Pixels, as_text
 from vitlab.data.folder import Folder, below_split
-from vitlab.data.mixup import Mixup
 from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.oddities import oddities
 from vitlab.data.packed import Packed, is_packed
@@ -33,44 +41,39 @@ from vitlab.data.photos import (
     seeded,
 )
 from vitlab.data.sampler import Key
-from vitlab.data.source import Part, PhotoSource
+from vitlab.data.source import PhotoSource, Subset
 
-_NAMED = 3  # broken images that a message names
+_MAX_NAMED = 3  # broken images that a message names
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Photos(ImageDataset):
-    """One split of photographs, read, cropped and distorted one by one."""
+    """One split of photographs, which are read, cropped and augmented one by one."""
 
-    def __init__(
-        self,
-        source: PhotoSource,
-        names: list[str],
-        labels: np.ndarray,
-        image_size: int,
-        crop_pct: float | None,
-        augment: PhotoAugment,
-        multi_crop: MultiCrop | None,
-        mean: tuple[float, ...],
-        seed: int,
-        contents: np.ndarray | None = None,
-    ) -> None:
-        self.source, self.labels, self.seed, self._contents = source, labels, seed, contents
-        # An array, not a list: a worker that reads a list's element counts a reference to it, and so gets its own copy
-        # of that page of memory, until each worker holds its own copy of all names.
-        self._files = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
-        self.image_size, self.crop_pct, self.augment = image_size, crop_pct, augment
-        self.multi_crop = multi_crop
-        self._rand_augment = make_rand_augment(augment, image_size, mean)
+    source: PhotoSource
+    subset: InitVar[Subset]
+    image_size: int
+    channels: int = 3
+    bits: int = 8
+    crop_pct: float | None = None
+    augment: PhotoAugment = PhotoAugment()
+    rand_augment: Callable[[Image.Image], Image.Image] | None = None
+    multi_crop: MultiCrop | None = None
+    seed: int = 0
+
+    def __post_init__(self, subset: Subset) -> None:
+        self.labels, self._contents = subset.labels, subset.contents
+        # An array, not a list: workers write reference counts into a list's elements, and so copy its pages of memory.
+        self._files = np.array([os.fsencode(name) for name in subset.names], dtype=np.bytes_)
 
     @property
     def names(self) -> list[str]:
-        """Paths below the root, as text."""
+        """Names of the source, as text."""
         return [as_text(os.fsdecode(file)) for file in self._files]
 
     def _identity(self) -> list[bytes]:
-        """Return names as they are wherever the folder lies, and what the files hold."""
-        names = "\0".join(below_split(name) for name in self.names).encode()
-        return [names, b"" if self._contents is None else self._contents.tobytes()]
+        """Return the names without the folder of the split, and the hashes of the files."""
+        return ["\0".join(below_split(name) for name in self.names).encode(), self._contents.tobytes()]
 
     def __getitems__(self, keys: list[Key]) -> Batch:
         """Read one batch."""
@@ -87,19 +90,27 @@ class Photos(ImageDataset):
             flips = (draws.uniform(Stream.FLIP, 1)[:, 0] < self.augment.flip_prob).tolist()
             each = zip(keys, boxes, flips, strict=True)
             images = _stack([self._random(epoch, key.image, box, flip) for key, box, flip in each])
-        numbers = indices.numpy().copy()  # a worker that sends a tensor moves its memory
+        numbers = indices.numpy().copy()  # sending a tensor from a worker moves its memory
         return Batch(images, labels, indices, epoch, first, numbers)
 
     def raw(self, index: int) -> np.ndarray:
         """Return one image as evaluation sees it: resized and cropped, not normalized."""
-        return self._central(index).permute(1, 2, 0).numpy()
+        return self._central(index).permute(1, 2, 0).round().to(torch.uint8).numpy()
 
     def _open(self, index: int, half: Half | None = None) -> Pixels:
-        """Decode one photograph, for which no other may stand in."""
-        return self.source.read(os.fsdecode(self._files[index % len(self)]), half)
+        """Read one photograph; if it cannot be read, no other takes its place."""
+        name = os.fsdecode(self._files[index % len(self)])
+        pixels = self.source.read(name, half)
+        bits = 8 * pixels.dtype.itemsize
+        if pixels.shape[2] != self.channels or bits != self.bits:
+            raise ValueError(
+                f"{as_text(name)} in {self.source.location} has {pixels.shape[2]} channels of {bits} bits, but mean "
+                f"has {self.channels} values and bits is {self.bits}."
+            )
+        return pixels
 
     def _views(self, multi_crop: MultiCrop, draws: Draws) -> list[Tensor]:
-        """Return each view of all images, (B, 3, S, S)."""
+        """Return each view of all images, (B, C, S, S)."""
         photos = [
             multi_crop.views_of_photo(self._open(index), draw)
             for index, draw in zip(draws.indices.tolist(), multi_crop.draw(draws).split(1, dim=1), strict=True)
@@ -114,195 +125,186 @@ class Photos(ImageDataset):
         photo = random_crop(image, box, self.image_size, self.augment)
         if flip:
             photo = photo.flip(-1)
-        if self._rand_augment is None:
+        if self.rand_augment is None:
             return photo
         with seeded(host_seed(self.seed, epoch, Stream.PHOTO, index)):
-            return apply(self._rand_augment, photo)
+            return apply(self.rand_augment, photo)
 
 
-def _stack(photos: Sequence[Photo]) -> UInt8[Tensor, "B 3 S S"]:
-    """Stack photographs as they lie in memory, channels last; `normalize` brings them into the models' order."""
+def _stack(photos: Sequence[Photo]) -> Tensor:
+    """Stack photographs (B, C, S, S), channels last in memory; `normalize` changes this to the models' order."""
     return torch.stack([photo.permute(1, 2, 0) for photo in photos]).permute(0, 3, 1, 2)
 
 
 @final
+@dataclass(kw_only=True, eq=False, repr=False)
 class ImageFolder(ImageDataModule):
-    """Photographs in one folder a class: `root/train/cat`, `root/val/cat`, perhaps `root/test/cat`; or `root/cat`.
+    """Photographs in one folder per class: `root/train/cat`, `root/val/cat`, optionally `root/test/cat`; or `root/cat`.
 
-    Class names are the folders' names, in alphabetical order; files may lie deeper. Splits may be called training,
-    valid, validation, dev, eval, evaluation or testing too, in any letter case. Where there is no `root/val`, a part of
-    each class is held out. Where there is no `root/test` but a `root/val`, the test split *is* the validation split, as
-    customary for ImageNet, unless `test_fraction` is given.
+    Classes are the folders' names in alphabetical order; files may lie deeper. Splits may also be called training,
+    valid, validation, dev, eval, evaluation or testing, in any letter case. Without `root/val`, a part of each class is
+    held out. With `root/val` but without `root/test`, the test split *is* the validation split, as customary for
+    ImageNet, unless `test_fraction` is given.
 
-    Images are upright as their EXIF data say, RGB whatever they were, transparent parts white (see `read_photo`).
-    Before training every file is decoded once; what cannot be, measures less than two pixels or more than 89 million,
-    or is over a hundred times as long as wide, is named. Named and kept is what may mislead: the same image in two
-    splits, classes of few images, 16-bit pictures that 8 bits leave blank. The second start knows the files that did
-    not change. No image is ever replaced by another: one that is deleted or damaged while a run reads stops the run and
-    is named, whatever `broken` says; the same command then checks the files and goes on from the last checkpoint. For a
-    random crop that is four times as large as `image_size` or more, a JPEG is decoded at half its size (see
-    `half_will_do`).
+    Images are upright as their EXIF data require, and RGB with white for transparent parts (see `decode`). Every file
+    is decoded once before training; the next start checks only files that changed. Files that cannot be decoded, are
+    smaller than two pixels, larger than 89 million or over a hundred times as long as wide are named. So is what may
+    mislead: the same image in two splits, classes of few images, 16-bit images that 8 bits leave blank. An image that
+    becomes unreadable during a run stops the run, whatever `broken` is; the same command then checks the files and
+    continues from the last checkpoint. A JPEG is decoded at half its size for a random crop that is four times as large
+    as `image_size` or more (see `half_will_do`).
 
-    A link to a folder is followed, but for one that leads back to a folder that it lies in. Names that are no UTF-8
-    appear with escapes (`caf\\xe9.jpg`) in everything that is written.
+    Links to folders are followed unless they lead back to a folder around them. In everything that is written, bytes of
+    names that are not UTF-8 appear as escapes (`caf\\xe9.jpg`).
 
     Args:
-        root: the folder, or what `python -m vitlab prepare` made of it.
-        image_size: side in pixels that the model sees.
-        batch_size: images a step and process.
-        eval_batch_size: the same in evaluation; null: `batch_size`.
-        num_workers: processes that decode; null: one a core, less one, at most 16.
-        seed: decides order and distortions.
-        split_seed: decides which images are held out, the same for every `seed`.
-        val_fraction: the share of each class that validates where there is no `root/val`.
-        test_fraction: the share of each class that tests where there is no `root/test`; null: none beside a `root/val`,
-            `val_fraction` otherwise.
-        crop_pct: evaluation resizes the shorter side to image_size / crop_pct and cuts the center out; null: it brings
-            the whole image to image_size, squashed to a square (Swin at 384 px).
-        broken: images that cannot be decoded are left out, or refused before training starts.
-        mean: of red, green and blue, on the scale 0 … 1; ImageNet's, as pretrained weights expect.
-        std: of the same, on the same scale.
+        root: the folder, or the output of `python -m vitlab prepare`.
+        source: photographs from elsewhere, a subclass of `PhotoSource` given by its class path. Null: `root`.
+        mean: one value per channel, on the scale 0 … 1: three for RGB, one for gray, four for RGBA. The defaults are
+            ImageNet's, as pretrained weights expect.
+        bits: 8, or 16 for gray images whose values 8 bits would merge.
+        val_fraction: fraction of each class that validates where there is no `root/val`.
+        test_fraction: fraction of each class that tests where there is no `root/test`; null: none if there is a
+            `root/val`, `val_fraction` otherwise.
+        crop_pct: evaluation resizes the shorter side to image_size / crop_pct and crops the center; null: it resizes
+            the whole image to a square of image_size (Swin at 384 px).
+        broken: leave images that cannot be decoded out, or refuse to start.
         augment: see `PhotoAugment`.
-        mixup: blend training images with each other. Null: off.
-        multi_crop: several views of each training image, in place of `augment`, whose interpolation still holds for
+        multi_crop: several views of each training image instead of `augment`, whose interpolation still applies in
             evaluation; see `MultiCrop`. Null: one view.
-        repeats: how often a batch holds each of its images, distorted otherwise each time, and an epoch one part in
-            `repeats` of all images (repeated augmentation; DeiT has 3).
+        repeats: how often a batch contains each of its images, augmented differently each time (repeated augmentation;
+            DeiT has 3). An epoch then covers one in `repeats` of all images.
     """
 
-    augment: PhotoAugment
+    root: str | None = None
+    source: PhotoSource | None = None
+    bits: Literal[8, 16] = 8
+    test_fraction: float | None = None
+    crop_pct: float | None = 0.875
+    broken: Literal["skip", "refuse"] = "refuse"
+    augment: PhotoAugment = PhotoAugment()
+    repeats: int = 1
 
-    def __init__(
-        self,
-        root: str,
-        image_size: int = 224,
-        batch_size: int = 64,
-        eval_batch_size: int | None = None,
-        num_workers: int | None = None,
-        seed: int = 0,
-        split_seed: int = 0,
-        val_fraction: float = 0.1,
-        test_fraction: float | None = None,
-        crop_pct: float | None = 0.875,
-        broken: Literal["skip", "refuse"] = "refuse",
-        mean: tuple[float, ...] = (0.485, 0.456, 0.406),
-        std: tuple[float, ...] = (0.229, 0.224, 0.225),
-        augment: PhotoAugment = PhotoAugment(),  # noqa: B008  (frozen)
-        mixup: Mixup | None = None,
-        multi_crop: MultiCrop | None = None,
-        repeats: int = 1,
-    ) -> None:
-        super().__init__(
-            batch_size,
-            eval_batch_size,
-            num_workers,
-            seed,
-            split_seed,
-            mean,
-            std,
-            augment.erase_prob,
-            mixup,
-            multi_crop,
-            repeats,
-        )
-        check_fraction("val_fraction", val_fraction)
-        if test_fraction is not None:
-            check_fraction("test_fraction", test_fraction)
-            if val_fraction + test_fraction >= 1:
-                raise ValueError(
-                    f"val_fraction {val_fraction} and test_fraction {test_fraction} leave nothing to train on."
-                )
-        if image_size < 1:
-            raise ValueError(f"data.init_args.image_size is {image_size}; it is a side in pixels, e.g. 224.")
-        if not len(mean) == len(std) == 3:
-            raise ValueError(
-                f"data.init_args.mean {list(mean)} and std {list(std)} must have three values each: photographs are "
-                "RGB, gray ones too, in three equal channels."
-            )
-        if crop_pct is not None and not 0 < crop_pct <= 1:
-            raise ValueError(f"data.init_args.crop_pct is {crop_pct}; it lies above 0 and is at most 1, e.g. 0.875.")
-        self.root, self.broken, self.augment, self.crop_pct = Path(root), broken, augment, crop_pct
-        self.val_fraction, self.test_fraction = val_fraction, test_fraction
-        self._image_size = image_size
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.root is None) == (self.source is None):
+            raise ValueError("ImageFolder needs either data.init_args.root, a folder, or data.init_args.source.")
+        if self.test_fraction is not None:
+            check_fraction("test_fraction", self.test_fraction)
+            if self.val_fraction + self.test_fraction >= 1:
+                fractions = f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction}"
+                raise ValueError(f"{fractions} leave nothing to train on; their sum must be below 1.")
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise ValueError(f"data.init_args.crop_pct is {self.crop_pct}; above 0 and at most 1, e.g. 0.875.")
+        self._check_channels()
         self._known: Check | None = None
 
+    def _check_channels(self) -> None:
+        channels, deep = self.in_chans, self.bits == 16
+        if self.source is None and (channels != 1 if deep else channels not in (1, 3, 4)):
+            raise ValueError(
+                f"data.init_args.mean has {channels} values and bits is {self.bits}, but image files are decoded to 1 "
+                "(gray), 3 (RGB) or 4 (RGBA) channels of 8 bits, or to gray of 16 bits.\n"
+                "Give mean and std one value per channel, or read other files by a source of your own."
+            )
+        for name, on, possible in (
+            ("augment.rand_augment", self.augment.rand_augment is not None, (1, 3)),
+            ("multi_crop", self.multi_crop is not None, (3,)),
+        ):
+            if on and (deep or channels not in possible):
+                raise ValueError(
+                    f"{name} needs 8-bit images of {' or '.join(map(str, possible))} channels, these have {channels} "
+                    f"of {self.bits} bits; set {name}: null."
+                )
+
     @cached_property
-    def source(self) -> PhotoSource:
-        """The photographs, found on the first use: a model that knows its classes sees other pictures without them."""
-        return Packed(self.root) if is_packed(self.root) else Folder(self.root)
+    def photos(self) -> PhotoSource:
+        """The photographs, opened on first use: a trained model is used without them."""
+        if self.source is not None:
+            return self.source
+        root = Path(str(self.root))
+        return Packed(root, self.picture_mode) if is_packed(root) else Folder(root, self.picture_mode)
 
     @property
     def class_names(self) -> list[str]:
         """The folders of the training split, in alphabetical order."""
         if self._recalled is not None:
             return list(self._recalled["classes"])
-        return [as_text(name) for name in self.source.class_names]
-
-    @property
-    def image_size(self) -> int:
-        """Side in pixels of the images that the model sees."""
-        return self._image_size
+        return [as_text(name) for name in self.photos.class_names]
 
     @property
     def framing(self) -> Framing:
         """As for the images of the validation and test splits."""
-        return Framing(self._image_size, self.crop_pct, self.augment.interpolation)
+        return Framing(self.image_size, self.crop_pct, self.augment.interpolation)
+
+    @property
+    def picture_mode(self) -> PictureMode:
+        """Gray of 16 bits, or by the number of channels."""
+        return "I;16" if self.bits == 16 else super().picture_mode
 
     def prepare_data(self) -> None:
-        """Check every file, on one process: the others read what it found."""
+        """Check every file in one process; the others read the result."""
         self._check()
 
-    def _read(self) -> dict[Split, ImageDataset]:
-        found = [as_text(name) for name in self.source.class_names]
-        if found != self.class_names:
+    def read_splits(self) -> dict[Split, Photos]:
+        """Hold out missing splits and leave out broken images.
+
+        Raises:
+            ValueError: a split or class without images, or other classes than those of the run.
+        """
+        location = self.photos.location
+        present = [as_text(name) for name in self.photos.class_names]
+        if present != self.class_names:
             raise ValueError(
-                f"{self.root} has classes {', '.join(found[:8])}; the run's are {', '.join(self.class_names[:8])}.\n"
-                "Give the folder that it was trained on, or one of the same classes."
+                f"{location} has classes {', '.join(present[:8])}; the run's are {', '.join(self.class_names[:8])}.\n"
+                "Give the folder that it was trained on, or one with the same classes."
             )
         broken = self._check().broken
-        parts = self._split()
-        whole = {split: part.without(broken) for split, part in parts.items()}
-        for split, part in whole.items():
-            if not part.names:
+        all_files = self._split()
+        splits = {split: subset.without(broken) for split, subset in all_files.items()}
+        for split, subset in splits.items():
+            if not subset.names:
                 raise ValueError(
-                    f"The {split} split of {self.root} is empty: no image of it can be decoded, or no class has one "
-                    "to spare.\nAdd images."
+                    f"The {split} split of {location} is empty: no image of it can be decoded, or every class has only "
+                    "one image.\nAdd images."
                 )
-        gone = [self.source.class_names[k] for k in range(self.num_classes) if k not in whole["train"].labels]
-        if gone:
+        empty = [name for k, name in enumerate(self.photos.class_names) if k not in splits["train"].labels]
+        if empty:
             raise ValueError(
-                f"No image of the class {gone[0]} in {self.root} can be decoded.\nRepair or remove the class."
+                f"No training image of the class {empty[0]} in {location} can be decoded.\nRepair or remove the class."
             )
-        self._tell(whole, parts["test"] is parts["val"])
+        rand_augment = make_rand_augment(self.augment, self.image_size, self.mean)
+        self._log_notes(splits, all_files["test"] is all_files["val"])
         return {
             split: Photos(
-                self.source,
-                part.names,
-                part.labels,
-                self._image_size,
-                self.crop_pct,
-                self.augment,
-                self.multi_crop,
-                self.mean,
-                self.seed,
-                part.contents,
+                source=self.photos,
+                subset=subset,
+                image_size=self.image_size,
+                channels=self.in_chans,
+                bits=self.bits,
+                crop_pct=self.crop_pct,
+                augment=self.augment,
+                rand_augment=rand_augment,
+                multi_crop=self.multi_crop,
+                seed=self.seed,
             )
-            for split, part in whole.items()
+            for split, subset in splits.items()
         }
 
-    def _tell(self, parts: dict[Split, Part], test_is_validation: bool) -> None:
-        """Say what a user should know of these data; what was said of the test split is not said of the other again."""
-        for line in self.source.notes:
-            tell(line)
+    def _log_notes(self, splits: dict[Split, Subset], test_is_validation: bool) -> None:
+        """Log what a user should know of the data, once if the validation split is also the test split."""
+        for line in self.photos.notes:
+            log_rank_zero(line)
         if test_is_validation:
-            tell(f"{self.root} has no test folder: the test split is the validation split.")
-            parts = {split: part for split, part in parts.items() if split != "val"}
-        for line in oddities(self.class_names, parts, self._check()):
-            tell(line)
+            log_rank_zero(f"{self.photos.location} has no test folder: the test split is the validation split.")
+            splits = {split: subset for split, subset in splits.items() if split != "val"}
+        known = self._check()
+        for line in oddities(self.class_names, splits, known if self.bits == 8 else known._replace(faint=[])):
+            log_rank_zero(line)
 
-    def _split(self) -> dict[Split, Part]:
-        """Hold out what has no folder of its own; from all files, so that repairing one does not change the rest."""
-        splits = self.source.parts(self._check())
+    def _split(self) -> dict[Split, Subset]:
+        """Hold out missing splits, from all files, so that repairing one moves no other to another split."""
+        splits = self.photos.subsets(self._check())
         test_fraction = self.test_fraction
         if test_fraction is None and "val" not in splits:
             test_fraction = self.val_fraction
@@ -315,31 +317,26 @@ class ImageFolder(ImageDataModule):
         splits.setdefault("test", splits["val"])
         return splits
 
-    def _hold_out(self, part: Part, fraction: float) -> tuple[Part, Part]:
-        kept, held_out = stratified_split(part.labels, fraction, self.split_seed)
-        return part.take(kept), part.take(held_out)
+    def _hold_out(self, subset: Subset, fraction: float) -> tuple[Subset, Subset]:
+        kept, held_out = stratified_split(subset.labels, fraction, self.split_seed)
+        return subset.take(kept), subset.take(held_out)
 
     def _check(self) -> Check:
-        """Return what is known of each file; name those that are broken, or refuse them."""
+        """Return what is known of each file; log which are broken, or reject them."""
         if self._known is None:
-            known = self.source.check()
+            known = self.photos.check()
             self._judge(known)
             self._known = known
         return self._known
 
     def _judge(self, known: Check) -> None:
-        broken = known.broken
+        broken, location = known.broken, self.photos.location
         if not broken:
             return
         count = f"{len(broken)} of {len(known.contents)} images cannot be decoded"
-        some = "\n".join(f"  {self.root / name}: {why}" for name, why in list(broken.items())[:_NAMED])
-        more = f"\n  and {len(broken) - _NAMED} more, all in {known.listing}" if len(broken) > _NAMED else ""
+        some = "\n".join(f"  {os.path.join(location, name)}: {why}" for name, why in list(broken.items())[:_MAX_NAMED])
+        if len(broken) > _MAX_NAMED:
+            some += f"\n  and {len(broken) - _MAX_NAMED} more, all in {known.listing}"
         if self.broken == "refuse":
-            raise ValueError(f"{count}; repair them, or leave them out with broken: skip.\n{some}{more}")
-        tell(f"{count} and are left out:\n{some}{more}")
-
-    def _distort(self, images: Tensor, draws: Draws) -> Tensor:
-        return images  # the workers did it
-
-    def _to_size(self, images: Tensor) -> Tensor:
-        return images
+            raise ValueError(f"{count}; repair them, or leave them out with broken: skip.\n{some}")
+        log_rank_zero(f"{count} and are left out:\n{some}")

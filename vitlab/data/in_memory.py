@@ -1,6 +1,8 @@
-"""Small images: one uint8 tensor in memory or on the device, read and distorted a batch at a time."""
+"""Small images: one uint8 tensor in memory or on the device, read and augmented a batch at a time."""
 
-from abc import ABC, abstractmethod
+from abc import ABC
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -9,15 +11,13 @@ from torch import Tensor
 
 from vitlab.data.augment import BatchAugment, resize
 from vitlab.data.counter_rng import Draws, to_device
-from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset, Split
-from vitlab.data.mixup import Mixup
-from vitlab.data.multi_crop import MultiCrop
+from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset
 from vitlab.data.photos import Framing
 from vitlab.data.sampler import Key
 
 
 class TensorImages(ImageDataset):
-    """Images that lie in one tensor (N, C, H, W)."""
+    """Images in one tensor (N, C, H, W)."""
 
     def __init__(self, images: UInt8[Tensor, "N C H W"], labels: np.ndarray, names: list[str]) -> None:
         assert len(images) == len(labels) == len(names)
@@ -26,7 +26,7 @@ class TensorImages(ImageDataset):
 
     @property
     def names(self) -> list[str]:
-        """What the data set calls them."""
+        """As given."""
         return self._names
 
     def _identity(self) -> list[bytes]:
@@ -37,7 +37,7 @@ class TensorImages(ImageDataset):
         self.images, self._labels = self.images.to(device), self._labels.to(device)
 
     def __getitems__(self, keys: list[Key]) -> Batch:
-        """Gather one batch where the images lie."""
+        """Gather one batch on the images' device."""
         numbers = np.array([key.image for key in keys])
         indices = to_device(torch.from_numpy(numbers), self.images.device)
         images, labels = self.images.index_select(0, indices), self._labels.index_select(0, indices)
@@ -48,75 +48,53 @@ class TensorImages(ImageDataset):
         return self.images[index].permute(1, 2, 0).cpu().numpy()
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class InMemoryDataModule(ImageDataModule, ABC):
-    """Parent of the data sets that fit into memory.
+    """Parent of the data sets that fit into memory. A subclass gives `class_names`, `native_size` and `read_splits`.
 
     Args:
+        num_workers: processes that read ahead; only with `hold_on_device: false`.
+        image_size: side in pixels of the images that the model sees; if it is not the images' own, they are resized on
+            the device, bicubic.
         augment: see `BatchAugment`.
-        hold_on_device: keep all images on the device that trains. A batch is then gathered there, and no worker, copy
-            or wait stands between two steps; for CIFAR it costs 180 MB of the GPU's memory. Turn it off to read with
-            workers, which cannot share that memory.
+        hold_on_device: keep all images on the training device (CIFAR: 180 MB). Batches are then gathered there, and no
+            step waits for workers or copies.
     """
 
-    augment: BatchAugment
+    native_size: ClassVar[int]  # side in pixels of the stored images
 
-    def __init__(
-        self,
-        batch_size: int,
-        eval_batch_size: int | None,
-        num_workers: int,
-        seed: int,
-        split_seed: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        augment: BatchAugment,
-        mixup: Mixup | None,
-        multi_crop: MultiCrop | None,
-        native_size: int,
-        image_size: int,
-        hold_on_device: bool,
-    ) -> None:
-        super().__init__(
-            batch_size, eval_batch_size, num_workers, seed, split_seed, mean, std, augment.erase_prob, mixup, multi_crop
-        )
-        if hold_on_device and num_workers > 0:
+    num_workers: int = 0
+    augment: BatchAugment = BatchAugment()
+    hold_on_device: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hold_on_device and self.num_workers > 0:
             raise ValueError(
-                f"num_workers is {num_workers}, but the images are held on the device and workers have nothing to do.\n"
-                "Set num_workers: 0, or hold_on_device: false."
+                f"num_workers is {self.num_workers}, but the images are kept on the device and workers have nothing to "
+                "do.\nSet num_workers: 0, or hold_on_device: false."
             )
-        if image_size < 1:
-            raise ValueError(f"data.init_args.image_size is {image_size}; it is a side in pixels, e.g. {native_size}.")
-        if augment.shift >= native_size:
-            raise ValueError(f"augment.shift is {augment.shift}; the images are {native_size} pixels wide.")
-        self.augment, self.hold_on_device = augment, hold_on_device
-        self._native_size, self._image_size = native_size, image_size
-
-    @property
-    def image_size(self) -> int:
-        """Side in pixels of the images that the model sees."""
-        return self._image_size
+        if self.augment.shift >= self.native_size:
+            raise ValueError(f"augment.shift is {self.augment.shift}; the images are {self.native_size} pixels wide.")
 
     @property
     def framing(self) -> Framing:
-        """A picture becomes as coarse as the images trained on, which are enlarged where the model sees larger ones."""
-        return Framing(self._native_size, 1.0, "bicubic")
+        """Pictures are first reduced to the stored images' size, and only then resized to `image_size` as these are."""
+        return Framing(self.native_size, 1.0, "bicubic")
 
     def setup(self, stage: str) -> None:
-        """Read the data and, if told, move it to where the trainer trains."""
+        """Read the data and move it to the training device if `hold_on_device`."""
         super().setup(stage)
         if self.hold_on_device and self.trainer is not None:
             for dataset in self._datasets.values():
                 assert isinstance(dataset, TensorImages)
                 dataset.to(self.trainer.strategy.root_device)
 
-    @abstractmethod
-    def _read(self) -> dict[Split, ImageDataset]: ...
-
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
         return self.augment.distort(images, draws)
 
     def _to_size(self, images: Tensor) -> Tensor:
-        return images if self._image_size == self._native_size else resize(images, self._image_size)
+        return images if self.image_size == self.native_size else resize(images, self.image_size)
 
     @property
     def _pin_memory(self) -> bool:

@@ -7,19 +7,19 @@ import numpy as np
 from vitlab.data.checking import Check
 from vitlab.data.datamodule import Split
 from vitlab.data.decoding import as_text
-from vitlab.data.source import Part
+from vitlab.data.source import Subset
 
 _FEW = 10  # images of a class in the test split: one is then 10 % of the class's accuracy
 _NAMED = 3
 _PAIRS: tuple[tuple[Split, Split], ...] = (("test", "train"), ("val", "train"), ("test", "val"))  # the worst first
 
 
-def oddities(class_names: Sequence[str], parts: Mapping[Split, Part], known: Check) -> list[str]:
+def oddities(class_names: Sequence[str], parts: Mapping[Split, Subset], known: Check) -> list[str]:
     """Return a line for each thing to know of these splits."""
     return [*_thin_classes(class_names, parts), *_duplicates(parts), *_faint_pictures(known)]
 
 
-def _thin_classes(class_names: Sequence[str], parts: Mapping[Split, Part]) -> list[str]:
+def _thin_classes(class_names: Sequence[str], parts: Mapping[Split, Subset]) -> list[str]:
     """Name the classes that a split lacks, that are trained on a single image, or tested on few."""
     lines = []
     for split, part in parts.items():
@@ -36,7 +36,7 @@ def _thin_classes(class_names: Sequence[str], parts: Mapping[Split, Part]) -> li
     return lines
 
 
-def _duplicates(parts: Mapping[Split, Part]) -> list[str]:
+def _duplicates(parts: Mapping[Split, Subset]) -> list[str]:
     """Name images that lie in two splits, byte for byte."""
     lines = []
     for split, other in _PAIRS:
@@ -61,7 +61,7 @@ def _faint_pictures(known: Check) -> list[str]:
     return [
         "Images of 16 bits that use less than an eighth of their range, so that 8 bits (value / 257) leave them nearly "
         f"blank: {len(known.faint):,} of {len(known.contents):,} ({_some(known.faint, len(known.faint))}).\n"
-        "Convert them to 8 bits first, all by one range of your choice."
+        "Train on gray images of 16 bits with data.init_args.bits: 16, or convert them to 8 bits, all by one range."
     ]
 
 
