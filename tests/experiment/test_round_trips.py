@@ -15,7 +15,10 @@ from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.deployment.card import recipe
 
-FILES = sorted([*EXPERIMENTS.glob("*.yaml"), *EXPERIMENTS.glob("imagenet/*.yaml")])
+FILES = [
+    *sorted(EXPERIMENTS.glob("*.yaml")),
+    *(pytest.param(path, marks=pytest.mark.slow) for path in sorted(EXPERIMENTS.glob("imagenet/*.yaml"))),
+]
 
 Resolve = Callable[..., Config]
 

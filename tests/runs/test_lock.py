@@ -22,7 +22,6 @@ HOLD = """
 import errno, fcntl, os, sys, time
 from pathlib import Path
 from vitlab.runs import lock
-from vitlab.commands.dispatch import run
 if sys.argv[2]:
     def lockf(*_):
         raise OSError(getattr(errno, sys.argv[2]), "no locks")
