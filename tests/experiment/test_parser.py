@@ -15,7 +15,7 @@ from tests.conftest import EXPERIMENTS
 from vitlab.__main__ import COMMANDS, HELP, main
 from vitlab.commands.dispatch import run
 from vitlab.config import Config, flatten, load_yaml
-from vitlab.models import Backbone
+from vitlab.models import Backbone, VisionTransformer
 
 Write = Callable[..., Path]
 RUN = Path("runs/tiny/seed-0")
@@ -43,6 +43,13 @@ def error_of(capsys: pytest.CaptureFixture[str], status: int) -> str:
 
 class Half(Backbone):
     """An architecture that is not written yet."""
+
+
+class Colored(VisionTransformer):
+    """An architecture for three channels alone."""
+
+    def __init__(self, img_size: int = 8, num_classes: int = 10) -> None:
+        super().__init__(img_size, 4, num_classes=num_classes, embed_dim=8, depth=1, num_heads=2)
 
 
 # ---- a run
@@ -239,6 +246,10 @@ def test_the_command_line_beats_a_file_given_after_it(tiny: Write) -> None:
         (["--model.optimizer", "SGD"], "model.optimizer needs lr: give --model.optimizer.lr"),
         (["--trainer.callbacks+=EarlyStoping"], "no class EarlyStoping. Did you mean EarlyStopping?"),
         (["--model.backbone", f"{__name__}.Half"], "Half lacks encode; "),
+        (
+            ["--model.backbone", f"{__name__}.Colored"],
+            "Colored takes no in_chans. Its __init__ needs the typed arguments num_classes, in_chans, img_size with",
+        ),
         (["--model.teacher.model", "null"], "model: no option teacher.model.\n"),
     ],
 )

@@ -269,6 +269,11 @@ class VitlabCLI(LightningCLI):
             model = config.model.init_args.get(name)
             for argument, fact in facts.items():
                 arguments = model.get("init_args") if model else None
+                if arguments is not None and argument not in arguments:
+                    raise ValueError(
+                        f"model.{name}: {model.class_path} takes no {argument}. Its __init__ needs the typed arguments "
+                        f"{', '.join(facts)} with defaults; the data set fills them in."
+                    )
                 if arguments is None or arguments.get(argument) is None:
                     continue
                 key = f"model.{name}.{argument}"
