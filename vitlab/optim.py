@@ -94,6 +94,22 @@ class SGD(Optimizer):
 
 
 @dataclass
+class AnyOptimizer(Optimizer):
+    """An optimizer of PyTorch, timm or your own package, with the same parameter groups and schedule.
+
+    Args:
+        optimizer: Its class, like `timm.optim.Lamb` or `timm.optim.Muon`; called with the groups, `lr` and `arguments`.
+        arguments: Its other arguments, like `{betas: [0.9, 0.99]}`.
+    """
+
+    optimizer: type[torch.optim.Optimizer] = field(kw_only=True)
+    arguments: dict[str, Any] = field(default_factory=dict, kw_only=True)
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        return self.optimizer(groups, lr=self.lr, **self.arguments)  # type: ignore[call-arg]
+
+
+@dataclass
 class Schedule(ABC):
     """The learning rate as a pure function of the optimizer steps taken, so that a resumed run needs no state.
 

@@ -28,28 +28,28 @@ from vitlab.optim import Optimizer, Schedule
 class DINO(SelfDistillation):
     """Pre-train any backbone on crops of two sizes, without labels.
 
-    A Swin keeps on small crops the windows of its `img_size`; maps that these do not fill are padded with zeros. The
-    center moves with each batch, the teacher with each optimizer step, where several batches make one.
+    On small crops a Swin keeps the windows of its `img_size` and pads maps that they do not fill. With gradient
+    accumulation the center is updated with each batch, the teacher with each optimizer step.
 
-    The defaults are the released code's, its 100-epoch recipe. Weight decay there rises along a cosine from 0.04 to
+    The defaults are the released 100-epoch recipe. Weight decay there rises along a cosine from 0.04 to
     0.4: `weight_decay` and `weight_decay_end` of the optimizer.
 
     Args:
-        backbone: ViT, Swin or Swin v2, with the student's drop path; its classifier is left out.
+        backbone: ViT, Swin or Swin v2, with the student's drop path; its classifier is removed.
         optimizer: Settings of the optimizer.
         schedule: The learning rate over the run.
         out_dim: Outputs K; fewer for small data.
         hidden_dim: Width of the head.
-        bottleneck_dim: Width of what is compared with the K directions of the last layer.
-        norm_last_layer: Keep the lengths of the last layer's weights at 1, which trains more steadily.
-        freeze_last_layer: Epochs at the start in which the last layer is not trained.
+        bottleneck_dim: Width of the projection, the input of the last layer.
+        norm_last_layer: Fix the norms of the last layer's weights at 1, which is more stable.
+        freeze_last_layer: Number of first epochs in which the last layer is frozen.
         student_temp: τ_s.
         teacher_temp: τ_t after its warm-up; unstable above 0.07.
         warmup_teacher_temp: τ_t in the first epoch.
-        warmup_teacher_temp_epochs: Epochs in which τ_t rises, a step each.
+        warmup_teacher_temp_epochs: Number of epochs in which τ_t rises, one step each.
         momentum_teacher: m at the start, from where it rises to 1 along a cosine; higher for batches below 512.
         center_momentum: m_c.
-        clip_grad: Longest gradient of each tensor by itself, unlike Trainer's `gradient_clip_val`; null: any.
+        clip_grad: Maximum gradient norm of each tensor, unlike Trainer's `gradient_clip_val`; null: no clipping.
         init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
     """
 
@@ -113,26 +113,19 @@ class DINO(SelfDistillation):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Freeze the last layer at first: without a gradient, not with one of 0, which AdamW would still decay."""
+        """Freeze the last layer at first: no gradient, because AdamW would still decay one of 0."""
         super().on_before_optimizer_step(optimizer)
         if self.current_epoch < self.freeze_last_layer:
             for parameter in self.head.last_layer.parameters():  # type: ignore[union-attr]
                 parameter.grad = None
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip tensor by tensor, as released; Trainer's own clipping, of all together, follows where it is on."""
-        if self.clip_grad is not None:
-            clip_each(self.student.parameters(), self.clip_grad)
-        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+    def clip_gradients_of_student(self, longest: float) -> None:
+        """Clip tensor by tensor, as released."""
+        clip_each(self.student.parameters(), longest)
 
 
 def teacher_temperature(epoch: int, start: float, end: float, warmup_epochs: int) -> float:
-    """Return τ_t: up to `end` in so many equal steps, one an epoch, as the released code."""
+    """Return τ_t, which rises to `end` in `warmup_epochs` equal steps, one per epoch, as in the released code."""
     return end if epoch >= warmup_epochs else start + (end - start) * epoch / max(warmup_epochs - 1, 1)
 
 
@@ -150,6 +143,6 @@ def cross_view_entropy(
 
 
 def clip_each(parameters: Iterable[nn.Parameter], longest: float) -> None:
-    """Shorten each parameter's gradient to `longest`, whatever the others are."""
+    """Clip the norm of each parameter's gradient to `longest`."""
     grads = [p.grad for p in parameters if p.grad is not None]
     scale_(grads, [(longest / (norm + 1e-6)).clamp(max=1.0) for norm in norms(grads)])

@@ -1,7 +1,7 @@
-"""Averages of weights over training: for evaluation (EMA) and as the teacher of DINO and MSN.
+"""Averages of weights over training, for evaluation (EMA) and as a moving teacher.
 
-Why not Lightning's `EMAWeightAveraging`: it averages integer buffers too, in integers, which shifts entries of Swin's
-`relative_position_index`; it averages frozen teachers and heads along; and it validates only the average.
+Lightning's `EMAWeightAveraging` averages integer buffers too, which corrupts Swin's `relative_position_index`; it also
+averages frozen teachers and heads, and validates only the average.
 """
 
 import copy
@@ -14,11 +14,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 @dataclass
 class Ema:
-    """Settings of an exponential moving average, evaluated and kept beside the raw weights.
+    """Settings of an exponential moving average, which is evaluated and saved along with the raw weights.
 
     Args:
-        decay: Share of the old average that is kept at each optimizer step.
-        warmup: Use min(decay, (1 + t) / (10 + t)) after t steps, lest a short run be mostly its initial weights.
+        decay: Fraction of the average kept at each optimizer step.
+        warmup: Use min(decay, (1 + t) / (10 + t)) after t steps, so that a short run forgets its initial weights.
     """
 
     decay: float = 0.9999
@@ -29,7 +29,7 @@ class Ema:
             raise ValueError(f"ema.decay is {self.decay}; give a value from 0 to below 1, like 0.9999.")
 
     def at(self, step: int) -> float:
-        """Return the decay of an optimizer step, `step` being how many there were before it."""
+        """Return the decay after `step` optimizer steps."""
         return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
 
 
@@ -44,12 +44,12 @@ class WeightAverage(nn.Module):
         self.module = copy.deepcopy(model).requires_grad_(False)
 
     def restart(self, model: nn.Module) -> None:
-        """Begin again from these weights."""
+        """Set the average to these weights."""
         self.module.load_state_dict(model.state_dict())
 
     @torch.no_grad()
     def update(self, model: nn.Module, decay: float) -> None:
-        """Move the average towards `model`, all tensors in one call."""
+        """Move the average towards `model`."""
         averages: list[Tensor] = list(self.module.parameters())
         weights: list[Tensor] = list(model.parameters())
         get_ema_multi_avg_fn(decay)(averages, weights, 0)

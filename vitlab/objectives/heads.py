@@ -1,4 +1,4 @@
-"""What DINO and MSN put on a backbone to train it, and leave away afterwards: a projection, and what it is compared to.
+"""The heads of DINO and MSN, used in training only: a projection, and the prototypes it is compared with.
 
 Letters: B embeddings, C width of the backbone, d of the projection, K outputs.
 """
@@ -15,7 +15,7 @@ from vitlab.models.layers import init_linears, trunc_normal
 
 
 def projection(in_dim: int, hidden_dim: int, out_dim: int, batch_norm: bool) -> nn.Sequential:
-    """Return three linear layers with GELU between them, and in MSN batch norms before it: (B, C) -> (B, d)."""
+    """Return three linear layers with GELU between them, in MSN after a batch norm: (B, C) -> (B, d)."""
 
     def layers() -> Iterator[nn.Module]:
         for dim in (in_dim, hidden_dim):
@@ -33,8 +33,8 @@ def projection(in_dim: int, hidden_dim: int, out_dim: int, batch_norm: bool) -> 
 class BatchNorm(nn.Module):
     """Normalize each channel over the batches of all processes.
 
-    PyTorch's SyncBatchNorm, which the released code takes, does the same on GPUs alone. There are no running
-    statistics: a projection is never evaluated by itself.
+    PyTorch's SyncBatchNorm, which the released code uses, works on GPUs only. There are no running statistics: the
+    projection is not used in evaluation.
     """
 
     def __init__(self, dim: int, eps: float = 1e-5) -> None:
@@ -51,9 +51,8 @@ class BatchNorm(nn.Module):
 class Prototypes(nn.Module):
     """Compare embeddings z with K learned directions: g_k · cos(z, v_k), where g_k is 1 unless it is learned.
 
-    MSN calls these directions prototypes. In DINO they are the weight-normed last layer, and named as there. It is
-    computed in float32 under autocast too: divided by a temperature of 0.04, what bfloat16 rounds off a cosine is an
-    error of 0.1 in a logit.
+    In DINO they are the weight-normalized last layer, whose parameter names are kept. Computed in float32 under
+    autocast too: divided by a temperature of 0.04, bfloat16's rounding of a cosine is an error of 0.1 in a logit.
     """
 
     def __init__(self, dim: int, num: int, learn_norm: bool = False) -> None:

@@ -55,21 +55,21 @@ class Decoder(nn.Module):
 
 
 class MAE(MaskedPretraining):
-    """Pre-train a ViT on a quarter of each image's patches; a Swin cannot leave tokens out.
+    """Pre-train a ViT on a quarter of each image's patches; a Swin cannot drop tokens.
 
-    In the released code nothing starts as timm's does: `released_init: true` is its patch embedding and class token,
-    `init: vitlab.models.layers.xavier` of the backbone its linear layers, `fixed_pos_embed: true` its positions.
+    The released code initializes nothing as timm does: `released_init: true` for patch embedding and class token, the
+    backbone's `init: vitlab.models.layers.xavier` for linear layers and `fixed_pos_embed: true` for positions.
 
     Args:
-        backbone: A VisionTransformer; its classifier is left out.
+        backbone: A VisionTransformer; its classifier is removed.
         optimizer: Settings of the optimizer.
         schedule: The learning rate over the run.
-        mask_ratio: Share of the patches that is hidden.
+        mask_ratio: Fraction of patches that are hidden.
         norm_pix_loss: Normalize each patch of the target, which learns better features.
         decoder_embed_dim: Width of the decoder.
         decoder_depth: Blocks of the decoder.
         decoder_num_heads: Heads of the decoder.
-        released_init: Start patch embedding and class token anew, as released; not of a backbone that is trained.
+        released_init: Initialize patch embedding and class token as released; not for a trained backbone.
         init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
     """
 
@@ -105,7 +105,7 @@ class MAE(MaskedPretraining):
         )
 
     def no_weight_decay(self) -> set[str]:
-        """Nothing but biases and norms: the released code decays the class token and the mask token too."""
+        """Only biases and norms: the released code decays the class token and the mask token too."""
         return set()
 
     def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Hide a random part of an image: patches, masks, and the tokens that stay. Pure functions.
+"""Random masking of image patches: pure functions.
 
-A mask is bool and True where something is hidden; `keep` are the indices of what is not. Draws come from the device's
-own global generator, whose state a checkpoint holds, unless a generator is given.
+A mask is bool, True = hidden; `keep` are the indices of visible tokens. Random numbers come from the device's global
+generator, whose state is part of checkpoints, unless a generator is given.
 
 Letters: B images, C channels, N patches or tokens, K of them kept, D width, p pixels a patch side, V = p·p·C.
 """
@@ -21,20 +21,20 @@ def patchify(images: Float[Tensor, "B C H W"], patch_size: int) -> Float[Tensor,
 
 
 def unpatchify(patches: Shaped[Tensor, "B N V"], patch_size: int, height: int, width: int) -> Shaped[Tensor, "B C H W"]:
-    """Put together what `patchify` cut, `height` × `width` patches."""
+    """Invert `patchify` for `height` × `width` patches."""
     p = patch_size
     grid = patches.unflatten(1, (height, width)).unflatten(3, (p, p, -1))  # (B, h, w, p, p, C)
     return grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
 
 def num_hidden(num_tokens: int, mask_ratio: float) -> int:
-    """Return N·ratio, rounded. MAE's `int(N · (1 − ratio))` for what is kept is one short where a float falls short:
-    9 of 100 at a ratio of 0.9."""
+    """Return N·ratio, rounded. MAE's number of visible tokens, `int(N · (1 − ratio))`, suffers from float error: 9 of
+    100 at a ratio of 0.9."""
     return round(num_tokens * mask_ratio)
 
 
 def num_hidden_blocks(num_blocks: int, mask_ratio: float) -> int:
-    """Return N·ratio, rounded up, as SimMIM does; a float's last digit does not count."""
+    """Return N·ratio, rounded up as in SimMIM, with a tolerance for float error."""
     return math.ceil(num_blocks * mask_ratio - 1e-9)
 
 
@@ -45,7 +45,7 @@ def random_masking(
     device: torch.device | str | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Int[Tensor, "B K"], Bool[Tensor, "B N"]]:
-    """Hide the same number of tokens in every image, any subset as likely; return (keep, mask), `keep` ascending."""
+    """Hide the same number of tokens in every image, uniformly at random; return (keep, mask), `keep` ascending."""
     return _hide(batch, num_tokens, num_hidden(num_tokens, mask_ratio), device, generator)
 
 
@@ -77,7 +77,7 @@ def _hide(
 
 
 def enlarge(mask: Bool[Tensor, "B h w"], factor: int) -> Bool[Tensor, "B H W"]:
-    """Return a mask on a grid that is finer by `factor`: of blocks on tokens, or of tokens on pixels."""
+    """Upsample a mask by `factor`: from blocks to tokens, or from tokens to pixels."""
     return mask.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
 
 
@@ -89,6 +89,6 @@ def gather_tokens(tokens: Float[Tensor, "B N D"], keep: Int[Tensor, "B K"]) -> F
 def scatter_tokens(
     tokens: Float[Tensor, "B K D"], keep: Int[Tensor, "B K"], num_tokens: int, fill: Float[Tensor, "... D"]
 ) -> Float[Tensor, "B N D"]:
-    """Return N tokens: the given ones at `keep`, and `fill` everywhere else."""
+    """Return N tokens: `tokens` at `keep`, and `fill` everywhere else."""
     whole = fill.to(tokens.dtype).expand(len(tokens), num_tokens, -1)
     return whole.scatter(1, keep[:, :, None].expand(-1, -1, tokens.shape[2]), tokens)

@@ -4,8 +4,8 @@
     L = mean over anchors H(p⁺, p) − λ H(p̄),    f̄ ← m f̄ + (1 − m) f
 
 with f the student, backbone and projection, f̄ its average, q the prototypes and p̄ the mean of p over all anchors. One
-anchor is a view of which patches are left out, the others are small crops; the target is a whole view. H(p̄) keeps all
-prototypes in use, and so the answers from being one.
+anchor is a masked view, the others are small crops; the target is a whole view. H(p̄) keeps all prototypes in use, which
+prevents collapse.
 
 Letters: V anchors of each of B images, N patches, C channels, D width of the backbone, K prototypes.
 """
@@ -27,28 +27,28 @@ from vitlab.optim import Optimizer, Schedule
 
 
 class MSN(SelfDistillation):
-    """Pre-train a ViT without labels; a Swin cannot leave tokens out.
+    """Pre-train a ViT without labels; a Swin cannot drop tokens.
 
-    The defaults are those of the released configuration. The paper's best figures with few labels are of another one:
-    no Sinkhorn, and λ = 5. All schedules there are laid out for a run 1.25 times as long: `stretch` of the schedule.
-    Patch embedding and class token start otherwise than timm's there: `released_init: true`.
+    The defaults are the released configuration. The paper's best low-shot results use no Sinkhorn and λ = 5. All
+    released schedules span 1.25 times the run: `stretch` of the schedule. Patch embedding and class token are
+    initialized unlike timm's: `released_init: true`.
 
     Args:
-        backbone: A VisionTransformer; its classifier is left out.
+        backbone: A VisionTransformer; its classifier is removed.
         optimizer: Settings of the optimizer.
         schedule: The learning rate over the run.
         num_prototypes: K.
         hidden_dim: Width of the projection.
-        output_dim: Width of what is compared with the prototypes.
-        patch_drop: Share of the patches that an anchor lacks that is a global crop, rounded up; more for larger models.
-        mask_per_image: Draw for each image what it lacks, as the paper has it. The released code draws once a batch.
+        output_dim: Width of the projection and the prototypes.
+        patch_drop: Fraction of patches dropped from global anchors, rounded up; more for larger models.
+        mask_per_image: Draw a mask per image, as in the paper. The released code draws one per batch.
         temperature: τ.
-        sharpen: T, which makes the target's temperature T·τ.
+        sharpen: T; the target's temperature is T·τ.
         me_max_weight: λ.
-        sinkhorn: Let all targets of a batch together use the prototypes equally.
-        momentum_teacher: m at the start, from where it rises to 1 in a line.
-        released_init: Start patch embedding and class token anew, as released; not of a backbone that is trained.
-        clip_grad: Longest gradient of backbone and projection, all in one; prototypes are free. Null: any.
+        sinkhorn: Balance the targets of a batch over the prototypes.
+        momentum_teacher: m at the start, rising linearly to 1.
+        released_init: Initialize patch embedding and class token as released; not for a trained backbone.
+        clip_grad: Maximum gradient norm of backbone and projection together; null: no clipping.
         init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
     """
 
@@ -118,7 +118,7 @@ class MSN(SelfDistillation):
         return cross_entropy + self.me_max_weight * me_max(logits.softmax(dim=-1))
 
     def embed_masked(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
-        """Embed images without a part of their patches."""
+        """Embed images with some patches dropped."""
         tokens = self.backbone.add_pos_embed(self.backbone.patch_embed(images)).flatten(1, 2)  # (B, N, D)
         batch, num_patches = tokens.shape[:2]
         hidden = num_hidden_blocks(num_patches, self.patch_drop)  # rounded up: 166 of 196 are kept, as released
@@ -127,20 +127,9 @@ class MSN(SelfDistillation):
         keep = local_rows(keep) if self.mask_per_image else keep
         return self.backbone.pool(self.backbone.encode(gather_tokens(tokens, keep.expand(batch, -1))))
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip backbone and projection, as released; Trainer's own clipping, of all, follows where it is on."""
-        if self.clip_grad is not None:
-            nn.utils.clip_grad_norm_(self.student.parameters(), self.clip_grad)
-        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
 
 def sinkhorn(targets: Float[Tensor, "B K"], iterations: int = 3) -> Float[Tensor, "B K"]:
-    """Make the images of all processes use the prototypes equally, each image with a total of 1 (Cuturi 2013)."""
+    """Balance the images of all processes over the prototypes; rows sum to 1 (Cuturi 2013)."""
     for _ in range(iterations):
         targets = targets / mean_over_processes(targets.mean(dim=0))
         targets = targets / targets.sum(dim=1, keepdim=True)
@@ -148,6 +137,6 @@ def sinkhorn(targets: Float[Tensor, "B K"], iterations: int = 3) -> Float[Tensor
 
 
 def me_max(probabilities: Float[Tensor, "VB K"]) -> Float[Tensor, ""]:
-    """Return ln K − H(p̄), 0 where the images of all processes together use all prototypes equally."""
+    """Return ln K − H(p̄): 0 if the images of all processes use the prototypes equally."""
     mean = mean_over_processes(probabilities.mean(dim=0))
     return math.log(len(mean)) - entropy(mean)

@@ -1,4 +1,4 @@
-"""What all objectives share: an optimizer, a schedule in optimizer steps, an average of the weights, and logging."""
+"""What all objectives share: optimizer, schedule, logging, checkpoints, and weights to start from."""
 
 import logging
 import math
@@ -29,7 +29,7 @@ Batch = tuple[list[Tensor], Tensor]
 
 
 class StepLeftOut(Exception):
-    """Raised before an optimizer's step that is not to happen: weights, state and counters stay as they are."""
+    """Raised to skip an optimizer step: weights, optimizer state and counters stay unchanged."""
 
 
 class Objective(LightningModule, ABC):
@@ -37,11 +37,11 @@ class Objective(LightningModule, ABC):
 
     Args:
         backbone: What is trained.
-        optimizer: Its settings; the parameter groups are made here.
+        optimizer: Settings of the optimizer; the parameter groups are made here.
         schedule: The learning rate over the run.
         init_from: Weights to start from: a `.safetensors`, `.pth` or `.ckpt` file, a run directory, or a name on the
-            hub, `timm/…`. A report says what was taken, resized and left; a file of another architecture is refused.
-            Not read when a run continues.
+            hub, `timm/…`. The log lists what was loaded, resized and left out; a file of another architecture is
+            refused. Ignored when a run continues.
     """
 
     task: Task | None = None  # how its outputs are tested and predicted; None: only its features are of use
@@ -71,12 +71,12 @@ class Objective(LightningModule, ABC):
         weights_only: bool | None = True,
         **kwargs: Any,
     ) -> Self:
-        """Return what a run trained, from its checkpoint alone: no Trainer, no data; `Objective` takes that of any.
+        """Build a run's objective from its checkpoint alone; `Objective` loads the checkpoint of any objective.
 
-        A checkpoint of a plain Trainer holds no configuration. The arguments are then asked for, as Lightning does.
+        A plain Trainer's checkpoint stores no configuration: pass the constructor's arguments, as in Lightning.
 
         Raises:
-            ValueError: the run trained another objective, or arguments are lacking.
+            ValueError: the run trained another objective, or arguments are missing.
         """
         path = Path(checkpoint_path)
         settings = None if kwargs else stored_model(path)
@@ -120,21 +120,21 @@ class Objective(LightningModule, ABC):
                 checkpoint["vitlab_encoder"] = f"{name}."
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return what the encoder gives for images (B, C, H, W): logits, or the embedding after a pre-training."""
+        """Return the encoder's output for images (B, C, H, W): logits, or the embedding after pre-training."""
         return self.encoder(images)
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of parameters that are not decayed although they have more than one dimension."""
+        """Return the names of matrices and larger parameters without weight decay; vectors never have any."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     @property
     def progress(self) -> float:
-        """The share of all optimizer steps already taken, from 0 to 1, or to 1 / `schedule.stretch`."""
+        """The fraction of the optimizer steps taken, from 0 to 1 / `schedule.stretch`."""
         return self.global_step / (self.trainer.estimated_stepping_batches * self.schedule.stretch)
 
     @property
     def global_batch(self) -> int:
-        """Images for each optimizer step: loader's batch × devices × accumulated batches."""
+        """Images per optimizer step: batch size × devices × accumulated batches."""
         batch_size: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
         return batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
@@ -171,7 +171,7 @@ class Objective(LightningModule, ABC):
                     part.compile(backend=backend, dynamic=False)
 
     def load_backbone(self, path: Path) -> None:
-        """Start from the weights of a file and say what was taken from it."""
+        """Start from the weights of a file, and log what was loaded."""
         from vitlab.models.weights import load_weights
 
         log.info("Weights from %s", load_weights(self.backbone, path))
@@ -196,19 +196,17 @@ class Objective(LightningModule, ABC):
         peaks = [group["lr"] for group in groups]
         optimizer = self.optimizer.build(groups)
         clip_unscaled_gradients(optimizer)
-        # LambdaLR multiplies; dividing by the peak makes the schedule's absolute rates come out as they are written.
+        # LambdaLR multiplies the peak; dividing by it keeps the schedule's absolute rates as written.
         schedule = self.schedule.at(self.optimizer.scale(self.global_batch))
         if steps and epochs <= schedule.warmup_epochs:
-            said = (
-                "The run has %g epochs and warmup_epochs is %g: all of it is warm-up. Warm up for less or train longer."
-            )
-            log.warning(said, epochs, schedule.warmup_epochs)
+            lengths = f"The run has {epochs:g} epochs and warmup_epochs is {schedule.warmup_epochs:g}"
+            log.warning("%s: all of it is warm-up. Warm up for less or train longer.", lengths)
         factors = [partial(_relative_lr, schedule, peak, steps, epochs) for peak in peaks]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)  # type: ignore[arg-type]  # list is invariant
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Move the weight decay along its schedule, in the groups that have any."""
+        """Set the weight decay by its schedule in the groups that have any."""
         weight_decay = self.optimizer.weight_decay_at(self.progress)
         for group in optimizer.param_groups:
             if group["weight_decay"] > 0:
@@ -220,19 +218,19 @@ class Objective(LightningModule, ABC):
         self.after_optimizer_step()
 
     def on_train_epoch_end(self) -> None:
-        """Log the learning rate at which the epoch ends, of the groups the highest: the one nearest to the head."""
+        """Log the learning rate at the end of the epoch, of the group nearest to the head."""
         self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], rank_zero_only=True)
 
     def after_optimizer_step(self) -> None:
-        """Do what follows each optimizer step, once however many batches were accumulated: averages of weights."""
+        """Update averages of the weights, once per optimizer step; subclasses override it."""
 
 
 def length(trainer: Trainer) -> tuple[int, float]:
-    """Return how many optimizer steps, and how many epochs, a run has that is about to begin."""
+    """Return the number of optimizer steps and of epochs of a run that is about to begin."""
     if trainer.limit_train_batches == 0:
-        return 0, 1.0  # nothing to lay out
+        return 0, 1.0  # no training, no schedule
     steps = int(trainer.estimated_stepping_batches)
-    trainer.fit_loop.setup_data()  # has been done by now, but where max_steps alone is given
+    trainer.fit_loop.setup_data()  # not done yet where only max_steps is given
     return steps, steps / math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
 
@@ -241,7 +239,7 @@ def _relative_lr(schedule: Schedule, peak: float, steps: int, epochs: float, ste
 
 
 def weights_path(source: str, asked_by: str = "init_from") -> Path:
-    """Return the weights file that a setting means: itself, a run's last checkpoint, or a download of timm's."""
+    """Return the file that a setting refers to: itself, a run's last checkpoint, or a download from the hub."""
     if source.startswith("timm/"):
         return _download(source, asked_by)
     path = Path(source)

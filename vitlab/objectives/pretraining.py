@@ -1,4 +1,4 @@
-"""What objectives that learn from images alone share: no classifier, and a validation of the loss itself."""
+"""What objectives that learn from images alone share: no classifier, and a validation loss."""
 
 from abc import ABC, abstractmethod
 
@@ -14,7 +14,7 @@ from vitlab.optim import Optimizer, Schedule
 
 
 class Pretraining(Objective, ABC):
-    """Train a backbone without its classifier; validate the training loss, on the same draws after every epoch."""
+    """Train a backbone without its classifier; validate the training loss with the same random draws each epoch."""
 
     def __init__(
         self, backbone: ImageModel, optimizer: Optimizer, schedule: Schedule, init_from: str | None = None
@@ -29,8 +29,8 @@ class Pretraining(Objective, ABC):
         return None if moving else Monitor("val/loss", "min")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the loss with masks and other draws that depend on the batch alone, and leave the generators as they
-        were: epochs can be compared, and training does not depend on whether it is validated."""
+        """Log the loss with draws that depend on the batch index alone, and restore the generators afterwards, so that
+        epochs compare and validation does not change training."""
         views, labels = batch
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
@@ -40,20 +40,20 @@ class Pretraining(Objective, ABC):
 
 
 class MaskedPretraining(Pretraining, ABC):
-    """Hide a part of each image and predict its pixels."""
+    """Hide part of each image and predict its pixels."""
 
     @abstractmethod
     def fill_in(
         self, images: Float[Tensor, "B C H W"], generator: torch.Generator
     ) -> tuple[Float[Tensor, "B C H W"], Bool[Tensor, "B H W"]]:
-        """Draw a mask and return (all pixels as predicted, the mask on pixels), to look at.
+        """Draw a mask and return (all predicted pixels, the mask on pixels), for figures.
 
-        A prediction of normalized pixels gets the mean and deviation of the true ones back, which it never learned.
+        A prediction of normalized pixels is given the true mean and deviation, which the model never learned.
         """
 
 
 def require_final_norm(backbone: Backbone) -> None:
-    """Refuse a ViT that normalizes after pooling, where the tokens that predict pixels do not come by."""
+    """Refuse a ViT that normalizes after pooling: the tokens that predict pixels would not be normalized."""
     if isinstance(backbone, VisionTransformer) and not isinstance(backbone.norm, nn.LayerNorm):
         raise ValueError(
             f"With global_pool {backbone.global_pool} this ViT has no norm on its tokens, only on their mean.\n"

@@ -43,7 +43,7 @@ class SelfDistillation(Objective, ABC):
         head: From the embedding (B, D) to what is compared, averaged along with the backbone; None: embeddings are
             compared.
         momentum_teacher: m at the start, from where it rises to 1 along a cosine.
-        clip_grad: Longest gradient; each objective defines of what.
+        clip_grad: Maximum norm of the gradient of backbone and head; null: no clipping.
         init_from: Weights that student and teacher start from.
     """
 
@@ -113,6 +113,21 @@ class SelfDistillation(Objective, ABC):
         """Return the teacher's output, without gradient and without the drop path copied from the student."""
         with torch.no_grad():
             return self.teacher.eval().module(images)
+
+    def clip_gradients_of_student(self, longest: float) -> None:
+        """Clip backbone and head together, as MSN's released code does."""
+        nn.utils.clip_grad_norm_(self.student.parameters(), longest)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by `clip_grad`; then the Trainer's own clipping of all gradients, if it is on."""
+        if self.clip_grad is not None:
+            self.clip_gradients_of_student(self.clip_grad)
+        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def after_optimizer_step(self) -> None:
         self.teacher.update(self.student, self.momentum(self.progress))

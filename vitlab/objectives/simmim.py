@@ -3,9 +3,9 @@
     x̂ = PixelShuffle(W z + b),    z = encode(m · mask token + (1 − m) · patch_embed(x))
     L = Σ m |x − x̂| / (C · Σ m)
 
-with x the image, m the mask (1: hidden) on tokens and, in L, on pixels, and C channels. Any backbone serves whose
-patches do not overlap, since none of its tokens is left out. Swin v2 normalizes the target: x ← (x − μ) / σ, in a
-window that slides over the image.
+with x the image, m the mask (1: hidden) on tokens and, in L, on pixels, and C channels. Any backbone
+works whose patches do not overlap, since no token is dropped. Swin v2 normalizes the target, x ← (x − μ) / σ, in a
+sliding window.
 """
 
 import torch
@@ -24,14 +24,14 @@ class SimMIM(MaskedPretraining):
     """Pre-train any backbone on images without labels.
 
     Args:
-        backbone: ViT, Swin or Swin v2; its classifier is left out.
+        backbone: ViT, Swin or Swin v2; its classifier is removed.
         optimizer: Settings of the optimizer.
         schedule: The learning rate over the run.
-        mask_patch_size: Side in pixels of the blocks that are hidden.
-        mask_ratio: Share of the blocks that is hidden, rounded up.
-        norm_targets: Side in pixels of the window in which the target is normalized: 47 for Swin v2; null: not at all.
-        no_decay_positions: Keep position embeddings and biases from weight decay. The released code wants to and does
-            not: its exclusions carry a prefix that no name has.
+        mask_patch_size: Side of the hidden blocks, in pixels.
+        mask_ratio: Fraction of blocks that are hidden, rounded up.
+        norm_targets: Side in pixels of the window that normalizes the target: 47 for Swin v2; null: no normalization.
+        no_decay_positions: Exclude position embeddings and biases from weight decay. The released code intends to, but
+            its exclusions carry a prefix that matches no name.
         init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
     """
 
@@ -85,7 +85,7 @@ class SimMIM(MaskedPretraining):
         return local_rows(block_masking(batch * num_processes(), *grid, self.block, self.mask_ratio, images.device))
 
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B C H W"]:
-        """Predict all pixels from the tokens that the mask leaves."""
+        """Predict all pixels from the visible tokens."""
         tokens = self.backbone.patch_embed(images)  # (B, h, w, D)
         tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
         latent = self.backbone.encode(self.backbone.add_pos_embed(tokens)).patches  # (B, N, E)
@@ -111,7 +111,7 @@ def masked_l1(
 
 
 def normalize_locally(images: Float[Tensor, "B C H W"], window: int) -> Float[Tensor, "B C H W"]:
-    """Give each pixel's neighborhood of `window` × `window`, cut off at the border, mean 0 and variance 1."""
+    """Normalize each pixel by mean and variance of its `window` × `window` neighborhood, cropped at the border."""
     mean, std = local_statistics(images, window)
     return (images - mean) / std
 
@@ -119,10 +119,7 @@ def normalize_locally(images: Float[Tensor, "B C H W"], window: int) -> Float[Te
 def local_statistics(
     images: Float[Tensor, "B C H W"], window: int
 ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B C H W"]]:
-    """Return mean and deviation of each pixel's neighborhood.
-
-    The deviation is the unbiased one of the pixels that are inside the image.
-    """
+    """Return mean and unbiased deviation of each pixel's neighborhood inside the image."""
 
     def mean_around(values: Tensor, count_include_pad: bool = False) -> Tensor:
         for side in ((window, 1), (1, window)):  # down, then across: 2 · 47 values for each pixel, not 47²
@@ -163,7 +160,7 @@ def check_blocks(backbone: Backbone, mask_patch_size: int, mask_ratio: float) ->
 
 @torch.no_grad()
 def check_patches(backbone: Backbone) -> None:
-    """Raise a ValueError unless the pixels of a patch reach its own token alone: the mask hides tokens, not pixels."""
+    """Raise a ValueError if a patch's pixels reach other tokens: the mask hides tokens, not pixels."""
     patch, embed = backbone.patch_size, backbone.patch_embed
     if embed.proj.weight.is_meta:  # a model of shapes alone computes nothing
         return

@@ -1,4 +1,4 @@
-"""Build again what a run trained: its checkpoints hold its configuration beside the weights."""
+"""Rebuild what a run trained: its checkpoints contain its configuration."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ Settings = dict[str, Any]
 
 
 def stored_model(path: Path) -> Settings | None:
-    """Return `model` of the configuration in a run's checkpoint, or None for a file that holds none."""
+    """Return the `model` section stored in a run's checkpoint; None for any other file."""
     if path.suffix != ".ckpt":
         return None
     config = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("vitlab_config")
@@ -19,7 +19,7 @@ def stored_model(path: Path) -> Settings | None:
 
 
 def build(kind: type[T], settings: Settings) -> T:
-    """Return the object of some kind that a configuration describes, with weights to be loaded into it."""
+    """Return the object that a configuration describes, before weights are loaded."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(kind, "it")
     it: T = parser.instantiate(parser.parse_object({"it": _without_weights(settings)})).it
@@ -27,7 +27,7 @@ def build(kind: type[T], settings: Settings) -> T:
 
 
 def _without_weights(settings: Any) -> Any:
-    """Return a configuration of which no model of timm's reads or downloads the weights that it once started from."""
+    """Return the configuration with pretrained weights of timm models turned off."""
     if isinstance(settings, list):
         return [_without_weights(each) for each in settings]
     if not isinstance(settings, dict):

@@ -24,11 +24,10 @@ class Supervised(LabeledObjective):
         optimizer: Settings of the optimizer.
         schedule: The learning rate over the run.
         label_smoothing: ε above.
-        head_init_scale: Multiply the classifier's first weights: 0.001 where MAE and SimMIM fine-tune a ViT, 0 where
-            Swin fine-tunes and in big_vision. Does not touch a classifier that `init_from` brings.
-        ema: Also average the weights over the steps, and validate, test and checkpoint the average beside the raw ones.
-        init_from: Weights to start from: a file, a run directory (of a pre-training too), or a name on the hub,
-            `timm/…`.
+        head_init_scale: Multiplies the classifier's initial weights: 0.001 where MAE and SimMIM fine-tune a ViT, 0
+            where Swin fine-tunes and in big_vision. A classifier loaded by `init_from` keeps its weights.
+        ema: Also average the weights over the steps, and validate, test and checkpoint the average.
+        init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
     """
 
     task = ClassificationTask()
