@@ -18,9 +18,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "analysis": {"models"},
     "objectives": {"models"},
     "runs": {"data", "objectives", "models", "evaluation", "analysis"},
-    "experiment": {"runs", "data", "objectives", "models"},
+    "experiment": {"runs", "data", "objectives", "models", "evaluation"},
     "studies": {"experiment", "evaluation"},
-    "deployment": {"experiment", "evaluation", "models"},
+    # The card and the gallery still format figures as studies do, and read objective and data where an experiment would.
+    "deployment": {"experiment", "evaluation", "models", "objectives", "data", "studies"},
     "commands": {
         "experiment",
         "runs",
