@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runs": {"data", "objectives", "models", "evaluation", "analysis"},
     "experiment": {"runs", "data", "objectives", "models", "evaluation"},
     "studies": {"experiment", "evaluation"},
-    # The card and the gallery still format figures as studies do, and read objective and data where an experiment would.
+    # The card still formats figures as studies do, and reads objective and data where an experiment would.
     "deployment": {"experiment", "evaluation", "models", "objectives", "data", "studies"},
     "commands": {
         "experiment",

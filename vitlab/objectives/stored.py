@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 import torch
 from jsonargparse import ArgumentParser
 
+from vitlab.config import modernize
+
 T = TypeVar("T")
 Settings = dict[str, Any]
 
@@ -15,7 +17,7 @@ def stored_model(path: Path) -> Settings | None:
     if path.suffix != ".ckpt":
         return None
     config = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("vitlab_config")
-    return config["model"] if config else None
+    return modernize(config["model"]) if config else None
 
 
 def build(kind: type[T], settings: Settings) -> T:
