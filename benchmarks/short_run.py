@@ -3,12 +3,12 @@
 import warnings
 from collections.abc import Sequence
 
-from vitlab.experiment.parser import VitlabCLI, build
+from vitlab.experiment.experiment import Experiment
 
 WARM_UP = 5  # steps
 
 
-def train_steps(arguments: Sequence[str], folder: str, steps: int, changes: dict[str, str]) -> VitlabCLI:
+def train_steps(arguments: Sequence[str], folder: str, steps: int, changes: dict[str, str]) -> Experiment:
     """Train for a number of steps; nothing is evaluated, uploaded or kept.
 
     Args:
@@ -28,4 +28,6 @@ def train_steps(arguments: Sequence[str], folder: str, steps: int, changes: dict
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is left out here, like the validation
         options = [word for key, value in changes.items() for word in (f"--{key}", value)]
-        return build("fit", [*arguments, *options], start=True)
+        experiment = Experiment.from_arguments([*arguments, *options])
+        experiment.fit()
+        return experiment

@@ -148,12 +148,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         init_args = {"file": str(file), "steps": options.steps}
         profiler = {"class_path": "benchmarks.step_profile.StepProfiler", "init_args": init_args}
         steps = 2 * options.steps + WARM_UP + 2  # a loader is asked for a batch ahead
-        cli = train_steps(rest, folder, steps, {"trainer.profiler": json.dumps(profiler)})
+        experiment = train_steps(rest, folder, steps, {"trainer.profiler": json.dumps(profiler)})
         result = Profile(**json.loads(file.read_text(encoding="utf-8")))
     header = (
-        f"{type(cli.model).__name__} with {type(cli.model.backbone).__name__}, batches of {cli.datamodule.batch_size} "
-        f"images of {cli.datamodule.image_size} px, {cli.trainer.precision}. "
-        f"{machine(cli.trainer.strategy.root_device)} {options.steps} steps of {result.step:.1f} ms."
+        f"{type(experiment.objective).__name__} with {type(experiment.objective.backbone).__name__}, "
+        f"batches of {experiment.data.batch_size} images of {experiment.data.image_size} px, "
+        f"{experiment.trainer.precision}. {machine(experiment.trainer.strategy.root_device)} "
+        f"{options.steps} steps of {result.step:.1f} ms."
     )
     tables = [
         markdown(header, shares("phase", result.phases)),

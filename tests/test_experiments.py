@@ -14,7 +14,8 @@ from PIL import Image
 
 from tests.conftest import EXPERIMENTS
 from vitlab.__main__ import COMMANDS
-from vitlab.commands.dispatch import CommandLineWorkshop, run
+from vitlab.commands.compare import StudyWorkshop
+from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
 from vitlab.objectives import Teacher
 from vitlab.studies.study import plan, read_study, slug
@@ -151,8 +152,8 @@ def test_every_run_of_a_study_is_built(path: Path, tmp_path: Path, monkeypatch: 
     make_photos(tmp_path / "photos")
     study = read_study(path)
     with torch.device("meta"):
-        runs = plan(replace(study, seeds=study.seeds[:1]), CommandLineWorkshop(), tmp_path)
-        assert CommandLineWorkshop().resolve(runs[0].config) == runs[0].config  # its file is the same run again
+        runs = plan(replace(study, seeds=study.seeds[:1]), StudyWorkshop(), tmp_path)
+        assert StudyWorkshop().resolve(runs[0].config) == runs[0].config  # its file is the same run again
     assert [run.variant for run in runs] == list(study.variants)
 
 

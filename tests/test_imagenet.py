@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from tests.conftest import EXPERIMENTS
-from vitlab.commands.dispatch import build, run
+from vitlab.commands.dispatch import run
 from vitlab.config import flatten, load_yaml
 from vitlab.data import ImageFolder
-from vitlab.experiment.parser import VitlabCLI
+from vitlab.experiment.experiment import Experiment
 from vitlab.objectives import Teacher
 from vitlab.optim import parameter_groups
 
@@ -79,7 +79,7 @@ PARAMETERS = {
 }
 
 
-def assemble(path: Path, folder: Path, more: Sequence[str] = ()) -> VitlabCLI:
+def assemble(path: Path, folder: Path, more: Sequence[str] = ()) -> Experiment:
     """Return what the command line builds for a file; nothing is downloaded."""
     for name in ("train/a/0.jpg", "train/b/0.jpg", "val/a/0.jpg", "val/b/0.jpg"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def assemble(path: Path, folder: Path, more: Sequence[str] = ()) -> VitlabCLI:
         ["--model.teacher.model.pretrained", "false"] if "teacher" in load_yaml(path)["model"]["init_args"] else []
     )
     arguments = ["--config", str(path), "--data.root", str(folder), "--trainer.accelerator", "cpu", *offline, *more]
-    return build("fit", arguments, start=False)
+    return Experiment.from_arguments(arguments)
 
 
 @FILE
@@ -98,14 +98,14 @@ def test_every_recipe_has_its_published_size_batch_and_learning_rates(
     """On the meta device, where a ViT-H takes no memory; with a thousand classes in name."""
     monkeypatch.setattr(ImageFolder, "class_names", property(lambda self: [str(k) for k in range(1000)]))
     with torch.device("meta"):
-        cli = assemble(path, tmp_path)
-    published, model = PUBLISHED[path.stem], cli.model
+        experiment = assemble(path, tmp_path)
+    published, model = PUBLISHED[path.stem], experiment.objective
     size = sum(parameter.numel() for parameter in model.backbone.parameters())
     assert size == PARAMETERS.get(path.stem, size)
-    assert cli.trainer.max_epochs == published.epochs
+    assert experiment.trainer.max_epochs == published.epochs
 
     devices = int(re.search(r"--trainer\.devices (\d+)", path.read_text())[1])  # type: ignore[index]
-    batch = cli.datamodule.batch_size * devices * cli.trainer.accumulate_grad_batches
+    batch = experiment.data.batch_size * devices * experiment.trainer.accumulate_grad_batches
     assert batch == published.batch
     groups = parameter_groups(model.named_parameters(), model.optimizer, batch, model.backbone.parameters_by_depth())
     rates = sorted(group["lr"] for group in groups)

@@ -1,4 +1,4 @@
-"""`python -m vitlab COMMAND …`: names the commands at once, imports the heavy packages only for the one asked."""
+"""`python -m vitlab COMMAND …`: answers help and mistakes at once, and imports torch only where a command needs it."""
 
 import difflib
 import sys
@@ -9,15 +9,15 @@ COMMANDS = {
     "fit": "train one experiment; the same command again continues it",
     "validate": "evaluate a checkpoint on the validation images",
     "test": "evaluate a checkpoint on the test images",
-    "predict": "write the logits of a checkpoint for every test image, or classify yours (--images)",
+    "predict": "classify any pictures (--images), or write the logits of all test images",
     "probe": "k-NN and linear-probe accuracy of a run's frozen features",
     "export": "a run's weights as safetensors, ONNX and torch.export, with a model card",
     "visualize": "draw what runs learned: attention, features, filters, positions",
     "transfer": "test trained runs at other image sizes and windows, and fine-tune there",
-    "robustness": "test a study's models on spoilt images: noise, blur, low resolution, occlusion …",
+    "robustness": "evaluate a study's models on corrupted images: noise, blur, low resolution, occlusion …",
     "compare": "run a study: variants × seeds, then a report",
-    "doctor": "does an experiment survive being killed, to the bit? two short runs tell",
-    "replay": "a step whose loss was not finite, once more: which module, which images",
+    "check-resume": "check that an experiment survives being killed, bit for bit",
+    "replay": "repeat a step whose loss was not finite: which module, which images",
     "benchmark": "cost of an experiment on this machine, its peak memory, the largest batch that fits",
 }
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
-        print(HELP.format(commands="\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())), end="")
+        print(HELP.format(commands="\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items())), end="")
         return 0
     command = arguments[0]
     if command not in COMMANDS:

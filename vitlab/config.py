@@ -9,6 +9,11 @@ from typing import Any, get_args
 
 import yaml
 
+try:
+    from yaml import CSafeLoader as SafeLoader  # of libyaml, eight times as fast
+except ImportError:
+    from yaml import SafeLoader  # type: ignore[assignment]
+
 Config = dict[str, Any]
 Tell = Callable[[str], object]
 
@@ -33,6 +38,9 @@ HARMLESS = (
     "trainer.profiler",
     "trainer.log_every_n_steps",
 )
+
+# Where a run's defaults differ from those of Lightning's Trainer.
+TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "use_distributed_sampler": False, "enable_model_summary": False}
 
 ABSENT = "(absent)"
 
@@ -71,7 +79,7 @@ def load_yaml(path: str | Path) -> Config:
         siblings = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "no YAML file"
         raise FileNotFoundError(f"No configuration {path}. {path.parent}/ holds {siblings}.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=SafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if content is None:
@@ -266,11 +274,11 @@ def _is_configuration(argument: str, first: bool) -> bool:
     return argument.endswith((".yaml", ".yml")) or (first and Path(argument).is_dir())
 
 
-def gather(files: Sequence[str | Path], rest: Sequence[str], tell: Tell | None = None) -> Config:
-    """Merge the files; where an argument names another class than they do, change it as another file would."""
+def gather(sources: Sequence[str | Path | Config], rest: Sequence[str], tell: Tell | None = None) -> Config:
+    """Merge files and mappings; an argument that names another class changes it as another file would."""
     config: Config = {}
-    for file in files:
-        config = merge(config, load_yaml(file), tell)
+    for source in sources:
+        config = merge(config, modernize(source) if isinstance(source, dict) else load_yaml(source), tell)
     for key, value in pairs(rest):
         config = _choose_class(config, key.removesuffix(".class_path"), value, tell or (lambda line: None))
     return config

@@ -158,6 +158,7 @@ def parsing_failure(message: str) -> tuple[str | None, list[Complaint], str | No
     The message walks through every alternative of a nested type, and each level of nesting wraps the level below it.
     """
     message = message.removeprefix('Parser key "config": ')
+    message = re.sub(r"^Group '([\w.]+)' does not accept option '", r"Option '\1.", message)
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     lines = [line for line in lines if line and not line.startswith(_SEARCH)]
     # Where a value of the right type has a fault, the other types that would have been right do not matter.

@@ -136,8 +136,10 @@ def test_checkpointed_models_hold_far_less_for_the_backward_pass(name: str) -> N
 def test_the_key_reaches_named_sizes(name: str, tiny: Callable[..., Path]) -> None:
     backbone = {"class_path": f"vitlab.models.{name}", "init_args": {"grad_checkpointing": True}}
     config = tiny({"model": {"init_args": {"backbone": backbone}}})
-    cli = build_single_process(["--config", str(config), "--data.image_size", "32"])
-    switches = [m.grad_checkpointing for m in cli.model.backbone.modules() if hasattr(m, "grad_checkpointing")]
+    experiment = build_single_process(["--config", str(config), "--data.image_size", "32"])
+    switches = [
+        m.grad_checkpointing for m in experiment.objective.backbone.modules() if hasattr(m, "grad_checkpointing")
+    ]
     assert switches
     assert all(switches)
 
@@ -187,7 +189,7 @@ def test_out_of_memory_is_an_answer_and_other_errors_are_errors() -> None:
 )
 def test_every_objective_can_be_tried_without_data_or_weights(files: str, tiny: Callable[..., Path]) -> None:
     arguments = [part for name in files.split() for part in ("--config", str(EXPERIMENTS / f"{name}.yaml"))]
-    found = trial(build_single_process(arguments).resolved, 4, accumulate=2, steps=2)
+    found = trial(build_single_process(arguments).config, 4, accumulate=2, steps=2)
     assert found.batch_size == 4
     assert min(found.peak_bytes, found.process_bytes, found.seconds_per_image) > 0
 
@@ -272,7 +274,7 @@ def test_mistakes_are_named_with_a_remedy(
 @pytest.mark.slow
 def test_an_experiment_is_measured_in_processes_of_its_own(tiny: Callable[..., Path]) -> None:
     # The limit of 64 MiB beyond what starting takes is far below what this batch needs.
-    config = build_single_process(["--config", str(tiny())]).resolved
+    config = build_single_process(["--config", str(tiny())]).config
     small = in_own_process(trial, config, 32, 2, 2)
     assert small is not None
     assert small.batch_size == 32

@@ -1,4 +1,4 @@
-"""The doctor's comparison sees what differs, and its verdict on a run that it really kills."""
+"""check-resume sees what differs between two runs, and passes a run that it really kills."""
 
 import shutil
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def test_a_row_too_many_is_counted(two_runs: None) -> None:
 @pytest.mark.slow
 def test_an_experiment_is_killed_and_found_well(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--config", str(tiny()), "--steps", "12", "--kills", "1", "--out", "kept"]
-    assert run("doctor", arguments) == 0
+    assert run("check-resume", arguments) == 0
     said = capsys.readouterr().out
     assert said.startswith("Killed after the states of steps ")
     assert "equal those of an undisturbed run" in said
@@ -78,8 +78,8 @@ def test_an_experiment_is_killed_and_found_well(tiny: Callable[..., Path], capsy
 def test_an_experiment_that_fails_by_itself_is_told_apart(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitlab.commands.check_resume.Patient.start", lambda self: _Failed(self.log))
-    assert run("doctor", ["--config", str(tiny())]) == 2
+    monkeypatch.setattr("vitlab.commands.check_resume.KillableRun.start", lambda self: _Failed(self.log))
+    assert run("check-resume", ["--config", str(tiny())]) == 2
     assert "fails by itself, without any kill:\nno such thing" in capsys.readouterr().err
 
 
@@ -98,5 +98,5 @@ class _Failed:
 def test_what_would_prove_nothing_is_refused(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    assert run("doctor", ["--config", str(tiny()), *arguments]) == 2
+    assert run("check-resume", ["--config", str(tiny()), *arguments]) == 2
     assert message in capsys.readouterr().err

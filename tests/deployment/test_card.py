@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from vitlab.commands.dispatch import restore, run
+from vitlab.commands.dispatch import run
 from vitlab.data import Digits, ImageDataModule, ImageFolder
 from vitlab.data.decoding import open_rgb
 from vitlab.deployment.card import Exported, construction, write_card
 from vitlab.evaluation.predictions import read_predictions
-from vitlab.experiment.parser import build
+from vitlab.experiment.experiment import Experiment
 from vitlab.models import SwinTransformerV2, TimmModel, VisionTransformer, swinv2_tiny_window8_256
 from vitlab.models.swin_v2 import TableBias
 from vitlab.objectives import Objective, Supervised
@@ -65,14 +65,14 @@ def test_the_cards_code_gives_what_the_encoder_gives(
     trained: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = export(trained)
-    cli, _ = restore(["--config", str(trained / "config.yaml")])
-    encoder = cli.model.encoder.eval()
-    view = cli.datamodule.view_of([open_rgb(picture)], torch.device("cpu"))
+    experiment = Experiment.load(trained)
+    encoder = experiment.model.eval()
+    view = experiment.data.view_of([open_rgb(picture)], torch.device("cpu"))
     monkeypatch.chdir("files")
     classes, prepare, *ways = code(card)
     names: dict[str, Any] = {}
     exec(classes + prepare, names)
-    assert names["classes"] == cli.datamodule.class_names
+    assert names["classes"] == experiment.data.class_names
     assert names["images"].shape == view.shape  # its values: the next test
     assert len(ways) == 3
     for way in ways:
@@ -88,8 +88,8 @@ def test_the_cards_preparation_is_that_of_evaluation(data: ImageDataModule | str
             Path("photos", name).mkdir(parents=True)
             shutil.copy(picture, Path("photos", name, "1.jpg"))
         data = ImageFolder(root="photos", image_size=20, crop_pct=0.8 if data == "crop" else None)
-    cli, _ = restore(["--config", str(trained / "config.yaml")])
-    exported = Exported(cli.model.encoder, data, trained, cli.resolved, None, averaged=True)
+    experiment = Experiment.load(trained)
+    exported = Exported(experiment.model, data, trained, experiment.config, None, averaged=True)
     prepare = code(write_card(exported, [], Path("files")).read_text())[1]
     names: dict[str, Any] = {}
     exec(prepare.replace("picture.jpg", str(picture)), names)
@@ -130,10 +130,11 @@ def test_the_card_says_when_the_validation_images_were_the_test_images(trained: 
 
 
 def test_top5_of_five_classes_is_no_result(trained: Path, picture: Path) -> None:
-    cli, checkpoint = restore(["--config", str(trained / "config.yaml")])
-    exported = Exported(cli.model.encoder, cli.datamodule, trained, cli.resolved, checkpoint, averaged=True)
+    experiment = Experiment.load(trained)
+    checkpoint = experiment.checkpoint()
+    exported = Exported(experiment.model, experiment.data, trained, experiment.config, checkpoint, averaged=True)
     assert "top5" in exported.metrics()
-    cli.model.encoder.num_classes = 5
+    experiment.model.num_classes = 5
     assert "top1" in exported.metrics()
     assert "top5" not in exported.metrics()
 
@@ -145,11 +146,11 @@ def test_fit_with_the_cards_recipe_is_the_same_run(tiny: Write, trained: Path, p
         shutil.copy(picture, Path("photos", name, "1.jpg"))
     data = {"class_path": "vitlab.data.ImageFolder", "init_args": {"root": "photos", "augment": {"rand_augment": None}}}
     path = tiny({"data": data, "trainer": {"gradient_clip_val": 1.0, "check_val_every_n_epoch": None}})
-    original = build("fit", ["--config", str(path)], start=False)
-    exported = Exported(original.model.encoder, original.datamodule, trained, original.resolved, None, averaged=False)
+    original = Experiment(path)
+    exported = Exported(original.model, original.data, trained, original.config, None, averaged=False)
     (recipe,) = re.findall(r"```yaml\n(.*?)```", write_card(exported, [], Path("files")).read_text(), re.DOTALL)
     Path("recipe.yaml").write_text(recipe)
-    assert build("fit", ["--config", "recipe.yaml", "--run.name", "tiny"], start=False).resolved == original.resolved
+    assert Experiment("recipe.yaml", "run.name=tiny").config == original.config
 
 
 @pytest.mark.parametrize(
@@ -169,23 +170,24 @@ def test_fit_with_the_cards_recipe_is_the_same_run(tiny: Write, trained: Path, p
 def test_the_card_names_timm_only_where_timm_has_the_model(
     name: str, arguments: dict[str, Any], timms: bool, trained: Path, picture: Path
 ) -> None:
-    cli, _ = restore(["--config", str(trained / "config.yaml")])
+    experiment = Experiment.load(trained)
     heads = {"num_heads": [2] if "depths" in arguments else 2}
     small = {"patch_size": 2, "embed_dim": 8, "img_size": 8, "in_chans": 1}
     backbone = {"class_path": name, "init_args": small | heads | arguments}
     names: dict[str, Any] = {}
     exec(construction(backbone, num_classes=10), names)
-    model = cli.resolved["model"]
-    config = cli.resolved | {"model": model | {"init_args": model["init_args"] | {"backbone": backbone}}}
-    exported = Exported(names["model"], cli.datamodule, trained, config, None, averaged=False)
+    model = experiment.config["model"]
+    config = experiment.config | {"model": model | {"init_args": model["init_args"] | {"backbone": backbone}}}
+    exported = Exported(names["model"], experiment.data, trained, config, None, averaged=False)
     card = write_card(exported, [Path("model.safetensors")], Path("files")).read_text()
     assert ("timm" in card.split("## The files")[1].split("```")[0]) is timms
 
 
 def test_the_card_of_another_objective_takes_no_softmax(trained: Path, picture: Path) -> None:
-    cli, checkpoint = restore(["--config", str(trained / "config.yaml")])
-    config = cli.resolved | {"model": cli.resolved["model"] | {"class_path": f"{__name__}.ManyLabels"}}
-    exported = Exported(cli.model.encoder, cli.datamodule, trained, config, checkpoint, averaged=False)
+    experiment = Experiment.load(trained)
+    checkpoint = experiment.checkpoint()
+    config = experiment.config | {"model": experiment.config["model"] | {"class_path": f"{__name__}.ManyLabels"}}
+    exported = Exported(experiment.model, experiment.data, trained, config, checkpoint, averaged=False)
     card = write_card(exported, [], Path("files")).read_text()
     assert "no softmax belongs to it" in card
     assert "makes probabilities" not in card

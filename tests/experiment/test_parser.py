@@ -400,19 +400,19 @@ def test_print_config_prints_what_would_run(tiny: Write, capsys: pytest.CaptureF
 
 
 def test_a_study_hears_of_a_mistake_in_the_same_few_words(tiny: Write) -> None:
-    from vitlab.commands.dispatch import CommandLineWorkshop
+    from vitlab.commands.compare import StudyWorkshop
 
     changes = {"model": {"init_args": {"backbone": {"init_args": {"dept": 3}}}}}
     with pytest.raises(ValueError, match=r"^model\.backbone: no option dept\. Did you mean depth\?$"):
-        CommandLineWorkshop().resolve(load_yaml(tiny(changes)))
+        StudyWorkshop().resolve(load_yaml(tiny(changes)))
     with pytest.raises(ValueError, match=r"^augment\.shift is -1; it is a number of pixels, 0 or more\.$"):
-        CommandLineWorkshop().resolve(load_yaml(tiny({"data": {"init_args": {"augment": {"shift": -1}}}})))
+        StudyWorkshop().resolve(load_yaml(tiny({"data": {"init_args": {"augment": {"shift": -1}}}})))
 
 
 def test_the_runs_of_a_study_keep_their_wandb_setting(tiny: Write) -> None:
-    from vitlab.commands.dispatch import CommandLineWorkshop
+    from vitlab.commands.compare import StudyWorkshop
 
-    resolved = CommandLineWorkshop().resolve(load_yaml(tiny({"run": {"wandb": {"mode": "online"}}})))
+    resolved = StudyWorkshop().resolve(load_yaml(tiny({"run": {"wandb": {"mode": "online"}}})))
     assert resolved["run"]["wandb"]["mode"] == "online"
 
 

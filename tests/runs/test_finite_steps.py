@@ -145,7 +145,7 @@ def test_weights_in_float16_are_refused(tiny: Callable[..., Path], precision: st
 
 
 def test_a_swin_in_mixed_float16_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    from vitlab.experiment.parser import check_precision
+    from vitlab.experiment.trainer_options import check_precision
 
     for name, backbone in BACKBONES.items():
         caplog.clear()
@@ -159,7 +159,7 @@ def test_a_folder_that_holds_no_step_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run("replay", ["nowhere"]) == 2
-    assert "holds no report.json" in capsys.readouterr().err
+    assert "has no report.json" in capsys.readouterr().err
 
 
 def test_several_batches_of_a_step_are_told_apart(tiny: Callable[..., Path], poisoned: Callable[[int], None]) -> None:

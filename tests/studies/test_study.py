@@ -5,8 +5,8 @@ import pytest
 import yaml
 from fake_study import FakeWorkshop, variant
 
-from vitlab.commands.dispatch import CommandLineWorkshop
-from vitlab.experiment.parser import build
+from vitlab.commands.compare import StudyWorkshop
+from vitlab.experiment.experiment import Experiment
 from vitlab.studies.execution.local import conflicting, write_config
 from vitlab.studies.study import differing_keys, plan, read_study, slug
 
@@ -156,17 +156,17 @@ def test_a_run_of_a_study_started_by_its_own_file_is_the_same_run(tiny: Callable
     (tmp_path / "study.yaml").write_text(
         yaml.safe_dump({"name": "S", "base": "base.yaml", "variants": variants, "seeds": [3], "budget": {"epochs": 2}})
     )
-    runs = plan(read_study(tmp_path / "study.yaml"), CommandLineWorkshop(), Path("runs"))
+    runs = plan(read_study(tmp_path / "study.yaml"), StudyWorkshop(), Path("runs"))
     for run in runs:
         write_config(run.config_path, run.config)
-        cli = build("fit", ["--config", str(run.config_path)], start=False)
-        assert cli.directory == run.directory
-        assert cli.resolved == run.config
+        experiment = Experiment(run.config_path)
+        assert experiment.directory == run.directory
+        assert experiment.config == run.config
         # As a run writes it into its directory, and as it is read from there.
         (run.directory).mkdir()
-        (run.directory / "config.yaml").write_text(yaml.safe_dump(cli.resolved, sort_keys=False))
-        again = build("fit", ["--config", str(run.directory / "config.yaml")], start=False)
-        assert again.resolved == run.config
+        (run.directory / "config.yaml").write_text(yaml.safe_dump(experiment.config, sort_keys=False))
+        again = Experiment(run.directory / "config.yaml")
+        assert again.config == run.config
         assert again.directory == run.directory
     assert conflicting(runs) == []
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from vitlab.atomic_files import write_text
 from vitlab.commands.noise_training import least_batch, trial
-from vitlab.commands.options import StudyParser
+from vitlab.commands.options import StudyParser, experiment_of
 from vitlab.config import Config
 from vitlab.evaluation.cost import READY, TURNS, CostMeter, device_for, device_name, doubts
 from vitlab.evaluation.memory import (
@@ -26,7 +26,7 @@ from vitlab.evaluation.memory import (
     parse_bytes,
     same_global_batch,
 )
-from vitlab.experiment.parser import VitlabCLI, build
+from vitlab.experiment.experiment import Experiment
 from vitlab.models import Backbone
 
 log = logging.getLogger("vitlab")
@@ -35,7 +35,7 @@ STEPS = 10  # of a trial whose time counts
 OUT_OF_MEMORY = "out of memory"
 
 
-def benchmark(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> int:
     """Measure the cost of an experiment's model, its peak memory, or the largest batch that fits."""
     if arguments and arguments[0] in {"memory", "batch"}:
         return (benchmark_memory if arguments[0] == "memory" else benchmark_batch)(arguments[1:])
@@ -53,11 +53,11 @@ def benchmark_cost(arguments: Sequence[str]) -> int:
     # For `compare`, which alternates the variants of a study: measure when a line comes in.
     parser.add_argument("--in_turn", action="store_true", help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args(arguments)
-    cli = build("fit", rest, start=False)
-    data = cli.datamodule
+    experiment = experiment_of(rest)
+    data = experiment.data
     shape = (data.in_chans, data.image_size, data.image_size)
-    device = device_for(cli.resolved["trainer"]["accelerator"])
-    meter = CostMeter(cli.model.backbone, shape, data.batch_size, device)
+    device = device_for(experiment.config["trainer"]["accelerator"])
+    meter = CostMeter(experiment.objective.backbone, shape, data.batch_size, device)
     if options.in_turn:
         print(READY, flush=True)
         for _ in sys.stdin:
@@ -70,7 +70,7 @@ def benchmark_cost(arguments: Sequence[str]) -> int:
     for name, value in vars(cost).items():
         values = value if isinstance(value, tuple) else (value,)
         print(f"{name:<28} {' to '.join(f'{v:,.6g}' if isinstance(v, float) else str(v) for v in values)}")
-    for doubt in doubts({type(cli.model.backbone).__name__: cost}):
+    for doubt in doubts({type(experiment.objective.backbone).__name__: cost}):
         print(doubt)
     if options.json:
         cost.write(options.json)
@@ -90,23 +90,23 @@ def benchmark_memory(arguments: Sequence[str]) -> int:
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128], help="sizes [16 32 64 128]")
     parser.add_out("the tables")
     options, rest = parser.parse_known_args(arguments)
-    cli = build_single_process(rest)
-    backbone = cli.model.backbone
+    experiment = build_single_process(rest)
+    backbone = experiment.objective.backbone
     if not isinstance(backbone, Backbone):
         raise ValueError(f"{type(backbone).__name__} has no grad_checkpointing; use a ViT, DeiT or Swin.")
-    if min(options.batches) < least_batch(cli):
+    if min(options.batches) < least_batch(experiment):
         raise ValueError(
-            f"--batches {min(options.batches)}: a step of this experiment needs {least_batch(cli)} images."
+            f"--batches {min(options.batches)}: a step of this experiment needs {least_batch(experiment)} images."
         )
     header = (
-        f"{type(cli.model).__name__} with {type(backbone).__name__} of {backbone.img_size[0]} px, "
-        f"{cli.trainer.precision}. {device_name(cli.trainer.strategy.root_device)}, threads: "
+        f"{type(experiment.objective).__name__} with {type(backbone).__name__} of {backbone.img_size[0]} px, "
+        f"{experiment.trainer.precision}. {device_name(experiment.trainer.strategy.root_device)}, threads: "
         f"{torch.get_num_threads()}, torch {torch.__version__}."
     )
     rows: list[tuple[int, bool, TrainingCost | None]] = []
     cases = [(size, on) for size in sorted(set(options.batches)) for on in (False, True)]
     for size, on in tqdm(cases, desc="measuring memory", disable=None):
-        rows.append((size, on, in_own_process(trial, cli.resolved, size, 1, STEPS, on)))
+        rows.append((size, on, in_own_process(trial, experiment.config, size, 1, STEPS, on)))
         write_memory_tables(rows, header, options.out)
     print((options.out / "memory.md").read_text(encoding="utf-8"), end="")
     return 0
@@ -152,15 +152,15 @@ def benchmark_batch(arguments: Sequence[str]) -> int:
     parser.add_argument("--most", type=int, help="largest batch to try [the experiment's global batch]")
     options, rest = parser.parse_known_args(arguments)
     limit = None if options.memory is None else parse_bytes(options.memory)
-    cli = build_single_process(rest)
+    experiment = build_single_process(rest)
     if limit is None:
-        limit = free_memory(cli.trainer.strategy.root_device)
-    global_batch = cli.datamodule.batch_size * cli.trainer.accumulate_grad_batches
-    least = least_batch(cli)
+        limit = free_memory(experiment.trainer.strategy.root_device)
+    global_batch = experiment.data.batch_size * experiment.trainer.accumulate_grad_batches
+    least = least_batch(experiment)
     most = global_batch if options.most is None else options.most
     if most < least:
         raise ValueError(f"--most {most}: a step of this experiment needs {least} images.")
-    size = largest(candidates(least, most, global_batch), partial(fits, cli.resolved, limit))
+    size = largest(candidates(least, most, global_batch), partial(fits, experiment.config, limit))
     if size is None:
         raise ValueError(
             f"Not even a batch of {least} fits into {limit / GIB:.2f} GiB. Give more --memory, a smaller model or "
@@ -188,7 +188,7 @@ def fits(config: Config, limit: int, batch_size: int) -> bool:
     return below
 
 
-def build_single_process(arguments: Sequence[str]) -> VitlabCLI:
+def build_single_process(arguments: Sequence[str]) -> Experiment:
     """Build an experiment for one process on one device."""
     alone = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
-    return build("fit", [*arguments, *alone], start=False)
+    return experiment_of([*arguments, *alone])

@@ -1,6 +1,6 @@
-"""Does this experiment, on this machine, go on after a kill as if nothing had happened? Two short runs tell.
+"""Check that an experiment, on this machine, survives being killed, bit for bit.
 
-One is left alone; the other, the same to the letter, is killed (SIGKILL) again and again and started again, like a job
+Of two equal short runs one is left alone, and the other is killed (SIGKILL) several times and started again, like a job
 on a cluster. Then weights, averages, the optimizer's state, the generators, metrics and predictions are compared.
 """
 
@@ -12,27 +12,53 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import torch
 import yaml
 
+from vitlab.commands.options import StudyParser, experiment_of
 from vitlab.config import Config, merge
 
 # Columns of metrics.csv that measure the machine.
 TIMINGS = ("data_wait", "images_per_second", "tflops", "mfu")
 
-# What a checkpoint holds that is the result of the run; the rest tells when and where it ran.
+# The results in a checkpoint; its other entries tell when and where it ran.
 RESULTS = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
 
-# What makes any experiment short; nothing else of it is changed.
+# Of the shortened experiment; nothing else is changed.
 EPOCHS, VALIDATED = 2, 2
 
 
+def run(arguments: Sequence[str]) -> int:
+    """Train an experiment twice for a few steps, once killed on the way; 0 if both agree to the bit, 1 if not."""
+    parser = StudyParser(
+        "python -m vitlab check-resume --config FILE.yaml",
+        "Check that an experiment survives being killed, bit for bit, on this machine. Other arguments as in fit.",
+    )
+    parser.add_argument("--steps", type=int, default=40, help="optimizer steps of each of the two runs [40]")
+    parser.add_argument("--kills", type=int, default=3, help="how often one of them is killed [3]")
+    parser.add_argument("--kill_seed", type=int, default=0, help="decides when [0]")
+    parser.add_argument("--out", type=Path, help="keep both runs in this folder, which must be new")
+    options, rest = parser.parse_known_args(arguments)
+    if options.steps < 4 or options.kills < 1:
+        raise ValueError(f"--steps {options.steps} --kills {options.kills}: give 4 steps or more, and 1 kill or more.")
+    if options.out is not None and options.out.exists():
+        raise ValueError(f"--out {options.out} exists; give a new folder for the two runs.")
+    config = experiment_of(rest).config
+    with TemporaryDirectory(prefix="vitlab-check-resume-") as temporary:
+        folder = options.out or Path(temporary)
+        kills, differences = examine(config, options.steps, options.kills, folder, options.kill_seed)
+    print(f"Killed after the states of steps {', '.join(map(str, kills)) or '(none: it was too fast)'}, and continued.")
+    if differences:
+        print("Different from an undisturbed run:\n" + "\n".join(f"  {place}" for place in differences[:10]))
+        return 1
+    print("Weights, averages, optimizer, random generators, metrics and predictions equal those of an undisturbed run.")
+    return 0
+
+
 def shortened(config: Config, steps: int, root: Path) -> Config:
-    """Return an experiment with so many steps altogether, in two epochs, of which every other writes its state."""
+    """Return an experiment of this many steps, in two epochs, which writes its state at every other step."""
     batches = max(1, steps // EPOCHS) * int(config["trainer"].get("accumulate_grad_batches") or 1)
     return merge(
         config,
@@ -56,34 +82,37 @@ def shortened(config: Config, steps: int, root: Path) -> Config:
 
 def disagreements(undisturbed: Path, other: Path) -> list[str]:
     """Return in what the results of two run directories differ; nothing if they are equal to the bit."""
-    found: list[str] = []
+    import pandas as pd
+    import torch
+
+    places: list[str] = []
     states = [
         torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
         for run in (undisturbed, other)
     ]
     for part in RESULTS:
-        found += [f"{part}{where}" for where in _unequal(states[0][part], states[1][part])]
+        places += [f"{part}{where}" for where in _unequal(states[0][part], states[1][part])]
     generators = [state["callbacks"].get("RandomState") for state in states]
-    found += [f"random generators{where}" for where in _unequal(*generators)]
+    places += [f"random generators{where}" for where in _unequal(*generators)]
     tables = [pd.read_csv(run / "metrics.csv") for run in (undisturbed, other)]
     tables = [table.drop(columns=[c for c in TIMINGS if c in table]) for table in tables]
     if not tables[0].equals(tables[1]):
         rows = [len(table) for table in tables]
-        found.append("metrics.csv" if rows[0] == rows[1] else f"metrics.csv: {rows[0]} rows and {rows[1]}")
+        places.append("metrics.csv" if rows[0] == rows[1] else f"metrics.csv: {rows[0]} rows and {rows[1]}")
     files = [run / "predictions.parquet" for run in (undisturbed, other)]
     if files[0].is_file() != files[1].is_file():
-        found.append("predictions.parquet is there only once")
+        places.append("predictions.parquet is there only once")
     elif files[0].is_file() and not pd.read_parquet(files[0]).equals(pd.read_parquet(files[1])):
-        found.append("predictions.parquet")
-    return found
+        places.append("predictions.parquet")
+    return places
 
 
 def _unequal(a: Any, b: Any, where: str = "") -> Iterator[str]:
     """Yield the places at which two nests of dictionaries, lists, tensors and values differ."""
+    import torch
+
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        # Bytes, so that a NaN is equal to itself.
-        same = a.shape == b.shape and a.dtype == b.dtype and np.array_equal(_bytes(a), _bytes(b))
-        if not same:
+        if a.shape != b.shape or a.dtype != b.dtype or not torch.equal(_bytes(a), _bytes(b)):
             yield where
     elif isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
         for key in a:
@@ -95,12 +124,15 @@ def _unequal(a: Any, b: Any, where: str = "") -> Iterator[str]:
         yield where
 
 
-def _bytes(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy() if tensor.numel() else np.empty(0)
+def _bytes(tensor: Any) -> Any:
+    """Return a tensor as bytes, of which a NaN equals itself."""
+    import torch
+
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
-class Patient:
-    """One run in processes of its own, which can be killed while it trains."""
+class KillableRun:
+    """A run in its own process, which can be killed while it trains."""
 
     def __init__(self, config: Path, name: str, seed: int) -> None:
         self.command = [sys.executable, "-m", "vitlab", "fit", "--config", str(config), "--run.name", name]
@@ -137,6 +169,8 @@ class Patient:
 
     def step(self) -> int | None:
         """Return the step of the newest state, or None where there is none."""
+        import torch
+
         file = self.directory / "checkpoints" / "last.ckpt"
         try:
             return int(torch.load(file, map_location="cpu", weights_only=True, mmap=True)["global_step"])
@@ -145,16 +179,16 @@ class Patient:
 
     def _expect_success(self, process: subprocess.Popen[bytes]) -> None:
         if process.wait():
-            said = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
-            raise ValueError("The experiment fails by itself, without any kill:\n" + "\n".join(said))
+            last = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
+            raise ValueError("The experiment fails by itself, without any kill:\n" + "\n".join(last))
 
 
 def examine(config: Config, steps: int, kills: int, folder: Path, seed: int) -> tuple[list[int], list[str]]:
-    """Train twice in `folder`, once killed so many times; return the steps of the kills and the disagreements."""
+    """Train twice in `folder`, one of the runs killed; return the steps of the kills and the disagreements."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "experiment.yaml"
     file.write_text(yaml.safe_dump(shortened(config, steps, folder), sort_keys=False), encoding="utf-8")
-    undisturbed, killed = (Patient(file, name, config["seed_everything"]) for name in ("undisturbed", "killed"))
+    undisturbed, killed = (KillableRun(file, name, config["seed_everything"]) for name in ("undisturbed", "killed"))
     undisturbed.run_to_the_end()
     rng = random.Random(seed)
     last = json.loads((undisturbed.directory / "summary.json").read_text(encoding="utf-8"))["steps"]

@@ -20,7 +20,7 @@ from vitlab.evaluation.allocator import give_back_freed_memory, hold_freed_memor
 from vitlab.evaluation.flops import wait_for
 from vitlab.evaluation.interleaved_timing import clock_for
 from vitlab.evaluation.memory import PeakMemory, TrainingCost, bytes_of_tensors, cap_memory
-from vitlab.experiment.parser import VitlabCLI
+from vitlab.experiment.experiment import Experiment
 from vitlab.objectives import Distillation
 from vitlab.objectives.heads import BatchNorm
 
@@ -158,22 +158,22 @@ def trial(
     if "teacher" in config["model"]["init_args"]:
         arguments["teacher"] = {"weights": None, "cache": None}
     changes = {"model": {"init_args": arguments}, "data": {"init_args": {"batch_size": batch_size}}}
-    cli = VitlabCLI("fit", merge(config, changes), start=False)
-    if isinstance(cli.model, Distillation):
-        cli.model.teacher.examine = _skip  # type: ignore[method-assign]  # noise has no classes to recognize
+    experiment = Experiment(merge(config, changes))
+    if isinstance(experiment.objective, Distillation):
+        experiment.objective.teacher.examine = _skip  # type: ignore[method-assign]  # noise has no classes to recognize
     if limit is not None:
-        cap_memory(limit, cli.trainer.strategy.root_device)
+        cap_memory(limit, experiment.trainer.strategy.root_device)
         hold_freed_memory()  # from the first step on, as in a run
-    if cli.resolved["run"]["compile"]:
-        cli.model.compile_parts()
-    return train_on_noise(cli.model, cli.datamodule, cli.trainer, accumulate, steps)
+    if experiment.config["run"]["compile"]:
+        experiment.objective.compile_parts()
+    return train_on_noise(experiment.objective, experiment.data, experiment.trainer, accumulate, steps)
 
 
 def _skip(batches: object) -> None:
     """Replace the examination of a teacher."""
 
 
-def least_batch(cli: VitlabCLI) -> int:
+def least_batch(experiment: Experiment) -> int:
     """Return the smallest batch a step accepts: two images for mixup and for statistics over the batch."""
-    normalized = any(isinstance(module, BatchNorm | _BatchNorm) for module in cli.model.modules())
-    return 2 if normalized or cli.datamodule.mixup is not None else 1
+    normalized = any(isinstance(module, BatchNorm | _BatchNorm) for module in experiment.objective.modules())
+    return 2 if normalized or experiment.data.mixup is not None else 1

@@ -1,11 +1,34 @@
-"""Options of the commands that are no run."""
+"""What the command line of a command is made of. Nothing heavy is imported before its options have been read."""
+
+from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from vitlab.commands.help import help_of_run
 from vitlab.experiment.errors import explain
 from vitlab.internals import options_of
+
+if TYPE_CHECKING:
+    from vitlab.experiment.experiment import Experiment
+
+
+def experiment_of(arguments: Sequence[str], images: bool = True) -> Experiment:
+    """Return the experiment that the arguments describe; `--help` and `--print_config` print and exit.
+
+    Args:
+        images: the command reads the experiment's images, which have to exist.
+    """
+    if {"-h", "--help"} & set(arguments):
+        print(help_of_run())
+        raise SystemExit(0)
+    from vitlab.commands.quiet import quiet
+    from vitlab.experiment.experiment import Experiment
+
+    quiet()
+    return Experiment.from_arguments(arguments, images)
 
 
 class StudyParser(argparse.ArgumentParser):

@@ -10,21 +10,23 @@ from pathlib import Path
 import numpy as np
 
 from vitlab.commands.options import StudyParser
-from vitlab.evaluation.cost import device_for
 
 log = logging.getLogger("vitlab")
 
 
-def robustness(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> int:
     """Evaluate all models of a study on corrupted images: a table, accuracy against strength, and a page."""
-    from vitlab.commands.dispatch import restore
+    from vitlab.commands.quiet import quiet
     from vitlab.data.corruptions import CORRUPTIONS, corrupted
+    from vitlab.evaluation.cost import device_for
     from vitlab.evaluation.predictions import read_predictions
     from vitlab.evaluation.robustness import Batches, accuracies, select_images
+    from vitlab.experiment.experiment import Experiment
     from vitlab.studies.report.robustness import finished_runs, write_robustness
     from vitlab.studies.robustness import CLEAN, FinishedRun, measure_study
 
     options = _parse(arguments, [corruption.name for corruption in CORRUPTIONS])
+    quiet()
     runs, excluded = finished_runs(options.study)
     if options.seeds is not None:
         seeds = sorted({run.seed for run in runs})
@@ -39,8 +41,8 @@ def robustness(arguments: Sequence[str]) -> int:
     def evaluate(
         run: FinishedRun, names: Sequence[str], chosen: np.ndarray, on_batch: Callable[[int], None]
     ) -> dict[tuple[str, float], float]:
-        cli, _ = restore(["--config", str(run.directory / "config.yaml"), "--run.root", str(options.study)])
-        model, data = cli.model.backbone.to(device).eval(), cli.datamodule  # the weights that the study ranks
+        experiment = Experiment.load(run.directory / "config.yaml", {"run": {"root": str(options.study)}})
+        model, data = experiment.objective.backbone.to(device).eval(), experiment.data  # the weights the study ranks
         streams: dict[tuple[str, float], Callable[[Batches], Batches]] = {(CLEAN, 0.0): iter}
         for corruption in (corruptions[name] for name in names):
             for strength in corruption.strengths:

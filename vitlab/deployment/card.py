@@ -105,7 +105,7 @@ class Exported:
         logits = told.logits_ema if self.averaged else told.logits
         stated = self.metrics().get("top1")
         if logits is not None and stated is not None:
-            counted = Accuracy.of(torch.from_numpy(logits.argmax(axis=1)), torch.from_numpy(told.labels))
+            counted = Accuracy.of(torch.from_numpy(logits.argmax(axis=1)), torch.tensor(told.labels))
             if math.isclose(counted.value, stated, abs_tol=1e-6):
                 return counted
         return f"Not known: {predictions.name} was written with other weights than {summary.name}. Test the run again."

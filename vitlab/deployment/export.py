@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vitlab.models.backbone import ImageModel
+from vitlab.models.weights import save_weights
 
 FREE_BATCH = ({0: Dim("batch")},)
 TRACED_BATCH = 2  # torch.export takes sizes of 0 and 1 for constants
@@ -26,6 +27,12 @@ TOLERANCE = 1e-4
 Sums in another order leave 1e-7 to 1e-5 in float32, the more the deeper the model; a wrong weight, mask or axis leaves
 more than 1e-2.
 """
+
+
+def write(model: ImageModel, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a file of the format that its suffix names."""
+    writers = {".safetensors": save_weights, ".onnx": export_onnx, ".pt2": export_program}
+    writers[path.suffix](model, path, metadata)
 
 
 def export_program(model: ImageModel, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:

@@ -1,16 +1,14 @@
-"""Which of Lightning's options a run refuses, in one message before it begins, and what they leave undone."""
+"""Lightning's options that a run rejects before it begins, each with one message."""
 
 import logging
 from collections.abc import Iterable
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
     StochasticWeightAveraging,
-    Timer,
     WeightAveraging,
 )
 
@@ -18,18 +16,6 @@ from vitlab import models
 from vitlab.objectives import Objective
 
 log = logging.getLogger("vitlab")
-
-
-def unfinished(trainer: Trainer) -> list[str]:
-    """Return why a training that ended is not the one that the configuration describes; nothing where it is."""
-    if trainer.global_step == 0:
-        return ["no training step was taken, the weights are as they were at the start"]
-    done = trainer.current_epoch >= (trainer.max_epochs or 0) >= 0 or trainer.global_step >= trainer.max_steps >= 0
-    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
-    out_of_time = any((each.time_remaining() or 0) <= 0 for each in timers)
-    if timers and out_of_time and not done:
-        return [f"max_time ended the training in epoch {trainer.current_epoch} of {trainer.max_epochs}"]
-    return []
 
 
 AVERAGING = (StochasticWeightAveraging, WeightAveraging)

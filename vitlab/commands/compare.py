@@ -1,0 +1,90 @@
+"""Run a study: variants × seeds, then a report."""
+
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitlab.commands.options import StudyParser
+from vitlab.config import Config
+
+if TYPE_CHECKING:
+    from vitlab.data import ImageDataModule
+
+
+class StudyWorkshop:
+    """What a study asks of the rest of vitlab (`vitlab.studies.workshop.Workshop`)."""
+
+    def __init__(self) -> None:
+        self._built: set[str] = set()
+
+    def resolve(self, config: Config) -> Config:
+        """Return the complete configuration; a mistake raises ValueError.
+
+        Of runs that differ in their seed alone, one is built, so that a mistake shows before anything is trained.
+        """
+        from vitlab.experiment.experiment import Experiment
+
+        experiment = Experiment(config)
+        parts = json.dumps([experiment.config["model"], experiment.config["trainer"]])
+        if parts not in self._built:
+            assert experiment.trainer is not None  # built here, with the objective
+            self._built.add(parts)
+        return experiment.config
+
+    def data(self, config: Config) -> "ImageDataModule":
+        """Return the data module of a configuration."""
+        from vitlab.experiment.experiment import Experiment
+
+        return Experiment(config).data
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a study and write its report."""
+    parser = StudyParser(prog="python -m vitlab compare", description="Run a study: variants × seeds, then a report.")
+    parser.add_argument("-c", "--config", required=True, type=Path, help="the study's YAML file")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="train again what has another configuration or was cut short"
+    )
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs [runs]")
+    parser.add_argument(
+        "--emit", choices=["wandb", "slurm"], help="write a W&B sweep or a SLURM array of the runs; start none"
+    )
+    parser.add_argument("--dashboard", action="store_true", help="show the report in W&B; offline without a key")
+    parser.add_argument(
+        "--slurm", nargs="*", metavar="KEY=VALUE", help="train as a SLURM array, like partition=gpu time=240; report"
+    )
+    options = parser.parse_args(arguments)
+
+    from vitlab.commands.quiet import quiet
+    from vitlab.studies.compare import RunsFailed, compare, emit
+
+    quiet()
+    if options.emit:
+        from vitlab.studies.execution.export_jobs import write_slurm, write_sweep
+
+        engine = {"wandb": write_sweep, "slurm": write_slurm}[options.emit]
+        print(emit(options.config, StudyWorkshop(), engine, options.root))
+        return 0
+    dashboard = cluster = None
+    if options.dashboard:
+        from vitlab.runs.wandb import Wandb
+        from vitlab.studies.report.wandb import write_dashboard
+
+        settings = Wandb()
+        dashboard = partial(write_dashboard, online=settings.enabled and not settings.offline)
+    if options.slurm is not None:
+        from vitlab.studies.execution.slurm import slurm
+
+        cluster = partial(slurm, settings=options.slurm)
+    try:
+        report = compare(
+            options.config, StudyWorkshop(), options.root, options.overwrite, dashboard=dashboard, cluster=cluster
+        )
+    except RunsFailed as failed:
+        print(failed, file=sys.stderr)
+        return 1
+    print(f"The report: {report}")
+    return 0

@@ -1,0 +1,41 @@
+"""Write a run's encoder as files that need no vitlab, and the model card that explains how to use them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vitlab.commands.options import StudyParser, experiment_of
+
+FORMATS = ("safetensors", "onnx", "pt2")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Write the files, one line for each."""
+    parser = StudyParser(
+        "python -m vitlab export --config runs/…",
+        "Write a run's encoder as files, and a model card. --ckpt_path FILE, `best` or `none` chooses other weights.",
+    )
+    parser.add_argument("--format", nargs="+", choices=FORMATS, default=FORMATS, help="which files [all]")
+    parser.add_argument("--out", type=Path, help="folder of the files [export/ in the run directory]")
+    parser.add_argument("--raw", action="store_true", help="the weights as trained, where their average is kept too")
+    options, rest = parser.parse_known_args(arguments)
+    experiment = experiment_of(rest, images=False)
+
+    from tqdm import tqdm
+
+    from vitlab.deployment.card import Exported, write_card
+    from vitlab.deployment.export import write
+
+    checkpoint = experiment.restore()
+    encoder = experiment.objective.backbone if options.raw else experiment.model
+    averaged = encoder is not experiment.objective.backbone
+    exported = Exported(encoder, experiment.data, experiment.directory, experiment.config, checkpoint, averaged)
+    folder = options.out or experiment.directory / "export"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"model.{form}" for form in dict.fromkeys(options.format)]
+    with tqdm(files, leave=False, disable=None) as bar:
+        for file in bar:
+            bar.set_description(f"{file.name}: trace, write, check" if file.suffix == ".onnx" else file.name)
+            write(encoder, file, exported.metadata())
+            bar.write(str(file))
+    print(write_card(exported, files, folder))
+    return 0

@@ -1,0 +1,11 @@
+"""Train one experiment; the same command again continues it."""
+
+from collections.abc import Sequence
+
+from vitlab.commands.options import experiment_of
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Train, test and summarize."""
+    experiment_of(arguments).fit()
+    return 0

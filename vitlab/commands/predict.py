@@ -1,0 +1,43 @@
+"""Write the logits of every test image; or, with `--images`, classify a user's own pictures."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vitlab.commands.options import StudyParser, experiment_of
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Predict."""
+    parser = StudyParser(
+        "python -m vitlab predict --config runs/…",
+        "Classify any pictures; without --images, write the logits of the run's test images as predictions.parquet. "
+        "Other arguments change the run's configuration, e.g. --ckpt_path best.",
+    )
+    parser.add_argument("--images", type=Path, nargs="+", help="pictures, and folders of them, nested as you like")
+    parser.add_argument("--out", type=Path, help="folder of the tables and of the page index.html")
+    parser.add_argument("--raw", action="store_true", help="the raw weights, where the run also keeps their average")
+    options, rest = parser.parse_known_args(arguments)
+    if options.images is None and (options.out is not None or options.raw):
+        raise ValueError("--out and --raw go with --images: your own pictures, or folders of them.")
+    if options.images is None:
+        experiment_of(rest).predict()
+        return 0
+    if options.out is None:
+        raise ValueError("--images needs --out FOLDER: where the tables and the page are written.")
+    experiment = experiment_of(rest, images=False)
+
+    from vitlab.deployment.predict import ask, write_answers
+    from vitlab.evaluation.cost import device_for
+
+    checkpoint = experiment.restore()
+    answers = ask(experiment.objective, experiment.data, options.images, device_for("auto"), options.raw)
+    page = write_answers(answers, str(checkpoint or experiment.directory), options.out)
+    print(f"{len(answers.files)} pictures: {page}")
+    if answers.broken:
+        first = "\n".join(f"  {name}: {why}" for name, why in list(answers.broken.items())[:3])
+        print(
+            f"{len(answers.broken)} could not be decoded and are left out (the page names all):\n{first}",
+            file=sys.stderr,
+        )
+    return 0

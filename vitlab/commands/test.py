@@ -1,0 +1,11 @@
+"""Evaluate a checkpoint on the test images."""
+
+from collections.abc import Sequence
+
+from vitlab.commands.options import experiment_of
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the metrics of a checkpoint."""
+    experiment_of(arguments).test()
+    return 0

@@ -1,0 +1,72 @@
+"""Draw what one or several runs learned: PNGs, and a page with all of them."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitlab.commands.options import StudyParser
+
+if TYPE_CHECKING:
+    from vitlab.data.photos import Picture
+
+log = logging.getLogger("vitlab")
+
+SHOWN = 64
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Draw the runs side by side."""
+    parser = StudyParser(
+        "python -m vitlab visualize", "Draw what runs learned, side by side: attention, features, filters, positions."
+    )
+    parser.add_argument("-c", "--config", nargs="+", action="extend", required=True, help="config.yaml of each run")
+    parser.add_argument("--images", type=Path, help=f"folder of pictures [{SHOWN} of the validation images]")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the PNGs and of index.html")
+    options = parser.parse_args(arguments)
+
+    from vitlab.analysis.page import Subject, write_page
+    from vitlab.commands.quiet import quiet
+    from vitlab.evaluation.cost import device_for
+    from vitlab.experiment.experiment import Experiment
+    from vitlab.runs.image_logging import some_images
+
+    quiet()
+    device = device_for("auto")
+    subjects, known = [], []
+    for config in dict.fromkeys(options.config):
+        experiment = Experiment.load(config)
+        model, data = experiment.model, experiment.data
+        if options.images is None:
+            images, labels, names = some_images(data, SHOWN, device)
+        else:
+            pictures = pictures_in(options.images, SHOWN)
+            images, labels, names = data.view_of(list(pictures.values()), device), None, list(pictures)
+        name = f"{experiment.directory.parent.name}-{experiment.directory.name}"
+        classes = data.class_names if experiment.objective.task else []
+        subjects.append(Subject(name, model.to(device).eval(), images, data.mean, data.std, classes))
+        known.append((names, labels))
+        if known[-1] != known[0]:
+            raise ValueError(f"{config} validates on other images than {options.config[0]}; give --images FOLDER.")
+    print(write_page(subjects, *known[0], options.out))
+    return 0
+
+
+def pictures_in(folder: Path, most: int) -> dict[str, "Picture"]:
+    """Return the first pictures in a folder and below, by their paths in it; log which cannot be decoded."""
+    from vitlab.data.decoding import as_text, open_rgb
+    from vitlab.data.folder import walk
+
+    pictures: dict[str, Picture] = {}
+    for file in walk(folder, Counter()):
+        try:
+            pictures[as_text(os.path.relpath(file, folder))] = open_rgb(file)
+        except ValueError as error:
+            log.info("%s cannot be decoded and is left out: %s.", file, error)
+        if len(pictures) == most:
+            break
+    if not pictures:
+        raise FileNotFoundError(f"--images: {folder} has no picture; give a folder of .jpg or .png files.")
+    return pictures

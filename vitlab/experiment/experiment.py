@@ -1,0 +1,370 @@
+"""An experiment in Python: a configuration, and the objective, data and Trainer that it describes.
+
+A configuration is put together in this order, later beating earlier: each file or mapping, then each `key=value`. Where
+a later one names another class, data set and objective keep the arguments that the new class takes too, and all other
+classes keep none (`vitlab.config.merge`). The number of classes, the channels and the image size are taken from the
+data and filled into the model; a configuration that contradicts them is rejected.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import yaml
+from lightning.fabric.utilities.seed import seed_everything
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from vitlab.atomic_files import flaw
+from vitlab.config import Config, changes, conflicts, flatten, gather, load_yaml, pairs, short, split
+from vitlab.data import ImageDataModule
+from vitlab.experiment.parser import Settings, help_of_named_size
+from vitlab.experiment.results import Metrics, images_left_out, show, unfinished
+from vitlab.experiment.run_directory import config_file, directory_of, placed, run_of, stored_directory
+from vitlab.experiment.trainer_options import check_precision, check_trainer
+from vitlab.models import ImageModel
+from vitlab.objectives import Objective
+from vitlab.runs.checkpoints import newest_state
+from vitlab.runs.lock import held
+from vitlab.runs.resume import generators, set_generators
+from vitlab.runs.trainer import Run, build_trainer, run_loggers
+
+log = logging.getLogger("vitlab")
+
+# What models take from the data: argument of the model -> property of the data module. A teacher may see the images at
+# another size.
+FROM_DATA = {
+    "backbone": {"num_classes": "num_classes", "in_chans": "in_chans", "img_size": "image_size"},
+    "teacher.model": {"num_classes": "num_classes", "in_chans": "in_chans"},
+}
+
+
+class Experiment:
+    """One training: `Experiment("experiments/vit_cifar10.yaml", "data.batch_size=64").fit()`.
+
+    The configuration is completed and checked at once; data, objective and Trainer are built when first used.
+
+    Args:
+        sources: YAML files, run directories, mappings, and settings like `"data.batch_size=64"`.
+        arguments: settings as the command line has them, like `["--data.batch_size", "64"]`.
+        images: Whether the images have to exist; False: what the run recorded about them is used.
+
+    Raises:
+        ValueError: a mistake in the configuration.
+    """
+
+    config: Config
+    """The complete configuration, which the run writes to config.yaml."""
+
+    directory: Path
+    """The run directory, `root/name/seed-<seed>`."""
+
+    def __init__(self, *sources: str | Path | Config, arguments: Sequence[str] = (), images: bool = True) -> None:
+        settings = [source for source in sources if _is_setting(source)]
+        sources = tuple(
+            source if isinstance(source, dict) else config_file(source) for source in sources if source not in settings
+        )
+        files = [source for source in sources if isinstance(source, Path)]
+        arguments = [*arguments, *(f"--{setting}" for setting in settings)]
+        named = gather(sources, arguments, log.info)
+        self._settings = Settings(named, arguments)
+        self._given_keys = {short(key) for key in flatten(named)} | {key for key, _ in pairs(arguments)}
+        self._images, self._compiled = images, False
+        self._values = self._settings.values
+        self._values.run.name = self._values.run.name or "-".join(file.stem for file in files) or "run"
+        self.seed: int = self._values.seed_everything
+        self.directory = directory_of({"run": self._values.run, "seed_everything": self.seed})
+        run = run_of(files)
+        moved = run if run is not None and stored_directory(run) == self.directory else None
+        if moved is not None:
+            self.directory = moved
+            self._find_data()
+        self.data: ImageDataModule = self._build_data()
+        self._fill_from_data()
+        self.config = self._settings.as_config()
+        if moved is not None:
+            self.config = placed(self.config, self.directory)
+
+    @classmethod
+    def from_arguments(cls, arguments: Sequence[str], images: bool = True) -> Self:
+        """Return the experiment that a command line describes; `--print_config` prints its configuration and exits."""
+        files, rest = split(arguments)
+        if (text := help_of_named_size(rest)) is not None:
+            print(text)
+            raise SystemExit(0)
+        others = [argument for argument in rest if argument.partition("=")[0] != "--print_config"]
+        experiment = cls(*map(Path, files), arguments=others, images=images)
+        if len(others) < len(rest):
+            print(yaml.safe_dump(experiment.config, sort_keys=False, allow_unicode=True), end="")
+            raise SystemExit(0)
+        return experiment
+
+    @classmethod
+    def load(cls, run: str | Path, *sources: str | Path | Config, images: bool = True) -> Self:
+        """Return the experiment of a run directory, its objective with the trained weights."""
+        experiment = cls(run, *sources, images=images)
+        experiment.restore()
+        return experiment
+
+    # ---- what the configuration describes
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The LightningModule that is trained, with the initial weights of the seed."""
+        seed_everything(self.seed, workers=True, verbose=False)
+        objective: Objective = self._settings.build("model")
+        self._random_state = generators()
+        return objective
+
+    @property
+    def model(self) -> ImageModel:
+        """The network that is evaluated and exported: the average of the weights where one is kept."""
+        return self.objective.encoder
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """The Trainer of this run, which writes into the run directory as soon as it trains."""
+        settings = dict(self._settings.build("trainer"))
+        callbacks = settings["callbacks"] or []
+        check_trainer(self._values.trainer, callbacks if isinstance(callbacks, list) else [callbacks], self.objective)
+        set_generators(self._random_state)
+        trainer, self.record = build_trainer(settings, self.run, self.directory, self.config, self.objective)
+        return trainer
+
+    @cached_property
+    def run(self) -> Run:
+        """What is kept of the run, and where."""
+        run: Run = self._settings.build("run")
+        return run
+
+    def _find_data(self) -> None:
+        """Take a relative `data.root` from where the run was started, if there is nothing of that name here."""
+        arguments, began = self._values.data.init_args, _read_json(self.directory / "environment.json").get("folder")
+        root = arguments.get("root")
+        if root is None or began is None or Path(root).exists() or not (Path(began) / root).exists():
+            return
+        arguments.root = str(Path(began) / root)
+        log.info("data.root: %s, where the run was started.", arguments.root)
+
+    def _build_data(self) -> ImageDataModule:
+        data: ImageDataModule = self._settings.build("data")
+        facts = {} if self._images else _read_json(self.directory / "data.json")
+        if facts:
+            data.recall(facts)
+        return data
+
+    def _fill_from_data(self) -> None:
+        facts = {name: getattr(self.data, name) for name in ("num_classes", "in_chans", "image_size")}
+        for name, taken in FROM_DATA.items():
+            model = self._values.model.init_args.get(name)
+            arguments = model.get("init_args") if model else None
+            for argument, fact in taken.items():
+                if arguments is not None and argument not in arguments:
+                    raise ValueError(
+                        f"model.{name}: {model.class_path} takes no {argument}. Its __init__ needs the typed arguments "
+                        f"{', '.join(taken)} with defaults; the data set fills them in."
+                    )
+                if arguments is None or arguments.get(argument) is None:
+                    continue
+                key = f"model.{name}.{argument}"
+                if key not in self._given_keys:
+                    arguments[argument] = facts[fact]
+                elif not _same_size(arguments[argument], facts[fact]):
+                    raise ValueError(
+                        f"{key} is {arguments[argument]}, but {self._values.data.class_path} has {fact} "
+                        f"{facts[fact]}.\n"
+                        f"Remove {argument} from the {name.partition('.')[0]}'s init_args to take it from the data."
+                    )
+
+    # ---- weights
+
+    def checkpoint(self) -> Path | None:
+        """Return the trained weights that `ckpt_path` means, after checking that they belong to this experiment.
+
+        `last`, the default, and `best` are files of the run; `none` means the weights as they are built.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, a damaged one, or one of another backbone.
+        """
+        asked = self._values.ckpt_path
+        if asked == "none":
+            return None
+        if asked in (None, "last", "best"):
+            path = self.directory / "checkpoints" / f"{asked or 'last'}.ckpt"
+            remedy = "train first, or give --ckpt_path FILE (`none` evaluates the weights as they are built)."
+        else:
+            path, remedy = Path(asked), "give --ckpt_path the path of a .ckpt file, `last` or `best`."
+        whole = newest_state(self.directory) if asked in (None, "last") else None
+        path = whole or path
+        if not path.is_file():
+            raise FileNotFoundError(f"No checkpoint {path}; {remedy}")
+        if whole is None and (wrong := flaw(path)):
+            raise ValueError(f"{path} is damaged ({wrong}); {remedy}")
+        self._compare_with_checkpoint(path)
+        log.info("Weights: %s", path)
+        return path
+
+    def restore(self) -> Path | None:
+        """Load the weights of `checkpoint()` into the objective, and return that path."""
+        path = self.checkpoint()
+        if path is not None:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict) or "state_dict" not in state:
+                raise ValueError(f"{path} is no checkpoint of a run; weights alone go into --model.init_from.")
+            self.objective.load_state_dict(state["state_dict"])
+        return path
+
+    def _compare_with_checkpoint(self, path: Path) -> None:
+        """Refuse a checkpoint of another backbone, and report other differences: the experiment's values are used."""
+        trained = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("vitlab_config")
+        if trained is None:
+            return
+        changed = changes(trained["model"], self.config["model"])
+        architecture = [d for d in changed if d[0].startswith("init_args.backbone")]
+        if architecture:
+            first = _listed([f"model.{key}: {old} in the checkpoint, {new} asked" for key, old, new in architecture])
+            raise ValueError(f"{path} holds another backbone than was asked for:\n{first}")
+        for key, old, new in changed:
+            log.info("model.%s: the checkpoint was trained with %s; this command uses %s.", key, old, new)
+
+    def _state_to_continue(self) -> Path | None:
+        """Return the state from which a training continues, or None to begin; end the process where it is finished."""
+        if self._values.ckpt_path is not None:
+            return self.checkpoint()
+        finished = (self.directory / "summary.json").is_file()
+        state = None if self.run.overwrite or finished else newest_state(self.directory)
+        if self.run.overwrite or not (finished or state):
+            return None
+        changed = conflicts(load_yaml(self.directory / "config.yaml"), self.config)
+        if any(key == "data.init_args.root" for key, _, _ in changed) and self._has_the_recorded_images():
+            changed = [each for each in changed if each[0] != "data.init_args.root"]
+        if changed:
+            count = "1 difference" if len(changed) == 1 else f"{len(changed)} differences"
+            raise ValueError(
+                f"{self.directory} holds a run with another configuration ({count}):\n"
+                + _listed([f"{key}: {old} there, {new} now" for key, old, new in changed])
+                + "\nGive this run another --run.name, or replace that one with --run.overwrite true."
+            )
+        if finished:
+            log.info(
+                "%s is finished; nothing to do (--run.overwrite true trains it again). "
+                "To start a new run from its weights: --run.name NEW --model.init_from %s",
+                *(self.directory, self.directory),
+            )
+            raise Finished
+        return state
+
+    def _has_the_recorded_images(self) -> bool:
+        facts = _read_json(self.directory / "data.json")
+        return bool(facts) and facts == json.loads(json.dumps(self.data.facts()))
+
+    # ---- running
+
+    def fit(self) -> Metrics:
+        """Train, or continue the training; then test the last weights, and write the summary. Return its metrics."""
+        trainer = self._prepare()
+        check_precision(str(trainer.precision), self.objective)
+        if self._values.trainer.enable_checkpointing is False:
+            log.warning("enable_checkpointing is off: this run can neither be continued nor tested again.")
+        if not self._values.trainer.fast_dev_run:
+            trainer.loggers = [*run_loggers(self.run, self.directory, self.config), *trainer.loggers]
+        with held(self.directory) if trainer.is_global_zero else nullcontext():
+            try:
+                state = self._state_to_continue()
+            except Finished:
+                return dict(_read_json(self.directory / "summary.json")["metrics"])
+            set_generators(self._random_state)
+            trainer.fit(self.objective, datamodule=self.data, ckpt_path=state)
+            if trainer.interrupted or self.config["trainer"]["fast_dev_run"]:
+                return {}
+            return self._finish()
+
+    def _finish(self) -> Metrics:
+        trainer = self.trainer
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        partial = unfinished(trainer)
+        if self.run.test and is_overridden("test_step", self.objective):
+            self.record.keep_rows(trainer)  # of an earlier start that was killed while testing
+            (results,) = trainer.test(self.objective, datamodule=self.data, verbose=False)
+            metrics |= results
+            partial += images_left_out(trainer, self.data, "test")
+        self.record.finish(trainer, self.objective, metrics, partial)
+        splits = ("val", "test") if self.objective.monitor else ("val", "train")
+        show({name: value for name, value in metrics.items() if name.startswith(splits)}, partial, self.data)
+        log.info("%s: done in %.0f s of training", self.directory, self.record.seconds)
+        return metrics
+
+    def validate(self) -> Metrics:
+        """Return the metrics of the trained weights on the validation images."""
+        if self.objective.monitor is None:
+            raise ValueError(
+                f"{type(self.objective).__name__} has no loss by which two checkpoints could be compared; `probe` "
+                "measures their features."
+            )
+        path = self._prepare_and_find_weights()
+        (results,) = self.trainer.validate(self.objective, datamodule=self.data, ckpt_path=path, verbose=False)
+        show(results, images_left_out(self.trainer, self.data, "val"), self.data)
+        return dict(results)
+
+    def test(self) -> Metrics:
+        """Return the metrics of the trained weights on the test images, and write predictions.parquet."""
+        self._refuse_without_classes("test")
+        path = self._prepare_and_find_weights()
+        (results,) = self.trainer.test(self.objective, datamodule=self.data, ckpt_path=path, verbose=False)
+        show(results, images_left_out(self.trainer, self.data, "test"), self.data)
+        return dict(results)
+
+    def predict(self) -> Path:
+        """Write predictions.parquet with the name, label and logits of each test image, and return its path."""
+        self._refuse_without_classes("predict")
+        path = self._prepare_and_find_weights()
+        self.trainer.predict(self.objective, datamodule=self.data, ckpt_path=path, return_predictions=False)
+        log.info("%s", self.directory / "predictions.parquet")
+        return self.directory / "predictions.parquet"
+
+    def _prepare(self) -> Trainer:
+        """Return the Trainer, with the objective compiled where that was asked for."""
+        if self.run.compile and not self._compiled:
+            self.objective.compile_parts()
+            self._compiled = True
+        return self.trainer
+
+    def _prepare_and_find_weights(self) -> Path | None:
+        self._prepare()
+        return self.checkpoint()
+
+    def _refuse_without_classes(self, command: str) -> None:
+        if not is_overridden(f"{command}_step", self.objective):
+            raise ValueError(
+                f"{type(self.objective).__name__} learns no classes, so there is nothing to {command}; `probe` "
+                f"measures its features.\nTo classify, fine-tune what it learned: --model.init_from {self.directory}"
+            )
+
+
+class Finished(Exception):
+    """The run is complete, so that there is nothing to train."""
+
+
+def _is_setting(source: str | Path | Config) -> bool:
+    return isinstance(source, str) and re.match(r"[\w.]+\+?=", source) is not None and not Path(source).exists()
+
+
+def _same_size(given: Any, wanted: int) -> bool:
+    return all(side == wanted for side in (given if isinstance(given, list | tuple) else [given]))
+
+
+def _listed(lines: Sequence[str], most: int = 3) -> str:
+    """Return lines indented, the last of them with the number of those left out."""
+    if len(lines) > most:
+        lines = [*lines[: most - 1], f"… and {len(lines) - most + 1} more"]
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

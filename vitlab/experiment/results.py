@@ -1,0 +1,45 @@
+"""The metrics of a run as it prints them, and why they may be no result."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
+
+from vitlab.data import ImageDataModule
+
+log = logging.getLogger("vitlab")
+
+Metrics = dict[str, float]
+
+
+def unfinished(trainer: Trainer) -> list[str]:
+    """Return why a training that ended is not the one that the configuration describes; nothing where it is."""
+    if trainer.global_step == 0:
+        return ["no training step was taken, the weights are as they were at the start"]
+    done = trainer.current_epoch >= (trainer.max_epochs or 0) >= 0 or trainer.global_step >= trainer.max_steps >= 0
+    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
+    out_of_time = any((each.time_remaining() or 0) <= 0 for each in timers)
+    if timers and out_of_time and not done:
+        return [f"max_time ended the training in epoch {trainer.current_epoch} of {trainer.max_epochs}"]
+    return []
+
+
+def images_left_out(trainer: Trainer, data: ImageDataModule, split: Literal["val", "test"]) -> list[str]:
+    """Return, in words, that a limit of the Trainer left images out of an evaluation; nothing if it used all."""
+    batches = trainer.num_val_batches if split == "val" else trainer.num_test_batches
+    seen, classes = data.first_batches(split, int(sum(batches)))
+    images = len(data.labels(split))
+    if seen == images:
+        return []
+    done = "validated" if split == "val" else "tested"
+    return [f"{done} on {seen} of {images} images, of {classes} of {data.num_classes} classes"]
+
+
+def show(metrics: Mapping[str, float], partial: Sequence[str], data: ImageDataModule) -> None:
+    """Print metrics, and before them why they are no result."""
+    if partial:
+        log.warning("Not a result: %s.", "; ".join(partial))
+    shown = {name: value for name, value in metrics.items() if data.num_classes > 5 or not name.endswith("/top5")}
+    log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in sorted(shown.items())))
