@@ -22,6 +22,7 @@ import torch
 import yaml
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from benchmarks.end_to_end import Training, spend
@@ -87,7 +88,7 @@ class PlainLoop:
         (images,), labels = self.data.on_after_batch_transfer(batch, 0)
         self.optimizer.zero_grad()
         with self.precision.forward_context():
-            loss = self.module.cross_entropy(self.model(images), labels)
+            loss = F.cross_entropy(self.model(images), labels, label_smoothing=self.module.label_smoothing)
         loss.backward()
         self.optimizer.step()
         self.schedule.step()

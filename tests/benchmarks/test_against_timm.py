@@ -18,6 +18,7 @@ def test_training_costs_three_forward_passes() -> None:
     assert against_timm.count_flops(model, image, label, "training") == pytest.approx(3 * forward, rel=0.05)
 
 
+@pytest.mark.slow
 def test_training_and_inference_are_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
