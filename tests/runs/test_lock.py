@@ -15,7 +15,7 @@ import pytest
 
 from vitlab.commands.dispatch import run
 from vitlab.runs import lock
-from vitlab.runs.lock import held
+from vitlab.runs.lock import run_lock
 
 # Holds the lock until its input ends; with a word for `lockf` to fail with, as on a file system without locks.
 HOLD = """
@@ -26,7 +26,7 @@ if sys.argv[2]:
     def lockf(*_):
         raise OSError(getattr(errno, sys.argv[2]), "no locks")
     fcntl.lockf, lock.SECONDS_TO_SETTLE = lockf, 0.0
-with lock.held(Path(sys.argv[1])):
+with lock.run_lock(Path(sys.argv[1])):
     worker = os.fork() if sys.argv[3:] else -1
     if worker == 0:
         time.sleep(60)
@@ -79,7 +79,7 @@ def _said(process: "subprocess.Popen[str]") -> str:
 def test_a_second_writer_is_told_who_is_at_work(start: Start, failing_with: str, tmp_path: Path) -> None:
     process = start(failing_with)
     assert _said(process)
-    with pytest.raises(ValueError, match="is being written by") as refused, held(tmp_path / "run"):
+    with pytest.raises(ValueError, match="is being written by") as refused, run_lock(tmp_path / "run"):
         pass
     lines = str(refused.value).splitlines()
     assert len(lines) <= 2
@@ -88,7 +88,7 @@ def test_a_second_writer_is_told_who_is_at_work(start: Start, failing_with: str,
     assert "python -m vitlab" in lines[0]
     assert "--run.name" in lines[1]
     process.communicate()  # it ends by itself
-    with held(tmp_path / "run"):
+    with run_lock(tmp_path / "run"):
         pass
 
 
@@ -98,7 +98,7 @@ def test_a_killed_writer_leaves_nothing_to_delete(start: Start, failing_with: st
     process.kill()
     process.wait()
     assert (tmp_path / "run/.lock").is_file()
-    with held(tmp_path / "run"):
+    with run_lock(tmp_path / "run"):
         pass
 
 
@@ -110,7 +110,7 @@ def test_an_orphaned_child_does_not_keep_the_lock(start: Start, tmp_path: Path) 
         process.kill()
         process.wait()
         os.kill(orphan, 0)  # it lives
-        with held(tmp_path / "run"):
+        with run_lock(tmp_path / "run"):
             pass
     finally:
         os.kill(orphan, signal.SIGKILL)
@@ -119,7 +119,7 @@ def test_an_orphaned_child_does_not_keep_the_lock(start: Start, tmp_path: Path) 
 def test_a_copy_of_a_run_is_not_locked(start: Start, failing_with: str, tmp_path: Path) -> None:
     assert _said(start(failing_with))
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
-    with held(tmp_path / "copy"):
+    with run_lock(tmp_path / "copy"):
         pass
 
 
@@ -133,10 +133,10 @@ def test_without_locks_another_machine_is_believed_for_as_long_as_it_touches_the
     file.write_text(json.dumps(json.loads(file.read_text()) | {"host": "elsewhere"}))
     os.utime(file, (file.stat().st_atime - age, file.stat().st_mtime - age))
     if refused:
-        with pytest.raises(ValueError, match="elsewhere"), held(tmp_path / "run"):
+        with pytest.raises(ValueError, match="elsewhere"), run_lock(tmp_path / "run"):
             pass
     else:
-        with held(tmp_path / "run"):
+        with run_lock(tmp_path / "run"):
             pass
 
 
@@ -160,13 +160,13 @@ def test_a_second_fit_of_the_same_run_is_refused(
 
 
 def test_a_start_that_failed_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such data"), held(tmp_path / "runs/name/seed-0"):
+    with pytest.raises(ValueError, match="no such data"), run_lock(tmp_path / "runs/name/seed-0"):
         raise ValueError("no such data")
     assert not list(tmp_path.iterdir())
 
 
 def test_what_a_run_wrote_stays(tmp_path: Path) -> None:
-    with held(tmp_path / "runs/name/seed-0"):
+    with run_lock(tmp_path / "runs/name/seed-0"):
         (tmp_path / "runs/name/seed-0/summary.json").write_text("{}")
     assert [file.name for file in (tmp_path / "runs/name/seed-0").iterdir()] == ["summary.json"]
 
@@ -179,5 +179,5 @@ def test_a_directory_that_cannot_be_written_is_not_held(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(os, "open", refuse)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with held(tmp_path):
+    with run_lock(tmp_path):
         pass

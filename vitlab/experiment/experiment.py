@@ -31,7 +31,7 @@ from vitlab.experiment.trainer_options import check_precision, check_trainer
 from vitlab.models import ImageModel
 from vitlab.objectives import Objective
 from vitlab.runs.checkpoints import newest_state
-from vitlab.runs.lock import held
+from vitlab.runs.lock import run_lock
 from vitlab.runs.resume import generators, set_generators
 from vitlab.runs.trainer import Run, build_trainer, run_loggers
 
@@ -274,7 +274,7 @@ class Experiment:
             log.warning("enable_checkpointing is off: this run can neither be continued nor tested again.")
         if not self._values.trainer.fast_dev_run:
             trainer.loggers = [*run_loggers(self.run, self.directory, self.config), *trainer.loggers]
-        with held(self.directory) if trainer.is_global_zero else nullcontext():
+        with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
             try:
                 state = self._state_to_continue()
             except Finished:

@@ -1,12 +1,12 @@
-"""One writer for each run directory: a second start of the same run is refused while the first is running.
+"""One writer for each run directory: a second start of a run is rejected while the first is running.
 
-The lock is a POSIX record lock on the file `.lock` in the directory. The kernel releases it when the process ends, in
-whatever way, so no stale lock is left behind. Forked data-loader workers do not inherit it; a lock by `flock`, as the
-package filelock takes, would stay held until the last orphaned worker is gone. On NFS it holds between machines. The
-text of the file only names the holder in the message, so that a copied run directory is not locked.
+The lock is a POSIX record lock on the file `.lock` in the directory. The kernel releases it when the process ends, for
+whatever reason, so that no stale lock remains. Forked data-loader workers do not inherit it; a lock by `flock`, which
+the package filelock uses, would be kept until the last orphaned worker has ended. On NFS it works between machines. The
+content of the file only names the owner in the message, so that a copied run directory is not locked.
 
-Some file systems have no locks (Lustre without the mount option `flock`). There the text decides: its process must be
-alive or, on another machine, must have touched the file a moment ago.
+Some file systems have no locks (Lustre without the mount option `flock`). There the content decides: its process must
+be alive or, on another machine, must have touched the file a moment ago.
 """
 
 import errno
@@ -17,110 +17,90 @@ import socket
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 SECONDS_BETWEEN_TOUCHES = 30.0
-SECONDS_TO_SETTLE = 1.0  # two starts at once, where there are no locks: the one that wrote last goes on
-
-
-@dataclass(frozen=True)
-class Holder:
-    """The process that writes a run directory, as its file `.lock` says."""
-
-    host: str
-    pid: int
-    born: str | None  # tells the process from a later one with the same number
-    since: str
-    command: str
-    inode: int  # of the directory: in a copy, the file speaks of another one
-
-    @classmethod
-    def this_process(cls, directory: Path) -> "Holder":
-        """Describe the process that asks."""
-        return cls(
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            born=_born(os.getpid()),
-            since=datetime.now().astimezone().isoformat(" ", "seconds"),
-            command=" ".join(["python -m vitlab", *sys.argv[1:]]),
-            inode=directory.stat().st_ino,
-        )
+SECONDS_TO_SETTLE = 1.0  # of two simultaneous starts without locks, the one that wrote last continues
 
 
 @contextmanager
-def held(directory: Path) -> Iterator[None]:
-    """Let no other process write to a run directory inside the block; the directory is made if it does not exist.
+def run_lock(directory: Path) -> Iterator[None]:
+    """Let no other process write to a run directory inside the block; a missing directory is created.
 
-    Where this process may not write, as in a finished run of somebody else, there is nothing to hold.
+    Where this process may not write, as in another user's finished run, there is nothing to lock.
 
     Raises:
-        ValueError: another process is writing to it.
+        ValueError: another process is writing to the directory.
     """
-    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    created = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     directory.mkdir(parents=True, exist_ok=True)
-    release: Callable[[], None] | None = None
-    try:
-        release = _take(directory / ".lock")
-    except OSError:
-        if os.access(directory, os.W_OK):
-            raise
-    try:
+    with ExitStack() as on_exit:
+        for folder in reversed(created):
+            on_exit.callback(_remove_if_empty, folder)
+        try:
+            on_exit.enter_context(_locked(directory / ".lock"))
+        except OSError:
+            if os.access(directory, os.W_OK):
+                raise
         yield
-    finally:
-        if release is not None:
-            release()
-        for folder in made:  # a start that failed leaves nothing
-            with suppress(OSError):  # not empty
-                folder.rmdir()
 
 
-def _take(path: Path) -> Callable[[], None]:
-    """Lock the file and return what releases it. While it is locked, this process must not open it a second time:
-    POSIX releases the lock when any of its descriptors is closed."""
+def _remove_if_empty(folder: Path) -> None:
+    """Leave nothing behind after a start that failed."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Lock the file. POSIX releases the lock when this process closes any descriptor of the file, so it must not open
+    the file a second time."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and path.stat().st_ino == os.fstat(file).st_ino:
+                break
+            os.close(file)  # its owner ended between the two calls, and removed it
         except OSError as error:
             os.close(file)
-            if error.errno in NO_LOCKS:
-                return _claim(path)
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise _refusal(path) from None
-            raise
-        if path.exists() and path.stat().st_ino == os.fstat(file).st_ino:
-            break
-        os.close(file)  # its holder ended between the two calls, and removed it
+                raise _rejection(path) from None
+            if error.errno not in NO_LOCKS:
+                raise
+            with _claimed(path):
+                yield
+            return
     os.truncate(file, 0)
-    os.write(file, _text(path))
+    os.write(file, json.dumps(_this_process(path)).encode())
     os.fsync(file)
-
-    def release() -> None:
+    try:
+        yield
+    finally:
         path.unlink(missing_ok=True)
         os.close(file)
 
-    return release
 
-
-def _claim(path: Path) -> Callable[[], None]:
-    """Write our name into the file, where there are no locks, and touch it until the returned function is called."""
-    ours = _text(path)
+@contextmanager
+def _claimed(path: Path) -> Iterator[None]:
+    """Where there are no locks, write this process's name into the file, and touch it until the block ends."""
+    ours = json.dumps(_this_process(path)).encode()
     new = path.with_name(f".lock.{os.getpid()}")
     new.write_bytes(ours)
-    holder, age = _holder(path), new.stat().st_mtime - path.stat().st_mtime  # by one clock, the file server's
-    if holder is not None and _is_running(holder, age):
+    owner, age = _owner(path), new.stat().st_mtime - path.stat().st_mtime  # by one clock, the file server's
+    if owner is not None and _is_running(owner, age):
         new.unlink()
-        raise _refusal(path)
+        raise _rejection(path)
     new.replace(path)
     time.sleep(SECONDS_TO_SETTLE)
     if path.read_bytes() != ours:
-        raise _refusal(path)
+        raise _rejection(path)
     ended = Event()
 
     def touch() -> None:
@@ -129,35 +109,42 @@ def _claim(path: Path) -> Callable[[], None]:
                 os.utime(path)
 
     Thread(target=touch, daemon=True).start()
-
-    def release() -> None:
+    try:
+        yield
+    finally:
         ended.set()
         path.unlink(missing_ok=True)
 
-    return release
+
+def _this_process(path: Path) -> dict[str, Any]:
+    """Return the content of the file."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "born": _born(os.getpid()),  # tells the process from a later one with the same number
+        "since": datetime.now().astimezone().isoformat(" ", "seconds"),
+        "command": " ".join(["python -m vitlab", *sys.argv[1:]]),
+        "inode": path.parent.stat().st_ino,  # of the directory: a copy has another
+    }
 
 
-def _text(path: Path) -> bytes:
-    return json.dumps(asdict(Holder.this_process(path.parent))).encode()
-
-
-def _holder(path: Path) -> Holder | None:
-    """Return who wrote the file; None where it is empty, as after its creation, or came here with a copied run."""
+def _owner(path: Path) -> dict[str, Any] | None:
+    """Return the process that wrote the file; None where the file is empty or was copied with its run."""
     try:
-        holder = Holder(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        owner: dict[str, Any] = json.loads(path.read_bytes())
+        return owner if owner["inode"] == path.parent.stat().st_ino else None
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    return holder if holder.inode == path.parent.stat().st_ino else None
 
 
-def _is_running(holder: Holder, age: float) -> bool:
-    if holder.host == socket.gethostname() and holder.born is not None:
-        return _born(holder.pid) == holder.born
+def _is_running(owner: dict[str, Any], age: float) -> bool:
+    if owner["host"] == socket.gethostname() and owner["born"] is not None:
+        return _born(owner["pid"]) == owner["born"]
     return age < 3 * SECONDS_BETWEEN_TOUCHES
 
 
 def _born(pid: int) -> str | None:
-    """Return when a running process of this machine began, in the kernel's ticks; None also where there is no /proc."""
+    """Return the start of a running process of this machine in the kernel's ticks; None where there is no /proc too."""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -165,12 +152,11 @@ def _born(pid: int) -> str | None:
     return None if state == "Z" else rest[18]
 
 
-def _refusal(path: Path) -> ValueError:
-    holder = _holder(path)
-    who = "another process"
-    if holder is not None:
-        command = textwrap.shorten(holder.command, 100, placeholder=" …")
-        who = f"process {holder.pid} on {holder.host} since {holder.since} ({command})"
+def _rejection(path: Path) -> ValueError:
+    writer = "another process"
+    if owner := _owner(path):
+        command = textwrap.shorten(owner["command"], 100, placeholder=" …")
+        writer = f"process {owner['pid']} on {owner['host']} since {owner['since']} ({command})"
     return ValueError(
-        f"{path.parent} is being written by {who}.\nWait for it, stop it, or give this run another --run.name."
+        f"{path.parent} is being written by {writer}.\nWait for it, stop it, or give this run another --run.name."
     )

@@ -1,4 +1,4 @@
-"""Where metrics go: always to `metrics.csv` in the run directory; also to Weights & Biases, which cannot stop a run."""
+"""Weights & Biases, none of whose failures stops a run; `metrics.csv` has every metric too."""
 
 import errno
 import logging
@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 log = logging.getLogger("vitlab")
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
-# How many seconds W&B may take to open a run, and to upload the rest of it at the end; its own are 90 and no limit.
-# WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT in the environment give others.
+# Seconds that W&B may take to open a run and to upload the rest of it at the end, unless WANDB_INIT_TIMEOUT and
+# WANDB_FINISH_TIMEOUT are set. W&B's own limits are 90 seconds and none.
 SECONDS_TO_OPEN, SECONDS_TO_FINISH = 20.0, 120.0
-LEAST_ROOM = 2**20  # bytes: below, W&B gives way to metrics.csv and the checkpoints
+MIN_FREE_BYTES = 2**20  # with less, the disk is left to metrics.csv and the checkpoints
 
 
 @dataclass
@@ -48,12 +48,12 @@ class Wandb:
 
     @property
     def enabled(self) -> bool:
-        """Whether W&B is wanted and its package can be imported; one that cannot costs a line of the log."""
+        """Whether W&B is wanted and can be imported; if it cannot, that is logged."""
         if self.mode == "disabled" or os.environ.get("WANDB_MODE") == "disabled":
             return False
         try:
             import wandb  # noqa: F401
-        except Exception as error:  # also of a package that it needs: protobuf's are many
+        except Exception as error:  # also of a package that it needs, as protobuf
             log.warning("W&B cannot be imported (%s); the run goes on without it.", _one_line(error))
             return False
         return True
@@ -65,84 +65,96 @@ class Wandb:
         return self.mode == "offline"
 
 
-class UnbreakableWandbLogger(WandbLogger):
-    """W&B's logger, but whatever it raises becomes one line of the log, after which the run goes on without it.
+class UnbreakableWandbLogger(Logger):
+    """Logs to W&B; an error of W&B becomes one line of the log, after which the run continues without it.
 
-    Lightning opens a logger before the model and the data are set up; this one waits for `start`, so that a refused run
-    leaves nothing in W&B. The run's id is then kept in the run directory: a continued run is the same W&B run.
+    The W&B run is opened by `start`, after the model and the data are set up, so that a rejected run leaves nothing in
+    W&B. Its id is kept in the run directory, so that a continued run continues the same W&B run.
 
-    Where W&B cannot be reached, or refuses the key, the run is kept offline, which `make wandb-sync` uploads. Nothing
-    waits for W&B longer than `SECONDS_TO_OPEN` at the start and `SECONDS_TO_FINISH` at the end.
+    Where W&B cannot be reached, or rejects the key, the run is kept offline, and `make wandb-sync` uploads it later.
+    W&B delays a run by `SECONDS_TO_OPEN` at the start and `SECONDS_TO_FINISH` at the end at most.
     """
 
     def __init__(self, settings: Wandb, run_directory: Path, name: str, config: dict[str, Any]) -> None:
-        self.directory = run_directory
-        self.started = self.broken = False
-        super().__init__(
-            name=name,
-            save_dir=run_directory,
-            offline=settings.offline,
-            project=settings.project,
-            entity=settings.entity,
-            group=settings.group,
-            tags=settings.tags,
-            config=config,
-            resume="allow",  # offline too: else the upload of a continued run's second part replaces the first
-            settings=_quiet_settings(),
-        )
-        self._wandb_init.pop("anonymous", None)  # Lightning passes a setting that W&B warns it has dropped
+        super().__init__()
+        self.settings, self.directory, self.run_name, self.config = settings, run_directory, name, config
+        self.broken = False
+        self._run: Any = None
 
-    @rank_zero_only
-    def start(self) -> None:
-        """Open the W&B run, offline where it cannot be had online."""
-        self._attempt(self._open)
+    @property
+    def name(self) -> str:
+        return self.settings.project
 
-    def _open(self) -> None:
-        self._id = self._wandb_init["id"] = _run_id(self.directory)
-        self.started = True
-        self._check_room()
-        try:
-            run = self.experiment
-        except Exception as error:  # unreachable, a wrong key, another server's answer
-            if self._offline:
-                raise
-            self._go_offline()
-            _ = self.experiment
-            log.warning(
-                "W&B cannot be used (%s); the run is kept offline, `make wandb-sync` uploads it.", _one_line(error)
-            )
-            return
-        kept = f"offline, kept in {self.directory / 'wandb'}; `make wandb-sync` uploads it"
-        log.info("W&B: %s", kept if self._offline else run.url)
-
-    def _go_offline(self) -> None:
-        import wandb
-
-        wandb.teardown()  # its service still holds the run that it could not open
-        self._offline = True
-        self._wandb_init["mode"] = "offline"
+    @property
+    def version(self) -> str | None:
+        return None if self._run is None else str(self._run.id)
 
     @property
     def experiment(self) -> Any:
-        """The W&B run; before `start` and after a failure, what takes every call and does nothing."""
-        return super().experiment if self.started and not self.broken else _Nothing()
+        """The W&B run; before `start` and after a failure, an object that accepts every call and does nothing."""
+        return _Nothing() if self._run is None or self.broken else self._run
+
+    @rank_zero_only
+    def start(self) -> None:
+        """Open the W&B run, offline where it cannot be opened online."""
+        self._attempt(self._open)
+
+    def _open(self) -> None:
+        run_id = _run_id(self.directory)
+        self._check_disk()
+        if not self.settings.offline:
+            try:
+                self._run = self._init(run_id, "online")
+                log.info("W&B: %s", self._run.url)
+                return
+            except Exception as error:  # unreachable, a wrong key, another server's answer
+                _end_service()  # it still has the run that it could not open
+                message = "W&B cannot be used (%s); the run is kept offline, `make wandb-sync` uploads it."
+                log.warning(message, _one_line(error))
+        self._run = self._init(run_id, "offline")
+        if self.settings.offline:
+            log.info("W&B: offline, kept in %s; `make wandb-sync` uploads it", self.directory / "wandb")
+
+    def _init(self, run_id: str, mode: Literal["online", "offline"]) -> Any:
+        import wandb
+
+        settings = _quiet_settings(mode)
+        wandb.setup(settings)  # otherwise W&B reports statistics of its own even where the run is offline
+        run = wandb.init(
+            id=run_id,
+            name=self.run_name,
+            project=self.settings.project,
+            entity=self.settings.entity,
+            group=self.settings.group,
+            tags=self.settings.tags,
+            config=self.config,
+            dir=self.directory,
+            resume="allow",  # offline too: otherwise the upload of a continued run's second part replaces the first
+            reinit="create_new",  # W&B then forgets the run when it ends, however it ends
+            settings=settings,
+        )
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        return run
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._attempt(lambda: super(UnbreakableWandbLogger, self).log_metrics(metrics, step))
+        self._attempt(lambda: self.experiment.log({**metrics, "trainer/global_step": step}))
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Nothing to do: the whole configuration was given at the start."""
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the whole configuration is passed at the start."""
 
     @rank_zero_only
     def log_picture(self, name: str, file: Path, step: int) -> None:
-        """Upload a picture that was written to a file."""
-        self._attempt(lambda: super(UnbreakableWandbLogger, self).log_image(name, [str(file)], step))
+        """Upload an image file."""
 
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        self._attempt(lambda: super(UnbreakableWandbLogger, self).finalize(status))
+        def upload() -> None:
+            import wandb
+
+            self.experiment.log({name: [wandb.Image(str(file))], "trainer/global_step": step})
+
+        self._attempt(upload)
 
     @rank_zero_only
     def finish(self) -> None:
@@ -153,47 +165,41 @@ class UnbreakableWandbLogger(WandbLogger):
         if self.broken:
             return
         try:
-            if self.started:
-                self._check_room()
-            with _logging_errors_ignored():
+            if self._run is not None:
+                self._check_disk()
+            with _no_logging_errors():
                 call()
-        except Exception as error:  # whatever W&B does, training goes on
+        except Exception as error:  # whatever W&B does, training continues
             self.broken = True
-            self._let_go()
+            if self._run is not None:
+                with suppress(Exception, SystemExit), _no_logging_errors():
+                    self._run.finish(exit_code=1)
+            _end_service()
             log.warning("W&B stopped working (%s); the run goes on, metrics.csv has it all.", _one_line(error))
 
-    def _check_room(self) -> None:
-        """Raise OSError where the disk is full, of which W&B tells its own log file at most."""
+    def _check_disk(self) -> None:
+        """Raise OSError where the disk is full; W&B reports that to its own log file at most."""
         folder = self.directory / "wandb"
-        if shutil.disk_usage(folder).free < LEAST_ROOM:
+        if shutil.disk_usage(folder).free < MIN_FREE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
-    def _let_go(self) -> None:
-        """End the W&B run and its service, or W&B would look for them, and complain, when the process ends."""
-        import wandb
 
-        # SystemExit: with the status of a service that was killed.
-        for end in (lambda: wandb.finish(exit_code=1), _forget_run, wandb.teardown):
-            with suppress(Exception, SystemExit), _logging_errors_ignored():
-                end()
+def _end_service() -> None:
+    """End W&B's own process; otherwise W&B would look for it, and complain, when this process ends."""
+    import wandb
+
+    with suppress(Exception, SystemExit), _no_logging_errors():  # SystemExit: with the status of a killed service
+        wandb.teardown()
 
 
 @contextmanager
-def _logging_errors_ignored() -> Iterator[None]:
+def _no_logging_errors() -> Iterator[None]:
     """Keep `logging` from printing a traceback for each line that it cannot write."""
     before, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield
     finally:
         logging.raiseExceptions = before
-
-
-def _forget_run() -> None:
-    """Let W&B forget its run, or the next run of this process is logged to it. Raises ImportError where W&B has no
-    such function, which is private."""
-    from wandb.sdk.lib.module import unset_globals
-
-    unset_globals()
 
 
 def _one_line(error: Exception) -> str:
@@ -215,10 +221,11 @@ def _run_id(run_directory: Path) -> str:
     return new
 
 
-def _quiet_settings() -> Any:
+def _quiet_settings(mode: str) -> Any:
     import wandb
 
-    wanted: dict[str, Any] = {
+    settings: dict[str, Any] = {
+        "mode": mode,
         "silent": True,
         "console": "off",
         "x_disable_stats": True,
@@ -227,8 +234,8 @@ def _quiet_settings() -> Any:
         "finish_timeout": float(os.environ.get("WANDB_FINISH_TIMEOUT", SECONDS_TO_FINISH)),
         "finish_timeout_raises": True,
     }
-    known = wandb.Settings.model_fields  # W&B refuses what it does not know; 0.20 waits without a limit
-    return wandb.Settings(**{name: value for name, value in wanted.items() if name in known})
+    known = wandb.Settings.model_fields  # W&B rejects unknown settings, as old versions do `finish_timeout`
+    return wandb.Settings(**{name: value for name, value in settings.items() if name in known})
 
 
 def _has_wandb_key() -> bool:
@@ -242,9 +249,9 @@ def _has_wandb_key() -> bool:
 
 
 def upload_offline_runs(root: Path) -> int:
-    """Upload what runs below `root` kept for W&B while it was offline; return the exit status of `make wandb-sync`.
+    """Upload the W&B runs below `root` that were kept offline; return the exit status of `make wandb-sync`.
 
-    The parts of a run that was continued have one id, and W&B joins them in the order in which they began.
+    The parts of a continued run share one id, and W&B joins them in the order of their starts.
     """
     kept = sorted(root.glob("**/wandb/offline-run-*"))
     new = [folder for folder in kept if not list(folder.glob("*.wandb.synced"))]
