@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 from torch.utils.data import DataLoader
 
 from vitlab.config import Config, merge
@@ -175,5 +175,8 @@ def _skip(batches: object) -> None:
 
 def least_batch(experiment: Experiment) -> int:
     """Return the smallest batch a step accepts: two images for mixup and for statistics over the batch."""
-    normalized = any(isinstance(module, BatchNorm | _BatchNorm) for module in experiment.objective.modules())
+    normalized = any(
+        isinstance(module, BatchNorm | nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm)
+        for module in experiment.objective.modules()
+    )
     return 2 if normalized or experiment.data.mixup is not None else 1

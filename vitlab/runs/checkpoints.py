@@ -1,8 +1,8 @@
-"""When a run's state is written, how, which file a continued run takes, and what a signal does.
+"""When and how checkpoints are written, which one a continued run loads, and what signals do.
 
-`checkpoints/last.ckpt` is the newest state and `previous.ckpt` the one before. A state is written in the hook from
-which Lightning can continue, and takes its name in the next one: by then metrics.csv has every row that belongs to it,
-so that a run killed in between neither lacks a row nor writes it twice.
+`checkpoints/last.ckpt` is the newest state and `previous.ckpt` the one before. A checkpoint is written in the hook from
+which Lightning can continue, and renamed in the next hook: by then metrics.csv has every row that belongs to it, so
+that a run killed in between neither loses a row nor writes one twice.
 """
 
 import logging
@@ -22,26 +22,26 @@ from vitlab.atomic_files import newest_whole, written_whole
 
 log = logging.getLogger("vitlab")
 
-# The status of a run that a signal stopped: for SLURM and the like, which start it again (EX_TEMPFAIL of sysexits.h),
-# and for Ctrl-C, as shells expect.
+# Exit status of a run that a signal stopped: EX_TEMPFAIL of sysexits.h for schedulers, which start it again, and the
+# status that shells expect for Ctrl-C.
 STOPPED, INTERRUPTED = 75, 130
 SIGNALS = {signal.SIGTERM: STOPPED, signal.SIGUSR1: STOPPED, signal.SIGINT: INTERRUPTED}
 
-# Several processes agree that one of them was asked to stop, or that a checkpoint is due, each so many steps.
+# Interval in steps at which several processes agree whether one was told to stop or a checkpoint is due.
 _STEPS_TO_AGREE = 10
 
 
 @dataclass
 class Checkpointing:
-    """When the state of a run is written, from which the same command continues.
+    """When checkpoints are written, from which the same command continues.
 
-    At the ends of epochs, as often as `max_time_share` allows, and always after the last; beyond that as given here.
+    At the ends of epochs, as often as `max_time_share` allows, and always after the last one; in addition as set here.
 
     Args:
-        every_n_steps: Also after so many optimizer steps; None: not by steps.
-        every_n_minutes: Also when the last one is so old; None: never within an epoch.
-        max_time_share: Largest share of the training time that checkpoints at the ends of epochs may take.
-        on_failure: Where the disk is full or gone: go on without, or stop.
+        every_n_steps: Also after this number of optimizer steps; None: not by steps.
+        every_n_minutes: Also when the last checkpoint is older than this; None: not by time.
+        max_time_share: Largest fraction of the training time that checkpoints at the ends of epochs may take.
+        on_failure: If the disk is full or gone: continue without a checkpoint, or stop.
     """
 
     every_n_steps: int | None = None
@@ -59,7 +59,7 @@ class Checkpointing:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints that are whole or not there; a disk that is full ends the run only if it shall."""
+    """Writes checkpoints completely or not at all; a full disk stops the run only with `on_failure: stop`."""
 
     def __init__(self, on_failure: Literal["continue", "stop"] = "continue") -> None:
         super().__init__()
@@ -72,15 +72,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # torch's writer turns one into the other
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
-            said = f"No checkpoint could be written at step {checkpoint.get('global_step')} in {path.parent} ({cause})."
+            message = (
+                f"No checkpoint could be written at step {checkpoint.get('global_step')} in {path.parent} ({cause})."
+            )
             if self.on_failure == "stop":
-                log.error("%s The run stops; what was written before is whole.", said)
+                log.error("%s The run stops; what was written before is whole.", message)
                 raise SystemExit(1) from None
-            log.warning("%s The run goes on; what was written before is whole.", said)
+            log.warning("%s The run goes on; what was written before is whole.", message)
 
 
 class RunCheckpoints(Checkpoint):
-    """Writes `last.ckpt` and keeps the one before; ends the run after a signal, with its state written."""
+    """Writes `last.ckpt`, keeps the one before, and stops the run after a signal once its state is written."""
 
     def __init__(self, directory: Path, settings: Checkpointing) -> None:
         self.directory = directory
@@ -99,7 +101,7 @@ class RunCheckpoints(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
         self._at = self._begin = time.perf_counter()
-        if trainer.is_global_zero:  # what a killed run was about to write
+        if trainer.is_global_zero:  # left by a killed run
             for unfinished in (self._next, *self.directory.glob("*.new")):
                 unfinished.unlink(missing_ok=True)
         self.signals.listen()  # after Lightning, whose own handler would stop the run without its state
@@ -110,14 +112,14 @@ class RunCheckpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step == self._step:
-            return  # amid an accumulation, whose gradients no checkpoint holds
+            return  # between accumulated batches, whose gradients are not in a checkpoint
         self._step = trainer.global_step
         last = trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
         if not last and self._due_within_epoch(trainer):  # after the last, the end of the epoch follows
             self._write(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give up a state from which this validation would be left out, and write one after the next step."""
+        """Discard a checkpoint from which this validation would be missing, and write one after the next step."""
         self._owed = self._unpublished
         self._tried = self._unpublished = False
 
@@ -178,7 +180,7 @@ class RunCheckpoints(Checkpoint):
         self.signals.listen()
 
     def on_test_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        if trainer.world_size == 1:  # several processes test to the end, and none waits for one that has stopped
+        if trainer.world_size == 1:  # several processes test to the end: none may wait for one that has stopped
             self._stop_if_asked(trainer)
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
@@ -196,14 +198,14 @@ class RunCheckpoints(Checkpoint):
 
 
 class Signals:
-    """Remembers a request to stop until a step is complete. Ctrl-C a second time stops at once."""
+    """Remembers a request to stop until the step is complete. A second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def listen(self) -> None:
-        """Take over the signals, if this is the main thread, which alone may."""
+        """Handle the signals, if this is the main thread; Python allows it in no other."""
         try:
             for number in SIGNALS:
                 before = signal.signal(number, self._remember)
@@ -212,7 +214,7 @@ class Signals:
             log.debug("Signals are handled by the main thread, which this is not.")
 
     def ignore(self) -> None:
-        """Give the signals back."""
+        """Restore the previous handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
@@ -225,22 +227,22 @@ class Signals:
 
 
 def _any_process(trainer: Trainer, decision: bool) -> bool:
-    """Return whether any of the processes says so; all of them must ask."""
+    """Return whether the decision of any process is true; all processes must call this."""
     return decision if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(decision, all=False))
 
 
 def newest_state(directory: Path) -> Path | None:
-    """Return the newest whole checkpoint of a run directory, or None where there is none yet; name those passed over.
+    """Return the newest intact checkpoint of a run directory, or None if there is none yet; log the damaged ones.
 
     Raises:
-        ValueError: there are some, and none is whole.
+        ValueError: there are checkpoints, and all are damaged.
     """
     folder = directory / "checkpoints"
-    found, flaws = newest_whole([folder / "last.ckpt", folder / "previous.ckpt"])
+    newest, flaws = newest_whole([folder / "last.ckpt", folder / "previous.ckpt"])
     for path, wrong in flaws.items():
         log.warning("%s is damaged (%s) and passed over.", path, wrong)
-    if found is None and flaws:
+    if newest is None and flaws:
         raise ValueError(
             f"{folder} holds no whole checkpoint to continue from.\n--run.overwrite true begins the run again."
         )
-    return found
+    return newest

@@ -1,7 +1,7 @@
-"""Pictures as a run trains, for YAML under `trainer.callbacks`: PNGs in the run directory, and on W&B.
+"""Figures drawn during training, for `trainer.callbacks` of a YAML file: PNGs in the run directory and on W&B.
 
-Each is drawn every n epochs and after the last, of the same validation images and with the same draws, so that epochs
-can be compared. Nothing of the training depends on it.
+Each is drawn every n epochs and after the last, of the same validation images and with the same random numbers, so that
+epochs can be compared. Training does not depend on them.
 """
 
 from abc import ABC, abstractmethod
@@ -23,14 +23,14 @@ from vitlab.runs.wandb import UnbreakableWandbLogger
 
 
 class Pictures(Callback, ABC):
-    """Draw now and then; leaves say what.
+    """Draws a figure at intervals.
 
     Args:
         every_n_epochs: how often, and after the last epoch.
     """
 
     name: ClassVar[str]
-    """What the files begin with."""
+    """Prefix of the file names."""
 
     def __init__(self, every_n_epochs: int) -> None:
         if every_n_epochs < 1:
@@ -39,7 +39,7 @@ class Pictures(Callback, ABC):
 
     @abstractmethod
     def draw(self, objective: Any, data: Any, title: str) -> Figure:
-        """Draw the objective as it is now, in evaluation mode and without gradients; log numbers if there are any."""
+        """Draw the objective, which is in evaluation mode and without gradients; log metrics if there are any."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
@@ -61,14 +61,14 @@ class Pictures(Callback, ABC):
 
 @final
 class Reconstructions(Pictures):
-    """Draws what SimMIM or MAE sees of images and what it predicts of them.
+    """Draws the visible patches of images and the prediction of SimMIM or MAE.
 
     Where normalized pixels are predicted, each patch (MAE) or neighborhood (SimMIM) is shown with its true mean and
     deviation.
 
     Args:
         every_n_epochs: how often, and after the last epoch.
-        images: so many, spread evenly over the validation images.
+        images: how many, taken evenly from the validation images.
     """
 
     name = "reconstructions"
@@ -95,10 +95,10 @@ class Reconstructions(Pictures):
 
 @final
 class TeacherAgreement(Pictures):
-    """Draws and logs how far a distilled student decides as its teacher does, on all validation images.
+    """Draws and logs how often a distilled student agrees with its teacher on the validation images.
 
-    `val/agreement` is the share of equal decisions, `val/teacher_kl` the mean KL(teacher ‖ student) in nats; likewise
-    for each head and for the average of the weights, `val_distillation/agreement` and so on.
+    `val/agreement` is the fraction of equal predictions, `val/teacher_kl` the mean KL(teacher ‖ student) in nats.
+    Each head and the average of the weights have their own, `val_distillation/agreement` and so on.
 
     Args:
         every_n_epochs: how often, and after the last epoch.
@@ -131,16 +131,13 @@ class TeacherAgreement(Pictures):
 
 
 def some_images(data: Any, count: int, device: torch.device) -> tuple[torch.Tensor, list[int], list[str]]:
-    """Return so many validation images (count, C, H, W), or all where there are fewer, spread evenly over the split.
-
-    Also their labels and their names.
-    """
+    """Return `count` validation images (count, C, H, W), taken evenly from the split, with their labels and names."""
     every = max(1, len(data.labels("val")) // count)
     images = torch.cat([images for (images,), _ in data.batches("val", device, every)])[:count]
     return images, data.labels("val")[::every][:count].tolist(), data.image_names("val")[::every][:count]
 
 
 def run_directory(trainer: Trainer) -> Path:
-    """Return where the run keeps its files; a trainer that was built by hand has Lightning's own place."""
+    """Return the run directory; a trainer without one has Lightning's `default_root_dir`."""
     record = next((c for c in trainer.callbacks if isinstance(c, RunRecord)), None)  # type: ignore[attr-defined]
     return Path(trainer.default_root_dir) if record is None else record.directory

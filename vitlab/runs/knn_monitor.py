@@ -1,4 +1,4 @@
-"""Watch frozen features as a pre-training runs: k-NN accuracy, and how far the features spread."""
+"""k-NN accuracy and collapse metrics of frozen features during pre-training."""
 
 import logging
 from typing import Any
@@ -18,15 +18,15 @@ log = logging.getLogger("vitlab")
 
 
 class KnnMonitor(Callback):
-    """Logs what an encoder's features are worth while an objective without labels trains, and names their collapse.
+    """Logs the quality of an encoder's features during training, and warns when they collapse.
 
-    For YAML, under `trainer.callbacks`. `val/knn`: what k-NN gets right (k = 20, weighted as in DINO), neighbors being
-    training images and queries the validation images. `val/rank` and `val/std` of the queries ask for no label: the
-    effective number of dimensions, and how far features of length 1 spread, from 0 to about 1.
+    For `trainer.callbacks` of a YAML file. `val/knn` is the validation accuracy of k-NN among training images (k = 20,
+    weighted as in DINO). `val/rank` and `val/std` need no labels: the effective number of dimensions of the validation
+    features, and the spread of the normalized features, from 0 (collapsed) to about 1.
 
     Args:
-        every_n_epochs: how often, and after the last epoch.
-        most: at most so many neighbors, spread evenly over the training images.
+        every_n_epochs: interval; the last epoch is always included.
+        most: largest number of training images, taken evenly from the training set.
     """
 
     def __init__(self, every_n_epochs: int = 10, most: int = 10_000) -> None:
@@ -35,7 +35,7 @@ class KnnMonitor(Callback):
         self.every_n_epochs, self.most = every_n_epochs, most
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse data without classes before the training, not after its first epochs."""
+        """Reject data without classes before the training, not after its first epochs."""
         require_classes(torch.from_numpy(trainer.datamodule.labels("train")[:1]))  # type: ignore[attr-defined]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,8 +48,8 @@ class KnnMonitor(Callback):
         with gathered(pl_module):
             bank, labels = extract(pl_module.encoder, data.batches("train", pl_module.device, every))
             queries, truth = extract(pl_module.encoder, data.batches("val", pl_module.device))
-        right = predict_weighted(queries, bank, labels, data.num_classes) == truth
-        seen = {"val/knn": float(right.float().mean()), "val/rank": rank_me(queries), "val/std": relative_std(queries)}
-        pl_module.log_dict(seen, rank_zero_only=True)
-        if seen["val/rank"] < 1.5 and trainer.is_global_zero:  # an encoder as it is built has 2 or more
-            log.warning("Collapse: val/rank is %.2f, all images look alike.\n%s", seen["val/rank"], pl_module.remedies)
+        correct = predict_weighted(queries, bank, labels, data.num_classes) == truth
+        rank, knn = rank_me(queries), float(correct.float().mean())
+        pl_module.log_dict({"val/knn": knn, "val/rank": rank, "val/std": relative_std(queries)}, rank_zero_only=True)
+        if rank < 1.5 and trainer.is_global_zero:  # an untrained encoder has 2 or more
+            log.warning("Collapse: val/rank is %.2f, all images look alike.\n%s", rank, pl_module.remedies)

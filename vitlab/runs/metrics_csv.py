@@ -1,4 +1,4 @@
-"""`metrics.csv` in the run directory: a row an epoch, or a step where asked, whatever else logs."""
+"""`metrics.csv` in the run directory, written whatever other loggers there are."""
 
 import csv
 import io
@@ -17,10 +17,10 @@ log = logging.getLogger("vitlab")
 
 
 class MetricsFile(Logger):
-    """A CSV file with a row for each logged event: `step`, `epoch`, then one column a metric, empty where not logged.
+    """A CSV file with a row for each logged event: `step`, `epoch`, then a column for each metric.
 
-    Rows are appended as they come, so that a killed run keeps what it logged. A metric seen for the first time adds a
-    column, for which the file is rewritten once.
+    Rows are appended at once, so that a killed run keeps what it logged. The first value of a metric adds a column, for
+    which the file is rewritten.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +42,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def keep_until(self, step: int) -> None:
-        """Drop what a run writes again that continues after `step` optimizer steps; the first step's rows say 0."""
+        """Remove the rows that a run writes again which continues after `step` steps; the first step is 0."""
         rows = [row for row in self._read() if int(row["step"]) < step]
         self.columns = list(rows[0]) if rows else []
         if rows:
@@ -64,7 +64,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing to do: the run directory's config.yaml holds them."""
+        """Do nothing: they are in config.yaml."""
 
     def _read(self) -> list[dict[str, str]]:
         if not self.path.is_file():

@@ -1,4 +1,4 @@
-"""The progress bar, and the speeds that it shows and logs."""
+"""The progress bar, and the throughput that it shows and logs."""
 
 import logging
 import math
@@ -17,11 +17,9 @@ from vitlab.runs.utilization import Utilization
 
 log = logging.getLogger("vitlab")
 
-log = logging.getLogger("vitlab")
-
 
 class Pace:
-    """What a stretch of training did: batches, images, seconds, and seconds of these spent waiting for data."""
+    """Batches, images and seconds of a part of the training, and the seconds spent waiting for data."""
 
     def __init__(self) -> None:
         self.batches = self.images = 0
@@ -30,19 +28,19 @@ class Pace:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning, without what was no training."""
+        """Training time so far, without validation and checkpoints."""
         return max(time.perf_counter() - self.began - self.aside, 1e-9)
 
 
 class RunProgress(Callback):
-    """One bar for the whole run: epoch, time left for all epochs, images/s, share of the time spent waiting for data.
+    """One bar for the whole run: epoch, remaining time, images/s and the fraction of time spent waiting for data.
 
-    Where the output is not a terminal, a line now and then instead. The loss is read from the device once a second,
-    not at each step. Logged of each epoch, validation and checkpoints left out: images/s, the share of the time that
-    went into waiting for data, the TFLOP/s of a device and, on a GPU, the model FLOPs utilization.
+    Where the output is not a terminal, a line is printed at intervals instead. The loss is read from the device once a
+    second, not at each step. Each epoch logs images/s, the fraction of time spent waiting for data, TFLOP/s per device
+    and, on a GPU, the model FLOPs utilization, all without validation and checkpoints.
 
     Args:
-        shown: False: only log, where `trainer.enable_progress_bar` is off or a bar of the user's own is shown.
+        shown: False: log only, where `trainer.enable_progress_bar` is off or the user has a progress bar.
     """
 
     def __init__(self, utilization: Utilization, seconds_between_lines: float = 10.0, shown: bool = True) -> None:
@@ -91,7 +89,7 @@ class RunProgress(Callback):
                 self._print_line(trainer, now)
 
     def _leave_out(self, trainer: Trainer) -> None:
-        """Count what passed since the last batch as no training: validation, or a checkpoint."""
+        """Exclude the time since the last batch, which validation or a checkpoint took."""
         now = time.perf_counter()
         for pace in (self._run, self._epoch):
             pace.aside += now - self._last
@@ -99,7 +97,7 @@ class RunProgress(Callback):
 
     @staticmethod
     def _paused(trainer: Trainer) -> float:
-        """Return the seconds that went into checkpoints, which is not waiting for data either."""
+        """Return the seconds spent on checkpoints so far."""
         return sum(each.seconds for each in trainer.checkpoint_callbacks if isinstance(each, RunCheckpoints))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -117,7 +115,7 @@ class RunProgress(Callback):
             self._print_line(trainer, now)
 
     def _print_line(self, trainer: Trainer, now: float) -> None:
-        """Say how far the run is, where there is no terminal for a bar."""
+        """Print the progress where there is no terminal for a bar."""
         if not (self.enabled and trainer.is_global_zero) or self.bar is not None:
             return
         self._line = now

@@ -1,4 +1,4 @@
-"""What happens around training: the run directory and its records, a monitor of features, the progress bar."""
+"""The run directory: configuration, environment, data, predictions and summary of a run."""
 
 import importlib.metadata
 import json
@@ -44,9 +44,9 @@ OWN_FILES = (
 
 
 class RunRecord(Callback):
-    """Writes the run directory: configuration, environment and data before the first step, the results after the last.
+    """Writes configuration, environment and data before the first step, and the results after the last.
 
-    Nothing is written until the model and the data have been built and set up, so that a failed start leaves nothing.
+    Nothing is written until the model and the data are built and set up, so that a failed start leaves nothing behind.
     """
 
     def __init__(self, directory: Path, config: dict[str, Any]) -> None:
@@ -58,7 +58,7 @@ class RunRecord(Callback):
         self._outputs: list[dict[str, Tensor]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give a user's own ModelCheckpoint a folder beside our checkpoints; Lightning would name it after a logger."""
+        """Give a user's ModelCheckpoint a folder next to our checkpoints; Lightning would name it after a logger."""
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.directory / "checkpoints" / "own")
@@ -72,7 +72,7 @@ class RunRecord(Callback):
         if trainer.ckpt_path is None:
             erase(self.directory)
         else:
-            self._say_what_is_inexact(now)
+            self._warn_if_inexact(now)
         write_text(self.directory / "config.yaml", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         write_text(self.directory / "environment.json", json.dumps(now, indent=2))
         facts = trainer.datamodule.facts()  # type: ignore[attr-defined]
@@ -81,14 +81,14 @@ class RunRecord(Callback):
             if isinstance(logger, UnbreakableWandbLogger):
                 logger.start()
 
-    def _say_what_is_inexact(self, now: dict[str, Any]) -> None:
+    def _warn_if_inexact(self, now: dict[str, Any]) -> None:
         file = self.directory / "environment.json"
         before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else now
-        if found := inexact(before, now):
-            log.warning("Continued, but not to the bit: %s.", "; ".join(found))
+        if differences := inexact(before, now):
+            log.warning("Continued, but not to the bit: %s.", "; ".join(differences))
 
     def keep_rows(self, trainer: Trainer) -> None:
-        """Drop the rows of metrics.csv that the run is about to write again."""
+        """Remove the rows of metrics.csv that the run is about to write again."""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
                 logger.keep_until(trainer.global_step)
@@ -156,7 +156,7 @@ class RunRecord(Callback):
         """Write summary.json, which makes the run a finished one, and close W&B.
 
         Args:
-            partial: why its figures are no result, if they are none: untrained, out of time, or tested on a part.
+            partial: why the metrics are not a final result: untrained, out of time, or evaluated on a part of the data.
         """
         for logger in trainer.loggers:
             if isinstance(logger, UnbreakableWandbLogger):
@@ -184,7 +184,7 @@ def in_order(values: Tensor) -> Tensor:
 
 
 def erase(directory: Path) -> None:
-    """Remove what an earlier run wrote into its directory; files of others stay."""
+    """Remove the files of an earlier run from its directory; other files stay."""
     for name in OWN_FILES:
         (directory / name).unlink(missing_ok=True)
     for file in (
@@ -196,7 +196,7 @@ def erase(directory: Path) -> None:
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:
-    """Describe what the run ran on: versions, device, commit, command."""
+    """Return versions, device, commit and command of the run."""
     packages = ("vitlab", "torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy")
     device = trainer.strategy.root_device
     commit = subprocess.run(
@@ -217,7 +217,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
         "command": "python -m vitlab " + " ".join(sys.argv[1:]),
-        "folder": str(Path.cwd()),  # from which relative paths in config.yaml lead
+        "folder": str(Path.cwd()),  # to which relative paths in config.yaml refer
     }
 
 
@@ -229,6 +229,6 @@ def _version(package: str) -> str | None:
 
 
 def is_last_epoch(trainer: Trainer) -> bool:
-    """Return, at the end of an epoch, whether the training ends with it."""
+    """Return, at the end of an epoch, whether it is the last."""
     ended = trainer.max_steps >= 0 and trainer.global_step >= trainer.max_steps
     return ended or trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
