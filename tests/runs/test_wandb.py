@@ -222,14 +222,17 @@ def _killed_then_continued(tiny: Write, mode: str, monkeypatch: pytest.MonkeyPat
     """Train two epochs, the first start dying in the second."""
     path = tiny({"trainer": {"max_epochs": 2}})
 
+    loggers: list[UnbreakableWandbLogger] = []
+
     def die(logger: UnbreakableWandbLogger) -> None:
+        loggers.append(logger)
         raise KeyError("killed")
 
     with monkeypatch.context() as patch:
         _at_row(4, die, patch)
         with pytest.raises(KeyError, match="killed"):
             run("fit", ["--config", str(path), "--run.wandb.mode", mode])
-    wandb.finish(exit_code=1)  # as W&B's own process does when the run's is gone
+    loggers[0].experiment.finish(exit_code=1)  # as W&B's own process does when the run's is gone
     assert fit(path, "--run.wandb.mode", mode) == []
 
 

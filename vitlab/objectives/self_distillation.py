@@ -80,7 +80,7 @@ class SelfDistillation(Objective, ABC):
     def student(self) -> nn.Sequential:
         """Backbone and head, as they are trained."""
         parts: OrderedDict[str, nn.Module] = OrderedDict(backbone=self.backbone)
-        if "head" in self._modules:
+        if "head" in dict(self.named_children()):
             parts["head"] = self.head
         return nn.Sequential(parts)
 
