@@ -36,7 +36,7 @@ def test_half_the_speed_buys_half_the_epochs_of_wall_clock_and_as_many_of_flops(
 def test_a_budget_that_buys_nothing_is_refused() -> None:
     budget = parse_budget({"images": 20_000})
     assert budget is not None
-    with pytest.raises(ValueError, match=r"20,000 training images buys 0\.4 epochs of 50,000 images\. Raise it\."):
+    with pytest.raises(ValueError, match=r"20,000 training images is 0\.4 epochs of 50,000 images\. Raise it\."):
         budget.epochs(50_000, None)
 
 

@@ -67,5 +67,5 @@ def test_data_that_have_no_top1_accuracy_are_refused_before_the_first_run(
 def test_results_of_a_study_whose_budget_nobody_measured_are_refused(
     write_study: Write, workshop: FakeWorkshop, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="nobody has measured it here"):
+    with pytest.raises(ValueError, match="it has not been measured on this machine"):
         results_of(write_study(budget={"flops": 1e12}), workshop, tmp_path / "runs")

@@ -66,8 +66,8 @@ def test_variants_take_turns_and_the_screen_says_whose_it_is(
     assert failures == {}
     assert (tmp_path / "small-study" / "turns.txt").read_text().split() == ["a", "b"] * TURNS
     said = capsys.readouterr().out
-    assert "Measuring cost: B (2 of 2) gets ready …" in said
-    assert f"Measuring cost: turn {TURNS} of {TURNS} of A, B, about 0:0" in said
+    assert "Measuring cost: preparing B (2 of 2) …" in said
+    assert f"Measuring cost: turn {TURNS} of {TURNS} (A, B), about 0:0" in said
     measure(A=variant(0.9), B=variant(0.8))
 
 

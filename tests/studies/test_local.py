@@ -48,7 +48,7 @@ def test_a_second_start_runs_nothing_again_and_a_conflict_is_refused_unless_over
 
     before = modified(first)
     again, printed = start()
-    assert "2 of 2 runs are finished already" in printed
+    assert "2 of 2 runs are already finished" in printed
     assert modified(again) == before
 
     changed = {"variants": {"A": variant(0.9), "B": variant(0.7)}}
@@ -59,7 +59,7 @@ def test_a_second_start_runs_nothing_again_and_a_conflict_is_refused_unless_over
     assert modified(first) == before
 
     replaced, printed = start(overwrite=True, **changed)
-    assert "1 of 2 runs are finished already" in printed
+    assert "1 of 2 runs are already finished" in printed
     assert modified(replaced)[0] == before[0]  # A is as it was
     assert modified(replaced)[1] > before[1]
 
@@ -67,7 +67,7 @@ def test_a_second_start_runs_nothing_again_and_a_conflict_is_refused_unless_over
 def test_a_run_that_was_cut_short_is_shown_and_begun_again_if_asked(start: Start) -> None:
     short = {"variants": {"A": variant(0.9, cut_short=[1]), "B": variant(0.8)}}
     first, printed = start(**short)
-    why = "not a whole run: tested on 184 of 597 images (--overwrite trains it anew)"
+    why = "incomplete run: tested on 184 of 597 images (--overwrite retrains it)"
     assert [failure for _, failure in first] == [why, None]
     assert why in printed
     before = modified(first)

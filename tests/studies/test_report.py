@@ -178,9 +178,9 @@ def test_a_run_that_was_cut_short_and_a_test_on_validation_images_are_told(
     folder = tmp_path / "runs" / "small-study"
     texts = [(folder / name).read_text().replace(SPACE, " ") for name in ("report.html", "report.md")]
     for text in texts:
-        assert "(Swin, seed 2: not a whole run: tested on 184 of 597 images (--overwrite trains it anew))" in text
+        assert "(Swin, seed 2: incomplete run: tested on 184 of 597 images (--overwrite retrains it))" in text
         assert "597 test images (the validation images) of 10 classes" in text
-        assert "chosen on these same images, which flatters it" in text
+        assert "chosen on these same images, which biases it upwards" in text
         assert "chosen on the validation split" not in text
         assert re.search(r"flag.*null.*true", text)  # as the YAML file has them
         assert not re.search(r"\b(None|True|False)\b", text)
@@ -190,7 +190,7 @@ def test_a_run_that_was_cut_short_and_a_test_on_validation_images_are_told(
         "finished",
         "finished",
         "finished",
-        "not a whole run: tested on 184 of 597 images (--overwrite trains it anew)",
+        "incomplete run: tested on 184 of 597 images (--overwrite retrains it)",
     ]
     assert [run.seed for run in finished_runs(folder)[0] if run.variant == "Swin"] == [1]
 

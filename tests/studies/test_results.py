@@ -54,7 +54,7 @@ def test_a_run_that_was_cut_short_is_no_result(tmp_path: Path) -> None:
     finished, failures = read_results([whole, older, short])
     assert [result.run.seed for result in finished] == [1, 2]
     assert failures == [
-        (short.run, "not a whole run: tested on 184 of 736 images, stopped by max_time (--overwrite trains it anew)")
+        (short.run, "incomplete run: tested on 184 of 736 images, stopped by max_time (--overwrite retrains it)")
     ]
 
 

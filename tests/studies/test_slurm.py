@@ -12,7 +12,7 @@ from fake_study import FAKE_PROGRAM, FakeWorkshop, variant
 
 from vitlab.studies.compare import compare
 from vitlab.studies.execution.slurm import run_array, slurm
-from vitlab.studies.execution.task import Training
+from vitlab.studies.execution.task import RunTask
 from vitlab.studies.study import plan, read_study
 
 Write = Callable[..., Path]
@@ -46,9 +46,9 @@ def test_runs_become_jobs_and_are_not_submitted_again(
     outcomes = run_array(runs, FAKE_PROGRAM, local(tmp_path), False, said.append, poll_seconds=0.1)
     assert [outcome.failure for outcome in outcomes] == [None, None]
     assert all((run.directory / "summary.json").is_file() for run in runs)
-    assert said[0].strip() == "0 runs are finished, 2 submitted, 0 on the way."
+    assert said[0].strip() == "0 runs finished, 2 submitted, 0 already queued."
     run_array(runs, FAKE_PROGRAM, local(tmp_path), False, said.append, poll_seconds=0.1)
-    assert said[-2].strip() == "2 runs are finished, 0 submitted, 0 on the way."
+    assert said[-2].strip() == "2 runs finished, 0 submitted, 0 already queued."
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_a_run_that_fails_is_told_with_its_last_words(
 @pytest.mark.slow
 def test_a_job_that_is_taken_away_stops_its_run_and_comes_back(tmp_path: Path) -> None:
     (tmp_path / "patient.py").write_text(PATIENT)
-    training = Training([sys.executable, str(tmp_path / "patient.py"), str(tmp_path)], str(tmp_path / "log"), ["anew"])
+    training = RunTask([sys.executable, str(tmp_path / "patient.py"), str(tmp_path)], str(tmp_path / "log"), ["anew"])
     job = local(tmp_path).submit(training)
     deadline = time.monotonic() + 60
     while not (tmp_path / "starts").is_file() and time.monotonic() < deadline:
@@ -83,12 +83,12 @@ def test_a_study_is_reported_when_its_array_is_done(
     study = write_study(variants=PAIR, seeds=[1])
     report = compare(study, workshop, tmp_path / "runs", program=FAKE_PROGRAM, cluster=lambda _, folder: local(folder))
     assert report.is_file()
-    assert "0 runs are finished, 2 submitted" in capsys.readouterr().out
+    assert "0 runs finished, 2 submitted" in capsys.readouterr().out
 
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ValueError, match="no sbatch here"):
+    with pytest.raises(ValueError, match="sbatch not found"):
         slurm("Study", tmp_path, [])
     for tool in ("sbatch", "srun", "squeue"):
         (tmp_path / tool).write_text("#!/bin/sh")

@@ -63,8 +63,8 @@ BAD = {
     "unknown key": ({"seed": [1]}, "unknown key `seed`. Did you mean `seeds`?"),
     "unknown key of the budget": ({"budget": {"epoch": 3}}, "Did you mean `epochs`?"),
     "no base": ({"base": "absent"}, "has no `base`"),
-    "base names no file": ({"base": "nowhere.yaml"}, "base: nowhere.yaml names no file"),
-    "seeds twice": ({"seeds": [1, 2, 1]}, "holds 1 twice"),
+    "base names no file": ({"base": "nowhere.yaml"}, "base: nowhere.yaml does not exist"),
+    "seeds twice": ({"seeds": [1, 2, 1]}, "contains 1 twice"),
     "no seeds": ({"seeds": []}, "has no `seeds`"),
     "seeds are a number": ({"seeds": 3}, "like [1, 2, 3]"),
     "a seed is no number": ({"seeds": [1, True]}, "like [1, 2, 3]"),
@@ -81,10 +81,10 @@ BAD = {
     "two budgets": ({"budget": {"epochs": 3, "images": 9}}, "Expected one of epochs, images, flops, minutes"),
     "tune misspelt": ({"tune": {"key": "model.init_args.rl", "values": [1, 2]}}, "tune: key: `model.init_args.rl` is"),
     "one value": ({"tune": {"key": "model.init_args.lr", "values": [1]}}, "two `values` or more"),
-    "equal values": ({"tune": {"key": "model.init_args.lr", "values": [1, 1]}}, "holds one twice"),
+    "equal values": ({"tune": {"key": "model.init_args.lr", "values": [1, 1]}}, "contains duplicates"),
     "unknown key of tune": ({"tune": {"key": "model", "value": [1, 2]}}, "Did you mean `values`?"),
     "tune is a word": ({"tune": "lr"}, "Expected a mapping with `key` and `values`"),
-    "target in per cent": ({"target_accuracy": 95}, "Expected a share between 0 and 1"),
+    "target in per cent": ({"target_accuracy": 95}, "Expected a fraction between 0 and 1"),
     "jobs of nothing": ({"jobs": 0}, "Expected a whole number from 1, or null"),
 }  # fmt: skip
 
@@ -137,7 +137,7 @@ def test_a_study_may_train_on_fewer_batches_and_leave_limits_at_all(
 
 def test_a_study_of_no_length_is_refused(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> None:
     endless = {**variant(0.9), "trainer": {"max_epochs": None}}
-    with pytest.raises(ValueError, match="nothing says how long 'A' trains"):
+    with pytest.raises(ValueError, match="'A' has no training length"):
         plan(read_study(write_study(variants={"A": endless, "B": variant(0.8)}, budget=None)), workshop, tmp_path)
 
 

@@ -70,7 +70,7 @@ def test_the_warm_up_keeps_its_share_of_the_epochs(write_study: Write, workshop:
     endless = {**warm, "trainer": {"max_epochs": None}}
     study = read_study(write_study(budget={"images": 9000}, variants={"A": endless, "B": variant(0.8)}))
     with pytest.raises(
-        ValueError, match=r"study\.yaml: budget: .*warmup_epochs is 0\.6 of an unknown number of epochs"
+        ValueError, match=r"study\.yaml: budget: .*warmup_epochs is 0\.6, but trainer\.max_epochs is not set"
     ):
         spend_budget(study, first_runs(study, plan(study, workshop, tmp_path)), workshop.images, refuse, tmp_path)
 
@@ -91,7 +91,7 @@ def test_images_and_epochs_need_no_measurement(spend: Callable[..., dict]) -> No
 
 
 def test_a_budget_that_cannot_be_spent_is_named(spend: Callable[..., dict]) -> None:
-    with pytest.raises(ValueError, match=r"study\.yaml: the budget of 1e\+05 training FLOPs buys 0\.00011 epochs"):
+    with pytest.raises(ValueError, match=r"study\.yaml: a budget of 1e\+05 training FLOPs is 0\.00011 epochs"):
         spend({"flops": 1.0e5})
     with pytest.raises(ValueError, match="the cost of B could not be measured \\(out of memory\\)"):
         spend({"minutes": 1}, lambda runs: ({}, {"B": "out of memory"}))
@@ -169,5 +169,5 @@ def test_tuning_on_test_images_is_refused(write_study: Write, digits: Digits, mo
     study = read_study(write_study(tune=TUNE))
     refuse_to_tune_on_test_images(study, digits)
     monkeypatch.setattr(Digits, "image_names", lambda self, split: ["the same"])
-    with pytest.raises(ValueError, match="validation images of this data set are its test images"):
+    with pytest.raises(ValueError, match="validation images of this data set are also its test images"):
         refuse_to_tune_on_test_images(study, digits)

@@ -1,6 +1,6 @@
-"""The two lines to beat: always answering the most frequent class, and the nearest neighbors by raw pixels.
+"""Two baselines that every model must beat: predicting the most frequent class, and k-NN on raw pixels.
 
-A network that does not beat them has learned nothing worth its cost; unmarked, that goes unnoticed.
+Reports mark the runs that do not exceed them, which would otherwise go unnoticed.
 """
 
 import json
@@ -21,14 +21,14 @@ NEIGHBORS = (1, 3, 5, 10, 20)
 BANK_IMAGES = 10_000  # at most; of the training split
 CHOICE_IMAGES = 2_000  # at most; of the validation split
 TEST_IMAGES = 10_000  # at most
-DECODE = 256  # images at a time: photos are large before they are shrunk
-SIDE = 32  # px that larger images are shrunk to
+DECODE = 256  # images at a time: photos are large before they are resized
+SIDE = 32  # px to which larger images are resized
 SEED = 0  # of the subsamples: the same for every study
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """Accuracies on the test split, with what they rest on."""
+    """Accuracies on the test split, and how they were measured."""
 
     majority: float
     majority_class: str
@@ -40,25 +40,25 @@ class Baselines:
     side: int
 
     def describe_knn(self, tested_on_validation: bool = False) -> str:
-        """Say how the neighbors were found."""
+        """Describe how k-NN was run."""
         part = "a stratified sample of " if self.subsampled else ""
-        chosen_on = "these same images, which flatters it" if tested_on_validation else "the validation split"
+        chosen_on = "these same images, which biases it upwards" if tested_on_validation else "the validation split"
         return f"k = {self.k}, chosen on {chosen_on}, among {part}{self.bank_images:,} training images"
 
 
 def baselines(images: Images, data: Config, cache: Path) -> Baselines:
-    """Return the baselines of a data set, from the cache where it is of the same `data` section."""
+    """Return the baselines of a data set, from the cache if that has the same `data` section."""
     if cache.is_file():
         known = json.loads(cache.read_text(encoding="utf-8"))
         if known["data"] == data:
             return Baselines(**known["baselines"])
-    found = _measure(images)
-    write_text(cache, json.dumps({"data": data, "baselines": asdict(found)}, indent=2) + "\n")
-    return found
+    measured = _measure(images)
+    write_text(cache, json.dumps({"data": data, "baselines": asdict(measured)}, indent=2) + "\n")
+    return measured
 
 
 def stratified_sample(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the sorted indices of at most `size` images, each class in proportion, all where they are few enough."""
+    """Return sorted indices of at most `size` images, stratified by class."""
     if len(labels) <= size:
         return np.arange(len(labels))
     order = rng.permutation(len(labels))

@@ -1,7 +1,7 @@
-"""How long every variant of a study trains: equal epochs, images, training FLOPs or wall-clock.
+"""How long every variant of a study trains: equal epochs, images, training FLOPs or minutes.
 
-A budget is turned into whole epochs of each variant before training starts, so that schedules span exactly what is
-trained and a run can be repeated. FLOPs and wall-clock are measured first (`cost`), on this machine.
+A budget is converted into whole epochs per variant before training starts, so that schedules span the whole training
+and runs are reproducible. FLOPs and speed are measured first, on this machine.
 """
 
 import difflib
@@ -16,28 +16,28 @@ from vitlab.evaluation.cost import Cost
 
 @dataclass(frozen=True)
 class Budget(ABC):
-    """An amount of something that each variant may spend."""
+    """The amount of a resource that each variant may spend."""
 
     amount: float
 
     @abstractmethod
     def images(self, images_per_epoch: int, cost: Cost | None) -> float:
-        """Return how many training images it buys; `cost` is given where `measured`."""
+        """Return the number of training images it allows; `cost` is not None if `measured`."""
 
     @property
     def measured(self) -> bool:
-        """Say whether what it buys depends on what a variant costs."""
+        """Whether it depends on the cost of a variant."""
         return False
 
     def epochs(self, images_per_epoch: int, cost: Cost | None) -> int:
-        """Return the whole epochs that come nearest to what it buys.
+        """Return the nearest whole number of epochs.
 
         Raises:
             ValueError: less than half an epoch.
         """
         bought = self.images(images_per_epoch, cost) / images_per_epoch
         if bought < 0.5:
-            raise ValueError(f"the budget of {self} buys {bought:.2g} epochs of {images_per_epoch:,} images. Raise it.")
+            raise ValueError(f"a budget of {self} is {bought:.2g} epochs of {images_per_epoch:,} images. Raise it.")
         return max(1, math.floor(bought + 0.5))
 
     @abstractmethod
@@ -55,7 +55,7 @@ class Epochs(Budget):
 
 
 class ImagesSeen(Budget):
-    """Training images, each counted every time it is seen."""
+    """Training images, counting repetitions."""
 
     def images(self, images_per_epoch: int, cost: Cost | None) -> float:
         return self.amount
@@ -80,7 +80,7 @@ class TrainingFlops(Budget):
 
 
 class Minutes(Budget):
-    """Wall-clock of training steps at the measured images/s; loading and validation come on top."""
+    """Wall-clock time of training steps at the measured speed; loading and validation are extra."""
 
     @property
     def measured(self) -> bool:
@@ -102,17 +102,17 @@ KINDS: Mapping[str, type[Budget]] = {
 }
 
 
-def parse_budget(given: Any) -> Budget | None:
-    """Return what a study's `budget` means; null: what the base says.
+def parse_budget(value: Any) -> Budget | None:
+    """Parse a study's `budget`; None leaves the base's number of epochs.
 
     Raises:
-        ValueError: not exactly one kind, or not an amount; the message lacks the place.
+        ValueError: not exactly one kind, or no valid amount; the message does not name the file.
     """
-    if given is None:
+    if value is None:
         return None
-    if not isinstance(given, dict) or len(given) != 1:
-        raise ValueError(f"budget: {given!r}. Expected one of {', '.join(KINDS)}, like `budget: {{epochs: 30}}`.")
-    ((kind, amount),) = given.items()
+    if not isinstance(value, dict) or len(value) != 1:
+        raise ValueError(f"budget: {value!r}. Expected one of {', '.join(KINDS)}, like `budget: {{epochs: 30}}`.")
+    ((kind, amount),) = value.items()
     if kind not in KINDS:
         near = difflib.get_close_matches(str(kind), KINDS, n=1)
         hint = f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(KINDS)}."

@@ -1,4 +1,4 @@
-"""Numbers as the report writes them: rounded to what the data can resolve, with a true minus sign."""
+"""Number formats of the report: rounded to the resolution of the data, with a true minus sign."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ SPACE = "\u00a0"  # where a line must not break
 
 
 def digits_for(images: int) -> int:
-    """Return the decimals of a percentage that a test set of this size can resolve."""
+    """Return the decimals of a percentage that a test set of this size resolves."""
     return 2 if images >= 5_000 else 1
 
 
@@ -22,12 +22,12 @@ def percent(fraction: float, digits: int) -> str:
 
 
 def signed(value: float, digits: int) -> str:
-    """Return a number with a true minus sign; a dash where there is none."""
+    """Return a number with a true minus sign; a dash for nan."""
     return NONE if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
 def bracket(interval: Interval, digits: int) -> str:
-    """Return an interval of fractions in percentage points, like [0.4, 2.2]; nothing where there is none."""
+    """Return an interval of fractions in percentage points, like [0.4, 2.2]; empty without an interval."""
     if math.isnan(interval.low):
         return ""
     return f"[{percent(interval.low, digits)},{SPACE}{percent(interval.high, digits)}]"
@@ -51,20 +51,20 @@ def engineering(value: float, unit: str = "") -> str:
 
 
 def speed(images_per_second: float, turns: tuple[float, float] | None) -> str:
-    """Return images per second, and in brackets the slowest and the fastest turn where they are known."""
+    """Return images per second, with the slowest and the fastest turn in brackets if known."""
     if turns is None:
         return f"{images_per_second:,.0f}"
     return f"{images_per_second:,.0f} [{turns[0]:,.0f},{SPACE}{turns[1]:,.0f}]"
 
 
 def tick(value: float) -> str:
-    """Return a round number with k, M or G, as short as it goes, like 5 M."""
+    """Return a round number with k, M or G, as short as possible, like 5 M."""
     scaled, prefix = _prefixed(value)
     return f"{scaled:.6g}{SPACE}{prefix}".rstrip()
 
 
 def p_value(p: float) -> str:
-    """Return a p-value; the smallest ones as a bound."""
+    """Return a p-value, as a bound below 0.001."""
     if math.isnan(p):
         return NONE
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

@@ -1,7 +1,7 @@
-"""What the runs of a study left behind, read from their directories and put into numbers.
+"""The results of a study: its run directories read, and summarized in numbers.
 
-A run that failed, left nothing to read, or saw other test images than the rest stands among the failures with the
-reason; it enters no average. So does one that was cut short: trained for no step, tested on some of the images.
+A run that failed, is unreadable, was cut short or was tested on other images than the rest is listed as a failure with
+the reason and excluded from all averages.
 """
 
 import json
@@ -32,7 +32,7 @@ from vitlab.studies.study import Difference, Run, Study
 from vitlab.studies.tuning import Choice
 
 SIGNIFICANCE = 0.05
-# Rows that differ in these are marked: their accuracies answer another question, or come from another machine.
+# Variants that differ in these are marked: their accuracies are not comparable, or come from another machine.
 DECISIVE = (
     "data.init_args.image_size",
     "data.init_args.crop_pct",
@@ -51,7 +51,7 @@ class CurvePoints(NamedTuple):
 
 
 class Reliability(NamedTuple):
-    """Answers by confidence, in bins of equal width over [0, 1]; nan where a bin is empty."""
+    """Predictions by confidence, in bins of equal width over [0, 1]; nan in empty bins."""
 
     images: np.ndarray  # (B,) int64, over all seeds
     confidence: np.ndarray  # (B,), mean
@@ -59,14 +59,14 @@ class Reliability(NamedTuple):
 
 
 class Fact(NamedTuple):
-    """An entry of environment.json over the runs: its value, or the values where they differ."""
+    """An entry of environment.json over the runs: its distinct values."""
 
     key: str
     values: list[str]
 
     @property
     def same(self) -> bool:
-        """Say whether all runs agree."""
+        """Whether all runs agree."""
         return len(self.values) == 1
 
 
@@ -79,11 +79,11 @@ class RunResult:
     summary: dict[str, Any]
     environment: dict[str, Any]
     history: pd.DataFrame  # metrics.csv
-    data: dict[str, Any] = field(default_factory=dict)  # data.json; empty where an older version trained
+    data: dict[str, Any] = field(default_factory=dict)  # data.json; empty for runs of older versions
 
     @cached_property
     def correct(self) -> np.ndarray:
-        """For each test image whether the prediction is right, (N,) bool."""
+        """Whether each test image is classified correctly, (N,) bool."""
         return predicted.correct(self.predictions.logits, self.predictions.labels)
 
     @cached_property
@@ -93,7 +93,7 @@ class RunResult:
 
     @cached_property
     def top1_ema(self) -> float | None:
-        """Accuracy of the averaged weights, if there are any."""
+        """Accuracy of the averaged weights; None without them."""
         logits = self.predictions.logits_ema
         return None if logits is None else float(predicted.correct(logits, self.predictions.labels).mean())
 
@@ -114,17 +114,17 @@ class RunResult:
 
     @property
     def images_seen(self) -> int:
-        """Training images, each counted every time it was seen."""
+        """Training images, counting repetitions."""
         return int(self.summary["images_seen"])
 
     def seconds_to(self, accuracy: float) -> float | None:
-        """Return the training time to the first epoch with this validation accuracy; epochs count as equally long."""
+        """Return the training time to the first epoch with this validation accuracy, taking epochs as equally long."""
         reached = self.by_epoch("val/top1")
         epochs = reached.index[reached >= accuracy]
         return self.seconds * float(epochs[0]) / self.run.epochs if len(epochs) else None
 
     def by_epoch(self, metric: str) -> pd.Series:
-        """Return a column of metrics.csv by epoch from 1: the mean of what was logged in the epoch."""
+        """Return a column of metrics.csv by epoch from 1, averaged within the epoch."""
         if metric not in self.history:
             return pd.Series(dtype=float)
         rows = self.history[["epoch", metric]].dropna()
@@ -137,7 +137,7 @@ class VariantResult:
     """The finished runs of a variant together."""
 
     variant: str
-    index: int  # position in the study: decides color and marker
+    index: int  # position in the study; determines color and marker
     runs: list[RunResult]  # at least one
 
     @property
@@ -147,7 +147,7 @@ class VariantResult:
 
     @property
     def accuracy_ema(self) -> Interval | None:
-        """Mean and interval of the averaged weights, where every run has them."""
+        """Mean and interval of the averaged weights; None unless every run has them."""
         values = [result.top1_ema for result in self.runs]
         known = [value for value in values if value is not None]
         return self._accuracy(known) if known == values else None
@@ -167,7 +167,7 @@ class VariantResult:
 
     @property
     def reliability(self) -> Reliability:
-        """Confidence and accuracy by bin of confidence; the bins are those of the calibration error."""
+        """Confidence and accuracy by bin of confidence, with the bins of the calibration error."""
         sure = np.concatenate([predicted.probabilities(r.predictions.logits).max(axis=1) for r in self.runs])
         right = np.concatenate([result.correct for result in self.runs])
         which = np.minimum((sure * predicted.CALIBRATION_BINS).astype(int), predicted.CALIBRATION_BINS - 1)
@@ -189,7 +189,7 @@ class VariantResult:
 
     @property
     def outcomes(self) -> dict[int, np.ndarray]:
-        """By seed: for each test image whether the prediction is right."""
+        """By seed, whether each test image is classified correctly."""
         return {result.run.seed: result.correct for result in self.runs}
 
     def curve(self, metric: str) -> CurvePoints:
@@ -204,24 +204,24 @@ class VariantResult:
 
 
 class Pair(NamedTuple):
-    """Two variants compared, the one with the higher mean first; `p` is corrected for the number of pairs."""
+    """A comparison of two variants, the one with the higher mean first; `p` is corrected for the number of pairs."""
 
     better: VariantResult
     worse: VariantResult
     comparison: Comparison
     p: float
-    outlook: Outlook | None  # None where the pair shares a single seed
+    outlook: Outlook | None  # None if the pair shares a single seed
 
     @property
     def separable(self) -> bool:
-        """Say whether the difference survives other seeds and other images, at the significance level."""
-        ahead = self.comparison.difference.mean > 0  # unequal sets of seeds can turn the order round
+        """Whether the difference is significant over seeds and images."""
+        ahead = self.comparison.difference.mean > 0  # unequal sets of seeds can reverse the order
         return ahead and self.p < SIGNIFICANCE  # nan, of a single seed, is not below
 
 
 @dataclass(frozen=True, eq=False)
 class StudyResults:
-    """All that a report tells."""
+    """Everything that a report is written from."""
 
     study: Study
     differences: list[Difference]
@@ -237,12 +237,12 @@ class StudyResults:
     @cached_property
     def ranking(self) -> list[VariantResult]:
         """Variants with at least one finished run, the highest mean accuracy first."""
-        found = []
+        results = []
         for index, variant in enumerate(self.study.variants):
             runs = [result for result in self.finished if result.run.variant == variant]
             if runs:
-                found.append(VariantResult(variant, index, runs))
-        return sorted(found, key=lambda result: -result.accuracy.mean)
+                results.append(VariantResult(variant, index, runs))
+        return sorted(results, key=lambda result: -result.accuracy.mean)
 
     @cached_property
     def pairs(self) -> list[Pair]:
@@ -254,7 +254,7 @@ class StudyResults:
         ]
         adjusted = statistics.holm([comparison.p for _, _, comparison in compared])
         tests = sum(comparison.seeds > 1 for _, _, comparison in compared)
-        level = SIGNIFICANCE / max(1, tests)  # of Holm's first step: whoever passes it, passes
+        level = SIGNIFICANCE / max(1, tests)  # of Holm's first step, the strictest
         return [
             Pair(a, b, comparison, p, outlook(comparison.cells, level) if comparison.seeds > 1 else None)
             for (a, b, comparison), p in zip(compared, adjusted, strict=True)
@@ -272,43 +272,43 @@ class StudyResults:
 
     @property
     def tested_on_validation(self) -> bool:
-        """Say whether the test images are those that choices were made on."""
+        """Whether the test images are also the validation images."""
         return any(result.data.get("test_is_validation") for result in self.finished)
 
     def lines_not_beaten(self, accuracy: float) -> list[str]:
-        """Name the baselines that an accuracy does not exceed."""
+        """List the baselines that an accuracy does not exceed."""
         lines = {"majority class": self.baselines.majority, "k-NN on raw pixels": self.baselines.knn}
         return [name for name, line in lines.items() if accuracy <= line]
 
     @cached_property
     def environment(self) -> list[Fact]:
-        """List what the finished runs' environments say, once where they agree."""
+        """The environments of the finished runs, entry by entry."""
         flat = [flatten(result.environment) for result in self.finished]
         keys = dict.fromkeys(key for environment in flat for key in environment if key not in OWN_TO_A_RUN)
         return [Fact(k, list(dict.fromkeys(_text(environment.get(k, ABSENT)) for environment in flat))) for k in keys]
 
     @cached_property
     def target(self) -> float:
-        """The validation accuracy of which the time is told: the study's, else the whole per cent that all reached."""
+        """The validation accuracy to which time is reported: the study's, or the percentage that all runs reached."""
         if self.study.target_accuracy is not None:
             return self.study.target_accuracy
         best = [float(np.max(result.by_epoch("val/top1").to_numpy(), initial=0)) for result in self.finished]
         return math.floor(100 * min(best) + 1e-9) / 100
 
     def set_apart(self, result: VariantResult) -> list[str]:
-        """List in what a variant was tested unlike most: resolution, crop, versions, device."""
-        found = []
+        """List how a variant was tested differently from most: resolution, crop, versions, device."""
+        marks = []
         for key in DECISIVE:
             values = {r.variant: sorted({_decisive(run, key) for run in r.runs}) for r in self.ranking}
             counts = Counter(map(tuple, values.values()))
             (usual, count), own = counts.most_common(1)[0], values[result.variant]
             if len(counts) > 1 and (tuple(own) != usual or 2 * count <= len(values)):
-                found.append(f"{key.rpartition('.')[2]} {' and '.join(own)}")
-        return found
+                marks.append(f"{key.rpartition('.')[2]} {' and '.join(own)}")
+        return marks
 
     @cached_property
     def per_class(self) -> pd.DataFrame:
-        """Accuracy by class (rows) and variant (columns, ranked), mean over seeds; with the number of test images."""
+        """Accuracy by class (rows) and variant (columns, ranked), mean over seeds, and the number of test images."""
         table = pd.DataFrame({"images": np.bincount(self.labels, minlength=len(self.class_names))}, self.class_names)
         for result in self.ranking:
             right = np.mean([run.correct for run in result.runs], axis=0)  # (N,)
@@ -317,7 +317,7 @@ class StudyResults:
         return table
 
     def confusions(self, result: VariantResult) -> list[tuple[str, str, int]]:
-        """List (class, taken for, how often over all seeds) of a variant, the most frequent first."""
+        """List (label, prediction, count over all seeds) of a variant's errors, the most frequent first."""
         counts: Counter[tuple[int, int]] = Counter()
         for run in result.runs:
             wrong = ~run.correct
@@ -333,7 +333,7 @@ class StudyResults:
             for run, failure in self.failures
         ]
         order = {variant: index for index, variant in enumerate(self.study.variants)}
-        table = pd.DataFrame(rows).convert_dtypes()  # whole numbers stay whole beside empty cells
+        table = pd.DataFrame(rows).convert_dtypes()  # integers stay integers in columns with empty cells
         return table.sort_values(["variant", "seed"], key=lambda c: c.map(order) if c.name == "variant" else c)
 
     def _row(self, result: RunResult) -> dict[str, Any]:
@@ -384,7 +384,7 @@ def _text(value: Any) -> str:
 
 
 def read_results(outcomes: Sequence[Outcome]) -> tuple[list[RunResult], list[Outcome]]:
-    """Read the finished runs; return them and the failures, to which those that cannot be compared are added."""
+    """Read the finished runs; return them, and the failures including runs that cannot be compared."""
     failures = [outcome for outcome in outcomes if outcome.failure is not None]
     results = []
     for run in (outcome.run for outcome in outcomes if outcome.failure is None):

@@ -1,20 +1,20 @@
-"""A study's YAML becomes a grid of runs: variants × seeds, each a complete configuration, checked beforehand.
+"""Turn a study's YAML into a grid of runs, variants × seeds, each with a complete and validated configuration.
 
     name: quickstart
-    base: ../quickstart/base.yaml     # a complete experiment but for what the variants add; relative to this file
-    variants:                         # what differs, nothing else: a mapping, or the path of a YAML file
+    base: ../quickstart/base.yaml     # an experiment, complete with what the variants add; relative to this file
+    variants:                         # only the differences: a mapping, or the path of a YAML file
       ViT: {model: {init_args: {backbone: {class_path: …}}}}
     seeds: [1, 2, 3]
-    budget: {epochs: 35}              # for all: epochs, images, flops or minutes; null: the base's own epochs
+    budget: {epochs: 35}              # the same for all: epochs, images, flops or minutes; null: as in the base
     may_differ: [model.init_args.backbone]
     tune:                             # null: one recipe for all
       key: model.init_args.optimizer.init_args.lr
       values: [5.0e-4, 1.0e-3, 2.0e-3]
       seeds: [0]                      # of the tuning runs; null: the first of `seeds`
-    target_accuracy: 0.95             # time to it on the validation images; null: what every run reaches
-    jobs: 2                           # runs at a time; null: one per GPU, or per core
+    target_accuracy: 0.95             # report the time to this validation accuracy; null: what every run reaches
+    jobs: 2                           # parallel runs; null: one per GPU, or per core
 
-Nothing here writes a file: a mistake in a study leaves no trace.
+Nothing here writes a file, so an invalid study leaves no trace.
 """
 
 import difflib
@@ -35,12 +35,12 @@ KEYS = ("name", "base", "variants", "seeds", "budget", "may_differ", "tune", "ta
 REQUIRED = ("base", "variants", "seeds")
 TUNE_KEYS = ("key", "values", "seeds")
 WARMUP = "model.init_args.schedule.init_args.warmup_epochs"
-RESERVED_SLUGS = ("figures", "robustness", "transfer", "tuning", "wandb")  # lie beside the variants' folders
+RESERVED_SLUGS = ("figures", "robustness", "transfer", "tuning", "wandb")  # other folders beside the variants'
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """One setting tried on validation images, the same values for every variant."""
+    """A setting tuned on validation images, with the same values for every variant."""
 
     key: str
     values: list[Any]
@@ -53,12 +53,12 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Study:
-    """What a study's YAML says, checked."""
+    """A study's YAML, validated."""
 
     path: Path
     name: str
     base: Path
-    variants: dict[str, Config]  # by name: what it changes of the base
+    variants: dict[str, Config]  # by name: its changes to the base
     seeds: list[int]
     budget: Budget | None
     may_differ: list[str]
@@ -68,12 +68,12 @@ class Study:
 
     @property
     def settled(self) -> bool:
-        """Say whether the runs are known from the file alone: nothing is tuned, and the budget is in epochs."""
+        """Whether the file alone determines the runs: nothing is tuned, and the budget is in epochs."""
         return self.tuning is None and (self.budget is None or isinstance(self.budget, Epochs))
 
     @property
     def allowed(self) -> list[str]:
-        """The keys in which variants may differ: what is compared, and what is tuned or spent for each."""
+        """The keys in which variants may differ: those compared, tuned, or set by the budget."""
         tuned = [self.tuning.key] if self.tuning else []
         spent = ["trainer.max_epochs", WARMUP] if self.budget is not None and self.budget.measured else []
         return [*self.may_differ, *tuned, *spent]
@@ -83,7 +83,7 @@ class Study:
 class Run:
     """One cell of the grid: a variant with a seed.
 
-    The run directory belongs to the run; what the study writes about it lies beside it, in the variant's folder.
+    The run directory belongs to the run; the study writes its own files beside it, in the variant's folder.
     """
 
     variant: str
@@ -93,22 +93,22 @@ class Run:
 
     @property
     def directory(self) -> Path:
-        """Where the run keeps its results."""
+        """The run directory."""
         return self.folder / f"seed-{self.seed}"
 
     @property
     def config_path(self) -> Path:
-        """The configuration it is started with."""
+        """The configuration that it is started with."""
         return self.folder / f"config-seed-{self.seed}.yaml"
 
     @property
     def log_path(self) -> Path:
-        """What its process printed."""
+        """The output of its process."""
         return self.folder / f"seed-{self.seed}.log"
 
     @property
     def epochs(self) -> int:
-        """Epochs it trains for."""
+        """Number of training epochs."""
         return int(self.config["trainer"]["max_epochs"])
 
     def __str__(self) -> str:
@@ -116,11 +116,11 @@ class Run:
 
 
 class Difference(NamedTuple):
-    """A key of the configuration that is not the same in all variants."""
+    """A key of the configuration that differs between variants."""
 
     key: str
     values: dict[str, Any]  # by variant
-    declared: bool  # the study's `may_differ` allows it: it is what is compared
+    declared: bool  # allowed by the study's `may_differ`
 
 
 def nest(key: str, value: Any) -> Config:
@@ -150,12 +150,12 @@ def read_study(path: Path) -> Study:
     base = path.parent / str(content["base"])
     if not base.is_file():
         raise FileNotFoundError(
-            f"{path}: base: {content['base']} names no file ({base} does not exist).\n"
-            "The path is relative to the study's own file."
+            f"{path}: base: {content['base']} does not exist (looked for {base}).\n"
+            "The path is relative to the study's file."
         )
     name = str(content.get("name") or path.stem)
     if not slug(name):
-        raise ValueError(f"{path}: name: {name!r} holds no letter or digit to make a folder's name of.")
+        raise ValueError(f"{path}: name: {name!r} cannot name a folder. Use letters or digits.")
     return Study(
         path=path,
         name=name,
@@ -171,21 +171,20 @@ def read_study(path: Path) -> Study:
 
 
 def plan(study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Config] | None = None) -> list[Run]:
-    """Return the runs of a study, seed by seed so that an early stop leaves pairs; writes nothing.
+    """Return the runs of a study, ordered by seed so that an early stop leaves pairs.
 
     Args:
-        decided: By variant, what was measured or tuned for it, over everything else (`decisions`).
+        decided: By variant, overrides from the budget and from tuning (`tuning`).
 
     Raises:
-        ValueError: a variant that says nothing, a configuration that the workshop refuses, or one whose runs could give
-            no result.
+        ValueError: an empty variant, an invalid configuration, or one that could yield no result.
     """
     base = load_yaml(study.base)
     for variant, override in study.variants.items():
         if not override:
             raise ValueError(
-                f"Variant {variant!r} of {study.path} changes nothing: it says nothing of its own.\n"
-                f"Give it what sets it apart, also where {study.base.name} says the same."
+                f"Variant {variant!r} of {study.path} is empty and changes nothing.\n"
+                f"List the settings that define it, even if {study.base.name} has the same values."
             )
     runs = [
         _run(study, variant, seed, (decided or {}).get(variant, {}), base, workshop, root)
@@ -199,7 +198,7 @@ def plan(study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Con
 
 
 def plan_tuning(study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Config]) -> list[list[Run]]:
-    """Return the tuning runs of each value of `study.tuning`, all variants and seeds; they see no test image."""
+    """Return the tuning runs by value of `study.tuning`, then by seed and variant; they use no test images."""
     if study.tuning is None:
         return []
     base, tuning = load_yaml(study.base), study.tuning
@@ -219,22 +218,19 @@ def plan_tuning(study: Study, workshop: Workshop, root: Path, decided: Mapping[s
 
 
 def without_run(config: Config) -> Config:
-    """Return a configuration without its section `run`, which says where results go, not what they are."""
+    """Return a configuration without its `run` section, which does not affect the results."""
     return {key: value for key, value in config.items() if key != "run"}
 
 
 def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
-    """List every key in which the resolved configurations of the variants differ, the declared ones first.
-
-    Read from the runs of the first seed; the seeds are the same for all variants.
-    """
+    """List every key in which the variants' resolved configurations differ with the first seed, declared keys first."""
     flat = {run.variant: flatten(without_run(run.config)) for run in runs if run.seed == study.seeds[0]}
-    found = []
+    differences = []
     for key in dict.fromkeys(key for config in flat.values() for key in config):
         values = {variant: config.get(key, ABSENT) for variant, config in flat.items()}
         if any(value != next(iter(values.values())) for value in values.values()):
-            found.append(Difference(key, values, any(_within(key, prefix) for prefix in study.allowed)))
-    return sorted(found, key=lambda difference: not difference.declared)
+            differences.append(Difference(key, values, any(_within(key, prefix) for prefix in study.allowed)))
+    return sorted(differences, key=lambda difference: not difference.declared)
 
 
 def _run(study: Study, variant: str, seed: int, decided: Config, base: Config, workshop: Workshop, root: Path) -> Run:
@@ -253,7 +249,7 @@ def _run(study: Study, variant: str, seed: int, decided: Config, base: Config, w
         resolved = workshop.resolve(merge(merge(merge(base, study.variants[variant]), own), decided))
     except ValueError as error:
         raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
-    # As read back from a file: tuples are lists there, and only then do comparisons with run directories hold.
+    # As read back from a file, where tuples are lists, to be comparable with the run directories.
     plain: Config = yaml.safe_load(yaml.safe_dump(resolved, sort_keys=False))
     return Run(variant, seed, plain, root / slug(study.name) / slug(variant))
 
@@ -262,8 +258,8 @@ def _within(key: str, prefix: str) -> bool:
     return key == prefix or key.startswith(f"{prefix}.")
 
 
-def _refuse_unknown(given: Iterable[str], known: tuple[str, ...], path: Path, what: str) -> None:
-    for key in given:
+def _refuse_unknown(keys: Iterable[str], known: tuple[str, ...], path: Path, what: str) -> None:
+    for key in keys:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(known)}."
@@ -293,30 +289,30 @@ def _refuse_unknown_keys(study: Study, runs: list[Run]) -> None:
 
 
 def _refuse_cut_short(study: Study, runs: list[Run]) -> None:
-    """Refuse what ends a run early or leaves images out of its test; fewer training batches are a fair budget."""
+    """Reject settings that end a run early or skip test images; fewer training batches are a fair budget."""
     for run in runs:
         trainer = run.config.get("trainer", {})
         if study.budget is None and trainer.get("max_epochs") in (None, -1):
             raise ValueError(
-                f"{study.path}: nothing says how long {run.variant!r} trains. Add a budget, like {{epochs: 30}}."
+                f"{study.path}: {run.variant!r} has no training length. Add a budget, like {{epochs: 30}}."
             )
         for key, value in trainer.items():
             if key in CUTS_SHORT and value is not None and not CUTS_SHORT[key](value):
                 raise ValueError(
-                    f"{study.path}: trainer.{key} is {as_yaml(value)} for {run.variant!r}, whose runs would be no "
-                    "whole ones and give no result. Remove it; `budget` says how long a study trains."
+                    f"{study.path}: trainer.{key} is {as_yaml(value)} for {run.variant!r}, whose runs would be "
+                    "cut short and yield no result. Remove it; `budget` sets the training length."
                 )
 
 
 def _all_batches(limit: int | float) -> bool:
-    """Say whether a limit is none: 1.0 is all batches, 1 is one."""
+    """Whether a limit keeps all batches: 1.0 does, 1 is a single batch."""
     return isinstance(limit, float) and limit == 1.0
 
 
-# By key of the trainer: whether its value leaves a run whole. Null always does.
+# By key of the trainer, whether a value leaves a run complete; null always does.
 CUTS_SHORT: Mapping[str, Callable[[Any], bool]] = {
     "limit_test_batches": _all_batches,
-    "limit_val_batches": _all_batches,  # what is tuned, and the curves, are of all validation images
+    "limit_val_batches": _all_batches,  # tuning and curves use all validation images
     "limit_train_batches": lambda limit: limit > 0,
     "overfit_batches": lambda batches: batches == 0,
     "fast_dev_run": lambda on: not on,
@@ -333,12 +329,12 @@ def _prefixes(config: Config, prefix: str = "") -> Iterable[str]:
             yield from _prefixes(value, f"{prefix}{key}.")
 
 
-def _variants(given: Any, path: Path) -> dict[str, Config]:
-    if not isinstance(given, dict):
-        raise ValueError(f"{path}: variants: expected a mapping from names to what differs, got {given!r}.")
+def _variants(value: Any, path: Path) -> dict[str, Config]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: variants: expected a mapping from names to differences, got {value!r}.")
     variants: dict[str, Config] = {}
     by_slug: dict[str, str] = {}
-    for name, override in ((str(name), override) for name, override in given.items()):
+    for name, override in ((str(name), override) for name, override in value.items()):
         if isinstance(override, str):
             override = load_yaml(path.parent / override)
         if override is not None and not isinstance(override, dict):
@@ -359,50 +355,50 @@ def _variants(given: Any, path: Path) -> dict[str, Config]:
     return variants
 
 
-def _seeds(given: Any, path: Path) -> list[int]:
-    if not isinstance(given, list) or not all(type(seed) is int and seed >= 0 for seed in given):
-        raise ValueError(f"{path}: seeds: {given!r}. Expected a list of whole numbers from 0, like [1, 2, 3].")
-    twice = sorted({seed for seed in given if given.count(seed) > 1})
+def _seeds(value: Any, path: Path) -> list[int]:
+    if not isinstance(value, list) or not all(type(seed) is int and seed >= 0 for seed in value):
+        raise ValueError(f"{path}: seeds: {value!r}. Expected a list of whole numbers from 0, like [1, 2, 3].")
+    twice = sorted({seed for seed in value if value.count(seed) > 1})
     if twice:
-        raise ValueError(f"{path}: seeds: {given} holds {twice[0]} twice; equal seeds give equal runs. Remove one.")
-    return given
+        raise ValueError(f"{path}: seeds: {value} contains {twice[0]} twice; equal seeds give equal runs. Remove one.")
+    return value
 
 
-def _budget(given: Any, path: Path) -> Budget | None:
+def _budget(value: Any, path: Path) -> Budget | None:
     try:
-        return parse_budget(given)
+        return parse_budget(value)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _tuning(given: Any, seeds: list[int], path: Path) -> Tuning | None:
-    if given is None:
+def _tuning(value: Any, seeds: list[int], path: Path) -> Tuning | None:
+    if value is None:
         return None
-    if not isinstance(given, dict):
-        raise ValueError(f"{path}: tune: {given!r}. Expected a mapping with `key` and `values`.")
-    _refuse_unknown(given, TUNE_KEYS, path, "key of `tune`")
-    key, values = given.get("key"), given.get("values")
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: tune: {value!r}. Expected a mapping with `key` and `values`.")
+    _refuse_unknown(value, TUNE_KEYS, path, "key of `tune`")
+    key, values = value.get("key"), value.get("values")
     if not isinstance(key, str) or not isinstance(values, list) or len(values) < 2:
         raise ValueError(f"{path}: tune: expected a `key` and two `values` or more, got {key!r} and {values!r}.")
     if len({slug(str(value)) for value in values}) < len(values):
-        raise ValueError(f"{path}: tune: values: {values} holds one twice. Remove it.")
-    return Tuning(key, values, _seeds(given.get("seeds", seeds[:1]), path))
+        raise ValueError(f"{path}: tune: values: {values} contains duplicates. Remove them.")
+    return Tuning(key, values, _seeds(value.get("seeds", seeds[:1]), path))
 
 
-def _target(given: Any, path: Path) -> float | None:
-    if given is not None and (type(given) is not float or not 0 < given < 1):
-        raise ValueError(f"{path}: target_accuracy: {given!r}. Expected a share between 0 and 1, like 0.9, or null.")
-    return given
+def _target(value: Any, path: Path) -> float | None:
+    if value is not None and (type(value) is not float or not 0 < value < 1):
+        raise ValueError(f"{path}: target_accuracy: {value!r}. Expected a fraction between 0 and 1, like 0.9, or null.")
+    return value
 
 
-def _may_differ(given: Any, path: Path) -> list[str]:
-    given = given or []
-    if not isinstance(given, list) or not all(isinstance(key, str) for key in given):
-        raise ValueError(f"{path}: may_differ: {given!r}. Expected a list of keys, like [model.init_args.backbone].")
-    return given
+def _may_differ(value: Any, path: Path) -> list[str]:
+    value = value or []
+    if not isinstance(value, list) or not all(isinstance(key, str) for key in value):
+        raise ValueError(f"{path}: may_differ: {value!r}. Expected a list of keys, like [model.init_args.backbone].")
+    return value
 
 
-def _jobs(given: Any, path: Path) -> int | None:
-    if given is not None and (type(given) is not int or given < 1):
-        raise ValueError(f"{path}: jobs: {given!r}. Expected a whole number from 1, or null.")
-    return given
+def _jobs(value: Any, path: Path) -> int | None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise ValueError(f"{path}: jobs: {value!r}. Expected a whole number from 1, or null.")
+    return value

@@ -1,6 +1,6 @@
-"""What a study finds out before its runs: the epochs that a budget buys each variant, and the tuned setting.
+"""What a study determines before its runs: the epochs that a budget allows each variant, and the tuned setting.
 
-Both are written down where the runs lie and used again, so that a second start of the study is the same study.
+Both are stored beside the runs and reused, so that restarting a study continues the same study.
 """
 
 import json
@@ -23,14 +23,14 @@ Train = Callable[[list[Run]], list[Outcome]]
 
 
 class Trial(NamedTuple):
-    """A value of the tuned setting with one variant."""
+    """One value of the tuned setting, for one variant."""
 
     value: Any
-    accuracy: float | None  # on the validation images, mean over the tuning seeds; None: a run failed
+    accuracy: float | None  # on the validation images, mean over the tuning seeds; None if a run failed
 
 
 class Choice(NamedTuple):
-    """What tuning chose for a variant: the value with the best accuracy, the first of equal ones."""
+    """The result of tuning a variant: the value with the highest accuracy, the first one of ties."""
 
     variant: str
     trials: list[Trial]
@@ -42,7 +42,7 @@ class Choice(NamedTuple):
 
     @property
     def at_the_edge(self) -> bool:
-        """Say whether a better value may lie beyond those tried: an outermost one is better than all others."""
+        """Whether an outermost value is the single best one, so that a better one may lie beyond it."""
         alone = [trial.accuracy for trial in self.trials].count(self.best.accuracy) == 1
         return alone and self.best in (self.trials[0], self.trials[-1])
 
@@ -50,22 +50,22 @@ class Choice(NamedTuple):
 def spend_budget(
     study: Study, drafts: Sequence[Run], images: Images, measure: Measure, folder: Path
 ) -> dict[str, Config]:
-    """Return the number of epochs of each variant, as overrides, with the schedule's warm-up in proportion.
+    """Return overrides that set each variant's number of epochs, and scale its warm-up in proportion.
 
     Args:
-        drafts: A run of each variant, with any number of epochs.
-        measure: Measures costs of runs; called only where the budget asks for it.
+        drafts: One run of each variant, with any number of epochs.
+        measure: Measures the cost of runs; called only if the budget depends on it.
 
     Raises:
-        ValueError: the budget does not last for half an epoch, a cost that it asks for could not be measured, or the
-            schedule's warm-up has no share to keep because the base does not say of how many epochs it is.
+        ValueError: the budget is below half an epoch, a required cost could not be measured, or the warm-up cannot be
+            scaled because the base does not set the number of epochs.
     """
     if study.budget is None or isinstance(study.budget, Epochs):
         return {}
     record = folder / "budget.json"
-    asked = {"budget": str(study.budget), "configs": {run.variant: _spent_by(run.config) for run in drafts}}
+    inputs = {"budget": str(study.budget), "configs": {run.variant: _spent_by(run.config) for run in drafts}}
     known = _read(record)
-    if {key: known.get(key) for key in asked} != asked:
+    if {key: known.get(key) for key in inputs} != inputs:
         costs, failures = measure(drafts) if study.budget.measured else ({}, {})
         for variant, why in failures.items():
             raise ValueError(f"{study.path}: {study.budget}: the cost of {variant} could not be measured ({why}).")
@@ -74,13 +74,13 @@ def spend_budget(
             epochs = {run.variant: study.budget.epochs(size, costs.get(run.variant)) for run in drafts}
         except ValueError as error:
             raise ValueError(f"{study.path}: {error}") from None
-        known = {**asked, "epochs": epochs}
+        known = {**inputs, "epochs": epochs}
         _write(record, known)
     return {run.variant: _trained_for(study, run, known["epochs"][run.variant]) for run in drafts}
 
 
 def _trained_for(study: Study, draft: Run, epochs: int) -> Config:
-    """Return the override for another number of epochs; the warm-up keeps its share of them."""
+    """Return the override for another number of epochs, with the warm-up scaled in proportion."""
     override: Config = {"trainer": {"max_epochs": epochs}}
     flat = flatten(draft.config)
     warmup, of = flat.get(WARMUP), flat.get("trainer.max_epochs")
@@ -88,39 +88,38 @@ def _trained_for(study: Study, draft: Run, epochs: int) -> Config:
         return override
     if of is None:
         raise ValueError(
-            f"{study.path}: budget: {WARMUP} is {warmup} of an unknown number of epochs,\n"
-            "so a budget cannot keep its share. "
-            "Give the base the trainer.max_epochs that its schedule is meant for."
+            f"{study.path}: budget: {WARMUP} is {warmup}, but trainer.max_epochs is not set,\n"
+            "so the budget cannot scale the warm-up. Set trainer.max_epochs in the base."
         )
     return merge(override, nest(WARMUP, warmup * epochs / of))
 
 
 def refuse_to_tune_on_test_images(study: Study, images: Images) -> None:
-    """Raise ValueError where validation images are also test images."""
+    """Raise ValueError if validation images are also test images."""
     if study.tuning is not None and set(images.image_names("val")) & set(images.image_names("test")):
         raise ValueError(
-            f"{study.path}: tune: the validation images of this data set are its test images too.\n"
-            "A choice made on them would flatter the result. Hold out others, as with data.init_args.test_fraction."
+            f"{study.path}: tune: the validation images of this data set are also its test images.\n"
+            "Tuning on them would bias the result. Hold out other images, e.g. with data.init_args.test_fraction."
         )
 
 
 def refuse_what_has_no_top1(study: Study, images: Images) -> None:
-    """Raise ValueError where a label is not the index of one class: several at once, or a quantity."""
+    """Raise ValueError unless every label is the index of a single class."""
     labels = images.labels("test")
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(
             f"{study.path}: the labels are {labels.dtype} of shape {labels.shape}; a study ranks by top-1 accuracy, "
-            "for which each image has one class. Train such data with `fit`."
+            "which needs one class per image. Train on such data with `fit`."
         )
 
 
 def tune(
     study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Config], train: Train
 ) -> tuple[list[Choice], dict[str, Config]]:
-    """Train every variant with every value, and return what was chosen, and that as overrides beside `decided`.
+    """Train every variant with every value; return the choices, and `decided` extended by them.
 
     Raises:
-        ValueError: a variant of which no tuning run finished.
+        ValueError: no tuning run of a variant finished.
     """
     if study.tuning is None:
         return [], dict(decided)
@@ -130,22 +129,22 @@ def tune(
     _write(root / slug(study.name) / "tuning" / "choices.json", {c.variant: c._asdict() for c in choices})
     for choice in choices:
         if choice.best.accuracy is None:
-            raise ValueError(f"{study.path}: tune: no run of {choice.variant} finished with any value; see its logs.")
+            raise ValueError(f"{study.path}: tune: no tuning run of {choice.variant} finished; see its logs.")
     tuned = {choice.variant: study.tuning.override(choice.best.value) for choice in choices}
     return choices, {variant: merge(decided.get(variant, {}), tuned[variant]) for variant in study.variants}
 
 
 def read_choices(study: Study, trials: Sequence[Sequence[Run]]) -> list[Choice]:
-    """Return the choices from what the tuning runs left, by value and then by variant and seed."""
+    """Return the choices from the directories of the tuning runs; `trials` is by value, then variant and seed."""
     assert study.tuning is not None
     choices = []
     for position, variant in enumerate(study.variants):
-        found = []
+        tried = []
         for value, runs in zip(study.tuning.values, trials, strict=True):
-            reached = [_validation_accuracy(run) for run in runs[position :: len(study.variants)]]
-            known = [accuracy for accuracy in reached if accuracy is not None]
-            found.append(Trial(value, fmean(known) if len(known) == len(reached) else None))
-        choices.append(Choice(variant, found))
+            accuracies = [_validation_accuracy(run) for run in runs[position :: len(study.variants)]]
+            known = [accuracy for accuracy in accuracies if accuracy is not None]
+            tried.append(Trial(value, fmean(known) if len(known) == len(accuracies) else None))
+        choices.append(Choice(variant, tried))
     return choices
 
 
@@ -154,7 +153,7 @@ def _validation_accuracy(run: Run) -> float | None:
 
 
 def _spent_by(config: Config) -> Config:
-    """Return what decides how fast a budget is spent."""
+    """Return the part of a configuration that determines how fast a budget is spent."""
     return {"model": config["model"], "data": config["data"]}
 
 

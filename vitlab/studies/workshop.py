@@ -1,6 +1,6 @@
-"""What a study needs from outside: configurations made complete, and the images. The command line implements it.
+"""What a study needs from the rest of the package: complete configurations, and images.
 
-Studies know neither data sets nor objectives; they are handed these few functions instead.
+Studies import neither data sets nor objectives; the command line passes in these functions.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ Split = Literal["train", "val", "test"]
 
 
 class Images(Protocol):
-    """The images of an experiment, undistorted."""
+    """The images of an experiment, without augmentation."""
 
     @property
     def num_classes(self) -> int: ...

@@ -1,7 +1,8 @@
-"""The cost of a study's variants, measured in one sitting: processes of their own that take turns.
+"""The cost of a study's variants, measured in one session in which they take turns.
 
-Each variant has its process, since peak memory is a process's, and `benchmark --in_turn` measures there whenever it is
-asked to. So each variant meets the machine in the same moods, and how far its turns lie apart tells how moody it was.
+Each variant has its own process running `benchmark --in_turn`, because peak memory is a property of a process. Taking
+turns exposes all variants to the same disturbances, and the spread between turns shows how large these were. The
+variants are compared with each other, so an interrupted session starts over.
 """
 
 import os
@@ -21,13 +22,12 @@ from vitlab.studies.study import Run
 def measure_costs(
     runs: Sequence[Run], program: Sequence[str], allotment: Allotment
 ) -> tuple[dict[str, Cost], dict[str, str]]:
-    """Measure one run of each variant, with the threads of a run.
+    """Measure one run of each variant, with as many threads as a run has.
 
-    Figures of earlier are used only if all of them are of these configurations and of this device: they are compared
-    with each other, so they come from one sitting.
+    Earlier measurements are reused only if they cover all of these configurations on this device.
 
     Returns:
-        The costs by variant, and why there is none by variant.
+        The costs by variant, and the reasons of failures by variant.
     """
     known, missing = known_costs(runs)
     if not missing:
@@ -36,7 +36,7 @@ def measure_costs(
     with signals_as_exit(), ExitStack() as stack:
         children: dict[str, _Child] = {}
         for number, run in enumerate(runs, start=1):
-            print(f"Measuring cost: {run.variant} ({number} of {len(runs)}) gets ready …", flush=True)
+            print(f"Measuring cost: preparing {run.variant} ({number} of {len(runs)}) …", flush=True)
             child = stack.enter_context(_Child(run, program, allotment))
             if child.is_ready():
                 children[run.variant] = child
@@ -46,7 +46,7 @@ def measure_costs(
         for turn in range(1, TURNS + 1):
             left = (time.monotonic() - start) / (turn - 1) * (TURNS - turn + 1) if turn > 1 else None
             when = "" if left is None else f", about {clock(left)} left"
-            print(f"Measuring cost: turn {turn} of {TURNS} of {', '.join(children)}{when} …", flush=True)
+            print(f"Measuring cost: turn {turn} of {TURNS} ({', '.join(children)}){when} …", flush=True)
             for variant, child in list(children.items()):
                 if not child.take_turn():
                     failures[variant] = child.end()
@@ -61,14 +61,15 @@ def measure_costs(
 
 
 def known_costs(runs: Sequence[Run]) -> tuple[dict[str, Cost], dict[str, str]]:
-    """Return what was measured of these configurations on this device, and the variants of which nothing was."""
+    """Return the measured costs of these configurations on this device, and the variants without any."""
     costs = {run.variant: _known_cost(run) for run in runs}
-    missing = dict.fromkeys((variant for variant, cost in costs.items() if cost is None), "nobody has measured it here")
+    reason = "it has not been measured on this machine"
+    missing = {variant: reason for variant, cost in costs.items() if cost is None}
     return {variant: cost for variant, cost in costs.items() if cost is not None}, missing
 
 
 class _Child:
-    """A process that measures when it is asked to; ended with the block."""
+    """A process that measures on request; killed at the end of the `with` block."""
 
     def __init__(self, run: Run, program: Sequence[str], allotment: Allotment) -> None:
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,7 @@ class _Child:
         self.log.close()
 
     def is_ready(self) -> bool:
-        """Wait until it is; False where it ended instead. What else it says goes to the log."""
+        """Wait until it is; False if it ended instead. Its other output goes to the log."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.strip() == READY:
@@ -104,7 +105,7 @@ class _Child:
         return False
 
     def take_turn(self) -> bool:
-        """Let it measure; False where that ended it."""
+        """Let it measure; False if it ended instead."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
             self.process.stdin.write("\n")
@@ -112,7 +113,7 @@ class _Child:
         return self.is_ready()
 
     def end(self) -> str:
-        """Let it write what it found; return why it did not, or nothing."""
+        """Let it write its results; return why it did not, or an empty string."""
         with suppress(BrokenPipeError):
             self._note(self.process.communicate()[0])
         if self.process.returncode == 0 and cost_path(self.run).is_file():
@@ -125,12 +126,12 @@ class _Child:
 
 
 def cost_path(run: Run) -> Path:
-    """Return where the cost of a run's variant is kept."""
+    """Return the file with the cost of a run's variant."""
     return run.folder / "cost.json"
 
 
 def _costly(config: Config) -> Config:
-    """Return the part of a configuration that a cost depends on: neither how long it trains nor where results go."""
+    """Return the part of a configuration that a cost depends on."""
     trainer = {key: value for key, value in config.get("trainer", {}).items() if key != "max_epochs"}
     return {"model": config["model"], "data": config["data"], "trainer": trainer}
 

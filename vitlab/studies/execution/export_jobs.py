@@ -1,7 +1,7 @@
-"""A study's runs for other engines: a W&B sweep and a SLURM array. They train; `compare` then finds the runs finished.
+"""A study's runs for other engines: a W&B sweep and a SLURM array. `compare` then reports the finished runs.
 
-Each run is `fit --config` with its complete configuration, which names its run directory, so that whoever starts it, it
-lands where `compare` looks.
+Each run is `fit --config` with its complete configuration, which contains its run directory, so `compare` finds its
+results whoever started it.
 """
 
 import shlex
@@ -23,13 +23,13 @@ def write_sweep(study: Study, runs: Sequence[Run], folder: Path) -> Path:
         "name": study.name,
         "method": "grid",
         "command": ["${env}", "${interpreter}", "-m", "vitlab", "fit", "${args}"],
-        "program": "vitlab",  # W&B wants one, though the command does not use it
+        "program": "vitlab",  # required by W&B, though the command does not use it
         "parameters": {"config": {"values": _configurations(runs)}},
     }
     head = [
-        f"# The runs of {study.name} as a W&B sweep. From the folder it was written in:",
+        f"# The runs of {study.name} as a W&B sweep. Run from the folder in which it was written:",
         f"#   wandb sweep {path}    prints the agent's command",
-        f"#   {_report(study)}    reports when all are done",
+        f"#   {_report(study)}    writes the report when all are done",
     ]
     path.write_text("\n".join([*head, yaml.safe_dump(sweep, sort_keys=False, allow_unicode=True)]), encoding="utf-8")
     return path
@@ -47,15 +47,15 @@ def write_slurm(study: Study, runs: Sequence[Run], folder: Path) -> Path:
         "#SBATCH --open-mode=append",
         "#SBATCH --requeue",
         "#SBATCH --signal=USR1@90",
-        f"# Add what your cluster asks for (--partition, --gres=gpu:1, --time), then: sbatch {path}",
-        "# A task that is cut short goes back into the queue and continues. When all are done:",
+        f"# Add what your cluster requires (--partition, --gres=gpu:1, --time), then: sbatch {path}",
+        "# An interrupted task returns to the queue and continues. When all are done:",
         f"#   {_report(study)}",
         "configurations=(",
         *(f"  {shlex.quote(configuration)}" for configuration in configurations),
         ")",
         'srun python -m vitlab fit --config "${configurations[$SLURM_ARRAY_TASK_ID]}"',
         "status=$?",
-        '[ "$status" -eq 75 ] && scontrol requeue "$SLURM_JOB_ID"  # told to stop, its state is written',
+        '[ "$status" -eq 75 ] && scontrol requeue "$SLURM_JOB_ID"  # stopped by a signal after writing its state',
         'exit "$status"',
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -66,7 +66,7 @@ def _configurations(runs: Sequence[Run]) -> list[str]:
     """Write the configurations of the runs that are not finished and return their paths."""
     waiting = [run for run in runs if not is_finished(run)]
     if not waiting:
-        raise ValueError("All runs are finished already; `compare` without --emit reports.")
+        raise ValueError("All runs are finished already. `compare` without --emit writes the report.")
     for run in waiting:
         run.folder.mkdir(parents=True, exist_ok=True)
         write_config(run.config_path, run.config)

@@ -1,9 +1,9 @@
-"""Start the runs of a study as processes, several at a time; skip what is finished, survive what fails.
+"""Start the runs of a study as parallel processes; skip finished runs, and continue after failed ones.
 
-Runs at a time: the study's `jobs`, else one for each GPU, or on a CPU one for each core. On the CPU each run gets an
-equal share of the cores through OMP_NUM_THREADS; with several GPUs each run sees one of them. Many runs of one thread
-beat one run of many: threads of a small model mostly wait for each other, on a busy machine ten times as long as they
-compute.
+The number of parallel runs is the study's `jobs`, by default one per GPU, or one per core on a CPU. On a CPU the cores
+are divided equally through OMP_NUM_THREADS; with several GPUs each run sees one of them. Many single-threaded runs are
+faster than one run with many threads: the threads of a small model mostly wait for each other, on a busy machine ten
+times as long as they compute.
 """
 
 import contextlib
@@ -28,24 +28,24 @@ import yaml
 from vitlab.atomic_files import write_text
 from vitlab.config import ABSENT, Config, conflicts, load_yaml
 from vitlab.studies.execution.progress import Active, Display, Progress, read_progress, seconds_left
-from vitlab.studies.format import as_yaml, clock
+from vitlab.studies.format import as_yaml, clock, counted
 from vitlab.studies.study import Run, without_run
 
 POLL_SECONDS = 0.5
-PATIENCE_SECONDS = 20.0  # what a run gets to write a checkpoint after it was asked to end
-LOG_LINES = 8  # shown of a run that failed
+PATIENCE_SECONDS = 20.0  # for a run to write a checkpoint after SIGTERM
+LOG_LINES = 8  # shown for a failed run
 
 
 class Allotment(NamedTuple):
-    """How many runs go at a time, and what each of them may use."""
+    """The number of parallel runs, and what each of them may use."""
 
     jobs: int
-    threads: int | None  # None: the run decides
-    gpus: list[str]  # as CUDA_VISIBLE_DEVICES names them; empty: the run decides
+    threads: int | None  # None: up to the run
+    gpus: list[str]  # as in CUDA_VISIBLE_DEVICES; empty: up to the run
 
     def environment(self, slot: int) -> dict[str, str]:
         """Return the environment variables for the run in a slot, 0 <= slot < jobs."""
-        own = {"PYTHONUNBUFFERED": "1"}  # a log that can be followed
+        own = {"PYTHONUNBUFFERED": "1"}  # so that the log can be followed
         if self.threads is not None:
             own["OMP_NUM_THREADS"] = str(self.threads)
         if self.gpus:
@@ -53,14 +53,14 @@ class Allotment(NamedTuple):
         return own
 
     def __str__(self) -> str:
-        runs = "one run at a time" if self.jobs == 1 else f"{self.jobs} runs at a time"
+        runs = "one run at a time" if self.jobs == 1 else f"{self.jobs} runs in parallel"
         if self.threads is not None:
-            return f"{runs} on the CPU, threads for each: {self.threads}"
+            return f"{runs} on the CPU, {counted(self.threads, 'thread')} each"
         return f"{runs} on GPU {', '.join(self.gpus)}" if self.gpus else runs
 
 
 class Outcome(NamedTuple):
-    """How a run ended: `failure` is None where it finished, else the reason in one line."""
+    """How a run ended: `failure` is None if it finished, else the reason in one line."""
 
     run: Run
     failure: str | None
@@ -75,7 +75,7 @@ class _Child:
 
 
 def allot(runs: Sequence[Run], jobs: int | None) -> Allotment:
-    """Share this machine among the runs."""
+    """Divide this machine among the runs."""
     trainers = [run.config.get("trainer", {}) for run in runs]
     on_cpu = all(trainer.get("accelerator") == "cpu" for trainer in trainers) or not torch.cuda.is_available()
     if on_cpu:
@@ -83,19 +83,19 @@ def allot(runs: Sequence[Run], jobs: int | None) -> Allotment:
         jobs = min(jobs or cores, len(runs))
         return Allotment(jobs, max(1, cores // jobs), [])
     if any(trainer.get("devices", "auto") not in ("auto", 1, "1") for trainer in trainers):
-        return Allotment(jobs or 1, None, [])  # a run that takes several GPUs picks them itself
+        return Allotment(jobs or 1, None, [])  # a run on several GPUs picks them itself
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
     return Allotment(min(jobs or len(gpus), len(runs)), None, gpus)
 
 
 def is_finished(run: Run) -> bool:
-    """Say whether the run has its results."""
+    """Whether the run has its results."""
     return (run.directory / "summary.json").is_file()
 
 
 def shortfalls(directory: Path) -> list[str]:
-    """Return why the numbers in a run directory are no result, in its summary.json's words; nothing for a whole run."""
+    """Return why a run directory has no valid result, as listed in its summary.json; empty for a complete run."""
     summary = directory / "summary.json"
     if not summary.is_file():
         return ["not finished"]
@@ -103,57 +103,57 @@ def shortfalls(directory: Path) -> list[str]:
 
 
 def cut_short(run: Run) -> str | None:
-    """Return why a finished run is no result, or None for a whole one."""
+    """Return why a finished run has no valid result; None for a complete run."""
     short = shortfalls(run.directory)
-    return f"not a whole run: {', '.join(short)} (--overwrite trains it anew)" if short else None
+    return f"incomplete run: {', '.join(short)} (--overwrite retrains it)" if short else None
 
 
 def to_replace(runs: Sequence[Run], overwrite: bool) -> set[Run]:
-    """Return the runs that are begun again: those with another configuration and those that were cut short."""
+    """Return the runs to restart: those with another configuration and those that were cut short."""
     replaced = set(conflicting(runs))
     assert overwrite or not replaced
     return replaced | {run for run in runs if overwrite and is_finished(run) and cut_short(run)}
 
 
 def conflicting(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs whose directory holds a run with another configuration, begun or finished."""
+    """Return the runs whose directory contains a run with another configuration, started or finished."""
     return [run for run in runs if _conflict(run)]
 
 
 def refuse_conflicts(runs: Sequence[Run]) -> None:
-    """Raise ValueError for the first run directory that holds a run with another configuration."""
+    """Raise ValueError for the first run directory that contains a run with another configuration."""
     for run in conflicting(runs):
         conflict = _conflict(run)
         key, there, wanted = conflict[0]
         there, wanted = ("nothing" if value == ABSENT else as_yaml(value) for value in (there, wanted))
         more = f" (and {len(conflict) - 1} more)" if len(conflict) > 1 else ""
         raise ValueError(
-            f"{run.directory} holds a run of {run.variant!r} with another configuration:\n"
+            f"{run.directory} contains a run of {run.variant!r} with another configuration:\n"
             f"{key} is {there} there and {wanted} in the study{more}.\n"
-            "Train it anew with --overwrite, or give the study another name."
+            "Retrain it with --overwrite, or give the study another name."
         )
 
 
 def run_all(
     runs: Sequence[Run], program: Sequence[str], allotment: Allotment, display: Display, overwrite: bool
 ) -> list[Outcome]:
-    """Run what is not finished and return how each run ended, in the order given.
+    """Train the unfinished runs and return the outcome of each, in order.
 
-    Leaving early, by Ctrl-C, SIGTERM or an error, ends the processes; starting again continues them.
+    Ctrl-C, SIGTERM or an error ends the processes; the next call continues them.
 
     Args:
-        program: The command line that `fit --config <file>` is appended to.
-        overwrite: Replace runs that have another configuration, without it there must be none, or were cut short.
+        program: The command line to which `fit --config <file>` is appended.
+        overwrite: Replace runs that were cut short or have another configuration; without it there must be no such.
     """
     replaced = to_replace(runs, overwrite)
     outcomes = {run: Outcome(run, None) for run in runs if is_finished(run) and run not in replaced}
     if outcomes:
-        display.note(f"  {len(outcomes)} of {len(runs)} runs are finished already.")
+        display.note(f"  {len(outcomes)} of {len(runs)} runs are already finished.")
     waiting = deque(run for run in runs if run not in outcomes)
     free = deque(range(allotment.jobs))
     children: dict[int, _Child] = {}
     timed: list[tuple[Run, float]] = []
-    with signals_as_exit(), _told(display), _ending(children):
+    with signals_as_exit(), _explain_interruption(display), _end_processes(children):
         while waiting or children:
             while waiting and free:
                 slot = free.popleft()
@@ -168,7 +168,7 @@ def run_all(
                         timed.append((child.run, child.active.seconds))
                     del children[slot]
                     free.append(slot)
-                    display.note(_last_words(outcome, child.active, display))
+                    display.note(_describe_end(outcome, child.active, display))
             active = [child.active for child in children.values()]
             display.update(active, len(outcomes), seconds_left(timed, active, waiting, allotment.jobs))
             if children:
@@ -177,7 +177,7 @@ def run_all(
 
 
 def last_lines(log: Path, count: int = LOG_LINES) -> list[str]:
-    """Return the last lines that a process printed, without what a progress bar overwrote."""
+    """Return the last lines that a process printed, without overwritten progress bars."""
     if not log.is_file():
         return []
     lines = (line.rpartition("\r")[2].rstrip() for line in log.read_text(errors="replace").split("\n"))
@@ -199,7 +199,7 @@ def _start(run: Run, program: Sequence[str], environment: dict[str, str], overwr
     with run.log_path.open("w" if overwrite else "a", encoding="utf-8") as log:
         log.write(" ".join([*(f"{key}={value}" for key, value in environment.items()), shlex.join(command)]) + "\n")
         log.flush()
-        # A session of its own: Ctrl-C reaches only this process, which then ends the others in order.
+        # A new session, so that Ctrl-C reaches only this process, which then ends the others in order.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -212,7 +212,7 @@ def _start(run: Run, program: Sequence[str], environment: dict[str, str], overwr
 
 
 def write_config(path: Path, config: Config) -> None:
-    """Write a configuration, whole or not at all."""
+    """Write a configuration atomically."""
     write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
@@ -222,33 +222,33 @@ def _outcome(child: _Child) -> Outcome:
         how = f"exit status {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
         return Outcome(child.run, ": ".join([how, *last_lines(child.run.log_path, 1)]))
     if not is_finished(child.run):
-        return Outcome(child.run, "exit status 0, but it left no summary.json")
+        return Outcome(child.run, "exit status 0, but summary.json is missing")
     return Outcome(child.run, cut_short(child.run))
 
 
-def _last_words(outcome: Outcome, active: Active, display: Display) -> str:
+def _describe_end(outcome: Outcome, active: Active, display: Display) -> str:
     if outcome.failure is None:
         return f"  {display.line(active)}  done"
     log = "\n".join(f"    | {line}" for line in last_lines(outcome.run.log_path))
     return (
         f"  {outcome.run!s:<{display.width}}  FAILED after {clock(active.seconds)}, {outcome.failure}\n"
-        f"    The end of {outcome.run.log_path}:\n{log}"
+        f"    Last lines of {outcome.run.log_path}:\n{log}"
     )
 
 
 @contextlib.contextmanager
-def _told(display: Display) -> Iterator[None]:
-    """Say what becomes of an interrupted study."""
+def _explain_interruption(display: Display) -> Iterator[None]:
+    """Explain how to continue an interrupted study."""
     try:
         yield
     except SystemExit:
-        display.note("  Interrupted. The same command continues where the runs left off.")
+        display.note("  Interrupted. The same command continues the runs.")
         raise
 
 
 @contextlib.contextmanager
-def _ending(children: dict[int, _Child]) -> Iterator[None]:
-    """End the processes that still run when the block is left; by force after a while, or a second Ctrl-C."""
+def _end_processes(children: dict[int, _Child]) -> Iterator[None]:
+    """End the processes that still run at the end of the block; kill them after a while or a second Ctrl-C."""
     try:
         yield
     finally:
@@ -268,7 +268,7 @@ def _ending(children: dict[int, _Child]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals_as_exit() -> Iterator[None]:
-    """Let Ctrl-C, and SIGTERM as a cluster sends it, unwind as SystemExit; else processes would outlive this one."""
+    """Turn Ctrl-C and SIGTERM into SystemExit, so that no process outlives this one."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return

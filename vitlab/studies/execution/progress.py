@@ -1,4 +1,4 @@
-"""How far the runs of a study are, read from their metrics.csv, and one line for each on the screen."""
+"""Progress of a study's runs, read from their metrics.csv and shown in one line per run."""
 
 import csv
 import shutil
@@ -13,12 +13,12 @@ from typing import NamedTuple, TextIO
 from vitlab.studies.format import clock
 from vitlab.studies.study import Run
 
-TAIL_BYTES = 65_536  # enough for the last epoch of any run, and quick to read every second
-PLAIN_INTERVAL = 60.0  # seconds between progress lines where nothing can be rewritten in place
+TAIL_BYTES = 65_536  # contains the last epoch of any run, and is read quickly
+PLAIN_INTERVAL = 60.0  # seconds between progress lines in a log file
 
 
 class Progress(NamedTuple):
-    """Where a run stands: completed epochs and the last accuracy on the validation split."""
+    """The progress of a run: completed epochs and the last validation accuracy."""
 
     epochs: int
     top1: float | None
@@ -26,22 +26,22 @@ class Progress(NamedTuple):
 
 @dataclass
 class Active:
-    """A run in progress, as the display sees it."""
+    """A run in progress."""
 
     run: Run
-    epochs_before: int  # completed by an earlier start
+    epochs_before: int  # completed before this start
     progress: Progress
     seconds: float = 0.0
 
     @property
     def seconds_per_epoch(self) -> float | None:
-        """Measured in this start; None until the first epoch is over."""
+        """Measured since this start; None during the first epoch."""
         gained = self.progress.epochs - self.epochs_before
         return self.seconds / gained if gained > 0 else None
 
 
 def read_progress(metrics: Path) -> Progress:
-    """Read the end of a metrics.csv that another process is writing."""
+    """Read the progress from a metrics.csv that another process is writing."""
     try:
         with metrics.open("rb") as file:
             header = file.readline().decode("utf-8")
@@ -63,9 +63,9 @@ def read_progress(metrics: Path) -> Progress:
 def seconds_left(
     finished: Sequence[tuple[Run, float]], active: Sequence[Active], waiting: Sequence[Run], jobs: int
 ) -> float | None:
-    """Estimate the time until all runs are over, from the seconds an epoch of each variant takes.
+    """Estimate the time until all runs are finished, from the seconds per epoch of each variant.
 
-    A variant without a completed epoch is taken to be as fast as the mean of the others; None before the first epoch.
+    A variant without a completed epoch is assumed as fast as the mean of the others; None before the first epoch.
     """
     speeds: dict[str, list[float]] = {}
     for run, seconds in finished:
@@ -84,7 +84,7 @@ def seconds_left(
 
 
 class Display(ABC):
-    """Shows runs as they go; `total` and `width` (of a run's name) are for the layout."""
+    """Shows the progress of runs; `total` and `width` (of a run's name) are for the layout."""
 
     def __init__(self, stream: TextIO, runs: Sequence[Run]) -> None:
         self.stream = stream
@@ -93,29 +93,29 @@ class Display(ABC):
 
     @abstractmethod
     def note(self, text: str) -> None:
-        """Print something that stays."""
+        """Print a permanent line."""
 
     @abstractmethod
     def update(self, active: Sequence[Active], over: int, left: float | None) -> None:
-        """Show the runs in progress, how many are over, and the time left."""
+        """Show the runs in progress, the number of finished ones, and the time left."""
 
     def line(self, item: Active) -> str:
-        """Describe one run in progress."""
+        """Return the line of a run in progress."""
         top1 = f"val {100 * item.progress.top1:5.1f} %" if item.progress.top1 is not None else " " * 11
         epochs = f"epoch {item.progress.epochs:>{len(str(item.run.epochs))}}/{item.run.epochs}"
         return f"{item.run!s:<{self.width}}  {epochs}  {top1}  {clock(item.seconds)}"
 
     def summary(self, over: int, left: float | None) -> str:
-        """Describe the whole study."""
+        """Return the line of the whole study."""
         return f"{over} of {self.total} runs done" + (f", about {clock(left)} left" if left is not None else "")
 
 
 class TerminalDisplay(Display):
-    """Rewrites its last lines in place."""
+    """Updates its last lines in place."""
 
     def __init__(self, stream: TextIO, runs: Sequence[Run]) -> None:
         super().__init__(stream, runs)
-        self._shown = 0  # lines that the next update replaces
+        self._shown = 0  # lines to be replaced by the next update
 
     def note(self, text: str) -> None:
         self._erase()
@@ -123,7 +123,7 @@ class TerminalDisplay(Display):
 
     def update(self, active: Sequence[Active], over: int, left: float | None) -> None:
         self._erase()
-        columns = shutil.get_terminal_size().columns - 1  # a line that wraps could not be counted
+        columns = shutil.get_terminal_size().columns - 1  # a wrapped line would break the count
         lines = [*(f"  {self.line(item)}" for item in active), f"  {self.summary(over, left)}"]
         print("\n".join(line[:columns] for line in lines), file=self.stream, flush=True)
         self._shown = len(lines)
@@ -135,7 +135,7 @@ class TerminalDisplay(Display):
 
 
 class PlainDisplay(Display):
-    """Appends lines, for log files: each run once a minute."""
+    """Appends a line per run every minute, for log files."""
 
     def __init__(self, stream: TextIO, runs: Sequence[Run]) -> None:
         super().__init__(stream, runs)
@@ -152,6 +152,6 @@ class PlainDisplay(Display):
 
 
 def display_for(runs: Sequence[Run], stream: TextIO | None = None) -> Display:
-    """Return the display that suits the stream (standard output unless given)."""
+    """Return the display for a stream, by default standard output."""
     stream = stream or sys.stdout
     return TerminalDisplay(stream, runs) if stream.isatty() else PlainDisplay(stream, runs)

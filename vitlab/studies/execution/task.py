@@ -1,4 +1,4 @@
-"""A run as a task of a cluster calls it. Each task reads this file before anything starts, so it imports little."""
+"""A run as a task of a SLURM array. Every task imports this file first, so it imports little."""
 
 import contextlib
 import os
@@ -10,16 +10,16 @@ from typing import Any
 
 from vitlab.internals import preemption_signal
 
-STOPPED = 75  # the exit status of a `fit` that was asked to stop; the same command continues it
+STOPPED = 75  # exit status of a `fit` stopped by a signal; the same command continues it
 
 
-class Training:
-    """One run, as a task calls it. It is pickled for that, so it holds nothing but strings.
+class RunTask:
+    """One run, to be called by a task. It is pickled, so it has nothing but strings.
 
     Args:
         command: The command line that trains.
-        log: Where its output goes.
-        once: Arguments of the first start alone.
+        log: File for its output.
+        once: Arguments for the first start only.
     """
 
     def __init__(self, command: Sequence[str], log: str, once: Sequence[str] = ()) -> None:
@@ -28,26 +28,26 @@ class Training:
 
     def __call__(self) -> int:
         """Train, and return the exit status."""
-        asked = preemption_signal()
+        preempt = preemption_signal()
         with Path(self.log).open("a", encoding="utf-8") as log:
-            # SLURM sends the signal that is submitit's to every process of the task, and it would end this one.
-            before = signal.signal(asked, signal.SIG_IGN)
+            # SLURM sends submitit's signal to every process of the task, which would end the child before it starts.
+            before = signal.signal(preempt, signal.SIG_IGN)
             self._child = subprocess.Popen(
                 [*self.command, *self.once], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
-            signal.signal(asked, before)
+            signal.signal(preempt, before)
             status = self._child.wait()
-        if status == STOPPED:  # of SLURM's SIGTERM, which submitit passes over
-            signal.raise_signal(asked)
+        if status == STOPPED:  # by SIGTERM, which submitit ignores
+            signal.raise_signal(preempt)
         return status
 
     def checkpoint(self) -> Any:
-        """Let `fit` write its state; return what the requeued task calls."""
+        """Let `fit` write its state; return what the requeued task will call."""
         from submitit.helpers import DelayedSubmission
 
         if self._child is not None:
-            # Not Popen's own: this runs within its `wait`, whose lock is taken.
+            # Not by Popen's methods: this runs within its `wait`, whose lock is taken.
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(self._child.pid, signal.SIGUSR1)
                 os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)
-        return DelayedSubmission(Training(self.command, self.log))
+        return DelayedSubmission(RunTask(self.command, self.log))

@@ -1,4 +1,4 @@
-"""Test images with what each variant says about them, those on which the variants disagree first."""
+"""Test images with every variant's prediction, those on which the variants disagree first."""
 
 import base64
 import io
@@ -11,14 +11,14 @@ from vitlab.evaluation.predictions import probabilities
 from vitlab.studies.results import RunResult, StudyResults
 from vitlab.studies.workshop import Images
 
-SHOWN = 60  # images, or all where there are fewer
-PIXELATED_BELOW = 64  # px: smaller images are enlarged with their pixels visible
-LARGEST = 160  # px: larger images are shrunk
+SHOWN = 60  # images at most
+PIXELATED_BELOW = 64  # px: smaller images are enlarged without smoothing
+LARGEST = 160  # px: larger images are reduced
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one variant says about an image: the run of the shown seed, and how its other seeds did."""
+class Prediction:
+    """One variant's prediction for an image, from the run of the shown seed, and how many seeds are correct."""
 
     variant: str
     index: int  # position in the study: decides color and marker
@@ -37,25 +37,25 @@ class Card:
     label: str
     data_uri: str
     pixelated: bool
-    answers: list[Answer]  # in the order of the ranking
+    answers: list[Prediction]  # in the order of the ranking
 
     @property
     def disputed(self) -> bool:
-        """Say whether the variants' answers shown differ."""
+        """Whether the variants' predictions differ."""
         return len({answer.predicted for answer in self.answers}) > 1
 
 
 def shown_seed(results: StudyResults) -> int:
-    """Return the first seed that most variants have finished: its models are shown."""
+    """Return the seed whose models are shown: the first one that most variants have finished."""
     finished = [result.run.seed for result in results.finished]
     return max(results.study.seeds, key=finished.count)
 
 
 def interesting(results: StudyResults) -> np.ndarray:
-    """Return the indices of all test images, the most telling first.
+    """Return the indices of all test images, the most informative first.
 
-    1. Those that divide the models shown, by how unevenly the variants get them right over all seeds.
-    2. Those that all of them get wrong, then those that all get right; each by growing confidence in the label.
+    1. Images on which the shown models disagree, by how much the variants' accuracies over all seeds differ.
+    2. Images that all of them get wrong, then those that all get right, by increasing confidence in the label.
     """
     shown = _models(results)
     guesses = np.stack([result.predictions.logits.argmax(axis=1) for result in shown])  # (V, N)
@@ -63,12 +63,12 @@ def interesting(results: StudyResults) -> np.ndarray:
     right = np.stack([np.mean([run.correct for run in result.runs], axis=0) for result in results.ranking])  # (V, N)
     uneven = right.max(axis=0) - right.min(axis=0)
     confidence = np.mean([_confidence_in_label(result) for result in shown], axis=0)
-    # lexsort: the last key counts first
+    # lexsort: the last key is the primary one
     return np.lexsort((confidence, right.mean(axis=0), -uneven * disputed, ~disputed))
 
 
 def gallery(results: StudyResults, images: Images) -> list[Card]:
-    """Return the most telling test images, as many as the page can bear."""
+    """Return the most informative test images."""
     indices = interesting(results)[:SHOWN].tolist()
     shown = {result.run.variant: result for result in _models(results)}
     probability = {variant: probabilities(result.predictions.logits[indices]) for variant, result in shown.items()}
@@ -78,7 +78,7 @@ def gallery(results: StudyResults, images: Images) -> list[Card]:
         for variant in (result for result in results.ranking if result.variant in shown):
             guess = int(probability[variant.variant][position].argmax())
             answers.append(
-                Answer(
+                Prediction(
                     variant=variant.variant,
                     index=variant.index,
                     predicted=results.class_names[guess],
@@ -101,9 +101,9 @@ def gallery(results: StudyResults, images: Images) -> list[Card]:
 
 
 def data_uri(image: np.ndarray) -> str:
-    """Encode an image (H, W, C) into a URI: small ones without loss, photographs as small JPEGs."""
+    """Encode an image (H, W, C) as a data URI: small images as PNG, larger ones as reduced JPEG."""
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    picture.thumbnail((LARGEST, LARGEST))  # shrinks only
+    picture.thumbnail((LARGEST, LARGEST))  # never enlarges
     lossless = max(image.shape[:2]) < PIXELATED_BELOW
     out = io.BytesIO()
     if lossless:
@@ -119,6 +119,6 @@ def _models(results: StudyResults) -> list[RunResult]:
 
 
 def _confidence_in_label(result: RunResult) -> np.ndarray:
-    """Return the probability that a model gives to each image's label, (N,)."""
+    """Return the probability that a model assigns to each image's label, (N,)."""
     probability = probabilities(result.predictions.logits)
     return np.take_along_axis(probability, result.predictions.labels[:, None], axis=1)[:, 0]

@@ -1,7 +1,7 @@
-"""The report of a study in Weights & Biases: a run of tables and pictures, and a workspace that lays them out.
+"""The report of a study in Weights & Biases: a run with tables and figures, and a workspace that arranges them.
 
-Without a key the run is written offline, below the study's folder; `wandb sync` uploads it. The workspace lives on the
-server alone, so it is saved where there is a key.
+Without an API key the run is written offline into the study's folder, and `wandb sync` uploads it. The workspace exists
+only on the server, so it needs a key.
 """
 
 import warnings
@@ -18,18 +18,18 @@ from vitlab.studies.workshop import Images
 
 
 class Place(NamedTuple):
-    """Where in W&B a study's runs are."""
+    """The location of a study's runs in W&B."""
 
     project: str
-    entity: str | None  # None: the key's own
+    entity: str | None  # None: the default of the API key
 
 
 def write_dashboard(results: StudyResults, images: Images, folder: Path, online: bool) -> str:
-    """Log the report of a study that has finished runs; return where it is to be seen, or how to upload it.
+    """Log the report of a study that has finished runs; return its URL, or how to upload it.
 
     Args:
-        folder: Of the report, which is written already: its figures and its page are logged too.
-        online: Upload at once; False writes an offline run, which `wandb sync` uploads.
+        folder: Of the written report, whose figures and page are logged too.
+        online: Upload now; False writes an offline run, which `wandb sync` uploads.
     """
     place = _place(results)
     with wandb.init(
@@ -80,7 +80,7 @@ def workspace(results: StudyResults, place: Place) -> Any:
 
 
 def _tables(results: StudyResults, images: Images) -> dict[str, wandb.Table]:
-    """Return what the page tells in tables: runs, pairs, classes, and the gallery with every variant's answer."""
+    """Return the report's tables: runs, pairs, classes, and the gallery with every variant's prediction."""
     pairs = pd.DataFrame(
         {
             "first": pair.better.variant,
@@ -95,8 +95,9 @@ def _tables(results: StudyResults, images: Images) -> dict[str, wandb.Table]:
         }
         for pair in results.pairs
     )
-    said = pd.DataFrame({"says": [verdict(results), *outlooks(results), *remarks(results)]})
-    frames = {"verdict": said, "runs": results.table(), "pairs": pairs, "classes": results.per_class.reset_index()}
+    conclusions = pd.DataFrame({"conclusion": [verdict(results), *outlooks(results), *remarks(results)]})
+    classes = results.per_class.reset_index()
+    frames = {"verdict": conclusions, "runs": results.table(), "pairs": pairs, "classes": classes}
     return {name: wandb.Table(dataframe=_plain(frame)) for name, frame in frames.items()} | {
         "gallery": _gallery(results, images)
     }
@@ -107,13 +108,13 @@ def _gallery(results: StudyResults, images: Images) -> wandb.Table:
     table = wandb.Table(columns=["image", "name", "label", *variants])
     indices = interesting(results)[:SHOWN].tolist()
     for card, pixels in zip(gallery(results, images), images.raw_images("test", indices), strict=True):
-        says = {a.variant: f"{a.predicted} ({a.confidence:.0%}, {a.seeds_right}/{a.seeds})" for a in card.answers}
-        table.add_data(wandb.Image(pixels), card.name, card.label, *(says.get(variant) for variant in variants))
+        texts = {a.variant: f"{a.predicted} ({a.confidence:.0%}, {a.seeds_right}/{a.seeds})" for a in card.answers}
+        table.add_data(wandb.Image(pixels), card.name, card.label, *(texts.get(variant) for variant in variants))
     return table
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of W&B's types: no pandas scalars, and None where a cell is empty."""
+    """Return a table of plain Python values, with None in empty cells."""
     return frame.astype(object).where(frame.notna(), None)
 
 

@@ -1,1 +1,1 @@
-"""How sure a difference between variants is. Pure functions on arrays."""
+"""Significance of differences between variants. Pure functions on arrays."""

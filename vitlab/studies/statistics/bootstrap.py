@@ -2,12 +2,13 @@
 
 D (S, N) holds the difference of two variants on each of N images (columns) with each of S seeds (rows). Every seed
 meets the same images, so a replicate draws S rows and N columns with replacement and averages the cells where they
-cross (Owen 2007, "The pigeonhole bootstrap"). Drawing images anew for each seed would pretend to S times as many.
+cross (Owen 2007, "The pigeonhole bootstrap"). Separate draws of images for each seed would act as if there were S times
+as many.
 
-Two things are set right before quantiles are taken. The replicates count what seed and image do together three times
-(Owen, theorem 3) and the spread over a few seeds (S − 1)/S times; and a normal quantile is too short where the variance
-rests on a few seeds. The replicates are therefore stretched about the mean to the unbiased standard error of the
-two-way layout times t/z, Student's t with Satterthwaite's degrees of freedom. Their shape, which BCa reads, stays.
+Two errors are corrected before quantiles are taken. The replicates count the interaction of seed and image three times
+(Owen, theorem 3) and the variance over a few seeds (S − 1)/S times; and a normal quantile is too short if the variance
+is estimated from a few seeds. The replicates are therefore stretched about the mean to the unbiased standard error of
+the two-way layout times t/z, Student's t with Satterthwaite's degrees of freedom. Their shape, which BCa uses, is kept.
 """
 
 import math
@@ -22,7 +23,7 @@ RESAMPLES = 4_000
 
 
 class Components(NamedTuple):
-    """The variance of a cell of D, split: by seed, by image, and the rest, which each pair of them adds anew."""
+    """The variance of a cell of D by source: seed, image, and the rest, independent for each pair of them."""
 
     seed: float
     image: float
@@ -30,26 +31,26 @@ class Components(NamedTuple):
     freedom: float  # Satterthwaite's degrees of freedom of `error` at the size of D
 
     def error(self, seeds: float, images: float) -> float:
-        """Return the standard error of the mean over so many seeds and images."""
+        """Return the standard error of the mean over this many seeds and images."""
         return math.sqrt(self.seed / seeds + self.image / images + self.rest / (seeds * images))
 
 
 def components(d: np.ndarray) -> Components:
-    """Split the variance of D (S, N), S and N at least 2, by the mean squares of the two-way layout."""
+    """Estimate the components of D (S, N), S and N at least 2, from the mean squares of the two-way layout."""
     (seeds, images), mean = d.shape, d.mean()
     by_seed, by_image = d.mean(axis=1) - mean, d.mean(axis=0) - mean
     rest = d - mean - by_seed[:, None] - by_image
     freedom = np.array([seeds - 1, images - 1, (seeds - 1) * (images - 1)])
     sums = np.array([images * np.square(by_seed).sum(), seeds * np.square(by_image).sum(), np.square(rest).sum()])
     squares = sums / freedom
-    found = Components(
+    parts = Components(
         seed=max(0.0, squares[0] - squares[2]) / images,
         image=max(0.0, squares[1] - squares[2]) / seeds,
         rest=float(squares[2]),
         freedom=math.inf,
     )
     uncertainty = float(np.sum(np.square(squares / d.size) / freedom))
-    return found._replace(freedom=found.error(seeds, images) ** 4 / uncertainty) if uncertainty else found
+    return parts._replace(freedom=parts.error(seeds, images) ** 4 / uncertainty) if uncertainty else parts
 
 
 def crossed_bootstrap(d: np.ndarray, resamples: int = RESAMPLES) -> tuple[Interval, float]:
@@ -70,10 +71,10 @@ def crossed_bootstrap(d: np.ndarray, resamples: int = RESAMPLES) -> tuple[Interv
 
 
 def crossed_replicates(d: np.ndarray, resamples: int) -> np.ndarray:
-    """Return means of D (S, N) over rows and columns drawn with replacement, always the same ones. (resamples,)"""
+    """Return means of D (S, N) over rows and columns drawn with replacement, with a fixed random seed. (resamples,)"""
     rng = np.random.default_rng(0)
     seeds, images = d.shape
-    # Few columns are distinct, so how often each kind is drawn replaces the N columns drawn.
+    # Few columns are distinct, so draw how often each kind occurs rather than N columns.
     kinds, counts = np.unique(d, axis=1, return_counts=True)  # (S, K), (K,)
     columns = rng.multinomial(images, counts / images, size=resamples)  # (R, K)
     rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)  # (R, S)
@@ -111,7 +112,7 @@ def bca_p(replicates: np.ndarray, estimate: float, a: float) -> float:
 
 
 def _score(replicates: np.ndarray, value: float) -> float:
-    """Return the normal score of the share of replicates below a value, ties by half; finite also for none or all."""
+    """Return the normal score of the fraction of replicates below a value, ties by half; always finite."""
     share = (np.mean(replicates < value) + np.mean(replicates <= value)) / 2
     least = 0.5 / len(replicates)
     return float(stats.norm.ppf(np.clip(share, least, 1 - least)))

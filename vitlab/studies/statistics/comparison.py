@@ -1,15 +1,15 @@
-"""How sure a difference between two variants is. Pure functions on arrays; imports nothing of vitlab's other parts.
+"""Significance of the difference between two variants. Pure functions on arrays.
 
-A comparison has two sources of chance. Training: would other seeds (initialization, order, augmentation) give the same
-order? The test set: would other images? With a few hundred images that is often the larger part (Jordan 2023, arXiv
+A comparison has two sources of randomness. Training: would other seeds (initialization, order, augmentation) give the
+same ranking? The test set: would other images? With a few hundred images the latter is often larger (Jordan 2023, arXiv
 2304.01910). Variants are paired in both: equal seeds mean equal order and augmentation draws, and the images are the
-same. Three tests answer, and a difference counts only if it survives all:
+same. Three tests are made, and a difference counts only if it passes all of them:
 
-- sign flips over seeds: if a and b are equally good, a − b is as likely as b − a with each seed. Exact with few seeds,
-  whatever their distribution; but its p-value is at least 2/2ⁿ, so that n < 6 seeds can claim nothing at 5 %.
-- the same over images, which is exact where only a few images tell a from b; of one seed it would be McNemar's test.
-- the crossed bootstrap over seeds and images together (`bootstrap`), which also gives the interval. The flips hold the
-  other source fixed, so that what a small test set happened to favor can look certain to them.
+- sign flips over seeds: if a and b are equally good, a − b is as likely as b − a with each seed. Exact for any
+  distribution and few seeds; but its p-value is at least 2/2ⁿ, so fewer than 6 seeds never reach 5 %.
+- sign flips over images, exact if only a few images distinguish a from b; with one seed it would be McNemar's test.
+- the crossed bootstrap over seeds and images together (`bootstrap`), which also gives the interval. The flips keep the
+  other source fixed, so they can be certain of what a small test set happens to favor.
 """
 
 import math
@@ -22,13 +22,13 @@ from scipy import stats
 from vitlab.studies.statistics.bootstrap import RESAMPLES, crossed_bootstrap
 from vitlab.studies.statistics.intervals import Interval, spread
 
-FLIPS = 2**12  # all of them for 12 seeds or images; of more, so many random ones
-MANY = 50  # differences, of which the mean under sign flips is normal
-SEEDS_FOR_EFFECT = 6  # with fewer the deviation between seeds is a guess, and no claim can be made (2/2⁶ < 5 %)
+FLIPS = 2**12  # all of them for up to 12 seeds or images, else random ones
+MANY = 50  # differences: their mean under sign flips is normal
+SEEDS_FOR_EFFECT = 6  # with fewer, the deviation between seeds is a guess and nothing is significant (2/2⁶ < 5 %)
 
 
 class McNemar(NamedTuple):
-    """Two models on the same images: how many only one of them got right, and the exact two-sided p-value."""
+    """Two models on the same images: images that only one of them gets right, and the exact two-sided p-value."""
 
     only_a: int
     only_b: int
@@ -36,14 +36,14 @@ class McNemar(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Variant a against variant b on the seeds that both have; nan where a single seed allows no answer."""
+    """Variant a against variant b on their shared seeds; a single seed leaves nan."""
 
     difference: Interval  # of accuracy, over seeds and images
     p_seeds: float  # by sign flips
     p_images: float  # by sign flips
     p_both: float  # by the bootstrap
     effect: float  # Cohen's d of the paired differences over seeds; nan below SEEDS_FOR_EFFECT
-    outperforms: float  # share of the seeds in which a is better, ties by half (Bouthillier et al. 2021)
+    outperforms: float  # fraction of seeds with which a is better, ties by half (Bouthillier et al. 2021)
     mcnemar: dict[int, McNemar]  # by seed
     cells: np.ndarray  # (S, N) int8: 1 where only a is right, −1 where only b is
 
@@ -54,16 +54,16 @@ class Comparison(NamedTuple):
 
     @property
     def p(self) -> float:
-        """The largest p-value: small only if all tests find a difference, so its level is at most that of each."""
+        """The largest p-value, small only if all tests find a difference; nan with a single seed."""
         return max(self.p_seeds, self.p_images, self.p_both) if self.seeds > 1 else math.nan
 
 
 def compare(
     correct_a: dict[int, np.ndarray], correct_b: dict[int, np.ndarray], resamples: int = RESAMPLES
 ) -> Comparison | None:
-    """Compare two variants by their outcomes per seed, each (N,) bool on the same N images.
+    """Compare two variants by their correct predictions per seed, each (N,) bool on the same N images.
 
-    Only seeds that both have are used; None where there is none.
+    Only shared seeds are used; None if there are none.
     """
     shared = sorted(correct_a.keys() & correct_b.keys())
     if not shared:
@@ -87,7 +87,7 @@ def compare(
 
 
 def sign_flip_p(differences: np.ndarray) -> float:
-    """Return the two-sided p-value of paired differences (n,): the share of sign flips with as large a mean."""
+    """Return the two-sided p-value of paired differences (n,): the fraction of sign flips with as large a mean."""
     differences = differences[differences != 0]  # nothing to flip
     if len(differences) < 2:
         return 1.0
@@ -107,8 +107,8 @@ def sign_flip_p(differences: np.ndarray) -> float:
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
     """Compare two models on the same images by McNemar's exact test.
 
-    Among the images that exactly one of them got right, either is as likely to be the one if they are equally good.
-    It speaks of these two trained models only: outcomes of several seeds on the same images must not be pooled here.
+    If they are equally good, an image that exactly one of them gets right is as likely the one's as the other's. The
+    test is about these two trained models only: several seeds on the same images must not be pooled.
     """
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
@@ -116,7 +116,7 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust the p-values of several tests for their number (Holm 1979); nan stays nan and counts as no test."""
+    """Adjust the p-values of several tests for their number (Holm 1979); nan stays nan and is not counted."""
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p)  # nan last
     m = int(np.isfinite(p).sum())

@@ -1,4 +1,4 @@
-"""Confidence intervals of one quantity; of a difference over seeds and images see `bootstrap`."""
+"""Confidence intervals of one quantity; see `bootstrap` for differences over seeds and images."""
 
 import math
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """A mean and its confidence interval; `low` and `high` are nan where a single value allows none."""
+    """A mean and its confidence interval; `low` and `high` are nan for a single value."""
 
     mean: float
     low: float
     high: float
 
     def excludes(self, value: float) -> bool:
-        """Say whether `value` lies outside; never where there is no interval."""
+        """Whether `value` lies outside; False without an interval."""
         return value < self.low or value > self.high
 
     def within(self, low: float, high: float) -> "Interval":
-        """Return the part of the interval that is possible; with two seeds Student's t reaches beyond it."""
+        """Clip to possible values, which Student's t exceeds with two seeds."""
         return Interval(self.mean, max(self.low, low), min(self.high, high))
 
 
@@ -31,7 +31,7 @@ def t_interval(values: Sequence[float] | np.ndarray, step: float = 0.0) -> Inter
 
     Args:
         values: One number per seed.
-        step: What the values are multiples of, as accuracies are of 1/N; see `spread`.
+        step: Resolution of the values, 1/N for accuracies; see `spread`.
     """
     values = np.asarray(values, dtype=np.float64)
     n, mean = len(values), float(np.mean(values))
@@ -42,9 +42,9 @@ def t_interval(values: Sequence[float] | np.ndarray, step: float = 0.0) -> Inter
 
 
 def spread(values: np.ndarray, step: float = 0.0) -> float:
-    """Return the standard deviation, but at least step/√12, the spread of a rounding error.
+    """Return the standard deviation, but at least step/√12, that of a rounding error.
 
-    Two or three seeds agree to the last image now and then; that is no proof of zero spread.
+    Two or three seeds sometimes agree to the last image, which is no evidence of zero deviation.
     """
     return max(float(np.std(values, ddof=1)), step / math.sqrt(12))
 

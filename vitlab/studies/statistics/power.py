@@ -1,8 +1,8 @@
-"""What a study of some size could have seen, and the size it would take. Power is 80 %, the seeds taken as normal.
+"""What a study can detect, and the size it would need. Power is 80 %, and seeds are taken as normally distributed.
 
-A difference must pass sign flips over seeds and the bootstrap over seeds and images (`statistics`), so the smallest
-visible one is the larger of what either can see; flips over images see more than the bootstrap. Seeds shrink what
-training adds to the error, not what the choice of test images adds: some questions need other images.
+A difference must pass sign flips over seeds and the bootstrap over seeds and images (`comparison`), so the smallest
+detectable one is the larger of the two tests'; sign flips over images detect more than the bootstrap. More seeds reduce
+the error from training, not that from the choice of test images, so some questions need more images.
 """
 
 import itertools
@@ -18,22 +18,22 @@ from scipy import optimize, stats
 from vitlab.studies.statistics.bootstrap import components
 
 POWER = 0.8
-SIMULATED_SEEDS = 10  # sign flips are simulated up to so many; with more they see what the t-test sees
+SIMULATED_SEEDS = 10  # up to which sign flips are simulated; with more they are as powerful as the t-test
 SIMULATIONS = 2_000
 MOST_SEEDS = 1_000
 
 
 class Outlook(NamedTuple):
-    """What a pair of variants could have shown; differences are of accuracy."""
+    """What a study can detect for a pair of variants; differences are of accuracy."""
 
-    least_seeds: int  # with fewer, no difference however large is significant
-    visible: float  # the smallest true difference found in four of five such studies; infinite below `least_seeds`
-    seeds: int | None  # to find a difference as large as the measured one; None: no number up to MOST_SEEDS
-    images: int | None  # where no number of seeds would do: the test images it takes at least
+    least_seeds: int  # with fewer, no difference is significant
+    visible: float  # smallest true difference that four of five studies detect; infinite below `least_seeds`
+    seeds: int | None  # to detect a difference as large as measured; None: more than MOST_SEEDS
+    images: int | None  # if no number of seeds suffices: test images needed at least
 
 
 def outlook(cells: np.ndarray, level: float) -> Outlook:
-    """Extrapolate from the differences on each image with each seed (S, N), S at least 2, to other sizes."""
+    """Extrapolate the differences by seed and image (S, N), S at least 2, to other sizes."""
     parts, (seeds, images) = components(cells), cells.shape
     gap = abs(float(cells.mean()))
     z = float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER))
@@ -52,20 +52,20 @@ def outlook(cells: np.ndarray, level: float) -> Outlook:
 
 
 def least_seeds(level: float) -> int:
-    """Return the number of seeds with which sign flips reach a level: their p-value is at least 2/2ⁿ."""
+    """Return the number of seeds with which sign flips can reach a level: their p-value is at least 2/2ⁿ."""
     return math.ceil(math.log2(2 / level))
 
 
 @cache
 def detectable_effect(seeds: int, level: float) -> float:
-    """Return the smallest Cohen's d that the sign-flip test finds; `seeds` must be `least_seeds(level)` or more."""
+    """Return the smallest Cohen's d that the sign-flip test detects; `seeds` must be `least_seeds(level)` or more."""
     power = _power_of_flips(seeds, level) if seeds <= SIMULATED_SEEDS else _power_of_t(seeds, level)
     return float(optimize.bisect(lambda effect: power(effect) - POWER, 0, 20, xtol=0.005))
 
 
 def _power_of_flips(seeds: int, level: float) -> Callable[[float], float]:
     draws = np.random.default_rng(0).normal(size=(seeds, SIMULATIONS))
-    signs = np.array(list(itertools.product([1], *[[1, -1]] * (seeds - 1))))  # half of the flips mirror the others
+    signs = np.array(list(itertools.product([1], *[[1, -1]] * (seeds - 1))))  # the other half mirrors these
 
     def power(effect: float) -> float:
         sums = np.abs(signs @ (draws + effect))  # (2^(n − 1), simulations); the first are not flipped
@@ -80,7 +80,7 @@ def _power_of_t(seeds: int, level: float) -> Callable[[float], float]:
 
 
 def _images_needed(z: float, variance: float, gap: float, images: int) -> int | None:
-    """Return the test images at which an endless number of seeds would do, if more than there are; to two digits."""
+    """Return the test images needed with infinitely many seeds, if more than present; rounded up to two digits."""
     needed = math.ceil(variance * (z / gap) ** 2) if gap else 0
     unit = 10 ** max(len(str(needed)) - 2, 0)
     return -(-needed // unit) * unit if needed > images else None
