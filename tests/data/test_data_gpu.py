@@ -11,8 +11,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 
 _VIEWS = MultiCrop(
-    Crops(number=2, size=32, scale=(0.4, 1.0), blur_prob=(1.0, 0.1), solarize_prob=(0.0, 0.2)),
-    Crops(number=8, size=16, scale=(0.05, 0.4), blur_prob=(0.5,)),
+    global_crops=Crops(number=2, size=32, scale=(0.4, 1.0), blur_prob=(1.0, 0.1), solarize_prob=(0.0, 0.2)),
+    local_crops=Crops(number=8, size=16, scale=(0.05, 0.4), blur_prob=(0.5,)),
 )
 
 
@@ -22,7 +22,7 @@ def _views(device: str, epoch: int = 0) -> list[torch.Tensor]:
 
 
 def _data() -> Digits:
-    augment = BatchAugment(1, crop_scale=(0.5, 1.0), flip_prob=0.5, erase_prob=0.5)
+    augment = BatchAugment(shift=1, crop_scale=(0.5, 1.0), flip_prob=0.5, erase_prob=0.5)
     data = Digits(batch_size=64, augment=augment, mixup=Mixup())
     data.setup("fit")
     return data

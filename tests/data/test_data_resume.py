@@ -178,8 +178,8 @@ def test_photographs_are_continued_with_another_number_of_workers(
 
 
 _VIEWS = MultiCrop(
-    Crops(number=2, size=16, scale=(0.4, 1.0), blur_prob=(1.0, 0.1)),
-    Crops(number=2, size=8, scale=(0.05, 0.4), blur_prob=(0.5,)),
+    global_crops=Crops(number=2, size=16, scale=(0.4, 1.0), blur_prob=(1.0, 0.1)),
+    local_crops=Crops(number=2, size=8, scale=(0.05, 0.4), blur_prob=(0.5,)),
 )
 
 

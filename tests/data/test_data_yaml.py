@@ -27,7 +27,8 @@ def test_setting_one_value_keeps_the_data_sets_other_defaults(parser: jsonargpar
 
 
 def test_empty_mixup_is_the_published_one(parser: jsonargparse.ArgumentParser) -> None:
-    assert _parse(parser, "CIFAR100", mixup={}).mixup == Mixup(0.8, 1.0, 1.0, 0.5)
+    published = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5)
+    assert _parse(parser, "CIFAR100", mixup={}).mixup == published
     assert _parse(parser, "CIFAR100").mixup is None
 
 

@@ -26,11 +26,12 @@ from vitlab.data.counter_rng import Draws
 from vitlab.data.multi_crop import _DRAWS, Look
 
 _SMALL = MultiCrop(  # as released but for its sizes
-    Crops(number=2, size=32, scale=(0.4, 1.0), blur_prob=(1.0, 0.1), solarize_prob=(0.0, 0.2)),
-    Crops(number=3, size=16, scale=(0.05, 0.4), blur_prob=(0.5,)),
+    global_crops=Crops(number=2, size=32, scale=(0.4, 1.0), blur_prob=(1.0, 0.1), solarize_prob=(0.0, 0.2)),
+    local_crops=Crops(number=3, size=16, scale=(0.05, 0.4), blur_prob=(0.5,)),
 )
 _PLAIN = MultiCrop(  # nothing but crops
-    *(replace(crops, blur_prob=(0.0,), solarize_prob=(0.0,)) for crops in (_SMALL.global_crops, _SMALL.local_crops)),
+    global_crops=replace(_SMALL.global_crops, blur_prob=(0.0,), solarize_prob=(0.0,)),
+    local_crops=replace(_SMALL.local_crops, blur_prob=(0.0,)),
     flip_prob=0.0,
     jitter_prob=0.0,
     gray_prob=0.0,
@@ -229,8 +230,8 @@ _AS_RELEASED = {
     "dino": (replace(_SMALL, local_crops=replace(_SMALL.local_crops, number=1)), _dino),
     "msn": (
         MultiCrop(
-            Crops(number=2, size=32, scale=(0.3, 1.0), blur_prob=(0.5,)),
-            Crops(number=1, size=16, scale=(0.05, 0.3), blur_prob=(0.5,)),
+            global_crops=Crops(number=2, size=32, scale=(0.3, 1.0), blur_prob=(0.5,)),
+            local_crops=Crops(number=1, size=16, scale=(0.05, 0.3), blur_prob=(0.5,)),
             interpolation="bilinear",
             saturation=0.4,
         ),
@@ -423,13 +424,13 @@ def test_photographs_do_not_depend_on_the_number_of_workers(photo_folder: PhotoF
 @pytest.mark.parametrize(
     ("make", "word"),
     [
-        (lambda: Crops(-1, 16, (0.1, 0.4), (0.5,)), "-1 views"),
-        (lambda: Crops(1, 0, (0.1, 0.4), (0.5,)), "0 pixels"),
-        (lambda: Crops(1, 16, (0.0, 0.4), (0.5,)), "scale"),
-        (lambda: Crops(2, 16, (0.1, 0.4), (0.5, 0.1, 0.1)), "one for each of the 2"),
-        (lambda: Crops(2, 16, (0.1, 0.4), ()), "blur_prob"),
-        (lambda: Crops(2, 16, (0.1, 0.4), (0.5,), (1.2,)), "solarize_prob"),
-        (lambda: MultiCrop(global_crops=Crops(0, 16, (0.1, 0.4), (0.5,))), "1 or more"),
+        (lambda: Crops(number=-1, size=16, scale=(0.1, 0.4), blur_prob=(0.5,)), "-1 views"),
+        (lambda: Crops(number=1, size=0, scale=(0.1, 0.4), blur_prob=(0.5,)), "0 pixels"),
+        (lambda: Crops(number=1, size=16, scale=(0.0, 0.4), blur_prob=(0.5,)), "scale"),
+        (lambda: Crops(number=2, size=16, scale=(0.1, 0.4), blur_prob=(0.5, 0.1, 0.1)), "one for each of the 2"),
+        (lambda: Crops(number=2, size=16, scale=(0.1, 0.4), blur_prob=()), "blur_prob"),
+        (lambda: Crops(number=2, size=16, scale=(0.1, 0.4), blur_prob=(0.5,), solarize_prob=(1.2,)), "solarize_prob"),
+        (lambda: MultiCrop(global_crops=Crops(number=0, size=16, scale=(0.1, 0.4), blur_prob=(0.5,))), "1 or more"),
         (lambda: MultiCrop(hue=0.6), "hue is 0.6; it is 0 .off. to 0.5"),
         (lambda: MultiCrop(contrast=-0.1), "contrast"),
         (lambda: MultiCrop(gray_prob=1.1), "gray_prob"),
@@ -469,15 +470,17 @@ def test_setting_one_value_in_yaml_keeps_the_published_others() -> None:
         (
             "dino_vits16",  # the arguments of the released ViT-S/16, 800 epochs
             MultiCrop(
-                Crops(2, 224, scale=(0.25, 1.0), blur_prob=(1.0, 0.1), solarize_prob=(0.0, 0.2)),
-                Crops(10, 96, scale=(0.05, 0.25), blur_prob=(0.5,)),
+                global_crops=Crops(
+                    number=2, size=224, scale=(0.25, 1.0), blur_prob=(1.0, 0.1), solarize_prob=(0.0, 0.2)
+                ),
+                local_crops=Crops(number=10, size=96, scale=(0.05, 0.25), blur_prob=(0.5,)),
             ),
         ),
         (
             "msn_vits16",  # no solarizing: what YAML leaves out would be DINO's
             MultiCrop(
-                Crops(2, 224, scale=(0.3, 1.0), blur_prob=(0.5,)),
-                Crops(10, 96, scale=(0.05, 0.3), blur_prob=(0.5,)),
+                global_crops=Crops(number=2, size=224, scale=(0.3, 1.0), blur_prob=(0.5,)),
+                local_crops=Crops(number=10, size=96, scale=(0.05, 0.3), blur_prob=(0.5,)),
                 interpolation="bilinear",
                 saturation=0.4,
             ),

@@ -32,7 +32,7 @@ Rows = Float[Tensor, "B D"]
 HostRows = Float[np.ndarray, "B D"]
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True, unsafe_hash=True)
 class BatchAugment:
     """What happens to small images, in batches on the device, before they are normalized (erasing: after).
 

@@ -111,7 +111,8 @@ class ImageDataset(Dataset[Batch], ABC):
 class ImageDataModule(LightningDataModule, ABC):
     """Loaders, splits, and the way from uint8 to what the model sees.
 
-    A dataclass, so that each setting is written down once: a data set adds its own fields and changes defaults.
+    A dataclass, so that each setting is written down once: a data set adds its own fields and changes defaults. No
+    setting is a frozen dataclass: Lightning copies a data module field by field into processes that it spawns.
 
     Args:
         batch_size: images per step and process.

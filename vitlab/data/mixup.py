@@ -29,7 +29,7 @@ class Box(NamedTuple):
         return (self.bottom - self.top) * (self.right - self.left)
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True, unsafe_hash=True)
 class Mixup:
     """Settings with the defaults of DeiT and Swin.
 

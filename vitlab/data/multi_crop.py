@@ -30,7 +30,7 @@ _DRAWS = (BOX_DRAWS, 1, 1, 4, 4, 1, 2, 1)  # of crop, flip, jitter at all, its o
 _NEUTRAL = (1.0, 1.0, 1.0, 0.0)  # what leaves brightness, contrast, saturation and hue as they are
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True, unsafe_hash=True)
 class Crops:
     """Views of one size.
 
@@ -77,7 +77,7 @@ class Look(NamedTuple):
     solarize: Bool[Tensor, "R"]
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True, unsafe_hash=True)
 class MultiCrop:
     """What happens to each training image, with the defaults of DINO's released code at 224 pixels.
 

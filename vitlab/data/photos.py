@@ -30,7 +30,7 @@ Picture = Image.Image
 Photo = UInt8[Tensor, "C H W"] | Float32[Tensor, "C H W"]  # 0 … 255; floats with 16 bits of precision
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True, unsafe_hash=True)
 class PhotoAugment:
     """What happens to photographs in training, with the defaults of DeiT and Swin.
 

@@ -52,7 +52,7 @@ def read_predictions(path: str | Path) -> Predictions:
     label = table["label"]
     return Predictions(
         images=table["image"].to_pylist(),
-        labels=_from_lists(label) if pa.types.is_list(label.type) else label.to_numpy(),
+        labels=_from_lists(label) if pa.types.is_list(label.type) else label.to_numpy().copy(),  # Arrow's is read-only
         logits=_from_lists(table["logits"]),
         logits_ema=_from_lists(table["logits_ema"]) if "logits_ema" in table.column_names else None,
     )
