@@ -116,6 +116,17 @@ def test_a_run_is_tested_at_other_sizes_as_it_is_and_fine_tuned(tiny: Write, cap
     metrics = json.loads(Path("out/swin-12px/seed-0/summary.json").read_text())["metrics"]
     assert table["tuned"][1] == pytest.approx(metrics["test_ema/top1"], abs=1e-7)
 
+    written, page = Path("out/transfer.csv").read_text(), Path("out/transfer.md").read_text()
+    Path("out/transfer.csv").write_text("\n".join(written.splitlines()[:2]))  # as after a kill at 12 px
+    Path("out/transfer.md").unlink()
+    predicted = Path("out/swin-12px/seed-0/predictions.parquet").stat().st_mtime_ns
+    assert run("transfer", [*asked, "--trainer.limit_train_batches", "2"]) == 0
+    assert "1 of 2 measurements are already in" in capsys.readouterr().err
+    assert (Path("out/transfer.csv").read_text(), Path("out/transfer.md").read_text()) == (written, page)
+    assert Path("out/swin-12px/seed-0/predictions.parquet").stat().st_mtime_ns == predicted
+    assert run("transfer", ["--config", trained, "--sizes", "12", "--images", "60", "--out", "fewer"]) == 0
+    assert pd.read_csv("fewer/transfer.csv")["images"].tolist() == [60, 60]
+
 
 def test_mistakes_are_named_before_anything_runs(tiny: Write, capsys: pytest.CaptureFixture) -> None:
     short = ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--run.test", "false"]
@@ -125,6 +136,7 @@ def test_mistakes_are_named_before_anything_runs(tiny: Write, capsys: pytest.Cap
     capsys.readouterr()
     for arguments, message in (
         ([config, "--sizes", "8", "--epochs", "-1"], "--epochs -1"),
+        ([config, "--sizes", "8", "--images", "0"], "--images 0"),
         ([config, other, "--sizes", "8"], "a second run called tiny, seed 0"),
         ([config, "--sizes", "10"], "does not divide into patches of 4 px"),
         ([config, "--sizes", "8", "--ckpt_path", "none"], "not a finished run of a classifier"),

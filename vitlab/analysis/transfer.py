@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitlab.analysis.canvas import COLORS, new_figure, styled, write_png
+from vitlab.atomic_files import write_text
 
 # Swin-T, trained on ImageNet-1k at 256 px with windows of 8: tested directly, and after 30 epochs at the larger size.
 PUBLISHED_AT = (256, 384, 512, 640, 768)
@@ -22,7 +23,9 @@ PUBLISHED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # top-1 i
 }
 SOURCE = "Liu et al. 2022, Table 1: Swin-T on ImageNet-1k, trained at 256 px with windows of 8"
 
+FILE = "transfer.csv"
 TUNED = ["tuned", "tuned_low", "tuned_high"]
+TEXT = ["key", "name", "window", "bias", "partial"]
 LR_SHARE = 0.04  # of the training's learning rate, for fine-tuning at another size: the paper's 4e-5 after 1e-3
 WARMUP_SHARE = 1 / 6  # of the epochs: 5 of 30 in the official configurations
 
@@ -32,21 +35,27 @@ def asks_what_the_paper_asks(table: pd.DataFrame) -> bool:
     return len(set(table["bias"]) - {""}) > 1
 
 
-def write_transfer(table: pd.DataFrame, out: Path) -> Path:
-    """Write `transfer.csv`, `transfer.png` and `transfer.md`, whose path is returned.
+def write_transfer(table: pd.DataFrame, out: Path) -> None:
+    """Write `transfer.csv`, `transfer.png` and `transfer.md`.
 
     Args:
-        table: a row a run and size: `name` and `seed` of the run, `trained_at` and `image_size` in px, `window`,
-            `bias`, test `images`, `partial` (why the run is not a whole one, or nothing), and the accuracies `direct`
-            and, where there was fine-tuning, `tuned` from 0 to 1 with their intervals, `direct_low`, `direct_high`,
-            `tuned_low`, `tuned_high`.
+        table: one row per run and size: `key`, `name` and `seed` of the run, `trained_at` and `image_size` in px,
+            `window`, `bias`, number of test `images`, `partial` (why the run is incomplete, or empty), and accuracies
+            in [0, 1] with their intervals: `direct`, `direct_low`, `direct_high`, and with fine-tuning `tuned`,
+            `tuned_low`, `tuned_high`. Rows with the same `key` measure the same.
     """
     table = table.reindex(columns=[*table.columns.drop(TUNED, errors="ignore"), *TUNED])
-    out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(out / "transfer.csv", index=False)
+    write_text(out / FILE, table.to_csv(index=False))
     write_png(draw_transfer(table), out / "transfer.png")
-    (out / "transfer.md").write_text(markdown(table), encoding="utf-8")
-    return out / "transfer.md"
+    write_text(out / "transfer.md", markdown(table))
+
+
+def read_transfer(out: Path) -> list[dict[str, Any]]:
+    """Return the rows that `write_transfer` wrote; none if there is no table, or one of an older version."""
+    if not (out / FILE).is_file():
+        return []
+    table = pd.read_csv(out / FILE, dtype=dict.fromkeys(TEXT, str))
+    return [] if "key" not in table else table.fillna(dict.fromkeys(TEXT, "")).to_dict("records")
 
 
 def over_seeds(table: pd.DataFrame, kind: str) -> pd.DataFrame:

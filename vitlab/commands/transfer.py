@@ -1,8 +1,12 @@
-"""Test runs at other image sizes, windows in proportion: as they are and, if asked, after fine-tuning there."""
+"""Test runs at other image sizes, windows in proportion: as they are and, on request, after fine-tuning there."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import time
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,47 +15,65 @@ from vitlab.commands.options import StudyParser
 from vitlab.config import Config, merge
 
 if TYPE_CHECKING:
-    from vitlab.evaluation.probe import Accuracy
     from vitlab.experiment.experiment import Experiment
 
 log = logging.getLogger("vitlab")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print and write the table; it is written again after each row, so that an interruption keeps what is done."""
-    parser = StudyParser(
-        "python -m vitlab transfer",
-        "Test trained runs at other image sizes, windows grown in proportion. Other arguments change the runs' "
-        "configurations, e.g. --data.eval_batch_size 100.",
-    )
-    parser.add_argument("-c", "--config", nargs="+", action="extend", required=True, help="config.yaml of each run")
-    parser.add_argument("--sizes", nargs="+", type=int, required=True, help="sides of the images in px")
-    parser.add_argument("--epochs", type=int, default=0, help="fine-tune for so many epochs at each other size [0]")
-    parser.add_argument("--lr", type=float, help="of the fine-tuning [4 %% of the training's, as published]")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the tables, the figure and the tuned runs")
-    options, rest = parser.parse_known_args(arguments)
-    if options.epochs < 0 or min(options.sizes) < 1:
-        raise ValueError(f"--epochs {options.epochs}, --sizes {options.sizes}: give 0 or more, and sides from 1 px.")
+    """Print and write the table. It is rewritten after each measurement; a killed command continues with the next."""
+    options, rest = parse(arguments)
 
     import pandas as pd
-    from tqdm import tqdm
 
-    from vitlab.analysis.transfer import write_transfer
+    from vitlab.analysis.transfer import read_transfer, write_transfer
     from vitlab.commands.quiet import quiet
+    from vitlab.studies.format import clock
 
     quiet()
     runs = read_runs(options.config, rest)
-    jobs = [(run, size) for run in runs for size in sorted({run.data.image_size, *options.sizes})]
-    rows: list[dict[str, Any]] = []
-    with tqdm(jobs, leave=False, disable=None) as bar:
-        for run, size in bar:
-            name = run.directory.parent.name
-            bar.set_description(f"{name}, seed {run.seed}, {size} px")
-            row = test_at(run, size, options.epochs, options.lr, options.out)
-            rows.append({"name": name, "seed": run.seed} | row)
-            table = write_transfer(pd.DataFrame(rows), options.out)
-    print(table.read_text(encoding="utf-8"), end="")
+    jobs = {
+        key_of(run, size, options): (run, size)
+        for run in runs
+        for size in sorted({run.data.image_size, *options.sizes})
+    }
+    rows = {row["key"]: row for row in read_transfer(options.out) if row["key"] in jobs}
+    if rows:
+        log.info("%d of %d measurements are already in %s", len(rows), len(jobs), options.out / "transfer.csv")
+    waiting = {key: job for key, job in jobs.items() if key not in rows}
+    start, pixels, total = time.monotonic(), 0, sum(size**2 for _, size in waiting.values())
+    for key, (run, size) in waiting.items():
+        name = {"key": key, "name": run.directory.parent.name, "seed": run.seed}
+        rows[key] = row = name | measure(run, size, options)
+        table = pd.DataFrame([rows[key] for key in jobs if key in rows])
+        write_transfer(table, options.out)
+        pixels += size**2  # most of the time is proportional to them
+        left = clock((time.monotonic() - start) / pixels * (total - pixels))
+        accuracy = 100 * row.get("tuned", row["direct"])
+        log.info("%s, seed %d, %d px: %.1f %% (about %s left)", row["name"], run.seed, size, accuracy, left)
+    print((options.out / "transfer.md").read_text(encoding="utf-8"), end="")
     return 0
+
+
+def parse(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
+    """Return the command's options and the changes of the runs' configurations."""
+    parser = StudyParser(
+        "python -m vitlab transfer",
+        "Test trained runs at other image sizes, windows in proportion. An interrupted command continues with the next "
+        "size. Other arguments change the runs' configurations, e.g. --data.eval_batch_size 100.",
+    )
+    parser.add_argument("-c", "--config", nargs="+", action="extend", required=True, help="config.yaml of each run")
+    parser.add_argument("--sizes", nargs="+", type=int, required=True, help="image sizes in px")
+    parser.add_argument("--images", type=int, help="number of test images, stratified by class [all]")
+    parser.add_argument("--epochs", type=int, default=0, help="epochs of fine-tuning at each other size [0]")
+    parser.add_argument("--lr", type=float, help="learning rate of fine-tuning [4 %% of the training's, as published]")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the tables, the figure and the tuned runs")
+    options, rest = parser.parse_known_args(arguments)
+    if options.epochs < 0 or min(options.sizes) < 1:
+        raise ValueError(f"--epochs {options.epochs}, --sizes {options.sizes}: expected 0 or more, and 1 px or more.")
+    if options.images is not None and options.images < 1:
+        raise ValueError(f"--images {options.images}: expected 1 or more.")
+    return options, rest
 
 
 def read_runs(configs: Sequence[str], rest: Sequence[str]) -> list[Experiment]:
@@ -69,21 +91,37 @@ def read_runs(configs: Sequence[str], rest: Sequence[str]) -> list[Experiment]:
             raise ValueError(f"{config}: not a finished run of a classifier; give the config.yaml of one.")
         name = run.directory.parent.name
         if (name, run.seed) in runs:
-            raise ValueError(f"{config} is a second run called {name}, seed {run.seed}; a table needs other names.")
+            raise ValueError(f"{config} is a second run called {name}, seed {run.seed}; the table needs unique names.")
         runs[name, run.seed] = run
         first = next(iter(runs.values()))
         if run.data.image_names("test") != first.data.image_names("test"):
-            raise ValueError(f"{config} is tested on other images than {configs[0]}; give runs of the same.")
+            raise ValueError(f"{config} is tested on other images than {configs[0]}; give runs on the same images.")
     return list(runs.values())
 
 
-def test_at(run: Experiment, size: int, epochs: int, lr: float | None, out: Path) -> dict[str, Any]:
+def key_of(run: Experiment, size: int, options: Namespace) -> str:
+    """Return a hash of what a row depends on: the run's settings, its weights, and the options."""
+    path = run.checkpoint()
+    assert path is not None
+    settings = [run.config["model"], run.config["data"], run.config["trainer"], size]
+    weights = [str(path), path.stat().st_mtime_ns]
+    content = json.dumps([settings, weights, options.images, options.epochs, options.lr], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def measure(run: Experiment, size: int, options: Namespace) -> dict[str, Any]:
     """Return the row of `vitlab.analysis.transfer` for a run at one image size."""
+    import numpy as np
+    import torch
+    from tqdm import tqdm
+
     from vitlab.evaluation.classify import classify
     from vitlab.evaluation.cost import device_for
     from vitlab.evaluation.probe import Accuracy
+    from vitlab.evaluation.robustness import select_images
     from vitlab.experiment.experiment import Experiment
     from vitlab.models.weights import load_weights
+    from vitlab.studies.baselines import stratified_sample
     from vitlab.studies.execution.local import shortfalls
 
     device, checkpoint = device_for("auto"), run.checkpoint()
@@ -95,6 +133,9 @@ def test_at(run: Experiment, size: int, epochs: int, lr: float | None, out: Path
     model, data = resized.objective.backbone, resized.data
     load_weights(model, checkpoint)
     model.to(device).eval()
+    labels = data.labels("test")
+    chosen = stratified_sample(labels, options.images or len(labels), np.random.default_rng(0))
+    batches = tqdm(data.batches("test", device), desc=f"{run.directory}, {size} px", leave=False, disable=None)
     row = {
         "trained_at": run.data.image_size,
         "image_size": size,
@@ -102,37 +143,37 @@ def test_at(run: Experiment, size: int, epochs: int, lr: float | None, out: Path
         "bias": "",
         **model.describe(),
         "partial": ", ".join(shortfalls(run.directory)),
-        "images": len(data.labels("test")),
-        **Accuracy.of(*classify(model, data.batches("test", device))).columns("direct"),
+        "images": len(chosen),
+        **Accuracy.of(*classify(model, select_images(batches, chosen))).columns("direct"),
     }
-    if epochs and size != run.data.image_size:
-        row |= fine_tune(resized.config, checkpoint, epochs, lr, out, size).columns("tuned")
+    if options.epochs and size != run.data.image_size:
+        logits = torch.from_numpy(fine_tune(resized.config, checkpoint, size, options)[chosen])
+        row |= Accuracy.of(logits.argmax(dim=1), torch.from_numpy(labels[chosen])).columns("tuned")
     return row
 
 
-def fine_tune(config: Config, checkpoint: Path, epochs: int, lr: float | None, out: Path, size: int) -> Accuracy:
-    """Train a configuration from a checkpoint, as an ordinary run in `out/<name>-<size>px/seed-<n>/`; test it."""
-    import torch
+def fine_tune(config: Config, checkpoint: Path, size: int, options: Namespace) -> Any:
+    """Train a configuration from a checkpoint, as an ordinary run in `out/<name>-<size>px/seed-<n>/`.
 
+    Returns:
+        The logits (N, K) of its test images, of the averaged weights where they are kept, as before fine-tuning.
+    """
     from vitlab.analysis.transfer import LR_SHARE, WARMUP_SHARE
     from vitlab.evaluation.predictions import read_predictions
-    from vitlab.evaluation.probe import Accuracy
     from vitlab.experiment.experiment import Experiment
 
     recipe = config["model"]["init_args"]
     arguments = {
         "init_from": str(checkpoint),
-        "optimizer": {"init_args": {"lr": lr or LR_SHARE * recipe["optimizer"]["init_args"]["lr"]}},
-        "schedule": {"init_args": {"warmup_epochs": WARMUP_SHARE * epochs}},
+        "optimizer": {"init_args": {"lr": options.lr or LR_SHARE * recipe["optimizer"]["init_args"]["lr"]}},
+        "schedule": {"init_args": {"warmup_epochs": WARMUP_SHARE * options.epochs}},
     }
     changes = {
         "model": {"init_args": arguments},
-        "trainer": {"max_epochs": epochs},
-        "run": {"root": str(out), "name": f"{config['run']['name']}-{size}px", "test": True},
+        "trainer": {"max_epochs": options.epochs},
+        "run": {"root": str(options.out), "name": f"{config['run']['name']}-{size}px", "test": True},
     }
     tuned = Experiment(merge(config, changes))
     tuned.fit()
     predictions = read_predictions(tuned.directory / "predictions.parquet")
-    # The average where one is kept, as before the fine-tuning.
-    logits = predictions.logits if predictions.logits_ema is None else predictions.logits_ema
-    return Accuracy.of(torch.from_numpy(logits.argmax(axis=1)), torch.tensor(predictions.labels))
+    return predictions.logits if predictions.logits_ema is None else predictions.logits_ema
