@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from benchmarks.interleaved_timing import alternate, ratios
 from benchmarks.table import OUT, machine, markdown, save
 from vitlab import models
 from vitlab.evaluation.cost import device_for
-from vitlab.evaluation.flops import dtype_of, flops_of, gemm_peak, wait_for
-from vitlab.evaluation.interleaved_timing import alternate, clock_for, ratios
+from vitlab.evaluation.flops import clock_for, dtype_of, flops_of, gemm_peak, wait_for
 from vitlab.evaluation.memory import PeakMemory
 
 NAMES = (

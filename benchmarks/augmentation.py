@@ -20,10 +20,10 @@ from torch import Tensor
 from torchvision import transforms as T
 
 from benchmarks.against_timm import make_step
+from benchmarks.interleaved_timing import Step, alternate, one_thread, quartiles, ratios
 from benchmarks.table import OUT, machine, markdown, save
 from vitlab.data import CIFAR10, BatchAugment
 from vitlab.data.sampler import Key
-from vitlab.evaluation.interleaved_timing import Step, alternate, one_thread, quartiles, ratios
 from vitlab.models import VisionTransformer
 
 BATCH, TURN = 128, 16  # images per batch, and batches in a row: a loader's rate is a sustained one

@@ -22,6 +22,7 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 
+from benchmarks.interleaved_timing import alternate, one_thread, ratios
 from benchmarks.table import OUT, machine, markdown, save
 from vitlab.data.augment import BOX_DRAWS, crop_box, normalize
 from vitlab.data.counter_rng import Draws, Stream
@@ -32,7 +33,6 @@ from vitlab.data.packed import FILE, Packed, PackedPhoto, write_packed
 from vitlab.data.photos import PhotoAugment, half_will_do
 from vitlab.data.sampler import Key
 from vitlab.data.source import PhotoSource, Subset
-from vitlab.evaluation.interleaved_timing import alternate, one_thread, ratios
 
 CPU = torch.device("cpu")
 SIZE, SHORT_SIDE = 224, 256  # pixels of a crop, and of a prepared photograph's shorter side

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.against_timm import TRAINER_PRECISION
+from benchmarks.interleaved_timing import Step, alternate, quartiles
 from benchmarks.table import OUT, machine
 from vitlab.atomic_files import write_text
 from vitlab.evaluation.cost import device_for
 from vitlab.evaluation.flops import dtype_of, flops_of
-from vitlab.evaluation.interleaved_timing import Step, alternate, quartiles
 from vitlab.models import SwinTransformer, VisionTransformer
 
 Architecture = Literal["ViT", "Swin"]

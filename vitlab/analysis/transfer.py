@@ -55,7 +55,10 @@ def read_transfer(out: Path) -> list[dict[str, Any]]:
     if not (out / FILE).is_file():
         return []
     table = pd.read_csv(out / FILE, dtype=dict.fromkeys(TEXT, str))
-    return [] if "key" not in table else table.fillna(dict.fromkeys(TEXT, "")).to_dict("records")
+    if "key" not in table:
+        return []
+    table = table.fillna(dict.fromkeys(TEXT, ""))
+    return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False)]
 
 
 def over_seeds(table: pd.DataFrame, kind: str) -> pd.DataFrame:

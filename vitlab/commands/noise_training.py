@@ -17,8 +17,7 @@ from vitlab.config import Config, merge
 from vitlab.data import ImageDataModule
 from vitlab.data.datamodule import Batch, Split, View
 from vitlab.evaluation.allocator import give_back_freed_memory, hold_freed_memory, map_tensors
-from vitlab.evaluation.flops import wait_for
-from vitlab.evaluation.interleaved_timing import clock_for
+from vitlab.evaluation.flops import clock_for, wait_for
 from vitlab.evaluation.memory import PeakMemory, TrainingCost, bytes_of_tensors, cap_memory
 from vitlab.experiment.experiment import Experiment
 from vitlab.objectives import Distillation

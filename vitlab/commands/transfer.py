@@ -43,14 +43,14 @@ def run(arguments: Sequence[str]) -> int:
     waiting = {key: job for key, job in jobs.items() if key not in rows}
     start, pixels, total = time.monotonic(), 0, sum(size**2 for _, size in waiting.values())
     for key, (run, size) in waiting.items():
-        name = {"key": key, "name": run.directory.parent.name, "seed": run.seed}
-        rows[key] = row = name | measure(run, size, options)
+        row = measure(run, size, options)
+        rows[key] = {"key": key, "name": run.directory.parent.name, "seed": run.seed} | row
         table = pd.DataFrame([rows[key] for key in jobs if key in rows])
         write_transfer(table, options.out)
         pixels += size**2  # most of the time is proportional to them
         left = clock((time.monotonic() - start) / pixels * (total - pixels))
         accuracy = 100 * row.get("tuned", row["direct"])
-        log.info("%s, seed %d, %d px: %.1f %% (about %s left)", row["name"], run.seed, size, accuracy, left)
+        log.info("%s, %d px: %.1f %% (about %s left)", run.directory, size, accuracy, left)
     print((options.out / "transfer.md").read_text(encoding="utf-8"), end="")
     return 0
 

@@ -21,8 +21,7 @@ from torch.nn import functional as F
 from vitlab.atomic_files import write_text
 from vitlab.evaluation.busy_cores import OtherPrograms
 from vitlab.evaluation.energy import meter_for
-from vitlab.evaluation.flops import flops_of, wait_for
-from vitlab.evaluation.interleaved_timing import clock_for
+from vitlab.evaluation.flops import clock_for, flops_of, wait_for
 from vitlab.evaluation.memory import PeakMemory
 from vitlab.models import ImageModel
 

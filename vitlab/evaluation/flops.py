@@ -63,3 +63,8 @@ def wait_for(device: torch.device) -> None:
     """Wait until a GPU has done its queued work; a CPU has when a call returns."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def clock_for(device: torch.device) -> Callable[[], float]:
+    """Return the clock that other programs disturb least: with several threads, waiting also counts as process time."""
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter

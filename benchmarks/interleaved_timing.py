@@ -5,14 +5,13 @@ ratio of two medians. With one thread on a CPU the clock is the process's own, w
 """
 
 import statistics
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 
-from vitlab.evaluation.flops import wait_for
+from vitlab.evaluation.flops import clock_for, wait_for
 
 Step = Callable[[], object]
 
@@ -38,11 +37,6 @@ def alternate(steps: Mapping[str, Step], repetitions: int, device: torch.device)
             if repetition >= 0:
                 times[name].append(clock() - begin)
     return times
-
-
-def clock_for(device: torch.device) -> Callable[[], float]:
-    """Return the clock that other programs disturb least: with several threads, waiting also counts as process time."""
-    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 @contextmanager
