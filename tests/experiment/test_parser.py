@@ -242,7 +242,10 @@ def test_the_command_line_beats_a_file_given_after_it(tiny: Write) -> None:
         (["--seed", "8"], "Did you mean seed_everything?"),  # data.seed is taken from it
         (["--trainer.auto_lr_find", "true"], "no option trainer.auto_lr_find.\n"),  # nothing is like it
         (["--model.backbone", "vit_tny_patch4_32"], "no class vit_tny_patch4_32. Did you mean vit_tiny_patch4_32?"),
-        (["--model.optimizer", "SimMIM"], "model.optimizer: SimMIM is no Optimizer. There are AdamW, SGD."),
+        (
+            ["--model.optimizer", "SimMIM"],
+            "model.optimizer: SimMIM is no Optimizer. There are AdamW, SGD, AnyOptimizer.",
+        ),
         (["--model.optimizer", "SGD"], "model.optimizer needs lr: give --model.optimizer.lr"),
         (["--trainer.callbacks+=EarlyStoping"], "no class EarlyStoping. Did you mean EarlyStopping?"),
         (["--model.backbone", f"{__name__}.Half"], "Half lacks encode; "),

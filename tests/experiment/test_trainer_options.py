@@ -85,7 +85,10 @@ def test_an_option_works_or_is_answered(option: str, tiny: Write, capsys: pytest
 @pytest.mark.parametrize(
     ("callback", "message"),
     [
-        ({"class_path": "EarlyStopping", "init_args": {"monitor": "val/acc"}}, "It logs train/loss, val/top1"),
+        (
+            {"class_path": "EarlyStopping", "init_args": {"monitor": "val/acc"}},
+            "It logs train/loss, val/ece, val/loss, val/top1,",
+        ),
         ({"class_path": "StochasticWeightAveraging", "init_args": {"swa_lrs": 0.01}}, "Use model.init_args.ema"),
         ({"class_path": "EMAWeightAveraging"}, "Use model.init_args.ema"),
         ({"class_path": "EarlyStoping", "init_args": {"monitor": "val/loss"}}, "Did you mean EarlyStopping?"),

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from torch import Tensor
 
@@ -140,11 +140,15 @@ def test_the_mask_depends_on_the_generator_alone() -> None:
 
 
 def test_a_picture_goes_to_wandb_under_its_name_and_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent = []
-    monkeypatch.setattr(WandbLogger, "log_image", lambda self, *args: sent.append(args))
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr(UnbreakableWandbLogger, "experiment", SimpleNamespace(log=sent.append))
     file = tmp_path / "reconstructions-epoch-0002.png"
-    UnbreakableWandbLogger(Wandb(mode="offline"), tmp_path, "name", {}).log_picture("pictures/reconstructions", file, 7)
-    assert sent == [("pictures/reconstructions", [str(file)], 7)]
+    Image.new("L", (8, 4)).save(file)
+    logger = UnbreakableWandbLogger(Wandb(mode="offline"), tmp_path, "name", {})
+    logger.log_picture("pictures/reconstructions", file, 7)
+    (row,) = sent
+    (picture,) = row["pictures/reconstructions"]
+    assert (picture.image.size, row["trainer/global_step"], logger.broken) == ((8, 4), 7, False)
 
 
 def test_a_picture_that_wandb_cannot_take_does_not_stop_the_run(tmp_path: Path) -> None:

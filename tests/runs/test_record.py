@@ -47,6 +47,7 @@ def test_features_that_have_become_one_are_named_with_remedies(
     assert "Collapse" not in capsys.readouterr().err
     alike = torch.ones(20, 8), torch.arange(20) % 10
     monkeypatch.setattr("vitlab.runs.knn_monitor.extract", lambda *args: alike)
+    monkeypatch.setattr("vitlab.objectives.Supervised.remedies", "What has helped others: larger batches.")
     assert run("fit", ["--config", str(path), "--run.name", "alike"]) == 0
     assert "Collapse: val/rank is 1.00, all images look alike.\nWhat has helped others" in capsys.readouterr().err
 

@@ -52,4 +52,5 @@ class KnnMonitor(Callback):
         rank, knn = rank_me(queries), float(correct.float().mean())
         pl_module.log_dict({"val/knn": knn, "val/rank": rank, "val/std": relative_std(queries)}, rank_zero_only=True)
         if rank < 1.5 and trainer.is_global_zero:  # an untrained encoder has 2 or more
-            log.warning("Collapse: val/rank is %.2f, all images look alike.\n%s", rank, pl_module.remedies)
+            remedies = pl_module.remedies and f"\n{pl_module.remedies}"
+            log.warning("Collapse: val/rank is %.2f, all images look alike.%s", rank, remedies)
