@@ -48,6 +48,6 @@ def test_images_have_their_captions_and_rooms_left_over_are_empty() -> None:
 def test_a_head_that_looks_everywhere_alike_is_told_from_one_that_does_not() -> None:
     even, one = np.full((4, 4), 1 / 16), np.zeros((4, 4))
     one[1, 2] = 0.9
-    figure = figures.draw_class_token(np.zeros((1, 8, 8, 3)), [np.stack([even, one])], ["frog"])
+    figure = figures.draw_class_token(np.zeros((1, 8, 8, 3)), np.stack([even, one])[None], ["frog"])
     assert [axes.get_title() for axes in figure.axes] == ["image", "head 1", "head 2"]
     assert [axes.get_xlabel() for axes in figure.axes] == ["frog", "6%", "90%"]

@@ -165,7 +165,7 @@ def test_the_papers_table_stands_beside_a_comparison_of_position_biases_alone() 
     table = pd.DataFrame([row | {"name": name, "bias": bias} for name, bias in (("a", "linear"), ("b", "log"))])
     text = markdown(table)
     assert "81.7 → 83.8" in text  # log-spaced at 512 px, direct and fine-tuned: Liu et al. 2022, Table 1
-    assert "## The paper's table, of other images" in text
+    assert "## The paper's table, on other images" in text
     assert len(draw_transfer(table).axes) == 2
     for biases in (["log", "log"], ["", "log"], ["", ""]):  # one Swin v2, or none: the paper has no such comparison
         flowers = table.assign(bias=biases)
@@ -177,5 +177,5 @@ def test_a_run_that_was_cut_short_is_named_under_the_table() -> None:
     row = {"name": "a", "seed": 1, "window": "", "bias": "", "images": 10, "image_size": 8}
     row |= {f"{kind}{end}": 0.5 for kind in ("direct", "tuned") for end in ("", "_low", "_high")}
     table = pd.DataFrame([row | {"partial": "not finished"}])
-    assert "**Not a whole run, so no result: a, seed 1 (not finished).**" in markdown(table)
-    assert "whole" not in markdown(table.assign(partial=""))
+    assert "**Incomplete run, not a result: a, seed 1 (not finished).**" in markdown(table)
+    assert "Incomplete" not in markdown(table.assign(partial=""))

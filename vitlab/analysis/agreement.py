@@ -1,8 +1,9 @@
-"""How far a student decides as its teacher does.
+"""Agreement of a student with its teacher.
 
-B images, K classes; of the student several logits (B, K) by name, such as its two heads' and their mean.
+B images, K classes. A student has logits (B, K) by name, such as those of its two heads and their mean.
 """
 
+import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ CLASSES_SHOWN = 20
 
 
 def agreement(student: Float[Tensor, "B K"], teacher: Float[Tensor, "B K"]) -> Bool[Tensor, "B"]:
-    """Say for which images both decide for the same class."""
+    """Return for which images both predict the same class."""
     return student.argmax(dim=1) == teacher.argmax(dim=1)
 
 
@@ -26,7 +27,7 @@ def divergence(student: Float[Tensor, "B K"], teacher: Float[Tensor, "B K"]) -> 
 
 
 def decisions(student: Float[Tensor, "B K"], teacher: Float[Tensor, "B K"]) -> Int[Tensor, "K K"]:
-    """Count the images by the teacher's decision (row) and the student's (column)."""
+    """Count images by the teacher's prediction (row) and the student's (column)."""
     classes = teacher.shape[1]
     pairs = teacher.argmax(dim=1) * classes + student.argmax(dim=1)
     return pairs.bincount(minlength=classes**2).view(classes, classes)
@@ -35,7 +36,7 @@ def decisions(student: Float[Tensor, "B K"], teacher: Float[Tensor, "B K"]) -> I
 def right_and_wrong(
     student: Float[Tensor, "B K"], teacher: Float[Tensor, "B K"], labels: Int[Tensor, "B"]
 ) -> Float[Tensor, "2 2"]:
-    """Return the shares of images that the teacher has (right, wrong: rows) and the student (columns)."""
+    """Return the fractions of images on which the teacher (rows) and the student (columns) are right and wrong."""
     wrong = [(logits.argmax(dim=1) != labels).long() for logits in (teacher, student)]
     return (2 * wrong[0] + wrong[1]).bincount(minlength=4).view(2, 2) / len(labels)
 
@@ -48,16 +49,16 @@ def draw_agreement(
     class_names: list[str],
     title: str,
 ) -> Figure:
-    """Draw how often each of the student's logits agree with the teacher, who is right, and which classes part them.
+    """Draw how often each of the student's logits agree with the teacher, who is right, and where they disagree.
 
-    The last two are of the first of the student's logits: its decision.
+    The last two use the first of the student's logits.
     """
-    decision = next(iter(student.values()))
+    first = next(iter(student.values()))
     figure = new_figure(13, 4.6)
     bars, table, heat = figure.subplots(1, 3, width_ratios=[1.2, 0.8, 1.4])
     _draw_bars(bars, student, teacher, labels)
-    _draw_table(table, right_and_wrong(decision, teacher, labels))
-    _draw_decisions(heat, decisions(decision, teacher), class_names)
+    _draw_table(table, right_and_wrong(first, teacher, labels))
+    _draw_decisions(heat, decisions(first, teacher), class_names)
     figure.suptitle(f"{title}, {len(labels):,} validation images", color=MUTED, fontsize=10)
     return figure
 
@@ -69,10 +70,10 @@ def _draw_bars(axes: Axes, student: dict[str, Tensor], teacher: Tensor, labels: 
             continue
         shares = [float(agreement(logits, teacher)[chosen].float().mean()) for logits in student.values()]
         places = [i + 0.36 * (offset - 0.5) for i in range(len(shares))]
-        found = axes.barh(places, shares, 0.34, color=COLORS[offset], label=f"{name} ({int(chosen.sum()):,} images)")
-        axes.bar_label(found, [f"{share:.1%}" for share in shares], padding=3, color=INK)
+        bars = axes.barh(places, shares, 0.34, color=COLORS[offset], label=f"{name} ({int(chosen.sum()):,} images)")
+        axes.bar_label(bars, [f"{share:.1%}" for share in shares], padding=3, color=INK)
     axes.set_yticks(range(len(student)), list(student))
-    axes.set(xlim=(0, 1.18), ylim=(len(student) - 0.5, -0.5), title="student decides as the teacher")
+    axes.set(xlim=(0, 1.18), ylim=(len(student) - 0.5, -0.5), title="student agrees with the teacher")
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.spines[["top", "right"]].set_visible(False)
@@ -81,36 +82,26 @@ def _draw_bars(axes: Axes, student: dict[str, Tensor], teacher: Tensor, labels: 
 
 def _draw_table(axes: Axes, shares: Tensor) -> None:
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1.2)
-    for row in range(2):
-        for column in range(2):
-            share = float(shares[row, column])
-            axes.text(
-                column,
-                row,
-                f"{share:.1%}",
-                ha="center",
-                va="center",
-                color="white" if share > 0.6 else INK,
-                fontsize=12,
-            )
+    for (row, column), share in np.ndenumerate(shares.numpy()):
+        color = "white" if share > 0.6 else INK
+        axes.text(column, row, f"{share:.1%}", ha="center", va="center", color=color, fontsize=12)
     axes.set_xticks([0, 1], ["right", "wrong"])
     axes.set_yticks([0, 1], ["right", "wrong"], rotation=90, va="center")
     axes.set(xlabel="student", ylabel="teacher", title="who is right")
 
 
 def _draw_decisions(axes: Axes, counts: Tensor, class_names: list[str]) -> None:
-    """Draw what the teacher decides against what the student does; of many classes those that part them most."""
-    apart = counts - counts.diag().diag()
-    shown = (apart.sum(dim=0) + apart.sum(dim=1)).argsort(descending=True, stable=True)[:CLASSES_SHOWN].sort().values
-    counts, names = counts[shown][:, shown], [class_names[int(k)] for k in shown]
-    most = max(int(apart[shown][:, shown].max()), 1)
-    axes.imshow(apart[shown][:, shown].numpy(), cmap="Oranges", vmin=0, vmax=1.3 * most)
-    for row in range(len(names)):
-        for column in range(len(names)):
-            if count := int(counts[row, column]):
-                same = row == column
-                axes.text(column, row, str(count), ha="center", va="center", color=MUTED if same else INK, fontsize=8)
+    """Draw images by both predictions; of many classes those with the most disagreement."""
+    different = counts - counts.diag().diag()
+    shown = (different.sum(dim=0) + different.sum(dim=1)).argsort(descending=True, stable=True)[:CLASSES_SHOWN]
+    shown = shown.sort().values
+    counts, different, names = counts[shown][:, shown], different[shown][:, shown], [class_names[k] for k in shown]
+    axes.imshow(different.numpy(), cmap="Oranges", vmin=0, vmax=1.3 * max(int(different.max()), 1))
+    for (row, column), count in np.ndenumerate(counts.numpy()):
+        if count:
+            color = MUTED if row == column else INK
+            axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
     axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 3 else 90)
     axes.set_yticks(range(len(names)), names)
-    which = f" ({len(names)} classes that part them most)" if len(names) < len(class_names) else ""
-    axes.set(xlabel="student decides", ylabel="teacher decides", title=f"images by decision{which}")
+    which = f" (the {len(names)} classes with the most disagreement)" if len(names) < len(class_names) else ""
+    axes.set(xlabel="student predicts", ylabel="teacher predicts", title=f"images by prediction{which}")

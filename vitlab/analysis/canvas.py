@@ -1,4 +1,4 @@
-"""What all pictures share: a figure's look, an image's axes, the way into a file."""
+"""What all figures share: their style, axes for images, and writing to a file."""
 
 from pathlib import Path
 from typing import Any
@@ -30,16 +30,25 @@ STYLE: dict[Any, Any] = {
 }
 
 styled = matplotlib.rc_context(STYLE)
-"""Decorates every function that draws: matplotlib reads its settings when parts of a figure are made."""
+"""Decorates functions that draw: matplotlib reads its settings when it creates the parts of a figure."""
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return a figure of so many inches, known to no global state."""
+    """Return a figure of a size in inches, unknown to pyplot."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
+def new_grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its axes (rows, columns) without ticks, each of a size in inches."""
+    figure = new_figure(width * columns, height * rows)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes in panels.flat:
+        no_ticks(axes)
+    return figure, panels
+
+
 def write_png(figure: Figure, path: Path) -> None:
-    """Write a figure whole or not at all."""
+    """Write a figure, atomically."""
     with written_whole(path) as file:
         figure.savefig(file, format="png", dpi=120)
 
@@ -47,7 +56,7 @@ def write_png(figure: Figure, path: Path) -> None:
 def to_pixels(
     images: Float[Tensor, "B C H W"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[np.ndarray, "B H W C"]:
-    """Undo the normalization: values from 0 to 1, cut off where a prediction leaves them."""
+    """Undo the normalization; predictions are clamped to [0, 1]."""
     scale, shift = (torch.tensor(x, device=images.device).view(-1, 1, 1) for x in (std, mean))
     return (images.float() * scale + shift).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
 
@@ -59,6 +68,6 @@ def show_image(axes: Axes, image: Float[np.ndarray, "H W C"]) -> None:
 
 
 def no_ticks(axes: Axes) -> None:
-    """Take ticks and frame away; labels stay."""
+    """Remove ticks and frame; labels stay."""
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

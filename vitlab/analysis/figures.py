@@ -1,4 +1,4 @@
-"""Draws what the rest of `analysis` computes."""
+"""Figures of attention, positions, filters and block outputs."""
 
 import numpy as np
 from jaxtyping import Float
@@ -6,16 +6,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from vitlab.analysis.canvas import COLORS, MUTED, RIGHT, WRONG, new_figure, no_ticks, show_image, styled
+from vitlab.analysis.canvas import COLORS, MUTED, RIGHT, WRONG, new_figure, new_grid, no_ticks, show_image, styled
 
 HEAT = "inferno"
-LARGEST_MOSAIC = 14  # maps a side: more cannot be told apart
-MOST_HEADS = 12  # in a row
+LARGEST_MOSAIC = 14  # maps per side: more are too small to see
+MOST_HEADS = 12  # per row
 
 
 @styled
 def draw_positions(similarity: Float[np.ndarray, "H W H2 W2"]) -> Figure:
-    """Draw a map for each position, at its place: how similar the embeddings of all positions are to its own."""
+    """Draw one map per position, at its place: the similarity of its embedding to those of all positions."""
     step = -(-max(similarity.shape[:2]) // LARGEST_MOSAIC)
     similarity = similarity[step // 2 :: step, step // 2 :: step]
     rows, columns, height, width = similarity.shape
@@ -36,24 +36,19 @@ def draw_positions(similarity: Float[np.ndarray, "H W H2 W2"]) -> Figure:
 
 @styled
 def draw_filters(components: Float[np.ndarray, "n C p p"]) -> Figure:
-    """Draw filters beside each other, each stretched to all of black … white."""
-    flat = components.reshape(len(components), -1)
-    low, high = flat.min(axis=1)[:, None, None, None], flat.max(axis=1)[:, None, None, None]
+    """Draw filters side by side, each stretched to the full range from black to white."""
+    low, high = (extreme(components, axis=(1, 2, 3), keepdims=True) for extreme in (np.min, np.max))
     pictures = ((components - low) / np.maximum(high - low, 1e-12)).transpose(0, 2, 3, 1)
     columns = min(7, len(pictures))
-    rows = -(-len(pictures) // columns)
-    figure = new_figure(0.95 * columns, 0.95 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False).flat
-    for axes in panels:
-        no_ticks(axes)
-    for axes, picture in zip(figure.axes, pictures, strict=False):
+    figure, panels = new_grid(-(-len(pictures) // columns), columns, 0.95, 0.95)
+    for axes, picture in zip(panels.flat, pictures, strict=False):
         show_image(axes, picture)
     return figure
 
 
 @styled
 def draw_distances(distances: dict[str, list[Float[np.ndarray, "h"]]]) -> Figure:
-    """Draw for each model and block how far its heads look, and the heads' mean."""
+    """Draw the attention distance of each head, and the mean over heads, by model and block."""
     figure = new_figure(1 + 3.6 * len(distances), 3.6)
     panels = figure.subplots(1, len(distances), squeeze=False, sharey=True)[0]
     for index, (axes, (name, blocks)) in enumerate(zip(panels, distances.items(), strict=True)):
@@ -70,7 +65,7 @@ def draw_distances(distances: dict[str, list[Float[np.ndarray, "h"]]]) -> Figure
 
 @styled
 def draw_amplitudes(amplitudes: dict[str, list[float]]) -> Figure:
-    """Draw the variance of what each block passes on, on a logarithmic scale."""
+    """Draw the variance of each block's output, on a logarithmic scale."""
     figure = new_figure(6.5, 3.6)
     axes = figure.subplots()
     for index, (name, values) in enumerate(amplitudes.items()):
@@ -91,7 +86,7 @@ def _plain(axes: Axes) -> None:
 
 @styled
 def draw_similarities(similarities: dict[tuple[str, str], Float[np.ndarray, "I J"]]) -> Figure:
-    """Draw for each pair of models how similar each block of one is to each of the other."""
+    """Draw for each pair of models the similarity of each block of one to each block of the other."""
     columns = min(3, len(similarities))
     rows = -(-len(similarities) // columns)
     figure = new_figure(1 + 3.3 * columns, 3.3 * rows)
@@ -110,7 +105,7 @@ def draw_similarities(similarities: dict[tuple[str, str], Float[np.ndarray, "I J
 
 
 def overlay(axes: Axes, image: Float[np.ndarray, "H W C"], heat: Float[np.ndarray, "h w"]) -> None:
-    """Lay a map over an image in gray: black where it is 0, brightest where it is largest."""
+    """Draw a map over the gray image: black where it is 0, brightest where it is largest."""
     height, width = image.shape[:2]
     axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=1)
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
@@ -118,49 +113,52 @@ def overlay(axes: Axes, image: Float[np.ndarray, "H W C"], heat: Float[np.ndarra
     no_ticks(axes)
 
 
+Caption = tuple[str, bool | None]
+"""A text, and whether the model is right, None where this is unknown."""
+
+
 @styled
-def draw_images(
-    images: list[Float[np.ndarray, "H W C"]], captions: list[tuple[str, bool | None]], columns: int = 8
-) -> Figure:
-    """Draw images row by row, values from 0 to 1, each with its caption: in green or red where right is known."""
-    rows = -(-len(images) // columns)
-    figure = new_figure(1.3 * min(columns, len(images)), 1.75 * rows)
-    panels = figure.subplots(rows, min(columns, len(images)), squeeze=False).flat
-    for axes in panels:
-        no_ticks(axes)
-    for axes, image, (text, right) in zip(figure.axes, images, captions, strict=False):
+def draw_images(images: list[Float[np.ndarray, "H W C"]], captions: list[Caption], columns: int = 8) -> Figure:
+    """Draw images with values in [0, 1] row by row, each above its caption."""
+    columns = min(columns, len(images))
+    figure, panels = new_grid(-(-len(images) // columns), columns, 1.3, 1.75)
+    for axes, image, caption in zip(panels.flat, images, captions, strict=False):
         show_image(axes, image)
-        axes.set_xlabel(text, color={None: MUTED, True: RIGHT, False: WRONG}[right], fontsize=9)
+        _write_caption(axes, caption)
     return figure
+
+
+def _write_caption(axes: Axes, caption: Caption) -> None:
+    text, right = caption
+    axes.set_xlabel(text, color={None: MUTED, True: RIGHT, False: WRONG}[right], fontsize=9)
 
 
 @styled
 def draw_maps(
     images: dict[str, Float[np.ndarray, "B H W C"]],
     maps: dict[str, Float[np.ndarray, "B h w"]],
-    captions: dict[str, list[tuple[str, bool | None]]],
+    captions: dict[str, list[Caption]],
     names: list[str],
 ) -> Figure:
-    """Draw a row an image: itself, then for each model its map and what it says, in green or red where that is known.
+    """Draw one row per image: the image, then for each model its map over the image that it sees, and a caption.
 
-    All three are by model, since models may see another part, or another size, of an image.
+    The arguments but `names` are by model; models may see images at different sizes. A model may have no captions.
     """
-    figure = new_figure(1.75 * (len(maps) + 1), 1.9 * len(names) + 0.3)
-    panels = figure.subplots(len(names), len(maps) + 1, squeeze=False)
+    figure, panels = new_grid(len(names), len(maps) + 1, 1.75, 1.9)
     for i, (row, name) in enumerate(zip(panels, names, strict=True)):
         show_image(row[0], next(iter(images.values()))[i])
         row[0].set_xlabel(_short(name), color=MUTED, fontsize=8)
         for axes, model in zip(row[1:], maps, strict=True):
             overlay(axes, images[model][i], maps[model][i])
-            text, right = captions[model][i] if captions[model] else ("", None)
-            axes.set_xlabel(text, color={None: MUTED, True: RIGHT, False: WRONG}[right], fontsize=9)
+            if captions[model]:
+                _write_caption(axes, captions[model][i])
     for axes, title in zip(panels[0], ["image", *maps], strict=True):
         axes.set_title(title)
     return figure
 
 
 def _short(name: str, most: int = 18) -> str:
-    """Return the end of a name, which tells files apart."""
+    """Return the end of a name, which distinguishes files."""
     return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
@@ -171,48 +169,33 @@ def draw_heads(
     labels: list[str],
     query: tuple[int, int] | None = None,
 ) -> Figure:
-    """Draw a row of maps, one a head, over an image; rows may be of several images or of several blocks.
-
-    Of many heads the first are shown.
+    """Draw one row per image or block with the maps of its first heads over an image.
 
     Args:
-        query: the pixel (row, column) that the maps are of, which gets a cross.
+        query: the pixel (row, column) from which the heads look; drawn as a cross.
     """
-    heads = [maps[:MOST_HEADS] for maps in heads]
-    columns = max(len(maps) for maps in heads)
-    figure = new_figure(1.0 + 1.15 * columns, 0.35 + 1.15 * len(heads))
-    panels = figure.subplots(len(heads), columns, squeeze=False)
+    columns = min(MOST_HEADS, max(map(len, heads)))
+    figure, panels = new_grid(len(heads), columns, 1.2, 1.2)
     for row, image, maps, label in zip(panels, images, heads, labels, strict=True):
         row[0].set_ylabel(_short(label))
-        for axes in row:
-            no_ticks(axes)
         for axes, heat in zip(row, maps, strict=False):
             overlay(axes, image, heat)
             if query is not None:
-                axes.plot(query[1], query[0], "+", color="#56b4e9", markersize=8, markeredgewidth=2)
+                axes.plot(query[1], query[0], "+", color=COLORS[5], markersize=8, markeredgewidth=2)
     for number, axes in enumerate(panels[0], start=1):
         axes.set_title(f"head {number}")
     return figure
 
 
-@styled
 def draw_class_token(
-    images: Float[np.ndarray, "B H W C"], heads: list[Float[np.ndarray, "h _ _"]], names: list[str]
+    images: Float[np.ndarray, "B H W C"], heads: Float[np.ndarray, "B h _ _"], names: list[str]
 ) -> Figure:
-    """Draw a row an image: itself, then where each head looks, and below that what the brightest patch gets.
+    """Draw one row per image: the image, then the maps of its first heads with the weight of the brightest patch.
 
-    Each map has its own scale: without the number, a head that looks everywhere alike seems to look somewhere. Of many
-    heads the first are shown.
+    Each map has its own scale: without the number, a head with uniform attention would seem to have a focus.
     """
-    columns = 1 + min(MOST_HEADS, len(heads[0]))
-    figure = new_figure(0.2 + 1.25 * columns, 0.3 + 1.45 * len(names))
-    panels = figure.subplots(len(names), columns, squeeze=False)
-    for row, image, maps, name in zip(panels, images, heads, names, strict=True):
-        show_image(row[0], image)
-        row[0].set_xlabel(_short(name), color=MUTED, fontsize=8)
-        for axes, heat in zip(row[1:], maps, strict=False):
-            overlay(axes, image, heat)
-            axes.set_xlabel(f"{heat.max():.0%}", color=MUTED, fontsize=8)
-    for axes, title in zip(panels[0], ["image", *(f"head {n}" for n in range(1, columns))], strict=True):
-        axes.set_title(title)
-    return figure
+    maps = {f"head {n}": head for n, head in enumerate(heads.swapaxes(0, 1)[:MOST_HEADS], start=1)}
+    captions: dict[str, list[Caption]] = {
+        name: [(f"{heat.max():.0%}", None) for heat in head] for name, head in maps.items()
+    }
+    return draw_maps(dict.fromkeys(maps, images), maps, captions, names)

@@ -1,4 +1,4 @@
-"""What a model that fills in hidden pixels makes of images (as in He et al. 2022, Fig. 2).
+"""Reconstructions by masked image modeling (as in He et al. 2022, Fig. 2).
 
 B images of H × W pixels in C channels, values from 0 to 1; a mask is True where a pixel was hidden.
 """
@@ -7,15 +7,15 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
-from vitlab.analysis.canvas import MUTED, new_figure, show_image, styled
+from vitlab.analysis.canvas import MUTED, new_grid, show_image, styled
 
-GRAY = 0.5  # of what is hidden
+GRAY = 0.5  # of hidden pixels
 
 
 def panels(
     images: Float[np.ndarray, "B H W C"], pred: Float[np.ndarray, "B H W C"], mask: Bool[np.ndarray, "B H W"]
 ) -> dict[str, Float[np.ndarray, "B H W C"]]:
-    """Return the image, what the model saw of it, all it predicts, and its prediction only where it saw nothing."""
+    """Return the image, its visible part, the whole prediction, and the prediction of the hidden part alone."""
     hidden = mask[..., None]
     return {
         "image": images,
@@ -32,15 +32,14 @@ def draw_reconstructions(
     mask: Bool[np.ndarray, "B H W"],
     title: str,
 ) -> Figure:
-    """Draw an image a column, its four panels below each other."""
+    """Draw one column of four panels per image."""
     rows = panels(images, pred, mask)
     _, height, width, _ = images.shape
-    side = 1.25  # inches
-    figure = new_figure(0.8 + side * len(images), 0.4 + side * len(rows) * height / width)
-    axes = figure.subplots(len(rows), len(images), squeeze=False)
-    for row, (name, pictures) in zip(axes, rows.items(), strict=True):
-        for ax, picture in zip(row, pictures, strict=True):
-            show_image(ax, picture)
+    side = 1.35  # inches
+    figure, grid = new_grid(len(rows), len(images), side, side * height / width)
+    for row, (name, pictures) in zip(grid, rows.items(), strict=True):
         row[0].set_ylabel(name)
+        for axes, picture in zip(row, pictures, strict=True):
+            show_image(axes, picture)
     figure.suptitle(f"{title}, {mask.mean():.0%} hidden", color=MUTED, fontsize=10)
     return figure

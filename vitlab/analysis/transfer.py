@@ -1,7 +1,7 @@
 """Tables and figures of a trained model at other image sizes, like Swin v2's Table 1.
 
-Windows grow in proportion. Swin v2 (Liu et al. 2022, https://arxiv.org/abs/2111.09883) measures offsets in the window
-of the training, so that its continuous bias extrapolates; a table of biases is interpolated, as are a ViT's positions.
+Windows grow with the image. Swin v2 (Liu et al. 2022, https://arxiv.org/abs/2111.09883) measures offsets relative to
+the training window, so that its continuous bias extrapolates; a bias table is interpolated, as are a ViT's positions.
 """
 
 from pathlib import Path
@@ -26,12 +26,12 @@ SOURCE = "Liu et al. 2022, Table 1: Swin-T on ImageNet-1k, trained at 256 px wit
 FILE = "transfer.csv"
 TUNED = ["tuned", "tuned_low", "tuned_high"]
 TEXT = ["key", "name", "window", "bias", "partial"]
-LR_SHARE = 0.04  # of the training's learning rate, for fine-tuning at another size: the paper's 4e-5 after 1e-3
+LR_SHARE = 0.04  # learning rate of fine-tuning relative to training: the paper's 4e-5 after 1e-3
 WARMUP_SHARE = 1 / 6  # of the epochs: 5 of 30 in the official configurations
 
 
 def asks_what_the_paper_asks(table: pd.DataFrame) -> bool:
-    """Say whether position biases are compared, so that the published table is about the same question."""
+    """Return whether position biases are compared, so that the published table answers the same question."""
     return len(set(table["bias"]) - {""}) > 1
 
 
@@ -64,93 +64,80 @@ def read_transfer(out: Path) -> list[dict[str, Any]]:
 def over_seeds(table: pd.DataFrame, kind: str) -> pd.DataFrame:
     """Return `mean`, `low` and `high` of an accuracy by (name, size): over seeds, or a single run's own interval."""
     groups = table.dropna(subset=kind).groupby(["name", "image_size"], sort=False)
-    found = groups.agg(mean=(kind, "mean"), low=(kind, "min"), high=(kind, "max"), seeds=(kind, "size"))
-    single = groups.agg(low=(f"{kind}_low", "first"), high=(f"{kind}_high", "first"))[found["seeds"] == 1]
-    found.update(single)
-    return found
+    summary = groups.agg(mean=(kind, "mean"), low=(kind, "min"), high=(kind, "max"), seeds=(kind, "size"))
+    summary.update(groups.agg(low=(f"{kind}_low", "first"), high=(f"{kind}_high", "first"))[summary["seeds"] == 1])
+    return summary
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Return the measured table in the paper's form: direct → after fine-tuning; the paper's too where it is of use."""
+    """Return the table in the paper's form, direct → fine-tuned; where it is comparable, followed by the paper's."""
     sizes = sorted(table["image_size"].unique())
-    direct, tuned = over_seeds(table, "direct"), over_seeds(table, "tuned")
+    direct, tuned = 100 * over_seeds(table, "direct"), 100 * over_seeds(table, "tuned")
+    cells = {key: f"{r['mean']:.1f} [{r['low']:.1f}, {r['high']:.1f}]" for key, r in direct.iterrows()}
+    for key, mean in tuned["mean"].items():
+        cells[key] += f" → {mean:.1f}"
     rows = []
     for name, runs in table.groupby("name", sort=False):
-        cells = []
-        for key in ((name, size) for size in sizes):
-            as_is = direct.loc[key] * 100 if key in direct.index else None
-            cell = "" if as_is is None else f"{as_is['mean']:.1f} [{as_is['low']:.1f}, {as_is['high']:.1f}]"
-            cells.append(cell + (f" → {100 * tuned.loc[key, 'mean']:.1f}" if key in tuned.index else ""))
         windows = runs.drop_duplicates("image_size").sort_values("image_size")["window"]
-        rows.append([f"{name} ({', '.join(windows)})" if all(windows) else str(name), *cells])
+        label = f"{name} ({', '.join(windows)})" if all(windows) else str(name)
+        rows.append([label, *(cells.get((name, size), "") for size in sizes)])
     seeds, images = table.groupby("name")["seed"].nunique().max(), int(table["images"].iloc[0])
-    spread = f"mean of {seeds} seeds [lowest, highest]" if seeds > 1 else "[95 % interval of Wilson]"
-    short = table[table["partial"] != ""].drop_duplicates(["name", "seed"])
-    runs_cut_short = [f"{r['name']}, seed {r['seed']} ({r['partial']})" for _, r in short.iterrows()]
-    return "\n".join(
-        [
-            "# Trained at one size, tested at others",
-            "",
-            f"Top-1 in % on {images:,} test images, {spread}: as trained, windows grown with the images, "
-            "→ after fine-tuning there, where that was asked for. In brackets the windows of the first stage.",
-            "",
-            *_rows(["", *(f"{size} px" for size in sizes)], rows),
-            "",
-            *(f"**Not a whole run, so no result: {run}.**\n" for run in runs_cut_short),
-            *(_published() if asks_what_the_paper_asks(table) else []),
+    spread = f"mean of {seeds} seeds [lowest, highest]" if seeds > 1 else "[95 % Wilson interval]"
+    incomplete = table.loc[table["partial"] != "", ["name", "seed", "partial"]].drop_duplicates()
+    lines = [
+        "# Trained at one size, tested at others",
+        "",
+        f"Top-1 accuracy in % on {images:,} test images, {spread}: as trained, with windows in proportion to the "
+        "image, → after fine-tuning at that size. In parentheses: the windows of the first stage.",
+        "",
+        *_rows(["", *(f"{size} px" for size in sizes)], rows),
+        "",
+        *(f"**Incomplete run, not a result: {name}, seed {seed} ({why}).**\n" for name, seed, why in incomplete.values),
+    ]
+    if asks_what_the_paper_asks(table):
+        published = [
+            [name, f"{first[0]}", *(f"{as_is} → {after}" for as_is, after in zip(first[1:], then, strict=True))]
+            for name, (first, then) in PUBLISHED.items()
         ]
-    )
-
-
-def _published() -> list[str]:
-    rows = [
-        [name, f"{first[0]}", *(f"{as_is} → {after}" for as_is, after in zip(first[1:], then, strict=True))]
-        for name, (first, then) in PUBLISHED.items()
-    ]
-    return [
-        "## The paper's table, of other images",
-        "",
-        f"{SOURCE}. It compares the same position biases: their order and how far they fall can be set beside the "
-        "above, the numbers cannot.",
-        "",
-        *_rows(["position bias", *(f"{size} px" for size in PUBLISHED_AT)], rows),
-        "",
-    ]
+        lines += [
+            "## The paper's table, on other images",
+            "",
+            f"{SOURCE}. It compares the same position biases: their order and how much they lose are comparable with "
+            "the table above, the numbers are not.",
+            "",
+            *_rows(["position bias", *(f"{size} px" for size in PUBLISHED_AT)], published),
+            "",
+        ]
+    return "\n".join(lines)
 
 
 def _rows(head: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    return [f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows]]
 
 
 @styled
 def draw_transfer(table: pd.DataFrame) -> Figure:
-    """Draw accuracy against image size, direct and after fine-tuning; the published curves beside it where of use."""
+    """Draw accuracy against image size, direct and fine-tuned; where comparable, also the published curves."""
     published = PUBLISHED if asks_what_the_paper_asks(table) else {}
     names = list(dict.fromkeys([*table["name"], *published]))
     colors = {name: COLORS[index % len(COLORS)] for index, name in enumerate(names)}
     panels = 2 if published else 1
     figure = new_figure(4.8 * panels, 4.0)
     ours, *theirs = figure.subplots(1, panels, squeeze=False).flat
-    for kind, line in (("direct", "o-"), ("tuned", "s--")):
+    for kind, line, suffix in (("direct", "o-", ""), ("tuned", "s--", ", fine-tuned")):
         for name, curve in over_seeds(table, kind).groupby("name", sort=False):
-            curve = 100 * curve.droplevel("name").sort_index()
-            ours.plot(curve.index, curve["mean"], line, color=colors[str(name)], label=_label(str(name), kind))
-            ours.fill_between(
-                curve.index, curve["low"], curve["high"], color=colors[str(name)], alpha=0.15, linewidth=0
-            )
+            curve, color = 100 * curve.droplevel("name").sort_index(), colors[str(name)]
+            ours.plot(curve.index, curve["mean"], line, color=color, label=f"{name}{suffix}")
+            ours.fill_between(curve.index, curve["low"], curve["high"], color=color, alpha=0.15, linewidth=0)
+        for axes in theirs:
+            for name, curves in published.items():
+                top1 = curves[kind == "tuned"]
+                axes.plot(PUBLISHED_AT[-len(top1) :], top1, line, color=colors[name], label=f"{name}{suffix}")
     _finish(ours, "measured", sorted(table["image_size"].unique()))
     for axes in theirs:
-        for name, (direct, tuned) in published.items():
-            axes.plot(PUBLISHED_AT, direct, "o-", color=colors[name], label=_label(name, "direct"))
-            axes.plot(PUBLISHED_AT[1:], tuned, "s--", color=colors[name], label=_label(name, "tuned"))
         _finish(axes, "published: ImageNet-1k (Swin v2, Table 1)", PUBLISHED_AT)
     ours.set_ylabel("test accuracy, %")
     return figure
-
-
-def _label(name: str, kind: str) -> str:
-    return name if kind == "direct" else f"{name}, fine-tuned"
 
 
 def _finish(axes: Axes, title: str, sizes: Any) -> None:

@@ -43,9 +43,8 @@ def draw_pictures(
 ) -> Figure:
     """Draw pictures beside each other with a line around each group of patches."""
     figure = new_figure(2.2 * len(pictures), 2.4)
-    for axes, (name, picture) in zip(
-        figure.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True
-    ):
+    panels = figure.subplots(1, len(pictures), squeeze=False)[0]
+    for axes, (name, picture) in zip(panels, pictures.items(), strict=True):
         show_image(axes, picture)
         _outline(axes, groups[name], picture.shape[0] // groups[name].shape[0], COLORS[4])
         axes.set_title(name)

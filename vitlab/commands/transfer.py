@@ -32,18 +32,18 @@ def run(arguments: Sequence[str]) -> int:
 
     quiet()
     runs = read_runs(options.config, rest)
-    jobs = {
-        key_of(run, size, options): (run, size)
-        for run in runs
-        for size in sorted({run.data.image_size, *options.sizes})
-    }
+    jobs = {}
+    for run in runs:
+        for size in sorted({run.data.image_size, *options.sizes}):
+            config = resized(run, size)
+            jobs[key_of(run, config, options)] = (run, size, config)
     rows = {row["key"]: row for row in read_transfer(options.out) if row["key"] in jobs}
     if rows:
         log.info("%d of %d measurements are already in %s", len(rows), len(jobs), options.out / "transfer.csv")
     waiting = {key: job for key, job in jobs.items() if key not in rows}
-    start, pixels, total = time.monotonic(), 0, sum(size**2 for _, size in waiting.values())
-    for key, (run, size) in waiting.items():
-        row = measure(run, size, options)
+    start, pixels, total = time.monotonic(), 0, sum(size**2 for _, size, _ in waiting.values())
+    for key, (run, size, config) in waiting.items():
+        row = measure(run, size, config, options)
         rows[key] = {"key": key, "name": run.directory.parent.name, "seed": run.seed} | row
         table = pd.DataFrame([rows[key] for key in jobs if key in rows])
         write_transfer(table, options.out)
@@ -99,17 +99,28 @@ def read_runs(configs: Sequence[str], rest: Sequence[str]) -> list[Experiment]:
     return list(runs.values())
 
 
-def key_of(run: Experiment, size: int, options: Namespace) -> str:
-    """Return a hash of what a row depends on: the run's settings, its weights, and the options."""
+def resized(run: Experiment, size: int) -> Config:
+    """Return the run's configuration at another image size.
+
+    Raises:
+        ValueError: the architecture does not accept this size.
+    """
+    arguments = run.config["model"]["init_args"]["backbone"]["init_args"]
+    backbone = {"init_args": run.objective.backbone.arguments_at(size, arguments)}
+    changes = {"model": {"init_args": {"backbone": backbone}}, "data": {"init_args": {"image_size": size}}}
+    return merge(run.config, changes)
+
+
+def key_of(run: Experiment, config: Config, options: Namespace) -> str:
+    """Return a hash of what a row depends on: the configuration, the run's weights, and the options."""
     path = run.checkpoint()
     assert path is not None
-    settings = [run.config["model"], run.config["data"], run.config["trainer"], size]
     weights = [str(path), path.stat().st_mtime_ns]
-    content = json.dumps([settings, weights, options.images, options.epochs, options.lr], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    content = [config["model"], config["data"], config["trainer"], weights, options.images, options.epochs, options.lr]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def measure(run: Experiment, size: int, options: Namespace) -> dict[str, Any]:
+def measure(run: Experiment, size: int, config: Config, options: Namespace) -> dict[str, Any]:
     """Return the row of `vitlab.analysis.transfer` for a run at one image size."""
     import numpy as np
     import torch
@@ -126,11 +137,8 @@ def measure(run: Experiment, size: int, options: Namespace) -> dict[str, Any]:
 
     device, checkpoint = device_for("auto"), run.checkpoint()
     assert checkpoint is not None
-    arguments = run.config["model"]["init_args"]["backbone"]["init_args"]
-    backbone = {"init_args": run.objective.backbone.arguments_at(size, arguments)}
-    changes = {"model": {"init_args": {"backbone": backbone}}, "data": {"init_args": {"image_size": size}}}
-    resized = Experiment(merge(run.config, changes))
-    model, data = resized.objective.backbone, resized.data
+    experiment = Experiment(config)
+    model, data = experiment.objective.backbone, experiment.data
     load_weights(model, checkpoint)
     model.to(device).eval()
     labels = data.labels("test")
@@ -147,7 +155,7 @@ def measure(run: Experiment, size: int, options: Namespace) -> dict[str, Any]:
         **Accuracy.of(*classify(model, select_images(batches, chosen))).columns("direct"),
     }
     if options.epochs and size != run.data.image_size:
-        logits = torch.from_numpy(fine_tune(resized.config, checkpoint, size, options)[chosen])
+        logits = torch.from_numpy(fine_tune(config, checkpoint, size, options)[chosen])
         row |= Accuracy.of(logits.argmax(dim=1), torch.from_numpy(labels[chosen])).columns("tuned")
     return row
 
