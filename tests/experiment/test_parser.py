@@ -71,7 +71,7 @@ def test_a_run_leaves_what_the_readme_lists(tiny: Write) -> None:
         "summary.json",
     }
     metrics = pd.read_csv(RUN / "metrics.csv")
-    assert {"step", "epoch", "train/loss", "val/top1", "val/loss", "test/top1"} <= set(metrics.columns)
+    assert {"step", "epoch", "lr", "train/loss", "val/top1", "val/loss", "test/top1"} <= set(metrics.columns)
     predictions = pd.read_parquet(RUN / "predictions.parquet")
     accuracy = (predictions.logits.map(lambda row: row.argmax()) == predictions.label).mean()
     summary = json.loads((RUN / "summary.json").read_text())

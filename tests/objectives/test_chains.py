@@ -15,6 +15,7 @@ from vitlab.config import Config, merge
 from vitlab.models import VisionTransformer
 from vitlab.models.layers import sincos_table
 from vitlab.models.weights import save_weights
+from vitlab.objectives import Teacher
 from vitlab.runs.record import RunRecord
 
 Write = Callable[..., Path]
@@ -263,6 +264,14 @@ def test_a_teachers_run_tells_its_model(teacher: Path, tiny: Write) -> None:
     assert all(torch.equal(value, weights("told")[key]) for key, value in weights("spelt").items())
     elsewhere = ["--model.teacher.weights", "gone"]  # an evaluation needs no teacher
     assert run("test", ["--config", "runs/told/seed-0/config.yaml", *elsewhere]) == 0
+
+
+def test_a_teachers_run_tells_its_normalization(teacher: Path) -> None:
+    of_run = Teacher(weights=str(teacher))
+    of_run.prepare(torch.device("cpu"), (0.5,), (0.25,))
+    pixels = torch.rand(2, 1, 8, 8)
+    seen = (pixels - 0.5) / 0.25 * of_run.scale + of_run.shift
+    torch.testing.assert_close(seen, (pixels - 0.305) / 0.376)  # that of the digits
 
 
 def test_a_student_is_fine_tuned_at_a_higher_resolution_than_its_teachers(

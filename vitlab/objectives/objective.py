@@ -17,7 +17,7 @@ from vitlab.internals import clip_unscaled_gradients, trainer_of
 from vitlab.models import ImageModel
 from vitlab.models.backbone import check_attributes
 from vitlab.objectives.sharding import FSDP, apply_fsdp, refuse_other_sharding
-from vitlab.objectives.stored import build, stored_model
+from vitlab.objectives.stored import build, stored_section
 from vitlab.objectives.task import Monitor, Task
 from vitlab.optim import Optimizer, Schedule, describe_groups, parameter_groups
 
@@ -79,7 +79,7 @@ class Objective(LightningModule, ABC):
             ValueError: the run trained another objective, or arguments are missing.
         """
         path = Path(checkpoint_path)
-        settings = None if kwargs else stored_model(path)
+        settings = None if kwargs else stored_section(path, "model")
         if settings is None:
             try:
                 return super().load_from_checkpoint(path, map_location, hparams_file, strict, weights_only, **kwargs)

@@ -1,7 +1,7 @@
 """Rebuild what a run trained: its checkpoints contain its configuration."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from jsonargparse import ArgumentParser
@@ -12,12 +12,12 @@ T = TypeVar("T")
 Settings = dict[str, Any]
 
 
-def stored_model(path: Path) -> Settings | None:
-    """Return the `model` section stored in a run's checkpoint; None for any other file."""
+def stored_section(path: Path, name: Literal["model", "data"]) -> Settings | None:
+    """Return a section of the configuration stored in a run's checkpoint; None for any other file."""
     if path.suffix != ".ckpt":
         return None
     config = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("vitlab_config")
-    return modernize(config["model"]) if config else None
+    return modernize(config[name]) if config else None
 
 
 def build(kind: type[T], settings: Settings) -> T:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vitlab.models import ImageModel, TimmModel
 from vitlab.objectives.objective import weights_path
-from vitlab.objectives.stored import build, stored_model
+from vitlab.objectives.stored import build, stored_section
 from vitlab.objectives.teacher_cache import LogitCache
 
 log = logging.getLogger("vitlab")
@@ -32,8 +32,8 @@ class Teacher:
             that `weights` are of, as its checkpoint describes it.
         weights: A file, a run directory, or a name on the hub, `timm/…`; null where the model brings its own. Of a run
             that averaged its weights, the average.
-        mean: Normalization of each channel that the teacher was trained with; null: timm's for weights of timm's, else
-            the data's.
+        mean: Normalization of each channel that the teacher was trained with; null: that of its run or of timm's
+            weights, else the data's.
         std: The same.
         cache: A folder for the logits of the training images, which a second student of the same seed then finds there,
             also while the first one trains; null: ask the teacher each time. Each teacher has its own folder in it. For
@@ -66,7 +66,7 @@ class Teacher:
         if self._model is None:
             assert self.weights is not None
             path = weights_path(self.weights, "teacher.weights")
-            settings = stored_model(path)
+            settings = stored_section(path, "model")
             if settings is None:
                 raise ValueError(f"teacher.weights: {path} does not tell of which model it is; give teacher.model.")
             with torch.random.fork_rng([]):
@@ -75,10 +75,13 @@ class Teacher:
 
     def prepare(self, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """Read the weights and go to the device; `mean` and `std` are what the data were normalized with."""
+        settings = None
         if self.weights is not None:
-            self._load(self.weights)
+            settings = stored_section(self._load(self.weights), "data")
         self.model.to(device)
-        own_mean, own_std = self.mean or mean, self.std or std
+        of_run = settings["init_args"] if settings else {}
+        own_mean = self.mean or tuple(of_run.get("mean") or mean)
+        own_std = self.std or tuple(of_run.get("std") or std)
         if not len(own_mean) == len(own_std) == len(mean):
             raise ValueError(
                 f"teacher.mean {own_mean} and std {own_std} are not of {len(mean)} channels; give one each."
@@ -86,10 +89,11 @@ class Teacher:
         scale, shift = renormalization(mean, std, own_mean, own_std)
         self.scale, self.shift = scale.to(device), shift.to(device)
 
-    def _load(self, source: str) -> None:
+    def _load(self, source: str) -> Path:
         from vitlab.models.weights import load_weights
 
-        report = load_weights(self.model, weights_path(source, "teacher.weights"))
+        path = weights_path(source, "teacher.weights")
+        report = load_weights(self.model, path)
         if report.missing:
             raise ValueError(
                 f"teacher.weights: {report.path} has no {', '.join(report.missing[:3])} that fits "
@@ -97,6 +101,7 @@ class Teacher:
                 "and is built as it was then."
             )
         log.info("Teacher's weights from %s", report)
+        return path
 
     def open_cache(self, precision: str) -> LogitCache | None:
         """Return what is kept of this teacher's logits, if `cache` names a folder; call it after `prepare`.
