@@ -20,8 +20,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runs": {"data", "objectives", "models", "evaluation", "analysis"},
     "experiment": {"runs", "data", "objectives", "models", "evaluation"},
     "studies": {"experiment", "evaluation"},
-    # The card still formats figures as studies do, and reads objective and data where an experiment would.
-    "deployment": {"experiment", "evaluation", "models", "objectives", "data", "studies"},
+    # `load` and `predict` frame pictures as the data do, without the training images.
+    "deployment": {"experiment", "evaluation", "models", "data"},
     "commands": {
         "experiment",
         "runs",

@@ -4,19 +4,20 @@
 """
 
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 BEGAN = time.perf_counter()  # as near to the start of the command as our own code comes
 
 if TYPE_CHECKING:
+    from vitlab.deployment.load import load
     from vitlab.experiment.experiment import Experiment
 
-__all__ = ["Experiment"]
+__all__ = ["Experiment", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Experiment":
-        from vitlab.experiment.experiment import Experiment
-
-        return Experiment
-    raise AttributeError(f"module 'vitlab' has no attribute {name!r}")
+    modules = {"Experiment": "vitlab.experiment.experiment", "load": "vitlab.deployment.load"}
+    if name not in modules:
+        raise AttributeError(f"module 'vitlab' has no attribute {name!r}")
+    return getattr(import_module(modules[name]), name)

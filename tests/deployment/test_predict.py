@@ -12,11 +12,11 @@ from PIL import Image
 from tests.conftest import EXPERIMENTS
 from vitlab.commands.dispatch import run
 from vitlab.data import CIFAR10, Digits, ImageDataModule, ImageFolder
-from vitlab.deployment.predict import ask
+from vitlab.deployment.load import LoadedModel, activation
+from vitlab.deployment.predict import classify
 from vitlab.evaluation.predictions import probabilities, read_predictions
 from vitlab.models import VisionTransformer
 from vitlab.objectives import Objective, Supervised
-from vitlab.optim import AdamW, WarmupCosine
 
 
 @pytest.fixture
@@ -138,9 +138,9 @@ def test_an_objective_without_a_softmax_is_refused_in_one_line(own: Path) -> Non
         encoder = property(lambda self: self.backbone)
 
     backbone = VisionTransformer(8, 4, 1, num_classes=1, embed_dim=8, depth=1, num_heads=2)
-    objective = Regression(backbone, AdamW(lr=1e-3), WarmupCosine(1))
+    model = LoadedModel(backbone, Digits().preprocessing, ["height"], False, activation(Regression), "here")
     with pytest.raises(ValueError, match=r"^Regression learns no classes by softmax, .*\.$"):
-        ask(objective, Digits(), [own], torch.device("cpu"))
+        classify(model, [own])
 
 
 def test_a_run_without_classes_has_nothing_to_say(own: Path, capsys: pytest.CaptureFixture[str]) -> None:

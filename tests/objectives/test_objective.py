@@ -13,8 +13,8 @@ from tests.objectives.small import BACKBONES, batch, quick_trainer
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.data import Digits
+from vitlab.models.stored import build
 from vitlab.objectives import MAE, Objective, Supervised
-from vitlab.objectives.stored import build
 from vitlab.optim import AdamW, WarmupCosine
 
 pytestmark = [

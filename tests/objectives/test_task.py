@@ -65,12 +65,12 @@ class Regression(LabeledObjective):
 class Digitwise(Digits):  # type: ignore[misc]  # final, but nothing else has images without a download
     """Digits, with ten numbers for each: 1 where a digit is at most the pictured one, else 0."""
 
-    def _read(self) -> dict[Split, ImageDataset]:
+    def read_splits(self) -> dict[Split, ImageDataset]:
         def numbers(images: ImageDataset) -> ImageDataset:
             assert isinstance(images, TensorImages)
             return TensorImages(images.images, np.tri(10, dtype=np.float32)[images.labels], images.names)
 
-        return {split: numbers(images) for split, images in super()._read().items()}
+        return {split: numbers(images) for split, images in super().read_splits().items()}
 
 
 SHORT: Config = {"max_epochs": 1, "limit_train_batches": 4, "limit_val_batches": 1, "limit_test_batches": 2}
@@ -104,7 +104,7 @@ def test_other_labels_are_tested_predicted_exported_and_not_probed(
     assert "learns no classes" in (directory / "export" / "README.md").read_text()
     capsys.readouterr()
     assert run("probe", ["--config", config]) == 2
-    assert "one class for each image" in capsys.readouterr().err
+    assert "one class per image" in capsys.readouterr().err
 
     picture = Image.fromarray(np.full((8, 8), 128, np.uint8))
     picture.save("picture.png")

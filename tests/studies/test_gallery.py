@@ -5,7 +5,8 @@ import numpy as np
 from fake_study import results
 from PIL import Image
 
-from vitlab.studies.report.gallery import data_uri, gallery, interesting, shown_seed
+from vitlab.evaluation.thumbnails import data_uri
+from vitlab.studies.report.gallery import gallery, interesting, shown_seed
 
 ALL = np.ones(6, dtype=bool)
 

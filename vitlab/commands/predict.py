@@ -25,14 +25,14 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if options.out is None:
         raise ValueError("--images needs --out FOLDER: where the tables and the page are written.")
-    experiment = experiment_of(rest, images=False)
 
-    from vitlab.deployment.predict import ask, write_answers
-    from vitlab.evaluation.cost import device_for
+    from vitlab.deployment.load import load, of_experiment
+    from vitlab.deployment.predict import classify, write_answers
 
-    checkpoint = experiment.restore()
-    answers = ask(experiment.objective, experiment.data, options.images, device_for("auto"), options.raw)
-    page = write_answers(answers, str(checkpoint or experiment.directory), options.out)
+    only_run = len(rest) == 2 and rest[0] == "--config" and Path(rest[1]).is_dir()
+    model = load(rest[1], options.raw) if only_run else of_experiment(experiment_of(rest, images=False), options.raw)
+    answers = classify(model, options.images)
+    page = write_answers(answers, model.source, options.out)
     print(f"{len(answers.files)} pictures: {page}")
     if answers.broken:
         first = "\n".join(f"  {name}: {why}" for name, why in list(answers.broken.items())[:3])

@@ -131,9 +131,9 @@ def measure(run: Experiment, size: int, config: Config, options: Namespace) -> d
     from vitlab.evaluation.probe import Accuracy
     from vitlab.evaluation.robustness import select_images
     from vitlab.experiment.experiment import Experiment
+    from vitlab.experiment.run_directory import shortfalls
     from vitlab.models.weights import load_weights
     from vitlab.studies.baselines import stratified_sample
-    from vitlab.studies.execution.local import shortfalls
 
     device, checkpoint = device_for("auto"), run.checkpoint()
     assert checkpoint is not None

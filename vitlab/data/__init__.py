@@ -1,16 +1,45 @@
-"""Data sets as Lightning data modules. Order and augmentation are functions of (seed, epoch, image) only."""
+"""Data sets as Lightning data modules. Order and augmentation are functions of (seed, epoch, image) only.
 
-from vitlab.data.augment import BatchAugment
-from vitlab.data.cifar import CIFAR10, CIFAR100
-from vitlab.data.datamodule import ImageDataModule
-from vitlab.data.decoding import decode
-from vitlab.data.digits import Digits
-from vitlab.data.image_folder import ImageFolder
-from vitlab.data.in_memory import InMemoryDataModule, TensorImages
-from vitlab.data.mixup import Mixup
-from vitlab.data.multi_crop import Crops, MultiCrop
-from vitlab.data.photos import PhotoAugment
-from vitlab.data.source import PhotoSource
+The names are imported when first used, so that `vitlab.data.preprocessing` can be used without loading Lightning.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vitlab.data.augment import BatchAugment
+    from vitlab.data.cifar import CIFAR10, CIFAR100
+    from vitlab.data.datamodule import ImageDataModule
+    from vitlab.data.decoding import decode
+    from vitlab.data.digits import Digits
+    from vitlab.data.image_folder import ImageFolder
+    from vitlab.data.in_memory import InMemoryDataModule, TensorImages
+    from vitlab.data.mixup import Mixup
+    from vitlab.data.multi_crop import Crops, MultiCrop
+    from vitlab.data.photos import PhotoAugment
+    from vitlab.data.source import PhotoSource
+
+_MODULES = {
+    "augment": ["BatchAugment"],
+    "cifar": ["CIFAR10", "CIFAR100"],
+    "datamodule": ["ImageDataModule"],
+    "decoding": ["decode"],
+    "digits": ["Digits"],
+    "image_folder": ["ImageFolder"],
+    "in_memory": ["InMemoryDataModule", "TensorImages"],
+    "mixup": ["Mixup"],
+    "multi_crop": ["Crops", "MultiCrop"],
+    "photos": ["PhotoAugment"],
+    "source": ["PhotoSource"],
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'vitlab.data' has no attribute {name!r}")
+    return getattr(import_module(f"vitlab.data.{_MODULE_OF[name]}"), name)
+
 
 __all__ = [
     "CIFAR10",

@@ -27,12 +27,13 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vitlab.data.augment import BatchAugment, erase, normalize
+from vitlab.data.augment import BatchAugment, erase, normalize, resize
 from vitlab.data.counter_rng import Draws, Stream, permutation
-from vitlab.data.decoding import PictureMode, to_array
+from vitlab.data.decoding import PictureMode
 from vitlab.data.mixup import Mixup, draw_mixup, mix_images, mix_labels
 from vitlab.data.multi_crop import MultiCrop
-from vitlab.data.photos import Framing, PhotoAugment, central_crop
+from vitlab.data.photos import Framing, PhotoAugment
+from vitlab.data.preprocessing import Preprocessing
 from vitlab.data.sampler import (
     EvalSampler,
     EvenBatchSampler,
@@ -183,7 +184,7 @@ class ImageDataModule(LightningDataModule, ABC):
     @property
     @abstractmethod
     def framing(self) -> Framing:
-        """How evaluation resizes and crops any picture to an image of this data set, before `_to_size`."""
+        """How evaluation resizes and crops any picture to an image of this data set, before it has `image_size`."""
 
     @property
     def num_classes(self) -> int:
@@ -219,7 +220,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _to_size(self, images: Tensor) -> Tensor:
         """Resize a batch to `image_size` on its device, within 0 … 255; photographs already have this size."""
-        return images
+        return images if self.framing.size == self.image_size else resize(images, self.image_size)
 
     # What everything else uses.
 
@@ -270,8 +271,12 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def view_of(self, pictures: Sequence[Image], device: torch.device) -> Tensor:
         """Return any pictures as the model sees its own images in evaluation, (B, C, H, W)."""
-        framed = [central_crop(to_array(picture, self.picture_mode), *self.framing) for picture in pictures]
-        return normalize(self._to_size(torch.stack(framed).to(device)), *self._statistics(device))
+        return torch.stack([self.preprocessing(picture) for picture in pictures]).to(device)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The transform of `view_of`, which can be used and stored without the data set."""
+        return Preprocessing(self.framing, self.image_size, self.mean, self.std, self.picture_mode)
 
     def first_batches(self, split: Split, limit: float) -> tuple[int, int]:
         """Return how many images, and how many classes, an evaluation limited to its first batches covers.

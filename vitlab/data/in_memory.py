@@ -9,7 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vitlab.data.augment import BatchAugment, resize
+from vitlab.data.augment import BatchAugment
 from vitlab.data.counter_rng import Draws, to_device
 from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset
 from vitlab.data.photos import Framing
@@ -92,9 +92,6 @@ class InMemoryDataModule(ImageDataModule, ABC):
 
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
         return self.augment.distort(images, draws)
-
-    def _to_size(self, images: Tensor) -> Tensor:
-        return images if self.image_size == self.native_size else resize(images, self.image_size)
 
     @property
     def _pin_memory(self) -> bool:

@@ -1,6 +1,5 @@
 """The model card of exported files: how to use them, how good they are, how they were made."""
 
-import importlib
 import inspect
 import json
 import math
@@ -16,11 +15,11 @@ from lightning.pytorch import Trainer
 
 from vitlab.config import Config
 from vitlab.data import ImageDataModule
+from vitlab.deployment.load import named
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import Accuracy
+from vitlab.experiment.run_directory import shortfalls
 from vitlab.models import ImageModel, SwinTransformer, SwinTransformerV2, TimmModel, VisionTransformer
-from vitlab.objectives import Objective, Task
-from vitlab.studies.execution.local import shortfalls
 
 UNKNOWN_TO_TIMM = {"block", "attention", "position_bias"}
 """Arguments that make of a Swin a model that timm does not have."""
@@ -45,15 +44,14 @@ class Exported:
     averaged: bool
 
     @property
-    def objective(self) -> type[Objective]:
+    def objective(self) -> Any:
         """The class that trained the encoder."""
-        objective: type[Objective] = _named(self.config["model"]["class_path"])
-        return objective
+        return named(self.config["model"]["class_path"])
 
     @property
     def classifies(self) -> bool:
         """Whether a softmax over the encoder's outputs gives the probabilities of classes."""
-        task: Task | None = self.objective.task
+        task = self.objective.task
         return bool(self.encoder.num_classes) and task is not None and task.one_class
 
     @property
@@ -61,7 +59,7 @@ class Exported:
         """Whether timm has this model, with the same names of its weights."""
         known = type(self.encoder) in (VisionTransformer, SwinTransformer, SwinTransformerV2, TimmModel)
         backbone = self.config["model"]["init_args"]["backbone"]
-        given = beyond_defaults(_named(backbone["class_path"]), backbone.get("init_args", {}))
+        given = beyond_defaults(named(backbone["class_path"]), backbone.get("init_args", {}))
         return known and not UNKNOWN_TO_TIMM & given.keys()
 
     @property
@@ -71,17 +69,14 @@ class Exported:
         return facts.is_file() and bool(json.loads(facts.read_text(encoding="utf-8"))["test_is_validation"])
 
     def metadata(self) -> dict[str, str]:
-        """Return what a user of the files must know, each value as JSON."""
-        size, crop_pct, interpolation = self.data.framing
+        """Return what a user of the files, and `vitlab.load`, must know, each value as JSON."""
+        model = self.config["model"]
         facts = {
             "class_names": self.data.class_names if self.encoder.num_classes else [],
-            "in_chans": self.data.in_chans,
-            "image_size": self.data.image_size,
-            "mean": self.data.mean,
-            "std": self.data.std,
-            "crop_size": size,
-            "crop_pct": crop_pct,
-            "interpolation": interpolation,
+            "one_class": self.classifies,
+            "objective": model["class_path"],
+            "backbone": model["init_args"]["backbone"],
+            **self.data.preprocessing.metadata(),
         }
         return {name: json.dumps(value, ensure_ascii=False) for name, value in facts.items()}
 
@@ -166,7 +161,7 @@ def shorter_side(data: ImageDataModule) -> int:
 def construction(backbone: Config, num_classes: int) -> str:
     """Return the lines of Python that build `model` as a configuration does."""
     module, _, name = backbone["class_path"].rpartition(".")
-    build = _named(backbone["class_path"])
+    build = named(backbone["class_path"])
     arguments = beyond_defaults(build, backbone.get("init_args", {}) | {"num_classes": num_classes})
     imports, values = [f"from {module} import {name}"], []
     for key, value in arguments.items():
@@ -202,12 +197,6 @@ def _plain(default: Any) -> Any:
 
 def _is_function(default: Any) -> bool:
     return callable(default) and default is not inspect.Parameter.empty
-
-
-def _named(path: str) -> Any:
-    """Return the class or function with this import path."""
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
 
 
 def _name(config: Config) -> str:

@@ -1,13 +1,14 @@
-"""What a trained model says about a user's own pictures: tables, and a page to look at.
+"""Classify a user's own pictures: tables, and an HTML gallery.
 
 N pictures that can be decoded, K classes.
 """
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jinja2
@@ -16,13 +17,10 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from vitlab.data import ImageDataModule
-from vitlab.data.decoding import as_text, open_rgb
+from vitlab.data.decoding import PictureMode, Pixels, as_text, read_photo
 from vitlab.data.folder import walk
-from vitlab.data.photos import Picture
-from vitlab.objectives import Objective
-from vitlab.studies import format as wording
-from vitlab.studies.report.gallery import data_uri
+from vitlab.deployment.load import LoadedModel
+from vitlab.evaluation.thumbnails import data_uri
 
 SHOWN = 2000  # pictures of a page, which take it 10 MB
 HELD = 16  # pictures decoded at a time: half a gigabyte where they are of 12 megapixels
@@ -58,46 +56,63 @@ class Answers:
         return pd.DataFrame(head | {f"p_{name}": self.probability[:, k] for k, name in enumerate(self.class_names)})
 
 
-def ask(
-    objective: Objective, data: ImageDataModule, images: Sequence[Path], device: torch.device, raw: bool = False
-) -> Answers:
-    """Show a model pictures, files or whole folders, each as evaluation frames and normalizes the data's own.
+class Pictures:
+    """The pictures in files and folders, decoded on all cores a few at a time.
 
-    Args:
-        raw: ask the weights as trained, where their average is kept too.
+    Attributes:
+        names: of those that could be decoded so far, below `root`.
+        broken: files that cannot be decoded, and why.
+        root: the folder that contains all of them.
 
     Raises:
-        ValueError: the objective learns no classes, a path does not exist, or there is no picture to decode.
+        ValueError: a path does not exist, or a folder has no picture.
     """
-    task = objective.task
-    if task is None:
-        raise ValueError(f"{type(objective).__name__} learns no classes by softmax, so there is nothing to predict.")
-    encoder = (objective.backbone if raw else objective.encoder).to(device).eval()
-    files = list(dict.fromkeys(file for path in images for file in _files(path)))
-    root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in map(_absolute, images)]))
-    names: list[str] = []
+
+    def __init__(self, images: Sequence[Path]) -> None:
+        self.files = list(dict.fromkeys(file for path in images for file in _files(path)))
+        self.root = Path(os.path.commonpath([p if p.is_dir() else p.parent for p in map(_absolute, images)]))
+        self.names: list[str] = []
+        self.broken: dict[str, str] = {}
+
+    def read(self, mode: PictureMode) -> Iterator[tuple[list[str], list[Pixels]]]:
+        """Yield names and pictures (H, W, C).
+
+        Raises:
+            ValueError: none of the files can be decoded.
+        """
+        with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(self.files), leave=False, disable=None) as bar:
+            for start in range(0, len(self.files), HELD):
+                chunk = self.files[start : start + HELD]
+                names = [_name(file, self.root) for file in chunk]
+                opened = dict(zip(names, pool.map(partial(_open, mode), chunk), strict=True))
+                self.broken |= {name: reason for name, reason in opened.items() if isinstance(reason, str)}
+                pictures = {name: pixels for name, pixels in opened.items() if not isinstance(pixels, str)}
+                self.names += pictures
+                if pictures:
+                    yield list(pictures), list(pictures.values())
+                bar.update(len(chunk))
+        if not self.names:
+            name, why = next(iter(self.broken.items()))
+            raise ValueError(f"--images: none of {len(self.files)} images can be decoded; {name}: {why}.")
+
+
+def classify(loaded: LoadedModel, images: Sequence[Path]) -> Answers:
+    """Classify pictures, files or whole folders, each framed and normalized as in evaluation.
+
+    Raises:
+        ValueError: the model learned no classes, a path does not exist, or there is no picture to decode.
+    """
+    loaded.activate(torch.zeros(1, len(loaded.class_names)))  # refuses before anything is decoded
+    pictures = Pictures(images)
     logits: list[torch.Tensor] = []
     thumbnails: list[str] = []
-    broken: dict[str, str] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(files), leave=False, disable=None) as bar:
-        for start in range(0, len(files), HELD):
-            chunk = files[start : start + HELD]
-            opened = dict(zip([_name(file, root) for file in chunk], pool.map(_open, chunk), strict=True))
-            broken |= {name: found for name, found in opened.items() if isinstance(found, str)}
-            pictures = {name: found for name, found in opened.items() if not isinstance(found, str)}
-            if pictures:
-                with torch.inference_mode():
-                    logits.append(encoder(data.view_of([*pictures.values()], device)).float().cpu())
-            shown = list(pictures.values())[: SHOWN - len(thumbnails)]
-            thumbnails += [data_uri(np.asarray(picture)) for picture in shown]
-            names += pictures
-            bar.update(len(chunk))
-    if not names:
-        name, why = next(iter(broken.items()))
-        raise ValueError(f"--images: none of {len(files)} images can be decoded; {name}: {why}.")
-    place = images[0] if len(images) == 1 else root
+    for _, arrays in pictures.read(loaded.transform.picture_mode):
+        logits.append(loaded.run(arrays))
+        thumbnails += [data_uri(_in_8_bits(array)) for array in arrays[: SHOWN - len(thumbnails)]]
+    place = images[0] if len(images) == 1 else pictures.root
+    probability = loaded.activate(torch.cat(logits)).numpy()
     return Answers(
-        place, data.class_names, names, task.activate(torch.cat(logits)).numpy(), thumbnails, broken, task.one_class
+        place, loaded.class_names, pictures.names, probability, thumbnails, pictures.broken, loaded.one_class
     )
 
 
@@ -116,7 +131,7 @@ def write_answers(answers: Answers, model: str, out: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters["percent"] = wording.percent
+    templates.filters["percent"] = lambda fraction, digits: f"{100 * fraction:.{digits}f}"
     page = templates.get_template("predictions.html.jinja").render(
         answers=answers,
         model=as_text(model),
@@ -129,12 +144,17 @@ def write_answers(answers: Answers, model: str, out: Path) -> Path:
     return out / "index.html"
 
 
-def _open(file: Path) -> Picture | str:
+def _open(mode: PictureMode, file: Path) -> Pixels | str:
     """Return the picture, or why there is none."""
     try:
-        return open_rgb(file)
+        return read_photo(file, mode)[0]
     except ValueError as error:
         return str(error)
+
+
+def _in_8_bits(picture: Pixels) -> np.ndarray:
+    """Return a picture as a page shows it, without transparency."""
+    return (picture if picture.dtype == np.uint8 else picture / 257).astype(np.uint8)[..., :3]
 
 
 def _files(path: Path) -> list[Path]:

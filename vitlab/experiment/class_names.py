@@ -93,7 +93,9 @@ def choices(kind: str, modules: tuple[str, ...]) -> dict[str, str]:
     parent = _import(kind)
     found: dict[str, str] = {}
     for module in modules:
-        for name, value in vars(import_module(module)).items():
+        content = import_module(module)
+        for name in getattr(content, "__all__", vars(content)):
+            value = getattr(content, name)
             named_size = isfunction(value) and value.__module__ == module == "vitlab.models"
             if named_size or (isclass(value) and issubclass(value, parent) and not isabstract(value)):
                 found.setdefault(name, f"{module}.{name}")

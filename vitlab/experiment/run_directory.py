@@ -1,5 +1,6 @@
 """A run directory is the run, wherever it lies: commands find it by its path, not by the name and root in its file."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,3 +63,11 @@ def placed(config: Config, directory: Path) -> Config:
 def stored_directory(run: Path) -> Path:
     """Return where the run's file says that it lies, which was true when it was written."""
     return directory_of(load_yaml(run / CONFIG))
+
+
+def shortfalls(directory: Path) -> list[str]:
+    """Return why a run directory has no valid result, as listed in its summary.json; empty for a complete run."""
+    summary = directory / "summary.json"
+    if not summary.is_file():
+        return ["not finished"]
+    return list(json.loads(summary.read_text(encoding="utf-8")).get("partial") or [])

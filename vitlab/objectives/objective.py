@@ -16,8 +16,8 @@ from torch import Tensor
 from vitlab.internals import clip_unscaled_gradients, trainer_of
 from vitlab.models import ImageModel
 from vitlab.models.backbone import check_attributes
+from vitlab.models.stored import build, stored_section
 from vitlab.objectives.sharding import FSDP, apply_fsdp, refuse_other_sharding
-from vitlab.objectives.stored import build, stored_section
 from vitlab.objectives.task import Monitor, Task
 from vitlab.optim import Optimizer, Schedule, describe_groups, parameter_groups
 

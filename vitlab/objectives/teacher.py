@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlab.models import ImageModel, TimmModel
+from vitlab.models.stored import build, stored_section
 from vitlab.objectives.objective import weights_path
-from vitlab.objectives.stored import build, stored_section
 from vitlab.objectives.teacher_cache import LogitCache
 
 log = logging.getLogger("vitlab")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import vitlab
 from vitlab.atomic_files import write_text
+from vitlab.data import ImageDataModule
 from vitlab.distributed import from_all_processes
 from vitlab.evaluation.cost import processor_name
 from vitlab.evaluation.per_class import write_per_class
@@ -118,6 +119,13 @@ class RunRecord(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["vitlab_config"] = self.config
+        assert isinstance(pl_module, Objective)
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        checkpoint["vitlab_inference"] = {  # what `vitlab.load` needs besides the model
+            "class_names": data.class_names if pl_module.encoder.num_classes else [],
+            "one_class": pl_module.task is not None and pl_module.task.one_class,
+            **data.preprocessing.metadata(),
+        }
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         assert isinstance(pl_module, Objective)

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from vitlab.atomic_files import write_text
 from vitlab.config import Config, flatten, merge
 from vitlab.evaluation.cost import Cost
+from vitlab.experiment.run_directory import shortfalls
 from vitlab.studies.budget import Epochs
-from vitlab.studies.execution.local import Outcome, shortfalls
+from vitlab.studies.execution.local import Outcome
 from vitlab.studies.execution.progress import read_progress
 from vitlab.studies.study import WARMUP, Run, Study, nest, plan_tuning, slug
 from vitlab.studies.workshop import Images, Workshop

@@ -7,7 +7,6 @@ times as long as they compute.
 """
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -27,6 +26,7 @@ import yaml
 
 from vitlab.atomic_files import write_text
 from vitlab.config import ABSENT, Config, conflicts, load_yaml
+from vitlab.experiment.run_directory import shortfalls
 from vitlab.studies.execution.progress import Active, Display, Progress, read_progress, seconds_left
 from vitlab.studies.format import as_yaml, clock, counted
 from vitlab.studies.study import Run, without_run
@@ -92,14 +92,6 @@ def allot(runs: Sequence[Run], jobs: int | None) -> Allotment:
 def is_finished(run: Run) -> bool:
     """Whether the run has its results."""
     return (run.directory / "summary.json").is_file()
-
-
-def shortfalls(directory: Path) -> list[str]:
-    """Return why a run directory has no valid result, as listed in its summary.json; empty for a complete run."""
-    summary = directory / "summary.json"
-    if not summary.is_file():
-        return ["not finished"]
-    return list(json.loads(summary.read_text(encoding="utf-8")).get("partial") or [])
 
 
 def cut_short(run: Run) -> str | None:

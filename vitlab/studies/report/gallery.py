@@ -1,19 +1,15 @@
 """Test images with every variant's prediction, those on which the variants disagree first."""
 
-import base64
-import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from vitlab.evaluation.predictions import probabilities
+from vitlab.evaluation.thumbnails import PIXELATED_BELOW, data_uri
 from vitlab.studies.results import RunResult, StudyResults
 from vitlab.studies.workshop import Images
 
 SHOWN = 60  # images at most
-PIXELATED_BELOW = 64  # px: smaller images are enlarged without smoothing
-LARGEST = 160  # px: larger images are reduced
 
 
 @dataclass(frozen=True)
@@ -98,19 +94,6 @@ def gallery(results: StudyResults, images: Images) -> list[Card]:
             )
         )
     return cards
-
-
-def data_uri(image: np.ndarray) -> str:
-    """Encode an image (H, W, C) as a data URI: small images as PNG, larger ones as reduced JPEG."""
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    picture.thumbnail((LARGEST, LARGEST))  # never enlarges
-    lossless = max(image.shape[:2]) < PIXELATED_BELOW
-    out = io.BytesIO()
-    if lossless:
-        picture.save(out, "PNG", optimize=True)
-    else:
-        picture.save(out, "JPEG", quality=85)
-    return f"data:image/{'png' if lossless else 'jpeg'};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 def _models(results: StudyResults) -> list[RunResult]:

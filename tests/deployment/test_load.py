@@ -1,0 +1,117 @@
+"""`vitlab.load`: the oracle is the run itself, its predictions.parquet and its objective."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitlab import Experiment, load
+from vitlab.commands.dispatch import run
+from vitlab.data import Digits
+from vitlab.deployment.load import LoadedModel
+from vitlab.evaluation.predictions import probabilities, read_predictions
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("pictures").mkdir()
+    for i, image in enumerate(Digits().raw_images("test", range(6))):
+        Image.fromarray(image[..., 0]).save(f"pictures/{i}.png")
+    return Path("pictures")
+
+
+def expect_the_runs_predictions(model: LoadedModel, trained: Path, pictures: Path, raw: bool = False) -> None:
+    stored = read_predictions(trained / "predictions.parquet")
+    logits = stored.logits if raw else stored.logits_ema
+    assert logits is not None
+    table = model.predict(pictures)
+    columns = [f"p_{name}" for name in model.class_names]
+    assert model.class_names == Digits().class_names
+    np.testing.assert_allclose(table[columns], probabilities(logits[:6]), atol=1e-5)
+
+
+def test_a_run_is_loaded_from_its_directory_or_a_checkpoint(trained: Path, pictures: Path) -> None:
+    expect_the_runs_predictions(load(trained), trained, pictures)
+    expect_the_runs_predictions(load(trained, raw=True), trained, pictures, raw=True)
+    expect_the_runs_predictions(load(trained / "checkpoints" / "last.ckpt"), trained, pictures)
+
+
+def test_a_run_of_an_earlier_version_is_loaded(trained: Path, pictures: Path) -> None:
+    """Its checkpoints tell neither the class names nor the transform."""
+    older = Path("runs/older/seed-0")
+    shutil.copytree(trained, older)
+    path = older / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["vitlab_inference"]
+    torch.save(checkpoint, path)
+    expect_the_runs_predictions(load(older), trained, pictures)
+    expect_the_runs_predictions(load(older, raw=True), trained, pictures, raw=True)
+
+
+def test_an_exported_folder_is_loaded_here_and_from_the_hub(
+    trained: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--config", str(trained), "--format", "safetensors", "--out", "exported"]
+    assert run("export", arguments) == 0
+    expect_the_runs_predictions(load("exported"), trained, pictures)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file: Path("exported", file))
+    expect_the_runs_predictions(load("someone/digits"), trained, pictures)
+
+
+def test_embeddings_are_the_encoders(trained: Path, pictures: Path) -> None:
+    table = load(trained).embed(pictures)
+    experiment = Experiment.load(trained)
+    images, _ = next(experiment.data.batches("test", "cpu"))
+    with torch.inference_mode():
+        expected = experiment.model.eval().embed(images[0][:6])
+    assert [*table.index] == [f"{i}.png" for i in range(6)]
+    np.testing.assert_allclose(table.to_numpy(), expected.numpy(), atol=1e-5)
+
+
+def test_the_transform_is_that_of_evaluation(trained: Path) -> None:
+    data = Digits()
+    image = data.raw_images("test", [0])[0]
+    images, _ = next(data.batches("test", "cpu"))
+    assert torch.equal(load(trained).transform(Image.fromarray(image[..., 0])), images[0][0])
+
+
+def test_a_pretrained_run_embeds_and_has_no_classes(tiny: Write, pictures: Path) -> None:
+    config = tiny({"model": {"class_path": "vitlab.objectives.SimMIM", "init_args": {"mask_patch_size": 4}}}, "simmim")
+    assert run("fit", ["--config", str(config)]) == 0
+    model = load("runs/simmim/seed-0")
+    assert model.class_names == []
+    assert model.embed(pictures).shape == (6, model.model.num_features)
+    with pytest.raises(ValueError, match="SimMIM learns no classes"):
+        model.predict(pictures)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("nowhere", "neither a run directory"), ("empty", "neither a run directory"), ("a/b", "could not download")],
+)
+def test_a_wrong_source_is_refused_in_one_message(
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str, file: str) -> None:
+        raise OSError("no connection")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    Path("empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=message):
+        load(source)
+
+
+def test_loading_needs_neither_lightning_nor_timm(trained: Path) -> None:
+    code = "import sys, vitlab; vitlab.load(sys.argv[1]); print(*{'lightning', 'timm', 'pandas'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code, str(trained)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

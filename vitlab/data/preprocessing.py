@@ -1,0 +1,60 @@
+"""From any picture to a model's input, as in evaluation. Needs neither the data set nor Lightning."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from vitlab.data.augment import normalize, resize
+from vitlab.data.decoding import PictureMode, Pixels, to_array
+from vitlab.data.photos import Framing, Picture, central_crop
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """A transform: `preprocessing(picture)` is the normalized image (C, S, S), float32.
+
+    Args:
+        framing: how a picture of any shape is resized and cropped.
+        image_size: S; where it is not the framing's size, the crop is resized once more, bicubic.
+        mean, std: per channel, on the scale 0 … 1.
+        picture_mode: Pillow's name of the channels.
+    """
+
+    framing: Framing
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    picture_mode: PictureMode
+
+    def __call__(self, picture: Picture | Pixels) -> Float32[Tensor, "C S S"]:
+        pixels = picture if isinstance(picture, np.ndarray) else to_array(picture, self.picture_mode)
+        images = central_crop(pixels, *self.framing)[None]
+        if self.image_size != self.framing.size:
+            images = resize(images, self.image_size)
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        return normalize(images, mean, std)[0]
+
+    def metadata(self) -> dict[str, Any]:
+        """Return plain values that describe it in a checkpoint or an exported file."""
+        return {
+            "in_chans": len(self.mean),
+            "image_size": self.image_size,
+            "mean": self.mean,
+            "std": self.std,
+            "crop_size": self.framing.size,
+            "crop_pct": self.framing.crop_pct,
+            "interpolation": self.framing.interpolation,
+            "picture_mode": self.picture_mode,
+        }
+
+    @classmethod
+    def from_metadata(cls, values: Mapping[str, Any]) -> Self:
+        """Return what `metadata` described."""
+        framing = Framing(values["crop_size"], values["crop_pct"], values["interpolation"])
+        statistics = tuple(values["mean"]), tuple(values["std"])
+        return cls(framing, values["image_size"], *statistics, values["picture_mode"])

@@ -1,0 +1,189 @@
+"""A trained model without its data set: `vitlab.load("runs/x/seed-0")`. Loads neither Lightning nor timm."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from vitlab.atomic_files import newest_whole
+from vitlab.config import Config, modernize
+from vitlab.data.preprocessing import Preprocessing
+from vitlab.models.backbone import ImageModel
+from vitlab.models.stored import build
+from vitlab.models.weights import load_weights
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vitlab.experiment.experiment import Experiment
+
+WEIGHTS = "model.safetensors"
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model and what its use takes.
+
+    Args:
+        model: in evaluation mode; images (B, C, H, W) in, logits (B, K) out, or embeddings where there are no classes.
+        transform: turns a Pillow picture into an image (C, H, W).
+        class_names: K names in the order of the logits; empty without a classifier.
+        one_class: each image has one class, the one with the largest logit.
+        activate: turns logits into what a user reads (B, K): probabilities, or quantities in their own unit.
+        source: where the weights come from.
+    """
+
+    model: ImageModel
+    transform: Preprocessing
+    class_names: list[str]
+    one_class: bool
+    activate: Callable[[Tensor], Tensor]
+    source: str
+
+    def predict(self, *images: str | Path) -> "pd.DataFrame":
+        """Return a row for each picture in files and folders: its class, the probability, and that of each class."""
+        from vitlab.deployment.predict import classify
+
+        return classify(self, [Path(path) for path in images]).table()
+
+    def embed(self, *images: str | Path) -> "pd.DataFrame":
+        """Return the embedding of each picture in files and folders, one row of C values per file."""
+        import pandas as pd
+
+        from vitlab.deployment.predict import Pictures
+
+        pictures = Pictures([Path(path) for path in images])
+        rows = [self.run(arrays, self.model.embed) for _, arrays in pictures.read(self.transform.picture_mode)]
+        return pd.DataFrame(torch.cat(rows).numpy(), index=pd.Index(pictures.names, name="file"))
+
+    @torch.inference_mode()
+    def run(self, pictures: list[Any], function: Any = None) -> Tensor:
+        """Return the logits of pictures (Pillow's, or arrays), or what another function of the model returns."""
+        device = next(self.model.parameters()).device
+        images = torch.stack([self.transform(picture) for picture in pictures]).to(device)
+        outputs: Tensor = (function or self.model)(images)
+        return outputs.float().cpu()
+
+
+def load(source: str | Path, raw: bool = False, device: str | torch.device | None = None) -> LoadedModel:
+    """Load a trained model, its transform and its class names; the training data are not needed.
+
+    Args:
+        source: a run directory or one of its checkpoints, an exported folder, or the name of one on the Hugging Face
+            Hub.
+        raw: the weights as trained, where a run also keeps their average.
+        device: None: the GPU if there is one.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing to load there; the message names what is missing.
+    """
+    model = _read(source, raw)
+    model.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    return model
+
+
+def of_experiment(experiment: "Experiment", raw: bool = False) -> LoadedModel:
+    """Return the model of an experiment, with the weights that its `ckpt_path` names."""
+    path = experiment.restore()
+    objective, data = experiment.objective, experiment.data
+    encoder = objective.backbone if raw else objective.encoder
+    one_class = objective.task is not None and objective.task.one_class
+    names = data.class_names if encoder.num_classes else []
+    source = str(path or experiment.directory)
+    return LoadedModel(encoder.eval(), data.preprocessing, names, one_class, activation(type(objective)), source)
+
+
+def activation(objective: type[Any] | str) -> Callable[[Tensor], Tensor]:
+    """Return what the task of an objective, a class or its import path, makes of logits."""
+
+    def activate(logits: Tensor) -> Tensor:
+        trained_by = named(objective) if isinstance(objective, str) else objective
+        if trained_by.task is None:
+            raise ValueError(f"{trained_by.__name__} learns no classes by softmax, so there is nothing to predict.")
+        activated: Tensor = trained_by.task.activate(logits)
+        return activated
+
+    return activate
+
+
+def named(path: str) -> Any:
+    """Return the class or function with this import path."""
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _read(source: str | Path, raw: bool) -> LoadedModel:
+    path = Path(source)
+    if path.suffix == ".ckpt" and path.is_file():
+        return _of_checkpoint(path, path.absolute().parent.parent, raw)
+    if (path / "config.yaml").is_file():
+        checkpoints = path / "checkpoints"
+        newest, _ = newest_whole([checkpoints / "last.ckpt", checkpoints / "previous.ckpt"])
+        if newest is None:
+            raise FileNotFoundError(f"{path} has no whole checkpoint; train first: `fit --config {path}`.")
+        return _of_checkpoint(newest, path, raw)
+    if (path / WEIGHTS).is_file():
+        return _exported(path / WEIGHTS)
+    if not path.exists() and HUB_NAME.fullmatch(str(source)):
+        return _exported(_from_hub(str(source)))
+    raise FileNotFoundError(
+        f"{source} is neither a run directory (config.yaml), an exported folder ({WEIGHTS}) nor a name on the Hugging "
+        "Face Hub (user/model)."
+    )
+
+
+def _of_checkpoint(path: Path, run: Path, raw: bool) -> LoadedModel:
+    stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if "vitlab_config" not in stored:
+        raise ValueError(f"{path} was not written by `fit`, and does not tell of which model it is.")
+    if "vitlab_inference" not in stored:  # of an earlier version: the data module still knows
+        from vitlab.experiment.experiment import Experiment
+
+        return of_experiment(Experiment(run, f"ckpt_path={path}", images=False), raw)
+    config = modernize(stored["vitlab_config"])["model"]
+    loaded = _build(config["init_args"]["backbone"], stored["vitlab_inference"], config["class_path"], str(path))
+    prefix = "backbone." if raw else stored["vitlab_encoder"]
+    weights = {name.removeprefix(prefix): x for name, x in stored["state_dict"].items() if name.startswith(prefix)}
+    loaded.model.load_state_dict(weights)
+    return loaded
+
+
+def _exported(path: Path) -> LoadedModel:
+    with safe_open(path, "pt") as file:
+        facts = {name: json.loads(value) for name, value in (file.metadata() or {}).items() if name != "format"}
+    if "backbone" not in facts:
+        raise ValueError(f"{path} does not name its model. Export the run again with this version of vitlab.")
+    loaded = _build(facts["backbone"], facts, facts["objective"], str(path))
+    load_weights(loaded.model, path)
+    return loaded
+
+
+def _build(backbone: Config, facts: Mapping[str, Any], objective: str, source: str) -> LoadedModel:
+    with torch.random.fork_rng([]):
+        model: ImageModel = build(ImageModel, backbone)  # type: ignore[type-abstract]
+        if model.num_classes != len(facts["class_names"]):
+            model.reset_classifier(len(facts["class_names"]))
+    transform = Preprocessing.from_metadata(facts)
+    activate = partial(torch.softmax, dim=1) if facts["one_class"] else activation(objective)
+    return LoadedModel(model, transform, facts["class_names"], facts["one_class"], activate, source)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, WEIGHTS))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"could not download {WEIGHTS} of {name} from the Hugging Face Hub, and there is no such folder: {error}"
+        ) from None
