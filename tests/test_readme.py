@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,31 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             study.write_text(re.sub(r"epochs: \d+", "epochs: 1", study.read_text().replace("[1, 2, 3]", "[1]")))
         assert main(arguments) == 0, command
     assert (tmp_path / "runs/quickstart/report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice on a short training
+def test_the_python_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
+    make_cifar(tmp_path / "data")
+    make_photos(tmp_path / "my_photos")
+    shutil.copy(next((tmp_path / "my_photos").rglob("*.*g")), "cat.jpg")
+    settings = [f"{option.removeprefix('--')}={value}" for option, value in SHORT.items()]
+    short = {
+        '"data.batch_size=64"': f"*{settings}",
+        "Trainer(max_epochs=100)": "Trainer(max_steps=2, accelerator='cpu', logger=False)",
+    }
+    blocks = [block for text in (README, DOCS["python.md"]) for block in re.findall(r"```python\n(.*?)```", text, re.S)]
+    names: dict[str, Any] = {}
+    for block in blocks:
+        if block.startswith("# mine/"):  # executed in tests/extending
+            continue
+        for long, brief in short.items():
+            block = block.replace(long, brief)
+        exec(block, names)
+    assert {"class", "probability"} <= {*names["table"].columns}
+    assert len(names["features"]) == len(list((tmp_path / "my_photos").rglob("*.*g")))
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
