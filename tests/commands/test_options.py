@@ -1,11 +1,21 @@
-"""What `--help` of the commands that are no run says."""
+"""What `--help` lists, and which mistakes are answered before torch is imported."""
 
 import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from tests.conftest import TINY
 from vitlab.commands.dispatch import run
+from vitlab.commands.help import FIRST, SETTINGS_OF_RUN, run_options, trainer_options
+from vitlab.experiment.class_names import PLACES, choices
+from vitlab.experiment.parser import ConfigurationReader
+from vitlab.internals import actions_of
 
+Write = Callable[..., Path]
 COMMANDS = [
     "prepare",
     "compare",
@@ -35,3 +45,40 @@ def test_benchmark_lists_its_own_option_and_its_subcommands(capsys: pytest.Captu
     assert "--json FILE" in text
     assert "benchmark memory" in text
     assert "trainer" not in text  # fit's keys, which `fit --help` lists
+
+
+def test_the_help_of_fit_lists_every_class_that_can_be_given() -> None:
+    for key in ("model", "model.backbone", "model.optimizer", "model.schedule", "data"):
+        classes = {name for name in choices(*PLACES[key]) if name[0].isupper()}  # a backbone has named sizes too
+        assert set(FIRST[key][0].partition(": ")[2].split(", ")) == classes
+
+
+def test_the_help_of_fit_lists_the_options_of_the_parser_with_their_defaults() -> None:
+    parser = ConfigurationReader(TINY, []).parser
+    sections = ("--run.", "--trainer.")
+    actions = {option[2:]: each for each in actions_of(parser) for option in each.option_strings}
+    real = {key: each.default for key, each in actions.items() if f"--{key}".startswith(sections)}
+    listed = run_options() | trainer_options()
+    assert set(listed) == {key for key in real if not key.endswith((".help", "+"))} - set(SETTINGS_OF_RUN)
+    assert all((real[key] or None) == (default or None) for key, (_, default) in listed.items())
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("--trainer.max_epoch 3", "no option trainer.max_epoch. Did you mean trainer.max_epochs?"),
+        ("--run.wandb.mod offline", "no option run.wandb.mod. Did you mean run.wandb.mode?"),
+        ("--modle.optimizer.lr 0", "no option modle.optimizer.lr. Did you mean model.optimizer.lr?"),
+        ("trainr.yaml", "The configuration has no key trainr. Did you mean trainer?"),
+        ("epoch.yaml", "no option trainer.max_epoch. Did you mean trainer.max_epochs?"),
+    ],
+)
+def test_a_misspelt_key_is_answered_before_torch_is_imported(tiny: Write, mistake: str, message: str) -> None:
+    tiny()
+    Path("trainr.yaml").write_text("trainr: {max_epochs: 3}")
+    Path("epoch.yaml").write_text("trainer: {max_epoch: 3}")
+    arguments = ["fit", "tiny.yaml", *mistake.split()]
+    code = f"import sys; from vitlab.__main__ import main; sys.exit(main({arguments}) + ('torch' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr

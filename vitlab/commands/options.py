@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from vitlab.commands.help import help_of_run
-from vitlab.experiment.errors import explain
+from vitlab.commands.help import FIRST, help_of_run, run_options, trainer_options
+from vitlab.config import flatten, load_yaml, pairs, short, split
+from vitlab.experiment.errors import SECTIONS, check_sections, explain, nearest_key
+from vitlab.experiment.run_directory import config_file
 from vitlab.internals import options_of
 
 if TYPE_CHECKING:
@@ -24,11 +26,33 @@ def experiment_of(arguments: Sequence[str], images: bool = True) -> Experiment:
     if {"-h", "--help"} & set(arguments):
         print(help_of_run())
         raise SystemExit(0)
+    check_keys(arguments)
     from vitlab.commands.quiet import quiet
     from vitlab.experiment.experiment import Experiment
 
     quiet()
     return Experiment.from_arguments(arguments, images)
+
+
+def check_keys(arguments: Sequence[str]) -> None:
+    """Refuse, before torch is imported, a section that does not exist and a misspelt key of `run` or `trainer`.
+
+    Which keys `model` and `data` have depends on their classes, and the parser knows.
+    """
+    files, rest = split(arguments)
+    configs = [load_yaml(config_file(file)) for file in files]
+    for config in configs:
+        check_sections(config)
+    written = [short(key) for config in configs for key in flatten(config)]
+    options = [*FIRST, *run_options(), *trainer_options()]
+    candidates = [*options, *(key for key in written if key.startswith(("model.", "data.")))]
+    for key in (*written, *(key.removesuffix("+") for key, _ in pairs(rest))):
+        section = key.partition(".")[0]
+        if any(f"{option}.".startswith(f"{key}.") or key.startswith(f"{option}.") for option in options):
+            continue
+        hint = nearest_key(key, candidates)
+        if section in ("run", "trainer") or (hint and section not in SECTIONS):
+            raise ValueError(f"no option {key}.{hint}")
 
 
 class StudyParser(argparse.ArgumentParser):

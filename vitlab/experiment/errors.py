@@ -5,9 +5,11 @@ import importlib
 import re
 from collections.abc import Iterable
 
+from vitlab.config import Config
 from vitlab.internals import Complaint, is_parsing_failure, missing_arguments, parsing_failure
 
 MOST_LINES = 5
+SECTIONS = ("seed_everything", "run", "model", "data", "trainer", "ckpt_path")  # of a configuration
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -39,6 +41,15 @@ def nearest_key(word: str, keys: Iterable[str]) -> str:
         return ""
     near = difflib.get_close_matches(first, sections, n=1, cutoff=0.6)
     return f" Did you mean {near[0]}{'.' + below if f'{near[0]}.{below}' in keys else ''}?" if near else ""
+
+
+def check_sections(config: Config) -> None:
+    """Refuse a section that no experiment has."""
+    for key in config:
+        if key not in SECTIONS:
+            raise ValueError(
+                f"The configuration has no key {key}.{nearest(key, SECTIONS)} Keys: {', '.join(SECTIONS)}."
+            )
 
 
 def explain(message: str, options: Iterable[str]) -> str:

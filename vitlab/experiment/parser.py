@@ -15,12 +15,10 @@ from vitlab import models
 from vitlab.config import TRAINER_DEFAULTS, Config, pairs
 from vitlab.data import ImageDataModule
 from vitlab.experiment.class_names import settable, spell_out, spell_out_arguments
-from vitlab.experiment.errors import explain, nearest, readable
+from vitlab.experiment.errors import check_sections, explain, readable
 from vitlab.internals import actions_of, options_of, tell_one_batch_from_all
 from vitlab.objectives import Objective
 from vitlab.runs.trainer import Run
-
-TOP_LEVEL = ("seed_everything", "run", "model", "data", "trainer", "ckpt_path")
 
 tell_one_batch_from_all()
 
@@ -103,11 +101,7 @@ class Settings:
 
     def __init__(self, named: Config, arguments: Sequence[str]) -> None:
         named = spell_out(named)
-        for key in named:
-            if key not in TOP_LEVEL:
-                raise ValueError(
-                    f"The configuration has no key {key}.{nearest(key, TOP_LEVEL)} Keys: {', '.join(TOP_LEVEL)}."
-                )
+        check_sections(named)
         try:
             reader = ConfigurationReader(named, spell_out_arguments(arguments))
         except ValueError as error:
