@@ -215,7 +215,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seconds = 0.4 if checkpointed else 0.3
         return None if size > 10_000 else TrainingCost(size, peak, peak + 2**29, seconds)
 
-    monkeypatch.setattr(benchmark, "in_own_process", run_trial)
+    monkeypatch.setattr("vitlab.evaluation.memory.in_own_process", run_trial)
     return tried
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TINY
+from vitlab.__main__ import COMMANDS as ALL
 from vitlab.commands.dispatch import run
 from vitlab.commands.help import FIRST, SETTINGS_OF_RUN, run_options, trainer_options
+from vitlab.commands.robustness import NAMES
+from vitlab.data.corruptions import CORRUPTIONS
 from vitlab.experiment.class_names import PLACES, choices
 from vitlab.experiment.parser import ConfigurationReader
 from vitlab.internals import actions_of
@@ -37,6 +40,18 @@ def test_the_usage_line_names_each_option_once(command: str, capsys: pytest.Capt
     assert options
     for short, long in options:
         assert sum(len(re.findall(rf"{name}(?![\w-])", usage)) for name in (short, long) if name) == 1, (long, usage)
+
+
+def test_the_help_of_robustness_names_every_corruption() -> None:
+    assert tuple(corruption.name for corruption in CORRUPTIONS) == NAMES
+
+
+def test_no_help_imports_torch() -> None:
+    commands = [[command, "--help"] for command in ALL]
+    code = f"import sys; from vitlab.__main__ import main\nfor each in {commands}: assert main(each) == 0"
+    code += "\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
 
 
 def test_benchmark_lists_its_own_option_and_its_subcommands(capsys: pytest.CaptureFixture) -> None:

@@ -6,28 +6,17 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-import torch
 from tqdm import tqdm
 
 from vitlab.atomic_files import write_text
-from vitlab.commands.noise_training import least_batch, trial
 from vitlab.commands.options import StudyParser, experiment_of
 from vitlab.config import Config
-from vitlab.evaluation.cost import READY, TURNS, CostMeter, device_for, device_name, doubts
-from vitlab.evaluation.memory import (
-    GIB,
-    TrainingCost,
-    candidates,
-    free_memory,
-    in_own_process,
-    largest,
-    parse_bytes,
-    same_global_batch,
-)
-from vitlab.experiment.experiment import Experiment
-from vitlab.models import Backbone
+
+if TYPE_CHECKING:
+    from vitlab.evaluation.memory import TrainingCost
+    from vitlab.experiment.experiment import Experiment
 
 log = logging.getLogger("vitlab")
 
@@ -54,6 +43,9 @@ def benchmark_cost(arguments: Sequence[str]) -> int:
     parser.add_argument("--in_turn", action="store_true", help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args(arguments)
     experiment = experiment_of(rest)
+
+    from vitlab.evaluation.cost import READY, TURNS, CostMeter, device_for, doubts
+
     data = experiment.data
     shape = (data.in_chans, data.image_size, data.image_size)
     device = device_for(experiment.config["trainer"]["accelerator"])
@@ -91,6 +83,14 @@ def benchmark_memory(arguments: Sequence[str]) -> int:
     parser.add_out("the tables")
     options, rest = parser.parse_known_args(arguments)
     experiment = build_single_process(rest)
+
+    import torch
+
+    from vitlab.commands.noise_training import least_batch, trial
+    from vitlab.evaluation.cost import device_name
+    from vitlab.evaluation.memory import in_own_process
+    from vitlab.models import Backbone
+
     backbone = experiment.objective.backbone
     if not isinstance(backbone, Backbone):
         raise ValueError(f"{type(backbone).__name__} has no grad_checkpointing; use a ViT, DeiT or Swin.")
@@ -103,7 +103,7 @@ def benchmark_memory(arguments: Sequence[str]) -> int:
         f"{experiment.trainer.precision}. {device_name(experiment.trainer.strategy.root_device)}, threads: "
         f"{torch.get_num_threads()}, torch {torch.__version__}."
     )
-    rows: list[tuple[int, bool, TrainingCost | None]] = []
+    rows: list[tuple[int, bool, "TrainingCost | None"]] = []
     cases = [(size, on) for size in sorted(set(options.batches)) for on in (False, True)]
     for size, on in tqdm(cases, desc="measuring memory", disable=None):
         rows.append((size, on, in_own_process(trial, experiment.config, size, 1, STEPS, on)))
@@ -112,8 +112,12 @@ def benchmark_memory(arguments: Sequence[str]) -> int:
     return 0
 
 
-def write_memory_tables(rows: Sequence[tuple[int, bool, TrainingCost | None]], header: str, folder: Path) -> None:
+def write_memory_tables(rows: Sequence[tuple[int, bool, "TrainingCost | None"]], header: str, folder: Path) -> None:
     """Write memory.csv, a row for each trial, and memory.md, a row for each batch size."""
+    import pandas as pd
+
+    from vitlab.evaluation.memory import GIB
+
     table = pd.DataFrame(
         {
             "batch_size": size,
@@ -151,8 +155,12 @@ def benchmark_batch(arguments: Sequence[str]) -> int:
     parser.add_argument("--memory", help="like 8GiB; leave a tenth for data and evaluation [free memory of the GPU]")
     parser.add_argument("--most", type=int, help="largest batch to try [the experiment's global batch]")
     options, rest = parser.parse_known_args(arguments)
-    limit = None if options.memory is None else parse_bytes(options.memory)
     experiment = build_single_process(rest)
+
+    from vitlab.commands.noise_training import least_batch
+    from vitlab.evaluation.memory import GIB, candidates, free_memory, largest, parse_bytes, same_global_batch
+
+    limit = None if options.memory is None else parse_bytes(options.memory)
     if limit is None:
         limit = free_memory(experiment.trainer.strategy.root_device)
     global_batch = experiment.data.batch_size * experiment.trainer.accumulate_grad_batches
@@ -180,6 +188,9 @@ def benchmark_batch(arguments: Sequence[str]) -> int:
 
 def fits(config: Config, limit: int, batch_size: int) -> bool:
     """Return whether training at this batch size stays below the limit, and log it."""
+    from vitlab.commands.noise_training import trial
+    from vitlab.evaluation.memory import GIB, in_own_process
+
     # Two batches a step: while the second goes through, the gradients of the first are held.
     cost = in_own_process(trial, config, batch_size, accumulate=2, steps=2, limit=limit)
     below = cost is not None and cost.process_bytes <= limit
@@ -188,7 +199,7 @@ def fits(config: Config, limit: int, batch_size: int) -> bool:
     return below
 
 
-def build_single_process(arguments: Sequence[str]) -> Experiment:
+def build_single_process(arguments: Sequence[str]) -> "Experiment":
     """Build an experiment for one process on one device."""
     alone = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
     return experiment_of([*arguments, *alone])

@@ -6,16 +6,22 @@ import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from vitlab.commands.options import StudyParser
 
+if TYPE_CHECKING:
+    import numpy as np
+
 log = logging.getLogger("vitlab")
+
+NAMES = ("noise", "blur", "contrast", "JPEG", "resolution", "occlusion")  # of the corruptions, for `--help`
 
 
 def run(arguments: Sequence[str]) -> int:
     """Evaluate all models of a study on corrupted images: a table, accuracy against strength, and a page."""
+    options = _parse(arguments)
+
     from vitlab.commands.quiet import quiet
     from vitlab.data.corruptions import CORRUPTIONS, corrupted
     from vitlab.evaluation.cost import device_for
@@ -25,7 +31,6 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.studies.report.robustness import finished_runs, write_robustness
     from vitlab.studies.robustness import CLEAN, FinishedRun, measure_study
 
-    options = _parse(arguments, [corruption.name for corruption in CORRUPTIONS])
     quiet()
     runs, excluded = finished_runs(options.study)
     if options.seeds is not None:
@@ -39,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     device = device_for("auto")
 
     def evaluate(
-        run: FinishedRun, names: Sequence[str], chosen: np.ndarray, on_batch: Callable[[int], None]
+        run: FinishedRun, names: Sequence[str], chosen: "np.ndarray", on_batch: Callable[[int], None]
     ) -> dict[tuple[str, float], float]:
         experiment = Experiment.load(run.directory / "config.yaml", {"run": {"root": str(options.study)}})
         model, data = experiment.objective.backbone.to(device).eval(), experiment.data  # the weights the study ranks
@@ -60,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str], corruptions: list[str]) -> argparse.Namespace:
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = StudyParser(
         "python -m vitlab robustness",
         "Evaluate a study's models under noise, blur, low contrast, JPEG, low resolution and occlusion of increasing "
@@ -68,8 +73,8 @@ def _parse(arguments: Sequence[str], corruptions: list[str]) -> argparse.Namespa
     )
     parser.add_argument("--study", type=Path, required=True, help="folder of a finished study, like runs/quickstart")
     parser.add_argument(
-        "--corruptions", nargs="+", metavar="NAME", choices=corruptions, default=corruptions,
-        help=f"some of {', '.join(corruptions)} [all]",
+        "--corruptions", nargs="+", metavar="NAME", choices=NAMES, default=list(NAMES),
+        help=f"some of {', '.join(NAMES)} [all]",
     )  # fmt: skip
     parser.add_argument("--images", type=int, help="number of test images, stratified by class [all]")
     parser.add_argument("--seeds", nargs="+", type=int, help="only models of these seeds [all]")
