@@ -58,25 +58,25 @@ def test_plain_names_need_no_word(photo_folder: PhotoFolder) -> None:
 
 def test_two_folders_for_one_split_are_refused(photo_folder: PhotoFolder) -> None:
     message = _refused(photo_folder(_both(train=2, val=1, Validation=1)))
-    assert "holds Validation and val, and each could be the val split" in message
+    assert "has Validation and val, and each could be the val split" in message
 
 
 def test_splits_without_train_are_refused(photo_folder: PhotoFolder) -> None:
     message = _refused(photo_folder(_both(validation=2, test=2)))
-    assert "none called train" in message
+    assert "none is called train" in message
     assert "if they are classes, put all of them into a folder train" in message
 
 
 def test_a_folder_that_looks_like_the_missing_split_is_refused(photo_folder: PhotoFolder) -> None:
     message = _refused(photo_folder(_both(train=4, holdout=2)))
-    assert "holdout holds classes as train does" in message
+    assert "holdout has the classes of train" in message
     assert "name it val or test" in message
 
 
 def test_folders_that_are_no_splits_are_counted_and_named(photo_folder: PhotoFolder) -> None:
     counts = _both(train=4, val=1) | {"annotations": 0, "unlabeled/2024": 2}
     listing = list_images(photo_folder(counts))
-    assert "no split and are not used: 2 (annotations, unlabeled)." in listing.notes[0]
+    assert "not splits and are not used: 2 (annotations, unlabeled)." in listing.notes[0]
     assert sorted(listing.splits) == ["train", "val"]
 
 
@@ -118,7 +118,7 @@ def test_classes_may_be_called_like_splits_inside_of_train(photo_folder: PhotoFo
 
 
 def test_a_test_folder_without_classes_is_refused(photo_folder: PhotoFolder) -> None:
-    assert "test holds no folder of a class" in _refused(photo_folder(_both(train=2) | {"test": 3}))
+    assert "test has no folder of a class" in _refused(photo_folder(_both(train=2) | {"test": 3}))
 
 
 def test_images_outside_of_class_folders_are_counted(photo_folder: PhotoFolder) -> None:
@@ -126,7 +126,7 @@ def test_images_outside_of_class_folders_are_counted(photo_folder: PhotoFolder) 
     (root / "train" / "loose.JPG").touch()
     (root / "train" / "labels.csv").touch()
     (note,) = list_images(root).notes
-    assert note == f"Images in {root} that lie in no class's folder and are left out: 1 ({root}/train/loose.JPG)."
+    assert note == f"Images in {root} outside the folders of classes, left out: 1 ({root}/train/loose.JPG)."
 
 
 def test_files_left_out_are_counted_over_the_whole_folder(photo_folder: PhotoFolder) -> None:
@@ -135,7 +135,7 @@ def test_files_left_out_are_counted_over_the_whole_folder(photo_folder: PhotoFol
         for split in ("train", "val"):
             (root / split / "cat" / f"{i}.{suffix}").touch()
     (note,) = list_images(root).notes
-    assert note.startswith(f"Files in {root} that are no images by their names and are left out: 18 (2 .heic, 2 .psd, ")
+    assert note.startswith(f"Files in {root} without the name of an image, which are left out: 18 (2 .heic, 2 .psd, ")
     assert note.endswith(" and 1 more).")
 
 

@@ -111,7 +111,7 @@ def test_files_left_out_by_their_suffix_are_counted(photo_folder: PhotoFolder, m
         (root / "a" / f"{i}.HEIC").touch()
     (root / "b" / "notes.txt").touch()
     _folder(root, val_fraction=0.3, batch_size=2).setup("fit")
-    assert said[0] == f"Files in {root} that are no images by their names and are left out: 4 (3 .heic, 1 .txt)."
+    assert said[0] == f"Files in {root} without the name of an image, which are left out: 4 (3 .heic, 1 .txt)."
 
 
 def test_capital_suffixes_are_images(photo_folder: PhotoFolder) -> None:
@@ -293,7 +293,7 @@ def test_no_such_folder_names_the_nearest(photo_folder: PhotoFolder) -> None:
 
 
 def test_deep_missing_folder_says_where_the_path_ends(tmp_path: Path) -> None:
-    assert f"{tmp_path} holds no folder" in _refused(tmp_path / "some" / "where")
+    assert f"{tmp_path} has no folder" in _refused(tmp_path / "some" / "where")
 
 
 def test_file_instead_of_a_folder(tmp_path: Path) -> None:

@@ -1,10 +1,9 @@
-"""The check, before training, that every photograph can be decoded; what it finds out is remembered."""
+"""The check before training that every photograph can be decoded; its results are cached."""
 
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from vitlab.atomic_files import written_whole
 from vitlab.data.decoding import LEAST_SIDE, MOST_RATIO, SIXTEEN_BIT, Pixels, read_rgb
 
 _CHUNK = 32  # files that a thread decodes before it reports
-_LEVELS = 32  # of 256: a 16-bit picture that comes to fewer used less than an eighth of its range
+_LEVELS = 32  # of 256: a 16-bit picture with fewer uses less than an eighth of its range
 # A file that can be decoded: its name, size and time; a hash of its bytes; and whether `is_faint`.
 _RECORD = np.dtype([("mark", np.uint64), ("content", np.uint64), ("faint", np.bool_)])
 
@@ -28,15 +27,14 @@ class Check(NamedTuple):
 
     broken: dict[str, str]  # names of those that cannot be decoded, and why
     listing: Path | None  # of all of them
-    contents: np.ndarray  # (N,) uint64, equal where the bytes are; 0: broken, or not known
-    faint: list[str]  # names of those of 16 bits of which next to nothing is left in 8
+    contents: np.ndarray  # (N,) uint64, equal where the bytes are equal; 0: broken or unknown
+    faint: list[str]  # names of 16-bit photographs that 8 bits leave nearly blank
 
 
 def check_images(root: Path, names: Sequence[str]) -> Check:
     """Decode every file under `root` once.
 
-    What was found of one that passed is remembered with its name, size and time of change in the user's cache, so that
-    the next start decodes only new and changed ones.
+    Results are cached by name, size and time of change, so that the next start decodes only new and changed files.
     """
     cache = _cache_folder() / f"decoded-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.npy"
     marks = np.fromiter((_mark(root, name) for name in names), np.uint64, len(names))
@@ -44,13 +42,13 @@ def check_images(root: Path, names: Sequence[str]) -> Check:
     new = np.flatnonzero(~good).tolist()
     broken: dict[str, str] = {}
     try:
-        for index, found in _examine_all(root, names, new):
-            if isinstance(found, str):
-                broken[names[index]] = found
+        for index, result in _examine_all(root, names, new):
+            if isinstance(result, str):
+                broken[names[index]] = result
             else:
                 good[index] = True
-                records[index] = (marks[index], *found)
-    finally:  # also when interrupted: what was checked stays checked
+                records[index] = (marks[index], *result)
+    finally:  # an interrupted check continues later
         if new:
             _write(cache, broken, records[good], root)
     faint = [names[index] for index in np.flatnonzero(records["faint"]).tolist()]
@@ -58,14 +56,14 @@ def check_images(root: Path, names: Sequence[str]) -> Check:
 
 
 def content_of(data: bytes) -> int:
-    """Return 64 bits that are equal where the bytes are."""
+    """Return a hash of 64 bits."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def is_faint(path: Path, pixels: Pixels) -> bool:
-    """Say whether a file has 16 bits a channel and uses so little of their range that `pixels` are nearly one value.
+    """Return whether a file has 16 bits per channel but uses so little of the range that its 8-bit `pixels` are blank.
 
-    Other 16-bit pictures of the same data set may use all of it, so that none is stretched by itself.
+    Pictures are not stretched one by one, because others of the data set may use the whole range.
     """
     levels = int(np.ptp(pixels))
     if levels >= _LEVELS:
@@ -91,27 +89,27 @@ def _examine(path: Path) -> tuple[int, bool] | str:
 
 
 def _examine_all(root: Path, names: Sequence[str], indices: list[int]) -> Iterator[tuple[int, tuple[int, bool] | str]]:
-    """Yield each index with what was found."""
+    """Yield each index with its result."""
+
+    def examine(chunk: list[int]) -> list[tuple[int, bool] | str]:
+        return [_examine(root / names[index]) for index in chunk]
+
     chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count())  # the decoders let other threads run
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count())  # decoders release the interpreter's lock
     with tqdm(total=len(indices), desc="Checking images", leave=False, disable=None if indices else True) as bar:
         try:
-            for chunk, found in zip(chunks, pool.map(partial(_examine_some, root, names), chunks), strict=True):
-                yield from zip(chunk, found, strict=True)
+            for chunk, results in zip(chunks, pool.map(examine, chunks), strict=True):
+                yield from zip(chunk, results, strict=True)
                 bar.update(len(chunk))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _examine_some(root: Path, names: Sequence[str], indices: list[int]) -> list[tuple[int, bool] | str]:
-    return [_examine(root / names[index]) for index in indices]
-
-
 def _mark(root: Path, name: str) -> int:
-    """Identify a file's content by what is known without opening it; another decoder may decode other files."""
+    """Identify a file's content without opening it, and the version of the decoders."""
     try:
         status = os.stat(root / name)
-    except OSError:  # a link to nowhere: decoding it will say so
+    except OSError:  # a dangling link: decoding reports it
         return 0
     rules = f"{PIL.__version__}\0{simplejpeg.__version__}\0{LEAST_SIDE}\0{MOST_RATIO}"
     key = f"{rules}\0{status.st_size}\0{status.st_mtime_ns}\0{name}"
@@ -123,14 +121,14 @@ def _cache_folder() -> Path:
 
 
 def _recall(known: np.ndarray, marks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what is known of each file, and of which anything is."""
+    """Return the cached record of each file, and which files have one."""
     records = np.zeros(len(marks), _RECORD)
     if len(known) == 0:
         return records, np.zeros(len(marks), dtype=bool)
-    of_known = known["mark"].copy()  # one after the other in memory, where millions are found in a second
-    order = np.argsort(of_known)
-    places = order[np.searchsorted(of_known, marks, sorter=order).clip(max=len(known) - 1)]
-    good = of_known[places] == marks
+    cached = known["mark"].copy()  # contiguous: millions are searched in a second
+    order = np.argsort(cached)
+    places = order[np.searchsorted(cached, marks, sorter=order).clip(max=len(known) - 1)]
+    good = cached[places] == marks
     records[good] = known[places[good]]
     return records, good
 
@@ -138,13 +136,13 @@ def _recall(known: np.ndarray, marks: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def _read(cache: Path) -> np.ndarray:
     try:
         known = np.load(cache, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # none yet, or cut short: check again
+    except (OSError, ValueError, EOFError):  # missing or truncated
         return np.empty(0, _RECORD)
     return known if known.dtype == _RECORD else np.empty(0, _RECORD)  # an earlier version's
 
 
 def _write(cache: Path, broken: dict[str, str], records: np.ndarray, root: Path) -> None:
-    """Write the records whole or not at all; without a writable cache the next start checks again."""
+    """Write the records, atomically; without a writable cache the next start checks again."""
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         lines = [f"{root / name}: {why}\n" for name, why in broken.items()]

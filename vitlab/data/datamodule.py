@@ -1,7 +1,7 @@
 """The interface between data sets and everything else.
 
-A loader yields `Batch`es of uint8. On the device they become what the model sees: `(views, labels)`, a list of
-normalized image tensors and the labels. Training images are augmented on the way, by (seed, epoch, image) alone.
+A loader yields `Batch`es of uint8. On the device they become `(views, labels)`: a list of normalized image tensors and
+the labels. Training images are augmented on the way, as a function of (seed, epoch, image) alone.
 
 Letters: B images in the batch, C channels, H rows, W columns, K classes.
 """
@@ -47,7 +47,7 @@ from vitlab.internals import replaces_samplers, training_position
 
 log = logging.getLogger("vitlab")
 
-_MAX_WORKERS = 16  # with more, a GPU's training step rarely waits less
+_MAX_WORKERS = 16  # more rarely shorten the time that a GPU waits
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -56,29 +56,25 @@ View = tuple[list[Tensor], Tensor]
 
 @rank_zero_only
 def log_rank_zero(message: str) -> None:
-    """Log a message once, whatever the number of processes; Lightning's own `rank_zero_info` is silenced in a run."""
+    """Log a message in the first process only; Lightning's own `rank_zero_info` is silenced in a run."""
     log.info(message)
 
 
 class Batch(NamedTuple):
-    """What a loader yields, before it is on the device."""
+    """A batch before it is augmented and normalized."""
 
-    images: Tensor | list[Tensor]  # (B, C, H, W) uint8, of 16 bits float32 in 0 … 255; a list of views of photographs
+    images: Tensor | list[Tensor]  # (B, C, H, W) uint8, or with 16 bits float32 in 0 … 255; views of photographs
     labels: Tensor  # (B,) int64
     indices: Tensor  # (B,) int64, within the split; the r-th repeat of image i is i + r · size
     epoch: int | None  # None in evaluation: nothing is drawn
     first: int  # indices[0] of the first process, kept on the host
-    host_indices: np.ndarray | None = None  # the indices again: an array stays on the host when a batch is moved
+    host_indices: np.ndarray | None = None  # the same indices: arrays stay on the host when a batch is moved
 
 
 class ImageDataset(Dataset[Batch], ABC):
-    """One split, read a batch at a time. An index modulo the number of images is the image.
+    """One split, read a batch at a time. An index modulo the number of images is the image."""
 
-    Attributes:
-        labels: (N,) int64.
-    """
-
-    labels: np.ndarray
+    labels: np.ndarray  # (N,) int64
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -104,7 +100,7 @@ class ImageDataset(Dataset[Batch], ABC):
         return content.hexdigest()
 
     def _identity(self) -> list[bytes]:
-        """Return what identifies these images; a data set whose names do not identify them adds the pixels."""
+        """Return what identifies these images; override where names are not enough."""
         return ["\0".join(self.names).encode()]
 
 
@@ -118,13 +114,13 @@ class ImageDataModule(LightningDataModule, ABC):
     Args:
         batch_size: images per step and process.
         eval_batch_size: the same in evaluation; null: `batch_size`.
-        num_workers: processes that read ahead; 0: the training process reads; null: one per core, less one, at most 16.
-        seed: decides order and augmentation.
-        split_seed: decides which images are held out, whatever the `seed`.
+        num_workers: processes that read ahead; 0: the training process reads; null: one per core but one, at most 16.
+        seed: of order and augmentation.
+        split_seed: of the choice of held-out images.
         val_fraction: fraction of each class's training images that is held out for validation.
         image_size: side in pixels of the images that the model sees.
-        mean: subtracted from each channel, on the scale 0 … 1.
-        std: divides each channel, on the same scale.
+        mean: of each channel, on the scale 0 … 1.
+        std: of each channel, on the same scale.
         mixup: mixes pairs of training images; labels become (B, K). Null: off.
         multi_crop: several views of each training image instead of `augment`, see `MultiCrop`. Null: one view.
     """
@@ -145,14 +141,12 @@ class ImageDataModule(LightningDataModule, ABC):
     def __post_init__(self) -> None:
         super().__init__()
         self.mean, self.std = tuple(self.mean), tuple(self.std)
-        for name in ("batch_size", "eval_batch_size", "image_size", "repeats"):
+        least = {"batch_size": 1, "eval_batch_size": 1, "image_size": 1, "repeats": 1}
+        least |= {"num_workers": 0, "seed": 0, "split_seed": 0}
+        for name, minimum in least.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"data.init_args.{name} is {value}; it must be 1 or more.")
-        for name in ("num_workers", "seed", "split_seed"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"data.init_args.{name} is {value}; it must be 0 or more.")
+            if value is not None and value < minimum:
+                raise ValueError(f"data.init_args.{name} is {value}; it must be {minimum} or more.")
         check_fraction("val_fraction", self.val_fraction)
         if self.mixup is not None and self.batch_size < 2:
             raise ValueError(f"mixup needs two images, batch_size is {self.batch_size}; raise it or set mixup: null.")
@@ -174,7 +168,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def augment(self) -> BatchAugment | PhotoAugment:
         """How training images are augmented; a field of each data set."""
 
-    # What is known before any image is read.
+    # ---- known before any image is read
 
     @property
     @abstractmethod
@@ -184,7 +178,7 @@ class ImageDataModule(LightningDataModule, ABC):
     @property
     @abstractmethod
     def framing(self) -> Framing:
-        """How evaluation resizes and crops any picture to an image of this data set, before it has `image_size`."""
+        """How evaluation resizes and crops a picture, before it has `image_size`."""
 
     @property
     def num_classes(self) -> int:
@@ -197,7 +191,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return len(self.mean)
 
     def facts(self) -> dict[str, Any]:
-        """Return what identifies the data, for JSON: class names, and the size and digest of each split."""
+        """Return class names, and size and digest of each split, for JSON."""
         splits = {
             split: {"images": len(self.dataset(split)), "digest": self.dataset(split).digest()} for split in SPLITS
         }
@@ -205,24 +199,24 @@ class ImageDataModule(LightningDataModule, ABC):
         return {"classes": self.class_names, "splits": splits, "test_is_validation": same}
 
     def recall(self, facts: dict[str, Any]) -> None:
-        """Take the class names from the `facts` of an earlier run, so that a model can be used without its data."""
+        """Use the class names of an earlier run's `facts`, so that a model can be used without its data."""
         self._recalled = facts
 
-    # What a data set defines.
+    # ---- defined by a data set
 
     @abstractmethod
     def read_splits(self) -> Mapping[Split, ImageDataset]:
         """Open all splits."""
 
     def _distort(self, images: Tensor, draws: Draws) -> Tensor:
-        """Augment a batch of training images (B, C, H, W) on its device; photographs were augmented by the workers."""
+        """Augment training images (B, C, H, W) on their device; photographs are augmented by the workers."""
         return images
 
     def _to_size(self, images: Tensor) -> Tensor:
-        """Resize a batch to `image_size` on its device, within 0 … 255; photographs already have this size."""
+        """Resize images in 0 … 255 to `image_size` on their device; photographs already have this size."""
         return images if self.framing.size == self.image_size else resize(images, self.image_size)
 
-    # What everything else uses.
+    # ---- used by everything else
 
     def dataset(self, split: Split) -> ImageDataset:
         """Return one split, reading the data on the first call."""
@@ -239,18 +233,17 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.dataset(split).names
 
     def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]:
-        """Return images as (H, W, C) uint8, not augmented, for galleries and for baselines on pixels."""
+        """Return images (H, W, C) uint8 without augmentation, for galleries and baselines on pixels."""
         dataset = self.dataset(split)
         return [dataset.raw(int(index)) for index in indices]
 
     def batches(self, split: Split, device: torch.device | str, every: int = 1) -> Iterator[View]:
-        """Yield a split as the model sees it in evaluation, in order, without a trainer; optionally each n-th image."""
-        loader = self._eval_loader(split, rank=0, world_size=every)
-        for batch in loader:
+        """Yield a split, or every n-th image of it, as the model sees it in evaluation; needs no trainer."""
+        for batch in self._eval_loader(split, rank=0, world_size=every):
             yield self.on_after_batch_transfer(move_data_to_device(batch, torch.device(device)), 0)
 
     def training_batch(self, epoch: int, number: int, device: torch.device) -> tuple[View, list[str]]:
-        """Return this process's batch `number` of an epoch as the model sees it, and the names of its images."""
+        """Return this process's batch `number` of an epoch as the model sees it, and its images' names."""
         dataset, sampler = self.dataset("train"), self._train_sampler()
         sampler.epoch, sampler.start = epoch, number * self.batch_size
         batch = dataset.__getitems__(list(itertools.islice(sampler, self.batch_size)))
@@ -259,10 +252,10 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def picture_mode(self) -> PictureMode:
-        """How any picture is decoded to have this data set's channels.
+        """How pictures are decoded to get this data set's channels.
 
         Raises:
-            ValueError: a number of channels that no picture has.
+            ValueError: no picture has this number of channels.
         """
         modes: dict[int, PictureMode] = {1: "L", 3: "RGB", 4: "RGBA"}
         if self.in_chans not in modes:
@@ -270,7 +263,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return modes[self.in_chans]
 
     def view_of(self, pictures: Sequence[Image], device: torch.device) -> Tensor:
-        """Return any pictures as the model sees its own images in evaluation, (B, C, H, W)."""
+        """Return pictures as the model sees images in evaluation, (B, C, H, W)."""
         return torch.stack([self.preprocessing(picture) for picture in pictures]).to(device)
 
     @property
@@ -279,10 +272,10 @@ class ImageDataModule(LightningDataModule, ABC):
         return Preprocessing(self.framing, self.image_size, self.mean, self.std, self.picture_mode)
 
     def first_batches(self, split: Split, limit: float) -> tuple[int, int]:
-        """Return how many images, and how many classes, an evaluation limited to its first batches covers.
+        """Return the numbers of images and classes that an evaluation limited to its first batches covers.
 
-        `limit` is the trainer's: a number of batches per process, or as a float a fraction of them. Images are sorted
-        by class, so that a few batches cover few classes.
+        `limit` is the trainer's: a number of batches per process, or as a float a fraction of them. Images may be
+        sorted by class, so that few batches cover few classes.
         """
         images: list[int] = []
         for rank in range(self._world_size):
@@ -295,10 +288,12 @@ class ImageDataModule(LightningDataModule, ABC):
         """Read the data; log what a limited evaluation leaves out.
 
         Raises:
-            ValueError: global crops of another size than the model's, fewer images than a batch, labels that cannot be
-                mixed, or a trainer that would distribute the images a second time.
+            ValueError: global crops do not have the model's size, there are fewer images than a batch needs, labels
+                cannot be mixed, or the trainer would distribute the images a second time.
         """
-        self._check_trainer()
+        # With Lightning's sampler around ours, each process would see only a part of its part.
+        if self.trainer is not None and self._world_size > 1 and replaces_samplers(self.trainer):
+            raise ValueError("Each process has its own images already: give Trainer(use_distributed_sampler=False).")
         dataset = self.dataset("train")
         self._log_limits(stage)
         if stage == "fit":
@@ -313,11 +308,6 @@ class ImageDataModule(LightningDataModule, ABC):
                     f"evaluation use image_size {self.image_size}; set both to the same value."
                 )
             check_batches(dataset, self.batch_size, self._world_size, self._accumulate)
-
-    def _check_trainer(self) -> None:
-        """Reject Lightning's own distributed sampler: with ours, each process would see only a part of its part."""
-        if self.trainer is not None and self._world_size > 1 and replaces_samplers(self.trainer):
-            raise ValueError("Each process has its own images already: give Trainer(use_distributed_sampler=False).")
 
     def _log_limits(self, stage: str) -> None:
         """Log what `limit_val_batches` and the like leave of a split."""
@@ -344,10 +334,8 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.trainer is not None and self.trainer.overfit_batches > 0:  # type: ignore[attr-defined]
             same = SameImagesSampler(dataset)
             return DataLoader(dataset, batch_size=self.batch_size, sampler=same, **self._loader_settings)
-        sampler = self._train_sampler()
-        loader = TrainLoader(
-            dataset, batch_size=self.batch_size, sampler=sampler, drop_last=True, **self._loader_settings
-        )
+        sampler, settings = self._train_sampler(), self._loader_settings
+        loader = TrainLoader(dataset, batch_size=self.batch_size, sampler=sampler, drop_last=True, **settings)
         stored, self._continue_at = self._continue_at, None
         if stored is not None:
             sampler.epoch, sampler.start = stored["epoch"], stored["batches"] * self.batch_size
@@ -358,8 +346,8 @@ class ImageDataModule(LightningDataModule, ABC):
         return loader
 
     def _train_sampler(self) -> TrainSampler:
-        shared = (self._rank, self._world_size, self.trainer, self.repeats, self.batch_size, self._accumulate)
-        return TrainSampler(len(self.dataset("train")), self.seed, *shared)
+        size, shared = len(self.dataset("train")), (self._rank, self._world_size, self.trainer)
+        return TrainSampler(size, self.seed, *shared, self.repeats, self.batch_size, self._accumulate)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch, the batches done in it, and the settings that decide which images these were."""
@@ -373,16 +361,16 @@ class ImageDataModule(LightningDataModule, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember where to continue.
 
-        The trainer's own counters come too late: a schedule asks for the number of steps, for which Lightning creates
-        the loader and starts its workers before it restores the counters.
+        The trainer's own counters come too late: a schedule needs the number of steps, for which Lightning creates the
+        loader before it restores the counters.
         """
         self._continue_at = state_dict
 
     def val_dataloader(self) -> DataLoader:
         """Return the loader of the validation split; during training, with its workers already started.
 
-        A worker is a fork of its process. If it started after the first epoch, every page that training then writes to
-        would be copied: gigabytes, during the first validation, kept as long as the worker lives.
+        A worker is a fork of its process. If it started after the first epoch, every page of memory that training then
+        writes to would be copied: gigabytes, for as long as the worker lives.
         """
         loader = self._eval_loader("val", self._rank, self._world_size)
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING and loader.persistent_workers:
@@ -398,9 +386,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def predict_dataloader(self) -> DataLoader:
         """Return the loader of the test split, with a plain sampler from which Lightning reads the indices."""
-        dataset = self.dataset("test")
+        dataset, size = self.dataset("test"), self.eval_batch_size or self.batch_size
         sampler = EvalSampler(len(dataset), self._rank, self._world_size)
-        return DataLoader(dataset, batch_size=self._eval_batch_size, sampler=sampler, **self._loader_settings)
+        return DataLoader(dataset, batch_size=size, sampler=sampler, **self._loader_settings)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> View:
         """Turn uint8 into what the model sees; training batches are augmented, erased and mixed, or cut into views."""
@@ -424,13 +412,13 @@ class ImageDataModule(LightningDataModule, ABC):
         return [mix_images(images, lam, box)], mix_labels(batch.labels, self.num_classes, lam)
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return mean and std (C, 1, 1), copied to a device only once: each copy waits until a GPU is idle."""
+        """Return mean and std (C, 1, 1), copied to a device only once: a copy waits until the GPU is idle."""
         if device not in self._on_device:
             mean, std = (torch.tensor(x, device=device).view(-1, 1, 1) for x in (self.mean, self.std))
             self._on_device[device] = mean, std
         return self._on_device[device]
 
-    # Processes.
+    # ---- processes and loaders
 
     @property
     def _rank(self) -> int:
@@ -452,10 +440,6 @@ class ImageDataModule(LightningDataModule, ABC):
         return min(suggested_max_num_workers(processes), _MAX_WORKERS)
 
     @property
-    def _eval_batch_size(self) -> int:
-        return self.batch_size if self.eval_batch_size is None else self.eval_batch_size
-
-    @property
     def _pin_memory(self) -> bool:
         return torch.cuda.is_available()
 
@@ -467,8 +451,7 @@ class ImageDataModule(LightningDataModule, ABC):
             "collate_fn": _as_it_is,
             "worker_init_fn": _leave_signals_to_the_training_process,
             "pin_memory": self._pin_memory,
-            # Without its own generator, a loader draws from the global one whenever it starts: after a restart,
-            # dropout would continue with other numbers than in the uninterrupted run.
+            # Without its own generator a loader draws from the global one, and dropout would differ after a restart.
             "generator": torch.Generator().manual_seed(self.seed),
         }
 
@@ -477,7 +460,8 @@ class ImageDataModule(LightningDataModule, ABC):
         return DataLoader(self.dataset(split), batch_sampler=batches, **self._loader_settings)
 
     def _eval_batches(self, split: Split, rank: int, world_size: int) -> EvenBatchSampler:
-        return EvenBatchSampler(EvalSampler(len(self.dataset(split)), rank, world_size), self._eval_batch_size)
+        sampler = EvalSampler(len(self.dataset(split)), rank, world_size)
+        return EvenBatchSampler(sampler, self.eval_batch_size or self.batch_size)
 
 
 def _has_one_class_each(dataset: ImageDataset) -> bool:
@@ -490,7 +474,7 @@ def _as_it_is(batch: Any) -> Batch:
 
 
 def _leave_signals_to_the_training_process(worker: int) -> None:
-    """Keep reading after Ctrl-C or SLURM signal every process: the training process still completes its step."""
+    """Ignore signals sent to all processes (Ctrl-C, SLURM): the training process still completes its step."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
@@ -502,10 +486,7 @@ def check_fraction(name: str, value: float) -> None:
 
 
 def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return sorted indices (kept, held out): `fraction` of each class, at least one image, is held out.
-
-    A class of one image keeps it.
-    """
+    """Return sorted indices (kept, held out): a fraction of each class, at least one image and never all."""
     held_out = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

@@ -3,7 +3,6 @@
 import difflib
 import os
 from collections import Counter
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple, final
@@ -15,7 +14,7 @@ from vitlab.data.datamodule import SPLITS, Split, log_rank_zero
 from vitlab.data.decoding import IMAGE_SUFFIXES, Half, PictureMode, Pixels, as_text, read_photo
 from vitlab.data.source import PhotoSource
 
-# What folders of splits are called, in any letter case.
+# Names of the splits' folders, in any letter case.
 _NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
@@ -47,7 +46,7 @@ class Folder(PhotoSource):
 
 
 class Listing(NamedTuple):
-    """What a folder holds: class names; of each split that has a folder, names below the root and labels; remarks."""
+    """What a folder contains: class names; names below the root and labels of each split that has a folder; remarks."""
 
     class_names: list[str]
     splits: dict[Split, tuple[list[str], np.ndarray]]
@@ -59,26 +58,43 @@ def list_images(root: Path) -> Listing:
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no classes, only one, an empty one, or one in val or test that train lacks; splits of which it is
-            not clear which is which; or a folder that is itself a split of the one around it.
+        ValueError: fewer than two classes, an empty class, or one in val or test that train lacks; splits that are
+            ambiguous; or a folder that is itself a split of the one around it.
     """
     if not root.is_dir():
         raise FileNotFoundError(_no_folder(root))
     places = _places(root)
-    classes = _folders(places["train"])
-    _check_classes(places["train"], classes)
-    if places["train"] == root:
+    train = places["train"]
+    classes = _folders(train)
+    if not classes:
+        raise ValueError(
+            f"{train} has no folders; expected one folder of images for each class, e.g. {train}/cat/001.jpg.\n"
+            "Either root/train/<class> and root/val/<class>, or root/<class>."
+        )
+    if len(classes) == 1:
+        raise ValueError(
+            f"{train} has one class only, {classes[0]}; classification needs at least two.\n"
+            "Give each class a folder of its own."
+        )
+    if train == root:
         _check_whole(root, classes)
         notes = []
     else:
         notes = _about_folders(root, places, classes)
-    passed_over: Counter[str] = Counter()
-    splits = {split: _images_of(root, place, classes, passed_over) for split, place in places.items()}
-    return Listing(classes, splits, notes + _about_files(root, places.values(), passed_over))
+    ignored: Counter[str] = Counter()
+    splits = {split: _images_of(root, place, classes, ignored) for split, place in places.items()}
+    if ignored:
+        kinds = _some([f"{count} {suffix or 'without suffix'}" for suffix, count in ignored.most_common()])
+        notes.append(f"Files in {root} without the name of an image, which are left out: {ignored.total()} ({kinds}).")
+    files = (file for place in places.values() for file in os.scandir(place))
+    loose = [file.path for file in files if _is_image(file.name) and file.is_file()]
+    if loose:
+        notes.append(f"Images in {root} outside the folders of classes, left out: {len(loose)} ({_some(loose, 3)}).")
+    return Listing(classes, splits, notes)
 
 
 def below_split(name: str) -> str:
-    """Return a name without the folder of its split, which may be called otherwise in another place."""
+    """Return a name without the folder of its split, whose name may differ between copies of the data."""
     head, _, rest = name.partition(os.sep)
     return rest if _split_of(head) else name
 
@@ -90,77 +106,59 @@ def _split_of(folder: str) -> Split | None:
 def _places(root: Path) -> dict[Split, Path]:
     """Return the folder of each split that has one."""
     folders = _folders(root)
-    found = {split: [name for name in folders if _split_of(name) == split] for split in SPLITS}
-    for split, names in found.items():
+    candidates = {split: [name for name in folders if _split_of(name) == split] for split in SPLITS}
+    for split, names in candidates.items():
         if len(names) > 1:
             raise ValueError(
-                f"{root} holds {' and '.join(names)}, and each could be the {split} split.\n"
-                "Keep one of them, or let the other's name begin with a dot: it is then passed over."
+                f"{root} has {' and '.join(names)}, and each could be the {split} split.\n"
+                "Keep one of them, or begin the other's name with a dot: it is then ignored."
             )
-    places = {split: root / names[0] for split, names in found.items() if names}
+    places = {split: root / names[0] for split, names in candidates.items() if names}
     if places and "train" not in places:
         raise ValueError(
-            f"{root} holds {_some(folders)}: these look like splits, but there is none called train.\n"
+            f"{root} has {_some(folders)}: these look like splits, but none is called train.\n"
             "Name them train, val and (optional) test; if they are classes, put all of them into a folder train."
         )
     return places or {"train": root}
 
 
 def _check_whole(root: Path, classes: list[str]) -> None:
-    """Refuse `photos/val` where `photos/train` lies beside it: its images would be split once more."""
-    root = Path(os.path.abspath(root))  # by its own name, also where it is a link
+    """Refuse `photos/val` next to `photos/train`: its images would be split once more."""
+    root = Path(os.path.abspath(root))  # a link counts by its own name
     own = _split_of(root.name)
     if own is None or not os.access(root.parent, os.R_OK):
         return
     for name in _folders(root.parent):
         if _split_of(name) not in (None, own) and _share_a_class(root.parent / name, classes):
             raise ValueError(
-                f"{root} is one split of {root.parent}, which holds {name} too.\n"
-                f"Give the folder of both, {root.parent}; or, to use this one alone, a link to it of another name."
+                f"{root} is one split of {root.parent}, which also has {name}.\n"
+                f"Give the folder of both, {root.parent}; or, to use this one alone, a link to it with another name."
             )
 
 
 def _about_folders(root: Path, places: dict[Split, Path], classes: list[str]) -> list[str]:
-    """Say which folder is which split, and which is none; refuse one that looks like the split that is missing."""
+    """Return remarks on unusual and unused folders; refuse one that looks like the split that is missing."""
     others = [name for name in _folders(root) if root / name not in places.values()]
     missing = [split for split in SPLITS if split not in places]
     for name in others:
         if missing and _share_a_class(root / name, classes):
             raise ValueError(
-                f"{root / name} holds classes as {places['train'].name} does, but its name is that of no split.\n"
-                f"If it is a split, name it {' or '.join(missing)}; if not, move it away or let its name begin with a "
-                "dot."
+                f"{root / name} has the classes of {places['train'].name}, but not the name of a split.\n"
+                f"If it is a split, name it {' or '.join(missing)}; if not, move it or begin its name with a dot."
             )
     odd = [f"{split} is {place.name}" for split, place in places.items() if place.name != split]
     notes = [f"In {root}, {' and '.join(odd)}."] if odd else []
     if others:
-        notes.append(f"Folders in {root} that are no split and are not used: {len(others)} ({_some(others)}).")
+        notes.append(f"Folders in {root} that are not splits and are not used: {len(others)} ({_some(others)}).")
     return notes
 
 
 def _share_a_class(place: Path, classes: list[str]) -> bool:
-    return os.access(place, os.R_OK | os.X_OK) and not set(classes).isdisjoint(
-        _folders(place)
-    )  # lost+found is not ours
+    readable = os.access(place, os.R_OK | os.X_OK)  # lost+found is not
+    return readable and not set(classes).isdisjoint(_folders(place))
 
 
-def _about_files(root: Path, places: Iterable[Path], passed_over: Counter[str]) -> list[str]:
-    """Count what is not used though it may have been meant to be."""
-    notes = []
-    if passed_over:
-        kinds = _some([f"{count} {suffix or 'without suffix'}" for suffix, count in passed_over.most_common()])
-        notes.append(
-            f"Files in {root} that are no images by their names and are left out: {passed_over.total()} ({kinds})."
-        )
-    loose = [entry.path for place in places for entry in os.scandir(place) if _is_image(entry.name) and entry.is_file()]
-    if loose:
-        notes.append(
-            f"Images in {root} that lie in no class's folder and are left out: {len(loose)} ({_some(loose, 3)})."
-        )
-    return notes
-
-
-def _images_of(root: Path, place: Path, classes: list[str], passed_over: Counter[str]) -> tuple[list[str], np.ndarray]:
+def _images_of(root: Path, place: Path, classes: list[str], ignored: Counter[str]) -> tuple[list[str], np.ndarray]:
     names: list[str] = []
     counts = []
     for name in (present := _folders(place)):
@@ -168,24 +166,24 @@ def _images_of(root: Path, place: Path, classes: list[str], passed_over: Counter
             close = difflib.get_close_matches(name, classes, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise ValueError(f"{place / name} is a class that {root / 'train'} lacks; it has {_some(classes)}.{hint}")
-        files = walk(place / name, passed_over)
+        files = walk(place / name, ignored)
         if not files:
             raise ValueError(
-                f"{place / name} holds no image, so that the class {name} is empty.\n"
+                f"{place / name} has no image, so that the class {name} is empty.\n"
                 f"Remove the folder or put images into it ({', '.join(IMAGE_SUFFIXES[:5])}, …)."
             )
         names += [os.path.relpath(file, root) for file in files]
         counts.append(len(files))
     if not present:
         raise ValueError(
-            f"{place} holds no folder of a class, so that nothing says what its images show.\n"
+            f"{place} has no folder of a class, so that its images have no labels.\n"
             "Sort them into folders as in train, or move it away: `predict --images` takes such a folder."
         )
     return names, np.repeat([classes.index(name) for name in present], counts).astype(np.int64)
 
 
-def walk(folder: Path, passed_over: Counter[str]) -> list[str]:
-    """Return the image files under `folder`, sorted; hidden ones are not the user's. A link that leads back is left."""
+def walk(folder: Path, ignored: Counter[str]) -> list[str]:
+    """Return the image files under `folder`, sorted, without hidden ones; links that lead back are not followed."""
     files = []
     for place, inner, names in os.walk(folder, followlinks=True):
         inner[:] = sorted(name for name in inner if not name.startswith(".") and not _leads_back(place, name))
@@ -193,7 +191,7 @@ def walk(folder: Path, passed_over: Counter[str]) -> list[str]:
             if _is_image(name):
                 files.append(os.path.join(place, name))
             else:
-                passed_over[os.path.splitext(name)[1].lower()] += 1
+                ignored[os.path.splitext(name)[1].lower()] += 1
     return files
 
 
@@ -201,17 +199,16 @@ def _is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-@cache  # says it once
+@cache  # logs it once
 def _leads_back(place: str, name: str) -> bool:
-    """Say whether a folder is a link to one that it lies in itself, by which the walk would never end."""
+    """Return whether a folder is a link to one that contains it, which would make the walk endless."""
     path = os.path.join(place, name)
     if not os.path.islink(path):
         return False
     real = Path(os.path.realpath(path))
-    way = [step.resolve() for step in (Path(place), *Path(place).parents)]  # by which it was come to
-    back = any(real in (step, *step.parents) for step in way)
+    back = any(real in (step, *step.parents) for step in (p.resolve() for p in (Path(place), *Path(place).parents)))
     if back:
-        log_rank_zero(f"{path} is a link to {real}, in which it lies, and is left out.")
+        log_rank_zero(f"{path} is a link to {real}, which contains it, and is left out.")
     return back
 
 
@@ -220,21 +217,8 @@ def _folders(place: Path) -> list[str]:
     return [name for name in names if not _leads_back(str(place), name)]
 
 
-def _check_classes(place: Path, classes: list[str]) -> None:
-    if not classes:
-        raise ValueError(
-            f"{place} holds no folders; expected one folder of images for each class, e.g. {place}/cat/001.jpg.\n"
-            "Either root/train/<class> and root/val/<class>, or root/<class>."
-        )
-    if len(classes) == 1:
-        raise ValueError(
-            f"{place} holds one class only, {classes[0]}: there is nothing to tell apart.\n"
-            "Give each class a folder of its own, at least two."
-        )
-
-
 def _no_folder(root: Path) -> str:
-    """Say how far the path leads, and what is there."""
+    """Return a message with the part of the path that exists, and what is there."""
     if root.exists():
         return f"{root} is a file; data.init_args.root must be a folder with one folder of images for each class."
     parent = next((parent for parent in root.parents if parent.is_dir()), Path("."))
@@ -242,7 +226,7 @@ def _no_folder(root: Path) -> str:
     there = _folders(parent)
     close = difflib.get_close_matches(missing, there, n=1)
     hint = f" Did you mean {parent / close[0]}?" if close else ""
-    return f"There is no folder {root}: {parent.resolve()} holds {_some(there) or 'no folder'}.{hint}"
+    return f"There is no folder {root}: {parent.resolve()} has {_some(there) or 'no folder'}.{hint}"
 
 
 def _some(names: list[str], most: int = 8) -> str:

@@ -63,7 +63,7 @@ class Photos(ImageDataset):
 
     def __post_init__(self, subset: Subset) -> None:
         self.labels, self._contents = subset.labels, subset.contents
-        # An array, not a list: workers write reference counts into a list's elements, and so copy its pages of memory.
+        # An array: workers would write reference counts into the elements of a list, and so copy its pages of memory.
         self._files = np.array([os.fsencode(name) for name in subset.names], dtype=np.bytes_)
 
     @property
@@ -90,15 +90,15 @@ class Photos(ImageDataset):
             flips = (draws.uniform(Stream.FLIP, 1)[:, 0] < self.augment.flip_prob).tolist()
             each = zip(keys, boxes, flips, strict=True)
             images = _stack([self._random(epoch, key.image, box, flip) for key, box, flip in each])
-        numbers = indices.numpy().copy()  # sending a tensor from a worker moves its memory
-        return Batch(images, labels, indices, epoch, first, numbers)
+        host_indices = indices.numpy().copy()  # sending a tensor from a worker moves its memory
+        return Batch(images, labels, indices, epoch, first, host_indices)
 
     def raw(self, index: int) -> np.ndarray:
         """Return one image as evaluation sees it: resized and cropped, not normalized."""
         return self._central(index).permute(1, 2, 0).round().to(torch.uint8).numpy()
 
     def _open(self, index: int, half: Half | None = None) -> Pixels:
-        """Read one photograph; if it cannot be read, no other takes its place."""
+        """Read one photograph; one that cannot be read stops the run."""
         name = os.fsdecode(self._files[index % len(self)])
         pixels = self.source.read(name, half)
         bits = 8 * pixels.dtype.itemsize
@@ -147,15 +147,14 @@ class ImageFolder(ImageDataModule):
     ImageNet, unless `test_fraction` is given.
 
     Images are upright as their EXIF data require, and RGB with white for transparent parts (see `decode`). Every file
-    is decoded once before training; the next start checks only files that changed. Files that cannot be decoded, are
-    smaller than two pixels, larger than 89 million or over a hundred times as long as wide are named. So is what may
+    is decoded once before training; the next start checks only files that changed. Messages name files that cannot be
+    decoded, are smaller than two pixels, larger than 89 million or over a hundred times as long as wide, and what may
     mislead: the same image in two splits, classes of few images, 16-bit images that 8 bits leave blank. An image that
     becomes unreadable during a run stops the run, whatever `broken` is; the same command then checks the files and
-    continues from the last checkpoint. A JPEG is decoded at half its size for a random crop that is four times as large
-    as `image_size` or more (see `half_will_do`).
+    continues from the last checkpoint.
 
-    Links to folders are followed unless they lead back to a folder around them. In everything that is written, bytes of
-    names that are not UTF-8 appear as escapes (`caf\\xe9.jpg`).
+    Links to folders are followed unless they lead back to a folder around them. Bytes of names that are not UTF-8
+    appear as escapes (`caf\\xe9.jpg`).
 
     Args:
         root: the folder, or the output of `python -m vitlab prepare`.
@@ -196,10 +195,6 @@ class ImageFolder(ImageDataModule):
                 raise ValueError(f"{fractions} leave nothing to train on; their sum must be below 1.")
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ValueError(f"data.init_args.crop_pct is {self.crop_pct}; above 0 and at most 1, e.g. 0.875.")
-        self._check_channels()
-        self._known: Check | None = None
-
-    def _check_channels(self) -> None:
         channels, deep = self.in_chans, self.bits == 16
         if self.source is None and (channels != 1 if deep else channels not in (1, 3, 4)):
             raise ValueError(
@@ -207,11 +202,11 @@ class ImageFolder(ImageDataModule):
                 "(gray), 3 (RGB) or 4 (RGBA) channels of 8 bits, or to gray of 16 bits.\n"
                 "Give mean and std one value per channel, or read other files by a source of your own."
             )
-        for name, on, possible in (
-            ("augment.rand_augment", self.augment.rand_augment is not None, (1, 3)),
-            ("multi_crop", self.multi_crop is not None, (3,)),
+        for name, setting, possible in (
+            ("augment.rand_augment", self.augment.rand_augment, (1, 3)),
+            ("multi_crop", self.multi_crop, (3,)),
         ):
-            if on and (deep or channels not in possible):
+            if setting is not None and (deep or channels not in possible):
                 raise ValueError(
                     f"{name} needs 8-bit images of {' or '.join(map(str, possible))} channels, these have {channels} "
                     f"of {self.bits} bits; set {name}: null."
@@ -219,7 +214,7 @@ class ImageFolder(ImageDataModule):
 
     @cached_property
     def photos(self) -> PhotoSource:
-        """The photographs, opened on first use: a trained model is used without them."""
+        """The photographs, opened on first use: a trained model does not need them."""
         if self.source is not None:
             return self.source
         root = Path(str(self.root))
@@ -244,7 +239,7 @@ class ImageFolder(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Check every file in one process; the others read the result."""
-        self._check()
+        _ = self._known
 
     def read_splits(self) -> dict[Split, Photos]:
         """Hold out missing splits and leave out broken images.
@@ -252,16 +247,14 @@ class ImageFolder(ImageDataModule):
         Raises:
             ValueError: a split or class without images, or other classes than those of the run.
         """
-        location = self.photos.location
-        present = [as_text(name) for name in self.photos.class_names]
+        location, present = self.photos.location, [as_text(name) for name in self.photos.class_names]
         if present != self.class_names:
             raise ValueError(
                 f"{location} has classes {', '.join(present[:8])}; the run's are {', '.join(self.class_names[:8])}.\n"
                 "Give the folder that it was trained on, or one with the same classes."
             )
-        broken = self._check().broken
         all_files = self._split()
-        splits = {split: subset.without(broken) for split, subset in all_files.items()}
+        splits = {split: subset.without(self._known.broken) for split, subset in all_files.items()}
         for split, subset in splits.items():
             if not subset.names:
                 raise ValueError(
@@ -274,7 +267,15 @@ class ImageFolder(ImageDataModule):
                 f"No training image of the class {empty[0]} in {location} can be decoded.\nRepair or remove the class."
             )
         rand_augment = make_rand_augment(self.augment, self.image_size, self.mean)
-        self._log_notes(splits, all_files["test"] is all_files["val"])
+        noted = dict(splits)
+        for line in self.photos.notes:
+            log_rank_zero(line)
+        if all_files["test"] is all_files["val"]:
+            log_rank_zero(f"{location} has no test folder: the test split is the validation split.")
+            del noted["val"]
+        known = self._known if self.bits == 8 else self._known._replace(faint=[])
+        for line in oddities(self.class_names, noted, known):
+            log_rank_zero(line)
         return {
             split: Photos(
                 source=self.photos,
@@ -291,29 +292,17 @@ class ImageFolder(ImageDataModule):
             for split, subset in splits.items()
         }
 
-    def _log_notes(self, splits: dict[Split, Subset], test_is_validation: bool) -> None:
-        """Log what a user should know of the data, once if the validation split is also the test split."""
-        for line in self.photos.notes:
-            log_rank_zero(line)
-        if test_is_validation:
-            log_rank_zero(f"{self.photos.location} has no test folder: the test split is the validation split.")
-            splits = {split: subset for split, subset in splits.items() if split != "val"}
-        known = self._check()
-        for line in oddities(self.class_names, splits, known if self.bits == 8 else known._replace(faint=[])):
-            log_rank_zero(line)
-
     def _split(self) -> dict[Split, Subset]:
         """Hold out missing splits, from all files, so that repairing one moves no other to another split."""
-        splits = self.photos.subsets(self._check())
-        test_fraction = self.test_fraction
+        splits, test_fraction = self.photos.subsets(self._known), self.test_fraction
         if test_fraction is None and "val" not in splits:
             test_fraction = self.val_fraction
-        held_out_before = 0.0
+        remaining = 1.0  # of the images that `val_fraction` is a fraction of
         if "test" not in splits and test_fraction is not None:
             splits["train"], splits["test"] = self._hold_out(splits["train"], test_fraction)
-            held_out_before = test_fraction
+            remaining -= test_fraction
         if "val" not in splits:
-            splits["train"], splits["val"] = self._hold_out(splits["train"], self.val_fraction / (1 - held_out_before))
+            splits["train"], splits["val"] = self._hold_out(splits["train"], self.val_fraction / remaining)
         splits.setdefault("test", splits["val"])
         return splits
 
@@ -321,22 +310,17 @@ class ImageFolder(ImageDataModule):
         kept, held_out = stratified_split(subset.labels, fraction, self.split_seed)
         return subset.take(kept), subset.take(held_out)
 
-    def _check(self) -> Check:
-        """Return what is known of each file; log which are broken, or reject them."""
-        if self._known is None:
-            known = self.photos.check()
-            self._judge(known)
-            self._known = known
-        return self._known
-
-    def _judge(self, known: Check) -> None:
-        broken, location = known.broken, self.photos.location
-        if not broken:
-            return
-        count = f"{len(broken)} of {len(known.contents)} images cannot be decoded"
-        some = "\n".join(f"  {os.path.join(location, name)}: {why}" for name, why in list(broken.items())[:_MAX_NAMED])
-        if len(broken) > _MAX_NAMED:
-            some += f"\n  and {len(broken) - _MAX_NAMED} more, all in {known.listing}"
-        if self.broken == "refuse":
-            raise ValueError(f"{count}; repair them, or leave them out with broken: skip.\n{some}")
-        log_rank_zero(f"{count} and are left out:\n{some}")
+    @cached_property
+    def _known(self) -> Check:
+        """What is known of each file; broken ones are logged or refused when they are first checked."""
+        known, location = self.photos.check(), self.photos.location
+        if known.broken:
+            count = f"{len(known.broken)} of {len(known.contents)} images cannot be decoded"
+            lines = [f"  {os.path.join(location, name)}: {why}" for name, why in known.broken.items()][:_MAX_NAMED]
+            if len(known.broken) > _MAX_NAMED:
+                lines.append(f"  and {len(known.broken) - _MAX_NAMED} more, all in {known.listing}")
+            some = "\n".join(lines)
+            if self.broken == "refuse":
+                raise ValueError(f"{count}; repair them, or leave them out with broken: skip.\n{some}")
+            log_rank_zero(f"{count} and are left out:\n{some}")
+        return known

@@ -1,11 +1,11 @@
-"""The order of images: a function of (seed, epoch), shared out over processes, and continued in the middle of an epoch.
+"""The order of images: a function of (seed, epoch), distributed over processes and resumable within an epoch.
 
-Samplers yield keys `(epoch, index)` rather than indices, so that a data set knows the epoch in every worker, also in
-one that has lived since the first epoch.
+Samplers yield keys with epoch and index, so that a data set knows the epoch even in persistent workers.
 """
 
 import itertools
 from collections.abc import Iterator, Sized
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,49 +20,45 @@ class Key(NamedTuple):
     """What a sampler yields for an image."""
 
     epoch: int | None  # None in evaluation, where nothing is drawn
-    image: int  # its index, r · size more for its r-th repeat
-    first: int = 0  # the image at the same place in the first process, by which all draw what is drawn for a batch
+    image: int  # its index, plus r · size for its r-th repeat
+    first: int = 0  # the image at the same place in the first process, whose index seeds what a batch has in common
 
 
+@dataclass(eq=False)
 class TrainSampler(Sampler[Key]):
-    """Yield the images in the order of (seed, epoch), each global batch dealt out as in `vitlab.distributed.places`.
+    """Yield the images in the order of (seed, epoch), each global batch distributed as in `vitlab.distributed.places`.
 
-    An epoch is so many whole optimizer steps, of `world_size · accumulate` batches each; what is left over, other
-    images in each epoch, is left out. So neither its length nor the images of a step depend on how processes and
-    accumulation factor them.
+    An epoch consists of whole optimizer steps of `world_size · accumulate` batches; the rest, other images in each
+    epoch, is left out. So neither its length nor the images of a step depend on how processes and accumulation factor
+    them.
 
-    With `repeats` above 1, each image stands so many times in a row, to be distorted otherwise each time: repeated
-    augmentation (Hoffer et al. 2020, "Augment your batch"; DeiT's `samplers.py`). As there, the repeats go to one batch
-    over all processes, and an epoch stays as long as it was and so sees one part in `repeats` of the images. Unlike
-    there, a single process repeats too, and no number of images is too small. The r-th repeat of image i has the index
-    r · size + i, so that whatever is drawn for an index is drawn anew for each.
+    With `repeats` above 1 each image appears `repeats` times in a row, augmented differently each time: repeated
+    augmentation (Hoffer et al. 2020, "Augment your batch"; DeiT's `samplers.py`). As there, the repeats of an image are
+    in one global batch, and an epoch keeps its length and sees one in `repeats` of the images. Unlike there, a single
+    process repeats too, and any number of images will do. The r-th repeat of image i has the index r · size + i, so
+    that its augmentation is drawn independently.
 
     Attributes:
         epoch: set by Lightning before each epoch through `set_epoch`.
-        start: how many of this process's images the coming pass leaves out because an interrupted run had them already.
+        start: images of this process that the next pass skips because an interrupted run has seen them.
     """
 
-    def __init__(
-        self,
-        size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        trainer: Trainer | None = None,
-        repeats: int = 1,
-        batch_size: int = 1,
-        accumulate: int = 1,
-    ) -> None:
-        self.size, self.seed, self.rank, self.world_size, self.trainer = size, seed, rank, world_size, trainer
-        self.repeats, self.batch_size, self.accumulate = repeats, batch_size, accumulate
-        self.epoch = 0
-        self.start = 0
+    size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    trainer: Trainer | None = None
+    repeats: int = 1
+    batch_size: int = 1
+    accumulate: int = 1
+    epoch: int = field(default=0, init=False)
+    start: int = field(default=0, init=False)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; another one than before starts at its first image.
+        """Choose the epoch; a new one starts at its first image.
 
-        Lightning's own `epoch` is one too high in a run limited in steps that continues from the end of an epoch: it
-        first passes through that epoch again, without a batch, and counts it. The trainer's number is the right one.
+        Lightning's `epoch` is one too high in a run limited in steps that continues from the end of an epoch: it passes
+        through that epoch again without a batch, and counts it. The trainer's number is right.
         """
         if self.trainer is not None:
             epoch = self.trainer.current_epoch
@@ -70,7 +66,7 @@ class TrainSampler(Sampler[Key]):
             self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
-        """Count the images of a whole epoch: a continued one counts as long as any other."""
+        """Return the images of a whole epoch, also of a continued one."""
         step = self.batch_size * self.accumulate
         return self.size // (self.world_size * step) * step
 
@@ -80,26 +76,25 @@ class TrainSampler(Sampler[Key]):
         images = permutation(self.size, self.seed, epoch)
         order = (images[:, None] + self.size * np.arange(self.repeats)).ravel()[: len(self) * self.world_size]
         batches = order.reshape(-1, self.batch_size * self.world_size)
-        own, first = (self._share(batches, rank)[start:].tolist() for rank in (self.rank, 0))
+        own, first = (
+            batches[:, places(self.batch_size, rank, self.world_size).numpy()].ravel()[start:].tolist()
+            for rank in (self.rank, 0)
+        )
         yield from map(Key, itertools.repeat(epoch), own, first)
-
-    def _share(self, batches: np.ndarray, rank: int) -> np.ndarray:
-        return batches[:, places(self.batch_size, rank, self.world_size).numpy()].ravel()
 
 
 class SameImagesSampler(SequentialSampler):
-    """Yield the images in order, in the distortion of epoch 0, always: to fit a model to a few batches.
+    """Yield the images in order with the augmentation of epoch 0, to overfit a few batches.
 
-    With `overfit_batches` Lightning replaces every sampler but a SequentialSampler by one, which yields no keys.
+    With `overfit_batches` Lightning keeps a SequentialSampler and replaces any other.
     """
 
     def __iter__(self) -> Iterator[Any]:
-        for index in super().__iter__():
-            yield Key(0, index, index)
+        return (Key(0, index, index) for index in super().__iter__())
 
 
 class EvalSampler(Sampler[Key]):
-    """Yield images `rank, rank + world_size, …` in order: each image once over all processes, none twice to fill up."""
+    """Yield images `rank, rank + world_size, …` in order: over all processes each image once, without padding."""
 
     def __init__(self, size: int, rank: int = 0, world_size: int = 1) -> None:
         self.size, self.rank, self.world_size = size, rank, world_size
@@ -108,18 +103,17 @@ class EvalSampler(Sampler[Key]):
         return len(range(self.rank, self.size, self.world_size))
 
     def __iter__(self) -> Iterator[Key]:
-        for index in range(self.rank, self.size, self.world_size):
-            yield Key(None, index)
+        return (Key(None, index) for index in range(self.rank, self.size, self.world_size))
 
 
 class EvenBatchSampler(Sampler[list[Key]]):
-    """Cut each process's images into the same number of batches, whose sizes differ by at most one.
+    """Divide each process's images into the same number of batches, whose sizes differ by at most one.
 
-    The processes hold n or n + 1 images. Cut into full batches, one may have a batch more than another; but DDP
-    broadcasts the model's buffers in every forward pass, also in evaluation, and those calls must match.
+    Processes have n or n + 1 images. With full batches, one might have a batch more than another; but DDP broadcasts
+    the model's buffers in every forward pass, also in evaluation, and those calls must match.
 
     Attributes:
-        closed: yield nothing, so that a loader starts its workers and gives them nothing to do.
+        closed: yield nothing, so that a loader starts its workers without work.
     """
 
     def __init__(self, sampler: EvalSampler, batch_size: int) -> None:
@@ -143,12 +137,12 @@ class EvenBatchSampler(Sampler[list[Key]]):
 class TrainLoader(DataLoader):
     """A DataLoader that Lightning accepts as resumable.
 
-    Where to continue is told by the trainer's own progress (`position`), which alone knows which batches were really
-    trained on and not merely fetched. What is stored here is what that number depends on.
+    The trainer's progress determines where to continue: it counts the batches that were trained on, not those that were
+    fetched. The state is what that number depends on.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what decides which images the first n batches of an epoch are."""
+        """Return what the images of the first n batches of an epoch depend on."""
         sampler = self.sampler
         assert isinstance(sampler, TrainSampler)
         return {
@@ -160,7 +154,7 @@ class TrainLoader(DataLoader):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Refuse to go on in the middle of an epoch whose first batches were others.
+        """Refuse to continue in the middle of an epoch whose first batches were different.
 
         Raises:
             ValueError: the number of images, the batch size, the seed or the number of processes changed.
@@ -178,11 +172,7 @@ class TrainLoader(DataLoader):
 
 
 def check_batches(dataset: Sized, batch_size: int, world_size: int, accumulate: int = 1) -> None:
-    """Refuse a training set that does not fill the batches of one optimizer step: the run would end without one.
-
-    Raises:
-        ValueError: fewer images for each process than its batches of a step hold.
-    """
+    """Raise ValueError if the training set is too small for one optimizer step."""
     share = len(dataset) // (world_size * accumulate)
     if share < batch_size:
         times = f", {accumulate} times a step," if accumulate > 1 else ""
