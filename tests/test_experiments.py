@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
 
 from tests.conftest import EXPERIMENTS
 from vitlab.__main__ import COMMANDS
-from vitlab.commands.compare import StudyWorkshop
 from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
+from vitlab.experiment.experiment import Experiment
 from vitlab.objectives import Teacher
 from vitlab.studies.study import plan, read_study, slug
 
@@ -146,14 +145,13 @@ def test_every_yaml_file_starts_with_its_command_and_the_expected_result(path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_run_of_a_study_is_built(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of its first seed, as `compare` builds them before it starts any; on the meta device, where weights are free."""
+    """Of its first seed, as `compare` builds them before it starts any: on the meta device, where weights are free."""
     monkeypatch.chdir(tmp_path)
     make_cifar(tmp_path / "data")
     make_photos(tmp_path / "photos")
     study = read_study(path)
-    with torch.device("meta"):
-        runs = plan(replace(study, seeds=study.seeds[:1]), StudyWorkshop(), tmp_path)
-        assert StudyWorkshop().resolve(runs[0].config) == runs[0].config  # its file is the same run again
+    runs = plan(replace(study, seeds=study.seeds[:1]), tmp_path)
+    assert Experiment(runs[0].config).config == runs[0].config  # its file is the same run again
     assert [run.variant for run in runs] == list(study.variants)
 
 

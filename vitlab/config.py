@@ -53,6 +53,7 @@ RENAMED = {
     "grey_prob": "gray_prob",
     "vitlab.ema.Ema": "vitlab.objectives.ema.Ema",
     "most_time": "max_time_share",
+    "spare_positions": "no_decay_positions",
     "go on": "continue",
 }
 

@@ -15,6 +15,7 @@ from tests.conftest import EXPERIMENTS
 from vitlab.__main__ import COMMANDS, HELP, main
 from vitlab.commands.dispatch import run
 from vitlab.config import Config, flatten, load_yaml
+from vitlab.experiment.experiment import Experiment
 from vitlab.models import Backbone, VisionTransformer
 
 Write = Callable[..., Path]
@@ -403,19 +404,15 @@ def test_print_config_prints_what_would_run(tiny: Write, capsys: pytest.CaptureF
 
 
 def test_a_study_hears_of_a_mistake_in_the_same_few_words(tiny: Write) -> None:
-    from vitlab.commands.compare import StudyWorkshop
-
     changes = {"model": {"init_args": {"backbone": {"init_args": {"dept": 3}}}}}
     with pytest.raises(ValueError, match=r"^model\.backbone: no option dept\. Did you mean depth\?$"):
-        StudyWorkshop().resolve(load_yaml(tiny(changes)))
+        Experiment(load_yaml(tiny(changes)))
     with pytest.raises(ValueError, match=r"^augment\.shift is -1; it is a number of pixels, 0 or more\.$"):
-        StudyWorkshop().resolve(load_yaml(tiny({"data": {"init_args": {"augment": {"shift": -1}}}})))
+        Experiment(load_yaml(tiny({"data": {"init_args": {"augment": {"shift": -1}}}})))
 
 
 def test_the_runs_of_a_study_keep_their_wandb_setting(tiny: Write) -> None:
-    from vitlab.commands.compare import StudyWorkshop
-
-    resolved = StudyWorkshop().resolve(load_yaml(tiny({"run": {"wandb": {"mode": "online"}}})))
+    resolved = Experiment(load_yaml(tiny({"run": {"wandb": {"mode": "online"}}}))).config
     assert resolved["run"]["wandb"]["mode"] == "online"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import fake_study
 import pytest
-from fake_study import Digits, FakeWorkshop
+from fake_study import Digits
 
 from vitlab.studies.execution import local as runner
 from vitlab.studies.report import figures
@@ -28,9 +28,9 @@ def digits() -> Digits:
     return Digits()
 
 
-@pytest.fixture
-def workshop(digits: Digits) -> FakeWorkshop:
-    return FakeWorkshop(digits)
+@pytest.fixture(scope="session", autouse=True)
+def _fake_experiments(digits: Digits) -> None:
+    fake_study.patch(digits)
 
 
 @pytest.fixture

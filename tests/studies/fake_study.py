@@ -1,9 +1,10 @@
-"""What a study needs without training: digits as images, a workshop, and `fake_vitlab.py` for the runs."""
+"""What a study needs without training: digits as images, experiments, and `fake_vitlab.py` for the runs."""
 
 import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,11 @@ from sklearn.datasets import load_digits
 
 from vitlab.config import merge
 from vitlab.evaluation.predictions import Predictions
+from vitlab.experiment.experiment import Experiment
+from vitlab.objectives.classification import ClassificationTask
+from vitlab.studies import study
 from vitlab.studies.baselines import Baselines
-from vitlab.studies.budget import Epochs
+from vitlab.studies.budget import Budget
 from vitlab.studies.results import RunResult, StudyResults
 from vitlab.studies.study import Run, Study
 
@@ -48,20 +52,28 @@ class Digits:
         return list(self.pixels[self.splits[split][list(indices)]])
 
 
-class FakeWorkshop:
-    """Fills in a few defaults, as the command line fills in all of them."""
+class FakeExperiment:
+    """Fills in a few defaults, as `Experiment` fills in all of them."""
 
-    def __init__(self, images: Digits) -> None:
-        self.images = images
-
-    def resolve(self, config: dict[str, Any]) -> dict[str, Any]:
-        merged = merge(DEFAULTS, config)
-        if "backbone" not in merged["model"]["init_args"]:
+    def __init__(self, config: dict[str, Any], images: Digits) -> None:
+        self.config, self.data = merge(DEFAULTS, config), images
+        self.trainer = None
+        if "backbone" not in self.config["model"]["init_args"]:
             raise ValueError("model.init_args.backbone is missing. Name a backbone.")
-        return merged
+        self.objective = SimpleNamespace(task=TASKS.get(self.config["model"]["class_path"], ClassificationTask()))
 
-    def data(self, config: dict[str, Any]) -> Digits:
-        return self.images
+
+TASKS: dict[str, Any] = {"fake.SelfSupervised": None}
+
+
+def patch(images: Digits) -> None:
+    """Let studies of `fake.Digits` plan with `FakeExperiment`; images replace those of an earlier call."""
+
+    def experiment_of(config: dict[str, Any]) -> Any:
+        fake = config["data"]["class_path"] == "fake.Digits"
+        return FakeExperiment(config, images) if fake else Experiment(config)
+
+    study.experiment_of = experiment_of  # type: ignore[assignment]
 
 
 def variant(accuracy: float, **init_args: Any) -> dict[str, Any]:
@@ -79,7 +91,7 @@ def write_study(folder: Path, digits: Digits, **changes: Any) -> Path:
         "data": {"class_path": "fake.Digits", "init_args": {"test_set": str(test_set), "batch_size": 64}},
     }
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
-    study = {
+    content = {
         "name": "Small study",
         "base": "base.yaml",
         "variants": {
@@ -92,9 +104,9 @@ def write_study(folder: Path, digits: Digits, **changes: Any) -> Path:
         "may_differ": ["model.init_args.backbone"],
         "jobs": 2,
     }
-    study = {key: value for key, value in {**study, **changes}.items() if value != "absent"}
+    content = {key: value for key, value in {**content, **changes}.items() if value != "absent"}
     path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(study, sort_keys=False))
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
 
 
@@ -116,11 +128,18 @@ def results(correct: dict[str, dict[int, np.ndarray]], **changes: Any) -> StudyR
     """Return a study's results from what each variant and seed gets right; three classes in turn, all labels known."""
     labels = np.arange(len(next(iter(next(iter(correct.values())).values())))) % 3
     seeds = sorted({seed for outcomes in correct.values() for seed in outcomes})
-    study = Study(
-        Path("study.yaml"), "Study", Path("base.yaml"), {name: {} for name in correct}, seeds, Epochs(2), [], None
+    described = Study(
+        Path("study.yaml"),
+        "Study",
+        Path("base.yaml"),
+        {name: {} for name in correct},
+        seeds,
+        Budget("epochs", 2),
+        [],
+        None,
     )
     complete = StudyResults(
-        study=study,
+        study=described,
         differences=[],
         finished=[result(name, seed, c, labels) for name, by_seed in correct.items() for seed, c in by_seed.items()],
         failures=[],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_study import FAKE_PROGRAM, FakeWorkshop, variant
+from fake_study import FAKE_PROGRAM, variant
 
 from vitlab.evaluation.cost import TURNS, Cost
 from vitlab.studies.compare import first_runs
@@ -17,15 +17,13 @@ from vitlab.studies.study import plan, read_study
 Write = Callable[..., Path]
 
 
-def test_cost_is_measured_in_one_sitting(
-    write_study: Write, workshop: FakeWorkshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cost_is_measured_in_one_sitting(write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(**changes: object) -> dict[str, float]:
         base = {"data": {"class_path": "fake.Digits", "init_args": {"batch_size": 128}}}
         (tmp_path / "larger.yaml").write_text(yaml.safe_dump(base))
         variants = {"A": variant(0.9), "B": variant(0.8)}
         study = read_study(write_study(variants=variants, **changes))
-        runs = first_runs(study, plan(study, workshop, tmp_path))
+        runs = first_runs(study, plan(study, tmp_path))
         for run in runs:
             run.folder.mkdir(parents=True, exist_ok=True)
         costs, failures = measure_costs(runs, FAKE_PROGRAM, Allotment(1, 1, []))
@@ -50,10 +48,10 @@ def test_cost_is_measured_in_one_sitting(
 
 
 @pytest.fixture
-def measure(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> Callable[..., tuple[dict, dict]]:
+def measure(write_study: Write, tmp_path: Path) -> Callable[..., tuple[dict, dict]]:
     def of(**variants: dict) -> tuple[dict[str, Cost], dict[str, str]]:
         study = read_study(write_study(variants=variants))
-        return measure_costs(first_runs(study, plan(study, workshop, tmp_path)), FAKE_PROGRAM, Allotment(1, 1, []))
+        return measure_costs(first_runs(study, plan(study, tmp_path)), FAKE_PROGRAM, Allotment(1, 1, []))
 
     return of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_study import FAKE_PROGRAM, FakeWorkshop, variant
+from fake_study import FAKE_PROGRAM, variant
 
 from vitlab.studies.compare import emit
 from vitlab.studies.execution.export_jobs import write_slurm, write_sweep
@@ -18,11 +18,9 @@ Write = Callable[..., Path]
 PAIR = {"A": variant(0.9), "B": variant(0.8)}
 
 
-def test_a_slurm_array_runs_every_cell_where_compare_looks(
-    write_study: Write, workshop: FakeWorkshop, tmp_path: Path
-) -> None:
+def test_a_slurm_array_runs_every_cell_where_compare_looks(write_study: Write, tmp_path: Path) -> None:
     study = write_study(variants=PAIR, seeds=[1, 2], name="Bob's study")
-    script = emit(study, workshop, write_slurm, tmp_path / "runs")
+    script = emit(study, write_slurm, tmp_path / "runs")
     text = script.read_text()
     assert "#SBATCH --array=0-3\n" in text
     # A shell that has srun and python but no cluster.
@@ -32,7 +30,7 @@ def test_a_slurm_array_runs_every_cell_where_compare_looks(
         tool.write_text(f"#!/bin/bash\n{line}\n")
         tool.chmod(0o755)
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-    runs = plan(read_study(study), workshop, tmp_path / "runs")
+    runs = plan(read_study(study), tmp_path / "runs")
     for task, run in list(enumerate(runs))[1:3]:
         subprocess.run(["bash", script], env={"PATH": path, "SLURM_ARRAY_TASK_ID": str(task)}, check=True)
         assert (run.directory / "summary.json").is_file()
@@ -47,11 +45,11 @@ def test_a_slurm_array_runs_every_cell_where_compare_looks(
     assert (tmp_path / "requeued").read_text() == "requeue 17\n"
 
     # The next array holds what is left.
-    assert "#SBATCH --array=0-1\n" in emit(study, workshop, write_slurm, tmp_path / "runs").read_text()
+    assert "#SBATCH --array=0-1\n" in emit(study, write_slurm, tmp_path / "runs").read_text()
 
 
-def test_a_sweep_is_a_grid_over_the_configurations(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> None:
-    path = emit(write_study(variants=PAIR, seeds=[1, 2]), workshop, write_sweep, tmp_path / "runs")
+def test_a_sweep_is_a_grid_over_the_configurations(write_study: Write, tmp_path: Path) -> None:
+    path = emit(write_study(variants=PAIR, seeds=[1, 2]), write_sweep, tmp_path / "runs")
     sweep = yaml.safe_load(path.read_text())
     assert sweep["method"] == "grid"
     configurations = sweep["parameters"]["config"]["values"]
@@ -67,13 +65,13 @@ def test_a_sweep_is_a_grid_over_the_configurations(write_study: Write, workshop:
 
 
 def test_tuning_comes_first_and_what_was_chosen_after_it(
-    write_study: Write, workshop: FakeWorkshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     variants = {"A": variant(0.9), "B": variant(0.8)}
     study = write_study(variants=variants, seeds=[1], tune={"key": "model.init_args.lr", "values": [0.1, 0.4]})
 
     def emitted() -> list[Path]:
-        sweep = yaml.safe_load(emit(study, workshop, write_sweep, tmp_path).read_text())
+        sweep = yaml.safe_load(emit(study, write_sweep, tmp_path).read_text())
         return [Path(path) for path in sweep["parameters"]["config"]["values"]]
 
     trials = emitted()
@@ -89,10 +87,10 @@ def test_tuning_comes_first_and_what_was_chosen_after_it(
     assert chosen == [0.4, 0.4]
 
 
-def test_nothing_is_emitted_of_a_finished_study(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> None:
+def test_nothing_is_emitted_of_a_finished_study(write_study: Write, tmp_path: Path) -> None:
     study = write_study(variants=PAIR, seeds=[1])
-    for run in plan(read_study(study), workshop, tmp_path):
+    for run in plan(read_study(study), tmp_path):
         run.directory.mkdir(parents=True)
         (run.directory / "summary.json").write_text("{}")
     with pytest.raises(ValueError, match="All runs are finished already"):
-        emit(study, workshop, write_sweep, tmp_path)
+        emit(study, write_sweep, tmp_path)

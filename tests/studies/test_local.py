@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_study import FAKE_PROGRAM, FakeWorkshop, variant
+from fake_study import FAKE_PROGRAM, variant
 
 from vitlab.studies.execution.local import Allotment, Outcome, allot, is_finished, last_lines, refuse_conflicts, run_all
-from vitlab.studies.execution.progress import PlainDisplay
+from vitlab.studies.execution.progress import Display
 from vitlab.studies.study import Run, plan, read_study
 
 Write = Callable[..., Path]
@@ -19,16 +19,16 @@ Start = Callable[..., tuple[list[Outcome], str]]
 
 
 @pytest.fixture
-def start(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> Start:
+def start(write_study: Write, tmp_path: Path) -> Start:
     """Return a function that plans and runs a study of two variants and returns the outcomes and what was printed."""
 
     def run(overwrite: bool = False, **changes: object) -> tuple[list[Outcome], str]:
         changes = {"variants": {"A": variant(0.9), "B": variant(0.8)}, "seeds": [1], **changes}
-        runs = plan(read_study(write_study(**changes)), workshop, tmp_path / "runs")
+        runs = plan(read_study(write_study(**changes)), tmp_path / "runs")
         if not overwrite:
             refuse_conflicts(runs)
         printed = io.StringIO()
-        outcomes = run_all(runs, FAKE_PROGRAM, Allotment(2, 1, []), PlainDisplay(printed, runs), overwrite)
+        outcomes = run_all(runs, FAKE_PROGRAM, Allotment(2, 1, []), Display(printed, runs), overwrite)
         return outcomes, printed.getvalue()
 
     return run

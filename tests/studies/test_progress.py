@@ -5,12 +5,12 @@ import pytest
 
 from vitlab.studies.execution.progress import (
     Active,
-    PlainDisplay,
+    Display,
     Progress,
-    TerminalDisplay,
     read_progress,
     seconds_left,
 )
+from vitlab.studies.metric import TOP1
 from vitlab.studies.study import Run
 
 HEADER = "step,epoch,train/loss,val/loss,val/top1\n"
@@ -26,17 +26,17 @@ def active(variant: str, epochs: int, seconds: float, before: int = 0) -> Active
 
 def test_an_epoch_counts_once_it_was_validated(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.csv"
-    assert read_progress(metrics) == Progress(0, None)
+    assert read_progress(metrics, TOP1) == Progress(0, None)
     metrics.write_text(HEADER)
-    assert read_progress(metrics) == Progress(0, None)
+    assert read_progress(metrics, TOP1) == Progress(0, None)
     metrics.write_text(HEADER + "9,0,1.5,,\n9,0,,1.4,0.61\n19,1,1.2,,\n")
-    assert read_progress(metrics) == Progress(1, 0.61)
+    assert read_progress(metrics, TOP1) == Progress(1, 0.61)
 
 
 def test_a_line_that_is_being_written_is_left_for_later(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.csv"
     metrics.write_text(HEADER + "9,0,,1.4,0.61\n19,1,,1")
-    assert read_progress(metrics) == Progress(1, 0.61)
+    assert read_progress(metrics, TOP1) == Progress(1, 0.61)
 
 
 def test_only_the_end_of_a_long_file_is_read(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_only_the_end_of_a_long_file_is_read(tmp_path: Path) -> None:
     metrics.write_text(
         HEADER + "".join(f"{step},{step // 100},1.5,,\n" for step in range(20_000)) + "20000,199,,1,0.7\n"
     )
-    assert read_progress(metrics) == Progress(200, 0.7)
+    assert read_progress(metrics, TOP1) == Progress(200, 0.7)
 
 
 def test_time_left_by_hand() -> None:
@@ -70,7 +70,8 @@ def test_nothing_is_estimated_before_the_first_epoch() -> None:
 
 def test_a_terminal_is_rewritten_in_place() -> None:
     stream = io.StringIO()
-    display = TerminalDisplay(stream, [run(), run("Swin")])
+    stream.isatty = lambda: True  # type: ignore[method-assign]
+    display = Display(stream, [run(), run("Swin")])
     display.update([active("ViT", 3, 65.0), active("Swin", 2, 65.0)], over=0, left=130.0)
     assert "ViT, seed 1   epoch  3/10  val  50.0 %  1:05" in stream.getvalue()
     assert "0 of 2 runs done, about 2:10 left" in stream.getvalue()
@@ -81,7 +82,7 @@ def test_a_terminal_is_rewritten_in_place() -> None:
 
 def test_a_log_file_gets_a_line_a_minute() -> None:
     stream = io.StringIO()
-    display = PlainDisplay(stream, [run()])
+    display = Display(stream, [run()])
     item = active("ViT", 3, 1.0)
     for item.seconds in (1.0, 30.0, 61.0, 62.0, 90.0, 122.0):
         display.update([item], over=0, left=None)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_study import FAKE_PROGRAM, Digits, FakeWorkshop, results, right, variant, write_study
+from fake_study import FAKE_PROGRAM, Digits, results, right, variant, write_study
 from matplotlib.figure import Figure
 
 from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.format import SPACE
+from vitlab.studies.metric import TOP1
 from vitlab.studies.report import figures
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.robustness import finished_runs
@@ -31,7 +32,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Path:
     """Return the folder of a study in which nothing goes wrong."""
     folder = tmp_path_factory.mktemp("clean")
     study = write_study(folder, digits, seeds=[1, 2])
-    return compare(study, FakeWorkshop(digits), folder / "runs", program=FAKE_PROGRAM).parent
+    return compare(study, folder / "runs", program=FAKE_PROGRAM).parent
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Path:
     variants = {"ViT": variant(0.94, fail=[2]), "Swin": smoothed, LONG: variant(0.99), "Coin": variant(0.08)}
     study = write_study(folder, digits, seeds=[1, 2], variants=variants)
     with pytest.raises(RunsFailed, match="ViT, seed 2") as failed:
-        compare(study, FakeWorkshop(digits), folder / "runs", program=FAKE_PROGRAM)
+        compare(study, folder / "runs", program=FAKE_PROGRAM)
     return failed.value.report.parent
 
 
@@ -174,7 +175,7 @@ def test_a_run_that_was_cut_short_and_a_test_on_validation_images_are_told(
     variants = {"ViT": variant(0.94, **plain), "Swin": variant(0.97, **{**plain, "cut_short": [2], "flag": True})}
     study = write_study(tmp_path, digits, seeds=[1, 2], variants=variants)
     with pytest.raises(RunsFailed, match=r"Swin, seed 2"):
-        compare(study, FakeWorkshop(digits), tmp_path / "runs", program=FAKE_PROGRAM)
+        compare(study, tmp_path / "runs", program=FAKE_PROGRAM)
     folder = tmp_path / "runs" / "small-study"
     texts = [(folder / name).read_text().replace(SPACE, " ") for name in ("report.html", "report.md")]
     for text in texts:
@@ -206,7 +207,8 @@ class Awkward(Digits):
 def test_the_report_takes_in_robustness_of_the_runs_as_they_are(
     clean: Path, tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "CHARTS", [chart._replace(draw=_blank) for chart in figures.CHARTS])
+    charts = [chart._replace(draw=_blank) for chart in figures.charts_for(TOP1)]
+    monkeypatch.setattr(figures, "charts_for", lambda metric: charts.copy())
     shutil.copytree(clean.parent.parent, tmp_path, dirs_exist_ok=True)
     folder = tmp_path / "runs" / "small-study"
     measures = {"noise": "σ of the noise", "blur": "σ of the blur, % of the side"}
@@ -227,7 +229,7 @@ def test_the_report_takes_in_robustness_of_the_runs_as_they_are(
     keep(pd.DataFrame(rows), folder / "robustness")
 
     def report() -> str:
-        write_report(*results_of(tmp_path / "study.yaml", FakeWorkshop(digits), tmp_path / "runs"), folder)
+        write_report(*results_of(tmp_path / "study.yaml", tmp_path / "runs"), folder)
         return (folder / "report.md").read_text()
 
     assert "## Robustness" not in (folder / "report.md").read_text()
@@ -276,7 +278,7 @@ def test_a_study_of_which_nothing_is_left_still_has_a_page(tmp_path: Path, digit
         tmp_path, digits, seeds=[1], variants={"A": variant(0.9, fail=[1]), "B": variant(0.8, fail=[1])}
     )
     with pytest.raises(RunsFailed) as failed:
-        compare(study, FakeWorkshop(digits), tmp_path / "runs", program=FAKE_PROGRAM)
+        compare(study, tmp_path / "runs", program=FAKE_PROGRAM)
     assert "No run finished" in failed.value.report.read_text()
 
 

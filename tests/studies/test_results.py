@@ -60,7 +60,7 @@ def test_a_run_that_was_cut_short_is_no_result(tmp_path: Path) -> None:
 
 def test_the_ranking_is_by_mean_accuracy_and_keeps_each_variants_color() -> None:
     study = results({"A": {1: right(0.8), 2: right(0.9)}, "B": {1: right(0.95), 2: right(0.93)}})
-    assert [(r.variant, r.index, round(r.accuracy.mean, 6)) for r in study.ranking] == [("B", 1, 0.94), ("A", 0, 0.85)]
+    assert [(r.variant, r.index, round(r.score.mean, 6)) for r in study.ranking] == [("B", 1, 0.94), ("A", 0, 0.85)]
 
 
 def test_curves_are_means_by_epoch_with_the_range_of_the_seeds() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 import submitit
-from fake_study import FAKE_PROGRAM, FakeWorkshop, variant
+from fake_study import FAKE_PROGRAM, variant
 
 from vitlab.studies.compare import compare
 from vitlab.studies.execution.slurm import run_array, slurm
@@ -37,11 +37,9 @@ def local(folder: Path) -> submitit.LocalExecutor:
 
 
 @pytest.mark.slow
-def test_runs_become_jobs_and_are_not_submitted_again(
-    write_study: Write, workshop: FakeWorkshop, tmp_path: Path
-) -> None:
+def test_runs_become_jobs_and_are_not_submitted_again(write_study: Write, tmp_path: Path) -> None:
     study = write_study(variants=PAIR, seeds=[1])
-    runs = plan(read_study(study), workshop, tmp_path)
+    runs = plan(read_study(study), tmp_path)
     said: list[str] = []
     outcomes = run_array(runs, FAKE_PROGRAM, local(tmp_path), False, said.append, poll_seconds=0.1)
     assert [outcome.failure for outcome in outcomes] == [None, None]
@@ -52,10 +50,8 @@ def test_runs_become_jobs_and_are_not_submitted_again(
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_is_told_with_its_last_words(
-    write_study: Write, workshop: FakeWorkshop, tmp_path: Path
-) -> None:
-    runs = plan(read_study(write_study(variants=PAIR, seeds=[1])), workshop, tmp_path)
+def test_a_run_that_fails_is_told_with_its_last_words(write_study: Write, tmp_path: Path) -> None:
+    runs = plan(read_study(write_study(variants=PAIR, seeds=[1])), tmp_path)
     program = ("sh", "-c", "echo no room; exit 3")
     outcomes = run_array(runs, program, local(tmp_path), False, lambda line: None, poll_seconds=0.1)
     assert [outcome.failure for outcome in outcomes] == ["exit status 3: no room"] * 2
@@ -78,10 +74,10 @@ def test_a_job_that_is_taken_away_stops_its_run_and_comes_back(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_study_is_reported_when_its_array_is_done(
-    write_study: Write, workshop: FakeWorkshop, tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
+    write_study: Write, tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = write_study(variants=PAIR, seeds=[1])
-    report = compare(study, workshop, tmp_path / "runs", program=FAKE_PROGRAM, cluster=lambda _, folder: local(folder))
+    report = compare(study, tmp_path / "runs", program=FAKE_PROGRAM, cluster=lambda _, folder: local(folder))
     assert report.is_file()
     assert "0 runs finished, 2 submitted" in capsys.readouterr().out
 

@@ -3,9 +3,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_study import FakeWorkshop, variant
+from fake_study import variant
 
-from vitlab.commands.compare import StudyWorkshop
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.execution.local import conflicting, write_config
 from vitlab.studies.study import differing_keys, plan, read_study, slug
@@ -13,10 +12,8 @@ from vitlab.studies.study import differing_keys, plan, read_study, slug
 Write = Callable[..., Path]
 
 
-def test_a_study_is_variants_times_seeds_seed_by_seed(
-    write_study: Write, workshop: FakeWorkshop, tmp_path: Path
-) -> None:
-    runs = plan(read_study(write_study(seeds=[5, 7])), workshop, tmp_path / "runs")
+def test_a_study_is_variants_times_seeds_seed_by_seed(write_study: Write, tmp_path: Path) -> None:
+    runs = plan(read_study(write_study(seeds=[5, 7])), tmp_path / "runs")
     assert [(run.variant, run.seed) for run in runs] == [
         ("ViT", 5), ("Swin", 5), ("Swin v2", 5), ("ViT", 7), ("Swin", 7), ("Swin v2", 7),
     ]  # fmt: skip
@@ -34,24 +31,22 @@ def test_a_study_is_variants_times_seeds_seed_by_seed(
     assert not (tmp_path / "runs").exists()  # planning writes nothing
 
 
-def test_a_variant_may_be_a_file_beside_the_study(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> None:
+def test_a_variant_may_be_a_file_beside_the_study(write_study: Write, tmp_path: Path) -> None:
     (tmp_path / "swin.yaml").write_text(yaml.safe_dump(variant(0.96)))
     study = read_study(write_study(variants={"ViT": variant(0.9), "Swin": "swin.yaml"}))
     assert study.variants["Swin"] == variant(0.96)
 
 
-def test_without_a_budget_the_base_decides(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> None:
-    runs = plan(read_study(write_study(budget=None)), workshop, tmp_path)
-    assert runs[0].epochs == 3  # of the fake workshop's defaults
+def test_without_a_budget_the_base_decides(write_study: Write, tmp_path: Path) -> None:
+    runs = plan(read_study(write_study(budget=None)), tmp_path)
+    assert runs[0].epochs == 3  # of the fake experiment's defaults
 
 
-def test_every_difference_is_listed_the_declared_ones_first(
-    write_study: Write, workshop: FakeWorkshop, tmp_path: Path
-) -> None:
+def test_every_difference_is_listed_the_declared_ones_first(write_study: Write, tmp_path: Path) -> None:
     smoother = variant(0.96)
     smoother["model"]["init_args"]["label_smoothing"] = 0.2
     study = read_study(write_study(variants={"ViT": variant(0.9, depth=6), "Swin": smoother}))
-    found = differing_keys(study, plan(study, workshop, tmp_path))
+    found = differing_keys(study, plan(study, tmp_path))
     assert [(d.key, d.values, d.declared) for d in found] == [
         ("model.init_args.backbone.init_args.accuracy", {"ViT": 0.9, "Swin": 0.96}, True),
         ("model.init_args.backbone.init_args.depth", {"ViT": 6, "Swin": "(absent)"}, True),
@@ -75,7 +70,7 @@ BAD = {
     "variant names no file": ({"variants": {"ViT": variant(0.9), "Swin": "x.yaml"}}, "No configuration"),
     "variant changes nothing": ({"variants": {"ViT": variant(0.9), "Swin": {}}}, "Variant 'Swin'"),
     "equal variants": ({"variants": {"A": variant(0.9), "B": variant(0.9)}}, "'A' and 'B'"),
-    "refused by the workshop": ({"variants": {"A": variant(0.9), "B": {"x": 1}}}, "Variant 'B' of"),
+    "refused by the experiment": ({"variants": {"A": variant(0.9), "B": {"x": 1}}}, "Variant 'B' of"),
     "may_differ misspelt": ({"may_differ": ["model.init_args.backbon"]}, "Did you mean `model.init_args.backbone`?"),
     "budget of nothing": ({"budget": {"epochs": 0}}, "Expected a whole number from 1"),
     "two budgets": ({"budget": {"epochs": 3, "images": 9}}, "Expected one of epochs, images, flops, minutes"),
@@ -91,11 +86,11 @@ BAD = {
 
 @pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD.keys())
 def test_a_mistake_is_one_message_with_place_and_remedy(
-    changes: dict[str, object], message: str, write_study: Write, workshop: FakeWorkshop, tmp_path: Path
+    changes: dict[str, object], message: str, write_study: Write, tmp_path: Path
 ) -> None:
     path = write_study(**changes)
     with pytest.raises((ValueError, FileNotFoundError)) as raised:
-        plan(read_study(path), workshop, tmp_path / "runs")
+        plan(read_study(path), tmp_path / "runs")
     text = str(raised.value)
     assert message in text
     assert len(text.splitlines()) <= 5
@@ -117,28 +112,26 @@ def test_a_mistake_is_one_message_with_place_and_remedy(
     ],
 )
 def test_a_study_whose_runs_could_give_no_result_is_refused_before_it_starts(
-    key: str, value: object, said: str, write_study: Write, workshop: FakeWorkshop, tmp_path: Path
+    key: str, value: object, said: str, write_study: Write, tmp_path: Path
 ) -> None:
     short = {**variant(0.9), "trainer": {key: value}}
     study = read_study(write_study(variants={"A": short, "B": variant(0.8)}, budget=None))
     with pytest.raises(ValueError, match=rf"trainer\.{key} is {said} for 'A', .*no result") as raised:
-        plan(study, workshop, tmp_path)
+        plan(study, tmp_path)
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_a_study_may_train_on_fewer_batches_and_leave_limits_at_all(
-    write_study: Write, workshop: FakeWorkshop, tmp_path: Path
-) -> None:
+def test_a_study_may_train_on_fewer_batches_and_leave_limits_at_all(write_study: Write, tmp_path: Path) -> None:
     # Lightning's: 1.0 is all batches. So many training batches an epoch are the same budget for all.
     limits = {"limit_train_batches": 10, "limit_test_batches": 1.0, "max_time": None, "fast_dev_run": False}
     fair = {name: {**variant(accuracy), "trainer": limits} for name, accuracy in (("A", 0.9), ("B", 0.8))}
-    assert len(plan(read_study(write_study(variants=fair)), workshop, tmp_path)) == 6
+    assert len(plan(read_study(write_study(variants=fair)), tmp_path)) == 6
 
 
-def test_a_study_of_no_length_is_refused(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> None:
+def test_a_study_of_no_length_is_refused(write_study: Write, tmp_path: Path) -> None:
     endless = {**variant(0.9), "trainer": {"max_epochs": None}}
     with pytest.raises(ValueError, match="'A' has no training length"):
-        plan(read_study(write_study(variants={"A": endless, "B": variant(0.8)}, budget=None)), workshop, tmp_path)
+        plan(read_study(write_study(variants={"A": endless, "B": variant(0.8)}, budget=None)), tmp_path)
 
 
 def test_a_run_of_a_study_started_by_its_own_file_is_the_same_run(tiny: Callable[..., Path], tmp_path: Path) -> None:
@@ -156,7 +149,7 @@ def test_a_run_of_a_study_started_by_its_own_file_is_the_same_run(tiny: Callable
     (tmp_path / "study.yaml").write_text(
         yaml.safe_dump({"name": "S", "base": "base.yaml", "variants": variants, "seeds": [3], "budget": {"epochs": 2}})
     )
-    runs = plan(read_study(tmp_path / "study.yaml"), StudyWorkshop(), Path("runs"))
+    runs = plan(read_study(tmp_path / "study.yaml"), Path("runs"))
     for run in runs:
         write_config(run.config_path, run.config)
         experiment = Experiment(run.config_path)

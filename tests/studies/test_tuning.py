@@ -7,17 +7,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from fake_study import FAKE_PROGRAM, Digits, FakeWorkshop, variant
+from fake_study import FAKE_PROGRAM, Digits, variant
 
 from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.studies.compare import compare, first_runs
 from vitlab.studies.execution.local import Outcome
+from vitlab.studies.metric import TOP1
 from vitlab.studies.study import Run, Study, plan, read_study
 from vitlab.studies.tuning import (
     Choice,
     Trial,
-    refuse_to_tune_on_test_images,
+    refuse_unfit_images,
     spend_budget,
     tune,
 )
@@ -41,12 +42,12 @@ def refuse(runs: Sequence[Run]) -> tuple[dict[str, Cost], dict[str, str]]:
 
 
 @pytest.fixture
-def spend(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> Callable[..., dict[str, Config]]:
+def spend(write_study: Write, digits: Digits, tmp_path: Path) -> Callable[..., dict[str, Config]]:
     def of(budget: dict[str, float], measure: Callable = measure, variants: dict[str, Config] = VARIANTS) -> dict:
         study = read_study(write_study(budget=budget, variants=variants))
-        runs = first_runs(study, plan(study, workshop, tmp_path))
-        decided = spend_budget(study, runs, workshop.images, measure, tmp_path)
-        return {run.variant: run.epochs for run in plan(study, workshop, tmp_path, decided)}
+        runs = first_runs(study, plan(study, tmp_path))
+        decided = spend_budget(study, runs, digits, measure, tmp_path)
+        return {run.variant: run.epochs for run in plan(study, tmp_path, decided)}
 
     return of
 
@@ -57,13 +58,13 @@ def test_equal_wall_clock_or_flops_are_fewer_epochs_for_the_dearer_variant(spend
     assert spend({"flops": 8.1e9}) == {"A": 9, "B": 3}
 
 
-def test_the_warm_up_keeps_its_share_of_the_epochs(write_study: Write, workshop: FakeWorkshop, tmp_path: Path) -> None:
+def test_the_warm_up_keeps_its_share_of_the_epochs(write_study: Write, digits: Digits, tmp_path: Path) -> None:
     # The base trains 3 epochs, of which 0.6 warm up; a budget of 10 makes it 2.
     warm = variant(0.9)
     warm["model"]["init_args"]["schedule"] = {"class_path": "x.Cosine", "init_args": {"warmup_epochs": 0.6}}
     study = read_study(write_study(budget={"images": 9000}, variants={"A": warm, "B": variant(0.8)}))
-    decided = spend_budget(study, first_runs(study, plan(study, workshop, tmp_path)), workshop.images, refuse, tmp_path)
-    chosen = plan(study, workshop, tmp_path, decided)[0].config
+    decided = spend_budget(study, first_runs(study, plan(study, tmp_path)), digits, refuse, tmp_path)
+    chosen = plan(study, tmp_path, decided)[0].config
     assert chosen["trainer"]["max_epochs"] == 10
     assert chosen["model"]["init_args"]["schedule"]["init_args"] == {"warmup_epochs": pytest.approx(2)}
 
@@ -72,7 +73,7 @@ def test_the_warm_up_keeps_its_share_of_the_epochs(write_study: Write, workshop:
     with pytest.raises(
         ValueError, match=r"study\.yaml: budget: .*warmup_epochs is 0\.6, but trainer\.max_epochs is not set"
     ):
-        spend_budget(study, first_runs(study, plan(study, workshop, tmp_path)), workshop.images, refuse, tmp_path)
+        spend_budget(study, first_runs(study, plan(study, tmp_path)), digits, refuse, tmp_path)
 
 
 def test_what_a_budget_buys_is_decided_once(spend: Callable[..., dict]) -> None:
@@ -98,13 +99,11 @@ def test_a_budget_that_cannot_be_spent_is_named(spend: Callable[..., dict]) -> N
 
 
 @pytest.fixture
-def tuned(
-    write_study: Write, workshop: FakeWorkshop, tmp_path: Path
-) -> Callable[..., tuple[Study, list[Choice], dict]]:
+def tuned(write_study: Write, tmp_path: Path) -> Callable[..., tuple[Study, list[Choice], dict]]:
     def of(**changes: object) -> tuple[Study, list[Choice], dict[str, Config]]:
         study = read_study(write_study(**{"tune": TUNE, "variants": VARIANTS, **changes}))
-        choices, decided = tune(study, workshop, tmp_path, {"A": {"trainer": {"max_epochs": 7}}}, train)
-        return study, choices, {run.variant: run.config for run in plan(study, workshop, tmp_path, decided)}
+        choices, decided = tune(study, tmp_path, {"A": {"trainer": {"max_epochs": 7}}}, train)
+        return study, choices, {run.variant: run.config for run in plan(study, tmp_path, decided)}
 
     return of
 
@@ -128,7 +127,7 @@ def test_each_variant_gets_the_value_that_served_it_best_on_validation_images(tu
     study, choices, configs = tuned(tune={**TUNE, "seeds": [3, 5]})
     assert {name: config["model"]["init_args"]["lr"] for name, config in configs.items()} == {"A": 0.2, "B": 0.4}
     # The mean of seeds 3 and 5 after the last epoch, not the best one.
-    assert [trial.accuracy for trial in choices[0].trials] == pytest.approx([0.84, 0.94, 0.84])
+    assert [trial.score for trial in choices[0].trials] == pytest.approx([0.84, 0.94, 0.84])
     assert [choice.at_the_edge for choice in choices] == [False, True]
     assert configs["A"]["trainer"]["max_epochs"] == 7  # what the budget bought stays
     assert "model.init_args.lr" in study.allowed
@@ -143,11 +142,11 @@ def test_a_value_that_failed_is_not_chosen(tuned: Callable) -> None:
 
 @pytest.mark.slow
 def test_a_tuned_study_of_equal_wall_clock_tells_what_was_decided(
-    write_study: Write, workshop: FakeWorkshop, tmp_path: Path, no_figures: None
+    write_study: Write, tmp_path: Path, no_figures: None
 ) -> None:
     """From the file to the page, with processes; the fakes train 2,400 and 1,200 images/s."""
     path = write_study(tune=TUNE, variants=VARIANTS, seeds=[1], budget={"minutes": 3.75 / 60})
-    folder = compare(path, workshop, tmp_path / "runs", program=FAKE_PROGRAM).parent
+    folder = compare(path, tmp_path / "runs", program=FAKE_PROGRAM).parent
     assert pd.read_csv(folder / "results.csv").set_index("variant")["epochs"].to_dict() == {"A": 10, "B": 5}
     assert yaml.safe_load((folder / "b" / "config-seed-1.yaml").read_text())["model"]["init_args"]["lr"] == 0.4
     for report in ("report.html", "report.md"):
@@ -162,12 +161,12 @@ def test_the_first_of_equal_values_is_chosen() -> None:
     choice = Choice("A", [Trial(1, None), Trial(2, 0.9), Trial(3, 0.9), Trial(4, 0.8)])
     assert choice.best.value == 2
     assert not choice.at_the_edge
-    assert Choice("A", [Trial(1, None), Trial(2, None)]).best.accuracy is None
+    assert Choice("A", [Trial(1, None), Trial(2, None)]).best.score is None
 
 
 def test_tuning_on_test_images_is_refused(write_study: Write, digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
     study = read_study(write_study(tune=TUNE))
-    refuse_to_tune_on_test_images(study, digits)
+    refuse_unfit_images(study, TOP1, digits)
     monkeypatch.setattr(Digits, "image_names", lambda self, split: ["the same"])
     with pytest.raises(ValueError, match="validation images of this data set are also its test images"):
-        refuse_to_tune_on_test_images(study, digits)
+        refuse_unfit_images(study, TOP1, digits)

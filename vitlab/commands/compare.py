@@ -1,44 +1,11 @@
 """Run a study: variants × seeds, then a report."""
 
-import json
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vitlab.commands.options import StudyParser
-from vitlab.config import Config
-
-if TYPE_CHECKING:
-    from vitlab.data import ImageDataModule
-
-
-class StudyWorkshop:
-    """What a study asks of the rest of vitlab (`vitlab.studies.workshop.Workshop`)."""
-
-    def __init__(self) -> None:
-        self._built: set[str] = set()
-
-    def resolve(self, config: Config) -> Config:
-        """Return the complete configuration; a mistake raises ValueError.
-
-        Of runs that differ in their seed alone, one is built, so that a mistake shows before anything is trained.
-        """
-        from vitlab.experiment.experiment import Experiment
-
-        experiment = Experiment(config)
-        parts = json.dumps([experiment.config["model"], experiment.config["trainer"]])
-        if parts not in self._built:
-            assert experiment.trainer is not None  # built here, with the objective
-            self._built.add(parts)
-        return experiment.config
-
-    def data(self, config: Config) -> "ImageDataModule":
-        """Return the data module of a configuration."""
-        from vitlab.experiment.experiment import Experiment
-
-        return Experiment(config).data
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -66,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
         from vitlab.studies.execution.export_jobs import write_slurm, write_sweep
 
         engine = {"wandb": write_sweep, "slurm": write_slurm}[options.emit]
-        print(emit(options.config, StudyWorkshop(), engine, options.root))
+        print(emit(options.config, engine, options.root))
         return 0
     dashboard = cluster = None
     if options.dashboard:
@@ -80,9 +47,7 @@ def run(arguments: Sequence[str]) -> int:
 
         cluster = partial(slurm, settings=options.slurm)
     try:
-        report = compare(
-            options.config, StudyWorkshop(), options.root, options.overwrite, dashboard=dashboard, cluster=cluster
-        )
+        report = compare(options.config, options.root, options.overwrite, dashboard=dashboard, cluster=cluster)
     except RunsFailed as failed:
         print(failed, file=sys.stderr)
         return 1

@@ -22,9 +22,12 @@ def run(arguments: Sequence[str]) -> int:
     """Evaluate all models of a study on corrupted images: a table, accuracy against strength, and a page."""
     options = _parse(arguments)
 
+    import torch
+
     from vitlab.commands.quiet import quiet
     from vitlab.data.corruptions import CORRUPTIONS, corrupted
     from vitlab.evaluation.cost import device_for
+    from vitlab.evaluation.labels import require_classes
     from vitlab.evaluation.predictions import read_predictions
     from vitlab.evaluation.robustness import Batches, accuracies, select_images
     from vitlab.experiment.experiment import Experiment
@@ -38,6 +41,8 @@ def run(arguments: Sequence[str]) -> int:
         runs = [run for run in runs if run.seed in options.seeds]
         if not runs:
             raise ValueError(f"--seeds {options.seeds}: the study's finished runs have seeds {seeds}.")
+    labels = read_predictions(runs[0].directory / "predictions.parquet").labels
+    require_classes(torch.from_numpy(labels))
     for reason in excluded:
         log.warning("Excluded: %s", reason)
     corruptions = {corruption.name: corruption for corruption in CORRUPTIONS if corruption.name in options.corruptions}
@@ -59,9 +64,8 @@ def run(arguments: Sequence[str]) -> int:
     out = options.out or options.study / "robustness"
     measures = {name: corruption.measure for name, corruption in corruptions.items()}
     table = measure_study(runs, evaluate, measures, options.images, out)
-    total = len(read_predictions(runs[0].directory / "predictions.parquet").labels)
     command = shlex.join(["python", "-m", "vitlab", "robustness", *arguments])
-    print(write_robustness(table, total, excluded, options.study, out, command))
+    print(write_robustness(table, len(labels), excluded, options.study, out, command))
     return 0
 
 

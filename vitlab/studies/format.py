@@ -5,8 +5,6 @@ from typing import Any
 
 import yaml
 
-from vitlab.studies.statistics.intervals import Interval
-
 NONE = "–"
 SPACE = "\u00a0"  # where a line must not break
 
@@ -24,13 +22,6 @@ def percent(fraction: float, digits: int) -> str:
 def signed(value: float, digits: int) -> str:
     """Return a number with a true minus sign; a dash for nan."""
     return NONE if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
-
-
-def bracket(interval: Interval, digits: int) -> str:
-    """Return an interval of fractions in percentage points, like [0.4, 2.2]; empty without an interval."""
-    if math.isnan(interval.low):
-        return ""
-    return f"[{percent(interval.low, digits)},{SPACE}{percent(interval.high, digits)}]"
 
 
 def counted(number: int, noun: str) -> str:

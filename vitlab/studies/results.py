@@ -19,20 +19,20 @@ import pandas as pd
 from vitlab.config import ABSENT, flatten
 from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.cost import Cost
-from vitlab.evaluation.predictions import Predictions, read_predictions
+from vitlab.evaluation.predictions import CALIBRATION_BINS, Predictions, read_predictions
 from vitlab.studies.baselines import Baselines
 from vitlab.studies.execution.local import Outcome, cut_short
 from vitlab.studies.format import as_yaml
+from vitlab.studies.metric import TOP1, Metric
 from vitlab.studies.statistics import comparison as statistics
-from vitlab.studies.statistics import intervals
 from vitlab.studies.statistics.comparison import Comparison
-from vitlab.studies.statistics.intervals import Interval
+from vitlab.studies.statistics.intervals import Interval, t_interval
 from vitlab.studies.statistics.power import Outlook, outlook
 from vitlab.studies.study import Difference, Run, Study
 from vitlab.studies.tuning import Choice
 
 SIGNIFICANCE = 0.05
-# Variants that differ in these are marked: their accuracies are not comparable, or come from another machine.
+# Variants that differ in these are marked: their scores are not comparable, or come from another machine.
 DECISIVE = (
     "data.init_args.image_size",
     "data.init_args.crop_pct",
@@ -42,20 +42,20 @@ OWN_TO_A_RUN = ("command",)  # entries of environment.json that differ between a
 
 
 class CurvePoints(NamedTuple):
-    """A metric by epoch over the seeds of a variant; epochs count from 1."""
+    """A column of metrics.csv by epoch over the seeds of a variant; epochs count from 1. Each (E,)."""
 
-    epochs: np.ndarray  # (E,)
-    mean: np.ndarray  # (E,)
-    low: np.ndarray  # (E,), the lowest seed
-    high: np.ndarray  # (E,), the highest
+    epochs: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray  # the lowest seed
+    high: np.ndarray
 
 
 class Reliability(NamedTuple):
-    """Predictions by confidence, in bins of equal width over [0, 1]; nan in empty bins."""
+    """Predictions by confidence, in bins of equal width over [0, 1]; nan in empty bins. Each (B,)."""
 
-    images: np.ndarray  # (B,) int64, over all seeds
-    confidence: np.ndarray  # (B,), mean
-    accuracy: np.ndarray  # (B,)
+    images: np.ndarray  # number, over all seeds
+    confidence: np.ndarray  # mean
+    accuracy: np.ndarray
 
 
 class Fact(NamedTuple):
@@ -63,11 +63,6 @@ class Fact(NamedTuple):
 
     key: str
     values: list[str]
-
-    @property
-    def same(self) -> bool:
-        """Whether all runs agree."""
-        return len(self.values) == 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +82,17 @@ class RunResult:
         return predicted.correct(self.predictions.logits, self.predictions.labels)
 
     @cached_property
-    def top1(self) -> float:
-        """Accuracy on the test images, in [0, 1]."""
-        return float(self.correct.mean())
+    def score(self) -> float:
+        """The study's metric on the test images; accuracy as a fraction."""
+        metric = self.run.metric
+        return float(self.correct.mean() if metric.is_accuracy else self.summary["metrics"][f"test/{metric.name}"])
 
     @cached_property
-    def top1_ema(self) -> float | None:
-        """Accuracy of the averaged weights; None without them."""
-        logits = self.predictions.logits_ema
+    def score_ema(self) -> float | None:
+        """The score of the averaged weights; None without them."""
+        metric, logits = self.run.metric, self.predictions.logits_ema
+        if not metric.is_accuracy:
+            return self.summary["metrics"].get(f"test_ema/{metric.name}")
         return None if logits is None else float(predicted.correct(logits, self.predictions.labels).mean())
 
     @cached_property
@@ -117,18 +115,18 @@ class RunResult:
         """Training images, counting repetitions."""
         return int(self.summary["images_seen"])
 
-    def seconds_to(self, accuracy: float) -> float | None:
-        """Return the training time to the first epoch with this validation accuracy, taking epochs as equally long."""
-        reached = self.by_epoch("val/top1")
-        epochs = reached.index[reached >= accuracy]
+    def seconds_to(self, target: float) -> float | None:
+        """Return the training time to the first epoch with this validation score, taking epochs as equally long."""
+        scores, sign = self.by_epoch(self.run.metric.validation), self.run.metric.sign
+        epochs = scores.index[sign * scores >= sign * target]
         return self.seconds * float(epochs[0]) / self.run.epochs if len(epochs) else None
 
-    def by_epoch(self, metric: str) -> pd.Series:
+    def by_epoch(self, column: str) -> pd.Series:
         """Return a column of metrics.csv by epoch from 1, averaged within the epoch."""
-        if metric not in self.history:
+        if column not in self.history:
             return pd.Series(dtype=float)
-        rows = self.history[["epoch", metric]].dropna()
-        values: pd.Series = rows.groupby(rows["epoch"].astype(int) + 1)[metric].mean()
+        rows = self.history[["epoch", column]].dropna()
+        values: pd.Series = rows.groupby(rows["epoch"].astype(int) + 1)[column].mean()
         return values
 
 
@@ -141,70 +139,60 @@ class VariantResult:
     runs: list[RunResult]  # at least one
 
     @property
-    def accuracy(self) -> Interval:
+    def score(self) -> Interval:
         """Mean and interval over seeds."""
-        return self._accuracy([result.top1 for result in self.runs])
+        return self._interval([result.score for result in self.runs])
 
     @property
-    def accuracy_ema(self) -> Interval | None:
+    def score_ema(self) -> Interval | None:
         """Mean and interval of the averaged weights; None unless every run has them."""
-        values = [result.top1_ema for result in self.runs]
+        values = [result.score_ema for result in self.runs]
         known = [value for value in values if value is not None]
-        return self._accuracy(known) if known == values else None
+        return self._interval(known) if known == values else None
 
-    @property
-    def nll(self) -> Interval:
-        """Mean and interval over seeds."""
-        return intervals.t_interval([result.nll for result in self.runs])
-
-    @property
-    def ece(self) -> Interval:
-        """Mean and interval over seeds."""
-        return intervals.t_interval([result.ece for result in self.runs])
-
-    def _accuracy(self, values: list[float]) -> Interval:
-        return intervals.t_interval(values, step=1 / len(self.runs[0].correct)).within(0, 1)
+    def _interval(self, values: list[float]) -> Interval:
+        if not self.runs[0].run.metric.is_accuracy:
+            return t_interval(values)
+        return t_interval(values, step=1 / len(self.runs[0].correct)).within(0, 1)
 
     @property
     def reliability(self) -> Reliability:
         """Confidence and accuracy by bin of confidence, with the bins of the calibration error."""
         sure = np.concatenate([predicted.probabilities(r.predictions.logits).max(axis=1) for r in self.runs])
         right = np.concatenate([result.correct for result in self.runs])
-        which = np.minimum((sure * predicted.CALIBRATION_BINS).astype(int), predicted.CALIBRATION_BINS - 1)
-        images = np.bincount(which, minlength=predicted.CALIBRATION_BINS)
+        which = np.minimum((sure * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+        images = np.bincount(which, minlength=CALIBRATION_BINS)
         some = np.where(images, images, np.nan)
         sums = [np.bincount(which, weights=values, minlength=len(images)) for values in (sure, right)]
         return Reliability(images, sums[0] / some, sums[1] / some)
 
-    @property
-    def seconds(self) -> float:
-        """Mean training time."""
-        return float(np.mean([result.seconds for result in self.runs]))
+    def mean(self, quantity: str) -> float:
+        """Return the mean over seeds of a number that each run has, like `seconds`."""
+        return float(np.mean([getattr(result, quantity) for result in self.runs]))
 
-    def seconds_to(self, accuracy: float) -> float | None:
-        """Return the mean training time to a validation accuracy; None if a run did not reach it."""
-        times = [result.seconds_to(accuracy) for result in self.runs]
+    def seconds_to(self, target: float) -> float | None:
+        """Return the mean training time to a validation score; None if a run did not reach it."""
+        times = [result.seconds_to(target) for result in self.runs]
         known = [time for time in times if time is not None]
         return float(np.mean(known)) if len(known) == len(times) else None
 
     @property
     def outcomes(self) -> dict[int, np.ndarray]:
-        """By seed, whether each test image is classified correctly."""
-        return {result.run.seed: result.correct for result in self.runs}
+        """What variants are compared by, for each seed, higher being better: outcome by image, or a single score."""
+        metric = self.runs[0].run.metric
+        if metric.is_accuracy:
+            return {result.run.seed: result.correct for result in self.runs}
+        return {result.run.seed: np.array([metric.sign * result.score]) for result in self.runs}
 
-    def curve(self, metric: str) -> CurvePoints:
-        """Return a metric of metrics.csv by epoch, over the seeds."""
-        table = pd.concat([result.by_epoch(metric) for result in self.runs], axis=1)
-        return CurvePoints(
-            epochs=table.index.to_numpy(),
-            mean=table.mean(axis=1).to_numpy(),
-            low=table.min(axis=1).to_numpy(),
-            high=table.max(axis=1).to_numpy(),
-        )
+    def curve(self, column: str) -> CurvePoints:
+        """Return a column of metrics.csv by epoch, over the seeds."""
+        table = pd.concat([result.by_epoch(column) for result in self.runs], axis=1)
+        by_epoch = (values.to_numpy() for values in (table.mean(axis=1), table.min(axis=1), table.max(axis=1)))
+        return CurvePoints(table.index.to_numpy(), *by_epoch)
 
 
 class Pair(NamedTuple):
-    """A comparison of two variants, the one with the higher mean first; `p` is corrected for the number of pairs."""
+    """A comparison of two variants, the one with the better mean first; `p` is corrected for the number of pairs."""
 
     better: VariantResult
     worse: VariantResult
@@ -214,7 +202,7 @@ class Pair(NamedTuple):
 
     @property
     def separable(self) -> bool:
-        """Whether the difference is significant over seeds and images."""
+        """Whether the difference is significant."""
         ahead = self.comparison.difference.mean > 0  # unequal sets of seeds can reverse the order
         return ahead and self.p < SIGNIFICANCE  # nan, of a single seed, is not below
 
@@ -229,20 +217,26 @@ class StudyResults:
     failures: list[Outcome]
     costs: dict[str, Cost]  # by variant; a variant may be missing
     cost_failures: dict[str, str]  # by variant: why
-    baselines: Baselines
+    baselines: Baselines | None  # None unless ranked by accuracy
     class_names: list[str]
     allotment: str
     choices: list[Choice] = field(default_factory=list)  # of tuning, by variant
+    metric: Metric = TOP1
 
     @cached_property
     def ranking(self) -> list[VariantResult]:
-        """Variants with at least one finished run, the highest mean accuracy first."""
+        """Variants with at least one finished run, the best mean score first."""
         results = []
         for index, variant in enumerate(self.study.variants):
             runs = [result for result in self.finished if result.run.variant == variant]
             if runs:
                 results.append(VariantResult(variant, index, runs))
-        return sorted(results, key=lambda result: -result.accuracy.mean)
+        return sorted(results, key=lambda result: -self.metric.sign * result.score.mean)
+
+    @cached_property
+    def digits(self) -> int:
+        """The decimals with which scores are shown."""
+        return self.metric.digits([result.score.mean for result in self.ranking], len(self.labels))
 
     @cached_property
     def pairs(self) -> list[Pair]:
@@ -262,7 +256,7 @@ class StudyResults:
 
     @property
     def labels(self) -> np.ndarray:
-        """Labels of the test images, (N,)."""
+        """Labels of the test images, (N,), or (N, K) where an image has no single class."""
         return self.finished[0].predictions.labels
 
     @property
@@ -275,10 +269,10 @@ class StudyResults:
         """Whether the test images are also the validation images."""
         return any(result.data.get("test_is_validation") for result in self.finished)
 
-    def lines_not_beaten(self, accuracy: float) -> list[str]:
-        """List the baselines that an accuracy does not exceed."""
-        lines = {"majority class": self.baselines.majority, "k-NN on raw pixels": self.baselines.knn}
-        return [name for name, line in lines.items() if accuracy <= line]
+    def lines_not_beaten(self, score: float) -> list[str]:
+        """List the baselines that a score does not exceed."""
+        lines = self.baselines.lines if self.baselines else {}
+        return [name for name, line in lines.items() if score <= line]
 
     @cached_property
     def environment(self) -> list[Fact]:
@@ -289,17 +283,25 @@ class StudyResults:
 
     @cached_property
     def target(self) -> float:
-        """The validation accuracy to which time is reported: the study's, or the percentage that all runs reached."""
+        """The validation score to which time is reported: the study's, or what all runs reached, in whole per cent."""
         if self.study.target_accuracy is not None:
             return self.study.target_accuracy
-        best = [float(np.max(result.by_epoch("val/top1").to_numpy(), initial=0)) for result in self.finished]
-        return math.floor(100 * min(best) + 1e-9) / 100
+        scores = [result.by_epoch(self.metric.validation).to_numpy() for result in self.finished]
+        if self.metric.is_accuracy:
+            return math.floor(100 * min(np.max(values, initial=0) for values in scores) + 1e-9) / 100
+        sign = self.metric.sign
+        return sign * float(min(np.max(sign * values, initial=-math.inf) for values in scores))
 
     def set_apart(self, result: VariantResult) -> list[str]:
         """List how a variant was tested differently from most: resolution, crop, versions, device."""
         marks = []
         for key in DECISIVE:
-            values = {r.variant: sorted({_decisive(run, key) for run in r.runs}) for r in self.ranking}
+            values = {
+                r.variant: sorted(
+                    {_text(flatten(run.run.config).get(key, run.environment.get(key, ABSENT))) for run in r.runs}
+                )
+                for r in self.ranking
+            }
             counts = Counter(map(tuple, values.values()))
             (usual, count), own = counts.most_common(1)[0], values[result.variant]
             if len(counts) > 1 and (tuple(own) != usual or 2 * count <= len(values)):
@@ -309,10 +311,11 @@ class StudyResults:
     @cached_property
     def per_class(self) -> pd.DataFrame:
         """Accuracy by class (rows) and variant (columns, ranked), mean over seeds, and the number of test images."""
-        table = pd.DataFrame({"images": np.bincount(self.labels, minlength=len(self.class_names))}, self.class_names)
+        K = len(self.class_names)
+        table = pd.DataFrame({"images": np.bincount(self.labels, minlength=K)}, self.class_names)
         for result in self.ranking:
             right = np.mean([run.correct for run in result.runs], axis=0)  # (N,)
-            sums = np.bincount(self.labels, weights=right, minlength=len(self.class_names))
+            sums = np.bincount(self.labels, weights=right, minlength=K)
             table[result.variant] = sums / table["images"].where(table["images"] > 0)
         return table
 
@@ -337,29 +340,27 @@ class StudyResults:
         return table.sort_values(["variant", "seed"], key=lambda c: c.map(order) if c.name == "variant" else c)
 
     def _row(self, result: RunResult) -> dict[str, Any]:
-        predictions, labels = result.predictions, result.predictions.labels
-        cost = self.costs.get(result.run.variant)
-        row: dict[str, Any] = {
-            "variant": result.run.variant,
-            "seed": result.run.seed,
-            "status": "finished",
-            "top1": result.top1,
-            "nll": result.nll,
-            "ece": result.ece,
-        }
-        if len(self.class_names) > 5:  # else it is 1
-            row["top5"] = predicted.top_k_accuracy(predictions.logits, labels, 5)
-        if result.top1_ema is not None:
-            row["top1_ema"] = result.top1_ema
+        predictions, name = result.predictions, self.metric.name
+        row: dict[str, Any] = {"variant": result.run.variant, "seed": result.run.seed, "status": "finished"}
+        row[name] = result.score
+        if self.metric.one_class:
+            row |= {"nll": result.nll, "ece": result.ece}
+            if len(self.class_names) > 5:  # else it is 1
+                row["top5"] = predicted.top_k_accuracy(predictions.logits, predictions.labels, 5)
+        if result.score_ema is not None:
+            row[f"{name}_ema"] = result.score_ema
+        if self.baselines is not None:
+            row |= {
+                "beats_majority": result.score > self.baselines.majority,
+                "beats_knn": result.score > self.baselines.knn,
+            }
         row |= {
-            "beats_majority": result.top1 > self.baselines.majority,
-            "beats_knn": result.top1 > self.baselines.knn,
             "epochs": result.run.epochs,
             "images_seen": result.images_seen,
             "train_seconds": result.seconds,
             f"seconds_to_{self.target:g}": result.seconds_to(self.target),
         }
-        if cost is not None:
+        if (cost := self.costs.get(result.run.variant)) is not None:
             row |= {
                 "parameters": cost.parameters,
                 "forward_flops_per_image": cost.flops,
@@ -375,10 +376,6 @@ class StudyResults:
         return row | {"directory": str(result.run.directory)}
 
 
-def _decisive(result: RunResult, key: str) -> str:
-    return _text(flatten(result.run.config).get(key, result.environment.get(key, ABSENT)))
-
-
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else as_yaml(value)
 
@@ -389,17 +386,16 @@ def read_results(outcomes: Sequence[Outcome]) -> tuple[list[RunResult], list[Out
     results = []
     for run in (outcome.run for outcome in outcomes if outcome.failure is None):
         try:
-            if why := cut_short(run):
-                failures.append(Outcome(run, why))
-                continue
-            result = _read(run)
+            why = cut_short(run)
+            result = None if why else _read(run)
+            if result and not (np.isfinite(result.predictions.logits).all() and math.isfinite(result.score)):
+                why = "its predictions are not finite numbers"
         except (OSError, ValueError, KeyError) as error:
-            failures.append(Outcome(run, f"its results cannot be read: {error}"))
-            continue
-        if np.isfinite(result.predictions.logits).all():
+            why = f"its results cannot be read: {error}"
+        if why:
+            failures.append(Outcome(run, why))
+        elif result:
             results.append(result)
-        else:
-            failures.append(Outcome(run, "its predictions are not finite numbers"))
 
     tested = Counter(_test_set(result) for result in results)
     usual = tested.most_common(1)[0][0] if tested else None
@@ -410,14 +406,16 @@ def read_results(outcomes: Sequence[Outcome]) -> tuple[list[RunResult], list[Out
 
 
 def _read(run: Run) -> RunResult:
-    data = run.directory / "data.json"
+    def read_json(name: str) -> dict[str, Any]:
+        return dict(json.loads((run.directory / name).read_text(encoding="utf-8")))
+
     return RunResult(
         run=run,
         predictions=read_predictions(run.directory / "predictions.parquet"),
-        summary=json.loads((run.directory / "summary.json").read_text(encoding="utf-8")),
-        environment=json.loads((run.directory / "environment.json").read_text(encoding="utf-8")),
+        summary=read_json("summary.json"),
+        environment=read_json("environment.json"),
         history=pd.read_csv(run.directory / "metrics.csv"),
-        data=json.loads(data.read_text(encoding="utf-8")) if data.is_file() else {},
+        data=read_json("data.json") if (run.directory / "data.json").is_file() else {},
     )
 
 

@@ -19,23 +19,27 @@ Nothing here writes a file, so an invalid study leaves no trace.
 
 import difflib
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
 from vitlab.config import ABSENT, Config, flatten, load_yaml, merge
-from vitlab.studies.budget import Budget, Epochs, parse_budget
+from vitlab.studies.baselines import Images
+from vitlab.studies.budget import Budget, parse_budget, refuse_unknown
 from vitlab.studies.format import as_yaml
-from vitlab.studies.workshop import Workshop
+from vitlab.studies.metric import TOP1, Metric, metric_of
+
+if TYPE_CHECKING:
+    from vitlab.experiment.experiment import Experiment
 
 KEYS = ("name", "base", "variants", "seeds", "budget", "may_differ", "tune", "target_accuracy", "jobs")
 REQUIRED = ("base", "variants", "seeds")
-TUNE_KEYS = ("key", "values", "seeds")
 WARMUP = "model.init_args.schedule.init_args.warmup_epochs"
-RESERVED_SLUGS = ("figures", "robustness", "transfer", "tuning", "wandb")  # other folders beside the variants'
+RESERVED_SLUGS = ("figures", "robustness", "transfer", "tuning", "wandb")  # folders next to those of the variants
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,6 @@ class Tuning:
     key: str
     values: list[Any]
     seeds: list[int]
-
-    def override(self, value: Any) -> Config:
-        """Return the configuration that sets the key."""
-        return nest(self.key, value)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Study:
     @property
     def settled(self) -> bool:
         """Whether the file alone determines the runs: nothing is tuned, and the budget is in epochs."""
-        return self.tuning is None and (self.budget is None or isinstance(self.budget, Epochs))
+        return self.tuning is None and (self.budget is None or self.budget.kind == "epochs")
 
     @property
     def allowed(self) -> list[str]:
@@ -83,13 +83,14 @@ class Study:
 class Run:
     """One cell of the grid: a variant with a seed.
 
-    The run directory belongs to the run; the study writes its own files beside it, in the variant's folder.
+    The run directory belongs to the run; the study writes its own files next to it, in the variant's folder.
     """
 
     variant: str
     seed: int
     config: Config
     folder: Path
+    metric: Metric = TOP1  # that ranks it
 
     @property
     def directory(self) -> Path:
@@ -135,6 +136,9 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
+# ---- from the file to the study
+
+
 def read_study(path: Path) -> Study:
     """Read and check a study's YAML.
 
@@ -142,35 +146,118 @@ def read_study(path: Path) -> Study:
         ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
     """
     content = load_yaml(path)
-    _refuse_unknown(content, KEYS, path, "key")
-    for key in REQUIRED:
-        if content.get(key) in (None, {}, []):
-            raise ValueError(f"{path} has no `{key}`. A study needs {', '.join(REQUIRED)}.")
-
-    base = path.parent / str(content["base"])
-    if not base.is_file():
+    base = path.parent / str(content.get("base"))
+    if content.get("base") and not base.is_file():
         raise FileNotFoundError(
             f"{path}: base: {content['base']} does not exist (looked for {base}).\n"
             "The path is relative to the study's file."
         )
+    try:
+        return _parse(content, path, base)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _parse(content: Config, path: Path, base: Path) -> Study:
+    def checked(key: str, valid: Callable[[Any], bool], expected: str) -> Any:
+        value = content.get(key)
+        if value is not None and not valid(value):
+            raise ValueError(f"{key}: {value!r}. Expected {expected}.")
+        return value
+
+    refuse_unknown(content, KEYS, "key")
+    for key in REQUIRED:
+        if content.get(key) in (None, {}, []):
+            raise ValueError(f"the study has no `{key}`. It needs {', '.join(REQUIRED)}.")
     name = str(content.get("name") or path.stem)
     if not slug(name):
-        raise ValueError(f"{path}: name: {name!r} cannot name a folder. Use letters or digits.")
+        raise ValueError(f"name: {name!r} cannot name a folder. Use letters or digits.")
+    keys = checked(
+        "may_differ",
+        lambda value: isinstance(value, list) and all(isinstance(key, str) for key in value),
+        "a list of keys, like [model.init_args.backbone]",
+    )
     return Study(
         path=path,
         name=name,
         base=base,
-        variants=_variants(content["variants"], path),
-        seeds=_seeds(content["seeds"], path),
-        budget=_budget(content.get("budget"), path),
-        may_differ=_may_differ(content.get("may_differ"), path),
-        jobs=_jobs(content.get("jobs"), path),
-        tuning=_tuning(content.get("tune"), content["seeds"], path),
-        target_accuracy=_target(content.get("target_accuracy"), path),
+        variants=_variants(content["variants"], path.parent),
+        seeds=_seeds(content["seeds"]),
+        budget=parse_budget(content.get("budget")),
+        may_differ=keys or [],
+        jobs=checked("jobs", lambda jobs: type(jobs) is int and jobs >= 1, "a whole number from 1, or null"),
+        tuning=_tuning(content.get("tune"), content["seeds"]),
+        target_accuracy=checked(
+            "target_accuracy",
+            lambda value: type(value) is float and 0 < value < 1,
+            "a fraction between 0 and 1, like 0.9, or null",
+        ),
     )
 
 
-def plan(study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Config] | None = None) -> list[Run]:
+def _variants(value: Any, folder: Path) -> dict[str, Config]:
+    if not isinstance(value, dict):
+        raise ValueError(f"variants: expected a mapping from names to differences, got {value!r}.")
+    variants: dict[str, Config] = {}
+    by_slug: dict[str, str] = {}
+    for name, override in ((str(name), override) for name, override in value.items()):
+        if isinstance(override, str):
+            override = load_yaml(folder / override)
+        if override is not None and not isinstance(override, dict):
+            raise ValueError(f"variants: {name}: {override!r}. Expected a mapping or the path of a YAML file.")
+        short = slug(name)
+        if not short or short in RESERVED_SLUGS:
+            raise ValueError(f"variants: {name!r} cannot name a folder. Use a name with letters or digits.")
+        if short in by_slug:
+            raise ValueError(f"variants {by_slug[short]!r} and {name!r} would share the folder {short}/. Rename one.")
+        variants[name], by_slug[short] = override or {}, name
+    if len(variants) < 2:
+        raise ValueError(
+            f"variants: there is only {next(iter(variants))!r}; a comparison needs two.\n"
+            "To train one model, use `python -m vitlab fit`."
+        )
+    return variants
+
+
+def _seeds(value: Any) -> list[int]:
+    if not isinstance(value, list) or not all(type(seed) is int and seed >= 0 for seed in value):
+        raise ValueError(f"seeds: {value!r}. Expected a list of whole numbers from 0, like [1, 2, 3].")
+    twice = sorted({seed for seed in value if value.count(seed) > 1})
+    if twice:
+        raise ValueError(f"seeds: {value} contains {twice[0]} twice; equal seeds give equal runs. Remove one.")
+    return value
+
+
+def _tuning(value: Any, seeds: list[int]) -> Tuning | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ValueError(f"tune: {value!r}. Expected a mapping with `key` and `values`.")
+    refuse_unknown(value, ("key", "values", "seeds"), "key of `tune`")
+    key, values = value.get("key"), value.get("values")
+    if not isinstance(key, str) or not isinstance(values, list) or len(values) < 2:
+        raise ValueError(f"tune: expected a `key` and two `values` or more, got {key!r} and {values!r}.")
+    if len({slug(str(value)) for value in values}) < len(values):
+        raise ValueError(f"tune: values: {values} contains duplicates. Remove them.")
+    return Tuning(key, values, _seeds(value.get("seeds", seeds[:1])))
+
+
+# ---- from the study to its runs
+
+
+def experiment_of(config: Config) -> "Experiment":
+    """Return the experiment of a configuration, which completes and checks it."""
+    from vitlab.experiment.experiment import Experiment  # here, because it takes seconds to import
+
+    return Experiment(config)
+
+
+def images_of(run: Run) -> Images:
+    """Return the images of a run."""
+    return experiment_of(run.config).data
+
+
+def plan(study: Study, root: Path, decided: Mapping[str, Config] | None = None) -> list[Run]:
     """Return the runs of a study, ordered by seed so that an early stop leaves pairs.
 
     Args:
@@ -179,42 +266,70 @@ def plan(study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Con
     Raises:
         ValueError: an empty variant, an invalid configuration, or one that could yield no result.
     """
-    base = load_yaml(study.base)
+    cells = {}
     for variant, override in study.variants.items():
         if not override:
             raise ValueError(
                 f"Variant {variant!r} of {study.path} is empty and changes nothing.\n"
                 f"List the settings that define it, even if {study.base.name} has the same values."
             )
-    runs = [
-        _run(study, variant, seed, (decided or {}).get(variant, {}), base, workshop, root)
-        for seed in study.seeds
-        for variant in study.variants
-    ]
-    _refuse_equal_variants(study, runs)
-    _refuse_unknown_keys(study, runs)
-    _refuse_cut_short(study, runs)
-    return runs
+        cells[variant] = _complete(study, variant, root, (decided or {}).get(variant, {}))
+    _refuse_equal_variants(study, cells)
+    _refuse_unknown_keys(study, cells)
+    _refuse_cut_short(study, cells)
+    metrics = {run.metric for run in cells.values()}
+    if len(metrics) > 1:
+        names = " and ".join(sorted(metric.label for metric in metrics))
+        raise ValueError(f"{study.path}: the tasks of the variants' objectives rank by {names}. Compare by one metric.")
+    return [_with_seed(run, seed) for seed in study.seeds for run in cells.values()]
 
 
-def plan_tuning(study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Config]) -> list[list[Run]]:
+def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> list[list[Run]]:
     """Return the tuning runs by value of `study.tuning`, then by seed and variant; they use no test images."""
     if study.tuning is None:
         return []
-    base, tuning = load_yaml(study.base), study.tuning
-    trials = []
+    tuning, trials = study.tuning, []
     for value in tuning.values:
         name = slug(f"{tuning.key.rpartition('.')[2]}-{value}")
-        runs = []
-        for seed in tuning.seeds:
-            for variant in study.variants:
-                folder = root / slug(study.name) / "tuning" / slug(variant) / name
-                own = {"run": {"root": str(folder.parent), "name": name, "test": False}}
-                chosen = merge(decided.get(variant, {}), merge(tuning.override(value), own))
-                run = _run(study, variant, seed, chosen, base, workshop, root)
-                runs.append(Run(f"{variant} with {name}", seed, run.config, folder))
-        trials.append(runs)
+        cells = []
+        for variant in study.variants:
+            folder = root / slug(study.name) / "tuning" / slug(variant) / name
+            own = {"run": {"root": str(folder.parent), "name": name, "test": False}}
+            chosen = merge(decided.get(variant, {}), merge(nest(tuning.key, value), own))
+            run = _complete(study, variant, root, chosen)
+            cells.append(Run(f"{variant} with {name}", run.seed, run.config, folder, run.metric))
+        trials.append([_with_seed(run, seed) for seed in tuning.seeds for run in cells])
     return trials
+
+
+def _complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
+    """Return the run of a variant with the study's first seed, its configuration complete."""
+    import torch  # here, because it takes seconds to import
+
+    folder = root / slug(study.name) / slug(variant)
+    own: Config = {
+        "seed_everything": study.seeds[0],
+        "run": {"root": str(folder.parent), "name": folder.name, "test": True, "wandb": {"group": study.name}},
+    }
+    if study.budget is not None and study.budget.kind == "epochs":
+        own["trainer"] = {"max_epochs": study.budget.amount}
+    try:
+        experiment = experiment_of(merge(merge(merge(load_yaml(study.base), study.variants[variant]), own), decided))
+        with warnings.catch_warnings(action="ignore"):
+            try:  # to build it, so that a mistake shows before anything is trained; without memory for weights
+                with torch.device("meta"):
+                    metric, _ = metric_of(experiment), experiment.trainer
+            except RuntimeError:  # code that reads values, which a tensor on the meta device lacks
+                metric, _ = metric_of(experiment), experiment.trainer
+    except ValueError as error:
+        raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
+    # As read back from a file, where tuples are lists, to be comparable with the run directories.
+    config: Config = yaml.safe_load(yaml.safe_dump(experiment.config, sort_keys=False))
+    return Run(variant, study.seeds[0], config, folder, metric)
+
+
+def _with_seed(run: Run, seed: int) -> Run:
+    return Run(run.variant, seed, run.config | {"seed_everything": seed}, run.folder, run.metric)
 
 
 def without_run(config: Config) -> Config:
@@ -229,58 +344,27 @@ def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
     for key in dict.fromkeys(key for config in flat.values() for key in config):
         values = {variant: config.get(key, ABSENT) for variant, config in flat.items()}
         if any(value != next(iter(values.values())) for value in values.values()):
-            differences.append(Difference(key, values, any(_within(key, prefix) for prefix in study.allowed)))
+            declared = any(key == prefix or key.startswith(f"{prefix}.") for prefix in study.allowed)
+            differences.append(Difference(key, values, declared))
     return sorted(differences, key=lambda difference: not difference.declared)
 
 
-def _run(study: Study, variant: str, seed: int, decided: Config, base: Config, workshop: Workshop, root: Path) -> Run:
-    own: Config = {
-        "seed_everything": seed,
-        "run": {
-            "root": str(root / slug(study.name)),
-            "name": slug(variant),
-            "test": True,
-            "wandb": {"group": study.name},
-        },
-    }
-    if isinstance(study.budget, Epochs):
-        own["trainer"] = {"max_epochs": study.budget.amount}
-    try:
-        resolved = workshop.resolve(merge(merge(merge(base, study.variants[variant]), own), decided))
-    except ValueError as error:
-        raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
-    # As read back from a file, where tuples are lists, to be comparable with the run directories.
-    plain: Config = yaml.safe_load(yaml.safe_dump(resolved, sort_keys=False))
-    return Run(variant, seed, plain, root / slug(study.name) / slug(variant))
-
-
-def _within(key: str, prefix: str) -> bool:
-    return key == prefix or key.startswith(f"{prefix}.")
-
-
-def _refuse_unknown(keys: Iterable[str], known: tuple[str, ...], path: Path, what: str) -> None:
-    for key in keys:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(known)}."
-            raise ValueError(f"{path}: unknown {what} `{key}`. {hint}")
-
-
-def _refuse_equal_variants(study: Study, runs: list[Run]) -> None:
-    seen: list[Run] = []
-    for run in runs[: len(study.variants)]:
-        for other in seen:
-            if without_run(run.config) == without_run(other.config):
+def _refuse_equal_variants(study: Study, cells: Mapping[str, Run]) -> None:
+    seen: list[tuple[str, Config]] = []
+    for variant, run in cells.items():
+        config = without_run(run.config)
+        for other, theirs in seen:
+            if theirs == config:
                 raise ValueError(
-                    f"Variants {other.variant!r} and {run.variant!r} of {study.path} are the same experiment:\n"
+                    f"Variants {other!r} and {variant!r} of {study.path} are the same experiment:\n"
                     "their resolved configurations do not differ in a single value. Change or remove one."
                 )
-        seen.append(run)
+        seen.append((variant, config))
 
 
-def _refuse_unknown_keys(study: Study, runs: list[Run]) -> None:
+def _refuse_unknown_keys(study: Study, cells: Mapping[str, Run]) -> None:
     tuned = [("tune: key", study.tuning.key)] if study.tuning else []
-    known = {key for run in runs for key in _prefixes(run.config)}
+    known = {key for run in cells.values() for key in _prefixes(run.config)}
     for where, key in [*(("may_differ", key) for key in study.may_differ), *tuned]:
         if key not in known:
             near = difflib.get_close_matches(key, sorted(known), n=1)
@@ -288,18 +372,23 @@ def _refuse_unknown_keys(study: Study, runs: list[Run]) -> None:
             raise ValueError(f"{study.path}: {where}: `{key}` is no key of any variant's configuration.{hint}")
 
 
-def _refuse_cut_short(study: Study, runs: list[Run]) -> None:
+def _prefixes(config: Config, prefix: str = "") -> Iterable[str]:
+    for key, value in config.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _prefixes(value, f"{prefix}{key}.")
+
+
+def _refuse_cut_short(study: Study, cells: Mapping[str, Run]) -> None:
     """Reject settings that end a run early or skip test images; fewer training batches are a fair budget."""
-    for run in runs:
+    for variant, run in cells.items():
         trainer = run.config.get("trainer", {})
         if study.budget is None and trainer.get("max_epochs") in (None, -1):
-            raise ValueError(
-                f"{study.path}: {run.variant!r} has no training length. Add a budget, like {{epochs: 30}}."
-            )
+            raise ValueError(f"{study.path}: {variant!r} has no training length. Add a budget, like {{epochs: 30}}.")
         for key, value in trainer.items():
-            if key in CUTS_SHORT and value is not None and not CUTS_SHORT[key](value):
+            if key in COMPLETE and value is not None and not COMPLETE[key](value):
                 raise ValueError(
-                    f"{study.path}: trainer.{key} is {as_yaml(value)} for {run.variant!r}, whose runs would be "
+                    f"{study.path}: trainer.{key} is {as_yaml(value)} for {variant!r}, whose runs would be "
                     "cut short and yield no result. Remove it; `budget` sets the training length."
                 )
 
@@ -310,7 +399,7 @@ def _all_batches(limit: int | float) -> bool:
 
 
 # By key of the trainer, whether a value leaves a run complete; null always does.
-CUTS_SHORT: Mapping[str, Callable[[Any], bool]] = {
+COMPLETE: Mapping[str, Callable[[Any], bool]] = {
     "limit_test_batches": _all_batches,
     "limit_val_batches": _all_batches,  # tuning and curves use all validation images
     "limit_train_batches": lambda limit: limit > 0,
@@ -320,85 +409,3 @@ CUTS_SHORT: Mapping[str, Callable[[Any], bool]] = {
     "max_steps": lambda steps: steps != 0,
     "max_time": lambda time: False,
 }
-
-
-def _prefixes(config: Config, prefix: str = "") -> Iterable[str]:
-    for key, value in config.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _prefixes(value, f"{prefix}{key}.")
-
-
-def _variants(value: Any, path: Path) -> dict[str, Config]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: variants: expected a mapping from names to differences, got {value!r}.")
-    variants: dict[str, Config] = {}
-    by_slug: dict[str, str] = {}
-    for name, override in ((str(name), override) for name, override in value.items()):
-        if isinstance(override, str):
-            override = load_yaml(path.parent / override)
-        if override is not None and not isinstance(override, dict):
-            raise ValueError(f"{path}: variants: {name}: {override!r}. Expected a mapping or the path of a YAML file.")
-        short = slug(name)
-        if not short or short in RESERVED_SLUGS:
-            raise ValueError(f"{path}: variants: {name!r} cannot name a folder. Use a name with letters or digits.")
-        if short in by_slug:
-            raise ValueError(
-                f"{path}: variants {by_slug[short]!r} and {name!r} would share the folder {short}/. Rename one of them."
-            )
-        variants[name], by_slug[short] = override or {}, name
-    if len(variants) < 2:
-        raise ValueError(
-            f"{path}: variants: there is only {next(iter(variants))!r}; a comparison needs two.\n"
-            "To train one model, use `python -m vitlab fit`."
-        )
-    return variants
-
-
-def _seeds(value: Any, path: Path) -> list[int]:
-    if not isinstance(value, list) or not all(type(seed) is int and seed >= 0 for seed in value):
-        raise ValueError(f"{path}: seeds: {value!r}. Expected a list of whole numbers from 0, like [1, 2, 3].")
-    twice = sorted({seed for seed in value if value.count(seed) > 1})
-    if twice:
-        raise ValueError(f"{path}: seeds: {value} contains {twice[0]} twice; equal seeds give equal runs. Remove one.")
-    return value
-
-
-def _budget(value: Any, path: Path) -> Budget | None:
-    try:
-        return parse_budget(value)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _tuning(value: Any, seeds: list[int], path: Path) -> Tuning | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: tune: {value!r}. Expected a mapping with `key` and `values`.")
-    _refuse_unknown(value, TUNE_KEYS, path, "key of `tune`")
-    key, values = value.get("key"), value.get("values")
-    if not isinstance(key, str) or not isinstance(values, list) or len(values) < 2:
-        raise ValueError(f"{path}: tune: expected a `key` and two `values` or more, got {key!r} and {values!r}.")
-    if len({slug(str(value)) for value in values}) < len(values):
-        raise ValueError(f"{path}: tune: values: {values} contains duplicates. Remove them.")
-    return Tuning(key, values, _seeds(value.get("seeds", seeds[:1]), path))
-
-
-def _target(value: Any, path: Path) -> float | None:
-    if value is not None and (type(value) is not float or not 0 < value < 1):
-        raise ValueError(f"{path}: target_accuracy: {value!r}. Expected a fraction between 0 and 1, like 0.9, or null.")
-    return value
-
-
-def _may_differ(value: Any, path: Path) -> list[str]:
-    value = value or []
-    if not isinstance(value, list) or not all(isinstance(key, str) for key in value):
-        raise ValueError(f"{path}: may_differ: {value!r}. Expected a list of keys, like [model.init_args.backbone].")
-    return value
-
-
-def _jobs(value: Any, path: Path) -> int | None:
-    if value is not None and (type(value) is not int or value < 1):
-        raise ValueError(f"{path}: jobs: {value!r}. Expected a whole number from 1, or null.")
-    return value

@@ -1,6 +1,6 @@
 """What a study determines before its runs: the epochs that a budget allows each variant, and the tuned setting.
 
-Both are stored beside the runs and reused, so that restarting a study continues the same study.
+Both are stored in the study's folder and reused, so that restarting a study continues the same study.
 """
 
 import json
@@ -13,11 +13,11 @@ from vitlab.atomic_files import write_text
 from vitlab.config import Config, flatten, merge
 from vitlab.evaluation.cost import Cost
 from vitlab.experiment.run_directory import shortfalls
-from vitlab.studies.budget import Epochs
+from vitlab.studies.baselines import Images
 from vitlab.studies.execution.local import Outcome
 from vitlab.studies.execution.progress import read_progress
+from vitlab.studies.metric import TOP1, Metric
 from vitlab.studies.study import WARMUP, Run, Study, nest, plan_tuning, slug
-from vitlab.studies.workshop import Images, Workshop
 
 Measure = Callable[[Sequence[Run]], tuple[dict[str, Cost], dict[str, str]]]
 Train = Callable[[list[Run]], list[Outcome]]
@@ -27,24 +27,26 @@ class Trial(NamedTuple):
     """One value of the tuned setting, for one variant."""
 
     value: Any
-    accuracy: float | None  # on the validation images, mean over the tuning seeds; None if a run failed
+    score: float | None  # the metric on the validation images, mean over the tuning seeds; None if a run failed
 
 
 class Choice(NamedTuple):
-    """The result of tuning a variant: the value with the highest accuracy, the first one of ties."""
+    """The result of tuning a variant: the value with the best score, the first one of ties."""
 
     variant: str
     trials: list[Trial]
+    metric: Metric = TOP1
 
     @property
     def best(self) -> Trial:
         """The chosen trial."""
-        return max(self.trials, key=lambda trial: -1.0 if trial.accuracy is None else trial.accuracy)
+        finished = [trial for trial in self.trials if trial.score is not None]
+        return max(finished or self.trials, key=lambda trial: self.metric.sign * (trial.score or 0.0))
 
     @property
     def at_the_edge(self) -> bool:
         """Whether an outermost value is the single best one, so that a better one may lie beyond it."""
-        alone = [trial.accuracy for trial in self.trials].count(self.best.accuracy) == 1
+        alone = [trial.score for trial in self.trials].count(self.best.score) == 1
         return alone and self.best in (self.trials[0], self.trials[-1])
 
 
@@ -61,11 +63,12 @@ def spend_budget(
         ValueError: the budget is below half an epoch, a required cost could not be measured, or the warm-up cannot be
             scaled because the base does not set the number of epochs.
     """
-    if study.budget is None or isinstance(study.budget, Epochs):
+    if study.budget is None or study.budget.kind == "epochs":
         return {}
     record = folder / "budget.json"
-    inputs = {"budget": str(study.budget), "configs": {run.variant: _spent_by(run.config) for run in drafts}}
-    known = _read(record)
+    spent_by = {run.variant: {"model": run.config["model"], "data": run.config["data"]} for run in drafts}
+    inputs = {"budget": str(study.budget), "configs": spent_by}
+    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     if {key: known.get(key) for key in inputs} != inputs:
         costs, failures = measure(drafts) if study.budget.measured else ({}, {})
         for variant, why in failures.items():
@@ -84,19 +87,25 @@ def _trained_for(study: Study, draft: Run, epochs: int) -> Config:
     """Return the override for another number of epochs, with the warm-up scaled in proportion."""
     override: Config = {"trainer": {"max_epochs": epochs}}
     flat = flatten(draft.config)
-    warmup, of = flat.get(WARMUP), flat.get("trainer.max_epochs")
+    warmup, planned = flat.get(WARMUP), flat.get("trainer.max_epochs")
     if not warmup:
         return override
-    if of is None:
+    if planned is None:
         raise ValueError(
             f"{study.path}: budget: {WARMUP} is {warmup}, but trainer.max_epochs is not set,\n"
             "so the budget cannot scale the warm-up. Set trainer.max_epochs in the base."
         )
-    return merge(override, nest(WARMUP, warmup * epochs / of))
+    return merge(override, nest(WARMUP, warmup * epochs / planned))
 
 
-def refuse_to_tune_on_test_images(study: Study, images: Images) -> None:
-    """Raise ValueError if validation images are also test images."""
+def refuse_unfit_images(study: Study, metric: Metric, images: Images) -> None:
+    """Raise ValueError for labels without the metric, or for tuning on test images."""
+    labels = images.labels("test")
+    if metric.one_class and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+        raise ValueError(
+            f"{study.path}: the labels are {labels.dtype} of shape {labels.shape}; the objective's task ranks by "
+            f"{'top-1 accuracy' if metric.is_accuracy else metric.name}, which needs one class per image."
+        )
     if study.tuning is not None and set(images.image_names("val")) & set(images.image_names("test")):
         raise ValueError(
             f"{study.path}: tune: the validation images of this data set are also its test images.\n"
@@ -104,18 +113,8 @@ def refuse_to_tune_on_test_images(study: Study, images: Images) -> None:
         )
 
 
-def refuse_what_has_no_top1(study: Study, images: Images) -> None:
-    """Raise ValueError unless every label is the index of a single class."""
-    labels = images.labels("test")
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"{study.path}: the labels are {labels.dtype} of shape {labels.shape}; a study ranks by top-1 accuracy, "
-            "which needs one class per image. Train on such data with `fit`."
-        )
-
-
 def tune(
-    study: Study, workshop: Workshop, root: Path, decided: Mapping[str, Config], train: Train
+    study: Study, root: Path, decided: Mapping[str, Config], train: Train
 ) -> tuple[list[Choice], dict[str, Config]]:
     """Train every variant with every value; return the choices, and `decided` extended by them.
 
@@ -124,42 +123,28 @@ def tune(
     """
     if study.tuning is None:
         return [], dict(decided)
-    trials = plan_tuning(study, workshop, root, decided)
+    trials = plan_tuning(study, root, decided)  # by value, then by seed and variant
     train([run for runs in trials for run in runs])
-    choices = read_choices(study, trials)
-    _write(root / slug(study.name) / "tuning" / "choices.json", {c.variant: c._asdict() for c in choices})
-    for choice in choices:
-        if choice.best.accuracy is None:
-            raise ValueError(f"{study.path}: tune: no tuning run of {choice.variant} finished; see its logs.")
-    tuned = {choice.variant: study.tuning.override(choice.best.value) for choice in choices}
-    return choices, {variant: merge(decided.get(variant, {}), tuned[variant]) for variant in study.variants}
-
-
-def read_choices(study: Study, trials: Sequence[Sequence[Run]]) -> list[Choice]:
-    """Return the choices from the directories of the tuning runs; `trials` is by value, then variant and seed."""
-    assert study.tuning is not None
-    choices = []
+    choices, overrides = [], {}
     for position, variant in enumerate(study.variants):
         tried = []
         for value, runs in zip(study.tuning.values, trials, strict=True):
-            accuracies = [_validation_accuracy(run) for run in runs[position :: len(study.variants)]]
-            known = [accuracy for accuracy in accuracies if accuracy is not None]
-            tried.append(Trial(value, fmean(known) if len(known) == len(accuracies) else None))
-        choices.append(Choice(variant, tried))
-    return choices
+            scores = [_validation_score(run) for run in runs[position :: len(study.variants)]]
+            known = [score for score in scores if score is not None]
+            tried.append(Trial(value, fmean(known) if len(known) == len(scores) else None))
+        choice = Choice(variant, tried, trials[0][0].metric)
+        choices.append(choice)
+        overrides[variant] = merge(decided.get(variant, {}), nest(study.tuning.key, choice.best.value))
+    record = {choice.variant: {"variant": choice.variant, "trials": choice.trials} for choice in choices}
+    _write(root / slug(study.name) / "tuning" / "choices.json", record)
+    for choice in choices:
+        if choice.best.score is None:
+            raise ValueError(f"{study.path}: tune: no tuning run of {choice.variant} finished; see its logs.")
+    return choices, overrides
 
 
-def _validation_accuracy(run: Run) -> float | None:
-    return None if shortfalls(run.directory) else read_progress(run.directory / "metrics.csv").top1
-
-
-def _spent_by(config: Config) -> Config:
-    """Return the part of a configuration that determines how fast a budget is spent."""
-    return {"model": config["model"], "data": config["data"]}
-
-
-def _read(path: Path) -> Config:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+def _validation_score(run: Run) -> float | None:
+    return None if shortfalls(run.directory) else read_progress(run.directory / "metrics.csv", run.metric).score
 
 
 def _write(path: Path, content: Config) -> None:

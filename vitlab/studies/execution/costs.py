@@ -72,7 +72,6 @@ class _Child:
     """A process that measures on request; killed at the end of the `with` block."""
 
     def __init__(self, run: Run, program: Sequence[str], allotment: Allotment) -> None:
-        run.folder.mkdir(parents=True, exist_ok=True)
         cost_path(run).unlink(missing_ok=True)
         config, self.run = run.folder / "cost-config.yaml", run
         write_config(config, run.config)

@@ -68,7 +68,6 @@ def _configurations(runs: Sequence[Run]) -> list[str]:
     if not waiting:
         raise ValueError("All runs are finished already. `compare` without --emit writes the report.")
     for run in waiting:
-        run.folder.mkdir(parents=True, exist_ok=True)
         write_config(run.config_path, run.config)
     return [str(run.config_path) for run in waiting]
 

@@ -16,7 +16,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -66,9 +65,7 @@ class Outcome(NamedTuple):
     failure: str | None
 
 
-@dataclass
-class _Child:
-    run: Run
+class _Child(NamedTuple):
     process: subprocess.Popen[bytes]
     started: float
     active: Active
@@ -77,8 +74,7 @@ class _Child:
 def allot(runs: Sequence[Run], jobs: int | None) -> Allotment:
     """Divide this machine among the runs."""
     trainers = [run.config.get("trainer", {}) for run in runs]
-    on_cpu = all(trainer.get("accelerator") == "cpu" for trainer in trainers) or not torch.cuda.is_available()
-    if on_cpu:
+    if all(trainer.get("accelerator") == "cpu" for trainer in trainers) or not torch.cuda.is_available():
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         jobs = min(jobs or cores, len(runs))
         return Allotment(jobs, max(1, cores // jobs), [])
@@ -87,6 +83,9 @@ def allot(runs: Sequence[Run], jobs: int | None) -> Allotment:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
     return Allotment(min(jobs or len(gpus), len(runs)), None, gpus)
+
+
+# ---- what is in a run directory
 
 
 def is_finished(run: Run) -> bool:
@@ -100,6 +99,29 @@ def cut_short(run: Run) -> str | None:
     return f"incomplete run: {', '.join(short)} (--overwrite retrains it)" if short else None
 
 
+def conflicting(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs whose directory contains a run with another configuration, started or finished."""
+    return [run for run in runs if _conflicts(run)]
+
+
+def _conflicts(run: Run) -> list[tuple[str, object, object]]:
+    config = run.directory / "config.yaml"
+    return conflicts(without_run(load_yaml(config)), without_run(run.config)) if config.is_file() else []
+
+
+def refuse_conflicts(runs: Sequence[Run]) -> None:
+    """Raise ValueError for the first run directory that contains a run with another configuration."""
+    for run in conflicting(runs):
+        (key, *values), *others = _conflicts(run)
+        there, wanted = ("nothing" if value == ABSENT else as_yaml(value) for value in values)
+        more = f" (and {len(others)} more)" if others else ""
+        raise ValueError(
+            f"{run.directory} contains a run of {run.variant!r} with another configuration:\n"
+            f"{key} is {there} there and {wanted} in the study{more}.\n"
+            "Retrain it with --overwrite, or give the study another name."
+        )
+
+
 def to_replace(runs: Sequence[Run], overwrite: bool) -> set[Run]:
     """Return the runs to restart: those with another configuration and those that were cut short."""
     replaced = set(conflicting(runs))
@@ -107,23 +129,21 @@ def to_replace(runs: Sequence[Run], overwrite: bool) -> set[Run]:
     return replaced | {run for run in runs if overwrite and is_finished(run) and cut_short(run)}
 
 
-def conflicting(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs whose directory contains a run with another configuration, started or finished."""
-    return [run for run in runs if _conflict(run)]
+def last_lines(log: Path, count: int = LOG_LINES) -> list[str]:
+    """Return the last lines that a process printed, without overwritten progress bars."""
+    if not log.is_file():
+        return []
+    lines = (line.rpartition("\r")[2].rstrip() for line in log.read_text(errors="replace").split("\n"))
+    return [line for line in lines if line][-count:]
 
 
-def refuse_conflicts(runs: Sequence[Run]) -> None:
-    """Raise ValueError for the first run directory that contains a run with another configuration."""
-    for run in conflicting(runs):
-        conflict = _conflict(run)
-        key, there, wanted = conflict[0]
-        there, wanted = ("nothing" if value == ABSENT else as_yaml(value) for value in (there, wanted))
-        more = f" (and {len(conflict) - 1} more)" if len(conflict) > 1 else ""
-        raise ValueError(
-            f"{run.directory} contains a run of {run.variant!r} with another configuration:\n"
-            f"{key} is {there} there and {wanted} in the study{more}.\n"
-            "Retrain it with --overwrite, or give the study another name."
-        )
+def write_config(path: Path, config: Config) -> None:
+    """Write a configuration atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
+# ---- processes
 
 
 def run_all(
@@ -145,49 +165,38 @@ def run_all(
     free = deque(range(allotment.jobs))
     children: dict[int, _Child] = {}
     timed: list[tuple[Run, float]] = []
-    with signals_as_exit(), _explain_interruption(display), _end_processes(children):
+    with signals_as_exit(), _end_processes(children, display):
         while waiting or children:
             while waiting and free:
-                slot = free.popleft()
-                run = waiting.popleft()
+                slot, run = free.popleft(), waiting.popleft()
                 children[slot] = _start(run, program, allotment.environment(slot), overwrite=run in replaced)
-            for slot, child in list(children.items()):
-                child.active.seconds = time.monotonic() - child.started
-                child.active.progress = read_progress(child.run.directory / "metrics.csv")
-                if child.process.poll() is not None:
-                    outcomes[child.run] = outcome = _outcome(child)
+            for slot, (process, started, active) in list(children.items()):
+                active.seconds = time.monotonic() - started
+                active.progress = _progress_of(active.run)
+                if process.poll() is not None:
+                    outcomes[active.run] = outcome = _outcome(active.run, process.returncode)
                     if outcome.failure is None:
-                        timed.append((child.run, child.active.seconds))
+                        timed.append((active.run, active.seconds))
                     del children[slot]
                     free.append(slot)
-                    display.note(_describe_end(outcome, child.active, display))
-            active = [child.active for child in children.values()]
-            display.update(active, len(outcomes), seconds_left(timed, active, waiting, allotment.jobs))
+                    display.note(_describe_end(outcome, active, display))
+            running = [child.active for child in children.values()]
+            display.update(running, len(outcomes), seconds_left(timed, running, waiting, allotment.jobs))
             if children:
                 time.sleep(POLL_SECONDS)
     return [outcomes[run] for run in runs]
 
 
-def last_lines(log: Path, count: int = LOG_LINES) -> list[str]:
-    """Return the last lines that a process printed, without overwritten progress bars."""
-    if not log.is_file():
-        return []
-    lines = (line.rpartition("\r")[2].rstrip() for line in log.read_text(errors="replace").split("\n"))
-    return [line for line in lines if line][-count:]
-
-
-def _conflict(run: Run) -> list[tuple[str, object, object]]:
-    config = run.directory / "config.yaml"
-    return conflicts(without_run(load_yaml(config)), without_run(run.config)) if config.is_file() else []
+def _progress_of(run: Run) -> Progress:
+    return read_progress(run.directory / "metrics.csv", run.metric)
 
 
 def _start(run: Run, program: Sequence[str], environment: dict[str, str], overwrite: bool) -> _Child:
-    run.folder.mkdir(parents=True, exist_ok=True)
     write_config(run.config_path, run.config)
     command = [*program, "fit", "--config", str(run.config_path)]
     if overwrite:
         command += ["--run.overwrite", "true"]
-    before = Progress(0, None) if overwrite else read_progress(run.directory / "metrics.csv")
+    before = Progress(0, None) if overwrite else _progress_of(run)
     with run.log_path.open("w" if overwrite else "a", encoding="utf-8") as log:
         log.write(" ".join([*(f"{key}={value}" for key, value in environment.items()), shlex.join(command)]) + "\n")
         log.flush()
@@ -200,22 +209,14 @@ def _start(run: Run, program: Sequence[str], environment: dict[str, str], overwr
             env={**os.environ, **environment},
             start_new_session=True,
         )
-    return _Child(run, process, time.monotonic(), Active(run, before.epochs, before))
+    return _Child(process, time.monotonic(), Active(run, before.epochs, before))
 
 
-def write_config(path: Path, config: Config) -> None:
-    """Write a configuration atomically."""
-    write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-
-
-def _outcome(child: _Child) -> Outcome:
-    code = child.process.returncode
+def _outcome(run: Run, code: int) -> Outcome:
     if code != 0:
         how = f"exit status {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
-        return Outcome(child.run, ": ".join([how, *last_lines(child.run.log_path, 1)]))
-    if not is_finished(child.run):
-        return Outcome(child.run, "exit status 0, but summary.json is missing")
-    return Outcome(child.run, cut_short(child.run))
+        return Outcome(run, ": ".join([how, *last_lines(run.log_path, 1)]))
+    return Outcome(run, cut_short(run) if is_finished(run) else "exit status 0, but summary.json is missing")
 
 
 def _describe_end(outcome: Outcome, active: Active, display: Display) -> str:
@@ -229,33 +230,27 @@ def _describe_end(outcome: Outcome, active: Active, display: Display) -> str:
 
 
 @contextlib.contextmanager
-def _explain_interruption(display: Display) -> Iterator[None]:
-    """Explain how to continue an interrupted study."""
+def _end_processes(children: dict[int, _Child], display: Display) -> Iterator[None]:
+    """End the processes that still run at the end of the block; kill them after a while or a second Ctrl-C."""
     try:
         yield
     except SystemExit:
         display.note("  Interrupted. The same command continues the runs.")
         raise
-
-
-@contextlib.contextmanager
-def _end_processes(children: dict[int, _Child]) -> Iterator[None]:
-    """End the processes that still run at the end of the block; kill them after a while or a second Ctrl-C."""
-    try:
-        yield
     finally:
+        processes = [child.process for child in children.values()]
         try:
-            for child in children.values():
-                child.process.terminate()
+            for process in processes:
+                process.terminate()
             deadline = time.monotonic() + PATIENCE_SECONDS
-            for child in children.values():
+            for process in processes:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.process.wait(max(0.0, deadline - time.monotonic()))
+                    process.wait(max(0.0, deadline - time.monotonic()))
         finally:
-            for child in children.values():
-                if child.process.poll() is None:
-                    os.killpg(child.process.pid, signal.SIGKILL)  # with its data-loading workers
-                    child.process.wait()
+            for process in processes:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)  # with its data-loading workers
+                    process.wait()
 
 
 @contextlib.contextmanager

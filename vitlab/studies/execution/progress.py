@@ -2,8 +2,6 @@
 
 import csv
 import shutil
-import sys
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from statistics import fmean
 from typing import NamedTuple, TextIO
 
 from vitlab.studies.format import clock
+from vitlab.studies.metric import Metric
 from vitlab.studies.study import Run
 
 TAIL_BYTES = 65_536  # contains the last epoch of any run, and is read quickly
@@ -18,10 +17,10 @@ PLAIN_INTERVAL = 60.0  # seconds between progress lines in a log file
 
 
 class Progress(NamedTuple):
-    """The progress of a run: completed epochs and the last validation accuracy."""
+    """The progress of a run: completed epochs and the last score on the validation images."""
 
     epochs: int
-    top1: float | None
+    score: float | None
 
 
 @dataclass
@@ -40,7 +39,7 @@ class Active:
         return self.seconds / gained if gained > 0 else None
 
 
-def read_progress(metrics: Path) -> Progress:
+def read_progress(metrics: Path, metric: Metric) -> Progress:
     """Read the progress from a metrics.csv that another process is writing."""
     try:
         with metrics.open("rb") as file:
@@ -50,14 +49,14 @@ def read_progress(metrics: Path) -> Progress:
     except FileNotFoundError:
         return Progress(0, None)
     width = header.count(",")
-    epochs, top1 = 0, None
+    epochs, score = 0, None
     for row in csv.DictReader([header, *(line for line in lines if line.count(",") == width)]):
         epoch = int(float(row.get("epoch") or 0))
-        if row.get("val/top1"):
-            epochs, top1 = max(epochs, epoch + 1), float(row["val/top1"])
+        if row.get(metric.validation):
+            epochs, score = max(epochs, epoch + 1), float(row[metric.validation])
         else:
             epochs = max(epochs, epoch)
-    return Progress(epochs, top1)
+    return Progress(epochs, score)
 
 
 def seconds_left(
@@ -83,75 +82,43 @@ def seconds_left(
     return max(max(remaining, default=0.0), (sum(remaining) + queued) / jobs)
 
 
-class Display(ABC):
-    """Shows the progress of runs; `total` and `width` (of a run's name) are for the layout."""
+class Display:
+    """Shows the progress of runs: in a terminal in lines updated in place, in a log file in a line per run a minute."""
 
     def __init__(self, stream: TextIO, runs: Sequence[Run]) -> None:
-        self.stream = stream
-        self.total = len(runs)
+        self.stream, self.total = stream, len(runs)
         self.width = max(len(str(run)) for run in runs)
+        self._shown = 0  # lines to be replaced by the next update
+        self._printed: dict[Run, float] = {}
 
-    @abstractmethod
     def note(self, text: str) -> None:
         """Print a permanent line."""
-
-    @abstractmethod
-    def update(self, active: Sequence[Active], over: int, left: float | None) -> None:
-        """Show the runs in progress, the number of finished ones, and the time left."""
-
-    def line(self, item: Active) -> str:
-        """Return the line of a run in progress."""
-        top1 = f"val {100 * item.progress.top1:5.1f} %" if item.progress.top1 is not None else " " * 11
-        epochs = f"epoch {item.progress.epochs:>{len(str(item.run.epochs))}}/{item.run.epochs}"
-        return f"{item.run!s:<{self.width}}  {epochs}  {top1}  {clock(item.seconds)}"
-
-    def summary(self, over: int, left: float | None) -> str:
-        """Return the line of the whole study."""
-        return f"{over} of {self.total} runs done" + (f", about {clock(left)} left" if left is not None else "")
-
-
-class TerminalDisplay(Display):
-    """Updates its last lines in place."""
-
-    def __init__(self, stream: TextIO, runs: Sequence[Run]) -> None:
-        super().__init__(stream, runs)
-        self._shown = 0  # lines to be replaced by the next update
-
-    def note(self, text: str) -> None:
         self._erase()
         print(text, file=self.stream, flush=True)
 
     def update(self, active: Sequence[Active], over: int, left: float | None) -> None:
+        """Show the runs in progress, the number of finished ones, and the time left."""
+        summary = f"{over} of {self.total} runs done" + (f", about {clock(left)} left" if left is not None else "")
+        if not self.stream.isatty():
+            for item in active:
+                if item.seconds - self._printed.get(item.run, 0.0) >= PLAIN_INTERVAL:
+                    self._printed[item.run] = item.seconds
+                    self.note(f"  {self.line(item)}  ({summary})")
+            return
         self._erase()
         columns = shutil.get_terminal_size().columns - 1  # a wrapped line would break the count
-        lines = [*(f"  {self.line(item)}" for item in active), f"  {self.summary(over, left)}"]
+        lines = [*(f"  {self.line(item)}" for item in active), f"  {summary}"]
         print("\n".join(line[:columns] for line in lines), file=self.stream, flush=True)
         self._shown = len(lines)
+
+    def line(self, item: Active) -> str:
+        """Return the line of a run in progress."""
+        score, metric = item.progress.score, item.run.metric
+        shown = "" if score is None else f"val {100 * score:5.1f} %" if metric.is_accuracy else f"val {score:.4g}"
+        epochs = f"epoch {item.progress.epochs:>{len(str(item.run.epochs))}}/{item.run.epochs}"
+        return f"{item.run!s:<{self.width}}  {epochs}  {shown:<11}  {clock(item.seconds)}"
 
     def _erase(self) -> None:
         if self._shown:
             print(f"\x1b[{self._shown}A\x1b[J", end="", file=self.stream)
         self._shown = 0
-
-
-class PlainDisplay(Display):
-    """Appends a line per run every minute, for log files."""
-
-    def __init__(self, stream: TextIO, runs: Sequence[Run]) -> None:
-        super().__init__(stream, runs)
-        self._printed: dict[Run, float] = {}
-
-    def note(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
-
-    def update(self, active: Sequence[Active], over: int, left: float | None) -> None:
-        for item in active:
-            if item.seconds - self._printed.get(item.run, 0.0) >= PLAIN_INTERVAL:
-                self._printed[item.run] = item.seconds
-                self.note(f"  {self.line(item)}  ({self.summary(over, left)})")
-
-
-def display_for(runs: Sequence[Run], stream: TextIO | None = None) -> Display:
-    """Return the display for a stream, by default standard output."""
-    stream = stream or sys.stdout
-    return TerminalDisplay(stream, runs) if stream.isatty() else PlainDisplay(stream, runs)

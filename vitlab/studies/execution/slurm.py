@@ -78,7 +78,6 @@ def run_array(
     jobs = {run: job for run in waiting if run not in replaced and (job := known.find(run)) is not None}
     missing = [run for run in waiting if run not in jobs]
     for run in missing:
-        run.folder.mkdir(parents=True, exist_ok=True)
         write_config(run.config_path, run.config)
     if missing:
         with executor.batch():

@@ -22,6 +22,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import CALIBRATION_BINS
 from vitlab.studies.format import tick
+from vitlab.studies.metric import Metric
 from vitlab.studies.results import StudyResults, VariantResult
 from vitlab.studies.robustness import CLEAN
 
@@ -98,40 +99,44 @@ def color(index: int) -> str:
 
 def ranking(results: StudyResults, layout: Layout) -> Figure:
     """Draw each variant's runs, mean and interval, with the baselines."""
-    variants = results.ranking
+    variants, metric, scale = results.ranking, results.metric, results.metric.scale
+
+    def text(score: float) -> str:
+        return f"{100 * score:.2f} %" if metric.is_accuracy else f"{score:.4g}"
+
     figure = Figure(figsize=(layout.width * PX, (84 + 34 * len(variants)) * PX), layout="constrained")
     axes = figure.subplots()
     for row, result in enumerate(variants):
-        accuracy, hue = result.accuracy, color(result.index)
-        axes.plot([100 * accuracy.low, 100 * accuracy.high], [row, row], color=hue, linewidth=2.5, alpha=0.55)
+        mean, low, high = (scale * value for value in result.score)
+        axes.plot([low, high], [row, row], color=color(result.index), linewidth=2.5, alpha=0.55)
         for run in result.runs:
-            _point(axes, result, 100 * run.top1, row, 5.5, f"{run.run}: {100 * run.top1:.2f} %", hollow=True)
-        _point(axes, result, 100 * accuracy.mean, row, 10, f"{result.variant}: {100 * accuracy.mean:.2f} % on average")
+            _point(axes, result, scale * run.score, row, 5.5, f"{run.run}: {text(run.score)}", hollow=True)
+        _point(axes, result, mean, row, 10, f"{result.variant}: {text(result.score.mean)} on average")
     _draw_baselines(axes, results)
     axes.set_yticks(range(len(variants)), [result.variant for result in variants])
     axes.set_ylim(len(variants) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("test accuracy, %")
+    axes.set_xlabel(metric.axis("test"))
     return figure
 
 
 def learning_curves(results: StudyResults, layout: Layout) -> Figure:
-    """Draw validation accuracy and training loss by epoch: the mean over seeds, and a band from minimum to maximum."""
+    """Draw validation score and training loss by epoch: the mean over seeds, and a band from minimum to maximum."""
     figure, panels = _panels(layout, 2, 270)
-    for axes, metric, title, scale in (
-        (panels[0], "val/top1", "validation accuracy, %", 100),
+    for axes, column, title, scale in (
+        (panels[0], results.metric.validation, results.metric.axis("validation"), results.metric.scale),
         (panels[1], "train/loss", "training loss", 1),
     ):
         lowest = []
         for result in results.ranking:
-            curve = result.curve(metric)
+            curve = result.curve(column)
             mean, low, high = scale * curve.mean, scale * curve.low, scale * curve.high
             last = f"{mean[-1]:.4g}" if len(mean) else "nothing"
             _curve(axes, curve.epochs, mean, low, high, result.variant, result.index, f"{last} at the end")
             lowest.append(np.nanmin(low[len(low) // 5 :], initial=np.inf))
-        if metric == "val/top1" and np.isfinite(min(lowest)):
+        if column == "val/top1" and np.isfinite(min(lowest)):
             axes.set_ylim(bottom=max(0, min(lowest) - 5))  # the first epochs would flatten the rest
         axes.set_title(title)
         axes.set_xlabel("epoch")
@@ -164,29 +169,30 @@ def calibration(results: StudyResults, layout: Layout) -> Figure:
     return figure
 
 
-def accuracy_against_cost(results: StudyResults, layout: Layout) -> Figure:
-    """Draw mean test accuracy, with its interval, against each cost, and the Pareto front."""
+def score_against_cost(results: StudyResults, layout: Layout) -> Figure:
+    """Draw the mean test score, with its interval, against each cost, and the Pareto front."""
     quantities: tuple[tuple[str, Callable[[VariantResult, Cost], float], bool], ...] = (  # the last: more is better
         ("parameters", lambda result, cost: cost.parameters, False),
         ("FLOPs per image", lambda result, cost: cost.flops, False),
-        ("training time, minutes", lambda result, cost: result.seconds / 60, False),
+        ("training time, minutes", lambda result, cost: result.mean("seconds") / 60, False),
         ("training, images/s", lambda result, cost: cost.train_images_per_second, True),
         ("inference, images/s", lambda result, cost: cost.inference_images_per_second, True),
         ("training memory, bytes", lambda result, cost: cost.train_peak_bytes, False),
     )
-    columns = layout.columns + 1
+    metric, columns = results.metric, layout.columns + 1
     figure, panels = _panels(Layout(layout.width, columns), len(quantities), 215, share_y=True)
     known = [(result, results.costs[result.variant]) for result in results.ranking if result.variant in results.costs]
     for axes, (title, quantity, more) in zip(panels, quantities, strict=True):
         values = [quantity(result, cost) for result, cost in known]
-        accuracies = [100 * result.accuracy.mean for result, _ in known]
-        front = pareto_front(values, accuracies, more)
-        steps = [values[i] for i in front], [accuracies[i] for i in front]
+        scores = [metric.scale * result.score.mean for result, _ in known]
+        front = pareto_front(values, [metric.sign * score for score in scores], more)
+        steps = [values[i] for i in front], [scores[i] for i in front]
         axes.plot(*steps, color=MUTED, linewidth=1, linestyle=DASHED)
-        for (result, _), value, mean in zip(known, values, accuracies, strict=True):
-            ends = [100 * result.accuracy.low, 100 * result.accuracy.high]
+        for (result, _), value, mean in zip(known, values, scores, strict=True):
+            ends = [metric.scale * result.score.low, metric.scale * result.score.high]
             axes.plot([value] * 2, ends, color=color(result.index), linewidth=2, alpha=0.55)
-            tip = f"{result.variant}: {mean:.2f} % at {tick(float(f'{value:.3g}'))} {title}"
+            shown = f"{mean:.2f} %" if metric.is_accuracy else f"{mean:.4g}"
+            tip = f"{result.variant}: {shown} at {tick(float(f'{value:.3g}'))} {title}"
             _point(axes, result, value, mean, 9, tip, label=result.variant)
         if values and max(values) > 8 * min(values):
             axes.set_xscale("log")
@@ -198,7 +204,7 @@ def accuracy_against_cost(results: StudyResults, layout: Layout) -> Figure:
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.set_title(title, fontsize=11)
     for axes in panels[::columns]:
-        axes.set_ylabel("accuracy, %")
+        axes.set_ylabel(metric.axis("").strip())
     _legend(figure, panels[0], layout)
     return figure
 
@@ -237,19 +243,21 @@ def robustness_curves(table: pd.DataFrame, measures: dict[str, str], variants: S
     return figure
 
 
-CHARTS = (
-    Chart("ranking", "Test accuracy of every run, with mean and 95 % interval per variant.", ranking),
-    Chart("learning_curves", "Validation accuracy and training loss by epoch for each variant.", learning_curves),
-    Chart(
-        "accuracy_against_cost",
-        "Mean test accuracy against six costs for each variant, with the Pareto front.",
-        accuracy_against_cost,
-    ),
-    Chart("calibration", "Accuracy against confidence for each variant.", calibration),
-)
-
-
-ROBUSTNESS = "Accuracy against strength for each corruption and variant."
+def charts_for(metric: Metric) -> list[Chart]:
+    """Return the charts of a report."""
+    label = metric.label
+    charts = [
+        Chart("ranking", f"Test {label} of every run, with mean and 95 % interval per variant.", ranking),
+        Chart("learning_curves", f"Validation {label} and training loss by epoch for each variant.", learning_curves),
+        Chart(
+            f"{label}_against_cost",
+            f"Mean test {label} against six costs for each variant, with the Pareto front.",
+            score_against_cost,
+        ),
+    ]
+    if metric.one_class:
+        charts.append(Chart("calibration", "Accuracy against confidence for each variant.", calibration))
+    return charts
 
 
 def strengths_of(table: pd.DataFrame, corruption: str) -> list[float]:
@@ -257,16 +265,16 @@ def strengths_of(table: pd.DataFrame, corruption: str) -> list[float]:
     return list(dict.fromkeys(table[table["corruption"] == corruption]["strength"]))
 
 
-def pareto_front(costs: Sequence[float], accuracies: Sequence[float], more: bool) -> list[int]:
-    """Return, by cost, the indices of the points that no other beats in cost or accuracy without losing in the other.
+def pareto_front(costs: Sequence[float], scores: Sequence[float], more: bool) -> list[int]:
+    """Return, by cost, the indices of the points that no other beats in cost or score without losing in the other.
 
     Args:
         more: The "cost" is a speed: more is better.
     """
     sign = -1 if more else 1
     front: list[int] = []
-    for i in sorted(range(len(costs)), key=lambda i: (sign * costs[i], -accuracies[i])):
-        if not front or accuracies[i] > accuracies[front[-1]]:
+    for i in sorted(range(len(costs)), key=lambda i: (sign * costs[i], -scores[i])):
+        if not front or scores[i] > scores[front[-1]]:
             front.append(i)
     return front
 
@@ -334,7 +342,8 @@ def _draw_baselines(axes: Axes, results: StudyResults) -> None:
     """Draw the baselines that lie near enough not to squeeze the variants together."""
     low, high = axes.get_xlim()
     room = max(high - low, 1.0)
-    for name, value in (("k-NN", 100 * results.baselines.knn), ("majority", 100 * results.baselines.majority)):
+    lines = results.baselines
+    for name, value in (("k-NN", 100 * lines.knn), ("majority", 100 * lines.majority)) if lines else ():
         if low - room < value < high + room:
             axes.axvline(value, color=MUTED, linewidth=1.2, linestyle=DASHED)
             axes.annotate(

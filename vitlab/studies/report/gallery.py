@@ -6,8 +6,8 @@ import numpy as np
 
 from vitlab.evaluation.predictions import probabilities
 from vitlab.evaluation.thumbnails import PIXELATED_BELOW, data_uri
+from vitlab.studies.baselines import Images
 from vitlab.studies.results import RunResult, StudyResults
-from vitlab.studies.workshop import Images
 
 SHOWN = 60  # images at most
 

@@ -4,75 +4,67 @@ import shlex
 import time
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
+from vitlab.studies.baselines import Images
 from vitlab.studies.format import counted
 from vitlab.studies.report import figures
 from vitlab.studies.report.document import Code, Details, Document, Part, Section, render
-from vitlab.studies.report.robustness import Robustness, read_robustness
+from vitlab.studies.report.robustness import read_robustness
 from vitlab.studies.report.sections import sections_of
 from vitlab.studies.report.verdict import outlooks, remarks, verdict
 from vitlab.studies.results import StudyResults
 from vitlab.studies.robustness import FinishedRun
-from vitlab.studies.workshop import Images
 
 
 def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     """Write report.html, report.md, figures/ and results.csv into a folder and return the path of the HTML file."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     results.table().to_csv(folder / "results.csv", index=False)
-    sections: list[Section] = []
+    study, sections = results.study, list[Section]()
+    commands: list[Part] = [
+        Code(f"python -m vitlab compare --config {shlex.quote(str(study.path))}    # the whole study")
+    ]
     if results.finished:
-        results.per_class.to_csv(folder / "per_class.csv", index_label="class")
+        if results.metric.one_class:
+            results.per_class.to_csv(folder / "per_class.csv", index_label="class")
         runs = [FinishedRun(r.run.variant, r.run.seed, r.run.directory) for r in results.finished]
         robustness = read_robustness(folder, runs)
-        charts = [*figures.CHARTS, *_robustness_chart(results, robustness)]
+        charts = figures.charts_for(results.metric)
+        if robustness and not robustness.table.empty:
+            charts.append(robustness.chart("curves_of_robustness", list(study.variants)))
         drawings = {chart.name: figures.draw(chart, results, folder / "figures") for chart in charts}
         sections = sections_of(results, images, drawings, robustness, folder)
-    study = results.study
+        config = shlex.quote(str(results.finished[0].run.config_path))
+        commands.append(Code(f"python -m vitlab fit --config {config}    # one of its runs"))
+    commands.append(Details("The study's file", [Code(study.path.read_text(encoding="utf-8").strip())]))
     document = Document(
         title=f"{study.name} – a comparison",
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
         heading=verdict(results),
         lead=[*_summary(results), *outlooks(results)],
         remarks=remarks(results),
-        sections=[*sections, Section("Reproduce", _commands(results))],
+        sections=[*sections, Section("Reproduce", commands)],
     )
     for name in ("report.md", "report.html"):
         (folder / name).write_text(render(document, name), encoding="utf-8")
     return folder / "report.html"
 
 
-def _robustness_chart(results: StudyResults, robustness: Robustness | None) -> list[figures.Chart]:
-    if robustness is None or robustness.table.empty:
-        return []
-    table, measures, variants = robustness.table, robustness.measures, list(results.study.variants)
-
-    def draw(_: StudyResults, layout: figures.Layout) -> Figure:
-        return figures.robustness_curves(table, measures, variants, layout)
-
-    return [figures.Chart("curves_of_robustness", figures.ROBUSTNESS, draw)]
-
-
 def _summary(results: StudyResults) -> list[str]:
     """Summarize the size of the study in two sentences; nothing if no run finished."""
     if not results.finished:
         return []
-    study, epochs = results.study, sorted({result.run.epochs for result in results.finished})
+    study, metric = results.study, results.metric
+    epochs = sorted({result.run.epochs for result in results.finished})
     spent = f" ({study.budget} each)" if study.budget and study.budget.measured else ""
     validation = " (the validation images)" if results.tested_on_validation else ""
+    classes = f" of {len(results.class_names)} classes" if metric.one_class else ""
+    if metric.is_accuracy:
+        unit = "in percentage points with their 95 % interval over seeds and images"
+    else:
+        better = "higher" if metric.mode == "max" else "lower"
+        unit = f"in test {metric.name} ({better} is better) with their 95 % interval over seeds"
     return [
         f"{counted(len(results.ranking), 'variant')}, {counted(len(study.seeds), 'seed')} each, "
         f"{' or '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}{spent}, "
-        f"{counted(len(results.labels), 'test image')}{validation} of {len(results.class_names)} classes. "
-        "Differences are in percentage points with their 95 % interval over seeds and images."
+        f"{counted(len(results.labels), 'test image')}{validation}{classes}. Differences are {unit}."
     ]
-
-
-def _commands(results: StudyResults) -> list[Part]:
-    study = results.study
-    parts: list[Part] = [Code(f"python -m vitlab compare --config {shlex.quote(str(study.path))}    # the whole study")]
-    if results.finished:
-        config = shlex.quote(str(results.finished[0].run.config_path))
-        parts.append(Code(f"python -m vitlab fit --config {config}    # one of its runs"))
-    return [*parts, Details("The study's file", [Code(study.path.read_text(encoding="utf-8").strip())])]

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure as Drawn
 
-from vitlab.studies.format import bracket, counted, digits_for, percent
-from vitlab.studies.report.document import Cell, Code, Document, Figure, Note, Row, Section, Table, render
-from vitlab.studies.report.figures import ROBUSTNESS, Chart, Layout, draw, robustness_curves, strengths_of
+from vitlab.studies.format import counted, digits_for, percent
+from vitlab.studies.metric import TOP1
+from vitlab.studies.report.document import Cell, Code, Document, Figure, Note, Part, Row, Section, Table, render
+from vitlab.studies.report.figures import Chart, Layout, draw, robustness_curves, strengths_of
 from vitlab.studies.robustness import CLEAN, FinishedRun, current, read_kept
 from vitlab.studies.statistics.intervals import Interval, t_interval
 from vitlab.studies.study import slug
@@ -32,9 +33,15 @@ class Robustness(NamedTuple):
     def measures(self) -> dict[str, str]:
         """What is varied, by corruption."""
         corrupted = self.table[self.table["corruption"] != CLEAN]
-        if corrupted.empty:
-            return {}
         return dict(zip(corrupted["corruption"], corrupted["measure"], strict=True))
+
+    def chart(self, name: str, variants: Sequence[str]) -> Chart:
+        """Return the chart of accuracy against strength; the order of `variants` decides their colors."""
+
+        def curves(_: object, layout: Layout) -> Drawn:
+            return robustness_curves(self.table, self.measures, variants, layout)
+
+        return Chart(name, "Accuracy against strength for each corruption and variant.", curves)
 
 
 def finished_runs(study: Path) -> tuple[list[FinishedRun], list[str]]:
@@ -75,17 +82,31 @@ def write_robustness(
     out.mkdir(parents=True, exist_ok=True)
     robustness = Robustness(table, [])
     variants = pd.read_csv(study / "results.csv", dtype={"variant": str})["variant"].unique().tolist()
-
-    def curves(_: object, layout: Layout) -> Drawn:
-        return robustness_curves(table, robustness.measures, variants, layout)
-
-    drawing = draw(Chart("robustness", ROBUSTNESS, curves), None, out)
     images = int(table["images"].iloc[0])
     sample = f" of {total:,}, stratified by class" if images < total else ""
     seeds = counted(table.groupby("variant")["seed"].nunique().max(), "seed")
     strengths = [
         Row(name, (measure, ", ".join(f"{s:.2g}" for s in strengths_of(table, name))))
         for name, measure in robustness.measures.items()
+    ]
+    results: list[Part] = [
+        Figure(
+            draw(robustness.chart("robustness", variants), None, out),
+            f"Line: mean over {seeds}. Band: minimum to maximum over seeds.",
+        ),
+        robustness_table(robustness, {name: i for i, name in enumerate(variants)}, intervals=True),
+        Note(
+            "Mean over strengths, in brackets the 95 % interval over seeds (Student's t). Where intervals overlap, the "
+            "order may be due to chance."
+        ),
+    ]
+    corruptions: list[Part] = [
+        Table("Corruptions", ["Corruption", "Strength", "Values"], strengths, left=["Strength", "Values"]),
+        Note(
+            "Noise, blur, contrast and JPEG follow ImageNet-C (Hendrycks and Dietterich 2019), except that the σ of "
+            "the blur scales with the image's side. Resolution: bicubic downsampling and upsampling. Occlusion fills "
+            "random squares of an 8 × 8 grid with the image's mean color."
+        ),
     ]
     document = Document(
         title=f"{study.name}: robustness",
@@ -97,28 +118,8 @@ def write_robustness(
         ],
         remarks=[f"Excluded: {run}" for run in excluded],
         sections=[
-            Section(
-                "Results",
-                [
-                    Figure(drawing, f"Line: mean over {seeds}. Band: minimum to maximum over seeds."),
-                    robustness_table(robustness, {name: i for i, name in enumerate(variants)}, intervals=True),
-                    Note(
-                        "Mean over strengths, in brackets the 95 % interval over seeds (Student's t). Where intervals "
-                        "overlap, the order may be due to chance."
-                    ),
-                ],
-            ),
-            Section(
-                "Corruptions",
-                [
-                    Table("Corruptions", ["Corruption", "Strength", "Values"], strengths, left=["Strength", "Values"]),
-                    Note(
-                        "Noise, blur, contrast and JPEG follow ImageNet-C (Hendrycks and Dietterich 2019), except that "
-                        "the σ of the blur scales with the image's side. Resolution: bicubic downsampling and "
-                        "upsampling. Occlusion fills random squares of an 8 × 8 grid with the image's mean color."
-                    ),
-                ],
-            ),
+            Section("Results", results),
+            Section("Corruptions", corruptions),
             Section("Reproduce", [Code(command)]),
         ],
     )
@@ -130,23 +131,16 @@ def write_robustness(
 
 def robustness_table(robustness: Robustness, indices: Mapping[str, int], intervals: bool) -> Table:
     """Return mean accuracy by variant and corruption; `indices` has the variants in order, with their colors."""
-    columns = [CLEAN, *robustness.measures]
     digits = digits_for(int(robustness.table["images"].iloc[0]))
-    accuracies = summary(robustness.table, columns)
-    rows = [
-        Row(
-            variant,
-            [
-                f"{percent(i.mean, digits)} {bracket(i, digits)}".rstrip()
-                if intervals
-                else Cell(percent(i.mean, digits), title=bracket(i, digits))
-                for i in accuracies[variant]
-            ],
-            index,
-        )
-        for variant, index in indices.items()
-        if variant in accuracies
-    ]
+    accuracies = summary(robustness.table, [CLEAN, *robustness.measures])
+    rows = []
+    for variant, index in indices.items():
+        cells: list[str | Cell] = []
+        for accuracy in accuracies.get(variant, []):
+            mean, bracket = percent(accuracy.mean, digits), TOP1.bracket(accuracy, digits)
+            cells.append(f"{mean} {bracket}".rstrip() if intervals else Cell(mean, title=bracket))
+        if cells:
+            rows.append(Row(variant, cells, index))
     return Table("Robustness", ["Accuracy, %", "clean", *robustness.measures], rows)
 
 

@@ -7,19 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vitlab.studies.format import (
-    NONE,
-    as_yaml,
-    bracket,
-    clock,
-    counted,
-    digits_for,
-    engineering,
-    p_value,
-    percent,
-    signed,
-    speed,
-)  # fmt: skip
+from vitlab.studies.baselines import Images
+from vitlab.studies.format import NONE, as_yaml, clock, counted, engineering, p_value, percent, signed, speed
 from vitlab.studies.report.document import (
     Cell,
     Code,
@@ -40,265 +29,271 @@ from vitlab.studies.report.robustness import Robustness, robustness_table
 from vitlab.studies.results import Pair, StudyResults, VariantResult
 from vitlab.studies.statistics.intervals import sampling_margin
 from vitlab.studies.statistics.power import MOST_SEEDS
-from vitlab.studies.workshop import Images
 
 CLASSES_SHOWN = 30
 CONFUSIONS_SHOWN = 5
 INTERVAL = "95 % interval"
+Drawings = Mapping[str, Drawing]
 
 
 def sections_of(
-    results: StudyResults,
-    images: Images,
-    drawings: Mapping[str, Drawing],
-    robustness: Robustness | None,
-    folder: Path,
+    results: StudyResults, images: Images, drawings: Drawings, robustness: Robustness | None, folder: Path
 ) -> list[Section]:
     """Return the sections of a study that has finished runs, in the order of the page."""
-    optional = {
-        "Tuning": _tuning(results) if results.choices else [],
-        "Robustness": [] if robustness is None else _robustness(results, robustness, drawings, folder),
-    }
-    cards = gallery(results, images)
-    predictions = Text(
-        f"Predictions of each variant's model of seed {shown_seed(results)} on {len(cards)} of the "
-        f"{counted(len(results.labels), 'test image')}, with their confidence and the number of the variant's seeds "
-        "that are correct. Images on which the models disagree come first, then those that all of them get wrong."
-    )
+    by_class: dict[str, list[Part]] = {"Calibration": [], "Classes": [], "Images": []}
+    if results.metric.one_class:
+        calibration = Figure(
+            drawings["calibration"],
+            "Left: a calibrated variant lies on the dashed line, where predictions made with 80 % confidence are "
+            "correct in 80 % of cases; below the line it is overconfident, above it underconfident. Bins with fewer "
+            "than five predictions are omitted. All seeds are pooled.",
+        )
+        by_class = {"Calibration": [calibration], "Classes": _classes(results), "Images": _images(results, images)}
     sections = [
         Section("Ranking", _ranking(results, drawings)),
         Section("Differences", _differences(results)),
-        Section("Tuning", optional["Tuning"]),
+        Section("Tuning", _tuning(results)),
         Section("Learning", _learning(results, drawings)),
         Section("Cost", _cost(results, drawings)),
-        Section("Calibration", [Figure(drawings["calibration"], CALIBRATION)]),
-        Section("Robustness", optional["Robustness"]),
-        Section("Classes", _classes(results)),
-        Section("Images", [predictions, Gallery(cards)], html_only=True),
+        Section("Calibration", by_class["Calibration"]),
+        Section("Robustness", _robustness(results, robustness, drawings, folder) if robustness else []),
+        Section("Classes", by_class["Classes"]),
+        Section("Images", by_class["Images"], html_only=True),
         Section("Configuration", _configuration(results)),
     ]
     return [section for section in sections if section.parts]
-
-
-CALIBRATION = (
-    "Left: a calibrated variant lies on the dashed line, where predictions made with 80 % confidence are correct in "
-    "80 % of cases; below the line it is overconfident, above it underconfident. Bins with fewer than five predictions "
-    "are omitted. All seeds are pooled."
-)
 
 
 def _row(result: VariantResult, *cells: str | Cell, marks: tuple[str, ...] = ()) -> Row:
     return Row(result.variant, cells, result.index, marks)
 
 
-def _ranking(results: StudyResults, drawings: Mapping[str, Drawing]) -> list[Part]:
-    digits, seeds = digits_for(len(results.labels)), len(results.study.seeds)
-    averaged = any(result.accuracy_ema is not None for result in results.ranking)
-    rows: list[tuple[float, int, Row]] = []
+def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
+    metric, digits, seeds = results.metric, results.digits, len(results.study.seeds)
+    averaged = any(result.score_ema is not None for result in results.ranking)
+    rows: list[tuple[float, int, Row]] = []  # to be sorted: score, 1 for a baseline
     for result in results.ranking:
-        ema = percent(result.accuracy_ema.mean, digits) if result.accuracy_ema else NONE
-        cells: tuple[str | Cell, ...] = (
-            Cell(percent(result.accuracy.mean, digits), bold=True),
-            bracket(result.accuracy, digits) or NONE,
+        ema = metric.text(result.score_ema.mean, digits) if result.score_ema else NONE
+        cells: list[str | Cell] = [
+            Cell(metric.text(result.score.mean, digits), bold=True),
+            metric.bracket(result.score, digits) or NONE,
             *([ema] if averaged else []),
             str(len(result.runs)) + (f" of {seeds}" if len(result.runs) < seeds else ""),
-            signed(result.nll.mean, 3),
-            percent(result.ece.mean, 1),
-        )
-        marks = *_below_baselines(results, result.accuracy.mean), *(f"≠ {x}" for x in results.set_apart(result))
-        rows.append((result.accuracy.mean, 0, _row(result, *cells, marks=marks)))
-    lines = results.baselines
-    for name, accuracy, note in (
-        ("k-NN on raw pixels", lines.knn, lines.describe_knn(results.tested_on_validation)),
-        ("majority class", lines.majority, f"always “{lines.majority_class}”"),
-    ):
-        rows.append((accuracy, 1, Row(name, (percent(accuracy, digits), note), reference=True)))
+        ]
+        if metric.one_class:
+            cells += [signed(result.mean("nll"), 3), percent(result.mean("ece"), 1)]
+        marks = *_below_baselines(results, result.score.mean), *(f"≠ {x}" for x in results.set_apart(result))
+        rows.append((metric.sign * result.score.mean, 0, _row(result, *cells, marks=marks)))
+    if lines := results.baselines:
+        notes = lines.describe_knn(results.tested_on_validation), f"always “{lines.majority_class}”"
+        for (name, accuracy), note in zip(reversed(lines.lines.items()), notes, strict=True):
+            rows.append((accuracy, 1, Row(name, (percent(accuracy, digits), note), reference=True)))
     # A variant that ties with a baseline does not beat it, and is listed below.
     rows.sort(key=lambda row: (-row[0], -row[1]))
-    columns = ["Variant", "Accuracy, %", INTERVAL, *(["Averaged weights, %"] if averaged else [])]
-    margin = sampling_margin(results.ranking[0].accuracy.mean, len(results.labels))
-    size = counted(len(results.labels), "test image")
-    runs = [
-        _row(
-            result, str(run.run.seed), percent(run.top1, digits), signed(run.nll, 3), percent(run.ece, 1),
-            clock(run.seconds), marks=_below_baselines(results, run.top1),
-        )
-        for result in results.ranking
-        for run in result.runs
-    ]  # fmt: skip
+    runs = []
+    for result in results.ranking:
+        for run in result.runs:
+            own = [signed(run.nll, 3), percent(run.ece, 1)] if metric.one_class else []
+            cells = [str(run.run.seed), metric.text(run.score, digits), *own, clock(run.seconds)]
+            runs.append(_row(result, *cells, marks=_below_baselines(results, run.score)))
     runs += [Row(run.variant, (str(run.seed), f"failed: {failure}")) for run, failure in results.failures]
+
+    name = metric.label.capitalize() if metric.is_accuracy else metric.name
+    notes_on = [f"{name} of the weights after the last epoch. The interval shows where the mean would lie with other "]
+    notes_on[0] += f"seeds on the same {counted(len(results.labels), 'test image')}."
+    if metric.is_accuracy:
+        margin = percent(sampling_margin(results.ranking[0].score.mean, len(results.labels)), 1)
+        notes_on.append(
+            f"Another test set of this size would shift every accuracy by about ±{margin} points, similarly for all "
+            "variants."
+        )
+    if metric.one_class:
+        notes_on.append(
+            "NLL: negative log-likelihood of the labels, in nats. ECE: expected calibration error, the mean gap "
+            "between confidence and accuracy. Lower is better for both."
+        )
+    own_columns = ["NLL", "ECE, %"] if metric.one_class else []
+    ema_columns = [f"Averaged weights{', %' if metric.is_accuracy else ''}"] if averaged else []
+    columns = ["Variant", metric.column, INTERVAL, *ema_columns, "Seeds", *own_columns]
     return [
         Figure(
             drawings["ranking"],
             "Filled marker: mean. Open markers: individual runs. Bar: 95 % t-interval of the mean over seeds.",
         ),
-        Table("Ranking", [*columns, "Seeds", "NLL", "ECE, %"], [row for *_, row in rows], left=[INTERVAL]),
-        Note(
-            "Accuracy of the weights after the last epoch. The interval shows where the mean would lie with other "
-            f"seeds on the same {size}. Another test set of this size would shift every accuracy by about "
-            f"±{percent(margin, 1)} points, similarly for all variants. NLL: negative log-likelihood of the labels, in "
-            "nats. ECE: expected calibration error, the mean gap between confidence and accuracy. Lower is better for "
-            "both."
-        ),
+        Table("Ranking", columns, [row for *_, row in rows], left=[INTERVAL]),
+        Note(" ".join(notes_on)),
         Details(
             "All runs",
-            [Table("All runs", ["Variant", "Seed", "Accuracy, %", "NLL", "ECE, %", "Training time"], runs)],
+            [Table("All runs", ["Variant", "Seed", metric.column, *own_columns, "Training time"], runs)],
         ),
     ]
 
 
-def _below_baselines(results: StudyResults, accuracy: float) -> tuple[str, ...]:
-    return tuple(f"≤ {line.replace(' on raw pixels', '')}" for line in results.lines_not_beaten(accuracy))
+def _below_baselines(results: StudyResults, score: float) -> tuple[str, ...]:
+    return tuple(f"≤ {line.replace(' on raw pixels', '')}" for line in results.lines_not_beaten(score))
 
 
 def _differences(results: StudyResults) -> list[Part]:
-    digits = digits_for(len(results.labels))
+    metric, digits = results.metric, results.digits
     pairs, tests, by_seed = [], [], []
     for pair in results.pairs:
         comparison, name = pair.comparison, f"{pair.better.variant} – {pair.worse.variant}"
         conclusion = f"{'better' if pair.separable else 'not separable'} at {counted(comparison.seeds, 'seed')}"
-        interval = bracket(comparison.difference, digits) or NONE
-        difference = Cell(percent(comparison.difference.mean, digits), bold=True)
-        detectable = _detectable(pair, digits)
-        pairs.append(Row(name, (difference, interval, conclusion, p_value(pair.p), detectable, _required(pair))))
+        interval = metric.bracket(comparison.difference, digits) or NONE
+        difference = Cell(metric.text(comparison.difference.mean, digits), bold=True)
+        pairs.append(
+            Row(name, (difference, interval, conclusion, p_value(pair.p), *_detectable_and_required(pair, results)))
+        )
         p_values = [p_value(p) for p in (comparison.p_seeds, comparison.p_images, comparison.p_both)]
         tests.append(Row(name, (*p_values, signed(comparison.effect, 1), f"{percent(comparison.outperforms, 0)} %")))
         for seed, test in comparison.mcnemar.items():
             by_seed.append(Row(name, (str(seed), str(test.only_a), str(test.only_b), p_value(test.p))))
     conclusions = ["Pair", "Difference", INTERVAL, "Conclusion", "Corrected p", "Detectable", "Required"]
-    return [
+    if metric.is_accuracy:
+        count, unit = "three tests find a difference: the largest of their p-values", ", in points,"
+        enough = "or of test images where no number of seeds suffices, "
+        seeds_and_images = (
+            "*Images*: sign-flip test over images. *Both*: crossed bootstrap (BCa) over seeds and images, which also "
+            "gives the interval."
+        )
+    else:
+        count, unit, enough = "two tests find a difference: the larger of their p-values", "", ""
+        seeds_and_images = "*Both*: bootstrap (BCa) over seeds, which also gives the interval."
+    parts: list[Part] = [
         Table("Differences between variants", conclusions, pairs, left=[INTERVAL, "Conclusion"]),
         Note(
-            "A variant is called *better* only if three tests find a difference: the largest of their p-values, "
-            f"corrected for {counted(len(results.pairs), 'pair')} (Holm), must be below 0.05. *Not separable* does not "
-            "mean equal: the interval shows which differences remain possible. *Detectable*: the true difference, in "
-            "points, that four of five such studies would find. *Required*: the number of seeds, or of test images "
-            "where no number of seeds suffices, to establish a difference as large as measured."
+            f"A variant is called *better* only if {count}, corrected for {counted(len(results.pairs), 'pair')} "
+            "(Holm), must be below 0.05. *Not separable* does not mean equal: the interval shows which differences "
+            f"remain possible. *Detectable*: the true difference{unit} that four of five such studies would find. "
+            f"*Required*: the number of seeds, {enough}to establish a difference as large as measured."
+            + ("" if metric.mode == "max" else " A difference is by how much the first variant is lower.")
         ),
         Details(
-            "The three tests",
+            "The three tests" if metric.is_accuracy else "The tests",
             [
                 Table("The three tests", ["Pair", "p, seeds", "p, images", "p, both", "Cohen's d", "Seeds won"], tests),
                 Note(
-                    "*Seeds*: exact sign-flip test over seeds; with n seeds p is at least 2/2ⁿ. *Images*: sign-flip "
-                    "test over images. *Both*: crossed bootstrap (BCa) over seeds and images, which also gives the "
-                    "interval. *Cohen's d*: the difference in standard deviations between seeds, from six seeds on; "
+                    f"*Seeds*: exact sign-flip test over seeds; with n seeds p is at least 2/2ⁿ. {seeds_and_images} "
+                    "*Cohen's d*: the difference in standard deviations between seeds, from six seeds on; "
                     "with fewer the deviation is a guess. *Seeds won*: seeds with which the first variant is better."
                 ),
             ],
         ),
-        Details(
-            "McNemar's test for each seed",
-            [
-                Table(
-                    "McNemar's test by seed",
-                    ["Pair", "Seed", "Only the first correct", "Only the second correct", "Exact p"],
-                    by_seed,
-                ),
-                Note(
-                    "Each row compares two trained models, not their architectures, and is not corrected for the "
-                    "number of rows."
-                ),
-            ],
-        ),
     ]
+    if by_seed:
+        columns = ["Pair", "Seed", "Only the first correct", "Only the second correct", "Exact p"]
+        note = (
+            "Each row compares two trained models, not their architectures, and is not corrected for the number of "
+            "rows."
+        )
+        table = Table("McNemar's test by seed", columns, by_seed)
+        parts.append(Details("McNemar's test for each seed", [table, Note(note)]))
+    return parts
 
 
-def _detectable(pair: Pair, digits: int) -> str:
-    """Format the smallest difference that the study could detect for a pair, in points."""
-    if pair.outlook is None:
-        return NONE
-    return percent(pair.outlook.visible, digits) if math.isfinite(pair.outlook.visible) else "none"
-
-
-def _required(pair: Pair) -> str:
-    """Format the sample size that would establish a difference as large as measured."""
-    if pair.outlook is None:
-        return NONE
-    if pair.outlook.seeds is not None:
-        return counted(pair.outlook.seeds, "seed")
-    images = pair.outlook.images
-    return f"≥ {counted(images, 'image')}" if images else f"> {counted(MOST_SEEDS, 'seed')}"
+def _detectable_and_required(pair: Pair, results: StudyResults) -> tuple[str, str]:
+    """Format the smallest difference that the study could detect for a pair, and the size that it would need."""
+    outlook = pair.outlook
+    if outlook is None:
+        return NONE, NONE
+    visible = results.metric.text(outlook.visible, results.digits) if math.isfinite(outlook.visible) else "none"
+    if outlook.seeds is not None:
+        return visible, counted(outlook.seeds, "seed")
+    images = outlook.images
+    return visible, f"≥ {counted(images, 'image')}" if images else f"> {counted(MOST_SEEDS, 'seed')}"
 
 
 def _tuning(results: StudyResults) -> list[Part]:
-    tuning, digits = results.study.tuning, digits_for(len(results.labels))
-    assert tuning is not None
+    tuning, metric = results.study.tuning, results.metric
+    if tuning is None or not results.choices:
+        return []
     rows = []
     for choice in results.choices:
         cells = [
-            Cell("failed" if trial.accuracy is None else percent(trial.accuracy, digits), bold=trial == choice.best)
-            for trial in choice.trials
+            Cell("failed" if t.score is None else metric.text(t.score, results.digits), bold=t == choice.best)
+            for t in choice.trials
         ]
         rows.append(Row(choice.variant, cells))
     seeds = f"seed{'s' if len(tuning.seeds) > 1 else ''} {', '.join(map(str, tuning.seeds))}"
+    unit = ", in %" if metric.is_accuracy else ""
     return [
         Table("Tuning", [tuning.key, *map(as_yaml, tuning.values)], rows),
         Note(
-            f"Validation accuracy after the last epoch, in %, mean over {seeds}. Every variant tried the same values, "
-            "and no test image was used. Bold: the value that the variant was then trained with."
+            f"Validation {metric.label} after the last epoch{unit}, mean over {seeds}. Every variant tried the same "
+            "values, and no test image was used. Bold: the value that the variant was then trained with."
         ),
     ]
 
 
-def _learning(results: StudyResults, drawings: Mapping[str, Drawing]) -> list[Part]:
-    rows = []
+def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
+    metric, rows = results.metric, []
+    digits = 1 if metric.is_accuracy else results.digits
     for result in results.ranking:
-        curve, seconds = result.curve("val/top1"), result.seconds_to(results.target)
+        curve, seconds = result.curve(metric.validation), result.seconds_to(results.target)
         if not len(curve.epochs):
             rows.append(_row(result, NONE, NONE, NONE, NONE, "not reached"))
             continue
-        best = int(np.argmax(curve.mean))
-        accuracies = percent(float(curve.mean[-1]), 1), percent(float(curve.mean[best]), 1)
-        spread = percent(float(curve.high[-1] - curve.low[-1]), 1)
+        best = int(np.argmax(metric.sign * curve.mean))
+        values = curve.mean[-1], curve.mean[best], curve.high[-1] - curve.low[-1]
+        last, highest, spread = (metric.text(float(value), digits) for value in values)
         minutes = "not reached" if seconds is None else signed(seconds / 60, 1)
-        rows.append(_row(result, *accuracies, str(curve.epochs[best]), spread, minutes))
-    target = f"{percent(results.target, 0)} %"
+        rows.append(_row(result, last, highest, str(curve.epochs[best]), spread, minutes))
+    target = f"{percent(results.target, 0)} %" if metric.is_accuracy else metric.text(results.target, digits)
     reached = "" if results.study.target_accuracy else ", which every run reached"
-    columns = ["Validation accuracy, %", "Last", "Best", "At epoch", "Range over seeds", f"Minutes to {target}"]
+    first = metric.axis("Validation")
     return [
         Figure(
             drawings["learning_curves"],
-            "Line: mean over seeds. Band: minimum to maximum over seeds. Early epochs may lie below the axis.",
+            "Line: mean over seeds. Band: minimum to maximum over seeds."
+            + (" Early epochs may lie below the axis." if metric.is_accuracy else ""),
         ),
-        Table("Validation accuracy", columns, rows),
+        Table(
+            f"Validation {metric.label}",
+            [first, "Last", "Best", "At epoch", "Range over seeds", f"Minutes to {target}"],
+            rows,
+        ),
         Note(
             "Last and best: of the mean over seeds. Range: maximum minus minimum over seeds at the last epoch. "
-            f"Minutes: training time to a validation accuracy of {target}{reached}."
+            f"Minutes: training time to a validation {metric.label} of {target}{reached}."
         ),
     ]
 
 
-def _cost(results: StudyResults, drawings: Mapping[str, Drawing]) -> list[Part]:
-    digits = digits_for(len(results.labels))
-    variants, runs = [], []
+def _cost(results: StudyResults, drawings: Drawings) -> list[Part]:
+    metric, variants, runs = results.metric, [], []
     for result in results.ranking:
         cost, first = results.costs.get(result.variant), result.runs[0]
-        accuracy = percent(result.accuracy.mean, digits)
-        seen, spent = f"{first.images_seen:,}", clock(result.seconds)
+        score = metric.text(result.score.mean, results.digits)
+        spent = [str(first.run.epochs), f"{first.images_seen:,}", NONE, clock(result.mean("seconds")), NONE, NONE]
         if cost is None:
-            variants.append(_row(result, accuracy, "not measured"))
-            runs.append(_row(result, str(first.run.epochs), seen, NONE, spent, NONE, NONE))
+            variants.append(_row(result, score, "not measured"))
+            runs.append(_row(result, *spent))
             continue
-        speeds = [
-            speed(cost.train_images_per_second, cost.train_range),
-            speed(cost.inference_images_per_second, cost.inference_range),
-        ]
-        memory = engineering(cost.train_peak_bytes, "B"), engineering(cost.inference_peak_bytes, "B")
-        sizes = engineering(cost.parameters), engineering(cost.flops)
-        variants.append(_row(result, accuracy, *sizes, *speeds, *memory))
-        flops = engineering(cost.train_flops * first.images_seen)
-        energy = _joules(cost.train_joules_per_image), _joules(cost.inference_joules_per_image)
-        runs.append(_row(result, str(first.run.epochs), seen, flops, spent, *energy))
+        variants.append(
+            _row(
+                result,
+                score,
+                engineering(cost.parameters),
+                engineering(cost.flops),
+                speed(cost.train_images_per_second, cost.train_range),
+                speed(cost.inference_images_per_second, cost.inference_range),
+                engineering(cost.train_peak_bytes, "B"),
+                engineering(cost.inference_peak_bytes, "B"),
+            )
+        )
+        spent[2] = engineering(cost.train_flops * first.images_seen)
+        energy = cost.train_joules_per_image, cost.inference_joules_per_image
+        spent[4:] = ["not available" if joules is None else engineering(joules) for joules in energy]
+        runs.append(_row(result, *spent))
     speeds_and_memory = ["Training\nimages/s", "Inference\nimages/s", "Peak memory\ntraining", "Peak memory\ninference"]
     energies = ["Energy, J/image\ntraining", "Energy, J/image\ninference"]
     return [
         Figure(
-            drawings["accuracy_against_cost"],
-            "Bar: 95 % interval over seeds. Dashed: the Pareto front, variants that no other beats in accuracy or cost "
-            "without losing in the other.",
+            drawings[f"{metric.label}_against_cost"],
+            f"Bar: 95 % interval over seeds. Dashed: the Pareto front, variants that no other beats in {metric.label} "
+            "or cost without losing in the other.",
         ),
-        Table("Cost", ["Variant", "Accuracy, %", "Parameters", "FLOPs / image", *speeds_and_memory], variants),
+        Table("Cost", ["Variant", metric.column, "Parameters", "FLOPs / image", *speeds_and_memory], variants),
         Table(
             "Cost of a run",
             ["Run of", "Epochs", "Images seen", "Training FLOPs", "Training time", *energies],
@@ -329,13 +324,7 @@ def _how_cost_was_measured(results: StudyResults) -> list[Part]:
     ]
 
 
-def _joules(value: float | None) -> str:
-    return "not available" if value is None else engineering(value)
-
-
-def _robustness(
-    results: StudyResults, robustness: Robustness, drawings: Mapping[str, Drawing], folder: Path
-) -> list[Part]:
+def _robustness(results: StudyResults, robustness: Robustness, drawings: Drawings, folder: Path) -> list[Part]:
     parts: list[Part] = []
     if drawing := drawings.get("curves_of_robustness"):
         images = int(robustness.table["images"].iloc[0])
@@ -365,9 +354,11 @@ def _classes(results: StudyResults) -> list[Part]:
     """Return accuracy by class, for the classes on which the variants differ most if there are many."""
     accuracies = results.per_class.drop(columns="images")
     shown = results.per_class.index
-    if len(shown) > CLASSES_SHOWN:
+    rest = ""
+    if (omitted := len(shown) - CLASSES_SHOWN) > 0:
         gaps = accuracies.max(axis=1) - accuracies.min(axis=1)
         shown = gaps.sort_values(ascending=False, kind="stable").index[:CLASSES_SHOWN]
+        rest = f" These are the classes on which the variants differ most; per_class.csv lists {omitted} more."
     worst = max(float(np.nanmax(1 - accuracies.loc[shown].to_numpy())), 1e-9)
     rows = []
     for name in shown:
@@ -376,28 +367,30 @@ def _classes(results: StudyResults) -> list[Part]:
             for value in map(float, accuracies.loc[name])
         ]
         rows.append(Row(str(name), [str(results.per_class.loc[name, "images"]), *cells]))
-    omitted = len(results.per_class) - len(shown)
-    rest = (
-        f" These are the classes on which the variants differ most; per_class.csv lists {omitted} more."
-        if omitted
-        else ""
-    )
-    confusions = [
-        _row(
-            result,
-            ", ".join(f"{a} as {b} ({n}×)" for a, b, n in results.confusions(result)[:CONFUSIONS_SHOWN]) or "none",
-        )
-        for result in results.ranking
-    ]
-    variants = [result.variant for result in results.ranking]
-    most = "Most frequent confusions"
+    confusions = []
+    for result in results.ranking:
+        most = [f"{a} as {b} ({n}×)" for a, b, n in results.confusions(result)[:CONFUSIONS_SHOWN]]
+        confusions.append(_row(result, ", ".join(most) or "none"))
+    title, column = "Most frequent confusions", "Label as prediction (count over all seeds)"
     return [
-        Table("Accuracy by class", ["Class", "Test images", *variants], rows),
+        Table("Accuracy by class", ["Class", "Test images", *(r.variant for r in results.ranking)], rows),
         Note(f"Accuracy in %, mean over seeds. Darker cells have more errors.{rest}"),
-        Heading(most),
-        Table(most, ["Variant", "Label as prediction (count over all seeds)"], confusions,
-              left=["Label as prediction (count over all seeds)"]),
-    ]  # fmt: skip
+        Heading(title),
+        Table(title, ["Variant", column], confusions, left=[column]),
+    ]
+
+
+def _images(results: StudyResults, images: Images) -> list[Part]:
+    cards = gallery(results, images)
+    return [
+        Text(
+            f"Predictions of each variant's model of seed {shown_seed(results)} on {len(cards)} of the "
+            f"{counted(len(results.labels), 'test image')}, with their confidence and the number of the variant's "
+            "seeds that are correct. Images on which the models disagree come first, then those that all of them get "
+            "wrong."
+        ),
+        Gallery(cards),
+    ]
 
 
 def _configuration(results: StudyResults) -> list[Part]:
@@ -409,16 +402,17 @@ def _configuration(results: StudyResults) -> list[Part]:
             for difference in results.differences
             if difference.declared == declared
         ]
+        if rows or not declared:
+            parts.append(Heading(title))
         if rows and not declared:
             warning = "These settings also differ, although the study's `may_differ` does not list them. They may "
-            parts += [Heading(title), Text(f"{warning}explain the ranking.")]
-        elif rows:
-            parts.append(Heading(title))
+            parts.append(Text(f"{warning}explain the ranking."))
         elif not declared:
-            parts += [Heading(title), Text("Nothing: the resolved configurations agree in every other setting.")]
+            parts.append(Text("Nothing: the resolved configurations agree in every other setting."))
         if rows:
             parts.append(Table(title, columns, rows, left=columns, monospaced=True))
     facts = [
-        Row(fact.key, [("" if fact.same else "differs: ") + "; ".join(fact.values)]) for fact in results.environment
+        Row(fact.key, [("differs: " if len(fact.values) > 1 else "") + "; ".join(fact.values)])
+        for fact in results.environment
     ]
     return [*parts, Heading("Environment"), Table("Environment", ["Entry", "Value"], facts, ["Value"], monospaced=True)]

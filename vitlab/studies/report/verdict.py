@@ -5,42 +5,42 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from vitlab.evaluation.cost import doubts
-from vitlab.studies.format import SPACE, as_yaml, bracket, counted, digits_for, percent
+from vitlab.studies.format import SPACE, as_yaml, counted, digits_for, percent
 from vitlab.studies.results import Pair, RunResult, StudyResults
-from vitlab.studies.statistics.intervals import Interval
 from vitlab.studies.statistics.power import MOST_SEEDS, Outlook
 
 
 def verdict(results: StudyResults) -> str:
     """Summarize in one sentence what the study shows."""
-    ranking = results.ranking
+    ranking, metric = results.ranking, results.metric
     if not ranking:
         return "No run finished, so there is nothing to compare."
-    if len(ranking) == 1:
-        return f"Only {ranking[0].variant} has finished runs, so there is nothing to compare."
     best = ranking[0]
+    if len(ranking) == 1:
+        return f"Only {best.variant} has finished runs, so there is nothing to compare."
+    scored = f"{best.variant} scored {'highest' if metric.mode == 'max' else 'lowest'}"
     against = [pair for pair in results.pairs if pair.better is best]
-    digits = digits_for(len(results.labels))
     if not against:
-        return f"{best.variant} scored highest, but shares no seed with the others; nothing can be concluded."
+        return f"{scored}, but shares no seed with the others; nothing can be concluded."
     if all(pair.comparison.seeds == 1 for pair in against):
-        score = percent(best.accuracy.mean, digits)
-        return (
-            f"{best.variant} scored highest ({score}{SPACE}%), but a single seed cannot distinguish a difference from "
-            "chance."
-        )
+        score = metric.text(best.score.mean, results.digits)
+        shown = f"{score}{SPACE}%" if metric.is_accuracy else f"{metric.name} {score}"
+        return f"{scored} ({shown}), but a single seed cannot distinguish a difference from chance."
+
+    def gap(pair: Pair) -> str:
+        difference = pair.comparison.difference
+        return f"{metric.difference(difference.mean, results.digits)} {metric.bracket(difference, results.digits)}"
 
     ahead = [pair for pair in against if pair.separable]
     level = [pair for pair in against if not pair.separable]
     if not ahead:
-        return (
-            f"Not separable at {_seeds(level)}{_too_few(level)}: {best.variant} has the highest mean, "
-            f"{_and([_margin(pair, digits) for pair in level])}."
-        )
-    lead = f"{best.variant} is better than {_and([_lead(pair, digits) for pair in ahead])}"
+        leads = _and([f"{gap(pair).rstrip()} over {pair.worse.variant}" for pair in level])
+        first = f"the {'highest' if metric.mode == 'max' else 'lowest'} mean"
+        return f"Not separable at {_seeds(level)}{_too_few(level)}: {best.variant} has {first}, {leads}."
+    lead = f"{best.variant} is better than {_and([f'{pair.worse.variant} by {gap(pair).rstrip()}' for pair in ahead])}"
     if not level:
         return f"{lead}."
-    rest = _and([f"{pair.worse.variant} ({_gap(pair.comparison.difference, digits)})" for pair in level])
+    rest = _and([f"{pair.worse.variant} ({gap(pair).rstrip()})" for pair in level])
     return f"{lead}, but not separable from {rest} at {_seeds(level)}."
 
 
@@ -51,31 +51,26 @@ def outlooks(results: StudyResults) -> list[str]:
         for pair in results.pairs
         if pair.better is results.ranking[0] and pair.outlook is not None and not pair.separable
     ]
+    tested = counted(sum(pair.outlook is not None for pair in results.pairs), "pair")
     blind = [outlook.least_seeds for _, outlook in level if math.isinf(outlook.visible)]
-    tested = sum(pair.outlook is not None for pair in results.pairs)
-    power = [
-        f"With {counted(tested, 'pair')}, no difference is significant below {counted(n, 'seed')}." for n in blind[:1]
-    ]
-    digits = digits_for(len(results.labels)) if level else 0
-    return power + [
-        f"{pair.better.variant} – {pair.worse.variant}: {_detectable(outlook, digits)}"
-        f"a difference as large as measured {_required(outlook, len(results.labels))}."
-        for pair, outlook in level
-    ]
-
-
-def _detectable(outlook: Outlook, digits: int) -> str:
-    if math.isinf(outlook.visible):
-        return ""
-    return f"the smallest difference that this study could detect is {percent(outlook.visible, digits)}{SPACE}points; "
+    lines = [f"With {tested}, no difference is significant below {counted(n, 'seed')}." for n in blind[:1]]
+    for pair, outlook in level:
+        detectable = ""
+        if math.isfinite(outlook.visible):
+            least = results.metric.difference(outlook.visible, results.digits)
+            detectable = f"the smallest difference that this study could detect is {least}; "
+        lines.append(
+            f"{pair.better.variant} – {pair.worse.variant}: {detectable}"
+            f"a difference as large as measured {_required(outlook, len(results.labels))}."
+        )
+    return lines
 
 
 def _required(outlook: Outlook, images: int) -> str:
     if outlook.seeds is not None:
         return f"would need about {counted(outlook.seeds, 'seed')}"
     if outlook.images is not None:
-        needed = counted(outlook.images, "test image")
-        present = counted(images, "test image")
+        needed, present = counted(outlook.images, "test image"), counted(images, "test image")
         return f"cannot be shown on {present} with any number of seeds and would need at least {needed}"
     return f"would need more than {counted(MOST_SEEDS, 'seed')}"
 
@@ -90,47 +85,35 @@ def remarks(results: StudyResults) -> list[str]:
             f"{len(results.failures)} of {counted(total, 'run')} failed and are excluded from all averages ({which})."
         )
     if results.finished and results.tested_on_validation:
+        chosen = (
+            "best.ckpt, every tuned setting and the k of k-NN"
+            if results.baselines
+            else "best.ckpt and every tuned setting"
+        )
         lines.append(
-            f"The {counted(len(results.labels), 'test image')} are also the validation images: best.ckpt, every tuned "
-            "setting and the k of k-NN were selected on them. Hold out other images for unbiased numbers."
+            f"The {counted(len(results.labels), 'test image')} are also the validation images: {chosen} were selected "
+            "on them. Hold out other images for unbiased numbers."
         )
     lines += _unpaired(results)
-    for line in ("majority class", "k-NN on raw pixels"):
-        below = [r for r in results.finished if line in results.lines_not_beaten(r.top1)]
-        if below:
-            lines.append(_below(line, below, results))
+    lines += _below_baselines(results)
     undeclared = [difference.key for difference in results.differences if not difference.declared]
     if undeclared:
         keys = ", ".join(undeclared[:4]) + (f" and {len(undeclared) - 4} more" if len(undeclared) > 4 else "")
         lines.append(f"The variants differ in more than the study declares: {keys}.")
     for choice in results.choices:
-        failed = [as_yaml(trial.value) for trial in choice.trials if trial.accuracy is None]
+        failed = [as_yaml(trial.value) for trial in choice.trials if trial.score is None]
         if failed:
             lines.append(f"Tuning {choice.variant} failed with {_and(failed)}.")
         if choice.at_the_edge:
             lines.append(
                 f"The best value for {choice.variant}, {as_yaml(choice.best.value)}, is at the edge of those tried."
             )
-    mixed = [fact for fact in results.environment if not fact.same]
+    mixed = [f"{fact.key}: {', '.join(fact.values)}" for fact in results.environment if len(fact.values) > 1]
     if mixed:
-        what = "; ".join(f"{fact.key}: {', '.join(fact.values)}" for fact in mixed)
-        lines.append(f"The runs come from different environments ({what}).")
+        lines.append(f"The runs come from different environments ({'; '.join(mixed)}).")
     lines += doubts(results.costs)
     lines += [f"{variant}: its cost could not be measured ({why})." for variant, why in results.cost_failures.items()]
     return lines
-
-
-def _lead(pair: Pair, digits: int) -> str:
-    return f"{pair.worse.variant} by {_gap(pair.comparison.difference, digits)}"
-
-
-def _margin(pair: Pair, digits: int) -> str:
-    return f"{_gap(pair.comparison.difference, digits)} over {pair.worse.variant}"
-
-
-def _gap(difference: Interval, digits: int) -> str:
-    points = percent(difference.mean, digits)
-    return f"{points}{SPACE}points {bracket(difference, digits)}".rstrip()
 
 
 def _seeds(pairs: Sequence[Pair]) -> str:
@@ -154,24 +137,34 @@ def _unpaired(results: StudyResults) -> list[str]:
         if a.outcomes.keys() != b.outcomes.keys():
             shared = tuple(sorted(a.outcomes.keys() & b.outcomes.keys()))
             pairs.setdefault(shared, []).append(f"{a.variant} – {b.variant}")
-    return [f"Not all seeds are paired: {_and(names)} share {_named(seeds)}." for seeds, names in pairs.items()]
+
+    def named(seeds: Sequence[int]) -> str:
+        return f"only seed{'s' if len(seeds) > 1 else ''} {_and([str(s) for s in seeds])}" if seeds else "no seed"
+
+    return [f"Not all seeds are paired: {_and(names)} share {named(seeds)}." for seeds, names in pairs.items()]
 
 
-def _named(seeds: Sequence[int]) -> str:
-    return f"only seed{'s' if len(seeds) > 1 else ''} {_and([str(s) for s in seeds])}" if seeds else "no seed"
+def _below_baselines(results: StudyResults) -> list[str]:
+    lines = []
+    for line, value in results.baselines.lines.items() if results.baselines else ():
+        below = [result for result in results.finished if line in results.lines_not_beaten(result.score)]
+        if not below:
+            continue
+        score = f"{percent(value, digits_for(len(results.labels)))}{SPACE}%"
+        if len(below) == len(results.finished):
+            lines.append(f"No run beats {line} ({score}).")
+            continue
+        share = f"{len(below)} of {counted(len(results.finished), 'run')} {'does' if len(below) == 1 else 'do'}"
+        lines.append(f"{share} not beat {line} ({score}): {_and(_who(below, results))}.")
+    return lines
 
 
-def _below(line: str, below: Sequence[RunResult], results: StudyResults) -> str:
-    value = results.baselines.majority if line == "majority class" else results.baselines.knn
-    score = percent(value, digits_for(len(results.labels)))
-    if len(below) == len(results.finished):
-        return f"No run beats {line} ({score}{SPACE}%)."
-    which = []
+def _who(below: Sequence[RunResult], results: StudyResults) -> list[str]:
+    names = []
     for result in results.ranking:
         seeds = [run.run.seed for run in result.runs if run in below]
         if len(seeds) == len(result.runs):
-            which.append(f"all of {result.variant}")
+            names.append(f"all of {result.variant}")
         elif seeds:
-            which.append(f"{result.variant} with seed {_and([str(seed) for seed in seeds])}")
-    share = f"{len(below)} of {counted(len(results.finished), 'run')}"
-    return f"{share} {'does' if len(below) == 1 else 'do'} not beat {line} ({score}{SPACE}%): {_and(which)}."
+            names.append(f"{result.variant} with seed {_and([str(seed) for seed in seeds])}")
+    return names

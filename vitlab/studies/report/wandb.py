@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 import wandb
 
+from vitlab.studies.baselines import Images
 from vitlab.studies.report.gallery import SHOWN, gallery, interesting
 from vitlab.studies.report.verdict import outlooks, remarks, verdict
 from vitlab.studies.results import StudyResults
-from vitlab.studies.workshop import Images
 
 
 class Place(NamedTuple):
@@ -31,7 +31,8 @@ def write_dashboard(results: StudyResults, images: Images, folder: Path, online:
         folder: Of the written report, whose figures and page are logged too.
         online: Upload now; False writes an offline run, which `wandb sync` uploads.
     """
-    place = _place(results)
+    settings = results.finished[0].run.config.get("run", {}).get("wandb", {})
+    place = Place(settings.get("project") or "vitlab", settings.get("entity"))
     with wandb.init(
         project=place.project,
         entity=place.entity,
@@ -45,7 +46,7 @@ def write_dashboard(results: StudyResults, images: Images, folder: Path, online:
         run.log(_tables(results, images))
         run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("figures/*.png"))})
         run.log({"report": wandb.Html((folder / "report.html").read_text(encoding="utf-8"), inject=False)})
-        run.summary.update({f"accuracy/{r.variant}": r.accuracy.mean for r in results.ranking})
+        run.summary.update({f"{results.metric.label}/{r.variant}": r.score.mean for r in results.ranking})
         run.summary["verdict"] = verdict(results)
         if not online:
             return f"offline; to upload it: wandb sync {Path(run.dir).parent}"
@@ -62,18 +63,21 @@ def workspace(results: StudyResults, place: Place) -> Any:
         import wandb_workspaces.workspaces as ws
         from wandb_workspaces.expr import And
 
-    tables = [panels.WeavePanelSummaryTable(table_name=name) for name in ("pairs", "runs", "classes", "gallery")]
-    figures = panels.MediaBrowser(
-        media_keys=["figures/ranking", "figures/accuracy_against_cost", "figures/calibration"]
-    )
-    curves = [panels.LinePlot(x="epoch", y=[metric]) for metric in ("val/top1", "val/loss", "train/loss")]
+    metric = results.metric
+    names = ["pairs", "runs", *(["classes", "gallery"] if metric.one_class else [])]
+    tables = [panels.WeavePanelSummaryTable(table_name=name) for name in names]
+    charts = ["ranking", f"{metric.label}_against_cost", *(["calibration"] if metric.one_class else [])]
+    figures = panels.MediaBrowser(media_keys=[f"figures/{name}" for name in charts])
+    curves = [panels.LinePlot(x="epoch", y=[name]) for name in (metric.validation, "val/loss", "train/loss")]
     return ws.Workspace(
         entity=place.entity or "",
         project=place.project,
         name=results.study.name,
         sections=[
             ws.Section(name="Report", panels=[figures, *tables], is_open=True),
-            ws.Section(name="Learning", panels=[*curves, panels.BarPlot(metrics=["test/top1"])], is_open=True),
+            ws.Section(
+                name="Learning", panels=[*curves, panels.BarPlot(metrics=[f"test/{metric.name}"])], is_open=True
+            ),
         ],
         runset_settings=ws.RunsetSettings(filters=And(ws.Metric("Group") == results.study.name)),
     )
@@ -96,11 +100,13 @@ def _tables(results: StudyResults, images: Images) -> dict[str, wandb.Table]:
         for pair in results.pairs
     )
     conclusions = pd.DataFrame({"conclusion": [verdict(results), *outlooks(results), *remarks(results)]})
-    classes = results.per_class.reset_index()
-    frames = {"verdict": conclusions, "runs": results.table(), "pairs": pairs, "classes": classes}
-    return {name: wandb.Table(dataframe=_plain(frame)) for name, frame in frames.items()} | {
-        "gallery": _gallery(results, images)
-    }
+    frames = {"verdict": conclusions, "runs": results.table(), "pairs": pairs}
+    if results.metric.one_class:
+        frames["classes"] = results.per_class.reset_index()
+    # Plain Python values, with None in empty cells.
+    plain = {name: frame.astype(object).where(frame.notna(), None) for name, frame in frames.items()}
+    tables = {name: wandb.Table(dataframe=frame) for name, frame in plain.items()}
+    return tables | ({"gallery": _gallery(results, images)} if results.metric.one_class else {})
 
 
 def _gallery(results: StudyResults, images: Images) -> wandb.Table:
@@ -111,13 +117,3 @@ def _gallery(results: StudyResults, images: Images) -> wandb.Table:
         texts = {a.variant: f"{a.predicted} ({a.confidence:.0%}, {a.seeds_right}/{a.seeds})" for a in card.answers}
         table.add_data(wandb.Image(pixels), card.name, card.label, *(texts.get(variant) for variant in variants))
     return table
-
-
-def _plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of plain Python values, with None in empty cells."""
-    return frame.astype(object).where(frame.notna(), None)
-
-
-def _place(results: StudyResults) -> Place:
-    settings = results.finished[0].run.config.get("run", {}).get("wandb", {})
-    return Place(settings.get("project") or "vitlab", settings.get("entity"))

@@ -36,8 +36,13 @@ class Components(NamedTuple):
 
 
 def components(d: np.ndarray) -> Components:
-    """Estimate the components of D (S, N), S and N at least 2, from the mean squares of the two-way layout."""
+    """Estimate the components of D (S, N), S at least 2, from the mean squares of the two-way layout.
+
+    With N = 1, a score of the whole test set, all variance is taken as the seeds'.
+    """
     (seeds, images), mean = d.shape, d.mean()
+    if images == 1:
+        return Components(float(d.var(ddof=1)), 0.0, 0.0, seeds - 1)
     by_seed, by_image = d.mean(axis=1) - mean, d.mean(axis=0) - mean
     rest = d - mean - by_seed[:, None] - by_image
     freedom = np.array([seeds - 1, images - 1, (seeds - 1) * (images - 1)])

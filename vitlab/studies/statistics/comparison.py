@@ -45,7 +45,7 @@ class Comparison(NamedTuple):
     effect: float  # Cohen's d of the paired differences over seeds; nan below SEEDS_FOR_EFFECT
     outperforms: float  # fraction of seeds with which a is better, ties by half (Bouthillier et al. 2021)
     mcnemar: dict[int, McNemar]  # by seed
-    cells: np.ndarray  # (S, N) int8: 1 where only a is right, −1 where only b is
+    cells: np.ndarray  # (S, N): 1 where only a is right, −1 where only b is; (S, 1) differences of scores
 
     @property
     def seeds(self) -> int:
@@ -55,7 +55,7 @@ class Comparison(NamedTuple):
     @property
     def p(self) -> float:
         """The largest p-value, small only if all tests find a difference; nan with a single seed."""
-        return max(self.p_seeds, self.p_images, self.p_both) if self.seeds > 1 else math.nan
+        return float(np.nanmax([self.p_seeds, self.p_images, self.p_both])) if self.seeds > 1 else math.nan
 
 
 def compare(
@@ -63,25 +63,28 @@ def compare(
 ) -> Comparison | None:
     """Compare two variants by their correct predictions per seed, each (N,) bool on the same N images.
 
-    Only shared seeds are used; None if there are none.
+    Of a metric that is known of the whole test set only, pass (1,) float, higher being better: then seeds are the only
+    source of randomness. Only shared seeds are used; None if there are none.
     """
     shared = sorted(correct_a.keys() & correct_b.keys())
     if not shared:
         return None
     a = np.stack([correct_a[seed] for seed in shared])  # (S, N)
     b = np.stack([correct_b[seed] for seed in shared])
-    cells = a.astype(np.int8) - b.astype(np.int8)
+    by_image = a.dtype == bool
+    cells = a.astype(np.int8) - b.astype(np.int8) if by_image else a - b
     by_seed = cells.mean(axis=1)
     several, enough = len(shared) > 1, len(shared) >= SEEDS_FOR_EFFECT
+    deviation = spread(by_seed, by_image / cells.shape[1]) if enough else math.nan
     interval, p = crossed_bootstrap(cells, resamples) if several else (_without_end(by_seed.mean()), math.nan)
     return Comparison(
         difference=interval,
         p_seeds=sign_flip_p(by_seed),
-        p_images=sign_flip_p(cells.mean(axis=0)),
+        p_images=sign_flip_p(cells.mean(axis=0)) if by_image else math.nan,
         p_both=p,
-        effect=float(by_seed.mean()) / spread(by_seed, 1 / cells.shape[1]) if enough else math.nan,
+        effect=float(by_seed.mean()) / deviation if enough and deviation else math.nan,
         outperforms=float(np.mean((np.sign(by_seed) + 1) / 2)),
-        mcnemar={seed: mcnemar(correct_a[seed], correct_b[seed]) for seed in shared},
+        mcnemar={seed: mcnemar(correct_a[seed], correct_b[seed]) for seed in shared if by_image},
         cells=cells,
     )
 

@@ -1,0 +1,138 @@
+"""A study ranks by the metric of its objectives' task, whichever it is."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from fake_study import results, right, variant
+
+from vitlab.commands.dispatch import run as run_command
+from vitlab.experiment.experiment import Experiment
+from vitlab.studies.compare import results_of
+from vitlab.studies.execution.progress import Active, Display, Progress
+from vitlab.studies.metric import TOP1, Metric, metric_of
+from vitlab.studies.report import figures
+from vitlab.studies.report.page import write_report
+from vitlab.studies.report.verdict import outlooks, remarks, verdict
+from vitlab.studies.results import StudyResults
+from vitlab.studies.study import Run, plan, read_study
+from vitlab.studies.tuning import Choice, Trial
+
+RMSE = Metric("rmse", "min", one_class=False)
+
+
+def scored(metric: Metric, **scores: list[float]) -> StudyResults:
+    """Return a study whose runs have these scores of a metric, by variant and seed."""
+    study = results({name: dict.fromkeys(range(len(by_seed)), right(0.5, 30)) for name, by_seed in scores.items()})
+    finished = []
+    for run in study.finished:
+        summary = run.summary | {"metrics": {f"test/{metric.name}": scores[run.run.variant][run.run.seed]}}
+        history = pd.DataFrame({"epoch": [0, 1], metric.validation: [4.0, 2.0], "train/loss": [2.0, 1.0]})
+        own = dataclasses.replace(run.run, metric=metric)
+        finished.append(dataclasses.replace(run, run=own, summary=summary, history=history))
+    return dataclasses.replace(study, finished=finished, baselines=None, metric=metric)
+
+
+A, B = [2.0, 2.1, 1.9, 2.0, 2.05, 1.95], [2.5, 2.62, 2.39, 2.51, 2.55, 2.44]
+
+
+def test_the_lower_error_wins_with_its_interval_over_seeds() -> None:
+    study = scored(RMSE, B=B, A=A)
+    assert [result.variant for result in study.ranking] == ["A", "B"]
+    assert verdict(study).startswith("A is better than B by 0.502 [")
+    assert remarks(study) == []
+    (pair,) = study.pairs
+    assert pair.comparison.difference.mean == pytest.approx(np.mean(B) - np.mean(A))
+    assert pair.comparison.p_seeds == 2 / 2**6
+    assert np.isnan(pair.comparison.p_images)
+    # Only seeds vary: the interval is about Student's.
+    d = np.array(B) - np.array(A)
+    half = 2.5706 * d.std(ddof=1) / 6**0.5
+    assert pair.comparison.difference.low == pytest.approx(d.mean() - half, abs=half / 3)
+    assert pair.comparison.difference.high == pytest.approx(d.mean() + half, abs=half / 3)
+    assert study.target == 2.0
+    assert study.ranking[0].seconds_to(2.0) == 60
+
+
+def test_where_higher_is_better_the_same_numbers_rank_the_other_way() -> None:
+    study = scored(Metric("map", "max", one_class=False), A=A, B=B)
+    assert verdict(study).startswith("B is better than A by 0.502 [")
+    few = scored(Metric("map", "max", one_class=False), A=A[:3], B=B[:3])
+    assert "B has the highest mean" in verdict(few)
+    assert outlooks(few)[-1].endswith("would need about 6\u00a0seeds.")
+    one = scored(RMSE, A=A[:1], B=B[:1])
+    assert verdict(one).startswith("A scored lowest (rmse 2.000), but a single seed")
+
+
+def test_charts_name_the_metric() -> None:
+    study = scored(RMSE, A=A, B=B)
+    assert figures.ranking(study, figures.WIDE).axes[0].get_xlabel() == "test rmse"
+    assert figures.learning_curves(study, figures.WIDE).axes[0].get_title() == "validation rmse"
+    assert [chart.name for chart in figures.charts_for(RMSE)] == ["ranking", "learning_curves", "rmse_against_cost"]
+    assert figures.ranking(results({"A": {1: right(0.9)}}), figures.WIDE).axes[0].get_xlabel() == "test accuracy, %"
+
+
+def test_the_lowest_error_is_tuned() -> None:
+    choice = Choice("A", [Trial(1, None), Trial(2, 0.9), Trial(3, 0.7), Trial(4, 0.8)], RMSE)
+    assert choice.best.value == 3
+    assert not choice.at_the_edge
+
+
+def test_progress_shows_the_metric() -> None:
+    run = Run("A", 1, {"trainer": {"max_epochs": 3}}, Path("a"), RMSE)
+    assert "epoch 2/3  val 0.1235" in Display(None, [run]).line(Active(run, 0, Progress(2, 0.12345)))  # type: ignore
+
+
+def test_variants_of_different_metrics_and_an_objective_without_a_task_are_refused(
+    write_study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = SimpleNamespace(objective=SimpleNamespace(task=None))
+    with pytest.raises(ValueError, match="learns no labels, so no metric ranks its runs"):
+        metric_of(nothing)  # type: ignore[arg-type]
+    metrics = iter([TOP1, RMSE])
+    monkeypatch.setattr("vitlab.studies.study.metric_of", lambda experiment: next(metrics))
+    with pytest.raises(ValueError, match=r"rank by accuracy and rmse\. Compare by one metric"):
+        plan(read_study(write_study(variants={"A": variant(0.9), "B": variant(0.8)})), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers", "ignore:.*logging interval")
+def test_a_study_of_a_users_own_objective(
+    tiny: Callable[..., Path], tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the YAML to the report: a regression in the user's own module ranks by `val/mse`, the lower the better."""
+    here = "tests.objectives.test_task"
+    tiny({"model": {"class_path": f"{here}.Regression"}, "data": {"class_path": f"{here}.Digitwise"}}, "base")
+    variants = {name: {"model": {"init_args": {"optimizer": {"init_args": {"lr": lr}}}}} for name, lr in LR.items()}
+    content = {"name": "own", "base": "base.yaml", "variants": variants, "seeds": [1, 2], "budget": {"epochs": 1}}
+    study = tmp_path / "study.yaml"
+    study.write_text(yaml.safe_dump(content, sort_keys=False))
+    scores: dict[str, list[float]] = {name: [] for name in LR}
+    for run in plan(read_study(study), Path("runs")):
+        assert run.metric == Metric("mse", "min", one_class=False)
+        Experiment(run.config).fit()
+        metrics = json.loads((run.directory / "summary.json").read_text())["metrics"]
+        scores[run.variant].append(metrics["test/mse"])
+
+    found, images = results_of(study)
+    best, worst = sorted(LR, key=lambda name: np.mean(scores[name]))
+    assert [result.variant for result in found.ranking] == [best, worst]
+    text = write_report(found, images, Path("runs/own")).with_name("report.md").read_text()
+    assert f"{best} has the lowest mean" in text
+    assert "Differences are in test mse (lower is better)" in text
+    assert "| Variant | mse | 95 % interval | Seeds |" in text
+    assert "| Validation mse | Last | Best |" in text
+    assert not [word for word in ("ccuracy", "k-NN", "Calibration", "McNemar", "NLL") if word in text]
+    table = pd.read_csv("runs/own/results.csv")
+    assert table["mse"].tolist() == pytest.approx([*scores["low"], *scores["high"]])
+    capsys.readouterr()
+    assert run_command("robustness", ["--study", "runs/own"]) == 2
+    assert "one class per image" in capsys.readouterr().err
+
+
+LR = {"low": 1.0e-6, "high": 1.0e-3}

@@ -1,0 +1,87 @@
+"""The metric by which a study ranks its variants: that of the task of its objectives."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from vitlab.studies.format import SPACE, digits_for, signed
+from vitlab.studies.statistics.intervals import Interval
+
+if TYPE_CHECKING:
+    from vitlab.experiment.experiment import Experiment
+
+
+class Metric(NamedTuple):
+    """A metric, as the task of an objective logs it."""
+
+    name: str = "top1"  # without its split
+    mode: Literal["min", "max"] = "max"
+    one_class: bool = True  # each image has one class, so there are confidences, errors by class and a confusion matrix
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether it is top-1 accuracy, which predictions give image by image; others are known of a whole split."""
+        return self.one_class and self.name == "top1"
+
+    @property
+    def validation(self) -> str:
+        """Its column in metrics.csv."""
+        return f"val/{self.name}"
+
+    @property
+    def sign(self) -> int:
+        """The factor that makes higher better."""
+        return 1 if self.mode == "max" else -1
+
+    @property
+    def label(self) -> str:
+        """Its name in a sentence."""
+        return "accuracy" if self.is_accuracy else self.name
+
+    @property
+    def column(self) -> str:
+        """Its name above a column."""
+        return "Accuracy, %" if self.is_accuracy else self.name
+
+    def axis(self, split: str) -> str:
+        """Return its name at an axis, for the metric on a split."""
+        return f"{split} accuracy, %" if self.is_accuracy else f"{split} {self.name}"
+
+    @property
+    def scale(self) -> int:
+        """The factor between a value and what is shown: per cent of a fraction."""
+        return 100 if self.is_accuracy else 1
+
+    def digits(self, scores: Sequence[float], images: int) -> int:
+        """Return the decimals to show: what this many test images resolve, else four significant digits."""
+        largest = max(map(abs, scores), default=0.0)
+        return digits_for(images) if self.is_accuracy else max(0, 3 - math.floor(math.log10(largest or 1.0)))
+
+    def text(self, value: float, digits: int) -> str:
+        """Return a value without its unit."""
+        return signed(self.scale * value, digits)
+
+    def difference(self, value: float, digits: int) -> str:
+        """Return a difference with its unit."""
+        return self.text(value, digits) + (f"{SPACE}points" if self.is_accuracy else "")
+
+    def bracket(self, interval: Interval, digits: int) -> str:
+        """Return an interval like [0.4, 2.2]; empty without an interval."""
+        ends = self.text(interval.low, digits), self.text(interval.high, digits)
+        return "" if math.isnan(interval.low) else f"[{f',{SPACE}'.join(ends)}]"
+
+
+TOP1 = Metric()
+
+
+def metric_of(experiment: "Experiment") -> Metric:
+    """Return the metric that ranks an experiment's runs.
+
+    Raises:
+        ValueError: the objective has no task.
+    """
+    task = experiment.objective.task
+    if task is None:
+        name = type(experiment.objective).__name__
+        raise ValueError(f"{name} learns no labels, so no metric ranks its runs. `probe` measures its features.")
+    return Metric(task.monitor.metric.removeprefix("val/"), task.monitor.mode, task.one_class)
