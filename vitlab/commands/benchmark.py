@@ -118,23 +118,14 @@ def write_memory_tables(rows: Sequence[tuple[int, bool, "TrainingCost | None"]],
 
     from vitlab.evaluation.memory import GIB
 
-    table = pd.DataFrame(
-        {
-            "batch_size": size,
-            "grad_checkpointing": on,
-            "peak_bytes": cost.peak_bytes if cost else None,
-            "process_bytes": cost.process_bytes if cost else None,
-            "seconds_per_image": cost.seconds_per_image if cost else None,
-        }
-        for size, on, cost in rows
-    ).astype({"peak_bytes": "Int64", "process_bytes": "Int64"})
-    write_text(folder / "memory.csv", table.to_csv(index=False))
-    lines = [
-        header,
-        "",
-        "| batch | peak, GiB | checkpointed, GiB | of plain | time per image, of plain |",
-        "|---" * 5 + "|",
+    costs = [
+        (size, on, *((c.peak_bytes, c.process_bytes, c.seconds_per_image) if c else (None,) * 3))
+        for size, on, c in rows
     ]
+    columns = ["batch_size", "grad_checkpointing", "peak_bytes", "process_bytes", "seconds_per_image"]
+    table = pd.DataFrame(costs, columns=columns).astype({"peak_bytes": "Int64", "process_bytes": "Int64"})
+    write_text(folder / "memory.csv", table.to_csv(index=False))
+    lines = [header, "", "| batch | peak, GiB | checkpointed, GiB | ratio | time ratio |", "|---" * 5 + "|"]
     for (size, _, plain), (_, _, checkpointed) in zip(rows[::2], rows[1::2], strict=False):
         memory = time = ""
         if plain and checkpointed:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from vitlab.commands.options import StudyParser, experiment_of
 
@@ -43,5 +44,5 @@ def run(arguments: Sequence[str]) -> int:
     print(f"k-NN (k = 20)     {result.knn}\nlinear probe      {result.linear}   λ = {result.strength:g}")
     for low_shot in result.low_shot:
         print(low_shot)
-    write_text(experiment.directory / f"probe-{name}.json", json.dumps(result.as_dict(), indent=2))
+    write_text(experiment.directory / f"probe-{name}.json", json.dumps(asdict(result), indent=2))
     return 0

@@ -39,12 +39,12 @@ class Cost:
     """The cost of one model in float32; a training step is forward, cross-entropy, backward and AdamW.
 
     `flops` are of one image's forward pass, `train_flops` of forward and backward, two per multiply-add (papers on
-    vision models usually count one and call that FLOPs, or MACs). Peak memory is the most that the CUDA allocator gave
-    out, or on a CPU how much the process grew. Joules are of the whole device, None where it has no meter (`energy`).
+    vision models usually count one and call it FLOPs, or MACs). Peak memory is the most that the CUDA allocator gave
+    out, or on a CPU the growth of the process. Joules are of the whole device; None if it has no meter (`energy`).
 
     Images per second are of the median turn, `train_range` and `inference_range` of the slowest and the fastest.
-    `others` is how many of the `cores` available to the process other programs used meanwhile; None on a GPU, or where
-    the system does not report it. Files of older versions lack these.
+    `others` is the number of `cores` that other programs used meanwhile; None on a GPU, or where the system does not
+    report it. Files of older versions lack these.
     """
 
     parameters: int
@@ -99,9 +99,8 @@ class Cost:
 def doubts(costs: Mapping[str, Cost]) -> list[str]:
     """Return why the measured speeds of some models, by name, are unreliable; nothing if they are reliable."""
     reasons = []
-    disturbed = [cost for cost in costs.values() if cost.disturbed]
-    if disturbed:
-        worst = max(disturbed, key=lambda cost: cost.others or 0)
+    worst = max(costs.values(), key=lambda cost: cost.disturbed * (cost.others or 0), default=None)
+    if worst and worst.disturbed:
         reasons.append(f"other programs used {worst.others:.1f} of {worst.cores} cores")
     unsteady = [name for name, cost in costs.items() if cost.unsteady]
     if unsteady:
@@ -204,32 +203,29 @@ class CostMeter:
         )
 
     def _time(self, step: Callable[[], object], timed: _Timed) -> None:
-        first, clock = not timed.seconds, clock_for(self.device)
+        first = not timed.seconds
         if first:
             self.memory.reset_peak()
-            self._warm_up(step)
-        times: list[float] = []
+            self._repeat(step, lambda steps, seconds: steps >= WARM_UP or seconds > SECONDS)
         joules = self.energy.joules() if self.energy else 0.0
-        start = time.perf_counter()
         with self.others or nullcontext():
-            while not _enough(len(times), time.perf_counter() - start):
-                begin = clock()
-                step()
-                wait_for(self.device)
-                times.append(clock() - begin)
+            times = self._repeat(step, _enough)
         timed.joules += self.energy.joules() - joules if self.energy else 0.0
         timed.seconds.append(median(times))
         timed.steps += len(times)
         if first:
             timed.peak_bytes = self.memory.growth()
 
-    def _warm_up(self, step: Callable[[], object]) -> None:
-        start = time.perf_counter()
-        for _ in range(WARM_UP):
+    def _repeat(self, step: Callable[[], object], enough: Callable[[int, float], bool]) -> list[float]:
+        """Return the seconds of each step; `enough` gets the number of steps and the seconds so far."""
+        times: list[float] = []
+        start, clock = time.perf_counter(), clock_for(self.device)
+        while not times or not enough(len(times), time.perf_counter() - start):
+            begin = clock()
             step()
             wait_for(self.device)
-            if time.perf_counter() - start > SECONDS:
-                break
+            times.append(clock() - begin)
+        return times
 
 
 def count_flops(model: nn.Module, image: Tensor) -> int:
@@ -259,5 +255,5 @@ def _training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Callable
     return step
 
 
-def _enough(repetitions: int, seconds: float) -> bool:
-    return repetitions > 0 and (seconds > SECONDS or (repetitions >= REPETITIONS and seconds > LEAST_SECONDS))
+def _enough(steps: int, seconds: float) -> bool:
+    return seconds > SECONDS or (steps >= REPETITIONS and seconds > LEAST_SECONDS)

@@ -1,7 +1,6 @@
 """Energy counters: NVML's for a GPU, RAPL's for a CPU; many machines have neither."""
 
 import ctypes
-from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
@@ -9,16 +8,8 @@ import torch
 RAPL = Path("/sys/class/powercap")
 
 
-class EnergyMeter(ABC):
-    """A monotonic counter of all that the device does, other programs included."""
-
-    @abstractmethod
-    def joules(self) -> float:
-        """Return the energy since some fixed moment."""
-
-
-class Nvml(EnergyMeter):
-    """The counter of a CUDA device's whole board (Volta and newer)."""
+class Nvml:
+    """The counter of a CUDA device's whole board (Volta and newer), other programs included."""
 
     def __init__(self, device: torch.device) -> None:
         """Raise OSError if the driver's library or the counter is missing."""
@@ -31,6 +22,7 @@ class Nvml(EnergyMeter):
         self.joules()
 
     def joules(self) -> float:
+        """Return the energy since some fixed moment."""
         millijoules = ctypes.c_ulonglong()
         self._check(self.library.nvmlDeviceGetTotalEnergyConsumption(self.handle, ctypes.byref(millijoules)))
         return millijoules.value / 1e3
@@ -40,8 +32,8 @@ class Nvml(EnergyMeter):
             raise OSError(f"NVML error {code}")
 
 
-class Rapl(EnergyMeter):
-    """The counters of the processor packages, which Linux usually lets only root read."""
+class Rapl:
+    """The counters of the processor packages, which usually only root can read; other programs included."""
 
     def __init__(self, root: Path = RAPL) -> None:
         """Raise OSError if there is no readable counter."""
@@ -53,6 +45,7 @@ class Rapl(EnergyMeter):
         self.total = 0.0
 
     def joules(self) -> float:
+        """Return the energy since some fixed moment."""
         now = self._read()
         for before, after, size in zip(self.last, now, self.ranges, strict=True):
             self.total += (after - before) % size / 1e6  # a counter wraps around at its range
@@ -63,7 +56,7 @@ class Rapl(EnergyMeter):
         return [int(counter.read_text()) for counter in self.counters]
 
 
-def meter_for(device: torch.device) -> EnergyMeter | None:
+def meter_for(device: torch.device) -> Nvml | Rapl | None:
     """Return the meter of a device, or None if it has none."""
     try:
         return Nvml(device) if device.type == "cuda" else Rapl()

@@ -42,10 +42,9 @@ class LowShot:
         return cls(images_per_class, mean, max(0.0, mean - margin), min(1.0, mean + margin), tuple(draws))
 
     def __str__(self) -> str:
-        few = f"{self.images_per_class} label{'' if self.images_per_class == 1 else 's'} per class".ljust(18)
-        return (
-            f"{few}  {100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]   {len(self.draws)} draws"
-        )
+        few = f"{self.images_per_class} label{'' if self.images_per_class == 1 else 's'} per class"
+        accuracy = f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        return f"{few:<18}  {accuracy}   {len(self.draws)} draws"
 
 
 def measure_low_shot(
@@ -64,9 +63,8 @@ def measure_low_shot(
         accuracies = []
         for draw in range(DRAWS):
             chosen = draw_images(labels, shot, draw)
-            weight, bias = torch.zeros(num_classes, x.shape[1]), torch.zeros(num_classes)
-            weight.requires_grad_()
-            bias.requires_grad_()
+            weight = torch.zeros(num_classes, x.shape[1], requires_grad=True)
+            bias = torch.zeros(num_classes, requires_grad=True)
             minimize(weight, bias, x[chosen], labels[chosen], STRENGTH / len(chosen))  # minimize averages over i
             with torch.no_grad():
                 accuracies.append(float((F.linear(queries, weight, bias).argmax(dim=1) == truth).float().mean()))

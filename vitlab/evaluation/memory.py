@@ -55,8 +55,8 @@ class PeakMemory:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         elif sys.platform == "linux":
-            # proc(5): sets the peak resident size to the current one. A sandbox may forbid it; then the peak of
-            # starting Python counts, which only matters to models smaller than their libraries.
+            # proc(5): sets the peak resident size to the current one. Where this is forbidden the peak includes
+            # Python's start, which only matters to models smaller than their libraries.
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")
 
@@ -97,11 +97,7 @@ def bytes_of_tensors() -> int:
 
 
 def memory_of(tensor: Tensor) -> tuple[int, int] | None:
-    """Return the address and the bytes of a tensor's memory, or None if it has none.
-
-    Tensors of the meta device have none, nor those by which `torch.export` and `torch.compile` trace and of which they
-    keep some: a fake one claims to be on the CPU, and only its storage tells.
-    """
+    """Return the address and the bytes of a tensor's memory, or None for meta tensors and torch.compile's fake ones."""
     try:
         storage = tensor.untyped_storage()
         return None if storage.device.type == "meta" else (storage.data_ptr(), storage.nbytes())
@@ -120,7 +116,7 @@ def in_own_process(trial: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 
 def _alone(trial: Callable[P, T], threads: int, /, *args: P.args, **kwargs: P.kwargs) -> T | None:
     torch.set_num_threads(threads)
-    logging.disable(logging.WARNING)  # messages about noise help nobody
+    logging.disable(logging.WARNING)  # training on noise
     warnings.simplefilter("ignore")
     return attempt(trial, *args, **kwargs)
 

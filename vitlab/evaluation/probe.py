@@ -6,7 +6,7 @@ like ImageNet's, a tenth of the training images is held out instead.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -57,10 +57,6 @@ class ProbeResult:
     train_images: int
     test_images: int
 
-    def as_dict(self) -> dict[str, object]:
-        """Return plain values, for JSON."""
-        return asdict(self)
-
 
 def features_of(
     encoder: ImageModel,
@@ -68,10 +64,11 @@ def features_of(
     cache: Path,
     key: str,
 ) -> dict[str, Features]:
-    """Return the features of all splits, from the cache if it has those of the same weights and data (`key`).
+    """Return the features of all splits, from the cache if its `key` matches.
 
     Args:
-        batches: return the evaluation batches of a split, on the encoder's device.
+        batches: returns the evaluation batches of a split, on the encoder's device.
+        key: identifies the weights and the data.
     """
     splits = read_cache(cache, key)
     if splits is None:
