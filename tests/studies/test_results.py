@@ -130,7 +130,7 @@ def test_reliability_is_by_bins_of_confidence() -> None:
 def test_facts_are_written_as_in_a_file() -> None:
     run = result("A", 1, right(0.9, 30), np.arange(30) % 3, torch="2.15")
     run.environment.update(git=None, deterministic=True)
-    found = {fact.key: fact.values for fact in results({"A": {1: right(0.9, 30)}}, finished=[run]).environment}
+    found = results({"A": {1: right(0.9, 30)}}, finished=[run]).environment
     assert found == {"torch": ["2.15"], "git": ["null"], "deterministic": ["true"]}
 
 

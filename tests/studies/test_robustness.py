@@ -1,6 +1,7 @@
 """`robustness`: the models of a study on corrupted images, and the page with their curves."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -158,6 +159,15 @@ class Bench:
 @pytest.fixture
 def bench(study: list[FinishedRun], tmp_path: Path) -> Bench:
     return Bench(study, tmp_path / "robustness")
+
+
+def test_progress_is_shown_with_the_time_left(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.measure(["noise"], 50)
+    shown = capsys.readouterr().err
+    assert "b, seed 2 (model 4 of 4): 100%" in shown
+    assert re.search(r"200/200 \[00:\d\d<00:\d\d", shown)
+    bench.measure(["noise"], 50)
+    assert "(model" not in capsys.readouterr().err  # nothing is left to measure
 
 
 def test_a_stopped_measurement_goes_on_where_it_stopped(bench: Bench, tmp_path: Path) -> None:

@@ -58,13 +58,6 @@ class Reliability(NamedTuple):
     accuracy: np.ndarray
 
 
-class Fact(NamedTuple):
-    """An entry of environment.json over the runs: its distinct values."""
-
-    key: str
-    values: list[str]
-
-
 @dataclass(frozen=True, eq=False)
 class RunResult:
     """A finished run on the study's test images."""
@@ -275,11 +268,11 @@ class StudyResults:
         return [name for name, line in lines.items() if score <= line]
 
     @cached_property
-    def environment(self) -> list[Fact]:
-        """The environments of the finished runs, entry by entry."""
+    def environment(self) -> dict[str, list[str]]:
+        """The distinct values of each entry of environment.json over the finished runs."""
         flat = [flatten(result.environment) for result in self.finished]
         keys = dict.fromkeys(key for environment in flat for key in environment if key not in OWN_TO_A_RUN)
-        return [Fact(k, list(dict.fromkeys(_text(environment.get(k, ABSENT)) for environment in flat))) for k in keys]
+        return {key: list(dict.fromkeys(_text(environment.get(key, ABSENT)) for environment in flat)) for key in keys}
 
     @cached_property
     def target(self) -> float:

@@ -7,19 +7,18 @@ a fingerprint of the run that was measured.
 
 import hashlib
 import logging
-import time
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from vitlab.atomic_files import write_text
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.studies.baselines import stratified_sample
-from vitlab.studies.format import clock
 
 log = logging.getLogger("vitlab")
 
@@ -28,7 +27,6 @@ CLEAN = "none"
 FILE = "robustness.csv"
 CELL = ["variant", "seed", "corruption", "strength", "images"]
 SEED = 0  # of the image sample: the same for every model
-LOG_SECONDS = 10.0  # between two progress messages
 
 
 class FinishedRun(NamedTuple):
@@ -65,44 +63,21 @@ def measure_study(
     waiting = [run for run in runs if set(known_rows(run)["corruption"]) != requested]
     if len(waiting) < len(runs):
         log.info("%d of %d models are already measured: %s", len(runs) - len(waiting), len(runs), out / FILE)
-    progress = _Progress(len(waiting) * len(chosen))
-    for number, run in enumerate(waiting):
-        log.info("%s, seed %d (model %d of %d)", run.variant, run.seed, number + 1, len(waiting))
-        known = set(known_rows(run)["corruption"])
-        missing = [name for name in measures if name not in known]
-        top1 = evaluate(run, missing, chosen, partial(progress.update, number * len(chosen)))
-        keep(
-            pd.DataFrame(
-                {
-                    "variant": run.variant,
-                    "seed": run.seed,
-                    "corruption": name,
-                    "strength": strength,
-                    "images": len(chosen),
-                    "top1": value,
-                    "measure": measures.get(name, ""),
-                    "predictions": fingerprint(run.directory),
-                }
-                for (name, strength), value in top1.items()
-            ),
-            out,
-        )
+    seconds = 0.5 if sys.stderr.isatty() else 30.0  # between two updates
+    with tqdm(total=len(waiting) * len(chosen), unit=" images", mininterval=seconds, disable=not waiting) as bar:
+        for number, run in enumerate(waiting):
+            bar.set_description(f"{run.variant}, seed {run.seed} (model {number + 1} of {len(waiting)})")
+
+            def progress(done: int, before: int = number * len(chosen)) -> None:
+                bar.update(before + done - bar.n)
+
+            known = set(known_rows(run)["corruption"])
+            top1 = evaluate(run, [name for name in measures if name not in known], chosen, progress)
+            rows = pd.DataFrame([(*kind, value) for kind, value in top1.items()], columns=[*CELL[2:4], "top1"])
+            measure = rows["corruption"].map(lambda name: measures.get(name, ""))
+            rows = rows.assign(variant=run.variant, seed=run.seed, images=len(chosen), measure=measure)
+            keep(rows.assign(predictions=fingerprint(run.directory)), out)
     return pd.concat([known_rows(run) for run in runs], ignore_index=True)
-
-
-class _Progress:
-    """Logs how many images are done and the time left, at most every `LOG_SECONDS`."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.start = self.last = time.monotonic()
-
-    def update(self, before: int, done: int) -> None:
-        now, done = time.monotonic(), before + done
-        if now - self.last >= LOG_SECONDS:
-            self.last = now
-            left = clock((now - self.start) / done * (self.total - done))
-            log.info("  %d of %d images, about %s left", done, self.total, left)
 
 
 def keep(rows: pd.DataFrame, out: Path) -> None:

@@ -51,9 +51,7 @@ def measure_costs(
                 if not child.take_turn():
                     failures[variant] = child.end()
                     del children[variant]
-        for variant, child in children.items():
-            if why := child.end():
-                failures[variant] = why
+        failures |= {variant: why for variant, child in children.items() if (why := child.end())}
     costs = {run.variant: Cost.read(cost_path(run)) for run in runs if run.variant not in failures}
     for doubt in doubts(costs):
         print(doubt, flush=True)
@@ -62,23 +60,40 @@ def measure_costs(
 
 def known_costs(runs: Sequence[Run]) -> tuple[dict[str, Cost], dict[str, str]]:
     """Return the measured costs of these configurations on this device, and the variants without any."""
-    costs = {run.variant: _known_cost(run) for run in runs}
+    costs: dict[str, Cost] = {}
+    for run in runs:
+        config = run.folder / "cost-config.yaml"
+        device = device_name(device_for(run.config.get("trainer", {}).get("accelerator", "auto")))
+        with suppress(FileNotFoundError, ValueError):  # never measured, or by an older version
+            cost = Cost.read(cost_path(run))
+            if cost.device == device and _costly(load_yaml(config)) == _costly(run.config):
+                costs[run.variant] = cost
     reason = "it has not been measured on this machine"
-    missing = {variant: reason for variant, cost in costs.items() if cost is None}
-    return {variant: cost for variant, cost in costs.items() if cost is not None}, missing
+    return costs, {run.variant: reason for run in runs if run.variant not in costs}
+
+
+def cost_path(run: Run) -> Path:
+    """Return the file with the cost of a run's variant."""
+    return run.folder / "cost.json"
+
+
+def _costly(config: Config) -> Config:
+    """Return the part of a configuration that a cost depends on."""
+    trainer = {key: value for key, value in config.get("trainer", {}).items() if key != "max_epochs"}
+    return {"model": config["model"], "data": config["data"], "trainer": trainer}
 
 
 class _Child:
     """A process that measures on request; killed at the end of the `with` block."""
 
     def __init__(self, run: Run, program: Sequence[str], allotment: Allotment) -> None:
-        cost_path(run).unlink(missing_ok=True)
-        config, self.run = run.folder / "cost-config.yaml", run
+        self.cost_path, config = cost_path(run), run.folder / "cost-config.yaml"
+        self.cost_path.unlink(missing_ok=True)
         write_config(config, run.config)
         self.log_path = run.folder / "cost.log"
         self.log = self.log_path.open("w", encoding="utf-8")
         self.process = subprocess.Popen(
-            [*program, "benchmark", "--config", str(config), "--json", str(cost_path(run)), "--in_turn"],
+            [*program, "benchmark", "--config", str(config), "--json", str(self.cost_path), "--in_turn"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -115,33 +130,10 @@ class _Child:
         """Let it write its results; return why it did not, or an empty string."""
         with suppress(BrokenPipeError):
             self._note(self.process.communicate()[0])
-        if self.process.returncode == 0 and cost_path(self.run).is_file():
+        if self.process.returncode == 0 and self.cost_path.is_file():
             return ""
         return ": ".join([f"exit status {self.process.returncode}", *last_lines(self.log_path, 1)])
 
     def _note(self, text: str) -> None:
         self.log.write(text)
         self.log.flush()
-
-
-def cost_path(run: Run) -> Path:
-    """Return the file with the cost of a run's variant."""
-    return run.folder / "cost.json"
-
-
-def _costly(config: Config) -> Config:
-    """Return the part of a configuration that a cost depends on."""
-    trainer = {key: value for key, value in config.get("trainer", {}).items() if key != "max_epochs"}
-    return {"model": config["model"], "data": config["data"], "trainer": trainer}
-
-
-def _known_cost(run: Run) -> Cost | None:
-    config = run.folder / "cost-config.yaml"
-    if not cost_path(run).is_file() or not config.is_file() or _costly(load_yaml(config)) != _costly(run.config):
-        return None
-    try:
-        cost = Cost.read(cost_path(run))
-    except ValueError:
-        return None
-    device = device_name(device_for(run.config.get("trainer", {}).get("accelerator", "auto")))
-    return cost if cost.device == device else None

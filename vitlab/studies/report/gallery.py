@@ -53,12 +53,13 @@ def interesting(results: StudyResults) -> np.ndarray:
     1. Images on which the shown models disagree, by how much the variants' accuracies over all seeds differ.
     2. Images that all of them get wrong, then those that all get right, by increasing confidence in the label.
     """
-    shown = _models(results)
-    guesses = np.stack([result.predictions.logits.argmax(axis=1) for result in shown])  # (V, N)
+    shown = [model.predictions.logits for model in _models(results).values()]
+    guesses = np.stack([logits.argmax(axis=1) for logits in shown])  # (V, N)
     disputed = (guesses != guesses[0]).any(axis=0)
     right = np.stack([np.mean([run.correct for run in result.runs], axis=0) for result in results.ranking])  # (V, N)
     uneven = right.max(axis=0) - right.min(axis=0)
-    confidence = np.mean([_confidence_in_label(result) for result in shown], axis=0)
+    labels = results.labels[:, None]
+    confidence = np.mean([np.take_along_axis(probabilities(logits), labels, axis=1)[:, 0] for logits in shown], axis=0)
     # lexsort: the last key is the primary one
     return np.lexsort((confidence, right.mean(axis=0), -uneven * disputed, ~disputed))
 
@@ -66,42 +67,25 @@ def interesting(results: StudyResults) -> np.ndarray:
 def gallery(results: StudyResults, images: Images) -> list[Card]:
     """Return the most informative test images."""
     indices = interesting(results)[:SHOWN].tolist()
-    shown = {result.run.variant: result for result in _models(results)}
-    probability = {variant: probabilities(result.predictions.logits[indices]) for variant, result in shown.items()}
+    models = _models(results)
+    probability = {variant: probabilities(model.predictions.logits[indices]) for variant, model in models.items()}
     cards = []
     for position, (index, image) in enumerate(zip(indices, images.raw_images("test", indices), strict=True)):
+        label = results.labels[index]
         answers = []
-        for variant in (result for result in results.ranking if result.variant in shown):
-            guess = int(probability[variant.variant][position].argmax())
-            answers.append(
-                Prediction(
-                    variant=variant.variant,
-                    index=variant.index,
-                    predicted=results.class_names[guess],
-                    confidence=float(probability[variant.variant][position, guess]),
-                    right=bool(guess == results.labels[index]),
-                    seeds_right=int(sum(run.correct[index] for run in variant.runs)),
-                    seeds=len(variant.runs),
-                )
-            )
-        cards.append(
-            Card(
-                name=results.images[index],
-                label=results.class_names[results.labels[index]],
-                data_uri=data_uri(image),
-                pixelated=max(image.shape[:2]) < PIXELATED_BELOW,
-                answers=answers,
-            )
-        )
+        for result in (result for result in results.ranking if result.variant in models):
+            row = probability[result.variant][position]
+            guess = int(row.argmax())
+            seeds_right = int(sum(run.correct[index] for run in result.runs))
+            name, confidence = results.class_names[guess], float(row[guess])
+            own = (name, confidence, bool(guess == label), seeds_right, len(result.runs))
+            answers.append(Prediction(result.variant, result.index, *own))
+        pixelated = max(image.shape[:2]) < PIXELATED_BELOW
+        cards.append(Card(results.images[index], results.class_names[label], data_uri(image), pixelated, answers))
     return cards
 
 
-def _models(results: StudyResults) -> list[RunResult]:
+def _models(results: StudyResults) -> dict[str, RunResult]:
+    """Return by variant the run of the shown seed, in the order of the ranking."""
     seed = shown_seed(results)
-    return [run for variant in results.ranking for run in variant.runs if run.run.seed == seed]
-
-
-def _confidence_in_label(result: RunResult) -> np.ndarray:
-    """Return the probability that a model assigns to each image's label, (N,)."""
-    probability = probabilities(result.predictions.logits)
-    return np.take_along_axis(probability, result.predictions.labels[:, None], axis=1)[:, 0]
+    return {result.variant: run for result in results.ranking for run in result.runs if run.run.seed == seed}

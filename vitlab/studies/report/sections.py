@@ -412,7 +412,7 @@ def _configuration(results: StudyResults) -> list[Part]:
         if rows:
             parts.append(Table(title, columns, rows, left=columns, monospaced=True))
     facts = [
-        Row(fact.key, [("differs: " if len(fact.values) > 1 else "") + "; ".join(fact.values)])
-        for fact in results.environment
+        Row(key, [("differs: " if len(values) > 1 else "") + "; ".join(values)])
+        for key, values in results.environment.items()
     ]
     return [*parts, Heading("Environment"), Table("Environment", ["Entry", "Value"], facts, ["Value"], monospaced=True)]

@@ -108,7 +108,7 @@ def remarks(results: StudyResults) -> list[str]:
             lines.append(
                 f"The best value for {choice.variant}, {as_yaml(choice.best.value)}, is at the edge of those tried."
             )
-    mixed = [f"{fact.key}: {', '.join(fact.values)}" for fact in results.environment if len(fact.values) > 1]
+    mixed = [f"{key}: {', '.join(values)}" for key, values in results.environment.items() if len(values) > 1]
     if mixed:
         lines.append(f"The runs come from different environments ({'; '.join(mixed)}).")
     lines += doubts(results.costs)
