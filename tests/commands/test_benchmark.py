@@ -249,7 +249,7 @@ def test_the_largest_batch_and_its_override_are_printed(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["batch"], "say how much to use, like --memory 8GiB"),
+        (["batch"], "give a limit, like --memory 8GiB"),
         (["batch", "--memory", "8 bananas"], "8 bananas is not an amount"),
         (["batch", "--memory", "1GiB"], "Not even a batch of 1 fits into 1.00 GiB"),
         (["batch", "--memory", "1GiB", "--data.mixup", "{mixup_alpha: 0.8}"], "Not even a batch of 2 fits"),

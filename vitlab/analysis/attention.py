@@ -1,6 +1,6 @@
-"""Where attention goes: how far, to which places of the image, and through all blocks.
+"""Attention distance, attention maps of single queries, and attention rollout.
 
-All functions take `AttentionMap`s, in which windows are back at their places, so that they serve ViT and Swin alike.
+Functions take `AttentionMap`s, in which windows are back at their places, for ViT and Swin alike.
 
 Letters: B images, h heads, Q queries (P prefix tokens, then the N patches of an H × W map), K keys of each query.
 """
@@ -19,10 +19,10 @@ def num_prefix(attention: AttentionMap) -> int:
 
 
 def attention_distance(attention: AttentionMap) -> Float[Tensor, "B h"]:
-    """Return how far each head looks, in pixels: Σ_k attention(q, k) · |place(q) − place(k)|, the mean over patches q.
+    """Return the attention distance in pixels: Σ_k attention(q, k) · |place(q) − place(k)|, the mean over patches q.
 
-    Places are the patches' centers (Dosovitskiy et al. 2021, Fig. 7). Prefix tokens and padding have none: what goes to
-    them is left out, and the rest made to sum to 1.
+    Places are the patches' centers (Dosovitskiy et al. 2021, Fig. 7). Attention to prefix tokens and padding is left
+    out, and the rest is normalized.
     """
     (H, W), P = attention.size, num_prefix(attention)
     rows, columns = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
@@ -34,10 +34,9 @@ def attention_distance(attention: AttentionMap) -> Float[Tensor, "B h"]:
 
 
 def query_map(attention: AttentionMap, query: int) -> Float[Tensor, "B h H W"]:
-    """Return what one query gives to each patch, on the map; 0 where it does not look.
+    """Return the attention of one query to each patch, as a map; attention to prefix tokens and padding is left out.
 
-    Queries are counted as the prefix tokens, the class token first, then the patches row by row. What goes to prefix
-    tokens and padding is not on the map.
+    Queries are the prefix tokens, the class token first, then the patches row by row.
     """
     (H, W), P = attention.size, num_prefix(attention)
     B, h, _, K = attention.weights.shape
@@ -84,7 +83,7 @@ def _unmerge(
 
 
 def input_map(model: ImageModel, images: Float[Tensor, "B C Hpx Wpx"]) -> Float[Tensor, "B H W"]:
-    """Return the share of each patch of the image in what the classifier reads, by rollout."""
+    """Return how much each patch of the image contributes to what the classifier reads, by rollout."""
     maps = model.attention_maps(images)
     P, Q = num_prefix(maps[-1]), maps[-1].weights.shape[2]
     read = (torch.arange(Q, device=images.device) < P) == (model.global_pool == "token")  # (Q,)

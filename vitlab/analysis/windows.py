@@ -25,7 +25,7 @@ def regions(mask: Float[Tensor, "nW N N"]) -> Int[Tensor, "nW N"]:
 
 @styled
 def draw_tokens(tokens: dict[str, Int[np.ndarray, "H W"]], groups: dict[str, Int[np.ndarray, "H W"]]) -> Figure:
-    """Draw maps of numbered tokens beside each other, a color for each group and a line around it."""
+    """Draw maps of numbered tokens side by side, with a color and an outline for each group."""
     figure = new_figure(2.7 * len(tokens), 2.9)
     for axes, (name, numbers) in zip(figure.subplots(1, len(tokens), squeeze=False)[0], tokens.items(), strict=True):
         _, which = np.unique(groups[name], return_inverse=True)
@@ -41,7 +41,7 @@ def draw_tokens(tokens: dict[str, Int[np.ndarray, "H W"]], groups: dict[str, Int
 def draw_pictures(
     pictures: dict[str, Float[np.ndarray, "Hpx Wpx C"]], groups: dict[str, Int[np.ndarray, "H W"]]
 ) -> Figure:
-    """Draw pictures beside each other with a line around each group of patches."""
+    """Draw pictures side by side with an outline around each group of patches."""
     figure = new_figure(2.2 * len(pictures), 2.4)
     panels = figure.subplots(1, len(pictures), squeeze=False)[0]
     for axes, (name, picture) in zip(panels, pictures.items(), strict=True):

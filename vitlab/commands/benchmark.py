@@ -118,12 +118,10 @@ def write_memory_tables(rows: Sequence[tuple[int, bool, "TrainingCost | None"]],
 
     from vitlab.evaluation.memory import GIB
 
-    costs = [
-        (size, on, *((c.peak_bytes, c.process_bytes, c.seconds_per_image) if c else (None,) * 3))
-        for size, on, c in rows
-    ]
-    columns = ["batch_size", "grad_checkpointing", "peak_bytes", "process_bytes", "seconds_per_image"]
-    table = pd.DataFrame(costs, columns=columns).astype({"peak_bytes": "Int64", "process_bytes": "Int64"})
+    measured = ["peak_bytes", "process_bytes", "seconds_per_image"]  # missing if out of memory
+    costs = [(size, on, *(getattr(cost, name, None) for name in measured)) for size, on, cost in rows]
+    table = pd.DataFrame(costs, columns=["batch_size", "grad_checkpointing", *measured])
+    table = table.astype({"peak_bytes": "Int64", "process_bytes": "Int64"})
     write_text(folder / "memory.csv", table.to_csv(index=False))
     lines = [header, "", "| batch | peak, GiB | checkpointed, GiB | ratio | time ratio |", "|---" * 5 + "|"]
     for (size, _, plain), (_, _, checkpointed) in zip(rows[::2], rows[1::2], strict=False):

@@ -7,7 +7,6 @@ Only the images are noise, so that no data set is needed.
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import nn
@@ -35,13 +34,10 @@ class Noise(LightningDataModule):
 
     def batch(self) -> Batch:
         """Return what a loader would."""
-        side = self.data.framing.size  # which the way to the device may still enlarge
-        size = (self.batch_size, self.data.in_chans, side, side)
+        side = self.data.framing.size  # may be enlarged on the device
+        images = torch.randint(256, (self.batch_size, self.data.in_chans, side, side), dtype=torch.uint8)
         indices = torch.arange(self.batch_size)
-        images = torch.randint(256, size, dtype=torch.uint8)
-        return Batch(
-            images, indices % self.num_classes, indices, epoch=0, first=0, host_indices=np.arange(len(indices))
-        )
+        return Batch(images, indices % self.num_classes, indices, epoch=0, first=0, host_indices=indices.numpy().copy())
 
     def train_dataloader(self) -> DataLoader:
         batches: Any = [self.batch()] * self.number  # a list is a data set
@@ -58,8 +54,8 @@ class Noise(LightningDataModule):
 class Gauge(Callback):
     """Reads clock and memory during training.
 
-    The first step adds a CPU's code and what libraries prepare once. So the peak is that of the second step, over what
-    tensors take after the first. Then freed memory is held, as in a run, for the steps whose time counts.
+    The first step includes what libraries load once. So the peak is that of the second step, plus the size of all
+    tensors after the first. Then freed memory is kept, as in a run, for the steps that are timed.
     """
 
     def __init__(self) -> None:
@@ -143,10 +139,10 @@ def trial(
     grad_checkpointing: bool | None = None,
     limit: int | None = None,
 ) -> TrainingCost:
-    """Train an experiment on noise at another batch size; in a process of its own, or the peaks are not the trial's.
+    """Train an experiment on noise at another batch size. Needs its own process, for the peaks to be the trial's.
 
     Args:
-        limit: Fail rather than take much more than these bytes, and hold freed memory as a run does. Without a limit
+        limit: Fail rather than take much more than these bytes, and keep freed memory as a run does. Without a limit
             the process grows by its tensors alone until their peak is read.
     """
     if limit is None:
@@ -158,18 +154,14 @@ def trial(
         arguments["teacher"] = {"weights": None, "cache": None}
     changes = {"model": {"init_args": arguments}, "data": {"init_args": {"batch_size": batch_size}}}
     experiment = Experiment(merge(config, changes))
-    if isinstance(experiment.objective, Distillation):
-        experiment.objective.teacher.examine = _skip  # type: ignore[method-assign]  # noise has no classes to recognize
+    if isinstance(experiment.objective, Distillation):  # noise has no classes to recognize
+        experiment.objective.teacher.examine = lambda batches: None  # type: ignore[method-assign]
     if limit is not None:
         cap_memory(limit, experiment.trainer.strategy.root_device)
         hold_freed_memory()  # from the first step on, as in a run
     if experiment.config["run"]["compile"]:
         experiment.objective.compile_parts()
     return train_on_noise(experiment.objective, experiment.data, experiment.trainer, accumulate, steps)
-
-
-def _skip(batches: object) -> None:
-    """Replace the examination of a teacher."""
 
 
 def least_batch(experiment: Experiment) -> int:

@@ -7,17 +7,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitlab.data.augment import BatchAugment
-    from vitlab.data.cifar import CIFAR10, CIFAR100
-    from vitlab.data.datamodule import ImageDataModule
-    from vitlab.data.decoding import decode
-    from vitlab.data.digits import Digits
-    from vitlab.data.image_folder import ImageFolder
-    from vitlab.data.in_memory import InMemoryDataModule, TensorImages
-    from vitlab.data.mixup import Mixup
-    from vitlab.data.multi_crop import Crops, MultiCrop
-    from vitlab.data.photos import PhotoAugment
-    from vitlab.data.source import PhotoSource
+    from vitlab.data.augment import BatchAugment as BatchAugment
+    from vitlab.data.cifar import CIFAR10 as CIFAR10
+    from vitlab.data.cifar import CIFAR100 as CIFAR100
+    from vitlab.data.datamodule import ImageDataModule as ImageDataModule
+    from vitlab.data.decoding import decode as decode
+    from vitlab.data.digits import Digits as Digits
+    from vitlab.data.image_folder import ImageFolder as ImageFolder
+    from vitlab.data.in_memory import InMemoryDataModule as InMemoryDataModule
+    from vitlab.data.in_memory import TensorImages as TensorImages
+    from vitlab.data.mixup import Mixup as Mixup
+    from vitlab.data.multi_crop import Crops as Crops
+    from vitlab.data.multi_crop import MultiCrop as MultiCrop
+    from vitlab.data.photos import PhotoAugment as PhotoAugment
+    from vitlab.data.source import PhotoSource as PhotoSource
 
 _MODULES = {
     "augment": ["BatchAugment"],
@@ -33,27 +36,10 @@ _MODULES = {
     "source": ["PhotoSource"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'vitlab.data' has no attribute {name!r}")
     return getattr(import_module(f"vitlab.data.{_MODULE_OF[name]}"), name)
-
-
-__all__ = [
-    "CIFAR10",
-    "CIFAR100",
-    "BatchAugment",
-    "Crops",
-    "Digits",
-    "ImageDataModule",
-    "ImageFolder",
-    "InMemoryDataModule",
-    "Mixup",
-    "MultiCrop",
-    "PhotoAugment",
-    "PhotoSource",
-    "TensorImages",
-    "decode",
-]

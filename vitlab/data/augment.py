@@ -1,8 +1,8 @@
-"""Random distortions of whole batches of images, on their device.
+"""Augmentation of whole batches of images, on their device.
 
-Functions on batches take the images and numbers drawn from U[0, 1), one row an image: exact functions of their
-arguments. Those that take `draws` draw; shifting and erasing do so on the host, which chooses what the device moves.
-None selects by a mask or waits otherwise: they never synchronize a GPU.
+Functions take the images and numbers drawn from U[0, 1), one row per image, and are exact functions of these. Those
+that take `draws` draw them; shifting and erasing draw on the host, which selects what the device moves. None
+synchronizes a GPU.
 
 Letters: B images, C channels, H rows, W columns, D draws for each image.
 """
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from vitlab.data.counter_rng import Draws, Stream, to_device
 
-CROP_SCALE = (0.08, 1.0)  # share of the image's area: Szegedy et al., "Going deeper with convolutions", section 6
+CROP_SCALE = (0.08, 1.0)  # fraction of the area: Szegedy et al., "Going deeper with convolutions", section 6
 CROP_RATIO = (3 / 4, 4 / 3)  # width to height
-ERASE_SCALE = (0.02, 1 / 3)  # share of the image's area, and height to width: timm's, from Zhong et al., 2017
+ERASE_SCALE = (0.02, 1 / 3)  # fraction of the area; with ERASE_RATIO, height to width, timm's, from Zhong et al., 2017
 ERASE_RATIO = (0.3, 1 / 0.3)
 _TRIES = 10  # boxes drawn until one fits, in torchvision's random crop and in timm's erasing
 BOX_DRAWS = 4 * _TRIES
@@ -34,15 +34,15 @@ HostRows = Float[np.ndarray, "B D"]
 
 @dataclass(kw_only=True, unsafe_hash=True)
 class BatchAugment:
-    """What happens to small images, in batches on the device, before they are normalized (erasing: after).
+    """Augmentation of small images, in batches on the device, before they are normalized (erasing: after).
 
     Args:
-        shift: images move by up to so many pixels in each direction; what comes in at the border is black.
-        shift_prob: the share of images that move.
-        crop_scale: a random part of this share of the area is enlarged to the whole, e.g. [0.08, 1.0]; null: off.
-        crop_ratio: width to height of that part.
-        flip_prob: the share of images that are mirrored left to right.
-        erase_prob: the share of images of which a random box is filled with noise.
+        shift: largest shift in pixels in each direction; the border becomes black.
+        shift_prob: probability of a shift.
+        crop_scale: range of the fraction of the area that is enlarged to the image, e.g. [0.08, 1.0]; null: off.
+        crop_ratio: range of that part's width to height.
+        flip_prob: probability of mirroring left to right.
+        erase_prob: probability of filling a random box with noise.
     """
 
     shift: int = 0
@@ -88,14 +88,14 @@ def shift_and_flip(images: Batch8, draws: Draws, pixels: int, prob: float, flip_
     """Move `prob` of the images by whole numbers of pixels, black coming in, and then mirror `flip_prob` of them.
 
     Each of -pixels … pixels is equally likely, down and right: He et al. (2016), section 4.2. In the memory of a padded
-    channel a moved image is one window, H·wide long; of mirrored channels, of which there is a copy, likewise. So both
-    are one gathering of windows, which the host chooses: for numbers as few, NumPy's calls take half of torch's time.
+    channel a shifted image is one window of length H·wide; the same holds in a mirrored copy. So both are one gather of
+    windows, chosen on the host, where NumPy takes half of torch's time for so few numbers.
     """
     B, C, H, W = images.shape
     host = draws.on_host
     draw, mirror = host.uniform(Stream.SHIFT, 3).numpy(), host.uniform(Stream.FLIP, 1).numpy()
     offsets = np.where(draw[:, :1] < prob, (draw[:, 1:] * (2 * pixels + 1)).astype(np.int64), pixels)
-    top, left = offsets.T  # (B,) each, of the window, in 0 … 2·pixels; `pixels` leaves the image in its place
+    top, left = offsets.T  # (B,) each, of the window, in 0 … 2·pixels; `pixels` is no shift
     mirrored = mirror[:, 0] < flip_prob
 
     wide, tall = W + 2 * pixels, H + 2 * pixels + 1  # a row more below, for the end of the last window
@@ -116,20 +116,13 @@ def flip(images: Tensor, draw: Rows, prob: float) -> Tensor:
     return torch.cat([images, images.flip(-1)]).index_select(0, mirrored)  # of whole images: faster than torch.where
 
 
-def _first_fitting(fits: Tensor, *values: Tensor) -> list[Tensor]:
-    """Return, of each image's tries (B, T), the first that fits; the last column is the answer when none does."""
-    fits = torch.cat([fits[:, :-1], torch.ones_like(fits[:, -1:])], dim=1)
-    first = fits.int().argmax(dim=1, keepdim=True)  # the first of equal maxima
-    return [value.gather(1, first)[:, 0] for value in values]
-
-
 def crop_boxes(
     draw: Rows, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return top, left, height and width (B,) in whole pixels of random parts, as torchvision's RandomResizedCrop.
 
-    Takes 4 draws for each of ten tries: area, ratio, top, left. Where no try fits, the largest centered part of a
-    permitted ratio.
+    Takes 4 draws for each of ten tries: area, ratio, top, left. If no try fits: the largest centered part with
+    a permitted ratio.
     """
     area, aspect, top, left = draw.unflatten(1, (_TRIES, 4)).unbind(2)  # each (B, T)
     area = (scale[0] + area * (scale[1] - scale[0])) * height * width
@@ -143,17 +136,22 @@ def crop_boxes(
     central_w = min(width, round(height * ratio[1]))
     central_h = min(height, round(width / ratio[0]))
     central = ((height - central_h) // 2, (width - central_w) // 2, central_h, central_w)
-    tries = (tops, lefts, h, w)
-    columns = [torch.cat([x, torch.full_like(x[:, :1], c)], dim=1) for x, c in zip(tries, central, strict=True)]
-    top, left, h, w = _first_fitting(torch.cat([fits, fits[:, :1]], dim=1), *columns)
+    last = torch.ones_like(fits[:, :1])  # the central part fits
+    first = torch.cat([fits, last], dim=1).int().argmax(dim=1, keepdim=True)  # the first of equal maxima
+    top, left, h, w = (
+        torch.cat([tries, torch.full_like(tries[:, :1], fallback)], dim=1).gather(1, first)[:, 0]
+        for tries, fallback in zip((tops, lefts, h, w), central, strict=True)
+    )
     return top, left, h, w
 
 
 def crop_box(
     draw: Sequence[float], height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[int, int, int, int]:
-    """Return the one row of `crop_boxes`, on the host: thirty operations on tensors of one row take a hundred times as
-    long. Numbers are in double precision here, so that one box in thousands is a pixel longer or shorter."""
+    """Return one row of `crop_boxes` on the host, a hundred times as fast as tensors of one row.
+
+    Numbers are in double precision, so that one box in thousands is a pixel longer or shorter.
+    """
     for first in range(0, BOX_DRAWS, 4):
         area, aspect, top, left = draw[first : first + 4]
         area = (scale[0] + area * (scale[1] - scale[0])) * height * width
@@ -168,8 +166,8 @@ def crop_box(
 def resized_crop(images: Batch8, draw: Rows, scale: tuple[float, float], ratio: tuple[float, float]) -> Batch8:
     """Enlarge a random part of each image to its full size, bicubic.
 
-    A part is never larger than the image, so that nothing is reduced and no low-pass filter is needed. Unlike Pillow's
-    resize of a crop, the kernel sees the pixels just outside of the part.
+    Nothing is reduced, so that no low-pass filter is needed. Unlike in Pillow's resize of a crop, the kernel sees the
+    pixels just outside the part.
     """
     H, W = images.shape[-2:]
     top, left, h, w = crop_boxes(draw, H, W, scale, ratio)
@@ -184,10 +182,7 @@ def resized_crop(images: Batch8, draw: Rows, scale: tuple[float, float], ratio: 
 
 
 def erase_boxes(draw: HostRows, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return top, left, height and width (B,) of the boxes to erase, as timm draws them; 0 high where no try fits.
-
-    On the host, where NumPy's calls take a third of the time of torch's for numbers as few as these.
-    """
+    """Return top, left, height and width (B,) of the boxes to erase, as timm draws them; height 0 if no try fits."""
     area, aspect, top, left = np.moveaxis(draw.reshape(-1, _TRIES, 4), 2, 0)  # each (B, T)
     area = (ERASE_SCALE[0] + area * (ERASE_SCALE[1] - ERASE_SCALE[0])) * (height * width)
     aspect = np.exp(math.log(ERASE_RATIO[0]) + aspect * math.log(ERASE_RATIO[1] / ERASE_RATIO[0]))
@@ -201,8 +196,8 @@ def erase_boxes(draw: HostRows, height: int, width: int) -> tuple[np.ndarray, np
 def erase(images: BatchF, draws: Draws, prob: float) -> BatchF:
     """Fill one random box in `prob` of the *normalized* images with N(0, 1) noise: timm's erasing, mode 'pixel'.
 
-    May overwrite the images. The boxes are found on the host, so that noise is computed for their pixels alone: for all
-    pixels of all images it took ten times as long.
+    May overwrite the images. The host computes the boxes, so that noise is drawn for their pixels alone, in a tenth of
+    the time.
     """
     C, H, W = images.shape[1:]
     draw = draws.on_host.uniform(Stream.ERASE, 1 + BOX_DRAWS).numpy()
@@ -222,13 +217,13 @@ def erase(images: BatchF, draws: Draws, prob: float) -> BatchF:
 
 
 def resize(images: Batch8, size: int) -> Float[Tensor, "B C S S"]:
-    """Bring square images to `size`, bicubic, with a low-pass filter where they shrink; values stay within 0 … 255."""
+    """Resize square images, bicubic, with a low-pass filter where they shrink; values are clamped to 0 … 255."""
     out = F.interpolate(images.float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False)
     return out.clamp(0, 255)
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> BatchF:
-    """Bring 0 … 255 to mean 0 and deviation 1, given both (C, 1, 1) on the scale 0 … 1."""
+    """Normalize images in 0 … 255 by mean and std (C, 1, 1) on the scale 0 … 1."""
     if images.dtype != torch.uint8:
         return (images / 255 - mean) / std
     return images.to(torch.float32, memory_format=torch.contiguous_format).sub_(255 * mean).div_(255 * std)

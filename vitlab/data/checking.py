@@ -36,7 +36,8 @@ def check_images(root: Path, names: Sequence[str]) -> Check:
 
     Results are cached by name, size and time of change, so that the next start decodes only new and changed files.
     """
-    cache = _cache_folder() / f"decoded-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.npy"
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = user_cache / "vitlab" / f"decoded-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.npy"
     marks = np.fromiter((_mark(root, name) for name in names), np.uint64, len(names))
     records, good = _recall(_read(cache), marks)
     new = np.flatnonzero(~good).tolist()
@@ -114,10 +115,6 @@ def _mark(root: Path, name: str) -> int:
     rules = f"{PIL.__version__}\0{simplejpeg.__version__}\0{LEAST_SIDE}\0{MOST_RATIO}"
     key = f"{rules}\0{status.st_size}\0{status.st_mtime_ns}\0{name}"
     return int.from_bytes(hashlib.blake2b(os.fsencode(key), digest_size=8).digest(), "little")
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitlab"
 
 
 def _recall(known: np.ndarray, marks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,10 +1,9 @@
 """Common corruptions of growing strength, resolution shift and occlusion, on batches of images on their device.
 
 Noise, blur, contrast and JPEG are ImageNet-C's (Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261;
-strengths of the released make_imagenet_c.py), but that the blur's σ is a share of the image's side, so that small
-images are blurred alike. Resolution goes down as far as in its "pixelate" and comes back, both bicubic, not by boxes.
-Occlusion is PatchDrop (Naseer et al. 2021, https://arxiv.org/abs/2105.10497) on a grid that depends on no model's
-patches.
+strengths of the released make_imagenet_c.py), except that the blur's σ is relative to the image's side, for small
+images. Resolution is reduced as far as in its "pixelate" and restored, both bicubic. Occlusion is PatchDrop (Naseer et
+al. 2021, https://arxiv.org/abs/2105.10497) on a grid that is independent of the model's patches.
 
 Letters: B images, C channels, H rows, W columns, S side.
 """
@@ -24,14 +23,14 @@ from torchvision.transforms.v2.functional import gaussian_blur  # type: ignore[i
 
 from vitlab.data.counter_rng import Draws, Stream
 
-GRID = 8  # squares a side, of those that are occluded
+GRID = 8  # squares per side of the occlusion grid
 
 Images = Float[Tensor, "B C H W"]
 """Values from 0 to 1."""
 
 
 class Corruption(NamedTuple):
-    """A way to spoil images, at five strengths of which the last spoils most."""
+    """A corruption at five increasing strengths."""
 
     name: str
     measure: str
@@ -41,20 +40,20 @@ class Corruption(NamedTuple):
 
 
 def noise(images: Images, sigma: float, draws: Draws) -> Images:
-    """Add N(0, σ²) to each value; the same draw of an image at every σ."""
+    """Add N(0, σ²) to each value, the same draw for an image at every σ."""
     normal = draws.normal(Stream.NOISE, images[0].numel()).view(images.shape)
     return (images + sigma * normal).clamp(0, 1)
 
 
 def blur(images: Images, sigma: float, draws: Draws) -> Images:
-    """Blur by a Gaussian of so many pixels where the image is 224 wide, and of as large a share of any other width."""
+    """Blur by a Gaussian whose σ is in pixels of an image 224 wide."""
     sigma *= images.shape[-1] / 224
     reach = min(math.ceil(4 * sigma), min(images.shape[-2:]) - 1)  # reflected at the border, so within the image
     return gaussian_blur(images, [2 * reach + 1] * 2, [sigma] * 2)
 
 
 def contrast(images: Images, share: float, draws: Draws) -> Images:
-    """Keep so much of the difference from each channel's mean."""
+    """Scale the difference from each channel's mean."""
     mean = images.mean(dim=(2, 3), keepdim=True)
     return mean + share * (images - mean)
 
@@ -71,7 +70,7 @@ def jpeg(images: Images, quality: float, draws: Draws) -> Images:
 
 
 def resolution(images: Images, share: float, draws: Draws) -> Images:
-    """Reduce both sides to this share and enlarge them again."""
+    """Reduce both sides to this fraction and enlarge them again."""
     size = images.shape[-2:]
     small = [max(1, round(share * side)) for side in size]
     reduced = F.interpolate(images, small, mode="bicubic", antialias=True)
@@ -79,14 +78,14 @@ def resolution(images: Images, share: float, draws: Draws) -> Images:
 
 
 def occlude(images: Images, share: float, draws: Draws) -> Images:
-    """Fill this share of a grid's squares with the image's mean color; what is hidden stays so as the share grows."""
+    """Fill a fraction of a grid's squares with the mean color; squares of a smaller fraction stay hidden."""
     hidden = occlusion(share, draws).float()
     hidden = F.interpolate(hidden, images.shape[-2:], mode="nearest").bool()  # (B, 1, H, W)
     return torch.where(hidden, images.mean(dim=(2, 3), keepdim=True), images)
 
 
 def occlusion(share: float, draws: Draws) -> Bool[Tensor, "B 1 S S"]:
-    """Return which squares of the grid are hidden: of each image equally many."""
+    """Return which squares of the grid are hidden, equally many in each image."""
     rank = draws.uniform(Stream.OCCLUSION, GRID**2).argsort(dim=1).argsort(dim=1)
     return (rank < round(share * GRID**2)).view(-1, 1, GRID, GRID)
 
@@ -108,10 +107,10 @@ def corrupted(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Spoil evaluation batches of normalized images; an image's draws depend on its place in the split alone.
+    """Corrupt evaluation batches of normalized images; an image's draws depend only on its place in the split.
 
     Args:
-        mean, std: of the normalization, which is undone before and done again after.
+        mean, std: of the normalization, which is undone before and repeated after.
     """
     first = 0
     for (images,), labels in batches:

@@ -1,9 +1,8 @@
 """Random numbers that are a function of (seed, epoch, image, draw), so that nothing else can change them.
 
-A generator with a state hands out numbers in the order of asking: another batch size, another number of workers or an
-interruption changes them all. Here a number is *computed* from what it is for, with SplitMix64's finalizer (Steele, Lea
-and Flood, "Fast splittable pseudorandom number generators", 2014) as the hash: integers modulo 2^64, hence the
-same bits on every device.
+The numbers of a stateful generator depend on the order of the calls: on batch size, number of workers, interruptions.
+Here a number is *computed* from its purpose by SplitMix64's finalizer (Steele, Lea and Flood, "Fast splittable
+pseudorandom number generators", 2014) as the hash: integers modulo 2^64, hence the same bits on every device.
 
 Letters: B images in the batch, D draws for each.
 """
@@ -25,7 +24,7 @@ _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 class Stream(IntEnum):
-    """What a draw is for. Two purposes never share a number: an image shifted far must not be flipped more often."""
+    """The purpose of a draw. Purposes share no numbers: an image shifted far must not be flipped more often."""
 
     ORDER = 0
     SHIFT = 1
@@ -89,7 +88,7 @@ def _to_uniform(bits: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def _uniform_on_host(
     seed: int, epoch: int, stream: Stream, indices: Int64[np.ndarray, "B"], draws: int
 ) -> Float[np.ndarray, "B D"]:
-    """Do the same by NumPy, whose calls take a third of the time of torch's for numbers as few as a batch needs."""
+    """Do the same by NumPy, which takes a third of torch's time for so few numbers."""
     states = _mix(indices.view(np.uint64) * _GOLDEN + host_seed(seed, epoch, stream))
     bits = _mix(states[:, None] + np.arange(1, draws + 1, dtype=np.uint64) * _GOLDEN)
     return (bits >> 40).astype(np.float32) * np.float32(2.0**-24)
@@ -97,9 +96,9 @@ def _uniform_on_host(
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one batch; `indices` (B,) live on the device that the numbers are needed on.
+    """The random numbers of one batch, on the device of `indices` (B,).
 
-    `host_indices` are the same in host memory, where they came from: to bring them back would wait for the device.
+    `host_indices` are the same in host memory: copying them back would wait for the device.
     """
 
     seed: int
@@ -133,8 +132,8 @@ class Draws:
     ) -> Float[Tensor, "N K"]:
         """Draw up to four numbers from N(0, 1) for each of some places of some rows.
 
-        They are quantiles, looked up by 16 bits each of one hash: no logarithm, no cosine, and the same bits on every
-        device. `normal` gives other numbers.
+        They are quantiles, looked up by 16 bits each of one hash, with the same bits on every device.
+        `normal` returns other numbers.
         """
         states = _states(self.seed, self.epoch, stream, self.indices).index_select(0, rows)
         shifts = 16 * torch.arange(count, device=places.device)
@@ -149,7 +148,7 @@ def _normal_quantiles(device: torch.device) -> Float[Tensor, "65536"]:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy from the host; a GPU is not waited for, and only from pinned memory is it not."""
+    """Copy from the host without waiting for a GPU, which takes pinned memory."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 

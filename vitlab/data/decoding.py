@@ -71,11 +71,10 @@ def decode(content: bytes, mode: PictureMode = "RGB", half: Half | None = None) 
     divided by 257 for 8 bits; floating-point pixels, whose range is unknown, are rejected. The first frame of an
     animation counts.
 
-    The size is checked before decoding: a file with more pixels than Pillow's `Image.MAX_IMAGE_PIXELS` (89 million)
-    would take seconds and a gigabyte in each epoch and worker.
+    Files with more pixels than Pillow's `Image.MAX_IMAGE_PIXELS` (89 million) are rejected before decoding: they would
+    take seconds and a gigabyte in each epoch and worker.
 
-    Where `half(height, width)` is true, a JPEG is decoded at half its size, in three fifths of the time: the higher
-    frequencies of each block are read but not transformed.
+    Where `half(height, width)` is true, a JPEG is decoded at half its size, in three fifths of the time.
 
     Raises:
         ValueError: the bytes cannot be decoded, or are not a photograph; the message gives the reason, not the file.
@@ -99,8 +98,7 @@ def _decode_by_pillow(content: bytes, mode: PictureMode) -> Pixels:
 def _decode_jpeg(content: bytes, mode: PictureMode, half: Half | None) -> Pixels | None:
     """Decode an upright color or gray JPEG to Pillow's exact pixels in half of its time; None: use Pillow.
 
-    Both call libjpeg-turbo with the same settings; Pillow's own buffers take as long again. Pillow also decides where
-    simplejpeg reports an error, even one that it could recover from.
+    Both call libjpeg-turbo with the same settings. Where simplejpeg reports an error, Pillow decides.
     """
     if content[:2] != _START_OF_JPEG or mode not in ("L", "RGB"):
         return None
@@ -119,7 +117,7 @@ def _decode_jpeg(content: bytes, mode: PictureMode, half: Half | None) -> Pixels
 
 
 def _is_upright(content: bytes) -> bool:
-    """Whether a JPEG need not be rotated; asks Pillow only if there is EXIF or XMP ahead of the picture."""
+    """Return whether a JPEG need not be rotated; Pillow reads the EXIF or XMP data, if there are any."""
     place = 2
     while content[place] == 0xFF and content[place + 1] not in (_APP1, _START_OF_SCAN):
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")  # a marker's two bytes, and its segment

@@ -33,14 +33,14 @@ class Box(NamedTuple):
 class Mixup:
     """Settings with the defaults of DeiT and Swin.
 
-    Label smoothing is not here: it is linear in the targets, so that `cross_entropy(label_smoothing=…)` on the mixed
-    labels is what timm computes by smoothing before it mixes.
+    Label smoothing is the loss's: it is linear in the targets, so that smoothing mixed labels equals timm's mixing of
+    smoothed labels.
 
     Args:
-        mixup_alpha: λ ~ Beta(alpha, alpha) where two images are blended; 0 turns blending off.
-        cutmix_alpha: 1 - λ, drawn likewise, is the share of the image that a box of its partner covers; 0 turns it off.
-        prob: how many batches are mixed at all.
-        switch_prob: how many of those get CutMix where both are on.
+        mixup_alpha: λ ~ Beta(alpha, alpha) where two images are blended; 0: off.
+        cutmix_alpha: the same for CutMix, where a box of the partner covers 1 - λ of the image; 0: off.
+        prob: probability that a batch is mixed.
+        switch_prob: probability of CutMix in those if both are on.
     """
 
     mixup_alpha: float = 0.8
@@ -62,8 +62,8 @@ class Mixup:
 def draw_mixup(settings: Mixup, seed: int, epoch: int, first: int, height: int, width: int) -> tuple[float, Box | None]:
     """Return λ and, for CutMix, the box; λ = 1 leaves the batch as it is.
 
-    Drawn on the host, so that nobody waits for the device, by the index of the global batch's `first` image, hence once
-    for all processes. λ is corrected to the area of the box, which loses what lies outside the image.
+    Drawn on the host, without waiting for the device, by the index of the global batch's `first` image, the same in all
+    processes. λ is corrected to the area of the box within the image.
     """
     rng = np.random.default_rng(host_seed(seed, epoch, Stream.MIXUP, first))
     mixed, switch = rng.random(2)

@@ -37,9 +37,9 @@ class Crops:
     Args:
         number: of views of each image.
         size: side in pixels.
-        scale: a random part of this share of the image's area is brought to the size.
-        blur_prob: the share of images that are blurred, for each view in turn; the last holds for all further views.
-        solarize_prob: the share of images whose bright pixels are inverted, likewise.
+        scale: range of the fraction of the image's area that is resized to the view.
+        blur_prob: probability of a blur by view; the last one is for all further views.
+        solarize_prob: probability of inverting bright pixels, in the same form.
     """
 
     number: int
@@ -66,7 +66,7 @@ class Crops:
 
 
 class Look(NamedTuple):
-    """What happens to each of R views."""
+    """The augmentation of each of R views."""
 
     crop: Float[Tensor, "R D"]  # draws: the box depends on the image's size
     flip: Float[Tensor, "R 1"]
@@ -79,23 +79,23 @@ class Look(NamedTuple):
 
 @dataclass(kw_only=True, unsafe_hash=True)
 class MultiCrop:
-    """What happens to each training image, with the defaults of DINO's released code at 224 pixels.
+    """Augmentation of each training image, with the defaults of DINO's released code at 224 pixels.
 
     MSN's: global_crops (2, 224, (0.3, 1.0), (0.5,), (0.0,)), which solarizes nothing, local_crops (10, 96, (0.05, 0.3),
-    (0.5,)), interpolation bilinear, saturation 0.4. Small images want smaller sizes and a smaller blur radius.
+    (0.5,)), interpolation bilinear, saturation 0.4. Small images need smaller sizes and a smaller blur radius.
 
     Args:
         global_crops: views of large parts, which come first in a batch.
         local_crops: views of small parts, all after them.
-        ratio: width to height of a part.
-        interpolation: how it is resized.
-        flip_prob: the share of views that are mirrored left to right.
-        brightness: the factor lies within 1 - b … 1 + b.
-        contrast: the factor likewise.
-        saturation: the factor likewise.
-        hue: turns by at most so large a share of the circle, either way.
-        jitter_prob: the share of views to whose colors these four happen, in random order.
-        gray_prob: the share of views that lose their colors.
+        ratio: range of a part's width to height.
+        interpolation: of resizing.
+        flip_prob: probability of mirroring left to right.
+        brightness: b; the factor is in 1 - b … 1 + b.
+        contrast: the same for contrast.
+        saturation: the same for saturation.
+        hue: largest turn either way, as a fraction of the circle.
+        jitter_prob: probability of these four changes, in random order.
+        gray_prob: probability of removing the colors.
         blur_radius: range of the Gaussian's standard deviation in pixels of the view.
     """
 
@@ -170,7 +170,7 @@ class MultiCrop:
         ]
 
     def _of_batch(self, images: Float[Tensor, "B C H W"], crops: Crops, look: Look) -> Float[Tensor, "R C S S"]:
-        """Make all views of one kind at once: a GPU waits for commands, not for pixels as few as these."""
+        """Make all views of one kind at once, for fewer and larger operations."""
         height, width = images.shape[-2:]
         boxes = crop_boxes(look.crop, height, width, crops.scale, self.ratio)
         images = images.repeat(crops.number, 1, 1, 1)
@@ -185,7 +185,7 @@ class MultiCrop:
         return views
 
     def views_of_photo(self, image: Pixels, draw: Float[Tensor, "V 1 D"]) -> list[Photo]:
-        """Return the views of one photograph, global ones first; `draw` holds its part of the batch's draws."""
+        """Return the views of one photograph, global ones first, by its row of the batch's draws."""
         height, width, _ = image.shape
         views = []
         for crops, look in self.looks(draw):
@@ -215,6 +215,6 @@ def _distort(
 
 
 def _below(draw: Float[Tensor, "V B"], probabilities: Sequence[float]) -> Bool[Tensor, "V B"]:
-    """Choose each view's share of the images; the last probability holds for all further views."""
+    """Compare draws with each view's probability; the last one is for all further views."""
     last = len(probabilities) - 1
     return torch.stack([row < probabilities[min(view, last)] for view, row in enumerate(draw)])

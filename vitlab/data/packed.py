@@ -1,9 +1,9 @@
 """Photographs in one file, decoded and resized once: Arrow's IPC format, mapped into memory.
 
-Decoding 12 megapixels takes fifty times as long as decoding the 256 pixels of the shorter side that training at 224 px
-needs, in every epoch. Rows keep the folder's order, names, labels and splits, also of photographs that cannot be
-decoded, so that the same images are held out as from the folder. Arrow files are read in place by many processes and
-programs, and an incomplete one is recognized by its end.
+Decoding 12 megapixels in every epoch takes fifty times as long as decoding the 256 pixels of the shorter side that
+training at 224 px needs. Rows keep the folder's order, names, labels and splits, also of photographs that cannot be
+decoded, so that the same images are held out. Processes share an Arrow file in memory; its end shows that it is
+complete.
 
 A row's image is a JPEG, or plain RGB, from which crops are read without decoding.
 """
@@ -83,7 +83,7 @@ class PackedPhoto(NamedTuple):
 
 
 def write_packed(root: Path, class_names: list[str], rows: Iterable[Sequence[PackedPhoto]], pixels: bool) -> int:
-    """Write `root/photos.arrow` completely or not at all, a chunk of rows at a time; return how many have no image."""
+    """Write `root/photos.arrow`, atomically, a chunk of rows at a time; return how many have no image."""
     about = {"vitlab": _VERSION, "classes": json.dumps(class_names), "pixels": json.dumps(pixels)}
     schema = _SCHEMA.with_metadata(about)
     broken = []

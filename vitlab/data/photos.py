@@ -1,8 +1,7 @@
-"""Distortions of single photographs, in the workers: photographs differ in size and are large, so a batch of them is
-made only after each was cropped.
+"""Augmentation of single photographs in the workers: they are large and differ in size until they are cropped.
 
-Every random number is a function of (seed, epoch, image): the crop and the mirroring take theirs as arguments; timm's
-RandAugment draws from the global generators, which are seeded for the one image and then restored.
+Every random number is a function of (seed, epoch, image): crop and flip take theirs as arguments; timm's RandAugment
+draws from the global generators, which are seeded for the image and then restored.
 """
 
 import math
@@ -32,15 +31,15 @@ Photo = UInt8[Tensor, "C H W"] | Float32[Tensor, "C H W"]  # 0 … 255; floats w
 
 @dataclass(kw_only=True, unsafe_hash=True)
 class PhotoAugment:
-    """What happens to photographs in training, with the defaults of DeiT and Swin.
+    """Augmentation of photographs, with the defaults of DeiT and Swin.
 
     Args:
-        crop_scale: a random part of this share of the area is brought to the image's size.
-        crop_ratio: width to height of that part.
-        interpolation: how it is resized; evaluation does likewise.
-        flip_prob: the share of images that are mirrored left to right.
+        crop_scale: range of the fraction of the area that is resized to the image.
+        crop_ratio: range of that part's width to height.
+        interpolation: of resizing, in evaluation too.
+        flip_prob: probability of mirroring left to right.
         rand_augment: timm's description of a RandAugment (Cubuk et al., 2020); null: off.
-        erase_prob: the share of images of which a random box is filled with noise.
+        erase_prob: probability of filling a random box with noise.
     """
 
     crop_scale: tuple[float, float] = CROP_SCALE
@@ -60,7 +59,7 @@ class PhotoAugment:
 
 
 class Framing(NamedTuple):
-    """How evaluation makes a square of `size` pixels of a picture: the arguments of `central_crop`."""
+    """How evaluation crops a square of `size` pixels: the arguments of `central_crop`."""
 
     size: int
     crop_pct: float | None
@@ -68,17 +67,17 @@ class Framing(NamedTuple):
 
 
 def random_crop(image: Pixels, draw: Sequence[float], size: int, settings: PhotoAugment) -> Photo:
-    """Bring a random part of the image to size x size: torchvision's RandomResizedCrop. Takes BOX_DRAWS draws."""
+    """Resize a random part of the image: torchvision's RandomResizedCrop. Takes BOX_DRAWS draws."""
     height, width, _ = image.shape
     box = crop_box(draw, height, width, settings.crop_scale, settings.crop_ratio)
     return resized_box(image, box, size, settings.interpolation)
 
 
 def half_will_do(draw: Sequence[float], size: int, settings: PhotoAugment) -> Half:
-    """Return whether a photograph of a height and width is as good at half of them for the random crop of `draw`.
+    """Return a function of height and width: whether half the resolution is enough for the random crop of `draw`.
 
-    It is where the crop still has twice the sides of the result: in the median of photographs 51 dB from the crop of
-    the whole, 46 in the worst twentieth. Its box is then drawn on the smaller grid: the same part, to a pixel of that.
+    It is if the crop still has twice the sides of the result: its PSNR is then 51 dB for the median photograph, 46 for
+    the worst twentieth. The box is drawn on the smaller grid, and is the same to a pixel of it.
     """
 
     def half(height: int, width: int) -> bool:
@@ -89,14 +88,13 @@ def half_will_do(draw: Sequence[float], size: int, settings: PhotoAugment) -> Ha
 
 
 def resized_box(image: Pixels, box: Sequence[int], size: int, interpolation: Interpolation) -> Photo:
-    """Bring a part of the image, given by top, left, height and width, to size x size."""
+    """Resize a part of the image, given by top, left, height and width, to size x size."""
     top, left, height, width = box
     return _resize(image[top : top + height, left : left + width], size, size, interpolation)
 
 
 def central_crop(image: Pixels, size: int, crop_pct: float | None, interpolation: Interpolation) -> Photo:
-    """Resize the shorter side to size / crop_pct and cut the center out; None: bring both to size. timm's evaluation,
-    its crop_mode center and squash."""
+    """Resize the shorter side to size / crop_pct and crop the center (timm's crop_mode center); None: squash."""
     if crop_pct is None:
         return _resize(image, size, size, interpolation)
     height, width = _sides(image, math.floor(size / crop_pct))
@@ -105,20 +103,20 @@ def central_crop(image: Pixels, size: int, crop_pct: float | None, interpolation
 
 
 def shrunk(image: Pixels, shorter: int) -> Pixels:
-    """Bring the shorter side to so many pixels, as `central_crop` does first; a smaller image is returned as it is."""
+    """Reduce the shorter side to a number of pixels, as `central_crop` does; a smaller image stays as it is."""
     if min(image.shape[:2]) <= shorter:
         return image
     return _resize(image, *_sides(image, shorter), "bicubic").permute(1, 2, 0).contiguous().numpy()
 
 
 def _sides(image: Pixels, shorter: int) -> tuple[int, int]:
-    """Return height and width in proportion; torchvision cuts fractions off, rounding would be a pixel off for some."""
+    """Return height and width in proportion, truncated as in torchvision."""
     height, width, _ = image.shape
     return int(shorter * height / min(height, width)), int(shorter * width / min(height, width))
 
 
 def _resize(image: Pixels, height: int, width: int, interpolation: Interpolation) -> Photo:
-    """Resize with a low-pass filter: Pillow's result in a quarter of its time, but for one value in 50, off by one."""
+    """Resize with a low-pass filter: Pillow's result in a quarter of its time; one value in 50 is off by one."""
     if image.dtype == np.uint16:
         image = image.astype(np.float32) / 257
     pixels = torch.from_numpy(image if image.flags.writeable else image.copy())  # torch takes no read-only arrays
@@ -145,9 +143,9 @@ def make_rand_augment(
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's global generators, and put them back: nothing outside sees the difference.
+    """Seed Python's, NumPy's and torch's global generators, and restore them.
 
-    Without workers this happens in the training process, whose dropout draws from the same generators.
+    Without workers, dropout in the same process draws from these generators.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     random.seed(seed)

@@ -1,11 +1,10 @@
-"""Pillow's operations on whole batches of images, on their device, each image with parameters of its own.
+"""Pillow's operations of self-supervised pipelines on whole batches on their device, with parameters per image.
 
-What self-supervised pipelines do to a view. Images are floats, but as Pillow's their values are whole numbers in
-0 … 255 after each operation, which is visible: where Pillow blends, it cuts the fraction off, and a color jitter makes
-pictures one gray level darker. Two things are exact here and are not in Pillow: hues, which it keeps in 8 bits, and a
-blur, of which it rounds every pass.
+Images are floats with integer values in 0 … 255 after each operation, as in Pillow, because this is visible: Pillow
+truncates after blending, and a color jitter darkens pictures by one gray level. Two things are exact here but not in
+Pillow: hues, which it keeps in 8 bits, and blur, which it rounds after every pass.
 
-Like all functions on batches, these draw nothing, select nothing by a mask and never synchronize a GPU.
+These functions draw nothing, select nothing by a mask and never synchronize a GPU.
 
 Letters: R images, C channels (1 or 3), H rows, W columns, S the side of the result.
 """
@@ -26,10 +25,7 @@ Flags = Bool[Tensor, "R"]
 def resized_boxes(
     images: Images, top: PerImage, left: PerImage, height: PerImage, width: PerImage, size: int, cubic: bool
 ) -> Float[Tensor, "R C S S"]:
-    """Cut a box of whole pixels out of each image and resize it, with a low-pass filter where it shrinks.
-
-    A matrix of weights brings all columns to their place, and another the rows.
-    """
+    """Crop a box of whole pixels from each image and resize it by two matrices, low-pass filtered where it shrinks."""
     rows = _resize_weights(top, height, size, images.shape[-2], cubic)  # (R, S, H)
     columns = _resize_weights(left, width, size, images.shape[-1], cubic)  # (R, S, W)
     across = (images @ columns[:, None].mT).round_().clamp_(0, 255)  # (R, C, H, S)
@@ -58,11 +54,11 @@ def _cubic(x: Tensor) -> Tensor:
 def jitter(images: Images, order: Int64[Tensor, "R 4"], factors: Float[Tensor, "R 4"]) -> Images:
     """Change brightness, contrast, saturation and hue in each image's own order: torchvision's ColorJitter.
 
-    `order` names the operations, first to last; `factors` are in the operations' fixed order. A factor of 1, and for
-    the hue of 0, changes nothing.
+    `order` names the operations, first to last; `factors` are in the operations' fixed order. A factor of 1, or a hue
+    of 0, changes nothing.
 
-    The hue is by far the dearest of the four: it is turned once, between two rounds of the others, and each of those
-    acts in the round in which its image wants it.
+    The hue is by far the most expensive: it is turned once, between two rounds of the others, each of which acts in the
+    round that its image's order requires.
     """
     one = torch.ones_like(factors)
     blends = torch.where(order == HUE, one, factors.gather(1, order))  # (R, 4), in each image's order
@@ -93,10 +89,9 @@ def to_gray(images: Images) -> Float[Tensor, "R 1 H W"]:
 
 
 def turn_hue(images: Images, turn: PerImage) -> Images:
-    """Turn the hue by a share of the circle, in HSV; images of one channel have none.
+    """Turn the hue by a fraction of the circle, in HSV; images of one channel have none.
 
-    Saturation and value stay, so that a pixel keeps its largest and its smallest channel value and only changes where
-    between them each channel lies.
+    Saturation and value stay: a pixel keeps its largest and smallest channel values, and channels move between them.
     """
     if images.shape[1] == 1:
         return images
@@ -122,8 +117,8 @@ def grayscale(images: Images, chosen: Flags) -> Images:
 def blur(images: Images, radius: PerImage, largest: float) -> Images:
     """Blur by Pillow's GaussianBlur, three passes of a box blur of the same variance; a radius of 0 changes nothing.
 
-    `largest`, on the host, is the most that `radius` can be. Not the Gaussian itself: at the small radii that suit
-    small images, its samples hardly blur at all, where Pillow keeps the variance.
+    `largest` is the host's upper bound of `radius`. At the small radii of small images a sampled Gaussian would hardly
+    blur at all, while Pillow's passes keep the variance.
     """
     rows, columns = (_box_weights(radius, side, largest)[:, None] for side in images.shape[-2:])  # (R, 1, P, P)
     return ((rows @ rows @ rows) @ images @ (columns @ columns @ columns).mT).round_()

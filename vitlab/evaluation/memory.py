@@ -150,7 +150,7 @@ def free_memory(device: torch.device) -> int:
         ValueError: it is a CPU.
     """
     if device.type != "cuda":
-        raise ValueError("Other programs share a CPU's memory; say how much to use, like --memory 8GiB.")
+        raise ValueError("Other programs share a CPU's memory; give a limit, like --memory 8GiB.")
     return torch.cuda.mem_get_info(device)[0]
 
 
