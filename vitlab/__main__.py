@@ -39,8 +39,8 @@ Any key of the file can be overridden: --trainer.max_epochs 10, --model.optimize
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status.
 
-    0: done. 1: a failure while running. 2: a mistake in what was asked. 75: SIGTERM or SIGUSR1 stopped the run, whose
-    state is written; the same command continues it. 130: the same by Ctrl-C.
+    0: done. 1: a failure while running. 2: a mistake in the command or its files. 75: SIGTERM or SIGUSR1 stopped the
+    run, whose state is written; the same command continues it. 130: the same by Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:

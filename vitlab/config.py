@@ -15,10 +15,10 @@ except ImportError:
     from yaml import SafeLoader  # type: ignore[assignment]
 
 Config = dict[str, Any]
-Tell = Callable[[str], object]
+Report = Callable[[str], object]
 
-# These sections hold a recipe, and another class of the same kind keeps what it takes of it. Deeper down, equal names
-# mean different things in different classes: AdamW's weight decay is not SGD's, a ViT's depth not a Swin's.
+# These sections are recipes: another class of the same kind keeps the arguments that it takes too. Deeper down, equal
+# names mean different things in different classes: AdamW's weight decay is not SGD's, a ViT's depth not a Swin's.
 RECIPES = {"model": "vitlab.objectives", "data": "vitlab.data"}  # and where their short class names are looked up
 
 # Whether these differ between two starts of a run does not change its result.
@@ -28,7 +28,7 @@ HARMLESS = (
     "run.overwrite",
     "run.checkpoint",
     "run.not_finite",
-    "run.compile",  # said by `vitlab.runs.resume.inexact`
+    "run.compile",  # `vitlab.runs.resume.inexact` reports it
     "run.wandb",
     "data.init_args.num_workers",
     "model.init_args.teacher.cache",
@@ -72,13 +72,13 @@ def load_yaml(path: str | Path) -> Config:
     """Read one YAML file whose top level is a mapping.
 
     Raises:
-        FileNotFoundError: no such file; the message lists the YAML files that lie beside it.
+        FileNotFoundError: no such file; the message lists the YAML files of its folder.
         ValueError: not valid YAML (with line and column), or not a mapping.
     """
     path = Path(path)
     if not path.is_file():
         siblings = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "no YAML file"
-        raise FileNotFoundError(f"No configuration {path}. {path.parent}/ holds {siblings}.")
+        raise FileNotFoundError(f"No configuration {path}. {path.parent}/ contains {siblings}.")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=SafeLoader)
     except yaml.YAMLError as error:
@@ -87,7 +87,7 @@ def load_yaml(path: str | Path) -> Config:
         return {}
     if not isinstance(content, dict):
         raise ValueError(
-            f"{path} holds a {type(content).__name__}; expected a mapping like `trainer: {{max_epochs: 10}}`."
+            f"{path} contains a {type(content).__name__}; expected a mapping like `trainer: {{max_epochs: 10}}`."
         )
     return modernize(content)
 
@@ -114,24 +114,21 @@ def _drop_removed(node: Config) -> None:
         arguments = node.get("init_args")
         for section in sections:
             arguments = arguments.get(section) if isinstance(arguments, dict) else None
-        if not isinstance(arguments, dict) or setting not in arguments:
-            continue
-        if arguments[setting] != off:
+        if isinstance(arguments, dict) and (value := arguments.pop(setting, off)) != off:
             raise ValueError(
-                f"{name}.{key} is {arguments[setting]}, but this setting was removed: no experiment gained from it.\n"
+                f"{name}.{key} is {value}, but this setting was removed: no experiment gained from it.\n"
                 f"Delete it from the file, or use the version of vitlab that wrote it."
             )
-        del arguments[setting]
 
 
-def merge(base: Config, override: Config, tell: Tell | None = None) -> Config:
+def merge(base: Config, override: Config, report: Report | None = None) -> Config:
     """Return `base` with `override` on top: mappings merge, anything else replaces.
 
     A mapping that names another `class_path` replaces the old one whole: merging would hand the old class's arguments
     to the new one wherever a name fits both. The sections `model` and `data` keep what the new class takes too.
 
     Args:
-        tell: is called with one line for each class that changes and loses or keeps arguments.
+        report: is called with one line for each class that changes and loses or keeps arguments.
     """
     override = {
         key: _inherit(base[key], value, RECIPES[key])
@@ -139,18 +136,18 @@ def merge(base: Config, override: Config, tell: Tell | None = None) -> Config:
         else value
         for key, value in override.items()
     }
-    return _merge(base, override, "", tell or (lambda line: None))
+    return _merge(base, override, "", report)
 
 
-def _merge(base: Config, override: Config, path: str, tell: Tell) -> Config:
+def _merge(base: Config, override: Config, path: str, report: Report | None) -> Config:
     merged = dict(base)
     for key, value in override.items():
         old = merged.get(key)
         if isinstance(old, dict) and _changes_class(old, value):
-            _tell_of_change(f"{path}{key}", old, value, tell)
+            _report_change(f"{path}{key}", old, value, report)
             merged[key] = value
         elif isinstance(value, dict) and isinstance(old, dict):
-            merged[key] = _merge(old, value, f"{path}{key}.", tell)
+            merged[key] = _merge(old, value, f"{path}{key}.", report)
         else:
             merged[key] = value
     return merged
@@ -164,7 +161,7 @@ def _inherit(old: Config, new: Config, home: str) -> Config:
         for name, value in old.get("init_args", {}).items()
         if name in takes
     }
-    return {**new, "init_args": _merge(inherited, new.get("init_args", {}), "", lambda line: None)}
+    return {**new, "init_args": _merge(inherited, new.get("init_args", {}), "", None)}
 
 
 def _fitting(value: Any, annotation: Any) -> Any:
@@ -184,7 +181,9 @@ def _parameters(class_path: str, home: str) -> Mapping[str, Parameter]:
         return {}
 
 
-def _tell_of_change(path: str, old: Config, new: Config, tell: Tell) -> None:
+def _report_change(path: str, old: Config, new: Config, report: Report | None) -> None:
+    if report is None:
+        return
     before, after = flatten(old.get("init_args") or {}), flatten(new.get("init_args") or {})
     lost = [key for key in before if key not in after]
     kept = [key for key in before if path in RECIPES and key in after and before[key] == after[key]]
@@ -193,17 +192,13 @@ def _tell_of_change(path: str, old: Config, new: Config, tell: Tell) -> None:
         line = f"{short(path)}: {names}"
         if kept:
             line += f"; kept {', '.join(dict.fromkeys(key.partition('.')[0] for key in kept))}"
-        tell(f"{line}; dropped {', '.join(f'{short(key)}={before[key]}' for key in lost) or 'nothing'}.")
+        report(f"{line}; dropped {', '.join(f'{short(key)}={before[key]}' for key in lost) or 'nothing'}.")
 
 
 def _changes_class(old: Any, new: Any) -> bool:
-    """Say whether `new` names another class than `old`; `AdamW` and `vitlab.optim.AdamW` are the same one."""
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return False
-    before, after = old.get("class_path"), new.get("class_path")
-    if before is None or after is None:
-        return False
-    return before.rpartition(".")[2] != after.rpartition(".")[2]
+    """Return whether `new` names another class than `old`; `AdamW` and `vitlab.optim.AdamW` are the same one."""
+    paths = [node.get("class_path") if isinstance(node, dict) else None for node in (old, new)]
+    return None not in paths and len({str(path).rpartition(".")[2] for path in paths}) == 2
 
 
 def flatten(config: Config, prefix: str = "") -> Config:
@@ -220,8 +215,8 @@ def flatten(config: Config, prefix: str = "") -> Config:
 def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
     """List `(dotted key, value in a, value in b)` wherever two configurations differ, in the order of the keys."""
     left, right = flatten(a), flatten(b)
-    keys = list(left) + [key for key in right if key not in left]
-    return [(k, left.get(k, ABSENT), right.get(k, ABSENT)) for k in keys if left.get(k, ABSENT) != right.get(k, ABSENT)]
+    both = [(key, left.get(key, ABSENT), right.get(key, ABSENT)) for key in left | right]
+    return [(key, old, new) for key, old, new in both if old != new]
 
 
 def changes(stored: Config, wanted: Config) -> list[tuple[str, Any, Any]]:
@@ -235,7 +230,7 @@ def changes(stored: Config, wanted: Config) -> list[tuple[str, Any, Any]]:
 
 def conflicts(stored: Config, wanted: Config) -> list[tuple[str, Any, Any]]:
     """List the changes between two starts of a run that make it another run."""
-    return [found for found in changes(stored, wanted) if not found[0].startswith(HARMLESS)]
+    return [change for change in changes(stored, wanted) if not change[0].startswith(HARMLESS)]
 
 
 def _is_default(config: Config, key: str, value: Any) -> bool:
@@ -275,46 +270,45 @@ def _is_configuration(argument: str, first: bool) -> bool:
     return argument.endswith((".yaml", ".yml")) or (first and Path(argument).is_dir())
 
 
-def gather(sources: Sequence[str | Path | Config], rest: Sequence[str], tell: Tell | None = None) -> Config:
+def gather(sources: Sequence[str | Path | Config], rest: Sequence[str], report: Report | None = None) -> Config:
     """Merge files and mappings; an argument that names another class changes it as another file would."""
     config: Config = {}
     for source in sources:
-        config = merge(config, modernize(source) if isinstance(source, dict) else load_yaml(source), tell)
+        config = merge(config, modernize(source) if isinstance(source, dict) else load_yaml(source), report)
     for key, value in pairs(rest):
-        config = _choose_class(config, key.removesuffix(".class_path"), value, tell or (lambda line: None))
+        config = _choose_class(config, key.removesuffix(".class_path"), value, report)
     return config
 
 
 def pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
     """Return (key without `--` and `init_args`, value) of each `--key value` and `--key=value`."""
-    found = []
-    for i, argument in enumerate(arguments):
+    options = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
-            following = arguments[i + 1] if i + 1 < len(arguments) else ""
-            found.append((short(name.removeprefix("--")), value if equals else following))
-    return found
+            options.append((short(name.removeprefix("--")), value if equals else following))
+    return options
 
 
 def short(key: str) -> str:
-    """Return a dotted key as it may be given on the command line, without the `init_args` in it."""
+    """Return a dotted key as on the command line, without the `init_args` in it."""
     return key.replace(".init_args", "")
 
 
-def _choose_class(config: Config, key: str, value: str, tell: Tell, path: str = "") -> Config:
+def _choose_class(config: Config, key: str, value: str, report: Report | None, path: str = "") -> Config:
     """Drop the `init_args` at `key` if `value` names another class there; a recipe changes to that class at once."""
     here, _, below = key.partition(".")
     if "init_args" in config and here not in config:
-        return {**config, "init_args": _choose_class(config["init_args"], key, value, tell, path)}
+        return {**config, "init_args": _choose_class(config["init_args"], key, value, report, path)}
     node = config.get(here)
     if not isinstance(node, dict):
         return config
     if below:
-        return {**config, here: _choose_class(node, below, value, tell, f"{path}{here}.")}
-    asked = yaml.safe_load(value) if value.startswith("{") else {"class_path": value}
-    if value == "null" or not _changes_class(node, asked):
+        return {**config, here: _choose_class(node, below, value, report, f"{path}{here}.")}
+    named = yaml.safe_load(value) if value.startswith("{") else {"class_path": value}
+    if value == "null" or not _changes_class(node, named):
         return config
     if not path and here in RECIPES:
-        return merge(config, {here: asked}, tell)
-    _tell_of_change(f"{path}{here}", node, asked, tell)
+        return merge(config, {here: named}, report)
+    _report_change(f"{path}{here}", node, named, report)
     return {**config, here: {"class_path": node["class_path"]}}

@@ -176,7 +176,7 @@ def _complaint(line: str) -> Complaint:
 
 
 def missing_arguments(message: str) -> tuple[str, list[str]] | None:
-    """Return the section and the names of the required arguments that a message of a parser says are missing."""
+    """Return the section and the names of the required arguments that are missing according to a parser's message."""
     missing = re.fullmatch(r"(.*?)(?:: )?the following arguments are required: (.+)", message, re.DOTALL)
     return missing and (missing[1], missing[2].split(", "))
 
@@ -302,5 +302,5 @@ def preemption_signal() -> signal.Signals:
     """Return the signal by which SLURM announces to submitit's tasks that they are about to be preempted."""
     from submitit.core.job_environment import JobEnvironment
 
-    asked: signal.Signals = JobEnvironment._usr_sig()
-    return asked
+    usr_sig: signal.Signals = JobEnvironment._usr_sig()
+    return usr_sig

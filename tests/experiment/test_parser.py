@@ -187,7 +187,7 @@ def test_a_checkpoint_of_another_backbone_is_refused(tiny: Write, capsys: pytest
     fit("--config", path)
     capsys.readouterr()
     assert run("test", ["--config", str(path), "--model.backbone.depth", "3"]) == 2
-    assert "depth: 2 in the checkpoint, 3 asked" in capsys.readouterr().err
+    assert "depth: 2 in the checkpoint, 3 requested" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("switch", ["command line", "second file"])

@@ -85,7 +85,7 @@ def test_a_broken_wandb_warns_once_and_never_raises(
     monkeypatch.setattr(UnbreakableWandbLogger, "_init", lambda *arguments: _Broken())
     logger.start()
     logger.log_metrics({"loss": 1.0}, step=1)
-    assert said == ["W&B stopped working (W&B is not there); the run goes on, metrics.csv has it all."]
+    assert said == ["W&B stopped working (W&B is not there); the run continues, metrics.csv has every metric."]
     logger.log_metrics({"loss": 1.0}, step=2)
     logger.finish()
     assert len(said) == 1

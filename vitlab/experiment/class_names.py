@@ -69,7 +69,7 @@ _NO_CLASS = ("null", "true", "false", "True", "False", "None")
 
 
 def full_name(name: Any, key: str) -> Any:
-    """Return the import path of a class for a place, given its name or path."""
+    """Return the import path of a class, whose name or path is a value of `key`."""
     if key not in PLACES or not isinstance(name, str):
         return name
     kind, modules = PLACES[key]
@@ -91,15 +91,15 @@ def full_name(name: Any, key: str) -> Any:
 def choices(kind: str, modules: tuple[str, ...]) -> dict[str, str]:
     """Return the import paths, by name, of what can stand where a class of this kind is asked for."""
     parent = _import(kind)
-    found: dict[str, str] = {}
+    classes: dict[str, str] = {}
     for module in modules:
         content = import_module(module)
         for name in getattr(content, "__all__", vars(content)):
             value = getattr(content, name)
             named_size = isfunction(value) and value.__module__ == module == "vitlab.models"
             if named_size or (isclass(value) and issubclass(value, parent) and not isabstract(value)):
-                found.setdefault(name, f"{module}.{name}")
-    return {name: path for name, path in found.items() if name[0] != "_" and _import(path) is not parent}
+                classes.setdefault(name, f"{module}.{name}")
+    return {name: path for name, path in classes.items() if name[0] != "_" and _import(path) is not parent}
 
 
 def settable(config: Config, key: str = "") -> Iterable[str]:

@@ -14,8 +14,8 @@ SECTIONS = ("seed_everything", "run", "model", "data", "trainer", "ckpt_path")  
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return ` Did you mean …?` for the choice most like `word`, or nothing."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return f" Did you mean {found[0]}?" if found else ""
+    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 COMMON = {"seed": "seed_everything", "epochs": "trainer.max_epochs", "gpus": "trainer.devices"}  # as elsewhere
@@ -32,9 +32,9 @@ def nearest_key(word: str, keys: Iterable[str]) -> str:
         same = [key for key in same if key.startswith(f"{word.partition('.')[0]}.")]
     if len(same) == 1 or (same and not section):
         return f" Did you mean {' or '.join(same[:2])}?"
-    beside = {key.rpartition(".")[2]: key for key in keys if key.rpartition(".")[0] == section}
-    if near := difflib.get_close_matches(name, beside, n=1, cutoff=0.6):
-        return f" Did you mean {beside[near[0]]}?"
+    siblings = {key.rpartition(".")[2]: key for key in keys if key.rpartition(".")[0] == section}
+    if near := difflib.get_close_matches(name, siblings, n=1, cutoff=0.6):
+        return f" Did you mean {siblings[near[0]]}?"
     first, _, below = word.partition(".")
     sections = {key.partition(".")[0] for key in keys}
     if first in sections:
@@ -101,7 +101,7 @@ def _readable(complaint: Complaint, options: Iterable[str]) -> str:
 
 
 def _abstract(path: str) -> str:
-    """Say which methods a class lacks; of a class of ours that nobody can mean, that another has to be named."""
+    """Return which methods a class lacks; for an abstract class of vitlab, that a subclass has to be named."""
     module, _, name = path.rpartition(".")
     missing = ", ".join(sorted(getattr(importlib.import_module(module), name).__abstractmethods__))
     if module.startswith("vitlab."):

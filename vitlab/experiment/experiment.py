@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 import yaml
@@ -26,7 +26,7 @@ from vitlab.config import Config, changes, conflicts, flatten, gather, load_yaml
 from vitlab.data import ImageDataModule
 from vitlab.experiment.parser import Settings, help_of_named_size
 from vitlab.experiment.results import Metrics, images_left_out, show, unfinished
-from vitlab.experiment.run_directory import config_file, directory_of, placed, run_of, stored_directory
+from vitlab.experiment.run_directory import config_file, directory_of, placed, run_of
 from vitlab.experiment.trainer_options import check_precision, check_trainer
 from vitlab.models import ImageModel
 from vitlab.objectives import Objective
@@ -81,14 +81,14 @@ class Experiment:
         self.seed: int = self._values.seed_everything
         self.directory = directory_of({"run": self._values.run, "seed_everything": self.seed})
         run = run_of(files)
-        moved = run if run is not None and stored_directory(run) == self.directory else None
-        if moved is not None:
-            self.directory = moved
+        continued = run is not None and directory_of(load_yaml(run / "config.yaml")) == self.directory
+        if run is not None and continued:  # the run, wherever its directory lies now
+            self.directory = run
             self._find_data()
         self.data: ImageDataModule = self._build_data()
         self._fill_from_data()
         self.config = self._settings.as_config()
-        if moved is not None:
+        if continued:
             self.config = placed(self.config, self.directory)
 
     @classmethod
@@ -192,19 +192,19 @@ class Experiment:
         Raises:
             FileNotFoundError, ValueError: no such file, a damaged one, or one of another backbone.
         """
-        asked = self._values.ckpt_path
-        if asked == "none":
+        name = self._values.ckpt_path
+        if name == "none":
             return None
-        if asked in (None, "last", "best"):
-            path = self.directory / "checkpoints" / f"{asked or 'last'}.ckpt"
+        if name in (None, "last", "best"):
+            path = self.directory / "checkpoints" / f"{name or 'last'}.ckpt"
             remedy = "train first, or give --ckpt_path FILE (`none` evaluates the weights as they are built)."
         else:
-            path, remedy = Path(asked), "give --ckpt_path the path of a .ckpt file, `last` or `best`."
-        whole = newest_state(self.directory) if asked in (None, "last") else None
-        path = whole or path
+            path, remedy = Path(name), "give --ckpt_path the path of a .ckpt file, `last` or `best`."
+        intact = newest_state(self.directory) if name in (None, "last") else None
+        path = intact or path
         if not path.is_file():
             raise FileNotFoundError(f"No checkpoint {path}; {remedy}")
-        if whole is None and (wrong := flaw(path)):
+        if intact is None and (wrong := flaw(path)):
             raise ValueError(f"{path} is damaged ({wrong}); {remedy}")
         self._compare_with_checkpoint(path)
         log.info("Weights: %s", path)
@@ -228,18 +228,19 @@ class Experiment:
         changed = changes(trained["model"], self.config["model"])
         architecture = [d for d in changed if d[0].startswith("init_args.backbone")]
         if architecture:
-            first = _listed([f"model.{key}: {old} in the checkpoint, {new} asked" for key, old, new in architecture])
-            raise ValueError(f"{path} holds another backbone than was asked for:\n{first}")
+            first = _listed(
+                [f"model.{key}: {old} in the checkpoint, {new} requested" for key, old, new in architecture]
+            )
+            raise ValueError(f"{path} has weights of another backbone:\n{first}")
         for key, old, new in changed:
             log.info("model.%s: the checkpoint was trained with %s; this command uses %s.", key, old, new)
 
-    def _state_to_continue(self) -> Path | None:
-        """Return the state from which a training continues, or None to begin; end the process where it is finished."""
+    def _state_to_continue(self, finished: bool) -> Path | None:
+        """Return the state from which the training continues; None to begin, or where it is finished."""
         if self._values.ckpt_path is not None:
             return self.checkpoint()
-        finished = (self.directory / "summary.json").is_file()
         state = None if self.run.overwrite or finished else newest_state(self.directory)
-        if self.run.overwrite or not (finished or state):
+        if not (finished or state):
             return None
         changed = conflicts(load_yaml(self.directory / "config.yaml"), self.config)
         if any(key == "data.init_args.root" for key, _, _ in changed) and self._has_the_recorded_images():
@@ -247,17 +248,10 @@ class Experiment:
         if changed:
             count = "1 difference" if len(changed) == 1 else f"{len(changed)} differences"
             raise ValueError(
-                f"{self.directory} holds a run with another configuration ({count}):\n"
+                f"{self.directory} is a run with another configuration ({count}):\n"
                 + _listed([f"{key}: {old} there, {new} now" for key, old, new in changed])
                 + "\nGive this run another --run.name, or replace that one with --run.overwrite true."
             )
-        if finished:
-            log.info(
-                "%s is finished; nothing to do (--run.overwrite true trains it again). "
-                "To start a new run from its weights: --run.name NEW --model.init_from %s",
-                *(self.directory, self.directory),
-            )
-            raise Finished
         return state
 
     def _has_the_recorded_images(self) -> bool:
@@ -275,10 +269,16 @@ class Experiment:
         if not self._values.trainer.fast_dev_run:
             trainer.loggers = [*run_loggers(self.run, self.directory, self.config), *trainer.loggers]
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
-            try:
-                state = self._state_to_continue()
-            except Finished:
-                return dict(_read_json(self.directory / "summary.json")["metrics"])
+            summary = self.directory / "summary.json"
+            finished = summary.is_file() and self._values.ckpt_path is None and not self.run.overwrite
+            state = self._state_to_continue(finished)
+            if finished:
+                log.info(
+                    "%s is finished; nothing to do (--run.overwrite true trains it again). "
+                    "To start a new run from its weights: --run.name NEW --model.init_from %s",
+                    *(self.directory, self.directory),
+                )
+                return dict(_read_json(summary)["metrics"])
             set_generators(self._random_state)
             trainer.fit(self.objective, datamodule=self.data, ckpt_path=state)
             if trainer.interrupted or self.config["trainer"]["fast_dev_run"]:
@@ -307,37 +307,34 @@ class Experiment:
                 f"{type(self.objective).__name__} has no loss by which two checkpoints could be compared; `probe` "
                 "measures their features."
             )
-        path = self._prepare_and_find_weights()
-        (results,) = self.trainer.validate(self.objective, datamodule=self.data, ckpt_path=path, verbose=False)
-        show(results, images_left_out(self.trainer, self.data, "val"), self.data)
-        return dict(results)
+        return self._evaluate("val")
 
     def test(self) -> Metrics:
         """Return the metrics of the trained weights on the test images, and write predictions.parquet."""
         self._refuse_without_classes("test")
-        path = self._prepare_and_find_weights()
-        (results,) = self.trainer.test(self.objective, datamodule=self.data, ckpt_path=path, verbose=False)
-        show(results, images_left_out(self.trainer, self.data, "test"), self.data)
+        return self._evaluate("test")
+
+    def _evaluate(self, split: Literal["val", "test"]) -> Metrics:
+        trainer = self._prepare()
+        evaluate = trainer.validate if split == "val" else trainer.test
+        (results,) = evaluate(self.objective, datamodule=self.data, ckpt_path=self.checkpoint(), verbose=False)
+        show(results, images_left_out(trainer, self.data, split), self.data)
         return dict(results)
 
     def predict(self) -> Path:
         """Write predictions.parquet with the name, label and logits of each test image, and return its path."""
         self._refuse_without_classes("predict")
-        path = self._prepare_and_find_weights()
-        self.trainer.predict(self.objective, datamodule=self.data, ckpt_path=path, return_predictions=False)
+        trainer = self._prepare()
+        trainer.predict(self.objective, datamodule=self.data, ckpt_path=self.checkpoint(), return_predictions=False)
         log.info("%s", self.directory / "predictions.parquet")
         return self.directory / "predictions.parquet"
 
     def _prepare(self) -> Trainer:
-        """Return the Trainer, with the objective compiled where that was asked for."""
+        """Return the Trainer, with the objective compiled where `run.compile` is on."""
         if self.run.compile and not self._compiled:
             self.objective.compile_parts()
             self._compiled = True
         return self.trainer
-
-    def _prepare_and_find_weights(self) -> Path | None:
-        self._prepare()
-        return self.checkpoint()
 
     def _refuse_without_classes(self, command: str) -> None:
         if not is_overridden(f"{command}_step", self.objective):
@@ -347,16 +344,12 @@ class Experiment:
             )
 
 
-class Finished(Exception):
-    """The run is complete, so that there is nothing to train."""
-
-
 def _is_setting(source: str | Path | Config) -> bool:
     return isinstance(source, str) and re.match(r"[\w.]+\+?=", source) is not None and not Path(source).exists()
 
 
-def _same_size(given: Any, wanted: int) -> bool:
-    return all(side == wanted for side in (given if isinstance(given, list | tuple) else [given]))
+def _same_size(size: Any, wanted: int) -> bool:
+    return all(side == wanted for side in (size if isinstance(size, list | tuple) else [size]))
 
 
 def _listed(lines: Sequence[str], most: int = 3) -> str:

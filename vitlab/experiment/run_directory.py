@@ -4,9 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitlab.config import Config, load_yaml
+from vitlab.config import Config
 
-CONFIG, MARK = "config.yaml", "environment.json"  # a run writes the second beside the first, and nothing else does
+CONFIG, MARK = "config.yaml", "environment.json"  # only a run writes the second next to the first
 
 
 def config_file(path: str | Path) -> Path:
@@ -58,11 +58,6 @@ def placed(config: Config, directory: Path) -> Config:
     if not directory.is_absolute() and root.is_relative_to(Path.cwd()):
         root = root.relative_to(Path.cwd())
     return {**config, "run": {**config["run"], "root": str(root), "name": name}}
-
-
-def stored_directory(run: Path) -> Path:
-    """Return where the run's file says that it lies, which was true when it was written."""
-    return directory_of(load_yaml(run / CONFIG))
 
 
 def shortfalls(directory: Path) -> list[str]:

@@ -5,18 +5,12 @@ from collections.abc import Iterable
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import (
-    Callback,
-    EarlyStopping,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
+from lightning.pytorch.callbacks import Callback, EarlyStopping, StochasticWeightAveraging, WeightAveraging
 
 from vitlab import models
 from vitlab.objectives import Objective
 
 log = logging.getLogger("vitlab")
-
 
 AVERAGING = (StochasticWeightAveraging, WeightAveraging)
 
@@ -41,16 +35,12 @@ def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: O
                 f"trainer.callbacks: {name} swaps the averaged weights in after the last checkpoint, and averages "
                 "integer tables.\nUse model.init_args.ema, which validates, tests and keeps both."
             )
-        if isinstance(each, EarlyStopping) and (known := logged(objective)) and each.monitor not in known:
+        known = objective.epoch_metrics if type(objective).__module__.startswith("vitlab.") else []  # of others unknown
+        if isinstance(each, EarlyStopping) and known and each.monitor not in known:
             raise ValueError(
                 f"trainer.callbacks: {name} waits for {each.monitor}, which {type(objective).__name__} does not log.\n"
                 f"It logs {', '.join(known)}."
             )
-
-
-def logged(objective: Objective) -> list[str]:
-    """Return the metrics of an epoch by which training can stop, of an objective of ours; of others none is known."""
-    return objective.epoch_metrics if type(objective).__module__.startswith("vitlab.") else []
 
 
 def check_precision(precision: str, objective: Objective) -> None:

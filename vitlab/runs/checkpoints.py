@@ -27,7 +27,7 @@ log = logging.getLogger("vitlab")
 STOPPED, INTERRUPTED = 75, 130
 SIGNALS = {signal.SIGTERM: STOPPED, signal.SIGUSR1: STOPPED, signal.SIGINT: INTERRUPTED}
 
-# Interval in steps at which several processes agree whether one was told to stop or a checkpoint is due.
+# Interval in steps at which several processes agree whether one has to stop or a checkpoint is due.
 _STEPS_TO_AGREE = 10
 
 
@@ -76,9 +76,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"No checkpoint could be written at step {checkpoint.get('global_step')} in {path.parent} ({cause})."
             )
             if self.on_failure == "stop":
-                log.error("%s The run stops; what was written before is whole.", message)
+                log.error("%s The run stops; earlier checkpoints are intact.", message)
                 raise SystemExit(1) from None
-            log.warning("%s The run goes on; what was written before is whole.", message)
+            log.warning("%s The run continues; earlier checkpoints are intact.", message)
 
 
 class RunCheckpoints(Checkpoint):
@@ -240,9 +240,9 @@ def newest_state(directory: Path) -> Path | None:
     folder = directory / "checkpoints"
     newest, flaws = newest_whole([folder / "last.ckpt", folder / "previous.ckpt"])
     for path, wrong in flaws.items():
-        log.warning("%s is damaged (%s) and passed over.", path, wrong)
+        log.warning("%s is damaged (%s) and is skipped.", path, wrong)
     if newest is None and flaws:
         raise ValueError(
-            f"{folder} holds no whole checkpoint to continue from.\n--run.overwrite true begins the run again."
+            f"{folder} has no whole checkpoint to continue from.\n--run.overwrite true begins the run again."
         )
     return newest

@@ -88,7 +88,7 @@ class RunProgress(Callback):
             if now - self._line >= 6 * self.seconds_between_lines:  # an epoch of more than a minute
                 self._print_line(trainer, now)
 
-    def _leave_out(self, trainer: Trainer) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Exclude the time since the last batch, which validation or a checkpoint took."""
         now = time.perf_counter()
         for pace in (self._run, self._epoch):
@@ -100,11 +100,8 @@ class RunProgress(Callback):
         """Return the seconds spent on checkpoints so far."""
         return sum(each.seconds for each in trainer.checkpoint_callbacks if isinstance(each, RunCheckpoints))
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._leave_out(trainer)
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._leave_out(trainer)
+        self.on_validation_end(trainer, pl_module)
         now = self._last
         pace, self._epoch = self._epoch, Pace()
         rates = {"images_per_second": pace.images / pace.seconds, "data_wait": pace.waited / pace.seconds}

@@ -73,7 +73,10 @@ class RunRecord(Callback):
         if trainer.ckpt_path is None:
             erase(self.directory)
         else:
-            self._warn_if_inexact(now)
+            file = self.directory / "environment.json"
+            before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else now
+            if differences := inexact(before, now):
+                log.warning("Continued, but not to the bit: %s.", "; ".join(differences))
         write_text(self.directory / "config.yaml", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         write_text(self.directory / "environment.json", json.dumps(now, indent=2))
         facts = trainer.datamodule.facts()  # type: ignore[attr-defined]
@@ -81,12 +84,6 @@ class RunRecord(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, UnbreakableWandbLogger):
                 logger.start()
-
-    def _warn_if_inexact(self, now: dict[str, Any]) -> None:
-        file = self.directory / "environment.json"
-        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else now
-        if differences := inexact(before, now):
-            log.warning("Continued, but not to the bit: %s.", "; ".join(differences))
 
     def keep_rows(self, trainer: Trainer) -> None:
         """Remove the rows of metrics.csv that the run is about to write again."""
@@ -155,8 +152,7 @@ class RunRecord(Callback):
                 names = trainer.datamodule.class_names  # type: ignore[attr-defined]
                 write_per_class(self.directory, predictions, names)
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_test_end(trainer, pl_module)
+    on_predict_end = on_test_end
 
     def finish(
         self, trainer: Trainer, pl_module: LightningModule, metrics: dict[str, float], partial: list[str]

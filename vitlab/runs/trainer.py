@@ -61,11 +61,11 @@ def build_trainer(
         settings: arguments of the Trainer; callbacks, loggers and plugins are objects already.
         config: the run's complete configuration, which the record writes.
     """
-    given = _as_list(settings["callbacks"])
-    own_bar = any(isinstance(callback, ProgressBar) for callback in given)
+    users = _as_list(settings["callbacks"])
+    own_bar = any(isinstance(callback, ProgressBar) for callback in users)
     utilization, record = Utilization(), RunRecord(directory, config)
     callbacks = [
-        *given,
+        *users,
         record,
         FiniteSteps(directory, run.not_finite),
         RandomState(),

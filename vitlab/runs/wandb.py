@@ -54,7 +54,7 @@ class Wandb:
         try:
             import wandb  # noqa: F401
         except Exception as error:  # also of a package that it needs, as protobuf
-            log.warning("W&B cannot be imported (%s); the run goes on without it.", _one_line(error))
+            log.warning("W&B cannot be imported (%s); the run continues without it.", _one_line(error))
             return False
         return True
 
@@ -119,7 +119,7 @@ class UnbreakableWandbLogger(Logger):
         import wandb
 
         settings = _quiet_settings(mode)
-        wandb.setup(settings)  # otherwise W&B reports statistics of its own even where the run is offline
+        wandb.setup(settings)  # otherwise W&B sends its own statistics even where the run is offline
         run = wandb.init(
             id=run_id,
             name=self.run_name,
@@ -175,7 +175,7 @@ class UnbreakableWandbLogger(Logger):
                 with suppress(Exception, SystemExit), _no_logging_errors():
                     self._run.finish(exit_code=1)
             _end_service()
-            log.warning("W&B stopped working (%s); the run goes on, metrics.csv has it all.", _one_line(error))
+            log.warning("W&B stopped working (%s); the run continues, metrics.csv has every metric.", _one_line(error))
 
     def _check_disk(self) -> None:
         """Raise OSError where the disk is full; W&B reports that to its own log file at most."""
@@ -256,7 +256,7 @@ def upload_offline_runs(root: Path) -> int:
     kept = sorted(root.glob("**/wandb/offline-run-*"))
     new = [folder for folder in kept if not list(folder.glob("*.wandb.synced"))]
     if not new:
-        print(f"Nothing to upload: {root}/ holds {len(kept)} offline W&B runs, all of them uploaded.")
+        print(f"Nothing to upload: all {len(kept)} offline W&B runs in {root}/ are uploaded.")
         return 0
     if not _has_wandb_key():
         print(
