@@ -1,12 +1,13 @@
 """Experiments as dictionaries: expectations follow from the docstrings of `vitlab.config`."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from vitlab.config import ABSENT, conflicts, differences, flatten, gather, load_yaml, merge, split
+from vitlab.config import ABSENT, RENAMED, conflicts, differences, flatten, gather, load_yaml, merge, split
 from vitlab.optim import AdamW
 
 ADAMW = {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 0.1, "weight_decay": 0.3}}
@@ -162,3 +163,24 @@ def test_rand_augment_of_photographs_stays(tmp_path: Path) -> None:
     content = {"data": {"class_path": "ImageFolder", "init_args": {"augment": {"rand_augment": None}}}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
     assert load_yaml(tmp_path / "config.yaml") == content
+
+
+def test_names_of_earlier_versions_are_todays(tmp_path: Path) -> None:
+    """Of the files of runs that those versions trained; their simmim.yaml had `spare_positions`."""
+    old = {
+        "model": {"init_args": {"spare_positions": False}},
+        "data": {"init_args": {"multi_crop": {"grey_prob": 0.2}}},
+        "trainer": {"callbacks": [{"class_path": "vitlab.callbacks.KnnMonitor"}]},
+        "run": {"checkpoint": {"most_time": 0.05, "on_failure": "go on"}},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
+    assert load_yaml(tmp_path / "config.yaml") == {
+        "model": {"init_args": {"no_decay_positions": False}},
+        "data": {"init_args": {"multi_crop": {"gray_prob": 0.2}}},
+        "trainer": {"callbacks": [{"class_path": "vitlab.runs.knn_monitor.KnnMonitor"}]},
+        "run": {"checkpoint": {"max_time_share": 0.05, "on_failure": "continue"}},
+    }
+    for path in RENAMED.values():
+        if path.startswith("vitlab."):
+            module, _, name = path.rpartition(".")
+            assert getattr(import_module(module), name)

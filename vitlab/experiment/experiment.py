@@ -22,7 +22,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from vitlab.atomic_files import flaw
-from vitlab.config import Config, changes, conflicts, flatten, gather, load_yaml, pairs, short, split
+from vitlab.config import Config, changes, conflicts, flatten, gather, load_yaml, modernize, pairs, short, split
 from vitlab.data import ImageDataModule
 from vitlab.experiment.parser import Settings, help_of_named_size
 from vitlab.experiment.results import Metrics, images_left_out, show, unfinished
@@ -225,7 +225,7 @@ class Experiment:
         trained = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("vitlab_config")
         if trained is None:
             return
-        changed = changes(trained["model"], self.config["model"])
+        changed = changes(modernize(trained["model"]), self.config["model"])
         architecture = [d for d in changed if d[0].startswith("init_args.backbone")]
         if architecture:
             first = _listed(

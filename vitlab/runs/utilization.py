@@ -20,6 +20,8 @@ class Utilization(Callback):
     Compiled blocks run uncompiled during the count, so in the first step of a run only.
     """
 
+    state_key = "Utilisation"  # in checkpoints, as the first versions spelt it
+
     def __init__(self) -> None:
         self.flops: int | None = None  # of one batch on this device
         self.peak: float | None = None  # FLOP/s; None on a CPU, where measuring takes too long
