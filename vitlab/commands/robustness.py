@@ -26,8 +26,8 @@ def run(arguments: Sequence[str]) -> int:
 
     from vitlab.commands.quiet import quiet
     from vitlab.data.corruptions import CORRUPTIONS, corrupted
+    from vitlab.evaluation.classify import require_classes
     from vitlab.evaluation.cost import device_for
-    from vitlab.evaluation.labels import require_classes
     from vitlab.evaluation.predictions import read_predictions
     from vitlab.evaluation.robustness import Batches, accuracies, select_images
     from vitlab.experiment.experiment import Experiment

@@ -41,7 +41,6 @@ class _CIFAR(InMemoryDataModule, ABC):
 
     @property
     def class_names(self) -> list[str]:
-        """The published names."""
         return list(self.names)
 
     @property

@@ -182,13 +182,11 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def num_classes(self) -> int:
-        """K."""
-        return len(self.class_names)
+        return len(self.class_names)  # K
 
     @property
     def in_chans(self) -> int:
-        """C."""
-        return len(self.mean)
+        return len(self.mean)  # C
 
     def facts(self) -> dict[str, Any]:
         """Return class names, and size and digest of each split, for JSON."""
@@ -381,7 +379,6 @@ class ImageDataModule(LightningDataModule, ABC):
         return loader
 
     def test_dataloader(self) -> DataLoader:
-        """Return the loader of the test split."""
         return self._eval_loader("test", self._rank, self._world_size)
 
     def predict_dataloader(self) -> DataLoader:

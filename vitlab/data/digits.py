@@ -31,7 +31,6 @@ class Digits(InMemoryDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """The ten digits."""
         return [str(digit) for digit in range(10)]
 
     def read_splits(self) -> dict[Split, TensorImages]:

@@ -76,7 +76,6 @@ class Photos(ImageDataset):
         return ["\0".join(below_split(name) for name in self.names).encode(), self._contents.tobytes()]
 
     def __getitems__(self, keys: list[Key]) -> Batch:
-        """Read one batch."""
         epoch, first = keys[0].epoch, keys[0].first
         indices = torch.tensor([key.image for key in keys])
         labels = torch.from_numpy(self.labels[indices.numpy() % len(self)])
@@ -229,12 +228,10 @@ class ImageFolder(ImageDataModule):
 
     @property
     def framing(self) -> Framing:
-        """As for the images of the validation and test splits."""
         return Framing(self.image_size, self.crop_pct, self.augment.interpolation)
 
     @property
     def picture_mode(self) -> PictureMode:
-        """Gray of 16 bits, or by the number of channels."""
         return "I;16" if self.bits == 16 else super().picture_mode
 
     def prepare_data(self) -> None:

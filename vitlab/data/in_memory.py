@@ -26,7 +26,6 @@ class TensorImages(ImageDataset):
 
     @property
     def names(self) -> list[str]:
-        """As given."""
         return self._names
 
     def _identity(self) -> list[bytes]:

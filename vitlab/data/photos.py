@@ -6,10 +6,11 @@ draws from the global generators, which are seeded for the image and then restor
 
 import math
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from vitlab.data.augment import CROP_RATIO, CROP_SCALE, check_probability, check_range, crop_box
 from vitlab.data.decoding import Half, Pixels
-from vitlab.data.rand_augment import check_description, timms_rand_augment
+from vitlab.internals import rand_augment
 
+# timm ignores parts that it does not understand: `-minc1` would be plain RandAugment of another strength.
+_RAND_AUGMENT = re.compile(r"rand(-(m|n|mmax)\d+|-inc[01]|-(mstd|p)\d+(\.\d+)?|-t(weights|3a|3aw))*")
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 Interpolation = Literal["bicubic", "bilinear"]
@@ -54,8 +57,11 @@ class PhotoAugment:
         check_range("augment.crop_ratio", self.crop_ratio)
         check_probability("augment.flip_prob", self.flip_prob)
         check_probability("augment.erase_prob", self.erase_prob)
-        if self.rand_augment is not None:
-            check_description(self.rand_augment)
+        if self.rand_augment is not None and not _RAND_AUGMENT.fullmatch(self.rand_augment):
+            raise ValueError(
+                f"augment.rand_augment is {self.rand_augment!r}; write rand and any of -m9 (magnitude), -n2 (layers), "
+                "-p0.5, -mstd0.5, -mmax10, -inc1, -t3a, e.g. rand-m9-mstd0.5-inc1, or null for none."
+            )
 
 
 class Framing(NamedTuple):
@@ -135,10 +141,26 @@ def apply(transform: Callable[[Picture], Picture], photo: Photo) -> Photo:
 def make_rand_augment(
     settings: PhotoAugment, size: int, mean: tuple[float, ...]
 ) -> Callable[[Picture], Picture] | None:
-    """Return timm's RandAugment, or None where it is off."""
-    if settings.rand_augment is None:
+    """Return RandAugment as timm's training pipeline configures it, or None where it is off.
+
+    Raises:
+        ValueError: more layers than operations; a weighted choice takes each at most once.
+    """
+    description = settings.rand_augment
+    if description is None:
         return None
-    return timms_rand_augment(settings.rand_augment, size, mean, _FILTERS[settings.interpolation])
+    parameters: dict[str, Any] = {
+        "translate_const": int(0.45 * size),
+        "img_mean": tuple(min(255, round(255 * x)) for x in mean),
+        "interpolation": _FILTERS[settings.interpolation],
+    }
+    transform, most_layers = rand_augment(description, parameters)
+    if most_layers is not None and transform.num_layers > most_layers:
+        raise ValueError(
+            f"augment.rand_augment is {description!r}, but each of the {most_layers} weighted operations is "
+            f"applied at most once; write -n{most_layers} or less."
+        )
+    return transform
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from vitlab.evaluation.labels import require_classes
 from vitlab.models import ImageModel
 
 
@@ -27,3 +26,13 @@ def classify(model: ImageModel, batches: Iterable[tuple[list[Tensor], Tensor]]) 
             pairs.append((model(images).argmax(dim=1).cpu(), labels.cpu()))
     predicted, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     return predicted, labels
+
+
+def require_classes(labels: Tensor) -> None:
+    """Raise ValueError for labels that are not classes (B,), such as class probabilities or regression targets."""
+    if labels.ndim != 1 or labels.is_floating_point():
+        shape = ", ".join(["B", *map(str, labels.shape[1:])])
+        raise ValueError(
+            f"The labels of these data, ({shape}) {str(labels.dtype).removeprefix('torch.')}, are not classes; k-NN, "
+            "probes and accuracies need one class per image."
+        )

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vitlab.atomic_files import written_whole
-from vitlab.evaluation.labels import require_classes
+from vitlab.evaluation.classify import require_classes
 from vitlab.models import ImageModel
 
 Features = tuple[Tensor, Tensor]

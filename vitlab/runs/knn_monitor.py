@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from vitlab.evaluation.classify import require_classes
 from vitlab.evaluation.collapse import rank_me, relative_std
 from vitlab.evaluation.features import extract
 from vitlab.evaluation.knn import predict_weighted
-from vitlab.evaluation.labels import require_classes
 from vitlab.objectives import Objective
 from vitlab.objectives.sharding import gathered
 from vitlab.runs.record import is_last_epoch
