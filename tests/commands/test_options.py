@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import TINY
 from vitlab.__main__ import COMMANDS as ALL
 from vitlab.commands.dispatch import run
-from vitlab.commands.help import FIRST, SETTINGS_OF_RUN, run_options, trainer_options
+from vitlab.commands.help import CLASSES, SETTINGS_OF_RUN, class_names, run_options, trainer_options
 from vitlab.commands.robustness import NAMES
 from vitlab.data.corruptions import CORRUPTIONS
 from vitlab.experiment.class_names import PLACES, choices
@@ -63,9 +63,8 @@ def test_benchmark_lists_its_own_option_and_its_subcommands(capsys: pytest.Captu
 
 
 def test_the_help_of_fit_lists_every_class_that_can_be_given() -> None:
-    for key in ("model", "model.backbone", "model.optimizer", "model.schedule", "data"):
-        classes = {name for name in choices(*PLACES[key]) if name[0].isupper()}  # a backbone has named sizes too
-        assert set(FIRST[key][0].partition(": ")[2].split(", ")) == classes
+    for key in CLASSES:
+        assert set(class_names(key)) == set(choices(*PLACES[key]))
 
 
 def test_the_help_of_fit_lists_the_options_of_the_parser_with_their_defaults() -> None:
@@ -84,13 +83,17 @@ def test_the_help_of_fit_lists_the_options_of_the_parser_with_their_defaults() -
         ("--trainer.max_epoch 3", "no option trainer.max_epoch. Did you mean trainer.max_epochs?"),
         ("--run.wandb.mod offline", "no option run.wandb.mod. Did you mean run.wandb.mode?"),
         ("--modle.optimizer.lr 0", "no option modle.optimizer.lr. Did you mean model.optimizer.lr?"),
+        ("--model Supervized", "model: no class Supervized. Did you mean Supervised?"),
+        ("--model.backbone vitlab.models.vit_tny_patch4_32", "no class vit_tny_patch4_32. Did you mean vit_tiny_pat"),
+        ("digit.yaml", "data: no class Digit. Did you mean Digits?"),
         ("trainr.yaml", "The configuration has no key trainr. Did you mean trainer?"),
         ("epoch.yaml", "no option trainer.max_epoch. Did you mean trainer.max_epochs?"),
     ],
 )
-def test_a_misspelt_key_is_answered_before_torch_is_imported(tiny: Write, mistake: str, message: str) -> None:
+def test_a_misspelt_name_is_answered_before_torch_is_imported(tiny: Write, mistake: str, message: str) -> None:
     tiny()
     Path("trainr.yaml").write_text("trainr: {max_epochs: 3}")
+    Path("digit.yaml").write_text("data: {class_path: vitlab.data.Digit}")
     Path("epoch.yaml").write_text("trainer: {max_epoch: 3}")
     arguments = ["fit", "tiny.yaml", *mistake.split()]
     code = f"import sys; from vitlab.__main__ import main; sys.exit(main({arguments}) + ('torch' in sys.modules))"

@@ -35,6 +35,17 @@ and --data.help CIFAR10 list the arguments of a class; each is a key: --model.op
 """
 
 
+CLASSES = ("model", "model.backbone", "model.optimizer", "model.schedule", "data")
+
+
+def class_names(key: str) -> list[str]:
+    """Return what can be given for one of `CLASSES` by its name alone."""
+    assigned = ast.parse((Path(__file__).parents[1] / "models" / "sizes.py").read_text(encoding="utf-8")).body
+    named = [ast.unparse(each).split(" = named_size(") for each in assigned if isinstance(each, ast.Assign)]
+    sizes = [name for name, *arguments in named if arguments]
+    return FIRST[key][0].partition(": ")[2].split(", ") + (sizes if key == "model.backbone" else [])
+
+
 def help_of_run() -> str:
     """Return one line for each option."""
     sections = {"What is run": FIRST, "The run directory": run_options(), "Lightning's Trainer": trainer_options()}

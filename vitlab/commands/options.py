@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from vitlab.commands.help import FIRST, help_of_run, run_options, trainer_options
+from vitlab.commands.help import CLASSES, FIRST, class_names, help_of_run, run_options, trainer_options
 from vitlab.config import flatten, load_yaml, pairs, short, split
-from vitlab.experiment.errors import SECTIONS, check_sections, explain, nearest_key
+from vitlab.experiment.class_names import PLACES
+from vitlab.experiment.errors import SECTIONS, check_sections, explain, nearest, nearest_key
 from vitlab.experiment.run_directory import config_file
 from vitlab.internals import options_of
 
@@ -26,7 +28,8 @@ def experiment_of(arguments: Sequence[str], images: bool = True) -> Experiment:
     if {"-h", "--help"} & set(arguments):
         print(help_of_run())
         raise SystemExit(0)
-    check_keys(arguments)
+    if "torch" not in sys.modules:
+        check_names(arguments)
     from vitlab.commands.quiet import quiet
     from vitlab.experiment.experiment import Experiment
 
@@ -34,10 +37,10 @@ def experiment_of(arguments: Sequence[str], images: bool = True) -> Experiment:
     return Experiment.from_arguments(arguments, images)
 
 
-def check_keys(arguments: Sequence[str]) -> None:
-    """Refuse, before torch is imported, a section that does not exist and a misspelt key of `run` or `trainer`.
+def check_names(arguments: Sequence[str]) -> None:
+    """Answer a misspelt section, key of `run` or `trainer`, or class as the parser would, without importing torch.
 
-    Which keys `model` and `data` have depends on their classes, and the parser knows.
+    Only the parser knows the keys of `model` and `data`, which depend on their classes.
     """
     files, rest = split(arguments)
     configs = [load_yaml(config_file(file)) for file in files]
@@ -53,6 +56,13 @@ def check_keys(arguments: Sequence[str]) -> None:
         hint = nearest_key(key, candidates)
         if section in ("run", "trainer") or (hint and section not in SECTIONS):
             raise ValueError(f"no option {key}.{hint}")
+    values = [pair for config in configs for pair in flatten(config).items()] + pairs(rest)
+    classes = {short(key).removesuffix(".class_path"): value for key, value in values}
+    for key in CLASSES:
+        module, _, word = str(classes.get(key)).rpartition(".")
+        names = class_names(key)
+        if word not in names and module in ("", *PLACES[key][1]) and (hint := nearest(word, names)):
+            raise ValueError(f"{key}: no class {word}.{hint}")
 
 
 class StudyParser(argparse.ArgumentParser):
