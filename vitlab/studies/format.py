@@ -38,7 +38,8 @@ def as_yaml(value: Any) -> str:
 def engineering(value: float, unit: str = "") -> str:
     """Return three significant digits with k, M or G, like 5.36 M."""
     scaled, prefix = _prefixed(value)
-    return f"{_three_digits(scaled)}{SPACE}{prefix}{unit}".rstrip()
+    decimals = max(0, 2 - math.floor(math.log10(abs(scaled)))) if scaled else 0
+    return f"{scaled:,.{decimals}f}{SPACE}{prefix}{unit}".rstrip()
 
 
 def speed(images_per_second: float, turns: tuple[float, float] | None) -> str:
@@ -73,8 +74,3 @@ def _prefixed(value: float) -> tuple[float, str]:
         if abs(value) >= factor:
             return value / factor, prefix
     return value, ""
-
-
-def _three_digits(value: float) -> str:
-    decimals = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-    return f"{value:,.{decimals}f}"

@@ -22,6 +22,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -350,16 +351,12 @@ def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
 
 
 def _refuse_equal_variants(study: Study, cells: Mapping[str, Run]) -> None:
-    seen: list[tuple[str, Config]] = []
-    for variant, run in cells.items():
-        config = without_run(run.config)
-        for other, theirs in seen:
-            if theirs == config:
-                raise ValueError(
-                    f"Variants {other!r} and {variant!r} of {study.path} are the same experiment:\n"
-                    "their resolved configurations do not differ in a single value. Change or remove one."
-                )
-        seen.append((variant, config))
+    for (first, a), (second, b) in combinations(cells.items(), 2):
+        if without_run(a.config) == without_run(b.config):
+            raise ValueError(
+                f"Variants {first!r} and {second!r} of {study.path} are the same experiment:\n"
+                "their resolved configurations do not differ in a single value. Change or remove one."
+            )
 
 
 def _refuse_unknown_keys(study: Study, cells: Mapping[str, Run]) -> None:

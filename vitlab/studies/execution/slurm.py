@@ -73,18 +73,24 @@ def run_array(
         overwrite: Replace runs that were cut short or have another configuration; without it there must be no such.
     """
     replaced = to_replace(runs, overwrite)
-    known = _Jobs(executor)
+    record = Path(executor.folder) / "jobs.json"  # the job of each run, so that a queued run is not submitted again
+    ids: dict[str, str] = json.loads(record.read_text()) if record.is_file() else {}
     waiting = [run for run in runs if run in replaced or not is_finished(run)]
-    jobs = {run: job for run in waiting if run not in replaced and (job := known.find(run)) is not None}
+    jobs: dict[Run, Job[int]] = {}
+    for run in waiting:
+        if run not in replaced and (job_id := ids.get(str(run.directory))):
+            job: Job[int] = executor.job_class(executor.folder, job_id)
+            jobs |= {} if _is_over(job) else {run: job}
     missing = [run for run in waiting if run not in jobs]
     for run in missing:
         write_config(run.config_path, run.config)
     if missing:
         with executor.batch():
             submitted = [executor.submit(_task(run, program, run in replaced)) for run in missing]
-        new = dict(zip(missing, submitted, strict=True))
-        known.keep(new)
-        jobs |= new
+        jobs |= dict(zip(missing, submitted, strict=True))
+        ids |= {str(run.directory): jobs[run].job_id for run in missing}
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(ids, indent=2))
     finished, queued = len(runs) - len(waiting), len(jobs) - len(missing)
     note(f"  {finished} runs finished, {len(missing)} submitted, {queued} already queued.")
     note("  Ctrl-C leaves them queued; the same command waits again.")
@@ -103,27 +109,6 @@ def run_array(
 def _task(run: Run, program: Sequence[str], replace: bool) -> RunTask:
     command = [*program, "fit", "--config", str(run.config_path.absolute())]
     return RunTask(command, str(run.log_path.absolute()), ["--run.overwrite", "true"] if replace else [])
-
-
-class _Jobs:
-    """The job of each run, in a file of the executor's folder, so that a queued run is not submitted again."""
-
-    def __init__(self, executor: "Executor") -> None:
-        self.executor = executor
-        self.path = Path(executor.folder) / "jobs.json"
-        self.ids: dict[str, str] = json.loads(self.path.read_text()) if self.path.is_file() else {}
-
-    def find(self, run: Run) -> "Job[int] | None":
-        """Return the unfinished job of a run, if it has one."""
-        if (job_id := self.ids.get(str(run.directory))) is None:
-            return None
-        job: Job[int] = self.executor.job_class(self.executor.folder, job_id)
-        return None if _is_over(job) else job
-
-    def keep(self, jobs: dict[Run, "Job[int]"]) -> None:
-        self.ids |= {str(run.directory): job.job_id for run, job in jobs.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.ids, indent=2))
 
 
 def _is_over(job: "Job[int]") -> bool:

@@ -92,11 +92,6 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def color(index: int) -> str:
-    """Return the color of a study's variant."""
-    return COLORS[index % len(COLORS)]
-
-
 def ranking(results: StudyResults, layout: Layout) -> Figure:
     """Draw each variant's runs, mean and interval, with the baselines."""
     variants, metric, scale = results.ranking, results.metric, results.metric.scale
@@ -108,7 +103,7 @@ def ranking(results: StudyResults, layout: Layout) -> Figure:
     axes = figure.subplots()
     for row, result in enumerate(variants):
         mean, low, high = (scale * value for value in result.score)
-        axes.plot([low, high], [row, row], color=color(result.index), linewidth=2.5, alpha=0.55)
+        axes.plot([low, high], [row, row], color=_style(result.index)["color"], linewidth=2.5, alpha=0.55)
         for run in result.runs:
             _point(axes, result, scale * run.score, row, 5.5, f"{run.run}: {text(run.score)}", hollow=True)
         _point(axes, result, mean, row, 10, f"{result.variant}: {text(result.score.mean)} on average")
@@ -190,7 +185,7 @@ def score_against_cost(results: StudyResults, layout: Layout) -> Figure:
         axes.plot(*steps, color=MUTED, linewidth=1, linestyle=DASHED)
         for (result, _), value, mean in zip(known, values, scores, strict=True):
             ends = [metric.scale * result.score.low, metric.scale * result.score.high]
-            axes.plot([value] * 2, ends, color=color(result.index), linewidth=2, alpha=0.55)
+            axes.plot([value] * 2, ends, color=_style(result.index)["color"], linewidth=2, alpha=0.55)
             shown = f"{mean:.2f} %" if metric.is_accuracy else f"{mean:.4g}"
             tip = f"{result.variant}: {shown} at {tick(float(f'{value:.3g}'))} {title}"
             _point(axes, result, value, mean, 9, tip, label=result.variant)

@@ -99,8 +99,10 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
     runs += [Row(run.variant, (str(run.seed), f"failed: {failure}")) for run, failure in results.failures]
 
     name = metric.label.capitalize() if metric.is_accuracy else metric.name
-    notes_on = [f"{name} of the weights after the last epoch. The interval shows where the mean would lie with other "]
-    notes_on[0] += f"seeds on the same {counted(len(results.labels), 'test image')}."
+    notes_on = [
+        f"{name} of the weights after the last epoch. The interval shows where the mean would lie with other seeds on "
+        f"the same {counted(len(results.labels), 'test image')}."
+    ]
     if metric.is_accuracy:
         margin = percent(sampling_margin(results.ranking[0].score.mean, len(results.labels)), 1)
         notes_on.append(
@@ -151,7 +153,7 @@ def _differences(results: StudyResults) -> list[Part]:
     conclusions = ["Pair", "Difference", INTERVAL, "Conclusion", "Corrected p", "Detectable", "Required"]
     if metric.is_accuracy:
         count, unit = "three tests find a difference: the largest of their p-values", ", in points,"
-        enough = "or of test images where no number of seeds suffices, "
+        enough = ", or of test images where no number of seeds suffices,"
         seeds_and_images = (
             "*Images*: sign-flip test over images. *Both*: crossed bootstrap (BCa) over seeds and images, which also "
             "gives the interval."
@@ -165,7 +167,7 @@ def _differences(results: StudyResults) -> list[Part]:
             f"A variant is called *better* only if {count}, corrected for {counted(len(results.pairs), 'pair')} "
             "(Holm), must be below 0.05. *Not separable* does not mean equal: the interval shows which differences "
             f"remain possible. *Detectable*: the true difference{unit} that four of five such studies would find. "
-            f"*Required*: the number of seeds, {enough}to establish a difference as large as measured."
+            f"*Required*: the number of seeds{enough} to establish a difference as large as measured."
             + ("" if metric.mode == "max" else " A difference is by how much the first variant is lower.")
         ),
         Details(

@@ -28,19 +28,19 @@ def verdict(results: StudyResults) -> str:
         return f"{scored} ({shown}), but a single seed cannot distinguish a difference from chance."
 
     def gap(pair: Pair) -> str:
-        difference = pair.comparison.difference
-        return f"{metric.difference(difference.mean, results.digits)} {metric.bracket(difference, results.digits)}"
+        difference, digits = pair.comparison.difference, results.digits
+        return f"{metric.difference(difference.mean, digits)} {metric.bracket(difference, digits)}".rstrip()
 
     ahead = [pair for pair in against if pair.separable]
     level = [pair for pair in against if not pair.separable]
     if not ahead:
-        leads = _and([f"{gap(pair).rstrip()} over {pair.worse.variant}" for pair in level])
-        first = f"the {'highest' if metric.mode == 'max' else 'lowest'} mean"
-        return f"Not separable at {_seeds(level)}{_too_few(level)}: {best.variant} has {first}, {leads}."
-    lead = f"{best.variant} is better than {_and([f'{pair.worse.variant} by {gap(pair).rstrip()}' for pair in ahead])}"
+        highest, over = ("highest", "over") if metric.mode == "max" else ("lowest", "below")
+        leads = _and([f"{gap(pair)} {over} {pair.worse.variant}" for pair in level])
+        return f"Not separable at {_seeds(level)}{_too_few(level)}: {best.variant} has the {highest} mean, {leads}."
+    lead = f"{best.variant} is better than {_and([f'{pair.worse.variant} by {gap(pair)}' for pair in ahead])}"
     if not level:
         return f"{lead}."
-    rest = _and([f"{pair.worse.variant} ({gap(pair).rstrip()})" for pair in level])
+    rest = _and([f"{pair.worse.variant} ({gap(pair)})" for pair in level])
     return f"{lead}, but not separable from {rest} at {_seeds(level)}."
 
 
