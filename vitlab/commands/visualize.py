@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +59,7 @@ def pictures_in(folder: Path, most: int) -> dict[str, "Picture"]:
     from vitlab.data.folder import walk
 
     pictures: dict[str, Picture] = {}
-    for file in walk(folder, Counter()):
+    for file in walk(folder):
         try:
             pictures[as_text(os.path.relpath(file, folder))] = open_rgb(file)
         except ValueError as error:

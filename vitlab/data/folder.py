@@ -182,9 +182,12 @@ def _images_of(root: Path, place: Path, classes: list[str], ignored: Counter[str
     return names, np.repeat([classes.index(name) for name in present], counts).astype(np.int64)
 
 
-def walk(folder: Path, ignored: Counter[str]) -> list[str]:
-    """Return the image files under `folder`, sorted, without hidden ones; links that lead back are not followed."""
-    files = []
+def walk(folder: Path, ignored: Counter[str] | None = None) -> list[str]:
+    """Return the image files under `folder`, sorted, without hidden ones; count the suffixes of other files.
+
+    Links that lead back are not followed.
+    """
+    files, ignored = [], Counter() if ignored is None else ignored
     for place, inner, names in os.walk(folder, followlinks=True):
         inner[:] = sorted(name for name in inner if not name.startswith(".") and not _leads_back(place, name))
         for name in sorted(name for name in names if not name.startswith(".")):

@@ -161,7 +161,7 @@ def _files(path: Path) -> list[Path]:
     """Return the pictures in a folder and below, or the one file."""
     if not path.exists():
         raise ValueError(f"--images {path}: there is no such file or folder.")
-    found = [_absolute(Path(file)) for file in walk(path, Counter())] if path.is_dir() else [_absolute(path)]
+    found = [_absolute(Path(file)) for file in walk(path)] if path.is_dir() else [_absolute(path)]
     if not found:
         raise ValueError(f"--images {path}: holds no image.")
     return found
