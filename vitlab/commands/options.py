@@ -23,7 +23,7 @@ def experiment_of(arguments: Sequence[str], images: bool = True) -> Experiment:
     """Return the experiment that the arguments describe; `--help` and `--print_config` print and exit.
 
     Args:
-        images: the command reads the experiment's images, which have to exist.
+        images: whether the command reads the experiment's images, which must then exist.
     """
     if {"-h", "--help"} & set(arguments):
         print(help_of_run())

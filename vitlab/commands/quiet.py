@@ -16,7 +16,7 @@ SILENCED = (
     r".*monitor='val/.*'\)` could not find the monitored key.*",
     # DINO and MSN have no loss to validate by; `val/knn` comes from a callback.
     ".*but have no `validation_step`.*",
-    # Both report that a run is continued or trained further, which is what was asked for.
+    # Both report that a run is continued or trained further, which is intended.
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*The dirpath has changed from.*",
     # True of every run on a login node of a cluster.

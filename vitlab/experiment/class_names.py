@@ -47,19 +47,19 @@ def spell_out(config: Any, key: str = "") -> Any:
 
 def spell_out_arguments(arguments: Sequence[str]) -> list[str]:
     """Do so in the arguments of a command line."""
-    spelt: list[str] = []
+    spelled: list[str] = []
     option = ""
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if argument.startswith("--") and equals:
-            spelt.append(f"{name}={_spelt(value, name)}")
+            spelled.append(f"{name}={_spelled(value, name)}")
         else:
-            spelt.append(_spelt(argument, option) if option and not argument.startswith("--") else argument)
+            spelled.append(_spelled(argument, option) if option and not argument.startswith("--") else argument)
         option = name if argument.startswith("--") and not equals else ""
-    return spelt
+    return spelled
 
 
-def _spelt(value: str, option: str) -> str:
+def _spelled(value: str, option: str) -> str:
     key = short(option.removeprefix("--").removesuffix("+").removesuffix(".class_path").removesuffix(".help"))
     names_class = value not in _NO_CLASS and all(part.isidentifier() for part in value.split("."))
     return full_name(value, key) if names_class else value
@@ -75,21 +75,21 @@ def full_name(name: Any, key: str) -> Any:
     kind, modules = PLACES[key]
     module, _, word = name.rpartition(".")
     if module and module not in modules:
-        return name  # the user's own
+        return name  # a class of the user's
     known = choices(kind, modules)
     if word in known:
         return known[word]
     if not module and any(word == each.__name__ for each in _below(_import(kind))):
-        return name  # the user's own too, imported before
+        return name  # the user's own, imported before
     some = f" There are {', '.join(known)}." if len(known) <= _FEW else ""
     elsewhere = any(hasattr(import_module(module), word) for _, modules in PLACES.values() for module in modules)
-    what = f"{word} is no {kind.rpartition('.')[2]}." if elsewhere else f"no class {word}."
+    what = f"{word} is not a subclass of {kind.rpartition('.')[2]}." if elsewhere else f"no class {word}."
     raise ValueError(f"{key}: {what}{nearest(word, known) or some}")
 
 
 @cache
 def choices(kind: str, modules: tuple[str, ...]) -> dict[str, str]:
-    """Return the import paths, by name, of what can stand where a class of this kind is asked for."""
+    """Return the import path, by name, of each class or named size that is valid for an argument of this kind."""
     parent = _import(kind)
     classes: dict[str, str] = {}
     for module in modules:

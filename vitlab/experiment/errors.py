@@ -62,7 +62,7 @@ def explain(message: str, options: Iterable[str]) -> str:
         options: the options of the parser, with their dashes.
     """
     key, complaints, value = parsing_failure(message)
-    lines = [_readable(complaint, options) for complaint in complaints] or ["no value that can stand here."]
+    lines = [_readable(complaint, options) for complaint in complaints] or ["not a valid value."]
     text = "\n".join(dict.fromkeys(lines[-MOST_LINES:]))
     if value and not value.startswith(("NestedArg", "Namespace")) and value not in text:
         text += f" Given: {value}"
@@ -92,7 +92,7 @@ def _readable(complaint: Complaint, options: Iterable[str]) -> str:
         case "no class", (path,):
             return f"no class {path}."
         case "no subclass", (path, parent):
-            return f"{path} is no {parent}, and nothing else can stand here."
+            return f"{path} is not a subclass of {parent}."
         case "no attribute", (module, name):
             return f"{module} has no {name}.{nearest(name, dir(importlib.import_module(module)))}"
         case "no option", (word,):

@@ -1,9 +1,9 @@
 """An experiment in Python: a configuration, and the objective, data and Trainer that it describes.
 
-A configuration is put together in this order, later beating earlier: each file or mapping, then each `key=value`. Where
-a later one names another class, data set and objective keep the arguments that the new class takes too, and all other
-classes keep none (`vitlab.config.merge`). The number of classes, the channels and the image size are taken from the
-data and filled into the model; a configuration that contradicts them is rejected.
+A configuration is merged in this order, later values winning: each file or mapping, then each `key=value`. Where a
+later one names another class, data set and objective keep the arguments that the new class takes too; all other classes
+keep none (`vitlab.config.merge`). The model takes the number of classes, the channels and the image size from the data;
+a configuration that contradicts them is rejected.
 """
 
 import json
@@ -53,7 +53,7 @@ class Experiment:
     Args:
         sources: YAML files, run directories, mappings, and settings like `"data.batch_size=64"`.
         arguments: settings as the command line has them, like `["--data.batch_size", "64"]`.
-        images: Whether the images have to exist; False: what the run recorded about them is used.
+        images: Whether the images must exist; False: use what the run recorded about them.
 
     Raises:
         ValueError: a mistake in the configuration.
@@ -187,7 +187,7 @@ class Experiment:
     def checkpoint(self) -> Path | None:
         """Return the trained weights that `ckpt_path` means, after checking that they belong to this experiment.
 
-        `last`, the default, and `best` are files of the run; `none` means the weights as they are built.
+        `last`, the default, and `best` are files of the run; `none` means the initial weights.
 
         Raises:
             FileNotFoundError, ValueError: no such file, a damaged one, or one of another backbone.
@@ -197,7 +197,7 @@ class Experiment:
             return None
         if name in (None, "last", "best"):
             path = self.directory / "checkpoints" / f"{name or 'last'}.ckpt"
-            remedy = "train first, or give --ckpt_path FILE (`none` evaluates the weights as they are built)."
+            remedy = "train first, or give --ckpt_path FILE (`none` evaluates the initial weights)."
         else:
             path, remedy = Path(name), "give --ckpt_path the path of a .ckpt file, `last` or `best`."
         intact = newest_state(self.directory) if name in (None, "last") else None

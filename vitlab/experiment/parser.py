@@ -110,7 +110,7 @@ class Settings:
         self._parser = reader.parser
 
     def build(self, section: str) -> Any:
-        """Return what a section describes: objects in the place of each `class_path`."""
+        """Return what a section describes, with an object for each `class_path`."""
         try:
             return self._parser.instantiate(Namespace({section: self.values[section]}))[section]
         except ValueError as error:

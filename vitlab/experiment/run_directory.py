@@ -1,4 +1,4 @@
-"""A run directory is the run, wherever it lies: commands find it by its path, not by the name and root in its file."""
+"""A run directory may be moved: commands find a run by its path, not by the name and root in its configuration."""
 
 import json
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def directory_of(config: Config) -> Path:
 
 
 def placed(config: Config, directory: Path) -> Config:
-    """Return a run's configuration with the root and name that lead to the directory where it lies now."""
+    """Return a run's configuration with the root and name that lead to its present directory."""
     if directory.absolute().name != f"seed-{config['seed_everything']}":
         return config  # copied to a folder of another form: the path alone leads there
     name, root = directory.absolute().parent.name, directory.absolute().parent.parent

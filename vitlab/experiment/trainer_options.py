@@ -19,7 +19,7 @@ def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: O
     """Refuse what cannot work in a run, before it begins.
 
     Raises:
-        ValueError: a bare trainer, a callback that averages weights, or one that waits for a metric nobody logs.
+        ValueError: a bare trainer, a callback that averages weights, or one whose metric is not logged.
     """
     if chosen.accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise ValueError(f"trainer.accelerator is {chosen.accelerator}, but there is no GPU here; give cpu or auto.")

@@ -149,7 +149,7 @@ class FiniteSteps(Callback):
 
 
 class Replay(Callback):
-    """Recomputes a kept step as soon as the state of the run is restored, and ends there."""
+    """Recomputes a kept step once the state of the run is restored, and then exits."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
