@@ -13,7 +13,6 @@ from tests.conftest import EXPERIMENTS
 from vitlab.commands.dispatch import run
 from vitlab.data import CIFAR10, Digits, ImageDataModule, ImageFolder
 from vitlab.deployment.load import LoadedModel, activation
-from vitlab.deployment.predict import classify
 from vitlab.evaluation.predictions import probabilities, read_predictions
 from vitlab.models import VisionTransformer
 from vitlab.objectives import Objective, Supervised
@@ -140,7 +139,7 @@ def test_an_objective_without_a_softmax_is_refused_in_one_line(own: Path) -> Non
     backbone = VisionTransformer(8, 4, 1, num_classes=1, embed_dim=8, depth=1, num_heads=2)
     model = LoadedModel(backbone, Digits().preprocessing, ["height"], False, activation(Regression), "here")
     with pytest.raises(ValueError, match=r"^Regression learns no classes by softmax, .*\.$"):
-        classify(model, [own])
+        model.classify([own])
 
 
 def test_a_run_without_classes_has_nothing_to_say(own: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,11 +27,11 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError("--images needs --out FOLDER: where the tables and the page are written.")
 
     from vitlab.deployment.load import load, of_experiment
-    from vitlab.deployment.predict import classify, write_answers
+    from vitlab.deployment.predict import write_answers
 
     only_run = len(rest) == 2 and rest[0] == "--config" and Path(rest[1]).is_dir()
     model = load(rest[1], options.raw) if only_run else of_experiment(experiment_of(rest, images=False), options.raw)
-    answers = classify(model, options.images)
+    answers = model.classify(options.images)
     page = write_answers(answers, model.source, options.out)
     print(f"{len(answers.files)} pictures: {page}")
     if answers.broken:

@@ -19,7 +19,7 @@ from vitlab.deployment.load import named
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import Accuracy
 from vitlab.experiment.run_directory import shortfalls
-from vitlab.models import ImageModel, SwinTransformer, SwinTransformerV2, TimmModel, VisionTransformer
+from vitlab.models import ImageModel
 
 UNKNOWN_TO_TIMM = {"block", "attention", "position_bias"}
 """Arguments that make of a Swin a model that timm does not have."""
@@ -57,7 +57,7 @@ class Exported:
     @property
     def has_timms_names(self) -> bool:
         """Whether timm has this model, with the same names of its weights."""
-        known = type(self.encoder) in (VisionTransformer, SwinTransformer, SwinTransformerV2, TimmModel)
+        known = type(self.encoder).__module__.startswith("vitlab.models.")
         backbone = self.config["model"]["init_args"]["backbone"]
         given = beyond_defaults(named(backbone["class_path"]), backbone.get("init_args", {}))
         return known and not UNKNOWN_TO_TIMM & given.keys()

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -23,6 +23,7 @@ from vitlab.models.weights import load_weights
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vitlab.deployment.predict import Answers
     from vitlab.experiment.experiment import Experiment
 
 WEIGHTS = "model.safetensors"
@@ -51,9 +52,28 @@ class LoadedModel:
 
     def predict(self, *images: str | Path) -> "pd.DataFrame":
         """Return a row for each picture in files and folders: its class, the probability, and that of each class."""
-        from vitlab.deployment.predict import classify
+        return self.classify([Path(path) for path in images]).table()
 
-        return classify(self, [Path(path) for path in images]).table()
+    def classify(self, images: Sequence[Path]) -> "Answers":
+        """Classify pictures, files or whole folders, each framed and normalized as in evaluation.
+
+        Raises:
+            ValueError: the model learned no classes, a path does not exist, or there is no picture to decode.
+        """
+        from vitlab.deployment.predict import SHOWN, Answers, Pictures, in_8_bits
+        from vitlab.evaluation.thumbnails import data_uri
+
+        self.activate(torch.zeros(1, len(self.class_names)))  # refuses before anything is decoded
+        pictures = Pictures(images)
+        logits: list[Tensor] = []
+        thumbnails: list[str] = []
+        for _, arrays in pictures.read(self.transform.picture_mode):
+            logits.append(self.run(arrays))
+            thumbnails += [data_uri(in_8_bits(array)) for array in arrays[: SHOWN - len(thumbnails)]]
+        place = images[0] if len(images) == 1 else pictures.root
+        probability = self.activate(torch.cat(logits)).numpy()
+        read = pictures.names, probability, thumbnails, pictures.broken
+        return Answers(place, self.class_names, *read, self.one_class)
 
     def embed(self, *images: str | Path) -> "pd.DataFrame":
         """Return the embedding of each picture in files and folders, one row of C values per file."""

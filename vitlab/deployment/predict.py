@@ -14,13 +14,10 @@ from pathlib import Path
 import jinja2
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from vitlab.data.decoding import PictureMode, Pixels, as_text, read_photo
 from vitlab.data.folder import walk
-from vitlab.deployment.load import LoadedModel
-from vitlab.evaluation.thumbnails import data_uri
 
 SHOWN = 2000  # pictures of a page, which take it 10 MB
 HELD = 16  # pictures decoded at a time: half a gigabyte where they are of 12 megapixels
@@ -96,26 +93,6 @@ class Pictures:
             raise ValueError(f"--images: none of {len(self.files)} images can be decoded; {name}: {why}.")
 
 
-def classify(loaded: LoadedModel, images: Sequence[Path]) -> Answers:
-    """Classify pictures, files or whole folders, each framed and normalized as in evaluation.
-
-    Raises:
-        ValueError: the model learned no classes, a path does not exist, or there is no picture to decode.
-    """
-    loaded.activate(torch.zeros(1, len(loaded.class_names)))  # refuses before anything is decoded
-    pictures = Pictures(images)
-    logits: list[torch.Tensor] = []
-    thumbnails: list[str] = []
-    for _, arrays in pictures.read(loaded.transform.picture_mode):
-        logits.append(loaded.run(arrays))
-        thumbnails += [data_uri(_in_8_bits(array)) for array in arrays[: SHOWN - len(thumbnails)]]
-    place = images[0] if len(images) == 1 else pictures.root
-    probability = loaded.activate(torch.cat(logits)).numpy()
-    return Answers(
-        place, loaded.class_names, pictures.names, probability, thumbnails, pictures.broken, loaded.one_class
-    )
-
-
 def write_answers(answers: Answers, model: str, out: Path) -> Path:
     """Write `predictions.csv`, `predictions.parquet` and, of classes, the page `index.html`; return what to open."""
     out.mkdir(parents=True, exist_ok=True)
@@ -152,7 +129,7 @@ def _open(mode: PictureMode, file: Path) -> Pixels | str:
         return str(error)
 
 
-def _in_8_bits(picture: Pixels) -> np.ndarray:
+def in_8_bits(picture: Pixels) -> np.ndarray:
     """Return a picture as a page shows it, without transparency."""
     return (picture if picture.dtype == np.uint8 else picture / 257).astype(np.uint8)[..., :3]
 

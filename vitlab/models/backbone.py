@@ -66,6 +66,11 @@ class ImageModel(nn.Module, ABC):
     def embed(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B C"]:
         """Return the pooled embedding that the classifier reads."""
 
+    @property
+    def stored_module(self) -> nn.Module:
+        """The module whose state is written to files of weights, for a wrapper the one inside."""
+        return self
+
     def forward(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B K"]:
         """Return the logits, or the embedding if `num_classes` is 0."""
         return self.head(self.embed(images))

@@ -75,6 +75,11 @@ class TimmModel(ImageModel):
         return self.net.forward_head(self.net.forward_features(images), pre_logits=True)
 
     @property
+    def stored_module(self) -> nn.Module:
+        net: nn.Module = self.net
+        return net
+
+    @property
     def blocks(self) -> list[nn.Module]:  # type: ignore[override]
         return [self.net]
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from vitlab.atomic_files import written_whole
 from vitlab.models.backbone import ImageModel
-from vitlab.models.timm_model import TimmModel
 
 Weights = dict[str, Tensor]
 Shape = tuple[int, ...]
@@ -199,7 +198,7 @@ def convert_names(weights: Weights) -> Weights:
 
 
 def _with_timm_names(model: nn.Module) -> nn.Module:
-    return model.net if isinstance(model, TimmModel) else model
+    return model.stored_module if isinstance(model, ImageModel) else model
 
 
 def _find_prefix(file: Iterable[str], own: Mapping[str, Tensor]) -> str:
