@@ -70,8 +70,8 @@ def _times_attention(rows: Float[Tensor, "B R Q"], attention: AttentionMap) -> F
     """Return rows · A without writing A down, which has Q² entries where windows have Q · K."""
     weights = attention.weights.mean(dim=1) * (attention.keys >= 0)  # (B, Q, K)
     weights = weights / weights.sum(dim=-1, keepdim=True)
-    given = (rows[..., None] * weights[:, None]).flatten(2)  # (B, R, Q·K)
-    return torch.zeros_like(rows).scatter_add_(2, attention.keys.clamp(min=0).flatten().expand_as(given), given)
+    terms = (rows[..., None] * weights[:, None]).flatten(2)  # (B, R, Q·K)
+    return torch.zeros_like(rows).scatter_add_(2, attention.keys.clamp(min=0).flatten().expand_as(terms), terms)
 
 
 def _unmerge(

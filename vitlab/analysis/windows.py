@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vitlab.analysis.canvas import COLORS, INK, new_figure, no_ticks, show_image, styled
+from vitlab.analysis.canvas import COLORS, INK, new_figure, new_grid, show_image, styled
 
 PALETTE = matplotlib.colormaps["Set3"]
 
@@ -26,8 +26,8 @@ def regions(mask: Float[Tensor, "nW N N"]) -> Int[Tensor, "nW N"]:
 @styled
 def draw_tokens(tokens: dict[str, Int[np.ndarray, "H W"]], groups: dict[str, Int[np.ndarray, "H W"]]) -> Figure:
     """Draw maps of numbered tokens side by side, with a color and an outline for each group."""
-    figure = new_figure(2.7 * len(tokens), 2.9)
-    for axes, (name, numbers) in zip(figure.subplots(1, len(tokens), squeeze=False)[0], tokens.items(), strict=True):
+    figure, panels = new_grid(1, len(tokens), 2.7, 2.9)
+    for axes, (name, numbers) in zip(panels[0], tokens.items(), strict=True):
         _, which = np.unique(groups[name], return_inverse=True)
         axes.imshow(PALETTE(which.reshape(numbers.shape) % PALETTE.N))
         for (row, column), number in np.ndenumerate(numbers):
@@ -42,9 +42,8 @@ def draw_pictures(
     pictures: dict[str, Float[np.ndarray, "Hpx Wpx C"]], groups: dict[str, Int[np.ndarray, "H W"]]
 ) -> Figure:
     """Draw pictures side by side with an outline around each group of patches."""
-    figure = new_figure(2.2 * len(pictures), 2.4)
-    panels = figure.subplots(1, len(pictures), squeeze=False)[0]
-    for axes, (name, picture) in zip(panels, pictures.items(), strict=True):
+    figure, panels = new_grid(1, len(pictures), 2.2, 2.4)
+    for axes, (name, picture) in zip(panels[0], pictures.items(), strict=True):
         show_image(axes, picture)
         _outline(axes, groups[name], picture.shape[0] // groups[name].shape[0], COLORS[4])
         axes.set_title(name)
@@ -56,7 +55,6 @@ def _outline(axes: Axes, groups: Int[np.ndarray, "H W"], side: int, color: str) 
     lines = [((c, r + 1), (c + 1, r + 1)) for r, c in np.argwhere(np.diff(groups, axis=0))]
     lines += [((c + 1, r), (c + 1, r + 1)) for r, c in np.argwhere(np.diff(groups, axis=1))]
     axes.add_collection(LineCollection([np.asarray(line) * side - 0.5 for line in lines], colors=color, linewidths=2))
-    no_ticks(axes)
 
 
 @styled
