@@ -13,7 +13,6 @@ from tests.conftest import EXPERIMENTS
 from tests.test_experiments import SHORT, make_cifar, make_photos
 from vitlab import __main__ as main_module
 from vitlab.__main__ import main
-from vitlab.commands import benchmark
 from vitlab.evaluation import cost
 from vitlab.studies.execution import costs
 from vitlab.studies.study import read_study
@@ -31,7 +30,7 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """The README's, then those of docs/commands.md, in one directory, since later ones use what earlier ones made."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cost, "SECONDS", 0.1)
-    for module in (benchmark, costs):
+    for module in (cost, costs):
         monkeypatch.setattr(module, "TURNS", 1)
     shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
     make_cifar(tmp_path / "data")
