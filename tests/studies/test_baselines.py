@@ -11,16 +11,16 @@ from vitlab.studies.baselines import baselines, pixels, stratified_sample
 
 
 def test_lines_are_those_of_counting_and_of_scikit_learn(digits: Digits, tmp_path: Path) -> None:
-    found = baselines(digits, {"class_path": "Digits"}, tmp_path / "cache.json")
+    measured = baselines(digits, {"class_path": "Digits"}, tmp_path / "cache.json")
     flat = {split: digits.pixels[rows].reshape(len(rows), -1) / 255 for split, rows in digits.splits.items()}
     train, test = digits.labels("train"), digits.labels("test")
     most = np.bincount(train).argmax()
-    assert found.majority == (test == most).mean()
-    assert found.majority_class == str(most)
-    expected = KNeighborsClassifier(found.k).fit(flat["train"], train).score(flat["test"], test)
-    assert found.knn == pytest.approx(expected, abs=0.003)  # scikit-learn breaks ties another way
-    assert found.knn > 0.95
-    assert not found.subsampled
+    assert measured.majority == (test == most).mean()
+    assert measured.majority_class == str(most)
+    expected = KNeighborsClassifier(measured.k).fit(flat["train"], train).score(flat["test"], test)
+    assert measured.knn == pytest.approx(expected, abs=0.003)  # scikit-learn breaks ties another way
+    assert measured.knn > 0.95
+    assert not measured.subsampled
 
 
 def test_the_cache_serves_the_same_data_only(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

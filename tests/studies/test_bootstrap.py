@@ -28,10 +28,10 @@ def of_scipy() -> stats._resampling.BootstrapResult:
 
 
 def test_bca_is_that_of_scipy_for_two_samples(of_scipy: stats._resampling.BootstrapResult) -> None:
-    found = bca_interval(of_scipy.bootstrap_distribution, ADDITIVE.mean(), acceleration(ADDITIVE))
-    assert found[1:] == pytest.approx(tuple(of_scipy.confidence_interval), rel=1e-3)
+    interval = bca_interval(of_scipy.bootstrap_distribution, ADDITIVE.mean(), acceleration(ADDITIVE))
+    assert interval[1:] == pytest.approx(tuple(of_scipy.confidence_interval), rel=1e-3)
     plain = np.quantile(of_scipy.bootstrap_distribution, [0.025, 0.975])
-    assert np.abs(np.array(found[1:]) - plain).max() > 0.03  # the corrections do something here
+    assert np.abs(np.array(interval[1:]) - plain).max() > 0.03  # the corrections do something here
 
 
 def test_drawing_kinds_of_columns_is_drawing_columns(of_scipy: stats._resampling.BootstrapResult) -> None:
@@ -62,9 +62,11 @@ def test_the_variance_splits_into_what_was_put_in() -> None:
 def test_where_only_seeds_or_only_images_differ_the_interval_is_students() -> None:
     for cells, values in ((SEEDS[:, None] + np.zeros(40), SEEDS), (np.zeros((12, 1)) + IMAGES, IMAGES)):
         wanted = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-        found, _ = crossed_bootstrap(cells)
-        assert found.high - found.low == pytest.approx(wanted.high - wanted.low, rel=0.1)  # BCa moves it to the right
-        assert found.low > wanted.low
+        interval, _ = crossed_bootstrap(cells)
+        assert interval.high - interval.low == pytest.approx(
+            wanted.high - wanted.low, rel=0.1
+        )  # BCa moves it to the right
+        assert interval.low > wanted.low
 
 
 def test_cells_that_are_all_the_same() -> None:

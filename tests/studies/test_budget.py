@@ -41,7 +41,7 @@ def test_a_budget_that_buys_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("budget", "message"),
     [
         ({"epochs": 3, "images": 5}, "Expected one of epochs, images, flops, minutes"),
         ({"epoch": 3}, "Did you mean `epochs`?"),
@@ -50,6 +50,6 @@ def test_a_budget_that_buys_nothing_is_refused() -> None:
         ({"minutes": True}, "Expected a number above 0"),
     ],
 )
-def test_a_mistaken_budget_is_named(given: dict[str, object], message: str) -> None:
+def test_a_mistaken_budget_is_named(budget: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        parse_budget(given)
+        parse_budget(budget)

@@ -1,4 +1,4 @@
-"""The cost of a study's variants in one sitting: when it is measured anew, whose turn it is, what is said of it."""
+"""The cost of a study's variants in one session: when it is measured again, turns, and what is reported."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -63,9 +63,9 @@ def test_variants_take_turns_and_the_screen_says_whose_it_is(
     assert set(costs) == {"A", "B"}
     assert failures == {}
     assert (tmp_path / "small-study" / "turns.txt").read_text().split() == ["a", "b"] * TURNS
-    said = capsys.readouterr().out
-    assert "Measuring cost: preparing B (2 of 2) …" in said
-    assert f"Measuring cost: turn {TURNS} of {TURNS} (A, B), about 0:0" in said
+    printed = capsys.readouterr().out
+    assert "Measuring cost: preparing B (2 of 2) …" in printed
+    assert f"Measuring cost: turn {TURNS} of {TURNS} (A, B), about 0:0" in printed
     measure(A=variant(0.9), B=variant(0.8))
 
 
@@ -86,10 +86,10 @@ def test_a_busy_machine_and_turns_far_apart_are_told(
     assert (costs["A"].disturbed, costs["A"].unsteady) == (True, False)
     assert (costs["B"].disturbed, costs["B"].unsteady) == (False, True)
     assert costs["B"].train_range == (40.0, 60.0)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (
         "Images/s are unreliable: while cost was measured, other programs used 1.6 of 2 cores and the speed of B"
-        in said
+        in printed
     )
 
 

@@ -1,4 +1,4 @@
-"""What other engines are told to run, run here as they would."""
+"""The files for other engines, executed here as those would."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ def test_a_slurm_array_runs_every_cell_where_compare_looks(write_study: Write, t
         assert (run.directory / "summary.json").is_file()
         assert yaml.safe_load((run.directory / "config.yaml").read_text()) == run.config
 
-    # A task that was told to stop goes back into the queue.
+    # A task stopped by a signal goes back into the queue.
     for name, line in {"srun": "exit 75", "scontrol": f'echo "$@" > {tmp_path / "requeued"}'}.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{line}\n")
         (tmp_path / "bin" / name).chmod(0o755)

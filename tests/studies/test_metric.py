@@ -119,10 +119,10 @@ def test_a_study_of_a_users_own_objective(
         metrics = json.loads((run.directory / "summary.json").read_text())["metrics"]
         scores[run.variant].append(metrics["test/mse"])
 
-    found, images = results_of(study)
+    measured, images = results_of(study)
     best, worst = sorted(LR, key=lambda name: np.mean(scores[name]))
-    assert [result.variant for result in found.ranking] == [best, worst]
-    text = write_report(found, images, Path("runs/own")).with_name("report.md").read_text()
+    assert [result.variant for result in measured.ranking] == [best, worst]
+    text = write_report(measured, images, Path("runs/own")).with_name("report.md").read_text()
     assert f"{best} has the lowest mean" in text
     assert "Differences are in test mse (lower is better)" in text
     assert "| Variant | mse | 95 % interval | Seeds |" in text

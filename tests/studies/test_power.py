@@ -21,8 +21,8 @@ def test_with_six_seeds_all_must_agree() -> None:
 @pytest.mark.parametrize("seeds", [8, 11])
 def test_a_detectable_effect_is_found_in_four_of_five_studies(seeds: int) -> None:
     draws = np.random.default_rng(5).normal(detectable_effect(seeds, 0.05), 1, (200, seeds))
-    found = np.mean([sign_flip_p(draw) <= 0.05 for draw in draws])
-    assert found == pytest.approx(0.8, abs=0.085)  # 200 studies: ± 3 standard errors
+    power = np.mean([sign_flip_p(draw) <= 0.05 for draw in draws])
+    assert power == pytest.approx(0.8, abs=0.085)  # 200 studies: ± 3 standard errors
 
 
 def cells(by_seed: float, by_image: float, rest: float, mean: float, seeds: int = 8, images: int = 400) -> np.ndarray:
@@ -41,19 +41,19 @@ def test_few_seeds_see_nothing() -> None:
 
 
 def test_what_seeds_bring_can_be_had_by_seeds() -> None:
-    found = outlook(cells(1, 0, 0.1, mean=0.6), 0.05)
-    assert found.visible > 0.6
-    assert found.seeds is not None
+    estimate = outlook(cells(1, 0, 0.1, mean=0.6), 0.05)
+    assert estimate.visible > 0.6
+    assert estimate.seeds is not None
     # Nothing but seeds varies, with s ≈ 1: as many as the sign flips take to see an effect of 0.6 / s.
     spread = np.std(cells(1, 0, 0.1, mean=0.6).mean(axis=1), ddof=1)
-    assert detectable_effect(found.seeds, 0.05) <= 0.6 / spread < detectable_effect(found.seeds - 1, 0.05)
+    assert detectable_effect(estimate.seeds, 0.05) <= 0.6 / spread < detectable_effect(estimate.seeds - 1, 0.05)
 
 
 def test_what_images_bring_can_only_be_had_by_images() -> None:
-    found = outlook(cells(0.01, 1, 0.1, mean=0.05), 0.05)
-    assert found.seeds is None
+    estimate = outlook(cells(0.01, 1, 0.1, mean=0.05), 0.05)
+    assert estimate.seeds is None
     # (z(97.5 %) + z(80 %)) · σ/√N = gap: N = (2.80 · 1/.05)² = 3,140
-    assert found.images == pytest.approx(3140, rel=0.2)
+    assert estimate.images == pytest.approx(3140, rel=0.2)
 
 
 def test_no_difference_is_never_found() -> None:

@@ -153,15 +153,15 @@ def test_the_front_holds_who_is_not_beaten_in_both(costs: list[float], more: boo
 def test_what_went_wrong_is_told_at_the_top_and_enters_no_average(troubled: Path) -> None:
     html = _html(troubled)
     top = html[html.index("<h1>") : html.index("<nav")]
-    for told in (
+    for remark in (
         f"1 of 8{SPACE}runs failed and are excluded from all averages (ViT, seed 2: exit status 1: ValueError: the",
         "do not beat majority class",
         "all of Coin",
         "The variants differ in more than the study declares: model.init_args.label_smoothing, data.init_args.image_si",
         "Swin: its cost could not be measured (exit status 1: RuntimeError: out of memory).",
     ):
-        assert told in top
-        assert told in (troubled / "report.md").read_text()
+        assert remark in top
+        assert remark in (troubled / "report.md").read_text()
     assert "1 of 2</td>" in html  # seeds of ViT
     assert "≤ majority class" in html
     assert re.findall(r">≠ (.*?)</span>", html) == ["image_size 256"]  # of Swin alone; the others have none

@@ -11,18 +11,18 @@ from vitlab.studies.results import StudyResults
 
 @pytest.fixture
 def study(tmp_path: Path) -> StudyResults:
-    found = results({name: {seed: right(a, 300, seed) for seed in (1, 2)} for name, a in {"A": 0.9, "B": 0.7}.items()})
-    object.__setattr__(found.study, "path", tmp_path / "study.yaml")
-    found.study.path.write_text("name: Study")
-    return found
+    study = results({name: {seed: right(a, 300, seed) for seed in (1, 2)} for name, a in {"A": 0.9, "B": 0.7}.items()})
+    object.__setattr__(study.study, "path", tmp_path / "study.yaml")
+    study.study.path.write_text("name: Study")
+    return study
 
 
 @pytest.mark.slow
 def test_without_a_key_the_report_is_logged_offline(study: StudyResults, digits: Digits, tmp_path: Path) -> None:
     write_report(study, digits, tmp_path)
-    told = write_dashboard(study, digits, tmp_path, online=False)
+    place = write_dashboard(study, digits, tmp_path, online=False)
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
-    assert told == f"offline; to upload it: wandb sync {run}"
+    assert place == f"offline; to upload it: wandb sync {run}"
     media = run / "files" / "media"
     (pairs,) = (media / "table").glob("pairs_*.json")
     table = json.loads(pairs.read_text())

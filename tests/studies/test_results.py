@@ -130,8 +130,8 @@ def test_reliability_is_by_bins_of_confidence() -> None:
 def test_facts_are_written_as_in_a_file() -> None:
     run = result("A", 1, right(0.9, 30), np.arange(30) % 3, torch="2.15")
     run.environment.update(git=None, deterministic=True)
-    found = results({"A": {1: right(0.9, 30)}}, finished=[run]).environment
-    assert found == {"torch": ["2.15"], "git": ["null"], "deterministic": ["true"]}
+    environment = results({"A": {1: right(0.9, 30)}}, finished=[run]).environment
+    assert environment == {"torch": ["2.15"], "git": ["null"], "deterministic": ["true"]}
 
 
 def test_who_was_tested_otherwise_than_most_is_set_apart() -> None:

@@ -47,7 +47,7 @@ def test_a_study_is_tested_and_what_failed_is_named(tiny: Write, capsys: pytest.
     assert "Swin, seed 1: out of memory" in capsys.readouterr().err
     assert (Path("runs/study/robustness/robustness.png")).is_file()
 
-    # Fewer of everything, elsewhere; what cannot be is said in one line.
+    # Fewer of everything, elsewhere; a mistake is answered in one line.
     fewer = ["--corruptions", "JPEG", "blur", "--images", "60", "--seeds", "1", "--out", "few"]
     assert run("robustness", ["--study", "runs/study", *fewer]) == 0
     table = pd.read_csv("few/robustness.csv", keep_default_na=False)
@@ -56,13 +56,13 @@ def test_a_study_is_tested_and_what_failed_is_named(tiny: Write, capsys: pytest.
     page = Path("few/index.html").read_text().replace(SPACE, " ")
     assert "60 test images of 599, stratified by class" in page
     assert "python -m vitlab robustness --study runs/study --corruptions JPEG blur --images 60 --seeds 1" in page
-    for wrong, said in (
+    for wrong, message in (
         (["--seeds", "7"], "have seeds [1]"),
         (["--images", "0"], "expected 1 or more"),
         (["--corruptions", "fog"], "invalid choice: 'fog'"),
     ):
         assert run("robustness", ["--study", "runs/study", *wrong]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 class Constant(VisionTransformer):
@@ -99,15 +99,15 @@ def test_all_corruptions_in_one_pass_are_those_of_a_pass_each() -> None:
         for c in CORRUPTIONS
         for strength in c.strengths
     }
-    found = accuracies(model, data.batches("test", "cpu"), {(CLEAN, 0.0): iter, **streams})
-    assert len(found) == 1 + sum(len(corruption.strengths) for corruption in CORRUPTIONS)
+    measured = accuracies(model, data.batches("test", "cpu"), {(CLEAN, 0.0): iter, **streams})
+    assert len(measured) == 1 + sum(len(corruption.strengths) for corruption in CORRUPTIONS)
     predicted, labels = classify(model, data.batches("test", "cpu"))
-    assert found[CLEAN, 0.0] == float((predicted == labels).double().mean())
+    assert measured[CLEAN, 0.0] == float((predicted == labels).double().mean())
     for corruption in CORRUPTIONS:
         strength = corruption.strengths[2]
         spoilt = corrupted(data.batches("test", "cpu"), corruption, strength, data.mean, data.std)
         predicted, labels = classify(model, spoilt)
-        assert found[corruption.name, strength] == float((predicted == labels).double().mean())
+        assert measured[corruption.name, strength] == float((predicted == labels).double().mean())
 
 
 def test_some_of_the_images_are_those_that_were_chosen() -> None:
@@ -223,10 +223,10 @@ def test_the_summary_averages_strengths_within_a_seed_and_takes_its_interval_ove
         for seed, values in accuracies.items()
         for top1 in values
     ]
-    found = summary(pd.DataFrame(rows), ["noise", "blur"])
-    assert list(found) == ["b", "a"]  # as given
-    assert [interval.mean for interval in found["b"]] == pytest.approx([0.325, 0.065])
-    interval = found["a"][0]
+    averages = summary(pd.DataFrame(rows), ["noise", "blur"])
+    assert list(averages) == ["b", "a"]  # in the table's order
+    assert [interval.mean for interval in averages["b"]] == pytest.approx([0.325, 0.065])
+    interval = averages["a"][0]
     means = np.array([0.7, 0.6, 0.65])
     half = 4.302653 * means.std(ddof=1) / 3**0.5  # Student's t with two degrees of freedom, 97.5 %
     assert interval == pytest.approx((0.65, 0.65 - half, 0.65 + half))

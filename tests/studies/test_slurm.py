@@ -40,13 +40,13 @@ def local(folder: Path) -> submitit.LocalExecutor:
 def test_runs_become_jobs_and_are_not_submitted_again(write_study: Write, tmp_path: Path) -> None:
     study = write_study(variants=PAIR, seeds=[1])
     runs = plan(read_study(study), tmp_path)
-    said: list[str] = []
-    outcomes = run_array(runs, FAKE_PROGRAM, local(tmp_path), False, said.append, poll_seconds=0.1)
+    notes: list[str] = []
+    outcomes = run_array(runs, FAKE_PROGRAM, local(tmp_path), False, notes.append, poll_seconds=0.1)
     assert [outcome.failure for outcome in outcomes] == [None, None]
     assert all((run.directory / "summary.json").is_file() for run in runs)
-    assert said[0].strip() == "0 runs finished, 2 submitted, 0 already queued."
-    run_array(runs, FAKE_PROGRAM, local(tmp_path), False, said.append, poll_seconds=0.1)
-    assert said[-2].strip() == "2 runs finished, 0 submitted, 0 already queued."
+    assert notes[0].strip() == "0 runs finished, 2 submitted, 0 already queued."
+    run_array(runs, FAKE_PROGRAM, local(tmp_path), False, notes.append, poll_seconds=0.1)
+    assert notes[-2].strip() == "2 runs finished, 0 submitted, 0 already queued."
 
 
 @pytest.mark.slow
@@ -68,7 +68,7 @@ def test_a_job_that_is_taken_away_stops_its_run_and_comes_back(tmp_path: Path) -
     (task,) = psutil.Process(int(job.job_id)).children()
     task.send_signal(submitit.core.job_environment.JobEnvironment._usr_sig())  # as SLURM, to all of the task
     assert job.result() == 0
-    # What replaces an earlier run is said once: the second start continues the first.
+    # What replaces an earlier run is passed once: the second start continues the first.
     assert (tmp_path / "log").read_text() == "started anew\nstarted\n"
 
 

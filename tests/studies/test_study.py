@@ -46,8 +46,8 @@ def test_every_difference_is_listed_the_declared_ones_first(write_study: Write, 
     smoother = variant(0.96)
     smoother["model"]["init_args"]["label_smoothing"] = 0.2
     study = read_study(write_study(variants={"ViT": variant(0.9, depth=6), "Swin": smoother}))
-    found = differing_keys(study, plan(study, tmp_path))
-    assert [(d.key, d.values, d.declared) for d in found] == [
+    differences = differing_keys(study, plan(study, tmp_path))
+    assert [(d.key, d.values, d.declared) for d in differences] == [
         ("model.init_args.backbone.init_args.accuracy", {"ViT": 0.9, "Swin": 0.96}, True),
         ("model.init_args.backbone.init_args.depth", {"ViT": 6, "Swin": "(absent)"}, True),
         ("model.init_args.label_smoothing", {"ViT": 0.1, "Swin": 0.2}, False),
@@ -98,7 +98,7 @@ def test_a_mistake_is_one_message_with_place_and_remedy(
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "shown"),
     [
         ("limit_test_batches", 3, "3"),
         ("limit_test_batches", 1, "1"),  # one batch; 1.0 is all of them
@@ -112,11 +112,11 @@ def test_a_mistake_is_one_message_with_place_and_remedy(
     ],
 )
 def test_a_study_whose_runs_could_give_no_result_is_refused_before_it_starts(
-    key: str, value: object, said: str, write_study: Write, tmp_path: Path
+    key: str, value: object, shown: str, write_study: Write, tmp_path: Path
 ) -> None:
     short = {**variant(0.9), "trainer": {key: value}}
     study = read_study(write_study(variants={"A": short, "B": variant(0.8)}, budget=None))
-    with pytest.raises(ValueError, match=rf"trainer\.{key} is {said} for 'A', .*no result") as raised:
+    with pytest.raises(ValueError, match=rf"trainer\.{key} is {shown} for 'A', .*no result") as raised:
         plan(study, tmp_path)
     assert len(str(raised.value).splitlines()) == 1
 

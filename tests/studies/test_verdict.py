@@ -53,9 +53,9 @@ def test_a_lead_of_too_few_seeds_is_said_to_be_of_too_few() -> None:
 def test_what_a_study_could_have_seen_is_told() -> None:
     (line,) = outlooks(results({"A": seeds([*SIX, 0.95, 0.95]), "B": seeds([*SIX[:4], 0.94, 0.95, 0.96, 0.948], 50)}))
     number = r"(\d+\.\d) points; a difference as large as measured .*(need|only)"
-    found = re.fullmatch(rf"A – B: the smallest difference that this study could detect is {number}.*\.", plain(line))
-    assert found is not None
-    assert 0 < float(found[1]) < 5
+    match = re.fullmatch(rf"A – B: the smallest difference that this study could detect is {number}.*\.", plain(line))
+    assert match is not None
+    assert 0 < float(match[1]) < 5
 
 
 def test_where_no_number_of_seeds_would_do_images_are_asked_for() -> None:
@@ -64,13 +64,13 @@ def test_where_no_number_of_seeds_would_do_images_are_asked_for() -> None:
     a, b = hard.copy(), hard.copy()
     a[:11], b[11:20] = True, True
     (line,) = outlooks(results({"A": dict.fromkeys(range(6), a), "B": dict.fromkeys(range(6), b)}))
-    found = re.search(
+    match = re.search(
         r"a difference as large as measured cannot be shown on 1,000 test images with any number of seeds and "
         r"would need at least ([\d,]+) test images\.$",
         plain(line),
     )
-    assert found is not None
-    assert int(found[1].replace(",", "")) > 1000
+    assert match is not None
+    assert int(match[1].replace(",", "")) > 1000
 
 
 def test_a_leader_may_be_better_than_one_and_level_with_another() -> None:

@@ -33,6 +33,11 @@ from vitlab.studies.statistics.power import MOST_SEEDS
 CLASSES_SHOWN = 30
 CONFUSIONS_SHOWN = 5
 INTERVAL = "95 % interval"
+CALIBRATION = (
+    "Left: a calibrated variant lies on the dashed line, where predictions made with 80 % confidence are correct in "
+    "80 % of cases; below the line it is overconfident, above it underconfident. Bins with fewer than five predictions "
+    "are omitted. All seeds are pooled."
+)
 Drawings = Mapping[str, Drawing]
 
 
@@ -40,25 +45,17 @@ def sections_of(
     results: StudyResults, images: Images, drawings: Drawings, robustness: Robustness | None, folder: Path
 ) -> list[Section]:
     """Return the sections of a study that has finished runs, in the order of the page."""
-    by_class: dict[str, list[Part]] = {"Calibration": [], "Classes": [], "Images": []}
-    if results.metric.one_class:
-        calibration = Figure(
-            drawings["calibration"],
-            "Left: a calibrated variant lies on the dashed line, where predictions made with 80 % confidence are "
-            "correct in 80 % of cases; below the line it is overconfident, above it underconfident. Bins with fewer "
-            "than five predictions are omitted. All seeds are pooled.",
-        )
-        by_class = {"Calibration": [calibration], "Classes": _classes(results), "Images": _images(results, images)}
+    one_class = results.metric.one_class
     sections = [
         Section("Ranking", _ranking(results, drawings)),
         Section("Differences", _differences(results)),
         Section("Tuning", _tuning(results)),
         Section("Learning", _learning(results, drawings)),
         Section("Cost", _cost(results, drawings)),
-        Section("Calibration", by_class["Calibration"]),
+        Section("Calibration", [Figure(drawings["calibration"], CALIBRATION)] if one_class else []),
         Section("Robustness", _robustness(results, robustness, drawings, folder) if robustness else []),
-        Section("Classes", by_class["Classes"]),
-        Section("Images", by_class["Images"], html_only=True),
+        Section("Classes", _classes(results) if one_class else []),
+        Section("Images", _images(results, images) if one_class else [], html_only=True),
         Section("Configuration", _configuration(results)),
     ]
     return [section for section in sections if section.parts]

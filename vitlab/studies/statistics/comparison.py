@@ -74,9 +74,10 @@ def compare(
     by_image = a.dtype == bool
     cells = a.astype(np.int8) - b.astype(np.int8) if by_image else a - b
     by_seed = cells.mean(axis=1)
-    several, enough = len(shared) > 1, len(shared) >= SEEDS_FOR_EFFECT
+    enough = len(shared) >= SEEDS_FOR_EFFECT
     deviation = spread(by_seed, by_image / cells.shape[1]) if enough else math.nan
-    interval, p = crossed_bootstrap(cells, resamples) if several else (_without_end(by_seed.mean()), math.nan)
+    single = Interval(float(by_seed.mean()), math.nan, math.nan), math.nan
+    interval, p = crossed_bootstrap(cells, resamples) if len(shared) > 1 else single
     return Comparison(
         difference=interval,
         p_seeds=sign_flip_p(by_seed),
@@ -126,7 +127,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.full(len(p), math.nan)
     adjusted[order[:m]] = np.minimum(np.maximum.accumulate(p[order[:m]] * np.arange(m, 0, -1)), 1)
     return adjusted.tolist()
-
-
-def _without_end(mean: float) -> Interval:
-    return Interval(float(mean), math.nan, math.nan)
