@@ -63,6 +63,7 @@ def test_the_python_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytes
     shutil.copy(next((tmp_path / "my_photos").rglob("*.*g")), "cat.jpg")
     settings = [f"{option.removeprefix('--')}={value}" for option, value in SHORT.items()]
     short = {
+        '"data.root=my_photos"': f'"data.root=my_photos", "model.init_from=null", *{settings}',  # no network here
         '"data.batch_size=64"': f"*{settings}",
         "Trainer(max_epochs=100)": "Trainer(max_steps=2, accelerator='cpu', logger=False)",
     }

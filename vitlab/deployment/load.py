@@ -1,4 +1,7 @@
-"""A trained model without its data set: `vitlab.load("runs/x/seed-0")`. Loads neither Lightning nor timm."""
+"""A trained model without its data set: `vitlab.load("runs/x/seed-0")`.
+
+Lightning is not imported, and timm only for a `TimmModel`.
+"""
 
 import json
 import re

@@ -2,12 +2,12 @@
 
     z = z + LN(Attention(z));  z = z + LN(MLP(z))      every second block shifts its windows by half
     Attention = softmax(cos(q, k) / τ + B) v           within windows; τ learned for each head, never below 0.01
-    B = 16 σ(MLP(sign(x)·log2(1 + 8|x|) / log2(8)))    x: offsets, 1 for the farthest in the window trained on
+    B = 16 σ(MLP(sign(x)·log2(1 + 8|x|) / log2(8)))    x: offset, 1 at the farthest of the training window
 
-B images, H × W tokens of width C, nW windows of N = wh·ww tokens, h heads of width d. Names are timm's: stage i > 0
-begins with its patch merging, where the official code ends stage i - 1 with it.
+In shapes: B images, H × W tokens of width C, nW windows of N = wh·ww tokens, h heads of width d. Names are timm's:
+stage i > 0 begins with its patch merging, where the official code ends stage i - 1 with it.
 
-`position_bias` takes the other two kinds of the paper's Table 1 too.
+`position_bias` also takes the other two kinds of the paper's Table 1: a table (Swin v1) and a linear continuous bias.
 """
 
 import math

@@ -3,8 +3,8 @@
     x̂ = PixelShuffle(W z + b),    z = encode(m · mask token + (1 − m) · patch_embed(x))
     L = Σ m |x − x̂| / (C · Σ m)
 
-with x the image, m the mask (1: hidden) on tokens and, in L, on pixels, and C channels. Any backbone
-works whose patches do not overlap, since no token is dropped. Swin v2 normalizes the target, x ← (x − μ) / σ, in a
+with x the image, m the mask (1: hidden) on tokens and, in L, on pixels, and C channels. No token
+is dropped, so windows keep their shape. Patches must not overlap. Swin v2 normalizes the target, x ← (x − μ) / σ, in a
 sliding window.
 """
 
