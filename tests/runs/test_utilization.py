@@ -15,7 +15,7 @@ from vitlab.runs.utilization import Utilization
 
 def test_a_run_counts_its_first_step_and_logs_the_rate(tiny: Callable[..., Path]) -> None:
     assert run("fit", ["--config", str(tiny())]) == 0
-    state = torch.load("runs/tiny/seed-0/checkpoints/last.ckpt", weights_only=True)["callbacks"]["Utilization"]
+    state = torch.load("runs/tiny/seed-0/checkpoints/last.ckpt", weights_only=True)["callbacks"]["Utilisation"]
     model = VisionTransformer(img_size=8, in_chans=1, num_classes=10, patch_size=4, embed_dim=16, depth=2, num_heads=2)
     images, labels = torch.randn(64, 1, 8, 8), torch.arange(64) % 10
     assert state["flops"] == 64 * count_train_flops(model, images, labels)  # a batch, forward and backward
