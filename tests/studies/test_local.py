@@ -95,6 +95,7 @@ def test_where_results_go_is_no_other_configuration(start: Start) -> None:
     refuse_conflicts([outcome.run])
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the signal may come while a file is being opened
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_study_ends_its_processes(number: signal.Signals, start: Start, tmp_path: Path) -> None:
     folders = [tmp_path / "runs" / "small-study" / name / "seed-1" for name in ("a", "b")]
