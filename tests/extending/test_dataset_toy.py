@@ -2,8 +2,6 @@
 
 import io
 import json
-import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,20 +13,10 @@ from PIL import Image
 
 from vitlab.commands.dispatch import run
 
-README = Path(__file__).parents[2] / "README.md"
-
 
 @pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Make `mine.dataset` importable as the README prints it; return its source."""
-    source = re.search(r"```python\n(# mine/dataset\.py\n.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert source is not None
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "dataset.py").write_text(source[1], encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in ("mine", "mine.dataset"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return source[1]
+def toy(write_toy: Callable[[str], str]) -> str:
+    return write_toy("dataset")
 
 
 def write_table(path: Path, splits: list[str] | None = None) -> None:

@@ -1,8 +1,6 @@
 """The README's objective, written into a package of its own: trained, continued, probed, exported and fine-tuned."""
 
 import json
-import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,20 +12,10 @@ from tests.objectives.small import CROPS
 from vitlab.commands.dispatch import run
 from vitlab.objectives import Objective
 
-README = Path(__file__).parents[2] / "README.md"
-
 
 @pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Make `mine.objective` importable as the README prints it; return its source."""
-    found = re.search(r"```python\n(# mine/objective\.py\n.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert found is not None
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "objective.py").write_text(found[1], encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in ("mine", "mine.objective"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return found[1]
+def toy(write_toy: Callable[[str], str]) -> str:
+    return write_toy("objective")
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")

@@ -15,9 +15,9 @@ from lightning.pytorch import Trainer
 
 from vitlab.config import Config
 from vitlab.data import ImageDataModule
-from vitlab.deployment.load import named
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import Accuracy
+from vitlab.experiment.class_names import named
 from vitlab.experiment.run_directory import shortfalls
 from vitlab.models import ImageModel
 

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from vitlab.atomic_files import newest_whole
 from vitlab.config import Config, modernize
 from vitlab.data.preprocessing import Preprocessing
+from vitlab.experiment.class_names import named
 from vitlab.models.backbone import ImageModel
 from vitlab.models.stored import build
 from vitlab.models.weights import load_weights
@@ -136,12 +136,6 @@ def activation(objective: type[Any] | str) -> Callable[[Tensor], Tensor]:
         return activated
 
     return activate
-
-
-def named(path: str) -> Any:
-    """Return the class or function with this import path."""
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
 
 
 def _read(source: str | Path, raw: bool) -> LoadedModel:

@@ -79,7 +79,7 @@ def full_name(name: Any, key: str) -> Any:
     known = choices(kind, modules)
     if word in known:
         return known[word]
-    if not module and any(word == each.__name__ for each in _below(_import(kind))):
+    if not module and any(word == each.__name__ for each in _below(named(kind))):
         return name  # the user's own, imported before
     some = f" There are {', '.join(known)}." if len(known) <= _FEW else ""
     elsewhere = any(hasattr(import_module(module), word) for _, modules in PLACES.values() for module in modules)
@@ -90,7 +90,7 @@ def full_name(name: Any, key: str) -> Any:
 @cache
 def choices(kind: str, modules: tuple[str, ...]) -> dict[str, str]:
     """Return the import path, by name, of each class or named size that is valid for an argument of this kind."""
-    parent = _import(kind)
+    parent = named(kind)
     classes: dict[str, str] = {}
     for module in modules:
         content = import_module(module)
@@ -99,7 +99,7 @@ def choices(kind: str, modules: tuple[str, ...]) -> dict[str, str]:
             named_size = isfunction(value) and value.__module__ == module == "vitlab.models"
             if named_size or (isclass(value) and issubclass(value, parent) and not isabstract(value)):
                 classes.setdefault(name, f"{module}.{name}")
-    return {name: path for name, path in classes.items() if name[0] != "_" and _import(path) is not parent}
+    return {name: path for name, path in classes.items() if name[0] != "_" and named(path) is not parent}
 
 
 def settable(config: Config, key: str = "") -> Iterable[str]:
@@ -108,7 +108,7 @@ def settable(config: Config, key: str = "") -> Iterable[str]:
         if isinstance(value, dict):
             yield from settable(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
     try:
-        parameters = signature(_import(config["class_path"])).parameters.values() if "class_path" in config else []
+        parameters = signature(named(config["class_path"])).parameters.values() if "class_path" in config else []
     except (ImportError, AttributeError, ValueError, TypeError):  # the parser answers a wrong path
         return
     for parameter in parameters:
@@ -117,7 +117,8 @@ def settable(config: Config, key: str = "") -> Iterable[str]:
             yield f"{key}.{parameter.name}"
 
 
-def _import(path: str) -> Any:
+def named(path: str) -> Any:
+    """Return the class or function with this import path."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
 
