@@ -120,8 +120,8 @@ class Schedule(ABC):
         warmup_epochs: Length of the warm-up; may be a fraction.
         warmup_lr: Where the warm-up starts.
         scale_with_batch: Let the optimizer's `reference_batch` scale the absolute rates too: Swin, SimMIM.
-        stretch: Lay out every cosine or line, also of the weight decay and of a teacher's momentum, for a run so many
-            times as long, which ends on the way: 1.25 in MSN.
+        stretch: Factor by which every cosine or line is longer than the run, which ends on the way: 1.25 in MSN. Also
+            applies to the weight decay and to a teacher's momentum.
     """
 
     warmup_epochs: float = 0.0

@@ -119,10 +119,11 @@ def of_experiment(experiment: "Experiment", raw: bool = False) -> LoadedModel:
     path = experiment.restore()
     objective, data = experiment.objective, experiment.data
     encoder = objective.backbone if raw else objective.encoder
-    one_class = objective.task is not None and objective.task.one_class
     names = data.class_names if encoder.num_classes else []
     source = str(path or experiment.directory)
-    return LoadedModel(encoder.eval(), data.preprocessing, names, one_class, activation(type(objective)), source)
+    return LoadedModel(
+        encoder.eval(), data.preprocessing, names, objective.one_class, activation(type(objective)), source
+    )
 
 
 def activation(objective: type[Any] | str) -> Callable[[Tensor], Tensor]:

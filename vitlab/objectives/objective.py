@@ -104,6 +104,11 @@ class Objective(LightningModule, ABC):
         return None
 
     @property
+    def one_class(self) -> bool:
+        """Whether each image has one class, so that a softmax over the outputs gives probabilities."""
+        return self.task is not None and self.task.one_class
+
+    @property
     def encoder(self) -> ImageModel:
         """The network that is evaluated and exported: the backbone, or an average of it."""
         return self.backbone

@@ -83,7 +83,7 @@ class LogitCache:
         return logits
 
     def flush(self) -> None:
-        """Write what is not written yet as a new shard. A disk that is full is told once, and no reason to stop."""
+        """Write what is not written yet as a new shard. A full disk is reported once and does not stop training."""
         if not self._pending:
             return
         keys = np.concatenate([keys for keys, _ in self._pending])

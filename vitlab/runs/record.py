@@ -120,7 +120,7 @@ class RunRecord(Callback):
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         checkpoint["vitlab_inference"] = {  # what `vitlab.load` needs besides the model
             "class_names": data.class_names if pl_module.encoder.num_classes else [],
-            "one_class": pl_module.task is not None and pl_module.task.one_class,
+            "one_class": pl_module.one_class,
             **data.preprocessing.metadata(),
         }
 
@@ -143,12 +143,11 @@ class RunRecord(Callback):
             self.directory.mkdir(parents=True, exist_ok=True)
             arrays = {name: values.numpy() for name, values in outputs.items()}
             assert isinstance(pl_module, Objective)
-            one_class = pl_module.task is not None and pl_module.task.one_class
-            labels = arrays.pop("label").astype(np.int64 if one_class else np.float32)
+            labels = arrays.pop("label").astype(np.int64 if pl_module.one_class else np.float32)
             names = names[: len(labels)]  # all, unless Trainer's limit_test_batches stopped early
             predictions = Predictions(names, labels, **arrays)
             write_predictions(self.directory / "predictions.parquet", predictions)
-            if one_class:
+            if pl_module.one_class:
                 names = trainer.datamodule.class_names  # type: ignore[attr-defined]
                 write_per_class(self.directory, predictions, names)
 
