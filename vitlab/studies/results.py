@@ -25,13 +25,13 @@ from vitlab.studies.execution.local import Outcome, cut_short
 from vitlab.studies.format import as_yaml
 from vitlab.studies.metric import TOP1, Metric
 from vitlab.studies.statistics import comparison as statistics
-from vitlab.studies.statistics.comparison import Comparison
+from vitlab.studies.statistics.comparison import LEVEL, Difference, McNemar
 from vitlab.studies.statistics.intervals import Interval, t_interval
-from vitlab.studies.statistics.power import Outlook, outlook
-from vitlab.studies.study import Difference, Run, Study
+from vitlab.studies.statistics.power import Pilot
+from vitlab.studies.study import Difference as Departure
+from vitlab.studies.study import Run, Study
 from vitlab.studies.tuning import Choice
 
-SIGNIFICANCE = 0.05
 # Variants that differ in these are marked: their scores are not comparable, or come from another machine.
 DECISIVE = (
     "data.init_args.image_size",
@@ -170,12 +170,12 @@ class VariantResult:
         return float(np.mean(known)) if len(known) == len(times) else None
 
     @property
-    def outcomes(self) -> dict[int, np.ndarray]:
-        """What variants are compared by, for each seed, higher being better: outcome by image, or a single score."""
+    def outcomes(self) -> np.ndarray:
+        """What variants are compared by, higher being better: (S, N) bool, or a score per seed (S, 1)."""
         metric = self.runs[0].run.metric
         if metric.is_accuracy:
-            return {result.run.seed: result.correct for result in self.runs}
-        return {result.run.seed: np.array([metric.sign * result.score]) for result in self.runs}
+            return np.stack([result.correct for result in self.runs])
+        return np.array([[metric.sign * result.score] for result in self.runs])
 
     def curve(self, column: str) -> CurvePoints:
         """Return a column of metrics.csv by epoch, over the seeds."""
@@ -185,19 +185,34 @@ class VariantResult:
 
 
 class Pair(NamedTuple):
-    """A comparison of two variants, the one with the better mean first; `p` is corrected for the number of pairs."""
+    """A comparison of two variants, the one with the better mean first."""
 
     better: VariantResult
     worse: VariantResult
-    comparison: Comparison
-    p: float
-    outlook: Outlook | None  # None if the pair shares a single seed
+    difference: Difference | None  # None if one of them has a single seed
+    pilot: Pilot | None  # what the study says about variances, for planning
+    mcnemar: dict[int, McNemar]  # by shared seed
 
     @property
-    def separable(self) -> bool:
-        """Whether the difference is significant."""
-        ahead = self.comparison.difference.mean > 0  # unequal sets of seeds can reverse the order
-        return ahead and self.p < SIGNIFICANCE  # nan, of a single seed, is not below
+    def lead(self) -> float:
+        """The difference of the means, 0 or more."""
+        metric = self.better.runs[0].run.metric
+        return metric.sign * (self.better.score.mean - self.worse.score.mean)
+
+    @property
+    def interval(self) -> Interval:
+        """The lead with the simultaneous 95 % interval of all pairs."""
+        return Interval(self.lead, math.nan, math.nan) if self.difference is None else self.difference.interval
+
+    @property
+    def p(self) -> float:
+        """The p-value, adjusted for all pairs."""
+        return math.nan if self.difference is None else self.difference.adjusted
+
+    @property
+    def settled(self) -> bool:
+        """Whether the first variant is better beyond chance."""
+        return self.p < LEVEL  # nan, of a single seed, is not below
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +220,7 @@ class StudyResults:
     """Everything that a report is written from."""
 
     study: Study
-    differences: list[Difference]
+    differences: list[Departure]
     finished: list[RunResult]
     failures: list[Outcome]
     costs: dict[str, Cost]  # by variant; a variant may be missing
@@ -233,19 +248,19 @@ class StudyResults:
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        """Every two variants that share a seed, in the order of the ranking."""
-        compared = [
-            (a, b, comparison)
-            for a, b in combinations(self.ranking, 2)
-            if (comparison := statistics.compare(a.outcomes, b.outcomes)) is not None
-        ]
-        adjusted = statistics.holm([comparison.p for _, _, comparison in compared])
-        tests = sum(comparison.seeds > 1 for _, _, comparison in compared)
-        level = SIGNIFICANCE / max(1, tests)  # of Holm's first step, the strictest
-        return [
-            Pair(a, b, comparison, p, outlook(comparison.cells, level) if comparison.seeds > 1 else None)
-            for (a, b, comparison), p in zip(compared, adjusted, strict=True)
-        ]
+        """Every two variants, in the order of the ranking."""
+        tested = [result for result in self.ranking if len(result.runs) > 1]
+        found = statistics.differences([result.outcomes for result in tested]) if len(tested) > 1 else {}
+        differences = {(tested[a].variant, tested[b].variant): each for (a, b), each in found.items()}
+        pairs = []
+        for a, b in combinations(self.ranking, 2):
+            difference = differences.get((a.variant, b.variant))
+            pilot = None
+            if difference is not None:
+                seeds = difference.seeds / (1 / len(a.runs) + 1 / len(b.runs))
+                pilot = Pilot(len(tested), seeds, difference.images, difference.freedom, len(self.labels))
+            pairs.append(Pair(a, b, difference, pilot, _mcnemar(a, b) if self.metric.is_accuracy else {}))
+        return pairs
 
     @property
     def labels(self) -> np.ndarray:
@@ -367,6 +382,15 @@ class StudyResults:
                 "cost_device": cost.device,
             }
         return row | {"directory": str(result.run.directory)}
+
+
+def _mcnemar(a: VariantResult, b: VariantResult) -> dict[int, McNemar]:
+    of_b = {result.run.seed: result for result in b.runs}
+    return {
+        result.run.seed: statistics.mcnemar(result.correct, of_b[result.run.seed].correct)
+        for result in a.runs
+        if result.run.seed in of_b
+    }
 
 
 def _text(value: Any) -> str:

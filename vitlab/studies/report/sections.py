@@ -27,8 +27,9 @@ from vitlab.studies.report.figures import Drawing
 from vitlab.studies.report.gallery import gallery, shown_seed
 from vitlab.studies.report.robustness import Robustness, robustness_table
 from vitlab.studies.results import Pair, StudyResults, VariantResult
+from vitlab.studies.statistics.comparison import LEVEL, half_width
 from vitlab.studies.statistics.intervals import sampling_margin
-from vitlab.studies.statistics.power import MOST_SEEDS
+from vitlab.studies.statistics.power import detectable, need
 
 CLASSES_SHOWN = 30
 CONFUSIONS_SHOWN = 5
@@ -134,47 +135,54 @@ def _below_baselines(results: StudyResults, score: float) -> tuple[str, ...]:
 
 def _differences(results: StudyResults) -> list[Part]:
     metric, digits = results.metric, results.digits
-    pairs, tests, by_seed = [], [], []
+    pairs, sources, by_seed = [], [], []
     for pair in results.pairs:
-        comparison, name = pair.comparison, f"{pair.better.variant} – {pair.worse.variant}"
-        conclusion = f"{'better' if pair.separable else 'not separable'} at {counted(comparison.seeds, 'seed')}"
-        interval = metric.bracket(comparison.difference, digits) or NONE
-        difference = Cell(metric.text(comparison.difference.mean, digits), bold=True)
-        pairs.append(
-            Row(name, (difference, interval, conclusion, p_value(pair.p), *_detectable_and_required(pair, results)))
+        name, difference = f"{pair.better.variant} – {pair.worse.variant}", pair.difference
+        conclusion = "better" if pair.settled else "open"
+        seeds = " and ".join(dict.fromkeys(str(len(variant.runs)) for variant in (pair.better, pair.worse)))
+        cells = (
+            Cell(metric.text(pair.lead, digits), bold=True),
+            metric.bracket(pair.interval, digits) or NONE,
+            f"{conclusion} ({seeds} seeds each)" if seeds != "1" else f"{conclusion} (a single seed)",
+            p_value(pair.p),
+            *_detectable_and_required(pair, results),
         )
-        p_values = [p_value(p) for p in (comparison.p_seeds, comparison.p_images, comparison.p_both)]
-        tests.append(Row(name, (*p_values, signed(comparison.effect, 1), f"{percent(comparison.outperforms, 0)} %")))
-        for seed, test in comparison.mcnemar.items():
+        pairs.append(Row(name, cells))
+        if difference is not None:
+            parts = (
+                half_width(LEVEL, *part, difference.freedom)
+                for part in ((difference.seeds, 0.0), (0.0, difference.images), (difference.seeds, difference.images))
+            )
+            shown = [f"±{SPACE}{metric.text(part, digits)}" for part in parts]
+            sources.append(Row(name, (*shown, f"{difference.freedom:.1f}", p_value(difference.p))))
+        for seed, test in pair.mcnemar.items():
             by_seed.append(Row(name, (str(seed), str(test.only_a), str(test.only_b), p_value(test.p))))
-    conclusions = ["Pair", "Difference", INTERVAL, "Conclusion", "Corrected p", "Detectable", "Required"]
-    if metric.is_accuracy:
-        count, unit = "three tests find a difference: the largest of their p-values", ", in points,"
-        enough = ", or of test images where no number of seeds suffices,"
-        seeds_and_images = (
-            "*Images*: sign-flip test over images. *Both*: crossed bootstrap (BCa) over seeds and images, which also "
-            "gives the interval."
-        )
-    else:
-        count, unit, enough = "two tests find a difference: the larger of their p-values", "", ""
-        seeds_and_images = "*Both*: bootstrap (BCa) over seeds, which also gives the interval."
+    unit = ", in points," if metric.is_accuracy else ""
+    images = ", or of test images where more seeds alone are not enough" if metric.is_accuracy else ""
     parts: list[Part] = [
-        Table("Differences between variants", conclusions, pairs, left=[INTERVAL, "Conclusion"]),
-        Note(
-            f"A variant is called *better* only if {count}, corrected for {counted(len(results.pairs), 'pair')} "
-            "(Holm), must be below 0.05. *Not separable* does not mean equal: the interval shows which differences "
-            f"remain possible. *Detectable*: the true difference{unit} that four of five such studies would find. "
-            f"*Required*: the number of seeds{enough} to establish a difference as large as measured."
-            + ("" if metric.mode == "max" else " A difference is by how much the first variant is lower.")
+        Table(
+            "Differences between variants",
+            ["Pair", "Difference", INTERVAL, "Conclusion", "Adjusted p", "Detectable", "Seeds to settle"],
+            pairs,
+            left=[INTERVAL, "Conclusion"],
         ),
+        Note(
+            f"*Adjusted p*: how often chance alone, other seeds and other test images, would give a lead this large, "
+            f"adjusted for {counted(len(pairs), 'pair')}; *better* where it is below 0.05. The intervals hold for all "
+            f"pairs at once. *Open* does not mean equal: the interval shows which differences remain possible. "
+            f"*Detectable*: the true difference{unit} that four of five such studies would find. *Seeds to settle*: of "
+            f"each variant, for a true difference as large as measured, with the 80{SPACE}% range that these runs "
+            f"leave{images}." + ("" if metric.mode == "max" else " A difference is by how much the first is lower.")
+        ),
+        Note(_limits(results)),
         Details(
-            "The three tests" if metric.is_accuracy else "The tests",
+            "Where the uncertainty comes from",
             [
-                Table("The three tests", ["Pair", "p, seeds", "p, images", "p, both", "Cohen's d", "Seeds won"], tests),
+                Table("Sources", ["Pair", "Seeds", "Images", "Both", "Degrees of freedom", "p of the pair"], sources),
                 Note(
-                    f"*Seeds*: exact sign-flip test over seeds; with n seeds p is at least 2/2ⁿ. {seeds_and_images} "
-                    "*Cohen's d*: the difference in standard deviations between seeds, from six seeds on; "
-                    "with fewer the deviation is a guess. *Seeds won*: seeds with which the first variant is better."
+                    "95 % half-widths of each pair alone. *Seeds*: Student's t with the variance over seeds, pooled "
+                    "over all variants and never less than the pair's own. *Images*: the variance over test images, "
+                    "less what seeds flip. The squares add up. Variants are not paired by seed."
                 ),
             ],
         ),
@@ -190,16 +198,26 @@ def _differences(results: StudyResults) -> list[Part]:
     return parts
 
 
+def _limits(results: StudyResults) -> str:
+    """State what no test of a few seeds can see."""
+    fewest = min(len(result.runs) for result in results.ranking)
+    unseen = percent(1 - 0.05 ** (1 / fewest), 0)
+    spreads = [
+        float(np.std([run.score for run in result.runs], ddof=1)) for result in results.ranking if result.runs[1:]
+    ]
+    ratio = max(spreads) / min(spreads) if spreads and min(spreads) > 0 else math.nan
+    unequal = "" if math.isnan(ratio) else f" The largest deviation between seeds is {ratio:.1f} times the smallest."
+    return f"With {counted(fewest, 'seed')}, a failure in up to {unseen}{SPACE}% of seeds cannot be excluded.{unequal}"
+
+
 def _detectable_and_required(pair: Pair, results: StudyResults) -> tuple[str, str]:
     """Format the smallest difference that the study could detect for a pair, and the size that it would need."""
-    outlook = pair.outlook
-    if outlook is None:
+    pilot = pair.pilot
+    if pilot is None:
         return NONE, NONE
-    visible = results.metric.text(outlook.visible, results.digits) if math.isfinite(outlook.visible) else "none"
-    if outlook.seeds is not None:
-        return visible, counted(outlook.seeds, "seed")
-    images = outlook.images
-    return visible, f"≥ {counted(images, 'image')}" if images else f"> {counted(MOST_SEEDS, 'seed')}"
+    fewest = min(len(pair.better.runs), len(pair.worse.runs))
+    visible = results.metric.text(detectable(pilot, fewest), results.digits)
+    return visible, NONE if pair.settled or not pair.lead else required(need(pilot, pair.lead))
 
 
 def _tuning(results: StudyResults) -> list[Part]:

@@ -1,13 +1,11 @@
 """The conclusion of a study in words."""
 
-import math
 from collections.abc import Sequence
-from itertools import combinations
 
 from vitlab.evaluation.cost import doubts
 from vitlab.studies.format import SPACE, as_yaml, counted, digits_for, percent
 from vitlab.studies.results import Pair, RunResult, StudyResults
-from vitlab.studies.statistics.power import MOST_SEEDS, Outlook
+from vitlab.studies.statistics.power import MOST_SEEDS, Need, detectable, need
 
 
 def verdict(results: StudyResults) -> str:
@@ -20,59 +18,62 @@ def verdict(results: StudyResults) -> str:
         return f"Only {best.variant} has finished runs, so there is nothing to compare."
     scored = f"{best.variant} scored {'highest' if metric.mode == 'max' else 'lowest'}"
     against = [pair for pair in results.pairs if pair.better is best]
-    if not against:
-        return f"{scored}, but shares no seed with the others; nothing can be concluded."
-    if all(pair.comparison.seeds == 1 for pair in against):
+    if all(pair.difference is None for pair in against):
         score = metric.text(best.score.mean, results.digits)
         shown = f"{score}{SPACE}%" if metric.is_accuracy else f"{metric.name} {score}"
         return f"{scored} ({shown}), but a single seed cannot distinguish a difference from chance."
 
     def gap(pair: Pair) -> str:
-        difference, digits = pair.comparison.difference, results.digits
-        return f"{metric.difference(difference.mean, digits)} {metric.bracket(difference, digits)}".rstrip()
+        low, high = (metric.text(end, results.digits) for end in pair.interval[1:])
+        lead = metric.difference(pair.lead, results.digits)
+        return lead if pair.difference is None else f"{lead} ({low} to {high})"
 
-    ahead = [pair for pair in against if pair.separable]
-    level = [pair for pair in against if not pair.separable]
+    ahead = [pair for pair in against if pair.settled]
+    level = [pair for pair in against if not pair.settled]
     if not ahead:
-        highest, over = ("highest", "over") if metric.mode == "max" else ("lowest", "below")
-        leads = _and([f"{gap(pair)} {over} {pair.worse.variant}" for pair in level])
-        return f"Not separable at {_seeds(level)}{_too_few(level)}: {best.variant} has the {highest} mean, {leads}."
+        leads = _and([f"{pair.worse.variant} by {gap(pair)}" for pair in level])
+        return (
+            f"No winner yet ({_seeds(results)}): {best.variant} leads {leads}; leads of this size can still be chance."
+        )
     lead = f"{best.variant} is better than {_and([f'{pair.worse.variant} by {gap(pair)}' for pair in ahead])}"
     if not level:
-        return f"{lead}."
-    rest = _and([f"{pair.worse.variant} ({gap(pair)})" for pair in level])
-    return f"{lead}, but not separable from {rest} at {_seeds(level)}."
+        return f"{lead} ({_seeds(results)})."
+    rest = _and([f"{pair.worse.variant}, which it leads by {gap(pair)}" for pair in level])
+    return f"{lead}; no winner yet against {rest} ({_seeds(results)})."
 
 
 def outlooks(results: StudyResults) -> list[str]:
-    """List what the study could detect, for each variant that is not separable from the first of the ranking."""
-    level = [
-        (pair, pair.outlook)
+    """List what the study could detect, and what would settle the lead of the first variant over each open one."""
+    open_pairs = [
+        pair
         for pair in results.pairs
-        if pair.better is results.ranking[0] and pair.outlook is not None and not pair.separable
+        if pair.better is results.ranking[0] and pair.pilot is not None and not pair.settled
     ]
-    tested = counted(sum(pair.outlook is not None for pair in results.pairs), "pair")
-    blind = [outlook.least_seeds for _, outlook in level if math.isinf(outlook.visible)]
-    lines = [f"With {tested}, no difference is significant below {counted(n, 'seed')}." for n in blind[:1]]
-    for pair, outlook in level:
-        detectable = ""
-        if math.isfinite(outlook.visible):
-            least = results.metric.difference(outlook.visible, results.digits)
-            detectable = f"the smallest difference that this study could detect is {least}; "
+    lines = []
+    for pair in open_pairs:
+        assert pair.pilot is not None
+        if pair.lead:
+            lead = f"a lead of {results.metric.difference(pair.lead, results.digits)} over {pair.worse.variant}"
+            needed = need(pair.pilot, pair.lead)
+            verb = "More seeds alone will not settle" if needed.images else "To settle"
+            lines.append(f"{verb} {lead}, {'it takes' if needed.images else 'plan'} {required(needed)}.")
+    if open_pairs:
+        fewest = min(len(result.runs) for result in results.ranking if len(result.runs) > 1)
+        least = max(detectable(pair.pilot, fewest) for pair in open_pairs if pair.pilot is not None)
         lines.append(
-            f"{pair.better.variant} – {pair.worse.variant}: {detectable}"
-            f"a difference as large as measured {_required(outlook, len(results.labels))}."
+            f"This study would have found a true difference of {results.metric.difference(least, results.digits)} in "
+            "four of five repetitions; smaller ones may have been missed."
         )
     return lines
 
 
-def _required(outlook: Outlook, images: int) -> str:
-    if outlook.seeds is not None:
-        return f"would need about {counted(outlook.seeds, 'seed')}"
-    if outlook.images is not None:
-        needed, present = counted(outlook.images, "test image"), counted(images, "test image")
-        return f"cannot be shown on {present} with any number of seeds and would need at least {needed}"
-    return f"would need more than {counted(MOST_SEEDS, 'seed')}"
+def required(needed: Need) -> str:
+    """Return the size of a study that settles a difference."""
+    if needed.images is not None:
+        unit = 10 ** max(len(str(needed.images)) - 2, 0)
+        return f"at least {counted(-(-needed.images // unit) * unit, 'test image')}"
+    low, high = (str(seeds) if seeds is not None else f"over {MOST_SEEDS:,}" for seeds in (needed.low, needed.high))
+    return f"{low} to {high} seeds of each variant" if low != high else f"{low} seeds of each variant"
 
 
 def remarks(results: StudyResults) -> list[str]:
@@ -94,7 +95,6 @@ def remarks(results: StudyResults) -> list[str]:
             f"The {counted(len(results.labels), 'test image')} are also the validation images: {chosen} were selected "
             "on them. Hold out other images for unbiased numbers."
         )
-    lines += _unpaired(results)
     lines += _below_baselines(results)
     undeclared = [difference.key for difference in results.differences if not difference.declared]
     if undeclared:
@@ -116,32 +116,13 @@ def remarks(results: StudyResults) -> list[str]:
     return lines
 
 
-def _seeds(pairs: Sequence[Pair]) -> str:
-    counts = sorted({pair.comparison.seeds for pair in pairs})
-    return (f"{counts[0]} to " if len(counts) > 1 else "") + counted(counts[-1], "seed")
-
-
-def _too_few(pairs: Sequence[Pair]) -> str:
-    """Return how many seeds a claim needs at least, if no pair has them."""
-    least = [pair.outlook.least_seeds for pair in pairs if pair.outlook is not None]
-    return f" (a claim needs {least[0]})" if least and all(pair.comparison.seeds < least[0] for pair in pairs) else ""
+def _seeds(results: StudyResults) -> str:
+    counts = sorted({len(result.runs) for result in results.ranking})
+    return (f"{counts[0]} to " if len(counts) > 1 else "") + f"{counted(counts[-1], 'seed')} each"
 
 
 def _and(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def _unpaired(results: StudyResults) -> list[str]:
-    pairs: dict[tuple[int, ...], list[str]] = {}  # by the seeds that both have
-    for a, b in combinations(results.ranking, 2):
-        if a.outcomes.keys() != b.outcomes.keys():
-            shared = tuple(sorted(a.outcomes.keys() & b.outcomes.keys()))
-            pairs.setdefault(shared, []).append(f"{a.variant} – {b.variant}")
-
-    def named(seeds: Sequence[int]) -> str:
-        return f"only seed{'s' if len(seeds) > 1 else ''} {_and([str(s) for s in seeds])}" if seeds else "no seed"
-
-    return [f"Not all seeds are paired: {_and(names)} share {named(seeds)}." for seeds, names in pairs.items()]
 
 
 def _below_baselines(results: StudyResults) -> list[str]:

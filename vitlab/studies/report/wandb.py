@@ -89,13 +89,11 @@ def _tables(results: StudyResults, images: Images) -> dict[str, wandb.Table]:
         {
             "first": pair.better.variant,
             "second": pair.worse.variant,
-            "difference": pair.comparison.difference.mean,
-            "low": pair.comparison.difference.low,
-            "high": pair.comparison.difference.high,
-            "p corrected": pair.p,
-            "Cohen's d": pair.comparison.effect,
-            "verdict": "better" if pair.separable else "not separable",
-            "seeds": pair.comparison.seeds,
+            "difference": pair.lead,
+            "low": pair.interval.low,
+            "high": pair.interval.high,
+            "adjusted p": pair.p,
+            "verdict": "better" if pair.settled else "open",
         }
         for pair in results.pairs
     )

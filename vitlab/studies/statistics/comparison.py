@@ -1,30 +1,37 @@
-"""Significance of the difference between two variants. Pure functions on arrays.
+"""Which variants of a study differ: seeds and images as two sources of variance, pooled over all variants, unpaired.
 
-A comparison has two sources of randomness. Training: would other seeds (initialization, order, augmentation) give the
-same ranking? The test set: would other images? With a few hundred images the latter is often larger (Jordan 2023, arXiv
-2304.01910). Variants are paired in both: equal seeds mean equal order and augmentation draws, and the images are the
-same. Three tests are made, and a difference counts only if it passes all of them:
+For variant v with S_v seeds on the same N images: m_vs the accuracy of a run, ȳ_vi the mean over seeds of "image i is
+classified correctly".
 
-- sign flips over seeds: if a and b are equally good, a − b is as likely as b − a with each seed. Exact for any
-  distribution and few seeds; but its p-value is at least 2/2ⁿ, so fewer than 6 seeds never reach 5 %.
-- sign flips over images, exact if only a few images distinguish a from b; with one seed it would be McNemar's test.
-- the crossed bootstrap over seeds and images together (`bootstrap`), which also gives the interval. The flips keep the
-  other source fixed, so they can be certain of what a small test set happens to favor.
+    s_v² = max(var_s(m_vs), (1/N)²/12)                            variance over seeds, at least that of rounding
+    s_p² = Σ_v (S_v − 1) s_v² / ν,   ν = Σ_v (S_v − 1)            pooled over all variants
+    w_v  = mean_i[ȳ_vi (1 − ȳ_vi)] · S_v / (S_v − 1)              what a seed flips on an image
+    V_ab = max(s_p² (1/S_a + 1/S_b), s_a²/S_a + s_b²/S_b)         seeds: never less than the pair's own
+    I_ab = max(0, var_i(ȳ_ai − ȳ_bi) − w_a/S_a − w_b/S_b) / N     images
+    half(α) = √(t²_{1−α/2, ν} · V_ab + z²_{1−α/2} · I_ab)
+
+p is the α at which half(α) = |d|. Two variants alone, and pairs whose spreads differ beyond chance, take Welch's degrees
+of freedom in place of ν. Pairs are tested step by step with Shaffer's factors (1986): after each rejection, only as many
+hypotheses count as can still be true together.
+
+Equal seeds share their data order and augmentation, but a pairing by seed is not used: initializations differ between
+architectures, and an unpaired test is valid for any correlation of 0 or more.
 """
 
 import math
 from collections.abc import Sequence
+from functools import cache
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
-from vitlab.studies.statistics.bootstrap import RESAMPLES, crossed_bootstrap
-from vitlab.studies.statistics.intervals import Interval, spread
+from vitlab.studies.statistics.intervals import Interval
 
-FLIPS = 2**12  # all of them for up to 12 seeds or images, else random ones
-MANY = 50  # differences: their mean under sign flips is normal
-SEEDS_FOR_EFFECT = 6  # with fewer, the deviation between seeds is a guess and nothing is significant (2/2⁶ < 5 %)
+LEVEL = 0.05
+LEAST_P = 1e-12
+UNEQUAL = 0.99  # quantile of F beyond which two spreads are not pooled
 
 
 class McNemar(NamedTuple):
@@ -35,77 +42,98 @@ class McNemar(NamedTuple):
     p: float
 
 
-class Comparison(NamedTuple):
-    """Variant a against variant b on their shared seeds; a single seed leaves nan."""
+class Difference(NamedTuple):
+    """Variant a against variant b."""
 
-    difference: Interval  # of accuracy, over seeds and images
-    p_seeds: float  # by sign flips
-    p_images: float  # by sign flips
-    p_both: float  # by the bootstrap
-    effect: float  # Cohen's d of the paired differences over seeds; nan below SEEDS_FOR_EFFECT
-    outperforms: float  # fraction of seeds with which a is better, ties by half (Bouthillier et al. 2021)
-    mcnemar: dict[int, McNemar]  # by seed
-    cells: np.ndarray  # (S, N): 1 where only a is right, −1 where only b is; (S, 1) differences of scores
+    mean: float  # of a minus b, higher being better
+    seeds: float  # V_ab
+    images: float  # I_ab
+    freedom: float  # ν
+    p: float
+    adjusted: float  # for all pairs of the study
+    pairs: int
 
-    @property
-    def seeds(self) -> int:
-        """Number of shared seeds."""
-        return len(self.cells)
+    def half(self, alpha: float) -> float:
+        """Return the half-width of the interval of confidence 1 − alpha."""
+        return half_width(alpha, self.seeds, self.images, self.freedom)
 
     @property
-    def p(self) -> float:
-        """The largest p-value, small only if all tests find a difference; nan with a single seed."""
-        return float(np.nanmax([self.p_seeds, self.p_images, self.p_both])) if self.seeds > 1 else math.nan
+    def interval(self) -> Interval:
+        """The 95 % interval of this pair among all pairs: simultaneous, by Bonferroni."""
+        half = self.half(LEVEL / self.pairs)
+        return Interval(self.mean, self.mean - half, self.mean + half)
 
 
-def compare(
-    correct_a: dict[int, np.ndarray], correct_b: dict[int, np.ndarray], resamples: int = RESAMPLES
-) -> Comparison | None:
-    """Compare two variants by their correct predictions per seed, each (N,) bool on the same N images.
-
-    Of a metric that is known of the whole test set only, pass (1,) float, higher being better: then seeds are the only
-    source of randomness. Only shared seeds are used; None if there are none.
-    """
-    shared = sorted(correct_a.keys() & correct_b.keys())
-    if not shared:
-        return None
-    a = np.stack([correct_a[seed] for seed in shared])  # (S, N)
-    b = np.stack([correct_b[seed] for seed in shared])
-    by_image = a.dtype == bool
-    cells = a.astype(np.int8) - b.astype(np.int8) if by_image else a - b
-    by_seed = cells.mean(axis=1)
-    enough = len(shared) >= SEEDS_FOR_EFFECT
-    deviation = spread(by_seed, by_image / cells.shape[1]) if enough else math.nan
-    single = Interval(float(by_seed.mean()), math.nan, math.nan), math.nan
-    interval, p = crossed_bootstrap(cells, resamples) if len(shared) > 1 else single
-    return Comparison(
-        difference=interval,
-        p_seeds=sign_flip_p(by_seed),
-        p_images=sign_flip_p(cells.mean(axis=0)) if by_image else math.nan,
-        p_both=p,
-        effect=float(by_seed.mean()) / deviation if enough and deviation else math.nan,
-        outperforms=float(np.mean((np.sign(by_seed) + 1) / 2)),
-        mcnemar={seed: mcnemar(correct_a[seed], correct_b[seed]) for seed in shared if by_image},
-        cells=cells,
-    )
+def half_width(alpha: float, seeds: float, images: float, freedom: float) -> float:
+    """Return half(α) for variances of seeds and images: the squares of the two sources' half-widths added."""
+    t, z = stats.t.isf(alpha / 2, freedom), stats.norm.isf(alpha / 2)
+    return float(math.sqrt(t**2 * seeds + z**2 * images))
 
 
-def sign_flip_p(differences: np.ndarray) -> float:
-    """Return the two-sided p-value of paired differences (n,): the fraction of sign flips with as large a mean."""
-    differences = differences[differences != 0]  # nothing to flip
-    if len(differences) < 2:
-        return 1.0
-    if len(differences) > MANY:
-        return float(2 * stats.norm.sf(abs(differences.sum()) / np.sqrt(np.square(differences).sum())))
-    test = stats.permutation_test(
-        (differences,),
-        lambda values, axis: np.mean(values, axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=FLIPS,
-        rng=np.random.default_rng(0),
-    )
-    return float(test.pvalue)
+def differences(outcomes: Sequence[np.ndarray]) -> dict[tuple[int, int], Difference]:
+    """Compare all variants by their outcomes, each (S, N) bool, S at least 2; or (S, 1) scores, higher being better."""
+    by_seed = [y.mean(axis=1) for y in outcomes]
+    counts = np.array([len(y) for y in outcomes])
+    by_image = outcomes[0].dtype == bool
+    least = (1 / outcomes[0].shape[1]) ** 2 / 12 if by_image else 0.0
+    spread = np.array([max(float(m.var(ddof=1)), least) for m in by_seed])
+    freedom = int((counts - 1).sum())
+    pooled = float(((counts - 1) * spread).sum()) / freedom
+    means = [y.mean(axis=0) for y in outcomes]  # (N,)
+    flips = [float((m * (1 - m)).mean()) / (n - 1) for m, n in zip(means, counts, strict=True)]  # w / S
+
+    tested = []
+    for a, b in combinations(range(len(outcomes)), 2):
+        own = spread[[a, b]] / counts[[a, b]]
+        welch = own.sum() ** 2 / (own**2 / (counts[[a, b]] - 1)).sum() if own.any() else freedom
+        wide, narrow = (a, b) if spread[a] >= spread[b] else (b, a)
+        limit = stats.f.ppf(UNEQUAL, counts[wide] - 1, counts[narrow] - 1)
+        alone = len(outcomes) == 2 or spread[wide] > limit * spread[narrow]
+        seeds = max(pooled * float((1 / counts[[a, b]]).sum()), float(own.sum()))
+        images = (
+            max(0.0, float((means[a] - means[b]).var(ddof=1)) - flips[a] - flips[b]) / len(means[a]) if by_image else 0
+        )
+        mean = float(by_seed[a].mean() - by_seed[b].mean())
+        sources = seeds, images, float(welch if alone else freedom)
+        tested.append(((a, b), mean, *sources, p_value(mean, *sources)))
+    adjusted = step_down([test[-1] for test in tested], len(outcomes))
+    return {
+        pair: Difference(*values, level, len(tested)) for (pair, *values), level in zip(tested, adjusted, strict=True)
+    }
+
+
+def p_value(mean: float, seeds: float, images: float, freedom: float) -> float:
+    """Return the level at which the interval ends at zero."""
+
+    def excess(log_alpha: float) -> float:
+        return half_width(math.exp(log_alpha), seeds, images, freedom) - abs(mean)
+
+    if excess(math.log(LEAST_P)) <= 0:
+        return LEAST_P if mean else 1.0
+    return math.exp(optimize.brentq(excess, math.log(LEAST_P), 0.0))
+
+
+def step_down(p_values: Sequence[float], variants: int) -> list[float]:
+    """Adjust the p-values of all pairs of so many variants (Shaffer 1986, Holm's procedure with logical constraints)."""
+    order = np.argsort(p_values)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.maximum.accumulate(np.asarray(p_values)[order] * shaffer_factors(variants))
+    return np.minimum(adjusted, 1).tolist()
+
+
+@cache
+def shaffer_factors(variants: int) -> tuple[int, ...]:
+    """Return, for the i-th smallest p-value, how many hypotheses of equality can be true when i − 1 are false."""
+    pairs = math.comb(variants, 2)
+    possible = {sum(math.comb(size, 2) for size in groups) for groups in _partitions(variants)}
+    return tuple(max(count for count in possible if count <= pairs - i) or 1 for i in range(pairs))
+
+
+def _partitions(n: int, most: int | None = None) -> list[list[int]]:
+    """List the ways to divide n into groups, by their sizes."""
+    if n == 0:
+        return [[]]
+    return [[first, *rest] for first in range(min(n, most or n), 0, -1) for rest in _partitions(n - first, first)]
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
@@ -117,13 +145,3 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     return McNemar(only_a, only_b, p)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust the p-values of several tests for their number (Holm 1979); nan stays nan and is not counted."""
-    p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p)  # nan last
-    m = int(np.isfinite(p).sum())
-    adjusted = np.full(len(p), math.nan)
-    adjusted[order[:m]] = np.minimum(np.maximum.accumulate(p[order[:m]] * np.arange(m, 0, -1)), 1)
-    return adjusted.tolist()

@@ -1,86 +1,73 @@
-"""What a study can detect, and the size it would need. Power is 80 %, and seeds are taken as normally distributed.
+"""How many seeds or test images a difference takes, from the variances of a pilot (see `comparison`). Power is 80 %.
 
-A difference must pass sign flips over seeds and the bootstrap over seeds and images (`comparison`), so the smallest
-detectable one is the larger of the two tests'; sign flips over images detect more than the bootstrap. More seeds reduce
-the error from training, not that from the choice of test images, so some questions need more images.
+    need(σ², δ) = least n with  √(t²_{1−α'/2, K(n−1)} · 2σ²/n + z²_{1−α'/2} · I) + z_{0.8} · √(2σ²/n + I) ≤ δ
+
+with α' = 0.05 divided by the number of pairs and K variants. The pilot's variance over seeds is itself uncertain, by χ² with
+ν degrees of freedom, which gives the range; plan at its upper end. Where even σ = 0 is not enough, more seeds cannot help
+and N · I · (z_{1−α'/2} + z_{0.8})² / δ² test images are needed.
 """
 
-import itertools
 import math
 from bisect import bisect_left
-from collections.abc import Callable
-from functools import cache
 from typing import NamedTuple
 
-import numpy as np
-from scipy import optimize, stats
+from scipy import stats
 
-from vitlab.studies.statistics.bootstrap import components
+from vitlab.studies.statistics.comparison import LEVEL
 
 POWER = 0.8
-SIMULATED_SEEDS = 10  # up to which sign flips are simulated; with more they are as powerful as the t-test
-SIMULATIONS = 2_000
 MOST_SEEDS = 1_000
 
 
-class Outlook(NamedTuple):
-    """What a study can detect for a pair of variants; differences are of accuracy."""
+class Pilot(NamedTuple):
+    """What a study so far, or a guess, says about variances."""
 
-    least_seeds: int  # with fewer, no difference is significant
-    visible: float  # smallest true difference that four of five studies detect; infinite below `least_seeds`
-    seeds: int | None  # to detect a difference as large as measured; None: more than MOST_SEEDS
-    images: int | None  # if no number of seeds suffices: test images needed at least
+    variants: int
+    seeds: float  # σ², of a run's score
+    images: float  # I, of a pair's difference
+    freedom: float  # ν of `seeds`
+    test_images: int
 
-
-def outlook(cells: np.ndarray, level: float) -> Outlook:
-    """Extrapolate the differences by seed and image (S, N), S at least 2, to other sizes."""
-    parts, (seeds, images) = components(cells), cells.shape
-    gap = abs(float(cells.mean()))
-    z = float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER))
-
-    def visible(seeds: int) -> float:
-        over_seeds = math.sqrt(parts.seed + parts.rest / images)
-        return max(detectable_effect(seeds, level) * over_seeds, z * parts.error(seeds, images))
-
-    least = least_seeds(level)
-    could = visible(seeds) if seeds >= least else math.inf
-    candidates = range(least, MOST_SEEDS + 1)
-    needed = least + bisect_left(candidates, True, key=lambda n: visible(n) <= gap)
-    if gap and needed <= MOST_SEEDS:
-        return Outlook(least, could, needed, None)
-    return Outlook(least, could, None, _images_needed(z, parts.image, gap, images))
+    @property
+    def alpha(self) -> float:
+        return LEVEL / math.comb(self.variants, 2)
 
 
-def least_seeds(level: float) -> int:
-    """Return the number of seeds with which sign flips can reach a level: their p-value is at least 2/2ⁿ."""
-    return math.ceil(math.log2(2 / level))
+class Need(NamedTuple):
+    """Seeds of each variant, with the 80 % range; None: more than MOST_SEEDS."""
+
+    seeds: int | None
+    low: int | None
+    high: int | None
+    images: int | None  # test images needed where no number of seeds is enough
 
 
-@cache
-def detectable_effect(seeds: int, level: float) -> float:
-    """Return the smallest Cohen's d that the sign-flip test detects; `seeds` must be `least_seeds(level)` or more."""
-    power = _power_of_flips(seeds, level) if seeds <= SIMULATED_SEEDS else _power_of_t(seeds, level)
-    return float(optimize.bisect(lambda effect: power(effect) - POWER, 0, 20, xtol=0.005))
+def need(pilot: Pilot, difference: float) -> Need:
+    """Return what settles a true difference in four of five studies."""
+    if (missing := images_needed(pilot, difference)) is not None:
+        return Need(None, None, None, missing)
+    low, high = (pilot.freedom * pilot.seeds / stats.chi2.ppf(q, pilot.freedom) for q in (0.9, 0.1))
+    return Need(*(seeds_needed(pilot._replace(seeds=s), difference) for s in (pilot.seeds, low, high)), None)
 
 
-def _power_of_flips(seeds: int, level: float) -> Callable[[float], float]:
-    draws = np.random.default_rng(0).normal(size=(seeds, SIMULATIONS))
-    signs = np.array(list(itertools.product([1], *[[1, -1]] * (seeds - 1))))  # the other half mirrors these
-
-    def power(effect: float) -> float:
-        sums = np.abs(signs @ (draws + effect))  # (2^(n − 1), simulations); the first are not flipped
-        return float(np.mean(np.mean(sums >= sums[0] * (1 - 1e-12), axis=0) <= level))
-
-    return power
+def seeds_needed(pilot: Pilot, difference: float) -> int | None:
+    """Return the least number of seeds of each variant."""
+    candidates = range(2, MOST_SEEDS + 1)
+    index = bisect_left(candidates, True, key=lambda n: detectable(pilot, n) <= difference)
+    return candidates[index] if index < len(candidates) else None
 
 
-def _power_of_t(seeds: int, level: float) -> Callable[[float], float]:
-    critical = stats.t.isf(level / 2, seeds - 1)
-    return lambda effect: float(stats.nct.sf(critical, seeds - 1, effect * math.sqrt(seeds)))
+def detectable(pilot: Pilot, n: int) -> float:
+    """Return the true difference that four of five studies of n seeds settle."""
+    variance = 2 * pilot.seeds / n
+    t, z = stats.t.isf(pilot.alpha / 2, pilot.variants * (n - 1)), stats.norm.isf(pilot.alpha / 2)
+    return float(
+        math.sqrt(t**2 * variance + z**2 * pilot.images) + stats.norm.ppf(POWER) * math.sqrt(variance + pilot.images)
+    )
 
 
-def _images_needed(z: float, variance: float, gap: float, images: int) -> int | None:
-    """Return the test images needed with infinitely many seeds, if more than present; rounded up to two digits."""
-    needed = math.ceil(variance * (z / gap) ** 2) if gap else 0
-    unit = 10 ** max(len(str(needed)) - 2, 0)
-    return -(-needed // unit) * unit if needed > images else None
+def images_needed(pilot: Pilot, difference: float) -> int | None:
+    """Return the test images needed with any number of seeds, if more than there are."""
+    z = stats.norm.isf(pilot.alpha / 2) + stats.norm.ppf(POWER)
+    needed = math.ceil(pilot.test_images * pilot.images * (z / difference) ** 2) if difference else 0
+    return needed if needed > pilot.test_images else None
