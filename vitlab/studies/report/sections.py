@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vitlab.studies.baselines import Images
-from vitlab.studies.format import NONE, as_yaml, clock, counted, engineering, p_value, percent, signed, speed
+from vitlab.studies.format import NONE, SPACE, as_yaml, clock, counted, engineering, p_value, percent, signed, speed
 from vitlab.studies.report.document import (
     Cell,
     Code,
@@ -26,6 +26,7 @@ from vitlab.studies.report.document import (
 from vitlab.studies.report.figures import Drawing
 from vitlab.studies.report.gallery import gallery, shown_seed
 from vitlab.studies.report.robustness import Robustness, robustness_table
+from vitlab.studies.report.verdict import required
 from vitlab.studies.results import Pair, StudyResults, VariantResult
 from vitlab.studies.statistics.comparison import LEVEL, half_width
 from vitlab.studies.statistics.intervals import sampling_margin
@@ -149,11 +150,11 @@ def _differences(results: StudyResults) -> list[Part]:
         )
         pairs.append(Row(name, cells))
         if difference is not None:
-            parts = (
+            halves = (
                 half_width(LEVEL, *part, difference.freedom)
                 for part in ((difference.seeds, 0.0), (0.0, difference.images), (difference.seeds, difference.images))
             )
-            shown = [f"±{SPACE}{metric.text(part, digits)}" for part in parts]
+            shown = [f"±{SPACE}{metric.text(part, digits)}" for part in halves]
             sources.append(Row(name, (*shown, f"{difference.freedom:.1f}", p_value(difference.p))))
         for seed, test in pair.mcnemar.items():
             by_seed.append(Row(name, (str(seed), str(test.only_a), str(test.only_b), p_value(test.p))))
@@ -202,9 +203,8 @@ def _limits(results: StudyResults) -> str:
     """State what no test of a few seeds can see."""
     fewest = min(len(result.runs) for result in results.ranking)
     unseen = percent(1 - 0.05 ** (1 / fewest), 0)
-    spreads = [
-        float(np.std([run.score for run in result.runs], ddof=1)) for result in results.ranking if result.runs[1:]
-    ]
+    several = [[run.score for run in result.runs] for result in results.ranking if len(result.runs) > 1]
+    spreads = [float(np.std(scores, ddof=1)) for scores in several]
     ratio = max(spreads) / min(spreads) if spreads and min(spreads) > 0 else math.nan
     unequal = "" if math.isnan(ratio) else f" The largest deviation between seeds is {ratio:.1f} times the smallest."
     return f"With {counted(fewest, 'seed')}, a failure in up to {unseen}{SPACE}% of seeds cannot be excluded.{unequal}"

@@ -10,9 +10,9 @@ classified correctly".
     I_ab = max(0, var_i(ȳ_ai − ȳ_bi) − w_a/S_a − w_b/S_b) / N     images
     half(α) = √(t²_{1−α/2, ν} · V_ab + z²_{1−α/2} · I_ab)
 
-p is the α at which half(α) = |d|. Two variants alone, and pairs whose spreads differ beyond chance, take Welch's degrees
-of freedom in place of ν. Pairs are tested step by step with Shaffer's factors (1986): after each rejection, only as many
-hypotheses count as can still be true together.
+p is the α at which half(α) = |d|. Two variants alone, and pairs whose spreads differ beyond chance, take Welch's
+degrees of freedom in place of ν. Pairs are tested step by step with Shaffer's factors (1986): after each rejection, only
+as many hypotheses count as can still be true together.
 
 Equal seeds share their data order and augmentation, but a pairing by seed is not used: initializations differ between
 architectures, and an unpaired test is valid for any correlation of 0 or more.
@@ -77,15 +77,15 @@ def differences(outcomes: Sequence[np.ndarray]) -> dict[tuple[int, int], Differe
     by_image = outcomes[0].dtype == bool
     least = (1 / outcomes[0].shape[1]) ** 2 / 12 if by_image else 0.0
     spread = np.array([max(float(m.var(ddof=1)), least) for m in by_seed])
-    freedom = int((counts - 1).sum())
-    pooled = float(((counts - 1) * spread).sum()) / freedom
+    pooled_freedom = int((counts - 1).sum())
+    pooled = float(((counts - 1) * spread).sum()) / pooled_freedom
     means = [y.mean(axis=0) for y in outcomes]  # (N,)
     flips = [float((m * (1 - m)).mean()) / (n - 1) for m, n in zip(means, counts, strict=True)]  # w / S
 
     tested = []
     for a, b in combinations(range(len(outcomes)), 2):
         own = spread[[a, b]] / counts[[a, b]]
-        welch = own.sum() ** 2 / (own**2 / (counts[[a, b]] - 1)).sum() if own.any() else freedom
+        welch = own.sum() ** 2 / (own**2 / (counts[[a, b]] - 1)).sum() if own.any() else pooled_freedom
         wide, narrow = (a, b) if spread[a] >= spread[b] else (b, a)
         limit = stats.f.ppf(UNEQUAL, counts[wide] - 1, counts[narrow] - 1)
         alone = len(outcomes) == 2 or spread[wide] > limit * spread[narrow]
@@ -94,11 +94,12 @@ def differences(outcomes: Sequence[np.ndarray]) -> dict[tuple[int, int], Differe
             max(0.0, float((means[a] - means[b]).var(ddof=1)) - flips[a] - flips[b]) / len(means[a]) if by_image else 0
         )
         mean = float(by_seed[a].mean() - by_seed[b].mean())
-        sources = seeds, images, float(welch if alone else freedom)
-        tested.append(((a, b), mean, *sources, p_value(mean, *sources)))
+        nu = float(welch if alone else pooled_freedom)
+        tested.append(((a, b), mean, seeds, images, nu, p_value(mean, seeds, images, nu)))
     adjusted = step_down([test[-1] for test in tested], len(outcomes))
     return {
-        pair: Difference(*values, level, len(tested)) for (pair, *values), level in zip(tested, adjusted, strict=True)
+        pair: Difference(mean, seeds, images, freedom, p, level, len(tested))
+        for (pair, mean, seeds, images, freedom, p), level in zip(tested, adjusted, strict=True)
     }
 
 
@@ -114,7 +115,7 @@ def p_value(mean: float, seeds: float, images: float, freedom: float) -> float:
 
 
 def step_down(p_values: Sequence[float], variants: int) -> list[float]:
-    """Adjust the p-values of all pairs of so many variants (Shaffer 1986, Holm's procedure with logical constraints)."""
+    """Adjust the p-values of all pairs of some variants (Shaffer 1986): Holm's procedure, sharpened."""
     order = np.argsort(p_values)
     adjusted = np.empty(len(p_values))
     adjusted[order] = np.maximum.accumulate(np.asarray(p_values)[order] * shaffer_factors(variants))

@@ -2,9 +2,9 @@
 
     need(σ², δ) = least n with  √(t²_{1−α'/2, K(n−1)} · 2σ²/n + z²_{1−α'/2} · I) + z_{0.8} · √(2σ²/n + I) ≤ δ
 
-with α' = 0.05 divided by the number of pairs and K variants. The pilot's variance over seeds is itself uncertain, by χ² with
-ν degrees of freedom, which gives the range; plan at its upper end. Where even σ = 0 is not enough, more seeds cannot help
-and N · I · (z_{1−α'/2} + z_{0.8})² / δ² test images are needed.
+with K variants and α' = 0.05 divided by the number of pairs. The pilot's variance over seeds is itself uncertain, by χ²
+with ν degrees of freedom, which gives the range; plan at its upper end. Where even σ = 0 is not enough, more seeds
+cannot help and N · I · (z_{1−α'/2} + z_{0.8})² / δ² test images are needed.
 """
 
 import math
@@ -47,7 +47,8 @@ def need(pilot: Pilot, difference: float) -> Need:
     if (missing := images_needed(pilot, difference)) is not None:
         return Need(None, None, None, missing)
     low, high = (pilot.freedom * pilot.seeds / stats.chi2.ppf(q, pilot.freedom) for q in (0.9, 0.1))
-    return Need(*(seeds_needed(pilot._replace(seeds=s), difference) for s in (pilot.seeds, low, high)), None)
+    point, least, most = (seeds_needed(pilot._replace(seeds=s), difference) for s in (pilot.seeds, low, high))
+    return Need(point, least, most, None)
 
 
 def seeds_needed(pilot: Pilot, difference: float) -> int | None:
