@@ -58,7 +58,7 @@ unit: $(INSTALLED)  ## Tests only; ARGS="-m 'not slow'" for the quick ones
 # zone and another language: a result that depends on one of these is a property of the machine.
 SENSITIVE := analysis/test_measures data/test_counter_rng data/test_mixup data/test_multi_crop \
 	evaluation models/test_parity models/test_swin models/test_vit models/test_windows \
-	objectives/test_dino objectives/test_msn objectives/test_mae studies/test_bootstrap studies/test_comparison \
+	objectives/test_dino objectives/test_msn objectives/test_mae studies/test_comparison studies/test_power \
 	studies/test_verdict objectives/test_masking objectives/test_ema test_config test_optim
 LANGUAGE = $(firstword $(shell locale -a | grep -E '^tr_TR.utf8') C)
 

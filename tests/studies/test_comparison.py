@@ -85,7 +85,7 @@ def test_equal_variants_are_rarely_called_different(variants: int, seeds: int, n
 
 
 def test_a_lead_is_found_with_three_seeds() -> None:
-    """A lead of about two points, seeds 0.5 apart, 5,000 images: sequential tests of old took seven seeds to say so."""
+    """A lead of about two points, seeds 0.5 apart, 5,000 images: tests by signs alone take seven seeds to say so."""
     rng = np.random.default_rng(0)
     studies = [s.differences(study(rng, 3, 3, 5000, 0.25, "normal")) for _ in range(60)]
     assert np.mean([d[0, 1].adjusted < 0.05 and d[0, 2].adjusted < 0.05 for d in studies]) > 0.7

@@ -11,8 +11,8 @@ classified correctly".
     half(α) = √(t²_{1−α/2, ν} · V_ab + z²_{1−α/2} · I_ab)
 
 p is the α at which half(α) = |d|. Two variants alone, and pairs whose spreads differ beyond chance, take Welch's
-degrees of freedom in place of ν. Pairs are tested step by step with Shaffer's factors (1986): after each rejection, only
-as many hypotheses count as can still be true together.
+degrees of freedom in place of ν. Pairs are tested step by step with Shaffer's factors (1986): after each rejection,
+only as many hypotheses count as can still be true together.
 
 Equal seeds share their data order and augmentation, but a pairing by seed is not used: initializations differ between
 architectures, and an unpaired test is valid for any correlation of 0 or more.
@@ -25,7 +25,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from vitlab.studies.statistics.intervals import Interval
 
@@ -66,7 +66,7 @@ class Difference(NamedTuple):
 
 def half_width(alpha: float, seeds: float, images: float, freedom: float) -> float:
     """Return half(α) for variances of seeds and images: the squares of the two sources' half-widths added."""
-    t, z = stats.t.isf(alpha / 2, freedom), stats.norm.isf(alpha / 2)
+    t, z = special.stdtrit(freedom, alpha / 2), special.ndtri(alpha / 2)
     return float(math.sqrt(t**2 * seeds + z**2 * images))
 
 
@@ -87,12 +87,12 @@ def differences(outcomes: Sequence[np.ndarray]) -> dict[tuple[int, int], Differe
         own = spread[[a, b]] / counts[[a, b]]
         welch = own.sum() ** 2 / (own**2 / (counts[[a, b]] - 1)).sum() if own.any() else pooled_freedom
         wide, narrow = (a, b) if spread[a] >= spread[b] else (b, a)
-        limit = stats.f.ppf(UNEQUAL, counts[wide] - 1, counts[narrow] - 1)
+        limit = special.fdtri(counts[wide] - 1, counts[narrow] - 1, UNEQUAL)
         alone = len(outcomes) == 2 or spread[wide] > limit * spread[narrow]
         seeds = max(pooled * float((1 / counts[[a, b]]).sum()), float(own.sum()))
-        images = (
-            max(0.0, float((means[a] - means[b]).var(ddof=1)) - flips[a] - flips[b]) / len(means[a]) if by_image else 0
-        )
+        images = 0.0
+        if by_image:
+            images = max(0.0, float((means[a] - means[b]).var(ddof=1)) - flips[a] - flips[b]) / len(means[a])
         mean = float(by_seed[a].mean() - by_seed[b].mean())
         nu = float(welch if alone else pooled_freedom)
         tested.append(((a, b), mean, seeds, images, nu, p_value(mean, seeds, images, nu)))
