@@ -220,7 +220,7 @@ def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
 
 
 def changes(stored: Config, wanted: Config) -> list[tuple[str, Any, Any]]:
-    """List the differences, but for arguments that did not exist when `stored` was written and have their default."""
+    """List the differences, but for settings that did not exist when `stored` was written and have their default."""
     return [
         (key, old, new)
         for key, old, new in differences(stored, wanted)
@@ -235,6 +235,8 @@ def conflicts(stored: Config, wanted: Config) -> list[tuple[str, Any, Any]]:
 
 def _is_default(config: Config, key: str, value: Any) -> bool:
     *path, arguments, name = ["", *key.split(".")]
+    if "." not in key:
+        return value is None  # the default of `init_seed`
     if arguments != "init_args":
         return False
     node = config

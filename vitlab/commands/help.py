@@ -16,6 +16,7 @@ FIRST: Options = {
     "config": ("YAML file or run directory; repeat it to merge several", None),
     "print_config": ("Print the complete configuration and exit", None),
     "seed_everything": ("Seed of weights, data order and augmentation", 0),
+    "init_seed": ("Seed of weights, dropout and masks alone; null: seed_everything", None),
     "model": ("Objective: Supervised, Distillation, MAE, SimMIM, DINO, MSN", None),
     "model.backbone": ("Backbone: VisionTransformer, SwinTransformer, SwinTransformerV2, TimmModel", None),
     "model.optimizer": ("Optimizer: AdamW, SGD, AnyOptimizer", None),

@@ -115,7 +115,9 @@ class ImageDataModule(LightningDataModule, ABC):
         batch_size: images per step and process.
         eval_batch_size: the same in evaluation; null: `batch_size`.
         num_workers: processes that read ahead; 0: the training process reads; null: one per core but one, at most 16.
-        seed: of order and augmentation.
+        seed: of order and augmentation; it follows `seed_everything`.
+        order_seed: of the order of the training images; null: `seed`.
+        augment_seed: of their augmentation, mixing and views; null: `seed`.
         split_seed: of the choice of held-out images.
         val_fraction: fraction of each class's training images that is held out for validation.
         image_size: side in pixels of the images that the model sees.
@@ -129,6 +131,8 @@ class ImageDataModule(LightningDataModule, ABC):
     eval_batch_size: int | None = None
     num_workers: int | None = None
     seed: int = 0
+    order_seed: int | None = None
+    augment_seed: int | None = None
     split_seed: int = 0
     val_fraction: float = 0.1
     image_size: int = 224
@@ -142,7 +146,7 @@ class ImageDataModule(LightningDataModule, ABC):
         super().__init__()
         self.mean, self.std = tuple(self.mean), tuple(self.std)
         least = {"batch_size": 1, "eval_batch_size": 1, "image_size": 1, "repeats": 1}
-        least |= {"num_workers": 0, "seed": 0, "split_seed": 0}
+        least |= {"num_workers": 0, "seed": 0, "order_seed": 0, "augment_seed": 0, "split_seed": 0}
         for name, minimum in least.items():
             value = getattr(self, name)
             if value is not None and value < minimum:
@@ -199,6 +203,16 @@ class ImageDataModule(LightningDataModule, ABC):
     def recall(self, facts: dict[str, Any]) -> None:
         """Use the class names of an earlier run's `facts`, so that a model can be used without its data."""
         self._recalled = facts
+
+    @property
+    def drawn_order(self) -> int:
+        """The seed of the order of the training images."""
+        return self.seed if self.order_seed is None else self.order_seed
+
+    @property
+    def drawn_augmentation(self) -> int:
+        """The seed of augmentation, mixing and views."""
+        return self.seed if self.augment_seed is None else self.augment_seed
 
     # ---- defined by a data set
 
@@ -345,7 +359,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _train_sampler(self) -> TrainSampler:
         size, shared = len(self.dataset("train")), (self._rank, self._world_size, self.trainer)
-        return TrainSampler(size, self.seed, *shared, self.repeats, self.batch_size, self._accumulate)
+        return TrainSampler(size, self.drawn_order, *shared, self.repeats, self.batch_size, self._accumulate)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch, the batches done in it, and the settings that decide which images these were."""
@@ -396,7 +410,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if batch.epoch is None:
             return [normalize(self._to_size(images), mean, std)], batch.labels
 
-        draws = Draws(self.seed, batch.epoch, batch.indices, batch.host_indices)
+        draws = Draws(self.drawn_augmentation, batch.epoch, batch.indices, batch.host_indices)
         if self.multi_crop is not None:
             views = self.multi_crop.views_of_batch(images, draws)
             return [normalize(view, mean, std) for view in views], batch.labels
@@ -405,7 +419,7 @@ class ImageDataModule(LightningDataModule, ABC):
             images = erase(images, draws, self.augment.erase_prob)
         if self.mixup is None:
             return [images], batch.labels
-        lam, box = draw_mixup(self.mixup, self.seed, batch.epoch, batch.first, *images.shape[-2:])
+        lam, box = draw_mixup(self.mixup, self.drawn_augmentation, batch.epoch, batch.first, *images.shape[-2:])
         return [mix_images(images, lam, box)], mix_labels(batch.labels, self.num_classes, lam)
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:

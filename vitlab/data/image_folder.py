@@ -284,7 +284,7 @@ class ImageFolder(ImageDataModule):
                 augment=self.augment,
                 rand_augment=rand_augment,
                 multi_crop=self.multi_crop,
-                seed=self.seed,
+                seed=self.drawn_augmentation,
             )
             for split, subset in splits.items()
         }

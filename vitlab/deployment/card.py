@@ -179,7 +179,7 @@ def recipe(config: Config) -> Config:
 
     Nulls stay: many a default is none, like RandAugment's. Only what is left at the Trainer's own defaults is dropped.
     """
-    parts = {key: config[key] for key in ("seed_everything", "model", "data")}
+    parts = {key: config[key] for key in ("seed_everything", "init_seed", "model", "data") if key in config}
     return parts | {"trainer": beyond_defaults(Trainer, config["trainer"])}
 
 

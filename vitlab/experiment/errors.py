@@ -9,7 +9,7 @@ from vitlab.config import Config
 from vitlab.internals import Complaint, is_parsing_failure, missing_arguments, parsing_failure
 
 MOST_LINES = 5
-SECTIONS = ("seed_everything", "run", "model", "data", "trainer", "ckpt_path")  # of a configuration
+SECTIONS = ("seed_everything", "init_seed", "run", "model", "data", "trainer", "ckpt_path")  # of a configuration
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

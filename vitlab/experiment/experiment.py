@@ -116,8 +116,12 @@ class Experiment:
 
     @cached_property
     def objective(self) -> Objective:
-        """The LightningModule that is trained, with the initial weights of the seed."""
-        seed_everything(self.seed, workers=True, verbose=False)
+        """The LightningModule that is trained, with the initial weights of the seed.
+
+        What it draws in training, such as dropout and masks, continues the generator that drew the weights.
+        """
+        init_seed = self._values.init_seed
+        seed_everything(self.seed if init_seed is None else init_seed, workers=True, verbose=False)
         objective: Objective = self._settings.build("model")
         self._random_state = generators()
         return objective

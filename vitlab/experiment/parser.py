@@ -77,6 +77,7 @@ class ConfigurationReader(LightningCLI):
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # An int and nothing else: LightningCLI's `true` silently means 0.
         parser.add_argument("--seed_everything", type=int, default=0)
+        parser.add_argument("--init_seed", type=int | None, default=None)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(Run, "run")
