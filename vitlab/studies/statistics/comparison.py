@@ -15,7 +15,9 @@ degrees of freedom in place of ν. Pairs are tested step by step with Shaffer's 
 only as many hypotheses count as can still be true together.
 
 Equal seeds share their data order and augmentation, but a pairing by seed is not used: initializations differ between
-architectures, and an unpaired test is valid for any correlation of 0 or more.
+architectures, and an unpaired test is valid for any correlation of 0 or more. A study of variants that start from the
+same weights may declare `test: paired`: V_ab is then the variance of the differences by seed, ν = S − 1, and a flip
+counts where the two variants' differ. `test: exact` replaces Student's t by all regroupings of the runs (`exact`).
 """
 
 import math
@@ -27,11 +29,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special, stats
 
+from vitlab.studies.statistics import exact
 from vitlab.studies.statistics.intervals import Interval
 
 LEVEL = 0.05
 LEAST_P = 1e-12
 UNEQUAL = 0.99  # quantile of F beyond which two spreads are not pooled
+TESTS = ("pooled", "exact", "paired")
 
 
 class McNemar(NamedTuple):
@@ -49,19 +53,28 @@ class Difference(NamedTuple):
     seeds: float  # V_ab
     images: float  # I_ab
     freedom: float  # ν
-    p: float
-    adjusted: float  # for all pairs of the study
-    pairs: int
+    pairs: int  # of the study
+    level: float  # at which the study tests, 0.05 or that of one of several looks
+    scores: tuple[np.ndarray, np.ndarray] | None = None  # by seed, for the exact test
+    p: float = math.nan
+    adjusted: float = math.nan  # for all pairs of the study
 
-    def half(self, alpha: float) -> float:
-        """Return the half-width of the interval of confidence 1 − alpha."""
-        return half_width(alpha, self.seeds, self.images, self.freedom)
+    def interval_at(self, alpha: float) -> Interval:
+        """Return the interval of confidence 1 − alpha."""
+        if self.scores is not None:
+            return Interval(self.mean, *exact.interval(*self.scores, self.images, alpha))
+        half = half_width(alpha, self.seeds, self.images, self.freedom)
+        return Interval(self.mean, self.mean - half, self.mean + half)
 
     @property
     def interval(self) -> Interval:
-        """The 95 % interval of this pair among all pairs: simultaneous, by Bonferroni."""
-        half = self.half(LEVEL / self.pairs)
-        return Interval(self.mean, self.mean - half, self.mean + half)
+        """The interval of this pair among all pairs: simultaneous, by Bonferroni."""
+        return self.interval_at(self.level / self.pairs)
+
+    def is_within(self, margin: float) -> bool:
+        """Whether the variants are equal to within a margin: two one-sided tests at the study's level."""
+        _, low, high = self.interval_at(2 * self.level / self.pairs)
+        return -margin < low and high < margin
 
 
 def half_width(alpha: float, seeds: float, images: float, freedom: float) -> float:
@@ -70,37 +83,51 @@ def half_width(alpha: float, seeds: float, images: float, freedom: float) -> flo
     return float(math.sqrt(t**2 * seeds + z**2 * images))
 
 
-def differences(outcomes: Sequence[np.ndarray]) -> dict[tuple[int, int], Difference]:
-    """Compare all variants by their outcomes, each (S, N) bool, S at least 2; or (S, 1) scores, higher being better."""
+def differences(
+    outcomes: Sequence[np.ndarray], test: str = "pooled", level: float = LEVEL
+) -> dict[tuple[int, int], Difference]:
+    """Compare all variants.
+
+    Args:
+        outcomes: Of each variant, (S, N) bool, S at least 2; or (S, 1) scores, higher being better. Paired variants
+            have the same seeds in the same order.
+        test: One of TESTS.
+    """
     by_seed = [y.mean(axis=1) for y in outcomes]
     counts = np.array([len(y) for y in outcomes])
     by_image = outcomes[0].dtype == bool
-    least = (1 / outcomes[0].shape[1]) ** 2 / 12 if by_image else 0.0
+    images = outcomes[0].shape[1]
+    least = (1 / images) ** 2 / 12 if by_image else 0.0
     spread = np.array([max(float(m.var(ddof=1)), least) for m in by_seed])
     pooled_freedom = int((counts - 1).sum())
     pooled = float(((counts - 1) * spread).sum()) / pooled_freedom
     means = [y.mean(axis=0) for y in outcomes]  # (N,)
     flips = [float((m * (1 - m)).mean()) / (n - 1) for m, n in zip(means, counts, strict=True)]  # w / S
 
-    tested = []
-    for a, b in combinations(range(len(outcomes)), 2):
-        own = spread[[a, b]] / counts[[a, b]]
-        welch = own.sum() ** 2 / (own**2 / (counts[[a, b]] - 1)).sum() if own.any() else pooled_freedom
-        wide, narrow = (a, b) if spread[a] >= spread[b] else (b, a)
-        limit = special.fdtri(counts[wide] - 1, counts[narrow] - 1, UNEQUAL)
-        alone = len(outcomes) == 2 or spread[wide] > limit * spread[narrow]
-        seeds = max(pooled * float((1 / counts[[a, b]]).sum()), float(own.sum()))
-        images = 0.0
-        if by_image:
-            images = max(0.0, float((means[a] - means[b]).var(ddof=1)) - flips[a] - flips[b]) / len(means[a])
+    tested = {}
+    pairs = list(combinations(range(len(outcomes)), 2))
+    for a, b in pairs:
+        if test == "paired":
+            apart = outcomes[a].astype(float) - outcomes[b]
+            seeds = max(float((by_seed[a] - by_seed[b]).var(ddof=1)), 2 * least) / counts[a]
+            flipped = float(apart.var(axis=0, ddof=1).mean()) / counts[a]
+            freedom = float(counts[a] - 1)
+        else:
+            own = spread[[a, b]] / counts[[a, b]]
+            welch = own.sum() ** 2 / (own**2 / (counts[[a, b]] - 1)).sum() if own.any() else pooled_freedom
+            wide, narrow = (a, b) if spread[a] >= spread[b] else (b, a)
+            limit = special.fdtri(counts[wide] - 1, counts[narrow] - 1, UNEQUAL)
+            alone = len(outcomes) == 2 or spread[wide] > limit * spread[narrow]
+            seeds = max(pooled * float((1 / counts[[a, b]]).sum()), float(own.sum()))
+            flipped = flips[a] + flips[b]
+            freedom = float(welch if alone else pooled_freedom)
+        over_images = max(0.0, float((means[a] - means[b]).var(ddof=1)) - flipped) / images if by_image else 0.0
+        scores = (by_seed[a], by_seed[b]) if test == "exact" else None
         mean = float(by_seed[a].mean() - by_seed[b].mean())
-        nu = float(welch if alone else pooled_freedom)
-        tested.append(((a, b), mean, seeds, images, nu, p_value(mean, seeds, images, nu)))
-    adjusted = step_down([test[-1] for test in tested], len(outcomes))
-    return {
-        pair: Difference(mean, seeds, images, freedom, p, level, len(tested))
-        for (pair, mean, seeds, images, freedom, p), level in zip(tested, adjusted, strict=True)
-    }
+        p = exact.p_value(*scores, over_images) if scores else p_value(mean, seeds, over_images, freedom)
+        tested[a, b] = Difference(mean, seeds, over_images, freedom, len(pairs), level, scores, p)
+    adjusted = step_down([difference.p for difference in tested.values()], len(outcomes))
+    return {pair: each._replace(adjusted=p) for (pair, each), p in zip(tested.items(), adjusted, strict=True)}
 
 
 def p_value(mean: float, seeds: float, images: float, freedom: float) -> float:
