@@ -16,6 +16,7 @@ from vitlab.studies.execution.local import Allotment, Outcome, allot, is_finishe
 from vitlab.studies.execution.progress import Display
 from vitlab.studies.execution.slurm import run_array
 from vitlab.studies.format import counted
+from vitlab.studies.looks import append_look, look_of, read_looks
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.results import StudyResults, read_results
@@ -83,24 +84,49 @@ class _Plan:
     def tune(self, train: Train) -> None:
         """Tune, and plan the runs with the chosen values."""
         self.choices, self.decided = tune(self.study, self.root, self.decided, train)
-        if not self.study.settled:
+        if not self.study.determined:
             self.runs = plan(self.study, self.root, self.decided)
 
-    def results(self, outcomes: Sequence[Outcome], costs: dict[str, Cost], failures: dict[str, str]) -> StudyResults:
+    def results(
+        self, outcomes: Sequence[Outcome], costs: dict[str, Cost] | None = None, failures: dict[str, str] | None = None
+    ) -> StudyResults:
         finished, failed = read_results(outcomes)
         return StudyResults(
             study=self.study,
             differences=differing_keys(self.study, self.runs),
             finished=finished,
             failures=failed,
-            costs=costs,
-            cost_failures=failures,
+            costs=costs or {},
+            cost_failures=failures or {},
             baselines=self.baselines,
             class_names=self.images.class_names,
             allotment=str(self.allotment),
             choices=self.choices,
             metric=self.runs[0].metric,
-        )
+            log=read_looks(self.folder),
+        ).used()
+
+    def next_runs(self, outcomes: Sequence[Outcome] | None = None) -> list[Run]:
+        """Return the runs of the next look, none if the study has ended; all runs of a fixed list of seeds."""
+        if not self.study.looks:
+            return self.runs
+        if outcomes is None:
+            outcomes = [Outcome(run, None) for run in self.runs if is_finished(run)]
+        watch, variants = self.results(outcomes).watch, list(self.study.variants)
+        missing = [] if watch is None or watch.stop else watch.missing
+        return [run for run in self.runs if (variants.index(run.variant), run.seed) in missing]
+
+    def train(self, train: Train, overwrite: bool, show: Callable[[StudyResults], None]) -> list[Outcome]:
+        """Train all runs; or those of one look after the other, and show the results between two looks."""
+        if not self.study.looks:
+            return train(self.runs)
+        outcomes = [] if overwrite else [Outcome(run, None) for run in self.runs if is_finished(run)]
+        while runs := self.next_runs(outcomes):
+            outcomes += train(runs)
+            results = self.results(outcomes)
+            if results.watch and not results.watch.stop:
+                show(results)
+        return outcomes
 
 
 def compare(
@@ -130,7 +156,7 @@ def compare(
     """
     planned = _Plan.of(study_path, root)
     study = planned.study
-    if not overwrite and study.settled:
+    if not overwrite and study.determined:
         refuse_conflicts(planned.runs)
     executor = None if cluster is None else cluster(study.name, planned.folder)
     if lines := planned.baselines:  # before the first run, so that broken images are detected here
@@ -148,7 +174,15 @@ def compare(
     measure = partial(measure_costs, program=program, allotment=planned.allotment)
     planned.spend_budget(measure)
     planned.tune(train)
-    results = planned.results(train(planned.runs), *measure(planned.first_runs()))
+
+    def show(results: StudyResults) -> None:
+        append_look(results, planned.folder)
+        write_report(results, planned.images, planned.folder)
+        print(f"  {look_of(results)}: {verdict(results)}", flush=True)
+
+    outcomes = planned.train(train, overwrite, show)
+    results = planned.results(outcomes, *measure(planned.first_runs()))
+    append_look(results, planned.folder)
     report = write_report(results, planned.images, planned.folder)
     print("", verdict(results), *outlooks(results), "", sep="\n", flush=True)
     if dashboard is not None and results.finished:
@@ -169,15 +203,21 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
     planned.spend_budget(known_costs)
     planned.tune(lambda runs: [])
     refuse_conflicts(planned.runs)
-    outcomes = [Outcome(run, None if is_finished(run) else "is not finished") for run in planned.runs]
+    failed = {run: why for look in read_looks(planned.folder)[-1:] for run, why in look["failures"].items()}
+    outcomes = [
+        Outcome(run, None if is_finished(run) else failed.get(str(run), "is not finished"))
+        for run in planned.runs
+        if not planned.study.looks or is_finished(run) or str(run) in failed
+    ]
     costs, _ = known_costs(planned.first_runs())
-    return planned.results(outcomes, costs, {}), planned.images
+    return planned.results(outcomes, costs), planned.images
 
 
 def emit(study_path: Path, engine: Engine, root: Path = Path("runs"), program: Sequence[str] = PROGRAM) -> Path:
     """Write the runs of a study for another engine instead of starting them, and return the path of that file.
 
-    If the study tunes, its tuning runs are written first; once they are finished, the same call writes the others.
+    If the study tunes, its tuning runs are written first; once they are finished, the same call writes the others. A
+    study that looks at its results is written one look at a time.
     """
     planned = _Plan.of(study_path, root)
     planned.spend_budget(partial(measure_costs, program=program, allotment=planned.allotment))
@@ -187,7 +227,7 @@ def emit(study_path: Path, engine: Engine, root: Path = Path("runs"), program: S
         trials = []
     else:
         print("These are the tuning runs. Once they are finished, the same command writes the others.", flush=True)
-    runs = trials or planned.runs
+    runs = trials or planned.next_runs()
     refuse_conflicts(runs)
     return engine(planned.study, runs, planned.folder)
 

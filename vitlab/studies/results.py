@@ -8,7 +8,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -25,9 +25,10 @@ from vitlab.studies.execution.local import Outcome, cut_short
 from vitlab.studies.format import as_yaml
 from vitlab.studies.metric import TOP1, Metric
 from vitlab.studies.statistics import comparison as statistics
-from vitlab.studies.statistics.comparison import LEVEL, Difference, McNemar
+from vitlab.studies.statistics.comparison import Difference, McNemar
 from vitlab.studies.statistics.intervals import Interval, t_interval
 from vitlab.studies.statistics.power import Pilot
+from vitlab.studies.statistics.sequential import Watch, level, watch
 from vitlab.studies.study import Difference as Departure
 from vitlab.studies.study import Run, Study
 from vitlab.studies.tuning import Choice
@@ -79,6 +80,12 @@ class RunResult:
         """The study's metric on the test images; accuracy as a fraction."""
         metric = self.run.metric
         return float(self.correct.mean() if metric.is_accuracy else self.summary["metrics"][f"test/{metric.name}"])
+
+    @property
+    def outcome(self) -> np.ndarray:
+        """What variants are compared by: whether each image is right, (N,) bool, or a score, (1,), higher is better."""
+        metric = self.run.metric
+        return self.correct if metric.is_accuracy else np.array([metric.sign * self.score])
 
     @cached_property
     def score_ema(self) -> float | None:
@@ -171,11 +178,8 @@ class VariantResult:
 
     @property
     def outcomes(self) -> np.ndarray:
-        """What variants are compared by, higher being better: (S, N) bool, or a score per seed (S, 1)."""
-        metric = self.runs[0].run.metric
-        if metric.is_accuracy:
-            return np.stack([result.correct for result in self.runs])
-        return np.array([[metric.sign * result.score] for result in self.runs])
+        """The outcomes of its runs, (S, N) bool or (S, 1)."""
+        return np.stack([result.outcome for result in self.runs])
 
     def curve(self, column: str) -> CurvePoints:
         """Return a column of metrics.csv by epoch, over the seeds."""
@@ -192,6 +196,9 @@ class Pair(NamedTuple):
     difference: Difference | None  # None if one of them has a single seed
     pilot: Pilot | None  # what the study says about variances, for planning
     mcnemar: dict[int, McNemar]  # by shared seed
+    p: float = math.nan  # adjusted for all pairs; of the look that settled the pair
+    settled: bool = False  # the first is better beyond chance
+    equal: bool = False  # not settled, and equal to within the study's margin
 
     @property
     def lead(self) -> float:
@@ -201,18 +208,11 @@ class Pair(NamedTuple):
 
     @property
     def interval(self) -> Interval:
-        """The lead with the simultaneous 95 % interval of all pairs."""
-        return Interval(self.lead, math.nan, math.nan) if self.difference is None else self.difference.interval
-
-    @property
-    def p(self) -> float:
-        """The p-value, adjusted for all pairs."""
-        return math.nan if self.difference is None else self.difference.adjusted
-
-    @property
-    def settled(self) -> bool:
-        """Whether the first variant is better beyond chance."""
-        return self.p < LEVEL  # nan, of a single seed, is not below
+        """The lead with the simultaneous interval of all pairs, above 0 if settled (Strassburger & Bretz 2008)."""
+        if self.difference is None:
+            return Interval(self.lead, math.nan, math.nan)
+        _, low, high = self.difference.interval
+        return Interval(self.lead, max(low, 0.0) if self.settled else low, high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,6 +230,7 @@ class StudyResults:
     allotment: str
     choices: list[Choice] = field(default_factory=list)  # of tuning, by variant
     metric: Metric = TOP1
+    log: list[dict[str, Any]] = field(default_factory=list)  # looks.jsonl, without the present look
 
     @cached_property
     def ranking(self) -> list[VariantResult]:
@@ -247,20 +248,83 @@ class StudyResults:
         return self.metric.digits([result.score.mean for result in self.ranking], len(self.labels))
 
     @cached_property
+    def watch(self) -> Watch | None:
+        """The looks at a study that grows until it is settled; None for a fixed list of seeds."""
+        if not self.study.looks:
+            return None
+        outcomes: list[dict[int, np.ndarray | None]] = []
+        for variant in self.study.variants:
+            failed = {run.seed: None for run, _ in self.failures if run.variant == variant}
+            outcomes.append(failed | {r.run.seed: r.outcome for r in self.finished if r.run.variant == variant})
+        return watch(outcomes, self.study.seeds, self.study.looks, self.margin, self.study.test)
+
+    def used(self) -> "StudyResults":
+        """Return these results without the runs that no look uses, because their variant was settled before."""
+        if self.watch is None or not self.watch.looks:
+            return self
+        count = {variant: self.watch.trained[index] for index, variant in enumerate(self.study.variants)}
+        seeds = self.study.seeds
+        return replace(self, finished=[r for r in self.finished if r.run.seed in seeds[: count[r.run.variant]]])
+
+    @property
+    def margin(self) -> float | None:
+        """The smallest difference that matters, in the metric's own unit."""
+        return None if self.study.margin is None else self.study.margin / self.metric.scale
+
+    @cached_property
+    def earlier_plans(self) -> tuple[int, ...]:
+        """The numbers of seeds of shorter lists after which this study was reported, and then extended."""
+        plans = [look["plan"] for look in self.log if look["stop"] and set(look["plan"]) < set(self.study.seeds)]
+        return tuple(sorted({len(plan) for plan in plans if len(plan) > 1}))
+
+    @cached_property
+    def level(self) -> float:
+        """The level of each look: 0.05 if there is only one."""
+        return level(self.study.looks or (*self.earlier_plans, len(self.study.seeds)), self.study.test)
+
+    @cached_property
     def pairs(self) -> list[Pair]:
         """Every two variants, in the order of the ranking."""
-        tested = [result for result in self.ranking if len(result.runs) > 1]
-        found = statistics.differences([result.outcomes for result in tested]) if len(tested) > 1 else {}
-        differences = {(tested[a].variant, tested[b].variant): each for (a, b), each in found.items()}
+        differences, settled = self._differences(), self.watch.settled if self.watch else {}
         pairs = []
         for a, b in combinations(self.ranking, 2):
-            difference = differences.get((a.variant, b.variant))
-            pilot = None
+            difference, pilot = differences.get((a.index, b.index)), None
+            p, is_better, is_equal = math.nan, False, False
             if difference is not None:
-                seeds = difference.seeds / (1 / len(a.runs) + 1 / len(b.runs))
-                pilot = Pilot(len(tested), seeds, difference.images, difference.freedom, len(self.labels))
-            pairs.append(Pair(a, b, difference, pilot, _mcnemar(a, b) if self.metric.is_accuracy else {}))
+                shares = 1 / len(a.runs) + 1 / len(b.runs)
+                pilot = Pilot(
+                    len({v for pair in differences for v in pair}),
+                    difference.seeds / shares,
+                    difference.images,
+                    difference.freedom,
+                    len(self.labels),
+                )
+                p = settled.get((a.index, b.index), difference.adjusted)
+                is_better = (a.index, b.index) in settled if self.watch else p < self.level
+                is_equal = not is_better and self.margin is not None and difference.is_within(self.margin)
+            mcnemar = _mcnemar(a, b) if self.metric.is_accuracy else {}
+            pairs.append(Pair(a, b, difference, pilot, mcnemar, p, is_better, is_equal))
         return pairs
+
+    def _differences(self) -> dict[tuple[int, int], Difference]:
+        """Return each variant, by its index, minus each other that has several seeds too."""
+        if self.watch and self.watch.looks:
+            differences = self.watch.looks[-1].differences
+        else:
+            several = [result for result in self.ranking if len(result.runs) > 1]
+            if self.study.test == "paired":
+                shared = (
+                    set.intersection(*({r.run.seed for r in result.runs} for result in several)) if several else set()
+                )
+                several = [replace(v, runs=[r for r in v.runs if r.run.seed in shared]) for v in several]
+                several = several if len(shared) > 1 else []
+            found = (
+                statistics.differences([v.outcomes for v in several], self.study.test, self.level)
+                if len(several) > 1
+                else {}
+            )
+            differences = {(several[a].index, several[b].index): each for (a, b), each in found.items()}
+        return differences | {(b, a): each.reversed() for (a, b), each in differences.items()}
 
     @property
     def labels(self) -> np.ndarray:

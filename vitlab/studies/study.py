@@ -4,7 +4,9 @@
     base: ../quickstart/base.yaml     # an experiment, complete with what the variants add; relative to this file
     variants:                         # only the differences: a mapping, or the path of a YAML file
       ViT: {model: {init_args: {backbone: {class_path: …}}}}
-    seeds: [1, 2, 3]
+    seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3]
+    margin: 0.5                       # the smallest difference that matters, here in points; null: any
+    test: pooled                      # exact: no distributional assumption; paired: variants from the same weights
     budget: {epochs: 35}              # the same for all: epochs, images, flops or minutes; null: as in the base
     may_differ: [model.init_args.backbone]
     tune:                             # null: one recipe for all
@@ -18,6 +20,7 @@ Nothing here writes a file, so an invalid study leaves no trace.
 """
 
 import difflib
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -33,13 +36,19 @@ from vitlab.studies.baselines import Images
 from vitlab.studies.budget import Budget, parse_budget, refuse_unknown
 from vitlab.studies.format import as_yaml
 from vitlab.studies.metric import TOP1, Metric, metric_of
+from vitlab.studies.statistics.comparison import TESTS
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
 
-KEYS = ("name", "base", "variants", "seeds", "budget", "may_differ", "tune", "target_accuracy", "jobs")
+KEYS = (
+    *("name", "base", "variants", "seeds", "until", "margin", "test"),
+    *("budget", "may_differ", "tune", "target_accuracy", "jobs"),
+)
 REQUIRED = ("base", "variants", "seeds")
 WARMUP = "model.init_args.schedule.init_args.warmup_epochs"
+LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up to 9 % false claims instead of 5
+LEAST_SEEDS = 3
 RESERVED_SLUGS = ("figures", "robustness", "transfer", "tuning", "wandb")  # folders next to those of the variants
 
 
@@ -60,15 +69,18 @@ class Study:
     name: str
     base: Path
     variants: dict[str, Config]  # by name: its changes to the base
-    seeds: list[int]
+    seeds: list[int]  # all that may be trained
     budget: Budget | None
     may_differ: list[str]
     jobs: int | None
     tuning: Tuning | None = None
     target_accuracy: float | None = None
+    looks: tuple[int, ...] = ()  # numbers of seeds after which results are looked at; empty: after all of them
+    margin: float | None = None  # differences below it do not matter, as shown: in points of accuracy
+    test: str = "pooled"  # one of `comparison.TESTS`
 
     @property
-    def settled(self) -> bool:
+    def determined(self) -> bool:
         """Whether the file alone determines the runs: nothing is tuned, and the budget is in epochs."""
         return self.tuning is None and (self.budget is None or self.budget.kind == "epochs")
 
@@ -178,16 +190,27 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         lambda value: isinstance(value, list) and all(isinstance(key, str) for key in value),
         "a list of keys, like [model.init_args.backbone]",
     )
+    seeds, looks = _seeds_and_looks(content["seeds"], content.get("until"))
+    test = checked("test", TESTS.__contains__, f"one of {', '.join(TESTS)}") or "pooled"
+    if test == "exact" and looks:
+        raise ValueError("test: exact is for a fixed list of seeds. Give a list without `until`, or `test: pooled`.")
     return Study(
         path=path,
         name=name,
         base=base,
         variants=_variants(content["variants"], path.parent),
-        seeds=_seeds(content["seeds"]),
+        seeds=seeds,
         budget=parse_budget(content.get("budget")),
         may_differ=keys or [],
         jobs=checked("jobs", lambda jobs: type(jobs) is int and jobs >= 1, "a whole number from 1, or null"),
-        tuning=_tuning(content.get("tune"), content["seeds"]),
+        tuning=_tuning(content.get("tune"), seeds),
+        looks=looks,
+        margin=checked(
+            "margin",
+            lambda value: type(value) in (int, float) and 0 < value < math.inf,
+            "a number above 0, like 0.5 for half a point of accuracy, or null",
+        ),
+        test=test,
         target_accuracy=checked(
             "target_accuracy",
             lambda value: type(value) is float and 0 < value < 1,
@@ -227,6 +250,27 @@ def _seeds(value: Any) -> list[int]:
     if twice:
         raise ValueError(f"seeds: {value} contains {twice[0]} twice; equal seeds give equal runs. Remove one.")
     return value
+
+
+def _seeds_and_looks(value: Any, until: Any) -> tuple[list[int], tuple[int, ...]]:
+    """Parse the seeds, and the numbers of them after which results are looked at; none for a fixed list."""
+    if until not in (None, "settled"):
+        raise ValueError(f"until: {until!r}. Expected `settled`, or leave it out.")
+    if not isinstance(value, dict):
+        seeds = _seeds(value)
+        first = LOOK_FROM if until else len(seeds)
+        if first > len(seeds):
+            raise ValueError(f"until: settled looks from {LOOK_FROM} seeds on; `seeds` has {len(seeds)}. List more.")
+        return seeds, tuple(range(first, len(seeds) + 1)) if until else ()
+    refuse_unknown(value, ("from", "to", "step"), "key of `seeds`")
+    first, last, step = value.get("from", LOOK_FROM), value.get("to", 0), value.get("step", 1)
+    if not all(type(number) is int for number in (first, last, step)) or not LEAST_SEEDS <= first <= last or step < 1:
+        raise ValueError(
+            f"seeds: {as_yaml(value)}. Expected whole numbers with {LEAST_SEEDS} <= from <= to and step >= 1, "
+            f"like {{from: {LOOK_FROM}, to: 12}}."
+        )
+    looks = range(first, last + 1, step)
+    return list(range(1, looks[-1] + 1)), tuple(looks)
 
 
 def _tuning(value: Any, seeds: list[int]) -> Tuning | None:

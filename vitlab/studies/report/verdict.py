@@ -1,5 +1,6 @@
 """The conclusion of a study in words."""
 
+import math
 from collections.abc import Sequence
 
 from vitlab.evaluation.cost import doubts
@@ -16,30 +17,42 @@ def verdict(results: StudyResults) -> str:
     best = ranking[0]
     if len(ranking) == 1:
         return f"Only {best.variant} has finished runs, so there is nothing to compare."
-    scored = f"{best.variant} scored {'highest' if metric.mode == 'max' else 'lowest'}"
     against = [pair for pair in results.pairs if pair.better is best]
     if all(pair.difference is None for pair in against):
         score = metric.text(best.score.mean, results.digits)
         shown = f"{score}{SPACE}%" if metric.is_accuracy else f"{metric.name} {score}"
-        return f"{scored} ({shown}), but a single seed cannot distinguish a difference from chance."
+        scored = f"{best.variant} scored {'highest' if metric.mode == 'max' else 'lowest'} ({shown})"
+        return f"{scored}, but a single seed cannot distinguish a difference from chance."
 
     def gap(pair: Pair) -> str:
         low, high = (metric.text(end, results.digits) for end in pair.interval[1:])
         lead = metric.difference(pair.lead, results.digits)
-        return lead if pair.difference is None else f"{lead} ({low} to {high})"
+        return lead if math.isnan(pair.interval.low) else f"{lead} ({low} to {high})"
 
+    margin = "" if results.margin is None else metric.difference(results.margin, results.digits)
     ahead = [pair for pair in against if pair.settled]
-    level = [pair for pair in against if not pair.settled]
-    if not ahead:
+    equal = [pair for pair in against if pair.equal]
+    level = [pair for pair in against if not pair.settled and not pair.equal]
+    if all(pair.equal for pair in results.pairs):
+        variants = _and([result.variant for result in ranking])
+        return f"Equal to within {margin}: {variants} ({_seeds(results)})."
+    if not ahead and not equal:
         leads = _and([f"{pair.worse.variant} by {gap(pair)}" for pair in level])
         return (
             f"No winner yet ({_seeds(results)}): {best.variant} leads {leads}; leads of this size can still be chance."
         )
-    lead = f"{best.variant} is better than {_and([f'{pair.worse.variant} by {gap(pair)}' for pair in ahead])}"
-    if not level:
-        return f"{lead} ({_seeds(results)})."
-    rest = _and([f"{pair.worse.variant}, which it leads by {gap(pair)}" for pair in level])
-    return f"{lead}; no winner yet against {rest} ({_seeds(results)})."
+    parts = []
+    if ahead:
+        parts.append(f"{best.variant} is better than {_and([f'{p.worse.variant} by {gap(p)}' for p in ahead])}")
+    if equal:
+        who = _and([pair.worse.variant for pair in equal])
+        parts.append(
+            f"equal to within {margin} to {who}" if ahead else f"{best.variant} equals {who} to within {margin}"
+        )
+    if level:
+        rest = _and([f"{pair.worse.variant}, which it leads by {gap(pair)}" for pair in level])
+        parts.append(f"no winner yet against {rest}")
+    return f"{'; '.join(parts)} ({_seeds(results)})."
 
 
 def outlooks(results: StudyResults) -> list[str]:

@@ -59,6 +59,10 @@ class Difference(NamedTuple):
     p: float = math.nan
     adjusted: float = math.nan  # for all pairs of the study
 
+    def reversed(self) -> "Difference":
+        """Return variant b against variant a."""
+        return self._replace(mean=-self.mean, scores=None if self.scores is None else self.scores[::-1])
+
     def interval_at(self, alpha: float) -> Interval:
         """Return the interval of confidence 1 − alpha."""
         if self.scores is not None:

@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from scipy import stats
@@ -83,13 +83,18 @@ class Watch:
     level: float
     looks: list[Look] = field(default_factory=list)
     active: list[int] = field(default_factory=list)  # variants that train on
+    trained: dict[int, int] = field(default_factory=dict)  # seeds of each variant up to the last look, failed ones too
     missing: list[tuple[int, int]] = field(default_factory=list)  # runs of the next look: variant, seed
     stop: str | None = None
 
     @property
     def settled(self) -> dict[tuple[int, int], float]:
-        """By pair (better, worse): the adjusted p-value of the look that settled it."""
-        return {pair: look.differences[min(pair), max(pair)].adjusted for look in self.looks for pair in look.settled}
+        """By pair (better, worse): the adjusted p-value of the look that settled it, or of the chain implying it."""
+        pairs = {p: look.differences[min(p), max(p)].adjusted for look in self.looks for p in look.settled}
+        for middle, a, b in product(range(len(self.looks[0].seeds) if pairs else 0), repeat=3):
+            if (a, middle) in pairs and (middle, b) in pairs:
+                pairs.setdefault((a, b), max(pairs[a, middle], pairs[middle, b]))
+        return pairs
 
 
 def watch(
@@ -109,13 +114,12 @@ def watch(
         test: As in `comparison.differences`.
     """
     state = Watch(level(tuple(looks), test), active=list(range(len(outcomes))))
-    trained = dict.fromkeys(state.active, 0)
     for number, size in enumerate(looks, start=1):
-        trained |= dict.fromkeys(state.active, size)
         state.missing = [(v, seed) for seed in seeds[:size] for v in state.active if seed not in outcomes[v]]
         if state.missing:
             break
-        rows = [[of_variant[seed] for seed in seeds[: trained[v]]] for v, of_variant in enumerate(outcomes)]
+        state.trained |= dict.fromkeys(state.active, size)
+        rows = [[of_variant[seed] for seed in seeds[: state.trained[v]]] for v, of_variant in enumerate(outcomes)]
         look = _look(number, rows, state, test)
         state.looks.append(look)
         state.active = [v for v in state.active if not any(v == worse for _, worse in state.settled)]
