@@ -1,12 +1,20 @@
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import fake_vitlab
 import numpy as np
 import pytest
-from fake_study import FAKE_PROGRAM, Digits
+import submitit
+import yaml
+from fake_study import FAKE_PROGRAM, Digits, variant
 
-from vitlab.studies.compare import compare, results_of
-from vitlab.studies.report.verdict import verdict
+from vitlab.studies.compare import RunsFailed, compare, emit, results_of
+from vitlab.studies.execution.export_jobs import write_slurm
+from vitlab.studies.execution.local import Outcome
+from vitlab.studies.report.verdict import remarks, verdict
 from vitlab.studies.study import Run
 
 Write = Callable[..., Path]
@@ -61,3 +69,136 @@ def test_data_that_have_no_top1_accuracy_are_refused_before_the_first_run(
 def test_results_of_a_study_whose_budget_nobody_measured_are_refused(write_study: Write, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="it has not been measured on this machine"):
         results_of(write_study(budget={"flops": 1e12}), tmp_path / "runs")
+
+
+GROWING = {"variants": {"A": variant(0.95), "B": variant(0.9), "C": variant(0.945)}, "seeds": {"from": 3, "to": 8}}
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch, no_figures: None) -> None:
+    """Run the stand-in for `fit` here, not in a process for each run."""
+
+    def run_all(runs: list[Run], *args: object) -> list[Outcome]:
+        return [Outcome(run, fit(run)) for run in runs]
+
+    monkeypatch.setattr("vitlab.studies.compare.run_all", run_all)
+    monkeypatch.setattr("vitlab.studies.compare.measure_costs", lambda runs, **options: ({}, {}))
+
+
+def fit(run: Run) -> str | None:
+    try:
+        fake_vitlab.fit(run.config, overwrite=False)
+    except SystemExit as stop:
+        return f"exit status {stop.code}"
+    return None
+
+
+def finished(root: Path) -> dict[str, list[int]]:
+    """Return the seeds that were trained, by variant."""
+    found: dict[str, list[int]] = {}
+    for path in sorted(root.glob("small-study/*/seed-*/summary.json")):
+        found.setdefault(path.parts[-3], []).append(int(path.parts[-2].removeprefix("seed-")))
+    return found
+
+
+def looks(root: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (root / "small-study" / "looks.jsonl").read_text().splitlines()]
+
+
+def test_a_study_trains_losers_no_more_and_ends_when_it_is_settled(
+    write_study: Write, tmp_path: Path, in_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "runs"
+    report = compare(write_study(**GROWING), root, program=FAKE_PROGRAM)
+    trained, log = finished(root), looks(root)
+    assert trained["b"] == [1, 2, 3]  # five points behind: given up at the first look
+    assert len(trained["a"]) == len(trained["c"]) > 3
+    assert [look["look"] for look in log] == list(range(1, len(log) + 1))
+    assert {look["of"] for look in log} == {6}
+    assert log[0]["seeds"] == {"A": 3, "B": 3, "C": 3}
+    assert log[0]["stop"] is None
+    assert log[-1]["stop"] in {"decided", "hopeless", "out of budget"}
+    assert f"Look 1 of at most 6: {log[0]['headline']}" in capsys.readouterr().out
+    assert log[-1]["headline"] in report.read_text()
+
+    compare(write_study(**GROWING), root, program=FAKE_PROGRAM)  # trains nothing, and looks once more
+    assert finished(root) == trained
+    assert looks(root)[-1] | {"time": 0} == log[-1] | {"time": 0}
+    again, _ = results_of(write_study(**GROWING), root)
+    assert again.watch.stop == log[-1]["stop"]
+    assert verdict(again) == log[-1]["headline"]
+
+
+def test_an_interrupted_study_makes_the_same_decisions(write_study: Write, tmp_path: Path, in_process: None) -> None:
+    whole, halted = tmp_path / "whole", tmp_path / "halted"
+    compare(write_study(**GROWING), whole, program=FAKE_PROGRAM)
+    compare(write_study(**GROWING), halted, program=FAKE_PROGRAM)
+    for late in halted.glob("small-study/*/seed-[4-9]"):
+        shutil.rmtree(late)
+    compare(write_study(**GROWING), halted, program=FAKE_PROGRAM)
+    assert finished(halted) == finished(whole)
+    assert looks(halted)[-1]["headline"] == looks(whole)[-1]["headline"]
+
+
+def test_a_failed_run_delays_no_look(write_study: Write, tmp_path: Path, in_process: None) -> None:
+    variants = {"A": variant(0.95, fail=[2]), "B": variant(0.9)}
+    with pytest.raises(RunsFailed):
+        compare(write_study(variants=variants, seeds={"from": 3, "to": 8}), tmp_path, program=FAKE_PROGRAM)
+    (look,) = looks(tmp_path)
+    assert look["seeds"] == {"A": 2, "B": 3}
+    assert list(look["failures"]) == ["A, seed 2"]
+    results, _ = results_of(write_study(variants=variants, seeds={"from": 3, "to": 8}), tmp_path)
+    assert len(results.watch.looks) == 1
+    assert [str(run) for run, _ in results.failures] == ["A, seed 2"]
+
+
+def test_equal_variants_end_within_the_margin(write_study: Write, tmp_path: Path, in_process: None) -> None:
+    variants = {"A": variant(0.95), "B": variant(0.951)}
+    report = compare(
+        write_study(variants=variants, seeds=list(range(1, 13)), until="settled", margin=2.5),
+        tmp_path,
+        program=FAKE_PROGRAM,
+    )
+    assert looks(tmp_path)[-1]["stop"] == "equal"
+    assert "Equal to within 2.5 points: " in report.read_text().replace("\u00a0", " ")
+
+
+def test_a_list_that_is_extended_after_a_report_is_tested_at_a_stricter_level(
+    write_study: Write, tmp_path: Path, in_process: None
+) -> None:
+    variants = {"A": variant(0.95), "B": variant(0.94)}
+    compare(write_study(variants=variants, seeds=[1, 2, 3]), tmp_path, program=FAKE_PROGRAM)
+    first, _ = results_of(write_study(variants=variants, seeds=[1, 2, 3]), tmp_path)
+    assert first.level == 0.05
+    compare(write_study(variants=variants, seeds=[1, 2, 3, 4, 5]), tmp_path, program=FAKE_PROGRAM)
+    extended, _ = results_of(write_study(variants=variants, seeds=[1, 2, 3, 4, 5]), tmp_path)
+    assert extended.earlier_plans == (3,)
+    assert 0.02 < extended.level < 0.05
+    assert [look["of"] for look in looks(tmp_path)] == [1, 2]
+    (remark,) = [line for line in remarks(extended) if "extended" in line]
+    assert "3 to 5 seeds" in remark.replace("\u00a0", " ")
+
+
+def test_a_job_array_grows_look_by_look(write_study: Write, tmp_path: Path) -> None:
+    study = write_study(**GROWING)
+    first = emit(study, write_slurm, tmp_path, FAKE_PROGRAM)
+    assert first.read_text().count("config-seed-") == 9
+    for path in tmp_path.glob("small-study/*/config-seed-*.yaml"):
+        fake_vitlab.fit(yaml.safe_load(path.read_text()), overwrite=False)
+    second = emit(study, write_slurm, tmp_path, FAKE_PROGRAM).read_text()
+    assert second.count("config-seed-4") == 2  # of A and C
+    assert "/b/" not in second
+
+
+@pytest.mark.slow
+def test_a_cluster_trains_look_by_look(write_study: Write, tmp_path: Path, no_figures: None) -> None:
+    def cluster(name: str, folder: Path) -> submitit.LocalExecutor:
+        executor = submitit.LocalExecutor(folder / "slurm")
+        executor.update_parameters(timeout_min=2)
+        return executor
+
+    variants = {"A": variant(0.95), "B": variant(0.9)}
+    study = write_study(variants=variants, seeds={"from": 3, "to": 5})
+    compare(study, tmp_path, program=FAKE_PROGRAM, cluster=cluster)
+    assert finished(tmp_path) == {"a": [1, 2, 3], "b": [1, 2, 3]}
+    assert looks(tmp_path)[-1]["stop"] == "decided"

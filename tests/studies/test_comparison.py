@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from vitlab.studies.statistics import comparison as s
+from vitlab.studies.statistics import exact
 
 
 def test_mcnemar_counts_the_smaller_binomial_tail_twice() -> None:
@@ -89,3 +90,59 @@ def test_a_lead_is_found_with_three_seeds() -> None:
     rng = np.random.default_rng(0)
     studies = [s.differences(study(rng, 3, 3, 5000, 0.25, "normal")) for _ in range(60)]
     assert np.mean([d[0, 1].adjusted < 0.05 and d[0, 2].adjusted < 0.05 for d in studies]) > 0.7
+
+
+def test_paired_scores_are_students_paired_test() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1, 1, (6, 1)), rng.normal(0, 1, (6, 1))
+    difference = s.differences([a, b], "paired")[0, 1]
+    oracle = stats.ttest_rel(a[:, 0], b[:, 0])
+    assert difference.p == pytest.approx(oracle.pvalue, rel=1e-6)
+    assert difference.interval[1:] == pytest.approx(tuple(oracle.confidence_interval(0.95)))
+
+
+def test_paired_images_leave_out_what_seeds_flip_together() -> None:
+    """Both variants get the same images wrong in each seed, other ones from seed to seed: their difference is zero."""
+    same = np.random.default_rng(0).random((5, 1000)) < 0.9
+    difference = s.differences([same, same], "paired")[0, 1]
+    assert difference.images == 0
+    assert difference.seeds == pytest.approx(2 / 5 * (1 / 1000) ** 2 / 12)
+
+
+def test_exact_p_values_are_those_of_all_regroupings() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1, 1, 4), rng.normal(0, 1, 4)
+    oracle = stats.permutation_test((a, b), lambda x, y: abs(x.mean() - y.mean()), alternative="greater")
+    assert exact.p_value(a, b, 0.0) == pytest.approx(oracle.pvalue)
+    assert exact.p_value(a + 100, b, 0.0) == pytest.approx(2 / 70)
+    assert exact.p_value(a + 100, b, 1.0) == pytest.approx(2 / 70, abs=1e-3)
+    assert exact.p_value(a + 1, b, 1.0) > exact.p_value(a + 1, b, 0.0)
+
+
+def test_the_exact_interval_has_the_differences_that_are_not_rejected() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1, 1, 5), rng.normal(0, 1, 5)
+    low, high = exact.interval(a, b, 0.01, 0.05)
+    for inside, outside in ((low + 1e-6, low - 1e-6), (high - 1e-6, high + 1e-6)):
+        assert exact.p_value(a - inside, b, 0.01) > 0.05 - 1e-6
+        assert exact.p_value(a - outside, b, 0.01) <= 0.05 + 1e-6
+    assert low < a.mean() - b.mean() < high
+    assert math.isnan(exact.interval(a, b, 0.0, 0.001)[0])  # 252 regroupings cannot tell
+
+
+def test_exact_needs_four_seeds_for_two_variants_and_five_for_three() -> None:
+    rng = np.random.default_rng(0)
+    for variants, seeds, possible in ((2, 3, False), (2, 4, True), (3, 4, False), (3, 5, True)):
+        far = [rng.normal(100 * variant, 1, (seeds, 1)) for variant in range(variants)]
+        assert any(d.adjusted < 0.05 for d in s.differences(far, "exact").values()) == possible
+
+
+def test_a_difference_within_the_margin_is_recognized_by_two_one_sided_tests() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 1, (10, 1)), rng.normal(0, 1, (10, 1))
+    difference = s.differences([a, b])[0, 1]
+    # TOST by scipy: the difference is above −margin and below it, each by a one-sided Welch test at 5 %.
+    for margin in np.linspace(0.1, 3, 30):
+        above = stats.ttest_ind(a[:, 0] + margin, b[:, 0], equal_var=False, alternative="greater").pvalue
+        below = stats.ttest_ind(a[:, 0] - margin, b[:, 0], equal_var=False, alternative="less").pvalue
+        assert difference.is_within(margin) == bool(max(above, below) < 0.05)

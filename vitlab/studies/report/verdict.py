@@ -7,6 +7,7 @@ from vitlab.evaluation.cost import doubts
 from vitlab.studies.format import SPACE, as_yaml, counted, digits_for, percent
 from vitlab.studies.results import Pair, RunResult, StudyResults
 from vitlab.studies.statistics.power import MOST_SEEDS, Need, detectable, need
+from vitlab.studies.statistics.sequential import error_of_extending
 
 
 def verdict(results: StudyResults) -> str:
@@ -109,6 +110,7 @@ def remarks(results: StudyResults) -> list[str]:
             "on them. Hold out other images for unbiased numbers."
         )
     lines += _below_baselines(results)
+    lines += _extension(results)
     undeclared = [difference.key for difference in results.differences if not difference.declared]
     if undeclared:
         keys = ", ".join(undeclared[:4]) + (f" and {len(undeclared) - 4} more" if len(undeclared) > 4 else "")
@@ -127,6 +129,24 @@ def remarks(results: StudyResults) -> list[str]:
     lines += doubts(results.costs)
     lines += [f"{variant}: its cost could not be measured ({why})." for variant, why in results.cost_failures.items()]
     return lines
+
+
+def _extension(results: StudyResults) -> list[str]:
+    """State what it costs that seeds were added after a look at the results which was not planned."""
+    if not results.earlier_plans:
+        return []
+    counts = [*results.earlier_plans, len(results.study.seeds)]
+    numbers = f"{', '.join(map(str, counts[:-1]))} to {counted(counts[-1], 'seed')}"
+    if results.study.looks:
+        return [
+            f"The study was extended from {numbers} after it had ended, so more than 5{SPACE}% of claims are false."
+        ]
+    error = error_of_extending(tuple(counts), results.study.test)
+    return [
+        f"The list was extended from {numbers} after a look at the results, so each pair is tested at the level "
+        f"{results.level:.3f} instead of 0.05; even so, chance alone leads to a claim in {100 * error:.1f}{SPACE}% of "
+        "such studies. `seeds: {from: 4, to: …}` plans the looks."
+    ]
 
 
 def _seeds(results: StudyResults) -> str:
