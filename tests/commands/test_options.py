@@ -23,6 +23,7 @@ COMMANDS = [
     "prepare",
     "compare",
     "robustness",
+    "verdict",
     "transfer",
     "benchmark",
     "benchmark memory",

@@ -8,10 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vitlab.studies.report.verdict import verdict
+from vitlab.studies.report.verdict_file import as_record
 from vitlab.studies.results import StudyResults
-
-FIXED = "fixed"  # how a study of a fixed list of seeds ends
 
 
 def read_looks(folder: Path) -> list[dict[str, Any]]:
@@ -22,31 +20,9 @@ def read_looks(folder: Path) -> list[dict[str, Any]]:
 
 def append_look(results: StudyResults, folder: Path) -> None:
     """Record what a look shows."""
-    watch, metric = results.watch, results.metric
-    look = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "look": len(watch.looks) if watch else len(results.earlier_plans) + 1,
-        "of": len(results.study.looks) or len(results.earlier_plans) + 1,
-        "plan": results.study.seeds,
-        "seeds": {result.variant: len(result.runs) for result in results.ranking},
-        "failures": {str(run): why for run, why in results.failures},
-        "level": results.level,
-        "headline": verdict(results),
-        "pairs": [
-            {
-                "better": pair.better.variant,
-                "worse": pair.worse.variant,
-                "lead": metric.scale * pair.lead,
-                "p": None if pair.difference is None else pair.p,
-                "settled": pair.settled,
-                "equal": pair.equal,
-            }
-            for pair in results.pairs
-        ],
-        "stop": watch.stop if watch else FIXED,
-    }
+    look = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **as_record(results)}
     with (folder / "looks.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(look, ensure_ascii=False) + "\n")
+        file.write(json.dumps(look, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def look_of(results: StudyResults) -> str:

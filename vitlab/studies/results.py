@@ -274,7 +274,7 @@ class StudyResults:
     @cached_property
     def earlier_plans(self) -> tuple[int, ...]:
         """The numbers of seeds of shorter lists after which this study was reported, and then extended."""
-        plans = [look["plan"] for look in self.log if look["stop"] and set(look["plan"]) < set(self.study.seeds)]
+        plans = [look["seeds"] for look in self.log if look["stop"] and set(look["seeds"]) < set(self.study.seeds)]
         return tuple(sorted({len(plan) for plan in plans if len(plan) > 1}))
 
     @cached_property

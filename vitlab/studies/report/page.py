@@ -5,20 +5,31 @@ import time
 from pathlib import Path
 
 from vitlab.studies.baselines import Images
-from vitlab.studies.format import counted
+from vitlab.studies.format import SPACE, counted
+from vitlab.studies.looks import look_of
 from vitlab.studies.report import figures
 from vitlab.studies.report.document import Code, Details, Document, Part, Section, render
 from vitlab.studies.report.robustness import read_robustness
 from vitlab.studies.report.sections import sections_of
 from vitlab.studies.report.verdict import outlooks, remarks, verdict
+from vitlab.studies.report.verdict_file import write_verdict
 from vitlab.studies.results import StudyResults
 from vitlab.studies.robustness import FinishedRun
 
+# How a study that looks at its results ended.
+ENDS = {
+    "decided": ", at which it was settled. Leads at an early end are a little too large on average",
+    "equal": ", at which the variants left were equal to within the margin",
+    "hopeless": ", after which more seeds were unlikely to settle it",
+    "out of budget": ", the last one",
+}
+
 
 def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
-    """Write report.html, report.md, figures/ and results.csv into a folder and return the path of the HTML file."""
+    """Write report.html, report.md, verdict.json, results.csv and figures/, and return the path of the HTML file."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     results.table().to_csv(folder / "results.csv", index=False)
+    write_verdict(results, folder)
     study, sections = results.study, list[Section]()
     commands: list[Part] = [
         Code(f"python -m vitlab compare --config {shlex.quote(str(study.path))}    # the whole study")
@@ -40,13 +51,22 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         title=f"{study.name} – a comparison",
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
         heading=verdict(results),
-        lead=[*_summary(results), *outlooks(results)],
+        lead=[*_summary(results), *_looks(results), *outlooks(results)],
         remarks=remarks(results),
         sections=[*sections, Section("Reproduce", commands)],
     )
     for name in ("report.md", "report.html"):
         (folder / name).write_text(render(document, name), encoding="utf-8")
     return folder / "report.html"
+
+
+def _looks(results: StudyResults) -> list[str]:
+    """State at which look a growing study is, and why it ended; nothing for a fixed list of seeds."""
+    if results.watch is None:
+        return []
+    end = ENDS.get(results.watch.stop or "", "")
+    level = f"Each look tests at the level {results.level:.3f}"
+    return [f"{look_of(results)}{end}. {level}, so that all looks together make at most 5{SPACE}% false claims."]
 
 
 def _summary(results: StudyResults) -> list[str]:

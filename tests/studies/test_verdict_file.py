@@ -1,0 +1,85 @@
+"""verdict.json and the command that asks it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from fake_study import results, right
+
+from vitlab.__main__ import main
+from vitlab.studies.report.verdict_file import write_verdict
+from vitlab.studies.results import StudyResults
+
+
+def study(accuracies: dict[str, float], **changes: object) -> StudyResults:
+    return results(
+        {
+            name: {seed: right(accuracy, seed=10 * index + seed) for seed in range(4)}
+            for index, (name, accuracy) in enumerate(accuracies.items())
+        },
+        **changes,
+    )
+
+
+def with_margin(study: StudyResults, margin: float) -> StudyResults:
+    object.__setattr__(study.study, "margin", margin)
+    return study
+
+
+def written(study: StudyResults, folder: Path) -> dict:
+    write_verdict(study, folder)
+    return json.loads((folder / "verdict.json").read_text())
+
+
+def status(folder: Path, *options: str) -> int:
+    return main(["verdict", "--study", str(folder), *options])
+
+
+def test_a_settled_study_is_status_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = written(study({"A": 0.95, "B": 0.85}), tmp_path)
+    assert record["verdict"] == "better"
+    (pair,) = record["pairs"]
+    assert pair["mean"] == pytest.approx(10)
+    assert 0 < pair["low"] < 10 < pair["high"]
+    assert pair["adjusted_p"] < 0.05
+    assert status(tmp_path) == 0
+    assert capsys.readouterr().out == f"{record['headline']}\n"
+    assert status(tmp_path, "--better", "A", "--than", "B") == 0
+    assert status(tmp_path, "--better", "B") == 5
+
+
+def test_an_open_study_is_status_1_though_one_pair_is_settled(tmp_path: Path) -> None:
+    assert written(study({"A": 0.95, "B": 0.949, "C": 0.85}), tmp_path)["verdict"] == "no winner yet"
+    assert status(tmp_path) == 1
+    assert status(tmp_path, "--better", "A", "--than", "C") == 0
+    assert status(tmp_path, "--better", "A", "--than", "B") == 1
+
+
+def test_an_equal_study_is_status_3(tmp_path: Path) -> None:
+    record = written(with_margin(study({"A": 0.95, "B": 0.95}), 5.0), tmp_path)
+    assert record["headline"].startswith("Equal to within 5.0")
+    assert status(tmp_path) == 3
+
+
+def test_a_single_seed_writes_valid_json(tmp_path: Path) -> None:
+    one = results({"A": {0: right(0.9)}, "B": {0: right(0.8)}})
+    record = written(one, tmp_path)
+    assert record["pairs"][0]["adjusted_p"] is None
+    assert status(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "verdict.json does not exist"),
+        (("--better", "Z"), "'Z' is no variant"),
+        (("--better", "A", "--than", "A"), "two"),
+    ],
+)
+def test_mistakes_are_status_2(
+    options: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if options:
+        written(study({"A": 0.95, "B": 0.85}), tmp_path)
+    assert status(tmp_path, *options) == 2
+    assert message in capsys.readouterr().err

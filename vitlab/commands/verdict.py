@@ -1,0 +1,46 @@
+"""`verdict`: what a study concluded, as an exit status, so that a script can ask whether a gain is noise."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from vitlab.commands.options import StudyParser
+
+STATUS = {"better": 0, "no winner yet": 1, "equal": 3, "not comparable": 4, "worse": 5}  # 2 is a user's mistake
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the verdict of a study or of two of its variants, and return its status."""
+    statuses = ", ".join(f"{status}: {verdict}" for verdict, status in STATUS.items())
+    parser = StudyParser("python -m vitlab verdict", f"What a reported study concluded. Exit status: {statuses}.")
+    parser.add_argument("--study", type=Path, required=True, metavar="FOLDER", help="its folder, like runs/quickstart")
+    parser.add_argument("--better", metavar="VARIANT", help="is it better … [the one with the best mean]")
+    parser.add_argument("--than", metavar="VARIANT", help="… than this one? [than all others]")
+    options = parser.parse_args(arguments)
+    path = options.study / "verdict.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist. `python -m vitlab compare` writes it into the study's folder.")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    print(record["headline"])
+    if options.better is None and options.than is None:
+        return STATUS[record["verdict"]]
+    names = [variant["variant"] for variant in record["variants"]]
+    for name in (options.better, options.than):
+        if name is not None and name not in names:
+            raise ValueError(f"{name!r} is no variant with finished runs of {options.study}: {', '.join(names)}.")
+    asked, other = options.better or names[0], options.than
+    if asked == other:
+        raise ValueError(f"--better {asked} --than {other}: name two different variants of {', '.join(names)}.")
+    found = [
+        "worse" if pair["verdict"] == "better" and pair["worse"] == asked else pair["verdict"]
+        for pair in record["pairs"]
+        if asked in (pair["better"], pair["worse"]) and other in (None, pair["better"], pair["worse"])
+    ]
+    verdict = "not comparable" if record["verdict"] == "not comparable" else max(found, key=_doubt)
+    print(f"{asked} against {other or 'all others'}: {verdict}.")
+    return STATUS[verdict]
+
+
+def _doubt(verdict: str) -> int:
+    """Order verdicts: against several variants, the least favorable one counts."""
+    return ["better", "equal", "no winner yet", "worse"].index(verdict)

@@ -1,0 +1,65 @@
+"""The verdict of a study for other programs: `verdict.json`, whose keys docs/verdict.md lists."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from vitlab.atomic_files import write_text
+from vitlab.studies.report.verdict import remarks, verdict
+from vitlab.studies.results import StudyResults
+from vitlab.studies.statistics.intervals import Interval
+
+BETTER, OPEN, EQUAL = "better", "no winner yet", "equal"
+
+
+def write_verdict(results: StudyResults, folder: Path) -> None:
+    """Write verdict.json into a study's folder."""
+    record = as_record(results) | {"looks": results.log, "remarks": remarks(results)}
+    write_text(folder / "verdict.json", json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def as_record(results: StudyResults) -> dict[str, Any]:
+    """Return the verdict in plain values; scores and differences as the report shows them, accuracies in per cent."""
+    metric, watch = results.metric, results.watch
+    return {
+        "study": results.study.name,
+        "headline": verdict(results),
+        "verdict": conclusion(results),
+        "metric": metric.name,
+        "test": results.study.test,
+        "level": results.level,
+        "margin": results.study.margin,
+        "look": len(watch.looks) if watch else len(results.earlier_plans) + 1,
+        "of": len(results.study.looks) or len(results.earlier_plans) + 1,
+        "stop": watch.stop if watch else "fixed",
+        "seeds": results.study.seeds,
+        "variants": [
+            {"variant": result.variant, **_interval(result.score, metric.scale), "seeds": len(result.runs)}
+            for result in results.ranking
+        ],
+        "pairs": [
+            {
+                "better": pair.better.variant,
+                "worse": pair.worse.variant,
+                "verdict": BETTER if pair.settled else EQUAL if pair.equal else OPEN,
+                **_interval(pair.interval, metric.scale),
+                "adjusted_p": None if math.isnan(pair.p) else pair.p,
+            }
+            for pair in results.pairs
+        ],
+        "failures": {str(run): why for run, why in results.failures},
+    }
+
+
+def conclusion(results: StudyResults) -> str:
+    """Return which of the forms of a headline a study has."""
+    against = [pair for pair in results.pairs if pair.better is results.ranking[0]]
+    if against and all(pair.settled for pair in against):
+        return BETTER
+    return EQUAL if against and all(pair.equal for pair in results.pairs) else OPEN
+
+
+def _interval(interval: Interval, scale: int) -> dict[str, float | None]:
+    values = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+    return {name: None if math.isnan(value) else scale * value for name, value in values.items()}
