@@ -27,6 +27,7 @@ from vitlab.evaluation.per_class import write_per_class
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.objectives import Objective
 from vitlab.runs.metrics_csv import MetricsFile
+from vitlab.runs.origins import PACKAGES, continued, origins
 from vitlab.runs.resume import inexact
 from vitlab.runs.wandb import UnbreakableWandbLogger
 
@@ -69,7 +70,7 @@ class RunRecord(Callback):
             return
         log.info("%s: %s", self.directory, f"continuing from {trainer.ckpt_path}" if trainer.ckpt_path else "training")
         self.directory.mkdir(parents=True, exist_ok=True)
-        now = environment(trainer) | {"compiled": self.config["run"]["compile"]}
+        now = environment(trainer) | {"compiled": self.config["run"]["compile"]} | origins(self.config)
         if trainer.ckpt_path is None:
             erase(self.directory)
         else:
@@ -77,6 +78,7 @@ class RunRecord(Callback):
             before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else now
             if differences := inexact(before, now):
                 log.warning("Continued, but not to the bit: %s.", "; ".join(differences))
+            now = continued(before, now)
         write_text(self.directory / "config.yaml", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         write_text(self.directory / "environment.json", json.dumps(now, indent=2))
         facts = trainer.datamodule.facts()  # type: ignore[attr-defined]
@@ -200,7 +202,6 @@ def erase(directory: Path) -> None:
 
 def environment(trainer: Trainer) -> dict[str, Any]:
     """Return versions, device, commit and command of the run."""
-    packages = ("vitlab", "torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy")
     device = trainer.strategy.root_device
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
@@ -211,7 +212,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
     )
     return {
         "python": platform.python_version(),
-        **{name: _version(name) for name in packages},
+        **{name: _version(name) for name in PACKAGES},
         "git": commit.stdout.strip() or None,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "devices": trainer.world_size,
