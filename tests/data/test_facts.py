@@ -130,3 +130,14 @@ def test_another_folders_images_are_not_tested_under_the_runs_classes(photo_fold
     data.recall(facts)
     with pytest.raises(ValueError, match="has classes dog, zebra; the run's are cat, dog"):
         data.setup("test")
+
+
+def test_equal_photographs_have_equal_contents(photo_folder: PhotoFolder) -> None:
+    root = photo_folder(_COUNTS)
+    originals = sorted((root / "train" / "cat").iterdir())
+    shutil.copy(originals[0], root / "val" / "cat" / "copy.png")
+    data = _folder(root)
+    names = data.image_names("val")
+    (copied,) = np.flatnonzero(np.isin(data.contents("val"), data.contents("train")))
+    assert names[copied].endswith("copy.png")
+    assert (data.contents("train") != 0).all()

@@ -13,6 +13,7 @@ import yaml
 from sklearn.datasets import load_digits
 
 from vitlab.config import merge
+from vitlab.data.checking import content_of
 from vitlab.evaluation.predictions import Predictions
 from vitlab.experiment.experiment import Experiment
 from vitlab.objectives.classification import ClassificationTask
@@ -50,6 +51,9 @@ class Digits:
 
     def raw_images(self, split: str, indices: Sequence[int]) -> list[np.ndarray]:
         return list(self.pixels[self.splits[split][list(indices)]])
+
+    def contents(self, split: str) -> np.ndarray:
+        return np.array([content_of(image.tobytes()) for image in self.pixels[self.splits[split]]], np.uint64)
 
 
 class FakeExperiment:

@@ -60,11 +60,13 @@ def fit(config: dict, overwrite: bool) -> None:
     write_predictions(folder / "predictions.parquet", Predictions(names, labels, logits.astype(np.float32)))
     environment = {"vitlab": "0.1.0", "python": "3.11.9", "torch": "2.15.0", "device": "CPU", "command": str(seed)}
     (folder / "environment.json").write_text(json.dumps(environment))
-    summary = {"finished": True, "seconds": 20.0 + 3 * seed, "images_seen": 1000, "epochs": epochs, "metrics": {}}
+    summary = {"finished": True, "seconds": 20.0 + 3 * seed, "images_seen": 1000, "epochs": epochs}
+    summary["metrics"] = {"test/top1": float((logits.argmax(axis=1) == labels).mean())}
     if seed in plan.get("cut_short", []):
         summary["partial"] = ["tested on 184 of 597 images"]
     (folder / "summary.json").write_text(json.dumps(summary))
-    (folder / "data.json").write_text(json.dumps({"test_is_validation": plan.get("test_is_validation", False)}))
+    facts = {"test_is_validation": plan.get("test_is_validation", False), "splits": {"test": {"digest": "digits"}}}
+    (folder / "data.json").write_text(json.dumps(facts))
 
 
 def benchmark(config: dict, out: Path) -> None:

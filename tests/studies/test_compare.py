@@ -14,7 +14,8 @@ from fake_study import FAKE_PROGRAM, Digits, variant
 from vitlab.studies.compare import RunsFailed, compare, emit, results_of
 from vitlab.studies.execution.export_jobs import write_slurm
 from vitlab.studies.execution.local import Outcome
-from vitlab.studies.report.verdict import remarks, verdict
+from vitlab.studies.report.remarks import remarks
+from vitlab.studies.report.verdict import verdict
 from vitlab.studies.study import Run
 
 Write = Callable[..., Path]

@@ -21,7 +21,8 @@ from vitlab.studies.execution.progress import Active, Display, Progress
 from vitlab.studies.metric import TOP1, Metric, metric_of
 from vitlab.studies.report import figures
 from vitlab.studies.report.page import write_report
-from vitlab.studies.report.verdict import outlooks, remarks, verdict
+from vitlab.studies.report.remarks import remarks
+from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.results import StudyResults
 from vitlab.studies.study import Run, plan, read_study
 from vitlab.studies.tuning import Choice, Trial

@@ -1,15 +1,13 @@
 import dataclasses
 import re
-from pathlib import Path
 
 import numpy as np
-from fake_study import result, results, right
+from fake_study import results, right
 
 from vitlab.evaluation.cost import Cost
-from vitlab.studies.execution.local import Outcome
 from vitlab.studies.format import SPACE, speed
-from vitlab.studies.report.verdict import outlooks, remarks, verdict
-from vitlab.studies.study import Difference, Run
+from vitlab.studies.report.remarks import remarks
+from vitlab.studies.report.verdict import outlooks, verdict
 
 
 def plain(text: str) -> str:
@@ -77,7 +75,6 @@ def test_a_leader_may_be_better_than_one_and_undecided_against_another() -> None
 
 def test_seeds_need_no_partner() -> None:
     unequal = {"Swin": AHEAD["Swin"], "ViT": {seed: AHEAD["ViT"][seed % 6] for seed in (7, 8, 9)}}
-    assert remarks(results(unequal)) == []
     text = plain(verdict(results(unequal)))
     assert text.startswith("Swin is better than ViT by 5")
     assert "(3 to 6 seeds each)" in text
@@ -103,26 +100,6 @@ def test_nothing_to_compare_is_said() -> None:
     assert verdict(none) == "No run finished, so there is nothing to compare."
 
 
-def test_a_clean_study_needs_no_remark() -> None:
-    assert remarks(results(AHEAD)) == []
-
-
-def test_failures_are_named() -> None:
-    failed = Outcome(Run("ViT", 6, {}, Path("x")), "exit status 1: boom")
-    (remark,) = remarks(results(AHEAD, failures=[failed]))
-    assert plain(remark) == "1 of 13 runs failed and are excluded from all averages (ViT, seed 6: exit status 1: boom)."
-
-
-def test_tests_on_the_validation_images_are_told() -> None:
-    study = results(AHEAD)
-    assert remarks(study) == []
-    study.finished[0].data["test_is_validation"] = True
-    (remark,) = remarks(study)
-    assert plain(remark).startswith("The 1,000 test images are also the validation images: best.ckpt,")
-    assert "the k of k-NN" in remark
-    assert "validation split" not in study.baselines.describe_knn(study.tested_on_validation)
-
-
 def test_a_busy_machine_is_told_beside_its_speeds() -> None:
     cost = Cost(1, 2, 6, 45.0, 90.0, 1, 1, None, None, 64, 30, "a CPU", 1, "2.15", (31.0, 58.0), (89.0, 91.0), 1.7, 2)
     (remark,) = remarks(results(AHEAD, costs={"ViT": cost}))
@@ -130,31 +107,3 @@ def test_a_busy_machine_is_told_beside_its_speeds() -> None:
     assert "idle" in remark
     assert plain(speed(cost.train_images_per_second, cost.train_range)) == "45 [31, 58]"
     assert speed(45.0, None) == "45"  # an older version's
-
-
-def test_one_run_below_a_baseline_is_one() -> None:
-    study = results({"A": seeds([0.9, 0.45]), "B": seeds([0.6, 0.7])})
-    (remark,) = remarks(study)
-    assert plain(remark) == "1 of 4 runs does not beat k-NN on raw pixels (50.0 %): A with seed 1."
-
-
-def test_runs_below_a_baseline_are_marked() -> None:
-    study = results({"A": seeds([0.9, 0.45]), "B": seeds([0.3, 0.3])})
-    majority, neighbors = map(plain, remarks(study))
-    assert majority == "2 of 4 runs do not beat majority class (34.0 %): all of B."
-    assert neighbors == "3 of 4 runs do not beat k-NN on raw pixels (50.0 %): A with seed 1 and all of B."
-    everyone = remarks(results({"A": seeds([0.4]), "B": seeds([0.45])}))
-    assert list(map(plain, everyone)) == ["No run beats k-NN on raw pixels (50.0 %)."]
-
-
-def test_undeclared_differences_and_mixed_environments_are_named() -> None:
-    study = results(AHEAD, differences=[Difference("data.crop", {"Swin": 1, "ViT": 2}, declared=False)])
-    assert remarks(study) == ["The variants differ in more than the study declares: data.crop."]
-    labels = study.labels
-    mixed = [
-        result(name, seed, right(0.9), labels, torch=version, command=version)
-        for name, seed, version in (("Swin", 1, "2.14"), ("ViT", 1, "2.15"))
-    ]
-    assert remarks(dataclasses.replace(results(AHEAD), finished=mixed)) == [
-        "The runs come from different environments (torch: 2.14, 2.15)."
-    ]

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vitlab.data.augment import BatchAugment, erase, normalize, resize
+from vitlab.data.checking import content_of
 from vitlab.data.counter_rng import Draws, Stream, permutation
 from vitlab.data.decoding import PictureMode
 from vitlab.data.mixup import Mixup, draw_mixup, mix_images, mix_labels
@@ -91,6 +92,10 @@ class ImageDataset(Dataset[Batch], ABC):
     @abstractmethod
     def raw(self, index: int) -> np.ndarray:
         """Return one image as (H, W, C) uint8, not augmented."""
+
+    def contents(self) -> np.ndarray:
+        """Return a hash of each image, (N,) uint64, equal where the images are equal; 0: unknown."""
+        return np.array([content_of(self.raw(index).tobytes()) for index in range(len(self))], np.uint64)
 
     def digest(self) -> str:
         """Return a hash of the split's images, labels and order."""
@@ -243,6 +248,10 @@ class ImageDataModule(LightningDataModule, ABC):
     def image_names(self, split: Split) -> list[str]:
         """Return the name of each image, in evaluation order."""
         return self.dataset(split).names
+
+    def contents(self, split: Split) -> np.ndarray:
+        """Return a hash of each image, (N,) uint64, equal where the images are equal; 0: unknown."""
+        return self.dataset(split).contents()
 
     def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]:
         """Return images (H, W, C) uint8 without augmentation, for galleries and baselines on pixels."""

@@ -71,6 +71,10 @@ class Photos(ImageDataset):
         """Names of the source, as text."""
         return [as_text(os.fsdecode(file)) for file in self._files]
 
+    def contents(self) -> np.ndarray:
+        """Return the hash of each file, (N,) uint64; 0 where a source does not give it."""
+        return self._contents
+
     def _identity(self) -> list[bytes]:
         """Return the names without the folder of the split, and the hashes of the files."""
         return ["\0".join(below_split(name) for name in self.names).encode(), self._contents.tobytes()]

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from vitlab.data.augment import BatchAugment
+from vitlab.data.checking import content_of
 from vitlab.data.counter_rng import Draws, to_device
 from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset
 from vitlab.data.photos import Framing
@@ -30,6 +31,11 @@ class TensorImages(ImageDataset):
 
     def _identity(self) -> list[bytes]:
         return [*super()._identity(), self.images.cpu().contiguous().numpy().tobytes()]
+
+    def contents(self) -> np.ndarray:
+        """Return a hash of each image's pixels, (N,) uint64."""
+        pixels = self.images.cpu().contiguous().numpy()
+        return np.array([content_of(image.tobytes()) for image in pixels], np.uint64)
 
     def to(self, device: torch.device) -> None:
         """Move images and labels."""

@@ -46,6 +46,9 @@ class Images(Protocol):
     def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]:
         """Return images as uint8 (H, W, C), C being 1 or 3; sizes may differ."""
 
+    def contents(self, split: Split) -> np.ndarray:
+        """Return a hash of each image, (N,) uint64, equal where the images are equal; 0: unknown."""
+
 
 @dataclass(frozen=True)
 class Baselines:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.studies.baselines import Baselines, Images, baselines
+from vitlab.studies.duplicates import Duplicates, duplicates
 from vitlab.studies.execution.costs import known_costs, measure_costs
 from vitlab.studies.execution.export_jobs import Engine
-from vitlab.studies.execution.local import Allotment, Outcome, allot, is_finished, refuse_conflicts, run_all
+from vitlab.studies.execution.local import UNFINISHED, Allotment, Outcome, allot, is_finished, refuse_conflicts, run_all
 from vitlab.studies.execution.progress import Display
 from vitlab.studies.execution.slurm import run_array
 from vitlab.studies.format import counted
 from vitlab.studies.looks import append_look, look_of, read_looks
+from vitlab.studies.outside import outside
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.results import StudyResults, read_results
@@ -75,6 +77,11 @@ class _Plan:
             return None
         return baselines(self.images, self.runs[0].config["data"], self.folder / "baselines.json")
 
+    @cached_property
+    def duplicates(self) -> Duplicates:
+        """The test images that are also training or validation images."""
+        return duplicates(self.images, self.runs[0].config["data"], self.folder / "duplicates.json")
+
     def first_runs(self) -> list[Run]:
         return first_runs(self.study, self.runs)
 
@@ -91,7 +98,7 @@ class _Plan:
         self, outcomes: Sequence[Outcome], costs: dict[str, Cost] | None = None, failures: dict[str, str] | None = None
     ) -> StudyResults:
         finished, failed = read_results(outcomes)
-        return StudyResults(
+        results = StudyResults(
             study=self.study,
             differences=differing_keys(self.study, self.runs),
             finished=finished,
@@ -105,6 +112,9 @@ class _Plan:
             metric=self.runs[0].metric,
             log=read_looks(self.folder),
         ).used()
+        used = [*(result.run for result in results.finished), *(run for run, _ in results.failures)]
+        beside = outside(self.study, self.runs, used, self.folder, results.metric, self.duplicates)
+        return replace(results, outside=beside)
 
     def next_runs(self, outcomes: Sequence[Outcome] | None = None) -> list[Run]:
         """Return the runs of the next look, none if the study has ended; all runs of a fixed list of seeds."""
@@ -161,6 +171,8 @@ def compare(
     executor = None if cluster is None else cluster(study.name, planned.folder)
     if lines := planned.baselines:  # before the first run, so that broken images are detected here
         print(f"Baselines: majority class {lines.majority:.1%}, k-NN on raw pixels {lines.knn:.1%}.", flush=True)
+    if leaked := str(planned.duplicates):
+        print(leaked, flush=True)
     size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}"
     print(f"{study.name}: {size}; {planned.allotment}.", flush=True)
 
@@ -205,7 +217,7 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
     refuse_conflicts(planned.runs)
     failed = {run: why for look in read_looks(planned.folder)[-1:] for run, why in look["failures"].items()}
     outcomes = [
-        Outcome(run, None if is_finished(run) else failed.get(str(run), "is not finished"))
+        Outcome(run, None if is_finished(run) else failed.get(str(run), UNFINISHED))
         for run in planned.runs
         if not planned.study.looks or is_finished(run) or str(run) in failed
     ]

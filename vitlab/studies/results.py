@@ -24,6 +24,7 @@ from vitlab.studies.baselines import Baselines
 from vitlab.studies.execution.local import Outcome, cut_short
 from vitlab.studies.format import as_yaml
 from vitlab.studies.metric import TOP1, Metric
+from vitlab.studies.outside import Outside
 from vitlab.studies.statistics import comparison as statistics
 from vitlab.studies.statistics.comparison import Difference, McNemar
 from vitlab.studies.statistics.intervals import Interval, t_interval
@@ -39,7 +40,7 @@ DECISIVE = (
     "data.init_args.crop_pct",
     *("vitlab", "git", "torch", "torchvision", "timm", "device", "precision"),
 )
-OWN_TO_A_RUN = ("command",)  # entries of environment.json that differ between any two runs
+OWN_TO_A_RUN = ("command", "sources", "weights", "changed")  # entries of environment.json that belong to one run
 
 
 class CurvePoints(NamedTuple):
@@ -231,6 +232,7 @@ class StudyResults:
     choices: list[Choice] = field(default_factory=list)  # of tuning, by variant
     metric: Metric = TOP1
     log: list[dict[str, Any]] = field(default_factory=list)  # looks.jsonl, without the present look
+    outside: Outside = field(default_factory=Outside)
 
     @cached_property
     def ranking(self) -> list[VariantResult]:
@@ -350,7 +352,9 @@ class StudyResults:
     def environment(self) -> dict[str, list[str]]:
         """The distinct values of each entry of environment.json over the finished runs."""
         flat = [flatten(result.environment) for result in self.finished]
-        keys = dict.fromkeys(key for environment in flat for key in environment if key not in OWN_TO_A_RUN)
+        keys = dict.fromkeys(
+            key for environment in flat for key in environment if key.split(".")[0] not in OWN_TO_A_RUN
+        )
         return {key: list(dict.fromkeys(_text(environment.get(key, ABSENT)) for environment in flat)) for key in keys}
 
     @cached_property

@@ -382,9 +382,15 @@ def without_run(config: Config) -> Config:
     return {key: value for key, value in config.items() if key != "run"}
 
 
+def comparable(config: Config) -> Config:
+    """Return a configuration with that part of its `run` section in which variants may differ."""
+    run = {key: value for key, value in config.get("run", {}).items() if key in ("compile", "not_finite")}
+    return without_run(config) | ({"run": run} if run else {})
+
+
 def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
     """List every key in which the variants' resolved configurations differ with the first seed, declared keys first."""
-    flat = {run.variant: flatten(without_run(run.config)) for run in runs if run.seed == study.seeds[0]}
+    flat = {run.variant: flatten(comparable(run.config)) for run in runs if run.seed == study.seeds[0]}
     differences = []
     for key in dict.fromkeys(key for config in flat.values() for key in config):
         values = {variant: config.get(key, ABSENT) for variant, config in flat.items()}
@@ -396,7 +402,7 @@ def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
 
 def _refuse_equal_variants(study: Study, cells: Mapping[str, Run]) -> None:
     for (first, a), (second, b) in combinations(cells.items(), 2):
-        if without_run(a.config) == without_run(b.config):
+        if comparable(a.config) == comparable(b.config):
             raise ValueError(
                 f"Variants {first!r} and {second!r} of {study.path} are the same experiment:\n"
                 "their resolved configurations do not differ in a single value. Change or remove one."

@@ -32,6 +32,7 @@ from vitlab.studies.study import Run, without_run
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 20.0  # for a run to write a checkpoint after SIGTERM
+UNFINISHED = "is not finished"  # why a run has no result that may still come
 LOG_LINES = 8  # shown for a failed run
 
 

@@ -9,9 +9,10 @@ from vitlab.studies.format import SPACE, counted
 from vitlab.studies.looks import look_of
 from vitlab.studies.report import figures
 from vitlab.studies.report.document import Code, Details, Document, Part, Section, render
+from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.robustness import read_robustness
 from vitlab.studies.report.sections import sections_of
-from vitlab.studies.report.verdict import outlooks, remarks, verdict
+from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.report.verdict_file import write_verdict
 from vitlab.studies.results import StudyResults
 from vitlab.studies.robustness import FinishedRun

@@ -3,11 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from vitlab.evaluation.cost import doubts
-from vitlab.studies.format import SPACE, as_yaml, counted, digits_for, percent
-from vitlab.studies.results import Pair, RunResult, StudyResults
+from vitlab.studies.format import SPACE, counted
+from vitlab.studies.results import Pair, StudyResults
 from vitlab.studies.statistics.power import MOST_SEEDS, Need, detectable, need
-from vitlab.studies.statistics.sequential import error_of_extending
 
 
 def verdict(results: StudyResults) -> str:
@@ -90,65 +88,6 @@ def required(needed: Need) -> str:
     return f"{low} to {high} seeds of each variant" if low != high else f"{low} seeds of each variant"
 
 
-def remarks(results: StudyResults) -> list[str]:
-    """List what qualifies the verdict, the gravest first."""
-    lines = []
-    total = len(results.finished) + len(results.failures)
-    if results.failures:
-        which = "; ".join(f"{run}: {failure}" for run, failure in results.failures)
-        lines.append(
-            f"{len(results.failures)} of {counted(total, 'run')} failed and are excluded from all averages ({which})."
-        )
-    if results.finished and results.tested_on_validation:
-        chosen = (
-            "best.ckpt, every tuned setting and the k of k-NN"
-            if results.baselines
-            else "best.ckpt and every tuned setting"
-        )
-        lines.append(
-            f"The {counted(len(results.labels), 'test image')} are also the validation images: {chosen} were selected "
-            "on them. Hold out other images for unbiased numbers."
-        )
-    lines += _below_baselines(results)
-    lines += _extension(results)
-    undeclared = [difference.key for difference in results.differences if not difference.declared]
-    if undeclared:
-        keys = ", ".join(undeclared[:4]) + (f" and {len(undeclared) - 4} more" if len(undeclared) > 4 else "")
-        lines.append(f"The variants differ in more than the study declares: {keys}.")
-    for choice in results.choices:
-        failed = [as_yaml(trial.value) for trial in choice.trials if trial.score is None]
-        if failed:
-            lines.append(f"Tuning {choice.variant} failed with {_and(failed)}.")
-        if choice.at_the_edge:
-            lines.append(
-                f"The best value for {choice.variant}, {as_yaml(choice.best.value)}, is at the edge of those tried."
-            )
-    mixed = [f"{key}: {', '.join(values)}" for key, values in results.environment.items() if len(values) > 1]
-    if mixed:
-        lines.append(f"The runs come from different environments ({'; '.join(mixed)}).")
-    lines += doubts(results.costs)
-    lines += [f"{variant}: its cost could not be measured ({why})." for variant, why in results.cost_failures.items()]
-    return lines
-
-
-def _extension(results: StudyResults) -> list[str]:
-    """State what it costs that seeds were added after a look at the results which was not planned."""
-    if not results.earlier_plans:
-        return []
-    counts = [*results.earlier_plans, len(results.study.seeds)]
-    numbers = f"{', '.join(map(str, counts[:-1]))} to {counted(counts[-1], 'seed')}"
-    if results.study.looks:
-        return [
-            f"The study was extended from {numbers} after it had ended, so more than 5{SPACE}% of claims are false."
-        ]
-    error = error_of_extending(tuple(counts), results.study.test)
-    return [
-        f"The list was extended from {numbers} after a look at the results, so each pair is tested at the level "
-        f"{results.level:.3f} instead of 0.05; even so, chance alone leads to a claim in {100 * error:.1f}{SPACE}% of "
-        "such studies. `seeds: {from: 4, to: …}` plans the looks."
-    ]
-
-
 def _seeds(results: StudyResults) -> str:
     counts = sorted({len(result.runs) for result in results.ranking})
     return (f"{counts[0]} to " if len(counts) > 1 else "") + f"{counted(counts[-1], 'seed')} each"
@@ -156,29 +95,3 @@ def _seeds(results: StudyResults) -> str:
 
 def _and(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def _below_baselines(results: StudyResults) -> list[str]:
-    lines = []
-    for line, value in results.baselines.lines.items() if results.baselines else ():
-        below = [result for result in results.finished if line in results.lines_not_beaten(result.score)]
-        if not below:
-            continue
-        score = f"{percent(value, digits_for(len(results.labels)))}{SPACE}%"
-        if len(below) == len(results.finished):
-            lines.append(f"No run beats {line} ({score}).")
-            continue
-        share = f"{len(below)} of {counted(len(results.finished), 'run')} {'does' if len(below) == 1 else 'do'}"
-        lines.append(f"{share} not beat {line} ({score}): {_and(_who(below, results))}.")
-    return lines
-
-
-def _who(below: Sequence[RunResult], results: StudyResults) -> list[str]:
-    names = []
-    for result in results.ranking:
-        seeds = [run.run.seed for run in result.runs if run in below]
-        if len(seeds) == len(result.runs):
-            names.append(f"all of {result.variant}")
-        elif seeds:
-            names.append(f"{result.variant} with seed {_and([str(seed) for seed in seeds])}")
-    return names

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from vitlab.atomic_files import write_text
-from vitlab.studies.report.verdict import remarks, verdict
+from vitlab.studies.report.remarks import remarks
+from vitlab.studies.report.verdict import verdict
 from vitlab.studies.results import StudyResults
 from vitlab.studies.statistics.intervals import Interval
 

@@ -13,7 +13,8 @@ import wandb
 
 from vitlab.studies.baselines import Images
 from vitlab.studies.report.gallery import SHOWN, gallery, interesting
-from vitlab.studies.report.verdict import outlooks, remarks, verdict
+from vitlab.studies.report.remarks import remarks
+from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.results import StudyResults
 
 

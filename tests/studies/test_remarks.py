@@ -1,0 +1,352 @@
+"""What a report remarks on, and what makes a comparison void: each test tries to get past it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_study import results, right
+
+from vitlab.evaluation.predictions import Predictions
+from vitlab.studies.budget import Budget
+from vitlab.studies.duplicates import Duplicates
+from vitlab.studies.execution.local import UNFINISHED, Outcome
+from vitlab.studies.format import SPACE
+from vitlab.studies.outside import Compute, LeftOut, Outside, Trials
+from vitlab.studies.report.remarks import objections, remarks
+from vitlab.studies.results import RunResult, StudyResults
+from vitlab.studies.study import Difference, Run
+
+
+def plain(text: str) -> str:
+    return text.replace(SPACE, " ")
+
+
+def seeds(accuracies: list[float], first: int = 0) -> dict[int, np.ndarray]:
+    return {seed: right(accuracy, seed=first + seed) for seed, accuracy in enumerate(accuracies)}
+
+
+SIX = [0.95, 0.951, 0.949, 0.95, 0.952, 0.95]
+AHEAD = {"Swin": seeds(SIX), "ViT": seeds([accuracy - 0.05 for accuracy in SIX])}
+ARCHITECTURE = Difference("model.init_args.backbone.class_path", {"Swin": "a.B", "ViT": "a.C"}, declared=True)
+
+
+def each(study: StudyResults, change: Any) -> StudyResults:
+    """Return a study with `change(run)` of every run."""
+    return dataclasses.replace(study, finished=[change(run) for run in study.finished])
+
+
+def environments(**by_variant: Any) -> StudyResults:
+    """Return the clear lead with an environment for each variant, or a list of one per seed."""
+
+    def change(run: RunResult) -> RunResult:
+        own = by_variant[run.run.variant]
+        return dataclasses.replace(run, environment=own[run.run.seed % len(own)] if isinstance(own, list) else own)
+
+    return each(results(AHEAD), change)
+
+
+def summaries(budget: Budget | None = None, **by_variant: dict[str, Any]) -> StudyResults:
+    """Return the clear lead with entries of summary.json by variant."""
+    study = results(AHEAD)
+    if budget is not None:
+        study = dataclasses.replace(study, study=dataclasses.replace(study.study, budget=budget))
+
+    def change(run: RunResult) -> RunResult:
+        return dataclasses.replace(run, summary=run.summary | by_variant.get(run.run.variant, {}))
+
+    return each(study, change)
+
+
+def declared(study: StudyResults, *differences: Difference) -> StudyResults:
+    """Return a study whose `may_differ` lists what these differences declare."""
+    keys = [difference.key for difference in differences if difference.declared]
+    return dataclasses.replace(
+        study, differences=list(differences), study=dataclasses.replace(study.study, may_differ=keys)
+    )
+
+
+# ---- settings
+
+
+def test_an_undeclared_difference_makes_the_comparison_void() -> None:
+    study = declared(
+        results(AHEAD),
+        ARCHITECTURE,
+        Difference("model.init_args.optimizer.init_args.lr", {"Swin": 0.002, "ViT": 0.001}, declared=False),
+        Difference("data.init_args.batch_size", {"Swin": 64, "ViT": 128}, declared=False),
+    )
+    text = (
+        "Not a pure architecture comparison: learning rate and batch size differ too, and the study does not declare "
+        "it."
+    )
+    assert objections(study) == [text]
+    assert remarks(study) == [text]
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("run.not_finite", ["skip", "stop"]),
+        ("run.compile", [True, False]),
+        ("trainer.callbacks", [None, ["EarlyStopping"]]),
+        ("trainer.max_steps", [100, -1]),
+    ],
+)
+def test_what_a_run_does_is_an_undeclared_difference_too(key: str, values: list[Any]) -> None:
+    difference = Difference(key, dict(zip(("Swin", "ViT"), values, strict=True)), declared=False)
+    (objection,) = objections(declared(results(AHEAD), ARCHITECTURE, difference))
+    assert f": {key.split('.')[1].replace('_', ' ')} differ" in objection
+
+
+def test_what_cannot_change_a_result_is_no_objection() -> None:
+    harmless = Difference("data.init_args.num_workers", {"Swin": 0, "ViT": 4}, declared=False)
+    assert remarks(declared(results(AHEAD), ARCHITECTURE, harmless)) == []
+
+
+def test_many_undeclared_differences_are_counted() -> None:
+    keys = [f"trainer.setting_{index}" for index in range(7)]
+    differences = [Difference(key, {"Swin": 1, "ViT": 2}, declared=False) for key in keys]
+    (objection,) = objections(declared(results(AHEAD), ARCHITECTURE, *differences))
+    assert ": setting 0, setting 1, setting 2, setting 3 and 3 more differ too" in objection
+
+
+def test_a_declared_difference_that_is_not_architecture_is_named() -> None:
+    study = declared(
+        results(AHEAD),
+        ARCHITECTURE,
+        Difference("model.init_args.optimizer.init_args.lr", {"Swin": 0.002, "ViT": 0.001}, declared=True),
+        Difference("data.init_args.batch_size", {"Swin": 64, "ViT": 128}, declared=True),
+        Difference("model.init_args.backbone.init_args.drop_path_rate", {"Swin": 0.2, "ViT": 0.1}, declared=True),
+        Difference("model.init_args.backbone.init_args.img_size", {"Swin": 32, "ViT": 64}, declared=True),
+        Difference("trainer.precision", {"Swin": "bf16-mixed", "ViT": "32-true"}, declared=True),
+    )
+    assert objections(study) == []
+    assert remarks(study) == [
+        "Declared, but not architecture: img_size (data); lr, batch_size (recipe); drop_path_rate (regularization); "
+        "precision (trainer). The differences are not the architectures' alone."
+    ]
+
+
+def test_a_study_of_recipes_says_that_it_is_one() -> None:
+    study = declared(results(AHEAD), Difference("model.init_args.label_smoothing", {"Swin": 0.1, "ViT": 0.0}, True))
+    (remark,) = remarks(study)
+    assert remark == (
+        "All variants have the same architecture; they differ, as declared, in label_smoothing (regularization)."
+    )
+
+
+def test_weights_from_elsewhere_and_the_compute_behind_them_are_named() -> None:
+    compute = [
+        Compute("runs/mae/seed-0", ["Swin"], taught=False, seconds=750, images=1_200_000),
+        Compute("timm/resnet18", ["Swin", "ViT"], taught=True),
+    ]
+    study = results(AHEAD, outside=Outside(compute=compute, trials=Trials(12, 3600, 60_000)))
+    weights, trials = map(plain, remarks(study))
+    assert weights == (
+        "Weights from elsewhere: Swin from runs/mae/seed-0 (12:30 of training, 1,200,000 images); all variants taught "
+        "by timm/resnet18 (compute unknown). Images seen and training time leave this out."
+    )
+    assert trials.startswith("Tuning took 12 more runs, 1:00:00 of training on 60,000 images.")
+
+
+# ---- runs
+
+
+def failed(variant: str, *failing: int, why: str = "exit status 1: boom") -> list[Outcome]:
+    return [Outcome(Run(variant, seed, {}, Path("x")), why) for seed in failing]
+
+
+def test_failures_are_named_with_the_mean_that_they_would_give() -> None:
+    study = results(AHEAD, failures=failed("ViT", 6, 7))
+    assert objections(study) == []
+    first, second = map(plain, remarks(study))
+    assert first == (
+        "2 of 14 runs failed and are excluded from all averages (ViT, seed 6: exit status 1: boom; ViT, seed 7: exit "
+        "status 1: boom)."
+    )
+    # Three classes: (6 · 90.03 + 2 · 33.33) / 8
+    assert second == "ViT failed in 2 of 8 seeds; counted as chance (33 %), its mean would be 75.9 % instead of 90.0 %."
+
+
+def test_a_variant_whose_survivors_lead_is_not_better() -> None:
+    study = results(AHEAD, failures=failed("Swin", 6))
+    (objection,) = objections(study)
+    assert plain(objection) == (
+        "Swin failed in 1 of 7 seeds; counted as chance (33 %), its mean would be 86.2 % instead of 95.0 %, so its "
+        "lead is that of selected runs."
+    )
+    assert len(remarks(study)) == 2  # the objection is not repeated
+    equal = results({"A": AHEAD["Swin"], "B": AHEAD["Swin"]}, failures=failed("A", 6))
+    assert objections(equal) == []  # nobody leads
+
+
+def test_runs_that_are_not_finished_yet_are_no_failures() -> None:
+    study = results(AHEAD, failures=failed("Swin", 6, why=UNFINISHED))
+    assert objections(study) == []
+    assert len(remarks(study)) == 1
+
+
+def test_finished_runs_that_the_study_leaves_out_are_named() -> None:
+    study = results(AHEAD, outside=Outside(left_out=[LeftOut("ViT, seed 9", 0.971), LeftOut("old, seed 1", None)]))
+    (remark,) = remarks(study)
+    assert plain(remark) == (
+        "Left out: 2 finished runs in the study's folder are not in this comparison (ViT, seed 9: 97.1 %; old, seed 1: "
+        "no score). Seeds or variants that were dropped after their results were known bias it."
+    )
+
+
+def test_runs_that_ended_early_are_named() -> None:
+    assert remarks(summaries(Swin={"epochs": 2}, ViT={"epochs": 2})) == []
+    (remark,) = remarks(summaries(ViT={"epochs": 1}))
+    assert remark.startswith("ViT trained 1 epochs instead of 2 (seed 0, 1, 2, 3, 4 and 5): something ended")
+
+
+def test_unequal_numbers_of_training_images_are_named() -> None:
+    (remark,) = remarks(summaries(ViT={"images_seen": 2100}))
+    assert remark == "The runs did not see equally many training images: Swin 2,000; ViT 2,100."
+    # A budget of FLOPs gives variants unequal numbers of images, but all runs of a variant the same.
+    assert remarks(summaries(Budget("flops", 1e9), ViT={"images_seen": 2100})) == []
+
+
+def test_minutes_that_miss_the_budget_are_named() -> None:
+    minute = Budget("minutes", 1)
+    assert remarks(summaries(minute, ViT={"seconds": 62.0})) == []
+    (remark,) = remarks(summaries(minute, ViT={"seconds": 66.0}))
+    assert plain(remark) == "The budget is 1 minute of training; on average, the runs took ViT 1.1 minutes."
+
+
+def test_averaged_weights_that_are_clearly_better_are_named() -> None:
+    def averaged(run: RunResult) -> RunResult:
+        own, right_class = run.predictions, np.eye(3)[run.predictions.labels] == 1
+        better = np.log(np.where(right_class, 0.9, 0.05)).astype(np.float32)
+        averages = better if run.run.variant == "ViT" else own.logits
+        return dataclasses.replace(run, predictions=Predictions(own.images, own.labels, own.logits, averages))
+
+    (remark,) = remarks(each(results(AHEAD), averaged))
+    assert plain(remark) == (
+        "ViT is ranked by its last weights (90.0 %); the averages of its weights are better by more than the interval "
+        "(100.0 %)."
+    )
+
+
+# ---- code and environment
+
+
+def test_an_environment_of_one_variant_alone_makes_the_comparison_void() -> None:
+    old, new = {"torch": "2.14", "command": "a"}, {"torch": "2.15", "command": "b"}
+    (objection,) = objections(environments(Swin=old, ViT=new))
+    assert objection == (
+        "The environment differs between variants (torch: Swin 2.14; ViT 2.15), which may be why they do."
+    )
+    assert remarks(environments(Swin=old, ViT=new)) == [objection]
+    partly = environments(Swin=old, ViT=[old, new])
+    assert "torch: Swin 2.14; ViT 2.14 and 2.15" in objections(partly)[0]
+
+
+def test_an_environment_that_is_mixed_alike_is_a_remark() -> None:
+    mix = [{"torch": "2.14"}, {"torch": "2.15"}]
+    assert objections(environments(Swin=mix, ViT=mix)) == []
+    assert remarks(environments(Swin=mix, ViT=mix)) == [
+        "The runs come from different environments (torch: 2.14, 2.15)."
+    ]
+
+
+def test_changes_that_are_not_committed_count_as_environment() -> None:
+    dirty = {"git": "abc-dirty"}
+    (objection,) = objections(environments(Swin=dirty | {"diff": "1"}, ViT=dirty | {"diff": "2"}))
+    assert "(diff: Swin 1; ViT 2)" in objection
+
+
+def test_a_precision_that_the_study_sets_is_no_environment() -> None:
+    study = environments(Swin={"precision": "bf16-mixed"}, ViT={"precision": "32-true"})
+    assert len(objections(study)) == 1
+    precision = Difference("trainer.precision", {"Swin": "bf16-mixed", "ViT": None}, declared=True)
+    assert objections(declared(study, ARCHITECTURE, precision)) == []
+
+
+def test_runs_of_one_variant_with_other_code_make_the_comparison_void() -> None:
+    first, second = ({"sources": {"mine.Shifted": {"file": "mine.py", "hash": value}}} for value in ("1a", "2b"))
+    (objection,) = objections(environments(Swin=[first, first, second], ViT={}))
+    assert objection == (
+        "The runs of Swin differ in code, mine.Shifted (hash 1a: seed 0, 1, 3 and 4; hash 2b: seed 2 and 5)."
+    )
+    assert len(objections(environments(Swin=[first, {}], ViT={}))) == 1  # an older run, of unknown code
+    assert objections(environments(Swin=first, ViT=second)) == []
+
+
+def test_runs_of_one_variant_with_other_weights_make_the_comparison_void() -> None:
+    first, second = ({"weights": {"model.init_args.init_from": {"path": "a", "hash": h}}} for h in ("1a", "2b"))
+    (objection,) = objections(environments(Swin=[first, second], ViT={}))
+    assert objection.startswith("The runs of Swin differ in weights, model.init_args.init_from (hash 1a: seed 0")
+
+
+def test_a_class_of_the_users_own_is_named_with_its_file_and_hash() -> None:
+    recorded = {"sources": {"mine.Shifted": {"file": "/home/mine.py", "hash": "1a2b"}}}
+    study = environments(Swin=recorded, ViT={})
+
+    def own(run: RunResult) -> RunResult:
+        backbone = {"class_path": "mine.Shifted" if run.run.variant == "Swin" else "vitlab.models.VisionTransformer"}
+        config = run.run.config | {"model": {"init_args": {"backbone": backbone}}}
+        return dataclasses.replace(run, run=dataclasses.replace(run.run, config=config))
+
+    (remark,) = remarks(each(study, own))
+    assert remark == (
+        "Swin uses a class of your own: mine.Shifted (/home/mine.py, hash 1a2b). What it does in evaluation is not "
+        "checked."
+    )
+    (unknown,) = remarks(each(environments(Swin={}, ViT={}), own))
+    assert "mine.Shifted (its code was not recorded)" in unknown
+
+
+def test_a_run_that_continued_with_other_code_is_named() -> None:
+    study = environments(Swin=[{}, {}, {}, {}, {}, {"changed": ["git", "sources"]}], ViT={})
+    assert remarks(study) == ["Swin, seed 5 was continued after git and sources had changed."]
+
+
+# ---- images
+
+
+def test_copies_of_training_images_in_the_test_split_are_named() -> None:
+    found = Duplicates(1000, {"train": 2, "val": 0}, [["a", "b"], ["c", "d"]])
+    (remark,) = remarks(results(AHEAD, outside=Outside(duplicates=found)))
+    assert plain(remark).startswith("Of 1,000 test images, exact copies are also 2 in the train split, which inflates")
+    assert remarks(results(AHEAD, outside=Outside(duplicates=Duplicates(1000, {"train": 0}, [])))) == []
+
+
+def test_other_studies_on_the_same_test_images_are_named() -> None:
+    (remark,) = remarks(results(AHEAD, outside=Outside(studies=["first-try", "second-try"])))
+    assert remark.startswith("2 other studies in this folder used the same test images (first-try, second-try);")
+
+
+# ---- splits and baselines
+
+
+def test_a_clean_study_needs_no_remark() -> None:
+    assert remarks(results(AHEAD)) == []
+
+
+def test_tests_on_the_validation_images_are_told() -> None:
+    study = results(AHEAD)
+    assert remarks(study) == []
+    study.finished[0].data["test_is_validation"] = True
+    (remark,) = remarks(study)
+    assert plain(remark).startswith("The 1,000 test images are also the validation images: best.ckpt,")
+    assert "the k of k-NN" in remark
+    assert "validation split" not in study.baselines.describe_knn(study.tested_on_validation)
+
+
+def test_one_run_below_a_baseline_is_one() -> None:
+    study = results({"A": seeds([0.9, 0.45]), "B": seeds([0.6, 0.7])})
+    (remark,) = remarks(study)
+    assert plain(remark) == "1 of 4 runs does not beat k-NN on raw pixels (50.0 %): A with seed 1."
+
+
+def test_runs_below_a_baseline_are_marked() -> None:
+    study = results({"A": seeds([0.9, 0.45]), "B": seeds([0.3, 0.3])})
+    majority, neighbors = map(plain, remarks(study))
+    assert majority == "2 of 4 runs do not beat majority class (34.0 %): all of B."
+    assert neighbors == "3 of 4 runs do not beat k-NN on raw pixels (50.0 %): A with seed 1 and all of B."
+    everyone = remarks(results({"A": seeds([0.4]), "B": seeds([0.45])}))
+    assert list(map(plain, everyone)) == ["No run beats k-NN on raw pixels (50.0 %)."]

@@ -1,0 +1,123 @@
+"""What belongs to a study but is in none of its averages: runs left out, compute before the runs, leaked images."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vitlab.studies.duplicates import Duplicates
+from vitlab.studies.fairness import weights_of
+from vitlab.studies.metric import Metric
+from vitlab.studies.study import RESERVED_SLUGS, Run, Study, slug
+
+
+class LeftOut(NamedTuple):
+    """A finished run in the study's folder that is in none of its averages."""
+
+    name: str  # variant and seed
+    score: float | None  # on the test images; None if its summary lacks it
+
+
+class Compute(NamedTuple):
+    """Training before or beside the runs."""
+
+    source: str
+    variants: list[str]
+    taught: bool  # whether it is a teacher, else weights to start from
+    seconds: float | None = None  # None: unknown
+    images: int | None = None
+
+
+class Trials(NamedTuple):
+    """The tuning runs together."""
+
+    runs: int = 0
+    seconds: float = 0.0
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What a report names beside a study's results."""
+
+    left_out: list[LeftOut] = field(default_factory=list)
+    compute: list[Compute] = field(default_factory=list)
+    trials: Trials = field(default_factory=Trials)
+    studies: list[str] = field(default_factory=list)  # others in the same root that used the same test images
+    duplicates: Duplicates | None = None
+
+
+def outside(
+    study: Study, runs: Sequence[Run], used: Iterable[Run], folder: Path, metric: Metric, duplicates: Duplicates
+) -> Outside:
+    """Look beside the runs of a study.
+
+    Args:
+        runs: at least one of each variant.
+        used: those that the results count, failed ones included.
+        folder: the study's.
+    """
+    return Outside(
+        _left_out(study, {run.directory for run in used}, folder, metric),
+        _compute(runs),
+        _trials(folder / "tuning"),
+        _other_studies(folder),
+        duplicates,
+    )
+
+
+def _left_out(study: Study, used: set[Path], folder: Path, metric: Metric) -> list[LeftOut]:
+    names = {slug(variant): variant for variant in study.variants}
+    runs = []
+    for directory in _finished(folder):
+        if directory not in used:
+            seed = directory.name.removeprefix("seed-")
+            scores = _read(directory / "summary.json").get("metrics", {})
+            short = directory.parent.name
+            runs.append(LeftOut(f"{names.get(short, short)}, seed {seed}", scores.get(f"test/{metric.name}")))
+    return runs
+
+
+def _finished(folder: Path) -> Iterator[Path]:
+    """Yield the finished run directories of a study's folder, by variant and seed."""
+    for variant in sorted(path for path in folder.glob("*") if path.is_dir() and path.name not in RESERVED_SLUGS):
+        runs = [summary.parent for summary in variant.glob("seed-*/summary.json")]
+        yield from sorted(runs, key=lambda run: (len(run.name), run.name))
+
+
+def _compute(runs: Sequence[Run]) -> list[Compute]:
+    by_source: dict[tuple[str, bool], list[str]] = {}
+    for run in runs:
+        for key, source in weights_of(run.config).items():
+            variants = by_source.setdefault((source, "teacher" in key.split(".")), [])
+            variants += [run.variant] if run.variant not in variants else []
+    found = []
+    for (source, taught), variants in by_source.items():
+        path = Path(source)
+        directory = path if path.is_dir() else path.parents[min(1, len(path.parents) - 1)]  # of checkpoints/last.ckpt
+        summary = _read(directory / "summary.json")
+        found.append(Compute(source, variants, taught, summary.get("seconds"), summary.get("images_seen")))
+    return found
+
+
+def _trials(folder: Path) -> Trials:
+    summaries = [_read(file) for file in folder.rglob("summary.json")]
+    seconds = sum(float(summary.get("seconds", 0)) for summary in summaries)
+    return Trials(len(summaries), seconds, sum(int(summary.get("images_seen", 0)) for summary in summaries))
+
+
+def _other_studies(folder: Path) -> list[str]:
+    own = _test_split(folder)
+    siblings = sorted(path for path in folder.parent.glob("*") if path.is_dir() and path != folder)
+    return [sibling.name for sibling in siblings if own is not None and _test_split(sibling) == own]
+
+
+def _test_split(folder: Path) -> Any:
+    """Return what identifies the test images of a study's folder; None if it has no finished run."""
+    first = next(_finished(folder), None)
+    return _read(first / "data.json").get("splits", {}).get("test") if first else None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

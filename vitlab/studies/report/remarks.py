@@ -1,0 +1,413 @@
+"""What makes the comparison of a study void, and what qualifies its conclusion."""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from vitlab.config import ABSENT
+from vitlab.evaluation.cost import doubts
+from vitlab.studies.execution.local import UNFINISHED
+from vitlab.studies.fairness import kind_of, matters, name_of, own_classes, said
+from vitlab.studies.format import SPACE, as_yaml, clock, counted, digits_for, percent
+from vitlab.studies.results import RunResult, StudyResults, VariantResult
+from vitlab.studies.statistics.sequential import error_of_extending
+from vitlab.studies.study import Difference
+
+ENVIRONMENT = ("git", "diff", "vitlab", "torch", "torchvision", "timm", "device", "precision")
+"""Entries of environment.json that change results; a variant that has them to itself is not compared alone."""
+
+SHOWN = 4  # settings, runs or studies that a sentence names
+OFF_PLAN = 0.05  # the share of a budget of minutes by which the runs may miss it
+DIFFERENT = 0.01  # the share by which numbers of training images may differ
+
+
+def objections(results: StudyResults) -> list[str]:
+    """List what makes the comparison void, the gravest first: no variant can be called better."""
+    if len(results.ranking) < 2:
+        return []
+    return [*_undeclared(results), *_selected(results), *_mixed_code(results), *_confounded(results)]
+
+
+def remarks(results: StudyResults) -> list[str]:
+    """List what qualifies the conclusion, the gravest first; begins with the objections."""
+    if not results.finished:
+        return _failures(results)
+    return [
+        *objections(results),
+        *_failures(results),
+        *_leaks(results),
+        *_below_baselines(results),
+        *_extension(results),
+        *_left_out(results),
+        *_declared(results),
+        *_weights(results),
+        *_own_code(results),
+        *_off_plan(results),
+        *_averaged(results),
+        *_tuning(results),
+        *_environments(results),
+        *doubts(results.costs),
+        *(f"{variant}: its cost could not be measured ({why})." for variant, why in results.cost_failures.items()),
+        *_other_studies(results),
+    ]
+
+
+# ---- settings
+
+
+def _undeclared(results: StudyResults) -> list[str]:
+    differing = [each for each in results.differences if not each.declared and matters(each.key, each.values)]
+    if not differing:
+        return []
+    names = list(dict.fromkeys(said(each.key) for each in differing))
+    what = "architecture comparison" if _architecture_differs(results) else "comparison of what the study declares"
+    verb = "differs" if len(names) == 1 else "differ"
+    return [f"Not a pure {what}: {_some(names)} {verb} too, and the study does not declare it."]
+
+
+def _declared(results: StudyResults) -> list[str]:
+    """Name the declared differences that are not architecture; tuned ones and those of the budget have own sections."""
+    chosen = tuple(results.study.may_differ)
+    others = [
+        each
+        for each in results.differences
+        if each.declared and each.key.startswith(chosen) and matters(each.key, each.values)
+    ]
+    named = _by_kind(each for each in others if kind_of(each.key) != "architecture")
+    if not named:
+        return []
+    if not _architecture_differs(results):
+        return [f"All variants have the same architecture; they differ, as declared, in {named}."]
+    return [f"Declared, but not architecture: {named}. The differences are not the architectures' alone."]
+
+
+def _architecture_differs(results: StudyResults) -> bool:
+    return any(kind_of(each.key) == "architecture" for each in results.differences)
+
+
+def _by_kind(differences: Iterable[Difference]) -> str:
+    """Return the names of settings with their kinds, like "lr, batch_size (recipe); crop_pct (data)"."""
+    ordered = sorted(differences, key=lambda each: kind_of(each.key))
+    groups = []
+    for kind, members in groupby(ordered, key=lambda each: kind_of(each.key)):
+        names = list(dict.fromkeys(name_of(each.key) for each in members))
+        groups.append(f"{_listed(names)} ({kind})")
+    return "; ".join(groups)
+
+
+def _weights(results: StudyResults) -> list[str]:
+    """Name where weights come from, and the compute that this took."""
+    parts = []
+    for each in results.outside.compute:
+        everyone = len(each.variants) == len(results.study.variants)
+        who = "all variants" if everyone else _and(each.variants)
+        spent = "compute unknown"
+        if each.seconds is not None and each.images is not None:
+            spent = f"{clock(each.seconds)} of training, {counted(each.images, 'image')}"
+        parts.append(f"{who} {'taught by' if each.taught else 'from'} {each.source} ({spent})")
+    lines = []
+    if parts:
+        lines.append(f"Weights from elsewhere: {'; '.join(parts)}. Images seen and training time leave this out.")
+    trials = results.outside.trials
+    if trials.runs:
+        lines.append(
+            f"Tuning took {counted(trials.runs, 'more run')}, {clock(trials.seconds)} of training on "
+            f"{counted(trials.images, 'image')}. Images seen and training time leave this out."
+        )
+    return lines
+
+
+# ---- runs
+
+
+def _failures(results: StudyResults) -> list[str]:
+    if not results.failures:
+        return []
+    total = len(results.finished) + len(results.failures)
+    which = "; ".join(f"{run}: {failure}" for run, failure in results.failures)
+    lines = [f"{len(results.failures)} of {counted(total, 'run')} failed and are excluded from all averages ({which})."]
+    leaders = _settled_leaders(results)
+    lines += [f"{_survivors(r, results)}." for r in results.ranking if _failed(r, results) and r not in leaders]
+    return lines
+
+
+def _selected(results: StudyResults) -> list[str]:
+    """Object to a lead of survivors."""
+    leaders = _settled_leaders(results)
+    return [f"{_survivors(r, results)}, so its lead is that of selected runs." for r in leaders if _failed(r, results)]
+
+
+def _settled_leaders(results: StudyResults) -> list[VariantResult]:
+    """Return the variants that are better than another one."""
+    return [result for result in results.ranking if any(p.settled and p.better is result for p in results.pairs)]
+
+
+def _survivors(result: VariantResult, results: StudyResults) -> str:
+    failed = _failed(result, results)
+    total = len(result.runs) + failed
+    text = f"{result.variant} failed in {failed} of {counted(total, 'seed')}"
+    if not results.metric.is_accuracy:
+        return text
+    chance = 1 / len(results.class_names)
+    mean = (len(result.runs) * result.score.mean + failed * chance) / total
+    level = percent(chance, 0 if chance >= 0.01 else 1)
+    return (
+        f"{text}; counted as chance ({level}{SPACE}%), its mean would be "
+        f"{results.metric.text(mean, results.digits)}{SPACE}% instead of "
+        f"{results.metric.text(result.score.mean, results.digits)}{SPACE}%"
+    )
+
+
+def _failed(result: VariantResult, results: StudyResults) -> int:
+    return sum(run.variant == result.variant and why != UNFINISHED for run, why in results.failures)
+
+
+def _left_out(results: StudyResults) -> list[str]:
+    runs = results.outside.left_out
+    if not runs:
+        return []
+    named = []
+    for run in runs:
+        score = "no score" if run.score is None else _score(run.score, results)
+        named.append(f"{run.name}: {score}")
+    verb = "is" if len(runs) == 1 else "are"
+    return [
+        f"Left out: {counted(len(runs), 'finished run')} in the study's folder {verb} not in this comparison "
+        f"({'; '.join(named)}). Seeds or variants that were dropped after their results were known bias it."
+    ]
+
+
+def _extension(results: StudyResults) -> list[str]:
+    """State what it costs that seeds were added after a look at the results which was not planned."""
+    if not results.earlier_plans:
+        return []
+    counts = [*results.earlier_plans, len(results.study.seeds)]
+    numbers = f"{', '.join(map(str, counts[:-1]))} to {counted(counts[-1], 'seed')}"
+    if results.study.looks:
+        return [
+            f"The study was extended from {numbers} after it had ended, so more than 5{SPACE}% of claims are false."
+        ]
+    error = error_of_extending(tuple(counts), results.study.test)
+    return [
+        f"The list was extended from {numbers} after a look at the results, so each pair is tested at the level "
+        f"{results.level:.3f} instead of 0.05; even so, chance alone leads to a claim in {100 * error:.1f}{SPACE}% of "
+        "such studies. `seeds: {from: 4, to: …}` plans the looks."
+    ]
+
+
+def _off_plan(results: StudyResults) -> list[str]:
+    """Compare what every run spent with the plan: epochs, images, minutes."""
+    lines, budget = [], results.study.budget
+    for result in results.ranking:
+        short = [run for run in result.runs if run.summary.get("epochs", run.run.epochs) != run.run.epochs]
+        if short:
+            trained = _range([run.summary["epochs"] for run in short])
+            seeds = _and([str(run.run.seed) for run in short])
+            lines.append(
+                f"{result.variant} trained {trained} epochs instead of {short[0].run.epochs} (seed {seeds}): something "
+                "ended its runs early."
+            )
+    seen = {result.variant: [run.images_seen for run in result.runs] for result in results.ranking}
+    groups = [[n for images in seen.values() for n in images]] if not (budget and budget.measured) else seen.values()
+    if any(max(group) > (1 + DIFFERENT) * min(group) for group in groups):
+        each = "; ".join(f"{variant} {_range(images)}" for variant, images in seen.items())
+        lines.append(f"The runs did not see equally many training images: {each}.")
+    if budget and budget.kind == "minutes":
+        spent = {result.variant: result.mean("seconds") / 60 for result in results.ranking}
+        missed = [
+            f"{variant} {minutes:.1f}"
+            for variant, minutes in spent.items()
+            if abs(minutes / budget.amount - 1) > OFF_PLAN
+        ]
+        if missed:
+            lines.append(f"The budget is {budget}; on average, the runs took {', '.join(missed)} minutes.")
+    return lines
+
+
+def _averaged(results: StudyResults) -> list[str]:
+    """Name variants whose averaged weights are clearly better than the weights that are ranked."""
+    sign, lines = results.metric.sign, []
+    for result in results.ranking:
+        ema, score = result.score_ema, result.score
+        end = score.high if sign > 0 else score.low
+        if ema is not None and sign * ema.mean > sign * end:
+            lines.append(
+                f"{result.variant} is ranked by its last weights ({_score(score.mean, results)}); the averages of its "
+                f"weights are better by more than the interval ({_score(ema.mean, results)})."
+            )
+    return lines
+
+
+def _tuning(results: StudyResults) -> list[str]:
+    lines = []
+    for choice in results.choices:
+        failed = [as_yaml(trial.value) for trial in choice.trials if trial.score is None]
+        if failed:
+            lines.append(f"Tuning {choice.variant} failed with {_and(failed)}.")
+        if choice.at_the_edge:
+            lines.append(
+                f"The best value for {choice.variant}, {as_yaml(choice.best.value)}, is at the edge of those tried."
+            )
+    return lines
+
+
+# ---- code and environment
+
+
+def _confounded(results: StudyResults) -> list[str]:
+    lines = []
+    for key, values in _environments_of(results).items():
+        if len(set(values.values())) > 1:
+            each = "; ".join(f"{variant} {' and '.join(own)}" for variant, own in values.items())
+            lines.append(f"The environment differs between variants ({key}: {each}), which may be why they do.")
+    return lines
+
+
+def _environments_of(results: StudyResults) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return the values of each entry of `ENVIRONMENT` by variant; the study itself may set the precision."""
+    chosen = {name_of(each.key) for each in results.differences}
+    chosen |= {"device"} if chosen & {"accelerator", "devices"} else set()
+    return {
+        key: {
+            result.variant: tuple(sorted({str(run.environment.get(key, ABSENT)) for run in result.runs}))
+            for result in results.ranking
+        }
+        for key in ENVIRONMENT
+        if key not in chosen
+    }
+
+
+def _environments(results: StudyResults) -> list[str]:
+    """Name what varies among the runs without being confounded with the variants."""
+    confounded = {key for key, values in _environments_of(results).items() if len(set(values.values())) > 1}
+    mixed = [
+        f"{key}: {', '.join(values)}"
+        for key, values in results.environment.items()
+        if len(values) > 1 and key not in confounded
+    ]
+    lines = [f"The runs come from different environments ({'; '.join(mixed)})."] if mixed else []
+    lines += [
+        f"{result.run} was continued after {_and(result.environment['changed'])} had changed."
+        for result in results.finished
+        if "changed" in result.environment
+    ]
+    return lines
+
+
+def _mixed_code(results: StudyResults) -> list[str]:
+    """Object to runs of one variant that trained different code, or started from different weights."""
+    lines = []
+    for result in results.ranking:
+        for entry, what in (("sources", "code"), ("weights", "weights")):
+            recorded = [run.environment.get(entry, {}) for run in result.runs]
+            for name in dict.fromkeys(name for each in recorded for name in each):
+                seeds: dict[str, list[str]] = {}  # by hash
+                for run, each in zip(result.runs, recorded, strict=True):
+                    seeds.setdefault(each.get(name, {}).get("hash") or "unknown", []).append(str(run.run.seed))
+                if len(seeds) > 1:
+                    hashes = "; ".join(f"hash {value}: seed {_and(own)}" for value, own in seeds.items())
+                    lines.append(f"The runs of {result.variant} differ in {what}, {name} ({hashes}).")
+    return lines
+
+
+def _own_code(results: StudyResults) -> list[str]:
+    """Name classes of the user's own, whose behavior in evaluation nothing here knows."""
+    users: dict[str, list[str]] = {}
+    for result in results.ranking:
+        run = result.runs[0]
+        recorded = run.environment.get("sources", {})
+        for path in own_classes(run.run.config, recorded):
+            source = recorded.get(path)
+            where = f"{source['file']}, hash {source['hash']}" if source else "its code was not recorded"
+            users.setdefault(f"{path} ({where})", []).append(result.variant)
+    return [
+        f"{_and(variants)} use{'s' * (len(variants) == 1)} a class of your own: {path}. What it does in evaluation is "
+        "not checked."
+        for path, variants in users.items()
+    ]
+
+
+# ---- images
+
+
+def _leaks(results: StudyResults) -> list[str]:
+    lines = []
+    if results.tested_on_validation:
+        chosen = (
+            "best.ckpt, every tuned setting and the k of k-NN"
+            if results.baselines
+            else "best.ckpt and every tuned setting"
+        )
+        lines.append(
+            f"The {counted(len(results.labels), 'test image')} are also the validation images: {chosen} were selected "
+            "on them. Hold out other images for unbiased numbers."
+        )
+    if results.outside.duplicates is not None and (text := str(results.outside.duplicates)):
+        lines.append(text)
+    return lines
+
+
+def _other_studies(results: StudyResults) -> list[str]:
+    studies = results.outside.studies
+    if not studies:
+        return []
+    count = "Another study" if len(studies) == 1 else f"{len(studies)} other studies"
+    return [
+        f"{count} in this folder used the same test images ({_listed(studies)}); choices made by those results are not "
+        "accounted for."
+    ]
+
+
+def _below_baselines(results: StudyResults) -> list[str]:
+    lines = []
+    for line, value in results.baselines.lines.items() if results.baselines else ():
+        below = [result for result in results.finished if line in results.lines_not_beaten(result.score)]
+        if not below:
+            continue
+        score = f"{percent(value, digits_for(len(results.labels)))}{SPACE}%"
+        if len(below) == len(results.finished):
+            lines.append(f"No run beats {line} ({score}).")
+            continue
+        share = f"{len(below)} of {counted(len(results.finished), 'run')} {'does' if len(below) == 1 else 'do'}"
+        lines.append(f"{share} not beat {line} ({score}): {_and(_who(below, results))}.")
+    return lines
+
+
+def _who(below: Sequence[RunResult], results: StudyResults) -> list[str]:
+    names = []
+    for result in results.ranking:
+        seeds = [run.run.seed for run in result.runs if run in below]
+        if len(seeds) == len(result.runs):
+            names.append(f"all of {result.variant}")
+        elif seeds:
+            names.append(f"{result.variant} with seed {_and([str(seed) for seed in seeds])}")
+    return names
+
+
+# ---- words
+
+
+def _score(value: float, results: StudyResults) -> str:
+    if math.isnan(value):
+        return "no score"
+    return results.metric.text(value, results.digits) + (f"{SPACE}%" if results.metric.is_accuracy else "")
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _and(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """Join names in a sentence, the last of many as a number."""
+    more = len(names) - SHOWN
+    return _and([*names[:SHOWN], f"{more} more"] if more > 0 else names)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
