@@ -10,7 +10,7 @@ import pytest
 
 from vitlab.commands.dispatch import run
 from vitlab.runs import origins
-from vitlab.runs.origins import continued, sources, uncommitted, weights
+from vitlab.runs.origins import continued, sources, weights
 
 SHIFTED = """
 import torch
@@ -50,6 +50,7 @@ def test_a_class_of_the_users_own_is_recorded_by_the_hash_of_its_files(own_class
     (path, source), *others = recorded("one")["sources"].items()
     assert (path, others) == ("own_shifted.Shifted", [])
     assert not {"weights", "changed"} & recorded("one").keys()
+    assert recorded("one")["code"] == origins.code()
     assert Path(source["file"]) == Path("own_shifted.py").resolve()
 
     config = {"model": {"class_path": "own_shifted.Shifted"}}
@@ -84,31 +85,24 @@ def test_weights_are_recorded_by_the_hash_of_their_file(tmp_path: Path) -> None:
     assert [entry["path"] for entry in named.values()] == [str(second), "timm/resnet18"]
 
 
-def test_changes_that_are_not_committed_have_a_hash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    package = tmp_path / "vitlab" / "runs"
-    package.mkdir(parents=True)
-    monkeypatch.setattr(origins, "__file__", str(package / "origins.py"))
-    assert uncommitted() is None  # not in a repository
-
-    def git(*words: str) -> None:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        origins.subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True)
-
-    code = package / "code.py"
-    code.write_text("a = 1\n")
-    git("init")
-    git("add", ".")
-    git("commit", "-m", "x")
-    assert uncommitted() is None
-    code.write_text("a = 2\n")
-    first = uncommitted()
-    code.write_text("a = 3\n")
-    assert None is not first != uncommitted() is not None
+def test_the_code_that_trains_has_a_hash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    models, studies = tmp_path / "vitlab" / "models", tmp_path / "vitlab" / "studies"
+    for folder in (models, studies):
+        folder.mkdir(parents=True)
+        (folder / "a.py").write_text("a = 1\n")
+    monkeypatch.setattr(origins, "__file__", str(models / "origins.py"))
+    before = origins.code()
+    (studies / "a.py").write_text("a = 2\n")  # a report does not train
+    assert origins.code() == before
+    (models / "a.py").write_text("a = 2\n")
+    changed = origins.code()
+    (models / "a.py").rename(models / "b.py")
+    assert len({before, changed, origins.code()}) == 3
 
 
 def test_a_run_that_continues_with_other_code_says_so() -> None:
-    began = {"git": "1", "sources": {"a.B": {"hash": "1"}}, "weights": {"init_from": "1"}}
-    assert continued(began, {"git": "1", "sources": {"a.B": {"hash": "1"}}}) == began  # the weights may be gone
-    other = continued(began, {"git": "1", "sources": {"a.B": {"hash": "2"}}})
+    began = {"code": "1", "sources": {"a.B": {"hash": "1"}}, "weights": {"init_from": "1"}}
+    assert continued(began, {"code": "1", "sources": {"a.B": {"hash": "1"}}}) == began  # the weights may be gone
+    other = continued(began, {"code": "1", "sources": {"a.B": {"hash": "2"}}})
     assert other["changed"] == ["sources"]
     assert continued(other, other)["changed"] == ["sources"]  # also after the next start

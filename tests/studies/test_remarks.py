@@ -253,10 +253,12 @@ def test_an_environment_that_is_mixed_alike_is_a_remark() -> None:
     ]
 
 
-def test_changes_that_are_not_committed_count_as_environment() -> None:
-    dirty = {"git": "abc-dirty"}
-    (objection,) = objections(environments(Swin=dirty | {"diff": "1"}, ViT=dirty | {"diff": "2"}))
-    assert "(diff: Swin 1; ViT 2)" in objection
+def test_other_code_is_another_environment_and_another_commit_of_the_same_code_is_not() -> None:
+    assert "(git: Swin 1; ViT 2)" in objections(environments(Swin={"git": "1"}, ViT={"git": "2"}))[0]
+    same = environments(Swin={"git": "1", "code": "a"}, ViT={"git": "2-dirty", "code": "a"})
+    assert remarks(same) == []
+    (objection,) = objections(environments(Swin={"git": "1-dirty", "code": "a"}, ViT={"git": "1-dirty", "code": "b"}))
+    assert "(code: Swin a; ViT b)" in objection
 
 
 def test_a_precision_that_the_study_sets_is_no_environment() -> None:

@@ -1,15 +1,15 @@
 """Where a run's code and weights come from, by hash: what no version number tells.
 
-`environment.json` gets an entry only where there is something to record:
+`environment.json` gets `code` always, the others where there is something to record:
 
-    diff       of the changes in vitlab's own folder that are not committed, where `git` ends in -dirty
+    code       of vitlab's own files that train, committed or not; `git` changes with each commit and hides in -dirty
+               what differs
     sources    by class path, of each class from outside the packages whose versions are recorded
     weights    by key of the configuration, of each file that the training started from or was taught by
     changed    the entries that were different when the run was last continued
 """
 
 import hashlib
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,13 +23,14 @@ PACKAGES = ("vitlab", "torch", "torchvision", "lightning", "torchmetrics", "timm
 """Their versions are in environment.json, so their classes need no hash."""
 
 WEIGHTS = ("init_from", "checkpoint_path", "weights")  # the last component of a key that names weights
-CODE = ("git", "diff", "sources")
+CODE = ("code", "sources")
+ELSEWHERE = ("__main__.py", "analysis", "commands", "deployment", "studies")  # what no training uses
 DIGITS = 16  # hexadecimal, of each hash
 
 
 def origins(config: Config) -> dict[str, Any]:
     """Return the entries of a run that is about to start; its classes are imported."""
-    entries = {"diff": uncommitted(), "sources": sources(config), "weights": weights(config)}
+    entries = {"code": code(), "sources": sources(config), "weights": weights(config)}
     return {name: entry for name, entry in entries.items() if entry}
 
 
@@ -41,11 +42,12 @@ def continued(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, An
     return {**now, **kept} | ({"changed": list(names)} if names else {})
 
 
-def uncommitted() -> str | None:
-    """Return the hash of what was changed in vitlab's folder since its commit; None without changes or git."""
-    folder = Path(__file__).parents[1]
-    change = subprocess.run(["git", "diff", "HEAD", "--binary", "."], cwd=folder, capture_output=True, check=False)
-    return _hash([change.stdout]) if change.returncode == 0 and change.stdout else None
+def code() -> str:
+    """Return the hash of vitlab's files that train."""
+    package = Path(__file__).parents[1]
+    files = sorted(path.relative_to(package) for path in package.rglob("*.py"))
+    names = [file for file in files if file.parts[0] not in ELSEWHERE]
+    return _hash([part for name in names for part in (name.as_posix().encode(), (package / name).read_bytes())])
 
 
 def sources(config: Config) -> dict[str, dict[str, str]]:

@@ -13,9 +13,6 @@ from vitlab.studies.results import RunResult, StudyResults, VariantResult
 from vitlab.studies.statistics.sequential import error_of_extending
 from vitlab.studies.study import Difference
 
-ENVIRONMENT = ("git", "diff", "vitlab", "torch", "torchvision", "timm", "device", "precision")
-"""Entries of environment.json that change results; a variant that has them to itself is not compared alone."""
-
 SHOWN = 4  # settings, runs or studies that a sentence names
 OFF_PLAN = 0.05  # the share of a budget of minutes by which the runs may miss it
 DIFFERENT = 0.01  # the share by which numbers of training images may differ
@@ -264,7 +261,7 @@ def _confounded(results: StudyResults) -> list[str]:
 
 
 def _environments_of(results: StudyResults) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return the values of each entry of `ENVIRONMENT` by variant; the study itself may set the precision."""
+    """Return the values of each decisive entry of environment.json by variant, less those that the study sets."""
     chosen = {name_of(each.key) for each in results.differences}
     chosen |= {"device"} if chosen & {"accelerator", "devices"} else set()
     return {
@@ -272,8 +269,8 @@ def _environments_of(results: StudyResults) -> dict[str, dict[str, tuple[str, ..
             result.variant: tuple(sorted({str(run.environment.get(key, ABSENT)) for run in result.runs}))
             for result in results.ranking
         }
-        for key in ENVIRONMENT
-        if key not in chosen
+        for key in results.decisive
+        if key not in chosen and not key.startswith("data.")
     }
 
 
@@ -283,7 +280,7 @@ def _environments(results: StudyResults) -> list[str]:
     mixed = [
         f"{key}: {', '.join(values)}"
         for key, values in results.environment.items()
-        if len(values) > 1 and key not in confounded
+        if len(values) > 1 and key not in confounded and (key != "git" or "git" in results.decisive)
     ]
     lines = [f"The runs come from different environments ({'; '.join(mixed)})."] if mixed else []
     lines += [
