@@ -1,0 +1,177 @@
+"""How often a study's verdict is wrong, and how often it finds a lead: simulated studies whose truth is known.
+
+An image is classified correctly where
+
+    difficulty_i + taste_vi + shift_vs + flip_vsi > 0
+
+with a normal difficulty for all variants, a normal taste of each variant v, the shift of each seed s, and a flip drawn
+anew for every seed and image, uniform in ±FLIP. Accuracy is about 90 %; a run's flips alone move it by 0.2 points on
+10,000 images. Shifts are set in points of accuracy: normal, Student's t with 3 degrees of freedom, or normal with one
+seed in ten that fails and loses FAILURE points. Without a lead all variants are equal over the population of images and
+seeds, and every "better" is false.
+"""
+
+import argparse
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.table import OUT, markdown, save
+from vitlab.studies.statistics.comparison import LEVEL, differences
+
+DIFFICULTY = 2.2, 1.5  # mean and standard deviation
+TASTE = 0.5  # standard deviation
+FLIP = 1.3
+FAILURE = 5.0  # points
+NOISES = "normal", "t, 3 df", "1 in 10 fails"
+SEEDS = 3, 5, 10, 20
+IMAGES = 200, 1_000, 10_000
+RUNS = 8_000  # variants × studies of a cell
+
+
+class Design(NamedTuple):
+    """A study and the world that it is drawn from."""
+
+    variants: int
+    seeds: int
+    images: int
+    noise: str = "normal"
+    sd: float = 0.5  # of seeds, in points
+    lead: float = 0.0  # of the first variant, in points
+    wider: float = 1.0  # standard deviation of the first variant's seeds relative to the others'
+    alone: bool = False  # only the first variant's seeds fail
+
+
+# Power: the designs of a study with a lead.
+LEADS = (
+    Design(3, 3, 10_000, sd=0.3, lead=1),
+    Design(3, 3, 10_000, sd=0.3, lead=2),
+    Design(3, 3, 10_000, sd=0.5, lead=2),
+    Design(3, 3, 600, sd=0.5, lead=4),
+    Design(3, 5, 10_000, sd=0.3, lead=1),
+    Design(2, 5, 1_000, sd=0.5, lead=2),
+    Design(3, 7, 1_000, sd=0.5, lead=2),
+    Design(3, 10, 1_000, sd=0.5, lead=2),
+)
+# Where a test of few seeds is not exact.
+UNEQUAL = tuple(
+    Design(variants, seeds, 1_000, **world)
+    for variants in (2, 3)
+    for seeds in (3, 5, 10)
+    for world in ({"wider": 4.0}, {"noise": "1 in 10 fails", "alone": True})
+)
+
+
+def accuracy_of(shift: np.ndarray) -> np.ndarray:
+    """Return the accuracy, as a fraction, of a variant that a shift moves, over the population of images."""
+    mean, sd = DIFFICULTY[0] + shift, float(np.hypot(DIFFICULTY[1], TASTE))
+
+    def integral(x: np.ndarray) -> np.ndarray:  # ∫ Φ
+        return x * stats.norm.cdf(x) + stats.norm.pdf(x)
+
+    return (integral((mean + FLIP) / sd) - integral((mean - FLIP) / sd)) * sd / (2 * FLIP)
+
+
+SHIFTS = np.linspace(-3, 3, 2001)
+POINTS = 100 * (accuracy_of(SHIFTS) - accuracy_of(np.zeros(1)))  # gained by each of SHIFTS
+
+
+def shifts(design: Design, variant: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw what each seed moves a variant by, (S,), on the scale of difficulty."""
+    S = design.seeds
+    points = rng.standard_t(3, S) / 3**0.5 if design.noise == NOISES[1] else rng.standard_normal(S)
+    points *= design.sd * (design.wider if variant == 0 else 1)
+    if design.noise == NOISES[2] and (variant == 0 or not design.alone):
+        points -= FAILURE * (rng.random(S) < 0.1)
+        points += FAILURE / 10 * design.alone  # equal on average
+    return np.interp(points + design.lead * (variant == 0), POINTS, SHIFTS)
+
+
+def outcomes(design: Design, rng: np.random.Generator) -> list[np.ndarray]:
+    """Draw a study: for each variant, (S, N) bool."""
+    difficulty = rng.normal(*DIFFICULTY, design.images).astype(np.float32)
+    drawn = []
+    for variant in range(design.variants):
+        location = difficulty + TASTE * rng.standard_normal(design.images, dtype=np.float32)
+        correct = np.empty((design.seeds, design.images), dtype=bool)
+        for seed, shift in enumerate(shifts(design, variant, rng).astype(np.float32)):
+            chance = (location + shift) / (2 * FLIP) + np.float32(0.5)
+            np.less(rng.random(design.images, dtype=np.float32), chance, out=correct[seed])
+        drawn.append(correct)
+    return drawn
+
+
+def claims(design: Design, studies: int) -> tuple[int, int]:
+    """Count the studies that call any variant better, and those that call the first better than all others."""
+    rng = np.random.Generator(np.random.SFC64(zlib.crc32(repr(design).encode())))
+    some = first = 0
+    for _ in range(studies):
+        found = differences(outcomes(design, rng))
+        better = {pair for pair, d in found.items() if d.adjusted < LEVEL}
+        some += bool(better)
+        first += all((0, other) in better and found[0, other].mean > 0 for other in range(1, design.variants))
+    return some, first
+
+
+def bound(count: int, studies: int) -> float:
+    """Return the one-sided 99 % upper bound of a rate."""
+    return float(stats.binomtest(count, studies, alternative="less").proportion_ci(0.99).high)
+
+
+def false_claims(runs: int) -> Iterator[dict[str, object]]:
+    """Yield a row for variants × images × noise, with a column for each number of seeds."""
+    for variants in (2, 3, 4):
+        studies = max(1, runs // variants)
+        for images in IMAGES:
+            for noise in NOISES:
+                rates = {S: claims(Design(variants, S, images, noise), studies)[0] for S in SEEDS}
+                yield {
+                    "variants": variants,
+                    "images": f"{images:,}",
+                    "seeds' noise": noise,
+                    **{f"{S} seeds": f"{100 * count / studies:.1f}" for S, count in rates.items()},
+                    "99 % bound": f"{100 * max(bound(count, studies) for count in rates.values()):.1f}",
+                }
+
+
+def rates(designs: Sequence[Design], runs: int, column: str) -> Iterator[dict[str, object]]:
+    """Yield a row for each design: its false claims, or how often its lead is found."""
+    for design in designs:
+        studies = max(1, runs // design.variants)
+        some, first = claims(design, studies)
+        world = f"the first {design.wider:g} times as wide" if design.wider != 1 else "only the first fails"
+        known = f"{design.lead:g} points" if design.lead else world
+        yield {
+            "variants": design.variants,
+            "seeds": design.seeds,
+            "images": f"{design.images:,}",
+            "seed sd, points": design.sd,
+            "lead" if design.lead else "seeds' noise": known,
+            column: f"{100 * (first if design.lead else some) / studies:.1f}",
+        }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.verdicts", description=__doc__.split("\n")[0])
+    parser.add_argument("--runs", type=int, default=RUNS, help="variants × studies of each cell (default: %(default)s)")
+    runs = parser.parse_args(arguments).runs
+    start = time.process_time()
+    each = f"{runs:,} / variants studies a cell"
+    tables = [
+        markdown(f"Studies of equal variants that call one better, %; {each}.", list(false_claims(runs))),
+        markdown("Equal variants whose seeds vary unequally.", list(rates(UNEQUAL, runs, "false claims, %"))),
+        markdown(
+            "A first variant ahead of equal others, called better than all.", list(rates(LEADS, runs, "found, %"))
+        ),
+    ]
+    print("\n".join(tables))
+    print(f"{time.process_time() - start:.0f} s of processor time")
+    save(OUT / "verdicts.md", *tables)
+
+
+if __name__ == "__main__":
+    main()
