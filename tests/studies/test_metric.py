@@ -73,7 +73,12 @@ def test_charts_name_the_metric() -> None:
     study = scored(RMSE, A=A, B=B)
     assert figures.ranking(study, figures.WIDE).axes[0].get_xlabel() == "test rmse"
     assert figures.learning_curves(study, figures.WIDE).axes[0].get_title() == "validation rmse"
-    assert [chart.name for chart in figures.charts_for(RMSE)] == ["ranking", "learning_curves", "rmse_against_cost"]
+    assert [chart.name for chart in figures.charts_for(RMSE)] == [
+        "ranking",
+        "differences",
+        "learning_curves",
+        "rmse_against_cost",
+    ]
     assert figures.ranking(results({"A": {1: right(0.9)}}), figures.WIDE).axes[0].get_xlabel() == "test accuracy, %"
 
 
@@ -123,7 +128,7 @@ def test_a_study_of_a_users_own_objective(
     assert [result.variant for result in measured.ranking] == [best, worst]
     text = write_report(measured, images, Path("runs/own")).with_name("report.md").read_text()
     assert re.search(rf"No winner yet.*{best}|{best} is better than {worst}", text)
-    assert "Differences are in test mse (lower is better)" in text
+    assert "Leads are in test mse (lower is better), with 95\u00a0% intervals over seeds." in text
     assert "| Variant | mse | 95 % interval | Seeds |" in text
     assert "| Validation mse | Last | Best |" in text
     assert not [word for word in ("ccuracy", "k-NN", "Calibration", "McNemar", "NLL") if word in text]

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,12 +12,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from fake_study import FAKE_PROGRAM, Digits, results, right, variant, write_study
-from matplotlib.figure import Figure
+from matplotlib import figure as drawn
 
 from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.format import SPACE
 from vitlab.studies.metric import TOP1
-from vitlab.studies.report import figures
+from vitlab.studies.report import figures, page
+from vitlab.studies.report.document import Cell, Details, Figure, Gallery, Part, Table, Text, render
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.robustness import finished_runs
 from vitlab.studies.results import StudyResults
@@ -126,9 +128,59 @@ def _html(folder: Path) -> str:
 
 def test_markdown_comes_with_its_figures(clean: Path) -> None:
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", (clean / "report.md").read_text())
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     assert all((clean / picture).stat().st_size > 10_000 for picture in pictures)
     assert all((clean / picture).with_suffix(".pdf").read_bytes().startswith(b"%PDF") for picture in pictures)
+
+
+def test_markdown_says_what_the_page_says(
+    tmp_path: Path, digits: Digits, no_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = []
+    monkeypatch.setattr(page, "render", lambda document, name: documents.append(document) or render(document, name))
+    study = results({name: {s: right(a, 300, s) for s in (1, 2, 3)} for name, a in {"A|B": 0.9, "<i>": 0.7}.items()})
+    object.__setattr__(study.study, "path", tmp_path / "study.yaml")
+    study.study.path.write_text("name: x")
+    write_report(study, digits, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+
+    def said(parts: Sequence[Part]) -> Iterator[str]:
+        for part in parts:
+            match part:
+                case Text():
+                    yield part.text
+                case Table():
+                    yield from (column.replace("\n", " ") for column in part.columns)
+                    cells = [cell for row in part.rows for cell in (row.head, *row.cells, *row.marks)]
+                    yield from (cell.text if isinstance(cell, Cell) else cell for cell in cells)
+                case Figure():
+                    yield part.caption
+                case Details():
+                    yield part.summary
+                    yield from said(part.parts)
+                case Gallery():
+                    yield "report.html#images"
+
+    document = documents[0]
+    assert 'id="images"' in (tmp_path / "report.html").read_text()
+    plain = text.replace("\\", "")
+    for line in [document.heading, *document.lead, *document.remarks, *(s.title for s in document.sections)]:
+        assert line in plain
+    for section in document.sections:
+        for line in said(section.parts):
+            assert line in plain
+    # No name breaks a table: in each, all rows have as many cells as the first.
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1, table
+
+
+def test_what_the_seeds_vary_and_what_is_held_fixed_is_told(clean: Path, troubled: Path) -> None:
+    fixed = "augmentation; training set and split are held fixed."
+    for folder, seeds in ((clean, "3 variants, 2 seeds each"), (troubled, "4 variants, 1 to 2 of 2 seeds each")):
+        for name in ("report.html", "report.md"):
+            text = (folder / name).read_text().replace(SPACE, " ")
+            assert fixed in text
+            assert seeds in text
 
 
 def test_a_point_names_itself_under_the_pointer(clean: Path) -> None:
@@ -257,8 +309,8 @@ def test_the_report_takes_in_robustness_of_the_runs_as_they_are(
     assert text.count(", seed") >= 6
 
 
-def _blank(results: StudyResults, layout: figures.Layout) -> Figure:
-    return Figure()
+def _blank(results: StudyResults, layout: figures.Layout) -> drawn.Figure:
+    return drawn.Figure()
 
 
 def test_names_are_text_not_markup(tmp_path: Path, no_figures: None) -> None:

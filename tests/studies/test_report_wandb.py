@@ -27,7 +27,7 @@ def test_without_a_key_the_report_is_logged_offline(study: StudyResults, digits:
     (pairs,) = (media / "table").glob("pairs_*.json")
     table = json.loads(pairs.read_text())
     row = dict(zip(table["columns"], table["data"][0], strict=True))
-    assert (row["first"], row["second"], row["verdict"]) == ("A", "B", "better")
+    assert (row["first"], row["second"], row["verdict"]) == ("A", "B", "better (2\u00a0seeds each)")
     assert row["difference"] == pytest.approx(0.2)
     (images,) = (media / "table").glob("gallery_*.json")
     assert len(json.loads(images.read_text())["data"]) == 60

@@ -80,7 +80,7 @@ class Details:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Test images with predictions; HTML only."""
+    """Test images with predictions; in Markdown a link to the page's."""
 
     kind: ClassVar[str] = "gallery"
     cards: Sequence[Card]
@@ -95,7 +95,6 @@ class Section:
 
     title: str
     parts: Sequence[Part]
-    html_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def render(document: Document, template: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"percent": percent, "emphasized": _emphasized}
+    templates.filters |= {"percent": percent, "emphasized": _emphasized, "literal": _literal}
     context = {"document": document, "colors": COLORS, "markers": MARKERS}
     return templates.get_template(f"{template}.jinja").render(context)
 
@@ -127,3 +126,8 @@ def render(document: Document, template: str) -> str:
 def _emphasized(text: str) -> Markup:
     """Return a note as HTML."""
     return Markup(re.sub(r"\*(.+?)\*", r"<em>\1</em>", str(escape(text))))
+
+
+def _literal(text: str) -> str:
+    """Return a name or a value for a cell of a Markdown table, where it is one line without markup."""
+    return re.sub(r"([|`]|<(?=[a-zA-Z/!]))", r"\\\1", text.replace("\n", " "))

@@ -117,6 +117,29 @@ def ranking(results: StudyResults, layout: Layout) -> Figure:
     return figure
 
 
+def differences(results: StudyResults, layout: Layout) -> Figure:
+    """Draw the lead of each pair's first variant with the simultaneous interval, and zero, that of equal variants."""
+    pairs, metric = results.pairs, results.metric
+    figure = Figure(figsize=(layout.width * PX, (84 + 34 * len(pairs)) * PX), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color=MUTED, linewidth=1.2, linestyle=DASHED)
+    for row, pair in enumerate(pairs):
+        lead, low, high = (metric.scale * value for value in pair.interval)
+        axes.plot([low, high], [row, row], color=_style(pair.better.index)["color"], linewidth=2.5, alpha=0.55)
+        name = f"{pair.better.variant} – {pair.worse.variant}"
+        ends = "" if np.isnan(low) else f" ({low:.4g} to {high:.4g})"
+        tip = f"{name}: {lead:.4g}{' points' if metric.is_accuracy else ''}{ends}"
+        _point(axes, pair.better, lead, row, 9, tip, hollow=not pair.settled)
+    space = "\n" if layout.columns == 1 else " "
+    axes.set_yticks(range(len(pairs)), [f"{p.better.variant} –{space}{p.worse.variant}" for p in pairs])
+    axes.set_ylim(len(pairs) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("lead, points" if metric.is_accuracy else f"lead in test {metric.name}")
+    return figure
+
+
 def learning_curves(results: StudyResults, layout: Layout) -> Figure:
     """Draw validation score and training loss by epoch: the mean over seeds, and a band from minimum to maximum."""
     figure, panels = _panels(layout, 2, 270)
@@ -243,6 +266,7 @@ def charts_for(metric: Metric) -> list[Chart]:
     label = metric.label
     charts = [
         Chart("ranking", f"Test {label} of every run, with mean and 95 % interval per variant.", ranking),
+        Chart("differences", f"Lead in test {label} of every pair of variants, with its 95 % interval.", differences),
         Chart("learning_curves", f"Validation {label} and training loss by epoch for each variant.", learning_curves),
         Chart(
             f"{label}_against_cost",

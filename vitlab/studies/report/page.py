@@ -71,7 +71,7 @@ def _looks(results: StudyResults) -> list[str]:
 
 
 def _summary(results: StudyResults) -> list[str]:
-    """Summarize the size of the study in two sentences; nothing if no run finished."""
+    """Summarize the size of the study and what its intervals are about; nothing if no run finished."""
     if not results.finished:
         return []
     study, metric = results.study, results.metric
@@ -80,12 +80,24 @@ def _summary(results: StudyResults) -> list[str]:
     validation = " (the validation images)" if results.tested_on_validation else ""
     classes = f" of {len(results.class_names)} classes" if metric.one_class else ""
     if metric.is_accuracy:
-        unit = "in percentage points with their 95 % interval over seeds and images"
+        unit, over = "percentage points of test accuracy", "seeds and test images"
     else:
-        better = "higher" if metric.mode == "max" else "lower"
-        unit = f"in test {metric.name} ({better} is better) with their 95 % interval over seeds"
+        unit, over = f"test {metric.name} ({'higher' if metric.mode == 'max' else 'lower'} is better)", "seeds"
+    simultaneous = "simultaneous " if len(results.ranking) > 2 else ""
+    intervals = any(len(result.runs) > 1 for result in results.ranking)
     return [
-        f"{counted(len(results.ranking), 'variant')}, {counted(len(study.seeds), 'seed')} each, "
+        f"{counted(len(results.ranking), 'variant')}, {_seeds(results)} each, "
         f"{' or '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}{spent}, "
-        f"{counted(len(results.labels), 'test image')}{validation}{classes}. Differences are {unit}."
+        f"{counted(len(results.labels), 'test image')}{validation}{classes}. Leads are in {unit}"
+        + (f", with {simultaneous}95{SPACE}% intervals over {over}. " if intervals else ". ")
+        + "Seeds vary the initialization, the data order and the augmentation; training set and split are held fixed."
     ]
+
+
+def _seeds(results: StudyResults) -> str:
+    """Return how many seeds finished, and of how many: 3 seeds, 2 to 4 of 5 seeds."""
+    finished, planned = [len(result.runs) for result in results.ranking], counted(len(results.study.seeds), "seed")
+    low, high = min(finished), max(finished)
+    if low == len(results.study.seeds):
+        return planned
+    return f"{low} of {planned}" if low == high else f"{low} to {high} of {planned}"

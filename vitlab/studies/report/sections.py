@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from vitlab.studies.baselines import Images
-from vitlab.studies.format import NONE, SPACE, as_yaml, clock, counted, engineering, p_value, percent, signed, speed
+from vitlab.studies.format import NONE, as_yaml, clock, counted, engineering, percent, signed, speed
+from vitlab.studies.report.differences import INTERVAL, differences_section
 from vitlab.studies.report.document import (
     Cell,
     Code,
@@ -26,15 +27,11 @@ from vitlab.studies.report.document import (
 from vitlab.studies.report.figures import Drawing
 from vitlab.studies.report.gallery import gallery, shown_seed
 from vitlab.studies.report.robustness import Robustness, robustness_table
-from vitlab.studies.report.verdict import required
-from vitlab.studies.results import Pair, StudyResults, VariantResult
-from vitlab.studies.statistics.comparison import LEVEL, half_width
+from vitlab.studies.results import StudyResults, VariantResult
 from vitlab.studies.statistics.intervals import sampling_margin
-from vitlab.studies.statistics.power import detectable, need
 
 CLASSES_SHOWN = 30
 CONFUSIONS_SHOWN = 5
-INTERVAL = "95 % interval"
 CALIBRATION = (
     "Left: a calibrated variant lies on the dashed line, where predictions made with 80 % confidence are correct in "
     "80 % of cases; below the line it is overconfident, above it underconfident. Bins with fewer than five predictions "
@@ -50,14 +47,14 @@ def sections_of(
     one_class = results.metric.one_class
     sections = [
         Section("Ranking", _ranking(results, drawings)),
-        Section("Differences", _differences(results)),
+        Section("Differences", differences_section(results, drawings["differences"])),
         Section("Tuning", _tuning(results)),
         Section("Learning", _learning(results, drawings)),
         Section("Cost", _cost(results, drawings)),
         Section("Calibration", [Figure(drawings["calibration"], CALIBRATION)] if one_class else []),
         Section("Robustness", _robustness(results, robustness, drawings, folder) if robustness else []),
         Section("Classes", _classes(results) if one_class else []),
-        Section("Images", _images(results, images) if one_class else [], html_only=True),
+        Section("Images", _images(results, images) if one_class else []),
         Section("Configuration", _configuration(results)),
     ]
     return [section for section in sections if section.parts]
@@ -99,8 +96,8 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
 
     name = metric.label.capitalize() if metric.is_accuracy else metric.name
     notes_on = [
-        f"{name} of the weights after the last epoch. The interval shows where the mean would lie with other seeds on "
-        f"the same {counted(len(results.labels), 'test image')}."
+        f"{name} of the weights after the last epoch, mean over seeds. The interval shows where the mean would lie "
+        f"with other seeds on the same {counted(len(results.labels), 'test image')}."
     ]
     if metric.is_accuracy:
         margin = percent(sampling_margin(results.ranking[0].score.mean, len(results.labels)), 1)
@@ -132,92 +129,6 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
 
 def _below_baselines(results: StudyResults, score: float) -> tuple[str, ...]:
     return tuple(f"≤ {line.replace(' on raw pixels', '')}" for line in results.lines_not_beaten(score))
-
-
-def _differences(results: StudyResults) -> list[Part]:
-    metric, digits = results.metric, results.digits
-    pairs, sources, by_seed = [], [], []
-    for pair in results.pairs:
-        name, difference = f"{pair.better.variant} – {pair.worse.variant}", pair.difference
-        conclusion = "better" if pair.settled else "open"
-        seeds = " and ".join(dict.fromkeys(str(len(variant.runs)) for variant in (pair.better, pair.worse)))
-        cells = (
-            Cell(metric.text(pair.lead, digits), bold=True),
-            metric.bracket(pair.interval, digits) or NONE,
-            f"{conclusion} ({seeds} seeds each)" if seeds != "1" else f"{conclusion} (a single seed)",
-            p_value(pair.p),
-            *_detectable_and_required(pair, results),
-        )
-        pairs.append(Row(name, cells))
-        if difference is not None:
-            halves = (
-                half_width(LEVEL, *part, difference.freedom)
-                for part in ((difference.seeds, 0.0), (0.0, difference.images), (difference.seeds, difference.images))
-            )
-            shown = [f"±{SPACE}{metric.text(part, digits)}" for part in halves]
-            sources.append(Row(name, (*shown, f"{difference.freedom:.1f}", p_value(difference.p))))
-        for seed, test in pair.mcnemar.items():
-            by_seed.append(Row(name, (str(seed), str(test.only_a), str(test.only_b), p_value(test.p))))
-    unit = ", in points," if metric.is_accuracy else ""
-    images = ", or of test images where more seeds alone are not enough" if metric.is_accuracy else ""
-    parts: list[Part] = [
-        Table(
-            "Differences between variants",
-            ["Pair", "Difference", INTERVAL, "Conclusion", "Adjusted p", "Detectable", "Seeds to settle"],
-            pairs,
-            left=[INTERVAL, "Conclusion"],
-        ),
-        Note(
-            f"*Adjusted p*: how often chance alone, other seeds and other test images, would give a lead this large, "
-            f"adjusted for {counted(len(pairs), 'pair')}; *better* where it is below 0.05. The intervals hold for all "
-            f"pairs at once. *Open* does not mean equal: the interval shows which differences remain possible. "
-            f"*Detectable*: the true difference{unit} that four of five such studies would find. *Seeds to settle*: of "
-            f"each variant, for a true difference as large as measured, with the 80{SPACE}% range that these runs "
-            f"leave{images}." + ("" if metric.mode == "max" else " A difference is by how much the first is lower.")
-        ),
-        Note(_limits(results)),
-        Details(
-            "Where the uncertainty comes from",
-            [
-                Table("Sources", ["Pair", "Seeds", "Images", "Both", "Degrees of freedom", "p of the pair"], sources),
-                Note(
-                    "95 % half-widths of each pair alone. *Seeds*: Student's t with the variance over seeds, pooled "
-                    "over all variants and never less than the pair's own. *Images*: the variance over test images, "
-                    "less what seeds flip. The squares add up. Variants are not paired by seed."
-                ),
-            ],
-        ),
-    ]
-    if by_seed:
-        columns = ["Pair", "Seed", "Only the first correct", "Only the second correct", "Exact p"]
-        note = (
-            "Each row compares two trained models, not their architectures, and is not corrected for the number of "
-            "rows."
-        )
-        table = Table("McNemar's test by seed", columns, by_seed)
-        parts.append(Details("McNemar's test for each seed", [table, Note(note)]))
-    return parts
-
-
-def _limits(results: StudyResults) -> str:
-    """State what no test of a few seeds can see."""
-    fewest = min(len(result.runs) for result in results.ranking)
-    unseen = percent(1 - 0.05 ** (1 / fewest), 0)
-    several = [[run.score for run in result.runs] for result in results.ranking if len(result.runs) > 1]
-    spreads = [float(np.std(scores, ddof=1)) for scores in several]
-    ratio = max(spreads) / min(spreads) if spreads and min(spreads) > 0 else math.nan
-    unequal = "" if math.isnan(ratio) else f" The largest deviation between seeds is {ratio:.1f} times the smallest."
-    return f"With {counted(fewest, 'seed')}, a failure in up to {unseen}{SPACE}% of seeds cannot be excluded.{unequal}"
-
-
-def _detectable_and_required(pair: Pair, results: StudyResults) -> tuple[str, str]:
-    """Format the smallest difference that the study could detect for a pair, and the size that it would need."""
-    pilot = pair.pilot
-    if pilot is None:
-        return NONE, NONE
-    fewest = min(len(pair.better.runs), len(pair.worse.runs))
-    visible = results.metric.text(detectable(pilot, fewest), results.digits)
-    return visible, NONE if pair.settled or not pair.lead else required(need(pilot, pair.lead))
 
 
 def _tuning(results: StudyResults) -> list[Part]:

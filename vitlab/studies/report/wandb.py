@@ -12,6 +12,7 @@ import pandas as pd
 import wandb
 
 from vitlab.studies.baselines import Images
+from vitlab.studies.report.differences import conclusion
 from vitlab.studies.report.gallery import SHOWN, gallery, interesting
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import outlooks, verdict
@@ -94,7 +95,7 @@ def _tables(results: StudyResults, images: Images) -> dict[str, wandb.Table]:
             "low": pair.interval.low,
             "high": pair.interval.high,
             "adjusted p": pair.p,
-            "verdict": "better" if pair.settled else "open",
+            "verdict": conclusion(pair),
         }
         for pair in results.pairs
     )

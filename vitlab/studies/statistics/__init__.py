@@ -1,1 +1,1 @@
-"""Significance of differences between variants. Pure functions on arrays."""
+"""Which differences between variants are more than chance. Pure functions on arrays."""

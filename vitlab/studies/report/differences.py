@@ -1,0 +1,164 @@
+"""The section on the differences between variants: every pair, and where its uncertainty comes from."""
+
+import numpy as np
+from scipy import special
+
+from vitlab.studies.format import NONE, SPACE, counted, p_value, percent, signed
+from vitlab.studies.report.document import Cell, Details, Figure, Note, Part, Row, Table
+from vitlab.studies.report.figures import Drawing
+from vitlab.studies.report.verdict import required
+from vitlab.studies.results import Pair, RunResult, StudyResults, VariantResult
+from vitlab.studies.statistics.comparison import LEVEL, UNEQUAL, half_width
+from vitlab.studies.statistics.power import detectable, need
+
+INTERVAL = "95 % interval"
+POINT = 0.01  # the true lead to plan for
+
+
+def differences_section(results: StudyResults, drawing: Drawing) -> list[Part]:
+    """Return every pair of variants, with the sources of its uncertainty and McNemar's tests folded up."""
+    if not results.pairs:
+        return []
+    tested = sum(pair.difference is not None for pair in results.pairs)
+    adjusted = "p" if tested < 2 else f"p, adjusted for {counted(tested, 'pair')}"
+    planned = ["Seeds for 1 point"] if results.metric.is_accuracy else []
+    rows = [Row(_name(pair), _pair(pair, results)) for pair in results.pairs]
+    columns = ["Pair", "Lead", INTERVAL, "Conclusion", adjusted, "Detectable (80 %)", *planned]
+    parts: list[Part] = [
+        Figure(
+            drawing,
+            "By how much the first variant of each pair leads. Filled marker: better; open marker: undecided. Bar: "
+            "95 % interval; all of them hold at once.",
+        ),
+        Table("Differences between variants", columns, rows, left=[INTERVAL, "Conclusion"]),
+        Note(_how_to_read(results, tested)),
+    ]
+    if tested:
+        parts += [Note(" ".join(limits(results))), Details("Where the uncertainty comes from", _sources(results))]
+    return [*parts, *_mcnemar(results)]
+
+
+def conclusion(pair: Pair) -> str:
+    """Return the conclusion on a pair with its numbers of seeds, like "better (7 seeds each)"."""
+    a, b = len(pair.better.runs), len(pair.worse.runs)
+    seeds = f"{counted(a, 'seed')} each" if a == b else f"{a} and {counted(b, 'seed')}"
+    if pair.difference is None:
+        return f"not tested ({seeds})"
+    return f"{'better' if pair.settled else 'undecided'} ({seeds})"
+
+
+def _pair(pair: Pair, results: StudyResults) -> list[str | Cell]:
+    metric, digits, pilot = results.metric, results.digits, pair.pilot
+    cells: list[str | Cell] = [
+        Cell(metric.text(pair.lead, digits), bold=True),
+        metric.bracket(pair.interval, digits) or NONE,
+        conclusion(pair),
+        p_value(pair.p),
+        NONE if pilot is None else metric.text(detectable(pilot, min(map(len, _runs(pair)))), digits),
+    ]
+    if metric.is_accuracy:
+        cells.append(NONE if pilot is None else required(need(pilot, POINT)).removesuffix(" of each variant"))
+    return cells
+
+
+def _how_to_read(results: StudyResults, tested: int) -> str:
+    accuracy = results.metric.is_accuracy
+    lines = [] if results.metric.mode == "max" else ["A lead is by how much the first variant is lower."]
+    lines.append("*95 % interval*: of the true lead; all intervals of the table hold at once.")
+    if tested:
+        chance = "other seeds and other test images" if accuracy else "other seeds"
+        test = "Student's t on seeds with the variance of the images added" if accuracy else "Student's t on seeds"
+        adjusted = f", adjusted for {counted(tested, 'pair')} by Shaffer's step-down" if tested > 1 else ""
+        lines += [
+            f"*p*: how often chance alone ({chance}) would give a lead this large; {test}{adjusted}.",
+            "*Better*: p is below 0.05. *Undecided* does not mean equal: the interval shows which differences remain "
+            "possible.",
+            "*Detectable (80 %)*: the true lead that 4 of 5 such studies would call better.",
+        ]
+    if tested and accuracy:
+        lines.append(
+            "*Seeds for 1 point*: of each variant, to settle a true lead of that size, with the 80 % range that these "
+            "runs leave; test images where more seeds alone will not settle it."
+        )
+    return " ".join(lines)
+
+
+def limits(results: StudyResults) -> list[str]:
+    """State what no test of a few seeds can see."""
+    several = [result for result in results.ranking if len(result.runs) > 1]
+    fewest = min(len(result.runs) for result in several)
+    unseen = percent(1 - LEVEL ** (1 / fewest), 0)
+    error = "14" if len(several) == 2 else "6"
+    lines = [
+        f"After {counted(fewest, 'seed')} without a failure, a failure in up to {unseen}{SPACE}% of seeds cannot be "
+        f"excluded. Where one variant fails rarely and the others never, up to {error}{SPACE}% of studies of equal "
+        f"variants call one better, instead of 5{SPACE}%."
+    ]
+    wide, narrow = max(several, key=_spread), min(several, key=_spread)
+    if _spread(narrow) > 0 and _spread(wide) > _spread(narrow):
+        ratio = _spread(wide) / _spread(narrow)
+        limit = special.fdtri(len(wide.runs) - 1, len(narrow.runs) - 1, UNEQUAL)
+        beyond = ratio**2 > limit and len(several) > 2
+        lines.append(
+            f"The seeds of {wide.variant} vary {signed(ratio, 1)} times as much as those of {narrow.variant}"
+            + (", more than by chance: their pair is tested by its own degrees of freedom (Welch)." if beyond else ".")
+        )
+    return lines
+
+
+def _spread(result: VariantResult) -> float:
+    return float(np.std([run.score for run in result.runs], ddof=1))
+
+
+def _sources(results: StudyResults) -> list[Part]:
+    metric, digits, rows = results.metric, results.digits, []
+    for pair in results.pairs:
+        if (difference := pair.difference) is None:
+            continue
+        sources = (difference.seeds, 0.0), (0.0, difference.images), (difference.seeds, difference.images)
+        halves = [half_width(LEVEL, *source, difference.freedom) for source in sources]
+        shown = [f"±{SPACE}{metric.text(half, digits)}" for half in (halves if metric.is_accuracy else halves[:1])]
+        rows.append(Row(_name(pair), (*shown, f"{difference.freedom:.1f}", p_value(difference.p), _won(pair))))
+    columns = ["Seeds", "Images", "Both"] if metric.is_accuracy else ["Seeds"]
+    images = (
+        " *Images*: the variance over test images, less what seeds flip. The squares add up."
+        if metric.is_accuracy
+        else ""
+    )
+    return [
+        Table("Sources of uncertainty", ["Pair", *columns, "Degrees of freedom", "p of the pair", "Won"], rows),
+        Note(
+            "Half-widths of the 95 % interval of each pair alone. *Seeds*: Student's t with the variance over seeds, "
+            f"pooled over all variants and never less than the pair's own.{images} *Won*: seeds in which the first "
+            "variant scored higher. Variants are not paired by seed, so a seed without a partner counts too."
+        ),
+    ]
+
+
+def _won(pair: Pair) -> str:
+    first, second = ({run.run.seed: run.score for run in runs} for runs in _runs(pair))
+    shared = first.keys() & second.keys()
+    sign = pair.better.runs[0].run.metric.sign
+    won = sum(sign * first[seed] > sign * second[seed] for seed in shared)
+    return f"{won} of {counted(len(shared), 'seed')}" if shared else NONE
+
+
+def _mcnemar(results: StudyResults) -> list[Part]:
+    rows = [
+        Row(_name(pair), (str(seed), str(test.only_a), str(test.only_b), p_value(test.p)))
+        for pair in results.pairs
+        for seed, test in pair.mcnemar.items()
+    ]
+    if not rows:
+        return []
+    columns = ["Pair", "Seed", "Only the first correct", "Only the second correct", "Exact p"]
+    note = "Each row compares two trained models, not their architectures, and is not adjusted for the number of rows."
+    return [Details("McNemar's test for each seed", [Table("McNemar's test by seed", columns, rows), Note(note)])]
+
+
+def _name(pair: Pair) -> str:
+    return f"{pair.better.variant} – {pair.worse.variant}"
+
+
+def _runs(pair: Pair) -> tuple[list[RunResult], list[RunResult]]:
+    return pair.better.runs, pair.worse.runs
