@@ -12,7 +12,12 @@ from vitlab.studies.statistics.comparison import LEVEL, UNEQUAL, half_width
 from vitlab.studies.statistics.power import detectable, need
 
 INTERVAL = "95 % interval"
-POINT = 0.01  # the true lead to plan for
+POINT = 0.01  # the true lead to plan for, of a study without a margin
+RULES = {
+    "pooled": "Student's t on seeds",
+    "exact": "all regroupings of the runs",
+    "paired": "Student's t on the differences by seed",
+}
 
 
 def differences_section(results: StudyResults, drawing: Drawing) -> list[Part]:
@@ -21,64 +26,91 @@ def differences_section(results: StudyResults, drawing: Drawing) -> list[Part]:
         return []
     tested = sum(pair.difference is not None for pair in results.pairs)
     adjusted = "p" if tested < 2 else f"p, adjusted for {counted(tested, 'pair')}"
-    planned = ["Seeds for 1 point"] if results.metric.is_accuracy else []
+    planned = [] if (size := _planned(results)) is None else [f"Seeds for {_size(size, results)}"]
     rows = [Row(_name(pair), _pair(pair, results)) for pair in results.pairs]
     columns = ["Pair", "Lead", INTERVAL, "Conclusion", adjusted, "Detectable (80 %)", *planned]
     parts: list[Part] = [
         Figure(
             drawing,
-            "By how much the first variant of each pair leads. Filled marker: better; open marker: undecided. Bar: "
-            "95 % interval; all of them hold at once.",
+            "By how much the first variant of each pair leads. Filled marker: better; open marker: not. Bar: 95 % "
+            f"interval; all of them hold at once.{'' if results.margin is None else ' Shaded: the margin.'}",
         ),
         Table("Differences between variants", columns, rows, left=[INTERVAL, "Conclusion"]),
         Note(_how_to_read(results, tested)),
     ]
     if tested:
-        parts += [Note(" ".join(limits(results))), Details("Where the uncertainty comes from", _sources(results))]
+        parts += [Note(" ".join(limits(results)))]
+    if tested and results.study.test != "exact":
+        parts += [Details("Where the uncertainty comes from", _sources(results))]
     return [*parts, *_mcnemar(results)]
 
 
-def conclusion(pair: Pair) -> str:
+def conclusion(pair: Pair, results: StudyResults) -> str:
     """Return the conclusion on a pair with its numbers of seeds, like "better (7 seeds each)"."""
     a, b = len(pair.better.runs), len(pair.worse.runs)
     seeds = f"{counted(a, 'seed')} each" if a == b else f"{a} and {counted(b, 'seed')}"
     if pair.difference is None:
         return f"not tested ({seeds})"
+    if pair.equal and results.margin is not None:
+        return f"equal to within {_size(results.margin, results)} ({seeds})"
     return f"{'better' if pair.settled else 'undecided'} ({seeds})"
 
 
 def _pair(pair: Pair, results: StudyResults) -> list[str | Cell]:
-    metric, digits, pilot = results.metric, results.digits, pair.pilot
+    metric, digits, pilot, size = results.metric, results.digits, pair.pilot, _planned(results)
     cells: list[str | Cell] = [
         Cell(metric.text(pair.lead, digits), bold=True),
         metric.bracket(pair.interval, digits) or NONE,
-        conclusion(pair),
+        conclusion(pair, results),
         p_value(pair.p),
         NONE if pilot is None else metric.text(detectable(pilot, min(map(len, _runs(pair)))), digits),
     ]
-    if metric.is_accuracy:
-        cells.append(NONE if pilot is None else required(need(pilot, POINT)).removesuffix(" of each variant"))
+    if size is not None:
+        cells.append(NONE if pilot is None else required(need(pilot, size)).removesuffix(" of each variant"))
     return cells
 
 
+def _planned(results: StudyResults) -> float | None:
+    """Return the true lead to plan for; None where no size is natural."""
+    return results.margin or (POINT if results.metric.is_accuracy else None)
+
+
+def _size(value: float, results: StudyResults) -> str:
+    """Return a size that somebody chose, with no more digits than it has."""
+    number = f"{results.metric.scale * value:.6g}"
+    return number + (f"{SPACE}point{'' if number == '1' else 's'}" if results.metric.is_accuracy else "")
+
+
 def _how_to_read(results: StudyResults, tested: int) -> str:
-    accuracy = results.metric.is_accuracy
-    lines = [] if results.metric.mode == "max" else ["A lead is by how much the first variant is lower."]
-    lines.append("*95 % interval*: of the true lead; all intervals of the table hold at once.")
-    if tested:
-        chance = "other seeds and other test images" if accuracy else "other seeds"
-        test = "Student's t on seeds with the variance of the images added" if accuracy else "Student's t on seeds"
-        adjusted = f", adjusted for {counted(tested, 'pair')} by Shaffer's step-down" if tested > 1 else ""
-        lines += [
-            f"*p*: how often chance alone ({chance}) would give a lead this large; {test}{adjusted}.",
-            "*Better*: p is below 0.05. *Undecided* does not mean equal: the interval shows which differences remain "
-            "possible.",
-            "*Detectable (80 %)*: the true lead that 4 of 5 such studies would call better.",
-        ]
-    if tested and accuracy:
+    metric, study = results.metric, results.study
+    lines = [] if metric.mode == "max" else ["A lead is by how much the first variant is lower."]
+    if not tested:
+        return " ".join([*lines, "A single seed says nothing about chance."])
+    held = "all intervals of the table hold at once" + (", at every look" if study.looks else "")
+    lines.append(f"*95 % interval*: of the true lead; {held}.")
+    chance, images = "other seeds", ""
+    if metric.is_accuracy:
+        chance, images = "other seeds and other test images", " with the variance of the images added"
+    adjusted = f", adjusted for {counted(tested, 'pair')} by Shaffer's step-down" if tested > 1 else ""
+    better = "p is below 0.05"
+    if results.level < LEVEL:
+        better = f"p is at most {p_value(results.level)}, at which all looks together call equal variants different in "
+        better += f"5{SPACE}% of studies; the p of the look that settled it is given"
+    lines += [
+        f"*p*: how often chance alone ({chance}) would give a lead this large, by {RULES[study.test]}{images}"
+        f"{adjusted}.",
+        f"*Better*: {better}.",
+        "*Undecided* does not mean equal: the interval shows which differences remain possible.",
+    ]
+    if results.margin is not None:
+        size = _size(results.margin, results)
+        lines.append(f"*Equal to within {size}*: two one-sided tests exclude a difference of {size} or more.")
+    lines.append("*Detectable (80 %)*: the true lead that 4 of 5 such studies would call better.")
+    if (planned := _planned(results)) is not None:
         lines.append(
-            "*Seeds for 1 point*: of each variant, to settle a true lead of that size, with the 80 % range that these "
-            "runs leave; test images where more seeds alone will not settle it."
+            f"*Seeds for {_size(planned, results)}*: of each variant, to settle a true lead of that size, with the "
+            f"80{SPACE}% range that these runs leave"
+            + ("; test images where more seeds alone will not settle it." if metric.is_accuracy else ".")
         )
     return " ".join(lines)
 
@@ -86,14 +118,16 @@ def _how_to_read(results: StudyResults, tested: int) -> str:
 def limits(results: StudyResults) -> list[str]:
     """State what no test of a few seeds can see."""
     several = [result for result in results.ranking if len(result.runs) > 1]
-    fewest = min(len(result.runs) for result in several)
-    unseen = percent(1 - LEVEL ** (1 / fewest), 0)
-    error = "14" if len(several) == 2 else "6"
-    lines = [
-        f"After {counted(fewest, 'seed')} without a failure, a failure in up to {unseen}{SPACE}% of seeds cannot be "
-        f"excluded. Where one variant fails rarely and the others never, up to {error}{SPACE}% of studies of equal "
-        f"variants call one better, instead of 5{SPACE}%."
-    ]
+    failed = {run.variant for run, _ in results.failures}
+    lines = []
+    if sound := [len(result.runs) for result in several if result.variant not in failed]:
+        unseen = percent(1 - LEVEL ** (1 / min(sound)), 0)
+        error = 14 if len(several) == 2 else 8 if results.study.looks else 6
+        lines.append(
+            f"After {counted(min(sound), 'seed')} without a failure, a failure in up to {unseen}{SPACE}% of seeds "
+            f"cannot be excluded. Where one variant fails rarely and the others never, up to {error}{SPACE}% of "
+            f"studies of equal variants call one better, instead of 5{SPACE}%."
+        )
     wide, narrow = max(several, key=_spread), min(several, key=_spread)
     if _spread(narrow) > 0 and _spread(wide) > _spread(narrow):
         ratio = _spread(wide) / _spread(narrow)
@@ -125,12 +159,14 @@ def _sources(results: StudyResults) -> list[Part]:
         if metric.is_accuracy
         else ""
     )
+    seeds = "Student's t with the variance over seeds, pooled over all variants and never less than the pair's own"
+    if results.study.test == "paired":
+        seeds = "Student's t with the variance of the differences by seed"
     return [
         Table("Sources of uncertainty", ["Pair", *columns, "Degrees of freedom", "p of the pair", "Won"], rows),
         Note(
-            "Half-widths of the 95 % interval of each pair alone. *Seeds*: Student's t with the variance over seeds, "
-            f"pooled over all variants and never less than the pair's own.{images} *Won*: seeds in which the first "
-            "variant scored higher. Variants are not paired by seed, so a seed without a partner counts too."
+            f"Half-widths of the 95 % interval of each pair alone. *Seeds*: {seeds}.{images} *Won*: shared seeds with "
+            "which the first variant scored better."
         ),
     ]
 

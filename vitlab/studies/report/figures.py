@@ -123,6 +123,8 @@ def differences(results: StudyResults, layout: Layout) -> Figure:
     figure = Figure(figsize=(layout.width * PX, (84 + 34 * len(pairs)) * PX), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color=MUTED, linewidth=1.2, linestyle=DASHED)
+    if results.margin is not None:
+        axes.axvspan(-metric.scale * results.margin, metric.scale * results.margin, color=RULE, zorder=0)
     for row, pair in enumerate(pairs):
         lead, low, high = (metric.scale * value for value in pair.interval)
         axes.plot([low, high], [row, row], color=_style(pair.better.index)["color"], linewidth=2.5, alpha=0.55)

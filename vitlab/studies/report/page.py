@@ -83,7 +83,7 @@ def _summary(results: StudyResults) -> list[str]:
         unit, over = "percentage points of test accuracy", "seeds and test images"
     else:
         unit, over = f"test {metric.name} ({'higher' if metric.mode == 'max' else 'lower'} is better)", "seeds"
-    simultaneous = "simultaneous " if len(results.ranking) > 2 else ""
+    simultaneous = "simultaneous " if len(results.pairs) > 1 else ""
     intervals = any(len(result.runs) > 1 for result in results.ranking)
     return [
         f"{counted(len(results.ranking), 'variant')}, {_seeds(results)} each, "

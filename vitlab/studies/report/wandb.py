@@ -95,7 +95,7 @@ def _tables(results: StudyResults, images: Images) -> dict[str, wandb.Table]:
             "low": pair.interval.low,
             "high": pair.interval.high,
             "adjusted p": pair.p,
-            "verdict": conclusion(pair),
+            "verdict": conclusion(pair, results),
         }
         for pair in results.pairs
     )

@@ -1,0 +1,130 @@
+"""What the section on differences says of a study, and that it says it only where it is so."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_study import results, right
+
+from vitlab.studies.execution.local import Outcome
+from vitlab.studies.format import SPACE
+from vitlab.studies.report import figures
+from vitlab.studies.report.differences import conclusion, differences_section, limits
+from vitlab.studies.report.document import Details, Part, Table
+from vitlab.studies.report.figures import Drawing
+from vitlab.studies.results import StudyResults
+from vitlab.studies.study import Run
+
+FIVE = [0.95, 0.952, 0.948, 0.951, 0.949]
+
+
+def made(study: dict[str, Any] | None = None, failures: list[Outcome] | None = None, **by_seed: list[float]) -> Any:
+    """Return results with these accuracies by variant; `study` changes the study's file."""
+    outcomes = {
+        name: {seed: right(accuracy, seed=7 * seed + len(name)) for seed, accuracy in enumerate(accuracies, 1)}
+        for name, accuracies in by_seed.items()
+    }
+    made = results(outcomes, failures=failures or [])
+    return dataclasses.replace(made, study=dataclasses.replace(made.study, **(study or {})))
+
+
+def parts(study: StudyResults) -> list[Part]:
+    chart = next(chart for chart in figures.charts_for(study.metric) if chart.name == "differences")
+    return differences_section(study, Drawing(chart, "", ""))
+
+
+def notes(study: StudyResults) -> str:
+    return " ".join(p.text for p in parts(study) if getattr(p, "kind", "") == "note").replace(SPACE, " ")
+
+
+def pairs(study: StudyResults) -> Table:
+    return next(part for part in parts(study) if isinstance(part, Table))
+
+
+def minus(accuracies: list[float], points: float) -> list[float]:
+    return [accuracy - points / 100 for accuracy in accuracies]
+
+
+def test_every_pair_has_its_conclusion() -> None:
+    study = made(Swin=FIVE, ViT=minus(FIVE, 5), Other=[0.95, 0.949, 0.953])
+    said = {
+        (pair.better.variant, pair.worse.variant): conclusion(pair, study).replace(SPACE, " ") for pair in study.pairs
+    }
+    assert said["Swin", "ViT"] == "better (5 seeds each)"
+    assert sorted(said.values()) == ["better (3 and 5 seeds)", "better (5 seeds each)", "undecided (3 and 5 seeds)"]
+    assert "p, adjusted for 3 pairs" in "".join(pairs(study).columns).replace(SPACE, " ")
+
+
+def test_a_margin_shows_in_conclusions_chart_and_plans() -> None:
+    study = made({"margin": 1.5}, Swin=FIVE, ViT=FIVE[::-1])
+    (pair,) = study.pairs
+    assert conclusion(pair, study).replace(SPACE, " ") == "equal to within 1.5 points (5 seeds each)"
+    assert pairs(study).columns[-1].replace(SPACE, " ") == "Seeds for 1.5 points"
+    assert "two one-sided tests exclude a difference of 1.5 points or more" in notes(study)
+    (axes,) = figures.differences(study, figures.WIDE).axes
+    band = axes.patches[0].get_extents().transformed(axes.transData.inverted())
+    assert (band.x0, band.x1) == pytest.approx((-1.5, 1.5))
+    assert conclusion(pair, made(Swin=FIVE, ViT=FIVE[::-1])).startswith("equal") is False
+
+
+def test_a_watched_study_names_the_level_of_its_looks() -> None:
+    watched = made({"seeds": list(range(1, 11)), "looks": tuple(range(4, 11))}, Swin=FIVE, ViT=minus(FIVE, 5))
+    assert f"p is at most {watched.level:.3f}, at which all looks together" in notes(watched)
+    assert "hold at once, at every look" in notes(watched)
+    assert "*Better*: p is below 0.05." in notes(made(Swin=FIVE, ViT=FIVE))
+
+
+@pytest.mark.parametrize(
+    ("test", "words"),
+    [("pooled", "Student's t on seeds"), ("exact", "all regroupings"), ("paired", "Student's t on the differences")],
+)
+def test_the_notes_name_the_test(test: str, words: str) -> None:
+    study = made({"test": test}, Swin=FIVE, ViT=minus(FIVE, 1))
+    assert f"by {words}" in notes(study)
+    folded = [part.summary for part in parts(study) if isinstance(part, Details)]
+    assert ("Where the uncertainty comes from" in folded) == (test != "exact")
+
+
+@pytest.mark.parametrize(("seeds", "share"), [(3, 63), (7, 35), (14, 19)])
+def test_what_no_test_of_few_seeds_sees_is_said(seeds: int, share: int) -> None:
+    study = made(Swin=(3 * FIVE)[:seeds], ViT=(3 * FIVE)[:seeds])
+    text = " ".join(limits(study)).replace(SPACE, " ")
+    assert f"After {seeds} seeds without a failure, a failure in up to {share} % of seeds cannot be excluded" in text
+    assert "up to 14 % of studies of equal variants" in text
+    everyone_failed = [Outcome(Run(name, 99, {}, Path("x")), "exit status 1") for name in ("Swin", "ViT")]
+    assert "without a failure" not in " ".join(limits(dataclasses.replace(study, failures=everyone_failed)))
+
+
+def test_unequal_spreads_are_said_and_where_they_change_the_test() -> None:
+    wide = [0.95 + 0.01 * x for x in (-3, -1, 0, 1, 3)]
+    study = made(Swin=FIVE, ViT=minus(FIVE, 1), Wide=wide)
+    text = " ".join(limits(study)).replace(SPACE, " ")
+    ratio = np.std(wide) / np.std(FIVE)
+    assert f"The seeds of Wide vary {ratio:.1f} times as much as those of" in text
+    assert "more than by chance" in text
+    assert "more than by chance" not in " ".join(limits(made(Swin=FIVE, ViT=minus(FIVE, 1), Other=FIVE)))
+
+
+def test_a_single_seed_is_not_tested() -> None:
+    study = made(Swin=[0.95], ViT=[0.9])
+    assert conclusion(study.pairs[0], study).replace(SPACE, " ") == "not tested (1 seed each)"
+    assert "A single seed says nothing about chance." in notes(study)
+    assert not [part for part in parts(study) if isinstance(part, Details) and "uncertainty" in part.summary]
+
+
+def test_the_notes_explain_every_column() -> None:
+    study = made(Swin=FIVE, ViT=minus(FIVE, 1), Other=FIVE)
+    explained = set(re.findall(r"\*(.*?)\*", notes(study)))
+    columns = {column.replace(SPACE, " ").split(", ")[0] for column in pairs(study).columns}
+    assert columns - {"Pair", "Lead", "Conclusion"} <= explained
+    assert {"Better", "Undecided"} <= explained
+
+
+def test_the_chart_shows_undecided_pairs_hollow() -> None:
+    study = made(Swin=FIVE, ViT=minus(FIVE, 5), Other=FIVE)
+    (axes,) = figures.differences(study, figures.NARROW).axes
+    filled = [line.get_fillstyle() == "full" for line in axes.lines if line.get_marker() not in ("None", "", None)]
+    assert filled == [pair.settled for pair in study.pairs]
