@@ -54,12 +54,31 @@ def test_every_difference_is_listed_the_declared_ones_first(write_study: Write, 
     ]
 
 
+def test_looks_are_planned_by_a_range_or_a_list_until_settled(write_study: Write) -> None:
+    study = read_study(write_study(seeds={"from": 4, "to": 9, "step": 2}, margin=0.5))
+    assert study.seeds == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert study.looks == (4, 6, 8)
+    assert study.margin == 0.5
+    study = read_study(write_study(seeds=[9, 8, 7, 6, 5], until="settled"))
+    assert (study.seeds, study.looks) == ([9, 8, 7, 6, 5], (4, 5))
+    assert read_study(write_study()).looks == ()
+
+
 BAD = {
     "unknown key": ({"seed": [1]}, "unknown key `seed`. Did you mean `seeds`?"),
     "unknown key of the budget": ({"budget": {"epoch": 3}}, "Did you mean `epochs`?"),
     "no base": ({"base": "absent"}, "has no `base`"),
     "base names no file": ({"base": "nowhere.yaml"}, "base: nowhere.yaml does not exist"),
     "seeds twice": ({"seeds": [1, 2, 1]}, "contains 1 twice"),
+    "seeds from too few": ({"seeds": {"from": 2, "to": 9}}, "Expected whole numbers with 3 <= from <= to"),
+    "seeds without an end": ({"seeds": {"from": 4}}, "like {from: 4, to: 12}"),
+    "unknown key of the seeds": ({"seeds": {"from": 4, "till": 9}}, "unknown key of `seeds` `till`"),
+    "until when": ({"until": "noon"}, "Expected `settled`"),
+    "until settled with too few seeds": ({"until": "settled"}, "looks from 4 seeds on; `seeds` has 3"),
+    "no margin": ({"margin": 0}, "margin: 0. Expected a number above 0"),
+    "unknown test": ({"test": "sign"}, "one of pooled, exact, paired"),
+    "an exact test of a growing list": ({"test": "exact", "seeds": {"from": 4, "to": 9}}, "a fixed list of seeds"),
+    "an exact test of too few seeds": ({"test": "exact"}, "for 3 variants it takes 5, since p is at least 2 of 20"),
     "no seeds": ({"seeds": []}, "has no `seeds`"),
     "seeds are a number": ({"seeds": 3}, "like [1, 2, 3]"),
     "a seed is no number": ({"seeds": [1, True]}, "like [1, 2, 3]"),

@@ -36,7 +36,7 @@ from vitlab.studies.baselines import Images
 from vitlab.studies.budget import Budget, parse_budget, refuse_unknown
 from vitlab.studies.format import as_yaml
 from vitlab.studies.metric import TOP1, Metric, metric_of
-from vitlab.studies.statistics.comparison import TESTS
+from vitlab.studies.statistics.comparison import LEVEL, TESTS
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
@@ -192,8 +192,8 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
     )
     seeds, looks = _seeds_and_looks(content["seeds"], content.get("until"))
     test = checked("test", TESTS.__contains__, f"one of {', '.join(TESTS)}") or "pooled"
-    if test == "exact" and looks:
-        raise ValueError("test: exact is for a fixed list of seeds. Give a list without `until`, or `test: pooled`.")
+    if test == "exact":
+        _refuse_too_few(len(content["variants"]), len(seeds), bool(looks))
     return Study(
         path=path,
         name=name,
@@ -271,6 +271,19 @@ def _seeds_and_looks(value: Any, until: Any) -> tuple[list[int], tuple[int, ...]
         )
     looks = range(first, last + 1, step)
     return list(range(1, looks[-1] + 1)), tuple(looks)
+
+
+def _refuse_too_few(variants: int, seeds: int, growing: bool) -> None:
+    """Refuse an exact test that can settle nothing: with n seeds each, p is at least 2 of C(2n, n) regroupings."""
+    if growing:
+        raise ValueError("test: exact is for a fixed list of seeds. Give a list without `until`, or `test: pooled`.")
+    pairs = math.comb(variants, 2)
+    needed = next(n for n in range(2, 100) if 2 / math.comb(2 * n, n) * pairs < LEVEL)
+    if seeds < needed:
+        raise ValueError(
+            f"test: exact settles nothing with {seeds} seeds: for {variants} variants it takes {needed}, since p is at "
+            f"least 2 of {math.comb(2 * seeds, seeds):,} regroupings. Add seeds, or use `test: pooled`."
+        )
 
 
 def _tuning(value: Any, seeds: list[int]) -> Tuning | None:
