@@ -9,6 +9,7 @@ from fake_study import results, right
 from vitlab.__main__ import main
 from vitlab.studies.report.verdict_file import write_verdict
 from vitlab.studies.results import StudyResults
+from vitlab.studies.study import Difference
 
 
 def study(accuracies: dict[str, float], **changes: object) -> StudyResults:
@@ -83,3 +84,13 @@ def test_mistakes_are_status_2(
         written(study({"A": 0.95, "B": 0.85}), tmp_path)
     assert status(tmp_path, *options) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_void_comparison_is_status_4_though_its_leader_is_far_ahead(tmp_path: Path) -> None:
+    differences = [Difference("model.init_args.optimizer.init_args.lr", {"A": 1e-3, "B": 1e-4}, declared=False)]
+    record = written(study({"A": 0.95, "B": 0.85}, differences=differences), tmp_path)
+    assert record["headline"].startswith("Not comparable: not a pure comparison of what the study declares")
+    assert "learning rate differs too" in record["headline"]
+    assert record["objections"] == record["remarks"][:1]
+    assert status(tmp_path) == 4
+    assert status(tmp_path, "--better", "A", "--than", "B") == 4

@@ -9,10 +9,10 @@ from vitlab.studies.format import SPACE, counted
 from vitlab.studies.looks import look_of
 from vitlab.studies.report import figures
 from vitlab.studies.report.document import Code, Details, Document, Part, Section, render
-from vitlab.studies.report.remarks import remarks
+from vitlab.studies.report.remarks import objections, remarks
 from vitlab.studies.report.robustness import read_robustness
 from vitlab.studies.report.sections import sections_of
-from vitlab.studies.report.verdict import outlooks, verdict
+from vitlab.studies.report.verdict import conclusion, outlooks, verdict
 from vitlab.studies.report.verdict_file import write_verdict
 from vitlab.studies.results import StudyResults
 from vitlab.studies.robustness import FinishedRun
@@ -52,7 +52,12 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         title=f"{study.name} – a comparison",
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
         heading=verdict(results),
-        lead=[*_summary(results), *_looks(results), *outlooks(results)],
+        lead=[
+            *([f"Apart from that: {conclusion(results)}"] if objections(results) else []),
+            *_summary(results),
+            *_looks(results),
+            *outlooks(results),
+        ],
         remarks=remarks(results),
         sections=[*sections, Section("Reproduce", commands)],
     )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import combinations, groupby
 
 from vitlab.config import ABSENT
 from vitlab.evaluation.cost import doubts
@@ -254,10 +254,15 @@ def _tuning(results: StudyResults) -> list[str]:
 def _confounded(results: StudyResults) -> list[str]:
     lines = []
     for key, values in _environments_of(results).items():
-        if len(set(values.values())) > 1:
+        if _apart(values):
             each = "; ".join(f"{variant} {' and '.join(own)}" for variant, own in values.items())
             lines.append(f"The environment differs between variants ({key}: {each}), which may be why they do.")
     return lines
+
+
+def _apart(values: dict[str, tuple[str, ...]]) -> bool:
+    """Whether two variants have no value in common, so that the environment cannot be told from the variant."""
+    return any(not set(a) & set(b) for a, b in combinations(values.values(), 2))
 
 
 def _environments_of(results: StudyResults) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -276,7 +281,7 @@ def _environments_of(results: StudyResults) -> dict[str, dict[str, tuple[str, ..
 
 def _environments(results: StudyResults) -> list[str]:
     """Name what varies among the runs without being confounded with the variants."""
-    confounded = {key for key, values in _environments_of(results).items() if len(set(values.values())) > 1}
+    confounded = {key for key, values in _environments_of(results).items() if _apart(values)}
     mixed = [
         f"{key}: {', '.join(values)}"
         for key, values in results.environment.items()

@@ -4,12 +4,22 @@ import math
 from collections.abc import Sequence
 
 from vitlab.studies.format import SPACE, counted
+from vitlab.studies.report.remarks import objections
 from vitlab.studies.results import Pair, StudyResults
 from vitlab.studies.statistics.power import MOST_SEEDS, Need, detectable, need
 
 
 def verdict(results: StudyResults) -> str:
-    """Summarize in one sentence what the study shows."""
+    """Return the headline: what the study shows, or why it shows nothing about its variants."""
+    void = objections(results)
+    if not void:
+        return conclusion(results)
+    sentence = void[0].removeprefix("Not a pure ")
+    return f"Not comparable: {'not a pure ' if sentence != void[0] else ''}{sentence}"
+
+
+def conclusion(results: StudyResults) -> str:
+    """Summarize in one sentence who leads, by how much, and how sure that is."""
     ranking, metric = results.ranking, results.metric
     if not ranking:
         return "No run finished, so there is nothing to compare."

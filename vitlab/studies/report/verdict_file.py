@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from vitlab.atomic_files import write_text
-from vitlab.studies.report.remarks import remarks
+from vitlab.studies.report.remarks import objections, remarks
 from vitlab.studies.report.verdict import verdict
 from vitlab.studies.results import StudyResults
 from vitlab.studies.statistics.intervals import Interval
 
-BETTER, OPEN, EQUAL = "better", "no winner yet", "equal"
+BETTER, OPEN, EQUAL, VOID = "better", "no winner yet", "equal", "not comparable"
 
 
 def write_verdict(results: StudyResults, folder: Path) -> None:
@@ -26,7 +26,7 @@ def as_record(results: StudyResults) -> dict[str, Any]:
     return {
         "study": results.study.name,
         "headline": verdict(results),
-        "verdict": conclusion(results),
+        "verdict": form_of(results),
         "metric": metric.name,
         "test": results.study.test,
         "level": results.level,
@@ -49,12 +49,15 @@ def as_record(results: StudyResults) -> dict[str, Any]:
             }
             for pair in results.pairs
         ],
+        "objections": objections(results),
         "failures": {str(run): why for run, why in results.failures},
     }
 
 
-def conclusion(results: StudyResults) -> str:
+def form_of(results: StudyResults) -> str:
     """Return which of the forms of a headline a study has."""
+    if objections(results):
+        return VOID
     against = [pair for pair in results.pairs if pair.better is results.ranking[0]]
     if against and all(pair.settled for pair in against):
         return BETTER
