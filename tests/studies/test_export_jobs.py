@@ -64,11 +64,22 @@ def test_a_sweep_is_a_grid_over_the_configurations(write_study: Write, tmp_path:
     assert command == ["/usr/bin/env", sys.executable, "-m", "vitlab", "fit", f"--config={configurations[0]}"]
 
 
+@pytest.mark.parametrize(
+    ("seeds", "how", "first", "then"),
+    [([1], {}, [1000, 1001, 1002], [1]), ({"from": 3, "to": 5}, {"within": "seed"}, [1, 2, 3], [1, 2, 3])],
+)
 def test_tuning_comes_first_and_what_was_chosen_after_it(
-    write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write_study: Write,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    seeds: object,
+    how: dict[str, str],
+    first: list[int],
+    then: list[int],
 ) -> None:
     variants = {"A": variant(0.9), "B": variant(0.8)}
-    study = write_study(variants=variants, seeds=[1], tune={"key": "model.init_args.lr", "values": [0.1, 0.4]})
+    tuning = {"key": "model.init_args.lr", "values": [0.1, 0.4], **how}
+    study = write_study(variants=variants, seeds=seeds, tune=tuning)
 
     def emitted() -> list[Path]:
         sweep = yaml.safe_load(emit(study, write_sweep, tmp_path).read_text())
@@ -76,15 +87,18 @@ def test_tuning_comes_first_and_what_was_chosen_after_it(
 
     trials = emitted()
     assert "These are the tuning runs" in capsys.readouterr().out
-    assert len(trials) == 4
+    assert len(trials) == 4 * len(first)
     for path in trials:
         config = yaml.safe_load(path.read_text())
-        directory = Path(config["run"]["root"], config["run"]["name"], "seed-1")
+        assert config["seed_everything"] in first
+        directory = Path(config["run"]["root"], config["run"]["name"], f"seed-{config['seed_everything']}")
         directory.mkdir(parents=True)
         (directory / "metrics.csv").write_text(f"step,epoch,val/top1\n1,0,{config['model']['init_args']['lr']}\n")
         (directory / "summary.json").write_text("{}")
-    chosen = [yaml.safe_load(path.read_text())["model"]["init_args"]["lr"] for path in emitted()]
-    assert chosen == [0.4, 0.4]
+    runs = [yaml.safe_load(path.read_text()) for path in emitted()]
+    assert [(run["model"]["init_args"]["lr"], run["seed_everything"]) for run in runs] == [
+        (0.4, seed) for seed in then for _ in variants
+    ]
 
 
 def test_nothing_is_emitted_of_a_finished_study(write_study: Write, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_weights_and_own_classes_are_found_wherever_they_are() -> None:
 def train(study: Path, root: Path) -> None:
     """Write the run directories of a study, as its runs would."""
     described = read_study(study)
-    trials = [run for runs in plan_tuning(described, root, {}) for run in runs]
+    trials = [run for runs in plan_tuning(described, root, {}).values() for run in runs]
     for run in [*trials, *plan(described, root)]:
         fake_vitlab.fit(run.config, overwrite=False)
 

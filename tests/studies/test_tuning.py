@@ -1,9 +1,13 @@
 """Budgets and tuning, with runs that only leave what is read of them."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import fake_study
+import fake_vitlab
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -11,10 +15,11 @@ from fake_study import FAKE_PROGRAM, Digits, variant
 
 from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
-from vitlab.studies.compare import compare, first_runs
-from vitlab.studies.execution.local import Outcome
+from vitlab.studies.compare import compare, first_runs, results_of
+from vitlab.studies.execution.local import Outcome, is_finished
 from vitlab.studies.metric import TOP1
-from vitlab.studies.study import Run, Study, plan, read_study
+from vitlab.studies.report.tuning import as_tuned, tuning_remarks, tuning_section
+from vitlab.studies.study import Run, Study, Tuning, differing_keys, plan, read_study
 from vitlab.studies.tuning import (
     Choice,
     Trial,
@@ -99,11 +104,12 @@ def test_a_budget_that_cannot_be_spent_is_named(spend: Callable[..., dict]) -> N
 
 
 @pytest.fixture
-def tuned(write_study: Write, tmp_path: Path) -> Callable[..., tuple[Study, list[Choice], dict]]:
+def tuned(write_study: Write, digits: Digits, tmp_path: Path) -> Callable[..., tuple[Study, list[Choice], dict]]:
     def of(**changes: object) -> tuple[Study, list[Choice], dict[str, Config]]:
         study = read_study(write_study(**{"tune": TUNE, "variants": VARIANTS, **changes}))
-        choices, decided = tune(study, tmp_path, {"A": {"trainer": {"max_epochs": 7}}}, train)
-        return study, choices, {run.variant: run.config for run in plan(study, tmp_path, decided)}
+        decided = {"A": {"trainer": {"max_epochs": 7}}}
+        choices, chosen = tune(study, tmp_path, decided, train, digits)
+        return study, choices, {str(run): run.config for run in plan(study, tmp_path, decided, chosen)}
 
     return of
 
@@ -116,8 +122,9 @@ def train(runs: list[Run]) -> list[Outcome]:
         if lr != plan.get("fail_lr"):
             directory = Path(run.config["run"]["root"], run.config["run"]["name"], f"seed-{run.seed}")
             assert directory == run.directory
-            directory.mkdir(parents=True)
-            top1 = plan["accuracy"] - 0.1 * (lr != plan["best_lr"]) + 0.01 * run.seed
+            directory.mkdir(parents=True, exist_ok=True)
+            gain = {tuple(key): value for key, value in plan.get("gains", [])}.get((run.seed, lr), 0.0)
+            top1 = plan["accuracy"] - 0.1 * (lr != plan["best_lr"]) + 0.001 * (run.seed % 1000) + gain
             (directory / "metrics.csv").write_text(f"step,epoch,val/top1\n1,0,0.99\n2,1,{top1}\n")
             (directory / "summary.json").write_text("{}")
     return [Outcome(run, None) for run in runs]
@@ -125,19 +132,151 @@ def train(runs: list[Run]) -> list[Outcome]:
 
 def test_each_variant_gets_the_value_that_served_it_best_on_validation_images(tuned: Callable, tmp_path: Path) -> None:
     study, choices, configs = tuned(tune={**TUNE, "seeds": [3, 5]})
-    assert {name: config["model"]["init_args"]["lr"] for name, config in configs.items()} == {"A": 0.2, "B": 0.4}
+    assert {name: lr_of(config) for name, config in configs.items()} == {
+        f"{variant}, seed {seed}": value for variant, value in (("A", 0.2), ("B", 0.4)) for seed in (1, 2, 3)
+    }
     # The mean of seeds 3 and 5 after the last epoch, not the best one.
-    assert [trial.score for trial in choices[0].trials] == pytest.approx([0.84, 0.94, 0.84])
+    assert [trial.score for trial in choices[0].trials] == pytest.approx([0.804, 0.904, 0.804])
     assert [choice.at_the_edge for choice in choices] == [False, True]
-    assert configs["A"]["trainer"]["max_epochs"] == 7  # what the budget bought stays
+    assert configs["A, seed 1"]["trainer"]["max_epochs"] == 7  # what the budget bought stays
     assert "model.init_args.lr" in study.allowed
     recorded = json.loads((tmp_path / "small-study" / "tuning" / "choices.json").read_text())
-    assert recorded["B"]["trials"][2][0] == 0.4
+    assert [(c["variant"], c["chosen"], c["tuning_seeds"]) for c in recorded["choices"]] == [
+        ("A", 0.2, [3, 5]),
+        ("B", 0.4, [3, 5]),
+    ]
+
+
+def lr_of(config: Config) -> float:
+    return float(config["model"]["init_args"]["lr"])
 
 
 def test_a_value_that_failed_is_not_chosen(tuned: Callable) -> None:
     _, choices, _ = tuned(variants={"A": variant(0.9, best_lr=0.2, fail_lr=0.2), "B": variant(0.8, best_lr=0.2)})
-    assert [choice.best.value for choice in choices] == [0.1, 0.2]
+    assert [choice.chosen.value for choice in choices] == [0.1, 0.2]
+
+
+def test_tuning_seeds_are_three_that_the_study_lacks(write_study: Write) -> None:
+    seeds = [1, 2, 1001]
+    assert read_study(write_study(tune=TUNE, seeds=seeds)).tuning.seeds == [1000, 1002, 1003]  # type: ignore[union-attr]
+    assert read_study(write_study(tune={**TUNE, "seeds": [1]}, seeds=seeds)).tuning.seeds == [1]  # type: ignore[union-attr]
+    within = read_study(write_study(tune={**TUNE, "within": "seed"}, seeds=seeds))
+    assert within.tuning.seeds == seeds  # type: ignore[union-attr]
+    for wrong, message in (
+        ({"within": "seeds"}, "tune: within: 'seeds'. Expected `seed`"),
+        ({"within": "seed", "seeds": [7]}, r"tune: seeds: \[7\], but `within: seed` tunes with the study's seeds"),
+        ({"seeds": [7, 7]}, r"tune: seeds: \[7, 7\] contains 7 twice"),
+    ):
+        with pytest.raises(ValueError, match=rf"study\.yaml: {message}"):
+            read_study(write_study(tune={**TUNE, **wrong}))
+
+
+# A's best value is 0.2, and B's 0.4 by less than seeds differ.
+GAINS = [[[1000, 0.2], 0.103], [[1001, 0.2], 0.099], [[1002, 0.2], 0.095]]
+NEARLY = {"A": variant(0.9, best_lr=0.2), "B": variant(0.8, best_lr=0.4, gains=GAINS)}
+
+
+def test_a_near_tie_is_a_tie_and_goes_to_the_value_that_both_can_take(tuned: Callable, tmp_path: Path) -> None:
+    _, choices, configs = tuned(variants=NEARLY)
+    a, b = choices
+    assert (a.best.value, b.best.value) == (0.2, 0.4)
+    assert (a.chosen.value, b.chosen.value) == (0.2, 0.2)
+    assert [[trial.value for trial in choice.ties] for choice in choices] == [[0.2], [0.2, 0.4]]
+    assert {lr_of(config) for config in configs.values()} == {0.2}
+    # Seeds deviate by 0.001 but for B with 0.2, whose gain deviates too: 0.003.
+    assert a.error == b.error == pytest.approx(np.sqrt(2 / 3 * (5 * 0.001**2 + 0.003**2) / 6))
+    recorded = json.loads((tmp_path / "small-study" / "tuning" / "choices.json").read_text())["choices"][1]
+    assert (recorded["best"], recorded["chosen"], recorded["near_ties"]) == (0.4, 0.2, [0.2, 0.4])
+
+
+def test_a_single_tuning_seed_has_the_error_of_its_validation_images(tuned: Callable, digits: Digits) -> None:
+    _, (a, _), _ = tuned(tune={**TUNE, "seeds": [7]})
+    p = np.array([0.807, 0.907, 0.807, 0.707, 0.707, 0.807])
+    assert a.error == pytest.approx(np.sqrt(2 * (p * (1 - p)).mean() / len(digits.labels("val"))))
+
+
+def test_each_seed_repeats_the_search_with_its_own_runs(tuned: Callable, tmp_path: Path) -> None:
+    """A's luck with 0.1 and seed 2 is as large as its loss: its run of seed 2 has another value than the others."""
+    lucky = {"A": variant(0.9, best_lr=0.2, gains=[[[2, 0.1], 0.2]]), "B": variant(0.8, best_lr=0.4)}
+    study, choices, configs = tuned(tune={**TUNE, "within": "seed"}, variants=lucky)
+    assert {name: lr_of(config) for name, config in configs.items() if name[0] == "A"} == {
+        "A, seed 1": 0.2,
+        "A, seed 2": 0.1,
+        "A, seed 3": 0.2,
+    }
+    assert [(c.variant, c.seed, list(c.seeds)) for c in choices if c.variant == "B"] == [
+        ("B", seed, [seed]) for seed in (1, 2, 3)
+    ]
+    assert {config["trainer"]["max_epochs"] for name, config in configs.items() if name[0] == "A"} == {7}
+    runs = plan(study, tmp_path, None, tune(study, tmp_path, {}, no_training, Digits())[1])
+    shown = {d.key: d for d in differing_keys(study, runs)}["model.init_args.lr"]
+    assert shown.values == {"A": [0.2, 0.1, 0.2], "B": 0.4}
+    assert shown.declared
+
+
+def no_training(runs: list[Run]) -> list[Outcome]:
+    return []
+
+
+def test_a_seed_without_a_finished_tuning_run_is_named(write_study: Write, digits: Digits, tmp_path: Path) -> None:
+    study = read_study(write_study(tune={**TUNE, "within": "seed"}, variants=VARIANTS))
+    with pytest.raises(ValueError, match="no tuning run of A finished with seed 1; see its logs"):
+        tune(study, tmp_path, {}, no_training, digits)
+    choices, chosen = tune(study, tmp_path, {}, train, digits, [("A", 2), ("B", 2), ("B", 3)])
+    assert [(c.variant, c.seed) for c in choices] == [("A", 2), ("B", 2), ("B", 3)]
+    assert set(chosen) == {("A", 2), ("B", 2), ("B", 3)}
+
+
+def test_choices_of_earlier_versions_stay(tuned: Callable, tmp_path: Path) -> None:
+    """They tuned with the first seed of the study and took each variant's own best; their runs need no other."""
+    folder = tmp_path / "small-study" / "tuning"
+    stored = {
+        name: {"variant": name, "trials": [[0.1, 0.80], [0.2, best], [0.4, 0.901]]}
+        for name, best in (("A", 0.902), ("B", 0.9))
+    }
+    for name in ("a", "b"):
+        (folder / name / "lr-0-1" / "seed-1").mkdir(parents=True)
+        (folder / name / "lr-0-1" / "seed-1" / "summary.json").write_text("{}")
+    record = folder / "choices.json"
+    record.write_text(json.dumps(stored))
+    _, choices, configs = tuned()
+    assert [(choice.chosen.value, choice.seeds) for choice in choices] == [(0.2, [1]), (0.4, [1])]
+    assert {name: lr_of(config) for name, config in configs.items() if name.endswith("1")} == {
+        "A, seed 1": 0.2,
+        "B, seed 1": 0.4,
+    }
+    assert json.loads(record.read_text()) == stored
+    _, choices, _ = tuned(tune={**TUNE, "seeds": [1, 2]})  # which were not run
+    assert [list(choice.seeds) for choice in choices] == [[1, 2], [1, 2]]
+    assert "choices" in json.loads(record.read_text())
+
+
+@pytest.mark.parametrize("seeds", [[1, 2], {"from": 3, "to": 5}])
+def test_a_study_tuned_within_seeds_continues_where_it_was(
+    write_study: Write, tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch, seeds: object
+) -> None:
+    """Only seeds that are compared are tuned, each run has its own value, and a second start trains nothing."""
+    trained: list[str] = []
+
+    def train_here(runs: list[Run], *args: object) -> list[Outcome]:
+        for run in runs:
+            if not is_finished(run):
+                trained.append(str(run))
+                fake_vitlab.fit(run.config, overwrite=False)
+        return [Outcome(run, None) for run in runs]
+
+    monkeypatch.setattr("vitlab.studies.compare.run_all", train_here)
+    monkeypatch.setattr("vitlab.studies.compare.measure_costs", lambda *args, **options: ({}, {}))
+    path = write_study(tune={**TUNE, "within": "seed"}, variants=VARIANTS, seeds=seeds)
+    compare(path, tmp_path / "runs")
+    used = (1, 2) if isinstance(seeds, list) else (1, 2, 3)  # A and B are 10 points apart: settled at the first look
+    names = [v + tried for v in "AB" for tried in ("", " with lr-0-1", " with lr-0-2", " with lr-0-4")]
+    assert sorted(trained) == sorted(f"{name}, seed {seed}" for name in names for seed in used)
+    results, _ = results_of(path, tmp_path / "runs")
+    assert {(r.run.variant, lr_of(r.run.config)) for r in results.finished} == {("A", 0.2), ("B", 0.4)}
+    trained.clear()
+    compare(path, tmp_path / "runs")
+    assert trained == []
 
 
 @pytest.mark.slow
@@ -170,3 +309,65 @@ def test_tuning_on_test_images_is_refused(write_study: Write, digits: Digits, mo
     monkeypatch.setattr(Digits, "image_names", lambda self, split: ["the same"])
     with pytest.raises(ValueError, match="validation images of this data set are also its test images"):
         refuse_unfit_images(study, TOP1, digits)
+
+
+def told(choices: list[Choice], **tuning: object) -> tuple[list[str], list[str], str]:
+    """Return the sentence, the remarks and the section's text on some choices."""
+    study = Tuning("model.init_args.lr", [0.1, 0.2, 0.4], **{"seeds": [1000, 1001, 1002], **tuning})  # type: ignore[arg-type]
+    outcomes = {seed: fake_study.right(0.9, seed=seed) for seed in (1, 2)}
+    results = fake_study.results({"A": outcomes, "B": outcomes}, choices=choices)
+    results = dataclasses.replace(results, study=dataclasses.replace(results.study, tuning=study))
+    text = [str(part) for part in tuning_section(results)]
+    return as_tuned(results), tuning_remarks(results), "\n".join(text)
+
+
+def trials(*scores: float) -> list[Trial]:
+    return [Trial(value, score) for value, score in zip((0.1, 0.2, 0.4), scores, strict=True)]
+
+
+def test_the_report_says_which_values_the_interval_holds_fixed() -> None:
+    seeds = [1000, 1001, 1002]
+    a = Choice("A", trials(0.8, 0.9, 0.7), TOP1, 1, 0.01, seeds)
+    b = Choice("B", trials(0.6, 0.7, 0.9), TOP1, 2, 0.01, seeds)
+    sentence, remarks, section = told([a, b])
+    assert sentence == [
+        "The variants are compared with lr 0.2 (A) and 0.4 (B), as tuned; the intervals hold this choice fixed."
+    ]
+    assert remarks == ["The best value for B, 0.4, is at the edge of those tried."]
+    assert "mean over seeds 1000, 1001, 1002" in section
+    assert "≈" not in section.partition("Validation")[0]
+
+
+def test_the_report_marks_values_that_tuning_does_not_tell_apart() -> None:
+    b = Choice("B", trials(0.6, 0.895, 0.9), TOP1, 1, 0.01, [1000, 1001, 1002])
+    sentence, remarks, section = told([Choice("A", trials(0.8, 0.9, 0.7), TOP1, 1, 0.01, b.seeds), b])
+    assert sentence == ["All variants are compared with lr 0.2, as tuned; the intervals hold it fixed."]
+    assert remarks[1] == (
+        "Tuning does not tell 0.2 and 0.4 apart for B: its best values are within a standard error (1.0\xa0points)."
+    )
+    assert r"89.5\xa0≈" in section
+    assert r"90.0\xa0≈" in section
+
+
+def test_the_report_remarks_on_seeds_that_tuned_and_were_compared_and_on_a_single_one() -> None:
+    choice = Choice("A", trials(0.8, 0.9, 0.7), TOP1, 1, 0.0, [1])
+    _, remarks, _ = told([choice, choice._replace(variant="B")], seeds=[1])
+    assert remarks[0].startswith("Seed 1 of the comparison also tuned lr:")
+    assert remarks[1].startswith("lr was tuned with a single seed:")
+
+
+def test_the_report_shows_the_chosen_values_by_seed() -> None:
+    choices = [
+        Choice(name, trials(0.8, 0.9, best), TOP1, 2 if best > 0.9 else 1, 0.0, [seed], seed)
+        for seed, best in ((1, 0.7), (2, 0.95))
+        for name in ("A", "B")
+    ]
+    sentence, remarks, section = told(choices, seeds=[1, 2], within_seeds=True)
+    assert sentence == [
+        "Each seed chose its own lr by its own tuning runs; the intervals include the noise of this choice."
+    ]
+    assert remarks == [
+        f"The best value for {name}, 0.4, is at the edge of those tried (seed 2)." for name in ("A", "B")
+    ]
+    assert "['Variant', 'Seed 1', 'Seed 2']" in section
+    assert "cells=['0.2', '0.4']" in section

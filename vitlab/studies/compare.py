@@ -1,7 +1,7 @@
 """A study from its YAML to its report: plan, train, measure, report."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,10 +20,21 @@ from vitlab.studies.format import counted
 from vitlab.studies.looks import append_look, look_of, read_looks
 from vitlab.studies.outside import outside
 from vitlab.studies.report.page import write_report
+from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.results import StudyResults, read_results
-from vitlab.studies.study import Run, Study, differing_keys, images_of, plan, plan_tuning, read_study, slug
-from vitlab.studies.tuning import Choice, Measure, Train, refuse_unfit_images, spend_budget, tune
+from vitlab.studies.study import (
+    Run,
+    Study,
+    differing_keys,
+    images_of,
+    plan,
+    plan_tuning,
+    read_study,
+    refuse_unfit_split,
+    slug,
+)
+from vitlab.studies.tuning import Choice, Measure, Train, refuse_unfit_images, spend_budget, tune, tuned_later
 
 if TYPE_CHECKING:
     from submitit import Executor
@@ -59,6 +70,7 @@ class _Plan:
         runs = plan(study, root)
         images = images_of(runs[0])
         refuse_unfit_images(study, runs[0].metric, images)
+        refuse_unfit_split(study, runs[0])
         (root / slug(study.name)).mkdir(parents=True, exist_ok=True)
         return cls(study, root, runs, images, {}, [])
 
@@ -89,10 +101,27 @@ class _Plan:
         self.decided = spend_budget(self.study, self.first_runs(), self.images, measure, self.folder)
 
     def tune(self, train: Train) -> None:
-        """Tune, and plan the runs with the chosen values."""
-        self.choices, self.decided = tune(self.study, self.root, self.decided, train)
+        """Tune, and plan the runs with the chosen values; what each look tunes itself only as far as it is tuned."""
+        self._choose(train, () if tuned_later(self.study) else None)
+
+    def tune_for(self, runs: list[Run], train: Train) -> list[Run]:
+        """Tune for the runs of one look where each seed is tuned, and return them with the chosen values."""
+        if not tuned_later(self.study) or not runs:
+            return runs
+        cells = [(run.variant, run.seed) for run in runs]
+        self._choose(train, cells)
+        return [run for run in self.runs if (run.variant, run.seed) in cells]
+
+    def _choose(self, train: Train, cells: Collection[tuple[str, int]] | None) -> None:
+        self.choices, tuned = tune(self.study, self.root, self.decided, train, self.images, cells)
         if not self.study.determined:
-            self.runs = plan(self.study, self.root, self.decided)
+            self.runs = plan(self.study, self.root, self.decided, tuned)
+
+    def tuning_runs(self) -> list[Run]:
+        """Return the tuning runs; where each look tunes its own seeds, those of the next look."""
+        trials = plan_tuning(self.study, self.root, self.decided)
+        cells = [(run.variant, run.seed) for run in self.next_runs()] if tuned_later(self.study) else trials
+        return [run for cell in cells for run in trials[cell]]
 
     def results(
         self, outcomes: Sequence[Outcome], costs: dict[str, Cost] | None = None, failures: dict[str, str] | None = None
@@ -131,7 +160,7 @@ class _Plan:
         if not self.study.looks:
             return train(self.runs)
         outcomes = [] if overwrite else [Outcome(run, None) for run in self.runs if is_finished(run)]
-        while runs := self.next_runs(outcomes):
+        while runs := self.tune_for(self.next_runs(outcomes), train):
             outcomes += train(runs)
             results = self.results(outcomes)
             if results.watch and not results.watch.stop:
@@ -196,7 +225,7 @@ def compare(
     results = planned.results(outcomes, *measure(planned.first_runs()))
     append_look(results, planned.folder)
     report = write_report(results, planned.images, planned.folder)
-    print("", verdict(results), *outlooks(results), "", sep="\n", flush=True)
+    print("", verdict(results), *as_tuned(results), *outlooks(results), "", sep="\n", flush=True)
     if dashboard is not None and results.finished:
         print(f"Dashboard: {dashboard(results, planned.images, planned.folder)}", flush=True)
     if results.failures:
@@ -233,13 +262,14 @@ def emit(study_path: Path, engine: Engine, root: Path = Path("runs"), program: S
     """
     planned = _Plan.of(study_path, root)
     planned.spend_budget(partial(measure_costs, program=program, allotment=planned.allotment))
-    trials = [run for runs in plan_tuning(planned.study, root, planned.decided) for run in runs]
-    if all(is_finished(run) for run in trials):
+    if tuned_later(planned.study):
+        planned.tune(lambda runs: [])  # as far as it is tuned
+    runs = planned.tuning_runs()
+    if all(is_finished(run) for run in runs):
         planned.tune(lambda runs: [])
-        trials = []
+        runs = planned.tune_for(planned.next_runs(), lambda runs: [])
     else:
         print("These are the tuning runs. Once they are finished, the same command writes the others.", flush=True)
-    runs = trials or planned.next_runs()
     refuse_conflicts(runs)
     return engine(planned.study, runs, planned.folder)
 

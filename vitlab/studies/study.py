@@ -12,7 +12,9 @@
     tune:                             # null: one recipe for all
       key: model.init_args.optimizer.init_args.lr
       values: [5.0e-4, 1.0e-3, 2.0e-3]
-      seeds: [0]                      # of the tuning runs; null: the first of `seeds`
+      seeds: [1000, 1001, 1002]       # of the tuning runs; null: these, or the next from 1000 on that `seeds` lacks
+      within: null                    # seed: each seed of the study repeats the search with its own runs
+    vary: [init, order, augmentation] # what seeds draw (`draws`); split: the choice of validation images too
     target_accuracy: 0.95             # report the time to this validation accuracy; null: what every run reaches
     jobs: 2                           # parallel runs; null: one per GPU, or per core
 
@@ -25,7 +27,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +36,7 @@ import yaml
 from vitlab.config import ABSENT, Config, flatten, load_yaml, merge
 from vitlab.studies.baselines import Images
 from vitlab.studies.budget import Budget, parse_budget, refuse_unknown
+from vitlab.studies.draws import BY_DEFAULT, parse_vary, refuse_fixed, refuse_moved_test_images, seed_settings
 from vitlab.studies.format import as_yaml
 from vitlab.studies.metric import TOP1, Metric, metric_of
 from vitlab.studies.statistics.comparison import LEVEL, TESTS
@@ -43,12 +46,14 @@ if TYPE_CHECKING:
 
 KEYS = (
     *("name", "base", "variants", "seeds", "until", "margin", "test"),
-    *("budget", "may_differ", "tune", "target_accuracy", "jobs"),
+    *("budget", "may_differ", "tune", "vary", "target_accuracy", "jobs"),
 )
 REQUIRED = ("base", "variants", "seeds")
 WARMUP = "model.init_args.schedule.init_args.warmup_epochs"
 LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up to 9 % false claims instead of 5
 LEAST_SEEDS = 3
+TUNING_SEEDS = 3
+TUNE_FROM = 1000  # the first seed of tuning runs
 RESERVED_SLUGS = ("figures", "robustness", "transfer", "tuning", "wandb")  # folders next to those of the variants
 
 
@@ -58,7 +63,9 @@ class Tuning:
 
     key: str
     values: list[Any]
-    seeds: list[int]
+    seeds: list[int]  # of the tuning runs; those of the study within seeds
+    within_seeds: bool = False  # each seed of the study chooses its own value
+    seeds_given: bool = True  # in the file
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ class Study:
     looks: tuple[int, ...] = ()  # numbers of seeds after which results are looked at; empty: after all of them
     margin: float | None = None  # differences below it do not matter, as shown: in points of accuracy
     test: str = "pooled"  # one of `comparison.TESTS`
+    vary: tuple[str, ...] = BY_DEFAULT  # what seeds draw, of `draws.KINDS`
 
     @property
     def determined(self) -> bool:
@@ -211,6 +219,7 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
             "a number above 0, like 0.5 for half a point of accuracy, or null",
         ),
         test=test,
+        vary=parse_vary(content.get("vary")),
         target_accuracy=checked(
             "target_accuracy",
             lambda value: type(value) is float and 0 < value < 1,
@@ -291,13 +300,23 @@ def _tuning(value: Any, seeds: list[int]) -> Tuning | None:
         return None
     if not isinstance(value, dict):
         raise ValueError(f"tune: {value!r}. Expected a mapping with `key` and `values`.")
-    refuse_unknown(value, ("key", "values", "seeds"), "key of `tune`")
+    refuse_unknown(value, ("key", "values", "seeds", "within"), "key of `tune`")
     key, values = value.get("key"), value.get("values")
     if not isinstance(key, str) or not isinstance(values, list) or len(values) < 2:
         raise ValueError(f"tune: expected a `key` and two `values` or more, got {key!r} and {values!r}.")
     if len({slug(str(value)) for value in values}) < len(values):
         raise ValueError(f"tune: values: {values} contains duplicates. Remove them.")
-    return Tuning(key, values, _seeds(value.get("seeds", seeds[:1])))
+    within, own = value.get("within"), value.get("seeds")
+    if within not in (None, "seed"):
+        raise ValueError(f"tune: within: {within!r}. Expected `seed`, or leave it out.")
+    if within and own is not None:
+        raise ValueError(f"tune: seeds: {own}, but `within: seed` tunes with the study's seeds. Remove one of the two.")
+    unused = islice((seed for seed in count(TUNE_FROM) if seed not in seeds), TUNING_SEEDS)
+    try:
+        tuning_seeds = _seeds(own) if own is not None else seeds if within else list(unused)
+        return Tuning(key, values, tuning_seeds, within == "seed", own is not None)
+    except ValueError as error:
+        raise ValueError(f"tune: {error}") from None
 
 
 # ---- from the study to its runs
@@ -315,37 +334,69 @@ def images_of(run: Run) -> Images:
     return experiment_of(run.config).data
 
 
-def plan(study: Study, root: Path, decided: Mapping[str, Config] | None = None) -> list[Run]:
+def refuse_unfit_split(study: Study, run: Run) -> None:
+    """Raise ValueError if the study varies the split, and its data set draws none or would change the test images."""
+    if "split" in study.vary:
+        first = study.seeds[0]
+        names = [images_of(_with_seed(study, run, seed)).image_names for seed in (first, first + 1)]
+        try:
+            refuse_moved_test_images(*names)
+        except ValueError as error:
+            raise ValueError(f"{study.path}: {error}") from None
+
+
+def plan(
+    study: Study,
+    root: Path,
+    decided: Mapping[str, Config] | None = None,
+    tuned: Mapping[tuple[str, int], Config] | None = None,
+) -> list[Run]:
     """Return the runs of a study, ordered by seed so that an early stop leaves pairs.
 
     Args:
-        decided: By variant, overrides from the budget and from tuning (`tuning`).
+        decided: By variant, overrides from the budget.
+        tuned: By variant and seed, overrides from tuning; a run without one has the value of the base.
 
     Raises:
         ValueError: an empty variant, an invalid configuration, or one that could yield no result.
     """
-    cells = {}
+    cells: dict[str, Run] = {}
+    completed: dict[tuple[str, str], Run] = {}
+
+    def cell(variant: str, seed: int) -> Run:
+        own = (tuned or {}).get((variant, seed), {})
+        key = variant, as_yaml(own)
+        if key not in completed:
+            chosen = merge((decided or {}).get(variant, {}), own)
+            completed[key] = _complete(study, variant, root, chosen)
+        return completed[key]
+
     for variant, override in study.variants.items():
         if not override:
             raise ValueError(
                 f"Variant {variant!r} of {study.path} is empty and changes nothing.\n"
                 f"List the settings that define it, even if {study.base.name} has the same values."
             )
-        cells[variant] = _complete(study, variant, root, (decided or {}).get(variant, {}))
+        cells[variant] = cell(variant, study.seeds[0])
     _refuse_equal_variants(study, cells)
     _refuse_unknown_keys(study, cells)
     _refuse_cut_short(study, cells)
+    for variant, run in cells.items():
+        try:
+            refuse_fixed(study.vary, run.config)
+        except ValueError as error:
+            raise ValueError(f"{study.path}: {variant!r}: {error}") from None
     metrics = {run.metric for run in cells.values()}
     if len(metrics) > 1:
         names = " and ".join(sorted(metric.label for metric in metrics))
         raise ValueError(f"{study.path}: the tasks of the variants' objectives rank by {names}. Compare by one metric.")
-    return [_with_seed(run, seed) for seed in study.seeds for run in cells.values()]
+    return [_with_seed(study, cell(variant, seed), seed) for seed in study.seeds for variant in cells]
 
 
-def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> list[list[Run]]:
-    """Return the tuning runs by value of `study.tuning`, then by seed and variant; they use no test images."""
+def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict[tuple[str, int], list[Run]]:
+    """Return the tuning runs of each variant and tuning seed, by value; they use no test images."""
     if study.tuning is None:
-        return []
+        return {}
     tuning, trials = study.tuning, []
     for value in tuning.values:
         name = slug(f"{tuning.key.rpartition('.')[2]}-{value}")
@@ -356,8 +407,12 @@ def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> list
             chosen = merge(decided.get(variant, {}), merge(nest(tuning.key, value), own))
             run = _complete(study, variant, root, chosen)
             cells.append(Run(f"{variant} with {name}", run.seed, run.config, folder, run.metric))
-        trials.append([_with_seed(run, seed) for seed in tuning.seeds for run in cells])
-    return trials
+        trials.append(cells)
+    return {
+        (variant, seed): [_with_seed(study, cells[position], seed) for cells in trials]
+        for seed in tuning.seeds
+        for position, variant in enumerate(study.variants)
+    }
 
 
 def _complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
@@ -366,7 +421,7 @@ def _complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
 
     folder = root / slug(study.name) / slug(variant)
     own: Config = {
-        "seed_everything": study.seeds[0],
+        **_seeded(study, study.seeds[0]),
         "run": {"root": str(folder.parent), "name": folder.name, "test": True, "wandb": {"group": study.name}},
     }
     if study.budget is not None and study.budget.kind == "epochs":
@@ -386,8 +441,16 @@ def _complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
     return Run(variant, study.seeds[0], config, folder, metric)
 
 
-def _with_seed(run: Run, seed: int) -> Run:
-    return Run(run.variant, seed, run.config | {"seed_everything": seed}, run.folder, run.metric)
+def _with_seed(study: Study, run: Run, seed: int) -> Run:
+    return Run(run.variant, seed, merge(run.config, _seeded(study, seed)), run.folder, run.metric)
+
+
+def _seeded(study: Study, seed: int) -> Config:
+    """Return what a run sets because of its seed."""
+    override: Config = {}
+    for key, value in seed_settings(study.vary, seed, study.seeds[0]).items():
+        override = merge(override, nest(key, value))
+    return override
 
 
 def without_run(config: Config) -> Config:
@@ -404,6 +467,9 @@ def comparable(config: Config) -> Config:
 def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
     """List every key in which the variants' resolved configurations differ with the first seed, declared keys first."""
     flat = {run.variant: flatten(comparable(run.config)) for run in runs if run.seed == study.seeds[0]}
+    if study.tuning is not None and study.tuning.within_seeds:
+        for variant, config in flat.items():
+            config[study.tuning.key] = _by_seed(study.tuning.key, (run for run in runs if run.variant == variant))
     differences = []
     for key in dict.fromkeys(key for config in flat.values() for key in config):
         values = {variant: config.get(key, ABSENT) for variant, config in flat.items()}
@@ -411,6 +477,12 @@ def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
             declared = any(key == prefix or key.startswith(f"{prefix}.") for prefix in study.allowed)
             differences.append(Difference(key, values, declared))
     return sorted(differences, key=lambda difference: not difference.declared)
+
+
+def _by_seed(key: str, runs: Iterable[Run]) -> Any:
+    """Return the value of a key in the runs of a variant: a list by seed where it differs."""
+    values = [flatten(run.config).get(key, ABSENT) for run in runs]
+    return values[0] if all(value == values[0] for value in values) else values
 
 
 def _refuse_equal_variants(study: Study, cells: Mapping[str, Run]) -> None:

@@ -4,10 +4,11 @@ Both are stored in the study's folder and reused, so that restarting a study con
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from vitlab.atomic_files import write_text
 from vitlab.config import Config, flatten, merge
@@ -17,6 +18,7 @@ from vitlab.studies.baselines import Images
 from vitlab.studies.execution.local import Outcome
 from vitlab.studies.execution.progress import read_progress
 from vitlab.studies.metric import TOP1, Metric
+from vitlab.studies.statistics.near_ties import choose, error_of_difference
 from vitlab.studies.study import WARMUP, Run, Study, nest, plan_tuning, slug
 
 Measure = Callable[[Sequence[Run]], tuple[dict[str, Cost], dict[str, str]]]
@@ -31,17 +33,34 @@ class Trial(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The result of tuning a variant: the value with the best score, the first one of ties."""
+    """The result of tuning a variant, or within seeds of a variant with one seed."""
 
     variant: str
     trials: list[Trial]
     metric: Metric = TOP1
+    taken: int | None = None  # index of the value that the variant is trained with; None: the best, as of old
+    error: float = 0.0  # standard error of the difference of two values
+    seeds: Sequence[int] = ()  # of the tuning runs
+    seed: int | None = None  # of the study, whose run has this value; None: all of them
 
     @property
     def best(self) -> Trial:
-        """The chosen trial."""
+        """The trial with the best score, the first one of equal ones."""
         finished = [trial for trial in self.trials if trial.score is not None]
         return max(finished or self.trials, key=lambda trial: self.metric.sign * (trial.score or 0.0))
+
+    @property
+    def chosen(self) -> Trial:
+        """The trial whose value the variant is trained with."""
+        return self.best if self.taken is None else self.trials[self.taken]
+
+    @property
+    def ties(self) -> list[Trial]:
+        """The trials within a standard error of the best one, itself included."""
+        best = self.best.score
+        if best is None:
+            return [self.best]
+        return [t for t in self.trials if t.score is not None and abs(best - t.score) <= self.error]
 
     @property
     def at_the_edge(self) -> bool:
@@ -114,33 +133,128 @@ def refuse_unfit_images(study: Study, metric: Metric, images: Images) -> None:
 
 
 def tune(
-    study: Study, root: Path, decided: Mapping[str, Config], train: Train
-) -> tuple[list[Choice], dict[str, Config]]:
-    """Train every variant with every value; return the choices, and `decided` extended by them.
+    study: Study,
+    root: Path,
+    decided: Mapping[str, Config],
+    train: Train,
+    images: Images,
+    cells: Collection[tuple[str, int]] | None = None,
+) -> tuple[list[Choice], dict[tuple[str, int], Config]]:
+    """Train with every value; return the choices, and by variant and seed of the study the override of its value.
+
+    Args:
+        decided: By variant, overrides from the budget.
+        cells: Within seeds, the variants and seeds whose tuning runs are trained; None: all. Whatever was trained
+            before is chosen from too.
 
     Raises:
         ValueError: no tuning run of a variant finished.
     """
-    if study.tuning is None:
-        return [], dict(decided)
-    trials = plan_tuning(study, root, decided)  # by value, then by seed and variant
-    train([run for runs in trials for run in runs])
-    choices, overrides = [], {}
-    for position, variant in enumerate(study.variants):
-        tried = []
-        for value, runs in zip(study.tuning.values, trials, strict=True):
-            scores = [_validation_score(run) for run in runs[position :: len(study.variants)]]
-            known = [score for score in scores if score is not None]
-            tried.append(Trial(value, fmean(known) if len(known) == len(scores) else None))
-        choice = Choice(variant, tried, trials[0][0].metric)
-        choices.append(choice)
-        overrides[variant] = merge(decided.get(variant, {}), nest(study.tuning.key, choice.best.value))
-    record = {choice.variant: {"variant": choice.variant, "trials": choice.trials} for choice in choices}
-    _write(root / slug(study.name) / "tuning" / "choices.json", record)
-    for choice in choices:
-        if choice.best.score is None:
-            raise ValueError(f"{study.path}: tune: no tuning run of {choice.variant} finished; see its logs.")
+    tuning = study.tuning
+    if tuning is None:
+        return [], {}
+    trials = plan_tuning(study, root, decided)
+    asked = trials if cells is None or not tuning.within_seeds else {cell: trials[cell] for cell in cells}
+    folder = root / slug(study.name) / "tuning"
+    choices = _earlier_choices(study, trials, folder / "choices.json")
+    if choices is None:
+        if asked:
+            train([run for runs in asked.values() for run in runs])
+        groups = [[seed] for seed in tuning.seeds] if tuning.within_seeds else [tuning.seeds]
+        size = len(images.labels("val"))
+        choices = [choice for seeds in groups for choice in _choices(study, trials, seeds, size)]
+        _write(folder / "choices.json", _record(study, choices))
+    overrides = {
+        (choice.variant, seed): nest(tuning.key, choice.chosen.value)
+        for choice in choices
+        for seed in (study.seeds if choice.seed is None else [choice.seed])
+    }
+    for variant, seed in asked:
+        if (variant, seed if tuning.within_seeds else study.seeds[0]) not in overrides:
+            of = f" with seed {seed}" if tuning.within_seeds else ""
+            raise ValueError(f"{study.path}: tune: no tuning run of {variant} finished{of}; see its logs.")
     return choices, overrides
+
+
+def tuned_later(study: Study) -> bool:
+    """Whether each look tunes the seeds that it adds, so that no seed is tuned in vain."""
+    return study.tuning is not None and study.tuning.within_seeds and bool(study.looks)
+
+
+def _choices(
+    study: Study, trials: Mapping[tuple[str, int], list[Run]], seeds: Sequence[int], images: int
+) -> list[Choice]:
+    """Choose from the runs of some tuning seeds, for the variants of which one is finished."""
+    assert study.tuning is not None
+    metric = next(iter(trials.values()))[0].metric
+    scores = np.array(
+        [[[_validation_score(run) for run in trials[v, seed]] for seed in seeds] for v in study.variants], dtype=float
+    ).swapaxes(1, 2)  # (K, M, T)
+    means = scores.mean(axis=2)  # nan where a run failed
+    known = np.isfinite(means).any(axis=1)
+    if not known.any():
+        return []
+    error = error_of_difference(scores[known], images if metric.is_accuracy else None)
+    taken = dict(zip(np.flatnonzero(known).tolist(), choose(metric.sign * means[known], error), strict=True))
+    return [
+        Choice(
+            variant,
+            [Trial(value, _or_none(mean)) for value, mean in zip(study.tuning.values, means[index], strict=True)],
+            metric,
+            taken[index],
+            error,
+            seeds,
+            seeds[0] if study.tuning.within_seeds else None,
+        )
+        for index, variant in enumerate(study.variants)
+        if index in taken
+    ]
+
+
+def _or_none(mean: float) -> float | None:
+    return float(mean) if np.isfinite(mean) else None
+
+
+def _record(study: Study, choices: Sequence[Choice]) -> Config:
+    assert study.tuning is not None
+    return {
+        "key": study.tuning.key,
+        "choices": [
+            {
+                "variant": choice.variant,
+                **({"seed": choice.seed} if choice.seed is not None else {}),
+                "tuning_seeds": list(choice.seeds),
+                "trials": [list(trial) for trial in choice.trials],
+                "standard_error": choice.error,
+                "near_ties": [trial.value for trial in choice.ties],
+                "best": choice.best.value,
+                "chosen": choice.chosen.value,
+            }
+            for choice in choices
+        ],
+    }
+
+
+def _earlier_choices(study: Study, trials: Mapping[tuple[str, int], list[Run]], record: Path) -> list[Choice] | None:
+    """Return what an earlier version chose for this study: each variant's own best, mostly of one tuning seed.
+
+    None: a version that treats near-ties as ties chose, or nothing was chosen yet, or other values or seeds were tried.
+    """
+    tuning = study.tuning
+    assert tuning is not None
+    stored = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    if "choices" in stored or set(stored) != set(study.variants) or tuning.within_seeds:
+        return None
+    tried = [[Trial(*trial) for trial in stored[variant]["trials"]] for variant in study.variants]
+    if any([trial.value for trial in each] != tuning.values for each in tried):
+        return None
+    metric = next(iter(trials.values()))[0].metric
+    folders = [run.folder for seed in tuning.seeds[:1] for v in study.variants for run in trials[v, seed]]
+    finished = {int(path.parent.name[5:]) for folder in folders for path in folder.glob("seed-*/summary.json")}
+    if tuning.seeds_given and not finished.issuperset(tuning.seeds):
+        return None
+    seeds = tuning.seeds if tuning.seeds_given else sorted(finished)
+    return [Choice(v, each, metric, seeds=seeds) for v, each in zip(study.variants, tried, strict=True)]
 
 
 def _validation_score(run: Run) -> float | None:

@@ -12,6 +12,7 @@ from vitlab.studies.report.document import Code, Details, Document, Part, Sectio
 from vitlab.studies.report.remarks import objections, remarks
 from vitlab.studies.report.robustness import read_robustness
 from vitlab.studies.report.sections import sections_of
+from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import conclusion, outlooks, verdict
 from vitlab.studies.report.verdict_file import write_verdict
 from vitlab.studies.results import StudyResults
@@ -55,6 +56,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         lead=[
             *([f"Apart from that: {conclusion(results)}"] if objections(results) else []),
             *_summary(results),
+            *as_tuned(results),
             *_looks(results),
             *outlooks(results),
         ],

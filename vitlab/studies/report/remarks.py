@@ -8,7 +8,8 @@ from vitlab.config import ABSENT
 from vitlab.evaluation.cost import doubts
 from vitlab.studies.execution.local import UNFINISHED
 from vitlab.studies.fairness import kind_of, matters, name_of, own_classes, said
-from vitlab.studies.format import SPACE, as_yaml, clock, counted, digits_for, percent
+from vitlab.studies.format import SPACE, clock, counted, digits_for, percent
+from vitlab.studies.report.tuning import tuning_remarks
 from vitlab.studies.results import RunResult, StudyResults, VariantResult
 from vitlab.studies.statistics.sequential import error_of_extending
 from vitlab.studies.study import Difference
@@ -41,7 +42,7 @@ def remarks(results: StudyResults) -> list[str]:
         *_own_code(results),
         *_off_plan(results),
         *_averaged(results),
-        *_tuning(results),
+        *tuning_remarks(results),
         *_environments(results),
         *doubts(results.costs),
         *(f"{variant}: its cost could not be measured ({why})." for variant, why in results.cost_failures.items()),
@@ -231,19 +232,6 @@ def _averaged(results: StudyResults) -> list[str]:
             lines.append(
                 f"{result.variant} is ranked by its last weights ({_score(score.mean, results)}); the averages of its "
                 f"weights are better by more than the interval ({_score(ema.mean, results)})."
-            )
-    return lines
-
-
-def _tuning(results: StudyResults) -> list[str]:
-    lines = []
-    for choice in results.choices:
-        failed = [as_yaml(trial.value) for trial in choice.trials if trial.score is None]
-        if failed:
-            lines.append(f"Tuning {choice.variant} failed with {_and(failed)}.")
-        if choice.at_the_edge:
-            lines.append(
-                f"The best value for {choice.variant}, {as_yaml(choice.best.value)}, is at the edge of those tried."
             )
     return lines
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vitlab.studies.baselines import Images
+from vitlab.studies.draws import describe_draws
 from vitlab.studies.format import NONE, as_yaml, clock, counted, engineering, percent, signed, speed
 from vitlab.studies.report.differences import INTERVAL, differences_section
 from vitlab.studies.report.document import (
@@ -27,6 +28,7 @@ from vitlab.studies.report.document import (
 from vitlab.studies.report.figures import Drawing
 from vitlab.studies.report.gallery import gallery, shown_seed
 from vitlab.studies.report.robustness import Robustness, robustness_table
+from vitlab.studies.report.tuning import tuning_section
 from vitlab.studies.results import StudyResults, VariantResult
 from vitlab.studies.statistics.intervals import sampling_margin
 
@@ -48,7 +50,7 @@ def sections_of(
     sections = [
         Section("Ranking", _ranking(results, drawings)),
         Section("Differences", differences_section(results, drawings["differences"])),
-        Section("Tuning", _tuning(results)),
+        Section("Tuning", tuning_section(results)),
         Section("Learning", _learning(results, drawings)),
         Section("Cost", _cost(results, drawings)),
         Section("Calibration", [Figure(drawings["calibration"], CALIBRATION)] if one_class else []),
@@ -97,7 +99,8 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
     name = metric.label.capitalize() if metric.is_accuracy else metric.name
     notes_on = [
         f"{name} of the weights after the last epoch, mean over seeds. The interval shows where the mean would lie "
-        f"with other seeds on the same {counted(len(results.labels), 'test image')}."
+        f"with other seeds on the same {counted(len(results.labels), 'test image')}.",
+        describe_draws(results.study.vary),
     ]
     if metric.is_accuracy:
         margin = percent(sampling_margin(results.ranking[0].score.mean, len(results.labels)), 1)
@@ -129,28 +132,6 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
 
 def _below_baselines(results: StudyResults, score: float) -> tuple[str, ...]:
     return tuple(f"≤ {line.replace(' on raw pixels', '')}" for line in results.lines_not_beaten(score))
-
-
-def _tuning(results: StudyResults) -> list[Part]:
-    tuning, metric = results.study.tuning, results.metric
-    if tuning is None or not results.choices:
-        return []
-    rows = []
-    for choice in results.choices:
-        cells = [
-            Cell("failed" if t.score is None else metric.text(t.score, results.digits), bold=t == choice.best)
-            for t in choice.trials
-        ]
-        rows.append(Row(choice.variant, cells))
-    seeds = f"seed{'s' if len(tuning.seeds) > 1 else ''} {', '.join(map(str, tuning.seeds))}"
-    unit = ", in %" if metric.is_accuracy else ""
-    return [
-        Table("Tuning", [tuning.key, *map(as_yaml, tuning.values)], rows),
-        Note(
-            f"Validation {metric.label} after the last epoch{unit}, mean over {seeds}. Every variant tried the same "
-            "values, and no test image was used. Bold: the value that the variant was then trained with."
-        ),
-    ]
 
 
 def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:

@@ -1,0 +1,123 @@
+"""`vary`: what the seeds of a study draw, and what they leave as the first seed drew it."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from tests.conftest import TINY
+from tests.experiment.test_seeds import changed
+from vitlab.config import Config
+from vitlab.data import Digits, ImageFolder
+from vitlab.experiment.experiment import Experiment
+from vitlab.studies.compare import compare
+from vitlab.studies.draws import describe_draws, refuse_moved_test_images
+from vitlab.studies.study import plan, read_study
+
+Write = Callable[..., Path]
+
+
+def planned(path: Path, **where: Any) -> dict[int, Config]:
+    """Return the configurations of one variant by seed."""
+    runs = plan(read_study(path), path.parent)
+    return {run.seed: run.config for run in runs if run.variant == runs[0].variant}
+
+
+def test_seeds_change_everything_but_the_split_unless_the_study_says_otherwise(write_study: Write) -> None:
+    configs = planned(write_study())
+    assert [config["seed_everything"] for config in configs.values()] == [1, 2, 3]
+    strip = [{**config, "seed_everything": 0} for config in configs.values()]
+    assert strip[0] == strip[1] == strip[2]
+    assert "init_seed" not in configs[2]
+
+
+def test_what_is_not_named_keeps_the_first_seeds_draw(write_study: Write) -> None:
+    config = planned(write_study(vary=["order"], seeds=[4, 5]))[5]
+    data = config["data"]["init_args"]
+    assert (config["seed_everything"], config["init_seed"], data["augment_seed"]) == (5, 4, 4)
+    assert "order_seed" not in data
+    assert "split_seed" not in data
+    config = planned(write_study(vary=["init", "order", "augmentation", "split"], seeds=[4, 5]))[5]
+    assert config["data"]["init_args"]["split_seed"] == 5
+    assert "init_seed" not in config
+
+
+@pytest.mark.parametrize("kind", ["init", "order", "augmentation"])
+def test_each_kind_varies_alone_in_real_runs(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(TINY))
+    wide = {"model": {"init_args": {"backbone": {"init_args": {"mlp_ratio": 2.0}}}}}
+    deep = {"model": {"init_args": {"backbone": {"init_args": {"depth": 3}}}}}
+    study = {"base": "base.yaml", "variants": {"Wide": wide, "Deep": deep}, "seeds": [1, 2], "vary": [kind]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    first, second = (Experiment(config) for config in planned(tmp_path / "study.yaml").values())
+    assert changed(first, second) == {kind}
+
+
+@pytest.mark.parametrize(
+    ("vary", "message"),
+    [
+        ([], "vary: []. Expected a list of what seeds draw, any of init, order, augmentation, split."),
+        ("init", "vary: 'init'. Expected"),
+        (["weights"], "vary: ['weights']. Expected"),
+    ],
+)
+def test_an_unknown_draw_is_refused(write_study: Write, vary: object, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_study(write_study(vary=vary))
+
+
+def test_a_base_that_fixes_what_seeds_are_to_draw_is_refused(write_study: Write) -> None:
+    path = write_study()
+    base = yaml.safe_load((path.parent / "base.yaml").read_text())
+    base["data"]["init_args"]["order_seed"] = 5
+    (path.parent / "base.yaml").write_text(yaml.safe_dump(base))
+    with pytest.raises(ValueError, match=r"order_seed is 5, so no seed changes the order of training images\.\nRemove"):
+        plan(read_study(path), path.parent)
+    content = {**yaml.safe_load(path.read_text()), "vary": ["init"]}
+    path.write_text(yaml.safe_dump(content))
+    assert planned(path)[2]["data"]["init_args"]["order_seed"] == 1
+
+
+def folder(root: Path, *splits: str) -> Path:
+    for k, name in enumerate(f"{split}/{label}" for split in splits for label in ("cat", "dog")):
+        (root / name).mkdir(parents=True)
+        for i in range(20):
+            noise = np.random.default_rng([k, i]).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(root / name / f"{i}.png")
+    return root
+
+
+def test_the_split_varies_only_where_the_test_images_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match=r"every seed would be tested on other images\.\nGive a test set"):
+        refuse_moved_test_images(*(Digits(split_seed=seed).image_names for seed in (1, 2)))
+    given = folder(tmp_path / "given", "train", "test")
+    drawn = [ImageFolder(root=str(given), split_seed=seed) for seed in (1, 2)]
+    refuse_moved_test_images(*(data.image_names for data in drawn))
+    assert drawn[0].image_names("val") != drawn[1].image_names("val")
+    whole = folder(tmp_path / "whole", "train", "val", "test")
+    with pytest.raises(ValueError, match="training and validation images of this data set are given"):
+        refuse_moved_test_images(*(ImageFolder(root=str(whole), split_seed=seed).image_names for seed in (1, 2)))
+
+
+def test_a_study_whose_split_cannot_vary_trains_nothing(write_study: Write, tmp_path: Path) -> None:
+    path = write_study(vary=["init", "split"])
+    with pytest.raises(ValueError, match=r"study\.yaml: vary: split: training and validation images"):
+        compare(path, tmp_path / "runs", program=["false"])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_sentence_names_what_differs_and_what_does_not() -> None:
+    assert describe_draws(("init", "order", "augmentation")) == (
+        "Seeds differ in initial weights, the order of training images and augmentation; training set and split are "
+        "held fixed."
+    )
+    assert describe_draws(("init", "split")) == (
+        "Seeds differ in initial weights and the split into training and validation images; the order of training "
+        "images, augmentation and test images are held fixed."
+    )

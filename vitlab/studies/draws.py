@@ -1,0 +1,83 @@
+"""What the seeds of a study draw, its `vary`. What is not named keeps the draw of the first seed.
+
+init          initial weights, and what the model draws in training: dropout, masks
+order         the order of the training images
+augmentation  crops, flips, mixing, views
+split         which images are held out for validation; the test images must stay the same
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vitlab.config import ABSENT, Config, flatten
+from vitlab.studies.baselines import Split
+
+SETTINGS = {"init": "init_seed", "order": "data.init_args.order_seed", "augmentation": "data.init_args.augment_seed"}
+SPLIT_SEED = "data.init_args.split_seed"
+KINDS = (*SETTINGS, "split")
+BY_DEFAULT = tuple(SETTINGS)
+NAMES = {
+    "init": "initial weights",
+    "order": "the order of training images",
+    "augmentation": "augmentation",
+    "split": "the split into training and validation images",
+}
+
+
+def parse_vary(value: Any) -> tuple[str, ...]:
+    """Parse `vary`.
+
+    Raises:
+        ValueError: not a list of `KINDS`, or an empty one.
+    """
+    if value is None:
+        return BY_DEFAULT
+    if not isinstance(value, list) or not value or not set(value) <= set(KINDS):
+        raise ValueError(f"vary: {value!r}. Expected a list of what seeds draw, any of {', '.join(KINDS)}.")
+    return tuple(kind for kind in KINDS if kind in value)
+
+
+def seed_settings(vary: Sequence[str], seed: int, first: int) -> Config:
+    """Return the dotted keys that a run with a seed sets; with the default, `seed_everything` alone."""
+    held = {key: first for kind, key in SETTINGS.items() if kind not in vary}
+    return {"seed_everything": seed, **held} | ({SPLIT_SEED: seed} if "split" in vary else {})
+
+
+def refuse_fixed(vary: Sequence[str], config: Config) -> None:
+    """Raise ValueError where a configuration holds fixed what the seeds are to draw."""
+    flat = flatten(config)
+    for kind, key in SETTINGS.items():
+        if kind in vary and flat.get(key, ABSENT) not in (ABSENT, None):
+            raise ValueError(
+                f"{key} is {flat[key]}, so no seed changes {NAMES[kind]}.\n"
+                f"Remove it, or leave {kind} out of the study's `vary`."
+            )
+
+
+def refuse_moved_test_images(first: Callable[[Split], list[str]], second: Callable[[Split], list[str]]) -> None:
+    """Raise ValueError if another split seed changes the test images, or nothing.
+
+    Args:
+        first: Returns the names of the images of a split, in a run of one split seed.
+        second: The same for another one.
+    """
+    if first("test") != second("test"):
+        raise ValueError(
+            "vary: split: the test images of this data set are held out by the same seed, so that every seed would be "
+            "tested on other images.\nGive a test set, like root/test of an ImageFolder, or remove split from `vary`."
+        )
+    if first("train") == second("train"):
+        raise ValueError(
+            "vary: split: training and validation images of this data set are given, so there is no split to draw.\n"
+            "Remove split from `vary`."
+        )
+
+
+def describe_draws(vary: Sequence[str]) -> str:
+    """Return a sentence on what differs between the seeds, and what does not."""
+    drawn = [NAMES[kind] for kind in KINDS if kind in vary]
+    fixed = [NAMES[kind] for kind in BY_DEFAULT if kind not in vary]
+    fixed += ["test images"] if "split" in vary else ["training set and split"]
+    both = (f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0] for names in (drawn, fixed))
+    varied, held = both
+    return f"Seeds differ in {varied}; {held} are held fixed."

@@ -1,0 +1,141 @@
+"""What a report says about tuning: with which values the variants are compared, and how surely they were chosen."""
+
+from collections.abc import Iterable, Sequence
+
+from vitlab.studies.format import NONE, SPACE, as_yaml
+from vitlab.studies.report.document import Cell, Note, Part, Row, Table
+from vitlab.studies.results import StudyResults
+from vitlab.studies.tuning import Choice, Trial
+
+
+def as_tuned(results: StudyResults) -> list[str]:
+    """Return a sentence on the values of the compared variants; nothing without tuning."""
+    tuning = results.study.tuning
+    if tuning is None or not results.choices:
+        return []
+    name = tuning.key.rpartition(".")[2]
+    if tuning.within_seeds:
+        return [
+            f"Each seed chose its own {name} by its own tuning runs; the intervals include the noise of this choice."
+        ]
+    by_value: dict[str, list[str]] = {}
+    for choice in results.choices:
+        by_value.setdefault(as_yaml(choice.chosen.value), []).append(choice.variant)
+    if len(by_value) == 1:
+        return [f"All variants are compared with {name} {next(iter(by_value))}, as tuned; the intervals hold it fixed."]
+    values = _and([f"{value} ({_and(variants)})" for value, variants in by_value.items()])
+    return [f"The variants are compared with {name} {values}, as tuned; the intervals hold this choice fixed."]
+
+
+def tuning_section(results: StudyResults) -> list[Part]:
+    """Return the scores of all values, and the chosen ones."""
+    tuning, metric, choices = results.study.tuning, results.metric, results.choices
+    if tuning is None or not choices:
+        return []
+    unit = ", in %" if metric.is_accuracy else ""
+    columns = [tuning.key, *map(as_yaml, tuning.values)]
+    fair = "Every variant tried the same values, and no test image was used."
+    if tuning.within_seeds:
+        rows = [Row(f"{c.variant}, seed {c.seed}", _scores(c, results)) for c in choices]
+        rows.sort(key=lambda row: list(results.study.variants).index(row.head.rpartition(", seed ")[0]))
+        return [
+            _chosen_by_seed(results),
+            Table("Tuning", columns, rows),
+            Note(
+                f"Validation {metric.label} after the last epoch{unit}, of each seed's own tuning runs. {fair} Bold: "
+                "the value that the run of the comparison has. ≈: so near the best that the validation images do not "
+                "tell them apart; of such values, the variants of a seed take one in common."
+            ),
+        ]
+    error = metric.difference(max(choice.error for choice in choices), results.digits)
+    seeds = choices[0].seeds
+    of_seeds = f", mean over seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if seeds else ""
+    rule = (
+        f" ≈: within a standard error ({error}) of the variant's best value, and treated as equal to it; of such "
+        "values, the variants take as few different ones as possible."
+    )
+    return [
+        Table("Tuning", columns, [Row(choice.variant, _scores(choice, results)) for choice in choices]),
+        Note(
+            f"Validation {metric.label} after the last epoch{unit}{of_seeds}. {fair} Bold: the value that the variant "
+            f"was then trained with.{rule if choices[0].taken is not None else ''}"
+        ),
+    ]
+
+
+def _scores(choice: Choice, results: StudyResults) -> list[Cell]:
+    near = choice.ties if len(choice.ties) > 1 else []
+    return [
+        Cell(
+            "failed"
+            if trial.score is None
+            else results.metric.text(trial.score, results.digits) + (f"{SPACE}≈" if trial in near else ""),
+            bold=trial == choice.chosen,
+        )
+        for trial in choice.trials
+    ]
+
+
+def _chosen_by_seed(results: StudyResults) -> Table:
+    chosen = {(choice.variant, choice.seed): as_yaml(choice.chosen.value) for choice in results.choices}
+    seeds = sorted(
+        {choice.seed for choice in results.choices if choice.seed is not None}, key=results.study.seeds.index
+    )
+    rows = [Row(variant, [chosen.get((variant, seed), NONE) for seed in seeds]) for variant in results.study.variants]
+    return Table("Chosen values by seed", ["Variant", *(f"Seed {seed}" for seed in seeds)], rows)
+
+
+def tuning_remarks(results: StudyResults) -> list[str]:
+    """List what makes the chosen values doubtful."""
+    tuning, lines = results.study.tuning, []
+    if tuning is None or not results.choices:
+        return []
+    name, seeds = tuning.key.rpartition(".")[2], list(results.choices[0].seeds)
+    if not tuning.within_seeds:
+        if shared := [str(seed) for seed in seeds if seed in results.study.seeds]:
+            lines.append(
+                f"Seed{'s' if len(shared) > 1 else ''} {_and(shared)} of the comparison also tuned {name}: what chance "
+                "gave these runs chose the values. Tune with other seeds."
+            )
+        if len(seeds) == 1:
+            lines.append(
+                f"{name} was tuned with a single seed: which value is best is largely chance, and equal architectures "
+                "may differ in it. Three seeds are the default."
+            )
+    for variant in results.study.variants:
+        lines += _remarks_on(variant, [choice for choice in results.choices if choice.variant == variant], results)
+    return lines
+
+
+def _remarks_on(variant: str, choices: list[Choice], results: StudyResults) -> list[str]:
+    lines = []
+
+    def with_seeds(some: list[Choice]) -> str:
+        within = [str(choice.seed) for choice in some if choice.seed is not None]
+        return f" (seed{'s' if len(within) > 1 else ''} {_and(within)})" if within else ""
+
+    failed = [choice for choice in choices if any(trial.score is None for trial in choice.trials)]
+    if failed:
+        values = _values(trial for choice in failed for trial in choice.trials if trial.score is None)
+        lines.append(f"Tuning {variant} failed with {values}{with_seeds(failed)}.")
+    at_the_edge = [choice for choice in choices if choice.at_the_edge]
+    if at_the_edge:
+        best = _values(choice.best for choice in at_the_edge)
+        lines.append(f"The best value for {variant}, {best}, is at the edge of those tried{with_seeds(at_the_edge)}.")
+    near = [choice for choice in choices if len(choice.ties) > 1]
+    if near:
+        values = _values(trial for choice in near for trial in choice.ties)
+        error = results.metric.difference(max(choice.error for choice in near), results.digits)
+        lines.append(
+            f"Tuning does not tell {values} apart for {variant}: its best values are within a standard error ({error})"
+            f"{with_seeds(near)}."
+        )
+    return lines
+
+
+def _values(trials: Iterable[Trial]) -> str:
+    return _and(list(dict.fromkeys(as_yaml(trial.value) for trial in trials)))
+
+
+def _and(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
