@@ -22,6 +22,7 @@ Write = Callable[..., Path]
 COMMANDS = [
     "prepare",
     "compare",
+    "plan",
     "robustness",
     "verdict",
     "transfer",

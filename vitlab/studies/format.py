@@ -3,9 +3,11 @@
 import math
 from typing import Any
 
+import numpy as np
 import yaml
 
 NONE = "–"
+UNITS = (("second", 1, 90), ("minute", 60, 5_400), ("hour", 3_600, 172_800), ("day", 86_400, math.inf))  # size, up to
 SPACE = "\u00a0"  # where a line must not break
 
 
@@ -67,6 +69,27 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def duration(low: float, high: float | None) -> str:
+    """Return a range of seconds, like 10 to 35 minutes or 50 minutes to 3 hours; None: open above."""
+
+    def in_unit(seconds: float) -> tuple[str, str]:
+        unit, size, _ = next(each for each in UNITS if seconds < each[2])
+        number = two_digits(seconds / size)
+        return number, f"{SPACE}{unit}" if number == "1" else f"{SPACE}{unit}s"
+
+    first, last = in_unit(low), in_unit(low if high is None else high)
+    if high is None:
+        return f"{''.join(first)} or more"
+    if first == last:
+        return "".join(last)
+    return f"{first[0]}{'' if first[1] == last[1] else first[1]} to {''.join(last)}"
+
+
+def two_digits(value: float) -> str:
+    """Return two significant digits, more only where they are whole, like 0.07, 3.5, 140."""
+    return f"{value:,.0f}" if value >= 10 else np.format_float_positional(float(f"{value:.2g}"), trim="-")
 
 
 def _prefixed(value: float) -> tuple[float, str]:

@@ -65,6 +65,11 @@ class Metric(NamedTuple):
         """Return a difference with its unit."""
         return self.text(value, digits) + (f"{SPACE}points" if self.is_accuracy else "")
 
+    def size(self, value: float) -> str:
+        """Return the size of a difference that somebody chose, with its unit and no more digits than it has."""
+        number = f"{self.scale * value:.6g}"
+        return f"{number}{SPACE}point{'' if number == '1' else 's'}" if self.is_accuracy else number
+
     def bracket(self, interval: Interval, digits: int) -> str:
         """Return an interval like [0.4, 2.2]; empty without an interval."""
         ends = self.text(interval.low, digits), self.text(interval.high, digits)

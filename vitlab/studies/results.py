@@ -28,7 +28,7 @@ from vitlab.studies.outside import Outside
 from vitlab.studies.statistics import comparison as statistics
 from vitlab.studies.statistics.comparison import Difference, McNemar
 from vitlab.studies.statistics.intervals import Interval, t_interval
-from vitlab.studies.statistics.power import Pilot
+from vitlab.studies.statistics.power import Pilot, growing, measured
 from vitlab.studies.statistics.sequential import Watch, level, watch
 from vitlab.studies.study import Difference as Departure
 from vitlab.studies.study import Run, Study
@@ -290,22 +290,14 @@ class StudyResults:
         differences, settled = self._differences(), self.watch.settled if self.watch else {}
         pairs = []
         for a, b in combinations(self.ranking, 2):
-            difference, pilot = differences.get((a.index, b.index)), None
+            difference = differences.get((a.index, b.index))
             p, is_better, is_equal = math.nan, False, False
             if difference is not None:
-                shares = 1 / len(a.runs) + 1 / len(b.runs)
-                pilot = Pilot(
-                    len({v for pair in differences for v in pair}),
-                    difference.seeds / shares,
-                    difference.images,
-                    difference.freedom,
-                    len(self.labels),
-                )
                 p = settled.get((a.index, b.index), difference.adjusted)
                 is_better = (a.index, b.index) in settled if self.watch else p < self.level
                 is_equal = not is_better and self.margin is not None and difference.is_within(self.margin)
             mcnemar = _mcnemar(a, b) if self.metric.is_accuracy else {}
-            pairs.append(Pair(a, b, difference, pilot, mcnemar, p, is_better, is_equal))
+            pairs.append(Pair(a, b, difference, self.pilot if difference else None, mcnemar, p, is_better, is_equal))
         return pairs
 
     def _differences(self) -> dict[tuple[int, int], Difference]:
@@ -327,6 +319,13 @@ class StudyResults:
             )
             differences = {(several[a].index, several[b].index): each for (a, b), each in found.items()}
         return differences | {(b, a): each.reversed() for (a, b), each in differences.items()}
+
+    @cached_property
+    def pilot(self) -> Pilot | None:
+        """What these runs say about variances, for planning; more seeds take more looks."""
+        looks = self.study.looks or (*self.earlier_plans, len(self.study.seeds))
+        pilot = measured([result.outcomes for result in self.ranking], len(self.ranking))
+        return pilot and pilot._replace(level=growing(looks, bool(self.study.looks), self.study.test))
 
     @property
     def labels(self) -> np.ndarray:

@@ -26,7 +26,7 @@ def differences_section(results: StudyResults, drawing: Drawing) -> list[Part]:
         return []
     tested = sum(pair.difference is not None for pair in results.pairs)
     adjusted = "p" if tested < 2 else f"p, adjusted for {counted(tested, 'pair')}"
-    planned = [] if (size := _planned(results)) is None else [f"Seeds for {_size(size, results)}"]
+    planned = [] if (size := _planned(results)) is None else [f"Seeds for {results.metric.size(size)}"]
     rows = [Row(_name(pair), _pair(pair, results)) for pair in results.pairs]
     columns = ["Pair", "Lead", INTERVAL, "Conclusion", adjusted, "Detectable (80 %)", *planned]
     parts: list[Part] = [
@@ -52,7 +52,7 @@ def conclusion(pair: Pair, results: StudyResults) -> str:
     if pair.difference is None:
         return f"not tested ({seeds})"
     if pair.equal and results.margin is not None:
-        return f"equal to within {_size(results.margin, results)} ({seeds})"
+        return f"equal to within {results.metric.size(results.margin)} ({seeds})"
     return f"{'better' if pair.settled else 'undecided'} ({seeds})"
 
 
@@ -73,12 +73,6 @@ def _pair(pair: Pair, results: StudyResults) -> list[str | Cell]:
 def _planned(results: StudyResults) -> float | None:
     """Return the true lead to plan for; None where no size is natural."""
     return results.margin or (POINT if results.metric.is_accuracy else None)
-
-
-def _size(value: float, results: StudyResults) -> str:
-    """Return a size that somebody chose, with no more digits than it has."""
-    number = f"{results.metric.scale * value:.6g}"
-    return number + (f"{SPACE}point{'' if number == '1' else 's'}" if results.metric.is_accuracy else "")
 
 
 def _how_to_read(results: StudyResults, tested: int) -> str:
@@ -103,12 +97,12 @@ def _how_to_read(results: StudyResults, tested: int) -> str:
         "*Undecided* does not mean equal: the interval shows which differences remain possible.",
     ]
     if results.margin is not None:
-        size = _size(results.margin, results)
+        size = results.metric.size(results.margin)
         lines.append(f"*Equal to within {size}*: two one-sided tests exclude a difference of {size} or more.")
     lines.append("*Detectable (80 %)*: the true lead that 4 of 5 such studies would call better.")
     if (planned := _planned(results)) is not None:
         lines.append(
-            f"*Seeds for {_size(planned, results)}*: of each variant, to settle a true lead of that size, with the "
+            f"*Seeds for {metric.size(planned)}*: of each variant, to settle a true lead of that size, with the "
             f"80{SPACE}% range that these runs leave"
             + ("; test images where more seeds alone will not settle it." if metric.is_accuracy else ".")
         )

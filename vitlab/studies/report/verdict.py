@@ -3,10 +3,14 @@
 import math
 from collections.abc import Sequence
 
-from vitlab.studies.format import SPACE, counted
+from vitlab.studies.execution.local import allot
+from vitlab.studies.format import SPACE, counted, duration
 from vitlab.studies.report.remarks import objections
 from vitlab.studies.results import Pair, StudyResults
 from vitlab.studies.statistics.power import MOST_SEEDS, Need, detectable, need
+
+MANY_SEEDS = 10  # of each variant, from which "undecided" says what is excluded
+Z95 = 1.96
 
 
 def verdict(results: StudyResults) -> str:
@@ -65,37 +69,64 @@ def conclusion(results: StudyResults) -> str:
 
 
 def outlooks(results: StudyResults) -> list[str]:
-    """List what the study could detect, and what would settle the lead of the first variant over each open one."""
-    open_pairs = [
+    """List what the study could find, and what would settle the leads of the first variant that are open."""
+    pilot, metric = results.pilot, results.metric
+    unsettled = [
         pair
         for pair in results.pairs
-        if pair.better is results.ranking[0] and pair.pilot is not None and not pair.settled
+        if pair.better is results.ranking[0] and pair.difference and not pair.settled and not pair.equal
     ]
+    if not unsettled or pilot is None:
+        return []
+    seeds = min(len(result.runs) for pair in unsettled for result in (pair.better, pair.worse))
+    found = detectable(pilot, seeds)
     lines = []
-    for pair in open_pairs:
-        assert pair.pilot is not None
-        if pair.lead:
-            lead = f"a lead of {results.metric.difference(pair.lead, results.digits)} over {pair.worse.variant}"
-            needed = need(pair.pilot, pair.lead)
-            verb = "More seeds alone will not settle" if needed.images else "To settle"
-            lines.append(f"{verb} {lead}, {'it takes' if needed.images else 'plan'} {required(needed)}.")
-    if open_pairs:
-        fewest = min(len(result.runs) for result in results.ranking if len(result.runs) > 1)
-        least = max(detectable(pair.pilot, fewest) for pair in open_pairs if pair.pilot is not None)
-        lines.append(
-            f"This study would have found a true difference of {results.metric.difference(least, results.digits)} in "
-            "four of five repetitions; smaller ones may have been missed."
-        )
+    if seeds >= MANY_SEEDS:
+        possible = metric.difference(max(abs(end) for pair in unsettled for end in pair.interval[1:]), results.digits)
+        lines.append(f"Undecided after {counted(seeds, 'seed')}; a true difference above {possible} is excluded.")
+    small = results.margin or round_size(max(min(pair.lead for pair in unsettled), found / 20))
+    large = max(round_size(detectable(pilot, 2 * seeds)), round_size(1.5 * small))
+    needs = {size: need(pilot, size) for size in (small, large)}
+    lines += [
+        f"More seeds alone will not settle a lead of {metric.size(size)}: the choice of "
+        f"{counted(pilot.test_images, 'test image')} moves it by ±{SPACE}"
+        f"{metric.text(moved_by_images(pilot.point.images), results.digits)}. It takes {required(needed)}."
+        for size, needed in needs.items()
+        if needed.images
+    ]
+    if plans := {size: needed for size, needed in needs.items() if not needed.images}:
+        (size, needed), *more = plans.items()
+        line = f"To settle a true lead of {metric.size(size)} here, plan {required(needed)} ({_time(needed, results)})"
+        lines.append("; ".join([line, *(f"of {metric.size(size)}, {needed.seeds}" for size, needed in more)]) + ".")
+    lines.append(
+        f"This study would have found a true difference of {metric.difference(found, results.digits)} in 4 of 5 "
+        "repetitions; smaller ones may have been missed."
+    )
     return lines
 
 
 def required(needed: Need) -> str:
     """Return the size of a study that settles a difference."""
-    if needed.images is not None:
-        unit = 10 ** max(len(str(needed.images)) - 2, 0)
-        return f"at least {counted(-(-needed.images // unit) * unit, 'test image')}"
-    low, high = (str(seeds) if seeds is not None else f"over {MOST_SEEDS:,}" for seeds in (needed.low, needed.high))
-    return f"{low} to {high} seeds of each variant" if low != high else f"{low} seeds of each variant"
+    return f"{needed.images} test images" if needed.images else f"{needed.seeds} seeds of each variant"
+
+
+def moved_by_images(variance: float) -> float:
+    """Return by how much another choice of test images moves a difference: half of a 95 % interval."""
+    return Z95 * math.sqrt(variance)
+
+
+def round_size(value: float) -> float:
+    """Return the nearest of … 0.7, 1, 1.5, 2, 3, 5, 7, 10, …, by ratio."""
+    unit = 10.0 ** math.floor(math.log10(value))
+    return min((step * unit for step in (1, 1.5, 2, 3, 5, 7, 10)), key=lambda size: abs(math.log(size / value)))
+
+
+def _time(needed: Need, results: StudyResults) -> str:
+    """Return how long a study of that size takes, from its own runs."""
+    jobs = allot([result.run for result in results.finished], results.study.jobs).jobs
+    each = sum(result.mean("seconds") for result in results.ranking) / jobs
+    low, high = (None if seeds is None else seeds * each for seeds in needed.seeds[1:])
+    return duration(MOST_SEEDS * each, None) if low is None else duration(low, high)
 
 
 def _seeds(results: StudyResults) -> str:

@@ -1,0 +1,109 @@
+"""What the report says would settle an open lead, and what the study could have found."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from fake_study import results, right
+
+from vitlab.studies.format import SPACE, duration
+from vitlab.studies.metric import Metric
+from vitlab.studies.report.verdict import outlooks, required, round_size
+from vitlab.studies.results import StudyResults
+from vitlab.studies.statistics.power import Need, Range, detectable, need
+
+
+def seeds(accuracies: list[float], first: int = 0) -> dict[int, np.ndarray]:
+    return {seed: right(accuracy, seed=first + seed) for seed, accuracy in enumerate(accuracies)}
+
+
+def lines(study: StudyResults) -> list[str]:
+    return [line.replace(SPACE, " ") for line in outlooks(study)]
+
+
+CLOSE = {"A": seeds([0.95, 0.96, 0.957]), "B": seeds([0.945, 0.95, 0.948], 50)}
+
+
+def test_seeds_and_minutes_that_settle_a_lead_are_told() -> None:
+    study = results(CLOSE)
+    plan, found = lines(study)
+    match = re.fullmatch(
+        r"To settle a true lead of 0\.7 points here, plan (\d+) to (\d+) seeds of each variant \((.*)\); "
+        r"of 1 point, (\d+) to (\d+)\.",
+        plan,
+    )
+    assert match is not None
+    small, large = need(study.pilot, 0.007).seeds, need(study.pilot, 0.01).seeds
+    assert [int(match[group]) for group in (1, 2, 4, 5)] == [small.low, small.high, large.low, large.high]
+    # Two variants of 60 s a run, as many at a time as there are cores.
+    alone = lines(dataclasses.replace(study, study=dataclasses.replace(study.study, jobs=1)))[0]
+    assert f"({duration(small.low * 120, small.high * 120)})".replace(SPACE, " ") in alone
+    amount = f"{100 * detectable(study.pilot, 3):.1f}"
+    assert found == (
+        f"This study would have found a true difference of {amount} points in 4 of 5 repetitions; smaller ones may "
+        "have been missed."
+    )
+
+
+def test_a_settled_study_has_no_outlook() -> None:
+    assert outlooks(results({"A": seeds([0.95, 0.951]), "B": seeds([0.85, 0.851])})) == []
+    assert outlooks(results({"A": seeds([0.95]), "B": seeds([0.94])})) == []  # a single seed tells no variance
+
+
+def test_after_many_seeds_what_is_excluded_is_told() -> None:
+    ten = [0.95, 0.951, 0.949, 0.95, 0.952, 0.95, 0.95, 0.948, 0.951, 0.95]
+    study = results({"A": seeds(ten), "B": seeds(ten[::-1], 50)})
+    (pair,) = study.pairs
+    limit = f"{100 * max(-pair.interval.low, pair.interval.high):.1f}"
+    assert lines(study)[0] == f"Undecided after 10 seeds; a true difference above {limit} points is excluded."
+
+
+def test_where_seeds_cannot_help_the_images_are_named() -> None:
+    # Twenty of 1,000 images tell A from B, the same ones with each seed: seeds add nothing to what the images say.
+    hard = np.arange(1000) >= 20
+    a, b = hard.copy(), hard.copy()
+    a[:11], b[11:20] = True, True
+    study = results({"A": dict.fromkeys(range(6), a), "B": dict.fromkeys(range(6), b)})
+    # var(a − b) = 0.02, so ± 1.96 √(0.02 / 1,000) = 0.9 points
+    assert re.fullmatch(
+        r"More seeds alone will not settle a lead of 0\.2 points: the choice of 1,000 test images moves it by ± 0\.9\. "
+        r"It takes [\d,]+ to [\d,]+ test images\.",
+        lines(study)[0],
+    )
+
+
+def test_a_pilot_that_cannot_exclude_seeds_sends_nobody_for_images() -> None:
+    """Images are named only if even their low end is too much."""
+    study = results(CLOSE)
+    point = study.pilot.point._replace(images=1e-4)
+    vague = study.pilot._replace(point=point, low=point._replace(images=1e-7), high=point)
+    study.__dict__["pilot"] = vague
+    assert need(vague, 0.007).images is None
+    assert "over 1,000 seeds" in lines(study)[0]
+
+
+def test_the_pilot_averages_the_images_over_pairs() -> None:
+    three = results({**CLOSE, "C": seeds([0.94, 0.942, 0.944], 80)})
+    pairs = [pair.difference.images for pair in three.pairs]
+    assert min(pairs) < three.pilot.point.images < max(pairs)
+    assert {pair.pilot for pair in three.pairs} == {three.pilot}
+
+
+@pytest.mark.parametrize(("value", "rounded"), [(0.011, 0.01), (0.014, 0.015), (0.0026, 0.003), (8.9, 10.0), (1, 1)])
+def test_sizes_are_round(value: float, rounded: float) -> None:
+    assert round_size(value) == pytest.approx(rounded)
+
+
+def test_numbers_read_well() -> None:
+    assert required(Need(Range(12, 8, 33))) == "8 to 33 seeds of each variant"
+    assert required(Need(Range(2, 2, 2))) == "2 seeds of each variant"
+    assert required(Need(Range(None, 640, None))) == "640 to over 1,000 seeds of each variant"
+    assert required(Need(Range(None, None, None))) == "over 1,000 seeds of each variant"
+    assert required(Need(Range(None, None, None), Range(1456, 812, 2013))) == "812 to 2,100 test images"
+    assert duration(600, 2100).replace(SPACE, " ") == "10 to 35 minutes"
+    assert duration(1200, 18_000).replace(SPACE, " ") == "20 minutes to 5 hours"
+    assert duration(180, 180).replace(SPACE, " ") == "3 minutes"
+    assert duration(86_400 * 3, None).replace(SPACE, " ") == "3 days or more"
+    assert Metric().size(0.01).replace(SPACE, " ") == "1 point"
+    assert Metric("rmse", "min").size(0.25) == "0.25"

@@ -1,0 +1,254 @@
+"""Plan a study: what a true difference takes in seeds, test images, runs, hours, disk and energy.
+
+The variances are those of a pilot: another study's finished runs, or the study's own; without any, what the size of the
+test set gives (`power.guessed`). Ranges are of 80 %: the variances' (`power`), and for hours also the run times'.
+Nothing here starts a run or writes a file.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from vitlab.evaluation.cost import Cost
+from vitlab.evaluation.predictions import correct, read_predictions
+from vitlab.experiment.run_directory import shortfalls
+from vitlab.studies.execution.local import allot, conflicting
+from vitlab.studies.metric import Metric
+from vitlab.studies.statistics.power import ENDS, Need, Pilot, Range, detectable, growing, guessed, measured, need
+from vitlab.studies.study import LEAST_SEEDS, LOOK_FROM, RESERVED_SLUGS, Run, Study, images_of, plan, read_study, slug
+
+ACCURACY = 0.9  # assumed where no run tells it
+SIZES = (3, 5, 7, 10, 15, 20)  # seeds of each variant, in the table
+
+
+class PastRun(NamedTuple):
+    """A finished run of a study's folder."""
+
+    folder: Path  # of its variant
+    outcome: np.ndarray  # (N,) bool; or (1,), its score, higher being better
+    seconds: float
+    images: int  # seen in training
+    size: int  # of the run directory, in bytes
+
+
+class RunCost(NamedTuple):
+    """What a run of one variant takes."""
+
+    seconds: np.ndarray  # of past runs, (S,)
+    size: float  # bytes
+    joules: float | None  # of its training steps; None if never measured
+
+
+class Span(NamedTuple):
+    """A number with its range."""
+
+    point: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A study, what is known of its variances, and what its runs take."""
+
+    study: Study
+    metric: Metric
+    pilot: Pilot
+    source: str  # of the variances
+    finished: int  # runs of the study
+    seen: int  # seeds of the variant that has fewest
+    jobs: int
+    costs: list[RunCost] | None  # by variant; None if no run tells them
+
+    def need(self, difference: float) -> Need:
+        """Return what finds a true difference in four of five studies."""
+        needed, first = need(self.pilot, difference), self.study.looks[:1] or (2,)
+        return Need(Range(*(n and max(n, first[0]) for n in needed.seeds)), needed.images)
+
+    def runs(self, seeds: int) -> int:
+        """Return the runs of each variant: one for each seed, and those of tuning."""
+        tuning = self.study.tuning
+        return seeds + (len(tuning.values) * len(tuning.seeds) if tuning else 0)
+
+    @property
+    def watched(self) -> "Planned":
+        """The same study, looked at again and again, so that it may stop early."""
+        if self.study.looks:
+            return self
+        level = growing((self.first_look,), True, self.study.test)
+        return replace(self, pilot=self.pilot._replace(level=level))
+
+    def detectable(self, seeds: int) -> Span:
+        """Return the true difference that four of five studies of this size find."""
+        return Span(*(detectable(self.pilot, seeds, end) for end in ENDS))
+
+    def hours(self, seeds: int) -> Span:
+        """Return the hours of all runs, finished ones included; `costs` is known."""
+        assert self.costs is not None
+        times, runs = [cost.seconds for cost in self.costs], self.runs(seeds)
+        total = runs * sum(float(t.mean()) for t in times)
+        known = [t for t in times if len(t) > 1]
+        # A sum of n future runs about n times the mean of S past ones: variance s² (n + n²/S).
+        variance = sum(float(t.var(ddof=1)) * (runs + runs**2 / len(t)) for t in known)
+        freedom = sum(len(t) - 1 for t in known)
+        half = float(stats.t.isf(0.1, freedom)) * math.sqrt(variance) if freedom else 0.0
+        return Span(*(max(hours, 0.0) / 3600 / self.jobs for hours in (total, total - half, total + half)))
+
+    def disk(self, seeds: int) -> float:
+        """Return the bytes of all run directories; `costs` is known."""
+        assert self.costs is not None
+        return self.runs(seeds) * sum(cost.size for cost in self.costs)
+
+    def kwh(self, seeds: int) -> float | None:
+        """Return the energy of all training steps; None unless measured for every variant."""
+        joules = [cost.joules for cost in self.costs or [] if cost.joules is not None]
+        return self.runs(seeds) * sum(joules) / 3.6e6 if joules and len(joules) == len(self.study.variants) else None
+
+    @property
+    def first_look(self) -> int:
+        """The seeds at which a study that may stop early is first looked at; one with results has been looked at."""
+        if self.study.looks:
+            return self.study.looks[0]
+        return max(LEAST_SEEDS, self.seen) if self.seen else LOOK_FROM
+
+    def affordable(self, hours: float) -> int:
+        """Return the seeds of each variant that can be trained within some hours."""
+        a_run = self.hours(0).point / self.runs(0) if self.runs(0) else self.hours(1).point
+        return math.floor(hours / a_run + 1e-9) - self.runs(0)
+
+
+def plan_study(
+    path: Path,
+    root: Path = Path("runs"),
+    pilot: Path | None = None,
+    accuracy: float | None = None,
+) -> Planned:
+    """Read what is known about a study before its runs.
+
+    Args:
+        path: The study's YAML.
+        root: Folder of all runs.
+        pilot: Folder of another study, or its YAML; None: the study's own runs, or without any a guess.
+        accuracy: Assumed for the guess, as a fraction; None: that of finished runs, else ACCURACY.
+
+    Raises:
+        ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
+    """
+    study = read_study(path)
+    runs = plan(study, root)
+    drafts, metric = runs[: len(study.variants)], runs[0].metric
+    images = images_of(runs[0])
+    test_images, K = len(images.labels("test")), len(study.variants)
+    stale = {run.directory for run in conflicting(runs)} if study.determined else set()
+    own = read_past(root / slug(study.name), metric, [slug(variant) for variant in study.variants], stale)
+    others = [] if pilot is None else _others(pilot, root, metric)
+
+    known = measured(_by_variant(others or own), K, test_images if metric.is_accuracy else None)
+    if known is not None:
+        source = f"{len(others or own)} finished runs in {(others or own)[0].folder.parent}"
+    elif pilot is not None:
+        raise ValueError(f"--pilot {pilot}: its finished runs tell no variance; two seeds of two variants do.")
+    elif not metric.is_accuracy:
+        raise ValueError(
+            f"{path}: how {metric.name} varies over seeds is not known before two seeds of a variant are finished.\n"
+            "Train two seeds, or name another study with --pilot."
+        )
+    else:
+        if accuracy is None:
+            accuracy = float(np.mean([run.outcome.mean() for run in own])) if own else ACCURACY
+        accuracy = float(np.clip(accuracy, 1 / test_images, 1 - 1 / test_images))
+        known, source = guessed(K, test_images, accuracy), f"a guess for {100 * accuracy:.3g} % accuracy"
+    costs = _costs(drafts, study, own, others, len(images.labels("train")))
+    seen = min(sum(run.folder == draft.folder for run in own) for draft in drafts)
+    looks = study.looks or ((seen,) if seen > 1 else ())
+    if looks:
+        known = known._replace(level=growing(looks, bool(study.looks), study.test))
+    return Planned(study, metric, known, source, len(own), seen, allot(runs, study.jobs).jobs, costs)
+
+
+def read_past(
+    folder: Path, metric: Metric, variants: Sequence[str] | None = None, without: set[Path] | None = None
+) -> list[PastRun]:
+    """Return the complete runs below a study's folder that were tested on the same images as most.
+
+    Args:
+        variants: Folders to read; None: all.
+        without: Run directories to leave out.
+    """
+    runs, tested = [], []
+    for directory in sorted(folder.glob("*/seed-*")):
+        name = directory.parent.name
+        if name in RESERVED_SLUGS or (variants is not None and name not in variants) or shortfalls(directory):
+            continue
+        if directory in (without or ()):
+            continue
+        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+        try:
+            if metric.is_accuracy:
+                predictions = read_predictions(directory / "predictions.parquet")
+                outcome = correct(predictions.logits, predictions.labels)
+                tested.append((tuple(predictions.images), predictions.labels.tobytes()))
+            else:
+                outcome = np.array([metric.sign * summary["metrics"][f"test/{metric.name}"]])
+                tested.append(((), b""))
+        except (OSError, KeyError):  # a run without a test, or by another metric
+            continue
+        size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+        seconds, seen = float(summary["seconds"]), int(summary["images_seen"])
+        runs.append(PastRun(directory.parent, outcome, seconds, seen, size))
+    usual = Counter(tested).most_common(1)[0][0] if tested else None
+    return [run for run, images in zip(runs, tested, strict=True) if images == usual]
+
+
+def _others(pilot: Path, root: Path, metric: Metric) -> list[PastRun]:
+    if not pilot.exists():
+        raise FileNotFoundError(f"--pilot {pilot} does not exist. Name a finished study's folder or its YAML file.")
+    folder = pilot if pilot.is_dir() else root / slug(read_study(pilot).name)
+    runs = read_past(folder, metric)
+    if not runs:
+        raise ValueError(
+            f"--pilot {pilot}: no finished run with a test {metric.label} is in {folder}.\n"
+            "Name the folder of a finished study, like runs/quickstart, or its YAML file."
+        )
+    return runs
+
+
+def _by_variant(runs: Sequence[PastRun]) -> list[np.ndarray]:
+    """Return the outcomes of each variant, (S, N)."""
+    folders = dict.fromkeys(run.folder for run in runs)
+    return [np.stack([run.outcome for run in runs if run.folder == folder]) for folder in folders]
+
+
+def _costs(
+    drafts: Sequence[Run], study: Study, own: Sequence[PastRun], others: Sequence[PastRun], train_images: int
+) -> list[RunCost] | None:
+    """Return what a run of each variant takes: from its own runs, else from others' by the images they saw."""
+    costs = []
+    for draft in drafts:
+        past = [run for run in own if run.folder == draft.folder]
+        if past:
+            images, seconds = past[0].images, [run.seconds for run in past]
+        else:
+            past = [run for run in others if run.folder.name == draft.folder.name] or [*others]
+            if not past or (study.budget is not None and study.budget.measured):
+                return None  # the epochs are not known yet
+            images = draft.epochs * train_images
+            seconds = [run.seconds * images / run.images for run in past]
+        joules = _joules_per_image(draft.folder) or _joules_per_image(past[0].folder)
+        size = float(np.mean([run.size for run in past]))
+        costs.append(RunCost(np.array(seconds), size, joules * images if joules else None))
+    return costs
+
+
+def _joules_per_image(folder: Path) -> float | None:
+    with suppress(FileNotFoundError, ValueError):  # never measured, or by an older version
+        return Cost.read(folder / "cost.json").train_joules_per_image
+    return None
