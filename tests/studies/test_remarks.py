@@ -340,16 +340,18 @@ def test_tests_on_the_validation_images_are_told() -> None:
     assert "validation split" not in study.baselines.describe_knn(study.tested_on_validation)
 
 
-def test_one_run_below_a_baseline_is_one() -> None:
-    study = results({"A": seeds([0.9, 0.45]), "B": seeds([0.6, 0.7])})
-    (remark,) = remarks(study)
-    assert plain(remark) == "1 of 4 runs does not beat k-NN on raw pixels (50.0 %): A with seed 1."
+def test_variants_whose_lead_over_a_baseline_can_be_chance_are_named() -> None:
+    (remark,) = remarks(results({"A": seeds([0.9, 0.91]), "B": seeds([0.52, 0.51])}))
+    assert plain(remark) == "B (51.5 %) does not beat k-NN on raw pixels (50.0 %) beyond chance."
+    (remark,) = remarks(results({"A": seeds([0.52]), "B": seeds([0.45])}))
+    assert plain(remark) == "No variant beats k-NN on raw pixels (50.0 %) beyond chance: A 52.0, B 45.0."
 
 
-def test_runs_below_a_baseline_are_marked() -> None:
-    study = results({"A": seeds([0.9, 0.45]), "B": seeds([0.3, 0.3])})
-    majority, neighbors = map(plain, remarks(study))
-    assert majority == "2 of 4 runs do not beat majority class (34.0 %): all of B."
-    assert neighbors == "3 of 4 runs do not beat k-NN on raw pixels (50.0 %): A with seed 1 and all of B."
-    everyone = remarks(results({"A": seeds([0.4]), "B": seeds([0.45])}))
-    assert list(map(plain, everyone)) == ["No run beats k-NN on raw pixels (50.0 %)."]
+def test_a_baseline_has_a_sampling_error_too_and_a_variant_that_of_its_seeds() -> None:
+    # Over images alone, 1.96 √(.25 / 1,000 + .25 / test_images): ± 4.4 points if k-NN saw 1,000 images, ± 10 if 100.
+    study = results({"A": seeds([0.56, 0.56]), "B": seeds([0.56, 0.56], 9)})
+    for images, lines in ((1000, 0), (100, 1)):
+        measured = dataclasses.replace(study.baselines, test_images=images)
+        assert len(remarks(dataclasses.replace(study, baselines=measured))) == lines
+    # Seeds that spread by 10 points: Student's t.
+    assert "A (56.0 %)" in plain(remarks(results({"A": seeds([0.46, 0.66]), "B": seeds([0.9, 0.9])}))[-1])

@@ -8,9 +8,10 @@ from vitlab.config import ABSENT
 from vitlab.evaluation.cost import doubts
 from vitlab.studies.execution.local import UNFINISHED
 from vitlab.studies.fairness import kind_of, matters, name_of, own_classes, said
-from vitlab.studies.format import SPACE, clock, counted, digits_for, percent
+from vitlab.studies.format import SPACE, clock, counted, percent
+from vitlab.studies.report.beaten import not_beyond_baselines
 from vitlab.studies.report.tuning import tuning_remarks
-from vitlab.studies.results import RunResult, StudyResults, VariantResult
+from vitlab.studies.results import StudyResults, VariantResult
 from vitlab.studies.statistics.sequential import error_of_extending
 from vitlab.studies.study import Difference
 
@@ -34,7 +35,7 @@ def remarks(results: StudyResults) -> list[str]:
         *objections(results),
         *_failures(results),
         *_leaks(results),
-        *_below_baselines(results),
+        *not_beyond_baselines(results),
         *_extension(results),
         *_left_out(results),
         *_declared(results),
@@ -346,32 +347,6 @@ def _other_studies(results: StudyResults) -> list[str]:
         f"{count} in this folder used the same test images ({_listed(studies)}); choices made by those results are not "
         "accounted for."
     ]
-
-
-def _below_baselines(results: StudyResults) -> list[str]:
-    lines = []
-    for line, value in results.baselines.lines.items() if results.baselines else ():
-        below = [result for result in results.finished if line in results.lines_not_beaten(result.score)]
-        if not below:
-            continue
-        score = f"{percent(value, digits_for(len(results.labels)))}{SPACE}%"
-        if len(below) == len(results.finished):
-            lines.append(f"No run beats {line} ({score}).")
-            continue
-        share = f"{len(below)} of {counted(len(results.finished), 'run')} {'does' if len(below) == 1 else 'do'}"
-        lines.append(f"{share} not beat {line} ({score}): {_and(_who(below, results))}.")
-    return lines
-
-
-def _who(below: Sequence[RunResult], results: StudyResults) -> list[str]:
-    names = []
-    for result in results.ranking:
-        seeds = [run.run.seed for run in result.runs if run in below]
-        if len(seeds) == len(result.runs):
-            names.append(f"all of {result.variant}")
-        elif seeds:
-            names.append(f"{result.variant} with seed {_and([str(seed) for seed in seeds])}")
-    return names
 
 
 # ---- words

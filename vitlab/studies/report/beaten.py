@@ -1,0 +1,43 @@
+"""Which variants do not beat a baseline beyond chance.
+
+Three sources of chance: the seeds of the variant, the test images of its accuracy, and those of the baseline's. A
+variant and a baseline find the same images hard, so that adding the last two is on the safe side.
+"""
+
+import numpy as np
+
+from vitlab.studies.format import SPACE, digits_for, percent
+from vitlab.studies.results import StudyResults, VariantResult
+from vitlab.studies.statistics.comparison import LEVEL, half_width
+from vitlab.studies.statistics.intervals import spread
+
+
+def not_beyond_baselines(results: StudyResults) -> list[str]:
+    """Name, for each baseline, the variants whose lead over it can be chance."""
+    lines, digits = [], digits_for(len(results.labels))
+    for line, value in results.baselines.lines.items() if results.baselines else ():
+        below = [result for result in results.ranking if not _beats(result, value, results)]
+        if not below:
+            continue
+        known = f"{line} ({percent(value, digits)}{SPACE}%) beyond chance"
+        scores = [(result.variant, percent(result.score.mean, digits)) for result in below]
+        if len(below) == len(results.ranking) > 1:
+            lines.append(f"No variant beats {known}: {', '.join(map(' '.join, scores))}.")
+        else:
+            who = [f"{variant} ({score}{SPACE}%)" for variant, score in scores]
+            verb = "does" if len(who) == 1 else "do"
+            lines.append(f"{' and '.join(filter(None, [', '.join(who[:-1]), who[-1]]))} {verb} not beat {known}.")
+    return lines
+
+
+def _beats(result: VariantResult, line: float, results: StudyResults) -> bool:
+    """Whether the 95 % interval of a variant's lead over a baseline lies above zero."""
+    assert results.baselines is not None
+    N, S = len(results.labels), len(result.runs)
+    several = [other for other in results.ranking if len(other.runs) > 1]
+    variances = [spread(np.array([run.score for run in other.runs]), 1 / N) ** 2 for other in several]
+    freedom = [len(other.runs) - 1 for other in several]
+    seeds = float(np.average(variances, weights=freedom)) / S if several else 0.0
+    rate = np.mean([run.correct for run in result.runs], axis=0)  # of being right, (N,)
+    images = float(rate.var()) / N + line * (1 - line) / results.baselines.test_images
+    return result.score.mean - line > half_width(LEVEL, seeds, images, sum(freedom) or 1)
