@@ -8,13 +8,16 @@ do.
 """
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from benchmarks.table import OUT, markdown, save
+from vitlab.studies.statistics.comparison import LEVEL, differences
 from vitlab.studies.statistics.power import Need, Pilot, Variances, measured, need
 
 MEAN, DIFFICULTY, TASTE = 2.583, 1.655, 0.568  # of the latent variable: 90 % accuracy, w and N · I as above
@@ -56,10 +59,12 @@ SETTINGS = [
 def outcomes(rng: np.random.Generator, setting: Setting, seeds: int, lead: float = 0.0) -> list[np.ndarray]:
     """Draw (S, N) outcomes of each variant; the first is `lead` points ahead."""
     difficulty = rng.normal(MEAN, DIFFICULTY, setting.images)
+    spread = math.sqrt(1 + DIFFICULTY**2 + TASTE**2)
+    ahead = float(stats.norm.ppf(stats.norm.cdf(MEAN / spread) + lead / 100)) * spread - MEAN
     drawn = []
     for variant in range(setting.variants):
         shift = rng.standard_t(3, seeds) / np.sqrt(3) if setting.noise == "t" else rng.normal(0, 1, seeds)
-        shift = (0.01 * setting.sd * shift + 0.01 * lead * (variant == 0)) / DENSITY
+        shift = 0.01 * setting.sd * shift / DENSITY + (ahead if variant == 0 else 0.0)
         chance = difficulty + rng.normal(0, TASTE, setting.images) + shift[:, None]
         drawn.append(chance + rng.standard_normal((seeds, setting.images)) > 0)
     return drawn
@@ -71,6 +76,15 @@ def holds(answer: Need, truth: Need) -> bool:
         return answer.seeds.high is None
     (_, low, high), (wanted, *_) = (each.images if truth.images else each.seeds for each in (answer, truth))
     return low is not None and low <= wanted and (high is None or wanted <= high)
+
+
+def power(setting: Setting, seeds: int, studies: int) -> float:
+    """Return the share of studies of this size that settle the difference between the first two variants."""
+    rng = np.random.default_rng(1)
+    settled = [
+        differences(outcomes(rng, setting, seeds, setting.difference))[0, 1].adjusted < LEVEL for _ in range(studies)
+    ]
+    return float(np.mean(settled))
 
 
 def row(setting: Setting, pilots: int) -> dict[str, object]:
@@ -104,6 +118,7 @@ def row(setting: Setting, pilots: int) -> dict[str, object]:
         "range holds truth": f"{np.mean(inside):.1%}",
         "median range": f"{middle(lambda r: r.low)} to {middle(lambda r: r.high)}",
         "enough at the upper end": f"{np.mean(enough):.0%}",
+        "power of the truth": "–" if truth.images else f"{power(setting, wanted.point, pilots // 4):.0%}",
         "images asked for": f"{np.mean([answer.images is not None for answer in answers]):.1%}",
     }
 

@@ -93,9 +93,9 @@ def test_hours_say_how_many_seeds_to_write_and_what_they_find(finished: Path, tm
     high = planned.need(0.003).seeds.high
     assert high is None or high > 6
     text = describe(planned, 0.003, 6.5 * a_seed)
-    assert "6 seeds of each variant, which find a true difference of" in text
+    assert "6 seeds of each variant fit into" in text
     assert "`seeds: {from: 3, to: 6}`" in text  # it has been looked at with three
-    assert "too few for two seeds" in describe(planned, 0.01, 1.5 * a_seed)
+    assert "too short for two seeds" in describe(planned, 0.01, 1.5 * a_seed)
 
 
 def test_a_watched_study_is_planned_at_its_own_level(write_study: Write, tmp_path: Path) -> None:
@@ -133,6 +133,10 @@ def test_the_runs_of_tuning_count(finished: Path, write_study: Write, tmp_path: 
     assert tuned.runs(5) == 11
     assert tuned.hours(5).point == pytest.approx(plain.hours(11).point)
     assert tuned.affordable(1.01 * plain.hours(11).point) == 5
+    del tune["seeds"]
+    by_seed = plan_study(write_study(variants=TWO, tune=tune | {"within": "seed"}), tmp_path / "runs")
+    assert by_seed.runs(5) == 20  # each seed tries three values first
+    assert by_seed.affordable(1.01 * plain.hours(20).point) == 5
 
 
 def test_another_study_is_a_pilot(finished: Path, write_study: Write, tmp_path: Path) -> None:

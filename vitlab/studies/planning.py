@@ -76,7 +76,9 @@ class Planned:
     def runs(self, seeds: int) -> int:
         """Return the runs of each variant: one for each seed, and those of tuning."""
         tuning = self.study.tuning
-        return seeds + (len(tuning.values) * len(tuning.seeds) if tuning else 0)
+        if tuning is None:
+            return seeds
+        return seeds + len(tuning.values) * (seeds if tuning.within_seeds else len(tuning.seeds))
 
     @property
     def watched(self) -> "Planned":
@@ -121,8 +123,8 @@ class Planned:
 
     def affordable(self, hours: float) -> int:
         """Return the seeds of each variant that can be trained within some hours."""
-        a_run = self.hours(0).point / self.runs(0) if self.runs(0) else self.hours(1).point
-        return math.floor(hours / a_run + 1e-9) - self.runs(0)
+        once = self.hours(0).point  # tuning
+        return math.floor((hours - once) / (self.hours(1).point - once) + 1e-9)
 
 
 def plan_study(
@@ -239,7 +241,7 @@ def _costs(
         else:
             past = [run for run in others if run.folder.name == draft.folder.name] or [*others]
             if not past or (study.budget is not None and study.budget.measured):
-                return None  # the epochs are not known yet
+                return None  # `compare` has not measured yet how many epochs this is
             images = draft.epochs * train_images
             seconds = [run.seconds * images / run.images for run in past]
         joules = _joules_per_image(draft.folder) or _joules_per_image(past[0].folder)

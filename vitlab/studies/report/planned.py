@@ -100,13 +100,13 @@ def _advice(planned: Planned, difference: float, hours: float | None) -> str:
         size = min(planned.affordable(hours), MOST_SEEDS)
         if size < 2:
             least = two_digits(planned.hours(2).point)
-            return f"{two_digits(hours)} hours are too few for two seeds of each variant, which take {least}."
+            return f"{two_digits(hours)} h are too short for two seeds of each variant, which take {least} h."
         design = planned.watched if size > first else planned
         found = _span(Span(*(planned.metric.scale * each for each in design.detectable(size))))
         unit = " points" if planned.metric.is_accuracy else ""
         lines.append(
-            f"{two_digits(hours)} hours are enough for {counted(size, 'seed')} of each variant, which find a true "
-            f"difference of {found}{unit}."
+            f"{counted(size, 'seed')} of each variant fit into {two_digits(hours)} h; they find a true difference of "
+            f"{found}{unit}."
         )
         most = None if needed.images else min(size, most or size)
     if most is not None:
