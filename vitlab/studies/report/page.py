@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from vitlab.studies.baselines import Images
+from vitlab.studies.draws import describe_draws
 from vitlab.studies.format import SPACE, counted
 from vitlab.studies.looks import look_of
 from vitlab.studies.report import figures
@@ -97,7 +98,7 @@ def _summary(results: StudyResults) -> list[str]:
         f"{' or '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}{spent}, "
         f"{counted(len(results.labels), 'test image')}{validation}{classes}. Leads are in {unit}"
         + (f", with {simultaneous}95{SPACE}% intervals over {over}. " if intervals else ". ")
-        + "Seeds vary the initialization, the data order and the augmentation; training set and split are held fixed."
+        + describe_draws(study.vary)
     ]
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from vitlab.studies.baselines import Images
-from vitlab.studies.draws import describe_draws
 from vitlab.studies.format import NONE, as_yaml, clock, counted, engineering, percent, signed, speed
 from vitlab.studies.report.differences import INTERVAL, differences_section
 from vitlab.studies.report.document import (
@@ -100,7 +99,6 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
     notes_on = [
         f"{name} of the weights after the last epoch, mean over seeds. The interval shows where the mean would lie "
         f"with other seeds on the same {counted(len(results.labels), 'test image')}.",
-        describe_draws(results.study.vary),
     ]
     if metric.is_accuracy:
         margin = percent(sampling_margin(results.ranking[0].score.mean, len(results.labels)), 1)
