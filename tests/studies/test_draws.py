@@ -76,7 +76,7 @@ def test_a_base_that_fixes_what_seeds_are_to_draw_is_refused(write_study: Write)
     base = yaml.safe_load((path.parent / "base.yaml").read_text())
     base["data"]["init_args"]["order_seed"] = 5
     (path.parent / "base.yaml").write_text(yaml.safe_dump(base))
-    with pytest.raises(ValueError, match=r"order_seed is 5, so no seed changes the order of training images\.\nRemove"):
+    with pytest.raises(ValueError, match=r"order_seed is 5, so no seed changes the data order\.\nRemove"):
         plan(read_study(path), path.parent)
     content = {**yaml.safe_load(path.read_text()), "vary": ["init"]}
     path.write_text(yaml.safe_dump(content))
@@ -114,10 +114,9 @@ def test_a_study_whose_split_cannot_vary_trains_nothing(write_study: Write, tmp_
 
 def test_the_sentence_names_what_differs_and_what_does_not() -> None:
     assert describe_draws(("init", "order", "augmentation")) == (
-        "Seeds differ in initial weights, the order of training images and augmentation; training set and split are "
-        "held fixed."
+        "Seeds vary the initialization, the data order and the augmentation; training set and split are held fixed."
     )
     assert describe_draws(("init", "split")) == (
-        "Seeds differ in initial weights and the split into training and validation images; the order of training "
-        "images, augmentation and test images are held fixed."
+        "Seeds vary the initialization and the split into training and validation images; the data order, the "
+        "augmentation and the test images are held fixed."
     )

@@ -17,9 +17,9 @@ SPLIT_SEED = "data.init_args.split_seed"
 KINDS = (*SETTINGS, "split")
 BY_DEFAULT = tuple(SETTINGS)
 NAMES = {
-    "init": "initial weights",
-    "order": "the order of training images",
-    "augmentation": "augmentation",
+    "init": "the initialization",
+    "order": "the data order",
+    "augmentation": "the augmentation",
     "split": "the split into training and validation images",
 }
 
@@ -77,7 +77,9 @@ def describe_draws(vary: Sequence[str]) -> str:
     """Return a sentence on what differs between the seeds, and what does not."""
     drawn = [NAMES[kind] for kind in KINDS if kind in vary]
     fixed = [NAMES[kind] for kind in BY_DEFAULT if kind not in vary]
-    fixed += ["test images"] if "split" in vary else ["training set and split"]
-    both = (f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0] for names in (drawn, fixed))
-    varied, held = both
-    return f"Seeds differ in {varied}; {held} are held fixed."
+    fixed += ["the test images"] if "split" in vary else ["training set", "split"]
+    return f"Seeds vary {_and(drawn)}; {_and(fixed)} are held fixed."
+
+
+def _and(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
