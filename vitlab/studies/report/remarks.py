@@ -292,9 +292,10 @@ def _mixed_code(results: StudyResults) -> list[str]:
         for entry, what in (("sources", "code"), ("weights", "weights")):
             recorded = [run.environment.get(entry, {}) for run in result.runs]
             for name in dict.fromkeys(name for each in recorded for name in each):
-                seeds: dict[str, list[str]] = {}  # by hash
+                seeds: dict[str, list[str]] = {}  # by hash; runs of older versions have none
                 for run, each in zip(result.runs, recorded, strict=True):
-                    seeds.setdefault(each.get(name, {}).get("hash") or "unknown", []).append(str(run.run.seed))
+                    if value := each.get(name, {}).get("hash"):
+                        seeds.setdefault(value, []).append(str(run.run.seed))
                 if len(seeds) > 1:
                     hashes = "; ".join(f"hash {value}: seed {_and(own)}" for value, own in seeds.items())
                     lines.append(f"The runs of {result.variant} differ in {what}, {name} ({hashes}).")
