@@ -269,6 +269,27 @@ def test_a_precision_that_the_study_sets_is_no_environment() -> None:
     assert objections(declared(study, ARCHITECTURE, precision)) == []
 
 
+def trained_on(**digests: list[str]) -> StudyResults:
+    """Return the clear lead with a hash of the training images for each variant and seed, in turn."""
+
+    def change(run: RunResult) -> RunResult:
+        own = digests[run.run.variant]
+        return dataclasses.replace(run, data={"splits": {"train": {"digest": own[run.run.seed % len(own)]}}})
+
+    return each(results(AHEAD), change)
+
+
+def test_training_images_that_changed_between_runs_are_told() -> None:
+    assert remarks(trained_on(Swin=["a"], ViT=["a"])) == []
+    assert remarks(trained_on(Swin=["a"], ViT=[""])) == []  # of an older version
+    (remark,) = remarks(trained_on(Swin=["a", "b"], ViT=["a"]))
+    assert remark == "The runs were trained on different images (hashes a, b); did the folder change?"
+    (objection,) = objections(trained_on(Swin=["b"], ViT=["a"]))
+    assert "(training images: Swin b; ViT a)" in objection
+    root = Difference("data.init_args.root", {"Swin": "x", "ViT": "y"}, declared=True)
+    assert objections(declared(trained_on(Swin=["b"], ViT=["a"]), ARCHITECTURE, root)) == []
+
+
 def test_runs_of_one_variant_with_other_code_make_the_comparison_void() -> None:
     first, second = ({"sources": {"mine.Shifted": {"file": "mine.py", "hash": value}}} for value in ("1a", "2b"))
     (objection,) = objections(environments(Swin=[first, first, second], ViT={}))

@@ -112,6 +112,12 @@ class RunResult:
         return float(self.summary["seconds"])
 
     @property
+    def training_images(self) -> str | None:
+        """A hash of the training split; None for runs of older versions."""
+        digest = self.data.get("splits", {}).get("train", {}).get("digest")
+        return digest and str(digest)[:8]
+
+    @property
     def images_seen(self) -> int:
         """Training images, counting repetitions."""
         return int(self.summary["images_seen"])

@@ -15,6 +15,7 @@ from vitlab.studies.results import StudyResults, VariantResult
 from vitlab.studies.statistics.sequential import error_of_extending
 from vitlab.studies.study import Difference
 
+TRAINING_IMAGES = "training images"
 SHOWN = 4  # settings, runs or studies that a sentence names
 OFF_PLAN = 0.05  # the share of a budget of minutes by which the runs may miss it
 DIFFERENT = 0.01  # the share by which numbers of training images may differ
@@ -258,13 +259,28 @@ def _environments_of(results: StudyResults) -> dict[str, dict[str, tuple[str, ..
     """Return the values of each decisive entry of environment.json by variant, less those that the study sets."""
     chosen = {name_of(each.key) for each in results.differences}
     chosen |= {"device"} if chosen & {"accelerator", "devices"} else set()
-    return {
+    found = {
         key: {
             result.variant: tuple(sorted({str(run.environment.get(key, ABSENT)) for run in result.runs}))
             for result in results.ranking
         }
         for key in results.decisive
         if key not in chosen and not key.startswith("data.")
+    }
+    images = _training_images(results)
+    return found | ({TRAINING_IMAGES: images} if all(images.values()) and not _sets_data(results) else {})
+
+
+def _sets_data(results: StudyResults) -> bool:
+    """Whether the study itself gives its runs different training images."""
+    return "split" in results.study.vary or any(kind_of(each.key) == "data" for each in results.differences)
+
+
+def _training_images(results: StudyResults) -> dict[str, tuple[str, ...]]:
+    """Return the known hashes of the training split by variant."""
+    return {
+        result.variant: tuple(sorted({run.training_images for run in result.runs if run.training_images}))
+        for result in results.ranking
     }
 
 
@@ -277,6 +293,9 @@ def _environments(results: StudyResults) -> list[str]:
         if len(values) > 1 and key not in confounded and (key != "git" or "git" in results.decisive)
     ]
     lines = [f"The runs come from different environments ({'; '.join(mixed)})."] if mixed else []
+    images = sorted({each for own in _training_images(results).values() for each in own})
+    if len(images) > 1 and TRAINING_IMAGES not in confounded and not _sets_data(results):
+        lines.append(f"The runs were trained on different images (hashes {_listed(images)}); did the folder change?")
     lines += [
         f"{result.run} was continued after {_and(result.environment['changed'])} had changed."
         for result in results.finished
