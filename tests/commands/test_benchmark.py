@@ -18,7 +18,6 @@ from vitlab import models
 from vitlab.commands import benchmark
 from vitlab.commands.benchmark import build_single_process
 from vitlab.commands.dispatch import run
-from vitlab.commands.noise_training import Noise, train_on_noise, trial
 from vitlab.config import Config, merge
 from vitlab.data import Digits
 from vitlab.evaluation import cost
@@ -33,6 +32,8 @@ from vitlab.evaluation.memory import (
     parse_bytes,
     same_global_batch,
 )
+from vitlab.experiment import step_cost
+from vitlab.experiment.noise_training import Noise, train_on_noise, trial
 from vitlab.models import Backbone, VisionTransformer
 from vitlab.objectives import Supervised
 from vitlab.optim import AdamW, WarmupCosine
@@ -288,9 +289,11 @@ def test_an_experiment_is_measured_when_a_line_comes_in(
 ) -> None:
     """So `compare` lets the variants of a study take turns: ready once built, and after each turn."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n"))
-    monkeypatch.setattr(cost, "LEAST_SECONDS", 0.0)
-    assert run("benchmark", ["--config", str(tiny()), "--json", "cost.json", "--in_turn"]) == 0
+    monkeypatch.setattr(step_cost, "SECONDS", 0.05)
+    assert run("benchmark", ["--config", str(tiny()), "--json", "cost.json", "--in_turn", "2"]) == 0
     output = capsys.readouterr().out
     assert output.count(cost.READY) == 3
-    assert " to " in next(line for line in output.splitlines() if line.startswith("train_range"))
-    assert cost.Cost.read(Path("cost.json")).repetitions >= 2
+    assert " to " in next(line for line in output.splitlines() if line.startswith("train_quartiles"))
+    found = cost.Cost.read(Path("cost.json"))
+    assert found.repetitions >= 2
+    assert found.processes == 2

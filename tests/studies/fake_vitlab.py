@@ -37,14 +37,17 @@ def fit(config: dict, overwrite: bool) -> None:
     labels, names, classes = test["labels"], test["names"].tolist(), int(test["classes"])
     rng = np.random.default_rng([seed, int(1e6 * plan["accuracy"])])
     accuracy = plan["accuracy"] + rng.normal(0, 0.004) - 0.1 * (lr != plan.get("best_lr", lr))
+    speed, flops = speed_and_flops(plan)
+    speed *= plan.get("slower_in_runs", 1)
+    rates = f"{speed},{plan.get('waiting', 0.1)},{speed * flops / 1e12}"
     with (folder / "metrics.csv").open("w") as log:
-        log.write("step,epoch,lr,train/loss,val/loss,val/top1\n")
+        log.write("step,epoch,lr,train/loss,val/loss,val/top1,images_per_second,data_wait,tflops\n")
         for epoch in range(epochs):
             reached = 1 - np.exp(-6 * (epoch + 1) / epochs)
             loss = 2.3 * (1 - 0.97 * reached) + abs(rng.normal(0, 0.02))
             top1 = min(1.0, accuracy * reached + rng.normal(0, 0.004))
-            log.write(f"{10 * epoch + 9},{epoch},0.001,{loss:.5f},,\n")
-            log.write(f"{10 * epoch + 9},{epoch},,,{loss + 0.1:.5f},{top1:.5f}\n")
+            log.write(f"{10 * epoch + 9},{epoch},0.001,{loss:.5f},,,{rates}\n")
+            log.write(f"{10 * epoch + 9},{epoch},,,{loss + 0.1:.5f},{top1:.5f},,,\n")
             log.flush()
             time.sleep(plan.get("pause", 0))
 
@@ -62,6 +65,8 @@ def fit(config: dict, overwrite: bool) -> None:
     (folder / "environment.json").write_text(json.dumps(environment))
     summary = {"finished": True, "seconds": 20.0 + 3 * seed, "images_seen": 1000, "epochs": epochs}
     summary["metrics"] = {"test/top1": float((logits.argmax(axis=1) == labels).mean())}
+    if "rehearsal" in folder.parts:
+        summary |= {"images_seen": 896 * epochs, "seconds": 896 * epochs / speed + epochs * plan.get("validation", 0)}
     if seed in plan.get("cut_short", []):
         summary["partial"] = ["tested on 184 of 597 images"]
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -69,7 +74,12 @@ def fit(config: dict, overwrite: bool) -> None:
     (folder / "data.json").write_text(json.dumps(facts))
 
 
-def benchmark(config: dict, out: Path) -> None:
+def speed_and_flops(plan: dict) -> tuple[float, int]:
+    """Return images per second and FLOPs per image in training."""
+    return 2_400 / plan.get("size", 1.0), int(22_000_000 * plan.get("size", 1.0))
+
+
+def benchmark(config: dict, out: Path, together: int) -> None:
     plan = config["model"]["init_args"]["backbone"]["init_args"]
     if plan.get("no_cost"):
         print("RuntimeError: out of memory", file=sys.stderr)
@@ -81,12 +91,12 @@ def benchmark(config: dict, out: Path) -> None:
         if turn == plan.get("dies_in_turn"):
             sys.exit(3)
         print("vitlab benchmark: ready", flush=True)
-    size = plan.get("size", 1.0)
+    size, (speed, flops) = plan.get("size", 1.0), speed_and_flops(plan)
     cost = {
         "parameters": int(96_000 * size),
         "flops": int(7_400_000 * size),
-        "train_flops": int(22_000_000 * size),
-        "train_images_per_second": 2_400 / size,
+        "train_flops": flops,
+        "train_images_per_second": speed,
         "inference_images_per_second": 8_900 / size,
         "train_peak_bytes": int(41_000_000 * size),
         "inference_peak_bytes": int(9_000_000 * size),
@@ -97,16 +107,22 @@ def benchmark(config: dict, out: Path) -> None:
         "device": "a fake",
         "threads": 2,
         "torch": "2.15.0",
+        "train_quartiles": [0.99 * speed, 1.01 * speed],
+        "inference_quartiles": [8_800 / size, 9_000 / size],
+        "others": None,
+        "cores": None,
+        "precision": "32-true",
+        "compiled": False,
+        "processes": together,
         **plan.get("cost", {}),
     }
     out.write_text(json.dumps(cost))
 
 
 if __name__ == "__main__":
-    pairs = [word for word in sys.argv[2:] if word != "--in_turn"]
-    arguments = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    arguments = dict(zip(sys.argv[2::2], sys.argv[3::2], strict=True))
     chosen = yaml.safe_load(Path(arguments["--config"]).read_text())
     if sys.argv[1] == "fit":
         fit(chosen, arguments.get("--run.overwrite") == "true")
     else:
-        benchmark(chosen, Path(arguments["--json"]))
+        benchmark(chosen, Path(arguments["--json"]), int(arguments["--in_turn"]))

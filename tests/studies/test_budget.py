@@ -1,43 +1,59 @@
-import dataclasses
-
 import pytest
 
-from vitlab.evaluation.cost import Cost
-from vitlab.studies.budget import parse_budget
+from vitlab.studies.budget import MISSED, Budget, Epoch, Length, Pace, parse_budget
 
-# A model that trains 1,000 images/s at 2 GFLOP each.
-COST = Cost(1, 1, 2_000_000_000, 1_000.0, 1.0, 1, 1, None, None, 64, 30, "a fake", 1, "2.15")
+CIFAR = Epoch(batches=390, images=128)  # 49,920 images
+BY_IMAGES = Pace(1.0)
+
+
+def length(budget: dict[str, float], pace: Pace = BY_IMAGES, epoch: Epoch = CIFAR) -> Length:
+    parsed = parse_budget(budget)
+    assert parsed is not None
+    return parsed.length(pace, epoch)
 
 
 @pytest.mark.parametrize(
-    ("budget", "epochs"),
+    ("budget", "pace", "epochs"),
     [
-        ({"epochs": 30}, 30),
-        ({"images": 600_000}, 12),  # of 50,000
-        ({"images": 30_000}, 1),  # 0.6 epochs
-        ({"flops": 1.0e15}, 10),  # 1e15 / 2e9 = 500,000 images
-        ({"minutes": 10}, 12),  # 10 · 60 · 1,000 = 600,000 images
+        ({"images": 600_000}, Pace(1.0), 12),
+        ({"flops": 1.0e15}, Pace(2.0e9), 10),  # 500,000 images
+        ({"minutes": 10}, Pace(1 / 1_000), 12),
+        ({"minutes": 10}, Pace(1 / 1_000, epoch=10.0), 10),  # 49.9 s of training and 10 of validation
+        ({"minutes": 10}, Pace(1 / 1_000, epoch=5.0, run=50.0), 10),  # and compilation in the first
     ],
 )
-def test_a_budget_buys_whole_epochs(budget: dict[str, float], epochs: int) -> None:
-    parsed = parse_budget(budget)
-    assert parsed is not None
-    assert parsed.epochs(50_000, COST if parsed.measured else None) == epochs
+def test_a_budget_buys_whole_epochs_where_they_spend_it(budget: dict[str, float], pace: Pace, epochs: int) -> None:
+    assert length(budget, pace) == Length(epochs)
 
 
-def test_half_the_speed_buys_half_the_epochs_of_wall_clock_and_as_many_of_flops() -> None:
-    slow = dataclasses.replace(COST, train_images_per_second=500.0)
-    minutes, flops = parse_budget({"minutes": 10}), parse_budget({"flops": 1.0e15})
-    assert minutes is not None
-    assert flops is not None
-    assert (minutes.epochs(50_000, slow), flops.epochs(50_000, slow)) == (6, 10)
+@pytest.mark.parametrize("amount", [0.7, 1.1, 1.5, 2.49, 3.4, 5.5, 9.5, 12.5, 40.5])
+@pytest.mark.parametrize("pace", [Pace(1 / 1_000), Pace(1 / 1_000, epoch=20.0, run=30.0)])
+def test_shorter_epochs_spend_what_whole_ones_miss(amount: float, pace: Pace) -> None:
+    seconds = pace.spent(1, 49_920) * amount + pace.run
+    epochs, batches = length({"minutes": seconds / 60}, pace)
+    spent = pace.spent(epochs, 128 * (batches or 390))
+    assert spent == pytest.approx(seconds, rel=MISSED)
+    assert batches is None or batches < 390
+    if pace.run == 0:  # else `amount` counts the start as well
+        assert epochs in (int(amount), int(amount) + 1, round(amount))
+
+
+def test_shorter_epochs_have_whole_optimizer_steps() -> None:
+    epochs, batches = length({"images": 900 * 16}, epoch=Epoch(batches=60, images=16, step=4))
+    assert (epochs, batches) == (15, None)
+    epochs, batches = length({"images": 150 * 16}, epoch=Epoch(batches=60, images=16, step=4))
+    assert (epochs, batches) == (3, 48)  # 2.5 epochs: 50 batches of each were 12.5 steps
+
+
+def test_a_budget_between_two_steps_is_refused() -> None:
+    budget = Budget("images", 640)
+    with pytest.raises(ValueError, match=r"640 training images is 1\.25 epochs of 2 batches, and whole .* -20%"):
+        budget.length(Pace(1.0), Epoch(batches=2, images=256))
 
 
 def test_a_budget_that_buys_nothing_is_refused() -> None:
-    budget = parse_budget({"images": 20_000})
-    assert budget is not None
-    with pytest.raises(ValueError, match=r"20,000 training images is 0\.4 epochs of 50,000 images\. Raise it\."):
-        budget.epochs(50_000, None)
+    with pytest.raises(ValueError, match=r"20,000 training images is 0\.4 epochs\. Raise it\."):
+        length({"images": 20_000})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The cost of a study's variants in one session: when it is measured again, turns, and what is reported."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import pytest
 import yaml
 from fake_study import FAKE_PROGRAM, variant
 
-from vitlab.evaluation.cost import TURNS, Cost
+from vitlab.config import merge
+from vitlab.evaluation.cost import Cost
 from vitlab.studies.compare import first_runs
 from vitlab.studies.execution import costs as module
-from vitlab.studies.execution.costs import measure_costs
+from vitlab.studies.execution.costs import TURNS, measure_costs
 from vitlab.studies.execution.local import Allotment
 from vitlab.studies.study import plan, read_study
 
@@ -22,7 +24,7 @@ def test_cost_is_measured_in_one_sitting(write_study: Write, tmp_path: Path, mon
         base = {"data": {"class_path": "fake.Digits", "init_args": {"batch_size": 128}}}
         (tmp_path / "larger.yaml").write_text(yaml.safe_dump(base))
         variants = {"A": variant(0.9), "B": variant(0.8)}
-        study = read_study(write_study(variants=variants, **changes))
+        study = read_study(write_study(**{"variants": variants, **changes}))
         runs = first_runs(study, plan(study, tmp_path))
         for run in runs:
             run.folder.mkdir(parents=True, exist_ok=True)
@@ -35,6 +37,9 @@ def test_cost_is_measured_in_one_sitting(write_study: Write, tmp_path: Path, mon
     first = measure()
     assert measure() == first  # same configurations, same device: kept
     assert measure(budget={"epochs": 5}) == first  # of which a step's cost knows nothing
+    longer = {"model": {"init_args": {"schedule": {"class_path": "x.Cosine", "init_args": {"warmup_epochs": 2}}}}}
+    scheduled = {name: merge(variant(accuracy), longer) for name, accuracy in {"A": 0.9, "B": 0.8}.items()}
+    assert measure(variants=scheduled) == first
     changed = measure(base="larger.yaml")
     assert all(changed[name] > first[name] for name in first)
     (tmp_path / "small-study" / "b" / "cost.json").unlink()
@@ -43,15 +48,22 @@ def test_cost_is_measured_in_one_sitting(write_study: Write, tmp_path: Path, mon
     monkeypatch.setattr(module, "device_name", lambda device: "another machine")
     elsewhere = measure(base="larger.yaml")
     assert all(elsewhere[name] > again[name] for name in first)
-    (tmp_path / "small-study" / "b" / "cost.json").write_text('{"parameters": 7}')  # of an older version
-    assert all(value > elsewhere[name] for name, value in measure(base="larger.yaml").items())
+    file = tmp_path / "small-study" / "b" / "cost.json"
+    older = json.loads(file.read_text())
+    older["train_range"] = older.pop("train_quartiles")  # as before, of the backbone alone
+    file.write_text(json.dumps(older))
+    later = measure(base="larger.yaml")
+    assert all(value > elsewhere[name] for name, value in later.items())
+    base = {"data": {"class_path": "fake.Digits", "init_args": {"batch_size": 128}}, "run": {"compile": True}}
+    (tmp_path / "compiled.yaml").write_text(yaml.safe_dump(base))
+    assert all(value > later[name] for name, value in measure(base="compiled.yaml").items())
 
 
 @pytest.fixture
 def measure(write_study: Write, tmp_path: Path) -> Callable[..., tuple[dict, dict]]:
-    def of(**variants: dict) -> tuple[dict[str, Cost], dict[str, str]]:
+    def of(jobs: int = 1, **variants: dict) -> tuple[dict[str, Cost], dict[str, str]]:
         study = read_study(write_study(variants=variants))
-        return measure_costs(first_runs(study, plan(study, tmp_path)), FAKE_PROGRAM, Allotment(1, 1, []))
+        return measure_costs(first_runs(study, plan(study, tmp_path)), FAKE_PROGRAM, Allotment(jobs, 1, []))
 
     return of
 
@@ -65,8 +77,35 @@ def test_variants_take_turns_and_the_screen_says_whose_it_is(
     assert (tmp_path / "small-study" / "turns.txt").read_text().split() == ["a", "b"] * TURNS
     printed = capsys.readouterr().out
     assert "Measuring cost: preparing B (2 of 2) …" in printed
-    assert f"Measuring cost: turn {TURNS} of {TURNS} (A, B), about 0:0" in printed
-    measure(A=variant(0.9), B=variant(0.8))
+    assert f"Measuring cost: round {TURNS} of {TURNS} (A, B), about 0:0" in printed
+
+
+def test_as_many_processes_measure_at_once_as_runs_share_a_device(
+    measure: Callable[..., tuple[dict, dict]], tmp_path: Path
+) -> None:
+    costs, _ = measure(A=variant(0.9), B=variant(0.8), C=variant(0.7), jobs=2)
+    assert [costs[name].processes for name in "ABC"] == [2, 2, 2]
+    turns = (tmp_path / "small-study" / "turns.txt").read_text().split()
+    assert [set(pair) for pair in zip(turns[::2], turns[1::2], strict=True)] == [
+        *({"a", "b"}, {"b", "c"}, {"c", "a"})
+    ] * (TURNS // 2)
+
+
+def test_a_variant_has_several_processes_where_there_are_more_jobs_than_variants(
+    measure: Callable[..., tuple[dict, dict]], tmp_path: Path
+) -> None:
+    costs, failures = measure(A=variant(0.9), B=variant(0.8), jobs=3)
+    assert (set(costs), failures) == ({"A", "B"}, {})
+    turns = (tmp_path / "small-study" / "turns.txt").read_text().split()
+    assert turns.count("a") == turns.count("b") == 2 * TURNS  # of each two processes
+    assert all(set(turns[at : at + 3]) == {"a", "b"} for at in range(0, len(turns), 3))
+
+
+@pytest.mark.parametrize(
+    ("jobs", "gpus", "sharing"), [(4, [], 4), (4, ["0", "1"], 2), (3, ["0", "1"], 2), (1, ["0"], 1)]
+)
+def test_runs_share_the_cpu_or_a_gpu(jobs: int, gpus: list[str], sharing: int) -> None:
+    assert Allotment(jobs, None, gpus).sharing == sharing
 
 
 def test_a_variant_that_fails_leaves_the_others_their_turns(measure: Callable[..., tuple[dict, dict]]) -> None:
@@ -79,13 +118,13 @@ def test_a_variant_that_fails_leaves_the_others_their_turns(measure: Callable[..
 def test_a_busy_machine_and_turns_far_apart_are_told(
     measure: Callable[..., tuple[dict, dict]], capsys: pytest.CaptureFixture
 ) -> None:
-    # One thread where others take 1.6 of 2 cores; a variant whose fastest turn is 1.5 times its slowest.
-    busy = {"threads": 1, "others": 1.6, "cores": 2, "train_range": [60.0, 61.0], "inference_range": [9.0, 9.1]}
-    moody = {"threads": 1, "others": 0.1, "cores": 2, "train_range": [40.0, 60.0], "inference_range": [9.0, 9.1]}
+    # One thread where others take 1.6 of 2 cores; a variant whose third quartile is 1.5 times its first.
+    busy = {"threads": 1, "others": 1.6, "cores": 2, "train_quartiles": [60.0, 61.0]}
+    moody = {"threads": 1, "others": 0.1, "cores": 2, "train_quartiles": [40.0, 60.0]}
     costs, _ = measure(A=variant(0.9, cost=busy), B=variant(0.8, cost=moody))
     assert (costs["A"].disturbed, costs["A"].unsteady) == (True, False)
     assert (costs["B"].disturbed, costs["B"].unsteady) == (False, True)
-    assert costs["B"].train_range == (40.0, 60.0)
+    assert costs["B"].train_quartiles == (40.0, 60.0)
     printed = capsys.readouterr().out
     assert (
         "Images/s are unreliable: while cost was measured, other programs used 1.6 of 2 cores and the speed of B"
@@ -96,7 +135,12 @@ def test_a_busy_machine_and_turns_far_apart_are_told(
 def test_a_quiet_machine_is_not_blamed(
     measure: Callable[..., tuple[dict, dict]], capsys: pytest.CaptureFixture
 ) -> None:
-    # Another program on the other core takes none that one thread needs; files of older versions say nothing of it.
-    calm = {"threads": 1, "others": 1.0, "cores": 2, "train_range": [60.0, 66.0], "inference_range": [9.0, 9.1]}
+    # Another program on the other core takes none that one thread needs.
+    calm = {"threads": 1, "others": 1.0, "cores": 2, "train_quartiles": [60.0, 66.0]}
     measure(A=variant(0.9, cost=calm), B=variant(0.8))
-    assert "rely" not in capsys.readouterr().out
+    assert "unreliable" not in capsys.readouterr().out
+    full = {"threads": 1, "others": 0.0, "cores": 2}  # two processes fill two cores
+    measure(A=variant(0.9, cost=full), B=variant(0.8), jobs=2)
+    assert "unreliable" not in capsys.readouterr().out
+    measure(A=variant(0.9, cost={**full, "others": 0.5}), B=variant(0.7), jobs=2)
+    assert "other programs used 0.5 of 2 cores" in capsys.readouterr().out

@@ -214,7 +214,7 @@ def test_minutes_that_miss_the_budget_are_named() -> None:
     minute = Budget("minutes", 1)
     assert remarks(summaries(minute, ViT={"seconds": 62.0})) == []
     (remark,) = remarks(summaries(minute, ViT={"seconds": 66.0}))
-    assert plain(remark) == "The budget is 1 minute of training; on average, the runs took ViT 1.1 minutes."
+    assert plain(remark) == "ViT spent 110 % of its budget of 1 minute of training."
 
 
 def test_averaged_weights_that_are_clearly_better_are_named() -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import fake_study
@@ -14,8 +14,7 @@ import yaml
 from fake_study import FAKE_PROGRAM, Digits, variant
 
 from vitlab.config import Config
-from vitlab.evaluation.cost import Cost
-from vitlab.studies.compare import compare, first_runs, results_of
+from vitlab.studies.compare import compare, results_of
 from vitlab.studies.execution.local import Outcome, is_finished
 from vitlab.studies.metric import TOP1
 from vitlab.studies.report.tuning import as_tuned, tuning_remarks, tuning_section
@@ -24,83 +23,12 @@ from vitlab.studies.tuning import (
     Choice,
     Trial,
     refuse_unfit_images,
-    spend_budget,
     tune,
 )
 
 Write = Callable[..., Path]
 TUNE = {"key": "model.init_args.lr", "values": [0.1, 0.2, 0.4]}
 VARIANTS = {"A": variant(0.9, best_lr=0.2), "B": variant(0.8, size=2.0, best_lr=0.4)}
-
-
-def measure(runs: Sequence[Run]) -> tuple[dict[str, Cost], dict[str, str]]:
-    """Let A train 2,400 images/s at 1 MFLOP, B 1,200 at 3 MFLOP."""
-    speed, flops = {"A": 2_400.0, "B": 1_200.0}, {"A": 1_000_000, "B": 3_000_000}
-    return {
-        run.variant: Cost(1, 1, flops[run.variant], speed[run.variant], 1, 1, 1, None, None, 64, 30, "fake", 1, "2.15")
-        for run in runs
-    }, {}
-
-
-def refuse(runs: Sequence[Run]) -> tuple[dict[str, Cost], dict[str, str]]:
-    raise AssertionError("nothing was to be measured")
-
-
-@pytest.fixture
-def spend(write_study: Write, digits: Digits, tmp_path: Path) -> Callable[..., dict[str, Config]]:
-    def of(budget: dict[str, float], measure: Callable = measure, variants: dict[str, Config] = VARIANTS) -> dict:
-        study = read_study(write_study(budget=budget, variants=variants))
-        runs = first_runs(study, plan(study, tmp_path))
-        decided = spend_budget(study, runs, digits, measure, tmp_path)
-        return {run.variant: run.epochs for run in plan(study, tmp_path, decided)}
-
-    return of
-
-
-def test_equal_wall_clock_or_flops_are_fewer_epochs_for_the_dearer_variant(spend: Callable[..., dict]) -> None:
-    # 900 training images. 3.75 s buy 9,000 and 4,500 of them; 8.1 GFLOP 8,100 and 2,700.
-    assert spend({"minutes": 3.75 / 60}) == {"A": 10, "B": 5}
-    assert spend({"flops": 8.1e9}) == {"A": 9, "B": 3}
-
-
-def test_the_warm_up_keeps_its_share_of_the_epochs(write_study: Write, digits: Digits, tmp_path: Path) -> None:
-    # The base trains 3 epochs, of which 0.6 warm up; a budget of 10 makes it 2.
-    warm = variant(0.9)
-    warm["model"]["init_args"]["schedule"] = {"class_path": "x.Cosine", "init_args": {"warmup_epochs": 0.6}}
-    study = read_study(write_study(budget={"images": 9000}, variants={"A": warm, "B": variant(0.8)}))
-    decided = spend_budget(study, first_runs(study, plan(study, tmp_path)), digits, refuse, tmp_path)
-    chosen = plan(study, tmp_path, decided)[0].config
-    assert chosen["trainer"]["max_epochs"] == 10
-    assert chosen["model"]["init_args"]["schedule"]["init_args"] == {"warmup_epochs": pytest.approx(2)}
-
-    endless = {**warm, "trainer": {"max_epochs": None}}
-    study = read_study(write_study(budget={"images": 9000}, variants={"A": endless, "B": variant(0.8)}))
-    with pytest.raises(
-        ValueError, match=r"study\.yaml: budget: .*warmup_epochs is 0\.6, but trainer\.max_epochs is not set"
-    ):
-        spend_budget(study, first_runs(study, plan(study, tmp_path)), digits, refuse, tmp_path)
-
-
-def test_what_a_budget_buys_is_decided_once(spend: Callable[..., dict]) -> None:
-    spend({"minutes": 3.75 / 60})
-    assert spend({"minutes": 3.75 / 60}, refuse) == {"A": 10, "B": 5}
-    for other in (
-        {"budget": {"minutes": 0.1}},
-        {"budget": {"minutes": 3.75 / 60}, "variants": {**VARIANTS, "B": variant(0.7)}},
-    ):
-        with pytest.raises(AssertionError, match="nothing was to be measured"):
-            spend(**other, measure=refuse)
-
-
-def test_images_and_epochs_need_no_measurement(spend: Callable[..., dict]) -> None:
-    assert spend({"images": 2700}, refuse) == spend({"epochs": 3}, refuse) == {"A": 3, "B": 3}
-
-
-def test_a_budget_that_cannot_be_spent_is_named(spend: Callable[..., dict]) -> None:
-    with pytest.raises(ValueError, match=r"study\.yaml: a budget of 1e\+05 training FLOPs is 0\.00011 epochs"):
-        spend({"flops": 1.0e5})
-    with pytest.raises(ValueError, match="the cost of B could not be measured \\(out of memory\\)"):
-        spend({"minutes": 1}, lambda runs: ({}, {"B": "out of memory"}))
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,33 +33,29 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def benchmark_cost(arguments: Sequence[str]) -> int:
-    """Print what an experiment's model costs on this machine."""
+    """Print what an experiment costs on this machine."""
     parser = StudyParser(
         "python -m vitlab benchmark --config FILE.yaml",
-        "Cost of an experiment's model on this machine: parameters, FLOPs, images/s, memory. Other keys as in fit. "
+        "Cost of an experiment's own training step and of inference on this machine: parameters, FLOPs, images/s, "
+        "memory. Other keys as in fit. "
         "`benchmark memory` measures peak memory by batch size, `benchmark batch` finds the largest batch that fits.",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write it to a file")
-    # For `compare`, which alternates the variants of a study: measure when a line comes in.
-    parser.add_argument("--in_turn", action="store_true", help=argparse.SUPPRESS)
+    # For `compare`, in whose studies that many processes measure at once: a turn begins when a line comes in.
+    parser.add_argument("--in_turn", type=int, help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args(arguments)
-    experiment = experiment_of(rest)
+    experiment = build_single_process(rest)
 
-    from vitlab.evaluation.cost import READY, TURNS, CostMeter, device_for, doubts
+    from vitlab.evaluation.cost import doubts
+    from vitlab.experiment.step_cost import TURNS, measure
 
-    data = experiment.data
-    shape = (data.in_chans, data.image_size, data.image_size)
-    device = device_for(experiment.config["trainer"]["accelerator"])
-    meter = CostMeter(experiment.objective.backbone, shape, data.batch_size, device)
-    if options.in_turn:
-        print(READY, flush=True)
-        for _ in sys.stdin:
-            meter.take_turn()
-            print(READY, flush=True)
-    else:
-        for _ in tqdm(range(TURNS), desc="measuring cost", disable=None):
-            meter.take_turn()
-    cost = meter.cost()
+    turns = turns_on_request() if options.in_turn else iter(tqdm(range(TURNS), desc="measuring cost", disable=None))
+    logging.disable(logging.WARNING)  # training on noise
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            cost = measure(experiment.config, turns, options.in_turn or 1)
+    finally:
+        logging.disable(logging.NOTSET)
     for name, value in vars(cost).items():
         values = value if isinstance(value, tuple) else (value,)
         print(f"{name:<28} {' to '.join(f'{v:,.6g}' if isinstance(v, float) else str(v) for v in values)}")
@@ -67,6 +64,16 @@ def benchmark_cost(arguments: Sequence[str]) -> int:
     if options.json:
         cost.write(options.json)
     return 0
+
+
+def turns_on_request() -> Iterator[None]:
+    """Yield for each line that comes in; say when ready for it."""
+    from vitlab.evaluation.cost import READY
+
+    print(READY, flush=True)
+    for _ in sys.stdin:
+        yield
+        print(READY, flush=True)
 
 
 def benchmark_memory(arguments: Sequence[str]) -> int:
@@ -86,9 +93,9 @@ def benchmark_memory(arguments: Sequence[str]) -> int:
 
     import torch
 
-    from vitlab.commands.noise_training import least_batch, trial
     from vitlab.evaluation.cost import device_name
     from vitlab.evaluation.memory import in_own_process
+    from vitlab.experiment.noise_training import least_batch, trial
     from vitlab.models import Backbone
 
     backbone = experiment.objective.backbone
@@ -146,8 +153,8 @@ def benchmark_batch(arguments: Sequence[str]) -> int:
     options, rest = parser.parse_known_args(arguments)
     experiment = build_single_process(rest)
 
-    from vitlab.commands.noise_training import least_batch
     from vitlab.evaluation.memory import GIB, candidates, free_memory, largest, parse_bytes, same_global_batch
+    from vitlab.experiment.noise_training import least_batch
 
     limit = None if options.memory is None else parse_bytes(options.memory)
     if limit is None:
@@ -177,8 +184,8 @@ def benchmark_batch(arguments: Sequence[str]) -> int:
 
 def fits(config: Config, limit: int, batch_size: int) -> bool:
     """Return whether training at this batch size stays below the limit, and log it."""
-    from vitlab.commands.noise_training import trial
     from vitlab.evaluation.memory import GIB, in_own_process
+    from vitlab.experiment.noise_training import trial
 
     # Two batches a step: while the second goes through, the gradients of the first are held.
     cost = in_own_process(trial, config, batch_size, accumulate=2, steps=2, limit=limit)

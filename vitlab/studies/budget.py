@@ -1,17 +1,45 @@
 """How long every variant of a study trains: equal epochs, images, training FLOPs or minutes.
 
-A budget is converted into whole epochs per variant before training starts, so that schedules span the whole training
-and runs are reproducible. FLOPs and speed are measured first, on this machine.
+A budget is converted into a number of epochs per variant before training starts, so that schedules span the whole
+training and runs are reproducible. Where whole epochs would miss the budget, each is shortened by the same number of
+batches, other images in each epoch. FLOPs and pace are measured first, on this machine.
 """
 
 import difflib
 import math
 from dataclasses import dataclass
-from typing import Any
-
-from vitlab.evaluation.cost import Cost
+from typing import Any, NamedTuple
 
 KINDS = ("epochs", "images", "flops", "minutes")
+MISSED = 0.02  # of the budget, by which whole epochs may miss it; the pace may be as far off again
+REFUSED = 0.05  # of the budget, by which no length may miss it
+
+
+class Epoch(NamedTuple):
+    """The training images of an epoch."""
+
+    batches: int  # of each process
+    images: int  # of a batch, over all processes
+    step: int = 1  # batches of an optimizer step
+
+
+class Pace(NamedTuple):
+    """What a run spends, in the unit of the budget: images, FLOPs or seconds."""
+
+    image: float
+    epoch: float = 0.0  # beside its images: validation, checkpoints
+    run: float = 0.0  # beside its epochs: what the first step takes longer
+
+    def spent(self, epochs: int, images: int) -> float:
+        """Return what so many epochs of so many images spend."""
+        return self.run + epochs * (self.epoch + images * self.image)
+
+
+class Length(NamedTuple):
+    """How long a run is."""
+
+    epochs: int
+    batches: int | None = None  # of each epoch; None: all
 
 
 @dataclass(frozen=True)
@@ -19,8 +47,9 @@ class Budget:
     """The amount of a resource that each variant may spend.
 
     Attributes:
-        kind: `epochs`; `images`, counting repetitions; `flops` of forward and backward passes; `minutes` of training
-            steps at the measured speed, to which loading and validation add.
+        kind: `epochs`; `images`, counting repetitions; `flops` of whole training steps, with all that the objective
+            computes; `minutes` of training with loading, validation and checkpoints, as many runs at a time as the
+            study has.
     """
 
     kind: str
@@ -31,22 +60,36 @@ class Budget:
         """Whether it depends on the cost of a variant."""
         return self.kind in ("flops", "minutes")
 
-    def epochs(self, images_per_epoch: int, cost: Cost | None) -> int:
-        """Return the nearest whole number of epochs; `cost` is not None if `measured`.
+    @property
+    def total(self) -> float:
+        """The amount in images, FLOPs or seconds."""
+        return 60 * self.amount if self.kind == "minutes" else self.amount
+
+    def length(self, pace: Pace, epoch: Epoch) -> Length:
+        """Return the length of a run that spends the budget.
 
         Raises:
-            ValueError: less than half an epoch.
+            ValueError: less than half an epoch, or no length spends it.
         """
-        if self.kind == "epochs":
-            return int(self.amount)
-        images = self.amount
-        if cost is not None:
-            speed = 60 * cost.train_images_per_second
-            images = images / cost.train_flops if self.kind == "flops" else images * speed
-        epochs = images / images_per_epoch
+        epochs = (self.total - pace.run) / (pace.spent(1, epoch.batches * epoch.images) - pace.run)
         if epochs < 0.5:
-            raise ValueError(f"a budget of {self} is {epochs:.2g} epochs of {images_per_epoch:,} images. Raise it.")
-        return math.floor(epochs + 0.5)
+            raise ValueError(f"a budget of {self} is {epochs:.2g} epochs. Raise it.")
+
+        def missed(epochs: int, batches: int) -> float:
+            return pace.spent(epochs, batches * epoch.images) / self.total - 1
+
+        whole = math.floor(epochs + 0.5)
+        if abs(missed(whole, epoch.batches)) <= MISSED:
+            return Length(whole)
+        more = math.ceil(epochs)
+        images = ((self.total - pace.run) / more - pace.epoch) / pace.image
+        batches = epoch.step * max(1, round(images / (epoch.images * epoch.step)))
+        if abs(missed(more, batches)) > REFUSED:
+            raise ValueError(
+                f"a budget of {self} is {epochs:.3g} epochs of {epoch.batches} batches, and whole optimizer steps miss "
+                f"it by {missed(more, batches):+.0%}. Change it, or give a budget in epochs."
+            )
+        return Length(more, batches)
 
     def __str__(self) -> str:
         return {

@@ -23,6 +23,7 @@ from vitlab.studies.report.page import write_report
 from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.results import StudyResults, read_results
+from vitlab.studies.spending import Measure, spend_budget
 from vitlab.studies.study import (
     Run,
     Study,
@@ -34,7 +35,7 @@ from vitlab.studies.study import (
     refuse_unfit_split,
     slug,
 )
-from vitlab.studies.tuning import Choice, Measure, Train, refuse_unfit_images, spend_budget, tune, tuned_later
+from vitlab.studies.tuning import Choice, Train, refuse_unfit_images, tune, tuned_later
 
 if TYPE_CHECKING:
     from submitit import Executor
@@ -97,8 +98,8 @@ class _Plan:
     def first_runs(self) -> list[Run]:
         return first_runs(self.study, self.runs)
 
-    def spend_budget(self, measure: Measure) -> None:
-        self.decided = spend_budget(self.study, self.first_runs(), self.images, measure, self.folder)
+    def spend_budget(self, measure: Measure, train: Train, jobs: int) -> None:
+        self.decided = spend_budget(self.study, self.first_runs(), self.images, measure, train, jobs, self.folder)
 
     def tune(self, train: Train) -> None:
         """Tune, and plan the runs with the chosen values; what each look tunes itself only as far as it is tuned."""
@@ -205,7 +206,7 @@ def compare(
     size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}"
     print(f"{study.name}: {size}; {planned.allotment}.", flush=True)
 
-    def train(runs: list[Run]) -> list[Outcome]:
+    def train(runs: list[Run], overwrite: bool = overwrite) -> list[Outcome]:
         if not overwrite:
             refuse_conflicts(runs)
         if executor is not None:
@@ -213,7 +214,9 @@ def compare(
         return run_all(runs, program, planned.allotment, Display(sys.stdout, runs), overwrite)
 
     measure = partial(measure_costs, program=program, allotment=planned.allotment)
-    planned.spend_budget(measure)
+    # Each task of a cluster has its own share of a machine.
+    at_once = planned.allotment.jobs if executor is None else 1
+    planned.spend_budget(measure, partial(train, overwrite=True), at_once)
     planned.tune(train)
 
     def show(results: StudyResults) -> None:
@@ -241,7 +244,7 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
             budget or tuned the study.
     """
     planned = _Plan.of(study_path, root)
-    planned.spend_budget(known_costs)
+    planned.spend_budget(known_costs, _refuse_to_rehearse, 1)
     planned.tune(lambda runs: [])
     refuse_conflicts(planned.runs)
     failed = {run: why for look in read_looks(planned.folder)[-1:] for run, why in look["failures"].items()}
@@ -254,6 +257,10 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
     return planned.results(outcomes, costs), planned.images
 
 
+def _refuse_to_rehearse(runs: list[Run]) -> list[Outcome]:
+    raise ValueError("the study's budget has not been measured. Run `compare` first.")
+
+
 def emit(study_path: Path, engine: Engine, root: Path = Path("runs"), program: Sequence[str] = PROGRAM) -> Path:
     """Write the runs of a study for another engine instead of starting them, and return the path of that file.
 
@@ -261,7 +268,12 @@ def emit(study_path: Path, engine: Engine, root: Path = Path("runs"), program: S
     study that looks at its results is written one look at a time.
     """
     planned = _Plan.of(study_path, root)
-    planned.spend_budget(partial(measure_costs, program=program, allotment=planned.allotment))
+    allotment = planned.allotment
+
+    def rehearse(runs: list[Run]) -> list[Outcome]:
+        return run_all(runs, program, allotment, Display(sys.stdout, runs), overwrite=True)
+
+    planned.spend_budget(partial(measure_costs, program=program, allotment=allotment), rehearse, allotment.jobs)
     if tuned_later(planned.study):
         planned.tune(lambda runs: [])  # as far as it is tuned
     runs = planned.tuning_runs()

@@ -44,11 +44,11 @@ def engineering(value: float, unit: str = "") -> str:
     return f"{scaled:,.{decimals}f}{SPACE}{prefix}{unit}".rstrip()
 
 
-def speed(images_per_second: float, turns: tuple[float, float] | None) -> str:
-    """Return images per second, with the slowest and the fastest turn in brackets if known."""
-    if turns is None:
+def speed(images_per_second: float, quartiles: tuple[float, float] | None) -> str:
+    """Return images per second, with the quartiles in brackets if known."""
+    if quartiles is None:
         return f"{images_per_second:,.0f}"
-    return f"{images_per_second:,.0f} [{turns[0]:,.0f},{SPACE}{turns[1]:,.0f}]"
+    return f"{images_per_second:,.0f} [{quartiles[0]:,.0f},{SPACE}{quartiles[1]:,.0f}]"
 
 
 def tick(value: float) -> str:

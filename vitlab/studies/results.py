@@ -122,6 +122,31 @@ class RunResult:
         """Training images, counting repetitions."""
         return int(self.summary["images_seen"])
 
+    @property
+    def devices(self) -> int:
+        """Number of processes, each with a device."""
+        return int(self.environment.get("devices") or 1)
+
+    @cached_property
+    def images_per_second(self) -> float | None:
+        """Training images per second and device without validation and checkpoints; None if the run did not log it.
+
+        The median over the epochs after the first, which includes what libraries load once.
+        """
+        speeds = self.by_epoch("images_per_second")
+        return float(speeds.iloc[1 if len(speeds) > 1 else 0 :].median()) / self.devices if len(speeds) else None
+
+    @cached_property
+    def waiting(self) -> float:
+        """The share of `images_per_second` spent waiting for data."""
+        return float(self.by_epoch("data_wait").median())
+
+    @cached_property
+    def train_flops(self) -> float | None:
+        """FLOPs per training image, counted in the run's own first step; None if the run did not log them."""
+        counted = self.by_epoch("tflops") / self.by_epoch("images_per_second")
+        return 1e12 * self.devices * float(counted.median()) if len(counted) else None
+
     def seconds_to(self, target: float) -> float | None:
         """Return the training time to the first epoch with this validation score, taking epochs as equally long."""
         scores, sign = self.by_epoch(self.run.metric.validation), self.run.metric.sign

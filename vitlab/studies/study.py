@@ -54,7 +54,8 @@ LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up 
 LEAST_SEEDS = 3
 TUNING_SEEDS = 3
 TUNE_FROM = 1000  # the first seed of tuning runs
-RESERVED_SLUGS = ("figures", "robustness", "transfer", "tuning", "wandb")  # folders next to those of the variants
+# Folders next to those of the variants.
+RESERVED_SLUGS = ("figures", "rehearsal", "robustness", "transfer", "tuning", "wandb")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class Study:
     def allowed(self) -> list[str]:
         """The keys in which variants may differ: those compared, tuned, or set by the budget."""
         tuned = [self.tuning.key] if self.tuning else []
-        spent = ["trainer.max_epochs", WARMUP] if self.budget is not None and self.budget.measured else []
+        measured = self.budget is not None and self.budget.measured
+        spent = ["trainer.max_epochs", "trainer.limit_train_batches", WARMUP] if measured else []
         return [*self.may_differ, *tuned, *spent]
 
 

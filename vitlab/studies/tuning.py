@@ -1,7 +1,4 @@
-"""What a study determines before its runs: the epochs that a budget allows each variant, and the tuned setting.
-
-Both are stored in the study's folder and reused, so that restarting a study continues the same study.
-"""
+"""The setting that a study tunes before its runs, stored in its folder."""
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,17 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vitlab.atomic_files import write_text
-from vitlab.config import Config, flatten, merge
-from vitlab.evaluation.cost import Cost
+from vitlab.config import Config
 from vitlab.experiment.run_directory import shortfalls
 from vitlab.studies.baselines import Images
 from vitlab.studies.execution.local import Outcome
 from vitlab.studies.execution.progress import read_progress
 from vitlab.studies.metric import TOP1, Metric
 from vitlab.studies.statistics.near_ties import choose, error_of_difference
-from vitlab.studies.study import WARMUP, Run, Study, nest, plan_tuning, slug
+from vitlab.studies.study import Run, Study, nest, plan_tuning, slug
 
-Measure = Callable[[Sequence[Run]], tuple[dict[str, Cost], dict[str, str]]]
 Train = Callable[[list[Run]], list[Outcome]]
 
 
@@ -67,54 +62,6 @@ class Choice(NamedTuple):
         """Whether an outermost value is the single best one, so that a better one may lie beyond it."""
         alone = [trial.score for trial in self.trials].count(self.best.score) == 1
         return alone and self.best in (self.trials[0], self.trials[-1])
-
-
-def spend_budget(
-    study: Study, drafts: Sequence[Run], images: Images, measure: Measure, folder: Path
-) -> dict[str, Config]:
-    """Return overrides that set each variant's number of epochs, and scale its warm-up in proportion.
-
-    Args:
-        drafts: One run of each variant, with any number of epochs.
-        measure: Measures the cost of runs; called only if the budget depends on it.
-
-    Raises:
-        ValueError: the budget is below half an epoch, a required cost could not be measured, or the warm-up cannot be
-            scaled because the base does not set the number of epochs.
-    """
-    if study.budget is None or study.budget.kind == "epochs":
-        return {}
-    record = folder / "budget.json"
-    spent_by = {run.variant: {"model": run.config["model"], "data": run.config["data"]} for run in drafts}
-    inputs = {"budget": str(study.budget), "configs": spent_by}
-    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    if {key: known.get(key) for key in inputs} != inputs:
-        costs, failures = measure(drafts) if study.budget.measured else ({}, {})
-        for variant, why in failures.items():
-            raise ValueError(f"{study.path}: {study.budget}: the cost of {variant} could not be measured ({why}).")
-        size = len(images.labels("train"))
-        try:
-            epochs = {run.variant: study.budget.epochs(size, costs.get(run.variant)) for run in drafts}
-        except ValueError as error:
-            raise ValueError(f"{study.path}: {error}") from None
-        known = {**inputs, "epochs": epochs}
-        _write(record, known)
-    return {run.variant: _trained_for(study, run, known["epochs"][run.variant]) for run in drafts}
-
-
-def _trained_for(study: Study, draft: Run, epochs: int) -> Config:
-    """Return the override for another number of epochs, with the warm-up scaled in proportion."""
-    override: Config = {"trainer": {"max_epochs": epochs}}
-    flat = flatten(draft.config)
-    warmup, planned = flat.get(WARMUP), flat.get("trainer.max_epochs")
-    if not warmup:
-        return override
-    if planned is None:
-        raise ValueError(
-            f"{study.path}: budget: {WARMUP} is {warmup}, but trainer.max_epochs is not set,\n"
-            "so the budget cannot scale the warm-up. Set trainer.max_epochs in the base."
-        )
-    return merge(override, nest(WARMUP, warmup * epochs / planned))
 
 
 def refuse_unfit_images(study: Study, metric: Metric, images: Images) -> None:

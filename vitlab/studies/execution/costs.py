@@ -1,22 +1,27 @@
 """The cost of a study's variants, measured in one session in which they take turns.
 
 Each variant has its own process running `benchmark --in_turn`, because peak memory is a property of a process. Taking
-turns exposes all variants to the same disturbances, and the spread between turns shows how large these were. The
-variants are compared with each other, so an interrupted session starts over.
+turns exposes all variants to the same disturbances, and the spread between turns shows how large these were. As many
+processes take a turn together as runs of the study share a device. The variants are compared with each other, so an
+interrupted session starts over.
 """
 
+import math
 import os
 import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from itertools import product
 from pathlib import Path
 
 from vitlab.config import Config, load_yaml
-from vitlab.evaluation.cost import READY, TURNS, Cost, device_for, device_name, doubts
+from vitlab.evaluation.cost import READY, Cost, device_for, device_name, doubts
 from vitlab.studies.execution.local import Allotment, last_lines, signals_as_exit, write_config
 from vitlab.studies.format import clock
 from vitlab.studies.study import Run
+
+TURNS = 6  # of each process at least
 
 
 def measure_costs(
@@ -34,24 +39,26 @@ def measure_costs(
         return known, {}
     failures: dict[str, str] = {}
     with signals_as_exit(), ExitStack() as stack:
-        children: dict[str, _Child] = {}
-        for number, run in enumerate(runs, start=1):
-            print(f"Measuring cost: preparing {run.variant} ({number} of {len(runs)}) …", flush=True)
-            child = stack.enter_context(_Child(run, program, allotment))
-            if child.is_ready():
-                children[run.variant] = child
-            else:
-                failures[run.variant] = child.end()
-        start = time.monotonic()
-        for turn in range(1, TURNS + 1):
-            left = (time.monotonic() - start) / (turn - 1) * (TURNS - turn + 1) if turn > 1 else None
+        copies = math.ceil(allotment.sharing / len(runs))  # of each variant, where fewer would not fill the device
+        children: list[_Child] = []
+        for number, (copy, run) in enumerate(product(range(copies), runs), start=1):
+            print(f"Measuring cost: preparing {run.variant} ({number} of {copies * len(runs)}) …", flush=True)
+            child = stack.enter_context(_Child(run, program, allotment, copy))
+            children += _when_ready([child], failures)
+        start, rounds = time.monotonic(), math.ceil(TURNS / allotment.sharing)
+        for done in range(rounds):
+            left = (time.monotonic() - start) / done * (rounds - done) if done else None
             when = "" if left is None else f", about {clock(left)} left"
-            print(f"Measuring cost: turn {turn} of {TURNS} ({', '.join(children)}){when} …", flush=True)
-            for variant, child in list(children.items()):
-                if not child.take_turn():
-                    failures[variant] = child.end()
-                    del children[variant]
-        failures |= {variant: why for variant, child in children.items() if (why := child.end())}
+            names = ", ".join(dict.fromkeys(child.run.variant for child in children))
+            print(f"Measuring cost: round {done + 1} of {rounds} ({names}){when} …", flush=True)
+            for first in range(len(children)):  # every process takes its turns with all that follow it
+                group = (children[first:] + children[:first])[: allotment.sharing]
+                group = [child for child in group if child.run.variant not in failures]
+                for child in group:
+                    child.begin_turn()
+                _when_ready(group, failures)
+            children = [child for child in children if child.run.variant not in failures]
+        failures |= {child.run.variant: why for child in children if (why := child.end())}
     costs = {run.variant: Cost.read(cost_path(run)) for run in runs if run.variant not in failures}
     for doubt in doubts(costs):
         print(doubt, flush=True)
@@ -66,10 +73,18 @@ def known_costs(runs: Sequence[Run]) -> tuple[dict[str, Cost], dict[str, str]]:
         device = device_name(device_for(run.config.get("trainer", {}).get("accelerator", "auto")))
         with suppress(FileNotFoundError, ValueError):  # never measured, or by an older version
             cost = Cost.read(cost_path(run))
-            if cost.device == device and _costly(load_yaml(config)) == _costly(run.config):
+            if cost.device == device and costly(load_yaml(config)) == costly(run.config):
                 costs[run.variant] = cost
     reason = "it has not been measured on this machine"
     return costs, {run.variant: reason for run in runs if run.variant not in costs}
+
+
+def _when_ready(children: Sequence["_Child"], failures: dict[str, str]) -> list["_Child"]:
+    """Wait for each process, add to `failures` why one ended instead, and return the others."""
+    for child in children:
+        if not child.is_ready():
+            failures.setdefault(child.run.variant, child.end())
+    return [child for child in children if child.run.variant not in failures]
 
 
 def cost_path(run: Run) -> Path:
@@ -77,23 +92,35 @@ def cost_path(run: Run) -> Path:
     return run.folder / "cost.json"
 
 
-def _costly(config: Config) -> Config:
-    """Return the part of a configuration that a cost depends on."""
-    trainer = {key: value for key, value in config.get("trainer", {}).items() if key != "max_epochs"}
-    return {"model": config["model"], "data": config["data"], "trainer": trainer}
+def costly(config: Config) -> Config:
+    """Return the part of a configuration that a cost depends on: neither the length of a run nor its schedule."""
+    model, trainer, run = config["model"], config.get("trainer", {}), config.get("run", {})
+    arguments = {key: value for key, value in model["init_args"].items() if key != "schedule"}
+    return {
+        "model": {**model, "init_args": arguments},
+        "data": config["data"],
+        "trainer": {k: value for k, value in trainer.items() if k not in ("max_epochs", "limit_train_batches")},
+        "compile": run.get("compile", False),
+    }
 
 
 class _Child:
-    """A process that measures on request; killed at the end of the `with` block."""
+    """A process that measures on request; killed at the end of the `with` block.
 
-    def __init__(self, run: Run, program: Sequence[str], allotment: Allotment) -> None:
-        self.cost_path, config = cost_path(run), run.folder / "cost-config.yaml"
+    Args:
+        copy: 0, or the number of another process of the variant, which only takes part so that enough do.
+    """
+
+    def __init__(self, run: Run, program: Sequence[str], allotment: Allotment, copy: int) -> None:
+        name = f"cost-{copy}" if copy else "cost"
+        self.run, self.cost_path, config = run, run.folder / f"{name}.json", run.folder / "cost-config.yaml"
         self.cost_path.unlink(missing_ok=True)
         write_config(config, run.config)
-        self.log_path = run.folder / "cost.log"
+        self.log_path = run.folder / f"{name}.log"
         self.log = self.log_path.open("w", encoding="utf-8")
+        together = ["--in_turn", str(allotment.sharing)]
         self.process = subprocess.Popen(
-            [*program, "benchmark", "--config", str(config), "--json", str(self.cost_path), "--in_turn"],
+            [*program, "benchmark", "--config", str(config), "--json", str(self.cost_path), *together],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -118,13 +145,12 @@ class _Child:
             self._note(line)
         return False
 
-    def take_turn(self) -> bool:
-        """Let it measure; False if it ended instead."""
+    def begin_turn(self) -> None:
+        """Let it measure; afterwards it is ready again."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
             self.process.stdin.write("\n")
             self.process.stdin.flush()
-        return self.is_ready()
 
     def end(self) -> str:
         """Let it write its results; return why it did not, or an empty string."""

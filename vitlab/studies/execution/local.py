@@ -7,6 +7,7 @@ times as long as they compute.
 """
 
 import contextlib
+import math
 import os
 import shlex
 import signal
@@ -42,6 +43,11 @@ class Allotment(NamedTuple):
     jobs: int
     threads: int | None  # None: up to the run
     gpus: list[str]  # as in CUDA_VISIBLE_DEVICES; empty: up to the run
+
+    @property
+    def sharing(self) -> int:
+        """Number of runs that share a device."""
+        return math.ceil(self.jobs / max(1, len(self.gpus)))
 
     def environment(self, slot: int) -> dict[str, str]:
         """Return the environment variables for the run in a slot, 0 <= slot < jobs."""

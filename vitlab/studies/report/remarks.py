@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations, groupby
 
 from vitlab.config import ABSENT
-from vitlab.evaluation.cost import doubts
 from vitlab.studies.execution.local import UNFINISHED
 from vitlab.studies.fairness import kind_of, matters, name_of, own_classes, said
 from vitlab.studies.format import SPACE, clock, counted, percent
 from vitlab.studies.report.beaten import not_beyond_baselines
+from vitlab.studies.report.cost import cost_remarks
 from vitlab.studies.report.tuning import tuning_remarks
 from vitlab.studies.results import StudyResults, VariantResult
 from vitlab.studies.statistics.sequential import error_of_extending
@@ -17,7 +17,6 @@ from vitlab.studies.study import Difference
 
 TRAINING_IMAGES = "training images"
 SHOWN = 4  # settings, runs or studies that a sentence names
-OFF_PLAN = 0.05  # the share of a budget of minutes by which the runs may miss it
 DIFFERENT = 0.01  # the share by which numbers of training images may differ
 
 
@@ -46,8 +45,7 @@ def remarks(results: StudyResults) -> list[str]:
         *_averaged(results),
         *tuning_remarks(results),
         *_environments(results),
-        *doubts(results.costs),
-        *(f"{variant}: its cost could not be measured ({why})." for variant, why in results.cost_failures.items()),
+        *cost_remarks(results),
         *_other_studies(results),
     ]
 
@@ -196,7 +194,7 @@ def _extension(results: StudyResults) -> list[str]:
 
 
 def _off_plan(results: StudyResults) -> list[str]:
-    """Compare what every run spent with the plan: epochs, images, minutes."""
+    """Compare the epochs and images of every run with the plan."""
     lines, budget = [], results.study.budget
     for result in results.ranking:
         short = [run for run in result.runs if run.summary.get("epochs", run.run.epochs) != run.run.epochs]
@@ -212,15 +210,6 @@ def _off_plan(results: StudyResults) -> list[str]:
     if any(max(group) > (1 + DIFFERENT) * min(group) for group in groups):
         each = "; ".join(f"{variant} {_range(images)}" for variant, images in seen.items())
         lines.append(f"The runs did not see equally many training images: {each}.")
-    if budget and budget.kind == "minutes":
-        spent = {result.variant: result.mean("seconds") / 60 for result in results.ranking}
-        missed = [
-            f"{variant} {minutes:.1f}"
-            for variant, minutes in spent.items()
-            if abs(minutes / budget.amount - 1) > OFF_PLAN
-        ]
-        if missed:
-            lines.append(f"The budget is {budget}; on average, the runs took {', '.join(missed)} minutes.")
     return lines
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from vitlab.studies.baselines import Images
-from vitlab.studies.format import NONE, as_yaml, clock, counted, engineering, percent, signed, speed
+from vitlab.studies.format import NONE, as_yaml, clock, counted, percent, signed
+from vitlab.studies.report.cost import cost_section
 from vitlab.studies.report.differences import INTERVAL, differences_section
 from vitlab.studies.report.document import (
     Cell,
@@ -51,7 +52,7 @@ def sections_of(
         Section("Differences", differences_section(results, drawings["differences"])),
         Section("Tuning", tuning_section(results)),
         Section("Learning", _learning(results, drawings)),
-        Section("Cost", _cost(results, drawings)),
+        Section("Cost", cost_section(results, drawings)),
         Section("Calibration", [Figure(drawings["calibration"], CALIBRATION)] if one_class else []),
         Section("Robustness", _robustness(results, robustness, drawings, folder) if robustness else []),
         Section("Classes", _classes(results) if one_class else []),
@@ -163,71 +164,6 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
             "Last and best: of the mean over seeds. Range: maximum minus minimum over seeds at the last epoch. "
             f"Minutes: training time to a validation {metric.label} of {target}{reached}."
         ),
-    ]
-
-
-def _cost(results: StudyResults, drawings: Drawings) -> list[Part]:
-    metric, variants, runs = results.metric, [], []
-    for result in results.ranking:
-        cost, first = results.costs.get(result.variant), result.runs[0]
-        score = metric.text(result.score.mean, results.digits)
-        spent = [str(first.run.epochs), f"{first.images_seen:,}", NONE, clock(result.mean("seconds")), NONE, NONE]
-        if cost is None:
-            variants.append(_row(result, score, "not measured"))
-            runs.append(_row(result, *spent))
-            continue
-        variants.append(
-            _row(
-                result,
-                score,
-                engineering(cost.parameters),
-                engineering(cost.flops),
-                speed(cost.train_images_per_second, cost.train_range),
-                speed(cost.inference_images_per_second, cost.inference_range),
-                engineering(cost.train_peak_bytes, "B"),
-                engineering(cost.inference_peak_bytes, "B"),
-            )
-        )
-        spent[2] = engineering(cost.train_flops * first.images_seen)
-        energy = cost.train_joules_per_image, cost.inference_joules_per_image
-        spent[4:] = ["not available" if joules is None else engineering(joules) for joules in energy]
-        runs.append(_row(result, *spent))
-    speeds_and_memory = ["Training\nimages/s", "Inference\nimages/s", "Peak memory\ntraining", "Peak memory\ninference"]
-    energies = ["Energy, J/image\ntraining", "Energy, J/image\ninference"]
-    return [
-        Figure(
-            drawings[f"{metric.label}_against_cost"],
-            f"Bar: 95 % interval over seeds. Dashed: the Pareto front, variants that no other beats in {metric.label} "
-            "or cost without losing in the other.",
-        ),
-        Table("Cost", ["Variant", metric.column, "Parameters", "FLOPs / image", *speeds_and_memory], variants),
-        Table(
-            "Cost of a run",
-            ["Run of", "Epochs", "Images seen", "Training FLOPs", "Training time", *energies],
-            runs,
-        ),
-        *_how_cost_was_measured(results),
-    ]
-
-
-def _how_cost_was_measured(results: StudyResults) -> list[Part]:
-    if not results.costs:
-        return []
-    costs = list(results.costs.values())
-    first = costs[0]
-    batches = " or ".join(str(size) for size in dict.fromkeys(cost.batch_size for cost in costs))
-    turns = "the variants take turns (in brackets the slowest and the fastest turn); " if first.train_range else ""
-    meter = "; this machine does not report it" if first.train_joules_per_image is None else ""
-    return [
-        Note(
-            f"Measured in one session on {first.device} with {counted(first.threads, 'thread')}, torch {first.torch}, "
-            f"float32, batches of {batches} random images in memory; {turns}at least "
-            f"{min(cost.repetitions for cost in costs)} steps after a warm-up. A training step is forward, backward, "
-            "AdamW. FLOPs are of the forward pass and count a multiply-add as two; halve them for MACs. Training FLOPs "
-            "are of forward and backward passes. Energy is that of the whole device, including other programs"
-            f"{meter}. Training time is the wall-clock time of the runs themselves ({results.allotment}), including "
-            "data loading and validation."
-        )
     ]
 
 

@@ -1,16 +1,16 @@
-"""A few steps of an experiment's own training on noise: its peak memory and its speed.
+"""An experiment's own training on noise: a few steps for its peak memory, or as many as a measurement takes.
 
-The objective, its optimizer, weight averages, gradient clipping and the way from uint8 to views are the experiment's.
-Only the images are noise, so that no data set is needed.
+The objective, its optimizer, weight averages, gradient clipping, the check of each step and the way from uint8 to views
+are the experiment's. Only the images are noise, so that no data set is needed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from vitlab.config import Config, merge
 from vitlab.data import ImageDataModule
@@ -40,8 +40,7 @@ class Noise(LightningDataModule):
         return Batch(images, indices % self.num_classes, indices, epoch=0, first=0, host_indices=indices.numpy().copy())
 
     def train_dataloader(self) -> DataLoader:
-        batches: Any = [self.batch()] * self.number  # a list is a data set
-        return DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
+        return DataLoader(Repeated(self.batch(), self.number), batch_size=None, collate_fn=lambda batch: batch)
 
     def batches(self, split: Split, device: torch.device) -> Iterator[View]:
         """Return nothing to evaluate."""
@@ -49,6 +48,19 @@ class Noise(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> View:
         return self.data.on_after_batch_transfer(batch, dataloader_idx)
+
+
+class Repeated(Dataset[Batch]):
+    """The same batch many times."""
+
+    def __init__(self, batch: Batch, number: int) -> None:
+        self.batch, self.number = batch, number
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.batch
 
 
 class Gauge(Callback):
@@ -102,12 +114,18 @@ class Gauge(Callback):
 
 
 def train_on_noise(
-    objective: LightningModule, data: ImageDataModule, like: Trainer, accumulate: int, steps: int
+    objective: LightningModule,
+    data: ImageDataModule,
+    like: Trainer,
+    accumulate: int,
+    steps: int,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainingCost:
     """Train for two or more optimizer steps of `accumulate` batches each.
 
     Args:
         like: The experiment's trainer, whose precision, device, clipping and epochs are used.
+        callbacks: Take part before the gauge of memory.
     """
     gauge = Gauge()
     trainer = Trainer(
@@ -120,7 +138,7 @@ def train_on_noise(
         max_epochs=like.max_epochs,
         max_steps=steps,
         limit_val_batches=0,
-        callbacks=[gauge],
+        callbacks=[*callbacks, gauge],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -129,6 +147,21 @@ def train_on_noise(
     )
     trainer.fit(objective, datamodule=Noise(data, steps * accumulate))
     return gauge.read(data.batch_size)
+
+
+def on_noise(config: Config, changes: Config | None = None) -> Experiment:
+    """Return an experiment whose objective trains on noise: it asks for no stored weights, no cache and no classes.
+
+    Args:
+        changes: To the configuration.
+    """
+    arguments: Config = {"init_from": None}  # the values of weights take no memory and no time
+    if "teacher" in config["model"]["init_args"]:
+        arguments["teacher"] = {"weights": None, "cache": None}
+    experiment = Experiment(merge(merge(config, {"model": {"init_args": arguments}}), changes or {}))
+    if isinstance(experiment.objective, Distillation):  # noise has no classes to recognize
+        experiment.objective.teacher.examine = lambda batches: None  # type: ignore[method-assign]
+    return experiment
 
 
 def trial(
@@ -147,15 +180,11 @@ def trial(
     """
     if limit is None:
         map_tensors()
-    arguments: Config = {"init_from": None}  # the values of weights take no memory
+    changes: Config = {"data": {"init_args": {"batch_size": batch_size}}}
     if grad_checkpointing is not None:
-        arguments["backbone"] = {"init_args": {"grad_checkpointing": grad_checkpointing}}
-    if "teacher" in config["model"]["init_args"]:
-        arguments["teacher"] = {"weights": None, "cache": None}
-    changes = {"model": {"init_args": arguments}, "data": {"init_args": {"batch_size": batch_size}}}
-    experiment = Experiment(merge(config, changes))
-    if isinstance(experiment.objective, Distillation):  # noise has no classes to recognize
-        experiment.objective.teacher.examine = lambda batches: None  # type: ignore[method-assign]
+        checkpointed = {"backbone": {"init_args": {"grad_checkpointing": grad_checkpointing}}}
+        changes["model"] = {"init_args": checkpointed}
+    experiment = on_noise(config, changes)
     if limit is not None:
         cap_memory(limit, experiment.trainer.strategy.root_device)
         hold_freed_memory()  # from the first step on, as in a run

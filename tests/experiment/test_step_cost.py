@@ -1,0 +1,102 @@
+"""The cost of an experiment is that of its own training step."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import EXPERIMENTS
+from vitlab.config import Config
+from vitlab.evaluation.cost import Cost
+from vitlab.evaluation.flops import flops_of
+from vitlab.experiment import step_cost
+from vitlab.experiment.experiment import Experiment
+from vitlab.experiment.noise_training import Noise, on_noise
+from vitlab.experiment.step_cost import Turns, measure
+from vitlab.objectives import Distillation
+
+Tiny = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_cost, "SECONDS", 0.02)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def cost_of(*sources: Path | str | Config, turns: int = 2) -> Cost:
+    return measure(Experiment(*sources).config, iter(range(turns)))
+
+
+@pytest.mark.filterwarnings("ignore")  # of training on noise
+@pytest.mark.parametrize("files", ["mae_digits", "distillation_digits/base distillation_digits/hard", "dino_digits"])
+def test_flops_are_those_of_the_objective_with_its_decoder_and_teacher(files: str) -> None:
+    sources = [EXPERIMENTS / f"{name}.yaml" for name in files.split()]
+    experiment = on_noise(Experiment(*sources).config, {"data": {"init_args": {"batch_size": 4}}})
+    objective, data = experiment.objective, experiment.data
+    found = cost_of(*sources, {"data": {"init_args": {"batch_size": 4}}})
+    if isinstance(objective, Distillation):
+        objective.teacher.prepare(torch.device("cpu"), data.mean, data.std)
+    views, labels = data.on_after_batch_transfer(Noise(data, 1).batch(), 0)
+    own = flops_of(lambda: objective.loss(views, labels).backward())
+    assert found.train_flops == pytest.approx(own / 4, rel=0.01)
+    alone = flops_of(lambda: objective.backbone(views[0]).sum().backward())
+    assert own != pytest.approx(alone, rel=0.2)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_rest_is_plausible_and_says_how_it_was_measured(tiny: Tiny) -> None:
+    file = tiny({"data": {"init_args": {"batch_size": 16}}})
+    cost = cost_of(file, turns=3)
+    backbone = Experiment(file).objective.backbone
+    assert cost.parameters == sum(parameter.numel() for parameter in backbone.parameters())
+    assert 2.5 * cost.flops < cost.train_flops < 3.5 * cost.flops
+    for speed, quartiles in (
+        (cost.train_images_per_second, cost.train_quartiles),
+        (cost.inference_images_per_second, cost.inference_quartiles),
+    ):
+        assert quartiles is not None
+        assert 0 < quartiles[0] <= speed <= quartiles[1]
+    assert cost.train_peak_bytes > 4 * 4 * cost.parameters  # weights, gradients and two moments
+    assert cost.inference_peak_bytes >= 4 * cost.parameters
+    assert (cost.batch_size, cost.threads, cost.precision, cost.compiled, cost.processes) == (
+        16,
+        1,
+        "32-true",
+        False,
+        1,
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_precision_clipping_and_accumulation_are_the_experiments(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"precision": "bf16-mixed", "gradient_clip_val": 0.5, "accumulate_grad_batches": 3}
+    seen: dict[str, Any] = {}
+    before = Turns.on_train_start
+
+    def look(self: Turns, trainer: Any, objective: Any) -> None:
+        seen.update({name: getattr(trainer, name) for name in settings})
+        seen["weights"] = {name: value.clone() for name, value in objective.state_dict().items()}
+        seen["turns"], seen["objective"] = self, objective
+        before(self, trainer, objective)
+
+    monkeypatch.setattr(Turns, "on_train_start", look)
+    assert cost_of(tiny({"trainer": settings})).precision == "bf16-mixed"
+    assert {name: seen[name] for name in settings} == settings
+    assert seen["turns"].training.images == 3 * seen["turns"].inference.images
+    now = seen["objective"].state_dict()  # the measurement teaches it nothing
+    assert all(torch.equal(value, now[name]) for name, value in seen["weights"].items())
+
+
+def test_median_and_quartiles_are_over_turns() -> None:
+    timed = step_cost.Timed(images=10, seconds=[1.0, 0.5, 2.0, 0.25, 4.0])  # 10, 20, 5, 40 and 2.5 images/s
+    assert timed.images_per_second == (10.0, (5.0, 20.0))

@@ -1,0 +1,158 @@
+"""What the variants cost, in the report: tables, how it was measured, and where runs and measurement disagree."""
+
+from collections.abc import Mapping
+from statistics import fmean
+
+from vitlab.evaluation.cost import Cost, doubts
+from vitlab.studies.budget import REFUSED
+from vitlab.studies.format import NONE, SPACE, clock, counted, engineering, percent, speed
+from vitlab.studies.report.document import Cell, Figure, Note, Part, Row, Table
+from vitlab.studies.report.figures import Drawing
+from vitlab.studies.results import StudyResults, VariantResult
+
+SLOWER = 0.2  # of the measured images/s, above which another speed of the runs is remarked on
+
+
+def cost_remarks(results: StudyResults) -> list[str]:
+    """List why costs are missing or unreliable, and where the runs contradict them or the budget."""
+    lines = doubts(results.costs)
+    lines += [f"{variant}: its cost could not be measured ({why})." for variant, why in results.cost_failures.items()]
+    apart = []
+    for result in results.ranking:
+        cost, own = results.costs.get(result.variant), speed_of(result)
+        if cost is not None and own is not None and abs(own / cost.train_images_per_second - 1) > SLOWER:
+            change = percent(own / cost.train_images_per_second - 1, 0)
+            waiting = percent(fmean(run.waiting for run in result.runs), 0)
+            apart.append(
+                f"{result.variant} {own:,.0f} instead of {cost.train_images_per_second:,.0f} images/s "
+                f"({change}{SPACE}%; waiting for data: {waiting}{SPACE}% of the time)"
+            )
+    if apart:
+        lines.append(
+            f"The runs trained at another speed than was measured: {'; '.join(apart)}. Trust the speed of the runs, "
+            "and compare variants only if nothing else disturbed them."
+        )
+    budget = results.study.budget
+    for result in results.ranking:
+        share = share_of_budget(result, results)
+        if budget is not None and share is not None and abs(share - 1) > REFUSED:
+            lines.append(f"{result.variant} spent {percent(share, 0)}{SPACE}% of its budget of {budget}.")
+    return lines
+
+
+def speed_of(result: VariantResult) -> float | None:
+    """Return the mean over seeds of the images per second that the runs logged; None unless all did."""
+    speeds = [run.images_per_second for run in result.runs]
+    known = [each for each in speeds if each is not None]
+    return fmean(known) if known == speeds else None
+
+
+def flops_of(result: VariantResult, cost: Cost | None) -> float | None:
+    """Return the training FLOPs of a run, mean over seeds: as it counted them, or as they were measured."""
+    per_image = [run.train_flops or (cost.train_flops if cost else None) for run in result.runs]
+    known = [flops * run.images_seen for flops, run in zip(per_image, result.runs, strict=True) if flops]
+    return fmean(known) if len(known) == len(result.runs) else None
+
+
+def share_of_budget(result: VariantResult, results: StudyResults) -> float | None:
+    """Return what the runs of a variant spent over what they were to spend; None unless that was measured."""
+    budget = results.study.budget
+    if budget is None or not budget.measured:
+        return None
+    seconds = budget.kind == "minutes"
+    spent = result.mean("seconds") if seconds else flops_of(result, results.costs.get(result.variant))
+    return None if spent is None else spent / budget.total
+
+
+def cost_section(results: StudyResults, drawings: Mapping[str, Drawing]) -> list[Part]:
+    """Return the figure and the tables of costs, with a note on how they were measured."""
+    metric = results.metric
+    return [
+        Figure(
+            drawings[f"{metric.label}_against_cost"],
+            f"Bar: 95 % interval over seeds. Dashed: the Pareto front, variants that no other beats in {metric.label} "
+            "or cost without losing in the other.",
+        ),
+        _table_of_variants(results),
+        _table_of_runs(results),
+        *_how_it_was_measured(results),
+    ]
+
+
+def _table_of_variants(results: StudyResults) -> Table:
+    rows = []
+    for result in results.ranking:
+        cost, own = results.costs.get(result.variant), speed_of(result)
+        score = results.metric.text(result.score.mean, results.digits)
+        in_runs = NONE if own is None else f"{own:,.0f}"
+        if cost is None:
+            rows.append(_row(result, score, "not measured", NONE, NONE, in_runs))
+            continue
+        rows.append(
+            _row(
+                result,
+                score,
+                engineering(cost.parameters),
+                engineering(cost.flops),
+                speed(cost.train_images_per_second, cost.train_quartiles),
+                in_runs,
+                speed(cost.inference_images_per_second, cost.inference_quartiles),
+                engineering(cost.train_peak_bytes, "B"),
+                engineering(cost.inference_peak_bytes, "B"),
+            )
+        )
+    speeds = ["Training\nimages/s", "In the runs\nimages/s", "Inference\nimages/s"]
+    memory = ["Peak memory\ntraining", "Peak memory\ninference"]
+    return Table("Cost", ["Variant", results.metric.column, "Parameters", "FLOPs / image", *speeds, *memory], rows)
+
+
+def _table_of_runs(results: StudyResults) -> Table:
+    rows, shares = [], {result.variant: share_of_budget(result, results) for result in results.ranking}
+    measured = any(share is not None for share in shares.values())
+    for result in results.ranking:
+        cost, first, share = results.costs.get(result.variant), result.runs[0], shares[result.variant]
+        flops = flops_of(result, cost)
+        energy = (cost.train_joules_per_image, cost.inference_joules_per_image) if cost else ()
+        rows.append(
+            _row(
+                result,
+                str(first.run.epochs),
+                f"{first.images_seen:,}",
+                NONE if flops is None else engineering(flops),
+                clock(result.mean("seconds")),
+                *([NONE if share is None else f"{percent(share, 0)}{SPACE}%"] if measured else []),
+                *("not available" if joules is None else engineering(joules) for joules in energy or (None, None)),
+            )
+        )
+    energies = ["Energy, J/image\ntraining", "Energy, J/image\ninference"]
+    spent = ["Of the budget"] if measured else []
+    columns = ["Run of", "Epochs", "Images seen", "Training FLOPs", "Training time", *spent, *energies]
+    return Table("Cost of a run", columns, rows)
+
+
+def _row(result: VariantResult, *cells: str | Cell) -> Row:
+    return Row(result.variant, cells, result.index)
+
+
+def _how_it_was_measured(results: StudyResults) -> list[Part]:
+    if not results.costs:
+        return []
+    costs = list(results.costs.values())
+    first = costs[0]
+    batches = " or ".join(str(size) for size in dict.fromkeys(cost.batch_size for cost in costs))
+    precisions = " or ".join(dict.fromkeys(cost.precision + ", compiled" * cost.compiled for cost in costs))
+    together = f", {first.processes} processes at a time like the runs" if first.processes > 1 else ""
+    meter = "; this machine does not report it" if first.train_joules_per_image is None else ""
+    return [
+        Note(
+            f"Measured in one session on {first.device} with {counted(first.threads, 'thread')}, torch {first.torch}, "
+            f"{precisions}, batches of {batches} random images in memory. The variants take turns{together}: median, "
+            f"in brackets the quartiles over turns; at least {min(cost.repetitions for cost in costs)} steps after a "
+            "warm-up. A training step is the experiment's own, with objective, teacher, decoder, clipping and "
+            "accumulation as configured. *In the runs*: with loading, without validation and checkpoints; median over "
+            "epochs after the first. FLOPs per image are of the forward pass of inference and count a multiply-add as "
+            "two; halve them for MACs. Training FLOPs are of whole training steps. Energy is that of the whole device, "
+            f"including other programs{meter}. Training time is the wall-clock time of the runs themselves "
+            f"({results.allotment}), including data loading and validation."
+        )
+    ]

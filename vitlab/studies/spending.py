@@ -1,0 +1,141 @@
+"""The length of training that a study's budget buys each variant.
+
+It is stored in the study's folder and reused, so that restarting a study continues the same study.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitlab.atomic_files import write_text
+from vitlab.config import Config, flatten, merge
+from vitlab.evaluation.cost import Cost
+from vitlab.studies.baselines import Images
+from vitlab.studies.budget import Budget, Epoch, Length, Pace
+from vitlab.studies.execution.costs import costly
+from vitlab.studies.execution.rehearsal import FOLDER, Train, rehearse
+from vitlab.studies.study import WARMUP, Run, Study, nest
+
+Measure = Callable[[Sequence[Run]], tuple[dict[str, Cost], dict[str, str]]]
+
+
+def spend_budget(
+    study: Study, drafts: Sequence[Run], images: Images, measure: Measure, train: Train, jobs: int, folder: Path
+) -> dict[str, Config]:
+    """Return overrides that set each variant's length, and scale its warm-up in proportion.
+
+    Args:
+        drafts: One run of each variant, of any length.
+        measure: Measures the cost of runs; called only for a budget in FLOPs.
+        train: Trains rehearsals; called only for a budget in minutes.
+        jobs: Parallel runs of the study.
+
+    Raises:
+        ValueError: the budget is below half an epoch, a required cost could not be measured, or the warm-up cannot be
+            scaled because the base does not set the number of epochs.
+    """
+    budget = study.budget
+    if budget is None or budget.kind == "epochs":
+        return {}
+    for run in drafts:
+        _refuse_unknown_warmup(study, run)
+    record = folder / "budget.json"
+    inputs = {"budget": str(budget), "jobs": study.jobs, "configs": {run.variant: costly(run.config) for run in drafts}}
+    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    if not _fits(known, inputs):
+        epochs = {run.variant: epoch_of(run.config, len(images.labels("train"))) for run in drafts}
+        try:
+            paces = _paces(budget, drafts, epochs, measure, train, jobs, folder)
+            lengths = {variant: budget.length(pace, epochs[variant]) for variant, pace in paces.items()}
+        except ValueError as error:
+            raise ValueError(f"{study.path}: {error}") from None
+        known = {
+            **inputs,
+            "pace": {variant: pace._asdict() for variant, pace in paces.items()},
+            "epochs": {variant: length.epochs for variant, length in lengths.items()},
+            "batches": {variant: length.batches for variant, length in lengths.items()},
+        }
+        write_text(record, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    batches = known.get("batches", {})
+    return {
+        run.variant: _trained_for(run, Length(known["epochs"][run.variant], batches.get(run.variant))) for run in drafts
+    }
+
+
+def epoch_of(config: Config, images: int) -> Epoch:
+    """Return an epoch of a training split of so many images, which leaves out those that fill no optimizer step."""
+    trainer = config.get("trainer", {})
+    processes = (trainer.get("num_nodes") or 1) * _devices(trainer.get("devices"))
+    batch, step = processes * config["data"]["init_args"]["batch_size"], trainer.get("accumulate_grad_batches") or 1
+    batches, limit = images // (batch * step) * step, trainer.get("limit_train_batches")
+    if limit is not None:
+        batches = min(batches, limit) if type(limit) is int else int(limit * batches)
+    return Epoch(max(batches, step), batch, step)
+
+
+def _devices(setting: Any) -> int:
+    """Return the number of devices of a run; with `auto`, a study gives it one."""
+    if isinstance(setting, list):
+        return len(setting)
+    if str(setting) == "-1":
+        return max(1, torch.cuda.device_count())
+    return int(setting) if str(setting).isdigit() else 1
+
+
+def _paces(
+    budget: Budget,
+    drafts: Sequence[Run],
+    epochs: Mapping[str, Epoch],
+    measure: Measure,
+    train: Train,
+    jobs: int,
+    folder: Path,
+) -> dict[str, Pace]:
+    """Return the pace of each variant in the unit of the budget."""
+    if budget.kind == "images":
+        return {run.variant: Pace(1.0) for run in drafts}
+    if budget.kind == "minutes":
+        print(f"Rehearsing {', '.join(epochs)}: short runs that show the pace for {budget}.", flush=True)
+        images = {variant: epoch.batches * epoch.images for variant, epoch in epochs.items()}
+        return rehearse(drafts, budget.total, images, jobs, folder, train)
+    costs, failures = measure(drafts)
+    for variant, why in failures.items():
+        raise ValueError(f"{budget}: the cost of {variant} could not be measured ({why}).")
+    return {variant: Pace(cost.train_flops) for variant, cost in costs.items()}
+
+
+def _fits(known: Config, inputs: Config) -> bool:
+    """Whether a record is of these inputs; that of an older version has fewer of them."""
+    configs = known.get("configs", {})
+    if configs.keys() != inputs["configs"].keys() or known["budget"] != inputs["budget"]:
+        return False
+    recorded = {variant: costly(config) for variant, config in configs.items()}
+    return known.get("jobs", inputs["jobs"]) == inputs["jobs"] and all(
+        recorded[variant][key] == config[key]
+        for variant, config in inputs["configs"].items()
+        for key in config.keys() & configs[variant].keys()
+    )
+
+
+def _refuse_unknown_warmup(study: Study, draft: Run) -> None:
+    """Raise ValueError for a warm-up that has no share of the epochs."""
+    flat = flatten(draft.config)
+    if flat.get(WARMUP) and flat.get("trainer.max_epochs") is None:
+        raise ValueError(
+            f"{study.path}: budget: {WARMUP} is {flat[WARMUP]}, but trainer.max_epochs is not set,\n"
+            "so the budget cannot scale the warm-up. Set trainer.max_epochs in the base."
+        )
+
+
+def _trained_for(draft: Run, length: Length) -> Config:
+    """Return the override for another length, with the warm-up scaled in proportion."""
+    override: Config = {"trainer": {"max_epochs": length.epochs}}
+    if length.batches is not None:
+        override["trainer"]["limit_train_batches"] = length.batches
+    warmup = flatten(draft.config).get(WARMUP)
+    return merge(override, nest(WARMUP, warmup * length.epochs / draft.epochs)) if warmup else override
