@@ -271,7 +271,8 @@ def test_the_report_marks_values_that_tuning_does_not_tell_apart() -> None:
     sentence, remarks, section = told([Choice("A", trials(0.8, 0.9, 0.7), TOP1, 1, 0.01, b.seeds), b])
     assert sentence == ["All variants are compared with lr 0.2, as tuned; the intervals hold it fixed."]
     assert remarks[1] == (
-        "Tuning does not tell 0.2 and 0.4 apart for B: its best values are within a standard error (1.0\xa0points)."
+        "Tuning does not tell 0.2 and 0.4 apart for B: its best values are within a standard error (1.0\xa0points). It "
+        "has 0.2 in common with others."
     )
     assert r"89.5\xa0≈" in section
     assert r"90.0\xa0≈" in section

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from vitlab.studies.format import NONE, SPACE, as_yaml
-from vitlab.studies.report.document import Cell, Note, Part, Row, Table
+from vitlab.studies.report.document import Cell, Heading, Note, Part, Row, Table
 from vitlab.studies.results import StudyResults
 from vitlab.studies.tuning import Choice, Trial
 
@@ -39,7 +39,9 @@ def tuning_section(results: StudyResults) -> list[Part]:
         rows = [Row(f"{c.variant}, seed {c.seed}", _scores(c, results)) for c in choices]
         rows.sort(key=lambda row: list(results.study.variants).index(row.head.rpartition(", seed ")[0]))
         return [
+            Heading("Chosen values by seed"),
             _chosen_by_seed(results),
+            Heading("Scores of the tuning runs"),
             Table("Tuning", columns, rows),
             Note(
                 f"Validation {metric.label} after the last epoch{unit}, of each seed's own tuning runs. {fair} Bold: "
@@ -122,14 +124,16 @@ def _remarks_on(variant: str, choices: list[Choice], results: StudyResults) -> l
     if at_the_edge:
         best = _values(choice.best for choice in at_the_edge)
         lines.append(f"The best value for {variant}, {best}, is at the edge of those tried{with_seeds(at_the_edge)}.")
-    near = [choice for choice in choices if len(choice.ties) > 1]
-    if near:
-        values = _values(trial for choice in near for trial in choice.ties)
-        error = results.metric.difference(max(choice.error for choice in near), results.digits)
-        lines.append(
-            f"Tuning does not tell {values} apart for {variant}: its best values are within a standard error ({error})"
-            f"{with_seeds(near)}."
-        )
+    for choice in choices:
+        if len(choice.ties) > 1 and choice.seed is None:  # within seeds, the intervals include this noise
+            error = results.metric.difference(choice.error, results.digits)
+            shared = (
+                f" It has {as_yaml(choice.chosen.value)} in common with others." if choice.chosen != choice.best else ""
+            )
+            lines.append(
+                f"Tuning does not tell {_values(choice.ties)} apart for {variant}: its best values are within a "
+                f"standard error ({error}).{shared}"
+            )
     return lines
 
 
