@@ -118,7 +118,7 @@ def row(setting: Setting, pilots: int) -> dict[str, object]:
         "range holds truth": f"{np.mean(inside):.1%}",
         "median range": f"{middle(lambda r: r.low)} to {middle(lambda r: r.high)}",
         "enough at the upper end": f"{np.mean(enough):.0%}",
-        "power of the truth": "–" if truth.images else f"{power(setting, wanted.point, pilots // 4):.0%}",
+        "power at the truth": "–" if truth.images else f"{power(setting, wanted.point, pilots // 4):.0%}",
         "images asked for": f"{np.mean([answer.images is not None for answer in answers]):.1%}",
     }
 

@@ -7,10 +7,10 @@ from vitlab.studies.execution.local import allot
 from vitlab.studies.format import SPACE, counted, duration
 from vitlab.studies.report.remarks import objections
 from vitlab.studies.results import Pair, StudyResults
-from vitlab.studies.statistics.power import MOST_SEEDS, Need, detectable, need
+from vitlab.studies.statistics.power import MOST_SEEDS, Need, Pilot, detectable, need
 
 MANY_SEEDS = 10  # of each variant, from which "undecided" says what is excluded
-Z95 = 1.96
+Z95 = 1.96  # standard errors in half of a 95 % interval
 
 
 def verdict(results: StudyResults) -> str:
@@ -69,13 +69,10 @@ def conclusion(results: StudyResults) -> str:
 
 
 def outlooks(results: StudyResults) -> list[str]:
-    """List what the study could find, and what would settle the leads of the first variant that are open."""
+    """List what is excluded, what would settle the leads that are open, and what the study could have found."""
     pilot, metric = results.pilot, results.metric
-    unsettled = [
-        pair
-        for pair in results.pairs
-        if pair.better is results.ranking[0] and pair.difference and not pair.settled and not pair.equal
-    ]
+    leads = [pair for pair in results.pairs if pair.better is results.ranking[0] and pair.difference]
+    unsettled = [pair for pair in leads if not pair.settled and not pair.equal]
     if not unsettled or pilot is None:
         return []
     seeds = min(len(result.runs) for pair in unsettled for result in (pair.better, pair.worse))
@@ -86,22 +83,31 @@ def outlooks(results: StudyResults) -> list[str]:
         lines.append(f"Undecided after {counted(seeds, 'seed')}; a true difference above {possible} is excluded.")
     small = results.margin or round_size(max(min(pair.lead for pair in unsettled), found / 20))
     large = max(round_size(detectable(pilot, 2 * seeds)), round_size(1.5 * small))
-    needs = {size: need(pilot, size) for size in (small, large)}
-    lines += [
-        f"More seeds alone will not settle a lead of {metric.size(size)}: the choice of "
-        f"{counted(pilot.test_images, 'test image')} moves it by ±{SPACE}"
-        f"{metric.text(moved_by_images(pilot.point.images), results.digits)}. It takes {required(needed)}."
-        for size, needed in needs.items()
-        if needed.images
-    ]
-    if plans := {size: needed for size, needed in needs.items() if not needed.images}:
-        (size, needed), *more = plans.items()
-        line = f"To settle a true lead of {metric.size(size)} here, plan {required(needed)} ({_time(needed, results)})"
-        lines.append("; ".join([line, *(f"of {metric.size(size)}, {needed.seeds}" for size, needed in more)]) + ".")
-    lines.append(
+    return [
+        *lines,
+        *_what_settles(pilot, (small, large), results),
         f"This study would have found a true difference of {metric.difference(found, results.digits)} in 4 of 5 "
-        "repetitions; smaller ones may have been missed."
-    )
+        "repetitions; smaller ones may have been missed.",
+    ]
+
+
+def _what_settles(pilot: Pilot, sizes: Sequence[float], results: StudyResults) -> list[str]:
+    """Return the seeds and the time, or the test images, that leads of some sizes take."""
+    metric, plans, lines = results.metric, [], []
+    for size in sizes:
+        needed = need(pilot, size)
+        if needed.images is None:
+            plans.append((size, needed))
+            continue
+        moved = metric.text(moved_by_images(pilot.point.images), results.digits)
+        lines.append(
+            f"More seeds alone will not settle a lead of {metric.size(size)}: the choice of "
+            f"{counted(pilot.test_images, 'test image')} moves it by ±{SPACE}{moved}. It takes {required(needed)}."
+        )
+    if plans:
+        (size, needed), *more = plans
+        plan = f"To settle a true lead of {metric.size(size)} here, plan {required(needed)} ({_time(needed, results)})"
+        lines.append("; ".join([plan, *(f"of {metric.size(size)}, {needed.seeds}" for size, needed in more)]) + ".")
     return lines
 
 
