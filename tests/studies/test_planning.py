@@ -167,6 +167,8 @@ def test_unfinished_and_cut_short_runs_are_no_pilot(finished: Path, tmp_path: Pa
     (folder / "b" / "seed-3" / "summary.json").unlink()
     (folder / "a" / "seed-2" / "summary.json").write_text('{"partial": ["tested on 184 of 597 images"]}')
     assert [run.folder.name for run in read_past(folder, TOP1)] == ["a", "a", "b", "b"]
+    (folder / "a" / "seed-1" / "predictions.parquet").write_bytes(b"damaged")
+    assert [run.folder.name for run in read_past(folder, TOP1)] == ["a", "b", "b"]
 
 
 def test_seeds_alone_may_not_help(finished: Path, tmp_path: Path) -> None:

@@ -185,29 +185,32 @@ def read_past(
         variants: Folders to read; None: all.
         without: Run directories to leave out.
     """
-    runs, tested = [], []
+    read = []
     for directory in sorted(folder.glob("*/seed-*")):
         name = directory.parent.name
-        if name in RESERVED_SLUGS or (variants is not None and name not in variants) or shortfalls(directory):
-            continue
-        if directory in (without or ()):
-            continue
-        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-        try:
-            if metric.is_accuracy:
-                predictions = read_predictions(directory / "predictions.parquet")
-                outcome = correct(predictions.logits, predictions.labels)
-                tested.append((tuple(predictions.images), predictions.labels.tobytes()))
-            else:
-                outcome = np.array([metric.sign * summary["metrics"][f"test/{metric.name}"]])
-                tested.append(((), b""))
-        except (OSError, KeyError):  # a run without a test, or by another metric
-            continue
-        size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
-        seconds, seen = float(summary["seconds"]), int(summary["images_seen"])
-        runs.append(PastRun(directory.parent, outcome, seconds, seen, size))
-    usual = Counter(tested).most_common(1)[0][0] if tested else None
-    return [run for run, images in zip(runs, tested, strict=True) if images == usual]
+        wanted = name not in RESERVED_SLUGS if variants is None else name in variants
+        if wanted and directory not in (without or ()) and not shortfalls(directory):
+            with suppress(OSError, ValueError, KeyError):  # without a test, by another metric, not finite, damaged
+                read.append(_read(directory, metric))
+    usual = Counter(tested for _, tested in read).most_common(1)
+    return [run for run, tested in read if tested == usual[0][0]]
+
+
+def _read(directory: Path, metric: Metric) -> tuple[PastRun, object]:
+    """Return a run, and what it was tested on."""
+    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    tested: object = None
+    if metric.is_accuracy:
+        predictions = read_predictions(directory / "predictions.parquet")
+        values, outcome = predictions.logits, correct(predictions.logits, predictions.labels)
+        tested = tuple(predictions.images), predictions.labels.tobytes()
+    else:
+        values = outcome = np.array([metric.sign * summary["metrics"][f"test/{metric.name}"]])
+    if not np.isfinite(values).all():
+        raise ValueError(f"{directory}: its results are not finite numbers.")
+    size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    run = PastRun(directory.parent, outcome, float(summary["seconds"]), int(summary["images_seen"]), size)
+    return run, tested
 
 
 def _others(pilot: Path, root: Path, metric: Metric) -> list[PastRun]:
