@@ -60,6 +60,7 @@ def test_the_rest_is_plausible_and_says_how_it_was_measured(tiny: Tiny) -> None:
     backbone = Experiment(file).objective.backbone
     assert cost.parameters == sum(parameter.numel() for parameter in backbone.parameters())
     assert 2.5 * cost.flops < cost.train_flops < 3.5 * cost.flops
+    assert cost.train_forward_flops == cost.flops
     for speed, quartiles in (
         (cost.train_images_per_second, cost.train_quartiles),
         (cost.inference_images_per_second, cost.inference_quartiles),

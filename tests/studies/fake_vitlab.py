@@ -96,6 +96,7 @@ def benchmark(config: dict, out: Path, together: int) -> None:
         "parameters": int(96_000 * size),
         "flops": int(7_400_000 * size),
         "train_flops": flops,
+        "train_forward_flops": int(7_400_000 * size),
         "train_images_per_second": speed,
         "inference_images_per_second": 8_900 / size,
         "train_peak_bytes": int(41_000_000 * size),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fake_study import results, right
 
+from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import Predictions
 from vitlab.studies.budget import Budget
 from vitlab.studies.duplicates import Duplicates
@@ -322,6 +323,16 @@ def test_a_class_of_the_users_own_is_named_with_its_file_and_hash() -> None:
     )
     (unknown,) = remarks(each(environments(Swin={}, ViT={}), own))
     assert "mine.Shifted (its code was not recorded)" in unknown
+
+
+def test_a_model_that_does_more_at_test_time_than_in_training_is_named() -> None:
+    cost = Cost(1, 300, 300, 45.0, 90.0, 1, 1, None, None, 64, 30, "a CPU", 1, "2.15", train_forward_flops=100)
+    costs = {"Swin": cost, "ViT": dataclasses.replace(cost, flops=100)}
+    (remark,) = remarks(results(AHEAD, costs=costs))
+    assert remark == (
+        "A forward pass of Swin takes 3.0 times as many FLOPs at test as in training, as one that averages several "
+        "views of an image."
+    )
 
 
 def test_a_run_that_continued_with_other_code_is_named() -> None:

@@ -28,9 +28,10 @@ class Cost:
     A training step is all that the objective does in one, decoder, teacher and averages included, in the experiment's
     precision, with its optimizer, clipping and accumulation. `flops` are of one image's forward pass, `train_flops` of
     a training step per image, without what gradient checkpointing repeats; two per multiply-add (papers on vision
-    models usually count one and call it FLOPs, or MACs). Peak memory while training is that of all tensors; on a CPU
-    inference is charged with the growth of the process. Joules are of the whole device; None if it has no meter
-    (`energy`).
+    models usually count one and call it FLOPs, or MACs). `train_forward_flops`, of the backbone's forward pass in
+    training, are fewer than `flops` where a model averages several views at test time. Peak memory while training is
+    that of all tensors; on a CPU inference is charged with the growth of the process. Joules are of the whole device;
+    None if it has no meter (`energy`).
 
     Images per second are of the median turn, the quartiles are over turns. `processes` worked on the device at once,
     as many as the study's runs do. `others` is the number of `cores` that other programs used meanwhile; None on a GPU,
@@ -58,6 +59,7 @@ class Cost:
     precision: str = "32-true"
     compiled: bool = False
     processes: int = 1
+    train_forward_flops: int | None = None
 
     @property
     def disturbed(self) -> bool:
@@ -132,3 +134,10 @@ def count_flops(model: nn.Module, image: Tensor) -> int:
     model.eval()
     with torch.no_grad():
         return flops_of(lambda: model(image))
+
+
+def count_flops_in_training(model: nn.Module, images: Tensor) -> int:
+    """Count the FLOPs per image of a forward pass in training, of two images or more, as batch norm needs."""
+    model.train()
+    with torch.no_grad():
+        return flops_of(lambda: model(images)) // len(images)

@@ -16,7 +16,7 @@ from torch import Tensor
 from vitlab.config import Config
 from vitlab.evaluation.allocator import map_tensors
 from vitlab.evaluation.busy_cores import OtherPrograms
-from vitlab.evaluation.cost import Cost, count_flops, device_name
+from vitlab.evaluation.cost import Cost, count_flops, count_flops_in_training, device_name
 from vitlab.evaluation.energy import meter_for
 from vitlab.evaluation.flops import clock_for, wait_for
 from vitlab.evaluation.memory import PeakMemory
@@ -155,6 +155,7 @@ def measure(config: Config, turns: Iterator[object], processes: int = 1) -> Cost
     images = torch.randn(data.batch_size, data.in_chans, data.image_size, data.image_size)
     training = objective.encoder.training
     flops = count_flops(objective.encoder, images[:1])
+    forward_flops = count_flops_in_training(objective.backbone, images[:1].expand(2, -1, -1, -1))
     objective.encoder.train(training)
     if experiment.config["run"]["compile"]:
         objective.compile_parts()
@@ -187,4 +188,5 @@ def measure(config: Config, turns: Iterator[object], processes: int = 1) -> Cost
         precision=str(like.precision),
         compiled=bool(experiment.config["run"]["compile"]),
         processes=processes,
+        train_forward_flops=forward_flops,
     )

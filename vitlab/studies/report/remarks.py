@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations, groupby
 
 from vitlab.config import ABSENT
+from vitlab.evaluation.cost import Cost
 from vitlab.studies.execution.local import UNFINISHED
 from vitlab.studies.fairness import kind_of, matters, name_of, own_classes, said
 from vitlab.studies.format import SPACE, clock, counted, percent
@@ -17,6 +18,7 @@ from vitlab.studies.study import Difference
 
 TRAINING_IMAGES = "training images"
 SHOWN = 4  # settings, runs or studies that a sentence names
+TEST_TIME = 1.2  # times the FLOPs of a training forward that a forward pass at test may cost
 DIFFERENT = 0.01  # the share by which numbers of training images may differ
 
 
@@ -41,6 +43,7 @@ def remarks(results: StudyResults) -> list[str]:
         *_declared(results),
         *_weights(results),
         *_own_code(results),
+        *_test_time(results.costs),
         *_off_plan(results),
         *_averaged(results),
         *tuning_remarks(results),
@@ -325,6 +328,18 @@ def _own_code(results: StudyResults) -> list[str]:
         "not checked."
         for path, variants in users.items()
     ]
+
+
+def _test_time(costs: dict[str, Cost]) -> list[str]:
+    lines = []
+    for variant, cost in costs.items():
+        training = cost.train_forward_flops
+        if training and cost.flops > TEST_TIME * training:
+            lines.append(
+                f"A forward pass of {variant} takes {cost.flops / training:.1f} times as many FLOPs at test as in "
+                "training, as one that averages several views of an image."
+            )
+    return lines
 
 
 # ---- images
