@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import fake_vitlab
+import numpy as np
 import pytest
 import yaml
 from fake_study import FAKE_PROGRAM, Digits, variant
@@ -12,7 +13,7 @@ from fake_study import FAKE_PROGRAM, Digits, variant
 from vitlab.studies.compare import compare, results_of
 from vitlab.studies.fairness import kind_of, matters, name_of, own_classes, weights_of
 from vitlab.studies.report.remarks import objections, remarks
-from vitlab.studies.study import plan, plan_tuning, read_study
+from vitlab.studies.study import Run, plan, plan_tuning, read_study
 
 Write = Callable[..., Path]
 
@@ -206,3 +207,20 @@ def test_the_report_shows_copies_of_training_images_and_prints_them_first(
     assert line in report.read_text().replace("\u00a0", " ")
     printed = capsys.readouterr().out.replace("\u00a0", " ")
     assert printed.index(line) < printed.index("Measuring cost")
+
+
+def test_copies_in_the_data_of_one_variant_alone_are_found(
+    write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def images_of(run: Run) -> Digits:
+        digits = Digits()
+        if run.variant == "Swin":
+            digits.splits["train"] = np.concatenate([digits.splits["train"], digits.splits["test"][:7]])
+        return digits
+
+    monkeypatch.setattr("vitlab.studies.compare.images_of", images_of)
+    more = variant(0.965) | {"data": {"init_args": {"root": "more"}}}
+    study = write_study(variants={"ViT": variant(0.94), "Swin": more}, may_differ=["model", "data"], seeds=[1, 2])
+    text = "\n".join(remarks_on(study, tmp_path))
+    assert "exact copies are also 7 in the train split" in text
+    assert "Declared, but not architecture: root (data)" in text

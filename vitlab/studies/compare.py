@@ -16,6 +16,7 @@ from vitlab.studies.execution.export_jobs import Engine
 from vitlab.studies.execution.local import UNFINISHED, Allotment, Outcome, allot, is_finished, refuse_conflicts, run_all
 from vitlab.studies.execution.progress import Display
 from vitlab.studies.execution.slurm import run_array
+from vitlab.studies.fairness import data_of
 from vitlab.studies.format import counted
 from vitlab.studies.looks import append_look, look_of, read_looks
 from vitlab.studies.outside import outside
@@ -91,9 +92,15 @@ class _Plan:
         return baselines(self.images, self.runs[0].config["data"], self.folder / "baselines.json")
 
     @cached_property
-    def duplicates(self) -> Duplicates:
-        """The test images that are also training or validation images."""
-        return duplicates(self.images, self.runs[0].config["data"], self.folder / "duplicates.json")
+    def duplicates(self) -> list[Duplicates]:
+        """The test images that are also training or validation images, of each data set of the variants."""
+        cache = self.folder / "copies.json"
+        found = [duplicates(partial(self.images_of, run), data_of(run.config), cache) for run in self.first_runs()]
+        return [each for index, each in enumerate(found) if each not in found[:index]]
+
+    def images_of(self, run: Run) -> Images:
+        """Return the images of a run; those of most variants are the study's."""
+        return self.images if data_of(run.config) == data_of(self.runs[0].config) else images_of(run)
 
     def first_runs(self) -> list[Run]:
         return first_runs(self.study, self.runs)
@@ -201,7 +208,7 @@ def compare(
     executor = None if cluster is None else cluster(study.name, planned.folder)
     if lines := planned.baselines:  # before the first run, so that broken images are detected here
         print(f"Baselines: majority class {lines.majority:.1%}, k-NN on raw pixels {lines.knn:.1%}.", flush=True)
-    if leaked := str(planned.duplicates):
+    for leaked in filter(None, map(str, planned.duplicates)):
         print(leaked, flush=True)
     size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}"
     print(f"{study.name}: {size}; {planned.allotment}.", flush=True)

@@ -4,6 +4,7 @@ A model may know them by heart, so they inflate its accuracy. Only exact copies 
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,14 +42,19 @@ class Duplicates(NamedTuple):
         return " ".join(lines)
 
 
-def duplicates(images: Images, data: Config, cache: Path) -> Duplicates:
-    """Return the copies in a data set, from the cache if that has the same `data` section."""
-    if cache.is_file():
-        known = json.loads(cache.read_text(encoding="utf-8"))
-        if known["data"] == data:
-            return Duplicates(**known["duplicates"])
-    found = _find(images)
-    write_text(cache, json.dumps({"data": data, "duplicates": found._asdict()}, indent=2, ensure_ascii=False) + "\n")
+def duplicates(images: Callable[[], Images], data: Config, cache: Path) -> Duplicates:
+    """Return the copies in a data set, from the cache if that has these settings.
+
+    Args:
+        data: The settings that choose the images.
+    """
+    known = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else []
+    for record in known:
+        if record["data"] == data:
+            return Duplicates(**record["duplicates"])
+    found = _find(images())
+    known.append({"data": data, "duplicates": found._asdict()})
+    write_text(cache, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
     return found
 
 

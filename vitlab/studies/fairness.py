@@ -37,6 +37,11 @@ def matters(key: str, values: dict[str, Any]) -> bool:
     return not (turned_off and kind_of(key) in ("regularization", "weights")) and not key.startswith(WITHOUT_EFFECT)
 
 
+def data_of(config: Config) -> Config:
+    """Return the settings of a configuration that choose its images, and how they look in evaluation."""
+    return {key: value for key, value in flatten(config["data"], "data.").items() if kind_of(key) == "data"}
+
+
 def name_of(key: str) -> str:
     """Return the setting's own name in a key: lr, batch_size, teacher; of a class, what it is a class of."""
     parts = short(key).removesuffix(".class_path").split(".")

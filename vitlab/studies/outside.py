@@ -45,11 +45,11 @@ class Outside:
     compute: list[Compute] = field(default_factory=list)
     trials: Trials = field(default_factory=Trials)
     studies: list[str] = field(default_factory=list)  # others in the same root that used the same test images
-    duplicates: Duplicates | None = None
+    duplicates: list[Duplicates] = field(default_factory=list)  # of each data set
 
 
 def outside(
-    study: Study, runs: Sequence[Run], used: Iterable[Run], folder: Path, metric: Metric, duplicates: Duplicates
+    study: Study, runs: Sequence[Run], used: Iterable[Run], folder: Path, metric: Metric, duplicates: list[Duplicates]
 ) -> Outside:
     """Look beside the runs of a study.
 

@@ -357,9 +357,7 @@ def _leaks(results: StudyResults) -> list[str]:
             f"The {counted(len(results.labels), 'test image')} are also the validation images: {chosen} were selected "
             "on them. Hold out other images for unbiased numbers."
         )
-    if results.outside.duplicates is not None and (text := str(results.outside.duplicates)):
-        lines.append(text)
-    return lines
+    return [*lines, *filter(None, map(str, results.outside.duplicates))]
 
 
 def _other_studies(results: StudyResults) -> list[str]:
