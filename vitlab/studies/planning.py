@@ -119,7 +119,7 @@ class Planned:
         """The seeds at which a study that may stop early is first looked at; one with results has been looked at."""
         if self.study.looks:
             return self.study.looks[0]
-        return max(LEAST_SEEDS, self.seen) if self.seen else LOOK_FROM
+        return max(LEAST_SEEDS, self.seen) if self.seen > 1 else LOOK_FROM
 
     def affordable(self, hours: float) -> int:
         """Return the seeds of each variant that can be trained within some hours."""
