@@ -55,14 +55,14 @@ def test_every_pair_has_its_conclusion() -> None:
     }
     assert said["Swin", "ViT"] == "better (5 seeds each)"
     assert sorted(said.values()) == ["better (3 and 5 seeds)", "better (5 seeds each)", "undecided (3 and 5 seeds)"]
-    assert "p, adjusted for 3 pairs" in "".join(pairs(study).columns).replace(SPACE, " ")
+    assert "p, adjusted for 3 pairs" in "".join(pairs(study).columns).replace(SPACE, " ").replace("\n", " ")
 
 
 def test_a_margin_shows_in_conclusions_chart_and_plans() -> None:
     study = made({"margin": 1.5}, Swin=FIVE, ViT=FIVE[::-1])
     (pair,) = study.pairs
     assert conclusion(pair, study).replace(SPACE, " ") == "equal to within 1.5 points (5 seeds each)"
-    assert pairs(study).columns[-1].replace(SPACE, " ") == "Seeds for 1.5 points"
+    assert pairs(study).columns[-1].replace(SPACE, " ") == "Seeds\nfor 1.5 points"
     assert "two one-sided tests exclude a difference of 1.5 points or more" in notes(study)
     (axes,) = figures.differences(study, figures.WIDE).axes
     band = axes.patches[0].get_extents().transformed(axes.transData.inverted())
@@ -118,7 +118,7 @@ def test_a_single_seed_is_not_tested() -> None:
 def test_the_notes_explain_every_column() -> None:
     study = made(Swin=FIVE, ViT=minus(FIVE, 1), Other=FIVE)
     explained = set(re.findall(r"\*(.*?)\*", notes(study)))
-    columns = {column.replace(SPACE, " ").split(", ")[0] for column in pairs(study).columns}
+    columns = {column.replace(SPACE, " ").replace("\n", " ").split(", ")[0] for column in pairs(study).columns}
     assert columns - {"Pair", "Lead", "Conclusion"} <= explained
     assert {"Better", "Undecided"} <= explained
 
