@@ -1,6 +1,7 @@
 """Number formats of the report: rounded to the resolution of the data, with a true minus sign."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,17 @@ def signed(value: float, digits: int) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, like 1 seed and 1,200 seeds."""
     return f"{number:,}{SPACE}{noun}{'' if number == 1 else 's'}"
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Return parts as in a sentence: a, b and c."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def listed(names: Sequence[str], shown: int = 4) -> str:
+    """Return names, the last of many as a number: a, b, c, d and 3 more."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def as_yaml(value: Any) -> str:

@@ -2,23 +2,26 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import combinations, groupby
+from itertools import groupby
 
-from vitlab.config import ABSENT
-from vitlab.evaluation.cost import Cost
 from vitlab.studies.execution.local import UNFINISHED
-from vitlab.studies.fairness import kind_of, matters, name_of, own_classes, said
-from vitlab.studies.format import SPACE, clock, counted, percent
+from vitlab.studies.fairness import kind_of, matters, name_of, said
+from vitlab.studies.format import SPACE, clock, counted, joined, listed, percent
 from vitlab.studies.report.beaten import not_beyond_baselines
 from vitlab.studies.report.cost import cost_remarks
+from vitlab.studies.report.provenance import (
+    confounded_environments,
+    mixed_code,
+    mixed_environments,
+    more_at_test_time,
+    own_code,
+)
 from vitlab.studies.report.tuning import tuning_remarks
 from vitlab.studies.results import StudyResults, VariantResult
 from vitlab.studies.statistics.sequential import error_of_extending
 from vitlab.studies.study import Difference
 
-TRAINING_IMAGES = "training images"
-SHOWN = 4  # settings, runs or studies that a sentence names
-TEST_TIME = 1.2  # times the FLOPs of a training forward that a forward pass at test may cost
+SHOWN = 4  # settings that an objection names
 DIFFERENT = 0.01  # the share by which numbers of training images may differ
 
 
@@ -26,7 +29,7 @@ def objections(results: StudyResults) -> list[str]:
     """List what makes the comparison void, the gravest first: no variant can be called better."""
     if len(results.ranking) < 2:
         return []
-    return [*_undeclared(results), *_selected(results), *_mixed_code(results), *_confounded(results)]
+    return [*_undeclared(results), *_selected(results), *mixed_code(results), *confounded_environments(results)]
 
 
 def remarks(results: StudyResults) -> list[str]:
@@ -42,12 +45,12 @@ def remarks(results: StudyResults) -> list[str]:
         *_left_out(results),
         *_declared(results),
         *_weights(results),
-        *_own_code(results),
-        *_test_time(results.costs),
+        *own_code(results),
+        *more_at_test_time(results.costs),
         *_off_plan(results),
         *_averaged(results),
         *tuning_remarks(results),
-        *_environments(results),
+        *mixed_environments(results),
         *cost_remarks(results),
         *_other_studies(results),
     ]
@@ -92,7 +95,7 @@ def _by_kind(differences: Iterable[Difference]) -> str:
     groups = []
     for kind, members in groupby(ordered, key=lambda each: kind_of(each.key)):
         names = list(dict.fromkeys(name_of(each.key) for each in members))
-        groups.append(f"{_listed(names)} ({kind})")
+        groups.append(f"{listed(names)} ({kind})")
     return "; ".join(groups)
 
 
@@ -101,7 +104,7 @@ def _weights(results: StudyResults) -> list[str]:
     parts = []
     for each in results.outside.compute:
         everyone = len(each.variants) == len(results.study.variants)
-        who = "all variants" if everyone else _and(each.variants)
+        who = "all variants" if everyone else joined(each.variants)
         spent = "compute unknown"
         if each.seconds is not None and each.images is not None:
             spent = f"{clock(each.seconds)} of training, {counted(each.images, 'image')}"
@@ -203,7 +206,7 @@ def _off_plan(results: StudyResults) -> list[str]:
         short = [run for run in result.runs if run.summary.get("epochs", run.run.epochs) != run.run.epochs]
         if short:
             trained = _range([run.summary["epochs"] for run in short])
-            seeds = _and([str(run.run.seed) for run in short])
+            seeds = joined([str(run.run.seed) for run in short])
             lines.append(
                 f"{result.variant} trained {trained} epochs instead of {short[0].run.epochs} (seed {seeds}): something "
                 "ended its runs early."
@@ -226,118 +229,6 @@ def _averaged(results: StudyResults) -> list[str]:
             lines.append(
                 f"{result.variant} is ranked by its last weights ({_score(score.mean, results)}); the averages of its "
                 f"weights are better by more than the interval ({_score(ema.mean, results)})."
-            )
-    return lines
-
-
-# ---- code and environment
-
-
-def _confounded(results: StudyResults) -> list[str]:
-    lines = []
-    for key, values in _environments_of(results).items():
-        if _apart(values):
-            each = "; ".join(f"{variant} {' and '.join(own)}" for variant, own in values.items())
-            lines.append(f"The environment differs between variants ({key}: {each}), which may be why they do.")
-    return lines
-
-
-def _apart(values: dict[str, tuple[str, ...]]) -> bool:
-    """Whether two variants have no value in common, so that the environment cannot be told from the variant."""
-    return any(not set(a) & set(b) for a, b in combinations(values.values(), 2))
-
-
-def _environments_of(results: StudyResults) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return the values of each decisive entry of environment.json by variant, less those that the study sets."""
-    chosen = {name_of(each.key) for each in results.differences}
-    chosen |= {"device"} if chosen & {"accelerator", "devices"} else set()
-    found = {
-        key: {
-            result.variant: tuple(sorted({str(run.environment.get(key, ABSENT)) for run in result.runs}))
-            for result in results.ranking
-        }
-        for key in results.decisive
-        if key not in chosen and not key.startswith("data.")
-    }
-    images = _training_images(results)
-    return found | ({TRAINING_IMAGES: images} if all(images.values()) and not _sets_data(results) else {})
-
-
-def _sets_data(results: StudyResults) -> bool:
-    """Whether the study itself gives its runs different training images."""
-    return "split" in results.study.vary or any(kind_of(each.key) == "data" for each in results.differences)
-
-
-def _training_images(results: StudyResults) -> dict[str, tuple[str, ...]]:
-    """Return the known hashes of the training split by variant."""
-    return {
-        result.variant: tuple(sorted({run.training_images for run in result.runs if run.training_images}))
-        for result in results.ranking
-    }
-
-
-def _environments(results: StudyResults) -> list[str]:
-    """Name what varies among the runs without being confounded with the variants."""
-    confounded = {key for key, values in _environments_of(results).items() if _apart(values)}
-    mixed = [
-        f"{key}: {', '.join(values)}"
-        for key, values in results.environment.items()
-        if len(values) > 1 and key not in confounded and (key != "git" or "git" in results.decisive)
-    ]
-    lines = [f"The runs come from different environments ({'; '.join(mixed)})."] if mixed else []
-    images = sorted({each for own in _training_images(results).values() for each in own})
-    if len(images) > 1 and TRAINING_IMAGES not in confounded and not _sets_data(results):
-        lines.append(f"The runs were trained on different images (hashes {_listed(images)}); did the folder change?")
-    lines += [
-        f"{result.run} was continued after {_and(result.environment['changed'])} had changed."
-        for result in results.finished
-        if "changed" in result.environment
-    ]
-    return lines
-
-
-def _mixed_code(results: StudyResults) -> list[str]:
-    """Object to runs of one variant that trained different code, or started from different weights."""
-    lines = []
-    for result in results.ranking:
-        for entry, what in (("sources", "code"), ("weights", "weights")):
-            recorded = [run.environment.get(entry, {}) for run in result.runs]
-            for name in dict.fromkeys(name for each in recorded for name in each):
-                seeds: dict[str, list[str]] = {}  # by hash; runs of older versions have none
-                for run, each in zip(result.runs, recorded, strict=True):
-                    if value := each.get(name, {}).get("hash"):
-                        seeds.setdefault(value, []).append(str(run.run.seed))
-                if len(seeds) > 1:
-                    hashes = "; ".join(f"hash {value}: seed {_and(own)}" for value, own in seeds.items())
-                    lines.append(f"The runs of {result.variant} differ in {what}, {name} ({hashes}).")
-    return lines
-
-
-def _own_code(results: StudyResults) -> list[str]:
-    """Name classes of the user's own, whose behavior in evaluation nothing here knows."""
-    users: dict[str, list[str]] = {}
-    for result in results.ranking:
-        run = result.runs[0]
-        recorded = run.environment.get("sources", {})
-        for path in own_classes(run.run.config, recorded):
-            source = recorded.get(path)
-            where = f"{source['file']}, hash {source['hash']}" if source else "its code was not recorded"
-            users.setdefault(f"{path} ({where})", []).append(result.variant)
-    return [
-        f"{_and(variants)} use{'s' * (len(variants) == 1)} a class of your own: {path}. What it does in evaluation is "
-        "not checked."
-        for path, variants in users.items()
-    ]
-
-
-def _test_time(costs: dict[str, Cost]) -> list[str]:
-    lines = []
-    for variant, cost in costs.items():
-        training = cost.train_forward_flops
-        if training and cost.flops > TEST_TIME * training:
-            lines.append(
-                f"A forward pass of {variant} takes {cost.flops / training:.1f} times as many FLOPs at test as in "
-                "training, as one that averages several views of an image."
             )
     return lines
 
@@ -366,7 +257,7 @@ def _other_studies(results: StudyResults) -> list[str]:
         return []
     count = "Another study" if len(studies) == 1 else f"{len(studies)} other studies"
     return [
-        f"{count} in this folder used the same test images ({_listed(studies)}); choices made by those results are not "
+        f"{count} in this folder used the same test images ({listed(studies)}); choices made by those results are not "
         "accounted for."
     ]
 
@@ -385,16 +276,7 @@ def _range(values: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _and(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
 def _some(names: Sequence[str]) -> str:
-    """Join names in a sentence, the last of many as a number."""
+    """Return names in a sentence, the last of many as a number."""
     more = len(names) - SHOWN
-    return _and([*names[:SHOWN], f"{more} more"] if more > 0 else names)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return joined([*names[:SHOWN], f"{more} more"] if more > 0 else names)

@@ -1,0 +1,123 @@
+"""Remarks on where the runs of a study come from: their environment, code, weights and training images."""
+
+from itertools import combinations
+
+from vitlab.config import ABSENT
+from vitlab.evaluation.cost import Cost
+from vitlab.studies.fairness import kind_of, name_of, own_classes
+from vitlab.studies.format import joined, listed
+from vitlab.studies.results import StudyResults
+
+TRAINING_IMAGES = "training images"
+TEST_TIME = 1.2  # times the FLOPs of a training forward that a forward pass at test may cost
+
+
+def confounded_environments(results: StudyResults) -> list[str]:
+    """Object to an environment that two variants do not share."""
+    lines = []
+    for key, values in _environments_of(results).items():
+        if _apart(values):
+            each = "; ".join(f"{variant} {' and '.join(own)}" for variant, own in values.items())
+            lines.append(f"The environment differs between variants ({key}: {each}), which may be why they do.")
+    return lines
+
+
+def _apart(values: dict[str, tuple[str, ...]]) -> bool:
+    """Whether two variants have no value in common, so that the environment cannot be told from the variant."""
+    return any(not set(a) & set(b) for a, b in combinations(values.values(), 2))
+
+
+def _environments_of(results: StudyResults) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return the values of each decisive entry of environment.json by variant, less those that the study sets."""
+    chosen = {name_of(each.key) for each in results.differences}
+    chosen |= {"device"} if chosen & {"accelerator", "devices"} else set()
+    found = {
+        key: {
+            result.variant: tuple(sorted({str(run.environment.get(key, ABSENT)) for run in result.runs}))
+            for result in results.ranking
+        }
+        for key in results.decisive
+        if key not in chosen and not key.startswith("data.")
+    }
+    images = _training_images(results)
+    return found | ({TRAINING_IMAGES: images} if all(images.values()) and not _sets_data(results) else {})
+
+
+def _sets_data(results: StudyResults) -> bool:
+    """Whether the study itself gives its runs different training images."""
+    return "split" in results.study.vary or any(kind_of(each.key) == "data" for each in results.differences)
+
+
+def _training_images(results: StudyResults) -> dict[str, tuple[str, ...]]:
+    """Return the known hashes of the training split by variant."""
+    return {
+        result.variant: tuple(sorted({run.training_images for run in result.runs if run.training_images}))
+        for result in results.ranking
+    }
+
+
+def mixed_environments(results: StudyResults) -> list[str]:
+    """Name what varies among the runs without being confounded with the variants."""
+    confounded = {key for key, values in _environments_of(results).items() if _apart(values)}
+    mixed = [
+        f"{key}: {', '.join(values)}"
+        for key, values in results.environment.items()
+        if len(values) > 1 and key not in confounded and (key != "git" or "git" in results.decisive)
+    ]
+    lines = [f"The runs come from different environments ({'; '.join(mixed)})."] if mixed else []
+    images = sorted({each for own in _training_images(results).values() for each in own})
+    if len(images) > 1 and TRAINING_IMAGES not in confounded and not _sets_data(results):
+        lines.append(f"The runs were trained on different images (hashes {listed(images)}); did the folder change?")
+    lines += [
+        f"{result.run} was continued after {joined(result.environment['changed'])} had changed."
+        for result in results.finished
+        if "changed" in result.environment
+    ]
+    return lines
+
+
+def mixed_code(results: StudyResults) -> list[str]:
+    """Object to runs of one variant that trained different code, or started from different weights."""
+    lines = []
+    for result in results.ranking:
+        for entry, what in (("sources", "code"), ("weights", "weights")):
+            recorded = [run.environment.get(entry, {}) for run in result.runs]
+            for name in dict.fromkeys(name for each in recorded for name in each):
+                seeds: dict[str, list[str]] = {}  # by hash; runs of older versions have none
+                for run, each in zip(result.runs, recorded, strict=True):
+                    if value := each.get(name, {}).get("hash"):
+                        seeds.setdefault(value, []).append(str(run.run.seed))
+                if len(seeds) > 1:
+                    hashes = "; ".join(f"hash {value}: seed {joined(own)}" for value, own in seeds.items())
+                    lines.append(f"The runs of {result.variant} differ in {what}, {name} ({hashes}).")
+    return lines
+
+
+def own_code(results: StudyResults) -> list[str]:
+    """Name classes of the user's own, whose behavior in evaluation nothing here knows."""
+    users: dict[str, list[str]] = {}
+    for result in results.ranking:
+        run = result.runs[0]
+        recorded = run.environment.get("sources", {})
+        for path in own_classes(run.run.config, recorded):
+            source = recorded.get(path)
+            where = f"{source['file']}, hash {source['hash']}" if source else "its code was not recorded"
+            users.setdefault(f"{path} ({where})", []).append(result.variant)
+    return [
+        f"{joined(variants)} use{'s' * (len(variants) == 1)} a class of your own: {path}. What it does in evaluation "
+        "is not checked."
+        for path, variants in users.items()
+    ]
+
+
+def more_at_test_time(costs: dict[str, Cost]) -> list[str]:
+    """Name variants that compute more at test time than in training, as one does that averages views."""
+    lines = []
+    for variant, cost in costs.items():
+        training = cost.train_forward_flops
+        if training and cost.flops > TEST_TIME * training:
+            lines.append(
+                f"A forward pass of {variant} takes {cost.flops / training:.1f} times as many FLOPs at test as in "
+                "training, as one that averages several views of an image."
+            )
+    return lines
