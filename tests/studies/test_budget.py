@@ -45,9 +45,17 @@ def test_shorter_epochs_have_whole_optimizer_steps() -> None:
     assert (epochs, batches) == (3, 48)  # 2.5 epochs: 50 batches of each were 12.5 steps
 
 
+@pytest.mark.parametrize("amount", [1.3, 2.6, 4.44, 7.56, 11.5])
+def test_more_epochs_of_few_batches_come_nearer(amount: float) -> None:
+    epoch = Epoch(batches=8, images=128)
+    epochs, batches = length({"images": int(amount * 8 * 128)}, epoch=epoch)
+    assert epochs * (batches or 8) * 128 == pytest.approx(amount * 8 * 128, rel=0.05)
+    assert amount - 0.5 <= epochs <= amount + 4
+
+
 def test_a_budget_between_two_steps_is_refused() -> None:
     budget = Budget("images", 640)
-    with pytest.raises(ValueError, match=r"640 training images is 1\.25 epochs of 2 batches, and whole .* -20%"):
+    with pytest.raises(ValueError, match=r"640 training images is 1\.25 epochs of 2 batches, and whole .* 20%"):
         budget.length(Pace(1.0), Epoch(batches=2, images=256))
 
 

@@ -86,8 +86,8 @@ def test_minutes_are_those_of_runs_with_loading_validation_and_start(spend: Call
     found = spend({"minutes": seconds / 60}, refuse, Rehearsals())
     assert found["A"] == (20, None)
     epochs, batches = found["B"]  # 10.6 epochs, which whole ones would miss by 3 %
-    assert epochs == 11
-    assert 1 + 11 * (64 * batches / 600 + 0.1) == pytest.approx(seconds, rel=0.05)
+    assert 11 <= epochs <= 14
+    assert 1 + epochs * (64 * batches / 600 + 0.1) == pytest.approx(seconds, rel=0.03)
 
 
 def test_rehearsals_take_a_quarter_of_the_budget_or_a_minute_with_as_many_runs_as_the_jobs_need(

@@ -75,21 +75,23 @@ class Budget:
         if epochs < 0.5:
             raise ValueError(f"a budget of {self} is {epochs:.2g} epochs. Raise it.")
 
-        def missed(epochs: int, batches: int) -> float:
-            return pace.spent(epochs, batches * epoch.images) / self.total - 1
+        def missed(length: Length) -> float:
+            images = epoch.images * (length.batches or epoch.batches)
+            return abs(pace.spent(length.epochs, images) / self.total - 1)
 
-        whole = math.floor(epochs + 0.5)
-        if abs(missed(whole, epoch.batches)) <= MISSED:
-            return Length(whole)
-        more = math.ceil(epochs)
-        images = ((self.total - pace.run) / more - pace.epoch) / pace.image
-        batches = epoch.step * max(1, round(images / (epoch.images * epoch.step)))
-        if abs(missed(more, batches)) > REFUSED:
+        def shortened(epochs: int) -> Length:
+            images = ((self.total - pace.run) / epochs - pace.epoch) / pace.image
+            return Length(epochs, epoch.step * max(1, round(images / (epoch.images * epoch.step))))
+
+        least = math.ceil(epochs)
+        lengths = [Length(math.floor(epochs + 0.5)), *map(shortened, range(least, least + 4))]
+        length = next((each for each in lengths if missed(each) <= MISSED), min(lengths, key=missed))
+        if missed(length) > REFUSED:
             raise ValueError(
                 f"a budget of {self} is {epochs:.3g} epochs of {epoch.batches} batches, and whole optimizer steps miss "
-                f"it by {missed(more, batches):+.0%}. Change it, or give a budget in epochs."
+                f"it by {missed(length):.0%}. Change it, or give a budget in epochs."
             )
-        return Length(more, batches)
+        return length
 
     def __str__(self) -> str:
         return {
