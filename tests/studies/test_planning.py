@@ -81,7 +81,7 @@ def test_measured_joules_become_kilowatt_hours(finished: Path, tmp_path: Path, m
     monkeypatch.setattr("sys.stdin", io.StringIO())
     config = variant(0.9, cost={"train_joules_per_image": 3.6})
     for name in ("a", "b"):
-        fake_vitlab.benchmark(config, tmp_path / "runs" / "small-study" / name / "cost.json")
+        fake_vitlab.benchmark(config, tmp_path / "runs" / "small-study" / name / "cost.json", together=1)
     planned = plan_study(finished, tmp_path / "runs")
     assert planned.kwh(5) == pytest.approx(5 * 2 * 1000 * 3.6 / 3.6e6)  # a fake run sees 1,000 images
     assert "kWh" in describe(planned, 0.01, None)
