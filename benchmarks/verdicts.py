@@ -14,7 +14,7 @@ seeds, and every "better" is false.
 import argparse
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -138,21 +138,32 @@ def false_claims(runs: int) -> Iterator[dict[str, object]]:
                 }
 
 
-def rates(designs: Sequence[Design], runs: int, column: str) -> Iterator[dict[str, object]]:
-    """Yield a row for each design: its false claims, or how often its lead is found."""
-    for design in designs:
+def unequal_seeds(runs: int) -> Iterator[dict[str, object]]:
+    """Yield a row for each of UNEQUAL: false claims."""
+    for design in UNEQUAL:
+        studies = max(1, runs // design.variants)
+        alone = "only the first fails" if design.alone else f"the first {design.wider:g} times as wide"
+        yield described(design) | {"seeds' noise": alone, "false claims, %": share(claims(design, studies)[0], studies)}
+
+
+def leads(runs: int) -> Iterator[dict[str, object]]:
+    """Yield a row for each of LEADS: how often the first is better than all others, and any pair is settled."""
+    for design in LEADS:
         studies = max(1, runs // design.variants)
         some, first = claims(design, studies)
-        world = f"the first {design.wider:g} times as wide" if design.wider != 1 else "only the first fails"
-        known = f"{design.lead:g} points" if design.lead else world
-        yield {
-            "variants": design.variants,
-            "seeds": design.seeds,
-            "images": f"{design.images:,}",
-            "seed sd, points": design.sd,
-            "lead" if design.lead else "seeds' noise": known,
-            column: f"{100 * (first if design.lead else some) / studies:.1f}",
-        }
+        found = {"better than all, %": share(first, studies), "some pair settled, %": share(some, studies)}
+        yield described(design) | {"lead, points": f"{design.lead:g}"} | found
+
+
+def described(design: Design) -> dict[str, object]:
+    """Return the size of a study and the spread of its seeds."""
+    size = {"variants": design.variants, "seeds": design.seeds, "images": f"{design.images:,}"}
+    return size | {"seed sd, points": design.sd}
+
+
+def share(count: int, studies: int) -> str:
+    """Return a share in per cent."""
+    return f"{100 * count / studies:.1f}"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -163,10 +174,8 @@ def main(arguments: list[str] | None = None) -> None:
     each = f"{runs:,} / variants studies a cell"
     tables = [
         markdown(f"Studies of equal variants that call one better, %; {each}.", list(false_claims(runs))),
-        markdown("Equal variants whose seeds vary unequally.", list(rates(UNEQUAL, runs, "false claims, %"))),
-        markdown(
-            "A first variant ahead of equal others, called better than all.", list(rates(LEADS, runs, "found, %"))
-        ),
+        markdown("Equal variants whose seeds vary unequally.", list(unequal_seeds(runs))),
+        markdown("A first variant ahead of equal others.", list(leads(runs))),
     ]
     print("\n".join(tables))
     print(f"{time.process_time() - start:.0f} s of processor time")
