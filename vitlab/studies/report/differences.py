@@ -26,7 +26,7 @@ def differences_section(results: StudyResults, drawing: Drawing) -> list[Part]:
         return []
     tested = sum(pair.difference is not None for pair in results.pairs)
     adjusted = "p" if tested < 2 else f"p, adjusted\nfor {counted(tested, 'pair')}"
-    planned = [] if (size := _planned(results)) is None else [f"Seeds for {results.metric.size(size)}"]
+    planned = [] if (size := _planned(results)) is None else [f"Seeds\nfor {results.metric.size(size)}"]
     rows = [Row(_name(pair), _pair(pair, results)) for pair in results.pairs]
     columns = ["Pair", "Lead", INTERVAL, "Conclusion", adjusted, "Detectable\n(80 %)", *planned]
     parts: list[Part] = [
