@@ -153,13 +153,14 @@ class _Plan:
         beside = outside(self.study, self.runs, used, self.folder, results.metric, self.duplicates)
         return replace(results, outside=beside)
 
-    def next_runs(self, outcomes: Sequence[Outcome] | None = None) -> list[Run]:
+    def finished(self) -> list[Outcome]:
+        return [Outcome(run, None) for run in self.runs if is_finished(run)]
+
+    def next_runs(self, results: StudyResults | None = None) -> list[Run]:
         """Return the runs of the next look, none if the study has ended; all runs of a fixed list of seeds."""
         if not self.study.looks:
             return self.runs
-        if outcomes is None:
-            outcomes = [Outcome(run, None) for run in self.runs if is_finished(run)]
-        watch, variants = self.results(outcomes).watch, list(self.study.variants)
+        watch, variants = (results or self.results(self.finished())).watch, list(self.study.variants)
         missing = [] if watch is None or watch.stop else watch.missing
         return [run for run in self.runs if (variants.index(run.variant), run.seed) in missing]
 
@@ -167,8 +168,9 @@ class _Plan:
         """Train all runs; or those of one look after the other, and show the results between two looks."""
         if not self.study.looks:
             return train(self.runs)
-        outcomes = [] if overwrite else [Outcome(run, None) for run in self.runs if is_finished(run)]
-        while runs := self.tune_for(self.next_runs(outcomes), train):
+        outcomes = [] if overwrite else self.finished()
+        results = self.results(outcomes)
+        while runs := self.tune_for(self.next_runs(results), train):
             outcomes += train(runs)
             results = self.results(outcomes)
             if results.watch and not results.watch.stop:
