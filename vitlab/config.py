@@ -212,6 +212,22 @@ def flatten(config: Config, prefix: str = "") -> Config:
     return flat
 
 
+WEIGHTS = ("init_from", "checkpoint_path", "weights")  # the last component of a key that names weights
+
+
+def weights_of(config: Config) -> dict[str, str]:
+    """Return where a configuration takes weights from, by key; of timm's pretrained weights `timm/` and the name."""
+    flat = flatten(config.get("model", {}), "model.")
+    sources = {}
+    for key, value in flat.items():
+        last = key.rpartition(".")[2]
+        if last in WEIGHTS and isinstance(value, str):
+            sources[key] = value
+        elif last == "pretrained" and value is True:
+            sources[key] = f"timm/{flat.get(f'{key.removesuffix(last)}name')}"
+    return sources
+
+
 def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
     """List `(dotted key, value in a, value in b)` wherever two configurations differ, in the order of the keys."""
     left, right = flatten(a), flatten(b)

@@ -20,6 +20,7 @@ from vitlab.objectives.classification import ClassificationTask
 from vitlab.studies import study
 from vitlab.studies.baselines import Baselines
 from vitlab.studies.budget import Budget
+from vitlab.studies.format import SPACE
 from vitlab.studies.results import RunResult, StudyResults
 from vitlab.studies.study import Run, Study
 
@@ -163,3 +164,15 @@ def right(accuracy: float, images: int = 1000, seed: int = 0) -> np.ndarray:
     chosen = np.zeros(images, dtype=bool)
     chosen[np.argsort(score)[: round(accuracy * images)]] = True
     return chosen
+
+
+def plain(text: str) -> str:
+    return text.replace(SPACE, " ")
+
+
+def seeds(accuracies: list[float], first: int = 0) -> dict[int, np.ndarray]:
+    return {seed: right(accuracy, seed=first + seed) for seed, accuracy in enumerate(accuracies)}
+
+
+SIX = [0.95, 0.951, 0.949, 0.95, 0.952, 0.95]
+AHEAD = {"Swin": seeds(SIX), "ViT": seeds([accuracy - 0.05 for accuracy in SIX])}

@@ -6,30 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_study import results, right
+from fake_study import AHEAD, plain, results, seeds
 
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import Predictions
 from vitlab.studies.budget import Budget
 from vitlab.studies.duplicates import Duplicates
 from vitlab.studies.execution.local import UNFINISHED, Outcome
-from vitlab.studies.format import SPACE
 from vitlab.studies.outside import Compute, LeftOut, Outside, Trials
 from vitlab.studies.report.remarks import objections, remarks
 from vitlab.studies.results import RunResult, StudyResults
 from vitlab.studies.study import Difference, Run
 
-
-def plain(text: str) -> str:
-    return text.replace(SPACE, " ")
-
-
-def seeds(accuracies: list[float], first: int = 0) -> dict[int, np.ndarray]:
-    return {seed: right(accuracy, seed=first + seed) for seed, accuracy in enumerate(accuracies)}
-
-
-SIX = [0.95, 0.951, 0.949, 0.95, 0.952, 0.95]
-AHEAD = {"Swin": seeds(SIX), "ViT": seeds([accuracy - 0.05 for accuracy in SIX])}
 ARCHITECTURE = Difference("model.init_args.backbone.class_path", {"Swin": "a.B", "ViT": "a.C"}, declared=True)
 
 

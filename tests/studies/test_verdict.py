@@ -2,24 +2,11 @@ import dataclasses
 import re
 
 import numpy as np
-from fake_study import results, right
+from fake_study import AHEAD, SIX, plain, results, right, seeds
 
 from vitlab.evaluation.cost import Cost
-from vitlab.studies.format import SPACE
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import outlooks, verdict
-
-
-def plain(text: str) -> str:
-    return text.replace(SPACE, " ")
-
-
-def seeds(accuracies: list[float], first: int = 0) -> dict[int, np.ndarray]:
-    return {seed: right(accuracy, seed=first + seed) for seed, accuracy in enumerate(accuracies)}
-
-
-SIX = [0.95, 0.951, 0.949, 0.95, 0.952, 0.95]
-AHEAD = {"Swin": seeds(SIX), "ViT": seeds([accuracy - 0.05 for accuracy in SIX])}
 
 
 def test_a_clear_lead_is_called_better_with_its_interval() -> None:

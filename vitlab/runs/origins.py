@@ -16,13 +16,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vitlab.config import Config, flatten
+from vitlab.config import Config, weights_of
 from vitlab.objectives.objective import weights_path
 
 PACKAGES = ("vitlab", "torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy")
 """Their versions are in environment.json, so their classes need no hash."""
 
-WEIGHTS = ("init_from", "checkpoint_path", "weights")  # the last component of a key that names weights
 CODE = ("code", "sources")
 ELSEWHERE = ("__main__.py", "analysis", "commands", "deployment", "studies")  # what no training uses
 DIGITS = 16  # hexadecimal, of each hash
@@ -67,15 +66,10 @@ def sources(config: Config) -> dict[str, dict[str, str]]:
 
 def weights(config: Config) -> dict[str, dict[str, str | None]]:
     """Return path and hash of each file of weights that a configuration names, by its key; no hash if it is gone."""
-    flat = flatten(config["model"], "model.")
     named: dict[str, dict[str, str | None]] = {}
-    for key, value in flat.items():
-        last = key.rpartition(".")[2]
-        if last in WEIGHTS and isinstance(value, str):
-            named[key] = {"path": value, "hash": _hash_of_file(value)}
-        elif last == "pretrained" and value is True:
-            name = str(flat.get(f"{key.removesuffix(last)}name"))
-            named[key] = {"path": f"timm/{name}", "hash": _hash_of_file(_hub_name(name))}
+    for key, source in weights_of(config).items():
+        file = _hub_name(source.removeprefix("timm/")) if key.endswith(".pretrained") else source
+        named[key] = {"path": source, "hash": _hash_of_file(file)}
     return named
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from vitlab.config import ABSENT, Config, flatten
 from vitlab.studies.baselines import Split
+from vitlab.studies.format import joined
 
 SETTINGS = {"init": "init_seed", "order": "data.init_args.order_seed", "augmentation": "data.init_args.augment_seed"}
 SPLIT_SEED = "data.init_args.split_seed"
@@ -78,8 +79,4 @@ def describe_draws(vary: Sequence[str]) -> str:
     drawn = [NAMES[kind] for kind in KINDS if kind in vary]
     fixed = [NAMES[kind] for kind in BY_DEFAULT if kind not in vary]
     fixed += ["the test images"] if "split" in vary else ["training set", "split"]
-    return f"Seeds vary {_and(drawn)}; {_and(fixed)} are held fixed."
-
-
-def _and(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+    return f"Seeds vary {joined(drawn)}; {joined(fixed)} are held fixed."

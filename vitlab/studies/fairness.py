@@ -21,7 +21,6 @@ KINDS = (
 )
 OFF = (ABSENT, None, False, 0)  # an argument that one class lacks and another has turned off is no difference
 SAID = {"lr": "learning rate", "model": "objective", "data": "data set", "max_epochs": "number of epochs"}
-WEIGHTS = ("init_from", "checkpoint_path", "weights")  # the last component of a key that names weights
 PACKAGES = ("vitlab", "torch", "torchvision", "lightning", "timm")  # whose versions a run records
 WITHOUT_EFFECT = tuple(key for key in HARMLESS if key not in ("run.compile", "run.not_finite"))
 
@@ -52,19 +51,6 @@ def said(key: str) -> str:
     """Return the setting's name in a sentence: learning rate, batch size."""
     name = name_of(key)
     return SAID.get(name, name.replace("_", " "))
-
-
-def weights_of(config: Config) -> dict[str, str]:
-    """Return where a configuration takes weights from, by key; of timm's pretrained weights `timm/` and the name."""
-    flat = flatten(config.get("model", {}), "model.")
-    sources = {}
-    for key, value in flat.items():
-        last = key.rpartition(".")[2]
-        if last in WEIGHTS and isinstance(value, str):
-            sources[key] = value
-        elif last == "pretrained" and value is True:
-            sources[key] = f"timm/{flat.get(f'{key.removesuffix(last)}name')}"
-    return sources
 
 
 def own_classes(config: Config, recorded: Collection[str] = ()) -> list[str]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vitlab.config import weights_of
 from vitlab.studies.duplicates import Duplicates
-from vitlab.studies.fairness import weights_of
 from vitlab.studies.metric import Metric
 from vitlab.studies.study import RESERVED_SLUGS, Run, Study, slug
 

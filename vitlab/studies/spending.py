@@ -17,7 +17,8 @@ from vitlab.evaluation.cost import Cost
 from vitlab.studies.baselines import Images
 from vitlab.studies.budget import Budget, Epoch, Length, Pace
 from vitlab.studies.execution.costs import costly
-from vitlab.studies.execution.rehearsal import FOLDER, Train, rehearse
+from vitlab.studies.execution.local import Train
+from vitlab.studies.execution.rehearsal import FOLDER, rehearse
 from vitlab.studies.study import WARMUP, Run, Study, nest
 
 Measure = Callable[[Sequence[Run]], tuple[dict[str, Cost], dict[str, str]]]

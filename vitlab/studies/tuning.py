@@ -1,7 +1,7 @@
 """The setting that a study tunes before its runs, stored in its folder."""
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +11,11 @@ from vitlab.atomic_files import write_text
 from vitlab.config import Config
 from vitlab.experiment.run_directory import shortfalls
 from vitlab.studies.baselines import Images
-from vitlab.studies.execution.local import Outcome
+from vitlab.studies.execution.local import Train
 from vitlab.studies.execution.progress import read_progress
 from vitlab.studies.metric import TOP1, Metric
 from vitlab.studies.statistics.near_ties import choose, error_of_difference
 from vitlab.studies.study import Run, Study, nest, plan_tuning, slug
-
-Train = Callable[[list[Run]], list[Outcome]]
 
 
 class Trial(NamedTuple):

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -70,6 +70,10 @@ class Outcome(NamedTuple):
 
     run: Run
     failure: str | None
+
+
+Train = Callable[[list[Run]], list[Outcome]]
+"""Trains runs, or continues them."""
 
 
 class _Child(NamedTuple):

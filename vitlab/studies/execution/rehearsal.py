@@ -7,7 +7,7 @@ are trained too, and averaged. The folder is removed once the lengths are record
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -15,14 +15,13 @@ import pandas as pd
 
 from vitlab.config import merge
 from vitlab.studies.budget import Pace
-from vitlab.studies.execution.local import Outcome
+from vitlab.studies.execution.local import Train
 from vitlab.studies.study import Run, nest, slug
 
 LEAST = 2  # epochs; the first is slower
 ENOUGH = 60.0  # seconds to average over
 SHARE = 0.25  # of the budget, which is less
 FOLDER = "rehearsal"  # in the study's
-Train = Callable[[list[Run]], list[Outcome]]
 
 
 def rehearse(

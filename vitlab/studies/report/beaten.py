@@ -6,7 +6,7 @@ variant and a baseline find the same images hard, so that adding the last two is
 
 import numpy as np
 
-from vitlab.studies.format import SPACE, digits_for, percent
+from vitlab.studies.format import SPACE, digits_for, joined, percent
 from vitlab.studies.results import StudyResults, VariantResult
 from vitlab.studies.statistics.comparison import LEVEL, half_width
 from vitlab.studies.statistics.intervals import spread
@@ -26,7 +26,7 @@ def not_beyond_baselines(results: StudyResults) -> list[str]:
         else:
             who = [f"{variant} ({score}{SPACE}%)" for variant, score in scores]
             verb = "does" if len(who) == 1 else "do"
-            lines.append(f"{' and '.join(filter(None, [', '.join(who[:-1]), who[-1]]))} {verb} not beat {known}.")
+            lines.append(f"{joined(who)} {verb} not beat {known}.")
     return lines
 
 

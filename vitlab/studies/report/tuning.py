@@ -1,8 +1,8 @@
 """What a report says about tuning: with which values the variants are compared, and how surely they were chosen."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from vitlab.studies.format import NONE, SPACE, as_yaml
+from vitlab.studies.format import NONE, SPACE, as_yaml, joined
 from vitlab.studies.report.document import Cell, Heading, Note, Part, Row, Table
 from vitlab.studies.results import StudyResults
 from vitlab.studies.tuning import Choice, Trial
@@ -23,7 +23,7 @@ def as_tuned(results: StudyResults) -> list[str]:
         by_value.setdefault(as_yaml(choice.chosen.value), []).append(choice.variant)
     if len(by_value) == 1:
         return [f"All variants are compared with {name} {next(iter(by_value))}, as tuned; the intervals hold it fixed."]
-    values = _and([f"{value} ({_and(variants)})" for value, variants in by_value.items()])
+    values = joined([f"{value} ({joined(variants)})" for value, variants in by_value.items()])
     return [f"The variants are compared with {name} {values}, as tuned; the intervals hold this choice fixed."]
 
 
@@ -96,8 +96,8 @@ def tuning_remarks(results: StudyResults) -> list[str]:
     if not tuning.within_seeds:
         if shared := [str(seed) for seed in seeds if seed in results.study.seeds]:
             lines.append(
-                f"Seed{'s' if len(shared) > 1 else ''} {_and(shared)} of the comparison also tuned {name}: what chance "
-                "gave these runs chose the values. Tune with other seeds."
+                f"Seed{'s' if len(shared) > 1 else ''} {joined(shared)} of the comparison also tuned {name}: what "
+                "chance gave these runs chose the values. Tune with other seeds."
             )
         if len(seeds) == 1:
             lines.append(
@@ -114,7 +114,7 @@ def _remarks_on(variant: str, choices: list[Choice], results: StudyResults) -> l
 
     def with_seeds(some: list[Choice]) -> str:
         within = [str(choice.seed) for choice in some if choice.seed is not None]
-        return f" (seed{'s' if len(within) > 1 else ''} {_and(within)})" if within else ""
+        return f" (seed{'s' if len(within) > 1 else ''} {joined(within)})" if within else ""
 
     failed = [choice for choice in choices if any(trial.score is None for trial in choice.trials)]
     if failed:
@@ -138,8 +138,4 @@ def _remarks_on(variant: str, choices: list[Choice], results: StudyResults) -> l
 
 
 def _values(trials: Iterable[Trial]) -> str:
-    return _and(list(dict.fromkeys(as_yaml(trial.value) for trial in trials)))
-
-
-def _and(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return joined(list(dict.fromkeys(as_yaml(trial.value) for trial in trials)))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from vitlab.studies.execution.local import allot
-from vitlab.studies.format import SPACE, counted, duration
+from vitlab.studies.format import SPACE, counted, duration, joined
 from vitlab.studies.report.remarks import objections
 from vitlab.studies.results import Pair, StudyResults
 from vitlab.studies.statistics.power import MOST_SEEDS, Need, Pilot, detectable, need
@@ -47,23 +47,23 @@ def conclusion(results: StudyResults) -> str:
     equal = [pair for pair in against if pair.equal]
     level = [pair for pair in against if not pair.settled and not pair.equal]
     if all(pair.equal for pair in results.pairs):
-        variants = _and([result.variant for result in ranking])
+        variants = joined([result.variant for result in ranking])
         return f"Equal to within {margin}: {variants} ({_seeds(results)})."
     if not ahead and not equal:
-        leads = _and([f"{pair.worse.variant} by {gap(pair)}" for pair in level])
+        leads = joined([f"{pair.worse.variant} by {gap(pair)}" for pair in level])
         return (
             f"No winner yet ({_seeds(results)}): {best.variant} leads {leads}; leads of this size can still be chance."
         )
     parts = []
     if ahead:
-        parts.append(f"{best.variant} is better than {_and([f'{p.worse.variant} by {gap(p)}' for p in ahead])}")
+        parts.append(f"{best.variant} is better than {joined([f'{p.worse.variant} by {gap(p)}' for p in ahead])}")
     if equal:
-        who = _and([pair.worse.variant for pair in equal])
+        who = joined([pair.worse.variant for pair in equal])
         parts.append(
             f"equal to within {margin} to {who}" if ahead else f"{best.variant} equals {who} to within {margin}"
         )
     if level:
-        rest = _and([f"{pair.worse.variant}, which it leads by {gap(pair)}" for pair in level])
+        rest = joined([f"{pair.worse.variant}, which it leads by {gap(pair)}" for pair in level])
         parts.append(f"no winner yet against {rest}")
     return f"{'; '.join(parts)} ({_seeds(results)})."
 
@@ -138,7 +138,3 @@ def _time(needed: Need, results: StudyResults) -> str:
 def _seeds(results: StudyResults) -> str:
     counts = sorted({len(result.runs) for result in results.ranking})
     return (f"{counts[0]} to " if len(counts) > 1 else "") + f"{counted(counts[-1], 'seed')} each"
-
-
-def _and(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -26,9 +26,8 @@ import numpy as np
 from scipy import stats
 
 from vitlab.studies.statistics.comparison import LEVEL
-from vitlab.studies.statistics.sequential import level
+from vitlab.studies.statistics.sequential import POWER, level
 
-POWER = 0.8
 MOST_SEEDS = 1_000
 LADDER = (5, 7, 10, 15, 20, 30)  # seeds for which a level is simulated; between them the next larger one's holds
 TAIL = 0.08  # outside either end of a variance's range; 0.1 would leave no room for seeds that are not normal

@@ -27,7 +27,7 @@ from scipy import stats
 from vitlab.studies.statistics.comparison import LEVEL, Difference, differences, step_down
 
 STUDIES = 40_000  # simulated for a level
-POWER = 0.8  # of a study that is not hopeless
+POWER = 0.8  # of a planned study, and of one that is not hopeless
 
 Outcomes = Mapping[int, np.ndarray | None]
 """Of a variant, by seed: (N,) bool or (1,) score; None for a failed run; a seed not trained yet is missing."""
