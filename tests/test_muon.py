@@ -1,7 +1,6 @@
 """Muon. The oracles are PyTorch's Muon and AdamW, each on its own share of the parameters, and timm's Newton-Schulz."""
 
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,12 @@ import torch
 from timm.optim.muon import get_lr_scale, zeropower_via_newtonschulz
 from torch import Tensor, nn
 
-from tests.kills import after, die, forked, last_words
+from tests.kills import continued_after_a_kill
 from tests.models.small_models import SMALL
-from vitlab.commands.check_resume import disagreements
 from vitlab.models import VisionTransformer
 from vitlab.models.layers import fan_in
 from vitlab.optim import AdamW, Muon, describe_groups, parameter_groups
 from vitlab.optim.muon import A, B, C, lr_ratio, orthogonalize
-from vitlab.runs.record import RunRecord
 
 
 def groups_of(model: Any, settings: AdamW | Muon) -> list[dict[str, Any]]:
@@ -178,12 +175,5 @@ def test_a_killed_run_continues_to_the_bit(tiny: Callable[..., Path]) -> None:
             "run": {"checkpoint": {"every_n_steps": 2, "max_time_share": 1.0}},
         }
     )
-    arguments = ["--config", str(path)]
-    assert forked([*arguments, "--run.root", "whole"]) == 0, last_words()
-    killed = forked(arguments, lambda: after(RunRecord, "on_train_batch_end", 7, die))
-    assert killed == -signal.SIGKILL, last_words()
-    assert forked(arguments) == 0, last_words()
-    whole, continued = Path("whole/tiny/seed-0"), Path("runs/tiny/seed-0")
-    assert disagreements(whole, continued) == []
-    state = torch.load(continued / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["state"]
+    state = continued_after_a_kill(["--config", str(path)])["optimizer_states"][0]["state"]
     assert sum("momentum_buffer" in each for each in state.values()) == 8  # four matrices in each of two blocks

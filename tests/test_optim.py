@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from vitlab.models import VisionTransformer
 from vitlab.optim import (
     SGD,
     AdamW,
+    Schedule,
     WarmupCosine,
     WarmupStableDecay,
     WarmupSteps,
@@ -104,6 +106,29 @@ def test_absolute_rates_follow_the_batch_only_when_asked() -> None:
     stable = WarmupStableDecay(1, 5e-7, min_lr=5e-6, scale_with_batch=True).at(2.0)
     assert [stable.lr(1e-3, step, 100, 10) for step in (0, 100)] == pytest.approx([1e-6, 1e-5])
     assert WarmupSteps(1, 5e-7, scale_with_batch=True).at(4.0).lr(4e-4, 0, 100, 10) == pytest.approx(2e-6)
+
+
+@pytest.mark.parametrize("schedule", [WarmupCosine(5, min_lr=1e-6), WarmupStableDecay(5, 1e-7, min_lr=1e-6)])
+def test_layers_keep_the_proportions_of_their_rates_unless_asked(schedule: Schedule) -> None:
+    """MAE's `adjust_learning_rate` multiplies the whole curve: ViT-H's lowest layers end at 7.6e-11."""
+    lowest = 0.75**33
+    for step in (0, 20, 50, 100, 400, 500):
+        head = schedule.at(1.0).lr(4e-3, step, 500, 50)
+        assert schedule.at(1.0, lowest).lr(4e-3 * lowest, step, 500, 50) == pytest.approx(head * lowest)
+    kept = replace(schedule, scale_with_layer=False)
+    assert kept.at(1.0, lowest) == kept
+    assert kept.lr(4e-3 * lowest, 500, 500, 50) == 1e-6 > 4e-3 * lowest
+    swin = WarmupCosine(min_lr=1e-6, scale_with_batch=True)
+    assert swin.at(2.0, 0.5) == swin
+    assert swin.at(2.0, 0.25).lr(1.0, 100, 100, 10) == pytest.approx(5e-7)
+
+
+def test_groups_tell_the_decay_of_their_layer() -> None:
+    groups = groups_of(vit(), AdamW(1e-3, layer_decay=0.5, head_lr=1e-3 * 0.5**2))
+    scales = {name: group["layer_scale"] for group in groups for name in group["names"]}
+    assert scales["patch_embed.proj.weight"] == 0.5**4
+    assert scales["blocks.1.mlp.fc1.weight"] == 0.5**2  # of the same rate as the head
+    assert scales["head.weight"] == 1.0
 
 
 def vit() -> VisionTransformer:

@@ -160,6 +160,12 @@ def parsing_failure(message: str) -> tuple[str | None, list[Complaint], str | No
     message = message.removeprefix('Parser key "config": ')
     message = re.sub(r"^Group '([\w.]+)' does not accept option '", r"Option '\1.", message)
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    if sum("pip install" in line for line in lines) == 1:  # the class was right, and its package is missing
+        lines = [
+            re.sub(r"^Requirement (.*) not met\. HINT: Try", r"The package \1 is missing. Try", line)
+            for line in lines
+            if "pip install" in line
+        ]
     lines = [line for line in lines if line and not line.startswith(_SEARCH)]
     # Where a value of the right type has a fault, the other types that would have been right do not matter.
     lines = [line for line in lines if not line.startswith("Expected a <class")] or lines
@@ -304,3 +310,13 @@ def preemption_signal() -> signal.Signals:
 
     usr_sig: signal.Signals = JobEnvironment._usr_sig()
     return usr_sig
+
+
+# ---- LitData
+
+
+def images_of_chunks(stream: Any) -> dict[str, int]:
+    """Return how many records each chunk of a StreamingDataset whose length is known has, by the chunk's file name."""
+    config = stream.cache._reader.config
+    sizes = (interval.chunk_end - interval.chunk_start for interval in config.intervals)
+    return dict(zip((chunk["filename"] for chunk in config._chunks), sizes, strict=True))

@@ -18,6 +18,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("vit", {"global_pool": "avg", "fc_norm": False}),
     ("vit", {"no_embed_class": True, "init_values": 0.1}),
     ("vit", {"qkv_bias": False, "in_chans": 1}),
+    ("vit", {"reg_tokens": 3}),
+    ("vit", {"reg_tokens": 4, "no_embed_class": True, "init_values": 0.1}),  # DINOv2
+    ("vit", {"class_token": False, "global_pool": "avg", "fc_norm": False}),
+    ("vit", {"class_token": False, "global_pool": "avg", "reg_tokens": 1, "no_embed_class": True}),
     ("deit", {}),
     ("deit", {"img_size": (8, 24)}),
     *(
@@ -90,10 +94,17 @@ def test_embedding_and_no_decay_are_timms(family: str, changes: dict[str, Any]) 
     assert relative_error(ours(x), theirs(x)) < 1e-5
 
 
-@pytest.mark.parametrize("family", ["swin", "swinv2", "vit"])
-def test_other_image_sizes_are_timms_dynamic_sizes(family: str) -> None:
-    theirs = shake(TIMM[family](dynamic_img_size=True)).eval()
-    ours = SMALL[family]().eval()
+NO_CLASS_TOKEN = {"class_token": False, "global_pool": "avg"}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("swin", {}), ("swinv2", {}), ("vit", {}), ("vit", {"reg_tokens": 2}), ("vit", NO_CLASS_TOKEN)],
+    ids=str,
+)
+def test_other_image_sizes_are_timms_dynamic_sizes(family: str, changes: dict[str, Any]) -> None:
+    theirs = shake(TIMM[family](dynamic_img_size=True, **changes)).eval()
+    ours = SMALL[family](**changes).eval()
     ours.load_state_dict(theirs.state_dict())
     for size in [(16, 16), (24, 40), (12, 20)]:
         x = torch.randn(2, 3, *size)
@@ -172,6 +183,9 @@ def test_parameters_start_as_widely_spread_as_timms(family: str) -> None:
 NAMED: list[tuple[str, dict[str, Any]]] = [
     ("vit_tiny_patch16_224", {}),
     ("vit_small_patch32_384", {}),
+    ("vit_small_patch14_reg4_dinov2", {"img_size": 98, "num_classes": 5}),
+    ("vit_medium_patch16_gap_240", {"num_classes": 5}),
+    ("vit_medium_patch16_reg4_gap_256", {}),
     ("deit_tiny_distilled_patch16_224", {}),
     ("swin_tiny_patch4_window7_224", {}),
     ("swinv2_tiny_window8_256", {}),

@@ -1,7 +1,6 @@
 """ViT and DeiT: subsets of patches, positions, the two heads."""
 
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +11,23 @@ import torch.multiprocessing as mp
 from timm.models.deit import VisionTransformerDistilled
 from torch import nn
 
-from tests.kills import after, die, forked, last_words
+from tests.kills import continued_after_a_kill
 from tests.models.small_models import TIMM, VIT, images, relative_error, shake
-from vitlab.commands.check_resume import disagreements
-from vitlab.models import VisionTransformer
-from vitlab.models.layers import BatchNorm, attention, resample_grid, sincos_table
+from vitlab.distributed import places
+from vitlab.models import VisionTransformer, layers
+from vitlab.models.layers import (
+    BatchNorm,
+    DropPath,
+    PatchDropout,
+    attention,
+    fan_in,
+    resample_by_sums,
+    resample_grid,
+    sincos_table,
+    xavier_apart,
+)
 from vitlab.models.weights import load_weights, save_weights
 from vitlab.objectives.ema import WeightAverage
-from vitlab.runs.record import RunRecord
 
 
 def build(**changes: object) -> VisionTransformer:
@@ -71,6 +79,33 @@ def test_resampled_positions_keep_the_corners_apart() -> None:
     assert big.diff(dim=1).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("new", [(7, 3), (2, 9), (4, 6), (1, 1)])
+def test_sums_resize_as_pytorchs_interpolation_does(new: tuple[int, int], antialias: bool) -> None:
+    """Also their gradients, of which CUDA's kernel for interpolation has no deterministic one."""
+    torch.manual_seed(0)
+    tables = [torch.randn(4, 6, 5).requires_grad_() for _ in range(2)]
+    tables[1].data.copy_(tables[0].data)
+    for table, resize in zip(tables, (resample_grid, resample_by_sums), strict=True):
+        resize(table, *new, antialias).square().sum().backward()
+    outputs = [resize(tables[0], *new, antialias) for resize in (resample_grid, resample_by_sums)]
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(tables[0].grad, tables[1].grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_resizes_positions_with_deterministic_algorithms() -> None:
+    table = torch.randn(14, 14, 32, device="cuda", requires_grad=True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        resample_grid(table, 6, 6).square().sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert table.grad is not None
+    torch.testing.assert_close(resample_grid(table.cpu(), 6, 6), resample_grid(table, 6, 6).cpu(), rtol=1e-5, atol=1e-6)
+
+
 def test_distilled_logits_are_the_mean_of_both_heads() -> None:
     model = build(distilled=True)
     features = model.forward_features(images(model))
@@ -97,6 +132,66 @@ def test_a_distilled_model_pools_its_tokens_only() -> None:
         VisionTransformer(**VIT, distilled=True, global_pool="avg")
     with pytest.raises(ValueError, match="global_pool"):
         VisionTransformer(**VIT, distilled=True).reset_classifier(3, "avg")
+
+
+def test_a_model_without_a_class_token_pools_its_patches_and_a_distilled_one_takes_no_registers() -> None:
+    with pytest.raises(ValueError, match="class_token is false; give global_pool: avg"):
+        VisionTransformer(**VIT, class_token=False)
+    with pytest.raises(ValueError, match="class_token is false; give global_pool: avg"):
+        VisionTransformer(**VIT, class_token=False, global_pool="avg").reset_classifier(3, "token")
+    for changes in ({"class_token": False}, {"reg_tokens": 1}):
+        with pytest.raises(ValueError, match="leave both settings out"):
+            VisionTransformer(**VIT, distilled=True, **changes)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="reg_tokens is -1"):
+        VisionTransformer(**VIT, reg_tokens=-1)
+
+
+@pytest.mark.parametrize("changes", [{"reg_tokens": 3}, {"class_token": False, "global_pool": "avg"}], ids=str)
+def test_with_registers_or_no_class_token_a_model_is_like_the_others(changes: dict[str, object]) -> None:
+    model = build(**changes, patch_drop_rate=0.5)
+    x = images(model)
+    features, prefix = model.forward_features(x), 4 if "reg_tokens" in changes else 0
+    assert features.prefix.shape == (2, prefix, 24)
+    assert len({id(p) for group in model.parameters_by_depth() for p in group}) == len(list(model.parameters()))
+    assert {p.shape[1] for p in model.parameters_by_depth()[0] if p.ndim == 3} <= {1, 3, 16 + prefix}
+    before = model(x)
+    if prefix:  # nothing reads the last block's registers
+        changed = features._replace(prefix=torch.cat([features.prefix[:, :1], features.prefix[:, 1:] + 1], dim=1))
+        assert torch.equal(model.forward_head(changed), before)
+    maps = model.attention_maps(x)
+    assert maps[0].weights.shape == (2, 2, 16 + prefix, 16 + prefix)
+    assert model.train().forward_features(x).patches.shape[1] == 8
+    model.reset_classifier(0)
+    assert model.eval()(x).shape == (2, 24)
+
+
+@pytest.mark.parametrize("std", [1e-6, 0.02])
+def test_the_class_token_starts_as_the_argument_says(std: float) -> None:
+    model = VisionTransformer(**VIT | {"embed_dim": 800}, cls_token_std=std)
+    assert model.cls_token is not None
+    assert model.cls_token.std().item() == pytest.approx(std, rel=0.1)
+
+
+def test_q_k_and_v_and_patches_start_as_big_visions() -> None:
+    """Xavier over (D, D) three times, over (D, 3D) with 0.71 of the deviation; patches by fan-in."""
+    model = VisionTransformer(**VIT | {"embed_dim": 192}, init=xavier_apart, patch_init=fan_in)
+    assert float(model.blocks[0].attn.qkv.weight.detach().std()) == pytest.approx(192**-0.5, rel=0.02)  # type: ignore[union-attr, index]
+    assert float(model.blocks[0].mlp.fc1.weight.detach().std()) == pytest.approx((2 / (5 * 192)) ** 0.5, rel=0.02)  # type: ignore[union-attr, index]
+    assert float(model.patch_embed.proj.weight.detach().std()) == pytest.approx((3 * 16) ** -0.5, rel=0.05)
+    assert not model.patch_embed.proj.bias.any()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("layer", [DropPath(0.5), PatchDropout(0.5)], ids=["drop path", "patch dropout"])
+def test_processes_together_drop_what_one_would(layer: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.arange(1.0, 12 * 4 * 4 * 2 + 1).view(12, 4, 4, 2)
+    torch.manual_seed(0)
+    whole = layer.train()(x)
+    monkeypatch.setattr(layers, "num_processes", lambda: 3)
+    for rank in range(3):
+        own = places(4, rank, 3)
+        monkeypatch.setattr(layers, "local_rows", lambda drawn, own=own: drawn[own])
+        torch.manual_seed(0)  # the generators of all processes are in the same state
+        assert torch.equal(layer(x[own]), whole[own])
 
 
 def test_widths_and_heads_that_do_not_fit_name_those_that_do() -> None:
@@ -244,12 +339,6 @@ def test_a_killed_run_continues_with_the_running_statistics_it_had(tiny: Callabl
     trainer = {"max_epochs": 2, "limit_train_batches": 5}
     often = {"checkpoint": {"every_n_steps": 2, "max_time_share": 1.0}}
     arguments = ["--config", str(tiny({"model": {"init_args": model}, "trainer": trainer, "run": often}))]
-    assert forked([*arguments, "--run.root", "whole"]) == 0, last_words()
-    killed = forked(arguments, lambda: after(RunRecord, "on_train_batch_end", 7, die))
-    assert killed == -signal.SIGKILL, last_words()
-    assert forked(arguments) == 0, last_words()
-    whole, continued = Path("whole/tiny/seed-0"), Path("runs/tiny/seed-0")
-    assert disagreements(whole, continued) == []
-    state = torch.load(continued / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    state = continued_after_a_kill(arguments)["state_dict"]
     assert state["backbone.blocks.0.norm1.running_mean"].any()
     assert torch.equal(state["average.module.norm.running_var"], state["backbone.norm.running_var"])

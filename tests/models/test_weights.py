@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from jaxtyping import TypeCheckError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -137,6 +138,56 @@ def test_deit_iii_s_layer_scale_is_understood(tmp_path: Path) -> None:
     assert torch.equal(model(x), source(x))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reg_tokens": 3},
+        {"reg_tokens": 3, "no_embed_class": True},
+        {"class_token": False, "global_pool": "avg"},
+        {"class_token": False, "global_pool": "avg", "reg_tokens": 1, "no_embed_class": True},
+    ],
+    ids=str,
+)
+def test_timms_registers_and_missing_class_tokens_load_strictly_and_are_resized(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    theirs, larger = shake(TIMM["vit"](**changes)).eval(), fresh("vit", img_size=24, **changes)
+    save_weights(theirs, tmp_path / "vit.safetensors")
+    report = load_weights(larger, tmp_path / "vit.safetensors")
+    assert sorted([*report.matched, *report.resized]) == sorted(theirs.state_dict())
+    assert list(report.resized) == ["pos_embed"]
+    assert not report.missing
+    assert not report.unexpected
+    theirs.set_input_size((24, 24))  # type: ignore[operator]
+    x = images(larger)
+    assert relative_error(larger(x), theirs(x)) < 1e-5
+
+    shake(larger)
+    save_weights(larger, tmp_path / "ours.safetensors")
+    timm.models.load_checkpoint(theirs, str(tmp_path / "ours.safetensors"), strict=True)
+    assert relative_error(theirs(x), larger(x)) < 1e-5
+    for other in ({}, {"reg_tokens": 2}, {"class_token": False, "global_pool": "avg", "reg_tokens": 4}):
+        with pytest.raises(ValueError, match="does not fit VisionTransformer"):
+            load_weights(SMALL["vit"](**other), tmp_path / "vit.safetensors")
+
+
+def test_meta_s_dinov2_with_registers_is_understood(tmp_path: Path) -> None:
+    """Its class token has a position, its registers have none (dinov2/models/vision_transformer.py:209-225)."""
+    arguments = {"reg_tokens": 2, "no_embed_class": True, "init_values": 0.1, "num_classes": 0}
+    model, theirs = fresh("vit", **arguments), shake(TIMM["vit"](**arguments)).eval()
+    state = dict(fresh("vit", **arguments).state_dict())
+    state["register_tokens"] = state.pop("reg_token")
+    state |= {"pos_embed": torch.randn(1, 17, 24), "mask_token": torch.zeros(1, 24)}
+    torch.save(state, tmp_path / "meta.pth")
+    assert load_weights(model, tmp_path / "meta.pth").unexpected == ["mask_token"]
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    filtered: State = checkpoint_filter_fn(state, theirs)  # type: ignore[arg-type, assignment]
+    theirs.load_state_dict(filtered)
+    x = images(model)
+    assert relative_error(model(x), theirs(x)) < 1e-5
+
+
 def test_the_evaluated_of_two_encoders_in_a_lightning_checkpoint_is_loaded(tmp_path: Path) -> None:
     backbone, encoder, model = (fresh("vit") for _ in range(3))
     state = {f"backbone._orig_mod.{n}": t for n, t in backbone.state_dict().items()}
@@ -170,6 +221,32 @@ def test_bias_tables_are_resized_and_reported(tmp_path: Path) -> None:
     source.set_input_size(64)  # the same model, rebuilt in place
     x = images(rebuilt)
     torch.testing.assert_close(rebuilt(x), source(x))
+
+
+def test_bias_tables_of_simmim_are_resized_geometrically(tmp_path: Path) -> None:
+    """The places of a window of 6 in one of 7, by remap_pretrained_keys_swin (utils.py:145-173 of microsoft/SimMIM).
+
+    A cubic function of the offset is what the spline returns at whole offsets; bicubic stretches it.
+    """
+    places = torch.tensor([1.0, 2.0912813, 3.2821762, 4.5817775, 6.0000081])
+    places = torch.cat([-places.flip(0), torch.zeros(1), places]).double()
+
+    def table(rows: Tensor) -> Tensor:
+        heads = [0.1 * rows[:, None] ** 3 - rows, rows[:, None] * rows**2]
+        return torch.stack(heads, dim=-1).flatten(0, 1).float()
+
+    source = SwinTransformer(img_size=48, patch_size=4, embed_dim=8, depths=(2,), num_heads=(2,), window_size=6)
+    name = "layers.0.blocks.0.attn.relative_position_bias_table"
+    state = source.state_dict() | {name: table(places)}
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "swin.safetensors")
+    sizes: dict[str, Any] = {"img_size": 56, "patch_size": 4, "embed_dim": 8, "depths": (2,), "num_heads": (2,)}
+    for resize, equal in (("geometric", True), ("bicubic", False)):
+        model = SwinTransformer(**sizes, window_size=7, table_resize=resize)  # type: ignore[arg-type]
+        assert name in load_weights(model, tmp_path / "swin.safetensors").resized
+        expected = table(torch.arange(-6, 7).double())
+        assert torch.allclose(model.get_parameter(name), expected, atol=1e-3) == equal
+    with pytest.raises((ValueError, TypeCheckError), match="table_resize"):  # the second where types are checked
+        SwinTransformer(**sizes, table_resize="linear")  # type: ignore[arg-type]
 
 
 def test_offsets_of_another_window_are_reported(tmp_path: Path) -> None:
@@ -227,6 +304,8 @@ def test_a_classifier_of_other_classes_is_left_out_and_said(family: str, tmp_pat
         {"patch_size": 8},
         {"in_chans": 1},
         {"distilled": True},
+        {"reg_tokens": 1},
+        {"class_token": False, "global_pool": "avg", "fc_norm": False},
         {"init_values": 0.1},
         {"qkv_bias": False},
     ],

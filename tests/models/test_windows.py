@@ -165,3 +165,22 @@ def test_a_bias_table_resized_keeps_a_smooth_bias() -> None:
     assert (resized[0] < -0.9).all()
     assert (resized.diff(dim=0)[2:-2] > 0).all()
     assert math.isclose(resized[0, 0], -resized[-1, 0], abs_tol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("windows", [64, 65_600])  # a CUDA grid has 65,535 places along two of its axes
+def test_a_gpu_attends_as_the_cpu_does(windows: int, shifted: bool) -> None:
+    torch.manual_seed(0)
+    mask = shift_mask((28, 28), (7, 7), (3, 3)) if shifted else None  # of 16 windows
+    bias = torch.randn(1, 49, 49)
+    q, k, v = torch.randn(3, windows, 1, 49, 8).unbind()
+    results = []
+    for device in ("cpu", "cuda"):
+        inputs = [x.to(device).detach().requires_grad_() for x in (q, k, v, bias)]
+        out = attend(*inputs, None if mask is None else mask.to(device), 0.3, 0.0)
+        out.square().sum().backward()
+        results.append([out, *(x.grad for x in inputs)])
+    for ours, expected in zip(*results, strict=True):
+        assert (ours.cpu() - expected).abs().max() < 1e-4 * expected.abs().max()

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vitlab.models.intermediates import FeatureInfo, FeatureMaps, Indices, outputs_of, taken
 from vitlab.models.layers import Init, PatchEmbed, new_classifier, resize_pos_embed, trunc_normal
 
 
 class Features(NamedTuple):
-    """The normalized output of an encoder: P prefix tokens (class, distillation; P may be 0) and N patch tokens."""
+    """The normalized output of an encoder: N patch tokens, and P ≥ 0 prefix tokens (class, distillation, registers)."""
 
     prefix: Float[Tensor, "B P C"]
     patches: Float[Tensor, "B N C"]
@@ -61,6 +62,7 @@ class ImageModel(nn.Module, ABC):
 
     init: Init = staticmethod(trunc_normal)  # starts a new classifier
     global_pool: str = "avg"  # "token" if the classifier reads the class token
+    num_class_tokens: int = 1  # how many of the prefix tokens, the first, it then reads
 
     @abstractmethod
     def embed(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B C"]:
@@ -106,6 +108,21 @@ class ImageModel(nn.Module, ABC):
         """Return the attention of each block; nothing for an architecture without attention."""
         return []
 
+    @property
+    def feature_info(self) -> list[FeatureInfo]:
+        """What each stage of `forward_intermediates` gives, as timm has it; nothing if there are no maps."""
+        return []
+
+    def forward_intermediates(
+        self, images: Float[Tensor, "B Cin Hpx Wpx"], indices: Indices = None, **options: bool | str
+    ) -> Any:
+        """Return the maps of stages, see `Backbone.forward_intermediates`."""
+        raise ValueError(f"{type(self).__name__} gives no maps: it has no `forward_intermediates`.")
+
+    def features_only(self, out_indices: Indices = None, norm: bool = False) -> FeatureMaps:
+        """Return a module that maps images to the maps of some stages, None for all; it shares these weights."""
+        return FeatureMaps(self, out_indices, norm)
+
     def biases_kept(self) -> AbstractContextManager[None]:
         """Let an evaluation compute once what depends on weights alone, like a Swin's position biases."""
         return nullcontext()
@@ -142,7 +159,7 @@ class Backbone(ImageModel):
     the order of the forward pass: layer decay counts depth in this order.
 
     Override a default where it does not fit: `stride` if `encode` reduces the map, `add_pos_embed`, `pool`,
-    `no_weight_decay`, `attention_maps`, `resized`, `reset_classifier`.
+    `no_weight_decay`, `attention_maps`, `feature_info`, `resized`, `reset_classifier`.
     """
 
     patch_embed: PatchEmbed
@@ -177,6 +194,51 @@ class Backbone(ImageModel):
         """Take the three steps."""
         return self.encode(self.add_pos_embed(self.patch_embed(images)))
 
+    @property
+    def feature_info(self) -> list[FeatureInfo]:
+        """Of each block, all of which have the width and the stride of the output."""
+        names = {id(module): name for name, module in self.named_modules()}
+        width, stride = self.num_features, self.stride
+        return [FeatureInfo(module=names[id(block)], num_chs=width, reduction=stride) for block in self.blocks]
+
+    def forward_intermediates(  # type: ignore[override]
+        self,
+        images: Float[Tensor, "B Cin Hpx Wpx"],
+        indices: Indices = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Return the features and a list of the maps of stages; timm's signature.
+
+        Unlike timm's, the features are those of `forward_features`, and no patches are dropped in training.
+
+        Args:
+            indices: None for all stages of `feature_info`, an int for the last n, or a list of stages; negative ones
+                count from the end. The maps come in the order of the network.
+            return_prefix_tokens: each map in a pair with the prefix tokens (B, P, C) of its stage.
+            norm: apply the final norm to the maps whose width it has: all of a ViT, the last of a Swin.
+            output_fmt: NCHW (B, C, H, W), or NLC (B, N, C).
+            intermediates_only: return the list alone.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt must be NCHW or NLC, not {output_fmt}.")
+        stages = [self.get_submodule(self.feature_info[i]["module"]) for i in taken(indices, self.feature_info)]
+        features, outputs = outputs_of(stages, lambda: self.encode(self.add_pos_embed(self.patch_embed(images))))
+        grid = self.patch_embed.grid_of(images)
+        maps = [_prefix_and_map(self._normalized(x) if norm else x, grid) for x in outputs]
+        fitted = [(x.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else x.flatten(1, 2)) for _, x in maps]
+        pairs = [(x, prefix) for (prefix, _), x in zip(maps, fitted, strict=True)]
+        intermediates = pairs if return_prefix_tokens else fitted
+        return intermediates if intermediates_only else (features, intermediates)
+
+    def _normalized(self, x: Float[Tensor, "B *grid C"]) -> Float[Tensor, "B *grid C"]:
+        final = dict(self.named_children()).get("norm")
+        if final is None:
+            raise ValueError(f"norm: true, and {type(self).__name__} has no final norm by the name `norm`.")
+        return final(x) if x.shape[-1] == self.num_features else x
+
     def embed(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B C"]:
         return self.pool(self.forward_features(images))
 
@@ -193,6 +255,14 @@ class Backbone(ImageModel):
         if side * side != tensor.shape[1] - num_prefix:
             return None
         return resize_pos_embed(tensor, num_prefix, (side, side), self.patch_embed.grid_size)
+
+
+def _prefix_and_map(x: Tensor, grid: tuple[int, int]) -> tuple[Float[Tensor, "B P C"], Float[Tensor, "B H W C"]]:
+    """Split the output of a stage: a map as it is, or prefix tokens and the patches of a grid."""
+    if x.ndim == 4:
+        return x.flatten(1, 2)[:, :0], x
+    num_prefix = x.shape[1] - grid[0] * grid[1]
+    return x[:, :num_prefix], x[:, num_prefix:].unflatten(1, grid)
 
 
 def check_attributes(model: ImageModel) -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vitlab.distributed import mean_over_processes, num_processes
+from vitlab.distributed import local_rows, mean_over_processes, num_processes
 
 Init = Callable[[nn.Linear], None]
 """Initializes a linear layer: `trunc_normal`, `fan_in`, or your own function by its import path."""
@@ -53,6 +53,15 @@ def default_init(width: int, published: int) -> Init:
 def xavier(linear: nn.Linear) -> None:
     """Initialize as MAE does: uniform, of variance 2 / (fan_in + fan_out); bias 0."""
     nn.init.xavier_uniform_(linear.weight)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def xavier_apart(linear: nn.Linear) -> None:
+    """Initialize as big_vision does: as `xavier`, but q, k and v of one layer each as a layer of its own."""
+    parts = 3 if linear.out_features == 3 * linear.in_features else 1
+    for weight in linear.weight.chunk(parts):
+        nn.init.xavier_uniform_(weight)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
 
@@ -172,7 +181,10 @@ class BatchNorm(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Drop the branch of a residual block for whole samples while training, and scale the rest by 1/keep."""
+    """Drop the branch of a residual block for whole samples while training, and scale the rest by 1/keep.
+
+    Drawn for the global batch, so that each process drops others, and all together what one process would.
+    """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -182,7 +194,8 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate
-        return x * x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+        drawn = x.new_empty(num_processes() * x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep)
+        return x * local_rows(drawn).div_(keep)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"
@@ -202,7 +215,8 @@ class PatchDropout(nn.Module):
             return tokens
         tokens = tokens.flatten(1, 2)  # (B, N, D)
         B, N, D = tokens.shape
-        kept = torch.randn(B, N, device=tokens.device).argsort(dim=1)[:, : max(1, int(N * (1 - self.rate)))]
+        drawn = local_rows(torch.randn(num_processes() * B, N, device=tokens.device))
+        kept = drawn.argsort(dim=1)[:, : max(1, int(N * (1 - self.rate)))]
         return tokens.gather(1, kept.unsqueeze(-1).expand(-1, -1, D))
 
     def extra_repr(self) -> str:
@@ -273,9 +287,27 @@ def resample_grid(
     """
     if table.shape[:2] == (height, width):
         return table
+    if table.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return resample_by_sums(table, height, width, antialias)
     grid = table.float().permute(2, 0, 1).unsqueeze(0)
     grid = F.interpolate(grid, size=(height, width), mode="bicubic", antialias=antialias)
     return grid[0].permute(1, 2, 0).to(table.dtype)
+
+
+def resample_by_sums(
+    table: Float[Tensor, "H W D"], height: int, width: int, antialias: bool
+) -> Float[Tensor, "height width D"]:
+    """Do the same with one weighted sum for each side. The gradient of CUDA's kernel has no fixed order of summation,
+    and `torch.use_deterministic_algorithms` refuses it. Products of matrices would be rounded to bfloat16 by autocast.
+    """
+
+    def weights(old: int, new: int) -> Float[Tensor, "new old"]:
+        unit = torch.eye(old, device=table.device)[None, None]
+        return F.interpolate(unit, size=(new, old), mode="bicubic", antialias=antialias)[0, 0]
+
+    rows, columns = weights(table.shape[0], height), weights(table.shape[1], width)
+    tall = (rows[:, :, None, None] * table.float()).sum(dim=1)  # (height, W, D)
+    return (columns[:, :, None] * tall[:, None]).sum(dim=2).to(table.dtype)  # (height, width, D)
 
 
 def resize_pos_embed(

@@ -83,6 +83,21 @@ deit3_large_patch16_224 = named_size(VisionTransformer, img_size=224, **_vit_lar
 deit3_large_patch16_384 = named_size(VisionTransformer, img_size=384, **_vit_large, **_deit3)
 deit3_huge_patch14_224 = named_size(VisionTransformer, img_size=224, patch_size=14, **_vit_huge, **_deit3)
 
+# DINOv2 with registers, and without a class token, as timm trained them.
+_registers = {"reg_tokens": 4, "no_embed_class": True, "init_values": 1e-5}
+_no_class_token = {"class_token": False, "global_pool": "avg"}
+_gap = {"fc_norm": False, **_no_class_token}
+_gap_medium = {"qkv_bias": False, "init_values": 1e-6, **_gap}
+vit_small_patch14_reg4_dinov2 = named_size(VisionTransformer, img_size=518, patch_size=14, **_vit_small, **_registers)
+vit_base_patch14_reg4_dinov2 = named_size(VisionTransformer, img_size=518, patch_size=14, **_vit_base, **_registers)
+vit_large_patch14_reg4_dinov2 = named_size(VisionTransformer, img_size=518, patch_size=14, **_vit_large, **_registers)
+vit_medium_patch16_gap_240 = named_size(VisionTransformer, img_size=240, **_vit_medium, **_gap_medium)
+vit_medium_patch16_gap_256 = named_size(VisionTransformer, img_size=256, **_vit_medium, **_gap_medium)
+vit_medium_patch16_gap_384 = named_size(VisionTransformer, img_size=384, **_vit_medium, **_gap_medium)
+vit_huge_patch14_gap_224 = named_size(VisionTransformer, img_size=224, patch_size=14, **_vit_huge, **_gap)
+vit_medium_patch16_reg4_gap_256 = named_size(
+    VisionTransformer, img_size=256, **_vit_medium, **_registers, **_no_class_token)
+
 # Swin and Swin v2 (paper's section 3.3).
 _swin_tiny = {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
 _swin_small = {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)}

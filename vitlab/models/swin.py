@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitlab.models.backbone import AttentionMap, Backbone, Features, recompute_attention
+from vitlab.models.intermediates import FeatureInfo
 from vitlab.models.layers import (
     DropPath,
     Init,
@@ -210,6 +211,8 @@ class SwinTransformer(Backbone):
             clamped to it and not shifted; a map that the window does not divide is padded.
         shift: false shifts no block's windows.
         position_bias: a table as published, or `none` or `absolute` of the paper's Table 4.
+        table_resize: how loading resizes the tables of another window: bicubic as Swin's fine-tuning, or geometric, as
+            SimMIM's and BEiT's, so that offsets of one token keep their biases.
         block, attention: the published Swin by default; the other classes lead to Swin v2 step by step.
         dynamic_img_size: accept images of other sizes with the windows chosen for `img_size`. On by default, unlike
             timm, because multi-crop objectives call one model on two sizes.
@@ -232,6 +235,7 @@ class SwinTransformer(Backbone):
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         position_bias: Literal["none", "absolute", "table"] = "table",
+        table_resize: Literal["bicubic", "geometric"] = "bicubic",
         block: type[PreNormBlock] | type[ResPostNormBlock] = PreNormBlock,
         attention: type[DotProductAttention] = DotProductAttention,
         dynamic_img_size: bool = True,
@@ -246,6 +250,9 @@ class SwinTransformer(Backbone):
         super().__init__()
         check_stages(embed_dim, depths, num_heads)
         check_position_bias(position_bias, ("none", "absolute", "table"))
+        if table_resize not in ("bicubic", "geometric"):
+            raise ValueError(f"table_resize must be bicubic or geometric, not {table_resize}.")
+        self.table_resize = table_resize
         self.num_classes, self.in_chans, self.num_features = num_classes, in_chans, embed_dim * 2 ** (len(depths) - 1)
         self.windows = stage_windows(window_size, len(depths))
         self.init = init or default_init(embed_dim, published=96)
@@ -303,6 +310,15 @@ class SwinTransformer(Backbone):
         ends = ("pos_embed", "relative_position_bias_table", "logit_scale")
         return {name for name, _ in self.named_parameters() if name.endswith(ends)}
 
+    @property
+    def feature_info(self) -> list[FeatureInfo]:
+        """Of each resolution."""
+        width, patch = self.patch_embed.proj.out_channels, self.patch_size
+        return [
+            FeatureInfo(module=f"layers.{i}", num_chs=width * 2**i, reduction=patch * 2**i)
+            for i in range(len(self.layers))
+        ]
+
     def biases_kept(self) -> AbstractContextManager[None]:
         """Compute each position bias once for all forwards inside; the weights must not change."""
         return kept_biases(block.attn for block in self.blocks)
@@ -339,7 +355,8 @@ class SwinTransformer(Backbone):
         attention, _, kind = name.rpartition(".")
         if kind != "relative_position_bias_table":
             return super().resized(name, tensor)
-        return fit_bias_table(tensor, self.get_parameter(name), self.get_submodule(attention).window)  # type: ignore[arg-type]
+        window: Any = self.get_submodule(attention).window
+        return fit_bias_table(tensor, self.get_parameter(name), window, self.table_resize == "geometric")
 
     def arguments_at(self, img_size: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Let windows grow with the images."""

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitlab.models.backbone import ImageModel
+from vitlab.models.intermediates import FeatureInfo, Indices, taken
 from vitlab.models.layers import pair
 
 
@@ -63,7 +64,7 @@ class TimmModel(ImageModel):
         self.net = net.to(memory_format=torch.channels_last)
         self.num_classes, self.in_chans = num_classes, in_chans
         self.num_features = int(net.head_hidden_size)
-        self.pretrained = pretrained
+        self.pretrained, self.small_stem = pretrained, small_stem
         self.img_size = pair(img_size) if img_size is not None else (cfg.input_size[1], cfg.input_size[2])
         self.mean: tuple[float, ...] = tuple(cfg.mean)
         """The normalization that timm's weights expect; a teacher needs it, whatever its student's is."""
@@ -78,6 +79,19 @@ class TimmModel(ImageModel):
 
     def embed(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B C"]:
         return self.net.forward_head(self.net.forward_features(images), pre_logits=True)
+
+    @property
+    def feature_info(self) -> list[FeatureInfo]:
+        """timm's; nothing for its few models without maps. A `small_stem` leaves out two of the halvings."""
+        known = self.net.feature_info if isinstance(getattr(self.net, "feature_info", None), list) else []
+        halved = [info | {"reduction": info["reduction"] // (4 if i else 2)} for i, info in enumerate(known)]
+        return halved if self.small_stem else known
+
+    def forward_intermediates(
+        self, images: Float[Tensor, "B Cin Hpx Wpx"], indices: Indices = None, **options: bool | str
+    ) -> Any:
+        """Return what timm's method of this name does; convolutional models take fewer of its options."""
+        return self.net.forward_intermediates(images, taken(indices, self.feature_info), **options)
 
     @property
     def stored_module(self) -> nn.Module:

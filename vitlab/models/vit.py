@@ -1,11 +1,12 @@
 """Vision Transformer (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929) and DeiT (Touvron et al. 2021,
 https://arxiv.org/abs/2012.12877).
 
-    z = [cls; dist; patches] + pos
+    z = [cls; dist; reg; patches] + pos
     z = z + Attention(LN(z));  z = z + MLP(LN(z))      in every block
     Attention = softmax(q kᵀ / √d) v                   q, k, v = LN(z) W, in h heads of width d
 
-B images, H × W patches, N = H·W, D width, P prefix tokens (class, distillation). Names are timm's.
+B images, H × W patches, N = H·W, D width, P prefix tokens: the class token, DeiT's
+distillation token, registers. Names are timm's.
 """
 
 from collections.abc import Callable
@@ -101,12 +102,16 @@ class VisionTransformer(Backbone):
 
     Args:
         global_pool: the classifier reads the class token, or the mean of the patch tokens.
+        class_token: false: no class token; `global_pool` is then avg.
+        reg_tokens: registers, learned tokens beside the class token that nothing reads (Darcet et al. 2023,
+            https://arxiv.org/abs/2309.16588).
+        cls_token_std: σ of the class token at the start; 0.02 in the released code of DeiT, DINO, MAE and MSN.
         init_values: initial LayerScale (DeiT III); None for no LayerScale.
         norm: `batch` puts a batch norm in the place of every layer norm: each channel is normalized over all tokens of
             all images of a batch, and in evaluation by running averages. Yao et al. 2021 ("Leveraging Batch
             Normalization for Vision Transformers", ICCV workshops) saw this replacement diverge, until another batch
             norm between the two layers of the MLP, which is not here, mended it.
-        no_embed_class: add positions to patches only (DeiT III).
+        no_embed_class: add positions to patches only, none to prefix tokens (DeiT III, DINOv2 with registers).
         fc_norm: normalize after pooling instead of before; by default only for the mean.
         distilled: add DeiT's distillation token and second classifier.
         fixed_pos_embed: MAE's sin-cos table, not trained, in place of learned positions.
@@ -116,6 +121,7 @@ class VisionTransformer(Backbone):
             https://arxiv.org/abs/2208.07220); prefix tokens stay. Where the objective hides patches itself (MAE,
             SimMIM, MSN), no others are left out.
         init: initializes linear layers; by default timm's `trunc_normal`, and `fan_in` below DeiT-Ti's width of 192.
+        patch_init: initializes the patch embedding, taken as a linear layer; by default PyTorch's uniform numbers.
         grad_checkpointing: recompute each block's activations in the backward pass instead of storing them.
     """
 
@@ -133,7 +139,9 @@ class VisionTransformer(Backbone):
         qkv_bias: bool = True,
         init_values: float | None = None,
         norm: Literal["layer", "batch"] = "layer",
+        class_token: bool = True,
         no_embed_class: bool = False,
+        reg_tokens: int = 0,
         fc_norm: bool | None = None,
         distilled: bool = False,
         fixed_pos_embed: bool = False,
@@ -146,6 +154,8 @@ class VisionTransformer(Backbone):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         init: Init | None = None,
+        patch_init: Init | None = None,
+        cls_token_std: float = 1e-6,
         grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -153,13 +163,15 @@ class VisionTransformer(Backbone):
         self.num_classes, self.in_chans, self.num_features = num_classes, in_chans, embed_dim
         self.init = init or default_init(embed_dim, published=192)
         self.distilled, self.no_embed_class, self.grad_checkpointing = distilled, no_embed_class, grad_checkpointing
+        self._check_prefix(class_token, reg_tokens)
+        self.num_class_tokens, self.num_prefix_tokens = class_token + distilled, class_token + distilled + reg_tokens
         self.global_pool, self.distilled_training = self._check_pool(global_pool), False
 
         embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim, None, dynamic_img_size, dynamic_img_pad)
         self.patch_embed, self.img_size, (H, W) = embed, embed.img_size, embed.grid_size
-        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if class_token else None
         self.dist_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if distilled else None
-        self.num_prefix_tokens = 2 if distilled else 1
+        self.reg_token = nn.Parameter(torch.empty(1, reg_tokens, embed_dim)) if reg_tokens else None
         embed_len = H * W + (0 if no_embed_class else self.num_prefix_tokens)
         self.pos_embed = nn.Parameter(torch.zeros(1, embed_len, embed_dim), requires_grad=not fixed_pos_embed)
         self.pos_drop, self.patch_drop = nn.Dropout(pos_drop_rate), PatchDropout(patch_drop_rate)
@@ -177,15 +189,36 @@ class VisionTransformer(Backbone):
         self.head_dist = classifier(embed_dim, num_classes) if distilled else None
 
         init_linears(self, self.init)
-        nn.init.normal_(self.cls_token, std=1e-6)
+        if patch_init is not None:
+            linear = nn.Linear(in_chans * patch_size**2, embed_dim)
+            patch_init(linear)
+            embed.proj.weight = nn.Parameter(linear.weight.detach().view_as(embed.proj.weight))
+            embed.proj.bias = nn.Parameter(linear.bias.detach())
+        if self.cls_token is not None:
+            nn.init.normal_(self.cls_token, std=cls_token_std)
         if self.dist_token is not None:
             nn.init.trunc_normal_(self.dist_token, std=0.02)
+        if self.reg_token is not None:
+            nn.init.normal_(self.reg_token, std=1e-6)
         if fixed_pos_embed:  # rows of prefix tokens stay 0, as in MAE
             self.pos_embed.data[0, -H * W :] = sincos_table(embed_dim, H, W).to(self.pos_embed)
         else:
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
+    def _check_prefix(self, class_token: bool, reg_tokens: int) -> None:
+        if reg_tokens < 0:
+            raise ValueError(f"reg_tokens is {reg_tokens}; give a number of registers, 0 for none.")
+        if self.distilled and (reg_tokens or not class_token):
+            raise ValueError(
+                f"class_token {class_token} and reg_tokens {reg_tokens} with distilled: true: DeiT's has a "
+                "class token and no registers; leave both settings out."
+            )
+
     def _check_pool(self, global_pool: str) -> str:
+        if global_pool == "token" and not self.num_class_tokens:
+            raise ValueError(
+                "global_pool token reads the class token, and class_token is false; give global_pool: avg."
+            )
         if global_pool not in (("token",) if self.distilled else ("token", "avg")):
             choices = "token for a distilled model" if self.distilled else "token or avg"
             raise ValueError(f"global_pool must be {choices}, not {global_pool}.")
@@ -207,10 +240,13 @@ class VisionTransformer(Backbone):
     def encode(self, tokens: Float[Tensor, "B *grid D"]) -> Features:
         """Run the blocks on all patches (B, H, W, D), or on any subset of them (B, K, D), behind the prefix tokens."""
         P = self.num_prefix_tokens
-        prefix = self.cls_token if self.dist_token is None else torch.cat([self.cls_token, self.dist_token], dim=1)
-        if not self.no_embed_class:
-            prefix = prefix + self.pos_embed[:, :P]
-        x = torch.cat([prefix.expand(tokens.shape[0], -1, -1), tokens.flatten(1, -2)], dim=1)  # (B, P + N, D)
+        x = tokens.flatten(1, -2)  # (B, N, D)
+        if P:
+            learned = (self.cls_token, self.dist_token, self.reg_token)
+            prefix = torch.cat([token for token in learned if token is not None], dim=1)  # (1, P, D)
+            if not self.no_embed_class:
+                prefix = prefix + self.pos_embed[:, :P]
+            x = torch.cat([prefix.expand(x.shape[0], -1, -1), x], dim=1)  # (B, P + N, D)
         x = self.pos_drop(x)
         for block in self.blocks:
             x = run_block(block, x, self.grad_checkpointing)
@@ -219,7 +255,8 @@ class VisionTransformer(Backbone):
 
     def pool(self, features: Features) -> Float[Tensor, "B C"]:
         """Return what the classifier reads; for a distilled model the mean of its two tokens, as in timm."""
-        return self.fc_norm((features.prefix if self.global_pool == "token" else features.patches).mean(dim=1))
+        read = features.prefix[:, : self.num_class_tokens] if self.global_pool == "token" else features.patches
+        return self.fc_norm(read.mean(dim=1))
 
     def forward_heads(self, features: Features) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
         """Return the logits of the class token and of the distillation token, for the distillation objective."""
@@ -261,13 +298,13 @@ class VisionTransformer(Backbone):
 
     def reset_classifier(self, num_classes: int, global_pool: Literal["token", "avg"] | None = None) -> None:
         self.num_classes, self.global_pool = num_classes, self._check_pool(global_pool or self.global_pool)
-        self.head = new_classifier(self.num_features, num_classes, self.init, like=self.cls_token)
+        self.head = new_classifier(self.num_features, num_classes, self.init, like=self.pos_embed)
         if self.distilled:
-            self.head_dist = new_classifier(self.num_features, num_classes, self.init, like=self.cls_token)
+            self.head_dist = new_classifier(self.num_features, num_classes, self.init, like=self.pos_embed)
 
     def no_weight_decay(self) -> set[str]:
         """Positions and prefix tokens. DeiT's released run decayed `dist_token`; timm does not."""
-        return {"pos_embed", "cls_token", "dist_token"} & {name for name, _ in self.named_parameters()}
+        return {"pos_embed", "cls_token", "dist_token", "reg_token"} & {name for name, _ in self.named_parameters()}
 
     def head_parameters(self) -> list[nn.Parameter]:
         return [*self.head.parameters(), *([] if self.head_dist is None else self.head_dist.parameters())]

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from vitlab.atomic_files import written_whole
 from vitlab.models.backbone import ImageModel
+from vitlab.models.names import Weights, with_timm_names
 
-Weights = dict[str, Tensor]
 Shape = tuple[int, ...]
 
 CONTAINERS = ("state_dict", "model", "teacher", "target_encoder", "student")
@@ -40,15 +40,17 @@ LEFTOVERS = re.compile(r"^(mask_token$|decoder|fc\.(fc|bn)\d)")
 FINAL_NORM = re.compile(r"^(fc_)?norm\.(weight|bias|running_mean|running_var)$")
 """Of a ViT, before or after pooling. MAE pre-trains with the one and fine-tunes with the other, started afresh."""
 
+COLORS = 3  # channels of the images that published weights were trained on
+
 
 @dataclass(frozen=True)
 class LoadReport:
     """What a file gave to a model, in the model's names.
 
-    `resized` are grids of positions, bias tables and, where the file tells its window, the offsets of Swin v2's
-    continuous biases. `missing` parameters keep their initial values and `unexpected` tensors of the file are not used:
-    classifiers of another number of classes, and what a pre-training has beside its encoder. `beside` are the parts of
-    the file that do not begin with `prefix`: SimMIM's decoder in a checkpoint of its training.
+    `resized` are grids of positions, bias tables, filters of other channels and, where the file tells its window, the
+    offsets of Swin v2's continuous biases. `missing` parameters keep their initial values and `unexpected` tensors of
+    the file are not used: classifiers of another number of classes, and what a pre-training has beside its encoder.
+    `beside` are the parts of the file that do not begin with `prefix`: SimMIM's decoder in a checkpoint.
     """
 
     path: str
@@ -77,7 +79,9 @@ class LoadReport:
 
 
 def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) -> LoadReport:
-    """Load a file of timm's, Microsoft's, Meta's or this project's into `model`, and report what went where.
+    """Load a file of timm's, torchvision's, Microsoft's, Meta's, mmpretrain's or this project's, and report it.
+
+    Filters of red, green and blue become filters of the model's channels as in timm's `adapt_input_conv`.
 
     Args:
         prefix: what the names of the encoder begin with in the file, like `encoder.`. None: what the checkpoint itself
@@ -90,20 +94,14 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
     target = _with_timm_names(model)
     own = target.state_dict()
     weights, encoder_prefix = _read(path)
-    file = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
+    file = with_timm_names({name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()})
     if prefix is None:
         inside = [name[len(encoder_prefix) :] for name in file if name.startswith(encoder_prefix)]
         prefix = encoder_prefix + _find_prefix(inside, own)
     part = {name[len(prefix) :]: tensor for name, tensor in file.items() if name.startswith(prefix)}
     encoder = convert_names(part)
 
-    fitting = {
-        name: tensor
-        if tensor.shape == own[name].shape
-        else (target.resized(name, tensor) if isinstance(target, ImageModel) else None)
-        for name, tensor in encoder.items()
-        if name in own
-    }
+    fitting = {name: _fitted(target, name, tensor, own[name]) for name, tensor in encoder.items() if name in own}
     loaded = {name: tensor for name, tensor in fitting.items() if tensor is not None}
     report = LoadReport(
         path=str(path),
@@ -123,6 +121,38 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
     _refuse_unexplained(report, type(model).__name__, other_shapes)
     target.load_state_dict({**own, **loaded})
     return report
+
+
+def load_classifier_rows(model: ImageModel, path: str | Path, rows: list[int]) -> None:
+    """Start the classifier of each class from one row of the classifier in a file, which has other classes.
+
+    Swin fine-tunes so from ImageNet-22k (utils.py of microsoft/Swin-Transformer, load_pretrained).
+
+    Raises:
+        ValueError: a row for more or fewer classes than the model has, or beyond the file's; a file without classifier.
+    """
+    file, own = convert_names(with_timm_names(read_weights(path))), _with_timm_names(model).state_dict()
+    names = [name for name in own if CLASSIFIER.match(name)]
+    if not names or any(name not in file for name in names):
+        raise ValueError(f"{path} has no classifier {', '.join(names)}, from which rows could be taken.")
+    if len(rows) != model.num_classes or not 0 <= min(rows) <= max(rows) < len(file[names[0]]):
+        raise ValueError(
+            f"{len(rows)} rows up to {max(rows, default=0)} are listed for the {model.num_classes} classes; give each "
+            f"class one of the {len(file[names[0]])} rows in {path}, from 0."
+        )
+    _with_timm_names(model).load_state_dict(own | {name: file[name][rows] for name in names})
+
+
+def _fitted(model: nn.Module, name: str, tensor: Tensor, own: Tensor) -> Tensor | None:
+    """Return a tensor of a file in the shape of the model's own, or None."""
+    if tensor.shape == own.shape:
+        return tensor
+    if tensor.ndim == own.ndim == 4 and tensor.shape[1] == COLORS and tensor[:, 0].shape == own[:, 0].shape:
+        from timm.models import adapt_input_conv  # here: timm takes seconds to import
+
+        adapted: Tensor = adapt_input_conv(own.shape[1], tensor)
+        return adapted
+    return model.resized(name, tensor) if isinstance(model, ImageModel) else None
 
 
 def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -181,11 +211,16 @@ def _unwrap(content: object, path: Path) -> Weights:
 
 
 def convert_names(weights: Weights) -> Weights:
-    """Return weights under timm's names, from Microsoft's (Swin, Swin v2, SimMIM), Meta's (DeiT III) or timm's own.
+    """Return weights under timm's names: from Microsoft's (Swin, Swin v2, SimMIM), Meta's (DeiT III, DINOv2), its own.
 
-    Microsoft ends stage i with the patch merging that begins stage i + 1 in timm.
+    Microsoft ends stage i with the patch merging that begins stage i + 1 in timm. DINOv2 with registers adds a position
+    to the class token and none to registers, timm none to either.
     """
     microsoft = "layers.0.downsample.reduction.weight" in weights
+    if "register_tokens" in weights:
+        weights = dict(weights)
+        weights["reg_token"], positions = weights.pop("register_tokens"), weights["pos_embed"]
+        weights["cls_token"], weights["pos_embed"] = weights["cls_token"] + positions[:, :1], positions[:, 1:]
 
     def rename(name: str) -> str:
         name = re.sub(r"\.gamma_([12])$", r".ls\1.gamma", name).replace(".rpe_mlp.", ".cpb_mlp.")

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -135,12 +136,44 @@ def resize_bias_table(
     return resample_grid(grid, 2 * new_window[0] - 1, 2 * new_window[1] - 1, antialias=False).flatten(0, 1)
 
 
-def fit_bias_table(tensor: Tensor, table: Float[Tensor, "offsets h"], window: Size) -> Tensor | None:
+def resize_bias_table_geometrically(
+    table: Float[Tensor, "offsets h"], window: Size, new_window: Size
+) -> Float[Tensor, "new_offsets h"]:
+    """Resize a bias table so that offsets of one token keep their biases and the largest offsets become the largest.
+
+    The old offsets are put at 1, 1 + q, 1 + q + q², …, and a cubic spline is read at whole offsets: `utils.py` of
+    SimMIM and of BEiT. Bicubic interpolation stretches all offsets alike.
+    """
+    from scipy.interpolate import RectBivariateSpline  # takes a second to import
+
+    sides = zip(window, new_window, strict=True)
+    rows, columns = (_geometric_places(side - 1, new_side - 1) for side, new_side in sides)
+    new_rows, new_columns = (np.arange(1 - side, side) for side in new_window)
+    grid = table.double().cpu().numpy().reshape(len(rows), len(columns), -1)
+    kx, ky = min(3, len(rows) - 1), min(3, len(columns) - 1)
+    heads = [RectBivariateSpline(rows, columns, head, kx=kx, ky=ky) for head in np.moveaxis(grid, 2, 0)]
+    return torch.from_numpy(np.stack([head(new_rows, new_columns) for head in heads], axis=-1)).flatten(0, 1).to(table)
+
+
+def _geometric_places(count: int, reach: int) -> Float[np.ndarray, "places"]:
+    """Return 1 + q + … + q^(i-1) for offset i from 1 to `count`, mirrored and with 0; of the last this is `reach`."""
+    low, high = 1.01, 1.5  # within which the released code looks for q
+    while high - low > 1e-6:
+        q = (low + high) / 2
+        low, high = (low, q) if sum(q**i for i in range(count)) > reach else (q, high)
+    places = np.cumsum(q ** np.arange(count))
+    return np.concatenate([-places[::-1], [0.0], places])
+
+
+def fit_bias_table(
+    tensor: Tensor, table: Float[Tensor, "offsets h"], window: Size, geometric: bool = False
+) -> Tensor | None:
     """Resize the bias table of a file, of a square window, to the shape of `table`; None if it is not such a table."""
     side = (math.isqrt(len(tensor)) + 1) // 2  # a window of s has (2s - 1)² offsets
     if tensor.ndim != 2 or tensor.shape[1] != table.shape[1] or (2 * side - 1) ** 2 != len(tensor):
         return None
-    return resize_bias_table(tensor, (side, side), window)
+    resize = resize_bias_table_geometrically if geometric and side > 1 else resize_bias_table
+    return resize(tensor, (side, side), window)
 
 
 def shift_mask(

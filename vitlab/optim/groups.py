@@ -30,15 +30,15 @@ def parameter_groups(
         no_decay: Names without weight decay, beside everything of at most one dimension.
 
     Returns:
-        Groups for a PyTorch optimizer: `params`, `names`, `lr` (scaled), `weight_decay`; the deepest layer last. For an
-        optimizer that separates matrices also `hidden_matrices`: whether they are decayed matrices of the blocks, or
-        between two blocks.
+        Groups for a PyTorch optimizer: `params`, `names`, `lr` (scaled), `layer_scale` (the layer-wise decay in it),
+        `weight_decay`; the deepest layer last. For an optimizer that separates matrices also `hidden_matrices`: whether
+        they are decayed matrices of the blocks, or between two blocks.
     """
     scale = optimizer.scale(global_batch)
     depth = {id(p): i for i, layer in enumerate(layers) for p in layer}
     in_head = {id(p) for p in head}
     top = len(layers) - 1
-    groups: dict[tuple[float, float, bool], dict[str, Any]] = {}
+    groups: dict[tuple[float, float, bool, float], dict[str, Any]] = {}
     for name, parameter in parameters:
         if not parameter.requires_grad:
             continue
@@ -46,14 +46,16 @@ def parameter_groups(
         excluded = parameter.ndim <= 1 or name in no_decay
         in_blocks = 0 < below_head < top and id(parameter) not in in_head
         hidden = optimizer.separates_matrices and parameter.ndim == 2 and in_blocks and not excluded
-        lr = optimizer.lr_of(hidden) * (optimizer.layer_decay or 1.0) ** below_head
+        layer_scale = (optimizer.layer_decay or 1.0) ** below_head
+        lr = optimizer.lr_of(hidden) * layer_scale
         if id(parameter) in in_head and optimizer.head_lr is not None:
-            lr = optimizer.head_lr
+            lr, layer_scale = optimizer.head_lr, 1.0
         decay = 0.0 if excluded else optimizer.weight_decay
-        settings: dict[str, Any] = {"params": [], "names": [], "lr": lr * scale, "weight_decay": decay}
+        settings: dict[str, Any] = {"params": [], "names": [], "lr": lr * scale, "layer_scale": layer_scale}
+        settings["weight_decay"] = decay
         if optimizer.separates_matrices:
             settings["hidden_matrices"] = hidden
-        group = groups.setdefault((lr, decay, hidden), settings)
+        group = groups.setdefault((lr, decay, hidden, layer_scale), settings)
         group["params"].append(parameter)
         group["names"].append(name)
     return [groups[key] for key in sorted(groups)]

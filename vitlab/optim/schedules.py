@@ -11,12 +11,14 @@ class Schedule(ABC):
     """The learning rate as a pure function of the optimizer steps taken, so that a resumed run needs no state.
 
     It rises linearly at first. Epochs are fractional, as in MAE's `lr_sched.py`. `warmup_lr`, and what a leaf adds, are
-    absolute rates: layer-wise decay never lowers them (timm's, DeiT's and Swin's code; MAE's does).
+    absolute rates of the group nearest to the head.
 
     Args:
         warmup_epochs: Length of the warm-up; may be a fraction.
         warmup_lr: Where the warm-up starts.
         scale_with_batch: Let the optimizer's `reference_batch` scale the absolute rates too: Swin, SimMIM.
+        scale_with_layer: Let the optimizer's `layer_decay` scale the absolute rates too, so that the layers' rates keep
+            their proportions (BEiT, MAE). False: they hold for every layer (timm's schedulers, SimMIM).
         stretch: Factor by which every cosine or line is longer than the run, which ends on the way: 1.25 in MSN. Also
             applies to the weight decay and to a teacher's momentum.
     """
@@ -24,6 +26,7 @@ class Schedule(ABC):
     warmup_epochs: float = 0.0
     warmup_lr: float = 0.0
     scale_with_batch: bool = field(default=False, kw_only=True)
+    scale_with_layer: bool = field(default=True, kw_only=True)
     stretch: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -41,9 +44,10 @@ class Schedule(ABC):
     def after_warmup(self, peak: float, step: int, steps: int, epochs: float, warmup: float) -> float:
         """Return what `lr` is from step `warmup` on."""
 
-    def at(self, scale: float) -> "Schedule":
-        """Return the schedule for a batch that multiplies the optimizer's rates by `scale`."""
-        return self.scaled(scale) if self.scale_with_batch else self
+    def at(self, scale: float, layer_scale: float = 1.0) -> "Schedule":
+        """Return the schedule of a group whose rate a batch multiplies by `scale` and its depth by `layer_scale`."""
+        factor = (scale if self.scale_with_batch else 1.0) * (layer_scale if self.scale_with_layer else 1.0)
+        return self if factor == 1 else self.scaled(factor)
 
     @abstractmethod
     def scaled(self, scale: float) -> "Schedule":
