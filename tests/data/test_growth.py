@@ -1,7 +1,6 @@
 """Training images that grow over the run."""
 
 import os
-import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from tests.kills import after, die, forked, last_words
+from tests.kills import continued_after_a_kill
 from tests.models.small_models import SMALL
-from vitlab.commands.check_resume import disagreements
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.data import Digits, Growth, MultiCrop
@@ -24,7 +22,6 @@ from vitlab.experiment.experiment import Experiment
 from vitlab.experiment.step_cost import measure
 from vitlab.models import VisionTransformer
 from vitlab.objectives import Supervised
-from vitlab.runs.record import RunRecord
 
 GROWING: Config = {
     "data": {"init_args": {"image_size": 16, "grow": {"start": 8, "step": 4, "until": 0.5}}},
@@ -107,12 +104,7 @@ def test_training_images_grow_and_validation_images_do_not(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork of this process is killed")
 def test_a_killed_run_continues_to_the_bit(tiny: Callable[..., Path]) -> None:
-    arguments = ["--config", str(tiny(GROWING))]
-    assert forked([*arguments, "--run.root", "whole"]) == 0, last_words()
-    killed = forked(arguments, lambda: after(RunRecord, "on_train_batch_end", 5, die))  # among those of 12 pixels
-    assert killed == -signal.SIGKILL, last_words()
-    assert forked(arguments) == 0, last_words()
-    assert disagreements(Path("whole/tiny/seed-0"), Path("runs/tiny/seed-0")) == []
+    continued_after_a_kill(["--config", str(tiny(GROWING))], step=5)  # among those of 12 pixels
 
 
 def test_sizes_that_patches_do_not_divide_are_refused_before_training(

@@ -6,7 +6,9 @@ import timm.data.mixup as timm_mixup
 import torch
 import torch.nn.functional as F
 
-from vitlab.data.mixup import Box, Mixup, draw_mixup, mix_images, mix_labels
+from vitlab.data import Digits
+from vitlab.data.mixup import Box, Mixup, draw_groups, draw_mixup, mix_groups, mix_images, mix_labels
+from vitlab.distributed import places
 
 _LABELS = torch.tensor([0, 3, 3, 1, 4, 2])
 
@@ -78,6 +80,60 @@ def test_weight_is_the_area_that_is_left() -> None:
         assert 0 <= box.top <= box.bottom <= 20
         assert 0 <= box.left <= box.right <= 12
         assert lam == pytest.approx(1 - (box.bottom - box.top) * (box.right - box.left) / 240)
+
+
+def mixed_by(world_size: int, group: int, batch: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images and targets, mixed by several processes and put back at their places."""
+    images = torch.randn(batch, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(batch) % 5
+    mixed, targets = torch.empty_like(images), torch.empty(batch, 5)
+    for rank in range(world_size):
+        own = places(batch // world_size, rank, world_size)
+
+        def draw(number: int) -> tuple[float, Box | None]:
+            return draw_mixup(Mixup(group=group), 0, 0, 7, 8, 8, number)
+
+        mix = draw_groups(group, own.numpy(), batch, draw)
+        mixed[own], targets[own] = mix_groups(images[own], labels[own], 5, mix)
+    return mixed, targets
+
+
+@pytest.mark.parametrize("group", [2, 8, 10, 64])
+def test_groups_are_mixed_alike_on_any_number_of_processes(group: int) -> None:
+    expected = mixed_by(1, group)
+    for world_size in (2, 3, 6):
+        for found, value in zip(mixed_by(world_size, group), expected, strict=True):
+            assert torch.equal(found, value)
+
+
+def test_each_group_is_a_batch_of_timms_with_draws_of_its_own() -> None:
+    """Images 0, 3, 6, 9 of 24 and their partners are mixed as timm mixes the batch of one of three devices."""
+    images, labels = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 5
+    mixed, targets = mixed_by(1, 8)
+    drawn = set()
+    for number in range(3):
+        first = list(range(number, 12, 3))
+        members = torch.tensor([*first, *(23 - i for i in reversed(first))])
+        lam, box = draw_mixup(Mixup(group=8), 0, 0, 7, 8, 8, number)
+        drawn.add((lam, box))
+        torch.testing.assert_close(mixed[members], mix_images(images[members], lam, box))
+        torch.testing.assert_close(targets[members], mix_labels(labels[members], 5, lam))
+    assert len(drawn) == 3
+    assert {box is None for _, box in drawn} == {True, False}
+
+
+def test_data_mix_by_groups_and_by_default_once_for_the_batch() -> None:
+    for group, draws in ((None, 1), (8, 8)):
+        data = Digits(batch_size=64, mixup=Mixup(mixup_alpha=1.0, cutmix_alpha=0.0, group=group))
+        (_, targets), _ = data.training_batch(0, 0, torch.device("cpu"))
+        own = targets.amax(dim=1)
+        assert len({round(float(lam), 5) for lam in own if lam < 1}) == draws
+
+
+@pytest.mark.parametrize("group", [0, 1, 7])
+def test_groups_consist_of_pairs(group: int) -> None:
+    with pytest.raises(ValueError, match=f"mixup.group is {group}; .* an even number"):
+        Mixup(group=group)
 
 
 def test_one_kind_alone() -> None:

@@ -98,7 +98,7 @@ def test_files_are_read_once_and_never_again(
     def forbidden(path: Path) -> None:
         raise AssertionError(path)
 
-    monkeypatch.setattr(checking, "_examine", forbidden)
+    monkeypatch.setattr(checking, "read_rgb", forbidden)
     _read(root)
     assert said == first
 

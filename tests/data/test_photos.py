@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from timm.data import create_transform
 from timm.data.auto_augment import rand_augment_transform
@@ -14,7 +15,15 @@ from timm.data.auto_augment import rand_augment_transform
 from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, CROP_SCALE, crop_box, crop_boxes
 from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.decoding import read_rgb
-from vitlab.data.photos import PhotoAugment, central_crop, half_will_do, make_rand_augment, random_crop, seeded
+from vitlab.data.photos import (
+    PhotoAugment,
+    central_crop,
+    half_will_do,
+    make_rand_augment,
+    random_crop,
+    resized_box,
+    seeded,
+)
 
 _MEAN = (0.485, 0.456, 0.406)
 
@@ -183,3 +192,24 @@ def test_seeding_one_image_leaves_no_trace() -> None:
 def test_impossible_settings_are_refused(arguments: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         PhotoAugment(**arguments)
+
+
+def test_without_a_low_pass_filter_two_pixels_of_eight_are_seen() -> None:
+    """tf.image.resize with antialias=False: the new centers are at 1.5 and 5.5, between pixels 1 and 2, 5 and 6."""
+    image = np.repeat(np.array([9, 10, 30, 99, 99, 100, 200, 9], dtype=np.uint8)[None, :, None], 8, axis=0)
+    box, settings = (0, 0, 8, 8), PhotoAugment(interpolation="bilinear", antialias=False)
+    seen = resized_box(image, box, 2, settings.interpolation, settings.antialias)
+    assert seen[0].tolist() == [[20, 150], [20, 150]]
+    assert resized_box(image, box, 2, "bilinear")[0].tolist() != seen[0].tolist()
+    wide = [0.5] * 64
+    assert not half_will_do(wide, 8, settings)(4000, 4000)
+
+
+def test_area_averages_the_pixels_under_each_new_one_in_proportion() -> None:
+    image = np.array([[30, 60, 90], [30, 60, 90], [120, 150, 180]], dtype=np.uint8)[:, :, None]
+    seen = central_crop(image, 2, None, "area")  # weights 2/3 and 1/3 on either side
+    rows = np.array([[2, 1, 0], [0, 1, 2]]) / 3
+    assert seen[0].tolist() == (rows @ image[..., 0] @ rows.T).round().astype(int).tolist()
+    photo = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    whole = F.avg_pool2d(torch.from_numpy(photo).permute(2, 0, 1).float(), 2).round().to(torch.uint8)
+    assert torch.equal(central_crop(photo, 4, 1.0, "area"), whole[..., 1:5])

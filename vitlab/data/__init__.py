@@ -14,14 +14,18 @@ if TYPE_CHECKING:
     from vitlab.data.decoding import decode as decode
     from vitlab.data.digits import Digits as Digits
     from vitlab.data.growth import Growth as Growth
+    from vitlab.data.hugging_face import HuggingFace as HuggingFace
     from vitlab.data.image_folder import ImageFolder as ImageFolder
     from vitlab.data.in_memory import InMemoryDataModule as InMemoryDataModule
     from vitlab.data.in_memory import TensorImages as TensorImages
+    from vitlab.data.label_table import LabelTable as LabelTable
+    from vitlab.data.lit_data import LitData as LitData
     from vitlab.data.mixup import Mixup as Mixup
     from vitlab.data.multi_crop import Crops as Crops
     from vitlab.data.multi_crop import MultiCrop as MultiCrop
     from vitlab.data.photos import PhotoAugment as PhotoAugment
     from vitlab.data.placed_digits import PlacedDigits as PlacedDigits
+    from vitlab.data.sampling import Sampling as Sampling
     from vitlab.data.shapes import Shapes as Shapes
     from vitlab.data.source import PhotoSource as PhotoSource
 
@@ -32,12 +36,16 @@ _MODULES = {
     "decoding": ["decode"],
     "digits": ["Digits"],
     "growth": ["Growth"],
+    "hugging_face": ["HuggingFace"],
     "image_folder": ["ImageFolder"],
     "in_memory": ["InMemoryDataModule", "TensorImages"],
+    "label_table": ["LabelTable"],
+    "lit_data": ["LitData"],
     "mixup": ["Mixup"],
     "multi_crop": ["Crops", "MultiCrop"],
     "photos": ["PhotoAugment"],
     "placed_digits": ["PlacedDigits"],
+    "sampling": ["Sampling"],
     "shapes": ["Shapes"],
     "source": ["PhotoSource"],
 }

@@ -216,9 +216,10 @@ def erase(images: BatchF, draws: Draws, prob: float) -> BatchF:
     return images
 
 
-def resize(images: Batch8, size: int) -> Float[Tensor, "B C S S"]:
-    """Resize square images, bicubic, with a low-pass filter where they shrink; values are clamped to 0 … 255."""
-    out = F.interpolate(images.float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+def resize(images: Batch8, size: int | tuple[int, int]) -> Float[Tensor, "B C h w"]:
+    """Resize images, bicubic, with a low-pass filter where they shrink; values are clamped to 0 … 255."""
+    size = (size, size) if isinstance(size, int) else size
+    out = F.interpolate(images.float(), size=size, mode="bicubic", antialias=True, align_corners=False)
     return out.clamp(0, 255)
 
 

@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import PIL
@@ -31,27 +31,45 @@ class Check(NamedTuple):
     faint: list[str]  # names of 16-bit photographs that 8 bits leave nearly blank
 
 
-def check_images(root: Path, names: Sequence[str]) -> Check:
-    """Decode every file under `root` once.
+Examined = tuple[int, bool] | str  # a hash of the bytes and whether the picture `is_faint`; or why it is broken
 
-    Results are cached by name, size and time of change, so that the next start decodes only new and changed files.
+
+def check_images(root: Path, names: Sequence[str]) -> Check:
+    """Decode every file under `root` once; the next start decodes files of another name, size or time of change."""
+
+    def examine(name: str) -> Examined:
+        path = root / name
+        return examined(lambda: (read_rgb(path), path.read_bytes(), path))
+
+    return check_all(root, names, [_file_mark(root, name) for name in names], examine)
+
+
+def check_all(
+    place: Path | str, names: Sequence[str], marks: Sequence[str], examine: Callable[[str], Examined]
+) -> Check:
+    """Examine every photograph once.
+
+    Args:
+        place: a folder, or what else has them; each has a cache of its own.
+        marks: of each name, a text that changes with the photograph; "" is always examined again.
     """
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    cache = user_cache / "vitlab" / f"decoded-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.npy"
-    marks = np.fromiter((_mark(root, name) for name in names), np.uint64, len(names))
-    records, good = _recall(_read(cache), marks)
+    key = str(place.resolve()) if isinstance(place, Path) else place
+    cache = user_cache / "vitlab" / f"decoded-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
+    numbers = np.fromiter(map(_number, names, marks), np.uint64, len(names))
+    records, good = _recall(_read(cache), numbers)
     new = np.flatnonzero(~good).tolist()
     broken: dict[str, str] = {}
     try:
-        for index, result in _examine_all(root, names, new):
+        for index, result in _examine_all(names, examine, new):
             if isinstance(result, str):
                 broken[names[index]] = result
             else:
                 good[index] = True
-                records[index] = (marks[index], *result)
+                records[index] = (numbers[index], *result)
     finally:  # an interrupted check continues later
         if new:
-            _write(cache, broken, records[good], root)
+            _write(cache, broken, records[good], place)
     faint = [names[index] for index in np.flatnonzero(records["faint"]).tolist()]
     return Check(broken, cache.with_suffix(".txt"), records["content"], faint)
 
@@ -61,7 +79,7 @@ def content_of(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def is_faint(path: Path, pixels: Pixels) -> bool:
+def is_faint(file: Path | BinaryIO, pixels: Pixels) -> bool:
     """Return whether a file has 16 bits per channel but uses so little of the range that its 8-bit `pixels` are blank.
 
     Pictures are not stretched one by one, because others of the data set may use the whole range.
@@ -70,7 +88,7 @@ def is_faint(path: Path, pixels: Pixels) -> bool:
     if levels >= _LEVELS:
         return False
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             # Pillow gives colors in 8 bits, and only the decoder's argument tells that the file has more.
             deep = isinstance(image, ImageFile.ImageFile) and any(";16" in str(tile.args) for tile in image.tile)
             if image.mode not in SIXTEEN_BIT:
@@ -80,40 +98,49 @@ def is_faint(path: Path, pixels: Pixels) -> bool:
         return False
 
 
-def _examine(path: Path) -> tuple[int, bool] | str:
-    """Return a hash of the file's bytes and whether it `is_faint`, or why it cannot be decoded."""
+def examined(read: Callable[[], tuple[Pixels, bytes, Path | BinaryIO]]) -> Examined:
+    """Return what is known of a photograph, given by its pixels, its bytes and where Pillow opens it."""
     try:
-        pixels = read_rgb(path)
-        return content_of(path.read_bytes()), is_faint(path, pixels)
+        pixels, content, file = read()
+        return content_of(content), is_faint(file, pixels)
     except (ValueError, OSError) as error:
         return str(error)
 
 
-def _examine_all(root: Path, names: Sequence[str], indices: list[int]) -> Iterator[tuple[int, tuple[int, bool] | str]]:
+def _examine_all(
+    names: Sequence[str], examine: Callable[[str], Examined], indices: list[int]
+) -> Iterator[tuple[int, Examined]]:
     """Yield each index with its result."""
 
-    def examine(chunk: list[int]) -> list[tuple[int, bool] | str]:
-        return [_examine(root / names[index]) for index in chunk]
+    def examine_chunk(chunk: list[int]) -> list[Examined]:
+        return [examine(names[index]) for index in chunk]
 
     chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())  # decoders release the interpreter's lock
     with tqdm(total=len(indices), desc="Checking images", leave=False, disable=None if indices else True) as bar:
         try:
-            for chunk, results in zip(chunks, pool.map(examine, chunks), strict=True):
+            for chunk, results in zip(chunks, pool.map(examine_chunk, chunks), strict=True):
                 yield from zip(chunk, results, strict=True)
                 bar.update(len(chunk))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _mark(root: Path, name: str) -> int:
-    """Identify a file's content without opening it, and the version of the decoders."""
+def _file_mark(root: Path, name: str) -> str:
+    """Identify a file's content without opening it."""
     try:
         status = os.stat(root / name)
     except OSError:  # a dangling link: decoding reports it
+        return ""
+    return f"{status.st_size}\0{status.st_mtime_ns}"
+
+
+def _number(name: str, mark: str) -> int:
+    """Hash the name, the mark and the version of the decoders."""
+    if not mark:
         return 0
     rules = f"{PIL.__version__}\0{simplejpeg.__version__}\0{LEAST_SIDE}\0{MOST_RATIO}"
-    key = f"{rules}\0{status.st_size}\0{status.st_mtime_ns}\0{name}"
+    key = f"{rules}\0{mark}\0{name}"
     return int.from_bytes(hashlib.blake2b(os.fsencode(key), digest_size=8).digest(), "little")
 
 
@@ -138,11 +165,11 @@ def _read(cache: Path) -> np.ndarray:
     return known if known.dtype == _RECORD else np.empty(0, _RECORD)  # an earlier version's
 
 
-def _write(cache: Path, broken: dict[str, str], records: np.ndarray, root: Path) -> None:
+def _write(cache: Path, broken: dict[str, str], records: np.ndarray, place: Path | str) -> None:
     """Write the records, atomically; without a writable cache the next start checks again."""
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        lines = [f"{root / name}: {why}\n" for name, why in broken.items()]
+        lines = [f"{os.path.join(place, name)}: {why}\n" for name, why in broken.items()]
         cache.with_suffix(".txt").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
         with written_whole(cache) as file:
             np.save(file, records)

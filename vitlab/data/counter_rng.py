@@ -43,6 +43,8 @@ class Stream(IntEnum):
     SHAPE = 14
     SHAPE_NOISE = 15
     SIZE = 16
+    DRAW = 17
+    BLOCK = 18
 
 
 def _signed(value: int) -> int:

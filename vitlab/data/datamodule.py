@@ -13,8 +13,10 @@ import math
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from functools import partial
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import torch
@@ -33,9 +35,9 @@ from vitlab.data.checking import content_of
 from vitlab.data.counter_rng import Draws, Stream, permutation
 from vitlab.data.decoding import PictureMode
 from vitlab.data.growth import Growth
-from vitlab.data.mixup import Mixup, draw_mixup, mix_images, mix_labels
+from vitlab.data.mixup import Mixup, draw_groups, draw_mixup, mix_groups, mix_images, mix_labels
 from vitlab.data.multi_crop import MultiCrop
-from vitlab.data.photos import Framing, PhotoAugment
+from vitlab.data.photos import Framing, PhotoAugment, Size, height_and_width
 from vitlab.data.preprocessing import Preprocessing
 from vitlab.data.sampler import (
     EvalSampler,
@@ -45,7 +47,10 @@ from vitlab.data.sampler import (
     TrainLoader,
     TrainSampler,
     check_batches,
+    pass_keys,
 )
+from vitlab.data.sampling import Sampling
+from vitlab.distributed import places
 from vitlab.internals import replaces_samplers, training_position
 
 log = logging.getLogger("vitlab")
@@ -73,7 +78,7 @@ class Batch(NamedTuple):
     epoch: int | None  # None in evaluation: nothing is drawn
     first: int  # indices[0] of the first process, kept on the host
     host_indices: np.ndarray | None = None  # the same indices: arrays stay on the host when a batch is moved
-    side: int | None = None  # in pixels, of what the model sees; None: as large as they are at this point of the run
+    side: Size | None = None  # in pixels, of what the model sees; None: as large as they are at this point of the run
 
 
 class ImageDataset(Dataset[Batch], ABC):
@@ -104,6 +109,10 @@ class ImageDataset(Dataset[Batch], ABC):
     def contents(self) -> np.ndarray:
         """Return a hash of each image, (N,) uint64, equal where the images are equal; 0: unknown."""
         return np.array([content_of(self.raw(index).tobytes()) for index in range(len(self))], np.uint64)
+
+    def blocks(self) -> np.ndarray | None:
+        """Return a number for each image, (N,) int64, equal where images are read together; None: in any order."""
+        return None
 
     def digest(self) -> str:
         """Return a hash of the split's images, labels and order."""
@@ -136,12 +145,13 @@ class ImageDataModule(LightningDataModule, ABC):
         train_images: number of training images, as many of each class as of another; of one `train_images_seed` a
             smaller number is a subset of a larger one. Validation and test images stay the same. Null: all.
         train_images_seed: of the choice of these images.
-        image_size: side in pixels of the images that the model sees.
+        image_size: side in pixels of the images that the model sees; photographs also take height and width.
         mean: of each channel, on the scale 0 … 1.
         std: of each channel, on the same scale.
         mixup: mixes pairs of training images; labels become (B, K). Null: off.
         multi_crop: several views of each training image instead of `augment`, see `MultiCrop`. Null: one view.
         grow: training images that are smaller at first, see `Growth`. Null: always of `image_size`.
+        sampling: draws training images by weight, see `Sampling`. Null: each once an epoch.
     """
 
     batch_size: int = 64
@@ -154,12 +164,13 @@ class ImageDataModule(LightningDataModule, ABC):
     val_fraction: float = 0.1
     train_images: int | None = None
     train_images_seed: int = 0
-    image_size: int = 224
+    image_size: Size = 224
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     mixup: Mixup | None = None
     multi_crop: MultiCrop | None = None
     grow: Growth | None = None
+    sampling: Sampling | None = None
     repeats = 1  # a data set that reads indices beyond its number of images may make it a setting, see `TrainSampler`
 
     def __post_init__(self) -> None:
@@ -170,16 +181,20 @@ class ImageDataModule(LightningDataModule, ABC):
         least |= dict.fromkeys(("seed", "order_seed", "augment_seed", "split_seed", "train_images_seed"), 0)
         for name, minimum in least.items():
             value = getattr(self, name)
-            if value is not None and value < minimum:
+            if value is not None and min(value if isinstance(value, tuple | list) else [value]) < minimum:
                 raise ValueError(f"data.init_args.{name} is {value}; it must be {minimum} or more.")
         check_fraction("val_fraction", self.val_fraction)
         if self.mixup is not None and self.batch_size < 2:
             raise ValueError(f"mixup needs two images, batch_size is {self.batch_size}; raise it or set mixup: null.")
         if self.mixup is not None and self.multi_crop is not None:
             raise ValueError("mixup and multi_crop are both on, but views are not mixed; set one of them to null.")
+        if self.sampling is not None and self.repeats > 1:
+            raise ValueError(
+                "sampling and repeats are both on, and either repeats images; set one of them to its default."
+            )
         if self.grow is not None and self.multi_crop is not None:
             raise ValueError("grow and multi_crop are both on, but crops have sizes of their own; set one to null.")
-        if self.grow is not None and self.grow.start >= self.image_size:
+        if self.grow is not None and self.grow.start >= _one(self.image_size):
             raise ValueError(f"grow.start is {self.grow.start}; give less than image_size, {self.image_size}.")
         finite = all(math.isfinite(x) for x in (*self.mean, *self.std)) and all(x > 0 for x in self.std)
         if not finite or len(self.mean) != len(self.std):
@@ -250,20 +265,23 @@ class ImageDataModule(LightningDataModule, ABC):
         """Augment training images (B, C, H, W) on their device; photographs are augmented by the workers."""
         return images
 
-    def _to_size(self, images: Tensor, side: int) -> Tensor:
+    def _to_size(self, images: Tensor, side: Size) -> Tensor:
         """Resize images in 0 … 255 on their device; photographs already have `image_size`."""
-        return images if images.shape[-1] == side else resize(images, side)
+        return images if images.shape[-2:] == height_and_width(side) else resize(images, side)
 
-    def _side(self) -> int:
-        """Return the side of training images after the optimizer steps taken; without a trainer, the last."""
+    def _side(self) -> Size:
+        """Return the size of training images after the optimizer steps taken; without a trainer, the last."""
         if self.grow is None or self.trainer is None:
             return self.image_size
-        return self.grow.side(self.image_size, self.trainer.global_step / self.trainer.estimated_stepping_batches)
+        progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
+        return self.grow.side(_one(self.image_size), progress)
 
     @property
-    def training_shares(self) -> dict[int, float]:
-        """The share of the run in which training images have each of their sides."""
-        return {self.image_size: 1.0} if self.grow is None else self.grow.shares(self.image_size)
+    def training_shares(self) -> dict[Size, float]:
+        """The share of the run in which training images have each of their sizes."""
+        if self.grow is None:
+            return {self.image_size: 1.0}
+        return dict[Size, float](self.grow.shares(_one(self.image_size)).items())
 
     # ---- used by everything else
 
@@ -325,6 +343,32 @@ class ImageDataModule(LightningDataModule, ABC):
         for batch in self._eval_loader(split, rank=0, world_size=every):
             yield self.on_after_batch_transfer(move_data_to_device(batch, torch.device(device)), 0)
 
+    def augmented_by(self, augment: BatchAugment | PhotoAugment) -> Self:
+        """Return the same images, the training images augmented by `augment` alone: one view, not mixed."""
+        other = copy(self)
+        vars(other).update(augment=augment, mixup=None, multi_crop=None, grow=None, _datasets={})
+        return other
+
+    def training_passes(self, epochs: range, step: int, device: torch.device, drop_last: bool) -> Iterator[View]:
+        """Yield every training image once an epoch as training sees it, for a probe; needs no trainer.
+
+        Images are in the order of (seed, epoch). Each batch is part of one step of `step` images, in pieces that fit
+        into memory as an evaluation's batches do.
+
+        Args:
+            step: images a step; an epoch's last step has those that are left, or is left out with `drop_last`.
+        """
+        dataset, piece = self.dataset("train"), self.eval_batch_size or self.batch_size
+        keys = pass_keys(len(dataset), self.drawn_order, epochs, step, piece, drop_last)
+        for batch in DataLoader(dataset, batch_sampler=keys, **self._loader_settings):
+            yield self.on_after_batch_transfer(move_data_to_device(batch, device), 0)
+
+    def views(self, split: Split, indices: Sequence[int] | np.ndarray, device: torch.device) -> Tensor:
+        """Return some images of a split as the model sees them in evaluation, (B, C, H, W)."""
+        batch = self.dataset(split).__getitems__([Key(None, int(index)) for index in indices])
+        (images,), _ = self.on_after_batch_transfer(move_data_to_device(batch, device), 0)
+        return images
+
     def training_batch(self, epoch: int, number: int, device: torch.device) -> tuple[View, list[str]]:
         """Return this process's batch `number` of an epoch as the model sees it, and its images' names."""
         dataset, sampler = self.dataset("train"), self._train_sampler()
@@ -333,21 +377,15 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.grow is not None and self.trainer is not None:
             steps_of_epoch = math.ceil(self.trainer.num_training_batches / self._accumulate)
             progress = (epoch * steps_of_epoch + number // self._accumulate) / self.trainer.estimated_stepping_batches
-            batch = batch._replace(side=self.grow.side(self.image_size, progress))
+            batch = batch._replace(side=self.grow.side(_one(self.image_size), progress))
         view = self.on_after_batch_transfer(move_data_to_device(batch, device), 0)
         return view, [dataset.names[int(i) % len(dataset)] for i in batch.indices]
 
     @property
     def picture_mode(self) -> PictureMode:
-        """How pictures are decoded to get this data set's channels.
-
-        Raises:
-            ValueError: no picture has this number of channels.
-        """
+        """How pictures are decoded to get this data set's channels."""
         modes: dict[int, PictureMode] = {1: "L", 3: "RGB", 4: "RGBA"}
-        if self.in_chans not in modes:
-            raise ValueError(f"Pictures have 1, 3 or 4 channels, mean has {self.in_chans} values.")
-        return modes[self.in_chans]
+        return modes.get(self.in_chans, "array")
 
     def view_of(self, pictures: Sequence[Image], device: torch.device) -> Tensor:
         """Return pictures as the model sees images in evaluation, (B, C, H, W)."""
@@ -389,6 +427,13 @@ class ImageDataModule(LightningDataModule, ABC):
                     f"mixup blends class labels, one per image, but the labels are {dataset.labels.dtype} "
                     f"{dataset.labels.shape}; set mixup: null."
                 )
+            if self.sampling is not None:
+                if not _has_one_class_each(dataset):
+                    raise ValueError(
+                        f"sampling balances classes, one per image, but the labels are {dataset.labels.dtype} "
+                        f"{dataset.labels.shape}; set sampling: null."
+                    )
+                self.sampling.weights_of(dataset.labels, dataset.names)  # a wrong table is reported before training
             if self.multi_crop is not None and self.multi_crop.global_crops.size != self.image_size:
                 raise ValueError(
                     f"multi_crop.global_crops.size is {self.multi_crop.global_crops.size}, but the model and "
@@ -433,8 +478,10 @@ class ImageDataModule(LightningDataModule, ABC):
         return loader
 
     def _train_sampler(self) -> TrainSampler:
-        size, shared = len(self.dataset("train")), (self._rank, self._world_size, self.trainer)
-        return TrainSampler(size, self.drawn_order, *shared, self.repeats, self.batch_size, self._accumulate)
+        dataset, shared = self.dataset("train"), (self._rank, self._world_size, self.trainer)
+        counts = self.repeats, self.batch_size, self._accumulate
+        weights = None if self.sampling is None else self.sampling.weights_of(dataset.labels, dataset.names)
+        return TrainSampler(len(dataset), self.drawn_order, *shared, *counts, weights, dataset.labels, dataset.blocks())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch, the batches done in it, and the settings that decide which images these were."""
@@ -494,8 +541,15 @@ class ImageDataModule(LightningDataModule, ABC):
             images = erase(images, draws, self.augment.erase_prob)
         if self.mixup is None:
             return [images], batch.labels
-        lam, box = draw_mixup(self.mixup, self.drawn_augmentation, batch.epoch, batch.first, *images.shape[-2:])
-        return [mix_images(images, lam, box)], mix_labels(batch.labels, self.num_classes, lam)
+        seeds = self.drawn_augmentation, batch.epoch, batch.first
+        draw = partial(draw_mixup, self.mixup, *seeds, *images.shape[-2:])
+        if self.mixup.group is None:
+            lam, box = draw()
+            return [mix_images(images, lam, box)], mix_labels(batch.labels, self.num_classes, lam)
+        own = places(len(images), self._rank, self._world_size).numpy()
+        mix = draw_groups(self.mixup.group, own, len(images) * self._world_size, draw)
+        images, targets = mix_groups(images, batch.labels, self.num_classes, mix)
+        return [images], targets
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return mean and std (C, 1, 1), copied to a device only once: a copy waits until the GPU is idle."""
@@ -527,7 +581,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def _pin_memory(self) -> bool:
-        return torch.cuda.is_available()
+        # Not for a run on the CPU of a machine that has a GPU as well.
+        on_gpu = self.trainer is None or self.trainer.strategy.root_device.type == "cuda"
+        return on_gpu and torch.cuda.is_available()
 
     @property
     def _loader_settings(self) -> dict[str, Any]:
@@ -552,6 +608,13 @@ class ImageDataModule(LightningDataModule, ABC):
 
 def _has_one_class_each(dataset: ImageDataset) -> bool:
     return dataset.labels.ndim == 1 and np.issubdtype(dataset.labels.dtype, np.integer)
+
+
+def _one(size: Size) -> int:
+    """Return the side of a square."""
+    if not isinstance(size, int):
+        raise ValueError(f"grow is on, but image_size is {list(size)}, and only squares grow; set grow: null.")
+    return size
 
 
 def _as_it_is(batch: Any) -> Batch:

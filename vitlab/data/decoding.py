@@ -22,6 +22,7 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif"),
     *(".tga", ".dds", ".ico", ".qoi", ".pcx", ".sgi"),
+    ".npy",  # arrays of any number of channels
 )
 # Pillow warns of odd metadata, once per worker and file, and decodes the picture all the same.
 warnings.filterwarnings("ignore", "", UserWarning, "PIL")
@@ -30,14 +31,15 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 LEAST_SIDE = 2  # pixels: smaller is a placeholder or a tracking pixel, not a photograph
 MOST_RATIO = 100  # of the sides: a crop of 224 from 30,000 × 2 pixels would first be resized to 3.8 million columns
+_START_OF_ARRAY = b"\x93NUMPY"
 _START_OF_JPEG, _START_OF_SCAN, _APP1 = b"\xff\xd8", 0xDA, 0xE1  # markers: ITU-T T.81, table B.1
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
 silence_libtiff()
 
-# Pillow's names: gray, color, color with transparency, gray of 16 bits.
-PictureMode = Literal["L", "RGB", "RGBA", "I;16"]
+# Pillow's names: gray, color, color with transparency, gray of 16 bits; and other channels or bits, from arrays alone.
+PictureMode = Literal["L", "RGB", "RGBA", "I;16", "array"]
 Pixels = UInt8[np.ndarray, "H W C"] | UInt16[np.ndarray, "H W C"]
 Half = Callable[[int, int], bool]  # of height and width: whether half the resolution is enough
 
@@ -74,6 +76,8 @@ def decode(content: bytes, mode: PictureMode = "RGB", half: Half | None = None) 
     Files with more pixels than Pillow's `Image.MAX_IMAGE_PIXELS` (89 million) are rejected before decoding: they would
     take seconds and a gigabyte in each epoch and worker.
 
+    A NumPy file, (H, W) or (H, W, C) uint8 or uint16, is taken as it is in every mode.
+
     Where `half(height, width)` is true, a JPEG is decoded at half its size, in three fifths of the time.
 
     Raises:
@@ -83,12 +87,25 @@ def decode(content: bytes, mode: PictureMode = "RGB", half: Half | None = None) 
     return _decode_by_pillow(content, mode) if fast is None else fast
 
 
+def _array(content: bytes) -> Pixels:
+    try:
+        pixels = np.load(io.BytesIO(content), allow_pickle=False)
+    except (OSError, EOFError) as error:
+        raise ValueError(str(error)) from None
+    if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"an array {pixels.shape} of {pixels.dtype}; expected (H, W) or (H, W, C) of uint8 or uint16")
+    _check_size(pixels.shape[1], pixels.shape[0])
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
 def _decode_by_pillow(content: bytes, mode: PictureMode) -> Pixels:
+    if content[:6] == _START_OF_ARRAY:
+        return _array(content)
     try:
         with Image.open(io.BytesIO(content)) as image:
             _check_size(*image.size)
             image.load()
-            return to_array(_upright(image), mode)
+            return to_array(_upright(image), "RGB" if mode == "array" else mode)
     except UnidentifiedImageError:
         raise ValueError("not an image that Pillow knows" if content else "empty file") from None
     except Exception as error:  # Pillow's decoders raise errors of any type for damaged bytes

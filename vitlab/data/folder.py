@@ -96,17 +96,18 @@ def list_images(root: Path) -> Listing:
 def below_split(name: str) -> str:
     """Return a name without the folder of its split, whose name may differ between copies of the data."""
     head, _, rest = name.partition(os.sep)
-    return rest if _split_of(head) else name
+    return rest if split_of(head) else name
 
 
-def _split_of(folder: str) -> Split | None:
+def split_of(folder: str) -> Split | None:
+    """Return the split that a name customarily means."""
     return _SPLIT_OF.get(folder.lower())
 
 
 def _places(root: Path) -> dict[Split, Path]:
     """Return the folder of each split that has one."""
     folders = _folders(root)
-    candidates = {split: [name for name in folders if _split_of(name) == split] for split in SPLITS}
+    candidates = {split: [name for name in folders if split_of(name) == split] for split in SPLITS}
     for split, names in candidates.items():
         if len(names) > 1:
             raise ValueError(
@@ -125,11 +126,11 @@ def _places(root: Path) -> dict[Split, Path]:
 def _check_whole(root: Path, classes: list[str]) -> None:
     """Refuse `photos/val` next to `photos/train`: its images would be split once more."""
     root = Path(os.path.abspath(root))  # a link counts by its own name
-    own = _split_of(root.name)
+    own = split_of(root.name)
     if own is None or not os.access(root.parent, os.R_OK):
         return
     for name in _folders(root.parent):
-        if _split_of(name) not in (None, own) and _share_a_class(root.parent / name, classes):
+        if split_of(name) not in (None, own) and _share_a_class(root.parent / name, classes):
             raise ValueError(
                 f"{root} is one split of {root.parent}, which also has {name}.\n"
                 f"Give the folder of both, {root.parent}; or, to use this one alone, a link to it with another name."

@@ -9,6 +9,7 @@ from typing import Literal, final
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
@@ -33,12 +34,16 @@ from vitlab.data.photos import (
     Framing,
     Photo,
     PhotoAugment,
+    Size,
     apply,
     central_crop,
+    central_mask,
     half_will_do,
+    height_and_width,
     make_rand_augment,
     random_crop,
     seeded,
+    transformed,
 )
 from vitlab.data.sampler import Key
 from vitlab.data.source import PhotoSource, Subset
@@ -52,7 +57,7 @@ class Photos(ImageDataset):
 
     source: PhotoSource
     subset: InitVar[Subset]
-    image_size: int
+    image_size: Size
     channels: int = 3
     bits: int = 8
     crop_pct: float | None = None
@@ -78,6 +83,9 @@ class Photos(ImageDataset):
     def contents(self) -> np.ndarray:
         """Return the hash of each file, (N,) uint64; 0 where a source does not give it."""
         return self._contents
+
+    def blocks(self) -> np.ndarray | None:
+        return self.source.blocks(self.names)
 
     def _identity(self) -> list[bytes]:
         """Return the names without the folder of the split, and the hashes of the files."""
@@ -112,7 +120,8 @@ class Photos(ImageDataset):
         if pixels.shape[2] != self.channels or bits != self.bits:
             raise ValueError(
                 f"{as_text(name)} in {self.source.location} has {pixels.shape[2]} channels of {bits} bits, but mean "
-                f"has {self.channels} values and bits is {self.bits}."
+                f"has {self.channels} values and bits is {self.bits}.\n"
+                "Give mean and std one value per channel; files of NumPy have any number of channels, of 8 or 16 bits."
             )
         return pixels
 
@@ -125,17 +134,20 @@ class Photos(ImageDataset):
         return [_stack(views) for views in zip(*photos, strict=True)]
 
     def _central(self, index: int) -> Photo:
-        return central_crop(self._open(index), self.image_size, self.crop_pct, self.augment.interpolation)
+        interpolation = self.augment.eval_interpolation or self.augment.interpolation
+        return central_crop(self._open(index), self.image_size, self.crop_pct, interpolation)
 
     def _random(self, epoch: int, index: int, box: list[float], flip: bool) -> Photo:
         image = self._open(index, half_will_do(box, self.image_size, self.augment))
         photo = random_crop(image, box, self.image_size, self.augment)
         if flip:
             photo = photo.flip(-1)
-        if self.rand_augment is None:
+        if self.rand_augment is None and not self.augment.transforms:
             return photo
         with seeded(host_seed(self.seed, epoch, Stream.PHOTO, index)):
-            return apply(self.rand_augment, photo)
+            if self.rand_augment is not None:
+                photo = apply(self.rand_augment, photo)
+            return transformed(photo, self.augment.transforms)
 
 
 def _stack(photos: Sequence[Photo]) -> Tensor:
@@ -153,12 +165,13 @@ class ImageFolder(ImageDataModule):
     held out. With `root/val` but without `root/test`, the test split *is* the validation split, as customary for
     ImageNet, unless `test_fraction` is given.
 
-    Images are upright as their EXIF data require, and RGB with white for transparent parts (see `decode`). Every file
-    is decoded once before training; the next start checks only files that changed. Messages name files that cannot be
-    decoded, are smaller than two pixels, larger than 89 million or over a hundred times as long as wide, and what may
-    mislead: the same image in two splits, classes of few images, 16-bit images that 8 bits leave blank. An image that
-    becomes unreadable during a run stops the run, whatever `broken` is; the same command then checks the files and
-    continues from the last checkpoint.
+    Images are upright as their EXIF data require, and RGB with white for transparent parts (see `decode`). Files of
+    NumPy, (H, W, C) uint8 or uint16, have any number of channels. Every file is decoded once before training; the
+    next start checks only files that changed. Messages name files that cannot be decoded, are smaller than two
+    pixels, larger than 89 million or over a hundred times as long as wide, and what may mislead: the same image in
+    two splits, classes of few images, 16-bit images that 8 bits leave blank. An image that becomes unreadable
+    during a run stops the run, whatever `broken` is; the same command then checks the files and continues from the
+    last checkpoint.
 
     Links to folders are followed unless they lead back to a folder around them. Bytes of names that are not UTF-8
     appear as escapes (`caf\\xe9.jpg`).
@@ -168,16 +181,19 @@ class ImageFolder(ImageDataModule):
         source: photographs from elsewhere, a subclass of `PhotoSource` given by its class path. Null: `root`.
         mean: one value per channel, on the scale 0 … 1: three for RGB, one for gray, four for RGBA. The defaults are
             ImageNet's, as pretrained weights expect.
-        bits: 8, or 16 for gray images whose values 8 bits would merge.
+        bits: 8, or 16 for gray images and arrays whose values 8 bits would merge.
         val_fraction: fraction of each class that validates where there is no `root/val`.
         test_fraction: fraction of each class that tests where there is no `root/test`; null: none if there is a
             `root/val`, `val_fraction` otherwise.
         crop_pct: evaluation resizes the shorter side to image_size / crop_pct and crops the center; null: it resizes
-            the whole image to a square of image_size (Swin at 384 px).
+            the whole image to image_size (Swin at 384 px).
         broken: leave images that cannot be decoded out, or refuse to start.
         augment: see `PhotoAugment`.
         multi_crop: several views of each training image instead of `augment`, whose interpolation still applies in
             evaluation; see `MultiCrop`. Null: one view.
+        mask_folder: folder with a picture of the object for each photograph, of its name with the suffix `.png`, in the
+            same folders: pixels above 0 are the object; color 255 of a palette is unknown, as in PASCAL VOC, and counts
+            as the ground.
         repeats: how often a batch contains each of its images, augmented differently each time (repeated augmentation;
             DeiT has 3). An epoch then covers one in `repeats` of all images.
     """
@@ -189,10 +205,12 @@ class ImageFolder(ImageDataModule):
     crop_pct: float | None = 0.875
     broken: Literal["skip", "refuse"] = "refuse"
     augment: PhotoAugment = PhotoAugment()
+    mask_folder: str | None = None
     repeats: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._masks: dict[Split, Tensor] = {}
         if (self.root is None) == (self.source is None):
             raise ValueError("ImageFolder needs either data.init_args.root, a folder, or data.init_args.source.")
         if self.test_fraction is not None:
@@ -203,12 +221,6 @@ class ImageFolder(ImageDataModule):
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ValueError(f"data.init_args.crop_pct is {self.crop_pct}; above 0 and at most 1, e.g. 0.875.")
         channels, deep = self.in_chans, self.bits == 16
-        if self.source is None and (channels != 1 if deep else channels not in (1, 3, 4)):
-            raise ValueError(
-                f"data.init_args.mean has {channels} values and bits is {self.bits}, but image files are decoded to 1 "
-                "(gray), 3 (RGB) or 4 (RGBA) channels of 8 bits, or to gray of 16 bits.\n"
-                "Give mean and std one value per channel, or read other files by a source of your own."
-            )
         for name, setting, possible in (
             ("augment.rand_augment", self.augment.rand_augment, (1, 3)),
             ("multi_crop", self.multi_crop, (3,)),
@@ -234,13 +246,36 @@ class ImageFolder(ImageDataModule):
             return list(self._recalled["classes"])
         return [as_text(name) for name in self.photos.class_names]
 
+    def masks(self, split: Split) -> Bool[Tensor, "N H W"] | None:
+        """Read the masks of `mask_folder`, framed as evaluation frames the photographs."""
+        if self.mask_folder is None:
+            return None
+        if split not in self._masks:
+            self._masks[split] = torch.stack([self._mask(name) for name in self.image_names(split)])
+        return self._masks[split]
+
+    def _mask(self, name: str) -> Tensor:
+        file = Path(str(self.mask_folder), name).with_suffix(".png")
+        try:
+            with Image.open(file) as picture:
+                values, unknown = np.asarray(picture), 255 if picture.mode == "P" else -1
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"There is no mask {file} for {name}.\nAdd it, or set data.init_args.mask_folder: null."
+            ) from None
+        if values.ndim != 2:
+            raise ValueError(f"The mask {file} has {values.shape[2]} channels; save it in gray, or with a palette.")
+        return central_mask((values > 0) & (values != unknown), self.image_size, self.crop_pct)
+
     @property
     def framing(self) -> Framing:
-        return Framing(self.image_size, self.crop_pct, self.augment.interpolation)
+        return Framing(self.image_size, self.crop_pct, self.augment.eval_interpolation or self.augment.interpolation)
 
     @property
     def picture_mode(self) -> PictureMode:
-        return "I;16" if self.bits == 16 else super().picture_mode
+        if self.bits == 8:
+            return super().picture_mode
+        return "I;16" if self.in_chans == 1 else "array"
 
     def prepare_data(self) -> None:
         """Check every file in one process; the others read the result."""
@@ -266,12 +301,13 @@ class ImageFolder(ImageDataModule):
                     f"The {split} split of {location} is empty: no image of it can be decoded, or every class has only "
                     "one image.\nAdd images."
                 )
-        empty = [name for k, name in enumerate(self.photos.class_names) if k not in splits["train"].labels]
+        classes = splits["train"].labels
+        empty = [name for k, name in enumerate(self.photos.class_names) if classes.ndim == 1 and k not in classes]
         if empty:
             raise ValueError(
                 f"No training image of the class {empty[0]} in {location} can be decoded.\nRepair or remove the class."
             )
-        rand_augment = make_rand_augment(self.augment, self.image_size, self.mean)
+        rand_augment = make_rand_augment(self.augment, min(height_and_width(self.image_size)), self.mean)
         noted = dict(splits)
         for line in self.photos.notes:
             log_rank_zero(line)
@@ -281,7 +317,7 @@ class ImageFolder(ImageDataModule):
         known = self._known if self.bits == 8 else self._known._replace(faint=[])
         for line in oddities(self.class_names, noted, known):
             log_rank_zero(line)
-        return {
+        datasets = {
             split: Photos(
                 source=self.photos,
                 subset=subset,
@@ -296,6 +332,8 @@ class ImageFolder(ImageDataModule):
             )
             for split, subset in splits.items()
         }
+        datasets["train"].raw(0)  # which has the channels and bits of `mean` and `bits`, or is refused before training
+        return datasets
 
     def _split(self) -> dict[Split, Subset]:
         """Hold out missing splits, from all files, so that repairing one moves no other to another split."""
@@ -312,7 +350,8 @@ class ImageFolder(ImageDataModule):
         return splits
 
     def _hold_out(self, subset: Subset, fraction: float) -> tuple[Subset, Subset]:
-        kept, held_out = stratified_split(subset.labels, fraction, self.split_seed)
+        classes = subset.labels if subset.labels.ndim == 1 else np.zeros(len(subset.labels), np.int64)
+        kept, held_out = stratified_split(classes, fraction, self.split_seed)
         return subset.take(kept), subset.take(held_out)
 
     @cached_property

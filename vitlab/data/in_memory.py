@@ -47,7 +47,8 @@ class TensorImages(ImageDataset):
         """Gather one batch on the images' device."""
         numbers = np.array([key.image for key in keys])
         indices = to_device(torch.from_numpy(numbers), self.images.device)
-        images, labels = self.images.index_select(0, indices), self._labels.index_select(0, indices)
+        places = indices % len(self)
+        images, labels = self.images.index_select(0, places), self._labels.index_select(0, places)
         return Batch(images, labels, indices, keys[0].epoch, keys[0].first, numbers)
 
     def raw(self, index: int) -> np.ndarray:

@@ -4,15 +4,17 @@ Letters: B images, K classes, λ the weight of an image against its partner, ima
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vitlab.data.counter_rng import Stream, host_seed
+from vitlab.data.counter_rng import Stream, host_seed, to_device
 
 
 class Box(NamedTuple):
@@ -41,14 +43,20 @@ class Mixup:
         cutmix_alpha: the same for CutMix, where a box of the partner covers 1 - λ of the image; 0: off.
         prob: probability that a batch is mixed.
         switch_prob: probability of CutMix in those if both are on.
+        group: number of images that share λ, box and choice, an even one. The released codes draw once for the batch of
+            each device, 16 to 256 images. Here a group is every k-th image of the global batch, so that the same images
+            are mixed alike on any number of devices. Null: one draw for the global batch.
     """
 
     mixup_alpha: float = 0.8
     cutmix_alpha: float = 1.0
     prob: float = 1.0
     switch_prob: float = 0.5
+    group: int | None = None
 
     def __post_init__(self) -> None:
+        if self.group is not None and (self.group < 2 or self.group % 2):
+            raise ValueError(f"mixup.group is {self.group}; images are mixed in pairs: give an even number, or null.")
         for name, alpha in (("mixup_alpha", self.mixup_alpha), ("cutmix_alpha", self.cutmix_alpha)):
             if alpha < 0:
                 raise ValueError(f"mixup.{name} is {alpha}; it must be 0 (off) or more, 0.8 and 1.0 are customary.")
@@ -59,13 +67,15 @@ class Mixup:
             raise ValueError("mixup has mixup_alpha 0 and cutmix_alpha 0 and would do nothing; write `mixup: null`.")
 
 
-def draw_mixup(settings: Mixup, seed: int, epoch: int, first: int, height: int, width: int) -> tuple[float, Box | None]:
-    """Return λ and, for CutMix, the box; λ = 1 leaves the batch as it is.
+def draw_mixup(
+    settings: Mixup, seed: int, epoch: int, first: int, height: int, width: int, group: int | None = None
+) -> tuple[float, Box | None]:
+    """Return λ and, for CutMix, the box; λ = 1 leaves the images as they are.
 
-    Drawn on the host, without waiting for the device, by the index of the global batch's `first` image, the same in all
-    processes. λ is corrected to the area of the box within the image.
+    Drawn on the host, without waiting for the device, by the index of the global batch's `first` image and the number
+    of the group, the same in all processes. λ is corrected to the area of the box within the image.
     """
-    rng = np.random.default_rng(host_seed(seed, epoch, Stream.MIXUP, first))
+    rng = np.random.default_rng(host_seed(seed, epoch, Stream.MIXUP, first, *([] if group is None else [group])))
     mixed, switch = rng.random(2)
     if mixed >= settings.prob:
         return 1.0, None
@@ -93,6 +103,46 @@ def mix_images(images: Float[Tensor, "B C H W"], lam: float, box: Box | None) ->
     images = images.clone()
     images[..., rows, columns] = partner[..., rows, columns]
     return images
+
+
+class Mix(NamedTuple):
+    """How each image of a batch is mixed with its partner."""
+
+    blend: Float[Tensor, "B"]  # weight of the image where nothing is pasted
+    box: Int64[Tensor, "B 4"]  # top, bottom, left and right of what is pasted
+    label: Float[Tensor, "B"]  # weight of the image's class
+
+
+def draw_groups(
+    group: int, places: Int64[np.ndarray, "B"], total: int, draw: Callable[[int], tuple[float, Box | None]]
+) -> Mix:
+    """Draw λ and box once for each `group` images of a global batch of `total`, and return those of one process.
+
+    Args:
+        places: where its images stand in the global batch.
+        draw: what to draw, by the number of the group.
+    """
+    count = max(1, total // group)
+    numbers = np.minimum(places, total - 1 - places) % count  # partners in one group, repeats of an image in several
+    drawn = [draw(number) for number in range(count)]
+    blend = torch.tensor([1.0 if box else lam for lam, box in drawn])
+    label = torch.tensor([lam for lam, _ in drawn])
+    box = torch.tensor([box or (0, 0, 0, 0) for _, box in drawn])
+    return Mix(*(values[torch.from_numpy(numbers)] for values in (blend, box, label)))
+
+
+def mix_groups(
+    images: Float[Tensor, "B C H W"], labels: Int64[Tensor, "B"], num_classes: int, mix: Mix
+) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B K"]]:
+    """Mix each image and its label with its partner's."""
+    mix = Mix(*(to_device(values, images.device) for values in mix))
+    rows, columns = (torch.arange(side, device=images.device) for side in images.shape[-2:])
+    top, bottom, left, right = mix.box[:, :, None].unbind(1)  # (B, 1) each
+    inside = ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None]
+    blend, partner = mix.blend[:, None, None, None], images.flip(0)
+    one_hot, label = F.one_hot(labels, num_classes).float(), mix.label[:, None]
+    mixed = torch.where(inside[:, None], partner, blend * images + (1 - blend) * partner)
+    return mixed, label * one_hot + (1 - label) * one_hot.flip(0)
 
 
 def mix_labels(labels: Int64[Tensor, "B"], num_classes: int, lam: float) -> Float[Tensor, "B K"]:

@@ -18,6 +18,8 @@ def oddities(class_names: Sequence[str], parts: Mapping[Split, Subset], known: C
     """Return remarks on classes with few images, images in two splits, and 16-bit images that 8 bits leave blank."""
     lines = []
     for split, part in parts.items():
+        if part.labels.ndim > 1:  # not one class per image
+            continue
         counts = np.bincount(part.labels, minlength=len(class_names))
         kinds = {"no image": counts == 0}
         if split == "train":

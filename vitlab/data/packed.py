@@ -68,6 +68,8 @@ class PackedPhoto(NamedTuple):
         """Decode and resize a file; a JPEG that is small enough is kept byte for byte."""
         try:
             whole, jpeg = read_photo(root / name)
+            if whole.shape[2] != 3 or whole.dtype != np.uint8:
+                raise ValueError(f"an array {whole.shape} of {whole.dtype}; packed photographs are 8-bit RGB")
         except ValueError as error:
             return cls(os.fsencode(name), split, label, broken=str(error))
         small = shrunk(whole, short_side)

@@ -15,9 +15,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitlab.data.augment import CROP_RATIO, CROP_SCALE, check_probability, check_range, crop_box
 from vitlab.data.decoding import Half, Pixels
@@ -29,6 +29,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 
 Interpolation = Literal["bicubic", "bilinear"]
 Picture = Image.Image
+Size = int | tuple[int, int]  # of a square, or height and width
 Photo = UInt8[Tensor, "C H W"] | Float32[Tensor, "C H W"]  # 0 … 255; floats with 16 bits of precision
 
 
@@ -39,18 +40,25 @@ class PhotoAugment:
     Args:
         crop_scale: range of the fraction of the area that is resized to the image.
         crop_ratio: range of that part's width to height.
-        interpolation: of resizing, in evaluation too.
+        interpolation: of resizing.
+        antialias: resize crops with a low-pass filter where they shrink, as Pillow does; big_vision has none.
+        eval_interpolation: of resizing in evaluation; `area` averages the pixels under each new one. Null: as above.
         flip_prob: probability of mirroring left to right.
         rand_augment: timm's description of a RandAugment (Cubuk et al., 2020); null: off.
         erase_prob: probability of filling a random box with noise.
+        transforms: modules of `torchvision.transforms.v2` or of your own, applied in turn to each training image
+            (C, H, W) after RandAugment; what they draw is a function of (seed, epoch, image).
     """
 
     crop_scale: tuple[float, float] = CROP_SCALE
     crop_ratio: tuple[float, float] = CROP_RATIO
     interpolation: Interpolation = "bicubic"
+    antialias: bool = True
+    eval_interpolation: Interpolation | Literal["area"] | None = None
     flip_prob: float = 0.5
     rand_augment: str | None = "rand-m9-mstd0.5-inc1"
     erase_prob: float = 0.25
+    transforms: tuple[nn.Module, ...] = ()
 
     def __post_init__(self) -> None:
         check_range("augment.crop_scale", self.crop_scale, most=1.0)
@@ -64,71 +72,116 @@ class PhotoAugment:
             )
 
 
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Return both sides."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
 class Framing(NamedTuple):
-    """How evaluation crops a square of `size` pixels: the arguments of `central_crop`."""
+    """How evaluation crops a picture to `size` pixels: the arguments of `central_crop`."""
 
-    size: int
+    size: Size
     crop_pct: float | None
-    interpolation: Interpolation
+    interpolation: Interpolation | Literal["area"]
 
 
-def random_crop(image: Pixels, draw: Sequence[float], size: int, settings: PhotoAugment) -> Photo:
+def random_crop(image: Pixels, draw: Sequence[float], size: Size, settings: PhotoAugment) -> Photo:
     """Resize a random part of the image: torchvision's RandomResizedCrop. Takes BOX_DRAWS draws."""
     height, width, _ = image.shape
     box = crop_box(draw, height, width, settings.crop_scale, settings.crop_ratio)
-    return resized_box(image, box, size, settings.interpolation)
+    return resized_box(image, box, size, settings.interpolation, settings.antialias)
 
 
-def half_will_do(draw: Sequence[float], size: int, settings: PhotoAugment) -> Half:
+def half_will_do(draw: Sequence[float], size: Size, settings: PhotoAugment) -> Half:
     """Return a function of height and width: whether half the resolution is enough for the random crop of `draw`.
 
-    It is if the crop still has twice the sides of the result: its PSNR is then 51 dB for the median photograph, 46 for
-    the worst twentieth. The box is drawn on the smaller grid, and is the same to a pixel of it.
+    It never is without a low-pass filter. Else it is if the crop still has twice the sides of the result: its PSNR is
+    then 51 dB for the median photograph, 46 for the worst twentieth. The box is drawn on the smaller grid, and is the
+    same to a pixel of it.
     """
+
+    sides = height_and_width(size)
 
     def half(height: int, width: int) -> bool:
         box = crop_box(draw, height, width, settings.crop_scale, settings.crop_ratio)
-        return min(box[2:]) >= 4 * size
+        return settings.antialias and all(side >= 4 * own for side, own in zip(box[2:], sides, strict=True))
 
     return half
 
 
-def resized_box(image: Pixels, box: Sequence[int], size: int, interpolation: Interpolation) -> Photo:
-    """Resize a part of the image, given by top, left, height and width, to size x size."""
+def resized_box(
+    image: Pixels, box: Sequence[int], size: Size, interpolation: Interpolation, antialias: bool = True
+) -> Photo:
+    """Resize a part of the image, given by top, left, height and width."""
     top, left, height, width = box
-    return _resize(image[top : top + height, left : left + width], size, size, interpolation)
+    part = image[top : top + height, left : left + width]
+    return _resize(part, *height_and_width(size), interpolation, antialias)
 
 
-def central_crop(image: Pixels, size: int, crop_pct: float | None, interpolation: Interpolation) -> Photo:
-    """Resize the shorter side to size / crop_pct and crop the center (timm's crop_mode center); None: squash."""
+def central_crop(
+    image: Pixels, size: Size, crop_pct: float | None, interpolation: Interpolation | Literal["area"]
+) -> Photo:
+    """Resize to cover size / crop_pct and crop the center (timm's crop_mode center); None: squash."""
+    height, width, rows, columns = _central(image.shape[:2], size, crop_pct)
+    return _resize(image, height, width, interpolation)[:, rows, columns]
+
+
+def central_mask(mask: Bool[np.ndarray, "H W"], size: Size, crop_pct: float | None) -> Bool[Tensor, "h w"]:
+    """Resize and crop a mask as `central_crop` does its image, without mixing pixels."""
+    height, width, rows, columns = _central(mask.shape, size, crop_pct)
+    resized = F.interpolate(torch.from_numpy(mask)[None, None].float(), (height, width), mode="nearest-exact")
+    return resized[0, 0, rows, columns].bool()
+
+
+def _central(shape: Sequence[int], size: Size, crop_pct: float | None) -> tuple[int, int, slice, slice]:
+    """Return the height and width to resize to, and the rows and columns to keep."""
+    rows, columns = height_and_width(size)
     if crop_pct is None:
-        return _resize(image, size, size, interpolation)
-    height, width = _sides(image, math.floor(size / crop_pct))
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return _resize(image, height, width, interpolation)[:, top : top + size, left : left + size]
+        return rows, columns, slice(rows), slice(columns)
+    if rows == columns:
+        height, width = _sides(shape, math.floor(rows / crop_pct))
+    else:  # timm's ResizeKeepRatio
+        ratio = min(shape[0] / math.floor(rows / crop_pct), shape[1] / math.floor(columns / crop_pct))
+        height, width = round(shape[0] / ratio), round(shape[1] / ratio)
+    top, left = round((height - rows) / 2), round((width - columns) / 2)
+    return height, width, slice(top, top + rows), slice(left, left + columns)
 
 
 def shrunk(image: Pixels, shorter: int) -> Pixels:
     """Reduce the shorter side to a number of pixels, as `central_crop` does; a smaller image stays as it is."""
     if min(image.shape[:2]) <= shorter:
         return image
-    return _resize(image, *_sides(image, shorter), "bicubic").permute(1, 2, 0).contiguous().numpy()
+    return _resize(image, *_sides(image.shape, shorter), "bicubic").permute(1, 2, 0).contiguous().numpy()
 
 
-def _sides(image: Pixels, shorter: int) -> tuple[int, int]:
+def _sides(shape: Sequence[int], shorter: int) -> tuple[int, int]:
     """Return height and width in proportion, truncated as in torchvision."""
-    height, width, _ = image.shape
+    height, width = shape[:2]
     return int(shorter * height / min(height, width)), int(shorter * width / min(height, width))
 
 
-def _resize(image: Pixels, height: int, width: int, interpolation: Interpolation) -> Photo:
+def _resize(
+    image: Pixels, height: int, width: int, interpolation: Interpolation | Literal["area"], antialias: bool = True
+) -> Photo:
     """Resize with a low-pass filter: Pillow's result in a quarter of its time; one value in 50 is off by one."""
     if image.dtype == np.uint16:
         image = image.astype(np.float32) / 257
     pixels = torch.from_numpy(image if image.flags.writeable else image.copy())  # torch takes no read-only arrays
     pixels = pixels[None].permute(0, 3, 1, 2)  # (1, C, H, W), channels last in memory, and so is the result
-    resized = F.interpolate(pixels, (height, width), mode=interpolation, antialias=True, align_corners=False)[0]
+    if interpolation == "area":
+        rows, columns = _overlaps(image.shape[0], height), _overlaps(image.shape[1], width)
+        mean = torch.einsum("yh,chw,xw->cyx", rows, pixels[0].float(), columns)
+        return mean if pixels.is_floating_point() else mean.round().to(torch.uint8)
+    resized = F.interpolate(pixels, (height, width), mode=interpolation, antialias=antialias, align_corners=False)[0]
     return resized.clamp(0, 255) if resized.is_floating_point() else resized
+
+
+def _overlaps(old: int, new: int) -> Float32[Tensor, "new old"]:
+    """Return the share of each old pixel in each new one, as TensorFlow's `area` weighs them."""
+    edges = torch.arange(new + 1, dtype=torch.float64) * old / new
+    pixels = torch.arange(old)
+    inside = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
+    return (inside.clamp(min=0) * new / old).float()
 
 
 def apply(transform: Callable[[Picture], Picture], photo: Photo) -> Photo:
@@ -161,6 +214,23 @@ def make_rand_augment(
             f"applied at most once; write -n{most_layers} or less."
         )
     return transform
+
+
+def transformed(photo: Photo, transforms: Sequence[nn.Module]) -> Photo:
+    """Apply transforms in turn.
+
+    Raises:
+        ValueError: one changes the shape or the type of the image.
+    """
+    for transform in transforms:
+        result = transform(photo)
+        if result.shape != photo.shape or result.dtype != photo.dtype:
+            raise ValueError(
+                f"augment.transforms: {type(transform).__name__} makes {tuple(result.shape)} {result.dtype} of "
+                f"{tuple(photo.shape)} {photo.dtype}; keep shape and type."
+            )
+        photo = result
+    return photo
 
 
 @contextmanager

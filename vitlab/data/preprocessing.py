@@ -11,27 +11,27 @@ from torch import Tensor
 
 from vitlab.data.augment import normalize, resize
 from vitlab.data.decoding import PictureMode, Pixels, to_array
-from vitlab.data.photos import Framing, Picture, central_crop
+from vitlab.data.photos import Framing, Picture, Size, central_crop
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """A transform: `preprocessing(picture)` is the normalized image (C, S, S), float32.
+    """A transform: `preprocessing(picture)` is the normalized image (C, H, W), float32.
 
     Args:
         framing: how a picture of any shape is resized and cropped.
-        image_size: S; where it is not the framing's size, the crop is resized once more, bicubic.
+        image_size: H = W, or H and W; where it is not the framing's size, the crop is resized once more, bicubic.
         mean, std: per channel, on the scale 0 … 1.
         picture_mode: Pillow's name of the channels.
     """
 
     framing: Framing
-    image_size: int
+    image_size: Size
     mean: tuple[float, ...]
     std: tuple[float, ...]
     picture_mode: PictureMode
 
-    def __call__(self, picture: Picture | Pixels) -> Float32[Tensor, "C S S"]:
+    def __call__(self, picture: Picture | Pixels) -> Float32[Tensor, "C H W"]:
         pixels = picture if isinstance(picture, np.ndarray) else to_array(picture, self.picture_mode)
         images = central_crop(pixels, *self.framing)[None]
         if self.image_size != self.framing.size:
@@ -55,6 +55,7 @@ class Preprocessing:
     @classmethod
     def from_metadata(cls, values: Mapping[str, Any]) -> Self:
         """Return what `metadata` described."""
-        framing = Framing(values["crop_size"], values["crop_pct"], values["interpolation"])
+        size, image_size = (x if isinstance(x, int) else tuple(x) for x in (values["crop_size"], values["image_size"]))
+        framing = Framing(size, values["crop_pct"], values["interpolation"])
         statistics = tuple(values["mean"]), tuple(values["std"])
-        return cls(framing, values["image_size"], *statistics, values["picture_mode"])
+        return cls(framing, image_size, *statistics, values["picture_mode"])

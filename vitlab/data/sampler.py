@@ -3,6 +3,7 @@
 Samplers yield keys with epoch and index, so that a data set knows the epoch even in persistent workers.
 """
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
@@ -12,8 +13,11 @@ import numpy as np
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
-from vitlab.data.counter_rng import permutation
+from vitlab.data.counter_rng import Stream, permutation
+from vitlab.data.sampling import draw
 from vitlab.distributed import places
+
+WINDOW = 8  # blocks that are read at a time: chunks of 64 MB of a stream
 
 
 class Key(NamedTuple):
@@ -38,6 +42,9 @@ class TrainSampler(Sampler[Key]):
     process repeats too, and any number of images will do. The r-th repeat of image i has the index r · size + i, so
     that its augmentation is drawn independently.
 
+    With `weights` (N,), images are drawn by `sampling.draw`. With `blocks` (N,), images that are read together are seen
+    close to each other, see `in_windows`.
+
     Attributes:
         epoch: set by Lightning before each epoch through `set_epoch`.
         start: images of this process that the next pass skips because an interrupted run has seen them.
@@ -51,6 +58,9 @@ class TrainSampler(Sampler[Key]):
     repeats: int = 1
     batch_size: int = 1
     accumulate: int = 1
+    weights: np.ndarray | None = None
+    labels: np.ndarray | None = None  # that `weights` needs
+    blocks: np.ndarray | None = None
     epoch: int = field(default=0, init=False)
     start: int = field(default=0, init=False)
 
@@ -70,10 +80,19 @@ class TrainSampler(Sampler[Key]):
         step = self.batch_size * self.accumulate
         return self.size // (self.world_size * step) * step
 
+    def images(self, epoch: int) -> np.ndarray:
+        """Return the indices (N,) of an epoch in order."""
+        if self.weights is None:
+            images = permutation(self.size, self.seed, epoch)
+        else:
+            assert self.labels is not None
+            images = draw(self.weights, self.labels, self.seed, epoch)
+        return images if self.blocks is None else in_windows(images, self.blocks, self.seed, epoch)
+
     def __iter__(self) -> Iterator[Key]:
         epoch, start = self.epoch, self.start
         self.start = 0
-        images = permutation(self.size, self.seed, epoch)
+        images = self.images(epoch)
         order = (images[:, None] + self.size * np.arange(self.repeats)).ravel()[: len(self) * self.world_size]
         batches = order.reshape(-1, self.batch_size * self.world_size)
         own, first = (
@@ -81,6 +100,17 @@ class TrainSampler(Sampler[Key]):
             for rank in (self.rank, 0)
         )
         yield from map(Key, itertools.repeat(epoch), own, first)
+
+
+def in_windows(images: np.ndarray, blocks: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Return shuffled indices (N,) so that only `WINDOW` blocks are open at a time; blocks come in random order.
+
+    Args:
+        blocks: of each image, (N,) int64.
+    """
+    numbers, place = np.unique(blocks, return_inverse=True)
+    turn = np.argsort(permutation(len(numbers), seed, epoch, Stream.BLOCK))
+    return images[np.argsort(turn[place[images % len(blocks)]] // WINDOW, kind="stable")]
 
 
 class SameImagesSampler(SequentialSampler):
@@ -134,6 +164,21 @@ class EvenBatchSampler(Sampler[list[Key]]):
                 yield keys[first:last]
 
 
+def pass_keys(size: int, seed: int, epochs: range, step: int, piece: int, drop_last: bool) -> Iterator[list[Key]]:
+    """Yield the keys of each batch of several epochs, in the order of (seed, epoch).
+
+    Each `step` images of an epoch are cut into batches of at most `piece`; the last step of an epoch has those that are
+    left, or is left out with `drop_last`.
+    """
+    end = size // step * step if drop_last else size
+    for epoch in epochs:
+        order = permutation(size, seed, epoch)[:end].tolist()
+        for first in range(0, end, step):
+            images = order[first : first + step]
+            for start in range(0, len(images), piece):
+                yield [Key(epoch, image, images[start]) for image in images[start : start + piece]]
+
+
 class TrainLoader(DataLoader):
     """A DataLoader that Lightning accepts as resumable.
 
@@ -151,13 +196,15 @@ class TrainLoader(DataLoader):
             "seed": sampler.seed,
             "processes": sampler.world_size,
             "repeats": sampler.repeats,
+            "weights": _hash_of(sampler.weights),
+            "blocks": _hash_of(sampler.blocks),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Refuse to continue in the middle of an epoch whose first batches were different.
 
         Raises:
-            ValueError: the number of images, the batch size, the seed or the number of processes changed.
+            ValueError: the number of images, the batch size, the seed, the number of processes or the weights changed.
         """
         sampler = self.sampler
         assert isinstance(sampler, TrainSampler)
@@ -169,6 +216,10 @@ class TrainLoader(DataLoader):
                 f"images in the rest of it: {'; '.join(changed)}.\n"
                 "Continue with the old values, or from a checkpoint written at the end of an epoch."
             )
+
+
+def _hash_of(array: np.ndarray | None) -> str | None:
+    return None if array is None else hashlib.blake2b(array.tobytes(), digest_size=8).hexdigest()
 
 
 def check_batches(dataset: Sized, batch_size: int, world_size: int, accumulate: int = 1) -> None:

@@ -15,7 +15,7 @@ class Subset(NamedTuple):
     """Some photographs of a source."""
 
     names: list[str]
-    labels: np.ndarray  # (N,) int64
+    labels: np.ndarray  # (N,) int64, or (N, K) float32 where an image has several or quantities
     contents: np.ndarray  # (N,) uint64, see `Check`
 
     def take(self, indices: np.ndarray) -> "Subset":
@@ -32,7 +32,8 @@ class PhotoSource(ABC):
 
     Attributes:
         class_names: in the order of the labels.
-        splits: names and labels (N,) int64 of each split. A validation or test split that is missing is held out.
+        splits: names and labels of each split: (N,) int64, or (N, K) float32 where an image has several or quantities.
+            A validation or test split that is missing is held out.
         location: where the photographs are, for messages.
         notes: remarks for the user.
     """
@@ -48,6 +49,13 @@ class PhotoSource(ABC):
 
         Called in workers too. A photograph that cannot be read raises ValueError with its name, which stops the run.
         """
+
+    def blocks(self, names: Sequence[str]) -> np.ndarray | None:
+        """Return a number for each name, (N,) int64, equal where photographs are read together; None: one by one.
+
+        Training images are then shuffled a few blocks at a time.
+        """
+        return None
 
     def check(self) -> Check:
         """Return what is known of all photographs, one split after the other; by default, none is broken."""

@@ -1,0 +1,184 @@
+"""Data sets of other libraries, compared with the same pictures in a folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitlab.data import HuggingFace, ImageFolder, LabelTable, LitData, PhotoAugment, PhotoSource
+
+NAMES = ["ant", "bee", "cat"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 pictures of three classes, in train and val."""
+    root = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 4)):
+        for label in NAMES:
+            place = root / split / label
+            place.mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 256, (20 + i, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{i}.jpg", quality=90)
+    return root
+
+
+def _examples(root: Path, split: str) -> list[tuple[bytes, str]]:
+    return [(path.read_bytes(), path.parent.name) for path in sorted((root / split).glob("*/*.jpg"))]
+
+
+def _parquet(root: Path, out: Path) -> PhotoSource:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    for split in ("train", "val"):
+        images, labels = zip(*_examples(root, split), strict=True)
+        parquet.write_table(pa.table({"image": list(images), "label": list(labels)}), out / f"{split}.parquet")
+    files = {"train": str(out / "train.parquet"), "validation": str(out / "val.parquet")}
+    return HuggingFace("parquet", data_files=files)
+
+
+def _saved(root: Path, out: Path) -> PhotoSource:
+    import datasets
+
+    features = datasets.Features({"picture": datasets.Image(), "kind": datasets.ClassLabel(names=NAMES)})
+    tables = {}
+    for split in ("train", "val"):
+        rows = [{"picture": {"bytes": data, "path": None}, "kind": label} for data, label in _examples(root, split)]
+        tables[split] = datasets.Dataset.from_list(rows, features=features)
+    datasets.DatasetDict(tables).save_to_disk(out / "saved")
+    return HuggingFace(str(out / "saved"), image="picture", label="kind")
+
+
+def _shards(root: Path, out: Path) -> PhotoSource:
+    import io
+    import tarfile
+
+    for split in ("train", "val"):
+        with tarfile.open(out / f"{split}.tar", "w") as tar:
+            for i, (data, label) in enumerate(_examples(root, split)):
+                for suffix, content in (("jpg", data), ("cls", str(NAMES.index(label)).encode())):
+                    entry = tarfile.TarInfo(f"{i:04}.{suffix}")
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+    files = {"train": str(out / "train.tar"), "val": str(out / "val.tar")}
+    return HuggingFace("webdataset", data_files=files, image="jpg", label="cls")
+
+
+def _lit_data(root: Path, out: Path, scheme: str = "") -> PhotoSource:
+    from litdata.streaming import Cache
+
+    for split in ("train", "val"):
+        cache = Cache(str(out / split), chunk_size=5)
+        for i, (data, label) in enumerate(_examples(root, split)):
+            cache[i] = {"image": data, "label": NAMES.index(label)}
+        cache.done()
+        cache.merge()
+    return LitData(scheme + str(out / "train"), scheme + str(out / "val"), class_names=NAMES, cache=str(out / "cache"))
+
+
+def _data(**settings: object) -> ImageFolder:
+    shared: dict = {"image_size": 16, "batch_size": 6, "num_workers": 0, "test_fraction": None}
+    return ImageFolder(augment=PhotoAugment(rand_augment=None), **(shared | settings))
+
+
+@pytest.mark.parametrize("make", [_parquet, _saved, _shards, _lit_data], ids=lambda make: make.__name__)
+def test_a_source_gives_the_batches_of_the_same_folder(
+    folder: Path, tmp_path: Path, make: Callable[[Path, Path], PhotoSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    of_files, of_source = _data(root=str(folder)), _data(source=make(folder, tmp_path))
+    assert list(of_source.class_names) == (["0", "1", "2"] if make is _shards else NAMES)
+    assert set(of_source.contents("train")) == set(of_files.contents("train"))
+    for (expected, classes), (images, labels) in zip(
+        *(list(data.batches("val", "cpu")) for data in (of_files, of_source)), strict=True
+    ):
+        assert torch.equal(images[0], expected[0])
+        assert torch.equal(labels, classes)
+    for number in range(3):
+        ((expected, classes), _), ((images, labels), _) = (
+            data.training_batch(1, number, torch.device("cpu")) for data in (of_files, of_source)
+        )
+        assert torch.equal(images[0], expected[0])
+        assert torch.equal(labels, classes)
+
+
+# LitData leaves files open.
+@pytest.mark.filterwarnings("ignore:unclosed file", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_chunks_of_an_address_are_fetched_by_workers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`local:` makes LitData copy chunks as from an object store; the second opening reads no record for its class."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    _lit_data(folder, tmp_path)
+    settings: dict = {"class_names": NAMES, "cache": str(tmp_path / "chunks")}
+    for _ in range(2):
+        source = LitData(f"local:{tmp_path}/train", f"local:{tmp_path}/val", **settings)
+        data = _data(source=source, num_workers=2)
+        labels = torch.cat([labels for _, labels in data.batches("val", "cpu")])
+        assert labels.tolist() == [k for k in range(3) for _ in range(4)]
+    assert source.blocks(["train/0", "train/4", "train/5", "train/23"]).tolist() == [0, 0, 1, 4]  # type: ignore[union-attr]
+
+
+def test_a_column_that_is_missing_is_named(folder: Path, tmp_path: Path) -> None:
+    _parquet(folder, tmp_path)
+    with pytest.raises(ValueError, match=r"no column 'picture'; it has image, label"):
+        HuggingFace("parquet", data_files=str(tmp_path / "train.parquet"), image="picture")
+    with pytest.raises(ValueError, match="cannot open parquet"):
+        HuggingFace("parquet", data_files=str(tmp_path / "nowhere.parquet"))
+    with pytest.raises(ValueError, match=r"has the splits train, and no dev"):
+        HuggingFace("parquet", data_files=str(tmp_path / "train.parquet"), splits={"train": "train", "val": "dev"})
+
+
+def test_a_broken_picture_of_a_table_is_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    parquet.write_table(pa.table({"image": [b"no picture"] * 8, "label": [0, 1] * 4}), tmp_path / "bad.parquet")
+    data = _data(source=HuggingFace("parquet", data_files=str(tmp_path / "bad.parquet")))
+    with pytest.raises(ValueError, match="8 of 8 images cannot be decoded"):
+        data.prepare_data()
+
+
+def test_a_table_gives_several_labels_of_each_picture(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    files = sorted(path.relative_to(folder) for path in folder.glob("*/*/*.jpg"))
+    rows = [f"{file},{i % 2},{i / 36}" for i, file in enumerate(files)]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["file,odd,place", *rows]))
+    data = _data(source=LabelTable(str(table), root=str(folder)), test_fraction=0.25)
+    assert data.class_names == ["odd", "place"]
+    names = {split: data.image_names(split) for split in ("train", "val", "test")}
+    assert [len(own) for own in names.values()] == [23, 4, 9]
+    for split, own in names.items():
+        places = [files.index(Path(name)) for name in own]
+        expected = np.array([[i % 2, i / 36] for i in places], np.float32)
+        np.testing.assert_array_equal(data.labels(split), expected)
+    (_, labels), seen = data.training_batch(0, 0, torch.device("cpu"))
+    assert labels.dtype == torch.float32
+    assert labels[:, 1].tolist() == [np.float32(files.index(Path(name)) / 36) for name in seen]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,a\nx.png,many", "line 2: a is many; give a number"),
+        ("file,a\nx.png,", "line 2: a is nan"),
+        ("name,a\nx.png,1", "no column file; it has name, a"),
+        ("file\nx.png", "no column of labels"),
+        ("file,a,split\nx.png,1,foo", "split is foo; give train, val or test"),
+        ("file,a,split\nx.png,1,test", "split is never train"),
+    ],
+)
+def test_a_table_that_cannot_be_one_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        LabelTable(str(tmp_path / "labels.csv"))

@@ -1,0 +1,155 @@
+"""Photographs that no machine holds: shards written by LitData's `optimize`, in a folder or an object store."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlab.atomic_files import written_whole
+from vitlab.data.checking import Check, content_of
+from vitlab.data.datamodule import Split
+from vitlab.data.decoding import Half, PictureMode, Pixels, decode, to_array
+from vitlab.data.source import PhotoSource
+from vitlab.internals import images_of_chunks
+
+
+class _Known(NamedTuple):
+    """What one pass over a split found."""
+
+    labels: np.ndarray  # (N,) int64 or text
+    contents: np.ndarray  # (N,) uint64, see `Check`
+    chunks: np.ndarray  # (N,) int64
+
+
+@final
+class LitData(PhotoSource):
+    """Records of an image and its class, streamed from chunks.
+
+    The first run reads every record once, because a record's class is known only from it, and remembers the classes.
+    Order, augmentation and restarts are exact. Images are shuffled a few chunks at a time, so shuffle them all before
+    `optimize` writes them. A record that cannot be decoded stops the run.
+
+    Args:
+        train: folder or address (`s3://…`, `gs://…`, `hf://…`) of the training images.
+        val: of the validation images; null: held out from train.
+        test: of the test images; null: held out from train where `val` is missing too.
+        image: the record's key of the image: a picture, encoded bytes, or an array (H, W, C) or tensor (C, H, W).
+        label: its key of the class, a number or a text.
+        class_names: in the order of the numbers; null: the numbers, or the texts in alphabetical order.
+        mode: how encoded pictures are decoded.
+        cache: folder for chunks from an object store; null: LitData's.
+        cache_size: its largest size.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        val: str | None = None,
+        test: str | None = None,
+        image: str = "image",
+        label: str = "label",
+        class_names: Sequence[str] | None = None,
+        mode: PictureMode = "RGB",
+        cache: str | None = None,
+        cache_size: str = "100GB",
+    ) -> None:
+        self.location, self._image, self._label, self._mode = train, image, label, mode
+        self._settings = {"cache_dir": cache, "max_cache_size": cache_size}
+        given: dict[Split, str | None] = {"train": train, "val": val, "test": test}
+        self._places = {split: place for split, place in given.items() if place is not None}
+        self._opened: dict[tuple[int, Split], Any] = {}
+        self._known = {split: self._read_once(split) for split in self._places}
+        names = np.unique(self._known["train"].labels)
+        self.class_names = list(class_names or map(str, names))
+        if len(self.class_names) != len(names):
+            raise ValueError(f"class_names has {len(self.class_names)} names, but {train} has {len(names)} classes.")
+        self.splits = {}
+        for split, known in self._known.items():
+            if other := np.setdiff1d(known.labels, names).tolist():
+                raise ValueError(f"{self._places[split]} has classes without a training image: {other[:8]}.")
+            listed = [f"{split}/{row}" for row in range(len(known.labels))]
+            self.splits[split] = listed, np.searchsorted(names, known.labels).astype(np.int64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_opened": {}}  # a worker opens its own
+
+    def blocks(self, names: Sequence[str]) -> np.ndarray | None:
+        """Return the chunk of each image."""
+        split, rows = names[0].split("/")[0], [int(name.split("/")[1]) for name in names]
+        return self._known[split].chunks[rows]  # type: ignore[index]
+
+    def check(self) -> Check:
+        """Return the hashes of the first pass; broken images are found when they are read."""
+        return Check({}, None, np.concatenate([known.contents for known in self._known.values()]), [])
+
+    def read(self, name: str, half: Half | None = None) -> Pixels:
+        """Read one record."""
+        split, row = name.split("/")
+        value = self._stream(split)[int(row)][self._image]  # type: ignore[arg-type]
+        if isinstance(value, bytes):
+            try:
+                return decode(value, self._mode, half)
+            except ValueError as error:
+                raise ValueError(f"{name} of {self.location}: {error}.") from None
+        return _pixels(value, self._mode)
+
+    def _stream(self, split: Split) -> Any:
+        """Return the records of a split, opened once in each process: threads do not survive a fork."""
+        key = os.getpid(), split
+        if key not in self._opened:
+            try:
+                from litdata import StreamingDataset
+            except ModuleNotFoundError:
+                raise ValueError(
+                    "The source LitData needs the package litdata: pip install 'vitlab[sources]'."
+                ) from None
+            try:
+                self._opened[key] = StreamingDataset(self._places[split], **self._settings)
+                self._opened[key][:1]  # after a slice it fetches whole chunks, not one record at a time
+            except (OSError, ValueError, RuntimeError, IndexError) as error:
+                raise ValueError(f"LitData cannot open {self._places[split]}: {error}") from None
+        return self._opened[key]
+
+    def _read_once(self, split: Split) -> _Known:
+        """Return labels and hashes of all records, from the cache where they have been read before."""
+        stream = self._stream(split)
+        sizes = images_of_chunks(stream)
+        key = f"{self._places[split]}\0{self._image}\0{self._label}\0{sizes}"
+        user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitlab"
+        file = user_cache / f"litdata-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+        chunks = np.repeat(np.arange(len(sizes)), list(sizes.values()))
+        if file.is_file():
+            stored = np.load(file)
+            return _Known(stored["labels"], stored["contents"], chunks)
+        labels, contents = [], []
+        for row in tqdm(range(len(stream)), desc=f"Reading {self._places[split]}", leave=False, disable=None):
+            record = stream[row]
+            if not isinstance(record, dict) or {self._image, self._label} - set(record):
+                has = list(record) if isinstance(record, dict) else type(record).__name__
+                raise ValueError(
+                    f"Records of {self._places[split]} have {has}, not {self._image!r} and {self._label!r}.\n"
+                    "Set image and label to the keys of its records."
+                )
+            value, label = record[self._image], record[self._label]
+            labels.append(label if isinstance(label, str) else int(label))
+            contents.append(content_of(value if isinstance(value, bytes) else _pixels(value, self._mode).tobytes()))
+        known = _Known(np.array(labels), np.array(contents, np.uint64), chunks)
+        user_cache.mkdir(parents=True, exist_ok=True)
+        with written_whole(file) as whole:
+            np.savez(whole, labels=known.labels, contents=known.contents)
+        return known
+
+
+def _pixels(value: Any, mode: PictureMode) -> Pixels:
+    """Return the pixels (H, W, C) of a decoded picture."""
+    if isinstance(value, Image.Image):
+        return to_array(value, mode)
+    if isinstance(value, Tensor):
+        value = value.movedim(0, -1).numpy()
+    return value[..., None] if value.ndim == 2 else value
