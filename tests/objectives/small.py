@@ -19,6 +19,16 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "swin": lambda: SwinTransformer(**STAGES, **SMALL),
     "swin_v2": lambda: SwinTransformerV2(**STAGES, **SMALL),
 }
+# Without a class token the mean of normalized patches is read; registers are read by nobody.
+OTHER_PREFIXES: dict[str, Callable[[], VisionTransformer]] = {
+    name: lambda changes=changes: VisionTransformer(  # type: ignore[misc]
+        patch_size=2, embed_dim=32, depth=2, num_heads=2, **SMALL, **changes
+    )
+    for name, changes in {
+        "registers": {"reg_tokens": 2},
+        "no class token": {"class_token": False, "global_pool": "avg", "fc_norm": False},
+    }.items()
+}
 # Of the digits, 8 × 8 px and gray, so that nothing is done to colors.
 CROPS: Config = {
     "global_crops": {"number": 2, "size": 8, "scale": [0.4, 1.0], "blur_prob": [0.0]},

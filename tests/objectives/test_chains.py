@@ -25,6 +25,11 @@ VIT: Config = {
     "class_path": "vitlab.models.VisionTransformer",
     "init_args": {"patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2},
 }
+REGISTERS: Config = {**VIT, "init_args": {**VIT["init_args"], "reg_tokens": 2}}
+NO_CLASS_TOKEN: Config = {
+    **VIT,
+    "init_args": {**VIT["init_args"], "class_token": False, "global_pool": "avg", "fc_norm": False},
+}
 STAGES: Config = {"patch_size": 1, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
 SWIN: Config = {"class_path": "vitlab.models.SwinTransformer", "init_args": STAGES}
 SWIN_V2: Config = {"class_path": "vitlab.models.SwinTransformerV2", "init_args": STAGES}
@@ -48,6 +53,9 @@ PRETRAININGS: dict[str, tuple[Config, Config]] = {  # what is trained, and the b
     "simmim_swin": (objective("SimMIM", SWIN, mask_patch_size=2), SWIN),
     "simmim_swin_v2": (objective("SimMIM", SWIN_V2, mask_patch_size=2, norm_targets=5), SWIN_V2),
     "mae_vit": (objective("MAE", VIT, **DECODER), VIT),
+    "mae_registers": (objective("MAE", REGISTERS, **DECODER, released_init=True), REGISTERS),
+    "mae_no_class_token": (objective("MAE", NO_CLASS_TOKEN, **DECODER, released_init=True), NO_CLASS_TOKEN),
+    "simmim_no_class_token": (objective("SimMIM", NO_CLASS_TOKEN, mask_patch_size=2), NO_CLASS_TOKEN),
     "mae_variant": (objective("MAE", VIT, **DECODER, loss_on="all", mask_tokens="encoder"), VIT),
 }
 
@@ -111,6 +119,21 @@ def test_maes_encoder_is_fine_tuned_with_the_mean_of_its_tokens(
     assert torch.equal(fixed[0, 1:], sincos_table(16, 4, 4))
     assert not torch.equal(trained, fixed)
     torch.testing.assert_close(trained, fixed, atol=0.01, rtol=0)  # after two steps
+
+
+def test_a_run_starts_from_the_average_of_another_or_from_its_trained_weights(tiny: Write) -> None:
+    averaged = objective("Supervised", VIT, ema={"decay": 0.9})
+    averaged["init_args"]["optimizer"]["init_args"] = {"lr": 0.1}
+    assert fit("--config", tiny({"model": averaged, **TWO_STEPS}, "averaged")) == 0
+    still = objective("Supervised", VIT, init_from="runs/averaged/seed-0")
+    still["init_args"]["optimizer"]["init_args"] = {"lr": 1.0e-12, "weight_decay": 0.0}
+    for raw, part in ((False, "average.module."), (True, "backbone.")):
+        path = tiny({"model": still, **TWO_STEPS}, f"raw-{raw}")
+        assert fit("--config", path, "--model.init_raw", str(raw).lower(), "--run.test", "false") == 0
+        started = weights(f"raw-{raw}")["backbone.blocks.0.mlp.fc1.weight"]
+        before = weights("averaged")
+        torch.testing.assert_close(started, before[f"{part}blocks.0.mlp.fc1.weight"])
+        assert not torch.allclose(before["backbone.head.weight"], before["average.module.head.weight"])
 
 
 def test_simmims_position_biases_are_resized_for_another_window(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.objectives.small import BACKBONES, CROPS, closed_form, crops, wake, without_gradient
+from tests.objectives.small import BACKBONES, CROPS, OTHER_PREFIXES, closed_form, crops, wake, without_gradient
 from vitlab.commands.dispatch import run
 from vitlab.config import Config, merge
 from vitlab.evaluation.collapse import rank_me
@@ -417,3 +417,12 @@ def test_a_run_that_does_not_learn_says_so_with_remedies(tiny: Write, capsys: py
     report = capsys.readouterr().err
     assert report.count("The loss is stuck at ln 24") == 1  # of two epochs
     assert "teacher temperature (0.02 to 0.04)" in report
+
+
+@pytest.mark.parametrize("prefix", OTHER_PREFIXES)
+def test_a_backbone_with_registers_or_without_a_class_token_learns(prefix: str) -> None:
+    objective = DINO(OTHER_PREFIXES[prefix](), AdamW(1e-3), WarmupCosine(), **SMALL)  # type: ignore[arg-type]
+    views, labels = crops()
+    objective.loss(views, labels).backward()
+    for name, parameter in objective.backbone.named_parameters():
+        assert parameter.grad is not None, name

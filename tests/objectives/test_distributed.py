@@ -35,6 +35,7 @@ VIT: Config = {
         "init": "vitlab.models.layers.fan_in",
     },
 }
+DROPPED: Config = {**VIT, "init_args": VIT["init_args"] | {"drop_path_rate": 0.5, "patch_drop_rate": 0.3}}
 DEIT: Config = {**VIT, "init_args": VIT["init_args"] | {"distilled": True}}
 SWIN_V2: Config = {
     "class_path": "vitlab.models.SwinTransformerV2",
@@ -80,6 +81,7 @@ def student(backbone: Config, target: str, **data: object) -> Config:
 
 EXPERIMENTS: dict[str, Config] = {
     "supervised": experiment("Supervised", VIT, {"mixup": {}}, label_smoothing=0.1, ema={"decay": 0.9}),
+    "groups": experiment("Supervised", DROPPED, {"mixup": {"group": 12}}),
     "unmixed": experiment("Supervised", VIT),
     "muon": experiment("Supervised", VIT, optimizer=MUON),
     "soft": student(SWIN_V2, "SoftTarget", mixup={}),
@@ -133,7 +135,7 @@ def state(run: Path) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_two_processes_train_as_one_with_the_same_global_batch(name: str, runs: Path) -> None:
-    """Mixed images and λ, masks, crops, center, Sinkhorn, averages: no part of the loss is of one process alone."""
+    """Mixed images and λ, masks, crops, dropped branches, center, Sinkhorn, averages: none is of one process alone."""
     one, two = (runs / root / name / "seed-0" for root in ("one", "two"))
     trained = ["epoch", *(column for column in metrics(one) if column.startswith("train/"))]
     pd.testing.assert_frame_equal(metrics(two)[trained], metrics(one)[trained], rtol=1e-5)

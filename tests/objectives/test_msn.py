@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.objectives.small import BACKBONES, CROPS, closed_form, crops, wake, without_gradient
+from tests.objectives.small import BACKBONES, CROPS, OTHER_PREFIXES, closed_form, crops, wake, without_gradient
 from tests.objectives.test_dino import experiment as dino_experiment
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
@@ -115,6 +115,15 @@ def test_small_crops_of_the_global_size_are_seen_whole() -> None:
     )
     objective.loss(views, labels)
     assert seen == [(4, 14), (8, 17)]
+
+
+def test_the_patch_embedding_starts_without_a_bias_as_released() -> None:
+    """src/deit.py:208-211; the class token at line 197."""
+    backbone = VisionTransformer(embed_dim=192, depth=1, num_heads=2)
+    MSN(backbone, AdamW(1e-3), WarmupCosine(), **SMALL, released_init=True)  # type: ignore[arg-type]
+    assert not backbone.patch_embed.proj.bias.any()  # type: ignore[union-attr]
+    assert float(backbone.patch_embed.proj.weight.detach().std()) == pytest.approx((2 / (3 * 16**2)) ** 0.5, rel=0.02)
+    assert float(backbone.cls_token.detach().std()) == pytest.approx(0.02, rel=0.2)  # type: ignore[union-attr]
 
 
 def test_166_of_196_patches_are_kept_as_released() -> None:
@@ -258,3 +267,12 @@ def test_a_swin_is_refused_when_the_file_is_read(tiny: Callable[..., Path], caps
     config["model"]["init_args"]["backbone"] = {"class_path": "vitlab.models.SwinTransformer", "init_args": stages}
     assert run("fit", ["--config", str(tiny(config, "msn"))]) == 2
     assert "VisionTransformer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prefix", OTHER_PREFIXES)
+def test_a_backbone_with_registers_or_without_a_class_token_learns(prefix: str) -> None:
+    objective = MSN(OTHER_PREFIXES[prefix](), AdamW(1e-3), WarmupCosine(), **SMALL)  # type: ignore[arg-type]
+    views, labels = crops()
+    objective.loss(views, labels).backward()
+    for name, parameter in objective.backbone.named_parameters():
+        assert parameter.grad is not None, name

@@ -67,6 +67,16 @@ def test_a_run_that_is_all_warmup_is_named(caplog: pytest.LogCaptureFixture, mon
     }
 
 
+def test_rates_that_rise_to_their_end_are_named(capsys: pytest.CaptureFixture[str], tiny: Callable[..., Path]) -> None:
+    optimizer: Config = {"lr": 1e-3, "layer_decay": 0.1}
+    short = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "limit_test_batches": 1}
+    for by_layer in (True, False):
+        schedule = {"init_args": {"min_lr": 1e-5, "scale_with_layer": by_layer, "warmup_epochs": 0.0}}
+        model: Config = {"init_args": {"optimizer": {"init_args": optimizer}, "schedule": schedule}}
+        assert run("fit", ["--config", str(tiny({"model": model, "trainer": short})), "--run.name", f"{by_layer}"]) == 0
+        assert ("min_lr 1e-05 is above the peak of" in capsys.readouterr().err) != by_layer
+
+
 def test_the_highest_learning_rate_stands_in_the_metrics(tiny: Callable[..., Path]) -> None:
     """As an epoch of 16 steps ends: with the head's own rate, layer decay, and after both of two epochs."""
     optimizer: Config = {"lr": 1e-3, "layer_decay": 0.5, "head_lr": 2e-3}

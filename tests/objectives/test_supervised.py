@@ -211,3 +211,30 @@ def patch_embed(model: ImageModel) -> PatchEmbed:
 def test_whitening_and_loaded_weights_contradict() -> None:
     with pytest.raises(ValueError, match="whiten is true, but init_from weights"):
         Supervised(BACKBONES["vit"](), AdamW(1e-3), WarmupCosine(), whiten=True, init_from="weights.ckpt")
+
+
+def test_a_classifier_starts_from_listed_rows_of_one_with_more_classes(tmp_path: Path) -> None:
+    """As Swin's from ImageNet-22k: head.weight[map22kto1k] (utils.py, load_pretrained)."""
+    for family in ("vit", "swin"):
+        torch.manual_seed(1)
+        large, file, rows = BACKBONES[family](), tmp_path / f"{family}.safetensors", tmp_path / "rows.txt"
+        large.reset_classifier(25)
+        save_weights(large, file)
+        listed = [24, 3, 0, 7, 9, 9, 11, 2, 5, 1]
+        rows.write_text("\n".join(map(str, listed)))
+        model = supervised(family, init_from=str(file), head_rows=str(rows), ema=Ema())
+        model.load_backbone(file)
+        parameters = zip(model.backbone.head_parameters(), large.head_parameters(), strict=True)
+        assert all(torch.equal(own, theirs[listed]) for own, theirs in parameters)
+        averaged = zip(model.encoder.parameters(), model.backbone.parameters(), strict=True)
+        assert all(torch.equal(average, raw) for average, raw in averaged)
+
+    for text, message in (("1 2", "2 rows up to 2"), ("25 " * 10, "one of the 25 rows"), ("a", "other words")):
+        rows.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            model.load_backbone(file)
+    rows.unlink()
+    with pytest.raises(FileNotFoundError, match="head_rows: no file"):
+        model.load_backbone(file)
+    with pytest.raises(ValueError, match="init_from, which is null"):
+        supervised("vit", head_rows="rows.txt")

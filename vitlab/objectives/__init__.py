@@ -6,8 +6,10 @@ from vitlab.objectives.distillation import Distillation, HardTarget, SoftTarget
 from vitlab.objectives.labeled import LabeledObjective
 from vitlab.objectives.mae import MAE
 from vitlab.objectives.msn import MSN
+from vitlab.objectives.multi_label import MultiLabel
 from vitlab.objectives.objective import Objective
 from vitlab.objectives.pretraining import Pretraining
+from vitlab.objectives.regression import Regression
 from vitlab.objectives.self_distillation import SelfDistillation
 from vitlab.objectives.simmim import SimMIM
 from vitlab.objectives.supervised import Supervised
@@ -23,8 +25,10 @@ __all__ = [
     "HardTarget",
     "LabeledObjective",
     "Monitor",
+    "MultiLabel",
     "Objective",
     "Pretraining",
+    "Regression",
     "SelfDistillation",
     "SimMIM",
     "SoftTarget",

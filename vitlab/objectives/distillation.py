@@ -16,13 +16,14 @@ Letters: B images, K classes, y labels, also mixtures of two.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 
 from vitlab.models import ImageModel, TimmModel, VisionTransformer
 from vitlab.objectives.classification import ClassificationTask, accuracy, check_label_smoothing
@@ -90,6 +91,7 @@ class Distillation(LabeledObjective):
         label_smoothing: ε of the labels; the teacher's are never smoothed.
         ema: Also average the weights over the steps, and validate, test and checkpoint the average beside the raw ones.
         init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
+        extra_metrics: Metrics of torchmetrics or of your own beside the task's, by name.
     """
 
     task = ClassificationTask()
@@ -105,9 +107,10 @@ class Distillation(LabeledObjective):
         label_smoothing: float = 0.0,
         ema: Ema | None = None,
         init_from: str | None = None,
+        extra_metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         check_label_smoothing(label_smoothing)
-        super().__init__(backbone, optimizer, schedule, ema, init_from)
+        super().__init__(backbone, optimizer, schedule, ema, init_from, extra_metrics)
         self.two_heads = isinstance(backbone, VisionTransformer) and backbone.distilled
         check_student(backbone, alpha, self.two_heads)
         self.teacher, self.target, self.alpha, self.label_smoothing = teacher, target, alpha, label_smoothing

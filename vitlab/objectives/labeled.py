@@ -1,11 +1,12 @@
 """What objectives that learn from labels share: an average of the weights, and a task by which both are evaluated."""
 
 from abc import ABC
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from vitlab.models import ImageModel
 from vitlab.objectives.ema import Ema, WeightAverage
@@ -26,6 +27,7 @@ class LabeledObjective(Objective, ABC):
         schedule: The learning rate over the run.
         ema: Also average the weights over the steps, and validate, test and checkpoint the average.
         init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
+        extra_metrics: Metrics of torchmetrics or of your own beside the task's, by name; a study may rank by them.
     """
 
     task: Task
@@ -37,12 +39,18 @@ class LabeledObjective(Objective, ABC):
         schedule: Schedule,
         ema: Ema | None = None,
         init_from: str | None = None,
+        extra_metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__(backbone, optimizer, schedule, init_from)
         self.ema = ema
         self.average = WeightAverage(backbone) if ema else None
         splits = ("val", "test", "val_ema", "test_ema")
         self.metrics = nn.ModuleDict({split: self.task.metrics(backbone.num_classes, f"{split}/") for split in splits})
+        for metrics in map(self._metrics_of, splits):
+            for name, metric in (extra_metrics or {}).items():
+                if name in metrics.keys(keep_base=True):
+                    raise ValueError(f"extra_metrics: {name} is a metric of the task. Give it another name.")
+                metrics.add_metrics({name: metric.clone()})
 
     @property
     def monitor(self) -> Monitor:

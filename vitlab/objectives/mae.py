@@ -118,7 +118,8 @@ class MAE(MaskedPretraining):
         self.mask_ratio, self.norm_pix_loss, self.loss_on = mask_ratio, norm_pix_loss, loss_on
         if released_init:
             nn.init.xavier_uniform_(backbone.patch_embed.proj.weight.data.flatten(1))  # as the linear layer that it is
-            nn.init.normal_(backbone.cls_token, std=0.02)
+            if backbone.cls_token is not None:
+                nn.init.normal_(backbone.cls_token, std=0.02)
         values = backbone.patch_size**2 * backbone.in_chans
         in_decoder = mask_tokens == "decoder"
         sizes = backbone.num_features, values, decoder_embed_dim, decoder_depth, decoder_num_heads

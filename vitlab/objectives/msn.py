@@ -80,7 +80,9 @@ class MSN(SelfDistillation):
         require_final_norm(backbone)
         if released_init:
             nn.init.kaiming_normal_(backbone.patch_embed.proj.weight)
-            nn.init.trunc_normal_(backbone.cls_token, std=0.02)
+            nn.init.zeros_(backbone.patch_embed.proj.bias)  # type: ignore[arg-type]
+            if backbone.cls_token is not None:
+                nn.init.trunc_normal_(backbone.cls_token, std=0.02)
         head = projection(backbone.num_features, hidden_dim, output_dim, batch_norm=True)
         super().__init__(backbone, optimizer, schedule, head, momentum_teacher, clip_grad, init_from)
         self.backbone: VisionTransformer = backbone

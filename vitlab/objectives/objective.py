@@ -16,6 +16,7 @@ from torch import Tensor
 from vitlab.internals import clip_unscaled_gradients, trainer_of
 from vitlab.models import ImageModel
 from vitlab.models.backbone import Backbone, check_attributes
+from vitlab.models.layers import pair
 from vitlab.models.stored import build, stored_section
 from vitlab.objectives.sharding import FSDP, apply_fsdp, refuse_other_sharding
 from vitlab.objectives.task import Monitor, Task
@@ -45,6 +46,7 @@ class Objective(LightningModule, ABC):
     """
 
     task: Task | None = None  # how its outputs are tested and predicted; None: only its features are of use
+    init_raw: bool = False  # whether `init_from` takes the trained weights of a run that also averages them
     remedies: str = ""  # what to change when all features become alike, for the log
 
     def __init__(
@@ -155,8 +157,8 @@ class Objective(LightningModule, ABC):
                 "give trainer.max_epochs or trainer.max_steps beside it."
             )
         if stage == "fit" and isinstance(self.backbone, Backbone):
-            for side in self.trainer.datamodule.training_shares:  # type: ignore[attr-defined]
-                self.backbone.patch_embed.check((side, side))
+            for size in self.trainer.datamodule.training_shares:  # type: ignore[attr-defined]
+                self.backbone.patch_embed.check(pair(size))
         refuse_other_sharding(self.trainer.strategy)
         if self.init_from is not None and stage == "fit" and self.trainer.ckpt_path is None:
             self.load_backbone(weights_path(self.init_from))
@@ -182,7 +184,8 @@ class Objective(LightningModule, ABC):
         """Start from the weights of a file, and log what was loaded."""
         from vitlab.models.weights import load_weights
 
-        log.info("Weights from %s", load_weights(self.backbone, path))
+        trained = "backbone." if self.init_raw and path.suffix == ".ckpt" else None  # other files hold one encoder
+        log.info("Weights from %s", load_weights(self.backbone, path, trained))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         views, labels = batch
@@ -201,15 +204,26 @@ class Objective(LightningModule, ABC):
         )
         log.info("Parameter groups at a global batch of %d:\n%s", self.global_batch, describe_groups(groups))
         steps, epochs = length(self.trainer)
-        peaks = [group["lr"] for group in groups]
+        peaks, scale = [group["lr"] for group in groups], self.optimizer.scale(self.global_batch)
+        schedules = [self.schedule.at(scale, group.pop("layer_scale")) for group in groups]
         optimizer = self.optimizer.build(groups)
         clip_unscaled_gradients(optimizer)
-        # LambdaLR multiplies the peak; dividing by it keeps the schedule's absolute rates as written.
-        schedule = self.schedule.at(self.optimizer.scale(self.global_batch))
-        if steps and epochs <= schedule.warmup_epochs:
-            lengths = f"The run has {epochs:g} epochs and warmup_epochs is {schedule.warmup_epochs:g}"
+        if steps and epochs <= self.schedule.warmup_epochs:
+            lengths = f"The run has {epochs:g} epochs and warmup_epochs is {self.schedule.warmup_epochs:g}"
             log.warning("%s: all of it is warm-up. Warm up for less or train longer.", lengths)
-        factors = [partial(_relative_lr, schedule, peak, steps, epochs) for peak in peaks]
+        ends = [schedule.lr(peak, steps, steps, epochs) for schedule, peak in zip(schedules, peaks, strict=True)]
+        rising = [peak for peak, end in zip(peaks, ends, strict=True) if end > peak]
+        if steps and rising:
+            log.warning(
+                "min_lr %g is above the peak of %d of %d parameter groups, %g at the lowest: rates rise after the "
+                "warm-up. Lower it, or set scale_with_layer: true.",
+                *(max(ends), len(rising), len(peaks), min(rising)),
+            )
+        # LambdaLR multiplies the peak; dividing by it keeps the schedule's absolute rates as written.
+        factors = [
+            partial(_relative_lr, schedule, peak, steps, epochs)
+            for schedule, peak in zip(schedules, peaks, strict=True)
+        ]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)  # type: ignore[arg-type]  # list is invariant
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

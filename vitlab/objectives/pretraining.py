@@ -57,5 +57,6 @@ def require_final_norm(backbone: Backbone) -> None:
     if isinstance(backbone, VisionTransformer) and not isinstance(backbone.norm, nn.LayerNorm):
         raise ValueError(
             f"With global_pool {backbone.global_pool} this ViT has no norm on its tokens, only on their mean.\n"
-            "Pre-train with global_pool: token (the default) or fc_norm: false; fine-tuning may use avg."
+            "Pre-train with fc_norm: false or, with a class token, global_pool: token (the default).\n"
+            "Fine-tuning may use avg."
         )

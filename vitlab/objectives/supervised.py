@@ -5,9 +5,13 @@
 with K classes, ε the label smoothing, and y one-hot or, after mixup and cutmix (made by the data), a mixture of two.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics import Metric
 
 from vitlab.models import Backbone, ImageModel
 from vitlab.models.whitening import whiten_patches
@@ -31,7 +35,11 @@ class Supervised(LabeledObjective):
             where Swin fine-tunes and in big_vision. A classifier loaded by `init_from` keeps its weights.
         ema: Also average the weights over the steps, and validate, test and checkpoint the average.
         init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
+        head_rows: A file with a number for each class, one a line: the row of the classifier in `init_from` from which
+            that of the class starts, like map22kto1k.txt of Swin. Null: a classifier for other classes starts anew.
+        init_raw: Start from the trained weights of the run `init_from`, not from their average, if it has one.
         whiten: Start the patch embedding with whitened patches of the training images, see `vitlab.models.whitening`.
+        extra_metrics: Metrics of torchmetrics or of your own beside the task's, by name; a study may rank by them.
     """
 
     task = ClassificationTask()
@@ -45,18 +53,41 @@ class Supervised(LabeledObjective):
         head_init_scale: float = 1.0,
         ema: Ema | None = None,
         init_from: str | None = None,
+        init_raw: bool = False,
         whiten: bool = False,
+        head_rows: str | None = None,
+        extra_metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         check_label_smoothing(label_smoothing)
         if whiten and not isinstance(backbone, Backbone):
             raise ValueError(f"whiten is true, but a {type(backbone).__name__} has no patch_embed; set whiten: false.")
         if whiten and init_from is not None:
             raise ValueError(f"whiten is true, but init_from {init_from} has its patch embedding; set one of the two.")
+        if head_rows is not None and init_from is None:
+            raise ValueError(f"head_rows is {head_rows}, rows of a classifier in init_from, which is null; set both.")
         with torch.no_grad():
             for parameter in backbone.head_parameters():
                 parameter.mul_(head_init_scale)
-        super().__init__(backbone, optimizer, schedule, ema, init_from)
-        self.label_smoothing, self.whiten = label_smoothing, whiten
+        super().__init__(backbone, optimizer, schedule, ema, init_from, extra_metrics)
+        self.label_smoothing, self.init_raw, self.whiten = label_smoothing, init_raw, whiten
+        self.head_rows = head_rows
+
+    def load_backbone(self, path: Path) -> None:
+        from vitlab.models.weights import load_classifier_rows
+
+        super().load_backbone(path)
+        if self.head_rows is None:
+            return
+        if not Path(self.head_rows).is_file():
+            raise FileNotFoundError(
+                f"head_rows: no file {self.head_rows}; give one with a row of the classifier in {path} for each class."
+            )
+        rows = Path(self.head_rows).read_text(encoding="utf-8").split()
+        if not all(row.isdecimal() for row in rows):
+            raise ValueError(f"head_rows: {self.head_rows} has other words than numbers; write one row for each class.")
+        load_classifier_rows(self.backbone, path, [int(row) for row in rows])
+        if self.average is not None:
+            self.average.restart(self.backbone)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
