@@ -7,7 +7,7 @@ import torch
 
 from vitlab.evaluation.classify import classify
 from vitlab.evaluation.features import extract, read_cache, write_cache
-from vitlab.evaluation.knn import predict_weighted
+from vitlab.evaluation.knn import predict_weighted, weighted_votes
 from vitlab.models import VisionTransformer
 
 
@@ -66,3 +66,12 @@ def test_neighbors_vote_as_in_dinos_eval_knn() -> None:
         expected.append(int(votes.argmax()))
     assert predict_weighted(queries, bank, labels, 4, k=7).tolist() == expected
     assert len(predict_weighted(queries, bank, labels, 4, k=100)) == 5  # a bank smaller than k
+
+
+def test_votes_among_many_examples_are_the_same_in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, bank = torch.randn(9, 6, generator=generator), torch.randn(40, 6, generator=generator)
+    labels = torch.randint(4, (40,), generator=generator)
+    whole = weighted_votes(queries, bank, labels, 4)
+    monkeypatch.setattr("vitlab.evaluation.knn.MOST_SIMILARITIES", 90)  # two queries at a time
+    torch.testing.assert_close(weighted_votes(queries, bank, labels, 4), whole)

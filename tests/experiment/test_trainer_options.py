@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vitlab.commands.dispatch import run
+from vitlab.experiment.experiment import Experiment
 
 Write = Callable[..., Path]
 RUN = Path("runs/tiny/seed-0")
@@ -103,7 +104,10 @@ def test_a_callback_that_cannot_work_is_refused(
     assert not RUN.exists()
 
 
-@pytest.mark.parametrize(("name", "package"), [("RichProgressBar", "rich"), ("TensorBoardLogger", "tensorboard")])
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("RichProgressBar", "rich"), ("TensorBoardLogger", "tensorboard"), ("MLFlowLogger", "mlflow")],
+)
 def test_a_package_that_is_missing_is_named(
     name: str, package: str, tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,3 +181,17 @@ def test_a_whole_run_is_a_result(tiny: Write, capsys: pytest.CaptureFixture[str]
     assert run("fit", ["--config", str(tiny())]) == 0
     assert "Not a result" not in capsys.readouterr().err
     assert json.loads((RUN / "summary.json").read_text())["partial"] == []
+
+
+def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_takes_nothing_from_it(
+    tiny: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float32, as on any CPU, and no memory locked for copies to a GPU."""
+    path = tiny({"data": {"init_args": {"hold_on_device": False}}})
+    experiment = Experiment.from_arguments(["--config", str(path), "--trainer.accelerator", "cpu"])
+    assert experiment.objective  # whose random state is read from every device that there is
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert experiment.trainer.precision == "32-true"
+    experiment.data.trainer = experiment.trainer
+    experiment.data.setup("fit")
+    assert not experiment.data.train_dataloader().pin_memory

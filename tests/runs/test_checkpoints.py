@@ -83,6 +83,7 @@ def test_the_newest_whole_state_is_taken_and_the_others_named(tmp_path: Path, ca
     ("setting", "message"),
     [
         ({"every_n_steps": 0}, "every_n_steps is 0"),
+        ({"pause_after": 0}, "pause_after is 0"),
         ({"every_n_minutes": 0.0}, "every_n_minutes is 0"),
         ({"max_time_share": 0.0}, "max_time_share is 0"),
     ],
@@ -157,6 +158,22 @@ def test_states_within_an_epoch_are_written_by_steps_and_by_minutes(
     assert by_minutes[:4] == [2, 4, 6, 8]
     assert sorted(file.name for file in (tmp_path / "checkpoints").iterdir()) == ["last.ckpt", "previous.ckpt"]
     assert (tmp_path / "checkpoints/last.ckpt").read_text() == "40"
+
+
+def test_states_that_others_branch_off_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert simulate(monkeypatch, tmp_path, Checkpointing(keep=(6, 12)), seconds=1) == [4, 6, 12, 40]  # 12 ends an epoch
+    for step in (6, 12):
+        assert (tmp_path / f"checkpoints/step-{step}.ckpt").read_text() == str(step)
+
+
+@pytest.mark.slow
+def test_a_paused_run_continues_as_if_it_had_not_paused(experiment: Callable[..., Path]) -> None:
+    arguments = ["--config", str(experiment("supervised"))]
+    assert forked([*arguments, "--run.root", "whole"]) == 0, last_words()
+    assert forked([*arguments, "--run.checkpoint.pause_after", "2"]) == 75, last_words()
+    assert "Paused after epoch 2" in last_words()
+    assert forked(arguments) == 0, last_words()
+    assert disagreements(Path("whole/supervised/seed-0"), Path("runs/supervised/seed-0")) == []
 
 
 @pytest.mark.slow

@@ -15,11 +15,15 @@ from lightning.pytorch import Trainer
 import vitlab
 from vitlab.commands.dispatch import run
 from vitlab.data import Digits, PlacedDigits
+from vitlab.evaluation.features import extract
+from vitlab.evaluation.knn import predict_weighted
 from vitlab.evaluation.predictions import read_predictions
+from vitlab.experiment.experiment import Experiment
 from vitlab.models import VisionTransformer
 from vitlab.objectives import Objective, Supervised
 from vitlab.optim import AdamW, WarmupCosine
 from vitlab.runs.knn_monitor import KnnMonitor
+from vitlab.runs.metrics_csv import MetricsFile
 from vitlab.runs.record import RunRecord, erase
 
 
@@ -29,6 +33,19 @@ def test_knn_is_monitored_every_n_epochs_and_after_the_last(tiny: Callable[..., 
     logged = pd.read_csv("runs/tiny/seed-0/metrics.csv").dropna(subset="val/knn")
     assert logged.epoch.tolist() == [1, 2]
     assert logged["val/knn"].between(0.3, 1).all()  # digits have neighbors of their own class in any features
+
+
+@pytest.mark.filterwarnings("ignore")  # those of libraries, as `fit` leaves them out
+def test_without_a_most_the_monitor_searches_all_training_images(tiny: Callable[..., Path]) -> None:
+    """The expectation is the k-NN of `probe --protocol dino` without the validation images, which are the queries."""
+    monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1, "most": None}}
+    experiment = Experiment(tiny({"trainer": {"callbacks": [monitor]}}))
+    measured = experiment.fit()["val/knn"]
+    data = experiment.data
+    bank, queries = (extract(experiment.model, data.batches(split, "cpu")) for split in ("train", "val"))
+    assert len(bank[1]) == len(data.labels("train"))
+    right = predict_weighted(queries[0], *bank, 10) == queries[1]
+    assert measured == pytest.approx(float(right.float().mean()))
 
 
 def test_the_monitor_changes_no_weight(tiny: Callable[..., Path]) -> None:
@@ -108,6 +125,30 @@ def test_the_whole_command_is_timed(tiny: Callable[..., Path], monkeypatch: pyte
     assert 1_000 + summary["seconds"] < summary["wall_seconds"] < 1_200
 
 
+def test_the_best_epoch_stands_beside_the_result_of_the_last(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = {"max_epochs": 4, "limit_train_batches": 3}
+    assert run("fit", ["--config", str(tiny({"trainer": trainer})), "--model.optimizer.lr", "0.01"]) == 0
+    summary = json.loads(Path("runs/tiny/seed-0/summary.json").read_text())
+    values = pd.read_csv("runs/tiny/seed-0/metrics.csv")["val/top1"].dropna().tolist()
+    epoch = values.index(max(values)) + 1
+    assert summary["best_epoch"] == {"epoch": epoch, "val/top1": pytest.approx(max(values))}
+    assert summary["metrics"]["val/top1"] == pytest.approx(values[-1], abs=1e-6)
+    assert f"best of 4 epochs: val/top1 {max(values):.4f} in epoch {epoch}\n" in capsys.readouterr().err
+
+
+def test_the_best_of_a_loss_is_the_lowest_and_the_first_of_equals(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.csv")
+    assert file.best("val/loss", "min") is None
+    for epoch, value in enumerate([3.0, 1.0, 2.0, 1.0]):
+        file.log_metrics({"val/loss": value, "epoch": epoch}, step=epoch)
+        file.log_metrics({"lr": 0.1, "epoch": epoch}, step=epoch)
+    assert file.best("val/loss", "min") == (2, 1.0)
+    assert file.best("val/loss", "max") == (1, 3.0)
+    assert file.best("val/top1", "max") is None
+
+
 def test_a_continued_run_has_taken_the_time_of_all_of_its_starts(tmp_path: Path) -> None:
     first, second = RunRecord(tmp_path, {}), RunRecord(tmp_path, {})
     first.began -= 70
@@ -121,6 +162,8 @@ def test_a_continued_run_has_taken_the_time_of_all_of_its_starts(tmp_path: Path)
 def test_a_monitor_that_never_looks_is_refused() -> None:
     with pytest.raises(ValueError, match="every_n_epochs is 0"):
         KnnMonitor(every_n_epochs=0)
+    with pytest.raises(ValueError, match="most 0"):
+        KnnMonitor(most=0)
 
 
 def test_a_long_epoch_is_heard_of_before_it_ends(

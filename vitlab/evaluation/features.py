@@ -3,7 +3,7 @@
 N images, C the width of the embedding.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -20,8 +20,16 @@ Features = tuple[Tensor, Tensor]
 
 
 @torch.no_grad()  # not inference_mode: the linear probe backpropagates through products of these
-def extract(encoder: ImageModel, batches: Iterable[tuple[list[Tensor], Tensor]], most: int | None = None) -> Features:
+def extract(
+    encoder: ImageModel,
+    batches: Iterable[tuple[list[Tensor], Tensor]],
+    most: int | None = None,
+    embed: Callable[[Tensor], Tensor] | None = None,
+) -> Features:
     """Embed the images of `batches`, on the encoder's device, in eval mode; stop after `most` images.
+
+    Args:
+        embed: What else to read of the encoder than its embedding, from images to (B, C).
 
     Raises:
         ValueError: the labels are not classes.
@@ -32,7 +40,7 @@ def extract(encoder: ImageModel, batches: Iterable[tuple[list[Tensor], Tensor]],
     with encoder.biases_kept():
         for (images,), targets in batches:
             require_classes(targets)
-            embeddings.append(encoder.embed(images).float().cpu())
+            embeddings.append((embed or encoder.embed)(images).float().cpu())
             labels.append(targets.cpu())
             seen += len(targets)
             if most is not None and seen >= most:

@@ -6,6 +6,8 @@ Q queries, N labeled examples (the bank), D numbers per example, C width of feat
 import torch
 from torch import Tensor
 
+MOST_SIMILARITIES = 2**28  # at a time: a gigabyte, also among ImageNet's images
+
 
 def nearest(queries: Tensor, bank: Tensor, k: int, chunk: int = 2048) -> Tensor:
     """Return the indices of each query's k nearest examples by Euclidean distance, the nearest first.
@@ -81,7 +83,8 @@ def weighted_votes(
     bank = torch.nn.functional.normalize(bank, dim=1)
     k = min(k, len(bank))
     found = []
-    for part in torch.nn.functional.normalize(queries, dim=1).split(2048):
+    rows = max(1, min(2048, MOST_SIMILARITIES // len(bank)))
+    for part in torch.nn.functional.normalize(queries, dim=1).split(rows):
         similarity, nearest_k = (part @ bank.T).topk(k)  # (q, k)
         votes = torch.zeros(len(part), num_classes, device=part.device)
         found.append(votes.scatter_add_(1, labels[nearest_k], (similarity / temperature).exp()))

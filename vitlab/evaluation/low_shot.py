@@ -3,8 +3,9 @@
     min_{W, b}  Σ_i CE(W x_i + b, y_i) + λ/2 |W|²,    x centered on the mean of all training images, of length 1
 
 The mean needs no labels. λ is 0.075, MSN's for a ViT-S with 1 % of the labels: it is fixed because no labels are left
-to choose it on. The labeled images are drawn several times, the same for every encoder. Departures from MSN's code: an
-intercept, and the features of `embed`, after the final norm.
+to choose it on. The labeled images are drawn several times, the same for every encoder. Departures from MSN's code,
+which `few_labels` follows: an intercept, the mean of images instead of each image's own over its channels, and the
+features of `embed`, after the final norm.
 
 N images, C features, K classes.
 """

@@ -85,6 +85,16 @@ def readable(error: Exception) -> str:
     return explain(message, ()) if is_parsing_failure(message) else message
 
 
+def out_of_memory(error: Exception) -> str:
+    """Return what asked for too much memory and what takes less, in one line: a study shows the last line of a log."""
+    reason, *_ = f"{error}".splitlines() or [""]
+    return (
+        f"out of memory. {reason.strip()} Take fewer images at a time, --data.batch_size or --data.eval_batch_size; "
+        "--trainer.accumulate_grad_batches keeps the global batch, `python -m vitlab benchmark batch` finds the "
+        "largest that fits, and --model.backbone.grad_checkpointing true makes room."
+    )
+
+
 def _readable(complaint: Complaint, options: Iterable[str]) -> str:
     match complaint.kind, complaint.words:
         case "abstract", (path,):

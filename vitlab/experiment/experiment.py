@@ -359,6 +359,9 @@ class Experiment:
         self.record.finish(trainer, self.objective, metrics, partial)
         splits = ("val", "test") if self.objective.monitor else ("val", "train")
         show({name: value for name, value in metrics.items() if name.startswith(splits)}, partial, self.data)
+        if self.record.best is not None and trainer.current_epoch > 1:
+            (_, epoch), (name, value) = self.record.best.items()
+            log.info("best of %d epochs: %s %.4f in epoch %d", trainer.current_epoch, name, value, epoch)
         log.info("%s: done in %.0f s of training", self.directory, self.record.seconds)
         return metrics
 
@@ -410,8 +413,10 @@ def _is_setting(source: str | Path | Config) -> bool:
     return isinstance(source, str) and re.match(r"[\w.]+\+?=", source) is not None and not Path(source).exists()
 
 
-def _same_size(size: Any, wanted: int) -> bool:
-    return all(side == wanted for side in (size if isinstance(size, list | tuple) else [size]))
+def _same_size(size: Any, wanted: Any) -> bool:
+    """Return whether two numbers, or sizes of one or two sides, are equal."""
+    sides, others = ([x] * 2 if isinstance(x, int) else [*x] for x in (size, wanted))
+    return sides == others
 
 
 def _listed(lines: Sequence[str], most: int = 3) -> str:

@@ -1,6 +1,5 @@
 """The test of an objective without labels: its frozen features classify the test images."""
 
-import logging
 from pathlib import Path
 from typing import Literal
 
@@ -17,8 +16,6 @@ from vitlab.evaluation.predictions import Predictions, top_k_accuracy, write_pre
 from vitlab.experiment.results import Metrics
 from vitlab.models import ImageModel
 
-log = logging.getLogger("vitlab")
-
 
 def classify_by_features(
     encoder: ImageModel, data: ImageDataModule, how: Literal["knn", "linear"], device: torch.device, directory: Path
@@ -28,10 +25,12 @@ def classify_by_features(
     Training images are as in evaluation, without augmentation. The linear classifier chooses its weight decay on the
     validation images; k-NN (DINO's, k = 20) chooses nothing and does without them.
     """
-    train, val, test = (extract(encoder.to(device), data.batches(split, device)) for split in ("train", "val", "test"))
+    encoder = encoder.to(device)
+    train, test = (extract(encoder, data.batches(split, device)) for split in ("train", "test"))
     if how == "knn":
         logits = (weighted_votes(test[0], *train, data.num_classes) + torch.finfo(torch.float32).tiny).log()
     else:
+        val = extract(encoder, data.batches("val", device))
         logits = fit_linear_probe(train, val, data.num_classes).logits(test[0])
     labels: Tensor = test[1]
     names, strata = data.image_names("test"), data.strata("test")

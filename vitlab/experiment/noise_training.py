@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from vitlab.config import Config, merge
 from vitlab.data import ImageDataModule
 from vitlab.data.datamodule import Batch, Split, View
+from vitlab.data.photos import height_and_width
 from vitlab.evaluation.allocator import give_back_freed_memory, hold_freed_memory, map_tensors
 from vitlab.evaluation.flops import clock_for, wait_for
 from vitlab.evaluation.memory import PeakMemory, TrainingCost, bytes_of_tensors, cap_memory
@@ -35,8 +36,8 @@ class Noise(LightningDataModule):
 
     def batch(self) -> Batch:
         """Return what a loader would."""
-        side = self.data.framing.size  # may be enlarged on the device
-        images = torch.randint(256, (self.batch_size, self.data.in_chans, side, side), dtype=torch.uint8)
+        sides = height_and_width(self.data.framing.size)  # may be enlarged on the device
+        images = torch.randint(256, (self.batch_size, self.data.in_chans, *sides), dtype=torch.uint8)
         indices = torch.arange(self.batch_size)
         return Batch(images, indices % self.num_classes, indices, epoch=0, first=0, host_indices=indices.numpy().copy())
 

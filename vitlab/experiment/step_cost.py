@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vitlab.config import Config
+from vitlab.data.photos import height_and_width
 from vitlab.evaluation.allocator import map_tensors
 from vitlab.evaluation.busy_cores import OtherPrograms
 from vitlab.evaluation.cost import Cost, count_flops, count_flops_in_training, device_name
@@ -152,12 +153,12 @@ def measure(config: Config, turns: Iterator[object], processes: int = 1) -> Cost
     experiment = on_noise(config)
     objective, data, like = experiment.objective, experiment.data, experiment.trainer
     device, accumulate = like.strategy.root_device, like.accumulate_grad_batches
-    images = torch.randn(data.batch_size, data.in_chans, data.image_size, data.image_size)
+    images = torch.randn(data.batch_size, data.in_chans, *height_and_width(data.image_size))
     training = objective.encoder.training
     flops = count_flops(objective.encoder, images[:1])
     by_side = {
-        side: count_flops_in_training(objective.backbone, images[:1, :, :side, :side].expand(2, -1, -1, -1))
-        for side in data.training_shares
+        size: count_flops_in_training(objective.backbone, images[:1, :, :rows, :columns].expand(2, -1, -1, -1))
+        for size, (rows, columns) in ((size, height_and_width(size)) for size in data.training_shares)
     }
     forward_flops = by_side[data.image_size]
     mean_share = sum(share * by_side[side] / forward_flops for side, share in data.training_shares.items())

@@ -6,6 +6,7 @@ that a run killed in between neither loses a row nor writes one twice.
 """
 
 import logging
+import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -41,17 +42,23 @@ class Checkpointing:
         every_n_steps: Also after this number of optimizer steps; None: not by steps.
         every_n_minutes: Also when the last checkpoint is older than this; None: not by time.
         max_time_share: Largest fraction of the training time that checkpoints at the ends of epochs may take.
+        keep: Optimizer steps after which the state is also kept as step-<n>.ckpt, from which other runs can branch off.
+        pause_after: Epochs after which the run stops, to continue without this setting; None: it does not stop.
         on_failure: If the disk is full or gone: continue without a checkpoint, or stop.
     """
 
     every_n_steps: int | None = None
     every_n_minutes: float | None = 10.0
     max_time_share: float = 0.02
+    keep: tuple[int, ...] = ()
+    pause_after: int | None = None
     on_failure: Literal["continue", "stop"] = "continue"
 
     def __post_init__(self) -> None:
         if self.every_n_steps is not None and self.every_n_steps < 1:
             raise ValueError(f"run.checkpoint.every_n_steps is {self.every_n_steps}; give 1 or more, or null.")
+        if self.pause_after is not None and self.pause_after < 1:
+            raise ValueError(f"run.checkpoint.pause_after is {self.pause_after}; give 1 or more, or null.")
         if self.every_n_minutes is not None and not self.every_n_minutes > 0:
             raise ValueError(f"run.checkpoint.every_n_minutes is {self.every_n_minutes}; give more than 0, or null.")
         if not 0 < self.max_time_share <= 1:
@@ -93,6 +100,7 @@ class RunCheckpoints(Checkpoint):
         self._cost = 0.0
         self._at = self._begin = time.perf_counter()
         self._tried = self._unpublished = self._owed = False
+        self._written_at, self._pausing = 0, False
 
     @property
     def _next(self) -> Path:
@@ -126,6 +134,8 @@ class RunCheckpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epochs_done, steps_done = trainer.current_epoch + 1, trainer.global_step
         final = trainer.should_stop or epochs_done == trainer.max_epochs or steps_done == trainer.max_steps
+        self._pausing = epochs_done == self.settings.pause_after and not final
+        final = final or self._pausing or steps_done in self.settings.keep
         affordable = (time.perf_counter() - self._at) * self.settings.max_time_share >= self._cost
         if final or _any_process(trainer, affordable or self.signals.received is not None):
             self._write(trainer)
@@ -136,13 +146,14 @@ class RunCheckpoints(Checkpoint):
         due = by_time or self._owed or self.signals.received is not None
         if trainer.world_size > 1:
             due = self._step % _STEPS_TO_AGREE == 0 and _any_process(trainer, due)
-        return due or (steps is not None and self._step % steps == 0)
+        return due or self._step in self.settings.keep or (steps is not None and self._step % steps == 0)
 
     def _write(self, trainer: Trainer) -> None:
         begin = time.perf_counter()
         if trainer.is_global_zero:
             self._next.unlink(missing_ok=True)
         trainer.save_checkpoint(self._next)
+        self._written_at = trainer.global_step
         self._unpublished = _any_process(trainer, trainer.is_global_zero and self._next.is_file())
         self._tried, self._owed = True, False
         self._at = time.perf_counter()
@@ -166,6 +177,10 @@ class RunCheckpoints(Checkpoint):
 
     def _publish(self, trainer: Trainer) -> None:
         if self._unpublished and trainer.is_global_zero:
+            if self._written_at in self.settings.keep:
+                kept = kept_state(self.directory, self._written_at)
+                shutil.copyfile(self._next, kept.with_suffix(".new"))
+                kept.with_suffix(".new").replace(kept)
             last = self.directory / "last.ckpt"
             if last.is_file():
                 last.replace(self.directory / "previous.ckpt")
@@ -184,6 +199,9 @@ class RunCheckpoints(Checkpoint):
             self._stop_if_asked(trainer)
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
+        if self._pausing:
+            log.info("Paused after epoch %d; continues without run.checkpoint.pause_after.", self.settings.pause_after)
+            raise SystemExit(STOPPED)
         if not _any_process(trainer, self.signals.received is not None):
             return
         received = self.signals.received or signal.SIGTERM
@@ -229,6 +247,11 @@ class Signals:
 def _any_process(trainer: Trainer, decision: bool) -> bool:
     """Return whether the decision of any process is true; all processes must call this."""
     return decision if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(decision, all=False))
+
+
+def kept_state(checkpoints: Path, step: int) -> Path:
+    """Return the file of a state that `Checkpointing.keep` keeps."""
+    return checkpoints / f"step-{step}.ckpt"
 
 
 def newest_state(directory: Path) -> Path | None:

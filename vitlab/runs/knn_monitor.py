@@ -26,11 +26,12 @@ class KnnMonitor(Callback):
 
     Args:
         every_n_epochs: interval; the last epoch is always included.
-        most: largest number of training images, taken evenly from the training set.
+        most: largest number of training images, taken evenly from the training set; null: all of them, as published
+            k-NN figures have it. Each process embeds them.
     """
 
-    def __init__(self, every_n_epochs: int = 10, most: int = 10_000) -> None:
-        if every_n_epochs < 1 or most < 1:
+    def __init__(self, every_n_epochs: int = 10, most: int | None = 10_000) -> None:
+        if every_n_epochs < 1 or (most is not None and most < 1):
             raise ValueError(f"KnnMonitor: every_n_epochs is {every_n_epochs} and most {most}; both must be 1 or more.")
         self.every_n_epochs, self.most = every_n_epochs, most
 
@@ -44,7 +45,7 @@ class KnnMonitor(Callback):
         if epoch % self.every_n_epochs and not is_last_epoch(trainer):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        every = -(-len(data.labels("train")) // self.most)
+        every = 1 if self.most is None else -(-len(data.labels("train")) // self.most)
         with gathered(pl_module):
             bank, labels = extract(pl_module.encoder, data.batches("train", pl_module.device, every))
             queries, truth = extract(pl_module.encoder, data.batches("val", pl_module.device))

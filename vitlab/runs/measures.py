@@ -5,6 +5,7 @@ a study's file compares variants by them.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
@@ -14,6 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from vitlab.analysis.activations import amplitude, block_outputs
 from vitlab.analysis.segmentation import attention_overlap, has_class_attention
 from vitlab.data import ImageDataModule
+from vitlab.data.datamodule import Split
+from vitlab.evaluation.dense import Labeled, segment
 from vitlab.models import ImageModel
 from vitlab.objectives import Objective
 from vitlab.objectives.sharding import gathered
@@ -57,6 +60,42 @@ class AttentionJaccard(Measure):
         assert masks is not None
         overlap = attention_overlap(model, (view for (view,), _ in data.batches("test", device)), masks)
         return {"test/jaccard": overlap.best.value, "test/jaccard_mean": overlap.mean.value}
+
+
+class Segmentation(Measure):
+    """Logs how well frozen features tell what is at each place, for data with masks, see `vitlab.evaluation.dense`.
+
+    `test/miou_linear` and `test/miou_knn` are of the last stage, `test/miou_linear_best` of the stage that is best by
+    its linear probe.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Reject data without masks and models without maps before the training."""
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(pl_module, Objective)
+        if data.masks("test") is None:
+            raise ValueError(f"Segmentation: {type(data).__name__} has no masks. Use Shapes, or set mask_folder.")
+        if not pl_module.encoder.feature_info:
+            raise ValueError(f"Segmentation: {type(pl_module.encoder).__name__} gives no maps: it has no feature_info.")
+
+    def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> dict[str, float]:
+        training = model.training
+        stages = segment(model.eval(), labeled_pixels(data, device), data.num_classes)
+        model.train(training)
+        best = max(stage.linear.value for stage in stages)
+        last = {"test/miou_linear": stages[-1].linear.value, "test/miou_knn": stages[-1].knn.value}
+        return last | {"test/miou_linear_best": best}
+
+
+def labeled_pixels(data: ImageDataModule, device: torch.device) -> Callable[[Split], Labeled]:
+    """Return a function from a split to its batches and masks."""
+
+    def of(split: Split) -> Labeled:
+        masks = data.masks(split)
+        assert masks is not None
+        return data.batches(split, device), masks
+
+    return of
 
 
 class Amplitude(Measure):

@@ -56,6 +56,7 @@ class RunRecord(Callback):
         self.directory = directory
         self.config = config
         self.by_stratum: dict[str, float] = {}  # of the last test
+        self.best: dict[str, float] | None = None  # epoch, see `best_epoch`
         self.before: dict[str, Path] = {}  # by setting, the runs that this one takes weights from
         self.began = time.perf_counter()  # what is timed as the whole command; `Experiment.fit` sets it
         self.seconds = self._wall_before = 0.0
@@ -180,6 +181,7 @@ class RunRecord(Callback):
             if isinstance(logger, UnbreakableWandbLogger):
                 logger.finish()
         if trainer.is_global_zero:
+            self.best = best_epoch(trainer, pl_module)
             summary = {
                 "finished": True,
                 "seconds": round(self.seconds, 3),
@@ -190,8 +192,20 @@ class RunRecord(Callback):
                 "images_seen": trainer.global_step * pl_module.global_batch,  # type: ignore[operator]
                 "partial": partial,
                 "metrics": metrics,
+                "best_epoch": self.best,
             }
             write_text(self.directory / "summary.json", json.dumps(summary, indent=2))
+
+
+def best_epoch(trainer: Trainer, pl_module: LightningModule) -> dict[str, float] | None:
+    """Return the epoch of the best validation and its metric; None without one.
+
+    The released scripts of DeiT, Swin, SimMIM and MAE print it; their validation images are also the test's.
+    """
+    assert isinstance(pl_module, Objective)
+    file = next((logger for logger in trainer.loggers if isinstance(logger, MetricsFile)), None)
+    best = file.best(*pl_module.monitor) if file is not None and pl_module.monitor is not None else None
+    return {"epoch": best[0], pl_module.monitor.metric: best[1]} if best and pl_module.monitor else None
 
 
 def _seconds_of(directory: Path) -> float:
@@ -238,6 +252,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "devices": trainer.world_size,
         "precision": trainer.precision,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # the vector units that decide how sums are rounded
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),

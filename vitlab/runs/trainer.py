@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from vitlab.config import Config
+from vitlab.evaluation.cost import device_for
 from vitlab.evaluation.flops import choose_tf32
 from vitlab.objectives import Objective
 from vitlab.runs.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints
@@ -79,7 +79,9 @@ def build_trainer(
     ]
     loggers = [logger for logger in _as_list(settings["logger"]) if isinstance(logger, Logger)]
     plugins = [*_slurm(), *_as_list(settings["plugins"]), AtomicCheckpointIO(run.checkpoint.on_failure)]
-    precision = settings["precision"] or ("bf16-mixed" if torch.cuda.is_available() else "32-true")
+    precision = settings["precision"] or (
+        "bf16-mixed" if device_for(settings["accelerator"]).type == "cuda" else "32-true"
+    )
     changes = {"callbacks": callbacks, "logger": loggers, "plugins": plugins, "precision": precision}
     trainer = Trainer(**settings | changes | {"enable_progress_bar": own_bar})  # ours takes the place of Lightning's
     if trainer.strategy.root_device.type == "cuda":

@@ -1,0 +1,103 @@
+"""Segmentation by the maps of a model's stages. Expected overlaps are scikit-learn's."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import jaccard_score
+from torch import Tensor
+
+from vitlab.evaluation.dense import mean_iou, overlaps, segment, semantic
+from vitlab.models import SwinTransformer, TimmModel, VisionTransformer
+
+
+def test_overlaps_are_scikit_learns() -> None:
+    torch.manual_seed(0)
+    predicted, truth = torch.randint(0, 4, (5, 6, 7)), torch.randint(0, 3, (5, 6, 7))  # class 3 is only predicted
+    result = mean_iou(overlaps(predicted, truth, 5))
+    expected = jaccard_score(truth.flatten(), predicted.flatten(), average="macro")  # of the classes that occur
+    assert result.value == pytest.approx(expected)
+    assert result.low < result.value < result.high
+
+
+def test_the_interval_covers_the_mean_of_many_images() -> None:
+    """Images whose overlap is a coin flip: 95 of 100 intervals of 40 images have the true half, give or take 7."""
+    random = np.random.default_rng(0)
+    inside = 0
+    for _ in range(100):
+        both = torch.from_numpy(random.integers(0, 2, 40))[:, None]
+        found = mean_iou(torch.stack([both, torch.ones_like(both)], dim=1))
+        inside += found.low <= 0.5 <= found.high
+    assert 88 <= inside <= 100
+
+
+def _pictures(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return images (N, 3, 16, 16) of a red or a green square on gray, their classes and masks."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    masks = torch.zeros(count, 16, 16, dtype=torch.bool)
+    for i, (top, left) in enumerate(torch.randint(0, 3, (count, 2), generator=random).tolist()):
+        masks[i, 4 * top : 4 * top + 8, 4 * left : 4 * left + 8] = True
+    images = 0.1 * torch.randn(count, 3, 16, 16, generator=random)
+    for i in range(count):
+        images[i, int(labels[i]), masks[i]] += 1.0
+    return images, labels, masks
+
+
+class Data:
+    def __call__(self, split: str) -> tuple[Iterator[Any], Tensor]:
+        images, labels, masks = _pictures(40, seed=len(split))
+        batches = (([x], y) for x, y in zip(images.split(16), labels.split(16), strict=True))
+        return batches, masks
+
+
+class Colors(torch.nn.Module):
+    """Its only stage is the image itself, reduced to places of 4 px."""
+
+    def __init__(self, useful: bool) -> None:
+        super().__init__()
+        self.feature_info = [{"module": "colors", "reduction": 4, "num_chs": 3}]
+        self.useful = useful
+
+    def forward_intermediates(self, images: Tensor, indices: list[int], intermediates_only: bool) -> list[Tensor]:
+        assert intermediates_only
+        maps = F.avg_pool2d(images, 4)
+        return [maps if self.useful else torch.randn(maps.shape, generator=torch.Generator().manual_seed(0))]
+
+
+def test_colors_tell_the_squares_and_noise_tells_nothing() -> None:
+    (useful,) = segment(Colors(True), Data(), num_classes=2)  # type: ignore[arg-type]
+    (useless,) = segment(Colors(False), Data(), num_classes=2)  # type: ignore[arg-type]
+    assert useful.linear.value > 0.7  # bilinear scores blur the borders of the squares
+    assert useful.knn.value > 0.75
+    assert useless.linear.value < 0.4
+    assert useless.knn.value < 0.4
+
+
+@pytest.mark.parametrize(
+    ("model", "strides"),
+    [
+        (lambda: VisionTransformer(16, 4, embed_dim=16, depth=6, num_heads=2, num_classes=2), [4, 4, 4, 4]),
+        (
+            lambda: SwinTransformer(16, 2, embed_dim=8, depths=(1, 1), num_heads=(1, 2), window_size=2, num_classes=2),
+            [2, 4],
+        ),
+        (lambda: TimmModel("test_resnet", num_classes=2), None),
+    ],
+    ids=["vit", "swin", "timm"],
+)
+def test_every_architecture_is_measured_by_stage(model: Any, strides: list[int] | None) -> None:
+    torch.manual_seed(0)
+    results = segment(model().eval(), Data(), num_classes=2)
+    assert len(results) <= 4
+    if strides is not None:
+        assert [result.stride for result in results] == strides
+    assert all(0 < result.linear.value <= 1 and 0 < result.knn.value <= 1 for result in results)
+
+
+def test_semantic_maps_have_the_class_inside_the_mask() -> None:
+    masks = torch.tensor([[[True, False]], [[True, True]]])
+    assert semantic(masks, torch.tensor([0, 4])).tolist() == [[[1, 0]], [[5, 5]]]

@@ -1,0 +1,172 @@
+"""How well frozen features tell what is at each place of an image: segmentation by the maps of a model's stages.
+
+    linear   multinomial logistic regression on the features of places, see `vitlab.evaluation.linear`
+    k-NN     the weighted vote of the most similar places of the training images, see `knn.weighted_votes`
+
+Scores of places are resized to pixels (bilinear), and the largest is the answer. Its quality is the intersection over
+union, of each class summed over the test images, and the mean over classes (mIoU). The classes are those of the data,
+inside the objects' masks, and the ground around them.
+
+Letters: N images, K classes with the ground first, H x W pixels, h x w places of C channels, M places of the training.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from vitlab.evaluation.knn import weighted_votes
+from vitlab.evaluation.linear import fit_linear_probe
+from vitlab.models import ImageModel
+
+MOST_STAGES = 4  # of the network, evenly spaced, the last among them
+MOST_PLACES = 20_000  # of the training images, evenly spaced; as many at most are held out
+REPETITIONS = 1000  # of the bootstrap over images
+
+
+@dataclass(frozen=True)
+class MeanIoU:
+    """Intersection over union, the mean over classes, and its 95 % interval over images."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What the maps of one stage tell: `stride` in pixels."""
+
+    stage: str
+    stride: int
+    channels: int
+    linear: MeanIoU
+    knn: MeanIoU
+
+
+Labeled = tuple[Iterable[tuple[list[Tensor], Tensor]], Bool[Tensor, "N H W"]]
+"""Batches of (views, labels) in order, and the objects' masks."""
+
+
+@torch.no_grad()
+def segment(model: ImageModel, split: Callable[[Any], Labeled], num_classes: int) -> list[StageResult]:
+    """Fit on the split "train", choose the strength on "val" and measure on "test", for each stage.
+
+    Args:
+        model: in eval mode.
+        num_classes: without the ground.
+
+    Raises:
+        ValueError: the model gives no maps.
+    """
+    stages = model.feature_info
+    if not stages:
+        raise ValueError(f"{type(model).__name__} gives no maps to segment by: it has no `feature_info`.")
+    taken = sorted(set(np.linspace(len(stages) - 1, 0, MOST_STAGES).round().astype(int).tolist()))
+    train, held_out = (places_of(model, *split(name), taken) for name in ("train", "val"))
+    found = []
+    for number, index in enumerate(taken):
+        bank, labels = train[number]
+        with torch.enable_grad():
+            probe = fit_linear_probe(train[number], held_out[number], num_classes + 1)
+        answers: dict[str, Callable[[Tensor], Tensor]] = {
+            "linear": probe.logits,
+            "knn": lambda x, bank=bank, labels=labels: weighted_votes(x, bank, labels, num_classes + 1),  # type: ignore
+        }
+        scores = measure(model, *split("test"), index, answers, num_classes + 1)
+        info = stages[index]
+        found.append(StageResult(info["module"], info["reduction"], info["num_chs"], **scores))
+    return found
+
+
+def places_of(
+    model: ImageModel,
+    batches: Iterable[tuple[list[Tensor], Tensor]],
+    masks: Bool[Tensor, "N H W"],
+    stages: list[int],
+) -> list[tuple[Float[Tensor, "M C"], Int64[Tensor, "M"]]]:
+    """Return features and classes of places, by stage; the class of a place is that of most of its pixels."""
+    parts: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in stages]
+    done = 0
+    for (images,), labels in batches:
+        truth = semantic(masks[done : done + len(images)], labels.cpu())
+        done += len(images)
+        for (features, classes), x in zip(parts, _maps(model, images, stages), strict=True):
+            most = max(1, MOST_PLACES // len(masks))  # of an image
+            every = -(-x.shape[2] * x.shape[3] // most)
+            shares = F.adaptive_avg_pool2d(F.one_hot(truth).movedim(-1, 1).float(), (x.shape[2], x.shape[3]))
+            offsets = torch.arange(len(images)) + done  # other places in each image
+            chosen = torch.stack([(torch.arange(x.shape[2] * x.shape[3]) + o) % every == 0 for o in offsets]).flatten()
+            features.append(x.float().permute(0, 2, 3, 1).flatten(0, 2).cpu()[chosen])
+            classes.append(shares.argmax(dim=1).flatten()[chosen])
+    return [(torch.cat(features), torch.cat(classes)) for features, classes in parts]
+
+
+def measure(
+    model: ImageModel,
+    batches: Iterable[tuple[list[Tensor], Tensor]],
+    masks: Bool[Tensor, "N H W"],
+    stage: int,
+    answers: dict[str, Callable[[Float[Tensor, "M C"]], Float[Tensor, "M K"]]],
+    num_classes: int,
+) -> dict[str, MeanIoU]:
+    """Return the mIoU of each way to answer."""
+    counts: dict[str, list[Tensor]] = {name: [] for name in answers}
+    done = 0
+    for (images,), labels in batches:
+        truth = semantic(masks[done : done + len(images)], labels.cpu())
+        done += len(images)
+        (x,) = _maps(model, images, [stage])
+        places = x.float().permute(0, 2, 3, 1).cpu()  # (B, h, w, C)
+        for name, answer in answers.items():
+            scores = answer(places.flatten(0, 2)).view(*places.shape[:3], -1).movedim(-1, 1)
+            predicted = F.interpolate(scores, truth.shape[1:], mode="bilinear").argmax(dim=1)
+            counts[name].append(overlaps(predicted, truth, num_classes))
+    return {name: mean_iou(torch.cat(parts)) for name, parts in counts.items()}
+
+
+def semantic(masks: Bool[Tensor, "B H W"], labels: Int64[Tensor, "B"]) -> Int64[Tensor, "B H W"]:
+    """Return the class of each pixel: 0 is the ground, k + 1 the object of an image of class k."""
+    return masks * (labels + 1)[:, None, None]
+
+
+def overlaps(
+    predicted: Int64[Tensor, "B H W"], truth: Int64[Tensor, "B H W"], num_classes: int
+) -> Int64[Tensor, "B 2 K"]:
+    """Return of each image and class the pixels in both maps, and those in either."""
+    offsets = num_classes * torch.arange(len(truth))[:, None, None]
+
+    def count(classes: Tensor) -> Tensor:
+        return (classes + offsets).flatten().bincount(minlength=num_classes * len(truth)).view(-1, num_classes)
+
+    right = predicted == truth
+    both = (truth + offsets)[right].bincount(minlength=num_classes * len(truth)).view(-1, num_classes)
+    return torch.stack([both, count(predicted) + count(truth) - both], dim=1)
+
+
+def mean_iou(counts: Int64[Tensor, "N 2 K"]) -> MeanIoU:
+    """Return the mIoU over the classes that occur, with the bootstrap's percentiles over images."""
+    both, either = (counts[:, i].double().numpy() for i in range(2))
+    present = either.sum(axis=0) > 0
+
+    def of(weights: np.ndarray) -> np.ndarray:
+        union = (weights @ either)[..., present]
+        values = np.divide((weights @ both)[..., present], union, out=np.full(union.shape, np.nan), where=union > 0)
+        return np.nanmean(values, axis=-1)
+
+    repeated = np.random.default_rng(0).multinomial(len(both), np.full(len(both), 1 / len(both)), REPETITIONS)
+    low, high = np.percentile(of(repeated.astype(float)), [2.5, 97.5])
+    return MeanIoU(float(of(np.ones(len(both)))), float(low), float(high))
+
+
+def _maps(model: ImageModel, images: Tensor, stages: list[int]) -> list[Float[Tensor, "B C h w"]]:
+    maps: list[Tensor] = model.forward_intermediates(images, stages, intermediates_only=True)
+    return maps

@@ -1,0 +1,31 @@
+"""A run that continues another from a state that `run.checkpoint.keep` kept, as it would continue its own."""
+
+import shutil
+from pathlib import Path
+
+import yaml
+
+from vitlab.atomic_files import write_text
+from vitlab.config import Config
+from vitlab.experiment.run_directory import CONFIG, MARK
+from vitlab.runs.checkpoints import kept_state
+
+COPIED = ("metrics.csv", "data.json", MARK)
+
+
+def branch_off(trunk: Path, step: int, directory: Path, config: Config) -> None:
+    """Make a run directory whose run continues after `step` steps of another; leave a run alone that has begun.
+
+    Raises:
+        FileNotFoundError: that state was not kept.
+    """
+    if (directory / CONFIG).is_file():
+        return
+    state = kept_state(trunk / "checkpoints", step)
+    if not state.is_file():
+        raise FileNotFoundError(f"{state} does not exist. Train {trunk} with --run.checkpoint.keep [{step}].")
+    (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        shutil.copyfile(trunk / name, directory / name)
+    shutil.copyfile(state, directory / "checkpoints" / "last.ckpt")
+    write_text(directory / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
