@@ -5,11 +5,14 @@ from functools import partial
 from pathlib import Path
 
 import fake_study
+import fake_vitlab
 import pytest
 from fake_study import Digits
 
 from vitlab.studies.execution import local as runner
+from vitlab.studies.execution.local import Outcome
 from vitlab.studies.report import figures
+from vitlab.studies.study import Run
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +24,24 @@ def _quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the charts of a report empty, for tests of its text."""
     monkeypatch.setattr(figures, "draw", lambda chart, results, folder: figures.Drawing(chart, "", ""))
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the stand-in for `fit` here, not in a process for each run."""
+
+    def fit(run: Run) -> str | None:
+        try:
+            fake_vitlab.fit(run.config, overwrite=False)
+        except SystemExit as stop:
+            return f"exit status {stop.code}"
+        return None
+
+    def run_all(runs: list[Run], *args: object) -> list[Outcome]:
+        return [Outcome(run, fit(run)) for run in runs]
+
+    monkeypatch.setattr("vitlab.studies.compare.run_all", run_all)
+    monkeypatch.setattr("vitlab.studies.compare.measure_costs", lambda runs, **options: ({}, {}))
 
 
 @pytest.fixture(scope="session")

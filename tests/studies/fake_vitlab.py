@@ -1,8 +1,9 @@
 """Stands in for `python -m vitlab` in the tests of studies: writes the run directory of the real one, trains nothing.
 
 The accuracy is planted: `backbone.init_args.accuracy` of the configuration, plus a draw of the seed, less ten points
-where the learning rate is not `best_lr`. `fail` makes the run of that seed end with an error, `cut_short` makes it no
-whole run, `pause` makes it take seconds and `fit` leave only a begun run when it is ended.
+where the learning rate is not `best_lr`. `law` (floor, factor, rate) plants it by the number of training images, and
+`harder` of the data lowers it. `fail` makes the run of that seed end with an error, `cut_short` makes it no whole run,
+`pause` makes it take seconds and `fit` leave only a begun run when it is ended.
 """
 
 import json
@@ -19,7 +20,7 @@ def fit(config: dict, overwrite: bool) -> None:
 
     from vitlab.evaluation.predictions import Predictions, write_predictions
 
-    plan = config["model"]["init_args"]["backbone"]["init_args"]
+    plan = {**config["model"]["init_args"]["backbone"]["init_args"]}
     seed, epochs = config["seed_everything"], config["trainer"]["max_epochs"]
     folder = Path(config["run"]["root"]) / config["run"]["name"] / f"seed-{seed}"
     if (folder / "summary.json").exists() and not overwrite:
@@ -35,8 +36,16 @@ def fit(config: dict, overwrite: bool) -> None:
 
     test = np.load(config["data"]["init_args"]["test_set"])
     labels, names, classes = test["labels"], test["names"].tolist(), int(test["classes"])
+    if "law" in plan:
+        floor, factor, rate = plan["law"]
+        plan["accuracy"] = 1 - floor - factor * config["data"]["init_args"]["train_images"] ** -rate
     rng = np.random.default_rng([seed, int(1e6 * plan["accuracy"])])
-    accuracy = plan["accuracy"] + rng.normal(0, 0.004) - 0.1 * (lr != plan.get("best_lr", lr))
+    accuracy = (
+        plan["accuracy"]
+        - config["data"]["init_args"].get("harder", 0)
+        + rng.normal(0, 0.004)
+        - 0.1 * (lr != plan.get("best_lr", lr))
+    )
     speed, flops = speed_and_flops(plan)
     speed *= plan.get("slower_in_runs", 1)
     rates = f"{speed},{plan.get('waiting', 0.1)},{speed * flops / 1e12}"
@@ -50,6 +59,8 @@ def fit(config: dict, overwrite: bool) -> None:
             log.write(f"{10 * epoch + 9},{epoch},,,{loss + 0.1:.5f},{top1:.5f},,,\n")
             log.flush()
             time.sleep(plan.get("pause", 0))
+            if epoch + 1 == config["run"].get("checkpoint", {}).get("pause_after"):
+                sys.exit(75)
 
     # Some images are hard for everybody: difficulty is a property of the image, the rest is the model's own luck.
     difficulty = np.random.default_rng(7).random(len(labels))

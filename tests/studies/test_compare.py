@@ -13,7 +13,6 @@ from fake_study import FAKE_PROGRAM, Digits, variant
 
 from vitlab.studies.compare import RunsFailed, compare, emit, results_of
 from vitlab.studies.execution.export_jobs import write_slurm
-from vitlab.studies.execution.local import Outcome
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import verdict
 from vitlab.studies.study import Run
@@ -27,7 +26,7 @@ def test_broken_data_stop_a_study_before_its_first_run(
     def no_data(run: Run) -> None:
         raise FileNotFoundError("No folder photos/.")
 
-    monkeypatch.setattr("vitlab.studies.compare.images_of", no_data)
+    monkeypatch.setattr("vitlab.studies.prepared.images_of", no_data)
     with pytest.raises(FileNotFoundError):
         compare(write_study(), tmp_path / "runs", program=FAKE_PROGRAM)
     assert not list(tmp_path.glob("runs/**/seed-*"))
@@ -75,25 +74,6 @@ def test_results_of_a_study_whose_budget_nobody_measured_are_refused(write_study
 GROWING = {"variants": {"A": variant(0.95), "B": variant(0.9), "C": variant(0.945)}, "seeds": {"from": 3, "to": 8}}
 
 
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch, no_figures: None) -> None:
-    """Run the stand-in for `fit` here, not in a process for each run."""
-
-    def run_all(runs: list[Run], *args: object) -> list[Outcome]:
-        return [Outcome(run, fit(run)) for run in runs]
-
-    monkeypatch.setattr("vitlab.studies.compare.run_all", run_all)
-    monkeypatch.setattr("vitlab.studies.compare.measure_costs", lambda runs, **options: ({}, {}))
-
-
-def fit(run: Run) -> str | None:
-    try:
-        fake_vitlab.fit(run.config, overwrite=False)
-    except SystemExit as stop:
-        return f"exit status {stop.code}"
-    return None
-
-
 def finished(root: Path) -> dict[str, list[int]]:
     """Return the seeds that were trained, by variant."""
     found: dict[str, list[int]] = {}
@@ -107,7 +87,7 @@ def looks(root: Path) -> list[dict[str, Any]]:
 
 
 def test_a_study_trains_losers_no_more_and_ends_when_it_is_settled(
-    write_study: Write, tmp_path: Path, in_process: None, capsys: pytest.CaptureFixture[str]
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "runs"
     report = compare(write_study(**GROWING), root, program=FAKE_PROGRAM)
@@ -130,7 +110,9 @@ def test_a_study_trains_losers_no_more_and_ends_when_it_is_settled(
     assert verdict(again) == log[-1]["headline"]
 
 
-def test_an_interrupted_study_makes_the_same_decisions(write_study: Write, tmp_path: Path, in_process: None) -> None:
+def test_an_interrupted_study_makes_the_same_decisions(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
     whole, halted = tmp_path / "whole", tmp_path / "halted"
     compare(write_study(**GROWING), whole, program=FAKE_PROGRAM)
     compare(write_study(**GROWING), halted, program=FAKE_PROGRAM)
@@ -141,7 +123,7 @@ def test_an_interrupted_study_makes_the_same_decisions(write_study: Write, tmp_p
     assert looks(halted)[-1]["headline"] == looks(whole)[-1]["headline"]
 
 
-def test_a_failed_run_delays_no_look(write_study: Write, tmp_path: Path, in_process: None) -> None:
+def test_a_failed_run_delays_no_look(write_study: Write, tmp_path: Path, in_process: None, no_figures: None) -> None:
     variants = {"A": variant(0.95, fail=[2]), "B": variant(0.9)}
     with pytest.raises(RunsFailed):
         compare(write_study(variants=variants, seeds={"from": 3, "to": 8}), tmp_path, program=FAKE_PROGRAM)
@@ -153,7 +135,9 @@ def test_a_failed_run_delays_no_look(write_study: Write, tmp_path: Path, in_proc
     assert [str(run) for run, _ in results.failures] == ["A, seed 2"]
 
 
-def test_equal_variants_end_within_the_margin(write_study: Write, tmp_path: Path, in_process: None) -> None:
+def test_equal_variants_end_within_the_margin(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
     variants = {"A": variant(0.95), "B": variant(0.951)}
     report = compare(
         write_study(variants=variants, seeds=list(range(1, 13)), until="settled", margin=2.5),
@@ -165,7 +149,7 @@ def test_equal_variants_end_within_the_margin(write_study: Write, tmp_path: Path
 
 
 def test_a_list_that_is_extended_after_a_report_is_tested_at_a_stricter_level(
-    write_study: Write, tmp_path: Path, in_process: None
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:
     variants = {"A": variant(0.95), "B": variant(0.94)}
     compare(write_study(variants=variants, seeds=[1, 2, 3]), tmp_path, program=FAKE_PROGRAM)

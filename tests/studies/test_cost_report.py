@@ -89,9 +89,22 @@ def test_the_tables_have_the_runs_beside_the_measurement() -> None:
     assert "Of the budget" in of_a_run.columns
     assert plain(str(of_a_run.rows[0].cells[4])) == "110 %"
     assert "the experiment's own" in str(note)
+    assert "32-true eager" in str(note)
     epochs = cost_section(study({"ViT": 602.0}), {"accuracy_against_cost": Drawing(None, "", "")})[2]  # type: ignore[arg-type]
     assert isinstance(epochs, Table)
     assert "Of the budget" not in epochs.columns
+
+
+def test_compiled_models_beside_eager_ones_are_remarked_on() -> None:
+    found = study({"ViT": 1_000.0, "Swin": 1_000.0})
+    assert cost_remarks(found) == []
+    mixed = dataclasses.replace(found, costs=found.costs | {"Swin": dataclasses.replace(COST, compiled=True)})
+    (remark,) = cost_remarks(mixed)
+    assert "The cost of Swin was measured compiled, that of ViT eager." in remark
+    all_compiled = {name: dataclasses.replace(COST, compiled=True) for name in found.costs}
+    assert cost_remarks(dataclasses.replace(found, costs=all_compiled)) == []
+    *_, note = cost_section(mixed, {"accuracy_against_cost": Drawing(None, "", "")})  # type: ignore[arg-type]
+    assert "32-true eager or 32-true compiled" in str(note)
 
 
 def test_a_failed_measurement_is_named(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from fake_study import FAKE_PROGRAM, variant
 
 from vitlab.config import merge
 from vitlab.evaluation.cost import Cost
-from vitlab.studies.compare import first_runs
 from vitlab.studies.execution import costs as module
 from vitlab.studies.execution.costs import TURNS, measure_costs
 from vitlab.studies.execution.local import Allotment
+from vitlab.studies.prepared import first_runs
 from vitlab.studies.study import plan, read_study
 
 Write = Callable[..., Path]

@@ -106,34 +106,34 @@ def test_variants_of_different_metrics_and_an_objective_without_a_task_are_refus
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers", "ignore:.*logging interval")
-def test_a_study_of_a_users_own_objective(
+def test_a_study_of_another_task_than_classes(
     tiny: Callable[..., Path], tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From the YAML to the report: a regression in the user's own module ranks by `val/mse`, the lower the better."""
+    """From the YAML to the report: a regression ranks by `val/mae`, the lower the better."""
     here = "tests.objectives.test_task"
-    tiny({"model": {"class_path": f"{here}.Regression"}, "data": {"class_path": f"{here}.Digitwise"}}, "base")
+    tiny({"model": {"class_path": "Regression"}, "data": {"class_path": f"{here}.Digitwise"}}, "base")
     variants = {name: {"model": {"init_args": {"optimizer": {"init_args": {"lr": lr}}}}} for name, lr in LR.items()}
     content = {"name": "own", "base": "base.yaml", "variants": variants, "seeds": [1, 2], "budget": {"epochs": 1}}
     study = tmp_path / "study.yaml"
     study.write_text(yaml.safe_dump(content, sort_keys=False))
     scores: dict[str, list[float]] = {name: [] for name in LR}
     for run in plan(read_study(study), Path("runs")):
-        assert run.metric == Metric("mse", "min", one_class=False)
+        assert run.metric == Metric("mae", "min", one_class=False)
         Experiment(run.config).fit()
         metrics = json.loads((run.directory / "summary.json").read_text())["metrics"]
-        scores[run.variant].append(metrics["test/mse"])
+        scores[run.variant].append(metrics["test/mae"])
 
     measured, images = results_of(study)
     best, worst = sorted(LR, key=lambda name: np.mean(scores[name]))
     assert [result.variant for result in measured.ranking] == [best, worst]
     text = write_report(measured, images, Path("runs/own")).with_name("report.md").read_text()
     assert re.search(rf"No winner yet.*{best}|{best} is better than {worst}", text)
-    assert "Leads are in test mse (lower is better), with 95\u00a0% intervals over seeds." in text
-    assert "| Variant | mse | 95 % interval | Seeds |" in text
-    assert "| Validation mse | Last | Best |" in text
+    assert "Leads are in test mae (lower is better), with 95\u00a0% intervals over seeds." in text
+    assert "| Variant | mae | 95 % interval | Seeds |" in text
+    assert "| Validation mae | Last | Best |" in text
     assert not [word for word in ("ccuracy", "k-NN", "Calibration", "McNemar", "NLL") if word in text]
     table = pd.read_csv("runs/own/results.csv")
-    assert table["mse"].tolist() == pytest.approx([*scores["low"], *scores["high"]])
+    assert table["mae"].tolist() == pytest.approx([*scores["low"], *scores["high"]])
     capsys.readouterr()
     assert run_command("robustness", ["--study", "runs/own"]) == 2
     assert "one class per image" in capsys.readouterr().err

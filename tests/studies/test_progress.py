@@ -17,7 +17,7 @@ HEADER = "step,epoch,train/loss,val/loss,val/top1\n"
 
 
 def run(variant: str = "ViT", epochs: int = 10) -> Run:
-    return Run(variant, 1, {"trainer": {"max_epochs": epochs}}, Path("runs/x"))
+    return Run(variant, 1, {"trainer": {"max_epochs": epochs}}, Path("runs") / variant.lower())
 
 
 def active(variant: str, epochs: int, seconds: float, before: int = 0) -> Active:

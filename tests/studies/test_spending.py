@@ -10,9 +10,9 @@ from fake_study import Digits, variant
 from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.studies.budget import Epoch
-from vitlab.studies.compare import first_runs
 from vitlab.studies.execution.local import Outcome
 from vitlab.studies.execution.rehearsal import LEAST, pace_of
+from vitlab.studies.prepared import first_runs
 from vitlab.studies.spending import epoch_of, spend_budget
 from vitlab.studies.study import Run, plan, read_study
 

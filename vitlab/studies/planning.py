@@ -77,7 +77,7 @@ class Planned:
         """Return the runs of each variant: one for each seed, and those of tuning."""
         tuning = self.study.tuning
         if tuning is None:
-            return seeds
+            return seeds + (self.study.search.trials if self.study.search else 0)
         return seeds + len(tuning.values) * (seeds if tuning.within_seeds else len(tuning.seeds))
 
     @property

@@ -26,6 +26,7 @@ from vitlab.studies.execution.local import Outcome, cut_short
 from vitlab.studies.format import as_yaml, listed
 from vitlab.studies.metric import TOP1, Metric
 from vitlab.studies.outside import Outside
+from vitlab.studies.search import Searched
 from vitlab.studies.statistics import comparison as statistics
 from vitlab.studies.statistics.comparison import Difference, McNemar
 from vitlab.studies.statistics.intervals import Interval, t_interval
@@ -273,6 +274,7 @@ class StudyResults:
     class_names: list[str]
     allotment: str
     choices: list[Choice] = field(default_factory=list)  # of tuning, by variant
+    searched: list[Searched] = field(default_factory=list)  # trials of the search, by variant
     metric: Metric = TOP1
     log: list[dict[str, Any]] = field(default_factory=list)  # looks.jsonl, without the present look
     outside: Outside = field(default_factory=Outside)

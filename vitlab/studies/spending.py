@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from vitlab.atomic_files import write_text
-from vitlab.config import Config, flatten, merge
+from vitlab.config import Config, flatten, merge, nest
 from vitlab.evaluation.cost import Cost
 from vitlab.studies.baselines import Images
 from vitlab.studies.budget import Budget, Epoch, Length, Pace
 from vitlab.studies.execution.costs import costly
 from vitlab.studies.execution.local import Train
 from vitlab.studies.execution.rehearsal import FOLDER, rehearse
-from vitlab.studies.study import WARMUP, Run, Study, nest
+from vitlab.studies.study import WARMUP, Run, Study
 
 Measure = Callable[[Sequence[Run]], tuple[dict[str, Cost], dict[str, str]]]
 

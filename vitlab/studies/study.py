@@ -16,8 +16,11 @@
       values: [5.0e-4, 1.0e-3, 2.0e-3]
       seeds: [1000, 1001, 1002]       # of the tuning runs; null: these, or the next from 1000 on that `seeds` lacks
       within: null                    # seed: each seed of the study repeats the search with its own runs
+    search: {space: {…}, trials: 24}  # null; several settings drawn for each variant (`search_space`)
     vary: [init, order, augmentation] # what seeds draw (`draws`); split: the choice of validation images too
     target_accuracy: 0.95             # report the time to this validation accuracy; null: what every run reaches
+    along: {train_images: [50, 100]}  # null; the same study at several numbers of images, budgets or data sets (`axes`)
+    branch: false                     # shorter runs of an axis of epochs branch off the longest one (`branching`)
     jobs: 2                           # parallel runs; null: one per GPU, or per core
 
 Nothing here writes a file, so an invalid study leaves no trace.
@@ -28,14 +31,15 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from vitlab.config import ABSENT, Config, flatten, load_yaml, merge
+from vitlab.config import ABSENT, Config, flatten, load_yaml, merge, nest
+from vitlab.studies.axes import Axis, parse_along, places_of
 from vitlab.studies.baselines import Images
 from vitlab.studies.budget import Budget, parse_budget, refuse_unknown
 from vitlab.studies.claim import Claim, parse_claim
@@ -49,6 +53,7 @@ from vitlab.studies.draws import (
 )
 from vitlab.studies.format import as_yaml
 from vitlab.studies.metric import TOP1, Metric, metric_of
+from vitlab.studies.search_space import Search, parse_search
 from vitlab.studies.statistics.comparison import LEVEL, TESTS
 
 if TYPE_CHECKING:
@@ -56,7 +61,7 @@ if TYPE_CHECKING:
 
 KEYS = (
     *("name", "base", "variants", "seeds", "until", "margin", "metric", "claim", "test"),
-    *("budget", "may_differ", "tune", "vary", "target_accuracy", "jobs"),
+    *("budget", "may_differ", "tune", "search", "vary", "target_accuracy", "along", "branch", "jobs"),
 )
 MODES = ("min", "max")
 REQUIRED = ("base", "variants", "seeds")
@@ -66,7 +71,7 @@ LEAST_SEEDS = 3
 TUNING_SEEDS = 3
 TUNE_FROM = 1000  # the first seed of tuning runs
 # Folders next to those of the variants.
-RESERVED_SLUGS = ("before", "figures", "rehearsal", "robustness", "transfer", "tuning", "wandb")
+RESERVED_SLUGS = ("before", "figures", "rehearsal", "robustness", "search", "transfer", "tuning", "wandb")
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class Study:
     may_differ: list[str]
     jobs: int | None
     tuning: Tuning | None = None
+    search: Search | None = None
     target_accuracy: float | None = None
     looks: tuple[int, ...] = ()  # numbers of seeds after which results are looked at; empty: after all of them
     margin: float | None = None  # differences below it do not matter, as shown: in points of accuracy
@@ -100,16 +106,45 @@ class Study:
     metric: Mapping[str, Any] | None = None  # fields of the `Metric` by which it ranks, in place of the task's
     claim: Claim | None = None
     vary: tuple[str, ...] = BY_DEFAULT  # what seeds draw, of `draws.KINDS`
+    along: tuple[Axis, ...] = ()
+    branch: bool = False  # shorter runs continue states of the longest
+    place: str = ""  # on the axes of the study that this is a part of
+
+    def folder(self, root: Path, variant: str = "") -> Path:
+        """Return the folder of the study's files, or of a variant's runs."""
+        own = slug(f"{variant} {self.place}".replace(",", ""))
+        return root / slug(self.name) / own if own else root / slug(self.name)
+
+    @property
+    def title(self) -> str:
+        """The name, and the place on the axes."""
+        return f"{self.name}, {self.place}" if self.place else self.name
+
+    @property
+    def points(self) -> "list[Study]":
+        """The study at each place of its axes; itself where it has none."""
+        if not self.along:
+            return [self]
+        return [
+            replace(
+                self,
+                place=label,
+                along=(),
+                variants={name: merge(override, own) for name, own in self.variants.items()},
+                budget=budget or self.budget,
+            )
+            for label, override, budget in places_of(self.along)
+        ]
 
     @property
     def determined(self) -> bool:
         """Whether the file alone determines the runs: nothing is tuned, and the budget is in epochs."""
-        return self.tuning is None and (self.budget is None or self.budget.kind == "epochs")
+        return self.tuning is None and self.search is None and (self.budget is None or self.budget.kind == "epochs")
 
     @property
     def allowed(self) -> list[str]:
         """The keys in which variants may differ: those compared, tuned, or set by the budget."""
-        tuned = [self.tuning.key] if self.tuning else []
+        tuned = [*([self.tuning.key] if self.tuning else []), *(self.search.space if self.search else [])]
         measured = self.budget is not None and self.budget.measured
         spent = ["trainer.max_epochs", "trainer.limit_train_batches", WARMUP] if measured else []
         return [*self.may_differ, *tuned, *spent]
@@ -127,6 +162,7 @@ class Run:
     config: Config
     folder: Path
     metric: Metric = TOP1  # that ranks it
+    place: str = ""  # on the axes of its study
 
     @property
     def directory(self) -> Path:
@@ -149,7 +185,7 @@ class Run:
         return int(self.config["trainer"]["max_epochs"])
 
     def __str__(self) -> str:
-        return f"{self.variant}, seed {self.seed}"
+        return ", ".join(filter(None, [self.variant, self.place, f"seed {self.seed}"]))
 
 
 class Difference(NamedTuple):
@@ -158,13 +194,6 @@ class Difference(NamedTuple):
     key: str
     values: dict[str, Any]  # by variant
     declared: bool  # allowed by the study's `may_differ`
-
-
-def nest(key: str, value: Any) -> Config:
-    """Return the configuration that sets a dotted key, the inverse of `vitlab.config.flatten`."""
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return dict(value)
 
 
 def slug(name: str) -> str:
@@ -223,16 +252,23 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         lambda value: type(value) in (int, float) and 0 < value < math.inf,
         "a number above 0, like 0.5 for half a point of accuracy, or null",
     )
-    return Study(
+    budget = parse_budget(content.get("budget"))
+    if content.get("tune") is not None and content.get("search") is not None:
+        raise ValueError("tune and search both choose settings before the comparison. Remove one of the two.")
+    along = parse_along(content.get("along"), path.parent, budget)
+    if along and looks:
+        raise ValueError("along: the places of an axis have the same seeds. Give `seeds` as a list without `until`.")
+    study = Study(
         path=path,
         name=name,
         base=base,
         variants=variants,
         seeds=seeds,
-        budget=parse_budget(content.get("budget")),
+        budget=budget,
         may_differ=keys or [],
         jobs=checked("jobs", lambda jobs: type(jobs) is int and jobs >= 1, "a whole number from 1, or null"),
         tuning=_tuning(content.get("tune"), seeds),
+        search=parse_search(content.get("search"), seeds),
         looks=looks,
         margin=margin,
         metric=checked(
@@ -248,7 +284,25 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
             lambda value: type(value) is float and 0 < value < 1,
             "a fraction between 0 and 1, like 0.9, or null",
         ),
+        along=along,
+        branch=checked("branch", lambda value: type(value) is bool, "true or false") or False,
     )
+    if study.branch and not (len(along) == 1 and all(p.budget and p.budget.kind == "epochs" for p in along[0].places)):
+        raise ValueError("branch: only runs along an axis of epochs branch off each other. Give along: {epochs: […]}.")
+    if along:
+        _refuse_shared_folders(study)
+    return study
+
+
+def _refuse_shared_folders(study: Study) -> None:
+    """Refuse axes whose places and variants are told apart by less than letters and digits."""
+    named: dict[Path, str] = {}
+    for point in study.points:
+        for variant in ("", *study.variants):
+            name, folder = f"{variant} {point.place}".strip(), point.folder(Path(), variant)
+            if folder in named:
+                raise ValueError(f"along: {named[folder]!r} and {name!r} would share the folder {folder.name}/.")
+            named[folder] = name
 
 
 def _variants(value: Any, folder: Path) -> dict[str, Config]:
@@ -391,7 +445,7 @@ def plan(
         key = variant, as_yaml(own)
         if key not in completed:
             chosen = merge((decided or {}).get(variant, {}), own)
-            completed[key] = _complete(study, variant, root, chosen)
+            completed[key] = complete(study, variant, root, chosen)
         return completed[key]
 
     for variant, override in study.variants.items():
@@ -429,11 +483,11 @@ def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict
         name = slug(f"{tuning.key.rpartition('.')[2]}-{value}")
         cells = []
         for variant in study.variants:
-            folder = root / slug(study.name) / "tuning" / slug(variant) / name
+            folder = study.folder(root) / "tuning" / slug(variant) / name
             own = {"run": {"root": str(folder.parent), "name": name, "test": False}}
             chosen = merge(decided.get(variant, {}), merge(nest(tuning.key, value), own))
-            run = _complete(study, variant, root, chosen)
-            cells.append(Run(f"{variant} with {name}", run.seed, run.config, folder, run.metric))
+            run = complete(study, variant, root, chosen)
+            cells.append(replace(run, variant=f"{variant} with {name}", folder=folder))
         trials.append(cells)
     return {
         (variant, seed): [_with_seed(study, cells[position], seed) for cells in trials]
@@ -442,14 +496,18 @@ def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict
     }
 
 
-def _complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
-    """Return the run of a variant with the study's first seed, its configuration complete."""
+def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
+    """Return the run of a variant with the study's first seed, its configuration complete and checked.
+
+    Args:
+        decided: Overrides from the budget and from tuning.
+    """
     import torch  # here, because it takes seconds to import
 
-    folder = root / slug(study.name) / slug(variant)
+    folder = study.folder(root, variant)
     own: Config = {
         **_seeded(study, study.seeds[0]),
-        "run": {"root": str(folder.parent), "name": folder.name, "test": True, "wandb": {"group": study.name}},
+        "run": {"root": str(folder.parent), "name": folder.name, "test": True, "wandb": {"group": study.title}},
     }
     if study.budget is not None and study.budget.kind == "epochs":
         own["trainer"] = {"max_epochs": study.budget.amount}
@@ -458,19 +516,20 @@ def _complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
         with warnings.catch_warnings(action="ignore"):
             try:  # to build it, so that a mistake shows before anything is trained; without memory for weights
                 with torch.device("meta"):
-                    metric, _ = metric_of(experiment), (experiment.trainer, experiment.before())
+                    metric, _ = metric_of(experiment), experiment.trainer
             except RuntimeError:  # code that reads values, which a tensor on the meta device lacks
-                metric, _ = metric_of(experiment), (experiment.trainer, experiment.before())
+                metric, _ = metric_of(experiment), experiment.trainer
+            experiment.before()
     except ValueError as error:
         raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
     metric = metric._replace(**(study.metric or {}))
     # As read back from a file, where tuples are lists, to be comparable with the run directories.
     config: Config = yaml.safe_load(yaml.safe_dump(experiment.config, sort_keys=False))
-    return Run(variant, study.seeds[0], config, folder, metric)
+    return Run(variant, study.seeds[0], config, folder, metric, study.place)
 
 
 def _with_seed(study: Study, run: Run, seed: int) -> Run:
-    return Run(run.variant, seed, merge(run.config, _seeded(study, seed)), run.folder, run.metric)
+    return replace(run, seed=seed, config=merge(run.config, _seeded(study, seed)))
 
 
 def _seeded(study: Study, seed: int) -> Config:
@@ -524,6 +583,7 @@ def _refuse_equal_variants(study: Study, cells: Mapping[str, Run]) -> None:
 
 def _refuse_unknown_keys(study: Study, cells: Mapping[str, Run]) -> None:
     tuned = [("tune: key", study.tuning.key)] if study.tuning else []
+    tuned += [("search: space", key) for key in study.search.space] if study.search else []
     known = {key for run in cells.values() for key in _prefixes(run.config)}
     for where, key in [*(("may_differ", key) for key in study.may_differ), *tuned]:
         if key not in known:

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vitlab.atomic_files import write_text
-from vitlab.config import Config
+from vitlab.config import Config, nest
 from vitlab.experiment.run_directory import shortfalls
 from vitlab.studies.baselines import Images
 from vitlab.studies.execution.local import Train
 from vitlab.studies.execution.progress import read_progress
 from vitlab.studies.metric import TOP1, Metric
 from vitlab.studies.statistics.near_ties import choose, error_of_difference
-from vitlab.studies.study import Run, Study, nest, plan_tuning, slug
+from vitlab.studies.study import Run, Study, plan_tuning
 
 
 class Trial(NamedTuple):
@@ -63,16 +63,17 @@ class Choice(NamedTuple):
 
 
 def refuse_unfit_images(study: Study, metric: Metric, images: Images) -> None:
-    """Raise ValueError for labels without the metric, or for tuning on test images."""
+    """Raise ValueError for labels without the metric, or for tuning or a search on test images."""
     labels = images.labels("test")
     if metric.one_class and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
         raise ValueError(
             f"{study.path}: the labels are {labels.dtype} of shape {labels.shape}; the objective's task ranks by "
             f"{'top-1 accuracy' if metric.is_accuracy else metric.name}, which needs one class per image."
         )
-    if study.tuning is not None and set(images.image_names("val")) & set(images.image_names("test")):
+    chooses = "tune" if study.tuning else "search" if study.search else None
+    if chooses and set(images.image_names("val")) & set(images.image_names("test")):
         raise ValueError(
-            f"{study.path}: tune: the validation images of this data set are also its test images.\n"
+            f"{study.path}: {chooses}: the validation images of this data set are also its test images.\n"
             "Tuning on them would bias the result. Hold out other images, e.g. with data.init_args.test_fraction."
         )
 
@@ -100,7 +101,7 @@ def tune(
         return [], {}
     trials = plan_tuning(study, root, decided)
     asked = trials if cells is None or not tuning.within_seeds else {cell: trials[cell] for cell in cells}
-    folder = root / slug(study.name) / "tuning"
+    folder = study.folder(root) / "tuning"
     choices = _earlier_choices(study, trials, folder / "choices.json")
     if choices is None:
         if asked:

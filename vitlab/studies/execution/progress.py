@@ -66,19 +66,19 @@ def seconds_left(
 
     A variant without a completed epoch is assumed as fast as the mean of the others; None before the first epoch.
     """
-    speeds: dict[str, list[float]] = {}
+    speeds: dict[Path, list[float]] = {}
     for run, seconds in finished:
-        speeds.setdefault(run.variant, []).append(seconds / run.epochs)
+        speeds.setdefault(run.folder, []).append(seconds / run.epochs)
     for item in active:
         if item.seconds_per_epoch is not None:
-            speeds.setdefault(item.run.variant, []).append(item.seconds_per_epoch)
+            speeds.setdefault(item.run.folder, []).append(item.seconds_per_epoch)
     if not speeds:
         return None
-    speed = {variant: fmean(values) for variant, values in speeds.items()}
+    speed = {folder: fmean(values) for folder, values in speeds.items()}
     typical = fmean(speed.values())
 
-    remaining = [(a.run.epochs - a.progress.epochs) * speed.get(a.run.variant, typical) for a in active]
-    queued = sum(run.epochs * speed.get(run.variant, typical) for run in waiting)
+    remaining = [(a.run.epochs - a.progress.epochs) * speed.get(a.run.folder, typical) for a in active]
+    queued = sum(run.epochs * speed.get(run.folder, typical) for run in waiting)
     return max(max(remaining, default=0.0), (sum(remaining) + queued) / jobs)
 
 

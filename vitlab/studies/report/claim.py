@@ -39,12 +39,12 @@ def about(claim: Claim) -> list[str]:
 def write_claim(claim: Claim, results: StudyResults, drawing: Drawing, folder: Path) -> None:
     """Write claim.json into a study's folder: what the page about all claims says of it."""
     seconds = sum(result.summary.get("wall_seconds", result.seconds) for result in results.finished)
+    word, finding = word_of(claim, results), verdict(results)
     record = {
-        "word": word_of(claim, results),
+        "word": word,
         "ended": not results.failures and (results.watch is None or results.watch.stop is not None),
-        "finding": verdict(results),
         "minutes": seconds / 60 / allot([result.run for result in results.finished], results.study.jobs).jobs,
-        "text": [f"In one word: {word_of(claim, results)}.", verdict(results), *about(claim), *outlooks(results)],
+        "text": [f"In one word: {word}.", finding, *about(claim), *outlooks(results)],
         "caption": caption(claim),
         "wide": drawing.wide,
         "narrow": drawing.narrow,

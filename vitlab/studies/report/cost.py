@@ -17,6 +17,15 @@ def cost_remarks(results: StudyResults) -> list[str]:
     """List why costs are missing or unreliable, and where the runs contradict them or the budget."""
     lines = doubts(results.costs)
     lines += [f"{variant}: its cost could not be measured ({why})." for variant, why in results.cost_failures.items()]
+    modes = {
+        how: ", ".join(name for name, cost in results.costs.items() if cost.compiled is (how == "compiled"))
+        for how in ("compiled", "eager")
+    }
+    if all(modes.values()):
+        lines.append(
+            f"The cost of {modes['compiled']} was measured compiled, that of {modes['eager']} eager. Compiling speeds "
+            "architectures up unequally; compare images/s of one mode."
+        )
     apart = []
     for result in results.ranking:
         cost, own = results.costs.get(result.variant), speed_of(result)
@@ -140,13 +149,13 @@ def _how_it_was_measured(results: StudyResults) -> list[Part]:
     costs = list(results.costs.values())
     first = costs[0]
     batches = " or ".join(str(size) for size in dict.fromkeys(cost.batch_size for cost in costs))
-    precisions = " or ".join(dict.fromkeys(cost.precision + ", compiled" * cost.compiled for cost in costs))
+    modes = " or ".join(dict.fromkeys(f"{cost.precision} {'compiled' if cost.compiled else 'eager'}" for cost in costs))
     together = f", {first.processes} processes at a time like the runs" if first.processes > 1 else ""
     meter = "; this machine does not report it" if first.train_joules_per_image is None else ""
     return [
         Note(
             f"Measured in one session on {first.device} with {counted(first.threads, 'thread')}, torch {first.torch}, "
-            f"{precisions}, batches of {batches} random images in memory. The variants take turns{together}: median, "
+            f"{modes}, batches of {batches} random images in memory. The variants take turns{together}: median, "
             f"in brackets the quartiles over turns; at least {min(cost.repetitions for cost in costs)} steps after a "
             "warm-up. A training step is the experiment's own, with objective, teacher, decoder, clipping and "
             "accumulation as configured. *In the runs*: with loading, without validation and checkpoints; median over "

@@ -105,7 +105,7 @@ def ranking(results: StudyResults, layout: Layout) -> Figure:
     axes = figure.subplots()
     for row, result in enumerate(variants):
         mean, low, high = (scale * value for value in result.score)
-        axes.plot([low, high], [row, row], color=_style(result.index)["color"], linewidth=2.5, alpha=0.55)
+        axes.plot([low, high], [row, row], color=style_of(result.index)["color"], linewidth=2.5, alpha=0.55)
         for run in result.runs:
             _point(axes, result, scale * run.score, row, 5.5, f"{run.run}: {text(run.score)}", hollow=True)
         _point(axes, result, mean, row, 10, f"{result.variant}: {text(result.score.mean)} on average")
@@ -129,7 +129,7 @@ def differences(results: StudyResults, layout: Layout) -> Figure:
         axes.axvspan(-metric.scale * results.margin, metric.scale * results.margin, color=RULE, zorder=0)
     for row, pair in enumerate(pairs):
         lead, low, high = (metric.scale * value for value in pair.interval)
-        axes.plot([low, high], [row, row], color=_style(pair.better.index)["color"], linewidth=2.5, alpha=0.55)
+        axes.plot([low, high], [row, row], color=style_of(pair.better.index)["color"], linewidth=2.5, alpha=0.55)
         name = f"{pair.better.variant} – {pair.worse.variant}"
         ends = "" if np.isnan(low) else f" ({low:.4g} to {high:.4g})"
         tip = f"{name}: {lead:.4g}{' points' if metric.is_accuracy else ''}{ends}"
@@ -146,7 +146,7 @@ def differences(results: StudyResults, layout: Layout) -> Figure:
 
 def learning_curves(results: StudyResults, layout: Layout) -> Figure:
     """Draw validation score and training loss by epoch: the mean over seeds, and a band from minimum to maximum."""
-    figure, panels = _panels(layout, 2, 270)
+    figure, panels = panels_of(layout, 2, 270)
     for axes, column, title, scale in (
         (panels[0], results.metric.validation, results.metric.axis("validation"), results.metric.scale),
         (panels[1], "train/loss", "training loss", 1),
@@ -156,24 +156,24 @@ def learning_curves(results: StudyResults, layout: Layout) -> Figure:
             curve = result.curve(column)
             mean, low, high = scale * curve.mean, scale * curve.low, scale * curve.high
             last = f"{mean[-1]:.4g}" if len(mean) else "nothing"
-            _curve(axes, curve.epochs, mean, low, high, result.variant, result.index, f"{last} at the end")
+            draw_curve(axes, curve.epochs, mean, low, high, result.variant, result.index, f"{last} at the end")
             lowest.append(np.nanmin(low[len(low) // 5 :], initial=np.inf))
         if column == "val/top1" and np.isfinite(min(lowest)):
             axes.set_ylim(bottom=max(0, min(lowest) - 5))  # the first epochs would flatten the rest
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    _legend(figure, panels[0], layout)
+    put_legend(figure, panels[0], layout)
     return figure
 
 
 def calibration(results: StudyResults, layout: Layout) -> Figure:
     """Draw accuracy against confidence, and the distribution of confidence, over all seeds."""
-    figure, panels = _panels(layout, 2, 270)
+    figure, panels = panels_of(layout, 2, 270)
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     panels[0].plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=DASHED)
     for result in results.ranking:
-        bins, style = result.reliability, _style(result.index)
+        bins, style = result.reliability, style_of(result.index)
         shown = bins.images >= MIN_IN_BIN
         confidence, accuracy = 100 * bins.confidence[shown], 100 * bins.accuracy[shown]
         for x, y, n in zip(confidence, accuracy, bins.images[shown], strict=True):
@@ -187,7 +187,7 @@ def calibration(results: StudyResults, layout: Layout) -> Figure:
     for axes in panels:
         axes.set_xlabel("confidence, %")
         axes.set_xlim(0, 102)
-    _legend(figure, panels[0], layout)
+    put_legend(figure, panels[0], layout)
     return figure
 
 
@@ -202,7 +202,7 @@ def score_against_cost(results: StudyResults, layout: Layout) -> Figure:
         ("training memory, bytes", lambda result, cost: cost.train_peak_bytes, False),
     )
     metric, columns = results.metric, layout.columns + 1
-    figure, panels = _panels(Layout(layout.width, columns), len(quantities), 215, share_y=True)
+    figure, panels = panels_of(Layout(layout.width, columns), len(quantities), 215, share_y=True)
     known = [(result, results.costs[result.variant]) for result in results.ranking if result.variant in results.costs]
     for axes, (title, quantity, more) in zip(panels, quantities, strict=True):
         values = [quantity(result, cost) for result, cost in known]
@@ -212,7 +212,7 @@ def score_against_cost(results: StudyResults, layout: Layout) -> Figure:
         axes.plot(*steps, color=MUTED, linewidth=1, linestyle=DASHED)
         for (result, _), value, mean in zip(known, values, scores, strict=True):
             ends = [metric.scale * result.score.low, metric.scale * result.score.high]
-            axes.plot([value] * 2, ends, color=_style(result.index)["color"], linewidth=2, alpha=0.55)
+            axes.plot([value] * 2, ends, color=style_of(result.index)["color"], linewidth=2, alpha=0.55)
             shown = f"{mean:.2f} %" if metric.is_accuracy else f"{mean:.4g}"
             tip = f"{result.variant}: {shown} at {tick(float(f'{value:.3g}'))} {title}"
             _point(axes, result, value, mean, 9, tip, label=result.variant)
@@ -227,7 +227,7 @@ def score_against_cost(results: StudyResults, layout: Layout) -> Figure:
         axes.set_title(title, fontsize=11)
     for axes in panels[::columns]:
         axes.set_ylabel(metric.axis("").strip())
-    _legend(figure, panels[0], layout)
+    put_legend(figure, panels[0], layout)
     return figure
 
 
@@ -242,7 +242,7 @@ def robustness_curves(table: pd.DataFrame, measures: dict[str, str], variants: S
         variants: All variants of the study; their order decides the colors.
     """
     columns = min(2 * layout.columns - 1, len(measures))
-    figure, panels = _panels(Layout(layout.width, columns), len(measures), 210, share_y=True)
+    figure, panels = panels_of(Layout(layout.width, columns), len(measures), 210, share_y=True)
     for axes in panels[len(measures) :]:
         axes.set_axis_off()
     for axes, (name, measure) in zip(panels, measures.items(), strict=False):
@@ -254,14 +254,14 @@ def robustness_curves(table: pd.DataFrame, measures: dict[str, str], variants: S
                 100 * np.array([clean.agg(f), *corrupted.agg(f).loc[strengths]]) for f in ("mean", "min", "max")
             )
             label = str(variant)
-            _curve(axes, np.arange(len(mean)), mean, low, high, label, list(variants).index(label))
+            draw_curve(axes, np.arange(len(mean)), mean, low, high, label, list(variants).index(label))
         axes.set_xticks(range(len(strengths) + 1), ["none", *(f"{s:.2g}" for s in strengths)])
         axes.set_title(name)
         axes.set_xlabel(measure)
         axes.yaxis.set_major_locator(MaxNLocator(5))
     for axes in panels[::columns]:
         axes.set_ylabel("accuracy, %")
-    _legend(figure, panels[0], layout)
+    put_legend(figure, panels[0], layout)
     return figure
 
 
@@ -270,11 +270,11 @@ def draw_claim(claim: Claim, results: StudyResults, layout: Layout) -> Figure:
     by_name = {result.variant: result for result in results.ranking}
     by_place = list(results.study.variants)
     curves = claim.curves or {"": dict(enumerate(by_place))}
-    figure, panels = _panels(layout, 2 if claim.published else 1, 250)
+    figure, panels = panels_of(layout, 2 if claim.published else 1, 250)
     *published, ours = panels[: 1 + bool(claim.published)]
     scale = results.metric.scale
     for index, (name, places) in enumerate(curves.items()):
-        line = _style(index) | ({} if claim.curves else {"linestyle": "none"})
+        line = style_of(index) | ({} if claim.curves else {"linestyle": "none"})
         places = dict(sorted(places.items()))
         for axes in published:
             printed = [(x, claim.published[variant]) for x, variant in places.items() if variant in claim.published]
@@ -295,7 +295,7 @@ def draw_claim(claim: Claim, results: StudyResults, layout: Layout) -> Figure:
         axes.margins(x=0.15)
     ours.set_ylabel(results.metric.axis("test"))
     if len(curves) > 1:
-        _legend(figure, ours, layout)
+        put_legend(figure, ours, layout)
     return figure
 
 
@@ -366,13 +366,13 @@ def _svg(figure: Figure) -> str:
     return svg
 
 
-def _panels(layout: Layout, count: int, height: float, share_y: bool = False) -> tuple[Figure, list[Axes]]:
+def panels_of(layout: Layout, count: int, height: float, share_y: bool = False) -> tuple[Figure, list[Axes]]:
     rows = -(-count // layout.columns)
     figure = Figure(figsize=(layout.width * PX, (rows * height + 30) * PX), layout="constrained")
     return figure, list(figure.subplots(rows, layout.columns, squeeze=False, sharey=share_y).flat)
 
 
-def _style(index: int) -> dict[str, Any]:
+def style_of(index: int) -> dict[str, Any]:
     which = index % len(COLORS)
     return {"color": COLORS[which], "marker": MARKERS[which], "linestyle": DASHES[which], "markersize": 5.5}
 
@@ -380,16 +380,16 @@ def _style(index: int) -> dict[str, Any]:
 def _point(
     axes: Axes, result: VariantResult, x: float, y: float, size: float, tip: str, hollow: bool = False, label: str = ""
 ) -> None:
-    style = _style(result.index) | {"linestyle": "none", "markersize": size}
+    style = style_of(result.index) | {"linestyle": "none", "markersize": size}
     axes.plot(x, y, gid=TIP + tip, label=label, fillstyle="none" if hollow else "full", **style)
 
 
-def _curve(
+def draw_curve(
     axes: Axes, x: np.ndarray, mean: np.ndarray, low: np.ndarray, high: np.ndarray, variant: str, index: int,
     tip: str = "",
 ) -> None:  # fmt: skip
     """Draw a line with a band; `tip` describes it under the pointer."""
-    style = _style(index)
+    style = style_of(index)
     gid = f"{TIP}{variant}: {tip}" if tip else None
     axes.plot(x, mean, linewidth=1.6, markevery=max(1, len(x) // 8), label=variant, gid=gid, **style)
     axes.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
@@ -409,7 +409,7 @@ def _draw_baselines(axes: Axes, results: StudyResults) -> None:
             )  # fmt: skip
 
 
-def _legend(figure: Figure, axes: Axes, layout: Layout) -> None:
+def put_legend(figure: Figure, axes: Axes, layout: Layout) -> None:
     """Put the legend above the figure, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max((len(label) for label in labels), default=1)

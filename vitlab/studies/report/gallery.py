@@ -53,7 +53,7 @@ def interesting(results: StudyResults) -> np.ndarray:
     1. Images on which the shown models disagree, by how much the variants' accuracies over all seeds differ.
     2. Images that all of them get wrong, then those that all get right, by increasing confidence in the label.
     """
-    shown = [model.predictions.logits for model in _models(results).values()]
+    shown = [model.predictions.logits for model in models_shown(results).values()]
     guesses = np.stack([logits.argmax(axis=1) for logits in shown])  # (V, N)
     disputed = (guesses != guesses[0]).any(axis=0)
     right = np.stack([np.mean([run.correct for run in result.runs], axis=0) for result in results.ranking])  # (V, N)
@@ -67,7 +67,7 @@ def interesting(results: StudyResults) -> np.ndarray:
 def gallery(results: StudyResults, images: Images) -> list[Card]:
     """Return the most informative test images."""
     indices = interesting(results)[:SHOWN].tolist()
-    models = _models(results)
+    models = models_shown(results)
     probability = {variant: probabilities(model.predictions.logits[indices]) for variant, model in models.items()}
     cards = []
     for position, (index, image) in enumerate(zip(indices, images.raw_images("test", indices), strict=True)):
@@ -85,7 +85,7 @@ def gallery(results: StudyResults, images: Images) -> list[Card]:
     return cards
 
 
-def _models(results: StudyResults) -> dict[str, RunResult]:
+def models_shown(results: StudyResults) -> dict[str, RunResult]:
     """Return by variant the run of the shown seed, in the order of the ranking."""
     seed = shown_seed(results)
     return {result.variant: run for result in results.ranking for run in result.runs if run.run.seed == seed}

@@ -12,8 +12,10 @@ from vitlab.studies.report import figures
 from vitlab.studies.report.claim import about, caption, headline, write_claim
 from vitlab.studies.report.claim import chart as chart_of
 from vitlab.studies.report.document import Code, Details, Document, Figure, Part, Section, render
+from vitlab.studies.report.heat import heat_chart
 from vitlab.studies.report.remarks import objections, remarks
 from vitlab.studies.report.robustness import read_robustness
+from vitlab.studies.report.search import budgets, search_chart
 from vitlab.studies.report.sections import sections_of
 from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import conclusion, outlooks, verdict
@@ -49,6 +51,11 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
             charts.append(robustness.chart("curves_of_robustness", list(study.variants)))
         if claim is not None:
             charts.append(chart_of(claim))
+        if results.searched and (chart := search_chart(results)) is not None:
+            charts.append(chart)
+        is_over = results.watch is None or results.watch.stop is not None
+        if results.metric.one_class and is_over and (chart := heat_chart(results, images)) is not None:
+            charts.append(chart)
         drawings = {chart.name: figures.draw(chart, results, folder / "figures") for chart in charts}
         sections = sections_of(results, images, drawings, robustness, folder)
         config = shlex.quote(str(results.finished[0].run.config_path))
@@ -67,6 +74,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
             *([f"Apart from that: {conclusion(results)}"] if objections(results) else []),
             *_summary(results),
             *as_tuned(results),
+            *budgets(results),
             *_looks(results),
             *outlooks(results),
         ],

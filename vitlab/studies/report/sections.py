@@ -28,7 +28,9 @@ from vitlab.studies.report.document import (
 )  # fmt: skip
 from vitlab.studies.report.figures import Drawing
 from vitlab.studies.report.gallery import gallery, shown_seed
+from vitlab.studies.report.heat import CAPTION
 from vitlab.studies.report.robustness import Robustness, robustness_table
+from vitlab.studies.report.search import search_section
 from vitlab.studies.report.tuning import tuning_section
 from vitlab.studies.results import StudyResults, VariantResult
 from vitlab.studies.statistics.intervals import sampling_margin
@@ -52,12 +54,13 @@ def sections_of(
         Section("Ranking", _ranking(results, drawings)),
         Section("Differences", differences_section(results, drawings["differences"])),
         Section("Tuning", tuning_section(results)),
+        Section("Search", search_section(results, drawings.get("search"))),
         Section("Learning", _learning(results, drawings)),
         Section("Cost", cost_section(results, drawings)),
         Section("Calibration", [Figure(drawings["calibration"], CALIBRATION)] if one_class else []),
         Section("Robustness", _robustness(results, robustness, drawings, folder) if robustness else []),
         Section("Classes", _classes(results) if one_class else []),
-        Section("Images", _images(results, images) if one_class else []),
+        Section("Images", _images(results, images, drawings.get("heat")) if one_class else []),
         Section("Configuration", _configuration(results)),
     ]
     return [section for section in sections if section.parts]
@@ -237,9 +240,9 @@ def _classes(results: StudyResults) -> list[Part]:
     ]
 
 
-def _images(results: StudyResults, images: Images) -> list[Part]:
+def _images(results: StudyResults, images: Images, heat: Drawing | None) -> list[Part]:
     cards = gallery(results, images)
-    return [
+    parts: list[Part] = [
         Text(
             f"Predictions of each variant's model of seed {shown_seed(results)} on {len(cards)} of the "
             f"{counted(len(results.labels), 'test image')}, with their confidence and the number of the variant's "
@@ -248,6 +251,9 @@ def _images(results: StudyResults, images: Images) -> list[Part]:
         ),
         Gallery(cards),
     ]
+    if heat is not None:
+        parts += [Heading("What speaks for an answer"), Figure(heat, CAPTION)]
+    return parts
 
 
 def _configuration(results: StudyResults) -> list[Part]:

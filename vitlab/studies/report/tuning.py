@@ -11,6 +11,8 @@ from vitlab.studies.tuning import Choice, Trial
 def as_tuned(results: StudyResults) -> list[str]:
     """Return a sentence on the values of the compared variants; nothing without tuning."""
     tuning = results.study.tuning
+    if results.searched:
+        return ["Each variant is compared with its best settings of the search; the intervals hold this choice fixed."]
     if tuning is None or not results.choices:
         return []
     name = tuning.key.rpartition(".")[2]

@@ -11,6 +11,7 @@ from vitlab.studies.report.remarks import objections, remarks
 from vitlab.studies.report.verdict import verdict
 from vitlab.studies.results import StudyResults
 from vitlab.studies.statistics.intervals import Interval
+from vitlab.studies.study import slug
 
 BETTER, OPEN, EQUAL, VOID = "better", "no winner yet", "equal", "not comparable"
 
@@ -54,6 +55,16 @@ def as_record(results: StudyResults) -> dict[str, Any]:
         "objections": objections(results),
         "failures": {str(run): why for run, why in results.failures},
     }
+
+
+def standing(run: Path) -> dict[str, Any] | None:
+    """Return what the verdict of a run's study says about its variant, with the headline; None outside of a study."""
+    file = run.absolute().parents[1] / "verdict.json"
+    if not file.is_file():
+        return None
+    record = json.loads(file.read_text(encoding="utf-8"))
+    own = [row for row in record["variants"] if slug(row["variant"]) == run.absolute().parent.name]
+    return {key: record[key] for key in ("study", "metric", "verdict", "headline")} | own[0] if own else None
 
 
 def form_of(results: StudyResults) -> str:

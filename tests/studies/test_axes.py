@@ -1,0 +1,140 @@
+"""Studies along an axis: what is trained, and what the report says of curves that were planted."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fake_study import FAKE_PROGRAM, variant
+
+from vitlab.studies.compare import RunsFailed, compare, in_turn
+from vitlab.studies.prepared import Prepared
+from vitlab.studies.report.curves import curves_chart, law_of, lines_of
+from vitlab.studies.report.figures import draw  # before a test leaves the charts empty
+from vitlab.studies.study import read_study
+
+Write = Callable[..., Path]
+# 0.05 + 2 n^−0.45 and 7.85 n^−0.65 cross at 250 images.
+CROSSING = {
+    "variants": {
+        "Swin": variant(0.5, law=[0.05, 2.0, 0.45]),
+        "ViT": variant(0.5, law=[0.0, 7.85, 0.65]),
+        "twin": variant(0.5, law=[0.05, 2.001, 0.45]),
+    },
+    "seeds": [1, 2, 3, 4, 5],
+    "along": {"train_images": [1000, 60, 120, 500]},
+}
+
+
+def test_a_study_along_an_axis_is_the_same_study_at_each_place(write_study: Write, tmp_path: Path) -> None:
+    study = read_study(write_study(**CROSSING))
+    points = study.points
+    assert [point.place for point in points] == [f"{n} training images" for n in ("60", "120", "500", "1,000")]
+    plans = [Prepared.of(point, tmp_path) for point in points]
+    runs = in_turn(plans)
+    assert [run.seed for run in runs] == [seed for seed in study.seeds for _ in range(12)]
+    assert str(runs[0]) == "Swin, 60 training images, seed 1"
+    assert runs[0].directory == tmp_path / "small-study/swin-60-training-images/seed-1"
+    assert {run.config["data"]["init_args"]["train_images"] for run in runs} == {60, 120, 500, 1000}
+    assert plans[0].folder == tmp_path / "small-study/60-training-images"
+
+
+def test_the_report_names_the_crossing_and_which_variant_is_best_where(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = compare(write_study(**CROSSING), tmp_path / "runs", program=FAKE_PROGRAM)
+    assert report == tmp_path / "runs/small-study/report.html"
+    text = report.with_suffix(".md").read_text()
+    assert (
+        "Up to 120 training images, Swin and twin are best and cannot be told apart; from 500 training images on,"
+        in text
+    )
+    assert "from 500 training images on, ViT is better than all others, by" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| Swin and ViT |")]
+    at, ends = (cell.strip() for cell in row.split("|")[2:4])
+    low, high = (float(end) for end in ends.split(" to "))
+    assert low < 250 < high
+    assert low < float(at) < high
+    assert "Swin is better before, ViT after" in row
+    assert "| Swin and twin | – | – | nowhere told apart |" in text
+    assert (tmp_path / "runs/small-study/500-training-images/report.html").is_file()
+    assert "Up to 120 training images" in capsys.readouterr().out
+
+    study = read_study(tmp_path / "study.yaml")
+    plans = [Prepared.of(point, tmp_path / "runs") for point in study.points]
+    (line,) = lines_of(study, [planned.results(planned.finished()) for planned in plans])
+    laws = {variant: own for variant in line.variants if (own := law_of(line, variant))}
+    assert laws["ViT"].rate.low < 0.65 < laws["ViT"].rate.high
+    drawing = draw(curves_chart(line, laws, [], "curves"), None, tmp_path)
+    assert "k-NN on pixels" in drawing.wide
+
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/*/*/seed-*/summary.json")}
+    assert len(before) == 60
+    compare(write_study(**CROSSING), tmp_path / "runs", program=FAKE_PROGRAM)  # nothing is left to do
+    assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/*/*/seed-*/summary.json")}
+
+
+def test_data_sets_have_a_verdict_each_and_one_over_all(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_study(
+        variants={"A": variant(0.9), "B": variant(0.94)}, seeds=[1, 2, 3, 4], along={"data": {"one": {}, "two": {}}}
+    )
+    content = yaml.safe_load(path.read_text())
+    base = yaml.safe_load((tmp_path / "base.yaml").read_text())["data"]
+    content["along"] = {
+        "data": {name: {**base, "init_args": {**base["init_args"], "name": name}} for name in ("one", "two", "three")}
+    }
+    path.write_text(yaml.safe_dump(content))
+    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+    said = capsys.readouterr().out
+    for name in ("one", "two", "three"):
+        assert f"{name}: B is better than A by 4." in said or f"{name}: B is better than A by 3." in said
+    assert "In general, over these 3 data sets as a sample of others: B is better than A by" in said
+
+
+def test_a_failed_run_is_named_with_its_place(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    changes: dict[str, Any] = {
+        "variants": {"A": variant(0.9, law=[0.0, 2.0, 0.45], fail=[2]), "B": variant(0.9, law=[0.0, 2.0, 0.5])},
+        "along": {"train_images": [100, 200]},
+    }
+    with pytest.raises(RunsFailed, match="A, 100 training images, seed 2"):
+        compare(write_study(**changes), tmp_path / "runs", program=FAKE_PROGRAM)
+    assert (tmp_path / "runs/small-study/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"along": {"train_images": [50]}}, "along: train_images: .50.. Expected two different values or more"),
+        ({"along": {"train_images": [50, 50]}}, "Expected two different values or more"),
+        ({"along": {"train_images": [0, 50]}}, "Expected numbers above 0"),
+        ({"along": [50, 100]}, "Expected an axis and its values, like {train_images: .50, 100, 200.}"),
+        ({"along": {"images": [50, 100]}}, "an axis of budgets, and budget: 4 epochs. Remove one of the two"),
+        ({"along": {"epochs": [5, 10], "train_images": [50, 100]}, "budget": "absent"}, "both axes of numbers"),
+        ({"along": {"train_images": [50, 100]}, "seeds": {"from": 4, "to": 8}}, "have the same seeds. Give `seeds` as"),
+        ({"along": {"data": {"a b": {}, "a-b": {}}}}, "'a b' and 'a-b' would share the folder a-b/"),
+        ({"along": {"train_image": [50, 100]}}, "unknown axis of `along` `train_image`. Did you mean `train_images`"),
+    ],
+)
+def test_an_axis_that_cannot_be_is_refused(write_study: Write, tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare(write_study(**changes), tmp_path / "runs", program=FAKE_PROGRAM)
+    assert not list(tmp_path.glob("runs/**/seed-*"))
+
+
+def test_what_the_runs_will_take_is_said_before_the_first(
+    write_study: Write, tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # 900 images, 14 batches of 64, 4 epochs: 3,584 images at 2,400 a second are 1.5 s; with the start, 11.5 s a run.
+    changes = {"variants": {"A": variant(0.9), "B": variant(0.94)}, "along": {"epochs": [4, 8]}, "budget": "absent"}
+    path = write_study(**changes, seeds=[1])
+    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+    said = capsys.readouterr().out.replace("\u00a0", " ")
+    # Two runs of 11.5 s and two of 13 s, two at a time: 24.5 s. 96,000 parameters, 16 bytes of each, 3 checkpoints.
+    assert "To train: 4 runs, 20 to 32 seconds, 18.4 MB on the disk." in said
+    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+    assert "To train: 0 runs" in capsys.readouterr().out.replace("\u00a0", " ")

@@ -1,0 +1,103 @@
+"""Runs that branch off a longer one: they must equal runs trained from the beginning."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.kills import forked, last_words
+from vitlab.commands.check_resume import disagreements
+from vitlab.config import Config, merge
+from vitlab.studies.compare import compare
+from vitlab.studies.execution.local import Outcome, write_config
+from vitlab.studies.study import Run
+
+SCHEDULE = {"class_path": "vitlab.optim.WarmupStableDecay", "init_args": {"warmup_epochs": 0.5, "cooldown": 0.4}}
+WIDTHS = {"A": 16, "B": 24}
+
+
+@pytest.fixture
+def write(tiny: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    def write(changes: Config | None = None, **keys: Any) -> Path:
+        short = {"trainer": {"limit_train_batches": 5}, "model": {"init_args": {"schedule": SCHEDULE}}}
+        tiny(merge(short, changes or {}))
+        variants = {
+            name: {"model": {"init_args": {"backbone": {"init_args": {"embed_dim": width}}}}}
+            for name, width in WIDTHS.items()
+        }
+        study = {
+            "name": "lengths",
+            "base": "tiny.yaml",
+            "variants": variants,
+            "seeds": [1],
+            "may_differ": ["model.init_args.backbone"],
+            "along": {"epochs": [1, 2, 4]},
+            "branch": True,
+            **keys,
+        }
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump({key: value for key, value in study.items() if value != "absent"}))
+        return path
+
+    return write
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks of this process")
+def test_a_branch_is_the_run_of_its_length_to_the_bit(
+    write: Callable[..., Path], no_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_all(runs: list[Run], *args: object) -> list[Outcome]:
+        for each in runs:
+            write_config(each.config_path, each.config)
+            assert forked(["--config", str(each.config_path)]) == 0, last_words()
+        return [Outcome(each, None) for each in runs]
+
+    monkeypatch.setattr("vitlab.studies.compare.run_all", run_all)
+    path = write()
+    compare(path)
+    for epochs, before in ((1, 3), (2, 6)):  # 60 % of five and of ten steps
+        branch = Path(f"runs/lengths/a-{epochs}-epochs/seed-1")
+        assert f"continuing from {branch}/checkpoints/last.ckpt" in Path("log.txt").read_text()
+        assert Path(f"runs/lengths/a-4-epochs/seed-1/checkpoints/step-{before}.ckpt").is_file()
+        assert forked(["--config", str(branch / "config.yaml"), "--run.root", "whole"]) == 0, last_words()
+        assert disagreements(branch, Path("whole", *branch.parts[2:])) == []
+
+    shutil.rmtree("runs/lengths/a-1-epochs/seed-1")
+    Path("runs/lengths/a-4-epochs/seed-1/checkpoints/step-3.ckpt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"step-3.ckpt does not exist. Train .*--run.checkpoint.keep .3."):
+        compare(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys", "message"),
+    [
+        (
+            {"model": {"init_args": {"schedule": {"class_path": "vitlab.optim.WarmupCosine", "init_args": {}}}}},
+            {},
+            "branch: A has the schedule vitlab.optim.WarmupCosine. Give all variants vitlab.optim.WarmupStableDecay",
+        ),
+        (
+            {"model": {"init_args": {"optimizer": {"init_args": {"weight_decay_end": 0.4}}}}},
+            {},
+            "weight_decay_end of A changes over the whole run",
+        ),
+        (
+            {"model": {"init_args": {"schedule": {"init_args": {"warmup_epochs": 0.7}}}}},
+            {},
+            "A, 1 epochs, seed 1 cools down after 3 steps, before its warm-up ends. Give more epochs",
+        ),
+        ({}, {"along": {"images": [100, 200]}}, "only runs along an axis of epochs branch off each other"),
+        ({}, {"along": "absent"}, "only runs along an axis of epochs"),
+        ({}, {"branch": "yes"}, "branch: 'yes'. Expected true or false"),
+    ],
+)
+def test_runs_that_cannot_branch_are_refused(
+    write: Callable[..., Path], changes: Config, keys: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare(write(changes, **keys))
+    assert not list(Path("runs").glob("**/seed-*"))

@@ -1,0 +1,30 @@
+"""What the runs of a study with axes will take, before the first of them."""
+
+from collections.abc import Mapping, Sequence
+
+from vitlab.evaluation.cost import Cost
+from vitlab.studies.execution.local import is_finished
+from vitlab.studies.format import counted, duration, engineering
+from vitlab.studies.prepared import Prepared
+from vitlab.studies.spending import epoch_of
+
+START = 10.0  # seconds of a run beside its steps: imports, data, validation, test
+STATES, COPIES = 3, 4  # checkpoints of a run; weights and moments in each, with room
+
+
+def estimate(plans: Sequence[Prepared], costs: Mapping[str, Cost], jobs: int) -> str:
+    """Return the number, time and disk of the runs that are missing, from the variants' measured speeds."""
+    seconds = size = 0.0
+    missing = 0
+    for planned in plans:
+        images = len(planned.images.labels("train"))
+        for run in planned.runs:
+            cost = costs.get(run.variant)
+            if cost is None or is_finished(run):
+                continue
+            epoch = epoch_of(run.config, images)
+            seconds += START + run.epochs * epoch.batches * epoch.images / cost.train_images_per_second
+            size += 4.0 * STATES * COPIES * cost.parameters
+            missing += 1
+    time = duration(0.8 * seconds / jobs, 1.3 * seconds / jobs)
+    return f"To train: {counted(missing, 'run')}, {time}, {engineering(size, 'B')} on the disk."

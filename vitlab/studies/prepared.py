@@ -1,0 +1,165 @@
+"""A study with its images and its runs, as far as they are determined."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+from vitlab.config import Config
+from vitlab.evaluation.cost import Cost
+from vitlab.studies.baselines import Baselines, Images, baselines
+from vitlab.studies.duplicates import Duplicates, duplicates
+from vitlab.studies.execution.local import Allotment, Outcome, allot, is_finished
+from vitlab.studies.fairness import data_of
+from vitlab.studies.looks import read_looks
+from vitlab.studies.outside import outside
+from vitlab.studies.results import StudyResults, read_results
+from vitlab.studies.search import Searched, search
+from vitlab.studies.spending import Measure, spend_budget
+from vitlab.studies.study import Run, Study, differing_keys, images_of, plan, plan_tuning, refuse_unfit_split
+from vitlab.studies.tuning import Choice, Train, refuse_unfit_images, tune, tuned_later
+
+
+@dataclass
+class Prepared:
+    """A study with its images, and its runs as far as they are determined."""
+
+    study: Study
+    root: Path
+    runs: list[Run]
+    images: Images
+    decided: dict[str, Config]  # by variant, overrides from the budget and from tuning
+    choices: list[Choice]
+    searched: list[Searched] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, study: Study, root: Path) -> "Prepared":
+        """Return a study without axes, or one place of a study that has some.
+
+        Raises:
+            ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
+        """
+        runs = plan(study, root)
+        images = images_of(runs[0])
+        refuse_unfit_images(study, runs[0].metric, images)
+        refuse_unfit_split(study, runs[0])
+        study.folder(root).mkdir(parents=True, exist_ok=True)
+        return cls(study, root, runs, images, {}, [])
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its report."""
+        return self.study.folder(self.root)
+
+    @property
+    def allotment(self) -> Allotment:
+        """How this machine is divided among its runs."""
+        return allot(self.runs, self.study.jobs)
+
+    @cached_property
+    def baselines(self) -> Baselines | None:
+        """The accuracies that every model must beat; None where another metric ranks."""
+        if not self.runs[0].metric.is_accuracy:
+            return None
+        return baselines(self.images, self.runs[0].config["data"], self.folder / "baselines.json")
+
+    @cached_property
+    def duplicates(self) -> list[Duplicates]:
+        """The test images that are also training or validation images, of each data set of the variants."""
+        cache = self.folder / "copies.json"
+        found = [duplicates(partial(self.images_of, run), data_of(run.config), cache) for run in self.first_runs()]
+        return [each for index, each in enumerate(found) if each not in found[:index]]
+
+    def images_of(self, run: Run) -> Images:
+        """Return the images of a run; those of most variants are the study's."""
+        return self.images if data_of(run.config) == data_of(self.runs[0].config) else images_of(run)
+
+    def first_runs(self) -> list[Run]:
+        """Return the run of each variant that has the first seed."""
+        return first_runs(self.study, self.runs)
+
+    def spend_budget(self, measure: Measure, train: Train, jobs: int) -> None:
+        """Set the length of each variant by the study's budget; see `spending.spend_budget`."""
+        self.decided = spend_budget(self.study, self.first_runs(), self.images, measure, train, jobs, self.folder)
+
+    def tune(self, train: Train) -> None:
+        """Tune or search, and plan with the chosen values; what each look tunes itself only as far as it is tuned."""
+        if self.study.search is not None:
+            self.searched = search(self.study, self.root, self.decided, train)
+            tuned = {(each.variant, seed): each.override for each in self.searched for seed in self.study.seeds}
+            self.runs = plan(self.study, self.root, self.decided, tuned)
+            return
+        self._choose(train, () if tuned_later(self.study) else None)
+
+    def tune_for(self, runs: list[Run], train: Train) -> list[Run]:
+        """Tune for the runs of one look where each seed is tuned, and return them with the chosen values."""
+        if not tuned_later(self.study) or not runs:
+            return runs
+        cells = [(run.variant, run.seed) for run in runs]
+        self._choose(train, cells)
+        return [run for run in self.runs if (run.variant, run.seed) in cells]
+
+    def _choose(self, train: Train, cells: Collection[tuple[str, int]] | None) -> None:
+        self.choices, tuned = tune(self.study, self.root, self.decided, train, self.images, cells)
+        if not self.study.determined:
+            self.runs = plan(self.study, self.root, self.decided, tuned)
+
+    def tuning_runs(self) -> list[Run]:
+        """Return the tuning runs; where each look tunes its own seeds, those of the next look."""
+        trials = plan_tuning(self.study, self.root, self.decided)
+        cells = [(run.variant, run.seed) for run in self.next_runs()] if tuned_later(self.study) else trials
+        return [run for cell in cells for run in trials[cell]]
+
+    def results(
+        self, outcomes: Sequence[Outcome], costs: dict[str, Cost] | None = None, failures: dict[str, str] | None = None
+    ) -> StudyResults:
+        """Return what the runs show, with the costs of the variants and why some are missing."""
+        finished, failed = read_results(outcomes)
+        results = StudyResults(
+            study=self.study,
+            differences=differing_keys(self.study, self.runs),
+            finished=finished,
+            failures=failed,
+            costs=costs or {},
+            cost_failures=failures or {},
+            baselines=self.baselines,
+            class_names=self.images.class_names,
+            allotment=str(self.allotment),
+            choices=self.choices,
+            searched=self.searched,
+            metric=self.runs[0].metric,
+            log=read_looks(self.folder),
+        ).used()
+        used = [*(result.run for result in results.finished), *(run for run, _ in results.failures)]
+        beside = outside(self.study, self.runs, used, self.folder, results.metric, self.duplicates)
+        return replace(results, outside=beside)
+
+    def finished(self) -> list[Outcome]:
+        """Return the runs that have their results."""
+        return [Outcome(run, None) for run in self.runs if is_finished(run)]
+
+    def next_runs(self, results: StudyResults | None = None) -> list[Run]:
+        """Return the runs of the next look, none if the study has ended; all runs of a fixed list of seeds."""
+        if not self.study.looks:
+            return self.runs
+        watch, variants = (results or self.results(self.finished())).watch, list(self.study.variants)
+        missing = [] if watch is None or watch.stop else watch.missing
+        return [run for run in self.runs if (variants.index(run.variant), run.seed) in missing]
+
+    def train(self, train: Train, overwrite: bool, show: Callable[[StudyResults], None]) -> list[Outcome]:
+        """Train all runs; or those of one look after the other, and show the results between two looks."""
+        if not self.study.looks:
+            return train(self.runs)
+        outcomes = [] if overwrite else self.finished()
+        results = self.results(outcomes)
+        while runs := self.tune_for(self.next_runs(results), train):
+            outcomes += train(runs)
+            results = self.results(outcomes)
+            if results.watch and not results.watch.stop:
+                show(results)
+        return outcomes
+
+
+def first_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
+    """Return the run of each variant that has the first seed."""
+    return [run for run in runs if run.seed == study.seeds[0]]

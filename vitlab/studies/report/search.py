@@ -1,0 +1,152 @@
+"""What a report says about a search: how good each variant is after k trials, and how much the settings matter."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+from matplotlib.figure import Figure as Drawn
+from matplotlib.ticker import MaxNLocator
+
+from vitlab.studies.format import NONE, as_yaml, counted, percent
+from vitlab.studies.report import figures
+from vitlab.studies.report.document import Figure, Note, Part, Row, Table
+from vitlab.studies.report.figures import Chart, Drawing, Layout
+from vitlab.studies.results import StudyResults
+from vitlab.studies.search import Searched
+from vitlab.studies.statistics.comparison import LEVEL
+from vitlab.studies.statistics.tuning_curves import Curve, lead, sensitivity, tuning_curve
+
+POINT = 0.01  # of accuracy: trials within it of the best count as good
+
+
+def finished(searched: Sequence[Searched]) -> list[int]:
+    """Return the trials that finished for every variant."""
+    scores = zip(*(each.validation for each in searched), strict=True)
+    return [number for number, trial in enumerate(scores) if all(score is not None for score in trial)]
+
+
+def scores_of(each: Searched, trials: Sequence[int]) -> list[float]:
+    """Return the validation scores of some trials, higher being better."""
+    return [each.metric.sign * score for i in trials if (score := each.validation[i]) is not None]
+
+
+def curve_of(each: Searched, trials: Sequence[int]) -> Curve:
+    """Return the curve of the best of k trials."""
+    tests = [each.metric.sign * score for i in trials if (score := each.test[i]) is not None]
+    worst, best = (0.0, 1.0) if each.metric.is_accuracy else (-np.inf, np.inf)
+    return tuning_curve(scores_of(each, trials), tests if len(tests) == len(trials) else None, worst, best)
+
+
+def budgets(results: StudyResults) -> list[str]:
+    """Return at which numbers of trials one variant is better than another, a sentence for each pair."""
+    searched, trials = results.searched, finished(results.searched)
+    if len(trials) < 2 or results.study.search is None:
+        return []
+    pairs = list(combinations(searched, 2))
+    return [_sentence(a, b, trials, len(pairs), results.study.search.shared) for a, b in pairs]
+
+
+def _sentence(a: Searched, b: Searched, trials: Sequence[int], pairs: int, shared: bool) -> str:
+    found, n = lead(scores_of(a, trials), scores_of(b, trials), shared), len(trials)
+    settled = found.p * pairs < LEVEL
+    parts = []
+    for first, second, sign in ((a.variant, b.variant, 1), (b.variant, a.variant, -1)):
+        k = 1 + np.flatnonzero(settled & (sign * found.mean > 0))
+        if not len(k):
+            continue
+        if len(k) == n:
+            where = f"at every number of trials up to {n}"
+        elif k[-1] == n and len(k) == n - k[0] + 1:
+            where = f"from {counted(int(k[0]), 'trial')} on"
+        elif k[0] == 1 and len(k) == k[-1]:
+            where = f"up to {counted(int(k[-1]), 'trial')}"
+        else:
+            where = f"at some numbers of trials from {k[0]} to {k[-1]}"
+        parts.append(f"{first} is better than {second} {where}")
+    if not parts:
+        return f"{a.variant} and {b.variant} are not told apart at any number of trials."
+    return f"{'; '.join(parts)}."
+
+
+def search_section(results: StudyResults, drawing: Drawing | None) -> list[Part]:
+    """Return the curves of the search, the chosen settings and the sensitivity."""
+    searched, trials, search = results.searched, finished(results.searched), results.study.search
+    if search is None or not searched:
+        return []
+    metric, digits = results.metric, results.digits
+    rows = []
+    for each in searched:
+        i = each.chosen
+        test = each.test[i]
+        good = sensitivity(scores_of(each, trials), POINT) if metric.is_accuracy and trials else None
+        rows.append(
+            Row(
+                each.variant,
+                [
+                    *(as_yaml(_short(each.settings[i][key])) for key in search.space),
+                    metric.text(each.validation[i] or 0.0, digits),
+                    NONE if test is None else metric.text(test, digits),
+                    NONE if good is None else percent(good, 0),
+                ],
+                list(results.study.variants).index(each.variant),
+            )
+        )
+    names = [key.rpartition(".")[2] for key in search.space]
+    columns = ["Variant", *names, "Validation", "Test", "Near the best, % of trials"]
+    drawn = "the same for every variant" if search.shared else "by its own earlier trials"
+    pruned = ""
+    if search.after is not None:
+        epochs = counted(search.after, "epoch")
+        pruned = f" After {epochs} the best {search.keep} of each variant went on; the others count as they were then."
+    parts: list[Part] = []
+    if drawing is not None:
+        parts.append(
+            Figure(
+                drawing,
+                "The best of k trials. Line: mean validation score. Band: 95 % interval of its median, for all k at "
+                "once. Dashes: mean test score of the trial that validation chooses.",
+            )
+        )
+    return [
+        *parts,
+        Table("Search", columns, rows),
+        Note(
+            f"{counted(search.trials, 'trial')} of each variant, drawn {drawn} ({search.sampler}); a trial's seed is "
+            f"its own.{pruned} The settings were chosen by validation, and no test image was used for it. Near the "
+            "best: within one point of the variant's best validation score. Who is better with k trials is tested by "
+            "exchanging the two variants' scores, at 0.05 for all k and all pairs together."
+        ),
+    ]
+
+
+def _short(value: object) -> object:
+    return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
+def search_chart(results: StudyResults) -> Chart | None:
+    """Return the chart of the curves; None without two trials that finished everywhere."""
+    trials, metric = finished(results.searched), results.metric
+    if len(trials) < 2:
+        return None
+
+    def draw(_: object, layout: Layout) -> Drawn:
+        figure, (axes,) = figures.panels_of(Layout(layout.width, 1), 1, 300)
+        k, factor = np.arange(1, len(trials) + 1), metric.sign * metric.scale
+        ends = []
+        for each in results.searched:
+            index, curve = list(results.study.variants).index(each.variant), curve_of(each, trials)
+            figures.draw_curve(
+                axes, k, factor * curve.mean, factor * curve.low, factor * curve.high, each.variant, index
+            )
+            if curve.test is not None:
+                axes.plot(k, factor * curve.test, color=figures.style_of(index)["color"], linestyle=figures.DASHED)
+            ends += [factor * curve.mean[0], factor * curve.mean[-1]]
+        room = 0.6 * (max(ends) - min(ends)) + 1e-9
+        axes.set_ylim(min(ends) - room, max(ends) + room)
+        axes.set_xlabel("trials")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.set_title(metric.axis("validation"))
+        figures.put_legend(figure, axes, layout)
+        return figure
+
+    return Chart("search", f"Validation {metric.label} of the best of k trials for each variant.", draw)

@@ -1,0 +1,156 @@
+"""The trials of a study's search: trained before the comparison, and the best of each variant by validation."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from vitlab.config import Config, merge, nest
+from vitlab.experiment.run_directory import shortfalls
+from vitlab.studies.execution.local import Train
+from vitlab.studies.execution.progress import read_progress
+from vitlab.studies.metric import TOP1, Metric
+from vitlab.studies.search_space import Search
+from vitlab.studies.study import Run, Study, complete
+
+FOLDER = "search"  # in the study's folder
+
+
+class Searched(NamedTuple):
+    """The trials of a variant."""
+
+    variant: str
+    settings: list[dict[str, Any]]  # by trial and key
+    validation: list[float | None]  # scores, of a pruned trial where it ended; None: the run failed
+    test: list[float | None]  # None: failed or pruned
+    metric: Metric = TOP1
+
+    @property
+    def chosen(self) -> int:
+        """The finished trial with the best validation score, the first one of equal ones."""
+        known = zip(self.validation, self.test, strict=True)
+        scores = [-np.inf if score is None or test is None else self.metric.sign * score for score, test in known]
+        return int(np.argmax(scores))
+
+    @property
+    def override(self) -> Config:
+        """The settings of the chosen trial."""
+        return _override(self.settings[self.chosen])
+
+
+def search(study: Study, root: Path, decided: Mapping[str, Config], train: Train) -> list[Searched]:
+    """Train the trials that are missing, and return those of every variant.
+
+    Args:
+        decided: By variant, overrides from the budget.
+
+    Raises:
+        ValueError: no trial of a variant finished.
+    """
+    assert study.search is not None
+    drafts = {variant: _draft(study, root, variant, decided.get(variant, {})) for variant in study.variants}
+    done: dict[str, list[Run]] = {variant: [] for variant in drafts}
+    while True:
+        drawn = {variant: study.search.settings(_signed(runs)) for variant, runs in done.items()}
+        missing = [
+            (variant, _trial(study, drafts[variant], number, settings))
+            for number in range(study.search.trials)
+            for variant, each in drawn.items()
+            for settings in each[number : number + 1]
+            if number >= len(done[variant])
+        ]
+        if not missing:
+            break
+        if study.search.after is None:
+            train([run for _, run in missing])
+        else:
+            _train_the_best(study.search, missing, train)
+        for variant, run in missing:
+            done[variant].append(run)
+    after = study.search.after
+    found = []
+    for variant, runs in done.items():
+        validation, test = [_reached(run, after) for run in runs], list(map(_test, runs))
+        found.append(Searched(variant, drawn[variant], validation, test, runs[0].metric))
+    for each in found:
+        if all(score is None for score in each.test):
+            raise ValueError(f"{study.path}: search: no trial of {each.variant} finished; see its logs.")
+    return found
+
+
+def _train_the_best(search: Search, trials: Sequence[tuple[str, Run]], train: Train) -> None:
+    """Train all trials for some epochs, and the best of each variant, as many of one as of another, to their end."""
+    assert search.after is not None
+    paused = {"run": {"checkpoint": {"pause_after": search.after}}}
+    begun = [replace(run, config=merge(run.config, paused)) for _, run in trials]
+    if beginning := [run for run in begun if _early(run, search.after) is None]:
+        train(beginning)
+    best: list[Run] = []
+    for variant in dict.fromkeys(variant for variant, _ in trials):
+        own = [(score, run) for of, run in trials if of == variant and (score := _early(run, search.after)) is not None]
+        own.sort(key=lambda pair: -pair[1].metric.sign * pair[0])
+        best += [run for _, run in own[: search.keep]]
+    train(best)
+
+
+def _early(run: Run, epochs: int) -> float | None:
+    """Return the validation score after some epochs; None if there is none."""
+    file = run.directory / "metrics.csv"
+    if not file.is_file():
+        return None
+    table = pd.read_csv(file)
+    if run.metric.validation not in table:
+        return None
+    scores = table.loc[table["epoch"] == epochs - 1, run.metric.validation].dropna()
+    return float(scores.iloc[-1]) if len(scores) else None
+
+
+def _draft(study: Study, root: Path, variant: str, decided: Config) -> Run:
+    """Return a run of a variant, complete and checked, in the folder of its trials."""
+    assert study.search is not None
+    (first, *_) = study.search.settings([])
+    return replace(
+        complete(study, variant, root, merge(decided, _override(first))),
+        folder=study.folder(root) / FOLDER / study.folder(root, variant).name,
+    )
+
+
+def _trial(study: Study, draft: Run, number: int, settings: Mapping[str, Any]) -> Run:
+    assert study.search is not None
+    folder, seed = draft.folder / f"trial-{number + 1:02d}", study.search.seeds[number]
+    own: Config = {"seed_everything": seed, "run": {"root": str(draft.folder), "name": folder.name}}
+    config = merge(draft.config, merge(_override(settings), own))
+    return replace(draft, variant=f"{draft.variant}, trial {number + 1}", seed=seed, config=config, folder=folder)
+
+
+def _override(settings: Mapping[str, Any]) -> Config:
+    return reduce(merge, (nest(key, value) for key, value in settings.items()), {})
+
+
+def _signed(runs: Sequence[Run]) -> list[float | None]:
+    scores = [(run.metric.sign, _validation(run)) for run in runs]
+    return [None if score is None else sign * score for sign, score in scores]
+
+
+def _reached(run: Run, after: int | None) -> float | None:
+    """Return the last validation score, of a pruned trial where it ended."""
+    score = _validation(run)
+    return _early(run, after) if score is None and after is not None else score
+
+
+def _validation(run: Run) -> float | None:
+    return None if shortfalls(run.directory) else read_progress(run.directory / "metrics.csv", run.metric).score
+
+
+def _test(run: Run) -> float | None:
+    if shortfalls(run.directory):
+        return None
+
+    metrics = json.loads((run.directory / "summary.json").read_text(encoding="utf-8"))["metrics"]
+    value = metrics.get(run.metric.test)
+    return None if value is None else float(value)
