@@ -7,9 +7,10 @@ from collections.abc import Sequence
 COMMANDS = {
     "prepare": "decode a folder of photographs once, make them small, write one file to train on",
     "fit": "train one experiment; the same command again continues it",
-    "validate": "evaluate a checkpoint on the validation images",
-    "test": "evaluate a checkpoint on the test images",
+    "validate": "evaluate a checkpoint on the validation images, or on the test images",
+    "test": "evaluate a checkpoint on the validation images, or on the test images",
     "predict": "classify any pictures (--images), or write the logits of all test images",
+    "embed": "write features of any pictures, of every stage if asked, and a map of them",
     "probe": "k-NN and linear-probe accuracy of a run's frozen features",
     "export": "a run's weights as safetensors, ONNX and torch.export, with a model card",
     "visualize": "draw what runs learned: attention, features, filters, positions",
@@ -19,21 +20,29 @@ COMMANDS = {
     "verdict": "what a study concluded, as an exit status for scripts",
     "claims": "test published claims, each a study, and write one page about all",
     "plan": "seeds, test images, hours and energy that a difference between variants takes",
+    "verify": "repeat a finished run, and compare the repetition with it",
     "check-resume": "check that an experiment survives being killed, bit for bit",
     "replay": "repeat a step whose loss was not finite: which module, which images",
+    "models": "list what can be built: parameters, FLOPs, image size, known weights",
     "benchmark": "cost of an experiment on this machine, its peak memory, the largest batch that fits",
 }
 
 HELP = """\
 vitlab: which of ViT, DeiT, Swin and Swin v2, trained how, serves my images best, and how sure am I?
-
 usage: python -m vitlab COMMAND --config FILE.yaml [--key value …]        FILE.yaml, or a run directory
 
 {commands}
 
 Any key of the file can be overridden: --trainer.max_epochs 10. COMMAND --help lists them, --print_config the values.
-For example: python -m vitlab compare --config experiments/studies/quickstart.yaml
 """
+
+
+def help_text() -> str:
+    """Return the help, with commands of one text in one line."""
+    names: dict[str, str] = {}
+    for name, text in COMMANDS.items():
+        names[text] = f"{names[text]}  {name}" if text in names else name
+    return HELP.format(commands="\n".join(f"  {name:<15} {text}" for text, name in names.items()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
-        print(HELP.format(commands="\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items())), end="")
+        print(help_text(), end="")
         return 0
     command = arguments[0]
     if command not in COMMANDS:

@@ -215,6 +215,13 @@ def flatten(config: Config, prefix: str = "") -> Config:
     return flat
 
 
+def nest(key: str, value: Any) -> Config:
+    """Return the configuration that sets a dotted key, the inverse of `flatten`."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
 WEIGHTS = ("init_from", "checkpoint_path", "weights")  # the last component of a key that names weights
 
 

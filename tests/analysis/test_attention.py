@@ -103,7 +103,30 @@ def read_from_patches() -> VisionTransformer:
     )
 
 
-@pytest.mark.parametrize("make", [*BACKBONES.values(), read_from_patches], ids=[*BACKBONES, "vit_avg"])
+def with_registers() -> VisionTransformer:
+    return VisionTransformer(img_size=8, patch_size=2, in_chans=1, embed_dim=16, depth=2, num_heads=2, reg_tokens=3)
+
+
+def without_class_token() -> VisionTransformer:
+    sizes = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    return VisionTransformer(**sizes, class_token=False, global_pool="avg")  # type: ignore[arg-type]
+
+
+def test_a_rollout_starts_at_the_class_token_and_not_at_registers() -> None:
+    model = with_registers()
+    wake(model)
+    x = torch.randn(2, 1, 8, 8)
+    maps = model.eval().attention_maps(x)
+    rows = torch.zeros(2, 1, 20)
+    rows[..., 0] = 1
+    torch.testing.assert_close(input_map(model, x).flatten(1), rollout(maps, rows)[:, 0, 4:])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [*BACKBONES.values(), read_from_patches, with_registers, without_class_token],
+    ids=[*BACKBONES, "vit_avg", "registers", "no class token"],
+)
 def test_a_model_that_looks_everywhere_alike_reads_from_everywhere_alike(make: Callable[[], Backbone]) -> None:
     """With q and k, and biases, at 0 attention is uniform, and so is what reaches the classifier."""
     model = make()

@@ -44,11 +44,20 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+def test_a_vit_without_a_class_token_is_drawn_without_its_attention(tiny: Write) -> None:
+    arguments = ["class_token", "false"], ["global_pool", "avg"], ["reg_tokens", "2"]
+    changes = [word for name, value in arguments for word in (f"--model.backbone.{name}", value)]
+    assert run("visualize", ["--config", train(tiny, "plain", *changes), "--out", "out"]) == 0
+    files = {path.stem for path in Path("out").glob("*.png")}
+    assert {"maps", "heads-plain-seed-0", "attention-distance", "positions-plain-seed-0"} <= files
+    assert "class-token-plain-seed-0" not in files
+
+
 @pytest.mark.slow
 def test_runs_are_drawn_side_by_side(tiny: Write, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configs = [train(tiny, "vit"), train(tiny, "swin", backbone=SWIN)]
     assert run("visualize", ["--config", *configs, "--out", "out"]) == 0
-    shared = {"maps", "attention-distance", "amplitude", "similarity"}
+    shared = {"heat", "maps", "attention-distance", "amplitude", "similarity"}
     own = {f"{kind}-{name}-seed-0" for kind in ("heads", "filters") for name in ("vit", "swin")}
     files = {path.stem for path in Path("out").glob("*.png")}
     assert files == shared | own | {"positions-vit-seed-0", "class-token-vit-seed-0"}
@@ -86,6 +95,7 @@ def test_an_own_architecture_gets_the_pictures_that_it_can_have(tiny: Write) -> 
     ]
     assert run("visualize", ["--config", configs[0], "--out", "alone"]) == 0
     assert {path.stem for path in Path("alone").glob("*.png")} == {
+        "heat",
         "amplitude",
         "similarity",
         "filters-convolutions-seed-0",
@@ -130,5 +140,5 @@ def test_a_model_of_timms_shows_its_filters(tiny: Write) -> None:
     resnet = {"class_path": "vitlab.models.TimmModel", "init_args": {"name": "test_resnet"}}
     config = train(tiny, "resnet", backbone=resnet)
     assert run("visualize", ["--config", config, "--out", "out"]) == 0
-    assert [path.stem for path in Path("out").glob("*.png")] == ["filters-resnet-seed-0"]
+    assert {path.stem for path in Path("out").glob("*.png")} == {"heat", "filters-resnet-seed-0"}
     assert "has no attention maps and no blocks with maps of tokens" in Path("out/index.html").read_text()

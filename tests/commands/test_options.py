@@ -27,6 +27,8 @@ COMMANDS = [
     "verdict",
     "claims",
     "transfer",
+    "embed",
+    "models",
     "benchmark",
     "benchmark memory",
     "benchmark batch",

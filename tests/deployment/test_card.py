@@ -60,6 +60,21 @@ def picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("files/picture.jpg")
 
 
+def test_the_card_of_maps_tells_the_stages_and_how_to_run_them(
+    trained: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = export(trained, "--format", "pt2", "--features", 1)
+    assert "| blocks.1 | 16 | 4 |" in card
+    encoder = Experiment.load(trained).model.eval()
+    monkeypatch.chdir("files")
+    _, prepare, _, way = code(card)
+    names: dict[str, Any] = {}
+    exec(prepare + way, names)
+    with torch.no_grad():
+        (expected,) = encoder.features_only([1])(names["images"])
+    torch.testing.assert_close(names["maps"][0], expected)
+
+
 def test_the_cards_code_gives_what_the_encoder_gives(
     trained: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +122,57 @@ def test_the_card_states_the_accuracy_of_the_weights_exported(trained: Path, pic
         half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
         expected = f"**{100 * p:.1f} % [{100 * (center - half):.1f}, {100 * (center + half):.1f}]**"
         assert expected in export(trained, "--format", "safetensors", *options)
+
+
+def head(card: str) -> dict[str, Any]:
+    """Return the front matter, as the Hub reads it."""
+    from huggingface_hub import ModelCard
+
+    return ModelCard(card, ignore_metadata_errors=False).data.to_dict()
+
+
+def test_the_hub_reads_task_and_result_with_its_interval(trained: Path, picture: Path) -> None:
+    card = export(trained, "--format", "safetensors")
+    told = head(card)
+    assert (told["library_name"], told["pipeline_tag"]) == ("vitlab", "image-classification")
+    assert told["tags"] == ["vitlab", "VisionTransformer", "Supervised", "Digits"]
+    (result,) = told["model-index"][0]["results"]
+    (metric,) = result["metrics"]
+    summary = json.loads((trained / "summary.json").read_text())["metrics"]
+    assert (result["dataset"]["name"], result["dataset"]["split"]) == ("Digits", "test")
+    assert (metric["type"], metric["name"]) == ("accuracy", "Accuracy of seed 0")
+    assert metric["value"] == pytest.approx(summary["test_ema/top1"], abs=1e-5)
+    low, high = metric["args"]["interval"]
+    assert low < metric["value"] < high
+    assert f"[{100 * low:.1f}, {100 * high:.1f}]" in card
+    assert metric["args"]["over"] == "test images"
+    assert "model-index" not in head(export(trained, "--format", "safetensors", "--ckpt_path", "best"))
+
+
+def test_the_card_of_a_studys_run_has_the_mean_over_seeds_and_the_verdict(trained: Path, picture: Path) -> None:
+    """The keys are those of docs/verdict.md."""
+    shutil.copytree(trained, "runs/digits/swin-v2/seed-0")
+    rows = [{"variant": name, "mean": 98.7, "low": 98.3, "high": 99.1, "seeds": 7} for name in ("ViT", "Swin v2")]
+    rows[0]["mean"] = 1.0
+    verdict = {"study": "digits", "metric": "top1", "verdict": "no winner yet", "headline": "No winner: chance."}
+    Path("runs/digits/verdict.json").write_text(json.dumps(verdict | {"variants": rows}))
+    card = export(Path("runs/digits/swin-v2/seed-0"), "--format", "safetensors")
+    assert "of the study `digits`, whose mean top1 over 7 seeds is 98.7 [98.3, 99.1]. Its verdict: No winner" in card
+    metrics = head(card)["model-index"][0]["results"][0]["metrics"]
+    assert [metric["name"] for metric in metrics] == ["Accuracy of seed 0", "Mean of 7 seeds"]
+    assert metrics[1]["value"] == 0.987
+    assert metrics[1]["args"]["interval"] == [0.983, 0.991]
+    assert metrics[1]["args"]["verdict"] == "no winner yet"
+
+
+def test_the_hub_is_told_where_the_weights_start(trained: Path, picture: Path) -> None:
+    experiment = Experiment.load(trained)
+    for start, told in (("timm/vit_tiny_patch16_224.augreg_in21k", True), ("runs/other/seed-0", False), (None, False)):
+        model = experiment.config["model"]
+        config = experiment.config | {"model": model | {"init_args": model["init_args"] | {"init_from": start}}}
+        exported = Exported(experiment.model, experiment.data, trained, config, None, averaged=True)
+        card = write_card(exported, [], Path("files")).read_text()
+        assert head(card).get("base_model") == (start if told else None)
 
 
 def test_the_card_states_no_accuracy_of_other_weights(trained: Path, picture: Path) -> None:

@@ -27,6 +27,10 @@ MODELS: dict[str, Callable[[], ImageModel]] = {
     "vit": lambda: VisionTransformer(**SHAPES, depth=1, num_heads=2, global_pool="avg", init_values=0.1),
     "deit": lambda: VisionTransformer(**SHAPES, depth=1, num_heads=2, distilled=True, grad_checkpointing=True),
     "vit, batch norm": lambda: VisionTransformer(**SHAPES, depth=1, num_heads=2, norm="batch"),
+    "registers": lambda: VisionTransformer(**SHAPES, depth=1, num_heads=2, reg_tokens=2, no_embed_class=True),
+    "no class token": lambda: VisionTransformer(
+        **SHAPES, depth=1, num_heads=2, class_token=False, global_pool="avg", fc_norm=False
+    ),
     "no classes": lambda: VisionTransformer(**SHAPES | {"num_classes": 0}, depth=1, num_heads=2),
     "swin": lambda: SwinTransformer(**WINDOWS),
     "swinv2": lambda: SwinTransformerV2(**WINDOWS),
@@ -73,6 +77,25 @@ def test_a_program_gives_the_models_logits_for_any_batch(model: ImageModel, tmp_
     for batch in (1, 3, 7):
         x = images(model, batch)
         assert relative_error(program(x), eager(model, x)) < 5e-6  # the same kernels, in another order of images
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit", "swinv2", "timm"])
+def test_exported_maps_are_those_of_the_stages(name: str, tmp_path: Path) -> None:
+    model: ImageModel = shake(MODELS[name]())  # type: ignore[assignment]
+    maps = model.eval().features_only()
+    export_onnx(maps, tmp_path / "features.onnx")
+    export_program(maps, tmp_path / "features.pt2")
+    session = onnxruntime.InferenceSession(tmp_path / "features.onnx")
+    assert [output.name for output in session.get_outputs()] == [info["module"] for info in model.feature_info]
+    program = torch.export.load(tmp_path / "features.pt2").module()
+    for batch in (1, 3):
+        x = images(model, batch)
+        with torch.no_grad():
+            expected = maps(x)
+        for one, other, wanted in zip(session.run(None, {"images": x.numpy()}), program(x), expected, strict=True):
+            assert relative_error(torch.from_numpy(one), wanted) < TOLERANCE
+            assert relative_error(other, wanted) < 5e-6
 
 
 class Normalized(ImageModel):

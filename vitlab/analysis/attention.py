@@ -86,6 +86,7 @@ def input_map(model: ImageModel, images: Float[Tensor, "B C Hpx Wpx"]) -> Float[
     """Return how much each patch of the image contributes to what the classifier reads, by rollout."""
     maps = model.attention_maps(images)
     P, Q = num_prefix(maps[-1]), maps[-1].weights.shape[2]
-    read = (torch.arange(Q, device=images.device) < P) == (model.global_pool == "token")  # (Q,)
+    tokens = torch.arange(Q, device=images.device)
+    read = tokens < model.num_class_tokens if model.global_pool == "token" else tokens >= P  # (Q,)
     rows = (read / read.sum()).expand(len(images), 1, Q)
     return rollout(maps, rows)[:, 0, P:].unflatten(1, maps[0].size)

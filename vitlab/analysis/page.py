@@ -43,6 +43,8 @@ class Subject:
         curves: of a self-distillation, see `vitlab.evaluation.collapse.collapse_curves`.
         outputs: of its head.
         masks: of the objects in the first images, (SHOWN, H, W), where the data know them.
+        heat: of a classifier: how much each cell of the first images speaks for its answer, and the probability that is
+            left without those that speak most for it, see `vitlab.evaluation.relevance`.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Subject:
     curves: pd.DataFrame | None = None
     outputs: int | None = None
     masks: Bool[Tensor, "SHOWN H W"] | None = None
+    heat: tuple[Float[Tensor, "SHOWN n n"], Float[Tensor, "SHOWN"]] | None = None
 
     def pixels(self) -> Float[np.ndarray, "SHOWN H W C"]:
         """Return the first images with values in [0, 1]."""
@@ -116,6 +119,9 @@ def _pictures(
     subjects: list[Subject], missing: dict[str, list[str]], names: list[str], labels: list[int] | None
 ) -> Iterator[Picture]:
     with_attention, with_blocks = ([s for s in subjects if part not in missing[s.name]] for part in (ATTENTION, BLOCKS))
+    with_heat = [subject for subject in subjects if subject.heat is not None]
+    if with_heat:
+        yield _picture_of_heat(with_heat, names, labels)
     if with_attention:
         yield from _pictures_of_attention(with_attention, names, labels)
     if with_blocks:
@@ -179,6 +185,25 @@ def _pictures_of_attention(subjects: list[Subject], names: list[str], labels: li
         "Each point is a head: attention times the distance in pixels between query and key, averaged over queries and "
         "images (Dosovitskiy et al. 2021, Fig. 7). The line is the mean over heads.",
         figures.draw_distances(distances),
+    )
+
+
+def _picture_of_heat(subjects: list[Subject], names: list[str], labels: list[int] | None) -> Picture:
+    maps, captions = {}, {}
+    for subject in subjects:
+        assert subject.heat is not None
+        heat, left = subject.heat
+        maps[subject.name] = heat.clamp(min=0).cpu().numpy()
+        pairs = zip(subject.captions(labels), left.tolist(), strict=True)
+        captions[subject.name] = [(f"{text} → {p:.0%}", right) for (text, right), p in pairs]
+    return Picture(
+        "heat",
+        "Which pixels speak for the answer",
+        "Integrated gradients (Sundararajan et al. 2017) of the predicted class, the same for every architecture, by "
+        "cell of an 8 x 8 grid. Black is zero or evidence against it; each map has its own scale. The second "
+        "percentage is the class's probability when the tenth of the cells that speaks most for it is blurred: little, "
+        "if the map is right.",
+        figures.draw_maps({s.name: s.pixels() for s in subjects}, maps, captions, names[:SHOWN]),
     )
 
 

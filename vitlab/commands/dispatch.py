@@ -34,4 +34,11 @@ def message_of(error: Exception, arguments: Sequence[str]) -> str | None:
         from vitlab.experiment.errors import readable
 
         return readable(error)
+    if isinstance(error, MemoryError | RuntimeError):
+        from vitlab.internals import is_out_of_memory
+
+        if is_out_of_memory(error):
+            from vitlab.experiment.errors import out_of_memory
+
+            return out_of_memory(error)
     return None

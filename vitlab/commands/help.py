@@ -17,7 +17,7 @@ FIRST: Options = {
     "print_config": ("Print the complete configuration and exit", None),
     "seed_everything": ("Seed of weights, data order and augmentation", 0),
     "init_seed": ("Seed of weights, dropout and masks alone; null: seed_everything", None),
-    "model": ("Objective: Supervised, Distillation, MAE, SimMIM, DINO, MSN", None),
+    "model": ("Objective: Supervised, Distillation, MultiLabel, Regression, MAE, SimMIM, DINO, MSN", None),
     "model.backbone": ("Backbone: VisionTransformer, SwinTransformer, SwinTransformerV2, TimmModel", None),
     "model.optimizer": ("Optimizer: AdamW, Muon, SGD, AnyOptimizer", None),
     "model.schedule": ("Learning rate: WarmupCosine, WarmupStableDecay, WarmupSteps", None),

@@ -1,44 +1,122 @@
 """Measure how good a run's frozen features are: k-NN, linear and low-shot accuracy."""
 
+from __future__ import annotations
+
+import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitlab.commands.options import StudyParser, experiment_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from vitlab.experiment.experiment import Experiment
+    from vitlab.experiment.protocols import ProtocolResult
 
 
 def run(arguments: Sequence[str]) -> int:
     """Print the accuracies, and write them as JSON into the run directory.
 
-    Where the data know masks of objects and a class token attends to the patches, its attention is compared with them.
+    Where the data know masks of objects, the maps of each stage are judged by segmentation, and the attention of a
+    class token is compared with the masks.
 
     The features are computed once for each checkpoint. `--ckpt_path none` measures the weights as they are built: a
-    pretrained timm model, or the untrained encoder.
+    pretrained timm model, or the untrained encoder. `--protocol` measures as one paper does instead.
     """
-    parser = StudyParser(
+    options, rest = parser().parse_known_args(arguments)
+    check(options)
+    experiment = experiment_of(rest)
+
+    from vitlab.atomic_files import write_text
+    from vitlab.evaluation.cost import device_for
+
+    path, device = experiment.restore(), device_for("auto")
+    name = path.stem if path else "none"
+    if options.protocol is None:
+        content = common_protocol(experiment, path, device)
+    else:
+        result = published_protocol(experiment, path, device, options)
+        print(f"{path or 'weights as built'}, {result}")
+        content, name = asdict(result), f"{name}-{options.protocol}"
+    write_text(experiment.directory / f"probe-{name}.json", json.dumps(content, indent=2))
+    return 0
+
+
+def parser() -> StudyParser:
+    """Return the parser of the command's own options."""
+    options = StudyParser(
         "python -m vitlab probe --config runs/…",
         "k-NN, linear and low-shot accuracy of frozen features. Other arguments change the configuration, e.g. "
         "--ckpt_path best, or none for the weights as they are built.",
     )
-    _, rest = parser.parse_known_args(arguments)
-    experiment = experiment_of(rest)
+    options.add_argument(
+        "--protocol",
+        choices=["dino", "mae", "msn"],
+        help="measure as a paper does: dino, weighted k-NN among all images and a linear probe of several blocks; mae, "
+        "a linear probe by LARS; msn, 1, 2 and 5 labels per class and 1 %% of the labels [the same for every encoder]",
+    )
+    options.add_argument("--epochs", type=int, help="of dino's linear probe [100], or mae's [90; ViT-L and ViT-H: 50]")
+    options.add_argument("--rates", type=float, nargs="+", help="learning rates for a batch of 256 [the protocol's]")
+    options.add_argument("--labeled", type=Path, nargs="+", help="for msn: files with the names of labeled images")
+    return options
 
-    from vitlab.analysis.segmentation import attention_overlap, has_class_attention
-    from vitlab.atomic_files import write_text
-    from vitlab.evaluation.cost import device_for
-    from vitlab.evaluation.probe import features_of, hold_out, probe
 
-    path, data = experiment.restore(), experiment.data
-    device = device_for("auto")
-    # What the features depend on: the model, the data, and which weights.
+def check(options: argparse.Namespace) -> None:
+    """Raise ValueError for an option that the protocol has no use for, or a value that it cannot have."""
+    uses = {"epochs": ("dino", "mae"), "rates": ("dino", "mae"), "labeled": ("msn",)}
+    for name, protocols in uses.items():
+        if getattr(options, name) is not None and options.protocol not in protocols:
+            raise ValueError(f"--{name} is an option of --protocol {' and '.join(protocols)}; leave it out.")
+    if options.epochs is not None and options.epochs < 1:
+        raise ValueError(f"--epochs is {options.epochs}; give 1 or more.")
+    if options.rates is not None and min(options.rates) <= 0:
+        raise ValueError(f"--rates has {min(options.rates):g}; give rates above 0, like 0.001.")
+
+
+def published_protocol(
+    experiment: Experiment, path: Path | None, device: torch.device, options: argparse.Namespace
+) -> ProtocolResult:
+    """Return the accuracies by a paper's protocol."""
+    from vitlab.evaluation import trained_linear
+    from vitlab.evaluation.trained_linear import Progress
+    from vitlab.experiment.protocols import probe_dino, probe_mae, probe_msn
+
+    encoder, data = experiment.model.to(device), experiment.data
+    if options.protocol == "msn":
+        return probe_msn(encoder, data, device, options.labeled or ())
+    protocol = trained_linear.DINO if options.protocol == "dino" else trained_linear.MAE
+    given = {"epochs": options.epochs, "rates": options.rates and tuple(options.rates)}
+    protocol = replace(protocol, **{name: value for name, value in given.items() if value is not None})
+    measure = probe_dino if options.protocol == "dino" else probe_mae
+    file = experiment.directory / "features" / f"{path.stem if path else 'none'}-{options.protocol}.pt"
+    key = f"{identity(experiment, path)} {protocol.epochs} {protocol.rates} {device.type}"
+    return measure(encoder, data, device, protocol, Progress(file, key))
+
+
+def identity(experiment: Experiment, path: Path | None) -> str:
+    """Return what features depend on: the model, the data, and which weights."""
     facts = [experiment.config["model"], experiment.config["data"], experiment.seed]
     stamp = f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" if path else "none"
-    name = path.stem if path else "none"
+    return json.dumps([*facts, stamp], sort_keys=True)
+
+
+def common_protocol(experiment: Experiment, path: Path | None, device: torch.device) -> dict[str, object]:
+    """Print and return the accuracies by the one protocol for every objective and architecture."""
+    from vitlab.analysis.segmentation import attention_overlap, has_class_attention
+    from vitlab.evaluation.dense import segment
+    from vitlab.evaluation.probe import features_of, hold_out, probe
+    from vitlab.runs.measures import labeled_pixels
+
+    data = experiment.data
     splits = features_of(
         experiment.model.to(device),
         lambda split: data.batches(split, device),  # type: ignore[arg-type]
-        experiment.directory / "features" / f"{name}.safetensors",
-        json.dumps([*facts, stamp], sort_keys=True),
+        experiment.directory / "features" / f"{path.stem if path else 'none'}.safetensors",
+        identity(experiment, path),
     )
     if data.image_names("val") == data.image_names("test"):
         splits |= hold_out(splits["train"])  # or each test image would be its own nearest neighbor
@@ -57,5 +135,11 @@ def run(arguments: Sequence[str]) -> int:
             content["jaccard"] = asdict(overlap)
         else:
             print("attention         not compared with masks: it reads no class token")
-    write_text(experiment.directory / f"probe-{name}.json", json.dumps(content, indent=2))
-    return 0
+        if experiment.model.feature_info:
+            stages = segment(experiment.model.eval(), labeled_pixels(data, device), data.num_classes)
+            print("segmentation      mIoU of the maps of stages by linear probe, and by k-NN (k = 20)")
+            for each in stages:
+                own = f"{each.channels} channels, stride {each.stride}"
+                print(f"  {each.stage:<15} {each.linear}, {each.knn}   {own}")
+            content["segmentation"] = [asdict(each) for each in stages]
+    return content

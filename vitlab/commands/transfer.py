@@ -94,6 +94,10 @@ def read_runs(configs: Sequence[str], rest: Sequence[str]) -> list[Experiment]:
             raise ValueError(f"{config} is a second run called {name}, seed {run.seed}; the table needs unique names.")
         runs[name, run.seed] = run
         first = next(iter(runs.values()))
+        if not isinstance(run.data.image_size, int):
+            raise ValueError(
+                f"{config} sees images of {run.data.image_size} px; only squares are resized. Give other runs."
+            )
         if run.data.image_names("test") != first.data.image_names("test"):
             raise ValueError(f"{config} is tested on other images than {configs[0]}; give runs on the same images.")
     return list(runs.values())

@@ -31,6 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.commands.quiet import quiet
     from vitlab.evaluation.collapse import collapse_curves
     from vitlab.evaluation.cost import device_for
+    from vitlab.evaluation.relevance import heat_of
     from vitlab.experiment.experiment import Experiment
     from vitlab.objectives.heads import Prototypes
     from vitlab.runs.image_logging import some_images
@@ -55,7 +56,9 @@ def run(arguments: Sequence[str]) -> int:
         outputs = [len(part.weight_v) for part in experiment.objective.modules() if isinstance(part, Prototypes)]
         seen = (images, data.mean, data.std, classes)
         own = (curves, outputs[0] if outputs else None, masks)
-        subjects.append(Subject(name, model.to(device).eval(), *seen, *own))
+        model = model.to(device).eval()
+        heat = heat_of(model, images[: page.SHOWN]) if experiment.objective.one_class else None
+        subjects.append(Subject(name, model, *seen, *own, heat))
         known.append((names, labels))
         if known[-1] != known[0]:
             raise ValueError(f"{config} validates on other images than {options.config[0]}; give --images FOLDER.")

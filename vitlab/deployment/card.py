@@ -3,7 +3,7 @@
 import inspect
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,14 @@ from lightning.pytorch import Trainer
 
 from vitlab.config import Config
 from vitlab.data import ImageDataModule
+from vitlab.data.photos import height_and_width
+from vitlab.deployment.front_matter import front_matter
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import Accuracy
 from vitlab.experiment.class_names import named
 from vitlab.experiment.run_directory import shortfalls
 from vitlab.models import ImageModel
+from vitlab.models.intermediates import FeatureInfo
 
 UNKNOWN_TO_TIMM = {"block", "attention", "position_bias", "shift", "norm", "small_stem"}
 """Arguments that make a model that timm does not have."""
@@ -119,8 +122,18 @@ class Exported:
         return {name: value for name, value in found.items() if name != "top5" or self.encoder.num_classes > 5}
 
 
-def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
-    """Write `README.md` about the files that lie in `folder`."""
+def write_card(
+    exported: Exported,
+    files: Sequence[Path],
+    folder: Path,
+    stages: Sequence[FeatureInfo] = (),
+    study: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `README.md` about the files that lie in `folder`; those called `features` hold the maps of `stages`.
+
+    Args:
+        study: the standing of the run's variant in its study.
+    """
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
@@ -130,19 +143,26 @@ def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
     model, environment = exported.config["model"], exported.run / "environment.json"
     backbone = model["init_args"]["backbone"]
     accuracy = exported.accuracy()
+    architecture, data_set = _name(backbone), _name(exported.config["data"])
+    study = study if isinstance(accuracy, Accuracy) else None  # it is about the weights that were tested
     text = templates.get_template("card.md.jinja").render(
         exported=exported,
         data=exported.data,
         encoder=exported.encoder,
         framing=exported.data.framing,
-        shorter=None if exported.data.framing.crop_pct is None else shorter_side(exported.data),
-        architecture=_name(backbone),
-        data_set=_name(exported.config["data"]),
+        sides=height_and_width(exported.data.image_size),
+        resize=resize_of(exported.data),
+        front_matter=front_matter(exported, architecture, data_set, accuracy, study),
+        study=study,
+        architecture=architecture,
+        data_set=data_set,
         root=exported.config["data"]["init_args"].get("root"),
         parameters=sum(parameter.numel() for parameter in exported.encoder.parameters()),
         accuracy=accuracy,
         metrics=exported.metrics() if isinstance(accuracy, Accuracy) else {},
-        files={file.suffix: file for file in files},
+        files={file.suffix: file for file in files if file.stem != "features"},
+        maps={file.suffix: file for file in files if file.stem == "features"},
+        stages=stages,
         construction=construction(backbone, exported.encoder.num_classes),
         recipe=yaml.safe_dump(recipe(exported.config), sort_keys=False, allow_unicode=True).strip(),
         environment=json.loads(environment.read_text()) if environment.is_file() else {},
@@ -152,10 +172,13 @@ def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
     return path
 
 
-def shorter_side(data: ImageDataModule) -> int:
-    """Return the pixels to which evaluation brings the shorter side of a picture, before it cuts the center out."""
+def resize_of(data: ImageDataModule) -> int | tuple[int, int] | None:
+    """Return what torchvision's `Resize` is given before the center is cut out; None: it covers a rectangle."""
     size, crop_pct, _ = data.framing
-    return math.floor(size / (crop_pct or 1))
+    rows, columns = height_and_width(size)
+    if crop_pct is None:
+        return rows, columns
+    return math.floor(rows / crop_pct) if rows == columns else None
 
 
 def construction(backbone: Config, num_classes: int) -> str:

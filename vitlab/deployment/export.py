@@ -1,7 +1,8 @@
 """A model as one file that runs without vitlab: ONNX for other runtimes, `torch.export` for PyTorch.
 
 Both files take normalized images (B, C, H, W) of the model's own size, for any B, and give what it gives in evaluation:
-logits, or the embedding where there are no classes. What is traced is a copy: the model that is given stays as it is.
+logits, or the embedding where there are no classes; of `features_only`, the maps of stages. What is traced is a copy:
+the model that is given stays as it is.
 """
 
 import copy
@@ -15,40 +16,44 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vitlab.models.backbone import ImageModel
+from vitlab.models.intermediates import FeatureMaps
 from vitlab.models.weights import save_weights
 
 FREE_BATCH = ({0: Dim("batch")},)
 TRACED_BATCH = 2  # torch.export takes sizes of 0 and 1 for constants
 CHECKED_BATCHES = (1, 3)  # not the traced one, which a size that was taken for a constant would pass
 
+Exportable = ImageModel | FeatureMaps
+
 TOLERANCE = 1e-4
-"""How far the logits of an ONNX file may be from the model's, in units of the largest.
+"""How far the outputs of an ONNX file may be from the model's, in units of the largest.
 
 Sums in another order leave 1e-7 to 1e-5 in float32, the more the deeper the model; a wrong weight, mask or axis leaves
 more than 1e-2.
 """
 
 
-def write(model: ImageModel, path: Path, metadata: Mapping[str, str]) -> None:
+def write(model: Exportable, path: Path, metadata: Mapping[str, str]) -> None:
     """Write a file of the format that its suffix names."""
     writers = {".safetensors": save_weights, ".onnx": export_onnx, ".pt2": export_program}
     writers[path.suffix](model, path, metadata)
 
 
-def export_program(model: ImageModel, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+def export_program(model: Exportable, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a `.pt2` file for `torch.export.load`, the metadata in it as the extra file `metadata.json`."""
     torch.export.save(
         _trace(_for_inference(model)), path, extra_files={"metadata.json": json.dumps(dict(metadata or {}))}
     )
 
 
-def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+def export_onnx(model: Exportable, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write an ONNX file with the input `images` and the output `logits`, once it is sure that it gives the same.
 
-    Weights of more than 2 GB, which ONNX cannot hold, go into a second file beside it.
+    The outputs of `features_only` have the names of their stages, like `layers.3`. Weights of more than 2 GB, which
+    ONNX cannot hold, go into a second file beside it.
 
     Raises:
-        RuntimeError: onnxruntime gives other logits than the model; the file is removed.
+        RuntimeError: onnxruntime gives other outputs than the model; the file is removed.
     """
     eager = _for_inference(model)
     # The exporter flattens heads and windows by views where the layout of the attention's output allows them, and then
@@ -57,7 +62,7 @@ def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str]
         program = torch.onnx.export(
             _trace(eager),
             input_names=["images"],
-            output_names=["logits"],
+            output_names=output_names(model),
             dynamic_shapes=FREE_BATCH,
             dynamo=True,
             verbose=False,
@@ -72,30 +77,38 @@ def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str]
         raise
 
 
-def _for_inference(model: ImageModel) -> ImageModel:
+def output_names(model: Exportable) -> list[str]:
+    """Return what the outputs of a file are called."""
+    return [info["module"] for info in model.feature_info] if isinstance(model, FeatureMaps) else ["logits"]
+
+
+def _for_inference(model: Exportable) -> Exportable:
     # torch.export.save takes weights whose channels lie last for parts of others.
     plain = copy.deepcopy(model).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
     return plain.eval()
 
 
-def _trace(model: ImageModel) -> ExportedProgram:
+def _trace(model: Exportable) -> ExportedProgram:
     images = torch.zeros(TRACED_BATCH, model.in_chans, *model.img_size)
     with torch.no_grad():
         return torch.export.export(model, (images,), dynamic_shapes=FREE_BATCH)
 
 
-def _check(model: ImageModel, path: Path) -> None:
+def _check(model: Exportable, path: Path) -> None:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)  # its own: the caller's random numbers stay what they were
     for batch in CHECKED_BATCHES:
         images = torch.randn(batch, model.in_chans, *model.img_size, generator=generator)
-        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        found = session.run(output_names(model), {"images": images.numpy()})
         with torch.no_grad():
             expected = model(images)
-        error = (torch.from_numpy(logits) - expected).abs().max() / expected.abs().max()
-        if not error <= TOLERANCE:  # also where it is nan
-            raise RuntimeError(
-                f"{path} does not give what the model gives: for {batch} random images its logits are off by "
-                f"{error:.1e} of the largest, more than {TOLERANCE:.0e}.\n"
-                "A forward that is not a function of the images alone cannot be exported."
-            )
+        for name, output, wanted in zip(
+            output_names(model), found, expected if isinstance(expected, list) else [expected], strict=True
+        ):
+            error = (torch.from_numpy(output) - wanted).abs().max() / wanted.abs().max()
+            if not error <= TOLERANCE:  # also where it is nan
+                raise RuntimeError(
+                    f"{path} does not give what the model gives: for {batch} random images its {name} are off by "
+                    f"{error:.1e} of the largest, more than {TOLERANCE:.0e}.\n"
+                    "A forward that is not a function of the images alone cannot be exported."
+                )

@@ -91,10 +91,13 @@ class LoadedModel:
     @torch.inference_mode()
     def run(self, pictures: list[Any], function: Any = None) -> Tensor:
         """Return the logits of pictures (Pillow's, or arrays), or what another function of the model returns."""
-        device = next(self.model.parameters()).device
-        images = torch.stack([self.transform(picture) for picture in pictures]).to(device)
-        outputs: Tensor = (function or self.model)(images)
+        outputs: Tensor = (function or self.model)(self.batch(pictures))
         return outputs.float().cpu()
+
+    def batch(self, pictures: list[Any]) -> Tensor:
+        """Return pictures (Pillow's, or arrays) as images (B, C, H, W) on the model's device."""
+        device = next(self.model.parameters()).device
+        return torch.stack([self.transform(picture) for picture in pictures]).to(device)
 
 
 def load(source: str | Path, raw: bool = False, device: str | torch.device | None = None) -> LoadedModel:

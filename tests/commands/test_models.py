@@ -1,0 +1,75 @@
+"""`models`: the counts are timm's and torchvision's, and the table fits a terminal."""
+
+import pytest
+import timm
+import torch
+from torchvision.models import get_model_weights
+
+import vitlab.models
+from vitlab.commands.dispatch import run
+from vitlab.commands.models import TORCHVISION, known_weights, measured, shortened
+from vitlab.evaluation.cost import count_flops
+
+
+def test_the_table_has_what_the_pattern_names(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("models", ["swin*tiny_*window[78]*"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines[1:3]] == ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"]
+    # Liu et al. 2021, table 1, and 2022, table 9: 28 M and 4.5 G multiply-adds, 28 M and 5.9 G.
+    assert lines[1].split()[1:6] == ["28.29", "M", "8.98", "224", "ms_in1k,"]
+    assert lines[2].split()[1:5] == ["28.35", "M", "11.88", "256"]
+
+
+def test_one_models_weights_are_all_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", ["vit_base_patch16_224"]) == 0
+    text = capsys.readouterr().out
+    tags = [name.partition(".")[2] for name in timm.list_pretrained("vit_base_patch16_224.*")]
+    assert len(tags) > 5
+    assert all(f"\n  {tag}\n" in text for tag in tags)
+    assert "torchvision ViT_B_16_Weights.IMAGENET1K_V1" in text
+    assert "SWAG_E2E" not in text  # of 384 px
+
+
+def test_timms_models_are_listed_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", ["convnext_atto", "--timm"]) == 0
+    row = capsys.readouterr().out.splitlines()[1]  # 3.70 M and 0.55 G multiply-adds in timm's results at 224 px
+    assert row.split() == ["convnext_atto", "3.70", "M", "1.09", "224", "d2_in1k"]
+
+
+def test_counts_are_those_of_a_model_with_weights() -> None:
+    model = vitlab.models.swinv2_mini_patch2_window4_32()
+    flops = count_flops(model, torch.zeros(1, 3, 32, 32))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert measured("swinv2_mini_patch2_window4_32", of_timm=False) == (parameters, flops, 32)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvisions_models_are_of_the_same_size(name: str) -> None:
+    with torch.device("meta"):
+        model = getattr(vitlab.models, name)()
+    weights = [w for w in get_model_weights(TORCHVISION[name]) if f"torchvision {w}" in known_weights(name)]
+    assert weights
+    for each in weights:
+        # torchvision's Swin v2 has a bias of k, which it sets to 0 in each forward pass.
+        of_keys = sum(parameter.numel() for key, parameter in model.named_parameters() if key.endswith("q_bias"))
+        assert each.meta["num_params"] == sum(parameter.numel() for parameter in model.parameters()) + of_keys
+        assert each.transforms().crop_size == [model.img_size[0]]
+
+
+def test_a_pattern_that_nothing_matches_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", ["swn_tiny*"]) == 2
+    assert "no model 'swn_tiny*'; the nearest are swinv2_tiny_window8_256" in capsys.readouterr().err
+    assert run("models", ["resnet18d"]) == 2
+    assert run("models", ["qqqq", "--timm"]) == 2
+    assert "has no model 'qqqq'." in capsys.readouterr().err
+
+
+def test_words_are_left_out_where_there_is_no_room() -> None:
+    assert shortened(["one", "two", "three"], 99) == "one, two, three"
+    assert shortened(["one", "two", "three"], 12) == "one, two, +1"
+    assert shortened(["one", "two", "three"], 3) == "one, +2"
+    assert shortened([], 3) == ""
