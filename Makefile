@@ -16,7 +16,7 @@ EXPERIMENTS := $(notdir $(basename $(wildcard experiments/*.yaml)))
 STUDIES := $(notdir $(basename $(wildcard experiments/studies/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart claims dashboard wandb-sync test lint types unit elsewhere lowest benchmark $(EXPERIMENTS) $(STUDIES)
+.PHONY: help install quickstart claims speedrun-times dashboard wandb-sync test lint types unit elsewhere lowest benchmark gpu wheels $(EXPERIMENTS) $(STUDIES)
 
 help:  ## List targets, experiments and studies
 	@echo "Targets:"
@@ -81,6 +81,25 @@ $(LOWEST)/constraints.txt: pyproject.toml
 benchmark: $(INSTALLED)  ## Measure the claimed speed ratios on this machine; takes minutes, needs it idle
 	$(RUN) -m pytest -m benchmarks -s $(ARGS)
 
+# Results in runs/gpu and docs/gpu.md. A machine without a network takes what it lacks from the folder WHEELS, and its own
+# torch; then nothing is installed into .venv.
+STEPS ?=
+DATA ?= data
+WHEELS ?=
+
+gpu: $(if $(WHEELS),,$(INSTALLED))  ## Measure all there is to measure on a GPU, docs/gpu.md: STEPS="speed" DATA=data WHEELS=wheels
+	@python=$(if $(WHEELS),$$($(PYTHON) benchmarks/gpu/install.py $(WHEELS)),$(RUN)) && \
+	  $$python -m benchmarks.gpu $(STEPS) --data $(DATA) $(ARGS)
+
+# For the Python of the GPU's machine; torch, torchvision and what they bring are there.
+GPU_PYTHON ?= 3.12
+
+wheels: $(INSTALLED)  ## Download into wheels/ what a GPU machine without a network may lack
+	@mkdir -p wheels
+	grep -vE '^(#|torch==|torchvision==|triton|nvidia-|cuda-)' $(CONSTRAINTS) > wheels/requirements.txt
+	$(RUN) -m pip download --quiet --no-deps --only-binary :all: --python-version $(GPU_PYTHON) \
+	  $(foreach tag,2_17 2_27 2_28,--platform manylinux_$(tag)_x86_64) --dest wheels --requirement wheels/requirements.txt
+
 # Teachers and pre-trainings are trained first if their runs are missing; ARGS apply to the requested run only.
 $(filter finetune_simmim_% finetune_mae_%,$(EXPERIMENTS)): finetune_%: runs/%/seed-0/summary.json
 deit_hard deit_soft distillation_full: runs/teacher_cifar10/seed-0/summary.json
@@ -109,6 +128,14 @@ swin_ablation_digits: AFTERWARDS = visualize --config runs/swin-ablation-digits/
 
 claims: $(INSTALLED)  ## Test the papers' claims that are not tested yet, and write runs/claims/report.html
 	$(RUN) -m vitlab claims $(ARGS)
+
+ENTRIES := $(foreach name,vit swin swin_v2,speedrun/vit:speedrun/$(name) speedrun/first/base:speedrun/first/$(name))
+
+speedrun-times: $(INSTALLED)  ## Train each entry of the speedrun once, alone on an idle machine, for its time
+	@for entry in $(ENTRIES); do \
+	  name=$${entry##*/} && study=$$(case $$entry in *first*) echo speedrun-first;; *) echo speedrun;; esac) && \
+	  $(RUN) -m vitlab fit --config experiments/$${entry%%:*}.yaml --config experiments/$${entry##*:}.yaml \
+	    --run.root runs/speedrun-times/$$study --run.name $$(echo $$name | tr _ -) || exit; done
 
 STUDY ?= quickstart
 

@@ -104,9 +104,13 @@ def size_of(name: str) -> tuple[int, int]:
         return vars(models)[name]().img_size
 
 
-def build(name: str, whose: str, compiled: bool, device: torch.device) -> nn.Module:
-    """Build vitlab's or timm's model of that name without drop path, compiled in place if asked."""
-    arguments: dict[str, Any] = {"num_classes": NUM_CLASSES, "drop_path_rate": 0.0}
+def build(name: str, whose: str, compiled: bool, device: torch.device, **changes: Any) -> nn.Module:
+    """Build vitlab's or timm's model of that name without drop path, compiled in place if asked.
+
+    Args:
+        changes: further arguments, which both call the same.
+    """
+    arguments: dict[str, Any] = {"num_classes": NUM_CLASSES, "drop_path_rate": 0.0, **changes}
     model = timm.create_model(name, **arguments) if whose == "timm" else vars(models)[name](**arguments)
     model = model.to(device)
     if compiled:
@@ -114,8 +118,16 @@ def build(name: str, whose: str, compiled: bool, device: torch.device) -> nn.Mod
     return model
 
 
-def make_step(model: nn.Module, images: Tensor, labels: Tensor, phase: str, precision: str) -> Callable[[], object]:
-    """Return one step: forward and backward, or forward alone; bfloat16 by autocast, as a Trainer does it."""
+def make_step(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    phase: str,
+    precision: str,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Callable[[], object]:
+    """Return one step: forward, backward and, if given, the optimizer's, or forward alone; bfloat16 by autocast, as a
+    Trainer does it."""
     autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
     def training() -> None:
@@ -123,6 +135,8 @@ def make_step(model: nn.Module, images: Tensor, labels: Tensor, phase: str, prec
         with autocast:
             loss = F.cross_entropy(model(images), labels)
         loss.backward()
+        if optimizer is not None:
+            optimizer.step()
 
     def inference() -> None:
         with torch.inference_mode(), autocast:

@@ -8,7 +8,7 @@ none is compared with less than a hundredth of the model's largest.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -64,12 +64,11 @@ def compare(name: str) -> dict[str, str]:
     size: tuple[int, int] = ours.img_size  # type: ignore[assignment]
     images = torch.randn(1, 3, *size, generator=generator)
     (logits, gradients), (expected, expected_gradients) = (_run(model, images) for model in (ours, theirs))
-    least = 1e-2 * max(float(gradient.abs().max()) for gradient in expected_gradients.values())
-    worst = max(_difference(gradients[key], value, least) for key, value in expected_gradients.items())
+    worst = largest_difference(gradients, expected_gradients)
     return {
         "model": name,
         "image size": " × ".join(map(str, size)),
-        "logits": f"{_difference(logits, expected):.1e}",
+        "logits": f"{difference(logits, expected):.1e}",
         "gradients": f"{worst:.1e}",
         "parameters": f"{sum(p.numel() for p in ours.parameters()):,}",
         "timm's": f"{sum(p.numel() for p in theirs.parameters()):,}",
@@ -79,10 +78,22 @@ def compare(name: str) -> dict[str, str]:
 def _run(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     logits = model.train()(images)
     logits.square().sum().backward()
-    return logits.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return logits.detach(), gradients_of(model)
 
 
-def _difference(ours: Tensor, theirs: Tensor, least: float = 0.0) -> float:
+def gradients_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the gradients by the names of the parameters."""
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def largest_difference(gradients: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """Return the largest difference of any gradient from the expected one, relative to its largest value."""
+    least = 1e-2 * max(float(gradient.abs().max()) for gradient in expected.values())
+    return max(difference(gradients[key], value, least) for key, value in expected.items())
+
+
+def difference(ours: Tensor, theirs: Tensor, least: float = 0.0) -> float:
+    """Return the largest difference, relative to the largest value expected, which is taken to be at least `least`."""
     return float((ours - theirs).abs().max()) / max(float(theirs.abs().max()), least)
 
 

@@ -1,11 +1,11 @@
-"""The table and the curves of docs/speedrun.md, from the run directories of its studies.
+"""The table and the curves of docs/speedrun.md, from the run directories of `make speedrun` and `make speedrun-times`.
 
-python -m benchmarks.speedrun runs/speedrun-first runs/speedrun
+python -m benchmarks.speedrun runs/speedrun-first runs/speedrun --times runs/speedrun-times
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,14 @@ from vitlab.studies.statistics.intervals import t_interval
 NAMES = {"vit": "ViT", "swin": "Swin", "swin-v2": "Swin v2"}
 
 
-class Timed(NamedTuple):
+class Entry(NamedTuple):
+    """The seeds of an entry, and the one run that had the machine for itself."""
+
+    seeds: list["Finished"]
+    timed: "Finished | None"
+
+
+class Finished(NamedTuple):
     """One run: when it was validated, how well, and what the whole command took."""
 
     minutes: np.ndarray  # (E,) since the start of the command, after each validation
@@ -32,7 +39,7 @@ class Timed(NamedTuple):
     images: int
 
 
-def read(directory: Path) -> Timed:
+def read(directory: Path) -> Finished:
     """Read a finished run. Start-up and test are counted before the first epoch, other time equally over the epochs."""
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     metrics = pd.read_csv(directory / "metrics.csv")
@@ -44,36 +51,37 @@ def read(directory: Path) -> Timed:
     frame = 1 - steps.sum() / summary["wall_seconds"]
     validated = ends[accuracy.index.to_numpy()] / 60
     test = 100 * summary["metrics"]["test/top1"]
-    return Timed(
+    return Finished(
         validated, 100 * accuracy.to_numpy(), test, summary["wall_seconds"] / 60, frame, summary["images_seen"]
     )
 
 
-def row(entry: str, name: str, runs: Sequence[Timed]) -> dict[str, str]:
-    """Return the row of one entry and architecture; the interval is Student's over seeds."""
-    test = t_interval([run.test for run in runs])
-    wall = [run.wall for run in runs]
+def row(study: str, name: str, entry: Entry) -> dict[str, str]:
+    """Return the row of one entry; the interval is Student's over seeds."""
+    test = t_interval([run.test for run in entry.seeds])
     return {
-        "entry": entry,
+        "entry": study,
         "": name,
-        "seeds": str(len(runs)),
+        "seeds": str(len(entry.seeds)),
         "test top-1, %": f"{test.mean:.1f} [{test.low:.1f}, {test.high:.1f}]",
-        "minutes (longest)": f"{np.mean(wall):.2f} ({max(wall):.2f})",
-        "images seen": f"{runs[0].images:,}",
-        "frame": f"{100 * np.mean([run.frame for run in runs]):.1f} %",
+        "minutes": f"{entry.timed.wall:.2f}" if entry.timed else "",
+        "images seen": f"{entry.seeds[0].images:,}",
+        "frame": f"{100 * entry.timed.frame:.1f} %" if entry.timed else "",
     }
 
 
-def draw(entries: dict[str, dict[str, list[Timed]]], path: Path) -> None:
+def draw(entries: dict[tuple[str, str], Entry], path: Path) -> None:
+    """Draw the seeds' validation accuracy at the minutes at which the timed run was validated."""
     figure, axes = plt.subplots(1, len(NAMES), figsize=(13, 3.8), sharey=True, layout="constrained")
     for axis, (key, name) in zip(axes, NAMES.items(), strict=True):
-        for (entry, models), color in zip(entries.items(), COLORS, strict=False):
-            runs = models.get(key, [])
-            for run in runs:
-                axis.plot(run.minutes, run.validation, color=color, alpha=0.25, linewidth=1)
-            if runs:
-                mean = np.mean([run.validation for run in runs], axis=0)
-                axis.plot(np.mean([run.minutes for run in runs], axis=0), mean, "o-", color=color, label=entry)
+        for study, color in zip(dict.fromkeys(study for study, _ in entries), COLORS, strict=False):
+            seeds, timed = entries.get((study, key), Entry([], None))
+            if timed:
+                for run in seeds:
+                    axis.plot(timed.minutes, run.validation, color=color, alpha=0.25, linewidth=1)
+                axis.plot(
+                    timed.minutes, np.mean([run.validation for run in seeds], axis=0), "o-", color=color, label=study
+                )
         axis.set(title=name, xlabel="minutes of two cores since the start of the command")
     axes[0].set_ylabel("validation top-1, %")
     axes[0].legend(frameon=False)
@@ -83,15 +91,20 @@ def draw(entries: dict[str, dict[str, list[Timed]]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="+", type=Path, help="folders of studies, the first entry first")
+    parser.add_argument(
+        "--times", type=Path, required=True, help="a folder of runs that had the machine for themselves"
+    )
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
-    entries: dict[str, dict[str, list[Timed]]] = {}
-    for study in arguments.studies:
-        finished = sorted(study.glob("*/seed-*/summary.json"))
-        for summary in finished:
-            runs = entries.setdefault(study.name, {}).setdefault(summary.parents[1].name, [])
-            runs.append(read(summary.parent))
-    rows = [row(entry, NAMES[key], runs) for entry, models in entries.items() for key, runs in models.items()]
+    entries: dict[tuple[str, str], Entry] = {}
+    for study, key in product(arguments.studies, NAMES):
+        seeds, timed = (
+            [read(summary.parent) for summary in sorted((folder / key).glob("seed-*/summary.json"))]
+            for folder in (study, arguments.times / study.name)
+        )
+        if seeds:
+            entries[study.name, key] = Entry(seeds, timed[0] if timed else None)
+    rows = [row(study, NAMES[key], entry) for (study, key), entry in entries.items()]
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = markdown(machine(torch.device("cpu"), "lightning"), rows)
     save(arguments.out / "speedrun.md", table)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 from lightning.pytorch.profilers import Profiler
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.short_run import WARM_UP, train_steps
@@ -105,7 +106,10 @@ class StepProfiler(Profiler):
     def _write(self, watch: profile) -> None:
         seconds: dict[str, float] = defaultdict(float)
         for event in watch.key_averages():
-            if event.key.startswith("aten::"):
+            fused = event.device_type == DeviceType.CUDA and event.key.startswith(
+                "triton_"
+            )  # named after what it fuses
+            if event.key.startswith("aten::") or fused:
                 took = event.self_device_time_total if torch.cuda.is_available() else event.self_cpu_time_total
                 seconds[kind_of(event.key.removeprefix("aten::"))] += took / 1e6
         result = Profile(

@@ -1,0 +1,81 @@
+"""Install what a machine without a network lacks from a folder of wheels; needs Python and pip alone.
+
+    python benchmarks/gpu/install.py wheels
+
+Wheels of packages that are there in a version that pyproject.toml allows are left out. Goes into the active virtual
+environment, or without one into .venv/gpu, which sees the packages of the system; prints its Python.
+"""
+
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = ROOT / ".venv" / "gpu"
+BOUND = re.compile(r"([<>]=?)([\d.]+)")
+
+
+def main() -> int:
+    folder = Path(sys.argv[1])
+    wheels = sorted(folder.glob("*.whl"))
+    if not wheels:
+        print(f"error: {folder} has no wheels; `make wheels` downloads them where there is a network.", file=sys.stderr)
+        return 2
+    if sys.prefix == sys.base_prefix:
+        if not (ENVIRONMENT / "bin" / "python").exists():
+            venv.create(ENVIRONMENT, system_site_packages=True, symlinks=True)  # pip is the system's
+        return subprocess.run([ENVIRONMENT / "bin" / "python", __file__, *sys.argv[1:]], check=False).returncode
+    names = lacking(wheels, bounds(ROOT / "pyproject.toml"))
+    if names:
+        options = ["--no-index", "--no-deps", "--disable-pip-version-check", "--find-links", str(folder), "--upgrade"]
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "install", *options, *names], stdout=sys.stderr, check=False
+        )
+        if done.returncode:
+            return done.returncode
+    print(sys.executable)
+    return 0
+
+
+def bounds(pyproject: Path) -> dict[str, str]:
+    """Return the versions that are allowed of each package that is needed."""
+    needed = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
+    parts = [re.match(r"([\w.-]+)(?:\[.*\])?(.*)", each) for each in needed]
+    return {normal(part[1]): part[2] for part in parts if part}
+
+
+def lacking(wheels: Iterable[Path], allowed: dict[str, str], installed: Callable[[str], str] = version) -> list[str]:
+    """Return the packages among the wheels that are not installed, or in a version that is not allowed."""
+    names = dict.fromkeys(normal(wheel.name.split("-")[0]) for wheel in wheels)
+    return [name for name in names if not is_there(name, allowed.get(name, ""), installed)]
+
+
+def is_there(name: str, allowed: str, installed: Callable[[str], str]) -> bool:
+    """Return whether a package is installed in an allowed version."""
+    try:
+        own = numbers(installed(name))
+    except PackageNotFoundError:
+        return False
+    return all(
+        own >= numbers(limit) if sign == ">=" else own < numbers(limit) for sign, limit in BOUND.findall(allowed)
+    )
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Return the release of a version: of 2.11.0+cu130 (2, 11, 0)."""
+    found = re.match(r"\d+(\.\d+)*", text)
+    return tuple(map(int, found[0].split("."))) if found else ()
+
+
+def normal(name: str) -> str:
+    """Return the form of a name that all its spellings share."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

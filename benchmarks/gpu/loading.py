@@ -1,0 +1,107 @@
+"""Photographs to batches on the device: decoded and distorted by workers, as vitlab does, or by the GPU.
+
+On the device nvJPEG decodes, each photograph is cropped and resized there, and torchvision distorts it. The files are
+in memory, so that this is the most that a GPU could give. A photograph has 500 × 375 px, a crop 224 px.
+"""
+
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.fabric.utilities import move_data_to_device
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms.v2 import RandAugment
+
+from benchmarks.gpu.measuring import Figures, Measurement, Setting
+from benchmarks.loaders import PLAIN, SIZE, make_photos
+from vitlab.data import ImageFolder, PhotoAugment
+from vitlab.data.augment import BOX_DRAWS, crop_box
+from vitlab.data.counter_rng import Draws, Stream
+from vitlab.evaluation.flops import wait_for
+
+BATCH, COPIES, SECONDS = 256, 64, 10.0  # of the 32 photographs that are made
+DISTORTED = PhotoAugment(erase_prob=0.0)
+
+
+def measurements(setting: Setting) -> Iterator[Measurement]:
+    cores = len(os.sched_getaffinity(0))
+    for distorted in (False, True):
+        suffix = ", RandAugment" if distorted else ""
+        for workers in [0] if setting.dry else sorted({1, cores // 2, cores} - {0}):
+            yield Measurement(f"{workers} workers{suffix}", partial(by_workers, workers, distorted, setting))
+        yield Measurement(f"device{suffix}", partial(by_device, distorted, setting))
+
+
+def by_workers(workers: int, distorted: bool, setting: Setting) -> Figures:
+    """Measure vitlab's loader, up to normalized images on the device."""
+    batch = 8 if setting.dry else BATCH
+    root = photos(setting)
+    augment = DISTORTED if distorted else PLAIN
+    data = ImageFolder(root=str(root), image_size=SIZE, batch_size=batch, num_workers=workers, augment=augment)
+    data.setup("fit")
+
+    def batches() -> Iterator[Tensor]:
+        loader = data.train_dataloader()
+        for _ in itertools.count():
+            for each in loader:
+                (images,), _ = data.on_after_batch_transfer(move_data_to_device(each, setting.device), 0)
+                yield images
+
+    return rate(batches(), workers, setting)
+
+
+def by_device(distorted: bool, setting: Setting) -> Figures:
+    """Measure decoding, crops and distortion on the device."""
+    files = [torch.from_numpy(np.fromfile(path, np.uint8)) for path in sorted(photos(setting).rglob("*.jpg"))]
+    size, distort = 8 if setting.dry else BATCH, RandAugment()
+
+    def batches() -> Iterator[Tensor]:
+        for number in itertools.count():
+            chosen = [files[(number * size + i) % len(files)] for i in range(size)]
+            draws = Draws(0, number, torch.arange(size)).uniform(Stream.CROP, BOX_DRAWS).tolist()
+            pictures = decode_jpeg(chosen, mode=ImageReadMode.RGB, device=setting.device)
+            crops = [crop(picture, draw) for picture, draw in zip(pictures, draws, strict=True)]
+            yield torch.stack([distort(each) for each in crops] if distorted else crops)
+
+    return rate(batches(), 0, setting)
+
+
+def crop(picture: Tensor, draw: list[float]) -> Tensor:
+    """Return the random part of a picture (3, H, W) that the workers would cut out, resized on its device."""
+    height, width = picture.shape[1:]
+    top, left, tall, wide = crop_box(draw, height, width, PLAIN.crop_scale, PLAIN.crop_ratio)
+    part = picture[None, :, top : top + tall, left : left + wide].float()
+    resized = F.interpolate(part, (SIZE, SIZE), mode="bicubic", antialias=True, align_corners=False)[0]
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def rate(batches: Iterator[Tensor], workers: int, setting: Setting) -> Figures:
+    """Return the images/s after the first batches, in which processes start and libraries load."""
+    for _ in range(1 if setting.dry else max(2, 2 * workers)):
+        next(batches)
+    wait_for(setting.device)
+    begin, images = time.perf_counter(), 0
+    while images == 0 or time.perf_counter() - begin < (0 if setting.dry else SECONDS):
+        images += len(next(batches))
+        wait_for(setting.device)
+    return {"images_per_second": images / (time.perf_counter() - begin), "workers": workers}
+
+
+def photos(setting: Setting) -> Path:
+    """Make photographs once, enough for some batches an epoch."""
+    folder = setting.out / "photographs"
+    if not folder.is_dir():
+        new = make_photos(folder.with_name("photographs.new"))
+        for file in list(new.rglob("*.jpg")):
+            for number in range(1 if setting.dry else COPIES - 1):
+                shutil.copyfile(file, file.with_stem(f"{file.stem}_{number}"))
+        new.rename(folder)
+    return folder

@@ -1,0 +1,225 @@
+"""docs/gpu.md, from the files of results."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.gpu.architectures import ARCHITECTURES, SHARE_OF_TIMM, SHARE_OF_TIMM_OTHERS, TAXES
+from benchmarks.gpu.measuring import Figures, Results
+from benchmarks.table import markdown
+
+HEAD = """\
+# On a GPU
+
+`make gpu` writes this page from what it has measured.
+
+```sh
+make gpu DATA=data                               # all steps; DATA holds CIFAR-10
+make gpu STEPS="speed profiles"                  # some of them: tests parity speed loading learning profiles
+make wheels                                      # with a network: download what such a machine may lack
+make gpu WHEELS=wheels DATA=data                 # without one: install it from there first
+```
+
+A step takes at most eight minutes (`ARGS="--minutes 30"` gives it more). What it has not measured by then, the same
+command continues; what is measured is not measured again. Results are in `runs/gpu/`, a file of JSON lines for each
+step. Without CIFAR-10 the step `learning` is left out. With `WHEELS`, what is missing or has another version than
+`pyproject.toml` allows is installed into the active virtual environment, or without one into `.venv/gpu`, which sees
+the packages of the system. torch 2.11 or later and its torchvision have to be there.
+
+`python -m benchmarks.gpu --dry-run` tries all of it on a CPU with tiny sizes.
+"""
+
+Rows = list[dict[str, object]]
+
+
+def write(file: Path, folder: Path, steps: Sequence[str]) -> None:
+    """Write the page from the results in a folder."""
+    results = {step: Results(folder, step).last() for step in steps}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(render(results), encoding="utf-8")
+
+
+def render(results: Mapping[str, Mapping[str, Figures]]) -> str:
+    """Return the page.
+
+    Args:
+        results: of each step the last line of each measurement, by name.
+    """
+    parts = [HEAD, *([] if any(results.values()) else ["Nothing has been measured on a GPU yet.\n"]), goals()]
+    for step, lines in results.items():
+        title, tables = SECTIONS[step]
+        parts.append(f"## {title}\n")
+        if not lines:
+            parts.append("Not measured yet.\n")
+            continue
+        parts.append(f"{measured_on(lines)}\n")
+        done = [line for line in lines.values() if line["state"] == "done"]
+        parts += tables(done) if done else []
+        parts += failures(lines)
+    return "\n".join(parts)
+
+
+def goals() -> str:
+    """Return what is aimed at."""
+    rows: Rows = [
+        {"model": title, "goal, images/s": f"{architecture.goal:,}"}
+        for title, architecture in ARCHITECTURES.items()
+        if architecture.goal
+    ]
+    header = (
+        "## Goals\n\nTraining on one H200 in bfloat16, compiled, 224 px (Swin v2: 256 px, window 8). A step takes at "
+        f"most {SHARE_OF_TIMM_OTHERS:.2f} of timm's time, that of Swin v2 {SHARE_OF_TIMM['Swin v2-T']:.2f}. On "
+        "CIFAR-10 ([speedrun](speedrun.md)), a ViT reaches 94 % in three minutes and a Swin v2 95 % in ten."
+    )
+    return markdown(header, rows)
+
+
+def measured_on(lines: Mapping[str, Figures]) -> str:
+    """Return on which devices, with which torch and until when."""
+    devices = ", ".join(dict.fromkeys(line["device"] for line in lines.values()))
+    torches = ", ".join(dict.fromkeys(line["torch"] for line in lines.values()))
+    states = [line["state"] for line in lines.values()]
+    latest = max(line["at"] for line in lines.values())[:10]
+    return f"{devices}, torch {torches}, {latest}: {states.count('done')} of {len(states)} begun measurements are done."
+
+
+def failures(lines: Mapping[str, Figures]) -> list[str]:
+    """Return what failed or was cut."""
+    rows: Rows = [
+        {"measurement": name, "": f"{line['state']}: {line['reason']}".replace("|", "\\|")[:300]}
+        for name, line in lines.items()
+        if line["state"] == "failed"
+    ]
+    cut = [
+        name + (f" after {line['epochs']} epochs" if "epochs" in line else "")
+        for name, line in lines.items()
+        if line["state"] in {"cut", "started"}
+    ]
+    failed = [markdown("What failed:", rows)] if rows else []
+    return failed + ([f"To be continued: {', '.join(cut)}.\n"] if cut else [])
+
+
+def tests(done: Sequence[Figures]) -> list[str]:
+    rows: Rows = [{"file": f"`{x['name']}`", "passed": x["passed"], "skipped": x["skipped"]} for x in done]
+    return [markdown("Tests marked `gpu`.", rows)]
+
+
+def parity(done: Sequence[Figures]) -> list[str]:
+    same = [x for x in done if "gradients" in x]
+    rows: Rows = [{"": x["name"], "loss": f"{x['loss']:.1e}", "gradients": f"{x['gradients']:.1e}"} for x in same]
+    tables = [markdown("Largest relative difference from the CPU, float32 without TF32.", rows)] if rows else []
+    killed = [x["name"].removeprefix("killed: ") for x in done if "kills" in x]
+    steps = [x["name"].removeprefix("two steps: ") for x in done if x["name"].startswith("two steps")]
+    starved = [x["message"] for x in done if "message" in x]
+    if killed:
+        tables.append(f"Killed and continued, equal to the bit with deterministic algorithms: {', '.join(killed)}.\n")
+    if steps:
+        tables.append(f"Two steps of {len(steps)} experiments ran: {', '.join(steps)}.\n")
+    return tables + [f"Out of memory, a run says: `{message}`\n" for message in starved]
+
+
+def speed(done: Sequence[Figures]) -> list[str]:
+    rows: Rows = []
+    for x in done:
+        goal = ARCHITECTURES[x["model"]].goal if x["phase"] == "training" and x["mode"] == "compiled" else None
+        share = SHARE_OF_TIMM.get(x["model"], SHARE_OF_TIMM_OTHERS)
+        q1, middle, q3 = x["ratio"]
+        aim, limit = (f" (goal {goal:,})", f" (goal {share:.2f})") if goal else ("", "")
+        rows.append(
+            {
+                "model": x["model"],
+                "phase": x["phase"],
+                "mode": x["mode"],
+                "batch": x["batch"],
+                "GFLOPs an image": f"{x['gflops']:.1f}",
+                "images/s": f"{x['images_per_second']:,.0f}" + aim,
+                "timm's": f"{x['timm_images_per_second']:,.0f}",
+                "time ratio [quartiles]": f"{middle:.2f} [{q1:.2f}, {q3:.2f}]" + limit,
+                "MFU": f"{x['mfu']:.1%}",
+                "timm's MFU": f"{x['timm_mfu']:.1%}",
+                "peak memory, GiB": f"{x['bytes'] / 2**30:.2f}",
+                "timm's, GiB": f"{x['timm_bytes'] / 2**30:.2f}",
+            }
+        )
+    peaks = ", ".join(dict.fromkeys(f"{x['peak_tflops']:,.0f}" for x in done))
+    header = (
+        "bfloat16, fused AdamW; vitlab's and timm's steps alternate. Ratios are vitlab over timm: below 1 is faster. "
+        f"MFU is of the rate of a large product in bfloat16 (here {peaks} TFLOP/s). *Compiled by block* is "
+        "`run.compile`, beside timm's compiled as a whole."
+    )
+    return [markdown(header, rows), *taxes(done)]
+
+
+def taxes(done: Sequence[Figures]) -> list[str]:
+    """Return the time of one architecture over another's at equal FLOPs: the ratio of their FLOP/s."""
+    rates = {
+        (x["model"], x["phase"], x["mode"]): (
+            x["gflops"] * x["images_per_second"],
+            x["gflops"] * x["timm_images_per_second"],
+        )
+        for x in done
+    }
+    rows: Rows = []
+    for taxed, free in TAXES:
+        for _, phase, mode in [key for key in rates if key[0] == taxed and (free, *key[1:]) in rates]:
+            (ours, timms), (base, timms_base) = rates[taxed, phase, mode], rates[free, phase, mode]
+            rows.append(
+                {
+                    "": f"{taxed} ÷ {free}",
+                    "phase": phase,
+                    "mode": mode,
+                    "vitlab": f"{base / ours:.2f}",
+                    "timm": f"{timms_base / timms:.2f}",
+                }
+            )
+    header = "### The architecture tax\n\nTime for equal FLOPs. Compare architectures in one mode only."
+    return [markdown(header, rows)] if rows else []
+
+
+def loading(done: Sequence[Figures]) -> list[str]:
+    rows: Rows = [{"loader": x["name"], "images/s": f"{x['images_per_second']:,.0f}"} for x in done]
+    header = (
+        "JPEGs of 500 × 375 px to batches of 224 px on the device: by vitlab's workers, or decoded by nvJPEG, "
+        "cropped and distorted on the device with the files already in memory."
+    )
+    return [markdown(header, rows)]
+
+
+def learning(done: Sequence[Figures]) -> list[str]:
+    rows: Rows = [
+        {
+            "experiment": f"`experiments/{x['name']}.yaml`",
+            "epochs": x["epochs"],
+            "images seen": f"{x['images_seen']:,}",
+            "minutes": f"{x['minutes']:.1f}",
+            "test top-1, %": ", ".join(
+                f"{100 * value:.1f} ({key.removesuffix('/top1')})" for key, value in x.items() if key.endswith("/top1")
+            ),
+        }
+        for x in done
+    ]
+    return [markdown("CIFAR-10, one seed each; the minutes include start-up, validation, checkpoints and test.", rows)]
+
+
+def profiles(done: Sequence[Figures]) -> list[str]:
+    rows: Rows = [
+        {
+            "model": x["model"],
+            "mode": x["mode"],
+            "batch": x["batch"],
+            "ms on the device": f"{x['milliseconds']:.1f}",
+            "three largest costs": "; ".join(f"`{name}` {share:.0%}" for name, share in x["largest"]),
+            "by kind": ", ".join(f"{name} {share:.0%}" for name, share in x["kinds"].items() if share >= 0.01),
+        }
+        for x in done
+    ]
+    return [markdown("One training step in bfloat16.", rows)]
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Sequence[Figures]], list[str]]]] = {
+    "tests": ("Tests", tests),
+    "parity": ("The same as on a CPU", parity),
+    "speed": ("Speed and memory", speed),
+    "loading": ("Photographs", loading),
+    "learning": ("Learning", learning),
+    "profiles": ("What a step spends its time on", profiles),
+}

@@ -1,0 +1,284 @@
+"""`make gpu`, of which all runs on a CPU with tiny sizes, so that it does not rot where there is no GPU."""
+
+import json
+import subprocess
+import sys
+import time
+import zipfile
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import install, learning, page, parity, profiles
+from benchmarks.gpu.architectures import ARCHITECTURES
+from benchmarks.gpu.measuring import Cut, Figures, Measurement, Results, Setting, close, left_to_do, measure, now
+from tests.conftest import EXPERIMENTS
+from vitlab.objectives import Supervised
+
+CPU = torch.device("cpu")
+ROOT = EXPERIMENTS.parent
+
+
+def starved(function: Any, words: list[str]) -> tuple[int, str]:
+    """Run out of memory here: a process of its own, which `vitlab benchmark` tests, takes long to start."""
+
+    def loss(*args: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "cap_memory", lambda *args: None)
+        patch.setattr(Supervised, "loss", loss)
+        return function([*words, "--data.batch_size", "8"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of maps that windows do not divide, of short trainings, of nvJPEG
+def test_all_of_it_is_tried_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice: the second call continues the run that was cut, and measures nothing again."""
+    monkeypatch.setattr(parity, "in_own_process", starved)
+    monkeypatch.setattr(parity, "examine", lambda config, *args, **kwargs: ([1], []))  # has tests of its own
+    file = tmp_path / "gpu.md"
+    arguments = ["--dry-run", "--out", str(tmp_path / "out"), "--page", str(file)]
+    assert gpu.main(arguments) == 0
+    assert f"To be continued: {learning.EXPERIMENTS[0]} after 1 epochs" in file.read_text()
+    assert gpu.main(arguments) == 0
+    for step, measurements in gpu.STEPS.items():
+        lines = Results(tmp_path / "out", step).lines()
+        names = [name for name, _ in measurements(Setting(tmp_path / "out", tmp_path, CPU, dry=True))]
+        expected = [*names, *(learning.EXPERIMENTS[:1] if step == "learning" else [])]
+        assert sorted(line["name"] for line in lines if line["state"] in {"done", "cut"}) == sorted(expected)
+    text = file.read_text()
+    assert text.startswith(page.HEAD)
+    assert "Not measured yet" not in text
+    assert "To be continued" not in text
+    assert "| Swin-T ÷ ViT-S/16 | training | eager |" in text
+    assert "goal 10,000" in text
+    assert "Out of memory, a run says: `error: out of memory." in text
+    for name in learning.EXPERIMENTS:
+        assert f"| `experiments/{name}.yaml` | 2 | 8 |" in text
+    assert json.loads((tmp_path / "out/learning/gpu_vit/seed-101/summary.json").read_text())["epochs"] == 2
+
+
+def test_the_page_without_results_says_so_and_names_the_goals() -> None:
+    text = page.render({step: {} for step in gpu.STEPS})
+    assert "Nothing has been measured on a GPU yet." in text
+    assert text.count("Not measured yet.") == len(gpu.STEPS)
+    assert "| Swin v2-B | 2,000 |" in text
+    assert (ROOT / "docs/gpu.md").read_text().startswith(page.HEAD)
+
+
+def test_the_tax_is_the_time_for_equal_flops() -> None:
+    """Twice the FLOPs an image at the same images/s is half of the time for each FLOP."""
+    one = {"phase": "training", "mode": "eager", "images_per_second": 100.0, "timm_images_per_second": 50.0}
+    done = [one | {"model": "ViT-S/16", "gflops": 10.0}, one | {"model": "Swin-T", "gflops": 20.0}]
+    (table,) = page.taxes(done)
+    assert "| Swin-T ÷ ViT-S/16 | training | eager | 0.50 | 0.50 |" in table
+    assert page.taxes(done[:1]) == []
+
+
+# ---- measuring
+
+
+def setting(folder: Path, until: float = float("inf")) -> Setting:
+    return Setting(folder, folder, CPU, until=until)
+
+
+def test_what_is_done_is_not_repeated_and_what_is_not_is_tried_again(tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def good() -> Figures:
+        made.append("good")
+        return {"figure": 1}
+
+    def bad() -> Figures:
+        made.append("bad")
+        raise RuntimeError("CUDA error: an illegal memory access\nand more")
+
+    def slow() -> Figures:
+        made.append("slow")
+        raise Cut(epochs=3)
+
+    measurements = [Measurement("slow", slow), Measurement("bad", bad), Measurement("good", good)]
+    results, since = Results(tmp_path, "step"), now()
+    assert not measure(measurements, results, setting(tmp_path), since)
+    assert made == ["slow", "bad"]  # its process ends with an error, which may have spoilt it
+    assert measure(measurements, results, setting(tmp_path), since)
+    assert made == ["slow", "bad", "good"]  # the rest of the call
+    assert results.last()["bad"]["reason"] == "RuntimeError: CUDA error: an illegal memory access"
+    assert results.last()["slow"]["epochs"] == 3
+    time.sleep(0.002)
+    assert left_to_do(results, ["slow", "bad", "good"], CPU, now()) == ["slow", "bad"]  # by another call
+    assert [line["state"] for line in results.lines()] == ["started", "cut", "started", "failed", "started", "done"]
+
+
+def test_measurements_of_another_device_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = Results(tmp_path, "step")
+    results.add("a", "done", CPU)
+    assert left_to_do(results, ["a"], CPU, now()) == []
+    monkeypatch.setattr("benchmarks.gpu.measuring.device_name", lambda device: "NVIDIA H200")
+    assert left_to_do(results, ["a"], CPU, now()) == ["a"]
+
+
+def test_nothing_begins_when_the_time_is_over(tmp_path: Path) -> None:
+    results = Results(tmp_path, "step")
+    assert measure([Measurement("a", dict)], results, setting(tmp_path, until=0.0), now())
+    assert results.lines() == []
+
+
+def test_a_line_that_was_torn_off_costs_itself_alone(tmp_path: Path) -> None:
+    results = Results(tmp_path, "step")
+    results.add("a", "started", CPU)
+    with results.file.open("a") as file:
+        file.write('{"name": "b", "sta')
+    results.add("c", "done", CPU)
+    assert [line["name"] for line in results.lines()] == ["a", "c"]
+    close(results, "cut", CPU)
+    assert {name: line["state"] for name, line in results.last().items()} == {"a": "cut", "c": "done"}
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_its_measurement_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process stands for that of a step: it dies in the first measurement; started again it does the second."""
+    program = (
+        "import os, sys, torch; from pathlib import Path; from benchmarks.gpu import measuring as m\n"
+        "results, since = m.Results(Path(sys.argv[1]), 'step'), sys.argv[2]\n"
+        "both = [m.Measurement('dies', lambda: os.abort()), m.Measurement('lives', dict)]\n"
+        "setting = m.Setting(Path(sys.argv[1]), Path(sys.argv[1]), torch.device('cpu'))\n"
+        "m.measure(both, results, setting, since)\n"
+    )
+    popen = subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        since = command[command.index("--inside") + 1]
+        return popen([sys.executable, "-c", program, str(tmp_path), since], cwd=ROOT, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    results = Results(tmp_path, "step")
+    gpu.supervise("step", ["dies", "lives"], results, setting(tmp_path), now(), seconds=600)
+    assert {name: line["state"] for name, line in results.last().items()} == {"dies": "failed", "lives": "done"}
+    assert results.last()["dies"]["reason"] == "its process ended with status -6"
+
+
+def test_the_process_of_a_step_understands_what_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command that starts it, run here after its time is over."""
+    commands: list[list[str]] = []
+
+    def start(command: list[str], **options: Any) -> None:
+        commands.append(command)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    results = Results(tmp_path, "speed")
+    with pytest.raises(KeyboardInterrupt):
+        gpu.supervise("speed", ["a"], results, setting(tmp_path), now(), seconds=600)
+    (command,) = commands
+    assert command[1:3] == ["-m", "benchmarks.gpu"]
+    place = command.index("--inside") + 2
+    assert 500 < float(command[place]) - time.time() < 600 - gpu.GRACE
+    monkeypatch.setattr(gpu, "device_for", lambda accelerator: CPU)
+    monkeypatch.setattr(gpu, "NEEDED", "cpu")
+    assert gpu.main([*command[3:place], "0", *command[place + 1 :]]) == 0
+    assert results.lines() == []
+
+
+def test_a_step_that_does_not_exist_and_a_machine_without_a_gpu_are_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for arguments, message in ((["sped"], "there is no step sped"), (["speed"], "there is no CUDA device")):
+        with pytest.raises(SystemExit):
+            gpu.main(arguments)
+        assert message in capsys.readouterr().err
+
+
+# ---- parts of the steps
+
+
+@pytest.mark.slow
+def test_a_training_is_stopped_when_the_time_is_over_and_continued(tmp_path: Path, tiny: Any) -> None:
+    words = ["--config", str(tiny()), "--run.root", str(tmp_path / "runs")]
+    summary = tmp_path / "runs/tiny/seed-0/summary.json"
+    assert learning.fit_apart(words, until=time.time(), log=tmp_path / "log") != 0
+    assert not summary.exists()
+    assert learning.fit_apart(words, until=float("inf"), log=tmp_path / "log") == 0
+    assert summary.exists()
+
+
+@pytest.mark.parametrize("name", parity.RESTARTS)
+def test_restarts_are_of_experiments_that_exist(name: str) -> None:
+    assert (EXPERIMENTS / f"{name}.yaml").is_file()
+
+
+def test_every_architecture_is_one_that_timm_has() -> None:
+    import timm
+
+    assert [a.name for a in ARCHITECTURES.values() if not timm.is_model(a.name)] == []
+
+
+@pytest.mark.parametrize(
+    ("kernel", "name", "kind"),
+    [
+        (
+            "void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_bf16>(Params)",
+            "cutlass_80_tensorop_bf16_s16816gemm_bf16",
+            "matrix products, convolutions",
+        ),
+        ("nvjet_tst_256x128_64x4_2x1_v_bz_TNT", "nvjet_tst_256x128_64x4_2x1_v_bz_TNT", "matrix products, convolutions"),
+        (
+            "void pytorch_flash::flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel<T>(x)",
+            "flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel",
+            "attention, fused",
+        ),
+        (
+            "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>>(int)",
+            "vectorized_elementwise_kernel, CUDAFunctor_add",
+            "sums, products, the rest",
+        ),
+    ],
+)
+def test_kernels_are_named_without_their_types(kernel: str, name: str, kind: str) -> None:
+    assert profiles.short(kernel) == name
+    assert profiles.kind(name) == kind
+
+
+# ---- installing
+
+
+def test_what_is_missing_or_has_a_version_that_is_not_allowed_is_installed() -> None:
+    there = {"torch": "2.11.0+cu130", "pillow": "12.1.0", "numpy": "2.5.2", "jsonargparse": "4.55"}
+
+    def installed(name: str) -> str:
+        if name not in there:
+            raise PackageNotFoundError(name)
+        return there[name]
+
+    names = ["torch", "pillow", "numpy", "jsonargparse", "wandb_workspaces", "attrs"]
+    wheels = [Path(f"{name}-1.0-py3-none-any.whl") for name in names]
+    allowed = install.bounds(ROOT / "pyproject.toml")
+    assert allowed["jsonargparse"] == ">=4.51,<4.54"
+    assert install.lacking(wheels, allowed, installed) == ["pillow", "jsonargparse", "wandb-workspaces", "attrs"]
+
+
+@pytest.mark.slow
+def test_a_wheel_is_installed_without_a_network(tmp_path: Path) -> None:
+    """Into the active environment, which has pip; the last line that is printed is its Python."""
+    python = tmp_path / "environment/bin/python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "environment"], check=True)
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    command = [python, ROOT / "benchmarks/gpu/install.py", wheels]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 2  # no wheels
+    info = "vitlab_probe-1.0.dist-info"
+    with zipfile.ZipFile(wheels / "vitlab_probe-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("vitlab_probe.py", "")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: vitlab-probe\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    for _ in range(2):  # the second time there is nothing to do
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert Path(done.stdout.strip()) == python
+        subprocess.run([python, "-c", "import vitlab_probe"], check=True)
