@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
+from tests import official_values
 from tests.conftest import EXPERIMENTS
+from vitlab.commands import probe
 from vitlab.commands.dispatch import run
 from vitlab.config import flatten, load_yaml
 from vitlab.data import ImageFolder
@@ -49,15 +53,20 @@ PUBLISHED = {
     "vit_small": Published(1024, 1e-3, 0.0, 0.0, 90),  # configs/vit_s16_i1k.py of google-research/big_vision
     **dict.fromkeys(["swin_tiny", "swin_small", "swin_base"], SWIN),
     **{f"swinv2_{size}_window{window}": SWIN for size in ("tiny", "small", "base") for window in (8, 16)},
-    "swin_base_384": Published(1024, 4e-5, 4e-8, 4e-7, 30),
+    **dict.fromkeys(
+        ["swin_base_384", "finetune_swin_base_22k", "finetune_swin_base_22k_384"],
+        Published(1024, 4e-5, 4e-8, 4e-7, 30),
+    ),
     "simmim_swin_base": Published(2048, 8e-4, 4e-6, 4e-5, 100),
-    **dict.fromkeys(["simmim_swinv2_base", "simmim_vit_base"], SIMMIM_800),
+    **dict.fromkeys(["simmim_swin_base_800ep", "simmim_swinv2_base", "simmim_vit_base"], SIMMIM_800),
     # LAYER_DECAY to the power of the blocks and the embedding below the head, in optimizer.py and util/lr_decay.py
     "finetune_simmim_swin_base": SIMMIM_FT._replace(bottom=0.9**25),
+    "finetune_simmim_swin_base_800ep": SIMMIM_FT._replace(bottom=0.8**25),
     "finetune_simmim_swinv2_base": SIMMIM_FT._replace(bottom=0.75**25),
     "finetune_simmim_vit_base": SIMMIM_FT._replace(bottom=0.65**13),
     **dict.fromkeys(["mae_vit_base", "mae_vit_large", "mae_vit_huge"], MAE),
     "dino_vits16": Published(1024, 2e-3, 0.0, 1e-5, 800),  # args.txt of the released model, main_dino.py:238-243
+    "dino_vits16_100ep": Published(512, 1e-3, 0.0, 1e-6, 100),  # README.md, the defaults of main_dino.py
     **dict.fromkeys(["msn_vits16", "msn_vits16_paper"], MSN),
     "finetune_mae_vit_base": Published(1024, 2e-3, 0.0, 1e-6, 100, 0.65**13),  # FINETUNE.md
     "finetune_mae_vit_large": Published(1024, 4e-3, 0.0, 1e-6, 50, 0.75**25),
@@ -75,7 +84,9 @@ PARAMETERS = {
     "swin_base": 87_768_224,
     "swinv2_tiny_window8": 28_347_154,
     "swinv2_base_window8": 87_918_816,
+    "finetune_swin_base_22k": 87_768_224,
     "dino_vits16": 21_665_664,  # without a classifier
+    "dino_vits16_100ep": 21_665_664,
 }
 
 
@@ -92,7 +103,7 @@ def assemble(path: Path, folder: Path, more: Sequence[str] = ()) -> Experiment:
 
 
 @FILE
-def test_every_recipe_has_its_published_size_batch_and_learning_rates(
+def test_every_recipe_has_the_size_groups_schedule_augmentation_and_drop_path_of_the_official_one(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the meta device, where a ViT-H takes no memory; with a thousand classes in name."""
@@ -118,6 +129,7 @@ def test_every_recipe_has_its_published_size_batch_and_learning_rates(
     assert ends == pytest.approx([published.first, published.last])
     warm = round(10 * schedule.warmup_epochs)  # where a cosine over the whole run has come down by now: DeiT, Swin
     assert schedule.lr(published.peak, warm, steps, published.epochs) == pytest.approx(published.peak, rel=0.1)
+    official_values.compare(experiment, path.stem, published.batch, published.epochs)
 
 
 @FILE
@@ -138,7 +150,47 @@ def test_no_recipe_shares_its_run_directory_with_another_experiment() -> None:
 @FILE
 def test_a_recipe_starts_from_another_recipe_or_from_nothing(path: Path) -> None:
     origin = load_yaml(path)["model"]["init_args"].get("init_from")
+    if origin is not None and origin.startswith("timm/"):  # a name of timm's: an architecture and its weights
+        architecture, tag = origin.removeprefix("timm/").split(".")
+        assert tag in {name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")}
+        return
     assert origin is None or origin in {f"runs/{other.stem}/seed-0" for other in FILES}
+
+
+ROW = re.compile(r"^\| (`\w+`(?:, `\w+`)?) \| ([^|]+) \| ([^|]+) \| `(python -m vitlab (test|probe) [^`]+)` \|$", re.M)
+ROWS = ROW.findall((EXPERIMENTS.parent / "docs/recipes.md").read_text())
+
+
+@FILE
+def test_every_recipe_has_a_row_with_its_published_figure_and_the_command_that_measures_it(path: Path) -> None:
+    rows = [row for row in ROWS if f"`{path.stem}`" in row[0].split(", ")]
+    head = path.read_text().partition("seed_everything")[0]
+    assert rows
+    for _, _, figures, command, _ in rows:
+        assert f"#   {command}\n" in head
+        assert all(figure in head for figure in re.findall(r"[\d.]+", figures))
+    commands = re.findall(r"^#   (python -m vitlab (?:test|probe) .*)$", head, re.M)
+    assert commands == [row[3] for row in rows]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[3].partition("runs/")[2])
+def test_the_command_of_every_row_parses_for_its_recipe(row: Sequence[str], tmp_path: Path) -> None:
+    names, protocol, _, command, kind = row
+    words = shlex.split(command)[4:]
+    if kind == "probe":
+        options, words = probe.parser().parse_known_args(words)
+        probe.check(options)
+        assert f"{options.protocol.upper()}'s" in protocol
+    assert words[0] == "--config"
+    run_directory, *rest = words[1:]
+    name = Path(run_directory).parent.name
+    assert f"`{name}`" in names.split(", ")
+    file = EXPERIMENTS / "imagenet" / f"{name}.yaml"
+    class_name = load_yaml(file)["model"]["class_path"].rpartition(".")[2]
+    assert (class_name in {"Supervised", "Distillation"}) == (kind == "test")
+    assert (kind == "probe") or not rest
+    if kind == "probe" or name == "deit_tiny":  # the others are assembled above, without more arguments
+        assert str(assemble(file, tmp_path, rest).directory) == run_directory
 
 
 # Of the recipes with the same keys one is trained.
@@ -146,7 +198,7 @@ TRAINED = [
     *("deit_tiny", "deit_base_hard", "deit_base_soft", "vit_small", "swin_tiny", "simmim_swin_base"),
     *("finetune_simmim_swin_base", "simmim_swinv2_base", "finetune_simmim_swinv2_base", "simmim_vit_base"),
     *("finetune_simmim_vit_base", "mae_vit_base", "finetune_mae_vit_base", "swin_base_384", "deit_base_384"),
-    *("dino_vits16", "msn_vits16"),
+    *("dino_vits16", "msn_vits16", "finetune_swin_base_22k_384", "simmim_swin_base_800ep"),
 ]
 
 VIT = {"embed_dim": 24, "depth": 1, "num_heads": 2}
@@ -173,6 +225,8 @@ def shrunk(path: Path) -> list[str]:
         changes |= {"--model.decoder_embed_dim": "16", "--model.decoder_depth": "1", "--model.decoder_num_heads": "2"}
     if "out_dim" in arguments:
         changes["--model.out_dim"] = "32"
+    if "head_rows" in arguments:
+        changes |= {"--model.init_from": "null", "--model.head_rows": "null"}  # a download
     if "teacher" in arguments:
         changes |= {"--model.teacher.model.name": "test_convnext", "--model.teacher.model.pretrained": "false"}
     return ["--config", str(path), *(word for pair in changes.items() for word in pair)]
@@ -199,7 +253,7 @@ def test_every_kind_of_recipe_trains_two_steps(name: str, runs: Path, monkeypatc
     monkeypatch.setattr(Teacher, "examine", lambda *args: None)  # two steps make no teacher
     path = EXPERIMENTS / "imagenet" / f"{name}.yaml"
     origin = load_yaml(path)["model"]["init_args"].get("init_from")
-    if origin is not None and not (runs / origin).is_dir():
+    if origin is not None and not origin.startswith("timm/") and not (runs / origin).is_dir():
         first = EXPERIMENTS / "imagenet" / f"{Path(origin).parent.name}.yaml"
         assert run("fit", shrunk(first)) == 0
     assert run("fit", shrunk(path)) == 0
