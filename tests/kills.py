@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from tests.conftest import TINY
+from vitlab.commands.check_resume import disagreements
 from vitlab.commands.dispatch import run
 from vitlab.config import Config, merge
 from vitlab.objectives import Objective
@@ -182,3 +183,17 @@ def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
 
 def last_words() -> str:
     return Path("log.txt").read_text()[-3000:]
+
+
+def continued_after_a_kill(arguments: list[str], step: int = 7) -> dict[str, Any]:
+    """Kill a run after a step that no checkpoint holds, and continue it; it must equal a run left alone.
+
+    Returns the last checkpoint.
+    """
+    assert forked([*arguments, "--run.root", "whole"]) == 0, last_words()
+    killed = forked(arguments, lambda: after(RunRecord, "on_train_batch_end", step))
+    assert killed == -signal.SIGKILL, last_words()
+    assert forked(arguments) == 0, last_words()
+    assert disagreements(Path("whole/tiny/seed-0"), Path("runs/tiny/seed-0")) == []
+    state: dict[str, Any] = torch.load("runs/tiny/seed-0/checkpoints/last.ckpt", weights_only=True)
+    return state

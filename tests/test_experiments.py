@@ -151,9 +151,10 @@ def test_every_run_of_a_study_is_built(path: Path, tmp_path: Path, monkeypatch: 
     make_photos(tmp_path / "photos")
     (tmp_path / "experiments").symlink_to(EXPERIMENTS)  # that some runs start from
     study = read_study(path)
-    runs = plan(replace(study, seeds=study.seeds[:1]), tmp_path)
-    assert Experiment(runs[0].config).config == runs[0].config  # its file is the same run again
-    assert [run.variant for run in runs] == list(study.variants)
+    for point in study.points:
+        runs = plan(replace(point, seeds=study.seeds[:1]), tmp_path)
+        assert Experiment(runs[0].config).config == runs[0].config  # its file is the same run again
+        assert [run.variant for run in runs] == list(study.variants)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

@@ -98,7 +98,10 @@ def test_commands_and_files_of_the_documentation_exist(name: str) -> None:
     assert set(re.findall(r"python -m vitlab ([a-z][\w-]*)", DOCS[name])) <= set(main_module.COMMANDS)
     places = re.findall(r"\b(?:experiments|tests)/[\w./]+\w", DOCS[name])
     links = [f"docs/{link}" for link in re.findall(r"\]\((?!http)([^)#]+)", DOCS[name])]
-    scripts = [f"benchmarks/{script}.py" for script in re.findall(r"python -m benchmarks\.(\w+)", DOCS[name])]
+    scripts = [
+        f"benchmarks/{script}" + ("/__main__.py" if (ROOT / "benchmarks" / script).is_dir() else ".py")
+        for script in re.findall(r"python -m benchmarks\.(\w+)", DOCS[name])
+    ]
     assert [place for place in [*places, *links, *scripts] if not (ROOT / place).exists()] == []
 
 
