@@ -4,11 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from tests.noise import make_noise
 from vitlab.commands.dispatch import run
 from vitlab.evaluation.probe import Accuracy, hold_out, probe
 
@@ -41,13 +40,7 @@ def test_a_tenth_of_each_class_is_held_out() -> None:
 
 def test_test_images_that_also_validate_are_not_their_own_neighbors(tiny: Callable[..., Path]) -> None:
     """ImageNet's folders, train and val: of noise, half is right by chance, and all where an image finds itself."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 40), ("val", 100)):
-        for name in ("a", "b"):
-            folder = Path("photos", split, name)
-            folder.mkdir(parents=True)
-            for i in range(count):
-                Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{i:02}.png")
+    make_noise(Path("photos"), {"train": 40, "val": 100})
     arguments = {"root": "photos", "image_size": 8, "num_workers": 0}
     path = tiny({"data": {"class_path": "vitlab.data.ImageFolder", "init_args": arguments}})
     assert run("probe", ["--config", str(path), "--ckpt_path", "none"]) == 0

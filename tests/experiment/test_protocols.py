@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from tests.noise import make_noise
 from vitlab.commands.dispatch import run
 from vitlab.data import BatchAugment, Digits, ImageFolder, Mixup, PhotoAugment
 from vitlab.evaluation.few_labels import fit_logistic, preprocess
@@ -98,13 +98,7 @@ def test_msns_protocol_has_the_published_numbers_of_labels(tiny: Write, capsys: 
 
 def test_where_validation_is_the_test_no_test_image_is_labeled(tiny: Write) -> None:
     """ImageNet's folders, train and val: of noise, all would be right where an image finds itself."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 30), ("val", 50)):
-        for name in ("a", "b"):
-            folder = Path("photos", split, name)
-            folder.mkdir(parents=True)
-            for i in range(count):
-                Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{i:02}.png")
+    make_noise(Path("photos"), {"train": 30, "val": 50})
     arguments = {"root": "photos", "image_size": 8, "num_workers": 0, "eval_batch_size": 7}
     path = tiny({"data": {"class_path": "vitlab.data.ImageFolder", "init_args": arguments}})
     found = probed(path, "dino", "--epochs", "1")

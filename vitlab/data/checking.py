@@ -31,6 +31,12 @@ class Check(NamedTuple):
     faint: list[str]  # names of 16-bit photographs that 8 bits leave nearly blank
 
 
+def cache_of(kind: str, key: str, suffix: str) -> Path:
+    """Return the file of the user's cache that remembers what `key` says."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitlab"
+    return folder / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}{suffix}"
+
+
 Examined = tuple[int, bool] | str  # a hash of the bytes and whether the picture `is_faint`; or why it is broken
 
 
@@ -53,9 +59,7 @@ def check_all(
         place: a folder, or what else has them; each has a cache of its own.
         marks: of each name, a text that changes with the photograph; "" is always examined again.
     """
-    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = str(place.resolve()) if isinstance(place, Path) else place
-    cache = user_cache / "vitlab" / f"decoded-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
+    cache = cache_of("decoded", str(place.resolve()) if isinstance(place, Path) else place, ".npy")
     numbers = np.fromiter(map(_number, names, marks), np.uint64, len(names))
     records, good = _recall(_read(cache), numbers)
     new = np.flatnonzero(~good).tolist()

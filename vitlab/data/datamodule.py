@@ -281,7 +281,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """The share of the run in which training images have each of their sizes."""
         if self.grow is None:
             return {self.image_size: 1.0}
-        return dict[Size, float](self.grow.shares(_one(self.image_size)).items())
+        return self.grow.shares(_one(self.image_size))
 
     # ---- used by everything else
 

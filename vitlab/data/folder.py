@@ -23,13 +23,11 @@ _NAMES: dict[Split, tuple[str, ...]] = {
 _SPLIT_OF = {name: split for split, names in _NAMES.items() for name in names}
 
 
-@final
-class Folder(PhotoSource):
-    """The files of a folder, found by `list_images` and decoded in a mode."""
+class Files(PhotoSource):
+    """Image files, whose names are relative to `root`, decoded in a mode."""
 
     def __init__(self, root: Path, mode: PictureMode = "RGB") -> None:
-        self.root, self.location, self._mode = root, str(root), mode
-        self.class_names, self.splits, self.notes = list_images(root)
+        self.root, self._mode = root, mode
 
     def check(self) -> Check:
         """Decode every file that no earlier check decoded."""
@@ -43,6 +41,16 @@ class Folder(PhotoSource):
             raise ValueError(
                 f"{self.root / name} cannot be decoded any more: {error}. Start again: the files are checked."
             ) from None
+
+
+@final
+class Folder(Files):
+    """The files of a folder, found by `list_images`."""
+
+    def __init__(self, root: Path, mode: PictureMode = "RGB") -> None:
+        super().__init__(root, mode)
+        self.location = str(root)
+        self.class_names, self.splits, self.notes = list_images(root)
 
 
 class Listing(NamedTuple):

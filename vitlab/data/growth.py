@@ -6,6 +6,8 @@ of one size, a transformer sees fewer tokens of them, and resizes its position e
 
 from dataclasses import dataclass
 
+from vitlab.data.photos import Size
+
 
 @dataclass(kw_only=True, unsafe_hash=True)
 class Growth:
@@ -37,7 +39,7 @@ class Growth:
         sides = self.sides(image_size)
         return sides[min(int(progress / self.until * (len(sides) - 1)), len(sides) - 1)]
 
-    def shares(self, image_size: int) -> dict[int, float]:
+    def shares(self, image_size: int) -> dict[Size, float]:
         """Return the share of the run that each side has."""
-        sides = self.sides(image_size)
+        sides: list[Size] = [*self.sides(image_size)]
         return {side: self.until / (len(sides) - 1) for side in sides[:-1]} | {image_size: 1 - self.until}

@@ -6,14 +6,12 @@ from typing import final
 
 import numpy as np
 
-from vitlab.data.checking import Check, check_images
-from vitlab.data.decoding import Half, PictureMode, Pixels, read_photo
-from vitlab.data.folder import split_of
-from vitlab.data.source import PhotoSource
+from vitlab.data.decoding import PictureMode
+from vitlab.data.folder import Files, split_of
 
 
 @final
-class LabelTable(PhotoSource):
+class LabelTable(Files):
     """A CSV file with the column `file`, a column of numbers for each label and, optionally, the column `split`.
 
     Args:
@@ -32,7 +30,8 @@ class LabelTable(PhotoSource):
             rows = pd.read_csv(table, dtype={"file": str, "split": str})
         except FileNotFoundError:
             raise FileNotFoundError(f"There is no table {table}.") from None
-        self.location, self._mode, self._root = table, mode, Path(root) if root else Path(table).parent
+        super().__init__(Path(root) if root else Path(table).parent, mode)
+        self.location = table
         self.class_names = list(labels or (str(name) for name in rows.columns if name not in ("file", "split")))
         missing = [name for name in ("file", *self.class_names) if name not in rows.columns]
         if missing or not self.class_names:
@@ -54,14 +53,3 @@ class LabelTable(PhotoSource):
         self.splits = {
             split: (files[of == split].tolist(), numbers[of == split]) for split in named.values() if split is not None
         }
-
-    def check(self) -> Check:
-        """Decode every file that no earlier check decoded."""
-        return check_images(self._root, [name for names, _ in self.splits.values() for name in names])
-
-    def read(self, name: str, half: Half | None = None) -> Pixels:
-        """Decode one file."""
-        try:
-            return read_photo(self._root / name, self._mode, half)[0]
-        except ValueError as error:
-            raise ValueError(f"{self._root / name}: {error}.") from None

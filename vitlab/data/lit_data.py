@@ -1,9 +1,8 @@
 """Photographs that no machine holds: shards written by LitData's `optimize`, in a folder or an object store."""
 
-import hashlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlab.atomic_files import written_whole
-from vitlab.data.checking import Check, content_of
+from vitlab.data.checking import Check, cache_of, content_of
 from vitlab.data.datamodule import Split
 from vitlab.data.decoding import Half, PictureMode, Pixels, decode, to_array
 from vitlab.data.source import PhotoSource
@@ -121,8 +120,7 @@ class LitData(PhotoSource):
         stream = self._stream(split)
         sizes = images_of_chunks(stream)
         key = f"{self._places[split]}\0{self._image}\0{self._label}\0{sizes}"
-        user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitlab"
-        file = user_cache / f"litdata-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+        file = cache_of("litdata", key, ".npz")
         chunks = np.repeat(np.arange(len(sizes)), list(sizes.values()))
         if file.is_file():
             stored = np.load(file)
@@ -140,9 +138,10 @@ class LitData(PhotoSource):
             labels.append(label if isinstance(label, str) else int(label))
             contents.append(content_of(value if isinstance(value, bytes) else _pixels(value, self._mode).tobytes()))
         known = _Known(np.array(labels), np.array(contents, np.uint64), chunks)
-        user_cache.mkdir(parents=True, exist_ok=True)
-        with written_whole(file) as whole:
-            np.savez(whole, labels=known.labels, contents=known.contents)
+        with suppress(OSError):  # without a writable cache the next start reads them again
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(file) as whole:
+                np.savez(whole, labels=known.labels, contents=known.contents)
         return known
 
 

@@ -10,7 +10,7 @@ inside the objects' masks, and the ground around them.
 Letters: N images, K classes with the ground first, H x W pixels, h x w places of C channels, M places of the training.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from vitlab.evaluation.estimate import Estimate
 from vitlab.evaluation.knn import weighted_votes
 from vitlab.evaluation.linear import fit_linear_probe
 from vitlab.models import ImageModel
@@ -29,16 +30,8 @@ MOST_PLACES = 20_000  # of the training images, evenly spaced; as many at most a
 REPETITIONS = 1000  # of the bootstrap over images
 
 
-@dataclass(frozen=True)
-class MeanIoU:
+class MeanIoU(Estimate):
     """Intersection over union, the mean over classes, and its 95 % interval over images."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
 @dataclass(frozen=True)
@@ -54,6 +47,10 @@ class StageResult:
 
 Labeled = tuple[Iterable[tuple[list[Tensor], Tensor]], Bool[Tensor, "N H W"]]
 """Batches of (views, labels) in order, and the objects' masks."""
+Places = tuple[Float[Tensor, "M C"], Int64[Tensor, "M"]]
+"""Features of places, and their classes."""
+Answer = Callable[[Float[Tensor, "M C"]], Float[Tensor, "M K"]]
+"""Scores of the classes from the features of places."""
 
 
 @torch.no_grad()
@@ -72,19 +69,19 @@ def segment(model: ImageModel, split: Callable[[Any], Labeled], num_classes: int
         raise ValueError(f"{type(model).__name__} gives no maps to segment by: it has no `feature_info`.")
     taken = sorted(set(np.linspace(len(stages) - 1, 0, MOST_STAGES).round().astype(int).tolist()))
     train, held_out = (places_of(model, *split(name), taken) for name in ("train", "val"))
-    found = []
-    for number, index in enumerate(taken):
-        bank, labels = train[number]
-        with torch.enable_grad():
-            probe = fit_linear_probe(train[number], held_out[number], num_classes + 1)
-        answers: dict[str, Callable[[Tensor], Tensor]] = {
-            "linear": probe.logits,
-            "knn": lambda x, bank=bank, labels=labels: weighted_votes(x, bank, labels, num_classes + 1),  # type: ignore
-        }
-        scores = measure(model, *split("test"), index, answers, num_classes + 1)
-        info = stages[index]
-        found.append(StageResult(info["module"], info["reduction"], info["num_chs"], **scores))
-    return found
+    answers = [answers_of(bank, chosen_by, num_classes + 1) for bank, chosen_by in zip(train, held_out, strict=True)]
+    scores = measure(model, *split("test"), taken, answers, num_classes + 1)
+    return [
+        StageResult(stages[index]["module"], stages[index]["reduction"], stages[index]["num_chs"], **found)
+        for index, found in zip(taken, scores, strict=True)
+    ]
+
+
+def answers_of(bank: Places, held_out: Places, num_classes: int) -> dict[str, Answer]:
+    """Return how a stage's places are classified, by name."""
+    with torch.enable_grad():
+        linear = fit_linear_probe(bank, held_out, num_classes).logits
+    return {"linear": linear, "knn": lambda places: weighted_votes(places, *bank, num_classes)}
 
 
 def places_of(
@@ -92,20 +89,20 @@ def places_of(
     batches: Iterable[tuple[list[Tensor], Tensor]],
     masks: Bool[Tensor, "N H W"],
     stages: list[int],
-) -> list[tuple[Float[Tensor, "M C"], Int64[Tensor, "M"]]]:
+) -> list[Places]:
     """Return features and classes of places, by stage; the class of a place is that of most of its pixels."""
     parts: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in stages]
     done = 0
-    for (images,), labels in batches:
-        truth = semantic(masks[done : done + len(images)], labels.cpu())
-        done += len(images)
-        for (features, classes), x in zip(parts, _maps(model, images, stages), strict=True):
+    for truth, maps in _maps(model, batches, masks, stages):
+        done += len(truth)
+        for (features, classes), x in zip(parts, maps, strict=True):
+            height, width = x.shape[1:3]
             most = max(1, MOST_PLACES // len(masks))  # of an image
-            every = -(-x.shape[2] * x.shape[3] // most)
-            shares = F.adaptive_avg_pool2d(F.one_hot(truth).movedim(-1, 1).float(), (x.shape[2], x.shape[3]))
-            offsets = torch.arange(len(images)) + done  # other places in each image
-            chosen = torch.stack([(torch.arange(x.shape[2] * x.shape[3]) + o) % every == 0 for o in offsets]).flatten()
-            features.append(x.float().permute(0, 2, 3, 1).flatten(0, 2).cpu()[chosen])
+            every = -(-height * width // most)
+            shares = F.adaptive_avg_pool2d(F.one_hot(truth).movedim(-1, 1).float(), (height, width))
+            offsets = torch.arange(len(truth)) + done  # other places in each image
+            chosen = torch.stack([(torch.arange(height * width) + o) % every == 0 for o in offsets]).flatten()
+            features.append(x.flatten(0, 2)[chosen])
             classes.append(shares.argmax(dim=1).flatten()[chosen])
     return [(torch.cat(features), torch.cat(classes)) for features, classes in parts]
 
@@ -114,23 +111,19 @@ def measure(
     model: ImageModel,
     batches: Iterable[tuple[list[Tensor], Tensor]],
     masks: Bool[Tensor, "N H W"],
-    stage: int,
-    answers: dict[str, Callable[[Float[Tensor, "M C"]], Float[Tensor, "M K"]]],
+    stages: list[int],
+    answers: list[dict[str, Answer]],
     num_classes: int,
-) -> dict[str, MeanIoU]:
-    """Return the mIoU of each way to answer."""
-    counts: dict[str, list[Tensor]] = {name: [] for name in answers}
-    done = 0
-    for (images,), labels in batches:
-        truth = semantic(masks[done : done + len(images)], labels.cpu())
-        done += len(images)
-        (x,) = _maps(model, images, [stage])
-        places = x.float().permute(0, 2, 3, 1).cpu()  # (B, h, w, C)
-        for name, answer in answers.items():
-            scores = answer(places.flatten(0, 2)).view(*places.shape[:3], -1).movedim(-1, 1)
-            predicted = F.interpolate(scores, truth.shape[1:], mode="bilinear").argmax(dim=1)
-            counts[name].append(overlaps(predicted, truth, num_classes))
-    return {name: mean_iou(torch.cat(parts)) for name, parts in counts.items()}
+) -> list[dict[str, MeanIoU]]:
+    """Return the mIoU of each way to answer, by stage."""
+    counts: list[dict[str, list[Tensor]]] = [{name: [] for name in own} for own in answers]
+    for truth, maps in _maps(model, batches, masks, stages):
+        for x, own, found in zip(maps, answers, counts, strict=True):
+            for name, answer in own.items():
+                scores = answer(x.flatten(0, 2)).view(*x.shape[:3], -1).movedim(-1, 1)
+                predicted = F.interpolate(scores, truth.shape[1:], mode="bilinear").argmax(dim=1)
+                found[name].append(overlaps(predicted, truth, num_classes))
+    return [{name: mean_iou(torch.cat(parts)) for name, parts in found.items()} for found in counts]
 
 
 def semantic(masks: Bool[Tensor, "B H W"], labels: Int64[Tensor, "B"]) -> Int64[Tensor, "B H W"]:
@@ -167,6 +160,13 @@ def mean_iou(counts: Int64[Tensor, "N 2 K"]) -> MeanIoU:
     return MeanIoU(float(of(np.ones(len(both)))), float(low), float(high))
 
 
-def _maps(model: ImageModel, images: Tensor, stages: list[int]) -> list[Float[Tensor, "B C h w"]]:
-    maps: list[Tensor] = model.forward_intermediates(images, stages, intermediates_only=True)
-    return maps
+def _maps(
+    model: ImageModel, batches: Iterable[tuple[list[Tensor], Tensor]], masks: Bool[Tensor, "N H W"], stages: list[int]
+) -> Iterator[tuple[Int64[Tensor, "B H W"], list[Float[Tensor, "B h w C"]]]]:
+    """Yield the classes of the pixels of each batch, and the maps of the stages."""
+    done = 0
+    for (images,), labels in batches:
+        maps: list[Tensor] = model.forward_intermediates(images, stages, intermediates_only=True)
+        truth = semantic(masks[done : done + len(images)], labels.cpu())
+        done += len(images)
+        yield truth, [x.float().permute(0, 2, 3, 1).cpu() for x in maps]

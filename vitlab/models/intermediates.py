@@ -24,6 +24,11 @@ class FeatureInfo(TypedDict):
     reduction: int
 
 
+def pyramid(width: int, patch: int, stages: int) -> list[FeatureInfo]:
+    """Return the stages of a Swin, each of which has half the resolution and twice the width of the one before."""
+    return [FeatureInfo(module=f"layers.{i}", num_chs=width * 2**i, reduction=patch * 2**i) for i in range(stages)]
+
+
 def taken(indices: Indices, info: Sequence[FeatureInfo]) -> list[int]:
     """Return which stages are meant, in the order of the network: all for None, the last n for an int n.
 

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitlab.models.backbone import AttentionMap, Backbone, Features, recompute_attention
-from vitlab.models.intermediates import FeatureInfo
+from vitlab.models.intermediates import FeatureInfo, pyramid
 from vitlab.models.layers import (
     DropPath,
     Init,
@@ -388,11 +388,7 @@ class SwinTransformerV2(Backbone):
     @property
     def feature_info(self) -> list[FeatureInfo]:
         """Of each resolution."""
-        width, patch = self.patch_embed.proj.out_channels, self.patch_size
-        return [
-            FeatureInfo(module=f"layers.{i}", num_chs=width * 2**i, reduction=patch * 2**i)
-            for i in range(len(self.layers))
-        ]
+        return pyramid(self.patch_embed.proj.out_channels, self.patch_size, len(self.layers))
 
     def biases_kept(self) -> AbstractContextManager[None]:
         """Compute each position bias once for all forwards inside; the weights must not change."""
