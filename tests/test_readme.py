@@ -66,6 +66,8 @@ def test_the_python_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytes
     short = {
         '"data.root=my_photos"': f'"data.root=my_photos", "model.init_from=null", *{settings}',  # no network here
         '"data.batch_size=64"': f"*{settings}",
+        'Experiment("experiments/swin_cifar10.yaml")': f'Experiment("experiments/swin_cifar10.yaml", *{settings})',
+        "num_training=100": "num_training=15",
         "Trainer(max_epochs=100)": "Trainer(max_steps=2, accelerator='cpu', logger=False)",
     }
     blocks = [block for text in (README, DOCS["python.md"]) for block in re.findall(r"```python\n(.*?)```", text, re.S)]

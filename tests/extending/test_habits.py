@@ -1,8 +1,9 @@
-"""What colleagues bring along: an optimizer, a callback and loggers of their own or of Lightning's, by `class_path`."""
+"""What colleagues bring along: optimizer, schedule, callback and loggers of theirs or of Lightning, by `class_path`."""
 
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vitlab.commands.dispatch import run
 from vitlab.data.photos import transformed
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.experiment.experiment import Experiment
+from vitlab.optim import Schedule
 from vitlab.runs.record import RunRecord
 
 Write = Callable[..., Path]
@@ -39,6 +41,14 @@ class SignSGD(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     parameter.sub_(group["lr"] * parameter.grad.sign())
         return loss
+
+
+@dataclass(kw_only=True)
+class Halving(Schedule):
+    """A schedule of a user's own: half the rate in every quarter of the run."""
+
+    def after_warmup(self, peak: float, step: int, steps: int, epochs: float, warmup: float) -> float:
+        return peak * 0.5 ** (4 * step // max(steps, 1))
 
 
 class CountsImages(Callback):
@@ -64,7 +74,8 @@ HABITS = {
             "optimizer": {
                 "class_path": "vitlab.optim.AnyOptimizer",
                 "init_args": {"lr": 1e-3, "weight_decay": 0.0, "optimizer": f"{__name__}.SignSGD"},
-            }
+            },
+            "schedule": {"class_path": f"{__name__}.Halving", "init_args": {"warmup_epochs": 0}},
         }
     },
     "trainer": {
@@ -118,6 +129,13 @@ def test_lightnings_parts_are_named_on_the_command_line(tiny: Write) -> None:
     short = {"trainer": {"limit_train_batches": 2, "log_every_n_steps": 1}, "run": {"test": False}}
     assert run("fit", ["--config", str(tiny(short)), *given.split()]) == 0
     assert any(name.startswith("lr-") for name in pd.read_csv("logs/lightning_logs/version_0/metrics.csv").columns)
+
+
+def test_a_callback_whose_rate_the_schedule_would_replace_is_refused(
+    tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", ["--config", str(tiny()), "--trainer.callbacks+=LearningRateFinder"]) == 2
+    assert "`tune` in a study finds one" in capsys.readouterr().err
 
 
 class Bright(torch.nn.Module):

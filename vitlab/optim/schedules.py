@@ -49,9 +49,9 @@ class Schedule(ABC):
         factor = (scale if self.scale_with_batch else 1.0) * (layer_scale if self.scale_with_layer else 1.0)
         return self if factor == 1 else self.scaled(factor)
 
-    @abstractmethod
     def scaled(self, scale: float) -> "Schedule":
         """Return the schedule with all absolute rates multiplied."""
+        return replace(self, warmup_lr=self.warmup_lr * scale)
 
 
 @dataclass
@@ -95,9 +95,6 @@ class WarmupSteps(Schedule):
 
     def after_warmup(self, peak: float, step: int, steps: int, epochs: float, warmup: float) -> float:
         return peak * self.gamma ** sum(step >= epoch / epochs * steps for epoch in self.milestones)
-
-    def scaled(self, scale: float) -> "Schedule":
-        return replace(self, warmup_lr=self.warmup_lr * scale)
 
 
 @dataclass

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, LearningRateFinder, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
@@ -63,8 +63,16 @@ def build_trainer(
     Args:
         settings: arguments of the Trainer; callbacks, loggers and plugins are objects already.
         config: the run's complete configuration, which the record writes.
+
+    Raises:
+        ValueError: a callback that would train for nothing.
     """
     users = _as_list(settings["callbacks"])
+    if any(isinstance(callback, LearningRateFinder) for callback in users):
+        raise ValueError(
+            "trainer.callbacks: LearningRateFinder sets a rate that the schedule replaces at the next step.\n"
+            "`tune` in a study finds one on validation images; docs/python.md has Lightning's finder in Python."
+        )
     own_bar = any(isinstance(callback, ProgressBar) for callback in users)
     utilization, record = Utilization(), RunRecord(directory, config)
     callbacks = [
