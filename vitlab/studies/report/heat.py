@@ -32,7 +32,7 @@ def heat_chart(results: StudyResults, images: Images) -> Chart | None:
     for variant, run in models_shown(results).items():
         try:
             heats[variant] = _heat_of(run.run.directory, indices)
-        except (FileNotFoundError, ValueError):  # its checkpoints were removed
+        except (FileNotFoundError, ValueError):  # its checkpoints were removed, or it answers with no class
             continue
     if not heats:
         return None
@@ -72,6 +72,8 @@ def _heat_of(directory: object, indices: np.ndarray) -> Heat:
 
     experiment, device = Experiment.load(str(directory)), device_for("auto")
     model, images = experiment.model.to(device).eval(), experiment.data.views("test", indices, device)
+    if model.num_classes != len(experiment.data.class_names):
+        raise ValueError(f"{directory}: the model was trained without labels, so no pixel speaks for a class.")
     probability, answers = model(images).detach().softmax(dim=1).max(dim=1)
     maps, left = heat_of(model, images)
     names = experiment.data.class_names
