@@ -12,7 +12,8 @@ import yaml
 from tests.kills import forked, last_words
 from vitlab.commands.check_resume import disagreements
 from vitlab.config import Config, merge
-from vitlab.studies.compare import compare
+from vitlab.studies.compare import compare, emit
+from vitlab.studies.execution.export_jobs import write_sweep
 from vitlab.studies.execution.local import Outcome, write_config
 from vitlab.studies.study import Run
 
@@ -70,6 +71,28 @@ def test_a_branch_is_the_run_of_its_length_to_the_bit(
     Path("runs/lengths/a-4-epochs/seed-1/checkpoints/step-3.ckpt").unlink()
     with pytest.raises(FileNotFoundError, match=r"step-3.ckpt does not exist. Train .*--run.checkpoint.keep .3."):
         compare(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks of this process")
+def test_another_engine_gets_the_longest_runs_first(
+    write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(along={"epochs": [1, 2]})
+
+    def emitted() -> list[Path]:
+        sweep = yaml.safe_load(emit(path, write_sweep).read_text())
+        return [Path(config) for config in sweep["parameters"]["config"]["values"]]
+
+    first = emitted()
+    assert "These are the longest runs" in capsys.readouterr().out
+    assert [config.parts[2] for config in first] == ["a-2-epochs", "b-2-epochs"]
+    assert forked(["--config", str(first[0])]) == forked(["--config", str(first[1])]) == 0, last_words()
+    then = emitted()
+    assert capsys.readouterr().out == ""
+    assert [config.parts[2] for config in then] == ["a-1-epochs", "b-1-epochs"]
+    for config in then:
+        assert forked(["--config", str(config)]) == 0, last_words()
+        assert f"continuing from {config.parent}/seed-1/checkpoints/last.ckpt" in Path("log.txt").read_text()
 
 
 @pytest.mark.parametrize(

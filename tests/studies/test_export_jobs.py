@@ -101,6 +101,21 @@ def test_tuning_comes_first_and_what_was_chosen_after_it(
     ]
 
 
+def test_the_runs_of_all_places_are_one_array(write_study: Write, tmp_path: Path) -> None:
+    study = write_study(variants=PAIR, seeds=[1, 2], along={"model.init_args.lr": [0.1, 0.4]})
+    sweep = yaml.safe_load(emit(study, write_sweep, tmp_path).read_text())
+    runs = [yaml.safe_load(Path(path).read_text()) for path in sweep["parameters"]["config"]["values"]]
+    assert [(run["seed_everything"], run["model"]["init_args"]["lr"]) for run in runs] == [
+        (seed, rate) for seed in (1, 2) for rate in (0.1, 0.4) for _ in PAIR
+    ]
+
+
+def test_a_search_is_not_emitted(write_study: Write, tmp_path: Path) -> None:
+    search = {"space": {"model.init_args.lr": [0.1, 0.4]}, "trials": 2}
+    with pytest.raises(ValueError, match=r"depend on earlier ones. Use compare --slurm"):
+        emit(write_study(variants=PAIR, seeds=[1], search=search), write_sweep, tmp_path)
+
+
 def test_nothing_is_emitted_of_a_finished_study(write_study: Write, tmp_path: Path) -> None:
     study = write_study(variants=PAIR, seeds=[1])
     for run in plan(read_study(study), tmp_path):

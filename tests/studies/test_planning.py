@@ -196,13 +196,15 @@ def test_seeds_alone_may_not_help(finished: Path, tmp_path: Path) -> None:
         (["STUDY", "--difference", "1", "--pilot", "nowhere"], "--pilot nowhere does not exist"),
         (["STUDY", "--difference", "1", "--pilot", "EMPTY"], "no finished run"),
         (["nowhere.yaml", "--difference", "1"], "nowhere.yaml"),
+        (["AXES", "--difference", "1"], "takes a study without axes"),
     ],
 )
 def test_a_mistake_is_one_message(
     arguments: list[str], message: str, write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "empty").mkdir()
-    words = {"STUDY": str(write_study(variants=TWO)), "EMPTY": str(tmp_path / "empty")}
+    axes = write_study(variants=TWO, along={"model.init_args.lr": [0.1, 0.4]}).rename(tmp_path / "axes.yaml")
+    words = {"STUDY": str(write_study(variants=TWO)), "EMPTY": str(tmp_path / "empty"), "AXES": str(axes)}
     assert run("plan", [*(words.get(word, word) for word in arguments), "--root", str(tmp_path / "runs")]) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -172,9 +172,13 @@ def _branch(plans: Sequence[Prepared], train: Train) -> None:
 
 def in_turn(plans: Sequence[Prepared]) -> list[Run]:
     """Return the runs of all plans by seed, so that an early look sees every place."""
-    return sorted(
-        (run for planned in plans for run in planned.runs), key=lambda run: plans[0].study.seeds.index(run.seed)
-    )
+    return by_seed(plans[0].study, [run for planned in plans for run in planned.runs])
+
+
+def by_seed(study: Study, runs: Sequence[Run]) -> list[Run]:
+    """Return the runs in the order of the study's seeds, tuning runs as they are."""
+    order = {seed: position for position, seed in enumerate(study.seeds)}
+    return sorted(runs, key=lambda run: order.get(run.seed, 0))
 
 
 def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResults, Images]:
@@ -184,7 +188,12 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
         ValueError: a run directory has another configuration than the study's, or `compare` has not yet measured the
             budget or tuned the study.
     """
-    planned = _without_axes(study_path, root)
+    study = read_study(study_path)
+    if study.along:
+        raise ValueError(
+            f"{study_path}: a study with axes is many studies. Remove `along`, or use `compare` without this option."
+        )
+    planned = Prepared.of(study, root)
     planned.spend_budget(known_costs, _refuse_to_rehearse, 1)
     planned.tune(lambda runs: [])
     refuse_conflicts(planned.runs)
@@ -198,15 +207,6 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
     return planned.results(outcomes, costs), planned.images
 
 
-def _without_axes(path: Path, root: Path) -> Prepared:
-    study = read_study(path)
-    if study.along:
-        raise ValueError(
-            f"{path}: a study with axes is many studies. Remove `along`, or use `compare` without this option."
-        )
-    return Prepared.of(study, root)
-
-
 def _refuse_to_rehearse(runs: list[Run]) -> list[Outcome]:
     raise ValueError("the study's budget has not been measured. Run `compare` first.")
 
@@ -214,23 +214,41 @@ def _refuse_to_rehearse(runs: list[Run]) -> list[Outcome]:
 def emit(study_path: Path, engine: Engine, root: Path = Path("runs"), program: Sequence[str] = PROGRAM) -> Path:
     """Write the runs of a study for another engine instead of starting them, and return the path of that file.
 
-    If the study tunes, its tuning runs are written first; once they are finished, the same call writes the others. A
-    study that looks at its results is written one look at a time.
+    What other runs begin with is written first, tuning runs or the longest runs of a study with branches; once these
+    are finished, the same call writes the others. A study that looks at its results is written one look at a time.
+
+    Raises:
+        ValueError: nothing is left to run, or what runs next depends on results.
     """
-    planned = _without_axes(study_path, root)
-    allotment = planned.allotment
+    study = read_study(study_path)
+    if study.search is not None:
+        raise ValueError(f"{study_path}: the trials of a search depend on earlier ones. Use compare --slurm.")
+    plans = [Prepared.of(point, root) for point in study.points]
+    allotment = allot(in_turn(plans), study.jobs)
 
     def rehearse(runs: list[Run]) -> list[Outcome]:
         return run_all(runs, program, allotment, Display(sys.stdout, runs), overwrite=True)
 
-    planned.spend_budget(partial(measure_costs, program=program, allotment=allotment), rehearse, allotment.jobs)
-    if tuned_later(planned.study):
-        planned.tune(lambda runs: [])  # as far as it is tuned
-    runs = planned.tuning_runs()
-    if all(is_finished(run) for run in runs):
-        planned.tune(lambda runs: [])
-        runs = planned.tune_for(planned.next_runs(), lambda runs: [])
-    else:
-        print("These are the tuning runs. Once they are finished, the same command writes the others.", flush=True)
+    measure = partial(measure_costs, program=program, allotment=allotment)
+    for planned in plans:
+        planned.spend_budget(measure, rehearse, allotment.jobs)
+        if tuned_later(planned.study):
+            planned.tune(_as_finished)  # as far as it is tuned
+    runs, first = [run for planned in plans for run in planned.tuning_runs()], "tuning"
+    if all(map(is_finished, runs)):
+        for planned in plans:
+            planned.tune(_as_finished)
+        if study.branch:
+            _branch(plans, _as_finished)
+            runs, first = plans[-1].runs, "longest"
+        if all(map(is_finished, runs)):
+            runs, first = [run for planned in plans for run in planned.tune_for(planned.next_runs(), _as_finished)], ""
+    if first:
+        print(f"These are the {first} runs. Once they are finished, the same command writes the others.", flush=True)
     refuse_conflicts(runs)
-    return engine(planned.study, runs, planned.folder)
+    return engine(study, by_seed(study, runs), study.folder(root))
+
+
+def _as_finished(runs: Sequence[Run]) -> list[Outcome]:
+    """Train nothing: say which runs are finished."""
+    return [Outcome(run, None if is_finished(run) else UNFINISHED) for run in runs]

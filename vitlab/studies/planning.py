@@ -145,6 +145,11 @@ def plan_study(
         ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
     """
     study = read_study(path)
+    if study.along:
+        raise ValueError(
+            f"{path}: `plan` takes a study without axes, because each place needs seeds of its own. Remove `along` to "
+            "plan one place; `compare` tells the hours and the disk of all places before the first run."
+        )
     runs = plan(study, root)
     drafts, metric = runs[: len(study.variants)], runs[0].metric
     images = images_of(runs[0])
