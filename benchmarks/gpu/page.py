@@ -19,7 +19,7 @@ make wheels                                      # with a network: download what
 make gpu WHEELS=wheels DATA=data                 # without one: install it from there first
 ```
 
-A step takes at most eight minutes (`ARGS="--minutes 30"` gives it more). What it has not measured by then, the same
+A step stops after eight minutes (`ARGS="--minutes 30"` gives it more). What it has not measured by then, the same
 command continues; what is measured is not measured again. Results are in `runs/gpu/`, a file of JSON lines for each
 step. Without CIFAR-10 the step `learning` is left out. With `WHEELS`, what is missing or has another version than
 `pyproject.toml` allows is installed into the active virtual environment, or without one into `.venv/gpu`, which sees
@@ -66,9 +66,10 @@ def goals() -> str:
         if architecture.goal
     ]
     header = (
-        "## Goals\n\nTraining on one H200 in bfloat16, compiled, 224 px (Swin v2: 256 px, window 8). A step takes at "
-        f"most {SHARE_OF_TIMM_OTHERS:.2f} of timm's time, that of Swin v2 {SHARE_OF_TIMM['Swin v2-T']:.2f}. On "
-        "CIFAR-10 ([speedrun](speedrun.md)), a ViT reaches 94 % in three minutes and a Swin v2 95 % in ten."
+        "## Goals\n\nTraining on one H200 in bfloat16, compiled, 224 px (Swin v2: 256 px, window 8). A "
+        f"training step should take at most {SHARE_OF_TIMM_OTHERS:.2f} of timm's time, for Swin v2 at most "
+        f"{SHARE_OF_TIMM['Swin v2-T']:.2f}.\nOn CIFAR-10 ([speedrun](speedrun.md)), a ViT should reach 94 % in three "
+        "minutes and a Swin v2 95 % in ten."
     )
     return markdown(header, rows)
 
