@@ -5,6 +5,7 @@ import subprocess
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
 from vitlab.experiment.experiment import Experiment
 from vitlab.objectives import Teacher
+from vitlab.studies.prepared import Prepared
 from vitlab.studies.study import plan, read_study, slug
 
 FILES = sorted(EXPERIMENTS.glob("*.yaml"))
@@ -155,6 +157,22 @@ def test_every_run_of_a_study_is_built(path: Path, tmp_path: Path, monkeypatch: 
         runs = plan(replace(point, seeds=study.seeds[:1]), tmp_path)
         assert Experiment(runs[0].config).config == runs[0].config  # its file is the same run again
         assert [run.variant for run in runs] == list(study.variants)
+
+
+def test_a_budget_of_images_counts_those_of_each_variant(tmp_path: Path) -> None:
+    """100, 300 or 900 training images: as many are seen."""
+    study = read_study(EXPERIMENTS / "claims/data_hunger.yaml")
+    planned = Prepared.of(replace(study, seeds=study.seeds[:1]), tmp_path)
+    planned.spend_budget(no_runs, no_runs, 1)
+    planned.tune(no_runs)
+    for each in planned.runs:
+        batches = each.config["data"]["init_args"]["train_images"] // 64
+        batches = each.config["trainer"].get("limit_train_batches") or batches  # the epochs are shortened
+        assert each.epochs * 64 * batches == pytest.approx(12_900, rel=0.02)
+
+
+def no_runs(runs: object) -> NoReturn:
+    raise AssertionError("nothing is to be measured")
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

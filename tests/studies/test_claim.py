@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fake_study import FAKE_PROGRAM, plain, results, right
 
+from vitlab.commands.dispatch import run
 from vitlab.studies.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, Found, parse_claim
 from vitlab.studies.claims import read_claims, run_claims, write_page
 from vitlab.studies.compare import compare
@@ -157,3 +158,25 @@ def test_one_page_tells_of_all_claims_and_runs_what_is_missing(write_study: Writ
 
     with pytest.raises(ValueError, match="no study with a `claim`"):
         read_claims(tmp_path)
+
+
+def test_a_claim_that_cannot_be_tested_does_not_stop_the_others(
+    write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, started = tmp_path / "claims", list[str]()
+    folder.mkdir()
+    for name in ("bad", "good"):
+        claim = CLAIM | {"order": "Swin > ViT"}
+        write_study(name=name, claim=claim, margin=0.5, base=str(tmp_path / "base.yaml")).rename(
+            folder / f"{name}.yaml"
+        )
+
+    def compare(path: Path, root: Path) -> None:
+        started.append(path.stem)
+        if path.stem == "bad":
+            raise ValueError("bad.yaml: no such budget")
+
+    monkeypatch.setattr("vitlab.studies.compare.compare", compare)
+    assert run("claims", ["--folder", str(folder), "--root", str(tmp_path / "runs/claims")]) == 1
+    assert started == ["bad", "good"]
+    assert "bad.yaml: no such budget" in capsys.readouterr().err

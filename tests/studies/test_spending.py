@@ -66,7 +66,7 @@ def spend(write_study: Write, digits: Digits, tmp_path: Path) -> Callable[..., d
     ) -> dict[str, tuple]:
         study = read_study(write_study(budget=budget, variants=variants))
         runs = first_runs(study, plan(study, tmp_path))
-        decided = spend_budget(study, runs, digits, measure, train, jobs, tmp_path)
+        decided = spend_budget(study, runs, lambda _: len(digits.labels("train")), measure, train, jobs, tmp_path)
         return {
             run.variant: (run.epochs, run.config["trainer"].get("limit_train_batches"))
             for run in plan(study, tmp_path, decided)
@@ -141,7 +141,7 @@ def test_the_warm_up_keeps_its_share_of_the_epochs(write_study: Write, digits: D
     warm = variant(0.9)
     warm["model"]["init_args"]["schedule"] = {"class_path": "x.Cosine", "init_args": {"warmup_epochs": 0.6}}
     study = read_study(write_study(budget={"images": 8960}, variants={"A": warm, "B": variant(0.8)}))
-    decided = spend_budget(study, first_runs(study, plan(study, tmp_path)), digits, refuse, refuse, 1, tmp_path)
+    decided = spend_budget(study, first_runs(study, plan(study, tmp_path)), lambda _: 900, refuse, refuse, 1, tmp_path)
     chosen = plan(study, tmp_path, decided)[0].config
     assert chosen["trainer"]["max_epochs"] == 10
     assert chosen["model"]["init_args"]["schedule"]["init_args"] == {"warmup_epochs": pytest.approx(2)}
@@ -151,7 +151,7 @@ def test_the_warm_up_keeps_its_share_of_the_epochs(write_study: Write, digits: D
     with pytest.raises(
         ValueError, match=r"study\.yaml: budget: .*warmup_epochs is 0\.6, but trainer\.max_epochs is not set"
     ):
-        spend_budget(study, first_runs(study, plan(study, tmp_path)), digits, refuse, refuse, 1, tmp_path)
+        spend_budget(study, first_runs(study, plan(study, tmp_path)), lambda _: 900, refuse, refuse, 1, tmp_path)
 
 
 def test_what_a_budget_buys_is_decided_once(spend: Callable[..., dict], tmp_path: Path) -> None:

@@ -21,13 +21,12 @@ def run(arguments: Sequence[str]) -> int:
     quiet()
     failed = []
 
-    def tested(study: Path, root: Path) -> Path:
+    def tested(study: Path, root: Path) -> None:
         try:
-            return compare(study, root)
-        except RunsFailed as failures:
+            compare(study, root)
+        except (RunsFailed, ValueError, FileNotFoundError) as error:  # the others can still be tested
             failed.append(study)
-            print(failures, file=sys.stderr)
-            return failures.report
+            print(error, file=sys.stderr)
 
     print(f"The page: {run_claims(options.folder, options.root, tested)}")
     return 1 if failed else 0

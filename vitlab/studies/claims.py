@@ -30,13 +30,13 @@ def read_claims(folder: Path) -> list[Study]:
     return sorted(studies, key=_minutes)
 
 
-def run_claims(folder: Path, root: Path, compare: Callable[[Path, Path], Path]) -> Path:
+def run_claims(folder: Path, root: Path, compare: Callable[[Path, Path], object]) -> Path:
     """Run what is missing, and return the path of the page, which is written after each study.
 
     Args:
         folder: of the claims' files.
         root: Folder of the studies' runs, and of the page.
-        compare: Runs a study below a folder of runs, and returns its report.
+        compare: Runs a study below a folder of runs.
     """
     studies = read_claims(folder)
     for number, study in enumerate(studies, 1):

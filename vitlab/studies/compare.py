@@ -160,9 +160,9 @@ def _compare_along(study: Study, plans: Sequence[Prepared], train: Train, costs:
 def _branch(plans: Sequence[Prepared], train: Train) -> None:
     """Train the longest runs first, and let the others continue from their states."""
     *shorter, longest = plans
-    images = len(longest.images.labels("train"))
+    images = {run.variant: longest.training_images(run) for run in longest.first_runs()}
     branches = {run: [planned.runs[i] for planned in shorter] for i, run in enumerate(longest.runs)}
-    steps = {run: [branching_step(branch, images) for branch in each] for run, each in branches.items()}
+    steps = {run: [branching_step(branch, images[run.variant]) for branch in each] for run, each in branches.items()}
     longest.runs = [keeping(run, steps[run]) for run in longest.runs]
     for outcome, (trunk, each) in zip(train(longest.runs), branches.items(), strict=True):
         for run, step in zip(each, steps[trunk], strict=True):

@@ -17,12 +17,12 @@ def estimate(plans: Sequence[Prepared], costs: Mapping[str, Cost], jobs: int) ->
     seconds = size = 0.0
     missing = 0
     for planned in plans:
-        images = len(planned.images.labels("train"))
+        images = {run.variant: planned.training_images(run) for run in planned.first_runs()}
         for run in planned.runs:
             cost = costs.get(run.variant)
             if cost is None or is_finished(run):
                 continue
-            epoch = epoch_of(run.config, images)
+            epoch = epoch_of(run.config, images[run.variant])
             seconds += START + run.epochs * epoch.batches * epoch.images / cost.train_images_per_second
             size += 4.0 * STATES * COPIES * cost.parameters
             missing += 1

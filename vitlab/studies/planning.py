@@ -173,7 +173,7 @@ def plan_study(
             accuracy = float(np.mean([run.outcome.mean() for run in own])) if own else ACCURACY
         accuracy = float(np.clip(accuracy, 1 / test_images, 1 - 1 / test_images))
         known, source = guessed(K, test_images, accuracy), f"a guess for {100 * accuracy:.3g} % accuracy"
-    costs = _costs(drafts, study, own, others, len(images.labels("train")))
+    costs = _costs(drafts, study, own, others)
     seen = min(sum(run.folder == draft.folder for run in own) for draft in drafts)
     looks = study.looks or ((seen,) if seen > 1 else ())
     if looks:
@@ -239,7 +239,7 @@ def _by_variant(runs: Sequence[PastRun]) -> list[np.ndarray]:
 
 
 def _costs(
-    drafts: Sequence[Run], study: Study, own: Sequence[PastRun], others: Sequence[PastRun], train_images: int
+    drafts: Sequence[Run], study: Study, own: Sequence[PastRun], others: Sequence[PastRun]
 ) -> list[RunCost] | None:
     """Return what a run of each variant takes: from its own runs, else from others' by the images they saw."""
     costs = []
@@ -251,7 +251,7 @@ def _costs(
             past = [run for run in others if run.folder.name == draft.folder.name] or [*others]
             if not past or (study.budget is not None and study.budget.measured):
                 return None  # `compare` has not measured yet how many epochs this is
-            images = draft.epochs * train_images
+            images = draft.epochs * len(images_of(draft).labels("train"))
             seconds = [run.seconds * images / run.images for run in past]
         joules = _joules_per_image(draft.folder) or _joules_per_image(past[0].folder)
         size = float(np.mean([run.size for run in past]))

@@ -74,13 +74,19 @@ class Prepared:
         """Return the images of a run; those of most variants are the study's."""
         return self.images if data_of(run.config) == data_of(self.runs[0].config) else images_of(run)
 
+    def training_images(self, run: Run) -> int:
+        """Return the number of training images of a run."""
+        return len(self.images_of(run).labels("train"))
+
     def first_runs(self) -> list[Run]:
         """Return the run of each variant that has the first seed."""
         return first_runs(self.study, self.runs)
 
     def spend_budget(self, measure: Measure, train: Train, jobs: int) -> None:
         """Set the length of each variant by the study's budget; see `spending.spend_budget`."""
-        self.decided = spend_budget(self.study, self.first_runs(), self.images, measure, train, jobs, self.folder)
+        self.decided = spend_budget(
+            self.study, self.first_runs(), self.training_images, measure, train, jobs, self.folder
+        )
 
     def tune(self, train: Train) -> None:
         """Tune or search, and plan with the chosen values; what each look tunes itself only as far as it is tuned."""

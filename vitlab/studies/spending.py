@@ -14,7 +14,6 @@ import torch
 from vitlab.atomic_files import write_text
 from vitlab.config import Config, flatten, merge, nest
 from vitlab.evaluation.cost import Cost
-from vitlab.studies.baselines import Images
 from vitlab.studies.budget import Budget, Epoch, Length, Pace
 from vitlab.studies.execution.costs import costly
 from vitlab.studies.execution.local import Train
@@ -25,12 +24,19 @@ Measure = Callable[[Sequence[Run]], tuple[dict[str, Cost], dict[str, str]]]
 
 
 def spend_budget(
-    study: Study, drafts: Sequence[Run], images: Images, measure: Measure, train: Train, jobs: int, folder: Path
+    study: Study,
+    drafts: Sequence[Run],
+    images: Callable[[Run], int],
+    measure: Measure,
+    train: Train,
+    jobs: int,
+    folder: Path,
 ) -> dict[str, Config]:
     """Return overrides that set each variant's length, and scale its warm-up in proportion.
 
     Args:
         drafts: One run of each variant, of any length.
+        images: Returns the training images of a run.
         measure: Measures the cost of runs; called only for a budget in FLOPs.
         train: Trains rehearsals; called only for a budget in minutes.
         jobs: Parallel runs of the study.
@@ -48,7 +54,7 @@ def spend_budget(
     inputs = {"budget": str(budget), "jobs": study.jobs, "configs": {run.variant: costly(run.config) for run in drafts}}
     known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     if not _fits(known, inputs):
-        epochs = {run.variant: epoch_of(run.config, len(images.labels("train"))) for run in drafts}
+        epochs = {run.variant: epoch_of(run.config, images(run)) for run in drafts}
         try:
             paces = _paces(budget, drafts, epochs, measure, train, jobs, folder)
             lengths = {variant: budget.length(pace, epochs[variant]) for variant, pace in paces.items()}
