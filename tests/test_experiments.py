@@ -23,6 +23,7 @@ from vitlab.studies.study import plan, read_study, slug
 
 FILES = sorted(EXPERIMENTS.glob("*.yaml"))
 STUDIES = sorted((EXPERIMENTS / "studies").glob("*.yaml"))
+CLAIMS = [path for path in sorted((EXPERIMENTS / "claims").rglob("*.yaml")) if "claim" in load_yaml(path)]
 ALL = sorted(EXPERIMENTS.rglob("*.yaml"))
 
 SHORT = {
@@ -199,10 +200,29 @@ def test_every_yaml_file_has_no_key_twice(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted((EXPERIMENTS / "claims").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CLAIMS, ids=lambda path: str(path.relative_to(EXPERIMENTS / "claims")))
 def test_every_claim_is_a_study_that_can_start(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the first run its variants are built, and the experiments that they start from."""
-    monkeypatch.chdir(EXPERIMENTS.parent)
+    monkeypatch.chdir(tmp_path)
+    make_cifar(tmp_path / "data")
+    (tmp_path / "experiments").symlink_to(EXPERIMENTS)  # that some runs start from
     study = read_study(path)
     assert study.claim is not None
-    assert plan(study, tmp_path)
+    assert plan(study, tmp_path / "runs")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice on a short training
+@pytest.mark.parametrize(
+    "path",
+    [path for path in CLAIMS if "metric" in load_yaml(path)],
+    ids=lambda path: path.parent.name + "/" + path.stem,
+)
+def test_a_claim_ranks_by_what_its_runs_measure(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_cifar(tmp_path / "data")
+    (tmp_path / "experiments").symlink_to(EXPERIMENTS)  # that some runs start from
+    first, *_ = plan(read_study(path), tmp_path)
+    short = {"trainer": {"max_epochs": 1, "limit_train_batches": 2}, "data": {"init_args": {"batch_size": 4}}}
+    metrics = Experiment(first.config, short).fit()
+    assert first.metric.test in metrics
