@@ -19,7 +19,7 @@ from vitlab.config import load_yaml
 from vitlab.experiment.experiment import Experiment
 from vitlab.objectives import Teacher
 from vitlab.studies.prepared import Prepared
-from vitlab.studies.study import plan, read_study, slug
+from vitlab.studies.study import differing_keys, plan, read_study, slug
 
 FILES = sorted(EXPERIMENTS.glob("*.yaml"))
 STUDIES = sorted((EXPERIMENTS / "studies").glob("*.yaml"))
@@ -170,6 +170,7 @@ def test_a_budget_of_images_counts_those_of_each_variant(tmp_path: Path) -> None
         batches = each.config["data"]["init_args"]["train_images"] // 64
         batches = each.config["trainer"].get("limit_train_batches") or batches  # the epochs are shortened
         assert each.epochs * 64 * batches == pytest.approx(12_900, rel=0.02)
+    assert [difference.key for difference in differing_keys(study, planned.runs) if not difference.declared] == []
 
 
 def no_runs(runs: object) -> NoReturn:

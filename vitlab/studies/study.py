@@ -145,8 +145,8 @@ class Study:
     def allowed(self) -> list[str]:
         """The keys in which variants may differ: those compared, tuned, or set by the budget."""
         tuned = [*([self.tuning.key] if self.tuning else []), *(self.search.space if self.search else [])]
-        measured = self.budget is not None and self.budget.measured
-        spent = ["trainer.max_epochs", "trainer.limit_train_batches", WARMUP] if measured else []
+        by_variant = self.budget is not None and self.budget.kind != "epochs"
+        spent = ["trainer.max_epochs", "trainer.limit_train_batches", WARMUP] if by_variant else []
         return [*self.may_differ, *tuned, *spent]
 
 
