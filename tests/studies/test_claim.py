@@ -14,6 +14,7 @@ from vitlab.studies.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, Found, par
 from vitlab.studies.claims import read_claims, run_claims, write_page
 from vitlab.studies.compare import compare
 from vitlab.studies.report.claim import headline, word_of
+from vitlab.studies.report.figures import Layout, draw_claim
 
 Write = Callable[..., Path]
 CLAIM = {
@@ -180,3 +181,10 @@ def test_a_claim_that_cannot_be_tested_does_not_stop_the_others(
     assert run("claims", ["--folder", str(folder), "--root", str(tmp_path / "runs/claims")]) == 1
     assert started == ["bad", "good"]
     assert "bad.yaml: no such budget" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("published", "titles"), [({"A": 80.0, "B": 70.0}, ["as published", "here"]), ({}, ["here"])])
+def test_the_figure_has_no_empty_panel(published: dict[str, float], titles: list[str]) -> None:
+    study = results({"A": {0: right(0.8, 30)}, "B": {0: right(0.7, 30)}})
+    figure = draw_claim(parsed("A > B", published=published), study, Layout(800, 2))
+    assert [axes.get_title() for axes in figure.axes if axes.axison] == titles

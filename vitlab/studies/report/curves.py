@@ -247,7 +247,7 @@ def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing]
             panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
             panels[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             panels[1].yaxis.set_minor_locator(NullLocator())
-        for axes in panels[: 1 + bool(laws)]:
+        for axes in panels:
             axes.set_xlabel(line.axis.name)
             if min(line.x) > 0:
                 axes.set_xscale("log")

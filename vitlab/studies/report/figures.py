@@ -243,9 +243,7 @@ def robustness_curves(table: pd.DataFrame, measures: dict[str, str], variants: S
     """
     columns = min(2 * layout.columns - 1, len(measures))
     figure, panels = panels_of(Layout(layout.width, columns), len(measures), 210, share_y=True)
-    for axes in panels[len(measures) :]:
-        axes.set_axis_off()
-    for axes, (name, measure) in zip(panels, measures.items(), strict=False):
+    for axes, (name, measure) in zip(panels, measures.items(), strict=True):
         strengths = strengths_of(table, name)
         for variant, runs in table.groupby("variant", sort=False):
             clean = runs[runs["corruption"] == CLEAN]["top1"]
@@ -271,7 +269,7 @@ def draw_claim(claim: Claim, results: StudyResults, layout: Layout) -> Figure:
     by_place = list(results.study.variants)
     curves = claim.curves or {"": dict(enumerate(by_place))}
     figure, panels = panels_of(layout, 2 if claim.published else 1, 250)
-    *published, ours = panels[: 1 + bool(claim.published)]
+    *published, ours = panels
     scale = results.metric.scale
     for index, (name, places) in enumerate(curves.items()):
         line = style_of(index) | ({} if claim.curves else {"linestyle": "none"})
@@ -367,9 +365,13 @@ def _svg(figure: Figure) -> str:
 
 
 def panels_of(layout: Layout, count: int, height: float, share_y: bool = False) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many panels, in rows as wide as the layout."""
     rows = -(-count // layout.columns)
     figure = Figure(figsize=(layout.width * PX, (rows * height + 30) * PX), layout="constrained")
-    return figure, list(figure.subplots(rows, layout.columns, squeeze=False, sharey=share_y).flat)
+    panels = list(figure.subplots(rows, layout.columns, squeeze=False, sharey=share_y).flat)
+    for spare in panels[count:]:
+        spare.set_axis_off()
+    return figure, panels[:count]
 
 
 def style_of(index: int) -> dict[str, Any]:
