@@ -12,7 +12,10 @@ from vitlab.analysis.activations import amplitude, block_outputs
 from vitlab.analysis.segmentation import attention_overlap
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
+from vitlab.evaluation import dense
+from vitlab.evaluation.dense import MeanIoU, StageResult, segment
 from vitlab.experiment.experiment import Experiment
+from vitlab.runs import measures
 from vitlab.studies.compare import results_of
 
 Write = Callable[..., Path]
@@ -23,8 +26,12 @@ SHAPES: Config = {
 }
 
 
-def test_summary_json_has_what_the_functions_give_for_the_trained_model(tiny: Write) -> None:
-    experiment = Experiment(tiny(SHAPES))
+def test_summary_json_has_what_the_functions_give_for_the_trained_model(
+    tiny: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense, "MOST_PLACES", 500)  # for the test's time
+    callbacks = [*SHAPES["trainer"]["callbacks"], "vitlab.runs.measures.Segmentation"]
+    experiment = Experiment(tiny(SHAPES | {"trainer": {"callbacks": callbacks}}))
     metrics = experiment.fit()
     model, cpu = experiment.model.eval(), torch.device("cpu")
     views = [view for (view,), _ in experiment.data.batches("test", cpu)]
@@ -35,7 +42,23 @@ def test_summary_json_has_what_the_functions_give_for_the_trained_model(tiny: Wr
         first, last = (fmean(amplitude(block_outputs(model, view)[i]) for view in views) for i in (0, -1))
     assert metrics["test/amplitude"] == pytest.approx(last, rel=1e-4)
     assert metrics["test/amplitude_growth"] == pytest.approx(last / first, rel=1e-4)
+    stages = segment(model, measures.labeled_pixels(experiment.data, cpu), experiment.data.num_classes)
+    assert metrics["test/miou_linear"] == pytest.approx(stages[-1].linear.value, abs=1e-3)
+    assert metrics["test/miou_knn"] == pytest.approx(stages[-1].knn.value, abs=1e-3)
     assert json.loads((experiment.directory / "summary.json").read_text())["metrics"] == metrics
+
+
+def test_a_stage_is_chosen_on_validation_images(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two planted stages, the first is better in validation and the second in the test."""
+
+    def stage(test: float, held_out: float) -> StageResult:
+        iou = [MeanIoU(value, value, value) for value in (test, test, held_out)]
+        return StageResult("blocks", 4, 8, *iou)
+
+    monkeypatch.setattr(measures, "segment", lambda *_: [stage(0.3, 0.5), stage(0.6, 0.4)])
+    experiment = Experiment(tiny(SHAPES))
+    found = measures.Segmentation().measure(experiment.model, experiment.data, torch.device("cpu"))
+    assert found["test/miou_linear_best"] == 0.3
 
 
 def test_data_without_masks_and_models_without_a_class_token_are_refused(

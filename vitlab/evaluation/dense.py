@@ -36,13 +36,14 @@ class MeanIoU(Estimate):
 
 @dataclass(frozen=True)
 class StageResult:
-    """What the maps of one stage tell: `stride` in pixels."""
+    """What the maps of one stage tell: `stride` in pixels, `held_out` the linear probe on the validation images."""
 
     stage: str
     stride: int
     channels: int
     linear: MeanIoU
     knn: MeanIoU
+    held_out: MeanIoU
 
 
 Labeled = tuple[Iterable[tuple[list[Tensor], Tensor]], Bool[Tensor, "N H W"]]
@@ -71,9 +72,11 @@ def segment(model: ImageModel, split: Callable[[Any], Labeled], num_classes: int
     train, held_out = (places_of(model, *split(name), taken) for name in ("train", "val"))
     answers = [answers_of(bank, chosen_by, num_classes + 1) for bank, chosen_by in zip(train, held_out, strict=True)]
     scores = measure(model, *split("test"), taken, answers, num_classes + 1)
+    linear = [{"held_out": own["linear"]} for own in answers]
+    validation = measure(model, *split("val"), taken, linear, num_classes + 1)
     return [
-        StageResult(stages[index]["module"], stages[index]["reduction"], stages[index]["num_chs"], **found)
-        for index, found in zip(taken, scores, strict=True)
+        StageResult(stages[index]["module"], stages[index]["reduction"], stages[index]["num_chs"], **found, **held_out)
+        for index, found, held_out in zip(taken, scores, validation, strict=True)
     ]
 
 

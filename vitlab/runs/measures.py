@@ -65,8 +65,8 @@ class AttentionJaccard(Measure):
 class Segmentation(Measure):
     """Logs how well frozen features tell what is at each place, for data with masks, see `vitlab.evaluation.dense`.
 
-    `test/miou_linear` and `test/miou_knn` are of the last stage, `test/miou_linear_best` of the stage that is best by
-    its linear probe.
+    `test/miou_linear` and `test/miou_knn` are of the last stage, `test/miou_linear_best` of the stage whose
+    linear probe is best on the validation images.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -82,9 +82,9 @@ class Segmentation(Measure):
         training = model.training
         stages = segment(model.eval(), labeled_pixels(data, device), data.num_classes)
         model.train(training)
-        best = max(stage.linear.value for stage in stages)
+        best = max(stages, key=lambda stage: stage.held_out.value)
         last = {"test/miou_linear": stages[-1].linear.value, "test/miou_knn": stages[-1].knn.value}
-        return last | {"test/miou_linear_best": best}
+        return last | {"test/miou_linear_best": best.linear.value}
 
 
 def labeled_pixels(data: ImageDataModule, device: torch.device) -> Callable[[Split], Labeled]:
