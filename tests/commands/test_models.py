@@ -1,5 +1,8 @@
 """`models`: the counts are timm's and torchvision's, and the table fits a terminal."""
 
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
@@ -22,6 +25,15 @@ def test_the_table_has_what_the_pattern_names(
     # Liu et al. 2021, table 1, and 2022, table 9: 28 M and 4.5 G multiply-adds, 28 M and 5.9 G.
     assert lines[1].split()[1:6] == ["28.29", "M", "8.98", "224", "ms_in1k,"]
     assert lines[2].split()[1:5] == ["28.35", "M", "11.88", "256"]
+
+
+def test_a_pipe_that_has_read_enough_is_no_error() -> None:
+    command = [sys.executable, "-m", "vitlab", "models", "swin_tiny*"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (128 + 13, "")
 
 
 def test_one_models_weights_are_all_listed(capsys: pytest.CaptureFixture[str]) -> None:

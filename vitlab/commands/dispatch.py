@@ -1,6 +1,7 @@
 """Run one command, and turn a user's mistake into one message and exit status 2."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -11,8 +12,14 @@ def run(command: str, arguments: Sequence[str]) -> int:
     module = import_module(f"vitlab.commands.{command.replace('-', '_')}")
     try:
         status: int = module.run(arguments)
+        sys.stdout.flush()
     except SystemExit as stop:
         return int(stop.code or 0)
+    except BrokenPipeError:  # `models | head` has read enough
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # else Python complains when it flushes at the end
+        return 128 + signal.SIGPIPE
     except Exception as error:
         if os.environ.get("VITLAB_DEBUG") or (message := message_of(error, arguments)) is None:
             raise
