@@ -82,12 +82,28 @@ def _lit_data(root: Path, out: Path, scheme: str = "") -> PhotoSource:
     return LitData(scheme + str(out / "train"), scheme + str(out / "val"), class_names=NAMES, cache=str(out / "cache"))
 
 
+def _hub_files(root: Path, out: Path) -> PhotoSource:
+    """Parquet files as the Hub has them, read by LitData record by record."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+    from litdata import index_parquet_dataset
+
+    for split in ("train", "val"):
+        place = out / split
+        place.mkdir()
+        images, labels = zip(*_examples(root, split), strict=True)
+        column = [{"bytes": image, "path": None} for image in images]
+        parquet.write_table(pa.table({"image": column, "label": [*map(NAMES.index, labels)]}), place / "0.parquet")
+        index_parquet_dataset(str(place))
+    return LitData(str(out / "train"), str(out / "val"), class_names=NAMES)
+
+
 def _data(**settings: object) -> ImageFolder:
     shared: dict = {"image_size": 16, "batch_size": 6, "num_workers": 0, "test_fraction": None}
     return ImageFolder(augment=PhotoAugment(rand_augment=None), **(shared | settings))
 
 
-@pytest.mark.parametrize("make", [_parquet, _saved, _shards, _lit_data], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [_parquet, _saved, _shards, _lit_data, _hub_files], ids=lambda make: make.__name__)
 def test_a_source_gives_the_batches_of_the_same_folder(
     folder: Path, tmp_path: Path, make: Callable[[Path, Path], PhotoSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:

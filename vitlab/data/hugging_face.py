@@ -19,7 +19,7 @@ class HuggingFace(PhotoSource):
     """The examples of a data set that `datasets.load_dataset` or `load_from_disk` opens.
 
     All examples are on this machine, mapped into memory, so that order, augmentation and restarts are exact. `LitData`
-    streams.
+    streams the Parquet files of the Hub, `hf://datasets/…`.
 
     Args:
         path: a name on the Hub (`uoft-cs/cifar10`), a folder that `save_to_disk` wrote, or a format: `parquet`,

@@ -1,8 +1,10 @@
-"""Photographs that no machine holds: shards written by LitData's `optimize`, in a folder or an object store."""
+"""Photographs that no machine holds: LitData's shards in a folder or an object store, or Parquet files of the Hub."""
 
+import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -35,10 +37,13 @@ class LitData(PhotoSource):
     `optimize` writes them. A record that cannot be decoded stops the run.
 
     Args:
-        train: folder or address (`s3://…`, `gs://…`, `hf://…`) of the training images.
+        train: folder or address of the training images: shards (`s3://…`, `gs://…`), or the Parquet files of a data set
+            of the Hub (`hf://datasets/…`), or those of a folder for which LitData's `index_parquet_dataset` wrote an
+            index.
         val: of the validation images; null: held out from train.
         test: of the test images; null: held out from train where `val` is missing too.
-        image: the record's key of the image: a picture, encoded bytes, or an array (H, W, C) or tensor (C, H, W).
+        image: the record's key of the image: a picture, encoded bytes, `{bytes: …}` as in files of the Hub, or an array
+            (H, W, C) or tensor (C, H, W).
         label: its key of the class, a number or a text.
         class_names: in the order of the numbers; null: the numbers, or the texts in alphabetical order.
         mode: how encoded pictures are decoded.
@@ -90,7 +95,7 @@ class LitData(PhotoSource):
     def read(self, name: str, half: Half | None = None) -> Pixels:
         """Read one record."""
         split, row = name.split("/")
-        value = self._stream(split)[int(row)][self._image]  # type: ignore[arg-type]
+        value = _picture(self._stream(split)[int(row)][self._image])  # type: ignore[arg-type]
         if isinstance(value, bytes):
             try:
                 return decode(value, self._mode, half)
@@ -104,15 +109,18 @@ class LitData(PhotoSource):
         if key not in self._opened:
             try:
                 from litdata import StreamingDataset
+                from litdata.streaming.item_loader import ParquetLoader
             except ModuleNotFoundError:
                 raise ValueError(
                     "The source LitData needs the package litdata: pip install 'vitlab[sources]'."
                 ) from None
+            place = self._places[split]
+            loader = ParquetLoader() if _is_indexed_parquet(Path(place, "index.json")) else None  # `hf://` needs none
             try:
-                self._opened[key] = StreamingDataset(self._places[split], **self._settings)
+                self._opened[key] = StreamingDataset(place, item_loader=loader, **self._settings)
                 self._opened[key][:1]  # after a slice it fetches whole chunks, not one record at a time
             except (OSError, ValueError, RuntimeError, IndexError) as error:
-                raise ValueError(f"LitData cannot open {self._places[split]}: {error}") from None
+                raise ValueError(f"LitData cannot open {place}: {error}") from None
         return self._opened[key]
 
     def _read_once(self, split: Split) -> _Known:
@@ -134,7 +142,7 @@ class LitData(PhotoSource):
                     f"Records of {self._places[split]} have {has}, not {self._image!r} and {self._label!r}.\n"
                     "Set image and label to the keys of its records."
                 )
-            value, label = record[self._image], record[self._label]
+            value, label = _picture(record[self._image]), record[self._label]
             labels.append(label if isinstance(label, str) else int(label))
             contents.append(content_of(value if isinstance(value, bytes) else _pixels(value, self._mode).tobytes()))
         known = _Known(np.array(labels), np.array(contents, np.uint64), chunks)
@@ -143,6 +151,15 @@ class LitData(PhotoSource):
             with written_whole(file) as whole:
                 np.savez(whole, labels=known.labels, contents=known.contents)
         return known
+
+
+def _is_indexed_parquet(index: Path) -> bool:
+    return index.is_file() and json.loads(index.read_text(encoding="utf-8"))["config"]["item_loader"] == "ParquetLoader"
+
+
+def _picture(value: Any) -> Any:
+    """Return a record's picture; files of the Hub have its encoded bytes beside a name."""
+    return value["bytes"] if isinstance(value, dict) else value
 
 
 def _pixels(value: Any, mode: PictureMode) -> Pixels:
