@@ -79,6 +79,17 @@ def test_the_rest_is_plausible_and_says_how_it_was_measured(tiny: Tiny) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_images_that_grow_are_counted_by_their_share_of_the_steps(tiny: Tiny) -> None:
+    """A quarter of the pixels for half of the steps: the FLOPs of the patches, nearly all, are 5/8."""
+    grow = {"start": 8, "step": 8, "until": 0.5}
+    file = tiny({"data": {"init_args": {"image_size": 16, "grow": grow}}, "trainer": {"max_epochs": 2}})
+    cost = cost_of(file)
+    assert cost.mean_share == pytest.approx(5 / 8, abs=0.05)
+    assert cost.train_forward_flops == cost.flops
+    assert 2.5 * cost.flops < cost.train_flops / cost.mean_share < 3.5 * cost.flops
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_precision_clipping_and_accumulation_are_the_experiments(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"precision": "bf16-mixed", "gradient_clip_val": 0.5, "accumulate_grad_batches": 3}
     seen: dict[str, Any] = {}

@@ -53,6 +53,15 @@ def test_runs_a_fifth_slower_or_faster_than_measured_are_remarked_on() -> None:
     assert "Swin 700 instead of" in remark
 
 
+def test_runs_whose_images_grow_are_faster_in_proportion() -> None:
+    found = study({"ViT": 2_500.0})
+    found = dataclasses.replace(found, costs={"ViT": dataclasses.replace(COST, mean_share=0.4)})
+    assert cost_remarks(found) == []
+    found = dataclasses.replace(found, costs={"ViT": dataclasses.replace(COST, mean_share=0.8)})
+    (remark,) = cost_remarks(found)
+    assert "ViT 2,500 instead of 1,250 images/s (100 %" in plain(remark)
+
+
 def test_the_speed_of_runs_is_that_of_one_device_after_the_first_epoch() -> None:
     ranking = study({"ViT": 2_000.0}, devices=2).ranking
     assert speed_of(ranking[0]) == pytest.approx(1_000.0)

@@ -194,5 +194,6 @@ def measure(config: Config, turns: Iterator[object], processes: int = 1) -> Cost
         precision=str(like.precision),
         compiled=bool(experiment.config["run"]["compile"]),
         processes=processes,
-        train_forward_flops=int(mean_share * forward_flops),
+        train_forward_flops=forward_flops,
+        mean_share=mean_share,
     )

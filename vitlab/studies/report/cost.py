@@ -29,11 +29,14 @@ def cost_remarks(results: StudyResults) -> list[str]:
     apart = []
     for result in results.ranking:
         cost, own = results.costs.get(result.variant), speed_of(result)
-        if cost is not None and own is not None and abs(own / cost.train_images_per_second - 1) > SLOWER:
-            change = percent(own / cost.train_images_per_second - 1, 0)
+        if cost is None or own is None:
+            continue
+        measured = cost.train_images_per_second / cost.mean_share  # small images in proportion to their FLOPs
+        if abs(own / measured - 1) > SLOWER:
+            change = percent(own / measured - 1, 0)
             waiting = percent(fmean(run.waiting for run in result.runs), 0)
             apart.append(
-                f"{result.variant} {own:,.0f} instead of {cost.train_images_per_second:,.0f} images/s "
+                f"{result.variant} {own:,.0f} instead of {measured:,.0f} images/s "
                 f"({change}{SPACE}%; waiting for data: {waiting}{SPACE}% of the time)"
             )
     if apart:
