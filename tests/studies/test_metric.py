@@ -82,6 +82,13 @@ def test_charts_name_the_metric() -> None:
     assert figures.ranking(results({"A": {1: right(0.9)}}), figures.WIDE).axes[0].get_xlabel() == "test accuracy, %"
 
 
+def test_a_metric_of_the_test_images_alone_has_no_empty_panel() -> None:
+    study = scored(RMSE, A=A, B=B)
+    finished = [dataclasses.replace(run, history=run.history.drop(columns=RMSE.validation)) for run in study.finished]
+    drawn = figures.learning_curves(dataclasses.replace(study, finished=finished), figures.WIDE).axes
+    assert [axes.get_title() for axes in drawn if axes.axison] == ["training loss"]
+
+
 def test_the_lowest_error_is_tuned() -> None:
     choice = Choice("A", [Trial(1, None), Trial(2, 0.9), Trial(3, 0.7), Trial(4, 0.8)], RMSE)
     assert choice.best.value == 3

@@ -145,12 +145,15 @@ def differences(results: StudyResults, layout: Layout) -> Figure:
 
 
 def learning_curves(results: StudyResults, layout: Layout) -> Figure:
-    """Draw validation score and training loss by epoch: the mean over seeds, and a band from minimum to maximum."""
-    figure, panels = panels_of(layout, 2, 270)
-    for axes, column, title, scale in (
-        (panels[0], results.metric.validation, results.metric.axis("validation"), results.metric.scale),
-        (panels[1], "train/loss", "training loss", 1),
-    ):
+    """Draw validation score and training loss by epoch: the mean over seeds, and a band from minimum to maximum.
+
+    A metric that is measured only on the test images has no validation score.
+    """
+    columns = [("train/loss", "training loss", 1.0)]
+    if any(len(result.curve(results.metric.validation).epochs) for result in results.ranking):
+        columns.insert(0, (results.metric.validation, results.metric.axis("validation"), results.metric.scale))
+    figure, panels = panels_of(layout, len(columns), 270)
+    for axes, (column, title, scale) in zip(panels, columns, strict=True):
         lowest = []
         for result in results.ranking:
             curve = result.curve(column)
