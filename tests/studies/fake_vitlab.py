@@ -108,6 +108,7 @@ def benchmark(config: dict, out: Path, together: int) -> None:
         "flops": int(7_400_000 * size),
         "train_flops": flops,
         "train_forward_flops": int(7_400_000 * size),
+        "mean_share": 1.0,
         "train_images_per_second": speed,
         "inference_images_per_second": 8_900 / size,
         "train_peak_bytes": int(41_000_000 * size),
