@@ -1,5 +1,6 @@
 """Data sets of other libraries, compared with the same pictures in a folder."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,6 +140,19 @@ def test_chunks_of_an_address_are_fetched_by_workers(
         labels = torch.cat([labels for _, labels in data.batches("val", "cpu")])
         assert labels.tolist() == [k for k in range(3) for _ in range(4)]
     assert source.blocks(["train/0", "train/4", "train/5", "train/23"]).tolist() == [0, 0, 1, 4]  # type: ignore[union-attr]
+
+
+def test_shards_of_an_older_litdata_do_not_say_how_they_are_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    _lit_data(folder, tmp_path)
+    for file in tmp_path.glob("*/index.json"):
+        index = json.loads(file.read_text())
+        index["config"].pop("item_loader")
+        file.write_text(json.dumps(index))
+    source = LitData(str(tmp_path / "train"), str(tmp_path / "val"), class_names=NAMES)
+    assert source.read("train/0").shape == (20, 24, 3)
 
 
 def test_a_column_that_is_missing_is_named(folder: Path, tmp_path: Path) -> None:

@@ -154,7 +154,10 @@ class LitData(PhotoSource):
 
 
 def _is_indexed_parquet(index: Path) -> bool:
-    return index.is_file() and json.loads(index.read_text(encoding="utf-8"))["config"]["item_loader"] == "ParquetLoader"
+    if not index.is_file():
+        return False
+    config: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))["config"]
+    return config.get("item_loader") == "ParquetLoader"  # older shards do not say
 
 
 def _picture(value: Any) -> Any:
