@@ -72,7 +72,7 @@ def compare(
         RunsFailed: some runs failed; the report is written.
     """
     study = read_study(study_path)
-    plans = [Prepared.of(point, root) for point in study.points]
+    plans = _plans(study, root)
     for planned in plans:
         if not overwrite and planned.study.determined:
             refuse_conflicts(planned.runs)
@@ -139,6 +139,14 @@ def compare(
     return report
 
 
+def _plans(study: Study, root: Path) -> list[Prepared]:
+    """Return the study's plan at each place on its axes, and refuse runs that cannot branch."""
+    plans = [Prepared.of(point, root) for point in study.points]
+    if study.branch:
+        _branches(plans)
+    return plans
+
+
 def _compare_along(study: Study, plans: Sequence[Prepared], train: Train, costs: dict[str, Cost], root: Path) -> Path:
     """Train the runs of all places together, and write a report of each place and one about all."""
     if study.branch:
@@ -159,15 +167,22 @@ def _compare_along(study: Study, plans: Sequence[Prepared], train: Train, costs:
 
 def _branch(plans: Sequence[Prepared], train: Train) -> None:
     """Train the longest runs first, and let the others continue from their states."""
+    longest, branches = plans[-1], _branches(plans)
+    longest.runs = [keeping(run, [step for _, step in branches[run]]) for run in longest.runs]
+    for outcome, each in zip(train(longest.runs), branches.values(), strict=True):
+        for run, step in each:
+            if outcome.failure is None:
+                branch_off(outcome.run.directory, step, run.directory, run.config)
+
+
+def _branches(plans: Sequence[Prepared]) -> dict[Run, list[tuple[Run, int]]]:
+    """Return the runs that branch off each of the longest, and after which steps."""
     *shorter, longest = plans
     images = {run.variant: longest.training_images(run) for run in longest.first_runs()}
-    branches = {run: [planned.runs[i] for planned in shorter] for i, run in enumerate(longest.runs)}
-    steps = {run: [branching_step(branch, images[run.variant]) for branch in each] for run, each in branches.items()}
-    longest.runs = [keeping(run, steps[run]) for run in longest.runs]
-    for outcome, (trunk, each) in zip(train(longest.runs), branches.items(), strict=True):
-        for run, step in zip(each, steps[trunk], strict=True):
-            if outcome.failure is None:
-                branch_off(trunk.directory, step, run.directory, run.config)
+    return {
+        trunk: [(run, branching_step(run, images[trunk.variant])) for run in (planned.runs[i] for planned in shorter)]
+        for i, trunk in enumerate(longest.runs)
+    }
 
 
 def in_turn(plans: Sequence[Prepared]) -> list[Run]:
@@ -223,7 +238,7 @@ def emit(study_path: Path, engine: Engine, root: Path = Path("runs"), program: S
     study = read_study(study_path)
     if study.search is not None:
         raise ValueError(f"{study_path}: the trials of a search depend on earlier ones. Use compare --slurm.")
-    plans = [Prepared.of(point, root) for point in study.points]
+    plans = _plans(study, root)
     allotment = allot(in_turn(plans), study.jobs)
 
     def rehearse(runs: list[Run]) -> list[Outcome]:
