@@ -55,6 +55,33 @@ def _threads() -> None:
 
 
 @pytest.fixture
+def forked_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train the runs of a study in forks of this process, which import nothing again, and measure no costs."""
+    if not hasattr(os, "fork"):
+        pytest.skip("runs are forks of this process")
+    from tests.kills import forked, last_words
+    from vitlab.studies.execution.local import Outcome, write_config
+    from vitlab.studies.study import Run
+
+    def run_all(runs: list[Run], *args: object) -> list[Outcome]:
+        for run in runs:
+            write_config(run.config_path, run.config)
+            assert forked(["--config", str(run.config_path)]) == 0, last_words()
+        return [Outcome(run, None) for run in runs]
+
+    monkeypatch.setattr("vitlab.studies.compare.run_all", run_all)
+    monkeypatch.setattr("vitlab.studies.compare.measure_costs", lambda runs, **options: ({}, {}))
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the charts of a report empty, for tests of its text."""
+    from vitlab.studies.report import figures
+
+    monkeypatch.setattr(figures, "draw", lambda chart, results, folder: figures.Drawing(chart, "", ""))
+
+
+@pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Work in an empty directory; return a function that writes the tiny experiment, with changes, as a file."""
     monkeypatch.chdir(tmp_path)

@@ -162,7 +162,7 @@ def test_a_teacher_is_trained_first(tiny: Write) -> None:
 
 
 @pytest.mark.slow
-def test_a_study_draws_the_seed_of_the_pretraining_with_that_of_the_run(tiny: Write) -> None:
+def test_a_study_draws_the_seed_of_the_pretraining_with_that_of_the_run(tiny: Write, forked_runs: None) -> None:
     tiny(SIMMIM, "first")
     tiny(name="base")
     study: Config = {

@@ -74,7 +74,7 @@ def test_data_without_masks_and_models_without_a_class_token_are_refused(
 
 
 @pytest.mark.slow
-def test_a_study_ranks_by_a_measure(tiny: Write) -> None:
+def test_a_study_ranks_by_a_measure(tiny: Write, forked_runs: None, no_figures: None) -> None:
     tiny(SHAPES, "base")
     study = {
         "base": "base.yaml",

@@ -11,19 +11,12 @@ from fake_study import Digits
 
 from vitlab.studies.execution import local as runner
 from vitlab.studies.execution.local import Outcome
-from vitlab.studies.report import figures
 from vitlab.studies.study import Run
 
 
 @pytest.fixture(autouse=True)
 def _quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "POLL_SECONDS", 0.05)  # runs that train nothing are over before the half second
-
-
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the charts of a report empty, for tests of its text."""
-    monkeypatch.setattr(figures, "draw", lambda chart, results, folder: figures.Drawing(chart, "", ""))
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from vitlab.commands.check_resume import disagreements
 from vitlab.config import Config, merge
 from vitlab.studies.compare import compare, emit
 from vitlab.studies.execution.export_jobs import write_sweep
-from vitlab.studies.execution.local import Outcome, write_config
-from vitlab.studies.study import Run
 
 SCHEDULE = {"class_path": "vitlab.optim.WarmupStableDecay", "init_args": {"warmup_epochs": 0.5, "cooldown": 0.4}}
 WIDTHS = {"A": 16, "B": 24}
@@ -47,17 +45,9 @@ def write(tiny: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks of this process")
 def test_a_branch_is_the_run_of_its_length_to_the_bit(
-    write: Callable[..., Path], no_figures: None, monkeypatch: pytest.MonkeyPatch
+    write: Callable[..., Path], no_figures: None, forked_runs: None
 ) -> None:
-    def run_all(runs: list[Run], *args: object) -> list[Outcome]:
-        for each in runs:
-            write_config(each.config_path, each.config)
-            assert forked(["--config", str(each.config_path)]) == 0, last_words()
-        return [Outcome(each, None) for each in runs]
-
-    monkeypatch.setattr("vitlab.studies.compare.run_all", run_all)
     path = write()
     compare(path)
     for epochs, before in ((1, 3), (2, 6)):  # 60 % of five and of ten steps
