@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from vitlab.data import BatchAugment, Digits
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec"),  # Lightning calls what torch has deprecated
 ]
@@ -25,6 +24,9 @@ class _Model(LightningModule):
         self.net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
         self.folder = folder
         self.seen: dict[str, list[Tensor]] = {"train": [], "val": []}
+
+    def setup(self, stage: str) -> None:
+        torch.set_num_threads(1)  # a fork waits forever for the threads of its parent
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images)
@@ -58,7 +60,7 @@ def _trainer(**options: object) -> Trainer:
         max_epochs=1,
         accelerator="cpu",
         devices=2,
-        strategy="ddp_spawn",
+        strategy="ddp_fork",
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

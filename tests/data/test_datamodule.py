@@ -93,7 +93,7 @@ def test_the_first_batches_of_several_processes_add_up(monkeypatch: pytest.Monke
 
 def test_lightnings_own_distributed_sampler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     # Around ours, each process saw its share of its share: 8 batches an epoch in place of 16, without a word.
-    two: dict = {"devices": 2, "strategy": "ddp_spawn", "num_sanity_val_steps": 0}
+    two: dict = {"devices": 2, "strategy": "ddp_fork", "num_sanity_val_steps": 0}
     with pytest.raises(ValueError, match=r"give Trainer\(use_distributed_sampler=False\)"):
         _limited(monkeypatch, Digits(), "fit", **two)
     assert _limited(monkeypatch, Digits(), "fit", **two, use_distributed_sampler=False) == []

@@ -323,9 +323,8 @@ def one_step(rank: int, size: int) -> dict[str, torch.Tensor]:
     return model.state_dict() | gradients
 
 
-@pytest.mark.slow
 def test_two_processes_have_the_statistics_and_the_gradients_of_one(tmp_path: Path) -> None:
-    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
+    mp.start_processes(work, args=(str(tmp_path),), nprocs=2, start_method="fork")
     alone = one_step(0, 1)
     for rank in range(2):
         for name, value in torch.load(tmp_path / f"{rank}.pt").items():

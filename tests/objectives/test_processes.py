@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -54,10 +53,9 @@ def work(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
 def test_two_processes_have_the_losses_the_gradients_and_the_center_of_one(tmp_path: Path) -> None:
     """Sinkhorn, the mean of all answers, batch norms and the center are of all images, with their gradients."""
-    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
+    mp.start_processes(work, args=(str(tmp_path),), nprocs=2, start_method="fork")
     shares = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True)
     for build, (first, second) in zip((dino, msn), shares, strict=True):
         alone = two_steps(build, 0, 1)
