@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.objectives.small import BACKBONES, batch, closed_form, learn_by_heart, wake, without_gradient
+from tests.objectives.small import BACKBONES, SMALL, batch, closed_form, learn_by_heart, wake, without_gradient
 from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.objectives import SimMIM
 from vitlab.objectives.masking import block_masking, enlarge
@@ -169,3 +169,10 @@ def test_a_vit_that_normalizes_only_after_pooling_is_refused() -> None:
     )
     with pytest.raises(ValueError, match="global_pool: token"):
         SimMIM(backbone, AdamW(1e-3), WarmupCosine(), mask_patch_size=2)
+
+
+def test_a_vit_with_batch_norms_is_pretrained() -> None:
+    """Its tokens are normalized, so that it is not taken for one whose norm comes after pooling."""
+    backbone = VisionTransformer(**SMALL, patch_size=2, embed_dim=16, depth=1, num_heads=2, norm="batch")
+    loss = SimMIM(backbone, AdamW(1e-3), WarmupCosine(), mask_patch_size=2).loss(*batch())
+    assert torch.isfinite(loss)
