@@ -12,7 +12,7 @@ from vitlab.internals import pickled_name
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes its name when it is complete: beside it, to the disk, then renamed.
+    """Open a file for writing under a temporary name: flushed to disk when complete, then renamed.
 
     After an error nothing of it is left, and what had the name before still has it.
     """

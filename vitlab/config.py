@@ -168,7 +168,7 @@ def _inherit(old: Config, new: Config, home: str) -> Config:
 
 
 def _fitting(value: Any, annotation: Any) -> Any:
-    """Return of some settings those that the dataclass in the annotation has; any other value as it is."""
+    """Return those settings that the dataclass in the annotation has; any other value unchanged."""
     kinds = [kind for kind in (annotation, *get_args(annotation)) if is_dataclass(kind)]
     if not isinstance(value, dict) or "class_path" in value or not kinds:
         return value

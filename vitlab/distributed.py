@@ -1,6 +1,6 @@
-"""Several processes that train together: which images of a global batch are whose, and means over all of them.
+"""Several processes that train together: which images of a global batch each has, and means over all of them.
 
-A global batch is dealt out there and back: of three processes, the first gets images 0, 5, 6, 11 and so on, the second
+A global batch is dealt back and forth: of three processes, the first gets images 0, 5, 6, 11 and so on, the second
 1, 4, 7, 10. So image i and the i-th from the end, which mixup blends with it, go to one process wherever each gets an
 even number of them, and what the processes compute adds up to what one computes of the whole batch.
 
@@ -38,7 +38,7 @@ def local_rows(drawn: Shaped[Tensor, "WB ..."]) -> Shaped[Tensor, "B ..."]:
 
 
 def mean_over_processes(x: Tensor) -> Tensor:
-    """Return the mean of a tensor that every process has one of, the same in all of them; gradients flow through it.
+    """Return the mean over the processes of a tensor that each has, the same in all; gradients flow through it.
 
     A process alone takes its own value.
     """
@@ -65,7 +65,7 @@ def _several() -> bool:
 
 
 class _Mean(torch.autograd.Function):
-    """The mean is linear and symmetric, so that gradients go back as values came: as their mean.
+    """The mean is linear and symmetric, so gradients are averaged just as the values are.
 
     DDP takes the mean of all parameters' gradients, so what results is the gradient of the mean of all losses.
     """

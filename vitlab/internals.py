@@ -196,7 +196,7 @@ def is_parsing_failure(message: str) -> bool:
 
 
 def can_skip_its_step(optimizer: torch.optim.Optimizer) -> bool:
-    """Return whether `skip_step_unless_finite` works on the optimizer's next step: on PyTorch's fused kernels only.
+    """Return whether `skip_step_if` works on the optimizer's next step: on PyTorch's fused kernels only.
 
     SGD cannot skip its first step: its kernel would take the momentum from uninitialized memory.
     """

@@ -19,8 +19,8 @@ make wheels                                      # with a network: download what
 make gpu WHEELS=wheels DATA=data                 # without one: install it from there first
 ```
 
-A step stops after eight minutes (`ARGS="--minutes 30"` gives it more). What it has not measured by then, the same
-command continues; what is measured is not measured again. Results are in `runs/gpu/`, a file of JSON lines for each
+A step stops after eight minutes (`ARGS="--minutes 30"` gives it more). The same command then continues and
+does not repeat what is measured. Results are in `runs/gpu/`, a file of JSON lines for each
 step. Without CIFAR-10 the step `learning` is left out. With `WHEELS`, what is missing or has another version than
 `pyproject.toml` allows is installed into the active virtual environment, or without one into `.venv/gpu`, which sees
 the packages of the system. torch 2.11 or later and its torchvision have to be there.

@@ -15,7 +15,7 @@ GRAY = 0.5  # of hidden pixels
 def panels(
     images: Float[np.ndarray, "B H W C"], pred: Float[np.ndarray, "B H W C"], mask: Bool[np.ndarray, "B H W"]
 ) -> dict[str, Float[np.ndarray, "B H W C"]]:
-    """Return the image, its visible part, the whole prediction, and the prediction of the hidden part alone."""
+    """Return the image, its visible part, the whole prediction, and the image, its hidden part predicted."""
     hidden = mask[..., None]
     return {
         "image": images,

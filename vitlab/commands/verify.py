@@ -1,8 +1,8 @@
 """Repeat a finished run from its config.yaml, and say whether the repetition is the same run.
 
 On the machine of the run, with its versions and number of threads, the repetition is equal to the bit. Another kind of
-processor rounds otherwise: sums are then taken in another order, and after some steps the weights differ. Whether the
-results are equal for all that is tested on the run's test images.
+processor rounds differently: it sums in another order, and after some steps the weights differ. Whether the results
+are still equal is tested on the run's test images.
 """
 
 import json

@@ -84,7 +84,7 @@ def _states(seed: int, epoch: int, stream: Stream, indices: Int64[Tensor, "B"]) 
 
 
 def _bits(states: Int64[Tensor, "..."], draw: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
-    """Return of SplitMix64 started at each state the n-th number; the two broadcast, and n counts from 0."""
+    """Return the n-th number of SplitMix64 started at each state; the two broadcast, and n counts from 0."""
     return _mix_tensor(states + (draw + 1) * _signed(_GOLDEN))
 
 

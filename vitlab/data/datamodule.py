@@ -58,7 +58,7 @@ log = logging.getLogger("vitlab")
 _MAX_WORKERS = 16  # more rarely shorten the time that a GPU waits
 
 Split = Literal["train", "val", "test"]
-STRATUM = "size in pixels"  # of the object, the name by which data sets that know it give it in `strata`
+STRATUM = "size in pixels"  # of the object: its name in the `strata` of data sets that have it
 SPLITS: tuple[Split, ...] = get_args(Split)
 View = tuple[list[Tensor], Tensor]
 
@@ -73,7 +73,7 @@ class Batch(NamedTuple):
     """A batch before it is augmented and normalized."""
 
     images: Tensor | list[Tensor]  # (B, C, H, W) uint8, or with 16 bits float32 in 0 … 255; views of photographs
-    labels: Tensor  # (B,) int64
+    labels: Tensor  # (B,) int64, or (B, K) float32: several labels or quantities
     indices: Tensor  # (B,) int64, within the split; the r-th repeat of image i is i + r · size
     epoch: int | None  # None in evaluation: nothing is drawn
     first: int  # indices[0] of the first process, kept on the host
@@ -84,7 +84,7 @@ class Batch(NamedTuple):
 class ImageDataset(Dataset[Batch], ABC):
     """One split, read a batch at a time. An index modulo the number of images is the image."""
 
-    labels: np.ndarray  # (N,) int64
+    labels: np.ndarray  # (N,) int64, or (N, K) float32
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -142,8 +142,8 @@ class ImageDataModule(LightningDataModule, ABC):
         augment_seed: of their augmentation, mixing and views; null: `seed`.
         split_seed: of the choice of held-out images.
         val_fraction: fraction of each class's training images that is held out for validation.
-        train_images: number of training images, as many of each class as of another; of one `train_images_seed` a
-            smaller number is a subset of a larger one. Validation and test images stay the same. Null: all.
+        train_images: number of training images, equally many per class; with one `train_images_seed`, a smaller
+            number is a subset of a larger one. Validation and test images stay the same. Null: all.
         train_images_seed: of the choice of these images.
         image_size: side in pixels of the images that the model sees; photographs also take height and width.
         mean: of each channel, on the scale 0 … 1.
@@ -314,7 +314,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return np.sort(balanced_order(dataset.labels, self.train_images_seed)[:number])
 
     def labels(self, split: Split) -> np.ndarray:
-        """Return the labels (N,) int64 in evaluation order."""
+        """Return the labels, (N,) int64 or (N, K) float32, in evaluation order."""
         return self.dataset(split).labels
 
     def image_names(self, split: Split) -> list[str]:
@@ -330,7 +330,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return None
 
     def strata(self, split: Split) -> dict[str, np.ndarray]:
-        """Return by name kinds of images, (N,) of text each, for which reports give accuracies of their own."""
+        """Return kinds of images by name, (N,) of text each, for which reports give separate accuracies."""
         return {}
 
     def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]:

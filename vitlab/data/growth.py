@@ -16,7 +16,7 @@ class Growth:
     Args:
         start: side in pixels at first.
         step: pixels by which it grows each time, a multiple of the model's patch.
-        until: share of the run after which images have `image_size`; all smaller sizes share what is before equally.
+        until: share of the run after which images have `image_size`; smaller sizes get equal shares before it.
     """
 
     start: int

@@ -187,13 +187,13 @@ class ImageFolder(ImageDataModule):
             `root/val`, `val_fraction` otherwise.
         crop_pct: evaluation resizes the shorter side to image_size / crop_pct and crops the center; null: it resizes
             the whole image to image_size (Swin at 384 px).
-        broken: leave images that cannot be decoded out, or refuse to start.
+        broken: leave out images that cannot be decoded, or refuse to start.
         augment: see `PhotoAugment`.
         multi_crop: several views of each training image instead of `augment`, whose interpolation still applies in
             evaluation; see `MultiCrop`. Null: one view.
-        mask_folder: folder with a picture of the object for each photograph, of its name with the suffix `.png`, in the
-            same folders: pixels above 0 are the object; color 255 of a palette is unknown, as in PASCAL VOC, and counts
-            as the ground.
+        mask_folder: folder with a mask of the object for each photograph, at the same path with the suffix `.png`:
+            pixels above 0 are the object; color 255 of a palette is unknown, as in PASCAL VOC, and counts as
+            background.
         repeats: how often a batch contains each of its images, augmented differently each time (repeated augmentation;
             DeiT has 3). An epoch then covers one in `repeats` of all images.
     """

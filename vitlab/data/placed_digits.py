@@ -1,7 +1,7 @@
 """Scikit-learn's digits, each at a random place of a larger black canvas.
 
-On the digits as they come, the nearest neighbors in pixels are right in 98.8 % of the test images, here in 65 %: what
-counts is the shape, wherever it is.
+Nearest neighbors in pixels classify 98.8 % of the test images of the plain digits correctly, here 65 %: what counts
+is the shape, wherever it is.
 
 Letters: B images, C channels, H rows, W columns.
 """

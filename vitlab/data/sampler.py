@@ -32,9 +32,8 @@ class Key(NamedTuple):
 class TrainSampler(Sampler[Key]):
     """Yield the images in the order of (seed, epoch), each global batch distributed as in `vitlab.distributed.places`.
 
-    An epoch consists of whole optimizer steps of `world_size · accumulate` batches; the rest, other images in each
-    epoch, is left out. So neither its length nor the images of a step depend on how processes and accumulation factor
-    them.
+    An epoch consists of whole optimizer steps of `world_size · accumulate` batches; the rest, different images in each
+    epoch, is left out. So its length and the images of a step depend on the product alone.
 
     With `repeats` above 1 each image appears `repeats` times in a row, augmented differently each time: repeated
     augmentation (Hoffer et al. 2020, "Augment your batch"; DeiT's `samplers.py`). As there, the repeats of an image are
@@ -76,7 +75,7 @@ class TrainSampler(Sampler[Key]):
             self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
-        """Return the images of a whole epoch, also of a continued one."""
+        """Return this process's images in an epoch, continued or not."""
         step = self.batch_size * self.accumulate
         return self.size // (self.world_size * step) * step
 
@@ -204,7 +203,7 @@ class TrainLoader(DataLoader):
         """Refuse to continue in the middle of an epoch whose first batches were different.
 
         Raises:
-            ValueError: the number of images, the batch size, the seed, the number of processes or the weights changed.
+            ValueError: one of these changed, like the number of images, the seed, the weights or the blocks.
         """
         sampler = self.sampler
         assert isinstance(sampler, TrainSampler)

@@ -36,7 +36,7 @@ class Sampling:
         """Return the weight of each image, (N,) float64.
 
         Raises:
-            FileNotFoundError, ValueError: there is no table, it lacks an image, or a weight cannot be one.
+            FileNotFoundError, ValueError: there is no table, it lacks an image, or a weight is invalid.
         """
         weights = np.bincount(labels)[labels] ** -self.class_balance
         if self.weights is None:

@@ -200,7 +200,7 @@ def construction(backbone: Config, num_classes: int) -> str:
 def recipe(config: Config) -> Config:
     """Return what of a configuration decides the weights; `fit` with it is the same run.
 
-    Nulls stay: many a default is none, like RandAugment's. Only what is left at the Trainer's own defaults is dropped.
+    Nulls stay: many defaults are not null, like RandAugment's. Only what is at the Trainer's own defaults is dropped.
     """
     parts = {key: config[key] for key in ("seed_everything", "init_seed", "model", "data") if key in config}
     return parts | {"trainer": beyond_defaults(Trainer, config["trainer"])}

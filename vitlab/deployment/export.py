@@ -47,7 +47,7 @@ def export_program(model: Exportable, path: str | Path, metadata: Mapping[str, s
 
 
 def export_onnx(model: Exportable, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write an ONNX file with the input `images` and the output `logits`, once it is sure that it gives the same.
+    """Write an ONNX file with the input `images` and the output `logits`, and check that it gives the same.
 
     The outputs of `features_only` have the names of their stages, like `layers.3`. Weights of more than 2 GB, which
     ONNX cannot hold, go into a second file beside it.

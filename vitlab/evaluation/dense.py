@@ -137,7 +137,7 @@ def semantic(masks: Bool[Tensor, "B H W"], labels: Int64[Tensor, "B"]) -> Int64[
 def overlaps(
     predicted: Int64[Tensor, "B H W"], truth: Int64[Tensor, "B H W"], num_classes: int
 ) -> Int64[Tensor, "B 2 K"]:
-    """Return of each image and class the pixels in both maps, and those in either."""
+    """Return the number of pixels in both maps and in either, by image and class."""
     offsets = num_classes * torch.arange(len(truth))[:, None, None]
 
     def count(classes: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def in_cells(heat: Float[Tensor, "B H W"], cells: int = CELLS) -> Float[Tensor, 
 
 @torch.no_grad()
 def heat_of(model: nn.Module, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B n n"], Float[Tensor, "B"]]:
-    """Return the relevance of each cell to the predicted class, and what is left of its probability without it."""
+    """Return each cell's relevance to the predicted class, and its probability without the top cells."""
     classes = model(images).argmax(dim=1)
     heat = in_cells(relevance(model, images, classes))
     return heat, after_blurring(model, images, classes, heat)

@@ -203,7 +203,7 @@ def train_linear(
 
 
 def step_sizes(protocol: LinearProtocol, train_images: int) -> list[int]:
-    """Return the images of each step of an epoch; of fewer images than a batch all are one step."""
+    """Return the number of images of each step of an epoch; fewer than a batch are one step."""
     batch = min(protocol.batch_size, train_images)
     rest = 0 if protocol.drop_last else train_images % batch
     return [batch] * (train_images // batch) + [rest] * (rest > 0)

@@ -22,7 +22,7 @@ COMMON = {"seed": "seed_everything", "epochs": "trainer.max_epochs", "gpus": "tr
 
 
 def nearest_key(word: str, keys: Iterable[str]) -> str:
-    """Do so for a dotted key: the same name elsewhere, a like name in the same section, or a like section."""
+    """The same for a dotted key: the same name elsewhere, a similar one in its section, a similar section."""
     keys = list(dict.fromkeys(keys))
     if COMMON.get(word) in keys:
         return f" Did you mean {COMMON[word]}?"
@@ -55,7 +55,7 @@ def check_sections(config: Config) -> None:
 def explain(message: str, options: Iterable[str]) -> str:
     """Condense what jsonargparse reports of a wrong argument.
 
-    The key and the innermost complaints count; a misspelt key, class or option is answered with the closest match.
+    The key and the innermost complaints count; a misspelled key, class or option gets the closest match.
 
     Args:
         message: jsonargparse's.

@@ -67,7 +67,7 @@ def probe_dino(
 def probe_mae(
     encoder: ImageModel, data: ImageDataModule, device: torch.device, protocol: LinearProtocol, progress: Progress
 ) -> ProtocolResult:
-    """The linear probe of the class token behind a batch norm without weights."""
+    """The linear probe of the class token after a batch norm without weights."""
     linear, features = _linear(encoder, data, class_token, protocol, "bicubic", device, progress)
     images = len(data.labels("train")), len(data.labels("test"))
     return ProtocolResult("mae", features, *images, linear=linear)

@@ -48,7 +48,7 @@ class AttentionMap(NamedTuple):
 class ImageModel(nn.Module, ABC):
     """Map images to class logits and to an embedding.
 
-    A network without tokens subclasses this: it writes `embed` and sets the six attributes below. Everything else
+    A network without tokens subclasses this, defines `embed` and sets the six attributes below. Everything else
     has a default.
     """
 
@@ -62,7 +62,7 @@ class ImageModel(nn.Module, ABC):
 
     init: Init = staticmethod(trunc_normal)  # starts a new classifier
     global_pool: str = "avg"  # "token" if the classifier reads the class token
-    num_class_tokens: int = 1  # how many of the prefix tokens, the first, it then reads
+    num_class_tokens: int = 1  # how many leading prefix tokens it then reads
 
     @abstractmethod
     def embed(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B C"]:
@@ -93,7 +93,7 @@ class ImageModel(nn.Module, ABC):
     def parameters_by_depth(self) -> list[list[nn.Parameter]]:
         """Return all parameters in order of registration: before the first block, by block, after the last block.
 
-        What stands between two blocks, like a patch merging, counts to the first of them.
+        What lies between two blocks, like a patch merging, belongs to the first of them.
         """
         depth_of = {id(p): depth for depth, block in enumerate(self.blocks, start=1) for p in block.parameters()}
         last = len(self.blocks)

@@ -183,7 +183,7 @@ class BatchNorm(nn.Module):
 class DropPath(nn.Module):
     """Drop the branch of a residual block for whole samples while training, and scale the rest by 1/keep.
 
-    Drawn for the global batch, so that each process drops others, and all together what one process would.
+    Drawn for the global batch, so that processes differ, and together drop what one process would.
     """
 
     def __init__(self, rate: float) -> None:

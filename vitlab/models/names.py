@@ -9,7 +9,7 @@ from torch import Tensor
 
 Weights = dict[str, Tensor]
 Rules = dict[str, str]
-"""Patterns and what takes their place, one after the other."""
+"""Patterns and their replacements, applied in order."""
 
 TORCHVISION_VIT: Rules = {
     r"encoder\.layers\.encoder_layer_(\d+)\.": r"blocks.\1.",
@@ -70,7 +70,7 @@ def _renamed(name: str, rules: Rules) -> str:
 
 
 def _of_torchvisions_swin(weights: Weights) -> Weights:
-    """Rename; torchvision numbers the stages 1, 3, 5, 7, and 2, 4, 6 the patch mergings that in timm begin the next.
+    """Rename; torchvision numbers stages 1, 3, 5, 7 and patch mergings 2, 4, 6, which begin the next stage in timm.
 
     In Swin v2 q, k and v have one bias, whose part for k is set to 0 in every forward pass.
     """
@@ -88,7 +88,7 @@ def _of_torchvisions_swin(weights: Weights) -> Weights:
 
 
 def _of_mmpretrain(weights: Weights) -> Weights:
-    """Rename; the classifier, which mmpretrain has beside the encoder `backbone.`, comes into it.
+    """Rename; move the classifier, which mmpretrain keeps outside `backbone.`, into the encoder.
 
     Patch merging concatenates neighbors in the order of `nn.Unfold`: by channel, then row by row. A Swin's last norm
     has the number of its stage.

@@ -110,14 +110,14 @@ class VisionTransformer(Backbone):
         norm: `batch` puts a batch norm in the place of every layer norm: each channel is normalized over all tokens of
             all images of a batch, and in evaluation by running averages. Yao et al. 2021 ("Leveraging Batch
             Normalization for Vision Transformers", ICCV workshops) saw this replacement diverge, until another batch
-            norm between the two layers of the MLP, which is not here, mended it.
+            norm between the two layers of the MLP, absent here, fixed it.
         no_embed_class: add positions to patches only, none to prefix tokens (DeiT III, DINOv2 with registers).
         fc_norm: normalize after pooling instead of before; by default only for the mean.
         distilled: add DeiT's distillation token and second classifier.
         fixed_pos_embed: MAE's sin-cos table, not trained, in place of learned positions.
         dynamic_img_size: accept images of other sizes and resize positions. On by default, unlike timm, for multi-crop.
         dynamic_img_pad: pad images whose sides are no multiple of the patch with zeros at the bottom and right.
-        patch_drop_rate: share of the patches left out while training, others in each image (Liu et al. 2022,
+        patch_drop_rate: share of the patches left out while training, drawn by image (Liu et al. 2022,
             https://arxiv.org/abs/2208.07220); prefix tokens stay. Where the objective hides patches itself (MAE,
             SimMIM, MSN), no others are left out.
         init: initializes linear layers; by default timm's `trunc_normal`, and `fan_in` below DeiT-Ti's width of 192.
@@ -265,7 +265,7 @@ class VisionTransformer(Backbone):
         return self.head(cls), self.head_dist(dist)
 
     def forward_head(self, features: Features) -> Float[Tensor, "B K"]:
-        """Return the logits: of two heads the mean (as the official code; the paper adds probabilities)."""
+        """Return the logits, averaged over two heads (official code; the paper adds probabilities)."""
         if self.distilled:
             return torch.stack(self.forward_heads(features)).mean(dim=0)
         return self.head(self.head_drop(self.pool(features)))

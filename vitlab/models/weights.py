@@ -124,9 +124,9 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
 
 
 def load_classifier_rows(model: ImageModel, path: str | Path, rows: list[int]) -> None:
-    """Start the classifier of each class from one row of the classifier in a file, which has other classes.
+    """Start each class from one row of the classifier in a file, which has other classes.
 
-    Swin fine-tunes so from ImageNet-22k (utils.py of microsoft/Swin-Transformer, load_pretrained).
+    Swin fine-tunes this way from ImageNet-22k (utils.py of microsoft/Swin-Transformer, load_pretrained).
 
     Raises:
         ValueError: a row for more or fewer classes than the model has, or beyond the file's; a file without classifier.
@@ -189,7 +189,7 @@ def _read(path: str | Path) -> tuple[Weights, str]:
 
 
 def unsafe(path: str | Path, error: pickle.UnpicklingError) -> ValueError:
-    """Return what to say of a file that `torch.load` refused, having run nothing of it."""
+    """Return the error for a file that `torch.load` refused without running any of it."""
     culprit = re.search(r"GLOBAL (\S+)", str(error))
     return ValueError(
         f"{path} holds {culprit[1] if culprit else 'objects'} besides tensors, which reading could run as code. "

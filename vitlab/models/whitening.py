@@ -1,7 +1,7 @@
 """Start the patch embedding with whitened patches of the training images: uncorrelated, each of variance 1.
 
 The first convolution of tysam's hlb-CIFAR10 and of airbench (Jordan 2024, https://arxiv.org/abs/2404.00498, section
-3.1), where it gains most of all. There these weights stay; here they are trained on.
+3.1), where it gains most of all. There these weights are frozen; here they train.
 """
 
 from collections.abc import Iterable

@@ -280,7 +280,7 @@ def windows_on_map(
 ) -> tuple[Float[Tensor, "B h HW N"], Int[Tensor, "HW N"]]:
     """Return the weights at the places of their queries on a map of `size`, and the place of each key, -1 for padding.
 
-    Both take the way of the tokens through `in_windows`: once the weights, once the numbers of the places.
+    Both pass through `in_windows` like the tokens: first the weights, then the numbers of the places.
     """
 
     def put_weights(padded: Tensor, _: Tensor | None) -> Tensor:
@@ -305,7 +305,7 @@ def merge_2x2(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 4*C"]:
 
 
 class ScaledUnit(torch.autograd.Function):
-    """y = s · x / |x|, which stores only y and 1/|x| for the backward pass."""
+    """y = s · x / |x|, which stores y, 1/|x| and s for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from vitlab.objectives.task import Monitor, Task
 class ClassificationTask(Task):
     """Measure top-1, top-5 (fractions), mean negative log-likelihood and 15-bin calibration error.
 
-    All keep sums over images, not means over batches: exact for any number of images, batches and processes.
+    None averages over batches: all are exact for any number of images, batches and processes.
     """
 
     monitor: ClassVar[Monitor] = Monitor("val/top1", "max")

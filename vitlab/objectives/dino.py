@@ -4,7 +4,7 @@
     L = mean over pairs of a global view x and any other view x' of the image:  H(t(x), s(x')) = −Σ_k t_k ln s_k
     c ← m_c c + (1 − m_c) mean f̄(x),    f̄ ← m f̄ + (1 − m) f
 
-with f the student, backbone and head, and f̄ its teacher. Centring alone lets all answers become uniform, sharpening
+with f the student, backbone and head, and f̄ its teacher. Centering alone makes all answers uniform, sharpening
 (τ_t < τ_s) alone lets one output win; together they keep both away. Each can be turned off, as in the paper's Fig. 7:
 c = 0 or τ_t = τ_s. So can the teacher's memory: with m = 0 it is the student's copy (Table 7, row 2).
 
@@ -123,7 +123,7 @@ class DINO(SelfDistillation):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Freeze the last layer at first: no gradient, because AdamW would still decay one of 0."""
+        """Freeze the last layer at first: gradient None, as AdamW would still decay it at 0."""
         super().on_before_optimizer_step(optimizer)
         if self.current_epoch < self.freeze_last_layer:
             for parameter in self.head.last_layer.parameters():  # type: ignore[union-attr]
@@ -135,7 +135,7 @@ class DINO(SelfDistillation):
 
 
 def teacher_temperature(epoch: int, start: float, end: float, warmup_epochs: int) -> float:
-    """Return τ_t, which rises to `end` in `warmup_epochs` equal steps, one per epoch, as in the released code."""
+    """Return τ_t, which rises evenly to `end` over `warmup_epochs` epochs, as in the released code."""
     return end if epoch >= warmup_epochs else start + (end - start) * epoch / max(warmup_epochs - 1, 1)
 
 

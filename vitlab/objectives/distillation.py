@@ -45,7 +45,7 @@ class Target(ABC):
 
 @dataclass
 class HardTarget(Target):
-    """The class that the teacher decides for, as if it were the label; not smoothed."""
+    """The class that the teacher predicts, as if it were the label; not smoothed."""
 
     def loss(self, logits: Float[Tensor, "B K"], teacher: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
         return F.cross_entropy(logits, teacher.argmax(dim=1))
@@ -151,7 +151,7 @@ class Distillation(LabeledObjective):
             self.cache.report()
 
     def head_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits that learn the label and those that learn the teacher: the same of a single head."""
+        """Return the logits trained on the labels and on the teacher: the same for a single head."""
         if self.two_heads:
             assert isinstance(self.backbone, VisionTransformer)
             return self.backbone.forward_heads(self.backbone.forward_features(images))
@@ -177,7 +177,7 @@ class Distillation(LabeledObjective):
 
 
 def check_student(student: ImageModel, alpha: float, two_heads: bool) -> None:
-    """Raise a ValueError for a share of the teacher that leaves a head, or the teacher, without work."""
+    """Raise a ValueError for a share outside 0 to 1 or one that idles a head, and for timm's two heads."""
     if isinstance(student, TimmModel) and isinstance(student.net.get_classifier(), tuple):
         raise ValueError(
             "This timm student averages its two heads before they can be told apart; take vitlab's model of the same "

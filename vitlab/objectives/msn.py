@@ -38,8 +38,8 @@ class MSN(SelfDistillation):
         optimizer: Settings of the optimizer.
         schedule: The learning rate over the run.
         num_prototypes: K.
-        hidden_dim: Width of the projection.
-        output_dim: Width of the projection and the prototypes.
+        hidden_dim: Width inside the projection.
+        output_dim: Width of its output and prototypes.
         patch_drop: Fraction of patches dropped from global anchors, rounded up; more for larger models.
         mask_per_image: Draw a mask per image, as in the paper. The released code draws one per batch.
         temperature: τ.

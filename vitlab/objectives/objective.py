@@ -30,7 +30,7 @@ Batch = tuple[list[Tensor], Tensor]
 
 
 class StepLeftOut(Exception):
-    """Raised to skip an optimizer step: weights, optimizer state and counters stay unchanged."""
+    """Raised to skip an optimizer step: weights and optimizer state stay unchanged."""
 
 
 class Objective(LightningModule, ABC):

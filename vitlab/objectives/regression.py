@@ -14,7 +14,7 @@ from vitlab.objectives.task import Monitor, Task
 
 
 class RegressionTask(Task):
-    """Measure the mean absolute error (`mae`), the root of the mean squared error and R², the last two over all K."""
+    """Measure the mean absolute error (`mae`) and root mean squared error over all K, and the mean R² over K."""
 
     monitor: ClassVar[Monitor] = Monitor("val/mae", "min")
 

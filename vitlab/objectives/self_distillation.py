@@ -3,7 +3,7 @@
     f̄ ← m f̄ + (1 − m) f    after each optimizer step.
 
 DINO and MSN compare the outputs of a head; others, like BYOL, compare embeddings and have no head that is averaged.
-Nothing in such a loss forbids the same output for all images. Where outputs are distributions, two numbers that tell a
+Nothing in such a loss forbids the same output for all images. Where outputs are distributions, two numbers that show a
 collapse are logged: the entropy H(t) of the teacher's outputs and their divergence KL(t ‖ s) from the student's, whose
 sum is the cross-entropy H(t, s).
 
@@ -32,7 +32,7 @@ log = logging.getLogger("vitlab")
 class SelfDistillation(Objective, ABC):
     """Train a backbone towards its own average, which alone is evaluated and exported.
 
-    As in the released codes of DINO and MSN, everything of two or more dimensions is decayed: class token, positions
+    As in the released code of DINO and MSN, everything of two or more dimensions is decayed: class token, positions
     and a Swin's position biases too. No epoch is the best one: the teacher moves, so the losses of two epochs do not
     compare, and k-NN accuracy would choose by labels.
 
@@ -42,7 +42,7 @@ class SelfDistillation(Objective, ABC):
         schedule: The learning rate over the run.
         head: From the embedding (B, D) to what is compared, averaged along with the backbone; None: embeddings are
             compared.
-        momentum_teacher: m at the start, from where it rises to 1 along a cosine.
+        momentum_teacher: m at the start, from where it follows a cosine to `momentum_teacher_end`.
         clip_grad: Maximum norm of the gradient of backbone and head; null: no clipping.
         init_from: Weights that student and teacher start from.
         momentum_teacher_end: m at the end. If both are 0, the teacher is a copy of the student.

@@ -1,4 +1,4 @@
-"""Train what one GPU cannot hold: parameters, gradients and optimizer states shared out over all processes (FSDP2).
+"""Train what one GPU cannot hold: parameters, gradients and optimizer states sharded over all processes (FSDP2).
 
 `trainer.strategy: fsdp2`. Every block of every network, of the student, of its averages, of a decoder, is gathered for
 its own forward and backward alone; what lies between the blocks is gathered for the step. Each parameter is cut along
@@ -25,7 +25,7 @@ STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 
 
 class FSDP(ModelParallelStrategy):
-    """Share the model out over all processes; a checkpoint is one file, whole, as without."""
+    """Shard the model over all processes; a checkpoint is one whole file, as without."""
 
     def __init__(self) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
@@ -59,7 +59,7 @@ def apply_fsdp(objective: LightningModule, mesh: DeviceMesh) -> None:
 
 
 def parts(module: nn.Module) -> list[nn.Module]:
-    """Return what of a module is gathered by itself: a network's parts, and blocks of what is no ImageModel."""
+    """Return the parts of a module that are gathered one by one: the blocks of a network or of a decoder."""
     if isinstance(module, ImageModel):
         return list(module.blocks)
     blocks = getattr(module, "blocks", None)  # timm's, MAE's decoder's
@@ -72,13 +72,13 @@ def is_shared_out(module: nn.Module) -> bool:
 
 
 def own_parts(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the parts that this process holds of some tensors, of which it holds any."""
+    """Return this process's shards of some tensors, without the empty ones."""
     parts = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
     return [part for part in parts if part.numel()]
 
 
 def as_gradients(scalar: Tensor, gradients: Sequence[Tensor]) -> Tensor:
-    """Return a number that all processes know in the form of some gradients, which an optimizer takes beside them."""
+    """Return a number that all processes know in the form of some gradients, so that an optimizer takes both."""
     first = gradients[0]
     if not isinstance(first, DTensor):
         return scalar

@@ -1,8 +1,8 @@
 """A teacher's logits on disk, so that a study with many students pays for their teacher once.
 
 Augmentation is a function of (seed, epoch, image): students of one seed show their teacher the same images, mixed ones
-too, equal to the bit. So the key of a row of logits is a hash of the image itself. It knows nothing of the data, and
-nothing that makes the images others (augmentation, normalization, size) can make it answer wrongly: it only misses.
+too, equal to the bit. So the key of a row of logits is a hash of the image itself. It knows nothing of the data,
+and a change of the images (augmentation, normalization, size) cannot make it answer wrongly: it only misses.
 
 Letters: B images, K classes.
 """
@@ -36,8 +36,8 @@ class LogitCache:
     """Answers from a folder what it can, and keeps in it what the teacher had to be asked.
 
     A batch is answered whole or given to the teacher whole. Logits come back as they were given, float32, so that on a
-    CPU a student's weights are the same to the bit with the cache and without; only rounding can tell, where an image
-    comes back in the company of others than before.
+    CPU a student's weights are the same to the bit with the cache and without; only rounding differs, where an image
+    comes back in a batch with others than before.
 
     A shard, one file for each `flush`, is written under another name and renamed, and never changed again. So any
     number of processes may use the folder at once, and any shard may be deleted at any time. Rows take 16 + 4 K bytes:
@@ -163,7 +163,7 @@ class Shard:
     def find(self, keys: Int[np.ndarray, "B 2"]) -> tuple[Int[np.ndarray, "B"], np.ndarray]:
         """Return the row of each key, and whether it is there at all.
 
-        Of two images whose first halves are equal, the second is not found and the teacher asked once more.
+        Of two keys with equal first halves, the second is not found, and the teacher is asked again.
         """
         rows = np.minimum(np.searchsorted(self.first, keys[:, 0]), len(self.first) - 1)
         return rows, (self.first[rows] == keys[:, 0]) & (self.second[rows] == keys[:, 1])
@@ -173,7 +173,7 @@ def image_keys(images: Float[Tensor, "B C H W"]) -> Int[Tensor, "B 2"]:
     """Return a 128-bit hash of each image's bits, two sums Σ_i w_i x_i mod 2⁶⁴ over its values x read as integers.
 
     It is the same on every device, since integers that wrap around do not mind the order of a sum. The w are random:
-    two given images that differ in one value's lowest bit at least have the same key with a probability of 2⁻¹²⁸, in
+    two images that differ at least in one value's lowest bit have the same key with a probability of 2⁻¹²⁸, in
     the worst case, where values differ in nothing but their signs, 2⁻⁶⁶. With the 10⁷ images of CIFAR's 200 epochs,
     10¹⁴ pairs, the chance that any logits are another image's is then 10⁻²⁴, in the worst case 10⁻⁶.
     """

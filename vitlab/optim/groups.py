@@ -27,7 +27,7 @@ def parameter_groups(
         parameters: Names and parameters, as `named_parameters()` gives them.
         layers: The parameters by depth (`parameters_by_depth()`); parameters not listed count as the last, the head.
         head: The classifier's parameters.
-        no_decay: Names without weight decay, beside everything of at most one dimension.
+        no_decay: Names not decayed, besides everything of at most one dimension.
 
     Returns:
         Groups for a PyTorch optimizer: `params`, `names`, `lr` (scaled), `layer_scale` (the layer-wise decay in it),

@@ -34,7 +34,7 @@ class Muon(Optimizer):
 
     Args:
         muon_lr: Learning rate of the matrices; None for `lr`.
-        momentum: Of a matrix' gradient.
+        momentum: Of the gradient.
         nesterov: Look ahead along the momentum.
         ns_steps: Newton-Schulz steps of an orthogonalization.
         adjust_lr_fn: How the rate follows the shape (m, n) of a matrix. match_rms_adamw: × 0.2 √max(m, n), with which
@@ -147,12 +147,12 @@ def lr_ratio(adjust_lr_fn: str, rows: int, columns: int) -> float:
 
 
 def own(tensor: Tensor) -> Tensor:
-    """Return what this process holds of a tensor that may be shared out."""
+    """Return this process's shard of a tensor that may be sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(part: Tensor, parameter: Tensor) -> Tensor:
-    """Return the tensor in the shape of a parameter of which each process has its own part."""
+    """Return the whole of a tensor that is sharded like a parameter."""
     if not isinstance(parameter, DTensor):
         return part
     mesh, placements = parameter.device_mesh, parameter.placements
@@ -161,7 +161,7 @@ def whole(part: Tensor, parameter: Tensor) -> Tensor:
 
 
 def shard(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Return the process' own part of a tensor that all processes have whole."""
+    """Return this process's shard of a tensor that all hold whole."""
     if not isinstance(parameter, DTensor):
         return tensor
     mesh = parameter.device_mesh

@@ -10,7 +10,7 @@ from typing import Literal
 class Schedule(ABC):
     """The learning rate as a pure function of the optimizer steps taken, so that a resumed run needs no state.
 
-    It rises linearly at first. Epochs are fractional, as in MAE's `lr_sched.py`. `warmup_lr`, and what a leaf adds, are
+    It rises linearly at first. Epochs are fractional, as in MAE's `lr_sched.py`. `warmup_lr`, and a subclass's own, are
     absolute rates of the group nearest to the head.
 
     Args:
@@ -45,7 +45,7 @@ class Schedule(ABC):
         """Return what `lr` is from step `warmup` on."""
 
     def at(self, scale: float, layer_scale: float = 1.0) -> "Schedule":
-        """Return the schedule of a group whose rate a batch multiplies by `scale` and its depth by `layer_scale`."""
+        """Return the schedule of a group whose rate is scaled by `scale` for batch and `layer_scale` for depth."""
         factor = (scale if self.scale_with_batch else 1.0) * (layer_scale if self.scale_with_layer else 1.0)
         return self if factor == 1 else self.scaled(factor)
 
@@ -77,7 +77,7 @@ class WarmupCosine(Schedule):
 
 @dataclass
 class WarmupSteps(Schedule):
-    """Linear warm-up, then a constant rate that falls to `gamma` of itself at each of `milestones`: SimMIM, 800 epochs.
+    """Linear warm-up, then a constant rate, multiplied by `gamma` at each of `milestones`: SimMIM, 800 epochs.
 
     Args:
         milestones: Epochs, none before the warm-up's end; a run must reach the first.

@@ -16,7 +16,7 @@ class Optimizer(ABC):
     Args:
         lr: Learning rate of the layers nearest to the head.
         weight_decay: Never on biases, norms and what the architecture excludes.
-        weight_decay_end: What the weight decay comes to along half a cosine over the run, as in DINO; None: it stays.
+        weight_decay_end: Final weight decay, approached along half a cosine, as in DINO; None: constant.
         layer_decay: Factor from one layer to the one below it (1 at the head), as in BEiT and MAE; None for none.
         head_lr: Learning rate of the classifier alone, for fine-tuning; None for `lr`.
         reference_batch: The batch `lr` is meant for: `lr` is scaled by global batch / reference batch; None: unscaled.
@@ -47,7 +47,7 @@ class Optimizer(ABC):
         return global_batch / self.reference_batch if self.reference_batch else 1.0
 
     def lr_of(self, hidden_matrix: bool) -> float:
-        """Return the rate nearest to the head of the matrices of the blocks, or of all else."""
+        """Return the rate, nearest to the head, of the blocks' matrices or all else."""
         return self.lr
 
     def weight_decay_at(self, progress: float) -> float:

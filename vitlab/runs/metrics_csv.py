@@ -42,7 +42,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def keep_until(self, step: int) -> None:
-        """Remove the rows that a run writes again which continues after `step` steps; the first step is 0."""
+        """Remove the rows that a run continuing after `step` steps writes again; the first step is 0."""
         rows = [row for row in self._read() if int(row["step"]) < step]
         self.columns = list(rows[0]) if rows else []
         if rows:

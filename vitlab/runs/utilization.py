@@ -18,10 +18,10 @@ class Utilization(Callback):
     """Counts the FLOPs of a run's first batch, and keeps the count in the run's state for when it continues.
 
     Where images grow over the run, it counts the first batch of each size. Compiled blocks run uncompiled during a
-    count, so that what is counted may depend on the steps of the run alone.
+    count, so that the count depends on the steps of the run alone.
     """
 
-    state_key = "Utilisation"  # in checkpoints, as the first versions spelt it
+    state_key = "Utilisation"  # in checkpoints, as first versions spelled it
 
     def __init__(self) -> None:
         self.flops: int | None = None  # of one batch on this device, the first

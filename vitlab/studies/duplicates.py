@@ -1,6 +1,6 @@
 """Test images that are also training or validation images, found by the hash of their file or of their pixels.
 
-A model may know them by heart, so they inflate its accuracy. Only exact copies are found, not crops or other encodings.
+A model may have memorized them, which inflates its accuracy. Only exact copies are found, not crops or other encodings.
 """
 
 import json

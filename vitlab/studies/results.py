@@ -115,7 +115,7 @@ class RunResult:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time of training, that of the runs before it included which `init_from` names."""
+        """Wall-clock time of training, including that of the runs whose weights it takes."""
         return float(self.summary["seconds"]) + self.seconds_before
 
     @property
@@ -150,7 +150,7 @@ class RunResult:
 
     @cached_property
     def waiting(self) -> float:
-        """The share of `images_per_second` spent waiting for data."""
+        """The share of the time spent waiting for data, a median."""
         return float(self.by_epoch("data_wait").median())
 
     @cached_property

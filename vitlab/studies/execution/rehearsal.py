@@ -20,7 +20,7 @@ from vitlab.studies.study import Run, nest, slug
 
 LEAST = 2  # epochs; the first is slower
 ENOUGH = 60.0  # seconds to average over
-SHARE = 0.25  # of the budget, which is less
+SHARE = 0.25  # of the budget, if that is less
 FOLDER = "rehearsal"  # in the study's
 
 
