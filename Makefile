@@ -103,8 +103,6 @@ wheels: $(INSTALLED)  ## Download into wheels/ what a GPU machine without a netw
 # Teachers and pre-trainings are trained first if their runs are missing; ARGS apply to the requested run only.
 $(filter finetune_simmim_% finetune_mae_%,$(EXPERIMENTS)): finetune_%: runs/%/seed-0/summary.json
 deit_hard deit_soft distillation_full: runs/teacher_cifar10/seed-0/summary.json
-pretraining: $(foreach name,simmim mae dino msn,runs/$(name)_vit/seed-0/summary.json)
-pretraining_digits: $(foreach name,simmim mae dino msn,runs/$(name)_digits/seed-0/summary.json)
 distillation: runs/teacher_cifar10_small/seed-0/summary.json
 distillation_digits: runs/teacher_digits/seed-0/summary.json
 
