@@ -150,6 +150,8 @@ def test_stages_that_do_not_exist_and_missing_folders_are_refused(
     assert "there are 2: 0 to 1 (blocks.1)" in capsys.readouterr().err
     assert run("embed", ["--config", str(trained), "--images", "none", "--out", "out"]) == 2
     assert "no such file or folder" in capsys.readouterr().err
+    assert run("embed", ["--config", str(trained), "--images", "pictures", "--out", "out/all.parquet"]) == 2
+    assert "--out out/all.parquet: give a folder. Its table is features.parquet." in capsys.readouterr().err
     assert not Path("out").exists()
 
 

@@ -23,6 +23,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--map", choices=("pca", "umap"), default="pca", help="how the page places pictures [pca]")
     parser.add_argument("--raw", action="store_true", help="the raw weights, where the run also keeps their average")
     options, rest = parser.parse_known_args(arguments)
+    if options.out.suffix in (".parquet", ".npz"):
+        parser.error(f"--out {options.out}: give a folder. Its table is features{options.out.suffix}.")
 
     from vitlab.deployment.embed import Embedded, check_umap, write_npz, write_page, write_parquet
     from vitlab.deployment.load import load, of_experiment

@@ -119,7 +119,7 @@ class LitData(PhotoSource):
             try:
                 self._opened[key] = StreamingDataset(place, item_loader=loader, **self._settings)
                 self._opened[key][:1]  # after a slice it fetches whole chunks, not one record at a time
-            except (OSError, ValueError, RuntimeError, IndexError) as error:
+            except (ImportError, OSError, ValueError, RuntimeError, IndexError) as error:
                 raise ValueError(f"LitData cannot open {place}: {error}") from None
         return self._opened[key]
 
