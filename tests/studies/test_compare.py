@@ -11,11 +11,13 @@ import submitit
 import yaml
 from fake_study import FAKE_PROGRAM, Digits, variant
 
+from vitlab.config import Config
 from vitlab.studies.compare import RunsFailed, compare, emit, results_of
 from vitlab.studies.execution.export_jobs import write_slurm
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import verdict
-from vitlab.studies.study import Run
+from vitlab.studies.spending import _decisive, _fits
+from vitlab.studies.study import Run, read_study
 
 Write = Callable[..., Path]
 
@@ -187,3 +189,29 @@ def test_a_cluster_trains_look_by_look(write_study: Write, tmp_path: Path, no_fi
     compare(study, tmp_path, program=FAKE_PROGRAM, cluster=cluster)
     assert finished(tmp_path) == {"a": [1, 2, 3], "b": [1, 2, 3]}
     assert looks(tmp_path)[-1]["stop"] == "decided"
+
+
+def test_finished_runs_of_what_a_growing_study_was_are_refused(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    """A budget in images decides the runs later than the file; the study has ended, so that nothing is trained."""
+    keys: dict[str, Any] = {"seeds": {"from": 3, "to": 4}, "budget": {"images": 3600}}
+    compare(write_study(variants={"A": variant(0.95), "B": variant(0.8)}, **keys), tmp_path, program=FAKE_PROGRAM)
+    changed = write_study(variants={"A": variant(0.95), "B": variant(0.81)}, **keys)
+    with pytest.raises(ValueError, match="a run of 'B' with another configuration"):
+        compare(changed, tmp_path, program=FAKE_PROGRAM)
+
+
+def test_paired_looks_at_three_variants_are_refused(write_study: Write) -> None:
+    """One of them may leave the race before the others, and its seeds then have no partners."""
+    with pytest.raises(ValueError, match="test: paired compares the same seeds"):
+        read_study(write_study(seeds={"from": 4, "to": 8}, test="paired"))
+
+
+def test_a_budget_is_spent_anew_where_the_epoch_is_another() -> None:
+    data = {"class_path": "D", "init_args": {}}
+    whole: Config = {"model": {"class_path": "M", "init_args": {}}, "data": data, "trainer": {}}
+    half = whole | {"trainer": {"limit_train_batches": 0.5}}
+    known = {"budget": "100 images", "jobs": 1, "configs": {"A": _decisive(half)}}
+    assert _fits(known, known)
+    assert not _fits(known, known | {"configs": {"A": _decisive(whole)}})

@@ -9,7 +9,7 @@ from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.studies.baselines import Baselines, Images, baselines
 from vitlab.studies.duplicates import Duplicates, duplicates
-from vitlab.studies.execution.local import Allotment, Outcome, allot, is_finished
+from vitlab.studies.execution.local import Allotment, Outcome, allot, is_finished, refuse_conflicts
 from vitlab.studies.fairness import data_of
 from vitlab.studies.looks import read_looks
 from vitlab.studies.outside import outside
@@ -156,7 +156,7 @@ class Prepared:
         """Train all runs; or those of one look after the other, and show the results between two looks."""
         if not self.study.looks:
             return train(self.runs)
-        outcomes = [] if overwrite else self.finished()
+        outcomes = [] if overwrite else self._earlier(train)
         results = self.results(outcomes)
         while runs := self.tune_for(self.next_runs(results), train):
             outcomes += train(runs)
@@ -164,6 +164,13 @@ class Prepared:
             if results.watch and not results.watch.stop:
                 show(results)
         return outcomes
+
+    def _earlier(self, train: Train) -> list[Outcome]:
+        """Return the finished runs, and refuse those that are runs of another study than this has become."""
+        earlier = {run.directory for run, _ in self.finished()}
+        self.tune_for([run for run in self.runs if run.directory in earlier], train)
+        refuse_conflicts([run for run in self.runs if run.directory in earlier])
+        return self.finished()
 
 
 def first_runs(study: Study, runs: Sequence[Run]) -> list[Run]:

@@ -51,7 +51,11 @@ def spend_budget(
     for run in drafts:
         _refuse_unknown_warmup(study, run)
     record = folder / "budget.json"
-    inputs = {"budget": str(budget), "jobs": study.jobs, "configs": {run.variant: costly(run.config) for run in drafts}}
+    inputs = {
+        "budget": str(budget),
+        "jobs": study.jobs,
+        "configs": {run.variant: _decisive(run.config) for run in drafts},
+    }
     known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     if not _fits(known, inputs):
         epochs = {run.variant: epoch_of(run.config, images(run)) for run in drafts}
@@ -116,12 +120,18 @@ def _paces(
     return {variant: Pace(cost.train_flops) for variant, cost in costs.items()}
 
 
+def _decisive(config: Config) -> Config:
+    """Return what of a draft decides how long a budget lasts."""
+    data, limit = config["data"]["init_args"], config.get("trainer", {}).get("limit_train_batches")
+    return {**costly(config), "images": data.get("train_images"), "limit_train_batches": limit}
+
+
 def _fits(known: Config, inputs: Config) -> bool:
     """Whether a record is of these inputs; that of an older version has fewer of them."""
     configs = known.get("configs", {})
     if configs.keys() != inputs["configs"].keys() or known["budget"] != inputs["budget"]:
         return False
-    recorded = {variant: costly(config) for variant, config in configs.items()}
+    recorded = {variant: {**config, **costly(config)} for variant, config in configs.items()}
     return known.get("jobs", inputs["jobs"]) == inputs["jobs"] and all(
         recorded[variant][key] == config[key]
         for variant, config in inputs["configs"].items()

@@ -27,6 +27,7 @@ Nothing here writes a file, so an invalid study leaves no trace.
 """
 
 import difflib
+import hashlib
 import math
 import re
 import warnings
@@ -39,6 +40,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from vitlab.config import ABSENT, Config, flatten, load_yaml, merge, nest
+from vitlab.experiment.chain import Source
 from vitlab.studies.axes import Axis, parse_along, places_of
 from vitlab.studies.baselines import Images
 from vitlab.studies.budget import Budget, parse_budget, refuse_unknown
@@ -135,6 +137,18 @@ class Study:
             )
             for label, override, budget in places_of(self.along)
         ]
+
+    @property
+    def digest(self) -> str:
+        """A hash of its files: its own, the base, those of variants, and experiments that runs start from."""
+        content = load_yaml(self.path)
+        of_variants = [self.path.parent / each for each in content["variants"].values() if isinstance(each, str)]
+        values = [
+            value for config in (load_yaml(self.base), *self.variants.values()) for value in flatten(config).values()
+        ]
+        sources = [source.file for value in values if isinstance(value, str) and (source := Source.parse(value))]
+        files = [self.path, self.base, *of_variants, *(path for path in sources if path.is_file())]
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
     @property
     def determined(self) -> bool:
@@ -247,6 +261,11 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
     if test == "exact":
         _refuse_too_few(len(content["variants"]), len(seeds), bool(looks))
     variants = _variants(content["variants"], path.parent)
+    if test == "paired" and looks and len(variants) > 2:
+        raise ValueError(
+            "test: paired compares the same seeds, but of three variants or more one leaves the race before the others."
+            "\nGive `seeds` as a list without `until`."
+        )
     margin = checked(
         "margin",
         lambda value: type(value) in (int, float) and 0 < value < math.inf,
