@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status.
 
     0: done. 1: a failure while running. 2: a mistake in the command or its files. 75: SIGTERM or SIGUSR1 stopped the
-    run, whose state is written; the same command continues it. 130: the same by Ctrl-C.
+    run, whose state is written; the same command continues it. 76: it paused as told.
+    130: as 75, by Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:

@@ -170,7 +170,7 @@ def test_states_that_others_branch_off_are_kept(tmp_path: Path, monkeypatch: pyt
 def test_a_paused_run_continues_as_if_it_had_not_paused(experiment: Callable[..., Path]) -> None:
     arguments = ["--config", str(experiment("supervised"))]
     assert forked([*arguments, "--run.root", "whole"]) == 0, last_words()
-    assert forked([*arguments, "--run.checkpoint.pause_after", "2"]) == 75, last_words()
+    assert forked([*arguments, "--run.checkpoint.pause_after", "2"]) == 76, last_words()
     assert "Paused after epoch 2" in last_words()
     assert forked(arguments) == 0, last_words()
     assert disagreements(Path("whole/supervised/seed-0"), Path("runs/supervised/seed-0")) == []

@@ -60,7 +60,7 @@ def fit(config: dict, overwrite: bool) -> None:
             log.flush()
             time.sleep(plan.get("pause", 0))
             if epoch + 1 == config["run"].get("checkpoint", {}).get("pause_after"):
-                sys.exit(75)
+                sys.exit(76)
 
     # Some images are hard for everybody: difficulty is a property of the image, the rest is the model's own luck.
     difficulty = np.random.default_rng(7).random(len(labels))

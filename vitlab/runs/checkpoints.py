@@ -25,7 +25,7 @@ log = logging.getLogger("vitlab")
 
 # Exit status of a run that a signal stopped: EX_TEMPFAIL of sysexits.h for schedulers, which start it again, and the
 # status that shells expect for Ctrl-C.
-STOPPED, INTERRUPTED = 75, 130
+STOPPED, PAUSED, INTERRUPTED = 75, 76, 130  # exit statuses
 SIGNALS = {signal.SIGTERM: STOPPED, signal.SIGUSR1: STOPPED, signal.SIGINT: INTERRUPTED}
 
 # Interval in steps at which several processes agree whether one has to stop or a checkpoint is due.
@@ -201,7 +201,7 @@ class RunCheckpoints(Checkpoint):
     def _stop_if_asked(self, trainer: Trainer) -> None:
         if self._pausing:
             log.info("Paused after epoch %d; continues without run.checkpoint.pause_after.", self.settings.pause_after)
-            raise SystemExit(STOPPED)
+            raise SystemExit(PAUSED)
         if not _any_process(trainer, self.signals.received is not None):
             return
         received = self.signals.received or signal.SIGTERM

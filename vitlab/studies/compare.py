@@ -6,12 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.experiment.branch import branch_off
 from vitlab.studies.baselines import Images
 from vitlab.studies.branching import branching_step, keeping
 from vitlab.studies.estimate import estimate
-from vitlab.studies.execution.costs import known_costs, measure_costs
+from vitlab.studies.execution.costs import costly, known_costs, measure_costs
 from vitlab.studies.execution.export_jobs import Engine
 from vitlab.studies.execution.local import UNFINISHED, Outcome, allot, is_finished, refuse_conflicts, run_all
 from vitlab.studies.execution.progress import Display
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from submitit import Executor
 
 Dashboard = Callable[[StudyResults, Images, Path], str]
+Costs = tuple[dict[str, Cost], dict[str, str]]
+"""By variant: the costs, and why some are missing."""
 Cluster = Callable[[str, Path], "Executor"]
 PROGRAM = (sys.executable, "-m", "vitlab")
 
@@ -106,8 +109,8 @@ def compare(
         planned.spend_budget(measure, partial(train, overwrite=True), at_once)
         planned.tune(train)
     if study.along:
-        costs, _ = measure(plans[-1].first_runs())
-        print(estimate(plans, costs, allotment.jobs), flush=True)
+        costs = _costs_along(plans, measure)
+        print(estimate(plans, [known for known, _ in costs], allotment.jobs), flush=True)
         return _compare_along(study, plans, train, costs, root)
     (planned,) = plans
 
@@ -147,14 +150,24 @@ def _plans(study: Study, root: Path) -> list[Prepared]:
     return plans
 
 
-def _compare_along(study: Study, plans: Sequence[Prepared], train: Train, costs: dict[str, Cost], root: Path) -> Path:
+def _costs_along(plans: Sequence[Prepared], measure: Callable[[list[Run]], Costs]) -> list[Costs]:
+    """Return the costs at each place; they are measured once for places whose steps are the same."""
+    known: list[tuple[list[Config], Costs]] = []
+    for planned in reversed(plans):
+        runs = planned.first_runs()
+        steps = [costly(run.config) for run in runs]
+        known.append((steps, next((costs for other, costs in known if other == steps), None) or measure(runs)))
+    return [costs for _, costs in reversed(known)]
+
+
+def _compare_along(study: Study, plans: Sequence[Prepared], train: Train, costs: Sequence[Costs], root: Path) -> Path:
     """Train the runs of all places together, and write a report of each place and one about all."""
     if study.branch:
         _branch(plans, train)
     outcomes = {outcome.run: outcome for outcome in train(in_turn(plans))}
     found = []
-    for planned in plans:
-        results = planned.results([outcomes[run] for run in planned.runs], costs)
+    for planned, measured in zip(plans, costs, strict=True):
+        results = planned.results([outcomes[run] for run in planned.runs], *measured)
         append_look(results, planned.folder)
         write_report(results, planned.images, planned.folder)
         found.append(results)

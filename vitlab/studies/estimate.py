@@ -12,14 +12,14 @@ START = 10.0  # seconds of a run beside its steps: imports, data, validation, te
 STATES, COPIES = 3, 4  # checkpoints of a run; weights and moments in each, with room
 
 
-def estimate(plans: Sequence[Prepared], costs: Mapping[str, Cost], jobs: int) -> str:
-    """Return the number, time and disk of the runs that are missing, from the variants' measured speeds."""
+def estimate(plans: Sequence[Prepared], costs: Sequence[Mapping[str, Cost]], jobs: int) -> str:
+    """Return the number, time and disk of the runs that are missing, from the speeds measured at each place."""
     seconds = size = 0.0
     missing = 0
-    for planned in plans:
+    for planned, measured in zip(plans, costs, strict=True):
         images = {run.variant: planned.training_images(run) for run in planned.first_runs()}
         for run in planned.runs:
-            cost = costs.get(run.variant)
+            cost = measured.get(run.variant)
             if cost is None or is_finished(run):
                 continue
             epoch = epoch_of(run.config, images[run.variant])

@@ -93,12 +93,13 @@ def cost_path(run: Run) -> Path:
 
 
 def costly(config: Config) -> Config:
-    """Return the part of a configuration that a cost depends on: neither the length of a run nor its schedule."""
+    """Return the part of a configuration that a cost depends on: not length, schedule or number of images."""
     model, trainer, run = config["model"], config.get("trainer", {}), config.get("run", {})
     arguments = {key: value for key, value in model["init_args"].items() if key != "schedule"}
+    images = {key: value for key, value in config["data"]["init_args"].items() if not key.startswith("train_images")}
     return {
         "model": {**model, "init_args": arguments},
-        "data": config["data"],
+        "data": {**config["data"], "init_args": images},
         "trainer": {k: value for k, value in trainer.items() if k not in ("max_epochs", "limit_train_batches")},
         "compile": run.get("compile", False),
     }

@@ -33,7 +33,7 @@ from vitlab.studies.study import Run, without_run
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 20.0  # for a run to write a checkpoint after SIGTERM
-PAUSED = 75  # exit status of a run that stops where it was told to
+PAUSED = 76  # exit status of a run that stops where it was told to
 UNFINISHED = "is not finished"  # why a run has no result that may still come
 LOG_LINES = 8  # shown for a failed run
 
@@ -225,7 +225,7 @@ def _start(run: Run, program: Sequence[str], environment: dict[str, str], overwr
 
 
 def _outcome(run: Run, code: int) -> Outcome:
-    if code == PAUSED and run.config.get("run", {}).get("checkpoint", {}).get("pause_after"):
+    if code == PAUSED:
         return Outcome(run, None)
     if code != 0:
         how = f"exit status {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"

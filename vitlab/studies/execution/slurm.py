@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from vitlab.studies.execution.local import Outcome, cut_short, is_finished, last_lines, to_replace, write_config
+from vitlab.studies.execution.local import (
+    PAUSED,
+    Outcome,
+    cut_short,
+    is_finished,
+    last_lines,
+    to_replace,
+    write_config,
+)
 from vitlab.studies.execution.task import RunTask
 from vitlab.studies.study import Run, slug
 
@@ -126,5 +134,7 @@ def _outcome(run: Run, job: "Job[int]") -> Outcome:
         return Outcome(run, cut_short(run))
     how = f"job {job.job_id} wrote no result"
     with contextlib.suppress(Exception):  # submitit raises what went wrong in the job
-        how = f"exit status {job.result()}"
+        if (status := job.result()) == PAUSED:
+            return Outcome(run, None)
+        how = f"exit status {status}"
     return Outcome(run, ": ".join([how, *last_lines(run.log_path, 1)]))
