@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from fake_study import FAKE_PROGRAM, variant
 
+from vitlab.config import merge
 from vitlab.studies.compare import compare, results_of
 from vitlab.studies.report.figures import draw  # before a test leaves the charts empty
-from vitlab.studies.report.search import budgets, search_chart
+from vitlab.studies.report.search import budgets, scores_of, search_chart
 from vitlab.studies.search_space import parse_search
 
 Write = Callable[..., Path]
@@ -111,6 +112,55 @@ def test_as_many_trials_of_each_variant_are_pruned(
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/**/metrics.csv")}
     compare(path, tmp_path / "runs", program=FAKE_PROGRAM)  # nothing is left to do
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/**/metrics.csv")}
+
+
+def test_failed_trials_count_as_the_worst_and_are_named(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    variants = {"A": variant(0.8, best_lr=0.1, fail_lr=0.3), "B": variant(0.9, best_lr=0.3)}
+    path = write_study(variants=variants, seeds=[1, 2, 3], search=SEARCH)
+    report = compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+    results, _ = results_of(path, tmp_path / "runs")
+    of_a, of_b = scores_of(results)
+    assert of_a.failed == sum(each[LR] == 0.3 for each in results.searched[0].settings) > 0
+    assert of_b.failed == 0
+    assert len(of_a.validation) == len(of_b.validation) == 12
+    worst = min(score for each in results.searched for score in each.validation if score is not None)
+    assert sorted(of_a.validation)[: of_a.failed] == [worst] * of_a.failed
+    assert f"Failed trials (A {of_a.failed}) count as the worst of all scores." in report.with_suffix(".md").read_text()
+
+
+def test_trials_of_other_settings_are_not_taken_for_these(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    search = {**SEARCH, "prune": {"after": 2, "keep": 0.25}}
+    compare(write_study(**TWO, search=search), tmp_path / "runs", program=FAKE_PROGRAM)
+    changed = TWO | {"variants": {"A": variant(0.85, best_lr=0.1), "B": variant(0.9, best_lr=0.3)}}
+    with pytest.raises(ValueError, match="with another configuration"):
+        compare(write_study(**changed, search=search), tmp_path / "runs", program=FAKE_PROGRAM)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metric": {"name": "rank", "mode": "max"}}, "no trial of A finished with val/rank and test/rank"),
+        (
+            {
+                "search": {**SEARCH, "prune": {"after": 2, "keep": 0.25}},
+                "variants": {
+                    name: merge(own, {"trainer": {"check_val_every_n_epoch": 3}})
+                    for name, own in TWO["variants"].items()
+                },
+            },
+            "after 2 epochs A is not validated: trainer.check_val_every_n_epoch is 3",
+        ),
+    ],
+)
+def test_trials_without_a_score_are_refused(
+    write_study: Write, tmp_path: Path, in_process: None, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare(write_study(**{**TWO, "search": SEARCH, **changes}), tmp_path / "runs", program=FAKE_PROGRAM)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The trials of a study's search: trained before the comparison, and the best of each variant by validation."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
@@ -12,7 +13,7 @@ import pandas as pd
 
 from vitlab.config import Config, merge, nest
 from vitlab.experiment.run_directory import shortfalls
-from vitlab.studies.execution.local import Train
+from vitlab.studies.execution.local import Train, conflicting
 from vitlab.studies.execution.progress import read_progress
 from vitlab.studies.metric import TOP1, Metric
 from vitlab.studies.search_space import Search
@@ -54,6 +55,8 @@ def search(study: Study, root: Path, decided: Mapping[str, Config], train: Train
     """
     assert study.search is not None
     drafts = {variant: _draft(study, root, variant, decided.get(variant, {})) for variant in study.variants}
+    for draft in drafts.values():
+        _refuse_unvalidated(study, draft)
     done: dict[str, list[Run]] = {variant: [] for variant in drafts}
     while True:
         drawn = {variant: study.search.settings(_signed(runs)) for variant, runs in done.items()}
@@ -78,9 +81,25 @@ def search(study: Study, root: Path, decided: Mapping[str, Config], train: Train
         validation, test = [_reached(run, after) for run in runs], list(map(_test, runs))
         found.append(Searched(variant, drawn[variant], validation, test, runs[0].metric))
     for each in found:
-        if all(score is None for score in each.test):
-            raise ValueError(f"{study.path}: search: no trial of {each.variant} finished; see its logs.")
+        if not any(None not in scores for scores in zip(each.validation, each.test, strict=True)):
+            raise ValueError(
+                f"{study.path}: search: no trial of {each.variant} finished with {each.metric.validation} and "
+                f"{each.metric.test}; see its logs."
+            )
     return found
+
+
+def _refuse_unvalidated(study: Study, draft: Run) -> None:
+    """Raise ValueError where trials are not validated at the epoch after which they are pruned."""
+    every, after = (
+        draft.config.get("trainer", {}).get("check_val_every_n_epoch") or 1,
+        study.search and study.search.after,
+    )
+    if after and after % every:
+        raise ValueError(
+            f"{study.path}: search: prune: after {after} epochs {draft.variant} is not validated: "
+            f"trainer.check_val_every_n_epoch is {every}. Prune after a multiple of it."
+        )
 
 
 def _train_the_best(search: Search, trials: Sequence[tuple[str, Run]], train: Train) -> None:
@@ -88,14 +107,16 @@ def _train_the_best(search: Search, trials: Sequence[tuple[str, Run]], train: Tr
     assert search.after is not None
     paused = {"run": {"checkpoint": {"pause_after": search.after}}}
     begun = [replace(run, config=merge(run.config, paused)) for _, run in trials]
-    if beginning := [run for run in begun if _early(run, search.after) is None]:
+    others = conflicting(begun)  # of other settings than now: refused, or trained anew
+    if beginning := [run for run in begun if run in others or _early(run, search.after) is None]:
         train(beginning)
     best: list[Run] = []
     for variant in dict.fromkeys(variant for variant, _ in trials):
         own = [(score, run) for of, run in trials if of == variant and (score := _early(run, search.after)) is not None]
         own.sort(key=lambda pair: -pair[1].metric.sign * pair[0])
         best += [run for _, run in own[: search.keep]]
-    train(best)
+    if best:
+        train(best)
 
 
 def _early(run: Run, epochs: int) -> float | None:
@@ -107,7 +128,7 @@ def _early(run: Run, epochs: int) -> float | None:
     if run.metric.validation not in table:
         return None
     scores = table.loc[table["epoch"] == epochs - 1, run.metric.validation].dropna()
-    return float(scores.iloc[-1]) if len(scores) else None
+    return _finite(scores.iloc[-1]) if len(scores) else None
 
 
 def _draft(study: Study, root: Path, variant: str, decided: Config) -> Run:
@@ -144,7 +165,9 @@ def _reached(run: Run, after: int | None) -> float | None:
 
 
 def _validation(run: Run) -> float | None:
-    return None if shortfalls(run.directory) else read_progress(run.directory / "metrics.csv", run.metric).score
+    return (
+        None if shortfalls(run.directory) else _finite(read_progress(run.directory / "metrics.csv", run.metric).score)
+    )
 
 
 def _test(run: Run) -> float | None:
@@ -152,5 +175,8 @@ def _test(run: Run) -> float | None:
         return None
 
     metrics = json.loads((run.directory / "summary.json").read_text(encoding="utf-8"))["metrics"]
-    value = metrics.get(run.metric.test)
-    return None if value is None else float(value)
+    return _finite(metrics.get(run.metric.test))
+
+
+def _finite(score: float | None) -> float | None:
+    return None if score is None or not math.isfinite(score) else float(score)

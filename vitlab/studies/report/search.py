@@ -2,55 +2,68 @@
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure as Drawn
 from matplotlib.ticker import MaxNLocator
 
 from vitlab.studies.format import NONE, as_yaml, counted, percent
+from vitlab.studies.metric import Metric
 from vitlab.studies.report import figures
 from vitlab.studies.report.document import Figure, Note, Part, Row, Table
 from vitlab.studies.report.figures import Chart, Drawing, Layout
 from vitlab.studies.results import StudyResults
-from vitlab.studies.search import Searched
 from vitlab.studies.statistics.comparison import LEVEL
 from vitlab.studies.statistics.tuning_curves import Curve, lead, sensitivity, tuning_curve
 
 POINT = 0.01  # of accuracy: trials within it of the best count as good
 
 
-def finished(searched: Sequence[Searched]) -> list[int]:
-    """Return the trials that finished for every variant."""
-    scores = zip(*(each.validation for each in searched), strict=True)
-    return [number for number, trial in enumerate(scores) if all(score is not None for score in trial)]
+class Scores(NamedTuple):
+    """The scores of a variant's trials, higher being better; a failed trial has the worst score of all variants."""
+
+    validation: list[float]
+    test: list[float] | None  # None where trials were pruned
+    failed: int
 
 
-def scores_of(each: Searched, trials: Sequence[int]) -> list[float]:
-    """Return the validation scores of some trials, higher being better."""
-    return [each.metric.sign * score for i in trials if (score := each.validation[i]) is not None]
+def scores_of(results: StudyResults) -> list[Scores]:
+    """Return the scores of each variant's trials."""
+    sign, searched = results.metric.sign, results.searched
+    pruned = results.study.search is not None and results.study.search.after is not None
+
+    def filled(scores: Sequence[float | None], of_all: Sequence[Sequence[float | None]]) -> list[float]:
+        worst = min(sign * score for each in of_all for score in each if score is not None)
+        return [worst if score is None else sign * score for score in scores]
+
+    validation, test = [each.validation for each in searched], [each.test for each in searched]
+    return [
+        Scores(filled(own, validation), None if pruned else filled(tested, test), own.count(None))
+        for own, tested in zip(validation, test, strict=True)
+    ]
 
 
-def curve_of(each: Searched, trials: Sequence[int]) -> Curve:
+def curve_of(scores: Scores, metric: Metric) -> Curve:
     """Return the curve of the best of k trials."""
-    tests = [each.metric.sign * score for i in trials if (score := each.test[i]) is not None]
-    worst, best = (0.0, 1.0) if each.metric.is_accuracy else (-np.inf, np.inf)
-    return tuning_curve(scores_of(each, trials), tests if len(tests) == len(trials) else None, worst, best)
+    worst, best = (0.0, 1.0) if metric.is_accuracy else (-np.inf, np.inf)
+    return tuning_curve(scores.validation, scores.test, worst, best)
 
 
 def budgets(results: StudyResults) -> list[str]:
     """Return at which numbers of trials one variant is better than another, a sentence for each pair."""
-    searched, trials = results.searched, finished(results.searched)
-    if len(trials) < 2 or results.study.search is None:
+    if not results.searched or results.study.search is None:
         return []
-    pairs = list(combinations(searched, 2))
-    return [_sentence(a, b, trials, len(pairs), results.study.search.shared) for a, b in pairs]
+    named = zip([each.variant for each in results.searched], scores_of(results), strict=True)
+    pairs = list(combinations(named, 2))
+    return [_sentence(a, b, len(pairs), results.study.search.shared) for a, b in pairs]
 
 
-def _sentence(a: Searched, b: Searched, trials: Sequence[int], pairs: int, shared: bool) -> str:
-    found, n = lead(scores_of(a, trials), scores_of(b, trials), shared), len(trials)
+def _sentence(a: tuple[str, Scores], b: tuple[str, Scores], pairs: int, shared: bool) -> str:
+    found, n = lead(a[1].validation, b[1].validation, shared), len(a[1].validation)
     settled = found.p * pairs < LEVEL
     parts = []
-    for first, second, sign in ((a.variant, b.variant, 1), (b.variant, a.variant, -1)):
+    for first, second, sign in ((a[0], b[0], 1), (b[0], a[0], -1)):
         k = 1 + np.flatnonzero(settled & (sign * found.mean > 0))
         if not len(k):
             continue
@@ -64,21 +77,21 @@ def _sentence(a: Searched, b: Searched, trials: Sequence[int], pairs: int, share
             where = f"at some numbers of trials from {k[0]} to {k[-1]}"
         parts.append(f"{first} is better than {second} {where}")
     if not parts:
-        return f"{a.variant} and {b.variant} are not told apart at any number of trials."
+        return f"{a[0]} and {b[0]} are not told apart at any number of trials."
     return f"{'; '.join(parts)}."
 
 
 def search_section(results: StudyResults, drawing: Drawing | None) -> list[Part]:
     """Return the curves of the search, the chosen settings and the sensitivity."""
-    searched, trials, search = results.searched, finished(results.searched), results.study.search
+    searched, search = results.searched, results.study.search
     if search is None or not searched:
         return []
     metric, digits = results.metric, results.digits
-    rows = []
-    for each in searched:
+    rows, scores = [], scores_of(results)
+    for each, own in zip(searched, scores, strict=True):
         i = each.chosen
         test = each.test[i]
-        good = sensitivity(scores_of(each, trials), POINT) if metric.is_accuracy and trials else None
+        good = sensitivity(own.validation, POINT) if metric.is_accuracy else None
         rows.append(
             Row(
                 each.variant,
@@ -98,6 +111,8 @@ def search_section(results: StudyResults, drawing: Drawing | None) -> list[Part]
     if search.after is not None:
         epochs = counted(search.after, "epoch")
         pruned = f" After {epochs} the best {search.keep} of each variant went on; the others count as they were then."
+    failures = [f"{each.variant} {own.failed}" for each, own in zip(searched, scores, strict=True) if own.failed]
+    failed = f" Failed trials ({', '.join(failures)}) count as the worst of all scores." if failures else ""
     parts: list[Part] = []
     if drawing is not None:
         parts.append(
@@ -112,9 +127,9 @@ def search_section(results: StudyResults, drawing: Drawing | None) -> list[Part]
         Table("Search", columns, rows),
         Note(
             f"{counted(search.trials, 'trial')} of each variant, drawn {drawn} ({search.sampler}); a trial's seed is "
-            f"its own.{pruned} The settings were chosen by validation, and no test image was used for it. Near the "
-            "best: within one point of the variant's best validation score. Who is better with k trials is tested by "
-            "exchanging the two variants' scores, at 0.05 for all k and all pairs together."
+            f"its own.{pruned}{failed} The settings were chosen by validation, and no test image was used for it. Near "
+            "the best: within one point of the variant's best validation score. Who is better with k trials is tested "
+            "by exchanging the two variants' scores, at 0.05 for all k and all pairs together."
         ),
     ]
 
@@ -124,17 +139,17 @@ def _short(value: object) -> object:
 
 
 def search_chart(results: StudyResults) -> Chart | None:
-    """Return the chart of the curves; None without two trials that finished everywhere."""
-    trials, metric = finished(results.searched), results.metric
-    if len(trials) < 2:
+    """Return the chart of the curves; None without a search."""
+    metric = results.metric
+    if not results.searched:
         return None
 
     def draw(_: object, layout: Layout) -> Drawn:
         figure, (axes,) = figures.panels_of(Layout(layout.width, 1), 1, 300)
-        k, factor = np.arange(1, len(trials) + 1), metric.sign * metric.scale
-        ends = []
-        for each in results.searched:
-            index, curve = list(results.study.variants).index(each.variant), curve_of(each, trials)
+        factor, ends = metric.sign * metric.scale, []
+        for each, scores in zip(results.searched, scores_of(results), strict=True):
+            index, curve = list(results.study.variants).index(each.variant), curve_of(scores, metric)
+            k = np.arange(1, len(curve.mean) + 1)
             figures.draw_curve(
                 axes, k, factor * curve.mean, factor * curve.low, factor * curve.high, each.variant, index
             )
