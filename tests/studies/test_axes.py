@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from fake_study import FAKE_PROGRAM, variant
+from fake_study import FAKE_PROGRAM, plain, variant
 
-from vitlab.studies.compare import RunsFailed, compare, in_turn
+from vitlab.config import merge
+from vitlab.studies.compare import RunsFailed, _costs_along, compare, in_turn
 from vitlab.studies.prepared import Prepared
 from vitlab.studies.report.curves import curves_chart, law_of, lines_of
 from vitlab.studies.report.figures import draw  # before a test leaves the charts empty
@@ -104,6 +106,86 @@ def test_a_failed_run_is_named_with_its_place(
     with pytest.raises(RunsFailed, match="A, 100 training images, seed 2"):
         compare(write_study(**changes), tmp_path / "runs", program=FAKE_PROGRAM)
     assert (tmp_path / "runs/small-study/report.html").is_file()
+
+
+def test_a_place_where_variants_differ_otherwise_too_is_not_comparable(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = {"data": {"init_args": {"batch_size": 32}}}
+    better = merge(variant(0.9, law=[0.0, 2.0, 0.6]), other)  # not declared by `may_differ`
+    path = write_study(
+        variants={"A": variant(0.9, law=[0.0, 2.0, 0.3]), "B": better}, along={"train_images": [100, 200]}
+    )
+    report = compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+    assert "From 100 to 200 training images, the variants are not comparable." in capsys.readouterr().out
+    text = report.with_suffix(".md").read_text()
+    assert "batch size differs too, and the study does not declare it" in plain(text)
+    assert "better before" not in text
+
+
+def test_a_variant_without_a_finished_run_at_a_place_is_named_there(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variants = {"A": variant(0.95), "B": variant(0.9), "C": variant(0.8, fail_lr=0.1)}
+    path = write_study(variants=variants, along={"model.init_args.lr": [0.1, 0.2]})
+    with pytest.raises(RunsFailed):
+        compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+    said = plain(capsys.readouterr().out)
+    assert "At lr 0.1, A is better than all others, by" in said
+    assert "points (C finished no run there); at lr 0.2, A is better than all others" in said
+
+
+def test_an_axis_may_begin_at_zero(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where no logarithm is, there is no law, and a crossing is looked for between the numbers themselves."""
+    path = write_study(
+        variants={"A": variant(0.95), "B": variant(0.8)},
+        along={"model.init_args.label_smoothing": [0.0, 0.1, 0.2, 0.4]},
+    )
+    text = compare(path, tmp_path / "runs", program=FAKE_PROGRAM).with_suffix(".md").read_text()
+    assert "From 0 to label_smoothing 0.4, A is better than all others" in text
+    assert "do not cross in this range: A is better everywhere" in text
+    assert "Laws" not in text
+
+
+def test_settings_are_no_sample_of_others_and_one_seed_has_no_interval(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_study(
+        variants={"A": variant(0.95), "B": variant(0.8)}, seeds=[1], along={"model.init_args.bias": ["with", "without"]}
+    )
+    text = compare(path, tmp_path / "runs", program=FAKE_PROGRAM).with_suffix(".md").read_text()
+    assert "In general" not in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| bias without |")]
+    assert "[" not in row
+
+
+def test_runs_left_out_at_a_place_are_named(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    changes: dict[str, Any] = {"variants": {"A": variant(0.95), "B": variant(0.8)}, "along": {"train_images": [50, 90]}}
+    compare(write_study(**changes, seeds=[1, 2, 3]), tmp_path / "runs", program=FAKE_PROGRAM)
+    report = compare(write_study(**changes, seeds=[1, 2]), tmp_path / "runs", program=FAKE_PROGRAM)
+    text = plain(report.with_suffix(".md").read_text())
+    assert "Left out: 2 finished runs in the study's folder are not in this comparison" in text
+    assert "(A, seed 3:" in text
+
+
+def test_costs_are_measured_again_only_where_steps_differ() -> None:
+    def planned(**data: int) -> Any:
+        config = {"model": {"class_path": "M", "init_args": {}}, "data": {"class_path": "D", "init_args": data}}
+        return SimpleNamespace(first_runs=lambda: [SimpleNamespace(config=config)])
+
+    measured: list[Any] = []
+
+    def measure(runs: Any) -> Any:
+        measured.append(runs[0].config["data"]["init_args"])
+        return {"A": len(measured)}, {}
+
+    plans = [planned(train_images=n, image_size=size) for size in (16, 32) for n in (50, 90)]
+    assert [costs["A"] for costs, _ in _costs_along(plans, measure)] == [2, 2, 1, 1]
+    assert measured == [{"train_images": 90, "image_size": 32}, {"train_images": 90, "image_size": 16}]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from fake_study import FAKE_PROGRAM, plain, results, right
 
 from vitlab.commands.dispatch import run
 from vitlab.studies.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, Found, parse_claim
-from vitlab.studies.claims import read_claims, run_claims, write_page
+from vitlab.studies.claims import is_tested, read_claims, run_claims, write_page
 from vitlab.studies.compare import compare
 from vitlab.studies.report.claim import headline, word_of
 from vitlab.studies.report.figures import Layout, draw_claim
@@ -153,9 +153,14 @@ def test_one_page_tells_of_all_claims_and_runs_what_is_missing(write_study: Writ
     assert page.index("The cheap claim.") < page.index("The dear claim.")
     run_claims(folder, root, run_study)
     assert started == ["cheap", "dear"]
-    (folder / "dear.yaml").touch()
+    with (folder / "dear.yaml").open("a") as file:
+        file.write("# changed\n")
     run_claims(folder, root, run_study)
     assert started == ["cheap", "dear", "dear"]
+    assert all(is_tested(study, root) for study in read_claims(folder))
+    with (tmp_path / "base.yaml").open("a") as file:
+        file.write("# changed\n")
+    assert not any(is_tested(study, root) for study in read_claims(folder))
 
     with pytest.raises(ValueError, match="no study with a `claim`"):
         read_claims(tmp_path)

@@ -48,9 +48,9 @@ def run_claims(folder: Path, root: Path, compare: Callable[[Path, Path], object]
 
 
 def is_tested(study: Study, root: Path) -> bool:
-    """Whether the study ended after its file was last changed."""
-    record = root / slug(study.name) / "claim.json"
-    return record.is_file() and record.stat().st_mtime > study.path.stat().st_mtime and _read(record)["ended"]
+    """Whether the study ended with the settings that its files have now."""
+    record = _read(root / slug(study.name) / "claim.json")
+    return bool(record) and record["ended"] and record.get("files") == study.digest
 
 
 def write_page(studies: Sequence[Study], root: Path) -> Path:

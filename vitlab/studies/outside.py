@@ -10,7 +10,7 @@ from vitlab.config import weights_of
 from vitlab.experiment.chain import Source
 from vitlab.studies.duplicates import Duplicates
 from vitlab.studies.metric import Metric
-from vitlab.studies.study import RESERVED_SLUGS, Run, Study, slug
+from vitlab.studies.study import RESERVED_SLUGS, Run, Study
 
 
 class LeftOut(NamedTuple):
@@ -60,30 +60,30 @@ def outside(
         used: those that the results count, failed ones included.
         folder: the study's.
     """
+    finished = list(_finished(folder.parent, f"*-{folder.name}") if study.place else _finished(folder))
     return Outside(
-        _left_out(study, {run.directory for run in used}, folder, metric),
+        _left_out(study, [each for each in finished if each not in {run.directory for run in used}], metric),
         _compute(runs),
         _trials(folder / "tuning"),
-        _other_studies(folder),
+        _other_studies(folder.parent if study.place else folder, finished[:1]),
         duplicates,
     )
 
 
-def _left_out(study: Study, used: set[Path], folder: Path, metric: Metric) -> list[LeftOut]:
-    names = {slug(variant): variant for variant in study.variants}
+def _left_out(study: Study, directories: Sequence[Path], metric: Metric) -> list[LeftOut]:
+    names = {study.folder(Path(), variant).name: variant for variant in study.variants}
     runs = []
-    for directory in _finished(folder):
-        if directory not in used:
-            seed = directory.name.removeprefix("seed-")
-            scores = _read(directory / "summary.json").get("metrics", {})
-            short = directory.parent.name
-            runs.append(LeftOut(f"{names.get(short, short)}, seed {seed}", scores.get(metric.test)))
+    for directory in directories:
+        seed = directory.name.removeprefix("seed-")
+        scores = _read(directory / "summary.json").get("metrics", {})
+        short = directory.parent.name
+        runs.append(LeftOut(f"{names.get(short, short)}, seed {seed}", scores.get(metric.test)))
     return runs
 
 
-def _finished(folder: Path) -> Iterator[Path]:
+def _finished(folder: Path, variants: str = "*") -> Iterator[Path]:
     """Yield the finished run directories of a study's folder, by variant and seed."""
-    for variant in sorted(path for path in folder.glob("*") if path.is_dir() and path.name not in RESERVED_SLUGS):
+    for variant in sorted(path for path in folder.glob(variants) if path.is_dir() and path.name not in RESERVED_SLUGS):
         runs = [summary.parent for summary in variant.glob("seed-*/summary.json")]
         yield from sorted(runs, key=lambda run: (len(run.name), run.name))
 
@@ -112,16 +112,19 @@ def _trials(folder: Path) -> Trials:
     return Trials(len(summaries), seconds, sum(int(summary.get("images_seen", 0)) for summary in summaries))
 
 
-def _other_studies(folder: Path) -> list[str]:
-    own = _test_split(folder)
+def _other_studies(folder: Path, runs: Sequence[Path]) -> list[str]:
     siblings = sorted(path for path in folder.parent.glob("*") if path.is_dir() and path != folder)
-    return [sibling.name for sibling in siblings if own is not None and _test_split(sibling) == own]
+    return [each.name for each in siblings if runs and _test_split(each) == _test_split_of(runs[0]) is not None]
 
 
 def _test_split(folder: Path) -> Any:
     """Return what identifies the test images of a study's folder; None if it has no finished run."""
     first = next(_finished(folder), None)
-    return _read(first / "data.json").get("splits", {}).get("test") if first else None
+    return first and _test_split_of(first)
+
+
+def _test_split_of(run: Path) -> Any:
+    return _read(run / "data.json").get("splits", {}).get("test")
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def write_claim(claim: Claim, results: StudyResults, drawing: Drawing, folder: P
     word, finding = word_of(claim, results), verdict(results)
     record = {
         "word": word,
+        "files": results.study.digest,
         "ended": not results.failures and (results.watch is None or results.watch.stop is not None),
         "minutes": seconds / 60 / allot([result.run for result in results.finished], results.study.jobs).jobs,
         "text": [f"In one word: {word}.", finding, *about(claim), *outlooks(results)],

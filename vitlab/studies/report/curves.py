@@ -31,6 +31,7 @@ from vitlab.studies.report.document import (
     render,
 )
 from vitlab.studies.report.figures import Chart, Layout
+from vitlab.studies.report.remarks import objections, remarks
 from vitlab.studies.report.verdict import verdict
 from vitlab.studies.results import Pair, StudyResults, VariantResult
 from vitlab.studies.statistics.comparison import LEVEL, p_value, step_down
@@ -45,6 +46,7 @@ class Line(NamedTuple):
     name: str  # of that place; empty without another axis
     axis: Axis
     points: list[StudyResults]  # by place
+    level: float  # at which each place is tested, so that what is said of all of them holds at once
 
     @property
     def x(self) -> list[float]:
@@ -76,7 +78,8 @@ def lines_of(study: Study, found: Sequence[StudyResults]) -> list[Line]:
     for places, results in zip(product(*(axis.places for axis in study.along)), found, strict=True):
         other = ", ".join(place.label for place in places if place.x is None)
         lines.setdefault(other, []).append(results)
-    return [Line(name, numeric, points) for name, points in lines.items()]
+    level = min(results.level for results in found) / len(found)
+    return [Line(name, numeric, points, level) for name, points in lines.items()]
 
 
 # ---- where which variant is best
@@ -89,40 +92,55 @@ def answers(study: Study, found: Sequence[StudyResults]) -> list[str]:
     lines = lines_of(study, found)
     if lines:
         return [f"{line.name}: {text}" if line.name else text for line in lines for text in [best_where(line)]]
-    return [*(f"{results.study.place}: {verdict(results)}" for results in found), in_general(found)]
+    general = [in_general(found)] if study.along[0].name == "data" else []
+    return [*(f"{results.study.place}: {verdict(results)}" for results in found), *general]
 
 
 def best_where(line: Line) -> str:
     """Return which variants are best in which part of the axis."""
-    tops = [not_beaten(point, len(line.points)) for point in line.points]
+    kinds = [(_missing(point), not_beaten(point, line.level)) for point in line.points]
     parts = []
-    for top, group in groupby(range(len(tops)), key=lambda k: tops[k]):
+    for (missing, top), group in groupby(range(len(kinds)), key=lambda k: kinds[k]):
         places = list(group)
         where = _range(line, places[0], places[-1])
-        if len(top) == 1:
+        but = f" ({joined(missing)} finished no run there)" if missing else ""
+        compared = len(line.points[places[0]].ranking)
+        if not top:
+            parts.append(f"{where} the variants are not comparable{but}")
+        elif compared == 1:
+            parts.append(f"{where} nothing is compared{but}")
+        elif len(top) == 1:
             (best,) = top
             leads = [_lead(line.points[k], best) for k in places]
-            low, high = min(leads), max(leads)
             metric, digits = line.points[0].metric, line.points[0].digits
-            by = metric.text(low, digits) + ("" if len(leads) == 1 else f" to {metric.text(high, digits)}")
+            by = " to ".join(dict.fromkeys(metric.text(end, digits) for end in (min(leads), max(leads))))
             unit = " points" if metric.is_accuracy else ""
-            parts.append(f"{where} {best} is better than all others, by {by}{unit}")
-        elif len(top) == len(line.variants):
-            parts.append(f"{where} no variant is better than all others or worse")
+            parts.append(f"{where} {best} is better than all others, by {by}{unit}{but}")
+        elif len(top) == compared:
+            parts.append(f"{where} no variant is better than all others or worse{but}")
         else:
-            parts.append(f"{where} {joined(top)} are best and cannot be told apart")
+            parts.append(f"{where} {joined(top)} are best and cannot be told apart{but}")
     sentence = "; ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def not_beaten(point: StudyResults, places: int) -> tuple[str, ...]:
-    """Return the variants that no other is better than, at a level that all places share."""
-    worse = {pair.worse.variant for pair in point.pairs if _settled(pair, places)}
-    return tuple(variant for variant in point.study.variants if variant not in worse)
+def not_beaten(point: StudyResults, level: float) -> tuple[str, ...]:
+    """Return the variants that no other is better than; none where they are not comparable."""
+    if objections(point):
+        return ()
+    worse = {pair.worse.variant for pair in point.pairs if _settled(pair, level)}
+    finished = {result.variant for result in point.ranking} - worse
+    return tuple(variant for variant in point.study.variants if variant in finished)
 
 
-def _settled(pair: Pair, places: int) -> bool:
-    return pair.difference is not None and pair.difference.adjusted < LEVEL / places
+def _settled(pair: Pair, level: float) -> bool:
+    return pair.difference is not None and pair.difference.adjusted < level
+
+
+def _missing(point: StudyResults) -> tuple[str, ...]:
+    """Return the variants without a finished run at a place."""
+    finished = {result.variant for result in point.ranking}
+    return tuple(variant for variant in point.study.variants if variant not in finished)
 
 
 def _lead(point: StudyResults, best: str) -> float:
@@ -145,7 +163,12 @@ def _range(line: Line, first: int, last: int) -> str:
 
 def in_general(found: Sequence[StudyResults]) -> str:
     """Return what holds over all data sets: the sets are a sample, and a lead over them has their Student's t."""
-    metric, variants = found[0].metric, list(found[0].study.variants)
+    over = f"over these {len(found)} data sets as a sample of others"
+    void = [results.study.place for results in found if objections(results)]
+    if void:
+        return f"In general, {over}: nothing, since the variants are not comparable on {joined(void)}."
+    lost = {variant for results in found for variant in _missing(results)}
+    metric, variants = found[0].metric, [variant for variant in found[0].study.variants if variant not in lost]
     pairs = list(combinations(variants, 2))
     leads = [[_score(results, a) - _score(results, b) for results in found] for a, b in pairs]
     freedom = len(found) - 1
@@ -153,12 +176,13 @@ def in_general(found: Sequence[StudyResults]) -> str:
     parts = []
     for (a, b), each, own in zip(pairs, leads, step_down(p, len(variants)), strict=True):
         if own < LEVEL:
-            mean, low, high = (metric.sign * metric.scale * value for value in t_interval(each))
-            first, second = (a, b) if mean > 0 else (b, a)
-            ends = sorted([abs(low), abs(high)])
-            parts.append(f"{first} is better than {second} by {abs(mean):.1f} ({ends[0]:.1f} to {ends[1]:.1f})")
-    over = f"over these {len(found)} data sets as a sample of others"
-    return f"In general, {over}: {'; '.join(parts) or 'no variant is better than another'}."
+            interval = t_interval(each)
+            first, second = (a, b) if metric.sign * interval.mean > 0 else (b, a)
+            digits = max(results.digits for results in found)
+            low, mean, high = (metric.text(value, digits) for value in sorted(map(abs, interval)))
+            parts.append(f"{first} is better than {second} by {mean} ({low} to {high})")
+    but = f" {joined(sorted(lost))} finished no run on some of them." if lost else ""
+    return f"In general, {over}: {'; '.join(parts) or 'no variant is better than another'}.{but}"
 
 
 def _score(results: StudyResults, variant: str) -> float:
@@ -182,13 +206,16 @@ def errors(line: Line, variant: str) -> np.ndarray | None:
 def crossing_of(line: Line, a: str, b: str, pairs: int) -> tuple[Crossing | None, list[int]]:
     """Return where two variants cross, and which of them is better at each place: −1 the first, 1 the second."""
     gaps = []
+    if any(objections(point) for point in line.points):
+        return None, []
     for point in line.points:
         pair = next(pair for pair in point.pairs if {pair.better.variant, pair.worse.variant} == {a, b})
         first, second = (_error(point, variant) for variant in (a, b))
         if pair.difference is None or first is None or second is None:
             return None, []
         gaps.append(Gap(first, second, pair.difference.seeds, pair.difference.images, pair.difference.freedom))
-    return crossing(line.x, gaps, LEVEL / pairs), signs(gaps, LEVEL / pairs)
+    level = line.level * len(line.points) / pairs  # of a pair at all places
+    return crossing(line.x, gaps, level), signs(gaps, level)
 
 
 def _error(point: StudyResults, variant: str) -> float | None:
@@ -281,7 +308,7 @@ def write_curves(study: Study, found: Sequence[StudyResults], folder: Path) -> P
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
         heading=heading,
         lead=[*others, _summary(study, found)],
-        remarks=[],
+        remarks=_remarks(found),
         sections=[*sections, Section("Reproduce", commands)],
     )
     for name in ("report.md", "report.html"):
@@ -289,19 +316,36 @@ def write_curves(study: Study, found: Sequence[StudyResults], folder: Path) -> P
     return folder / "report.html"
 
 
+def _remarks(found: Sequence[StudyResults]) -> list[str]:
+    """Return the remarks of all places, those that are not of every place with their names."""
+    by_text: dict[str, list[str]] = {}
+    for results in found:
+        for remark in remarks(results):
+            by_text.setdefault(remark, []).append(results.study.place)
+    return [text if len(places) == len(found) else f"At {joined(places)}: {text}" for text, places in by_text.items()]
+
+
 def _summary(study: Study, found: Sequence[StudyResults]) -> str:
     runs = sum(len(results.finished) for results in found)
     minutes = sum(result.seconds for results in found for result in results.finished) / 60
     length = "the same number of epochs" if study.budget and study.budget.kind == "epochs" else "the same budget"
     spent = f" {length[0].upper()}{length[1:]} ({study.budget}) everywhere." if study.budget else ""
+    level = min(results.level for results in found)
+    tested = f"Each place is tested for itself, at {level:.2g}."
+    if lines_of(study, found):
+        tested = (
+            "What is said of several places holds for all of them at once: each is tested at "
+            f"{level:.2g}{SPACE}/{SPACE}{len(found)}."
+        )
     return (
         f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')} each, at "
-        f"{counted(len(found), 'place')}: {counted(runs, 'run')}, {minutes:,.0f} minutes of training.{spent} What is "
-        f"said of several places holds for all of them at once: each is tested at 0.05{SPACE}/{SPACE}{len(found)}."
+        f"{counted(len(found), 'place')}: {counted(runs, 'run')}, {minutes:,.0f} minutes of training.{spent} {tested}"
     )
 
 
 def _line(line: Line, name: str, folder: Path) -> list[Part]:
+    if not line.variants:
+        return [Text("No variant finished runs at every place, so there is no curve.")]
     pairs = list(combinations(line.variants, 2))
     crossings = {pair: crossing_of(line, *pair, len(pairs)) for pair in pairs}
     laws = {variant: own for variant in line.variants if (own := law_of(line, variant))}
@@ -359,8 +403,10 @@ def _number(value: float) -> str:
 
 def _rounded(value: float) -> str:
     """Return two significant digits, three where the first is 1."""
-    digits = 2 if f"{value:e}"[0] == "1" else 1
-    return _number(round(value, digits - math.floor(math.log10(value))))
+    if value == 0:
+        return "0"
+    digits = 2 if f"{abs(value):e}"[0] == "1" else 1
+    return _number(round(value, digits - math.floor(math.log10(abs(value)))))
 
 
 def _law(own: Law, metric: Metric) -> list[str]:

@@ -54,7 +54,7 @@ class Level(NamedTuple):
     """The mean score of a variant at one point, and what moves it."""
 
     mean: float
-    seeds: float  # variance over seeds
+    seeds: float | None  # variance over seeds; None: there is one
     images: float  # variance over the choice of test images
     freedom: float  # of the first
 
@@ -62,7 +62,7 @@ class Level(NamedTuple):
     def of(cls, outcomes: np.ndarray) -> "Level":
         """Summarize the outcomes of its runs, (S, N) bool or (S, 1)."""
         scores, (S, N) = outcomes.mean(axis=1), outcomes.shape
-        seeds = float(scores.var(ddof=1)) / S if S > 1 else 0.0
+        seeds = float(scores.var(ddof=1)) / S if S > 1 else None
         means = outcomes.mean(axis=0)
         flips = float((means * (1 - means)).mean()) / (S - 1) if S > 1 else 0.0
         images = max(0.0, float(means.var(ddof=1)) - flips) / N if N > 1 else 0.0
@@ -70,8 +70,8 @@ class Level(NamedTuple):
 
     @property
     def interval(self) -> Interval:
-        """The mean with its 95 % interval over seeds and images."""
-        half = half_width(LEVEL, self.seeds, self.images, self.freedom)
+        """The mean with its 95 % interval over seeds and images; without ends if there is one seed."""
+        half = math.nan if self.seeds is None else half_width(LEVEL, self.seeds, self.images, self.freedom)
         return Interval(self.mean, self.mean - half, self.mean + half)
 
 
@@ -105,7 +105,7 @@ def crossing(x: Sequence[float], gaps: Sequence[Gap], level: float = LEVEL) -> C
     """Return where two curves cross; None unless they are settled in opposite ways, once.
 
     Args:
-        x: The points, increasing, above 0.
+        x: The points, increasing; if one is not above 0, r is interpolated in x instead of ln x.
         gaps: The variants at each.
     """
     found = [(k, sign) for k, sign in enumerate(signs(gaps, level)) if sign]
@@ -113,7 +113,8 @@ def crossing(x: Sequence[float], gaps: Sequence[Gap], level: float = LEVEL) -> C
     if len(turns) != 1:
         return None
     (first, before), (last, _) = turns[0]
-    u = np.log(np.asarray(x, dtype=float))
+    numbers = np.asarray(x, dtype=float)
+    u = np.log(numbers) if numbers[0] > 0 else numbers
     places = np.unique(np.concatenate([np.linspace(u[k], u[k + 1], BETWEEN) for k in range(first, last)]))
     weights = np.stack([_weights(u, place) for place in places])  # (P, K)
     scale = np.array([gap.scale for gap in gaps])
@@ -123,11 +124,12 @@ def crossing(x: Sequence[float], gaps: Sequence[Gap], level: float = LEVEL) -> C
     freedom = min(gap.freedom for gap in gaps)
     halves = [half_width(LEVEL, float(w**2 @ seeds), float(np.abs(w) @ np.sqrt(images)) ** 2, freedom) for w in weights]
     beyond = np.abs(r) - np.array(halves)  # above 0 where a crossing is rejected
-    ends = _zeros(places, beyond)
+    rejected = _zeros(places, beyond)
     at = float(_zeros(places, r).mean())
-    low, high = (float(end(ends, initial=at)) for end in (np.min, np.max))
+    low, high = (float(end(rejected, initial=at)) for end in (np.min, np.max))
     low, high = (places[0] if beyond[0] <= 0 else low), (places[-1] if beyond[-1] <= 0 else high)
-    return Crossing(math.exp(at), math.exp(low), math.exp(high), before < 0)
+    at, low, high = (math.exp(end) if numbers[0] > 0 else float(end) for end in (at, low, high))
+    return Crossing(at, low, high, before < 0)
 
 
 def _zeros(places: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -156,7 +158,7 @@ def law(x: np.ndarray, floor: float, factor: float, rate: float) -> np.ndarray:
 
 
 def power_law(x: Sequence[float], errors: np.ndarray, images: Sequence[float], seed: int = 0) -> Law | None:
-    """Fit a power law to the errors of one variant; None for fewer than four points.
+    """Fit a power law to the errors of one variant; None for fewer than four points, or one that is not above 0.
 
     The intervals are those of fits to points drawn anew: each by its standard error over seeds (Student's t), and all
     together by what another choice of test images would move them.
@@ -166,7 +168,7 @@ def power_law(x: Sequence[float], errors: np.ndarray, images: Sequence[float], s
         errors: (K, S), by point and seed.
         images: By point, the variance of the mean error over the choice of test images.
     """
-    if len(x) < LEAST_POINTS:
+    if len(x) < LEAST_POINTS or min(x) <= 0:
         return None
     K, S = errors.shape
     means, noise = errors.mean(axis=1), errors.std(axis=1, ddof=1) / math.sqrt(S) if S > 1 else np.zeros(K)
