@@ -101,6 +101,9 @@ def test_noise_of_some_places_is_normal_and_their_own() -> None:
     assert np.abs(between - np.eye(8)).max() < 4 / len(rows) ** 0.5
     some = torch.tensor([0, 24, 25, 24_999])
     assert torch.equal(draws.normal_at(Stream.ERASE_NOISE, rows[some], places[some], 3), everything[some, :3])
+    six = draws.normal_at(Stream.ERASE_NOISE, rows, places, 6)
+    assert stats.kstest(six[:, 4:].flatten().double().numpy(), "norm").pvalue > 0.001
+    assert np.abs(np.corrcoef(six.T) - np.eye(6)).max() < 4 / len(rows) ** 0.5
 
 
 def test_permutation_is_one_and_stays() -> None:

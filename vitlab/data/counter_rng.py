@@ -137,15 +137,16 @@ class Draws:
     def normal_at(
         self, stream: Stream, rows: Int64[Tensor, "N"], places: Int64[Tensor, "N"], count: int
     ) -> Float[Tensor, "N K"]:
-        """Draw up to four numbers from N(0, 1) for each of some places of some rows.
+        """Draw some numbers from N(0, 1) for each of some places of some rows.
 
-        They are quantiles, looked up by 16 bits each of one hash, with the same bits on every device.
+        They are quantiles, looked up by 16 bits each of a hash for every four, with the same bits on every device.
         `normal` returns other numbers.
         """
         states = _states(self.seed, self.epoch, stream, self.indices).index_select(0, rows)
-        shifts = 16 * torch.arange(count, device=places.device)
-        quantiles = (_bits(states, places)[:, None] >> shifts).bitwise_and_(0xFFFF)
-        return _normal_quantiles(places.device).index_select(0, quantiles.flatten()).view(-1, count)
+        hashes = -(-count // 4)
+        bits = _bits(states[:, None], hashes * places[:, None] + torch.arange(hashes, device=places.device))
+        quantiles = (bits[..., None] >> 16 * torch.arange(4, device=places.device)).bitwise_and_(0xFFFF).flatten(1)
+        return _normal_quantiles(places.device)[quantiles[:, :count]]
 
 
 @cache

@@ -89,7 +89,8 @@ class PlacedDigits(InMemoryDataModule):
         return super().on_after_batch_transfer(batch, dataloader_idx)
 
     def _numbers(self, indices: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
-        """Return the places that training images have among all, before `train_images` chose."""
+        """Return the places that training images, or repeats of them, have among all, before `train_images` chose."""
+        indices = indices % len(self.dataset("train"))
         return indices if self._chosen is None else to_device(torch.from_numpy(self._chosen), indices.device)[indices]
 
     def _sizes(self, split: Split, indices: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
