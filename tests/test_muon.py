@@ -18,13 +18,15 @@ from vitlab.optim import AdamW, Muon, describe_groups, parameter_groups
 from vitlab.optim.muon import A, B, C, lr_ratio, orthogonalize
 
 
-def groups_of(model: Any, settings: AdamW | Muon) -> list[dict[str, Any]]:
+def groups_of(model: Any, settings: AdamW | Muon, decays_positions: bool = False) -> list[dict[str, Any]]:
     depths, head, no_decay = model.parameters_by_depth(), model.head_parameters(), model.no_weight_decay()
-    return parameter_groups(model.named_parameters(), settings, 32, depths, head, no_decay)
+    positions = [p for name, p in model.named_parameters() if name in no_decay]
+    no_decay = no_decay if decays_positions is False else ()
+    return parameter_groups(model.named_parameters(), settings, 32, depths, head, no_decay, positions)
 
 
-def matrices_of(model: Any) -> set[str]:
-    groups = groups_of(model, Muon(1e-3))
+def matrices_of(model: Any, decays_positions: bool = False) -> set[str]:
+    groups = groups_of(model, Muon(1e-3), decays_positions)
     return {name for group in groups if group["hidden_matrices"] for name in group["names"]}
 
 
@@ -116,9 +118,12 @@ def test_float32_differs_from_pytorchs_bfloat16_by_its_rounding_alone() -> None:
         ("swinv2", {"qkv", "proj", "fc1", "fc2", "reduction"}),
     ],
 )
-def test_hidden_matrices_are_those_of_blocks_and_between_them(model: str, ends: set[str]) -> None:
+@pytest.mark.parametrize("decays_positions", [False, True])  # as SimMIM and DINO do
+def test_hidden_matrices_are_those_of_blocks_and_between_them(
+    model: str, ends: set[str], decays_positions: bool
+) -> None:
     """No embedding, position, classifier, table or position-bias MLP."""
-    names = matrices_of(SMALL[model]())
+    names = matrices_of(SMALL[model](), decays_positions)
     assert {name.split(".")[-2] for name in names} == ends
     assert all(name.endswith(".weight") and "cpb_mlp" not in name for name in names)
 

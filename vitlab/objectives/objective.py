@@ -201,6 +201,7 @@ class Objective(LightningModule, ABC):
             self.backbone.parameters_by_depth(),
             self.backbone.head_parameters(),
             self.no_weight_decay(),
+            [p for name, p in self.backbone.named_parameters() if name in self.backbone.no_weight_decay()],
         )
         log.info("Parameter groups at a global batch of %d:\n%s", self.global_batch, describe_groups(groups))
         steps, epochs = length(self.trainer)

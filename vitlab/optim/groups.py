@@ -20,6 +20,7 @@ def parameter_groups(
     layers: Sequence[Sequence[nn.Parameter]] = (),
     head: Sequence[nn.Parameter] = (),
     no_decay: Collection[str] = (),
+    positions: Sequence[nn.Parameter] = (),
 ) -> list[dict[str, Any]]:
     """Sort trainable parameters into groups of equal learning rate and weight decay.
 
@@ -28,6 +29,7 @@ def parameter_groups(
         layers: The parameters by depth (`parameters_by_depth()`); parameters not listed count as the last, the head.
         head: The classifier's parameters.
         no_decay: Names not decayed, besides everything of at most one dimension.
+        positions: Tables of positions, and what computes them: never hidden matrices, decayed or not.
 
     Returns:
         Groups for a PyTorch optimizer: `params`, `names`, `lr` (scaled), `layer_scale` (the layer-wise decay in it),
@@ -36,7 +38,7 @@ def parameter_groups(
     """
     scale = optimizer.scale(global_batch)
     depth = {id(p): i for i, layer in enumerate(layers) for p in layer}
-    in_head = {id(p) for p in head}
+    in_head, tables = {id(p) for p in head}, {id(p) for p in positions}
     top = len(layers) - 1
     groups: dict[tuple[float, float, bool, float], dict[str, Any]] = {}
     for name, parameter in parameters:
@@ -46,6 +48,7 @@ def parameter_groups(
         excluded = parameter.ndim <= 1 or name in no_decay
         in_blocks = 0 < below_head < top and id(parameter) not in in_head
         hidden = optimizer.separates_matrices and parameter.ndim == 2 and in_blocks and not excluded
+        hidden = hidden and id(parameter) not in tables
         layer_scale = (optimizer.layer_decay or 1.0) ** below_head
         lr = optimizer.lr_of(hidden) * layer_scale
         if id(parameter) in in_head and optimizer.head_lr is not None:

@@ -79,7 +79,9 @@ class AdamW(Optimizer):
 
 @dataclass
 class SGD(Optimizer):
-    """Stochastic gradient descent with momentum, in PyTorch's fused kernel; the weight decay is L2, not decoupled.
+    """Stochastic gradient descent with momentum; the weight decay is L2, not decoupled.
+
+    Not in PyTorch's fused kernel, which fails where a parameter has its first gradient later than others.
 
     Args:
         momentum: Of the running gradient.
@@ -90,7 +92,7 @@ class SGD(Optimizer):
     nesterov: bool = False
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, fused=True)
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
 
 
 @dataclass
