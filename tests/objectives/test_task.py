@@ -18,6 +18,8 @@ from vitlab.data.datamodule import ImageDataset, Split
 from vitlab.data.in_memory import TensorImages
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.objectives import LabeledObjective, MultiLabel, Regression
+from vitlab.objectives.classification import ClassificationTask
+from vitlab.objectives.multi_label import MultiLabelTask
 
 
 class Digitwise(Digits):  # type: ignore[misc]  # final, but nothing else has images without a download
@@ -79,3 +81,27 @@ def test_other_labels_are_tested_predicted_exported_and_not_probed(
     with torch.no_grad():
         expected = task.activate(objective(Digits().view_of([picture.convert("RGB")], torch.device("cpu"))))
     torch.testing.assert_close(outputs, expected)
+
+
+def test_calibration_and_f1_do_not_depend_on_the_batches() -> None:
+    """torchmetrics takes a batch of logits that all lie in [0, 1] for probabilities."""
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(400, 2, generator=generator), torch.randint(2, (400,), generator=generator)
+    ones = torch.randint(2, (400, 2), generator=generator).float()
+    for task, target in ((ClassificationTask(), labels), (MultiLabelTask(), ones)):
+        whole, single = (task.metrics(2, "") for _ in range(2))
+        whole.update(logits, target)
+        for row, wanted in zip(logits.split(1), target.split(1), strict=True):
+            single.update(row, wanted)
+        expected = whole.compute()
+        assert {name: value.item() for name, value in single.compute().items()} == pytest.approx(
+            {name: value.item() for name, value in expected.items()}, abs=1e-6
+        )
+    silent = ClassificationTask().metrics(10, "")
+    silent.update(torch.zeros(400, 10), torch.arange(400) % 10)
+    assert silent.compute()["ece"].item() == pytest.approx(0, abs=1e-6)  # a tenth sure, and right in a tenth
+
+
+def test_one_label_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ValueError, match="MultiLabel takes two labels or more"):
+        MultiLabelTask().metrics(1, "")

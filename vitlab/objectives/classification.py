@@ -26,7 +26,7 @@ class ClassificationTask(Task):
                 "top1": MulticlassAccuracy(num_outputs, average="micro"),
                 "top5": MulticlassAccuracy(num_outputs, average="micro", top_k=min(5, num_outputs)),
                 "loss": NegativeLogLikelihood(),
-                "ece": MulticlassCalibrationError(num_outputs, n_bins=15),
+                "ece": _CalibrationError(num_outputs, n_bins=15),
             },
             prefix=prefix,
             compute_groups=False,  # found by comparing states after one batch, which may be equal by chance
@@ -34,6 +34,13 @@ class ClassificationTask(Task):
 
     def activate(self, outputs: Tensor) -> Tensor:
         return outputs.double().softmax(dim=1)
+
+
+class _CalibrationError(MulticlassCalibrationError):
+    """Given logits, torchmetrics takes a batch whose values all lie in [0, 1] for probabilities."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        super().update(preds.softmax(dim=1), target)
 
 
 def accuracy(num_classes: int, prefix: str) -> MetricCollection:

@@ -22,8 +22,13 @@ class MultiLabelTask(Task):
     monitor: ClassVar[Monitor] = Monitor("val/map", "max")
 
     def metrics(self, num_outputs: int, prefix: str) -> MetricCollection:
+        if num_outputs < 2:
+            raise ValueError(
+                "MultiLabel takes two labels or more, and the data have one. Give data.init_args.source another column "
+                "of labels, or sort the images into a folder for each class and use Supervised."
+            )
         return MetricCollection(
-            {"map": _AveragePrecision(num_outputs), "f1": MultilabelF1Score(num_outputs)},
+            {"map": _AveragePrecision(num_outputs), "f1": _F1(num_outputs)},
             prefix=prefix,
             compute_groups=False,
         )
@@ -32,11 +37,17 @@ class MultiLabelTask(Task):
         return outputs.double().sigmoid()
 
 
-class _AveragePrecision(MultilabelAveragePrecision):
-    """Labels arrive as floats."""
+# Labels arrive as floats, and torchmetrics takes a batch of logits that all lie in [0, 1] for probabilities.
 
+
+class _AveragePrecision(MultilabelAveragePrecision):
     def update(self, preds: Tensor, target: Tensor) -> None:
-        super().update(preds, target.long())
+        super().update(preds.sigmoid(), target.long())
+
+
+class _F1(MultilabelF1Score):
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        super().update(preds.sigmoid(), target.long())
 
 
 class MultiLabel(LabeledObjective):
