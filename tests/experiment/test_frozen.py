@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import torch
 from vitlab.commands.dispatch import run
 from vitlab.config import merge
 from vitlab.evaluation.knn import predict_weighted
+from vitlab.evaluation.linear import fit_linear_probe
 from vitlab.evaluation.predictions import read_predictions
-from vitlab.evaluation.probe import features_of, probe
+from vitlab.evaluation.probe import Features, features_of, probe
+from vitlab.experiment import frozen
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.metric import TOP1, metric_of
 
@@ -37,6 +40,28 @@ def test_the_accuracy_is_that_of_the_probe(tiny: Write, how: str) -> None:
         splits["val"] = (splits["val"][0][:0], splits["val"][1][:0])
         right = predict_weighted(splits["test"][0], *splits["train"], 10) == splits["test"][1]
         assert metrics["test/top1"] == pytest.approx(float(right.float().mean()))
+
+
+def test_no_strength_is_chosen_on_test_images(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of data whose validation images are the test images, a tenth of the training images chooses."""
+    experiment = Experiment(tiny(merge(SIMMIM, {"run": {"probe": "linear"}})))
+    images: list[int] = []
+
+    def fit(train: Features, val: Features, num_classes: int) -> Any:
+        images.extend((len(train[0]), len(val[0])))
+        return fit_linear_probe(train, val, num_classes)
+
+    monkeypatch.setattr(frozen, "fit_linear_probe", fit)
+    monkeypatch.setattr(type(experiment.data), "image_names", lambda self, split: [str(i) for i in range(599)])
+    frozen.classify_by_features(experiment.model, experiment.data, "linear", torch.device("cpu"), Path())
+    total = len(experiment.data.labels("train"))
+    assert images == [total - total // 10, total // 10]
+
+
+def test_a_sharded_encoder_is_not_probed(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--trainer.strategy", "fsdp2", "--run.probe", "knn"]
+    assert run("fit", ["--config", str(tiny(SIMMIM)), *arguments]) == 2
+    assert "run.probe: knn reads a whole encoder, and trainer.strategy fsdp2 shares it out" in capsys.readouterr().err
 
 
 def test_without_it_an_objective_without_labels_has_no_result(tiny: Write) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -71,6 +72,13 @@ def test_data_without_masks_and_models_without_a_class_token_are_refused(
     assert run("fit", ["--config", str(tiny(SHAPES)), *pooled]) == 2
     assert "reads no class token" in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_no_stage_is_chosen_on_test_images(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = Experiment(tiny(SHAPES))
+    monkeypatch.setattr(experiment.data, "image_names", lambda split: ["val/0"])
+    with pytest.raises(ValueError, match="validation images, which are also the test images"):
+        measures.Segmentation().setup(SimpleNamespace(datamodule=experiment.data), experiment.objective, "fit")
 
 
 @pytest.mark.slow

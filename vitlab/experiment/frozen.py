@@ -13,6 +13,7 @@ from vitlab.evaluation.knn import weighted_votes
 from vitlab.evaluation.linear import fit_linear_probe
 from vitlab.evaluation.per_class import stratum_metrics, write_per_class
 from vitlab.evaluation.predictions import Predictions, top_k_accuracy, write_predictions
+from vitlab.evaluation.probe import hold_out
 from vitlab.experiment.results import Metrics
 from vitlab.models import ImageModel
 
@@ -23,15 +24,19 @@ def classify_by_features(
     """Write predictions.parquet as a classifier's test does, and return its metrics.
 
     Training images are as in evaluation, without augmentation. The linear classifier chooses its weight decay on the
-    validation images; k-NN (DINO's, k = 20) chooses nothing and does without them.
+    validation images, or where these are the test images on a tenth of the training images; k-NN (DINO's, k = 20)
+    chooses nothing.
     """
     encoder = encoder.to(device)
     train, test = (extract(encoder, data.batches(split, device)) for split in ("train", "test"))
     if how == "knn":
         logits = (weighted_votes(test[0], *train, data.num_classes) + torch.finfo(torch.float32).tiny).log()
     else:
-        val = extract(encoder, data.batches("val", device))
-        logits = fit_linear_probe(train, val, data.num_classes).logits(test[0])
+        if data.image_names("val") == data.image_names("test"):
+            known = hold_out(train)
+        else:
+            known = {"train": train, "val": extract(encoder, data.batches("val", device))}
+        logits = fit_linear_probe(known["train"], known["val"], data.num_classes).logits(test[0])
     labels: Tensor = test[1]
     names, strata = data.image_names("test"), data.strata("test")
     predictions = Predictions(names, labels.numpy().astype(np.int64), logits.numpy(), strata=strata)
