@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from tests.kills import after, experiments, forked, last_words
 from vitlab.atomic_files import flaw
 from vitlab.commands.check_resume import disagreements
 from vitlab.commands.dispatch import run
+from vitlab.runs.best import BestCheckpoint
 from vitlab.runs.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints, newest_state
 from vitlab.runs.record import RunRecord
 
@@ -174,6 +176,29 @@ def test_a_paused_run_continues_as_if_it_had_not_paused(experiment: Callable[...
     assert "Paused after epoch 2" in last_words()
     assert forked(arguments) == 0, last_words()
     assert disagreements(Path("whole/supervised/seed-0"), Path("runs/supervised/seed-0")) == []
+
+
+def test_the_best_state_is_known_where_the_run_was_moved(tmp_path: Path) -> None:
+    """Lightning forgets it if the folder has another name, and writes over it."""
+    folders = [tmp_path / name for name in ("before", "after")]
+    for folder in folders:
+        folder.mkdir()
+    old, new = (BestCheckpoint(dirpath=folder, filename="best", monitor="val/top1", mode="max") for folder in folders)
+    path = str(folders[0] / "best.ckpt")
+    old.best_model_path = old.kth_best_model_path = path
+    old.best_k_models, old.kth_value = {path: torch.tensor(0.3)}, torch.tensor(0.3)
+    old.best_model_score = torch.tensor(0.3)
+    assert old.state_key == new.state_key
+    assert new.state_key.startswith("ModelCheckpoint{")
+    new.load_state_dict(old.state_dict())
+    assert new.check_monitor_top_k(
+        Trainer(logger=False, accelerator="cpu"), torch.tensor(0.1)
+    )  # no file: the next is best
+    (folders[1] / "best.ckpt").touch()
+    new.load_state_dict(old.state_dict())
+    assert new.best_model_path == str(folders[1] / "best.ckpt")
+    assert not new.check_monitor_top_k(Trainer(logger=False, accelerator="cpu"), torch.tensor(0.1))
+    assert new.check_monitor_top_k(Trainer(logger=False, accelerator="cpu"), torch.tensor(0.4))
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from tests.kills import forked, last_words
@@ -56,6 +57,9 @@ def test_a_branch_is_the_run_of_its_length_to_the_bit(
         assert Path(f"runs/lengths/a-4-epochs/seed-1/checkpoints/step-{before}.ckpt").is_file()
         assert forked(["--config", str(branch / "config.yaml"), "--run.root", "whole"]) == 0, last_words()
         assert disagreements(branch, Path("whole", *branch.parts[2:])) == []
+        best = [Path(root, "checkpoints/best.ckpt") for root in (branch, Path("whole", *branch.parts[2:]))]
+        epochs = [torch.load(file, weights_only=True)["epoch"] for file in best]
+        assert epochs[0] == epochs[1]
 
     shutil.rmtree("runs/lengths/a-1-epochs/seed-1")
     Path("runs/lengths/a-4-epochs/seed-1/checkpoints/step-3.ckpt").unlink()

@@ -28,4 +28,6 @@ def branch_off(trunk: Path, step: int, directory: Path, config: Config) -> None:
     for name in COPIED:
         shutil.copyfile(trunk / name, directory / name)
     shutil.copyfile(state, directory / "checkpoints" / "last.ckpt")
+    if (best := kept_state(trunk / "checkpoints", step, "-best")).is_file():
+        shutil.copyfile(best, directory / "checkpoints" / "best.ckpt")
     write_text(directory / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))

@@ -178,9 +178,9 @@ class RunCheckpoints(Checkpoint):
     def _publish(self, trainer: Trainer) -> None:
         if self._unpublished and trainer.is_global_zero:
             if self._written_at in self.settings.keep:
-                kept = kept_state(self.directory, self._written_at)
-                shutil.copyfile(self._next, kept.with_suffix(".new"))
-                kept.with_suffix(".new").replace(kept)
+                _copy_whole(self._next, kept_state(self.directory, self._written_at))
+                if (best := self.directory / "best.ckpt").is_file():
+                    _copy_whole(best, kept_state(self.directory, self._written_at, "-best"))
             last = self.directory / "last.ckpt"
             if last.is_file():
                 last.replace(self.directory / "previous.ckpt")
@@ -249,9 +249,14 @@ def _any_process(trainer: Trainer, decision: bool) -> bool:
     return decision if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(decision, all=False))
 
 
-def kept_state(checkpoints: Path, step: int) -> Path:
-    """Return the file of a state that `Checkpointing.keep` keeps."""
-    return checkpoints / f"step-{step}.ckpt"
+def kept_state(checkpoints: Path, step: int, which: str = "") -> Path:
+    """Return the file of a state that `Checkpointing.keep` keeps; `-best`: of what was the best one then."""
+    return checkpoints / f"step-{step}{which}.ckpt"
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target.with_suffix(".new"))
+    target.with_suffix(".new").replace(target)
 
 
 def newest_state(directory: Path) -> Path | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Checkpoint, LearningRateFinder, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, LearningRateFinder, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
@@ -14,6 +14,7 @@ from vitlab.config import Config
 from vitlab.evaluation.cost import device_for
 from vitlab.evaluation.flops import choose_tf32
 from vitlab.objectives import Objective
+from vitlab.runs.best import BestCheckpoint
 from vitlab.runs.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints
 from vitlab.runs.finite_steps import FiniteSteps
 from vitlab.runs.metrics_csv import MetricsFile
@@ -111,7 +112,7 @@ def _checkpoints(directory: Path, settings: dict[str, Any], run: Run, objective:
     last = RunCheckpoints(folder, run.checkpoint)
     if objective.monitor is None or settings["limit_val_batches"] == 0:
         return [last]
-    best = ModelCheckpoint(
+    best = BestCheckpoint(
         dirpath=folder,
         filename="best",
         monitor=objective.monitor.metric,
