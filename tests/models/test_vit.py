@@ -295,6 +295,18 @@ def test_weights_with_batch_norms_are_of_another_model(tmp_path: Path) -> None:
     assert "fc_norm.running_mean" in load_weights(pooled, tmp_path / "batch.safetensors").missing
 
 
+def test_averages_of_a_batch_norm_outlive_a_batch_that_is_not_finite() -> None:
+    norm = BatchNorm(2)
+    norm(torch.randn(4, 3, 2))
+    before = norm.running_mean.clone(), norm.running_var.clone()
+    x = torch.randn(4, 3, 2)
+    x[0, 0, 0] = float("inf")
+    norm(x)
+    for average, known in zip((norm.running_mean, norm.running_var), before, strict=True):
+        assert average[0] == known[0]  # of the channel that overflowed
+        assert average[1] != known[1]
+
+
 def test_a_norm_that_there_is_not_and_statistics_counted_twice_are_refused() -> None:
     with pytest.raises(ValueError, match="norm must be layer or batch, not group"):
         build(norm="group")

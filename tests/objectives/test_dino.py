@@ -329,6 +329,23 @@ def test_a_teacher_without_momentum_is_the_students_copy(tiny: Write, monkeypatc
         dino(momentum_teacher_end=1.5)
 
 
+def test_a_step_that_is_skipped_leaves_a_finite_center() -> None:
+    objective = dino()
+    views, labels = crops()
+    objective.loss(views, labels)
+    before = objective.center.clone()
+    objective.loss([view * float("inf") for view in views], labels)
+    assert torch.equal(objective.center, before)
+
+
+def test_gradient_descent_goes_on_after_the_last_layer_rested(tiny: Write) -> None:
+    """The fused kernel of PyTorch's SGD takes no parameter whose momentum begins later."""
+    descent = {"model": {"init_args": {"optimizer": {"class_path": "vitlab.optim.SGD", "init_args": {"lr": 0.01}}}}}
+    config = experiment()
+    config["model"]["init_args"].pop("optimizer", None)
+    assert fit("--config", tiny(merge(config, descent), "dino")) == 0
+
+
 def test_the_last_layer_rests_at_first_and_weight_decay_rises(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     decays, moved = [], []
     original = DINO.optimizer_step

@@ -1,11 +1,15 @@
 """SimMIM: the released code's loss, no leak of what is hidden, and settings that cannot work."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from tests.objectives.small import BACKBONES, SMALL, batch, closed_form, learn_by_heart, wake, without_gradient
+from vitlab.commands.dispatch import run
 from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.objectives import SimMIM
 from vitlab.objectives.masking import block_masking, enlarge
@@ -176,3 +180,12 @@ def test_a_vit_with_batch_norms_is_pretrained() -> None:
     backbone = VisionTransformer(**SMALL, patch_size=2, embed_dim=16, depth=1, num_heads=2, norm="batch")
     loss = SimMIM(backbone, AdamW(1e-3), WarmupCosine(), mask_patch_size=2).loss(*batch())
     assert torch.isfinite(loss)
+
+
+def test_images_that_grow_are_refused_before_training(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = {"class_path": "vitlab.objectives.SimMIM", "init_args": {"mask_patch_size": 4}}
+    grow = {"image_size": 16, "grow": {"start": 8, "step": 4}}
+    assert run("fit", ["--config", str(tiny({"model": model, "data": {"init_args": grow}}))]) == 2
+    assert "SimMIM hides patches of images of one size" in capsys.readouterr().err

@@ -139,8 +139,8 @@ def test_integers_are_finite_and_nests_are_searched() -> None:
     assert not is_finite([torch.tensor([1]), (torch.tensor(float("inf")), None)])
 
 
-@pytest.mark.parametrize(("precision", "status"), [("16-true", 2), ("bf16-mixed", 0)])
-def test_weights_in_float16_are_refused(tiny: Callable[..., Path], precision: str, status: int) -> None:
+@pytest.mark.parametrize(("precision", "status"), [("16-true", 2), ("bf16-true", 2), ("64-true", 2), ("bf16-mixed", 0)])
+def test_weights_in_other_precision_are_refused(tiny: Callable[..., Path], precision: str, status: int) -> None:
     assert run("fit", ["--config", str(tiny()), "--trainer.precision", precision]) == status
 
 

@@ -33,6 +33,7 @@ from vitlab.experiment.run_directory import config_file, directory_of, placed, r
 from vitlab.experiment.trainer_options import check_precision, check_trainer
 from vitlab.models import ImageModel
 from vitlab.objectives import Objective
+from vitlab.objectives.sharding import FSDP
 from vitlab.runs.checkpoints import newest_state
 from vitlab.runs.lock import Busy, run_lock
 from vitlab.runs.resume import generators, set_generators
@@ -325,6 +326,11 @@ class Experiment:
             *path, name = [part for part in key.split(".")[1:] if part != "init_args"]
             setattr(reduce(getattr, path, self.objective), name, str(directory))
         check_precision(str(trainer.precision), self.objective)
+        if self.run.probe is not None and isinstance(trainer.strategy, FSDP):
+            raise ValueError(
+                f"run.probe: {self.run.probe} reads a whole encoder, and trainer.strategy fsdp2 shares it out. Set "
+                "run.probe: null, and use `python -m vitlab probe` after the run."
+            )
         if self._values.trainer.enable_checkpointing is False:
             log.warning("enable_checkpointing is off: this run can neither be continued nor tested again.")
         if not self._values.trainer.fast_dev_run:

@@ -44,13 +44,15 @@ def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: O
 
 
 def check_precision(precision: str, objective: Objective) -> None:
-    """Refuse weights in float16; warn of activations in float16 where they are known to leave its range.
+    """Refuse weights that are not in float32; warn of activations in float16 where they are known to leave its range.
 
     Raises:
-        ValueError: pure float16, in which AdamW's ε of 1e-8 is zero.
+        ValueError: pure float16, in which AdamW's ε of 1e-8 is zero, or another precision of weights.
     """
     if precision == "16-true":
         raise ValueError("trainer.precision is 16-true, in which small updates vanish; set bf16-mixed, or 32-true.")
+    if precision.endswith("-true") and precision != "32-true":
+        raise ValueError(f"trainer.precision is {precision}, but weights are in float32; set bf16-mixed, or 32-true.")
     if precision == "16-mixed" and isinstance(objective.backbone, models.SwinTransformer | models.SwinTransformerV2):
         log.warning(
             "trainer.precision is 16-mixed, which ends at 65,504; the activations of large Swins are known to grow "

@@ -175,8 +175,10 @@ class BatchNorm(nn.Module):
         variance = mean_over_processes(x.square().mean(dim=dims))
         with torch.no_grad():
             count = x.numel() // x.shape[-1] * num_processes()
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
+            finite = variance.isfinite()  # a step that is skipped leaves nothing behind
+            unbiased = variance * (count / max(count - 1, 1))
+            self.running_mean.lerp_(torch.where(finite, mean, self.running_mean), self.momentum)
+            self.running_var.lerp_(torch.where(finite, unbiased, self.running_var), self.momentum)
         return x * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 

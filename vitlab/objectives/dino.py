@@ -118,7 +118,9 @@ class DINO(SelfDistillation):
         loss = cross_view_entropy(targets.chunk(len(global_views)), log_probs.chunk(len(views)))
 
         if self.centering:
-            self.center.lerp_(mean_over_processes(teacher.mean(dim=0)), 1 - self.center_momentum)
+            mean = mean_over_processes(teacher.mean(dim=0))
+            mean = torch.where(mean.isfinite(), mean, self.center)  # a step that is skipped leaves nothing behind
+            self.center.lerp_(mean, 1 - self.center_momentum)
         self.watch(targets, loss)
         return loss
 

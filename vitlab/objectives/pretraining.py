@@ -42,6 +42,11 @@ class Pretraining(Objective, ABC):
 class MaskedPretraining(Pretraining, ABC):
     """Hide part of each image and predict its pixels."""
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and len(self.trainer.datamodule.training_shares) > 1:  # type: ignore[attr-defined]
+            raise ValueError(f"{type(self).__name__} hides patches of images of one size; set data.grow: null.")
+
     @abstractmethod
     def fill_in(
         self, images: Float[Tensor, "B C H W"], generator: torch.Generator
