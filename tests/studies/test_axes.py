@@ -11,6 +11,7 @@ from fake_study import FAKE_PROGRAM, plain, variant
 
 from vitlab.config import merge
 from vitlab.studies.compare import RunsFailed, _costs_along, compare, in_turn
+from vitlab.studies.planning import plan_study
 from vitlab.studies.prepared import Prepared
 from vitlab.studies.report.curves import curves_chart, law_of, lines_of
 from vitlab.studies.report.figures import draw  # before a test leaves the charts empty
@@ -170,6 +171,21 @@ def test_runs_left_out_at_a_place_are_named(
     text = plain(report.with_suffix(".md").read_text())
     assert "Left out: 2 finished runs in the study's folder are not in this comparison" in text
     assert "(A, seed 3:" in text
+
+
+def test_runs_of_a_place_whose_name_ends_alike_are_not_left_out(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    path = write_study(variants={"A": variant(0.95), "B": variant(0.8)}, along={"data": {"sets": {}, "other sets": {}}})
+    content = yaml.safe_load(path.read_text())
+    base = yaml.safe_load((tmp_path / "base.yaml").read_text())["data"]
+    for name in content["along"]["data"]:
+        content["along"]["data"][name] = {**base, "init_args": {**base["init_args"], "name": name}}
+    path.write_text(yaml.safe_dump(content))
+    report = compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+    assert "Left out" not in report.with_suffix(".md").read_text()
+    with pytest.raises(ValueError, match="this study has axes, whose places are studies of their own"):
+        plan_study(write_study(name="next"), tmp_path / "runs", pilot=tmp_path / "runs/small-study")
 
 
 def test_costs_are_measured_again_only_where_steps_differ() -> None:

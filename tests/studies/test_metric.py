@@ -82,6 +82,11 @@ def test_charts_name_the_metric() -> None:
     assert figures.ranking(results({"A": {1: right(0.9)}}), figures.WIDE).axes[0].get_xlabel() == "test accuracy, %"
 
 
+def test_a_metric_with_a_split_names_no_folder_and_equal_scores_have_no_outlook() -> None:
+    assert figures.against_cost(Metric("train/rank", "max", one_class=False)) == "train_rank_against_cost"
+    assert outlooks(scored(RMSE, A=[0.5, 0.5, 0.5], B=[0.5, 0.5, 0.5])) == []
+
+
 def test_a_metric_of_the_test_images_alone_has_no_empty_panel() -> None:
     study = scored(RMSE, A=A, B=B)
     finished = [dataclasses.replace(run, history=run.history.drop(columns=RMSE.validation)) for run in study.finished]

@@ -68,6 +68,34 @@ def test_the_ranking_is_by_mean_accuracy_and_keeps_each_variants_color() -> None
     assert [(r.variant, r.index, round(r.score.mean, 6)) for r in study.ranking] == [("B", 1, 0.94), ("A", 0, 0.85)]
 
 
+def test_a_paired_test_ranks_by_the_seeds_that_it_compares() -> None:
+    """A's fifth seed has no partner in B, and would lift A above the variant that it loses to in every pair."""
+    a, b = [0.900, 0.901, 0.902, 0.901, 0.930], [0.903, 0.904, 0.905, 0.904]
+    study = results({name: {s: right(x) for s, x in enumerate(own)} for name, own in {"A": a, "B": b}.items()})
+    study = dataclasses.replace(study, study=dataclasses.replace(study.study, test="paired"))
+    assert [result.variant for result in study.ranking] == ["B", "A"]
+    assert [len(result.runs) for result in study.ranking] == [4, 4]
+    (pair,) = study.pairs
+    assert pair.lead == pytest.approx(0.003)
+    assert pair.interval.low < 0.003 < pair.interval.high
+
+
+def test_a_variant_that_left_the_race_stays_behind_those_that_beat_it() -> None:
+    """B is settled as worse at four seeds; the others' fifth seeds collapse, and its mean is then the highest."""
+    accuracies = {"A": [0.9, 0.901, 0.902, 0.9, 0.6], "B": [0.85, 0.851, 0.852, 0.85], "C": [0.899, 0.9, 0.9, 0.9, 0.6]}
+    study = results({name: {s: right(x, seed=s) for s, x in enumerate(own)} for name, own in accuracies.items()})
+    grown = dataclasses.replace(study.study, seeds=[0, 1, 2, 3, 4, 5], looks=(4, 5, 6))
+    study = dataclasses.replace(study, study=grown)
+    assert study.watch is not None
+    assert set(study.watch.settled) == {(0, 1), (2, 1)}
+    assert study.ranking[-1].variant == "B"
+    for pair in study.pairs:
+        if "B" in (pair.better.variant, pair.worse.variant):
+            assert pair.settled
+            assert pair.worse.variant == "B"
+            assert pair.p > 0  # of the look that settled it
+
+
 def test_curves_are_means_by_epoch_with_the_range_of_the_seeds() -> None:
     runs = [result("A", seed, right(0.9, 30), LABELS) for seed in (1, 2)]
     runs[1].history["train/loss"] += 0.2

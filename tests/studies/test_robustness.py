@@ -246,3 +246,14 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_text("variant,seed,status\nViT,1,killed\n")
     with pytest.raises(ValueError, match="none of its runs finished"):
         finished_runs(tmp_path)
+
+
+def test_runs_of_a_place_lie_beside_it_and_a_variant_may_be_called_none(tmp_path: Path) -> None:
+    place = tmp_path / "50-training-images"
+    place.mkdir()
+    (place / "results.csv").write_text("variant,seed,status\nNone,1,finished\n")
+    ((run,), _) = finished_runs(place)
+    assert run == FinishedRun("None", 1, tmp_path / "none-50-training-images/seed-1")
+    (place / "none").mkdir()
+    ((run,), _) = finished_runs(place)
+    assert run.directory == place / "none/seed-1"

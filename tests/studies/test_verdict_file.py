@@ -62,6 +62,13 @@ def test_an_equal_study_is_status_3(tmp_path: Path) -> None:
     assert status(tmp_path) == 3
 
 
+def test_a_leader_that_equals_some_and_beats_the_rest_is_equal(tmp_path: Path) -> None:
+    record = written(with_margin(study({"A": 0.95, "B": 0.95, "C": 0.85}), 5.0), tmp_path)
+    assert "equal to within 5.0" in record["headline"]
+    assert record["verdict"] == "equal"
+    assert status(tmp_path) == status(tmp_path, "--better", "A") == 3
+
+
 def test_a_single_seed_writes_valid_json(tmp_path: Path) -> None:
     one = results({"A": {0: right(0.9)}, "B": {0: right(0.8)}})
     record = written(one, tmp_path)

@@ -61,6 +61,9 @@ def outside(
         folder: the study's.
     """
     finished = list(_finished(folder.parent, f"*-{folder.name}") if study.place else _finished(folder))
+    if study.place:  # another place's name may end with this one's
+        others = [each.name for each in folder.parent.glob(f"?*{folder.name}") if not any(each.glob("seed-*"))]
+        finished = [each for each in finished if not each.parent.name.endswith(tuple(f"-{name}" for name in others))]
     return Outside(
         _left_out(study, [each for each in finished if each not in {run.directory for run in used}], metric),
         _compute(runs),

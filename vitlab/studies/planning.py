@@ -223,6 +223,8 @@ def _others(pilot: Path, root: Path, metric: Metric) -> list[PastRun]:
     if not pilot.exists():
         raise FileNotFoundError(f"--pilot {pilot} does not exist. Name a finished study's folder or its YAML file.")
     folder = pilot if pilot.is_dir() else root / slug(read_study(pilot).name)
+    if not (folder / "verdict.json").is_file() and any(folder.glob("*/verdict.json")):
+        raise ValueError(f"--pilot {pilot}: this study has axes, whose places are studies of their own. Name another.")
     runs = read_past(folder, metric)
     if not runs:
         raise ValueError(

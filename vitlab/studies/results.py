@@ -281,13 +281,17 @@ class StudyResults:
 
     @cached_property
     def ranking(self) -> list[VariantResult]:
-        """Variants with at least one finished run, the best mean score first."""
-        results = []
-        for index, variant in enumerate(self.study.variants):
-            runs = [result for result in self.finished if result.run.variant == variant]
-            if runs:
-                results.append(VariantResult(variant, index, runs))
-        return sorted(results, key=lambda result: -self.metric.sign * result.score.mean)
+        """Variants with at least one finished run, the best mean score first, those that left the race last.
+
+        A paired test knows no seed that failed in a variant.
+        """
+        runs = {v: [result for result in self.finished if result.run.variant == v] for v in self.study.variants}
+        if self.study.test == "paired":
+            shared = set.intersection(*({result.run.seed for result in own} for own in runs.values() if own))
+            runs = {v: [result for result in own if result.run.seed in shared or not shared] for v, own in runs.items()}
+        results = [VariantResult(v, index, own) for index, (v, own) in enumerate(runs.items()) if own]
+        beaten = {worse for _, worse in self.watch.settled} if self.watch else set()
+        return sorted(results, key=lambda result: (result.index in beaten, -self.metric.sign * result.score.mean))
 
     @cached_property
     def digits(self) -> int:
@@ -335,6 +339,8 @@ class StudyResults:
         differences, settled = self._differences(), self.watch.settled if self.watch else {}
         pairs = []
         for a, b in combinations(self.ranking, 2):
+            if (b.index, a.index) in settled:  # by an earlier look, whose decision stands
+                a, b = b, a
             difference = differences.get((a.index, b.index))
             p, is_better, is_equal = math.nan, False, False
             if difference is not None:

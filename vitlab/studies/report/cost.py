@@ -7,7 +7,7 @@ from vitlab.evaluation.cost import Cost, doubts
 from vitlab.studies.budget import REFUSED
 from vitlab.studies.format import NONE, SPACE, clock, counted, engineering, percent, speed
 from vitlab.studies.report.document import Cell, Figure, Note, Part, Row, Table
-from vitlab.studies.report.figures import Drawing
+from vitlab.studies.report.figures import Drawing, against_cost
 from vitlab.studies.results import StudyResults, VariantResult
 
 SLOWER = 0.2  # of the measured images/s, above which another speed of the runs is remarked on
@@ -71,8 +71,9 @@ def share_of_budget(result: VariantResult, results: StudyResults) -> float | Non
     budget = results.study.budget
     if budget is None or not budget.measured:
         return None
-    seconds = budget.kind == "minutes"
-    spent = result.mean("seconds") if seconds else flops_of(result, results.costs.get(result.variant))
+    spent: float | None = result.mean("seconds") - result.mean("seconds_before")  # the budget is that of the run alone
+    if budget.kind != "minutes":
+        spent = flops_of(result, results.costs.get(result.variant))
     return None if spent is None else spent / budget.total
 
 
@@ -81,7 +82,7 @@ def cost_section(results: StudyResults, drawings: Mapping[str, Drawing]) -> list
     metric = results.metric
     return [
         Figure(
-            drawings[f"{metric.label}_against_cost"],
+            drawings[against_cost(metric)],
             f"Bar: 95 % interval over seeds. Dashed: the Pareto front, variants that no other beats in {metric.label} "
             "or cost without losing in the other.",
         ),

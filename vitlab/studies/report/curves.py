@@ -292,7 +292,7 @@ def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing]
 
 
 def write_curves(study: Study, found: Sequence[StudyResults], folder: Path) -> Path:
-    """Write report.html, report.md and curves.csv about all places of a study; return the path of the first."""
+    """Write report.html and report.md about all places of a study; return the path of the first."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     sections = [Section("Places", _places(study, found))]
     finished = all(results.finished for results in found)

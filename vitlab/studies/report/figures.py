@@ -300,6 +300,11 @@ def draw_claim(claim: Claim, results: StudyResults, layout: Layout) -> Figure:
     return figure
 
 
+def against_cost(metric: Metric) -> str:
+    """Return the name of the chart of scores against costs; a metric with a split is named like train/rank."""
+    return f"{metric.label}_against_cost".replace("/", "_")
+
+
 def charts_for(metric: Metric) -> list[Chart]:
     """Return the charts of a report."""
     label = metric.label
@@ -308,7 +313,7 @@ def charts_for(metric: Metric) -> list[Chart]:
         Chart("differences", f"Lead in test {label} of every pair of variants, with its 95 % interval.", differences),
         Chart("learning_curves", f"Validation {label} and training loss by epoch for each variant.", learning_curves),
         Chart(
-            f"{label}_against_cost",
+            against_cost(metric),
             f"Mean test {label} against six costs for each variant, with the Pareto front.",
             score_against_cost,
         ),

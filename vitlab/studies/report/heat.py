@@ -71,7 +71,8 @@ def _heat_of(directory: object, indices: np.ndarray) -> Heat:
     from vitlab.experiment.experiment import Experiment
 
     experiment, device = Experiment.load(str(directory)), device_for("auto")
-    model, images = experiment.model.to(device).eval(), experiment.data.views("test", indices, device)
+    model = experiment.objective.backbone.to(device).eval()  # the weights that the study ranks
+    images = experiment.data.views("test", indices, device)
     if model.num_classes != len(experiment.data.class_names):
         raise ValueError(f"{directory}: the model was trained without labels, so no pixel speaks for a class.")
     probability, answers = model(images).detach().softmax(dim=1).max(dim=1)

@@ -56,16 +56,23 @@ def finished_runs(study: Path) -> tuple[list[FinishedRun], list[str]]:
         raise FileNotFoundError(
             f"--study {study}: contains no {path.name}. Expected the folder of a finished study, like runs/quickstart."
         )
-    table = pd.read_csv(path, dtype={"variant": str})
+    table = read_table(path)
     runs, excluded = [], []
     for variant, seed, status in zip(table["variant"], table["seed"].astype(int), table["status"], strict=True):
         if status == "finished":
-            runs.append(FinishedRun(variant, seed, study / slug(variant) / f"seed-{seed}"))
+            inside = study / slug(variant)
+            beside = study.with_name(f"{slug(variant)}-{study.name}")  # of a place on an axis
+            runs.append(FinishedRun(variant, seed, (inside if inside.is_dir() else beside) / f"seed-{seed}"))
         else:
             excluded.append(f"{variant}, seed {seed}: {status}")
     if not runs:
         raise ValueError(f"--study {study}: none of its runs finished; see {path}.")
     return runs, excluded
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a results.csv, in which a variant may be called None."""
+    return pd.read_csv(path, dtype={"variant": str}, keep_default_na=False)
 
 
 def write_robustness(
@@ -81,7 +88,7 @@ def write_robustness(
     """
     out.mkdir(parents=True, exist_ok=True)
     robustness = Robustness(table, [])
-    variants = pd.read_csv(study / "results.csv", dtype={"variant": str})["variant"].unique().tolist()
+    variants = read_table(study / "results.csv")["variant"].unique().tolist()
     images = int(table["images"].iloc[0])
     sample = f" of {total:,}, stratified by class" if images < total else ""
     seeds = counted(table.groupby("variant")["seed"].nunique().max(), "seed")

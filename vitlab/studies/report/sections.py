@@ -150,7 +150,7 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
         last, highest, spread = (metric.text(float(value), digits) for value in values)
         minutes = "not reached" if seconds is None else signed(seconds / 60, 1)
         rows.append(_row(result, last, highest, str(curve.epochs[best]), spread, minutes))
-    target = f"{percent(results.target, 0)} %" if metric.is_accuracy else metric.text(results.target, digits)
+    target = f"{100 * results.target:.6g} %" if metric.is_accuracy else metric.text(results.target, digits)
     reached = "" if results.study.target_accuracy else ", which every run reached"
     first = metric.axis("Validation")
     return [

@@ -77,6 +77,8 @@ def outlooks(results: StudyResults) -> list[str]:
         return []
     seeds = min(len(result.runs) for pair in unsettled for result in (pair.better, pair.worse))
     found = detectable(pilot, seeds)
+    if found == 0:  # all scores are the same
+        return []
     lines = []
     if seeds >= MANY_SEEDS:
         possible = metric.difference(max(abs(end) for pair in unsettled for end in pair.interval[1:]), results.digits)

@@ -74,7 +74,7 @@ def form_of(results: StudyResults) -> str:
     against = [pair for pair in results.pairs if pair.better is results.ranking[0]]
     if against and all(pair.settled for pair in against):
         return BETTER
-    return EQUAL if against and all(pair.equal for pair in results.pairs) else OPEN
+    return EQUAL if against and all(pair.settled or pair.equal for pair in against) else OPEN
 
 
 def _interval(interval: Interval, scale: int) -> dict[str, float | None]:

@@ -13,6 +13,7 @@ import wandb
 
 from vitlab.studies.baselines import Images
 from vitlab.studies.report.differences import conclusion
+from vitlab.studies.report.figures import against_cost
 from vitlab.studies.report.gallery import SHOWN, gallery, interesting
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import outlooks, verdict
@@ -68,7 +69,7 @@ def workspace(results: StudyResults, place: Place) -> Any:
     metric = results.metric
     names = ["pairs", "runs", *(["classes", "gallery"] if metric.one_class else [])]
     tables = [panels.WeavePanelSummaryTable(table_name=name) for name in names]
-    charts = ["ranking", f"{metric.label}_against_cost", *(["calibration"] if metric.one_class else [])]
+    charts = ["ranking", against_cost(metric), *(["calibration"] if metric.one_class else [])]
     figures = panels.MediaBrowser(media_keys=[f"figures/{name}" for name in charts])
     curves = [panels.LinePlot(x="epoch", y=[name]) for name in (metric.validation, "val/loss", "train/loss")]
     return ws.Workspace(
