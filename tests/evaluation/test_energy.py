@@ -6,17 +6,19 @@ import torch
 from vitlab.evaluation.energy import Rapl, meter_for
 
 
-def package(root: Path, index: int, microjoules: int) -> Path:
+def package(root: Path, index: int, microjoules: int, kind: str = "package") -> Path:
     """Write what Linux shows of a processor package's counter, and of a part of it that must not count twice."""
     for name in (f"intel-rapl:{index}", f"intel-rapl:{index}:0"):
         (root / name).mkdir(parents=True, exist_ok=True)
         (root / name / "max_energy_range_uj").write_text("1000000\n")
         (root / name / "energy_uj").write_text(f"{microjoules}\n")
+        (root / name / "name").write_text(f"{kind}-{index}\n")
     return root / f"intel-rapl:{index}" / "energy_uj"
 
 
 def test_packages_add_up_and_an_overflow_is_no_step_back(tmp_path: Path) -> None:
     first, second = package(tmp_path, 0, 100_000), package(tmp_path, 1, 900_000)
+    package(tmp_path, 2, 0, "psys")  # the platform, whose energy includes the packages'
     meter = Rapl(tmp_path)
     assert meter.joules() == 0
     first.write_text("300000\n")

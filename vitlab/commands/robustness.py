@@ -53,6 +53,8 @@ def run(arguments: Sequence[str]) -> int:
     ) -> dict[tuple[str, float], float]:
         experiment = Experiment.load(run.directory / "config.yaml", {"run": {"root": str(options.study)}})
         model, data = experiment.objective.backbone.to(device).eval(), experiment.data  # the weights the study ranks
+        if model.num_classes != len(data.class_names):
+            raise ValueError(f"{run.directory}: the model was trained without labels, so it classifies no image.")
         streams: dict[tuple[str, float], Callable[[Batches], Batches]] = {(CLEAN, 0.0): iter}
         for corruption in (corruptions[name] for name in names):
             for strength in corruption.strengths:

@@ -37,7 +37,9 @@ class Rapl:
 
     def __init__(self, root: Path = RAPL) -> None:
         """Raise OSError if there is no readable counter."""
-        self.counters = sorted(root.glob("intel-rapl:?/energy_uj"))  # AMD's too; not a package's parts
+        # AMD's too; neither a package's parts nor the platform, which includes the packages.
+        names = [name for name in sorted(root.glob("intel-rapl:?/name")) if name.read_text().startswith("package")]
+        self.counters = [name.with_name("energy_uj") for name in names]
         if not self.counters:
             raise OSError(f"no energy counter in {root}")
         self.ranges = [int(counter.with_name("max_energy_range_uj").read_text()) for counter in self.counters]

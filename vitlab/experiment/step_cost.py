@@ -180,8 +180,9 @@ def measure(config: Config, turns: Iterator[object], processes: int = 1) -> Cost
         inference_images_per_second=speed,
         train_peak_bytes=peaks.peak_bytes,
         inference_peak_bytes=meter.inference_peak,
-        train_joules_per_image=meter.training.joules_per_image if meter.energy else None,
-        inference_joules_per_image=meter.inference.joules_per_image if meter.energy else None,
+        # The device's energy in this process's time is that of all processes, which take their steps together.
+        train_joules_per_image=meter.training.joules_per_image / processes if meter.energy else None,
+        inference_joules_per_image=meter.inference.joules_per_image / processes if meter.energy else None,
         batch_size=data.batch_size,
         repetitions=min(meter.training.steps, meter.inference.steps),
         device=device_name(device),
