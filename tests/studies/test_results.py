@@ -40,14 +40,18 @@ def test_runs_that_cannot_be_compared_stand_among_the_failures(tmp_path: Path) -
     torn = finished_run(tmp_path, 5)
     (torn.run.directory / "predictions.parquet").write_bytes(b"PAR1")
     failed = Outcome(Run("A", 6, {}, tmp_path), "exit status 1")
+    other = finished_run(tmp_path, 7)  # `test --ckpt_path best` has written its predictions anew
+    for outcome, top1 in ((good[0], 1 / 3), (other, 0.9)):
+        (outcome.run.directory / "summary.json").write_text(json.dumps({"seconds": 3, "metrics": {"test/top1": top1}}))
 
-    finished, failures = read_results([failed, *good, elsewhere, diverged, torn])
+    finished, failures = read_results([failed, *good, elsewhere, diverged, torn, other])
     assert [result.run.seed for result in finished] == [1, 2]
     reasons = {run.seed: failure for run, failure in failures}
     assert reasons[3] == "was tested on other images or labels than the other runs"
     assert reasons[4] == "its predictions are not finite numbers"
     assert str(reasons[5]).startswith("its results cannot be read")
     assert reasons[6] == "exit status 1"
+    assert str(reasons[7]).startswith("its predictions are of other weights or settings; run `test` on ")
 
 
 def test_a_run_that_was_cut_short_is_no_result(tmp_path: Path) -> None:

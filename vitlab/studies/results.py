@@ -565,7 +565,19 @@ def read_results(outcomes: Sequence[Outcome]) -> tuple[list[RunResult], list[Out
     for result in results:
         if _test_set(result) != usual:
             failures.append(Outcome(result.run, "was tested on other images or labels than the other runs"))
-    return [result for result in results if _test_set(result) == usual], failures
+        elif _is_of_another_test(result):
+            why = f"its predictions are of other weights or settings; run `test` on {result.run.directory}"
+            failures.append(Outcome(result.run, why))
+    failed = {run for run, _ in failures}
+    return [result for result in results if result.run not in failed], failures
+
+
+def _is_of_another_test(result: RunResult) -> bool:
+    """Whether predictions.parquet is of a later `test` or `predict`, with other weights or settings than the run."""
+    known = result.summary.get("metrics", {}).get(TOP1.test)
+    if known is None or not result.run.metric.is_accuracy:
+        return False
+    return abs(float(known) - result.score) > 2 / len(result.correct)  # float32 may turn an image
 
 
 def _read(run: Run) -> RunResult:
