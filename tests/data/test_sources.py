@@ -1,6 +1,7 @@
 """Data sets of other libraries, compared with the same pictures in a folder."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,6 +154,29 @@ def test_shards_of_an_older_litdata_do_not_say_how_they_are_read(
         file.write_text(json.dumps(index))
     source = LitData(str(tmp_path / "train"), str(tmp_path / "val"), class_names=NAMES)
     assert source.read("train/0").shape == (20, 24, 3)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # LitData leaves its chunks open
+def test_text_labels_keep_their_names_and_shards_written_anew_are_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    from litdata.streaming import Cache
+
+    def labels(order: list[str]) -> list[str]:
+        shutil.rmtree(tmp_path / "train", ignore_errors=True)
+        cache = Cache(str(tmp_path / "train"), chunk_size=2)
+        for i, label in enumerate(order):
+            cache[i] = {"image": np.zeros((8, 8, 3), np.uint8), "label": label}
+        cache.done()
+        cache.merge()
+        source = LitData(str(tmp_path / "train"), class_names=["dog", "cat"])
+        return [source.class_names[k] for k in source.splits["train"][1]]
+
+    assert labels(["cat", "dog", "dog", "cat"]) == ["cat", "dog", "dog", "cat"]
+    assert labels(["dog", "dog", "cat", "cat"]) == ["dog", "dog", "cat", "cat"]
+    with pytest.raises(ValueError, match=r"class_names is \['dog', 'cat'\], but .* has the classes \['cat', 'owl'\]"):
+        labels(["cat", "owl"])
 
 
 def test_a_column_that_is_missing_is_named(folder: Path, tmp_path: Path) -> None:

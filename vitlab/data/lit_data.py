@@ -1,5 +1,6 @@
 """Photographs that no machine holds: LitData's shards in a folder or an object store, or Parquet files of the Hub."""
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -73,12 +74,16 @@ class LitData(PhotoSource):
         self.class_names = list(class_names or map(str, names))
         if len(self.class_names) != len(names):
             raise ValueError(f"class_names has {len(self.class_names)} names, but {train} has {len(names)} classes.")
+        if names.dtype.kind == "U" and set(self.class_names) != set(names):
+            raise ValueError(f"class_names is {self.class_names}, but {train} has the classes {names.tolist()}.")
+        # Numbers are named in their order, texts by themselves.
+        number = np.argsort(self.class_names) if names.dtype.kind == "U" else np.arange(len(names))
         self.splits = {}
         for split, known in self._known.items():
             if other := np.setdiff1d(known.labels, names).tolist():
                 raise ValueError(f"{self._places[split]} has classes without a training image: {other[:8]}.")
             listed = [f"{split}/{row}" for row in range(len(known.labels))]
-            self.splits[split] = listed, np.searchsorted(names, known.labels).astype(np.int64)
+            self.splits[split] = listed, number[np.searchsorted(names, known.labels)].astype(np.int64)
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_opened": {}}  # a worker opens its own
@@ -127,7 +132,9 @@ class LitData(PhotoSource):
         """Return labels and hashes of all records, from the cache where they have been read before."""
         stream = self._stream(split)
         sizes = images_of_chunks(stream)
-        key = f"{self._places[split]}\0{self._image}\0{self._label}\0{sizes}"
+        index = Path(self._places[split], "index.json")
+        written = hashlib.sha256(index.read_bytes()).hexdigest() if index.is_file() else ""  # shards keep their names
+        key = f"{self._places[split]}\0{self._image}\0{self._label}\0{sizes}\0{written}"
         file = cache_of("litdata", key, ".npz")
         chunks = np.repeat(np.arange(len(sizes)), list(sizes.values()))
         if file.is_file():
