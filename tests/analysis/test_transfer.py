@@ -90,7 +90,9 @@ def test_a_model_built_anew_is_the_trained_one_resized_in_place(
 def test_a_run_is_tested_at_other_sizes_as_it_is_and_fine_tuned(tiny: Write, capsys: pytest.CaptureFixture) -> None:
     backbone = {"class_path": "vitlab.models.SwinTransformerV2", "init_args": {**SWIN, "patch_size": 1}}
     del backbone["init_args"]["in_chans"]
-    config = tiny({"model": {"init_args": {"backbone": backbone, "ema": {"decay": 0.9}}}}, "swin")
+    muon = {"class_path": "vitlab.optim.Muon", "init_args": {"lr": 1e-3, "muon_lr": 1e-2, "head_lr": 5e-3}}
+    changes = {"backbone": backbone, "ema": {"decay": 0.9}, "optimizer": muon, "init_raw": True}
+    config = tiny({"model": {"init_args": changes}}, "swin")
     assert run("fit", ["--config", str(config)]) == 0
     trained = "runs/swin/seed-0/config.yaml"
     asked = ["--config", trained, "--sizes", "8", "12", "--epochs", "1", "--out", "out"]
@@ -111,7 +113,9 @@ def test_a_run_is_tested_at_other_sizes_as_it_is_and_fine_tuned(tiny: Write, cap
 
     tuned = load_yaml("out/swin-12px/seed-0/config.yaml")
     assert tuned["data"]["init_args"]["image_size"] == 12
-    assert tuned["model"]["init_args"]["optimizer"]["init_args"]["lr"] == pytest.approx(0.04 * 1e-3)
+    rates = tuned["model"]["init_args"]["optimizer"]["init_args"]
+    assert [rates[key] for key in ("lr", "muon_lr", "head_lr")] == pytest.approx([4e-5, 4e-4, 2e-4])
+    assert tuned["model"]["init_args"]["init_raw"] is False
     metrics = json.loads(Path("out/swin-12px/seed-0/summary.json").read_text())["metrics"]
     assert table["tuned"][1] == pytest.approx(metrics["test_ema/top1"], abs=1e-7)
 

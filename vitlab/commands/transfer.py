@@ -175,9 +175,13 @@ def fine_tune(config: Config, checkpoint: Path, size: int, options: Namespace) -
     from vitlab.experiment.experiment import Experiment
 
     recipe = config["model"]["init_args"]
+    rates = {key: recipe["optimizer"]["init_args"].get(key) for key in ("lr", "muon_lr", "head_lr")}
+    share = options.lr / rates["lr"] if options.lr else LR_SHARE
+    as_trained = {"whiten": False, "head_rows": None, "init_raw": False}  # all is in the weights, which were averaged
     arguments = {
+        **{key: value for key, value in as_trained.items() if key in recipe},
         "init_from": str(checkpoint),
-        "optimizer": {"init_args": {"lr": options.lr or LR_SHARE * recipe["optimizer"]["init_args"]["lr"]}},
+        "optimizer": {"init_args": {key: share * rate for key, rate in rates.items() if rate is not None}},
         "schedule": {"init_args": {"warmup_epochs": WARMUP_SHARE * options.epochs}},
     }
     changes = {
