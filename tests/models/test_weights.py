@@ -367,3 +367,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_only_tensors_are_written(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
     assert read_weights(tmp_path / "x.safetensors").keys() == {"x"}
+
+
+def test_a_classifier_is_not_loaded_behind_another_norm(tmp_path: Path) -> None:
+    """That of averaged patches has learned behind `fc_norm`; the class token's norm would be left as it was built."""
+    small = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 3}
+    save_weights(VisionTransformer(**small, global_pool="avg"), tmp_path / "averaged.safetensors")
+    with pytest.raises(ValueError, match="missing from the file: norm"):
+        load_weights(VisionTransformer(**small), tmp_path / "averaged.safetensors")
+    load_weights(VisionTransformer(**small | {"num_classes": 5}), tmp_path / "averaged.safetensors")

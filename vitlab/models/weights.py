@@ -268,7 +268,8 @@ def _offsets_resized(model: nn.Module, file: Weights) -> dict[str, tuple[Shape, 
 
 
 def _refuse_unexplained(report: LoadReport, model: str, other_shapes: Mapping[str, Shape]) -> None:
-    new_norm = not any(FINAL_NORM.match(name) for name in report.matched)  # MAE's two norms
+    # MAE's two norms; a classifier that fits has learned behind the norm that it came with.
+    new_norm = not any(FINAL_NORM.match(name) or CLASSIFIER.match(name) for name in report.matched)
     explained = [CLASSIFIER, LEFTOVERS] + ([FINAL_NORM] if new_norm else [])
     missing = [n for n in report.missing if not any(rule.match(n) for rule in explained)]
     unexpected = [n for n in report.unexpected if not any(rule.match(n) for rule in explained)]
