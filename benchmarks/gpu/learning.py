@@ -22,7 +22,7 @@ from benchmarks.gpu.measuring import Cut, Figures, Measurement, Setting
 from benchmarks.gpu.tests import ROOT
 from vitlab.commands.dispatch import run
 from vitlab.objectives import Teacher
-from vitlab.runs.checkpoints import STOPPED
+from vitlab.runs.checkpoints import PAUSED, STOPPED
 
 # In this order: the teacher is there before its student, the pre-training before the fine-tuning.
 EXPERIMENTS = (
@@ -58,7 +58,7 @@ def train(name: str, setting: Setting) -> Figures:
     directory = root / Path(name).name / ("seed-101" if name.startswith("speedrun") else "seed-0")
     words = arguments(name, root, setting)
     status = fit_here(words) if setting.dry else fit_apart(words, setting.until, root / f"{Path(name).name}.log")
-    if status == STOPPED or status < 0:
+    if status in (PAUSED, STOPPED) or status < 0:
         raise Cut(epochs=epochs(directory))
     assert status == 0, f"exit status {status}; see {root}/{Path(name).name}.log"
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))

@@ -4,6 +4,7 @@ Lightning is not imported, and timm only for a `TimmModel`.
 """
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from vitlab.deployment.predict import Answers
     from vitlab.experiment.experiment import Experiment
+
+log = logging.getLogger("vitlab")
 
 WEIGHTS = "model.safetensors"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -148,7 +151,11 @@ def _read(source: str | Path, raw: bool) -> LoadedModel:
         return _of_checkpoint(path, path.absolute().parent.parent, raw)
     if (path / "config.yaml").is_file():
         checkpoints = path / "checkpoints"
-        newest, _ = newest_whole([checkpoints / "last.ckpt", checkpoints / "previous.ckpt"])
+        newest, flaws = newest_whole([checkpoints / "last.ckpt", checkpoints / "previous.ckpt"])
+        for file, wrong in flaws.items():
+            log.warning("%s is damaged (%s) and is skipped.", file, wrong)
+        if newest is None and flaws:
+            raise ValueError(f"{path} has no whole checkpoint: {', '.join(map(str, flaws))} are damaged.")
         if newest is None:
             raise FileNotFoundError(f"{path} has no whole checkpoint; train first: `fit --config {path}`.")
         return _of_checkpoint(newest, path, raw)

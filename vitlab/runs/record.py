@@ -231,6 +231,7 @@ def erase(directory: Path) -> None:
         *directory.glob("checkpoints/**/*.ckpt"),  # a user's own too
         *directory.glob("pictures/*.png"),
         *directory.glob("not_finite/*"),
+        *directory.glob("wandb/run-id.txt"),  # or the new curves would follow the old ones
     ):
         file.unlink()
 
