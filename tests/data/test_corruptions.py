@@ -14,6 +14,7 @@ from vitlab.data.corruptions import (
     Corruption,
     contrast,
     corrupted,
+    jpeg,
     noise,
     occlude,
     occlusion,
@@ -80,3 +81,13 @@ def test_occlusion_leaves_what_is_not_hidden(images: Tensor) -> None:
     assert torch.equal(spoilt[~hidden], images[~hidden])
     mean = images.mean(dim=(2, 3), keepdim=True).expand_as(images)
     assert torch.equal(spoilt[hidden], mean[hidden])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+def test_images_of_any_channels_are_compressed(channels: int) -> None:
+    images = torch.rand(2, channels, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = jpeg(images, 95.0, Draws(0, 0, torch.arange(2)))
+    assert found.shape == images.shape
+    if channels != 3:  # each is a gray picture
+        alone = jpeg(images[:, -1:], 95.0, Draws(0, 0, torch.arange(2)))
+        assert torch.equal(found[:, -1:], alone)

@@ -1,5 +1,6 @@
 """Data sets of other libraries, compared with the same pictures in a folder."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -177,6 +178,23 @@ def test_text_labels_keep_their_names_and_shards_written_anew_are_read_anew(
     assert labels(["dog", "dog", "cat", "cat"]) == ["dog", "dog", "cat", "cat"]
     with pytest.raises(ValueError, match=r"class_names is \['dog', 'cat'\], but .* has the classes \['cat', 'owl'\]"):
         labels(["cat", "owl"])
+
+
+def test_examples_without_an_image_are_left_out_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(file, "PNG")
+    whole = {"bytes": file.getvalue(), "path": None}
+    lost = {"bytes": None, "path": str(tmp_path / "lost.png")}
+    images = pa.array([whole, None, lost, whole], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    parquet.write_table(pa.table({"image": images, "label": [0, 0, 1, 1]}), tmp_path / "train.parquet")
+    check = HuggingFace("parquet", data_files=str(tmp_path / "train.parquet")).check()
+    assert sorted(check.broken) == ["train/1", "train/2"]
+    assert check.broken["train/1"] == "there is no image"
+    assert "its file cannot be read" in check.broken["train/2"]
 
 
 def test_a_column_that_is_missing_is_named(folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -290,12 +291,17 @@ def test_the_files_say_what_they_expect(trained: Path, picture: Path) -> None:
             SwinTransformerV2,
         ),
         ("vitlab.models.TimmModel", {"name": "resnet10t", "in_chans": 1}, TimmModel),
+        (
+            "vitlab.models.VisionTransformer",
+            {"embed_dim": 16, "depth": 1, "num_heads": 2, "init": "vitlab.models.layers.fan_in"},
+            partial(VisionTransformer, embed_dim=16, depth=1, num_heads=2),
+        ),
     ],
 )
 def test_the_construction_is_the_configurations(path: str, arguments: dict[str, Any], expected: Any) -> None:
     names: dict[str, Any] = {}
     exec(construction({"class_path": path, "init_args": arguments | {"num_classes": 10}}, num_classes=4), names)
-    typed = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+    typed = {n: tuple(value) if isinstance(value, list) else value for n, value in arguments.items() if n != "init"}
     reference = expected(**typed, num_classes=4)
     shapes = [{name: t.shape for name, t in model.state_dict().items()} for model in (names["model"], reference)]
     assert shapes[0] == shapes[1]

@@ -59,14 +59,17 @@ def contrast(images: Images, share: float, draws: Draws) -> Images:
 
 
 def jpeg(images: Images, quality: float, draws: Draws) -> Images:
-    """Compress and decompress, by Pillow."""
+    """Compress and decompress, by Pillow; channels that are no color one by one."""
     pixels = (255 * images).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    files = []
-    for image in pixels:
-        file = io.BytesIO()
-        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(file, "JPEG", quality=int(quality))
-        files.append(np.asarray(Image.open(file)).reshape(image.shape))
-    return torch.from_numpy(np.stack(files)).permute(0, 3, 1, 2).to(images.device) / 255
+    parts = [pixels] if images.shape[1] == 3 else np.split(pixels, images.shape[1], axis=3)
+    compressed = np.concatenate([np.stack([_jpeg(image, int(quality)) for image in part]) for part in parts], axis=3)
+    return torch.from_numpy(compressed).permute(0, 3, 1, 2).to(images.device) / 255
+
+
+def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file)).reshape(image.shape)
 
 
 def resolution(images: Images, share: float, draws: Draws) -> Images:

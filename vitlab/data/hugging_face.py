@@ -3,7 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, BinaryIO, final
 
 import numpy as np
 
@@ -70,11 +70,14 @@ class HuggingFace(PhotoSource):
     def check(self) -> Check:
         """Decode every example that no earlier check decoded."""
         names = [name for names, _ in self.splits.values() for name in names]
-        marks = [str(self._data[split].cache_files) for split, (own, _) in self.splits.items() for _ in own]
+        marks = [m for split, (own, _) in self.splits.items() for m in [_mark(self._data[split])] * len(own)]
 
         def examine(name: str) -> Examined:
-            content = self._content(name)
-            return examined(lambda: (decode(content), content, io.BytesIO(content)))
+            def read() -> tuple[Pixels, bytes, BinaryIO]:
+                content = self._content(name)
+                return decode(content), content, io.BytesIO(content)
+
+            return examined(read)
 
         return check_all(f"datasets {self.location}", names, marks, examine)
 
@@ -88,9 +91,22 @@ class HuggingFace(PhotoSource):
     def _content(self, name: str) -> bytes:
         split, row = name.split("/")
         value: Any = self._data[split][int(row)][self._image]  # type: ignore[index]
+        if value is None:
+            raise ValueError("there is no image")
         if isinstance(value, bytes):
             return value
-        return Path(value["path"]).read_bytes() if value["bytes"] is None else value["bytes"]
+        if value["bytes"] is not None:
+            return bytes(value["bytes"])
+        try:
+            return Path(value["path"]).read_bytes()
+        except (OSError, TypeError) as error:  # TypeError: there is no path either
+            raise ValueError(f"its file cannot be read ({error})") from None
+
+
+def _mark(table: Any) -> str:
+    """Return what changes with the files of a table."""
+    files = [Path(file["filename"]) for file in table.cache_files]
+    return str([(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files])
 
 
 def _open(path: str, name: str | None, data_files: Any, revision: str | None) -> Mapping[str, Any]:

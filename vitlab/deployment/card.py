@@ -188,7 +188,7 @@ def construction(backbone: Config, num_classes: int) -> str:
     arguments = beyond_defaults(build, backbone.get("init_args", {}) | {"num_classes": num_classes})
     imports, values = [f"from {module} import {name}"], []
     for key, value in arguments.items():
-        if _is_function(inspect.signature(build).parameters[key].default):  # given by its import path
+        if isinstance(value, str) and "Callable" in str(inspect.signature(build).parameters[key].annotation):
             place, _, function = value.rpartition(".")
             imports.append(f"from {place} import {function}")
             values.append(f"{key}={function}")

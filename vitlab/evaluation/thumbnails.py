@@ -11,8 +11,11 @@ LARGEST = 160  # px: larger images are reduced
 
 
 def data_uri(image: np.ndarray) -> str:
-    """Encode an image (H, W, C) as a data URI: small images as PNG, larger ones as reduced JPEG."""
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    """Encode an image (H, W, C) as a data URI: small images as PNG, larger ones as reduced JPEG.
+
+    Of other channels than gray or color, the first ones are shown.
+    """
+    picture = Image.fromarray(image[..., 0] if image.shape[2] < 3 else np.ascontiguousarray(image[..., :3]))
     picture.thumbnail((LARGEST, LARGEST))  # never enlarges
     lossless = max(image.shape[:2]) < PIXELATED_BELOW
     out = io.BytesIO()
