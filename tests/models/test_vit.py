@@ -291,7 +291,9 @@ def test_weights_with_batch_norms_are_of_another_model(tmp_path: Path) -> None:
         load_weights(layer, tmp_path / "batch.safetensors")
     with pytest.raises(ValueError, match=r"missing from the file: .*running_mean"):
         load_weights(batch, tmp_path / "layer.safetensors")
-    pooled = build(norm="batch", global_pool="avg")  # as MAE fine-tunes: with a final norm in another place
+    pooled = build(
+        norm="batch", global_pool="avg", num_classes=7
+    )  # as MAE fine-tunes: with a final norm in another place
     assert "fc_norm.running_mean" in load_weights(pooled, tmp_path / "batch.safetensors").missing
 
 

@@ -293,8 +293,8 @@ def test_the_report_takes_in_robustness_of_the_runs_as_they_are(
     assert "σ of the blur, % of the side" in page.text
     assert all(load.startswith("data:image/") for load in page.loads)
 
-    again = folder / "swin" / "seed-2" / "predictions.parquet"
-    shutil.copy(folder / "vit" / "seed-2" / "predictions.parquet", again)  # as if it had been trained again
+    for name in ("predictions.parquet", "summary.json"):  # as if it had been trained again
+        shutil.copy(folder / "vit" / "seed-2" / name, folder / "swin" / "seed-2" / name)
     text = report()
     assert "Not measured for the present models: Swin, seed 2." in text
     assert f"    python -m vitlab robustness --study {folder}\n" in text
