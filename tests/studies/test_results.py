@@ -84,6 +84,14 @@ def test_a_paired_test_ranks_by_the_seeds_that_it_compares() -> None:
     assert pair.interval.low < 0.003 < pair.interval.high
 
 
+def test_a_paired_test_compares_no_variants_without_a_common_seed() -> None:
+    study = results({"A": {1: right(0.9), 2: right(0.91)}, "B": {3: right(0.8), 4: right(0.81)}})
+    study = dataclasses.replace(study, study=dataclasses.replace(study.study, test="paired"))
+    (pair,) = study.pairs
+    assert pair.difference is None
+    assert not pair.settled
+
+
 def test_a_variant_that_left_the_race_stays_behind_those_that_beat_it() -> None:
     """B is settled as worse at four seeds; the others' fifth seeds collapse, and its mean is then the highest."""
     accuracies = {"A": [0.9, 0.901, 0.902, 0.9, 0.6], "B": [0.85, 0.851, 0.852, 0.85], "C": [0.899, 0.9, 0.9, 0.9, 0.6]}

@@ -10,7 +10,9 @@ import pytest
 import submitit
 from fake_study import FAKE_PROGRAM, variant
 
+from vitlab.runs import checkpoints
 from vitlab.studies.compare import compare
+from vitlab.studies.execution import task
 from vitlab.studies.execution.slurm import run_array, slurm
 from vitlab.studies.execution.task import RunTask
 from vitlab.studies.study import plan, read_study
@@ -58,6 +60,10 @@ def test_a_run_that_fails_is_told_with_its_last_words(write_study: Write, tmp_pa
 
 
 @pytest.mark.slow
+def test_a_task_knows_the_exit_statuses_of_fit() -> None:
+    assert (task.STOPPED, task.PAUSED) == (checkpoints.STOPPED, checkpoints.PAUSED)
+
+
 def test_a_run_that_pauses_as_told_does_not_come_back(write_study: Write, tmp_path: Path) -> None:
     runs = plan(read_study(write_study(variants=PAIR, seeds=[1])), tmp_path)
     program = ("sh", "-c", f"echo >> {tmp_path}/starts; exit 76")

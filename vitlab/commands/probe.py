@@ -118,8 +118,7 @@ def common_protocol(experiment: Experiment, path: Path | None, device: torch.dev
         experiment.directory / "features" / f"{path.stem if path else 'none'}.safetensors",
         identity(experiment, path),
     )
-    is_validation = data.image_names("val") == data.image_names("test")
-    if is_validation:
+    if data.tests_on_validation:
         splits |= hold_out(splits["train"])  # or each test image would be its own nearest neighbor
     result = probe(splits, data.num_classes)
     print(f"{path or 'weights as built'}: {result.features} features, {result.train_images:,} training images")
@@ -136,7 +135,7 @@ def common_protocol(experiment: Experiment, path: Path | None, device: torch.dev
             content["jaccard"] = asdict(overlap)
         else:
             print("attention         not compared with masks: it reads no class token")
-        if is_validation:
+        if data.tests_on_validation:
             print("segmentation      not measured: validation images choose its strength, and they are the test images")
         elif experiment.model.feature_info:
             stages = segment(experiment.model.eval(), labeled_pixels(data, device), data.num_classes)

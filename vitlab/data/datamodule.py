@@ -321,6 +321,11 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the name of each image, in evaluation order."""
         return self.dataset(split).names
 
+    @property
+    def tests_on_validation(self) -> bool:
+        """Whether the test images are the validation images, so that nothing may be chosen on these."""
+        return self.image_names("val") == self.image_names("test")
+
     def contents(self, split: Split) -> np.ndarray:
         """Return a hash of each image, (N,) uint64, equal where the images are equal; 0: unknown."""
         return self.dataset(split).contents()

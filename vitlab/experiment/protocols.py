@@ -118,7 +118,7 @@ def _linear(
 ) -> tuple[TrainedLinear, int]:
     """Return the result of the linear probe, and the number of features that it reads."""
     test = _features(encoder, data, "test", read, device)
-    val = test if _test_is_validation(data) else _features(encoder, data, "val", read, device)
+    val = test if data.tests_on_validation else _features(encoder, data, "val", read, device)
     augmented = simply_augmented(data, interpolation)
     images = len(augmented.labels("train"))
     step, embed = step_sizes(protocol, images)[0], torch.no_grad()(partial(read, encoder.eval()))
@@ -142,13 +142,9 @@ def _features(
     return extract(encoder, data.batches(split, device), embed=partial(read, encoder))
 
 
-def _test_is_validation(data: ImageDataModule) -> bool:
-    return data.image_names("val") == data.image_names("test")
-
-
 def _labeled(data: ImageDataModule, splits: dict[str, Features]) -> Features:
     """Return the features of all labeled images: those held out for validation belong to them."""
-    if _test_is_validation(data):
+    if data.tests_on_validation:
         return splits["train"]
     (x, labels), (held_out, more) = splits["train"], splits["val"]
     return torch.cat([x, held_out]), torch.cat([labels, more])
@@ -156,7 +152,7 @@ def _labeled(data: ImageDataModule, splits: dict[str, Features]) -> Features:
 
 def _listed(data: ImageDataModule, lists: Sequence[Path]) -> dict[str, list[Tensor]]:
     """Return the indices of listed images among the labeled ones, by the name of the list."""
-    names = [*data.image_names("train"), *([] if _test_is_validation(data) else data.image_names("val"))]
+    names = [*data.image_names("train"), *([] if data.tests_on_validation else data.image_names("val"))]
     subsets: dict[str, list[Tensor]] = {}
     for file in lists:
         listed = file.read_text(encoding="utf-8").split()

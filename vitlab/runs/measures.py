@@ -75,7 +75,7 @@ class Segmentation(Measure):
         assert isinstance(pl_module, Objective)
         if data.masks("test") is None:
             raise ValueError(f"Segmentation: {type(data).__name__} has no masks. Use Shapes, or set mask_folder.")
-        if data.image_names("val") == data.image_names("test"):
+        if data.tests_on_validation:
             raise ValueError(
                 "Segmentation chooses a strength and a stage on the validation images, which are also the test images "
                 "here. Set data.init_args.test_fraction."

@@ -357,17 +357,10 @@ class StudyResults:
             differences = self.watch.looks[-1].differences
         else:
             several = [result for result in self.ranking if len(result.runs) > 1]
-            if self.study.test == "paired":
-                shared = (
-                    set.intersection(*({r.run.seed for r in result.runs} for result in several)) if several else set()
-                )
-                several = [replace(v, runs=[r for r in v.runs if r.run.seed in shared]) for v in several]
-                several = several if len(shared) > 1 else []
-            found = (
-                statistics.differences([v.outcomes for v in several], self.study.test, self.level)
-                if len(several) > 1
-                else {}
-            )
+            lists = {tuple(run.run.seed for run in result.runs) for result in several}
+            found = {}
+            if len(several) > 1 and (self.study.test != "paired" or len(lists) == 1):
+                found = statistics.differences([v.outcomes for v in several], self.study.test, self.level)
             differences = {(several[a].index, several[b].index): each for (a, b), each in found.items()}
         return differences | {(b, a): each.reversed() for (a, b), each in differences.items()}
 

@@ -91,10 +91,8 @@ def search(study: Study, root: Path, decided: Mapping[str, Config], train: Train
 
 def _refuse_unvalidated(study: Study, draft: Run) -> None:
     """Raise ValueError where trials are not validated at the epoch after which they are pruned."""
-    every, after = (
-        draft.config.get("trainer", {}).get("check_val_every_n_epoch") or 1,
-        study.search and study.search.after,
-    )
+    every = draft.config.get("trainer", {}).get("check_val_every_n_epoch") or 1
+    after = study.search and study.search.after
     if after and after % every:
         raise ValueError(
             f"{study.path}: search: prune: after {after} epochs {draft.variant} is not validated: "

@@ -28,12 +28,12 @@ from vitlab.atomic_files import write_text
 from vitlab.config import ABSENT, Config, conflicts, load_yaml
 from vitlab.experiment.run_directory import shortfalls
 from vitlab.studies.execution.progress import Active, Display, Progress, read_progress, seconds_left
+from vitlab.studies.execution.task import PAUSED
 from vitlab.studies.format import as_yaml, clock, counted
 from vitlab.studies.study import Run, without_run
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 20.0  # for a run to write a checkpoint after SIGTERM
-PAUSED = 76  # exit status of a run that stops where it was told to
 UNFINISHED = "is not finished"  # why a run has no result that may still come
 LOG_LINES = 8  # shown for a failed run
 

@@ -16,16 +16,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from vitlab.studies.execution.local import (
-    PAUSED,
-    Outcome,
-    cut_short,
-    is_finished,
-    last_lines,
-    to_replace,
-    write_config,
-)
-from vitlab.studies.execution.task import RunTask
+from vitlab.studies.execution.local import Outcome, cut_short, is_finished, last_lines, to_replace, write_config
+from vitlab.studies.execution.task import PAUSED, RunTask
 from vitlab.studies.study import Run, slug
 
 if TYPE_CHECKING:

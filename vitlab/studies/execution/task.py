@@ -10,7 +10,9 @@ from typing import Any
 
 from vitlab.internals import preemption_signal
 
-STOPPED = 75  # exit status of a `fit` stopped by a signal; the same command continues it
+# Exit statuses of `fit`, as in `vitlab.runs.checkpoints`, which imports torch.
+STOPPED = 75  # stopped by a signal; the same command continues it
+PAUSED = 76  # stopped where it was told to
 
 
 class RunTask:
