@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 
 from vitlab.data import Digits, ImageDataModule, Mixup
 from vitlab.data import datamodule as module
-from vitlab.data.datamodule import Split
+from vitlab.data.dataset import Split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
 
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from vitlab.data import BatchAugment, Digits, Mixup
-from vitlab.data.datamodule import Split
+from vitlab.data.dataset import Split
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 

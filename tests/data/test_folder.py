@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vitlab.data import ImageFolder
-from vitlab.data.datamodule import SPLITS
+from vitlab.data.dataset import SPLITS
 from vitlab.data.folder import Listing, list_images
 from vitlab.data.packed import prepare
 

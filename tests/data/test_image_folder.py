@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vitlab.data import ImageFolder, Mixup, PhotoAugment
 from vitlab.data import image_folder as module
-from vitlab.data.datamodule import Split, View
+from vitlab.data.dataset import Split, View
 from vitlab.data.decoding import Half, Pixels
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -18,7 +18,7 @@ from vitlab.data import ImageFolder, PhotoAugment
 from vitlab.data import packed as module
 from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, CROP_SCALE, crop_box
 from vitlab.data.counter_rng import Draws, Stream
-from vitlab.data.datamodule import Split
+from vitlab.data.dataset import Split
 from vitlab.data.packed import prepare
 
 PhotoFolder = Callable[[dict[str, int]], Path]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitlab.data import BatchAugment, Crops, Digits, Mixup, MultiCrop, PlacedDigits, Sampling
 from vitlab.data.counter_rng import Draws
-from vitlab.data.datamodule import SPLITS
+from vitlab.data.dataset import SPLITS
 
 
 def seen(data: PlacedDigits, epoch: int = 0, batches: int = 1) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vitlab.data import Shapes
-from vitlab.data.datamodule import SPLITS
+from vitlab.data.dataset import SPLITS
 from vitlab.data.shapes import SHAPES, SIDE, draw
 
 

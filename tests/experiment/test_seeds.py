@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.conftest import TINY
 from vitlab.config import Config, conflicts, merge
-from vitlab.data.datamodule import Batch
+from vitlab.data.dataset import Batch
 from vitlab.data.sampler import Key
 from vitlab.experiment.experiment import Experiment
 

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, r2_score
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.data import Digits
-from vitlab.data.datamodule import ImageDataset, Split
+from vitlab.data.dataset import ImageDataset, Split
 from vitlab.data.in_memory import TensorImages
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.objectives import LabeledObjective, MultiLabel, Regression

@@ -16,8 +16,9 @@ import torchvision  # type: ignore[import-untyped]
 
 from vitlab.atomic_files import written_whole
 from vitlab.data.augment import BatchAugment
-from vitlab.data.datamodule import Split, stratified_split
+from vitlab.data.dataset import Split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
+from vitlab.data.splitting import stratified_split
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 

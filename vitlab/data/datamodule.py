@@ -6,7 +6,6 @@ the labels. Training images are augmented on the way, as a function of (seed, ep
 Letters: B images in the batch, C channels, H rows, W columns, K classes.
 """
 
-import hashlib
 import itertools
 import logging
 import math
@@ -16,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -28,11 +27,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from vitlab.data.augment import BatchAugment, erase, normalize, resize
-from vitlab.data.checking import content_of
-from vitlab.data.counter_rng import Draws, Stream, permutation
+from vitlab.data.counter_rng import Draws
+from vitlab.data.dataset import SPLITS, Batch, ImageDataset, Split, View, has_one_class_each
 from vitlab.data.decoding import PictureMode
 from vitlab.data.growth import Growth
 from vitlab.data.mixup import Mixup, draw_groups, draw_mixup, mix_groups, mix_images, mix_labels
@@ -50,6 +49,7 @@ from vitlab.data.sampler import (
     pass_keys,
 )
 from vitlab.data.sampling import Sampling
+from vitlab.data.splitting import balanced_order, check_fraction
 from vitlab.distributed import places
 from vitlab.internals import replaces_samplers, training_position
 
@@ -57,73 +57,11 @@ log = logging.getLogger("vitlab")
 
 _MAX_WORKERS = 16  # more rarely shorten the time that a GPU waits
 
-Split = Literal["train", "val", "test"]
-STRATUM = "size in pixels"  # of the object: its name in the `strata` of data sets that have it
-SPLITS: tuple[Split, ...] = get_args(Split)
-View = tuple[list[Tensor], Tensor]
-
 
 @rank_zero_only
 def log_rank_zero(message: str) -> None:
     """Log a message in the first process only; Lightning's own `rank_zero_info` is silenced in a run."""
     log.info(message)
-
-
-class Batch(NamedTuple):
-    """A batch before it is augmented and normalized."""
-
-    images: Tensor | list[Tensor]  # (B, C, H, W) uint8, or with 16 bits float32 in 0 … 255; views of photographs
-    labels: Tensor  # (B,) int64, or (B, K) float32: several labels or quantities
-    indices: Tensor  # (B,) int64, within the split; the r-th repeat of image i is i + r · size
-    epoch: int | None  # None in evaluation: nothing is drawn
-    first: int  # indices[0] of the first process, kept on the host
-    host_indices: np.ndarray | None = None  # the same indices: arrays stay on the host when a batch is moved
-    side: Size | None = None  # in pixels, of what the model sees; None: as large as they are at this point of the run
-
-
-class ImageDataset(Dataset[Batch], ABC):
-    """One split, read a batch at a time. An index modulo the number of images is the image."""
-
-    labels: np.ndarray  # (N,) int64, or (N, K) float32
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    @abstractmethod
-    def names(self) -> list[str]:
-        """The name of each image in reports."""
-
-    @abstractmethod
-    def __getitems__(self, keys: list[Key]) -> Batch:
-        """Read one batch."""
-
-    @abstractmethod
-    def raw(self, index: int) -> np.ndarray:
-        """Return one image as (H, W, C) uint8, not augmented."""
-
-    @abstractmethod
-    def take(self, indices: np.ndarray) -> "ImageDataset":
-        """Return the images at the indices (n,) int64."""
-
-    def contents(self) -> np.ndarray:
-        """Return a hash of each image, (N,) uint64, equal where the images are equal; 0: unknown."""
-        return np.array([content_of(self.raw(index).tobytes()) for index in range(len(self))], np.uint64)
-
-    def blocks(self) -> np.ndarray | None:
-        """Return a number for each image, (N,) int64, equal where images are read together; None: in any order."""
-        return None
-
-    def digest(self) -> str:
-        """Return a hash of the split's images, labels and order."""
-        content = hashlib.blake2b(digest_size=16)
-        for part in (*self._identity(), self.labels.tobytes()):
-            content.update(part)
-        return content.hexdigest()
-
-    def _identity(self) -> list[bytes]:
-        """Return what identifies these images; override where names are not enough."""
-        return ["\0".join(self.names).encode()]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -301,7 +239,7 @@ class ImageDataModule(LightningDataModule, ABC):
         Raises:
             ValueError: there are fewer images, more classes, or no classes to balance.
         """
-        if not _has_one_class_each(dataset):
+        if not has_one_class_each(dataset):
             raise ValueError(
                 f"train_images takes equally many images of each class, but the labels are {dataset.labels.dtype} "
                 f"{dataset.labels.shape}; set train_images: null."
@@ -427,13 +365,13 @@ class ImageDataModule(LightningDataModule, ABC):
         dataset = self.dataset("train")
         self._log_limits(stage)
         if stage == "fit":
-            if self.mixup is not None and not _has_one_class_each(dataset):
+            if self.mixup is not None and not has_one_class_each(dataset):
                 raise ValueError(
                     f"mixup blends class labels, one per image, but the labels are {dataset.labels.dtype} "
                     f"{dataset.labels.shape}; set mixup: null."
                 )
             if self.sampling is not None:
-                if not _has_one_class_each(dataset):
+                if not has_one_class_each(dataset):
                     raise ValueError(
                         f"sampling balances classes, one per image, but the labels are {dataset.labels.dtype} "
                         f"{dataset.labels.shape}; set sampling: null."
@@ -462,7 +400,7 @@ class ImageDataModule(LightningDataModule, ABC):
         images, classes = self.first_batches(split, limit)
         total = len(self.dataset(split))
         if 0 < images < total:
-            of = f", {classes} of {self.num_classes} classes" if _has_one_class_each(self.dataset(split)) else ""
+            of = f", {classes} of {self.num_classes} classes" if has_one_class_each(self.dataset(split)) else ""
             log_rank_zero(f"The {split} split is limited to its first {images:,} of {total:,} images{of}.")
 
     def train_dataloader(self) -> DataLoader:
@@ -611,10 +549,6 @@ class ImageDataModule(LightningDataModule, ABC):
         return EvenBatchSampler(sampler, self.eval_batch_size or self.batch_size)
 
 
-def _has_one_class_each(dataset: ImageDataset) -> bool:
-    return dataset.labels.ndim == 1 and np.issubdtype(dataset.labels.dtype, np.integer)
-
-
 def _one(size: Size) -> int:
     """Return the side of a square."""
     if not isinstance(size, int):
@@ -631,35 +565,3 @@ def _leave_signals_to_the_training_process(worker: int) -> None:
     """Ignore signals sent to all processes (Ctrl-C, SLURM): the training process still completes its step."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-
-
-def check_fraction(name: str, value: float) -> None:
-    """Raise ValueError for a fraction that is not strictly between 0 and 1."""
-    if not 0 < value < 1:
-        raise ValueError(f"data.init_args.{name} is {value}; it must lie between 0 and 1, e.g. 0.1.")
-
-
-def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return sorted indices (kept, held out): a fraction of each class, at least one image and never all."""
-    held_out = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        wanted = min(max(round(fraction * len(members)), 1), len(members) - 1)
-        order = permutation(len(members), seed, int(label), Stream.SPLIT)
-        held_out.append(members[order[:wanted]])
-    chosen = np.sort(np.concatenate(held_out))
-    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
-
-
-def balanced_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return all indices in a random order whose first n, for any n, have equally many images of each class, ± 1.
-
-    Class by class in turn, until a class has no image left.
-    """
-    turns = np.empty(len(labels), np.int64)
-    classes = np.unique(labels)
-    for label in classes:
-        members = np.flatnonzero(labels == label)
-        turns[members[permutation(len(members), seed, int(label), Stream.SUBSET)]] = np.arange(len(members))
-    first = np.argsort(permutation(len(classes), seed, -1, Stream.SUBSET))  # no label is below 0
-    return np.lexsort((first[np.searchsorted(classes, labels)], turns))

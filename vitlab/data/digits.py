@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from vitlab.data.augment import BatchAugment
-from vitlab.data.datamodule import Split, stratified_split
+from vitlab.data.dataset import Split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
+from vitlab.data.splitting import stratified_split
 
 CLASS_NAMES = [str(digit) for digit in range(10)]
 SIDE = 8  # pixels

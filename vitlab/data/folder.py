@@ -10,7 +10,8 @@ from typing import NamedTuple, final
 import numpy as np
 
 from vitlab.data.checking import Check, check_images
-from vitlab.data.datamodule import SPLITS, Split, log_rank_zero
+from vitlab.data.datamodule import log_rank_zero
+from vitlab.data.dataset import SPLITS, Split
 from vitlab.data.decoding import IMAGE_SUFFIXES, Half, PictureMode, Pixels, as_text, read_photo
 from vitlab.data.source import PhotoSource
 

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, final
 import numpy as np
 
 from vitlab.data.checking import Check, Examined, check_all, examined
-from vitlab.data.datamodule import Split
+from vitlab.data.dataset import Split
 from vitlab.data.decoding import Half, PictureMode, Pixels, decode
 from vitlab.data.folder import split_of
 from vitlab.data.source import PhotoSource

@@ -16,15 +16,8 @@ from torch import Tensor
 from vitlab.data.augment import BOX_DRAWS
 from vitlab.data.checking import Check
 from vitlab.data.counter_rng import Draws, Stream, host_seed
-from vitlab.data.datamodule import (
-    Batch,
-    ImageDataModule,
-    ImageDataset,
-    Split,
-    check_fraction,
-    log_rank_zero,
-    stratified_split,
-)
+from vitlab.data.datamodule import ImageDataModule, log_rank_zero
+from vitlab.data.dataset import Batch, ImageDataset, Split
 from vitlab.data.decoding import Half, PictureMode, Pixels, as_text
 from vitlab.data.folder import Folder, below_split
 from vitlab.data.multi_crop import MultiCrop
@@ -47,6 +40,7 @@ from vitlab.data.photos import (
 )
 from vitlab.data.sampler import Key
 from vitlab.data.source import PhotoSource, Subset
+from vitlab.data.splitting import check_fraction, stratified_split
 
 _MAX_NAMED = 3  # broken images that a message names
 

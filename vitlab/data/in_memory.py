@@ -11,7 +11,8 @@ from torch import Tensor
 from vitlab.data.augment import BatchAugment
 from vitlab.data.checking import content_of
 from vitlab.data.counter_rng import Draws, to_device
-from vitlab.data.datamodule import Batch, ImageDataModule, ImageDataset
+from vitlab.data.datamodule import ImageDataModule
+from vitlab.data.dataset import Batch, ImageDataset
 from vitlab.data.photos import Framing
 from vitlab.data.sampler import Key
 

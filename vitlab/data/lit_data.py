@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from vitlab.atomic_files import written_whole
 from vitlab.data.checking import Check, cache_of, content_of
-from vitlab.data.datamodule import Split
+from vitlab.data.dataset import Split
 from vitlab.data.decoding import Half, PictureMode, Pixels, decode, to_array
 from vitlab.data.source import PhotoSource
 from vitlab.internals import images_of_chunks

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vitlab.data.checking import Check
-from vitlab.data.datamodule import Split
+from vitlab.data.dataset import Split
 from vitlab.data.decoding import as_text
 from vitlab.data.source import Subset
 

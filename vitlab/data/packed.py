@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from vitlab.atomic_files import write_text, written_whole
 from vitlab.data.checking import Check, content_of, is_faint
-from vitlab.data.datamodule import Split
+from vitlab.data.dataset import Split
 from vitlab.data.decoding import Half, PictureMode, Pixels, as_text, read_photo, to_array
 from vitlab.data.folder import Folder
 from vitlab.data.oddities import oddities

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitlab.data.counter_rng import Draws, Stream, to_device
-from vitlab.data.datamodule import SPLITS, STRATUM, Batch, Split, View
+from vitlab.data.dataset import SPLITS, STRATUM, Batch, Split, View
 from vitlab.data.digits import CLASS_NAMES, SIDE, read_digits
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
 

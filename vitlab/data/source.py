@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vitlab.data.checking import Check
-from vitlab.data.datamodule import Split
+from vitlab.data.dataset import Split
 from vitlab.data.decoding import Half, Pixels
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vitlab.config import Config, merge
 from vitlab.data import ImageDataModule
-from vitlab.data.datamodule import Batch, Split, View
+from vitlab.data.dataset import Batch, Split, View
 from vitlab.data.photos import height_and_width
 from vitlab.evaluation.allocator import give_back_freed_memory, hold_freed_memory, map_tensors
 from vitlab.evaluation.flops import clock_for, wait_for

@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from vitlab.analysis.activations import amplitude, block_outputs
 from vitlab.analysis.segmentation import attention_overlap, has_class_attention
 from vitlab.data import ImageDataModule
-from vitlab.data.datamodule import Split
+from vitlab.data.dataset import Split
 from vitlab.evaluation.dense import Labeled, segment
 from vitlab.models import ImageModel
 from vitlab.objectives import Objective
