@@ -61,7 +61,7 @@ def forked_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("runs are forks of this process")
     from tests.kills import forked, last_words
     from vitlab.studies.execution.local import Outcome, write_config
-    from vitlab.studies.study import Run
+    from vitlab.studies.grid import Run
 
     def run_all(runs: list[Run], *args: object) -> list[Outcome]:
         for run in runs:

@@ -11,7 +11,7 @@ from fake_study import Digits
 
 from vitlab.studies.execution import local as runner
 from vitlab.studies.execution.local import Outcome
-from vitlab.studies.study import Run
+from vitlab.studies.grid import Run
 
 
 @pytest.fixture(autouse=True)

@@ -17,12 +17,14 @@ from vitlab.data.checking import content_of
 from vitlab.evaluation.predictions import Predictions
 from vitlab.experiment.experiment import Experiment
 from vitlab.objectives.classification import ClassificationTask
-from vitlab.studies import study
+from vitlab.studies import grid
 from vitlab.studies.baselines import Baselines
 from vitlab.studies.budget import Budget
 from vitlab.studies.format import SPACE
-from vitlab.studies.results import RunResult, StudyResults
-from vitlab.studies.study import Run, Study
+from vitlab.studies.grid import Run
+from vitlab.studies.results import StudyResults
+from vitlab.studies.run_results import RunResult
+from vitlab.studies.study import Study
 
 FAKE_PROGRAM = (sys.executable, str(Path(__file__).with_name("fake_vitlab.py")))
 DEFAULTS = {
@@ -78,7 +80,7 @@ def patch(images: Digits) -> None:
         fake = config["data"]["class_path"] == "fake.Digits"
         return FakeExperiment(config, images) if fake else Experiment(config)
 
-    study.experiment_of = experiment_of  # type: ignore[assignment]
+    grid.experiment_of = experiment_of  # type: ignore[assignment]
 
 
 def variant(accuracy: float, **init_args: Any) -> dict[str, Any]:

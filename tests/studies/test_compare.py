@@ -14,10 +14,11 @@ from fake_study import FAKE_PROGRAM, Digits, variant
 from vitlab.config import Config
 from vitlab.studies.compare import RunsFailed, compare, emit, results_of
 from vitlab.studies.execution.export_jobs import write_slurm
+from vitlab.studies.grid import Run
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import verdict
 from vitlab.studies.spending import _decisive, _fits
-from vitlab.studies.study import Run, read_study
+from vitlab.studies.study import read_study
 
 Write = Callable[..., Path]
 

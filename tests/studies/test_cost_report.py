@@ -14,7 +14,8 @@ from vitlab.studies.format import speed
 from vitlab.studies.report.cost import cost_remarks, cost_section, flops_of, speed_of
 from vitlab.studies.report.document import Table
 from vitlab.studies.report.figures import Drawing
-from vitlab.studies.results import RunResult, StudyResults
+from vitlab.studies.results import StudyResults
+from vitlab.studies.run_results import RunResult
 
 COST = Cost(1, 2, 3_000_000, 1_000.0, 4_000.0, 1, 1, None, None, 64, 30, "a CPU", 1, "2.15", (950.0, 1_050.0))
 

@@ -13,8 +13,9 @@ from vitlab.evaluation.cost import Cost
 from vitlab.studies.execution import costs as module
 from vitlab.studies.execution.costs import TURNS, measure_costs
 from vitlab.studies.execution.local import Allotment
+from vitlab.studies.grid import plan
 from vitlab.studies.prepared import first_runs
-from vitlab.studies.study import plan, read_study
+from vitlab.studies.study import read_study
 
 Write = Callable[..., Path]
 

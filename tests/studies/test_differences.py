@@ -11,12 +11,12 @@ from fake_study import results, right
 
 from vitlab.studies.execution.local import Outcome
 from vitlab.studies.format import SPACE
+from vitlab.studies.grid import Run
 from vitlab.studies.report import figures
 from vitlab.studies.report.differences import conclusion, differences_section, limits
 from vitlab.studies.report.document import Details, Part, Table
 from vitlab.studies.report.figures import Drawing
 from vitlab.studies.results import StudyResults
-from vitlab.studies.study import Run
 
 FIVE = [0.95, 0.952, 0.948, 0.951, 0.949]
 

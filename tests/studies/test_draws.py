@@ -17,7 +17,8 @@ from vitlab.data import Digits, ImageFolder
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.compare import compare
 from vitlab.studies.draws import describe_draws, refuse_moved_test_images
-from vitlab.studies.study import plan, read_study
+from vitlab.studies.grid import plan
+from vitlab.studies.study import read_study
 
 Write = Callable[..., Path]
 

@@ -12,7 +12,8 @@ from fake_study import FAKE_PROGRAM, variant
 
 from vitlab.studies.compare import emit
 from vitlab.studies.execution.export_jobs import write_slurm, write_sweep
-from vitlab.studies.study import plan, read_study
+from vitlab.studies.grid import plan
+from vitlab.studies.study import read_study
 
 Write = Callable[..., Path]
 PAIR = {"A": variant(0.9), "B": variant(0.8)}

@@ -13,8 +13,9 @@ from fake_study import FAKE_PROGRAM, Digits, variant
 from vitlab.config import weights_of
 from vitlab.studies.compare import compare, results_of
 from vitlab.studies.fairness import kind_of, matters, name_of, own_classes
+from vitlab.studies.grid import Run, plan, plan_tuning
 from vitlab.studies.report.remarks import objections, remarks
-from vitlab.studies.study import Run, plan, plan_tuning, read_study
+from vitlab.studies.study import read_study
 
 Write = Callable[..., Path]
 

@@ -12,7 +12,8 @@ from fake_study import FAKE_PROGRAM, variant
 
 from vitlab.studies.execution.local import Allotment, Outcome, allot, is_finished, last_lines, refuse_conflicts, run_all
 from vitlab.studies.execution.progress import Display
-from vitlab.studies.study import Run, plan, read_study
+from vitlab.studies.grid import Run, plan
+from vitlab.studies.study import read_study
 
 Write = Callable[..., Path]
 Start = Callable[..., tuple[list[Outcome], str]]

@@ -12,11 +12,12 @@ import pytest
 from fake_study import variant
 
 from vitlab.commands.dispatch import run
+from vitlab.studies.grid import plan
 from vitlab.studies.metric import TOP1
 from vitlab.studies.planning import plan_study, read_past
 from vitlab.studies.report.planned import describe
 from vitlab.studies.statistics.sequential import level
-from vitlab.studies.study import plan, read_study
+from vitlab.studies.study import read_study
 
 Write = Callable[..., Path]
 TWO = {"A": variant(0.94), "B": variant(0.95)}

@@ -10,8 +10,8 @@ from vitlab.studies.execution.progress import (
     read_progress,
     seconds_left,
 )
+from vitlab.studies.grid import Run
 from vitlab.studies.metric import TOP1
-from vitlab.studies.study import Run
 
 HEADER = "step,epoch,train/loss,val/loss,val/top1\n"
 

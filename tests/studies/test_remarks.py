@@ -13,10 +13,11 @@ from vitlab.evaluation.predictions import Predictions
 from vitlab.studies.budget import Budget
 from vitlab.studies.duplicates import Duplicates
 from vitlab.studies.execution.local import UNFINISHED, Outcome
+from vitlab.studies.grid import Difference, Run
 from vitlab.studies.outside import Compute, LeftOut, Outside, Trials
 from vitlab.studies.report.remarks import objections, remarks
-from vitlab.studies.results import RunResult, StudyResults
-from vitlab.studies.study import Difference, Run
+from vitlab.studies.results import StudyResults
+from vitlab.studies.run_results import RunResult
 
 ARCHITECTURE = Difference("model.init_args.backbone.class_path", {"Swin": "a.B", "ViT": "a.C"}, declared=True)
 

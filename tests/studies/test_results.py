@@ -11,11 +11,12 @@ from fake_study import result, results, right
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.studies.execution.local import Outcome
 from vitlab.studies.format import SPACE
+from vitlab.studies.grid import Run
 from vitlab.studies.report import sections
 from vitlab.studies.report.document import Table
-from vitlab.studies.results import StudyResults, read_results
+from vitlab.studies.results import StudyResults
+from vitlab.studies.run_results import read_results
 from vitlab.studies.statistics.intervals import t_interval
-from vitlab.studies.study import Run
 
 LABELS = np.arange(30) % 3
 

@@ -15,7 +15,8 @@ from vitlab.studies.compare import compare
 from vitlab.studies.execution import task
 from vitlab.studies.execution.slurm import run_array, slurm
 from vitlab.studies.execution.task import RunTask
-from vitlab.studies.study import plan, read_study
+from vitlab.studies.grid import plan
+from vitlab.studies.study import read_study
 
 Write = Callable[..., Path]
 PAIR = {"A": variant(0.9), "B": variant(0.8)}

@@ -12,9 +12,10 @@ from vitlab.evaluation.cost import Cost
 from vitlab.studies.budget import Epoch
 from vitlab.studies.execution.local import Outcome
 from vitlab.studies.execution.rehearsal import LEAST, pace_of
+from vitlab.studies.grid import Run, plan
 from vitlab.studies.prepared import first_runs
 from vitlab.studies.spending import epoch_of, spend_budget
-from vitlab.studies.study import Run, plan, read_study
+from vitlab.studies.study import read_study
 
 Write = Callable[..., Path]
 VARIANTS = {"A": variant(0.9), "B": variant(0.8, size=2.0)}

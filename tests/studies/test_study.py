@@ -7,7 +7,8 @@ from fake_study import variant
 
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.execution.local import conflicting, write_config
-from vitlab.studies.study import differing_keys, plan, read_study, slug
+from vitlab.studies.grid import differing_keys, plan
+from vitlab.studies.study import read_study, slug
 
 Write = Callable[..., Path]
 

@@ -16,9 +16,10 @@ from fake_study import FAKE_PROGRAM, Digits, variant
 from vitlab.config import Config
 from vitlab.studies.compare import compare, results_of
 from vitlab.studies.execution.local import Outcome, is_finished
+from vitlab.studies.grid import Run, differing_keys, plan
 from vitlab.studies.metric import TOP1
 from vitlab.studies.report.tuning import as_tuned, tuning_remarks, tuning_section
-from vitlab.studies.study import Run, Study, Tuning, differing_keys, plan, read_study
+from vitlab.studies.study import Study, Tuning, read_study
 from vitlab.studies.tuning import (
     Choice,
     Trial,

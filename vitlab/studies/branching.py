@@ -10,8 +10,8 @@ from dataclasses import replace
 from math import floor
 
 from vitlab.config import ABSENT, flatten, merge
+from vitlab.studies.grid import Run
 from vitlab.studies.spending import epoch_of
-from vitlab.studies.study import Run
 
 SCHEDULE = "model.init_args.schedule"
 BY_LENGTH = ("grow", "weight_decay_end", "momentum_teacher")  # settings that change over the whole run

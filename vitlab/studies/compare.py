@@ -18,6 +18,7 @@ from vitlab.studies.execution.local import UNFINISHED, Outcome, allot, is_finish
 from vitlab.studies.execution.progress import Display
 from vitlab.studies.execution.slurm import run_array
 from vitlab.studies.format import counted
+from vitlab.studies.grid import Run
 from vitlab.studies.looks import append_look, look_of, read_looks
 from vitlab.studies.prepared import Prepared
 from vitlab.studies.report.claim import headline
@@ -27,7 +28,7 @@ from vitlab.studies.report.search import budgets
 from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.results import StudyResults
-from vitlab.studies.study import Run, Study, read_study
+from vitlab.studies.study import Study, read_study
 from vitlab.studies.tuning import Train, tuned_later
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from vitlab.config import weights_of
 from vitlab.experiment.chain import Source
 from vitlab.studies.duplicates import Duplicates
+from vitlab.studies.grid import Run
 from vitlab.studies.metric import Metric
-from vitlab.studies.study import RESERVED_SLUGS, Run, Study
+from vitlab.studies.study import RESERVED_SLUGS, Study
 
 
 class LeftOut(NamedTuple):

@@ -21,9 +21,10 @@ from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import correct, read_predictions
 from vitlab.experiment.run_directory import shortfalls
 from vitlab.studies.execution.local import allot, conflicting
+from vitlab.studies.grid import Run, images_of, plan
 from vitlab.studies.metric import Metric
 from vitlab.studies.statistics.power import ENDS, Need, Pilot, Range, detectable, growing, guessed, measured, need
-from vitlab.studies.study import LEAST_SEEDS, LOOK_FROM, RESERVED_SLUGS, Run, Study, images_of, plan, read_study, slug
+from vitlab.studies.study import LEAST_SEEDS, LOOK_FROM, RESERVED_SLUGS, Study, read_study, slug
 
 ACCURACY = 0.9  # assumed where no run tells it
 SIZES = (3, 5, 7, 10, 15, 20)  # seeds of each variant, in the table

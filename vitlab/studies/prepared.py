@@ -11,12 +11,14 @@ from vitlab.studies.baselines import Baselines, Images, baselines
 from vitlab.studies.duplicates import Duplicates, duplicates
 from vitlab.studies.execution.local import Allotment, Outcome, allot, is_finished, refuse_conflicts
 from vitlab.studies.fairness import data_of
+from vitlab.studies.grid import Run, differing_keys, images_of, plan, plan_tuning, refuse_unfit_split
 from vitlab.studies.looks import read_looks
 from vitlab.studies.outside import outside
-from vitlab.studies.results import StudyResults, read_results
+from vitlab.studies.results import StudyResults
+from vitlab.studies.run_results import read_results
 from vitlab.studies.search import Searched, search
 from vitlab.studies.spending import Measure, spend_budget
-from vitlab.studies.study import Run, Study, differing_keys, images_of, plan, plan_tuning, refuse_unfit_split
+from vitlab.studies.study import Study
 from vitlab.studies.tuning import Choice, Train, refuse_unfit_images, tune, tuned_later
 
 

@@ -15,9 +15,10 @@ from vitlab.config import Config, merge, nest
 from vitlab.experiment.run_directory import shortfalls
 from vitlab.studies.execution.local import Train, conflicting
 from vitlab.studies.execution.progress import read_progress
+from vitlab.studies.grid import Run, complete
 from vitlab.studies.metric import TOP1, Metric
 from vitlab.studies.search_space import Search
-from vitlab.studies.study import Run, Study, complete
+from vitlab.studies.study import Study
 
 FOLDER = "search"  # in the study's folder
 

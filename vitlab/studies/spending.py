@@ -18,7 +18,8 @@ from vitlab.studies.budget import Budget, Epoch, Length, Pace
 from vitlab.studies.execution.costs import costly
 from vitlab.studies.execution.local import Train
 from vitlab.studies.execution.rehearsal import FOLDER, rehearse
-from vitlab.studies.study import WARMUP, Run, Study
+from vitlab.studies.grid import Run
+from vitlab.studies.study import WARMUP, Study
 
 Measure = Callable[[Sequence[Run]], tuple[dict[str, Cost], dict[str, str]]]
 

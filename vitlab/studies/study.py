@@ -1,65 +1,47 @@
-"""Turn a study's YAML into a grid of runs, variants × seeds, each with a complete and validated configuration.
+"""What a study's YAML says, read and checked.
 
-    name: quickstart
-    base: ../quickstart/base.yaml     # an experiment, complete with what the variants add; relative to this file
-    variants:                         # only the differences: a mapping, or the path of a YAML file
-      ViT: {model: {init_args: {backbone: {class_path: …}}}}
-    seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3]
-    margin: 0.5                       # the smallest difference that matters, here in points; null: any
-    metric: {name: rank, mode: max}   # of summary.json, on the test images; null: the metric of the objective's task
-    claim:                            # null; a sentence of a paper that the study tests (`claim`)
-    test: pooled                      # exact: no distributional assumption; paired: variants from the same weights
-    budget: {epochs: 35}              # the same for all: epochs, images, flops or minutes; null: as in the base
-    may_differ: [model.init_args.backbone]
-    tune:                             # null: one recipe for all
-      key: model.init_args.optimizer.init_args.lr
-      values: [5.0e-4, 1.0e-3, 2.0e-3]
-      seeds: [1000, 1001, 1002]       # of the tuning runs; null: these, or the next from 1000 on that `seeds` lacks
-      within: null                    # seed: each seed of the study repeats the search with its own runs
-    search: {space: {…}, trials: 24}  # null; several settings drawn for each variant (`search_space`)
-    vary: [init, order, augmentation] # what seeds draw (`draws`); split: the choice of validation images too
-    target_accuracy: 0.95             # report the time to this validation accuracy; null: what every run reaches
-    along: {train_images: [50, 100]}  # null; the same study at several numbers of images, budgets or data sets (`axes`)
-    branch: false                     # shorter runs of an axis of epochs branch off the longest one (`branching`)
-    jobs: 2                           # parallel runs; null: one per GPU, or per core
-
-Nothing here writes a file, so an invalid study leaves no trace.
+name: quickstart
+base: ../quickstart/base.yaml     # an experiment, complete with what the variants add; relative to this file
+variants:                         # only the differences: a mapping, or the path of a YAML file
+  ViT: {model: {init_args: {backbone: {class_path: …}}}}
+seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3]
+margin: 0.5                       # the smallest difference that matters, here in points; null: any
+metric: {name: rank, mode: max}   # of summary.json, on the test images; null: the metric of the objective's task
+claim:                            # null; a sentence of a paper that the study tests (`claim`)
+test: pooled                      # exact: no distributional assumption; paired: variants from the same weights
+budget: {epochs: 35}              # the same for all: epochs, images, flops or minutes; null: as in the base
+may_differ: [model.init_args.backbone]
+tune:                             # null: one recipe for all
+  key: model.init_args.optimizer.init_args.lr
+  values: [5.0e-4, 1.0e-3, 2.0e-3]
+  seeds: [1000, 1001, 1002]       # of the tuning runs; null: these, or the next from 1000 on that `seeds` lacks
+  within: null                    # seed: each seed of the study repeats the search with its own runs
+search: {space: {…}, trials: 24}  # null; several settings drawn for each variant (`search_space`)
+vary: [init, order, augmentation] # what seeds draw (`draws`); split: the choice of validation images too
+target_accuracy: 0.95             # report the time to this validation accuracy; null: what every run reaches
+along: {train_images: [50, 100]}  # null; the same study at several numbers of images, budgets or data sets (`axes`)
+branch: false                     # shorter runs of an axis of epochs branch off the longest one (`branching`)
+jobs: 2                           # parallel runs; null: one per GPU, or per core
 """
 
-import difflib
 import hashlib
 import math
 import re
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations, count, islice
+from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-import yaml
-
-from vitlab.config import ABSENT, Config, flatten, load_yaml, merge, nest
+from vitlab.config import Config, flatten, load_yaml, merge
 from vitlab.experiment.chain import Source
 from vitlab.studies.axes import Axis, parse_along, places_of
-from vitlab.studies.baselines import Images
 from vitlab.studies.budget import Budget, parse_budget, refuse_unknown
 from vitlab.studies.claim import Claim, parse_claim
-from vitlab.studies.draws import (
-    BY_DEFAULT,
-    parse_vary,
-    refuse_all_images,
-    refuse_fixed,
-    refuse_moved_test_images,
-    seed_settings,
-)
+from vitlab.studies.draws import BY_DEFAULT, parse_vary
 from vitlab.studies.format import as_yaml
-from vitlab.studies.metric import TOP1, Metric, metric_of
 from vitlab.studies.search_space import Search, parse_search
 from vitlab.studies.statistics.comparison import LEVEL, TESTS
-
-if TYPE_CHECKING:
-    from vitlab.experiment.experiment import Experiment
 
 KEYS = (
     *("name", "base", "variants", "seeds", "until", "margin", "metric", "claim", "test"),
@@ -164,58 +146,9 @@ class Study:
         return [*self.may_differ, *tuned, *spent]
 
 
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One cell of the grid: a variant with a seed.
-
-    The run directory belongs to the run; the study writes its own files next to it, in the variant's folder.
-    """
-
-    variant: str
-    seed: int
-    config: Config
-    folder: Path
-    metric: Metric = TOP1  # that ranks it
-    place: str = ""  # on the axes of its study
-
-    @property
-    def directory(self) -> Path:
-        """The run directory."""
-        return self.folder / f"seed-{self.seed}"
-
-    @property
-    def config_path(self) -> Path:
-        """The configuration that it is started with."""
-        return self.folder / f"config-seed-{self.seed}.yaml"
-
-    @property
-    def log_path(self) -> Path:
-        """The output of its process."""
-        return self.folder / f"seed-{self.seed}.log"
-
-    @property
-    def epochs(self) -> int:
-        """Number of training epochs."""
-        return int(self.config["trainer"]["max_epochs"])
-
-    def __str__(self) -> str:
-        return ", ".join(filter(None, [self.variant, self.place, f"seed {self.seed}"]))
-
-
-class Difference(NamedTuple):
-    """A key of the configuration that differs between variants."""
-
-    key: str
-    values: dict[str, Any]  # by variant
-    declared: bool  # allowed by the study's `may_differ`
-
-
 def slug(name: str) -> str:
     """Return the name as a folder name: lower case, digits, hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-# ---- from the file to the study
 
 
 def read_study(path: Path) -> Study:
@@ -413,238 +346,3 @@ def _tuning(value: Any, seeds: list[int]) -> Tuning | None:
         return Tuning(key, values, tuning_seeds, within == "seed", own is not None)
     except ValueError as error:
         raise ValueError(f"tune: {error}") from None
-
-
-# ---- from the study to its runs
-
-
-def experiment_of(config: Config) -> "Experiment":
-    """Return the experiment of a configuration, which completes and checks it."""
-    from vitlab.experiment.experiment import Experiment  # here, because it takes seconds to import
-
-    return Experiment(config)
-
-
-def images_of(run: Run) -> Images:
-    """Return the images of a run."""
-    return experiment_of(run.config).data
-
-
-def refuse_unfit_split(study: Study, run: Run) -> None:
-    """Raise ValueError if the study varies the split, and its data set draws none or would change the test images."""
-    if "split" in study.vary:
-        first = study.seeds[0]
-        names = [images_of(_with_seed(study, run, seed)).image_names for seed in (first, first + 1)]
-        try:
-            refuse_moved_test_images(*names)
-        except ValueError as error:
-            raise ValueError(f"{study.path}: {error}") from None
-
-
-def plan(
-    study: Study,
-    root: Path,
-    decided: Mapping[str, Config] | None = None,
-    tuned: Mapping[tuple[str, int], Config] | None = None,
-) -> list[Run]:
-    """Return the runs of a study, ordered by seed so that an early stop leaves pairs.
-
-    Args:
-        decided: By variant, overrides from the budget.
-        tuned: By variant and seed, overrides from tuning; a run without one has the value of the base.
-
-    Raises:
-        ValueError: an empty variant, an invalid configuration, or one that could yield no result.
-    """
-    cells: dict[str, Run] = {}
-    completed: dict[tuple[str, str], Run] = {}
-
-    def cell(variant: str, seed: int) -> Run:
-        own = (tuned or {}).get((variant, seed), {})
-        key = variant, as_yaml(own)
-        if key not in completed:
-            chosen = merge((decided or {}).get(variant, {}), own)
-            completed[key] = complete(study, variant, root, chosen)
-        return completed[key]
-
-    for variant, override in study.variants.items():
-        if not override:
-            raise ValueError(
-                f"Variant {variant!r} of {study.path} is empty and changes nothing.\n"
-                f"List the settings that define it, even if {study.base.name} has the same values."
-            )
-        cells[variant] = cell(variant, study.seeds[0])
-    _refuse_equal_variants(study, cells)
-    _refuse_unknown_keys(study, cells)
-    _refuse_cut_short(study, cells)
-    for variant, run in cells.items():
-        try:
-            refuse_fixed(study.vary, run.config)
-        except ValueError as error:
-            raise ValueError(f"{study.path}: {variant!r}: {error}") from None
-    try:
-        refuse_all_images(study.vary, (run.config for run in cells.values()))
-    except ValueError as error:
-        raise ValueError(f"{study.path}: {error}") from None
-    metrics = {run.metric for run in cells.values()}
-    if len(metrics) > 1:
-        names = " and ".join(sorted(metric.label for metric in metrics))
-        raise ValueError(f"{study.path}: the tasks of the variants' objectives rank by {names}. Compare by one metric.")
-    return [_with_seed(study, cell(variant, seed), seed) for seed in study.seeds for variant in cells]
-
-
-def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict[tuple[str, int], list[Run]]:
-    """Return the tuning runs of each variant and tuning seed, by value; they use no test images."""
-    if study.tuning is None:
-        return {}
-    tuning, trials = study.tuning, []
-    for value in tuning.values:
-        name = slug(f"{tuning.key.rpartition('.')[2]}-{value}")
-        cells = []
-        for variant in study.variants:
-            folder = study.folder(root) / "tuning" / slug(variant) / name
-            own = {"run": {"root": str(folder.parent), "name": name, "test": False}}
-            chosen = merge(decided.get(variant, {}), merge(nest(tuning.key, value), own))
-            run = complete(study, variant, root, chosen)
-            cells.append(replace(run, variant=f"{variant} with {name}", folder=folder))
-        trials.append(cells)
-    return {
-        (variant, seed): [_with_seed(study, cells[position], seed) for cells in trials]
-        for seed in tuning.seeds
-        for position, variant in enumerate(study.variants)
-    }
-
-
-def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
-    """Return the run of a variant with the study's first seed, its configuration complete and checked.
-
-    Args:
-        decided: Overrides from the budget and from tuning.
-    """
-    import torch  # here, because it takes seconds to import
-
-    folder = study.folder(root, variant)
-    own: Config = {
-        **_seeded(study, study.seeds[0]),
-        "run": {"root": str(folder.parent), "name": folder.name, "test": True, "wandb": {"group": study.title}},
-    }
-    if study.budget is not None and study.budget.kind == "epochs":
-        own["trainer"] = {"max_epochs": study.budget.amount}
-    try:
-        experiment = experiment_of(merge(merge(merge(load_yaml(study.base), study.variants[variant]), own), decided))
-        with warnings.catch_warnings(action="ignore"):
-            try:  # to build it, so that a mistake shows before anything is trained; without memory for weights
-                with torch.device("meta"):
-                    metric, _ = metric_of(experiment), experiment.trainer
-            except RuntimeError:  # code that reads values, which a tensor on the meta device lacks
-                metric, _ = metric_of(experiment), experiment.trainer
-            experiment.before()
-    except ValueError as error:
-        raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
-    metric = metric._replace(**(study.metric or {}))
-    # As read back from a file, where tuples are lists, to be comparable with the run directories.
-    config: Config = yaml.safe_load(yaml.safe_dump(experiment.config, sort_keys=False))
-    return Run(variant, study.seeds[0], config, folder, metric, study.place)
-
-
-def _with_seed(study: Study, run: Run, seed: int) -> Run:
-    return replace(run, seed=seed, config=merge(run.config, _seeded(study, seed)))
-
-
-def _seeded(study: Study, seed: int) -> Config:
-    """Return what a run sets because of its seed."""
-    override: Config = {}
-    for key, value in seed_settings(study.vary, seed, study.seeds[0]).items():
-        override = merge(override, nest(key, value))
-    return override
-
-
-def without_run(config: Config) -> Config:
-    """Return a configuration without its `run` section, which does not affect the results."""
-    return {key: value for key, value in config.items() if key != "run"}
-
-
-def comparable(config: Config) -> Config:
-    """Return a configuration with that part of its `run` section in which variants may differ."""
-    run = {key: value for key, value in config.get("run", {}).items() if key in ("compile", "not_finite")}
-    return without_run(config) | ({"run": run} if run else {})
-
-
-def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
-    """List every key in which the variants' resolved configurations differ with the first seed, declared keys first."""
-    flat = {run.variant: flatten(comparable(run.config)) for run in runs if run.seed == study.seeds[0]}
-    if study.tuning is not None and study.tuning.within_seeds:
-        for variant, config in flat.items():
-            config[study.tuning.key] = _by_seed(study.tuning.key, (run for run in runs if run.variant == variant))
-    differences = []
-    for key in dict.fromkeys(key for config in flat.values() for key in config):
-        values = {variant: config.get(key, ABSENT) for variant, config in flat.items()}
-        if any(value != next(iter(values.values())) for value in values.values()):
-            declared = any(key == prefix or key.startswith(f"{prefix}.") for prefix in study.allowed)
-            differences.append(Difference(key, values, declared))
-    return sorted(differences, key=lambda difference: not difference.declared)
-
-
-def _by_seed(key: str, runs: Iterable[Run]) -> Any:
-    """Return the value of a key in the runs of a variant: a list by seed where it differs."""
-    values = [flatten(run.config).get(key, ABSENT) for run in runs]
-    return values[0] if all(value == values[0] for value in values) else values
-
-
-def _refuse_equal_variants(study: Study, cells: Mapping[str, Run]) -> None:
-    for (first, a), (second, b) in combinations(cells.items(), 2):
-        if comparable(a.config) == comparable(b.config):
-            raise ValueError(
-                f"Variants {first!r} and {second!r} of {study.path} are the same experiment:\n"
-                "their resolved configurations do not differ in a single value. Change or remove one."
-            )
-
-
-def _refuse_unknown_keys(study: Study, cells: Mapping[str, Run]) -> None:
-    tuned = [("tune: key", study.tuning.key)] if study.tuning else []
-    tuned += [("search: space", key) for key in study.search.space] if study.search else []
-    known = {key for run in cells.values() for key in _prefixes(run.config)}
-    for where, key in [*(("may_differ", key) for key in study.may_differ), *tuned]:
-        if key not in known:
-            near = difflib.get_close_matches(key, sorted(known), n=1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise ValueError(f"{study.path}: {where}: `{key}` is no key of any variant's configuration.{hint}")
-
-
-def _prefixes(config: Config, prefix: str = "") -> Iterable[str]:
-    for key, value in config.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _prefixes(value, f"{prefix}{key}.")
-
-
-def _refuse_cut_short(study: Study, cells: Mapping[str, Run]) -> None:
-    """Reject settings that end a run early or skip test images; fewer training batches are a fair budget."""
-    for variant, run in cells.items():
-        trainer = run.config.get("trainer", {})
-        if study.budget is None and trainer.get("max_epochs") in (None, -1):
-            raise ValueError(f"{study.path}: {variant!r} has no training length. Add a budget, like {{epochs: 30}}.")
-        for key, value in trainer.items():
-            if key in COMPLETE and value is not None and not COMPLETE[key](value):
-                raise ValueError(
-                    f"{study.path}: trainer.{key} is {as_yaml(value)} for {variant!r}, whose runs would be "
-                    "cut short and yield no result. Remove it; `budget` sets the training length."
-                )
-
-
-def _all_batches(limit: int | float) -> bool:
-    """Whether a limit keeps all batches: 1.0 does, 1 is a single batch."""
-    return isinstance(limit, float) and limit == 1.0
-
-
-# By key of the trainer, whether a value leaves a run complete; null always does.
-COMPLETE: Mapping[str, Callable[[Any], bool]] = {
-    "limit_test_batches": _all_batches,
-    "limit_val_batches": _all_batches,  # tuning and curves use all validation images
-    "limit_train_batches": lambda limit: limit > 0,
-    "overfit_batches": lambda batches: batches == 0,
-    "fast_dev_run": lambda on: not on,
-    "max_epochs": lambda epochs: epochs != 0,
-    "max_steps": lambda steps: steps != 0,
-    "max_time": lambda time: False,
-}

@@ -13,9 +13,10 @@ from vitlab.experiment.run_directory import shortfalls
 from vitlab.studies.baselines import Images
 from vitlab.studies.execution.local import Train
 from vitlab.studies.execution.progress import read_progress
+from vitlab.studies.grid import Run, plan_tuning
 from vitlab.studies.metric import TOP1, Metric
 from vitlab.studies.statistics.near_ties import choose, error_of_difference
-from vitlab.studies.study import Run, Study, plan_tuning
+from vitlab.studies.study import Study
 
 
 class Trial(NamedTuple):

@@ -19,7 +19,7 @@ from vitlab.config import Config, load_yaml
 from vitlab.evaluation.cost import READY, Cost, device_for, device_name, doubts
 from vitlab.studies.execution.local import Allotment, last_lines, signals_as_exit, write_config
 from vitlab.studies.format import clock
-from vitlab.studies.study import Run
+from vitlab.studies.grid import Run
 
 TURNS = 6  # of each process at least
 

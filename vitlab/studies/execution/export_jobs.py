@@ -11,7 +11,8 @@ from pathlib import Path
 import yaml
 
 from vitlab.studies.execution.local import is_finished, write_config
-from vitlab.studies.study import Run, Study, slug
+from vitlab.studies.grid import Run
+from vitlab.studies.study import Study, slug
 
 Engine = Callable[[Study, Sequence[Run], Path], Path]
 

@@ -30,7 +30,7 @@ from vitlab.experiment.run_directory import shortfalls
 from vitlab.studies.execution.progress import Active, Display, Progress, read_progress, seconds_left
 from vitlab.studies.execution.task import PAUSED
 from vitlab.studies.format import as_yaml, clock, counted
-from vitlab.studies.study import Run, without_run
+from vitlab.studies.grid import Run, without_run
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 20.0  # for a run to write a checkpoint after SIGTERM

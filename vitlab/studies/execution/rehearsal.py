@@ -13,10 +13,11 @@ from statistics import fmean
 
 import pandas as pd
 
-from vitlab.config import merge
+from vitlab.config import merge, nest
 from vitlab.studies.budget import Pace
 from vitlab.studies.execution.local import Train
-from vitlab.studies.study import Run, nest, slug
+from vitlab.studies.grid import Run
+from vitlab.studies.study import slug
 
 LEAST = 2  # epochs; the first is slower
 ENOUGH = 60.0  # seconds to average over

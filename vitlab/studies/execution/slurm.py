@@ -18,7 +18,8 @@ import yaml
 
 from vitlab.studies.execution.local import Outcome, cut_short, is_finished, last_lines, to_replace, write_config
 from vitlab.studies.execution.task import PAUSED, RunTask
-from vitlab.studies.study import Run, slug
+from vitlab.studies.grid import Run
+from vitlab.studies.study import slug
 
 if TYPE_CHECKING:
     from submitit import Executor, Job

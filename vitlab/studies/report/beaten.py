@@ -7,7 +7,8 @@ variant and a baseline find the same images hard, so that adding the last two is
 import numpy as np
 
 from vitlab.studies.format import SPACE, digits_for, joined, percent
-from vitlab.studies.results import StudyResults, VariantResult
+from vitlab.studies.results import StudyResults
+from vitlab.studies.run_results import VariantResult
 from vitlab.studies.statistics.comparison import LEVEL, half_width
 from vitlab.studies.statistics.intervals import spread
 

@@ -8,7 +8,8 @@ from vitlab.studies.budget import REFUSED
 from vitlab.studies.format import NONE, SPACE, clock, counted, engineering, percent, speed
 from vitlab.studies.report.document import Cell, Figure, Note, Part, Row, Table
 from vitlab.studies.report.figures import Drawing, against_cost
-from vitlab.studies.results import StudyResults, VariantResult
+from vitlab.studies.results import StudyResults
+from vitlab.studies.run_results import VariantResult
 
 SLOWER = 0.2  # of the measured images/s, above which another speed of the runs is remarked on
 

@@ -33,7 +33,8 @@ from vitlab.studies.report.document import (
 from vitlab.studies.report.figures import Chart, Layout
 from vitlab.studies.report.remarks import objections, remarks
 from vitlab.studies.report.verdict import verdict
-from vitlab.studies.results import Pair, StudyResults, VariantResult
+from vitlab.studies.results import Pair, StudyResults
+from vitlab.studies.run_results import VariantResult
 from vitlab.studies.statistics.comparison import LEVEL, p_value, step_down
 from vitlab.studies.statistics.curves import Crossing, Gap, Law, Level, crossing, power_law, signs
 from vitlab.studies.statistics.intervals import Interval, t_interval

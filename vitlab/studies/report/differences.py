@@ -7,7 +7,8 @@ from vitlab.studies.format import NONE, SPACE, counted, p_value, percent, signed
 from vitlab.studies.report.document import Cell, Details, Figure, Note, Part, Row, Table
 from vitlab.studies.report.figures import Drawing
 from vitlab.studies.report.verdict import required
-from vitlab.studies.results import Pair, RunResult, StudyResults, VariantResult
+from vitlab.studies.results import Pair, StudyResults
+from vitlab.studies.run_results import RunResult, VariantResult
 from vitlab.studies.statistics.comparison import LEVEL, UNEQUAL, half_width
 from vitlab.studies.statistics.power import detectable, need
 

@@ -25,8 +25,9 @@ from vitlab.evaluation.predictions import CALIBRATION_BINS
 from vitlab.studies.claim import Claim
 from vitlab.studies.format import tick
 from vitlab.studies.metric import Metric
-from vitlab.studies.results import StudyResults, VariantResult
+from vitlab.studies.results import StudyResults
 from vitlab.studies.robustness import CLEAN
+from vitlab.studies.run_results import VariantResult
 
 # Placeholders for the page's colors: in the SVG, variables of the style sheet replace them.
 INK, MUTED, RULE = "#1c1d20", "#5c6066", "#d9dbdf"

@@ -7,7 +7,8 @@ import numpy as np
 from vitlab.evaluation.predictions import probabilities
 from vitlab.evaluation.thumbnails import PIXELATED_BELOW, data_uri
 from vitlab.studies.baselines import Images
-from vitlab.studies.results import RunResult, StudyResults
+from vitlab.studies.results import StudyResults
+from vitlab.studies.run_results import RunResult
 
 SHOWN = 60  # images at most
 

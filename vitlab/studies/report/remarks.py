@@ -7,6 +7,7 @@ from itertools import groupby
 from vitlab.studies.execution.local import UNFINISHED
 from vitlab.studies.fairness import kind_of, matters, name_of, said
 from vitlab.studies.format import SPACE, clock, counted, joined, listed, percent
+from vitlab.studies.grid import Difference
 from vitlab.studies.report.beaten import not_beyond_baselines
 from vitlab.studies.report.cost import cost_remarks
 from vitlab.studies.report.provenance import (
@@ -17,9 +18,9 @@ from vitlab.studies.report.provenance import (
     own_code,
 )
 from vitlab.studies.report.tuning import tuning_remarks
-from vitlab.studies.results import StudyResults, VariantResult
+from vitlab.studies.results import StudyResults
+from vitlab.studies.run_results import VariantResult
 from vitlab.studies.statistics.sequential import error_of_extending
-from vitlab.studies.study import Difference
 
 SHOWN = 4  # settings that an objection names
 DIFFERENT = 0.01  # the share by which numbers of training images may differ

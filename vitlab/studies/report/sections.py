@@ -32,7 +32,8 @@ from vitlab.studies.report.heat import CAPTION
 from vitlab.studies.report.robustness import Robustness, robustness_table
 from vitlab.studies.report.search import search_section
 from vitlab.studies.report.tuning import tuning_section
-from vitlab.studies.results import StudyResults, VariantResult
+from vitlab.studies.results import StudyResults
+from vitlab.studies.run_results import VariantResult
 from vitlab.studies.statistics.intervals import sampling_margin
 
 CLASSES_SHOWN = 30

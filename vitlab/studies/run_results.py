@@ -1,0 +1,267 @@
+"""The results of finished runs, read from their directories: of a run, and of the runs of a variant together."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from vitlab.evaluation import predictions as predicted
+from vitlab.evaluation.predictions import CALIBRATION_BINS, Predictions, read_predictions
+from vitlab.studies.execution.local import Outcome, cut_short
+from vitlab.studies.format import listed
+from vitlab.studies.grid import Run
+from vitlab.studies.metric import TOP1
+from vitlab.studies.statistics.intervals import Interval, t_interval
+
+
+class CurvePoints(NamedTuple):
+    """A column of metrics.csv by epoch over the seeds of a variant; epochs count from 1. Each (E,)."""
+
+    epochs: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray  # the lowest seed
+    high: np.ndarray
+
+
+class Reliability(NamedTuple):
+    """Predictions by confidence, in bins of equal width over [0, 1]; nan in empty bins. Each (B,)."""
+
+    images: np.ndarray  # number, over all seeds
+    confidence: np.ndarray  # mean
+    accuracy: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """A finished run on the study's test images."""
+
+    run: Run
+    predictions: Predictions
+    summary: dict[str, Any]
+    environment: dict[str, Any]
+    history: pd.DataFrame  # metrics.csv
+    data: dict[str, Any] = field(default_factory=dict)  # data.json; empty for runs of older versions
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """Whether each test image is classified correctly, (N,) bool."""
+        return predicted.correct(self.predictions.logits, self.predictions.labels)
+
+    @cached_property
+    def score(self) -> float:
+        """The study's metric on the test images; accuracy as a fraction."""
+        metric = self.run.metric
+        if metric.is_accuracy:
+            return float(self.correct.mean())
+        known = self.summary["metrics"]
+        if metric.test not in known:
+            raise ValueError(f"summary.json has no metric {metric.test}, but {listed(sorted(known), 20)}")
+        return float(known[metric.test])
+
+    @property
+    def outcome(self) -> np.ndarray:
+        """What variants are compared by: whether each image is right, (N,) bool, or a score, (1,), higher is better."""
+        metric = self.run.metric
+        return self.correct if metric.is_accuracy else np.array([metric.sign * self.score])
+
+    @cached_property
+    def score_ema(self) -> float | None:
+        """The score of the averaged weights; None without them."""
+        metric, logits = self.run.metric, self.predictions.logits_ema
+        if not metric.is_accuracy:
+            return self.summary["metrics"].get(f"test_ema/{metric.name}")
+        return None if logits is None else float(predicted.correct(logits, self.predictions.labels).mean())
+
+    @cached_property
+    def nll(self) -> float:
+        """Negative log-likelihood of the labels, in nats."""
+        return predicted.negative_log_likelihood(self.predictions.logits, self.predictions.labels)
+
+    @cached_property
+    def ece(self) -> float:
+        """Expected calibration error, in [0, 1]."""
+        return predicted.calibration_error(self.predictions.logits, self.predictions.labels)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of training, including that of the runs whose weights it takes."""
+        return float(self.summary["seconds"]) + self.seconds_before
+
+    @property
+    def seconds_before(self) -> float:
+        """Of that, the time of the runs before it."""
+        return float(self.summary.get("seconds_before", 0.0))
+
+    @property
+    def training_images(self) -> str | None:
+        """A hash of the training split; None for runs of older versions."""
+        digest = self.data.get("splits", {}).get("train", {}).get("digest")
+        return digest and str(digest)[:8]
+
+    @property
+    def images_seen(self) -> int:
+        """Training images, counting repetitions."""
+        return int(self.summary["images_seen"])
+
+    @property
+    def devices(self) -> int:
+        """Number of processes, each with a device."""
+        return int(self.environment.get("devices") or 1)
+
+    @cached_property
+    def images_per_second(self) -> float | None:
+        """Training images per second and device without validation and checkpoints; None if the run did not log it.
+
+        The median over the epochs after the first, which includes what libraries load once.
+        """
+        speeds = self.by_epoch("images_per_second")
+        return float(speeds.iloc[1 if len(speeds) > 1 else 0 :].median()) / self.devices if len(speeds) else None
+
+    @cached_property
+    def waiting(self) -> float:
+        """The share of the time spent waiting for data, a median."""
+        return float(self.by_epoch("data_wait").median())
+
+    @cached_property
+    def train_flops(self) -> float | None:
+        """FLOPs per training image, counted in the run's own steps, the mean; None if the run did not log them."""
+        counted = self.by_epoch("tflops") / self.by_epoch("images_per_second")
+        return 1e12 * self.devices * float(counted.mean()) if len(counted) else None
+
+    def seconds_to(self, target: float) -> float | None:
+        """Return the training time to the first epoch with this validation score, taking epochs as equally long."""
+        scores, sign = self.by_epoch(self.run.metric.validation), self.run.metric.sign
+        epochs = scores.index[sign * scores >= sign * target]
+        own = self.seconds - self.seconds_before
+        return self.seconds_before + own * float(epochs[0]) / self.run.epochs if len(epochs) else None
+
+    def by_epoch(self, column: str) -> pd.Series:
+        """Return a column of metrics.csv by epoch from 1, averaged within the epoch."""
+        if column not in self.history:
+            return pd.Series(dtype=float)
+        rows = self.history[["epoch", column]].dropna()
+        values: pd.Series = rows.groupby(rows["epoch"].astype(int) + 1)[column].mean()
+        return values
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """The finished runs of a variant together."""
+
+    variant: str
+    index: int  # position in the study; determines color and marker
+    runs: list[RunResult]  # at least one
+
+    @property
+    def score(self) -> Interval:
+        """Mean and interval over seeds."""
+        return self._interval([result.score for result in self.runs])
+
+    @property
+    def score_ema(self) -> Interval | None:
+        """Mean and interval of the averaged weights; None unless every run has them."""
+        values = [result.score_ema for result in self.runs]
+        known = [value for value in values if value is not None]
+        return self._interval(known) if known == values else None
+
+    def _interval(self, values: list[float]) -> Interval:
+        if not self.runs[0].run.metric.is_accuracy:
+            return t_interval(values)
+        return t_interval(values, step=1 / len(self.runs[0].correct)).within(0, 1)
+
+    @property
+    def reliability(self) -> Reliability:
+        """Confidence and accuracy by bin of confidence, with the bins of the calibration error."""
+        sure = np.concatenate([predicted.probabilities(r.predictions.logits).max(axis=1) for r in self.runs])
+        right = np.concatenate([result.correct for result in self.runs])
+        which = np.minimum((sure * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+        images = np.bincount(which, minlength=CALIBRATION_BINS)
+        some = np.where(images, images, np.nan)
+        sums = [np.bincount(which, weights=values, minlength=len(images)) for values in (sure, right)]
+        return Reliability(images, sums[0] / some, sums[1] / some)
+
+    def mean(self, quantity: str) -> float:
+        """Return the mean over seeds of a number that each run has, like `seconds`."""
+        return float(np.mean([getattr(result, quantity) for result in self.runs]))
+
+    def seconds_to(self, target: float) -> float | None:
+        """Return the mean training time to a validation score; None if a run did not reach it."""
+        times = [result.seconds_to(target) for result in self.runs]
+        known = [time for time in times if time is not None]
+        return float(np.mean(known)) if len(known) == len(times) else None
+
+    @property
+    def outcomes(self) -> np.ndarray:
+        """The outcomes of its runs, (S, N) bool or (S, 1)."""
+        return np.stack([result.outcome for result in self.runs])
+
+    def curve(self, column: str) -> CurvePoints:
+        """Return a column of metrics.csv by epoch, over the seeds."""
+        table = pd.concat([result.by_epoch(column) for result in self.runs], axis=1)
+        by_epoch = (values.to_numpy() for values in (table.mean(axis=1), table.min(axis=1), table.max(axis=1)))
+        return CurvePoints(table.index.to_numpy(), *by_epoch)
+
+
+def read_results(outcomes: Sequence[Outcome]) -> tuple[list[RunResult], list[Outcome]]:
+    """Read the finished runs; return them, and the failures.
+
+    A run that is unreadable, was cut short or was tested on other images than the rest is a failure with the reason:
+    no average includes it.
+    """
+    failures = [outcome for outcome in outcomes if outcome.failure is not None]
+    results = []
+    for run in (outcome.run for outcome in outcomes if outcome.failure is None):
+        try:
+            why = cut_short(run)
+            result = None if why else _read(run)
+            if result and not (np.isfinite(result.predictions.logits).all() and math.isfinite(result.score)):
+                why = "its predictions are not finite numbers"
+        except (OSError, ValueError, KeyError) as error:
+            why = f"its results cannot be read: {error}"
+        if why:
+            failures.append(Outcome(run, why))
+        elif result:
+            results.append(result)
+
+    tested = Counter(_test_set(result) for result in results)
+    usual = tested.most_common(1)[0][0] if tested else None
+    for result in results:
+        if _test_set(result) != usual:
+            failures.append(Outcome(result.run, "was tested on other images or labels than the other runs"))
+        elif _is_of_another_test(result):
+            why = f"its predictions are of other weights or settings; run `test` on {result.run.directory}"
+            failures.append(Outcome(result.run, why))
+    failed = {run for run, _ in failures}
+    return [result for result in results if result.run not in failed], failures
+
+
+def _is_of_another_test(result: RunResult) -> bool:
+    """Whether predictions.parquet is of a later `test` or `predict`, with other weights or settings than the run."""
+    known = result.summary.get("metrics", {}).get(TOP1.test)
+    if known is None or not result.run.metric.is_accuracy:
+        return False
+    return abs(float(known) - result.score) > 2 / len(result.correct)  # float32 may turn an image
+
+
+def _read(run: Run) -> RunResult:
+    def read_json(name: str) -> dict[str, Any]:
+        return dict(json.loads((run.directory / name).read_text(encoding="utf-8")))
+
+    return RunResult(
+        run=run,
+        predictions=read_predictions(run.directory / "predictions.parquet"),
+        summary=read_json("summary.json"),
+        environment=read_json("environment.json"),
+        history=pd.read_csv(run.directory / "metrics.csv"),
+        data=read_json("data.json") if (run.directory / "data.json").is_file() else {},
+    )
+
+
+def _test_set(result: RunResult) -> tuple[tuple[str, ...], bytes]:
+    return tuple(result.predictions.images), result.predictions.labels.tobytes()
