@@ -52,7 +52,17 @@ def trained(
     cpu, protocol = torch.device("cpu"), replace(protocol, optimizer=spied)
     with tempfile.TemporaryDirectory() as folder:
         progress = progress or Progress(Path(folder) / "probe.pt", "")
-        result = train_linear(protocol, batches, len(labels), TEST, TEST, 3, 0, cpu, progress)
+        result = train_linear(
+            protocol,
+            batches,
+            train_images=len(labels),
+            val=TEST,
+            test=TEST,
+            num_classes=3,
+            seed=0,
+            device=cpu,
+            progress=progress,
+        )
     return kept[0], rates, result
 
 

@@ -89,7 +89,7 @@ def test_a_second_writer_is_told_who_is_at_work(start: Start, failing_with: str,
     assert "--run.name" in lines[1]
     process.communicate()  # it ends by itself
     with run_lock(tmp_path / "run"):
-        pass
+        assert (tmp_path / "run/.lock").is_file()
 
 
 def test_a_killed_writer_leaves_nothing_to_delete(start: Start, failing_with: str, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_killed_writer_leaves_nothing_to_delete(start: Start, failing_with: st
     process.wait()
     assert (tmp_path / "run/.lock").is_file()
     with run_lock(tmp_path / "run"):
-        pass
+        assert (tmp_path / "run/.lock").is_file()
 
 
 def test_an_orphaned_child_does_not_keep_the_lock(start: Start, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_an_orphaned_child_does_not_keep_the_lock(start: Start, tmp_path: Path) 
         process.wait()
         os.kill(orphan, 0)  # it lives
         with run_lock(tmp_path / "run"):
-            pass
+            assert (tmp_path / "run/.lock").is_file()
     finally:
         os.kill(orphan, signal.SIGKILL)
 
@@ -137,7 +137,7 @@ def test_without_locks_another_machine_is_believed_for_as_long_as_it_touches_the
             pass
     else:
         with run_lock(tmp_path / "run"):
-            pass
+            assert (tmp_path / "run/.lock").is_file()
 
 
 def test_a_second_fit_of_the_same_run_is_refused(
@@ -180,4 +180,4 @@ def test_a_directory_that_cannot_be_written_is_not_held(tmp_path: Path, monkeypa
     monkeypatch.setattr(os, "open", refuse)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with run_lock(tmp_path):
-        pass
+        assert not list(tmp_path.iterdir())

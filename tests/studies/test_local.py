@@ -10,7 +10,16 @@ import pytest
 import yaml
 from fake_study import FAKE_PROGRAM, variant
 
-from vitlab.studies.execution.local import Allotment, Outcome, allot, is_finished, last_lines, refuse_conflicts, run_all
+from vitlab.studies.execution.local import (
+    Allotment,
+    Outcome,
+    allot,
+    conflicting,
+    is_finished,
+    last_lines,
+    refuse_conflicts,
+    run_all,
+)
 from vitlab.studies.execution.progress import Display
 from vitlab.studies.grid import Run, plan
 from vitlab.studies.study import read_study
@@ -93,7 +102,7 @@ def test_where_results_go_is_no_other_configuration(start: Start) -> None:
     config = yaml.safe_load(stored.read_text())
     config["run"]["wandb"] = {"mode": "offline"}
     stored.write_text(yaml.safe_dump(config))
-    refuse_conflicts([outcome.run])
+    assert conflicting([outcome.run]) == []
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the signal may come while a file is being opened

@@ -150,6 +150,7 @@ class Heads(nn.Module):
 def train_linear(
     protocol: LinearProtocol,
     batches: Callable[[range], Iterable[Features]],
+    *,
     train_images: int,
     val: Features,
     test: Features,

@@ -128,7 +128,17 @@ def _linear(
             yield embed(view).float(), labels
 
     with encoder.biases_kept():
-        linear = train_linear(protocol, batches, images, val, test, data.num_classes, data.seed, device, progress)
+        linear = train_linear(
+            protocol,
+            batches,
+            train_images=images,
+            val=val,
+            test=test,
+            num_classes=data.num_classes,
+            seed=data.seed,
+            device=device,
+            progress=progress,
+        )
     return linear, test[0].shape[1]
 
 

@@ -14,7 +14,7 @@ from vitlab.studies.branching import branching_step, keeping
 from vitlab.studies.estimate import estimate
 from vitlab.studies.execution.costs import costly, known_costs, measure_costs
 from vitlab.studies.execution.export_jobs import Engine
-from vitlab.studies.execution.local import UNFINISHED, Outcome, allot, is_finished, refuse_conflicts, run_all
+from vitlab.studies.execution.local import UNFINISHED, Allotment, Outcome, allot, is_finished, refuse_conflicts, run_all
 from vitlab.studies.execution.progress import Display
 from vitlab.studies.execution.slurm import run_array
 from vitlab.studies.format import counted
@@ -83,18 +83,7 @@ def compare(
     runs = in_turn(plans)
     allotment = allot(runs, study.jobs)
     executor = None if cluster is None else cluster(study.name, study.folder(root))
-    for planned in plans:  # before the first run, so that broken images are detected here
-        if lines := planned.baselines:
-            where = f", {planned.study.place}" if study.along else ""
-            print(
-                f"Baselines{where}: majority class {lines.majority:.1%}, k-NN on raw pixels {lines.knn:.1%}.",
-                flush=True,
-            )
-    for leaked in dict.fromkeys(str(copies) for planned in plans for copies in planned.duplicates if str(copies)):
-        print(leaked, flush=True)
-    places = f" at {counted(len(plans), 'place')}" if study.along else ""
-    size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}{places}"
-    print(f"{study.name}: {size}; {allotment}.", flush=True)
+    _announce(study, plans, allotment)  # before the first run, so that broken images are detected here
 
     def train(runs: list[Run], overwrite: bool = overwrite) -> list[Outcome]:
         if not overwrite:
@@ -125,22 +114,29 @@ def compare(
     append_look(results, planned.folder)
     report = write_report(results, planned.images, planned.folder)
     claimed = [headline(study.claim, results)] if study.claim else []
-    print(
-        "",
-        *claimed,
-        verdict(results),
-        *as_tuned(results),
-        *budgets(results),
-        *outlooks(results),
-        "",
-        sep="\n",
-        flush=True,
-    )
+    conclusion = [*claimed, verdict(results), *as_tuned(results), *budgets(results), *outlooks(results)]
+    print("", *conclusion, "", sep="\n", flush=True)
     if dashboard is not None and results.finished:
         print(f"Dashboard: {dashboard(results, planned.images, planned.folder)}", flush=True)
     if results.failures:
         raise RunsFailed(report, results.failures)
     return report
+
+
+def _announce(study: Study, plans: Sequence[Prepared], allotment: Allotment) -> None:
+    """Print what is known without training: baselines, images that two splits share, and the size of the study."""
+    for planned in plans:
+        if lines := planned.baselines:
+            where = f", {planned.study.place}" if study.along else ""
+            print(
+                f"Baselines{where}: majority class {lines.majority:.1%}, k-NN on raw pixels {lines.knn:.1%}.",
+                flush=True,
+            )
+    for leaked in dict.fromkeys(str(copies) for planned in plans for copies in planned.duplicates if str(copies)):
+        print(leaked, flush=True)
+    places = f" at {counted(len(plans), 'place')}" if study.along else ""
+    size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}{places}"
+    print(f"{study.name}: {size}; {allotment}.", flush=True)
 
 
 def _plans(study: Study, root: Path) -> list[Prepared]:
