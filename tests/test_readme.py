@@ -104,7 +104,10 @@ def test_commands_and_files_of_the_documentation_exist(name: str) -> None:
         f"benchmarks/{script}" + ("/__main__.py" if (ROOT / "benchmarks" / script).is_dir() else ".py")
         for script in re.findall(r"python -m benchmarks\.(\w+)", DOCS[name])
     ]
-    assert [place for place in [*places, *links, *scripts] if not (ROOT / place).exists()] == []
+    known = [
+        place for place in [*places, *links, *scripts] if Path(place).stem != "mine"
+    ]  # the reader writes mine.yaml
+    assert [place for place in known if not (ROOT / place).exists()] == []
 
 
 def test_every_place_picture_and_page_that_the_readme_names_exists() -> None:
