@@ -5,6 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from vitlab.analysis import figures
+from vitlab.analysis.canvas import show_image
 
 
 @pytest.mark.parametrize("side", [2, 16])
@@ -17,6 +18,13 @@ def test_a_mosaic_has_a_map_for_each_position_or_for_each_n_th(side: int) -> Non
     first = 0 if side == 2 else 1
     np.testing.assert_array_equal(drawn[:side, :side], similarity[first, first])
     assert np.isnan(drawn[side]).all()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+def test_images_of_any_channels_are_shown(channels: int) -> None:
+    axes = Figure().subplots()
+    show_image(axes, np.full((4, 6, channels), 0.5))
+    assert axes.images[0].get_array().shape == ((4, 6, 3) if channels == 3 else (4, 6))
 
 
 def test_a_coarse_map_covers_its_image() -> None:

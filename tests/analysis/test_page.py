@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vitlab.analysis.activations import amplitude, block_outputs
 from vitlab.commands.dispatch import run
+from vitlab.commands.visualize import told_apart
 from vitlab.models import Backbone
 from vitlab.models.backbone import Features
 from vitlab.models.layers import PatchEmbed
@@ -51,6 +52,12 @@ def test_a_vit_without_a_class_token_is_drawn_without_its_attention(tiny: Write)
     files = {path.stem for path in Path("out").glob("*.png")}
     assert {"maps", "heads-plain-seed-0", "attention-distance", "positions-plain-seed-0"} <= files
     assert "class-token-plain-seed-0" not in files
+
+
+def test_runs_of_one_name_are_told_apart() -> None:
+    runs = [Path(name) for name in ("runs/first/vit/seed-0", "runs/last/vit/seed-0", "runs/last/swin/seed-0")]
+    assert told_apart(runs) == ["first-vit-seed-0", "last-vit-seed-0", "last-swin-seed-0"]
+    assert told_apart(runs[1:]) == ["vit-seed-0", "swin-seed-0"]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Attention against masks, by hand-made maps, and measured by `probe`."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitlab.analysis.segmentation import attention_overlap, best_heads, jaccard, keep_mass
+from vitlab.analysis.segmentation import attention_overlap, best_heads, has_class_attention, jaccard, keep_mass
 from vitlab.commands.dispatch import run
 from vitlab.models import AttentionMap, VisionTransformer
 
@@ -64,6 +65,17 @@ def test_the_best_head_of_each_image_is_found() -> None:
     assert measured.best.value == pytest.approx((1 + 1 + 0.5) / 3)
     assert measured.mean.value == pytest.approx((2 / 3 + 2 / 3 + 0.5) / 3)
     assert measured.best.low < measured.best.value < measured.best.high
+
+
+def test_asking_for_attention_changes_nothing() -> None:
+    model = VisionTransformer(
+        img_size=8, patch_size=4, in_chans=1, embed_dim=8, depth=2, num_heads=2, norm="batch", drop_path_rate=0.5
+    ).train()
+    before, drawn = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    assert has_class_attention(model, torch.ones(2, 1, 8, 8))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(part.training for part in model.modules())
 
 
 def test_outlines_are_drawn_beside_the_masks(tiny: Callable[..., Path]) -> None:

@@ -62,8 +62,8 @@ def to_pixels(
 
 
 def show_image(axes: Axes, image: Float[np.ndarray, "H W C"]) -> None:
-    """Show an image of one channel (gray) or three, without ticks."""
-    axes.imshow(image[..., 0] if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=1)
+    """Show an image without ticks: three channels in color, any other number by their mean, in gray."""
+    axes.imshow(image if image.shape[2] == 3 else image.mean(axis=2), cmap="gray", vmin=0, vmax=1)
     no_ticks(axes)
 
 

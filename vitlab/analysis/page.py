@@ -1,6 +1,7 @@
 """All figures of one or several trained models, as PNGs and as one self-contained page."""
 
 import base64
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -230,7 +231,8 @@ def _picture_of_outlines(subjects: list[Subject], names: list[str]) -> Picture:
 def _pictures_of_blocks(subjects: list[Subject], images: int) -> Iterator[Picture]:
     amplitudes = {}
     for s in subjects:
-        batches = [map(amplitude, block_outputs(s.model, x)) for x in s.images.split(FEATURE_BATCH)]
+        equal = s.images.tensor_split(math.ceil(len(s.images) / FEATURE_BATCH))  # a small last one would count as much
+        batches = [map(amplitude, block_outputs(s.model, x)) for x in equal]
         amplitudes[s.name] = [fmean(block) for block in zip(*batches, strict=True)]
     yield Picture(
         "amplitude",

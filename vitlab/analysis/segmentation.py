@@ -53,9 +53,14 @@ class AttentionOverlap:
     images: int
 
 
+@torch.no_grad()
 def has_class_attention(model: ImageModel, images: Float[Tensor, "B C Hpx Wpx"]) -> bool:
-    """Return whether the model's output reads a class token that attends to the patches."""
-    return model.global_pool == "token" and bool(model.attention_maps(images[:1]))
+    """Return whether the model's output reads a class token that attends to the patches; the model stays as it is."""
+    training = model.training
+    model.eval()  # in training mode a batch norm would average the images in, and drop path draw random numbers
+    reads = model.global_pool == "token" and bool(model.attention_maps(images[:1]))
+    model.train(training)
+    return reads
 
 
 @torch.no_grad()

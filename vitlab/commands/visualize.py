@@ -39,8 +39,9 @@ def run(arguments: Sequence[str]) -> int:
     quiet()
     device = device_for("auto")
     subjects, known = [], []
-    for config in dict.fromkeys(options.config):
-        experiment = Experiment.load(config)
+    experiments = {config: Experiment.load(config) for config in dict.fromkeys(options.config)}
+    names_of_runs = told_apart([experiment.directory for experiment in experiments.values()])
+    for name, (config, experiment) in zip(names_of_runs, experiments.items(), strict=True):
         model, data = experiment.model, experiment.data
         if options.images is None:
             images, labels, names = some_images(data, SHOWN, device)
@@ -50,8 +51,7 @@ def run(arguments: Sequence[str]) -> int:
             pictures = pictures_in(options.images, SHOWN)
             images, labels, names = data.view_of(list(pictures.values()), device), None, list(pictures)
             masks = None
-        name = f"{experiment.directory.parent.name}-{experiment.directory.name}"
-        classes = data.class_names if experiment.objective.task else []
+        classes = data.class_names if experiment.objective.one_class else []
         curves = collapse_curves(experiment.directory / "metrics.csv")
         outputs = [len(part.weight_v) for part in experiment.objective.modules() if isinstance(part, Prototypes)]
         seen = (images, data.mean, data.std, classes)
@@ -64,6 +64,16 @@ def run(arguments: Sequence[str]) -> int:
             raise ValueError(f"{config} validates on other images than {options.config[0]}; give --images FOLDER.")
     print(write_page(subjects, *known[0], options.out))
     return 0
+
+
+def told_apart(directories: Sequence[Path]) -> list[str]:
+    """Return a name for each run, `name-seed-0`, with as many of the folders above as tell all apart."""
+    parts = [directory.resolve().parts for directory in directories]
+    for length in range(2, max(map(len, parts)) + 1):
+        names = ["-".join(own[-length:]) for own in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return names
 
 
 def pictures_in(folder: Path, most: int) -> dict[str, "Picture"]:

@@ -438,12 +438,16 @@ class SwinTransformerV2(Backbone):
         Otherwise the new window would be the reference, and the bias would interpolate.
         """
         grown = grown_windows(self.windows, self.patch_embed.grid_size, self.patch_embed.grid_at(img_size))
-        trained = [stage.blocks[0].attn.window[0] for stage in self.layers]  # type: ignore[union-attr, index]
+        windows = [stage.blocks[0].attn.window for stage in self.layers]  # type: ignore[union-attr, index]
         pretrained = arguments["pretrained_window_sizes"]
+        if any(not before and h != w for before, (h, w) in zip(pretrained, windows, strict=False)):
+            raise ValueError(
+                f"The windows {windows} are no squares, and only a square one is remembered at other sizes."
+            )
         return {
             "img_size": img_size,
             "window_size": windows_setting(grown),
-            "pretrained_window_sizes": [before or height for before, height in zip(pretrained, trained, strict=False)],
+            "pretrained_window_sizes": [before or side for before, (side, _) in zip(pretrained, windows, strict=False)],
         }
 
     def describe(self) -> dict[str, str]:
