@@ -14,6 +14,7 @@ import timm.optim
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.utils.data import DataLoader
@@ -91,6 +92,14 @@ def test_lightning_counts_the_batches_of_an_epoch_from_where_a_checkpoint_stoppe
 @quiet
 def test_lightning_has_recorded_the_end_of_an_epoch_when_its_hook_is_called(tmp_path: Path) -> None:
     assert train(Recorder(99, tmp_path), max_epochs=2).within == [True] * 4 + [False] + [True] * 4 + [False]
+
+
+@pytest.mark.parametrize(("given", "at_the_end"), [(None, False), (False, False), (True, True)])
+def test_lightning_stops_early_where_it_is_told(given: bool | None, at_the_end: bool) -> None:
+    stopping = EarlyStopping("loss", check_on_train_epoch_end=given)
+    internals.decide_after_validation(stopping)
+    stopping.setup(Trainer(logger=False, accelerator="cpu"), LightningModule(), "fit")
+    assert stopping._check_on_train_epoch_end is at_the_end
 
 
 @quiet

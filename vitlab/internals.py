@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import torch
     from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.callbacks import EarlyStopping
     from lightning.pytorch.strategies import ModelParallelStrategy
     from torch import Tensor
     from torch.utils.flop_counter import FlopCounterMode
@@ -40,6 +41,15 @@ def training_position(trainer: Trainer) -> tuple[int, int]:
     if batches.is_last_batch and batches.current.processed > 0:  # all batches done, the epoch's end not yet recorded
         return epochs.processed + 1, 0
     return epochs.processed, batches.current.processed
+
+
+def decide_after_validation(stopping: EarlyStopping) -> None:
+    """Let a callback stop the run after the validation, unless its arguments say when.
+
+    Its default is the end of the epoch, after all other callbacks, which then do not know that the epoch was the last.
+    """
+    if stopping._check_on_train_epoch_end is None:
+        stopping._check_on_train_epoch_end = False
 
 
 def is_within_an_epoch(trainer: Trainer) -> bool:

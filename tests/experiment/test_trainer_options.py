@@ -92,6 +92,11 @@ def test_an_option_works_or_is_answered(option: str, tiny: Write, capsys: pytest
         ),
         ({"class_path": "StochasticWeightAveraging", "init_args": {"swa_lrs": 0.01}}, "Use model.init_args.ema"),
         ({"class_path": "EMAWeightAveraging"}, "Use model.init_args.ema"),
+        (
+            {"class_path": "GradientAccumulationScheduler", "init_args": {"scheduling": {0: 4}}},
+            "Set trainer.accumulate_grad_batches",
+        ),
+        ({"class_path": "EarlyStopping", "init_args": {"monitor": "val/knn"}}, "It logs train/loss, val/ece"),
         ({"class_path": "EarlyStoping", "init_args": {"monitor": "val/loss"}}, "Did you mean EarlyStopping?"),
     ],
 )
@@ -139,8 +144,16 @@ def test_rates_are_logged_without_a_progress_bar(tiny: Write) -> None:
     assert "images_per_second" in pd.read_csv(RUN / "metrics.csv")
 
 
-def test_a_checkpoint_callback_of_the_users_own_keeps_beside_ours(tiny: Write) -> None:
-    own = {"class_path": "ModelCheckpoint", "init_args": {"save_last": True, "monitor": "val/loss"}}
+def test_stopping_may_wait_for_what_a_callback_logs(tiny: Write) -> None:
+    monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1}}
+    stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/knn", "mode": "max"}}
+    path = tiny({**SHORT, "trainer": {**SHORT["trainer"], "callbacks": [monitor, stopping]}})
+    assert run("fit", ["--config", str(path)]) == 0
+
+
+@pytest.mark.parametrize(("monitor", "mode"), [("val/loss", "min"), ("val/top1", "max")])  # the second is ours as well
+def test_a_checkpoint_callback_of_the_users_own_keeps_beside_ours(monitor: str, mode: str, tiny: Write) -> None:
+    own = {"class_path": "ModelCheckpoint", "init_args": {"save_last": True, "monitor": monitor, "mode": mode}}
     path = tiny({**SHORT, "trainer": {**SHORT["trainer"], "callbacks": [own]}})
     assert run("fit", ["--config", str(path)]) == 0
     assert {file.name for file in (RUN / "checkpoints").glob("*.ckpt")} == {"last.ckpt", "best.ckpt"}

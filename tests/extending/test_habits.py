@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.metrics import f1_score
 from torchvision.transforms import v2
 
+from vitlab.commands.check_resume import disagreements
 from vitlab.commands.dispatch import run
 from vitlab.data.photos import transformed
 from vitlab.evaluation.predictions import read_predictions
@@ -121,6 +122,16 @@ def test_they_train_and_an_interrupted_run_ends_as_an_undisturbed_one(
     timings = ["images_per_second", "data_wait", "tflops"]
     tables = [pd.read_csv(each / "metrics.csv").drop(columns=timings) for each in runs]
     pd.testing.assert_frame_equal(*tables, check_like=True)
+
+    def killed_in_the_test(self: RunRecord, *args: object) -> None:
+        raise KeyError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecord, "on_test_batch_end", killed_in_the_test)
+        with pytest.raises(KeyError, match="killed"):
+            run("fit", ["--config", path, "--run.overwrite", "true"])
+    assert run("fit", ["--config", path]) == 0
+    assert disagreements(*runs) == []  # neither another epoch nor a metric less
 
 
 def test_lightnings_parts_are_named_on_the_command_line(tiny: Write) -> None:

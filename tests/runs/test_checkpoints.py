@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from tests.kills import after, experiments, forked, last_words
 from vitlab.atomic_files import flaw
@@ -189,7 +189,9 @@ def test_the_best_state_is_known_where_the_run_was_moved(tmp_path: Path) -> None
     old.best_k_models, old.kth_value = {path: torch.tensor(0.3)}, torch.tensor(0.3)
     old.best_model_score = torch.tensor(0.3)
     assert old.state_key == new.state_key
-    assert new.state_key.startswith("ModelCheckpoint{")
+    earlier = {"callbacks": {old.state_key.replace("BestCheckpoint", "ModelCheckpoint"): old.state_dict()}}
+    new.on_load_checkpoint(Trainer(logger=False, accelerator="cpu"), LightningModule(), earlier)
+    assert earlier["callbacks"].keys() == {new.state_key}  # of a version that named it as Lightning's own
     new.load_state_dict(old.state_dict())
     assert new.check_monitor_top_k(
         Trainer(logger=False, accelerator="cpu"), torch.tensor(0.1)

@@ -49,6 +49,15 @@ def test_summary_json_has_what_the_functions_give_for_the_trained_model(
     assert json.loads((experiment.directory / "summary.json").read_text())["metrics"] == metrics
 
 
+def test_a_run_that_stops_early_is_measured_too(tiny: Write) -> None:
+    stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 1, "min_delta": 10.0}}
+    callbacks = [*SHAPES["trainer"]["callbacks"], stopping]
+    short = {"max_epochs": 9, "limit_train_batches": 1, "callbacks": callbacks}
+    experiment = Experiment(tiny(SHAPES | {"trainer": short}))
+    assert {"test/jaccard", "test/amplitude"} < experiment.fit().keys()
+    assert experiment.trainer.current_epoch == 2
+
+
 def test_a_stage_is_chosen_on_validation_images(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two planted stages, the first is better in validation and the second in the test."""
 

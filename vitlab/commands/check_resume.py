@@ -104,7 +104,16 @@ def disagreements(undisturbed: Path, other: Path) -> list[str]:
         places.append("predictions.parquet is there only once")
     elif files[0].is_file() and not pd.read_parquet(files[0]).equals(pd.read_parquet(files[1])):
         places.append("predictions.parquet")
+    summaries = [run / "summary.json" for run in (undisturbed, other)]
+    if all(file.is_file() for file in summaries):
+        whole, continued = map(_metrics_in, summaries)
+        places += [f"summary.json{where}" for where in _unequal(whole, continued)]
     return places
+
+
+def _metrics_in(summary: Path) -> dict[str, float]:
+    metrics = json.loads(summary.read_text(encoding="utf-8"))["metrics"]
+    return {name: value for name, value in metrics.items() if name not in TIMINGS}
 
 
 def _unequal(a: Any, b: Any, where: str = "") -> Iterator[str]:

@@ -352,7 +352,7 @@ class Experiment:
 
     def _finish(self) -> Metrics:
         trainer = self.trainer
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        metrics = self.record.metrics | {name: float(value) for name, value in trainer.callback_metrics.items()}
         partial = unfinished(trainer)
         if self.run.test and is_overridden("test_step", self.objective):
             self.record.keep_rows(trainer)  # of an earlier start that was killed while testing

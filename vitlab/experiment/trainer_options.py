@@ -5,21 +5,30 @@ from collections.abc import Iterable
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import Callback, EarlyStopping, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 
 from vitlab import models
 from vitlab.objectives import Objective
+from vitlab.runs.knn_monitor import KnnMonitor
 
 log = logging.getLogger("vitlab")
 
 AVERAGING = (StochasticWeightAveraging, WeightAveraging)
+KNN_METRICS = ["val/knn", "val/rank", "val/std"]  # of `KnnMonitor`
 
 
 def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: Objective) -> None:
     """Refuse what cannot work in a run, before it begins.
 
     Raises:
-        ValueError: a bare trainer, a callback that averages weights, or one whose metric is not logged.
+        ValueError: a bare trainer, a callback that averages weights or changes the batch, or one whose metric is not
+            logged.
     """
     if chosen.accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise ValueError(f"trainer.accelerator is {chosen.accelerator}, but there is no GPU here; give cpu or auto.")
@@ -28,14 +37,21 @@ def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: O
             "trainer.barebones leaves out all that makes a run: its metrics, checkpoints and progress.\n"
             "Leave it out; `python -m vitlab benchmark --config …` measures speed."
         )
+    monitored = KNN_METRICS if any(isinstance(each, KnnMonitor) for each in callbacks) else []
     for each in callbacks:
         name = type(each).__name__
+        if isinstance(each, GradientAccumulationScheduler):
+            raise ValueError(
+                f"trainer.callbacks: {name} changes the batch after rates and schedules are set by it.\n"
+                "Set trainer.accumulate_grad_batches, which holds for the whole run."
+            )
         if isinstance(each, AVERAGING):
             raise ValueError(
                 f"trainer.callbacks: {name} swaps the averaged weights in after the last checkpoint, and averages "
                 "integer tables.\nUse model.init_args.ema, which validates, tests and keeps both."
             )
-        known = objective.epoch_metrics if type(objective).__module__.startswith("vitlab.") else []  # of others unknown
+        own = type(objective).__module__.startswith("vitlab.")  # of others unknown
+        known = [*objective.epoch_metrics, *monitored] if own else []
         if isinstance(each, EarlyStopping) and known and each.monitor not in known:
             raise ValueError(
                 f"trainer.callbacks: {name} waits for {each.monitor}, which {type(objective).__name__} does not log.\n"

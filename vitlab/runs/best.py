@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 
@@ -12,10 +13,12 @@ class BestCheckpoint(ModelCheckpoint):
     Lightning forgets which state was best if the folder has another name, and writes over it after the next validation.
     """
 
-    @property
-    def state_key(self) -> str:
-        """Its name in a checkpoint, which earlier versions wrote too."""
-        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__)
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take over the state from earlier versions, which named it as Lightning's own callback."""
+        states = checkpoint["callbacks"]
+        old = self.state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__)
+        if self.state_key not in states and old in states:
+            states[self.state_key] = states.pop(old)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state, whose files are now in this folder."""

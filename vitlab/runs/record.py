@@ -25,6 +25,7 @@ from vitlab.distributed import from_all_processes
 from vitlab.evaluation.cost import processor_name
 from vitlab.evaluation.per_class import stratum_metrics, write_per_class
 from vitlab.evaluation.predictions import Predictions, write_predictions
+from vitlab.internals import is_within_an_epoch
 from vitlab.objectives import Objective
 from vitlab.runs.metrics_csv import MetricsFile
 from vitlab.runs.origins import PACKAGES, continued, origins
@@ -58,6 +59,8 @@ class RunRecord(Callback):
         self.by_stratum: dict[str, float] = {}  # of the last test
         self.best: dict[str, float] | None = None  # epoch, see `best_epoch`
         self.before: dict[str, Path] = {}  # by setting, the runs that this one takes weights from
+        self.metrics: dict[str, float] = {}  # of training and validation, as an earlier start ended with
+        self._ended = False  # whether an earlier start ended before the last epoch, as EarlyStopping does
         self.began = time.perf_counter()  # what is timed as the whole command; `Experiment.fit` sets it
         self.seconds = self._wall_before = 0.0
         self._started: float | None = None
@@ -100,6 +103,7 @@ class RunRecord(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.keep_rows(trainer)
+        trainer.should_stop |= self._ended
         self._started = time.perf_counter()
         self._restarted = trainer.ckpt_path is not None
 
@@ -129,6 +133,9 @@ class RunRecord(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["vitlab_config"] = self.config
+        if not is_within_an_epoch(trainer):
+            checkpoint["vitlab_metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            checkpoint["vitlab_ended"] = trainer.should_stop
         assert isinstance(pl_module, Objective)
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         checkpoint["vitlab_inference"] = {  # what `vitlab.load` needs besides the model
@@ -136,6 +143,10 @@ class RunRecord(Callback):
             "one_class": pl_module.one_class,
             **data.preprocessing.metadata(),
         }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember how the training ended, for a run that was killed while testing."""
+        self.metrics, self._ended = checkpoint.get("vitlab_metrics", {}), checkpoint.get("vitlab_ended", False)
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         assert isinstance(pl_module, Objective)
@@ -239,17 +250,10 @@ def erase(directory: Path) -> None:
 def environment(trainer: Trainer) -> dict[str, Any]:
     """Return versions, device, commit and command of the run."""
     device = trainer.strategy.root_device
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
-        "git": commit.stdout.strip() or None,
+        "git": _commit(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "devices": trainer.world_size,
         "precision": trainer.precision,
@@ -260,6 +264,16 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         "command": "python -m vitlab " + " ".join(sys.argv[1:]),
         "folder": str(Path.cwd()),  # to which relative paths in config.yaml refer
     }
+
+
+def _commit() -> str | None:
+    """Return the commit of this code; None without a repository or without git."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        told = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return told.stdout.strip() or None
 
 
 def _version(package: str) -> str | None:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Checkpoint, LearningRateFinder, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, LearningRateFinder, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from vitlab.config import Config
 from vitlab.evaluation.cost import device_for
 from vitlab.evaluation.flops import choose_tf32
+from vitlab.internals import decide_after_validation
 from vitlab.objectives import Objective
 from vitlab.runs.best import BestCheckpoint
 from vitlab.runs.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints
@@ -74,6 +75,10 @@ def build_trainer(
             "trainer.callbacks: LearningRateFinder sets a rate that the schedule replaces at the next step.\n"
             "`tune` in a study finds one on validation images; docs/python.md has Lightning's finder in Python."
         )
+    for callback in users:
+        validated = [name for name in objective.epoch_metrics if name.startswith("val")]
+        if isinstance(callback, EarlyStopping) and callback.monitor in validated:
+            decide_after_validation(callback)
     own_bar = any(isinstance(callback, ProgressBar) for callback in users)
     utilization, record = Utilization(), RunRecord(directory, config)
     callbacks = [
