@@ -38,6 +38,15 @@ def test_a_backbone_that_is_given_keeps_its_weights() -> None:
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 
+def test_no_patch_of_a_small_crop_is_left_out() -> None:
+    """MSN hides patches itself; `patch_drop_rate` is for objectives that hide none."""
+    model = msn()
+    model.backbone.patch_drop.rate = 0.5
+    images = torch.randn(2, model.backbone.in_chans, *model.backbone.img_size)
+    whole = model.train().embed_whole(images)
+    torch.testing.assert_close(whole, model.eval().backbone.embed(images))
+
+
 # ---- the released code's numbers
 
 

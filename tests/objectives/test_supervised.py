@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.objectives.small import quick_trainer
 from vitlab.data import Digits
-from vitlab.models import Backbone, ImageModel, SwinTransformer, SwinTransformerV2, VisionTransformer
+from vitlab.models import Backbone, ImageModel, SwinTransformer, SwinTransformerV2, TimmModel, VisionTransformer
 from vitlab.models.layers import PatchEmbed, fan_in
 from vitlab.models.weights import save_weights
 from vitlab.models.whitening import whiten_patches
@@ -208,6 +208,16 @@ def patch_embed(model: ImageModel) -> PatchEmbed:
     return model.patch_embed
 
 
+def test_raw_weights_of_a_run_are_found_in_a_wrapper_too() -> None:
+    file = Path("last.ckpt")
+    wrapped = Supervised(
+        TimmModel("resnet10t", num_classes=10, img_size=32), AdamW(1e-3), WarmupCosine(), init_raw=True
+    )
+    assert wrapped.prefix_in(file) == "backbone.net."
+    assert supervised("vit", init_raw=True).prefix_in(file) == "backbone."
+    assert supervised("vit", init_raw=True).prefix_in(file.with_suffix(".safetensors")) is None
+
+
 def test_whitening_and_loaded_weights_contradict() -> None:
     with pytest.raises(ValueError, match="whiten is true, but init_from weights"):
         Supervised(BACKBONES["vit"](), AdamW(1e-3), WarmupCosine(), whiten=True, init_from="weights.ckpt")
@@ -228,6 +238,13 @@ def test_a_classifier_starts_from_listed_rows_of_one_with_more_classes(tmp_path:
         assert all(torch.equal(own, theirs[listed]) for own, theirs in parameters)
         averaged = zip(model.encoder.parameters(), model.backbone.parameters(), strict=True)
         assert all(torch.equal(average, raw) for average, raw in averaged)
+        state = {f"backbone.{name}": value for name, value in large.state_dict().items()}
+        torch.save({"state_dict": state, "vitlab_encoder": "backbone."}, tmp_path / "last.ckpt")  # of a run
+        for raw in (False, True):
+            model = supervised(family, init_from="last.ckpt", head_rows=str(rows), init_raw=raw)
+            model.load_backbone(tmp_path / "last.ckpt")
+            parameters = zip(model.backbone.head_parameters(), large.head_parameters(), strict=True)
+            assert all(torch.equal(own, theirs[listed]) for own, theirs in parameters)
 
     for text, message in (("1 2", "2 rows up to 2"), ("25 " * 10, "one of the 25 rows"), ("a", "other words")):
         rows.write_text(text)

@@ -93,11 +93,7 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
     """
     target = _with_timm_names(model)
     own = target.state_dict()
-    weights, encoder_prefix = _read(path)
-    file = with_timm_names({name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()})
-    if prefix is None:
-        inside = [name[len(encoder_prefix) :] for name in file if name.startswith(encoder_prefix)]
-        prefix = encoder_prefix + _find_prefix(inside, own)
+    file, prefix = _encoder_in(path, own, prefix)
     part = {name[len(prefix) :]: tensor for name, tensor in file.items() if name.startswith(prefix)}
     encoder = convert_names(part)
 
@@ -123,15 +119,30 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
     return report
 
 
-def load_classifier_rows(model: ImageModel, path: str | Path, rows: list[int]) -> None:
+def _encoder_in(path: str | Path, own: Weights, prefix: str | None) -> tuple[Weights, str]:
+    """Return the weights in a file, and what the names of the encoder begin with among them; `prefix` if given."""
+    weights, encoder_prefix = _read(path)
+    file = with_timm_names({name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()})
+    if prefix is None:
+        inside = [name[len(encoder_prefix) :] for name in file if name.startswith(encoder_prefix)]
+        prefix = encoder_prefix + _find_prefix(inside, own)
+    return file, prefix
+
+
+def load_classifier_rows(model: ImageModel, path: str | Path, rows: list[int], prefix: str | None = None) -> None:
     """Start each class from one row of the classifier in a file, which has other classes.
 
     Swin fine-tunes this way from ImageNet-22k (utils.py of microsoft/Swin-Transformer, load_pretrained).
 
+    Args:
+        prefix: as for `load_weights`.
+
     Raises:
         ValueError: a row for more or fewer classes than the model has, or beyond the file's; a file without classifier.
     """
-    file, own = convert_names(with_timm_names(read_weights(path))), _with_timm_names(model).state_dict()
+    own = _with_timm_names(model).state_dict()
+    whole, prefix = _encoder_in(path, own, prefix)
+    file = convert_names({name[len(prefix) :]: tensor for name, tensor in whole.items() if name.startswith(prefix)})
     names = [name for name in own if CLASSIFIER.match(name)]
     if not names or any(name not in file for name in names):
         raise ValueError(f"{path} has no classifier {', '.join(names)}, from which rows could be taken.")

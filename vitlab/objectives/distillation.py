@@ -120,6 +120,11 @@ class Distillation(LabeledObjective):
             names = [f"{split}{head}" for split in ("val", "test") for head in ("_class", "_distillation", "_prob")]
             self.metrics.update({name: accuracy(backbone.num_classes, f"{name}/") for name in names})
 
+    @property
+    def epoch_metrics(self) -> list[str]:
+        heads = ("val_class", "val_distillation", "val_prob") if self.two_heads else ()
+        return super().epoch_metrics + [str(name) for head in heads for name in self._metrics_of(head)]
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":

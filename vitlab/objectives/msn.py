@@ -111,13 +111,18 @@ class MSN(SelfDistillation):
 
         whole, focal = anchors[: self.global_views - 1], anchors[self.global_views - 1 :]
         embeddings = [self.embed_masked(torch.cat(whole))]
-        embeddings += [self.backbone.embed(torch.cat(group)) for group in by_resolution(focal)]
+        embeddings += [self.embed_whole(torch.cat(group)) for group in by_resolution(focal)]
         projections = torch.cat([self.head(z) for z in embeddings])  # by resolution: batch norm sees one at a time
         logits = self.prototypes(projections) / self.temperature  # (V·B, K)
 
         cross_entropy = F.cross_entropy(logits, targets.repeat(len(anchors), 1))
         self.watch(targets, cross_entropy)
         return cross_entropy + self.me_max_weight * me_max(logits.softmax(dim=-1))
+
+    def embed_whole(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+        """Embed images with all patches: what the objective hides takes the place of `patch_drop_rate`."""
+        tokens = self.backbone.add_pos_embed(self.backbone.patch_embed(images))
+        return self.backbone.pool(self.backbone.encode(tokens))
 
     def embed_masked(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
         """Embed images with some patches dropped."""

@@ -118,7 +118,7 @@ class Objective(LightningModule, ABC):
     @property
     def epoch_metrics(self) -> list[str]:
         """The metrics that are logged at the end of each epoch, by which training can stop."""
-        return ["train/loss", "val/loss", "val/knn", "val/rank", "val/std"]
+        return ["train/loss", "val/loss"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store which parameters are the encoder's, so that whatever starts from the file takes those."""
@@ -184,8 +184,13 @@ class Objective(LightningModule, ABC):
         """Start from the weights of a file, and log what was loaded."""
         from vitlab.models.weights import load_weights
 
-        trained = "backbone." if self.init_raw and path.suffix == ".ckpt" else None  # other files hold one encoder
-        log.info("Weights from %s", load_weights(self.backbone, path, trained))
+        log.info("Weights from %s", load_weights(self.backbone, path, self.prefix_in(path)))
+
+    def prefix_in(self, path: Path) -> str | None:
+        """Return what the names of the weights to load begin with in a file; None: those of the only encoder in it."""
+        if not self.init_raw or path.suffix != ".ckpt":
+            return None
+        return next(f"{name}." for name, part in self.named_modules() if part is self.backbone.stored_module)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         views, labels = batch

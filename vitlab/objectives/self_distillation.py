@@ -96,7 +96,7 @@ class SelfDistillation(Objective, ABC):
 
     @property
     def epoch_metrics(self) -> list[str]:
-        return ["train/loss", "train/entropy", "train/kl", "val/knn", "val/rank", "val/std"]
+        return ["train/loss", "train/entropy", "train/kl"]
 
     def momentum(self, progress: float) -> float:
         """Return m, the share of the teacher that an optimizer step keeps."""

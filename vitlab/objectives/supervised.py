@@ -85,7 +85,7 @@ class Supervised(LabeledObjective):
         rows = Path(self.head_rows).read_text(encoding="utf-8").split()
         if not all(row.isdecimal() for row in rows):
             raise ValueError(f"head_rows: {self.head_rows} has other words than numbers; write one row for each class.")
-        load_classifier_rows(self.backbone, path, [int(row) for row in rows])
+        load_classifier_rows(self.backbone, path, [int(row) for row in rows], self.prefix_in(path))
         if self.average is not None:
             self.average.restart(self.backbone)
 
