@@ -93,10 +93,13 @@ gpu: $(if $(WHEELS),,$(INSTALLED))  ## Measure all there is to measure on a GPU,
 
 # For the Python of the GPU's machine; torch, torchvision and what they bring are there.
 GPU_PYTHON ?= 3.12
+# Packages that are there, or that the measurements do without, a line for each as pip list --format=freeze prints them.
+HAVE ?= /dev/null
 
 wheels: $(INSTALLED)  ## Download into wheels/ what a GPU machine without a network may lack
 	@mkdir -p wheels
-	grep -vE '^(#|torch==|torchvision==|triton|nvidia-|cuda-)' $(CONSTRAINTS) > wheels/requirements.txt
+	sed 's/==.*//; s/[-_.]/[-_.]/g; s/.*/^&==/' $(HAVE) > wheels/have.txt
+	grep -vE '^(#|torch==|torchvision==|triton|nvidia-|cuda-)' $(CONSTRAINTS) | grep -vif wheels/have.txt > wheels/requirements.txt
 	$(RUN) -m pip download --quiet --no-deps --only-binary :all: --python-version $(GPU_PYTHON) \
 	  $(foreach tag,2_17 2_27 2_28,--platform manylinux_$(tag)_x86_64) --dest wheels --requirement wheels/requirements.txt
 

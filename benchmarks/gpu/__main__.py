@@ -1,12 +1,15 @@
 """`python -m benchmarks.gpu`: measure step by step, each in a process of its own and for at most some minutes."""
 
 import argparse
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.gpu import learning, loading, page, parity, profiles, speed, tests
@@ -32,9 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__.partition(": ")[2])
     parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(STEPS)} [all]")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of CIFAR-10 [data]")
-    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder of results and runs [runs/gpu]")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder of runs and made data [runs/gpu]")
+    parser.add_argument("--results", type=Path, help="folder of results [that of --out]")
     parser.add_argument("--page", type=Path, default=Path("docs/gpu.md"), help="written from all results [docs/gpu.md]")
     parser.add_argument("--minutes", type=float, default=8.0, help="of each step at most [8]")
+    parser.add_argument("--total", type=float, default=math.inf, help="minutes of the whole call at most [no limit]")
     parser.add_argument("--dry-run", action="store_true", help="try all of it on a CPU, with tiny sizes")
     parser.add_argument("--inside", nargs=2, metavar=("SINCE", "UNTIL"), help=argparse.SUPPRESS)  # of a step's process
     options = parser.parse_args(arguments)
@@ -50,45 +55,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--data {options.data} has no {' or '.join(CIFAR10_FILES)}, which the step learning needs.")
         steps = [step for step in steps if step != "learning"]
         print(f"The step learning is left out: {options.data} has no CIFAR-10.")
-    out = options.out.resolve()
+    begin, out = time.time(), options.out.resolve()
     data = parity.noise(out / "noise", few=True) / "cifar" if options.dry_run else options.data.resolve()
-    setting = Setting(out, data, device, options.dry_run)
+    setting = Setting(out, data, (options.results or out).resolve(), device, options.dry_run)
     if options.inside:
         since, until = options.inside
         (step,) = steps
-        setting = Setting(setting.out, setting.data, device, until=float(until))
-        return 0 if measure(STEPS[step](setting), Results(setting.out, step), setting, since) else 1
-    failed = [finish(step, setting, options.minutes, options.page) for step in steps]
+        threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+        setting = replace(setting, until=float(until))
+        return 0 if measure(STEPS[step](setting), Results(setting.results, step), setting, since) else 1
+    failed = []
+    for step in steps:
+        minutes = min(options.minutes, options.total - (time.time() - begin) / 60)
+        failed.append(finish(step, setting, minutes, options.page))
     return int(any(failed))
 
 
+def end_with(parent: int) -> None:
+    """End this process and its children as soon as the one that started it is gone, which may have been killed."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.killpg(0, signal.SIGKILL)
+
+
 def finish(step: str, setting: Setting, minutes: float, file: Path) -> bool:
-    """Measure a step, rewrite the page, and print what is left. Return whether a measurement failed."""
-    since, results = now(), Results(setting.out, step)
+    """Measure a step, rewrite the page, and print what is left. Return whether a measurement or its process failed."""
+    since, results, sound = now(), Results(setting.results, step), True
     names = [name for name, _ in STEPS[step](setting)]
     if setting.dry:
         measure(STEPS[step](setting), results, setting, since)
     else:
-        supervise(step, names, results, setting, since, 60 * minutes)
-    page.write(file, setting.out, list(STEPS))
+        sound = supervise(step, names, results, setting, since, 60 * minutes)
+    page.write(file, setting.results, list(STEPS))
     states = {name: line["state"] for name, line in results.last().items() if name in names}
     failures = [name for name, state in states.items() if state == "failed"]
     left = sum(states.get(name) != "done" for name in names)
     print(f"{step}: {len(names) - left} of {len(names)} done" + f", failed: {'; '.join(failures)}" * bool(failures))
-    if left > len(failures):
+    if not sound:
+        print("  its process ended before it measured anything; see the output above")
+    elif left > len(failures):
         print(f"  the same command continues with the other {left - len(failures)}")
-    return bool(failures)
+    return bool(failures) or not sound
 
 
-def supervise(step: str, names: Sequence[str], results: Results, setting: Setting, since: str, seconds: float) -> None:
-    """Measure a step in a process of its own, and in another one after a failure, until its time is over."""
+def supervise(step: str, names: Sequence[str], results: Results, setting: Setting, since: str, seconds: float) -> bool:
+    """Measure a step in a process of its own, and in another one after a failure, until its time is over.
+
+    Return whether each process measured something, even if that failed.
+    """
     end = time.time() + seconds
     inside = ["--inside", since, str(end - GRACE)]
-    command = [sys.executable, "-m", "benchmarks.gpu", step, *inside, "--out", setting.out, "--data", setting.data]
+    folders = ["--out", setting.out, "--results", setting.results, "--data", setting.data]
+    command = [sys.executable, "-m", "benchmarks.gpu", step, *inside, *folders]
     environment = {"TORCHINDUCTOR_CACHE_DIR": str(setting.out / "inductor"), **os.environ}
-    while time.time() < end - GRACE and left_to_do(results, names, setting.device, since):
+    sound = True
+    while sound and time.time() < end - GRACE and left_to_do(results, names, setting.device, since):
         known = len(results.lines())
-        process = subprocess.Popen([str(word) for word in command], env=environment, start_new_session=True)
+        process = subprocess.Popen([str(word) for word in command], env=environment, process_group=0)
         try:
             status = process.wait(max(0.0, end - time.time()))
         except subprocess.TimeoutExpired:
@@ -98,9 +121,9 @@ def supervise(step: str, names: Sequence[str], results: Results, setting: Settin
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         close(results, "failed", setting.device, reason=f"its process ended with status {status}")
-        if len(results.lines()) == known:
-            break  # it measured nothing, and would not the next time
+        sound = len(results.lines()) > known  # or it would not measure anything the next time
     close(results, "cut", setting.device)
+    return sound
 
 
 if __name__ == "__main__":

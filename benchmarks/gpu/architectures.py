@@ -58,8 +58,10 @@ def chosen(dry: bool) -> dict[str, Architecture]:
 def make(architecture: Architecture, whose: str, device: torch.device, dry: bool = False) -> nn.Module:
     """Build vitlab's or timm's model without drop path; what vitlab has not of its own is timm's in its wrapper."""
     changes = architecture.tiny if dry else {}
-    if whose == "timm" or architecture.name in models.__all__:
-        return build(architecture.name, whose, False, device, **changes)
+    own = architecture.name in models.__all__
+    if whose == "timm" or own:
+        model = build(architecture.name, whose, False, device, **changes)
+        return model if own else model.to(memory_format=torch.channels_last)  # as `TimmModel` has it
     wrapped: Callable[..., nn.Module] = models.TimmModel
     return wrapped(architecture.name, num_classes=NUM_CLASSES, drop_path_rate=0.0, model_kwargs=changes).to(device)
 

@@ -58,7 +58,7 @@ def train(name: str, setting: Setting) -> Figures:
     directory = root / Path(name).name / ("seed-101" if name.startswith("speedrun") else "seed-0")
     words = arguments(name, root, setting)
     status = fit_here(words) if setting.dry else fit_apart(words, setting.until, root / f"{Path(name).name}.log")
-    if status in (PAUSED, STOPPED) or status < 0:
+    if status in (PAUSED, STOPPED) or (status < 0 and time.time() >= setting.until):
         raise Cut(epochs=epochs(directory))
     assert status == 0, f"exit status {status}; see {root}/{Path(name).name}.log"
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))

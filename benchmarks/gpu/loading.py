@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import RandAugment
@@ -28,6 +27,7 @@ from vitlab.data.counter_rng import Draws, Stream
 from vitlab.evaluation.flops import wait_for
 
 BATCH, COPIES, SECONDS = 256, 64, 10.0  # of the 32 photographs that are made
+EPOCHS = 100_000  # more than anybody waits for
 DISTORTED = PhotoAugment(erase_prob=0.0)
 
 
@@ -46,16 +46,10 @@ def by_workers(workers: int, distorted: bool, setting: Setting) -> Figures:
     root = photos(setting)
     augment = DISTORTED if distorted else PLAIN
     data = ImageFolder(root=str(root), image_size=SIZE, batch_size=batch, num_workers=workers, augment=augment)
-    data.setup("fit")
 
-    def batches() -> Iterator[Tensor]:
-        loader = data.train_dataloader()
-        for _ in itertools.count():
-            for each in loader:
-                (images,), _ = data.on_after_batch_transfer(move_data_to_device(each, setting.device), 0)
-                yield images
-
-    return rate(batches(), workers, setting)
+    # One loader over all epochs: each begins with the first worker, and these epochs have fewer batches than workers.
+    views = data.training_passes(range(EPOCHS), batch, setting.device, drop_last=True)
+    return rate((images for (images,), _ in views), workers, setting)
 
 
 def by_device(distorted: bool, setting: Setting) -> Figures:
@@ -99,7 +93,9 @@ def photos(setting: Setting) -> Path:
     """Make photographs once, enough for some batches an epoch."""
     folder = setting.out / "photographs"
     if not folder.is_dir():
-        new = make_photos(folder.with_name("photographs.new"))
+        new = folder.with_name("photographs.new")
+        shutil.rmtree(new, ignore_errors=True)  # left by a killed call
+        make_photos(new)
         for file in list(new.rglob("*.jpg")):
             for number in range(1 if setting.dry else COPIES - 1):
                 shutil.copyfile(file, file.with_stem(f"{file.stem}_{number}"))

@@ -27,8 +27,9 @@ class Setting:
     """Where to measure, and until when.
 
     Args:
-        out: Folder of results and runs.
+        out: Folder of runs and of data that are made.
         data: Folder of CIFAR-10.
+        results: Folder of the files of results.
         device: A GPU; a CPU in a dry run.
         dry: Take the smallest sizes there are: to see that everything works, not how fast.
         until: The time (`time.time`) at which the step is to end.
@@ -36,6 +37,7 @@ class Setting:
 
     out: Path
     data: Path
+    results: Path
     device: torch.device
     dry: bool = False
     until: float = float("inf")

@@ -16,14 +16,16 @@ HEAD = """\
 make gpu DATA=data                               # all steps; DATA holds CIFAR-10
 make gpu STEPS="speed profiles"                  # some of them: tests parity speed loading learning profiles
 make wheels                                      # with a network: download what such a machine may lack
+make wheels HAVE=have.txt                        # less: not what it has, by its python -m pip list --format=freeze
 make gpu WHEELS=wheels DATA=data                 # without one: install it from there first
 ```
 
-A step stops after eight minutes (`ARGS="--minutes 30"` gives it more). The same command then continues and
-does not repeat what is measured. Results are in `runs/gpu/`, a file of JSON lines for each
-step. Without CIFAR-10 the step `learning` is left out. With `WHEELS`, what is missing or has another version than
-`pyproject.toml` allows is installed into the active virtual environment, or without one into `.venv/gpu`, which sees
-the packages of the system. torch 2.11 or later and its torchvision have to be there.
+A step stops after eight minutes (`ARGS="--minutes 30"` gives it more, `--total 9` ends the whole call after nine). The
+same command then continues and does not repeat what is measured. Results are in `runs/gpu/` or `--results FOLDER`, a
+file of JSON lines for each step; runs and made data are in `runs/gpu/` or `--out FOLDER`. Without CIFAR-10 the step
+`learning` is left out. With `WHEELS`, what is missing or has another version than `pyproject.toml` allows is installed
+into the active virtual environment, or without one into `.venv/gpu`, which sees the packages of the system. torch 2.11
+or later and its torchvision have to be there.
 
 `python -m benchmarks.gpu --dry-run` tries all of it on a CPU with tiny sizes.
 """
@@ -124,7 +126,8 @@ def speed(done: Sequence[Figures]) -> list[str]:
         goal = ARCHITECTURES[x["model"]].goal if x["phase"] == "training" and x["mode"] == "compiled" else None
         share = SHARE_OF_TIMM.get(x["model"], SHARE_OF_TIMM_OTHERS)
         q1, middle, q3 = x["ratio"]
-        aim, limit = (f" (goal {goal:,})", f" (goal {share:.2f})") if goal else ("", "")
+        aim = f" (goal {goal:,})" if goal else ""
+        limit = f" (goal {share:.2f})" if x["phase"] == "training" and x["mode"] == "compiled" else ""
         rows.append(
             {
                 "model": x["model"],

@@ -188,12 +188,16 @@ def two_steps(name: str, setting: Setting) -> Figures:
         AssertionError: it failed.
     """
     root = setting.out / "two_steps"
-    shutil.rmtree(root / Path(name).name, ignore_errors=True)
+    directory = root / Path(name).name
+    shutil.rmtree(directory, ignore_errors=True)
     limits = {"max_epochs": 1, **dict.fromkeys(("limit_train_batches", "limit_val_batches", "limit_test_batches"), 2)}
     changes = {**{f"trainer.{key}": value for key, value in limits.items()}, "run.root": root}
     options = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
-    with mock.patch.object(Teacher, "examine"):  # on noise no teacher is better than chance
-        status = run("fit", [*arguments(name, setting), *options])
+    try:
+        with mock.patch.object(Teacher, "examine"):  # on noise no teacher is better than chance
+            status = run("fit", [*arguments(name, setting), *options])
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)  # the states of all experiments would fill the disk
     assert status == 0, f"exit status {status}"
     return {}
 
@@ -241,6 +245,8 @@ def arguments(name: str, setting: Setting) -> list[str]:
     init_args = config["model"]["init_args"]
     if init_args.get("init_from"):
         changes["model.init_from"] = "null"
+    if init_args.get("head_rows"):
+        changes["model.head_rows"] = "null"
     if teacher := init_args.get("teacher"):
         changes |= {"model.teacher.weights": "null", "model.teacher.cache": "null"}
         if "pretrained" in teacher["model"]["init_args"]:
@@ -260,6 +266,7 @@ def noise(folder: Path, few: bool) -> Path:
             arrays[f"x_{split}"] = rng.integers(0, 256, (number, 32, 32, 3), dtype=np.uint8)
             arrays[f"y_{split}"] = np.arange(number) % classes
         np.savez(folder / "cifar" / f"cifar{classes}.npz", **arrays)  # type: ignore[arg-type]
+    shutil.rmtree(folder / "new", ignore_errors=True)  # left by a killed call
     make_photos(folder / "new")
     for file in list((folder / "new").rglob("*.jpg")):  # enough for two batches of repeated augmentation
         for copy_number in range(3):

@@ -1,5 +1,6 @@
 """All tests that need a GPU, file by file."""
 
+import os
 import re
 import subprocess
 import sys
@@ -28,7 +29,9 @@ def run(file: Path) -> Figures:
         AssertionError: one failed, or there is none.
     """
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # vitlab may not be installed
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     counts = {kind: int(number) for number, kind in COUNT.findall(done.stdout.strip().rpartition("\n")[2])}
     if done.returncode:
         print(done.stdout, done.stderr, file=sys.stderr)

@@ -48,7 +48,7 @@ def test_all_of_it_is_tried_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert gpu.main(arguments) == 0
     for step, measurements in gpu.STEPS.items():
         lines = Results(tmp_path / "out", step).lines()
-        names = [name for name, _ in measurements(Setting(tmp_path / "out", tmp_path, CPU, dry=True))]
+        names = [name for name, _ in measurements(Setting(tmp_path / "out", tmp_path, tmp_path, CPU, dry=True))]
         expected = [*names, *(learning.EXPERIMENTS[:1] if step == "learning" else [])]
         assert sorted(line["name"] for line in lines if line["state"] in {"done", "cut"}) == sorted(expected)
     text = file.read_text()
@@ -84,7 +84,7 @@ def test_the_tax_is_the_time_for_equal_flops() -> None:
 
 
 def setting(folder: Path, until: float = float("inf")) -> Setting:
-    return Setting(folder, folder, CPU, until=until)
+    return Setting(folder, folder, folder, CPU, until=until)
 
 
 def test_what_is_done_is_not_repeated_and_what_is_not_is_tried_again(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_process_that_dies_ends_its_measurement_alone(tmp_path: Path, monkeypa
         "import os, sys, torch; from pathlib import Path; from benchmarks.gpu import measuring as m\n"
         "results, since = m.Results(Path(sys.argv[1]), 'step'), sys.argv[2]\n"
         "both = [m.Measurement('dies', lambda: os.abort()), m.Measurement('lives', dict)]\n"
-        "setting = m.Setting(Path(sys.argv[1]), Path(sys.argv[1]), torch.device('cpu'))\n"
+        "setting = m.Setting(*[Path(sys.argv[1])] * 3, torch.device('cpu'))\n"
         "m.measure(both, results, setting, since)\n"
     )
     popen = subprocess.Popen

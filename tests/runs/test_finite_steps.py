@@ -17,7 +17,7 @@ from vitlab.commands.dispatch import run
 from vitlab.data import Digits
 from vitlab.objectives import Supervised
 from vitlab.optim import SGD, AdamW, Optimizer, WarmupCosine
-from vitlab.runs.finite_steps import FiniteSteps, all_finite, is_finite, watch
+from vitlab.runs.finite_steps import Check, FiniteSteps, NonFiniteStep, all_finite, is_finite, watch
 
 RUN = Path("runs/tiny/seed-0")
 
@@ -132,6 +132,18 @@ def test_one_number_in_any_gradient_is_found(device: str) -> None:
             tensors = [tensor.clone() for tensor in sound]
             tensors[place].flatten()[: len(values)] = torch.tensor(values, device=device)
             assert not bool(all_finite(tensors)), (values, place)
+
+
+@pytest.mark.gpu
+def test_no_step_waits_for_its_check() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        check = Check(torch.zeros((), dtype=torch.bool, device="cuda"), NonFiniteStep(0, 0, [0], 0), [])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not check.result()[0]
 
 
 def test_integers_are_finite_and_nests_are_searched() -> None:

@@ -59,6 +59,26 @@ class NonFiniteStep:
         return f"Loss {self.loss:.4g}, first in {self.cause}, with {', '.join(self.images[:3])} …"
 
 
+class Check:
+    """The result of a step's check on its way to the host.
+
+    Reading a GPU's value waits for all that was queued before, the backward of the next step included. A copy to the
+    host and an event behind it are queued with the check itself, so that only these are waited for.
+    """
+
+    def __init__(self, finite: Tensor, step: NonFiniteStep, states: list[dict[str, Any]]) -> None:
+        self.finite, self.step, self.states = finite.to("cpu", non_blocking=True), step, states
+        self.arrived = torch.cuda.Event() if finite.is_cuda else None
+        if self.arrived is not None:
+            self.arrived.record()
+
+    def result(self) -> tuple[bool, NonFiniteStep, list[dict[str, Any]]]:
+        """Return it as soon as it has arrived."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return bool(self.finite), self.step, self.states
+
+
 class FiniteSteps(Callback):
     """Skips every optimizer step whose loss or gradient is not finite, then stops the run or continues it.
 
@@ -73,7 +93,7 @@ class FiniteSteps(Callback):
         self._batches: list[int] = []
         self._states: list[dict[str, Any]] = []
         self._loss_is_finite: Tensor | None = None
-        self._pending: tuple[Tensor, NonFiniteStep, list[dict[str, Any]]] | None = None
+        self._pending: Check | None = None
 
     def state_dict(self) -> dict[str, int]:
         return {"left_out": self.left_out}
@@ -106,26 +126,26 @@ class FiniteSteps(Callback):
                 skip_step_if(optimizer, as_gradients((~finite).float(), gradients))
         seed = int(trainer.datamodule.seed)  # type: ignore[attr-defined]
         step = NonFiniteStep(trainer.global_step, trainer.current_epoch, self._batches, seed)
-        checked = finite, step, self._states
+        checked: Check | None = Check(finite, step, self._states)
         self._loss_is_finite, self._batches, self._states = None, [], []
         if finite.is_cuda and skips_itself:
-            checked, self._pending = self._pending, checked  # type: ignore[assignment]
+            checked, self._pending = self._pending, checked
         if checked is not None:
-            self._read(trainer, pl_module, *checked)
+            self._read(trainer, pl_module, *checked.result())
         if not skips_itself and not bool(finite):
             raise StepLeftOut
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._pending is not None:
-            self._read(trainer, pl_module, *self._pending)
+            self._read(trainer, pl_module, *self._pending.result())
             self._pending = None
         if self.left_out:
             pl_module.log("train/steps_left_out", float(self.left_out), rank_zero_only=True)
 
     def _read(
-        self, trainer: Trainer, objective: Any, finite: Tensor, step: NonFiniteStep, states: list[dict[str, Any]]
+        self, trainer: Trainer, objective: Any, finite: bool, step: NonFiniteStep, states: list[dict[str, Any]]
     ) -> None:
-        if bool(finite):
+        if finite:
             self._consecutive = 0
             return
         self.left_out, self._consecutive = self.left_out + 1, self._consecutive + 1
