@@ -45,7 +45,8 @@ def generators() -> dict[str, Any]:
     version, python, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        # Asking would put a context of every process, also of a run on the CPU, onto the first GPU.
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
         "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), *position],
         "python": [version, list(python), gauss],
     }
