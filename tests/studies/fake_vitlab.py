@@ -2,8 +2,9 @@
 
 The accuracy is planted: `backbone.init_args.accuracy` of the configuration, plus a draw of the seed, less ten points
 where the learning rate is not `best_lr`. `law` (floor, factor, rate) plants it by the number of training images, and
-`harder` of the data lowers it. `fail` makes the run of that seed end with an error, `cut_short` makes it no whole run,
-`pause` makes it take seconds and `fit` leave only a begun run when it is ended.
+`harder` of the data lowers it. `fail` makes the run of that seed end with an error, `fail_beyond` those with more training
+images, `cut_short` makes it no whole run, `pause` makes it take seconds and `fit` leave only a begun run when it is
+ended.
 """
 
 import json
@@ -30,7 +31,8 @@ def fit(config: dict, overwrite: bool) -> None:
     (folder / "pid").write_text(str(os.getpid()))
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     lr = config["model"]["init_args"].get("lr", 0.2)
-    if seed in plan.get("fail", []) or lr == plan.get("fail_lr"):
+    many = config["data"]["init_args"].get("train_images", 0) > plan.get("fail_beyond", 1e9)
+    if seed in plan.get("fail", []) or lr == plan.get("fail_lr") or many:
         print("epoch 1\repoch 2\rValueError: the loss is not finite at epoch 3")
         sys.exit(1)
 

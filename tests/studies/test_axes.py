@@ -43,6 +43,30 @@ def test_a_study_along_an_axis_is_the_same_study_at_each_place(write_study: Writ
     assert plans[0].folder == tmp_path / "small-study/60-training-images"
 
 
+def test_names_of_an_axis_are_settings_and_its_lines(write_study: Write) -> None:
+    """An axis of settings by name, and one that mixes numbers with null, both beside an axis of numbers."""
+    rates = {"low": 0.1, "high": 0.2}
+    named = {"model.init_args": {name: {"lr": rate} for name, rate in rates.items()}}
+    for other, labels in ((named, ["low", "high"]), ({"model.init_args.lr": [None, 0.1]}, ["lr null", "lr 0.1"])):
+        study = read_study(write_study(**CROSSING | {"along": {"train_images": [60, 120], **other}}))
+        assert len(study.points) == 4
+        found = [SimpleNamespace(level=0.05) for _ in study.points]
+        assert [(line.name, len(line.points)) for line in lines_of(study, found)] == [(label, 2) for label in labels]  # type: ignore[arg-type]
+        if other is named:
+            assert study.points[0].variants["ViT"]["model"]["init_args"]["lr"] == 0.1
+
+
+def test_a_place_of_which_nothing_is_left_has_its_row(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    failing = {"A": variant(0.9, fail_beyond=100), "B": variant(0.8, fail_beyond=100)}
+    study = write_study(variants=failing, seeds=[1, 2], along={"train_images": [60, 120]})
+    with pytest.raises(RunsFailed) as failed:
+        compare(study, tmp_path / "runs", program=FAKE_PROGRAM)
+    text = failed.value.report.with_suffix(".md").read_text()
+    assert "Some places have no finished run" in text
+
+
 def test_the_report_names_the_crossing_and_which_variant_is_best_where(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -101,3 +101,4 @@ def test_the_interval_of_a_rate_holds_the_true_rate() -> None:
 
 def test_three_points_have_no_law() -> None:
     assert power_law([1, 2, 4], np.ones((3, 2)), np.zeros(3)) is None
+    assert power_law([1, 2, 4, 8], np.ones((4, 1)), np.zeros(4)) is None  # one seed says nothing of the spread

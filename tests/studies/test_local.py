@@ -103,6 +103,9 @@ def test_where_results_go_is_no_other_configuration(start: Start) -> None:
     config["run"]["wandb"] = {"mode": "offline"}
     stored.write_text(yaml.safe_dump(config))
     assert conflicting([outcome.run]) == []
+    config["run"]["probe"] = "knn"  # decides what is measured
+    stored.write_text(yaml.safe_dump(config))
+    assert conflicting([outcome.run]) == [outcome.run]
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the signal may come while a file is being opened

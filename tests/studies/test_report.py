@@ -324,10 +324,10 @@ def test_names_are_text_not_markup(tmp_path: Path, no_figures: None) -> None:
     assert "dog &amp; son" in html
 
 
-def test_a_study_of_which_nothing_is_left_still_has_a_page(tmp_path: Path, digits: Digits) -> None:
-    study = write_study(
-        tmp_path, digits, seeds=[1], variants={"A": variant(0.9, fail=[1]), "B": variant(0.8, fail=[1])}
-    )
+@pytest.mark.parametrize("test", ["pooled", "paired"])
+def test_a_study_of_which_nothing_is_left_still_has_a_page(test: str, tmp_path: Path, digits: Digits) -> None:
+    variants = {"A": variant(0.9, fail=[1]), "B": variant(0.8, fail=[1])}
+    study = write_study(tmp_path, digits, seeds=[1], variants=variants, test=test)
     with pytest.raises(RunsFailed) as failed:
         compare(study, tmp_path / "runs", program=FAKE_PROGRAM)
     assert "No run finished" in failed.value.report.read_text()

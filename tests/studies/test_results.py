@@ -85,6 +85,27 @@ def test_a_paired_test_ranks_by_the_seeds_that_it_compares() -> None:
     assert pair.interval.low < 0.003 < pair.interval.high
 
 
+def test_a_failure_that_no_look_uses_is_none() -> None:
+    """A is settled as better at the first look of three; a run of its seventh seed was cut short in an earlier plan."""
+    correct = {"A": {s: right(0.9, seed=s) for s in range(3)}, "B": {s: right(0.7, seed=s) for s in range(3)}}
+    study = results(correct)
+    grown = dataclasses.replace(study.study, seeds=list(range(8)), looks=(3, 4, 8))
+    late = dataclasses.replace(study.finished[0].run, seed=7)
+    study = dataclasses.replace(study, study=grown, failures=[Outcome(late, "incomplete run")])
+    assert study.watch is not None
+    assert study.watch.stop == "decided"
+    assert study.used().failures == []
+
+
+def test_where_runs_are_not_validated_there_is_no_time_to_a_score() -> None:
+    study = results({"A": {1: right(0.9)}, "B": {1: right(0.8)}})
+    assert study.target is not None
+    blind = [dataclasses.replace(each, history=each.history[["epoch"]]) for each in study.finished]
+    study = dataclasses.replace(study, finished=blind)
+    assert study.target is None
+    assert not [column for column in study.table().columns if column.startswith("seconds_to")]
+
+
 def test_a_paired_test_compares_no_variants_without_a_common_seed() -> None:
     study = results({"A": {1: right(0.9), 2: right(0.91)}, "B": {3: right(0.8), 4: right(0.81)}})
     study = dataclasses.replace(study, study=dataclasses.replace(study.study, test="paired"))

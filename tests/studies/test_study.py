@@ -99,6 +99,14 @@ BAD = {
     "equal values": ({"tune": {"key": "model.init_args.lr", "values": [1, 1]}}, "contains duplicates"),
     "unknown key of tune": ({"tune": {"key": "model", "value": [1, 2]}}, "Did you mean `values`?"),
     "tune is a word": ({"tune": "lr"}, "Expected a mapping with `key` and `values`"),
+    "a batch is tuned at a budget of images": (
+        {"tune": {"key": "data.init_args.batch_size", "values": [8, 16]}, "budget": {"images": 900}},
+        "Give a budget in epochs"),
+    "branches of tuned runs": (
+        {"tune": {"key": "model.init_args.lr", "values": [0.1, 0.2]}, "branch": True, "budget": None,
+         "along": {"epochs": [2, 4]}}, "could give them other settings"),
+    "a claim along an axis": (
+        {"claim": {"sentence": "A"}, "along": {"train_images": [60, 120]}}, "Remove one of the two"),
     "target in per cent": ({"target_accuracy": 95}, "Expected a fraction between 0 and 1"),
     "jobs of nothing": ({"jobs": 0}, "Expected a whole number from 1, or null"),
 }  # fmt: skip

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_study import results, right
+from fake_study import plain, results, right
 
 from vitlab.__main__ import main
 from vitlab.studies.grid import Difference
@@ -58,13 +58,13 @@ def test_an_open_study_is_status_1_though_one_pair_is_settled(tmp_path: Path) ->
 
 def test_an_equal_study_is_status_3(tmp_path: Path) -> None:
     record = written(with_margin(study({"A": 0.95, "B": 0.95}), 5.0), tmp_path)
-    assert record["headline"].startswith("Equal to within 5.0")
+    assert plain(record["headline"]).startswith("Equal to within 5 points")
     assert status(tmp_path) == 3
 
 
 def test_a_leader_that_equals_some_and_beats_the_rest_is_equal(tmp_path: Path) -> None:
     record = written(with_margin(study({"A": 0.95, "B": 0.95, "C": 0.85}), 5.0), tmp_path)
-    assert "equal to within 5.0" in record["headline"]
+    assert "equal to within 5 points" in plain(record["headline"])
     assert record["verdict"] == "equal"
     assert status(tmp_path) == status(tmp_path, "--better", "A") == 3
 

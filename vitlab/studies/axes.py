@@ -91,7 +91,7 @@ def _named(name: str, label: str, value: Any, folder: Path) -> Place:
         raise ValueError(
             f"along: {name}: {label}: {value!r}. Expected settings, or a YAML file with a `{name}` section."
         )
-    return Place(label, None, {name: value})
+    return Place(label, None, nest(SHORT.get(name, name), value))
 
 
 def _valued(name: str, value: Any) -> Place:

@@ -123,9 +123,11 @@ class Prepared:
     ) -> StudyResults:
         """Return what the runs show, with the costs of the variants and why some are missing."""
         finished, failed = read_results(outcomes)
+        tried = {(run.variant, run.seed) for run, _ in outcomes}  # others may not have been tuned yet
+        chosen = [run for run in self.runs if run.seed == self.study.seeds[0] or (run.variant, run.seed) in tried]
         results = StudyResults(
             study=self.study,
-            differences=differing_keys(self.study, self.runs),
+            differences=differing_keys(self.study, chosen),
             finished=finished,
             failures=failed,
             costs=costs or {},

@@ -19,6 +19,7 @@ from vitlab.studies.baselines import Baselines
 from vitlab.studies.execution.local import Outcome
 from vitlab.studies.format import as_yaml
 from vitlab.studies.grid import Difference as Departure
+from vitlab.studies.grid import Run
 from vitlab.studies.metric import TOP1, Metric
 from vitlab.studies.outside import Outside
 from vitlab.studies.run_results import RunResult, VariantResult
@@ -94,7 +95,8 @@ class StudyResults:
         """
         runs = {v: [result for result in self.finished if result.run.variant == v] for v in self.study.variants}
         if self.study.test == "paired":
-            shared = set.intersection(*({result.run.seed for result in own} for own in runs.values() if own))
+            seeds = [{result.run.seed for result in own} for own in runs.values() if own]
+            shared = set.intersection(*seeds) if seeds else set()
             runs = {v: [result for result in own if result.run.seed in shared or not shared] for v, own in runs.items()}
         results = [VariantResult(v, index, own) for index, (v, own) in enumerate(runs.items()) if own]
         beaten = {worse for _, worse in self.watch.settled} if self.watch else set()
@@ -121,8 +123,12 @@ class StudyResults:
         if self.watch is None or not self.watch.looks:
             return self
         count = {variant: self.watch.trained[index] for index, variant in enumerate(self.study.variants)}
-        seeds = self.study.seeds
-        return replace(self, finished=[r for r in self.finished if r.run.seed in seeds[: count[r.run.variant]]])
+
+        def looked_at(run: Run) -> bool:
+            return run.seed in self.study.seeds[: count[run.variant]]
+
+        finished = [result for result in self.finished if looked_at(result.run)]
+        return replace(self, finished=finished, failures=[each for each in self.failures if looked_at(each.run)])
 
     @property
     def margin(self) -> float | None:
@@ -208,8 +214,13 @@ class StudyResults:
         return {key: list(dict.fromkeys(_text(environment.get(key, ABSENT)) for environment in flat)) for key in keys}
 
     @cached_property
-    def target(self) -> float:
-        """The validation score to which time is reported: the study's, or what all runs reached, in whole per cent."""
+    def target(self) -> float | None:
+        """The validation score to which time is reported: the study's, or what all runs reached, in whole per cent.
+
+        None where runs are not validated by the metric.
+        """
+        if not all(len(result.by_epoch(self.metric.validation)) for result in self.finished):
+            return None
         if self.study.target_accuracy is not None:
             return self.study.target_accuracy
         scores = [result.by_epoch(self.metric.validation).to_numpy() for result in self.finished]
@@ -312,8 +323,9 @@ class StudyResults:
             "epochs": result.run.epochs,
             "images_seen": result.images_seen,
             "train_seconds": result.seconds,
-            f"seconds_to_{self.target:g}": result.seconds_to(self.target),
         }
+        if self.target is not None:
+            row[f"seconds_to_{self.target:g}"] = result.seconds_to(self.target)
         if (cost := self.costs.get(result.run.variant)) is not None:
             row |= {
                 "parameters": cost.parameters,

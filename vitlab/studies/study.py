@@ -207,7 +207,21 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
     budget = parse_budget(content.get("budget"))
     if content.get("tune") is not None and content.get("search") is not None:
         raise ValueError("tune and search both choose settings before the comparison. Remove one of the two.")
+    chosen = "tune" if content.get("tune") is not None else "search"
+    tuning, search = _tuning(content.get("tune"), seeds), parse_search(content.get("search"), seeds)
+    tuned = {*([tuning.key] if tuning else []), *(search.space if search else [])}
     along = parse_along(content.get("along"), path.parent, budget)
+    budgets = [budget, *(place.budget for axis in along for place in axis.places)]
+    larger = tuned & {"data.init_args.batch_size", "trainer.accumulate_grad_batches"}
+    if larger and any(each and each.kind != "epochs" for each in budgets):
+        raise ValueError(
+            f"{chosen}: {', '.join(larger)} changes how many images a step takes, and the budget is a number of steps "
+            "by then. Give a budget in epochs."
+        )
+    if along and content.get("claim") is not None:
+        raise ValueError("claim: a study with `along` is many studies. Remove one of the two.")
+    if tuned and content.get("branch"):
+        raise ValueError(f"branch: shorter runs continue the longest, and {chosen} could give them other settings.")
     if along and looks:
         raise ValueError("along: the places of an axis have the same seeds. Give `seeds` as a list without `until`.")
     study = Study(
@@ -219,8 +233,8 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         budget=budget,
         may_differ=keys or [],
         jobs=checked("jobs", lambda jobs: type(jobs) is int and jobs >= 1, "a whole number from 1, or null"),
-        tuning=_tuning(content.get("tune"), seeds),
-        search=parse_search(content.get("search"), seeds),
+        tuning=tuning,
+        search=search,
         looks=looks,
         margin=margin,
         metric=checked(

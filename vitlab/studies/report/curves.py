@@ -77,7 +77,7 @@ def lines_of(study: Study, found: Sequence[StudyResults]) -> list[Line]:
         return []
     lines: dict[str, list[StudyResults]] = {}
     for places, results in zip(product(*(axis.places for axis in study.along)), found, strict=True):
-        other = ", ".join(place.label for place in places if place.x is None)
+        other = ", ".join(place.label for axis, place in zip(study.along, places, strict=True) if not axis.numeric)
         lines.setdefault(other, []).append(results)
     level = min(results.level for results in found) / len(found)
     return [Line(name, numeric, points, level) for name, points in lines.items()]
@@ -426,11 +426,11 @@ def _places(study: Study, found: Sequence[StudyResults]) -> list[Part]:
         cells = []
         for variant in study.variants:
             result = by_name.get(variant)
-            interval = result and interval_of(result, metric)
-            digits = results.digits
-            cells.append(
-                f"{metric.text(interval.mean, digits)} {metric.bracket(interval, digits)}" if interval else NONE
-            )
+            if result is None:
+                cells.append(NONE)
+                continue
+            interval, digits = interval_of(result, metric), results.digits
+            cells.append(f"{metric.text(interval.mean, digits)} {metric.bracket(interval, digits)}")
         knn = f"{100 * results.baselines.knn:.1f}" if results.baselines else NONE
         rows.append(Row(results.study.place, [*cells, knn]))
     what = metric.column

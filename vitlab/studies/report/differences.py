@@ -127,7 +127,7 @@ def limits(results: StudyResults) -> list[str]:
     if _spread(narrow) > 0 and _spread(wide) > _spread(narrow):
         ratio = _spread(wide) / _spread(narrow)
         limit = special.fdtri(len(wide.runs) - 1, len(narrow.runs) - 1, UNEQUAL)
-        beyond = ratio**2 > limit and len(several) > 2
+        beyond = ratio**2 > limit and len(several) > 2 and results.study.test == "pooled"
         lines.append(
             f"The seeds of {wide.variant} vary {signed(ratio, 1)} times as much as those of {narrow.variant}"
             + (", more than by chance: their pair is tested by its own degrees of freedom (Welch)." if beyond else ".")

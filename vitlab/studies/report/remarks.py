@@ -155,12 +155,13 @@ def _settled_leaders(results: StudyResults) -> list[VariantResult]:
 
 def _survivors(result: VariantResult, results: StudyResults) -> str:
     failed = _failed(result, results)
-    total = len(result.runs) + failed
+    scores = [each.score for each in results.finished if each.run.variant == result.variant]
+    total = len(scores) + failed
     text = f"{result.variant} failed in {failed} of {counted(total, 'seed')}"
     if not results.metric.is_accuracy:
         return text
     chance = 1 / len(results.class_names)
-    mean = (len(result.runs) * result.score.mean + failed * chance) / total
+    mean = (sum(scores) + failed * chance) / total
     level = percent(chance, 0 if chance >= 0.01 else 1)
     return (
         f"{text}; counted as chance ({level}{SPACE}%), its mean would be "

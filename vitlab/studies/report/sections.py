@@ -141,11 +141,15 @@ def _below_baselines(results: StudyResults, score: float) -> tuple[str, ...]:
 def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
     metric, rows = results.metric, []
     digits = 1 if metric.is_accuracy else results.digits
+    curves = Figure(
+        drawings["learning_curves"],
+        "Line: mean over seeds. Band: minimum to maximum over seeds."
+        + (" Early epochs may lie below the axis." if metric.is_accuracy else ""),
+    )
+    if results.target is None:
+        return [curves]
     for result in results.ranking:
         curve, seconds = result.curve(metric.validation), result.seconds_to(results.target)
-        if not len(curve.epochs):
-            rows.append(_row(result, NONE, NONE, NONE, NONE, "not reached"))
-            continue
         best = int(np.argmax(metric.sign * curve.mean))
         values = curve.mean[-1], curve.mean[best], curve.high[-1] - curve.low[-1]
         last, highest, spread = (metric.text(float(value), digits) for value in values)
@@ -155,11 +159,7 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
     reached = "" if results.study.target_accuracy else ", which every run reached"
     first = metric.axis("Validation")
     return [
-        Figure(
-            drawings["learning_curves"],
-            "Line: mean over seeds. Band: minimum to maximum over seeds."
-            + (" Early epochs may lie below the axis." if metric.is_accuracy else ""),
-        ),
+        curves,
         Table(
             f"Validation {metric.label}",
             [first, "Last", "Best", "At epoch", "Range over seeds", f"Minutes to {target}"],

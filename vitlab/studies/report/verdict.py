@@ -42,7 +42,7 @@ def conclusion(results: StudyResults) -> str:
         lead = metric.difference(pair.lead, results.digits)
         return lead if math.isnan(pair.interval.low) else f"{lead} ({low} to {high})"
 
-    margin = "" if results.margin is None else metric.difference(results.margin, results.digits)
+    margin = "" if results.margin is None else metric.size(results.margin)
     ahead = [pair for pair in against if pair.settled]
     equal = [pair for pair in against if pair.equal]
     level = [pair for pair in against if not pair.settled and not pair.equal]

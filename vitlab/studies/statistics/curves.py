@@ -158,7 +158,7 @@ def law(x: np.ndarray, floor: float, factor: float, rate: float) -> np.ndarray:
 
 
 def power_law(x: Sequence[float], errors: np.ndarray, images: Sequence[float], seed: int = 0) -> Law | None:
-    """Fit a power law to the errors of one variant; None for fewer than four points, or one that is not above 0.
+    """Fit a power law to the errors of one variant; None for fewer than four points or two seeds, or a point at 0.
 
     The intervals are those of fits to points drawn anew: each by its standard error over seeds (Student's t), and all
     together by what another choice of test images would move them.
@@ -168,13 +168,13 @@ def power_law(x: Sequence[float], errors: np.ndarray, images: Sequence[float], s
         errors: (K, S), by point and seed.
         images: By point, the variance of the mean error over the choice of test images.
     """
-    if len(x) < LEAST_POINTS or min(x) <= 0:
-        return None
     K, S = errors.shape
-    means, noise = errors.mean(axis=1), errors.std(axis=1, ddof=1) / math.sqrt(S) if S > 1 else np.zeros(K)
+    if K < LEAST_POINTS or min(x) <= 0 or S < 2:
+        return None
+    means, noise = errors.mean(axis=1), errors.std(axis=1, ddof=1) / math.sqrt(S)
     places = np.asarray(x, dtype=float)
     rng = np.random.default_rng(seed)
-    draws = means + stats.t.rvs(max(S - 1, 1), size=(DRAWS, K), random_state=rng) * noise
+    draws = means + stats.t.rvs(S - 1, size=(DRAWS, K), random_state=rng) * noise
     draws += rng.standard_normal((DRAWS, 1)) * np.sqrt(np.asarray(images))
     fitted = _fit(places, means)
     spread = np.array([_fit(places, np.clip(draw, 1e-6, None), fitted) for draw in draws])
