@@ -2,9 +2,9 @@
 
 The accuracy is planted: `backbone.init_args.accuracy` of the configuration, plus a draw of the seed, less ten points
 where the learning rate is not `best_lr`. `law` (floor, factor, rate) plants it by the number of training images, and
-`harder` of the data lowers it. `fail` makes the run of that seed end with an error, `fail_beyond` those with more training
-images, `cut_short` makes it no whole run, `pause` makes it take seconds and `fit` leave only a begun run when it is
-ended.
+`harder` of the data lowers it. `fail` makes the run of that seed end with an error, `fail_beyond` those with more
+training images, `cut_short` makes it no whole run, `pause` makes it take seconds and `fit` leave only a begun run when
+it is ended.
 """
 
 import json
