@@ -1,27 +1,29 @@
 """What a study's YAML says, read and checked.
 
-name: quickstart
-base: ../quickstart/base.yaml     # an experiment, complete with what the variants add; relative to this file
-variants:                         # only the differences: a mapping, or the path of a YAML file
-  ViT: {model: {init_args: {backbone: {class_path: …}}}}
-seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3]
-margin: 0.5                       # the smallest difference that matters, here in points; null: any
-metric: {name: rank, mode: max}   # of summary.json, on the test images; null: the metric of the objective's task
-claim:                            # null; a sentence of a paper that the study tests (`claim`)
-test: pooled                      # exact: no distributional assumption; paired: variants from the same weights
-budget: {epochs: 35}              # the same for all: epochs, images, flops or minutes; null: as in the base
-may_differ: [model.init_args.backbone]
-tune:                             # null: one recipe for all
-  key: model.init_args.optimizer.init_args.lr
-  values: [5.0e-4, 1.0e-3, 2.0e-3]
-  seeds: [1000, 1001, 1002]       # of the tuning runs; null: these, or the next from 1000 on that `seeds` lacks
-  within: null                    # seed: each seed of the study repeats the search with its own runs
-search: {space: {…}, trials: 24}  # null; several settings drawn for each variant (`search_space`)
-vary: [init, order, augmentation] # what seeds draw (`draws`); split: the choice of validation images too
-target_accuracy: 0.95             # report the time to this validation accuracy; null: what every run reaches
-along: {train_images: [50, 100]}  # null; the same study at several numbers of images, budgets or data sets (`axes`)
-branch: false                     # shorter runs of an axis of epochs branch off the longest one (`branching`)
-jobs: 2                           # parallel runs; null: one per GPU, or per core
+    name: quickstart
+    base: ../quickstart/base.yaml     # an experiment, complete with what the variants add; relative to this file
+    variants:                         # only the differences: a mapping, or the path of a YAML file
+      ViT: {model: {init_args: {backbone: {class_path: …}}}}
+    seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3]
+    margin: 0.5                       # the smallest difference that matters, here in points; null: any
+    metric: {name: rank, mode: max}   # of summary.json, on the test images; null: the metric of the objective's task
+    claim:                            # null; a sentence of a paper that the study tests (`claim`)
+    test: pooled                      # exact: no distributional assumption; paired: variants from the same weights
+    budget: {epochs: 35}              # the same for all: epochs, images, flops or minutes; null: as in the base
+    may_differ: [model.init_args.backbone]
+    tune:                             # null: one recipe for all
+      key: model.init_args.optimizer.init_args.lr
+      values: [5.0e-4, 1.0e-3, 2.0e-3]
+      seeds: [1000, 1001, 1002]       # of the tuning runs; null: these, or the next from 1000 on that `seeds` lacks
+      within: null                    # seed: each seed of the study repeats the search with its own runs
+    search: {space: {…}, trials: 24}  # null; several settings drawn for each variant (`search_space`)
+    vary: [init, order, augmentation] # what seeds draw (`draws`); split: the choice of validation images too
+    target_accuracy: 0.95             # report the time to this validation accuracy; null: what every run reaches
+    along: {train_images: [50, 100]}  # null; the same study at several numbers of images, budgets or data sets (`axes`)
+    branch: false                     # shorter runs of an axis of epochs branch off the longest one (`branching`)
+    jobs: 2                           # parallel runs; null: one per GPU, or per core
+
+The paths of `base` and of variants are relative to this file.
 """
 
 import hashlib
@@ -50,6 +52,7 @@ KEYS = (
 MODES = ("min", "max")
 REQUIRED = ("base", "variants", "seeds")
 WARMUP = "model.init_args.schedule.init_args.warmup_epochs"
+IMAGES_A_STEP = ("data.init_args.batch_size", "trainer.accumulate_grad_batches")
 LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up to 9 % false claims instead of 5
 LEAST_SEEDS = 3
 TUNING_SEEDS = 3
@@ -138,12 +141,16 @@ class Study:
         return self.tuning is None and self.search is None and (self.budget is None or self.budget.kind == "epochs")
 
     @property
+    def tuned(self) -> list[str]:
+        """The keys that are chosen on validation images before the comparison."""
+        return [*([self.tuning.key] if self.tuning else []), *(self.search.space if self.search else [])]
+
+    @property
     def allowed(self) -> list[str]:
         """The keys in which variants may differ: those compared, tuned, or set by the budget."""
-        tuned = [*([self.tuning.key] if self.tuning else []), *(self.search.space if self.search else [])]
         by_variant = self.budget is not None and self.budget.kind != "epochs"
         spent = ["trainer.max_epochs", "trainer.limit_train_batches", WARMUP] if by_variant else []
-        return [*self.may_differ, *tuned, *spent]
+        return [*self.may_differ, *self.tuned, *spent]
 
 
 def slug(name: str) -> str:
@@ -207,21 +214,9 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
     budget = parse_budget(content.get("budget"))
     if content.get("tune") is not None and content.get("search") is not None:
         raise ValueError("tune and search both choose settings before the comparison. Remove one of the two.")
-    chosen = "tune" if content.get("tune") is not None else "search"
-    tuning, search = _tuning(content.get("tune"), seeds), parse_search(content.get("search"), seeds)
-    tuned = {*([tuning.key] if tuning else []), *(search.space if search else [])}
     along = parse_along(content.get("along"), path.parent, budget)
-    budgets = [budget, *(place.budget for axis in along for place in axis.places)]
-    larger = tuned & {"data.init_args.batch_size", "trainer.accumulate_grad_batches"}
-    if larger and any(each and each.kind != "epochs" for each in budgets):
-        raise ValueError(
-            f"{chosen}: {', '.join(larger)} changes how many images a step takes, and the budget is a number of steps "
-            "by then. Give a budget in epochs."
-        )
     if along and content.get("claim") is not None:
         raise ValueError("claim: a study with `along` is many studies. Remove one of the two.")
-    if tuned and content.get("branch"):
-        raise ValueError(f"branch: shorter runs continue the longest, and {chosen} could give them other settings.")
     if along and looks:
         raise ValueError("along: the places of an axis have the same seeds. Give `seeds` as a list without `until`.")
     study = Study(
@@ -233,8 +228,8 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         budget=budget,
         may_differ=keys or [],
         jobs=checked("jobs", lambda jobs: type(jobs) is int and jobs >= 1, "a whole number from 1, or null"),
-        tuning=tuning,
-        search=search,
+        tuning=_tuning(content.get("tune"), seeds),
+        search=parse_search(content.get("search"), seeds),
         looks=looks,
         margin=margin,
         metric=checked(
@@ -253,11 +248,28 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         along=along,
         branch=checked("branch", lambda value: type(value) is bool, "true or false") or False,
     )
-    if study.branch and not (len(along) == 1 and all(p.budget and p.budget.kind == "epochs" for p in along[0].places)):
-        raise ValueError("branch: only runs along an axis of epochs branch off each other. Give along: {epochs: […]}.")
+    _refuse_other_runs(study)
     if along:
         _refuse_shared_folders(study)
     return study
+
+
+def _refuse_other_runs(study: Study) -> None:
+    """Refuse settings by which runs would be others than the study says."""
+    budgets = [point.budget for point in study.points]
+    larger = [key for key in study.tuned if key in IMAGES_A_STEP]
+    if larger and any(budget and budget.kind != "epochs" for budget in budgets):
+        raise ValueError(
+            f"tune or search: {', '.join(larger)} changes how many images a step takes, and the budget is a number of "
+            "steps by then. Give a budget in epochs."
+        )
+    if not study.branch:
+        return
+    if study.tuned:
+        raise ValueError("branch: shorter runs continue the longest, and tuning could give them other settings.")
+    places = study.along[0].places if len(study.along) == 1 else ()
+    if not places or not all(place.budget and place.budget.kind == "epochs" for place in places):
+        raise ValueError("branch: only runs along an axis of epochs branch off each other. Give along: {epochs: […]}.")
 
 
 def _refuse_shared_folders(study: Study) -> None:
