@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from vitlab.analysis.attention import query_map
 from vitlab.models import ImageModel
+from vitlab.models.backbone import in_eval_mode
 
 MASS = 0.6
 
@@ -56,11 +57,8 @@ class AttentionOverlap:
 @torch.no_grad()
 def has_class_attention(model: ImageModel, images: Float[Tensor, "B C Hpx Wpx"]) -> bool:
     """Return whether the model's output reads a class token that attends to the patches; the model stays as it is."""
-    training = model.training
-    model.eval()  # in training mode a batch norm would average the images in, and drop path draw random numbers
-    reads = model.global_pool == "token" and bool(model.attention_maps(images[:1]))
-    model.train(training)
-    return reads
+    with in_eval_mode(model):  # else a batch norm would average the images in, and drop path draw random numbers
+        return model.global_pool == "token" and bool(model.attention_maps(images[:1]))
 
 
 @torch.no_grad()
@@ -68,13 +66,12 @@ def attention_overlap(
     model: ImageModel, batches: Iterable[Float[Tensor, "B C Hpx Wpx"]], masks: Bool[Tensor, "N Hpx Wpx"]
 ) -> AttentionOverlap:
     """Measure a model in eval mode on images in the order of `masks`."""
-    training, done, overlaps = model.training, 0, []
-    model.eval()
-    for images in batches:
-        inside = masks[done : done + len(images)].to(images.device)
-        overlaps.append(jaccard(class_token_masks(model, images), inside).cpu())
-        done += len(images)
-    model.train(training)
+    done, overlaps = 0, []
+    with in_eval_mode(model):
+        for images in batches:
+            inside = masks[done : done + len(images)].to(images.device)
+            overlaps.append(jaccard(class_token_masks(model, images), inside).cpu())
+            done += len(images)
     heads = torch.cat(overlaps)  # (N, h)
     best, mean = Overlap.of(heads.amax(dim=1)), Overlap.of(heads.mean(dim=1))
     return AttentionOverlap(best, mean, heads.shape[1], len(heads))

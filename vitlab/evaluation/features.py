@@ -14,6 +14,7 @@ from torch import Tensor
 from vitlab.atomic_files import written_whole
 from vitlab.evaluation.classify import require_classes
 from vitlab.models import ImageModel
+from vitlab.models.backbone import in_eval_mode
 
 Features = tuple[Tensor, Tensor]
 """Embeddings (N, C) float32 and labels (N,) int64, on the CPU."""
@@ -34,10 +35,8 @@ def extract(
     Raises:
         ValueError: the labels are not classes.
     """
-    training = encoder.training
-    encoder.eval()
     embeddings, labels, seen = [], [], 0
-    with encoder.biases_kept():
+    with in_eval_mode(encoder), encoder.biases_kept():
         for (images,), targets in batches:
             require_classes(targets)
             embeddings.append((embed or encoder.embed)(images).float().cpu())
@@ -45,7 +44,6 @@ def extract(
             seen += len(targets)
             if most is not None and seen >= most:
                 break
-    encoder.train(training)
     return torch.cat(embeddings)[:most], torch.cat(labels)[:most]
 
 

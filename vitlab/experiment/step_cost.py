@@ -23,6 +23,7 @@ from vitlab.evaluation.flops import clock_for, wait_for
 from vitlab.evaluation.memory import PeakMemory
 from vitlab.experiment.noise_training import on_noise, train_on_noise
 from vitlab.models import ImageModel
+from vitlab.models.backbone import in_eval_mode
 from vitlab.runs.finite_steps import FiniteSteps
 from vitlab.runs.utilization import Utilization
 
@@ -114,11 +115,8 @@ class Turns(Callback):
         self._begin(self.training)
 
     def _infer(self, trainer: Trainer) -> None:
-        training = self.encoder.training
-        self.encoder.eval()
-        with torch.inference_mode(), trainer.precision_plugin.val_step_context():
+        with in_eval_mode(self.encoder), torch.inference_mode(), trainer.precision_plugin.val_step_context():
             self.encoder(self.images)
-        self.encoder.train(training)
 
     # ---- a stretch of steps of one kind
 

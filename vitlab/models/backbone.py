@@ -9,8 +9,8 @@ An `ImageModel` can be trained on labels. A `Backbone` encodes an image in three
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
@@ -43,6 +43,17 @@ class AttentionMap(NamedTuple):
         B, h, Q, _ = self.weights.shape
         index = (self.keys + 1).expand_as(self.weights)
         return self.weights.new_zeros(B, h, Q, Q + 1).scatter_add_(3, index, self.weights)[..., 1:]
+
+
+@contextmanager
+def in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """Let a module compute as in evaluation inside; it leaves in the mode in which it came."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 class ImageModel(nn.Module, ABC):

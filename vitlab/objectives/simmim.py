@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vitlab.distributed import local_rows, num_processes
 from vitlab.models import Backbone
+from vitlab.models.backbone import in_eval_mode
 from vitlab.objectives.masking import block_masking, enlarge, num_hidden_blocks
 from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm
 from vitlab.optim import Optimizer, Schedule
@@ -173,9 +174,8 @@ def check_patches(backbone: Backbone) -> None:
     row, column = (side // patch // 2 for side in backbone.img_size)
     images = torch.zeros(2, backbone.in_chans, *backbone.img_size, device=embed.proj.weight.device)
     images[1, :, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] = 1.0
-    training = embed.training
-    black, other = embed.eval()(images)  # (h, w, D)
-    embed.train(training)
+    with in_eval_mode(embed):
+        black, other = embed(images)  # (h, w, D)
     changed = (black != other).any(dim=-1)
     changed[row, column] = False
     if bool(changed.any()):

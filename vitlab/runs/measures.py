@@ -18,6 +18,7 @@ from vitlab.data import ImageDataModule
 from vitlab.data.dataset import Split
 from vitlab.evaluation.dense import Labeled, segment
 from vitlab.models import ImageModel
+from vitlab.models.backbone import in_eval_mode
 from vitlab.objectives import Objective
 from vitlab.objectives.sharding import gathered
 from vitlab.runs.record import is_last_epoch
@@ -84,9 +85,8 @@ class Segmentation(Measure):
             raise ValueError(f"Segmentation: {type(pl_module.encoder).__name__} gives no maps: it has no feature_info.")
 
     def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> dict[str, float]:
-        training = model.training
-        stages = segment(model.eval(), labeled_pixels(data, device), data.num_classes)
-        model.train(training)
+        with in_eval_mode(model):
+            stages = segment(model, labeled_pixels(data, device), data.num_classes)
         best = max(stages, key=lambda stage: stage.held_out.value)
         last = {"test/miou_linear": stages[-1].linear.value, "test/miou_knn": stages[-1].knn.value}
         return last | {"test/miou_linear_best": best.linear.value}
@@ -111,9 +111,7 @@ class Amplitude(Measure):
     """
 
     def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> dict[str, float]:
-        training = model.training
-        model.eval()
-        batches = [list(map(amplitude, block_outputs(model, view))) for (view,), _ in data.batches("test", device)]
-        model.train(training)
+        with in_eval_mode(model):
+            batches = [list(map(amplitude, block_outputs(model, view))) for (view,), _ in data.batches("test", device)]
         by_block: list[Any] = [fmean(block) for block in zip(*batches, strict=True)]
         return {"test/amplitude": by_block[-1], "test/amplitude_growth": by_block[-1] / by_block[0]}
