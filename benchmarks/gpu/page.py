@@ -123,11 +123,12 @@ def parity(done: Sequence[Figures]) -> list[str]:
 def speed(done: Sequence[Figures]) -> list[str]:
     rows: Rows = []
     for x in done:
-        goal = ARCHITECTURES[x["model"]].goal if x["phase"] == "training" and x["mode"] == "compiled" else None
+        judged = x["phase"] == "training" and x["mode"] == "compiled"
+        goal = ARCHITECTURES[x["model"]].goal if judged else None
         share = SHARE_OF_TIMM.get(x["model"], SHARE_OF_TIMM_OTHERS)
         q1, middle, q3 = x["ratio"]
         aim = f" (goal {goal:,})" if goal else ""
-        limit = f" (goal {share:.2f})" if x["phase"] == "training" and x["mode"] == "compiled" else ""
+        limit = f" (goal {share:.2f})" if judged else ""
         rows.append(
             {
                 "model": x["model"],

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,10 +39,10 @@ def run(arguments: Sequence[str]) -> int:
 
     quiet()
     device = device_for("auto")
-    subjects, known = [], []
-    experiments = {config: Experiment.load(config) for config in dict.fromkeys(options.config)}
-    names_of_runs = told_apart([experiment.directory for experiment in experiments.values()])
-    for name, (config, experiment) in zip(names_of_runs, experiments.items(), strict=True):
+    subjects, known, directories = [], [], []
+    for config in dict.fromkeys(options.config):
+        experiment = Experiment.load(config)
+        directories.append(experiment.directory)
         model, data = experiment.model, experiment.data
         if options.images is None:
             images, labels, names = some_images(data, SHOWN, device)
@@ -58,11 +59,12 @@ def run(arguments: Sequence[str]) -> int:
         own = (curves, outputs[0] if outputs else None, masks)
         model = model.to(device).eval()
         heat = heat_of(model, images[: page.SHOWN]) if experiment.objective.one_class else None
-        subjects.append(Subject(name, model, *seen, *own, heat))
+        subjects.append(Subject(str(config), model, *seen, *own, heat))
         known.append((names, labels))
         if known[-1] != known[0]:
             raise ValueError(f"{config} validates on other images than {options.config[0]}; give --images FOLDER.")
-    print(write_page(subjects, *known[0], options.out))
+    named = [replace(each, name=name) for each, name in zip(subjects, told_apart(directories), strict=True)]
+    print(write_page(named, *known[0], options.out))
     return 0
 
 

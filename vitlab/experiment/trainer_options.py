@@ -20,7 +20,6 @@ from vitlab.runs.knn_monitor import KnnMonitor
 log = logging.getLogger("vitlab")
 
 AVERAGING = (StochasticWeightAveraging, WeightAveraging)
-KNN_METRICS = ["val/knn", "val/rank", "val/std"]  # of `KnnMonitor`
 
 
 def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: Objective) -> None:
@@ -37,7 +36,7 @@ def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: O
             "trainer.barebones leaves out all that makes a run: its metrics, checkpoints and progress.\n"
             "Leave it out; `python -m vitlab benchmark --config …` measures speed."
         )
-    monitored = KNN_METRICS if any(isinstance(each, KnnMonitor) for each in callbacks) else []
+    monitored = KnnMonitor.LOGGED if any(isinstance(each, KnnMonitor) for each in callbacks) else ()
     for each in callbacks:
         name = type(each).__name__
         if isinstance(each, GradientAccumulationScheduler):

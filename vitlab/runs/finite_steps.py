@@ -126,13 +126,14 @@ class FiniteSteps(Callback):
                 skip_step_if(optimizer, as_gradients((~finite).float(), gradients))
         seed = int(trainer.datamodule.seed)  # type: ignore[attr-defined]
         step = NonFiniteStep(trainer.global_step, trainer.current_epoch, self._batches, seed)
-        checked: Check | None = Check(finite, step, self._states)
+        check = Check(finite, step, self._states)
         self._loss_is_finite, self._batches, self._states = None, [], []
+        known: Check | None = check
         if finite.is_cuda and skips_itself:
-            checked, self._pending = self._pending, checked
-        if checked is not None:
-            self._read(trainer, pl_module, *checked.result())
-        if not skips_itself and not bool(finite):
+            known, self._pending = self._pending, check
+        if known is not None:
+            self._read(trainer, pl_module, *known.result())
+        if not skips_itself and not bool(check.finite):  # known by now
             raise StepLeftOut
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -30,6 +30,8 @@ class KnnMonitor(Callback):
             k-NN figures have it. Each process embeds them.
     """
 
+    LOGGED = ("val/knn", "val/rank", "val/std")
+
     def __init__(self, every_n_epochs: int = 10, most: int | None = 10_000) -> None:
         if every_n_epochs < 1 or (most is not None and most < 1):
             raise ValueError(f"KnnMonitor: every_n_epochs is {every_n_epochs} and most {most}; both must be 1 or more.")
@@ -50,8 +52,9 @@ class KnnMonitor(Callback):
             bank, labels = extract(pl_module.encoder, data.batches("train", pl_module.device, every))
             queries, truth = extract(pl_module.encoder, data.batches("val", pl_module.device))
         correct = predict_weighted(queries, bank, labels, data.num_classes) == truth
-        rank, knn = rank_me(queries), float(correct.float().mean())
-        pl_module.log_dict({"val/knn": knn, "val/rank": rank, "val/std": relative_std(queries)}, rank_zero_only=True)
+        rank = rank_me(queries)
+        values = float(correct.float().mean()), rank, relative_std(queries)
+        pl_module.log_dict(dict(zip(self.LOGGED, values, strict=True)), rank_zero_only=True)
         if rank < 1.5 and trainer.is_global_zero:  # an untrained encoder has 2 or more
             remedies = pl_module.remedies and f"\n{pl_module.remedies}"
             log.warning("Collapse: val/rank is %.2f, all images look alike.%s", rank, remedies)

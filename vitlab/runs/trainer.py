@@ -75,8 +75,8 @@ def build_trainer(
             "trainer.callbacks: LearningRateFinder sets a rate that the schedule replaces at the next step.\n"
             "`tune` in a study finds one on validation images; docs/python.md has Lightning's finder in Python."
         )
+    validated = [name for name in objective.epoch_metrics if name.startswith("val")]
     for callback in users:
-        validated = [name for name in objective.epoch_metrics if name.startswith("val")]
         if isinstance(callback, EarlyStopping) and callback.monitor in validated:
             decide_after_validation(callback)
     own_bar = any(isinstance(callback, ProgressBar) for callback in users)
