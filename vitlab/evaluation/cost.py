@@ -23,7 +23,7 @@ UNSTEADY = 1.25  # third quartile of the turns over the first, above which image
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of an experiment on one device: of its own training step, and of inference with its encoder.
+    """The cost of an experiment on one device: one training step, and inference with its encoder.
 
     A training step is all that the objective does in one, decoder, teacher and averages included, in the experiment's
     precision, with its optimizer, clipping and accumulation. `flops` are of one image's forward pass, `train_flops` of

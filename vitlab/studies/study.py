@@ -23,7 +23,7 @@
     branch: false                     # shorter runs of an axis of epochs branch off the longest one (`branching`)
     jobs: 2                           # parallel runs; null: one per GPU, or per core
 
-The paths of `base` and of variants are relative to this file.
+The paths of `base` and of variants are relative to the study's file.
 """
 
 import hashlib
