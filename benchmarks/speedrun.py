@@ -1,6 +1,8 @@
 """The table and the curves of docs/speedrun.md, from the run directories of `make speedrun` and `make speedrun-times`.
 
 python -m benchmarks.speedrun runs/speedrun-first runs/speedrun --times runs/speedrun-times
+
+docs/records has what it reads of the published runs.
 """
 
 import argparse
@@ -83,6 +85,7 @@ def draw(entries: dict[tuple[str, str], Entry], path: Path) -> None:
                     timed.minutes, np.mean([run.validation for run in seeds], axis=0), "o-", color=color, label=study
                 )
         axis.set(title=name, xlabel="minutes of two cores since the start of the command")
+        axis.set_xlim(left=0)
     axes[0].set_ylabel("validation top-1, %")
     axes[0].legend(frameon=False)
     figure.savefig(path, dpi=110)
