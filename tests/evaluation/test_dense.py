@@ -1,7 +1,7 @@
 """Segmentation by the maps of a model's stages. Expected overlaps are scikit-learn's."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from sklearn.metrics import jaccard_score
 from torch import Tensor
 
-from vitlab.evaluation.dense import mean_iou, overlaps, segment, semantic
+from vitlab.evaluation.dense import mean_iou, measure, overlaps, places_of, segment, semantic
 from vitlab.models import SwinTransformer, TimmModel, VisionTransformer
 
 
@@ -75,6 +75,28 @@ def test_colors_tell_the_squares_and_noise_tells_nothing() -> None:
     assert useful.knn.value > 0.75
     assert useless.linear.value < 0.4
     assert useless.knn.value < 0.4
+
+
+class Padded(torch.nn.Module):
+    """Its only stage has places of 8 px; the last ones reach beyond an image of 12 px, as in a Swin of odd sides."""
+
+    feature_info: ClassVar = [{"module": "stage", "reduction": 8, "num_chs": 3}]
+
+    def forward_intermediates(self, images: Tensor, indices: list[int], intermediates_only: bool) -> list[Tensor]:
+        return [F.avg_pool2d(F.pad(images, (0, 4, 0, 4)), 8)]
+
+
+def test_a_place_beyond_the_border_moves_no_other() -> None:
+    masks = torch.zeros(1, 12, 12, dtype=torch.bool)
+    masks[:, 3:8] = True  # 5 of the 8 rows of the upper places, 3 of 6 were they 6 px high
+    batches = [([torch.zeros(1, 3, 12, 12)], torch.zeros(1, dtype=torch.long))]
+    ((_, classes),) = places_of(Padded(), batches, masks, [0])  # type: ignore[arg-type]
+    assert classes.tolist() == [1, 1, 0, 0]
+
+    masks[:, :8] = True
+    upper = {"upper": lambda places: torch.tensor([[-1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, -1.0]])}
+    (found,) = measure(Padded(), batches, masks, [0], [upper], num_classes=2)  # type: ignore[arg-type,list-item]
+    assert found["upper"].value == 1.0  # the border between the places is at 8 px
 
 
 @pytest.mark.parametrize(

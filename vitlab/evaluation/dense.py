@@ -98,11 +98,13 @@ def places_of(
     done = 0
     for truth, maps in _maps(model, batches, masks, stages):
         done += len(truth)
-        for (features, classes), x in zip(parts, maps, strict=True):
+        for (features, classes), x, stage in zip(parts, maps, stages, strict=True):
             height, width = x.shape[1:3]
             most = max(1, MOST_PLACES // len(masks))  # of an image
             every = -(-height * width // most)
-            shares = F.adaptive_avg_pool2d(F.one_hot(truth).movedim(-1, 1).float(), (height, width))
+            down, right = (a - b for a, b in zip(_covered(model, stage, x, truth), truth.shape[1:], strict=True))
+            pixels = F.pad(F.one_hot(truth).movedim(-1, 1).float(), (0, right, 0, down))
+            shares = F.adaptive_avg_pool2d(pixels, (height, width))
             offsets = torch.arange(len(truth)) + done  # other places in each image
             chosen = torch.stack([(torch.arange(height * width) + o) % every == 0 for o in offsets]).flatten()
             features.append(x.flatten(0, 2)[chosen])
@@ -121,10 +123,12 @@ def measure(
     """Return the mIoU of each way to answer, by stage."""
     counts: list[dict[str, list[Tensor]]] = [{name: [] for name in own} for own in answers]
     for truth, maps in _maps(model, batches, masks, stages):
-        for x, own, found in zip(maps, answers, counts, strict=True):
+        height, width = truth.shape[1:]
+        for x, own, found, stage in zip(maps, answers, counts, stages, strict=True):
             for name, answer in own.items():
                 scores = answer(x.flatten(0, 2)).view(*x.shape[:3], -1).movedim(-1, 1)
-                predicted = F.interpolate(scores, truth.shape[1:], mode="bilinear").argmax(dim=1)
+                pixels = F.interpolate(scores, _covered(model, stage, x, truth), mode="bilinear")
+                predicted = pixels[..., :height, :width].argmax(dim=1)
                 found[name].append(overlaps(predicted, truth, num_classes))
     return [{name: mean_iou(torch.cat(parts)) for name, parts in found.items()} for found in counts]
 
@@ -161,6 +165,15 @@ def mean_iou(counts: Int64[Tensor, "N 2 K"]) -> MeanIoU:
     repeated = np.random.default_rng(0).multinomial(len(both), np.full(len(both), 1 / len(both)), REPETITIONS)
     low, high = np.percentile(of(repeated.astype(float)), [2.5, 97.5])
     return MeanIoU(float(of(np.ones(len(both)))), float(low), float(high))
+
+
+def _covered(
+    model: ImageModel, stage: int, places: Float[Tensor, "B h w C"], pixels: Int64[Tensor, "B H W"]
+) -> tuple[int, int]:
+    """Return height and width of what a map is of. Swin pads a map of odd sides at the right and the bottom."""
+    stride = model.feature_info[stage]["reduction"]
+    height, width = (max(stride * n, size) for n, size in zip(places.shape[1:3], pixels.shape[1:], strict=True))
+    return height, width
 
 
 def _maps(
