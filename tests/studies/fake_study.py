@@ -95,7 +95,7 @@ def write_study(folder: Path, digits: Digits, **changes: Any) -> Path:
     np.savez(test_set, labels=digits.labels("test"), names=digits.image_names("test"), classes=10)
     base = {
         "seed_everything": 0,
-        "data": {"class_path": "fake.Digits", "init_args": {"test_set": str(test_set), "batch_size": 64}},
+        "data": {"class_path": "fake.Digits", "init_args": {"test_set": str(test_set), "batch_size": 32}},
     }
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
     content = {

@@ -136,7 +136,7 @@ def test_a_failed_run_is_named_with_its_place(
 def test_a_place_where_variants_differ_otherwise_too_is_not_comparable(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = {"data": {"init_args": {"batch_size": 32}}}
+    other = {"data": {"init_args": {"batch_size": 16}}}
     better = merge(variant(0.9, law=[0.0, 2.0, 0.6]), other)  # not declared by `may_differ`
     path = write_study(
         variants={"A": variant(0.9, law=[0.0, 2.0, 0.3]), "B": better}, along={"train_images": [100, 200]}
@@ -234,6 +234,7 @@ def test_costs_are_measured_again_only_where_steps_differ() -> None:
         ({"along": {"train_images": [50]}}, "along: train_images: .50.. Expected two different values or more"),
         ({"along": {"train_images": [50, 50]}}, "Expected two different values or more"),
         ({"along": {"train_images": [0, 50]}}, "Expected numbers above 0"),
+        ({"along": {"train_images": [20, 50]}}, "ViT has 20 training images, fewer than one batch of 32. Set train_images to"),
         ({"along": [50, 100]}, "Expected an axis and its values, like {train_images: .50, 100, 200.}"),
         ({"along": {"images": [50, 100]}}, "an axis of budgets, and budget: 4 epochs. Remove one of the two"),
         ({"along": {"epochs": [5, 10], "train_images": [50, 100]}, "budget": "absent"}, "both axes of numbers"),
@@ -251,7 +252,7 @@ def test_an_axis_that_cannot_be_is_refused(write_study: Write, tmp_path: Path, c
 def test_what_the_runs_will_take_is_said_before_the_first(
     write_study: Write, tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # 900 images, 14 batches of 64, 4 epochs: 3,584 images at 2,400 a second are 1.5 s; with the start, 11.5 s a run.
+    # 900 images, 28 batches of 32, 4 epochs: 3,584 images at 2,400 a second are 1.5 s; with the start, 11.5 s a run.
     changes = {"variants": {"A": variant(0.9), "B": variant(0.94)}, "along": {"epochs": [4, 8]}, "budget": "absent"}
     path = write_study(**changes, seeds=[1])
     compare(path, tmp_path / "runs", program=FAKE_PROGRAM)

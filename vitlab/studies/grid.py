@@ -93,6 +93,17 @@ def refuse_unfit_split(study: Study, run: Run) -> None:
             raise ValueError(f"{study.path}: {error}") from None
 
 
+def refuse_unfit_batch(study: Study, run: Run) -> None:
+    """Raise ValueError if the run has fewer training images, by `train_images`, than a batch."""
+    data = run.config["data"]["init_args"]
+    images, batch = data.get("train_images"), data.get("batch_size")
+    if images is not None and batch is not None and images < batch:
+        raise ValueError(
+            f"{study.path}: {run.variant} has {images} training images, fewer than one batch of {batch}. Set train_images "
+            f"to {batch} or more, or data.init_args.batch_size to {images} or less."
+        )
+
+
 def plan(
     study: Study,
     root: Path,

@@ -11,7 +11,7 @@ from vitlab.studies.baselines import Baselines, Images, baselines
 from vitlab.studies.duplicates import Duplicates, duplicates
 from vitlab.studies.execution.local import Allotment, Outcome, allot, is_finished, refuse_conflicts
 from vitlab.studies.fairness import data_of
-from vitlab.studies.grid import Run, differing_keys, images_of, plan, plan_tuning, refuse_unfit_split
+from vitlab.studies.grid import Run, differing_keys, images_of, plan, plan_tuning, refuse_unfit_batch, refuse_unfit_split
 from vitlab.studies.looks import read_looks
 from vitlab.studies.outside import outside
 from vitlab.studies.results import StudyResults
@@ -42,6 +42,8 @@ class Prepared:
             ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
         """
         runs = plan(study, root)
+        for run in first_runs(study, runs):
+            refuse_unfit_batch(study, run)
         images = images_of(runs[0])
         refuse_unfit_images(study, runs[0].metric, images)
         refuse_unfit_split(study, runs[0])
