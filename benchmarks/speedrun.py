@@ -37,7 +37,7 @@ class Finished(NamedTuple):
     validation: np.ndarray  # (E,) top-1 in %
     test: float  # top-1 in %
     wall: float  # minutes, from the start of the command to the last test prediction
-    frame: float  # share of it that is no training step: start-up, validation, checkpoints, test
+    overhead: float  # share of it that is no training step: start-up, validation, checkpoints, test
     images: int
 
 
@@ -50,11 +50,11 @@ def read(directory: Path) -> Finished:
     steps = summary["images_seen"] / len(speed) / speed  # seconds of the steps of each epoch
     other = (summary["seconds"] - steps.sum()) / len(steps)
     ends = summary["wall_seconds"] - summary["seconds"] + np.cumsum(steps + other)
-    frame = 1 - steps.sum() / summary["wall_seconds"]
+    overhead = 1 - steps.sum() / summary["wall_seconds"]
     validated = ends[accuracy.index.to_numpy()] / 60
     test = 100 * summary["metrics"]["test/top1"]
     return Finished(
-        validated, 100 * accuracy.to_numpy(), test, summary["wall_seconds"] / 60, frame, summary["images_seen"]
+        validated, 100 * accuracy.to_numpy(), test, summary["wall_seconds"] / 60, overhead, summary["images_seen"]
     )
 
 
@@ -68,7 +68,7 @@ def row(study: str, name: str, entry: Entry) -> dict[str, str]:
         "test top-1, %": f"{test.mean:.1f} [{test.low:.1f}, {test.high:.1f}]",
         "minutes": f"{entry.timed.wall:.2f}" if entry.timed else "",
         "images seen": f"{entry.seeds[0].images:,}",
-        "frame": f"{100 * entry.timed.frame:.1f} %" if entry.timed else "",
+        "overhead": f"{100 * entry.timed.overhead:.1f} %" if entry.timed else "",
     }
 
 
