@@ -77,7 +77,7 @@ def spend(write_study: Write, digits: Digits, tmp_path: Path) -> Callable[..., d
 
 
 def test_equal_flops_are_fewer_epochs_for_the_dearer_variant(spend: Callable[..., dict]) -> None:
-    # 900 training images, of which 14 batches of 64 are an epoch: 8,064 and 2,688 images.
+    # 900 training images, of which 28 batches of 32 are an epoch: 8,064 and 2,688 images.
     assert spend({"flops": 8.064e9}) == {"A": (9, None), "B": (3, None)}
 
 
@@ -88,7 +88,7 @@ def test_minutes_are_those_of_runs_with_loading_validation_and_start(spend: Call
     assert found["A"] == (20, None)
     epochs, batches = found["B"]  # 10.6 epochs, which whole ones would miss by 3 %
     assert 11 <= epochs <= 14
-    assert 1 + epochs * (64 * batches / 600 + 0.1) == pytest.approx(seconds, rel=0.03)
+    assert 1 + epochs * (32 * batches / 600 + 0.1) == pytest.approx(seconds, rel=0.03)
 
 
 def test_rehearsals_take_a_quarter_of_the_budget_or_a_minute_with_as_many_runs_as_the_jobs_need(
