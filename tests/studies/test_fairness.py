@@ -72,6 +72,9 @@ def test_an_argument_that_is_off_differs_not_from_a_class_that_lacks_it() -> Non
     assert matters("model.init_args.backbone.init_args.pretrained", {"ViT": "(absent)", "ResNet": True})
     assert not matters("data.init_args.num_workers", {"ViT": 0, "Swin": 4})
     assert matters("run.compile", {"ViT": False, "Swin": True})
+    checkpointing = "model.init_args.backbone.init_args.grad_checkpointing"
+    assert not matters(checkpointing, {"ViT": False, "ResNet": "(absent)"})
+    assert matters(checkpointing, {"ViT": True, "ResNet": "(absent)"})
 
 
 def test_weights_and_own_classes_are_found_wherever_they_are() -> None:
