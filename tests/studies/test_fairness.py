@@ -119,7 +119,7 @@ def test_seeds_and_variants_that_are_dropped_leave_a_trace(write_study: Write, t
 
 
 def test_a_recipe_that_differs_is_never_silent(write_study: Write, tmp_path: Path) -> None:
-    swin = variant(0.97) | {"data": {"init_args": {"batch_size": 32}}, "run": {"not_finite": "skip", "compile": True}}
+    swin = variant(0.97) | {"data": {"init_args": {"batch_size": 16}}, "run": {"not_finite": "skip", "compile": True}}
     swin["model"]["init_args"]["label_smoothing"] = 0.2
     variants = {"ViT": variant(0.9), "Swin": swin}
     (undeclared,) = objections_to(write_study(variants=variants), tmp_path / "a")

@@ -171,7 +171,7 @@ def test_a_run_of_a_study_started_by_its_own_file_is_the_same_run(tiny: Callable
     }
     swin["init_args"] |= {"num_heads": [2], "window_size": 4}
     variants = {
-        "ViT": {"data": {"init_args": {"batch_size": 32}}},
+        "ViT": {"data": {"init_args": {"batch_size": 16}}},
         "Swin": {"model": {"init_args": {"backbone": swin}}},
     }
     (tmp_path / "study.yaml").write_text(

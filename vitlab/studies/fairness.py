@@ -32,8 +32,9 @@ def kind_of(key: str) -> str:
 
 def matters(key: str, values: dict[str, Any]) -> bool:
     """Return whether a difference of these values, by variant, can change a result or what it costs."""
-    turned_off = all(value in OFF for value in values.values())
-    return not (turned_off and kind_of(key) in ("regularization", "weights", "trainer")) and not key.startswith(WITHOUT_EFFECT)
+    can_be_absent = kind_of(key) in ("regularization", "weights", "trainer")
+    turned_off = can_be_absent and all(value in OFF for value in values.values())
+    return not turned_off and not key.startswith(WITHOUT_EFFECT)
 
 
 def data_of(config: Config) -> Config:

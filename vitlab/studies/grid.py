@@ -99,8 +99,8 @@ def refuse_unfit_batch(study: Study, run: Run) -> None:
     images, batch = data.get("train_images"), data.get("batch_size")
     if images is not None and batch is not None and images < batch:
         raise ValueError(
-            f"{study.path}: {run.variant} has {images} training images, fewer than one batch of {batch}. Set train_images "
-            f"to {batch} or more, or data.init_args.batch_size to {images} or less."
+            f"{study.path}: {run.variant} has {images} training images, fewer than one batch of {batch}. "
+            f"Set train_images to {batch} or more, or data.init_args.batch_size to {images} or less."
         )
 
 

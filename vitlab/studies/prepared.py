@@ -11,7 +11,15 @@ from vitlab.studies.baselines import Baselines, Images, baselines
 from vitlab.studies.duplicates import Duplicates, duplicates
 from vitlab.studies.execution.local import Allotment, Outcome, allot, is_finished, refuse_conflicts
 from vitlab.studies.fairness import data_of
-from vitlab.studies.grid import Run, differing_keys, images_of, plan, plan_tuning, refuse_unfit_batch, refuse_unfit_split
+from vitlab.studies.grid import (
+    Run,
+    differing_keys,
+    images_of,
+    plan,
+    plan_tuning,
+    refuse_unfit_batch,
+    refuse_unfit_split,
+)
 from vitlab.studies.looks import read_looks
 from vitlab.studies.outside import outside
 from vitlab.studies.results import StudyResults
