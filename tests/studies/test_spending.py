@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fake_study import Digits, variant
 
-from vitlab.config import Config
+from vitlab.config import Config, merge
 from vitlab.evaluation.cost import Cost
 from vitlab.studies.budget import Epoch
 from vitlab.studies.execution.local import Outcome
@@ -153,6 +153,20 @@ def test_the_warm_up_keeps_its_share_of_the_epochs(write_study: Write, digits: D
         ValueError, match=r"study\.yaml: budget: .*warmup_epochs is 0\.6, but trainer\.max_epochs is not set"
     ):
         spend_budget(study, first_runs(study, plan(study, tmp_path)), lambda _: 900, refuse, refuse, 1, tmp_path)
+
+
+@pytest.mark.parametrize(("images", "every"), [(900, 5), (90, 35), (4000, 1)])
+def test_a_run_of_many_short_epochs_is_validated_as_often_as_the_base(
+    write_study: Write, tmp_path: Path, images: int, every: int
+) -> None:
+    # The base trains 6 epochs and is validated after each second one. The budget makes 10, 140 and 2.
+    base = merge(variant(0.9), {"trainer": {"max_epochs": 6, "check_val_every_n_epoch": 2}})
+    study = read_study(write_study(budget={"images": 8960}, variants={"A": base, "B": variant(0.8)}))
+    drafts = first_runs(study, plan(study, tmp_path))
+    decided = spend_budget(study, drafts, lambda _: images, refuse, refuse, 1, tmp_path)
+    chosen = plan(study, tmp_path, decided)[0].config["trainer"]
+    assert chosen["check_val_every_n_epoch"] == every
+    assert chosen["max_epochs"] % every == 0
 
 
 def test_what_a_budget_buys_is_decided_once(spend: Callable[..., dict], tmp_path: Path) -> None:

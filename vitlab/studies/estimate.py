@@ -23,7 +23,8 @@ def estimate(plans: Sequence[Prepared], costs: Sequence[Mapping[str, Cost]], job
             if cost is None or is_finished(run):
                 continue
             epoch = epoch_of(run.config, images[run.variant])
-            seconds += START + run.epochs * epoch.batches * epoch.images / cost.train_images_per_second
+            speed = cost.train_images_per_second / cost.mean_share  # small images take less
+            seconds += START + run.epochs * epoch.batches * epoch.images / speed
             size += 4.0 * STATES * COPIES * cost.parameters
             missing += 1
     time = duration(0.8 * seconds / jobs, 1.3 * seconds / jobs)

@@ -4,6 +4,7 @@ It is stored in the study's folder and reused, so that restarting a study contin
 """
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -74,9 +75,13 @@ def spend_budget(
         write_text(record, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
     batches = known.get("batches", {})
-    return {
-        run.variant: _trained_for(run, Length(known["epochs"][run.variant], batches.get(run.variant))) for run in drafts
-    }
+    overrides = {}
+    for run in drafts:
+        length = Length(known["epochs"][run.variant], batches.get(run.variant))
+        overrides[run.variant] = _trained_for(run, length)
+        if budget.kind != "minutes":  # whose rehearsals were validated as the draft is
+            overrides[run.variant] = merge(overrides[run.variant], _validated(run, length.epochs))
+    return overrides
 
 
 def epoch_of(config: Config, images: int) -> Epoch:
@@ -157,3 +162,18 @@ def _trained_for(draft: Run, length: Length) -> Config:
         override["trainer"]["limit_train_batches"] = length.batches
     warmup = flatten(draft.config).get(WARMUP)
     return merge(override, nest(WARMUP, warmup * length.epochs / draft.epochs)) if warmup else override
+
+
+def _validated(draft: Run, epochs: int) -> Config:
+    """Return the setting of the trainer with which a run of so many epochs is validated about as often as the draft.
+
+    Few images make many short epochs: validated after each, a run would mostly validate, and `best` would be the best
+    of more states. The last epoch is validated.
+    """
+    trainer = draft.config.get("trainer", {})
+    every, planned = trainer.get("check_val_every_n_epoch", 1), trainer.get("max_epochs")
+    if every is None or planned in (None, -1):
+        return {}
+    wanted = max(1, every * epochs / planned)
+    divisors = (n for n in range(1, epochs + 1) if epochs % n == 0)
+    return nest("trainer.check_val_every_n_epoch", min(divisors, key=lambda n: abs(math.log(n / wanted))))
