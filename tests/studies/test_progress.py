@@ -16,8 +16,9 @@ from vitlab.studies.metric import TOP1
 HEADER = "step,epoch,train/loss,val/loss,val/top1\n"
 
 
-def run(variant: str = "ViT", epochs: int = 10) -> Run:
-    return Run(variant, 1, {"trainer": {"max_epochs": epochs}}, Path("runs") / variant.lower())
+def run(variant: str = "ViT", epochs: int = 10, images: int | None = None) -> Run:
+    config = {"trainer": {"max_epochs": epochs}, "data": {"init_args": {"train_images": images}}}
+    return Run(variant, 1, config, Path("runs") / variant.lower())
 
 
 def active(variant: str, epochs: int, seconds: float, before: int = 0) -> Active:
@@ -52,6 +53,12 @@ def test_time_left_by_hand() -> None:
     # Left: 5 Swin epochs = 20 s; waiting: a ViT 20 s and an unknown at the mean of 3 s, 30 s. Two at a time: 70/2.
     waiting = [run("ViT"), run("Swin v2")]
     assert seconds_left([(run("ViT"), 20.0)], [active("Swin", 5, 20.0)], waiting, jobs=2) == pytest.approx(35)
+
+
+def test_time_left_where_epochs_differ_in_length() -> None:
+    # 100 epochs of 50 images took 20 s, 4 ms an image; 2 epochs of 2,500 images will take as long.
+    few, many = run("ViT, 50", 100, 50), run("ViT, 2500", 2, 2500)
+    assert seconds_left([(few, 20.0)], [], [many], jobs=1) == pytest.approx(20)
 
 
 def test_the_last_run_cannot_be_shared() -> None:

@@ -21,8 +21,9 @@ from vitlab.studies.format import counted
 from vitlab.studies.grid import Run
 from vitlab.studies.looks import append_look, look_of, read_looks
 from vitlab.studies.prepared import Prepared
+from vitlab.studies.report.along import answers
 from vitlab.studies.report.claim import headline
-from vitlab.studies.report.curves import answers, write_curves
+from vitlab.studies.report.curves import write_curves
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.search import budgets
 from vitlab.studies.report.tuning import as_tuned

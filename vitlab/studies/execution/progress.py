@@ -64,7 +64,8 @@ def seconds_left(
 ) -> float | None:
     """Estimate the time until all runs are finished, from the seconds per epoch of each variant.
 
-    A variant without a completed epoch is assumed as fast as the mean of the others; None before the first epoch.
+    A variant without a completed epoch is assumed to take as long for an image as the mean of the others; None before
+    the first epoch.
     """
     speeds: dict[Path, list[float]] = {}
     for run, seconds in finished:
@@ -75,11 +76,22 @@ def seconds_left(
     if not speeds:
         return None
     speed = {folder: fmean(values) for folder, values in speeds.items()}
-    typical = fmean(speed.values())
+    known = {
+        run.folder: run for run in (*(run for run, _ in finished), *(a.run for a in active)) if run.folder in speed
+    }
+    typical = fmean(speed[folder] / _images(run) for folder, run in known.items())
 
-    remaining = [(a.run.epochs - a.progress.epochs) * speed.get(a.run.folder, typical) for a in active]
-    queued = sum(run.epochs * speed.get(run.folder, typical) for run in waiting)
+    def epoch(run: Run) -> float:
+        return speed.get(run.folder, typical * _images(run))
+
+    remaining = [(a.run.epochs - a.progress.epochs) * epoch(a.run) for a in active]
+    queued = sum(run.epochs * epoch(run) for run in waiting)
     return max(max(remaining, default=0.0), (sum(remaining) + queued) / jobs)
+
+
+def _images(run: Run) -> int:
+    """Return the images of an epoch where a study sets their number; 1 where all of its epochs are equally long."""
+    return run.config.get("data", {}).get("init_args", {}).get("train_images") or 1
 
 
 class Display:

@@ -16,6 +16,16 @@ SLOWER = 0.2  # of the measured images/s, above which another speed of the runs 
 
 def cost_remarks(results: StudyResults) -> list[str]:
     """List why costs are missing or unreliable, and where the runs contradict them or the budget."""
+    lines, budget = speed_remarks(results), results.study.budget
+    for result in results.ranking:
+        share = share_of_budget(result, results)
+        if budget is not None and share is not None and abs(share - 1) > REFUSED:
+            lines.append(f"{result.variant} spent {percent(share, 0)}{SPACE}% of its budget of {budget}.")
+    return lines
+
+
+def speed_remarks(results: StudyResults) -> list[str]:
+    """List why costs are missing or unreliable, and where the runs contradict them."""
     lines = doubts(results.costs)
     lines += [f"{variant}: its cost could not be measured ({why})." for variant, why in results.cost_failures.items()]
     modes = {
@@ -45,11 +55,6 @@ def cost_remarks(results: StudyResults) -> list[str]:
             f"The runs trained at another speed than was measured: {'; '.join(apart)}. Trust the speed of the runs, "
             "and compare variants only if nothing else disturbed them."
         )
-    budget = results.study.budget
-    for result in results.ranking:
-        share = share_of_budget(result, results)
-        if budget is not None and share is not None and abs(share - 1) > REFUSED:
-            lines.append(f"{result.variant} spent {percent(share, 0)}{SPACE}% of its budget of {budget}.")
     return lines
 
 
