@@ -229,7 +229,7 @@ def test_a_full_disk_is_told_once_and_training_goes_on(
         assert torch.equal(cache.logits(images(seed=seed), teacher), Counting()(images(seed=seed)))
         cache.flush()
     assert [record.getMessage() for record in warnings_of_vitlab.records] == [
-        "The teacher's logits are not kept any more: [Errno 28] No space left on device. Training goes on without."
+        "Cannot store the teacher's logits: [Errno 28] No space left on device. Training continues and computes them."
     ]
     assert (teacher.asked, cache.answered) == (2, 1)  # what is there is still read
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]  # and nothing half written is left

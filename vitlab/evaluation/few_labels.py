@@ -1,4 +1,4 @@
-"""MSN's low-shot evaluation (Assran et al. 2022, tables 1 and 2): logistic regression on few labels, to its optimum.
+"""MSN's low-shot evaluation (Assran et al. 2022, tables 1 and 2): logistic regression on few labels, to convergence.
 
     min_W  Σ_i CE(W x_i, y_i) + λ/2 |W|²,    x_i: z_i minus the mean of its own channels, of length 1
 

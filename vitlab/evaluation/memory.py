@@ -1,6 +1,6 @@
 """Peak memory of a process, trials that may run out of it, and the search for the largest batch that fits.
 
-In a process of its own a peak is the trial's, and running out of memory ends the trial alone.
+Each trial runs in a process of its own, so the peak is the trial's and running out of memory ends nothing else.
 """
 
 import contextlib

@@ -34,7 +34,7 @@ def accuracies(
     images_done = 0
     with torch.inference_mode(), model.biases_kept():
         for _, labels in clean:
-            for kind, stream in streams.items():  # in turn: all corrupted copies at once would not fit into memory
+            for kind, stream in streams.items():  # one at a time: all copies together fill the memory
                 (images,), _ = next(stream)
                 correct[kind] += int((model(images).argmax(dim=1) == labels).sum())
             images_done += len(labels)

@@ -57,7 +57,7 @@ class SoftTarget(Target):
 
     Args:
         tau: Temperature τ of both, above 0.
-        per_class: Divide by K too, as the released code does, which makes T so many times smaller.
+        per_class: Divide by K too, as the released code does; the term is then K times smaller.
     """
 
     tau: float = 1.0

@@ -96,7 +96,7 @@ class LogitCache:
             with written_whole(path) as file:
                 file.write(save(tensors))
         except OSError as error:
-            log.warning("The teacher's logits are not kept any more: %s. Training goes on without.", error)
+            log.warning("Cannot store the teacher's logits: %s. Training continues and computes them.", error)
             self._writable = False
         else:
             self._open(path)
@@ -184,6 +184,6 @@ def image_keys(images: Float[Tensor, "B C H W"]) -> Int[Tensor, "B 2"]:
 
 @lru_cache(maxsize=4)
 def _multipliers(values: int, device: torch.device) -> Int[Tensor, "2 values"]:
-    """Return the w; the same for ever, whatever was drawn before."""
+    """Return the w: constants, independent of the global random state."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(-(2**63), 2**63 - 1, (2, values), generator=generator).to(device)
