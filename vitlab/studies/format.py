@@ -32,9 +32,9 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,}{SPACE}{noun}{'' if number == 1 else 's'}"
 
 
-def joined(parts: Sequence[str]) -> str:
+def joined(parts: Sequence[str], word: str = "and") -> str:
     """Return parts as in a sentence: a, b and c."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {word} {parts[-1]}"
 
 
 def listed(names: Sequence[str], shown: int = 4) -> str:

@@ -98,7 +98,7 @@ def best_where(line: Line) -> str:
         elif len(top) == compared:
             parts.append(f"{where} no variant is better than all others or worse{but}")
         else:
-            parts.append(f"{where} {joined(top)} are best and cannot be told apart{but}")
+            parts.append(f"{where} no variant is better than {joined(top, 'or')}{but}")
     sentence = "; ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}."
 
