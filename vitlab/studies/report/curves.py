@@ -214,9 +214,11 @@ def _law(own: Law, metric: Metric) -> list[str]:
 
 
 def _places(study: Study, found: Sequence[StudyResults]) -> list[Part]:
-    metric = found[0].metric
+    metric, axis = found[0].metric, study.along[0]
+    alone = axis.numeric and len(study.along) == 1
+    names = [number(place.x or 0.0) for place in axis.places] if alone else [results.study.place for results in found]
     rows = []
-    for results in found:
+    for name, results in zip(names, found, strict=True):
         by_name = {result.variant: result for result in results.ranking}
         cells = []
         for variant in study.variants:
@@ -227,9 +229,10 @@ def _places(study: Study, found: Sequence[StudyResults]) -> list[Part]:
             interval, digits = interval_of(result, metric), results.digits
             cells.append(f"{metric.text(interval.mean, digits)} {metric.bracket(interval, digits)}")
         knn = f"{100 * results.baselines.knn:.1f}" if results.baselines else NONE
-        rows.append(Row(results.study.place, [*cells, knn]))
+        rows.append(Row(name, [*cells, knn]))
     what = metric.column
-    table = Table("Places", ["Place", *(f"{variant}" for variant in study.variants), "k-NN"], rows)
+    heading = axis.name[0].upper() + axis.name[1:] if alone else "Place"
+    table = Table("Places", [heading, *study.variants, "k-NN"], rows)
     folders = "\n".join(f"{results.study.folder(Path()).name}/report.html" for results in found)
     return [
         table,
