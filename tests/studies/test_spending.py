@@ -169,6 +169,16 @@ def test_a_run_of_many_short_epochs_is_validated_as_often_as_the_base(
     assert chosen["max_epochs"] % every == 0
 
 
+def test_validation_that_the_budget_does_not_set_may_not_differ(write_study: Write) -> None:
+    def allowed(**budget: float) -> bool:
+        return "trainer.check_val_every_n_epoch" in read_study(write_study(budget=budget)).allowed
+
+    assert allowed(images=8960)
+    assert allowed(flops=8.0e9)
+    assert not allowed(minutes=1)
+    assert not allowed(epochs=4)
+
+
 def test_what_a_budget_buys_is_decided_once(spend: Callable[..., dict], tmp_path: Path) -> None:
     flops = {"flops": 8.064e9}
     found = spend(flops)

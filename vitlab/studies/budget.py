@@ -61,6 +61,11 @@ class Budget:
         return self.kind in ("flops", "minutes")
 
     @property
+    def sets_validation(self) -> bool:
+        """Whether it sets how often a run is validated; minutes are measured with the validations of the base."""
+        return self.kind in ("images", "flops")
+
+    @property
     def total(self) -> float:
         """The amount in images, FLOPs or seconds."""
         return 60 * self.amount if self.kind == "minutes" else self.amount

@@ -20,7 +20,7 @@ from vitlab.studies.execution.costs import costly
 from vitlab.studies.execution.local import Train
 from vitlab.studies.execution.rehearsal import FOLDER, rehearse
 from vitlab.studies.grid import Run
-from vitlab.studies.study import WARMUP, Study
+from vitlab.studies.study import VALIDATION, WARMUP, Study
 
 Measure = Callable[[Sequence[Run]], tuple[dict[str, Cost], dict[str, str]]]
 
@@ -79,7 +79,7 @@ def spend_budget(
     for run in drafts:
         length = Length(known["epochs"][run.variant], batches.get(run.variant))
         overrides[run.variant] = _trained_for(run, length)
-        if budget.kind != "minutes":  # whose rehearsals were validated as the draft is
+        if budget.sets_validation:
             overrides[run.variant] = merge(overrides[run.variant], _validated(run, length.epochs))
     return overrides
 
@@ -128,8 +128,9 @@ def _paces(
 
 def _decisive(config: Config) -> Config:
     """Return what of a draft decides how long a budget lasts."""
-    data, limit = config["data"]["init_args"], config.get("trainer", {}).get("limit_train_batches")
-    return {**costly(config), "images": data.get("train_images"), "limit_train_batches": limit}
+    data, trainer = config["data"]["init_args"], config.get("trainer", {})
+    length = {key: trainer.get(key) for key in ("limit_train_batches", VALIDATION)}
+    return {**costly(config), "images": data.get("train_images"), **length}
 
 
 def _fits(known: Config, inputs: Config) -> bool:
@@ -171,9 +172,9 @@ def _validated(draft: Run, epochs: int) -> Config:
     of more states. The last epoch is validated.
     """
     trainer = draft.config.get("trainer", {})
-    every, planned = trainer.get("check_val_every_n_epoch", 1), trainer.get("max_epochs")
+    every, planned = trainer.get(VALIDATION, 1), trainer.get("max_epochs")
     if every is None or planned in (None, -1):
         return {}
     wanted = max(1, every * epochs / planned)
     divisors = (n for n in range(1, epochs + 1) if epochs % n == 0)
-    return nest("trainer.check_val_every_n_epoch", min(divisors, key=lambda n: abs(math.log(n / wanted))))
+    return nest(f"trainer.{VALIDATION}", min(divisors, key=lambda n: abs(math.log(n / wanted))))

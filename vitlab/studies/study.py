@@ -51,7 +51,8 @@ KEYS = (
 )
 MODES = ("min", "max")
 REQUIRED = ("base", "variants", "seeds")
-LENGTH = ("max_epochs", "limit_train_batches", "check_val_every_n_epoch")  # keys of the trainer, set by a budget
+VALIDATION = "check_val_every_n_epoch"
+LENGTH = ("max_epochs", "limit_train_batches", VALIDATION)  # keys of the trainer, set by a budget
 WARMUP = "model.init_args.schedule.init_args.warmup_epochs"
 IMAGES_A_STEP = ("data.init_args.batch_size", "trainer.accumulate_grad_batches")
 LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up to 9 % false claims instead of 5
@@ -149,9 +150,10 @@ class Study:
     @property
     def allowed(self) -> list[str]:
         """The keys in which variants may differ: those compared, tuned, or set by the budget."""
-        by_variant = self.budget is not None and self.budget.kind != "epochs"
-        spent = [*(f"trainer.{key}" for key in LENGTH), WARMUP] if by_variant else []
-        return [*self.may_differ, *self.tuned, *spent]
+        if self.budget is None or self.budget.kind == "epochs":
+            return [*self.may_differ, *self.tuned]
+        spent = [f"trainer.{key}" for key in LENGTH if self.budget.sets_validation or key != VALIDATION]
+        return [*self.may_differ, *self.tuned, *spent, WARMUP]
 
 
 def slug(name: str) -> str:
