@@ -15,6 +15,7 @@ from tests.conftest import EXPERIMENTS
 from vitlab.__main__ import COMMANDS, HELP, main
 from vitlab.commands.dispatch import run
 from vitlab.config import Config, flatten, load_yaml
+from vitlab.experiment.branch import branch_off
 from vitlab.experiment.experiment import Experiment
 from vitlab.models import Backbone, VisionTransformer
 
@@ -359,10 +360,24 @@ def test_a_run_starts_from_the_weights_of_another(tiny: Write, capsys: pytest.Ca
 
 def test_the_best_epoch_is_one_that_was_validated(tiny: Write) -> None:
     """An epoch without validation is not asked for its accuracy, of which Lightning would warn."""
-    trainer = {"max_epochs": 3, "check_val_every_n_epoch": 2, "limit_train_batches": 1}
+    trainer = {"max_epochs": 5, "check_val_every_n_epoch": 2, "limit_train_batches": 1}
     assert fit("--config", tiny({"trainer": trainer})) == 0
-    assert torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)["epoch"] == 1
-    assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
+    validated = pd.read_csv(RUN / "metrics.csv").dropna(subset="val/top1")
+    assert validated["epoch"].tolist() == [1, 3, 4]  # the last one, too
+    first_best = validated["epoch"].iloc[validated["val/top1"].argmax()]
+    assert torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)["epoch"] == first_best
+    assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 4
+
+
+def test_a_run_that_continues_within_its_last_epoch_validates_it(tiny: Write) -> None:
+    trainer = {"max_epochs": 3, "check_val_every_n_epoch": 2, "limit_train_batches": 4}
+    path = tiny({"trainer": trainer, "run": {"checkpoint": {"every_n_steps": 1, "keep": [10]}}})
+    assert fit("--config", path) == 0
+    whole = pd.read_csv(RUN / "metrics.csv")["val/top1"].dropna().tolist()
+    branch_off(RUN, 10, Path("runs/later/seed-0"), yaml.safe_load((RUN / "config.yaml").read_text()))
+    assert fit("--config", path, "--run.name", "later") == 0
+    assert pd.read_csv("runs/later/seed-0/metrics.csv")["val/top1"].dropna().tolist() == whole
+    assert len(whole) == 2
 
 
 def test_the_help_is_one_screen_and_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

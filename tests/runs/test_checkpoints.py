@@ -189,9 +189,12 @@ def test_the_best_state_is_known_where_the_run_was_moved(tmp_path: Path) -> None
     old.best_k_models, old.kth_value = {path: torch.tensor(0.3)}, torch.tensor(0.3)
     old.best_model_score = torch.tensor(0.3)
     assert old.state_key == new.state_key
-    earlier = {"callbacks": {old.state_key.replace("BestCheckpoint", "ModelCheckpoint"): old.state_dict()}}
-    new.on_load_checkpoint(Trainer(logger=False, accelerator="cpu"), LightningModule(), earlier)
-    assert earlier["callbacks"].keys() == {new.state_key}  # of a version that named it as Lightning's own
+    lightnings = old.state_key.replace("BestCheckpoint", "ModelCheckpoint")
+    for key in (lightnings, old.state_key.replace("'every_n_epochs': 1", "'every_n_epochs': 2")):  # of earlier versions
+        earlier = {"callbacks": {key: old.state_dict()}}
+        new.on_load_checkpoint(Trainer(logger=False, accelerator="cpu"), LightningModule(), earlier)
+        assert key != new.state_key
+        assert earlier["callbacks"].keys() == {new.state_key}
     new.load_state_dict(old.state_dict())
     assert new.check_monitor_top_k(
         Trainer(logger=False, accelerator="cpu"), torch.tensor(0.1)

@@ -1,5 +1,6 @@
 """The best state of a run by its validation metric, `checkpoints/best.ckpt`."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,18 @@ class BestCheckpoint(ModelCheckpoint):
     Lightning forgets which state was best if the folder has another name, and writes over it after the next validation.
     """
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the metric once there is one; that of an earlier epoch is not better than itself."""
+        if self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take over the state from earlier versions, which named it as Lightning's own callback."""
+        """Take over the state from earlier versions, whose keys have Lightning's class or another interval."""
         states = checkpoint["callbacks"]
-        old = self.state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__)
-        if self.state_key not in states and old in states:
+        if self.state_key in states:
+            return
+        own = _general(self.state_key)
+        for old in [key for key in states if _general(key) in (own, own.replace("BestCheckpoint", "ModelCheckpoint"))]:
             states[self.state_key] = states.pop(old)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -28,3 +36,8 @@ class BestCheckpoint(ModelCheckpoint):
         paths = {key: known.get(state_dict[key], "") for key in ("best_model_path", "kth_best_model_path")}
         kept = {known[path]: score for path, score in state_dict["best_k_models"].items() if path in known}
         super().load_state_dict({**state_dict, "dirpath": self.dirpath, "best_k_models": kept, **paths})
+
+
+def _general(key: str) -> str:
+    """Return the key of a state without the interval of epochs in which it was looked at."""
+    return re.sub(r"'every_n_epochs': \d+", "", key)

@@ -18,7 +18,8 @@ from vitlab.analysis.reconstructions import draw_reconstructions
 from vitlab.objectives import Distillation
 from vitlab.objectives.pretraining import MaskedPretraining
 from vitlab.objectives.sharding import gathered, is_shared_out
-from vitlab.runs.record import RunRecord, is_last_epoch
+from vitlab.runs.last_epoch import is_last_epoch
+from vitlab.runs.record import RunRecord
 from vitlab.runs.wandb import UnbreakableWandbLogger
 
 

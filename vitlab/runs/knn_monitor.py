@@ -12,7 +12,7 @@ from vitlab.evaluation.features import extract
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.objectives import Objective
 from vitlab.objectives.sharding import gathered
-from vitlab.runs.record import is_last_epoch
+from vitlab.runs.last_epoch import is_last_epoch
 
 log = logging.getLogger("vitlab")
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from vitlab.objectives import Objective
 from vitlab.runs.checkpoints import RunCheckpoints
-from vitlab.runs.record import is_last_epoch
+from vitlab.runs.last_epoch import is_last_epoch
 from vitlab.runs.utilization import Utilization
 
 log = logging.getLogger("vitlab")

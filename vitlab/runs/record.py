@@ -281,9 +281,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def is_last_epoch(trainer: Trainer) -> bool:
-    """Return, at the end of an epoch, whether it is the last."""
-    ended = trainer.max_steps >= 0 and trainer.global_step >= trainer.max_steps
-    return ended or trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs

@@ -18,6 +18,7 @@ from vitlab.objectives import Objective
 from vitlab.runs.best import BestCheckpoint
 from vitlab.runs.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints
 from vitlab.runs.finite_steps import FiniteSteps
+from vitlab.runs.last_epoch import LastEpochValidation
 from vitlab.runs.metrics_csv import MetricsFile
 from vitlab.runs.progress_bar import RunProgress
 from vitlab.runs.record import RunRecord
@@ -82,6 +83,7 @@ def build_trainer(
     own_bar = any(isinstance(callback, ProgressBar) for callback in users)
     utilization, record = Utilization(), RunRecord(directory, config)
     callbacks = [
+        LastEpochValidation(run.checkpoint.pause_after),  # first, since others ask whether an epoch is validated
         *users,
         record,
         FiniteSteps(directory, run.not_finite),
@@ -123,7 +125,6 @@ def _checkpoints(directory: Path, settings: dict[str, Any], run: Run, objective:
         monitor=objective.monitor.metric,
         mode=objective.monitor.mode,
         save_on_train_epoch_end=True,  # with every metric of the epoch
-        every_n_epochs=settings["check_val_every_n_epoch"] or 1,  # other epochs lack the metric
         enable_version_counter=False,
     )
     return [best, last]  # in this order: the last state knows which epoch was best
