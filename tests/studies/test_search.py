@@ -114,6 +114,19 @@ def test_as_many_trials_of_each_variant_are_pruned(
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/**/metrics.csv")}
 
 
+def test_a_trial_that_was_kept_and_failed_is_not_taken_for_a_pruned_one(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    variants = {"A": variant(0.8, best_lr=0.1, fail_late_lr=0.1), "B": variant(0.9, best_lr=0.3)}
+    search = {**SEARCH, "prune": {"after": 2, "keep": 0.75}}
+    path = write_study(variants=variants, seeds=[1, 2, 3], search=search)
+    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+    results, _ = results_of(path, tmp_path / "runs")
+    of_a, of_b = scores_of(results)
+    assert of_a.failed == sum(each[LR] == 0.1 for each in results.searched[0].settings) > 0
+    assert of_b.failed == 0
+
+
 def test_failed_trials_count_as_the_worst_and_are_named(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:
@@ -140,27 +153,10 @@ def test_trials_of_other_settings_are_not_taken_for_these(
         compare(write_study(**changed, search=search), tmp_path / "runs", program=FAKE_PROGRAM)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"metric": {"name": "rank", "mode": "max"}}, "no trial of A finished with val/rank and test/rank"),
-        (
-            {
-                "search": {**SEARCH, "prune": {"after": 2, "keep": 0.25}},
-                "variants": {
-                    name: merge(own, {"trainer": {"check_val_every_n_epoch": 3}})
-                    for name, own in TWO["variants"].items()
-                },
-            },
-            "after 2 epochs A is not validated: trainer.check_val_every_n_epoch is 3",
-        ),
-    ],
-)
-def test_trials_without_a_score_are_refused(
-    write_study: Write, tmp_path: Path, in_process: None, changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        compare(write_study(**{**TWO, "search": SEARCH, **changes}), tmp_path / "runs", program=FAKE_PROGRAM)
+def test_trials_without_a_score_are_refused(write_study: Write, tmp_path: Path, in_process: None) -> None:
+    study = write_study(**TWO, search=SEARCH, metric={"name": "rank", "mode": "max"})
+    with pytest.raises(ValueError, match="no trial of A finished with val/rank and test/rank"):
+        compare(study, tmp_path / "runs", program=FAKE_PROGRAM)
 
 
 @pytest.mark.parametrize(

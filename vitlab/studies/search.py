@@ -56,8 +56,6 @@ def search(study: Study, root: Path, decided: Mapping[str, Config], train: Train
     """
     assert study.search is not None
     drafts = {variant: _draft(study, root, variant, decided.get(variant, {})) for variant in study.variants}
-    for draft in drafts.values():
-        _refuse_unvalidated(study, draft)
     done: dict[str, list[Run]] = {variant: [] for variant in drafts}
     while True:
         drawn = {variant: study.search.settings(_signed(runs)) for variant, runs in done.items()}
@@ -76,11 +74,11 @@ def search(study: Study, root: Path, decided: Mapping[str, Config], train: Train
             _train_the_best(study.search, missing, train)
         for variant, run in missing:
             done[variant].append(run)
-    after = study.search.after
     found = []
     for variant, runs in done.items():
-        validation, test = [_reached(run, after) for run in runs], list(map(_test, runs))
-        found.append(Searched(variant, drawn[variant], validation, test, runs[0].metric))
+        kept = _kept(study.search, runs)
+        validation = [_validation(run) if run in kept else _early(run, study.search.after) for run in runs]
+        found.append(Searched(variant, drawn[variant], validation, list(map(_test, runs)), runs[0].metric))
     for each in found:
         if not any(None not in scores for scores in zip(each.validation, each.test, strict=True)):
             raise ValueError(
@@ -88,17 +86,6 @@ def search(study: Study, root: Path, decided: Mapping[str, Config], train: Train
                 f"{each.metric.test}; see its logs."
             )
     return found
-
-
-def _refuse_unvalidated(study: Study, draft: Run) -> None:
-    """Raise ValueError where trials are not validated at the epoch after which they are pruned."""
-    every = draft.config.get("trainer", {}).get("check_val_every_n_epoch") or 1
-    after = study.search and study.search.after
-    if after and after % every:
-        raise ValueError(
-            f"{study.path}: search: prune: after {after} epochs {draft.variant} is not validated: "
-            f"trainer.check_val_every_n_epoch is {every}. Prune after a multiple of it."
-        )
 
 
 def _train_the_best(search: Search, trials: Sequence[tuple[str, Run]], train: Train) -> None:
@@ -109,17 +96,24 @@ def _train_the_best(search: Search, trials: Sequence[tuple[str, Run]], train: Tr
     others = conflicting(begun)  # of other settings than now: refused, or trained anew
     if beginning := [run for run in begun if run in others or _early(run, search.after) is None]:
         train(beginning)
-    best: list[Run] = []
-    for variant in dict.fromkeys(variant for variant, _ in trials):
-        own = [(score, run) for of, run in trials if of == variant and (score := _early(run, search.after)) is not None]
-        own.sort(key=lambda pair: -pair[1].metric.sign * pair[0])
-        best += [run for _, run in own[: search.keep]]
+    variants = dict.fromkeys(variant for variant, _ in trials)
+    best = [run for variant in variants for run in _kept(search, [run for of, run in trials if of == variant])]
     if best:
         train(best)
 
 
-def _early(run: Run, epochs: int) -> float | None:
+def _kept(search: Search, runs: Sequence[Run]) -> list[Run]:
+    """Return those of a variant's trials that are trained to their end: the best after some epochs, or all."""
+    if search.after is None:
+        return list(runs)
+    known = [(score, run) for run in runs if (score := _early(run, search.after)) is not None]
+    known.sort(key=lambda pair: -pair[1].metric.sign * pair[0])
+    return [run for _, run in known[: search.keep]]
+
+
+def _early(run: Run, epochs: int | None) -> float | None:
     """Return the validation score after some epochs; None if there is none."""
+    assert epochs is not None
     file = run.directory / "metrics.csv"
     if not file.is_file():
         return None
@@ -155,12 +149,6 @@ def _override(settings: Mapping[str, Any]) -> Config:
 def _signed(runs: Sequence[Run]) -> list[float | None]:
     scores = [(run.metric.sign, _validation(run)) for run in runs]
     return [None if score is None else sign * score for sign, score in scores]
-
-
-def _reached(run: Run, after: int | None) -> float | None:
-    """Return the last validation score, of a pruned trial where it ended."""
-    score = _validation(run)
-    return _early(run, after) if score is None and after is not None else score
 
 
 def _validation(run: Run) -> float | None:

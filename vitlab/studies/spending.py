@@ -4,7 +4,6 @@ It is stored in the study's folder and reused, so that restarting a study contin
 """
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -71,16 +70,16 @@ def spend_budget(
             "pace": {variant: pace._asdict() for variant, pace in paces.items()},
             "epochs": {variant: length.epochs for variant, length in lengths.items()},
             "batches": {variant: length.batches for variant, length in lengths.items()},
+            "validated": {run.variant: _interval(budget, run, lengths[run.variant].epochs) for run in drafts},
         }
         write_text(record, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
-    batches = known.get("batches", {})
+    batches, validated = known.get("batches", {}), known.get("validated", {})
     overrides = {}
     for run in drafts:
-        length = Length(known["epochs"][run.variant], batches.get(run.variant))
-        overrides[run.variant] = _trained_for(run, length)
-        if budget.sets_validation:
-            overrides[run.variant] = merge(overrides[run.variant], _validated(run, length.epochs))
+        overrides[run.variant] = _trained_for(run, Length(known["epochs"][run.variant], batches.get(run.variant)))
+        if every := validated.get(run.variant):
+            overrides[run.variant] = merge(overrides[run.variant], nest(f"trainer.{VALIDATION}", every))
     return overrides
 
 
@@ -165,16 +164,14 @@ def _trained_for(draft: Run, length: Length) -> Config:
     return merge(override, nest(WARMUP, warmup * length.epochs / draft.epochs)) if warmup else override
 
 
-def _validated(draft: Run, epochs: int) -> Config:
-    """Return the setting of the trainer with which a run of so many epochs is validated about as often as the draft.
+def _interval(budget: Budget, draft: Run, epochs: int) -> int | None:
+    """Return after how many epochs a run is validated, so that it is validated about as often as the draft.
 
     Few images make many short epochs: validated after each, a run would mostly validate, and `best` would be the best
-    of more states. The last epoch is validated.
+    of more states. None: as the draft.
     """
     trainer = draft.config.get("trainer", {})
     every, planned = trainer.get(VALIDATION, 1), trainer.get("max_epochs")
-    if every is None or planned in (None, -1):
-        return {}
-    wanted = max(1, every * epochs / planned)
-    divisors = (n for n in range(1, epochs + 1) if epochs % n == 0)
-    return nest(f"trainer.{VALIDATION}", min(divisors, key=lambda n: abs(math.log(n / wanted))))
+    if not budget.sets_validation or every is None or planned in (None, -1):
+        return None
+    return max(1, round(every * epochs / planned))
