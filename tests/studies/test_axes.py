@@ -9,7 +9,7 @@ import pytest
 import yaml
 from fake_study import FAKE_PROGRAM, plain, variant
 
-from vitlab.config import merge
+from vitlab.config import merge, nest
 from vitlab.studies.compare import RunsFailed, _costs_along, compare, in_turn
 from vitlab.studies.planning import plan_study
 from vitlab.studies.prepared import Prepared
@@ -19,6 +19,7 @@ from vitlab.studies.report.figures import draw  # before a test leaves the chart
 from vitlab.studies.study import read_study
 
 Write = Callable[..., Path]
+LR = "model.init_args.lr"
 # 0.05 + 2 n^−0.45 and 7.85 n^−0.65 cross at 250 images.
 CROSSING = {
     "variants": {
@@ -238,6 +239,7 @@ def test_costs_are_measured_again_only_where_steps_differ() -> None:
         ({"along": {"epochs": [5, 10], "train_images": [50, 100]}, "budget": "absent"}, "both axes of numbers"),
         ({"along": {"train_images": [50, 100]}, "seeds": {"from": 4, "to": 8}}, "have the same seeds. Give `seeds` as"),
         ({"along": {"data": {"a b": {}, "a-b": {}}}}, "'a b' and 'a-b' would share the folder a-b/"),
+        ({"along": {"train_images": [50, 100]}, "test": "exact", "seeds": [1, 2, 3, 4, 5]}, "exact has no crossings"),
         ({"along": {"train_image": [50, 100]}}, "unknown axis of `along` `train_image`. Did you mean `train_images`"),
     ],
 )
@@ -245,6 +247,24 @@ def test_an_axis_that_cannot_be_is_refused(write_study: Write, tmp_path: Path, c
     with pytest.raises(ValueError, match=message):
         compare(write_study(**changes), tmp_path / "runs", program=FAKE_PROGRAM)
     assert not list(tmp_path.glob("runs/**/seed-*"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"along": {"trainer.max_epochs": [2, 6]}, "budget": {"epochs": 4}},
+        {"along": {LR: [0.1, 0.3]}, "variants": {"A": merge(variant(0.8), nest(LR, 0.1)), "B": variant(0.9)}},
+        {"along": {LR: [0.1, 0.3]}, "tune": {"key": LR, "values": [0.2, 0.4]}},
+    ],
+)
+def test_a_place_whose_setting_something_else_sets_is_refused(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, changes: dict
+) -> None:
+    """Its report would name a setting that the runs do not have."""
+    ((key, _),) = changes["along"].items()
+    path = write_study(**{"seeds": [1, 2, 3], "variants": {"A": variant(0.8), "B": variant(0.9)}, **changes})
+    with pytest.raises(ValueError, match=rf"along: .*[AB] has {key}: .*set by the variant, the budget or tuning"):
+        compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
 
 
 def test_what_the_runs_will_take_is_said_before_the_first(

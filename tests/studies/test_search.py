@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from fake_study import FAKE_PROGRAM, variant
 
-from vitlab.config import merge
 from vitlab.studies.compare import compare, results_of
 from vitlab.studies.report.figures import draw  # before a test leaves the charts empty
 from vitlab.studies.report.search import budgets, scores_of, search_chart

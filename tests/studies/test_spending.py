@@ -12,7 +12,7 @@ from vitlab.evaluation.cost import Cost
 from vitlab.studies.budget import Epoch
 from vitlab.studies.execution.local import Outcome
 from vitlab.studies.execution.rehearsal import LEAST, pace_of
-from vitlab.studies.grid import Run, plan
+from vitlab.studies.grid import Run, differing_keys, plan
 from vitlab.studies.prepared import first_runs
 from vitlab.studies.spending import epoch_of, spend_budget
 from vitlab.studies.study import read_study
@@ -174,14 +174,33 @@ def test_a_run_of_many_short_epochs_is_validated_as_often_as_the_base(
     assert plan(study, tmp_path, decided)[0].config["trainer"]["check_val_every_n_epoch"] == 2
 
 
-def test_validation_that_the_budget_does_not_set_may_not_differ(write_study: Write) -> None:
-    def allowed(**budget: float) -> bool:
-        return "trainer.check_val_every_n_epoch" in read_study(write_study(budget=budget)).allowed
+def test_what_a_budget_scales_may_differ_as_far_as_the_epochs_do(write_study: Write, tmp_path: Path) -> None:
+    warmup = "model.init_args.schedule.init_args.warmup_epochs"
+    every = "trainer.check_val_every_n_epoch"
 
-    assert allowed(images=8960)
-    assert allowed(flops=8.0e9)
-    assert not allowed(minutes=1)
-    assert not allowed(epochs=4)
+    def departures(longer: Config, **budget: float) -> dict[str, bool]:
+        own = {
+            name: merge(variant(score), {"model": {"init_args": {"schedule": {"init_args": {"warmup_epochs": 0.6}}}}})
+            for name, score in (("A", 0.8), ("B", 0.9))
+        }
+        size = {"model": {"init_args": {"backbone": {"init_args": {"size": 3.0}}}}}  # a third of the epochs, by FLOPs
+        variants = {"A": merge(own["A"], size), "B": merge(own["B"], longer)}
+        study = read_study(write_study(budget=budget, variants=variants, may_differ=["model.init_args.backbone"]))
+        drafts = first_runs(study, plan(study, tmp_path))
+        decided = spend_budget(study, drafts, lambda _: 900, measure, refuse, 1, tmp_path)
+        return {each.key: each.declared for each in differing_keys(study, plan(study, tmp_path, decided))}
+
+    assert departures({}, flops=8.0e10) == {
+        "model.init_args.backbone.init_args.accuracy": True,
+        "model.init_args.backbone.init_args.size": True,
+        "trainer.max_epochs": True,
+        warmup: True,
+        every: True,
+    }
+    # A variant with epochs of its own would warm up, and be validated, for another share of its training.
+    found = departures({"trainer": {"max_epochs": 24}}, flops=8.0e10)
+    assert not found[warmup]
+    assert not found[every]
 
 
 def test_what_a_budget_buys_is_decided_once(spend: Callable[..., dict], tmp_path: Path) -> None:

@@ -193,8 +193,10 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
     }
     if study.budget is not None and study.budget.kind == "epochs":
         own["trainer"] = {"max_epochs": study.budget.amount}
+    config = merge(merge(merge(load_yaml(study.base), study.variants[variant]), own), decided)
+    _refuse_moved(study, variant, flatten(config))
     try:
-        experiment = experiment_of(merge(merge(merge(load_yaml(study.base), study.variants[variant]), own), decided))
+        experiment = experiment_of(config)
         with warnings.catch_warnings(action="ignore"):
             try:  # to build it, so that a mistake shows before anything is trained; without memory for weights
                 with torch.device("meta"):
@@ -206,8 +208,18 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
         raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
     metric = metric._replace(**(study.metric or {}))
     # As read back from a file, where tuples are lists, to be comparable with the run directories.
-    config: Config = yaml.safe_load(yaml.safe_dump(experiment.config, sort_keys=False))
+    config = yaml.safe_load(yaml.safe_dump(experiment.config, sort_keys=False))
     return Run(variant, study.seeds[0], config, folder, metric, study.place)
+
+
+def _refuse_moved(study: Study, variant: str, flat: Config) -> None:
+    """Refuse a run that has another value than its place on the axes, which the report would name."""
+    for key, value in flatten(study.settings).items():
+        if (own := flat.get(key, ABSENT)) != value:
+            raise ValueError(
+                f"{study.path}: along: {study.place}: {variant} has {key}: {as_yaml(own)}, set by the variant, the "
+                "budget or tuning. Remove it there, or the axis."
+            )
 
 
 def _with_seed(study: Study, run: Run, seed: int) -> Run:
@@ -237,6 +249,7 @@ def comparable(config: Config) -> Config:
 def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
     """List every key in which the variants' resolved configurations differ with the first seed, declared keys first."""
     flat = {run.variant: flatten(comparable(run.config)) for run in runs if run.seed == study.seeds[0]}
+    epochs = {run.variant: run.epochs for run in runs}
     if study.tuning is not None and study.tuning.within_seeds:
         for variant, config in flat.items():
             config[study.tuning.key] = _by_seed(study.tuning.key, (run for run in runs if run.variant == variant))
@@ -245,8 +258,19 @@ def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
         values = {variant: config.get(key, ABSENT) for variant, config in flat.items()}
         if any(value != next(iter(values.values())) for value in values.values()):
             declared = any(key == prefix or key.startswith(f"{prefix}.") for prefix in study.allowed)
+            declared = declared or (key in study.in_proportion and _in_proportion(values, epochs))
             differences.append(Difference(key, values, declared))
     return sorted(differences, key=lambda difference: not difference.declared)
+
+
+def _in_proportion(values: Mapping[str, Any], epochs: Mapping[str, int]) -> bool:
+    """Whether each variant's value is the same share of its epochs; one of whole epochs up to rounding."""
+    if not all(type(value) in (int, float) for value in values.values()):
+        return False
+    room = {variant: 0.5 if type(value) is int else 1e-6 for variant, value in values.items()}
+    least = max((value - room[v]) / epochs[v] if value != 1 else 0.0 for v, value in values.items())
+    most = min((value + room[v]) / epochs[v] for v, value in values.items())
+    return bool(least <= most)
 
 
 def _by_seed(key: str, runs: Iterable[Run]) -> Any:

@@ -19,7 +19,7 @@ from vitlab.studies.execution.costs import costly
 from vitlab.studies.execution.local import Train
 from vitlab.studies.execution.rehearsal import FOLDER, rehearse
 from vitlab.studies.grid import Run
-from vitlab.studies.study import VALIDATION, WARMUP, Study
+from vitlab.studies.study import LENGTH, VALIDATION, WARMUP, Study
 
 Measure = Callable[[Sequence[Run]], tuple[dict[str, Cost], dict[str, str]]]
 
@@ -128,7 +128,7 @@ def _paces(
 def _decisive(config: Config) -> Config:
     """Return what of a draft decides how long a budget lasts."""
     data, trainer = config["data"]["init_args"], config.get("trainer", {})
-    length = {key: trainer.get(key) for key in ("limit_train_batches", VALIDATION)}
+    length = {key: trainer.get(key) for key in (*LENGTH, VALIDATION)}
     return {**costly(config), "images": data.get("train_images"), **length}
 
 

@@ -30,7 +30,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ KEYS = (
 MODES = ("min", "max")
 REQUIRED = ("base", "variants", "seeds")
 VALIDATION = "check_val_every_n_epoch"
-LENGTH = ("max_epochs", "limit_train_batches", VALIDATION)  # keys of the trainer, set by a budget
+LENGTH = ("max_epochs", "limit_train_batches")  # of the trainer, set by a budget
 WARMUP = "model.init_args.schedule.init_args.warmup_epochs"
 IMAGES_A_STEP = ("data.init_args.batch_size", "trainer.accumulate_grad_batches")
 LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up to 9 % false claims instead of 5
@@ -98,6 +98,7 @@ class Study:
     along: tuple[Axis, ...] = ()
     branch: bool = False  # shorter runs continue states of the longest
     place: str = ""  # on the axes of the study that this is a part of
+    settings: Config = field(default_factory=dict)  # of that place
 
     def folder(self, root: Path, variant: str = "") -> Path:
         """Return the folder of the study's files, or of a variant's runs."""
@@ -119,6 +120,7 @@ class Study:
                 self,
                 place=label,
                 along=(),
+                settings=override,
                 variants={name: merge(override, own) for name, own in self.variants.items()},
                 budget=budget or self.budget,
             )
@@ -152,8 +154,14 @@ class Study:
         """The keys in which variants may differ: those compared, tuned, or set by the budget."""
         if self.budget is None or self.budget.kind == "epochs":
             return [*self.may_differ, *self.tuned]
-        spent = [f"trainer.{key}" for key in LENGTH if self.budget.sets_validation or key != VALIDATION]
-        return [*self.may_differ, *self.tuned, *spent, WARMUP]
+        return [*self.may_differ, *self.tuned, *(f"trainer.{key}" for key in LENGTH)]
+
+    @property
+    def in_proportion(self) -> list[str]:
+        """The keys that the budget scales with the epochs of a variant: they may differ as far as those do."""
+        if self.budget is None or self.budget.kind == "epochs":
+            return []
+        return [WARMUP, f"trainer.{VALIDATION}"] if self.budget.sets_validation else [WARMUP]
 
 
 def slug(name: str) -> str:
@@ -222,6 +230,11 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         raise ValueError("claim: a study with `along` is many studies. Remove one of the two.")
     if along and looks:
         raise ValueError("along: the places of an axis have the same seeds. Give `seeds` as a list without `until`.")
+    if test == "exact" and any(axis.numeric for axis in along):
+        raise ValueError(
+            "test: exact has no crossings along an axis of numbers, and settles little at many places. "
+            "Use test: pooled, or give the places names."
+        )
     study = Study(
         path=path,
         name=name,
