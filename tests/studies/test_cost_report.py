@@ -63,6 +63,15 @@ def test_runs_whose_images_grow_are_faster_in_proportion() -> None:
     assert "ViT 2,500 instead of 1,250 images/s (100 %" in plain(remark)
 
 
+def test_the_speed_of_runs_whose_images_grow_is_that_of_all_their_images() -> None:
+    """A third of the images at 400/s and two thirds at 1,600/s are 800/s."""
+    (run,) = study({"ViT": 1_000.0}).ranking[0].runs[:1]
+    config = {**run.run.config, "data": {"init_args": {"grow": {"start": 16}}}}
+    history = run.history.assign(images_per_second=[1_600.0, 1_600.0, 400.0])
+    run = dataclasses.replace(run, run=dataclasses.replace(run.run, config=config), history=history)
+    assert run.images_per_second == pytest.approx(800.0)
+
+
 def test_the_speed_of_runs_is_that_of_one_device_after_the_first_epoch() -> None:
     ranking = study({"ViT": 2_000.0}, devices=2).ranking
     assert speed_of(ranking[0]) == pytest.approx(1_000.0)

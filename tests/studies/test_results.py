@@ -8,6 +8,7 @@ import pytest
 import yaml
 from fake_study import result, results, right
 
+from vitlab.config import merge
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.studies.execution.local import Outcome
 from vitlab.studies.format import SPACE
@@ -207,6 +208,19 @@ def test_time_to_an_accuracy_is_that_of_the_epoch_which_reached_it() -> None:
     assert study.ranking[0].seconds_to(0.7) == 30
     assert study.ranking[0].seconds_to(study.target) == 60
     assert study.ranking[0].seconds_to(0.81) is None
+
+    # Stopped early after those two of eight epochs; and in the first, whose images were smaller, three times as fast.
+    stopped = [dataclasses.replace(each, run=longer(each.run, 8)) for each in study.finished]
+    assert [each.seconds_to(0.7) for each in stopped] == [30, 30]
+    grown = [
+        dataclasses.replace(e, history=e.history.assign(images_per_second=30 / (e.history["epoch"] * 2 + 1)))
+        for e in stopped
+    ]
+    assert [each.seconds_to(0.7) for each in grown] == [15, 15]
+
+
+def longer(run: Run, epochs: int) -> Run:
+    return dataclasses.replace(run, config=merge(run.config, {"trainer": {"max_epochs": epochs}}))
 
 
 def test_reliability_is_by_bins_of_confidence() -> None:

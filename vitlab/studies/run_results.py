@@ -118,10 +118,15 @@ class RunResult:
     def images_per_second(self) -> float | None:
         """Training images per second and device without validation and checkpoints; None if the run did not log it.
 
-        The median over the epochs after the first, which includes what libraries load once.
+        The median over the epochs after the first, which includes what libraries load once; where images grow, the
+        number of all images over the time that they took.
         """
         speeds = self.by_epoch("images_per_second")
-        return float(speeds.iloc[1 if len(speeds) > 1 else 0 :].median()) / self.devices if len(speeds) else None
+        if not len(speeds):
+            return None
+        if self.run.config.get("data", {}).get("init_args", {}).get("grow"):
+            return float(1 / (1 / speeds).mean()) / self.devices
+        return float(speeds.iloc[1 if len(speeds) > 1 else 0 :].median()) / self.devices
 
     @cached_property
     def waiting(self) -> float:
@@ -135,11 +140,18 @@ class RunResult:
         return 1e12 * self.devices * float(counted.mean()) if len(counted) else None
 
     def seconds_to(self, target: float) -> float | None:
-        """Return the training time to the first epoch with this validation score, taking epochs as equally long."""
+        """Return the training time to the first epoch with this validation score.
+
+        An epoch is taken to be as long as its images took, or as all others where the run did not log that.
+        """
         scores, sign = self.by_epoch(self.run.metric.validation), self.run.metric.sign
         epochs = scores.index[sign * scores >= sign * target]
-        own = self.seconds - self.seconds_before
-        return self.seconds_before + own * float(epochs[0]) / self.run.epochs if len(epochs) else None
+        if not len(epochs):
+            return None
+        speeds, trained = self.by_epoch("images_per_second"), int(self.history["epoch"].max()) + 1
+        lengths = 1 / speeds.reindex(range(1, trained + 1)).fillna(speeds.mean() if len(speeds) else 1.0)
+        share = float(lengths.loc[: epochs[0]].sum() / lengths.sum())
+        return self.seconds_before + (self.seconds - self.seconds_before) * share
 
     def by_epoch(self, column: str) -> pd.Series:
         """Return a column of metrics.csv by epoch from 1, averaged within the epoch."""
