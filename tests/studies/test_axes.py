@@ -159,6 +159,24 @@ def test_a_variant_without_a_finished_run_at_a_place_is_named_there(
     assert "points (C finished no run there); at lr 0.2, A is better than all others" in said
 
 
+def test_a_variant_with_one_run_is_neither_beaten_nor_best(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variants = {"A": variant(0.95), "B": variant(0.9), "C": variant(0.3, fail=[2, 3])}
+    path = write_study(variants=variants, seeds=[1, 2, 3], along={LR: [0.1, 0.2]})
+    with pytest.raises(RunsFailed) as failed:
+        compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+    assert "A is better than all others, by 4.7 points (C finished one run there)" in plain(capsys.readouterr().out)
+    text = failed.value.report.with_suffix(".md").read_text()
+    assert "(C finished one run there)" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| A and C |")]
+    assert "not tested" in row
+
+    alone = write_study(variants=variants, seeds=[1], along={LR: [0.1, 0.2]}, name="alone")
+    compare(alone, tmp_path / "runs", program=FAKE_PROGRAM)
+    assert "From 0.1 to lr 0.2, nothing is compared (A, B and C finished one run there)." in capsys.readouterr().out
+
+
 def test_an_axis_may_begin_at_zero(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

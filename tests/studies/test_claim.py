@@ -31,7 +31,7 @@ def parsed(order: Any, **changes: Any) -> Any:
 
 
 def found(better: str, worse: str, word: str) -> Found:
-    return Found(better, worse, word == "settled", word == "equal")
+    return Found(better, worse, "settled" in word, "equal" in word)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,11 @@ def found(better: str, worse: str, word: str) -> Found:
         ("A = B", found("A", "B", "equal"), REPEATED),
         ("A = B", found("A", "B", "settled"), CONTRADICTED),
         ("A = B", found("A", "B", "open"), OPEN),
+        # A difference that is beyond chance, and smaller than one that matters.
+        ("A > B", found("A", "B", "settled, equal"), REPEATED),
+        ("A > B", found("B", "A", "settled, equal"), EQUAL),
+        ("A >= B", found("B", "A", "settled, equal"), REPEATED),
+        ("A = B", found("A", "B", "settled, equal"), REPEATED),
     ],
 )
 def test_the_word_for_two_variants(order: str, pair: Found, word: str) -> None:
@@ -96,6 +101,19 @@ def test_a_claim_needs_a_margin_and_an_order_of_three_a_fixed_list_of_seeds() ->
     with pytest.raises(ValueError, match="stops training those that lost"):
         parse_claim(CLAIM, ["A", "B", "C"], 0.5, True)
     assert parse_claim(CLAIM, ["A", "B"], 0.5, True) is not None
+
+
+def test_a_difference_beyond_chance_may_be_smaller_than_the_margin() -> None:
+    """Two points are settled at forty seeds on images that most get right, and are less than five."""
+    scores = {"A": 0.95, "B": 0.93}
+    study = results({name: {s: right(score, 200, seed=s) for s in range(40)} for name, score in scores.items()})
+    study = replace(study, study=replace(study.study, margin=5.0))
+    (pair,) = study.pairs
+    assert pair.settled
+    for order, word in (("A = B", REPEATED), ("B > A", EQUAL), ("B >= A", REPEATED)):
+        claim = parse_claim(CLAIM | {"order": order}, ["A", "B"], 5.0, False)
+        assert claim is not None
+        assert word_of(claim, study) == word
 
 
 def test_a_void_comparison_settles_no_claim() -> None:

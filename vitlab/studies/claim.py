@@ -34,12 +34,14 @@ class Relation(NamedTuple):
 
     def word(self, found: "Found | None") -> str:
         """Return what a study found about the two; None: nothing."""
-        if found is None or not (found.settled or found.equal):
+        if found is None:
             return OPEN
+        as_expected = found.settled and self.sign != "=" and found.better == self.first
+        if as_expected or (found.equal and self.sign != ">"):
+            return REPEATED
         if found.equal:
-            return EQUAL if self.sign == ">" else REPEATED
-        as_expected = self.sign != "=" and found.better == self.first
-        return REPEATED if as_expected else CONTRADICTED
+            return EQUAL
+        return CONTRADICTED if found.settled else OPEN
 
 
 class Found(NamedTuple):
@@ -48,7 +50,7 @@ class Found(NamedTuple):
     better: str  # the one with the better mean
     worse: str
     settled: bool  # better beyond chance
-    equal: bool  # to within the margin
+    equal: bool  # to within the margin, settled or not
 
 
 @dataclass(frozen=True)

@@ -77,17 +77,18 @@ def answers(study: Study, found: Sequence[StudyResults]) -> list[str]:
 
 def best_where(line: Line) -> str:
     """Return which variants are best in which part of the axis."""
-    kinds = [(_missing(point), not_beaten(point, line.level)) for point in line.points]
+    kinds = [(_with(0, point), _with(1, point), not_beaten(point, line.level)) for point in line.points]
     parts = []
-    for (missing, top), group in groupby(range(len(kinds)), key=lambda k: kinds[k]):
+    for (none, one, top), group in groupby(range(len(kinds)), key=lambda k: kinds[k]):
         places = list(group)
         where = _range(line, places[0], places[-1])
-        but = f" ({joined(missing)} finished no run there)" if missing else ""
-        compared = len(line.points[places[0]].ranking)
-        if not top:
-            parts.append(f"{where} the variants are not comparable{but}")
-        elif compared == 1:
+        few = [f"{joined(names)} finished {word} run there" for names, word in ((none, "no"), (one, "one")) if names]
+        but = f" ({joined(few)})" if few else ""
+        compared = len(line.points[places[0]].study.variants) - len(none) - len(one)
+        if compared < 2:
             parts.append(f"{where} nothing is compared{but}")
+        elif not top:
+            parts.append(f"{where} the variants are not comparable{but}")
         elif len(top) == 1:
             (best,) = top
             leads = [_lead(line.points[k], best) for k in places]
@@ -104,27 +105,27 @@ def best_where(line: Line) -> str:
 
 
 def not_beaten(point: StudyResults, level: float) -> tuple[str, ...]:
-    """Return the variants that no other is better than; none where they are not comparable."""
+    """Return the variants of several runs that no other is better than; none where they are not comparable."""
     if objections(point):
         return ()
     worse = {pair.worse.variant for pair in point.pairs if _settled(pair, level)}
-    finished = {result.variant for result in point.ranking} - worse
-    return tuple(variant for variant in point.study.variants if variant in finished)
+    tested = {result.variant for result in point.ranking if len(result.runs) > 1}
+    return tuple(variant for variant in point.study.variants if variant in tested - worse)
 
 
 def _settled(pair: Pair, level: float) -> bool:
     return pair.difference is not None and pair.difference.adjusted < level
 
 
-def _missing(point: StudyResults) -> tuple[str, ...]:
-    """Return the variants without a finished run at a place."""
-    finished = {result.variant for result in point.ranking}
-    return tuple(variant for variant in point.study.variants if variant not in finished)
+def _with(runs: int, point: StudyResults) -> tuple[str, ...]:
+    """Return the variants with so many finished runs at a place."""
+    finished = {result.variant: len(result.runs) for result in point.ranking}
+    return tuple(variant for variant in point.study.variants if finished.get(variant, 0) == runs)
 
 
 def _lead(point: StudyResults, best: str) -> float:
-    """Return by how much a variant leads the next one."""
-    return min(pair.lead for pair in point.pairs if pair.better.variant == best)
+    """Return by how much a variant leads the next one that it was tested against."""
+    return min(pair.lead for pair in point.pairs if pair.better.variant == best and pair.difference is not None)
 
 
 def _range(line: Line, first: int, last: int) -> str:
@@ -146,7 +147,7 @@ def in_general(found: Sequence[StudyResults]) -> str:
     void = [results.study.place for results in found if objections(results)]
     if void:
         return f"In general, {over}: nothing, since the variants are not comparable on {joined(void)}."
-    lost = {variant for results in found for variant in _missing(results)}
+    lost = {variant for results in found for variant in _with(0, results)}
     metric, variants = found[0].metric, [variant for variant in found[0].study.variants if variant not in lost]
     pairs = list(combinations(variants, 2))
     leads = [[_score(results, a) - _score(results, b) for results in found] for a, b in pairs]

@@ -16,9 +16,11 @@ from vitlab.studies.results import StudyResults
 
 def word_of(claim: Claim, results: StudyResults) -> str:
     """Return repeated, contradicted, equal within the margin, or not settled."""
-    void = objections(results)
-    pairs = [] if void else results.pairs
-    return claim.word(Found(pair.better.variant, pair.worse.variant, pair.settled, pair.equal) for pair in pairs)
+    found = []
+    for pair in [] if objections(results) else results.pairs:
+        equal = pair.difference is not None and pair.difference.is_within(results.margin or 0.0)
+        found.append(Found(pair.better.variant, pair.worse.variant, pair.settled, equal))
+    return claim.word(found)
 
 
 def headline(claim: Claim, results: StudyResults) -> str:

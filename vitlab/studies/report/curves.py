@@ -185,6 +185,8 @@ def _crossing(line: Line, a: str, b: str, found: Crossing | None, settled: Seque
         before, after = (a, b) if found.from_first else (b, a)
         ends = f"{_rounded(found.low)} to {_rounded(found.high)}"
         return [_rounded(found.at), ends, f"{before} is better before, {after} after"]
+    if not settled:
+        return [NONE, NONE, "not tested: one of the two is not comparable, or has one run"]
     better = {sign for sign in settled if sign}
     if len(better) > 1:
         return [NONE, NONE, "they cross more than once"]
