@@ -1,5 +1,6 @@
 """Runs that branch off a longer one: they must equal runs trained from the beginning."""
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable
@@ -13,8 +14,11 @@ import yaml
 from tests.kills import forked, last_words
 from vitlab.commands.check_resume import disagreements
 from vitlab.config import Config, merge
+from vitlab.studies.branching import own_share
 from vitlab.studies.compare import compare, emit
 from vitlab.studies.execution.export_jobs import write_sweep
+from vitlab.studies.prepared import Prepared
+from vitlab.studies.study import read_study
 
 SCHEDULE = {"class_path": "vitlab.optim.WarmupStableDecay", "init_args": {"warmup_epochs": 0.5, "cooldown": 0.4}}
 WIDTHS = {"A": 16, "B": 24}
@@ -65,6 +69,13 @@ def test_a_branch_is_the_run_of_its_length_to_the_bit(
     Path("runs/lengths/a-4-epochs/seed-1/checkpoints/step-3.ckpt").unlink()
     with pytest.raises(FileNotFoundError, match=r"step-3.ckpt does not exist. Train .*--run.checkpoint.keep .3."):
         compare(path)
+
+
+def test_a_branch_is_counted_as_its_cooldown(write: Callable[..., Path]) -> None:
+    study = read_study(write())
+    runs = [Prepared.of(point, Path("runs")).runs[0] for point in study.points]
+    assert [own_share(study, run) for run in runs] == [0.4, 0.4, 1.0]
+    assert [own_share(dataclasses.replace(study, branch=False), run) for run in runs] == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks of this process")

@@ -52,13 +52,23 @@ def test_time_left_by_hand() -> None:
     # ViT: 2 s an epoch from a finished run; Swin: 4 s from one under way (20 s, 5 epochs, none before).
     # Left: 5 Swin epochs = 20 s; waiting: a ViT 20 s and an unknown at the mean of 3 s, 30 s. Two at a time: 70/2.
     waiting = [run("ViT"), run("Swin v2")]
-    assert seconds_left([(run("ViT"), 20.0)], [active("Swin", 5, 20.0)], waiting, jobs=2) == pytest.approx(35)
+    assert seconds_left([active("ViT", 10, 20.0)], [active("Swin", 5, 20.0)], waiting, jobs=2) == pytest.approx(35)
 
 
 def test_time_left_where_epochs_differ_in_length() -> None:
     # 100 epochs of 50 images took 20 s, 4 ms an image; 2 epochs of 2,500 images will take as long.
     few, many = run("ViT, 50", 100, 50), run("ViT, 2500", 2, 2500)
-    assert seconds_left([(few, 20.0)], [], [many], jobs=1) == pytest.approx(20)
+    ended = [Active(few, 0, Progress(100, 0.5), 20.0)]
+    assert seconds_left(ended, [], [many], jobs=1) == pytest.approx(20)
+    # Where one run does not say how many images it has, all epochs are taken to be as long.
+    assert seconds_left(ended, [], [run("all", 2)], jobs=1) == pytest.approx(0.4)
+
+
+def test_a_run_that_pauses_tells_the_length_of_the_epochs_that_it_trained() -> None:
+    paused = run("ViT", 10)
+    paused.config["run"] = {"checkpoint": {"pause_after": 2}}
+    assert seconds_left([Active(paused, 0, Progress(2, 0.5), 4.0)], [], [paused], jobs=1) == pytest.approx(4)
+    assert seconds_left([Active(paused, 0, Progress(2, 0.5), 4.0)], [], [run("ViT")], jobs=1) == pytest.approx(20)
 
 
 def test_the_last_run_cannot_be_shared() -> None:

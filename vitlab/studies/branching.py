@@ -12,6 +12,7 @@ from math import floor
 from vitlab.config import ABSENT, flatten, merge
 from vitlab.studies.grid import Run
 from vitlab.studies.spending import epoch_of
+from vitlab.studies.study import Study
 
 SCHEDULE = "model.init_args.schedule"
 BY_LENGTH = ("grow", "weight_decay_end", "momentum_teacher")  # settings that change over the whole run
@@ -46,3 +47,10 @@ def branching_step(run: Run, images: int) -> int:
 def keeping(trunk: Run, steps: list[int]) -> Run:
     """Return a run that keeps its state after some steps."""
     return replace(trunk, config=merge(trunk.config, {"run": {"checkpoint": {"keep": steps}}}))
+
+
+def own_share(study: Study, run: Run) -> float:
+    """Return the share of a run's steps that is not a longer run's: of a branch its cooldown, of any other run all."""
+    if not study.branch or run.epochs == study.along[0].places[-1].x:
+        return 1.0
+    return float(flatten(run.config)[f"{SCHEDULE}.init_args.cooldown"])

@@ -101,7 +101,7 @@ def compare(
         planned.tune(train)
     if study.along:
         costs = _costs_along(plans, measure)
-        print(estimate(plans, [known for known, _ in costs], allotment.jobs), flush=True)
+        print(estimate(study, plans, [known for known, _ in costs], allotment.jobs), flush=True)
         return _compare_along(study, plans, train, costs, root)
     (planned,) = plans
 

@@ -3,16 +3,18 @@
 from collections.abc import Mapping, Sequence
 
 from vitlab.evaluation.cost import Cost
+from vitlab.studies.branching import own_share
 from vitlab.studies.execution.local import is_finished
 from vitlab.studies.format import counted, duration, engineering
 from vitlab.studies.prepared import Prepared
 from vitlab.studies.spending import epoch_of
+from vitlab.studies.study import Study
 
 START = 10.0  # seconds of a run beside its steps: imports, data, validation, test
 STATES, COPIES = 3, 4  # checkpoints of a run; weights and moments in each, with room
 
 
-def estimate(plans: Sequence[Prepared], costs: Sequence[Mapping[str, Cost]], jobs: int) -> str:
+def estimate(study: Study, plans: Sequence[Prepared], costs: Sequence[Mapping[str, Cost]], jobs: int) -> str:
     """Return the number, time and disk of the runs that are missing, from the speeds measured at each place."""
     seconds = size = 0.0
     missing = 0
@@ -24,7 +26,8 @@ def estimate(plans: Sequence[Prepared], costs: Sequence[Mapping[str, Cost]], job
                 continue
             epoch = epoch_of(run.config, images[run.variant])
             speed = cost.train_images_per_second / cost.mean_share  # small images take less
-            seconds += START + run.epochs * epoch.batches * epoch.images / speed
+            images_seen = own_share(study, run) * run.epochs * epoch.batches * epoch.images
+            seconds += START + images_seen / speed
             size += 4.0 * STATES * COPIES * cost.parameters
             missing += 1
     time = duration(0.8 * seconds / jobs, 1.3 * seconds / jobs)

@@ -176,24 +176,25 @@ def run_all(
     waiting = deque(run for run in runs if run not in outcomes)
     free = deque(range(allotment.jobs))
     children: dict[int, _Child] = {}
-    timed: list[tuple[Run, float]] = []
+    ended: list[Active] = []
     with signals_as_exit(), _end_processes(children, display):
         while waiting or children:
             while waiting and free:
                 slot, run = free.popleft(), waiting.popleft()
                 children[slot] = _start(run, program, allotment.environment(slot), overwrite=run in replaced)
             for slot, (process, started, active) in list(children.items()):
+                over = process.poll() is not None  # before its last line is read
                 active.seconds = time.monotonic() - started
                 active.progress = _progress_of(active.run)
-                if process.poll() is not None:
+                if over:
                     outcomes[active.run] = outcome = _outcome(active.run, process.returncode)
                     if outcome.failure is None:
-                        timed.append((active.run, active.seconds))
+                        ended.append(active)
                     del children[slot]
                     free.append(slot)
                     display.note(_describe_end(outcome, active, display))
             running = [child.active for child in children.values()]
-            display.update(running, len(outcomes), seconds_left(timed, running, waiting, allotment.jobs))
+            display.update(running, len(outcomes), seconds_left(ended, running, waiting, allotment.jobs))
             if children:
                 time.sleep(POLL_SECONDS)
     return [outcomes[run] for run in runs]

@@ -59,39 +59,45 @@ def read_progress(metrics: Path, metric: Metric) -> Progress:
     return Progress(epochs, score)
 
 
-def seconds_left(
-    finished: Sequence[tuple[Run, float]], active: Sequence[Active], waiting: Sequence[Run], jobs: int
-) -> float | None:
-    """Estimate the time until all runs are finished, from the seconds per epoch of each variant.
+def seconds_left(ended: Sequence[Active], active: Sequence[Active], waiting: Sequence[Run], jobs: int) -> float | None:
+    """Estimate the time until all runs have ended, from the seconds per epoch of each variant.
 
     A variant without a completed epoch is assumed to take as long for an image as the mean of the others; None before
     the first epoch.
     """
-    speeds: dict[Path, list[float]] = {}
-    for run, seconds in finished:
-        speeds.setdefault(run.folder, []).append(seconds / run.epochs)
-    for item in active:
-        if item.seconds_per_epoch is not None:
-            speeds.setdefault(item.run.folder, []).append(item.seconds_per_epoch)
-    if not speeds:
+    timed = [(item.run, seconds) for item in (*ended, *active) if (seconds := item.seconds_per_epoch) is not None]
+    if not timed:
         return None
+    runs = [*(item.run for item in (*ended, *active)), *waiting]
+    counted = all(_images(run) for run in runs)  # else all epochs are taken to have as many
+
+    def images(run: Run) -> int:
+        return (_images(run) or 1) if counted else 1
+
+    speeds: dict[Path, list[float]] = {}
+    for run, seconds in timed:
+        speeds.setdefault(run.folder, []).append(seconds)
     speed = {folder: fmean(values) for folder, values in speeds.items()}
-    known = {
-        run.folder: run for run in (*(run for run, _ in finished), *(a.run for a in active)) if run.folder in speed
-    }
-    typical = fmean(speed[folder] / _images(run) for folder, run in known.items())
+    typical = fmean(speed[folder] / images(run) for folder, run in {run.folder: run for run, _ in timed}.items())
 
     def epoch(run: Run) -> float:
-        return speed.get(run.folder, typical * _images(run))
+        return speed.get(run.folder, typical * images(run))
 
-    remaining = [(a.run.epochs - a.progress.epochs) * epoch(a.run) for a in active]
-    queued = sum(run.epochs * epoch(run) for run in waiting)
+    remaining = [(_epochs(item.run) - item.progress.epochs) * epoch(item.run) for item in active]
+    queued = sum(_epochs(run) * epoch(run) for run in waiting)
     return max(max(remaining, default=0.0), (sum(remaining) + queued) / jobs)
 
 
-def _images(run: Run) -> int:
-    """Return the images of an epoch where a study sets their number; 1 where all of its epochs are equally long."""
-    return run.config.get("data", {}).get("init_args", {}).get("train_images") or 1
+def _images(run: Run) -> int | None:
+    """Return the images of an epoch where a study sets their number."""
+    number: int | None = run.config.get("data", {}).get("init_args", {}).get("train_images")
+    return number
+
+
+def _epochs(run: Run) -> int:
+    """Return after how many epochs a run ends, or pauses."""
+    paused = run.config.get("run", {}).get("checkpoint", {}).get("pause_after")
+    return min(paused or run.epochs, run.epochs)
 
 
 class Display:

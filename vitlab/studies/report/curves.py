@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure as Drawn
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from vitlab.studies.branching import own_share
 from vitlab.studies.format import NONE, SPACE, counted, joined, signed, tick
 from vitlab.studies.metric import Metric
 from vitlab.studies.report import figures
@@ -128,7 +129,7 @@ def _remarks(found: Sequence[StudyResults]) -> list[str]:
 
 def _summary(study: Study, found: Sequence[StudyResults]) -> str:
     runs = sum(len(results.finished) for results in found)
-    minutes = sum(result.seconds for results in found for result in results.finished) / 60
+    minutes = sum(own_share(study, each.run) * each.seconds for results in found for each in results.finished) / 60
     length = "the same number of epochs" if study.budget and study.budget.kind == "epochs" else "the same budget"
     spent = f" {length[0].upper()}{length[1:]} ({study.budget}) everywhere." if study.budget else ""
     level = min(results.level for results in found)
