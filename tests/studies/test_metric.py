@@ -85,6 +85,7 @@ def test_charts_name_the_metric() -> None:
 
 def test_a_metric_with_a_split_names_no_folder_and_equal_scores_have_no_outlook() -> None:
     assert figures.against_cost(Metric("train/rank", "max", one_class=False)) == "train_rank_against_cost"
+    assert Metric("train/rank", "max").axis("test") == "train/rank"
     assert outlooks(scored(RMSE, A=[0.5, 0.5, 0.5], B=[0.5, 0.5, 0.5])) == []
 
 

@@ -49,8 +49,10 @@ class Metric(NamedTuple):
         return "Accuracy, %" if self.is_accuracy else self.name
 
     def axis(self, split: str) -> str:
-        """Return its name at an axis, for the metric on a split."""
-        return f"{split} accuracy, %" if self.is_accuracy else f"{split} {self.name}"
+        """Return its name at an axis, for the metric on a split; one of the end of the training has its own."""
+        if self.is_accuracy:
+            return f"{split} accuracy, %"
+        return self.name if "/" in self.name else f"{split} {self.name}"
 
     @property
     def scale(self) -> int:
