@@ -1,6 +1,7 @@
 """A run that starts from another experiment trains that first, with its own seed, and equals the two done by hand."""
 
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -111,6 +112,8 @@ def test_a_first_experiment_that_is_missing_or_wrong_is_refused_before_training(
 def test_a_run_waits_while_another_trains_what_it_starts_from(
     tiny: Write, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("vitlab"), "propagate", True)  # which a command of another test turned off
+    caplog.set_level(logging.INFO, logger="vitlab")
     tiny(SIMMIM, "first")
     chain = Experiment(tiny(MAKE_FIRST, "chain"))
     (first,) = chain.before().values()
