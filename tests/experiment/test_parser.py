@@ -369,6 +369,18 @@ def test_the_best_epoch_is_one_that_was_validated(tiny: Write) -> None:
     assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 4
 
 
+def test_a_run_that_pauses_has_a_score(tiny: Write) -> None:
+    path = tiny({"trainer": {"max_epochs": 4, "check_val_every_n_epoch": 3, "limit_train_batches": 1}})
+
+    def validated() -> list[int]:
+        return pd.read_csv(RUN / "metrics.csv").dropna(subset="val/top1")["epoch"].tolist()
+
+    assert fit("--config", path, "--run.checkpoint.pause_after", 2) == 76
+    assert validated() == [1]
+    assert fit("--config", path) == 0
+    assert validated() == [1, 2, 3]
+
+
 def test_a_run_that_continues_within_its_last_epoch_validates_it(tiny: Write) -> None:
     trainer = {"max_epochs": 3, "check_val_every_n_epoch": 2, "limit_train_batches": 4}
     path = tiny({"trainer": trainer, "run": {"checkpoint": {"every_n_steps": 1, "keep": [10]}}})

@@ -25,7 +25,9 @@ class BestCheckpoint(ModelCheckpoint):
         if self.state_key in states:
             return
         own = _general(self.state_key)
-        for old in [key for key in states if _general(key) in (own, own.replace("BestCheckpoint", "ModelCheckpoint"))]:
+        known = {_general(key): key for key in states}
+        old = known.get(own) or known.get(own.replace(type(self).__qualname__, ModelCheckpoint.__qualname__))
+        if old is not None:
             states[self.state_key] = states.pop(old)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vitlab.atomic_files import newest_whole, written_whole
+from vitlab.runs.last_epoch import is_last_epoch
 
 log = logging.getLogger("vitlab")
 
@@ -132,10 +133,9 @@ class RunCheckpoints(Checkpoint):
         self._tried = self._unpublished = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        epochs_done, steps_done = trainer.current_epoch + 1, trainer.global_step
-        final = trainer.should_stop or epochs_done == trainer.max_epochs or steps_done == trainer.max_steps
-        self._pausing = epochs_done == self.settings.pause_after and not final
-        final = final or self._pausing or steps_done in self.settings.keep
+        final = is_last_epoch(trainer)
+        self._pausing = trainer.current_epoch + 1 == self.settings.pause_after and not final
+        final = final or self._pausing or trainer.global_step in self.settings.keep
         affordable = (time.perf_counter() - self._at) * self.settings.max_time_share >= self._cost
         if final or _any_process(trainer, affordable or self.signals.received is not None):
             self._write(trainer)

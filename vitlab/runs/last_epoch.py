@@ -32,4 +32,5 @@ class LastEpochValidation(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the setting back to a Trainer that trains again."""
-        trainer.check_val_every_n_epoch = self._every or trainer.check_val_every_n_epoch
+        if self._every is not None:
+            trainer.check_val_every_n_epoch, self._every = self._every, None
