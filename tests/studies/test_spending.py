@@ -202,6 +202,13 @@ def test_what_a_budget_scales_may_differ_as_far_as_the_epochs_do(write_study: Wr
     assert not found[warmup]
     assert not found[every]
 
+    def scaled(**budget: float) -> list[str]:
+        return read_study(write_study(budget=budget)).in_proportion
+
+    assert scaled(images=8960) == scaled(flops=8.0e9) == [warmup, every]
+    assert scaled(minutes=1) == [warmup]
+    assert scaled(epochs=4) == []
+
 
 def test_what_a_budget_buys_is_decided_once(spend: Callable[..., dict], tmp_path: Path) -> None:
     flops = {"flops": 8.064e9}

@@ -77,7 +77,7 @@ def search(study: Study, root: Path, decided: Mapping[str, Config], train: Train
     found = []
     for variant, runs in done.items():
         kept = _kept(study.search, runs)
-        validation = [_validation(run) if run in kept else _early(run, study.search.after) for run in runs]
+        validation = [_validation(run) if run in kept else _early(study.search, run) for run in runs]
         found.append(Searched(variant, drawn[variant], validation, list(map(_test, runs)), runs[0].metric))
     for each in found:
         if not any(None not in scores for scores in zip(each.validation, each.test, strict=True)):
@@ -90,11 +90,10 @@ def search(study: Study, root: Path, decided: Mapping[str, Config], train: Train
 
 def _train_the_best(search: Search, trials: Sequence[tuple[str, Run]], train: Train) -> None:
     """Train all trials for some epochs, and the best of each variant, as many of one as of another, to their end."""
-    assert search.after is not None
     paused = {"run": {"checkpoint": {"pause_after": search.after}}}
     begun = [replace(run, config=merge(run.config, paused)) for _, run in trials]
     others = conflicting(begun)  # of other settings than now: refused, or trained anew
-    if beginning := [run for run in begun if run in others or _early(run, search.after) is None]:
+    if beginning := [run for run in begun if run in others or _early(search, run) is None]:
         train(beginning)
     variants = dict.fromkeys(variant for variant, _ in trials)
     best = [run for variant in variants for run in _kept(search, [run for of, run in trials if of == variant])]
@@ -106,21 +105,21 @@ def _kept(search: Search, runs: Sequence[Run]) -> list[Run]:
     """Return those of a variant's trials that are trained to their end: the best after some epochs, or all."""
     if search.after is None:
         return list(runs)
-    known = [(score, run) for run in runs if (score := _early(run, search.after)) is not None]
+    known = [(score, run) for run in runs if (score := _early(search, run)) is not None]
     known.sort(key=lambda pair: -pair[1].metric.sign * pair[0])
     return [run for _, run in known[: search.keep]]
 
 
-def _early(run: Run, epochs: int | None) -> float | None:
-    """Return the validation score after some epochs; None if there is none."""
-    assert epochs is not None
+def _early(search: Search, run: Run) -> float | None:
+    """Return the validation score after the epochs by which trials are pruned; None if there is none."""
+    assert search.after is not None
     file = run.directory / "metrics.csv"
     if not file.is_file():
         return None
     table = pd.read_csv(file)
     if run.metric.validation not in table:
         return None
-    scores = table.loc[table["epoch"] == epochs - 1, run.metric.validation].dropna()
+    scores = table.loc[table["epoch"] == search.after - 1, run.metric.validation].dropna()
     return _finite(scores.iloc[-1]) if len(scores) else None
 
 

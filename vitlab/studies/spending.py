@@ -128,7 +128,7 @@ def _paces(
 def _decisive(config: Config) -> Config:
     """Return what of a draft decides how long a budget lasts."""
     data, trainer = config["data"]["init_args"], config.get("trainer", {})
-    length = {key: trainer.get(key) for key in (*LENGTH, VALIDATION)}
+    length = {key: trainer.get(key) for key in LENGTH}
     return {**costly(config), "images": data.get("train_images"), **length}
 
 

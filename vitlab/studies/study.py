@@ -52,7 +52,7 @@ KEYS = (
 MODES = ("min", "max")
 REQUIRED = ("base", "variants", "seeds")
 VALIDATION = "check_val_every_n_epoch"
-LENGTH = ("max_epochs", "limit_train_batches")  # of the trainer, set by a budget
+LENGTH = ("max_epochs", "limit_train_batches", VALIDATION)  # keys of the trainer, set by a budget
 WARMUP = "model.init_args.schedule.init_args.warmup_epochs"
 IMAGES_A_STEP = ("data.init_args.batch_size", "trainer.accumulate_grad_batches")
 LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up to 9 % false claims instead of 5
@@ -142,7 +142,12 @@ class Study:
     @property
     def determined(self) -> bool:
         """Whether the file alone determines the runs: nothing is tuned, and the budget is in epochs."""
-        return self.tuning is None and self.search is None and (self.budget is None or self.budget.kind == "epochs")
+        return self.tuning is None and self.search is None and not self.converts_budget
+
+    @property
+    def converts_budget(self) -> bool:
+        """Whether the budget is converted into a number of epochs for each variant."""
+        return self.budget is not None and self.budget.kind != "epochs"
 
     @property
     def tuned(self) -> list[str]:
@@ -152,16 +157,14 @@ class Study:
     @property
     def allowed(self) -> list[str]:
         """The keys in which variants may differ: those compared, tuned, or set by the budget."""
-        if self.budget is None or self.budget.kind == "epochs":
-            return [*self.may_differ, *self.tuned]
-        return [*self.may_differ, *self.tuned, *(f"trainer.{key}" for key in LENGTH)]
+        bought = [f"trainer.{key}" for key in LENGTH if key != VALIDATION] if self.converts_budget else []
+        return [*self.may_differ, *self.tuned, *bought]
 
     @property
     def in_proportion(self) -> list[str]:
         """The keys that the budget scales with the epochs of a variant: they may differ as far as those do."""
-        if self.budget is None or self.budget.kind == "epochs":
-            return []
-        return [WARMUP, f"trainer.{VALIDATION}"] if self.budget.sets_validation else [WARMUP]
+        interval = [f"trainer.{VALIDATION}"] if self.budget is not None and self.budget.sets_validation else []
+        return [WARMUP, *interval] if self.converts_budget else []
 
 
 def slug(name: str) -> str:

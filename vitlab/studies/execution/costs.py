@@ -20,7 +20,7 @@ from vitlab.evaluation.cost import READY, Cost, device_for, device_name, doubts
 from vitlab.studies.execution.local import Allotment, last_lines, signals_as_exit, write_config
 from vitlab.studies.format import clock
 from vitlab.studies.grid import Run
-from vitlab.studies.study import LENGTH, VALIDATION
+from vitlab.studies.study import LENGTH
 
 TURNS = 6  # of each process at least
 
@@ -101,7 +101,7 @@ def costly(config: Config) -> Config:
     return {
         "model": {**model, "init_args": arguments},
         "data": {**config["data"], "init_args": images},
-        "trainer": {k: value for k, value in trainer.items() if k not in (*LENGTH, VALIDATION)},
+        "trainer": {k: value for k, value in trainer.items() if k not in LENGTH},
         "compile": run.get("compile", False),
     }
 

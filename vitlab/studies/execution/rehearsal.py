@@ -17,7 +17,7 @@ from vitlab.config import merge, nest
 from vitlab.studies.budget import Pace
 from vitlab.studies.execution.local import Train
 from vitlab.studies.grid import Run
-from vitlab.studies.study import slug
+from vitlab.studies.study import VALIDATION, slug
 
 LEAST = 2  # epochs; the first is slower
 ENOUGH = 60.0  # seconds to average over
@@ -65,7 +65,7 @@ def _train(drafts: Sequence[Run], epochs: Mapping[str, int], jobs: int, folder: 
 
 def _short(run: Run, seed: int, epochs: int, folder: Path) -> Run:
     """Return a rehearsal of a run: fewer epochs, with validation in its share of them, and no test."""
-    every = run.config["trainer"].get("check_val_every_n_epoch") or 1
+    every = run.config["trainer"].get(VALIDATION) or 1
     own = {"root": str(folder), "name": slug(run.variant), "test": False, "wandb": {"mode": "disabled"}}
     changes = merge(nest("trainer.max_epochs", every * math.ceil(max(LEAST, epochs) / every)), {"run": own})
     config = merge(run.config, changes) | {"seed_everything": seed}
