@@ -1,6 +1,6 @@
 """MSN's low-shot evaluation (Assran et al. 2022, tables 1 and 2): logistic regression on few labels, to convergence.
 
-    min_W  Σ_i CE(W x_i, y_i) + λ/2 |W|²,    x_i: z_i minus the mean of its own channels, of length 1
+    min_W  Σ_i CE(W x_i, y_i) + λ/2 |W|²,    x_i: z_i minus the mean over its channels, scaled to length 1
 
 z is the class token before the final norm. Source: logistic_eval.py of facebookresearch/msn; its solver, cyanure, takes
 the mean over i and λ over the number of images, and centers and scales each row (cyanure's `preprocess`). λ is 0.0025

@@ -1,6 +1,6 @@
 """Peak memory of a process, trials that may run out of it, and the search for the largest batch that fits.
 
-Each trial runs in a process of its own, so the peak is the trial's and running out of memory ends nothing else.
+Each trial runs in a separate process: the peak is that of the trial alone, and running out of memory ends only it.
 """
 
 import contextlib

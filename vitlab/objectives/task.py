@@ -1,7 +1,7 @@
 """What the outputs of a network mean: how they are measured, activated and ranked.
 
 A task is an attribute of an objective that learns from labels. Everything that tests, predicts, exports or draws asks
-the task, so an objective for other labels (several classes per image, quantities) brings one of its own.
+the task, so an objective for other labels (several classes per image, quantities) only has to define its task.
 """
 
 from abc import ABC, abstractmethod
