@@ -54,6 +54,24 @@ def test_flops_are_those_of_the_objective_with_its_decoder_and_teacher(files: st
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_teacher_that_is_a_run_costs_as_one_that_is_named(tiny: Tiny) -> None:
+    taught_by = tiny({"trainer": {"limit_train_batches": 1}}, "taught_by")
+    model = Experiment(taught_by).config["model"]["init_args"]["backbone"]
+
+    def flops(teacher: Config) -> int:
+        distillation = {
+            "class_path": "vitlab.objectives.Distillation",
+            "init_args": {"target": {"class_path": "vitlab.objectives.HardTarget"}, "teacher": teacher},
+        }
+        return cost_of(tiny({"model": distillation}, "student")).train_flops
+
+    named = flops({"model": model})
+    assert flops({"weights": str(taught_by)}) == named  # before it is trained
+    Experiment(taught_by).fit()
+    assert flops({"weights": "runs/taught_by/seed-0"}) == named
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_the_rest_is_plausible_and_says_how_it_was_measured(tiny: Tiny) -> None:
     file = tiny({"data": {"init_args": {"batch_size": 16}}})
     cost = cost_of(file, turns=3)

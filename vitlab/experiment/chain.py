@@ -16,7 +16,8 @@ import yaml
 from vitlab.config import Config, load_yaml
 
 BEFORE = "before"  # folder of the runs that others start from
-TAKEN_FROM = ("model.init_args.init_from", "model.init_args.teacher.weights")  # settings that may name an experiment
+TEACHER = "model.init_args.teacher.weights"
+TAKEN_FROM = ("model.init_args.init_from", TEACHER)  # settings that may name an experiment
 PATTERN = re.compile(r"(?P<file>\S+\.ya?ml)(?:@(?P<digest>[0-9a-f]{8}))?(?P<settings>(?:\s+[\w.]+=\S+)*)\s*")
 
 

@@ -19,6 +19,7 @@ from vitlab.data.photos import height_and_width
 from vitlab.evaluation.allocator import give_back_freed_memory, hold_freed_memory, map_tensors
 from vitlab.evaluation.flops import clock_for, wait_for
 from vitlab.evaluation.memory import PeakMemory, TrainingCost, bytes_of_tensors, cap_memory
+from vitlab.experiment.chain import TEACHER
 from vitlab.experiment.experiment import Experiment
 from vitlab.models import layers
 from vitlab.objectives import Distillation, heads
@@ -161,11 +162,21 @@ def on_noise(config: Config, changes: Config | None = None) -> Experiment:
     if "whiten" in config["model"]["init_args"]:
         arguments["whiten"] = False
     if "teacher" in config["model"]["init_args"]:
-        arguments["teacher"] = {"weights": None, "cache": None}
+        arguments["teacher"] = {"cache": None} | _untrained_teacher(config)
     experiment = Experiment(merge(merge(config, {"model": {"init_args": arguments}}), changes or {}))
     if isinstance(experiment.objective, Distillation):  # noise has no classes to recognize
         experiment.objective.teacher.examine = lambda batches: None  # type: ignore[method-assign]
     return experiment
+
+
+def _untrained_teacher(config: Config) -> Config:
+    """Return the settings by which a teacher needs no weights; that of a run keeps them, as they name its model."""
+    if config["model"]["init_args"]["teacher"]["model"] is not None:
+        return {"weights": None}
+    before = Experiment(config).before()  # perhaps not trained yet
+    if (taught_by := before.get(TEACHER)) is None:
+        return {}
+    return {"weights": None, "model": taught_by.config["model"]["init_args"]["backbone"]}
 
 
 def trial(
