@@ -355,9 +355,6 @@ def test_a_run_starts_from_the_weights_of_another(tiny: Write, capsys: pytest.Ca
     assert again == pytest.approx(trained, rel=1e-5)
 
 
-# ---- help
-
-
 def test_the_best_epoch_is_one_that_was_validated(tiny: Write) -> None:
     """An epoch without validation is not asked for its accuracy, of which Lightning would warn."""
     trainer = {"max_epochs": 5, "check_val_every_n_epoch": 2, "limit_train_batches": 1}
@@ -367,6 +364,19 @@ def test_the_best_epoch_is_one_that_was_validated(tiny: Write) -> None:
     first_best = validated["epoch"].iloc[validated["val/top1"].argmax()]
     assert torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)["epoch"] == first_best
     assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 4
+
+
+@pytest.mark.parametrize(("steps", "validated"), [(6, [2]), (5, [2]), (2, [0]), (1, [0])])
+def test_a_run_of_some_steps_ends_with_a_score(tiny: Write, steps: int, validated: list[int]) -> None:
+    """Also where an epoch, of two steps of two batches, is cut short."""
+    trainer = {"max_epochs": -1, "max_steps": steps, "check_val_every_n_epoch": 7}
+    trainer |= {"limit_train_batches": 4, "accumulate_grad_batches": 2}
+    assert fit("--config", tiny({"trainer": trainer})) == 0
+    rows = pd.read_csv(RUN / "metrics.csv").dropna(subset="val/top1")
+    assert rows["epoch"].tolist() == validated
+    summary = json.loads((RUN / "summary.json").read_text())
+    assert summary["steps"] == steps
+    assert summary["metrics"]["val/top1"] == pytest.approx(rows["val/top1"].item())
 
 
 def test_a_run_that_pauses_has_a_score(tiny: Write) -> None:
@@ -390,6 +400,9 @@ def test_a_run_that_continues_within_its_last_epoch_validates_it(tiny: Write) ->
     assert fit("--config", path, "--run.name", "later") == 0
     assert pd.read_csv("runs/later/seed-0/metrics.csv")["val/top1"].dropna().tolist() == whole
     assert len(whole) == 2
+
+
+# ---- help
 
 
 def test_the_help_is_one_screen_and_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,7 @@
 """The epoch after which a training ends: known to callbacks at its end, and always validated."""
 
+import math
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 
@@ -18,19 +20,25 @@ class LastEpochValidation(Callback):
 
     def __init__(self, pause_after: int | None = None) -> None:
         self.pause_after = pause_after
-        self._every: int | None = None  # the setting, while it is changed
+        self._set: tuple[int, int | float | None] | None = None  # the settings, while they are changed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at an epoch that the run continues within, whose start is not told again."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        every = trainer.check_val_every_n_epoch
-        if every is not None and trainer.current_epoch + 1 in (trainer.max_epochs, self.pause_after):
-            self._every = self._every or every
+        if trainer.check_val_every_n_epoch is None:  # validation counts batches
+            return
+        batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
+        in_epoch = -(-batches // accumulate)
+        steps = trainer.max_steps - trainer.current_epoch * in_epoch if trainer.max_steps >= 0 else math.inf
+        if steps <= in_epoch or trainer.current_epoch + 1 in (trainer.max_epochs, self.pause_after):
+            self._set = self._set or (trainer.check_val_every_n_epoch, trainer.val_check_batch)
             trainer.check_val_every_n_epoch = 1
+        if 0 < steps * accumulate < (trainer.val_check_batch or 0):  # Lightning validates no epoch that is cut short
+            trainer.val_check_batch = steps * accumulate
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the setting back to a Trainer that trains again."""
-        if self._every is not None:
-            trainer.check_val_every_n_epoch, self._every = self._every, None
+        """Give the settings back to a Trainer that trains again."""
+        if self._set is not None:
+            (trainer.check_val_every_n_epoch, trainer.val_check_batch), self._set = self._set, None
