@@ -122,7 +122,12 @@ def result(name: str, seed: int, correct: np.ndarray, labels: np.ndarray, **envi
     guess = np.where(correct, labels, (labels + 1) % 3)
     logits = np.log(np.where(np.eye(3)[guess] == 1, 0.9, 0.05)).astype(np.float32)
     history = pd.DataFrame(
-        {"epoch": [0, 0, 1, 1], "train/loss": [1.0, 0.8, 0.6, 0.4], "val/top1": [None, 0.7, None, 0.8]}
+        {
+            "epoch": [0, 0, 1, 1, 2],  # Lightning counts the test as an epoch more
+            "train/loss": [1.0, 0.8, 0.6, 0.4, None],
+            "val/top1": [None, 0.7, None, 0.8, None],
+            "test/top1": [None, None, None, None, 0.8],
+        }
     )
     images = [f"test/{index}" for index in range(len(labels))]
     run = Run(name, seed, {"trainer": {"max_epochs": 2}}, Path("runs/study") / name.lower())

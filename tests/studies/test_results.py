@@ -213,7 +213,7 @@ def test_time_to_an_accuracy_is_that_of_the_epoch_which_reached_it() -> None:
     stopped = [dataclasses.replace(each, run=longer(each.run, 8)) for each in study.finished]
     assert [each.seconds_to(0.7) for each in stopped] == [30, 30]
     grown = [
-        dataclasses.replace(e, history=e.history.assign(images_per_second=30 / (e.history["epoch"] * 2 + 1)))
+        dataclasses.replace(e, history=e.history.assign(images_per_second=e.history["epoch"].map({0: 30, 1: 10})))
         for e in stopped
     ]
     assert [each.seconds_to(0.7) for each in grown] == [15, 15]
