@@ -126,6 +126,17 @@ def test_a_trial_that_was_kept_and_failed_is_not_taken_for_a_pruned_one(
     assert of_b.failed == 0
 
 
+def test_trials_that_end_before_the_pruning_are_complete(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    path = write_study(**TWO, search={**SEARCH, "prune": {"after": 6, "keep": 0.25}}, budget={"epochs": 4})
+    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+    results, _ = results_of(path, tmp_path / "runs")
+    for each, best in zip(results.searched, (0.1, 0.3), strict=True):
+        assert None not in each.validation + each.test
+        assert each.settings[each.chosen][LR] == best
+
+
 def test_failed_trials_count_as_the_worst_and_are_named(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:

@@ -111,7 +111,7 @@ def _kept(search: Search, runs: Sequence[Run]) -> list[Run]:
 
 
 def _early(search: Search, run: Run) -> float | None:
-    """Return the validation score after the epochs by which trials are pruned; None if there is none."""
+    """Return the validation score after the epochs by which trials are pruned, or of a trial that ended before them."""
     assert search.after is not None
     file = run.directory / "metrics.csv"
     if not file.is_file():
@@ -120,7 +120,7 @@ def _early(search: Search, run: Run) -> float | None:
     if run.metric.validation not in table:
         return None
     scores = table.loc[table["epoch"] == search.after - 1, run.metric.validation].dropna()
-    return _finite(scores.iloc[-1]) if len(scores) else None
+    return _finite(scores.iloc[-1]) if len(scores) else _validation(run)
 
 
 def _draft(study: Study, root: Path, variant: str, decided: Config) -> Run:
