@@ -11,6 +11,7 @@ from fake_study import FAKE_PROGRAM, plain, variant
 
 from vitlab.config import merge, nest
 from vitlab.studies.compare import RunsFailed, _costs_along, compare, in_turn
+from vitlab.studies.grid import plan
 from vitlab.studies.planning import plan_study
 from vitlab.studies.prepared import Prepared
 from vitlab.studies.report.along import law_of, lines_of
@@ -273,6 +274,7 @@ def test_an_axis_that_cannot_be_is_refused(write_study: Write, tmp_path: Path, c
         {"along": {"trainer.max_epochs": [2, 6]}, "budget": {"epochs": 4}},
         {"along": {LR: [0.1, 0.3]}, "variants": {"A": merge(variant(0.8), nest(LR, 0.1)), "B": variant(0.9)}},
         {"along": {LR: [0.1, 0.3]}, "tune": {"key": LR, "values": [0.2, 0.4]}},
+        {"along": {LR: [0.1, 0.3]}, "search": {"space": {LR: [0.1, 0.3]}, "trials": 2}},
     ],
 )
 def test_a_place_whose_setting_something_else_sets_is_refused(
@@ -283,6 +285,16 @@ def test_a_place_whose_setting_something_else_sets_is_refused(
     path = write_study(**{"seeds": [1, 2, 3], "variants": {"A": variant(0.8), "B": variant(0.9)}, **changes})
     with pytest.raises(ValueError, match=rf"along: .*[AB] has {key}: .*set by the variant, the budget or tuning"):
         compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+
+
+def test_a_place_may_set_nothing_and_be_augmented_otherwise(write_study: Write, tmp_path: Path) -> None:
+    """A place that is a data set names its images alone."""
+    augmented = {"data": {"init_args": {"augment": {"erase_prob": 0.1}}}}
+    harder = {"class_path": "fake.Digits", "init_args": {"harder": 0.1, "augment": {"erase_prob": 0.2}}}
+    for along in ({"model.init_args": {"plain": {}, "slow": {"lr": 0.1}}}, {"data": {"easy": {}, "hard": harder}}):
+        study = write_study(along=along, variants={"A": merge(variant(0.8), augmented), "B": variant(0.9)})
+        for place in read_study(study).points:
+            assert len(plan(place, tmp_path)) == 6
 
 
 def test_what_the_runs_will_take_is_said_before_the_first(

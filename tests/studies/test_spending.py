@@ -12,7 +12,7 @@ from vitlab.evaluation.cost import Cost
 from vitlab.studies.budget import Epoch
 from vitlab.studies.execution.local import Outcome
 from vitlab.studies.execution.rehearsal import LEAST, pace_of
-from vitlab.studies.grid import Run, differing_keys, plan
+from vitlab.studies.grid import Run, _in_proportion, differing_keys, plan
 from vitlab.studies.prepared import first_runs
 from vitlab.studies.spending import epoch_of, spend_budget
 from vitlab.studies.study import read_study
@@ -208,6 +208,14 @@ def test_what_a_budget_scales_may_differ_as_far_as_the_epochs_do(write_study: Wr
     assert scaled(images=8960) == scaled(flops=8.0e9) == [warmup, every]
     assert scaled(minutes=1) == [warmup]
     assert scaled(epochs=4) == []
+
+
+def test_only_an_interval_of_whole_epochs_is_rounded() -> None:
+    epochs = {"A": 10, "B": 20}
+    assert _in_proportion({"A": 1.0, "B": 2.0}, epochs)
+    assert not _in_proportion({"A": 1.0, "B": 0.5}, epochs)
+    assert _in_proportion({"A": 1, "B": 1}, epochs)  # of 0.6 and 1.2, the first at least 1
+    assert not _in_proportion({"A": 2, "B": 1}, epochs)
 
 
 def test_what_a_budget_buys_is_decided_once(spend: Callable[..., dict], tmp_path: Path) -> None:

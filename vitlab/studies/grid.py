@@ -16,6 +16,7 @@ import yaml
 from vitlab.config import ABSENT, Config, flatten, load_yaml, merge, nest
 from vitlab.studies.baselines import Images
 from vitlab.studies.draws import refuse_all_images, refuse_fixed, refuse_moved_test_images, seed_settings
+from vitlab.studies.fairness import kind_of
 from vitlab.studies.format import as_yaml
 from vitlab.studies.metric import TOP1, Metric, metric_of
 from vitlab.studies.study import Study, slug
@@ -213,9 +214,17 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
 
 
 def _refuse_moved(study: Study, variant: str, flat: Config) -> None:
-    """Refuse a run that has another value than its place on the axes, which the report would name."""
-    for key, value in flatten(study.settings).items():
-        if (own := flat.get(key, ABSENT)) != value:
+    """Refuse a run that has another value than its place on the axes, which the report would name.
+
+    A place that is a data set names its images: variants may augment them differently, and seeds may split them.
+    """
+    settings = {key: value for key, value in flatten(study.settings).items() if value != {}}
+    if "data.class_path" in settings:
+        seeded = flatten(_seeded(study, study.seeds[0]))
+        free = [key for key in settings if key.startswith("data.") and (kind_of(key) != "data" or key in seeded)]
+        settings = {key: value for key, value in settings.items() if key not in free}
+    for key, value in settings.items():
+        if (own := flat.get(key, ABSENT)) != value or key in study.tuned:
             raise ValueError(
                 f"{study.path}: along: {study.place}: {variant} has {key}: {as_yaml(own)}, set by the variant, the "
                 "budget or tuning. Remove it there, or the axis."
@@ -267,10 +276,15 @@ def _in_proportion(values: Mapping[str, Any], epochs: Mapping[str, int]) -> bool
     """Whether each variant's value is the same share of its epochs; one of whole epochs up to rounding."""
     if not all(type(value) in (int, float) for value in values.values()):
         return False
-    room = {variant: 0.5 if type(value) is int else 1e-6 for variant, value in values.items()}
-    least = max((value - room[v]) / epochs[v] if value != 1 else 0.0 for v, value in values.items())
-    most = min((value + room[v]) / epochs[v] for v, value in values.items())
-    return bool(least <= most)
+    shares = [_share(value, epochs[variant]) for variant, value in values.items()]
+    return max(low for low, _ in shares) <= min(high for _, high in shares)
+
+
+def _share(value: float, epochs: int) -> tuple[float, float]:
+    """Return between what a value's share of the epochs lies; one of whole epochs was rounded, and is at least 1."""
+    room = 0.5 if type(value) is int else 1e-6
+    low = 0.0 if type(value) is int and value == 1 else value - room
+    return low / epochs, (value + room) / epochs
 
 
 def _by_seed(key: str, runs: Iterable[Run]) -> Any:
