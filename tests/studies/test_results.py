@@ -209,6 +209,9 @@ def test_time_to_an_accuracy_is_that_of_the_epoch_which_reached_it() -> None:
     assert study.ranking[0].seconds_to(study.target) == 60
     assert study.ranking[0].seconds_to(0.81) is None
 
+    only = [dataclasses.replace(each, history=each.history.iloc[3:4]) for each in study.finished]
+    assert [each.seconds_to(0.7) for each in only] == [60, 60]  # validated after the second alone
+
     # Stopped early after those two of eight epochs; and in the first, whose images were smaller, three times as fast.
     stopped = [dataclasses.replace(each, run=longer(each.run, 8)) for each in study.finished]
     assert [each.seconds_to(0.7) for each in stopped] == [30, 30]

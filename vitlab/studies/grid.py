@@ -221,7 +221,7 @@ def _refuse_moved(study: Study, variant: str, flat: Config) -> None:
     settings = {key: value for key, value in flatten(study.settings).items() if value != {}}
     if "data.class_path" in settings:
         seeded = flatten(_seeded(study, study.seeds[0]))
-        free = [key for key in settings if key.startswith("data.") and (kind_of(key) != "data" or key in seeded)]
+        free = {key for key in settings if key.startswith("data.") and kind_of(key) != "data"} | seeded.keys()
         settings = {key: value for key, value in settings.items() if key not in free}
     for key, value in settings.items():
         if (own := flat.get(key, ABSENT)) != value or key in study.tuned:

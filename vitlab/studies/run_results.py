@@ -149,7 +149,7 @@ class RunResult:
         if not len(epochs):
             return None
         speeds = self.by_epoch("images_per_second")
-        trained = max(*scores.index, *speeds.index)  # the test's row is of an epoch more
+        trained = max([*scores.index, *speeds.index])  # the test's row is of an epoch more
         lengths = 1 / speeds.reindex(range(1, trained + 1)).fillna(speeds.mean() if len(speeds) else 1.0)
         share = float(lengths.loc[: epochs[0]].sum() / lengths.sum())
         return self.seconds_before + (self.seconds - self.seconds_before) * share
