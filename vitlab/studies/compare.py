@@ -183,7 +183,10 @@ def _branch(plans: Sequence[Prepared], train: Train) -> None:
     for outcome, each in zip(train(longest.runs), branches.values(), strict=True):
         for run, step in each:
             if outcome.failure is None:
-                branch_off(outcome.run.directory, step, run.directory, run.config)
+                try:
+                    branch_off(outcome.run.directory, step, run.directory, run.config)
+                except FileNotFoundError:  # trained before this place was added, or stopped early
+                    print(f"{run} trains from its beginning: {outcome.run} kept no state after {step} steps.")
 
 
 def _branches(plans: Sequence[Prepared]) -> dict[Run, list[tuple[Run, int]]]:
