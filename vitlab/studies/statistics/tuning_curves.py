@@ -51,8 +51,9 @@ def tuning_curve(
         worst: The smallest possible score.
         best: The largest possible one.
     """
-    order = np.argsort(validation, kind="stable")
-    scores, n = np.asarray(validation, dtype=float)[order], len(validation)
+    n = len(validation)
+    order = n - 1 - np.argsort(validation[::-1], kind="stable")  # the first of equal ones counts as the best
+    scores = np.asarray(validation, dtype=float)[order]
     w = weights(n)
     low, high = order_bands(n)
     q = 0.5 ** (1 / np.arange(1, n + 1))
