@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import yaml
-from fake_study import FAKE_PROGRAM, plain, variant
+from fake_study import FAKE_PROGRAM, plain, results, right, variant
 
 from vitlab.config import merge, nest
 from vitlab.studies.compare import RunsFailed, _costs_along, compare, in_turn
 from vitlab.studies.grid import plan
 from vitlab.studies.planning import plan_study
 from vitlab.studies.prepared import Prepared
-from vitlab.studies.report.along import law_of, lines_of
+from vitlab.studies.report.along import in_general, law_of, lines_of, number
 from vitlab.studies.report.curves import curves_chart
 from vitlab.studies.report.figures import draw  # before a test leaves the charts empty
 from vitlab.studies.study import read_study
@@ -44,6 +44,10 @@ def test_a_study_along_an_axis_is_the_same_study_at_each_place(write_study: Writ
     assert runs[0].directory == tmp_path / "small-study/swin-60-training-images/seed-1"
     assert {run.config["data"]["init_args"]["train_images"] for run in runs} == {60, 120, 500, 1000}
     assert plans[0].folder == tmp_path / "small-study/60-training-images"
+
+
+def test_places_are_named_by_round_numbers() -> None:
+    assert [number(x).replace("\u00a0", " ") for x in (1078, 5e6, 4e12, 1e15)] == ["1,078", "5 M", "4 T", "1 P"]
 
 
 def test_names_of_an_axis_are_settings_and_its_lines(write_study: Write) -> None:
@@ -119,6 +123,11 @@ def test_data_sets_have_a_verdict_each_and_one_over_all(
     for name in ("one", "two", "three"):
         assert f"{name}: B is better than A by 4." in said or f"{name}: B is better than A by 3." in said
     assert "In general, over these 3 data sets as a sample of others: B is better than A by" in said
+
+
+def test_equal_leads_on_two_data_sets_may_be_rounding() -> None:
+    study = results({"A": {1: right(0.9, 30)}, "B": {1: right(26 / 30, 30)}})
+    assert "no variant is better than another" in in_general([study, study])
 
 
 def test_a_failed_run_is_named_with_its_place(

@@ -64,7 +64,7 @@ def speed(images_per_second: float, quartiles: tuple[float, float] | None) -> st
 
 
 def tick(value: float) -> str:
-    """Return a round number with k, M or G, as short as possible, like 5 M."""
+    """Return a round number with k, M, G, T or P, as short as possible, like 5 M."""
     scaled, prefix = _prefixed(value)
     return f"{scaled:.6g}{SPACE}{prefix}".rstrip()
 
@@ -105,7 +105,7 @@ def two_digits(value: float) -> str:
 
 
 def _prefixed(value: float) -> tuple[float, str]:
-    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
             return value / factor, prefix
     return value, ""

@@ -15,7 +15,7 @@ from vitlab.studies.results import Pair, StudyResults
 from vitlab.studies.run_results import VariantResult
 from vitlab.studies.statistics.comparison import LEVEL, p_value, step_down
 from vitlab.studies.statistics.curves import Crossing, Gap, Law, Level, crossing, power_law, signs
-from vitlab.studies.statistics.intervals import Interval, t_interval
+from vitlab.studies.statistics.intervals import Interval, spread, t_interval
 from vitlab.studies.study import Study
 
 
@@ -92,7 +92,7 @@ def best_where(line: Line) -> str:
         elif len(top) == 1:
             (best,) = top
             leads = [_lead(line.points[k], best) for k in places]
-            metric, digits = line.points[0].metric, line.points[0].digits
+            metric, digits = line.points[0].metric, max(point.digits for point in line.points)
             by = " to ".join(dict.fromkeys(metric.text(end, digits) for end in (min(leads), max(leads))))
             unit = " points" if metric.is_accuracy else ""
             parts.append(f"{where} {best} is better than all others, by {by}{unit}{but}")
@@ -152,11 +152,13 @@ def in_general(found: Sequence[StudyResults]) -> str:
     pairs = list(combinations(variants, 2))
     leads = [[_score(results, a) - _score(results, b) for results in found] for a, b in pairs]
     freedom = len(found) - 1
-    p = [p_value(float(np.mean(each)), float(np.var(each, ddof=1)) / len(each), 0.0, freedom) for each in leads]
+    step = max(1 / len(results.labels) for results in found) if metric.is_accuracy else 0.0
+    variances = [spread(np.array(each), step) ** 2 / len(each) for each in leads]
+    p = [p_value(float(np.mean(each)), own, 0.0, freedom) for each, own in zip(leads, variances, strict=True)]
     parts = []
     for (a, b), each, own in zip(pairs, leads, step_down(p, len(variants)), strict=True):
         if own < LEVEL:
-            interval = t_interval(each)
+            interval = t_interval(each, step)
             first, second = (a, b) if metric.sign * interval.mean > 0 else (b, a)
             digits = max(results.digits for results in found)
             low, mean, high = (metric.text(value, digits) for value in sorted(map(abs, interval)))
