@@ -4,7 +4,7 @@ import argparse
 import ast
 import builtins
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from inspect import unwrap
 from pathlib import Path
 from typing import Any, NoReturn
@@ -63,7 +63,7 @@ class Recorder(LightningModule):
             self.trainer.save_checkpoint(self.folder / "state.ckpt")
 
 
-def train(module: Recorder, **arguments: Any) -> Recorder:
+def train(module: Recorder, prepare: Callable[[Trainer], None] = lambda trainer: None, **arguments: Any) -> Recorder:
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
@@ -72,6 +72,7 @@ def train(module: Recorder, **arguments: Any) -> Recorder:
         enable_model_summary=False,
         **arguments,
     )
+    prepare(trainer)
     state = module.folder / "state.ckpt"
     trainer.fit(module, ckpt_path=state if state.is_file() else None)
     return module
@@ -92,6 +93,14 @@ def test_lightning_counts_the_batches_of_an_epoch_from_where_a_checkpoint_stoppe
 @quiet
 def test_lightning_has_recorded_the_end_of_an_epoch_when_its_hook_is_called(tmp_path: Path) -> None:
     assert train(Recorder(99, tmp_path), max_epochs=2).within == [True] * 4 + [False] + [True] * 4 + [False]
+
+
+@quiet
+def test_lightning_repeats_no_end_of_an_epoch_in_a_run_limited_in_steps(tmp_path: Path) -> None:
+    train(Recorder(None, tmp_path), max_epochs=1)
+    continued = train(Recorder(99, tmp_path), internals.continue_after_whole_epochs, max_epochs=-1, max_steps=8)
+    assert continued.within == [True] * 4 + [False]
+    assert continued.trainer.current_epoch == 2
 
 
 @pytest.mark.parametrize(("given", "at_the_end"), [(None, False), (False, False), (True, True)])

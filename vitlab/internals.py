@@ -58,6 +58,15 @@ def is_within_an_epoch(trainer: Trainer) -> bool:
     return bool(epochs.processed < epochs.ready)
 
 
+def continue_after_whole_epochs(trainer: Trainer) -> None:
+    """Let a trainer that is limited in steps continue from the end of an epoch as one that is limited in epochs.
+
+    With `max_steps` Lightning takes the state of a finished epoch for one within that epoch, and repeats the epoch's
+    end: it counts the epoch and logs one more row.
+    """
+    trainer.fit_loop._iteration_based_training = bool  # type: ignore[method-assign]  # bool() is False, and is pickled
+
+
 def epoch_means(trainer: Trainer) -> dict[str, Any]:
     """Return the running means of the training epoch by hook and name, as `training_step.train/loss`.
 

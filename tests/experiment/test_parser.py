@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -389,6 +390,34 @@ def test_a_run_that_pauses_has_a_score(tiny: Write) -> None:
     assert validated() == [1]
     assert fit("--config", path) == 0
     assert validated() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("epochs", [-1, 3, 9])
+def test_a_run_of_some_steps_that_paused_equals_the_whole(tiny: Write, epochs: int) -> None:
+    """Continued from the end of an epoch, and then from a step within a later one."""
+    trainer = {"max_epochs": epochs, "max_steps": 12, "check_val_every_n_epoch": 7, "limit_train_batches": 5}
+    path = tiny({"trainer": trainer, "run": {"checkpoint": {"every_n_steps": 1, "keep": [8]}}})
+    assert fit("--config", path, "--run.name", "whole") == 0
+    assert fit("--config", path, "--run.name", "paused", "--run.checkpoint.pause_after", 1) == 76
+    assert fit("--config", path, "--run.name", "paused") == 0
+    paused = Path("runs/paused/seed-0")
+    branch_off(paused, 8, Path("runs/twice/seed-0"), yaml.safe_load((paused / "config.yaml").read_text()))
+    assert fit("--config", path, "--run.name", "twice") == 0
+
+    def result(name: str) -> tuple[str, list[int], dict[str, Any]]:
+        folder = Path("runs", name, "seed-0")
+        rows = pd.read_csv(folder / "metrics.csv").query("epoch > 0 or `train/loss` > 0")  # not the pause's validation
+        rows = rows[["step", "epoch", "lr", "train/loss", "val/loss", "test/loss"]]
+        summary = json.loads((folder / "summary.json").read_text())
+        counts = [summary[key] for key in ("steps", "epochs", "images_seen")]
+        weights = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        return rows.to_csv(index=False), counts, weights
+
+    whole = result("whole")
+    for name in ("paused", "twice"):
+        rows, counts, weights = result(name)
+        assert (rows, counts) == whole[:2]
+        assert all(torch.equal(weights[key], tensor) for key, tensor in whole[2].items())
 
 
 def test_a_run_that_continues_within_its_last_epoch_validates_it(tiny: Write) -> None:

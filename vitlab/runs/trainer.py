@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from vitlab.config import Config
 from vitlab.evaluation.cost import device_for
 from vitlab.evaluation.flops import choose_tf32
-from vitlab.internals import decide_after_validation
+from vitlab.internals import continue_after_whole_epochs, decide_after_validation
 from vitlab.objectives import Objective
 from vitlab.runs.best import BestCheckpoint
 from vitlab.runs.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints
@@ -100,6 +100,7 @@ def build_trainer(
     )
     changes = {"callbacks": callbacks, "logger": loggers, "plugins": plugins, "precision": precision}
     trainer = Trainer(**settings | changes | {"enable_progress_bar": own_bar})  # ours takes the place of Lightning's
+    continue_after_whole_epochs(trainer)
     if trainer.strategy.root_device.type == "cuda":
         choose_tf32(str(trainer.precision))
     return trainer, record
