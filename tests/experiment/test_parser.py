@@ -392,6 +392,17 @@ def test_a_run_that_pauses_has_a_score(tiny: Write) -> None:
     assert validated() == [1, 2, 3]
 
 
+def test_a_run_that_may_not_stop_yet_pauses(tiny: Write) -> None:
+    """A score that ends the run after its first epoch, but for `min_epochs`."""
+    stopping = {"monitor": "val/top1", "mode": "max", "stopping_threshold": -1.0}
+    callback = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": stopping}
+    trainer = {"max_epochs": 9, "min_epochs": 3, "limit_train_batches": 1, "callbacks": [callback]}
+    path = tiny({"trainer": trainer})
+    assert fit("--config", path, "--run.checkpoint.pause_after", 2) == 76
+    assert fit("--config", path) == 0
+    assert json.loads((RUN / "summary.json").read_text())["epochs"] == 3
+
+
 @pytest.mark.parametrize("epochs", [-1, 3, 9])
 def test_a_run_of_some_steps_that_paused_equals_the_whole(tiny: Write, epochs: int) -> None:
     """Continued from the end of an epoch, and then from a step within a later one."""

@@ -107,8 +107,9 @@ class _Trainer(SimpleNamespace):
     """As much of a trainer as decides about checkpoints: epochs of four steps, ten of them."""
 
     def __init__(self, clock: _Clock) -> None:
-        numbers = {"max_epochs": 10, "max_steps": -1, "num_training_batches": 4, "world_size": 1}
-        super().__init__(**numbers, global_step=0, current_epoch=0, should_stop=False, is_last_batch=False)
+        limits = {"max_epochs": 10, "max_steps": -1, "min_epochs": None, "min_steps": None}
+        numbers = {"num_training_batches": 4, "world_size": 1}
+        super().__init__(**limits, **numbers, global_step=0, current_epoch=0, should_stop=False, is_last_batch=False)
         self.is_global_zero = True
         self.clock, self.saved = clock, []
 

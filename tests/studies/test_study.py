@@ -102,6 +102,10 @@ BAD = {
     "a batch is tuned at a budget of images": (
         {"tune": {"key": "data.init_args.batch_size", "values": [8, 16]}, "budget": {"images": 900}},
         "Give a budget in epochs"),
+    "an architecture is tuned at a budget of minutes": (
+        {"search": {"space": {"model.init_args.backbone.init_args.depth": [1, 2]}, "trials": 2},
+         "budget": {"minutes": 9}},
+        "Give a budget in epochs or images"),
     "branches of tuned runs": (
         {"tune": {"key": "model.init_args.lr", "values": [0.1, 0.2]}, "branch": True, "budget": None,
          "along": {"epochs": [2, 4]}}, "could give them other settings"),

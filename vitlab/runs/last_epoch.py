@@ -8,7 +8,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 def is_last_epoch(trainer: Trainer) -> bool:
     """Return, at the end of an epoch, whether it is the last."""
     ended = trainer.max_steps >= 0 and trainer.global_step >= trainer.max_steps
-    return ended or trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+    least_epochs, least_steps = trainer.min_epochs or 0, trainer.min_steps or 0
+    may_stop = trainer.current_epoch + 1 >= least_epochs and trainer.global_step >= least_steps
+    return ended or (trainer.should_stop and may_stop) or trainer.current_epoch + 1 == trainer.max_epochs
 
 
 class LastEpochValidation(Callback):

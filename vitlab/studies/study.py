@@ -282,6 +282,12 @@ def _refuse_other_runs(study: Study) -> None:
             f"tune or search: {', '.join(larger)} changes how many images a step takes, and the budget is a number of "
             "steps by then. Give a budget in epochs."
         )
+    dearer = [key for key in study.tuned if _changes_cost(key)]
+    if dearer and any(budget and budget.kind in ("flops", "minutes") for budget in budgets):
+        raise ValueError(
+            f"tune or search: {', '.join(dearer)} changes what an image costs, which the budget measures before the "
+            "tuning. Give a budget in epochs or images."
+        )
     if not study.branch:
         return
     if study.tuned:
@@ -289,6 +295,12 @@ def _refuse_other_runs(study: Study) -> None:
     places = study.along[0].places if len(study.along) == 1 else ()
     if not places or not all(place.budget and place.budget.kind == "epochs" for place in places):
         raise ValueError("branch: only runs along an axis of epochs branch off each other. Give along: {epochs: […]}.")
+
+
+def _changes_cost(key: str) -> bool:
+    """Return whether a setting is of the architecture or of the images' size."""
+    *path, last = key.split(".")
+    return last == "image_size" or ("backbone" in path and not last.endswith("_rate"))
 
 
 def _refuse_shared_folders(study: Study) -> None:
