@@ -185,8 +185,8 @@ def _branch(plans: Sequence[Prepared], train: Train) -> None:
             if outcome.failure is None:
                 try:
                     branch_off(outcome.run.directory, step, run.directory, run.config)
-                except FileNotFoundError:  # trained before this place was added, or stopped early
-                    print(f"{run} trains from its beginning: {outcome.run} kept no state after {step} steps.")
+                except FileNotFoundError as error:  # trained before this place was added, or stopped early
+                    print(f"{run} trains from its beginning: {error}")
 
 
 def _branches(plans: Sequence[Prepared]) -> dict[Run, list[tuple[Run, int]]]:

@@ -167,7 +167,8 @@ def _line(line: Line, name: str, folder: Path) -> list[Part]:
         columns = ["Variants", f"Cross at, {line.axis.name}", "95 % interval", "In words"]
         parts += [Heading("Crossings"), Table("Crossings", columns, rows, left=["In words"], wrapped=["In words"])]
     if laws:
-        rows = [Row(variant, _law(own, metric)) for variant, own in laws.items()]
+        digits = max(point.digits for point in line.points)
+        rows = [Row(variant, _law(own, metric, digits)) for variant, own in laws.items()]
         unit = ", %" if metric.is_accuracy else ""
         columns = ["Variant", f"α, the floor{unit}", "γ, the rate"]
         parts += [
@@ -208,12 +209,12 @@ def _rounded(value: float) -> str:
     return number(round(value, digits - math.floor(math.log10(abs(value)))))
 
 
-def _law(own: Law, metric: Metric) -> list[str]:
+def _law(own: Law, metric: Metric, decimals: int) -> list[str]:
     def shown(interval: tuple[float, float, float], scale: float, digits: int) -> str:
         mean, low, high = (signed(scale * value, digits) for value in interval)
         return f"{mean} [{low}, {high}]"
 
-    return [shown(own.floor, metric.scale, 1 if metric.is_accuracy else 3), shown(own.rate, 1, 2)]
+    return [shown(own.floor, metric.scale, decimals), shown(own.rate, 1, 2)]
 
 
 def _places(study: Study, found: Sequence[StudyResults]) -> list[Part]:
