@@ -34,7 +34,7 @@ SHORT = {
     "--trainer.limit_test_batches": "1",
     "--trainer.accelerator": "cpu",
     "--data.batch_size": "4",
-    "--data.eval_batch_size": "4",
+    "--data.eval_batch_size": "32",
     "--run.test": "false",
 }
 
@@ -44,7 +44,7 @@ def make_cifar(root: Path) -> None:
     root.mkdir()
     for classes in (10, 100):
         arrays = {}
-        for split, n in (("train", 20 * classes), ("test", 4 * classes)):
+        for split, n in (("train", 6 * classes), ("test", 2 * classes)):
             arrays[f"x_{split}"] = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
             arrays[f"y_{split}"] = np.arange(n) % classes
         np.savez(root / f"cifar{classes}.npz", **arrays)

@@ -41,11 +41,14 @@ def measure_costs(
     failures: dict[str, str] = {}
     with signals_as_exit(), ExitStack() as stack:
         copies = math.ceil(allotment.sharing / len(runs))  # of each variant, where fewer would not fill the device
+        starts = list(product(range(copies), runs))
         children: list[_Child] = []
-        for number, (copy, run) in enumerate(product(range(copies), runs), start=1):
-            print(f"Measuring cost: preparing {run.variant} ({number} of {copies * len(runs)}) …", flush=True)
-            child = stack.enter_context(_Child(run, program, allotment, copy))
-            children += _when_ready([child], failures)
+        for first in range(0, len(starts), allotment.sharing):
+            beginning = starts[first : first + allotment.sharing]
+            names = ", ".join(dict.fromkeys(run.variant for _, run in beginning))
+            print(f"Measuring cost: preparing {names} ({first + len(beginning)} of {len(starts)}) …", flush=True)
+            new = [stack.enter_context(_Child(run, program, allotment, copy)) for copy, run in beginning]
+            children += _when_ready(new, failures)
         start, rounds = time.monotonic(), math.ceil(TURNS / allotment.sharing)
         for done in range(rounds):
             left = (time.monotonic() - start) / done * (rounds - done) if done else None
