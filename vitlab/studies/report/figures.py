@@ -374,10 +374,11 @@ def _svg(figure: Figure) -> str:
 
 
 def panels_of(layout: Layout, count: int, height: float, share_y: bool = False) -> tuple[Figure, list[Axes]]:
-    """Return a figure with so many panels, in rows as wide as the layout."""
-    rows = -(-count // layout.columns)
+    """Return a figure with so many panels, in rows as wide as the layout; a single one takes a whole row."""
+    columns = min(count, layout.columns)
+    rows = -(-count // columns)
     figure = Figure(figsize=(layout.width * PX, (rows * height + 30) * PX), layout="constrained")
-    panels = list(figure.subplots(rows, layout.columns, squeeze=False, sharey=share_y).flat)
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=share_y).flat)
     for spare in panels[count:]:
         spare.set_axis_off()
     return figure, panels[:count]
