@@ -15,6 +15,7 @@ from vitlab.studies.claims import is_tested, read_claims, run_claims, write_page
 from vitlab.studies.compare import compare
 from vitlab.studies.report.claim import headline, word_of
 from vitlab.studies.report.figures import Layout, draw_claim
+from vitlab.studies.report.verdict import outlooks
 
 Write = Callable[..., Path]
 CLAIM = {
@@ -127,6 +128,17 @@ def test_a_void_comparison_settles_no_claim() -> None:
         for run in study.finished
     ]
     assert word_of(claim, replace(study, finished=other_code)) == OPEN
+
+
+@pytest.mark.parametrize(("order", "planned"), [("A > B", True), ("C > A", False)])
+def test_a_report_plans_what_would_settle_the_claim(order: str, planned: bool) -> None:
+    """C is better than both, and the lead of A over B is open."""
+    scores = {"A": (0.8, 0.83, 0.86), "B": (0.79, 0.82, 0.85), "C": (0.97, 0.975, 0.98)}
+    outcomes = {name: {s: right(score, seed=s) for s, score in enumerate(each)} for name, each in scores.items()}
+    study = results(outcomes)
+    claim = parse_claim(CLAIM | {"order": order}, scores, 1.0, False)
+    told = " ".join(outlooks(replace(study, study=replace(study.study, claim=claim, margin=1.0))))
+    assert ("settle a" in told) == planned
 
 
 def test_the_report_opens_with_the_claim_and_one_word(write_study: Write, tmp_path: Path) -> None:

@@ -67,6 +67,10 @@ class Claim:
     axis: str = ""  # what the figure is drawn over; empty: the variants
     curves: dict[str, dict[float, str]] = field(default_factory=dict)  # by name: variants by their place on that axis
 
+    def relates(self, first: str, second: str) -> bool:
+        """Whether it says anything of two variants."""
+        return any({first, second} == {each.first, each.second} for each in self.relations)
+
     def word(self, found: Iterable[Found]) -> str:
         """Return repeated, contradicted, equal within the margin, or not settled."""
         by_names = {frozenset((each.better, each.worse)): each for each in found}

@@ -69,10 +69,17 @@ def conclusion(results: StudyResults) -> str:
 
 
 def outlooks(results: StudyResults) -> list[str]:
-    """List what is excluded, what would settle the leads that are open, and what the study could have found."""
-    pilot, metric = results.pilot, results.metric
-    leads = [pair for pair in results.pairs if pair.better is results.ranking[0] and pair.difference]
-    unsettled = [pair for pair in leads if not pair.settled and not pair.equal]
+    """List what is excluded, what would settle the leads that are open, and what the study could have found.
+
+    The leads are those of the best variant; of a study that tests a claim, those that the claim is about.
+    """
+    pilot, metric, claim = results.pilot, results.metric, results.study.claim
+    unsettled = [
+        pair
+        for pair in results.pairs
+        if (claim.relates(pair.better.variant, pair.worse.variant) if claim else pair.better is results.ranking[0])
+        and not (pair.settled or pair.equal or pair.difference is None)
+    ]
     if not unsettled or pilot is None:
         return []
     seeds = min(len(result.runs) for pair in unsettled for result in (pair.better, pair.worse))
