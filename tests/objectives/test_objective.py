@@ -135,7 +135,7 @@ def test_a_checkpoint_of_a_plain_trainer_asks_for_the_arguments(tmp_path: Path) 
 def test_loaders_without_a_data_module_are_refused() -> None:
     data = Digits(batch_size=8)
     loaders = {"train_dataloaders": data.train_dataloader(), "val_dataloaders": data.val_dataloader()}
-    with pytest.raises(ValueError, match=r"Supervised asks the data for their classes.*datamodule="):
+    with pytest.raises(ValueError, match=r"Supervised needs the number of classes.*datamodule="):
         quick_trainer().fit(supervised(), **loaders)
-    with pytest.raises(ValueError, match=r"Supervised asks the data for their classes.*datamodule="):
+    with pytest.raises(ValueError, match=r"Supervised needs the number of classes.*datamodule="):
         quick_trainer().validate(supervised(), dataloaders=loaders["val_dataloaders"])

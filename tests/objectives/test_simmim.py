@@ -152,7 +152,7 @@ def test_patches_that_overlap_are_refused() -> None:
     """A token of a kernel wider than its stride sees its neighbors' pixels, hidden ones too."""
     backbone = BACKBONES["vit"]()
     backbone.patch_embed.proj = nn.Conv2d(1, 32, kernel_size=3, stride=2, padding=1)
-    with pytest.raises(ValueError, match="VisionTransformer: a hidden patch's pixels reach the tokens beside it"):
+    with pytest.raises(ValueError, match="VisionTransformer: pixels of a hidden patch reach neighboring tokens"):
         SimMIM(backbone, AdamW(1e-3), WarmupCosine(), mask_patch_size=4)
 
 

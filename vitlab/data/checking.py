@@ -56,7 +56,7 @@ def check_all(
     """Examine every photograph once.
 
     Args:
-        place: a folder, or what else has them; each has a cache of its own.
+        place: a folder, or another source of images; each has its own cache.
         marks: of each name, a text that changes with the photograph; "" is always examined again.
     """
     cache = cache_of("decoded", str(place.resolve()) if isinstance(place, Path) else place, ".npy")

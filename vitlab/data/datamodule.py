@@ -216,7 +216,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def training_shares(self) -> dict[Size, float]:
-        """The share of the run in which training images have each of their sizes."""
+        """The fraction of the run for which training images have each of their sizes."""
         if self.grow is None:
             return {self.image_size: 1.0}
         return self.grow.shares(_one(self.image_size))

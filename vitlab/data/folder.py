@@ -83,7 +83,7 @@ def list_images(root: Path) -> Listing:
     if len(classes) == 1:
         raise ValueError(
             f"{train} has one class only, {classes[0]}; classification needs at least two.\n"
-            "Give each class a folder of its own."
+            "Give each class its own folder."
         )
     if train == root:
         _check_whole(root, classes)

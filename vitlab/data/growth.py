@@ -11,12 +11,12 @@ from vitlab.data.photos import Size
 
 @dataclass(kw_only=True, unsafe_hash=True)
 class Growth:
-    """The side of training images as a function of the share of the run that is done.
+    """The side of training images as a function of the fraction of the run that is done.
 
     Args:
         start: side in pixels at first.
         step: pixels by which it grows each time, a multiple of the model's patch.
-        until: share of the run after which images have `image_size`; smaller sizes get equal shares before it.
+        until: fraction of the run after which images have `image_size`; smaller sizes get equal shares before it.
     """
 
     start: int
@@ -28,7 +28,7 @@ class Growth:
             if vars(self)[name] < 1:
                 raise ValueError(f"grow.{name} is {vars(self)[name]}; give pixels, 1 or more.")
         if not 0 < self.until <= 1:
-            raise ValueError(f"grow.until is {self.until}; give a share of the run, above 0 and at most 1.")
+            raise ValueError(f"grow.until is {self.until}; give a fraction of the run, above 0 and at most 1.")
 
     def sides(self, image_size: int) -> list[int]:
         """Return all sides in order."""
@@ -40,6 +40,6 @@ class Growth:
         return sides[min(int(progress / self.until * (len(sides) - 1)), len(sides) - 1)]
 
     def shares(self, image_size: int) -> dict[Size, float]:
-        """Return the share of the run that each side has."""
+        """Return the fraction of the run for which each side is used."""
         sides: list[Size] = [*self.sides(image_size)]
         return {side: self.until / (len(sides) - 1) for side in sides[:-1]} | {image_size: 1 - self.until}

@@ -168,7 +168,7 @@ def _is_indexed_parquet(index: Path) -> bool:
 
 
 def _picture(value: Any) -> Any:
-    """Return a record's picture; files of the Hub have its encoded bytes beside a name."""
+    """Return a record's picture; files of the Hub store a name and the encoded bytes."""
     return value["bytes"] if isinstance(value, dict) else value
 
 

@@ -177,7 +177,7 @@ def _resize(
 
 
 def _overlaps(old: int, new: int) -> Float32[Tensor, "new old"]:
-    """Return the share of each old pixel in each new one, as TensorFlow's `area` weighs them."""
+    """Return the weight of each old pixel in each new one, as in TensorFlow's `area`."""
     edges = torch.arange(new + 1, dtype=torch.float64) * old / new
     pixels = torch.arange(old)
     inside = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)

@@ -1,6 +1,6 @@
-"""Measure the cost of an experiment's own training step, in turns with other processes.
+"""Measure the cost of an experiment's training step, taking turns with other processes.
 
-Needs a process of its own, because peak memory is a property of the process. A turn is inference, then training, each
+Runs in a separate process, because peak memory is a property of the process. A turn is inference, then training, each
 for a fixed time: processes that begin a turn together disturb each other as parallel runs do.
 """
 

@@ -56,7 +56,7 @@ def outputs_of(modules: Sequence[nn.Module], run: Callable[[], Any]) -> tuple[An
         for handle in handles:
             handle.remove()
     # torch.compile looks for hooks when it compiles, and not again.
-    assert len(outputs) == len(modules), "compiled blocks do not show their outputs; load the model anew"
+    assert len(outputs) == len(modules), "the outputs of compiled blocks cannot be read; reload the model"
     return result, outputs
 
 

@@ -58,7 +58,7 @@ def xavier(linear: nn.Linear) -> None:
 
 
 def xavier_apart(linear: nn.Linear) -> None:
-    """Initialize as big_vision does: as `xavier`, but q, k and v of one layer each as a layer of its own."""
+    """Initialize as big_vision does: like `xavier`, but q, k and v as three separate layers."""
     parts = 3 if linear.out_features == 3 * linear.in_features else 1
     for weight in linear.weight.chunk(parts):
         nn.init.xavier_uniform_(weight)
@@ -204,7 +204,7 @@ class DropPath(nn.Module):
 
 
 class PatchDropout(nn.Module):
-    """Leave out a share of the patches of each image while training, as timm does: (B, H, W, D) -> (B, K, D)."""
+    """Drop a fraction of each image's patches while training, as timm does: (B, H, W, D) -> (B, K, D)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

@@ -103,7 +103,7 @@ class VisionTransformer(Backbone):
     Args:
         global_pool: the classifier reads the class token, or the mean of the patch tokens.
         class_token: false: no class token; `global_pool` is then avg.
-        reg_tokens: registers, learned tokens beside the class token that nothing reads (Darcet et al. 2023,
+        reg_tokens: registers, additional learned tokens that no head reads (Darcet et al. 2023,
             https://arxiv.org/abs/2309.16588).
         cls_token_std: σ of the class token at the start; 0.02 in the released code of DeiT, DINO, MAE and MSN.
         init_values: initial LayerScale (DeiT III); None for no LayerScale.
@@ -117,7 +117,7 @@ class VisionTransformer(Backbone):
         fixed_pos_embed: MAE's sin-cos table, not trained, in place of learned positions.
         dynamic_img_size: accept images of other sizes and resize positions. On by default, unlike timm, for multi-crop.
         dynamic_img_pad: pad images whose sides are no multiple of the patch with zeros at the bottom and right.
-        patch_drop_rate: share of the patches left out while training, drawn by image (Liu et al. 2022,
+        patch_drop_rate: fraction of the patches dropped while training, drawn for each image (Liu et al. 2022,
             https://arxiv.org/abs/2208.07220); prefix tokens stay. Where the objective hides patches itself (MAE,
             SimMIM, MSN), no others are left out.
         init: initializes linear layers; by default timm's `trunc_normal`, and `fan_in` below DeiT-Ti's width of 192.

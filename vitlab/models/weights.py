@@ -35,10 +35,10 @@ BUFFERS = re.compile(r"(^|\.)(relative_position_index|relative_coords_table|attn
 CLASSIFIER = re.compile(r"^(head|head_dist|head\.fc|fc|classifier)\.(weight|bias)$")
 
 LEFTOVERS = re.compile(r"^(mask_token$|decoder|fc\.(fc|bn)\d)")
-"""What a pre-training leaves beside its encoder: SimMIM's mask token, MAE's decoder, MSN's projection head."""
+"""Parts of a pre-training that are not its encoder: SimMIM's mask token, MAE's decoder, MSN's projection head."""
 
 FINAL_NORM = re.compile(r"^(fc_)?norm\.(weight|bias|running_mean|running_var)$")
-"""Of a ViT, before or after pooling. MAE pre-trains with the one and fine-tunes with the other, started afresh."""
+"""Of a ViT, before or after pooling: MAE pre-trains with the first and fine-tunes with a new one of the second kind."""
 
 COLORS = 3  # channels of the images that published weights were trained on
 
@@ -49,8 +49,8 @@ class LoadReport:
 
     `resized` are grids of positions, bias tables, filters of other channels and, where the file tells its window, the
     offsets of Swin v2's continuous biases. `missing` parameters keep their initial values and `unexpected` tensors of
-    the file are not used: classifiers of another number of classes, and what a pre-training has beside its encoder.
-    `beside` are the parts of the file that do not begin with `prefix`: SimMIM's decoder in a checkpoint.
+    the file are not used: classifiers of another number of classes, and parts of a pre-training besides its encoder.
+    `beside` are the parts of the file outside `prefix`: SimMIM's decoder in a checkpoint.
     """
 
     path: str

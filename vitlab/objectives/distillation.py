@@ -77,7 +77,7 @@ class SoftTarget(Target):
 class Distillation(LabeledObjective):
     """Train an image model on labels and on what a teacher says.
 
-    `test/agreement` is the share of test images that student and teacher name alike, at the end of a training.
+    `test/agreement`, measured after training, is the fraction of test images that student and teacher classify alike.
 
     Args:
         backbone: The student. With a distillation token (`deit_…_distilled…`, `distilled: true`), two heads share
@@ -89,9 +89,9 @@ class Distillation(LabeledObjective):
         alpha: Share α of the teacher in the loss: λ in the paper. 0 is a control, whose agreement with the teacher is
             measured.
         label_smoothing: ε of the labels; the teacher's are never smoothed.
-        ema: Also average the weights over the steps, and validate, test and checkpoint the average beside the raw ones.
+        ema: Also average the weights over the steps; validate, test and checkpoint the average and the raw weights.
         init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
-        extra_metrics: Metrics of torchmetrics or of your own beside the task's, by name.
+        extra_metrics: Additional metrics, from torchmetrics or your own, by name.
     """
 
     task = ClassificationTask()

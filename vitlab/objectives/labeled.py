@@ -27,7 +27,7 @@ class LabeledObjective(Objective, ABC):
         schedule: The learning rate over the run.
         ema: Also average the weights over the steps, and validate, test and checkpoint the average.
         init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
-        extra_metrics: Metrics of torchmetrics or of your own beside the task's, by name; a study may rank by them.
+        extra_metrics: Additional metrics, from torchmetrics or your own, by name; a study may rank by them.
     """
 
     task: Task

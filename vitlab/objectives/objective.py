@@ -64,7 +64,7 @@ class Objective(LightningModule, ABC):
         """Return the training loss of one batch, a scalar; `views` are tensors (B, C, H, W)."""
 
     @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # Lightning's is wrapped in a descriptor of its own
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning wraps its own in a descriptor
         cls,
         checkpoint_path: str | Path,
         map_location: Any = None,
@@ -148,13 +148,13 @@ class Objective(LightningModule, ABC):
     def setup(self, stage: str) -> None:
         if self.trainer.datamodule is None:  # type: ignore[attr-defined]
             raise ValueError(
-                f"{type(self).__name__} asks the data for their classes and batch size, which loaders do not tell; "
+                f"{type(self).__name__} needs the number of classes and the batch size, which loaders do not give; "
                 "give the Trainer a data module: datamodule=vitlab.data.ImageFolder(…)."
             )
         if stage == "fit" and self.trainer.max_epochs == self.trainer.max_steps == -1:
             raise ValueError(
-                "A schedule needs the length of the run, which trainer.max_time does not tell; "
-                "give trainer.max_epochs or trainer.max_steps beside it."
+                "A schedule needs the length of the run, which trainer.max_time does not give; "
+                "set trainer.max_epochs or trainer.max_steps, too."
             )
         if stage == "fit" and isinstance(self.backbone, Backbone):
             for size in self.trainer.datamodule.training_shares:  # type: ignore[attr-defined]
@@ -171,7 +171,7 @@ class Objective(LightningModule, ABC):
     def compile_parts(self, backend: str = "inductor") -> None:
         """Let `torch.compile` take every backbone in here, averages and teachers included, in place: no key changes.
 
-        A block is compiled anew for each of its rates of drop path, shapes and modes; torch gives up at eight.
+        A block is recompiled for each drop-path rate, shape and mode; by default torch stops after eight.
         """
         torch.compiler.config.recompile_limit = _COMPILATIONS
         torch.compiler.config.accumulated_recompile_limit = 4 * _COMPILATIONS
@@ -289,6 +289,6 @@ def _download(name: str, asked_by: str) -> Path:
         return Path(hf_hub_download(name, "model.safetensors"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise ValueError(
-            f"{asked_by}: {name} cannot be had from the hub ({type(error).__name__}).\n"
+            f"{asked_by}: could not download {name} from the Hugging Face Hub ({type(error).__name__}).\n"
             f"Check the name and the network, or give a weights file: --model.{asked_by} FILE."
         ) from None

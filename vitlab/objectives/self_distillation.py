@@ -1,11 +1,11 @@
-"""What objectives with a moving teacher share: a student is trained towards the average of its own past weights,
+"""The parts common to objectives with a momentum teacher: the student learns from an average of its own past weights,
 
     f̄ ← m f̄ + (1 − m) f    after each optimizer step.
 
 DINO and MSN compare the outputs of a head; others, like BYOL, compare embeddings and have no head that is averaged.
-Nothing in such a loss forbids the same output for all images. Where outputs are distributions, two numbers that show a
-collapse are logged: the entropy H(t) of the teacher's outputs and their divergence KL(t ‖ s) from the student's, whose
-sum is the cross-entropy H(t, s).
+Nothing in such a loss forbids the same output for all images. Where outputs are distributions, two numbers that reveal
+a collapse are logged: the entropy H(t) of the teacher's outputs and their divergence KL(t ‖ s) from the student's,
+whose sum is the cross-entropy H(t, s).
 
 Letters: V views of B images, the first G of them global crops, C channels, D width of the backbone, K outputs.
 """
@@ -99,7 +99,7 @@ class SelfDistillation(Objective, ABC):
         return ["train/loss", "train/entropy", "train/kl"]
 
     def momentum(self, progress: float) -> float:
-        """Return m, the share of the teacher that an optimizer step keeps."""
+        """Return m, the fraction of the teacher that an optimizer step keeps."""
         return cosine(self.momentum_teacher, self.momentum_teacher_end, progress)
 
     def no_weight_decay(self) -> set[str]:

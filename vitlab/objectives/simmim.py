@@ -180,6 +180,6 @@ def check_patches(backbone: Backbone) -> None:
     changed[row, column] = False
     if bool(changed.any()):
         raise ValueError(
-            f"{type(backbone).__name__}: a hidden patch's pixels reach the tokens beside it, so that SimMIM would see "
-            "what it is to predict; take a patch_embed whose patches do not overlap."
+            f"{type(backbone).__name__}: pixels of a hidden patch reach neighboring tokens, so SimMIM would see "
+            "what it has to predict; use a patch_embed whose patches do not overlap."
         )

@@ -36,10 +36,10 @@ class Supervised(LabeledObjective):
         ema: Also average the weights over the steps, and validate, test and checkpoint the average.
         init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
         head_rows: A file with a number for each class, one a line: the row of the classifier in `init_from` from which
-            that of the class starts, like map22kto1k.txt of Swin. Null: a classifier for other classes starts anew.
+            that of the class starts, like map22kto1k.txt of Swin. Null: a classifier for other classes is initialized.
         init_raw: Start from the trained weights of the run `init_from`, not from their average, if it has one.
         whiten: Start the patch embedding with whitened patches of the training images, see `vitlab.models.whitening`.
-        extra_metrics: Metrics of torchmetrics or of your own beside the task's, by name; a study may rank by them.
+        extra_metrics: Additional metrics, from torchmetrics or your own, by name; a study may rank by them.
     """
 
     task = ClassificationTask()

@@ -134,7 +134,7 @@ class Teacher:
         return self.model(resize(images * self.scale + self.shift, self.model.img_size)).float()
 
     def examine(self, batches: Iterable[tuple[list[Tensor], Tensor]]) -> None:
-        """Print the share of labeled images that the teacher gets right; refuse one that guesses.
+        """Print the teacher's accuracy on labeled images; refuse a teacher that guesses.
 
         Raises:
             ValueError: not above the most frequent class's share by three standard errors.

@@ -103,7 +103,7 @@ class WarmupStableDecay(Schedule):
 
     Args:
         min_lr: Where the cooldown ends.
-        cooldown: Its share of the run, from 0 to 1; 0.2 in Hägele et al. 2024 (arXiv 2405.18392).
+        cooldown: Its fraction of the run, from 0 to 1; 0.2 in Hägele et al. 2024 (arXiv 2405.18392).
         decay: Its shape. 1-sqrt falls fastest at first, and is the best of those that Hägele et al. compare; linear is
             a line.
     """
@@ -114,7 +114,7 @@ class WarmupStableDecay(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.cooldown <= 1, "cooldown", self.cooldown, "a share of the run from 0 to 1, like 0.2")
+        require(0 <= self.cooldown <= 1, "cooldown", self.cooldown, "a fraction of the run from 0 to 1, like 0.2")
 
     def after_warmup(self, peak: float, step: int, steps: int, epochs: float, warmup: float) -> float:
         start = max(warmup, (1 - self.cooldown) * steps)

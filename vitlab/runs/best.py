@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Lightning's, which goes on in a run directory that was moved, or that branched off another.
+    """Lightning's, which also continues in a run directory that was moved or that branched off another.
 
     Lightning forgets which state was best if the folder has another name, and writes over it after the next validation.
     """

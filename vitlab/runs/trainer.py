@@ -132,7 +132,7 @@ def _checkpoints(directory: Path, settings: dict[str, Any], run: Run, objective:
 
 
 def _slurm() -> list[SLURMEnvironment]:
-    """Keep Lightning from requeuing a SLURM job itself, with a checkpoint of its own that no run continues from."""
+    """Keep Lightning from requeuing a SLURM job with its own checkpoint, from which no run continues."""
     by_torchrun = TorchElasticEnvironment.detect()
     return [SLURMEnvironment(auto_requeue=False)] if not by_torchrun and SLURMEnvironment.detect() else []
 

@@ -1,4 +1,4 @@
-"""TFLOP/s of a run, and their share of what the device can do.
+"""TFLOP/s of a run, and the fraction of the device's peak that they are.
 
 Model FLOPs utilization (Chowdhery et al., "PaLM", 2022, appendix B) = FLOPs of a step / seconds of a step / peak. What
 gradient checkpointing recomputes does not count. The peak is that of a large matrix product measured on the device of

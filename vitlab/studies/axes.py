@@ -18,7 +18,7 @@ from vitlab.config import Config, load_yaml, merge, nest
 from vitlab.studies.budget import KINDS, Budget, parse_budget, refuse_unknown
 from vitlab.studies.format import as_yaml
 
-SHORT = {"train_images": "data.init_args.train_images"}  # an axis that has a name of its own
+SHORT = {"train_images": "data.init_args.train_images"}  # axes with a short name
 
 
 class Place(NamedTuple):
@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """What a study varies beside its variants."""
+    """What a study varies in addition to its variants."""
 
     name: str  # as in a figure
     places: tuple[Place, ...]  # in increasing order where they are numbers

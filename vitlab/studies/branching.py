@@ -50,7 +50,7 @@ def keeping(trunk: Run, steps: list[int]) -> Run:
 
 
 def own_share(study: Study, run: Run) -> float:
-    """Return the share of a run's steps that is not a longer run's: of a branch its cooldown, of any other run all."""
+    """Return the fraction of a run's steps that it shares with no longer run: of a branch its cooldown, else all."""
     if not study.branch or run.epochs == study.along[0].places[-1].x:
         return 1.0
     return float(flatten(run.config)[f"{SCHEDULE}.init_args.cooldown"])

@@ -27,11 +27,11 @@ class Pace(NamedTuple):
     """What a run spends, in the unit of the budget: images, FLOPs or seconds."""
 
     image: float
-    epoch: float = 0.0  # beside its images: validation, checkpoints
-    run: float = 0.0  # beside its epochs: what the first step takes longer
+    epoch: float = 0.0  # in addition to its images: validation, checkpoints
+    run: float = 0.0  # in addition to its epochs: the extra time of the first step
 
     def spent(self, epochs: int, images: int) -> float:
-        """Return what so many epochs of so many images spend."""
+        """Return what `epochs` epochs of `images` images cost."""
         return self.run + epochs * (self.epoch + images * self.image)
 
 

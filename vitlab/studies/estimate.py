@@ -10,7 +10,7 @@ from vitlab.studies.prepared import Prepared
 from vitlab.studies.spending import epoch_of
 from vitlab.studies.study import Study
 
-START = 10.0  # seconds of a run beside its steps: imports, data, validation, test
+START = 10.0  # seconds of a run outside its steps: imports, data, validation, test
 STATES, COPIES = 3, 4  # checkpoints of a run; weights and moments in each, with room
 
 

@@ -22,7 +22,7 @@ class LeftOut(NamedTuple):
 
 
 class Compute(NamedTuple):
-    """Training before or beside the runs."""
+    """Training that the runs build on: teachers and pre-trained weights."""
 
     source: str
     variants: list[str]
@@ -42,7 +42,7 @@ class Trials(NamedTuple):
 
 @dataclass(frozen=True)
 class Outside:
-    """What a report names beside a study's results."""
+    """What a report states in addition to a study's results."""
 
     left_out: list[LeftOut] = field(default_factory=list)
     compute: list[Compute] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Outside:
 def outside(
     study: Study, runs: Sequence[Run], used: Iterable[Run], folder: Path, metric: Metric, duplicates: list[Duplicates]
 ) -> Outside:
-    """Look beside the runs of a study.
+    """Find what a study's results depend on outside its runs.
 
     Args:
         runs: at least one of each variant.

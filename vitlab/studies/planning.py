@@ -148,8 +148,8 @@ def plan_study(
     study = read_study(path)
     if study.along:
         raise ValueError(
-            f"{path}: `plan` takes a study without axes, because each place needs seeds of its own. Remove `along` to "
-            "plan one place; `compare` tells the hours and the disk of all places before the first run."
+            f"{path}: `plan` takes a study without axes, because each place needs a different number of seeds. Remove "
+            "`along` to plan one place; `compare` prints the time and disk space of all places before the first run."
         )
     runs = plan(study, root)
     drafts, metric = runs[: len(study.variants)], runs[0].metric

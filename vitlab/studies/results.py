@@ -247,7 +247,7 @@ class StudyResults:
             }
             counts = Counter(map(tuple, values.values()))
             (usual, count), own = counts.most_common(1)[0], values[result.variant]
-            shared = set.intersection(*map(set, counts))  # by all, so that no variant has values of its own alone
+            shared = set.intersection(*map(set, counts))  # by all variants
             if len(counts) > 1 and not shared and (tuple(own) != usual or 2 * count <= len(values)):
                 marks.append(f"{key.rpartition('.')[2]} {' and '.join(own)}")
         return marks

@@ -130,7 +130,7 @@ class RunResult:
 
     @cached_property
     def waiting(self) -> float:
-        """The share of the time spent waiting for data, a median."""
+        """The median fraction of time spent waiting for data."""
         return float(self.by_epoch("data_wait").median())
 
     @cached_property

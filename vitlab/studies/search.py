@@ -92,7 +92,7 @@ def _train_the_best(search: Search, trials: Sequence[tuple[str, Run]], train: Tr
     """Train all trials for some epochs, and the best of each variant, as many of one as of another, to their end."""
     paused = {"run": {"checkpoint": {"pause_after": search.after}}}
     begun = [replace(run, config=merge(run.config, paused)) for _, run in trials]
-    others = conflicting(begun)  # of other settings than now: refused, or trained anew
+    others = conflicting(begun)  # with other settings than now: refused, or retrained
     if beginning := [run for run in begun if run in others or _early(search, run) is None]:
         train(beginning)
     variants = dict.fromkeys(variant for variant, _ in trials)

@@ -11,7 +11,7 @@
       prune: {after: 2, keep: 0.5}   # null; after two epochs, half of each variant's trials end
 
 Settings drawn at random or by Sobol's sequence are the same for every variant. TPE draws for each variant by its own
-trials. Trial i has a seed of its own, the same for every variant and none of the comparison's.
+trials. Trial i has its own seed, the same for every variant and different from the comparison's.
 """
 
 import warnings

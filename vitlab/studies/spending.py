@@ -84,7 +84,7 @@ def spend_budget(
 
 
 def epoch_of(config: Config, images: int) -> Epoch:
-    """Return an epoch of a training split of so many images, which leaves out those that fill no optimizer step."""
+    """Return one epoch over `images` training images, without the last ones that fill no optimizer step."""
     trainer = config.get("trainer", {})
     processes = (trainer.get("num_nodes") or 1) * _devices(trainer.get("devices"))
     batch, step = processes * config["data"]["init_args"]["batch_size"], trainer.get("accumulate_grad_batches") or 1
@@ -146,7 +146,7 @@ def _fits(known: Config, inputs: Config) -> bool:
 
 
 def _refuse_unknown_warmup(study: Study, draft: Run) -> None:
-    """Raise ValueError for a warm-up that has no share of the epochs."""
+    """Raise ValueError for a warm-up that is no fraction of the epochs."""
     flat = flatten(draft.config)
     if flat.get(WARMUP) and flat.get("trainer.max_epochs") is None:
         raise ValueError(

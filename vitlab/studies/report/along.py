@@ -118,7 +118,7 @@ def _settled(pair: Pair, level: float) -> bool:
 
 
 def _with(runs: int, point: StudyResults) -> tuple[str, ...]:
-    """Return the variants with so many finished runs at a place."""
+    """Return the variants with exactly `runs` finished runs at a place."""
     finished = {result.variant: len(result.runs) for result in point.ranking}
     return tuple(variant for variant in point.study.variants if finished.get(variant, 0) == runs)
 

@@ -241,6 +241,6 @@ def _places(study: Study, found: Sequence[StudyResults]) -> list[Part]:
     return [
         table,
         Note(f"{what}: mean, with the 95 % interval over seeds and test images."),
-        Text("Each place has a report of its own, beside this one:"),
+        Text("Each place has its own report, in the same folder:"),
         Code(folders),
     ]

@@ -268,7 +268,7 @@ def robustness_curves(table: pd.DataFrame, measures: dict[str, str], variants: S
 
 
 def draw_claim(claim: Claim, results: StudyResults, layout: Layout) -> Figure:
-    """Draw the published figures of a claim beside the means and intervals of the runs, over the claim's axis."""
+    """Draw a claim's published figures next to the means and intervals of the runs, over the claim's axis."""
     by_name = {result.variant: result for result in results.ranking}
     by_place = list(results.study.variants)
     curves = claim.curves or {"": dict(enumerate(by_place))}
@@ -374,7 +374,7 @@ def _svg(figure: Figure) -> str:
 
 
 def panels_of(layout: Layout, count: int, height: float, share_y: bool = False) -> tuple[Figure, list[Axes]]:
-    """Return a figure with so many panels, in rows as wide as the layout; a single one takes a whole row."""
+    """Return a figure with `count` panels, in rows as wide as the layout; a single panel takes a whole row."""
     columns = min(count, layout.columns)
     rows = -(-count // columns)
     figure = Figure(figsize=(layout.width * PX, (rows * height + 30) * PX), layout="constrained")

@@ -4,7 +4,7 @@ A point x_k has the mean errors e_a and e_b of two variants, and V_k and I_k, th
 seeds and images (`comparison`). Where two curves cross, r = ln(e_a / e_b) is zero. A power law is nearly a line in
 ln x, so r is interpolated there, by the cubic through the nearest four points: r(x) = Σ w_k(x) r_k with
 
-    V(x) = Σ w_k² V_k / L_k²       images are the same at all points, seeds draw anew
+    V(x) = Σ w_k² V_k / L_k²       images are the same at all points, seeds are not
     I(x) = (Σ |w_k| √I_k / L_k)²   L_k = (e_a − e_b) / ln(e_a / e_b), the logarithmic mean
 
 A crossing is claimed where the two variants are settled at two points in opposite ways, at the level 0.05 / K for K
@@ -160,8 +160,8 @@ def law(x: np.ndarray, floor: float, factor: float, rate: float) -> np.ndarray:
 def power_law(x: Sequence[float], errors: np.ndarray, images: Sequence[float], seed: int = 0) -> Law | None:
     """Fit a power law to the errors of one variant; None for fewer than four points or two seeds, or a point at 0.
 
-    The intervals are those of fits to points drawn anew: each by its standard error over seeds (Student's t), and all
-    together by what another choice of test images would move them.
+    The intervals come from fits to resampled points: each moves by its standard error over seeds (Student's t), and all
+    move together by the variance over the choice of test images.
 
     Args:
         x: The K points.

@@ -4,7 +4,7 @@ Where the variants are equal, the labels of the runs are arbitrary, so the diffe
 that all regroupings of the runs give. Test images are a second source of variance, I, which no regrouping shows. As in
 `comparison`, squares add up: p is the least α with
 
-    share of regroupings with |D*| ≥ √(D² − z²_{1−α/2} · I)  ≤  α.
+    fraction of regroupings with |D*| ≥ √(D² − z²_{1−α/2} · I)  ≤  α.
 
 Four seeds of two variants have 70 regroupings, so p is at least 2/70.
 """

@@ -31,7 +31,7 @@ from vitlab.studies.statistics.sequential import POWER, level
 MOST_SEEDS = 1_000
 LADDER = (5, 7, 10, 15, 20, 30)  # seeds for which a level is simulated; between them the next larger one's holds
 TAIL = 0.08  # outside either end of a variance's range; 0.1 would leave no room for seeds that are not normal
-FLIPS = 0.5  # share of an accuracy's variance over images that a seed redraws; 0.4 to 0.55 in trained models
+FLIPS = 0.5  # fraction of an accuracy's variance over images that changes with the seed; 0.4 to 0.55 in trained models
 SHARED = (0.9, 0.8, 0.6)  # correlation over images of two variants' chances to be right: most, likely, least
 ENDS = (0, -1, 1)  # of a range, in the order of its fields
 

@@ -125,6 +125,6 @@ def lead(a: Sequence[float], b: Sequence[float], paired: bool = True, seed: int 
 
 
 def sensitivity(scores: Sequence[float], within: float) -> float:
-    """Return the share of the search space whose score is within a difference of the best trial's."""
+    """Return the fraction of the search space whose score is within a difference of the best trial's."""
     values = np.asarray(scores, dtype=float)
     return float((values >= values.max() - within).mean())
