@@ -52,7 +52,7 @@ def test_an_epoch_of_warmup_is_an_epoch_also_of_a_run_that_ends_after_so_many_st
 
 
 def test_a_run_that_ends_by_the_clock_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"give trainer\.max_epochs or trainer\.max_steps"):
+    with pytest.raises(ValueError, match=r"set trainer\.max_epochs or trainer\.max_steps"):
         rates(-1, max_time="00:00:01:00")
 
 
