@@ -9,12 +9,14 @@ import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnxruntime
 import torch
 from torch.export import Dim, ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from vitlab.atomic_files import written_whole
 from vitlab.models.backbone import ImageModel
 from vitlab.models.intermediates import FeatureMaps
 from vitlab.models.weights import save_weights
@@ -41,20 +43,21 @@ def write(model: Exportable, path: Path, metadata: Mapping[str, str]) -> None:
 
 def export_program(model: Exportable, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a `.pt2` file for `torch.export.load`, the metadata in it as the extra file `metadata.json`."""
-    torch.export.save(
-        _trace(_for_inference(model)), path, extra_files={"metadata.json": json.dumps(dict(metadata or {}))}
-    )
+    program = _trace(_for_inference(model))
+    with written_whole(Path(path)) as file:
+        torch.export.save(program, file, extra_files={"metadata.json": json.dumps(dict(metadata or {}))})
 
 
 def export_onnx(model: Exportable, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write an ONNX file with the input `images` and the output `logits`, and check that it gives the same.
+    """Write an ONNX file with the input `images` and the output `logits`, once it is found to give the same.
 
     The outputs of `features_only` have the names of their stages, like `layers.3`. Weights of more than 2 GB, which
-    ONNX cannot hold, go into a second file beside it.
+    ONNX cannot hold, go into a second file in the same folder.
 
     Raises:
-        RuntimeError: onnxruntime gives other outputs than the model; the file is removed.
+        RuntimeError: onnxruntime gives other outputs than the model; no file is written or replaced.
     """
+    path = Path(path)
     eager = _for_inference(model)
     # The exporter flattens heads and windows by views where the layout of the attention's output allows them, and then
     # replaces the attention by its arithmetic, whose output lies in memory as that of this kernel.
@@ -69,12 +72,12 @@ def export_onnx(model: Exportable, path: str | Path, metadata: Mapping[str, str]
         )
     assert program is not None
     program.model.metadata_props.update(metadata or {})
-    program.save(path)
-    try:
-        _check(eager, Path(path))
-    except BaseException:  # onnxruntime's own errors have no base but Exception
-        Path(path).unlink()
-        raise
+    with TemporaryDirectory(dir=path.parent) as folder:
+        draft = Path(folder, path.name)
+        program.save(draft)
+        _check(eager, draft)
+        for file in sorted(Path(folder).iterdir(), reverse=True):  # weights before the file that names them
+            file.replace(path.with_name(file.name))
 
 
 def output_names(model: Exportable) -> list[str]:
@@ -109,7 +112,7 @@ def _check(model: Exportable, path: Path) -> None:
             error = (torch.from_numpy(output) - wanted).abs().max() / largest
             if not error <= TOLERANCE:  # also where it is nan
                 raise RuntimeError(
-                    f"{path} does not give what the model gives: for {batch} random images its {name} are off by "
+                    f"{path.name} does not give what the model gives: for {batch} random images its {name} are off by "
                     f"{error:.1e} of the largest, more than {TOLERANCE:.0e}.\n"
                     "A forward that is not a function of the images alone cannot be exported."
                 )
