@@ -13,7 +13,7 @@ from vitlab.studies.report.remarks import objections
 from vitlab.studies.report.verdict import verdict
 from vitlab.studies.results import Pair, StudyResults
 from vitlab.studies.run_results import VariantResult
-from vitlab.studies.statistics.comparison import LEVEL, p_value, step_down
+from vitlab.studies.statistics.comparison import LEVEL, Difference, p_value, step_down
 from vitlab.studies.statistics.curves import Crossing, Gap, Law, Level, crossing, power_law, signs
 from vitlab.studies.statistics.intervals import Interval, spread, t_interval
 from vitlab.studies.study import Study
@@ -188,16 +188,26 @@ def errors(line: Line, variant: str) -> np.ndarray | None:
 def crossing_of(line: Line, a: str, b: str, pairs: int) -> tuple[Crossing | None, list[int]]:
     """Return where two variants cross, and which of them is better at each place: −1 the first, 1 the second."""
     gaps = []
-    if any(objections(point) for point in line.points):
+    if untested(line, a, b):
         return None, []
     for point in line.points:
-        pair = next(pair for pair in point.pairs if {pair.better.variant, pair.worse.variant} == {a, b})
+        difference = _difference(point, a, b)
         first, second = (_error(point, variant) for variant in (a, b))
-        if pair.difference is None or first is None or second is None:
+        if difference is None or first is None or second is None:
             return None, []
-        gaps.append(Gap(first, second, pair.difference.seeds, pair.difference.images, pair.difference.freedom))
+        gaps.append(Gap(first, second, difference.seeds, difference.images, difference.freedom))
     level = line.level * len(line.points) / pairs  # of a pair at all places
     return crossing(line.x, gaps, level), signs(gaps, level)
+
+
+def untested(line: Line, a: str, b: str) -> list[str]:
+    """Return the places at which two variants are not comparable, or one of them has a single run."""
+    pairs = zip(line.labels, line.points, strict=True)
+    return [label for label, point in pairs if objections(point) or _difference(point, a, b) is None]
+
+
+def _difference(point: StudyResults, a: str, b: str) -> Difference | None:
+    return next(pair.difference for pair in point.pairs if {pair.better.variant, pair.worse.variant} == {a, b})
 
 
 def _error(point: StudyResults, variant: str) -> float | None:

@@ -15,7 +15,17 @@ from vitlab.studies.branching import own_share
 from vitlab.studies.format import NONE, SPACE, counted, joined, signed, tick
 from vitlab.studies.metric import Metric
 from vitlab.studies.report import figures
-from vitlab.studies.report.along import Line, answers, crossing_of, errors, interval_of, law_of, lines_of, number
+from vitlab.studies.report.along import (
+    Line,
+    answers,
+    crossing_of,
+    errors,
+    interval_of,
+    law_of,
+    lines_of,
+    number,
+    untested,
+)
 from vitlab.studies.report.cost import speed_remarks
 from vitlab.studies.report.document import (
     Code,
@@ -188,7 +198,9 @@ def _crossing(line: Line, a: str, b: str, found: Crossing | None, settled: Seque
         ends = f"{_rounded(found.low)} to {_rounded(found.high)}"
         return [_rounded(found.at), ends, f"{before} is better before, {after} after"]
     if not settled:
-        return [NONE, NONE, "not tested: one of the two is not comparable, or has one run"]
+        places = joined(untested(line, a, b))
+        why = f"at {places} the two are not comparable, or one has a single run"
+        return [NONE, NONE, f"not tested: {why if places else 'a score of 0 or less has no logarithm'}"]
     better = {sign for sign in settled if sign}
     if len(better) > 1:
         return [NONE, NONE, "they cross more than once"]
