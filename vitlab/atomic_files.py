@@ -49,7 +49,7 @@ def flaw(path: Path) -> str | None:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever two readers can say of a damaged archive
         if culprit := pickled_name(error):
-            return f"it holds {culprit} besides tensors, which reading could run as code"
+            return f"it contains {culprit} besides tensors, which reading could run as code"
         return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
     return None if damaged is None else f"the checksum of {damaged} is wrong"
 

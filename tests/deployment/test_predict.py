@@ -124,7 +124,7 @@ def test_a_folder_without_pictures_is_refused(trained: Path, own: Path, capsys: 
     assert "no such file or folder" in capsys.readouterr().err
     Path("none").mkdir()
     assert run("predict", given) == 2
-    assert "holds no image" in capsys.readouterr().err
+    assert "contains no image" in capsys.readouterr().err
     assert not Path("seen").exists()
 
 

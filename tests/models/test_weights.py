@@ -355,7 +355,7 @@ def test_a_file_that_holds_no_weights_is_refused(name: str, content: bytes, tmp_
 
 def test_a_checkpoint_without_tensors_says_what_it_holds(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "loss": 0.1}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"holds no weights.*epoch, loss"):
+    with pytest.raises(ValueError, match=r"contains no weights.*epoch, loss"):
         read_weights(tmp_path / "a.pth")
 
 

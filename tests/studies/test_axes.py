@@ -88,7 +88,7 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
     assert low < 250 < high
     assert low < float(at) < high
     assert "Swin is better before, ViT after" in row
-    assert "| Swin and twin | – | – | nowhere told apart |" in text
+    assert "| Swin and twin | – | – | nowhere distinguished |" in text
     assert (tmp_path / "runs/small-study/500-training-images/report.html").is_file()
     assert "Up to 120 training images" in capsys.readouterr().out
 

@@ -111,7 +111,7 @@ def test_unequal_spreads_are_said_and_where_they_change_the_test() -> None:
 def test_a_single_seed_is_not_tested() -> None:
     study = made(Swin=[0.95], ViT=[0.9])
     assert conclusion(study.pairs[0], study).replace(SPACE, " ") == "not tested (1 seed each)"
-    assert "A single seed says nothing about chance." in notes(study)
+    assert "A single seed cannot show what is chance." in notes(study)
     assert not [part for part in parts(study) if isinstance(part, Details) and "uncertainty" in part.summary]
 
 

@@ -192,7 +192,7 @@ def test_seeds_alone_may_not_help(finished: Path, tmp_path: Path) -> None:
         (["STUDY", "--difference", "100"], "below 100"),
         (["STUDY", "--difference", "one"], "--difference"),
         (["STUDY", "--difference", "1", "--hours", "-1"], "--hours -1"),
-        (["STUDY", "--difference", "1", "--hours", "24"], "no finished run tells how long a run takes"),
+        (["STUDY", "--difference", "1", "--hours", "24"], "no finished run shows how long a run takes"),
         (["STUDY", "--difference", "1", "--accuracy", "100"], "--accuracy 100"),
         (["STUDY", "--difference", "1", "--pilot", "nowhere"], "--pilot nowhere does not exist"),
         (["STUDY", "--difference", "1", "--pilot", "EMPTY"], "no finished run"),

@@ -92,7 +92,7 @@ def test_equal_variants_are_not_told_apart(
     path = write_study(variants=twins, seeds=[1, 2, 3], search=SEARCH)
     compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
     results, _ = results_of(path, tmp_path / "runs")
-    assert budgets(results) == ["A and B are not told apart at any number of trials."]
+    assert budgets(results) == ["A and B are not distinguished at any number of trials."]
 
 
 def test_as_many_trials_of_each_variant_are_pruned(

@@ -19,7 +19,7 @@ def run(arguments: Sequence[str]) -> int:
         "--difference", type=float, help="to be found: points of accuracy, else the metric's unit [the study's margin]"
     )
     parser.add_argument("--hours", type=float, help="that may be spent: how many seeds, and what they find [no limit]")
-    parser.add_argument("--pilot", type=Path, help="folder or YAML of another study that tells the variances")
+    parser.add_argument("--pilot", type=Path, help="folder or YAML of another study that gives the variances")
     parser.add_argument("--accuracy", type=float, help="per cent, assumed where no run is finished [90]")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs [runs]")
     files, rest = split(arguments)
@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     planned = plan_study(Path(files[0]), options.root, options.pilot, accuracy)
     if options.hours is not None and planned.costs is None:
         raise ValueError(
-            f"--hours {options.hours:g}: no finished run tells how long a run takes. Train one seed with `compare`, "
+            f"--hours {options.hours:g}: no finished run shows how long a run takes. Train one seed with `compare`, "
             "or name a study that has finished runs with --pilot."
         )
     difference = planned.study.margin if options.difference is None else options.difference

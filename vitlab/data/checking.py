@@ -32,7 +32,7 @@ class Check(NamedTuple):
 
 
 def cache_of(kind: str, key: str, suffix: str) -> Path:
-    """Return the file of the user's cache that remembers what `key` says."""
+    """Return the file of the user's cache for `key`."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitlab"
     return folder / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}{suffix}"
 
@@ -93,7 +93,7 @@ def is_faint(file: Path | BinaryIO, pixels: Pixels) -> bool:
         return False
     try:
         with Image.open(file) as image:
-            # Pillow gives colors in 8 bits, and only the decoder's argument tells that the file has more.
+            # Pillow gives colors in 8 bits, and only the decoder's argument shows that the file has more.
             deep = isinstance(image, ImageFile.ImageFile) and any(";16" in str(tile.args) for tile in image.tile)
             if image.mode not in SIXTEEN_BIT:
                 return deep

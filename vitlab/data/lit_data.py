@@ -1,4 +1,4 @@
-"""Photographs that no machine holds: LitData's shards in a folder or an object store, or Parquet files of the Hub."""
+"""Photographs by the terabyte: LitData's shards in a folder or an object store, or Parquet files of the Hub."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Training images drawn by weight: rare classes more often, or any image as often as a table says.
+"""Training images drawn by weight: rare classes more often, or each image as often as a table gives.
 
 An epoch keeps its length. An image whose expected number of appearances is 2.3 appears two or three times (systematic
 sampling), augmented differently each time, and each class is within one image of its share.

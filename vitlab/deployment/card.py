@@ -111,7 +111,7 @@ class Exported:
     def metrics(self) -> dict[str, float]:
         """Return the test metrics in summary.json of the kind of weights exported, without their prefix.
 
-        Of five classes or fewer, top-5 is 1 whatever the model says, and left out.
+        With five classes or fewer, top-5 is always 1, and left out.
         """
         summary = self.run / "summary.json"
         if not summary.is_file():

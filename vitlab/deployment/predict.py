@@ -25,9 +25,9 @@ HELD = 16  # pictures decoded at a time: half a gigabyte where they are of 12 me
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says about each of some pictures, in the order in which they were given; a folder's by name."""
+    """A model's predictions for some pictures, in the order given; those of a folder sorted by name."""
 
-    place: Path  # the folder or file that was given; of several, the folder that holds all of them
+    place: Path  # the folder or file that was given; of several, the folder that contains all of them
     class_names: list[str]
     files: list[str]  # paths below the folder
     probability: np.ndarray  # (N, K)
@@ -140,7 +140,7 @@ def _files(path: Path) -> list[Path]:
         raise ValueError(f"--images {path}: there is no such file or folder.")
     found = [_absolute(Path(file)) for file in walk(path)] if path.is_dir() else [_absolute(path)]
     if not found:
-        raise ValueError(f"--images {path}: holds no image.")
+        raise ValueError(f"--images {path} contains no image.")
     return found
 
 

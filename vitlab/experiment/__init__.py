@@ -1,1 +1,1 @@
-"""An experiment: what a YAML file, or Python, says becomes objective, data and trainer."""
+"""An experiment: a YAML file, or Python, becomes objective, data and trainer."""

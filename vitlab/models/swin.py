@@ -306,7 +306,7 @@ class SwinTransformer(Backbone):
         self.head.fc = new_classifier(self.num_features, num_classes, self.init, like=self.norm.weight)
 
     def no_weight_decay(self) -> set[str]:
-        """What tells positions, and the temperatures of cosine attention as in Swin v2."""
+        """The parameters of positions, and the temperatures of cosine attention as in Swin v2."""
         ends = ("pos_embed", "relative_position_bias_table", "logit_scale")
         return {name for name, _ in self.named_parameters() if name.endswith(ends)}
 

@@ -381,7 +381,7 @@ class SwinTransformerV2(Backbone):
         self.head.fc = new_classifier(self.num_features, num_classes, self.init, like=self.norm.weight)
 
     def no_weight_decay(self) -> set[str]:
-        """What tells positions, and the temperatures."""
+        """The parameters of positions, and the temperatures."""
         ends = ("pos_embed", "logit_scale")
         return {name for name, _ in self.named_parameters() if ".cpb_mlp." in name or name.endswith(ends)}
 

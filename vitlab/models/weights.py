@@ -47,7 +47,7 @@ COLORS = 3  # channels of the images that published weights were trained on
 class LoadReport:
     """What a file gave to a model, in the model's names.
 
-    `resized` are grids of positions, bias tables, filters of other channels and, where the file tells its window, the
+    `resized` are grids of positions, bias tables, filters of other channels and, where the file gives its window, the
     offsets of Swin v2's continuous biases. `missing` parameters keep their initial values and `unexpected` tensors of
     the file are not used: classifiers of another number of classes, and parts of a pre-training besides its encoder.
     `beside` are the parts of the file outside `prefix`: SimMIM's decoder in a checkpoint.
@@ -89,7 +89,7 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that holds no weights, or one that differs from the model without a reason.
+        ValueError: a file without weights, or one that differs from the model without a reason.
     """
     target = _with_timm_names(model)
     own = target.state_dict()
@@ -180,7 +180,7 @@ def read_weights(path: str | Path) -> Weights:
 
 
 def _read(path: str | Path) -> tuple[Weights, str]:
-    """Return the tensors, and what the names of the encoder begin with where the file says so, else nothing."""
+    """Return the tensors, and the prefix of the encoder's names if the file gives one, else an empty string."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No weights at {path}.")
@@ -203,7 +203,7 @@ def unsafe(path: str | Path, error: pickle.UnpicklingError) -> ValueError:
     """Return the error for a file that `torch.load` refused without running any of it."""
     culprit = re.search(r"GLOBAL (\S+)", str(error))
     return ValueError(
-        f"{path} holds {culprit[1] if culprit else 'objects'} besides tensors, which reading could run as code. "
+        f"{path} contains {culprit[1] if culprit else 'objects'} besides tensors, which reading could run as code. "
         "If you trust it, read it with torch.load(weights_only=False) once and save its tensors as safetensors."
     )
 
@@ -218,7 +218,7 @@ def _unwrap(content: object, path: Path) -> Weights:
             break
         content = inner
     keys = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-    raise ValueError(f"{path} holds no weights under {', '.join(CONTAINERS)} or at its top; it holds {keys}.")
+    raise ValueError(f"{path} contains no weights under {', '.join(CONTAINERS)} or at its top; its keys are {keys}.")
 
 
 def convert_names(weights: Weights) -> Weights:

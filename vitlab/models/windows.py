@@ -22,7 +22,7 @@ from vitlab.models.layers import check_heads, resample_grid
 Size = tuple[int, int]
 
 PositionBias = Literal["none", "absolute", "table", "linear", "log"]
-"""What tells a Swin where tokens are: nothing; one position embedding after the patch embedding and no bias of the
+"""How a Swin knows where tokens are: nothing; one position embedding after the patch embedding and no bias of the
 attention; or a bias for each head and offset of two tokens: learned numbers (Swin), or a function of the offset or of
 its logarithm (Swin v2)."""
 

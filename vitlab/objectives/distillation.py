@@ -75,7 +75,7 @@ class SoftTarget(Target):
 
 
 class Distillation(LabeledObjective):
-    """Train an image model on labels and on what a teacher says.
+    """Train an image model on labels and on a teacher's predictions.
 
     `test/agreement`, measured after training, is the fraction of test images that student and teacher classify alike.
 
@@ -185,7 +185,7 @@ def check_student(student: ImageModel, alpha: float, two_heads: bool) -> None:
     """Raise a ValueError for a share outside 0 to 1 or one that idles a head, and for timm's two heads."""
     if isinstance(student, TimmModel) and isinstance(student.net.get_classifier(), tuple):
         raise ValueError(
-            "This timm student averages its two heads before they can be told apart; take vitlab's model of the same "
+            "This timm student averages its two heads before they can be separated; use vitlab's model of the same "
             "name, e.g. class_path: vitlab.models.deit_tiny_distilled_patch16_224."
         )
     if not 0 <= alpha <= 1:

@@ -87,13 +87,13 @@ class Objective(LightningModule, ABC):
                 return super().load_from_checkpoint(path, map_location, hparams_file, strict, weights_only, **kwargs)
             except TypeError as error:
                 raise ValueError(
-                    f"{path} holds no configuration from which a {cls.__name__} could be built ({error}); give what "
+                    f"{path} contains no configuration from which a {cls.__name__} could be built ({error}); give what "
                     "it was built with: load_from_checkpoint(path, backbone=…, optimizer=…, schedule=…)."
                 ) from None
         objective = build(Objective, settings)  # type: ignore[type-abstract]
         if not isinstance(objective, cls):
             raise ValueError(
-                f"{path} holds a {type(objective).__name__}, which is no {cls.__name__}; "
+                f"{path} contains a {type(objective).__name__}, which is no {cls.__name__}; "
                 f"{type(objective).__name__}.load_from_checkpoint or Objective.load_from_checkpoint takes it."
             )
         state = torch.load(path, map_location=map_location or "cpu", weights_only=True)["state_dict"]

@@ -67,7 +67,7 @@ def parts(module: nn.Module) -> list[nn.Module]:
 
 
 def is_shared_out(module: nn.Module) -> bool:
-    """Say whether each process holds but a part of a module's parameters."""
+    """Return whether each process holds only a part of a module's parameters."""
     return isinstance(module, FSDPModule)
 
 

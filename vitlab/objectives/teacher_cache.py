@@ -139,7 +139,7 @@ class LogitCache:
         try:
             self._shards.append(Shard(path, self.num_classes))
         except (OSError, RuntimeError, SafetensorError, ValueError) as error:  # torch maps files, with RuntimeErrors
-            log.warning("%s: passed over, it holds no logits of this teacher (%s). It can be deleted.", path, error)
+            log.warning("%s: skipped, it contains no logits of this teacher (%s). It can be deleted.", path, error)
 
 
 @final

@@ -134,6 +134,6 @@ def cosine(start: float, end: float, progress: float) -> float:
 
 
 def require(holds: bool, name: str, value: object, remedy: str) -> None:
-    """Raise ValueError unless a setting holds."""
+    """Raise ValueError unless a setting is valid."""
     if not holds:
         raise ValueError(f"Optimizer setting {name} is {value}; give {remedy}.")

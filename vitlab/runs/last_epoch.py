@@ -25,7 +25,7 @@ class LastEpochValidation(Callback):
         self._set: tuple[int, int | float | None] | None = None  # the settings, while they are changed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at an epoch that the run continues within, whose start is not told again."""
+        """Prepare an epoch that the run continues within: Lightning does not announce its start again."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -125,7 +125,7 @@ def _this_process(path: Path) -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "born": _born(os.getpid()),  # tells the process from a later one with the same number
+        "born": _born(os.getpid()),  # distinguishes the process from a later one with the same number
         "since": datetime.now().astimezone().isoformat(" ", "seconds"),
         "command": " ".join(["python -m vitlab", *sys.argv[1:]]),
         "inode": path.parent.stat().st_ino,  # of the directory: a copy has another

@@ -1,4 +1,4 @@
-"""Where a run's code and weights come from, by hash: what no version number tells.
+"""Where a run's code and weights come from, by hash, which version numbers do not show.
 
 `environment.json` gets `code` always, the others where there is something to record:
 

@@ -68,7 +68,7 @@ class Claim:
     curves: dict[str, dict[float, str]] = field(default_factory=dict)  # by name: variants by their place on that axis
 
     def relates(self, first: str, second: str) -> bool:
-        """Whether it says anything of two variants."""
+        """Whether it is about two variants."""
         return any({first, second} == {each.first, each.second} for each in self.relations)
 
     def word(self, found: Iterable[Found]) -> str:

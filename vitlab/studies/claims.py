@@ -26,7 +26,7 @@ def read_claims(folder: Path) -> list[Study]:
     """
     studies = [read_study(path) for path in sorted(folder.glob("*.yaml")) if "claim" in load_yaml(path)]
     if not studies:
-        raise ValueError(f"{folder} has no study with a `claim`. docs/claims.md says how to write one.")
+        raise ValueError(f"{folder} has no study with a `claim`. docs/claims.md explains how to write one.")
     return sorted(studies, key=_minutes)
 
 

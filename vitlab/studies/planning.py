@@ -26,7 +26,7 @@ from vitlab.studies.metric import Metric
 from vitlab.studies.statistics.power import ENDS, Need, Pilot, Range, detectable, growing, guessed, measured, need
 from vitlab.studies.study import LEAST_SEEDS, LOOK_FROM, RESERVED_SLUGS, Study, read_study, slug
 
-ACCURACY = 0.9  # assumed where no run tells it
+ACCURACY = 0.9  # assumed where no run has measured it
 SIZES = (3, 5, 7, 10, 15, 20)  # seeds of each variant, in the table
 
 
@@ -67,7 +67,7 @@ class Planned:
     finished: int  # runs of the study
     seen: int  # seeds of the variant that has fewest
     jobs: int
-    costs: list[RunCost] | None  # by variant; None if no run tells them
+    costs: list[RunCost] | None  # by variant; None if no run has measured them
 
     def need(self, difference: float) -> Need:
         """Return what finds a true difference in four of five studies."""

@@ -47,7 +47,7 @@ class Pair(NamedTuple):
     better: VariantResult
     worse: VariantResult
     difference: Difference | None  # None if one of them has a single seed
-    pilot: Pilot | None  # what the study says about variances, for planning
+    pilot: Pilot | None  # the variances in the study, for planning
     mcnemar: dict[int, McNemar]  # by shared seed
     p: float = math.nan  # adjusted for all pairs; of the look that settled the pair
     settled: bool = False  # the first is better beyond chance

@@ -1,4 +1,4 @@
-"""What a study's YAML says, read and checked.
+"""A study's YAML file, read and checked.
 
     name: quickstart
     base: ../quickstart/base.yaml     # an experiment, complete with what the variants add; relative to this file
@@ -274,7 +274,7 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
 
 
 def _refuse_other_runs(study: Study) -> None:
-    """Refuse settings by which runs would be others than the study says."""
+    """Refuse settings with which the runs would differ from the study's description."""
     budgets = [point.budget for point in study.points]
     larger = [key for key in study.tuned if key in IMAGES_A_STEP]
     if larger and any(budget and budget.kind != "epochs" for budget in budgets):
@@ -304,7 +304,7 @@ def _changes_cost(key: str) -> bool:
 
 
 def _refuse_shared_folders(study: Study) -> None:
-    """Refuse axes whose places and variants are told apart by less than letters and digits."""
+    """Refuse axes whose places and variants differ by no letter or digit."""
     named: dict[Path, str] = {}
     for point in study.points:
         for variant in ("", *study.variants):

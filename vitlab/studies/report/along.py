@@ -1,4 +1,4 @@
-"""What a study with axes says: which variant is best where, where two cross, and the law that errors follow."""
+"""The answers of a study with axes: which variant is best where, where two cross, and the law that errors follow."""
 
 from collections.abc import Sequence
 from itertools import combinations, groupby, product
@@ -25,7 +25,7 @@ class Line(NamedTuple):
     name: str  # of that place; empty without another axis
     axis: Axis
     points: list[StudyResults]  # by place
-    level: float  # at which each place is tested, so that what is said of all of them holds at once
+    level: float  # at which each place is tested, so that a statement about all of them is valid
 
     @property
     def x(self) -> list[float]:
@@ -65,7 +65,7 @@ def lines_of(study: Study, found: Sequence[StudyResults]) -> list[Line]:
 
 
 def answers(study: Study, found: Sequence[StudyResults]) -> list[str]:
-    """Return what the study says, in sentences."""
+    """Return the study's answers in sentences."""
     if not all(results.finished for results in found):
         return ["Some places have no finished run, so there is nothing to say about the axis."]
     lines = lines_of(study, found)
@@ -142,7 +142,7 @@ def _range(line: Line, first: int, last: int) -> str:
 
 
 def in_general(found: Sequence[StudyResults]) -> str:
-    """Return what holds over all data sets: the sets are a sample, and a lead over them has their Student's t."""
+    """Return what generalizes over data sets: they are a sample, and a lead is tested by Student's t over them."""
     over = f"over these {len(found)} data sets as a sample of others"
     void = [results.study.place for results in found if objections(results)]
     if void:

@@ -1,4 +1,4 @@
-"""What a report says of the claim that its study tests."""
+"""A report's section on the claim that its study tests."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def about(claim: Claim) -> list[str]:
 
 
 def write_claim(claim: Claim, results: StudyResults, drawing: Drawing, folder: Path) -> None:
-    """Write claim.json into a study's folder: what the page about all claims says of it."""
+    """Write claim.json into a study's folder, for the page about all claims."""
     seconds = sum(result.summary.get("wall_seconds", result.seconds) for result in results.finished)
     word, finding = word_of(claim, results), verdict(results)
     record = {

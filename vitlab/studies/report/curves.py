@@ -146,7 +146,7 @@ def _summary(study: Study, found: Sequence[StudyResults]) -> str:
     tested = f"Each place is tested for itself, at {level:.2g}."
     if lines_of(study, found):
         tested = (
-            "What is said of several places holds for all of them at once: each is tested at "
+            "Statements about several places are valid for all of them together: each is tested at "
             f"{level:.2g}{SPACE}/{SPACE}{len(found)}."
         )
     return (
@@ -186,7 +186,7 @@ def _line(line: Line, name: str, folder: Path) -> list[Part]:
             Table("Laws", columns, rows),
             Note(
                 "Fitted: error = α + η x^−γ, where x is the axis. In brackets 95 % intervals over seeds and test "
-                "images. A floor whose interval reaches 0 is not known. No law holds beyond the places."
+                "images. A floor whose interval reaches 0 is not known. Do not extrapolate a law beyond the places."
             ),
         ]
     return parts
@@ -205,12 +205,12 @@ def _crossing(line: Line, a: str, b: str, found: Crossing | None, settled: Seque
     if len(better) > 1:
         return [NONE, NONE, "they cross more than once"]
     if not better:
-        return [NONE, NONE, "nowhere told apart"]
+        return [NONE, NONE, "nowhere distinguished"]
     who = a if better == {-1} else b
     if all(settled):
         return [NONE, NONE, f"do not cross in this range: {who} is better everywhere"]
     where = joined([number(x) for x, sign in zip(line.x, settled, strict=True) if sign])
-    return [NONE, NONE, f"no crossing settled: {who} is better at {where}, elsewhere they are not told apart"]
+    return [NONE, NONE, f"no crossing settled: {who} is better at {where}, elsewhere they are not distinguished"]
 
 
 def _rounded(value: float) -> str:

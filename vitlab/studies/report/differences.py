@@ -80,7 +80,7 @@ def _how_to_read(results: StudyResults, tested: int) -> str:
     metric, study = results.metric, results.study
     lines = [] if metric.mode == "max" else ["A lead is by how much the first variant is lower."]
     if not tested:
-        return " ".join([*lines, "A single seed says nothing about chance."])
+        return " ".join([*lines, "A single seed cannot show what is chance."])
     held = "all intervals of the table hold at once" + (", at every look" if study.looks else "")
     lines.append(f"*95 % interval*: of the true lead; {held}.")
     chance, images = "other seeds", ""

@@ -19,7 +19,7 @@ CAPTION = (
 
 
 class Heat(NamedTuple):
-    """What one variant's model says of some images."""
+    """The predictions and explanations of one variant's model for some images."""
 
     maps: np.ndarray  # (ROWS, n, n), 0 or more
     captions: list[str]

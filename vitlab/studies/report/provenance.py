@@ -24,7 +24,7 @@ def confounded_environments(results: StudyResults) -> list[str]:
 
 
 def _apart(values: dict[str, tuple[str, ...]]) -> bool:
-    """Whether two variants have no value in common, so that the environment cannot be told from the variant."""
+    """Whether two variants have no value in common, so that environment and variant cannot be separated."""
     return any(not set(a) & set(b) for a, b in combinations(values.values(), 2))
 
 

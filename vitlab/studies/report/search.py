@@ -1,4 +1,4 @@
-"""What a report says about a search: how good each variant is after k trials, and how much the settings matter."""
+"""A report's section on a search: how good each variant is after k trials, and how much the settings matter."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -77,7 +77,7 @@ def _sentence(a: tuple[str, Scores], b: tuple[str, Scores], pairs: int, shared: 
             where = f"at some numbers of trials from {k[0]} to {k[-1]}"
         parts.append(f"{first} is better than {second} {where}")
     if not parts:
-        return f"{a[0]} and {b[0]} are not told apart at any number of trials."
+        return f"{a[0]} and {b[0]} are not distinguished at any number of trials."
     return f"{'; '.join(parts)}."
 
 

@@ -1,4 +1,4 @@
-"""What a report says about tuning: with which values the variants are compared, and how surely they were chosen."""
+"""A report's section on tuning: with which values the variants are compared, and how surely they were chosen."""
 
 from collections.abc import Iterable
 

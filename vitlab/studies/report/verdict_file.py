@@ -58,7 +58,7 @@ def as_record(results: StudyResults) -> dict[str, Any]:
 
 
 def standing(run: Path) -> dict[str, Any] | None:
-    """Return what the verdict of a run's study says about its variant, with the headline; None outside of a study."""
+    """Return the verdict on a run's variant in its study, and the headline; None outside of a study."""
     file = run.absolute().parents[1] / "verdict.json"
     if not file.is_file():
         return None

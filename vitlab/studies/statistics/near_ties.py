@@ -24,7 +24,7 @@ def error_of_difference(scores: np.ndarray, images: int | None = None) -> float:
 
     Args:
         scores: (K, M, T), nan where a run failed.
-        images: Number of validation images if the scores are accuracies; None: one seed says nothing about noise.
+        images: Number of validation images if the scores are accuracies; None: one seed does not show the noise.
     """
     complete = scores[np.isfinite(scores).all(axis=2)]  # (C, T)
     if not len(complete):
