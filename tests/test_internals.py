@@ -96,6 +96,17 @@ def test_lightning_has_recorded_the_end_of_an_epoch_when_its_hook_is_called(tmp_
 
 
 @quiet
+@pytest.mark.parametrize(("steps", "epochs"), [(6, 2), (4, 1), (3, 1)])
+def test_lightning_counts_the_epoch_in_which_a_limit_of_steps_is_reached(
+    steps: int, epochs: int, tmp_path: Path
+) -> None:
+    """In epochs of four steps."""
+    trained = train(Recorder(99, tmp_path), max_epochs=-1, max_steps=steps)
+    internals.count_last_epoch(trained.trainer)
+    assert trained.trainer.current_epoch == epochs
+
+
+@quiet
 def test_lightning_repeats_no_end_of_an_epoch_in_a_run_limited_in_steps(tmp_path: Path) -> None:
     train(Recorder(None, tmp_path), max_epochs=1)
     continued = train(Recorder(99, tmp_path), internals.continue_after_whole_epochs, max_epochs=-1, max_steps=8)

@@ -67,6 +67,16 @@ def continue_after_whole_epochs(trainer: Trainer) -> None:
     trainer.fit_loop._iteration_based_training = bool  # type: ignore[method-assign]  # bool() is False, and is pickled
 
 
+def count_last_epoch(trainer: Trainer) -> None:
+    """Let `trainer.current_epoch` count an epoch in which the training reached `max_steps` or was stopped.
+
+    Lightning does so at `max_epochs` only; elsewhere a run that is loaded again to be tested has one epoch less than
+    the run that is tested right after its training.
+    """
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    epochs.completed = epochs.processed
+
+
 def epoch_means(trainer: Trainer) -> dict[str, Any]:
     """Return the running means of the training epoch by hook and name, as `training_step.train/loss`.
 

@@ -380,6 +380,28 @@ def test_a_run_of_some_steps_ends_with_a_score(tiny: Write, steps: int, validate
     assert summary["metrics"]["val/top1"] == pytest.approx(rows["val/top1"].item())
 
 
+def test_a_run_stopped_by_steps_counts_the_same_when_it_is_tested_again(tiny: Write) -> None:
+    path = tiny({"trainer": {"max_epochs": -1, "max_steps": 6, "limit_train_batches": 4}})
+    assert fit("--config", path) == 0
+    first = json.loads((RUN / "summary.json").read_text())
+    assert first["epochs"] == 2
+    (RUN / "summary.json").unlink()  # as if it had been killed while testing
+    assert fit("--config", path) == 0
+    assert json.loads((RUN / "summary.json").read_text())["epochs"] == 2
+    tested = pd.read_csv(RUN / "metrics.csv").dropna(subset="test/top1")
+    assert tested["epoch"].tolist() == [2]
+
+
+def test_images_are_counted_where_a_limit_cuts_the_last_step_short(tiny: Write) -> None:
+    """Three batches in two steps: the second one has one batch."""
+    trainer = {"max_epochs": 2, "limit_train_batches": 3, "accumulate_grad_batches": 2}
+    path = tiny({"trainer": trainer})
+    assert fit("--config", path) == 0
+    batch = yaml.safe_load((RUN / "config.yaml").read_text())["data"]["init_args"]["batch_size"]
+    summary = json.loads((RUN / "summary.json").read_text())
+    assert (summary["steps"], summary["images_seen"]) == (4, 6 * batch)
+
+
 def test_a_run_that_pauses_has_a_score(tiny: Write) -> None:
     path = tiny({"trainer": {"max_epochs": 4, "check_val_every_n_epoch": 3, "limit_train_batches": 1}})
 

@@ -31,6 +31,7 @@ from vitlab.experiment.parser import Settings, help_of_named_size
 from vitlab.experiment.results import Metrics, images_left_out, show, unfinished
 from vitlab.experiment.run_directory import config_file, directory_of, placed, run_of
 from vitlab.experiment.trainer_options import check_precision, check_trainer
+from vitlab.internals import count_last_epoch
 from vitlab.models import ImageModel
 from vitlab.objectives import Objective
 from vitlab.objectives.sharding import FSDP
@@ -346,6 +347,7 @@ class Experiment:
                 return dict(_read_json(summary)["metrics"])
             set_generators(self._random_state)
             trainer.fit(self.objective, datamodule=self.data, ckpt_path=state)
+            count_last_epoch(trainer)
             if trainer.interrupted or self.config["trainer"]["fast_dev_run"]:
                 return {}
             return self._finish()
@@ -363,6 +365,7 @@ class Experiment:
             device = trainer.strategy.root_device
             metrics |= classify_by_features(self.model, self.data, self.run.probe, device, self.directory)
         self.record.finish(trainer, self.objective, metrics, partial)
+        trainer.strategy.barrier()  # a next run of the chain looks for the summary in every process
         splits = ("val", "test") if self.objective.monitor else ("val", "train")
         show({name: value for name, value in metrics.items() if name.startswith(splits)}, partial, self.data)
         if self.record.best is not None and trainer.current_epoch > 1:

@@ -200,7 +200,7 @@ class RunRecord(Callback):
                 "seconds_before": round(sum(map(_seconds_of, self.before.values())), 3),
                 "epochs": trainer.current_epoch,
                 "steps": trainer.global_step,
-                "images_seen": trainer.global_step * pl_module.global_batch,  # type: ignore[operator]
+                "images_seen": _images_seen(trainer),
                 "partial": partial,
                 "metrics": metrics,
                 "best_epoch": self.best,
@@ -217,6 +217,14 @@ def best_epoch(trainer: Trainer, pl_module: LightningModule) -> dict[str, float]
     file = next((logger for logger in trainer.loggers if isinstance(logger, MetricsFile)), None)
     best = file.best(*pl_module.monitor) if file is not None and pl_module.monitor is not None else None
     return {"epoch": best[0], pl_module.monitor.metric: best[1]} if best and pl_module.monitor else None
+
+
+def _images_seen(trainer: Trainer) -> int:
+    """Return the images of all training steps; the last step of an epoch may have fewer batches than the others."""
+    batches, accumulate = int(trainer.num_training_batches), trainer.accumulate_grad_batches
+    epochs, steps = divmod(trainer.global_step, -(-batches // accumulate) or 1)
+    data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    return (epochs * batches + steps * accumulate) * data.batch_size * trainer.world_size
 
 
 def _seconds_of(directory: Path) -> float:
