@@ -68,6 +68,7 @@ def test_the_python_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytes
         '"data.batch_size=64"': f"*{settings}",
         'Experiment("experiments/swin_cifar10.yaml")': f'Experiment("experiments/swin_cifar10.yaml", *{settings})',
         "num_training=100": "num_training=15",
+        "CIFAR10(batch_size=128)": "CIFAR10(batch_size=4)",
         "Trainer(max_epochs=100)": "Trainer(max_steps=2, accelerator='cpu', logger=False)",
     }
     blocks = [block for text in (README, DOCS["python.md"]) for block in re.findall(r"```python\n(.*?)```", text, re.S)]
@@ -87,12 +88,15 @@ def test_every_target_of_the_documentation_exists(target: str) -> None:
     assert subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, check=False).returncode == 0
 
 
-def test_the_study_of_the_documentation_is_a_valid_one(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", DOCS["studies.md"], re.DOTALL)
+@pytest.mark.parametrize(
+    ("page", "variants"), [("studies.md", ["ViT", "Swin"]), ("claims.md", ["small patches", "large patches"])]
+)
+def test_the_study_of_the_documentation_is_a_valid_one(page: str, variants: list[str], tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", DOCS[page], re.DOTALL)
     shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
     study = tmp_path / "experiments/studies/mine.yaml"
     study.write_text(text)
-    assert list(read_study(study).variants) == ["ViT", "Swin"]
+    assert list(read_study(study).variants) == variants
 
 
 @pytest.mark.parametrize("name", DOCS)
