@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -221,8 +222,10 @@ def best_epoch(trainer: Trainer, pl_module: LightningModule) -> dict[str, float]
 
 def _images_seen(trainer: Trainer) -> int:
     """Return the images of all training steps; the last step of an epoch may have fewer batches than the others."""
+    if trainer.global_step == 0:
+        return 0  # num_training_batches may be infinite then
     batches, accumulate = int(trainer.num_training_batches), trainer.accumulate_grad_batches
-    epochs, steps = divmod(trainer.global_step, -(-batches // accumulate) or 1)
+    epochs, steps = divmod(trainer.global_step, math.ceil(batches / accumulate))
     data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
     return (epochs * batches + steps * accumulate) * data.batch_size * trainer.world_size
 
