@@ -13,7 +13,7 @@ from vitlab.commands.dispatch import run
 from vitlab.studies.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, Found, parse_claim
 from vitlab.studies.claims import is_tested, read_claims, run_claims, write_page
 from vitlab.studies.compare import compare
-from vitlab.studies.report.claim import headline, word_of
+from vitlab.studies.report.claim import deciding, headline, word_of
 from vitlab.studies.report.figures import Layout, draw_claim
 from vitlab.studies.report.verdict import outlooks
 
@@ -130,6 +130,18 @@ def test_a_void_comparison_settles_no_claim() -> None:
     assert word_of(claim, replace(study, finished=other_code)) == OPEN
 
 
+def test_a_lead_is_that_of_the_variant_that_the_claim_calls_better() -> None:
+    scores = {"A": 0.95, "B": 0.85}
+    study = results({name: {s: right(score, seed=s) for s in range(4)} for name, score in scores.items()})
+    ((order, lead, interval, p, word),) = deciding(parsed("B > A"), study)
+    assert (order, word) == ("B > A", CONTRADICTED)
+    (pair,) = study.pairs
+    assert (pair.better.variant, float(lead.replace("−", "-"))) == ("A", pytest.approx(-100 * pair.lead, abs=0.1))
+    low, high = (float(end.replace("−", "-")) for end in interval.strip("[]").split(",\u00a0"))
+    assert (low, high) == pytest.approx((-100 * pair.interval.high, -100 * pair.interval.low), abs=0.1)
+    assert p.startswith("<") or float(p) < 0.05
+
+
 @pytest.mark.parametrize(("order", "planned"), [("A > B", True), ("C > A", False)])
 def test_a_report_plans_what_would_settle_the_claim(order: str, planned: bool) -> None:
     """C is better than both, and the lead of A over B is open."""
@@ -156,6 +168,7 @@ def test_the_report_opens_with_the_claim_and_one_word(write_study: Write, tmp_pa
     assert any(line.startswith("Swin v2 is better than Swin by") for line in rest)
     assert "Claim: Author 2020, table 1: ViT 70, Swin 80.5." in rest
     assert "What differs here: Digits instead of photographs." in rest
+    assert [line.split(" | ")[0] for line in rest if "repeated |" in line] == ["| Swin v2 > Swin", "| Swin > ViT"]
     assert f"![{claim['sentence']} As published, and in these runs.](figures/claim.png)" in rest
     record = json.loads((tmp_path / "runs/small-study/verdict.json").read_text())
     assert record["claim"] == {"sentence": claim["sentence"], "word": "repeated"}
@@ -181,6 +194,7 @@ def test_one_page_tells_of_all_claims_and_runs_what_is_missing(write_study: Writ
     assert started == ["cheap", "dear"]
     assert "2\u00a0claims tested: 2 repeated" in page
     assert page.index("The cheap claim.") < page.index("The dear claim.")
+    assert page.count("Swin &gt; ViT</th>") == 2
     run_claims(folder, root, run_study)
     assert started == ["cheap", "dear"]
     with (folder / "dear.yaml").open("a") as file:

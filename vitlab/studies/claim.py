@@ -71,10 +71,14 @@ class Claim:
         """Whether it is about two variants."""
         return any({first, second} == {each.first, each.second} for each in self.relations)
 
+    def words(self, found: Iterable[Found]) -> list[str]:
+        """Return the word of each relation."""
+        by_names = {frozenset((each.better, each.worse)): each for each in found}
+        return [each.word(by_names.get(frozenset((each.first, each.second)))) for each in self.relations]
+
     def word(self, found: Iterable[Found]) -> str:
         """Return repeated, contradicted, equal within the margin, or not settled."""
-        by_names = {frozenset((each.better, each.worse)): each for each in found}
-        words = [each.word(by_names.get(frozenset((each.first, each.second)))) for each in self.relations]
+        words = self.words(found)
         return next(word for word in (CONTRADICTED, OPEN, EQUAL, REPEATED) if word in words)
 
 

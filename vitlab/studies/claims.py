@@ -11,6 +11,7 @@ from typing import Any
 from vitlab.config import load_yaml
 from vitlab.studies.claim import CONTRADICTED, EQUAL, OPEN, REPEATED
 from vitlab.studies.format import counted, joined
+from vitlab.studies.report.claim import deciding_table
 from vitlab.studies.report.document import Code, Document, Figure, Part, Row, Section, Table, Text, render
 from vitlab.studies.report.figures import Chart, Drawing
 from vitlab.studies.study import Study, read_study, slug
@@ -69,6 +70,7 @@ def write_page(studies: Sequence[Study], root: Path) -> Path:
         chart = Chart(f"../{folder}/figures/claim", record["caption"], lambda results, layout: None)  # type: ignore[arg-type, return-value]
         parts: list[Part] = [
             *(Text(text) for text in [study.claim.sentence, *record["text"]]),
+            *deciding_table(record["deciding"]),
             Figure(Drawing(chart, record["wide"], record["narrow"]), record["caption"]),
             Code(command),
         ]
@@ -102,4 +104,6 @@ def _minutes(study: Study) -> float:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    """Return a study's record; empty before its report, or where an earlier version of this code wrote it."""
+    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return record if "deciding" in record else {}

@@ -17,6 +17,7 @@ class Metric(NamedTuple):
     name: str = "top1"  # without its split; one with a split, like train/rank, is a metric of the end of the training
     mode: Literal["min", "max"] = "max"
     one_class: bool = True  # each image has one class, so there are confidences, errors by class and a confusion matrix
+    title: str = ""  # in figures and tables, with its unit; empty: the name
 
     @property
     def is_accuracy(self) -> bool:
@@ -46,13 +47,13 @@ class Metric(NamedTuple):
     @property
     def column(self) -> str:
         """Its name above a column."""
-        return "Accuracy, %" if self.is_accuracy else self.name
+        return "Accuracy, %" if self.is_accuracy else self.title or self.name
 
     def axis(self, split: str) -> str:
         """Return its name at an axis, for the metric on a split; one of the end of the training has its own."""
         if self.is_accuracy:
             return f"{split} accuracy, %"
-        return self.name if "/" in self.name else f"{split} {self.name}"
+        return self.title or (self.name if "/" in self.name else f"{split} {self.name}")
 
     @property
     def scale(self) -> int:

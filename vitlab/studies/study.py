@@ -6,7 +6,8 @@
       ViT: {model: {init_args: {backbone: {class_path: …}}}}
     seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3]
     margin: 0.5                       # the smallest difference that matters, here in points; null: any
-    metric: {name: rank, mode: max}   # of summary.json, on the test images; null: the metric of the objective's task
+    metric: {name: rank, mode: max}   # of summary.json, on the test images; null: the metric of the objective's task;
+                                      # with `title: effective rank`, figures and tables have that name
     claim:                            # null; a sentence of a paper that the study tests (`claim`)
     test: pooled                      # exact: no distributional assumption; paired: variants from the same weights
     budget: {epochs: 35}              # the same for all: epochs, images, flops or minutes; null: as in the base
@@ -253,8 +254,13 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         margin=margin,
         metric=checked(
             "metric",
-            lambda value: isinstance(value, dict) and set(value) == {"name", "mode"} and value["mode"] in MODES,
-            "a metric of summary.json and whether higher is better, like {name: rank, mode: max}, or null",
+            lambda value: (
+                isinstance(value, dict)
+                and {"name", "mode"} <= set(value) <= {"name", "mode", "title"}
+                and value["mode"] in MODES
+            ),
+            "a metric of summary.json, whether higher is better, and an optional title for figures, "
+            "like {name: rank, mode: max, title: effective rank}, or null",
         ),
         claim=parse_claim(content.get("claim"), variants, margin, bool(looks)),
         test=test,

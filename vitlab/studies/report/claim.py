@@ -1,6 +1,7 @@
 """A report's section on the claim that its study tests."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -8,19 +9,54 @@ from matplotlib.figure import Figure
 from vitlab.atomic_files import write_text
 from vitlab.studies.claim import Claim, Found
 from vitlab.studies.execution.local import allot
+from vitlab.studies.format import NONE, p_value
+from vitlab.studies.report.differences import INTERVAL
+from vitlab.studies.report.document import Note, Part, Row, Table
 from vitlab.studies.report.figures import Chart, Drawing, Layout, draw_claim
 from vitlab.studies.report.remarks import objections
 from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.results import StudyResults
+from vitlab.studies.statistics.intervals import Interval
 
 
 def word_of(claim: Claim, results: StudyResults) -> str:
     """Return repeated, contradicted, equal within the margin, or not settled."""
+    return claim.word(_found(results))
+
+
+def _found(results: StudyResults) -> list[Found]:
     found = []
     for pair in [] if objections(results) else results.pairs:
         equal = pair.difference is not None and pair.difference.is_within(results.margin or 0.0)
         found.append(Found(pair.better.variant, pair.worse.variant, pair.settled, equal))
-    return claim.word(found)
+    return found
+
+
+def deciding(claim: Claim, results: StudyResults) -> list[list[str]]:
+    """Return a row for each pair of the claim's order: the pair, its lead, the lead's interval and p, and the word."""
+    metric, digits, rows = results.metric, results.digits, []
+    pairs = {frozenset((pair.better.variant, pair.worse.variant)): pair for pair in results.pairs}
+    for relation, word in zip(claim.relations, claim.words(_found(results)), strict=True):
+        shown = [NONE, NONE, NONE]
+        if pair := pairs.get(frozenset((relation.first, relation.second))):
+            lead = pair.interval
+            if pair.better.variant != relation.first:
+                lead = Interval(-lead.mean, -lead.high, -lead.low)
+            shown = [metric.text(lead.mean, digits), metric.bracket(lead, digits) or NONE, p_value(pair.p)]
+        rows.append([f"{relation.first} {relation.sign} {relation.second}", *shown, word])
+    return rows
+
+
+def deciding_table(rows: Sequence[Sequence[str]]) -> list[Part]:
+    """Return the rows of `deciding` as a table, with a note on how to read it."""
+    table = Table(
+        "What decides the word",
+        ["Claimed", "Lead of the first", INTERVAL, "p", "Word"],
+        [Row(pair, cells) for pair, *cells in rows],
+        left=["Word"],
+    )
+    note = "Intervals and p are over seeds and test images, and adjusted for all pairs of the study's variants."
+    return [table, Note(note)]
 
 
 def headline(claim: Claim, results: StudyResults) -> str:
@@ -47,6 +83,7 @@ def write_claim(claim: Claim, results: StudyResults, drawing: Drawing, folder: P
         "files": results.study.digest,
         "ended": not results.failures and (results.watch is None or results.watch.stop is not None),
         "minutes": seconds / 60 / allot([result.run for result in results.finished], results.study.jobs).jobs,
+        "deciding": deciding(claim, results),
         "text": [f"In one word: {word}.", finding, *about(claim), *outlooks(results)],
         "caption": caption(claim),
         "wide": drawing.wide,
@@ -58,7 +95,9 @@ def write_claim(claim: Claim, results: StudyResults, drawing: Drawing, folder: P
 def caption(claim: Claim) -> str:
     """Return what the claim's figure shows."""
     shown = "mean and 95 % interval over seeds."
-    return f"Left: as published. Right: these runs, {shown}" if claim.published else f"These runs: {shown}"
+    if not claim.published:
+        return f"These runs: {shown}"
+    return f"Left: as published, each figure at the variant that comes nearest to it. Right: these runs, {shown}"
 
 
 def chart(claim: Claim) -> Chart:

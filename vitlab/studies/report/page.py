@@ -9,7 +9,7 @@ from vitlab.studies.draws import describe_draws
 from vitlab.studies.format import SPACE, counted
 from vitlab.studies.looks import look_of
 from vitlab.studies.report import figures
-from vitlab.studies.report.claim import about, caption, headline, write_claim
+from vitlab.studies.report.claim import about, caption, deciding, deciding_table, headline, write_claim
 from vitlab.studies.report.claim import chart as chart_of
 from vitlab.studies.report.document import Code, Details, Document, Figure, Part, Section, render
 from vitlab.studies.report.heat import heat_chart
@@ -63,7 +63,8 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     commands.append(Details("The study's file", [Code(study.path.read_text(encoding="utf-8").strip())]))
     claimed = []
     if claim is not None and results.finished:
-        claimed = [Section("Claim", [Figure(drawings["claim"], caption(claim))])]
+        decided = deciding_table(deciding(claim, results))
+        claimed = [Section("Claim", [*decided, Figure(drawings["claim"], caption(claim))])]
         write_claim(claim, results, drawings["claim"], folder)
     document = Document(
         title=f"{study.name} – a comparison",
