@@ -49,6 +49,30 @@ def test_summary_json_has_what_the_functions_give_for_the_trained_model(
     assert json.loads((experiment.directory / "summary.json").read_text())["metrics"] == metrics
 
 
+@pytest.mark.parametrize(("accuracy", "trained"), [(0.05, 0.0), (0.10, 0.0), (0.12, 0.0), (0.16, 1.0), (0.9, 1.0)])
+def test_a_training_worked_if_it_is_better_than_one_answer_for_all_images(accuracy: float, trained: float) -> None:
+    """A hundred images of each of ten classes: by the binomial distribution, 1 % of guesses get 124 right or more."""
+    labels = torch.arange(1_000) % 10
+    answers = torch.where(torch.arange(1_000) < 1_000 * accuracy, labels, (labels + 1) % 10)
+
+    class Lookup(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.one_hot(answers[images], 10).float()
+
+    batches = [((index,), labels[index]) for index in torch.arange(1_000).split(300)]
+    data = SimpleNamespace(batches=lambda split, device: batches)
+    assert measures.Trained().measure(Lookup(), data, torch.device("cpu")) == {"test/trained": trained}
+
+
+def test_an_objective_without_classes_cannot_be_judged_by_accuracy(
+    tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = {"class_path": "vitlab.objectives.SimMIM", "init_args": {"mask_patch_size": 4}}
+    path = tiny({"model": model, "trainer": {"callbacks": ["vitlab.runs.measures.Trained"]}})
+    assert run("fit", ["--config", str(path)]) == 2
+    assert "SimMIM does not give each image one class" in capsys.readouterr().err
+
+
 def test_a_run_that_stops_early_is_measured_too(tiny: Write) -> None:
     stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 1, "min_delta": 10.0}}
     callbacks = [*SHAPES["trainer"]["callbacks"], stopping]

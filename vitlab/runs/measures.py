@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from scipy.stats import binomtest
 
 from vitlab.analysis.activations import amplitude, block_outputs
 from vitlab.analysis.segmentation import attention_overlap, has_class_attention
@@ -37,6 +38,28 @@ class Measure(Callback, ABC):
     @abstractmethod
     def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> dict[str, float]:
         """Return metrics by name, `test/…`."""
+
+
+class Trained(Measure):
+    """Logs `test/trained`, 1 if the training worked and 0 if it failed: the mean over seeds is a share of runs.
+
+    A training worked if the test accuracy is above the most frequent class's share of the test images, beyond chance
+    (binomial test at 1 %, one-sided). With `run.not_finite: skip` a run whose steps are not finite ends, too.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Reject objectives without classes before the training."""
+        assert isinstance(pl_module, Objective)
+        if not pl_module.one_class:
+            raise ValueError(f"Trained: {type(pl_module).__name__} does not give each image one class.")
+
+    def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> dict[str, float]:
+        with in_eval_mode(model):
+            batches = [(model(view).argmax(dim=1), labels) for (view,), labels in data.batches("test", device)]
+        predicted, labels = (torch.cat(parts).cpu() for parts in zip(*batches, strict=True))
+        majority = labels.bincount().max().item() / len(labels)
+        right = int((predicted == labels).sum())
+        return {"test/trained": float(binomtest(right, len(labels), majority, alternative="greater").pvalue < 0.01)}
 
 
 class AttentionJaccard(Measure):
