@@ -392,6 +392,25 @@ def test_a_run_stopped_by_steps_counts_the_same_when_it_is_tested_again(tiny: Wr
     assert tested["epoch"].tolist() == [2]
 
 
+def test_a_run_that_extends_one_cut_within_an_epoch_ends_with_a_score(tiny: Write) -> None:
+    """The epochs of the two have 4 and 2, then 4 and 2 steps, so whole epochs do not give the steps that are left."""
+    path = tiny({"trainer": {"max_epochs": -1, "max_steps": 6, "limit_train_batches": 4}})
+    assert fit("--config", path) == 0
+    state = f"--ckpt_path={RUN}/checkpoints/last.ckpt"
+    assert fit("--config", path, "--run.name=longer", state, "--trainer.max_steps=12") == 0
+    rows = pd.read_csv("runs/longer/seed-0/metrics.csv").dropna(subset="val/top1")
+    assert rows["step"].iloc[-1] == 11  # counted from 0
+
+
+def test_a_run_that_starts_from_a_state_and_trains_nothing_counts_the_images_before_it(tiny: Write) -> None:
+    path = tiny({"trainer": {"max_epochs": 1}})
+    assert fit("--config", path) == 0
+    state = f"--ckpt_path={RUN}/checkpoints/last.ckpt"
+    assert fit("--config", path, "--run.name=again", state, "--trainer.limit_train_batches=0") == 0
+    first, again = (json.loads(Path(f"runs/{name}/seed-0/summary.json").read_text()) for name in ("tiny", "again"))
+    assert again["images_seen"] == first["images_seen"] > 0
+
+
 def test_images_are_counted_where_a_limit_cuts_the_last_step_short(tiny: Write) -> None:
     """Three batches in two steps: the second one has one batch."""
     trainer = {"max_epochs": 2, "limit_train_batches": 3, "accumulate_grad_batches": 2}

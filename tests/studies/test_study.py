@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,29 @@ def test_a_study_may_train_on_fewer_batches_and_leave_limits_at_all(write_study:
     limits = {"limit_train_batches": 10, "limit_test_batches": 1.0, "max_time": None, "fast_dev_run": False}
     fair = {name: {**variant(accuracy), "trainer": limits} for name, accuracy in (("A", 0.9), ("B", 0.8))}
     assert len(plan(read_study(write_study(variants=fair)), tmp_path)) == 6
+
+
+VIT = "model.init_args.backbone.init_args"
+
+
+@pytest.mark.parametrize(
+    ("key", "refused"),
+    [
+        (f"{VIT}.patch_drop_rate", True),  # half of the patches take half of the time
+        ("model.init_args.backbone", True),
+        ("data.init_args.grow.start", True),
+        ("model.init_args.decoder_depth", True),
+        (f"{VIT}.drop_path_rate", False),
+        (f"{VIT}.init_values", False),
+        ("model.init_args.optimizer.init_args.lr", False),
+    ],
+)
+def test_at_a_budget_of_flops_no_setting_is_tuned_that_changes_them(
+    key: str, refused: bool, write_study: Write
+) -> None:
+    path = write_study(tune={"key": key, "values": [0.1, 0.2]}, budget={"flops": 1e9})
+    with pytest.raises(ValueError, match="changes what an image costs") if refused else nullcontext():
+        read_study(path)
 
 
 def test_a_study_of_no_length_is_refused(write_study: Write, tmp_path: Path) -> None:

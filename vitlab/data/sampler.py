@@ -66,8 +66,8 @@ class TrainSampler(Sampler[Key]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; a new one starts at its first image.
 
-        Lightning's `epoch` is one too high in a run limited in steps that continues from the end of an epoch: it passes
-        through that epoch again without a batch, and counts it. The trainer's number is right.
+        Lightning's `epoch` is one too high where a plain Trainer limited in steps continues from the end of an epoch:
+        it passes through that epoch again without a batch, and counts it. The trainer's number is right.
         """
         if self.trainer is not None:
             epoch = self.trainer.current_epoch

@@ -301,6 +301,7 @@ class Experiment:
             while True:
                 try:
                     first.fit()
+                    first.trainer.strategy.barrier()  # every process looks for the summary, which the first one writes
                     break
                 except Busy as busy:  # a run that starts from the same one
                     log.info("Waiting: %s", str(busy).partition("\n")[0])
@@ -365,7 +366,6 @@ class Experiment:
             device = trainer.strategy.root_device
             metrics |= classify_by_features(self.model, self.data, self.run.probe, device, self.directory)
         self.record.finish(trainer, self.objective, metrics, partial)
-        trainer.strategy.barrier()  # a next run of the chain looks for the summary in every process
         splits = ("val", "test") if self.objective.monitor else ("val", "train")
         show({name: value for name, value in metrics.items() if name.startswith(splits)}, partial, self.data)
         if self.record.best is not None and trainer.current_epoch > 1:

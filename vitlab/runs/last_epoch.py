@@ -4,6 +4,8 @@ import math
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from vitlab.internals import is_within_an_epoch, training_position
+
 
 def is_last_epoch(trainer: Trainer) -> bool:
     """Return, at the end of an epoch, whether it is the last."""
@@ -26,14 +28,20 @@ class LastEpochValidation(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prepare an epoch that the run continues within: Lightning does not announce its start again."""
-        self.on_train_epoch_start(trainer, pl_module)
+        if is_within_an_epoch(trainer):
+            _, batches = training_position(trainer)
+            self._prepare(trainer, trainer.global_step - batches // trainer.accumulate_grad_batches)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._prepare(trainer, trainer.global_step)
+
+    def _prepare(self, trainer: Trainer, done: int) -> None:
+        """Set when an epoch is validated that starts after some steps."""
         if trainer.check_val_every_n_epoch is None:  # validation counts batches
             return
         batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
         in_epoch = -(-batches // accumulate)
-        steps = trainer.max_steps - trainer.current_epoch * in_epoch if trainer.max_steps >= 0 else math.inf
+        steps = trainer.max_steps - done if trainer.max_steps >= 0 else math.inf
         if steps <= in_epoch or trainer.current_epoch + 1 in (trainer.max_epochs, self.pause_after):
             self._set = self._set or (trainer.check_val_every_n_epoch, trainer.val_check_batch)
             trainer.check_val_every_n_epoch = 1

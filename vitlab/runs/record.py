@@ -222,12 +222,13 @@ def best_epoch(trainer: Trainer, pl_module: LightningModule) -> dict[str, float]
 
 def _images_seen(trainer: Trainer) -> int:
     """Return the images of all training steps; the last step of an epoch may have fewer batches than the others."""
-    if trainer.global_step == 0:
-        return 0  # num_training_batches may be infinite then
-    batches, accumulate = int(trainer.num_training_batches), trainer.accumulate_grad_batches
-    epochs, steps = divmod(trainer.global_step, math.ceil(batches / accumulate))
+    batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
+    processed = trainer.global_step * accumulate
+    if not math.isinf(batches):  # it is where no epoch began
+        epochs, steps = divmod(trainer.global_step, math.ceil(batches / accumulate))
+        processed = epochs * int(batches) + steps * accumulate
     data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-    return (epochs * batches + steps * accumulate) * data.batch_size * trainer.world_size
+    return processed * data.batch_size * trainer.world_size
 
 
 def _seconds_of(directory: Path) -> float:

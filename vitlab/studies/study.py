@@ -56,6 +56,11 @@ VALIDATION = "check_val_every_n_epoch"
 LENGTH = ("max_epochs", "limit_train_batches", VALIDATION)  # keys of the trainer, set by a budget
 WARMUP = "model.init_args.schedule.init_args.warmup_epochs"
 IMAGES_A_STEP = ("data.init_args.batch_size", "trainer.accumulate_grad_batches")
+COSTLY = {"backbone", "image_size", "grow", "multi_crop", "mask_ratio", "patch_drop"}  # keys, or sections of keys
+COSTLESS = {
+    *("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"),
+    *("init", "patch_init", "cls_token_std", "init_values"),
+}  # keys of a backbone
 LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up to 9 % false claims instead of 5
 LEAST_SEEDS = 3
 TUNING_SEEDS = 3
@@ -304,9 +309,11 @@ def _refuse_other_runs(study: Study) -> None:
 
 
 def _changes_cost(key: str) -> bool:
-    """Return whether a setting is of the architecture or of the images' size."""
-    *path, last = key.split(".")
-    return last == "image_size" or ("backbone" in path and not last.endswith("_rate"))
+    """Return whether a setting is of the architecture, of the images' size, or of the tokens that a step computes."""
+    parts = key.split(".")
+    if parts[-1] in COSTLESS:
+        return False
+    return not COSTLY.isdisjoint(parts) or parts[-1].startswith("decoder_")
 
 
 def _refuse_shared_folders(study: Study) -> None:
