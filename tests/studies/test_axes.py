@@ -81,7 +81,7 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
     assert report == tmp_path / "runs/small-study/report.html"
     text = report.with_suffix(".md").read_text()
     assert "Up to 120 training images, no variant is better than Swin or twin; from 500 training images on," in text
-    assert "from 500 training images on, ViT is better than all others, by" in text
+    assert "from 500 training images on, ViT is better than all others, ahead of the next by" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| Swin and ViT |")]
     at, ends = (cell.strip() for cell in row.split("|")[2:4])
     low, high = (float(end) for end in ends.split(" to "))
@@ -165,7 +165,7 @@ def test_a_variant_without_a_finished_run_at_a_place_is_named_there(
     with pytest.raises(RunsFailed):
         compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
     said = plain(capsys.readouterr().out)
-    assert "At lr 0.1, A is better than all others, by" in said
+    assert "At lr 0.1, A is better than all others, ahead of the next by" in said
     assert "points (C finished no run there); at lr 0.2, A is better than all others" in said
 
 
@@ -176,7 +176,7 @@ def test_a_variant_with_one_run_is_neither_beaten_nor_best(
     path = write_study(variants=variants, seeds=[1, 2, 3], along={LR: [0.1, 0.2]})
     with pytest.raises(RunsFailed) as failed:
         compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    assert "A is better than all others, by 4.7 points (C finished one run there)" in plain(capsys.readouterr().out)
+    assert "A is better than all others, ahead of the next by 4.7 points (C finished one run there)" in plain(capsys.readouterr().out)
     text = failed.value.report.with_suffix(".md").read_text()
     assert "(C finished one run there)" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| A and C |")]

@@ -95,7 +95,7 @@ def best_where(line: Line) -> str:
             metric, digits = line.points[0].metric, max(point.digits for point in line.points)
             by = " to ".join(dict.fromkeys(metric.text(end, digits) for end in (min(leads), max(leads))))
             unit = " points" if metric.is_accuracy else ""
-            parts.append(f"{where} {best} is better than all others, by {by}{unit}{but}")
+            parts.append(f"{where} {best} is better than all others, ahead of the next by {by}{unit}{but}")
         elif len(top) == compared:
             parts.append(f"{where} no variant is better than all others or worse{but}")
         else:
