@@ -176,7 +176,9 @@ def test_a_variant_with_one_run_is_neither_beaten_nor_best(
     path = write_study(variants=variants, seeds=[1, 2, 3], along={LR: [0.1, 0.2]})
     with pytest.raises(RunsFailed) as failed:
         compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    assert "A is better than all others, ahead of the next by 4.7 points (C finished one run there)" in plain(capsys.readouterr().out)
+    assert "A is better than all others, ahead of the next by 4.7 points (C finished one run there)" in plain(
+        capsys.readouterr().out
+    )
     text = failed.value.report.with_suffix(".md").read_text()
     assert "(C finished one run there)" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| A and C |")]

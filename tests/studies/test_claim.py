@@ -1,6 +1,7 @@
 """A claim of a paper as part of a study: parsed, judged in one word, and the first line of the report."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -165,7 +166,9 @@ def test_the_report_opens_with_the_claim_and_one_word(write_study: Write, tmp_pa
     report = compare(path, tmp_path / "runs", program=FAKE_PROGRAM).with_name("report.md").read_text()
     first, *rest = [plain(line) for line in report.splitlines() if line]
     assert first == "# Swin v2 is better than Swin and Swin than ViT: repeated."
-    assert any(line.startswith("Swin v2 is better than Swin by") for line in rest)
+    assert any(line.startswith("Swin v2 > Swin: repeated. The first leads by") for line in rest)
+    assert any(line.startswith("All variants: Swin v2 is better than Swin by") for line in rest)
+    assert any(f"compare --config {path} --root {tmp_path / 'runs'} " in line for line in rest)
     assert "Claim: Author 2020, table 1: ViT 70, Swin 80.5." in rest
     assert "What differs here: Digits instead of photographs." in rest
     assert [line.split(" | ")[0] for line in rest if "repeated |" in line] == ["| Swin v2 > Swin", "| Swin > ViT"]
@@ -195,6 +198,8 @@ def test_one_page_tells_of_all_claims_and_runs_what_is_missing(write_study: Writ
     assert "2\u00a0claims tested: 2 repeated" in page
     assert page.index("The cheap claim.") < page.index("The dear claim.")
     assert page.count("Swin &gt; ViT</th>") == 2
+    figures = re.findall(r"\((.*/claim.png)\)", (root / "report.md").read_text())
+    assert [(root / figure).is_file() for figure in figures] == [True, True]
     run_claims(folder, root, run_study)
     assert started == ["cheap", "dear"]
     with (folder / "dear.yaml").open("a") as file:

@@ -106,8 +106,8 @@ def doubts(costs: Mapping[str, Cost]) -> list[str]:
     if not reasons:
         return []
     return [
-        f"Images/s are unreliable: while cost was measured, {' and '.join(reasons)}. Remove the files cost.json and "
-        "measure again on an idle machine."
+        f"Images/s are unreliable: while cost was measured, {' and '.join(reasons)}. To measure again, "
+        "remove the files cost.json of the variants and repeat the command on an idle machine."
     ]
 
 

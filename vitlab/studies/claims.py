@@ -67,7 +67,7 @@ def write_page(studies: Sequence[Study], root: Path) -> Path:
             continue
         words.append(record["word"])
         rows.append(Row(study.name, [record["word"], f"{record['minutes']:.0f}", study.claim.sentence]))
-        chart = Chart(f"../{folder}/figures/claim", record["caption"], lambda results, layout: None)  # type: ignore[arg-type, return-value]
+        chart = Chart(f"{folder}/figures/claim", record["caption"], lambda results, layout: None)  # type: ignore[arg-type, return-value]
         parts: list[Part] = [
             *(Text(text) for text in [study.claim.sentence, *record["text"]]),
             *deciding_table(record["deciding"]),
@@ -86,8 +86,8 @@ def write_page(studies: Sequence[Study], root: Path) -> Path:
         lead=[
             "Each claim of a paper is a study with several seeds. Its word follows from intervals over seeds and test "
             "images. Repeated: what the claim calls better is better here, beyond chance. Contradicted: the opposite "
-            "is. Equal within the margin: a difference that matters is excluded. Not settled: the runs do not tell. A "
-            "word is about the data and the budget named below the claim, not about the paper's own."
+            "is. Equal within the margin: a difference that matters is excluded. Not settled: none of these. A word "
+            "is about the data and the budget named below the claim, not about the paper's own."
         ],
         remarks=[],
         sections=[Section("All claims", [table]), *sections],

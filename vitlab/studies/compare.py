@@ -22,7 +22,7 @@ from vitlab.studies.grid import Run
 from vitlab.studies.looks import append_look, look_of, read_looks
 from vitlab.studies.prepared import Prepared
 from vitlab.studies.report.along import answers
-from vitlab.studies.report.claim import headline
+from vitlab.studies.report.claim import decided, headline
 from vitlab.studies.report.curves import write_curves
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.search import budgets
@@ -114,7 +114,7 @@ def compare(
     results = planned.results(outcomes, *measure(planned.first_runs()))
     append_look(results, planned.folder)
     report = write_report(results, planned.images, planned.folder)
-    claimed = [headline(study.claim, results)] if study.claim else []
+    claimed = [headline(study.claim, results), *decided(study.claim, results)] if study.claim else []
     conclusion = [*claimed, verdict(results), *as_tuned(results), *budgets(results), *outlooks(results)]
     print("", *conclusion, "", sep="\n", flush=True)
     if dashboard is not None and results.finished:

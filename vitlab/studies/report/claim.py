@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from vitlab.atomic_files import write_text
 from vitlab.studies.claim import Claim, Found
 from vitlab.studies.execution.local import allot
-from vitlab.studies.format import NONE, p_value
+from vitlab.studies.format import NONE, SPACE, p_value
 from vitlab.studies.report.differences import INTERVAL
-from vitlab.studies.report.document import Note, Part, Row, Table
+from vitlab.studies.report.document import Heading, Note, Part, Row, Table
 from vitlab.studies.report.figures import Chart, Drawing, Layout, draw_claim
 from vitlab.studies.report.remarks import objections
 from vitlab.studies.report.verdict import outlooks, verdict
@@ -47,6 +47,15 @@ def deciding(claim: Claim, results: StudyResults) -> list[list[str]]:
     return rows
 
 
+def decided(claim: Claim, results: StudyResults) -> list[str]:
+    """Return the rows of `deciding` as sentences."""
+    unit = f"{SPACE}points" if results.metric.is_accuracy else ""
+    return [
+        f"{order}: {word}. The first leads by {lead}{unit} {interval}." if lead != NONE else f"{order}: {word}."
+        for order, lead, interval, _, word in deciding(claim, results)
+    ]
+
+
 def deciding_table(rows: Sequence[Sequence[str]]) -> list[Part]:
     """Return the rows of `deciding` as a table, with a note on how to read it."""
     table = Table(
@@ -56,7 +65,7 @@ def deciding_table(rows: Sequence[Sequence[str]]) -> list[Part]:
         left=["Word"],
     )
     note = "Intervals and p are over seeds and test images, and adjusted for all pairs of the study's variants."
-    return [table, Note(note)]
+    return [Heading("What decides the word"), table, Note(note)]
 
 
 def headline(claim: Claim, results: StudyResults) -> str:
@@ -84,7 +93,7 @@ def write_claim(claim: Claim, results: StudyResults, drawing: Drawing, folder: P
         "ended": not results.failures and (results.watch is None or results.watch.stop is not None),
         "minutes": seconds / 60 / allot([result.run for result in results.finished], results.study.jobs).jobs,
         "deciding": deciding(claim, results),
-        "text": [f"In one word: {word}.", finding, *about(claim), *outlooks(results)],
+        "text": [f"In one word: {word}.", f"All variants: {finding}", *about(claim), *outlooks(results)],
         "caption": caption(claim),
         "wide": drawing.wide,
         "narrow": drawing.narrow,
@@ -106,4 +115,5 @@ def chart(claim: Claim) -> Chart:
     def draw(results: StudyResults, layout: Layout) -> Figure:
         return draw_claim(claim, results, layout)
 
-    return Chart("claim", f"{claim.sentence} As published, and in these runs.", draw)
+    shown = "As published, and in these runs." if claim.published else "In these runs."
+    return Chart("claim", f"{claim.sentence} {shown}", draw)

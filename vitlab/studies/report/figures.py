@@ -53,9 +53,14 @@ WIDE, NARROW = Layout(860, 2), Layout(350, 1)
 class Chart(NamedTuple):
     """A chart of the report: the name of its files, its description for screen readers, the function that draws it."""
 
-    name: str
+    name: str  # with folders, like digits/figures/claim, that of another report
     description: str
     draw: Callable[[StudyResults, Layout], Figure]
+
+    @property
+    def path(self) -> str:
+        """The path of its PNG file from the report."""
+        return f"{self.name}.png" if "/" in self.name else f"figures/{self.name}.png"
 
 
 class Drawing(NamedTuple):

@@ -9,7 +9,7 @@ from vitlab.studies.draws import describe_draws
 from vitlab.studies.format import SPACE, counted
 from vitlab.studies.looks import look_of
 from vitlab.studies.report import figures
-from vitlab.studies.report.claim import about, caption, deciding, deciding_table, headline, write_claim
+from vitlab.studies.report.claim import about, caption, decided, deciding, deciding_table, headline, write_claim
 from vitlab.studies.report.claim import chart as chart_of
 from vitlab.studies.report.document import Code, Details, Document, Figure, Part, Section, render
 from vitlab.studies.report.heat import heat_chart
@@ -38,8 +38,10 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     results.table().to_csv(folder / "results.csv", index=False)
     write_verdict(results, folder)
     study, claim, sections = results.study, results.study.claim, list[Section]()
+    root = folder.parents[1] if study.place else folder.parent
+    place = "" if root == Path("runs") else f" --root {shlex.quote(str(root))}"
     commands: list[Part] = [
-        Code(f"python -m vitlab compare --config {shlex.quote(str(study.path))}    # the whole study")
+        Code(f"python -m vitlab compare --config {shlex.quote(str(study.path))}{place}    # the whole study")
     ]
     if results.finished:
         if results.metric.one_class:
@@ -63,15 +65,15 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     commands.append(Details("The study's file", [Code(study.path.read_text(encoding="utf-8").strip())]))
     claimed = []
     if claim is not None and results.finished:
-        decided = deciding_table(deciding(claim, results))
-        claimed = [Section("Claim", [*decided, Figure(drawings["claim"], caption(claim))])]
+        table = deciding_table(deciding(claim, results))
+        claimed = [Section("Claim", [Figure(drawings["claim"], caption(claim)), *table])]
         write_claim(claim, results, drawings["claim"], folder)
     document = Document(
         title=f"{study.name} – a comparison",
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
         heading=headline(claim, results) if claim else verdict(results),
         lead=[
-            *([verdict(results), *about(claim)] if claim else []),
+            *([*decided(claim, results), f"All variants: {verdict(results)}", *about(claim)] if claim else []),
             *([f"Apart from that: {conclusion(results)}"] if objections(results) else []),
             *_summary(results),
             *as_tuned(results),
