@@ -324,6 +324,20 @@ def test_names_are_text_not_markup(tmp_path: Path, no_figures: None) -> None:
     assert "dog &amp; son" in html
 
 
+def test_a_baseline_says_whose_training_images_it_has_where_the_variants_have_others(
+    tmp_path: Path, no_figures: None
+) -> None:
+    (tmp_path / "study.yaml").write_text("name: x")
+    study = results({"A": {0: right(0.9, 90), 1: right(0.8, 90)}, "B": {0: right(0.7, 90), 1: right(0.7, 90)}})
+    images = Awkward()
+    object.__setattr__(study, "class_names", images.class_names)
+    object.__setattr__(study.study, "path", tmp_path / "study.yaml")
+    assert "those of A" not in write_report(study, images, tmp_path).read_text()
+    for run in study.finished:
+        run.data["splits"] = {"train": {"digest": run.run.variant}}
+    assert "training images, those of A" in write_report(study, images, tmp_path).read_text()
+
+
 @pytest.mark.parametrize("test", ["pooled", "paired"])
 def test_a_study_of_which_nothing_is_left_still_has_a_page(test: str, tmp_path: Path, digits: Digits) -> None:
     variants = {"A": variant(0.9, fail=[1]), "B": variant(0.8, fail=[1])}

@@ -88,7 +88,10 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
         marks = *_below_baselines(results, result.score.mean), *(f"≠ {x}" for x in results.set_apart(result))
         rows.append((metric.sign * result.score.mean, 0, _row(result, *cells, marks=marks)))
     if lines := results.baselines:
-        notes = lines.describe_knn(results.tested_on_validation), f"always “{lines.majority_class}”"
+        first, *_ = results.study.variants
+        trained_on = {run.training_images for run in results.finished if run.run.seed == results.study.seeds[0]}
+        whose = f", those of {first}" if len(trained_on) > 1 else ""
+        notes = lines.describe_knn(results.tested_on_validation) + whose, f"always “{lines.majority_class}”"
         for (name, accuracy), note in zip(reversed(lines.lines.items()), notes, strict=True):
             rows.append((accuracy, 1, Row(name, (percent(accuracy, digits), note), reference=True)))
     # A variant that ties with a baseline does not beat it, and is listed below.
