@@ -17,7 +17,7 @@ from vitlab.commands.dispatch import run
 from vitlab.config import Config, load_yaml, merge
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.experiment.chain import Source
-from vitlab.experiment.experiment import Experiment
+from vitlab.experiment.experiment import SECONDS_BETWEEN_TRIES, Experiment
 from vitlab.runs.lock import run_lock
 from vitlab.studies.compare import results_of
 from vitlab.studies.report.remarks import objections, remarks
@@ -127,8 +127,13 @@ def test_a_run_waits_while_another_trains_what_it_starts_from(
     assert other.stdout is not None
     assert other.stdout.readline() == "locked\n"
 
+    usual = time.sleep
+
     def sleep(seconds: float) -> None:
-        other.communicate("")
+        if seconds == SECONDS_BETWEEN_TRIES:
+            other.communicate("")
+        else:  # of another thread, like that of a progress bar
+            usual(seconds)
 
     monkeypatch.setattr(time, "sleep", sleep)
     chain.fit()
