@@ -40,7 +40,7 @@ class LastEpochValidation(Callback):
         if trainer.check_val_every_n_epoch is None:  # validation counts batches
             return
         batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
-        in_epoch = -(-batches // accumulate)
+        in_epoch = math.ceil(batches / accumulate)
         steps = trainer.max_steps - done if trainer.max_steps >= 0 else math.inf
         if steps <= in_epoch or trainer.current_epoch + 1 in (trainer.max_epochs, self.pause_after):
             self._set = self._set or (trainer.check_val_every_n_epoch, trainer.val_check_batch)
