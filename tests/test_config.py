@@ -96,11 +96,50 @@ def test_a_missing_file_is_answered_with_those_that_are_there(tmp_path: Path) ->
         load_yaml(tmp_path / "vti.yaml")
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [1\nb: 2", "line 2"), ("- 1\n- 2", "list; expected a mapping")])
-def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "bad.yaml").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        load_yaml(tmp_path / "bad.yaml")
+BOMB = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 9)}]\n" for i in range(9))  # 9⁹ values
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1\nb: 2", ", line 2, column 2: not valid YAML, "),
+        ("- 1\n- 2", " contains a list; expected a mapping"),
+        ("a:\n\tb: 2", ", line 2, column 1: a tab; indent with spaces"),
+        ("a: @b", ", line 1, column 4: a value cannot begin with @; put it in quotes"),
+        ("a: \x07", " is not valid YAML: unacceptable character #x0007"),
+        ("trainer: {max_epochs: 9}\nb: 1\ntrainer: {}", ", line 3: `trainer` is given twice, also in line 1. Remove"),
+        ("a: [{b: {c: 1}, c: 2, b: 3}]", ", line 1: `b` is given twice, also in line 1. Remove or rename one."),
+        (BOMB, r", line 6: aliases like \*a4 repeat more than 100,000 values"),
+        ("a: &a [*a]", r", line 1: \*a repeats &a, which contains it"),
+        ("a: " + "[" * 20_000, ", line 1: more than 100 levels of brackets or indentation"),
+        ("a: \xe9t\xe9".encode("latin1"), ", line 1: byte 0xe9 is not UTF-8. Save the file as UTF-8"),
+        (b"PK\x03\x04\0\0", " is not a text file. Give a YAML file .*; --ckpt_path takes a checkpoint"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused_in_one_line(
+    tmp_path: Path, text: str | bytes, message: str
+) -> None:
+    """YAML 1.2, section 3.2.1.3: the keys of a mapping are unique; PyYAML takes the last one."""
+    bad = tmp_path / "bad.yaml"
+    bad.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=message) as raised:
+        load_yaml(bad)
+    assert str(raised.value).startswith(str(bad))
+    assert "\n" not in str(raised.value)
+
+
+def test_anchors_and_merge_keys_are_no_duplicates(tmp_path: Path) -> None:
+    """YAML's merge key: a mapping's keys take precedence over those that it merges."""
+    (tmp_path / "good.yaml").write_text(
+        "a: &a {x: 1, y: 1}\nb: &b {z: 2}\nc: {<<: *a, <<: *b, y: 3}\nd: [{x: 1}, {x: 1}]"
+    )
+    assert load_yaml(tmp_path / "good.yaml")["c"] == {"x": 1, "y": 3, "z": 2}
+
+
+def test_a_mapping_in_an_argument_is_read_as_one_in_a_file() -> None:
+    optimizer = {"optimizer": {"class_path": "AdamW", "init_args": {}}}
+    with pytest.raises(ValueError, match=r"--optimizer, line 1: `class_path` is given twice"):
+        gather([optimizer], ["--optimizer", "{class_path: SGD, class_path: Muon}"])
 
 
 def test_what_cannot_change_a_result_is_no_conflict() -> None:

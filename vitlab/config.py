@@ -1,7 +1,7 @@
 """Experiments as plain dictionaries: read YAML files and arguments, merge them, list what differs. Knows no torch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
@@ -44,6 +44,8 @@ TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "use_distributed_sampler": False,
 
 ABSENT = "(absent)"
 
+DEEPEST, LARGEST = 100, 100_000  # levels, and values that aliases repeat, of any configuration and then some
+
 
 # Keys and values of configurations that had another name before; what was trained with them is read, tested, continued.
 RENAMED = {
@@ -76,16 +78,13 @@ def load_yaml(path: str | Path) -> Config:
 
     Raises:
         FileNotFoundError: no such file; the message lists the YAML files of its folder.
-        ValueError: not valid YAML (with line and column), or not a mapping.
+        ValueError: not a text in UTF-8, not valid YAML (see `parse_yaml`), or not a mapping.
     """
     path = Path(path)
     if not path.is_file():
         siblings = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "no YAML file"
         raise FileNotFoundError(f"No configuration {path}. {path.parent}/ contains {siblings}.")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=SafeLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = parse_yaml(_text_of(path), str(path))
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -93,6 +92,102 @@ def load_yaml(path: str | Path) -> Config:
             f"{path} contains a {type(content).__name__}; expected a mapping like `trainer: {{max_epochs: 10}}`."
         )
     return modernize(content)
+
+
+def _text_of(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(4096)
+        if b"\0" in content:
+            raise ValueError(
+                f"{path} is not a text file. Give a YAML file or a run directory; --ckpt_path takes a checkpoint."
+            )
+        content += file.read()
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8. Save the file as UTF-8, or convert "
+            f"it: iconv -f latin1 -t utf-8 {path}"
+        ) from None
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Return the content of a YAML text.
+
+    Args:
+        source: its file or option, as messages name it.
+
+    Raises:
+        ValueError: not valid YAML (with line and column), a key given twice, or nesting and aliases without end.
+    """
+    try:
+        _refuse_ambiguous(text, source)
+        return yaml.load(text, Loader=SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        raise ValueError(f"{source}, {_fault(error, error.problem_mark, text)}.") from None
+    except yaml.YAMLError as error:  # a character that no text has
+        raise ValueError(f"{source} is not valid YAML: {error}".partition("\n")[0]) from None
+
+
+def _fault(error: yaml.MarkedYAMLError, mark: Any, text: str) -> str:
+    """Return what is wrong, and where."""
+    place = f"line {mark.line + 1}, column {mark.column + 1}"
+    at = "".join(text.splitlines()[mark.line :][:1])[mark.column :][:1]
+    if at == "\t":
+        return f"{place}: a tab; indent with spaces"
+    if at in ("@", "`", "%") and "cannot start" in str(error.problem):
+        return f"{place}: a value cannot begin with {at}; put it in quotes"
+    began = f", {error.context} that begins in line {error.context_mark.line + 1}" if error.context_mark else ""
+    return f"{place}: not valid YAML, {error.problem}{began}"
+
+
+@dataclass
+class _Node:
+    """A mapping or list of a YAML text, as far as it has been read."""
+
+    anchor: str | None = None
+    lines: dict[str, int] | None = None  # of a mapping's keys
+    children: int = 0
+    size: int = 1  # values, those that aliases repeat included
+
+
+def _refuse_ambiguous(text: str, source: str) -> None:
+    """Refuse keys given twice, of which PyYAML takes the last, and what grows without end when it is read."""
+    path, sizes = [_Node()], dict[str | None, int]()  # nodes from the top to the one that is read; sizes by anchor
+    event: Any
+    for event in yaml.parse(text, Loader=SafeLoader):
+        try:
+            if isinstance(event, yaml.CollectionEndEvent):
+                node = path.pop()
+                sizes[node.anchor] = node.size
+                path[-1].size += node.size
+            elif isinstance(event, yaml.NodeEvent):
+                _read_node(event, path, sizes)
+        except ValueError as error:
+            raise ValueError(f"{source}, line {event.start_mark.line + 1}: {error}") from None
+
+
+def _read_node(event: Any, path: list[_Node], sizes: Mapping[str | None, int]) -> None:
+    parent = path[-1]
+    parent.children += 1
+    if isinstance(event, yaml.CollectionStartEvent):
+        if len(path) > DEEPEST:
+            raise ValueError(f"more than {DEEPEST} levels of brackets or indentation. Close some.")
+        path.append(_Node(event.anchor, {} if isinstance(event, yaml.MappingStartEvent) else None))
+    elif isinstance(event, yaml.AliasEvent):
+        if any(node.anchor == event.anchor for node in path):
+            raise ValueError(f"*{event.anchor} repeats &{event.anchor}, which contains it. Write it out.")
+        parent.size += sizes.get(event.anchor, 1)
+        if parent.size > LARGEST:
+            raise ValueError(f"aliases like *{event.anchor} repeat more than {LARGEST:,} values. Use fewer.")
+    else:
+        parent.size += 1
+        if parent.lines is not None and parent.children % 2 and event.value != "<<":  # YAML merges several of these
+            if event.value in parent.lines:
+                first = parent.lines[event.value]
+                raise ValueError(f"`{event.value}` is given twice, also in line {first}. Remove or rename one.")
+            parent.lines[event.value] = event.start_mark.line + 1
 
 
 def modernize(config: Any) -> Any:
@@ -333,7 +428,7 @@ def _choose_class(config: Config, key: str, value: str, report: Report | None, p
         return config
     if below:
         return {**config, here: _choose_class(node, below, value, report, f"{path}{here}.")}
-    named = yaml.safe_load(value) if value.startswith("{") else {"class_path": value}
+    named = parse_yaml(value, f"--{path}{key}") if value.startswith("{") else {"class_path": value}
     if value == "null" or not _changes_class(node, named):
         return config
     if not path and here in RECIPES:
