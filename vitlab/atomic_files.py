@@ -1,11 +1,12 @@
 """Files that are whole or not there, whatever happens while they are written; below everything else."""
 
+import json
 import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from vitlab.internals import pickled_name
 
@@ -33,6 +34,27 @@ def write_text(path: Path, text: str) -> None:
     """Write a text in UTF-8, whole or not at all."""
     with written_whole(path) as file:
         file.write(text.encode())
+
+
+def read_json(path: Path, remedy: str = "Remove it, and give the same command again.") -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        ValueError: it is cut or otherwise damaged; the message names it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON or of UTF-8
+        raise ValueError(f"{path} is damaged ({error}). {remedy}") from None
+
+
+def read_cache(path: Path, missing: Any) -> Any:
+    """Return the content of a JSON file that can be computed again, or `missing` where it is missing or damaged."""
+    try:
+        return read_json(path)
+    except (FileNotFoundError, ValueError):
+        return missing
 
 
 def flaw(path: Path) -> str | None:

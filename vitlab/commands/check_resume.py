@@ -4,7 +4,6 @@ Of two equal short runs one is left alone, and the other is killed (SIGKILL) sev
 on a cluster. Then weights, averages, the optimizer's state, the generators, metrics and predictions are compared.
 """
 
-import json
 import os
 import random
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from vitlab.atomic_files import read_json
 from vitlab.commands.options import StudyParser, experiment_of
 from vitlab.config import Config, merge
 
@@ -112,7 +112,7 @@ def disagreements(undisturbed: Path, other: Path) -> list[str]:
 
 
 def _metrics_in(summary: Path) -> dict[str, float]:
-    metrics = json.loads(summary.read_text(encoding="utf-8"))["metrics"]
+    metrics = read_json(summary)["metrics"]
     return {name: value for name, value in metrics.items() if name not in TIMINGS}
 
 
@@ -200,7 +200,7 @@ def examine(config: Config, steps: int, kills: int, folder: Path, seed: int) -> 
     undisturbed, killed = (KillableRun(file, name, config["seed_everything"]) for name in ("undisturbed", "killed"))
     undisturbed.run_to_the_end()
     rng = random.Random(seed)
-    last = json.loads((undisturbed.directory / "summary.json").read_text(encoding="utf-8"))["steps"]
+    last = read_json(undisturbed.directory / "summary.json")["steps"]
     at = sorted(rng.sample(range(1, last), min(kills, last - 1)))
     killed.run_with_kills(at, rng)
     return killed.kills, disagreements(undisturbed.directory, killed.directory)

@@ -1,9 +1,9 @@
 """`verdict`: what a study concluded, as an exit status, so that a script can ask whether a gain is noise."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from vitlab.atomic_files import read_json
 from vitlab.commands.options import StudyParser
 
 STATUS = {"better": 0, "no winner yet": 1, "equal": 3, "not comparable": 4, "worse": 5}  # 2 is a user's mistake
@@ -20,7 +20,7 @@ def run(arguments: Sequence[str]) -> int:
     path = options.study / "verdict.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. `python -m vitlab compare` writes it into the study's folder.")
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = read_json(path)
     print(record["headline"])
     if options.better is None and options.than is None:
         return STATUS[record["verdict"]]

@@ -5,7 +5,6 @@ processor rounds differently: it sums in another order, and after some steps the
 are still equal is tested on the run's test images.
 """
 
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from vitlab.atomic_files import read_json
 from vitlab.commands.options import StudyParser
 
 
@@ -108,4 +108,4 @@ def _metrics(first: Path, second: Path) -> list[tuple[str, float, float]]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text(encoding="utf-8")))
+    return dict(read_json(file))

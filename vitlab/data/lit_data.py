@@ -1,7 +1,6 @@
 """Photographs by the terabyte: LitData's shards in a folder or an object store, or Parquet files of the Hub."""
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlab.atomic_files import written_whole
+from vitlab.atomic_files import read_json, written_whole
 from vitlab.data.checking import Check, cache_of, content_of
 from vitlab.data.dataset import Split
 from vitlab.data.decoding import Half, PictureMode, Pixels, decode, to_array
@@ -163,7 +162,7 @@ class LitData(PhotoSource):
 def _is_indexed_parquet(index: Path) -> bool:
     if not index.is_file():
         return False
-    config: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))["config"]
+    config: dict[str, Any] = read_json(index)["config"]
     return config.get("item_loader") == "ParquetLoader"  # older shards do not say
 
 

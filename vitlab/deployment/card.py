@@ -13,6 +13,7 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 
+from vitlab.atomic_files import read_json
 from vitlab.config import Config
 from vitlab.data import ImageDataModule
 from vitlab.data.photos import height_and_width
@@ -69,7 +70,7 @@ class Exported:
     def test_is_validation(self) -> bool:
         """Whether the run was tested on the images that it was validated on, for want of others."""
         facts = self.run / "data.json"
-        return facts.is_file() and bool(json.loads(facts.read_text(encoding="utf-8"))["test_is_validation"])
+        return facts.is_file() and bool(read_json(facts)["test_is_validation"])
 
     def metadata(self) -> dict[str, str]:
         """Return what a user of the files, and `vitlab.load`, must know, each value as JSON."""
@@ -117,7 +118,7 @@ class Exported:
         if not summary.is_file():
             return {}
         prefix = "test_ema/" if self.averaged else "test/"
-        metrics = json.loads(summary.read_text())["metrics"]
+        metrics = read_json(summary)["metrics"]
         found = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
         return {name: value for name, value in found.items() if name != "top5" or self.encoder.num_classes > 5}
 
@@ -165,7 +166,7 @@ def write_card(
         stages=stages,
         construction=construction(backbone, exported.encoder.num_classes),
         recipe=yaml.safe_dump(recipe(exported.config), sort_keys=False, allow_unicode=True).strip(),
-        environment=json.loads(environment.read_text()) if environment.is_file() else {},
+        environment=read_json(environment) if environment.is_file() else {},
     )
     path = folder / "README.md"
     path.write_text(text, encoding="utf-8")

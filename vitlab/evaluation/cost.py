@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitlab.atomic_files import write_text
+from vitlab.atomic_files import read_json, write_text
 from vitlab.evaluation.flops import flops_of
 
 READY = "vitlab benchmark: ready"  # printed by `benchmark --in_turn` before the first turn and after each
@@ -87,7 +87,7 @@ class Cost:
         Raises:
             ValueError: another version of vitlab wrote it.
         """
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path)
         if content.keys() != {field.name for field in fields(cls)}:
             raise ValueError(f"{path} was written by another version of vitlab. Remove it to measure again.")
         quartiles: dict[str, Any] = {key: tuple(value) for key, value in content.items() if isinstance(value, list)}

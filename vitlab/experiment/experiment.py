@@ -22,7 +22,7 @@ from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from vitlab.atomic_files import flaw
+from vitlab.atomic_files import flaw, read_json
 from vitlab.config import Config, changes, conflicts, flatten, gather, load_yaml, modernize, pairs, short, split
 from vitlab.data import ImageDataModule
 from vitlab.experiment.chain import TAKEN_FROM, Source
@@ -436,4 +436,4 @@ def _listed(lines: Sequence[str], most: int = 3) -> str:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}

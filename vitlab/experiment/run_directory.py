@@ -1,9 +1,9 @@
 """A run directory may be moved: commands find a run by its path, not by the name and root in its configuration."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from vitlab.atomic_files import read_json
 from vitlab.config import Config
 
 CONFIG, MARK = "config.yaml", "environment.json"  # only a run writes the second next to the first
@@ -65,4 +65,4 @@ def shortfalls(directory: Path) -> list[str]:
     summary = directory / "summary.json"
     if not summary.is_file():
         return ["not finished"]
-    return list(json.loads(summary.read_text(encoding="utf-8")).get("partial") or [])
+    return list(read_json(summary).get("partial") or [])

@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from vitlab.atomic_files import write_text, written_whole
+from vitlab.atomic_files import read_json, write_text, written_whole
 from vitlab.data import ImageDataModule
 from vitlab.distributed import mean_over_processes
 from vitlab.internals import can_skip_its_step, skip_step_if
@@ -178,7 +178,7 @@ class Replay(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Objective)
-        step = NonFiniteStep(**json.loads((self.folder / "report.json").read_text(encoding="utf-8")))
+        step = NonFiniteStep(**read_json(self.folder / "report.json"))
         step.loss, step.cause = NonFiniteStep.loss, NonFiniteStep.cause
         states = torch.load(self.folder / "generators.pt", weights_only=True)
         self.result = recompute(trainer, pl_module, step, states)

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 import vitlab
-from vitlab.atomic_files import write_text
+from vitlab.atomic_files import read_json, write_text
 from vitlab.data import ImageDataModule
 from vitlab.distributed import from_all_processes
 from vitlab.evaluation.cost import processor_name
@@ -84,7 +84,7 @@ class RunRecord(Callback):
             erase(self.directory)
         else:
             file = self.directory / "environment.json"
-            before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else now
+            before = read_json(file) if file.is_file() else now
             if differences := inexact(before, now):
                 log.warning("Continued, but not to the bit: %s.", "; ".join(differences))
             now = continued(before, now)
@@ -233,7 +233,7 @@ def _images_seen(trainer: Trainer) -> int:
 
 def _seconds_of(directory: Path) -> float:
     """Return the time of a finished training and of those that it starts from."""
-    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(directory / "summary.json")
     return float(summary["seconds"] + summary["seconds_before"])
 
 

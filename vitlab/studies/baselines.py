@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vitlab.atomic_files import write_text
+from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config
 from vitlab.evaluation.knn import choose_k, predict
 
@@ -77,10 +77,9 @@ class Baselines:
 
 def baselines(images: Images, data: Config, cache: Path) -> Baselines:
     """Return the baselines of a data set, from the cache if that has the same `data` section."""
-    if cache.is_file():
-        known = json.loads(cache.read_text(encoding="utf-8"))
-        if known["data"] == data:
-            return Baselines(**known["baselines"])
+    known = read_cache(cache, {"data": None})
+    if known["data"] == data:
+        return Baselines(**known["baselines"])
     measured = _measure(images)
     write_text(cache, json.dumps({"data": data, "baselines": asdict(measured)}, indent=2) + "\n")
     return measured

@@ -1,6 +1,5 @@
 """Test a folder of claims: run the studies that are missing, the cheapest first, and write one page about all."""
 
-import json
 import math
 import shlex
 import time
@@ -8,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitlab.atomic_files import read_json
 from vitlab.config import load_yaml
 from vitlab.studies.claim import CONTRADICTED, EQUAL, OPEN, REPEATED
 from vitlab.studies.format import counted, joined
@@ -105,5 +105,5 @@ def _minutes(study: Study) -> float:
 
 def _read(file: Path) -> dict[str, Any]:
     """Return a study's record; empty before its report, or where an earlier version of this code wrote it."""
-    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    record = read_json(file) if file.is_file() else {}
     return record if "deciding" in record else {}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vitlab.atomic_files import write_text
+from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config
 from vitlab.studies.baselines import Images, Split
 from vitlab.studies.format import counted
@@ -48,7 +48,7 @@ def duplicates(images: Callable[[], Images], data: Config, cache: Path) -> Dupli
     Args:
         data: The settings that choose the images.
     """
-    known = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else []
+    known = read_cache(cache, [])
     for record in known:
         if record["data"] == data:
             return Duplicates(**record["duplicates"])

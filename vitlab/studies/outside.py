@@ -1,11 +1,11 @@
 """What belongs to a study but is in none of its averages: runs left out, compute before the runs, leaked images."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vitlab.atomic_files import read_json
 from vitlab.config import weights_of
 from vitlab.experiment.chain import Source
 from vitlab.studies.duplicates import Duplicates
@@ -132,4 +132,4 @@ def _test_split_of(run: Path) -> Any:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}

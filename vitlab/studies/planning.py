@@ -5,7 +5,6 @@ test set gives (`power.guessed`). Ranges are of 80 %: the variances' (`power`), 
 Nothing here starts a run or writes a file.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from vitlab.atomic_files import read_json
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import correct, read_predictions
 from vitlab.experiment.run_directory import shortfalls
@@ -204,7 +204,7 @@ def read_past(
 
 def _read(directory: Path, metric: Metric) -> tuple[PastRun, object]:
     """Return a run, and what it was tested on."""
-    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(directory / "summary.json")
     tested: object = None
     if metric.is_accuracy:
         predictions = read_predictions(directory / "predictions.parquet")

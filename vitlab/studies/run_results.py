@@ -1,6 +1,5 @@
 """The results of finished runs, read from their directories: of a run, and of the runs of a variant together."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from vitlab.atomic_files import read_json
 from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.predictions import CALIBRATION_BINS, Predictions, read_predictions
 from vitlab.studies.execution.local import Outcome, cut_short
@@ -263,16 +263,14 @@ def _is_of_another_test(result: RunResult) -> bool:
 
 
 def _read(run: Run) -> RunResult:
-    def read_json(name: str) -> dict[str, Any]:
-        return dict(json.loads((run.directory / name).read_text(encoding="utf-8")))
-
+    directory = run.directory
     return RunResult(
         run=run,
-        predictions=read_predictions(run.directory / "predictions.parquet"),
-        summary=read_json("summary.json"),
-        environment=read_json("environment.json"),
-        history=pd.read_csv(run.directory / "metrics.csv"),
-        data=read_json("data.json") if (run.directory / "data.json").is_file() else {},
+        predictions=read_predictions(directory / "predictions.parquet"),
+        summary=read_json(directory / "summary.json"),
+        environment=read_json(directory / "environment.json"),
+        history=pd.read_csv(directory / "metrics.csv"),
+        data=read_json(directory / "data.json") if (directory / "data.json").is_file() else {},
     )
 
 

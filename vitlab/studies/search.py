@@ -1,6 +1,5 @@
 """The trials of a study's search: trained before the comparison, and the best of each variant by validation."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from vitlab.atomic_files import read_json
 from vitlab.config import Config, merge, nest
 from vitlab.experiment.run_directory import shortfalls
 from vitlab.studies.execution.local import Train, conflicting
@@ -160,7 +160,7 @@ def _test(run: Run) -> float | None:
     if shortfalls(run.directory):
         return None
 
-    metrics = json.loads((run.directory / "summary.json").read_text(encoding="utf-8"))["metrics"]
+    metrics = read_json(run.directory / "summary.json")["metrics"]
     return _finite(metrics.get(run.metric.test))
 
 

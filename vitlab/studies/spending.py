@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vitlab.atomic_files import write_text
+from vitlab.atomic_files import read_json, write_text
 from vitlab.config import Config, flatten, merge, nest
 from vitlab.evaluation.cost import Cost
 from vitlab.studies.budget import Budget, Epoch, Length, Pace
@@ -57,7 +57,7 @@ def spend_budget(
         "jobs": study.jobs,
         "configs": {run.variant: _decisive(run.config) for run in drafts},
     }
-    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    known = read_json(record) if record.is_file() else {}
     if not _fits(known, inputs):
         epochs = {run.variant: epoch_of(run.config, images(run)) for run in drafts}
         try:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vitlab.atomic_files import write_text
+from vitlab.atomic_files import read_json, write_text
 from vitlab.config import Config, nest
 from vitlab.experiment.run_directory import shortfalls
 from vitlab.studies.baselines import Images
@@ -189,7 +189,7 @@ def _earlier_choices(study: Study, trials: Mapping[tuple[str, int], list[Run]], 
     """
     tuning = study.tuning
     assert tuning is not None
-    stored = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    stored = read_json(record) if record.is_file() else {}
     if "choices" in stored or set(stored) != set(study.variants) or tuning.within_seeds:
         return None
     tried = [[Trial(*trial) for trial in stored[variant]["trials"]] for variant in study.variants]

@@ -5,7 +5,6 @@ same order. Two epochs show how many are a minute or a quarter of the budget, wh
 are trained too, and averaged. The folder is removed once the lengths are recorded.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from statistics import fmean
 
 import pandas as pd
 
+from vitlab.atomic_files import read_json
 from vitlab.config import merge, nest
 from vitlab.studies.budget import Pace
 from vitlab.studies.execution.local import Train
@@ -78,7 +78,7 @@ def pace_of(directory: Path) -> Pace:
     Its `metrics.csv` has the images per second of each epoch without validation and checkpoints; these are the rest of
     its time.
     """
-    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(directory / "summary.json")
     speeds = pd.read_csv(directory / "metrics.csv").groupby("epoch")["images_per_second"].mean()
     images = summary["images_seen"] / len(speeds)  # of an epoch
     seconds = images / speeds

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from vitlab.atomic_files import read_json
 from vitlab.studies.execution.local import Outcome, cut_short, is_finished, last_lines, to_replace, write_config
 from vitlab.studies.execution.task import PAUSED, RunTask
 from vitlab.studies.grid import Run
@@ -75,7 +76,7 @@ def run_array(
     """
     replaced = to_replace(runs, overwrite)
     record = Path(executor.folder) / "jobs.json"  # the job of each run, so that a queued run is not submitted again
-    ids: dict[str, str] = json.loads(record.read_text()) if record.is_file() else {}
+    ids: dict[str, str] = read_json(record) if record.is_file() else {}
     waiting = [run for run in runs if run in replaced or not is_finished(run)]
     jobs: dict[Run, Job[int]] = {}
     for run in waiting:

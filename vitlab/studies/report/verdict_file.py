@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from vitlab.atomic_files import write_text
+from vitlab.atomic_files import read_json, write_text
 from vitlab.studies.report.claim import word_of
 from vitlab.studies.report.remarks import objections, remarks
 from vitlab.studies.report.verdict import verdict
@@ -62,7 +62,7 @@ def standing(run: Path) -> dict[str, Any] | None:
     file = run.absolute().parents[1] / "verdict.json"
     if not file.is_file():
         return None
-    record = json.loads(file.read_text(encoding="utf-8"))
+    record = read_json(file)
     own = [row for row in record["variants"] if slug(row["variant"]) == run.absolute().parent.name]
     return {key: record[key] for key in ("study", "metric", "verdict", "headline")} | own[0] if own else None
 
