@@ -27,6 +27,8 @@ COMMANDS = {
     "benchmark": "cost of an experiment on this machine, its peak memory, the largest batch that fits",
 }
 
+TAKES_FOLDERS = ("prepare", "robustness", "verdict", "claims", "replay", "models")  # and no configuration
+
 HELP = """\
 vitlab: which of ViT, DeiT, Swin and Swin v2, trained how, serves my images best, and how sure am I?
 usage: python -m vitlab COMMAND --config FILE.yaml [--key value …]        FILE.yaml, or a run directory
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from vitlab.experiment.run_directory import config_file
 
     try:  # a wrong path is answered before torch is loaded
-        for file in split(arguments[1:])[0]:
+        for file in [] if command in TAKES_FOLDERS else split(arguments[1:])[0]:
             load_yaml(config_file(file))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import TINY
 from vitlab.__main__ import COMMANDS as ALL
+from vitlab.__main__ import main
 from vitlab.commands.dispatch import run
 from vitlab.commands.help import CLASSES, SETTINGS_OF_RUN, class_names, run_options, trainer_options
 from vitlab.commands.robustness import NAMES
@@ -57,6 +58,15 @@ def test_no_help_imports_torch() -> None:
     code += "\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("False\n")
+
+
+@pytest.mark.parametrize("command", ["prepare", "robustness", "verdict", "claims", "replay", "models"])
+def test_a_folder_is_no_run_to_commands_that_take_none(
+    command: str, tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("folder").mkdir()
+    main([command, "folder"])
+    assert "run directory" not in capsys.readouterr().err
 
 
 def test_benchmark_lists_its_own_option_and_its_subcommands(capsys: pytest.CaptureFixture) -> None:
