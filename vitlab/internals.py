@@ -147,7 +147,8 @@ class Complaint(NamedTuple):
     """One line of a message of jsonargparse.
 
     Attributes:
-        kind: what is wrong: `abstract`, `no class`, `no subclass`, `no attribute`, `no option`; `other`.
+        kind: what is wrong: `abstract`, `no class`, `no subclass`, `no attribute`, `no option`; `other`. Of a value
+            that nothing is wrong with but its type: `type` and `choice`, what would do.
         words: the names in the line; of `other`, the line itself.
     """
 
@@ -179,6 +180,10 @@ _COMPLAINTS = {
     "no attribute": re.compile(r"module '([\w.]+)' has no attribute '(\w+)'"),
     "no option": re.compile(r"(?:[Uu]nrecognized arguments?:|does not accept option|Option|Key) '?(?:--)?([\w.-]+)"),
 }
+_TYPE = re.compile(
+    r"Expected a (?:<class '(?P<type>[\w.]+)'>|typing\.Literal\[(?P<choices>.+)\]|(?P<tuple>tuple with \d+ elements))"
+    r"(?:\. Got value: (?P<value>.*))?"
+)
 
 
 def parsing_failure(message: str) -> tuple[str | None, list[Complaint], str | None]:
@@ -196,11 +201,26 @@ def parsing_failure(message: str) -> tuple[str | None, list[Complaint], str | No
             if "pip install" in line
         ]
     lines = [line for line in lines if line and not line.startswith(_SEARCH)]
-    # Where a value of the right type has a fault, the other types that would have been right do not matter.
-    lines = [line for line in lines if not line.startswith("Expected a <class")] or lines
     place = re.match(r'Parser key "([^"]+)"', message)
     value = re.search(r"^ *Given value: (.{1,80})$", message, re.MULTILINE)
+    types = [match for line in lines if (match := _TYPE.fullmatch(line))]
+    if types and len(types) == len(lines):
+        return place and place[1], _types(types, message), types[-1]["value"] or (value and value[1])
+    # Where a value of the right type has a fault, the other types that would have been right do not matter.
+    lines = [line for line in lines if not _TYPE.fullmatch(line)]
     return place and place[1], [_complaint(line) for line in lines], value and value[1]
+
+
+def _types(found: Sequence[re.Match[str]], message: str) -> list[Complaint]:
+    """Return the types and the values that would have been right."""
+    subtypes = re.search(r"^ *Subtypes: \[(.*)\]$", message, re.MULTILINE)
+    choices = [word.strip(" '") for match in found for word in (match["choices"] or "").split(",") if word]
+    types = [match["type"] or match["tuple"] for match in found if not match["choices"]]
+    if subtypes and choices:  # numbers to choose from make the parser name `int`, too
+        types = [name for name in types if re.search(rf"\b{name}\b", subtypes[1])]
+    if subtypes and "tuple" in types and (pair := re.search(r"\btuple\[([\w, ]+)\]", subtypes[1])):
+        types[types.index("tuple")] = f"tuple with {pair[1].count(',') + 1} elements"
+    return [Complaint(kind, tuple(dict.fromkeys(words))) for kind, words in (("type", types), ("choice", choices))]
 
 
 def _complaint(line: str) -> Complaint:

@@ -227,7 +227,14 @@ def test_the_command_line_beats_a_file_given_after_it(tiny: Write) -> None:
         ),
         (["--model", "Supervized"], "model: no class Supervized. Did you mean Supervised?"),
         (["--model.optimizer.lr", "fast"], "lr: Expected a float. Got value: fast"),
-        (["--trainer.max_epochs", "ten"], "trainer.max_epochs: Expected a int"),
+        (["--trainer.max_epochs", "ten"], "trainer.max_epochs: Expected an int. Got value: ten"),
+        (["--trainer.precision", "fp16"], "32, 16 or bf16. Got value: fp16. Did you mean bf16?"),
+        (["--trainer.deterministic", "maybe"], "deterministic: Expected true or false or warn. Got value: maybe"),
+        (["--run.not_finite", "stopp"], "Expected stop or skip. Got value: stopp. Did you mean stop?"),
+        (["--data.augment.crop_scale", "3"], "data.augment.crop_scale: Expected a list of 2 elements. Got value: 3"),
+        (["--model.optimizer.betas", "0.9"], "betas: Expected a list, like [0.9, 0.999]. Got value: 0.9"),
+        (["--seed_everything", "-1"], "seed_everything is -1; give a whole number from 0 to 4294967295."),
+        (["--init_seed", "4294967296"], "init_seed is 4294967296; give a whole number from 0"),
         (["--model.optimizer.lr", "-1"], "lr is -1.0; give a positive learning rate"),
         (["--data.batch_size", "-3"], "batch_size is -3; it must be 1 or more"),
         (["--model.backbone.num_classes", "7"], "num_classes is 7, but vitlab.data.Digits has num_classes 10"),
@@ -279,6 +286,14 @@ def test_a_mistake_in_the_file_is_one_message_with_the_remedy(
     tiny: Write, capsys: pytest.CaptureFixture[str], changes: Config, message: str
 ) -> None:
     assert message in error_of(capsys, fit("--config", tiny(changes)))
+
+
+@pytest.mark.parametrize("option", ["--model=Supervisd", "--model.backbone=VisionTransformr"])
+def test_what_a_misspelt_class_would_drop_is_not_listed(
+    tiny: Write, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert fit("--config", tiny(), option) == 2
+    assert "replaces" not in capsys.readouterr().err
 
 
 def test_a_file_that_names_no_class_is_told_so(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,6 +82,32 @@ def test_an_option_works_or_is_answered(option: str, tiny: Write, capsys: pytest
         assert (RUN / "summary.json").is_file()
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("devices", "3x"),
+        ("devices", "0"),
+        ("devices", "-2"),
+        ("devices", "0,1"),
+        ("devices", "[a]"),
+        ("num_nodes", "0"),
+        ("accumulate_grad_batches", "0"),
+        ("check_val_every_n_epoch", "0"),
+        ("val_check_interval", "0"),
+        ("gradient_clip_val", "-1.0"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(
+    option: str, value: str, tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", ["--config", str(tiny(SHORT)), f"--trainer.{option}", value]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: trainer.{option} is ")
+    assert "; give " in message
+    assert len(message.splitlines()) == 1
+    assert not RUN.exists()
+
+
 @pytest.mark.filterwarnings("ignore:[^!]*Unable to serialize instance cpu")  # of Lightning's averaging callback
 @pytest.mark.parametrize(
     ("callback", "message"),

@@ -3,7 +3,8 @@
 import difflib
 import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from vitlab.config import Config
 from vitlab.internals import Complaint, is_parsing_failure, missing_arguments, parsing_failure
@@ -52,7 +53,7 @@ def check_sections(config: Config) -> None:
             )
 
 
-def explain(message: str, options: Iterable[str]) -> str:
+def explain(message: str, options: Iterable[str], defaults: Mapping[str, Any] | None = None) -> str:
     """Condense what jsonargparse reports of a wrong argument.
 
     The key and the innermost complaints count; a misspelled key, class or option gets the closest match.
@@ -60,12 +61,16 @@ def explain(message: str, options: Iterable[str]) -> str:
     Args:
         message: jsonargparse's.
         options: the options of the parser, with their dashes.
+        defaults: values by key, as examples of what is right.
     """
     key, complaints, value = parsing_failure(message)
-    lines = [_readable(complaint, options) for complaint in complaints] or ["not a valid value."]
-    text = "\n".join(dict.fromkeys(lines[-MOST_LINES:]))
-    if value and not value.startswith(("NestedArg", "Namespace")) and value not in text:
-        text += f" Given: {value}"
+    if [each.kind for each in complaints] == ["type", "choice"]:
+        text = _expected(complaints[0].words, complaints[1].words, (defaults or {}).get(str(key)), value)
+    else:
+        lines = [_readable(complaint, options) for complaint in complaints] or ["not a valid value."]
+        text = "\n".join(dict.fromkeys(lines[-MOST_LINES:]))
+        if value and not value.startswith(("NestedArg", "Namespace")) and value not in text:
+            text += f" Given: {value}"
     if key is not None:  # an inner level has put its own key in front already
         text = f"{key}.{text}" if re.match(r"[a-z_.0-9]+: ", text) else f"{key}: {text}"
     if unanswered := re.fullmatch(r"([\w.]+): no option ([\w.]+)\.", text):
@@ -93,6 +98,22 @@ def out_of_memory(error: Exception) -> str:
         "--trainer.accumulate_grad_batches keeps the global batch, `python -m vitlab benchmark batch` finds the "
         "largest that fits, and --model.backbone.grad_checkpointing true makes room."
     )
+
+
+_WORDS = {"int": "an int", "bool": "true or false", "str": "a text", "dict": "a mapping", "tuple": "a list"}
+
+
+def _expected(types: Iterable[str], choices: Iterable[str], default: Any, value: str | None) -> str:
+    """Return which types and values would have been right, with the default for an example of a list."""
+    named = [_WORDS.get(name, f"a {name}") for name in types]
+    if "an int" in named and "a float" in named:
+        named = ["a number", *(name for name in named if name not in ("an int", "a float"))]
+    like = f", like {list(default)}" if isinstance(default, list | tuple) and default else ""
+    named = [name.replace("tuple with", "list of") for name in named]
+    *others, last = [*(f"{name}{like if 'list' in name else ''}" for name in named), *choices]
+    listed = f"{', '.join(others)} or {last}" if others else last
+    hint = nearest(str(value), choices)
+    return f"Expected {listed}. Got value: {value}{'.' if hint else ''}{hint}"
 
 
 def _readable(complaint: Complaint, options: Iterable[str]) -> str:

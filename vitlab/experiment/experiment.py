@@ -26,6 +26,7 @@ from vitlab.atomic_files import flaw, read_json
 from vitlab.config import Config, changes, conflicts, flatten, gather, load_yaml, modernize, pairs, short, split
 from vitlab.data import ImageDataModule
 from vitlab.experiment.chain import TAKEN_FROM, Source
+from vitlab.experiment.class_names import spell_out, spell_out_arguments
 from vitlab.experiment.frozen import classify_by_features
 from vitlab.experiment.parser import Settings, help_of_named_size
 from vitlab.experiment.results import Metrics, images_left_out, show, unfinished
@@ -79,7 +80,11 @@ class Experiment:
         )
         files = [source for source in sources if isinstance(source, Path)]
         arguments = [*arguments, *(f"--{setting}" for setting in settings)]
-        named = gather(sources, arguments, log.info)
+        replaced: list[str] = []
+        named = spell_out(gather(sources, arguments, replaced.append))
+        arguments = spell_out_arguments(arguments)
+        for line in replaced:  # by classes whose names are right
+            log.info(line)
         self._settings = Settings(named, arguments)
         self._given_keys = {short(key) for key in flatten(named)} | {key for key, _ in pairs(arguments)}
         self._images, self._compiled = images, False

@@ -14,13 +14,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from vitlab import models
 from vitlab.config import TRAINER_DEFAULTS, Config, pairs
 from vitlab.data import ImageDataModule
-from vitlab.experiment.class_names import settable, spell_out, spell_out_arguments
+from vitlab.experiment.class_names import settable
 from vitlab.experiment.errors import check_sections, explain, readable
 from vitlab.internals import actions_of, options_of, tell_one_batch_from_all
 from vitlab.objectives import Objective
 from vitlab.runs.trainer import Run
 
 tell_one_batch_from_all()
+
+MAX_SEED = 2**32 - 1  # numpy's
 
 
 class VitlabParser(LightningArgumentParser):
@@ -39,7 +41,8 @@ class VitlabParser(LightningArgumentParser):
         return "".join(_help_line(name, options[name]) for name in shown)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        raise ValueError(explain(message, [*options_of(self), *settable(self.named)]))
+        defaults = {action.dest: action.default for action in actions_of(self)}
+        raise ValueError(explain(message, [*options_of(self), *settable(self.named)], defaults))
 
 
 def _help_line(name: str, action: Any) -> str:
@@ -88,6 +91,9 @@ class ConfigurationReader(LightningCLI):
         assert isinstance(parser, VitlabParser)
         parser.named = self.named
         self.config = parser.parse_args(args)
+        for key in ("seed_everything", "init_seed"):
+            if not 0 <= (self.config[key] or 0) <= MAX_SEED:
+                raise ValueError(f"{key} is {self.config[key]}; give a whole number from 0 to {MAX_SEED}.")
 
     def instantiate_classes(self) -> None:
         """Build nothing."""
@@ -96,15 +102,18 @@ class ConfigurationReader(LightningCLI):
 class Settings:
     """A configuration that was parsed: complete, checked, and able to build its parts.
 
+    Args:
+        named: the configuration files, merged, with the import path of each class.
+        arguments: what the command line changes of them, in the same form.
+
     Raises:
         ValueError: a mistake in the configuration; one message of at most five lines.
     """
 
     def __init__(self, named: Config, arguments: Sequence[str]) -> None:
-        named = spell_out(named)
         check_sections(named)
         try:
-            reader = ConfigurationReader(named, spell_out_arguments(arguments))
+            reader = ConfigurationReader(named, arguments)
         except ValueError as error:
             raise ValueError(readable(error)) from None
         self.values: Namespace = reader.config

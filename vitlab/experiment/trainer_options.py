@@ -1,6 +1,7 @@
 """Lightning's options that a run rejects before it begins, each with one message."""
 
 import logging
+import re
 from collections.abc import Iterable
 
 import torch
@@ -14,11 +15,13 @@ from lightning.pytorch.callbacks import (
 )
 
 from vitlab import models
+from vitlab.evaluation.cost import device_for
 from vitlab.objectives import Objective
 from vitlab.runs.knn_monitor import KnnMonitor
 
 log = logging.getLogger("vitlab")
 
+LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "num_nodes": 1, "gradient_clip_val": 0}
 AVERAGING = (StochasticWeightAveraging, WeightAveraging)
 
 
@@ -26,11 +29,12 @@ def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: O
     """Refuse what cannot work in a run, before it begins.
 
     Raises:
-        ValueError: a bare trainer, a callback that averages weights or changes the batch, or one whose metric is not
-            logged.
+        ValueError: a bare trainer, a number out of range, a callback that averages weights or changes the batch, or
+            one whose metric is not logged.
     """
     if chosen.accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise ValueError(f"trainer.accelerator is {chosen.accelerator}, but there is no GPU here; give cpu or auto.")
+    check_numbers(chosen)
     if chosen.barebones:
         raise ValueError(
             "trainer.barebones leaves out all that makes a run: its metrics, checkpoints and progress.\n"
@@ -56,6 +60,19 @@ def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: O
                 f"trainer.callbacks: {name} waits for {each.monitor}, which {type(objective).__name__} does not log.\n"
                 f"It logs {', '.join(known)}."
             )
+
+
+def check_numbers(chosen: Namespace) -> None:
+    """Refuse numbers that Lightning takes and stumbles over later, or answers with a traceback."""
+    on_cpu = device_for(chosen.accelerator).type == "cpu"
+    if not re.fullmatch(r"auto|[1-9]\d*" if on_cpu else r"auto|-1|[1-9]\d*|\[?\d+(, ?\d+)*,?\]?", str(chosen.devices)):
+        some = "processes, like 2" if on_cpu else "GPUs, like 2, their indices, like [0, 1]"
+        raise ValueError(f"trainer.devices is {chosen.devices}; give a number of {some}, or auto.")
+    for name, least in LEAST.items():
+        if chosen[name] is not None and chosen[name] < least:
+            raise ValueError(f"trainer.{name} is {chosen[name]}; give {least} or more.")
+    if chosen.val_check_interval == 0 and isinstance(chosen.val_check_interval, int):
+        raise ValueError("trainer.val_check_interval is 0; give a number of batches, or a share of the epoch.")
 
 
 def check_precision(precision: str, objective: Objective) -> None:
