@@ -17,8 +17,8 @@ except ImportError:
 Config = dict[str, Any]
 Report = Callable[[str], object]
 
-# These sections are recipes: another class of the same kind keeps the arguments that it takes too. Deeper down, equal
-# names mean different things in different classes: AdamW's weight decay is not SGD's, a ViT's depth not a Swin's.
+# These sections are recipes: another class of the same kind keeps the arguments that mean the same to it. Deeper down,
+# equal names mean different things in different classes: AdamW's weight decay is not SGD's, a ViT's depth not a Swin's.
 RECIPES = {"model": "vitlab.objectives", "data": "vitlab.data"}  # and where their short class names are looked up
 
 # Whether these differ between two starts of a run does not change its result.
@@ -252,12 +252,15 @@ def _merge(base: Config, override: Config, path: str, report: Report | None) -> 
 
 
 def _inherit(old: Config, new: Config, home: str) -> Config:
-    """Return `new` with those arguments of `old` under its own that its class takes too."""
-    takes = _parameters(new["class_path"], home)
+    """Return `new` with those arguments of `old` under its own that its class takes too.
+
+    Of a method, those for which both classes publish the same default: MAE and SimMIM mask another share of an image.
+    """
+    takes, took = _parameters(new["class_path"], home), _parameters(old["class_path"], home)
     inherited = {
         name: _fitting(value, takes[name].annotation)
         for name, value in old.get("init_args", {}).items()
-        if name in takes
+        if name in takes and (home != RECIPES["model"] or name not in took or took[name].default == takes[name].default)
     }
     return {**new, "init_args": _merge(inherited, new.get("init_args", {}), "", None)}
 

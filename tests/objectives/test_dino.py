@@ -177,9 +177,17 @@ def test_any_number_of_small_crops(num_local: int) -> None:
     torch.testing.assert_close(objective.loss(views, labels).detach(), torch.stack(pairs).mean())
 
 
-def test_a_single_view_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"two global crops of an image, and was given 1;\s+set data"):
-        dino().loss(crops()[0][1:], torch.zeros(4))
+@pytest.mark.parametrize("name", ["DINO", "MSN"])
+def test_a_single_view_is_refused_before_the_run_begins(
+    name: str, tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when another objective is named over a file of SimMIM."""
+    path = tiny({"model": {"class_path": "vitlab.objectives.SimMIM", "init_args": {"mask_patch_size": 4}}})
+    assert run("fit", ["--config", str(path), "--model", name]) == 2
+    said = capsys.readouterr().err
+    assert f"{name} compares 2 global crops of an image, and the data give 1; set data.multi_crop" in said
+    assert "training" not in said
+    assert not Path("runs").exists()
 
 
 # ---- what trains

@@ -2,13 +2,16 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from time import process_time
 
 import pytest
 import torch
+import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.objectives.small import BACKBONES, batch, closed_form, learn_by_heart, without_gradient
+from vitlab.commands.dispatch import run
 from vitlab.models import VisionTransformer, vit_base_patch16_224, vit_large_patch16_224
 from vitlab.objectives import MAE
 from vitlab.objectives.mae import masked_mse, normalize_patches
@@ -226,3 +229,27 @@ def test_a_ratio_that_hides_nothing_or_all_is_refused(ratio: float, hidden: int)
 def test_a_decoder_that_does_not_divide_among_its_heads_is_refused() -> None:
     with pytest.raises(ValueError, match="decoder_embed_dim of 32 does not divide among 3 heads"):
         mae(decoder_num_heads=3)
+
+
+def test_a_share_of_patches_that_another_method_hides_is_not_taken_over(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MAE publishes 0.75, SimMIM 0.6; what both leave to the user, like the optimizer, stays."""
+    arguments = {"mask_ratio": 0.5, "mask_patch_size": 4, "loss_on": "all"}
+    path = tiny({"model": {"class_path": "vitlab.objectives.SimMIM", "init_args": arguments}})
+    assert run("fit", ["--config", str(path), "--model", "MAE", "--print_config"]) == 0
+    printed = capsys.readouterr()
+    model = yaml.safe_load(printed.out)["model"]["init_args"]
+    assert (model["mask_ratio"], model["loss_on"], model["optimizer"]["init_args"]["lr"]) == (0.75, "all", 1e-3)
+    assert "kept backbone, loss_on, optimizer, schedule; dropped mask_patch_size=4, mask_ratio=0.5." in printed.err
+
+
+def test_a_decoder_much_larger_than_its_encoder_is_a_warning(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = {"limit_train_batches": 1, "limit_val_batches": 0}
+    path = tiny({"model": {"class_path": "vitlab.objectives.MAE"}, "trainer": trainer})
+    small = ["--model.decoder_embed_dim=16", "--model.decoder_depth=1", "--model.decoder_num_heads=2"]
+    for size, warned in (([], True), (small, False)):
+        assert run("fit", ["--config", str(path), *size, f"--run.name={warned}"]) == 0
+        assert ("times the encoder's" in capsys.readouterr().err) == warned

@@ -153,13 +153,6 @@ def test_a_batch_shares_its_mask_as_released_or_each_image_has_its_own(mask_per_
     assert bool((embedded - embedded[:1]).abs().max() < 1e-5) == alike
 
 
-@pytest.mark.parametrize("views", [1, "small"])
-def test_an_anchor_of_the_targets_size_is_asked_for(views: object) -> None:
-    global_1, _, local, _ = crops()[0]
-    with pytest.raises(ValueError, match=r"two crops of one size(?s:.*)set data"):
-        msn().loss([global_1] if views == 1 else [global_1, local], torch.zeros(4))
-
-
 # ---- what trains
 
 

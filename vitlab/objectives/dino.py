@@ -22,7 +22,7 @@ from vitlab.distributed import mean_over_processes
 from vitlab.internals import norms, scale_
 from vitlab.models import Backbone
 from vitlab.objectives.heads import Prototypes, projection
-from vitlab.objectives.self_distillation import SelfDistillation, by_resolution, embed_views
+from vitlab.objectives.self_distillation import SelfDistillation, embed_views
 from vitlab.optim import Optimizer, Schedule
 
 
@@ -58,6 +58,7 @@ class DINO(SelfDistillation):
     """
 
     center: Tensor
+    least_global_views = 2
     remedies = (
         "What has helped others: a lower teacher temperature (0.02 to 0.04), warmed up for longer; fewer outputs (4096 "
         "for a small data set); batches of 256 or more;\nanother momentum (0.99 for a short run, 0.9995 for small "
@@ -103,11 +104,6 @@ class DINO(SelfDistillation):
 
     def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
         global_views = views[: self.global_views]
-        if len(global_views) < 2 or len(by_resolution(global_views)) > 1:
-            raise ValueError(
-                f"DINO compares two global crops of an image, and was given {len(by_resolution(global_views)[0])}; "
-                "set data.init_args.multi_crop."
-            )
         teacher = self.teacher_forward(torch.cat(global_views))  # (G·B, K)
         sharp = teacher_temperature(self.current_epoch, *self.teacher_temps)
         temperature = sharp if self.sharpening else self.student_temp

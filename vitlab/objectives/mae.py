@@ -10,6 +10,7 @@ at the hidden places, as BERT's does, so that the decoder needs none (Table 1c, 
 Letters: B images, N patches, K of them visible, P prefix tokens, D width of the encoder, E of the decoder.
 """
 
+import logging
 from typing import Literal
 
 import torch
@@ -31,6 +32,10 @@ from vitlab.objectives.masking import (
 )
 from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm
 from vitlab.optim import Optimizer, Schedule
+
+log = logging.getLogger("vitlab")
+
+LARGE_DECODER = 3.0  # times the encoder's parameters; 0.3 for the published ViT-B
 
 
 class Decoder(nn.Module):
@@ -125,6 +130,16 @@ class MAE(MaskedPretraining):
         sizes = backbone.num_features, values, decoder_embed_dim, decoder_depth, decoder_num_heads
         self.decoder = Decoder((height, width), *sizes, mask_token=in_decoder)
         self.mask_token = None if in_decoder else new_mask_token(backbone.patch_embed.proj.out_channels)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        decoder, encoder = (sum(p.numel() for p in part.parameters()) for part in (self.decoder, self.backbone))
+        if stage == "fit" and decoder > LARGE_DECODER * encoder:
+            log.warning(
+                "The decoder has %s parameters, %.0f times the encoder's %s, and takes most of the time: the defaults "
+                "are published for a ViT-B and larger. Give a smaller model.decoder_embed_dim and model.decoder_depth.",
+                *(f"{decoder:,}", decoder / encoder, f"{encoder:,}"),
+            )
 
     def no_weight_decay(self) -> set[str]:
         """Only biases and norms: the released code decays the class token and the mask token too."""

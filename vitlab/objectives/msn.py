@@ -52,6 +52,8 @@ class MSN(SelfDistillation):
         init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
     """
 
+    least_global_views = 2  # target and anchor
+
     def __init__(
         self,
         backbone: VisionTransformer,
@@ -99,11 +101,6 @@ class MSN(SelfDistillation):
 
     def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
         target, *anchors = views
-        if self.global_views < 2 or not anchors or anchors[0].shape != target.shape:
-            raise ValueError(
-                f"MSN needs two crops of one size, target and anchor, and was given views of "
-                f"{[tuple(view.shape[2:]) for view in views]} px; set data.init_args.multi_crop."
-            )
         with torch.no_grad():
             similarity = self.prototypes(self.teacher_forward(target)) / self.temperature  # (B, K)
             targets = (similarity / self.sharpen).softmax(dim=-1)

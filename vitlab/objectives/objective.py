@@ -151,6 +151,12 @@ class Objective(LightningModule, ABC):
                 f"{type(self).__name__} needs the number of classes and the batch size, which loaders do not give; "
                 "give the Trainer a data module: datamodule=vitlab.data.ImageFolder(…)."
             )
+        channels: int = self.trainer.datamodule.in_chans  # type: ignore[attr-defined]
+        if self.backbone.in_chans != channels:
+            raise ValueError(
+                f"The backbone takes images of {self.backbone.in_chans} channels and the data have {channels}; "
+                f"give it in_chans={channels}."
+            )
         if stage == "fit" and self.trainer.max_epochs == self.trainer.max_steps == -1:
             raise ValueError(
                 "A schedule needs the length of the run, which trainer.max_time does not give; "

@@ -48,6 +48,7 @@ class SelfDistillation(Objective, ABC):
         momentum_teacher_end: m at the end. If both are 0, the teacher is a copy of the student.
     """
 
+    least_global_views = 1  # that the loss compares
     remedies = (
         "What has helped others: another momentum (0.99 for a short run, 0.9995 for small batches); batches of 256 or "
         "more; a lower learning rate; trainer.precision 32-true."
@@ -108,8 +109,14 @@ class SelfDistillation(Objective, ABC):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         multi_crop = self.trainer.datamodule.multi_crop  # type: ignore[attr-defined]
-        if multi_crop is not None:  # otherwise the loss reports that it is missing
-            self.global_views = multi_crop.global_crops.number
+        number = 1 if multi_crop is None else multi_crop.global_crops.number
+        if stage == "fit" and number < self.least_global_views:
+            raise ValueError(
+                f"{type(self).__name__} compares {self.least_global_views} global crops of an image, and the data give "
+                f"{number}; set data.multi_crop, with as many in global_crops.number."
+            )
+        if multi_crop is not None:
+            self.global_views = number
 
     def load_backbone(self, path: Path) -> None:
         super().load_backbone(path)
