@@ -131,6 +131,7 @@ def test_a_run_is_tested_at_other_sizes_as_it_is_and_fine_tuned(tiny: Write, cap
     assert (Path("out/transfer.csv").read_text(), Path("out/transfer.md").read_text()) == (written, page)
     assert Path("out/swin-12px/seed-0/predictions.parquet").stat().st_mtime_ns == predicted
     assert run("transfer", ["--config", trained, "--sizes", "12", "--images", "60", "--out", "fewer"]) == 0
+    assert capsys.readouterr().err.count("Weights: ") == 1
     assert pd.read_csv("fewer/transfer.csv")["images"].tolist() == [60, 60]
 
 

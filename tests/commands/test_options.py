@@ -115,3 +115,14 @@ def test_a_misspelt_name_is_answered_before_torch_is_imported(tiny: Write, mista
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_its_option(
+    tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--config", str(tiny()), "--ckpt_path", "none"]
+    Path("file").touch()
+    assert run("export", [*arguments, "--out", "file/model"]) == 2
+    assert "error: --out: file/model cannot be written (Not a directory); give another" in capsys.readouterr().err
+    assert run("fit", [*arguments[:2], "--run.root", "file/runs"]) == 2
+    assert "error: file/runs/tiny/seed-0: Not a directory." in capsys.readouterr().err

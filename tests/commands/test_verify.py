@@ -82,3 +82,12 @@ def test_a_run_that_fails_is_quoted(finished: Path, capsys: pytest.CaptureFixtur
 def test_what_is_no_finished_run_is_refused(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("verify", ["runs/nothing"]) == 2
     assert "runs/nothing is no finished run: it has no summary.json" in capsys.readouterr().err
+
+
+def test_a_run_without_checkpoint_is_refused_before_it_is_repeated(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "repeat", lambda *args: pytest.fail("repeated"))
+    assert run("fit", ["--config", str(tiny({"trainer": {"max_epochs": 0}}))]) == 0
+    assert run("verify", [str(RUN)]) == 2
+    assert f"{RUN} has no checkpoints/last.ckpt to compare" in capsys.readouterr().err

@@ -155,6 +155,22 @@ def test_a_name_cannot_leave_the_root(name: str, tiny: Write, capsys: pytest.Cap
     assert not list(Path.cwd().glob("../evil"))
 
 
+@pytest.mark.parametrize("name", ["", " ", "x" * 300, "漢" * 86, "-rf", "a/-rf", "two\nlines", "tab\t", "nul\0"])
+def test_a_name_that_no_folder_should_have_is_refused(
+    name: str, tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", ["--config", str(tiny()), f"--run.name={name}"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: run.name ")
+    assert len(message) < 200
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("name", ["漢字", "a/b", "é-ü", "x" * 255, "1e-3", "con:*?"])
+def test_a_name_of_any_language_is_taken(name: str, tiny: Write) -> None:
+    assert run("fit", ["--config", str(tiny()), f"--run.name={name}", "--print_config"]) == 0
+
+
 def test_a_folder_of_runs_is_answered_with_the_runs(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("test", ["--config", "runs"]) == 2
     assert str(trained) in capsys.readouterr().err

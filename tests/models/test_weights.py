@@ -353,6 +353,15 @@ def test_a_file_that_holds_no_weights_is_refused(name: str, content: bytes, tmp_
         read_weights(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["README.md", "a.pth", "a.safetensors"])
+def test_a_text_instead_of_weights_is_told_by_its_beginning(name: str, tmp_path: Path) -> None:
+    """As a download that failed leaves it; that it might run code would be wrong advice."""
+    (tmp_path / name).write_text("<!DOCTYPE html>\n<title>404 Not Found</title>\n" * 20)
+    with pytest.raises(ValueError, match=r"is not a file of weights but a text, .* '<!DOCTYPE html>'") as error:
+        read_weights(tmp_path / name)
+    assert "torch.load" not in str(error.value)
+
+
 def test_a_checkpoint_without_tensors_says_what_it_holds(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "loss": 0.1}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match=r"contains no weights.*epoch, loss"):

@@ -30,12 +30,15 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.deployment.export import Exportable, write
     from vitlab.studies.report.verdict_file import standing
 
+    folder = options.out or experiment.directory / "export"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out: {folder} cannot be written ({error.strerror}); give another folder.") from None
     checkpoint = experiment.restore()
     encoder = experiment.objective.backbone if options.raw else experiment.model
     averaged = encoder is not experiment.objective.backbone
     exported = Exported(encoder, experiment.data, experiment.directory, experiment.config, checkpoint, averaged)
-    folder = options.out or experiment.directory / "export"
-    folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"model.{form}" for form in dict.fromkeys(options.format)]
     metadata = exported.metadata()
     written: dict[Path, tuple[Exportable, dict[str, str]]] = dict.fromkeys(files, (encoder, metadata))

@@ -31,19 +31,19 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.studies.format import clock
 
     quiet()
-    runs = read_runs(options.config, rest)
+    weights = read_runs(options.config, rest)
     jobs = {}
-    for run in runs:
+    for run in weights:
         for size in sorted({run.data.image_size, *options.sizes}):
             config = resized(run, size)
-            jobs[key_of(run, config, options)] = (run, size, config)
+            jobs[key_of(weights[run], config, options)] = (run, size, config)
     rows = {row["key"]: row for row in read_transfer(options.out) if row["key"] in jobs}
     if rows:
         log.info("%d of %d measurements are already in %s", len(rows), len(jobs), options.out / "transfer.csv")
     waiting = {key: job for key, job in jobs.items() if key not in rows}
     start, pixels, total = time.monotonic(), 0, sum(size**2 for _, size, _ in waiting.values())
     for key, (run, size, config) in waiting.items():
-        row = measure(run, size, config, options)
+        row = measure(run, weights[run], size, config, options)
         rows[key] = {"key": key, "name": run.directory.parent.name, "seed": run.seed} | row
         table = pd.DataFrame([rows[key] for key in jobs if key in rows])
         write_transfer(table, options.out)
@@ -76,8 +76,8 @@ def parse(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
     return options, rest
 
 
-def read_runs(configs: Sequence[str], rest: Sequence[str]) -> list[Experiment]:
-    """Return the runs of the configurations, which classify the same test images.
+def read_runs(configs: Sequence[str], rest: Sequence[str]) -> dict[Experiment, Path]:
+    """Return the runs of the configurations, which classify the same test images, with their checkpoints.
 
     Raises:
         ValueError: a run that does not classify, two of one name and seed, or runs on different images.
@@ -85,14 +85,16 @@ def read_runs(configs: Sequence[str], rest: Sequence[str]) -> list[Experiment]:
     from vitlab.experiment.experiment import Experiment
 
     runs: dict[tuple[str, int], Experiment] = {}
+    weights: dict[Experiment, Path] = {}
     for config in dict.fromkeys(configs):
         run = Experiment.from_arguments(["--config", config, *rest])
-        if run.checkpoint() is None or not run.objective.backbone.num_classes:
+        checkpoint = run.checkpoint()
+        if checkpoint is None or not run.objective.backbone.num_classes:
             raise ValueError(f"{config}: not a finished run of a classifier; give the config.yaml of one.")
         name = run.directory.parent.name
         if (name, run.seed) in runs:
             raise ValueError(f"{config} is a second run called {name}, seed {run.seed}; the table needs unique names.")
-        runs[name, run.seed] = run
+        runs[name, run.seed], weights[run] = run, checkpoint
         first = next(iter(runs.values()))
         if not isinstance(run.data.image_size, int):
             raise ValueError(
@@ -100,7 +102,7 @@ def read_runs(configs: Sequence[str], rest: Sequence[str]) -> list[Experiment]:
             )
         if run.data.image_names("test") != first.data.image_names("test"):
             raise ValueError(f"{config} is tested on other images than {configs[0]}; give runs on the same images.")
-    return list(runs.values())
+    return weights
 
 
 def resized(run: Experiment, size: int) -> Config:
@@ -115,16 +117,14 @@ def resized(run: Experiment, size: int) -> Config:
     return merge(run.config, changes)
 
 
-def key_of(run: Experiment, config: Config, options: Namespace) -> str:
+def key_of(checkpoint: Path, config: Config, options: Namespace) -> str:
     """Return a hash of what a row depends on: the configuration, the run's weights, and the options."""
-    path = run.checkpoint()
-    assert path is not None
-    weights = [str(path), path.stat().st_mtime_ns]
+    weights = [str(checkpoint), checkpoint.stat().st_mtime_ns]
     content = [config["model"], config["data"], config["trainer"], weights, options.images, options.epochs, options.lr]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def measure(run: Experiment, size: int, config: Config, options: Namespace) -> dict[str, Any]:
+def measure(run: Experiment, checkpoint: Path, size: int, config: Config, options: Namespace) -> dict[str, Any]:
     """Return the row of `vitlab.analysis.transfer` for a run at one image size."""
     import numpy as np
     import torch
@@ -139,8 +139,7 @@ def measure(run: Experiment, size: int, config: Config, options: Namespace) -> d
     from vitlab.models.weights import load_weights
     from vitlab.studies.baselines import stratified_sample
 
-    device, checkpoint = device_for("auto"), run.checkpoint()
-    assert checkpoint is not None
+    device = device_for("auto")
     experiment = Experiment(config)
     model, data = experiment.objective.backbone, experiment.data
     load_weights(model, checkpoint)

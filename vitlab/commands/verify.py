@@ -27,6 +27,11 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(
             f"{options.run} is no finished run: it has no summary.json. Give a run directory, or finish it."
         )
+    if not (options.run / "checkpoints" / "last.ckpt").is_file():
+        raise ValueError(
+            f"{options.run} has no checkpoints/last.ckpt to compare a repetition with: no step was trained, or it was "
+            "removed. Train it again with --run.overwrite true."
+        )
     if options.out is not None and options.out.exists():
         raise ValueError(f"--out {options.out} exists; give a new folder for the repetition.")
     with TemporaryDirectory(prefix="vitlab-verify-") as temporary:

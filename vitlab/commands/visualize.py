@@ -39,17 +39,17 @@ def run(arguments: Sequence[str]) -> int:
 
     quiet()
     device = device_for("auto")
+    pictures = None if options.images is None else pictures_in(options.images, SHOWN)
     subjects, known, directories = [], [], []
     for config in dict.fromkeys(options.config):
         experiment = Experiment.load(config)
         directories.append(experiment.directory)
         model, data = experiment.model, experiment.data
-        if options.images is None:
+        if pictures is None:
             images, labels, names = some_images(data, SHOWN, device)
             masks = data.masks("val")
             masks = None if masks is None else masks[:: max(1, len(masks) // SHOWN)][: page.SHOWN]
         else:
-            pictures = pictures_in(options.images, SHOWN)
             images, labels, names = data.view_of(list(pictures.values()), device), None, list(pictures)
             masks = None
         classes = data.class_names if experiment.objective.one_class else []

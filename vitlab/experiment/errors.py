@@ -80,6 +80,8 @@ def explain(message: str, options: Iterable[str], defaults: Mapping[str, Any] | 
 
 def readable(error: Exception) -> str:
     """Return an error's message; a constructor's is freed of what jsonargparse wraps around it."""
+    if isinstance(error, OSError) and error.filename and error.strerror:  # the system's own words
+        return f"{error.filename}: {error.strerror}."
     message = str(error)
     if missing := missing_arguments(message):
         place, names = missing

@@ -89,7 +89,8 @@ class Experiment:
         self._given_keys = {short(key) for key in flatten(named)} | {key for key, _ in pairs(arguments)}
         self._images, self._compiled = images, False
         self._values = self._settings.values
-        self._values.run.name = self._values.run.name or "-".join(file.stem for file in files) or "run"
+        if self._values.run.name is None:
+            self._values.run.name = "-".join(file.stem for file in files) or "run"
         self.seed: int = self._values.seed_everything
         self.directory = directory_of({"run": self._values.run, "seed_everything": self.seed})
         run = run_of(files)

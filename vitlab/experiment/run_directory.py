@@ -1,11 +1,14 @@
 """A run directory may be moved: commands find a run by its path, not by the name and root in its configuration."""
 
+import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 from vitlab.atomic_files import read_json
 from vitlab.config import Config
 
+LONGEST = 255  # bytes of a folder's name
 CONFIG, MARK = "config.yaml", "environment.json"  # only a run writes the second next to the first
 
 
@@ -38,16 +41,31 @@ def directory_of(config: Config) -> Path:
     """Return where a configuration puts its run: `root/name/seed-<seed>`.
 
     Raises:
-        ValueError: a name that leads out of the root.
+        ValueError: a name that leads out of the root, or that no folder should have.
     """
     run = config["run"]
     name = Path(run["name"])
+    if fault := _fault(run["name"]):
+        raise ValueError(f"run.name {fault}: {run['name'][:40]!r}. Give a plain name, like vit_cifar10.")
     if name.is_absolute() or ".." in name.parts or not name.parts:
         raise ValueError(
             f"run.name is {run['name']!r}, which leads out of run.root ({run['root']}).\n"
             "Give a plain name, and another place as --run.root FOLDER."
         )
     return Path(run["root"]) / name / f"seed-{config['seed_everything']}"
+
+
+def _fault(name: str) -> str | None:
+    """Return what is wrong with a name on any file system and in any shell; letters of all languages are fine."""
+    if not name.strip():
+        return "is empty"
+    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in name):
+        return "has a line break or another control character"
+    if any(part.startswith("-") for part in name.split("/")):
+        return "begins with a dash, as options of a command do"
+    if any(len(os.fsencode(part)) > LONGEST for part in name.split("/")):
+        return f"is longer than the {LONGEST} bytes that a file system allows"
+    return None
 
 
 def placed(config: Config, directory: Path) -> Config:

@@ -9,6 +9,7 @@ import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from vitlab.atomic_files import written_whole
+from vitlab.internals import pickled_name
 from vitlab.models.backbone import ImageModel
 from vitlab.models.names import Weights, with_timm_names
 
@@ -188,24 +190,38 @@ def _read(path: str | Path) -> tuple[Weights, str]:
         try:
             return load_file(path), ""
         except SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file: {error}.") from None
+            raise not_weights(path, error) from None
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # DeiT's and DINO's arguments, plain values
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise unsafe(path, error) from None
     except Exception as error:  # bytes that are no pickle fail anywhere in the unpickler
-        raise ValueError(f"{path} is not a file of weights ({type(error).__name__} while reading it).") from None
+        raise not_weights(path, error) from None
     return _unwrap(content, path), content.get("vitlab_encoder", "") if isinstance(content, Mapping) else ""
 
 
 def unsafe(path: str | Path, error: pickle.UnpicklingError) -> ValueError:
     """Return the error for a file that `torch.load` refused without running any of it."""
-    culprit = re.search(r"GLOBAL (\S+)", str(error))
-    return ValueError(
-        f"{path} contains {culprit[1] if culprit else 'objects'} besides tensors, which reading could run as code. "
-        "If you trust it, read it with torch.load(weights_only=False) once and save its tensors as safetensors."
-    )
+    if culprit := pickled_name(error):
+        return ValueError(
+            f"{path} contains {culprit} besides tensors, which reading could run as code. "
+            "If you trust it, read it with torch.load(weights_only=False) once and save its tensors as safetensors."
+        )
+    return not_weights(path, error)
+
+
+def not_weights(path: str | Path, error: Exception) -> ValueError:
+    """Return the error for a file of something else; of a text, like the web page of a failed download, its start."""
+    text = ""
+    with suppress(OSError, UnicodeDecodeError), Path(path).open(encoding="utf-8") as file:
+        text = file.read(200).strip()
+    if text and "".join(text.split()).isprintable():
+        return ValueError(
+            f"{path} is not a file of weights but a text, which begins with {text.splitlines()[0][:60]!r}. "
+            "If it was downloaded, the download failed: get the file itself."
+        )
+    return ValueError(f"{path} is not a file of weights ({type(error).__name__} while reading it).")
 
 
 def _unwrap(content: object, path: Path) -> Weights:
