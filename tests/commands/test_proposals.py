@@ -1,0 +1,150 @@
+"""Every command and every option that a message proposes works: they are collected from the texts of the package.
+
+Texts are what is neither a docstring nor the declaration of an option. A command is run as a shell would, in a folder
+with a finished run, a study and photographs; where that would take minutes, a GPU or a cluster, its help has to list
+the proposed options.
+"""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from tests.conftest import TINY
+from vitlab.__main__ import COMMANDS, main
+from vitlab.config import merge
+from vitlab.experiment.class_names import settable
+from vitlab.experiment.parser import ConfigurationReader
+from vitlab.internals import options_of
+
+PACKAGE = Path(__file__).parents[2] / "vitlab"
+NAMES = "|".join(sorted(COMMANDS, key=len, reverse=True))
+OPTION = r"(?<![\w-])--[a-z][\w.-]*\w"
+COMMAND = re.compile(
+    rf"(?:python -m vitlab |`|\b[Uu]se )((?:{NAMES})\b(?![:-])(?: batch| %s)?(?: {OPTION}(?: \{{\}}| %s| …)?)*)"
+)
+DECLARES = ("StudyParser", "add_argument", "add_out")
+OF_SBATCH = {"--partition", "--gres", "--time"}
+
+# What runs of each proposed command, with something for each value that it leaves open.
+RUN = {
+    "benchmark --config …": "benchmark --help",
+    "benchmark batch": "benchmark batch --help",
+    "compare": "compare --config study.yaml --emit slurm",
+    "compare --config {}": "compare --config study.yaml --emit slurm",
+    "compare --config {} --root {}": "compare --config study.yaml --root elsewhere --emit slurm",
+    "compare --slurm": "compare --help",
+    "fit": "fit tiny.yaml",
+    "fit --config": "fit --config tiny.yaml",
+    "fit --config {}": "fit --config runs/tiny/seed-0",
+    "plan": "plan study.yaml --difference 1.0",
+    "predict --images": "predict runs/tiny/seed-0 --images photos --out named",
+    "prepare": "prepare --root photos --out packed",
+    "prepare --root … --out …": "prepare --root photos --out packed_again",
+    "probe": "probe runs/tiny/seed-0",
+    "replay %s": "replay runs/nan/seed-0/not_finite",
+    "robustness --study {}": "robustness --help",
+    "test": "test runs/tiny/seed-0",
+}
+
+
+def texts(node: ast.AST) -> Iterator[str]:
+    """Yield the texts below a node, an f-string with {} for each value."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Call) and ast.unparse(child.func).rpartition(".")[2] in DECLARES:
+            continue
+        if isinstance(child, ast.Constant) and isinstance(child.value, str) and not isinstance(node, ast.Expr):
+            yield child.value
+        elif isinstance(child, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in child.values)
+        else:
+            yield from texts(child)
+
+
+def sentences() -> Iterator[tuple[Path, str]]:
+    """Yield the texts of several words, with their file."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for text in texts(ast.parse(file.read_text(encoding="utf-8"))):
+            if " " in text and not text.startswith("#SBATCH"):
+                yield file, text
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Work in a folder with photographs, a study, a finished run, and one whose loss was not finite."""
+    place = tmp_path_factory.mktemp("proposals")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+        tiny = merge(TINY, {"trainer": {"limit_train_batches": 2}})
+        Path("tiny.yaml").write_text(yaml.safe_dump(tiny))
+        widths = {f"w{i}": {"model": {"init_args": {"backbone": {"init_args": {"embed_dim": i}}}}} for i in (8, 16)}
+        study = {"name": "s", "base": "tiny.yaml", "variants": widths, "seeds": [1, 2]}
+        Path("study.yaml").write_text(yaml.safe_dump({**study, "budget": {"epochs": 1}}))
+        for i in range(12):
+            Path("photos", "cd"[i % 2]).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((20, 20, 3), 20 * i, np.uint8)).save(Path("photos", "cd"[i % 2], f"{i}.png"))
+        assert main(["fit", "tiny.yaml"]) == 0
+        huge = ["--model.optimizer.lr", "1e25", "--model.schedule.warmup_epochs", "0", "--trainer.limit_train_batches"]
+        assert main(["fit", "tiny.yaml", "--run.name", "nan", *huge, "9"]) == 1
+        yield place
+
+
+def test_every_proposed_command_is_run_here() -> None:
+    found = {match[1]: file.name for file, text in sentences() for match in COMMAND.finditer(text)}
+    assert set(found) == set(RUN), found
+
+
+@pytest.mark.parametrize("proposal", RUN)
+def test_a_proposed_command_runs(proposal: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = shlex.split(RUN[proposal])
+    assert arguments[0] == proposal.split()[0]
+    assert main(arguments) == 0, capsys.readouterr().err
+    shown = capsys.readouterr().out if arguments[-1] == "--help" else RUN[proposal]
+    assert all(option in shown for option in re.findall(OPTION, proposal))
+
+
+def test_every_proposed_option_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a command's own file it is the command's or, as everywhere else, one of `fit`."""
+    photos = {"data": {"class_path": "vitlab.data.ImageFolder"}}
+    keys = {*options_of(ConfigurationReader(TINY, []).parser), "--print_config", "--help", "--key"}
+    keys |= {f"--{key}" for config in (TINY, photos) for key in settable(config)}
+    own: dict[str, set[str]] = {}
+    for words in (*([command] for command in COMMANDS), ["benchmark", "batch"], ["benchmark", "memory"]):
+        assert main([*words, "--help"]) == 0
+        found = set(re.findall(OPTION, capsys.readouterr().out))
+        own[words[0]] = own.get(words[0], set()) | found
+    proposed = [(file, option) for file, text in sentences() for option in re.findall(OPTION, text)]
+    assert len(proposed) > 80
+    for file, option in proposed:
+        known = (
+            own.get(file.stem.replace("_", "-"), set())
+            if file.parent.name == "commands"
+            else set().union(*own.values())
+        )
+        assert option in keys | known | OF_SBATCH, f"{file}: {option}"
+
+
+@pytest.mark.parametrize(
+    ("command", "proposed"),
+    [
+        ("fit tiny.yaml", r"start a new run from its weights: (.+)"),
+        ("fit tiny.yaml", r"nothing to do \((--run.overwrite true)"),
+        ("fit tiny.yaml --model.optimizer.lr 0.5", r"replace that one with (--run.overwrite true)"),
+        ("fit tiny.yaml --model.optimizer.lr 0.7", r"Give this run another (--run.name)"),
+    ],
+)
+def test_what_a_run_proposes_can_be_added_to_its_command(
+    command: str, proposed: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(command.split())
+    options = re.search(proposed, capsys.readouterr().err)
+    assert options
+    value = ["another"] if options[1].endswith("name") else []
+    assert main([*command.split(), *options[1].split(), *value]) == 0
