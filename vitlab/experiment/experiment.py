@@ -1,9 +1,10 @@
 """An experiment in Python: a configuration, and the objective, data and Trainer that it describes.
 
 A configuration is merged in this order, later values winning: each file or mapping, then each `key=value`. Where a
-later one names another class, a new data set or objective inherits the arguments that it shares with the old one; any
-other new class starts from its defaults (`vitlab.config.merge`). The model takes the number of classes, the channels
-and the image size from the data; a configuration that contradicts them is rejected.
+later one names another class, a new data set or objective inherits the arguments that it shares with the old one, an
+objective only those of the same default in both; any other new class starts from its defaults (`vitlab.config.merge`).
+The model takes the number of classes, the channels and the image size from the data; a configuration that contradicts
+them is rejected.
 """
 
 import json
