@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from vitlab.atomic_files import read_json
 from vitlab.commands.options import StudyParser
@@ -59,7 +58,7 @@ def conclusion(first: Path, second: Path) -> list[str]:
     places = disagreements(first, second)
     if not places:
         return ["Equal to the bit: weights, averages, optimizer, random generators, metrics and predictions."]
-    environments = [_read(run / "environment.json") for run in (first, second)]
+    environments = [read_json(run / "environment.json") for run in (first, second)]
     around = inexact(*environments) or ["nothing that environment.json records"]
     word = "Equal within the interval" if is_equal(first, second) else "Different"
     compared = accuracies(first, second)
@@ -103,9 +102,5 @@ def accuracies(first: Path, second: Path) -> tuple[float, float, float, float] |
 
 
 def _metrics(first: Path, second: Path) -> list[tuple[str, float, float]]:
-    one, other = (_read(run / "summary.json")["metrics"] for run in (first, second))
+    one, other = (read_json(run / "summary.json")["metrics"] for run in (first, second))
     return [(name, one[name], other[name]) for name in one if name in other and one[name] != other[name]]
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return dict(read_json(file))

@@ -40,7 +40,7 @@ class Files(PhotoSource):
             return read_photo(self.root / name, self._mode, half)[0]
         except ValueError as error:
             raise ValueError(
-                f"{self.root / name} cannot be decoded any more: {error}. Start again: the files are checked."
+                f"{self.root / name} cannot be decoded any more: {error}. Restore it, and give the same command again."
             ) from None
 
 

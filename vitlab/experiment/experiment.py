@@ -6,7 +6,6 @@ other new class starts from its defaults (`vitlab.config.merge`). The model take
 and the image size from the data; a configuration that contradicts them is rejected.
 """
 
-import json
 import logging
 import re
 import time
@@ -30,6 +29,7 @@ from vitlab.experiment.frozen import classify_by_features
 from vitlab.experiment.parser import Settings, help_of_named_size
 from vitlab.experiment.results import Metrics, images_left_out, show, unfinished
 from vitlab.experiment.run_directory import config_file, directory_of, placed, run_of
+from vitlab.experiment.same_images import other_images
 from vitlab.experiment.trainer_options import check_precision, check_trainer
 from vitlab.internals import count_last_epoch
 from vitlab.models import ImageModel
@@ -158,7 +158,8 @@ class Experiment:
 
     def _find_data(self) -> None:
         """Take a relative `data.root` from where the run was started, if there is nothing of that name here."""
-        arguments, began = self._values.data.init_args, _read_json(self.directory / "environment.json").get("folder")
+        arguments = self._values.data.init_args
+        began = read_json(self.directory / "environment.json", missing={}).get("folder")
         root = arguments.get("root")
         if root is None or began is None or Path(root).exists() or not (Path(began) / root).exists():
             return
@@ -167,7 +168,7 @@ class Experiment:
 
     def _build_data(self) -> ImageDataModule:
         data: ImageDataModule = self._settings.build("data")
-        facts = {} if self._images else _read_json(self.directory / "data.json")
+        facts = {} if self._images else read_json(self.directory / "data.json", missing={})
         if facts:
             data.recall(facts)
         return data
@@ -251,13 +252,16 @@ class Experiment:
     def _state_to_continue(self, finished: bool) -> Path | None:
         """Return the state from which the training continues; None to begin, or where it is finished."""
         if self._values.ckpt_path is not None:
-            return self.checkpoint()
+            state = self.checkpoint()
+            if state is not None and not self.run.overwrite:
+                self._compare_images()
+            return state
         state = None if self.run.overwrite or finished else newest_state(self.directory)
         if not (finished or state):
             return None
         changed = conflicts(load_yaml(self.directory / "config.yaml"), self.config)
-        if any(key == "data.init_args.root" for key, _, _ in changed) and self._has_the_recorded_images():
-            changed = [each for each in changed if each[0] != "data.init_args.root"]
+        if all(key == "data.init_args.root" for key, _, _ in changed) and self._compare_images(finished):
+            changed = []
         if changed:
             count = "1 difference" if len(changed) == 1 else f"{len(changed)} differences"
             raise ValueError(
@@ -267,9 +271,29 @@ class Experiment:
             )
         return state
 
-    def _has_the_recorded_images(self) -> bool:
-        facts = _read_json(self.directory / "data.json")
-        return bool(facts) and facts == json.loads(json.dumps(self.data.facts()))
+    def _compare_images(self, finished: bool = False) -> bool:
+        """Return whether the images are known to be those of the run's start; warn of others where it is finished.
+
+        Raises:
+            ValueError: they are others, and the run would continue on them.
+        """
+        if not self.trainer.is_global_zero:
+            return True  # the first process decides for all
+        try:
+            others = other_images(self.directory, self.data)
+        except (OSError, ValueError) as error:
+            if not finished:
+                raise
+            others = [str(error).partition("\n")[0]]
+        if others and finished:
+            log.warning("%s was trained on other images than these (%s).", self.directory, "; ".join(others))
+        elif others:
+            raise ValueError(
+                f"{self.directory} began with other images ({'; '.join(others)}); continued on these, it would test "
+                "on some that it has trained on.\n"
+                "Restore the images, or train on these: --run.name NEW, or --run.overwrite true."
+            )
+        return others == []
 
     # ---- the runs that this one starts from
 
@@ -340,12 +364,13 @@ class Experiment:
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
             state = self._state_to_continue(finished)
             if finished:
+                metrics: Metrics = read_json(summary)["metrics"]
                 log.info(
                     "%s is finished; nothing to do (--run.overwrite true trains it again). "
                     "To start a new run from its weights: --run.name NEW --model.init_from %s",
                     *(self.directory, self.directory),
                 )
-                return dict(_read_json(summary)["metrics"])
+                return metrics
             set_generators(self._random_state)
             trainer.fit(self.objective, datamodule=self.data, ckpt_path=state)
             count_last_epoch(trainer)
@@ -433,7 +458,3 @@ def _listed(lines: Sequence[str], most: int = 3) -> str:
     if len(lines) > most:
         lines = [*lines[: most - 1], f"… and {len(lines) - most + 1} more"]
     return "\n".join(f"  {line}" for line in lines)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    return read_json(file) if file.is_file() else {}

@@ -83,15 +83,15 @@ class RunRecord(Callback):
         if trainer.ckpt_path is None:
             erase(self.directory)
         else:
-            file = self.directory / "environment.json"
-            before = read_json(file) if file.is_file() else now
+            before = read_json(self.directory / "environment.json", missing=now)
             if differences := inexact(before, now):
                 log.warning("Continued, but not to the bit: %s.", "; ".join(differences))
             now = continued(before, now)
         write_text(self.directory / "config.yaml", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         write_text(self.directory / "environment.json", json.dumps(now, indent=2))
-        facts = trainer.datamodule.facts()  # type: ignore[attr-defined]
-        write_text(self.directory / "data.json", json.dumps(facts, indent=2, ensure_ascii=False))
+        if not (self.directory / "data.json").is_file() or self.config["run"]["overwrite"]:  # else of the start: equal
+            facts = trainer.datamodule.facts()  # type: ignore[attr-defined]
+            write_text(self.directory / "data.json", json.dumps(facts, indent=2, ensure_ascii=False))
         for logger in trainer.loggers:
             if isinstance(logger, UnbreakableWandbLogger):
                 logger.start()
