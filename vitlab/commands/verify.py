@@ -28,10 +28,23 @@ def run(arguments: Sequence[str]) -> int:
         )
     if options.out is not None and options.out.exists():
         raise ValueError(f"--out {options.out} exists; give a new folder for the repetition.")
+    refuse_other_images(options.run)
     with TemporaryDirectory(prefix="vitlab-verify-") as temporary:
         repeated = repeat(options.run, options.out or Path(temporary))
         print("\n".join(conclusion(options.run, repeated)))
         return 0 if is_equal(options.run, repeated) else 1
+
+
+def refuse_other_images(directory: Path) -> None:
+    """Raise ValueError where the images of a run are others now, so that no repetition could be equal."""
+    from vitlab.commands.options import experiment_of
+    from vitlab.experiment.same_images import other_images
+
+    if others := other_images(directory, experiment_of(["--config", str(directory)]).data):
+        raise ValueError(
+            f"{directory} cannot be repeated: its images are others now ({'; '.join(others)}).\n"
+            "Restore the images that it was trained on."
+        )
 
 
 def repeat(directory: Path, root: Path) -> Path:

@@ -26,6 +26,7 @@ from vitlab.config import Config, changes, conflicts, flatten, gather, load_yaml
 from vitlab.data import ImageDataModule
 from vitlab.experiment.chain import TAKEN_FROM, Source
 from vitlab.experiment.frozen import classify_by_features
+from vitlab.experiment.own_test import OTHER, departures
 from vitlab.experiment.parser import Settings, help_of_named_size
 from vitlab.experiment.results import Metrics, images_left_out, show, unfinished
 from vitlab.experiment.run_directory import config_file, directory_of, placed, run_of
@@ -206,15 +207,17 @@ class Experiment:
         Raises:
             FileNotFoundError, ValueError: no such file, a damaged one, or one of another backbone.
         """
-        name = self._values.ckpt_path
+        name, finished = self._values.ckpt_path, (self.directory / "summary.json").is_file()
         if name == "none":
             return None
         if name in (None, "last", "best"):
             path = self.directory / "checkpoints" / f"{name or 'last'}.ckpt"
             remedy = "train first, or give --ckpt_path FILE (`none` evaluates the initial weights)."
+            if finished:  # whose results are of these weights, not of previous.ckpt
+                remedy = "train again with --run.overwrite true, or give --ckpt_path FILE."
         else:
             path, remedy = Path(name), "give --ckpt_path the path of a .ckpt file, `last` or `best`."
-        intact = newest_state(self.directory) if name in (None, "last") else None
+        intact = newest_state(self.directory) if name in (None, "last") and not finished else None
         path = intact or path
         if not path.is_file():
             raise FileNotFoundError(f"No checkpoint {path}; {remedy}")
@@ -409,24 +412,42 @@ class Experiment:
         return self._evaluate("val")
 
     def test(self) -> Metrics:
-        """Return the metrics of the trained weights on the test images, and write predictions.parquet."""
+        """Return the metrics of the trained weights on the test images, and write predictions.parquet.
+
+        A finished run keeps its own: of other weights, settings or images it is written into the folder `other_test`.
+        """
         self._refuse_without_classes("test")
         return self._evaluate("test")
 
     def _evaluate(self, split: Literal["val", "test"]) -> Metrics:
-        trainer = self._prepare()
+        trainer, weights = self._prepare(), self.checkpoint()
+        if split == "test":
+            self._keep_own_results(weights)
         evaluate = trainer.validate if split == "val" else trainer.test
-        (results,) = evaluate(self.objective, datamodule=self.data, ckpt_path=self.checkpoint(), verbose=False)
+        (results,) = evaluate(self.objective, datamodule=self.data, ckpt_path=weights, verbose=False)
         show(results, images_left_out(trainer, self.data, split), self.data)
         return dict(results)
 
     def predict(self) -> Path:
-        """Write predictions.parquet with the name, label and logits of each test image, and return its path."""
+        """Write predictions.parquet, as `test` does, with each test image's name, label and logits; return its path."""
         self._refuse_without_classes("predict")
-        trainer = self._prepare()
-        trainer.predict(self.objective, datamodule=self.data, ckpt_path=self.checkpoint(), return_predictions=False)
-        log.info("%s", self.directory / "predictions.parquet")
-        return self.directory / "predictions.parquet"
+        trainer, weights = self._prepare(), self.checkpoint()
+        self._keep_own_results(weights)
+        trainer.predict(self.objective, datamodule=self.data, ckpt_path=weights, return_predictions=False)
+        log.info("%s", self.record.results / "predictions.parquet")
+        return self.record.results / "predictions.parquet"
+
+    def _keep_own_results(self, weights: Path | None) -> None:
+        """Write elsewhere what is of other weights, settings or images than a finished run's results."""
+        finished = self.trainer.is_global_zero and (self.directory / "summary.json").is_file()
+        reasons = departures(self.directory, weights, self.config, self.data) if finished else []
+        self.record.results = self.directory / OTHER if reasons else self.directory
+        if reasons:
+            log.warning(
+                "This is not the run's own test, whose results stay; the files of this one are in %s:\n%s",
+                self.record.results,
+                _listed(reasons),
+            )
 
     def _prepare(self) -> Trainer:
         """Return the Trainer, with the objective compiled where `run.compile` is on."""

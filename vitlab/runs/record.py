@@ -55,7 +55,7 @@ class RunRecord(Callback):
     """
 
     def __init__(self, directory: Path, config: dict[str, Any]) -> None:
-        self.directory = directory
+        self.directory = self.results = directory  # `results`: where a test writes
         self.config = config
         self.by_stratum: dict[str, float] = {}  # of the last test
         self.best: dict[str, float] | None = None  # epoch, see `best_epoch`
@@ -165,7 +165,7 @@ class RunRecord(Callback):
         names: list[str] = trainer.datamodule.image_names("test")  # type: ignore[attr-defined]
         outputs = {name: in_order(values) for name, values in outputs.items()}
         if trainer.is_global_zero:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            self.results.mkdir(parents=True, exist_ok=True)
             arrays = {name: values.numpy() for name, values in outputs.items()}
             assert isinstance(pl_module, Objective)
             labels = arrays.pop("label").astype(np.int64 if pl_module.one_class else np.float32)
@@ -173,10 +173,10 @@ class RunRecord(Callback):
             strata = trainer.datamodule.strata("test")  # type: ignore[attr-defined]
             strata = {name: values[: len(labels)] for name, values in strata.items()}
             predictions = Predictions(names, labels, **arrays, strata=strata)
-            write_predictions(self.directory / "predictions.parquet", predictions)
+            write_predictions(self.results / "predictions.parquet", predictions)
             if pl_module.one_class:
                 names = trainer.datamodule.class_names  # type: ignore[attr-defined]
-                write_per_class(self.directory, predictions, names)
+                write_per_class(self.results, predictions, names)
                 self.by_stratum = stratum_metrics(predictions)
 
     on_predict_end = on_test_end
@@ -254,6 +254,7 @@ def erase(directory: Path) -> None:
         *directory.glob("checkpoints/**/*.ckpt"),  # a user's own too
         *directory.glob("pictures/*.png"),
         *directory.glob("not_finite/*"),
+        *directory.glob("other_test/*"),
         *directory.glob("wandb/run-id.txt"),  # or the new curves would follow the old ones
     ):
         file.unlink()
