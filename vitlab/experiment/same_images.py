@@ -13,7 +13,8 @@ from vitlab.data.dataset import SPLITS, Split
 
 def other_images(directory: Path, data: ImageDataModule, splits: Sequence[Split] = SPLITS) -> list[str] | None:
     """Return, in words, which splits are not those of a run's start; None if its data.json does not tell."""
-    then = read_json(directory / "data.json", missing={}).get("splits", {})
+    remedy = "Remove it, if the images are those that the run began with, and give the same command again."
+    then = read_json(directory / "data.json", remedy, missing={}).get("splits", {})
     if not all("digest" in then.get(split, {}) for split in splits):
         return None
     now = data.facts()["splits"]
