@@ -183,17 +183,17 @@ def from_hub(name: str, file: str) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 
-    settings = {}
+    alone = False
     try:
         get_hf_file_metadata(hf_hub_url(name, file))  # tried once: a download would try for half a minute
     except HfHubHTTPError:  # an answer, which the download gives too
         pass
     except Exception:  # of whichever HTTP package it uses, or of its offline mode
-        settings = {"local_files_only": True}
+        alone = True
     try:
-        return Path(hf_hub_download(name, file, **settings))
+        return Path(hf_hub_download(name, file, local_files_only=alone))
     except (HfHubHTTPError, OSError) as error:
-        reason = "it cannot be reached, and its cache lacks the file" if settings else str(error).strip()
+        reason = "it cannot be reached, and its cache lacks the file" if alone else str(error).strip()
         raise FileNotFoundError(reason.partition("\n")[0]) from None
 
 
