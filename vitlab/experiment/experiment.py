@@ -292,8 +292,8 @@ class Experiment:
             log.warning("%s was trained on other images than these (%s).", self.directory, "; ".join(others))
         elif others:
             raise ValueError(
-                f"{self.directory} began with other images ({'; '.join(others)}); continued on these, it would test "
-                "on some that it has trained on.\n"
+                f"{self.directory} began with other images ({'; '.join(others)}); on these it would be another run, "
+                "which may test on images that it has trained on.\n"
                 "Restore the images, or train on these: --run.name NEW, or --run.overwrite true."
             )
         return others == []
