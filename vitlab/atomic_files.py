@@ -36,13 +36,15 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def read_json(path: Path, remedy: str = "Remove it, and give the same command again.") -> Any:
-    """Return the content of a JSON file.
+def read_json(path: Path, remedy: str = "Remove it, and give the same command again.", missing: Any = None) -> Any:
+    """Return the content of a JSON file; `missing`, where that is given and there is no file.
 
     Raises:
         FileNotFoundError: it does not exist.
         ValueError: it is cut or otherwise damaged; the message names it.
     """
+    if missing is not None and not path.is_file():
+        return missing
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON or of UTF-8

@@ -86,7 +86,7 @@ def load_yaml(path: str | Path) -> Config:
         raise FileNotFoundError(f"No configuration {path}. {path.parent}/ contains {siblings}.")
     content = parse_yaml(_text_of(path), str(path))
     if content is None:
-        return {}
+        raise ValueError(f"{path} is empty. Restore it, or give a mapping like `trainer: {{max_epochs: 10}}`.")
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} contains a {type(content).__name__}; expected a mapping like `trainer: {{max_epochs: 10}}`."

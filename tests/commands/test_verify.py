@@ -79,6 +79,20 @@ def test_a_run_that_fails_is_quoted(finished: Path, capsys: pytest.CaptureFixtur
     assert f"{finished} cannot be repeated:" in capsys.readouterr().err
 
 
+def test_other_images_are_the_cause_before_anything_is_trained(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "repeat", lambda *_: pytest.fail("trains"))
+    facts = json.loads((finished / "data.json").read_text())
+    facts["splits"]["train"] = {"images": 2934, "digest": "of other images"}
+    (finished / "data.json").write_text(json.dumps(facts))
+    capsys.readouterr()
+    assert run("verify", [str(finished)]) == 2
+    said = capsys.readouterr().err
+    assert "cannot be repeated: its images are others now (train: 2,934 images then" in said
+    assert said.count("error: ") == 1
+
+
 def test_what_is_no_finished_run_is_refused(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("verify", ["runs/nothing"]) == 2
     assert "runs/nothing is no finished run: it has no summary.json" in capsys.readouterr().err

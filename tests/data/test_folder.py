@@ -139,6 +139,14 @@ def test_files_left_out_are_counted_over_the_whole_folder(photo_folder: PhotoFol
     assert note.endswith(" and 1 more).")
 
 
+def test_a_class_of_other_files_says_what_it_contains(photo_folder: PhotoFolder) -> None:
+    root = photo_folder(_both(train=2, val=1))
+    for file in (root / "val" / "cat").iterdir():
+        file.rename(file.with_suffix(".heic"))
+    with pytest.raises(ValueError, match=r"val/cat has no image but other files, 1 \(1 \.heic\), so that the class"):
+        list_images(root)
+
+
 def _lengths(listing: Listing) -> dict[str, int]:
     return {split: len(labels) for split, (_, labels) in listing.splits.items()}
 

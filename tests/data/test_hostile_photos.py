@@ -131,7 +131,7 @@ def test_a_folder_elsewhere_may_be_linked(photo_folder: PhotoFolder, tmp_path: P
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("change", ["deleted", "truncated"])
-def test_an_image_that_goes_while_a_run_reads_is_named_and_the_same_command_goes_on(
+def test_an_image_that_goes_while_a_run_reads_is_named_and_restored_the_same_command_goes_on(
     photo_folder: PhotoFolder,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -144,8 +144,9 @@ def test_an_image_that_goes_while_a_run_reads_is_named_and_the_same_command_goes
     monkeypatch.chdir(tmp_path)
     root = photo_folder({f"{split}/{name}": 8 for split in ("train", "val") for name in ("a", "b")})
     lost = root / "train" / "b" / "003.jpg"
+    whole = lost.read_bytes()
     changes: Config = {"trainer": {"max_epochs": 3}, "data": {"init_args": {"batch_size": 4, "num_workers": workers}}}
-    arguments = _experiment(root, changes)
+    arguments = [*_experiment(root, changes), "--run.checkpoint.max_time_share", "1"]
 
     def damage(self: RunRecord, trainer: object, module: object) -> None:
         if module.current_epoch == 1:  # type: ignore[attr-defined]
@@ -156,11 +157,13 @@ def test_an_image_that_goes_while_a_run_reads_is_named_and_the_same_command_goes
         assert run("fit", arguments) == 2
     said = capsys.readouterr().err.partition("error: ")[2]
     assert str(lost) in said
-    assert "Start again" in said
+    assert "Restore it" in said
     assert len(said.splitlines()) <= 5
     assert "Traceback" not in said
-    assert run("fit", arguments) == 0
+    assert run("fit", arguments) == 2  # not from a state that has seen other images
     assert (change == "deleted") or f"{lost}: " in capsys.readouterr().err  # what is not there is not listed again
+    lost.write_bytes(whole)
+    assert run("fit", arguments) == 0
     assert json.loads(Path("runs/tiny/seed-0/summary.json").read_text())["epochs"] == 3
 
 

@@ -1,5 +1,6 @@
 """`vitlab.load`: the oracle is the run itself, its predictions.parquet and its objective."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def test_an_exported_folder_is_loaded_here_and_from_the_hub(
     arguments = ["--config", str(trained), "--format", "safetensors", "--out", "exported"]
     assert run("export", arguments) == 0
     expect_the_runs_predictions(load("exported"), trained, pictures)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file: Path("exported", file))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file, **_: Path("exported", file))
     expect_the_runs_predictions(load("someone/digits"), trained, pictures)
 
 
@@ -96,12 +97,15 @@ def test_a_pretrained_run_embeds_and_has_no_classes(tiny: Write, pictures: Path)
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("nowhere", "neither a run directory"), ("empty", "neither a run directory"), ("a/b", "could not download")],
+    [
+        *((path, "neither a run directory") for path in ("nowhere", "empty", "empty/nowhere", "runs/nowhere", "a/b/c")),
+        ("a/b", "could not download"),
+    ],
 )
 def test_a_wrong_source_is_refused_in_one_message(
     source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(name: str, file: str) -> None:
+    def fail(name: str, file: str, **_: object) -> None:
         raise OSError("no connection")
 
     monkeypatch.chdir(tmp_path)
@@ -109,6 +113,24 @@ def test_a_wrong_source_is_refused_in_one_message(
     Path("empty").mkdir()
     with pytest.raises(FileNotFoundError, match=message):
         load(source)
+
+
+def test_without_network_a_download_ends_at_once_and_in_one_message(tmp_path: Path) -> None:
+    code = """
+import vitlab
+from vitlab.objectives.objective import weights_path
+for read, name in ((vitlab.load, "a/b"), (weights_path, "timm/no_model")):
+    try:
+        read(name)
+    except (OSError, ValueError) as error:
+        print(error)
+"""
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    script = [sys.executable, "-c", code]
+    done = subprocess.run(script, capture_output=True, text=True, check=True, env={**os.environ, **nowhere})
+    assert done.stderr == ""  # tried once
+    assert done.stdout.count("it cannot be reached, and its cache lacks the file") == 2
+    assert len(done.stdout.splitlines()) == 3
 
 
 def test_loading_needs_neither_lightning_nor_timm(trained: Path) -> None:

@@ -118,6 +118,26 @@ def test_pictures_from_elsewhere_look_as_the_datas_own(kind: str, tmp_path: Path
     torch.testing.assert_close(data.view_of(pictures, torch.device("cpu")), views[0][: len(pictures)])
 
 
+@pytest.mark.parametrize("command", ["predict", "embed"])
+def test_files_left_out_and_dim_images_of_16_bits_are_named_as_in_training(
+    trained: Path, own: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    ramp = np.arange(64).reshape(8, 8).astype(np.uint16)
+    Image.fromarray(ramp * 17).save(own / "dim.tif")  # 0 … 1,071 of 65,535
+    Image.fromarray(ramp * 1000).save(own / "bright.tif")
+    for name in ("phone.heic", "scan", "deeper/phone.HEIC"):
+        (own / name).touch()
+    assert run(command, ["--config", str(trained / "config.yaml"), "--images", str(own), "--out", "seen"]) == 0
+    said = capsys.readouterr().err
+    assert "without the name of an image, which are left out: 3 (2 .heic, 1 without suffix)." in said
+    assert "nearly blank: 1 of 12 (dim.tif)." in said
+
+    Path("phone").mkdir()
+    Path("phone/a.heic").touch()
+    assert run(command, ["--config", str(trained / "config.yaml"), "--images", "phone", "--out", "seen"]) == 2
+    assert "--images phone contains no image but other files, 1 (1 .heic)." in capsys.readouterr().err
+
+
 def test_a_folder_without_pictures_is_refused(trained: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--config", str(trained / "config.yaml"), "--images", "none", "--out", "seen"]
     assert run("predict", given) == 2

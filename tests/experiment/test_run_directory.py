@@ -136,7 +136,75 @@ def test_other_images_are_another_run(trained: Path, capsys: pytest.CaptureFixtu
     shutil.copytree("photos", "others")
     Path("others/cat/0.png").rename("others/cat/zero.png")
     assert run("fit", ["--config", "tiny.yaml", "--data.root", "others"]) == 2
-    assert "data.init_args.root: photos there, others now" in capsys.readouterr().err
+    assert "began with other images" in capsys.readouterr().err
+
+
+def test_a_run_does_not_continue_after_images_were_deleted(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The splits would be drawn again from the images that are left, and test on some that were trained on."""
+    (trained / "summary.json").rename("summary.json")
+    recorded = (trained / "data.json").read_text()
+    shutil.copytree("photos", "whole")
+    for number in range(0, 20, 4):
+        Path(f"photos/cat/{number}.png").unlink()
+    for more in ([], ["--ckpt_path", "last"]):
+        assert run("fit", ["--config", "tiny.yaml", *more]) == 2
+        said = capsys.readouterr().err
+        assert "train: 32 images then, 28 now" in said
+        assert said.count("error: ") == 1
+    assert (trained / "data.json").read_text() == recorded
+
+    Path("summary.json").rename(trained / "summary.json")  # a finished run is what it was
+    assert run("fit", ["--config", "tiny.yaml"]) == 0
+    assert "was trained on other images than these (train: 32 images then, 28 now" in capsys.readouterr().err
+
+    facts = {"classes": ["cat", "dog"], "test_is_validation": False}  # as before digests were recorded
+    for older in (json.dumps(facts), None):
+        (trained / "summary.json").unlink(missing_ok=True)
+        (trained / "data.json").unlink()
+        if older:
+            (trained / "data.json").write_text(older)
+        assert run("fit", ["--config", "tiny.yaml"]) == 0
+
+    shutil.rmtree("photos")
+    Path("whole").rename("photos")
+    assert run("fit", ["--config", "tiny.yaml", "--run.overwrite", "true"]) == 0
+    assert (trained / "data.json").read_text() == recorded
+
+
+def test_another_test_leaves_the_results_of_a_finished_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("predictions.parquet", "per_class.csv", "confusion.csv", "summary.json")
+    own = {name: (trained / name).read_bytes() for name in names}
+    last = trained / "checkpoints" / "last.ckpt"
+    shutil.copy(last, "previous.ckpt")
+    for command, more, reason in (
+        ("test", ["--ckpt_path", "none"], "weights: the initial ones"),
+        ("test", ["--ckpt_path", "previous.ckpt"], "weights: previous.ckpt"),
+        ("test", ["--trainer.limit_test_batches", "1"], "trainer.limit_test_batches: None there, 1 now"),
+        ("predict", ["--data.crop_pct", "0.5"], "data.init_args.crop_pct: 0.875 there, 0.5 now"),
+    ):
+        assert run(command, ["--config", str(trained), *more]) == 0
+        said = capsys.readouterr().err
+        assert reason in said
+        assert str(trained / "other_test") in said
+        assert {name: (trained / name).read_bytes() for name in names} == own
+    assert (trained / "other_test" / "predictions.parquet").read_bytes() != own["predictions.parquet"]
+
+    (trained / "predictions.parquet").write_bytes(b"of another test")  # as earlier versions replaced it
+    assert run("test", ["--config", str(trained)]) == 0
+    assert {name: (trained / name).read_bytes() for name in names} == own
+
+    held_out = json.loads((trained / "data.json").read_text())
+    held_out["splits"]["test"]["digest"] = "of other images"
+    (trained / "data.json").write_text(json.dumps(held_out))
+    assert run("test", ["--config", str(trained)]) == 0
+    assert "test: 4 images then, 4 now" in capsys.readouterr().err
+
+    shutil.copy(last, last.with_name("previous.ckpt"))
+    last.write_bytes(last.read_bytes()[:-100])
+    for command in ("test", "validate", "predict"):
+        assert run(command, ["--config", str(trained)]) == 2
+        assert "last.ckpt is damaged" in capsys.readouterr().err
+    assert {name: (trained / name).read_bytes() for name in names} == own
 
 
 def test_pictures_are_classified_where_the_training_images_are_gone(trained: Path) -> None:

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from vitlab.atomic_files import read_json
 from vitlab.commands.options import StudyParser
@@ -34,10 +33,23 @@ def run(arguments: Sequence[str]) -> int:
         )
     if options.out is not None and options.out.exists():
         raise ValueError(f"--out {options.out} exists; give a new folder for the repetition.")
+    refuse_other_images(options.run)
     with TemporaryDirectory(prefix="vitlab-verify-") as temporary:
         repeated = repeat(options.run, options.out or Path(temporary))
         print("\n".join(conclusion(options.run, repeated)))
         return 0 if is_equal(options.run, repeated) else 1
+
+
+def refuse_other_images(directory: Path) -> None:
+    """Raise ValueError where the images of a run are others now, so that no repetition could be equal."""
+    from vitlab.commands.options import experiment_of
+    from vitlab.experiment.same_images import other_images
+
+    if others := other_images(directory, experiment_of(["--config", str(directory)]).data):
+        raise ValueError(
+            f"{directory} cannot be repeated: its images are others now ({'; '.join(others)}).\n"
+            "Restore the images that it was trained on."
+        )
 
 
 def repeat(directory: Path, root: Path) -> Path:
@@ -64,7 +76,7 @@ def conclusion(first: Path, second: Path) -> list[str]:
     places = disagreements(first, second)
     if not places:
         return ["Equal to the bit: weights, averages, optimizer, random generators, metrics and predictions."]
-    environments = [_read(run / "environment.json") for run in (first, second)]
+    environments = [read_json(run / "environment.json") for run in (first, second)]
     around = inexact(*environments) or ["nothing that environment.json records"]
     word = "Equal within the interval" if is_equal(first, second) else "Different"
     compared = accuracies(first, second)
@@ -108,9 +120,5 @@ def accuracies(first: Path, second: Path) -> tuple[float, float, float, float] |
 
 
 def _metrics(first: Path, second: Path) -> list[tuple[str, float, float]]:
-    one, other = (_read(run / "summary.json")["metrics"] for run in (first, second))
+    one, other = (read_json(run / "summary.json")["metrics"] for run in (first, second))
     return [(name, one[name], other[name]) for name in one if name in other and one[name] != other[name]]
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return dict(read_json(file))

@@ -40,7 +40,7 @@ class Files(PhotoSource):
             return read_photo(self.root / name, self._mode, half)[0]
         except ValueError as error:
             raise ValueError(
-                f"{self.root / name} cannot be decoded any more: {error}. Start again: the files are checked."
+                f"{self.root / name} cannot be decoded any more: {error}. Restore it, and give the same command again."
             ) from None
 
 
@@ -93,8 +93,7 @@ def list_images(root: Path) -> Listing:
     ignored: Counter[str] = Counter()
     splits = {split: _images_of(root, place, classes, ignored) for split, place in places.items()}
     if ignored:
-        kinds = _some([f"{count} {suffix or 'without suffix'}" for suffix, count in ignored.most_common()])
-        notes.append(f"Files in {root} without the name of an image, which are left out: {ignored.total()} ({kinds}).")
+        notes.append(left_out(root, ignored))
     files = (file for place in places.values() for file in os.scandir(place))
     loose = [file.path for file in files if _is_image(file.name) and file.is_file()]
     if loose:
@@ -176,10 +175,12 @@ def _images_of(root: Path, place: Path, classes: list[str], ignored: Counter[str
             close = difflib.get_close_matches(name, classes, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise ValueError(f"{place / name} is a class that {root / 'train'} lacks; it has {_some(classes)}.{hint}")
-        files = walk(place / name, ignored)
+        others: Counter[str] = Counter()
+        files = walk(place / name, others)
+        ignored += others
         if not files:
             raise ValueError(
-                f"{place / name} has no image, so that the class {name} is empty.\n"
+                f"{place / name} has no image{but(others)}, so that the class {name} is empty.\n"
                 f"Remove the folder or put images into it ({', '.join(IMAGE_SUFFIXES[:5])}, …)."
             )
         names += [os.path.relpath(file, root) for file in files]
@@ -206,6 +207,21 @@ def walk(folder: Path, ignored: Counter[str] | None = None) -> list[str]:
             else:
                 ignored[os.path.splitext(name)[1].lower()] += 1
     return files
+
+
+def left_out(folder: Path, ignored: Counter[str]) -> str:
+    """Return a remark on files that `walk` counted: how many of which suffix."""
+    return f"Files in {folder} without the name of an image, which are left out: {_kinds(ignored)}."
+
+
+def but(ignored: Counter[str]) -> str:
+    """Return what a folder without images has instead, for a message; nothing of an empty one."""
+    return f" but other files, {_kinds(ignored)}" if ignored else ""
+
+
+def _kinds(ignored: Counter[str]) -> str:
+    some = _some([f"{count} {suffix or 'without suffix'}" for suffix, count in ignored.most_common()])
+    return f"{ignored.total():,} ({some})"
 
 
 def _is_image(name: str) -> bool:

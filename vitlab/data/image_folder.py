@@ -164,8 +164,8 @@ class ImageFolder(ImageDataModule):
     next start checks only files that changed. Messages name files that cannot be decoded, are smaller than two
     pixels, larger than 89 million or over a hundred times as long as wide, and what may mislead: the same image in
     two splits, classes of few images, 16-bit images that 8 bits leave blank. An image that becomes unreadable
-    during a run stops the run, whatever `broken` is; the same command then checks the files and continues from the
-    last checkpoint.
+    during a run stops the run, whatever `broken` is; the same command continues from the last checkpoint once the
+    image is restored.
 
     Links to folders are followed unless they lead back to a folder around them. Bytes of names that are not UTF-8
     appear as escapes (`caf\\xe9.jpg`).

@@ -42,11 +42,18 @@ def oddities(class_names: Sequence[str], parts: Mapping[Split, Subset], known: C
             )
     if known.faint:
         lines.append(
-            "Images of 16 bits that use less than an eighth of their range, so that 8 bits (value / 257) leave them "
-            f"nearly blank: {len(known.faint):,} of {len(known.contents):,} ({_some(known.faint, len(known.faint))}).\n"
+            f"{blank(known.faint, len(known.contents))}\n"
             "Train on gray images of 16 bits with data.init_args.bits: 16, or convert all to 8 bits by one range."
         )
     return lines
+
+
+def blank(faint: Sequence[str], total: int) -> str:
+    """Return a remark on 16-bit images for which `is_faint` holds, of so many images."""
+    return (
+        "Images of 16 bits that use less than an eighth of their range, so that 8 bits (value / 257) leave them "
+        f"nearly blank: {len(faint):,} of {total:,} ({_some(faint, len(faint))})."
+    )
 
 
 def _some(names: Sequence[str], total: int) -> str:

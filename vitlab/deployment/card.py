@@ -166,7 +166,7 @@ def write_card(
         stages=stages,
         construction=construction(backbone, exported.encoder.num_classes),
         recipe=yaml.safe_dump(recipe(exported.config), sort_keys=False, allow_unicode=True).strip(),
-        environment=read_json(environment) if environment.is_file() else {},
+        environment=read_json(environment, missing={}),
     )
     path = folder / "README.md"
     path.write_text(text, encoding="utf-8")

@@ -22,7 +22,7 @@ from vitlab.data.preprocessing import Preprocessing
 from vitlab.experiment.class_names import named
 from vitlab.models.backbone import ImageModel
 from vitlab.models.stored import build
-from vitlab.models.weights import load_weights
+from vitlab.models.weights import from_hub, load_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,7 +161,7 @@ def _read(source: str | Path, raw: bool) -> LoadedModel:
         return _of_checkpoint(newest, path, raw)
     if (path / WEIGHTS).is_file():
         return _exported(path / WEIGHTS)
-    if not path.exists() and HUB_NAME.fullmatch(str(source)):
+    if not path.exists() and _is_hub_name(str(source)):
         return _exported(_from_hub(str(source)))
     raise FileNotFoundError(
         f"{source} is neither a run directory (config.yaml), an exported folder ({WEIGHTS}) nor a name on the Hugging "
@@ -205,13 +205,16 @@ def _build(backbone: Config, facts: Mapping[str, Any], objective: str, source: s
     return LoadedModel(model, transform, facts["class_names"], facts["one_class"], activate, source)
 
 
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def _is_hub_name(source: str) -> bool:
+    """Return whether `user/model` is meant, rather than a path in a folder that is here or like runs/x."""
+    folder = Path(source).parent
+    return HUB_NAME.fullmatch(source) is not None and folder.name != "runs" and not folder.is_dir()
 
+
+def _from_hub(name: str) -> Path:
     try:
-        return Path(hf_hub_download(name, WEIGHTS))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        return from_hub(name, WEIGHTS)
+    except FileNotFoundError as error:
         raise FileNotFoundError(
             f"could not download {WEIGHTS} of {name} from the Hugging Face Hub, and there is no such folder: {error}"
         ) from None

@@ -3,6 +3,7 @@
 N pictures that can be decoded, K classes.
 """
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,8 +17,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from vitlab.data.decoding import PictureMode, Pixels, as_text, read_photo
-from vitlab.data.folder import walk
+from vitlab.data.checking import is_faint
+from vitlab.data.decoding import IMAGE_SUFFIXES, PictureMode, Pixels, as_text, read_photo
+from vitlab.data.folder import but, left_out, walk
+from vitlab.data.oddities import blank
+
+log = logging.getLogger("vitlab")
 
 SHOWN = 2000  # pictures of a page, which take it 10 MB
 HELD = 16  # pictures decoded at a time: half a gigabyte where they are of 12 megapixels
@@ -59,6 +64,7 @@ class Pictures:
     Attributes:
         names: of those that could be decoded so far, below `root`.
         broken: files that cannot be decoded, and why.
+        faint: files of 16 bits that 8 bits leave nearly blank.
         root: the folder that contains all of them.
 
     Raises:
@@ -67,6 +73,7 @@ class Pictures:
 
     def __init__(self, images: Sequence[Path]) -> None:
         self.files = list(dict.fromkeys(file for path in images for file in _files(path)))
+        self.faint: list[str] = []
         self.root = Path(os.path.commonpath([p if p.is_dir() else p.parent for p in map(_absolute, images)]))
         self.names: list[str] = []
         self.broken: dict[str, str] = {}
@@ -85,9 +92,14 @@ class Pictures:
                 self.broken |= {name: reason for name, reason in opened.items() if isinstance(reason, str)}
                 pictures = {name: pixels for name, pixels in opened.items() if not isinstance(pixels, str)}
                 self.names += pictures
+                files = [file for name, file in zip(names, chunk, strict=True) if name in pictures]
+                faint = pool.map(is_faint, files, pictures.values())
+                self.faint += [name for name, is_so in zip(pictures, faint, strict=True) if is_so]
                 if pictures:
                     yield list(pictures), list(pictures.values())
                 bar.update(len(chunk))
+        if self.faint:
+            log.warning("%s Convert them to 8 bits by one range first.", blank(self.faint, len(self.names)))
         if not self.names:
             name, why = next(iter(self.broken.items()))
             raise ValueError(f"--images: none of {len(self.files)} images can be decoded; {name}: {why}.")
@@ -138,9 +150,15 @@ def _files(path: Path) -> list[Path]:
     """Return the pictures in a folder and below, or the one file."""
     if not path.exists():
         raise ValueError(f"--images {path}: there is no such file or folder.")
-    found = [_absolute(Path(file)) for file in walk(path)] if path.is_dir() else [_absolute(path)]
+    if not path.is_dir():
+        return [_absolute(path)]
+    ignored: Counter[str] = Counter()
+    found = [_absolute(Path(file)) for file in walk(path, ignored)]
     if not found:
-        raise ValueError(f"--images {path} contains no image.")
+        hint = f"Save them as {', '.join(IMAGE_SUFFIXES[:5])} …" if ignored else "Give one with images."
+        raise ValueError(f"--images {path} contains no image{but(ignored)}. {hint}")
+    if ignored:
+        log.warning("%s", left_out(path, ignored))
     return found
 
 

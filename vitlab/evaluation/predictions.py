@@ -3,6 +3,7 @@
 N: images, K: classes.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,8 +52,19 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: str | Path) -> Predictions:
-    """Read the file of `write_predictions`."""
-    table = pq.read_table(path)
+    """Read the file of `write_predictions`.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:  # of its end, or of a page
+        first, *_ = str(error).splitlines()
+        reason = re.sub(r"^Could not open Parquet input source '.*?': ", "", first).partition(". ")[0].rstrip(".")
+        raise ValueError(f"{path} is damaged ({reason}). `test {Path(path).parent}` writes it again.") from None
     label = table["label"]
     return Predictions(
         images=table["image"].to_pylist(),

@@ -7,7 +7,6 @@ The model takes the number of classes, the channels and the image size from the 
 them is rejected.
 """
 
-import json
 import logging
 import re
 import time
@@ -29,9 +28,11 @@ from vitlab.data import ImageDataModule
 from vitlab.experiment.chain import TAKEN_FROM, Source
 from vitlab.experiment.class_names import spell_out, spell_out_arguments
 from vitlab.experiment.frozen import classify_by_features
+from vitlab.experiment.own_test import OTHER, departures
 from vitlab.experiment.parser import Settings, help_of_named_size
 from vitlab.experiment.results import Metrics, images_left_out, show, unfinished
 from vitlab.experiment.run_directory import config_file, directory_of, placed, run_of
+from vitlab.experiment.same_images import other_images
 from vitlab.experiment.trainer_options import check_precision, check_trainer
 from vitlab.internals import count_last_epoch
 from vitlab.models import ImageModel
@@ -165,7 +166,8 @@ class Experiment:
 
     def _find_data(self) -> None:
         """Take a relative `data.root` from where the run was started, if there is nothing of that name here."""
-        arguments, began = self._values.data.init_args, _read_json(self.directory / "environment.json").get("folder")
+        arguments = self._values.data.init_args
+        began = read_json(self.directory / "environment.json", missing={}).get("folder")
         root = arguments.get("root")
         if root is None or began is None or Path(root).exists() or not (Path(began) / root).exists():
             return
@@ -174,7 +176,7 @@ class Experiment:
 
     def _build_data(self) -> ImageDataModule:
         data: ImageDataModule = self._settings.build("data")
-        facts = {} if self._images else _read_json(self.directory / "data.json")
+        facts = {} if self._images else read_json(self.directory / "data.json", missing={})
         if facts:
             data.recall(facts)
         return data
@@ -212,15 +214,17 @@ class Experiment:
         Raises:
             FileNotFoundError, ValueError: no such file, a damaged one, or one of another backbone.
         """
-        name = self._values.ckpt_path
+        name, finished = self._values.ckpt_path, (self.directory / "summary.json").is_file()
         if name == "none":
             return None
         if name in (None, "last", "best"):
             path = self.directory / "checkpoints" / f"{name or 'last'}.ckpt"
             remedy = "train first, or give --ckpt_path FILE (`none` evaluates the initial weights)."
+            if finished:  # whose results are of these weights, not of previous.ckpt
+                remedy = "train again with --run.overwrite true, or give --ckpt_path FILE."
         else:
             path, remedy = Path(name), "give --ckpt_path the path of a .ckpt file, `last` or `best`."
-        intact = newest_state(self.directory) if name in (None, "last") else None
+        intact = newest_state(self.directory) if name in (None, "last") and not finished else None
         path = intact or path
         if not path.is_file():
             raise FileNotFoundError(f"No checkpoint {path}; {remedy}")
@@ -258,13 +262,16 @@ class Experiment:
     def _state_to_continue(self, finished: bool) -> Path | None:
         """Return the state from which the training continues; None to begin, or where it is finished."""
         if self._values.ckpt_path is not None:
-            return self.checkpoint()
+            state = self.checkpoint()
+            if state is not None and not self.run.overwrite:
+                self._compare_images()
+            return state
         state = None if self.run.overwrite or finished else newest_state(self.directory)
         if not (finished or state):
             return None
         changed = conflicts(load_yaml(self.directory / "config.yaml"), self.config)
-        if any(key == "data.init_args.root" for key, _, _ in changed) and self._has_the_recorded_images():
-            changed = [each for each in changed if each[0] != "data.init_args.root"]
+        if all(key == "data.init_args.root" for key, _, _ in changed) and self._compare_images(finished):
+            changed = []
         if changed:
             count = "1 difference" if len(changed) == 1 else f"{len(changed)} differences"
             raise ValueError(
@@ -274,9 +281,29 @@ class Experiment:
             )
         return state
 
-    def _has_the_recorded_images(self) -> bool:
-        facts = _read_json(self.directory / "data.json")
-        return bool(facts) and facts == json.loads(json.dumps(self.data.facts()))
+    def _compare_images(self, finished: bool = False) -> bool:
+        """Return whether the images are known to be those of the run's start; warn of others where it is finished.
+
+        Raises:
+            ValueError: they are others, and the run would continue on them.
+        """
+        if not self.trainer.is_global_zero:
+            return True  # the first process decides for all
+        try:
+            others = other_images(self.directory, self.data)
+        except (OSError, ValueError) as error:
+            if not finished:
+                raise
+            others = [str(error).partition("\n")[0]]
+        if others and finished:
+            log.warning("%s was trained on other images than these (%s).", self.directory, "; ".join(others))
+        elif others:
+            raise ValueError(
+                f"{self.directory} began with other images ({'; '.join(others)}); on these it would be another run, "
+                "which may test on images that it has trained on.\n"
+                "Restore the images, or train on these: --run.name NEW, or --run.overwrite true."
+            )
+        return others == []
 
     # ---- the runs that this one starts from
 
@@ -347,12 +374,13 @@ class Experiment:
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
             state = self._state_to_continue(finished)
             if finished:
+                metrics: Metrics = read_json(summary)["metrics"]
                 log.info(
                     "%s is finished; nothing to do (--run.overwrite true trains it again). "
                     "To start a new run from its weights: --run.name NEW --model.init_from %s",
                     *(self.directory, self.directory),
                 )
-                return dict(_read_json(summary)["metrics"])
+                return metrics
             set_generators(self._random_state)
             trainer.fit(self.objective, datamodule=self.data, ckpt_path=state)
             count_last_epoch(trainer)
@@ -391,24 +419,42 @@ class Experiment:
         return self._evaluate("val")
 
     def test(self) -> Metrics:
-        """Return the metrics of the trained weights on the test images, and write predictions.parquet."""
+        """Return the metrics of the trained weights on the test images, and write predictions.parquet.
+
+        A finished run keeps its own: of other weights, settings or images it is written into the folder `other_test`.
+        """
         self._refuse_without_classes("test")
         return self._evaluate("test")
 
     def _evaluate(self, split: Literal["val", "test"]) -> Metrics:
-        trainer = self._prepare()
+        trainer, weights = self._prepare(), self.checkpoint()
+        if split == "test":
+            self._keep_own_results(weights)
         evaluate = trainer.validate if split == "val" else trainer.test
-        (results,) = evaluate(self.objective, datamodule=self.data, ckpt_path=self.checkpoint(), verbose=False)
+        (results,) = evaluate(self.objective, datamodule=self.data, ckpt_path=weights, verbose=False)
         show(results, images_left_out(trainer, self.data, split), self.data)
         return dict(results)
 
     def predict(self) -> Path:
-        """Write predictions.parquet with the name, label and logits of each test image, and return its path."""
+        """Write predictions.parquet, as `test` does, with each test image's name, label and logits; return its path."""
         self._refuse_without_classes("predict")
-        trainer = self._prepare()
-        trainer.predict(self.objective, datamodule=self.data, ckpt_path=self.checkpoint(), return_predictions=False)
-        log.info("%s", self.directory / "predictions.parquet")
-        return self.directory / "predictions.parquet"
+        trainer, weights = self._prepare(), self.checkpoint()
+        self._keep_own_results(weights)
+        trainer.predict(self.objective, datamodule=self.data, ckpt_path=weights, return_predictions=False)
+        log.info("%s", self.record.results / "predictions.parquet")
+        return self.record.results / "predictions.parquet"
+
+    def _keep_own_results(self, weights: Path | None) -> None:
+        """Write elsewhere what is of other weights, settings or images than a finished run's results."""
+        finished = self.trainer.is_global_zero and (self.directory / "summary.json").is_file()
+        reasons = departures(self.directory, weights, self.config, self.data) if finished else []
+        self.record.results = self.directory / OTHER if reasons else self.directory
+        if reasons:
+            log.warning(
+                "This is not the run's own test, whose results stay; the files of this one are in %s:\n%s",
+                self.record.results,
+                _listed(reasons),
+            )
 
     def _prepare(self) -> Trainer:
         """Return the Trainer, with the objective compiled where `run.compile` is on."""
@@ -440,7 +486,3 @@ def _listed(lines: Sequence[str], most: int = 3) -> str:
     if len(lines) > most:
         lines = [*lines[: most - 1], f"… and {len(lines) - most + 1} more"]
     return "\n".join(f"  {line}" for line in lines)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    return read_json(file) if file.is_file() else {}

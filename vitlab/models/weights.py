@@ -176,6 +176,29 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str]
         file.write(save(tensors, dict(metadata or {})))
 
 
+def from_hub(name: str, file: str) -> Path:
+    """Download a file of the Hugging Face Hub; where the hub cannot be reached, take it from the cache.
+
+    Raises:
+        FileNotFoundError: neither is possible; the message is the reason.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    alone = False
+    try:
+        get_hf_file_metadata(hf_hub_url(name, file))  # tried once: a download would try for half a minute
+    except HfHubHTTPError:  # an answer, which the download gives too
+        pass
+    except Exception:  # of whichever HTTP package it uses, or of its offline mode
+        alone = True
+    try:
+        return Path(hf_hub_download(name, file, local_files_only=alone))
+    except (HfHubHTTPError, OSError) as error:
+        reason = "it cannot be reached, and its cache lacks the file" if alone else str(error).strip()
+        raise FileNotFoundError(reason.partition("\n")[0]) from None
+
+
 def read_weights(path: str | Path) -> Weights:
     """Return the tensors in a .safetensors, .pth, .pt or .ckpt file, without running code that a pickle may hold."""
     return _read(path)[0]

@@ -288,13 +288,12 @@ def weights_path(source: str, asked_by: str = "init_from") -> Path:
 
 
 def _download(name: str, asked_by: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from vitlab.models.weights import from_hub
 
     try:
-        return Path(hf_hub_download(name, "model.safetensors"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        return from_hub(name, "model.safetensors")
+    except FileNotFoundError as error:
         raise ValueError(
-            f"{asked_by}: could not download {name} from the Hugging Face Hub ({type(error).__name__}).\n"
+            f"{asked_by}: could not download {name} from the Hugging Face Hub ({error}).\n"
             f"Check the name and the network, or give a weights file: --model.{asked_by} FILE."
         ) from None

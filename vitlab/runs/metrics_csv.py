@@ -16,6 +16,11 @@ from vitlab.atomic_files import write_text
 log = logging.getLogger("vitlab")
 
 
+def as_written(value: Any) -> float:
+    """Return a metric as it reads in the file."""
+    return float(f"{value:.8g}")
+
+
 class MetricsFile(Logger):
     """A CSV file with a row for each logged event: `step`, `epoch`, then a column for each metric.
 
@@ -41,14 +46,20 @@ class MetricsFile(Logger):
         return str(self.path.parent)
 
     @rank_zero_only
-    def keep_until(self, step: int) -> None:
-        """Remove the rows that a run continuing after `step` steps writes again; the first step is 0."""
+    def keep_until(self, step: int, epochs: int = 0) -> list[int]:
+        """Remove the rows that a run continuing after `step` steps writes again; the first step is 0.
+
+        Returns:
+            which of the completed `epochs`, the first of which is 1, have no row.
+        """
         rows = [row for row in self._read() if int(row["step"]) < step]
         self.columns = list(rows[0]) if rows else []
         if rows:
             self._rewrite(rows)
         else:
             self.path.unlink(missing_ok=True)
+        there = {row["epoch"] for row in rows}
+        return [epoch + 1 for epoch in range(epochs) if str(epoch) not in there]
 
     def best(self, metric: str, mode: str) -> tuple[int, float] | None:
         """Return the best value of a metric and its epoch, the first of which is 1; None if there is no value."""
@@ -77,11 +88,19 @@ class MetricsFile(Logger):
     def _read(self) -> list[dict[str, str]]:
         if not self.path.is_file():
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            # A process killed while appending leaves a last line without its end.
-            return [
-                row for row in csv.DictReader(file) if (row.get("step") or "").isdigit() and None not in row.values()
-            ]
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                # A process killed while appending leaves a last line without its end.
+                return [
+                    row
+                    for row in csv.DictReader(file)
+                    if (row.get("step") or "").isdigit() and None not in row.values()
+                ]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(
+                f"{self.path} is damaged ({error}). Remove it, and give the same command again: the run continues, "
+                "and its curves begin here."
+            ) from None
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         table = io.StringIO(newline="")

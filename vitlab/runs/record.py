@@ -17,6 +17,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 import vitlab
@@ -28,7 +29,7 @@ from vitlab.evaluation.per_class import stratum_metrics, write_per_class
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.internals import is_within_an_epoch
 from vitlab.objectives import Objective
-from vitlab.runs.metrics_csv import MetricsFile
+from vitlab.runs.metrics_csv import MetricsFile, as_written
 from vitlab.runs.origins import PACKAGES, continued, origins
 from vitlab.runs.resume import inexact
 from vitlab.runs.wandb import UnbreakableWandbLogger
@@ -55,10 +56,10 @@ class RunRecord(Callback):
     """
 
     def __init__(self, directory: Path, config: dict[str, Any]) -> None:
-        self.directory = directory
+        self.directory = self.results = directory  # `results`: where a test writes
         self.config = config
         self.by_stratum: dict[str, float] = {}  # of the last test
-        self.best: dict[str, float] | None = None  # epoch, see `best_epoch`
+        self.best: dict[str, float] | None = None  # epoch, and its metric
         self.before: dict[str, Path] = {}  # by setting, the runs that this one takes weights from
         self.metrics: dict[str, float] = {}  # of training and validation, as an earlier start ended with
         self._ended = False  # whether an earlier start ended before the last epoch, as EarlyStopping does
@@ -83,27 +84,28 @@ class RunRecord(Callback):
         if trainer.ckpt_path is None:
             erase(self.directory)
         else:
-            file = self.directory / "environment.json"
-            before = read_json(file) if file.is_file() else now
+            before = read_json(self.directory / "environment.json", missing=now)
             if differences := inexact(before, now):
                 log.warning("Continued, but not to the bit: %s.", "; ".join(differences))
             now = continued(before, now)
         write_text(self.directory / "config.yaml", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         write_text(self.directory / "environment.json", json.dumps(now, indent=2))
-        facts = trainer.datamodule.facts()  # type: ignore[attr-defined]
-        write_text(self.directory / "data.json", json.dumps(facts, indent=2, ensure_ascii=False))
+        if not (self.directory / "data.json").is_file() or self.config["run"]["overwrite"]:  # else of the start: equal
+            facts = trainer.datamodule.facts()  # type: ignore[attr-defined]
+            write_text(self.directory / "data.json", json.dumps(facts, indent=2, ensure_ascii=False))
         for logger in trainer.loggers:
             if isinstance(logger, UnbreakableWandbLogger):
                 logger.start()
 
-    def keep_rows(self, trainer: Trainer) -> None:
-        """Remove the rows of metrics.csv that the run is about to write again."""
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsFile):
-                logger.keep_until(trainer.global_step)
+    def keep_rows(self, trainer: Trainer) -> list[int]:
+        """Remove the rows of metrics.csv that the run is about to write again; return the epochs that have none."""
+        file = _metrics_file(trainer)
+        return (file.keep_until(trainer.global_step, trainer.current_epoch) if file else None) or []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.keep_rows(trainer)
+        if missing := self.keep_rows(trainer):
+            some = ", ".join(map(str, missing[:3])) + (" …" if len(missing) > 3 else "")
+            log.warning("%s/metrics.csv lacks the rows of some epochs (%s), and so do curves.", self.directory, some)
         trainer.should_stop |= self._ended
         self._started = time.perf_counter()
         self._restarted = trainer.ckpt_path is not None
@@ -112,6 +114,19 @@ class RunRecord(Callback):
         if self._restarted:
             self._restarted = False
             log.info("first new step %.1f s after the start of the command", time.perf_counter() - vitlab.BEGAN)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the best epoch.
+
+        The released scripts of DeiT, Swin, SimMIM and MAE print it; their validation images are also the test's.
+        """
+        assert isinstance(pl_module, Objective)
+        monitor = pl_module.monitor
+        if trainer.state.fn != TrainerFn.FITTING or monitor is None or monitor.metric not in trainer.callback_metrics:
+            return
+        value, sign = as_written(trainer.callback_metrics[monitor.metric]), 1 if monitor.mode == "max" else -1
+        if not math.isnan(value) and (self.best is None or sign * value > sign * self.best[monitor.metric]):
+            self.best = {"epoch": trainer.current_epoch + 1, monitor.metric: value}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds += self._since_start()
@@ -133,7 +148,7 @@ class RunRecord(Callback):
         return time.perf_counter() - self._started if self._started is not None else 0.0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["vitlab_config"] = self.config
+        checkpoint["vitlab_config"], checkpoint["vitlab_best"] = self.config, self.best
         if not is_within_an_epoch(trainer):
             checkpoint["vitlab_metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
             checkpoint["vitlab_ended"] = trainer.should_stop
@@ -148,6 +163,7 @@ class RunRecord(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember how the training ended, for a run that was killed while testing."""
         self.metrics, self._ended = checkpoint.get("vitlab_metrics", {}), checkpoint.get("vitlab_ended", False)
+        self.best = checkpoint["vitlab_best"] if "vitlab_best" in checkpoint else _best_in_file(trainer, pl_module)
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         assert isinstance(pl_module, Objective)
@@ -165,7 +181,7 @@ class RunRecord(Callback):
         names: list[str] = trainer.datamodule.image_names("test")  # type: ignore[attr-defined]
         outputs = {name: in_order(values) for name, values in outputs.items()}
         if trainer.is_global_zero:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            self.results.mkdir(parents=True, exist_ok=True)
             arrays = {name: values.numpy() for name, values in outputs.items()}
             assert isinstance(pl_module, Objective)
             labels = arrays.pop("label").astype(np.int64 if pl_module.one_class else np.float32)
@@ -173,10 +189,10 @@ class RunRecord(Callback):
             strata = trainer.datamodule.strata("test")  # type: ignore[attr-defined]
             strata = {name: values[: len(labels)] for name, values in strata.items()}
             predictions = Predictions(names, labels, **arrays, strata=strata)
-            write_predictions(self.directory / "predictions.parquet", predictions)
+            write_predictions(self.results / "predictions.parquet", predictions)
             if pl_module.one_class:
                 names = trainer.datamodule.class_names  # type: ignore[attr-defined]
-                write_per_class(self.directory, predictions, names)
+                write_per_class(self.results, predictions, names)
                 self.by_stratum = stratum_metrics(predictions)
 
     on_predict_end = on_test_end
@@ -193,7 +209,6 @@ class RunRecord(Callback):
             if isinstance(logger, UnbreakableWandbLogger):
                 logger.finish()
         if trainer.is_global_zero:
-            self.best = best_epoch(trainer, pl_module)
             summary = {
                 "finished": True,
                 "seconds": round(self.seconds, 3),
@@ -209,13 +224,14 @@ class RunRecord(Callback):
             write_text(self.directory / "summary.json", json.dumps(summary, indent=2))
 
 
-def best_epoch(trainer: Trainer, pl_module: LightningModule) -> dict[str, float] | None:
-    """Return the epoch of the best validation and its metric; None without one.
+def _metrics_file(trainer: Trainer) -> MetricsFile | None:
+    return next((logger for logger in trainer.loggers if isinstance(logger, MetricsFile)), None)
 
-    The released scripts of DeiT, Swin, SimMIM and MAE print it; their validation images are also the test's.
-    """
+
+def _best_in_file(trainer: Trainer, pl_module: LightningModule) -> dict[str, float] | None:
+    """Return the best epoch and its metric by metrics.csv, for a state of an earlier version."""
     assert isinstance(pl_module, Objective)
-    file = next((logger for logger in trainer.loggers if isinstance(logger, MetricsFile)), None)
+    file = _metrics_file(trainer)
     best = file.best(*pl_module.monitor) if file is not None and pl_module.monitor is not None else None
     return {"epoch": best[0], pl_module.monitor.metric: best[1]} if best and pl_module.monitor else None
 
@@ -254,6 +270,7 @@ def erase(directory: Path) -> None:
         *directory.glob("checkpoints/**/*.ckpt"),  # a user's own too
         *directory.glob("pictures/*.png"),
         *directory.glob("not_finite/*"),
+        *directory.glob("other_test/*"),
         *directory.glob("wandb/run-id.txt"),  # or the new curves would follow the old ones
     ):
         file.unlink()

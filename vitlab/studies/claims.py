@@ -105,5 +105,5 @@ def _minutes(study: Study) -> float:
 
 def _read(file: Path) -> dict[str, Any]:
     """Return a study's record; empty before its report, or where an earlier version of this code wrote it."""
-    record = read_json(file) if file.is_file() else {}
+    record = read_json(file, missing={})
     return record if "deciding" in record else {}

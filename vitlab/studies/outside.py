@@ -79,7 +79,7 @@ def _left_out(study: Study, directories: Sequence[Path], metric: Metric) -> list
     runs = []
     for directory in directories:
         seed = directory.name.removeprefix("seed-")
-        scores = _read(directory / "summary.json").get("metrics", {})
+        scores = read_json(directory / "summary.json", missing={}).get("metrics", {})
         short = directory.parent.name
         runs.append(LeftOut(f"{names.get(short, short)}, seed {seed}", scores.get(metric.test)))
     return runs
@@ -105,13 +105,13 @@ def _compute(runs: Sequence[Run]) -> list[Compute]:
             continue
         path = Path(source)
         directory = path if path.is_dir() else path.parents[min(1, len(path.parents) - 1)]  # of checkpoints/last.ckpt
-        summary = _read(directory / "summary.json")
+        summary = read_json(directory / "summary.json", missing={})
         found.append(Compute(source, variants, taught, summary.get("seconds"), summary.get("images_seen")))
     return found
 
 
 def _trials(folder: Path) -> Trials:
-    summaries = [_read(file) for file in folder.rglob("summary.json")]
+    summaries = [read_json(file, missing={}) for file in folder.rglob("summary.json")]
     seconds = sum(float(summary.get("seconds", 0)) for summary in summaries)
     return Trials(len(summaries), seconds, sum(int(summary.get("images_seen", 0)) for summary in summaries))
 
@@ -128,8 +128,4 @@ def _test_split(folder: Path) -> Any:
 
 
 def _test_split_of(run: Path) -> Any:
-    return _read(run / "data.json").get("splits", {}).get("test")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return read_json(file) if file.is_file() else {}
+    return read_json(run / "data.json", missing={}).get("splits", {}).get("test")

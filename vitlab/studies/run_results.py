@@ -270,7 +270,7 @@ def _read(run: Run) -> RunResult:
         summary=read_json(directory / "summary.json"),
         environment=read_json(directory / "environment.json"),
         history=pd.read_csv(directory / "metrics.csv"),
-        data=read_json(directory / "data.json") if (directory / "data.json").is_file() else {},
+        data=read_json(directory / "data.json", missing={}),
     )
 
 

@@ -57,7 +57,7 @@ def spend_budget(
         "jobs": study.jobs,
         "configs": {run.variant: _decisive(run.config) for run in drafts},
     }
-    known = read_json(record) if record.is_file() else {}
+    known = read_json(record, missing={})
     if not _fits(known, inputs):
         epochs = {run.variant: epoch_of(run.config, images(run)) for run in drafts}
         try:

@@ -189,7 +189,7 @@ def _earlier_choices(study: Study, trials: Mapping[tuple[str, int], list[Run]], 
     """
     tuning = study.tuning
     assert tuning is not None
-    stored = read_json(record) if record.is_file() else {}
+    stored = read_json(record, missing={})
     if "choices" in stored or set(stored) != set(study.variants) or tuning.within_seeds:
         return None
     tried = [[Trial(*trial) for trial in stored[variant]["trials"]] for variant in study.variants]

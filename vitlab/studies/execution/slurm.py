@@ -76,7 +76,7 @@ def run_array(
     """
     replaced = to_replace(runs, overwrite)
     record = Path(executor.folder) / "jobs.json"  # the job of each run, so that a queued run is not submitted again
-    ids: dict[str, str] = read_json(record) if record.is_file() else {}
+    ids: dict[str, str] = read_json(record, missing={})
     waiting = [run for run in runs if run in replaced or not is_finished(run)]
     jobs: dict[Run, Job[int]] = {}
     for run in waiting:
