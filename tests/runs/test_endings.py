@@ -1,6 +1,5 @@
 """However a run ends, its process ends soon, with the documented status."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -20,8 +19,8 @@ PATIENCE = 120  # seconds, on any machine; a process that waits for its workers 
 
 
 def begun(config: Path, *arguments: str) -> "subprocess.Popen[str]":
-    log = Path("log.txt").open("w")  # noqa: SIM115 (the process writes to it)
-    return subprocess.Popen([*FIT, str(config), *arguments], stdout=log, stderr=subprocess.STDOUT, text=True)
+    with Path("log.txt").open("w") as log:
+        return subprocess.Popen([*FIT, str(config), *arguments], stdout=log, stderr=subprocess.STDOUT, text=True)
 
 
 def ended(process: "subprocess.Popen[str]") -> int:
@@ -44,7 +43,8 @@ def test_a_hangup_in_training_writes_a_checkpoint(tiny: Callable[..., Path]) -> 
     process = begun(tiny(), *WORKERS, "--trainer.max_epochs", "500")
     deadline = time.monotonic() + PATIENCE
     while not (RUN / "checkpoints/last.ckpt").is_file():
-        assert process.poll() is None and time.monotonic() < deadline, Path("log.txt").read_text()
+        assert process.poll() is None, Path("log.txt").read_text()
+        assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGHUP)
     assert ended(process) == 75
@@ -65,7 +65,8 @@ def test_a_signal_during_the_imports_ends_without_a_traceback(
         pytest.skip("no /proc")
     deadline = time.monotonic() + PATIENCE
     while "torch" not in maps.read_text():
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(number)
     assert ended(process) == status
@@ -83,8 +84,9 @@ def test_a_run_without_its_last_weights_is_not_finished(
         disk.setattr(torch, "save", full)
         assert run("fit", ["--config", str(tiny())]) == 1
     said = capsys.readouterr().err
-    assert "next.ckpt" in said and "the run is not finished" in said
+    assert "next.ckpt" in said
+    assert "the run is not finished" in said
     assert not (RUN / "summary.json").exists()
     assert run("fit", ["--config", str(tiny())]) == 0
     assert (RUN / "checkpoints/last.ckpt").is_file()
-    assert os.path.isfile(RUN / "summary.json")
+    assert (RUN / "summary.json").is_file()
