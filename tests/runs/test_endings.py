@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -30,6 +31,14 @@ def ended(process: "subprocess.Popen[str]") -> int:
         process.kill()
 
 
+def wait_for_checkpoint(process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not (RUN / "checkpoints/last.ckpt").is_file():
+        assert process.poll() is None, Path("log.txt").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.mark.slow
 def test_a_run_that_stops_before_its_first_validation_ends_with_its_workers(tiny: Callable[..., Path]) -> None:
     process = begun(tiny(), *WORKERS, "--model.optimizer.lr", "1e25", "--model.schedule.warmup_epochs", "0")
@@ -41,11 +50,7 @@ def test_a_run_that_stops_before_its_first_validation_ends_with_its_workers(tiny
 @pytest.mark.slow
 def test_a_hangup_in_training_writes_a_checkpoint(tiny: Callable[..., Path]) -> None:
     process = begun(tiny(), *WORKERS, "--trainer.max_epochs", "500")
-    deadline = time.monotonic() + PATIENCE
-    while not (RUN / "checkpoints/last.ckpt").is_file():
-        assert process.poll() is None, Path("log.txt").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for_checkpoint(process)
     process.send_signal(signal.SIGHUP)
     assert ended(process) == 75
     assert not (RUN / ".lock").exists()
@@ -90,3 +95,15 @@ def test_a_run_without_its_last_weights_is_not_finished(
     assert run("fit", ["--config", str(tiny())]) == 0
     assert (RUN / "checkpoints/last.ckpt").is_file()
     assert (RUN / "summary.json").is_file()
+    assert not (RUN / "checkpoints/previous.ckpt").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_loader_process_is_one_message(tiny: Callable[..., Path]) -> None:
+    process = begun(tiny(), *WORKERS, "--trainer.max_epochs", "500")
+    wait_for_checkpoint(process)
+    psutil.Process(process.pid).children()[0].kill()
+    assert ended(process) == 1
+    said = Path("log.txt").read_text()
+    assert "a process that loads images ended" in said
+    assert "Traceback" not in said

@@ -207,6 +207,7 @@ class RunRecord(Callback):
                 "best_epoch": self.best,
             }
             write_text(self.directory / "summary.json", json.dumps(summary, indent=2))
+            (self.directory / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)  # nothing continues from it now
 
 
 def best_epoch(trainer: Trainer, pl_module: LightningModule) -> dict[str, float] | None:
