@@ -10,7 +10,14 @@ PACKAGE = Path(__file__).parent.parent / "vitlab"
 # commands ─► studies ─► experiment ─► runs ─► objectives ─► models          evaluation ─► models
 #     │          └─► evaluation    └─► data    └─► evaluation, analysis      analysis ─► models
 #     └─► deployment ─► experiment, evaluation                               everything ─► the ground floor
-GROUND = {"config", "atomic_files", "distributed", "optim", "internals"}  # imports nothing of the package but itself
+GROUND = {
+    "config",
+    "atomic_files",
+    "distributed",
+    "optim",
+    "internals",
+    "signals",
+}  # imports nothing of the package but itself
 MAY_IMPORT: dict[str, set[str]] = {
     "models": set(),
     "data": set(),

@@ -4,6 +4,8 @@ import difflib
 import sys
 from collections.abc import Sequence
 
+from vitlab.signals import signals_as_exit
+
 COMMANDS = {
     "prepare": "decode a folder of photographs once, make them small, write one file to train on",
     "fit": "train one experiment; the same command again continues it",
@@ -50,10 +52,18 @@ def help_text() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status.
 
-    0: done. 1: a failure while running. 2: a mistake in the command or its files. 75: SIGTERM or SIGUSR1 stopped the
-    run, whose state is written; the same command continues it. 76: it paused as told.
-    130: as 75, by Ctrl-C.
+    0: done. 1: a failure while running. 2: a mistake in the command or its files. 75: SIGTERM, SIGHUP or SIGUSR1
+    stopped it; the same command continues the run, whose state is written, or begins it where there is none yet.
+    76: it paused as told. 130: as 75, by Ctrl-C.
     """
+    try:
+        with signals_as_exit():
+            return _main(arguments)
+    except SystemExit as stop:  # by a signal during the imports
+        return int(stop.code or 0)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(help_text(), end="")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import EarlyStopping
     from lightning.pytorch.strategies import ModelParallelStrategy
     from torch import Tensor
+    from torch.utils.data import DataLoader
     from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -41,6 +42,13 @@ def training_position(trainer: Trainer) -> tuple[int, int]:
     if batches.is_last_batch and batches.current.processed > 0:  # all batches done, the epoch's end not yet recorded
         return epochs.processed + 1, 0
     return epochs.processed, batches.current.processed
+
+
+def end_workers(loader: DataLoader) -> None:
+    """End a loader's persistent workers, as Lightning does at the end of a loop."""
+    from lightning.pytorch.utilities.combined_loader import _shutdown_workers_and_reset_iterator
+
+    _shutdown_workers_and_reset_iterator(loader)
 
 
 def decide_after_validation(stopping: EarlyStopping) -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from fake_study import FAKE_PROGRAM, variant
 
+from vitlab.signals import SIGNALS
 from vitlab.studies.execution.local import (
     Allotment,
     Outcome,
@@ -109,7 +110,7 @@ def test_where_results_go_is_no_other_configuration(start: Start) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the signal may come while a file is being opened
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_study_ends_its_processes(number: signal.Signals, start: Start, tmp_path: Path) -> None:
     folders = [tmp_path / "runs" / "small-study" / name / "seed-1" for name in ("a", "b")]
 
@@ -122,7 +123,7 @@ def test_an_interrupted_study_ends_its_processes(number: signal.Signals, start: 
     with pytest.raises(SystemExit) as stopped:
         start(variants={"A": variant(0.9, pause=60), "B": variant(0.8, pause=60)})
     interrupter.join()
-    assert stopped.value.code == 128 + number
+    assert stopped.value.code == SIGNALS[number]
     for folder in folders:
         assert not alive(int((folder / "pid").read_text()))
         assert not (folder / "summary.json").exists()

@@ -10,9 +10,7 @@ import pytest
 import submitit
 from fake_study import FAKE_PROGRAM, variant
 
-from vitlab.runs import checkpoints
 from vitlab.studies.compare import compare
-from vitlab.studies.execution import task
 from vitlab.studies.execution.slurm import run_array, slurm
 from vitlab.studies.execution.task import RunTask
 from vitlab.studies.grid import plan
@@ -58,11 +56,6 @@ def test_a_run_that_fails_is_told_with_its_last_words(write_study: Write, tmp_pa
     program = ("sh", "-c", "echo no room; exit 3")
     outcomes = run_array(runs, program, local(tmp_path), False, lambda line: None, poll_seconds=0.1)
     assert [outcome.failure for outcome in outcomes] == ["exit status 3: no room"] * 2
-
-
-@pytest.mark.slow
-def test_a_task_knows_the_exit_statuses_of_fit() -> None:
-    assert (task.STOPPED, task.PAUSED) == (checkpoints.STOPPED, checkpoints.PAUSED)
 
 
 def test_a_run_that_pauses_as_told_does_not_come_back(write_study: Write, tmp_path: Path) -> None:

@@ -24,8 +24,13 @@ def run(command: str, arguments: Sequence[str]) -> int:
         if os.environ.get("VITLAB_DEBUG") or (message := message_of(error, arguments)) is None:
             raise
         print(f"error: {message}", file=sys.stderr)
-        return 2
+        return 1 if is_killed_worker(error) else 2
     return status
+
+
+def is_killed_worker(error: Exception) -> bool:
+    """Return whether torch says that a loader's process was ended from outside."""
+    return isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error)
 
 
 def message_of(error: Exception, arguments: Sequence[str]) -> str | None:
@@ -41,6 +46,12 @@ def message_of(error: Exception, arguments: Sequence[str]) -> str | None:
         from vitlab.experiment.errors import readable
 
         return readable(error)
+    if is_killed_worker(error):
+        return (
+            f"a process that loads images ended: {str(error).partition('. ')[0]}.\n"
+            "Most often the machine has no memory "
+            "left: a smaller --data.num_workers needs less. The same command continues a run."
+        )
     if isinstance(error, MemoryError | RuntimeError):
         from vitlab.internals import is_out_of_memory
 

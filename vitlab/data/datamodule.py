@@ -6,9 +6,11 @@ the labels. Training images are augmented on the way, as a function of (seed, ep
 Letters: B images in the batch, C channels, H rows, W columns, K classes.
 """
 
+import atexit
 import itertools
 import logging
 import math
+import multiprocessing
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +53,8 @@ from vitlab.data.sampler import (
 from vitlab.data.sampling import Sampling
 from vitlab.data.splitting import balanced_order, check_fraction
 from vitlab.distributed import places
-from vitlab.internals import replaces_samplers, training_position
+from vitlab.internals import end_workers, replaces_samplers, training_position
+from vitlab.signals import SIGNALS
 
 log = logging.getLogger("vitlab")
 
@@ -457,6 +460,12 @@ class ImageDataModule(LightningDataModule, ABC):
             loader.batch_sampler.closed = False
         return loader
 
+    def on_exception(self, exception: BaseException) -> None:
+        """End the workers that `val_dataloader` started; Lightning ends only those of a loop that has run."""
+        loader = None if self.trainer is None else self.trainer.val_dataloaders
+        if isinstance(loader, DataLoader):
+            end_workers(loader)
+
     def test_dataloader(self) -> DataLoader:
         return self._eval_loader("test", self._rank, self._world_size)
 
@@ -563,5 +572,14 @@ def _as_it_is(batch: Any) -> Batch:
 
 def _leave_signals_to_the_training_process(worker: int) -> None:
     """Ignore signals sent to all processes (Ctrl-C, SLURM): the training process still completes its step."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@atexit.register  # after multiprocessing's own function, so it is called before it
+def _end_workers_left_over() -> None:
+    """Kill workers that the traceback of an error keeps: they ignore the SIGTERM after which Python waits for them."""
+    if left := [child for child in multiprocessing.active_children() if child.daemon]:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises for each
+        for child in left:
+            child.kill()

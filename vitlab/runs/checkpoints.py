@@ -21,13 +21,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vitlab.atomic_files import newest_whole, written_whole
 from vitlab.runs.last_epoch import is_last_epoch
+from vitlab.signals import PAUSED, SIGNALS
 
 log = logging.getLogger("vitlab")
-
-# Exit status of a run that a signal stopped: EX_TEMPFAIL of sysexits.h for schedulers, which start it again, and the
-# status that shells expect for Ctrl-C.
-STOPPED, PAUSED, INTERRUPTED = 75, 76, 130  # exit statuses
-SIGNALS = {signal.SIGTERM: STOPPED, signal.SIGUSR1: STOPPED, signal.SIGINT: INTERRUPTED}
 
 # Interval in steps at which several processes agree whether one has to stop or a checkpoint is due.
 _STEPS_TO_AGREE = 10
@@ -80,9 +76,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # torch's writer turns one into the other
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
-            message = (
-                f"No checkpoint could be written at step {checkpoint.get('global_step')} in {path.parent} ({cause})."
-            )
+            message = f"No checkpoint could be written at step {checkpoint.get('global_step')} as {path} ({cause})."
             if self.on_failure == "stop":
                 log.error("%s The run stops; earlier checkpoints are intact.", message)
                 raise SystemExit(1) from None
@@ -170,7 +164,15 @@ class RunCheckpoints(Checkpoint):
         self._publish(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        unwritten = _any_process(trainer, trainer.is_global_zero and self._tried and not self._unpublished)
         self._publish(trainer)
+        if unwritten and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            log.error(
+                "%s: the last weights are not written, so the run is not finished. Make room; the same command "
+                "continues from the newest checkpoint.",
+                self.directory,
+            )
+            raise SystemExit(1)
         if self.written and trainer.is_global_zero:
             took, share = self.seconds, self.seconds / max(time.perf_counter() - self._begin, 1e-9)
             log.info("checkpoints: %d written in %.1f s, %.1f %% of the training", self.written, took, 100 * share)
@@ -226,6 +228,8 @@ class Signals:
         """Handle the signals, if this is the main thread; Python allows it in no other."""
         try:
             for number in SIGNALS:
+                if signal.getsignal(number) == signal.SIG_IGN:  # by nohup
+                    continue
                 before = signal.signal(number, self._remember)
                 self._before.setdefault(number, before)
         except ValueError:

@@ -222,6 +222,7 @@ class RunRecord(Callback):
                 "best_epoch": self.best,
             }
             write_text(self.directory / "summary.json", json.dumps(summary, indent=2))
+            (self.directory / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)  # nothing continues from it now
 
 
 def _metrics_file(trainer: Trainer) -> MetricsFile | None:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from vitlab.config import Config, load_yaml
 from vitlab.evaluation.cost import READY, Cost, device_for, device_name, doubts
-from vitlab.studies.execution.local import Allotment, last_lines, signals_as_exit, write_config
+from vitlab.signals import signals_as_exit
+from vitlab.studies.execution.local import Allotment, last_lines, write_config
 from vitlab.studies.format import clock
 from vitlab.studies.grid import Run
 from vitlab.studies.study import LENGTH

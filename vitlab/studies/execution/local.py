@@ -13,12 +13,10 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -27,8 +25,8 @@ import yaml
 from vitlab.atomic_files import write_text
 from vitlab.config import ABSENT, Config, conflicts, load_yaml
 from vitlab.experiment.run_directory import shortfalls
+from vitlab.signals import PAUSED, signals_as_exit, signals_later
 from vitlab.studies.execution.progress import Active, Display, Progress, read_progress, seconds_left
-from vitlab.studies.execution.task import PAUSED
 from vitlab.studies.format import as_yaml, clock, counted
 from vitlab.studies.grid import Run, without_run
 
@@ -163,7 +161,7 @@ def run_all(
 ) -> list[Outcome]:
     """Train the unfinished runs and return the outcome of each, in order.
 
-    Ctrl-C, SIGTERM or an error ends the processes; the next call continues them.
+    A signal or an error ends the processes; the next call continues them.
 
     Args:
         program: The command line to which `fit --config <file>` is appended.
@@ -181,7 +179,8 @@ def run_all(
         while waiting or children:
             while waiting and free:
                 slot, run = free.popleft(), waiting.popleft()
-                children[slot] = _start(run, program, allotment.environment(slot), overwrite=run in replaced)
+                with signals_later():  # or the process would be in no list, and outlive this one
+                    children[slot] = _start(run, program, allotment.environment(slot), overwrite=run in replaced)
             for slot, (process, started, active) in list(children.items()):
                 over = process.poll() is not None  # before its last line is read
                 active.seconds = time.monotonic() - started
@@ -266,21 +265,3 @@ def _end_processes(children: dict[int, _Child], display: Display) -> Iterator[No
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)  # with its data-loading workers
                     process.wait()
-
-
-@contextlib.contextmanager
-def signals_as_exit() -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into SystemExit, so that no process outlives this one."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-
-    def leave(signum: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + signum)
-
-    previous = {signum: signal.signal(signum, leave) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)

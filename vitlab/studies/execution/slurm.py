@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import yaml
 
 from vitlab.atomic_files import read_json
+from vitlab.signals import PAUSED
 from vitlab.studies.execution.local import Outcome, cut_short, is_finished, last_lines, to_replace, write_config
-from vitlab.studies.execution.task import PAUSED, RunTask
+from vitlab.studies.execution.task import RunTask
 from vitlab.studies.grid import Run
 from vitlab.studies.study import slug
 

@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vitlab.internals import preemption_signal
-
-# Exit statuses of `fit`, as in `vitlab.runs.checkpoints`, which imports torch.
-STOPPED = 75  # stopped by a signal; the same command continues it
-PAUSED = 76  # stopped where it was told to
+from vitlab.signals import STOPPED
 
 
 class RunTask:

@@ -1,0 +1,109 @@
+"""However a run ends, its process ends soon, with the documented status."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from vitlab.commands.dispatch import run
+
+FIT = (sys.executable, "-W", "ignore", "-m", "vitlab", "fit", "--config")
+WORKERS = ("--data.hold_on_device", "false", "--data.num_workers", "2")
+RUN = Path("runs/tiny/seed-0")
+PATIENCE = 120  # seconds, on any machine; a process that waits for its workers never ends
+
+
+def begun(config: Path, *arguments: str) -> "subprocess.Popen[str]":
+    with Path("log.txt").open("w") as log:
+        return subprocess.Popen([*FIT, str(config), *arguments], stdout=log, stderr=subprocess.STDOUT, text=True)
+
+
+def ended(process: "subprocess.Popen[str]") -> int:
+    try:
+        return process.wait(PATIENCE)
+    finally:
+        process.kill()
+
+
+def wait_for_checkpoint(process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not (RUN / "checkpoints/last.ckpt").is_file():
+        assert process.poll() is None, Path("log.txt").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_run_that_stops_before_its_first_validation_ends_with_its_workers(tiny: Callable[..., Path]) -> None:
+    process = begun(tiny(), *WORKERS, "--model.optimizer.lr", "1e25", "--model.schedule.warmup_epochs", "0")
+    assert ended(process) == 1
+    assert "the run stops" in Path("log.txt").read_text()
+    assert not (RUN / ".lock").exists()
+
+
+@pytest.mark.slow
+def test_a_hangup_in_training_writes_a_checkpoint(tiny: Callable[..., Path]) -> None:
+    process = begun(tiny(), *WORKERS, "--trainer.max_epochs", "500")
+    wait_for_checkpoint(process)
+    process.send_signal(signal.SIGHUP)
+    assert ended(process) == 75
+    assert not (RUN / ".lock").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGHUP, 75), (signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
+)
+def test_a_signal_during_the_imports_ends_without_a_traceback(
+    number: signal.Signals, status: int, tiny: Callable[..., Path]
+) -> None:
+    process = begun(tiny())
+    maps = Path(f"/proc/{process.pid}/maps")
+    if not maps.exists():
+        process.kill()
+        pytest.skip("no /proc")
+    deadline = time.monotonic() + PATIENCE
+    while "torch" not in maps.read_text():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert ended(process) == status
+    assert "Traceback" not in Path("log.txt").read_text()
+    assert not RUN.exists()
+
+
+def test_a_run_without_its_last_weights_is_not_finished(
+    tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(checkpoint: object, file: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(torch, "save", full)
+        assert run("fit", ["--config", str(tiny())]) == 1
+    said = capsys.readouterr().err
+    assert "next.ckpt" in said
+    assert "the run is not finished" in said
+    assert not (RUN / "summary.json").exists()
+    assert run("fit", ["--config", str(tiny())]) == 0
+    assert (RUN / "checkpoints/last.ckpt").is_file()
+    assert (RUN / "summary.json").is_file()
+    assert not (RUN / "checkpoints/previous.ckpt").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_loader_process_is_one_message(tiny: Callable[..., Path]) -> None:
+    process = begun(tiny(), *WORKERS, "--trainer.max_epochs", "500")
+    wait_for_checkpoint(process)
+    psutil.Process(process.pid).children()[0].kill()
+    assert ended(process) == 1
+    said = Path("log.txt").read_text()
+    assert "a process that loads images ended" in said
+    assert "Traceback" not in said
