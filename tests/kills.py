@@ -172,7 +172,7 @@ def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
         short = {
             "data": {"init_args": {"batch_size": 32, "eval_batch_size": 40, "hold_on_device": False}},
             "trainer": {**trainer, "accumulate_grad_batches": accumulate},
-            "run": {"checkpoint": {"every_n_steps": 2, "max_time_share": 1.0}},
+            "run": {"checkpoint": {"every_n_steps": 2, "max_time_share": 1.0, "best": True}},
         }
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(merge(merge(TINY, short), OBJECTIVES[name])))

@@ -67,7 +67,6 @@ def test_a_run_leaves_what_the_readme_lists(tiny: Write) -> None:
         "data.json",
         "metrics.csv",
         "checkpoints/last.ckpt",
-        "checkpoints/best.ckpt",
         "predictions.parquet",
         "per_class.csv",
         "confusion.csv",
@@ -374,7 +373,7 @@ def test_a_run_starts_from_the_weights_of_another(tiny: Write, capsys: pytest.Ca
 def test_the_best_epoch_is_one_that_was_validated(tiny: Write) -> None:
     """An epoch without validation is not asked for its accuracy, of which Lightning would warn."""
     trainer = {"max_epochs": 5, "check_val_every_n_epoch": 2, "limit_train_batches": 1}
-    assert fit("--config", tiny({"trainer": trainer})) == 0
+    assert fit("--config", tiny({"trainer": trainer}), "--run.checkpoint.best", "true") == 0
     validated = pd.read_csv(RUN / "metrics.csv").dropna(subset="val/top1")
     assert validated["epoch"].tolist() == [1, 3, 4]  # the last one, too
     first_best = validated["epoch"].iloc[validated["val/top1"].argmax()]

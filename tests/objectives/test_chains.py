@@ -77,7 +77,7 @@ def test_a_pretraining_runs_and_its_encoder_is_fine_tuned(
     name: str, tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, backbone = PRETRAININGS[name]
-    assert fit("--config", tiny({"model": model, **TWO_STEPS}, name)) == 0
+    assert fit("--config", tiny({"model": model, **TWO_STEPS}, name), "--run.checkpoint.best", "true") == 0
     pretrained = Path("runs", name, "seed-0")
     summary = json.loads((pretrained / "summary.json").read_text())
     assert "val/loss" in summary["metrics"]
@@ -163,7 +163,8 @@ def test_the_validation_loss_is_of_the_same_masks_after_every_epoch(tiny: Write)
 
 def test_best_is_the_checkpoint_of_the_lowest_validation_loss(tiny: Write) -> None:
     model, _ = PRETRAININGS["simmim_vit"]
-    arguments = ["--model.optimizer.lr", "0.3", "--trainer.max_epochs", "4"]  # soon worse than the start
+    # Soon worse than the start.
+    arguments = ["--model.optimizer.lr", "0.3", "--trainer.max_epochs", "4", "--run.checkpoint.best", "true"]
     assert fit("--config", tiny({"model": model, **TWO_STEPS}, "simmim"), *arguments) == 0
     losses = pd.read_csv("runs/simmim/seed-0/metrics.csv")["val/loss"].dropna().tolist()
     checkpoint = torch.load("runs/simmim/seed-0/checkpoints/best.ckpt", weights_only=True)

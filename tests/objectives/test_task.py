@@ -43,7 +43,7 @@ def test_other_labels_are_tested_predicted_exported_and_not_probed(
 ) -> None:
     here = "tests.objectives.test_task"
     changes: Config = {"model": {"class_path": name}, "data": {"class_path": f"{here}.Digitwise"}}
-    path = tiny(changes | {"trainer": SHORT}, "own")
+    path = tiny(changes | {"trainer": SHORT, "run": {"checkpoint": {"best": True}}}, "own")
     assert run("fit", ["--config", str(path)]) == 0
     directory = Path("runs/own/seed-0")
     metrics = json.loads((directory / "summary.json").read_text())["metrics"]

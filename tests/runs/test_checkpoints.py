@@ -258,6 +258,10 @@ def test_a_signal_writes_the_state_and_ends_with_its_status(
 def test_a_damaged_checkpoint_is_refused_by_name(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     path = str(tiny())
     run("fit", ["--config", path])
+    capsys.readouterr()
+    assert run("test", ["--config", path, "--ckpt_path", "best"]) == 2
+    assert "a run keeps it with --run.checkpoint.best true" in capsys.readouterr().err
+    run("fit", ["--config", path, "--run.overwrite", "true", "--run.checkpoint.best", "true"])
     best = Path("runs/tiny/seed-0/checkpoints/best.ckpt")
     best.write_bytes(best.read_bytes()[:-100])
     capsys.readouterr()

@@ -27,7 +27,11 @@ WIDTHS = {"A": 16, "B": 24}
 @pytest.fixture
 def write(tiny: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
     def write(changes: Config | None = None, **keys: Any) -> Path:
-        short = {"trainer": {"limit_train_batches": 5}, "model": {"init_args": {"schedule": SCHEDULE}}}
+        short = {
+            "run": {"checkpoint": {"best": True}},
+            "trainer": {"limit_train_batches": 5},
+            "model": {"init_args": {"schedule": SCHEDULE}},
+        }
         tiny(merge(short, changes or {}))
         variants = {
             name: {"model": {"init_args": {"backbone": {"init_args": {"embed_dim": width}}}}}

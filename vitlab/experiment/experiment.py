@@ -222,6 +222,10 @@ class Experiment:
             remedy = "train first, or give --ckpt_path FILE (`none` evaluates the initial weights)."
             if finished:  # whose results are of these weights, not of previous.ckpt
                 remedy = "train again with --run.overwrite true, or give --ckpt_path FILE."
+            if name == "best":
+                remedy = (
+                    "a run keeps it with --run.checkpoint.best true. Without --ckpt_path, its last weights are taken."
+                )
         else:
             path, remedy = Path(name), "give --ckpt_path the path of a .ckpt file, `last` or `best`."
         intact = newest_state(self.directory) if name in (None, "last") and not finished else None

@@ -39,6 +39,7 @@ class Checkpointing:
         every_n_steps: Also after this number of optimizer steps; None: not by steps.
         every_n_minutes: Also when the last checkpoint is older than this; None: not by time.
         max_time_share: Largest fraction of the training time that checkpoints at the ends of epochs may take.
+        best: Also keep the state of the epoch with the best validation, as best.ckpt.
         keep: Optimizer steps after which the state is also kept as step-<n>.ckpt, from which other runs can branch off.
         pause_after: Epochs after which the run stops, to continue without this setting; None: it does not stop.
         on_failure: If the disk is full or gone: continue without a checkpoint, or stop.
@@ -47,6 +48,7 @@ class Checkpointing:
     every_n_steps: int | None = None
     every_n_minutes: float | None = 10.0
     max_time_share: float = 0.02
+    best: bool = False
     keep: tuple[int, ...] = ()
     pause_after: int | None = None
     on_failure: Literal["continue", "stop"] = "continue"

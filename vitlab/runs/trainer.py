@@ -118,7 +118,7 @@ def run_loggers(run: Run, directory: Path, config: Config) -> list[Logger]:
 def _checkpoints(directory: Path, settings: dict[str, Any], run: Run, objective: Objective) -> list[Checkpoint]:
     folder = directory / "checkpoints"
     last = RunCheckpoints(folder, run.checkpoint)
-    if objective.monitor is None or settings["limit_val_batches"] == 0:
+    if not run.checkpoint.best or objective.monitor is None or settings["limit_val_batches"] == 0:
         return [last]
     best = BestCheckpoint(
         dirpath=folder,
