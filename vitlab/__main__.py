@@ -20,12 +20,16 @@ COMMANDS = {
     "verdict": "what a study concluded, as an exit status for scripts",
     "claims": "test published claims, each a study, and write one page about all",
     "plan": "seeds, test images, hours and energy that a difference between variants takes",
+    "list": "what runs there are: status, result, size on disk, study",
+    "rm": "remove runs, or of runs all checkpoints but the last",
     "verify": "repeat a finished run, and compare the repetition with it",
     "check-resume": "check that an experiment survives being killed, bit for bit",
     "replay": "repeat a step whose loss was not finite: which module, which images",
     "models": "list what can be built: parameters, FLOPs, image size, known weights",
     "benchmark": "cost of an experiment on this machine, its peak memory, the largest batch that fits",
 }
+
+TAKES_FOLDERS = ("list", "rm")  # and no configuration
 
 HELP = """\
 vitlab: which of ViT, DeiT, Swin and Swin v2, trained how, serves my images best, and how sure am I?
@@ -67,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from vitlab.experiment.run_directory import config_file
 
     try:  # a wrong path is answered before torch is loaded
-        for file in split(arguments[1:])[0]:
+        for file in [] if command in TAKES_FOLDERS else split(arguments[1:])[0]:
             load_yaml(config_file(file))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
