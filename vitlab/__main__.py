@@ -20,8 +20,8 @@ COMMANDS = {
     "verdict": "what a study concluded, as an exit status for scripts",
     "claims": "test published claims, each a study, and write one page about all",
     "plan": "seeds, test images, hours and energy that a difference between variants takes",
-    "list": "what runs there are: status, result, size on disk, study",
-    "rm": "remove runs, or of runs all checkpoints but the last",
+    "list": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",
+    "rm": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",
     "verify": "repeat a finished run, and compare the repetition with it",
     "check-resume": "check that an experiment survives being killed, bit for bit",
     "replay": "repeat a step whose loss was not finite: which module, which images",
@@ -34,7 +34,6 @@ TAKES_FOLDERS = ("list", "rm")  # and no configuration
 HELP = """\
 vitlab: which of ViT, DeiT, Swin and Swin v2, trained how, serves my images best, and how sure am I?
 usage: python -m vitlab COMMAND --config FILE.yaml [--key value …]        FILE.yaml, or a run directory
-
 {commands}
 
 Any key of the file can be overridden: --trainer.max_epochs 10. COMMAND --help lists them, --print_config the values.
