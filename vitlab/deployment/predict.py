@@ -16,8 +16,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from vitlab.atomic_files import write_text
 from vitlab.data.decoding import PictureMode, Pixels, as_text, read_photo
 from vitlab.data.folder import walk
+from vitlab.evaluation.spreadsheet import as_csv
 
 SHOWN = 2000  # pictures of a page, which take it 10 MB
 HELD = 16  # pictures decoded at a time: half a gigabyte where they are of 12 megapixels
@@ -97,7 +99,7 @@ def write_answers(answers: Answers, model: str, out: Path) -> Path:
     """Write `predictions.csv`, `predictions.parquet` and, of classes, the page `index.html`; return what to open."""
     out.mkdir(parents=True, exist_ok=True)
     table = answers.table()
-    table.to_csv(out / "predictions.csv", index=False)
+    write_text(out / "predictions.csv", as_csv(table, index=False))
     table.to_parquet(out / "predictions.parquet", index=False)
     if not answers.one_class:
         return out / "predictions.csv"
