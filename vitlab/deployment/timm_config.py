@@ -55,7 +55,7 @@ def timm_config(exported: Exported) -> dict[str, Any] | None:
     if type(encoder) not in (*BASES, TimmModel) or framing.size != data.image_size:
         return None
     architecture, arguments = _architecture(exported)
-    known = timm.get_pretrained_cfg(architecture)
+    known: Any = timm.get_pretrained_cfg(architecture)
     names = data.class_names if encoder.num_classes else []
     labels: dict[str, Any] = {
         "label_names": names,
@@ -95,11 +95,12 @@ def _architecture(exported: Exported) -> tuple[str, dict[str, Any]]:
     size = {"img_size": list(encoder.img_size), "in_chans": encoder.in_chans}
     if isinstance(encoder, TimmModel):
         name = given["name"].partition(".")[0]
-        own = size if timm.get_pretrained_cfg(name).fixed_input_size else {"in_chans": encoder.in_chans}
+        known: Any = timm.get_pretrained_cfg(name)
+        own = size if known.fixed_input_size else {"in_chans": encoder.in_chans}
         return name, own | (given["model_kwargs"] or {})
     name = backbone["class_path"].rpartition(".")[2]
     has_name = timm.is_model(name)
-    base = name if has_name else DISTILLED if given.get("distilled") else BASES[type(encoder)]  # type: ignore[index]
+    base = name if has_name else DISTILLED if given.get("distilled") else BASES[type(encoder)]
     shared = inspect.signature(_class_of(base)).parameters.keys() - {"num_classes", *OTHER_SIZES}
     defaults["img_size"] = pair(defaults["img_size"])
     return base, {
