@@ -22,6 +22,8 @@ COMMANDS = {
     "verdict": "what a study concluded, as an exit status for scripts",
     "claims": "test published claims, each a study, and write one page about all",
     "plan": "seeds, test images, hours and energy that a difference between variants takes",
+    "list": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",
+    "rm": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",
     "verify": "repeat a finished run, and compare the repetition with it",
     "check-resume": "check that an experiment survives being killed, bit for bit",
     "replay": "repeat a step whose loss was not finite: which module, which images",
@@ -29,12 +31,11 @@ COMMANDS = {
     "benchmark": "cost of an experiment on this machine, its peak memory, the largest batch that fits",
 }
 
-TAKES_FOLDERS = ("prepare", "robustness", "verdict", "claims", "replay", "models")  # and no configuration
+TAKES_FOLDERS = ("prepare", "robustness", "verdict", "claims", "list", "rm", "replay", "models")  # no configuration
 
 HELP = """\
 vitlab: which of ViT, DeiT, Swin and Swin v2, trained how, serves my images best, and how sure am I?
 usage: python -m vitlab COMMAND --config FILE.yaml [--key value …]        FILE.yaml, or a run directory
-
 {commands}
 
 Any key of the file can be overridden: --trainer.max_epochs 10. COMMAND --help lists them, --print_config the values.

@@ -89,7 +89,7 @@ def test_the_cards_code_gives_what_the_encoder_gives(
     exec(classes + prepare, names)
     assert names["classes"] == experiment.data.class_names
     assert names["images"].shape == view.shape  # its values: the next test
-    assert len(ways) == 3
+    assert len(ways) == 4
     for way in ways:
         exec(way, names)
         with torch.no_grad():
@@ -174,6 +174,57 @@ def test_the_hub_is_told_where_the_weights_start(trained: Path, picture: Path) -
         exported = Exported(experiment.model, experiment.data, trained, config, None, averaged=True)
         card = write_card(exported, [], Path("files")).read_text()
         assert head(card).get("base_model") == (start if told else None)
+
+
+def test_the_card_says_in_prose_what_pre_trained_weights_the_training_started_from(
+    trained: Path, picture: Path
+) -> None:
+    experiment = Experiment.load(trained)
+    plain = {"class_path": "vitlab.models.VisionTransformer", "init_args": {}}
+    timms = {"class_path": "vitlab.models.TimmModel", "init_args": {"name": "resnet18", "pretrained": True}}
+    for start, backbone, told in (
+        ("runs/simmim/seed-0", plain, "`runs/simmim/seed-0`."),
+        (None, timms, "`timm/resnet18`."),
+        (None, plain, None),
+    ):
+        model = experiment.config["model"]
+        changed = {"init_from": start, "backbone": backbone, "teacher": {"weights": "runs/teacher/seed-0"}}
+        config = experiment.config | {"model": model | {"init_args": model["init_args"] | changed}}
+        exported = Exported(experiment.model, experiment.data, trained, config, None, averaged=True)
+        prose = write_card(exported, [], Path("files")).read_text().split("## How good")[0]
+        assert ("pre-trained" in prose) is bool(told)
+        assert told is None or f"The weights were pre-trained: training started from {told}" in prose
+
+
+def test_no_name_begins_html_or_a_cell_in_the_card(
+    trained: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside of code, which renderers escape; within the literal of the classes too, which still is their names."""
+    evil = "<script>alert(1)</script>"
+    names = [evil, "a|b", "```", "it's \\< <b>", *map(str, range(6))]
+    experiment = Experiment.load(trained)
+    run_directory = Path("runs") / "<img src=x onerror=alert(1)>`" / "seed-0"
+    shutil.copytree(trained, run_directory)
+    verdict = {"study": evil, "metric": "top1", "verdict": "no winner yet", "headline": f"{evil} | leads\n# so"}
+    data = experiment.config["data"]
+    config = experiment.config | {"data": data | {"init_args": data["init_args"] | {"root": f"{evil}`x\n```\n{evil}"}}}
+    environment = {"command": f"fit {evil} | x", "folder": evil}
+    (run_directory / "environment.json").write_text(json.dumps(environment))
+    monkeypatch.setattr(Digits, "class_names", names)
+    checkpoint = run_directory / "checkpoints/last.ckpt"
+    exported = Exported(experiment.model, experiment.data, run_directory, config, checkpoint, averaged=True)
+    standing = verdict | {"variant": evil, "mean": 90.0, "low": None, "high": None, "seeds": 3}
+    card = write_card(exported, [Path("files/model.safetensors")], Path("files"), study=standing).read_text()
+    told: dict[str, Any] = {}
+    exec(code(card)[0], told)
+    assert told["classes"] == names
+    assert "<" not in code(card)[0]
+    body = card.split("\n---\n", 1)[1]  # after the front matter, which is no Markdown
+    prose = re.sub(r"^(`{3,})\w+\n.*?\n\1$", "", body, flags=re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"</?\w*", prose)) == {"<code", "</code"}
+    assert evil.replace("<", "&lt;").replace(">", "&gt;") in prose
+    (row,) = [line for line in prose.splitlines() if line.startswith("| command ")]
+    assert row.count("|") == 3
 
 
 def test_the_card_states_no_accuracy_of_other_weights(trained: Path, picture: Path) -> None:

@@ -1,20 +1,26 @@
 """`vitlab.load`: the oracle is the run itself, its predictions.parquet and its objective."""
 
+import logging
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as parquet
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from vitlab import Experiment, load
 from vitlab.commands.dispatch import run
 from vitlab.data import Digits
+from vitlab.data.photos import Framing
+from vitlab.data.preprocessing import Preprocessing
 from vitlab.deployment.load import LoadedModel
 from vitlab.evaluation.predictions import probabilities, read_predictions
 
@@ -74,8 +80,87 @@ def test_embeddings_are_the_encoders(trained: Path, pictures: Path) -> None:
     images, _ = next(experiment.data.batches("test", "cpu"))
     with torch.inference_mode():
         expected = experiment.model.eval().embed(images[0][:6])
-    assert [*table.index] == [f"{i}.png" for i in range(6)]
-    np.testing.assert_allclose(table.to_numpy(), expected.numpy(), atol=1e-5)
+    assert table["file"].tolist() == [f"{i}.png" for i in range(6)]
+    np.testing.assert_allclose(np.stack(table["embedding"].tolist()), expected.numpy(), atol=1e-5)
+
+
+def test_python_and_the_command_give_the_same_table_of_embeddings(trained: Path, pictures: Path) -> None:
+    for stages in ([], ["--stages"]):  # whose maps are further columns
+        given = ["--config", str(trained), "--images", str(pictures), "--out", "out", *stages]
+        assert run("embed", given) == 0
+        written = pd.read_parquet("out/features.parquet", columns=["file", "embedding"])
+        pd.testing.assert_frame_equal(load(trained).embed(pictures), written)
+        assert parquet.read_schema("out/features.parquet").names[:2] == ["file", "embedding"]
+
+
+def test_files_images_arrays_and_lists_of_these_are_the_same_pictures(trained: Path, pictures: Path) -> None:
+    model, files = load(trained), sorted(pictures.iterdir())
+    expected = model.predict(pictures).drop(columns="file")
+    images = [Image.open(file) for file in files]
+    turned = [image.transpose(Image.Transpose.ROTATE_90) for image in images]
+    for image in turned:
+        image.getexif()[ExifTags.Base.Orientation] = 6  # a viewer turns it clockwise
+    gray = [np.asarray(image) for image in images]
+    ways: dict[str, tuple[Any, ...]] = {
+        "one by one": tuple(map(str, files)),
+        "paths": (files,),
+        "images": (images,),
+        "mixed": (images[0], [images[1], gray[2]], iter(gray[3:])),
+        "arrays (H, W)": (gray,),
+        "arrays (H, W, 1)": ([image[..., None] for image in gray],),
+        "arrays in color": ([np.repeat(image[..., None], 3, axis=2) for image in gray],),
+        "transparent images": ([image.convert("RGBA") for image in images],),
+        "turned": (turned,),
+    }
+    for way, given in ways.items():
+        table = model.predict(*given)
+        assert table["file"][2] in ("2.png", "picture 2"), way
+        pd.testing.assert_frame_equal(table.drop(columns="file"), expected, check_exact=False, atol=1e-6), way
+    embedding = np.stack(model.embed(gray)["embedding"].tolist())
+    np.testing.assert_allclose(embedding, np.stack(model.embed(files)["embedding"].tolist()), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "No picture: give files or folders, Pillow images"),
+        ([[]], "No picture"),
+        ([None], "NoneType is no picture: give files"),
+        ([torch.zeros(8, 8)], "Tensor is no picture"),
+        ([b"bytes"], "bytes is no picture"),
+        ([np.zeros((8, 8, 1), np.float32)], r"picture 0: an array \(8, 8, 1\) of float32; expected"),
+        ([[np.zeros((8, 8), np.uint8), np.zeros((2, 8, 8, 1), np.uint8)]], r"picture 1: an array \(2, 8, 8, 1\)"),
+        ([np.zeros((8, 8, 7), np.uint8)], r"picture 0: Cannot handle this data type"),
+        (["pictures", np.zeros((8, 8), np.uint8)], "Both files and pictures in memory"),
+    ],
+    ids=str,
+)
+def test_what_is_no_picture_is_refused_in_one_message(
+    given: list[Any], message: str, trained: Path, pictures: Path
+) -> None:
+    model = load(trained)
+    for use in (model.predict, model.embed):
+        with pytest.raises(ValueError, match=message):
+            use(*given)
+
+
+def test_a_picture_of_other_channels_than_the_models_is_refused() -> None:
+    transform = Preprocessing(Framing(8, 1.0, "bicubic"), 8, (0.5,) * 5, (0.5,) * 5, "array")
+    assert transform(np.zeros((8, 8, 5), np.uint8)).shape == (5, 8, 8)
+    with pytest.raises(ValueError, match="a picture of 3 channels, and the model takes 5"):
+        transform(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_files_that_are_left_out_are_told(
+    trained: Path, pictures: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("vitlab"), "propagate", True)  # which a command turned off
+    (pictures / "broken.png").write_bytes(b"no picture")
+    model = load(trained)
+    for use in (model.predict, model.embed):
+        caplog.clear()
+        assert len(use(pictures)) == 6
+        assert "1 could not be decoded and are left out, the first of them broken.png: " in caplog.text
 
 
 def test_the_transform_is_that_of_evaluation(trained: Path) -> None:
@@ -90,7 +175,7 @@ def test_a_pretrained_run_embeds_and_has_no_classes(tiny: Write, pictures: Path)
     assert run("fit", ["--config", str(config)]) == 0
     model = load("runs/simmim/seed-0")
     assert model.class_names == []
-    assert model.embed(pictures).shape == (6, model.model.num_features)
+    assert model.embed(pictures)["embedding"][5].shape == (model.model.num_features,)
     with pytest.raises(ValueError, match="SimMIM learns no classes"):
         model.predict(pictures)
 

@@ -126,6 +126,49 @@ def test_an_architecture_of_ones_own_has_maps() -> None:
         model.forward_intermediates(x, norm=True)
 
 
+class TwoStages(Isotropic):
+    """A map of 16 channels and stride 2, then one of 32 channels and stride 4."""
+
+    def __init__(self, img_size: int = 16) -> None:
+        super().__init__()
+        self.img_size, self.num_features = (img_size, img_size), 32
+        self.patch_embed = PatchEmbed(img_size, 2, 3, 16)
+        self.blocks = nn.ModuleList([nn.Linear(16, 16), Merging()])
+        self.head = classifier(32, 0)
+
+    @property
+    def stride(self) -> int:
+        return 4
+
+
+class Merging(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(16, 32, kernel_size=2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        return self.conv(x.movedim(-1, 1)).movedim(1, -1)
+
+
+@pytest.mark.parametrize("img_size", [16, 6])  # 6: the first map of 3 × 3 is padded before it is merged
+def test_an_architecture_of_ones_own_with_two_stages_tells_both(img_size: int) -> None:
+    model = TwoStages(img_size).train()
+    first, second = model.features_only().feature_info
+    assert first == {"module": "blocks.0", "num_chs": 16, "reduction": 2}
+    assert second == {"module": "blocks.1", "num_chs": 32, "reduction": 4}
+    assert model.training
+    for info, found in zip((first, second), model.features_only()(images(model)), strict=True):
+        assert found.shape[1:] == (info["num_chs"], *(-(-side // info["reduction"]) for side in model.img_size))
+
+
+def test_blocks_that_give_no_maps_are_named_with_what_they_give() -> None:
+    model = TwoStages()
+    model.blocks[1] = nn.Sequential(Merging(), nn.Flatten(1, 2))  # 16 tokens, and the grid has 64
+    with pytest.raises(ValueError, match=r"TwoStages: blocks.1 gives \(1, 16, 32\) for one image of \(16, 16\) px"):
+        model.features_only()
+
+
 @pytest.mark.parametrize("indices", [0, 4, [3], [0, -4], []], ids=str)
 def test_stages_that_do_not_exist_are_refused(indices: int | list[int]) -> None:
     model = SMALL["vit"]()

@@ -92,6 +92,15 @@ def _array(content: bytes) -> Pixels:
         pixels = np.load(io.BytesIO(content), allow_pickle=False)
     except (OSError, EOFError) as error:
         raise ValueError(str(error)) from None
+    return checked(pixels)
+
+
+def checked(pixels: np.ndarray) -> Pixels:
+    """Return an array (H, W) or (H, W, C) as (H, W, C).
+
+    Raises:
+        ValueError: it is no picture.
+    """
     if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"an array {pixels.shape} of {pixels.dtype}; expected (H, W) or (H, W, C) of uint8 or uint16")
     _check_size(pixels.shape[1], pixels.shape[0])
@@ -105,7 +114,7 @@ def _decode_by_pillow(content: bytes, mode: PictureMode) -> Pixels:
         with Image.open(io.BytesIO(content)) as image:
             _check_size(*image.size)
             image.load()
-            return to_array(_upright(image), "RGB" if mode == "array" else mode)
+            return to_array(upright(image), "RGB" if mode == "array" else mode)
     except UnidentifiedImageError:
         raise ValueError("not an image that Pillow knows" if content else "empty file") from None
     except Exception as error:  # Pillow's decoders raise errors of any type for damaged bytes
@@ -167,7 +176,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """Rotate the image as its EXIF orientation requires, where this is possible."""
     if _orientation(image) == 1:
         return image  # exif_transpose would copy it

@@ -33,6 +33,8 @@ class Preprocessing:
 
     def __call__(self, picture: Picture | Pixels) -> Float32[Tensor, "C H W"]:
         pixels = picture if isinstance(picture, np.ndarray) else to_array(picture, self.picture_mode)
+        if pixels.shape[2] != len(self.mean):
+            raise ValueError(f"a picture of {pixels.shape[2]} channels, and the model takes {len(self.mean)}")
         images = central_crop(pixels, *self.framing)[None]
         if self.image_size != self.framing.size:
             images = resize(images, self.image_size)

@@ -1,8 +1,10 @@
 """The model card of exported files: how to use them, how good they are, how they were made."""
 
+import html
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ import yaml
 from lightning.pytorch import Trainer
 
 from vitlab.atomic_files import read_json
-from vitlab.config import Config
+from vitlab.config import Config, weights_of
 from vitlab.data import ImageDataModule
 from vitlab.data.photos import height_and_width
 from vitlab.deployment.front_matter import front_matter
@@ -141,11 +143,13 @@ def write_card(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters |= {"text": _as_text, "code": _as_code, "literal": _as_literal}
     model, environment = exported.config["model"], exported.run / "environment.json"
     backbone = model["init_args"]["backbone"]
     accuracy = exported.accuracy()
     architecture, data_set = _name(backbone), _name(exported.config["data"])
     study = study if isinstance(accuracy, Accuracy) else None  # it is about the weights that were tested
+    recipe_text = yaml.safe_dump(recipe(exported.config), sort_keys=False, allow_unicode=True).strip()
     text = templates.get_template("card.md.jinja").render(
         exported=exported,
         data=exported.data,
@@ -165,12 +169,36 @@ def write_card(
         maps={file.suffix: file for file in files if file.stem == "features"},
         stages=stages,
         construction=construction(backbone, exported.encoder.num_classes),
-        recipe=yaml.safe_dump(recipe(exported.config), sort_keys=False, allow_unicode=True).strip(),
+        recipe=recipe_text,
+        fence="`" * max(3, 1 + max(map(len, re.findall("`+", recipe_text)), default=0)),
+        starts=starts(exported.config),
         environment=read_json(environment, missing={}),
     )
     path = folder / "README.md"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def starts(config: Config) -> list[str]:
+    """Return where the weights come from that training started with, as the configuration says; not a teacher's."""
+    return [source for key, source in weights_of(config).items() if ".teacher." not in key]
+
+
+def _as_text(value: Any) -> str:
+    """Return a value as Markdown shows it, whatever HTML, table or code it would begin."""
+    escaped = html.escape(str(value), quote=False).replace("|", "&#124;").replace("`", "&#96;")
+    return re.sub(r"[\r\n]+", " ", escaped)
+
+
+def _as_code(value: Any) -> str:
+    """Return a value as Markdown's code, whatever is in it."""
+    text = str(value)
+    return f"<code>{_as_text(text)}</code>" if re.search(r"[`<\r\n]", text) else f"`{text}`"
+
+
+def _as_literal(value: Any) -> str:
+    """Return Python's literal of a value, without what begins HTML or ends code."""
+    return repr(value).replace("<", r"\x3c").replace("`", r"\x60")
 
 
 def resize_of(data: ImageDataModule) -> int | tuple[int, int] | None:

@@ -27,6 +27,7 @@ from vitlab.models.weights import from_hub, load_weights
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vitlab.deployment.given import Given
     from vitlab.deployment.predict import Answers
     from vitlab.experiment.experiment import Experiment
 
@@ -56,40 +57,53 @@ class LoadedModel:
     activate: Callable[[Tensor], Tensor]
     source: str
 
-    def predict(self, *images: str | Path) -> "pd.DataFrame":
-        """Return a row for each picture in files and folders: its class, the probability, and that of each class."""
-        return self.classify([Path(path) for path in images]).table()
+    def predict(self, *images: "Given") -> "pd.DataFrame":
+        """Return a row for each picture: file, class, its probability, and that of each class.
 
-    def classify(self, images: Sequence[Path]) -> "Answers":
-        """Classify pictures, files or whole folders, each framed and normalized as in evaluation.
+        Args:
+            images: files, folders, Pillow images, arrays (H, W, C) of uint8, or lists of these.
+        """
+        answers = self.classify(images)
+        _tell(answers.broken)
+        return answers.table()
+
+    def classify(self, images: Sequence["Given"]) -> "Answers":
+        """Classify pictures, each framed and normalized as in evaluation.
 
         Raises:
             ValueError: the model learned no classes, a path does not exist, or there is no picture to decode.
         """
-        from vitlab.deployment.predict import SHOWN, Answers, Pictures, in_8_bits
+        from vitlab.deployment.given import pictures_of
+        from vitlab.deployment.predict import SHOWN, Answers, in_8_bits
         from vitlab.evaluation.thumbnails import data_uri
 
         self.activate(torch.zeros(1, len(self.class_names)))  # refuses before anything is decoded
-        pictures = Pictures(images)
+        pictures = pictures_of(images)
         logits: list[Tensor] = []
         thumbnails: list[str] = []
         for _, arrays in pictures.read(self.transform.picture_mode):
             logits.append(self.run(arrays))
             thumbnails += [data_uri(in_8_bits(array)) for array in arrays[: SHOWN - len(thumbnails)]]
-        place = images[0] if len(images) == 1 else pictures.root
+        alone = images[0] if len(images) == 1 else None
+        place = Path(alone) if isinstance(alone, str | Path) else pictures.root
         probability = self.activate(torch.cat(logits)).numpy()
         read = pictures.names, probability, thumbnails, pictures.broken
         return Answers(place, self.class_names, *read, self.one_class)
 
-    def embed(self, *images: str | Path) -> "pd.DataFrame":
-        """Return the embedding of each picture in files and folders, one row of C values per file."""
+    def embed(self, *images: "Given") -> "pd.DataFrame":
+        """Return a row for each picture: file, and its embedding, an array (C,); what the command `embed` writes.
+
+        Args:
+            images: as of `predict`.
+        """
         import pandas as pd
 
-        from vitlab.deployment.predict import Pictures
+        from vitlab.deployment.given import pictures_of
 
-        pictures = Pictures([Path(path) for path in images])
+        pictures = pictures_of(images)
         rows = [self.run(arrays, self.model.embed) for _, arrays in pictures.read(self.transform.picture_mode)]
-        return pd.DataFrame(torch.cat(rows).numpy(), index=pd.Index(pictures.names, name="file"))
+        _tell(pictures.broken)
+        return pd.DataFrame({"file": pictures.names, "embedding": list(torch.cat(rows).numpy())})
 
     @torch.inference_mode()
     def run(self, pictures: list[Any], function: Any = None) -> Tensor:
@@ -101,6 +115,13 @@ class LoadedModel:
         """Return pictures (Pillow's, or arrays) as images (B, C, H, W) on the model's device."""
         device = next(self.model.parameters()).device
         return torch.stack([self.transform(picture) for picture in pictures]).to(device)
+
+
+def _tell(broken: Mapping[str, str]) -> None:
+    """Log which pictures a table leaves out."""
+    if broken:
+        name, why = next(iter(broken.items()))
+        log.warning("%d could not be decoded and are left out, the first of them %s: %s", len(broken), name, why)
 
 
 def load(source: str | Path, raw: bool = False, device: str | torch.device | None = None) -> LoadedModel:

@@ -17,10 +17,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from vitlab.atomic_files import write_text
 from vitlab.data.checking import is_faint
 from vitlab.data.decoding import IMAGE_SUFFIXES, PictureMode, Pixels, as_text, read_photo
 from vitlab.data.folder import but, left_out, walk
 from vitlab.data.oddities import blank
+from vitlab.evaluation.spreadsheet import as_csv
 
 log = logging.getLogger("vitlab")
 
@@ -109,7 +111,7 @@ def write_answers(answers: Answers, model: str, out: Path) -> Path:
     """Write `predictions.csv`, `predictions.parquet` and, of classes, the page `index.html`; return what to open."""
     out.mkdir(parents=True, exist_ok=True)
     table = answers.table()
-    table.to_csv(out / "predictions.csv", index=False)
+    write_text(out / "predictions.csv", as_csv(table, index=False))
     table.to_parquet(out / "predictions.parquet", index=False)
     if not answers.one_class:
         return out / "predictions.csv"

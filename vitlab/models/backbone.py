@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -174,6 +175,7 @@ class Backbone(ImageModel):
     """
 
     patch_embed: PatchEmbed
+    _stages: list[FeatureInfo] | None = None
 
     @property
     def patch_size(self) -> int:
@@ -207,10 +209,10 @@ class Backbone(ImageModel):
 
     @property
     def feature_info(self) -> list[FeatureInfo]:
-        """Of each block, all of which have the width and the stride of the output."""
-        names = {id(module): name for name, module in self.named_modules()}
-        width, stride = self.num_features, self.stride
-        return [FeatureInfo(module=names[id(block)], num_chs=width, reduction=stride) for block in self.blocks]
+        """Of each block, read off its output for a black image when first asked for."""
+        if self._stages is None:
+            self._stages = _measured_stages(self)
+        return self._stages
 
     def forward_intermediates(  # type: ignore[override]
         self,
@@ -266,6 +268,36 @@ class Backbone(ImageModel):
         if side * side != tensor.shape[1] - num_prefix:
             return None
         return resize_pos_embed(tensor, num_prefix, (side, side), self.patch_embed.grid_size)
+
+
+@torch.no_grad()
+def _measured_stages(model: Backbone) -> list[FeatureInfo]:
+    """Return what the blocks give for one image."""
+    like = next(model.parameters())
+    image = torch.zeros(1, model.in_chans, *model.img_size, dtype=like.dtype, device=like.device)
+    names = {id(module): name for name, module in model.named_modules()}
+    with in_eval_mode(model):
+        _, outputs = outputs_of(list(model.blocks), lambda: model.forward_features(image))
+    stages = [(names[id(block)], x) for block, x in zip(model.blocks, outputs, strict=True)]
+    return [FeatureInfo(module=name, num_chs=x.shape[-1], reduction=_stride(model, name, x)) for name, x in stages]
+
+
+def _stride(model: Backbone, name: str, x: Tensor) -> int:
+    """Return the side in pixels of one place of a block's output.
+
+    Raises:
+        ValueError: it is neither a map nor a sequence of all patches.
+    """
+    height, width = model.patch_embed.grid_size
+    sides = tuple(x.shape[1:3]) if x.ndim == 4 else (height, width) if x.shape[1] >= height * width else (0, 0)
+    halved = [model.patch_size * 2**i for i in range(8)]  # first: where a map was padded, a quotient would be less
+    for stride in (*halved, round(model.img_size[0] / max(sides[0], 1))):
+        if stride and sides == tuple(math.ceil(pixels / stride) for pixels in model.img_size):
+            return stride
+    raise ValueError(
+        f"{type(model).__name__}: {name} gives {tuple(x.shape)} for one image of {model.img_size} px. Blocks give maps "
+        f"(B, H, W, C), or prefix tokens and all {height * width} patches (B, P + N, C)."
+    )
 
 
 def _prefix_and_map(x: Tensor, grid: tuple[int, int]) -> tuple[Float[Tensor, "B P C"], Float[Tensor, "B H W C"]]:

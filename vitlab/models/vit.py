@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitlab.models.backbone import AttentionMap, Backbone, Features, recompute_attention
+from vitlab.models.intermediates import FeatureInfo
 from vitlab.models.layers import (
     BatchNorm,
     DropPath,
@@ -280,6 +281,14 @@ class VisionTransformer(Backbone):
     def set_distilled_training(self, enable: bool = True) -> None:
         """Make `forward` return the pair of logits while training, as in timm."""
         self.distilled_training = enable
+
+    @property
+    def feature_info(self) -> list[FeatureInfo]:
+        """Of each block, all of which have the width and the stride of the output."""
+        return [
+            FeatureInfo(module=f"blocks.{i}", num_chs=self.num_features, reduction=self.stride)
+            for i in range(len(self.blocks))
+        ]
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Rebuild a trained model for images of another size, resizing its positions."""

@@ -10,7 +10,7 @@ from vitlab.objectives.multi_label import MultiLabel
 from vitlab.objectives.objective import Objective
 from vitlab.objectives.pretraining import Pretraining
 from vitlab.objectives.regression import Regression
-from vitlab.objectives.self_distillation import SelfDistillation
+from vitlab.objectives.self_distillation import SelfDistillation, embed_views
 from vitlab.objectives.simmim import SimMIM
 from vitlab.objectives.supervised import Supervised
 from vitlab.objectives.task import Monitor, Task
@@ -35,4 +35,5 @@ __all__ = [
     "Supervised",
     "Task",
     "Teacher",
+    "embed_views",
 ]

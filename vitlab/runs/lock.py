@@ -55,6 +55,31 @@ def run_lock(directory: Path) -> Iterator[None]:
         yield
 
 
+def check_idle(directory: Path) -> None:
+    """Raise Busy if a process writes to a run directory; unlike `run_lock`, change nothing there."""
+    path = directory / ".lock"
+    owner = _owner(path)
+    if owner is None:
+        return
+    if owner["host"] == socket.gethostname() and owner["born"] is not None:
+        busy = _born(owner["pid"]) == owner["born"]
+    else:
+        busy = _is_locked(path, owner)
+    if busy:
+        raise _rejection(path)
+
+
+def _is_locked(path: Path, owner: dict[str, Any]) -> bool:
+    try:
+        with path.open("rb+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError as error:  # locked, or of another user
+        return _is_running(owner, time.time() - path.stat().st_mtime) if error.errno in NO_LOCKS else True
+    return False
+
+
 def _remove_if_empty(folder: Path) -> None:
     """Leave nothing behind after a start that failed."""
     with suppress(OSError):

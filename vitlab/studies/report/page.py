@@ -4,6 +4,8 @@ import shlex
 import time
 from pathlib import Path
 
+from vitlab.atomic_files import write_text
+from vitlab.evaluation.spreadsheet import as_csv
 from vitlab.studies.baselines import Images
 from vitlab.studies.draws import describe_draws
 from vitlab.studies.format import SPACE, counted
@@ -35,7 +37,7 @@ ENDS = {
 def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     """Write report.html, report.md, verdict.json, results.csv and figures/, and return the path of the HTML file."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    results.table().to_csv(folder / "results.csv", index=False)
+    write_text(folder / "results.csv", as_csv(results.table(), index=False))
     write_verdict(results, folder)
     study, claim, sections = results.study, results.study.claim, list[Section]()
     root = folder.parents[1] if study.place else folder.parent
@@ -45,7 +47,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     ]
     if results.finished:
         if results.metric.one_class:
-            results.per_class.to_csv(folder / "per_class.csv", index_label="class")
+            write_text(folder / "per_class.csv", as_csv(results.per_class, index_label="class"))
         runs = [FinishedRun(r.run.variant, r.run.seed, r.run.directory) for r in results.finished]
         robustness = read_robustness(folder, runs)
         charts = figures.charts_for(results.metric)

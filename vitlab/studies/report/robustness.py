@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure as Drawn
 
+from vitlab.evaluation.spreadsheet import exact
 from vitlab.studies.format import counted, digits_for, percent
 from vitlab.studies.metric import TOP1
 from vitlab.studies.report.document import Cell, Code, Document, Figure, Note, Part, Row, Section, Table, render
@@ -72,7 +73,7 @@ def finished_runs(study: Path) -> tuple[list[FinishedRun], list[str]]:
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read a results.csv, in which a variant may be called None."""
-    return pd.read_csv(path, dtype={"variant": str}, keep_default_na=False)
+    return exact(pd.read_csv(path, dtype={"variant": str}, keep_default_na=False))
 
 
 def write_robustness(
