@@ -39,6 +39,11 @@ def test_a_variant_may_be_a_file_beside_the_study(write_study: Write, tmp_path: 
     assert study.variants["Swin"] == variant(0.96)
 
 
+def test_a_study_may_state_its_question(write_study: Write) -> None:
+    assert read_study(write_study(question="Which is best?")).question == "Which is best?"
+    assert read_study(write_study()).question == ""
+
+
 def test_without_a_budget_the_base_decides(write_study: Write, tmp_path: Path) -> None:
     runs = plan(read_study(write_study(budget=None)), tmp_path)
     assert runs[0].epochs == 3  # of the fake experiment's defaults
@@ -112,6 +117,7 @@ BAD = {
          "along": {"epochs": [2, 4]}}, "could give them other settings"),
     "a claim along an axis": (
         {"claim": {"sentence": "A"}, "along": {"train_images": [60, 120]}}, "Remove one of the two"),
+    "a question that is no text": ({"question": ["Which?"]}, "question: ['Which?']. Expected a text"),
     "target in per cent": ({"target_accuracy": 95}, "Expected a fraction between 0 and 1"),
     "jobs of nothing": ({"jobs": 0}, "Expected a whole number from 1, or null"),
 }  # fmt: skip

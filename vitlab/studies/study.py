@@ -1,6 +1,7 @@
 """A study's YAML file, read and checked.
 
     name: quickstart
+    question: Which of ViT and Swin serves small images best?  # printed above the report's headline; may be left out
     base: ../quickstart/base.yaml     # an experiment, complete with what the variants add; relative to this file
     variants:                         # only the differences: a mapping, or the path of a YAML file
       ViT: {model: {init_args: {backbone: {class_path: …}}}}
@@ -47,7 +48,7 @@ from vitlab.studies.search_space import Search, parse_search
 from vitlab.studies.statistics.comparison import LEVEL, TESTS
 
 KEYS = (
-    *("name", "base", "variants", "seeds", "until", "margin", "metric", "claim", "test"),
+    *("name", "question", "base", "variants", "seeds", "until", "margin", "metric", "claim", "test"),
     *("budget", "may_differ", "tune", "search", "vary", "target_accuracy", "along", "branch", "jobs"),
 )
 MODES = ("min", "max")
@@ -105,6 +106,7 @@ class Study:
     branch: bool = False  # shorter runs continue states of the longest
     place: str = ""  # on the axes of the study that this is a part of
     settings: Config = field(default_factory=dict)  # of that place
+    question: str = ""  # what the study is to answer, in the words of its author
 
     def folder(self, root: Path, variant: str = "") -> Path:
         """Return the folder of the study's files, or of a variant's runs."""
@@ -276,6 +278,7 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
             "a fraction between 0 and 1, like 0.9, or null",
         ),
         along=along,
+        question=checked("question", lambda value: isinstance(value, str), "a text, or null") or "",
         branch=checked("branch", lambda value: type(value) is bool, "true or false") or False,
     )
     _refuse_other_runs(study)
