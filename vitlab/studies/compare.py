@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.experiment.branch import branch_off
+from vitlab.experiment.busy import study_lock
 from vitlab.studies.baselines import Images
 from vitlab.studies.branching import branching_step, keeping
 from vitlab.studies.estimate import estimate
@@ -73,10 +74,23 @@ def compare(
         The path of report.html.
 
     Raises:
-        ValueError, FileNotFoundError: a user's mistake, detected before any run starts.
+        ValueError, FileNotFoundError: a user's mistake, detected before any run starts; or another `compare` of the
+            study is running.
         RunsFailed: some runs failed; the report is written.
     """
     study = read_study(study_path)
+    with study_lock(study.folder(root)):
+        return _compare(study, root, overwrite, program, dashboard, cluster)
+
+
+def _compare(
+    study: Study,
+    root: Path,
+    overwrite: bool,
+    program: Sequence[str],
+    dashboard: Dashboard | None,
+    cluster: Cluster | None,
+) -> Path:
     plans = _plans(study, root)
     for planned in plans:
         if not overwrite and planned.study.determined:

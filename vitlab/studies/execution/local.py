@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -26,6 +26,7 @@ import yaml
 
 from vitlab.atomic_files import write_text
 from vitlab.config import ABSENT, Config, conflicts, load_yaml
+from vitlab.experiment.busy import writer_of
 from vitlab.experiment.run_directory import shortfalls
 from vitlab.studies.execution.progress import Active, Display, Progress, read_progress, seconds_left
 from vitlab.studies.execution.task import PAUSED
@@ -163,7 +164,8 @@ def run_all(
 ) -> list[Outcome]:
     """Train the unfinished runs and return the outcome of each, in order.
 
-    Ctrl-C, SIGTERM or an error ends the processes; the next call continues them.
+    A run that another process is writing, as one that a killed study left behind, is waited for. Ctrl-C, SIGTERM or an
+    error ends the processes; the next call continues them.
 
     Args:
         program: The command line to which `fit --config <file>` is appended.
@@ -175,29 +177,49 @@ def run_all(
         display.note(f"  {len(outcomes)} of {len(runs)} runs are already finished.")
     waiting = deque(run for run in runs if run not in outcomes)
     free = deque(range(allotment.jobs))
+    busy: set[Run] = set()  # written by another process
     children: dict[int, _Child] = {}
     ended: list[Active] = []
     with signals_as_exit(), _end_processes(children, display):
         while waiting or children:
-            while waiting and free:
-                slot, run = free.popleft(), waiting.popleft()
-                children[slot] = _start(run, program, allotment.environment(slot), overwrite=run in replaced)
+            busy = written_elsewhere(waiting, busy, display.note)
+            for run in [run for run in waiting if run not in busy]:
+                if is_finished(run) and run not in replaced:  # by the process that was waited for
+                    outcomes[run] = Outcome(run, None)
+                elif free:
+                    slot = free.popleft()
+                    children[slot] = _start(run, program, allotment.environment(slot), overwrite=run in replaced)
+                else:
+                    break
+                waiting.remove(run)
             for slot, (process, started, active) in list(children.items()):
                 over = process.poll() is not None  # before its last line is read
                 active.seconds = time.monotonic() - started
                 active.progress = _progress_of(active.run)
-                if over:
-                    outcomes[active.run] = outcome = _outcome(active.run, process.returncode)
-                    if outcome.failure is None:
-                        ended.append(active)
-                    del children[slot]
-                    free.append(slot)
-                    display.note(_describe_end(outcome, active, display))
+                if not over:
+                    continue
+                del children[slot]
+                free.append(slot)
+                if process.returncode != 0 and writer_of(active.run.directory):  # it was first
+                    waiting.append(active.run)
+                    continue
+                outcomes[active.run] = outcome = _outcome(active.run, process.returncode)
+                if outcome.failure is None:
+                    ended.append(active)
+                display.note(_describe_end(outcome, active, display))
             running = [child.active for child in children.values()]
             display.update(running, len(outcomes), seconds_left(ended, running, waiting, allotment.jobs))
-            if children:
+            if children or waiting:
                 time.sleep(POLL_SECONDS)
     return [outcomes[run] for run in runs]
+
+
+def written_elsewhere(runs: Iterable[Run], known: set[Run], note: Callable[[str], object]) -> set[Run]:
+    """Return the runs that another process is writing, and name those that are not known yet."""
+    writers = {run: writer for run in runs if (writer := writer_of(run.directory))}
+    for run in writers.keys() - known:
+        note(f"  {run} is waited for: {writers[run]}.")
+    return set(writers)
 
 
 def _progress_of(run: Run) -> Progress:
