@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from vitlab.experiment.run_directory import config_file
 
     try:  # a wrong path is answered before torch is loaded
-        for file in split(arguments[1:])[0]:
+        for file in split(arguments[1:])[0] if command != "verdict" else ():  # which takes a study's folder
             load_yaml(config_file(file))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

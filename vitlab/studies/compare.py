@@ -21,6 +21,7 @@ from vitlab.studies.execution.slurm import run_array
 from vitlab.studies.format import counted
 from vitlab.studies.grid import Run
 from vitlab.studies.looks import append_look, look_of, read_looks
+from vitlab.studies.overruled import overruled
 from vitlab.studies.prepared import Prepared
 from vitlab.studies.report.along import answers
 from vitlab.studies.report.claim import decided, headline
@@ -149,6 +150,8 @@ def _announce(study: Study, plans: Sequence[Prepared], allotment: Allotment) -> 
             )
     for leaked in dict.fromkeys(str(copies) for planned in plans for copies in planned.duplicates if str(copies)):
         print(leaked, flush=True)
+    for line in overruled(study):
+        print(line, flush=True)
     places = f" at {counted(len(plans), 'place')}" if study.along else ""
     size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}{places}"
     print(f"{study.name}: {size}; {allotment}.", flush=True)
@@ -264,9 +267,9 @@ def emit(study_path: Path, engine: Engine, root: Path = Path("runs"), program: S
         ValueError: nothing is left to run, or what runs next depends on results.
     """
     study = read_study(study_path)
+    plans = _plans(study, root)
     if study.search is not None:
         raise ValueError(f"{study_path}: the trials of a search depend on earlier ones. Use compare --slurm.")
-    plans = _plans(study, root)
     allotment = allot(in_turn(plans), study.jobs)
 
     def rehearse(runs: list[Run]) -> list[Outcome]:

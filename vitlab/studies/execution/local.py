@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 import yaml
 
-from vitlab.atomic_files import write_text
+from vitlab.atomic_files import read_json, write_text
 from vitlab.config import ABSENT, Config, conflicts, load_yaml
 from vitlab.experiment.busy import writer_of
 from vitlab.experiment.run_directory import shortfalls
@@ -112,6 +112,20 @@ def cut_short(run: Run) -> str | None:
     return f"incomplete run: {', '.join(short)} (--overwrite retrains it)" if short else None
 
 
+def refuse_without_metric(runs: Iterable[Run]) -> None:
+    """Raise ValueError for a complete run that did not log the metric by which the study ranks."""
+    for run in runs:
+        if not is_finished(run) or shortfalls(run.directory) or not run.config.get("run", {}).get("test"):
+            continue
+        known = read_json(run.directory / "summary.json").get("metrics", {})
+        if not run.metric.is_accuracy and run.metric.test not in known:
+            names = ", ".join(sorted(name.removeprefix("test/") for name in known)) or "none"
+            raise ValueError(
+                f"metric: {run.directory / 'summary.json'} has no {run.metric.test}, so nothing ranks the runs.\n"
+                f"Give one of its metrics ({names}), or let the objective or a callback log {run.metric.test}."
+            )
+
+
 def conflicting(runs: Sequence[Run]) -> list[Run]:
     """Return the runs whose directory contains a run with another configuration, started or finished."""
     return [run for run in runs if _conflicts(run)]
@@ -173,6 +187,7 @@ def run_all(
     """
     replaced = to_replace(runs, overwrite)
     outcomes = {run: Outcome(run, None) for run in runs if is_finished(run) and run not in replaced}
+    refuse_without_metric(outcomes)
     if outcomes:
         display.note(f"  {len(outcomes)} of {len(runs)} runs are already finished.")
     waiting = deque(run for run in runs if run not in outcomes)
@@ -205,6 +220,7 @@ def run_all(
                     continue
                 outcomes[active.run] = outcome = _outcome(active.run, process.returncode)
                 if outcome.failure is None:
+                    refuse_without_metric([active.run])  # after the first run, not after all
                     ended.append(active)
                 display.note(_describe_end(outcome, active, display))
             running = [child.active for child in children.values()]

@@ -22,6 +22,7 @@ from vitlab.studies.execution.local import (
     cut_short,
     is_finished,
     last_lines,
+    refuse_without_metric,
     to_replace,
     write_config,
     written_elsewhere,
@@ -112,6 +113,7 @@ def run_array(
         for run, job in list(jobs.items()):
             if _is_over(job):
                 outcomes[run] = _outcome(run, job)
+                refuse_without_metric([run])
                 note(f"  {run}  {'done' if outcomes[run].failure is None else f'FAILED, {outcomes[run].failure}'}")
                 del jobs[run]
         if jobs:
