@@ -151,6 +151,30 @@ def test_a_study_that_ended_is_extended_in_words_only_if_it_trained_further(
     assert "may be false" in remark
 
 
+def test_two_files_of_one_name_do_not_share_a_folder(write_study: Write, tmp_path: Path) -> None:
+    first = write_study()
+    script = emit(first, write_slurm, tmp_path, FAKE_PROGRAM).read_text()
+    copy = Path(shutil.copy(first, tmp_path / "copy.yaml"))
+    other = write_study(variants={"ViT": variant(0.7), "CNN": variant(0.8)}).rename(tmp_path / "other.yaml")
+    with pytest.raises(ValueError, match=r"(?s)belongs to another study.*study\.yaml, with ViT, Swin and Swin v2"):
+        emit(other, write_slurm, tmp_path, FAKE_PROGRAM)
+    (array,) = tmp_path.glob("small-study/array*")
+    assert array.read_text() == script
+
+    longer = yaml.safe_load(copy.read_text())
+    longer["seeds"], longer["variants"]["CNN"] = [1, 2, 3, 4], variant(0.8)
+    copy.write_text(yaml.safe_dump(longer))
+    assert emit(copy, write_slurm, tmp_path, FAKE_PROGRAM).read_text().count("config-seed-") == 16
+
+
+def test_a_misspelled_key_of_a_search_is_named_before_what_an_array_cannot_do(
+    write_study: Write, tmp_path: Path
+) -> None:
+    space = {"model.init_args.rl": {"from": 0.1, "to": 0.3}}
+    with pytest.raises(ValueError, match=r"search: space: `model\.init_args\.rl` is no key"):
+        emit(write_study(search={"space": space, "trials": 2}), write_slurm, tmp_path, FAKE_PROGRAM)
+
+
 def test_a_second_compare_of_a_study_is_refused_with_the_process_that_runs_it(
     write_study: Write, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ from vitlab.studies.format import counted
 from vitlab.studies.grid import Run
 from vitlab.studies.looks import append_look, look_of, read_looks
 from vitlab.studies.overruled import overruled
+from vitlab.studies.owner import claim_folder
 from vitlab.studies.prepared import Prepared
 from vitlab.studies.report.along import answers
 from vitlab.studies.report.claim import decided, headline
@@ -162,6 +163,7 @@ def _plans(study: Study, root: Path) -> list[Prepared]:
     plans = [Prepared.of(point, root) for point in study.points]
     if study.branch:
         _branches(plans)
+    claim_folder(study, root)
     return plans
 
 

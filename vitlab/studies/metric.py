@@ -113,7 +113,9 @@ def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) ->
     metric = own._replace(**(chosen or {}))
     from vitlab.experiment.logged import final_metrics  # here, because it takes seconds to import
 
-    known = final_metrics(experiment.objective, experiment.trainer.callbacks) if chosen and experiment.trainer else None
+    known = None
+    if chosen and experiment.trainer:
+        known = final_metrics(experiment.objective, experiment.trainer.callbacks)  # type: ignore[attr-defined]
     if known is not None and metric.test not in known and not metric.name.startswith("top1_"):  # of a stratum
         names = [name.removeprefix("test/") for name in known]
         near = difflib.get_close_matches(metric.name, names, n=1)
