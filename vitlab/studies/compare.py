@@ -114,11 +114,14 @@ def _compare(
     at_once = allotment.jobs if executor is None else 1
     for planned in plans:
         planned.spend_budget(measure, partial(train, overwrite=True), at_once)
+    if not all(is_finished(run) for planned in plans for run in planned.runs):
+        # A machine that submits to a cluster is not the one that trains.
+        speeds = [known for known, _ in _costs_along(plans, measure)] if executor is None else [{} for _ in plans]
+        print(estimate(study, plans, speeds, allotment.jobs), flush=True)
+    for planned in plans:
         planned.tune(train)
     if study.along:
-        costs = _costs_along(plans, measure)
-        print(estimate(study, plans, [known for known, _ in costs], allotment.jobs), flush=True)
-        return _compare_along(study, plans, train, costs, root)
+        return _compare_along(study, plans, train, _costs_along(plans, measure), root)
     (planned,) = plans
 
     def show(results: StudyResults) -> None:
