@@ -109,7 +109,7 @@ def _compare(
             return run_array(runs, program, executor, overwrite)
         return run_all(runs, program, allotment, Display(sys.stdout, runs), overwrite)
 
-    measure = partial(measure_costs, program=program, allotment=allotment)
+    measure = _measured_once(partial(measure_costs, program=program, allotment=allotment))
     # Each task of a cluster has its own share of a machine.
     at_once = allotment.jobs if executor is None else 1
     for planned in plans:
@@ -171,13 +171,23 @@ def _plans(study: Study, root: Path) -> list[Prepared]:
 
 
 def _costs_along(plans: Sequence[Prepared], measure: Callable[[list[Run]], Costs]) -> list[Costs]:
-    """Return the costs at each place; they are measured once for places whose steps are the same."""
+    """Return the costs at each place, measured at the last one first."""
+    return [measure(planned.first_runs()) for planned in reversed(plans)][::-1]
+
+
+def _measured_once(measure: Callable[[list[Run]], Costs]) -> Callable[[list[Run]], Costs]:
+    """Return a function that measures once what has the same steps: at all places, and where it fails."""
     known: list[tuple[list[Config], Costs]] = []
-    for planned in reversed(plans):
-        runs = planned.first_runs()
+
+    def once(runs: list[Run]) -> Costs:
         steps = [costly(run.config) for run in runs]
-        known.append((steps, next((costs for other, costs in known if other == steps), None) or measure(runs)))
-    return [costs for _, costs in reversed(known)]
+        found = next((costs for other, costs in known if other == steps), None)
+        if found is None:
+            found = measure(runs)
+            known.append((steps, found))
+        return found
+
+    return once
 
 
 def _compare_along(study: Study, plans: Sequence[Prepared], train: Train, costs: Sequence[Costs], root: Path) -> Path:
