@@ -10,7 +10,7 @@ import yaml
 from fake_study import FAKE_PROGRAM, plain, results, right, variant
 
 from vitlab.config import merge, nest
-from vitlab.studies.compare import RunsFailed, _costs_along, compare, in_turn
+from vitlab.studies.compare import RunsFailed, _costs_along, _measured_once, compare, in_turn
 from vitlab.studies.grid import plan
 from vitlab.studies.planning import plan_study
 from vitlab.studies.prepared import Prepared
@@ -253,7 +253,7 @@ def test_costs_are_measured_again_only_where_steps_differ() -> None:
         return {"A": len(measured)}, {}
 
     plans = [planned(train_images=n, image_size=size) for size in (16, 32) for n in (50, 90)]
-    assert [costs["A"] for costs, _ in _costs_along(plans, measure)] == [2, 2, 1, 1]
+    assert [costs["A"] for costs, _ in _costs_along(plans, _measured_once(measure))] == [2, 2, 1, 1]
     assert measured == [{"train_images": 90, "image_size": 32}, {"train_images": 90, "image_size": 16}]
 
 
