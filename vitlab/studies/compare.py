@@ -175,11 +175,11 @@ def _costs_along(plans: Sequence[Prepared], measure: Callable[[list[Run]], Costs
     return [measure(planned.first_runs()) for planned in reversed(plans)][::-1]
 
 
-def _measured_once(measure: Callable[[list[Run]], Costs]) -> Callable[[list[Run]], Costs]:
+def _measured_once(measure: Callable[[Sequence[Run]], Costs]) -> Callable[[Sequence[Run]], Costs]:
     """Return a function that measures once what has the same steps: at all places, and where it fails."""
     known: list[tuple[list[Config], Costs]] = []
 
-    def once(runs: list[Run]) -> Costs:
+    def once(runs: Sequence[Run]) -> Costs:
         steps = [costly(run.config) for run in runs]
         found = next((costs for other, costs in known if other == steps), None)
         if found is None:
