@@ -10,7 +10,7 @@ import yaml
 from fake_study import FAKE_PROGRAM, plain, results, right, variant
 
 from vitlab.config import merge, nest
-from vitlab.studies.compare import RunsFailed, _costs_along, compare, in_turn
+from vitlab.studies.compare import RunsFailed, _costs_along, _measured_once, compare, in_turn
 from vitlab.studies.grid import plan
 from vitlab.studies.planning import plan_study
 from vitlab.studies.prepared import Prepared
@@ -253,7 +253,7 @@ def test_costs_are_measured_again_only_where_steps_differ() -> None:
         return {"A": len(measured)}, {}
 
     plans = [planned(train_images=n, image_size=size) for size in (16, 32) for n in (50, 90)]
-    assert [costs["A"] for costs, _ in _costs_along(plans, measure)] == [2, 2, 1, 1]
+    assert [costs["A"] for costs, _ in _costs_along(plans, _measured_once(measure))] == [2, 2, 1, 1]
     assert measured == [{"train_images": 90, "image_size": 32}, {"train_images": 90, "image_size": 16}]
 
 
@@ -318,6 +318,6 @@ def test_what_the_runs_will_take_is_said_before_the_first(
     compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
     said = capsys.readouterr().out.replace("\u00a0", " ")
     # Runs of 11.5, 13, 10.75 and 11.5 s, two at a time: 23.4 s. 96,000 parameters, 16 bytes of each, 3 checkpoints.
-    assert "To train: 4 runs, 19 to 30 seconds, 18.4 MB on the disk." in said
+    assert "To train: 4 runs, 19 to 30 seconds at the measured speed, 18.4 MB on the disk." in said
     compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    assert "To train: 0 runs" in capsys.readouterr().out.replace("\u00a0", " ")
+    assert "To train" not in capsys.readouterr().out.replace("\u00a0", " ")

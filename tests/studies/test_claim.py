@@ -36,6 +36,13 @@ def found(better: str, worse: str, word: str) -> Found:
     return Found(better, worse, "settled" in word, "equal" in word)
 
 
+def test_an_unknown_variant_of_a_claim_is_named_before_what_the_claim_lacks() -> None:
+    with pytest.raises(ValueError, match=r"'D' is no variant of the study\. There are A, B, C"):
+        parse_claim({"order": "A > D"}, ["A", "B", "C"], 0.5, False)
+    with pytest.raises(ValueError, match=r"claim: differs: None\. Expected a text"):
+        parsed("A > B", differs=None)
+
+
 @pytest.mark.parametrize(
     ("order", "pair", "word"),
     [

@@ -1,6 +1,10 @@
 import json
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +109,98 @@ def test_a_study_trains_losers_no_more_and_ends_when_it_is_settled(
     assert f"Look 1 of at most 6: {log[0]['headline']}" in capsys.readouterr().out
     assert log[-1]["headline"] in report.read_text()
 
-    compare(write_study(**GROWING), root, program=FAKE_PROGRAM)  # trains nothing, and looks once more
+    compare(write_study(**GROWING), root, program=FAKE_PROGRAM)  # trains nothing, and sees nothing new
     assert finished(root) == trained
-    assert looks(root)[-1] | {"time": 0} == log[-1] | {"time": 0}
+    assert looks(root) == log
     again, _ = results_of(write_study(**GROWING), root)
     assert again.watch.stop == log[-1]["stop"]
     assert verdict(again) == log[-1]["headline"]
+
+
+def test_a_cut_looks_file_does_not_block_the_study(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, file = write_study(seeds=[1, 2]), tmp_path / "small-study" / "looks.jsonl"
+    compare(study, tmp_path, program=FAKE_PROGRAM)
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[: len(whole) // 2])  # a full disk cut the second look
+    assert "was cut off" not in capsys.readouterr().out
+    compare(study, tmp_path, program=FAKE_PROGRAM)
+    assert f"{file}: its last line was cut off, and is dropped." in capsys.readouterr().out
+    assert file.read_bytes() == whole
+
+    file.write_bytes(whole[:-9] + b"\n" + whole)  # no cut at the end
+    with pytest.raises(ValueError, match=r"looks\.jsonl, line 1 is damaged\. Delete this line"):
+        compare(study, tmp_path, program=FAKE_PROGRAM)
+
+
+def test_a_study_that_ended_is_extended_in_words_only_if_it_trained_further(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    variants = {"A": variant(0.95), "B": variant(0.8)}  # settled at the first look
+    for last in (5, 7):
+        study = write_study(variants=variants, seeds={"from": 3, "to": last})
+        compare(study, tmp_path, program=FAKE_PROGRAM)
+    results, _ = results_of(study, tmp_path)
+    assert results.earlier_plans == (5,)
+    assert not [line for line in remarks(results) if "extended" in line]
+
+    longer = [look | {"variants": [{"seeds": 2}]} for look in results.log]  # as if it had ended before
+    (remark,) = [line for line in remarks(replace(results, log=longer)) if "extended" in line]
+    assert "from 5 to 7 seeds after it had ended" in remark.replace("\u00a0", " ")
+    assert "may be false" in remark
+
+
+def test_two_files_of_one_name_do_not_share_a_folder(write_study: Write, tmp_path: Path) -> None:
+    first = write_study()
+    script = emit(first, write_slurm, tmp_path, FAKE_PROGRAM).read_text()
+    copy = Path(shutil.copy(first, tmp_path / "copy.yaml"))
+    other = write_study(variants={"ViT": variant(0.7), "CNN": variant(0.8)}).rename(tmp_path / "other.yaml")
+    with pytest.raises(ValueError, match=r"(?s)belongs to another study.*study\.yaml, with ViT, Swin and Swin v2"):
+        emit(other, write_slurm, tmp_path, FAKE_PROGRAM)
+    (array,) = tmp_path.glob("small-study/array*")
+    assert array.read_text() == script
+
+    longer = yaml.safe_load(copy.read_text())
+    longer["seeds"], longer["variants"]["CNN"] = [1, 2, 3, 4], variant(0.8)
+    copy.write_text(yaml.safe_dump(longer))
+    assert emit(copy, write_slurm, tmp_path, FAKE_PROGRAM).read_text().count("config-seed-") == 16
+
+
+def test_a_misspelled_key_of_a_search_is_named_before_what_an_array_cannot_do(
+    write_study: Write, tmp_path: Path
+) -> None:
+    space = {"model.init_args.rl": {"from": 0.1, "to": 0.3}}
+    with pytest.raises(ValueError, match=r"search: space: `model\.init_args\.rl` is no key"):
+        emit(write_study(search={"space": space, "trials": 2}), write_slurm, tmp_path, FAKE_PROGRAM)
+
+
+def test_a_second_compare_of_a_study_is_refused_with_the_process_that_runs_it(
+    write_study: Write, tmp_path: Path
+) -> None:
+    study = write_study()
+    with locked_by_another_process(tmp_path / "small-study") as process:
+        with pytest.raises(ValueError, match="is being written by process") as refused:
+            compare(study, tmp_path, program=FAKE_PROGRAM)
+        read, _ = results_of(study, tmp_path)  # reading goes on
+        assert read.finished == []
+    first, remedy = str(refused.value).splitlines()
+    assert str(process.pid) in first
+    assert remedy == "Wait for it, stop it, or give this study another `name`."
+    assert not list(tmp_path.glob("small-study/*/seed-*"))
+
+
+@contextmanager
+def locked_by_another_process(folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    hold = "import sys; from pathlib import Path; from vitlab.runs.lock import run_lock\n"
+    hold += "with run_lock(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", hold, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 def test_an_interrupted_study_makes_the_same_decisions(

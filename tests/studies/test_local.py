@@ -1,6 +1,8 @@
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -95,6 +97,39 @@ def test_a_failing_run_is_shown_and_the_others_go_on(start: Start) -> None:
     ]  # fmt: skip
     assert "A, seed 1  FAILED" in printed
     assert "    | epoch 2\n    | ValueError: the loss is not finite" in printed
+
+
+# Writes a run as an orphan of a killed study does: under its lock, for as long as its input is open.
+ORPHAN = """
+import sys
+from pathlib import Path
+from vitlab.runs.lock import run_lock
+run = Path(sys.argv[1])
+with run_lock(run):
+    print("locked", flush=True)
+    sys.stdin.read()
+    if sys.argv[2:]:
+        (run / "summary.json").write_text("{}")
+"""
+
+
+@pytest.mark.parametrize("finishes", [False, True])
+def test_a_run_that_another_process_writes_is_waited_for(finishes: bool, start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "small-study" / "a" / "seed-1"
+    command = [sys.executable, "-c", ORPHAN, str(folder), *(["finish"] if finishes else [])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as orphan:
+        assert orphan.stdout is not None
+        assert orphan.stdin is not None
+        assert orphan.stdout.readline() == "locked\n"
+        other = folder.parents[1] / "b" / "seed-1" / "summary.json"
+        release = threading.Thread(target=lambda: (wait_for(other.is_file), orphan.stdin.close()))  # type: ignore[union-attr]
+        release.start()  # once B, which nobody else writes, is done
+        outcomes, printed = start()
+        release.join()
+    assert [failure for _, failure in outcomes] == [None, None]
+    assert f"A, seed 1 is waited for: {folder} is being written by process {orphan.pid} on" in printed
+    assert printed.count("is waited for") == 1
+    assert (folder / "pid").exists() is not finishes  # trained here only if the orphan left it unfinished
 
 
 def test_where_results_go_is_no_other_configuration(start: Start) -> None:

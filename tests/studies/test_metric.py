@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from fake_study import results, right, variant
+from fake_study import FAKE_PROGRAM, results, right, variant
 from scipy.stats import ttest_ind
 
 from vitlab.commands.dispatch import run as run_command
 from vitlab.experiment.experiment import Experiment
-from vitlab.studies.compare import results_of
+from vitlab.studies.compare import compare, results_of
 from vitlab.studies.execution.progress import Active, Display, Progress
 from vitlab.studies.grid import Run, plan
 from vitlab.studies.metric import TOP1, Metric, metric_of
@@ -114,7 +114,7 @@ def test_variants_of_different_metrics_and_an_objective_without_a_task_are_refus
     with pytest.raises(ValueError, match="learns no labels, so no metric ranks its runs"):
         metric_of(nothing)  # type: ignore[arg-type]
     metrics = iter([TOP1, RMSE])
-    monkeypatch.setattr("vitlab.studies.grid.metric_of", lambda experiment: next(metrics))
+    monkeypatch.setattr("vitlab.studies.metric.metric_of", lambda experiment: next(metrics))
     with pytest.raises(ValueError, match=r"rank by accuracy and rmse\. Compare by one metric"):
         plan(read_study(write_study(variants={"A": variant(0.9), "B": variant(0.8)})), tmp_path)
 
@@ -154,3 +154,42 @@ def test_a_study_of_another_task_than_classes(
 
 
 LR = {"low": 1.0e-6, "high": 1.0e-3}
+
+
+QUICKSTART = Path(__file__).parents[2] / "experiments" / "studies" / "quickstart.yaml"
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "message"),
+    [
+        ("accurcy", "max", r"there is no accurcy\. There are .*top1, top5"),
+        ("tp1", "max", r"there is no tp1\. Did you mean top1\?"),
+        ("top1", "min", "top1 is better where it is higher, so its mode is max"),
+        ("ece", "max", "ece is better where it is lower, so its mode is min"),
+        ("loss", "max", "loss is better where it is lower, so its mode is min"),
+    ],
+)
+def test_a_metric_that_does_not_exist_or_points_the_wrong_way_is_refused_before_the_first_run(
+    name: str, mode: str, message: str, tmp_path: Path
+) -> None:
+    study = dataclasses.replace(read_study(QUICKSTART), metric={"name": name, "mode": mode})
+    with pytest.raises(ValueError, match=message):
+        plan(study, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["top5", "train/loss", "top1_size_8"])
+def test_a_metric_that_there_is_or_may_be_is_taken(name: str, tmp_path: Path) -> None:
+    mode = "min" if name == "train/loss" else "max"
+    study = dataclasses.replace(read_study(QUICKSTART), metric={"name": name, "mode": mode})
+    assert plan(study, tmp_path)[0].metric.name == name
+
+
+def test_a_metric_that_nobody_logged_ends_the_study_after_its_first_run(
+    write_study: Callable[..., Path], tmp_path: Path
+) -> None:
+    """What a class of somebody else logs is known only then."""
+    study = write_study(metric={"name": "accurcy", "mode": "max"}, seeds=[1, 2, 3], jobs=1)
+    for _ in range(2):  # and at once, when it is started again
+        with pytest.raises(ValueError, match=r"(?s)has no test/accurcy.*Give one of its metrics \(top1\)"):
+            compare(study, tmp_path, program=FAKE_PROGRAM)
+    assert len(list(tmp_path.glob("small-study/*/seed-*/summary.json"))) == 1

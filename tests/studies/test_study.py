@@ -9,6 +9,7 @@ from fake_study import variant
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.execution.local import conflicting, write_config
 from vitlab.studies.grid import differing_keys, plan
+from vitlab.studies.overruled import overruled
 from vitlab.studies.study import read_study, slug
 
 Write = Callable[..., Path]
@@ -37,6 +38,11 @@ def test_a_variant_may_be_a_file_beside_the_study(write_study: Write, tmp_path: 
     (tmp_path / "swin.yaml").write_text(yaml.safe_dump(variant(0.96)))
     study = read_study(write_study(variants={"ViT": variant(0.9), "Swin": "swin.yaml"}))
     assert study.variants["Swin"] == variant(0.96)
+
+
+def test_a_study_may_state_its_question(write_study: Write) -> None:
+    assert read_study(write_study(question="Which is best?")).question == "Which is best?"
+    assert read_study(write_study()).question == ""
 
 
 def test_without_a_budget_the_base_decides(write_study: Write, tmp_path: Path) -> None:
@@ -112,6 +118,8 @@ BAD = {
          "along": {"epochs": [2, 4]}}, "could give them other settings"),
     "a claim along an axis": (
         {"claim": {"sentence": "A"}, "along": {"train_images": [60, 120]}}, "Remove one of the two"),
+    "a question that is no text": ({"question": ["Which?"]}, "question: ['Which?']. Expected a text"),
+    "an experiment": ({"variants": "absent", "model": {}}, "this is an experiment, not a study: it has no variants."),
     "target in per cent": ({"target_accuracy": 95}, "Expected a fraction between 0 and 1"),
     "jobs of nothing": ({"jobs": 0}, "Expected a whole number from 1, or null"),
 }  # fmt: skip
@@ -182,6 +190,46 @@ def test_at_a_budget_of_flops_no_setting_is_tuned_that_changes_them(
     path = write_study(tune={"key": key, "values": [0.1, 0.2]}, budget={"flops": 1e9})
     with pytest.raises(ValueError, match="changes what an image costs") if refused else nullcontext():
         read_study(path)
+
+
+OVERRULED = {
+    "length": (
+        {"trainer": {"max_epochs": 9}},
+        "trainer.max_epochs: 9, which the study overrides. Remove it; or remove",
+    ),
+    "seed": ({"seed_everything": 4}, "seed_everything: 4, which the study overrides. Remove it: `seeds` are"),
+    "name": ({"run": {"name": "mine"}}, "run.name: mine, which the study overrides. Remove it: the study names"),
+    "root": ({"run": {"root": "here"}}, "run.root: here"),
+    "group": ({"run": {"wandb": {"group": "mine"}}}, "run.wandb.group: mine"),
+    "no test": ({"run": {"test": False}}, "run.test: false"),
+    "overwrite": ({"run": {"overwrite": True}}, "run.overwrite: true"),
+}
+
+
+@pytest.mark.parametrize(("own", "message"), OVERRULED.values(), ids=OVERRULED)
+def test_a_setting_of_a_variant_that_the_study_overrides_is_refused(
+    own: dict[str, object], message: str, write_study: Write, tmp_path: Path
+) -> None:
+    path = write_study(variants={"A": variant(0.9), "B": {**variant(0.8), **own}})
+    with pytest.raises(ValueError, match="variant 'B' has ") as refused:
+        plan(read_study(path), tmp_path / "runs")
+    assert message in str(refused.value)
+
+
+def test_a_setting_that_agrees_with_the_study_or_is_of_an_experiment_of_its_own_is_taken(
+    write_study: Write, tmp_path: Path
+) -> None:
+    alone = {**variant(0.8), "trainer": {"max_epochs": 9}, "seed_everything": 4, "run": {"name": "alone"}}
+    (tmp_path / "alone.yaml").write_text(yaml.safe_dump(alone))
+    agreeing = {**variant(0.9), "trainer": {"max_epochs": 4}, "run": {"test": True}}
+    study = read_study(write_study(variants={"A": agreeing, "B": "alone.yaml"}))
+    assert {run.epochs for run in plan(study, tmp_path / "runs")} == {4}
+    assert overruled(study) == ["B has trainer.max_epochs: 9, which the study's budget or tuning replaces."]
+
+    longer = {**variant(0.9), "trainer": {"max_epochs": 9}}
+    each = read_study(write_study(variants={"A": longer, "B": variant(0.8)}, budget=None))
+    assert [run.epochs for run in plan(each, tmp_path / "runs")[:2]] == [9, 3]
+    assert overruled(each) == []
 
 
 def test_a_study_of_no_length_is_refused(write_study: Write, tmp_path: Path) -> None:

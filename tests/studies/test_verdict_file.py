@@ -1,6 +1,7 @@
 """verdict.json and the command that asks it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,43 @@ def test_a_settled_study_is_status_0(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == f"{record['headline']}\n"
     assert status(tmp_path, "--better", "A", "--than", "B") == 0
     assert status(tmp_path, "--better", "B") == 5
+
+
+def test_a_study_is_named_by_its_folder_or_by_its_file(
+    tmp_path: Path, write_study: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "small-study"
+    folder.mkdir(parents=True)
+    headline = written(study({"A": 0.95, "B": 0.85}), folder)["headline"]
+    file = str(write_study())
+    for named in ([str(folder)], ["--study", file, "--root", str(folder.parent)], [file, "--root", str(folder.parent)]):
+        assert main(["verdict", *named]) == 0
+        assert capsys.readouterr().out == f"{headline}\n"
+    assert main(["verdict"]) == 2
+    assert "For example: verdict runs/quickstart" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["compare", "plan"])
+def test_a_study_needs_no_config_and_an_experiment_is_sent_to_fit(
+    command: str, tmp_path: Path, write_study: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {command} takes one study, got none. For example: {command} my_study.yaml\n"
+    )
+    write_study()
+    assert main([command, str(tmp_path / "base.yaml")]) == 2
+    assert "this is an experiment, not a study: it has no variants. Train it with `fit`" in capsys.readouterr().err
+    misspelled = write_study(metric="top1")
+    assert main([command, str(misspelled)]) == 2
+    assert f"error: {misspelled}: metric: 'top1'. Expected" in capsys.readouterr().err
+
+
+def test_a_study_given_to_fit_is_sent_to_compare(
+    write_study: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", str(write_study())]) == 2
+    assert "This is a study, not an experiment" in capsys.readouterr().err
 
 
 def test_an_open_study_is_status_1_though_one_pair_is_settled(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from vitlab.commands.options import StudyParser
 
 def run(arguments: Sequence[str]) -> int:
     """Run a study and write its report."""
-    parser = StudyParser(prog="python -m vitlab compare", description="Run a study: variants × seeds, then a report.")
-    parser.add_argument("-c", "--config", required=True, type=Path, help="the study's YAML file")
+    parser = StudyParser("python -m vitlab compare STUDY.yaml", "Run a study: variants × seeds, then a report.")
     parser.add_argument(
         "--overwrite", action="store_true", help="train again what has another configuration or was cut short"
     )
@@ -23,7 +22,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--slurm", nargs="*", metavar="KEY=VALUE", help="train as a SLURM array, like partition=gpu time=240; report"
     )
-    options = parser.parse_args(arguments)
+    study, options = parser.parse_study(arguments)
 
     from vitlab.commands.quiet import quiet
     from vitlab.studies.compare import RunsFailed, compare, emit
@@ -33,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
         from vitlab.studies.execution.export_jobs import write_slurm, write_sweep
 
         engine = {"wandb": write_sweep, "slurm": write_slurm}[options.emit]
-        print(emit(options.config, engine, options.root))
+        print(emit(study, engine, options.root))
         return 0
     dashboard = cluster = None
     if options.dashboard:
@@ -47,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
 
         cluster = partial(slurm, settings=options.slurm)
     try:
-        report = compare(options.config, options.root, options.overwrite, dashboard=dashboard, cluster=cluster)
+        report = compare(study, options.root, options.overwrite, dashboard=dashboard, cluster=cluster)
     except RunsFailed as failed:
         print(failed, file=sys.stderr)
         return 1

@@ -79,6 +79,16 @@ class StudyParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(explain(message, options_of(self)))
 
+    def parse_study(self, arguments: Sequence[str]) -> tuple[Path, argparse.Namespace]:
+        """Return the one study that the arguments name, with `--config` or without, and the other options."""
+        files, rest = split(arguments)
+        options = self.parse_args(rest)
+        if len(files) != 1:
+            command = self.prog.split()[-2]
+            named = " and ".join(files) or "none"
+            raise ValueError(f"{command} takes one study, got {named}. For example: {command} my_study.yaml")
+        return Path(files[0]), options
+
     def add_out(self, what: str) -> None:
         """Add `--out`, the folder that a benchmark writes to."""
         out = Path("runs/benchmark")

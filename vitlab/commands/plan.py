@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitlab.commands.options import StudyParser
-from vitlab.config import split
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -22,11 +21,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--pilot", type=Path, help="folder or YAML of another study that gives the variances")
     parser.add_argument("--accuracy", type=float, help="per cent, assumed where no run is finished [90]")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs [runs]")
-    files, rest = split(arguments)
-    options = parser.parse_args(rest)
-    if len(files) != 1:
-        named = " and ".join(files) or "none"
-        raise ValueError(f"plan takes one study, got {named}. For example: plan my_study.yaml --difference 1.0")
+    study, options = parser.parse_study(arguments)
     for name, value, most in (
         ("difference", options.difference, math.inf),
         ("hours", options.hours, math.inf),
@@ -41,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
 
     quiet()
     accuracy = None if options.accuracy is None else options.accuracy / 100
-    planned = plan_study(Path(files[0]), options.root, options.pilot, accuracy)
+    planned = plan_study(study, options.root, options.pilot, accuracy)
     if options.hours is not None and planned.costs is None:
         raise ValueError(
             f"--hours {options.hours:g}: no finished run shows how long a run takes. Train one seed with `compare`, "
@@ -49,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
         )
     difference = planned.study.margin if options.difference is None else options.difference
     if difference is None:
-        raise ValueError(f"{files[0]} has no margin, so the plan needs --difference, like --difference 1.0.")
+        raise ValueError(f"{study} has no margin, so the plan needs --difference, like --difference 1.0.")
     if planned.metric.is_accuracy and difference >= 100:
         raise ValueError(f"--difference {difference:g}: points of accuracy are below 100.")
     print(describe(planned, difference / planned.metric.scale, options.hours))

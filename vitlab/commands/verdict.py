@@ -12,12 +12,16 @@ STATUS = {"better": 0, "no winner yet": 1, "equal": 3, "not comparable": 4, "wor
 def run(arguments: Sequence[str]) -> int:
     """Print the verdict of a study or of two of its variants, and return its status."""
     statuses = ", ".join(f"{status}: {verdict}" for verdict, status in STATUS.items())
-    parser = StudyParser("python -m vitlab verdict", f"What a reported study concluded. Exit status: {statuses}.")
-    parser.add_argument("--study", type=Path, required=True, metavar="FOLDER", help="its folder, like runs/quickstart")
+    parser = StudyParser("python -m vitlab verdict STUDY", f"What a reported study concluded. Exit status: {statuses}.")
+    parser.add_argument("--study", type=Path, help="its folder, like runs/quickstart, or its YAML file")
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs, for a YAML file [runs]")
     parser.add_argument("--better", metavar="VARIANT", help="is it better … [the one with the best mean]")
     parser.add_argument("--than", metavar="VARIANT", help="… than this one? [than all others]")
-    options = parser.parse_args(arguments)
-    path = options.study / "verdict.json"
+    alone = arguments and not arguments[0].startswith("-")  # verdict runs/quickstart
+    options = parser.parse_args(["--study", *arguments] if alone else arguments)
+    if options.study is None:
+        raise ValueError("verdict takes a study, its folder or its YAML file. For example: verdict runs/quickstart")
+    path = _folder(options.study, options.root) / "verdict.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. `python -m vitlab compare` writes it into the study's folder.")
     record = read_json(path)
@@ -39,6 +43,15 @@ def run(arguments: Sequence[str]) -> int:
     verdict = "not comparable" if record["verdict"] == "not comparable" else max(found, key=_doubt)
     print(f"{asked} against {other or 'all others'}: {verdict}.")
     return STATUS[verdict]
+
+
+def _folder(study: Path, root: Path) -> Path:
+    """Return the folder of a study that is named by it, or by its YAML file."""
+    if study.suffix not in (".yaml", ".yml"):
+        return study
+    from vitlab.studies.study import read_study
+
+    return read_study(study).folder(root)
 
 
 def _doubt(verdict: str) -> int:

@@ -45,7 +45,9 @@ def nearest_key(word: str, keys: Iterable[str]) -> str:
 
 
 def check_sections(config: Config) -> None:
-    """Refuse a section that no experiment has."""
+    """Refuse a section that no experiment has, and a study."""
+    if {"base", "variants"} <= config.keys():
+        raise ValueError("This is a study, not an experiment: it has a base and variants. Train it with `compare`.")
     for key in config:
         if key not in SECTIONS:
             raise ValueError(

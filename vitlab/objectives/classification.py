@@ -58,6 +58,7 @@ class NegativeLogLikelihood(Metric):
     """Mean of −log p(label) over images, from logits (B, K) and labels (B,)."""
 
     full_state_update = False
+    higher_is_better = False
     total: Tensor
     images: Tensor
 

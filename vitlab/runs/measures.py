@@ -7,7 +7,7 @@ a study's file compares variants by them.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -26,7 +26,13 @@ from vitlab.runs.last_epoch import is_last_epoch
 
 
 class Measure(Callback, ABC):
-    """Measures the model that is evaluated, once."""
+    """Measures the model that is evaluated, once.
+
+    Attributes:
+        LOGGED: The names of its metrics.
+    """
+
+    LOGGED: ClassVar[tuple[str, ...]] = ()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Objective)
@@ -46,6 +52,8 @@ class Trained(Measure):
     A training worked if the test accuracy is above the most frequent class's share of the test images, beyond chance
     (binomial test at 1 %, one-sided). With `run.not_finite: skip` a run whose steps are not finite ends, too.
     """
+
+    LOGGED = ("test/trained",)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Reject objectives without classes before the training."""
@@ -68,6 +76,8 @@ class AttentionJaccard(Measure):
     `test/jaccard` is the mean over test images of the best head of each (DINO, Fig. 4), `test/jaccard_mean` the mean
     over heads.
     """
+
+    LOGGED = ("test/jaccard", "test/jaccard_mean")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Reject data without masks and models without attention of a class token before the training."""
@@ -92,6 +102,8 @@ class Segmentation(Measure):
     `test/miou_linear` and `test/miou_knn` are of the last stage, `test/miou_linear_best` of the stage whose
     linear probe is best on the validation images.
     """
+
+    LOGGED = ("test/miou_linear", "test/miou_knn", "test/miou_linear_best")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Reject data without masks and models without maps before the training."""
@@ -132,6 +144,8 @@ class Amplitude(Measure):
     `test/amplitude` is that after the last block, `test/amplitude_growth` that divided by the first block's (Swin v2,
     Fig. 2).
     """
+
+    LOGGED = ("test/amplitude", "test/amplitude_growth")
 
     def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> dict[str, float]:
         with in_eval_mode(model):

@@ -14,7 +14,7 @@ The pairs that `order` relates are judged by the rule of the study, so the word 
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -96,9 +96,7 @@ def parse_claim(value: Any, variants: Collection[str], margin: float | None, wat
     if not isinstance(value, dict):
         raise ValueError(f"claim: {value!r}. Expected a mapping with {', '.join(KEYS)}.")
     refuse_unknown(value, KEYS, "key of `claim`")
-    for key in ("sentence", "source", "order", "differs", "doubt"):
-        if not isinstance(value.get(key), str | list) or not value[key]:
-            raise ValueError(f"claim: {key}: {value.get(key)!r}. Expected a text.")
+    _refuse_no_text(value, "order")  # and its variants first: what is misspelled, before what is missing
     orders = value["order"] if isinstance(value["order"], list) else [value["order"]]
     relations = tuple(relation for order in orders for relation in _relations(str(order)))
     published, along = value.get("published") or {}, value.get("along") or {}
@@ -110,6 +108,7 @@ def parse_claim(value: Any, variants: Collection[str], margin: float | None, wat
     for name in named:
         if name not in variants:
             raise ValueError(f"claim: {name!r} is no variant of the study. There are {', '.join(variants)}.")
+    _refuse_no_text(value, "sentence", "source", "differs", "doubt")
     if margin is None:
         raise ValueError("claim: the study has no `margin`, the difference below which the claim does not matter.")
     if watched and len(variants) > 2:
@@ -120,6 +119,12 @@ def parse_claim(value: Any, variants: Collection[str], margin: float | None, wat
     minutes = value.get("minutes")
     words = value["sentence"], value["source"], relations, value["differs"], value["doubt"]
     return Claim(*words, published, minutes, axis, curves)
+
+
+def _refuse_no_text(value: Mapping[str, Any], *keys: str) -> None:
+    for key in keys:
+        if not isinstance(value.get(key), str | list) or not value[key]:
+            raise ValueError(f"claim: {key}: {value.get(key)!r}. Expected a text.")
 
 
 def _relations(order: str) -> list[Relation]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.experiment.branch import branch_off
+from vitlab.experiment.busy import study_lock
 from vitlab.studies.baselines import Images
 from vitlab.studies.branching import branching_step, keeping
 from vitlab.studies.estimate import estimate
@@ -20,6 +21,8 @@ from vitlab.studies.execution.slurm import run_array
 from vitlab.studies.format import counted
 from vitlab.studies.grid import Run
 from vitlab.studies.looks import append_look, look_of, read_looks
+from vitlab.studies.overruled import overruled
+from vitlab.studies.owner import claim_folder
 from vitlab.studies.prepared import Prepared
 from vitlab.studies.report.along import answers
 from vitlab.studies.report.claim import decided, headline
@@ -73,10 +76,23 @@ def compare(
         The path of report.html.
 
     Raises:
-        ValueError, FileNotFoundError: a user's mistake, detected before any run starts.
+        ValueError, FileNotFoundError: a user's mistake, detected before any run starts; or another `compare` of the
+            study is running.
         RunsFailed: some runs failed; the report is written.
     """
     study = read_study(study_path)
+    with study_lock(study.folder(root)):
+        return _compare(study, root, overwrite, program, dashboard, cluster)
+
+
+def _compare(
+    study: Study,
+    root: Path,
+    overwrite: bool,
+    program: Sequence[str],
+    dashboard: Dashboard | None,
+    cluster: Cluster | None,
+) -> Path:
     plans = _plans(study, root)
     for planned in plans:
         if not overwrite and planned.study.determined:
@@ -93,16 +109,19 @@ def compare(
             return run_array(runs, program, executor, overwrite)
         return run_all(runs, program, allotment, Display(sys.stdout, runs), overwrite)
 
-    measure = partial(measure_costs, program=program, allotment=allotment)
+    measure = _measured_once(partial(measure_costs, program=program, allotment=allotment))
     # Each task of a cluster has its own share of a machine.
     at_once = allotment.jobs if executor is None else 1
     for planned in plans:
         planned.spend_budget(measure, partial(train, overwrite=True), at_once)
+    if not all(is_finished(run) for planned in plans for run in planned.runs):
+        # A machine that submits to a cluster is not the one that trains.
+        speeds = [known for known, _ in _costs_along(plans, measure)] if executor is None else [{} for _ in plans]
+        print(estimate(study, plans, speeds, allotment.jobs), flush=True)
+    for planned in plans:
         planned.tune(train)
     if study.along:
-        costs = _costs_along(plans, measure)
-        print(estimate(study, plans, [known for known, _ in costs], allotment.jobs), flush=True)
-        return _compare_along(study, plans, train, costs, root)
+        return _compare_along(study, plans, train, _costs_along(plans, measure), root)
     (planned,) = plans
 
     def show(results: StudyResults) -> None:
@@ -135,6 +154,8 @@ def _announce(study: Study, plans: Sequence[Prepared], allotment: Allotment) -> 
             )
     for leaked in dict.fromkeys(str(copies) for planned in plans for copies in planned.duplicates if str(copies)):
         print(leaked, flush=True)
+    for line in overruled(study):
+        print(line, flush=True)
     places = f" at {counted(len(plans), 'place')}" if study.along else ""
     size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}{places}"
     print(f"{study.name}: {size}; {allotment}.", flush=True)
@@ -145,17 +166,28 @@ def _plans(study: Study, root: Path) -> list[Prepared]:
     plans = [Prepared.of(point, root) for point in study.points]
     if study.branch:
         _branches(plans)
+    claim_folder(study, root)
     return plans
 
 
 def _costs_along(plans: Sequence[Prepared], measure: Callable[[list[Run]], Costs]) -> list[Costs]:
-    """Return the costs at each place; they are measured once for places whose steps are the same."""
+    """Return the costs at each place, measured at the last one first."""
+    return [measure(planned.first_runs()) for planned in reversed(plans)][::-1]
+
+
+def _measured_once(measure: Callable[[Sequence[Run]], Costs]) -> Callable[[Sequence[Run]], Costs]:
+    """Return a function that measures once what has the same steps: at all places, and where it fails."""
     known: list[tuple[list[Config], Costs]] = []
-    for planned in reversed(plans):
-        runs = planned.first_runs()
+
+    def once(runs: Sequence[Run]) -> Costs:
         steps = [costly(run.config) for run in runs]
-        known.append((steps, next((costs for other, costs in known if other == steps), None) or measure(runs)))
-    return [costs for _, costs in reversed(known)]
+        found = next((costs for other, costs in known if other == steps), None)
+        if found is None:
+            found = measure(runs)
+            known.append((steps, found))
+        return found
+
+    return once
 
 
 def _compare_along(study: Study, plans: Sequence[Prepared], train: Train, costs: Sequence[Costs], root: Path) -> Path:
@@ -250,9 +282,9 @@ def emit(study_path: Path, engine: Engine, root: Path = Path("runs"), program: S
         ValueError: nothing is left to run, or what runs next depends on results.
     """
     study = read_study(study_path)
+    plans = _plans(study, root)
     if study.search is not None:
         raise ValueError(f"{study_path}: the trials of a search depend on earlier ones. Use compare --slurm.")
-    plans = _plans(study, root)
     allotment = allot(in_turn(plans), study.jobs)
 
     def rehearse(runs: list[Run]) -> list[Outcome]:

@@ -1,34 +1,57 @@
-"""What the runs of a study with axes will take, before the first of them."""
+"""What the runs of a study will take, before the first of them."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from vitlab.evaluation.cost import Cost
 from vitlab.studies.branching import own_share
 from vitlab.studies.execution.local import is_finished
 from vitlab.studies.format import counted, duration, engineering
+from vitlab.studies.grid import Run
 from vitlab.studies.prepared import Prepared
 from vitlab.studies.spending import epoch_of
-from vitlab.studies.study import Study
+from vitlab.studies.study import Study, slug
 
 START = 10.0  # seconds of a run outside its steps: imports, data, validation, test
-STATES, COPIES = 3, 4  # checkpoints of a run; weights and moments in each, with room
+COPIES = 4  # weights and moments in the checkpoint of a run, with room
 
 
 def estimate(study: Study, plans: Sequence[Prepared], costs: Sequence[Mapping[str, Cost]], jobs: int) -> str:
-    """Return the number, time and disk of the runs that are missing, from the speeds measured at each place."""
+    """Return the number, time and disk of the runs that are missing, from the speeds measured at each place.
+
+    Where not all speeds are known, the number alone. A study that looks at its results trains all seeds at most.
+    """
     seconds = size = 0.0
-    missing = 0
+    missing = tuning = 0
     for planned, measured in zip(plans, costs, strict=True):
         images = {run.variant: planned.training_images(run) for run in planned.first_runs()}
-        for run in planned.runs:
+        for run, count in [*((run, 1) for run in planned.runs if not is_finished(run)), *_tuning(planned)]:
+            missing += count
             cost = measured.get(run.variant)
-            if cost is None or is_finished(run):
+            if cost is None:
+                seconds = math.nan
                 continue
             epoch = epoch_of(run.config, images[run.variant])
             speed = cost.train_images_per_second / cost.mean_share  # small images take less
             images_seen = own_share(study, run) * run.epochs * epoch.batches * epoch.images
-            seconds += START + images_seen / speed
-            size += 4.0 * STATES * COPIES * cost.parameters
-            missing += 1
+            seconds += count * (START + images_seen / speed)
+            size += count * 4.0 * COPIES * cost.parameters
+        tuning += sum(count for _, count in _tuning(planned))
+    most = " at most" if study.looks or study.search else ""
+    of_tuning = f" ({tuning:,} of tuning)" if tuning else ""
+    runs = f"To train: {counted(missing, 'run')}{most}{of_tuning}"
+    if math.isnan(seconds):
+        return f"{runs}; what they take is not measured here."
     time = duration(0.8 * seconds / jobs, 1.3 * seconds / jobs)
-    return f"To train: {counted(missing, 'run')}, {time}, {engineering(size, 'B')} on the disk."
+    return f"{runs}, {time} at the measured speed, {engineering(size, 'B')} on the disk."
+
+
+def _tuning(planned: Prepared) -> list[tuple[Run, int]]:
+    """Return a run like the tuning runs of each variant, and how many of these are missing."""
+    study, tuning = planned.study, planned.study.tuning
+    if tuning is None and study.search is None:
+        return []
+    folder = planned.folder / ("search" if study.search else "tuning")
+    each = study.search.trials if study.search else len(tuning.values) * len(tuning.seeds) if tuning else 0
+    done = {run.variant: len([*folder.glob(f"{slug(run.variant)}/**/summary.json")]) for run in planned.first_runs()}
+    return [(run, max(0, each - done[run.variant])) for run in planned.first_runs()]

@@ -18,7 +18,8 @@ from vitlab.studies.baselines import Images
 from vitlab.studies.draws import refuse_all_images, refuse_fixed, refuse_moved_test_images, seed_settings
 from vitlab.studies.fairness import kind_of
 from vitlab.studies.format import as_yaml
-from vitlab.studies.metric import TOP1, Metric, metric_of
+from vitlab.studies.metric import TOP1, Metric, chosen_metric
+from vitlab.studies.overruled import refuse_overruled
 from vitlab.studies.study import Study, slug
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def plan(
     Raises:
         ValueError: an empty variant, an invalid configuration, or one that could yield no result.
     """
+    refuse_overruled(study)
     cells: dict[str, Run] = {}
     completed: dict[tuple[str, str], Run] = {}
 
@@ -201,13 +203,12 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
         with warnings.catch_warnings(action="ignore"):
             try:  # to build it, so that a mistake shows before anything is trained; without memory for weights
                 with torch.device("meta"):
-                    metric, _ = metric_of(experiment), experiment.trainer
+                    metric, _ = chosen_metric(experiment, study.metric), experiment.trainer
             except RuntimeError:  # code that reads values, which a tensor on the meta device lacks
-                metric, _ = metric_of(experiment), experiment.trainer
+                metric, _ = chosen_metric(experiment, study.metric), experiment.trainer
             experiment.before()
     except ValueError as error:
         raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
-    metric = metric._replace(**(study.metric or {}))
     # As read back from a file, where tuples are lists, to be comparable with the run directories.
     config = yaml.safe_load(yaml.safe_dump(experiment.config, sort_keys=False))
     return Run(variant, study.seeds[0], config, folder, metric, study.place)

@@ -1,8 +1,9 @@
 """The metric by which a study ranks its variants: that of the task of its objectives."""
 
+import difflib
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from vitlab.studies.format import SPACE, digits_for, signed
 from vitlab.studies.statistics.intervals import Interval
@@ -100,3 +101,29 @@ def metric_of(experiment: "Experiment") -> Metric:
         name = type(experiment.objective).__name__
         raise ValueError(f"{name} learns no labels, so no metric ranks its runs.\nrun.probe: knn tests its features.")
     return Metric(task.monitor.metric.removeprefix("val/"), task.monitor.mode, task.one_class)
+
+
+def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) -> Metric:
+    """Return the metric that a study ranks an experiment's runs by: its own choice, or that of the objective's task.
+
+    Raises:
+        ValueError: the choice is no metric of these runs, as far as these are known before a run, or has the wrong way.
+    """
+    own = metric_of(experiment)
+    metric = own._replace(**(chosen or {}))
+    from vitlab.experiment.logged import final_metrics  # here, because it takes seconds to import
+
+    known = None
+    if chosen and experiment.trainer:
+        known = final_metrics(experiment.objective, experiment.trainer.callbacks)  # type: ignore[attr-defined]
+    if known is not None and metric.test not in known and not metric.name.startswith("top1_"):  # of a stratum
+        names = [name.removeprefix("test/") for name in known]
+        near = difflib.get_close_matches(metric.name, names, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise ValueError(f"metric: there is no {metric.name}. {hint}There are {', '.join(names)}.")
+    higher = (known or {}).get(metric.test)
+    mode = own.mode if metric.name == own.name else {True: "max", False: "min", None: metric.mode}[higher]
+    if metric.mode != mode:
+        which = "higher" if mode == "max" else "lower"
+        raise ValueError(f"metric: {metric.name} is better where it is {which}, so its mode is {mode}.")
+    return metric

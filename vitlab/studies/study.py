@@ -1,6 +1,7 @@
 """A study's YAML file, read and checked.
 
     name: quickstart
+    question: Which of ViT and Swin serves small images best?  # printed above the report's headline; may be left out
     base: ../quickstart/base.yaml     # an experiment, complete with what the variants add; relative to this file
     variants:                         # only the differences: a mapping, or the path of a YAML file
       ViT: {model: {init_args: {backbone: {class_path: …}}}}
@@ -47,7 +48,7 @@ from vitlab.studies.search_space import Search, parse_search
 from vitlab.studies.statistics.comparison import LEVEL, TESTS
 
 KEYS = (
-    *("name", "base", "variants", "seeds", "until", "margin", "metric", "claim", "test"),
+    *("name", "question", "base", "variants", "seeds", "until", "margin", "metric", "claim", "test"),
     *("budget", "may_differ", "tune", "search", "vary", "target_accuracy", "along", "branch", "jobs"),
 )
 MODES = ("min", "max")
@@ -105,6 +106,8 @@ class Study:
     branch: bool = False  # shorter runs continue states of the longest
     place: str = ""  # on the axes of the study that this is a part of
     settings: Config = field(default_factory=dict)  # of that place
+    files: Mapping[str, Path] = field(default_factory=dict)  # of the variants that are files
+    question: str = ""  # what the study is to answer, in the words of its author
 
     def folder(self, root: Path, variant: str = "") -> Path:
         """Return the folder of the study's files, or of a variant's runs."""
@@ -136,13 +139,11 @@ class Study:
     @property
     def digest(self) -> str:
         """A hash of its files: its own, the base, those of variants, and experiments that runs start from."""
-        content = load_yaml(self.path)
-        of_variants = [self.path.parent / each for each in content["variants"].values() if isinstance(each, str)]
         values = [
             value for config in (load_yaml(self.base), *self.variants.values()) for value in flatten(config).values()
         ]
         sources = [source.file for value in values if isinstance(value, str) and (source := Source.parse(value))]
-        files = [self.path, self.base, *of_variants, *(path for path in sources if path.is_file())]
+        files = [self.path, self.base, *self.files.values(), *(path for path in sources if path.is_file())]
         return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
     @property
@@ -204,6 +205,8 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
             raise ValueError(f"{key}: {value!r}. Expected {expected}.")
         return value
 
+    if {"model", "data"} & content.keys() and "variants" not in content:
+        raise ValueError("this is an experiment, not a study: it has no variants. Train it with `fit`.")
     refuse_unknown(content, KEYS, "key")
     for key in REQUIRED:
         if content.get(key) in (None, {}, []):
@@ -276,6 +279,8 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
             "a fraction between 0 and 1, like 0.9, or null",
         ),
         along=along,
+        files={str(v): path.parent / each for v, each in content["variants"].items() if isinstance(each, str)},
+        question=checked("question", lambda value: isinstance(value, str), "a text, or null") or "",
         branch=checked("branch", lambda value: type(value) is bool, "true or false") or False,
     )
     _refuse_other_runs(study)

@@ -23,6 +23,7 @@ from vitlab.studies.format import clock
 from vitlab.studies.grid import Run
 from vitlab.studies.study import LENGTH
 
+RATES = ("lr", "muon_lr", "weight_decay")  # of an optimizer
 TURNS = 6  # of each process at least
 
 
@@ -98,9 +99,13 @@ def cost_path(run: Run) -> Path:
 
 
 def costly(config: Config) -> Config:
-    """Return the part of a configuration that a cost depends on: not length, schedule or number of images."""
+    """Return the part of a configuration that a cost depends on: not length, rates, schedule or number of images."""
     model, trainer, run = config["model"], config.get("trainer", {}), config.get("run", {})
     arguments = {key: value for key, value in model["init_args"].items() if key != "schedule"}
+    if "optimizer" in arguments:
+        own = arguments["optimizer"].get("init_args", {})
+        settings = {key: value for key, value in own.items() if key not in RATES}
+        arguments["optimizer"] = {**arguments["optimizer"], "init_args": settings}
     images = {key: value for key, value in config["data"]["init_args"].items() if not key.startswith("train_images")}
     return {
         "model": {**model, "init_args": arguments},

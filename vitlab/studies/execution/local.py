@@ -15,15 +15,16 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import yaml
 
-from vitlab.atomic_files import write_text
+from vitlab.atomic_files import read_json, write_text
 from vitlab.config import ABSENT, Config, conflicts, load_yaml
+from vitlab.experiment.busy import writer_of
 from vitlab.experiment.run_directory import shortfalls
 from vitlab.signals import PAUSED, signals_as_exit, signals_later
 from vitlab.studies.execution.progress import Active, Display, Progress, read_progress, seconds_left
@@ -109,6 +110,20 @@ def cut_short(run: Run) -> str | None:
     return f"incomplete run: {', '.join(short)} (--overwrite retrains it)" if short else None
 
 
+def refuse_without_metric(runs: Iterable[Run]) -> None:
+    """Raise ValueError for a complete run that did not log the metric by which the study ranks."""
+    for run in runs:
+        if not is_finished(run) or shortfalls(run.directory) or not run.config.get("run", {}).get("test"):
+            continue
+        known = read_json(run.directory / "summary.json").get("metrics", {})
+        if not run.metric.is_accuracy and run.metric.test not in known:
+            names = ", ".join(sorted(name.removeprefix("test/") for name in known)) or "none"
+            raise ValueError(
+                f"metric: {run.directory / 'summary.json'} has no {run.metric.test}, so nothing ranks the runs.\n"
+                f"Give one of its metrics ({names}), or let the objective or a callback log {run.metric.test}."
+            )
+
+
 def conflicting(runs: Sequence[Run]) -> list[Run]:
     """Return the runs whose directory contains a run with another configuration, started or finished."""
     return [run for run in runs if _conflicts(run)]
@@ -161,7 +176,8 @@ def run_all(
 ) -> list[Outcome]:
     """Train the unfinished runs and return the outcome of each, in order.
 
-    A signal or an error ends the processes; the next call continues them.
+    A run that another process is writing, as one that a killed study left behind, is waited for. A signal or an error
+    ends the processes; the next call continues them.
 
     Args:
         program: The command line to which `fit --config <file>` is appended.
@@ -169,34 +185,56 @@ def run_all(
     """
     replaced = to_replace(runs, overwrite)
     outcomes = {run: Outcome(run, None) for run in runs if is_finished(run) and run not in replaced}
+    refuse_without_metric(outcomes)
     if outcomes:
         display.note(f"  {len(outcomes)} of {len(runs)} runs are already finished.")
     waiting = deque(run for run in runs if run not in outcomes)
     free = deque(range(allotment.jobs))
+    busy: set[Run] = set()  # written by another process
     children: dict[int, _Child] = {}
     ended: list[Active] = []
     with signals_as_exit(), _end_processes(children, display):
         while waiting or children:
-            while waiting and free:
-                slot, run = free.popleft(), waiting.popleft()
-                with signals_later():  # or the process would be in no list, and outlive this one
-                    children[slot] = _start(run, program, allotment.environment(slot), overwrite=run in replaced)
+            busy = written_elsewhere(waiting, busy, display.note)
+            for run in [run for run in waiting if run not in busy]:
+                if is_finished(run) and run not in replaced:  # by the process that was waited for
+                    outcomes[run] = Outcome(run, None)
+                elif free:
+                    slot = free.popleft()
+                    with signals_later():  # or the process would be in no list, and outlive this one
+                        children[slot] = _start(run, program, allotment.environment(slot), overwrite=run in replaced)
+                else:
+                    break
+                waiting.remove(run)
             for slot, (process, started, active) in list(children.items()):
                 over = process.poll() is not None  # before its last line is read
                 active.seconds = time.monotonic() - started
                 active.progress = _progress_of(active.run)
-                if over:
-                    outcomes[active.run] = outcome = _outcome(active.run, process.returncode)
-                    if outcome.failure is None:
-                        ended.append(active)
-                    del children[slot]
-                    free.append(slot)
-                    display.note(_describe_end(outcome, active, display))
+                if not over:
+                    continue
+                del children[slot]
+                free.append(slot)
+                if process.returncode != 0 and writer_of(active.run.directory):  # it was first
+                    waiting.append(active.run)
+                    continue
+                outcomes[active.run] = outcome = _outcome(active.run, process.returncode)
+                if outcome.failure is None:
+                    refuse_without_metric([active.run])  # after the first run, not after all
+                    ended.append(active)
+                display.note(_describe_end(outcome, active, display))
             running = [child.active for child in children.values()]
             display.update(running, len(outcomes), seconds_left(ended, running, waiting, allotment.jobs))
-            if children:
+            if children or waiting:
                 time.sleep(POLL_SECONDS)
     return [outcomes[run] for run in runs]
+
+
+def written_elsewhere(runs: Iterable[Run], known: set[Run], note: Callable[[str], object]) -> set[Run]:
+    """Return the runs that another process is writing, and name those that are not known yet."""
+    writers = {run: writer for run in runs if (writer := writer_of(run.directory))}
+    for run in writers.keys() - known:
+        note(f"  {run} is waited for: {writers[run]}.")
+    return set(writers)
 
 
 def _progress_of(run: Run) -> Progress:

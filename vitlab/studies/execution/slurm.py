@@ -18,7 +18,16 @@ import yaml
 
 from vitlab.atomic_files import read_json
 from vitlab.signals import PAUSED
-from vitlab.studies.execution.local import Outcome, cut_short, is_finished, last_lines, to_replace, write_config
+from vitlab.studies.execution.local import (
+    Outcome,
+    cut_short,
+    is_finished,
+    last_lines,
+    refuse_without_metric,
+    to_replace,
+    write_config,
+    written_elsewhere,
+)
 from vitlab.studies.execution.task import RunTask
 from vitlab.studies.grid import Run
 from vitlab.studies.study import slug
@@ -84,7 +93,10 @@ def run_array(
         if run not in replaced and (job_id := ids.get(str(run.directory))):
             job: Job[int] = executor.job_class(executor.folder, job_id)
             jobs |= {} if _is_over(job) else {run: job}
-    missing = [run for run in waiting if run not in jobs]
+    missing, busy = [run for run in waiting if run not in jobs], set[Run]()
+    while busy := written_elsewhere(missing, busy, note):
+        time.sleep(poll_seconds)
+    missing = [run for run in missing if run in replaced or not is_finished(run)]
     for run in missing:
         write_config(run.config_path, run.config)
     if missing:
@@ -94,7 +106,7 @@ def run_array(
         ids |= {str(run.directory): jobs[run].job_id for run in missing}
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps(ids, indent=2))
-    finished, queued = len(runs) - len(waiting), len(jobs) - len(missing)
+    finished, queued = len(runs) - len(jobs), len(jobs) - len(missing)
     note(f"  {finished} runs finished, {len(missing)} submitted, {queued} already queued.")
     note("  Ctrl-C leaves them queued; the same command waits again.")
     outcomes = {run: Outcome(run, None) for run in runs if run not in jobs}
@@ -102,6 +114,7 @@ def run_array(
         for run, job in list(jobs.items()):
             if _is_over(job):
                 outcomes[run] = _outcome(run, job)
+                refuse_without_metric([run])
                 note(f"  {run}  {'done' if outcomes[run].failure is None else f'FAILED, {outcomes[run].failure}'}")
                 del jobs[run]
         if jobs:

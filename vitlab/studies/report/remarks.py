@@ -196,8 +196,13 @@ def _extension(results: StudyResults) -> list[str]:
     counts = [*results.earlier_plans, len(results.study.seeds)]
     numbers = f"{', '.join(map(str, counts[:-1]))} to {counted(counts[-1], 'seed')}"
     if results.study.looks:
+        ended = [look for look in results.log if look["stop"] and len(look["seeds"]) in results.earlier_plans]
+        trained = max((variant["seeds"] for look in ended for variant in look["variants"]), default=0)
+        if max((len(result.runs) for result in results.ranking), default=0) <= trained:
+            return []
         return [
-            f"The study was extended from {numbers} after it had ended, so more than 5{SPACE}% of claims are false."
+            f"The study was extended from {numbers} after it had ended, and trained further, so more than 5{SPACE}% of "
+            "such claims may be false."
         ]
     error = error_of_extending(tuple(counts), results.study.test)
     return [

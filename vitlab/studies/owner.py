@@ -1,0 +1,39 @@
+"""Which study a folder of runs belongs to, `study.json` in it: two files of equal names do not share one."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from vitlab.atomic_files import read_cache, write_text
+from vitlab.config import load_yaml, merge
+from vitlab.studies.format import as_yaml, joined
+from vitlab.studies.study import Study
+
+FILE = "study.json"
+
+
+def claim_folder(study: Study, root: Path) -> None:
+    """Record that the folder is this study's.
+
+    The same file may change as it likes, and a copy of it elsewhere may add seeds and variants, or leave some out.
+
+    Raises:
+        ValueError: the folder belongs to another file, with other variants.
+    """
+    record = study.folder(root) / FILE
+    base = load_yaml(study.base)
+    own = {name: _digest(as_yaml(merge(base, override))) for name, override in study.variants.items()}
+    known = read_cache(record, {})
+    path, variants = str(study.path.resolve()), known.get("variants", {})
+    nested = variants.items() <= own.items() or own.items() <= variants.items()
+    if known.get("file", path) != path and not nested:
+        raise ValueError(
+            f"{study.path}: {record.parent} belongs to another study of the name {study.name!r}: {known['file']}, with "
+            f"{joined([*variants])}. Give this one another `name`. If it is the same study, remove {record}."
+        )
+    if known != (claimed := {"file": path, "variants": own}):
+        write_text(record, json.dumps(claimed, indent=2, ensure_ascii=False) + "\n")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
