@@ -314,7 +314,7 @@ def test_training_images_that_changed_between_runs_make_the_comparison_void() ->
     (objection,) = objections(trained_on(Swin=["a", "b"], ViT=["a"]))
     assert objection == (
         "The runs of Swin were trained on different images (hash a: seed 0, 2 and 4; hash b: seed 1, 3 and 5). Did "
-        "the folder change? --overwrite trains all runs on the present one."
+        "the folder change? Remove the run directories of one hash and compare again."
     )
     study = trained_on(Swin=["a", "b"], ViT=["a", "b"])
     assert verdict(study).startswith("Not comparable: The runs of Swin were trained on different images")

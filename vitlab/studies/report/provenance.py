@@ -103,7 +103,7 @@ def mixed_images(results: StudyResults) -> list[str]:
         if seeds := _seeds_by_hash(result, [run.training_images for run in result.runs]):
             lines.append(
                 f"The runs of {result.variant} were trained on different images ({seeds}). Did the folder change? "
-                "--overwrite trains all runs on the present one."
+                "Remove the run directories of one hash and compare again."
             )
     return lines
 
