@@ -46,6 +46,12 @@ class Digits:
         self.pixels = (data.images * 255 / 16).round().astype(np.uint8)[..., None]
         self.target = data.target.astype(np.int64)
 
+    def facts(self) -> dict[str, Any]:
+        splits = {
+            split: {"images": len(rows), "digest": content_of(rows.tobytes())} for split, rows in self.splits.items()
+        }
+        return {"classes": self.class_names, "splits": splits}
+
     def image_names(self, split: str) -> list[str]:
         return [f"{split}/{index:05d}" for index in range(len(self.splits[split]))]
 

@@ -80,8 +80,11 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
     report = compare(write_study(**CROSSING), tmp_path / "runs", program=FAKE_PROGRAM)
     assert report == tmp_path / "runs/small-study/report.html"
     text = report.with_suffix(".md").read_text()
-    assert "Up to 120 training images, no variant is better than Swin or twin; from 500 training images on," in text
-    assert "from 500 training images on, ViT is better than all others, ahead of the next by" in text
+    assert (
+        "At 60 and 120 training images, no variant is better than Swin or twin; at 500 and 1,000 training images,"
+        in text
+    )
+    assert "at 500 and 1,000 training images, ViT is better than all others, ahead of the next by" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| Swin and ViT |")]
     at, ends = (cell.strip() for cell in row.split("|")[2:4])
     low, high = (float(end) for end in ends.split(" to "))
@@ -90,7 +93,7 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
     assert "Swin is better before, ViT after" in row
     assert "| Swin and twin | – | – | nowhere distinguished |" in text
     assert (tmp_path / "runs/small-study/500-training-images/report.html").is_file()
-    assert "Up to 120 training images" in capsys.readouterr().out
+    assert "At 60 and 120 training images" in capsys.readouterr().out
 
     study = read_study(tmp_path / "study.yaml")
     plans = [Prepared.of(point, tmp_path / "runs") for point in study.points]

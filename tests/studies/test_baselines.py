@@ -33,6 +33,14 @@ def test_the_cache_serves_the_same_data_only(digits: Digits, tmp_path: Path, mon
     assert "a stratified sample of 50 training images" in other.describe_knn()
 
 
+def test_the_baseline_of_a_folder_whose_images_changed_is_measured_again(tmp_path: Path) -> None:
+    before = baselines(Digits(), {"root": "photos"}, tmp_path / "cache.json")
+    fewer = Digits()
+    fewer.splits["train"] = fewer.splits["train"][:300]
+    now = baselines(fewer, {"root": "photos"}, tmp_path / "cache.json")
+    assert (before.bank_images, now.bank_images) == (900, 300)
+
+
 def test_a_sample_keeps_the_proportions() -> None:
     labels = np.repeat([0, 1, 2], [5000, 3000, 2000])
     chosen = stratified_sample(labels, 100, np.random.default_rng(0))

@@ -14,7 +14,7 @@ from vitlab.commands.dispatch import run
 from vitlab.studies.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, Found, parse_claim
 from vitlab.studies.claims import is_tested, read_claims, run_claims, write_page
 from vitlab.studies.compare import compare
-from vitlab.studies.report.claim import deciding, headline, word_of
+from vitlab.studies.report.claim import decided, deciding, headline, word_of
 from vitlab.studies.report.figures import Layout, draw_claim
 from vitlab.studies.report.verdict import outlooks
 
@@ -102,6 +102,13 @@ def test_a_claim_that_its_study_cannot_judge_is_refused(changes: dict[str, Any],
     with pytest.raises(ValueError, match=r"claim|order") as refused:
         parse_claim(CLAIM | changes, ["A", "B", "C"], 0.5, False)
     assert message in str(refused.value)
+
+
+def test_a_single_seed_leaves_no_dash_behind_the_lead() -> None:
+    single = results({"A": {1: right(0.9)}, "B": {1: right(0.88)}})
+    claim = parse_claim(CLAIM | {"order": "A > B", "published": {}}, ["A", "B"], 1.0, False)
+    assert claim is not None
+    assert [plain(line) for line in decided(claim, single)] == ["A > B: not settled. The first leads by 2.0 points."]
 
 
 def test_a_claim_needs_a_margin_and_an_order_of_three_a_fixed_list_of_seeds() -> None:

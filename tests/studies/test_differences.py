@@ -17,6 +17,7 @@ from vitlab.studies.report.differences import conclusion, differences_section, l
 from vitlab.studies.report.document import Details, Part, Table
 from vitlab.studies.report.figures import Drawing
 from vitlab.studies.results import StudyResults
+from vitlab.studies.statistics.comparison import differences, least_visible
 
 FIVE = [0.95, 0.952, 0.948, 0.951, 0.949]
 
@@ -62,7 +63,7 @@ def test_a_margin_shows_in_conclusions_chart_and_plans() -> None:
     study = made({"margin": 1.5}, Swin=FIVE, ViT=FIVE[::-1])
     (pair,) = study.pairs
     assert conclusion(pair, study).replace(SPACE, " ") == "equal to within 1.5 points (5 seeds each)"
-    assert pairs(study).columns[-1].replace(SPACE, " ") == "Seeds\nfor 1.5 points"
+    assert pairs(study).columns[-1].replace(SPACE, " ") == "Needed\nfor 1.5 points"
     assert "two one-sided tests exclude a difference of 1.5 points or more" in notes(study)
     (axes,) = figures.differences(study, figures.WIDE).axes
     band = axes.patches[0].get_extents().transformed(axes.transData.inverted())
@@ -92,10 +93,11 @@ def test_the_notes_name_the_test(test: str, words: str) -> None:
 def test_what_no_test_of_few_seeds_sees_is_said(seeds: int, share: int) -> None:
     study = made(Swin=(3 * FIVE)[:seeds], ViT=(3 * FIVE)[:seeds])
     text = " ".join(limits(study)).replace(SPACE, " ")
-    assert f"After {seeds} seeds without a failure, a failure in up to {share} % of seeds cannot be excluded" in text
+    assert f"No failure in {seeds} seeds says little about rare ones" in text
+    assert f"it excludes only that more than {share} % of seeds fail." in text
     assert "up to 14 % of studies of equal variants" in text
     everyone_failed = [Outcome(Run(name, 99, {}, Path("x")), "exit status 1") for name in ("Swin", "ViT")]
-    assert "without a failure" not in " ".join(limits(dataclasses.replace(study, failures=everyone_failed)))
+    assert "No failure" not in " ".join(limits(dataclasses.replace(study, failures=everyone_failed)))
 
 
 def test_unequal_spreads_are_said_and_where_they_change_the_test() -> None:
@@ -113,6 +115,35 @@ def test_a_single_seed_is_not_tested() -> None:
     assert conclusion(study.pairs[0], study).replace(SPACE, " ") == "not tested (1 seed each)"
     assert "A single seed cannot show what is chance." in notes(study)
     assert not [part for part in parts(study) if isinstance(part, Details) and "uncertainty" in part.summary]
+
+
+def test_an_influence_of_images_that_was_cut_off_at_zero_is_told_as_a_bound() -> None:
+    # Every image is as hard for both: seeds alone flip them, and this draw's estimate is negative.
+    rng = np.random.default_rng(2)
+    study = results({name: {seed: rng.random(736) < 0.6 for seed in (1, 2, 3)} for name in "AB"})
+    (pair,) = study.pairs
+    assert pair.difference is not None
+    assert pair.difference.images == 0
+    (folded,) = (part for part in parts(study) if isinstance(part, Details) and "uncertainty" in part.summary)
+    cell = str(folded.parts[0].rows[0].cells[1]).replace(SPACE, " ")  # type: ignore[union-attr]
+    bound = re.fullmatch(r"below what 736 images can show \(± (\d\.\d)\)", cell)
+    assert bound is not None
+    assert 0 < float(bound[1]) < 4  # of the half of a coin's interval, 3.5 · √(2/3) for each of two variants
+
+
+def test_images_show_the_least_influence_that_they_can_show_in_most_test_sets() -> None:
+    rng, shown = np.random.default_rng(1), 0
+    images, seeds = 400, 4
+
+    def drawn(influence: float) -> tuple[np.ndarray, np.ndarray]:
+        of_images = rng.normal(0, influence, images)
+        return tuple(rng.random((seeds, images)) < np.clip(0.7 + sign * of_images, 0, 1) for sign in (0.5, -0.5))  # type: ignore[return-value]
+
+    least = np.mean([least_visible(*drawn(0.0)) for _ in range(20)])
+    for _ in range(200):
+        a, b = drawn(float(np.sqrt(least * images)))
+        shown += differences([a, b])[0, 1].images > 0
+    assert 0.9 < shown / 200 <= 1
 
 
 def test_the_notes_explain_every_column() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fake_study import AHEAD, plain, results, seeds
 
+from vitlab.config import ABSENT
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import Predictions
 from vitlab.studies.budget import Budget
@@ -15,7 +16,8 @@ from vitlab.studies.duplicates import Duplicates
 from vitlab.studies.execution.local import UNFINISHED, Outcome
 from vitlab.studies.grid import Difference, Run
 from vitlab.studies.outside import Compute, LeftOut, Outside, Trials
-from vitlab.studies.report.remarks import objections, remarks
+from vitlab.studies.report.remarks import objections, remarks, remarks_above, remarks_below
+from vitlab.studies.report.verdict import verdict
 from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import RunResult
 
@@ -119,6 +121,43 @@ def test_a_declared_difference_that_is_not_architecture_is_named() -> None:
     ]
 
 
+def test_an_argument_that_one_backbone_takes_from_the_data_is_no_difference() -> None:
+    size = Difference("model.init_args.backbone.init_args.img_size", {"Swin": 64, "ViT": None}, declared=True)
+    classes = Difference("model.init_args.backbone.init_args.num_classes", {"Swin": 5, "ViT": ABSENT}, declared=True)
+    study = declared(results(AHEAD), ARCHITECTURE, size, classes)
+    assert remarks(study) == []
+    swin_on_two = trained_on(Swin=["a"], ViT=["b"])
+    assert "training images" in objections(declared(swin_on_two, ARCHITECTURE, size))[0]
+
+
+def test_a_winner_that_costs_more_than_what_it_beats_says_so_in_numbers() -> None:
+    cost = Cost(373_000, 32_800_000, 90_000_000, 45.0, 90.0, 1, 1, None, None, 64, 30, "a CPU", 1, "2.15")
+    cheap = dataclasses.replace(cost, parameters=300_000, flops=8_700_000, train_flops=25_000_000)
+    (remark,) = map(plain, remarks(results(AHEAD, costs={"Swin": cost, "ViT": cheap})))
+    assert remark == (
+        "Swin costs more than ViT: FLOPs per image 32.8 M instead of 8.70 M; training FLOPs 180 G instead of 50.0 G. "
+        "The budget was equal in epochs."
+    )
+    assert remarks(results(AHEAD, costs={"Swin": cheap, "ViT": cost})) == []
+    slow = summaries(Swin={"seconds": 100.0})
+    assert plain(remarks(slow)[0]).startswith("Swin costs more than ViT: training time 1:40 instead of 1:00.")
+
+
+def test_two_remarks_stand_above_the_ranking_and_the_others_below() -> None:
+    study = results(
+        {"A": seeds([0.9, 0.91]), "B": seeds([0.52, 0.51])},
+        failures=failed("B", 6),
+        outside=Outside(left_out=[LeftOut("ViT, seed 9", 0.971)], trials=Trials(8, 60, 100), studies=["other"]),
+    )
+    above, below = remarks_above(study), remarks_below(study)
+    assert [line.split(" ")[0] for line in map(plain, above)] == ["1", "B"]  # failed runs, and a baseline
+    assert sorted(above + below) == sorted(remarks(study))
+    assert any("Left out" in line for line in below)
+    assert "Tuning took" in plain("".join(below))
+    void = trained_on(Swin=["a", "b"], ViT=["a"])
+    assert remarks_above(void)[: len(objections(void))] == objections(void)
+
+
 def test_a_study_of_recipes_says_that_it_is_one() -> None:
     study = declared(results(AHEAD), Difference("model.init_args.label_smoothing", {"Swin": 0.1, "ViT": 0.0}, True))
     (remark,) = remarks(study)
@@ -189,8 +228,8 @@ def test_finished_runs_that_the_study_leaves_out_are_named() -> None:
 
 def test_runs_that_ended_early_are_named() -> None:
     assert remarks(summaries(Swin={"epochs": 2}, ViT={"epochs": 2})) == []
-    (remark,) = remarks(summaries(ViT={"epochs": 1}))
-    assert remark.startswith("ViT trained 1 epochs instead of 2 (seed 0, 1, 2, 3, 4 and 5): something ended")
+    (remark,) = map(plain, remarks(summaries(ViT={"epochs": 1})))
+    assert remark.startswith("ViT trained 1 epoch instead of 2 (seed 0, 1, 2, 3, 4 and 5): something ended")
 
 
 def test_unequal_numbers_of_training_images_are_named() -> None:
@@ -269,11 +308,18 @@ def trained_on(**digests: list[str]) -> StudyResults:
     return each(results(AHEAD), change)
 
 
-def test_training_images_that_changed_between_runs_are_told() -> None:
+def test_training_images_that_changed_between_runs_make_the_comparison_void() -> None:
     assert remarks(trained_on(Swin=["a"], ViT=["a"])) == []
     assert remarks(trained_on(Swin=["a"], ViT=[""])) == []  # of an older version
-    (remark,) = remarks(trained_on(Swin=["a", "b"], ViT=["a"]))
-    assert remark == "The runs were trained on different images (hashes a, b); did the folder change?"
+    (objection,) = objections(trained_on(Swin=["a", "b"], ViT=["a"]))
+    assert objection == (
+        "The runs of Swin were trained on different images (hash a: seed 0, 2 and 4; hash b: seed 1, 3 and 5). Did "
+        "the folder change? Remove the run directories of one hash and compare again."
+    )
+    study = trained_on(Swin=["a", "b"], ViT=["a", "b"])
+    assert verdict(study).startswith("Not comparable: The runs of Swin were trained on different images")
+    drawn = dataclasses.replace(study.study, vary=("init", "order", "augmentation", "images"))
+    assert objections(dataclasses.replace(study, study=drawn)) == []
     (objection,) = objections(trained_on(Swin=["b"], ViT=["a"]))
     assert "(training images: Swin b; ViT a)" in objection
     root = Difference("data.init_args.root", {"Swin": "x", "ViT": "y"}, declared=True)
@@ -316,10 +362,10 @@ def test_a_class_of_the_users_own_is_named_with_its_file_and_hash() -> None:
 
 def test_a_model_that_does_more_at_test_time_than_in_training_is_named() -> None:
     cost = Cost(1, 300, 300, 45.0, 90.0, 1, 1, None, None, 64, 30, "a CPU", 1, "2.15", train_forward_flops=100)
-    costs = {"Swin": cost, "ViT": dataclasses.replace(cost, flops=100)}
+    costs = {"ViT": cost, "Swin": dataclasses.replace(cost, flops=100)}
     (remark,) = remarks(results(AHEAD, costs=costs))
     assert remark == (
-        "A forward pass of Swin takes 3.0 times as many FLOPs at test as in training, as one that averages several "
+        "A forward pass of ViT takes 3.0 times as many FLOPs at test as in training, as one that averages several "
         "views of an image."
     )
 

@@ -296,9 +296,7 @@ def test_the_report_shows_the_chosen_values_by_seed() -> None:
     assert sentence == [
         "Each seed chose its own lr by its own tuning runs; the intervals include the noise of this choice."
     ]
-    assert remarks == [
-        f"The best value for {name}, 0.4, is at the edge of those tried (seed 2)." for name in ("A", "B")
-    ]
+    assert remarks == ["The best values are at the edge of those tried for A (0.4, seed 2) and B (0.4, seed 2)."]
     assert "['Variant', 'Seed 1', 'Seed 2']" in section
     assert "cells=['0.2', '0.4']" in section
 

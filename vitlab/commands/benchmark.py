@@ -16,6 +16,7 @@ from vitlab.commands.options import StudyParser, experiment_of
 from vitlab.config import Config
 
 if TYPE_CHECKING:
+    from vitlab.evaluation.cost import Cost
     from vitlab.evaluation.memory import TrainingCost
     from vitlab.experiment.experiment import Experiment
 
@@ -56,14 +57,42 @@ def benchmark_cost(arguments: Sequence[str]) -> int:
             cost = measure(experiment.config, turns, options.in_turn or 1)
     finally:
         logging.disable(logging.NOTSET)
-    for name, value in vars(cost).items():
-        values = value if isinstance(value, tuple) else (value,)
-        print(f"{name:<28} {' to '.join(f'{v:,.6g}' if isinstance(v, float) else str(v) for v in values)}")
+    print(describe(cost))
     for doubt in doubts({type(experiment.objective.backbone).__name__: cost}):
         print(doubt)
     if options.json:
         cost.write(options.json)
     return 0
+
+
+def describe(cost: "Cost") -> str:
+    """Return a cost in words, a line each."""
+    from vitlab.studies.format import NONE, counted, engineering, speed
+
+    def joules(value: float | None) -> str:
+        return "not available: this machine has no meter" if value is None else f"{engineering(value)} an image"
+
+    others = NONE if cost.others is None else f"{cost.others:.1f} of {cost.cores} cores"
+    rows = {
+        "parameters": engineering(cost.parameters),
+        "FLOPs of a forward pass": f"{engineering(cost.flops)} an image at test",
+        "FLOPs of a training step": f"{engineering(cost.train_flops)} an image",
+        "training, images/s": speed(cost.train_images_per_second, cost.train_quartiles),
+        "inference, images/s": speed(cost.inference_images_per_second, cost.inference_quartiles),
+        "peak memory, training": engineering(cost.train_peak_bytes, "B"),
+        "peak memory, inference": engineering(cost.inference_peak_bytes, "B"),
+        "energy, J, training": joules(cost.train_joules_per_image),
+        "energy, J, inference": joules(cost.inference_joules_per_image),
+        "measured with": f"batches of {counted(cost.batch_size, 'image')}, {cost.precision} "
+        f"{'compiled' if cost.compiled else 'eager'}, {counted(cost.repetitions, 'step')} or more",
+        "on": f"{cost.device}, {counted(cost.threads, 'thread')}, torch {cost.torch}",
+        "used by other programs": others,
+    }
+    if cost.train_forward_flops and cost.train_forward_flops != cost.flops:
+        rows["FLOPs of a forward pass"] += f", {engineering(cost.train_forward_flops)} in training"
+    if cost.mean_share != 1:
+        rows["images grow"] = f"a step costs {cost.mean_share:.0%} of one of the largest images, mean over the run"
+    return "\n".join(f"{name:<26} {text}" for name, text in rows.items()).replace("\u00a0", " ")
 
 
 def turns_on_request() -> Iterator[None]:

@@ -36,7 +36,8 @@ def run(arguments: Sequence[str]) -> int:
     embedded = Embedded(model, options.images, options.stages)
     table = options.out / f"features.{options.format}"
     (write_parquet if options.format == "parquet" else write_npz)(embedded, table)
-    print(f"{len(embedded.names)} pictures, {embedded.embedding.shape[1]} features: {table}")
+    pictures = f"{len(embedded.names):,} picture{'' if len(embedded.names) == 1 else 's'}"
+    print(f"{pictures}, {embedded.embedding.shape[1]} features: {table}")
     for stage in embedded.stages:
         print(f"  {stage['module']}: maps of {stage['num_chs']} channels, a place each {stage['reduction']} px")
     if len(embedded.names) >= FEWEST:

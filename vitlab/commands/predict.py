@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     model = load(rest[1], options.raw) if only_run else of_experiment(experiment_of(rest, images=False), options.raw)
     answers = model.classify(options.images)
     page = write_answers(answers, model.source, options.out)
-    print(f"{len(answers.files)} pictures: {page}")
+    print(f"{len(answers.files):,} picture{'' if len(answers.files) == 1 else 's'}: {page}")
     if answers.broken:
         first = "\n".join(f"  {name}: {why}" for name, why in list(answers.broken.items())[:3])
         print(

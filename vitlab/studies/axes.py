@@ -98,7 +98,8 @@ def _valued(name: str, value: Any) -> Place:
     if name in KINDS:
         budget = parse_budget({name: value})
         assert budget is not None
-        label = f"{value:,} images seen" if name == "images" else str(budget)
+        named = {"images": f"{value:,} images seen", "epochs": f"{value:,} epochs"}  # and so are the folders of runs
+        label = named.get(name, str(budget))
         return Place(label, budget.amount, {}, budget)
     key, number = SHORT.get(name, name), isinstance(value, int | float) and not isinstance(value, bool)
     shown = f"{value:,} training images" if name in SHORT and number else f"{key.rpartition('.')[2]} {as_yaml(value)}"

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ class Images(Protocol):
 
     @property
     def class_names(self) -> list[str]: ...
+
+    def facts(self) -> dict[str, Any]:
+        """Return what data.json records, with a digest of each split under `splits`."""
 
     def image_names(self, split: Split) -> list[str]:
         """Return the names of a split's images, in evaluation order."""
@@ -76,12 +79,13 @@ class Baselines:
 
 
 def baselines(images: Images, data: Config, cache: Path) -> Baselines:
-    """Return the baselines of a data set, from the cache if that has the same `data` section."""
-    known = read_cache(cache, {"data": None})
-    if known["data"] == data:
+    """Return the baselines of a data set, from the cache if that has the same `data` section and the same images."""
+    key = {"data": data, "splits": images.facts()["splits"]}  # a folder may have other images than before
+    known = read_cache(cache, {})
+    if {name: known.get(name) for name in key} == key:
         return Baselines(**known["baselines"])
     measured = _measure(images)
-    write_text(cache, json.dumps({"data": data, "baselines": asdict(measured)}, indent=2) + "\n")
+    write_text(cache, json.dumps(key | {"baselines": asdict(measured)}, indent=2) + "\n")
     return measured
 
 

@@ -100,7 +100,7 @@ class Budget:
 
     def __str__(self) -> str:
         return {
-            "epochs": f"{self.amount:,} epochs",
+            "epochs": f"{self.amount:,} epoch{'' if self.amount == 1 else 's'}",
             "images": f"{self.amount:,} training images",
             "flops": f"{self.amount:.3g} training FLOPs",
             "minutes": f"{self.amount:g} minute{'' if self.amount == 1 else 's'} of training",

@@ -26,6 +26,7 @@ from vitlab.studies.owner import claim_folder
 from vitlab.studies.prepared import Prepared
 from vitlab.studies.report.along import answers
 from vitlab.studies.report.claim import decided, headline
+from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.curves import write_curves
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.search import budgets
@@ -134,7 +135,16 @@ def _compare(
     append_look(results, planned.folder)
     report = write_report(results, planned.images, planned.folder)
     claimed = [headline(study.claim, results), *decided(study.claim, results)] if study.claim else []
-    conclusion = [*claimed, verdict(results), *as_tuned(results), *budgets(results), *outlooks(results)]
+    asked = [study.question] if study.question else []
+    conclusion = [
+        *asked,
+        *claimed,
+        verdict(results),
+        *costlier(results),
+        *as_tuned(results),
+        *budgets(results),
+        *outlooks(results),
+    ]
     print("", *conclusion, "", sep="\n", flush=True)
     if dashboard is not None and results.finished:
         print(f"Dashboard: {dashboard(results, planned.images, planned.folder)}", flush=True)
@@ -202,7 +212,7 @@ def _compare_along(study: Study, plans: Sequence[Prepared], train: Train, costs:
         write_report(results, planned.images, planned.folder)
         found.append(results)
     report = write_curves(study, found, study.folder(root))
-    print("", *answers(study, found), "", sep="\n", flush=True)
+    print("", *([study.question] if study.question else []), *answers(study, found), "", sep="\n", flush=True)
     if failures := [failure for results in found for failure in results.failures]:
         raise RunsFailed(report, failures)
     return report

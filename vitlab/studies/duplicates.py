@@ -4,7 +4,6 @@ A model may have memorized them, which inflates its accuracy. Only exact copies 
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,18 +41,19 @@ class Duplicates(NamedTuple):
         return " ".join(lines)
 
 
-def duplicates(images: Callable[[], Images], data: Config, cache: Path) -> Duplicates:
-    """Return the copies in a data set, from the cache if that has these settings.
+def duplicates(images: Images, data: Config, cache: Path) -> Duplicates:
+    """Return the copies in a data set, from the cache if that has these settings and these images.
 
     Args:
         data: The settings that choose the images.
     """
+    key = {"data": data, "splits": images.facts()["splits"]}
     known = read_cache(cache, [])
     for record in known:
-        if record["data"] == data:
+        if {name: record.get(name) for name in key} == key:
             return Duplicates(**record["duplicates"])
-    found = _find(images())
-    known.append({"data": data, "duplicates": found._asdict()})
+    found = _find(images)
+    known.append(key | {"duplicates": found._asdict()})
     write_text(cache, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
     return found
 

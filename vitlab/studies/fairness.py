@@ -6,12 +6,14 @@ from typing import Any
 
 from vitlab.config import ABSENT, HARMLESS, Config, flatten, short
 
+FROM_DATA = r"^model\.backbone\.(img_size|in_chans|num_classes)$"  # an experiment refuses other values than the data's
+
 # The first pattern that a key without its `init_args` matches gives its kind.
 KINDS = (
     ("weights", r"\b(pretrained|checkpoint_path|init_from|teacher)\b"),
     ("regularization", r"\.(\w*drop(out)?|\w*drop(_path|_block)?(_rate|_prob)?|init|label_smoothing|weight_decay)$"),
     ("regularization", r"^data\.(augment|mixup|multi_crop)\b"),
-    ("data", r"^model\.backbone\.(img_size|in_chans|num_classes)$"),
+    ("data", FROM_DATA),
     ("trainer", r"^model\.backbone\.grad_checkpointing$"),
     ("architecture", r"^model\.backbone\b"),
     ("recipe", r"^model\b|^data\.(batch_size|repeats)$"),
@@ -32,6 +34,9 @@ def kind_of(key: str) -> str:
 
 def matters(key: str, values: dict[str, Any]) -> bool:
     """Return whether a difference of these values, by variant, can change a result or what it costs."""
+    if re.search(FROM_DATA, short(key)):  # one backbone takes from the data what another states
+        stated = [value for value in values.values() if value not in (ABSENT, None)]
+        return any(value != stated[0] for value in stated)
     can_be_absent = kind_of(key) in ("regularization", "weights", "trainer")
     turned_off = can_be_absent and all(value in OFF for value in values.values())
     return not turned_off and not key.startswith(WITHOUT_EFFECT)

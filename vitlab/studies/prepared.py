@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from vitlab.config import Config
@@ -79,7 +79,7 @@ class Prepared:
     def duplicates(self) -> list[Duplicates]:
         """The test images that are also training or validation images, of each data set of the variants."""
         cache = self.folder / "copies.json"
-        found = [duplicates(partial(self.images_of, run), data_of(run.config), cache) for run in self.first_runs()]
+        found = [duplicates(self.images_of(run), data_of(run.config), cache) for run in self.first_runs()]
         return [each for index, each in enumerate(found) if each not in found[:index]]
 
     def images_of(self, run: Run) -> Images:

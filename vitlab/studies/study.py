@@ -103,6 +103,7 @@ class Study:
     claim: Claim | None = None
     vary: tuple[str, ...] = BY_DEFAULT  # what seeds draw, of `draws.KINDS`
     along: tuple[Axis, ...] = ()
+    question: str = ""  # that the study asks, above the report's headline
     branch: bool = False  # shorter runs continue states of the longest
     place: str = ""  # on the axes of the study that this is a part of
     settings: Config = field(default_factory=dict)  # of that place

@@ -96,8 +96,10 @@ def best_where(line: Line) -> str:
             by = " to ".join(dict.fromkeys(metric.text(end, digits) for end in (min(leads), max(leads))))
             unit = " points" if metric.is_accuracy else ""
             parts.append(f"{where} {best} is better than all others, ahead of the next by {by}{unit}{but}")
+        elif len(top) == compared == 2:
+            parts.append(f"{where} it is undecided whether {joined(top, 'or')} is better{but}")
         elif len(top) == compared:
-            parts.append(f"{where} no variant is better than all others or worse{but}")
+            parts.append(f"{where} no variant is better than another{but}")
         else:
             parts.append(f"{where} no variant is better than {joined(top, 'or')}{but}")
     sentence = "; ".join(parts)
@@ -134,6 +136,8 @@ def _range(line: Line, first: int, last: int) -> str:
         return f"from {number(line.x[0])} to {labels[end]},"
     if first == last:
         return f"at {labels[first]},"
+    if last - first == 1:
+        return f"at {number(line.x[first])} and {labels[last]},"
     if first == 0:
         return f"up to {labels[last]},"
     if last == end:

@@ -51,8 +51,9 @@ def decided(claim: Claim, results: StudyResults) -> list[str]:
     """Return the rows of `deciding` as sentences."""
     unit = f"{SPACE}points" if results.metric.is_accuracy else ""
     return [
-        f"{order}: {word}. The first leads by {lead}{unit} {interval}." if lead != NONE else f"{order}: {word}."
+        f"{order}: {word}." + (f" The first leads by {lead}{unit}{shown}." if lead != NONE else "")
         for order, lead, interval, _, word in deciding(claim, results)
+        for shown in ["" if interval == NONE else f" {interval}"]
     ]
 
 

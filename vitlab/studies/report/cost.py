@@ -5,12 +5,15 @@ from statistics import fmean
 
 from vitlab.evaluation.cost import Cost, doubts
 from vitlab.studies.budget import REFUSED
-from vitlab.studies.format import NONE, SPACE, clock, counted, engineering, percent, speed
+from vitlab.studies.format import NONE, SPACE, clock, counted, engineering, joined, percent, speed
 from vitlab.studies.report.document import Cell, Figure, Note, Part, Row, Table
 from vitlab.studies.report.figures import Drawing, against_cost
 from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import VariantResult
 
+COSTLIER = 1.5  # times the cost of a variant that it beats, from which a winner's cost stands beside the headline
+TIME = "training time"
+BUDGETS = {"epochs": "epochs", "images": "images seen", "flops": "FLOPs", "minutes": "minutes"}
 SLOWER = 0.2  # of the measured images/s, above which another speed of the runs is remarked on
 
 
@@ -22,6 +25,42 @@ def cost_remarks(results: StudyResults) -> list[str]:
         if budget is not None and share is not None and abs(share - 1) > REFUSED:
             lines.append(f"{result.variant} spent {percent(share, 0)}{SPACE}% of its budget of {budget}.")
     return lines
+
+
+def costlier(results: StudyResults) -> list[str]:
+    """Name what the winner costs, where it is more than COSTLIER times what a variant costs that it beats."""
+    beaten = [pair.worse for pair in results.pairs if pair.settled and pair.better is results.ranking[0]]
+    if not beaten:
+        return []
+    own = _costs_of(results.ranking[0], results)
+    others = [(result.variant, _costs_of(result, results)) for result in beaten]
+    dear = [(name, costs) for name, costs in others if any(_dearer(own, costs, what) for what in own)]
+    parts = []
+    for what, value in own.items():
+        if any(_dearer(own, costs, what) for _, costs in dear):
+            show = clock if what == TIME else engineering
+            known = sorted(costs[what] for _, costs in dear if what in costs)
+            against = " to ".join(dict.fromkeys(map(show, (known[0], known[-1]))))
+            parts.append(f"{what} {show(value)} instead of {against}")
+    if not parts:
+        return []
+    budget = results.study.budget
+    equal = (
+        f" The budget was equal in {'training ' * (budget.kind == 'flops')}{BUDGETS[budget.kind]}." if budget else ""
+    )
+    names = joined([name for name, _ in dear])
+    return [f"{results.ranking[0].variant} costs more than {names}: {'; '.join(parts)}.{equal}"]
+
+
+def _costs_of(result: VariantResult, results: StudyResults) -> dict[str, float]:
+    """Return what a variant costs, by quantity, as far as it is known."""
+    cost, flops = results.costs.get(result.variant), flops_of(result, results.costs.get(result.variant))
+    measured = {"FLOPs per image": float(cost.flops), "parameters": float(cost.parameters)} if cost else {}
+    return measured | ({} if flops is None else {"training FLOPs": flops}) | {TIME: result.mean("seconds")}
+
+
+def _dearer(own: Mapping[str, float], other: Mapping[str, float], what: str) -> bool:
+    return what in own and what in other and own[what] > COSTLIER * other[what]
 
 
 def speed_remarks(results: StudyResults) -> list[str]:

@@ -3,7 +3,7 @@
 import math
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from vitlab.studies.report.document import (
     Document,
     Figure,
     Heading,
+    Links,
     Note,
     Part,
     Row,
@@ -42,7 +43,7 @@ from vitlab.studies.report.document import (
     render,
 )
 from vitlab.studies.report.figures import Chart, Layout
-from vitlab.studies.report.remarks import remarks
+from vitlab.studies.report.remarks import ABOVE, objections, remarks, remarks_above
 from vitlab.studies.results import StudyResults
 from vitlab.studies.statistics.curves import Crossing, Law
 from vitlab.studies.study import Study
@@ -110,20 +111,31 @@ def write_curves(study: Study, found: Sequence[StudyResults], folder: Path) -> P
     commands: list[Part] = [Code(f"python -m vitlab compare --config {shlex.quote(str(study.path))}")]
     commands += [Details("The study's file", [Code(study.path.read_text(encoding="utf-8").strip())])]
     heading, *others = answers(study, found)
+    above = _above(found)
+    below = [line for line in _merged(found, remarks) if line not in above]
+    further = [Section("Remarks", [Text(line) for line in below])] if below else []
     document = Document(
         title=f"{study.name} – a comparison along {joined([axis.name for axis in study.along])}",
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
         heading=heading,
         lead=[*others, _summary(study, found)],
-        remarks=_remarks(found),
-        sections=[*sections, Section("Reproduce", commands)],
+        remarks=above,
+        sections=[*sections, *further, Section("Reproduce", commands)],
+        question=study.question,
     )
     for name in ("report.md", "report.html"):
         (folder / name).write_text(render(document, name), encoding="utf-8")
     return folder / "report.html"
 
 
-def _remarks(found: Sequence[StudyResults]) -> list[str]:
+def _above(found: Sequence[StudyResults]) -> list[str]:
+    """Return the objections of all places, and as many of the other gravest remarks as a place alone has."""
+    void = _merged(found, objections)
+    gravest = [line for line in _merged(found, remarks_above) if line not in void]
+    return [*void, *gravest[:ABOVE]]
+
+
+def _merged(found: Sequence[StudyResults], listed: Callable[[StudyResults], list[str]]) -> list[str]:
     """Return the remarks of all places, those that are not of every place with their names.
 
     The page shows no speeds, so what is remarked on them is left to the pages of the places.
@@ -131,7 +143,7 @@ def _remarks(found: Sequence[StudyResults]) -> list[str]:
     by_text: dict[str, list[str]] = {}
     for results in found:
         of_speeds = speed_remarks(results)
-        for remark in remarks(results):
+        for remark in listed(results):
             if remark not in of_speeds:
                 by_text.setdefault(remark, []).append(results.study.place)
     return [text if len(places) == len(found) else f"At {joined(places)}: {text}" for text, places in by_text.items()]
@@ -163,12 +175,14 @@ def _line(line: Line, name: str, folder: Path) -> list[Part]:
     laws = {variant: own for variant in line.variants if (own := law_of(line, variant))}
     places = [each for each, _ in crossings.values() if each]
     drawing = figures.draw(curves_chart(line, laws, places, name), None, folder / "figures")
-    metric = line.points[0].metric
+    metric, baselines = line.points[0].metric, all(point.baselines for point in line.points)
     parts: list[Part] = [
         Figure(
             drawing,
-            "Left: mean over seeds; band: 95 % interval over seeds and test images."
+            ("Left: mean" if laws else "Mean")
+            + " over seeds; band: 95 % interval over seeds and test images."
             + (" Shaded: where two curves cross." if places else "")
+            + (" Dashed: k-NN, on the first seed's draw of the images alone." if baselines else "")
             + (" Right: the error, and the law fitted to it." if laws else ""),
         )
     ]
@@ -249,10 +263,10 @@ def _places(study: Study, found: Sequence[StudyResults]) -> list[Part]:
     what = metric.column
     heading = axis.name[0].upper() + axis.name[1:] if alone else "Place"
     table = Table("Places", [heading, *study.variants, "k-NN"], rows)
-    folders = "\n".join(f"{results.study.folder(Path()).name}/report.html" for results in found)
+    pages = [(results.study.place, f"{results.study.folder(Path()).name}/report.html") for results in found]
     return [
         table,
         Note(f"{what}: mean, with the 95 % interval over seeds and test images."),
         Text("Each place has its own report, in the same folder:"),
-        Code(folders),
+        Links(pages),
     ]

@@ -9,7 +9,7 @@ from vitlab.studies.report.figures import Drawing
 from vitlab.studies.report.verdict import required
 from vitlab.studies.results import Pair, StudyResults
 from vitlab.studies.run_results import RunResult, VariantResult
-from vitlab.studies.statistics.comparison import LEVEL, UNEQUAL, half_width
+from vitlab.studies.statistics.comparison import LEVEL, UNEQUAL, half_width, least_visible
 from vitlab.studies.statistics.power import detectable, need
 
 INTERVAL = "95 % interval"
@@ -27,7 +27,7 @@ def differences_section(results: StudyResults, drawing: Drawing) -> list[Part]:
         return []
     tested = sum(pair.difference is not None for pair in results.pairs)
     adjusted = "p" if tested < 2 else f"p, adjusted\nfor {counted(tested, 'pair')}"
-    planned = [] if (size := _planned(results)) is None else [f"Seeds\nfor {results.metric.size(size)}"]
+    planned = [] if (size := _planned(results)) is None else [f"Needed\nfor {results.metric.size(size)}"]
     rows = [Row(_name(pair), _pair(pair, results)) for pair in results.pairs]
     columns = ["Pair", "Lead", INTERVAL, "Conclusion", adjusted, "Detectable\n(80 %)", *planned]
     parts: list[Part] = [
@@ -103,8 +103,8 @@ def _how_to_read(results: StudyResults, tested: int) -> str:
     lines.append("*Detectable (80 %)*: the true lead that 4 of 5 such studies would call better.")
     if (planned := _planned(results)) is not None:
         lines.append(
-            f"*Seeds for {metric.size(planned)}*: of each variant, to settle a true lead of that size, with the "
-            f"80{SPACE}% range that these runs leave"
+            f"*Needed for {metric.size(planned)}*: seeds of each variant, to settle a true lead of that size, with "
+            f"the 80{SPACE}% range that these runs leave"
             + ("; test images where more seeds alone will not settle it." if metric.is_accuracy else ".")
         )
     return " ".join(lines)
@@ -119,9 +119,9 @@ def limits(results: StudyResults) -> list[str]:
         unseen = percent(1 - LEVEL ** (1 / min(sound)), 0)
         error = 14 if len(several) == 2 else 8 if results.study.looks else 6
         lines.append(
-            f"After {counted(min(sound), 'seed')} without a failure, a failure in up to {unseen}{SPACE}% of seeds "
-            f"cannot be excluded. Where one variant fails rarely and the others never, up to {error}{SPACE}% of "
-            f"studies of equal variants call one better, instead of 5{SPACE}%."
+            f"No failure in {counted(min(sound), 'seed')} says little about rare ones: it excludes only that more than "
+            f"{unseen}{SPACE}% of seeds fail. Where one variant fails rarely and the others never, up to "
+            f"{error}{SPACE}% of studies of equal variants call one better, instead of 5{SPACE}%."
         )
     wide, narrow = max(several, key=_spread), min(several, key=_spread)
     if _spread(narrow) > 0 and _spread(wide) > _spread(narrow):
@@ -147,6 +147,8 @@ def _sources(results: StudyResults) -> list[Part]:
         sources = (difference.seeds, 0.0), (0.0, difference.images), (difference.seeds, difference.images)
         halves = [half_width(LEVEL, *source, difference.freedom) for source in sources]
         shown = [f"±{SPACE}{metric.text(half, digits)}" for half in (halves if metric.is_accuracy else halves[:1])]
+        if metric.is_accuracy and not float(metric.text(halves[1], digits)):
+            shown[1] = _below(pair, results)
         rows.append(Row(_name(pair), (*shown, f"{difference.freedom:.1f}", p_value(difference.p), _won(pair))))
     columns = ["Seeds", "Images", "Both"] if metric.is_accuracy else ["Seeds"]
     images = (
@@ -164,6 +166,14 @@ def _sources(results: StudyResults) -> list[Part]:
             "which the first variant scored better."
         ),
     ]
+
+
+def _below(pair: Pair, results: StudyResults) -> str:
+    """Return what an influence of images that rounds to 0, or whose estimate was cut off there, may still be."""
+    a, b = pair.better.outcomes, pair.worse.outcomes
+    half = half_width(LEVEL, 0.0, least_visible(a, b, results.study.test == "paired"), 1.0)
+    shown = results.metric.text(half, results.digits)
+    return f"below what {counted(len(results.labels), 'image')} can show (±{SPACE}{shown})"
 
 
 def _won(pair: Pair) -> str:

@@ -80,6 +80,14 @@ class Details:
 
 
 @dataclass(frozen=True)
+class Links:
+    """Other pages, by their path from this one's folder."""
+
+    kind: ClassVar[str] = "links"
+    pages: Sequence[tuple[str, str]]  # a name and a path
+
+
+@dataclass(frozen=True)
 class Gallery:
     """Test images with predictions; in Markdown a link to the page's."""
 
@@ -87,7 +95,7 @@ class Gallery:
     cards: Sequence[Card]
 
 
-Part = Table | Text | Figure | Details | Gallery
+Part = Table | Text | Figure | Details | Links | Gallery
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,7 @@ class Document:
     lead: Sequence[str]
     remarks: Sequence[str]
     sections: Sequence[Section]
+    question: str = ""  # of the study, above the heading
 
 
 def render(document: Document, template: str) -> str:

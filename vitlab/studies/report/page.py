@@ -13,9 +13,10 @@ from vitlab.studies.looks import look_of
 from vitlab.studies.report import figures
 from vitlab.studies.report.claim import about, caption, decided, deciding, deciding_table, headline, write_claim
 from vitlab.studies.report.claim import chart as chart_of
-from vitlab.studies.report.document import Code, Details, Document, Figure, Part, Section, render
+from vitlab.studies.report.cost import costlier
+from vitlab.studies.report.document import Code, Details, Document, Figure, Part, Section, Text, render
 from vitlab.studies.report.heat import heat_chart
-from vitlab.studies.report.remarks import objections, remarks
+from vitlab.studies.report.remarks import objections, remarks_above, remarks_below
 from vitlab.studies.report.robustness import read_robustness
 from vitlab.studies.report.search import budgets, search_chart
 from vitlab.studies.report.sections import sections_of
@@ -70,6 +71,8 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         table = deciding_table(deciding(claim, results))
         claimed = [Section("Claim", [Figure(drawings["claim"], caption(claim)), *table])]
         write_claim(claim, results, drawings["claim"], folder)
+    below = remarks_below(results)
+    further = [Section("Remarks", [Text(line) for line in below])] if below else []
     document = Document(
         title=f"{study.name} – a comparison",
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
@@ -77,14 +80,16 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         lead=[
             *([*decided(claim, results), f"All variants: {verdict(results)}", *about(claim)] if claim else []),
             *([f"Apart from that: {conclusion(results)}"] if objections(results) else []),
+            *costlier(results),
             *_summary(results),
             *as_tuned(results),
             *budgets(results),
             *_looks(results),
             *outlooks(results),
         ],
-        remarks=remarks(results),
-        sections=[*claimed, *sections, Section("Reproduce", commands)],
+        remarks=remarks_above(results),
+        sections=[*claimed, *sections, *further, Section("Reproduce", commands)],
+        question=study.question,
     )
     for name in ("report.md", "report.html"):
         (folder / name).write_text(render(document, name), encoding="utf-8")

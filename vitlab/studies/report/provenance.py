@@ -1,13 +1,14 @@
 """Remarks on where the runs of a study come from: their environment, code, weights and training images."""
 
+from collections.abc import Sequence
 from itertools import combinations
 
 from vitlab.config import ABSENT, flatten
-from vitlab.evaluation.cost import Cost
 from vitlab.experiment.chain import Source
-from vitlab.studies.fairness import kind_of, name_of, own_classes
-from vitlab.studies.format import joined, listed
+from vitlab.studies.fairness import kind_of, matters, name_of, own_classes
+from vitlab.studies.format import joined
 from vitlab.studies.results import StudyResults
+from vitlab.studies.run_results import VariantResult
 
 TRAINING_IMAGES = "training images"
 TEST_TIME = 1.2  # times the FLOPs of a training forward that a forward pass at test may cost
@@ -46,8 +47,13 @@ def _environments_of(results: StudyResults) -> dict[str, dict[str, tuple[str, ..
 
 def _sets_data(results: StudyResults) -> bool:
     """Whether the study itself gives its runs different training images."""
-    drawn = not {"images", "split"}.isdisjoint(results.study.vary)
-    return drawn or any(kind_of(each.key) == "data" for each in results.differences)
+    own = (each for each in results.differences if kind_of(each.key) == "data" and matters(each.key, each.values))
+    return _draws_images(results) or any(own)
+
+
+def _draws_images(results: StudyResults) -> bool:
+    """Whether the seeds draw the training images."""
+    return not {"images", "split"}.isdisjoint(results.study.vary)
 
 
 def _training_images(results: StudyResults) -> dict[str, tuple[str, ...]]:
@@ -67,9 +73,6 @@ def mixed_environments(results: StudyResults) -> list[str]:
         if len(values) > 1 and key not in confounded and (key != "git" or "git" in results.decisive)
     ]
     lines = [f"The runs come from different environments ({'; '.join(mixed)})."] if mixed else []
-    images = sorted({each for own in _training_images(results).values() for each in own})
-    if len(images) > 1 and TRAINING_IMAGES not in confounded and not _sets_data(results):
-        lines.append(f"The runs were trained on different images (hashes {listed(images)}); did the folder change?")
     lines += [
         f"{result.run} was continued after {joined(result.environment['changed'])} had changed."
         for result in results.finished
@@ -88,14 +91,30 @@ def mixed_code(results: StudyResults) -> list[str]:
             for name in dict.fromkeys(name for each in recorded for name in each):
                 if Source.parse(settings.get(name)):  # trained with each seed
                     continue
-                seeds: dict[str, list[str]] = {}  # by hash; runs of older versions have none
-                for run, each in zip(result.runs, recorded, strict=True):
-                    if value := each.get(name, {}).get("hash"):
-                        seeds.setdefault(value, []).append(str(run.run.seed))
-                if len(seeds) > 1:
-                    hashes = "; ".join(f"hash {value}: seed {joined(own)}" for value, own in seeds.items())
-                    lines.append(f"The runs of {result.variant} differ in {what}, {name} ({hashes}).")
+                if seeds := _seeds_by_hash(result, [each.get(name, {}).get("hash") for each in recorded]):
+                    lines.append(f"The runs of {result.variant} differ in {what}, {name} ({seeds}).")
     return lines
+
+
+def mixed_images(results: StudyResults) -> list[str]:
+    """Object to runs of one variant that were trained on different images, unless its seeds draw them."""
+    lines = []
+    for result in [] if _draws_images(results) else results.ranking:
+        if seeds := _seeds_by_hash(result, [run.training_images for run in result.runs]):
+            lines.append(
+                f"The runs of {result.variant} were trained on different images ({seeds}). Did the folder change? "
+                "Remove the run directories of one hash and compare again."
+            )
+    return lines
+
+
+def _seeds_by_hash(result: VariantResult, hashes: Sequence[str | None]) -> str:
+    """Return which runs of a variant have which hash; empty where they agree. Runs of older versions have none."""
+    seeds: dict[str, list[str]] = {}
+    for run, value in zip(result.runs, hashes, strict=True):
+        if value:
+            seeds.setdefault(value, []).append(str(run.run.seed))
+    return "; ".join(f"hash {value}: seed {joined(own)}" for value, own in seeds.items()) if len(seeds) > 1 else ""
 
 
 def own_code(results: StudyResults) -> list[str]:
@@ -115,10 +134,10 @@ def own_code(results: StudyResults) -> list[str]:
     ]
 
 
-def more_at_test_time(costs: dict[str, Cost]) -> list[str]:
+def more_at_test_time(results: StudyResults) -> list[str]:
     """Name variants that compute more at test time than in training, as one does that averages views."""
     lines = []
-    for variant, cost in costs.items():
+    for variant, cost in results.costs.items():
         training = cost.train_forward_flops
         if training and cost.flops > TEST_TIME * training:
             lines.append(

@@ -1,7 +1,7 @@
 """What makes the comparison of a study void, and what qualifies its conclusion."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from vitlab.studies.execution.local import UNFINISHED
@@ -9,11 +9,12 @@ from vitlab.studies.fairness import kind_of, matters, name_of, said
 from vitlab.studies.format import SPACE, clock, counted, joined, listed, percent
 from vitlab.studies.grid import Difference
 from vitlab.studies.report.beaten import not_beyond_baselines
-from vitlab.studies.report.cost import cost_remarks
+from vitlab.studies.report.cost import cost_remarks, costlier
 from vitlab.studies.report.provenance import (
     confounded_environments,
     mixed_code,
     mixed_environments,
+    mixed_images,
     more_at_test_time,
     own_code,
 )
@@ -23,6 +24,7 @@ from vitlab.studies.run_results import VariantResult
 from vitlab.studies.statistics.sequential import error_of_extending
 
 SHOWN = 4  # settings that an objection names
+ABOVE = 2  # remarks above a ranking, besides objections
 DIFFERENT = 0.01  # the share by which numbers of training images may differ
 
 
@@ -30,31 +32,29 @@ def objections(results: StudyResults) -> list[str]:
     """List what makes the comparison void, the gravest first: no variant can be called better."""
     if len(results.ranking) < 2:
         return []
-    return [*_undeclared(results), *_selected(results), *mixed_code(results), *confounded_environments(results)]
+    kinds = _undeclared, _selected, mixed_code, mixed_images, confounded_environments
+    return [line for kind in kinds for line in kind(results)]
 
 
 def remarks(results: StudyResults) -> list[str]:
-    """List what qualifies the conclusion, the gravest first; begins with the objections."""
+    """List what qualifies the conclusion, the gravest kind first; begins with the objections."""
     if not results.finished:
         return _failures(results)
-    return [
-        *objections(results),
-        *_failures(results),
-        *_leaks(results),
-        *not_beyond_baselines(results),
-        *_extension(results),
-        *_left_out(results),
-        *_declared(results),
-        *_weights(results),
-        *own_code(results),
-        *more_at_test_time(results.costs),
-        *_off_plan(results),
-        *_averaged(results),
-        *tuning_remarks(results),
-        *mixed_environments(results),
-        *cost_remarks(results),
-        *_other_studies(results),
-    ]
+    return [*objections(results), *(line for kind in (*DECISIVE, *FURTHER) for line in kind(results))]
+
+
+def remarks_above(results: StudyResults) -> list[str]:
+    """List the remarks that stand above the ranking: all objections, and the first of the two gravest kinds."""
+    if not results.finished:
+        return _failures(results)
+    gravest = [lines[0] for lines in (kind(results) for kind in DECISIVE) if lines]
+    return [*objections(results), *gravest[:ABOVE]]
+
+
+def remarks_below(results: StudyResults) -> list[str]:
+    """List the other remarks, without the sentence on cost that stands beside the headline."""
+    said = [*remarks_above(results), *costlier(results)]
+    return [line for line in remarks(results) if line not in said]
 
 
 # ---- settings
@@ -218,10 +218,11 @@ def _off_plan(results: StudyResults) -> list[str]:
     for result in results.ranking:
         short = [run for run in result.runs if run.summary.get("epochs", run.run.epochs) != run.run.epochs]
         if short:
-            trained = _range([run.summary["epochs"] for run in short])
+            epochs = [run.summary["epochs"] for run in short]
+            trained = f"{_range(epochs)}{SPACE}epoch{'' if max(epochs) == 1 else 's'}"
             seeds = joined([str(run.run.seed) for run in short])
             lines.append(
-                f"{result.variant} trained {trained} epochs instead of {short[0].run.epochs} (seed {seeds}): something "
+                f"{result.variant} trained {trained} instead of {short[0].run.epochs} (seed {seeds}): something "
                 "ended its runs early."
             )
     seen = {result.variant: [run.images_seen for run in result.runs] for result in results.ranking}
@@ -273,6 +274,34 @@ def _other_studies(results: StudyResults) -> list[str]:
         f"{count} in this folder used the same test images ({listed(studies)}); choices made by those results are not "
         "accounted for."
     ]
+
+
+# ---- order
+
+Kind = Callable[[StudyResults], list[str]]
+
+# What may change what a reader concludes or does next, the gravest first.
+DECISIVE: tuple[Kind, ...] = (
+    _failures,
+    _leaks,
+    not_beyond_baselines,
+    _extension,
+    _left_out,
+    _declared,
+    _off_plan,
+    _averaged,
+    tuning_remarks,
+)
+# What a reader may want to know besides.
+FURTHER: tuple[Kind, ...] = (
+    costlier,
+    _weights,
+    own_code,
+    more_at_test_time,
+    mixed_environments,
+    cost_remarks,
+    _other_studies,
+)
 
 
 # ---- words

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vitlab.config import ABSENT
 from vitlab.studies.baselines import Images
 from vitlab.studies.format import NONE, as_yaml, clock, counted, percent, signed
+from vitlab.studies.grid import Difference
 from vitlab.studies.report.cost import cost_section
 from vitlab.studies.report.differences import INTERVAL, differences_section
 from vitlab.studies.report.document import (
@@ -36,6 +38,7 @@ from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import VariantResult
 from vitlab.studies.statistics.intervals import sampling_margin
 
+NOT_SET = {ABSENT, str(None)}
 CLASSES_SHOWN = 30
 CONFUSIONS_SHOWN = 5
 CALIBRATION = (
@@ -156,8 +159,8 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
         best = int(np.argmax(metric.sign * curve.mean))
         values = curve.mean[-1], curve.mean[best], curve.high[-1] - curve.low[-1]
         last, highest, spread = (metric.text(float(value), digits) for value in values)
-        minutes = "not reached" if seconds is None else signed(seconds / 60, 1)
-        rows.append(_row(result, last, highest, str(curve.epochs[best]), spread, minutes))
+        reached_in = "not reached" if seconds is None else clock(seconds)
+        rows.append(_row(result, last, highest, str(curve.epochs[best]), spread, reached_in))
     target = f"{100 * results.target:.6g} %" if metric.is_accuracy else metric.text(results.target, digits)
     reached = "" if results.study.target_accuracy else ", which every run reached"
     first = metric.axis("Validation")
@@ -165,12 +168,12 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
         curves,
         Table(
             f"Validation {metric.label}",
-            [first, "Last", "Best", "At epoch", "Range over seeds", f"Minutes to {target}"],
+            [first, "Last", "Best", "At epoch", "Range over seeds", f"Time to {target}"],
             rows,
         ),
         Note(
             "Last and best: of the mean over seeds. Range: maximum minus minimum over seeds at the last epoch. "
-            f"Minutes: training time to a validation {metric.label} of {target}{reached}."
+            f"Time: minutes and seconds of training to a validation {metric.label} of {target}{reached}."
         ),
     ]
 
@@ -260,24 +263,31 @@ def _images(results: StudyResults, images: Images, heat: Drawing | None) -> list
     return parts
 
 
+def _setting(difference: Difference) -> Row:
+    return Row(difference.key, [as_yaml(value) for value in difference.values.values()])
+
+
 def _configuration(results: StudyResults) -> list[Part]:
     parts: list[Part] = []
     columns = ["Key", *results.study.variants]
     for declared, title in ((True, "Compared settings"), (False, "Other differences")):
-        rows = [
-            Row(difference.key, [as_yaml(value) for value in difference.values.values()])
-            for difference in results.differences
-            if difference.declared == declared
-        ]
-        if rows or not declared:
+        shown = [each for each in results.differences if each.declared == declared]
+        rows = [_setting(each) for each in shown if set(map(str, each.values.values())) - NOT_SET]
+        empty = [_setting(each) for each in shown if not set(map(str, each.values.values())) - NOT_SET]
+        if shown or not declared:
             parts.append(Heading(title))
-        if rows and not declared:
+        if shown and not declared:
             warning = "These settings also differ, although the study's `may_differ` does not list them. They may "
             parts.append(Text(f"{warning}explain the ranking."))
         elif not declared:
             parts.append(Text("Nothing: the resolved configurations agree in every other setting."))
         if rows:
             parts.append(Table(title, columns, rows, left=columns, monospaced=True))
+        if empty:
+            absent = Table(f"{title}, null or absent", columns, empty, left=columns, monospaced=True)
+            parts.append(
+                Details(f"{counted(len(empty), 'more setting')}, null in some variants, absent in others", [absent])
+            )
     facts = [
         Row(key, [("differs: " if len(values) > 1 else "") + "; ".join(values)])
         for key, values in results.environment.items()

@@ -106,26 +106,38 @@ def tuning_remarks(results: StudyResults) -> list[str]:
                 f"{name} was tuned with a single seed: which value is best is largely chance, and equal architectures "
                 "may differ in it. Three seeds are the default."
             )
+    lines += _at_the_edge(results)
     for variant in results.study.variants:
         lines += _remarks_on(variant, [choice for choice in results.choices if choice.variant == variant], results)
     return lines
 
 
+def _at_the_edge(results: StudyResults) -> list[str]:
+    """Name all variants whose best value is at the edge of those tried."""
+    named: list[tuple[str, str, str]] = []
+    for variant in results.study.variants:
+        if some := [choice for choice in results.choices if choice.variant == variant and choice.at_the_edge]:
+            named.append((variant, _values(choice.best for choice in some), _seeds_of(some)))
+    if len(named) == 1:
+        ((variant, best, seeds),) = named
+        return [f"The best value for {variant}, {best}, is at the edge of those tried{seeds and f' ({seeds})'}."]
+    each = [f"{variant} ({best}{seeds and f', {seeds}'})" for variant, best, seeds in named]
+    return [f"The best values are at the edge of those tried for {joined(each)}."] if each else []
+
+
+def _seeds_of(choices: list[Choice]) -> str:
+    """Return the seeds of choices by seed, like "seeds 1 and 2"; else nothing."""
+    seeds = [str(choice.seed) for choice in choices if choice.seed is not None]
+    return f"seed{'s' if len(seeds) > 1 else ''} {joined(seeds)}" if seeds else ""
+
+
 def _remarks_on(variant: str, choices: list[Choice], results: StudyResults) -> list[str]:
     lines = []
-
-    def with_seeds(some: list[Choice]) -> str:
-        within = [str(choice.seed) for choice in some if choice.seed is not None]
-        return f" (seed{'s' if len(within) > 1 else ''} {joined(within)})" if within else ""
-
     failed = [choice for choice in choices if any(trial.score is None for trial in choice.trials)]
     if failed:
+        seeds = _seeds_of(failed)
         values = _values(trial for choice in failed for trial in choice.trials if trial.score is None)
-        lines.append(f"Tuning {variant} failed with {values}{with_seeds(failed)}.")
-    at_the_edge = [choice for choice in choices if choice.at_the_edge]
-    if at_the_edge:
-        best = _values(choice.best for choice in at_the_edge)
-        lines.append(f"The best value for {variant}, {best}, is at the edge of those tried{with_seeds(at_the_edge)}.")
+        lines.append(f"Tuning {variant} failed with {values}{seeds and f' ({seeds})'}.")
     for choice in choices:
         if len(choice.ties) > 1 and choice.seed is None:  # within seeds, the intervals include this noise
             error = results.metric.difference(choice.error, results.digits)

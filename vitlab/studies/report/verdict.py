@@ -49,11 +49,10 @@ def conclusion(results: StudyResults) -> str:
     if all(pair.equal for pair in results.pairs):
         variants = joined([result.variant for result in ranking])
         return f"Equal to within {margin}: {variants} ({_seeds(results)})."
+    seeds = _seeds(results) + (f"; margin {margin}" if margin and not equal else "")
     if not ahead and not equal:
         leads = joined([f"{pair.worse.variant} by {gap(pair)}" for pair in level])
-        return (
-            f"No winner yet ({_seeds(results)}): {best.variant} leads {leads}; leads of this size can still be chance."
-        )
+        return f"No winner yet ({seeds}): {best.variant} leads {leads}; leads of this size can still be chance."
     parts = []
     if ahead:
         parts.append(f"{best.variant} is better than {joined([f'{p.worse.variant} by {gap(p)}' for p in ahead])}")
@@ -65,7 +64,7 @@ def conclusion(results: StudyResults) -> str:
     if level:
         rest = joined([f"{pair.worse.variant}, which it leads by {gap(pair)}" for pair in level])
         parts.append(f"no winner yet against {rest}")
-    return f"{'; '.join(parts)} ({_seeds(results)})."
+    return f"{'; '.join(parts)} ({seeds})."
 
 
 def outlooks(results: StudyResults) -> list[str]:
