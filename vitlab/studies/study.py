@@ -108,7 +108,6 @@ class Study:
     place: str = ""  # on the axes of the study that this is a part of
     settings: Config = field(default_factory=dict)  # of that place
     files: Mapping[str, Path] = field(default_factory=dict)  # of the variants that are files
-    question: str = ""  # what the study is to answer, in the words of its author
 
     def folder(self, root: Path, variant: str = "") -> Path:
         """Return the folder of the study's files, or of a variant's runs."""
