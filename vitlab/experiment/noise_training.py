@@ -33,7 +33,7 @@ class Noise(LightningDataModule):
         self.data, self.number = data, batches
         self.batch_size, self.num_classes, self.seed = data.batch_size, data.num_classes, data.seed
         self.mean, self.std, self.multi_crop = data.mean, data.std, data.multi_crop
-        self.training_shares = data.training_shares
+        self.in_chans, self.training_shares = data.in_chans, data.training_shares
 
     def batch(self) -> Batch:
         """Return what a loader would."""
