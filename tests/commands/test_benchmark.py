@@ -296,7 +296,7 @@ def test_an_experiment_is_measured_when_a_line_comes_in(
     assert run("benchmark", ["--config", str(tiny()), "--json", "cost.json", "--in_turn", "2"]) == 0
     output = capsys.readouterr().out
     assert output.count(cost.READY) == 3
-    assert " to " in next(line for line in output.splitlines() if line.startswith("train_quartiles"))
+    assert "[" in next(line for line in output.splitlines() if line.startswith("training, images/s"))  # quartiles
     found = cost.Cost.read(Path("cost.json"))
     assert found.repetitions >= 2
     assert found.processes == 2
