@@ -4,10 +4,12 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 from tqdm import tqdm
 
 from vitlab.objectives import Objective
@@ -86,7 +88,7 @@ class RunProgress(Callback):
                 self.bar.set_description_str(f"epoch {trainer.current_epoch + 1}/{self._epochs}", refresh=False)
                 self.bar.set_postfix_str(f"{self._rates()}, loss {float(outputs['loss']):.3f}", refresh=False)
             if now - self._line >= 6 * self.seconds_between_lines:  # an epoch of more than a minute
-                self._print_line(trainer, now)
+                self._print_line(trainer, now, trainer.callback_metrics)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Exclude the time since the last batch, which validation or a checkpoint took."""
@@ -108,10 +110,11 @@ class RunProgress(Callback):
         rates |= self.utilization.rates(pace.batches / pace.seconds)
         for name, value in rates.items():
             pl_module.log(name, value, rank_zero_only=True)
+        metrics = trainer.callback_metrics  # in every process: Lightning takes the mean over all of them here
         if is_last_epoch(trainer) or now - self._line >= self.seconds_between_lines:
-            self._print_line(trainer, now)
+            self._print_line(trainer, now, metrics)
 
-    def _print_line(self, trainer: Trainer, now: float) -> None:
+    def _print_line(self, trainer: Trainer, now: float, metrics: Mapping[str, Tensor]) -> None:
         """Print the progress where there is no terminal for a bar."""
         if not (self.enabled and trainer.is_global_zero) or self.bar is not None:
             return
@@ -121,7 +124,7 @@ class RunProgress(Callback):
         objective = trainer.lightning_module
         assert isinstance(objective, Objective)
         name = objective.monitor.metric if objective.monitor else "train/loss"
-        value = trainer.callback_metrics.get(name)
+        value = metrics.get(name)
         reading = f", {name} {float(value):.4f}" if value is not None else ""
         epoch = f"{trainer.current_epoch + 1}/{self._epochs}"
         log.info("epoch %s: %s%s, %s left", epoch, self._rates(), reading, left)
