@@ -41,7 +41,7 @@ lint: $(INSTALLED)  ## ruff: rules and format
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-types: $(INSTALLED)  ## mypy on vitlab/
+types: $(INSTALLED)  ## mypy on vitlab/ and referee/
 	$(RUN) -m mypy
 
 # Shapes in signatures are checked at every call, except where torch.compile traces: there a check is a graph break. The
@@ -53,6 +53,7 @@ PARALLEL := --numprocesses auto --maxprocesses 8
 unit: $(INSTALLED)  ## Tests only; ARGS="-m 'not slow'" for the quick ones
 	$(RUN) -m pytest $(PARALLEL) --dist loadfile --no-loadscope-reorder --ignore $(COMPILED) --jaxtyping-packages=$(SHAPES) $(ARGS)
 	$(RUN) -m pytest $(PARALLEL) $(COMPILED) $(ARGS) || [ $$? -eq 5 ]  # 5: ARGS chose none of them
+	PYTHONPATH=referee/src $(RUN) -m pytest referee/tests $(ARGS) || [ $$? -eq 5 ]
 
 # Tests that count, draw, format or compare floats, in reverse order, with the plainest kernels, two threads, another time
 # zone and another language: a result that depends on one of these is a property of the machine.

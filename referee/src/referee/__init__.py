@@ -1,0 +1,29 @@
+"""Which of these models is better, and how sure am I? From result files, whoever trained the models.
+
+verdict = referee.judge("predictions/")
+print(verdict.sentence)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from referee.outcomes import Outcomes
+    from referee.sources import read
+    from referee.verdict import Verdict, judge
+
+__all__ = ["Outcomes", "Verdict", "judge", "read"]
+PLACES = {
+    "judge": "referee.verdict",
+    "Verdict": "referee.verdict",
+    "Outcomes": "referee.outcomes",
+    "read": "referee.sources",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import scipy and pandas when they are first used."""
+    from importlib import import_module
+
+    if name not in PLACES:
+        raise AttributeError(f"module 'referee' has no attribute {name!r}")
+    return getattr(import_module(PLACES[name]), name)

@@ -1,0 +1,132 @@
+"""`referee FILES…`: which variant is better, and how sure that is. `referee plan FILES… --difference 1.0`."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+STATUS = {"better": 0, "no winner yet": 1, "equal": 3, "not comparable": 4, "worse": 5}  # 2 is a user's mistake
+KINDS = ("variant", "seed", "item", "label", "prediction", "correct", "score", "probabilities", "group")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a wrong option is a ValueError like every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return 0 where the best (or `--better`) variant is better, else another status of STATUS."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if arguments[:1] == ["plan"]:
+            return _plan(arguments[1:])
+        return _judge(arguments)
+    except BrokenPipeError:  # `referee … | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes
+        return 128 + signal.SIGPIPE
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _judge(arguments: Sequence[str]) -> int:
+    statuses = ", ".join(f"{status}: {verdict}" for verdict, status in STATUS.items())
+    parser = _parser("referee", f"Which variant is better, from result files. Exit status: {statuses}.")
+    parser.add_argument("--margin", type=float, help="the smallest difference that matters, as scores are shown")
+    parser.add_argument("--better", metavar="VARIANT", help="is it better … [the one with the best mean]")
+    parser.add_argument("--than", metavar="VARIANT", help="… than this one? [than all others]")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="write report.html, report.md and verdict.json there"
+    )
+    parser.add_argument("--latex", action="store_true", help="print the table for a paper")
+    parser.add_argument("--pairs", action="store_true", help="print every pair")
+    options = parser.parse_args(arguments)
+    verdict = _verdict_of(options)
+    print(verdict.sentence)
+    _explain(verdict, options.pairs)
+    if options.latex:
+        print(verdict.latex())
+    if options.out is not None:
+        print(f"Report: {verdict.report(options.out / 'report.html')}")
+    if options.better is None and options.than is None:
+        return STATUS[verdict.verdict]
+    asked = options.better or verdict.ranking[0].name
+    if asked == options.than:
+        raise ValueError(f"--better {asked} --than {options.than}: name two variants.")
+    answer = verdict.between(asked, options.than)
+    print(f"{asked} against {options.than or 'all others'}: {answer}.")
+    return STATUS[answer]
+
+
+def _plan(arguments: Sequence[str]) -> int:
+    from referee.plan import in_words, plan
+
+    parser = _parser("referee plan", "How many seeds or items settle a true difference, by the spread of these runs.")
+    parser.add_argument("--difference", type=float, required=True, help="the true lead to find, as scores are shown")
+    options = parser.parse_args(arguments)
+    options.margin = None
+    verdict = _verdict_of(options)
+    print("\n".join(in_words(plan(verdict, options.difference), verdict)))
+    return 0
+
+
+def _parser(program: str, description: str) -> Parser:
+    parser = Parser(prog=program, description=description, allow_abbrev=False)
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILES", help="files, folders, or paths like logs/{variant}/{seed}.txt")
+    add("--metric", help="column or name of the score")
+    add("--lower", action="store_true", help="a lower score is better")
+    add("--items", type=int, metavar="N", help="size of the test set, where one seed's score is a fraction of it")
+    add("--read", metavar="REGEX", help="its first group is the score in a log, like 'val_loss:([0-9.]+)'")
+    picks = parser.add_mutually_exclusive_group()
+    picks.add_argument("--last", action="store_true", help="take the last match of --read [default]")
+    picks.add_argument("--best", action="store_true", help="take the best match of --read")
+    add("--test", default="pooled", help="pooled, exact or paired [pooled]")
+    add(
+        "--looks",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="numbers of seeds after which results are looked at",
+    )
+    for kind in KINDS:
+        add(f"--{kind}", metavar="COLUMN", help=argparse.SUPPRESS)
+    parser.epilog = f"Names of columns: {', '.join(f'--{kind} COLUMN' for kind in KINDS)}."
+    return parser
+
+
+def _verdict_of(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # its class is imported here
+    from referee.sources import read
+    from referee.verdict import judge
+
+    columns = {kind: name for kind in KINDS if (name := getattr(options, kind)) is not None}
+    pick = "best" if options.best else "last"
+    outcomes = read(options.files, options.metric, options.lower, columns, options.read, pick)
+    return judge(outcomes, options.margin, options.looks, options.test, items=options.items)
+
+
+def _explain(verdict, pairs: bool) -> None:  # type: ignore[no-untyped-def]
+    from referee.formats import p_value
+    from referee.sentences import scope
+
+    metric, digits = verdict.metric, verdict.digits
+    if verdict.pairs:
+        print(scope(verdict))
+    for pair in verdict.pairs if pairs else []:
+        interval = metric.bracket(pair.interval, digits)
+        lead = f"{metric.text(pair.lead, digits)} {interval}".rstrip()
+        print(f"  {pair.better.name} – {pair.worse.name}: {lead}, p {p_value(pair.p)}: {pair.verdict}")
+    for check in verdict.checks:
+        print(check)
+    for note in verdict.outcomes.notes:
+        print(f"Read: {note}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""Numbered checks of a table of outcomes: what makes a comparison void, and what qualifies it (docs/checks.md)."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
+
+from referee.formats import SPACE, counted, joined, listed
+from referee.outcomes import Outcomes, Run
+from referee.statistics.comparison import UNEQUAL
+
+MANY = 50  # items: fewer may be equal by chance
+FEW_ERRORS = 10
+LEAST_GROUPS = 5
+MAJORITY_ITEMS = 20  # of a class, from which a majority is meant
+
+
+class Check(NamedTuple):
+    """A finding. A void comparison calls nothing better."""
+
+    code: str
+    text: str
+    is_void: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.text}"
+
+
+def checks(outcomes: Outcomes) -> list[Check]:
+    """Return the findings, those that make the comparison void first."""
+    found = [finding for check in CHECKS for finding in check(outcomes)]
+    return sorted(found, key=lambda finding: not finding.is_void)
+
+
+def other_items(outcomes: Outcomes) -> Iterator[Check]:
+    """R001: runs were tested on different items."""
+    runs = [run for run in outcomes.runs if run.is_finite]
+    known = Counter(tuple(run.items) for run in runs)
+    if len(known) > 1:
+        usual = set(known.most_common(1)[0][0])
+        odd = next(run for run in runs if set(run.items) != usual or len(run.items) != len(usual))
+        extra, missing = sorted(set(odd.items) - usual), sorted(usual - set(odd.items))
+        parts = [f"lacks {listed(missing, 2)}"] * bool(missing) + [f"has also {listed(extra, 2)}"] * bool(extra)
+        what = joined(parts) if parts else "has an item twice"
+        yield Check("R001", f"the runs were tested on different items: {odd} {what}.", is_void=True)
+
+
+def other_labels(outcomes: Outcomes) -> Iterator[Check]:
+    """R002: the same item has different labels."""
+    labels = [(run, dict(zip(run.items, run.labels, strict=True))) for run in outcomes.runs if run.labels is not None]
+    for run, own in labels[1:]:
+        differing = [item for item, label in own.items() if str(labels[0][1].get(item, label)) != str(label)]
+        if differing:
+            items = counted(len(differing), "item")
+            yield Check(
+                "R002", f"{run} has other labels than {labels[0][0]} of {items} ({differing[0]}).", is_void=True
+            )
+            return
+
+
+def equal_runs(outcomes: Outcomes) -> Iterator[Check]:
+    """R003: two seeds of a variant agree on every item."""
+    for variant in outcomes.variants:
+        runs = [run for run in outcomes.of(variant) if len(run.items) >= MANY]
+        for a, b in combinations(runs, 2):
+            if a.outcomes.shape == b.outcomes.shape and (a.outcomes == b.outcomes).all() and _same(a, b):
+                yield Check("R003", f"{a} and seed {b.seed} have equal outcomes: are they the same run?")
+                return
+
+
+def _same(a: Run, b: Run) -> bool:
+    return a.predictions is None or b.predictions is None or bool((a.predictions == b.predictions).all())
+
+
+def one_seed(outcomes: Outcomes) -> Iterator[Check]:
+    """R004: a variant has one seed."""
+    single = [variant for variant in outcomes.variants if len(outcomes.of(variant)) == 1]
+    if single and len(single) == len(outcomes.variants):
+        yield Check("R004", "every variant has one seed: another training may give another order.")
+    elif single:
+        verb = "has" if len(single) == 1 else "have"
+        yield Check("R004", f"{joined(single)} {verb} one seed and cannot be compared; two are the least.")
+
+
+def missing_seeds(outcomes: Outcomes) -> Iterator[Check]:
+    """R005: seeds are missing in between, as where the best of several were kept."""
+    gaps = []
+    for variant in outcomes.variants:
+        seeds = sorted(int(run.seed) for run in outcomes.runs if run.variant == variant and run.seed.isdecimal())
+        if len(seeds) > 1 and seeds[-1] < 10 * len(seeds) and (lacking := set(range(seeds[0], seeds[-1])) - set(seeds)):
+            gaps.append(f"{variant} lacks seed {', '.join(map(str, sorted(lacking)[:3]))}")
+    if gaps:
+        yield Check("R005", f"{listed(gaps, 3)}. If seeds were left out for their scores, no test below is valid.")
+
+
+def unequal_spreads(outcomes: Outcomes) -> Iterator[Check]:
+    """R006: the spread over seeds of two variants differs beyond chance."""
+    spreads = {}
+    for variant in outcomes.variants:
+        scores = [float(run.outcomes.mean()) for run in outcomes.of(variant)]
+        if len(scores) > 1:
+            spreads[variant] = (float(np.std(scores, ddof=1)), len(scores) - 1)
+    if len(spreads) > 1:
+        wide, narrow = max(spreads, key=spreads.__getitem__), min(spreads, key=spreads.__getitem__)
+        (large, of_large), (small, of_small) = spreads[wide], spreads[narrow]
+        if large**2 > special.fdtri(of_large, of_small, UNEQUAL) * small**2:
+            times = f"{large / small:.1f} times that of" if small else "above 0, unlike that of"
+            yield Check("R006", f"the spread of {wide} over seeds is {times} {narrow}.")
+
+
+def below_majority(outcomes: Outcomes) -> Iterator[Check]:
+    """R007: a variant is not better than naming the most frequent label."""
+    if not outcomes.metric.is_fraction or outcomes.metric.mode == "min":
+        return
+    labels = next((run.labels for run in outcomes.runs if run.labels is not None), None)
+    if labels is None:
+        return
+    counts = Counter(map(str, labels)).most_common()
+    if counts[0][1] < MAJORITY_ITEMS:
+        return
+    majority = counts[0][1] / len(labels)
+    means = {
+        v: float(np.mean([run.outcomes.mean() for run in outcomes.of(v)])) for v in outcomes.variants if outcomes.of(v)
+    }
+    if below := [variant for variant, mean in means.items() if mean <= majority]:
+        yield Check("R007", f"{joined(below)}: not above the most frequent label, {100 * majority:.1f}{SPACE}%.")
+
+
+def repeated_items(outcomes: Outcomes) -> Iterator[Check]:
+    """R008: a run has an item twice."""
+    for run in outcomes.runs:
+        items, counts = np.unique(run.items, return_counts=True)
+        if len(items) < len(run.items):
+            times = counted(int((counts > 1).sum()), "item")
+            text = f"{run} has {times} more than once ({items[counts > 1][0]}): name seeds or items apart."
+            yield Check("R008", text, is_void=True)
+            return
+
+
+def hidden_groups(outcomes: Outcomes) -> Iterator[Check]:
+    """R010: items seem to come in groups, such as a folder or a source; the folders of classes are none."""
+    run = next((run for run in outcomes.runs if len(run.items) >= MANY), None)
+    if run is None:
+        return
+    classes = 0 if run.labels is None else len(set(map(str, run.labels)))
+    for separator in ("/", "_", "-"):
+        groups = Counter(item.rpartition(separator)[0] for item in run.items)
+        size = int(np.median(list(groups.values())))
+        if LEAST_GROUPS <= len(groups) <= len(run.items) / 2 and "" not in groups and len(groups) != classes:
+            what = f"{len(groups)} groups of about {size}, like {groups.most_common(1)[0][0]}{separator}…"
+            text = "items are taken to be an independent sample, and intervals are too narrow where groups are alike."
+            yield Check("R010", f"items may come in {what}: {text}")
+            return
+
+
+def failed_runs(outcomes: Outcomes) -> Iterator[Check]:
+    """R011: runs have no result."""
+    failed = [str(run) for run in outcomes.runs if not run.is_finite]
+    if failed:
+        runs = counted(len(failed), "run")
+        yield Check("R011", f"{runs} without a finite result ({listed(failed, 3)}); no mean includes them.")
+
+
+def ceiling(outcomes: Outcomes) -> Iterator[Check]:
+    """R012: the best runs make fewer than ten errors, so that the items cannot tell them apart."""
+    if not outcomes.by_item or not outcomes.metric.is_fraction:
+        return
+    right = outcomes.metric.mode == "max"
+    errors = {
+        v: min(int((run.outcomes != right).sum()) for run in outcomes.of(v))
+        for v in outcomes.variants
+        if outcomes.of(v)
+    }
+    few = [variant for variant, count in errors.items() if count < FEW_ERRORS]
+    if len(few) > 1:
+        yield Check("R012", f"{joined(few)} make fewer than {FEW_ERRORS} errors: these items hardly tell them apart.")
+
+
+CHECKS: Iterable = (
+    repeated_items,
+    other_items,
+    other_labels,
+    failed_runs,
+    equal_runs,
+    one_seed,
+    missing_seeds,
+    unequal_spreads,
+    below_majority,
+    hidden_groups,
+    ceiling,
+)

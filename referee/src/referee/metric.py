@@ -1,0 +1,72 @@
+"""What a score is called, which way it is better, and how it is shown."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from referee.formats import SPACE, signed
+from referee.statistics.intervals import Interval
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The score of a run on all items.
+
+    Args:
+        name: in sentences.
+        mode: Whether a higher or a lower score is better.
+        is_fraction: Whether it is a fraction of the items, such as accuracy, and is shown in per cent.
+    """
+
+    name: str = "accuracy"
+    mode: Literal["min", "max"] = "max"
+    is_fraction: bool = True
+
+    @property
+    def sign(self) -> int:
+        """The factor that makes higher better."""
+        return 1 if self.mode == "max" else -1
+
+    @property
+    def scale(self) -> int:
+        """The factor between a value and what is shown: per cent of a fraction."""
+        return 100 if self.is_fraction else 1
+
+    @property
+    def axis(self) -> str:
+        """Its name with its unit, at an axis and above a column."""
+        return f"{self.name}, %" if self.is_fraction else self.name
+
+    def digits(self, scores: Sequence[float], spreads: Sequence[float], items: int) -> int:
+        """Return the decimals to show: of a fraction what this many items resolve, else two digits of the spread.
+
+        Args:
+            scores: of all variants.
+            spreads: the standard deviations over seeds that are known.
+        """
+        if self.is_fraction:
+            return 2 if items >= 5_000 else 1
+        spread = float(np.median([value for value in spreads if value > 0] or [0.0]))
+        size = spread / 10 or max(map(abs, scores), default=1.0) / 1e4 or 1.0
+        return max(0, -math.floor(math.log10(size)))
+
+    def text(self, value: float, digits: int) -> str:
+        """Return a value without its unit."""
+        return signed(self.scale * value, digits)
+
+    def difference(self, value: float, digits: int) -> str:
+        """Return a difference with its unit."""
+        return self.text(value, digits) + (f"{SPACE}points" if self.is_fraction else "")
+
+    def size(self, value: float) -> str:
+        """Return the size of a difference that somebody chose, with its unit and no more digits than it has."""
+        number = f"{self.scale * value:.6g}"
+        return f"{number}{SPACE}point{'' if number == '1' else 's'}" if self.is_fraction else number
+
+    def bracket(self, interval: Interval, digits: int) -> str:
+        """Return an interval like [0.4, 2.2]; empty without an interval."""
+        ends = self.text(interval.low, digits), self.text(interval.high, digits)
+        return "" if math.isnan(interval.low) else f"[{f',{SPACE}'.join(ends)}]"

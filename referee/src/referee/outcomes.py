@@ -1,0 +1,212 @@
+"""The table that everything is judged from: one row for each run and item, or one for each run.
+
+    variant   seed   item   outcome                 whether the run is right on the item, or its score there
+    variant   seed   score                          of a run on a whole test set
+
+Columns may have the names that timm, lm-eval, Inspect, OpenML, Hugging Face and scikit-learn write (`NAMES`). An
+outcome is read from the first of these that a table has: whether the item is right, prediction and label, probabilities
+or logits and label, a score. A column that is recognized by such a name is a note of the table.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from referee.metric import Metric
+
+NAMES = {
+    "variant": ("variant", "model", "model_name", "model_id", "method", "setup", "flow"),
+    "seed": ("seed", "run", "epoch", "repeat", "trial"),
+    "item": ("item", "image", "filename", "file", "sample_id", "instance_id", "doc_id", "row_id", "id", "index"),
+    "correct": ("correct", "is_correct", "outcome", "acc", "exact_match"),
+    "prediction": ("prediction", "pred", "predicted", "predicted_label", "y_pred", "preds"),
+    "label": ("label", "target", "truth", "y_true", "gold", "labels", "target_index"),
+    "probabilities": ("logits", "probabilities", "probs", "prob", "logit"),
+    "score": ("score", "value", "top1", "accuracy", "loss", "nll", "val_loss"),
+}
+FRACTIONS = ("accuracy", "acc", "top1", "top5", "f1", "exact_match", "correct")
+RIGHT = {"true": 1.0, "false": 0.0, "correct": 1.0, "incorrect": 0.0, "c": 1.0, "i": 0.0, "p": 0.5, "n": 0.0}
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One trained model on the test items.
+
+    Attributes:
+        outcomes: by item, (N,) bool or float; (1,) float for a run of which only the score is known.
+        items: their names, (N,); empty for a score.
+    """
+
+    variant: str
+    seed: str
+    outcomes: np.ndarray
+    items: np.ndarray = field(default_factory=lambda: np.array([], dtype=str))
+    labels: np.ndarray | None = None
+    predictions: np.ndarray | None = None
+    groups: np.ndarray | None = None
+
+    def __str__(self) -> str:
+        return f"{self.variant}, seed {self.seed}"
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the run has a result."""
+        return bool(len(self.outcomes)) and bool(np.isfinite(self.outcomes.astype(float)).all())
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """The runs of all variants, which are in the order of the table."""
+
+    runs: list[Run]
+    metric: Metric
+    notes: list[str] = field(default_factory=list)  # what was taken without being told
+
+    @cached_property
+    def variants(self) -> list[str]:
+        return list(dict.fromkeys(run.variant for run in self.runs))
+
+    @property
+    def by_item(self) -> bool:
+        """Whether the outcomes of single items are known."""
+        return any(len(run.items) for run in self.runs)
+
+    def of(self, variant: str) -> list[Run]:
+        """Return the runs of a variant that have a result."""
+        return [run for run in self.runs if run.variant == variant and run.is_finite]
+
+
+def from_frame(
+    frame: pd.DataFrame, metric: str | None = None, lower: bool = False, columns: Mapping[str, str] | None = None
+) -> Outcomes:
+    """Read a table of items or of scores.
+
+    Args:
+        frame: One row for each run and item, or for each run.
+        metric: The column of the score, or the name of the metric.
+        lower: Whether a lower score is better.
+        columns: by what they hold (`NAMES`, and `group`), where a name is not a usual one.
+
+    Raises:
+        ValueError: a column is missing, or a row cannot be read; the message names it and the remedy.
+    """
+    columns = {} if columns is None else dict(columns)
+    if metric in frame.columns:
+        columns.setdefault("score", str(metric))
+    by_row = columns.get("item") == "row" and "row" not in frame.columns
+    if by_row:
+        del columns["item"]
+    known, notes = _known_columns(frame, columns)
+    table = pd.DataFrame({kind: frame[name] for kind, name in known.items()}, index=frame.index)
+    table["variant"] = table["variant"].astype(str) if "variant" in table else "the model"
+    table["seed"] = _as_names(table["seed"]) if "seed" in table else "1"
+    table["outcome"], name = _outcomes(table, known)
+    if by_row:
+        table["item"] = table.groupby(["variant", "seed"], sort=False).cumcount()
+    if "item" not in table and table.duplicated(["variant", "seed"]).any():
+        first = frame.index[table.duplicated(["variant", "seed"])][0]
+        raise ValueError(
+            f"Row {first} is a second one of {table['variant'][first]}, seed {table['seed'][first]}, and no column "
+            f"names the items: {_listed(frame)}.\nGive it as --item COLUMN, or --item row for the number of the row."
+        )
+    scored = Metric(metric or name, "min" if lower else "max", _is_fraction(table["outcome"], metric or name))
+    if scored.is_fraction and table["outcome"].max() > 1:
+        table["outcome"] /= 100
+        notes.append(f"{scored.name} is in per cent.")
+    runs = [_run(rows, key) for key, rows in table.groupby(["variant", "seed"], sort=False)]
+    return Outcomes(runs, scored, notes)
+
+
+def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return the column of each kind, and a note on those that were recognized by a name of many."""
+    known: dict[str, str] = {}
+    notes = []
+    for kind, name in columns.items():
+        if name not in frame.columns:
+            raise ValueError(f"--{kind} {name}: there is no such column. There are {_listed(frame)}.")
+        known[kind] = name
+    for kind, names in NAMES.items():
+        if kind in known or (kind == "correct" and {"score", "prediction"} & known.keys()):
+            continue
+        present = [name for name in names if name in frame.columns and name not in known.values()]
+        if present:
+            known[kind] = present[0]
+            if present[0] != kind:
+                notes.append(f"{kind}: the column {present[0]}.")
+    return known, notes
+
+
+def _outcomes(table: pd.DataFrame, known: Mapping[str, str]) -> tuple[pd.Series, str]:
+    """Return the outcome of each row, and the name of the metric."""
+    if "correct" in table:
+        return _numbers(table["correct"], known["correct"]), "accuracy"
+    if "prediction" in table and "label" in table:
+        same = _as_names(table["prediction"]) == _as_names(table["label"])
+        return same.astype(float), "accuracy"
+    if "probabilities" in table and "label" in table:
+        guesses = table["probabilities"].map(lambda row: int(np.argmax(row)))
+        return (guesses == table["label"].astype(int)).astype(float), "accuracy"
+    if "score" in table:
+        return _numbers(table["score"], known["score"]), known["score"]
+    raise ValueError(
+        "No column has outcomes. Give one of --correct COLUMN (1 or 0), --prediction and --label COLUMN, or "
+        f"--score COLUMN. There are: {', '.join(map(str, known.values()))}."
+    )
+
+
+def _numbers(values: pd.Series, column: str) -> pd.Series:
+    """Return a column as numbers; words like C, I, true and false are 1 and 0, an empty cell is nan."""
+    if values.dtype == bool:
+        return values.astype(float)
+    words = values.map(lambda value: RIGHT.get(value.lower(), value) if isinstance(value, str) else value)
+    numbers = pd.to_numeric(words, errors="coerce").astype(float)
+    if (wrong := numbers.isna() & values.notna()).any():
+        row = values.index[wrong][0]
+        raise ValueError(f"Row {row}, column {column}: {values[row]!r} is not a number. Remove the row or mend it.")
+    return numbers
+
+
+def _as_names(values: pd.Series) -> pd.Series:
+    """Return labels as text, whole numbers without a decimal point."""
+    if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
+        values = values.astype("Int64")
+    return values.astype(str)
+
+
+def _is_fraction(outcomes: pd.Series, name: str) -> bool:
+    values = outcomes.dropna()
+    return bool(values.isin((0, 1)).all()) or (name in FRACTIONS and bool(values.between(0, 100).all()))
+
+
+def _run(rows: pd.DataFrame, key: Any) -> Run:
+    variant, seed = map(str, key)
+    outcomes = rows["outcome"].to_numpy()
+    if "item" not in rows:
+        return Run(variant, seed, outcomes)
+    if np.isin(outcomes, (0.0, 1.0)).all():
+        outcomes = outcomes.astype(bool)
+    items = _as_names(rows["item"]).to_numpy()
+    order = np.argsort(items, kind="stable")
+    more = {kind: rows[kind].to_numpy()[order] for kind in ("label", "prediction", "group") if kind in rows}
+    return Run(
+        variant, seed, outcomes[order], items[order], more.get("label"), more.get("prediction"), more.get("group")
+    )
+
+
+def _listed(frame: pd.DataFrame) -> str:
+    return ", ".join(map(str, frame.columns))
+
+
+def joined(parts: Iterable[Outcomes]) -> Outcomes:
+    """Return the runs of several files as one table."""
+    parts = list(parts)
+    first = parts[0]
+    for each in parts[1:]:
+        if each.metric != first.metric:
+            raise ValueError(f"{each.metric} and {first.metric}: the files have different metrics. Give --metric NAME.")
+    notes = list(dict.fromkeys(note for each in parts for note in each.notes))
+    return replace(first, runs=[run for each in parts for run in each.runs], notes=notes)

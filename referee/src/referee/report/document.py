@@ -1,0 +1,133 @@
+"""What a report consists of. The templates render the same sections as HTML and as Markdown."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jinja2
+from markupsafe import Markup, escape
+
+from referee.formats import percent
+from referee.report.drawing import COLORS, MARKERS, Drawing
+
+
+class Cell(NamedTuple):
+    """A table cell; `heat` in [0, 1] shades its background, `title` is its tooltip."""
+
+    text: str
+    bold: bool = False
+    heat: float | None = None
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A table row. `index` is the variant's, whose marker precedes the head; `marks` are warnings behind it."""
+
+    head: str
+    cells: Sequence[str | Cell]  # if they are fewer than the columns, the last one spans the rest
+    index: int | None = None
+    marks: Sequence[str] = ()
+    reference: bool = False  # a baseline among variants
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with row heads; `columns` includes theirs. Columns not in `left` are right-aligned."""
+
+    kind: ClassVar[str] = "table"
+    label: str
+    columns: Sequence[str]
+    rows: Sequence[Row]
+    left: Sequence[str] = ()
+    wrapped: Sequence[str] = ()  # columns of sentences
+    monospaced: bool = False
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph, literally; as a `note`, *…* is emphasized."""
+
+    text: str
+    kind: Literal["text", "note", "code", "heading"] = "text"
+
+
+Note = partial(Text, kind="note")
+Code = partial(Text, kind="code")
+Heading = partial(Text, kind="heading")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing and its caption."""
+
+    kind: ClassVar[str] = "figure"
+    drawing: Drawing
+    caption: str
+
+
+@dataclass(frozen=True)
+class Details:
+    """Parts that are folded up in HTML."""
+
+    kind: ClassVar[str] = "details"
+    summary: str
+    parts: "Sequence[Part]"
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Test images with predictions; in Markdown a link to the page's."""
+
+    kind: ClassVar[str] = "gallery"
+    cards: Sequence[Any]  # with name, label, data_uri, pixelated, disputed and answers
+
+
+Part = Table | Text | Figure | Details | Gallery
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section, linked from the top of the page."""
+
+    title: str
+    parts: Sequence[Part]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A report: what it shows in one sentence, what qualifies that, and the sections."""
+
+    title: str  # of the browser's tab
+    kicker: str
+    heading: str
+    lead: Sequence[str]
+    remarks: Sequence[str]
+    sections: Sequence[Section]
+
+
+def render(document: Document, template: str) -> str:
+    """Render a document as `report.html` or `report.md`."""
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=jinja2.select_autoescape(enabled_extensions=("html.jinja",), default=False),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"percent": percent, "emphasized": _emphasized, "literal": _literal}
+    context = {"document": document, "colors": COLORS, "markers": MARKERS}
+    return templates.get_template(f"{template}.jinja").render(context)
+
+
+def _emphasized(text: str) -> Markup:
+    """Return a note as HTML."""
+    return Markup(re.sub(r"\*(.+?)\*", r"<em>\1</em>", str(escape(text))))
+
+
+def _literal(text: str) -> str:
+    """Return a name or a value for a cell of a Markdown table, where it is one line without markup."""
+    return re.sub(r"([|`]|<(?=[a-zA-Z/!]))", r"\\\1", text.replace("\n", " "))

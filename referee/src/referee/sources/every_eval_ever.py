@@ -1,0 +1,34 @@
+"""Every Eval Ever, the schema of evaluation results: records of items in JSON lines, records of scores in JSON."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+
+def recognizes(file: Path, head: bytes) -> bool:
+    return b'"schema_version"' in head and b'"evaluation_id"' in head
+
+
+def read(file: Path, metric: str | None) -> pd.DataFrame:
+    """Return the items of a model, or its scores: of the evaluation that `metric` names, else of the only one."""
+    if file.suffix == ".jsonl":
+        with file.open(encoding="utf-8") as lines:
+            records = [json.loads(line) for line in lines if line.strip()]
+        return pd.DataFrame(
+            {
+                "variant": [record["model_id"] for record in records],
+                "item": [f"{record['evaluation_name']}/{record['sample_id']}" for record in records],
+                "correct": [record["evaluation"]["is_correct"] for record in records],
+            }
+        )
+    record = json.loads(file.read_text(encoding="utf-8"))
+    scores = {
+        each["evaluation_name"]: each["score_details"]["score"]
+        for each in record["evaluation_results"]
+        if metric is None or metric in (each["evaluation_name"], each["metric_config"].get("metric_name"))
+    }
+    if len(scores) != 1:
+        raise ValueError(f"it has {len(scores)} evaluations. Give one as --metric: {', '.join(scores)}")
+    info = record["model_info"]
+    return pd.DataFrame({"variant": [info.get("id") or info["name"]], metric or "score": list(scores.values())})

@@ -1,0 +1,40 @@
+"""UK AISI's Inspect: a log in JSON, or an .eval archive of one. An epoch, which repeats every sample, is a seed."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+def recognizes(file: Path, head: bytes) -> bool:
+    return file.suffix == ".eval" or (file.suffix == ".json" and b'"eval"' in head and b'"task"' in head)
+
+
+def read(file: Path, metric: str | None) -> pd.DataFrame:
+    """Return item and score of each sample, by the scorer that `metric` names, else the first."""
+    model, samples = _log(file)
+    if not samples:
+        raise ValueError("the log has no samples")
+    scorer = metric if metric in samples[0]["scores"] else next(iter(samples[0]["scores"]))
+    values = [sample["scores"].get(scorer, {}).get("value") for sample in samples]
+    return pd.DataFrame(
+        {
+            "variant": model,
+            "seed": [sample.get("epoch", 1) for sample in samples],
+            "item": [sample["id"] for sample in samples],
+            "correct" if all(isinstance(value, str | bool) for value in values) else "score": values,
+        }
+    )
+
+
+def _log(file: Path) -> tuple[str, list[dict[str, Any]]]:
+    """Return the name of the model, and the samples."""
+    if file.suffix == ".json":
+        log = json.loads(file.read_text(encoding="utf-8"))
+        return str(log["eval"]["model"]), log.get("samples") or []
+    with zipfile.ZipFile(file) as archive:
+        header = json.loads(archive.read("header.json"))
+        names = [name for name in archive.namelist() if name.startswith("samples/")]
+        return str(header["eval"]["model"]), [json.loads(archive.read(name)) for name in names]

@@ -1,0 +1,32 @@
+"""EleutherAI's lm-evaluation-harness: samples_TASK_TIME.jsonl, which `--log_samples` writes into a folder a model."""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+
+
+def recognizes(file: Path, head: bytes) -> bool:
+    return file.suffix == ".jsonl" and b'"doc_id"' in head and (b'"resps"' in head or b'"filtered_resps"' in head)
+
+
+def read(file: Path, metric: str | None) -> pd.DataFrame:
+    """Return item and outcome of each document; the model is the folder, and a repetition the time in the name.
+
+    Of several filters of the answers the first is taken.
+    """
+    with file.open(encoding="utf-8") as lines:
+        samples = [json.loads(line) for line in lines if line.strip()]
+    samples = [sample for sample in samples if sample.get("filter") == samples[0].get("filter")]
+    names = samples[0].get("metrics") or [key for key in samples[0] if key in ("acc", "exact_match", "f1", "bleu")]
+    name = metric if metric in samples[0] else names[0]
+    task, _, time = file.stem.removeprefix("samples_").partition("_20")
+    return pd.DataFrame(
+        {
+            "variant": re.sub("__", "/", file.parent.name),
+            "seed": f"20{time}" if time else "1",
+            "item": [f"{task}/{sample.get('doc_hash') or sample['doc_id']}" for sample in samples],
+            "correct" if name in ("acc", "exact_match") else name: [sample[name] for sample in samples],
+        }
+    )

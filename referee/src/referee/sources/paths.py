@@ -1,0 +1,91 @@
+"""Which run a file is: its variant and seed, from its path where its columns do not say them."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from referee.outcomes import NAMES
+
+# seed-3, run_2, vit-seed3, 7; a number without a word belongs to the name: resnet_50.
+NUMBERED = re.compile(r"(?:(.*?)[-_. ]?(?:seed|run|trial)[-_. =]?)?(\d+)", re.IGNORECASE)
+
+
+NO_SEED = "1"
+
+
+class Found(type(Path())):  # type: ignore[misc]
+    """A path of a file, with the names that a template reads from it."""
+
+    names: dict[str, str]
+
+
+def expanded(places: Iterable[str | Path]) -> list[Path]:
+    """Return the files that the places mean, in the order of their names.
+
+    Raises:
+        FileNotFoundError: a place with no file.
+    """
+    files: list[Path] = []
+    for place in map(str, places):
+        if "{" in place:
+            found = _matching(place)
+        elif Path(place).is_dir():
+            found = sorted(file for file in Path(place).rglob("*") if file.is_file() and not file.name.startswith("."))
+        else:
+            found = [Path(place)] if Path(place).is_file() else []
+        if not found:
+            raise FileNotFoundError(
+                f"{place}: there is no such file. Give files, folders, or logs/{{variant}}/{{seed}}.txt."
+            )
+        files += found
+    return list(dict.fromkeys(files))
+
+
+def _matching(template: str) -> list[Path]:
+    """Return the files of a template like logs/{variant}/{seed}.txt, in which * stands for anything."""
+    parts = re.split(r"(\{\w+\}|\*)", template)
+    glob = "".join("*" if part.startswith("{") or part == "*" else part for part in parts)
+    root = Path(glob.partition("*")[0]).parent if "*" in glob else Path(glob)
+    expression = "".join(
+        f"(?P<{part[1:-1]}>[^/]+)" if part.startswith("{") else "[^/]*" if part == "*" else re.escape(part)
+        for part in parts
+    )
+    files: list[Path] = []
+    for file in sorted(root.rglob("*")):
+        if file.is_file() and (match := re.fullmatch(expression, str(file))):
+            found = Found(file)
+            found.names = match.groupdict()
+            files.append(found)
+    return files
+
+
+def named_by_path(
+    frames: Mapping[Path, pd.DataFrame], columns: Mapping[str, str]
+) -> tuple[list[pd.DataFrame], list[str]]:
+    """Return the tables with columns for what their paths say, and a note on what was taken from them."""
+    named, notes = [], []
+    for file, frame in frames.items():
+        names = getattr(file, "names", None)
+        if names is None:
+            names = dict(zip(("variant", "seed"), run_of(file), strict=True))
+            known = {kind for kind in names if kind in columns or any(name in frame for name in NAMES[kind])}
+            names = {kind: name for kind, name in names.items() if kind not in known}
+            read = {kind: name for kind, name in names.items() if (kind, name) != ("seed", NO_SEED)}
+            if read:
+                notes.append(f"{' and '.join(read)}: from the paths, like {', '.join(read.values())} of {file}.")
+            elif names:
+                notes.append("neither a column nor a path names seeds, so each variant has one run a file.")
+        named.append(frame.assign(**names))
+    return named, notes[:1]
+
+
+def run_of(file: Path) -> tuple[str, str]:
+    """Return variant and seed of A/seed-3/any.csv, A/3.csv, A-seed3.csv, and A.csv."""
+    folder, stem = file.parent.name, file.name.partition(".")[0]
+    if of_folder := NUMBERED.fullmatch(folder):
+        return of_folder[1] or file.parent.parent.name, of_folder[2]
+    if of_file := NUMBERED.fullmatch(stem):
+        return of_file[1] or folder, of_file[2]
+    return stem, NO_SEED

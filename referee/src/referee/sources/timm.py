@@ -1,0 +1,32 @@
+"""timm's inference.py: filename, index or label of the prediction, prob. The label is the folder of the image.
+
+The results of timm's validate.py, one row a model, are a plain table.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from referee.sources import table
+
+
+def recognizes(file: Path, head: bytes) -> bool:
+    columns = set(head.split(b"\n")[0].strip().decode(errors="replace").split(","))
+    return file.suffix == ".csv" and "filename" in columns and bool(columns & {"prob", "logit"})
+
+
+def read(file: Path, metric: str | None) -> pd.DataFrame:
+    """Return item, prediction and label of each image."""
+    frame = table.read(file, metric)
+    folders = frame["filename"].map(lambda name: Path(name).parent.name)
+    column = next((name for name in ("label", "label_0", "index", "index_0") if name in frame), None)
+    if column is None or (folders == "").any():
+        raise ValueError(
+            "it names no predicted class, or its images are in no folder of their class. Use --label-type name of "
+            "timm's inference.py, or give a table with the columns item, prediction and label"
+        )
+    prediction = frame[column]
+    if column.startswith("index"):  # of classes in the order of their folders
+        classes = sorted(folders.unique())
+        prediction = prediction.map(lambda index: classes[index] if index < len(classes) else str(index))
+    return pd.DataFrame({"item": frame["filename"], "prediction": prediction, "label": folders})

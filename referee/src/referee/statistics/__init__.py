@@ -1,0 +1,1 @@
+"""Which differences between variants are more than chance. Pure functions on arrays."""

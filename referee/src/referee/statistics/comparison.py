@@ -1,0 +1,160 @@
+"""Which variants of a study differ: seeds and images as two sources of variance, pooled over all variants, unpaired.
+
+For variant v with S_v seeds on the same N images: m_vs the accuracy of a run, ȳ_vi the mean over seeds of "image i is
+classified correctly".
+
+    s_v² = max(var_s(m_vs), (1/N)²/12)                            variance over seeds, at least that of rounding
+    s_p² = Σ_v (S_v − 1) s_v² / ν,   ν = Σ_v (S_v − 1)            pooled over all variants
+    w_v  = mean_i[ȳ_vi (1 − ȳ_vi)] · S_v / (S_v − 1)              what a seed flips on an image
+    V_ab = max(s_p² (1/S_a + 1/S_b), s_a²/S_a + s_b²/S_b)         seeds: never less than the pair's own
+    I_ab = max(0, var_i(ȳ_ai − ȳ_bi) − w_a/S_a − w_b/S_b) / N     images
+    half(α) = √(t²_{1−α/2, ν} · V_ab + z²_{1−α/2} · I_ab)
+
+p is the α at which half(α) = |d|. Two variants alone, and pairs whose spreads differ beyond chance, take Welch's
+degrees of freedom in place of ν. Pairs are tested step by step with Shaffer's factors (1986): after each rejection,
+only as many hypotheses count as can still be true together.
+
+Equal seeds share their data order and augmentation, but a pairing by seed is not used: initializations differ between
+architectures, and an unpaired test is valid for any correlation of 0 or more. A study of variants that start from the
+same weights may declare `test: paired`: V_ab is then the variance of the differences by seed, ν = S − 1, and a flip
+counts where the two variants' differ. `test: exact` replaces Student's t by all regroupings of the runs (`exact`).
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, special
+
+from referee.statistics import exact
+from referee.statistics.intervals import Interval
+
+LEVEL = 0.05
+LEAST_P = 1e-12
+UNEQUAL = 0.99  # quantile of F beyond which two spreads are not pooled
+TESTS = ("pooled", "exact", "paired")
+
+
+class Difference(NamedTuple):
+    """Variant a against variant b."""
+
+    mean: float  # of a minus b, higher being better
+    seeds: float  # V_ab
+    images: float  # I_ab
+    freedom: float  # ν
+    pairs: int  # of the study
+    level: float  # at which the study tests, 0.05 or that of one of several looks
+    scores: tuple[np.ndarray, np.ndarray] | None = None  # by seed, for the exact test
+    p: float = math.nan
+    adjusted: float = math.nan  # for all pairs of the study
+
+    def reversed(self) -> "Difference":
+        """Return variant b against variant a."""
+        return self._replace(mean=-self.mean, scores=None if self.scores is None else self.scores[::-1])
+
+    def interval_at(self, alpha: float) -> Interval:
+        """Return the interval of confidence 1 − alpha."""
+        if self.scores is not None:
+            return Interval(self.mean, *exact.interval(*self.scores, self.images, alpha))
+        half = half_width(alpha, self.seeds, self.images, self.freedom)
+        return Interval(self.mean, self.mean - half, self.mean + half)
+
+    @property
+    def interval(self) -> Interval:
+        """The interval of this pair among all pairs: simultaneous, by Bonferroni."""
+        return self.interval_at(self.level / self.pairs)
+
+    def is_within(self, margin: float) -> bool:
+        """Whether the variants are equal to within a margin: two one-sided tests at the study's level."""
+        _, low, high = self.interval_at(2 * self.level / self.pairs)
+        return -margin < low and high < margin
+
+
+def half_width(alpha: float, seeds: float, images: float, freedom: float) -> float:
+    """Return half(α) for variances of seeds and images: the squares of the two sources' half-widths added."""
+    t, z = special.stdtrit(freedom, alpha / 2), special.ndtri(alpha / 2)
+    return float(math.sqrt(t**2 * seeds + z**2 * images))
+
+
+def differences(
+    outcomes: Sequence[np.ndarray], test: str = "pooled", level: float = LEVEL
+) -> dict[tuple[int, int], Difference]:
+    """Compare all variants.
+
+    Args:
+        outcomes: Of each variant, (S, N) bool, S at least 2; or (S, 1) scores, higher being better. Paired variants
+            have the same seeds in the same order.
+        test: One of TESTS.
+    """
+    by_seed = [y.mean(axis=1) for y in outcomes]
+    counts = np.array([len(y) for y in outcomes])
+    by_image = outcomes[0].dtype == bool
+    images = outcomes[0].shape[1]
+    least = (1 / images) ** 2 / 12 if by_image else 0.0
+    spread = np.array([max(float(m.var(ddof=1)), least) for m in by_seed])
+    pooled_freedom = int((counts - 1).sum())
+    pooled = float(((counts - 1) * spread).sum()) / pooled_freedom
+    means = [y.mean(axis=0) for y in outcomes]  # (N,)
+    flips = [float((m * (1 - m)).mean()) / (n - 1) for m, n in zip(means, counts, strict=True)]  # w / S
+
+    tested = {}
+    pairs = list(combinations(range(len(outcomes)), 2))
+    for a, b in pairs:
+        if test == "paired":
+            apart = outcomes[a].astype(float) - outcomes[b]
+            seeds = max(float((by_seed[a] - by_seed[b]).var(ddof=1)), 2 * least) / counts[a]
+            flipped = float(apart.var(axis=0, ddof=1).mean()) / counts[a]
+            freedom = float(counts[a] - 1)
+        else:
+            own = spread[[a, b]] / counts[[a, b]]
+            welch = own.sum() ** 2 / (own**2 / (counts[[a, b]] - 1)).sum() if own.any() else pooled_freedom
+            wide, narrow = (a, b) if spread[a] >= spread[b] else (b, a)
+            limit = special.fdtri(counts[wide] - 1, counts[narrow] - 1, UNEQUAL)
+            alone = len(outcomes) == 2 or spread[wide] > limit * spread[narrow]
+            seeds = max(pooled * float((1 / counts[[a, b]]).sum()), float(own.sum()))
+            flipped = flips[a] + flips[b]
+            freedom = float(welch if alone else pooled_freedom)
+        over_images = max(0.0, float((means[a] - means[b]).var(ddof=1)) - flipped) / images if by_image else 0.0
+        scores = (by_seed[a], by_seed[b]) if test == "exact" else None
+        mean = float(by_seed[a].mean() - by_seed[b].mean())
+        p = exact.p_value(*scores, over_images) if scores else p_value(mean, seeds, over_images, freedom)
+        tested[a, b] = Difference(mean, seeds, over_images, freedom, len(pairs), level, scores, p)
+    adjusted = step_down([difference.p for difference in tested.values()], len(outcomes))
+    return {pair: each._replace(adjusted=p) for (pair, each), p in zip(tested.items(), adjusted, strict=True)}
+
+
+def p_value(mean: float, seeds: float, images: float, freedom: float) -> float:
+    """Return the level at which the interval ends at zero."""
+
+    def excess(log_alpha: float) -> float:
+        return half_width(math.exp(log_alpha), seeds, images, freedom) - abs(mean)
+
+    if excess(math.log(LEAST_P)) <= 0:
+        return LEAST_P if mean else 1.0
+    return math.exp(optimize.brentq(excess, math.log(LEAST_P), 0.0))
+
+
+def step_down(p_values: Sequence[float], variants: int) -> list[float]:
+    """Adjust the p-values of all pairs of some variants (Shaffer 1986): Holm's procedure, sharpened."""
+    order = np.argsort(p_values)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.maximum.accumulate(np.asarray(p_values)[order] * shaffer_factors(variants))
+    return np.minimum(adjusted, 1).tolist()
+
+
+@cache
+def shaffer_factors(variants: int) -> tuple[int, ...]:
+    """Return, for the i-th smallest p-value, how many hypotheses of equality can be true when i − 1 are false."""
+    pairs = math.comb(variants, 2)
+    possible = {sum(math.comb(size, 2) for size in groups) for groups in _partitions(variants)}
+    return tuple(max(count for count in possible if count <= pairs - i) or 1 for i in range(pairs))
+
+
+def _partitions(n: int, most: int | None = None) -> list[list[int]]:
+    """List the ways to divide n into groups, by their sizes."""
+    if n == 0:
+        return [[]]
+    return [[first, *rest] for first in range(min(n, most or n), 0, -1) for rest in _partitions(n - first, first)]

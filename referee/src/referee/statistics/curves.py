@@ -1,0 +1,209 @@
+"""Curves over a numeric axis, such as training images: where two of them cross, and the law that one follows.
+
+A point x_k has the mean errors e_a and e_b of two variants, and V_k and I_k, the variances of their difference over
+seeds and images (`comparison`). Where two curves cross, r = ln(e_a / e_b) is zero. A power law is nearly a line in
+ln x, so r is interpolated there, by the cubic through the nearest four points: r(x) = Σ w_k(x) r_k with
+
+    V(x) = Σ w_k² V_k / L_k²       images are the same at all points, seeds are not
+    I(x) = (Σ |w_k| √I_k / L_k)²   L_k = (e_a − e_b) / ln(e_a / e_b), the logarithmic mean
+
+A crossing is claimed where the two variants are settled at two points in opposite ways, at the level 0.05 / K for K
+points. Its interval holds every x between these points at which r = 0 is not rejected at 0.05.
+
+`power_law` fits e = α + η x^−γ (Hestness et al. 2017, arXiv 1712.00409; Rosenfeld et al. 2020, arXiv 1909.12673).
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, stats
+
+from referee.statistics.comparison import LEVEL, half_width
+from referee.statistics.intervals import Interval
+
+NEIGHBORS = 4  # points that interpolate
+BETWEEN = 32  # places looked at between two points
+DRAWS = 200  # of the points, for the interval of a fit
+LEAST_POINTS = 4  # of a fit with three parameters
+
+
+class Gap(NamedTuple):
+    """Two variants at one point of the axis."""
+
+    a: float  # mean error of the first, above 0
+    b: float
+    seeds: float  # V
+    images: float  # I
+    freedom: float  # of V
+
+    @property
+    def scale(self) -> float:
+        """The logarithmic mean L of the two errors."""
+        return self.a if math.isclose(self.a, self.b) else (self.a - self.b) / math.log(self.a / self.b)
+
+    def sign(self, level: float) -> int:
+        """Return −1 where the first is better at this level, 1 where the second is, 0 where neither is."""
+        apart = self.a - self.b
+        return int(np.sign(apart)) if abs(apart) > half_width(level, self.seeds, self.images, self.freedom) else 0
+
+
+class Level(NamedTuple):
+    """The mean score of a variant at one point, and what moves it."""
+
+    mean: float
+    seeds: float | None  # variance over seeds; None: there is one
+    images: float  # variance over the choice of test images
+    freedom: float  # of the first
+
+    @classmethod
+    def of(cls, outcomes: np.ndarray) -> "Level":
+        """Summarize the outcomes of its runs, (S, N) bool or (S, 1)."""
+        scores, (S, N) = outcomes.mean(axis=1), outcomes.shape
+        seeds = float(scores.var(ddof=1)) / S if S > 1 else None
+        means = outcomes.mean(axis=0)
+        flips = float((means * (1 - means)).mean()) / (S - 1) if S > 1 else 0.0
+        images = max(0.0, float(means.var(ddof=1)) - flips) / N if N > 1 else 0.0
+        return cls(float(scores.mean()), seeds, images, max(S - 1, 1))
+
+    @property
+    def interval(self) -> Interval:
+        """The mean with its 95 % interval over seeds and images; without ends if there is one seed."""
+        half = math.nan if self.seeds is None else half_width(LEVEL, self.seeds, self.images, self.freedom)
+        return Interval(self.mean, self.mean - half, self.mean + half)
+
+
+class Crossing(NamedTuple):
+    """Where two curves cross."""
+
+    at: float
+    low: float
+    high: float
+    from_first: bool  # the first variant is better before, the second one after
+
+
+class Law(NamedTuple):
+    """error = floor + factor · x^−rate."""
+
+    floor: Interval
+    factor: Interval
+    rate: Interval
+
+    def error(self, x: np.ndarray) -> np.ndarray:
+        """Return the fitted error at some places."""
+        return law(x, self.floor.mean, self.factor.mean, self.rate.mean)
+
+
+def signs(gaps: Sequence[Gap], level: float = LEVEL) -> list[int]:
+    """Return which variant is better at each point, as `Gap.sign`, at a level that all points share."""
+    return [gap.sign(level / len(gaps)) for gap in gaps]
+
+
+def crossing(x: Sequence[float], gaps: Sequence[Gap], level: float = LEVEL) -> Crossing | None:
+    """Return where two curves cross; None unless they are settled in opposite ways, once.
+
+    Args:
+        x: The points, increasing; if one is not above 0, r is interpolated in x instead of ln x.
+        gaps: The variants at each.
+    """
+    found = [(k, sign) for k, sign in enumerate(signs(gaps, level)) if sign]
+    turns = [pair for pair in pairwise(found) if pair[0][1] != pair[1][1]]
+    if len(turns) != 1:
+        return None
+    (first, before), (last, _) = turns[0]
+    numbers = np.asarray(x, dtype=float)
+    u = np.log(numbers) if numbers[0] > 0 else numbers
+    places = np.unique(np.concatenate([np.linspace(u[k], u[k + 1], BETWEEN) for k in range(first, last)]))
+    weights = np.stack([_weights(u, place) for place in places])  # (P, K)
+    scale = np.array([gap.scale for gap in gaps])
+    r = weights @ np.array([math.log(gap.a / gap.b) for gap in gaps])
+    seeds = np.array([gap.seeds for gap in gaps]) / scale**2
+    images = np.array([gap.images for gap in gaps]) / scale**2
+    freedom = min(gap.freedom for gap in gaps)
+    halves = [half_width(LEVEL, float(w**2 @ seeds), float(np.abs(w) @ np.sqrt(images)) ** 2, freedom) for w in weights]
+    beyond = np.abs(r) - np.array(halves)  # above 0 where a crossing is rejected
+    rejected = _zeros(places, beyond)
+    at = float(_zeros(places, r).mean())
+    low, high = (float(end(rejected, initial=at)) for end in (np.min, np.max))
+    low, high = (places[0] if beyond[0] <= 0 else low), (places[-1] if beyond[-1] <= 0 else high)
+    at, low, high = (math.exp(end) if numbers[0] > 0 else float(end) for end in (at, low, high))
+    return Crossing(at, low, high, before < 0)
+
+
+def _zeros(places: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return where a curve through some values is zero, as if it were straight between them."""
+    turns = np.flatnonzero(np.sign(values[:-1]) != np.sign(values[1:]))
+    share = values[turns] / (values[turns] - values[turns + 1])
+    return np.asarray(places[turns] + share * (places[turns + 1] - places[turns]))
+
+
+def _weights(u: np.ndarray, place: float) -> np.ndarray:
+    """Return what each point adds to the value at a place between them: Lagrange's weights of the nearest four."""
+    count = min(NEIGHBORS, len(u))
+    below = int(np.searchsorted(u, place, side="right")) - 1
+    first = min(max(below - (count - 1) // 2, 0), len(u) - count)
+    near = u[first : first + count]
+    weights = np.zeros(len(u))
+    for k, own in enumerate(near):
+        others = np.delete(near, k)
+        weights[first + k] = float(np.prod((place - others) / (own - others)))
+    return weights
+
+
+def law(x: np.ndarray, floor: float, factor: float, rate: float) -> np.ndarray:
+    """Return floor + factor · x^−rate."""
+    return floor + factor * np.asarray(x, dtype=float) ** -rate
+
+
+def power_law(x: Sequence[float], errors: np.ndarray, images: Sequence[float], seed: int = 0) -> Law | None:
+    """Fit a power law to the errors of one variant; None for fewer than four points or two seeds, or a point at 0.
+
+    The intervals come from fits to resampled points: each moves by its standard error over seeds (Student's t), and all
+    move together by the variance over the choice of test images.
+
+    Args:
+        x: The K points.
+        errors: (K, S), by point and seed.
+        images: By point, the variance of the mean error over the choice of test images.
+    """
+    K, S = errors.shape
+    if K < LEAST_POINTS or min(x) <= 0 or S < 2:
+        return None
+    means, noise = errors.mean(axis=1), errors.std(axis=1, ddof=1) / math.sqrt(S)
+    places = np.asarray(x, dtype=float)
+    rng = np.random.default_rng(seed)
+    draws = means + stats.t.rvs(S - 1, size=(DRAWS, K), random_state=rng) * noise
+    draws += rng.standard_normal((DRAWS, 1)) * np.sqrt(np.asarray(images))
+    fitted = _fit(places, means)
+    spread = np.array([_fit(places, np.clip(draw, 1e-6, None), fitted) for draw in draws])
+    low, high = np.quantile(spread, [LEVEL / 2, 1 - LEVEL / 2], axis=0)
+    return Law(*(Interval(float(m), float(lo), float(hi)) for m, lo, hi in zip(fitted, low, high, strict=True)))
+
+
+def _fit(x: np.ndarray, errors: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
+    """Return floor, factor and rate by least squares of the error's logarithm."""
+    middle = float(np.exp(np.log(x).mean()))  # about which the factor and the rate are nearly uncorrelated
+    scaled, wanted, least = x / middle, np.log(errors), float(errors.min())
+
+    def residuals(parameters: np.ndarray) -> np.ndarray:
+        return np.asarray(np.log(law(scaled, *parameters)) - wanted)
+
+    def slopes(parameters: np.ndarray) -> np.ndarray:
+        floor, factor, rate = parameters
+        power = scaled**-rate
+        return np.asarray(
+            np.stack([np.ones_like(x), power, -factor * power * np.log(scaled)], axis=1)
+            / (floor + factor * power)[:, None]
+        )
+
+    typical = np.array([least, float(np.exp(wanted.mean())), 0.5])
+    if start is None:
+        guess = typical * [0.1, 0.9, 1.0]
+    else:
+        guess = np.clip(start * [1, middle ** -start[2], 1], typical * 1e-3, [0.99 * least, np.inf, 4.9])
+    bounds = [0, 0, 0], [least, np.inf, 5]
+    found = optimize.least_squares(residuals, guess, slopes, bounds=bounds, x_scale=typical, max_nfev=100)
+    floor, factor, rate = found.x
+    return np.array([floor, factor * middle**rate, rate])

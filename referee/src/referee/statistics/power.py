@@ -1,0 +1,212 @@
+"""How many seeds or test images a difference takes, from the variances of a pilot (see `comparison`). Power is 80 %.
+
+    detectable(n) = √(t²_{1−α/2, K(n−1)} · 2σ²/n + z²_{1−α/2} · I) + z_{0.8} · √(2σ²/n + I)
+    need(δ) = least n with detectable(n) ≤ δ
+
+with K variants, σ² the variance of a run's score over seeds, I the variance that the choice of test images gives a
+difference, and α the level of a study of n seeds divided by the number of pairs. A pilot knows both variances roughly:
+
+    σ²: s_p² pooled over variants, ν s_p²/χ²_{0.92, ν} to ν s_p²/χ²_{0.08, ν}
+    I:  the mean over images of  g_i = mean_ab[(ȳ_ai − ȳ_bi − d_ab)² − w_ai/S_a − w_bi/S_b],  divided by N;
+        ± z_{0.92} standard errors, which are those of a mean of N numbers
+
+Their effects on detectable(n) are squared and added (Zou & Donner 2008), and need is read off at either end, which
+contains the truth in four of five pilots (`python -m benchmarks.planning`). Where even σ = 0 and the low end of I are
+not enough, seeds cannot help, and N · I · (z_{1−α/2} + z_{0.8})² / δ² test images are needed.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from referee.statistics.comparison import LEVEL
+from referee.statistics.sequential import POWER, level
+
+MOST_SEEDS = 1_000
+LADDER = (5, 7, 10, 15, 20, 30)  # seeds for which a level is simulated; between them the next larger one's holds
+TAIL = 0.08  # outside either end of a variance's range; 0.1 would leave no room for seeds that are not normal
+FLIPS = 0.5  # fraction of an accuracy's variance over images that changes with the seed; 0.4 to 0.55 in trained models
+SHARED = (0.9, 0.8, 0.6)  # correlation over images of two variants' chances to be right: most, likely, least
+ENDS = (0, -1, 1)  # of a range, in the order of its fields
+
+
+class Variances(NamedTuple):
+    """What moves a difference, in squared units of the score."""
+
+    seeds: float  # σ², of a run's score
+    images: float  # I, of a pair's difference
+
+
+def _rounded(number: int) -> int:
+    """Round up to two digits from a thousand on."""
+    unit = 10 ** max(len(str(number)) - 2, 0) if number > MOST_SEEDS else 1
+    return -(-number // unit) * unit
+
+
+def fixed(n: int) -> float:
+    """Return the level of a study that is looked at once, after n seeds."""
+    return LEVEL
+
+
+def growing(looks: tuple[int, ...], watched: bool, test: str = "pooled") -> Callable[[int], float]:
+    """Return the level of a study that has these looks, and if it has more seeds, as many more looks as they take.
+
+    Args:
+        watched: Whether it is looked at again and again, else once more, after all seeds.
+    """
+    step = looks[-1] - looks[-2] if len(looks) > 1 else 1
+
+    def level_up_to(n: int) -> float:
+        if n <= looks[-1]:
+            return level(looks, test)
+        last = next((size for size in LADDER if size >= n), LADDER[-1])
+        more = range(looks[-1] + step, last + 1, step) if watched else (last,)
+        return level((*looks, *more), test) if last > looks[-1] else level(looks, test)
+
+    return level_up_to
+
+
+class Pilot(NamedTuple):
+    """What is known of a study that is to be planned."""
+
+    variants: int  # K
+    test_images: int  # N
+    point: Variances
+    low: Variances
+    high: Variances
+    level: Callable[[int], float] = fixed  # family-wise, of a study of at most n seeds
+
+    def alpha(self, n: int) -> float:
+        """Return the level of one pair among all."""
+        return self.level(n) / math.comb(self.variants, 2)
+
+
+class Range(NamedTuple):
+    """An answer, and the range from the low to the high variances; None: more than MOST_SEEDS."""
+
+    point: int | None
+    low: int | None
+    high: int | None
+
+    def __str__(self) -> str:
+        ends = dict.fromkeys(f"over {MOST_SEEDS:,}" if end is None else f"{_rounded(end):,}" for end in self[1:])
+        return " to ".join(ends)
+
+
+class Need(NamedTuple):
+    """What settles a difference: seeds of each variant, or test images where no number of seeds would."""
+
+    seeds: Range
+    images: Range | None = None
+
+
+def measured(outcomes: Sequence[np.ndarray], variants: int, test_images: int | None = None) -> Pilot | None:
+    """Return the pilot that finished runs are; None if they tell no variances.
+
+    Args:
+        outcomes: By variant (S, N) bool, or (S, 1) scores; those with one seed are left out.
+        variants: of the study that is planned.
+        test_images: of the study that is planned, if others: the variance over images, and what seeds flip on them,
+            fall with their number.
+    """
+    outcomes = [y for y in outcomes if len(y) > 1]
+    by_image = bool(outcomes) and outcomes[0].dtype == bool
+    if not outcomes or (by_image and len(outcomes) < 2):
+        return None
+    N = outcomes[0].shape[1]
+    least = (1 / N) ** 2 / 12 if by_image else 0.0
+    spread = [max(float(y.mean(axis=1).var(ddof=1)), least) for y in outcomes]
+    freedom = [len(y) - 1 for y in outcomes]
+    seeds = float(np.average(spread, weights=freedom))
+    nu, g, flips = sum(freedom), _by_image(outcomes) if by_image else np.zeros(1), 0.0
+    size = test_images or N
+    if by_image:
+        flips = float(np.mean([y.var(axis=0, ddof=1).mean() for y in outcomes]))
+
+    def resized(variance: float) -> float:
+        return max(variance - flips / N, 0.0) + flips / size if size != N else variance
+
+    image, error = float(g.mean()), float(stats.norm.isf(TAIL) * g.std() / math.sqrt(len(g)))
+    low, high = (nu * seeds / stats.chi2.isf(tail, nu) for tail in (TAIL, 1 - TAIL))
+    point, least_, most = (
+        Variances(resized(s), max(i, 0.0) / size)
+        for s, i in ((seeds, image), (low, image - error), (high, image + error))
+    )
+    return Pilot(variants, size, point, least_, most)
+
+
+def _by_image(outcomes: Sequence[np.ndarray]) -> np.ndarray:
+    """Return g (N,), whose mean is N · I without bias, mean over pairs."""
+    means = [y.mean(axis=0) for y in outcomes]
+    flips = [y.var(axis=0, ddof=1) / len(y) for y in outcomes]  # w_i / S
+    return np.mean(
+        [
+            (means[a] - means[b] - (means[a] - means[b]).mean()) ** 2 - flips[a] - flips[b]
+            for a, b in combinations(range(len(outcomes)), 2)
+        ],
+        axis=0,
+    )
+
+
+def guessed(variants: int, test_images: int, accuracy: float) -> Pilot:
+    """Return the pilot that the size of the test set gives before any run.
+
+    A seed flips single images, so its variance is at least w/N with w = FLIPS · a(1 − a); converged models are close
+    to that floor (Jordan 2023, arXiv 2304.01910), so σ is taken as 1 to 2 times its root. The chances to be right,
+    which flips leave, have the variance (1 − FLIPS) · a(1 − a) over images, and are shared by variants.
+    """
+    total = accuracy * (1 - accuracy) / test_images
+    low, point, high = (
+        Variances(factor**2 * FLIPS * total, 2 * (1 - FLIPS) * (1 - shared) * total)
+        for factor, shared in zip((1, 1.5, 2), SHARED, strict=True)
+    )
+    return Pilot(variants, test_images, point, low, high)
+
+
+def need(pilot: Pilot, difference: float) -> Need:
+    """Return what settles a true difference in four of five studies."""
+    images = Range(*(images_needed(pilot, each, difference) for each in (pilot.point, pilot.low, pilot.high)))
+    if images.low is not None and images.low > pilot.test_images:
+        return Need(Range(None, None, None), images)
+    return Need(Range(*(seeds_needed(pilot, difference, end) for end in ENDS)))
+
+
+def seeds_needed(pilot: Pilot, difference: float, end: int = 0) -> int | None:
+    """Return the least number of seeds of each variant; `end` as in `detectable`."""
+    if detectable(pilot, MOST_SEEDS, end) > difference:
+        return None
+    candidates = range(2, MOST_SEEDS)
+    return 2 + bisect_left(candidates, True, key=lambda n: detectable(pilot, n, end) <= difference)
+
+
+def detectable(pilot: Pilot, n: int, end: int = 0) -> float:
+    """Return the true difference that four of five studies of n seeds settle; `end`: 0 point, -1 low, 1 high."""
+    t, z, of_power = _quantiles(pilot.alpha(n), pilot.variants * (n - 1))
+
+    def found(sigma: float, images: float) -> float:
+        seeds = 2 * sigma / n
+        return math.sqrt(t**2 * seeds + z**2 * images) + of_power * math.sqrt(seeds + images)
+
+    (sigma, images), point = pilot.point, found(*pilot.point)
+    if end == 0:
+        return point
+    limit = pilot.low if end < 0 else pilot.high
+    return point + end * math.hypot(found(limit.seeds, images) - point, found(sigma, limit.images) - point)
+
+
+def images_needed(pilot: Pilot, variances: Variances, difference: float) -> int:
+    """Return the test images that are needed with any number of seeds."""
+    _, z, of_power = _quantiles(pilot.alpha(MOST_SEEDS), MOST_SEEDS)
+    return math.ceil(pilot.test_images * variances.images * ((z + of_power) / difference) ** 2)
+
+
+@cache
+def _quantiles(alpha: float, freedom: int) -> tuple[float, float, float]:
+    """Return t_{1−α/2}, z_{1−α/2} and z of the power."""
+    return float(stats.t.isf(alpha / 2, freedom)), float(stats.norm.isf(alpha / 2)), float(stats.norm.ppf(POWER))

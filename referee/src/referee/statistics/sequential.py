@@ -1,0 +1,175 @@
+"""A study whose results are looked at while it grows, and that ends when they are settled.
+
+At each look every variant still in the race has one more seed (or several more), and all pairs are tested as in
+`comparison`, at a level c that is the same for every look. Two equal variants cross it at some look in 5 % of studies
+(a group-sequential design with Pocock's constant bound). A settled pair stays settled, and its worse variant trains no
+more. The study ends when it is
+
+    decided             one variant is left;
+    equal               all pairs left are equal to within the margin;
+    hopeless            for each pair with the leader |d| + z_{0.8} √(V + I) < z_{1−c/2m} √(V n/n_max + I); not at the
+                        first look, nor with a margin, which gives equal variants an end of their own;
+    out of budget       the last look is over.
+
+c comes from a simulation of two variants: for more, a constant of their own would be larger, but two variants tied on
+top would then be called different in more than 5 % of studies.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import combinations, product
+
+import numpy as np
+from scipy import stats
+
+from referee.statistics.comparison import LEVEL, Difference, differences, step_down
+
+STUDIES = 40_000  # simulated for a level
+POWER = 0.8  # of a planned study, and of one that is not hopeless
+
+Outcomes = Mapping[int, np.ndarray | None]
+"""Of a variant, by seed: (N,) bool or (1,) score; None for a failed run; a seed not trained yet is missing."""
+
+
+@cache
+def level(looks: tuple[int, ...], test: str = "pooled") -> float:
+    """Return c for looks at these numbers of seeds: two equal normal variants cross it in 5 % of studies."""
+    if len(looks) == 1:
+        return LEVEL
+    return float(np.quantile(_simulated_p(looks, test).min(axis=1), LEVEL))
+
+
+@cache
+def error_of_extending(looks: tuple[int, ...], test: str = "pooled") -> float:
+    """Return how often equal variants are called different if every look but the last was at 0.05, as if alone."""
+    p = _simulated_p(looks, test)
+    return float(((p[:, :-1] < LEVEL).any(axis=1) | (p[:, -1] <= level(looks, test))).mean())
+
+
+def _simulated_p(looks: tuple[int, ...], test: str) -> np.ndarray:
+    """Return the p-values at each look of studies of two equal variants, (STUDIES, looks)."""
+    scores = np.random.default_rng(0).standard_normal((2, STUDIES, looks[-1]))
+    n = np.array(looks)
+    if test == "paired":
+        scores = scores[:1]
+    sums, squares = (x.cumsum(axis=-1)[..., n - 1] for x in (scores, scores**2))
+    errors = (squares - sums**2 / n) / (n - 1) / n  # squared standard errors of the means
+    means = sums / n
+    if test == "paired":
+        t, freedom = np.abs(means[0]) / np.sqrt(errors[0]), n - 1.0
+    else:
+        t = np.abs(means[0] - means[1]) / np.sqrt(errors.sum(axis=0))
+        freedom = errors.sum(axis=0) ** 2 / (errors**2 / (n - 1)).sum(axis=0)  # Welch's
+    return np.asarray(2 * stats.t.sf(t, freedom))
+
+
+@dataclass
+class Look:
+    """What the runs of a look show, by the variants' numbers."""
+
+    number: int  # from 1
+    seeds: dict[int, int]  # of each variant: finished runs
+    means: dict[int, float]  # of the variants with two finished runs or more
+    differences: dict[tuple[int, int], Difference]
+    settled: list[tuple[int, int]]  # by this look: better, worse
+
+
+@dataclass
+class Watch:
+    """A study as far as its looks have come."""
+
+    level: float
+    looks: list[Look] = field(default_factory=list)
+    active: list[int] = field(default_factory=list)  # variants that train on
+    trained: dict[int, int] = field(default_factory=dict)  # seeds of each variant up to the last look, failed ones too
+    missing: list[tuple[int, int]] = field(default_factory=list)  # runs of the next look: variant, seed
+    stop: str | None = None
+
+    @property
+    def settled(self) -> dict[tuple[int, int], float]:
+        """By pair (better, worse): the adjusted p-value of the look that settled it, or of the chain implying it."""
+        pairs = {p: look.differences[min(p), max(p)].adjusted for look in self.looks for p in look.settled}
+        for middle, a, b in product(range(len(self.looks[0].seeds) if pairs else 0), repeat=3):
+            if (a, middle) in pairs and (middle, b) in pairs:
+                pairs.setdefault((a, b), max(pairs[a, middle], pairs[middle, b]))
+        return pairs
+
+
+def watch(
+    outcomes: Sequence[Outcomes],
+    seeds: Sequence[int],
+    looks: Sequence[int],
+    margin: float | None = None,
+    test: str = "pooled",
+) -> Watch:
+    """Replay the looks of a study on its runs so far. Equal runs give equal decisions, so that no state is stored.
+
+    Args:
+        outcomes: Of each variant.
+        seeds: In the order in which they are trained.
+        looks: Numbers of seeds.
+        margin: Differences below it do not matter.
+        test: As in `comparison.differences`.
+    """
+    state = Watch(level(tuple(looks), test), active=list(range(len(outcomes))))
+    for number, size in enumerate(looks, start=1):
+        state.missing = [(v, seed) for seed in seeds[:size] for v in state.active if seed not in outcomes[v]]
+        if state.missing:
+            break
+        state.trained |= dict.fromkeys(state.active, size)
+        rows = [[of_variant[seed] for seed in seeds[: state.trained[v]]] for v, of_variant in enumerate(outcomes)]
+        look = _look(number, rows, state, test)
+        state.looks.append(look)
+        state.active = [v for v in state.active if not any(v == worse for _, worse in state.settled)]
+        left = [look.differences.get(pair) for pair in combinations(state.active, 2)]
+        if not left:
+            state.stop = "decided"
+        elif margin is not None and all(each is not None and each.is_within(margin) for each in left):
+            state.stop = "equal"
+        elif margin is None and number > 1 and _is_hopeless(look, state, size / looks[-1]):
+            state.stop = "hopeless"
+        elif size == looks[-1]:
+            state.stop = "out of budget"
+        if state.stop:
+            break
+    return state
+
+
+def _look(number: int, rows: list[list[np.ndarray | None]], state: Watch, test: str) -> Look:
+    if test == "paired":  # a seed that failed in one variant has no partner in the others
+        failed = {position for row in rows for position, outcome in enumerate(row) if outcome is None}
+        rows = [[outcome for position, outcome in enumerate(row) if position not in failed] for row in rows]
+    finished = [[outcome for outcome in row if outcome is not None] for row in rows]
+    tested = {v: np.stack(row) for v, row in enumerate(finished) if len(row) > 1}
+    numbers, settled = list(tested), state.settled
+    found = differences(list(tested.values()), test, state.level) if len(tested) > 1 else {}
+    by_pair = {(numbers[a], numbers[b]): each for (a, b), each in found.items()}
+    over = {pair for pair in by_pair if pair in settled or pair[::-1] in settled}
+    p = step_down([0.0 if pair in over else each.p for pair, each in by_pair.items()], len(tested))
+    by_pair = {pair: each._replace(adjusted=own) for (pair, each), own in zip(by_pair.items(), p, strict=True)}
+    newly = [
+        pair if each.mean > 0 else pair[::-1]
+        for pair, each in by_pair.items()
+        if pair not in over and each.adjusted <= state.level
+    ]
+    means = {v: float(outcomes.mean()) for v, outcomes in tested.items()}
+    return Look(number, {v: len(row) for v, row in enumerate(finished)}, means, by_pair, newly)
+
+
+def _is_hopeless(look: Look, state: Watch, share: float) -> bool:
+    """Whether no pair of the leader is likely to be settled; `share` of the largest number of seeds is trained."""
+    known = [v for v in state.active if v in look.means]
+    if len(known) < 2:
+        return False
+    leader = max(known, key=look.means.__getitem__)
+    for other in known:
+        if other == leader:
+            continue
+        each = look.differences[min(leader, other), max(leader, other)]
+        z = stats.norm.isf(state.level / (2 * each.pairs))
+        likely = abs(each.mean) + stats.norm.ppf(POWER) * math.sqrt(each.seeds + each.images)
+        if likely >= z * math.sqrt(each.seeds * share + each.images):
+            return False
+    return True

@@ -1,0 +1,99 @@
+"""Each check finds what it is about, and is silent about a sound table."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import simulated
+from referee.checks import checks
+from referee.outcomes import from_frame
+
+Change = Callable[[pd.DataFrame], pd.DataFrame]
+
+
+def codes(table: pd.DataFrame, **options: object) -> set[str]:
+    return {check.code for check in checks(from_frame(table, **options))}  # type: ignore[arg-type]
+
+
+def other_item(table: pd.DataFrame) -> pd.DataFrame:
+    return table[~((table["variant"] == "B") & (table["item"] == "i3"))]
+
+
+def other_label(table: pd.DataFrame) -> pd.DataFrame:
+    table["label"] = "cat"
+    table.loc[(table["variant"] == "B") & (table["item"] == "i3"), "label"] = "dog"
+    return table
+
+
+def same_run(table: pd.DataFrame) -> pd.DataFrame:
+    copy = table[(table["variant"] == "A") & (table["seed"] == 1)].assign(seed=5)
+    return pd.concat([table, copy])
+
+
+def one_seed(table: pd.DataFrame) -> pd.DataFrame:
+    return table[(table["variant"] == "A") | (table["seed"] == 1)]
+
+
+def best_of(table: pd.DataFrame) -> pd.DataFrame:
+    return table[(table["variant"] == "A") | table["seed"].isin((1, 4))]
+
+
+def majority(table: pd.DataFrame) -> pd.DataFrame:
+    table["label"] = np.where(table["item"].str.slice(1).astype(int) < 390, "cat", "dog")
+    return table
+
+
+def twice(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([table, table.iloc[:1]])
+
+
+def grouped(table: pd.DataFrame) -> pd.DataFrame:
+    numbers = table["item"].str.slice(1).astype(int)
+    table["item"] = [f"patient{number // 10}/{number}" for number in numbers]
+    return table
+
+
+def failed(table: pd.DataFrame) -> pd.DataFrame:
+    table["correct"] = table["correct"].astype(float)
+    table.loc[(table["variant"] == "B") & (table["seed"] == 2), "correct"] = np.nan
+    return table
+
+
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [
+        ("R001", other_item),
+        ("R002", other_label),
+        ("R003", same_run),
+        ("R004", one_seed),
+        ("R005", best_of),
+        ("R007", majority),
+        ("R008", twice),
+        ("R010", grouped),
+        ("R011", failed),
+    ],
+)
+def test_a_check_finds_what_it_is_about(code: str, change: Change) -> None:
+    table = simulated({"A": 0.95, "B": 0.7})
+    assert code not in codes(table)
+    assert code in codes(change(table.copy()))
+
+
+def test_spreads_that_differ_are_found() -> None:
+    scores = {"A": np.linspace(0, 1, 6), "B": np.linspace(0, 40, 6)}
+    table = pd.DataFrame([{"variant": v, "seed": i, "x": s} for v, own in scores.items() for i, s in enumerate(own)])
+    assert "R006" in codes(table, metric="x")
+    assert "R006" not in codes(table[table["variant"] == "A"], metric="x")
+
+
+def test_a_ceiling_is_found() -> None:
+    assert "R012" in codes(simulated({"A": 0.99, "B": 0.985}, flips=0.0))
+    assert "R012" not in codes(simulated({"A": 0.99, "B": 0.7}, flips=0.0))
+
+
+def test_a_void_comparison_comes_first() -> None:
+    table = other_item(simulated({"A": 0.95, "B": 0.7}))
+    found = checks(from_frame(failed(table.copy())))
+    assert found[0].is_void
+    assert not found[-1].is_void

@@ -1,0 +1,84 @@
+"""The command in real processes: statuses, files, one line for a mistake, and no torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from referee.__main__ import main
+
+
+def test_the_status_is_the_verdict(three: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    three.to_csv(tmp_path / "table.csv", index=False)
+    file = str(tmp_path / "table.csv")
+    assert main([file]) == 0
+    assert main([file, "--better", "B", "--than", "A"]) == 5
+    assert main([file, "--better", "B", "--than", "C"]) == 1
+    assert "B against C: no winner yet." in capsys.readouterr().out
+
+
+def test_a_report_is_one_page_without_a_network(three: pd.DataFrame, tmp_path: Path) -> None:
+    three["variant"] += "<b>"
+    three.to_parquet(tmp_path / "table.parquet")
+    assert main([str(tmp_path / "table.parquet"), "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "A&lt;b&gt; is better than" in page
+    assert "<b>" not in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    record = json.loads((tmp_path / "out" / "verdict.json").read_text(encoding="utf-8"))
+    assert record["verdict"] == "better"
+    assert len(record["pairs"]) == 3
+    assert (tmp_path / "out" / "figures" / "differences.pdf").stat().st_size > 1_000
+    assert (tmp_path / "out" / "report.md").read_text(encoding="utf-8").startswith("# A")
+
+
+def test_a_table_for_a_paper_compiles_its_names(
+    three: pd.DataFrame, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    three["variant"] = "my_" + three["variant"]
+    three.to_csv(tmp_path / "t.csv", index=False)
+    main([str(tmp_path / "t.csv"), "--latex"])
+    table = capsys.readouterr().out
+    assert r"my\_A & 4 & $\mathbf{" in table
+    assert table.count(r"\\") == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.csv"], "nowhere.csv: there is no such file"),
+        (["{table}", "--better", "D"], "'D' is no variant"),
+        (["{table}", "--test", "t"], "test t: give one of pooled"),
+        (["{table}", "--margn", "1"], "--margn"),
+        (["plan", "{table}", "--difference", "0"], "--difference 0.0"),
+        (["{table}", "--read", "("], "not a regular expression"),
+        (["{table}", "--read", "seed"], "has no group; put the score in parentheses"),
+    ],
+)
+def test_a_mistake_is_one_message_and_status_2(
+    three: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    three.to_csv(tmp_path / "table.csv", index=False)
+    assert main([each.format(table=tmp_path / "table.csv") if each != "(" else each for each in arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_plan_says_what_a_difference_takes(
+    three: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    three.to_csv(tmp_path / "table.csv", index=False)
+    assert main(["plan", str(tmp_path / "table.csv"), "--difference", "10"]) == 0
+    assert "To settle a true lead of 10" in capsys.readouterr().out
+
+
+def test_a_process_starts_without_torch_and_vitlab() -> None:
+    code = (
+        "import sys, referee, referee.verdict, referee.sources; print(sorted(set(sys.modules) & {'torch', 'vitlab'}))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
+    lazy = "import sys, referee; print(sorted(set(sys.modules) & {'scipy', 'pandas', 'matplotlib'}))"
+    told = subprocess.run([sys.executable, "-c", lazy], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"

@@ -1,0 +1,73 @@
+"""A table is read by the names that tools write, and a mistake gets one message with its place and its remedy."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from referee.outcomes import from_frame
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"correct": [1, 0]},
+        {"correct": ["C", "I"]},
+        {"is_correct": [True, False]},
+        {"prediction": ["cat", "dog"], "label": ["cat", "cat"]},
+        {"pred": [1.0, 0.0], "target": [1, 1]},  # pandas reads a column with an empty cell as floats
+        {"logits": [[0.1, 0.9], [0.8, 0.1]], "label": [1, 1]},
+    ],
+    ids=lambda columns: "+".join(columns),
+)
+def test_whether_an_item_is_right_is_read_from_any_usual_columns(columns: dict[str, list]) -> None:
+    table = from_frame(pd.DataFrame({"model": ["A", "A"], "filename": ["x", "y"], **columns}))
+    (run,) = table.runs
+    assert (run.variant, run.seed) == ("A", "1")
+    assert run.items.tolist() == ["x", "y"]
+    assert run.outcomes.dtype == bool
+    assert run.outcomes.tolist() == [True, False]
+    assert "variant: the column model." in table.notes  # a column that was recognized is told
+
+
+def test_items_are_compared_in_the_order_of_their_names() -> None:
+    rows = {"variant": ["A", "A", "B", "B"], "item": ["x", "y", "y", "x"], "correct": [1, 0, 0, 1]}
+    a, b = from_frame(pd.DataFrame(rows)).runs
+    assert (a.items == b.items).all()
+    assert (a.outcomes == b.outcomes).all()
+
+
+def test_a_score_in_per_cent_is_a_fraction() -> None:
+    table = from_frame(pd.DataFrame({"model": ["A", "B"], "top1": [81.2, 80.9]}))
+    assert [run.outcomes[0] for run in table.runs] == pytest.approx([0.812, 0.809])
+    assert table.metric.text(0.812, 1) == "81.2"
+
+
+def test_scores_that_are_no_fractions_stay_as_they_are() -> None:
+    table = from_frame(pd.DataFrame({"variant": ["A", "B"], "nll": [0.31, 1.27]}), metric="nll", lower=True)
+    assert [float(run.outcomes[0]) for run in table.runs] == [0.31, 1.27]
+    assert table.metric.mode == "min"
+    assert not table.metric.is_fraction
+
+
+def test_a_run_without_a_score_is_there_and_has_no_result() -> None:
+    table = from_frame(pd.DataFrame({"variant": ["A", "A"], "seed": [1, 2], "score": [0.5, np.nan]}))
+    assert [run.is_finite for run in table.runs] == [True, False]
+    assert len(table.of("A")) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "words"),
+    [
+        ({"variant": ["A"], "words": ["x"]}, {}, "--score COLUMN"),
+        ({"variant": ["A"], "score": ["high"]}, {}, "Row 0, column score: 'high' is not a number"),
+        ({"variant": ["A", "A"], "correct": [1, 0]}, {}, "Row 1 is a second one of A, seed 1"),
+        ({"variant": ["A"], "score": [1]}, {"columns": {"item": "image"}}, "--item image: there is no such column"),
+    ],
+)
+def test_a_mistake_names_its_place_and_the_remedy(rows: dict, options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words.replace("(", r"\(")):
+        from_frame(pd.DataFrame(rows), **options)
+
+
+def test_rows_are_items_where_that_is_asked() -> None:
+    table = from_frame(pd.DataFrame({"variant": ["A", "A"], "correct": [1, 0]}), columns={"item": "row"})
+    assert table.runs[0].items.tolist() == ["0", "1"]

@@ -1,0 +1,162 @@
+"""Each tool's files, written here in its format: what the tool calls an item, a label and a repetition is found."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from referee import read
+
+
+def write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+
+
+def lines(*records: dict) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def test_timm_validates_many_models_into_one_table(tmp_path: Path) -> None:
+    write(tmp_path / "results.csv", "model,img_size,top1,top1_err\nvit,224,81.1,18.9\nswin,224,81.4,18.6\n")
+    table = read([tmp_path / "results.csv"])
+    assert table.variants == ["vit", "swin"]
+    assert table.metric.is_fraction
+    assert table.runs[1].outcomes[0] == pytest.approx(0.814)
+
+
+def test_timm_infers_one_file_a_model(tmp_path: Path) -> None:
+    write(tmp_path / "vit.csv", "filename,index,prob\nval/cat/1.png,0,0.9\nval/dog/2.png,0,0.8\n")
+    write(tmp_path / "swin.csv", "filename,label,prob\nval/cat/1.png,cat,0.9\nval/dog/2.png,dog,0.8\n")
+    table = read([tmp_path])
+    outcomes = {run.variant: run.outcomes.tolist() for run in table.runs}
+    assert outcomes == {"swin": [True, True], "vit": [True, False]}
+    assert table.runs[0].labels is not None
+    assert table.runs[0].labels.tolist() == ["cat", "dog"]
+
+
+def test_lm_eval_samples(tmp_path: Path) -> None:
+    def sample(item: int, score: float, kind: str) -> dict:
+        return {"doc_id": item, "doc": {}, "target": "3", "resps": [["3"]], "filtered_resps": ["3"], "filter": kind,
+                "metrics": ["exact_match"], "doc_hash": f"h{item}", "exact_match": score}  # fmt: skip
+
+    for model, right in (("org__small", 0.0), ("org__large", 1.0)):
+        first = [sample(0, 1.0, "strict"), sample(1, right, "strict")]
+        text = lines(*first, sample(0, 0.0, "flexible"), sample(1, 0.0, "flexible"))
+        write(tmp_path / model / "samples_gsm8k_2026-01-21T03-44-18.jsonl", text)
+    table = read([tmp_path])
+    assert table.variants == ["org/large", "org/small"]
+    assert table.runs[1].outcomes.tolist() == [True, False]
+    assert table.runs[1].items.tolist() == ["gsm8k/h0", "gsm8k/h1"]
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_an_epoch_of_inspect_is_a_seed(tmp_path: Path, archived: bool) -> None:
+    samples = [
+        {"id": item, "epoch": epoch, "scores": {"choice": {"value": "C" if item else "I"}}}
+        for epoch in (1, 2)
+        for item in (0, 1)
+    ]
+    head = {"eval": {"task": "arc", "model": "org/model"}}
+    if archived:
+        with zipfile.ZipFile(tmp_path / "log.eval", "w") as archive:
+            archive.writestr("header.json", json.dumps(head))
+            for number, sample in enumerate(samples):
+                archive.writestr(f"samples/{number}.json", json.dumps(sample))
+    else:
+        write(tmp_path / "log.json", json.dumps({"version": 2, **head, "samples": samples}))
+    table = read([tmp_path])
+    assert [(run.variant, run.seed) for run in table.runs] == [("org/model", "1"), ("org/model", "2")]
+    assert table.runs[0].outcomes.tolist() == [False, True]
+
+
+def test_openml_calls_the_label_correct(tmp_path: Path) -> None:
+    text = """@relation openml_task_59_predictions
+@attribute repeat NUMERIC
+@attribute fold NUMERIC
+@attribute sample NUMERIC
+@attribute row_id NUMERIC
+@attribute confidence.Iris-setosa NUMERIC
+@attribute prediction {Iris-setosa,'Iris other'}
+@attribute correct {Iris-setosa,'Iris other'}
+@data
+0,0,0,11,1.0,Iris-setosa,Iris-setosa
+0,1,0,12,0.2,Iris-setosa,'Iris other'
+1,0,0,11,1.0,Iris-setosa,Iris-setosa
+1,1,0,12,0.2,'Iris other','Iris other'
+"""
+    write(tmp_path / "forest.arff", text)
+    table = read([tmp_path])
+    assert [(run.variant, run.seed, run.outcomes.tolist()) for run in table.runs] == [
+        ("forest", "1", [True, False]),
+        ("forest", "2", [True, True]),
+    ]
+
+
+def test_every_eval_ever_items_and_scores(tmp_path: Path) -> None:
+    common = {"schema_version": "0.3.0", "evaluation_id": "mmlu/m/1"}
+    records = [
+        common | {"model_id": "org/m", "evaluation_name": "mmlu", "sample_id": f"s{i}",
+                  "evaluation": {"score": float(i), "is_correct": bool(i)}}
+        for i in (0, 1)
+    ]  # fmt: skip
+    write(tmp_path / "items" / "m.jsonl", lines(*records))
+    assert read([tmp_path / "items"]).runs[0].outcomes.tolist() == [False, True]
+    results = [
+        {"evaluation_name": name, "metric_config": {"lower_is_better": False}, "score_details": {"score": score}}
+        for name, score in (("mmlu", 0.7), ("gsm8k", 0.4))
+    ]
+    record = common | {"model_info": {"name": "m", "id": "org/m"}, "evaluation_results": results}
+    write(tmp_path / "scores" / "m.json", json.dumps(record))
+    assert read([tmp_path / "scores"], metric="gsm8k").runs[0].outcomes.tolist() == [0.4]
+    with pytest.raises(ValueError, match=r"2 evaluations\. Give one as --metric: mmlu, gsm8k"):
+        read([tmp_path / "scores"])
+
+
+def test_logs_give_the_last_or_the_best_match(tmp_path: Path) -> None:
+    for variant, losses in (("A", (3.3, 3.1, 3.2)), ("B", (3.5, 3.4, 3.3))):
+        write(tmp_path / variant / "1.txt", "".join(f"step:{i} val_loss:{loss}\n" for i, loss in enumerate(losses)))
+    place = [f"{tmp_path}/{{variant}}/{{seed}}.txt"]
+    last = read(place, "val loss", lower=True, pattern=r"val_loss:([0-9.]+)")
+    best = read(place, "val loss", lower=True, pattern=r"val_loss:([0-9.]+)", pick="best")
+    assert [(run.variant, run.outcomes[0]) for run in last.runs] == [("A", 3.2), ("B", 3.3)]
+    assert best.runs[0].outcomes[0] == 3.1
+
+
+def test_vitlab_writes_a_parquet_file_a_run(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        folder = tmp_path / "vit" / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        table = {"image": ["0", "1"], "label": [0, 1], "logits": [[2.0, 1.0], [2.0, seed]]}
+        pd.DataFrame(table).to_parquet(folder / "predictions.parquet")
+    table = read([tmp_path])
+    assert [(run.variant, run.seed, int(run.outcomes.sum())) for run in table.runs] == [
+        ("vit", "1", 1),
+        ("vit", "2", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [("vit/seed-3/p.csv", ("vit", "3")), ("vit/3.csv", ("vit", "3")), ("vit-seed3.csv", ("vit", "3")),
+     ("vit_b16.csv", ("vit_b16", "1"))],
+)  # fmt: skip
+def test_a_path_says_which_run_a_file_is(tmp_path: Path, name: str, run: tuple[str, str]) -> None:
+    write(tmp_path / name, "item,correct\na,1\n")
+    write(tmp_path / name.replace("vit", "swin"), "item,correct\na,0\n")
+    table = read([tmp_path])
+    assert run in [(each.variant, each.seed) for each in table.runs]
+    assert any("from the paths" in note for note in table.notes)  # nothing is taken silently
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", '{"item": "a", "corr')
+    with pytest.raises(ValueError, match=r"a\.jsonl cannot be read"):
+        read([tmp_path])
+    write(tmp_path / "b.bin", "x")
+    with pytest.raises(ValueError, match=r"b\.bin.*no format is known for \.bin"):
+        read([tmp_path / "b.bin"])
+    with pytest.raises(FileNotFoundError, match="nowhere: there is no such file"):
+        read([tmp_path / "nowhere"])

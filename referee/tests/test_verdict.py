@@ -1,0 +1,107 @@
+"""A verdict against known truths, and against scipy where a test is a standard one."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import simulated
+from referee.statistics.comparison import differences
+from scipy import stats
+
+from referee import judge
+
+
+def test_a_settled_lead_is_named_with_its_interval(three: pd.DataFrame) -> None:
+    verdict = judge(three)
+    assert verdict.ranking[0].name == "A"
+    assert verdict.verdict == "better"
+    assert verdict.sentence.startswith("A is better than ")
+    assert [pair.settled for pair in verdict.pairs] == [True, True, False]
+    a_b = next(pair for pair in verdict.pairs if {pair.better.name, pair.worse.name} == {"A", "B"})
+    assert a_b.interval.low < 0.8 * (0.95 - 0.7) < a_b.interval.high  # flips take a fifth of the true difference
+
+
+def test_pairs_are_those_of_the_statistics(three: pd.DataFrame) -> None:
+    verdict = judge(three)
+    in_order = [verdict.ranking[i].outcomes for i in range(3)]
+    expected = differences(in_order)
+    assert [pair.p for pair in verdict.pairs] == pytest.approx([each.adjusted for each in expected.values()])
+    assert [pair.interval.low for pair in verdict.pairs[2:]] == pytest.approx([expected[1, 2].interval.low])
+
+
+def test_scores_alone_are_compared_over_seeds_as_by_welch() -> None:
+    scores = {"A": [0.91, 0.93, 0.92, 0.90], "B": [0.88, 0.87, 0.885, 0.89]}
+    table = pd.DataFrame(
+        [{"variant": v, "seed": i, "score": s} for v, own in scores.items() for i, s in enumerate(own)]
+    )
+    verdict = judge(table, metric="acc")
+    expected = stats.ttest_ind(scores["A"], scores["B"], equal_var=False).pvalue
+    assert verdict.pairs[0].p == pytest.approx(expected, rel=1e-6)
+    assert "seeds alone" in verdict.record()["scope"]
+
+
+def test_one_seed_each_is_a_verdict_on_these_models_by_mcnemar() -> None:
+    table = simulated({"A": 0.9, "B": 0.7}, seeds=1, items=200)
+    verdict = judge(table)
+    a, b = (table[table["variant"] == name]["correct"].to_numpy() for name in "AB")
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    assert verdict.pairs[0].p == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
+    assert verdict.of_models
+    assert "nothing is known about another training" in verdict.record()["scope"]
+
+
+def test_one_seed_each_with_scores_of_items_is_a_paired_t_test() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0.0, 1.0, 50), rng.normal(0.3, 1.0, 50)
+    rows = [{"variant": v, "item": i, "score": x} for v, own in (("A", a), ("B", b)) for i, x in enumerate(own)]
+    verdict = judge(pd.DataFrame(rows), metric="score", lower=True)
+    assert verdict.ranking[0].name == ("A" if a.mean() < b.mean() else "B")
+    assert verdict.pairs[0].p == pytest.approx(stats.ttest_rel(a, b).pvalue)
+
+
+def test_published_fractions_need_the_size_of_the_test_set() -> None:
+    table = pd.DataFrame({"model": ["A", "B"], "top1": [82.0, 81.0]})
+    assert judge(table).pairs[0].difference is None
+    verdict = judge(table, items=50_000)
+    error = np.sqrt((0.82 * 0.18 + 0.81 * 0.19) / 50_000)
+    assert verdict.pairs[0].p == pytest.approx(2 * stats.norm.sf(0.01 / error), rel=1e-6)
+
+
+def test_equal_variants_are_equal_within_a_margin_and_never_better() -> None:
+    table = simulated({"A": 0.8, "B": 0.8}, seeds=6, items=4_000)
+    assert judge(table).verdict == "no winner yet"
+    assert judge(table, margin=5.0).verdict == "equal"
+    assert "Equal to within 5" in judge(table, margin=5.0).sentence
+
+
+def test_a_claim_of_one_variant_against_another(three: pd.DataFrame) -> None:
+    verdict = judge(three)
+    assert verdict.between("A") == "better"
+    assert verdict.between("B", "A") == "worse"
+    assert verdict.between("B", "C") == "no winner yet"
+    with pytest.raises(ValueError, match="'D' is no variant"):
+        verdict.between("D")
+
+
+def test_more_looks_are_stricter(three: pd.DataFrame) -> None:
+    once, watched = judge(three), judge(three, looks=(2, 3, 4))
+    assert watched.level < once.level == 0.05
+    assert watched.watch is not None
+
+
+def test_one_more_run_wins_as_often_as_the_normal_distribution_says() -> None:
+    rng = np.random.default_rng(1)
+    rows = [
+        {"variant": v, "seed": s, "score": mean + rng.normal()}
+        for v, mean in (("A", 1.0), ("B", 0.0))
+        for s in range(200)
+    ]
+    (pair,) = judge(pd.DataFrame(rows), metric="x").pairs
+    assert pair.chance == pytest.approx(stats.norm.cdf(1 / np.sqrt(2)), abs=0.06)
+
+
+def test_different_items_are_not_comparable(three: pd.DataFrame) -> None:
+    three.loc[(three["variant"] == "B") & (three["item"] == "i3"), "item"] = "other"
+    verdict = judge(three)
+    assert verdict.verdict == "not comparable"
+    assert verdict.sentence.startswith("Not comparable: the runs were tested on different items")
+    assert not verdict.pairs
