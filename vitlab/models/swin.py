@@ -20,12 +20,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.models.backbone import AttentionMap, Backbone, Features, recompute_attention
+from vitlab.models.backbone import AttentionMap, Backbone, Features
+from vitlab.models.bias_tables import (
+    fit_bias_table,
+    look_up,
+    new_bias_table,
+    relative_position_index,
+    resize_bias_table,
+    zero_bias,
+)
 from vitlab.models.intermediates import FeatureInfo, pyramid
 from vitlab.models.layers import (
-    DropPath,
     Init,
-    Mlp,
     PatchEmbed,
     add_positions,
     classifier,
@@ -33,75 +39,48 @@ from vitlab.models.layers import (
     drop_path_rates,
     init_linears,
     new_classifier,
-    resize_pos_embed,
-    run_block,
+)
+from vitlab.models.stages import (
+    attention_of_stages,
+    build_stages,
+    check_stages,
+    grown_windows,
+    merge_2x2,
+    resize_stages,
+    stage_maps,
+    stage_windows,
+    windows_setting,
 )
 from vitlab.models.swin_v2 import ResPostNormBlock
 from vitlab.models.windows import (
     Size,
-    attend,
-    attention_weights,
+    WindowAttention,
+    WindowBlock,
     check_position_bias,
-    check_stages,
-    clamp_window,
     cosine,
-    fit_bias_table,
-    grown_windows,
-    in_windows,
-    join_windows,
     kept_biases,
-    look_up,
-    merge_2x2,
-    new_bias_table,
-    relative_position_index,
-    resize_bias_table,
-    shift_mask,
-    split_windows,
-    stage_maps,
-    stage_windows,
-    warn_of_misfits,
-    windows_on_map,
-    windows_setting,
-    zero_bias,
 )
 
 
-class DotProductAttention(nn.Module):
-    """Multi-head self-attention within windows: softmax(q kᵀ / √d + B) v."""
+class DotProductAttention(WindowAttention):
+    """softmax(q kᵀ / √d + B) v, with a learned table of B."""
 
     relative_position_index: Tensor
 
     def __init__(
         self, dim: int, num_heads: int, window: Size, table: bool, qkv_bias: bool, attn_drop: float, proj_drop: float
     ) -> None:
-        super().__init__()
-        self.num_heads, self.window, self.attn_drop = num_heads, window, attn_drop
-        self.kept_bias: Tensor | None = None
-        self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
+        super().__init__(dim, num_heads, window, attn_drop, proj_drop)
         parameter = nn.Parameter(new_bias_table(window, num_heads)) if table else None
         self.relative_position_bias_table = parameter
         self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
 
-    def project_qkv(self, x: Float[Tensor, "B H W C"]) -> tuple[Tensor, Tensor, Tensor, float]:
-        """Return q, k, v as (B·nW, h, N, d) and the scale of q kᵀ."""
-        q, k, v = (split_windows(part, self.window, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
-        return q, k, v, q.shape[-1] ** -0.5
+    def project_qkv(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W 3*C"]:
+        return self.qkv(x)
 
-    def forward(self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None) -> Float[Tensor, "B H W C"]:
-        q, k, v, scale = self.project_qkv(x)  # (B·nW, h, N, d)
-        bias = self.bias() if self.kept_bias is None else self.kept_bias
-        x_new = attend(q, k, v, bias, mask, scale, self.attn_drop if self.training else 0.0)
-        return self.proj_drop(self.proj(join_windows(x_new, self.window, (x.shape[1], x.shape[2]))))
-
-    def attention_probs(
-        self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None
-    ) -> Float[Tensor, "BnW h N N"]:
-        """Return the attention that `forward` applies."""
-        q, k, _, scale = self.project_qkv(x)
-        attn_mask = self.bias().unsqueeze(0) if mask is None else self.bias() + mask.unsqueeze(1)
-        return attention_weights(q, k, attn_mask, scale).flatten(0, 1)
+    def scaled(self, q: Float[Tensor, "BnW h N d"], k: Float[Tensor, "BnW h N d"]) -> tuple[Tensor, Tensor, float]:
+        return q, k, q.shape[-1] ** -0.5
 
     def bias(self) -> Float[Tensor, "h N N"]:
         """Return B of each head, query and key: 0 without a table."""
@@ -127,53 +106,16 @@ class CosineAttention(DotProductAttention):
         super().__init__(dim, num_heads, window, table, qkv_bias, attn_drop, proj_drop)
         self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10)))
 
-    def project_qkv(self, x: Float[Tensor, "B H W C"]) -> tuple[Tensor, Tensor, Tensor, float]:
-        q, k, v, _ = super().project_qkv(x)
-        return *cosine(q, k, self.logit_scale), v, 1.0
+    def scaled(self, q: Float[Tensor, "BnW h N d"], k: Float[Tensor, "BnW h N d"]) -> tuple[Tensor, Tensor, float]:
+        return *cosine(q, k, self.logit_scale), 1.0
 
 
-class PreNormBlock(nn.Module):
-    """Attention in windows, shifted in every second block, and an MLP; norms precede both."""
-
-    attn_mask: Tensor | None
-
-    def __init__(
-        self,
-        dim: int,
-        size: Size,
-        shifted: bool,
-        attn: DotProductAttention,
-        mlp_ratio: float,
-        proj_drop: float,
-        drop_path: float,
-    ) -> None:
-        super().__init__()
-        self.shifted = shifted
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = attn
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), proj_drop)
-        self.drop_path = DropPath(drop_path)
-        self.set_input_size(size, attn.window)
+class PreNormBlock(WindowBlock):
+    """Norms precede attention and MLP."""
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         x = x + self.drop_path(self.attend(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
-
-    def attend(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
-        """Attend within windows of a map of any size; one of another size than expected gets its own mask."""
-        size = (x.shape[1], x.shape[2])
-        mask = self.attn_mask if size == self.size else shift_mask(size, self.attn.window, self.shift, x.device)
-        return in_windows(x, self.attn, self.attn.window, self.shift, mask)
-
-    def set_input_size(self, size: Size, window: Size) -> None:
-        """Change the expected size of the map, and the window."""
-        window, shift = clamp_window(size, window)
-        self.size, self.shift = size, shift if self.shifted else (0, 0)
-        if window != self.attn.window:
-            self.attn.set_window(window)
-        mask = shift_mask(size, window, self.shift, self.norm1.weight.device)
-        self.register_buffer("attn_mask", mask, persistent=False)
 
 
 class PatchMerging(nn.Module):
@@ -186,21 +128,6 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 2*C"]:
         return self.reduction(self.norm(merge_2x2(x)))
-
-
-class Stage(nn.Module):
-    """Patch merging, except in the first stage, and the blocks of one resolution."""
-
-    def __init__(self, downsample: nn.Module, blocks: list[nn.Module], grad_checkpointing: bool) -> None:
-        super().__init__()
-        self.downsample, self.blocks = downsample, nn.ModuleList(blocks)
-        self.grad_checkpointing = grad_checkpointing
-
-    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 C2"]:
-        x = self.downsample(x)
-        for block in self.blocks:
-            x = run_block(block, x, self.grad_checkpointing)
-        return x
 
 
 class SwinTransformer(Backbone):
@@ -262,16 +189,13 @@ class SwinTransformer(Backbone):
         )
         self.img_size, maps = self.patch_embed.img_size, stage_maps(self.patch_embed.grid_size, len(depths))
         rates = iter(drop_path_rates(drop_path_rate, sum(depths)))
-        self.layers = nn.ModuleList()
-        for i, (depth, heads, size) in enumerate(zip(depths, num_heads, maps, strict=True)):
-            dim, (window, _) = embed_dim * 2**i, clamp_window(size, self.windows[i])
-            blocks: list[nn.Module] = []
-            for j in range(depth):
-                attn = attention(dim, heads, window, position_bias == "table", qkv_bias, attn_drop_rate, proj_drop_rate)
-                blocks.append(block(dim, size, shift and j % 2 == 1, attn, mlp_ratio, proj_drop_rate, next(rates)))
-            downsample = PatchMerging(dim // 2) if i else nn.Identity()
-            self.layers.append(Stage(downsample, blocks, grad_checkpointing))
-        warn_of_misfits(maps, self.windows)
+
+        def new_block(i: int, dim: int, size: Size, window: Size, odd: bool) -> WindowBlock:
+            table = position_bias == "table"
+            attn = attention(dim, num_heads[i], window, table, qkv_bias, attn_drop_rate, proj_drop_rate)
+            return block(dim, size, shift and odd, attn, mlp_ratio, proj_drop_rate, next(rates))
+
+        self.layers = build_stages(embed_dim, depths, maps, self.windows, new_block, PatchMerging, grad_checkpointing)
         self.norm = nn.LayerNorm(self.num_features)
         fc = classifier(self.num_features, num_classes)
         self.head = nn.Sequential(OrderedDict(drop=nn.Dropout(drop_rate), fc=fc))
@@ -321,30 +245,11 @@ class SwinTransformer(Backbone):
 
     def attention_maps(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> list[AttentionMap]:
         """Return each block's attention within the windows of its stage's map."""
-        probs = iter(recompute_attention(self, [block.attn for block in self.blocks], images))
-        maps = []
-        for i, size in enumerate(stage_maps(self.patch_embed.grid_of(images), len(self.layers))):
-            for block in self.layers[i].blocks:  # type: ignore[union-attr]
-                weights, keys = windows_on_map(next(probs), block.attn.window, block.shift, size)
-                maps.append(AttentionMap(weights, keys, size, self.patch_size * 2**i))
-        return maps
+        return attention_of_stages(self, images)
 
     def set_input_size(self, img_size: int | tuple[int, int], window_size: int | Sequence[int] | None = None) -> None:
         """Rebuild a trained model for images of another size; windows grow with them unless `window_size` is given."""
-        old, new = self.patch_embed.grid_size, self.patch_embed.grid_at(img_size)
-        self.patch_embed.set_input_size(img_size)
-        if self.pos_embed is not None:
-            self.pos_embed.data = resize_pos_embed(self.pos_embed.data, 0, old, new)
-        self.img_size, stages = self.patch_embed.img_size, len(self.layers)
-        if window_size is None:
-            self.windows = grown_windows(self.windows, old, new)
-        else:
-            self.windows = stage_windows(window_size, stages)
-        maps = stage_maps(new, stages)
-        warn_of_misfits(maps, self.windows)
-        for stage, size, window in zip(self.layers, maps, self.windows, strict=True):
-            for block in stage.blocks:  # type: ignore[union-attr]
-                block.set_input_size(size, window)
+        resize_stages(self, img_size, window_size)
 
     def resized(self, name: str, tensor: Tensor) -> Tensor | None:
         """Resize positions, or a bias table that was trained with a square window."""

@@ -22,12 +22,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.models.backbone import AttentionMap, Backbone, Features, recompute_attention
+from vitlab.models.backbone import AttentionMap, Backbone, Features
+from vitlab.models.bias_tables import (
+    fit_bias_table,
+    look_up,
+    new_bias_table,
+    relative_coords,
+    relative_position_index,
+    resize_bias_table,
+    zero_bias,
+)
 from vitlab.models.intermediates import FeatureInfo, pyramid
 from vitlab.models.layers import (
-    DropPath,
     Init,
-    Mlp,
     PatchEmbed,
     add_positions,
     classifier,
@@ -35,37 +42,26 @@ from vitlab.models.layers import (
     drop_path_rates,
     init_linears,
     new_classifier,
-    resize_pos_embed,
-    run_block,
+)
+from vitlab.models.stages import (
+    attention_of_stages,
+    build_stages,
+    check_stages,
+    grown_windows,
+    merge_2x2,
+    resize_stages,
+    stage_maps,
+    stage_windows,
+    windows_setting,
 )
 from vitlab.models.windows import (
     PositionBias,
     Size,
-    attend,
-    attention_weights,
+    WindowAttention,
+    WindowBlock,
     check_position_bias,
-    check_stages,
-    clamp_window,
     cosine,
-    fit_bias_table,
-    grown_windows,
-    in_windows,
-    join_windows,
     kept_biases,
-    look_up,
-    merge_2x2,
-    new_bias_table,
-    relative_coords,
-    relative_position_index,
-    resize_bias_table,
-    shift_mask,
-    split_windows,
-    stage_maps,
-    stage_windows,
-    warn_of_misfits,
-    windows_on_map,
-    windows_setting,
-    zero_bias,
 )
 
 
@@ -133,8 +129,8 @@ def relative_bias(
     return TableBias(num_heads, window) if kind == "table" else None
 
 
-class ScaledCosineAttention(nn.Module):
-    """Multi-head self-attention within windows: softmax(cos(q, k) / τ + B) v, with a learned τ for each head."""
+class ScaledCosineAttention(WindowAttention):
+    """softmax(cos(q, k) / τ + B) v, with a learned τ for each head."""
 
     def __init__(
         self,
@@ -146,11 +142,7 @@ class ScaledCosineAttention(nn.Module):
         attn_drop: float,
         proj_drop: float,
     ) -> None:
-        super().__init__()
-        self.num_heads, self.window, self.attn_drop = num_heads, window, attn_drop
-        self.kept_bias: Tensor | None = None
-        self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
+        super().__init__(dim, num_heads, window, attn_drop, proj_drop)
         self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10)))
         self.cpb_mlp = relative_bias  # timm's name, whatever the kind
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -158,28 +150,14 @@ class ScaledCosineAttention(nn.Module):
         self.q_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias else None
         self.v_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias else None
 
-    def project_qkv(self, x: Float[Tensor, "B H W C"]) -> tuple[Tensor, Tensor, Tensor, float]:
-        """Return q, k, v as (B·nW, h, N, d) and the scale of q kᵀ."""
+    def project_qkv(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W 3*C"]:
         bias = None
         if self.q_bias is not None and self.v_bias is not None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, bias)
-        q, k, v = (split_windows(part, self.window, self.num_heads) for part in qkv.chunk(3, dim=-1))
-        return *cosine(q, k, self.logit_scale), v, 1.0
+        return F.linear(x, self.qkv.weight, bias)
 
-    def forward(self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None) -> Float[Tensor, "B H W C"]:
-        q, k, v, scale = self.project_qkv(x)  # (B·nW, h, N, d)
-        bias = self.bias() if self.kept_bias is None else self.kept_bias
-        x_new = attend(q, k, v, bias, mask, scale, self.attn_drop if self.training else 0.0)
-        return self.proj_drop(self.proj(join_windows(x_new, self.window, (x.shape[1], x.shape[2]))))
-
-    def attention_probs(
-        self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None
-    ) -> Float[Tensor, "BnW h N N"]:
-        """Return the attention that `forward` applies."""
-        q, k, _, scale = self.project_qkv(x)
-        attn_mask = self.bias().unsqueeze(0) if mask is None else self.bias() + mask.unsqueeze(1)
-        return attention_weights(q, k, attn_mask, scale).flatten(0, 1)
+    def scaled(self, q: Float[Tensor, "BnW h N d"], k: Float[Tensor, "BnW h N d"]) -> tuple[Tensor, Tensor, float]:
+        return *cosine(q, k, self.logit_scale), 1.0
 
     def bias(self) -> Float[Tensor, "h N N"]:
         """Return B of each head, query and key: 0 without a relative bias."""
@@ -194,55 +172,31 @@ class ScaledCosineAttention(nn.Module):
             self.cpb_mlp.set_window(window)
 
 
-class ResPostNormBlock(nn.Module):
-    """Attention in windows, shifted in every second block, and an MLP; norms follow both.
+class ResPostNormBlock(WindowBlock):
+    """Norms follow attention and MLP, and start at `init_values`.
 
-    The norms start at `init_values`. At 0, as released, the block starts as the identity, but no gradient reaches its
-    branches, and an adaptive optimizer raises the norms by about one learning rate a step.
+    At 0, as released, the block starts as the identity, but no gradient reaches its branches, and an adaptive optimizer
+    raises the norms by about one learning rate a step.
     """
-
-    attn_mask: Tensor | None
 
     def __init__(
         self,
         dim: int,
         size: Size,
         shifted: bool,
-        attn: Any,
+        attn: WindowAttention,
         mlp_ratio: float,
         proj_drop: float,
         drop_path: float,
         init_values: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.shifted = shifted
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = attn
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), proj_drop)
-        self.drop_path = DropPath(drop_path)
-        self.set_input_size(size, attn.window)
+        super().__init__(dim, size, shifted, attn, mlp_ratio, proj_drop, drop_path)
         for norm in (self.norm1, self.norm2):
             nn.init.constant_(norm.weight, init_values)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         x = x + self.drop_path(self.norm1(self.attend(x)))
         return x + self.drop_path(self.norm2(self.mlp(x)))
-
-    def attend(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
-        """Attend within windows of a map of any size; one of another size than expected gets its own mask."""
-        size = (x.shape[1], x.shape[2])
-        mask = self.attn_mask if size == self.size else shift_mask(size, self.attn.window, self.shift, x.device)
-        return in_windows(x, self.attn, self.attn.window, self.shift, mask)
-
-    def set_input_size(self, size: Size, window: Size) -> None:
-        """Change the expected size of the map, and the window."""
-        window, shift = clamp_window(size, window)
-        self.size, self.shift = size, shift if self.shifted else (0, 0)
-        if window != self.attn.window:
-            self.attn.set_window(window)
-        mask = shift_mask(size, window, self.shift, self.norm1.weight.device)
-        self.register_buffer("attn_mask", mask, persistent=False)
 
 
 class PatchMerging(nn.Module):
@@ -255,21 +209,6 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 2*C"]:
         return self.norm(self.reduction(merge_2x2(x)))
-
-
-class Stage(nn.Module):
-    """Patch merging, except in the first stage, and the blocks of one resolution."""
-
-    def __init__(self, downsample: nn.Module, blocks: list[nn.Module], grad_checkpointing: bool) -> None:
-        super().__init__()
-        self.downsample, self.blocks = downsample, nn.ModuleList(blocks)
-        self.grad_checkpointing = grad_checkpointing
-
-    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 C2"]:
-        x = self.downsample(x)
-        for block in self.blocks:
-            x = run_block(block, x, self.grad_checkpointing)
-        return x
 
 
 class SwinTransformerV2(Backbone):
@@ -333,20 +272,13 @@ class SwinTransformerV2(Backbone):
         )
         self.img_size, maps = self.patch_embed.img_size, stage_maps(self.patch_embed.grid_size, len(depths))
         rates = iter(drop_path_rates(drop_path_rate, sum(depths)))
-        self.layers = nn.ModuleList()
-        for i, (depth, heads, size) in enumerate(zip(depths, num_heads, maps, strict=True)):
-            dim, (window, _) = embed_dim * 2**i, clamp_window(size, self.windows[i])
-            blocks: list[nn.Module] = []
-            for j in range(depth):
-                bias = relative_bias(position_bias, heads, window, (trained_at[i], trained_at[i]))
-                attn = ScaledCosineAttention(dim, heads, window, bias, qkv_bias, attn_drop_rate, proj_drop_rate)
-                block = ResPostNormBlock(
-                    dim, size, shift and j % 2 == 1, attn, mlp_ratio, proj_drop_rate, next(rates), gain
-                )
-                blocks.append(block)
-            downsample = PatchMerging(dim // 2) if i else nn.Identity()
-            self.layers.append(Stage(downsample, blocks, grad_checkpointing))
-        warn_of_misfits(maps, self.windows)
+
+        def new_block(i: int, dim: int, size: Size, window: Size, odd: bool) -> WindowBlock:
+            bias = relative_bias(position_bias, num_heads[i], window, (trained_at[i], trained_at[i]))
+            attn = ScaledCosineAttention(dim, num_heads[i], window, bias, qkv_bias, attn_drop_rate, proj_drop_rate)
+            return ResPostNormBlock(dim, size, shift and odd, attn, mlp_ratio, proj_drop_rate, next(rates), gain)
+
+        self.layers = build_stages(embed_dim, depths, maps, self.windows, new_block, PatchMerging, grad_checkpointing)
         self.norm = nn.LayerNorm(self.num_features)
         fc = classifier(self.num_features, num_classes)
         self.head = nn.Sequential(OrderedDict(drop=nn.Dropout(drop_rate), fc=fc))
@@ -396,13 +328,7 @@ class SwinTransformerV2(Backbone):
 
     def attention_maps(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> list[AttentionMap]:
         """Return each block's attention within the windows of its stage's map."""
-        probs = iter(recompute_attention(self, [block.attn for block in self.blocks], images))
-        maps = []
-        for i, size in enumerate(stage_maps(self.patch_embed.grid_of(images), len(self.layers))):
-            for block in self.layers[i].blocks:  # type: ignore[union-attr]
-                weights, keys = windows_on_map(next(probs), block.attn.window, block.shift, size)
-                maps.append(AttentionMap(weights, keys, size, self.patch_size * 2**i))
-        return maps
+        return attention_of_stages(self, images)
 
     def set_input_size(self, img_size: int | tuple[int, int], window_size: int | Sequence[int] | None = None) -> None:
         """Rebuild a trained model for images of another size; windows grow with them unless `window_size` is given.
@@ -410,20 +336,7 @@ class SwinTransformerV2(Backbone):
         As in timm, offsets are then relative to the new window, unless the model has `pretrained_window_sizes`. With
         them the bias extrapolates, which is the paper's transfer.
         """
-        old, new = self.patch_embed.grid_size, self.patch_embed.grid_at(img_size)
-        self.patch_embed.set_input_size(img_size)
-        if self.pos_embed is not None:
-            self.pos_embed.data = resize_pos_embed(self.pos_embed.data, 0, old, new)
-        self.img_size, stages = self.patch_embed.img_size, len(self.layers)
-        if window_size is None:
-            self.windows = grown_windows(self.windows, old, new)
-        else:
-            self.windows = stage_windows(window_size, stages)
-        maps = stage_maps(new, stages)
-        warn_of_misfits(maps, self.windows)
-        for stage, size, window in zip(self.layers, maps, self.windows, strict=True):
-            for block in stage.blocks:  # type: ignore[union-attr]
-                block.set_input_size(size, window)
+        resize_stages(self, img_size, window_size)
 
     def resized(self, name: str, tensor: Tensor) -> Tensor | None:
         """Resize positions, or a bias table that was trained with a square window; continuous biases have no need."""

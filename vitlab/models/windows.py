@@ -1,41 +1,27 @@
-"""The geometry of shifted windows, which Swin and Swin v2 share.
+"""Attention within shifted windows: the geometry and the modules that Swin and Swin v2 share.
 
 A map of H × W tokens is cut into windows of wh × ww = N tokens. Shifted blocks roll the map first, so that windows
 straddle the previous borders; a mask separates tokens that only the roll made neighbors.
 """
 
-import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vitlab.models.layers import check_heads, resample_grid
-
-Size = tuple[int, int]
+from vitlab.models.bias_tables import Size
+from vitlab.models.layers import DropPath, Mlp
 
 PositionBias = Literal["none", "absolute", "table", "linear", "log"]
 """How a Swin knows where tokens are: nothing; one position embedding after the patch embedding and no bias of the
 attention; or a bias for each head and offset of two tokens: learned numbers (Swin), or a function of the offset or of
 its logarithm (Swin v2)."""
-
-logger = logging.getLogger(__name__)
-
-
-def check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
-    """Raise a ValueError unless the depths, widths and heads of the stages fit together."""
-    if not depths or min(depths) < 1 or len(depths) != len(num_heads):
-        stages = f"depths {tuple(depths)} and num_heads {tuple(num_heads)}"
-        raise ValueError(f"{stages} must name the same stages, each of at least one block.")
-    for i, heads in enumerate(num_heads):
-        check_heads(embed_dim * 2**i, heads, f"embed_dim {embed_dim}, in stage {i + 1} a width")
 
 
 def check_position_bias(kind: str, kinds: Sequence[str]) -> None:
@@ -44,136 +30,11 @@ def check_position_bias(kind: str, kinds: Sequence[str]) -> None:
         raise ValueError(f"position_bias is {kind}; this model has {', '.join(kinds)}.")
 
 
-def stage_windows(window_size: int | Sequence[int], num_stages: int) -> list[Size]:
-    """Return (height, width) of each stage's window, from one side, one [height, width], or one side per stage."""
-    sides = [window_size] * num_stages if isinstance(window_size, int) else list(window_size)
-    windows = [(sides[0], sides[1])] * num_stages if len(sides) == 2 else [(side, side) for side in sides]
-    if len(windows) != num_stages or any(side < 1 for window in windows for side in window):
-        raise ValueError(
-            f"window_size {window_size} for {num_stages} stages: "
-            f"give one side, [height, width], or {num_stages} sides, each at least 1."
-        )
-    return windows
-
-
-def stage_maps(grid: Size, num_stages: int) -> list[Size]:
-    """Return each stage's map of tokens: halved by every patch merging, an odd side rounded up."""
-    return [(math.ceil(grid[0] / 2**i), math.ceil(grid[1] / 2**i)) for i in range(num_stages)]
-
-
-def windows_setting(windows: Sequence[Size]) -> list[int]:
-    """Return the `window_size` from which `stage_windows` makes these windows."""
-    return list(windows[0]) if len(set(windows)) == 1 else [height for height, _ in windows]
-
-
-def grown_windows(windows: Sequence[Size], old: Size, new: Size) -> list[Size]:
-    """Return each stage's window grown in proportion from an old grid of tokens to a new one."""
-    return [(max(1, h * new[0] // old[0]), max(1, w * new[1] // old[1])) for h, w in windows]
-
-
-def warn_of_misfits(maps: Iterable[Size], windows: Iterable[Size]) -> None:
-    """Log the windows that are larger than their maps and those that do not divide them."""
-    _warn_of_misfits(tuple(maps), tuple(windows))
-
-
-@cache  # once for each combination, not for every model of a study
-def _warn_of_misfits(maps: tuple[Size, ...], windows: tuple[Size, ...]) -> None:
-    pairs = list(zip(maps, windows, strict=True))
-    small = [(m, w) for m, w in pairs if m[0] < w[0] or m[1] < w[1]]
-    uneven = [(m, w) for m, w in pairs if (m[0] > w[0] and m[0] % w[0]) or (m[1] > w[1] and m[1] % w[1])]
-    for message, misfits in {
-        "Windows larger than their maps are clamped to them and not shifted": small,
-        "Windows that do not divide their maps have these padded with zeros": uneven,
-    }.items():
-        if misfits:
-            sizes = ", ".join(f"{w[0]}×{w[1]} on a map of {m[0]}×{m[1]}" for m, w in misfits)
-            logger.warning("%s: %s.", message, sizes)
-
-
 def clamp_window(size: Size, window: Size) -> tuple[Size, Size]:
     """Return the window clamped to the map, and the shift of odd blocks: half a window, 0 if one covers the side."""
     clamped = (min(size[0], window[0]), min(size[1], window[1]))
     shift = (0 if size[0] <= window[0] else window[0] // 2, 0 if size[1] <= window[1] else window[1] // 2)
     return clamped, shift
-
-
-def relative_coords(window: Size) -> Float[Tensor, "offsets 2"]:
-    """Return all offsets (rows, columns) between two tokens of a window, (2wh-1)·(2ww-1) of them, rows first."""
-    rows = torch.arange(1 - window[0], window[0], dtype=torch.float32)
-    columns = torch.arange(1 - window[1], window[1], dtype=torch.float32)
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
-
-
-def relative_position_index(window: Size) -> Int[Tensor, "N N"]:
-    """Return which row of `relative_coords` is the offset of query i from key j."""
-    rows, columns = torch.meshgrid(torch.arange(window[0]), torch.arange(window[1]), indexing="ij")
-    rows, columns = rows.flatten(), columns.flatten()
-    row_offset = rows[:, None] - rows[None, :] + window[0] - 1
-    column_offset = columns[:, None] - columns[None, :] + window[1] - 1
-    return row_offset * (2 * window[1] - 1) + column_offset
-
-
-def look_up(table: Float[Tensor, "offsets h"], index: Int[Tensor, "N N"]) -> Float[Tensor, "h N N"]:
-    """Return the bias of each head, query and key: `table[index]`, which takes six times as long."""
-    return table.t().index_select(1, index.flatten()).unflatten(1, index.shape)
-
-
-def zero_bias(num_heads: int, window: Size, device: torch.device) -> Float[Tensor, "h N N"]:
-    """Return the bias of an attention that has none."""
-    return torch.zeros(num_heads, math.prod(window), math.prod(window), device=device)
-
-
-def new_bias_table(window: Size, num_heads: int) -> Float[Tensor, "offsets h"]:
-    """Return a random bias for each offset within a window and each head."""
-    return nn.init.trunc_normal_(torch.empty((2 * window[0] - 1) * (2 * window[1] - 1), num_heads), std=0.02)
-
-
-def resize_bias_table(
-    table: Float[Tensor, "offsets h"], window: Size, new_window: Size
-) -> Float[Tensor, "new_offsets h"]:
-    """Resize a bias table as an image of offsets whose channels are the heads: bicubic, as in the official code."""
-    grid = table.unflatten(0, (2 * window[0] - 1, 2 * window[1] - 1))
-    return resample_grid(grid, 2 * new_window[0] - 1, 2 * new_window[1] - 1, antialias=False).flatten(0, 1)
-
-
-def resize_bias_table_geometrically(
-    table: Float[Tensor, "offsets h"], window: Size, new_window: Size
-) -> Float[Tensor, "new_offsets h"]:
-    """Resize a bias table so that offsets of one token keep their biases and the largest offsets become the largest.
-
-    The old offsets are put at 1, 1 + q, 1 + q + q², …, and a cubic spline is read at whole offsets: `utils.py` of
-    SimMIM and of BEiT. Bicubic interpolation stretches all offsets alike.
-    """
-    from scipy.interpolate import RectBivariateSpline  # takes a second to import
-
-    sides = zip(window, new_window, strict=True)
-    rows, columns = (_geometric_places(side - 1, new_side - 1) for side, new_side in sides)
-    new_rows, new_columns = (np.arange(1 - side, side) for side in new_window)
-    grid = table.double().cpu().numpy().reshape(len(rows), len(columns), -1)
-    kx, ky = min(3, len(rows) - 1), min(3, len(columns) - 1)
-    heads = [RectBivariateSpline(rows, columns, head, kx=kx, ky=ky) for head in np.moveaxis(grid, 2, 0)]
-    return torch.from_numpy(np.stack([head(new_rows, new_columns) for head in heads], axis=-1)).flatten(0, 1).to(table)
-
-
-def _geometric_places(count: int, reach: int) -> Float[np.ndarray, "places"]:
-    """Return 1 + q + … + q^(i-1) for offset i from 1 to `count`, mirrored and with 0; of the last this is `reach`."""
-    low, high = 1.01, 1.5  # within which the released code looks for q
-    while high - low > 1e-6:
-        q = (low + high) / 2
-        low, high = (low, q) if sum(q**i for i in range(count)) > reach else (q, high)
-    places = np.cumsum(q ** np.arange(count))
-    return np.concatenate([-places[::-1], [0.0], places])
-
-
-def fit_bias_table(
-    tensor: Tensor, table: Float[Tensor, "offsets h"], window: Size, geometric: bool = False
-) -> Tensor | None:
-    """Resize the bias table of a file, of a square window, to the shape of `table`; None if it is not such a table."""
-    side = (math.isqrt(len(tensor)) + 1) // 2  # a window of s has (2s - 1)² offsets
-    if tensor.ndim != 2 or tensor.shape[1] != table.shape[1] or (2 * side - 1) ** 2 != len(tensor):
-        return None
-    resize = resize_bias_table_geometrically if geometric and side > 1 else resize_bias_table
-    return resize(tensor, (side, side), window)
 
 
 def shift_mask(
@@ -262,6 +123,99 @@ def attention_weights(
     return (q @ k.transpose(-2, -1)).add_(attn_mask).softmax(dim=-1, dtype=q.dtype)
 
 
+class WindowAttention(nn.Module, ABC):
+    """Multi-head self-attention within windows: softmax(s q kᵀ + B) v; Swin and Swin v2 differ in q, k and B.
+
+    A subclass registers its own parameters, and writes the three abstract methods and `set_window`.
+    """
+
+    def __init__(self, dim: int, num_heads: int, window: Size, attn_drop: float, proj_drop: float) -> None:
+        super().__init__()
+        self.num_heads, self.window, self.attn_drop = num_heads, window, attn_drop
+        self.kept_bias: Tensor | None = None
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    @abstractmethod
+    def project_qkv(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W 3*C"]:
+        """Return q, k and v of each token."""
+
+    @abstractmethod
+    def scaled(self, q: Float[Tensor, "BnW h N d"], k: Float[Tensor, "BnW h N d"]) -> tuple[Tensor, Tensor, float]:
+        """Return q, k and s so that the similarity is s q kᵀ."""
+
+    @abstractmethod
+    def bias(self) -> Float[Tensor, "h N N"]:
+        """Return B of each head, query and key."""
+
+    @abstractmethod
+    def set_window(self, window: Size) -> None:
+        """Change the window, and what B is made of."""
+
+    def heads(self, x: Float[Tensor, "B H W C"]) -> tuple[Tensor, Tensor, Tensor, float]:
+        """Return q, k, v as (B·nW, h, N, d), and s."""
+        q, k, v = (split_windows(part, self.window, self.num_heads) for part in self.project_qkv(x).chunk(3, dim=-1))
+        q, k, scale = self.scaled(q, k)
+        return q, k, v, scale
+
+    def forward(self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None) -> Float[Tensor, "B H W C"]:
+        q, k, v, scale = self.heads(x)  # (B·nW, h, N, d)
+        bias = self.bias() if self.kept_bias is None else self.kept_bias
+        x_new = attend(q, k, v, bias, mask, scale, self.attn_drop if self.training else 0.0)
+        return self.proj_drop(self.proj(join_windows(x_new, self.window, (x.shape[1], x.shape[2]))))
+
+    def attention_probs(
+        self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None
+    ) -> Float[Tensor, "BnW h N N"]:
+        """Return the attention that `forward` applies."""
+        q, k, _, scale = self.heads(x)
+        attn_mask = self.bias().unsqueeze(0) if mask is None else self.bias() + mask.unsqueeze(1)
+        return attention_weights(q, k, attn_mask, scale).flatten(0, 1)
+
+
+class WindowBlock(nn.Module, ABC):
+    """Attention in windows, shifted in every second block, and an MLP; a subclass says where the norms are."""
+
+    attn_mask: Tensor | None
+
+    def __init__(
+        self,
+        dim: int,
+        size: Size,
+        shifted: bool,
+        attn: WindowAttention,
+        mlp_ratio: float,
+        proj_drop: float,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.shifted = shifted
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), proj_drop)
+        self.drop_path = DropPath(drop_path)
+        self.set_input_size(size, attn.window)
+
+    @abstractmethod
+    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]: ...
+
+    def attend(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+        """Attend within windows of a map of any size; one of another size than expected gets its own mask."""
+        size = (x.shape[1], x.shape[2])
+        mask = self.attn_mask if size == self.size else shift_mask(size, self.attn.window, self.shift, x.device)
+        return in_windows(x, self.attn, self.attn.window, self.shift, mask)
+
+    def set_input_size(self, size: Size, window: Size) -> None:
+        """Change the expected size of the map, and the window."""
+        window, shift = clamp_window(size, window)
+        self.size, self.shift = size, shift if self.shifted else (0, 0)
+        if window != self.attn.window:
+            self.attn.set_window(window)
+        mask = shift_mask(size, window, self.shift, self.norm1.weight.device)
+        self.register_buffer("attn_mask", mask, persistent=False)
+
+
 @contextmanager
 def kept_biases(attentions: Iterable[nn.Module]) -> Iterator[None]:
     """Compute the position bias of each attention once for all forwards inside; the weights must not change."""
@@ -293,15 +247,6 @@ def windows_on_map(
     places = torch.arange(1.0, size[0] * size[1] + 1, device=weights.device).view(1, *size, 1)  # padding has 0
     on_map, keys = (in_windows(places, put, window, shift, None).flatten(1, 2) for put in (put_weights, put_keys))
     return on_map.unflatten(2, (weights.shape[1], -1)).transpose(1, 2), keys[0].long() - 1
-
-
-def merge_2x2(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 4*C"]:
-    """Concatenate each 2 × 2 neighborhood column by column: offsets (0,0), (1,0), (0,1), (1,1) as (row, column).
-
-    `nn.Unfold` goes row by row: released weights would load, and give wrong results.
-    """
-    x = pad_to_windows(x, (2, 2))
-    return x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)
 
 
 class ScaledUnit(torch.autograd.Function):
