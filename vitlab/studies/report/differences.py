@@ -36,7 +36,7 @@ def differences_section(results: StudyResults, drawing: Drawing) -> list[Part]:
             "By how much the first variant of each pair leads. Filled marker: better; open marker: not. Bar: 95 % "
             f"interval; all of them hold at once.{'' if results.margin is None else ' Shaded: the margin.'}",
         ),
-        Table("Differences between variants", columns, rows, left=[INTERVAL, "Conclusion"]),
+        Table("Differences between variants", columns, rows, left=[INTERVAL, "Conclusion"], labeled=True),
         Note(_how_to_read(results, tested)),
     ]
     if tested:

@@ -45,6 +45,7 @@ class Table:
     rows: Sequence[Row]
     left: Sequence[str] = ()
     wrapped: Sequence[str] = ()  # columns of sentences
+    labeled: bool = False  # on a phone a row is a block, with the head of its column before each cell
     monospaced: bool = False
 
 
