@@ -1,6 +1,7 @@
 """Shared by all tests: no network, no W&B, few threads, and scikit-learn's digits as a small experiment."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item.get_closest_marker("benchmarks") is None]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signals() -> None:
+    """Heed the signals that are ignored where the tests run behind a shell or by nohup; runs inherit that."""
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -115,7 +115,9 @@ def test_no_stage_is_chosen_on_test_images(tiny: Write, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_a_study_ranks_by_a_measure(tiny: Write, forked_runs: None, no_figures: None) -> None:
+def test_a_study_ranks_by_a_measure(
+    tiny: Write, forked_runs: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     tiny(SHAPES, "base")
     study = {
         "base": "base.yaml",
@@ -136,5 +138,5 @@ def test_a_study_ranks_by_a_measure(tiny: Write, forked_runs: None, no_figures: 
     assert "test amplitude (lower is better)" in Path("runs/study/report.md").read_text()
 
     Path("study.yaml").write_text(json.dumps(study | {"metric": {"name": "sharpness", "mode": "min"}}))
-    assert run("compare", ["--config", "study.yaml"]) == 1
-    assert "no metric test/sharpness, but" in Path("runs/study/report.md").read_text()
+    assert run("compare", ["--config", "study.yaml"]) == 2
+    assert "there is no sharpness. There are" in capsys.readouterr().err

@@ -321,6 +321,6 @@ def test_what_the_runs_will_take_is_said_before_the_first(
     compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
     said = capsys.readouterr().out.replace("\u00a0", " ")
     # Runs of 11.5, 13, 10.75 and 11.5 s, two at a time: 23.4 s. 96,000 parameters, 16 bytes of each, 3 checkpoints.
-    assert "To train: 4 runs, 19 to 30 seconds at the measured speed, 18.4 MB on the disk." in said
+    assert "To train: 4 runs, 19 to 30 seconds at the measured speed, 6.14 MB on the disk." in said
     compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
     assert "To train" not in capsys.readouterr().out.replace("\u00a0", " ")

@@ -310,6 +310,6 @@ def test_what_a_study_will_take_is_said_before_its_tuning_the_first_time_too(
     compare(study, tmp_path, program=FAKE_PROGRAM)
     said = capsys.readouterr().out.replace("\u00a0", " ")
     # 900 images, 28 batches of 32, 4 epochs, at 2,400 images a second: 11.5 s a run with the start, two at a time.
-    estimate = "To train: 8 runs (4 of tuning), 37 to 60 seconds at the measured speed, 36.9 MB on the disk."
+    estimate = "To train: 8 runs (4 of tuning), 37 to 60 seconds at the measured speed, 12.3 MB on the disk."
     assert estimate in said
     assert said.index(estimate) < said.index("A with lr-0-1")
