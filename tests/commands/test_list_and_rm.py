@@ -114,7 +114,7 @@ def test_the_name_of_a_timm_model_is_shown(tmp_path: Path, capsys: Said) -> None
 def test_checkpoints_but_the_last_are_removed_and_the_run_is_still_of_use(first: Path, capsys: Said) -> None:
     checkpoints = first / "checkpoints"
     (checkpoints / "own").mkdir()
-    for name in ("previous", "step-7", "own/mine"):
+    for name in ("best", "previous", "step-7", "own/mine"):
         shutil.copy(checkpoints / "last.ckpt", checkpoints / f"{name}.ckpt")
     spare = [file for file in checkpoints.rglob("*.ckpt") if file.name != "last.ckpt"]
     freed = f"Freed {sum(file.stat().st_size for file in spare) / 1e6:.1f} MB."
