@@ -22,7 +22,7 @@ from vitlab.models.weights import save_weights
 
 SMALL = {"img_size": 32, "in_chans": 3, "num_classes": 4}
 VIT = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
-SWIN = {"patch_size": 2, "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4}
+SWIN = {"patch_size": 2, "embed_dim": 8, "depths": (2, 2), "num_heads": (1, 2), "window_size": 4}
 
 
 class MyNet(VisionTransformer):
@@ -60,7 +60,7 @@ def exported(backbone: str, arguments: dict[str, Any], data: ImageDataModule, fo
         ("SwinTransformer", SWIN, "swin_tiny_patch4_window7_224"),
         ("SwinTransformerV2", SWIN, "swinv2_tiny_window8_256"),
         ("deit_tiny_distilled_patch16_224", {"patch_size": 8, "depth": 2}, "deit_tiny_distilled_patch16_224"),
-        ("swinv2_tiny_window8_256", {"patch_size": 2, "depths": [1, 1, 1, 1]}, "swinv2_tiny_window8_256"),
+        ("swinv2_tiny_window8_256", {"patch_size": 2, "depths": (1, 1, 1, 1)}, "swinv2_tiny_window8_256"),
         ("TimmModel", {"name": "resnet10t"}, "resnet10t"),
         ("TimmModel", {"name": "convnext_atto", "model_kwargs": {"patch_size": 2}}, "convnext_atto"),
     ],
@@ -124,7 +124,7 @@ def test_what_timm_has_not_gets_no_config_and_an_old_one_goes(
 @pytest.mark.parametrize("crop_pct", [None, 0.875])
 def test_rectangles_get_it_where_timm_frames_them_alike(crop_pct: float | None, folder: Path) -> None:
     data = ImageFolder(root="photos", image_size=(32, 48), crop_pct=crop_pct)
-    ours = exported("VisionTransformer", VIT | {"img_size": [32, 48]}, data, folder)
+    ours = exported("VisionTransformer", VIT | {"img_size": (32, 48)}, data, folder)
     assert write_timm_config(ours, folder)
     config = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
     assert config["input_size"] == [3, 32, 48]
