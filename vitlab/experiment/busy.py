@@ -4,18 +4,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from vitlab.runs.lock import Busy, run_lock
+from vitlab.runs.lock import Busy, check_idle, run_lock
 
 
 def writer_of(directory: Path) -> str | None:
     """Return which process is writing to a run directory, in a sentence; None where none is."""
-    if not (directory / ".lock").is_file():
-        return None
     try:
-        with run_lock(directory):
-            return None
+        check_idle(directory)
     except Busy as busy:
         return str(busy).partition("\n")[0].removesuffix(".")
+    return None
 
 
 @contextmanager
