@@ -29,10 +29,10 @@ help:  ## List targets, experiments and studies
 
 install: $(INSTALLED)  ## Create the environment in .venv
 
-$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+$(INSTALLED): pyproject.toml referee/pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"vitlab needs Python 3.11 or newer, this is {sys.version.split()[0]}; make PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --editable '.[dev]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --editable ./referee --editable '.[dev]'
 	@touch $@
 
 test: lint types unit  ## Lint, type check and tests
@@ -53,7 +53,7 @@ PARALLEL := --numprocesses auto --maxprocesses 8
 unit: $(INSTALLED)  ## Tests only; ARGS="-m 'not slow'" for the quick ones
 	$(RUN) -m pytest $(PARALLEL) --dist loadfile --no-loadscope-reorder --ignore $(COMPILED) --jaxtyping-packages=$(SHAPES) $(ARGS)
 	$(RUN) -m pytest $(PARALLEL) $(COMPILED) $(ARGS) || [ $$? -eq 5 ]  # 5: ARGS chose none of them
-	PYTHONPATH=referee/src $(RUN) -m pytest referee/tests $(ARGS) || [ $$? -eq 5 ]
+	$(RUN) -m pytest referee/tests $(ARGS) || [ $$? -eq 5 ]
 
 # Tests that count, draw, format or compare floats, in reverse order, with the plainest kernels, two threads, another time
 # zone and another language: a result that depends on one of these is a property of the machine.
@@ -90,7 +90,7 @@ WHEELS ?=
 
 gpu: $(if $(WHEELS),,$(INSTALLED))  ## Measure all there is to measure on a GPU, docs/gpu.md: STEPS="speed" DATA=data WHEELS=wheels
 	@python=$(if $(WHEELS),$$($(PYTHON) benchmarks/gpu/install.py $(WHEELS)),$(RUN)) && \
-	  $$python -m benchmarks.gpu $(STEPS) --data $(DATA) $(ARGS)
+	  PYTHONPATH=referee/src $$python -m benchmarks.gpu $(STEPS) --data $(DATA) $(ARGS)
 
 # For the Python of the GPU's machine; torch, torchvision and what they bring are there.
 GPU_PYTHON ?= 3.12
@@ -100,7 +100,7 @@ HAVE ?= /dev/null
 wheels: $(INSTALLED)  ## Download into wheels/ what a GPU machine without a network may lack
 	@mkdir -p wheels
 	sed 's/==.*//; s/[-_.]/[-_.]/g; s/.*/^&==/' $(HAVE) > wheels/have.txt
-	grep -vE '^(#|torch==|torchvision==|triton|nvidia-|cuda-)' $(CONSTRAINTS) | grep -vif wheels/have.txt > wheels/requirements.txt
+	grep -vE '^(#|referee==|torch==|torchvision==|triton|nvidia-|cuda-)' $(CONSTRAINTS) | grep -vif wheels/have.txt > wheels/requirements.txt
 	$(RUN) -m pip download --quiet --no-deps --only-binary :all: --python-version $(GPU_PYTHON) \
 	  $(foreach tag,2_17 2_27 2_28,--platform manylinux_$(tag)_x86_64) --dest wheels --requirement wheels/requirements.txt
 

@@ -11,11 +11,11 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
+from referee.statistics.comparison import differences
+from referee.statistics.curves import Gap, crossing, law
 
 from benchmarks.table import OUT, markdown, save
 from benchmarks.verdicts import DIFFICULTY, FLIP, TASTE, accuracy_of
-from vitlab.studies.statistics.comparison import differences
-from vitlab.studies.statistics.curves import Gap, crossing, law
 
 SHIFTS = np.linspace(-8, 8, 4001)
 ACCURACIES = accuracy_of(SHIFTS)

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from referee.statistics.sequential import Outcomes, level, watch
 
 from benchmarks import verdicts
 from benchmarks.table import OUT, markdown, save
-from vitlab.studies.statistics.sequential import Outcomes, level, watch
 
 STUDIES = 1_000
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from referee.statistics.comparison import LEVEL, differences
+from referee.statistics.power import Need, Pilot, Variances, measured, need
 from scipy import stats
 
 from benchmarks.table import OUT, markdown, save
-from vitlab.studies.statistics.comparison import LEVEL, differences
-from vitlab.studies.statistics.power import Need, Pilot, Variances, measured, need
 
 MEAN, DIFFICULTY, TASTE = 2.583, 1.655, 0.568  # of the latent variable: 90 % accuracy, w and N · I as above
 FLIPS, IMAGES = 0.0484, 0.0139  # w and N · I that follow

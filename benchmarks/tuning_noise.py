@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
+from referee.statistics.comparison import LEVEL, differences
 
-from vitlab.studies.statistics.comparison import LEVEL, differences
 from vitlab.studies.statistics.near_ties import choose, error_of_difference
 
 VALIDATION, TEST = 5_000, 10_000  # images

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from referee.statistics.comparison import LEVEL, differences
 from scipy import stats
 
 from benchmarks.table import OUT, markdown, save
-from vitlab.studies.statistics.comparison import LEVEL, differences
 
 DIFFICULTY = 2.2, 1.5  # mean and standard deviation
 TASTE = 0.5  # standard deviation

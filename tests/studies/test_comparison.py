@@ -4,18 +4,17 @@ import math
 
 import numpy as np
 import pytest
+from referee.statistics import comparison as s
+from referee.statistics import exact, items
 from scipy import stats
-
-from vitlab.studies.statistics import comparison as s
-from vitlab.studies.statistics import exact
 
 
 def test_mcnemar_counts_the_smaller_binomial_tail_twice() -> None:
     a = np.array([True] * 9 + [False] * 2 + [True] * 50)
     b = np.array([False] * 9 + [True] * 2 + [True] * 50)
     tail = sum(math.comb(11, k) for k in range(3)) / 2**11  # P(X <= 2), X ~ Binomial(11, 1/2)
-    assert s.mcnemar(a, b) == s.McNemar(9, 2, pytest.approx(2 * tail))
-    assert s.mcnemar(a, a) == s.McNemar(0, 0, 1.0)
+    assert items.mcnemar(a, b) == items.McNemar(9, 2, pytest.approx(2 * tail))
+    assert items.mcnemar(a, a) == items.McNemar(0, 0, 1.0)
 
 
 def test_factors_are_shaffers() -> None:

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from referee.statistics.curves import Crossing, Gap, crossing, law, power_law
 from scipy import stats
 
 from benchmarks.crossings import APART, CROSSING, World, shares
-from vitlab.studies.statistics.curves import Crossing, Gap, crossing, law, power_law
 
 STUDIES = 60
 

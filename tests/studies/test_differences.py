@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_study import results, right
+from referee.statistics.comparison import differences, least_visible
 
 from vitlab.studies.execution.local import Outcome
 from vitlab.studies.format import SPACE
@@ -17,7 +18,6 @@ from vitlab.studies.report.differences import conclusion, differences_section, l
 from vitlab.studies.report.document import Details, Part, Table
 from vitlab.studies.report.figures import Drawing
 from vitlab.studies.results import StudyResults
-from vitlab.studies.statistics.comparison import differences, least_visible
 
 FIVE = [0.95, 0.952, 0.948, 0.951, 0.949]
 

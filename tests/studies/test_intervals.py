@@ -2,9 +2,8 @@ import math
 
 import numpy as np
 import pytest
+from referee.statistics.intervals import Interval, sampling_margin, spread, t_interval
 from scipy import stats
-
-from vitlab.studies.statistics.intervals import Interval, sampling_margin, spread, t_interval
 
 A = np.array([0.971, 0.968, 0.975, 0.966])
 

@@ -6,12 +6,12 @@ import re
 import numpy as np
 import pytest
 from fake_study import results, right
+from referee.statistics.power import Need, Range, detectable, need
 
 from vitlab.studies.format import SPACE, duration
 from vitlab.studies.metric import Metric
 from vitlab.studies.report.verdict import outlooks, required, round_size
 from vitlab.studies.results import StudyResults
-from vitlab.studies.statistics.power import Need, Range, detectable, need
 
 
 def seeds(accuracies: list[float], first: int = 0) -> dict[int, np.ndarray]:

@@ -10,13 +10,13 @@ import fake_vitlab
 import numpy as np
 import pytest
 from fake_study import variant
+from referee.statistics.sequential import level
 
 from vitlab.commands.dispatch import run
 from vitlab.studies.grid import plan
 from vitlab.studies.metric import TOP1
 from vitlab.studies.planning import plan_study, read_past
 from vitlab.studies.report.planned import describe
-from vitlab.studies.statistics.sequential import level
 from vitlab.studies.study import read_study
 
 Write = Callable[..., Path]

@@ -4,11 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
-
-from benchmarks.planning import SETTINGS, Setting, holds, outcomes
-from vitlab.studies.statistics.comparison import differences
-from vitlab.studies.statistics.power import (
+from referee.statistics.comparison import differences
+from referee.statistics.power import (
     Pilot,
     Variances,
     detectable,
@@ -18,6 +15,9 @@ from vitlab.studies.statistics.power import (
     need,
     seeds_needed,
 )
+from scipy import stats
+
+from benchmarks.planning import SETTINGS, Setting, holds, outcomes
 
 
 def pilot(variants: int, seeds: float, images: float = 0.0, test_images: int = 1) -> Pilot:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from fake_study import result, results, right
+from referee.statistics.intervals import t_interval
 
 from vitlab.config import merge
 from vitlab.evaluation.predictions import Predictions, write_predictions
@@ -17,7 +18,6 @@ from vitlab.studies.report import sections
 from vitlab.studies.report.document import Table
 from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import read_results
-from vitlab.studies.statistics.intervals import t_interval
 
 LABELS = np.arange(30) % 3
 

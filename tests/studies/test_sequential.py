@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
+from referee.statistics.sequential import Watch, error_of_extending, level, watch
 from scipy import stats
-
-from vitlab.studies.statistics.sequential import Watch, error_of_extending, level, watch
 
 FOUR_TO_TEN = tuple(range(4, 11))
 

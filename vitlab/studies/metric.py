@@ -5,8 +5,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from referee.statistics.intervals import Interval
+
 from vitlab.studies.format import SPACE, digits_for, signed
-from vitlab.studies.statistics.intervals import Interval
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment

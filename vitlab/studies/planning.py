@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from referee.statistics.power import ENDS, Need, Pilot, Range, detectable, growing, guessed, measured, need
 from scipy import stats
 
 from vitlab.atomic_files import read_json
@@ -23,7 +24,6 @@ from vitlab.experiment.run_directory import shortfalls
 from vitlab.studies.execution.local import allot, conflicting
 from vitlab.studies.grid import Run, images_of, plan
 from vitlab.studies.metric import Metric
-from vitlab.studies.statistics.power import ENDS, Need, Pilot, Range, detectable, growing, guessed, measured, need
 from vitlab.studies.study import LEAST_SEEDS, LOOK_FROM, RESERVED_SLUGS, Study, read_study, slug
 
 ACCURACY = 0.9  # assumed where no run has measured it

@@ -10,6 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from referee.statistics import comparison as statistics
+from referee.statistics.comparison import Difference
+from referee.statistics.intervals import Interval, t_interval
+from referee.statistics.items import McNemar, mcnemar
+from referee.statistics.power import Pilot, growing, measured
+from referee.statistics.sequential import Watch, level, watch
 
 from vitlab.config import ABSENT, flatten
 from vitlab.evaluation import predictions as predicted
@@ -24,11 +30,6 @@ from vitlab.studies.metric import TOP1, Metric
 from vitlab.studies.outside import Outside
 from vitlab.studies.run_results import RunResult, VariantResult
 from vitlab.studies.search import Searched
-from vitlab.studies.statistics import comparison as statistics
-from vitlab.studies.statistics.comparison import Difference, McNemar
-from vitlab.studies.statistics.intervals import Interval, t_interval
-from vitlab.studies.statistics.power import Pilot, growing, measured
-from vitlab.studies.statistics.sequential import Watch, level, watch
 from vitlab.studies.study import Study
 from vitlab.studies.tuning import Choice
 
@@ -345,7 +346,7 @@ class StudyResults:
 def _mcnemar(a: VariantResult, b: VariantResult) -> dict[int, McNemar]:
     of_b = {result.run.seed: result for result in b.runs}
     return {
-        result.run.seed: statistics.mcnemar(result.correct, of_b[result.run.seed].correct)
+        result.run.seed: mcnemar(result.correct, of_b[result.run.seed].correct)
         for result in a.runs
         if result.run.seed in of_b
     }

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from referee.statistics.intervals import Interval, t_interval
 
 from vitlab.atomic_files import read_json
 from vitlab.evaluation import predictions as predicted
@@ -17,7 +18,6 @@ from vitlab.studies.execution.local import Outcome, cut_short
 from vitlab.studies.format import listed
 from vitlab.studies.grid import Run
 from vitlab.studies.metric import TOP1
-from vitlab.studies.statistics.intervals import Interval, t_interval
 
 
 class CurvePoints(NamedTuple):

@@ -37,6 +37,8 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+from referee.statistics.comparison import LEVEL, TESTS
+
 from vitlab.config import Config, flatten, load_yaml, merge
 from vitlab.experiment.chain import Source
 from vitlab.studies.axes import Axis, parse_along, places_of
@@ -45,7 +47,6 @@ from vitlab.studies.claim import Claim, parse_claim
 from vitlab.studies.draws import BY_DEFAULT, parse_vary
 from vitlab.studies.format import as_yaml
 from vitlab.studies.search_space import Search, parse_search
-from vitlab.studies.statistics.comparison import LEVEL, TESTS
 
 KEYS = (
     *("name", "question", "base", "variants", "seeds", "until", "margin", "metric", "claim", "test"),

@@ -5,6 +5,9 @@ from itertools import combinations, groupby, product
 from typing import NamedTuple
 
 import numpy as np
+from referee.statistics.comparison import LEVEL, Difference, p_value, step_down
+from referee.statistics.curves import Crossing, Gap, Law, Level, crossing, power_law, signs
+from referee.statistics.intervals import Interval, spread, t_interval
 
 from vitlab.studies.axes import Axis
 from vitlab.studies.format import joined, tick
@@ -13,9 +16,6 @@ from vitlab.studies.report.remarks import objections
 from vitlab.studies.report.verdict import verdict
 from vitlab.studies.results import Pair, StudyResults
 from vitlab.studies.run_results import VariantResult
-from vitlab.studies.statistics.comparison import LEVEL, Difference, p_value, step_down
-from vitlab.studies.statistics.curves import Crossing, Gap, Law, Level, crossing, power_law, signs
-from vitlab.studies.statistics.intervals import Interval, spread, t_interval
 from vitlab.studies.study import Study
 
 

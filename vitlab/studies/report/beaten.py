@@ -5,12 +5,12 @@ variant and a baseline find the same images hard, so that adding the last two is
 """
 
 import numpy as np
+from referee.statistics.comparison import LEVEL, half_width
+from referee.statistics.intervals import spread
 
 from vitlab.studies.format import SPACE, digits_for, joined, percent
 from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import VariantResult
-from vitlab.studies.statistics.comparison import LEVEL, half_width
-from vitlab.studies.statistics.intervals import spread
 
 
 def not_beyond_baselines(results: StudyResults) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from referee.statistics.intervals import Interval
 
 from vitlab.atomic_files import write_text
 from vitlab.studies.claim import Claim, Found
@@ -16,7 +17,6 @@ from vitlab.studies.report.figures import Chart, Drawing, Layout, draw_claim
 from vitlab.studies.report.remarks import objections
 from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.results import StudyResults
-from vitlab.studies.statistics.intervals import Interval
 
 
 def word_of(claim: Claim, results: StudyResults) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure as Drawn
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from referee.statistics.curves import Crossing, Law
 
 from vitlab.studies.branching import own_share
 from vitlab.studies.format import NONE, SPACE, counted, joined, signed, tick
@@ -45,7 +46,6 @@ from vitlab.studies.report.document import (
 from vitlab.studies.report.figures import Chart, Layout
 from vitlab.studies.report.remarks import ABOVE, objections, remarks, remarks_above
 from vitlab.studies.results import StudyResults
-from vitlab.studies.statistics.curves import Crossing, Law
 from vitlab.studies.study import Study
 
 

@@ -1,6 +1,8 @@
 """The section on the differences between variants: every pair, and where its uncertainty comes from."""
 
 import numpy as np
+from referee.statistics.comparison import LEVEL, UNEQUAL, half_width, least_visible
+from referee.statistics.power import detectable, need
 from scipy import special
 
 from vitlab.studies.format import NONE, SPACE, counted, p_value, percent, signed
@@ -9,8 +11,6 @@ from vitlab.studies.report.figures import Drawing
 from vitlab.studies.report.verdict import required
 from vitlab.studies.results import Pair, StudyResults
 from vitlab.studies.run_results import RunResult, VariantResult
-from vitlab.studies.statistics.comparison import LEVEL, UNEQUAL, half_width, least_visible
-from vitlab.studies.statistics.power import detectable, need
 
 INTERVAL = "95 % interval"
 POINT = 0.01  # the true lead to plan for, of a study without a margin

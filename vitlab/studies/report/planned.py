@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+from referee.statistics.power import MOST_SEEDS, Need, Range
+
 from vitlab.studies.format import SPACE, counted, engineering, two_digits
 from vitlab.studies.planning import SIZES, Planned, Span
 from vitlab.studies.report.verdict import moved_by_images
-from vitlab.studies.statistics.power import MOST_SEEDS, Need, Range
 
 
 def describe(planned: Planned, difference: float, hours: float | None) -> str:

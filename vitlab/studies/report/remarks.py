@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
+from referee.statistics.sequential import error_of_extending
+
 from vitlab.studies.execution.local import UNFINISHED
 from vitlab.studies.fairness import kind_of, matters, name_of, said
 from vitlab.studies.format import SPACE, clock, counted, joined, listed, percent
@@ -21,7 +23,6 @@ from vitlab.studies.report.provenance import (
 from vitlab.studies.report.tuning import tuning_remarks
 from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import VariantResult
-from vitlab.studies.statistics.sequential import error_of_extending
 
 SHOWN = 4  # settings that an objection names
 ABOVE = 2  # remarks above a ranking, besides objections

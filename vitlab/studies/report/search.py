@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure as Drawn
 from matplotlib.ticker import MaxNLocator
+from referee.statistics.comparison import LEVEL
 
 from vitlab.studies.format import NONE, as_yaml, counted, percent
 from vitlab.studies.metric import Metric
@@ -14,7 +15,6 @@ from vitlab.studies.report import figures
 from vitlab.studies.report.document import Figure, Note, Part, Row, Table
 from vitlab.studies.report.figures import Chart, Drawing, Layout
 from vitlab.studies.results import StudyResults
-from vitlab.studies.statistics.comparison import LEVEL
 from vitlab.studies.statistics.tuning_curves import Curve, lead, sensitivity, tuning_curve
 
 POINT = 0.01  # of accuracy: trials within it of the best count as good

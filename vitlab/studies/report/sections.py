@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from referee.statistics.intervals import sampling_margin
 
 from vitlab.config import ABSENT
 from vitlab.studies.baselines import Images
@@ -36,7 +37,6 @@ from vitlab.studies.report.search import search_section
 from vitlab.studies.report.tuning import tuning_section
 from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import VariantResult
-from vitlab.studies.statistics.intervals import sampling_margin
 
 NOT_SET = {ABSENT, str(None)}
 CLASSES_SHOWN = 30

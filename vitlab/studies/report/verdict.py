@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 
+from referee.statistics.power import MOST_SEEDS, Need, Pilot, detectable, need
+
 from vitlab.studies.execution.local import allot
 from vitlab.studies.format import SPACE, counted, duration, joined
 from vitlab.studies.report.remarks import objections
 from vitlab.studies.results import Pair, StudyResults
-from vitlab.studies.statistics.power import MOST_SEEDS, Need, Pilot, detectable, need
 
 MANY_SEEDS = 10  # of each variant, from which "undecided" says what is excluded
 Z95 = 1.96  # standard errors in half of a 95 % interval

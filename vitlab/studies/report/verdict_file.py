@@ -5,12 +5,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+from referee.statistics.intervals import Interval
+
 from vitlab.atomic_files import read_json, write_text
 from vitlab.studies.report.claim import word_of
 from vitlab.studies.report.remarks import objections, remarks
 from vitlab.studies.report.verdict import verdict
 from vitlab.studies.results import StudyResults
-from vitlab.studies.statistics.intervals import Interval
 from vitlab.studies.study import slug
 
 BETTER, OPEN, EQUAL, VOID = "better", "no winner yet", "equal", "not comparable"

@@ -18,9 +18,8 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+from referee.statistics.comparison import LEVEL
 from scipy import optimize, special, stats
-
-from vitlab.studies.statistics.comparison import LEVEL
 
 EXCHANGES = 4_000  # drawn for a permutation test
 

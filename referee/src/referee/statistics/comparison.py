@@ -126,6 +126,24 @@ def differences(
     return {pair: each._replace(adjusted=p) for (pair, each), p in zip(tested.items(), adjusted, strict=True)}
 
 
+def least_visible(a: np.ndarray, b: np.ndarray, paired: bool = False) -> float:
+    """Return the least I_ab that these images would show: its estimate would be above 0 in 95 % of such test sets.
+
+    The estimate of I_ab is mean_i(U_i) / N with U_i = (ȳ_ai − ȳ_bi − d)² − what seeds flip on image i, w_ai/S_a +
+    w_bi/S_b. Images being independent, its standard error is sd_i(U_i) / N^1.5, and 1.64 of them make 95 %.
+
+    Args:
+        a, b: Outcomes (S, N) bool, S at least 2.
+    """
+    gap = a.mean(axis=0) - b.mean(axis=0)  # (N,)
+    if paired:
+        flipped = (a.astype(float) - b).var(axis=0, ddof=1) / len(a)
+    else:
+        flipped = sum(y.var(axis=0, ddof=1) / len(y) for y in (a, b))
+    error = float(((gap - gap.mean()) ** 2 - flipped).std(ddof=1)) / len(gap) ** 1.5
+    return float(special.ndtri(1 - LEVEL)) * error
+
+
 def p_value(mean: float, seeds: float, images: float, freedom: float) -> float:
     """Return the level at which the interval ends at zero."""
 
