@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter, NullLocator
+from referee.report.drawing import COLORS, DASHES, INK, MARKERS, MUTED, STYLE
 
 from benchmarks.scaling import Architecture, Factor, Part, Point, Shape, curve_of, seconds_per_multiply_add
-from vitlab.studies.report.figures import COLORS, DASHES, INK, MARKERS, MUTED, STYLE
 
 LINES: dict[tuple[Architecture, Part], str] = {
     ("ViT", "block"): "ViT, a block",

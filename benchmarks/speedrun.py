@@ -15,10 +15,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from referee.report.drawing import COLORS
 from referee.statistics.intervals import t_interval
 
 from benchmarks.table import OUT, machine, markdown, save
-from vitlab.studies.report.figures import COLORS
 
 NAMES = {"vit": "ViT", "swin": "Swin", "swin-v2": "Swin v2"}
 

@@ -87,9 +87,9 @@ def forked_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the charts of a report empty, for tests of its text."""
-    from vitlab.studies.report import figures
+    from referee.report import drawing
 
-    monkeypatch.setattr(figures, "draw", lambda chart, results, folder: figures.Drawing(chart, "", ""))
+    monkeypatch.setattr(drawing, "draw", lambda chart, results, folder: drawing.Drawing(chart, "", ""))
 
 
 @pytest.fixture

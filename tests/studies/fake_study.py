@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from referee.formats import SPACE
 from sklearn.datasets import load_digits
 
 from vitlab.config import merge
@@ -20,7 +21,6 @@ from vitlab.objectives.classification import ClassificationTask
 from vitlab.studies import grid
 from vitlab.studies.baselines import Baselines
 from vitlab.studies.budget import Budget
-from vitlab.studies.format import SPACE
 from vitlab.studies.grid import Run
 from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import RunResult

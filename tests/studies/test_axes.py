@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from fake_study import FAKE_PROGRAM, plain, results, right, variant
+from referee.report.drawing import draw  # before a test leaves the charts empty
 
 from vitlab.config import merge, nest
 from vitlab.studies.compare import RunsFailed, _costs_along, _measured_once, compare, in_turn
@@ -16,7 +17,6 @@ from vitlab.studies.planning import plan_study
 from vitlab.studies.prepared import Prepared
 from vitlab.studies.report.along import in_general, law_of, lines_of, number
 from vitlab.studies.report.curves import curves_chart
-from vitlab.studies.report.figures import draw  # before a test leaves the charts empty
 from vitlab.studies.study import read_study
 
 Write = Callable[..., Path]

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from fake_study import FAKE_PROGRAM, plain, results, right
+from referee.report.drawing import Layout
 
 from vitlab.commands.dispatch import run
 from vitlab.studies.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, Found, parse_claim
 from vitlab.studies.claims import is_tested, read_claims, run_claims, write_page
 from vitlab.studies.compare import compare
 from vitlab.studies.report.claim import decided, deciding, headline, word_of
-from vitlab.studies.report.figures import Layout, draw_claim
+from vitlab.studies.report.figures import draw_claim
 from vitlab.studies.report.verdict import outlooks
 
 Write = Callable[..., Path]

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_study import results, right
+from referee.report.document import Table
+from referee.report.drawing import Drawing
 
 from vitlab.evaluation.cost import Cost
 from vitlab.studies.budget import Budget
 from vitlab.studies.format import speed
 from vitlab.studies.report.cost import cost_remarks, cost_section, flops_of, speed_of
-from vitlab.studies.report.document import Table
-from vitlab.studies.report.figures import Drawing
 from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import RunResult
 

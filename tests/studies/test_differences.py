@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_study import results, right
+from referee.formats import SPACE
+from referee.report import drawing
+from referee.report.document import Details, Part, Table
+from referee.report.drawing import Drawing
 from referee.statistics.comparison import differences, least_visible
 
 from vitlab.studies.execution.local import Outcome
-from vitlab.studies.format import SPACE
 from vitlab.studies.grid import Run
 from vitlab.studies.report import figures
 from vitlab.studies.report.differences import conclusion, differences_section, limits
-from vitlab.studies.report.document import Details, Part, Table
-from vitlab.studies.report.figures import Drawing
 from vitlab.studies.results import StudyResults
 
 FIVE = [0.95, 0.952, 0.948, 0.951, 0.949]
@@ -65,7 +66,7 @@ def test_a_margin_shows_in_conclusions_chart_and_plans() -> None:
     assert conclusion(pair, study).replace(SPACE, " ") == "equal to within 1.5 points (5 seeds each)"
     assert pairs(study).columns[-1].replace(SPACE, " ") == "Needed\nfor 1.5 points"
     assert "two one-sided tests exclude a difference of 1.5 points or more" in notes(study)
-    (axes,) = figures.differences(study, figures.WIDE).axes
+    (axes,) = figures.differences(study, drawing.WIDE).axes
     band = axes.patches[0].get_extents().transformed(axes.transData.inverted())
     assert (band.x0, band.x1) == pytest.approx((-1.5, 1.5))
     assert conclusion(pair, made(Swin=FIVE, ViT=FIVE[::-1])).startswith("equal") is False
@@ -156,6 +157,6 @@ def test_the_notes_explain_every_column() -> None:
 
 def test_the_chart_shows_undecided_pairs_hollow() -> None:
     study = made(Swin=FIVE, ViT=minus(FIVE, 5), Other=FIVE)
-    (axes,) = figures.differences(study, figures.NARROW).axes
+    (axes,) = figures.differences(study, drawing.NARROW).axes
     filled = [line.get_fillstyle() == "full" for line in axes.lines if line.get_marker() not in ("None", "", None)]
     assert filled == [pair.settled for pair in study.pairs]

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_study import Digits
+from referee.formats import SPACE
 
 from vitlab.data import Digits as RealDigits
 from vitlab.studies.duplicates import duplicates
-from vitlab.studies.format import SPACE
 
 
 def leaking(train: int, val: int) -> Digits:

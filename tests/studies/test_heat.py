@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from referee.report.drawing import Chart
 
 from vitlab.commands.dispatch import run
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.report import heat
-from vitlab.studies.report.figures import Chart
 from vitlab.studies.report.heat import heat_chart
 
 SIMMIM = {"model": {"class_path": "vitlab.objectives.SimMIM", "init_args": {"mask_patch_size": 4}}}

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from fake_study import FAKE_PROGRAM, results, right, variant
+from referee.report import drawing
 from scipy.stats import ttest_ind
 
 from vitlab.commands.dispatch import run as run_command
@@ -72,15 +73,15 @@ def test_where_higher_is_better_the_same_numbers_rank_the_other_way() -> None:
 
 def test_charts_name_the_metric() -> None:
     study = scored(RMSE, A=A, B=B)
-    assert figures.ranking(study, figures.WIDE).axes[0].get_xlabel() == "test rmse"
-    assert figures.learning_curves(study, figures.WIDE).axes[0].get_title() == "validation rmse"
+    assert figures.ranking(study, drawing.WIDE).axes[0].get_xlabel() == "test rmse"
+    assert figures.learning_curves(study, drawing.WIDE).axes[0].get_title() == "validation rmse"
     assert [chart.name for chart in figures.charts_for(RMSE)] == [
         "ranking",
         "differences",
         "learning_curves",
         "rmse_against_cost",
     ]
-    assert figures.ranking(results({"A": {1: right(0.9)}}), figures.WIDE).axes[0].get_xlabel() == "test accuracy, %"
+    assert figures.ranking(results({"A": {1: right(0.9)}}), drawing.WIDE).axes[0].get_xlabel() == "test accuracy, %"
 
 
 def test_a_metric_with_a_split_names_no_folder_and_equal_scores_have_no_outlook() -> None:
@@ -92,7 +93,7 @@ def test_a_metric_with_a_split_names_no_folder_and_equal_scores_have_no_outlook(
 def test_a_metric_of_the_test_images_alone_has_no_empty_panel() -> None:
     study = scored(RMSE, A=A, B=B)
     finished = [dataclasses.replace(run, history=run.history.drop(columns=RMSE.validation)) for run in study.finished]
-    drawn = figures.learning_curves(dataclasses.replace(study, finished=finished), figures.WIDE).axes
+    drawn = figures.learning_curves(dataclasses.replace(study, finished=finished), drawing.WIDE).axes
     assert [axes.get_title() for axes in drawn if axes.axison] == ["training loss"]
 
 

@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 from fake_study import results, right
+from referee.formats import SPACE
 from referee.statistics.power import Need, Range, detectable, need
 
-from vitlab.studies.format import SPACE, duration
+from vitlab.studies.format import duration
 from vitlab.studies.metric import Metric
 from vitlab.studies.report.verdict import outlooks, required, round_size
 from vitlab.studies.results import StudyResults

@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 from fake_study import FAKE_PROGRAM, Digits, results, right, variant, write_study
 from matplotlib import figure as drawn
+from referee.formats import SPACE
+from referee.report import drawing
+from referee.report.document import Cell, Details, Figure, Gallery, Part, Table, Text, render
 
 from vitlab.studies.compare import RunsFailed, compare, results_of
-from vitlab.studies.format import SPACE
 from vitlab.studies.metric import TOP1
 from vitlab.studies.report import figures, page
-from vitlab.studies.report.document import Cell, Details, Figure, Gallery, Part, Table, Text, render
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.robustness import finished_runs
 from vitlab.studies.results import StudyResults
@@ -311,7 +312,7 @@ def test_the_report_takes_in_robustness_of_the_runs_as_they_are(
     assert text.count(", seed") >= 6
 
 
-def _blank(results: StudyResults, layout: figures.Layout) -> drawn.Figure:
+def _blank(results: StudyResults, layout: drawing.Layout) -> drawn.Figure:
     return drawn.Figure()
 
 
@@ -351,7 +352,7 @@ def test_a_study_of_which_nothing_is_left_still_has_a_page(test: str, tmp_path: 
 
 
 def test_variants_differ_without_color() -> None:
-    assert len(set(figures.MARKERS)) == len(set(map(str, figures.DASHES))) == len(set(figures.COLORS)) == 7
+    assert len(set(drawing.MARKERS)) == len(set(map(str, drawing.DASHES))) == len(set(drawing.COLORS)) == 7
 
 
 # ---- in the browser

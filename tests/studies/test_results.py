@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import yaml
 from fake_study import result, results, right
+from referee.formats import SPACE
+from referee.report.document import Table
 from referee.statistics.intervals import t_interval
 
 from vitlab.config import merge
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.studies.execution.local import Outcome
-from vitlab.studies.format import SPACE
 from vitlab.studies.grid import Run
 from vitlab.studies.report import sections
-from vitlab.studies.report.document import Table
 from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import read_results
 

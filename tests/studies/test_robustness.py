@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from referee.formats import SPACE
+from referee.report import drawing
 from torch import Tensor, nn
 
 from vitlab.commands.dispatch import run
@@ -19,7 +21,6 @@ from vitlab.evaluation.classify import classify
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.evaluation.robustness import accuracies, select_images
 from vitlab.models import VisionTransformer
-from vitlab.studies.format import SPACE
 from vitlab.studies.report import figures
 from vitlab.studies.report.robustness import finished_runs, read_robustness, summary
 from vitlab.studies.robustness import CLEAN, FinishedRun, fingerprint, keep, measure_study, read_kept
@@ -235,9 +236,9 @@ def test_the_summary_averages_strengths_within_a_seed_and_takes_its_interval_ove
 def test_a_variant_has_its_color_also_where_another_failed() -> None:
     rows = [("Swin", 1, name, strength, 0.9, 100) for name, strength in ((CLEAN, 0.0), ("noise", 0.1))]
     table = pd.DataFrame(rows, columns=["variant", "seed", "corruption", "strength", "top1", "images"])
-    for layout in (figures.WIDE, figures.NARROW):
+    for layout in (drawing.WIDE, drawing.NARROW):
         (axes,) = figures.robustness_curves(table, {"noise": "σ"}, ["ViT", "Swin"], layout).axes
-        assert axes.lines[0].get_color() == figures.COLORS[1]
+        assert axes.lines[0].get_color() == drawing.COLORS[1]
 
 
 def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:

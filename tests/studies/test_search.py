@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from fake_study import FAKE_PROGRAM, variant
+from referee.report.drawing import draw  # before a test leaves the charts empty
 
 from vitlab.studies.compare import compare, results_of
-from vitlab.studies.report.figures import draw  # before a test leaves the charts empty
 from vitlab.studies.report.search import budgets, scores_of, search_chart
 from vitlab.studies.search_space import parse_search
 

@@ -67,7 +67,9 @@ def benchmark_cost(arguments: Sequence[str]) -> int:
 
 def describe(cost: "Cost") -> str:
     """Return a cost in words, a line each."""
-    from vitlab.studies.format import NONE, counted, engineering, speed
+    from referee.formats import NONE, counted
+
+    from vitlab.studies.format import engineering, speed
 
     def joules(value: float | None) -> str:
         return "not available: this machine has no meter" if value is None else f"{engineering(value)} an image"

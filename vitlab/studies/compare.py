@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from referee.formats import counted
+
 from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.experiment.branch import branch_off
@@ -18,7 +20,6 @@ from vitlab.studies.execution.export_jobs import Engine
 from vitlab.studies.execution.local import UNFINISHED, Allotment, Outcome, allot, is_finished, refuse_conflicts, run_all
 from vitlab.studies.execution.progress import Display
 from vitlab.studies.execution.slurm import run_array
-from vitlab.studies.format import counted
 from vitlab.studies.grid import Run
 from vitlab.studies.looks import append_look, look_of, read_looks
 from vitlab.studies.overruled import overruled

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from referee.formats import counted
 
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config
 from vitlab.studies.baselines import Images, Split
-from vitlab.studies.format import counted
 
 EXAMPLES = 3
 

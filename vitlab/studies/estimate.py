@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from referee.formats import counted
+
 from vitlab.evaluation.cost import Cost
 from vitlab.studies.branching import own_share
 from vitlab.studies.execution.local import is_finished
-from vitlab.studies.format import counted, duration, engineering
+from vitlab.studies.format import duration, engineering
 from vitlab.studies.grid import Run
 from vitlab.studies.prepared import Prepared
 from vitlab.studies.spending import epoch_of

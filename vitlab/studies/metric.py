@@ -5,9 +5,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from referee.formats import SPACE, signed
 from referee.statistics.intervals import Interval
 
-from vitlab.studies.format import SPACE, digits_for, signed
+from vitlab.studies.format import digits_for
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment

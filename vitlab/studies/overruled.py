@@ -5,9 +5,11 @@ A variant that is a file is an experiment of its own, whose length and seed hold
 
 from collections.abc import Mapping
 
+from referee.formats import listed
+
 from vitlab.config import flatten
 from vitlab.studies.draws import seed_settings
-from vitlab.studies.format import as_yaml, listed
+from vitlab.studies.format import as_yaml
 from vitlab.studies.study import Study
 
 LENGTH = "trainer.max_epochs"

@@ -4,9 +4,11 @@ import hashlib
 import json
 from pathlib import Path
 
+from referee.formats import joined
+
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import load_yaml, merge
-from vitlab.studies.format import as_yaml, joined
+from vitlab.studies.format import as_yaml
 from vitlab.studies.study import Study
 
 FILE = "study.json"

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from referee.formats import listed
 from referee.statistics.intervals import Interval, t_interval
 
 from vitlab.atomic_files import read_json
 from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.predictions import CALIBRATION_BINS, Predictions, read_predictions
 from vitlab.studies.execution.local import Outcome, cut_short
-from vitlab.studies.format import listed
 from vitlab.studies.grid import Run
 from vitlab.studies.metric import TOP1
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import torch
 import yaml
+from referee.formats import counted
 
 from vitlab.atomic_files import read_json, write_text
 from vitlab.config import ABSENT, Config, conflicts, load_yaml
@@ -28,7 +29,7 @@ from vitlab.experiment.busy import writer_of
 from vitlab.experiment.run_directory import shortfalls
 from vitlab.signals import PAUSED, signals_as_exit, signals_later
 from vitlab.studies.execution.progress import Active, Display, Progress, read_progress, seconds_left
-from vitlab.studies.format import as_yaml, clock, counted
+from vitlab.studies.format import as_yaml, clock
 from vitlab.studies.grid import Run, without_run
 
 POLL_SECONDS = 0.5

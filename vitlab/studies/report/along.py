@@ -5,12 +5,13 @@ from itertools import combinations, groupby, product
 from typing import NamedTuple
 
 import numpy as np
+from referee.formats import joined
 from referee.statistics.comparison import LEVEL, Difference, p_value, step_down
 from referee.statistics.curves import Crossing, Gap, Law, Level, crossing, power_law, signs
 from referee.statistics.intervals import Interval, spread, t_interval
 
 from vitlab.studies.axes import Axis
-from vitlab.studies.format import joined, tick
+from vitlab.studies.format import tick
 from vitlab.studies.metric import Metric
 from vitlab.studies.report.remarks import objections
 from vitlab.studies.report.verdict import verdict

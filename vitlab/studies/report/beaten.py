@@ -5,10 +5,11 @@ variant and a baseline find the same images hard, so that adding the last two is
 """
 
 import numpy as np
+from referee.formats import SPACE, joined, percent
 from referee.statistics.comparison import LEVEL, half_width
 from referee.statistics.intervals import spread
 
-from vitlab.studies.format import SPACE, digits_for, joined, percent
+from vitlab.studies.format import digits_for
 from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import VariantResult
 

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from referee.formats import NONE, SPACE, p_value
+from referee.report.document import Heading, Note, Part, Row, Table
+from referee.report.drawing import Chart, Drawing, Layout
 from referee.statistics.intervals import Interval
 
 from vitlab.atomic_files import write_text
 from vitlab.studies.claim import Claim, Found
 from vitlab.studies.execution.local import allot
-from vitlab.studies.format import NONE, SPACE, p_value
 from vitlab.studies.report.differences import INTERVAL
-from vitlab.studies.report.document import Heading, Note, Part, Row, Table
-from vitlab.studies.report.figures import Chart, Drawing, Layout, draw_claim
+from vitlab.studies.report.figures import draw_claim
 from vitlab.studies.report.remarks import objections
 from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.results import StudyResults

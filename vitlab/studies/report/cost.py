@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from statistics import fmean
 
+from referee.formats import NONE, SPACE, counted, joined, percent
+from referee.report.document import Cell, Figure, Note, Part, Row, Table
+from referee.report.drawing import Drawing
+
 from vitlab.evaluation.cost import Cost, doubts
 from vitlab.studies.budget import REFUSED
-from vitlab.studies.format import NONE, SPACE, clock, counted, engineering, joined, percent, speed
-from vitlab.studies.report.document import Cell, Figure, Note, Part, Row, Table
-from vitlab.studies.report.figures import Drawing, against_cost
+from vitlab.studies.format import clock, engineering, speed
+from vitlab.studies.report.figures import against_cost
 from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import VariantResult
 

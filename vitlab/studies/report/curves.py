@@ -10,25 +10,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure as Drawn
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-from referee.statistics.curves import Crossing, Law
-
-from vitlab.studies.branching import own_share
-from vitlab.studies.format import NONE, SPACE, counted, joined, signed, tick
-from vitlab.studies.metric import Metric
-from vitlab.studies.report import figures
-from vitlab.studies.report.along import (
-    Line,
-    answers,
-    crossing_of,
-    errors,
-    interval_of,
-    law_of,
-    lines_of,
-    number,
-    untested,
-)
-from vitlab.studies.report.cost import speed_remarks
-from vitlab.studies.report.document import (
+from referee.formats import NONE, SPACE, counted, joined, signed
+from referee.report import drawing
+from referee.report.document import (
     Code,
     Details,
     Document,
@@ -43,7 +27,24 @@ from vitlab.studies.report.document import (
     Text,
     render,
 )
-from vitlab.studies.report.figures import Chart, Layout
+from referee.report.drawing import Chart, Layout
+from referee.statistics.curves import Crossing, Law
+
+from vitlab.studies.branching import own_share
+from vitlab.studies.format import tick
+from vitlab.studies.metric import Metric
+from vitlab.studies.report.along import (
+    Line,
+    answers,
+    crossing_of,
+    errors,
+    interval_of,
+    law_of,
+    lines_of,
+    number,
+    untested,
+)
+from vitlab.studies.report.cost import speed_remarks
 from vitlab.studies.report.remarks import ABOVE, objections, remarks, remarks_above
 from vitlab.studies.results import StudyResults
 from vitlab.studies.study import Study
@@ -54,17 +55,17 @@ def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing]
     metric = line.points[0].metric
 
     def draw(_: object, layout: Layout) -> Drawn:
-        figure, panels = figures.panels_of(layout, 2 if laws else 1, 300)
+        figure, panels = drawing.panels_of(layout, 2 if laws else 1, 300)
         scale = metric.scale
         for at, low, high, _ in crossings:
-            panels[0].axvspan(low, high, color=figures.RULE, zorder=0, gid=f"{figures.TIP}cross at {_rounded(at)}")
+            panels[0].axvspan(low, high, color=drawing.RULE, zorder=0, gid=f"{drawing.TIP}cross at {_rounded(at)}")
         for variant in line.variants:
             index = list(line.points[0].study.variants).index(variant)
             intervals = [interval_of(result, metric) for result in line.at(variant)]
             mean, low, high = scale * np.array(intervals).T
-            figures.draw_curve(panels[0], np.array(line.x), mean, low, high, variant, index)
+            drawing.draw_curve(panels[0], np.array(line.x), mean, low, high, variant, index)
             if variant in laws:
-                style = figures.style_of(index)
+                style = drawing.style_of(index)
                 places = np.geomspace(line.x[0], line.x[-1], 60)
                 own = errors(line, variant)
                 assert own is not None
@@ -73,7 +74,7 @@ def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing]
         if all(point.baselines for point in line.points):
             knn = [100 * point.baselines.knn for point in line.points if point.baselines]
             panels[0].plot(
-                line.x, knn, color=figures.MUTED, linestyle=figures.DASHED, linewidth=1.2, label="k-NN on pixels"
+                line.x, knn, color=drawing.MUTED, linestyle=drawing.DASHED, linewidth=1.2, label="k-NN on pixels"
             )
         panels[0].set_title(metric.axis("test"))
         if laws:
@@ -89,7 +90,7 @@ def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing]
             shown = line.x if layout.columns > 1 or len(line.x) < 6 else line.x[::2]
             axes.set_xticks(shown, [number(x) for x in shown])
             axes.xaxis.set_minor_locator(NullLocator())
-        figures.put_legend(figure, panels[0], layout)
+        drawing.put_legend(figure, panels[0], layout)
         return figure
 
     described = f"Test {metric.label} of each variant against {line.axis.name}, and the laws that the errors follow."
@@ -174,11 +175,11 @@ def _line(line: Line, name: str, folder: Path) -> list[Part]:
     crossings = {pair: crossing_of(line, *pair, len(pairs)) for pair in pairs}
     laws = {variant: own for variant in line.variants if (own := law_of(line, variant))}
     places = [each for each, _ in crossings.values() if each]
-    drawing = figures.draw(curves_chart(line, laws, places, name), None, folder / "figures")
+    drawn = drawing.draw(curves_chart(line, laws, places, name), None, folder / "figures")
     metric, baselines = line.points[0].metric, all(point.baselines for point in line.points)
     parts: list[Part] = [
         Figure(
-            drawing,
+            drawn,
             ("Left: mean" if laws else "Mean")
             + " over seeds; band: 95 % interval over seeds and test images."
             + (" Shaded: where two curves cross." if places else "")

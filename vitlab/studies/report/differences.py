@@ -1,13 +1,13 @@
 """The section on the differences between variants: every pair, and where its uncertainty comes from."""
 
 import numpy as np
+from referee.formats import NONE, SPACE, counted, p_value, percent, signed
+from referee.report.document import Cell, Details, Figure, Note, Part, Row, Table
+from referee.report.drawing import Drawing
 from referee.statistics.comparison import LEVEL, UNEQUAL, half_width, least_visible
 from referee.statistics.power import detectable, need
 from scipy import special
 
-from vitlab.studies.format import NONE, SPACE, counted, p_value, percent, signed
-from vitlab.studies.report.document import Cell, Details, Figure, Note, Part, Row, Table
-from vitlab.studies.report.figures import Drawing
 from vitlab.studies.report.verdict import required
 from vitlab.studies.results import Pair, StudyResults
 from vitlab.studies.run_results import RunResult, VariantResult

@@ -1,24 +1,27 @@
-"""The charts of a report: drawn once, written as SVG that follows the page's colors, and as PNG and PDF.
+"""The charts of a study's report, of which referee's drawing writes SVG, PNG and PDF."""
 
-Every mark shows its value as a tooltip: an artist's `gid` that starts with TIP becomes the title of its SVG element.
-
-A variant keeps its color (Okabe and Ito 2008), marker and dash pattern in all charts, so they remain readable for
-color-blind readers and in black and white.
-"""
-
-import io
-import re
 import textwrap
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from referee.report.drawing import (
+    DASHED,
+    MUTED,
+    PX,
+    RULE,
+    TIP,
+    Chart,
+    Layout,
+    draw_curve,
+    panels_of,
+    point,
+    put_legend,
+    style_of,
+)
 
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import CALIBRATION_BINS
@@ -29,75 +32,7 @@ from vitlab.studies.results import StudyResults
 from vitlab.studies.robustness import CLEAN
 from vitlab.studies.run_results import VariantResult
 
-# Placeholders for the page's colors: in the SVG, variables of the style sheet replace them.
-INK, MUTED, RULE = "#1c1d20", "#5c6066", "#d9dbdf"
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)), (0, (4, 1.5)), (0, (1, 1)), (0, (9, 3)))
-DASHED = (0, (3, 3))  # reference lines
-TIP = "tip:"
 MIN_IN_BIN = 5  # predictions: smaller confidence bins are too noisy to show
-PX = 1 / 72  # inches: at 72 dots per inch, SVG points are pixels
-
-
-class Layout(NamedTuple):
-    """The space of a chart: its width in px and the number of panels per row."""
-
-    width: float
-    columns: int
-
-
-WIDE, NARROW = Layout(860, 2), Layout(350, 1)
-
-
-class Chart(NamedTuple):
-    """A chart of the report: the name of its files, its description for screen readers, the function that draws it."""
-
-    name: str  # with folders, like digits/figures/claim, that of another report
-    description: str
-    draw: Callable[[StudyResults, Layout], Figure]
-
-    @property
-    def path(self) -> str:
-        """The path of its PNG file from the report."""
-        return f"{self.name}.png" if "/" in self.name else f"figures/{self.name}.png"
-
-
-class Drawing(NamedTuple):
-    """A chart as two SVG elements, for wide and for narrow screens."""
-
-    chart: Chart
-    wide: str
-    narrow: str
-
-
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: sharp, selectable, in the page's font
-    "font.family": "DejaVu Sans",  # comes with matplotlib, and is wide: another font in its place finds room
-    "font.size": 12,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 13,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 8,
-    "figure.constrained_layout.hspace": 0.06,
-    "figure.constrained_layout.wspace": 0.05,
-    "legend.handletextpad": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": RULE,
-    "grid.linewidth": 0.8,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "text.color": INK,
-    "legend.frameon": False,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-}
 
 
 def ranking(results: StudyResults, layout: Layout) -> Figure:
@@ -113,8 +48,8 @@ def ranking(results: StudyResults, layout: Layout) -> Figure:
         mean, low, high = (scale * value for value in result.score)
         axes.plot([low, high], [row, row], color=style_of(result.index)["color"], linewidth=2.5, alpha=0.55)
         for run in result.runs:
-            _point(axes, result, scale * run.score, row, 5.5, f"{run.run}: {text(run.score)}", hollow=True)
-        _point(axes, result, mean, row, 10, f"{result.variant}: {text(result.score.mean)} on average")
+            point(axes, result.index, scale * run.score, row, 5.5, f"{run.run}: {text(run.score)}", hollow=True)
+        point(axes, result.index, mean, row, 10, f"{result.variant}: {text(result.score.mean)} on average")
     _draw_baselines(axes, results)
     axes.set_yticks(range(len(variants)), [result.variant for result in variants])
     axes.set_ylim(len(variants) - 0.4, -0.6)
@@ -139,7 +74,7 @@ def differences(results: StudyResults, layout: Layout) -> Figure:
         name = f"{pair.better.variant} – {pair.worse.variant}"
         ends = "" if np.isnan(low) else f" ({low:.4g} to {high:.4g})"
         tip = f"{name}: {lead:.4g}{' points' if metric.is_accuracy else ''}{ends}"
-        _point(axes, pair.better, lead, row, 9, tip, hollow=not pair.settled)
+        point(axes, pair.better.index, lead, row, 9, tip, hollow=not pair.settled)
     space = "\n" if layout.columns == 1 else " "
     axes.set_yticks(range(len(pairs)), [f"{p.better.variant} –{space}{p.worse.variant}" for p in pairs])
     axes.set_ylim(len(pairs) - 0.4, -0.6)
@@ -187,7 +122,7 @@ def calibration(results: StudyResults, layout: Layout) -> Figure:
         confidence, accuracy = 100 * bins.confidence[shown], 100 * bins.accuracy[shown]
         for x, y, n in zip(confidence, accuracy, bins.images[shown], strict=True):
             tip = f"{result.variant}: {y:.0f} % of {n:,} predictions with about {x:.0f} % confidence are correct"
-            _point(panels[0], result, x, y, 5.5, tip)
+            point(panels[0], result.index, x, y, 5.5, tip)
         panels[0].plot(confidence, accuracy, linewidth=1.6, label=result.variant, **style)
         share = 100 * bins.images / max(1, bins.images.sum())
         panels[1].stairs(share, 100 * edges, color=style["color"], linestyle=style["linestyle"], linewidth=1.8)
@@ -224,7 +159,7 @@ def score_against_cost(results: StudyResults, layout: Layout) -> Figure:
             axes.plot([value] * 2, ends, color=style_of(result.index)["color"], linewidth=2, alpha=0.55)
             shown = f"{mean:.2f} %" if metric.is_accuracy else f"{mean:.4g}"
             tip = f"{result.variant}: {shown} at {tick(float(f'{value:.3g}'))} {title}"
-            _point(axes, result, value, mean, 9, tip, label=result.variant)
+            point(axes, result.index, value, mean, 9, tip, label=result.variant)
         if values and max(values) > 8 * min(values):
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())
@@ -348,70 +283,6 @@ def pareto_front(costs: Sequence[float], scores: Sequence[float], more: bool) ->
     return front
 
 
-def draw(chart: Chart, results: Any, folder: Path) -> Drawing:
-    """Write a chart into a folder as PNG and PDF, on white, and return it as SVG."""
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": chart.name, "pdf.fonttype": 42}):  # TrueType: text stays text
-        wide, narrow = chart.draw(results, WIDE), chart.draw(results, NARROW)
-        drawing = Drawing(chart, _svg(wide), _svg(narrow))
-        wide.set_layout_engine("none")  # its layout is settled, and computing it is most of the work
-        wide.savefig(folder / f"{chart.name}.png", dpi=144, facecolor="white")
-        wide.savefig(folder / f"{chart.name}.pdf", facecolor="white", metadata={"CreationDate": None})
-    return drawing
-
-
-def _svg(figure: Figure) -> str:
-    """Return a figure as an SVG element whose colors are the style sheet's variables."""
-    out = io.StringIO()
-    # Several figures share a page, so their ids must differ.
-    with matplotlib.rc_context({"svg.hashsalt": f"{matplotlib.rcParams['svg.hashsalt']}-{figure.get_figwidth():.2f}"}):
-        figure.savefig(out, format="svg", dpi=72, metadata={"Date": None, "Creator": None})
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(rf'<g id="{TIP}([^"]*)"([^>]*)>', r"<g\2><title>\1</title>", svg)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups, and their names repeat
-    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = svg.replace("'DejaVu Sans'", "system-ui, sans-serif")
-    variables = {INK: "ink", MUTED: "muted", RULE: "rule"} | {value: f"v{i}" for i, value in enumerate(COLORS)}
-    for value, variable in variables.items():
-        svg = svg.replace(value, f"var(--{variable})")
-    return svg
-
-
-def panels_of(layout: Layout, count: int, height: float, share_y: bool = False) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `count` panels, in rows as wide as the layout; a single panel takes a whole row."""
-    columns = min(count, layout.columns)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(layout.width * PX, (rows * height + 30) * PX), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=share_y).flat)
-    for spare in panels[count:]:
-        spare.set_axis_off()
-    return figure, panels[:count]
-
-
-def style_of(index: int) -> dict[str, Any]:
-    which = index % len(COLORS)
-    return {"color": COLORS[which], "marker": MARKERS[which], "linestyle": DASHES[which], "markersize": 5.5}
-
-
-def _point(
-    axes: Axes, result: VariantResult, x: float, y: float, size: float, tip: str, hollow: bool = False, label: str = ""
-) -> None:
-    style = style_of(result.index) | {"linestyle": "none", "markersize": size}
-    axes.plot(x, y, gid=TIP + tip, label=label, fillstyle="none" if hollow else "full", **style)
-
-
-def draw_curve(
-    axes: Axes, x: np.ndarray, mean: np.ndarray, low: np.ndarray, high: np.ndarray, variant: str, index: int,
-    tip: str = "",
-) -> None:  # fmt: skip
-    """Draw a line with a band; `tip` describes it under the pointer."""
-    style = style_of(index)
-    gid = f"{TIP}{variant}: {tip}" if tip else None
-    axes.plot(x, mean, linewidth=1.6, markevery=max(1, len(x) // 8), label=variant, gid=gid, **style)
-    axes.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
-
-
 def _draw_baselines(axes: Axes, results: StudyResults) -> None:
     """Draw the baselines that lie near enough not to squeeze the variants together."""
     low, high = axes.get_xlim()
@@ -424,12 +295,3 @@ def _draw_baselines(axes: Axes, results: StudyResults) -> None:
                 name, (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
                 ha="center", fontsize=11, color=MUTED,
             )  # fmt: skip
-
-
-def put_legend(figure: Figure, axes: Axes, layout: Layout) -> None:
-    """Put the legend above the figure, in as many columns as fit."""
-    handles, labels = axes.get_legend_handles_labels()
-    longest = max((len(label) for label in labels), default=1)
-    columns = max(1, min(len(labels), int(layout.width / (9 * longest + 50))))
-    if labels:
-        figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=2.6, columnspacing=1.6)

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from referee.report.drawing import MUTED, PX, Chart, Layout
 
 from vitlab.studies.baselines import Images
-from vitlab.studies.report.figures import MUTED, PX, Chart, Layout
 from vitlab.studies.report.gallery import interesting, models_shown
 from vitlab.studies.results import StudyResults
 

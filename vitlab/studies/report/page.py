@@ -4,17 +4,19 @@ import shlex
 import time
 from pathlib import Path
 
+from referee.formats import SPACE, counted
+from referee.report import drawing
+from referee.report.document import Code, Details, Document, Figure, Part, Section, Text, render
+
 from vitlab.atomic_files import write_text
 from vitlab.evaluation.spreadsheet import as_csv
 from vitlab.studies.baselines import Images
 from vitlab.studies.draws import describe_draws
-from vitlab.studies.format import SPACE, counted
 from vitlab.studies.looks import look_of
 from vitlab.studies.report import figures
 from vitlab.studies.report.claim import about, caption, decided, deciding, deciding_table, headline, write_claim
 from vitlab.studies.report.claim import chart as chart_of
 from vitlab.studies.report.cost import costlier
-from vitlab.studies.report.document import Code, Details, Document, Figure, Part, Section, Text, render
 from vitlab.studies.report.heat import heat_chart
 from vitlab.studies.report.remarks import objections, remarks_above, remarks_below
 from vitlab.studies.report.robustness import read_robustness
@@ -61,7 +63,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         is_over = results.watch is None or results.watch.stop is not None
         if results.metric.one_class and is_over and (chart := heat_chart(results, images)) is not None:
             charts.append(chart)
-        drawings = {chart.name: figures.draw(chart, results, folder / "figures") for chart in charts}
+        drawings = {chart.name: drawing.draw(chart, results, folder / "figures") for chart in charts}
         sections = sections_of(results, images, drawings, robustness, folder)
         config = shlex.quote(str(results.finished[0].run.config_path))
         commands.append(Code(f"python -m vitlab fit --config {config}    # one of its runs"))

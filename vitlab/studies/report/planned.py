@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+from referee.formats import SPACE, counted
 from referee.statistics.power import MOST_SEEDS, Need, Range
 
-from vitlab.studies.format import SPACE, counted, engineering, two_digits
+from vitlab.studies.format import engineering, two_digits
 from vitlab.studies.planning import SIZES, Planned, Span
 from vitlab.studies.report.verdict import moved_by_images
 

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from itertools import combinations
 
+from referee.formats import joined
+
 from vitlab.config import ABSENT, flatten
 from vitlab.experiment.chain import Source
 from vitlab.studies.fairness import kind_of, matters, name_of, own_classes
-from vitlab.studies.format import joined
 from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import VariantResult
 

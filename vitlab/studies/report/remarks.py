@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
+from referee.formats import SPACE, counted, joined, listed, percent
 from referee.statistics.sequential import error_of_extending
 
 from vitlab.studies.execution.local import UNFINISHED
 from vitlab.studies.fairness import kind_of, matters, name_of, said
-from vitlab.studies.format import SPACE, clock, counted, joined, listed, percent
+from vitlab.studies.format import clock
 from vitlab.studies.grid import Difference
 from vitlab.studies.report.beaten import not_beyond_baselines
 from vitlab.studies.report.cost import cost_remarks, costlier

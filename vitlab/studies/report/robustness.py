@@ -8,13 +8,15 @@ from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure as Drawn
+from referee.formats import counted, percent
+from referee.report.document import Cell, Code, Document, Figure, Note, Part, Row, Section, Table, render
+from referee.report.drawing import Chart, Layout, draw
 from referee.statistics.intervals import Interval, t_interval
 
 from vitlab.evaluation.spreadsheet import exact
-from vitlab.studies.format import counted, digits_for, percent
+from vitlab.studies.format import digits_for
 from vitlab.studies.metric import TOP1
-from vitlab.studies.report.document import Cell, Code, Document, Figure, Note, Part, Row, Section, Table, render
-from vitlab.studies.report.figures import Chart, Layout, draw, robustness_curves, strengths_of
+from vitlab.studies.report.figures import robustness_curves, strengths_of
 from vitlab.studies.robustness import CLEAN, FinishedRun, current, read_kept
 from vitlab.studies.study import slug
 

@@ -7,13 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure as Drawn
 from matplotlib.ticker import MaxNLocator
+from referee.formats import NONE, counted, percent
+from referee.report import drawing
+from referee.report.document import Figure, Note, Part, Row, Table
+from referee.report.drawing import Chart, Drawing, Layout
 from referee.statistics.comparison import LEVEL
 
-from vitlab.studies.format import NONE, as_yaml, counted, percent
+from vitlab.studies.format import as_yaml
 from vitlab.studies.metric import Metric
-from vitlab.studies.report import figures
-from vitlab.studies.report.document import Figure, Note, Part, Row, Table
-from vitlab.studies.report.figures import Chart, Drawing, Layout
 from vitlab.studies.results import StudyResults
 from vitlab.studies.statistics.tuning_curves import Curve, lead, sensitivity, tuning_curve
 
@@ -145,23 +146,23 @@ def search_chart(results: StudyResults) -> Chart | None:
         return None
 
     def draw(_: object, layout: Layout) -> Drawn:
-        figure, (axes,) = figures.panels_of(Layout(layout.width, 1), 1, 300)
+        figure, (axes,) = drawing.panels_of(Layout(layout.width, 1), 1, 300)
         factor, ends = metric.sign * metric.scale, []
         for each, scores in zip(results.searched, scores_of(results), strict=True):
             index, curve = list(results.study.variants).index(each.variant), curve_of(scores, metric)
             k = np.arange(1, len(curve.mean) + 1)
-            figures.draw_curve(
+            drawing.draw_curve(
                 axes, k, factor * curve.mean, factor * curve.low, factor * curve.high, each.variant, index
             )
             if curve.test is not None:
-                axes.plot(k, factor * curve.test, color=figures.style_of(index)["color"], linestyle=figures.DASHED)
+                axes.plot(k, factor * curve.test, color=drawing.style_of(index)["color"], linestyle=drawing.DASHED)
             ends += [factor * curve.mean[0], factor * curve.mean[-1]]
         room = 0.6 * (max(ends) - min(ends)) + 1e-9
         axes.set_ylim(min(ends) - room, max(ends) + room)
         axes.set_xlabel("trials")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.set_title(metric.axis("validation"))
-        figures.put_legend(figure, axes, layout)
+        drawing.put_legend(figure, axes, layout)
         return figure
 
     return Chart("search", f"Validation {metric.label} of the best of k trials for each variant.", draw)

@@ -7,15 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from referee.statistics.intervals import sampling_margin
-
-from vitlab.config import ABSENT
-from vitlab.studies.baselines import Images
-from vitlab.studies.format import NONE, as_yaml, clock, counted, percent, signed
-from vitlab.studies.grid import Difference
-from vitlab.studies.report.cost import cost_section
-from vitlab.studies.report.differences import INTERVAL, differences_section
-from vitlab.studies.report.document import (
+from referee.formats import NONE, counted, percent, signed
+from referee.report.document import (
     Cell,
     Code,
     Details,
@@ -29,7 +22,15 @@ from vitlab.studies.report.document import (
     Table,
     Text,
 )  # fmt: skip
-from vitlab.studies.report.figures import Drawing
+from referee.report.drawing import Drawing
+from referee.statistics.intervals import sampling_margin
+
+from vitlab.config import ABSENT
+from vitlab.studies.baselines import Images
+from vitlab.studies.format import as_yaml, clock
+from vitlab.studies.grid import Difference
+from vitlab.studies.report.cost import cost_section
+from vitlab.studies.report.differences import INTERVAL, differences_section
 from vitlab.studies.report.gallery import gallery, shown_seed
 from vitlab.studies.report.heat import CAPTION
 from vitlab.studies.report.robustness import Robustness, robustness_table

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 
-from vitlab.studies.format import NONE, SPACE, as_yaml, joined
-from vitlab.studies.report.document import Cell, Heading, Note, Part, Row, Table
+from referee.formats import NONE, SPACE, joined
+from referee.report.document import Cell, Heading, Note, Part, Row, Table
+
+from vitlab.studies.format import as_yaml
 from vitlab.studies.results import StudyResults
 from vitlab.studies.tuning import Choice, Trial
 

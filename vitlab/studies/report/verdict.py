@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 
+from referee.formats import SPACE, counted, joined
 from referee.statistics.power import MOST_SEEDS, Need, Pilot, detectable, need
 
 from vitlab.studies.execution.local import allot
-from vitlab.studies.format import SPACE, counted, duration, joined
+from vitlab.studies.format import duration
 from vitlab.studies.report.remarks import objections
 from vitlab.studies.results import Pair, StudyResults
 

@@ -44,6 +44,7 @@ class Table:
     rows: Sequence[Row]
     left: Sequence[str] = ()
     wrapped: Sequence[str] = ()  # columns of sentences
+    labeled: bool = False  # on a phone a row is a block, with the head of its column before each cell
     monospaced: bool = False
 
 
@@ -79,6 +80,14 @@ class Details:
 
 
 @dataclass(frozen=True)
+class Links:
+    """Other pages, by their path from this one's folder."""
+
+    kind: ClassVar[str] = "links"
+    pages: Sequence[tuple[str, str]]  # a name and a path
+
+
+@dataclass(frozen=True)
 class Gallery:
     """Test images with predictions; in Markdown a link to the page's."""
 
@@ -86,7 +95,7 @@ class Gallery:
     cards: Sequence[Any]  # with name, label, data_uri, pixelated, disputed and answers
 
 
-Part = Table | Text | Figure | Details | Gallery
+Part = Table | Text | Figure | Details | Links | Gallery
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,7 @@ class Document:
     lead: Sequence[str]
     remarks: Sequence[str]
     sections: Sequence[Section]
+    question: str = ""  # of the study, above the heading
 
 
 def render(document: Document, template: str) -> str:
