@@ -29,7 +29,7 @@ def signals_as_exit() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(SIGNALS[signal.Signals(number)])
 
-    before = {number: signal.signal(number, leave) for number in SIGNALS if not _is_ignored(number)}
+    before = {number: signal.signal(number, leave) for number in SIGNALS if not is_ignored(number)}
     try:
         yield
     finally:
@@ -54,6 +54,6 @@ def signals_later() -> Iterator[None]:
             signal.raise_signal(each)
 
 
-def _is_ignored(number: signal.Signals) -> bool:
+def is_ignored(number: signal.Signals) -> bool:
     """Return whether a signal is ignored from outside: SIGHUP by nohup, SIGINT by a shell for what runs behind it."""
     return signal.getsignal(number) == signal.SIG_IGN

@@ -21,7 +21,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vitlab.atomic_files import newest_whole, written_whole
 from vitlab.runs.last_epoch import is_last_epoch
-from vitlab.signals import PAUSED, SIGNALS
+from vitlab.signals import PAUSED, SIGNALS, is_ignored
 
 log = logging.getLogger("vitlab")
 
@@ -230,10 +230,9 @@ class Signals:
         """Handle the signals, if this is the main thread; Python allows it in no other."""
         try:
             for number in SIGNALS:
-                if signal.getsignal(number) == signal.SIG_IGN:  # by nohup
-                    continue
-                before = signal.signal(number, self._remember)
-                self._before.setdefault(number, before)
+                if not is_ignored(number):
+                    before = signal.signal(number, self._remember)
+                    self._before.setdefault(number, before)
         except ValueError:
             log.debug("Signals are handled by the main thread, which this is not.")
 
