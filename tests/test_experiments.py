@@ -91,7 +91,7 @@ def origins(path: Path) -> list[str]:
 )
 def test_make_trains_first_what_an_experiment_starts_from(path: Path, tmp_path: Path) -> None:
     """Asked of `make` itself, in a folder without runs."""
-    for name in ("experiments", "Makefile", "pyproject.toml", "constraints.txt"):
+    for name in ("experiments", "referee", "Makefile", "pyproject.toml", "constraints.txt"):
         (tmp_path / name).symlink_to(EXPERIMENTS.parent / name)
     told = subprocess.run(
         ["make", "--dry-run", path.stem], cwd=tmp_path, capture_output=True, text=True, check=True

@@ -22,7 +22,7 @@ from benchmarks.gpu.measuring import Cut, Figures, Measurement, Setting
 from benchmarks.gpu.tests import ROOT
 from vitlab.commands.dispatch import run
 from vitlab.objectives import Teacher
-from vitlab.runs.checkpoints import PAUSED, STOPPED
+from vitlab.signals import PAUSED, STOPPED
 
 # In this order: the teacher is there before its student, the pre-training before the fine-tuning.
 EXPERIMENTS = (
