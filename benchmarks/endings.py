@@ -21,6 +21,7 @@ import torch
 from lightning.pytorch import Callback
 
 from benchmarks.table import OUT, machine, markdown, save
+from vitlab.runs import checkpoints
 from vitlab.runs.lock import run_lock
 
 PATIENCE = 180.0  # seconds, after which a process is taken to hang
@@ -67,7 +68,7 @@ class Event(Callback):
             def full(*args: object, **kwargs: object) -> None:
                 raise OSError(28, "No space left on device")
 
-            torch.save = full
+            checkpoints.written_whole = full
 
 
 def measured(ending: str, arguments: list[str], wandb: str) -> tuple[int | str, float]:
