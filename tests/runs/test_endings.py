@@ -1,5 +1,6 @@
 """However a run ends, its process ends soon, with the documented status."""
 
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
-from vitlab.commands.dispatch import run
+from vitlab.commands.dispatch import is_killed_worker, run
 
 FIT = (sys.executable, "-W", "ignore", "-m", "vitlab", "fit", "--config")
 WORKERS = ("--data.hold_on_device", "false", "--data.num_workers", "2")
@@ -107,3 +109,18 @@ def test_a_killed_loader_process_is_one_message(tiny: Callable[..., Path]) -> No
     said = Path("log.txt").read_text()
     assert "a process that loads images ended" in said
     assert "Traceback" not in said
+
+
+def test_a_batch_that_breaks_off_is_the_same_message() -> None:
+    # A killed process may close its connection before torch finds it dead.
+    batches = iter(DataLoader(TensorDataset(torch.zeros(4, 1)), num_workers=1))
+    next(batches)
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    sender.close()
+    batches._data_queue.get = lambda timeout: receiver.recv()  # type: ignore[attr-defined]
+    with pytest.raises(EOFError) as broken:
+        next(batches)
+    assert is_killed_worker(broken.value)
+    with pytest.raises(EOFError) as elsewhere:
+        receiver.recv()
+    assert not is_killed_worker(elsewhere.value)

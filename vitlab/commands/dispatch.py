@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from traceback import walk_tb
 
 
 def run(command: str, arguments: Sequence[str]) -> int:
@@ -29,8 +30,18 @@ def run(command: str, arguments: Sequence[str]) -> int:
 
 
 def is_killed_worker(error: Exception) -> bool:
-    """Return whether torch says that a loader's process was ended from outside."""
-    return isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error)
+    """Return whether a loader's process was ended from outside.
+
+    Torch says so if it finds the process dead. A batch that is being handed over breaks off a moment earlier, as an
+    `EOFError` or an `OSError` of the connection.
+    """
+    if isinstance(error, RuntimeError):
+        return "DataLoader worker (pid" in str(error)
+    callers = {frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)}
+    return isinstance(error, EOFError | OSError) and callers >= {
+        "torch.utils.data.dataloader",
+        "multiprocessing.connection",
+    }
 
 
 def message_of(error: Exception, arguments: Sequence[str]) -> str | None:
@@ -42,16 +53,17 @@ def message_of(error: Exception, arguments: Sequence[str]) -> str | None:
         from vitlab.models.weights import unsafe
 
         error = unsafe(dict(pairs(arguments)).get("ckpt_path", "The run's checkpoint"), error)
+    if is_killed_worker(error):
+        cause = str(error).partition(". ")[0] or type(error).__name__
+        return (
+            f"a process that loads images ended: {cause}.\n"
+            "Most often the machine has no memory "
+            "left: a smaller --data.num_workers needs less. The same command continues a run."
+        )
     if isinstance(error, ValueError | OSError) or type(error).__name__ == "MisconfigurationException":  # Lightning's
         from vitlab.experiment.errors import readable
 
         return readable(error)
-    if is_killed_worker(error):
-        return (
-            f"a process that loads images ended: {str(error).partition('. ')[0]}.\n"
-            "Most often the machine has no memory "
-            "left: a smaller --data.num_workers needs less. The same command continues a run."
-        )
     if isinstance(error, MemoryError | RuntimeError):
         from vitlab.internals import is_out_of_memory
 
