@@ -175,6 +175,8 @@ def test_an_argument_that_names_another_class_drops_the_files_arguments(tmp_path
         ("CIFAR10", {"augment": {"shift": 4, "rand_augment": None, "color_jitter": 0.0}}),
         ("Digits", {"augment": {"shift": 4, "color_jitter": 0.0}}),
         ("ImageFolder", {"decode_on_device": False, "augment": {"shift": 4, "rand_augment_on_device": False}}),
+        ("ImageFolder", {"mask_folder": None, "sampling": None, "augment": {"shift": 4}}),
+        ("Digits", {"sampling": None, "augment": {"shift": 4}}),
     ],
 )
 def test_a_setting_that_was_removed_is_dropped_where_it_was_off(tmp_path: Path, name: str, settings: dict) -> None:
@@ -184,11 +186,19 @@ def test_a_setting_that_was_removed_is_dropped_where_it_was_off(tmp_path: Path, 
     assert load_yaml(path)["data"]["init_args"] == {"augment": {"shift": 4}}
 
 
+def test_a_complete_configuration_of_a_users_data_set_loses_what_was_removed_from_all(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    section = {"class_path": "mine.Flowers", "init_args": {"split_seed": 0, "sampling": None}}
+    path.write_text(yaml.safe_dump({"data": section}))
+    assert load_yaml(path)["data"]["init_args"] == {"split_seed": 0}
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "key"),
     [
         ("CIFAR100", {"augment": {"rand_augment": "rand-m9"}}, "CIFAR100.augment.rand_augment is rand-m9"),
         ("ImageFolder", {"decode_on_device": True}, "ImageFolder.decode_on_device is True"),
+        ("Digits", {"sampling": {"class_balance": 1.0}}, "Digits.sampling is {'class_balance': 1.0}"),
     ],
 )
 def test_a_removed_setting_that_was_on_is_rejected(tmp_path: Path, name: str, settings: dict, key: str) -> None:

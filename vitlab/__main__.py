@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from vitlab.signals import signals_as_exit
 
 COMMANDS = {
-    "prepare": "decode a folder of photographs once, make them small, write one file to train on",
     "fit": "train one experiment; the same command again continues it",
     "validate": "evaluate a checkpoint on the validation images, or on the test images",
     "test": "evaluate a checkpoint on the validation images, or on the test images",
@@ -31,7 +30,7 @@ COMMANDS = {
     "benchmark": "cost of an experiment on this machine, its peak memory, the largest batch that fits",
 }
 
-TAKES_FOLDERS = ("prepare", "robustness", "verdict", "claims", "list", "rm", "replay", "models")  # no configuration
+TAKES_FOLDERS = ("robustness", "verdict", "claims", "list", "rm", "replay", "models")  # no configuration
 
 HELP = """\
 vitlab: which of ViT, DeiT, Swin and Swin v2, trained how, serves my images best, and how sure am I?

@@ -69,8 +69,14 @@ REMOVED: dict[str, dict[str, Any]] = {
     "CIFAR10": _OF_SMALL_IMAGES,
     "CIFAR100": _OF_SMALL_IMAGES,
     "Digits": _OF_SMALL_IMAGES,
-    "ImageFolder": {"decode_on_device": False, "augment.rand_augment_on_device": False, "augment.color_jitter": 0.0},
+    "ImageFolder": {
+        "decode_on_device": False,
+        "augment.rand_augment_on_device": False,
+        "augment.color_jitter": 0.0,
+        "mask_folder": None,
+    },
 }
+REMOVED_FROM_ALL_DATA: dict[str, Any] = {"sampling": None}  # of shipped data sets and of the user's own
 
 
 def load_yaml(path: str | Path) -> Config:
@@ -206,15 +212,19 @@ def modernize(config: Any) -> Any:
 
 
 def _drop_removed(node: Config) -> None:
-    name = str(node.get("class_path")).rpartition(".")[2]
-    for key, off in REMOVED.get(name, {}).items():
+    name, arguments = str(node.get("class_path")).rpartition(".")[2], node.get("init_args")
+    if name in REMOVED or (isinstance(arguments, dict) and "split_seed" in arguments):
+        removed = REMOVED_FROM_ALL_DATA | REMOVED.get(name, {})
+    else:
+        return
+    for key, off in removed.items():
         *sections, setting = key.split(".")
         arguments = node.get("init_args")
         for section in sections:
             arguments = arguments.get(section) if isinstance(arguments, dict) else None
         if isinstance(arguments, dict) and (value := arguments.pop(setting, off)) != off:
             raise ValueError(
-                f"{name}.{key} is {value}, but this setting was removed: no experiment gained from it.\n"
+                f"{name}.{key} is {value}, but this setting was removed: no experiment here uses it.\n"
                 f"Delete it from the file, or use the version of vitlab that wrote it."
             )
 

@@ -21,7 +21,6 @@ from vitlab.internals import actions_of
 
 Write = Callable[..., Path]
 COMMANDS = [
-    "prepare",
     "compare",
     "plan",
     "robustness",
@@ -60,7 +59,7 @@ def test_no_help_imports_torch() -> None:
     assert done.stdout.endswith("False\n")
 
 
-@pytest.mark.parametrize("command", ["prepare", "robustness", "verdict", "claims", "replay", "models"])
+@pytest.mark.parametrize("command", ["robustness", "verdict", "claims", "replay", "models"])
 def test_a_folder_is_no_run_to_commands_that_take_none(
     command: str, tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:

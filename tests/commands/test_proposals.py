@@ -47,8 +47,6 @@ RUN = {
     "list": "list",
     "plan": "plan study.yaml --difference 1.0",
     "predict --images": "predict runs/tiny/seed-0 --images photos --out named",
-    "prepare": "prepare --root photos --out packed",
-    "prepare --root … --out …": "prepare --root photos --out packed_again",
     "probe": "probe runs/tiny/seed-0",
     "replay %s": "replay runs/nan/seed-0/not_finite",
     "robustness --study {}": "robustness --help",

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from vitlab.data import ImageFolder, MultiCrop, PhotoAugment, PhotoSource
-from vitlab.data.decoding import Half, Pixels, read_rgb
+from vitlab.data.decoding import Half, Pixels, read_photo
 from vitlab.models import VisionTransformer
 from vitlab.objectives import Supervised
 from vitlab.optim import AdamW, WarmupCosine
@@ -123,7 +123,7 @@ def test_pictures_of_other_channels_than_the_mean_are_refused_before_training(
 def test_arrays_that_are_no_picture_are_broken(tmp_path: Path, array: np.ndarray) -> None:
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(ValueError, match=r"expected \(H, W\) or \(H, W, C\) of uint8 or uint16"):
-        read_rgb(tmp_path / "a.npy")
+        read_photo(tmp_path / "a.npy")
 
 
 class Bands(PhotoSource):

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from vitlab.data.decoding import decode as decode
     from vitlab.data.digits import Digits as Digits
     from vitlab.data.growth import Growth as Growth
-    from vitlab.data.hugging_face import HuggingFace as HuggingFace
     from vitlab.data.image_folder import ImageFolder as ImageFolder
     from vitlab.data.in_memory import InMemoryDataModule as InMemoryDataModule
     from vitlab.data.in_memory import TensorImages as TensorImages
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from vitlab.data.multi_crop import MultiCrop as MultiCrop
     from vitlab.data.photos import PhotoAugment as PhotoAugment
     from vitlab.data.placed_digits import PlacedDigits as PlacedDigits
-    from vitlab.data.sampling import Sampling as Sampling
     from vitlab.data.shapes import Shapes as Shapes
     from vitlab.data.source import PhotoSource as PhotoSource
 
@@ -36,7 +34,6 @@ _MODULES = {
     "decoding": ["decode"],
     "digits": ["Digits"],
     "growth": ["Growth"],
-    "hugging_face": ["HuggingFace"],
     "image_folder": ["ImageFolder"],
     "in_memory": ["InMemoryDataModule", "TensorImages"],
     "label_table": ["LabelTable"],
@@ -45,7 +42,6 @@ _MODULES = {
     "multi_crop": ["Crops", "MultiCrop"],
     "photos": ["PhotoAugment"],
     "placed_digits": ["PlacedDigits"],
-    "sampling": ["Sampling"],
     "shapes": ["Shapes"],
     "source": ["PhotoSource"],
 }

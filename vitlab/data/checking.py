@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import PIL
@@ -14,7 +14,7 @@ from PIL import Image, ImageFile
 from tqdm import tqdm
 
 from vitlab.atomic_files import written_whole
-from vitlab.data.decoding import LEAST_SIDE, MOST_RATIO, SIXTEEN_BIT, Pixels, read_rgb
+from vitlab.data.decoding import LEAST_SIDE, MOST_RATIO, SIXTEEN_BIT, Pixels, read_photo
 
 _CHUNK = 32  # files that a thread decodes before it reports
 _LEVELS = 32  # of 256: a 16-bit picture with fewer uses less than an eighth of its range
@@ -42,30 +42,13 @@ Examined = tuple[int, bool] | str  # a hash of the bytes and whether the picture
 
 def check_images(root: Path, names: Sequence[str]) -> Check:
     """Decode every file under `root` once; the next start decodes files of another name, size or time of change."""
-
-    def examine(name: str) -> Examined:
-        path = root / name
-        return examined(lambda: (read_rgb(path), path.read_bytes(), path))
-
-    return check_all(root, names, [_file_mark(root, name) for name in names], examine)
-
-
-def check_all(
-    place: Path | str, names: Sequence[str], marks: Sequence[str], examine: Callable[[str], Examined]
-) -> Check:
-    """Examine every photograph once.
-
-    Args:
-        place: a folder, or another source of images; each has its own cache.
-        marks: of each name, a text that changes with the photograph; "" is always examined again.
-    """
-    cache = cache_of("decoded", str(place.resolve()) if isinstance(place, Path) else place, ".npy")
-    numbers = np.fromiter(map(_number, names, marks), np.uint64, len(names))
+    cache = cache_of("decoded", str(root.resolve()), ".npy")
+    numbers = np.fromiter((_number(root, name) for name in names), np.uint64, len(names))
     records, good = _recall(_read(cache), numbers)
     new = np.flatnonzero(~good).tolist()
     broken: dict[str, str] = {}
     try:
-        for index, result in _examine_all(names, examine, new):
+        for index, result in _examine_all(root, names, new):
             if isinstance(result, str):
                 broken[names[index]] = result
             else:
@@ -73,7 +56,7 @@ def check_all(
                 records[index] = (numbers[index], *result)
     finally:  # an interrupted check continues later
         if new:
-            _write(cache, broken, records[good], place)
+            _write(cache, broken, records[good], root)
     faint = [names[index] for index in np.flatnonzero(records["faint"]).tolist()]
     return Check(broken, cache.with_suffix(".txt"), records["content"], faint)
 
@@ -83,7 +66,7 @@ def content_of(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def is_faint(file: Path | BinaryIO, pixels: Pixels) -> bool:
+def is_faint(file: Path, pixels: Pixels) -> bool:
     """Return whether a file has 16 bits per channel but uses so little of the range that its 8-bit `pixels` are blank.
 
     Pictures are not stretched one by one, because others of the data set may use the whole range.
@@ -102,22 +85,19 @@ def is_faint(file: Path | BinaryIO, pixels: Pixels) -> bool:
         return False
 
 
-def examined(read: Callable[[], tuple[Pixels, bytes, Path | BinaryIO]]) -> Examined:
-    """Return what is known of a photograph, given by its pixels, its bytes and where Pillow opens it."""
+def _examined(path: Path) -> Examined:
     try:
-        pixels, content, file = read()
-        return content_of(content), is_faint(file, pixels)
+        pixels = read_photo(path)
+        return content_of(path.read_bytes()), is_faint(path, pixels)
     except (ValueError, OSError) as error:
         return str(error)
 
 
-def _examine_all(
-    names: Sequence[str], examine: Callable[[str], Examined], indices: list[int]
-) -> Iterator[tuple[int, Examined]]:
+def _examine_all(root: Path, names: Sequence[str], indices: list[int]) -> Iterator[tuple[int, Examined]]:
     """Yield each index with its result."""
 
     def examine_chunk(chunk: list[int]) -> list[Examined]:
-        return [examine(names[index]) for index in chunk]
+        return [_examined(root / names[index]) for index in chunk]
 
     chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())  # decoders release the interpreter's lock
@@ -130,21 +110,14 @@ def _examine_all(
             pool.shutdown(cancel_futures=True)
 
 
-def _file_mark(root: Path, name: str) -> str:
-    """Identify a file's content without opening it."""
+def _number(root: Path, name: str) -> int:
+    """Hash a file's name, size and time of change, and the version of the decoders; 0 is always examined again."""
     try:
         status = os.stat(root / name)
     except OSError:  # a dangling link: decoding reports it
-        return ""
-    return f"{status.st_size}\0{status.st_mtime_ns}"
-
-
-def _number(name: str, mark: str) -> int:
-    """Hash the name, the mark and the version of the decoders."""
-    if not mark:
         return 0
     rules = f"{PIL.__version__}\0{simplejpeg.__version__}\0{LEAST_SIDE}\0{MOST_RATIO}"
-    key = f"{rules}\0{mark}\0{name}"
+    key = f"{rules}\0{status.st_size}\0{status.st_mtime_ns}\0{name}"
     return int.from_bytes(hashlib.blake2b(os.fsencode(key), digest_size=8).digest(), "little")
 
 
@@ -169,11 +142,11 @@ def _read(cache: Path) -> np.ndarray:
     return known if known.dtype == _RECORD else np.empty(0, _RECORD)  # an earlier version's
 
 
-def _write(cache: Path, broken: dict[str, str], records: np.ndarray, place: Path | str) -> None:
+def _write(cache: Path, broken: dict[str, str], records: np.ndarray, root: Path) -> None:
     """Write the records, atomically; without a writable cache the next start checks again."""
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        lines = [f"{os.path.join(place, name)}: {why}\n" for name, why in broken.items()]
+        lines = [f"{os.path.join(root, name)}: {why}\n" for name, why in broken.items()]
         cache.with_suffix(".txt").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
         with written_whole(cache) as file:
             np.save(file, records)

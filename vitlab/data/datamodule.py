@@ -50,7 +50,6 @@ from vitlab.data.sampler import (
     check_batches,
     pass_keys,
 )
-from vitlab.data.sampling import Sampling
 from vitlab.data.splitting import balanced_order, check_fraction
 from vitlab.distributed import places
 from vitlab.internals import end_workers, replaces_samplers, training_position
@@ -92,7 +91,6 @@ class ImageDataModule(LightningDataModule, ABC):
         mixup: mixes pairs of training images; labels become (B, K). Null: off.
         multi_crop: several views of each training image instead of `augment`, see `MultiCrop`. Null: one view.
         grow: training images that are smaller at first, see `Growth`. Null: always of `image_size`.
-        sampling: draws training images by weight, see `Sampling`. Null: each once an epoch.
     """
 
     batch_size: int = 64
@@ -111,7 +109,6 @@ class ImageDataModule(LightningDataModule, ABC):
     mixup: Mixup | None = None
     multi_crop: MultiCrop | None = None
     grow: Growth | None = None
-    sampling: Sampling | None = None
     repeats = 1  # a data set that reads indices beyond its number of images may make it a setting, see `TrainSampler`
 
     def __post_init__(self) -> None:
@@ -129,10 +126,6 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError(f"mixup needs two images, batch_size is {self.batch_size}; raise it or set mixup: null.")
         if self.mixup is not None and self.multi_crop is not None:
             raise ValueError("mixup and multi_crop are both on, but views are not mixed; set one of them to null.")
-        if self.sampling is not None and self.repeats > 1:
-            raise ValueError(
-                "sampling and repeats are both on, and either repeats images; set one of them to its default."
-            )
         if self.grow is not None and self.multi_crop is not None:
             raise ValueError("grow and multi_crop are both on, but crops have sizes of their own; set one to null.")
         if self.grow is not None and self.grow.start >= _one(self.image_size):
@@ -373,13 +366,6 @@ class ImageDataModule(LightningDataModule, ABC):
                     f"mixup blends class labels, one per image, but the labels are {dataset.labels.dtype} "
                     f"{dataset.labels.shape}; set mixup: null."
                 )
-            if self.sampling is not None:
-                if not has_one_class_each(dataset):
-                    raise ValueError(
-                        f"sampling balances classes, one per image, but the labels are {dataset.labels.dtype} "
-                        f"{dataset.labels.shape}; set sampling: null."
-                    )
-                self.sampling.weights_of(dataset.labels, dataset.names)  # a wrong table is reported before training
             if self.multi_crop is not None and self.multi_crop.global_crops.size != self.image_size:
                 raise ValueError(
                     f"multi_crop.global_crops.size is {self.multi_crop.global_crops.size}, but the model and "
@@ -426,8 +412,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def _train_sampler(self) -> TrainSampler:
         dataset, shared = self.dataset("train"), (self._rank, self._world_size, self.trainer)
         counts = self.repeats, self.batch_size, self._accumulate
-        weights = None if self.sampling is None else self.sampling.weights_of(dataset.labels, dataset.names)
-        return TrainSampler(len(dataset), self.drawn_order, *shared, *counts, weights, dataset.labels, dataset.blocks())
+        return TrainSampler(len(dataset), self.drawn_order, *shared, *counts, dataset.blocks())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch, the batches done in it, and the settings that decide which images these were."""

@@ -46,24 +46,18 @@ Half = Callable[[int, int], bool]  # of height and width: whether half the resol
 
 def open_rgb(path: str | Path) -> Image.Image:
     """Decode a file as a Pillow image in RGB."""
-    return Image.fromarray(read_rgb(path))
+    return Image.fromarray(read_photo(path))
 
 
-def read_rgb(path: str | Path, half: Half | None = None) -> Pixels:
+def read_photo(path: str | Path, mode: PictureMode = "RGB", half: Half | None = None) -> Pixels:
     """Decode a file, see `decode`."""
-    return read_photo(path, "RGB", half)[0]
-
-
-def read_photo(path: str | Path, mode: PictureMode = "RGB", half: Half | None = None) -> tuple[Pixels, bytes | None]:
-    """Decode a file, see `decode`; return its bytes too where they are a JPEG that simplejpeg decodes identically."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError("not a regular file")  # opening a pipe would wait forever
         content = Path(path).read_bytes()
     except OSError as error:
         raise ValueError(str(error)) from None
-    fast = _decode_jpeg(content, mode, half)
-    return (_decode_by_pillow(content, mode), None) if fast is None else (fast, content)
+    return decode(content, mode, half)
 
 
 def decode(content: bytes, mode: PictureMode = "RGB", half: Half | None = None) -> Pixels:

@@ -1,4 +1,4 @@
-"""Photographs: a folder per class, a packed file, or a source of the user's own."""
+"""Photographs: a folder per class, or a source of another kind."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -9,7 +9,6 @@ from typing import Literal, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
@@ -22,7 +21,6 @@ from vitlab.data.decoding import Half, PictureMode, Pixels, as_text
 from vitlab.data.folder import Folder, below_split
 from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.oddities import oddities
-from vitlab.data.packed import Packed, is_packed
 from vitlab.data.photos import (
     Framing,
     Photo,
@@ -30,7 +28,6 @@ from vitlab.data.photos import (
     Size,
     apply,
     central_crop,
-    central_mask,
     half_will_do,
     height_and_width,
     make_rand_augment,
@@ -171,7 +168,7 @@ class ImageFolder(ImageDataModule):
     appear as escapes (`caf\\xe9.jpg`).
 
     Args:
-        root: the folder, or the output of `python -m vitlab prepare`.
+        root: the folder.
         source: photographs from elsewhere, a subclass of `PhotoSource` given by its class path. Null: `root`.
         mean: one value per channel, on the scale 0 … 1: three for RGB, one for gray, four for RGBA. The defaults are
             ImageNet's, as pretrained weights expect.
@@ -185,9 +182,6 @@ class ImageFolder(ImageDataModule):
         augment: see `PhotoAugment`.
         multi_crop: several views of each training image instead of `augment`, whose interpolation still applies in
             evaluation; see `MultiCrop`. Null: one view.
-        mask_folder: folder with a mask of the object for each photograph, at the same path with the suffix `.png`:
-            pixels above 0 are the object; color 255 of a palette is unknown, as in PASCAL VOC, and counts as
-            background.
         repeats: how often a batch contains each of its images, augmented differently each time (repeated augmentation;
             DeiT has 3). An epoch then covers one in `repeats` of all images.
     """
@@ -199,12 +193,10 @@ class ImageFolder(ImageDataModule):
     crop_pct: float | None = 0.875
     broken: Literal["skip", "refuse"] = "refuse"
     augment: PhotoAugment = PhotoAugment()
-    mask_folder: str | None = None
     repeats: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._masks: dict[Split, Tensor] = {}
         if (self.root is None) == (self.source is None):
             raise ValueError("ImageFolder needs either data.init_args.root, a folder, or data.init_args.source.")
         if self.test_fraction is not None:
@@ -230,8 +222,7 @@ class ImageFolder(ImageDataModule):
         """The photographs, opened on first use: a trained model does not need them."""
         if self.source is not None:
             return self.source
-        root = Path(str(self.root))
-        return Packed(root, self.picture_mode) if is_packed(root) else Folder(root, self.picture_mode)
+        return Folder(Path(str(self.root)), self.picture_mode)
 
     @property
     def class_names(self) -> list[str]:
@@ -239,27 +230,6 @@ class ImageFolder(ImageDataModule):
         if self._recalled is not None:
             return list(self._recalled["classes"])
         return [as_text(name) for name in self.photos.class_names]
-
-    def masks(self, split: Split) -> Bool[Tensor, "N H W"] | None:
-        """Read the masks of `mask_folder`, framed as evaluation frames the photographs."""
-        if self.mask_folder is None:
-            return None
-        if split not in self._masks:
-            self._masks[split] = torch.stack([self._mask(name) for name in self.image_names(split)])
-        return self._masks[split]
-
-    def _mask(self, name: str) -> Tensor:
-        file = Path(str(self.mask_folder), name).with_suffix(".png")
-        try:
-            with Image.open(file) as picture:
-                values, unknown = np.asarray(picture), 255 if picture.mode == "P" else -1
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"There is no mask {file} for {name}.\nAdd it, or set data.init_args.mask_folder: null."
-            ) from None
-        if values.ndim != 2:
-            raise ValueError(f"The mask {file} has {values.shape[2]} channels; save it in gray, or with a palette.")
-        return central_mask((values > 0) & (values != unknown), self.image_size, self.crop_pct)
 
     @property
     def framing(self) -> Framing:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
@@ -126,13 +126,6 @@ def central_crop(
     return _resize(image, height, width, interpolation)[:, rows, columns]
 
 
-def central_mask(mask: Bool[np.ndarray, "H W"], size: Size, crop_pct: float | None) -> Bool[Tensor, "h w"]:
-    """Resize and crop a mask as `central_crop` does its image, without mixing pixels."""
-    height, width, rows, columns = _central(mask.shape, size, crop_pct)
-    resized = F.interpolate(torch.from_numpy(mask)[None, None].float(), (height, width), mode="nearest-exact")
-    return resized[0, 0, rows, columns].bool()
-
-
 def _central(shape: Sequence[int], size: Size, crop_pct: float | None) -> tuple[int, int, slice, slice]:
     """Return the height and width to resize to, and the rows and columns to keep."""
     rows, columns = height_and_width(size)
@@ -145,13 +138,6 @@ def _central(shape: Sequence[int], size: Size, crop_pct: float | None) -> tuple[
         height, width = round(shape[0] / ratio), round(shape[1] / ratio)
     top, left = round((height - rows) / 2), round((width - columns) / 2)
     return height, width, slice(top, top + rows), slice(left, left + columns)
-
-
-def shrunk(image: Pixels, shorter: int) -> Pixels:
-    """Reduce the shorter side to a number of pixels, as `central_crop` does; a smaller image stays as it is."""
-    if min(image.shape[:2]) <= shorter:
-        return image
-    return _resize(image, *_sides(image.shape, shorter), "bicubic").permute(1, 2, 0).contiguous().numpy()
 
 
 def _sides(shape: Sequence[int], shorter: int) -> tuple[int, int]:

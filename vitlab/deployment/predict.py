@@ -138,7 +138,7 @@ def write_answers(answers: Answers, model: str, out: Path) -> Path:
 def _open(mode: PictureMode, file: Path) -> Pixels | str:
     """Return the picture, or why there is none."""
     try:
-        return read_photo(file, mode)[0]
+        return read_photo(file, mode)
     except ValueError as error:
         return str(error)
 

@@ -110,7 +110,7 @@ class Segmentation(Measure):
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(pl_module, Objective)
         if data.masks("test") is None:
-            raise ValueError(f"Segmentation: {type(data).__name__} has no masks. Use Shapes, or set mask_folder.")
+            raise ValueError(f"Segmentation: {type(data).__name__} has no masks; Shapes has.")
         if data.tests_on_validation:
             raise ValueError(
                 "Segmentation chooses a strength and a stage on the validation images, which are also the test images "
