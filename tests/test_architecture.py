@@ -15,6 +15,7 @@ GROUND = {
     "atomic_files",
     "distributed",
     "optim",
+    "extras",
     "internals",
     "signals",
 }  # imports nothing of the package but itself

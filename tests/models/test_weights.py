@@ -375,7 +375,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_only_tensors_are_written(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
-    assert read_weights(tmp_path / "x.safetensors").keys() == {"x"}
+    assert read_weights(tmp_path / "x.safetensors")[0].keys() == {"x"}
 
 
 def test_a_classifier_is_not_loaded_behind_another_norm(tmp_path: Path) -> None:

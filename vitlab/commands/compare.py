@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from vitlab.commands.options import StudyParser
+from vitlab.extras import need
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -36,6 +37,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     dashboard = cluster = None
     if options.dashboard:
+        need("dashboard", "wandb", "wandb_workspaces", what="--dashboard")
         from vitlab.runs.wandb import Wandb
         from vitlab.studies.report.wandb import write_dashboard
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitlab.commands.options import StudyParser, experiment_of
+from vitlab.extras import need
 
 FORMATS = ("safetensors", "onnx", "pt2")
 
@@ -20,6 +21,8 @@ def run(arguments: Sequence[str]) -> int:
     maps = "also maps of these stages [all], from 0, as features.onnx and features.pt2"
     parser.add_argument("--features", type=int, nargs="*", metavar="STAGE", help=maps)
     options, rest = parser.parse_known_args(arguments)
+    if "onnx" in options.format:
+        need("export", "onnx", "onnxscript", "onnxruntime", what="--format onnx")
     experiment = experiment_of(rest, images=False)
 
     import json

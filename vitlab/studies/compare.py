@@ -40,7 +40,7 @@ from vitlab.studies.tuning import Train, tuned_later
 if TYPE_CHECKING:
     from submitit import Executor
 
-Dashboard = Callable[[StudyResults, Images, Path], str]
+Dashboard = Callable[[StudyResults, Path], str]
 Costs = tuple[dict[str, Cost], dict[str, str]]
 """By variant: the costs, and why some are missing."""
 Cluster = Callable[[str, Path], "Executor"]
@@ -148,7 +148,7 @@ def _compare(
     ]
     print("", *conclusion, "", sep="\n", flush=True)
     if dashboard is not None and results.finished:
-        print(f"Dashboard: {dashboard(results, planned.images, planned.folder)}", flush=True)
+        print(f"Dashboard: {dashboard(results, planned.folder)}", flush=True)
     if results.failures:
         raise RunsFailed(report, results.failures)
     return report
