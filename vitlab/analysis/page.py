@@ -9,12 +9,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-import jinja2
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
+from referee.report.templates import templates
 from torch import Tensor
 
 from vitlab.analysis import figures
@@ -106,11 +106,7 @@ def write_page(subjects: list[Subject], names: list[str], labels: list[int] | No
         path = out / f"{picture.name}.png"
         write_png(picture.figure, path)
         shown.append({**picture._asdict(), "data": base64.b64encode(path.read_bytes()).decode()})
-    template = jinja2.Template(
-        Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    template = templates(Path(__file__).parent).get_template("page.html.jinja")
     page = template.render(subjects=subjects, pictures=shown, count=len(names), missing=missing)
     write_text(out / "index.html", page)
     return out / "index.html"

@@ -11,11 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from referee.report.templates import templates
 
 from vitlab.atomic_files import write_text, written_whole
 from vitlab.data.decoding import as_text
@@ -106,13 +106,7 @@ def write_page(embedded: Embedded, model: str, path: Path) -> None:
     low, extent = places.min(axis=0), max(np.ptp(places, axis=0).max(), 1e-12)  # one scale for both axes
     folders = [name.partition("/")[0] if "/" in name else "" for name in embedded.names[:shown]]
     counts = Counter(folders).most_common()
-    template = jinja2.Template(
-        Path(__file__).with_name("map.html.jinja").read_text(encoding="utf-8"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    template = templates(Path(__file__).parent).get_template("map.html.jinja")
     page = template.render(
         model=as_text(model),
         place=as_text(str(embedded.root)),

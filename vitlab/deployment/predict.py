@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
+from referee.report.templates import templates
 from tqdm import tqdm
 
 from vitlab.atomic_files import write_text
@@ -115,15 +115,9 @@ def write_answers(answers: Answers, model: str, out: Path) -> Path:
     table.to_parquet(out / "predictions.parquet", index=False)
     if not answers.one_class:
         return out / "predictions.csv"
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["percent"] = lambda fraction, digits: f"{100 * fraction:.{digits}f}"
-    page = templates.get_template("predictions.html.jinja").render(
+    pages = templates(Path(__file__).parent)
+    pages.filters["percent"] = lambda fraction, digits: f"{100 * fraction:.{digits}f}"
+    page = pages.get_template("predictions.html.jinja").render(
         answers=answers,
         model=as_text(model),
         place=Path(as_text(str(answers.place))),
