@@ -90,7 +90,7 @@ def probe(splits: dict[str, Features], num_classes: int) -> ProbeResult:
         knn=Accuracy.of(predict_weighted(test[0], *bank, num_classes), test[1]),
         linear=Accuracy.of(linear.logits(test[0]).argmax(dim=1), test[1]),
         strength=linear.strength,
-        low_shot=measure_low_shot(bank, test, num_classes),
+        low_shot=measure_low_shot(bank, test),
         features=train[0].shape[1],
         train_images=len(bank[0]),
         test_images=len(test[0]),
