@@ -31,7 +31,6 @@ def run(arguments: Sequence[str]) -> int:
 
     from vitlab.deployment.card import Exported, write_card
     from vitlab.deployment.export import Exportable, write
-    from vitlab.deployment.timm_config import write_timm_config
     from vitlab.studies.report.verdict_file import standing
 
     folder = options.out or experiment.directory / "export"
@@ -56,10 +55,6 @@ def run(arguments: Sequence[str]) -> int:
             bar.set_description(f"{file.name}: trace, write, check" if file.suffix == ".onnx" else file.name)
             write(content[0], file, content[1])
             bar.write(str(file))
-    for_timm = write_timm_config(exported, folder) if "safetensors" in options.format else None
-    if for_timm is not None:
-        print(for_timm)
     told_stages = stages.feature_info if stages else []
-    all_files = [*written, *([for_timm] if for_timm else [])]
-    print(write_card(exported, all_files, folder, told_stages, standing(experiment.directory)))
+    print(write_card(exported, list(written), folder, told_stages, standing(experiment.directory)))
     return 0
