@@ -175,7 +175,7 @@ def test_an_argument_that_names_another_class_drops_the_files_arguments(tmp_path
         ("CIFAR10", {"augment": {"shift": 4, "rand_augment": None, "color_jitter": 0.0}}),
         ("Digits", {"augment": {"shift": 4, "color_jitter": 0.0}}),
         ("ImageFolder", {"decode_on_device": False, "augment": {"shift": 4, "rand_augment_on_device": False}}),
-        ("ImageFolder", {"mask_folder": None, "sampling": None, "augment": {"shift": 4}}),
+        ("ImageFolder", {"mask_folder": None, "bits": 8, "sampling": None, "augment": {"shift": 4}}),
         ("Digits", {"sampling": None, "augment": {"shift": 4}}),
     ],
 )

@@ -74,6 +74,7 @@ REMOVED: dict[str, dict[str, Any]] = {
         "augment.rand_augment_on_device": False,
         "augment.color_jitter": 0.0,
         "mask_folder": None,
+        "bits": 8,
     },
 }
 REMOVED_FROM_ALL_DATA: dict[str, Any] = {"sampling": None}  # of shipped data sets and of the user's own

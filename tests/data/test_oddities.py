@@ -132,7 +132,7 @@ def test_sixteen_bit_pictures_that_become_blank_are_named(photo_folder: PhotoFol
         assert said == [
             "Images of 16 bits that use less than an eighth of their range, so that 8 bits (value / 257) leave them "
             "nearly blank: 4 of 66 (train/a/faint0.png, train/a/faint1.png, train/a/faint2.png and 1 more).\n"
-            "Train on gray images of 16 bits with data.init_args.bits: 16, or convert all to 8 bits by one range."
+            "Convert all to 8 bits by one range."
         ]
 
 

@@ -24,7 +24,7 @@ View = tuple[list[Tensor], Tensor]
 class Batch(NamedTuple):
     """A batch before it is augmented and normalized."""
 
-    images: Tensor | list[Tensor]  # (B, C, H, W) uint8, or with 16 bits float32 in 0 … 255; views of photographs
+    images: Tensor | list[Tensor]  # (B, C, H, W) uint8; views of photographs
     labels: Tensor  # (B,) int64, or (B, K) float32: several labels or quantities
     indices: Tensor  # (B,) int64, within the split; the r-th repeat of image i is i + r · size
     epoch: int | None  # None in evaluation: nothing is drawn

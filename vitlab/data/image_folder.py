@@ -17,7 +17,7 @@ from vitlab.data.checking import Check
 from vitlab.data.counter_rng import Draws, Stream, host_seed
 from vitlab.data.datamodule import ImageDataModule, log_rank_zero
 from vitlab.data.dataset import Batch, ImageDataset, Split
-from vitlab.data.decoding import Half, PictureMode, Pixels, as_text
+from vitlab.data.decoding import Half, Pixels, as_text
 from vitlab.data.folder import Folder, below_split
 from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.oddities import oddities
@@ -50,7 +50,6 @@ class Photos(ImageDataset):
     subset: InitVar[Subset]
     image_size: Size
     channels: int = 3
-    bits: int = 8
     crop_pct: float | None = None
     augment: PhotoAugment = PhotoAugment()
     rand_augment: Callable[[Image.Image], Image.Image] | None = None
@@ -101,18 +100,16 @@ class Photos(ImageDataset):
 
     def raw(self, index: int) -> np.ndarray:
         """Return one image as evaluation sees it: resized and cropped, not normalized."""
-        return self._central(index).permute(1, 2, 0).round().to(torch.uint8).numpy()
+        return self._central(index).permute(1, 2, 0).numpy()
 
     def _open(self, index: int, half: Half | None = None) -> Pixels:
         """Read one photograph; one that cannot be read stops the run."""
         name = os.fsdecode(self._files[index % len(self)])
         pixels = self.source.read(name, half)
-        bits = 8 * pixels.dtype.itemsize
-        if pixels.shape[2] != self.channels or bits != self.bits:
+        if pixels.shape[2] != self.channels or pixels.dtype != np.uint8:
             raise ValueError(
-                f"{as_text(name)} in {self.source.location} has {pixels.shape[2]} channels of {bits} bits, but mean "
-                f"has {self.channels} values and bits is {self.bits}.\n"
-                "Give mean and std one value per channel; files of NumPy have any number of channels, of 8 or 16 bits."
+                f"{as_text(name)} in {self.source.location} has {pixels.shape[2]} channels of {pixels.dtype}, but mean "
+                f"has {self.channels} values.\nGive mean and std one value per channel, and pixels as uint8."
             )
         return pixels
 
@@ -156,13 +153,12 @@ class ImageFolder(ImageDataModule):
     held out. With `root/val` but without `root/test`, the test split *is* the validation split, as customary for
     ImageNet, unless `test_fraction` is given.
 
-    Images are upright as their EXIF data require, and RGB with white for transparent parts (see `decode`). Files of
-    NumPy, (H, W, C) uint8 or uint16, have any number of channels. Every file is decoded once before training; the
-    next start checks only files that changed. Messages name files that cannot be decoded, are smaller than two
-    pixels, larger than 89 million or over a hundred times as long as wide, and what may mislead: the same image in
-    two splits, classes of few images, 16-bit images that 8 bits leave blank. An image that becomes unreadable
-    during a run stops the run, whatever `broken` is; the same command continues from the last checkpoint once the
-    image is restored.
+    Images are upright as their EXIF data require, and RGB with white for transparent parts (see `decode`). Every file
+    is decoded once before training; the next start checks only files that changed. Messages name files that cannot be
+    decoded, are smaller than two pixels, larger than 89 million or over a hundred times as long as wide, and what may
+    mislead: the same image in two splits, classes of few images, 16-bit images that 8 bits leave blank. An image that
+    becomes unreadable during a run stops the run, whatever `broken` is; the same command continues from the last
+    checkpoint once the image is restored.
 
     Links to folders are followed unless they lead back to a folder around them. Bytes of names that are not UTF-8
     appear as escapes (`caf\\xe9.jpg`).
@@ -172,7 +168,6 @@ class ImageFolder(ImageDataModule):
         source: photographs from elsewhere, a subclass of `PhotoSource` given by its class path. Null: `root`.
         mean: one value per channel, on the scale 0 … 1: three for RGB, one for gray, four for RGBA. The defaults are
             ImageNet's, as pretrained weights expect.
-        bits: 8, or 16 for gray images and arrays whose values 8 bits would merge.
         val_fraction: fraction of each class that validates where there is no `root/val`.
         test_fraction: fraction of each class that tests where there is no `root/test`; null: none if there is a
             `root/val`, `val_fraction` otherwise.
@@ -188,7 +183,6 @@ class ImageFolder(ImageDataModule):
 
     root: str | None = None
     source: PhotoSource | None = None
-    bits: Literal[8, 16] = 8
     test_fraction: float | None = None
     crop_pct: float | None = 0.875
     broken: Literal["skip", "refuse"] = "refuse"
@@ -206,15 +200,15 @@ class ImageFolder(ImageDataModule):
                 raise ValueError(f"{fractions} leave nothing to train on; their sum must be below 1.")
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ValueError(f"data.init_args.crop_pct is {self.crop_pct}; above 0 and at most 1, e.g. 0.875.")
-        channels, deep = self.in_chans, self.bits == 16
+        channels = self.in_chans
         for name, setting, possible in (
             ("augment.rand_augment", self.augment.rand_augment, (1, 3)),
             ("multi_crop", self.multi_crop, (3,)),
         ):
-            if setting is not None and (deep or channels not in possible):
+            if setting is not None and channels not in possible:
                 raise ValueError(
-                    f"{name} needs 8-bit images of {' or '.join(map(str, possible))} channels, these have {channels} "
-                    f"of {self.bits} bits; set {name}: null."
+                    f"{name} needs images of {' or '.join(map(str, possible))} channels, these have {channels}; "
+                    f"set {name}: null."
                 )
 
     @cached_property
@@ -234,12 +228,6 @@ class ImageFolder(ImageDataModule):
     @property
     def framing(self) -> Framing:
         return Framing(self.image_size, self.crop_pct, self.augment.eval_interpolation or self.augment.interpolation)
-
-    @property
-    def picture_mode(self) -> PictureMode:
-        if self.bits == 8:
-            return super().picture_mode
-        return "I;16" if self.in_chans == 1 else "array"
 
     def prepare_data(self) -> None:
         """Check every file in one process; the others read the result."""
@@ -278,8 +266,7 @@ class ImageFolder(ImageDataModule):
         if all_files["test"] is all_files["val"]:
             log_rank_zero(f"{location} has no test folder: the test split is the validation split.")
             del noted["val"]
-        known = self._known if self.bits == 8 else self._known._replace(faint=[])
-        for line in oddities(self.class_names, noted, known):
+        for line in oddities(self.class_names, noted, self._known):
             log_rank_zero(line)
         datasets = {
             split: Photos(
@@ -287,7 +274,6 @@ class ImageFolder(ImageDataModule):
                 subset=subset,
                 image_size=self.image_size,
                 channels=self.in_chans,
-                bits=self.bits,
                 crop_pct=self.crop_pct,
                 augment=self.augment,
                 rand_augment=rand_augment,
@@ -296,7 +282,7 @@ class ImageFolder(ImageDataModule):
             )
             for split, subset in splits.items()
         }
-        datasets["train"].raw(0)  # which has the channels and bits of `mean` and `bits`, or is refused before training
+        datasets["train"].raw(0)  # which has the channels of `mean`, or is refused before training
         return datasets
 
     def _split(self) -> dict[Split, Subset]:

@@ -45,7 +45,7 @@ class PhotoSource(ABC):
 
     @abstractmethod
     def read(self, name: str, half: Half | None = None) -> Pixels:
-        """Return the pixels (H, W, C), uint8 or uint16, of one photograph; see `decode` for `half`.
+        """Return the pixels (H, W, C), uint8, of one photograph; see `decode` for `half`.
 
         Called in workers too. A photograph that cannot be read raises ValueError with its name, which stops the run.
         """

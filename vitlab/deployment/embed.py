@@ -20,7 +20,7 @@ from referee.report.templates import templates
 from vitlab.atomic_files import write_text, written_whole
 from vitlab.data.decoding import as_text
 from vitlab.deployment.load import LoadedModel
-from vitlab.deployment.predict import SHOWN, Pictures, in_8_bits
+from vitlab.deployment.predict import SHOWN, Pictures
 from vitlab.evaluation.thumbnails import data_uri
 from vitlab.models.intermediates import FeatureInfo, FeatureMaps
 
@@ -65,7 +65,7 @@ class Embedded:
             )
             columns = {name: output.float().cpu().numpy() for name, output in outputs.items()}
             self._rows.append(columns["embedding"])
-            self.thumbnails += [data_uri(in_8_bits(array)) for array in arrays[: SHOWN - len(self.thumbnails)]]
+            self.thumbnails += [data_uri(array[..., :3]) for array in arrays[: SHOWN - len(self.thumbnails)]]
             yield {"file": names, **columns}
 
 

@@ -68,7 +68,7 @@ class LoadedModel:
         Raises:
             ValueError: the model learned no classes, a path does not exist, or there is no picture to decode.
         """
-        from vitlab.deployment.predict import SHOWN, Answers, in_8_bits
+        from vitlab.deployment.predict import SHOWN, Answers
         from vitlab.evaluation.thumbnails import data_uri
 
         self.activate(torch.zeros(1, len(self.class_names)))  # refuses before anything is decoded
@@ -77,7 +77,7 @@ class LoadedModel:
         thumbnails: list[str] = []
         for _, arrays in pictures.read(self.transform.picture_mode):
             logits.append(self.run(arrays))
-            thumbnails += [data_uri(in_8_bits(array)) for array in arrays[: SHOWN - len(thumbnails)]]
+            thumbnails += [data_uri(array[..., :3]) for array in arrays[: SHOWN - len(thumbnails)]]
         place = Path(images[0]) if len(images) == 1 else pictures.root
         probability = self.activate(torch.cat(logits)).numpy()
         read = pictures.names, probability, thumbnails, pictures.broken

@@ -137,11 +137,6 @@ def _open(mode: PictureMode, file: Path) -> Pixels | str:
         return str(error)
 
 
-def in_8_bits(picture: Pixels) -> np.ndarray:
-    """Return a picture as a page shows it, without transparency."""
-    return (picture if picture.dtype == np.uint8 else picture / 257).astype(np.uint8)[..., :3]
-
-
 def _files(path: Path) -> list[Path]:
     """Return the pictures in a folder and below, or the one file."""
     if not path.exists():
