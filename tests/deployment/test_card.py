@@ -55,21 +55,6 @@ def picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("files/picture.jpg")
 
 
-def test_the_card_of_maps_tells_the_stages_and_how_to_run_them(
-    trained: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    card = export(trained, "--format", "pt2", "--features", 1)
-    assert "| blocks.1 | 16 | 4 |" in card
-    encoder = Experiment.load(trained).model.eval()
-    monkeypatch.chdir("files")
-    _, prepare, _, way = code(card)
-    names: dict[str, Any] = {}
-    exec(prepare + way, names)
-    with torch.no_grad():
-        (expected,) = encoder.features_only([1])(names["images"])
-    torch.testing.assert_close(names["maps"][0], expected)
-
-
 def test_the_cards_code_gives_what_the_encoder_gives(
     trained: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

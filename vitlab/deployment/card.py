@@ -25,7 +25,6 @@ from vitlab.evaluation.probe import Accuracy
 from vitlab.experiment.class_names import named
 from vitlab.experiment.run_directory import shortfalls
 from vitlab.models import ImageModel
-from vitlab.models.intermediates import FeatureInfo
 
 RECIPE = ("seed_everything", "init_seed", "model", "data", "trainer")  # what of a configuration decides the weights
 
@@ -118,27 +117,12 @@ session = onnxruntime.InferenceSession("model.onnx")
         "a program for PyTorch, without vitlab.",
         'import torch\nlogits = torch.export.load("model.pt2").module()(images)',
     ),
-    "features.onnx": (
-        "images in, the maps of stages out.",
-        """import onnxruntime
-maps = onnxruntime.InferenceSession("features.onnx").run(None, {"images": images.numpy()})""",
-    ),
-    "features.pt2": (
-        "the same for PyTorch.",
-        'import torch\nmaps = torch.export.load("features.pt2").module()(images)',
-    ),
 }
 """What each file is for, and the lines of Python that use it."""
 
 
-def write_card(
-    exported: Exported,
-    files: Sequence[Path],
-    folder: Path,
-    stages: Sequence[FeatureInfo] = (),
-    study: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write `README.md` about the files that lie in `folder`; those called `features` hold the maps of `stages`.
+def write_card(exported: Exported, files: Sequence[Path], folder: Path, study: Mapping[str, Any] | None = None) -> Path:
+    """Write `README.md` about the files that lie in `folder`.
 
     Args:
         study: the standing of the run's variant in its study, see `vitlab.studies.report.verdict_file.standing`.
@@ -164,7 +148,6 @@ def write_card(
         root=config["data"]["init_args"].get("root"),
         parameters=sum(parameter.numel() for parameter in encoder.parameters()),
         uses={file.name: USES[file.name] for file in files},
-        stages=stages,
         starts=starts(config),
         recipe=recipe_text,
         fence="`" * max(3, 1 + max(map(len, re.findall("`+", recipe_text)), default=0)),
