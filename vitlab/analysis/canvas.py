@@ -9,12 +9,13 @@ import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from referee.report.drawing import COLORS as COLORS
+from referee.report.drawing import INK, MUTED
 from torch import Tensor
 
 from vitlab.atomic_files import written_whole
 
-INK, MUTED, RIGHT, WRONG = "#1c1d20", "#5c6066", "#00634a", "#a83c00"
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")  # Okabe and Ito 2008
+RIGHT, WRONG = "#00634a", "#a83c00"
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
