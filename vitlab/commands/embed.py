@@ -1,7 +1,7 @@
 """Write the features of any pictures, with their names, and a page that maps them."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitlab.commands.options import StudyParser, experiment_of
@@ -39,7 +39,11 @@ def run(arguments: Sequence[str]) -> int:
         page = options.out / "index.html"
         write_page(embedded, model.source, page)
         print(page)
-    if embedded.broken:
-        first = "\n".join(f"  {name}: {why}" for name, why in list(embedded.broken.items())[:3])
-        print(f"{len(embedded.broken)} could not be decoded and are left out:\n{first}", file=sys.stderr)
+    _report_broken(embedded.broken)
     return 0
+
+
+def _report_broken(broken: Mapping[str, str]) -> None:
+    if broken:
+        first = "\n".join(f"  {name}: {why}" for name, why in list(broken.items())[:3])
+        print(f"{len(broken)} could not be decoded and are left out:\n{first}", file=sys.stderr)

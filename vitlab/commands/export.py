@@ -29,21 +29,24 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.deployment.export import write
     from vitlab.studies.report.verdict_file import standing
 
-    folder = options.out or experiment.directory / "export"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--out: {folder} cannot be written ({error.strerror}); give another folder.") from None
+    folder = _made(options.out or experiment.directory / "export")
     checkpoint = experiment.restore()
     encoder = experiment.objective.backbone if options.raw else experiment.model
     averaged = encoder is not experiment.objective.backbone
     exported = Exported(encoder, experiment.data, experiment.directory, experiment.config, checkpoint, averaged)
     files = [folder / f"model.{form}" for form in dict.fromkeys(options.format)]
-    metadata = exported.metadata()
     with tqdm(files, leave=False, disable=None) as bar:
         for file in bar:
             bar.set_description(f"{file.name}: trace, write, check" if file.suffix == ".onnx" else file.name)
-            write(encoder, file, metadata)
+            write(encoder, file, exported.metadata())
             bar.write(str(file))
     print(write_card(exported, files, folder, standing(experiment.directory)))
     return 0
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out: {folder} cannot be written ({error.strerror}); give another folder.") from None
+    return folder

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
@@ -247,6 +247,24 @@ class ImageFolder(ImageDataModule):
             )
         all_files = self._split()
         splits = {split: subset.without(self._known.broken) for split, subset in all_files.items()}
+        self._refuse_empty(splits)
+        shared: dict[str, Any] = {
+            "source": self.photos,
+            "image_size": self.image_size,
+            "channels": self.in_chans,
+            "crop_pct": self.crop_pct,
+            "augment": self.augment,
+            "rand_augment": make_rand_augment(self.augment, min(height_and_width(self.image_size)), self.mean),
+            "multi_crop": self.multi_crop,
+            "seed": self.drawn_augmentation,
+        }
+        self._log_oddities(splits, test_is_validation=all_files["test"] is all_files["val"])
+        datasets = {split: Photos(subset=subset, **shared) for split, subset in splits.items()}
+        datasets["train"].raw(0)  # which has the channels of `mean`, or is refused before training
+        return datasets
+
+    def _refuse_empty(self, splits: dict[Split, Subset]) -> None:
+        location = self.photos.location
         for split, subset in splits.items():
             if not subset.names:
                 raise ValueError(
@@ -259,31 +277,15 @@ class ImageFolder(ImageDataModule):
             raise ValueError(
                 f"No training image of the class {empty[0]} in {location} can be decoded.\nRepair or remove the class."
             )
-        rand_augment = make_rand_augment(self.augment, min(height_and_width(self.image_size)), self.mean)
-        noted = dict(splits)
+
+    def _log_oddities(self, splits: dict[Split, Subset], test_is_validation: bool) -> None:
         for line in self.photos.notes:
             log_rank_zero(line)
-        if all_files["test"] is all_files["val"]:
-            log_rank_zero(f"{location} has no test folder: the test split is the validation split.")
-            del noted["val"]
-        for line in oddities(self.class_names, noted, self._known):
+        if test_is_validation:
+            log_rank_zero(f"{self.photos.location} has no test folder: the test split is the validation split.")
+            splits = {split: subset for split, subset in splits.items() if split != "val"}
+        for line in oddities(self.class_names, splits, self._known):
             log_rank_zero(line)
-        datasets = {
-            split: Photos(
-                source=self.photos,
-                subset=subset,
-                image_size=self.image_size,
-                channels=self.in_chans,
-                crop_pct=self.crop_pct,
-                augment=self.augment,
-                rand_augment=rand_augment,
-                multi_crop=self.multi_crop,
-                seed=self.drawn_augmentation,
-            )
-            for split, subset in splits.items()
-        }
-        datasets["train"].raw(0)  # which has the channels of `mean`, or is refused before training
-        return datasets
 
     def _split(self) -> dict[Split, Subset]:
         """Hold out missing splits, from all files, so that repairing one moves no other to another split."""

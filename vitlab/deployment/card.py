@@ -144,7 +144,6 @@ def write_card(exported: Exported, files: Sequence[Path], folder: Path, study: M
         study=study,
         mean=_mean_of(study) if study else "",
         accuracy=accuracy,
-        unknown=accuracy if isinstance(accuracy, str) else "",
         root=config["data"]["init_args"].get("root"),
         parameters=sum(parameter.numel() for parameter in encoder.parameters()),
         uses={file.name: USES[file.name] for file in files},
