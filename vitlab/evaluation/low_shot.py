@@ -63,21 +63,21 @@ def measure_low_shot(train: Features, test: Features, shots: tuple[int, ...] = S
     Shots for which a class has too few images are skipped.
     """
     mean = train[0].mean(dim=0)
-    splits = [(F.normalize(features - mean, dim=1), labels) for features, labels in (train, test)]
+    x, queries = ((F.normalize(features - mean, dim=1), labels) for features, labels in (train, test))
     return tuple(
-        LowShot.of(name, len(choices[0]), MORE, [accuracy(*splits, each, MORE, intercept=True) for each in choices])
+        LowShot.of(name, len(choices[0]), MORE, [accuracy(x, queries, each, MORE, intercept=True) for each in choices])
         for name, choices in draw_shots(train[1], shots, DRAWS).items()
     )
 
 
 def measure_few_labels(train: Features, test: Features, subsets: dict[str, list[Tensor]]) -> tuple[LowShot, ...]:
     """Fit on each subset of the training images, given by indices, and classify the test images."""
-    splits = [(preprocess(features), labels) for features, labels in (train, test)]
+    x, queries = ((preprocess(features), labels) for features, labels in (train, test))
     results = []
     for name, choices in subsets.items():
         few = name != PERCENT and int(train[1][choices[0]].bincount().max()) <= max(SHOTS)
         strength = FEW if few else MORE
-        draws = [accuracy(*splits, chosen, strength, intercept=False) for chosen in choices]
+        draws = [accuracy(x, queries, chosen, strength, intercept=False) for chosen in choices]
         results.append(LowShot.of(name, len(choices[0]), strength, draws))
     return tuple(results)
 
