@@ -15,7 +15,6 @@ GROUND = {
     "atomic_files",
     "distributed",
     "optim",
-    "extras",
     "internals",
     "signals",
 }  # imports nothing of the package but itself

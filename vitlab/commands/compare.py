@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from vitlab.commands.extras import need
 from vitlab.commands.options import StudyParser
-from vitlab.extras import need
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -17,7 +17,6 @@ from vitlab.data.checking import Check, cache_of, content_of
 from vitlab.data.dataset import Split
 from vitlab.data.decoding import Half, PictureMode, Pixels, decode, to_array
 from vitlab.data.source import PhotoSource
-from vitlab.extras import need
 from vitlab.internals import images_of_chunks
 
 
@@ -112,10 +111,13 @@ class LitData(PhotoSource):
         """Return the records of a split, opened once in each process: threads do not survive a fork."""
         key = os.getpid(), split
         if key not in self._opened:
-            need("sources", "litdata", what="The source LitData")
-            from litdata import StreamingDataset
-            from litdata.streaming.item_loader import ParquetLoader
-
+            try:
+                from litdata import StreamingDataset
+                from litdata.streaming.item_loader import ParquetLoader
+            except ModuleNotFoundError:
+                raise ValueError(
+                    "The source LitData needs the package litdata: pip install 'vitlab[sources]'"
+                ) from None
             place = self._places[split]
             loader = ParquetLoader() if _is_indexed_parquet(Path(place, "index.json")) else None  # `hf://` needs none
             try:

@@ -15,11 +15,9 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vitlab.atomic_files import written_whole
-from vitlab.extras import need
 from vitlab.models.backbone import ImageModel
 from vitlab.models.weights import save_weights
 
-ONNX = ("onnx", "onnxscript", "onnxruntime")
 FREE_BATCH = ({0: Dim("batch")},)
 TRACED_BATCH = 2  # torch.export takes sizes of 0 and 1 for constants
 CHECKED_BATCHES = (1, 3)  # not the traced one, which a size that was taken for a constant would pass
@@ -52,9 +50,7 @@ def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str]
 
     Raises:
         RuntimeError: onnxruntime gives other outputs than the model; no file is written or replaced.
-        ValueError: a package that it needs is missing.
     """
-    need("export", *ONNX, what="ONNX")
     path = Path(path)
     eager = _for_inference(model)
     # The exporter flattens heads and windows by views where the layout of the attention's output allows them, and then
