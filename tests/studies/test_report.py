@@ -21,9 +21,8 @@ from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.metric import TOP1
 from vitlab.studies.report import figures, page
 from vitlab.studies.report.page import write_report
-from vitlab.studies.report.robustness import finished_runs
+from vitlab.studies.report.robustness import CLEAN, fingerprint, finished_runs, keep
 from vitlab.studies.results import StudyResults
-from vitlab.studies.robustness import CLEAN, fingerprint, keep
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium to look at the page")
@@ -281,7 +280,7 @@ def test_the_report_takes_in_robustness_of_the_runs_as_they_are(
         for run in finished_runs(folder)[0]
         for name, strength, top1 in ((CLEAN, 0.0, 0.9), ("noise", 0.1, 0.8), ("noise", 0.2, 0.6), ("blur", 4.0, 0.5))
     ]
-    keep(pd.DataFrame(rows), folder / "robustness")
+    keep(pd.DataFrame(rows), folder)
 
     def report() -> str:
         write_report(*results_of(tmp_path / "study.yaml", tmp_path / "runs"), folder)

@@ -19,14 +19,13 @@ from vitlab.studies.report.claim import chart as chart_of
 from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.heat import heat_chart
 from vitlab.studies.report.remarks import objections, remarks_above, remarks_below
-from vitlab.studies.report.robustness import read_robustness
+from vitlab.studies.report.robustness import FinishedRun, read_robustness
 from vitlab.studies.report.search import budgets, search_chart
 from vitlab.studies.report.sections import sections_of
 from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import conclusion, outlooks, verdict
 from vitlab.studies.report.verdict_file import write_verdict
 from vitlab.studies.results import StudyResults
-from vitlab.studies.robustness import FinishedRun
 
 # How a study that looks at its results ended.
 ENDS = {
@@ -55,7 +54,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         robustness = read_robustness(folder, runs)
         charts = figures.charts_for(results.metric)
         if robustness and not robustness.table.empty:
-            charts.append(robustness.chart("curves_of_robustness", list(study.variants)))
+            charts.append(robustness.chart(list(study.variants)))
         if claim is not None:
             charts.append(chart_of(claim))
         if results.searched and (chart := search_chart(results)) is not None:

@@ -1,7 +1,6 @@
 """The sections of a study's report: tables, figures and what they mean."""
 
 import math
-import shlex
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,6 @@ import numpy as np
 from referee.formats import NONE, counted, percent, signed
 from referee.report.document import (
     Cell,
-    Code,
     Details,
     Figure,
     Gallery,
@@ -33,7 +31,7 @@ from vitlab.studies.report.cost import cost_section
 from vitlab.studies.report.differences import INTERVAL, differences_section
 from vitlab.studies.report.gallery import gallery, shown_seed
 from vitlab.studies.report.heat import CAPTION
-from vitlab.studies.report.robustness import Robustness, robustness_table
+from vitlab.studies.report.robustness import Robustness, robustness_section
 from vitlab.studies.report.search import search_section
 from vitlab.studies.report.tuning import tuning_section
 from vitlab.studies.results import StudyResults
@@ -63,7 +61,7 @@ def sections_of(
         Section("Learning", _learning(results, drawings)),
         Section("Cost", cost_section(results, drawings)),
         Section("Calibration", [Figure(drawings["calibration"], CALIBRATION)] if one_class else []),
-        Section("Robustness", _robustness(results, robustness, drawings, folder) if robustness else []),
+        robustness_section(results, robustness, drawings.get("curves_of_robustness"), folder),
         Section("Classes", _classes(results) if one_class else []),
         Section("Images", _images(results, images, drawings.get("heat")) if one_class else []),
         Section("Configuration", _configuration(results)),
@@ -177,32 +175,6 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
             f"Time: minutes and seconds of training to a validation {metric.label} of {target}{reached}."
         ),
     ]
-
-
-def _robustness(results: StudyResults, robustness: Robustness, drawings: Drawings, folder: Path) -> list[Part]:
-    parts: list[Part] = []
-    if drawing := drawings.get("curves_of_robustness"):
-        images = int(robustness.table["images"].iloc[0])
-        sample = f" on {counted(images, 'image')}, stratified by class" if images < len(results.labels) else ""
-        order = {result.variant: result.index for result in results.ranking}
-        parts = [
-            Figure(
-                drawing,
-                "Accuracy on increasingly corrupted test images, identical for every model. Line: mean over seeds. "
-                "Band: minimum to maximum. Nothing was selected by these numbers.",
-            ),
-            robustness_table(robustness, order, intervals=False),
-            Note(
-                f"Mean over strengths and seeds{sample}. robustness/index.html in the study's folder gives the "
-                "intervals and defines the corruptions."
-            ),
-        ]
-    if robustness.missing:
-        parts += [
-            Text(f"Not measured for the present models: {'; '.join(robustness.missing)}. Measure, then compare again:"),
-            Code(f"python -m vitlab robustness --study {shlex.quote(str(folder))}"),
-        ]
-    return parts
 
 
 def _classes(results: StudyResults) -> list[Part]:
