@@ -64,7 +64,7 @@ def test_runs_of_one_name_are_told_apart() -> None:
 def test_runs_are_drawn_side_by_side(tiny: Write, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configs = [train(tiny, "vit"), train(tiny, "swin", backbone=SWIN)]
     assert run("visualize", ["--config", *configs, "--out", "out"]) == 0
-    shared = {"heat", "maps", "attention-distance", "amplitude", "similarity"}
+    shared = {"heat", "maps", "attention-distance", "amplitude"}
     own = {f"{kind}-{name}-seed-0" for kind in ("heads", "filters") for name in ("vit", "swin")}
     files = {path.stem for path in Path("out").glob("*.png")}
     assert files == shared | own | {"positions-vit-seed-0", "class-token-vit-seed-0"}
@@ -104,12 +104,11 @@ def test_an_own_architecture_gets_the_pictures_that_it_can_have(tiny: Write) -> 
     assert {path.stem for path in Path("alone").glob("*.png")} == {
         "heat",
         "amplitude",
-        "similarity",
         "filters-convolutions-seed-0",
     }
     assert "convolutions-seed-0 has no attention maps; the page" in Path("alone/index.html").read_text()
     assert run("visualize", ["--config", *configs, "--out", "both"]) == 0
-    assert {path.stem for path in Path("both").glob("*.png")} >= {"maps", "similarity", "heads-vit-seed-0"}
+    assert {path.stem for path in Path("both").glob("*.png")} >= {"maps", "heads-vit-seed-0"}
 
 
 def test_a_block_of_convolutions_passes_on_channels() -> None:
@@ -122,13 +121,6 @@ def test_a_block_of_convolutions_passes_on_channels() -> None:
     expected = model.blocks[1](first).detach()  # (B, C, H, W)
     assert second.shape == (5, 16, 6)
     assert amplitude(second) == pytest.approx(expected.var(dim=(0, 2, 3)).mean().item(), rel=1e-5)
-
-
-def test_one_image_is_enough(tiny: Write, tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir()
-    Image.new("RGB", (9, 9), "red").save(tmp_path / "one/red.png")
-    assert run("visualize", ["--config", train(tiny, "vit"), "--images", "one", "--out", "out"]) == 0
-    assert not Path("out/similarity.png").exists()  # which is of the variation among images
 
 
 def test_runs_that_validate_on_other_images_are_not_compared(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitlab.analysis.segmentation import attention_overlap, best_heads, has_class_attention, jaccard, keep_mass
+from vitlab.analysis.segmentation import attention_overlap, has_class_attention, jaccard, keep_mass
 from vitlab.commands.dispatch import run
 from vitlab.models import AttentionMap, VisionTransformer
 
@@ -76,24 +76,6 @@ def test_asking_for_attention_changes_nothing() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), drawn)
     assert all(part.training for part in model.modules())
-
-
-def test_outlines_are_drawn_beside_the_masks(tiny: Callable[..., Path]) -> None:
-    short = {"max_epochs": 1, "limit_train_batches": 1}
-    path = tiny({**SHAPES, "trainer": short, "run": {"test": False}})
-    assert run("fit", ["--config", str(path)]) == 0
-    assert run("visualize", ["--config", "runs/tiny/seed-0/config.yaml", "--out", "out"]) == 0
-    assert Path("out/outlines.png").is_file()
-    assert "How well attention outlines objects" in Path("out/index.html").read_text()
-
-
-def test_the_head_that_outlines_an_image_best_is_shown() -> None:
-    model = Looking(img_size=8, patch_size=4, in_chans=1, embed_dim=8, depth=1, num_heads=2)
-    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
-    masks[0, :, :4] = masks[1, :4] = True
-    outlines, overlaps = best_heads(model, torch.zeros(2, 1, 8, 8), masks)
-    assert torch.equal(outlines, masks)
-    assert overlaps.tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])

@@ -77,15 +77,6 @@ def attention_overlap(
     return AttentionOverlap(best, mean, heads.shape[1], len(heads))
 
 
-def best_heads(
-    model: ImageModel, images: Float[Tensor, "B C Hpx Wpx"], masks: Bool[Tensor, "B Hpx Wpx"]
-) -> tuple[Bool[Tensor, "B Hpx Wpx"], Float[Tensor, "B"]]:
-    """Return the thresholded attention of each image's best head, and its Jaccard similarity."""
-    heads = class_token_masks(model, images)
-    overlap, best = jaccard(heads, masks.to(images.device)).max(dim=1)
-    return heads[torch.arange(len(heads)), best], overlap
-
-
 def class_token_masks(model: ImageModel, images: Float[Tensor, "B C Hpx Wpx"]) -> Bool[Tensor, "B h Hpx Wpx"]:
     """Return the pixels that hold most of the class token's attention in the last block, by head."""
     kept = keep_mass(query_map(model.attention_maps(images)[-1], 0).float())

@@ -27,14 +27,10 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the PNGs and of index.html")
     options = parser.parse_args(arguments)
 
-    from vitlab.analysis import page
-    from vitlab.analysis.page import Subject, write_page
+    from vitlab.analysis.page import Shown, Subject, write_page
     from vitlab.commands.quiet import quiet
-    from vitlab.evaluation.collapse import collapse_curves
     from vitlab.evaluation.cost import device_for
-    from vitlab.evaluation.relevance import heat_of
     from vitlab.experiment.experiment import Experiment
-    from vitlab.objectives.heads import Prototypes
     from vitlab.runs.image_logging import some_images
 
     quiet()
@@ -43,28 +39,19 @@ def run(arguments: Sequence[str]) -> int:
     subjects, known, directories = [], [], []
     for config in dict.fromkeys(options.config):
         experiment = Experiment.load(config)
-        directories.append(experiment.directory)
-        model, data = experiment.model, experiment.data
+        model, data = experiment.model.to(device).eval(), experiment.data
         if pictures is None:
             images, labels, names = some_images(data, SHOWN, device)
-            masks = data.masks("val")
-            masks = None if masks is None else masks[:: max(1, len(masks) // SHOWN)][: page.SHOWN]
         else:
             images, labels, names = data.view_of(list(pictures.values()), device), None, list(pictures)
-            masks = None
         classes = data.class_names if experiment.objective.one_class else []
-        curves = collapse_curves(experiment.directory / "metrics.csv")
-        outputs = [len(part.weight_v) for part in experiment.objective.modules() if isinstance(part, Prototypes)]
-        seen = (images, data.mean, data.std, classes)
-        own = (curves, outputs[0] if outputs else None, masks)
-        model = model.to(device).eval()
-        heat = heat_of(model, images[: page.SHOWN]) if experiment.objective.one_class else None
-        subjects.append(Subject(str(config), model, *seen, *own, heat))
-        known.append((names, labels))
+        subjects.append(Subject(str(config), model, images, data.mean, data.std, classes))
+        directories.append(experiment.directory)
+        known.append(Shown(names, labels))
         if known[-1] != known[0]:
             raise ValueError(f"{config} validates on other images than {options.config[0]}; give --images FOLDER.")
     named = [replace(each, name=name) for each, name in zip(subjects, told_apart(directories), strict=True)]
-    print(write_page(named, *known[0], options.out))
+    print(write_page(named, known[0], options.out))
     return 0
 
 
