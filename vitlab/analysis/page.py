@@ -54,13 +54,13 @@ class Subject:
         """Return the first images with values in [0, 1]."""
         return to_pixels(self.images[:SHOWN], self.mean, self.std)
 
-    def captions(self, labels: list[int] | None) -> list[figures.Caption]:
+    def captions(self, labels: list[int]) -> list[figures.Caption]:
         """Return the predicted class and its probability for the first images."""
         if not self.class_names:
             return []
         probability, predicted = self.model(self.images[:SHOWN]).float().softmax(dim=1).max(dim=1)
         return [
-            (f"{self.class_names[k]}  {p:.0%}", None if labels is None else k == labels[i])
+            (f"{self.class_names[k]}  {p:.0%}", k == labels[i])
             for i, (k, p) in enumerate(zip(predicted.tolist(), probability.tolist(), strict=True))
         ]
 
@@ -79,7 +79,7 @@ class Shown(NamedTuple):
     """The images that all subjects see."""
 
     names: list[str]
-    labels: list[int] | None  # None: unknown
+    labels: list[int]
 
 
 class Picture(NamedTuple):
@@ -126,8 +126,7 @@ def _heat(subjects: Sequence[Subject], images: Shown) -> Iterator[Picture]:
     for subject in subjects:
         if subject.class_names:
             heat = heat_of(subject.model, subject.images[:SHOWN], subject.class_names)
-            known = images.labels or [None] * SHOWN
-            right = [None if label is None else label == k for k, label in zip(heat.answers, known, strict=False)]
+            right = [k == label for k, label in zip(heat.answers, images.labels, strict=False)]
             pixels[subject.name], maps[subject.name] = subject.pixels(), heat.maps
             captions[subject.name] = [*zip(heat.captions, right, strict=True)]
     if maps:

@@ -5,20 +5,17 @@ are held out of the training set; the test images are used once. If the data's v
 like ImageNet's, a tenth of the training images is held out instead.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
 from vitlab.evaluation.estimate import Estimate
-from vitlab.evaluation.features import Features, extract, read_cache, write_cache
+from vitlab.evaluation.features import Features
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.evaluation.linear import fit_linear_probe
 from vitlab.evaluation.low_shot import LowShot, measure_low_shot
-from vitlab.models import ImageModel
 
 SPLITS = ("train", "val", "test")
 
@@ -50,25 +47,6 @@ class ProbeResult:
     features: int
     train_images: int
     test_images: int
-
-
-def features_of(
-    encoder: ImageModel,
-    batches: Callable[[str], Iterable[tuple[list[Tensor], Tensor]]],
-    cache: Path,
-    key: str,
-) -> dict[str, Features]:
-    """Return the features of all splits, from the cache if its `key` matches.
-
-    Args:
-        batches: returns the evaluation batches of a split, on the encoder's device.
-        key: identifies the weights and the data.
-    """
-    splits = read_cache(cache, key)
-    if splits is None:
-        splits = {split: extract(encoder, batches(split)) for split in SPLITS}
-        write_cache(cache, key, splits)
-    return splits
 
 
 def hold_out(train: Features, every: int = 10) -> dict[str, Features]:
