@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from referee.formats import counted, joined
-from referee.report.document import Document, Links, Row, Section, Table, render
+from referee.report.document import Document, Links, Row, Section, Table, write_document
 
-from vitlab.atomic_files import read_json, write_text
+from vitlab.atomic_files import read_json
 from vitlab.config import load_yaml
 from vitlab.studies.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, Claim
 from vitlab.studies.study import Study, read_study, slug
@@ -75,6 +75,5 @@ def write_page(studies: Sequence[Study], root: Path) -> Path:
         remarks=[],
         sections=[Section("All claims", [table]), *([Section("Reports", [Links(reports)])] if reports else [])],
     )
-    for name in ("report.md", "report.html"):
-        write_text(root / name, render(document, name))
-    return root / "report.html"
+    root.mkdir(parents=True, exist_ok=True)
+    return write_document(document, root)

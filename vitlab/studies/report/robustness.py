@@ -23,6 +23,7 @@ from referee.statistics.intervals import Interval, t_interval
 from vitlab.atomic_files import write_text
 from vitlab.evaluation.spreadsheet import exact
 from vitlab.studies.format import digits_for
+from vitlab.studies.grid import Run
 from vitlab.studies.metric import TOP1
 from vitlab.studies.results import StudyResults
 from vitlab.studies.study import slug
@@ -86,7 +87,7 @@ def read_kept(study: Path) -> pd.DataFrame:
     return table.reindex(columns=COLUMNS, fill_value="")  # an older file has no `predictions`
 
 
-def current(table: pd.DataFrame, runs: Sequence[FinishedRun]) -> pd.DataFrame:
+def current(table: pd.DataFrame, runs: Sequence[FinishedRun | Run]) -> pd.DataFrame:
     """Return the rows that were measured on these runs' present models."""
     fingerprints = {(run.variant, run.seed): fingerprint(run.directory) for run in runs}
     cells = zip(table["variant"], table["seed"].astype(int), table["predictions"], strict=True)
@@ -124,7 +125,7 @@ class Robustness(NamedTuple):
         return Chart("curves_of_robustness", title, curves)
 
 
-def read_robustness(study: Path, runs: Sequence[FinishedRun]) -> Robustness | None:
+def read_robustness(study: Path, runs: Sequence[FinishedRun | Run]) -> Robustness | None:
     """Return the measurements of these runs in a study's folder; None if nothing was ever measured there.
 
     Measurements of runs that were retrained since are dropped. Curves must be comparable, so the table is limited to
