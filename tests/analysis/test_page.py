@@ -109,7 +109,7 @@ def test_a_block_of_convolutions_passes_on_channels() -> None:
 def test_runs_that_validate_on_other_images_are_not_compared(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     configs = [train(tiny, "one"), train(tiny, "other", "--data.split_seed", "1")]
     assert run("visualize", ["--config", *configs, "--out", "out"]) == 2
-    assert "give runs on the same images" in capsys.readouterr().err
+    assert "draw it alone" in capsys.readouterr().err
 
 
 @pytest.mark.slow  # timm

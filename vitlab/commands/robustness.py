@@ -25,24 +25,17 @@ def run(arguments: Sequence[str]) -> int:
     """Measure what is missing in the study's robustness.csv, which is written after each model."""
     options = _parse(arguments)
 
-    import numpy as np
-    import torch
     from tqdm import tqdm
 
     from vitlab.commands.quiet import quiet
     from vitlab.data.corruptions import CORRUPTIONS
-    from vitlab.evaluation.classify import require_classes
-    from vitlab.evaluation.predictions import read_predictions
-    from vitlab.studies.baselines import stratified_sample
     from vitlab.studies.report.robustness import FILE, finished_runs, keep
 
     quiet()
     runs, excluded = finished_runs(options.study)
     for reason in excluded:
         log.warning("Excluded: %s", reason)
-    labels = read_predictions(runs[0].directory / "predictions.parquet").labels
-    require_classes(torch.from_numpy(labels))
-    chosen = stratified_sample(labels, options.images or len(labels), np.random.default_rng(0))
+    chosen = _sample(runs[0], options.images)
     asked = [each for each in CORRUPTIONS if each.name in options.corruptions]
     jobs = [(run, _missing(run, asked, len(chosen), options.study)) for run in runs]
     jobs = [(run, missing) for run, missing in jobs if missing]
@@ -57,6 +50,20 @@ def run(arguments: Sequence[str]) -> int:
     print(options.study / FILE)
     log.info("`compare` adds these curves to the study's report; it does not repeat finished runs.")
     return 0
+
+
+def _sample(run: "FinishedRun", images: int | None) -> "np.ndarray":
+    """Return the positions of so many test images, stratified by class and the same for every model; None: all."""
+    import numpy as np
+    import torch
+
+    from vitlab.evaluation.classify import require_classes
+    from vitlab.evaluation.predictions import read_predictions
+    from vitlab.studies.baselines import stratified_sample
+
+    labels = read_predictions(run.directory / "predictions.parquet").labels
+    require_classes(torch.from_numpy(labels))
+    return stratified_sample(labels, images or len(labels), np.random.default_rng(0))
 
 
 def _missing(run: "FinishedRun", asked: Sequence["Corruption"], images: int, study: Path) -> list["Corruption"]:

@@ -26,20 +26,18 @@ def run(arguments: Sequence[str]) -> int:
 
     quiet()
     device = device_for("auto")
-    subjects, known, directories = [], [], []
+    subjects, known = [], []
     for config in dict.fromkeys(options.config):
         experiment = Experiment.load(config)
         model, data = experiment.model.to(device).eval(), experiment.data
         images, labels, names = some_images(data, SHOWN, device)
         classes = data.class_names if experiment.objective.one_class else []
-        subjects.append(Subject(str(config), model, images, data.mean, data.std, classes))
-        directories.append(experiment.directory)
+        subjects.append(Subject(str(experiment.directory), model, images, data.mean, data.std, classes))
         known.append(Shown(names, labels))
         if known[-1] != known[0]:
-            raise ValueError(
-                f"{config} validates on other images than {options.config[0]}; give runs on the same images."
-            )
-    named = [replace(each, name=name) for each, name in zip(subjects, told_apart(directories), strict=True)]
+            raise ValueError(f"{config} validates on other images than {options.config[0]}; draw it alone.")
+    names = told_apart([Path(subject.name) for subject in subjects])
+    named = [replace(subject, name=name) for subject, name in zip(subjects, names, strict=True)]
     print(write_page(named, known[0], options.out))
     return 0
 

@@ -214,12 +214,11 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
         rows.append(_row(result, last, highest, str(curve.epochs[best]), spread, reached_in))
     target = f"{100 * results.target:.6g} %" if metric.is_accuracy else metric.text(results.target, digits)
     reached = "" if results.study.target_accuracy else ", which every run reached"
-    first = metric.axis("Validation")
     return [
         curves,
         Table(
             f"Validation {metric.label}",
-            [first, "Last", "Best", "At epoch", "Range over seeds", f"Time to {target}"],
+            [metric.axis("Validation"), "Last", "Best", "At epoch", "Range over seeds", f"Time to {target}"],
             rows,
         ),
         Note(
