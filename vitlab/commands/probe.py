@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 def run(arguments: Sequence[str]) -> int:
     """Print the accuracies, and write them as JSON into the run directory.
 
-    Where the data know masks of objects, the maps of each stage are judged by segmentation, and the attention of a
-    class token is compared with the masks.
-
     `--ckpt_path none` measures the weights as they are built: a pretrained timm model, or the untrained encoder.
     `--protocol` measures as one paper does instead.
     """
@@ -112,33 +109,4 @@ def common_protocol(experiment: Experiment, path: Path | None, device: torch.dev
     print(f"{path or 'weights as built'}: {result.features} features, {result.train_images:,} training images")
     print(f"k-NN (k = 20)     {result.knn}\nlinear probe      {result.linear}   λ = {result.strength:g}")
     print(*result.low_shot, sep="\n")
-    return asdict(result) | _by_masks(experiment, device)
-
-
-def _by_masks(experiment: Experiment, device: torch.device) -> dict[str, object]:
-    """Print and return how attention and the maps of stages fit the objects' masks, where the data know them."""
-    from vitlab.analysis.segmentation import attention_overlap, has_class_attention
-    from vitlab.evaluation.dense import segment
-    from vitlab.runs.measures import labeled_pixels
-
-    data, model, found = experiment.data, experiment.model, dict[str, object]()
-    masks = data.masks("test")
-    if masks is None:
-        return found
-    if has_class_attention(model, next(data.batches("test", device))[0][0]):
-        overlap = attention_overlap(model, (view for (view,), _ in data.batches("test", device)), masks)
-        print(f"attention         {overlap.best} of masks (Jaccard, best of {overlap.heads} heads)")
-        print(f"                  {overlap.mean} in the mean over heads")
-        found["jaccard"] = asdict(overlap)
-    else:
-        print("attention         not compared with masks: it reads no class token")
-    if data.tests_on_validation:
-        print("segmentation      not measured: validation images choose its strength, and they are the test images")
-    elif model.feature_info:
-        stages = segment(model.eval(), labeled_pixels(data, device), data.num_classes)
-        print("segmentation      mIoU of the maps of stages by linear probe, and by k-NN (k = 20)")
-        for each in stages:
-            own = f"{each.channels} channels, stride {each.stride}"
-            print(f"  {each.stage:<15} {each.linear}, {each.knn}   {own}")
-        found["segmentation"] = [asdict(each) for each in stages]
-    return found
+    return asdict(result)

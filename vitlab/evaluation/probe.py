@@ -11,7 +11,6 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from vitlab.evaluation.estimate import Estimate
 from vitlab.evaluation.features import Features
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.evaluation.linear import fit_linear_probe
@@ -21,8 +20,12 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Accuracy(Estimate):
+class Accuracy:
     """The fraction of correct test images, with its 95 % interval (Wilson's)."""
+
+    value: float
+    low: float
+    high: float
 
     @classmethod
     def of(cls, predicted: Tensor, labels: Tensor) -> "Accuracy":
@@ -34,6 +37,9 @@ class Accuracy(Estimate):
     def columns(self, name: str) -> dict[str, float]:
         """Return a table's columns `name`, `name_low` and `name_high`."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
 @dataclass(frozen=True)
