@@ -108,5 +108,6 @@ def common_protocol(experiment: Experiment, path: Path | None, device: torch.dev
     result = probe(splits, data.num_classes)
     print(f"{path or 'weights as built'}: {result.features} features, {result.train_images:,} training images")
     print(f"k-NN (k = 20)     {result.knn}\nlinear probe      {result.linear}   λ = {result.strength:g}")
-    print(*result.low_shot, sep="\n")
+    for low_shot in result.low_shot:
+        print(low_shot)
     return asdict(result)
