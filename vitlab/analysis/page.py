@@ -122,7 +122,8 @@ def _section(picture: Picture, out: Path) -> document.Section:
 
 
 def _heat(subjects: Sequence[Subject], images: Shown) -> Iterator[Picture]:
-    pixels, maps, captions = {}, {}, {}
+    pixels, maps = {}, {}
+    captions: dict[str, list[figures.Caption]] = {}
     for subject in subjects:
         if subject.class_names:
             heat = heat_of(subject.model, subject.images[:SHOWN], subject.class_names)

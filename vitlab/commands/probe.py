@@ -102,7 +102,7 @@ def common_protocol(experiment: Experiment, path: Path | None, device: torch.dev
     from vitlab.evaluation.probe import SPLITS, hold_out, probe
 
     data, model = experiment.data, experiment.model.to(device)
-    splits = {split: extract(model, data.batches(split, device)) for split in SPLITS}
+    splits = {split: extract(model, data.batches(split, device)) for split in SPLITS}  # type: ignore[arg-type]
     if data.tests_on_validation:
         splits |= hold_out(splits["train"])  # or each test image would be its own nearest neighbor
     result = probe(splits, data.num_classes)

@@ -98,8 +98,8 @@ def _measure(
     measures = {corruption.name: corruption.measure for corruption in corruptions}
     rows = [(*kind, value, measures.get(kind[0], "")) for kind, value in top1.items()]
     table = pd.DataFrame(rows, columns=["corruption", "strength", "top1", "measure"])
-    facts = {"variant": run.variant, "seed": run.seed, "images": len(chosen)}
-    return table.assign(**facts, predictions=fingerprint(run.directory))
+    measured = fingerprint(run.directory)
+    return table.assign(variant=run.variant, seed=run.seed, images=len(chosen), predictions=measured)
 
 
 def _counted(batches: Iterable[Any], bar: "tqdm[Any]") -> Iterator[Any]:

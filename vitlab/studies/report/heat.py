@@ -7,10 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from referee.report.drawing import PX, Chart, Layout
 
-from vitlab.analysis.figures import fill_with_maps
+from vitlab.analysis.figures import Caption, fill_with_maps
 from vitlab.analysis.relevance import Heat, heat_of
 from vitlab.evaluation.cost import device_for
-from vitlab.experiment.experiment import Experiment
 from vitlab.studies.baselines import Images
 from vitlab.studies.report.gallery import interesting, models_shown
 from vitlab.studies.results import StudyResults
@@ -44,7 +43,9 @@ def heat_chart(results: StudyResults, images: Images) -> Chart | None:
         figure = Figure(figsize=(columns * side, rows * (side + 34 * PX)), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False)
         maps = {variant: heat.maps for variant, heat in shown.items()}
-        captions = {variant: [(text, None) for text in heat.captions] for variant, heat in shown.items()}
+        captions: dict[str, list[Caption]] = {
+            name: [(text, None) for text in heat.captions] for name, heat in shown.items()
+        }
         fill_with_maps(panels, dict.fromkeys(shown, pixels), maps, captions, names)
         return figure
 
@@ -52,6 +53,8 @@ def heat_chart(results: StudyResults, images: Images) -> Chart | None:
 
 
 def _heat_of(directory: Path, indices: np.ndarray) -> Heat:
+    from vitlab.experiment.experiment import Experiment  # here, because it takes seconds to import
+
     experiment, device = Experiment.load(directory), device_for("auto")
     model = experiment.objective.backbone.to(device).eval()  # the weights that the study ranks
     if model.num_classes != len(experiment.data.class_names):

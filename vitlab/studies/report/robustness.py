@@ -211,8 +211,8 @@ def draw_curves(robustness: Robustness, variants: Sequence[str], layout: Layout)
         for variant, runs in table.groupby("variant", sort=False):
             by_kind = 100 * runs.groupby(["corruption", "strength"])["top1"].agg(["mean", "min", "max"])
             rows = pd.concat([by_kind.loc[CLEAN], by_kind.loc[name].loc[strengths]])
-            bounds = (rows[end].to_numpy() for end in ("mean", "min", "max"))
-            draw_curve(axes, np.arange(len(rows)), *bounds, str(variant), list(variants).index(str(variant)))
+            mean, low, high = rows[["mean", "min", "max"]].to_numpy().T
+            draw_curve(axes, np.arange(len(mean)), mean, low, high, str(variant), list(variants).index(str(variant)))
         axes.set_xticks(range(len(strengths) + 1), ["none", *(f"{s:.2g}" for s in strengths)])
         axes.set_title(name)
         axes.set_xlabel(measure)
