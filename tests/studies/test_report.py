@@ -15,7 +15,7 @@ from fake_study import FAKE_PROGRAM, Digits, results, right, variant, write_stud
 from matplotlib import figure as drawn
 from referee.formats import SPACE
 from referee.report import drawing
-from referee.report.document import Cell, Details, Figure, Gallery, Part, Table, Text, render
+from referee.report.document import Cell, Details, Figure, Gallery, Part, Table, Text, write_document
 
 from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.metric import TOP1
@@ -137,7 +137,9 @@ def test_markdown_says_what_the_page_says(
     tmp_path: Path, digits: Digits, no_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     documents = []
-    monkeypatch.setattr(page, "render", lambda document, name: documents.append(document) or render(document, name))
+    monkeypatch.setattr(
+        page, "write_document", lambda each, folder: documents.append(each) or write_document(each, folder)
+    )
     study = results({name: {s: right(a, 300, s) for s in (1, 2, 3)} for name, a in {"A|B": 0.9, "<i>": 0.7}.items()})
     object.__setattr__(study.study, "path", tmp_path / "study.yaml")
     study.study.path.write_text("name: x")
