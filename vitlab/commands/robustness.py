@@ -13,12 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from tqdm import tqdm
 
-    from vitlab.data.corruptions import Corruption
     from vitlab.studies.report.robustness import FinishedRun
 
 log = logging.getLogger("vitlab")
-
-NAMES = ("noise", "blur", "contrast", "JPEG", "resolution", "occlusion")  # of the corruptions, for `--help`
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -28,7 +25,6 @@ def run(arguments: Sequence[str]) -> int:
     from tqdm import tqdm
 
     from vitlab.commands.quiet import quiet
-    from vitlab.data.corruptions import CORRUPTIONS
     from vitlab.studies.report.robustness import FILE, finished_runs, keep
 
     quiet()
@@ -36,17 +32,14 @@ def run(arguments: Sequence[str]) -> int:
     for reason in excluded:
         log.warning("Excluded: %s", reason)
     chosen = _sample(runs[0], options.images)
-    asked = [each for each in CORRUPTIONS if each.name in options.corruptions]
-    jobs = [(run, _missing(run, asked, len(chosen), options.study)) for run in runs]
-    jobs = [(run, missing) for run, missing in jobs if missing]
+    jobs = [run for run in runs if not _is_measured(run, len(chosen), options.study)]
     if len(jobs) < len(runs):
         log.info("%d of %d models are already measured.", len(runs) - len(jobs), len(runs))
     seconds = 0.5 if sys.stderr.isatty() else 30.0  # between two updates
     with tqdm(total=len(jobs) * len(chosen), unit=" images", mininterval=seconds, disable=not jobs) as bar:
-        for number, (finished, missing) in enumerate(jobs, start=1):
+        for number, finished in enumerate(jobs, start=1):
             bar.set_description(f"{finished.variant}, seed {finished.seed} (model {number} of {len(jobs)})")
-            rows = _measure(finished, missing, chosen, options.study, bar)
-            keep(rows, options.study)
+            keep(_measure(finished, chosen, options.study, bar), options.study)
     print(options.study / FILE)
     log.info("`compare` adds these curves to the study's report; it does not repeat finished runs.")
     return 0
@@ -66,23 +59,21 @@ def _sample(run: "FinishedRun", images: int | None) -> "np.ndarray":
     return stratified_sample(labels, images or len(labels), np.random.default_rng(0))
 
 
-def _missing(run: "FinishedRun", asked: Sequence["Corruption"], images: int, study: Path) -> list["Corruption"]:
-    """Return the corruptions under which a run's present model was not measured on so many images."""
+def _is_measured(run: "FinishedRun", images: int, study: Path) -> bool:
+    """Return whether a run's present model was measured on so many images, under every corruption."""
+    from vitlab.data.corruptions import CORRUPTIONS
     from vitlab.studies.report.robustness import current, read_kept
 
     known = current(read_kept(study), [run])
-    names = set(known[known["images"] == images]["corruption"])
-    return [each for each in asked if each.name not in names]
+    return {corruption.name for corruption in CORRUPTIONS} <= {*known[known["images"] == images]["corruption"]}
 
 
-def _measure(
-    run: "FinishedRun", corruptions: Sequence["Corruption"], chosen: "np.ndarray", study: Path, bar: "tqdm[Any]"
-) -> Any:
+def _measure(run: "FinishedRun", chosen: "np.ndarray", study: Path, bar: "tqdm[Any]") -> Any:
     """Return rows of robustness.csv."""
     import pandas as pd
     import torch
 
-    from vitlab.data.corruptions import accuracies, select_images
+    from vitlab.data.corruptions import CORRUPTIONS, accuracies, select_images
     from vitlab.evaluation.cost import device_for
     from vitlab.experiment.experiment import Experiment
     from vitlab.studies.report.robustness import fingerprint
@@ -94,8 +85,8 @@ def _measure(
         raise ValueError(f"{run.directory}: the model was trained without labels, so it classifies no image.")
     with torch.inference_mode(), model.biases_kept():
         batches = _counted(select_images(data.batches("test", device), chosen), bar)
-        top1 = accuracies(model, batches, corruptions, data.mean, data.std)
-    measures = {corruption.name: corruption.measure for corruption in corruptions}
+        top1 = accuracies(model, batches, CORRUPTIONS, data.mean, data.std)
+    measures = {corruption.name: corruption.measure for corruption in CORRUPTIONS}
     rows = [(*kind, value, measures.get(kind[0], "")) for kind, value in top1.items()]
     table = pd.DataFrame(rows, columns=["corruption", "strength", "top1", "measure"])
     measured = fingerprint(run.directory)
@@ -115,10 +106,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "strength. Finished models are kept; an interrupted command continues with the next model.",
     )
     parser.add_argument("--study", type=Path, required=True, help="folder of a finished study, like runs/quickstart")
-    parser.add_argument(
-        "--corruptions", nargs="+", metavar="NAME", choices=NAMES, default=list(NAMES),
-        help=f"some of {', '.join(NAMES)} [all]",
-    )  # fmt: skip
     parser.add_argument("--images", type=int, help="number of test images, stratified by class [all]")
     options = parser.parse_args(arguments)
     if options.images is not None and options.images < 1:
