@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "vitlab"
 
 # commands ─► studies ─► experiment ─► runs ─► objectives ─► models          evaluation ─► models
-#     │          └─► evaluation    └─► data    └─► evaluation, analysis      analysis ─► models
+#     │          └─► evaluation, analysis    └─► data, evaluation, analysis  analysis ─► models
 #     └─► deployment ─► experiment, evaluation                               everything ─► the ground floor
 GROUND = {
     "config",
@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "objectives": {"models"},
     "runs": {"data", "objectives", "models", "evaluation", "analysis"},
     "experiment": {"runs", "data", "objectives", "models", "evaluation"},
-    "studies": {"experiment", "evaluation"},
+    "studies": {"experiment", "evaluation", "analysis"},
     # `load` and `predict` frame pictures as the data do, without the training images.
     "deployment": {"experiment", "evaluation", "models", "data"},
     "commands": {

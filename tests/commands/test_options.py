@@ -13,8 +13,6 @@ from vitlab.__main__ import COMMANDS as ALL
 from vitlab.__main__ import main
 from vitlab.commands.dispatch import run
 from vitlab.commands.help import CLASSES, SETTINGS_OF_RUN, class_names, run_options, trainer_options
-from vitlab.commands.robustness import NAMES
-from vitlab.data.corruptions import CORRUPTIONS
 from vitlab.experiment.class_names import PLACES, choices
 from vitlab.experiment.parser import ConfigurationReader
 from vitlab.internals import actions_of
@@ -45,10 +43,6 @@ def test_the_usage_line_names_each_option_once(command: str, capsys: pytest.Capt
     assert options
     for short, long in options:
         assert sum(len(re.findall(rf"{name}(?![\w-])", usage)) for name in (short, long) if name) == 1, (long, usage)
-
-
-def test_the_help_of_robustness_names_every_corruption() -> None:
-    assert tuple(corruption.name for corruption in CORRUPTIONS) == NAMES
 
 
 def test_no_help_imports_torch() -> None:

@@ -1,6 +1,5 @@
 """Corruptions: nothing at no strength, worse and worse with it, and the same for every model."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -13,7 +12,7 @@ from vitlab.data.corruptions import (
     GRID,
     Corruption,
     contrast,
-    corrupted,
+    corrupt,
     jpeg,
     noise,
     occlude,
@@ -51,13 +50,14 @@ def test_every_strength_spoils_more_than_the_one_before(corruption: Corruption, 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS, ids=NAMES)
 def test_an_image_is_spoilt_the_same_in_any_batch(corruption: Corruption, images: Tensor) -> None:
-    def batches(size: int) -> Iterator[tuple[list[Tensor], Tensor]]:
-        yield from (([(part - 0.3) / 0.4], torch.zeros(len(part))) for part in images.split(size))
-
-    strength = corruption.strengths[2]
-    whole, parts = (list(corrupted(batches(n), corruption, strength, (0.3,), (0.4,))) for n in (32, 5))
-    together = torch.cat([views[0] for views, _ in parts])
-    torch.testing.assert_close(together, whole[0][0][0], atol=1e-5, rtol=0)
+    strength, normalized, places = corruption.strengths[2], (images - 0.3) / 0.4, torch.arange(32)
+    whole, *parts = (
+        corrupt(part, corruption, strength, indices, (0.3,), (0.4,))
+        for n in (32, 5)
+        for part, indices in zip(normalized.split(n), places.split(n), strict=True)
+    )
+    together = torch.cat(parts)
+    torch.testing.assert_close(together, whole, atol=1e-5, rtol=0)
     expected = (corruption.apply(images, strength, DRAWS) - 0.3) / 0.4
     torch.testing.assert_close(together, expected, atol=2.0 / 255 / 0.4, rtol=0)  # JPEG rounds to bytes on the way
 

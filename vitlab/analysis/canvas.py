@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from referee.report.drawing import COLORS as COLORS
 from referee.report.drawing import INK, MUTED
 from torch import Tensor
 
@@ -20,6 +19,7 @@ STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 10,
+    "axes.labelsize": 9,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "xtick.color": MUTED,
@@ -71,4 +71,5 @@ def show_image(axes: Axes, image: Float[np.ndarray, "H W C"]) -> None:
 def no_ticks(axes: Axes) -> None:
     """Remove ticks and frame; labels stay."""
     axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
     axes.spines[:].set_visible(False)

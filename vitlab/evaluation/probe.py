@@ -5,27 +5,27 @@ are held out of the training set; the test images are used once. If the data's v
 like ImageNet's, a tenth of the training images is held out instead.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from vitlab.evaluation.estimate import Estimate
-from vitlab.evaluation.features import Features, extract, read_cache, write_cache
+from vitlab.evaluation.features import Features
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.evaluation.linear import fit_linear_probe
 from vitlab.evaluation.low_shot import LowShot, measure_low_shot
-from vitlab.models import ImageModel
 
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Accuracy(Estimate):
+class Accuracy:
     """The fraction of correct test images, with its 95 % interval (Wilson's)."""
+
+    value: float
+    low: float
+    high: float
 
     @classmethod
     def of(cls, predicted: Tensor, labels: Tensor) -> "Accuracy":
@@ -37,6 +37,9 @@ class Accuracy(Estimate):
     def columns(self, name: str) -> dict[str, float]:
         """Return a table's columns `name`, `name_low` and `name_high`."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
 @dataclass(frozen=True)
@@ -50,25 +53,6 @@ class ProbeResult:
     features: int
     train_images: int
     test_images: int
-
-
-def features_of(
-    encoder: ImageModel,
-    batches: Callable[[str], Iterable[tuple[list[Tensor], Tensor]]],
-    cache: Path,
-    key: str,
-) -> dict[str, Features]:
-    """Return the features of all splits, from the cache if its `key` matches.
-
-    Args:
-        batches: returns the evaluation batches of a split, on the encoder's device.
-        key: identifies the weights and the data.
-    """
-    splits = read_cache(cache, key)
-    if splits is None:
-        splits = {split: extract(encoder, batches(split)) for split in SPLITS}
-        write_cache(cache, key, splits)
-    return splits
 
 
 def hold_out(train: Features, every: int = 10) -> dict[str, Features]:

@@ -93,7 +93,7 @@ class AttentionJaccard(Measure):
         masks = data.masks("test")
         assert masks is not None
         overlap = attention_overlap(model, (view for (view,), _ in data.batches("test", device)), masks)
-        return {"test/jaccard": overlap.best.value, "test/jaccard_mean": overlap.mean.value}
+        return {"test/jaccard": overlap.best, "test/jaccard_mean": overlap.mean}
 
 
 class Segmentation(Measure):
@@ -122,9 +122,9 @@ class Segmentation(Measure):
     def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> dict[str, float]:
         with in_eval_mode(model):
             stages = segment(model, labeled_pixels(data, device), data.num_classes)
-        best = max(stages, key=lambda stage: stage.held_out.value)
-        last = {"test/miou_linear": stages[-1].linear.value, "test/miou_knn": stages[-1].knn.value}
-        return last | {"test/miou_linear_best": best.linear.value}
+        best = max(stages, key=lambda stage: stage.held_out)
+        last = {"test/miou_linear": stages[-1].linear, "test/miou_knn": stages[-1].knn}
+        return last | {"test/miou_linear_best": best.linear}
 
 
 def labeled_pixels(data: ImageDataModule, device: torch.device) -> Callable[[Split], Labeled]:

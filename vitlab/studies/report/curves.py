@@ -14,7 +14,6 @@ from referee.formats import NONE, SPACE, counted, joined, signed
 from referee.report import drawing
 from referee.report.document import (
     Code,
-    Details,
     Document,
     Figure,
     Heading,
@@ -25,7 +24,7 @@ from referee.report.document import (
     Section,
     Table,
     Text,
-    render,
+    write_document,
 )
 from referee.report.drawing import Chart, Layout
 from referee.statistics.curves import Crossing, Law
@@ -46,6 +45,7 @@ from vitlab.studies.report.along import (
 )
 from vitlab.studies.report.cost import speed_remarks
 from vitlab.studies.report.remarks import ABOVE, objections, remarks, remarks_above
+from vitlab.studies.report.sections import remarks_section, study_file
 from vitlab.studies.results import StudyResults
 from vitlab.studies.study import Study
 
@@ -109,24 +109,21 @@ def write_curves(study: Study, found: Sequence[StudyResults], folder: Path) -> P
         for k, line in enumerate(lines_of(study, found)):
             parts = _line(line, "curves" if k == 0 else f"curves-{k}", folder)
             sections.insert(k, Section(f"Along {line.axis.name}{f', {line.name}' if line.name else ''}", parts))
-    commands: list[Part] = [Code(f"python -m vitlab compare --config {shlex.quote(str(study.path))}")]
-    commands += [Details("The study's file", [Code(study.path.read_text(encoding="utf-8").strip())])]
+    command = Code(f"python -m vitlab compare --config {shlex.quote(str(study.path))}")
     heading, *others = answers(study, found)
     above = _above(found)
     below = [line for line in _merged(found, remarks) if line not in above]
-    further = [Section("Remarks", [Text(line) for line in below])] if below else []
+    further = [remarks_section(below)] if below else []
     document = Document(
         title=f"{study.name} – a comparison along {joined([axis.name for axis in study.along])}",
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
         heading=heading,
         lead=[*others, _summary(study, found)],
         remarks=above,
-        sections=[*sections, *further, Section("Reproduce", commands)],
+        sections=[*sections, *further, Section("Reproduce", [command, study_file(study)])],
         question=study.question,
     )
-    for name in ("report.md", "report.html"):
-        (folder / name).write_text(render(document, name), encoding="utf-8")
-    return folder / "report.html"
+    return write_document(document, folder)
 
 
 def _above(found: Sequence[StudyResults]) -> list[str]:

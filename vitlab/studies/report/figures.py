@@ -4,7 +4,6 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
@@ -29,7 +28,6 @@ from vitlab.studies.claim import Claim
 from vitlab.studies.format import tick
 from vitlab.studies.metric import Metric
 from vitlab.studies.results import StudyResults
-from vitlab.studies.robustness import CLEAN
 from vitlab.studies.run_results import VariantResult
 
 MIN_IN_BIN = 5  # predictions: smaller confidence bins are too noisy to show
@@ -175,38 +173,6 @@ def score_against_cost(results: StudyResults, layout: Layout) -> Figure:
     return figure
 
 
-def robustness_curves(table: pd.DataFrame, measures: dict[str, str], variants: Sequence[str], layout: Layout) -> Figure:
-    """Draw accuracy against strength for each corruption: the mean over seeds, and a band from minimum to maximum.
-
-    The first point of each curve is accuracy on clean images.
-
-    Args:
-        table: Rows of `robustness.csv`.
-        measures: What is varied, by corruption.
-        variants: All variants of the study; their order decides the colors.
-    """
-    columns = min(2 * layout.columns - 1, len(measures))
-    figure, panels = panels_of(Layout(layout.width, columns), len(measures), 210, share_y=True)
-    for axes, (name, measure) in zip(panels, measures.items(), strict=True):
-        strengths = strengths_of(table, name)
-        for variant, runs in table.groupby("variant", sort=False):
-            clean = runs[runs["corruption"] == CLEAN]["top1"]
-            corrupted = runs[runs["corruption"] == name].groupby("strength")["top1"]
-            mean, low, high = (
-                100 * np.array([clean.agg(f), *corrupted.agg(f).loc[strengths]]) for f in ("mean", "min", "max")
-            )
-            label = str(variant)
-            draw_curve(axes, np.arange(len(mean)), mean, low, high, label, list(variants).index(label))
-        axes.set_xticks(range(len(strengths) + 1), ["none", *(f"{s:.2g}" for s in strengths)])
-        axes.set_title(name)
-        axes.set_xlabel(measure)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-    for axes in panels[::columns]:
-        axes.set_ylabel("accuracy, %")
-    put_legend(figure, panels[0], layout)
-    return figure
-
-
 def draw_claim(claim: Claim, results: StudyResults, layout: Layout) -> Figure:
     """Draw a claim's published figures next to the means and intervals of the runs, over the claim's axis."""
     by_name = {result.variant: result for result in results.ranking}
@@ -262,11 +228,6 @@ def charts_for(metric: Metric) -> list[Chart]:
     if metric.one_class:
         charts.append(Chart("calibration", "Accuracy against confidence for each variant.", calibration))
     return charts
-
-
-def strengths_of(table: pd.DataFrame, corruption: str) -> list[float]:
-    """Return a corruption's strengths, the mildest first, from rows of `robustness.csv`."""
-    return list(dict.fromkeys(table[table["corruption"] == corruption]["strength"]))
 
 
 def pareto_front(costs: Sequence[float], scores: Sequence[float], more: bool) -> list[int]:

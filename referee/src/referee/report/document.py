@@ -127,6 +127,13 @@ def render(document: Document, template: str) -> str:
     return pages.get_template(f"{template}.jinja").render(context)
 
 
+def write_document(document: Document, folder: Path) -> Path:
+    """Write report.md and report.html into a folder; return the path of the second."""
+    for name in ("report.md", "report.html"):
+        (folder / name).write_text(render(document, name), encoding="utf-8")
+    return folder / "report.html"
+
+
 def _emphasized(text: str) -> Markup:
     """Return a note as HTML."""
     return Markup(re.sub(r"\*(.+?)\*", r"<em>\1</em>", str(escape(text))))

@@ -51,7 +51,7 @@ class Chart(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """A chart as two SVG elements, for wide and for narrow screens."""
+    """A chart as two SVG elements, for wide and for narrow screens; without the second, the first is for all."""
 
     chart: Chart
     wide: str

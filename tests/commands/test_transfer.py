@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from vitlab.analysis.transfer import draw_transfer, markdown, over_seeds
 from vitlab.commands.dispatch import run
+from vitlab.commands.transfer import summary
 from vitlab.config import load_yaml
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.models.bias_tables import look_up, relative_coords, relative_position_index
@@ -110,9 +110,8 @@ def test_a_run_is_tested_at_other_sizes_as_it_is_and_fine_tuned(tiny: Write, cap
     metrics = json.loads(Path("runs/swin/seed-0/summary.json").read_text())["metrics"]
     assert table["direct"][0] == pytest.approx(metrics["test_ema/top1"], abs=1e-7)  # of the weights that are exported
     assert table["tuned"].isna().tolist() == [True, False]
-    assert Path("out/transfer.png").is_file()
-    assert "| swin (4, 6) |" in Path("out/transfer.md").read_text()
-    assert "ImageNet" not in capsys.readouterr().out  # of which the paper's table is: nothing about these images
+    first, second = (f"{100 * value:.1f}" for value in table["direct"])
+    assert f"swin        {first}  {second} → {100 * table['tuned'][1]:.1f}" in capsys.readouterr().out
 
     tuned = load_yaml("out/swin-12px/seed-0/config.yaml")
     assert tuned["data"]["init_args"]["image_size"] == 12
@@ -122,17 +121,11 @@ def test_a_run_is_tested_at_other_sizes_as_it_is_and_fine_tuned(tiny: Write, cap
     metrics = json.loads(Path("out/swin-12px/seed-0/summary.json").read_text())["metrics"]
     assert table["tuned"][1] == pytest.approx(metrics["test_ema/top1"], abs=1e-7)
 
-    written, page = Path("out/transfer.csv").read_text(), Path("out/transfer.md").read_text()
-    Path("out/transfer.csv").write_text("\n".join(written.splitlines()[:2]))  # as after a kill at 12 px
-    Path("out/transfer.md").unlink()
+    written = Path("out/transfer.csv").read_text()
     predicted = Path("out/swin-12px/seed-0/predictions.parquet").stat().st_mtime_ns
     assert run("transfer", [*asked, "--trainer.limit_train_batches", "2"]) == 0
-    assert "1 of 2 measurements are already in" in capsys.readouterr().err
-    assert (Path("out/transfer.csv").read_text(), Path("out/transfer.md").read_text()) == (written, page)
-    assert Path("out/swin-12px/seed-0/predictions.parquet").stat().st_mtime_ns == predicted
-    assert run("transfer", ["--config", trained, "--sizes", "12", "--images", "60", "--out", "fewer"]) == 0
-    assert capsys.readouterr().err.count("Weights: ") == 1
-    assert pd.read_csv("fewer/transfer.csv")["images"].tolist() == [60, 60]
+    assert Path("out/transfer.csv").read_text() == written
+    assert Path("out/swin-12px/seed-0/predictions.parquet").stat().st_mtime_ns == predicted  # not tuned again
 
 
 def test_mistakes_are_named_before_anything_runs(tiny: Write, capsys: pytest.CaptureFixture) -> None:
@@ -143,7 +136,6 @@ def test_mistakes_are_named_before_anything_runs(tiny: Write, capsys: pytest.Cap
     capsys.readouterr()
     for arguments, message in (
         ([config, "--sizes", "8", "--epochs", "-1"], "--epochs -1"),
-        ([config, "--sizes", "8", "--images", "0"], "--images 0"),
         ([config, other, "--sizes", "8"], "a second run called tiny, seed 0"),
         ([config, "--sizes", "10"], "does not divide into patches of 4 px"),
         ([config, "--sizes", "8", "--ckpt_path", "none"], "not a finished run of a classifier"),
@@ -152,37 +144,10 @@ def test_mistakes_are_named_before_anything_runs(tiny: Write, capsys: pytest.Cap
         assert message in capsys.readouterr().err
 
 
-def test_several_seeds_are_averaged_and_a_single_one_has_its_own_interval() -> None:
-    row = {"window": "", "bias": "", "partial": "", "images": 10, "tuned": float("nan")}
-    rows = [
-        {"name": "two", "seed": 1, "image_size": 8, "direct": 0.5, "direct_low": 0.1, "direct_high": 0.9},
-        {"name": "two", "seed": 2, "image_size": 8, "direct": 0.7, "direct_low": 0.3, "direct_high": 0.95},
-        {"name": "one", "seed": 1, "image_size": 8, "direct": 0.4, "direct_low": 0.2, "direct_high": 0.6},
+def test_several_seeds_are_averaged() -> None:
+    rows = [("a", 8, 0.5, None), ("a", 8, 0.7, None), ("a", 12, 0.4, 0.9), ("a", 12, 0.2, 0.7), ("b", 8, 0.1, None)]
+    table = pd.DataFrame(rows, columns=["name", "image_size", "direct", "tuned"])
+    assert [line.split() for line in summary(table).splitlines()[2:]] == [
+        ["a", "60.0", "30.0", "→", "80.0"],
+        ["b", "10.0"],
     ]
-    table = pd.DataFrame([row | r for r in rows]).assign(tuned_low=float("nan"), tuned_high=float("nan"))
-    found = over_seeds(table, "direct")[["mean", "low", "high"]]
-    assert found.loc[("two", 8)].tolist() == pytest.approx([0.6, 0.5, 0.7])
-    assert found.loc[("one", 8)].tolist() == pytest.approx([0.4, 0.2, 0.6])
-    assert "| two | 60.0 [50.0, 70.0] |" in markdown(table)
-
-
-def test_the_papers_table_stands_beside_a_comparison_of_position_biases_alone() -> None:
-    row = {"seed": 1, "window": "4", "partial": "", "images": 10, "image_size": 8}
-    row |= {f"{kind}{end}": 0.5 for kind in ("direct", "tuned") for end in ("", "_low", "_high")}
-    table = pd.DataFrame([row | {"name": name, "bias": bias} for name, bias in (("a", "linear"), ("b", "log"))])
-    text = markdown(table)
-    assert "81.7 → 83.8" in text  # log-spaced at 512 px, direct and fine-tuned: Liu et al. 2022, Table 1
-    assert "## The paper's table, on other images" in text
-    assert len(draw_transfer(table).axes) == 2
-    for biases in (["log", "log"], ["", "log"], ["", ""]):  # one Swin v2, or none: the paper has no such comparison
-        flowers = table.assign(bias=biases)
-        assert "Liu" not in markdown(flowers)
-        assert len(draw_transfer(flowers).axes) == 1
-
-
-def test_a_run_that_was_cut_short_is_named_under_the_table() -> None:
-    row = {"name": "a", "seed": 1, "window": "", "bias": "", "images": 10, "image_size": 8}
-    row |= {f"{kind}{end}": 0.5 for kind in ("direct", "tuned") for end in ("", "_low", "_high")}
-    table = pd.DataFrame([row | {"partial": "not finished"}])
-    assert "**Incomplete run, not a result: a, seed 1 (not finished).**" in markdown(table)
-    assert "Incomplete" not in markdown(table.assign(partial=""))

@@ -13,6 +13,9 @@ that of the last block's gradients times tokens costs 0.30 to 0.37.
 Letters: B images, C channels, H x W pixels, n x n cells.
 """
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -50,12 +53,25 @@ def in_cells(heat: Float[Tensor, "B H W"], cells: int = CELLS) -> Float[Tensor, 
     return F.adaptive_avg_pool2d(heat[:, None], cells)[:, 0]
 
 
+class Heat(NamedTuple):
+    """What speaks for a model's answers to some images."""
+
+    maps: Float[np.ndarray, "B n n"]  # relevance of each cell, 0 or more
+    answers: list[int]
+    captions: list[str]  # the answer, its probability, and what is left of that without the top cells
+
+
 @torch.no_grad()
-def heat_of(model: nn.Module, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B n n"], Float[Tensor, "B"]]:
-    """Return each cell's relevance to the predicted class, and its probability without the top cells."""
-    classes = model(images).argmax(dim=1)
-    heat = in_cells(relevance(model, images, classes))
-    return heat, after_blurring(model, images, classes, heat)
+def heat_of(model: nn.Module, images: Float[Tensor, "B C H W"], class_names: list[str]) -> Heat:
+    """Explain a model's answers; the model is in eval mode."""
+    probability, answers = model(images).softmax(dim=1).max(dim=1)
+    heat = in_cells(relevance(model, images, answers))
+    left = after_blurring(model, images, answers, heat)
+    captions = [
+        f"{class_names[k]}  {p:.0%} → {q:.0%}"
+        for k, p, q in zip(answers.tolist(), probability.tolist(), left.tolist(), strict=True)
+    ]
+    return Heat(heat.clamp(min=0).cpu().numpy(), answers.tolist(), captions)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitlab.evaluation.relevance import after_blurring, blur, heat_of, in_cells, relevance
+from vitlab.analysis.relevance import after_blurring, blur, heat_of, in_cells, relevance
 from vitlab.models import SwinTransformer, SwinTransformerV2, TimmModel, VisionTransformer
 
 SMALL: dict = {"img_size": 16, "patch_size": 4, "num_classes": 5, "embed_dim": 16}
@@ -57,11 +57,15 @@ def test_the_pixels_that_are_named_are_those_that_matter() -> None:
     torch.manual_seed(0)
     images = 0.1 * torch.randn(8, 1, 16, 16)
     images[:, :, :4, :4] += 1.0
-    heat, left = heat_of(Corner(), images)
+    explained = heat_of(Corner(), images, ["dark", "bright"])
+    heat = in_cells(relevance(Corner(), images, torch.tensor(explained.answers)))
     assert heat[:, 2:].abs().max() < 1e-6
     assert heat[:, :, 2:].abs().max() < 1e-6
+    assert explained.maps == pytest.approx(heat.clamp(min=0).numpy())
     before = Corner()(images).softmax(1).max(1).values
+    left = after_blurring(Corner(), images, torch.tensor(explained.answers), heat)
     assert (before - left > 0.05).all()
+    assert explained.captions[0] == f"bright  {before[0]:.0%} → {left[0]:.0%}"
     elsewhere = torch.zeros_like(heat)
     elsewhere[:, 4:] = 1 + torch.rand(8, 4, 8)
     torch.testing.assert_close(after_blurring(Corner(), images, torch.ones(8).long(), elsewhere), before)
