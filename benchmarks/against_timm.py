@@ -169,7 +169,6 @@ def _peak(
     images, labels = random_batch(name, batch, device)
     memory = PeakMemory(device)
     step = make_step(model, images, labels, phase, precision)
-    memory.reset_peak()
     for _ in range(2):
         step()
     wait_for(device)

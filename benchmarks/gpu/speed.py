@@ -115,7 +115,6 @@ def peak_bytes(
     for state in optimizer.state.values() if optimizer else ():
         kept += [value for value in state.values() if isinstance(value, Tensor)]
     memory = PeakMemory(device)
-    memory.reset_peak()
     step()
     wait_for(device)
     return memory.growth() + sum(tensor.nbytes for tensor in kept)

@@ -21,33 +21,28 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of <malloc.h>
 
 
 class PeakMemory:
-    """Peak memory since `reset_peak`, beyond what was in use at construction."""
+    """Peak memory since construction, beyond what was in use then."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.base = self._used()
-
-    def reset_peak(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         elif sys.platform == "linux":
-            # proc(5): sets the peak resident size to the current one. Where this is forbidden the peak includes
-            # Python's start, which only matters to models smaller than their libraries.
+            # proc(5): sets the peak resident size to the current one. Where this is forbidden only what exceeds an
+            # earlier peak counts, which matters to models smaller than their libraries.
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")
+        self.base = self.peak()
 
-    def growth(self) -> int:
-        return max(0, self._peak() - self.base)
-
-    def _used(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.memory_allocated(self.device)
-        return process_status("VmRSS") if sys.platform == "linux" else _peak_resident()
-
-    def _peak(self) -> int:
+    def peak(self) -> int:
+        """Return the bytes at the peak."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         return process_status("VmHWM") if sys.platform == "linux" else _peak_resident()
+
+    def growth(self) -> int:
+        """Return the bytes at the peak, beyond what was in use at construction."""
+        return self.peak() - self.base
 
 
 class TrainingPeak(Callback):
@@ -61,7 +56,7 @@ class TrainingPeak(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.left = 0  # by the first step
-        self._begin(pl_module.device)
+        self.memory = PeakMemory(pl_module.device)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if pl_module.device.type == "cuda":
@@ -69,7 +64,7 @@ class TrainingPeak(Callback):
         if trainer.global_step == 1 and not self.left:
             give_back_freed_memory()
             self.left = bytes_of_tensors()
-            self._begin(pl_module.device)
+            self.memory = PeakMemory(pl_module.device)
         elif trainer.global_step == 2 and not self.peak:
             self.peak = self.left + self.memory.growth()
             hold_freed_memory()
@@ -77,11 +72,7 @@ class TrainingPeak(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if pl_module.device.type == "cuda":
             wait_for(pl_module.device)
-            self.peak = self.memory.base + self.memory.growth()
-
-    def _begin(self, device: torch.device) -> None:
-        self.memory = PeakMemory(device)
-        self.memory.reset_peak()
+            self.peak = self.memory.peak()
 
 
 def process_status(field: str) -> int:

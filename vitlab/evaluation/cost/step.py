@@ -74,7 +74,6 @@ class Turns(Callback):
         self.images = trainer.precision_plugin.convert_input(self.images.to(self.device))
         weights = [*self.encoder.parameters(), *self.encoder.buffers()]
         memory = PeakMemory(self.device)
-        memory.reset_peak()
         self._infer(trainer)
         self.inference_peak = memory.growth() + sum(weight.nbytes for weight in weights)
 

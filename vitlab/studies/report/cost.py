@@ -9,6 +9,7 @@ from referee.report.drawing import Drawing
 
 from vitlab.evaluation.cost import Cost, doubts
 from vitlab.studies.budget import REFUSED
+from vitlab.studies.execution.local import Allotment
 from vitlab.studies.format import clock, engineering, speed
 from vitlab.studies.report.figures import against_cost
 from vitlab.studies.results import StudyResults
@@ -213,7 +214,17 @@ def _how_it_was_measured(results: StudyResults) -> list[Part]:
             "accumulation as configured. *In the runs*: with loading, without validation and checkpoints; median over "
             "epochs after the first. FLOPs per image are of the forward pass of inference and count a multiply-add as "
             "two; halve them for MACs. Training FLOPs are of whole training steps. Energy is that of the whole device, "
-            f"including other programs{meter}. Training time is the wall-clock time of the runs themselves "
-            f"({results.allotment}), including data loading and validation."
+            f"including other programs{meter}. Training time is the wall-clock time of the runs themselves"
+            f"{_at_once(results, first)}, including data loading and validation."
         )
     ]
+
+
+def _at_once(results: StudyResults, cost: Cost) -> str:
+    """Return how many runs shared a device, which the cost tells where it was measured on theirs."""
+    environment = results.ranking[0].runs[0].environment
+    if cost.device == f"{environment.get('device')}, {environment.get('cores')} cores":
+        return f" ({Allotment(cost.processes, cost.threads, [])})"
+    if cost.device == environment.get("device"):
+        return f" ({Allotment(cost.processes, None, [])} on each GPU)"
+    return ""
