@@ -9,7 +9,6 @@ from referee.report.drawing import Drawing
 
 from vitlab.evaluation.cost import Cost, doubts
 from vitlab.studies.budget import REFUSED
-from vitlab.studies.execution.local import Allotment
 from vitlab.studies.format import clock, engineering, speed
 from vitlab.studies.report.figures import against_cost
 from vitlab.studies.results import StudyResults
@@ -223,8 +222,7 @@ def _how_it_was_measured(results: StudyResults) -> list[Part]:
 def _at_once(results: StudyResults, cost: Cost) -> str:
     """Return how many runs shared a device, which the cost tells where it was measured on theirs."""
     environment = results.ranking[0].runs[0].environment
+    runs = "one run at a time" if cost.processes == 1 else f"{cost.processes} runs in parallel"
     if cost.device == f"{environment.get('device')}, {environment.get('cores')} cores":
-        return f" ({Allotment(cost.processes, cost.threads, [])})"
-    if cost.device == environment.get("device"):
-        return f" ({Allotment(cost.processes, None, [])} on each GPU)"
-    return ""
+        return f" ({runs} on the CPU, {counted(cost.threads, 'thread')} each)"
+    return f" ({runs} on each GPU)" if cost.device == environment.get("device") else ""
