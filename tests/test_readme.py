@@ -13,7 +13,7 @@ from tests.conftest import EXPERIMENTS
 from tests.test_experiments import SHORT, make_cifar, make_photos
 from vitlab import __main__ as main_module
 from vitlab.__main__ import main
-from vitlab.experiment import step_cost
+from vitlab.evaluation.cost import step
 from vitlab.studies.execution import costs
 from vitlab.studies.study import read_study
 
@@ -29,8 +29,8 @@ TARGETS = {target for text in (README, *DOCS.values()) for target in re.findall(
 def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's, then those of docs/commands.md, in one directory, since later ones use what earlier ones made."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(step_cost, "SECONDS", 0.1)
-    for module in (step_cost, costs):
+    monkeypatch.setattr(step, "SECONDS", 0.1)
+    for module in (step, costs):
         monkeypatch.setattr(module, "TURNS", 1)
     shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
     make_cifar(tmp_path / "data")

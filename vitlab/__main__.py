@@ -27,7 +27,7 @@ COMMANDS = {
     "check-resume": "check that an experiment survives being killed, bit for bit",
     "replay": "repeat a step whose loss was not finite: which module, which images",
     "models": "list what can be built: parameters, FLOPs, image size, known weights",
-    "benchmark": "cost of an experiment on this machine, its peak memory, the largest batch that fits",
+    "benchmark": "cost of an experiment on this machine: FLOPs, images/s, peak memory, energy",
 }
 
 TAKES_FOLDERS = ("robustness", "verdict", "claims", "list", "rm", "replay", "models")  # no configuration

@@ -10,8 +10,11 @@
 import contextlib
 import copy
 import io
+import multiprocessing
+import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -31,7 +34,7 @@ from vitlab.commands.dispatch import run
 from vitlab.commands.options import experiment_of
 from vitlab.config import load_yaml
 from vitlab.evaluation.cost import device_for
-from vitlab.evaluation.memory import cap_memory, in_own_process
+from vitlab.evaluation.cost.memory import process_status
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.objectives import (
     DINO,
@@ -210,12 +213,16 @@ def out_of_memory(setting: Setting) -> Figures:
     """
     options = {"data.batch_size": BATCH, "run.root": setting.out / "starved", "trainer.max_epochs": 1}
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    ended = in_own_process(starved, [*arguments("vit_cifar10", setting), *words])
-    assert ended is not None, "the process died"
-    status, said = ended
+    status, said = in_own_process(starved, [*arguments("vit_cifar10", setting), *words])
     assert status == 2, f"exit status {status}: {said}"
     assert "error: out of memory." in said, said
     return {"message": said}
+
+
+def in_own_process(function: Callable[[Sequence[str]], tuple[int, str]], words: Sequence[str]) -> tuple[int, str]:
+    """Return what a function returns in a fresh process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, words).result()
 
 
 def starved(words: Sequence[str]) -> tuple[int, str]:
@@ -224,6 +231,16 @@ def starved(words: Sequence[str]) -> tuple[int, str]:
     with contextlib.redirect_stderr(io.StringIO()) as said:
         status = run("fit", words)
     return status, (said.getvalue().strip().splitlines() or [""])[-1]
+
+
+def cap_memory(limit: int, device: torch.device) -> None:
+    """Make this process fail rather than take much more than `limit` bytes."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+    else:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (process_status("VmData") + limit, hard))
 
 
 def arguments(name: str, setting: Setting) -> list[str]:

@@ -24,7 +24,7 @@ ROOT = EXPERIMENTS.parent
 
 
 def starved(function: Any, words: list[str]) -> tuple[int, str]:
-    """Run out of memory here: a process of its own, which `vitlab benchmark` tests, takes long to start."""
+    """Run out of memory here: a process of its own takes long to start."""
 
     def loss(*args: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")

@@ -28,8 +28,6 @@ COMMANDS = [
     "embed",
     "models",
     "benchmark",
-    "benchmark memory",
-    "benchmark batch",
 ]
 
 
@@ -62,11 +60,10 @@ def test_a_folder_is_no_run_to_commands_that_take_none(
     assert "run directory" not in capsys.readouterr().err
 
 
-def test_benchmark_lists_its_own_option_and_its_subcommands(capsys: pytest.CaptureFixture) -> None:
+def test_benchmark_lists_its_own_option(capsys: pytest.CaptureFixture) -> None:
     assert run("benchmark", ["--help"]) == 0
     text = capsys.readouterr().out
     assert "--json FILE" in text
-    assert "benchmark memory" in text
     assert "trainer" not in text  # fit's keys, which `fit --help` lists
 
 

@@ -27,15 +27,14 @@ PACKAGE = Path(__file__).parents[2] / "vitlab"
 NAMES = "|".join(sorted(COMMANDS, key=len, reverse=True))
 OPTION = r"(?<![\w-])--[a-z][\w.-]*\w"
 COMMAND = re.compile(
-    rf"(?:python -m vitlab |`|\b[Uu]se )((?:{NAMES})\b(?![:-])(?: batch| %s)?(?: {OPTION}(?: \{{\}}| %s| …)?)*)"
+    rf"(?:python -m vitlab |`|\b[Uu]se )((?:{NAMES})\b(?![:-])(?: %s)?(?: {OPTION}(?: \{{\}}| %s| …)?)*)"
 )
-DECLARES = ("StudyParser", "add_argument", "add_out")
+DECLARES = ("StudyParser", "add_argument")
 OF_SBATCH = {"--partition", "--gres", "--time"}
 
 # What runs of each proposed command, with something for each value that it leaves open.
 RUN = {
     "benchmark --config …": "benchmark --help",
-    "benchmark batch": "benchmark batch --help",
     "compare": "compare --config study.yaml --emit slurm",
     "compare --config {}": "compare --config study.yaml --emit slurm",
     "compare --config {} --root {}": "compare --config study.yaml --root elsewhere --emit slurm",

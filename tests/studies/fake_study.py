@@ -165,7 +165,6 @@ def results(correct: dict[str, dict[int, np.ndarray]], **changes: Any) -> StudyR
         cost_failures={},
         baselines=Baselines(0.34, "cat", 0.5, 3, 100, 100, False, 8),
         class_names=["cat", "dog", "eel"],
-        allotment="one run at a time",
     )
     return dataclasses.replace(complete, **changes)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_study import results, right
-from referee.report.document import Table
+from referee.report.document import Table, Text
 from referee.report.drawing import Drawing
 
 from vitlab.evaluation.cost import Cost
@@ -124,6 +124,30 @@ def test_compiled_models_beside_eager_ones_are_remarked_on() -> None:
     assert cost_remarks(dataclasses.replace(found, costs=all_compiled)) == []
     *_, note = cost_section(mixed, {"accuracy_against_cost": Drawing(None, "", "")})  # type: ignore[arg-type]
     assert "32-true eager or 32-true compiled" in str(note)
+
+
+@pytest.mark.parametrize(
+    ("environment", "cost", "expected"),
+    [
+        (
+            {"device": "EPYC", "cores": 2},
+            {"device": "EPYC, 2 cores"},
+            " (2 runs in parallel on the CPU, 1 thread each)",
+        ),
+        ({"device": "H200", "cores": 64}, {"device": "H200", "cores": None}, " (2 runs in parallel on each GPU)"),
+        ({"device": "EPYC", "cores": 2}, {"device": "H200"}, ""),
+        ({"device": "EPYC", "cores": 64}, {"device": "EPYC, 2 cores"}, ""),
+    ],
+)
+def test_how_many_runs_share_a_device_is_told_of_the_machine_that_trained_them(
+    environment: dict[str, object], cost: dict[str, object], expected: str
+) -> None:
+    found = results({"ViT": {1: right(0.9)}}, costs={"ViT": dataclasses.replace(COST, processes=2, **cost)})  # type: ignore[arg-type]
+    runs = [dataclasses.replace(run, environment=environment) for run in found.finished]
+    found = dataclasses.replace(found, finished=runs)
+    *_, note = cost_section(found, {"accuracy_against_cost": Drawing(None, "", "")})  # type: ignore[arg-type]
+    assert isinstance(note, Text)
+    assert f"time of the runs themselves{expected}, including" in plain(note.text)
 
 
 def test_a_failed_measurement_is_named(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from fake_study import FAKE_PROGRAM, variant
 from vitlab.config import merge
 from vitlab.evaluation.cost import Cost
 from vitlab.studies.execution import costs as module
-from vitlab.studies.execution.costs import TURNS, measure_costs
+from vitlab.studies.execution.costs import TURNS, known_costs, measure_costs
 from vitlab.studies.execution.local import Allotment
-from vitlab.studies.grid import plan
+from vitlab.studies.grid import Run, plan
 from vitlab.studies.prepared import first_runs
 from vitlab.studies.study import read_study
 
@@ -21,12 +21,15 @@ Write = Callable[..., Path]
 
 
 def test_cost_is_measured_in_one_sitting(write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[Run] = []
+
     def measure(**changes: object) -> dict[str, float]:
         base = {"data": {"class_path": "fake.Digits", "init_args": {"batch_size": 128}}}
         (tmp_path / "larger.yaml").write_text(yaml.safe_dump(base))
         variants = {"A": variant(0.9), "B": variant(0.8)}
         study = read_study(write_study(**{"variants": variants, **changes}))
         runs = first_runs(study, plan(study, tmp_path))
+        measured[:] = runs
         for run in runs:
             run.folder.mkdir(parents=True, exist_ok=True)
         costs, failures = measure_costs(runs, FAKE_PROGRAM, Allotment(1, 1, []))
@@ -47,6 +50,7 @@ def test_cost_is_measured_in_one_sitting(write_study: Write, tmp_path: Path, mon
     again = measure(base="larger.yaml")
     assert all(again[name] > changed[name] for name in first)  # one is missing, both are measured
     monkeypatch.setattr(module, "device_name", lambda device: "another machine")
+    assert set(known_costs(measured)[0]) == {"A", "B"}  # a report takes it from any machine
     elsewhere = measure(base="larger.yaml")
     assert all(elsewhere[name] > again[name] for name in first)
     file = tmp_path / "small-study" / "b" / "cost.json"

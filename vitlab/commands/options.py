@@ -88,8 +88,3 @@ class StudyParser(argparse.ArgumentParser):
             named = " and ".join(files) or "none"
             raise ValueError(f"{command} takes one study, got {named}. For example: {command} my_study.yaml")
         return Path(files[0]), options
-
-    def add_out(self, what: str) -> None:
-        """Add `--out`, the folder that a benchmark writes to."""
-        out = Path("runs/benchmark")
-        self.add_argument("--out", type=Path, default=out, help=f"folder of {what} [{out}]")

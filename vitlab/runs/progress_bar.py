@@ -12,10 +12,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from tqdm import tqdm
 
+from vitlab.evaluation.cost.utilization import Utilization
 from vitlab.objectives import Objective
 from vitlab.runs.checkpoints import RunCheckpoints
 from vitlab.runs.last_epoch import is_last_epoch
-from vitlab.runs.utilization import Utilization
 
 log = logging.getLogger("vitlab")
 

@@ -12,7 +12,8 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 
 from vitlab.config import Config
 from vitlab.evaluation.cost import device_for
-from vitlab.evaluation.flops import choose_tf32
+from vitlab.evaluation.cost.flops import choose_tf32
+from vitlab.evaluation.cost.utilization import Utilization
 from vitlab.internals import continue_after_whole_epochs, decide_after_validation
 from vitlab.objectives import Objective
 from vitlab.runs.best import BestCheckpoint
@@ -23,7 +24,6 @@ from vitlab.runs.metrics_csv import MetricsFile
 from vitlab.runs.progress_bar import RunProgress
 from vitlab.runs.record import RunRecord
 from vitlab.runs.resume import EpochMeans, RandomState
-from vitlab.runs.utilization import Utilization
 from vitlab.runs.wandb import UnbreakableWandbLogger, Wandb
 
 log = logging.getLogger("vitlab")

@@ -9,7 +9,7 @@ from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.studies.baselines import Baselines, Images, baselines
 from vitlab.studies.duplicates import Duplicates, duplicates
-from vitlab.studies.execution.local import Allotment, Outcome, allot, is_finished, refuse_conflicts
+from vitlab.studies.execution.local import Outcome, is_finished, refuse_conflicts
 from vitlab.studies.fairness import data_of
 from vitlab.studies.grid import (
     Run,
@@ -62,11 +62,6 @@ class Prepared:
     def folder(self) -> Path:
         """The folder of its report."""
         return self.study.folder(self.root)
-
-    @property
-    def allotment(self) -> Allotment:
-        """How this machine is divided among its runs."""
-        return allot(self.runs, self.study.jobs)
 
     @cached_property
     def baselines(self) -> Baselines | None:
@@ -144,7 +139,6 @@ class Prepared:
             cost_failures=failures or {},
             baselines=self.baselines,
             class_names=self.images.class_names,
-            allotment=str(self.allotment),
             choices=self.choices,
             searched=self.searched,
             metric=self.runs[0].metric,

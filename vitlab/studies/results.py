@@ -81,7 +81,6 @@ class StudyResults:
     cost_failures: dict[str, str]  # by variant: why
     baselines: Baselines | None  # None unless ranked by accuracy
     class_names: list[str]
-    allotment: str
     choices: list[Choice] = field(default_factory=list)  # of tuning, by variant
     searched: list[Searched] = field(default_factory=list)  # trials of the search, by variant
     metric: Metric = TOP1

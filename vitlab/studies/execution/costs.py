@@ -37,20 +37,12 @@ def measure_costs(
     Returns:
         The costs by variant, and the reasons of failures by variant.
     """
-    known, missing = known_costs(runs)
-    if not missing:
+    known, _ = known_costs(runs)
+    if all(run.variant in known and _is_of_this_machine(run, known[run.variant]) for run in runs):
         return known, {}
     failures: dict[str, str] = {}
     with signals_as_exit(), ExitStack() as stack:
-        copies = math.ceil(allotment.sharing / len(runs))  # of each variant, where fewer would not fill the device
-        starts = list(product(range(copies), runs))
-        children: list[_Child] = []
-        for first in range(0, len(starts), allotment.sharing):
-            beginning = starts[first : first + allotment.sharing]
-            names = ", ".join(dict.fromkeys(run.variant for _, run in beginning))
-            print(f"Measuring cost: preparing {names} ({first + len(beginning)} of {len(starts)}) …", flush=True)
-            new = [stack.enter_context(_Child(run, program, allotment, copy)) for copy, run in beginning]
-            children += _when_ready(new, failures)
+        children = _prepare(runs, program, allotment, stack, failures)
         start, rounds = time.monotonic(), math.ceil(TURNS / allotment.sharing)
         for done in range(rounds):
             left = (time.monotonic() - start) / done * (rounds - done) if done else None
@@ -72,17 +64,34 @@ def measure_costs(
 
 
 def known_costs(runs: Sequence[Run]) -> tuple[dict[str, Cost], dict[str, str]]:
-    """Return the measured costs of these configurations on this device, and the variants without any."""
+    """Return the measured costs of these configurations on any machine, and the variants without any."""
     costs: dict[str, Cost] = {}
     for run in runs:
-        config = run.folder / "cost-config.yaml"
-        device = device_name(device_for(run.config.get("trainer", {}).get("accelerator", "auto")))
         with suppress(FileNotFoundError, ValueError):  # never measured, or by an older version
             cost = Cost.read(cost_path(run))
-            if cost.device == device and costly(load_yaml(config)) == costly(run.config):
+            if costly(load_yaml(run.folder / "cost-config.yaml")) == costly(run.config):
                 costs[run.variant] = cost
-    reason = "it has not been measured on this machine"
-    return costs, {run.variant: reason for run in runs if run.variant not in costs}
+    return costs, {run.variant: "it has not been measured" for run in runs if run.variant not in costs}
+
+
+def _is_of_this_machine(run: Run, cost: Cost) -> bool:
+    return cost.device == device_name(device_for(run.config.get("trainer", {}).get("accelerator", "auto")))
+
+
+def _prepare(
+    runs: Sequence[Run], program: Sequence[str], allotment: Allotment, stack: ExitStack, failures: dict[str, str]
+) -> list["_Child"]:
+    """Start the processes that take turns, as many at once as work on the device, and return those that are ready."""
+    copies = math.ceil(allotment.sharing / len(runs))  # of each variant, where fewer would not fill the device
+    starts = list(product(range(copies), runs))
+    children: list[_Child] = []
+    for first in range(0, len(starts), allotment.sharing):
+        beginning = starts[first : first + allotment.sharing]
+        names = ", ".join(dict.fromkeys(run.variant for _, run in beginning))
+        print(f"Measuring cost: preparing {names} ({first + len(beginning)} of {len(starts)}) …", flush=True)
+        new = [stack.enter_context(_Child(run, program, allotment, copy)) for copy, run in beginning]
+        children += _when_ready(new, failures)
+    return children
 
 
 def _when_ready(children: Sequence["_Child"], failures: dict[str, str]) -> list["_Child"]:

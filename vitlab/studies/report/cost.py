@@ -213,7 +213,16 @@ def _how_it_was_measured(results: StudyResults) -> list[Part]:
             "accumulation as configured. *In the runs*: with loading, without validation and checkpoints; median over "
             "epochs after the first. FLOPs per image are of the forward pass of inference and count a multiply-add as "
             "two; halve them for MACs. Training FLOPs are of whole training steps. Energy is that of the whole device, "
-            f"including other programs{meter}. Training time is the wall-clock time of the runs themselves "
-            f"({results.allotment}), including data loading and validation."
+            f"including other programs{meter}. Training time is the wall-clock time of the runs themselves"
+            f"{_at_once(results, first)}, including data loading and validation."
         )
     ]
+
+
+def _at_once(results: StudyResults, cost: Cost) -> str:
+    """Return how many runs shared a device, which the cost tells where it was measured on theirs."""
+    environment = results.ranking[0].runs[0].environment
+    runs = "one run at a time" if cost.processes == 1 else f"{cost.processes} runs in parallel"
+    if cost.device == f"{environment.get('device')}, {environment.get('cores')} cores":
+        return f" ({runs} on the CPU, {counted(cost.threads, 'thread')} each)"
+    return f" ({runs} on each GPU)" if cost.device == environment.get("device") else ""

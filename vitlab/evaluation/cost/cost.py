@@ -1,21 +1,12 @@
-"""What an experiment costs on a machine: parameters, FLOPs, images per second, memory, energy.
-
-`vitlab.experiment.step_cost` measures it.
-"""
+"""What an experiment costs on a machine: parameters, FLOPs, images per second, memory, energy; `step` measures it."""
 
 import json
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from vitlab.atomic_files import read_json, write_text
-from vitlab.evaluation.flops import flops_of
 
 READY = "vitlab benchmark: ready"  # printed by `benchmark --in_turn` before the first turn and after each
 UNSTEADY = 1.25  # third quartile of the turns over the first, above which images/s are not reliable
@@ -109,37 +100,3 @@ def doubts(costs: Mapping[str, Cost]) -> list[str]:
         f"Images/s are unreliable: while cost was measured, {' and '.join(reasons)}. To measure again, "
         "remove the files cost.json of the variants and repeat the command on an idle machine."
     ]
-
-
-def device_for(accelerator: str) -> torch.device:
-    """Return the device that a Trainer with this `accelerator` would use, of CPU and CUDA."""
-    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def device_name(device: torch.device) -> str:
-    """Return the name of the device, like "NVIDIA H200" or "AMD EPYC 7B13, 2 cores"."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{processor_name()}, {os.cpu_count()} cores"
-
-
-def processor_name() -> str:
-    """Return the processor's model, like "AMD EPYC 7B13", or where Linux does not tell it, the architecture."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
-
-
-def count_flops(model: nn.Module, image: Tensor) -> int:
-    """Count the FLOPs of one forward pass; fused attention counts as its matrix products."""
-    model.eval()
-    with torch.no_grad():
-        return flops_of(lambda: model(image))
-
-
-def count_flops_in_training(model: nn.Module, images: Tensor) -> int:
-    """Count the FLOPs per image of a forward pass in training, of two images or more, as batch norm needs."""
-    model.train()
-    with torch.no_grad():
-        return flops_of(lambda: model(images)) // len(images)

@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from tests.conftest import EXPERIMENTS
+from vitlab.commands.benchmark import measure, on_noise
 from vitlab.config import Config
-from vitlab.evaluation.cost import Cost
-from vitlab.evaluation.flops import flops_of
-from vitlab.experiment import step_cost
+from vitlab.data.noise import Noise
+from vitlab.evaluation.cost import Cost, step
+from vitlab.evaluation.cost.flops import flops_of
 from vitlab.experiment.experiment import Experiment
-from vitlab.experiment.noise_training import Noise, on_noise
-from vitlab.experiment.step_cost import Turns, measure
 from vitlab.objectives import Distillation
 
 Tiny = Callable[..., Path]
@@ -22,7 +21,7 @@ Tiny = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def _short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_cost, "SECONDS", 0.02)
+    monkeypatch.setattr(step, "SECONDS", 0.02)
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +40,10 @@ def cost_of(*sources: Path | str | Config, turns: int = 2) -> Cost:
 @pytest.mark.parametrize("files", ["mae_digits", "distillation_digits/base distillation_digits/hard", "dino_digits"])
 def test_flops_are_those_of_the_objective_with_its_decoder_and_teacher(files: str) -> None:
     sources = [EXPERIMENTS / f"{name}.yaml" for name in files.split()]
-    experiment = on_noise(Experiment(*sources).config, {"data": {"init_args": {"batch_size": 4}}})
+    small = Experiment(*sources, "data.batch_size=4").config
+    experiment = on_noise(small)
     objective, data = experiment.objective, experiment.data
-    found = cost_of(*sources, {"data": {"init_args": {"batch_size": 4}}})
+    found = cost_of(small)
     if isinstance(objective, Distillation):
         objective.teacher.prepare(torch.device("cpu"), data.mean, data.std)
     views, labels = data.on_after_batch_transfer(Noise(data, 1).batch(), 0)
@@ -111,15 +111,15 @@ def test_images_that_grow_are_counted_by_their_share_of_the_steps(tiny: Tiny) ->
 def test_precision_clipping_and_accumulation_are_the_experiments(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"precision": "bf16-mixed", "gradient_clip_val": 0.5, "accumulate_grad_batches": 3}
     seen: dict[str, Any] = {}
-    before = Turns.on_train_start
+    before = step.Turns.on_train_start
 
-    def look(self: Turns, trainer: Any, objective: Any) -> None:
+    def look(self: step.Turns, trainer: Any, objective: Any) -> None:
         seen.update({name: getattr(trainer, name) for name in settings})
         seen["weights"] = {name: value.clone() for name, value in objective.state_dict().items()}
         seen["turns"], seen["objective"] = self, objective
         before(self, trainer, objective)
 
-    monkeypatch.setattr(Turns, "on_train_start", look)
+    monkeypatch.setattr(step.Turns, "on_train_start", look)
     assert cost_of(tiny({"trainer": settings})).precision == "bf16-mixed"
     assert {name: seen[name] for name in settings} == settings
     assert seen["turns"].training.images == 3 * seen["turns"].inference.images
@@ -128,10 +128,17 @@ def test_precision_clipping_and_accumulation_are_the_experiments(tiny: Tiny, mon
 
 
 def test_median_and_quartiles_are_over_turns() -> None:
-    timed = step_cost.Timed(images=10, seconds=[1.0, 0.5, 2.0, 0.25, 4.0])  # 10, 20, 5, 40 and 2.5 images/s
+    timed = step.Timed(images=10, seconds=[1.0, 0.5, 2.0, 0.25, 4.0])  # 10, 20, 5, 40 and 2.5 images/s
     assert timed.images_per_second == (10.0, (5.0, 20.0))
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_starts_from_the_training_images_is_measured_without_them(tiny: Tiny) -> None:
     assert cost_of(tiny({"model": {"init_args": {"whiten": True}}})).train_flops > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["msn_digits", "simmim_digits"])
+def test_other_objectives_too_are_measured_without_data_or_weights(name: str) -> None:
+    cost = cost_of(EXPERIMENTS / f"{name}.yaml", {"data": {"init_args": {"batch_size": 4}}}, turns=1)
+    assert min(cost.train_flops, cost.train_peak_bytes, cost.inference_peak_bytes, cost.train_images_per_second) > 0

@@ -1,36 +1,32 @@
-"""Measure the cost of an experiment's training step, taking turns with other processes.
+"""Measure the cost of a training step, taking turns with other processes.
 
-Runs in a separate process, because peak memory is a property of the process. A turn is inference, then training, each
-for a fixed time: processes that begin a turn together disturb each other as parallel runs do.
+Needs its own process, because peak memory is a property of the process. A turn is inference, then training, each for a
+fixed time: processes that begin a turn together disturb each other as parallel runs do.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
-from vitlab.config import Config
-from vitlab.data.photos import height_and_width
-from vitlab.evaluation.allocator import map_tensors
-from vitlab.evaluation.busy_cores import OtherPrograms
-from vitlab.evaluation.cost import Cost, count_flops, count_flops_in_training, device_name
-from vitlab.evaluation.energy import meter_for
-from vitlab.evaluation.flops import clock_for, wait_for
-from vitlab.evaluation.memory import PeakMemory
-from vitlab.experiment.noise_training import on_noise, train_on_noise
+from vitlab.evaluation.cost.busy_cores import OtherPrograms
+from vitlab.evaluation.cost.cost import Cost
+from vitlab.evaluation.cost.device import clock_for, device_name, wait_for
+from vitlab.evaluation.cost.energy import meter_for
+from vitlab.evaluation.cost.flops import count_flops, count_flops_in_training
+from vitlab.evaluation.cost.memory import PeakMemory, TrainingPeak
+from vitlab.evaluation.cost.utilization import Utilization
 from vitlab.models import ImageModel
 from vitlab.models.backbone import in_eval_mode
-from vitlab.runs.finite_steps import FiniteSteps
-from vitlab.runs.utilization import Utilization
 
 TURNS = 5
 SECONDS = 0.5  # of a turn, for training and for inference
 WARM_UP = 5  # optimizer steps before the first turn, two if they exceed SECONDS
-ENDLESS = 10**9  # optimizer steps: the turns end the training
+ENDLESS = 10**9  # steps of a training that its turns end
 
 
 @dataclass
@@ -61,24 +57,23 @@ class Turns(Callback):
     finite.
 
     Args:
-        encoder: Of the objective, for inference.
-        images: A batch for it, (B, C, H, W).
-        accumulate: Batches of a training step.
+        encoder: For inference.
+        images: A batch for it, (B, C, H, W), as large as those of training.
     """
 
-    def __init__(self, turns: Iterator[object], encoder: ImageModel, images: Tensor, accumulate: int) -> None:
-        self.turns, self.encoder, self.images, self.accumulate = turns, encoder, images, accumulate
-        self.training, self.inference = Timed(accumulate * len(images)), Timed(len(images))
-        self.inference_peak = 0
+    def __init__(self, turns: Iterator[object], encoder: ImageModel, images: Tensor) -> None:
+        self.turns, self.encoder, self.images = turns, encoder, images
+        self.inference, self.inference_peak = Timed(len(images)), 0
         self._warm = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.accumulate = trainer.accumulate_grad_batches
+        self.training = Timed(self.accumulate * len(self.images))
         self.device, self.clock = pl_module.device, clock_for(pl_module.device)
         self.energy, self.others = meter_for(self.device), OtherPrograms() if self.device.type == "cpu" else None
         self.images = trainer.precision_plugin.convert_input(self.images.to(self.device))
         weights = [*self.encoder.parameters(), *self.encoder.buffers()]
         memory = PeakMemory(self.device)
-        memory.reset_peak()
         self._infer(trainer)
         self.inference_peak = memory.growth() + sum(weight.nbytes for weight in weights)
 
@@ -141,58 +136,80 @@ class Turns(Callback):
         self._timed.steps += len(self._times)
 
 
-def measure(config: Config, turns: Iterator[object], processes: int = 1) -> Cost:
-    """Return the cost of an experiment; each item of `turns` is a turn, at least one.
+def measure(
+    objective: LightningModule,
+    trainer: Trainer,
+    batches: LightningDataModule,
+    images: Tensor,
+    shares: Mapping[tuple[int, int], float],
+    turns: Iterator[object],
+    processes: int = 1,
+    compiled: bool = False,
+) -> Cost:
+    """Return the cost of training a module; each item of `turns` is a turn, at least one.
 
     Args:
+        objective: With a `backbone`, and an `encoder` for inference.
+        trainer: Trains it for ENDLESS steps.
+        batches: As many, of training images.
+        images: A batch for the encoder, (B, C, H, W), as large as the largest of training.
+        shares: The fraction of the training for which images have each size, by height and width.
         processes: That work on the device at once, this one included.
+        compiled: Whether the module is.
     """
-    map_tensors()
-    experiment = on_noise(config)
-    objective, data, like = experiment.objective, experiment.data, experiment.trainer
-    device, accumulate = like.strategy.root_device, like.accumulate_grad_batches
-    images = torch.randn(data.batch_size, data.in_chans, *height_and_width(data.image_size))
-    training = objective.encoder.training
-    flops = count_flops(objective.encoder, images[:1])
-    by_side = {
-        size: count_flops_in_training(objective.backbone, images[:1, :, :rows, :columns].expand(2, -1, -1, -1))
-        for size, (rows, columns) in ((size, height_and_width(size)) for size in data.training_shares)
-    }
-    forward_flops = by_side[data.image_size]
-    mean_share = sum(share * by_side[side] / forward_flops for side, share in data.training_shares.items())
-    objective.encoder.train(training)
-    if experiment.config["run"]["compile"]:
-        objective.compile_parts()
-    meter, counter = Turns(turns, objective.encoder, images, accumulate), Utilization()
-    checks = FiniteSteps(experiment.directory, "skip")
-    peaks = train_on_noise(objective, data, like, accumulate, ENDLESS, [counter, checks, meter])
+    backbone, encoder = objective.backbone, objective.encoder
+    assert isinstance(backbone, ImageModel)
+    assert isinstance(encoder, ImageModel)
+    flops, forward_flops, mean_share = _count(backbone, encoder, images, shares)
+    counter, memory, meter = Utilization(), TrainingPeak(), Turns(turns, encoder, images)
+    trainer.callbacks += [counter, memory, meter]  # type: ignore[attr-defined]
+    trainer.fit(objective, datamodule=batches)
 
-    train_speed, train_quartiles = meter.training.images_per_second
-    speed, quartiles = meter.inference.images_per_second
+    (train_speed, train_quartiles), (speed, quartiles) = (
+        timed.images_per_second for timed in (meter.training, meter.inference)
+    )
+    # The device's energy in this process's time is that of all processes, which take their steps together.
+    train_joules, joules = (
+        timed.joules_per_image / processes if meter.energy else None for timed in (meter.training, meter.inference)
+    )
     threads, others = torch.get_num_threads(), meter.others.mean if meter.others else None
     return Cost(
-        parameters=sum(parameter.numel() for parameter in objective.backbone.parameters()),
+        parameters=sum(parameter.numel() for parameter in backbone.parameters()),
         flops=flops,
-        train_flops=int(mean_share * (counter.flops or 0)) // data.batch_size,
+        train_flops=int(mean_share * (counter.flops or 0)) // len(images),
         train_images_per_second=train_speed,
         inference_images_per_second=speed,
-        train_peak_bytes=peaks.peak_bytes,
+        train_peak_bytes=memory.peak,
         inference_peak_bytes=meter.inference_peak,
-        # The device's energy in this process's time is that of all processes, which take their steps together.
-        train_joules_per_image=meter.training.joules_per_image / processes if meter.energy else None,
-        inference_joules_per_image=meter.inference.joules_per_image / processes if meter.energy else None,
-        batch_size=data.batch_size,
+        train_joules_per_image=train_joules,
+        inference_joules_per_image=joules,
+        batch_size=len(images),
         repetitions=min(meter.training.steps, meter.inference.steps),
-        device=device_name(device),
+        device=device_name(meter.device),
         threads=threads,
         torch=torch.__version__,
         train_quartiles=train_quartiles,
         inference_quartiles=quartiles,
         others=None if others is None else max(0.0, others - (processes - 1) * threads),
         cores=meter.others.cores if meter.others else None,
-        precision=str(like.precision),
-        compiled=bool(experiment.config["run"]["compile"]),
+        precision=str(trainer.precision),
+        compiled=compiled,
         processes=processes,
         train_forward_flops=forward_flops,
         mean_share=mean_share,
     )
+
+
+def _count(
+    backbone: ImageModel, encoder: ImageModel, images: Tensor, shares: Mapping[tuple[int, int], float]
+) -> tuple[int, int, float]:
+    """Return the FLOPs of an image at test and in training, and the mean of the latter over that of the largest."""
+    training = encoder.training
+    flops = count_flops(encoder, images[:1])
+    by_size = {
+        (height, width): count_flops_in_training(backbone, images[:1, :, :height, :width].expand(2, -1, -1, -1))
+        for height, width in shares
+    }
+    encoder.train(training)
+    largest = by_size[images.shape[-2], images.shape[-1]]
+    return flops, largest, sum(share * by_size[size] / largest for size, share in shares.items())

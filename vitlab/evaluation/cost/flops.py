@@ -4,8 +4,10 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from vitlab.evaluation.cost.device import wait_for
 from vitlab.internals import count_attention_on_cpu
 
 GEMM_SIDE = 4096  # large enough to keep the largest GPU busy for a tenth of a millisecond
@@ -19,6 +21,20 @@ def flops_of(step: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         step()
     return int(counter.get_total_flops())
+
+
+def count_flops(model: nn.Module, image: Tensor) -> int:
+    """Count the FLOPs of one forward pass; fused attention counts as its matrix products."""
+    model.eval()
+    with torch.no_grad():
+        return flops_of(lambda: model(image))
+
+
+def count_flops_in_training(model: nn.Module, images: Tensor) -> int:
+    """Count the FLOPs per image of a forward pass in training, of two images or more, as batch norm needs."""
+    model.train()
+    with torch.no_grad():
+        return flops_of(lambda: model(images)) // len(images)
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -59,14 +75,3 @@ def gemm_peak(
         wait_for(device)
         best = min(best, (clock() - begin) / in_a_row)
     return 2.0 * side**3 / best
-
-
-def wait_for(device: torch.device) -> None:
-    """Wait until a GPU has done its queued work; a CPU has when a call returns."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def clock_for(device: torch.device) -> Callable[[], float]:
-    """Return the clock that other programs disturb least: with several threads, waiting also counts as process time."""
-    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter

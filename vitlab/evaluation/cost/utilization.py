@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.flop_counter import FlopCounterMode
 
-from vitlab.evaluation.flops import dtype_of, gemm_peak
+from vitlab.evaluation.cost.flops import dtype_of, gemm_peak
 from vitlab.internals import flop_counter
 
 
