@@ -47,29 +47,10 @@ ABSENT = "(absent)"
 DEEPEST, LARGEST = 100, 100_000  # levels, and values that aliases repeat, of any configuration and then some
 
 
-# Keys and values of configurations that had another name before; what was trained with them is read, tested, continued.
-RENAMED = {
-    "vitlab.callbacks.KnnMonitor": "vitlab.runs.knn_monitor.KnnMonitor",
-    "vitlab.pictures.Reconstructions": "vitlab.runs.image_logging.Reconstructions",
-    "vitlab.pictures.TeacherAgreement": "vitlab.runs.image_logging.TeacherAgreement",
-    "grey_prob": "gray_prob",
-    "vitlab.ema.Ema": "vitlab.objectives.ema.Ema",
-    "most_time": "max_time_share",
-    "spare_positions": "no_decay_positions",
-    "go on": "continue",
-    "vitlab.models.swin_v2.LogSpacedBias": "log",
-    "vitlab.models.swin_v2.LinearSpacedBias": "linear",
-    "vitlab.models.swin_v2.TableBias": "table",
-}
-
-# Settings that were removed, with the value that turned them off: at this value a configuration keeps its meaning
-# without them, any other value is rejected.
-_OF_SMALL_IMAGES = {"augment.rand_augment": None, "augment.color_jitter": 0.0}
-REMOVED: dict[str, dict[str, Any]] = {
-    "CIFAR10": _OF_SMALL_IMAGES,
-    "CIFAR100": _OF_SMALL_IMAGES,
-    "Digits": _OF_SMALL_IMAGES,
-    "ImageFolder": {"decode_on_device": False, "augment.rand_augment_on_device": False, "augment.color_jitter": 0.0},
+# Class paths that have moved since a run's config.yaml was written.
+MOVED = {
+    "vitlab.runs.image_logging.Reconstructions": "vitlab.analysis.image_logging.Reconstructions",
+    "vitlab.runs.image_logging.TeacherAgreement": "vitlab.analysis.image_logging.TeacherAgreement",
 }
 
 
@@ -191,32 +172,12 @@ def _read_node(event: Any, path: list[_Node], sizes: Mapping[str | None, int]) -
 
 
 def modernize(config: Any) -> Any:
-    """Return a configuration of an earlier version with today's names (`RENAMED`), less what was `REMOVED`.
-
-    Raises:
-        ValueError: a removed setting was in use.
-    """
+    """Return a stored configuration with the present place of each class (`MOVED`)."""
     if isinstance(config, dict):
-        renamed: dict[Any, Any] = {RENAMED.get(key, key): modernize(value) for key, value in config.items()}
-        _drop_removed(renamed)
-        return renamed
+        return {key: modernize(value) for key, value in config.items()}
     if isinstance(config, list):
         return [modernize(each) for each in config]
-    return RENAMED.get(config, config) if isinstance(config, str) else config
-
-
-def _drop_removed(node: Config) -> None:
-    name = str(node.get("class_path")).rpartition(".")[2]
-    for key, off in REMOVED.get(name, {}).items():
-        *sections, setting = key.split(".")
-        arguments = node.get("init_args")
-        for section in sections:
-            arguments = arguments.get(section) if isinstance(arguments, dict) else None
-        if isinstance(arguments, dict) and (value := arguments.pop(setting, off)) != off:
-            raise ValueError(
-                f"{name}.{key} is {value}, but this setting was removed: no experiment gained from it.\n"
-                f"Delete it from the file, or use the version of vitlab that wrote it."
-            )
+    return MOVED.get(config, config) if isinstance(config, str) else config
 
 
 def merge(base: Config, override: Config, report: Report | None = None) -> Config:

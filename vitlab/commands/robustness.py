@@ -28,7 +28,6 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.data.corruptions import CORRUPTIONS, corrupted
     from vitlab.evaluation.classify import require_classes
     from vitlab.evaluation.cost import device_for
-    from vitlab.evaluation.predictions import read_predictions
     from vitlab.evaluation.robustness import Batches, accuracies, select_images
     from vitlab.experiment.experiment import Experiment
     from vitlab.studies.report.robustness import finished_runs, write_robustness
@@ -41,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
         runs = [run for run in runs if run.seed in options.seeds]
         if not runs:
             raise ValueError(f"--seeds {options.seeds}: the study's finished runs have seeds {seeds}.")
-    labels = read_predictions(runs[0].directory / "predictions.parquet").labels
+    labels = RunDirectory(runs[0].directory).predictions.labels
     require_classes(torch.from_numpy(labels))
     for reason in excluded:
         log.warning("Excluded: %s", reason)
@@ -51,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     def evaluate(
         run: FinishedRun, names: Sequence[str], chosen: "np.ndarray", on_batch: Callable[[int], None]
     ) -> dict[tuple[str, float], float]:
-        experiment = Experiment.load(run.directory / "config.yaml", {"run": {"root": str(options.study)}})
+        experiment = Experiment.load(run.directory, {"run": {"root": str(options.study)}})
         model, data = experiment.objective.backbone.to(device).eval(), experiment.data  # the weights the study ranks
         if model.num_classes != len(data.class_names):
             raise ValueError(f"{run.directory}: the model was trained without labels, so it classifies no image.")

@@ -135,8 +135,8 @@ def measure(run: Experiment, checkpoint: Path, size: int, config: Config, option
     from vitlab.evaluation.probe import Accuracy
     from vitlab.evaluation.robustness import select_images
     from vitlab.experiment.experiment import Experiment
-    from vitlab.experiment.run_directory import shortfalls
     from vitlab.models.weights import load_weights
+    from vitlab.runs.directory import RunDirectory
     from vitlab.studies.baselines import stratified_sample
 
     device = device_for("auto")
@@ -153,7 +153,7 @@ def measure(run: Experiment, checkpoint: Path, size: int, config: Config, option
         "window": "",
         "bias": "",
         **model.describe(),
-        "partial": ", ".join(shortfalls(run.directory)),
+        "partial": ", ".join(RunDirectory(run.directory).shortfalls),
         "images": len(chosen),
         **Accuracy.of(*classify(model, select_images(batches, chosen))).columns("direct"),
     }
@@ -170,7 +170,6 @@ def fine_tune(config: Config, checkpoint: Path, size: int, options: Namespace) -
         The logits (N, K) of its test images, of the averaged weights where they are kept, as before fine-tuning.
     """
     from vitlab.analysis.transfer import LR_SHARE, WARMUP_SHARE
-    from vitlab.evaluation.predictions import read_predictions
     from vitlab.experiment.experiment import Experiment
 
     recipe = config["model"]["init_args"]
@@ -190,5 +189,5 @@ def fine_tune(config: Config, checkpoint: Path, size: int, options: Namespace) -
     }
     tuned = Experiment(merge(config, changes))
     tuned.fit()
-    predictions = read_predictions(tuned.directory / "predictions.parquet")
+    predictions = RunDirectory(tuned.directory).predictions
     return predictions.logits if predictions.logits_ema is None else predictions.logits_ema

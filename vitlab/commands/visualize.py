@@ -28,6 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
 
     from vitlab.analysis import page
+    from vitlab.analysis.image_logging import some_images
     from vitlab.analysis.page import Subject, write_page
     from vitlab.commands.quiet import quiet
     from vitlab.evaluation.collapse import collapse_curves
@@ -35,7 +36,6 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.evaluation.relevance import heat_of
     from vitlab.experiment.experiment import Experiment
     from vitlab.objectives.heads import Prototypes
-    from vitlab.runs.image_logging import some_images
 
     quiet()
     device = device_for("auto")

@@ -15,15 +15,12 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 
-from vitlab.atomic_files import read_json
 from vitlab.config import Config, weights_of
 from vitlab.data import ImageDataModule
 from vitlab.data.photos import height_and_width
 from vitlab.deployment.front_matter import front_matter
-from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import Accuracy
 from vitlab.experiment.class_names import named
-from vitlab.experiment.run_directory import shortfalls
 from vitlab.models import ImageModel
 from vitlab.models.intermediates import FeatureInfo
 
@@ -71,8 +68,7 @@ class Exported:
     @property
     def test_is_validation(self) -> bool:
         """Whether the run was tested on the images that it was validated on, for want of others."""
-        facts = self.run / "data.json"
-        return facts.is_file() and bool(read_json(facts)["test_is_validation"])
+        return bool(RunDirectory(self.run).data.get("test_is_validation"))
 
     def metadata(self) -> dict[str, str]:
         """Return what a user of the files, and `vitlab.load`, must know, each value as JSON."""
@@ -88,8 +84,8 @@ class Exported:
 
     def accuracy(self) -> Accuracy | str:
         """Return the accuracy of these weights on the run's test images, or why it is not known."""
-        last = self.run / "checkpoints" / "last.ckpt"
-        summary, predictions = self.run / "summary.json", self.run / "predictions.parquet"
+        run = RunDirectory(self.run)
+        last = run.last_checkpoint
         if not self.encoder.num_classes:
             return "The encoder has no classifier."
         if not self.classifies:
@@ -98,30 +94,29 @@ class Exported:
             )
         if self.checkpoint is None or self.checkpoint.resolve() != last.resolve():
             return f"Not known: the run's result is that of {last.name}, whose weights these are not."
-        if not (summary.is_file() and predictions.is_file()):
+        if not (run.is_finished and (run.path / PREDICTIONS).is_file()):
             return "Not known: the run has not been tested."
-        if partial := shortfalls(self.run):
+        if partial := run.shortfalls:
             return f"Not known, of a trial: {'; '.join(partial)}."
-        told = read_predictions(predictions)
+        told = run.predictions
         logits = told.logits_ema if self.averaged else told.logits
         stated = self.metrics().get("top1")
         if logits is not None and stated is not None:
             counted = Accuracy.of(torch.from_numpy(logits.argmax(axis=1)), torch.tensor(told.labels))
             if math.isclose(counted.value, stated, abs_tol=1e-6):
                 return counted
-        return f"Not known: {predictions.name} was written with other weights than {summary.name}. Test the run again."
+        return f"Not known: {PREDICTIONS} was written with other weights than {SUMMARY}. Test the run again."
 
     def metrics(self) -> dict[str, float]:
         """Return the test metrics in summary.json of the kind of weights exported, without their prefix.
 
         With five classes or fewer, top-5 is always 1, and left out.
         """
-        summary = self.run / "summary.json"
-        if not summary.is_file():
+        run = RunDirectory(self.run)
+        if not run.is_finished:
             return {}
         prefix = "test_ema/" if self.averaged else "test/"
-        metrics = read_json(summary)["metrics"]
-        found = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+        found = {name.removeprefix(prefix): value for name, value in run.metrics.items() if name.startswith(prefix)}
         return {name: value for name, value in found.items() if name != "top5" or self.encoder.num_classes > 5}
 
 
@@ -144,8 +139,7 @@ def write_card(
         lstrip_blocks=True,
     )
     templates.filters |= {"text": _as_text, "code": _as_code, "literal": _as_literal}
-    model, environment = exported.config["model"], exported.run / "environment.json"
-    backbone = model["init_args"]["backbone"]
+    backbone = exported.config["model"]["init_args"]["backbone"]
     accuracy = exported.accuracy()
     architecture, data_set = _name(backbone), _name(exported.config["data"])
     study = study if isinstance(accuracy, Accuracy) else None  # it is about the weights that were tested
@@ -172,7 +166,7 @@ def write_card(
         recipe=recipe_text,
         fence="`" * max(3, 1 + max(map(len, re.findall("`+", recipe_text)), default=0)),
         starts=starts(exported.config),
-        environment=read_json(environment, missing={}),
+        environment=RunDirectory(exported.run).environment,
     )
     path = folder / "README.md"
     path.write_text(text, encoding="utf-8")

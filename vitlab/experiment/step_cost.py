@@ -164,7 +164,7 @@ def measure(config: Config, turns: Iterator[object], processes: int = 1) -> Cost
     if experiment.config["run"]["compile"]:
         objective.compile_parts()
     meter, counter = Turns(turns, objective.encoder, images, accumulate), Utilization()
-    checks = FiniteSteps(experiment.directory, "skip")
+    checks = FiniteSteps("skip")
     peaks = train_on_noise(objective, data, like, accumulate, ENDLESS, [counter, checks, meter])
 
     train_speed, train_quartiles = meter.training.images_per_second

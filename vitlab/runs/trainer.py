@@ -17,6 +17,7 @@ from vitlab.internals import continue_after_whole_epochs, decide_after_validatio
 from vitlab.objectives import Objective
 from vitlab.runs.best import BestCheckpoint
 from vitlab.runs.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints
+from vitlab.runs.directory import METRICS
 from vitlab.runs.finite_steps import FiniteSteps
 from vitlab.runs.last_epoch import LastEpochValidation
 from vitlab.runs.metrics_csv import MetricsFile
@@ -86,7 +87,7 @@ def build_trainer(
         LastEpochValidation(run.checkpoint.pause_after),  # first, since others ask whether an epoch is validated
         *users,
         record,
-        FiniteSteps(directory, run.not_finite),
+        FiniteSteps(run.not_finite),
         RandomState(),
         EpochMeans(),
         utilization,
@@ -108,7 +109,7 @@ def build_trainer(
 
 def run_loggers(run: Run, directory: Path, config: Config) -> list[Logger]:
     """Return the loggers of a training: metrics.csv, and Weights & Biases where it is enabled."""
-    loggers: list[Logger] = [MetricsFile(directory / "metrics.csv")]
+    loggers: list[Logger] = [MetricsFile(directory / METRICS)]
     if run.wandb.enabled:
         name = f"{directory.parent.name}-{directory.name}"
         loggers.append(UnbreakableWandbLogger(run.wandb, directory, name, config))

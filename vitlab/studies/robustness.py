@@ -17,7 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from vitlab.atomic_files import write_text
-from vitlab.evaluation.predictions import read_predictions
+from vitlab.runs.directory import PREDICTIONS, RunDirectory
 from vitlab.studies.baselines import stratified_sample
 
 log = logging.getLogger("vitlab")
@@ -52,7 +52,7 @@ def measure_study(
         measures: What the strength is, by corruption.
         images: Number of test images, stratified by class and the same for all runs; None: all.
     """
-    labels = read_predictions(runs[0].directory / "predictions.parquet").labels
+    labels = RunDirectory(runs[0].directory).predictions.labels
     chosen = stratified_sample(labels, images or len(labels), np.random.default_rng(SEED))
     requested = {CLEAN, *measures}
 
@@ -104,5 +104,5 @@ def current(table: pd.DataFrame, runs: Sequence[FinishedRun]) -> pd.DataFrame:
 
 def fingerprint(run: Path) -> str:
     """Return a hash of a run's predictions, which retraining changes; empty if they are missing."""
-    path = run / "predictions.parquet"
+    path = run / PREDICTIONS
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
