@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "vitlab"
 
 # commands ─► studies ─► experiment ─► runs ─► objectives ─► models          evaluation ─► models
-#     │          └─► evaluation    └─► data    └─► evaluation                analysis ─► runs, objectives, models
+#     │          └─► evaluation    └─► data    └─► evaluation                analysis ─► runs, data, objectives
 #     └─► deployment ─► experiment, evaluation                               everything ─► the ground floor
 GROUND = {
     "config",
@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": set(),
     "data": set(),
     "evaluation": {"models"},
-    "analysis": {"runs", "objectives", "models"},
+    "analysis": {"runs", "data", "objectives", "models"},
     "objectives": {"models"},
     "runs": {"data", "objectives", "models", "evaluation"},
     "experiment": {"runs", "data", "objectives", "models", "evaluation"},

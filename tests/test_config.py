@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from vitlab.config import ABSENT, MOVED, conflicts, differences, flatten, gather, load_yaml, merge, split
+from vitlab.config import ABSENT, REMOVED, RENAMED, conflicts, differences, flatten, gather, load_yaml, merge, split
 from vitlab.optim import AdamW
 
 ADAMW = {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 0.1, "weight_decay": 0.3}}
@@ -169,7 +169,25 @@ def test_an_argument_that_names_another_class_drops_the_files_arguments(tmp_path
     assert same["model"]["init_args"]["optimizer"] == ADAMW
 
 
-@pytest.mark.parametrize("old", MOVED)
+def test_a_setting_that_was_removed_is_dropped_where_it_was_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the config.yaml of every run from before."""
+    monkeypatch.setitem(REMOVED, "Digits", {"augment.color_jitter": 0.0})
+    path = tmp_path / "config.yaml"
+    for value in (0.0, 0.4):
+        settings = {"augment": {"shift": 4, "color_jitter": value}}
+        path.write_text(yaml.safe_dump({"data": {"class_path": "vitlab.data.Digits", "init_args": settings}}))
+        if value == 0.0:
+            assert load_yaml(path)["data"]["init_args"] == {"augment": {"shift": 4}}
+        else:
+            with pytest.raises(
+                ValueError, match=r"Digits\.augment\.color_jitter is 0\.4, but this setting was removed"
+            ):
+                load_yaml(path)
+
+
+@pytest.mark.parametrize("old", RENAMED)
 def test_a_run_with_a_class_that_has_moved_is_read(old: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [{"class_path": old}]}}))
     (callback,) = load_yaml(tmp_path / "config.yaml")["trainer"]["callbacks"]

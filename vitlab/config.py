@@ -48,10 +48,16 @@ DEEPEST, LARGEST = 100, 100_000  # levels, and values that aliases repeat, of an
 
 
 # Class paths that have moved since a run's config.yaml was written.
-MOVED = {
+RENAMED = {
     "vitlab.runs.image_logging.Reconstructions": "vitlab.analysis.image_logging.Reconstructions",
     "vitlab.runs.image_logging.TeacherAgreement": "vitlab.analysis.image_logging.TeacherAgreement",
+    "vitlab.runs.measures.AttentionJaccard": "vitlab.analysis.measures.AttentionJaccard",
+    "vitlab.runs.measures.Amplitude": "vitlab.analysis.measures.Amplitude",
 }
+
+# Settings that were removed, by class, with the value that turned them off: at this value a configuration keeps its
+# meaning without them, any other value is rejected.
+REMOVED: dict[str, dict[str, Any]] = {}
 
 
 def load_yaml(path: str | Path) -> Config:
@@ -172,12 +178,32 @@ def _read_node(event: Any, path: list[_Node], sizes: Mapping[str | None, int]) -
 
 
 def modernize(config: Any) -> Any:
-    """Return a stored configuration with the present place of each class (`MOVED`)."""
+    """Return a stored configuration with the present place of each class (`RENAMED`), less what was `REMOVED`.
+
+    Raises:
+        ValueError: a removed setting was in use.
+    """
     if isinstance(config, dict):
-        return {key: modernize(value) for key, value in config.items()}
+        renamed: dict[Any, Any] = {key: modernize(value) for key, value in config.items()}
+        _drop_removed(renamed)
+        return renamed
     if isinstance(config, list):
         return [modernize(each) for each in config]
-    return MOVED.get(config, config) if isinstance(config, str) else config
+    return RENAMED.get(config, config) if isinstance(config, str) else config
+
+
+def _drop_removed(node: Config) -> None:
+    name = str(node.get("class_path")).rpartition(".")[2]
+    for key, off in REMOVED.get(name, {}).items():
+        *sections, setting = key.split(".")
+        arguments = node.get("init_args")
+        for section in sections:
+            arguments = arguments.get(section) if isinstance(arguments, dict) else None
+        if isinstance(arguments, dict) and (value := arguments.pop(setting, off)) != off:
+            raise ValueError(
+                f"{name}.{key} is {value}, but this setting was removed: no experiment gained from it.\n"
+                f"Delete it from the file, or use the version of vitlab that wrote it."
+            )
 
 
 def merge(base: Config, override: Config, report: Report | None = None) -> Config:
