@@ -45,6 +45,7 @@ from vitlab.objectives import (
     masking,
 )
 from vitlab.optim import AdamW, WarmupCosine
+from vitlab.runs.exactness import differences_after_kills
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-3  # relative, of sums of thousands of rounded numbers in another order

@@ -30,6 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.evaluation.cost import device_for
     from vitlab.evaluation.robustness import Batches, accuracies, select_images
     from vitlab.experiment.experiment import Experiment
+    from vitlab.runs.directory import RunDirectory
     from vitlab.studies.report.robustness import finished_runs, write_robustness
     from vitlab.studies.robustness import CLEAN, FinishedRun, measure_study
 

@@ -171,6 +171,7 @@ def fine_tune(config: Config, checkpoint: Path, size: int, options: Namespace) -
     """
     from vitlab.analysis.transfer import LR_SHARE, WARMUP_SHARE
     from vitlab.experiment.experiment import Experiment
+    from vitlab.runs.directory import RunDirectory
 
     recipe = config["model"]["init_args"]
     rates = {key: recipe["optimizer"]["init_args"].get(key) for key in ("lr", "muon_lr", "head_lr")}

@@ -23,6 +23,7 @@ from vitlab.evaluation.probe import Accuracy
 from vitlab.experiment.class_names import named
 from vitlab.models import ImageModel
 from vitlab.models.intermediates import FeatureInfo
+from vitlab.runs.directory import PREDICTIONS, SUMMARY, RunDirectory
 
 UNKNOWN_TO_TIMM = {"block", "attention", "position_bias", "shift", "norm", "small_stem"}
 """Arguments that make a model that timm does not have."""
