@@ -40,8 +40,8 @@ def disagreements(one: Path, other: Path) -> list[str]:
     elif files[0].is_file() and not pd.read_parquet(files[0]).equals(pd.read_parquet(files[1])):
         places.append(PREDICTIONS)
     if all(run.is_finished for run in runs):
-        metrics = ({name: x for name, x in run.metrics.items() if name not in TIMINGS} for run in runs)
-        places += [f"{SUMMARY}{where}" for where in _unequal(*metrics)]
+        a, b = ({name: x for name, x in run.metrics.items() if name not in TIMINGS} for run in runs)
+        places += [f"{SUMMARY}{where}" for where in _unequal(a, b)]
     return places
 
 
