@@ -81,12 +81,7 @@ class Experiment:
             source if isinstance(source, dict) else config_file(source) for source in sources if source not in settings
         )
         files = [source for source in sources if isinstance(source, Path)]
-        arguments = [*arguments, *(f"--{setting}" for setting in settings)]
-        replaced: list[str] = []
-        named = spell_out(gather(sources, arguments, replaced.append))
-        arguments = spell_out_arguments(arguments)
-        for line in replaced:  # by classes whose names are right
-            log.info(line)
+        named, arguments = _spelled_out(sources, [*arguments, *(f"--{setting}" for setting in settings)])
         self._settings = Settings(named, arguments)
         self._given_keys = {short(key) for key in flatten(named)} | {key for key, _ in pairs(arguments)}
         self._images, self._compiled = images, False
@@ -363,35 +358,42 @@ class Experiment:
             return {}  # interrupted
         trainer = self._prepare()
         self.record.began, self.record.before = began, before
-        for key, directory in before.items():
-            *path, name = [part for part in key.split(".")[1:] if part != "init_args"]
-            setattr(reduce(getattr, path, self.objective), name, str(directory))
-        check_precision(str(trainer.precision), self.objective)
-        if self.run.probe is not None and isinstance(trainer.strategy, FSDP):
-            raise ValueError(
-                f"run.probe: {self.run.probe} reads a whole encoder, and trainer.strategy fsdp2 shares it out. Set "
-                "run.probe: null, and use `python -m vitlab probe` after the run."
-            )
-        if self._values.trainer.enable_checkpointing is False:
-            log.warning("enable_checkpointing is off: this run can neither be continued nor tested again.")
+        self._take_weights(before)
+        self._check_training()
         if not self._values.trainer.fast_dev_run:
             trainer.loggers = [*run_loggers(self.run, self.directory, self.config), *trainer.loggers]
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
             state = self._state_to_continue(finished)
             if finished:
-                metrics: Metrics = run.metrics
                 log.info(
                     "%s is finished; nothing to do (--run.overwrite true trains it again). "
                     "To start a new run from its weights: --run.name NEW --model.init_from %s",
                     *(self.directory, self.directory),
                 )
-                return metrics
+                return run.metrics
             set_generators(self._random_state)
             trainer.fit(self.objective, datamodule=self.data, ckpt_path=state)
             count_last_epoch(trainer)
             if trainer.interrupted or self.config["trainer"]["fast_dev_run"]:
                 return {}
             return self._finish()
+
+    def _take_weights(self, before: dict[str, Path]) -> None:
+        """Give the objective, by setting, the runs that it takes weights from."""
+        for key, directory in before.items():
+            *path, name = [part for part in key.split(".")[1:] if part != "init_args"]
+            setattr(reduce(getattr, path, self.objective), name, str(directory))
+
+    def _check_training(self) -> None:
+        """Refuse or warn of what would be regretted after the training."""
+        check_precision(str(self.trainer.precision), self.objective)
+        if self.run.probe is not None and isinstance(self.trainer.strategy, FSDP):
+            raise ValueError(
+                f"run.probe: {self.run.probe} reads a whole encoder, and trainer.strategy fsdp2 shares it out. Set "
+                "run.probe: null, and use `python -m vitlab probe` after the run."
+            )
+        if self._values.trainer.enable_checkpointing is False:
+            log.warning("enable_checkpointing is off: this run can neither be continued nor tested again.")
 
     def _finish(self) -> Metrics:
         trainer = self.trainer
@@ -474,6 +476,16 @@ class Experiment:
                 f"{type(self.objective).__name__} learns no classes, so there is nothing to {command}; `probe` "
                 f"measures its features.\nTo classify, fine-tune what it learned: --model.init_from {self.directory}"
             )
+
+
+def _spelled_out(sources: Sequence[str | Path | Config], arguments: Sequence[str]) -> tuple[Config, list[str]]:
+    """Return the merged files and the arguments with the import path of each class; log what classes replace."""
+    replaced: list[str] = []
+    named = spell_out(gather(sources, arguments, replaced.append))
+    arguments = spell_out_arguments(arguments)
+    for line in replaced:  # by classes whose names are right
+        log.info(line)
+    return named, arguments
 
 
 def _is_setting(source: str | Path | Config) -> bool:

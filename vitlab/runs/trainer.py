@@ -71,16 +71,7 @@ def build_trainer(
     Raises:
         ValueError: a callback that would train for nothing.
     """
-    users = _as_list(settings["callbacks"])
-    if any(isinstance(callback, LearningRateFinder) for callback in users):
-        raise ValueError(
-            "trainer.callbacks: LearningRateFinder sets a rate that the schedule replaces at the next step.\n"
-            "`tune` in a study finds one on validation images; docs/python.md has Lightning's finder in Python."
-        )
-    validated = [name for name in objective.epoch_metrics if name.startswith("val")]
-    for callback in users:
-        if isinstance(callback, EarlyStopping) and callback.monitor in validated:
-            decide_after_validation(callback)
+    users = _users_callbacks(settings, objective)
     own_bar = any(isinstance(callback, ProgressBar) for callback in users)
     utilization, record = Utilization(), RunRecord(directory, config)
     callbacks = [
@@ -105,6 +96,21 @@ def build_trainer(
     if trainer.strategy.root_device.type == "cuda":
         choose_tf32(str(trainer.precision))
     return trainer, record
+
+
+def _users_callbacks(settings: dict[str, Any], objective: Objective) -> list[Any]:
+    """Return the callbacks of a configuration; EarlyStopping decides after the validation that it looks at."""
+    users = _as_list(settings["callbacks"])
+    if any(isinstance(callback, LearningRateFinder) for callback in users):
+        raise ValueError(
+            "trainer.callbacks: LearningRateFinder sets a rate that the schedule replaces at the next step.\n"
+            "`tune` in a study finds one on validation images; docs/python.md has Lightning's finder in Python."
+        )
+    validated = [name for name in objective.epoch_metrics if name.startswith("val")]
+    for callback in users:
+        if isinstance(callback, EarlyStopping) and callback.monitor in validated:
+            decide_after_validation(callback)
+    return users
 
 
 def run_loggers(run: Run, directory: Path, config: Config) -> list[Logger]:
