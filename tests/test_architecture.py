@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "vitlab"
 
 # commands ─► studies ─► experiment ─► runs ─► objectives ─► models          evaluation ─► models
-#     │          └─► evaluation, analysis    └─► data, evaluation, analysis  analysis ─► models
+#     │          └─► evaluation, analysis    └─► data, evaluation            analysis ─► runs, data, objectives
 #     └─► deployment ─► experiment, evaluation                               everything ─► the ground floor
 GROUND = {
     "config",
@@ -22,13 +22,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": set(),
     "data": set(),
     "evaluation": {"models"},
-    "analysis": {"models"},
+    "analysis": {"runs", "data", "objectives", "models"},
     "objectives": {"models"},
-    "runs": {"data", "objectives", "models", "evaluation", "analysis"},
+    "runs": {"data", "objectives", "models", "evaluation"},
     "experiment": {"runs", "data", "objectives", "models", "evaluation"},
-    "studies": {"experiment", "evaluation", "analysis"},
+    "studies": {"experiment", "runs", "evaluation", "analysis"},
     # `load` and `predict` frame pictures as the data do, without the training images.
-    "deployment": {"experiment", "evaluation", "models", "data"},
+    "deployment": {"experiment", "runs", "evaluation", "models", "data"},
     "commands": {
         "experiment",
         "runs",

@@ -11,6 +11,7 @@ import contextlib
 import copy
 import io
 import multiprocessing
+import random
 import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -29,9 +30,7 @@ from benchmarks.gpu.speed import products_as_in
 from benchmarks.gpu.tests import ROOT
 from benchmarks.loaders import make_photos
 from benchmarks.parity import difference, gradients_of, largest_difference
-from vitlab.commands.check_resume import examine
 from vitlab.commands.dispatch import run
-from vitlab.commands.options import experiment_of
 from vitlab.config import load_yaml
 from vitlab.evaluation.cost import device_for
 from vitlab.evaluation.cost.memory import process_status
@@ -49,6 +48,7 @@ from vitlab.objectives import (
     masking,
 )
 from vitlab.optim import AdamW, WarmupCosine
+from vitlab.runs.exactness import differences_after_kills
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-3  # relative, of sums of thousands of rounded numbers in another order
@@ -177,8 +177,12 @@ def restart(name: str, setting: Setting) -> Figures:
     folder = setting.out / "killed" / name
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier call that was cut
     steps, kills = (4, 1) if setting.dry else (12, 2)
-    config = experiment_of([*arguments(name, setting), "--trainer.deterministic", "true"]).config
-    at, differences = examine(config, steps, kills, folder, seed=0)
+    limits = {"max_epochs": 2, "limit_train_batches": steps // 2, "limit_val_batches": 2, "limit_test_batches": 2}
+    changes = {**{f"trainer.{key}": value for key, value in limits.items()}, "trainer.deterministic": "true"}
+    changes |= {"run.checkpoint.every_n_steps": 2, "run.checkpoint.max_time_share": 1.0}
+    options = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
+    at = sorted(random.Random(0).sample(range(1, steps), kills))
+    differences = differences_after_kills([*arguments(name, setting), *options], at, folder)
     if differences:
         raise ArithmeticError(f"after kills at {at}, of what differs the first: {differences[0]}")
     return {"steps": steps, "kills": len(at)}

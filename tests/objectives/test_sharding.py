@@ -31,7 +31,7 @@ TWO_STEPS: Config = {
     "model": {"init_args": {"optimizer": {"init_args": {"layer_decay": 0.75}}}},
 }
 KNN: Config = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1, "most": 50}}
-PICTURES: Config = {"class_path": "vitlab.runs.image_logging.Reconstructions", "init_args": {"every_n_epochs": 1}}
+PICTURES: Config = {"class_path": "vitlab.analysis.image_logging.Reconstructions", "init_args": {"every_n_epochs": 1}}
 EXPERIMENTS: dict[str, Config] = {
     "supervised": merge(
         experiment("Supervised", VIT, {"mixup": {}}, ema={"decay": 0.9}), {"trainer": {"gradient_clip_val": 0.1}}

@@ -23,7 +23,7 @@ Write = Callable[..., Path]
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of libraries, as `fit` leaves them out
 SHAPES: Config = {
     "data": {"class_path": "vitlab.data.Shapes", "init_args": {"train_images": 320, "batch_size": 64}},
-    "trainer": {"callbacks": ["vitlab.runs.measures.AttentionJaccard", "vitlab.runs.measures.Amplitude"]},
+    "trainer": {"callbacks": ["vitlab.analysis.measures.AttentionJaccard", "vitlab.analysis.measures.Amplitude"]},
 }
 
 
@@ -97,7 +97,7 @@ def test_a_stage_is_chosen_on_validation_images(tiny: Write, monkeypatch: pytest
 def test_data_without_masks_and_models_without_a_class_token_are_refused(
     tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    callbacks = {"trainer": {"callbacks": ["vitlab.runs.measures.AttentionJaccard"]}}
+    callbacks = {"trainer": {"callbacks": ["vitlab.analysis.measures.AttentionJaccard"]}}
     assert run("fit", ["--config", str(tiny(callbacks))]) == 2
     assert "Digits has no masks" in capsys.readouterr().err
     pooled = ["--model.backbone.global_pool", "avg"]

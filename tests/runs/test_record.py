@@ -23,7 +23,6 @@ from vitlab.models import VisionTransformer
 from vitlab.objectives import Objective, Supervised
 from vitlab.optim import AdamW, WarmupCosine
 from vitlab.runs.knn_monitor import KnnMonitor
-from vitlab.runs.metrics_csv import MetricsFile
 from vitlab.runs.record import RunRecord, erase
 
 
@@ -161,25 +160,12 @@ def test_a_cut_metrics_file_does_not_change_the_best_epoch(
     assert summary["best_epoch"] == {"epoch": 1, "val/top1": pytest.approx(0.4)}
 
 
-def test_the_best_of_a_loss_is_the_lowest_and_the_first_of_equals(tmp_path: Path) -> None:
-    file = MetricsFile(tmp_path / "metrics.csv")
-    assert file.best("val/loss", "min") is None
-    for epoch, value in enumerate([3.0, 1.0, 2.0, 1.0]):
-        file.log_metrics({"val/loss": value, "epoch": epoch}, step=epoch)
-        file.log_metrics({"lr": 0.1, "epoch": epoch}, step=epoch)
-    assert file.best("val/loss", "min") == (2, 1.0)
-    assert file.best("val/loss", "max") == (1, 3.0)
-    assert file.best("val/top1", "max") is None
-
-
 def test_a_continued_run_has_taken_the_time_of_all_of_its_starts(tmp_path: Path) -> None:
     first, second = RunRecord(tmp_path, {}), RunRecord(tmp_path, {})
     first.began -= 70
     second.load_state_dict(first.state_dict())
     second.began -= 30
     assert second.wall_seconds == pytest.approx(100, abs=5)
-    second.load_state_dict({"seconds": 20.0})  # of a checkpoint that does not know
-    assert second.wall_seconds == pytest.approx(50, abs=5)
 
 
 def test_a_monitor_that_never_looks_is_refused() -> None:

@@ -12,8 +12,8 @@ import torch
 import yaml
 
 from tests.kills import forked, last_words
-from vitlab.commands.check_resume import disagreements
 from vitlab.config import Config, merge
+from vitlab.runs.exactness import disagreements
 from vitlab.studies.branching import own_share
 from vitlab.studies.compare import compare, emit
 from vitlab.studies.execution.export_jobs import write_sweep

@@ -126,7 +126,7 @@ def endless(experiment: "Experiment") -> "Trainer":
         max_epochs=like.max_epochs,
         max_steps=ENDLESS,
         limit_val_batches=0,
-        callbacks=[FiniteSteps(experiment.directory, "skip")],
+        callbacks=[FiniteSteps("skip")],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from vitlab.commands.help import class_names
 from vitlab.commands.options import StudyParser
 
 END = """
@@ -27,8 +26,10 @@ def run(arguments: Sequence[str]) -> int:
 
     import timm
 
+    from vitlab.experiment.class_names import PLACES, choices
+
     logging.getLogger("vitlab").setLevel(logging.ERROR)  # a window that is larger than its map is no news here
-    names = timm.list_models() if options.timm else class_names("model.backbone")
+    names = timm.list_models() if options.timm else choices(*PLACES["model.backbone"])
     names = [name for name in names if name[0].islower()]
     chosen = [name for name in names if fnmatchcase(name, options.pattern)]
     if not chosen:

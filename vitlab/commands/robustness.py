@@ -51,10 +51,10 @@ def _sample(run: "FinishedRun", images: int | None) -> "np.ndarray":
     import torch
 
     from vitlab.evaluation.classify import require_classes
-    from vitlab.evaluation.predictions import read_predictions
+    from vitlab.runs.directory import RunDirectory
     from vitlab.studies.baselines import stratified_sample
 
-    labels = read_predictions(run.directory / "predictions.parquet").labels
+    labels = RunDirectory(run.directory).predictions.labels
     require_classes(torch.from_numpy(labels))
     return stratified_sample(labels, images or len(labels), np.random.default_rng(0))
 

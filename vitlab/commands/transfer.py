@@ -119,7 +119,6 @@ def measure(run: Experiment, checkpoint: Path, config: Config, options: Namespac
     from vitlab.evaluation.cost import device_for
     from vitlab.evaluation.probe import Accuracy
     from vitlab.experiment.experiment import Experiment
-    from vitlab.experiment.run_directory import shortfalls
     from vitlab.models.weights import load_weights
 
     device, experiment = device_for("auto"), Experiment(config)
@@ -134,7 +133,7 @@ def measure(run: Experiment, checkpoint: Path, config: Config, options: Namespac
         "window": "",
         "bias": "",
         **model.describe(),
-        "partial": ", ".join(shortfalls(run.directory)),
+        "partial": ", ".join(RunDirectory(run.directory).shortfalls),
         "images": len(labels),
         **Accuracy.of(predicted, labels).columns("direct"),
         "tuned": math.nan,

@@ -18,11 +18,11 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the PNGs and of index.html")
     options = parser.parse_args(arguments)
 
+    from vitlab.analysis.image_logging import some_images
     from vitlab.analysis.page import Shown, Subject, write_page
     from vitlab.commands.quiet import quiet
     from vitlab.evaluation.cost import device_for
     from vitlab.experiment.experiment import Experiment
-    from vitlab.runs.image_logging import some_images
 
     quiet()
     device = device_for("auto")

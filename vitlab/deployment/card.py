@@ -16,15 +16,13 @@ import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from vitlab.atomic_files import read_json
 from vitlab.config import Config, weights_of
 from vitlab.data import ImageDataModule
 from vitlab.data.photos import height_and_width
-from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import Accuracy
 from vitlab.experiment.class_names import named
-from vitlab.experiment.run_directory import shortfalls
 from vitlab.models import ImageModel
+from vitlab.runs.directory import PREDICTIONS, SUMMARY, RunDirectory
 
 RECIPE = ("seed_everything", "init_seed", "model", "data", "trainer")  # what of a configuration decides the weights
 
@@ -61,8 +59,7 @@ class Exported:
     @property
     def test_is_validation(self) -> bool:
         """Whether the run was tested on the images that it was validated on, for want of others."""
-        facts = self.run / "data.json"
-        return facts.is_file() and bool(read_json(facts)["test_is_validation"])
+        return bool(RunDirectory(self.run).data.get("test_is_validation"))
 
     def metadata(self) -> dict[str, str]:
         """Return what a user of the files, and `vitlab.load`, must know, each value as JSON."""
@@ -78,8 +75,8 @@ class Exported:
 
     def accuracy(self) -> Accuracy | str:
         """Return the accuracy of these weights on the run's test images, or why it is not known."""
-        last = self.run / "checkpoints" / "last.ckpt"
-        summary, predictions = self.run / "summary.json", self.run / "predictions.parquet"
+        run = RunDirectory(self.run)
+        last = run.last_checkpoint
         if not self.encoder.num_classes:
             return "The encoder has no classifier."
         if not self.classifies:
@@ -88,18 +85,18 @@ class Exported:
             )
         if self.checkpoint is None or self.checkpoint.resolve() != last.resolve():
             return f"Not known: the run's result is that of {last.name}, whose weights these are not."
-        if not (summary.is_file() and predictions.is_file()):
+        if not (run.is_finished and (run.path / PREDICTIONS).is_file()):
             return "Not known: the run has not been tested."
-        if partial := shortfalls(self.run):
+        if partial := run.shortfalls:
             return f"Not known, of a trial: {'; '.join(partial)}."
-        told = read_predictions(predictions)
+        told = run.predictions
         logits = told.logits_ema if self.averaged else told.logits
-        stated = read_json(summary)["metrics"].get("test_ema/top1" if self.averaged else "test/top1")
+        stated = run.metrics.get("test_ema/top1" if self.averaged else "test/top1")
         if logits is not None and stated is not None:
             counted = Accuracy.of(torch.from_numpy(logits.argmax(axis=1)), torch.tensor(told.labels))
             if math.isclose(counted.value, stated, abs_tol=1e-6):
                 return counted
-        return f"Not known: {predictions.name} was written with other weights than {summary.name}. Test the run again."
+        return f"Not known: {PREDICTIONS} was written with other weights than {SUMMARY}. Test the run again."
 
 
 USES = {
@@ -150,7 +147,7 @@ def write_card(exported: Exported, files: Sequence[Path], folder: Path, study: M
         starts=starts(config),
         recipe=recipe_text,
         fence="`" * max(3, 1 + max(map(len, re.findall("`+", recipe_text)), default=0)),
-        environment=read_json(exported.run / "environment.json", missing={}),
+        environment=RunDirectory(exported.run).environment,
         text=_as_text,
         literal=_as_literal,
     )

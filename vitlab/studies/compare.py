@@ -11,7 +11,7 @@ from referee.formats import counted
 from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.experiment.branch import branch_off
-from vitlab.experiment.busy import study_lock
+from vitlab.runs.lock import study_lock
 from vitlab.studies.baselines import Images
 from vitlab.studies.branching import branching_step, keeping
 from vitlab.studies.estimate import estimate

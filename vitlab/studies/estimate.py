@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from referee.formats import counted
 
 from vitlab.evaluation.cost import Cost
+from vitlab.runs.directory import SUMMARY
 from vitlab.studies.branching import own_share
 from vitlab.studies.execution.local import is_finished
 from vitlab.studies.format import duration, engineering
@@ -55,5 +56,5 @@ def _tuning(planned: Prepared) -> list[tuple[Run, int]]:
         return []
     folder = planned.folder / ("search" if study.search else "tuning")
     each = study.search.trials if study.search else len(tuning.values) * len(tuning.seeds) if tuning else 0
-    done = {run.variant: len([*folder.glob(f"{slug(run.variant)}/**/summary.json")]) for run in planned.first_runs()}
+    done = {run.variant: len([*folder.glob(f"{slug(run.variant)}/**/{SUMMARY}")]) for run in planned.first_runs()}
     return [(run, max(0, each - done[run.variant])) for run in planned.first_runs()]

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vitlab.atomic_files import read_json
 from vitlab.config import weights_of
 from vitlab.experiment.chain import Source
+from vitlab.runs.directory import SUMMARY, RunDirectory
 from vitlab.studies.duplicates import Duplicates
 from vitlab.studies.grid import Run
 from vitlab.studies.metric import Metric
@@ -79,7 +79,7 @@ def _left_out(study: Study, directories: Sequence[Path], metric: Metric) -> list
     runs = []
     for directory in directories:
         seed = directory.name.removeprefix("seed-")
-        scores = read_json(directory / "summary.json", missing={}).get("metrics", {})
+        scores = RunDirectory(directory).metrics
         short = directory.parent.name
         runs.append(LeftOut(f"{names.get(short, short)}, seed {seed}", scores.get(metric.test)))
     return runs
@@ -88,7 +88,7 @@ def _left_out(study: Study, directories: Sequence[Path], metric: Metric) -> list
 def _finished(folder: Path, variants: str = "*") -> Iterator[Path]:
     """Yield the finished run directories of a study's folder, by variant and seed."""
     for variant in sorted(path for path in folder.glob(variants) if path.is_dir() and path.name not in RESERVED_SLUGS):
-        runs = [summary.parent for summary in variant.glob("seed-*/summary.json")]
+        runs = [summary.parent for summary in variant.glob(f"seed-*/{SUMMARY}")]
         yield from sorted(runs, key=lambda run: (len(run.name), run.name))
 
 
@@ -105,13 +105,14 @@ def _compute(runs: Sequence[Run]) -> list[Compute]:
             continue
         path = Path(source)
         directory = path if path.is_dir() else path.parents[min(1, len(path.parents) - 1)]  # of checkpoints/last.ckpt
-        summary = read_json(directory / "summary.json", missing={})
+        source_run = RunDirectory(directory)
+        summary = source_run.summary if source_run.is_finished else {}
         found.append(Compute(source, variants, taught, summary.get("seconds"), summary.get("images_seen")))
     return found
 
 
 def _trials(folder: Path) -> Trials:
-    summaries = [read_json(file, missing={}) for file in folder.rglob("summary.json")]
+    summaries = [RunDirectory(file.parent).summary for file in folder.rglob(SUMMARY)]
     seconds = sum(float(summary.get("seconds", 0)) for summary in summaries)
     return Trials(len(summaries), seconds, sum(int(summary.get("images_seen", 0)) for summary in summaries))
 
@@ -128,4 +129,4 @@ def _test_split(folder: Path) -> Any:
 
 
 def _test_split_of(run: Path) -> Any:
-    return read_json(run / "data.json", missing={}).get("splits", {}).get("test")
+    return RunDirectory(run).data.get("splits", {}).get("test")

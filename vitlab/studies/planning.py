@@ -17,10 +17,9 @@ import numpy as np
 from referee.statistics.power import ENDS, Need, Pilot, Range, detectable, growing, guessed, measured, need
 from scipy import stats
 
-from vitlab.atomic_files import read_json
 from vitlab.evaluation.cost import Cost
-from vitlab.evaluation.predictions import correct, read_predictions
-from vitlab.experiment.run_directory import shortfalls
+from vitlab.evaluation.predictions import correct
+from vitlab.runs.directory import RunDirectory
 from vitlab.studies.execution.local import allot, conflicting
 from vitlab.studies.grid import Run, images_of, plan
 from vitlab.studies.metric import Metric
@@ -195,7 +194,7 @@ def read_past(
     for directory in sorted(folder.glob("*/seed-*")):
         name = directory.parent.name
         wanted = name not in RESERVED_SLUGS if variants is None else name in variants
-        if wanted and directory not in (without or ()) and not shortfalls(directory):
+        if wanted and directory not in (without or ()) and not RunDirectory(directory).shortfalls:
             with suppress(OSError, ValueError, KeyError):  # without a test, by another metric, not finite, damaged
                 read.append(_read(directory, metric))
     usual = Counter(tested for _, tested in read).most_common(1)
@@ -204,10 +203,11 @@ def read_past(
 
 def _read(directory: Path, metric: Metric) -> tuple[PastRun, object]:
     """Return a run, and what it was tested on."""
-    summary = read_json(directory / "summary.json")
+    run_directory = RunDirectory(directory)
+    summary = run_directory.summary
     tested: object = None
     if metric.is_accuracy:
-        predictions = read_predictions(directory / "predictions.parquet")
+        predictions = run_directory.predictions
         values, outcome = predictions.logits, correct(predictions.logits, predictions.labels)
         tested = tuple(predictions.images), predictions.labels.tobytes()
     else:

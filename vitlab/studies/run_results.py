@@ -12,9 +12,9 @@ import pandas as pd
 from referee.formats import listed
 from referee.statistics.intervals import Interval, t_interval
 
-from vitlab.atomic_files import read_json
 from vitlab.evaluation import predictions as predicted
-from vitlab.evaluation.predictions import CALIBRATION_BINS, Predictions, read_predictions
+from vitlab.evaluation.predictions import CALIBRATION_BINS, Predictions
+from vitlab.runs.directory import RunDirectory
 from vitlab.studies.execution.local import Outcome, cut_short
 from vitlab.studies.grid import Run
 from vitlab.studies.metric import TOP1
@@ -263,14 +263,14 @@ def _is_of_another_test(result: RunResult) -> bool:
 
 
 def _read(run: Run) -> RunResult:
-    directory = run.directory
+    directory = RunDirectory(run.directory)
     return RunResult(
         run=run,
-        predictions=read_predictions(directory / "predictions.parquet"),
-        summary=read_json(directory / "summary.json"),
-        environment=read_json(directory / "environment.json"),
-        history=pd.read_csv(directory / "metrics.csv"),
-        data=read_json(directory / "data.json", missing={}),
+        predictions=directory.predictions,
+        summary=directory.summary,
+        environment=directory.environment,
+        history=directory.history,
+        data=directory.data,
     )
 
 

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from vitlab.atomic_files import read_json
 from vitlab.config import Config, merge, nest
-from vitlab.experiment.run_directory import shortfalls
+from vitlab.runs.directory import METRICS, RunDirectory
 from vitlab.studies.execution.local import Train, conflicting
 from vitlab.studies.execution.progress import read_progress
 from vitlab.studies.grid import Run, complete
@@ -113,7 +112,7 @@ def _kept(search: Search, runs: Sequence[Run]) -> list[Run]:
 def _early(search: Search, run: Run) -> float | None:
     """Return the validation score after the epochs by which trials are pruned, or of a trial that ended before them."""
     assert search.after is not None
-    file = run.directory / "metrics.csv"
+    file = run.directory / METRICS
     if not file.is_file():
         return None
     table = pd.read_csv(file)
@@ -151,16 +150,15 @@ def _signed(runs: Sequence[Run]) -> list[float | None]:
 
 
 def _validation(run: Run) -> float | None:
-    return (
-        None if shortfalls(run.directory) else _finite(read_progress(run.directory / "metrics.csv", run.metric).score)
-    )
+    if RunDirectory(run.directory).shortfalls:
+        return None
+    return _finite(read_progress(run.directory / METRICS, run.metric).score)
 
 
 def _test(run: Run) -> float | None:
-    if shortfalls(run.directory):
+    if RunDirectory(run.directory).shortfalls:
         return None
-
-    metrics = read_json(run.directory / "summary.json")["metrics"]
+    metrics = RunDirectory(run.directory).metrics
     return _finite(metrics.get(run.metric.test))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from vitlab.atomic_files import read_json, write_text
 from vitlab.config import Config, nest
-from vitlab.experiment.run_directory import shortfalls
+from vitlab.runs.directory import METRICS, RunDirectory
 from vitlab.studies.baselines import Images
 from vitlab.studies.execution.local import Train
 from vitlab.studies.execution.progress import read_progress
@@ -205,7 +205,7 @@ def _earlier_choices(study: Study, trials: Mapping[tuple[str, int], list[Run]], 
 
 
 def _validation_score(run: Run) -> float | None:
-    return None if shortfalls(run.directory) else read_progress(run.directory / "metrics.csv", run.metric).score
+    return None if RunDirectory(run.directory).shortfalls else read_progress(run.directory / METRICS, run.metric).score
 
 
 def _write(path: Path, content: Config) -> None:

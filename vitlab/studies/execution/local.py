@@ -23,10 +23,9 @@ import torch
 import yaml
 from referee.formats import counted
 
-from vitlab.atomic_files import read_json, write_text
-from vitlab.config import ABSENT, Config, conflicts, load_yaml
-from vitlab.experiment.busy import writer_of
-from vitlab.experiment.run_directory import shortfalls
+from vitlab.atomic_files import write_text
+from vitlab.config import ABSENT, Config, conflicts
+from vitlab.runs.directory import CONFIG, METRICS, SUMMARY, RunDirectory
 from vitlab.signals import PAUSED, signals_as_exit, signals_later
 from vitlab.studies.execution.progress import Active, Display, Progress, read_progress, seconds_left
 from vitlab.studies.format import as_yaml, clock
@@ -102,25 +101,26 @@ def allot(runs: Sequence[Run], jobs: int | None) -> Allotment:
 
 def is_finished(run: Run) -> bool:
     """Whether the run has its results."""
-    return (run.directory / "summary.json").is_file()
+    return RunDirectory(run.directory).is_finished
 
 
 def cut_short(run: Run) -> str | None:
     """Return why a finished run has no valid result; None for a complete run."""
-    short = shortfalls(run.directory)
+    short = RunDirectory(run.directory).shortfalls
     return f"incomplete run: {', '.join(short)} (--overwrite retrains it)" if short else None
 
 
 def refuse_without_metric(runs: Iterable[Run]) -> None:
     """Raise ValueError for a complete run that did not log the metric by which the study ranks."""
     for run in runs:
-        if not is_finished(run) or shortfalls(run.directory) or not run.config.get("run", {}).get("test"):
+        directory = RunDirectory(run.directory)
+        if directory.shortfalls or not run.config.get("run", {}).get("test"):
             continue
-        known = read_json(run.directory / "summary.json").get("metrics", {})
+        known = directory.metrics
         if not run.metric.is_accuracy and run.metric.test not in known:
             names = ", ".join(sorted(name.removeprefix("test/") for name in known)) or "none"
             raise ValueError(
-                f"metric: {run.directory / 'summary.json'} has no {run.metric.test}, so nothing ranks the runs.\n"
+                f"metric: {run.directory / SUMMARY} has no {run.metric.test}, so nothing ranks the runs.\n"
                 f"Give one of its metrics ({names}), or let the objective or a callback log {run.metric.test}."
             )
 
@@ -131,8 +131,9 @@ def conflicting(runs: Sequence[Run]) -> list[Run]:
 
 
 def _conflicts(run: Run) -> list[tuple[str, object, object]]:
-    config = run.directory / "config.yaml"
-    return conflicts(without_run(load_yaml(config)), without_run(run.config)) if config.is_file() else []
+    if not (run.directory / CONFIG).is_file():
+        return []
+    return conflicts(without_run(RunDirectory(run.directory).config), without_run(run.config))
 
 
 def refuse_conflicts(runs: Sequence[Run]) -> None:
@@ -215,7 +216,7 @@ def run_all(
                     continue
                 del children[slot]
                 free.append(slot)
-                if process.returncode != 0 and writer_of(active.run.directory):  # it was first
+                if process.returncode != 0 and RunDirectory(active.run.directory).writer:  # it was first
                     waiting.append(active.run)
                     continue
                 outcomes[active.run] = outcome = _outcome(active.run, process.returncode)
@@ -232,14 +233,14 @@ def run_all(
 
 def written_elsewhere(runs: Iterable[Run], known: set[Run], note: Callable[[str], object]) -> set[Run]:
     """Return the runs that another process is writing, and name those that are not known yet."""
-    writers = {run: writer for run in runs if (writer := writer_of(run.directory))}
+    writers = {run: writer for run in runs if (writer := RunDirectory(run.directory).writer)}
     for run in writers.keys() - known:
         note(f"  {run} is waited for: {writers[run]}.")
     return set(writers)
 
 
 def _progress_of(run: Run) -> Progress:
-    return read_progress(run.directory / "metrics.csv", run.metric)
+    return read_progress(run.directory / METRICS, run.metric)
 
 
 def _start(run: Run, program: Sequence[str], environment: dict[str, str], overwrite: bool) -> _Child:
@@ -269,7 +270,7 @@ def _outcome(run: Run, code: int) -> Outcome:
     if code != 0:
         how = f"exit status {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
         return Outcome(run, ": ".join([how, *last_lines(run.log_path, 1)]))
-    return Outcome(run, cut_short(run) if is_finished(run) else "exit status 0, but summary.json is missing")
+    return Outcome(run, cut_short(run) if is_finished(run) else f"exit status 0, but {SUMMARY} is missing")
 
 
 def _describe_end(outcome: Outcome, active: Active, display: Display) -> str:

@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-import pandas as pd
-
-from vitlab.atomic_files import read_json
 from vitlab.config import merge, nest
+from vitlab.runs.directory import RunDirectory
 from vitlab.studies.budget import Pace
 from vitlab.studies.execution.local import Train
 from vitlab.studies.grid import Run
@@ -78,8 +76,8 @@ def pace_of(directory: Path) -> Pace:
     Its `metrics.csv` has the images per second of each epoch without validation and checkpoints; these are the rest of
     its time.
     """
-    summary = read_json(directory / "summary.json")
-    speeds = pd.read_csv(directory / "metrics.csv").groupby("epoch")["images_per_second"].mean()
+    run = RunDirectory(directory)
+    summary, speeds = run.summary, run.history.groupby("epoch")["images_per_second"].mean()
     images = summary["images_seen"] / len(speeds)  # of an epoch
     seconds = images / speeds
     usual = float(seconds.iloc[1:].mean())

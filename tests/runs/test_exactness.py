@@ -1,4 +1,4 @@
-"""check-resume sees what differs between two runs, and passes a run that it really kills."""
+"""Two runs are compared to the bit, and a run that is really killed is the undisturbed one."""
 
 import shutil
 from collections.abc import Callable
@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from vitlab.commands.check_resume import disagreements
 from vitlab.commands.dispatch import run
+from vitlab.runs.exactness import differences_after_kills, disagreements
 
 RUN, COPY = Path("runs/tiny/seed-0"), Path("copy")
 
@@ -66,37 +66,12 @@ def test_a_row_too_many_is_counted(two_runs: None) -> None:
 
 
 @pytest.mark.slow
-def test_an_experiment_is_killed_and_found_well(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--config", str(tiny()), "--steps", "12", "--kills", "1", "--out", "kept"]
-    assert run("check-resume", arguments) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("Killed after the states of steps ")
-    assert "equal those of an undisturbed run" in said
-    assert Path("kept/killed/seed-0/summary.json").is_file()
+def test_a_run_that_is_killed_and_continued_is_the_undisturbed_one(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    arguments = [str(tiny()), "--trainer.limit_train_batches", "6", "--run.checkpoint.every_n_steps", "1"]
+    assert differences_after_kills(arguments, [3], tmp_path / "runs") == []
+    assert (tmp_path / "runs/killed/run/seed-0/summary.json").is_file()
 
 
-def test_an_experiment_that_fails_by_itself_is_told_apart(
-    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vitlab.commands.check_resume.KillableRun.start", lambda self: _Failed(self.log))
-    assert run("check-resume", ["--config", str(tiny())]) == 2
-    assert "fails by itself, without any kill:\nno such thing" in capsys.readouterr().err
-
-
-class _Failed:
-    def __init__(self, log: Path) -> None:
-        log.write_text("no such thing")
-
-    def wait(self) -> int:
-        return 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(["--steps", "2"], "--steps 2 --kills 3"), (["--kills", "0"], "--kills 0"), (["--out", "."], "--out . exists")],
-)
-def test_what_would_prove_nothing_is_refused(
-    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    assert run("check-resume", ["--config", str(tiny()), *arguments]) == 2
-    assert message in capsys.readouterr().err
+def test_a_run_that_fails_by_itself_is_told_apart(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"ended before any kill:\n(.|\n)*no option run.overwritten"):
+        differences_after_kills([str(tiny()), "--run.overwritten", "true"], [3], tmp_path / "runs")

@@ -1,40 +1,12 @@
-"""A run directory may be moved: commands find a run by its path, not by the name and root in its configuration."""
+"""Where a configuration puts its run; a run directory that was moved has another root and name."""
 
 import os
 import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 
-from vitlab.atomic_files import read_json
 from vitlab.config import Config
 
 LONGEST = 255  # bytes of a folder's name
-CONFIG, MARK = "config.yaml", "environment.json"  # only a run writes the second next to the first
-
-
-def config_file(path: str | Path) -> Path:
-    """Return the configuration that `--config` means: a YAML file, or that of a run directory.
-
-    Raises:
-        FileNotFoundError: a folder that is no run; the message names the runs below it.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    if (path / CONFIG).is_file():
-        return path / CONFIG
-    runs = sorted(str(mark.parent) for depth in ("*", "*/*") for mark in path.glob(f"{depth}/{MARK}"))
-    some = ", ".join(runs[:4]) + (f" and {len(runs) - 4} more" if len(runs) > 4 else "")
-    raise FileNotFoundError(
-        f"{path} is not a run directory: it has no {CONFIG}. "
-        + (f"Runs below it: {some}." if runs else "Give a YAML file or a run directory like runs/vit_cifar10/seed-0.")
-    )
-
-
-def run_of(files: Sequence[Path]) -> Path | None:
-    """Return the directory of the run whose own configuration is among these files; the last such."""
-    runs = [file.parent for file in files if file.name == CONFIG and (file.parent / MARK).is_file()]
-    return runs[-1] if runs else None
 
 
 def directory_of(config: Config) -> Path:
@@ -76,11 +48,3 @@ def placed(config: Config, directory: Path) -> Config:
     if not directory.is_absolute() and root.is_relative_to(Path.cwd()):
         root = root.relative_to(Path.cwd())
     return {**config, "run": {**config["run"], "root": str(root), "name": name}}
-
-
-def shortfalls(directory: Path) -> list[str]:
-    """Return why a run directory has no valid result, as listed in its summary.json; empty for a complete run."""
-    summary = directory / "summary.json"
-    if not summary.is_file():
-        return ["not finished"]
-    return list(read_json(summary).get("partial") or [])

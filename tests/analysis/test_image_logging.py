@@ -14,10 +14,10 @@ from torch import Tensor
 from tests.conftest import TINY
 from tests.objectives.test_mae import mae
 from tests.objectives.test_simmim import simmim
+from vitlab.analysis.image_logging import Reconstructions
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.objectives import MAE, Distillation, SimMIM, Teacher
-from vitlab.runs.image_logging import Reconstructions
 from vitlab.runs.wandb import UnbreakableWandbLogger, Wandb
 
 Write = Callable[..., Path]
@@ -25,7 +25,7 @@ FOLDER = Path("runs/tiny/seed-0/pictures")
 
 
 def callback(name: str, every_n_epochs: int = 1) -> Config:
-    return {"class_path": f"vitlab.runs.image_logging.{name}", "init_args": {"every_n_epochs": every_n_epochs}}
+    return {"class_path": f"vitlab.analysis.image_logging.{name}", "init_args": {"every_n_epochs": every_n_epochs}}
 
 
 def fit(tiny: Write, model: Config, epochs: int, callbacks: list[Config], name: str = "tiny") -> int:
