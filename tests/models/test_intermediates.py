@@ -111,7 +111,7 @@ class Isotropic(Backbone):
     def encode(self, tokens: Tensor) -> Features:
         for block in self.blocks:
             tokens = block(tokens)
-        patches = tokens.flatten(1, 2)
+        patches = tokens.flatten(1, -2)
         return Features(prefix=patches[:, :0], patches=patches)
 
 

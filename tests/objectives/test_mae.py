@@ -153,7 +153,7 @@ def test_a_step_costs_a_fraction_of_one_that_encodes_all_patches(
     with torch.device("meta"):
         objective = MAE(build(), AdamW(1e-3), WarmupCosine(), 0.75, True, *decoder)
         images = torch.empty(2, 3, *objective.backbone.img_size)
-        steps = (lambda: objective.loss([images], torch.empty(2)), lambda: objective.backbone(images).sum())
+        steps = (lambda: objective.loss([images], torch.zeros(2).long()), lambda: objective.backbone(images).sum())
         flops = []
         for step in steps:
             with FlopCounterMode(display=False) as counter:
@@ -168,7 +168,7 @@ def test_a_step_takes_at_most_045_of_the_time_of_one_that_encodes_all_patches() 
     repetitions, warm_up, size = 10, 1, 32
     encoder = VisionTransformer(32, 4, num_classes=0, embed_dim=192, num_heads=3, fixed_pos_embed=True)
     objective = MAE(encoder, AdamW(1e-3), WarmupCosine(), 0.75, True, 96, 4, 3)
-    images, labels = torch.randn(size, 3, 32, 32), torch.zeros(size)
+    images, labels = torch.randn(size, 3, 32, 32), torch.zeros(size).long()
 
     def seconds(forward: Callable[[], torch.Tensor]) -> float:
         start = process_time()

@@ -22,6 +22,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur  # type: ignore[import-untyped]
 
 from vitlab.data.counter_rng import Draws, Stream
+from vitlab.data.dataset import View
 
 GRID = 8  # squares per side of the occlusion grid
 
@@ -104,12 +105,12 @@ CORRUPTIONS = (
 
 
 def corrupted(
-    batches: Iterable[tuple[list[Tensor], Tensor]],
+    batches: Iterable[View],
     corruption: Corruption,
     strength: float,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-) -> Iterator[tuple[list[Tensor], Tensor]]:
+) -> Iterator[View]:
     """Corrupt evaluation batches of normalized images; an image's draws depend only on its place in the split.
 
     Args:

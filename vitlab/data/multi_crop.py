@@ -68,7 +68,7 @@ class Crops:
 class Look(NamedTuple):
     """The augmentation of each of R views."""
 
-    crop: Float[Tensor, "R D"]  # draws: the box depends on the image's size
+    crop: Float[Tensor, "R _"]  # draws: the box depends on the image's size
     flip: Float[Tensor, "R 1"]
     order: Int64[Tensor, "R 4"]  # of the color jitter's operations
     factors: Float[Tensor, "R 4"]  # of brightness, contrast, saturation, hue; 1, 1, 1, 0 where there is no jitter

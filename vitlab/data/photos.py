@@ -30,7 +30,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 Interpolation = Literal["bicubic", "bilinear"]
 Picture = Image.Image
 Size = int | tuple[int, int]  # of a square, or height and width
-Photo = UInt8[Tensor, "C H W"] | Float32[Tensor, "C H W"]  # 0 … 255; floats with 16 bits of precision
+Photo = UInt8[Tensor, "C h w"] | Float32[Tensor, "C h w"]  # 0 … 255; floats with 16 bits of precision
 
 
 @dataclass(kw_only=True, unsafe_hash=True)
@@ -147,7 +147,7 @@ def _central(shape: Sequence[int], size: Size, crop_pct: float | None) -> tuple[
     return height, width, slice(top, top + rows), slice(left, left + columns)
 
 
-def shrunk(image: Pixels, shorter: int) -> Pixels:
+def shrunk(image: UInt8[np.ndarray, "H W C"], shorter: int) -> UInt8[np.ndarray, "h w C"]:
     """Reduce the shorter side to a number of pixels, as `central_crop` does; a smaller image stays as it is."""
     if min(image.shape[:2]) <= shorter:
         return image

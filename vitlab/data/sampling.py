@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float64, Int, Int64
 
 from vitlab.data.counter_rng import Stream, host_seed, permutation
 
@@ -32,8 +33,8 @@ class Sampling:
                 f"sampling.class_balance is {self.class_balance}; give 0 (as the images are) to 1 (classes equally)."
             )
 
-    def weights_of(self, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
-        """Return the weight of each image, (N,) float64.
+    def weights_of(self, labels: Int[np.ndarray, "N"], names: Sequence[str]) -> Float64[np.ndarray, "N"]:
+        """Return the weight of each image.
 
         Raises:
             FileNotFoundError, ValueError: there is no table, it lacks an image, or a weight is invalid.
@@ -61,13 +62,10 @@ class Sampling:
         return weights * given
 
 
-def draw(weights: np.ndarray, labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Return the indices (N,) of an epoch in random order; the r-th repeat of image i is r · N + i.
-
-    Args:
-        weights: of the images, (N,).
-        labels: (N,) int64.
-    """
+def draw(
+    weights: Float64[np.ndarray, "N"], labels: Int[np.ndarray, "N"], seed: int, epoch: int
+) -> Int64[np.ndarray, "N"]:
+    """Return the indices of an epoch in random order; the r-th repeat of image i is r · N + i."""
     size = len(weights)
     order = permutation(size, seed, epoch, Stream.DRAW)
     order = order[np.argsort(labels[order], kind="stable")]  # class by class, so that each gets its share

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -160,7 +160,7 @@ class Shard:
         self.first, self.second = tensors["keys"].numpy()
         self.logits = tensors["logits"].numpy()
 
-    def find(self, keys: Int[np.ndarray, "B 2"]) -> tuple[Int[np.ndarray, "B"], np.ndarray]:
+    def find(self, keys: Int[np.ndarray, "B 2"]) -> tuple[Int[np.ndarray, "B"], Bool[np.ndarray, "B"]]:
         """Return the row of each key, and whether it is there at all.
 
         Of two keys with equal first halves, the second is not found, and the teacher is asked again.
