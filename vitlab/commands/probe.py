@@ -108,7 +108,7 @@ def common_protocol(experiment: Experiment, path: Path | None, device: torch.dev
     """Print and return the accuracies by the one protocol for every objective and architecture."""
     from vitlab.analysis.segmentation import attention_overlap, has_class_attention
     from vitlab.evaluation.dense import segment
-    from vitlab.evaluation.probe import features_of, hold_out, probe
+    from vitlab.evaluation.probe import features_of, hold_out, probe_features
     from vitlab.runs.measures import labeled_pixels
 
     data = experiment.data
@@ -120,7 +120,7 @@ def common_protocol(experiment: Experiment, path: Path | None, device: torch.dev
     )
     if data.tests_on_validation:
         splits |= hold_out(splits["train"])  # or each test image would be its own nearest neighbor
-    result = probe(splits, data.num_classes)
+    result = probe_features(splits, data.num_classes)
     print(f"{path or 'weights as built'}: {result.features} features, {result.train_images:,} training images")
     print(f"k-NN (k = 20)     {result.knn}\nlinear probe      {result.linear}   λ = {result.strength:g}")
     for low_shot in result.low_shot:
