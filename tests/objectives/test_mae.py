@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.objectives.small import BACKBONES, batch, closed_form, learn_by_heart, without_gradient
+from tests.objectives.small import BACKBONES, batch, closed_form, overfit_one_batch, without_gradient
 from vitlab.commands.dispatch import run
 from vitlab.models import VisionTransformer, vit_base_patch16_224, vit_large_patch16_224
 from vitlab.objectives import MAE
@@ -211,9 +211,9 @@ def test_every_trained_parameter_gets_a_gradient(mask_tokens: str) -> None:
     assert without_gradient(objective) == []
 
 
-def test_one_batch_is_learned_by_heart() -> None:
+def test_overfits_one_batch() -> None:
     """What a constant prediction leaves is 3/4: the variance of a patch is the unbiased one of 4 values."""
-    assert learn_by_heart(mae(), steps=300) < 0.2
+    assert overfit_one_batch(mae(), steps=300) < 0.2
 
 
 def test_class_and_mask_token_are_decayed_as_released() -> None:

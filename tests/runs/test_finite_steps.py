@@ -176,7 +176,7 @@ def test_a_folder_that_holds_no_step_is_refused(
     assert "has no report.json" in capsys.readouterr().err
 
 
-def test_several_batches_of_a_step_are_told_apart(tiny: Callable[..., Path], poisoned: Callable[[int], None]) -> None:
+def test_the_batches_of_a_step_are_distinguished(tiny: Callable[..., Path], poisoned: Callable[[int], None]) -> None:
     path = tiny({"trainer": {"accumulate_grad_batches": 4}})
     poisoned(2)
     assert run("fit", ["--config", str(path)]) == 1

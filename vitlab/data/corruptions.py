@@ -60,7 +60,7 @@ def contrast(images: Images, share: float, draws: Draws) -> Images:
 
 
 def jpeg(images: Images, quality: float, draws: Draws) -> Images:
-    """Compress and decompress, by Pillow; channels that are no color one by one."""
+    """Compress and decompress by Pillow; other channels than RGB one by one."""
     pixels = (255 * images).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     parts = [pixels] if images.shape[1] == 3 else np.split(pixels, images.shape[1], axis=3)
     compressed = np.concatenate([np.stack([_jpeg(image, int(quality)) for image in part]) for part in parts], axis=3)

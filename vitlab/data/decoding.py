@@ -99,7 +99,7 @@ def checked(pixels: np.ndarray) -> Pixels:
     """Return an array (H, W) or (H, W, C) as (H, W, C).
 
     Raises:
-        ValueError: it is no picture.
+        ValueError: it is not a picture.
     """
     if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"an array {pixels.shape} of {pixels.dtype}; expected (H, W) or (H, W, C) of uint8 or uint16")

@@ -1,7 +1,7 @@
 """Textured shapes on textured ground, drawn when they are first used: the mask and the size of each object are known.
 
-Ground and object each have a color and stripes of their own, from the same distribution, and gray noise covers both. So
-no brightness and no color tells objects from ground in all images.
+Color and stripes of ground and object are drawn from the same distribution, and gray noise covers both. So neither
+brightness nor color separates objects from ground in all images.
 
 Letters: N images, H rows, W columns; x and y run from the object's center, in units of the root of its area.
 """

@@ -1,4 +1,4 @@
-"""Where photographs come from: a folder of files, one packed file, or a class of the user's own."""
+"""Where photographs come from: a folder of files, one packed file, or a user's class."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Container, Sequence

@@ -30,7 +30,7 @@ class ClassificationTask(Task):
                 "ece": _CalibrationError(num_outputs, n_bins=15),
             },
             prefix=prefix,
-            compute_groups=False,  # found by comparing states after one batch, which may be equal by chance
+            compute_groups=False,  # torchmetrics groups metrics whose states are equal after one batch, even by chance
         )
 
     def activate(self, outputs: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:

@@ -12,7 +12,7 @@ from torchmetrics import Metric, MetricCollection
 from vitlab.models import ImageModel
 from vitlab.objectives.ema import Ema, WeightAverage
 from vitlab.objectives.objective import Batch, Labels, Objective
-from vitlab.objectives.sharding import is_shared_out
+from vitlab.objectives.sharding import is_sharded
 from vitlab.objectives.task import Monitor, Task
 from vitlab.optim import Optimizer, Schedule
 
@@ -97,7 +97,7 @@ class LabeledObjective(Objective, ABC):
 
     def on_validation_start(self) -> None:
         self._kept_biases = ExitStack()
-        kept = set() if is_shared_out(self) else {self.backbone, self.encoder}  # one and the same without an average
+        kept = set() if is_sharded(self) else {self.backbone, self.encoder}  # one and the same without an average
         for model in kept:
             self._kept_biases.enter_context(model.biases_kept())
 

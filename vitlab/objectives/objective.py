@@ -98,7 +98,7 @@ class Objective(LightningModule, ABC):
         objective = build(Objective, settings)  # type: ignore[type-abstract]
         if not isinstance(objective, cls):
             raise ValueError(
-                f"{path} contains a {type(objective).__name__}, which is no {cls.__name__}; "
+                f"{path} contains a {type(objective).__name__}, not a {cls.__name__}; "
                 f"{type(objective).__name__}.load_from_checkpoint or Objective.load_from_checkpoint takes it."
             )
         state = torch.load(path, map_location=map_location or "cpu", weights_only=True)["state_dict"]

@@ -32,9 +32,9 @@ log = logging.getLogger("vitlab")
 class SelfDistillation(Objective, ABC):
     """Train a backbone towards its own average, which alone is evaluated and exported.
 
-    As in the released code of DINO and MSN, everything of two or more dimensions is decayed: class token, positions
-    and a Swin's position biases too. No epoch is the best one: the teacher moves, so the losses of two epochs do not
-    compare, and k-NN accuracy would choose by labels.
+    As in the released code of DINO and MSN, everything of two or more dimensions is decayed, also class token,
+    positions and a Swin's position biases. There is no best epoch: the teacher moves, so losses of different epochs are
+    not comparable, and choosing by k-NN accuracy would use labels.
 
     Args:
         backbone: Its classifier is removed.
