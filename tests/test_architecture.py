@@ -1,7 +1,9 @@
 """The rooms of the package and the arrows between them: who may import whom. Imports inside functions count too."""
 
 import ast
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -17,6 +19,7 @@ GROUND = {
     "optim",
     "internals",
     "signals",
+    "exported",  # of vitlab/__init__.py
 }  # imports nothing of the package but itself
 MAY_IMPORT: dict[str, set[str]] = {
     "models": set(),
@@ -66,6 +69,13 @@ def test_imports_follow_the_drawing(path: Path) -> None:
     if room in {"__init__", "__main__"}:
         return
     assert imported_rooms(path) <= MAY_IMPORT.get(room, set()) | GROUND | {room}
+
+
+@pytest.mark.parametrize("room", ["vitlab", *(f"vitlab.{room}" for room in MAY_IMPORT if room != "commands")])
+def test_what_a_room_exports_is_there(room: str) -> None:
+    exports = getattr(import_module(room), "__all__", [])
+    assert len(set(exports)) == len(exports)
+    assert not [name for name in exports if isinstance(getattr(import_module(room), name), ModuleType)]
 
 
 def test_the_package_has_at_most_18_entries() -> None:

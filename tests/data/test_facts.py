@@ -48,7 +48,7 @@ def test_digests_do_not_depend_on_the_place_nor_on_the_spelling_of_splits(
 
 
 @pytest.mark.parametrize("change", ["bytes", "name", "label", "missing"])
-def test_digests_tell_other_data_apart(photo_folder: PhotoFolder, change: str) -> None:
+def test_other_data_have_other_digests(photo_folder: PhotoFolder, change: str) -> None:
     root = photo_folder(_COUNTS)
     expected = _digests(_folder(root))
     file = root / "train" / "cat" / "003.jpg"

@@ -13,7 +13,7 @@ from vitlab.config import merge
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.evaluation.linear import fit_linear_probe
 from vitlab.evaluation.predictions import read_predictions
-from vitlab.evaluation.probe import Features, features_of, probe
+from vitlab.evaluation.probe import Features, features_of, probe_features
 from vitlab.experiment import frozen
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.metric import TOP1, metric_of
@@ -35,7 +35,7 @@ def test_the_accuracy_is_that_of_the_probe(tiny: Write, how: str) -> None:
     data, cpu = experiment.data, torch.device("cpu")
     splits = features_of(experiment.model, lambda split: data.batches(split, cpu), Path("f.safetensors"), "")  # type: ignore[arg-type]
     if how == "linear":
-        assert metrics["test/top1"] == pytest.approx(probe(splits, 10).linear.value, abs=2e-3)
+        assert metrics["test/top1"] == pytest.approx(probe_features(splits, 10).linear.value, abs=2e-3)
     else:  # the probe's bank has the validation images too
         splits["val"] = (splits["val"][0][:0], splits["val"][1][:0])
         right = predict_weighted(splits["test"][0], *splits["train"], 10) == splits["test"][1]

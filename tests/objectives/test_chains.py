@@ -281,7 +281,7 @@ def test_a_student_learns_from_a_run(
     assert run("test", ["--config", "runs/student/seed-0/config.yaml"]) == 0  # the teacher is not needed any more
 
 
-def test_a_teachers_run_tells_its_model(teacher: Path, tiny: Write) -> None:
+def test_a_teacher_is_rebuilt_from_its_run(teacher: Path, tiny: Write) -> None:
     """Two students that start from the same weights end with the same, the teacher's model spelt out or not."""
     start = VisionTransformer(8, 2, 1, 10, embed_dim=16, depth=2, num_heads=2, distilled=True)
     save_weights(start, "start.safetensors")
@@ -318,7 +318,7 @@ def test_a_run_of_any_kind_teaches_by_its_name_alone(
     torch.testing.assert_close(teacher(images), run.model.eval()(images))
 
 
-def test_a_teachers_run_tells_its_normalization(teacher: Path) -> None:
+def test_a_teachers_normalization_is_read_from_its_run(teacher: Path) -> None:
     of_run = Teacher(weights=str(teacher))
     of_run.prepare(torch.device("cpu"), (0.5,), (0.25,))
     pixels = torch.rand(2, 1, 8, 8)

@@ -85,7 +85,7 @@ def state(run: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*EXPERIMENTS, *(f"more_{name}" for name in CONTINUED)])
-def test_what_is_shared_out_trains_as_what_is_whole(name: str, runs: Path) -> None:
+def test_a_sharded_model_trains_like_a_whole_one(name: str, runs: Path) -> None:
     """By block, with averages and teachers, layer decay, each kind of clipping; continued from one whole file."""
     shared, whole = (state(runs / root / name / "seed-0") for root in ("shared", "whole"))
     assert shared["global_step"] == whole["global_step"] == (4 if name.startswith("more") else 2)

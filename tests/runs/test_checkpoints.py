@@ -204,7 +204,7 @@ def test_the_best_state_is_known_where_the_run_was_moved(tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("on_failure", ["continue", "stop"])
-def test_a_full_disk_leaves_the_earlier_state_and_is_told(experiment: Callable[..., Path], on_failure: str) -> None:
+def test_a_full_disk_leaves_the_earlier_state_and_is_reported(experiment: Callable[..., Path], on_failure: str) -> None:
     """Full for files beyond 50 kB, from the third state on: `RLIMIT_FSIZE`, which a real write meets."""
     path = experiment("supervised")
 
@@ -264,7 +264,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tiny: Callable[..., Path], caps
     assert "best.ckpt is damaged" in capsys.readouterr().err
 
 
-def test_what_keeps_a_continued_run_from_being_exact_is_said(
+def test_what_keeps_a_continued_run_from_being_exact_is_reported(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tiny({"trainer": {"max_epochs": 2}})

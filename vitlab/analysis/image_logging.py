@@ -17,7 +17,7 @@ from vitlab.analysis.canvas import to_pixels, write_png
 from vitlab.analysis.reconstructions import draw_reconstructions
 from vitlab.objectives import Distillation
 from vitlab.objectives.pretraining import MaskedPretraining
-from vitlab.objectives.sharding import gathered, is_shared_out
+from vitlab.objectives.sharding import gathered, is_sharded
 from vitlab.runs.last_epoch import is_last_epoch
 from vitlab.runs.record import RunRecord
 from vitlab.runs.wandb import UnbreakableWandbLogger
@@ -44,7 +44,7 @@ class Pictures(Callback, ABC):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        draws = trainer.is_global_zero or is_shared_out(pl_module)  # its networks then take all processes
+        draws = trainer.is_global_zero or is_sharded(pl_module)  # its networks then take all processes
         if not draws or (epoch % self.every_n_epochs and not is_last_epoch(trainer)):
             return
         pl_module.eval()

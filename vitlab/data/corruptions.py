@@ -22,6 +22,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur  # type: ignore[import-untyped]
 
 from vitlab.data.counter_rng import Draws, Stream
+from vitlab.data.dataset import View
 
 GRID = 8  # squares per side of the occlusion grid
 CLEAN = ("none", 0.0)  # name and strength of no corruption
@@ -60,7 +61,7 @@ def contrast(images: Images, share: float, draws: Draws) -> Images:
 
 
 def jpeg(images: Images, quality: float, draws: Draws) -> Images:
-    """Compress and decompress, by Pillow; channels that are no color one by one."""
+    """Compress and decompress by Pillow; other channels than RGB one by one."""
     pixels = (255 * images).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     parts = [pixels] if images.shape[1] == 3 else np.split(pixels, images.shape[1], axis=3)
     compressed = np.concatenate([np.stack([_jpeg(image, int(quality)) for image in part]) for part in parts], axis=3)
@@ -104,6 +105,7 @@ CORRUPTIONS = (
 )
 
 
+<<<<<<< HEAD
 def accuracies(
     classify: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[list[Tensor], Tensor]],
@@ -114,6 +116,16 @@ def accuracies(
     """Return top-1 accuracy by the name and strength of a corruption, first on the clean images.
 
     Every image is decoded once, and its draws depend only on its place among the images.
+=======
+def corrupted(
+    batches: Iterable[View],
+    corruption: Corruption,
+    strength: float,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Iterator[View]:
+    """Corrupt evaluation batches of normalized images; an image's draws depend only on its place in the split.
+>>>>>>> shapes
 
     Args:
         classify: from images (B, C, H, W) to logits (B, K).

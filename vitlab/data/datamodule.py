@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int64, Shaped, UInt64
 from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
@@ -31,9 +31,9 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vitlab.data.augment import BatchAugment, erase, normalize, resize
+from vitlab.data.augment import BatchAugment, PerChannel, erase, normalize, resize
 from vitlab.data.counter_rng import Draws
-from vitlab.data.dataset import SPLITS, Batch, ImageDataset, Split, View, has_one_class_each
+from vitlab.data.dataset import SPLITS, Batch, ImageDataset, Images, Labels, Split, View, has_one_class_each
 from vitlab.data.decoding import PictureMode
 from vitlab.data.growth import Growth
 from vitlab.data.mixup import Mixup, draw_groups, draw_mixup, mix_groups, mix_images, mix_labels
@@ -195,11 +195,11 @@ class ImageDataModule(LightningDataModule, ABC):
     def read_splits(self) -> Mapping[Split, ImageDataset]:
         """Open all splits."""
 
-    def _distort(self, images: Tensor, draws: Draws) -> Tensor:
-        """Augment training images (B, C, H, W) on their device; photographs are augmented by the workers."""
+    def _distort(self, images: Images, draws: Draws) -> Images:
+        """Augment training images on their device; photographs are augmented by the workers."""
         return images
 
-    def _to_size(self, images: Tensor, side: Size) -> Tensor:
+    def _to_size(self, images: Images, side: Size) -> Shaped[Tensor, "B C _ _"]:
         """Resize images in 0 … 255 on their device; photographs already have `image_size`."""
         return images if images.shape[-2:] == height_and_width(side) else resize(images, side)
 
@@ -229,8 +229,8 @@ class ImageDataModule(LightningDataModule, ABC):
             self._datasets = splits
         return self._datasets[split]
 
-    def _choose(self, dataset: ImageDataset, number: int) -> np.ndarray:
-        """Return the indices (n,) of the training images that `train_images` leaves.
+    def _choose(self, dataset: ImageDataset, number: int) -> Int64[np.ndarray, "{number}"]:
+        """Return the indices of the training images that `train_images` leaves.
 
         Raises:
             ValueError: there are fewer images, more classes, or no classes to balance.
@@ -247,8 +247,8 @@ class ImageDataModule(LightningDataModule, ABC):
             )
         return np.sort(balanced_order(dataset.labels, self.train_images_seed)[:number])
 
-    def labels(self, split: Split) -> np.ndarray:
-        """Return the labels, (N,) int64 or (N, K) float32, in evaluation order."""
+    def labels(self, split: Split) -> Labels:
+        """Return the labels in evaluation order."""
         return self.dataset(split).labels
 
     def image_names(self, split: Split) -> list[str]:
@@ -260,16 +260,16 @@ class ImageDataModule(LightningDataModule, ABC):
         """Whether the test images are the validation images, so that nothing may be chosen on these."""
         return self.image_names("val") == self.image_names("test")
 
-    def contents(self, split: Split) -> np.ndarray:
-        """Return a hash of each image, (N,) uint64, equal where the images are equal; 0: unknown."""
+    def contents(self, split: Split) -> UInt64[np.ndarray, "N"]:
+        """Return a hash of each image, equal where the images are equal; 0: unknown."""
         return self.dataset(split).contents()
 
     def masks(self, split: Split) -> Bool[Tensor, "N H W"] | None:
         """Return where the object of each image is, as the model sees it in evaluation; None if this is unknown."""
         return None
 
-    def strata(self, split: Split) -> dict[str, np.ndarray]:
-        """Return kinds of images by name, (N,) of text each, for which reports give separate accuracies."""
+    def strata(self, split: Split) -> dict[str, Shaped[np.ndarray, "N"]]:
+        """Return kinds of images, as text, by name, for which reports give separate accuracies."""
         return {}
 
     def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]:
@@ -302,8 +302,10 @@ class ImageDataModule(LightningDataModule, ABC):
         for batch in DataLoader(dataset, batch_sampler=keys, **self._loader_settings):
             yield self.on_after_batch_transfer(move_data_to_device(batch, device), 0)
 
-    def views(self, split: Split, indices: Sequence[int] | np.ndarray, device: torch.device) -> Tensor:
-        """Return some images of a split as the model sees them in evaluation, (B, C, H, W)."""
+    def views(
+        self, split: Split, indices: Sequence[int] | np.ndarray, device: torch.device
+    ) -> Float[Tensor, "{len(indices)} C H W"]:
+        """Return some images of a split as the model sees them in evaluation."""
         batch = self.dataset(split).__getitems__([Key(None, int(index)) for index in indices])
         (images,), _ = self.on_after_batch_transfer(move_data_to_device(batch, device), 0)
         return images
@@ -326,8 +328,8 @@ class ImageDataModule(LightningDataModule, ABC):
         modes: dict[int, PictureMode] = {1: "L", 3: "RGB", 4: "RGBA"}
         return modes.get(self.in_chans, "array")
 
-    def view_of(self, pictures: Sequence[Image], device: torch.device) -> Tensor:
-        """Return pictures as the model sees images in evaluation, (B, C, H, W)."""
+    def view_of(self, pictures: Sequence[Image], device: torch.device) -> Float[Tensor, "{len(pictures)} C H W"]:
+        """Return pictures as the model sees images in evaluation."""
         return torch.stack([self.preprocessing(picture) for picture in pictures]).to(device)
 
     @property
@@ -488,8 +490,8 @@ class ImageDataModule(LightningDataModule, ABC):
         images, targets = mix_groups(images, batch.labels, self.num_classes, mix)
         return [images], targets
 
-    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return mean and std (C, 1, 1), copied to a device only once: a copy waits until the GPU is idle."""
+    def _statistics(self, device: torch.device) -> tuple[PerChannel, PerChannel]:
+        """Return mean and std, copied to a device only once: a copy waits until the GPU is idle."""
         if device not in self._on_device:
             mean, std = (torch.tensor(x, device=device).view(-1, 1, 1) for x in (self.mean, self.std))
             self._on_device[device] = mean, std

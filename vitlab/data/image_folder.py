@@ -9,8 +9,8 @@ from typing import Any, Literal, final
 
 import numpy as np
 import torch
+from jaxtyping import Int, Int64, UInt8, UInt64
 from PIL import Image
-from torch import Tensor
 
 from vitlab.data.augment import BOX_DRAWS
 from vitlab.data.checking import Check
@@ -66,15 +66,15 @@ class Photos(ImageDataset):
         """Names of the source, as text."""
         return [as_text(os.fsdecode(file)) for file in self._files]
 
-    def take(self, indices: np.ndarray) -> "Photos":
+    def take(self, indices: Int64[np.ndarray, "n"]) -> "Photos":
         whole = Subset([os.fsdecode(file) for file in self._files], self.labels, self._contents)
         return replace(self, subset=whole.take(indices))
 
-    def contents(self) -> np.ndarray:
-        """Return the hash of each file, (N,) uint64; 0 where a source does not give it."""
+    def contents(self) -> UInt64[np.ndarray, "{len(self)}"]:
+        """Return the hash of each file; 0 where a source does not give it."""
         return self._contents
 
-    def blocks(self) -> np.ndarray | None:
+    def blocks(self) -> Int[np.ndarray, "{len(self)}"] | None:
         return self.source.blocks(self.names)
 
     def _identity(self) -> list[bytes]:
@@ -98,7 +98,7 @@ class Photos(ImageDataset):
         host_indices = indices.numpy().copy()  # sending a tensor from a worker moves its memory
         return Batch(images, labels, indices, epoch, first, host_indices)
 
-    def raw(self, index: int) -> np.ndarray:
+    def raw(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         """Return one image as evaluation sees it: resized and cropped, not normalized."""
         return self._central(index).permute(1, 2, 0).numpy()
 
@@ -113,8 +113,8 @@ class Photos(ImageDataset):
             )
         return pixels
 
-    def _views(self, multi_crop: MultiCrop, draws: Draws) -> list[Tensor]:
-        """Return each view of all images, (B, C, S, S)."""
+    def _views(self, multi_crop: MultiCrop, draws: Draws) -> list[Images]:
+        """Return each view of all images."""
         photos = [
             multi_crop.views_of_photo(self._open(index), draw)
             for index, draw in zip(draws.indices.tolist(), multi_crop.draw(draws).split(1, dim=1), strict=True)
@@ -138,8 +138,8 @@ class Photos(ImageDataset):
             return transformed(photo, self.augment.transforms)
 
 
-def _stack(photos: Sequence[Photo]) -> Tensor:
-    """Stack photographs (B, C, S, S), channels last in memory; `normalize` changes this to the models' order."""
+def _stack(photos: Sequence[Photo]) -> Images:
+    """Stack photographs, channels last in memory; `normalize` changes this to the models' order."""
     return torch.stack([photo.permute(1, 2, 0) for photo in photos]).permute(0, 3, 1, 2)
 
 

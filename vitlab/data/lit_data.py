@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import numpy as np
+from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -87,7 +88,7 @@ class LitData(PhotoSource):
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_opened": {}}  # a worker opens its own
 
-    def blocks(self, names: Sequence[str]) -> np.ndarray | None:
+    def blocks(self, names: Sequence[str]) -> Int[np.ndarray, "{len(names)}"] | None:
         """Return the chunk of each image."""
         split, rows = names[0].split("/")[0], [int(name.split("/")[1]) for name in names]
         return self._known[split].chunks[rows]  # type: ignore[index]

@@ -30,7 +30,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 Interpolation = Literal["bicubic", "bilinear"]
 Picture = Image.Image
 Size = int | tuple[int, int]  # of a square, or height and width
-Photo = UInt8[Tensor, "C H W"]
+Photo = UInt8[Tensor, "C h w"]
 
 
 @dataclass(kw_only=True, unsafe_hash=True)

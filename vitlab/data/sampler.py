@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int, Int64
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
@@ -75,8 +76,8 @@ class TrainSampler(Sampler[Key]):
         step = self.batch_size * self.accumulate
         return self.size // (self.world_size * step) * step
 
-    def images(self, epoch: int) -> np.ndarray:
-        """Return the indices (N,) of an epoch in order."""
+    def images(self, epoch: int) -> Int64[np.ndarray, "{self.size}"]:
+        """Return the indices of an epoch in order."""
         images = permutation(self.size, self.seed, epoch)
         return images if self.blocks is None else in_windows(images, self.blocks, self.seed, epoch)
 
@@ -93,12 +94,10 @@ class TrainSampler(Sampler[Key]):
         yield from map(Key, itertools.repeat(epoch), own, first)
 
 
-def in_windows(images: np.ndarray, blocks: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Return shuffled indices (N,) so that only `WINDOW` blocks are open at a time; blocks come in random order.
-
-    Args:
-        blocks: of each image, (N,) int64.
-    """
+def in_windows(
+    images: Int64[np.ndarray, "N"], blocks: Int[np.ndarray, "N"], seed: int, epoch: int
+) -> Int64[np.ndarray, "N"]:
+    """Return shuffled indices so that only `WINDOW` blocks are open at a time; blocks come in random order."""
     numbers, place = np.unique(blocks, return_inverse=True)
     turn = np.argsort(permutation(len(numbers), seed, epoch, Stream.BLOCK))
     return images[np.argsort(turn[place[images]] // WINDOW, kind="stable")]

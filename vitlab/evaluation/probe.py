@@ -64,7 +64,7 @@ def hold_out(train: Features, every: int = 10) -> dict[str, Features]:
     return {"train": (features[~val], labels[~val]), "val": (features[val], labels[val])}
 
 
-def probe(splits: dict[str, Features], num_classes: int) -> ProbeResult:
+def probe_features(splits: dict[str, Features], num_classes: int) -> ProbeResult:
     """Measure k-NN (k = 20, weighted like DINO's), the linear probe, and low-shot with 1, 2 and 5 labels per class."""
     train, val, test = (splits[split] for split in SPLITS)
     # The linear probe chooses λ on the validation images; the others choose nothing and may use them.

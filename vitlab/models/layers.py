@@ -144,7 +144,7 @@ class Mlp(nn.Module):
         self.drop = nn.Dropout(drop)
         self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B *N C"]) -> Float[Tensor, "B *N C"]:
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
@@ -196,7 +196,7 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B *N C"]) -> Float[Tensor, "B *N C"]:
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate
@@ -236,7 +236,7 @@ class LayerScale(nn.Module):
         super().__init__()
         self.gamma = nn.Parameter(torch.full((dim,), value))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B *N C"]) -> Float[Tensor, "B *N C"]:
         return x * self.gamma
 
 

@@ -39,6 +39,8 @@ from vitlab.models.layers import (
     sincos_table,
 )
 
+Heads = Float[Tensor, "B h N d"]
+
 
 def layer_norm(dim: int) -> nn.LayerNorm:
     """Return timm's layer norm."""
@@ -55,8 +57,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def project_qkv(self, x: Float[Tensor, "B N D"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q, k, v as (B, h, N, d)."""
+    def project_qkv(self, x: Float[Tensor, "B N D"]) -> tuple[Heads, Heads, Heads]:
+        """Return q, k, v."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v
 

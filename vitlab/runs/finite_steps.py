@@ -21,7 +21,7 @@ from vitlab.distributed import mean_over_processes
 from vitlab.internals import can_skip_its_step, skip_step_if
 from vitlab.objectives import Objective
 from vitlab.objectives.objective import StepLeftOut
-from vitlab.objectives.sharding import as_gradients, is_shared_out, own_parts
+from vitlab.objectives.sharding import as_gradients, is_sharded, local_shards
 from vitlab.runs.resume import generators, set_generators
 
 log = logging.getLogger("vitlab")
@@ -97,8 +97,8 @@ class FiniteSteps(Callback):
         if not scaled:
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             # Each process has its own loss, but the same gradient as all others or its own shard of it.
-            finite = all_finite(own_parts(gradients)) & (finite if trainer.world_size == 1 else True)
-            if is_shared_out(pl_module):
+            finite = all_finite(local_shards(gradients)) & (finite if trainer.world_size == 1 else True)
+            if is_sharded(pl_module):
                 finite = mean_over_processes(finite.float()) == 1
             if skips_itself:
                 skip_step_if(optimizer, as_gradients((~finite).float(), gradients))

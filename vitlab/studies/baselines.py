@@ -84,7 +84,7 @@ def baselines(images: Images, data: Config, cache: Path) -> Baselines:
     known = read_cache(cache, {})
     if {name: known.get(name) for name in key} == key:
         return Baselines(**known["baselines"])
-    measured = _measure(images)
+    measured = measure_baselines(images)
     write_text(cache, json.dumps(key | {"baselines": asdict(measured)}, indent=2) + "\n")
     return measured
 
@@ -111,7 +111,7 @@ def pixels(images: Images, split: Split, indices: np.ndarray, side: int) -> Tens
     return torch.stack(rows)
 
 
-def _measure(images: Images) -> Baselines:
+def measure_baselines(images: Images) -> Baselines:
     rng = np.random.default_rng(SEED)
     train, val, test = (images.labels(split) for split in ("train", "val", "test"))
     bank_part = stratified_sample(train, BANK_IMAGES, rng)
