@@ -10,6 +10,7 @@ _PLACES = {
     "canvas": ["show_image", "to_pixels"],
     "embeddings": ["filter_components", "position_similarity"],
     "figures": ["draw_distances", "draw_filters", "draw_heads", "draw_images", "draw_maps", "draw_positions"],
+    "image_logging": ["some_images"],
     "reconstructions": ["draw_reconstructions"],
     "windows": ["draw_masks", "draw_pictures", "draw_tokens", "regions"],
 }

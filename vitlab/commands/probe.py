@@ -98,15 +98,8 @@ def published_protocol(
 
 def common_protocol(experiment: Experiment, path: Path | None, device: torch.device) -> dict[str, object]:
     """Print and return the accuracies by the one protocol for every objective and architecture."""
-<<<<<<< HEAD
     from vitlab.evaluation.features import extract
-    from vitlab.evaluation.probe import SPLITS, hold_out, probe
-=======
-    from vitlab.analysis.segmentation import attention_overlap, has_class_attention
-    from vitlab.evaluation.dense import segment
-    from vitlab.evaluation.probe import features_of, hold_out, probe_features
-    from vitlab.runs.measures import labeled_pixels
->>>>>>> shapes
+    from vitlab.evaluation.probe import SPLITS, hold_out, probe_features
 
     data, model = experiment.data, experiment.model.to(device)
     splits = {split: extract(model, data.batches(split, device)) for split in SPLITS}  # type: ignore[arg-type]

@@ -105,10 +105,9 @@ CORRUPTIONS = (
 )
 
 
-<<<<<<< HEAD
 def accuracies(
     classify: Callable[[Tensor], Tensor],
-    batches: Iterable[tuple[list[Tensor], Tensor]],
+    batches: Iterable[View],
     corruptions: Sequence[Corruption],
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -116,16 +115,6 @@ def accuracies(
     """Return top-1 accuracy by the name and strength of a corruption, first on the clean images.
 
     Every image is decoded once, and its draws depend only on its place among the images.
-=======
-def corrupted(
-    batches: Iterable[View],
-    corruption: Corruption,
-    strength: float,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> Iterator[View]:
-    """Corrupt evaluation batches of normalized images; an image's draws depend only on its place in the split.
->>>>>>> shapes
 
     Args:
         classify: from images (B, C, H, W) to logits (B, K).
@@ -159,9 +148,7 @@ def corrupt(
     return (corruption.apply(plain, strength, Draws(0, 0, indices)) - shift) / scale
 
 
-def select_images(
-    batches: Iterable[tuple[list[Tensor], Tensor]], chosen: np.ndarray
-) -> Iterator[tuple[list[Tensor], Tensor]]:
+def select_images(batches: Iterable[View], chosen: Int64[np.ndarray, "n"]) -> Iterator[View]:
     """Yield from each batch the images whose positions in the split are chosen."""
     first = 0
     for (images,), labels in batches:
