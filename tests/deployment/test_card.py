@@ -68,7 +68,7 @@ def test_the_cards_code_gives_what_the_encoder_gives(
     exec(classes + prepare, names)
     assert names["classes"] == experiment.data.class_names
     assert names["images"].shape == view.shape  # its values: the next test
-    assert len(ways) == 3
+    assert len(ways) == 4
     for way in ways:
         exec(way, names)
         with torch.no_grad():

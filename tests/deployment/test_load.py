@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from vitlab import Experiment, load
 from vitlab.commands.dispatch import run
@@ -80,11 +80,54 @@ def test_python_and_the_command_give_the_same_table_of_embeddings(trained: Path,
         assert parquet.read_schema("out/features.parquet").names[:2] == ["file", "embedding"]
 
 
-@pytest.mark.parametrize(("given", "name"), [([], "Nothing"), ([["a.png"]], "list"), ([torch.zeros(8, 8)], "Tensor")])
-def test_what_is_no_path_is_refused_in_one_message(given: list[Any], name: str, trained: Path) -> None:
+def test_files_images_arrays_and_lists_of_these_are_the_same_pictures(trained: Path, pictures: Path) -> None:
+    model, files = load(trained), sorted(pictures.iterdir())
+    expected = model.predict(pictures).drop(columns="file")
+    images = [Image.open(file) for file in files]
+    turned = [image.transpose(Image.Transpose.ROTATE_90) for image in images]
+    for image in turned:
+        image.getexif()[ExifTags.Base.Orientation] = 6  # a viewer turns it clockwise
+    gray = [np.asarray(image) for image in images]
+    ways: dict[str, tuple[Any, ...]] = {
+        "one by one": tuple(map(str, files)),
+        "paths": (files,),
+        "images": (images,),
+        "mixed": (images[0], [images[1], gray[2]], iter(gray[3:])),
+        "arrays (H, W)": (gray,),
+        "arrays (H, W, 1)": ([image[..., None] for image in gray],),
+        "arrays in color": ([np.repeat(image[..., None], 3, axis=2) for image in gray],),
+        "transparent images": ([image.convert("RGBA") for image in images],),
+        "turned": (turned,),
+    }
+    for way, given in ways.items():
+        table = model.predict(*given)
+        assert table["file"][2] in ("2.png", "picture 2"), way
+        pd.testing.assert_frame_equal(table.drop(columns="file"), expected, check_exact=False, atol=1e-6), way
+    embedding = np.stack(model.embed(gray)["embedding"].tolist())
+    np.testing.assert_allclose(embedding, np.stack(model.embed(files)["embedding"].tolist()), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "No picture: give files or folders, Pillow images"),
+        ([[]], "No picture"),
+        ([None], "NoneType is no picture: give files"),
+        ([torch.zeros(8, 8)], "Tensor is no picture"),
+        ([b"bytes"], "bytes is no picture"),
+        ([np.zeros((8, 8, 1), np.float32)], r"picture 0: an array \(8, 8, 1\) of float32; expected"),
+        ([[np.zeros((8, 8), np.uint8), np.zeros((2, 8, 8, 1), np.uint8)]], r"picture 1: an array \(2, 8, 8, 1\)"),
+        ([np.zeros((8, 8, 7), np.uint8)], r"picture 0: Cannot handle this data type"),
+        (["pictures", np.zeros((8, 8), np.uint8)], "Both files and pictures in memory"),
+    ],
+    ids=str,
+)
+def test_what_is_no_picture_is_refused_in_one_message(
+    given: list[Any], message: str, trained: Path, pictures: Path
+) -> None:
     model = load(trained)
     for use in (model.predict, model.embed):
-        with pytest.raises(ValueError, match=f"{name} is no path: give files or folders"):
+        with pytest.raises(ValueError, match=message):
             use(*given)
 
 

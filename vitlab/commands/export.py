@@ -27,6 +27,7 @@ def run(arguments: Sequence[str]) -> int:
 
     from vitlab.deployment.card import Exported, write_card
     from vitlab.deployment.export import write
+    from vitlab.deployment.timm_config import write_timm_config
     from vitlab.studies.report.verdict_file import standing
 
     folder = _made(options.out or experiment.directory / "export")
@@ -40,6 +41,10 @@ def run(arguments: Sequence[str]) -> int:
             bar.set_description(f"{file.name}: trace, write, check" if file.suffix == ".onnx" else file.name)
             write(encoder, file, exported.metadata())
             bar.write(str(file))
+    for_timm = write_timm_config(exported, folder) if "safetensors" in options.format else None
+    if for_timm is not None:
+        print(for_timm)
+        files.append(for_timm)
     print(write_card(exported, files, folder, standing(experiment.directory)))
     return 0
 

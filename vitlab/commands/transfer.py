@@ -120,6 +120,7 @@ def measure(run: Experiment, checkpoint: Path, config: Config, options: Namespac
     from vitlab.evaluation.probe import Accuracy
     from vitlab.experiment.experiment import Experiment
     from vitlab.models.weights import load_weights
+    from vitlab.runs.directory import RunDirectory
 
     device, experiment = device_for("auto"), Experiment(config)
     model, data = experiment.objective.backbone, experiment.data

@@ -16,7 +16,7 @@ from vitlab.data.augment import BOX_DRAWS
 from vitlab.data.checking import Check
 from vitlab.data.counter_rng import Draws, Stream, host_seed
 from vitlab.data.datamodule import ImageDataModule, log_rank_zero
-from vitlab.data.dataset import Batch, ImageDataset, Split
+from vitlab.data.dataset import Batch, ImageDataset, Images, Split
 from vitlab.data.decoding import Half, Pixels, as_text
 from vitlab.data.folder import Folder, below_split
 from vitlab.data.multi_crop import MultiCrop

@@ -101,8 +101,15 @@ class Exported:
 
 USES = {
     "model.safetensors": (
-        "the weights, for vitlab; under timm's names where timm has the model.",
+        "the weights, for vitlab.",
         'import vitlab\nmodel = vitlab.load(".").model.cpu()\nlogits = model(images)',
+    ),
+    "config.json": (
+        "timm opens this folder by it, and transformers' TimmWrapper reads the same keys.",
+        """import timm
+model = timm.create_model("local-dir:.", pretrained=True).eval()
+logits = model(images)
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))  # from a picture to an image""",
     ),
     "model.onnx": (
         "for onnxruntime and other runtimes of ONNX.",

@@ -27,7 +27,8 @@ from vitlab.runs.directory import CONFIG, RunDirectory
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vitlab.deployment.predict import Answers, Pictures
+    from vitlab.deployment.given import Given
+    from vitlab.deployment.predict import Answers
     from vitlab.experiment.experiment import Experiment
 
 log = logging.getLogger("vitlab")
@@ -56,38 +57,50 @@ class LoadedModel:
     activate: Callable[[Tensor], Tensor]
     source: str
 
-    def predict(self, *images: str | Path) -> "pd.DataFrame":
-        """Return a row for each picture in files and folders: file, class, its probability, and that of each class."""
+    def predict(self, *images: "Given") -> "pd.DataFrame":
+        """Return a row for each picture: file, class, its probability, and that of each class.
+
+        Args:
+            images: files, folders, Pillow images, arrays (H, W, C) of uint8, or lists of these.
+        """
         answers = self.classify(images)
         _tell(answers.broken)
         return answers.table()
 
-    def classify(self, images: Sequence[str | Path]) -> "Answers":
+    def classify(self, images: Sequence["Given"]) -> "Answers":
         """Classify pictures, each framed and normalized as in evaluation.
 
         Raises:
             ValueError: the model learned no classes, a path does not exist, or there is no picture to decode.
         """
+        from vitlab.deployment.given import pictures_of
         from vitlab.deployment.predict import SHOWN, Answers
         from vitlab.evaluation.thumbnails import data_uri
 
         self.activate(torch.zeros(1, len(self.class_names)))  # refuses before anything is decoded
-        pictures = _pictures(images)
+        pictures = pictures_of(images)
         logits: list[Tensor] = []
         thumbnails: list[str] = []
         for _, arrays in pictures.read(self.transform.picture_mode):
             logits.append(self.run(arrays))
             thumbnails += [data_uri(array[..., :3]) for array in arrays[: SHOWN - len(thumbnails)]]
-        place = Path(images[0]) if len(images) == 1 else pictures.root
+        alone = images[0] if len(images) == 1 else None
+        place = Path(alone) if isinstance(alone, str | Path) else pictures.root
         probability = self.activate(torch.cat(logits)).numpy()
         read = pictures.names, probability, thumbnails, pictures.broken
         return Answers(place, self.class_names, *read, self.one_class)
 
-    def embed(self, *images: str | Path) -> "pd.DataFrame":
-        """Return a row for each picture: file, and its embedding, an array (C,); what the command `embed` writes."""
+    def embed(self, *images: "Given") -> "pd.DataFrame":
+        """Return a row for each picture: file, and its embedding, an array (C,); what the command `embed` writes.
+
+        Args:
+            images: as of `predict`.
+        """
         import pandas as pd
 
-        pictures = _pictures(images)
+        from vitlab.deployment.given import pictures_of
+
+        pictures = pictures_of(images)
         rows = [self.run(arrays, self.model.embed) for _, arrays in pictures.read(self.transform.picture_mode)]
         _tell(pictures.broken)
         return pd.DataFrame({"file": pictures.names, "embedding": list(torch.cat(rows).numpy())})
@@ -102,23 +115,6 @@ class LoadedModel:
         """Return pictures (Pillow's, or arrays) as images (B, C, H, W) on the model's device."""
         device = next(self.model.parameters()).device
         return torch.stack([self.transform(picture) for picture in pictures]).to(device)
-
-
-def _pictures(images: Sequence[str | Path]) -> "Pictures":
-    """Return the pictures in files and folders, to be read.
-
-    Raises:
-        ValueError: there is none, or it is no path.
-    """
-    from vitlab.deployment.predict import Pictures
-
-    strange = [type(each).__name__ for each in images if not isinstance(each, str | Path)]
-    if strange or not images:
-        raise ValueError(
-            f"{strange[0] if strange else 'Nothing'} is no path: give files or folders. A picture in memory goes "
-            "through `transform` into `model`."
-        )
-    return Pictures([Path(each) for each in images])
 
 
 def _tell(broken: Mapping[str, str]) -> None:
