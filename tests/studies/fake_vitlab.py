@@ -80,8 +80,6 @@ def fit(config: dict, overwrite: bool) -> None:
     (folder / "environment.json").write_text(json.dumps(environment))
     summary = {"finished": True, "seconds": 20.0 + 3 * seed, "images_seen": 1000, "epochs": epochs}
     summary["metrics"] = {"test/top1": float((logits.argmax(axis=1) == labels).mean())}
-    if "rehearsal" in folder.parts:
-        summary |= {"images_seen": 896 * epochs, "seconds": 896 * epochs / speed + epochs * plan.get("validation", 0)}
     if seed in plan.get("cut_short", []):
         summary["partial"] = ["tested on 184 of 597 images"]
     (folder / "summary.json").write_text(json.dumps(summary))

@@ -100,7 +100,7 @@ BAD = {
     "refused by the experiment": ({"variants": {"A": variant(0.9), "B": {"x": 1}}}, "Variant 'B' of"),
     "may_differ misspelt": ({"may_differ": ["model.init_args.backbon"]}, "Did you mean `model.init_args.backbone`?"),
     "budget of nothing": ({"budget": {"epochs": 0}}, "Expected a whole number from 1"),
-    "two budgets": ({"budget": {"epochs": 3, "images": 9}}, "Expected one of epochs, images, flops, minutes"),
+    "two budgets": ({"budget": {"epochs": 3, "images": 9}}, "Expected one of epochs, images, flops"),
     "tune misspelt": ({"tune": {"key": "model.init_args.rl", "values": [1, 2]}}, "tune: key: `model.init_args.rl` is"),
     "one value": ({"tune": {"key": "model.init_args.lr", "values": [1]}}, "two `values` or more"),
     "equal values": ({"tune": {"key": "model.init_args.lr", "values": [1, 1]}}, "contains duplicates"),
@@ -109,9 +109,9 @@ BAD = {
     "a batch is tuned at a budget of images": (
         {"tune": {"key": "data.init_args.batch_size", "values": [8, 16]}, "budget": {"images": 900}},
         "Give a budget in epochs"),
-    "an architecture is tuned at a budget of minutes": (
+    "an architecture is tuned at a budget of FLOPs": (
         {"search": {"space": {"model.init_args.backbone.init_args.depth": [1, 2]}, "trials": 2},
-         "budget": {"minutes": 9}},
+         "budget": {"flops": 1.0e+9}},
         "Give a budget in epochs or images"),
     "branches of tuned runs": (
         {"tune": {"key": "model.init_args.lr", "values": [0.1, 0.2]}, "branch": True, "budget": None,

@@ -252,8 +252,8 @@ def _costs(
             images, seconds = past[0].images, [run.seconds for run in past]
         else:
             past = [run for run in others if run.folder.name == draft.folder.name] or [*others]
-            if not past or (study.budget is not None and study.budget.measured):
-                return None  # `compare` has not measured yet how many epochs this is
+            if not past or (study.budget is not None and study.budget.kind == "flops"):
+                return None  # `compare` has not counted yet how many epochs this is
             images = draft.epochs * len(images_of(draft).labels("train"))
             seconds = [run.seconds * images / run.images for run in past]
         joules = _joules_per_image(draft.folder) or _joules_per_image(past[0].folder)

@@ -16,7 +16,6 @@ from vitlab.studies.grid import (
     differing_keys,
     images_of,
     plan,
-    plan_tuning,
     refuse_unfit_batch,
     refuse_unfit_split,
 )
@@ -94,11 +93,9 @@ class Prepared:
         """Return the run of each variant that has the first seed."""
         return first_runs(self.study, self.runs)
 
-    def spend_budget(self, measure: Measure, train: Train, jobs: int) -> None:
+    def spend_budget(self, measure: Measure) -> None:
         """Set the length of each variant by the study's budget; see `spending.spend_budget`."""
-        self.decided = spend_budget(
-            self.study, self.first_runs(), self.training_images, measure, train, jobs, self.folder
-        )
+        self.decided = spend_budget(self.study, self.first_runs(), self.training_images, measure, self.folder)
 
     def tune(self, train: Train) -> None:
         """Tune or search, and plan with the chosen values; what each look tunes itself only as far as it is tuned."""
@@ -121,12 +118,6 @@ class Prepared:
         self.choices, tuned = tune(self.study, self.root, self.decided, train, self.images, cells)
         if not self.study.determined:
             self.runs = plan(self.study, self.root, self.decided, tuned)
-
-    def tuning_runs(self) -> list[Run]:
-        """Return the tuning runs; where each look tunes its own seeds, those of the next look."""
-        trials = plan_tuning(self.study, self.root, self.decided)
-        cells = [(run.variant, run.seed) for run in self.next_runs()] if tuned_later(self.study) else trials
-        return [run for cell in cells for run in trials[cell]]
 
     def results(
         self, outcomes: Sequence[Outcome], costs: dict[str, Cost] | None = None, failures: dict[str, str] | None = None

@@ -11,7 +11,7 @@
                                       # with `title: effective rank`, figures and tables have that name
     claim:                            # null; a sentence of a paper that the study tests (`claim`)
     test: pooled                      # exact: no distributional assumption; paired: variants from the same weights
-    budget: {epochs: 35}              # the same for all: epochs, images, flops or minutes; null: as in the base
+    budget: {epochs: 35}              # the same for all: epochs, images or flops; null: as in the base
     may_differ: [model.init_args.backbone]
     tune:                             # null: one recipe for all
       key: model.init_args.optimizer.init_args.lr
@@ -68,7 +68,7 @@ LEAST_SEEDS = 3
 TUNING_SEEDS = 3
 TUNE_FROM = 1000  # the first seed of tuning runs
 # Folders next to those of the variants.
-RESERVED_SLUGS = ("before", "figures", "rehearsal", "robustness", "search", "transfer", "tuning", "wandb")
+RESERVED_SLUGS = ("before", "figures", "robustness", "search", "transfer", "tuning", "wandb")
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,7 @@ class Study:
     @property
     def in_proportion(self) -> list[str]:
         """The keys that the budget scales with the epochs of a variant: they may differ as far as those do."""
-        interval = [f"trainer.{VALIDATION}"] if self.budget is not None and self.budget.sets_validation else []
-        return [WARMUP, *interval] if self.converts_budget else []
+        return [WARMUP, f"trainer.{VALIDATION}"] if self.converts_budget else []
 
 
 def slug(name: str) -> str:
@@ -300,7 +299,7 @@ def _refuse_other_runs(study: Study) -> None:
             "steps by then. Give a budget in epochs."
         )
     dearer = [key for key in study.tuned if _changes_cost(key)]
-    if dearer and any(budget and budget.kind in ("flops", "minutes") for budget in budgets):
+    if dearer and any(budget and budget.kind == "flops" for budget in budgets):
         raise ValueError(
             f"tune or search: {', '.join(dearer)} changes what an image costs, which the budget measures before the "
             "tuning. Give a budget in epochs or images."

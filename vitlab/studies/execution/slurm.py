@@ -53,9 +53,7 @@ def slurm(study: str, folder: Path, settings: Sequence[str]) -> "Executor":
     try:
         from submitit import SlurmExecutor
     except ImportError:
-        raise ValueError(
-            "--slurm needs submitit: pip install 'vitlab[slurm]'. Without it, --emit slurm writes the array as a file."
-        ) from None
+        raise ValueError("--slurm needs submitit: pip install 'vitlab[slurm]'.") from None
     for tool in ("sbatch", "srun", "squeue"):
         if shutil.which(tool) is None:
             raise ValueError(f"--slurm: {tool} not found. Start the study on a machine that submits SLURM jobs.")

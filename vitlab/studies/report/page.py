@@ -113,7 +113,7 @@ def _summary(results: StudyResults) -> list[str]:
         return []
     study, metric = results.study, results.metric
     epochs = sorted({result.run.epochs for result in results.finished})
-    spent = f" ({study.budget} each)" if study.budget and study.budget.measured else ""
+    spent = f" ({study.budget} each)" if study.budget and study.budget.kind == "flops" else ""
     validation = " (the validation images)" if results.tested_on_validation else ""
     classes = f" of {len(results.class_names)} classes" if metric.one_class else ""
     if metric.is_accuracy:
