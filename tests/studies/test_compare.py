@@ -60,7 +60,7 @@ def test_results_are_read_without_starting_a_run(
         results_of(write_study(budget={"epochs": 5}), root)
 
 
-@pytest.mark.parametrize("changes", [{}, {"tune": {"key": "model.init_args.lr", "values": [0.1, 0.2]}}])
+@pytest.mark.parametrize("changes", [{}, {"tune": {"space": {"model.init_args.lr": [0.1, 0.2]}, "within": "study"}}])
 def test_data_that_have_no_top1_accuracy_are_refused_before_the_first_run(
     changes: dict, write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,16 @@ from vitlab.studies.baselines import Images
 from vitlab.studies.branching import branching_step, keeping
 from vitlab.studies.estimate import estimate
 from vitlab.studies.execution.costs import costly, known_costs, measure_costs
-from vitlab.studies.execution.local import UNFINISHED, Allotment, Outcome, allot, is_finished, refuse_conflicts, run_all
+from vitlab.studies.execution.local import (
+    UNFINISHED,
+    Allotment,
+    Outcome,
+    Train,
+    allot,
+    is_finished,
+    refuse_conflicts,
+    run_all,
+)
 from vitlab.studies.execution.progress import Display
 from vitlab.studies.execution.slurm import run_array
 from vitlab.studies.grid import Run
@@ -29,12 +38,10 @@ from vitlab.studies.report.claim import decided, headline
 from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.curves import write_curves
 from vitlab.studies.report.page import write_report
-from vitlab.studies.report.search import budgets
-from vitlab.studies.report.tuning import as_tuned
+from vitlab.studies.report.tuning import as_tuned, leads_by_trials
 from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.results import StudyResults
 from vitlab.studies.study import Study, read_study
-from vitlab.studies.tuning import Train
 
 if TYPE_CHECKING:
     from submitit import Executor
@@ -140,7 +147,7 @@ def _compare(
         verdict(results),
         *costlier(results),
         *as_tuned(results),
-        *budgets(results),
+        *leads_by_trials(results),
         *outlooks(results),
     ]
     print("", *conclusion, "", sep="\n", flush=True)

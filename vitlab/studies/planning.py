@@ -76,10 +76,7 @@ class Planned:
 
     def runs(self, seeds: int) -> int:
         """Return the runs of each variant: one for each seed, and those of tuning."""
-        tuning = self.study.tuning
-        if tuning is None:
-            return seeds + (self.study.search.trials if self.study.search else 0)
-        return seeds + len(tuning.values) * (seeds if tuning.within_seeds else len(tuning.seeds))
+        return seeds + (self.study.tuning.runs(seeds) if self.study.tuning else 0)
 
     @property
     def watched(self) -> "Planned":

@@ -1,7 +1,7 @@
 """A study with its images and its runs, as far as they are determined."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,10 +23,9 @@ from vitlab.studies.looks import read_looks
 from vitlab.studies.outside import outside
 from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import read_results
-from vitlab.studies.search import Searched, search
 from vitlab.studies.spending import Measure, spend_budget
 from vitlab.studies.study import Study
-from vitlab.studies.tuning import Choice, Train, refuse_unfit_images, tune, tuned_later
+from vitlab.studies.training.tuning import Choice, Train, refuse_unfit_images, tune, tuned_later
 
 
 @dataclass
@@ -39,7 +38,6 @@ class Prepared:
     images: Images
     decided: dict[str, Config]  # by variant, overrides from the budget and from tuning
     choices: list[Choice]
-    searched: list[Searched] = field(default_factory=list)
 
     @classmethod
     def of(cls, study: Study, root: Path) -> "Prepared":
@@ -98,12 +96,7 @@ class Prepared:
         self.decided = spend_budget(self.study, self.first_runs(), self.training_images, measure, self.folder)
 
     def tune(self, train: Train) -> None:
-        """Tune or search, and plan with the chosen values; what each look tunes itself only as far as it is tuned."""
-        if self.study.search is not None:
-            self.searched = search(self.study, self.root, self.decided, train)
-            tuned = {(each.variant, seed): each.override for each in self.searched for seed in self.study.seeds}
-            self.runs = plan(self.study, self.root, self.decided, tuned)
-            return
+        """Tune, and plan with the chosen settings; what each look tunes itself only as far as it is tuned."""
         self._choose(train, () if tuned_later(self.study) else None)
 
     def tune_for(self, runs: list[Run], train: Train) -> list[Run]:
@@ -137,7 +130,6 @@ class Prepared:
             class_names=self.images.class_names,
             allotment=str(self.allotment),
             choices=self.choices,
-            searched=self.searched,
             metric=self.runs[0].metric,
             log=read_looks(self.folder),
         ).used()

@@ -33,7 +33,6 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +43,13 @@ from vitlab.experiment.chain import Source
 from vitlab.studies.axes import Axis, parse_along, places_of
 from vitlab.studies.budget import Budget, parse_budget, refuse_unknown
 from vitlab.studies.claim import Claim, parse_claim
-from vitlab.studies.draws import BY_DEFAULT, parse_vary
+from vitlab.studies.draws import BY_DEFAULT, parse_seeds, parse_vary
+from vitlab.studies.file.space import Tuning, parse_tuning
 from vitlab.studies.format import as_yaml
-from vitlab.studies.search_space import Search, parse_search
 
 KEYS = (
     *("name", "question", "base", "variants", "seeds", "until", "margin", "metric", "claim", "test"),
-    *("budget", "may_differ", "tune", "search", "vary", "target_accuracy", "along", "branch", "jobs"),
+    *("budget", "may_differ", "tune", "vary", "target_accuracy", "along", "branch", "jobs"),
 )
 MODES = ("min", "max")
 REQUIRED = ("base", "variants", "seeds")
@@ -65,21 +64,8 @@ COSTLESS = {
 }  # keys of a backbone
 LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up to 9 % false claims instead of 5
 LEAST_SEEDS = 3
-TUNING_SEEDS = 3
-TUNE_FROM = 1000  # the first seed of tuning runs
 # Folders next to those of the variants.
 RESERVED_SLUGS = ("before", "figures", "robustness", "search", "transfer", "tuning", "wandb")
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """A setting tuned on validation images, with the same values for every variant."""
-
-    key: str
-    values: list[Any]
-    seeds: list[int]  # of the tuning runs; those of the study within seeds
-    within_seeds: bool = False  # each seed of the study chooses its own value
-    seeds_given: bool = True  # in the file
 
 
 @dataclass(frozen=True)
@@ -95,7 +81,6 @@ class Study:
     may_differ: list[str]
     jobs: int | None
     tuning: Tuning | None = None
-    search: Search | None = None
     target_accuracy: float | None = None
     looks: tuple[int, ...] = ()  # numbers of seeds after which results are looked at; empty: after all of them
     margin: float | None = None  # differences below it do not matter, as shown: in points of accuracy
@@ -150,7 +135,7 @@ class Study:
     @property
     def determined(self) -> bool:
         """Whether the file alone determines the runs: nothing is tuned, and the budget is in epochs."""
-        return self.tuning is None and self.search is None and not self.converts_budget
+        return self.tuning is None and not self.converts_budget
 
     @property
     def converts_budget(self) -> bool:
@@ -160,7 +145,7 @@ class Study:
     @property
     def tuned(self) -> list[str]:
         """The keys that are chosen on validation images before the comparison."""
-        return [*([self.tuning.key] if self.tuning else []), *(self.search.space if self.search else [])]
+        return list(self.tuning.space) if self.tuning else []
 
     @property
     def allowed(self) -> list[str]:
@@ -235,8 +220,6 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         "a number above 0, like 0.5 for half a point of accuracy, or null",
     )
     budget = parse_budget(content.get("budget"))
-    if content.get("tune") is not None and content.get("search") is not None:
-        raise ValueError("tune and search both choose settings before the comparison. Remove one of the two.")
     along = parse_along(content.get("along"), path.parent, budget)
     if along and content.get("claim") is not None:
         raise ValueError("claim: a study with `along` is many studies. Remove one of the two.")
@@ -256,8 +239,7 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         budget=budget,
         may_differ=keys or [],
         jobs=checked("jobs", lambda jobs: type(jobs) is int and jobs >= 1, "a whole number from 1, or null"),
-        tuning=_tuning(content.get("tune"), seeds),
-        search=parse_search(content.get("search"), seeds),
+        tuning=parse_tuning(content.get("tune"), seeds),
         looks=looks,
         margin=margin,
         metric=checked(
@@ -284,6 +266,7 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         branch=checked("branch", lambda value: type(value) is bool, "true or false") or False,
     )
     _refuse_other_runs(study)
+    _refuse_shared_trials(study)
     if along:
         _refuse_shared_folders(study)
     return study
@@ -295,13 +278,13 @@ def _refuse_other_runs(study: Study) -> None:
     larger = [key for key in study.tuned if key in IMAGES_A_STEP]
     if larger and any(budget and budget.kind != "epochs" for budget in budgets):
         raise ValueError(
-            f"tune or search: {', '.join(larger)} changes how many images a step takes, and the budget is a number of "
+            f"tune: {', '.join(larger)} changes how many images a step takes, and the budget is a number of "
             "steps by then. Give a budget in epochs."
         )
     dearer = [key for key in study.tuned if _changes_cost(key)]
     if dearer and any(budget and budget.kind == "flops" for budget in budgets):
         raise ValueError(
-            f"tune or search: {', '.join(dearer)} changes what an image costs, which the budget measures before the "
+            f"tune: {', '.join(dearer)} changes what an image costs, which the budget measures before the "
             "tuning. Give a budget in epochs or images."
         )
     if not study.branch:
@@ -332,6 +315,13 @@ def _refuse_shared_folders(study: Study) -> None:
             named[folder] = name
 
 
+def _refuse_shared_trials(study: Study) -> None:
+    """Refuse candidates of tuning that differ by no letter or digit."""
+    names = [slug(each.name) for each in study.tuning.candidates(study.tuning.chosen_for[0])] if study.tuning else []
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"tune: space: two candidates would share the folder {twice[0]}/. Remove one of equal values.")
+
+
 def _variants(value: Any, folder: Path) -> dict[str, Config]:
     if not isinstance(value, dict):
         raise ValueError(f"variants: expected a mapping from names to differences, got {value!r}.")
@@ -356,21 +346,12 @@ def _variants(value: Any, folder: Path) -> dict[str, Config]:
     return variants
 
 
-def _seeds(value: Any) -> list[int]:
-    if not isinstance(value, list) or not all(type(seed) is int and seed >= 0 for seed in value):
-        raise ValueError(f"seeds: {value!r}. Expected a list of whole numbers from 0, like [1, 2, 3].")
-    twice = sorted({seed for seed in value if value.count(seed) > 1})
-    if twice:
-        raise ValueError(f"seeds: {value} contains {twice[0]} twice; equal seeds give equal runs. Remove one.")
-    return value
-
-
 def _seeds_and_looks(value: Any, until: Any) -> tuple[list[int], tuple[int, ...]]:
     """Parse the seeds, and the numbers of them after which results are looked at; none for a fixed list."""
     if until not in (None, "settled"):
         raise ValueError(f"until: {until!r}. Expected `settled`, or leave it out.")
     if not isinstance(value, dict):
-        seeds = _seeds(value)
+        seeds = parse_seeds(value)
         first = LOOK_FROM if until else len(seeds)
         if first > len(seeds):
             raise ValueError(f"until: settled looks from {LOOK_FROM} seeds on; `seeds` has {len(seeds)}. List more.")
@@ -397,27 +378,3 @@ def _refuse_too_few(variants: int, seeds: int, growing: bool) -> None:
             f"test: exact settles nothing with {seeds} seeds: for {variants} variants it takes {needed}, since p is at "
             f"least 2 of {math.comb(2 * seeds, seeds):,} regroupings. Add seeds, or use `test: pooled`."
         )
-
-
-def _tuning(value: Any, seeds: list[int]) -> Tuning | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise ValueError(f"tune: {value!r}. Expected a mapping with `key` and `values`.")
-    refuse_unknown(value, ("key", "values", "seeds", "within"), "key of `tune`")
-    key, values = value.get("key"), value.get("values")
-    if not isinstance(key, str) or not isinstance(values, list) or len(values) < 2:
-        raise ValueError(f"tune: expected a `key` and two `values` or more, got {key!r} and {values!r}.")
-    if len({slug(str(value)) for value in values}) < len(values):
-        raise ValueError(f"tune: values: {values} contains duplicates. Remove them.")
-    within, own = value.get("within"), value.get("seeds")
-    if within not in (None, "seed"):
-        raise ValueError(f"tune: within: {within!r}. Expected `seed`, or leave it out.")
-    if within and own is not None:
-        raise ValueError(f"tune: seeds: {own}, but `within: seed` tunes with the study's seeds. Remove one of the two.")
-    unused = islice((seed for seed in count(TUNE_FROM) if seed not in seeds), TUNING_SEEDS)
-    try:
-        tuning_seeds = _seeds(own) if own is not None else seeds if within else list(unused)
-        return Tuning(key, values, tuning_seeds, within == "seed", own is not None)
-    except ValueError as error:
-        raise ValueError(f"tune: {error}") from None

@@ -20,9 +20,8 @@ from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.heat import heat_chart
 from vitlab.studies.report.remarks import objections, remarks_above, remarks_below
 from vitlab.studies.report.robustness import read_robustness
-from vitlab.studies.report.search import budgets, search_chart
 from vitlab.studies.report.sections import sections_of
-from vitlab.studies.report.tuning import as_tuned
+from vitlab.studies.report.tuning import as_tuned, leads_by_trials, tuning_chart
 from vitlab.studies.report.verdict import conclusion, outlooks, verdict
 from vitlab.studies.report.verdict_file import write_verdict
 from vitlab.studies.results import StudyResults
@@ -58,7 +57,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
             charts.append(robustness.chart("curves_of_robustness", list(study.variants)))
         if claim is not None:
             charts.append(chart_of(claim))
-        if results.searched and (chart := search_chart(results)) is not None:
+        if (chart := tuning_chart(results)) is not None:
             charts.append(chart)
         is_over = results.watch is None or results.watch.stop is not None
         if results.metric.one_class and is_over and (chart := heat_chart(results, images)) is not None:
@@ -85,7 +84,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
             *costlier(results),
             *_summary(results),
             *as_tuned(results),
-            *budgets(results),
+            *leads_by_trials(results),
             *_looks(results),
             *outlooks(results),
         ],

@@ -34,7 +34,6 @@ from vitlab.studies.report.differences import INTERVAL, differences_section
 from vitlab.studies.report.gallery import gallery, shown_seed
 from vitlab.studies.report.heat import CAPTION
 from vitlab.studies.report.robustness import Robustness, robustness_table
-from vitlab.studies.report.search import search_section
 from vitlab.studies.report.tuning import tuning_section
 from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import VariantResult
@@ -58,8 +57,7 @@ def sections_of(
     sections = [
         Section("Ranking", _ranking(results, drawings)),
         Section("Differences", differences_section(results, drawings["differences"])),
-        Section("Tuning", tuning_section(results)),
-        Section("Search", search_section(results, drawings.get("search"))),
+        Section("Tuning", tuning_section(results, drawings.get("tuning"))),
         Section("Learning", _learning(results, drawings)),
         Section("Cost", cost_section(results, drawings)),
         Section("Calibration", [Figure(drawings["calibration"], CALIBRATION)] if one_class else []),
