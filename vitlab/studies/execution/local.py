@@ -27,7 +27,7 @@ from vitlab.atomic_files import read_json, write_text
 from vitlab.config import ABSENT, Config, conflicts, load_yaml
 from vitlab.experiment.busy import writer_of
 from vitlab.experiment.run_directory import shortfalls
-from vitlab.signals import PAUSED, signals_as_exit, signals_later
+from vitlab.signals import signals_as_exit, signals_later
 from vitlab.studies.execution.progress import Active, Display, Progress, read_progress, seconds_left
 from vitlab.studies.format import as_yaml, clock
 from vitlab.studies.grid import Run, without_run
@@ -264,8 +264,6 @@ def _start(run: Run, program: Sequence[str], environment: dict[str, str], overwr
 
 
 def _outcome(run: Run, code: int) -> Outcome:
-    if code == PAUSED:
-        return Outcome(run, None)
     if code != 0:
         how = f"exit status {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
         return Outcome(run, ": ".join([how, *last_lines(run.log_path, 1)]))

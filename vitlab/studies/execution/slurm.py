@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import yaml
 
 from vitlab.atomic_files import read_json
-from vitlab.signals import PAUSED
 from vitlab.studies.execution.local import (
     Outcome,
     cut_short,
@@ -140,7 +139,5 @@ def _outcome(run: Run, job: "Job[int]") -> Outcome:
         return Outcome(run, cut_short(run))
     how = f"job {job.job_id} wrote no result"
     with contextlib.suppress(Exception):  # submitit raises what went wrong in the job
-        if (status := job.result()) == PAUSED:
-            return Outcome(run, None)
-        how = f"exit status {status}"
+        how = f"exit status {job.result()}"
     return Outcome(run, ": ".join([how, *last_lines(run.log_path, 1)]))

@@ -55,7 +55,11 @@ def tuning_section(results: StudyResults, drawing: Drawing | None) -> list[Part]
     if tuning is None or not results.choices:
         return []
     if tuning.trials:
-        return [*([_figure(drawing)] if drawing else []), *_chosen_trials(results, tuning)]
+        caption = (
+            "The best of k trials. Line: mean validation score. Band: 95 % interval of its median, for all k at once. "
+            "Dashes: mean test score of the trial that validation chooses."
+        )
+        return [*([Figure(drawing, caption)] if drawing else []), *_chosen_trials(results, tuning)]
     return _scores_by_seed(results, tuning) if tuning.within_seeds else _scores_of_all(results, tuning)
 
 
@@ -192,37 +196,31 @@ def _values(trials: Iterable[Trial]) -> str:
 class Scores(NamedTuple):
     """The scores of a variant's random trials, higher being better; a failed one has the worst of all variants."""
 
-    validation: list[float]
-    test: list[float]
+    validation: np.ndarray  # (trials,)
+    test: np.ndarray
     failed: int
+
+    @classmethod
+    def of(cls, scores: np.ndarray, worst: np.ndarray) -> "Scores":
+        """Return the scores, (trials, 2) with nan where a trial failed, with the worst in their place."""
+        validation, test = np.where(np.isnan(scores), worst, scores).T
+        return cls(validation, test, int(np.isnan(scores[:, 0]).sum()))
 
 
 def scores_of(results: StudyResults) -> dict[str, Scores]:
     """Return the scores of each variant's random trials, of the seeds that all variants tuned."""
-    study, sign = results.study, results.metric.sign
+    study = results.study
     if study.tuning is None or not study.tuning.trials or not results.choices:
         return {}
-    by_variant = {v: {choice.seed: choice for choice in results.choices if choice.variant == v} for v in study.variants}
-    shared = [seed for seed in study.tuning.chosen_for if all(seed in choices for choices in by_variant.values())]
-    tried = {v: [t for seed in shared for t in choices[seed].trials] for v, choices in by_variant.items()}
-
-    def filled(scores: list[float | None], of_all: list[float | None]) -> list[float]:
-        worst = min((sign * score for score in of_all if score is not None), default=0.0)
-        return [worst if score is None else sign * score for score in scores]
-
-    validation, test = ([score for trials in tried.values() for score in each(trials)] for each in (_validation, _test))
-    return {
-        v: Scores(filled(_validation(own), validation), filled(_test(own), test), _validation(own).count(None))
-        for v, own in tried.items()
-    }
-
-
-def _validation(trials: list[Trial]) -> list[float | None]:
-    return [trial.score for trial in trials]
-
-
-def _test(trials: list[Trial]) -> list[float | None]:
-    return [trial.test for trial in trials]
+    trials = {(choice.variant, choice.seed): choice.trials for choice in results.choices}
+    shared = [seed for seed in study.tuning.chosen_for if all((variant, seed) in trials for variant in study.variants)]
+    scores = {
+        variant: results.metric.sign
+        * np.array([(trial.score, trial.test) for seed in shared for trial in trials[variant, seed]], dtype=float)
+        for variant in study.variants
+    }  # (trials, 2), nan where one failed
+    worst = np.nanmin(np.concatenate([*scores.values()]), axis=0)
+    return {variant: Scores.of(own, worst) for variant, own in scores.items()}
 
 
 def curve_of(scores: Scores, metric: Metric) -> Curve:
@@ -257,14 +255,6 @@ def _sentence(a: tuple[str, Scores], b: tuple[str, Scores], pairs: int) -> str:
     if not parts:
         return f"{a[0]} and {b[0]} are not distinguished at any number of trials."
     return f"{'; '.join(parts)}."
-
-
-def _figure(drawing: Drawing) -> Figure:
-    return Figure(
-        drawing,
-        "The best of k trials. Line: mean validation score. Band: 95 % interval of its median, for all k at "
-        "once. Dashes: mean test score of the trial that validation chooses.",
-    )
 
 
 def _chosen_trials(results: StudyResults, tuning: Tuning) -> list[Part]:

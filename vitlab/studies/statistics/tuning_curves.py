@@ -21,6 +21,7 @@ import numpy as np
 from referee.statistics.comparison import LEVEL
 from scipy import optimize, special, stats
 
+Scores = Sequence[float] | np.ndarray
 EXCHANGES = 4_000  # drawn for a permutation test
 
 
@@ -39,7 +40,7 @@ def weights(n: int) -> np.ndarray:
     return np.array([special.comb(i - 1, k - 1) / math.comb(n, k) for k in range(1, n + 1)])
 
 
-def tuning_curve(validation: Sequence[float], test: Sequence[float], worst: float = 0.0, best: float = 1.0) -> Curve:
+def tuning_curve(validation: Scores, test: Scores, worst: float = 0.0, best: float = 1.0) -> Curve:
     """Return the curve of a variant.
 
     Args:
@@ -96,7 +97,7 @@ class Lead(NamedTuple):
     p: np.ndarray  # (n,), adjusted for all numbers of trials
 
 
-def lead(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Lead:
+def lead(a: Scores, b: Scores, seed: int = 0) -> Lead:
     """Compare two variants' curves.
 
     Args:
@@ -116,7 +117,7 @@ def lead(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Lead:
     return Lead(own, p)
 
 
-def sensitivity(scores: Sequence[float], within: float) -> float:
+def sensitivity(scores: Scores, within: float) -> float:
     """Return the fraction of the search space whose score is within a difference of the best trial's."""
     values = np.asarray(scores, dtype=float)
     return float((values >= values.max() - within).mean())

@@ -1,6 +1,5 @@
-"""The tuning runs of a study, and the settings that each variant takes from them, recorded in the study's folder."""
+"""The tuning runs of a study, and the settings that each variant takes from them."""
 
-import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vitlab.atomic_files import read_json, write_text
+from vitlab.atomic_files import read_json
 from vitlab.config import Config, merge, nest
 from vitlab.experiment.run_directory import shortfalls
 from vitlab.studies.baselines import Images
@@ -169,8 +168,6 @@ def tune(
         train([run for cell in asked for candidate in runs[cell] for run in candidate])
     size = len(images.labels("val"))
     choices = [choice for seed in tuning.chosen_for for choice in _choices(study, tuning, runs, seed, size)]
-    record = {"keys": list(tuning.space), "choices": list(map(_described, choices))}
-    write_text(folder_of(study, root) / "choices.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     chosen = {(choice.variant, choice.seed): nested(choice.chosen.settings) for choice in choices}
     for variant, seed in asked:
         if (variant, seed) not in chosen:
@@ -191,49 +188,32 @@ def _choices(
     """Choose for a seed of the study, or for all, for the variants of which a tuning run is finished."""
     tried, candidates = [runs[variant, seed] for variant in study.variants], tuning.candidates(seed)
     metric = tried[0][0][0].metric
-    scores = np.array([[list(map(_validation, each)) for each in own] for own in tried], dtype=float)  # (K, M, T)
-    tests = [[_test(each[0]) if tuning.trials else None for each in own] for own in tried]
-    if tuning.trials:
-        scores[[[score is None for score in own] for own in tests]] = np.nan
+    scores = np.array([[list(map(_score, each)) for each in own] for own in tried], dtype=float)  # (K, M, T)
     means = scores.mean(axis=2)  # nan where a run failed
-    known = np.flatnonzero(np.isfinite(means).any(axis=1))
-    taken, error = dict.fromkeys(known.tolist()), 0.0
-    if not tuning.trials and len(known):
+    known = np.flatnonzero(np.isfinite(means).any(axis=1)).tolist()
+    taken, error = dict.fromkeys(known), 0.0  # of random trials, each variant's own best
+    if not tuning.trials and known:
         error = error_of_difference(scores[known], images if metric.is_accuracy else None)
-        taken = dict(zip(known.tolist(), choose(metric.sign * means[known], error), strict=True))
+        taken = dict(zip(known, choose(metric.sign * means[known], error), strict=True))
     for index, best in taken.items():
         trials = [
-            Trial(candidate.settings, _finite(mean), test)
-            for candidate, mean, test in zip(candidates, means[index], tests[index], strict=True)
+            Trial(candidate.settings, _finite(mean), _test(own[0]))
+            for candidate, mean, own in zip(candidates, means[index], tried[index], strict=True)
         ]
-        seeds = [own for candidate in candidates for own in candidate.seeds] if tuning.trials else candidates[0].seeds
-        yield Choice(list(study.variants)[index], trials, metric, best, error, seeds, seed)
+        yield Choice(list(study.variants)[index], trials, metric, best, error, candidates[0].seeds, seed)
 
 
-def _described(choice: Choice) -> Config:
-    """Return a choice for the study's folder."""
-    return {
-        "variant": choice.variant,
-        **({"seed": choice.seed} if choice.seed is not None else {}),
-        "tuning_seeds": list(choice.seeds),
-        "trials": [[list(trial.settings.values()), trial.score] for trial in choice.trials],
-        "standard_error": choice.error,
-        "near_ties": [list(trial.settings.values()) for trial in choice.ties],
-        "best": list(choice.best.settings.values()),
-        "chosen": list(choice.chosen.settings.values()),
-    }
-
-
-def _validation(run: Run) -> float | None:
-    return None if shortfalls(run.directory) else read_progress(run.directory / "metrics.csv", run.metric).score
+def _score(run: Run) -> float | None:
+    """Return the validation score of a finished run that also has its test score where it is tested."""
+    if shortfalls(run.directory) or (run.config["run"]["test"] and _test(run) is None):
+        return None
+    return _finite(read_progress(run.directory / "metrics.csv", run.metric).score)
 
 
 def _test(run: Run) -> float | None:
-    return (
-        None
-        if shortfalls(run.directory)
-        else _finite(read_json(run.directory / "summary.json")["metrics"].get(run.metric.test))
-    )
+    if shortfalls(run.directory):
+        return None
+    return _finite(read_json(run.directory / "summary.json").get("metrics", {}).get(run.metric.test))
 
 
 def _finite(score: float | None) -> float | None:
