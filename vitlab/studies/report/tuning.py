@@ -18,9 +18,8 @@ from referee.statistics.comparison import LEVEL
 
 from vitlab.studies.file.space import Tuning
 from vitlab.studies.format import as_yaml
-from vitlab.studies.metric import Metric
 from vitlab.studies.results import StudyResults
-from vitlab.studies.statistics.tuning_curves import Curve, lead, sensitivity, tuning_curve
+from vitlab.studies.statistics.tuning_curves import lead, sensitivity, tuning_curve
 from vitlab.studies.training.tuning import Choice, Trial
 
 POINT = 0.01  # of accuracy: trials within it of the best count as good
@@ -214,6 +213,8 @@ def scores_of(results: StudyResults) -> dict[str, Scores]:
         return {}
     trials = {(choice.variant, choice.seed): choice.trials for choice in results.choices}
     shared = [seed for seed in study.tuning.chosen_for if all((variant, seed) in trials for variant in study.variants)]
+    if not shared:
+        return {}
     scores = {
         variant: results.metric.sign
         * np.array([(trial.score, trial.test) for seed in shared for trial in trials[variant, seed]], dtype=float)
@@ -221,12 +222,6 @@ def scores_of(results: StudyResults) -> dict[str, Scores]:
     }  # (trials, 2), nan where one failed
     worst = np.nanmin(np.concatenate([*scores.values()]), axis=0)
     return {variant: Scores.of(own, worst) for variant, own in scores.items()}
-
-
-def curve_of(scores: Scores, metric: Metric) -> Curve:
-    """Return the curve of the best of k trials."""
-    worst, best = (0.0, 1.0) if metric.is_accuracy else (-np.inf, np.inf)
-    return tuning_curve(scores.validation, scores.test, worst, best)
 
 
 def leads_by_trials(results: StudyResults) -> list[str]:
@@ -260,6 +255,8 @@ def _sentence(a: tuple[str, Scores], b: tuple[str, Scores], pairs: int) -> str:
 def _chosen_trials(results: StudyResults, tuning: Tuning) -> list[Part]:
     """Return the settings that were chosen from random trials, and the sensitivity of each variant."""
     metric, scores = results.metric, scores_of(results)
+    if not scores:
+        return []
     rows = [
         Row(
             choice.variant if choice.seed is None else f"{choice.variant}, seed {choice.seed}",
@@ -300,8 +297,9 @@ def tuning_chart(results: StudyResults) -> Chart | None:
     def draw(_: object, layout: Layout) -> Drawn:
         figure, (axes,) = drawing.panels_of(Layout(layout.width, 1), 1, 300)
         factor, ends = metric.sign * metric.scale, []
+        ends_of_scale = (0.0, 1.0) if metric.is_accuracy else (-np.inf, np.inf)
         for index, (variant, scores) in enumerate(of_variants.items()):
-            curve = curve_of(scores, metric)
+            curve = tuning_curve(scores.validation, scores.test, *ends_of_scale)
             k = np.arange(1, len(curve.mean) + 1)
             drawing.draw_curve(axes, k, factor * curve.mean, factor * curve.low, factor * curve.high, variant, index)
             axes.plot(k, factor * curve.test, color=drawing.style_of(index)["color"], linestyle=drawing.DASHED)
