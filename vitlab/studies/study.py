@@ -211,7 +211,7 @@ def read_study(path: Path) -> Study:
 
 
 def _parse(content: Config, path: Path, base: Path) -> Study:
-    _refuse_no_study(content)
+    _refuse_wrong_keys(content)
     given = {key: content[key] for key in CHECKED if content.get(key) is not None}
     for key, value in given.items():
         valid, expected = CHECKED[key]
@@ -239,13 +239,15 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
     return study
 
 
-def _refuse_no_study(content: Config) -> None:
+def _refuse_wrong_keys(content: Config) -> None:
     if {"model", "data"} & content.keys() and "variants" not in content:
         raise ValueError("this is an experiment, not a study: it has no variants. Train it with `fit`.")
     refuse_unknown(content, KEYS, "key")
     for key in REQUIRED:
         if content.get(key) in (None, {}, []):
             raise ValueError(f"the study has no `{key}`. It needs {', '.join(REQUIRED)}.")
+    if content.get("along") is not None and content.get("claim") is not None:
+        raise ValueError("claim: a study with `along` is many studies. Remove one of the two.")
 
 
 def _contradictions(study: Study) -> Iterator[str]:
@@ -301,8 +303,6 @@ def _contradictions_of_tuning(study: Study) -> Iterator[str]:
 
 
 def _contradictions_of_axes(study: Study) -> Iterator[str]:
-    if study.along and study.claim is not None:
-        yield "claim: a study with `along` is many studies. Remove one of the two."
     if study.along and study.looks:
         yield "along: the places of an axis have the same seeds. Give `seeds` as a list without `until`."
     places = study.along[0].places if len(study.along) == 1 else ()
