@@ -13,9 +13,10 @@ from fake_study import FAKE_PROGRAM, Digits, variant
 from vitlab.config import weights_of
 from vitlab.studies.compare import compare, results_of
 from vitlab.studies.fairness import kind_of, matters, name_of, own_classes
-from vitlab.studies.grid import Run, plan, plan_tuning
+from vitlab.studies.grid import Run, plan
 from vitlab.studies.report.remarks import objections, remarks
 from vitlab.studies.study import read_study
+from vitlab.studies.training.tuning import plan_tuning
 
 Write = Callable[..., Path]
 
@@ -95,7 +96,8 @@ def test_weights_and_own_classes_are_found_wherever_they_are() -> None:
 def train(study: Path, root: Path) -> None:
     """Write the run directories of a study, as its runs would."""
     described = read_study(study)
-    trials = [run for runs in plan_tuning(described, root, {}).values() for run in runs]
+    tuning = plan_tuning(described, root, {}).values()
+    trials = [run for candidates in tuning for runs in candidates for run in runs]
     for run in [*trials, *plan(described, root)]:
         fake_vitlab.fit(run.config, overwrite=False)
 
@@ -180,7 +182,7 @@ def test_tuning_runs_and_weights_to_start_from_are_counted(
             variants={"ViT": variant(0.94, best_lr=0.2), "Swin": started},
             seeds=[1, 2],
             may_differ=["model.init_args.backbone", "model.init_args.init_from"],
-            tune={"key": "model.init_args.lr", "values": [0.1, 0.2], "seeds": [5]},
+            tune={"space": {"model.init_args.lr": [0.1, 0.2]}, "within": "study", "seeds": [5]},
         ),
         tmp_path / "runs",
     )

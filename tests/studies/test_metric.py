@@ -27,7 +27,7 @@ from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.results import StudyResults
 from vitlab.studies.study import read_study
-from vitlab.studies.tuning import Choice, Trial
+from vitlab.studies.training.tuning import Choice, Trial
 
 RMSE = Metric("rmse", "min", one_class=False)
 
@@ -98,8 +98,8 @@ def test_a_metric_of_the_test_images_alone_has_no_empty_panel() -> None:
 
 
 def test_the_lowest_error_is_tuned() -> None:
-    choice = Choice("A", [Trial(1, None), Trial(2, 0.9), Trial(3, 0.7), Trial(4, 0.8)], RMSE)
-    assert choice.best.value == 3
+    choice = Choice("A", [Trial({"lr": lr}, score) for lr, score in enumerate((None, 0.9, 0.7, 0.8))], RMSE)
+    assert choice.best.settings == {"lr": 2}
     assert not choice.at_the_edge
 
 

@@ -128,14 +128,13 @@ def test_a_list_that_is_extended_pays_for_its_second_look(finished: Path, tmp_pa
 
 
 def test_the_runs_of_tuning_count(finished: Path, write_study: Write, tmp_path: Path) -> None:
-    tune = {"key": "model.init_args.lr", "values": [0.1, 0.2, 0.4], "seeds": [8, 9]}
+    tune = {"space": {"model.init_args.lr": [0.1, 0.2, 0.4]}, "within": "study", "seeds": [8, 9]}
     plain = plan_study(finished, tmp_path / "runs")
     tuned = plan_study(write_study(variants=TWO, tune=tune), tmp_path / "runs")
     assert tuned.runs(5) == 11
     assert tuned.hours(5).point == pytest.approx(plain.hours(11).point)
     assert tuned.affordable(1.01 * plain.hours(11).point) == 5
-    del tune["seeds"]
-    by_seed = plan_study(write_study(variants=TWO, tune=tune | {"within": "seed"}), tmp_path / "runs")
+    by_seed = plan_study(write_study(variants=TWO, tune={"space": tune["space"]}), tmp_path / "runs")
     assert by_seed.runs(5) == 20  # each seed tries three values first
     assert by_seed.affordable(1.01 * plain.hours(20).point) == 5
 

@@ -64,13 +64,6 @@ def test_time_left_where_epochs_differ_in_length() -> None:
     assert seconds_left(ended, [], [run("all", 2)], jobs=1) == pytest.approx(0.4)
 
 
-def test_a_run_that_pauses_tells_the_length_of_the_epochs_that_it_trained() -> None:
-    paused = run("ViT", 10)
-    paused.config["run"] = {"checkpoint": {"pause_after": 2}}
-    assert seconds_left([Active(paused, 0, Progress(2, 0.5), 4.0)], [], [paused], jobs=1) == pytest.approx(4)
-    assert seconds_left([Active(paused, 0, Progress(2, 0.5), 4.0)], [], [run("ViT")], jobs=1) == pytest.approx(20)
-
-
 def test_the_last_run_cannot_be_shared() -> None:
     assert seconds_left([], [active("Swin", 5, 20.0)], [], jobs=4) == pytest.approx(20)
 

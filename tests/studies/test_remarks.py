@@ -239,13 +239,6 @@ def test_unequal_numbers_of_training_images_are_named() -> None:
     assert remarks(summaries(Budget("flops", 1e9), ViT={"images_seen": 2100})) == []
 
 
-def test_minutes_that_miss_the_budget_are_named() -> None:
-    minute = Budget("minutes", 1)
-    assert remarks(summaries(minute, ViT={"seconds": 62.0})) == []
-    (remark,) = remarks(summaries(minute, ViT={"seconds": 66.0}))
-    assert plain(remark) == "ViT spent 110 % of its budget of 1 minute of training."
-
-
 def test_averaged_weights_that_are_clearly_better_are_named() -> None:
     def averaged(run: RunResult) -> RunResult:
         own, right_class = run.predictions, np.eye(3)[run.predictions.labels] == 1

@@ -58,14 +58,6 @@ def test_a_run_that_fails_is_told_with_its_last_words(write_study: Write, tmp_pa
     assert [outcome.failure for outcome in outcomes] == ["exit status 3: no room"] * 2
 
 
-def test_a_run_that_pauses_as_told_does_not_come_back(write_study: Write, tmp_path: Path) -> None:
-    runs = plan(read_study(write_study(variants=PAIR, seeds=[1])), tmp_path)
-    program = ("sh", "-c", f"echo >> {tmp_path}/starts; exit 76")
-    outcomes = run_array(runs, program, local(tmp_path), False, lambda line: None, poll_seconds=0.1)
-    assert [outcome.failure for outcome in outcomes] == [None, None]
-    assert (tmp_path / "starts").read_text() == "\n\n"
-
-
 @pytest.mark.slow
 def test_a_job_that_is_taken_away_stops_its_run_and_comes_back(tmp_path: Path) -> None:
     (tmp_path / "patient.py").write_text(PATIENT)

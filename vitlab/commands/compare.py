@@ -16,9 +16,6 @@ def run(arguments: Sequence[str]) -> int:
         "--overwrite", action="store_true", help="train again what has another configuration or was cut short"
     )
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs [runs]")
-    parser.add_argument(
-        "--emit", choices=["wandb", "slurm"], help="write a W&B sweep or a SLURM array of the runs; start none"
-    )
     parser.add_argument("--dashboard", action="store_true", help="show the report in W&B; offline without a key")
     parser.add_argument(
         "--slurm", nargs="*", metavar="KEY=VALUE", help="train as a SLURM array, like partition=gpu time=240; report"
@@ -26,15 +23,9 @@ def run(arguments: Sequence[str]) -> int:
     study, options = parser.parse_study(arguments)
 
     from vitlab.commands.quiet import quiet
-    from vitlab.studies.compare import RunsFailed, compare, emit
+    from vitlab.studies.compare import RunsFailed, compare
 
     quiet()
-    if options.emit:
-        from vitlab.studies.execution.export_jobs import write_slurm, write_sweep
-
-        engine = {"wandb": write_sweep, "slurm": write_slurm}[options.emit]
-        print(emit(study, engine, options.root))
-        return 0
     dashboard = cluster = None
     if options.dashboard:
         need("dashboard", "wandb", "wandb_workspaces", what="--dashboard")

@@ -1,7 +1,7 @@
 """The axes of a study: numbers of training images, budgets, data sets, or any setting.
 
     along: {train_images: [50, 100, 200]}     # of each variant and seed the same, nested, as many of each class
-    along: {images: [100_000, 1_000_000]}     # budgets: or epochs, flops, minutes
+    along: {images: [100_000, 1_000_000]}     # budgets: or epochs, flops
     along: {data: {digits: {class_path: …}, photos: photos.yaml}}     # files with a `data` section
     along: {model.init_args.label_smoothing: [0.0, 0.1]}
 

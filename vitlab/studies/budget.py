@@ -1,8 +1,8 @@
-"""How long every variant of a study trains: equal epochs, images, training FLOPs or minutes.
+"""How long every variant of a study trains: equal epochs, images or training FLOPs.
 
 A budget is converted into a number of epochs per variant before training starts, so that schedules span the whole
 training and runs are reproducible. Where whole epochs would miss the budget, each is shortened by the same number of
-batches, other images in each epoch. FLOPs and pace are measured first, on this machine.
+batches, other images in each epoch. The FLOPs of an image are counted first.
 """
 
 import difflib
@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-KINDS = ("epochs", "images", "flops", "minutes")
-MISSED = 0.02  # of the budget, by which whole epochs may miss it; the pace may be as far off again
+KINDS = ("epochs", "images", "flops")
+MISSED = 0.02  # of the budget, by which whole epochs may miss it
 REFUSED = 0.05  # of the budget, by which no length may miss it
 
 
@@ -21,18 +21,6 @@ class Epoch(NamedTuple):
     batches: int  # of each process
     images: int  # of a batch, over all processes
     step: int = 1  # batches of an optimizer step
-
-
-class Pace(NamedTuple):
-    """What a run spends, in the unit of the budget: images, FLOPs or seconds."""
-
-    image: float
-    epoch: float = 0.0  # in addition to its images: validation, checkpoints
-    run: float = 0.0  # in addition to its epochs: the extra time of the first step
-
-    def spent(self, epochs: int, images: int) -> float:
-        """Return what `epochs` epochs of `images` images cost."""
-        return self.run + epochs * (self.epoch + images * self.image)
 
 
 class Length(NamedTuple):
@@ -48,44 +36,31 @@ class Budget:
 
     Attributes:
         kind: `epochs`; `images`, counting repetitions; `flops` of whole training steps, with all that the objective
-            computes; `minutes` of training with loading, validation and checkpoints, as many runs at a time as the
-            study has.
+            computes.
     """
 
     kind: str
     amount: float
 
-    @property
-    def measured(self) -> bool:
-        """Whether it depends on the cost of a variant."""
-        return self.kind in ("flops", "minutes")
-
-    @property
-    def sets_validation(self) -> bool:
-        """Whether it sets how often a run is validated; minutes are measured with the validations of the base."""
-        return self.kind in ("images", "flops")
-
-    @property
-    def total(self) -> float:
-        """The amount in images, FLOPs or seconds."""
-        return 60 * self.amount if self.kind == "minutes" else self.amount
-
-    def length(self, pace: Pace, epoch: Epoch) -> Length:
+    def length(self, per_image: float, epoch: Epoch) -> Length:
         """Return the length of a run that spends the budget.
+
+        Args:
+            per_image: What a training image costs, in the unit of the budget.
 
         Raises:
             ValueError: less than half an epoch, or no length spends it.
         """
-        epochs = (self.total - pace.run) / (pace.spent(1, epoch.batches * epoch.images) - pace.run)
+        epochs = self.amount / (epoch.batches * epoch.images * per_image)
         if epochs < 0.5:
             raise ValueError(f"a budget of {self} is {epochs:.2g} epochs. Raise it.")
 
         def missed(length: Length) -> float:
             images = epoch.images * (length.batches or epoch.batches)
-            return abs(pace.spent(length.epochs, images) / self.total - 1)
+            return abs(length.epochs * (images * per_image) / self.amount - 1)
 
         def shortened(epochs: int) -> Length:
-            images = ((self.total - pace.run) / epochs - pace.epoch) / pace.image
+            images = self.amount / epochs / per_image
             return Length(epochs, epoch.step * max(1, round(images / (epoch.images * epoch.step))))
 
         least = math.ceil(epochs)
@@ -103,7 +78,6 @@ class Budget:
             "epochs": f"{self.amount:,} epoch{'' if self.amount == 1 else 's'}",
             "images": f"{self.amount:,} training images",
             "flops": f"{self.amount:.3g} training FLOPs",
-            "minutes": f"{self.amount:g} minute{'' if self.amount == 1 else 's'} of training",
         }[self.kind]
 
 

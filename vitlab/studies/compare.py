@@ -16,8 +16,16 @@ from vitlab.studies.baselines import Images
 from vitlab.studies.branching import branching_step, keeping
 from vitlab.studies.estimate import estimate
 from vitlab.studies.execution.costs import costly, known_costs, measure_costs
-from vitlab.studies.execution.export_jobs import Engine
-from vitlab.studies.execution.local import UNFINISHED, Allotment, Outcome, allot, is_finished, refuse_conflicts, run_all
+from vitlab.studies.execution.local import (
+    UNFINISHED,
+    Allotment,
+    Outcome,
+    Train,
+    allot,
+    is_finished,
+    refuse_conflicts,
+    run_all,
+)
 from vitlab.studies.execution.progress import Display
 from vitlab.studies.execution.slurm import run_array
 from vitlab.studies.grid import Run
@@ -30,12 +38,10 @@ from vitlab.studies.report.claim import decided, headline
 from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.curves import write_curves
 from vitlab.studies.report.page import write_report
-from vitlab.studies.report.search import budgets
-from vitlab.studies.report.tuning import as_tuned
+from vitlab.studies.report.tuning import as_tuned, leads_by_trials
 from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.results import StudyResults
 from vitlab.studies.study import Study, read_study
-from vitlab.studies.tuning import Train, tuned_later
 
 if TYPE_CHECKING:
     from submitit import Executor
@@ -104,7 +110,7 @@ def _compare(
     executor = None if cluster is None else cluster(study.name, study.folder(root))
     _announce(study, plans, allotment)  # before the first run, so that broken images are detected here
 
-    def train(runs: list[Run], overwrite: bool = overwrite) -> list[Outcome]:
+    def train(runs: list[Run]) -> list[Outcome]:
         if not overwrite:
             refuse_conflicts(runs)
         if executor is not None:
@@ -112,10 +118,8 @@ def _compare(
         return run_all(runs, program, allotment, Display(sys.stdout, runs), overwrite)
 
     measure = _measured_once(partial(measure_costs, program=program, allotment=allotment))
-    # Each task of a cluster has its own share of a machine.
-    at_once = allotment.jobs if executor is None else 1
     for planned in plans:
-        planned.spend_budget(measure, partial(train, overwrite=True), at_once)
+        planned.spend_budget(measure)
     if not all(is_finished(run) for planned in plans for run in planned.runs):
         # A machine that submits to a cluster is not the one that trains.
         speeds = [known for known, _ in _costs_along(plans, measure)] if executor is None else [{} for _ in plans]
@@ -143,7 +147,7 @@ def _compare(
         verdict(results),
         *costlier(results),
         *as_tuned(results),
-        *budgets(results),
+        *leads_by_trials(results),
         *outlooks(results),
     ]
     print("", *conclusion, "", sep="\n", flush=True)
@@ -266,7 +270,7 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
             f"{study_path}: a study with axes is many studies. Remove `along`, or use `compare` without this option."
         )
     planned = Prepared.of(study, root)
-    planned.spend_budget(known_costs, _refuse_to_rehearse, 1)
+    planned.spend_budget(known_costs)
     planned.tune(lambda runs: [])
     refuse_conflicts(planned.runs)
     failed = {run: why for look in read_looks(planned.folder)[-1:] for run, why in look["failures"].items()}
@@ -277,50 +281,3 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
     ]
     costs, _ = known_costs(planned.first_runs())
     return planned.results(outcomes, costs), planned.images
-
-
-def _refuse_to_rehearse(runs: list[Run]) -> list[Outcome]:
-    raise ValueError("the study's budget has not been measured. Run `compare` first.")
-
-
-def emit(study_path: Path, engine: Engine, root: Path = Path("runs"), program: Sequence[str] = PROGRAM) -> Path:
-    """Write the runs of a study for another engine instead of starting them, and return the path of that file.
-
-    What other runs begin with is written first, tuning runs or the longest runs of a study with branches; once these
-    are finished, the same call writes the others. A study that looks at its results is written one look at a time.
-
-    Raises:
-        ValueError: nothing is left to run, or what runs next depends on results.
-    """
-    study = read_study(study_path)
-    plans = _plans(study, root)
-    if study.search is not None:
-        raise ValueError(f"{study_path}: the trials of a search depend on earlier ones. Use compare --slurm.")
-    allotment = allot(in_turn(plans), study.jobs)
-
-    def rehearse(runs: list[Run]) -> list[Outcome]:
-        return run_all(runs, program, allotment, Display(sys.stdout, runs), overwrite=True)
-
-    measure = partial(measure_costs, program=program, allotment=allotment)
-    for planned in plans:
-        planned.spend_budget(measure, rehearse, allotment.jobs)
-        if tuned_later(planned.study):
-            planned.tune(_as_finished)  # as far as it is tuned
-    runs, first = [run for planned in plans for run in planned.tuning_runs()], "tuning"
-    if all(map(is_finished, runs)):
-        for planned in plans:
-            planned.tune(_as_finished)
-        if study.branch:
-            _branch(plans, _as_finished)
-            runs, first = plans[-1].runs, "longest"
-        if all(map(is_finished, runs)):
-            runs, first = [run for planned in plans for run in planned.tune_for(planned.next_runs(), _as_finished)], ""
-    if first:
-        print(f"These are the {first} runs. Once they are finished, the same command writes the others.", flush=True)
-    refuse_conflicts(runs)
-    return engine(study, by_seed(study, runs), study.folder(root))
-
-
-def _as_finished(runs: Sequence[Run]) -> list[Outcome]:
-    """Train nothing: say which runs are finished."""
-    return [Outcome(run, None if is_finished(run) else UNFINISHED) for run in runs]

@@ -41,6 +41,20 @@ def parse_vary(value: Any) -> tuple[str, ...]:
     return tuple(kind for kind in KINDS if kind in value)
 
 
+def parse_seeds(value: Any) -> list[int]:
+    """Parse a list of seeds.
+
+    Raises:
+        ValueError: not whole numbers from 0, or one of them twice.
+    """
+    if not isinstance(value, list) or not all(type(seed) is int and seed >= 0 for seed in value):
+        raise ValueError(f"seeds: {value!r}. Expected a list of whole numbers from 0, like [1, 2, 3].")
+    twice = sorted({seed for seed in value if value.count(seed) > 1})
+    if twice:
+        raise ValueError(f"seeds: {value} contains {twice[0]} twice; equal seeds give equal runs. Remove one.")
+    return value
+
+
 def seed_settings(vary: Sequence[str], seed: int, first: int) -> Config:
     """Return the dotted keys that a run with a seed sets; with the default, `seed_everything` alone."""
     held = {key: first for kind, key in SETTINGS.items() if kind not in vary}

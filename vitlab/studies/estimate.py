@@ -14,6 +14,7 @@ from vitlab.studies.grid import Run
 from vitlab.studies.prepared import Prepared
 from vitlab.studies.spending import epoch_of
 from vitlab.studies.study import Study, slug
+from vitlab.studies.training.tuning import folder_of
 
 START = 10.0  # seconds of a run outside its steps: imports, data, validation, test
 COPIES = 4  # weights and moments in the checkpoint of a run, with room
@@ -40,7 +41,7 @@ def estimate(study: Study, plans: Sequence[Prepared], costs: Sequence[Mapping[st
             seconds += count * (START + images_seen / speed)
             size += count * 4.0 * COPIES * cost.parameters
         tuning += sum(count for _, count in _tuning(planned))
-    most = " at most" if study.looks or study.search else ""
+    most = " at most" if study.looks else ""
     of_tuning = f" ({tuning:,} of tuning)" if tuning else ""
     runs = f"To train: {counted(missing, 'run')}{most}{of_tuning}"
     if math.isnan(seconds):
@@ -51,10 +52,9 @@ def estimate(study: Study, plans: Sequence[Prepared], costs: Sequence[Mapping[st
 
 def _tuning(planned: Prepared) -> list[tuple[Run, int]]:
     """Return a run like the tuning runs of each variant, and how many of these are missing."""
-    study, tuning = planned.study, planned.study.tuning
-    if tuning is None and study.search is None:
+    study, folder = planned.study, folder_of(planned.study, planned.root)
+    if study.tuning is None:
         return []
-    folder = planned.folder / ("search" if study.search else "tuning")
-    each = study.search.trials if study.search else len(tuning.values) * len(tuning.seeds) if tuning else 0
+    each = study.tuning.runs(len(study.seeds))
     done = {run.variant: len([*folder.glob(f"{slug(run.variant)}/**/{SUMMARY}")]) for run in planned.first_runs()}
     return [(run, max(0, each - done[run.variant])) for run in planned.first_runs()]

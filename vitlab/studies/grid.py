@@ -20,7 +20,7 @@ from vitlab.studies.fairness import kind_of
 from vitlab.studies.format import as_yaml
 from vitlab.studies.metric import TOP1, Metric, chosen_metric
 from vitlab.studies.overruled import refuse_overruled
-from vitlab.studies.study import Study, slug
+from vitlab.studies.study import Study
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
@@ -88,7 +88,7 @@ def refuse_unfit_split(study: Study, run: Run) -> None:
     """Raise ValueError if the study varies the split, and its data set draws none or would change the test images."""
     if "split" in study.vary:
         first = study.seeds[0]
-        names = [images_of(_with_seed(study, run, seed)).image_names for seed in (first, first + 1)]
+        names = [images_of(with_seed(study, run, seed)).image_names for seed in (first, first + 1)]
         try:
             refuse_moved_test_images(*names)
         except ValueError as error:
@@ -156,29 +156,7 @@ def plan(
     if len(metrics) > 1:
         names = " and ".join(sorted(metric.label for metric in metrics))
         raise ValueError(f"{study.path}: the tasks of the variants' objectives rank by {names}. Compare by one metric.")
-    return [_with_seed(study, cell(variant, seed), seed) for seed in study.seeds for variant in cells]
-
-
-def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict[tuple[str, int], list[Run]]:
-    """Return the tuning runs of each variant and tuning seed, by value; they use no test images."""
-    if study.tuning is None:
-        return {}
-    tuning, trials = study.tuning, []
-    for value in tuning.values:
-        name = slug(f"{tuning.key.rpartition('.')[2]}-{value}")
-        cells = []
-        for variant in study.variants:
-            folder = study.folder(root) / "tuning" / slug(variant) / name
-            own = {"run": {"root": str(folder.parent), "name": name, "test": False}}
-            chosen = merge(decided.get(variant, {}), merge(nest(tuning.key, value), own))
-            run = complete(study, variant, root, chosen)
-            cells.append(replace(run, variant=f"{variant} with {name}", folder=folder))
-        trials.append(cells)
-    return {
-        (variant, seed): [_with_seed(study, cells[position], seed) for cells in trials]
-        for seed in tuning.seeds
-        for position, variant in enumerate(study.variants)
-    }
+    return [with_seed(study, cell(variant, seed), seed) for seed in study.seeds for variant in cells]
 
 
 def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
@@ -232,7 +210,8 @@ def _refuse_moved(study: Study, variant: str, flat: Config) -> None:
             )
 
 
-def _with_seed(study: Study, run: Run, seed: int) -> Run:
+def with_seed(study: Study, run: Run, seed: int) -> Run:
+    """Return the run with another seed."""
     return replace(run, seed=seed, config=merge(run.config, _seeded(study, seed)))
 
 
@@ -262,7 +241,8 @@ def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
     epochs = {run.variant: run.epochs for run in runs}
     if study.tuning is not None and study.tuning.within_seeds:
         for variant, config in flat.items():
-            config[study.tuning.key] = _by_seed(study.tuning.key, (run for run in runs if run.variant == variant))
+            own = [run for run in runs if run.variant == variant]
+            config.update({key: _by_seed(key, own) for key in study.tuned})
     differences = []
     for key in dict.fromkeys(key for config in flat.values() for key in config):
         values = {variant: config.get(key, ABSENT) for variant, config in flat.items()}
@@ -304,10 +284,11 @@ def _refuse_equal_variants(study: Study, cells: Mapping[str, Run]) -> None:
 
 
 def _refuse_unknown_keys(study: Study, cells: Mapping[str, Run]) -> None:
-    tuned = [("tune: key", study.tuning.key)] if study.tuning else []
-    tuned += [("search: space", key) for key in study.search.space] if study.search else []
     known = {key for run in cells.values() for key in _prefixes(run.config)}
-    for where, key in [*(("may_differ", key) for key in study.may_differ), *tuned]:
+    for where, key in [
+        *(("may_differ", key) for key in study.may_differ),
+        *(("tune: space", key) for key in study.tuned),
+    ]:
         if key not in known:
             near = difflib.get_close_matches(key, sorted(known), n=1)
             hint = f" Did you mean `{near[0]}`?" if near else ""

@@ -75,10 +75,7 @@ class Planned:
 
     def runs(self, seeds: int) -> int:
         """Return the runs of each variant: one for each seed, and those of tuning."""
-        tuning = self.study.tuning
-        if tuning is None:
-            return seeds + (self.study.search.trials if self.study.search else 0)
-        return seeds + len(tuning.values) * (seeds if tuning.within_seeds else len(tuning.seeds))
+        return seeds + (self.study.tuning.runs(seeds) if self.study.tuning else 0)
 
     @property
     def watched(self) -> "Planned":
@@ -252,8 +249,8 @@ def _costs(
             images, seconds = past[0].images, [run.seconds for run in past]
         else:
             past = [run for run in others if run.folder.name == draft.folder.name] or [*others]
-            if not past or (study.budget is not None and study.budget.measured):
-                return None  # `compare` has not measured yet how many epochs this is
+            if not past or (study.budget is not None and study.budget.kind == "flops"):
+                return None  # `compare` has not counted yet how many epochs this is
             images = draft.epochs * len(images_of(draft).labels("train"))
             seconds = [run.seconds * images / run.images for run in past]
         joules = _joules_per_image(draft.folder) or _joules_per_image(past[0].folder)

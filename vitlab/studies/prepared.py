@@ -1,7 +1,7 @@
 """A study with its images and its runs, as far as they are determined."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from vitlab.studies.grid import (
     differing_keys,
     images_of,
     plan,
-    plan_tuning,
     refuse_unfit_batch,
     refuse_unfit_split,
 )
@@ -24,10 +23,9 @@ from vitlab.studies.looks import read_looks
 from vitlab.studies.outside import outside
 from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import read_results
-from vitlab.studies.search import Searched, search
 from vitlab.studies.spending import Measure, spend_budget
 from vitlab.studies.study import Study
-from vitlab.studies.tuning import Choice, Train, refuse_unfit_images, tune, tuned_later
+from vitlab.studies.training.tuning import Choice, Train, refuse_unfit_images, tune, tuned_later
 
 
 @dataclass
@@ -40,7 +38,6 @@ class Prepared:
     images: Images
     decided: dict[str, Config]  # by variant, overrides from the budget and from tuning
     choices: list[Choice]
-    searched: list[Searched] = field(default_factory=list)
 
     @classmethod
     def of(cls, study: Study, root: Path) -> "Prepared":
@@ -89,19 +86,12 @@ class Prepared:
         """Return the run of each variant that has the first seed."""
         return first_runs(self.study, self.runs)
 
-    def spend_budget(self, measure: Measure, train: Train, jobs: int) -> None:
+    def spend_budget(self, measure: Measure) -> None:
         """Set the length of each variant by the study's budget; see `spending.spend_budget`."""
-        self.decided = spend_budget(
-            self.study, self.first_runs(), self.training_images, measure, train, jobs, self.folder
-        )
+        self.decided = spend_budget(self.study, self.first_runs(), self.training_images, measure, self.folder)
 
     def tune(self, train: Train) -> None:
-        """Tune or search, and plan with the chosen values; what each look tunes itself only as far as it is tuned."""
-        if self.study.search is not None:
-            self.searched = search(self.study, self.root, self.decided, train)
-            tuned = {(each.variant, seed): each.override for each in self.searched for seed in self.study.seeds}
-            self.runs = plan(self.study, self.root, self.decided, tuned)
-            return
+        """Tune, and plan with the chosen settings; what each look tunes itself only as far as it is tuned."""
         self._choose(train, () if tuned_later(self.study) else None)
 
     def tune_for(self, runs: list[Run], train: Train) -> list[Run]:
@@ -116,12 +106,6 @@ class Prepared:
         self.choices, tuned = tune(self.study, self.root, self.decided, train, self.images, cells)
         if not self.study.determined:
             self.runs = plan(self.study, self.root, self.decided, tuned)
-
-    def tuning_runs(self) -> list[Run]:
-        """Return the tuning runs; where each look tunes its own seeds, those of the next look."""
-        trials = plan_tuning(self.study, self.root, self.decided)
-        cells = [(run.variant, run.seed) for run in self.next_runs()] if tuned_later(self.study) else trials
-        return [run for cell in cells for run in trials[cell]]
 
     def results(
         self, outcomes: Sequence[Outcome], costs: dict[str, Cost] | None = None, failures: dict[str, str] | None = None
@@ -140,7 +124,6 @@ class Prepared:
             baselines=self.baselines,
             class_names=self.images.class_names,
             choices=self.choices,
-            searched=self.searched,
             metric=self.runs[0].metric,
             log=read_looks(self.folder),
         ).used()

@@ -29,9 +29,8 @@ from vitlab.studies.grid import Run
 from vitlab.studies.metric import TOP1, Metric
 from vitlab.studies.outside import Outside
 from vitlab.studies.run_results import RunResult, VariantResult
-from vitlab.studies.search import Searched
 from vitlab.studies.study import Study
-from vitlab.studies.tuning import Choice
+from vitlab.studies.training.tuning import Choice
 
 # Variants that differ in these are marked: their scores are not comparable, or come from another machine.
 DECISIVE = (
@@ -82,7 +81,6 @@ class StudyResults:
     baselines: Baselines | None  # None unless ranked by accuracy
     class_names: list[str]
     choices: list[Choice] = field(default_factory=list)  # of tuning, by variant
-    searched: list[Searched] = field(default_factory=list)  # trials of the search, by variant
     metric: Metric = TOP1
     log: list[dict[str, Any]] = field(default_factory=list)  # looks.jsonl, without the present look
     outside: Outside = field(default_factory=Outside)

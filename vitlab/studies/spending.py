@@ -4,8 +4,7 @@ It is stored in the study's folder and reused, so that restarting a study contin
 """
 
 import json
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,8 @@ import torch
 from vitlab.atomic_files import read_json, write_text
 from vitlab.config import Config, flatten, merge, nest
 from vitlab.evaluation.cost import Cost
-from vitlab.studies.budget import Budget, Epoch, Length, Pace
+from vitlab.studies.budget import Budget, Epoch, Length
 from vitlab.studies.execution.costs import costly
-from vitlab.studies.execution.local import Train
-from vitlab.studies.execution.rehearsal import FOLDER, rehearse
 from vitlab.studies.grid import Run
 from vitlab.studies.study import LENGTH, VALIDATION, WARMUP, Study
 
@@ -25,13 +22,7 @@ Measure = Callable[[Sequence[Run]], tuple[dict[str, Cost], dict[str, str]]]
 
 
 def spend_budget(
-    study: Study,
-    drafts: Sequence[Run],
-    images: Callable[[Run], int],
-    measure: Measure,
-    train: Train,
-    jobs: int,
-    folder: Path,
+    study: Study, drafts: Sequence[Run], images: Callable[[Run], int], measure: Measure, folder: Path
 ) -> dict[str, Config]:
     """Return overrides that set each variant's length, and scale its warm-up in proportion.
 
@@ -39,41 +30,21 @@ def spend_budget(
         drafts: One run of each variant, of any length.
         images: Returns the training images of a run.
         measure: Measures the cost of runs; called only for a budget in FLOPs.
-        train: Trains rehearsals; called only for a budget in minutes.
-        jobs: Parallel runs of the study.
 
     Raises:
         ValueError: the budget is below half an epoch, a required cost could not be measured, or the warm-up cannot be
             scaled because the base does not set the number of epochs.
     """
-    budget = study.budget
-    if budget is None or budget.kind == "epochs":
+    if not study.converts_budget:
         return {}
     for run in drafts:
         _refuse_unknown_warmup(study, run)
     record = folder / "budget.json"
-    inputs = {
-        "budget": str(budget),
-        "jobs": study.jobs,
-        "configs": {run.variant: _decisive(run.config) for run in drafts},
-    }
+    inputs = {"budget": str(study.budget), "configs": {run.variant: _decisive(run.config) for run in drafts}}
     known = read_json(record, missing={})
     if not _fits(known, inputs):
-        epochs = {run.variant: epoch_of(run.config, images(run)) for run in drafts}
-        try:
-            paces = _paces(budget, drafts, epochs, measure, train, jobs, folder)
-            lengths = {variant: budget.length(pace, epochs[variant]) for variant, pace in paces.items()}
-        except ValueError as error:
-            raise ValueError(f"{study.path}: {error}") from None
-        known = {
-            **inputs,
-            "pace": {variant: pace._asdict() for variant, pace in paces.items()},
-            "epochs": {variant: length.epochs for variant, length in lengths.items()},
-            "batches": {variant: length.batches for variant, length in lengths.items()},
-            "validated": {run.variant: _interval(budget, run, lengths[run.variant].epochs) for run in drafts},
-        }
+        known = {**inputs, **_lengths(study, drafts, images, measure)}
         write_text(record, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
-        shutil.rmtree(folder / FOLDER, ignore_errors=True)
     batches, validated = known.get("batches", {}), known.get("validated", {})
     overrides = {}
     for run in drafts:
@@ -81,6 +52,25 @@ def spend_budget(
         if every := validated.get(run.variant):
             overrides[run.variant] = merge(overrides[run.variant], nest(f"trainer.{VALIDATION}", every))
     return overrides
+
+
+def _lengths(study: Study, drafts: Sequence[Run], images: Callable[[Run], int], measure: Measure) -> Config:
+    """Return the cost of an image, the epochs, their batches and those between validations of each variant."""
+    assert study.budget is not None
+    try:
+        per_image = _cost_of_an_image(study.budget, drafts, measure)
+        lengths = {
+            run.variant: study.budget.length(per_image[run.variant], epoch_of(run.config, images(run)))
+            for run in drafts
+        }
+    except ValueError as error:
+        raise ValueError(f"{study.path}: {error}") from None
+    return {
+        "per_image": per_image,
+        "epochs": {variant: length.epochs for variant, length in lengths.items()},
+        "batches": {variant: length.batches for variant, length in lengths.items()},
+        "validated": {run.variant: _interval(run, lengths[run.variant].epochs) for run in drafts},
+    }
 
 
 def epoch_of(config: Config, images: int) -> Epoch:
@@ -103,26 +93,14 @@ def _devices(setting: Any) -> int:
     return int(setting) if str(setting).isdigit() else 1
 
 
-def _paces(
-    budget: Budget,
-    drafts: Sequence[Run],
-    epochs: Mapping[str, Epoch],
-    measure: Measure,
-    train: Train,
-    jobs: int,
-    folder: Path,
-) -> dict[str, Pace]:
-    """Return the pace of each variant in the unit of the budget."""
+def _cost_of_an_image(budget: Budget, drafts: Sequence[Run], measure: Measure) -> dict[str, float]:
+    """Return what a training image of each variant costs, in the unit of the budget."""
     if budget.kind == "images":
-        return {run.variant: Pace(1.0) for run in drafts}
-    if budget.kind == "minutes":
-        print(f"Rehearsing {', '.join(epochs)}: short runs that show the pace for {budget}.", flush=True)
-        images = {variant: epoch.batches * epoch.images for variant, epoch in epochs.items()}
-        return rehearse(drafts, budget.total, images, jobs, folder, train)
+        return {run.variant: 1.0 for run in drafts}
     costs, failures = measure(drafts)
     for variant, why in failures.items():
         raise ValueError(f"{budget}: the cost of {variant} could not be measured ({why}).")
-    return {variant: Pace(cost.train_flops) for variant, cost in costs.items()}
+    return {variant: float(cost.train_flops) for variant, cost in costs.items()}
 
 
 def _decisive(config: Config) -> Config:
@@ -138,7 +116,7 @@ def _fits(known: Config, inputs: Config) -> bool:
     if configs.keys() != inputs["configs"].keys() or known["budget"] != inputs["budget"]:
         return False
     recorded = {variant: {**config, **costly(config)} for variant, config in configs.items()}
-    return known.get("jobs", inputs["jobs"]) == inputs["jobs"] and all(
+    return all(
         recorded[variant][key] == config[key]
         for variant, config in inputs["configs"].items()
         for key in config.keys() & configs[variant].keys()
@@ -164,7 +142,7 @@ def _trained_for(draft: Run, length: Length) -> Config:
     return merge(override, nest(WARMUP, warmup * length.epochs / draft.epochs)) if warmup else override
 
 
-def _interval(budget: Budget, draft: Run, epochs: int) -> int | None:
+def _interval(draft: Run, epochs: int) -> int | None:
     """Return after how many epochs a run is validated, so that it is validated about as often as the draft.
 
     Few images make many short epochs: validated after each, a run would mostly validate, and `best` would be the best
@@ -172,6 +150,6 @@ def _interval(budget: Budget, draft: Run, epochs: int) -> int | None:
     """
     trainer = draft.config.get("trainer", {})
     every, planned = trainer.get(VALIDATION, 1), trainer.get("max_epochs")
-    if not budget.sets_validation or every is None or planned in (None, -1):
+    if every is None or planned in (None, -1):
         return None
     return max(1, round(every * epochs / planned))

@@ -11,7 +11,7 @@
                                       # with `title: effective rank`, figures and tables have that name
     claim:                            # null; a sentence of a paper that the study tests (`claim`)
     test: pooled                      # exact: no distributional assumption; paired: variants from the same weights
-    budget: {epochs: 35}              # the same for all: epochs, images, flops or minutes; null: as in the base
+    budget: {epochs: 35}              # the same for all: epochs, images or flops; null: as in the base
     may_differ: [model.init_args.backbone]
     tune:                             # null: one recipe for all
       key: model.init_args.optimizer.init_args.lr
@@ -31,9 +31,9 @@ The paths of `base` and of variants are relative to the study's file.
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import count, islice
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,10 @@ from vitlab.experiment.chain import Source
 from vitlab.studies.axes import Axis, parse_along, places_of
 from vitlab.studies.budget import Budget, parse_budget, refuse_unknown
 from vitlab.studies.claim import Claim, parse_claim
-from vitlab.studies.draws import BY_DEFAULT, parse_vary
+from vitlab.studies.draws import BY_DEFAULT, parse_seeds, parse_vary
+from vitlab.studies.file.space import Tuning, parse_tuning
 from vitlab.studies.format import as_yaml
-from vitlab.studies.search_space import Search, parse_search
 
-KEYS = (
-    *("name", "question", "base", "variants", "seeds", "until", "margin", "metric", "claim", "test"),
-    *("budget", "may_differ", "tune", "search", "vary", "target_accuracy", "along", "branch", "jobs"),
-)
-MODES = ("min", "max")
 REQUIRED = ("base", "variants", "seeds")
 VALIDATION = "check_val_every_n_epoch"
 LENGTH = ("max_epochs", "limit_train_batches", VALIDATION)  # keys of the trainer, set by a budget
@@ -65,21 +60,39 @@ COSTLESS = {
 }  # keys of a backbone
 LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up to 9 % false claims instead of 5
 LEAST_SEEDS = 3
-TUNING_SEEDS = 3
-TUNE_FROM = 1000  # the first seed of tuning runs
 # Folders next to those of the variants.
-RESERVED_SLUGS = ("before", "figures", "rehearsal", "robustness", "search", "transfer", "tuning", "wandb")
+RESERVED_SLUGS = ("before", "figures", "robustness", "search", "transfer", "tuning", "wandb")
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """A setting tuned on validation images, with the same values for every variant."""
-
-    key: str
-    values: list[Any]
-    seeds: list[int]  # of the tuning runs; those of the study within seeds
-    within_seeds: bool = False  # each seed of the study chooses its own value
-    seeds_given: bool = True  # in the file
+# By key, which values are valid, and what is expected of others; null always is.
+CHECKED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "question": (lambda value: isinstance(value, str), "a text, or null"),
+    "may_differ": (
+        lambda value: isinstance(value, list) and all(isinstance(key, str) for key in value),
+        "a list of keys, like [model.init_args.backbone]",
+    ),
+    "margin": (
+        lambda value: type(value) in (int, float) and 0 < value < math.inf,
+        "a number above 0, like 0.5 for half a point of accuracy, or null",
+    ),
+    "metric": (
+        lambda value: (
+            isinstance(value, dict)
+            and {"name", "mode"} <= set(value) <= {"name", "mode", "title"}
+            and value["mode"] in ("min", "max")
+        ),
+        "a metric of summary.json, whether higher is better, and an optional title for figures, "
+        "like {name: rank, mode: max, title: effective rank}, or null",
+    ),
+    "test": (TESTS.__contains__, f"one of {', '.join(TESTS)}"),
+    "target_accuracy": (
+        lambda value: type(value) is float and 0 < value < 1,
+        "a fraction between 0 and 1, like 0.9, or null",
+    ),
+    "branch": (lambda value: type(value) is bool, "true or false"),
+    "jobs": (lambda value: type(value) is int and value >= 1, "a whole number from 1, or null"),
+}
+KEYS = ("name", *REQUIRED, "until", "budget", "tune", "claim", "vary", "along", *CHECKED)
 
 
 @dataclass(frozen=True)
@@ -91,11 +104,10 @@ class Study:
     base: Path
     variants: dict[str, Config]  # by name: its changes to the base
     seeds: list[int]  # all that may be trained
-    budget: Budget | None
-    may_differ: list[str]
-    jobs: int | None
+    budget: Budget | None = None
+    may_differ: list[str] = field(default_factory=list)
+    jobs: int | None = None
     tuning: Tuning | None = None
-    search: Search | None = None
     target_accuracy: float | None = None
     looks: tuple[int, ...] = ()  # numbers of seeds after which results are looked at; empty: after all of them
     margin: float | None = None  # differences below it do not matter, as shown: in points of accuracy
@@ -150,7 +162,7 @@ class Study:
     @property
     def determined(self) -> bool:
         """Whether the file alone determines the runs: nothing is tuned, and the budget is in epochs."""
-        return self.tuning is None and self.search is None and not self.converts_budget
+        return self.tuning is None and not self.converts_budget
 
     @property
     def converts_budget(self) -> bool:
@@ -160,7 +172,7 @@ class Study:
     @property
     def tuned(self) -> list[str]:
         """The keys that are chosen on validation images before the comparison."""
-        return [*([self.tuning.key] if self.tuning else []), *(self.search.space if self.search else [])]
+        return list(self.tuning.space) if self.tuning else []
 
     @property
     def allowed(self) -> list[str]:
@@ -171,8 +183,7 @@ class Study:
     @property
     def in_proportion(self) -> list[str]:
         """The keys that the budget scales with the epochs of a variant: they may differ as far as those do."""
-        interval = [f"trainer.{VALIDATION}"] if self.budget is not None and self.budget.sets_validation else []
-        return [WARMUP, *interval] if self.converts_budget else []
+        return [WARMUP, f"trainer.{VALIDATION}"] if self.converts_budget else []
 
 
 def slug(name: str) -> str:
@@ -200,118 +211,117 @@ def read_study(path: Path) -> Study:
 
 
 def _parse(content: Config, path: Path, base: Path) -> Study:
-    def checked(key: str, valid: Callable[[Any], bool], expected: str) -> Any:
-        value = content.get(key)
-        if value is not None and not valid(value):
+    _refuse_wrong_keys(content)
+    given = {key: content[key] for key in CHECKED if content.get(key) is not None}
+    for key, value in given.items():
+        valid, expected = CHECKED[key]
+        if not valid(value):
             raise ValueError(f"{key}: {value!r}. Expected {expected}.")
-        return value
+    seeds, looks = _seeds_and_looks(content["seeds"], content.get("until"))
+    variants, budget = _variants(content["variants"], path.parent), parse_budget(content.get("budget"))
+    study = Study(
+        path=path,
+        name=str(content.get("name") or path.stem),
+        base=base,
+        variants=variants,
+        files={str(v): path.parent / each for v, each in content["variants"].items() if isinstance(each, str)},
+        seeds=seeds,
+        looks=looks,
+        budget=budget,
+        tuning=parse_tuning(content.get("tune"), seeds),
+        claim=parse_claim(content.get("claim"), variants, given.get("margin"), bool(looks)),
+        vary=parse_vary(content.get("vary")),
+        along=parse_along(content.get("along"), path.parent, budget),
+        **given,
+    )
+    for contradiction in _contradictions(study):
+        raise ValueError(contradiction)
+    return study
 
+
+def _refuse_wrong_keys(content: Config) -> None:
     if {"model", "data"} & content.keys() and "variants" not in content:
         raise ValueError("this is an experiment, not a study: it has no variants. Train it with `fit`.")
     refuse_unknown(content, KEYS, "key")
     for key in REQUIRED:
         if content.get(key) in (None, {}, []):
             raise ValueError(f"the study has no `{key}`. It needs {', '.join(REQUIRED)}.")
-    name = str(content.get("name") or path.stem)
-    if not slug(name):
-        raise ValueError(f"name: {name!r} cannot name a folder. Use letters or digits.")
-    keys = checked(
-        "may_differ",
-        lambda value: isinstance(value, list) and all(isinstance(key, str) for key in value),
-        "a list of keys, like [model.init_args.backbone]",
-    )
-    seeds, looks = _seeds_and_looks(content["seeds"], content.get("until"))
-    test = checked("test", TESTS.__contains__, f"one of {', '.join(TESTS)}") or "pooled"
-    if test == "exact":
-        _refuse_too_few(len(content["variants"]), len(seeds), bool(looks))
-    variants = _variants(content["variants"], path.parent)
-    if test == "paired" and looks and len(variants) > 2:
-        raise ValueError(
+    if content.get("along") is not None and content.get("claim") is not None:
+        raise ValueError("claim: a study with `along` is many studies. Remove one of the two.")
+
+
+def _contradictions(study: Study) -> Iterator[str]:
+    """Yield which settings contradict each other, with value, place and remedy."""
+    yield from _contradictions_of_the_test(study)
+    yield from _contradictions_of_tuning(study)
+    yield from _contradictions_of_axes(study)
+    yield from _contradictions_of_folders(study)
+
+
+def _contradictions_of_the_test(study: Study) -> Iterator[str]:
+    variants, seeds = len(study.variants), len(study.seeds)
+    if study.test == "paired" and study.looks and variants > 2:
+        yield (
             "test: paired compares the same seeds, but of three variants or more one leaves the race before the others."
             "\nGive `seeds` as a list without `until`."
         )
-    margin = checked(
-        "margin",
-        lambda value: type(value) in (int, float) and 0 < value < math.inf,
-        "a number above 0, like 0.5 for half a point of accuracy, or null",
-    )
-    budget = parse_budget(content.get("budget"))
-    if content.get("tune") is not None and content.get("search") is not None:
-        raise ValueError("tune and search both choose settings before the comparison. Remove one of the two.")
-    along = parse_along(content.get("along"), path.parent, budget)
-    if along and content.get("claim") is not None:
-        raise ValueError("claim: a study with `along` is many studies. Remove one of the two.")
-    if along and looks:
-        raise ValueError("along: the places of an axis have the same seeds. Give `seeds` as a list without `until`.")
-    if test == "exact" and any(axis.numeric for axis in along):
-        raise ValueError(
+    if study.test != "exact":
+        return
+    if study.looks:
+        yield "test: exact is for a fixed list of seeds. Give a list without `until`, or `test: pooled`."
+    # With n seeds each, p is at least 2 of C(2n, n) regroupings.
+    pairs = math.comb(variants, 2)
+    needed = next(n for n in range(2, 100) if 2 / math.comb(2 * n, n) * pairs < LEVEL)
+    if seeds < needed:
+        yield (
+            f"test: exact settles nothing with {seeds} seeds: for {variants} variants it takes {needed}, since p is at "
+            f"least 2 of {math.comb(2 * seeds, seeds):,} regroupings. Add seeds, or use `test: pooled`."
+        )
+    if any(axis.numeric for axis in study.along):
+        yield (
             "test: exact has no crossings along an axis of numbers, and settles little at many places. "
             "Use test: pooled, or give the places names."
         )
-    study = Study(
-        path=path,
-        name=name,
-        base=base,
-        variants=variants,
-        seeds=seeds,
-        budget=budget,
-        may_differ=keys or [],
-        jobs=checked("jobs", lambda jobs: type(jobs) is int and jobs >= 1, "a whole number from 1, or null"),
-        tuning=_tuning(content.get("tune"), seeds),
-        search=parse_search(content.get("search"), seeds),
-        looks=looks,
-        margin=margin,
-        metric=checked(
-            "metric",
-            lambda value: (
-                isinstance(value, dict)
-                and {"name", "mode"} <= set(value) <= {"name", "mode", "title"}
-                and value["mode"] in MODES
-            ),
-            "a metric of summary.json, whether higher is better, and an optional title for figures, "
-            "like {name: rank, mode: max, title: effective rank}, or null",
-        ),
-        claim=parse_claim(content.get("claim"), variants, margin, bool(looks)),
-        test=test,
-        vary=parse_vary(content.get("vary")),
-        target_accuracy=checked(
-            "target_accuracy",
-            lambda value: type(value) is float and 0 < value < 1,
-            "a fraction between 0 and 1, like 0.9, or null",
-        ),
-        along=along,
-        files={str(v): path.parent / each for v, each in content["variants"].items() if isinstance(each, str)},
-        question=checked("question", lambda value: isinstance(value, str), "a text, or null") or "",
-        branch=checked("branch", lambda value: type(value) is bool, "true or false") or False,
-    )
-    _refuse_other_runs(study)
-    if along:
-        _refuse_shared_folders(study)
-    return study
 
 
-def _refuse_other_runs(study: Study) -> None:
-    """Refuse settings with which the runs would differ from the study's description."""
-    budgets = [point.budget for point in study.points]
+def _contradictions_of_tuning(study: Study) -> Iterator[str]:
+    budgets = {point.budget.kind for point in study.points if point.budget}
     larger = [key for key in study.tuned if key in IMAGES_A_STEP]
-    if larger and any(budget and budget.kind != "epochs" for budget in budgets):
-        raise ValueError(
-            f"tune or search: {', '.join(larger)} changes how many images a step takes, and the budget is a number of "
+    if larger and budgets - {"epochs"}:
+        yield (
+            f"tune: {', '.join(larger)} changes how many images a step takes, and the budget is a number of "
             "steps by then. Give a budget in epochs."
         )
     dearer = [key for key in study.tuned if _changes_cost(key)]
-    if dearer and any(budget and budget.kind in ("flops", "minutes") for budget in budgets):
-        raise ValueError(
-            f"tune or search: {', '.join(dearer)} changes what an image costs, which the budget measures before the "
+    if dearer and "flops" in budgets:
+        yield (
+            f"tune: {', '.join(dearer)} changes what an image costs, which the budget measures before the "
             "tuning. Give a budget in epochs or images."
         )
-    if not study.branch:
-        return
-    if study.tuned:
-        raise ValueError("branch: shorter runs continue the longest, and tuning could give them other settings.")
+    if study.tuned and study.branch:
+        yield "branch: shorter runs continue the longest, and tuning could give them other settings."
+
+
+def _contradictions_of_axes(study: Study) -> Iterator[str]:
+    if study.along and study.looks:
+        yield "along: the places of an axis have the same seeds. Give `seeds` as a list without `until`."
     places = study.along[0].places if len(study.along) == 1 else ()
-    if not places or not all(place.budget and place.budget.kind == "epochs" for place in places):
-        raise ValueError("branch: only runs along an axis of epochs branch off each other. Give along: {epochs: […]}.")
+    if study.branch and (not places or not all(place.budget and place.budget.kind == "epochs" for place in places)):
+        yield "branch: only runs along an axis of epochs branch off each other. Give along: {epochs: […]}."
+
+
+def _contradictions_of_folders(study: Study) -> Iterator[str]:
+    if not slug(study.name):
+        yield f"name: {study.name!r} cannot name a folder. Use letters or digits."
+    names = [slug(each.name) for each in study.tuning.candidates(study.tuning.chosen_for[0])] if study.tuning else []
+    if twice := [name for name in names if names.count(name) > 1]:
+        yield f"tune: space: two candidates would share the folder {twice[0]}/. Remove one of equal values."
+    named: dict[Path, str] = {}
+    for point, variant in product(study.points if study.along else [], ("", *study.variants)):
+        name, folder = f"{variant} {point.place}".strip(), point.folder(Path(), variant)
+        if folder in named:
+            yield f"along: {named[folder]!r} and {name!r} would share the folder {folder.name}/."
+        named[folder] = name
 
 
 def _changes_cost(key: str) -> bool:
@@ -320,17 +330,6 @@ def _changes_cost(key: str) -> bool:
     if parts[-1] in COSTLESS:
         return False
     return not COSTLY.isdisjoint(parts) or parts[-1].startswith("decoder_")
-
-
-def _refuse_shared_folders(study: Study) -> None:
-    """Refuse axes whose places and variants differ by no letter or digit."""
-    named: dict[Path, str] = {}
-    for point in study.points:
-        for variant in ("", *study.variants):
-            name, folder = f"{variant} {point.place}".strip(), point.folder(Path(), variant)
-            if folder in named:
-                raise ValueError(f"along: {named[folder]!r} and {name!r} would share the folder {folder.name}/.")
-            named[folder] = name
 
 
 def _variants(value: Any, folder: Path) -> dict[str, Config]:
@@ -357,21 +356,12 @@ def _variants(value: Any, folder: Path) -> dict[str, Config]:
     return variants
 
 
-def _seeds(value: Any) -> list[int]:
-    if not isinstance(value, list) or not all(type(seed) is int and seed >= 0 for seed in value):
-        raise ValueError(f"seeds: {value!r}. Expected a list of whole numbers from 0, like [1, 2, 3].")
-    twice = sorted({seed for seed in value if value.count(seed) > 1})
-    if twice:
-        raise ValueError(f"seeds: {value} contains {twice[0]} twice; equal seeds give equal runs. Remove one.")
-    return value
-
-
 def _seeds_and_looks(value: Any, until: Any) -> tuple[list[int], tuple[int, ...]]:
     """Parse the seeds, and the numbers of them after which results are looked at; none for a fixed list."""
     if until not in (None, "settled"):
         raise ValueError(f"until: {until!r}. Expected `settled`, or leave it out.")
     if not isinstance(value, dict):
-        seeds = _seeds(value)
+        seeds = parse_seeds(value)
         first = LOOK_FROM if until else len(seeds)
         if first > len(seeds):
             raise ValueError(f"until: settled looks from {LOOK_FROM} seeds on; `seeds` has {len(seeds)}. List more.")
@@ -385,40 +375,3 @@ def _seeds_and_looks(value: Any, until: Any) -> tuple[list[int], tuple[int, ...]
         )
     looks = range(first, last + 1, step)
     return list(range(1, looks[-1] + 1)), tuple(looks)
-
-
-def _refuse_too_few(variants: int, seeds: int, growing: bool) -> None:
-    """Refuse an exact test that can settle nothing: with n seeds each, p is at least 2 of C(2n, n) regroupings."""
-    if growing:
-        raise ValueError("test: exact is for a fixed list of seeds. Give a list without `until`, or `test: pooled`.")
-    pairs = math.comb(variants, 2)
-    needed = next(n for n in range(2, 100) if 2 / math.comb(2 * n, n) * pairs < LEVEL)
-    if seeds < needed:
-        raise ValueError(
-            f"test: exact settles nothing with {seeds} seeds: for {variants} variants it takes {needed}, since p is at "
-            f"least 2 of {math.comb(2 * seeds, seeds):,} regroupings. Add seeds, or use `test: pooled`."
-        )
-
-
-def _tuning(value: Any, seeds: list[int]) -> Tuning | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise ValueError(f"tune: {value!r}. Expected a mapping with `key` and `values`.")
-    refuse_unknown(value, ("key", "values", "seeds", "within"), "key of `tune`")
-    key, values = value.get("key"), value.get("values")
-    if not isinstance(key, str) or not isinstance(values, list) or len(values) < 2:
-        raise ValueError(f"tune: expected a `key` and two `values` or more, got {key!r} and {values!r}.")
-    if len({slug(str(value)) for value in values}) < len(values):
-        raise ValueError(f"tune: values: {values} contains duplicates. Remove them.")
-    within, own = value.get("within"), value.get("seeds")
-    if within not in (None, "seed"):
-        raise ValueError(f"tune: within: {within!r}. Expected `seed`, or leave it out.")
-    if within and own is not None:
-        raise ValueError(f"tune: seeds: {own}, but `within: seed` tunes with the study's seeds. Remove one of the two.")
-    unused = islice((seed for seed in count(TUNE_FROM) if seed not in seeds), TUNING_SEEDS)
-    try:
-        tuning_seeds = _seeds(own) if own is not None else seeds if within else list(unused)
-        return Tuning(key, values, tuning_seeds, within == "seed", own is not None)
-    except ValueError as error:
-        raise ValueError(f"tune: {error}") from None

@@ -26,7 +26,7 @@ from referee.formats import counted
 from vitlab.atomic_files import write_text
 from vitlab.config import ABSENT, Config, conflicts
 from vitlab.runs.directory import CONFIG, METRICS, SUMMARY, RunDirectory
-from vitlab.signals import PAUSED, signals_as_exit, signals_later
+from vitlab.signals import signals_as_exit, signals_later
 from vitlab.studies.execution.progress import Active, Display, Progress, read_progress, seconds_left
 from vitlab.studies.format import as_yaml, clock
 from vitlab.studies.grid import Run, without_run
@@ -265,8 +265,6 @@ def _start(run: Run, program: Sequence[str], environment: dict[str, str], overwr
 
 
 def _outcome(run: Run, code: int) -> Outcome:
-    if code == PAUSED:
-        return Outcome(run, None)
     if code != 0:
         how = f"exit status {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
         return Outcome(run, ": ".join([how, *last_lines(run.log_path, 1)]))

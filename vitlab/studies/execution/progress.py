@@ -83,8 +83,8 @@ def seconds_left(ended: Sequence[Active], active: Sequence[Active], waiting: Seq
     def epoch(run: Run) -> float:
         return speed.get(run.folder, typical * images(run))
 
-    remaining = [(_epochs(item.run) - item.progress.epochs) * epoch(item.run) for item in active]
-    queued = sum(_epochs(run) * epoch(run) for run in waiting)
+    remaining = [(item.run.epochs - item.progress.epochs) * epoch(item.run) for item in active]
+    queued = sum(run.epochs * epoch(run) for run in waiting)
     return max(max(remaining, default=0.0), (sum(remaining) + queued) / jobs)
 
 
@@ -92,12 +92,6 @@ def _images(run: Run) -> int | None:
     """Return the images of an epoch where a study sets their number."""
     number: int | None = run.config.get("data", {}).get("init_args", {}).get("train_images")
     return number
-
-
-def _epochs(run: Run) -> int:
-    """Return after how many epochs a run ends, or pauses."""
-    paused = run.config.get("run", {}).get("checkpoint", {}).get("pause_after")
-    return min(paused or run.epochs, run.epochs)
 
 
 class Display:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import yaml
 
 from vitlab.atomic_files import read_json
-from vitlab.signals import PAUSED
 from vitlab.studies.execution.local import (
     Outcome,
     cut_short,
@@ -53,9 +52,7 @@ def slurm(study: str, folder: Path, settings: Sequence[str]) -> "Executor":
     try:
         from submitit import SlurmExecutor
     except ImportError:
-        raise ValueError(
-            "--slurm needs submitit: pip install 'vitlab[slurm]'. Without it, --emit slurm writes the array as a file."
-        ) from None
+        raise ValueError("--slurm needs submitit: pip install 'vitlab[slurm]'.") from None
     for tool in ("sbatch", "srun", "squeue"):
         if shutil.which(tool) is None:
             raise ValueError(f"--slurm: {tool} not found. Start the study on a machine that submits SLURM jobs.")
@@ -142,7 +139,5 @@ def _outcome(run: Run, job: "Job[int]") -> Outcome:
         return Outcome(run, cut_short(run))
     how = f"job {job.job_id} wrote no result"
     with contextlib.suppress(Exception):  # submitit raises what went wrong in the job
-        if (status := job.result()) == PAUSED:
-            return Outcome(run, None)
-        how = f"exit status {status}"
+        how = f"exit status {job.result()}"
     return Outcome(run, ": ".join([how, *last_lines(run.log_path, 1)]))

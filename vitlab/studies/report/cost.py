@@ -16,7 +16,7 @@ from vitlab.studies.run_results import VariantResult
 
 COSTLIER = 1.5  # times the cost of a variant that it beats, from which a winner's cost stands beside the headline
 TIME = "training time"
-BUDGETS = {"epochs": "epochs", "images": "images seen", "flops": "FLOPs", "minutes": "minutes"}
+BUDGETS = {"epochs": "epochs", "images": "images seen", "flops": "FLOPs"}
 SLOWER = 0.2  # of the measured images/s, above which another speed of the runs is remarked on
 
 
@@ -115,14 +115,12 @@ def flops_of(result: VariantResult, cost: Cost | None) -> float | None:
 
 
 def share_of_budget(result: VariantResult, results: StudyResults) -> float | None:
-    """Return what the runs of a variant spent over what they were to spend; None unless that was measured."""
+    """Return the FLOPs that the runs of a variant spent over those that they were to spend; None for other budgets."""
     budget = results.study.budget
-    if budget is None or not budget.measured:
+    if budget is None or budget.kind != "flops":
         return None
-    spent: float | None = result.mean("seconds") - result.mean("seconds_before")  # the budget is that of the run alone
-    if budget.kind != "minutes":
-        spent = flops_of(result, results.costs.get(result.variant))
-    return None if spent is None else spent / budget.total
+    spent = flops_of(result, results.costs.get(result.variant))
+    return None if spent is None else spent / budget.amount
 
 
 def cost_section(results: StudyResults, drawings: Mapping[str, Drawing]) -> list[Part]:

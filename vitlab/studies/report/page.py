@@ -19,9 +19,8 @@ from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.heat import heat_chart
 from vitlab.studies.report.remarks import objections, remarks_above
 from vitlab.studies.report.robustness import Robustness, read_robustness
-from vitlab.studies.report.search import budgets, search_chart
 from vitlab.studies.report.sections import sections_of
-from vitlab.studies.report.tuning import as_tuned
+from vitlab.studies.report.tuning import as_tuned, leads_by_trials, tuning_chart
 from vitlab.studies.report.verdict import conclusion, outlooks, verdict
 from vitlab.studies.report.verdict_file import write_verdict
 from vitlab.studies.results import StudyResults
@@ -57,7 +56,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
             *costlier(results),
             *_summary(results),
             *as_tuned(results),
-            *budgets(results),
+            *leads_by_trials(results),
             *_looks(results),
             *outlooks(results),
         ],
@@ -77,8 +76,7 @@ def _drawings(
         charts.append(robustness.chart(list(results.study.variants)))
     if results.study.claim is not None:
         charts.append(chart_of(results.study.claim))
-    if results.searched:
-        charts.append(search_chart(results))
+    charts.append(tuning_chart(results))
     if results.metric.one_class and (results.watch is None or results.watch.stop is not None):  # else it is not over
         charts.append(heat_chart(results, images))
     return {chart.name: drawing.draw(chart, results, folder) for chart in charts if chart is not None}
@@ -99,7 +97,7 @@ def _summary(results: StudyResults) -> list[str]:
         return []
     study, metric = results.study, results.metric
     epochs = sorted({result.run.epochs for result in results.finished})
-    spent = f" ({study.budget} each)" if study.budget and study.budget.measured else ""
+    spent = f" ({study.budget} each)" if study.budget and study.budget.kind == "flops" else ""
     validation = " (the validation images)" if results.tested_on_validation else ""
     classes = f" of {len(results.class_names)} classes" if metric.one_class else ""
     if metric.is_accuracy:

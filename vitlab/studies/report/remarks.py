@@ -228,7 +228,8 @@ def _off_plan(results: StudyResults) -> list[str]:
                 "ended its runs early."
             )
     seen = {result.variant: [run.images_seen for run in result.runs] for result in results.ranking}
-    groups = [[n for images in seen.values() for n in images]] if not (budget and budget.measured) else seen.values()
+    unequal = budget is not None and budget.kind == "flops"
+    groups = seen.values() if unequal else [[n for images in seen.values() for n in images]]
     if any(max(group) > (1 + DIFFERENT) * min(group) for group in groups):
         each = "; ".join(f"{variant} {_range(images)}" for variant, images in seen.items())
         lines.append(f"The runs did not see equally many training images: {each}.")

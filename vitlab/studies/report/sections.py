@@ -36,7 +36,6 @@ from vitlab.studies.report.gallery import gallery, shown_seed
 from vitlab.studies.report.heat import CAPTION
 from vitlab.studies.report.remarks import remarks_below
 from vitlab.studies.report.robustness import Robustness, robustness_section
-from vitlab.studies.report.search import search_section
 from vitlab.studies.report.tuning import tuning_section
 from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import VariantResult
@@ -63,8 +62,7 @@ def sections_of(
             Section("Claim", _claim(results, drawings)),
             Section("Ranking", _ranking(results, drawings)),
             Section("Differences", differences_section(results, drawings["differences"])),
-            Section("Tuning", tuning_section(results)),
-            Section("Search", search_section(results, drawings.get("search"))),
+            Section("Tuning", tuning_section(results, drawings.get("tuning"))),
             Section("Learning", _learning(results, drawings)),
             Section("Cost", cost_section(results, drawings)),
             Section("Calibration", [Figure(drawings["calibration"], CALIBRATION)] if one_class else []),

@@ -1,4 +1,4 @@
-"""The best of k trials of a search, as a curve over k, and when one variant's is better than another's.
+"""The best of k random trials, as a curve over k, and when one variant's is better than another's.
 
 The n trials of a variant are draws from its search space, with validation scores y₁ ≤ … ≤ y_n. With k trials one gets
 the largest of k such draws.
@@ -21,6 +21,7 @@ import numpy as np
 from referee.statistics.comparison import LEVEL
 from scipy import optimize, special, stats
 
+Scores = Sequence[float] | np.ndarray
 EXCHANGES = 4_000  # drawn for a permutation test
 
 
@@ -30,7 +31,7 @@ class Curve(NamedTuple):
     mean: np.ndarray
     low: np.ndarray  # of the median
     high: np.ndarray
-    test: np.ndarray | None  # mean score, on the test images, of the trial that validation chooses
+    test: np.ndarray  # mean score, on the test images, of the trial that validation chooses
 
 
 def weights(n: int) -> np.ndarray:
@@ -39,9 +40,7 @@ def weights(n: int) -> np.ndarray:
     return np.array([special.comb(i - 1, k - 1) / math.comb(n, k) for k in range(1, n + 1)])
 
 
-def tuning_curve(
-    validation: Sequence[float], test: Sequence[float] | None = None, worst: float = 0.0, best: float = 1.0
-) -> Curve:
+def tuning_curve(validation: Scores, test: Scores, worst: float = 0.0, best: float = 1.0) -> Curve:
     """Return the curve of a variant.
 
     Args:
@@ -60,7 +59,7 @@ def tuning_curve(
     steps = np.concatenate([[worst], scores, [best]])
     lower = steps[np.searchsorted(high, q)]
     upper = steps[np.searchsorted(low, q) + 1]
-    return Curve(w @ scores, lower, upper, None if test is None else w @ np.asarray(test, dtype=float)[order])
+    return Curve(w @ scores, lower, upper, w @ np.asarray(test, dtype=float)[order])
 
 
 @cache
@@ -98,23 +97,18 @@ class Lead(NamedTuple):
     p: np.ndarray  # (n,), adjusted for all numbers of trials
 
 
-def lead(a: Sequence[float], b: Sequence[float], paired: bool = True, seed: int = 0) -> Lead:
+def lead(a: Scores, b: Scores, seed: int = 0) -> Lead:
     """Compare two variants' curves.
 
     Args:
-        a: Scores of the trials, higher being better; with `b` in the order of the shared settings.
-        b: As many.
-        paired: Whether the trials are of the same settings.
+        a: Scores of the trials, higher being better.
+        b: As many, of the same settings.
     """
     x, y, n = np.asarray(a, dtype=float), np.asarray(b, dtype=float), len(a)
     w, rng = weights(n), np.random.default_rng(seed)
     own = w @ np.sort(x) - w @ np.sort(y)
-    if paired:
-        exchanged = rng.random((EXCHANGES, n)) < 0.5
-        first, second = np.where(exchanged, y, x), np.where(exchanged, x, y)
-    else:
-        both = rng.permuted(np.tile(np.concatenate([x, y]), (EXCHANGES, 1)), axis=1)
-        first, second = both[:, :n], both[:, n:]
+    exchanged = rng.random((EXCHANGES, n)) < 0.5
+    first, second = np.where(exchanged, y, x), np.where(exchanged, x, y)
     drawn = (np.sort(first, axis=1) - np.sort(second, axis=1)) @ w.T  # (EXCHANGES, n)
     spread = drawn.std(axis=0)
     spread[spread == 0] = 1.0
@@ -123,7 +117,7 @@ def lead(a: Sequence[float], b: Sequence[float], paired: bool = True, seed: int 
     return Lead(own, p)
 
 
-def sensitivity(scores: Sequence[float], within: float) -> float:
+def sensitivity(scores: Scores, within: float) -> float:
     """Return the fraction of the search space whose score is within a difference of the best trial's."""
     values = np.asarray(scores, dtype=float)
     return float((values >= values.max() - within).mean())

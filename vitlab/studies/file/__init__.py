@@ -1,0 +1,1 @@
+"""What the YAML of a study means. Nothing here knows a run."""

@@ -1,0 +1,218 @@
+"""The tuning runs of a study, and the settings that each variant takes from them."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vitlab.config import Config, merge, nest
+from vitlab.runs.directory import METRICS, RunDirectory
+from vitlab.studies.baselines import Images
+from vitlab.studies.execution.local import Train
+from vitlab.studies.execution.progress import read_progress
+from vitlab.studies.file.space import Candidate, Tuning
+from vitlab.studies.format import as_yaml
+from vitlab.studies.grid import Run, complete, with_seed
+from vitlab.studies.metric import TOP1, Metric
+from vitlab.studies.statistics.near_ties import choose, error_of_difference
+from vitlab.studies.study import Study, slug
+
+Cell = tuple[str, int | None]
+"""A variant, and the seed of the study whose run has the chosen settings; None: all of them."""
+
+
+class Trial(NamedTuple):
+    """Settings that a variant tried."""
+
+    settings: dict[str, Any]  # by key
+    score: float | None  # the metric on the validation images, mean over the tuning seeds; None if a run failed
+    test: float | None = None  # of a random trial, on the test images
+
+    @property
+    def text(self) -> str:
+        """The value of a single setting, or the names and values of several."""
+        if len(self.settings) == 1:
+            return as_yaml(*self.settings.values())
+        return ", ".join(f"{key.rpartition('.')[2]} {as_yaml(value)}" for key, value in self.settings.items())
+
+
+class Choice(NamedTuple):
+    """The result of tuning a variant, or within seeds of a variant with one seed."""
+
+    variant: str
+    trials: list[Trial]
+    metric: Metric = TOP1
+    taken: int | None = None  # index of the trial whose settings the variant is trained with; None: the best
+    error: float = 0.0  # standard error of the difference of two trials
+    seeds: Sequence[int] = ()  # of the tuning runs
+    seed: int | None = None  # of the study, whose run has these settings; None: all of them
+
+    @property
+    def best(self) -> Trial:
+        """The trial with the best score, the first one of equal ones."""
+        finished = [trial for trial in self.trials if trial.score is not None]
+        return max(finished or self.trials, key=lambda trial: self.metric.sign * (trial.score or 0.0))
+
+    @property
+    def chosen(self) -> Trial:
+        """The trial whose settings the variant is trained with."""
+        return self.best if self.taken is None else self.trials[self.taken]
+
+    @property
+    def ties(self) -> list[Trial]:
+        """The trials within a standard error of the best one, itself included."""
+        best = self.best.score
+        if best is None:
+            return [self.best]
+        return [t for t in self.trials if t.score is not None and abs(best - t.score) <= self.error]
+
+    @property
+    def at_the_edge(self) -> bool:
+        """Whether the single best trial of a grid has an outermost value, so that a better one may lie beyond it."""
+        alone = [trial.score for trial in self.trials].count(self.best.score) == 1
+        ends = (self.trials[0].settings, self.trials[-1].settings)
+        return alone and any(value in (end[key] for end in ends) for key, value in self.best.settings.items())
+
+
+def refuse_unfit_images(study: Study, metric: Metric, images: Images) -> None:
+    """Raise ValueError for labels without the metric, or for tuning on test images."""
+    labels = images.labels("test")
+    if metric.one_class and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+        raise ValueError(
+            f"{study.path}: the labels are {labels.dtype} of shape {labels.shape}; the objective's task ranks by "
+            f"{'top-1 accuracy' if metric.is_accuracy else metric.name}, which needs one class per image."
+        )
+    if study.tuning and set(images.image_names("val")) & set(images.image_names("test")):
+        raise ValueError(
+            f"{study.path}: tune: the validation images of this data set are also its test images.\n"
+            "Tuning on them would bias the result. Hold out other images, e.g. with data.init_args.test_fraction."
+        )
+
+
+def tuned_later(study: Study) -> bool:
+    """Whether each look tunes the seeds that it adds, so that no seed is tuned in vain."""
+    return study.tuning is not None and study.tuning.within_seeds and bool(study.looks)
+
+
+def folder_of(study: Study, root: Path) -> Path:
+    """Return the folder of the tuning runs."""
+    return study.folder(root) / ("search" if study.tuning and study.tuning.trials else "tuning")
+
+
+def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict[Cell, list[list[Run]]]:
+    """Return the tuning runs for each choice, by candidate and seed.
+
+    Those of a grid use no test images. The tests of random trials are for the tuning curve; nothing is chosen by them.
+    """
+    tuning = study.tuning
+    if tuning is None:
+        return {}
+    completed: dict[tuple[str, str], Run] = {}
+
+    def run_of(variant: str, candidate: Candidate) -> Run:
+        folder = folder_of(study, root) / slug(variant) / slug(candidate.name)
+        own: Config = {"run": {"root": str(folder.parent), "name": folder.name, "test": tuning.trials is not None}}
+        listed = {key: value for key, value in candidate.settings.items() if isinstance(tuning.space[key], list)}
+        if (known := (variant, as_yaml(listed))) not in completed:  # numbers of a range need no check of their own
+            completed[known] = complete(
+                study, variant, root, merge(decided.get(variant, {}), nested(candidate.settings))
+            )
+        config = merge(completed[known].config, merge(nested(candidate.settings, listed), own))
+        return replace(completed[known], variant=f"{variant} with {folder.name}", config=config, folder=folder)
+
+    return {
+        (variant, seed): [
+            [with_seed(study, run, own) for own in candidate.seeds]
+            for candidate in tuning.candidates(seed)
+            for run in [run_of(variant, candidate)]
+        ]
+        for seed in tuning.chosen_for
+        for variant in study.variants
+    }
+
+
+def nested(settings: Mapping[str, Any], without: Collection[str] = ()) -> Config:
+    """Return settings by dotted key as an override."""
+    return reduce(merge, (nest(key, value) for key, value in settings.items() if key not in without), {})
+
+
+def tune(
+    study: Study,
+    root: Path,
+    decided: Mapping[str, Config],
+    train: Train,
+    images: Images,
+    cells: Collection[tuple[str, int]] | None = None,
+) -> tuple[list[Choice], dict[tuple[str, int], Config]]:
+    """Train all trials; return the choices, and by variant and seed of the study the override of its settings.
+
+    Args:
+        decided: By variant, overrides from the budget.
+        cells: Within seeds, the variants and seeds whose tuning runs are trained; None: all. Whatever was trained
+            before is chosen from too.
+
+    Raises:
+        ValueError: no tuning run of a variant finished.
+    """
+    tuning = study.tuning
+    if tuning is None:
+        return [], {}
+    runs = plan_tuning(study, root, decided)
+    asked: Collection[Cell] = runs if cells is None or not tuning.within_seeds else cells
+    if asked:
+        train([run for cell in asked for candidate in runs[cell] for run in candidate])
+    size = len(images.labels("val"))
+    choices = [choice for seed in tuning.chosen_for for choice in _choices(study, tuning, runs, seed, size)]
+    chosen = {(choice.variant, choice.seed): nested(choice.chosen.settings) for choice in choices}
+    for variant, seed in asked:
+        if (variant, seed) not in chosen:
+            of, scored = "" if seed is None else f" with seed {seed}", next(iter(runs.values()))[0][0].metric.validation
+            raise ValueError(
+                f"{study.path}: tune: no tuning run of {variant} finished{of} and has a {scored}; see its logs."
+            )
+    return choices, {
+        (variant, own): override
+        for (variant, seed), override in chosen.items()
+        for own in (study.seeds if seed is None else [seed])
+    }
+
+
+def _choices(
+    study: Study, tuning: Tuning, runs: Mapping[Cell, list[list[Run]]], seed: int | None, images: int
+) -> Iterable[Choice]:
+    """Choose for a seed of the study, or for all, for the variants of which a tuning run is finished."""
+    tried, candidates = [runs[variant, seed] for variant in study.variants], tuning.candidates(seed)
+    metric = tried[0][0][0].metric
+    scores = np.array([[list(map(_score, each)) for each in own] for own in tried], dtype=float)  # (K, M, T)
+    means = scores.mean(axis=2)  # nan where a run failed
+    known = np.flatnonzero(np.isfinite(means).any(axis=1)).tolist()
+    taken, error = dict.fromkeys(known), 0.0  # of random trials, each variant's own best
+    if not tuning.trials and known:
+        error = error_of_difference(scores[known], images if metric.is_accuracy else None)
+        taken = dict(zip(known, choose(metric.sign * means[known], error), strict=True))
+    for index, best in taken.items():
+        trials = [
+            Trial(candidate.settings, _finite(mean), _test(own[0]))
+            for candidate, mean, own in zip(candidates, means[index], tried[index], strict=True)
+        ]
+        yield Choice(list(study.variants)[index], trials, metric, best, error, candidates[0].seeds, seed)
+
+
+def _score(run: Run) -> float | None:
+    """Return the validation score of a finished run that also has its test score where it is tested."""
+    if RunDirectory(run.directory).shortfalls or (run.config["run"]["test"] and _test(run) is None):
+        return None
+    return _finite(read_progress(run.directory / METRICS, run.metric).score)
+
+
+def _test(run: Run) -> float | None:
+    directory = RunDirectory(run.directory)
+    return None if directory.shortfalls else _finite(directory.metrics.get(run.metric.test))
+
+
+def _finite(score: float | None) -> float | None:
+    return float(score) if score is not None and math.isfinite(score) else None
