@@ -15,7 +15,7 @@ from jaxtyping import AbstractArray
 
 def check(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function, which then raises where an array lacks the annotated shape."""
-    hints = {name: with_fields(hint) for name, hint in function.__annotations__.items()}
+    hints = {name: shapes_of(hint) for name, hint in function.__annotations__.items()}
     function.__annotations__ = {name: hint for name, hint in hints.items() if has_shape(hint)}
     return beartype(function)
 
@@ -27,10 +27,18 @@ def has_shape(hint: Any) -> bool:
     return (isinstance(hint, type) and issubclass(hint, AbstractArray)) or any(map(has_shape, get_args(hint)))
 
 
-def with_fields(hint: Any) -> Any:
-    """Return the annotation so that the fields of a named tuple are checked together with the rest of the signature."""
-    if not (isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields")):
+def shapes_of(hint: Any) -> Any:
+    """Return what an annotation says of shapes; the fields of a named tuple count as parts of the signature."""
+    if get_origin(hint) is tuple:
+        parts = [part if part is Ellipsis or has_shape(part) else object for part in get_args(hint)]
+        return tuple[tuple(parts)]  # type: ignore[misc]
+    if has_shape(hint):
         return hint
-    fields = {name: field for name, field in get_type_hints(hint).items() if has_shape(field)}
-    fits = Is[lambda value: all(is_bearable(getattr(value, name), field) for name, field in fields.items())]
-    return Annotated[hint, fits] if fields else hint
+    if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
+        fields = {name: field for name, field in get_type_hints(hint).items() if has_shape(field)}
+
+        def fit(value: Any) -> bool:
+            return all(is_bearable(getattr(value, name), field) for name, field in fields.items())
+
+        return Annotated[hint, Is[fit]] if fields else object
+    return object

@@ -122,7 +122,7 @@ def test_blocks_of_any_network_are_sharded(tmp_path: Path) -> None:
 
 
 def test_lightnings_older_sharding_is_refused() -> None:
-    with pytest.raises(ValueError, match="give fsdp2"):
+    with pytest.raises(ValueError, match="use fsdp2"):
         refuse_other_sharding(FSDPStrategy())
 
 
