@@ -112,10 +112,9 @@ def test_every_proposed_option_exists(capsys: pytest.CaptureFixture[str]) -> Non
     keys = {*options_of(ConfigurationReader(TINY, []).parser), "--print_config", "--help", "--key"}
     keys |= {f"--{key}" for config in (TINY, photos) for key in settable(config)}
     own: dict[str, set[str]] = {}
-    for words in (*([command] for command in COMMANDS)):
-        assert main([*words, "--help"]) == 0
-        found = set(re.findall(OPTION, capsys.readouterr().out))
-        own[words[0]] = own.get(words[0], set()) | found
+    for command in COMMANDS:
+        assert main([command, "--help"]) == 0
+        own[command] = set(re.findall(OPTION, capsys.readouterr().out))
     proposed = [(file, option) for file, text in sentences() for option in re.findall(OPTION, text)]
     assert len(proposed) > 80
     for file, option in proposed:
