@@ -152,7 +152,7 @@ def test_a_lead_is_that_of_the_variant_that_the_claim_calls_better() -> None:
     ((order, lead, interval, p, word),) = deciding(parsed("B > A"), study)
     assert (order, word) == ("B > A", CONTRADICTED)
     (pair,) = study.pairs
-    assert (pair.better.variant, float(lead.replace("−", "-"))) == ("A", pytest.approx(-100 * pair.lead, abs=0.1))
+    assert (pair.better.name, float(lead.replace("−", "-"))) == ("A", pytest.approx(-100 * pair.lead, abs=0.1))
     low, high = (float(end.replace("−", "-")) for end in interval.strip("[]").split(",\u00a0"))
     assert (low, high) == pytest.approx((-100 * pair.interval.high, -100 * pair.interval.low), abs=0.1)
     assert p.startswith("<") or float(p) < 0.05

@@ -111,7 +111,7 @@ def not_beaten(point: StudyResults, level: float) -> tuple[str, ...]:
     """Return the variants of several runs that no other is better than; none where they are not comparable."""
     if objections(point):
         return ()
-    worse = {pair.worse.variant for pair in point.pairs if _settled(pair, level)}
+    worse = {pair.worse.name for pair in point.pairs if _settled(pair, level)}
     tested = {result.variant for result in point.ranking if len(result.runs) > 1}
     return tuple(variant for variant in point.study.variants if variant in tested - worse)
 
@@ -128,7 +128,7 @@ def _with(runs: int, point: StudyResults) -> tuple[str, ...]:
 
 def _lead(point: StudyResults, best: str) -> float:
     """Return by how much a variant leads the next one that it was tested against."""
-    return min(pair.lead for pair in point.pairs if pair.better.variant == best and pair.difference is not None)
+    return min(pair.lead for pair in point.pairs if pair.better.name == best and pair.difference is not None)
 
 
 def _range(line: Line, first: int, last: int) -> str:
@@ -212,7 +212,7 @@ def untested(line: Line, a: str, b: str) -> list[str]:
 
 
 def _difference(point: StudyResults, a: str, b: str) -> Difference | None:
-    return next(pair.difference for pair in point.pairs if {pair.better.variant, pair.worse.variant} == {a, b})
+    return next(pair.difference for pair in point.pairs if {pair.better.name, pair.worse.name} == {a, b})
 
 
 def _error(point: StudyResults, variant: str) -> float | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 from referee.formats import NONE, SPACE, p_value
+from referee.report.differences import INTERVAL
 from referee.report.document import Heading, Note, Part, Row, Table
 from referee.report.drawing import Chart, Drawing, Layout
 from referee.statistics.intervals import Interval
@@ -13,7 +14,6 @@ from referee.statistics.intervals import Interval
 from vitlab.atomic_files import write_text
 from vitlab.studies.claim import Claim, Found
 from vitlab.studies.execution.local import allot
-from vitlab.studies.report.differences import INTERVAL
 from vitlab.studies.report.figures import draw_claim
 from vitlab.studies.report.remarks import objections
 from vitlab.studies.report.verdict import outlooks, verdict
@@ -29,19 +29,19 @@ def _found(results: StudyResults) -> list[Found]:
     found = []
     for pair in [] if objections(results) else results.pairs:
         equal = pair.difference is not None and pair.difference.is_within(results.margin or 0.0)
-        found.append(Found(pair.better.variant, pair.worse.variant, pair.settled, equal))
+        found.append(Found(pair.better.name, pair.worse.name, pair.settled, equal))
     return found
 
 
 def deciding(claim: Claim, results: StudyResults) -> list[list[str]]:
     """Return a row for each pair of the claim's order: the pair, its lead, the lead's interval and p, and the word."""
     metric, digits, rows = results.metric, results.digits, []
-    pairs = {frozenset((pair.better.variant, pair.worse.variant)): pair for pair in results.pairs}
+    pairs = {frozenset((pair.better.name, pair.worse.name)): pair for pair in results.pairs}
     for relation, word in zip(claim.relations, claim.words(_found(results)), strict=True):
         shown = [NONE, NONE, NONE]
         if pair := pairs.get(frozenset((relation.first, relation.second))):
             lead = pair.interval
-            if pair.better.variant != relation.first:
+            if pair.better.name != relation.first:
                 lead = Interval(-lead.mean, -lead.high, -lead.low)
             shown = [metric.text(lead.mean, digits), metric.bracket(lead, digits) or NONE, p_value(pair.p)]
         rows.append([f"{relation.first} {relation.sign} {relation.second}", *shown, word])

@@ -5,14 +5,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
+import referee.report.charts
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from referee.report.drawing import (
     DASHED,
     MUTED,
-    PX,
-    RULE,
     TIP,
     Chart,
     Layout,
@@ -37,52 +35,14 @@ MIN_IN_BIN = 5  # predictions: smaller confidence bins are too noisy to show
 
 def ranking(results: StudyResults, layout: Layout) -> Figure:
     """Draw each variant's runs, mean and interval, with the baselines."""
-    variants, metric, scale = results.ranking, results.metric, results.metric.scale
-
-    def text(score: float) -> str:
-        return f"{100 * score:.2f} %" if metric.is_accuracy else f"{score:.4g}"
-
-    figure = Figure(figsize=(layout.width * PX, (84 + 34 * len(variants)) * PX), layout="constrained")
-    axes = figure.subplots()
-    for row, result in enumerate(variants):
-        mean, low, high = (scale * value for value in result.score)
-        axes.plot([low, high], [row, row], color=style_of(result.index)["color"], linewidth=2.5, alpha=0.55)
-        for run in result.runs:
-            point(axes, result.index, scale * run.score, row, 5.5, f"{run.run}: {text(run.score)}", hollow=True)
-        point(axes, result.index, mean, row, 10, f"{result.variant}: {text(result.score.mean)} on average")
-    _draw_baselines(axes, results)
-    axes.set_yticks(range(len(variants)), [result.variant for result in variants])
-    axes.set_ylim(len(variants) - 0.4, -0.6)
-    axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(metric.axis("test"))
-    return figure
+    known = results.baselines
+    lines = {"k-NN": known.knn, "majority": known.majority} if known else {}
+    return referee.report.charts.ranking(results.verdict, layout, lines)
 
 
 def differences(results: StudyResults, layout: Layout) -> Figure:
-    """Draw the lead of each pair's first variant with the simultaneous interval, and zero, that of equal variants."""
-    pairs, metric = results.pairs, results.metric
-    figure = Figure(figsize=(layout.width * PX, (84 + 34 * len(pairs)) * PX), layout="constrained")
-    axes = figure.subplots()
-    axes.axvline(0, color=MUTED, linewidth=1.2, linestyle=DASHED)
-    if results.margin is not None:
-        axes.axvspan(-metric.scale * results.margin, metric.scale * results.margin, color=RULE, zorder=0)
-    for row, pair in enumerate(pairs):
-        lead, low, high = (metric.scale * value for value in pair.interval)
-        axes.plot([low, high], [row, row], color=style_of(pair.better.index)["color"], linewidth=2.5, alpha=0.55)
-        name = f"{pair.better.variant} – {pair.worse.variant}"
-        ends = "" if np.isnan(low) else f" ({low:.4g} to {high:.4g})"
-        tip = f"{name}: {lead:.4g}{' points' if metric.is_accuracy else ''}{ends}"
-        point(axes, pair.better.index, lead, row, 9, tip, hollow=not pair.settled)
-    space = "\n" if layout.columns == 1 else " "
-    axes.set_yticks(range(len(pairs)), [f"{p.better.variant} –{space}{p.worse.variant}" for p in pairs])
-    axes.set_ylim(len(pairs) - 0.4, -0.6)
-    axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("lead, points" if metric.is_accuracy else f"lead in test {metric.name}")
-    return figure
+    """Draw the lead of each pair's first variant."""
+    return referee.report.charts.differences(results.verdict, layout)
 
 
 def learning_curves(results: StudyResults, layout: Layout) -> Figure:
@@ -281,17 +241,3 @@ def pareto_front(costs: Sequence[float], scores: Sequence[float], more: bool) ->
         if not front or scores[i] > scores[front[-1]]:
             front.append(i)
     return front
-
-
-def _draw_baselines(axes: Axes, results: StudyResults) -> None:
-    """Draw the baselines that lie near enough not to squeeze the variants together."""
-    low, high = axes.get_xlim()
-    room = max(high - low, 1.0)
-    lines = results.baselines
-    for name, value in (("k-NN", 100 * lines.knn), ("majority", 100 * lines.majority)) if lines else ():
-        if low - room < value < high + room:
-            axes.axvline(value, color=MUTED, linewidth=1.2, linestyle=DASHED)
-            axes.annotate(
-                name, (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
-                ha="center", fontsize=11, color=MUTED,
-            )  # fmt: skip

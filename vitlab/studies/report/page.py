@@ -7,6 +7,7 @@ from pathlib import Path
 from referee.formats import SPACE, counted
 from referee.report import drawing
 from referee.report.document import Code, Details, Document, Figure, Part, Section, Text, render
+from referee.sentences import conclusion
 
 from vitlab.atomic_files import write_text
 from vitlab.evaluation.spreadsheet import as_csv
@@ -23,7 +24,7 @@ from vitlab.studies.report.robustness import read_robustness
 from vitlab.studies.report.search import budgets, search_chart
 from vitlab.studies.report.sections import sections_of
 from vitlab.studies.report.tuning import as_tuned
-from vitlab.studies.report.verdict import conclusion, outlooks, verdict
+from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.report.verdict_file import write_verdict
 from vitlab.studies.results import StudyResults
 from vitlab.studies.robustness import FinishedRun
@@ -81,7 +82,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         heading=headline(claim, results) if claim else verdict(results),
         lead=[
             *([*decided(claim, results), f"All variants: {verdict(results)}", *about(claim)] if claim else []),
-            *([f"Apart from that: {conclusion(results)}"] if objections(results) else []),
+            *([f"Apart from that: {conclusion(results.verdict)}"] if objections(results) else []),
             *costlier(results),
             *_summary(results),
             *as_tuned(results),

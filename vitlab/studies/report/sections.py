@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from referee.formats import NONE, counted, percent, signed
+from referee.report.differences import INTERVAL, differences_section
 from referee.report.document import (
     Cell,
     Code,
@@ -30,7 +31,6 @@ from vitlab.studies.baselines import Images
 from vitlab.studies.format import as_yaml, clock
 from vitlab.studies.grid import Difference
 from vitlab.studies.report.cost import cost_section
-from vitlab.studies.report.differences import INTERVAL, differences_section
 from vitlab.studies.report.gallery import gallery, shown_seed
 from vitlab.studies.report.heat import CAPTION
 from vitlab.studies.report.robustness import Robustness, robustness_table
@@ -57,7 +57,7 @@ def sections_of(
     one_class = results.metric.one_class
     sections = [
         Section("Ranking", _ranking(results, drawings)),
-        Section("Differences", differences_section(results, drawings["differences"])),
+        Section("Differences", differences_section(results.verdict, drawings["differences"])),
         Section("Tuning", tuning_section(results)),
         Section("Search", search_section(results, drawings.get("search"))),
         Section("Learning", _learning(results, drawings)),

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import wandb
+from referee.report.differences import conclusion_on
 
 from vitlab.studies.baselines import Images
-from vitlab.studies.report.differences import conclusion
 from vitlab.studies.report.figures import against_cost
 from vitlab.studies.report.gallery import SHOWN, gallery, interesting
 from vitlab.studies.report.remarks import remarks
@@ -88,13 +88,13 @@ def _tables(results: StudyResults, images: Images) -> dict[str, wandb.Table]:
     """Return the report's tables: runs, pairs, classes, and the gallery with every variant's prediction."""
     pairs = pd.DataFrame(
         {
-            "first": pair.better.variant,
-            "second": pair.worse.variant,
+            "first": pair.better.name,
+            "second": pair.worse.name,
             "difference": pair.lead,
             "low": pair.interval.low,
             "high": pair.interval.high,
             "adjusted p": pair.p,
-            "verdict": conclusion(pair, results),
+            "verdict": conclusion_on(pair, results.verdict),
         }
         for pair in results.pairs
     )
