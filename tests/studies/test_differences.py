@@ -53,7 +53,8 @@ def minus(accuracies: list[float], points: float) -> list[float]:
 def test_every_pair_has_its_conclusion() -> None:
     study = made(Swin=FIVE, ViT=minus(FIVE, 5), Other=[0.95, 0.949, 0.953])
     said = {
-        (pair.better.name, pair.worse.name): conclusion_on(pair, study.verdict).replace(SPACE, " ") for pair in study.pairs
+        (pair.better.name, pair.worse.name): conclusion_on(pair, study.verdict).replace(SPACE, " ")
+        for pair in study.pairs
     }
     assert said["Swin", "ViT"] == "better (5 seeds each)"
     assert sorted(said.values()) == ["better (3 and 5 seeds)", "better (5 seeds each)", "undecided (3 and 5 seeds)"]

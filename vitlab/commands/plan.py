@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     quiet()
     accuracy = None if options.accuracy is None else options.accuracy / 100
     planned = plan_study(study, options.root, options.pilot, accuracy)
-    if options.hours is not None and planned.costs is None:
+    if options.hours is not None and planned.seconds is None:
         raise ValueError(
             f"--hours {options.hours:g}: no finished run shows how long a run takes. Train one seed with `compare`, "
             "or name a study that has finished runs with --pilot."

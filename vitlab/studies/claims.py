@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from referee.claim import CONTRADICTED, EQUAL, OPEN, REPEATED
 from referee.formats import counted, joined
+from referee.report.claim import deciding_table
 from referee.report.document import Code, Document, Figure, Part, Row, Section, Table, Text, render
 from referee.report.drawing import Chart, Drawing
 
 from vitlab.atomic_files import read_json
 from vitlab.config import load_yaml
-from vitlab.studies.claim import CONTRADICTED, EQUAL, OPEN, REPEATED
-from vitlab.studies.report.claim import deciding_table
 from vitlab.studies.study import Study, read_study, slug
 
 WORDS = (REPEATED, CONTRADICTED, EQUAL, OPEN)

@@ -3,9 +3,8 @@
 import math
 from typing import Any
 
-import numpy as np
 import yaml
-from referee.formats import SPACE
+from referee.formats import SPACE, two_digits
 
 UNITS = (("second", 1, 90), ("minute", 60, 5_400), ("hour", 3_600, 172_800), ("day", 86_400, math.inf))  # size, up to
 
@@ -62,11 +61,6 @@ def duration(low: float, high: float | None) -> str:
     if first == last:
         return "".join(last)
     return f"{first[0]}{'' if first[1] == last[1] else first[1]} to {''.join(last)}"
-
-
-def two_digits(value: float) -> str:
-    """Return two significant digits, more only where they are whole, like 0.07, 3.5, 140."""
-    return f"{value:,.0f}" if value >= 10 else np.format_float_positional(float(f"{value:.2g}"), trim="-")
 
 
 def _prefixed(value: float) -> tuple[float, str]:

@@ -64,14 +64,14 @@ def _judge(arguments: Sequence[str]) -> int:
 
 
 def _plan(arguments: Sequence[str]) -> int:
-    from referee.plan import in_words, plan
+    from referee.plan import plan
 
     parser = _parser("referee plan", "How many seeds or items settle a true difference, by the spread of these runs.")
     parser.add_argument("--difference", type=float, required=True, help="the true lead to find, as scores are shown")
     options = parser.parse_args(arguments)
     options.margin = None
     verdict = _verdict_of(options)
-    print("\n".join(in_words(plan(verdict, options.difference), verdict)))
+    print(plan(verdict, options.difference))
     return 0
 
 

@@ -1,6 +1,5 @@
 """The charts of a study's report, of which referee's drawing writes SVG, PNG and PDF."""
 
-import textwrap
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,7 +10,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from referee.report.drawing import (
     DASHED,
     MUTED,
-    TIP,
     Chart,
     Layout,
     draw_curve,
@@ -23,7 +21,6 @@ from referee.report.drawing import (
 
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import CALIBRATION_BINS
-from vitlab.studies.claim import Claim
 from vitlab.studies.format import tick
 from vitlab.studies.metric import Metric
 from vitlab.studies.results import StudyResults
@@ -164,40 +161,6 @@ def robustness_curves(table: pd.DataFrame, measures: dict[str, str], variants: S
     for axes in panels[::columns]:
         axes.set_ylabel("accuracy, %")
     put_legend(figure, panels[0], layout)
-    return figure
-
-
-def draw_claim(claim: Claim, results: StudyResults, layout: Layout) -> Figure:
-    """Draw a claim's published figures next to the means and intervals of the runs, over the claim's axis."""
-    by_name = {result.variant: result for result in results.ranking}
-    by_place = list(results.study.variants)
-    curves = claim.curves or {"": dict(enumerate(by_place))}
-    figure, panels = panels_of(layout, 2 if claim.published else 1, 250)
-    *published, ours = panels
-    scale = results.metric.scale
-    for index, (name, places) in enumerate(curves.items()):
-        line = style_of(index) | ({} if claim.curves else {"linestyle": "none"})
-        places = dict(sorted(places.items()))
-        for axes in published:
-            printed = [(x, claim.published[variant]) for x, variant in places.items() if variant in claim.published]
-            axes.plot(*zip(*printed, strict=True), **line, label=name)
-        shown = [(x, by_name[variant]) for x, variant in places.items() if variant in by_name]
-        ours.plot([x for x, _ in shown], [scale * result.score.mean for _, result in shown], **line, label=name)
-        for x, result in shown:
-            mean, low, high = (scale * value for value in result.score)
-            ours.plot([x, x], [low, high], color=line["color"], linewidth=2.5, alpha=0.55)
-            ours.plot(x, mean, gid=f"{TIP}{result.variant}: {mean:.4g}", **(line | {"linestyle": "none"}))
-    for axes, title in zip([*published, ours], [*(["as published"] if published else []), "here"], strict=True):
-        axes.set_title(title)
-        axes.set_xlabel(claim.axis)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        ticks = sorted({x for places in curves.values() for x in places})
-        names = [f"{x:g}" for x in ticks] if claim.curves else [textwrap.fill(each, 14) for each in by_place]
-        axes.set_xticks(ticks, names)
-        axes.margins(x=0.15)
-    ours.set_ylabel(results.metric.axis("test"))
-    if len(curves) > 1:
-        put_legend(figure, ours, layout)
     return figure
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from referee.formats import SPACE, counted
 from referee.report import drawing
+from referee.report.claim import about, caption, decided, deciding, deciding_table, headline
+from referee.report.claim import chart as chart_of
 from referee.report.document import Code, Details, Document, Figure, Part, Section, Text, render
 from referee.sentences import conclusion
 
@@ -15,8 +17,7 @@ from vitlab.studies.baselines import Images
 from vitlab.studies.draws import describe_draws
 from vitlab.studies.looks import look_of
 from vitlab.studies.report import figures
-from vitlab.studies.report.claim import about, caption, decided, deciding, deciding_table, headline, write_claim
-from vitlab.studies.report.claim import chart as chart_of
+from vitlab.studies.report.claim import write_claim
 from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.heat import heat_chart
 from vitlab.studies.report.remarks import objections, remarks_above, remarks_below
@@ -24,7 +25,7 @@ from vitlab.studies.report.robustness import read_robustness
 from vitlab.studies.report.search import budgets, search_chart
 from vitlab.studies.report.sections import sections_of
 from vitlab.studies.report.tuning import as_tuned
-from vitlab.studies.report.verdict import outlooks, verdict
+from vitlab.studies.report.verdict import judged, outlooks, verdict
 from vitlab.studies.report.verdict_file import write_verdict
 from vitlab.studies.results import StudyResults
 from vitlab.studies.robustness import FinishedRun
@@ -58,7 +59,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         if robustness and not robustness.table.empty:
             charts.append(robustness.chart("curves_of_robustness", list(study.variants)))
         if claim is not None:
-            charts.append(chart_of(claim))
+            charts.append(chart_of(claim, results.verdict))
         if results.searched and (chart := search_chart(results)) is not None:
             charts.append(chart)
         is_over = results.watch is None or results.watch.stop is not None
@@ -71,17 +72,17 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     commands.append(Details("The study's file", [Code(study.path.read_text(encoding="utf-8").strip())]))
     claimed = []
     if claim is not None and results.finished:
-        table = deciding_table(deciding(claim, results))
+        table = deciding_table(deciding(claim, judged(results)))
         claimed = [Section("Claim", [Figure(drawings["claim"], caption(claim)), *table])]
-        write_claim(claim, results, drawings["claim"], folder)
+        write_claim(results, drawings["claim"], folder)
     below = remarks_below(results)
     further = [Section("Remarks", [Text(line) for line in below])] if below else []
     document = Document(
         title=f"{study.name} – a comparison",
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
-        heading=headline(claim, results) if claim else verdict(results),
+        heading=headline(claim, judged(results)) if claim else verdict(results),
         lead=[
-            *([*decided(claim, results), f"All variants: {verdict(results)}", *about(claim)] if claim else []),
+            *([*decided(claim, judged(results)), f"All variants: {verdict(results)}", *about(claim)] if claim else []),
             *([f"Apart from that: {conclusion(results.verdict)}"] if objections(results) else []),
             *costlier(results),
             *_summary(results),

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from referee.report.claim import word_of
+
 from vitlab.atomic_files import read_json, write_text
-from vitlab.studies.report.claim import word_of
 from vitlab.studies.report.remarks import objections, remarks
 from vitlab.studies.report.verdict import judged
 from vitlab.studies.results import StudyResults
@@ -22,13 +23,13 @@ def write_verdict(results: StudyResults, folder: Path) -> None:
 
 def as_record(results: StudyResults) -> dict[str, Any]:
     """Return the verdict in plain values; scores and differences as the report shows them, accuracies in per cent."""
-    record, study, looks = judged(results).record(), results.study, len(results.earlier_plans) + 1
-    claim = study.claim
+    verdict, study, looks = judged(results), results.study, len(results.earlier_plans) + 1
+    record, claim = verdict.record(), study.claim
     return {
         "study": study.name,
         "headline": record["headline"],
         "verdict": record["verdict"],
-        "claim": None if claim is None else {"sentence": claim.sentence, "word": word_of(claim, results)},
+        "claim": None if claim is None else {"sentence": claim.sentence, "word": word_of(claim, verdict)},
         **{key: record[key] for key in ("metric", "test", "level")},
         "margin": study.margin,
         "look": record["look"] if results.watch else looks,
