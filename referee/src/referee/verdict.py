@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from referee.answer import answer
 from referee.checks import Check, checks
 from referee.metric import Metric
 from referee.outcomes import Outcomes, Run, from_frame
@@ -209,18 +210,7 @@ class Verdict:
 
     def between(self, better: str, worse: str | None = None) -> str:
         """Return what is known of one variant against another, or against all others: a verdict, or worse."""
-        names = [variant.name for variant in self.ranking]
-        for name in (better, worse):
-            if name is not None and name not in names:
-                raise ValueError(f"{name!r} is no variant with a result: {', '.join(names)}.")
-        found = [
-            "worse" if pair.settled and pair.worse.name == better else pair.verdict
-            for pair in self.pairs
-            if better in (pair.better.name, pair.worse.name) and worse in (None, pair.better.name, pair.worse.name)
-        ]
-        if self.verdict == VOID or not found:
-            return VOID
-        return max(found, key=[BETTER, EQUAL, OPEN, "worse"].index)  # against several, the least favorable one
+        return answer(self.record(), better, worse)
 
     def table(self) -> pd.DataFrame:
         """Return one row for each pair."""
