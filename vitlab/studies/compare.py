@@ -26,9 +26,8 @@ from vitlab.studies.looks import append_look, look_of, read_looks
 from vitlab.studies.overruled import overruled
 from vitlab.studies.owner import claim_folder
 from vitlab.studies.prepared import Prepared
-from vitlab.studies.report.along import answers
 from vitlab.studies.report.cost import costlier
-from vitlab.studies.report.curves import write_curves
+from vitlab.studies.report.curves import answers, write_curves
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.search import budgets
 from vitlab.studies.report.tuning import as_tuned

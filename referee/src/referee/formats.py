@@ -25,6 +25,20 @@ def two_digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else np.format_float_positional(float(f"{value:.2g}"), trim="-")
 
 
+def tick(value: float) -> str:
+    """Return a round number with k, M, G, T or P, as short as possible, like 5 M."""
+    scaled, prefix = prefixed(value)
+    return f"{scaled:.6g}{SPACE}{prefix}".rstrip()
+
+
+def prefixed(value: float) -> tuple[float, str]:
+    """Return a number in units of its prefix, and the prefix: k, M, G, T or P."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return value / factor, prefix
+    return value, ""
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, like 1 seed and 1,200 seeds."""
     return f"{number:,}{SPACE}{noun}{'' if number == 1 else 's'}"

@@ -7,6 +7,7 @@ import pandas as pd
 import referee.report.charts
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from referee.formats import tick
 from referee.report.drawing import (
     DASHED,
     MUTED,
@@ -21,7 +22,6 @@ from referee.report.drawing import (
 
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import CALIBRATION_BINS
-from vitlab.studies.format import tick
 from vitlab.studies.metric import Metric
 from vitlab.studies.results import StudyResults
 from vitlab.studies.robustness import CLEAN
