@@ -1,9 +1,10 @@
 """The conclusion of a verdict in words."""
 
 import math
+from collections.abc import Sequence
 
 from referee.formats import SPACE, counted, joined, listed
-from referee.verdict import Pair, Verdict
+from referee.verdict import Pair, Variant, Verdict
 
 MANY = 8  # others, from which the sentence counts them
 
@@ -34,13 +35,7 @@ def conclusion(verdict: Verdict) -> str:
     if not ahead and not equal:
         leads = joined([f"{pair.worse.name} by {_gap(pair, verdict)}" for pair in level])
         return f"No winner yet ({seeds}): {best.name} leads {leads}; leads of this size can still be chance."
-    parts = []
-    if len(ahead) > MANY:
-        low = metric.text(min(pair.lead for pair in ahead), verdict.digits)
-        high = metric.difference(max(pair.lead for pair in ahead), verdict.digits)
-        parts.append(f"{best.name} is better than {len(ahead)} of {len(against)} others, by {low} to {high}")
-    elif ahead:
-        parts.append(f"{best.name} is better than {joined([f'{p.worse.name} by {_gap(p, verdict)}' for p in ahead])}")
+    parts = [_ahead(best, ahead, len(against), verdict)] if ahead else []
     if equal:
         who = joined([pair.worse.name for pair in equal])
         parts.append(f"equal to within {margin} to {who}" if ahead else f"{best.name} equals {who} to within {margin}")
@@ -50,6 +45,16 @@ def conclusion(verdict: Verdict) -> str:
         rest = joined([f"{pair.worse.name}, which it leads by {_gap(pair, verdict)}" for pair in level])
         parts.append(f"no winner yet against {rest}")
     return f"{'; '.join(parts)} ({seeds})."
+
+
+def _ahead(best: Variant, ahead: Sequence[Pair], others: int, verdict: Verdict) -> str:
+    """Return over whom the best variant is settled, and by how much."""
+    metric, digits = verdict.metric, verdict.digits
+    if len(ahead) <= MANY:
+        return f"{best.name} is better than {joined([f'{p.worse.name} by {_gap(p, verdict)}' for p in ahead])}"
+    low = metric.text(min(pair.lead for pair in ahead), digits)
+    high = metric.difference(max(pair.lead for pair in ahead), digits)
+    return f"{best.name} is better than {len(ahead)} of {others} others, by {low} to {high}"
 
 
 def scope(verdict: Verdict) -> str:

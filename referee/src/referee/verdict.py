@@ -162,10 +162,6 @@ class Verdict:
     checks: list[Check] = field(default_factory=list)
 
     @property
-    def test(self) -> str:
-        return self.design.test
-
-    @property
     def margin(self) -> float | None:
         """The smallest difference that matters, in the metric's own unit."""
         return self.design.margin

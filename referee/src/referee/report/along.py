@@ -6,26 +6,16 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawn
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from referee.along import Line, crossing_of, errors, interval_of, law_of, number, untested
 from referee.formats import NONE, joined, signed, tick
 from referee.metric import Metric
+from referee.report import drawing
 from referee.report.document import Figure, Heading, Note, Part, Row, Table, Text
-from referee.report.drawing import (
-    DASHED,
-    MUTED,
-    RULE,
-    TIP,
-    Chart,
-    Layout,
-    draw,
-    draw_curve,
-    panels_of,
-    put_legend,
-    style_of,
-)
+from referee.report.drawing import Chart, Layout, put_legend, style_of
 from referee.statistics.curves import Crossing, Law
 
 
@@ -33,26 +23,15 @@ def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing]
     """Return the chart of a line: scores with bands, and errors with their laws."""
     metric = line.points[0].metric
 
-    def drawn(_: object, layout: Layout) -> Drawn:
-        figure, panels = panels_of(layout, 2 if laws else 1, 300)
-        scale = metric.scale
+    def draw(_: object, layout: Layout) -> Drawn:
+        figure, panels = drawing.panels_of(layout, 2 if laws else 1, 300)
         for at, low, high, _ in crossings:
-            panels[0].axvspan(low, high, color=RULE, zorder=0, gid=f"{TIP}cross at {_rounded(at)}")
+            panels[0].axvspan(low, high, color=drawing.RULE, zorder=0, gid=f"{drawing.TIP}cross at {_rounded(at)}")
         for variant in line.variants:
-            index = line.points[0].outcomes.variants.index(variant)
-            intervals = [interval_of(each) for each in line.at(variant)]
-            mean, low, high = scale * np.array(intervals).T
-            draw_curve(panels[0], np.array(line.x), mean, low, high, variant, index)
-            if variant in laws:
-                style = style_of(index)
-                places = np.geomspace(line.x[0], line.x[-1], 60)
-                own = errors(line, variant)
-                assert own is not None
-                panels[1].plot(line.x, scale * own.mean(axis=1), **(style | {"linestyle": "none"}))
-                panels[1].plot(places, scale * laws[variant].error(places), linewidth=1.2, **(style | {"marker": ""}))
+            _draw_variant(panels, line, variant, laws.get(variant))
         if line.reference is not None:
-            shown, style = scale * np.array(line.reference.scores), {"color": MUTED, "linestyle": DASHED}
-            panels[0].plot(line.x, shown, linewidth=1.2, label=line.reference.name, **style)
+            style = {"color": drawing.MUTED, "linestyle": drawing.DASHED, "linewidth": 1.2}
+            panels[0].plot(line.x, metric.scale * np.array(line.reference.scores), label=line.reference.name, **style)
         panels[0].set_title(metric.axis())
         if laws:
             panels[1].set_title("test error, %" if metric.is_fraction else metric.axis())
@@ -62,8 +41,7 @@ def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing]
             panels[1].yaxis.set_minor_locator(NullLocator())
         for axes in panels:
             axes.set_xlabel(line.axis)
-            if min(line.x) > 0:
-                axes.set_xscale("log")
+            axes.set_xscale("log" if min(line.x) > 0 else "linear")
             shown = line.x if layout.columns > 1 or len(line.x) < 6 else line.x[::2]
             axes.set_xticks(shown, [number(x) for x in shown])
             axes.xaxis.set_minor_locator(NullLocator())
@@ -71,7 +49,18 @@ def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing]
         return figure
 
     described = f"Test {metric.label} of each variant against {line.axis}, and the laws that the errors follow."
-    return Chart(name, described, drawn)
+    return Chart(name, described, draw)
+
+
+def _draw_variant(panels: Sequence[Axes], line: Line, variant: str, law: Law | None) -> None:
+    """Draw the scores of a variant with their band, and its errors with their law."""
+    index, scale = line.points[0].outcomes.variants.index(variant), line.points[0].metric.scale
+    mean, low, high = scale * np.array([interval_of(each) for each in line.at(variant)]).T
+    drawing.draw_curve(panels[0], np.array(line.x), mean, low, high, variant, index)
+    if law is not None and (own := errors(line, variant)) is not None:
+        style, places = style_of(index), np.geomspace(line.x[0], line.x[-1], 60)
+        panels[1].plot(line.x, scale * own.mean(axis=1), **(style | {"linestyle": "none"}))
+        panels[1].plot(places, scale * law.error(places), linewidth=1.2, **(style | {"marker": ""}))
 
 
 def line_parts(line: Line, name: str, folder: Path) -> list[Part]:
@@ -82,8 +71,8 @@ def line_parts(line: Line, name: str, folder: Path) -> list[Part]:
     crossings = {pair: crossing_of(line, *pair, len(pairs)) for pair in pairs}
     laws = {variant: own for variant in line.variants if (own := law_of(line, variant))}
     places = [each for each, _ in crossings.values() if each]
-    drawn = draw(curves_chart(line, laws, places, name), None, folder)
-    metric, unit = line.points[0].metric, line.points[0].outcomes.unit
+    drawn = drawing.draw(curves_chart(line, laws, places, name), None, folder)
+    unit = line.points[0].outcomes.unit
     parts: list[Part] = [
         Figure(
             drawn,
@@ -98,20 +87,19 @@ def line_parts(line: Line, name: str, folder: Path) -> list[Part]:
         rows = [Row(f"{a} and {b}", _crossing(line, a, b, *own)) for (a, b), own in crossings.items()]
         columns = ["Variants", f"Cross at, {line.axis}", "95 % interval", "In words"]
         parts += [Heading("Crossings"), Table("Crossings", columns, rows, left=["In words"], wrapped=["In words"])]
-    if laws:
-        digits = max(point.digits for point in line.points)
-        rows = [Row(variant, _law(own, metric, digits)) for variant, own in laws.items()]
-        unit = ", %" if metric.is_fraction else ""
-        columns = ["Variant", f"α, the floor{unit}", "γ, the rate"]
-        parts += [
-            Heading("Laws"),
-            Table("Laws", columns, rows),
-            Note(
-                "Fitted: error = α + η x^−γ, where x is the axis. In brackets 95 % intervals over seeds and test "
-                f"{unit}s. A floor whose interval reaches 0 is not known. Do not extrapolate a law beyond the places."
-            ),
-        ]
-    return parts
+    return [*parts, *_laws(line, laws)] if laws else parts
+
+
+def _laws(line: Line, laws: dict[str, Law]) -> list[Part]:
+    metric, digits = line.points[0].metric, max(point.digits for point in line.points)
+    rows = [Row(variant, _law(own, metric, digits)) for variant, own in laws.items()]
+    note = (
+        "Fitted: error = α + η x^−γ, where x is the axis. In brackets 95 % intervals over seeds and test "
+        f"{line.points[0].outcomes.unit}s. A floor whose interval reaches 0 is not known. Do not extrapolate a law "
+        "beyond the places."
+    )
+    columns = ["Variant", f"α, the floor{', %' if metric.is_fraction else ''}", "γ, the rate"]
+    return [Heading("Laws"), Table("Laws", columns, rows), Note(note)]
 
 
 def _crossing(line: Line, a: str, b: str, found: Crossing | None, settled: Sequence[int]) -> list[str]:

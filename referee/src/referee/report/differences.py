@@ -49,7 +49,7 @@ def differences_section(verdict: Verdict, drawing: Drawing | None, with_chance: 
         return parts
     if tested:
         parts += [Note(" ".join(limits(verdict)))]
-    if tested and verdict.test != "exact":
+    if tested and verdict.design.test != "exact":
         parts += [Details("Where the uncertainty comes from", _sources(verdict))]
     return [*parts, *_mcnemar(verdict)]
 
@@ -126,20 +126,16 @@ def _how_to_read(verdict: Verdict, tested: int, with_chance: bool) -> str:
 
 
 def _chance(verdict: Verdict) -> str:
-    """Return what chance is, and the rule that tells how much of it there is."""
-    unit = verdict.outcomes.unit
-    if not verdict.of_models:
-        seeds, rule = "other seeds", RULES[verdict.test]
-        if verdict.items == 1:
-            return f"({seeds}) would give a lead this large, by {rule}"
-        also = f"with the variance of the {unit}s added"
-        return f"({seeds} and other test {unit}s) would give a lead this large, by {rule} {also}"
-    rule = f"Student's t on {unit}s"
-    if not verdict.outcomes.by_item:
-        rule = "the normal distribution, as if the models were independent"
-    elif verdict.ranking[0].outcomes.dtype == bool:
-        rule = "McNemar's exact test"
-    return f"(other test {unit}s) would give a lead this large, by {rule}"
+    """Return what chance is; over seeds, also the rule that tells how much of it there is."""
+    unit, rule = verdict.outcomes.unit, RULES[verdict.design.test]
+    if verdict.of_models:
+        return f"(other test {unit}s) would give a lead this large"
+    if verdict.items == 1:
+        return f"(other seeds) would give a lead this large, by {rule}"
+    return (
+        f"(other seeds and other test {unit}s) would give a lead this large, by {rule} with the variance of the "
+        f"{unit}s added"
+    )
 
 
 def limits(verdict: Verdict) -> list[str]:
@@ -159,7 +155,7 @@ def limits(verdict: Verdict) -> list[str]:
     if _spread(narrow) > 0 and _spread(wide) > _spread(narrow):
         ratio = _spread(wide) / _spread(narrow)
         limit = special.fdtri(len(wide.runs) - 1, len(narrow.runs) - 1, UNEQUAL)
-        beyond = ratio**2 > limit and len(several) > 2 and verdict.test == "pooled"
+        beyond = ratio**2 > limit and len(several) > 2 and verdict.design.test == "pooled"
         lines.append(
             f"The seeds of {wide.name} vary {signed(ratio, 1)} times as much as those of {narrow.name}"
             + (", more than by chance: their pair is tested by its own degrees of freedom (Welch)." if beyond else ".")
@@ -188,7 +184,7 @@ def _sources(verdict: Verdict) -> list[Part]:
         columns = ["Seeds", f"{unit.capitalize()}s", "Both"]
         of_items = f" *{columns[1]}*: the variance over test {unit}s, less what seeds flip. The squares add up."
     seeds = "Student's t with the variance over seeds, pooled over all variants and never less than the pair's own"
-    if verdict.test == "paired":
+    if verdict.design.test == "paired":
         seeds = "Student's t with the variance of the differences by seed"
     return [
         Table("Sources of uncertainty", ["Pair", *columns, "Degrees of freedom", "p of the pair", "Won"], rows),
@@ -201,7 +197,7 @@ def _sources(verdict: Verdict) -> list[Part]:
 
 def _below(pair: Pair, verdict: Verdict) -> str:
     """Return what an influence of items that rounds to 0, or whose estimate was cut off there, may still be."""
-    least = least_visible(pair.better.outcomes, pair.worse.outcomes, verdict.test == "paired")
+    least = least_visible(pair.better.outcomes, pair.worse.outcomes, verdict.design.test == "paired")
     shown = verdict.metric.text(half_width(LEVEL, 0.0, least, 1.0), verdict.digits)
     return f"below what {counted(verdict.items, verdict.outcomes.unit)} can show (±{SPACE}{shown})"
 
