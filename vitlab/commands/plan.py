@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     difference = planned.study.margin if options.difference is None else options.difference
     if difference is None:
         raise ValueError(f"{study} has no margin, so the plan needs --difference, like --difference 1.0.")
-    if planned.metric.is_accuracy and difference >= 100:
+    if planned.metric.is_fraction and difference >= 100:
         raise ValueError(f"--difference {difference:g}: points of accuracy are below 100.")
     print(describe(planned, difference / planned.metric.scale, options.hours))
     return 0

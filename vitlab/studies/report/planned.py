@@ -59,7 +59,7 @@ def _advice(planned: Planned, difference: float, hours: float | None) -> str:
             least = two_digits(planned.hours(2).point)
             return f"{two_digits(hours)} h are too short for two seeds of each variant, which take {least} h."
         design = planned.watched if size > first else planned
-        unit = " points" if planned.metric.is_accuracy else ""
+        unit = " points" if planned.metric.is_fraction else ""
         lines.append(
             f"{counted(size, 'seed')} of each variant fit into {two_digits(hours)} h; they find a true difference of "
             f"{design.detectable(size)}{unit}."
