@@ -20,11 +20,12 @@ def table(accuracies: dict[str, float], seeds: int = 4) -> Outcomes:
 
 
 def test_a_plan_ranks_and_names_a_variant_with_a_single_run() -> None:
-    outcomes = table({"A": 0.9, "B": 0.7})
-    lost = Outcomes([run for run in outcomes.runs if run.variant == "B" or run.seed == "1"], outcomes.metric)
-    assert [each.name for each in of_trainings(lost, Design(seeds=tuple("1234"))).ranking] == ["A", "B"]
-    assert [each.name for each in judge(lost).ranking] == ["B", "A"]
-    assert "1 to 4" in of_trainings(lost, Design(seeds=tuple("1234"))).sentence
+    outcomes = table({"A": 0.9, "B": 0.7, "C": 0.5})
+    lost = Outcomes([run for run in outcomes.runs if run.variant != "A" or run.seed == "1"], outcomes.metric)
+    assert [each.name for each in of_trainings(lost, Design(seeds=tuple("1234"))).ranking] == ["A", "B", "C"]
+    assert [each.name for each in judge(lost).ranking] == ["B", "C", "A"]
+    assert judge(lost).sentence.startswith("B is better than C")
+    assert "A scored highest" in of_trainings(lost, Design(seeds=tuple("1234"))).sentence
 
 
 def test_seeds_that_were_added_after_a_look_are_tested_at_a_stricter_level() -> None:
@@ -39,6 +40,14 @@ def test_a_paired_test_leaves_out_a_seed_that_failed_in_one_variant() -> None:
     verdict = of_trainings(Outcomes(runs, outcomes.metric), Design("paired", seeds=tuple("1234")))
     assert [len(each.runs) for each in verdict.ranking] == [3, 3]
     assert verdict.pairs[0].difference is not None
+
+
+def test_a_paired_test_pairs_by_seed_whatever_the_order_of_the_rows() -> None:
+    outcomes = table({"A": 0.9, "B": 0.7})
+    shuffled = Outcomes([*outcomes.runs[:4], *outcomes.runs[:3:-1]], outcomes.metric)
+    one, other = (judge(each, test="paired").pairs[0] for each in (outcomes, shuffled))
+    assert one.difference is not None
+    assert one.p == other.p
 
 
 def test_a_variant_without_a_result_keeps_its_place_in_the_looks() -> None:
@@ -90,7 +99,8 @@ def test_a_line_says_which_variant_is_best_where_and_where_two_cross() -> None:
     crossing, settled = crossing_of(line, "A", "B", 1)
     assert settled == [-1, 1]
     assert crossing is not None
-    assert crossing.low < crossing.at == pytest.approx(10**0.5, rel=0.2) < crossing.high
+    assert crossing.low < crossing.at < crossing.high
+    assert crossing.at == pytest.approx(10**0.5, rel=0.2)
 
 
 def test_places_are_a_sample_of_others() -> None:

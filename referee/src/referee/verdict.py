@@ -291,11 +291,13 @@ def _outcomes(table: Any, metric: str | None, lower: bool) -> Outcomes:
 
 
 def _variants(outcomes: Outcomes, paired: bool = False) -> list[Variant]:
-    """Return the variants that have runs with a result; paired, with the seeds that all of them have, if any."""
+    """Return the variants that have runs with a result; paired, with the seeds that all have, if any, in one order."""
     runs = {name: own for name in outcomes.variants if (own := outcomes.of(name))}
     shared = set.intersection(*({run.seed for run in own} for own in runs.values())) if paired and runs else set()
     if shared:
+        order = {run.seed: place for place, run in enumerate(next(iter(runs.values())))}
         runs = {name: [run for run in own if run.seed in shared] for name, own in runs.items()}
+        runs = {name: sorted(own, key=lambda run: order[run.seed]) for name, own in runs.items()}
     return [Variant(name, i, runs[name], outcomes.metric) for i, name in enumerate(outcomes.variants) if name in runs]
 
 
