@@ -39,7 +39,7 @@ def ranking(results: StudyResults, layout: Layout) -> Figure:
 
 def differences(results: StudyResults, layout: Layout) -> Figure:
     """Draw the lead of each pair's first variant."""
-    return referee.report.charts.differences(results.verdict, layout)
+    return referee.report.charts.differences(results.verdict, layout, f"test {results.metric.name}")
 
 
 def learning_curves(results: StudyResults, layout: Layout) -> Figure:

@@ -36,8 +36,12 @@ def ranking(verdict: Verdict, layout: Layout, lines: Mapping[str, float] | None 
     return figure
 
 
-def differences(verdict: Verdict, layout: Layout) -> Figure:
-    """Draw the lead of each pair's first variant with the simultaneous interval, and zero, that of equal variants."""
+def differences(verdict: Verdict, layout: Layout, score: str = "") -> Figure:
+    """Draw the lead of each pair's first variant with the simultaneous interval, and zero, that of equal variants.
+
+    Args:
+        score: its name at the axis, if not the metric's.
+    """
     pairs, metric = verdict.pairs, verdict.metric
     figure = Figure(figsize=(layout.width * PX, (84 + 34 * len(pairs)) * PX), layout="constrained")
     axes = figure.subplots()
@@ -56,7 +60,7 @@ def differences(verdict: Verdict, layout: Layout) -> Figure:
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("lead, points" if metric.is_fraction else f"lead in {metric.axis()}")
+    axes.set_xlabel("lead, points" if metric.is_fraction else f"lead in {score or metric.name}")
     return figure
 
 
