@@ -15,7 +15,7 @@ from referee.formats import NONE, joined, signed, tick
 from referee.metric import Metric
 from referee.report import drawing
 from referee.report.document import Figure, Heading, Note, Part, Row, Table, Text
-from referee.report.drawing import Chart, Layout, put_legend, style_of
+from referee.report.drawing import DASHED, Chart, Layout, put_legend, style_of
 from referee.statistics.curves import Crossing, Law
 
 
@@ -30,8 +30,10 @@ def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing]
         for variant in line.variants:
             _draw_variant(panels, line, variant, laws.get(variant))
         if line.reference is not None:
-            style = {"color": drawing.MUTED, "linestyle": drawing.DASHED, "linewidth": 1.2}
-            panels[0].plot(line.x, metric.scale * np.array(line.reference.scores), label=line.reference.name, **style)
+            beside = metric.scale * np.array(line.reference.scores)
+            panels[0].plot(
+                line.x, beside, label=line.reference.name, linewidth=1.2, color=drawing.MUTED, linestyle=DASHED
+            )
         panels[0].set_title(metric.axis())
         if laws:
             panels[1].set_title("test error, %" if metric.is_fraction else metric.axis())
@@ -42,8 +44,8 @@ def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing]
         for axes in panels:
             axes.set_xlabel(line.axis)
             axes.set_xscale("log" if min(line.x) > 0 else "linear")
-            shown = line.x if layout.columns > 1 or len(line.x) < 6 else line.x[::2]
-            axes.set_xticks(shown, [number(x) for x in shown])
+            ticks = line.x if layout.columns > 1 or len(line.x) < 6 else line.x[::2]
+            axes.set_xticks(ticks, [number(x) for x in ticks])
             axes.xaxis.set_minor_locator(NullLocator())
         put_legend(figure, panels[0], layout)
         return figure
