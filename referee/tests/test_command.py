@@ -70,7 +70,7 @@ def test_a_plan_says_what_a_difference_takes(
 ) -> None:
     three.to_csv(tmp_path / "table.csv", index=False)
     assert main(["plan", str(tmp_path / "table.csv"), "--difference", "10"]) == 0
-    assert "To settle a true lead of 10" in capsys.readouterr().out
+    assert "Four of five such studies find a true difference of 10" in capsys.readouterr().out
 
 
 def test_a_process_starts_without_torch_and_vitlab() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 from fake_study import FAKE_PROGRAM, plain, results, right, variant
+from referee.along import in_general, law_of, number
+from referee.report.along import curves_chart
 from referee.report.drawing import draw  # before a test leaves the charts empty
 
 from vitlab.config import merge, nest
@@ -15,8 +17,7 @@ from vitlab.studies.compare import RunsFailed, _costs_along, _measured_once, com
 from vitlab.studies.grid import plan
 from vitlab.studies.planning import plan_study
 from vitlab.studies.prepared import Prepared
-from vitlab.studies.report.along import in_general, law_of, lines_of, number
-from vitlab.studies.report.curves import curves_chart
+from vitlab.studies.report.curves import lines_of
 from vitlab.studies.study import read_study
 
 Write = Callable[..., Path]
@@ -57,8 +58,8 @@ def test_names_of_an_axis_are_settings_and_its_lines(write_study: Write) -> None
     for other, labels in ((named, ["low", "high"]), ({"model.init_args.lr": [None, 0.1]}, ["lr null", "lr 0.1"])):
         study = read_study(write_study(**CROSSING | {"along": {"train_images": [60, 120], **other}}))
         assert len(study.points) == 4
-        found = [SimpleNamespace(level=0.05) for _ in study.points]
-        assert [(line.name, len(line.points)) for line in lines_of(study, found)] == [(label, 2) for label in labels]  # type: ignore[arg-type]
+        found = [results({"ViT": {1: right(0.9, 30)}}) for _ in study.points]
+        assert [(line.name, len(line.points)) for line in lines_of(study, found)] == [(label, 2) for label in labels]
         if other is named:
             assert study.points[0].variants["ViT"]["model"]["init_args"]["lr"] == 0.1
 
@@ -130,7 +131,7 @@ def test_data_sets_have_a_verdict_each_and_one_over_all(
 
 def test_equal_leads_on_two_data_sets_may_be_rounding() -> None:
     study = results({"A": {1: right(0.9, 30)}, "B": {1: right(26 / 30, 30)}})
-    assert "no variant is better than another" in in_general([study, study])
+    assert "no variant is better than another" in in_general(["one", "two"], [study.verdict, study.verdict])
 
 
 def test_a_failed_run_is_named_with_its_place(

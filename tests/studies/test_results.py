@@ -125,9 +125,9 @@ def test_a_variant_that_left_the_race_stays_behind_those_that_beat_it() -> None:
     assert set(study.watch.settled) == {(0, 1), (2, 1)}
     assert study.ranking[-1].variant == "B"
     for pair in study.pairs:
-        if "B" in (pair.better.variant, pair.worse.variant):
+        if "B" in (pair.better.name, pair.worse.name):
             assert pair.settled
-            assert pair.worse.variant == "B"
+            assert pair.worse.name == "B"
             assert pair.p > 0  # of the look that settled it
 
 

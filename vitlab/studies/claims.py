@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from referee.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, Claim
 from referee.formats import counted, joined
 from referee.report.document import Document, Links, Row, Section, Table, write_document
 
 from vitlab.atomic_files import read_json
 from vitlab.config import load_yaml
-from vitlab.studies.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, Claim
 from vitlab.studies.study import Study, read_study, slug
 
 WORDS = (REPEATED, CONTRADICTED, EQUAL, OPEN)

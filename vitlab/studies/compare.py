@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from referee.formats import counted
+from referee.report.claim import decided, headline
 
 from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
@@ -33,13 +34,11 @@ from vitlab.studies.looks import append_look, look_of, read_looks
 from vitlab.studies.overruled import overruled
 from vitlab.studies.owner import claim_folder
 from vitlab.studies.prepared import Prepared
-from vitlab.studies.report.along import answers
-from vitlab.studies.report.claim import decided, headline
 from vitlab.studies.report.cost import costlier
-from vitlab.studies.report.curves import write_curves
+from vitlab.studies.report.curves import answers, write_curves
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.tuning import as_tuned, leads_by_trials
-from vitlab.studies.report.verdict import outlooks, verdict
+from vitlab.studies.report.verdict import judged, outlooks, verdict
 from vitlab.studies.results import StudyResults
 from vitlab.studies.study import Study, read_study
 
@@ -139,7 +138,8 @@ def _compare(
     results = planned.results(outcomes, *measure(planned.first_runs()))
     append_look(results, planned.folder)
     report = write_report(results, planned.images, planned.folder)
-    claimed = [headline(study.claim, results), *decided(study.claim, results)] if study.claim else []
+    shown = judged(results)
+    claimed = [headline(study.claim, shown), *decided(study.claim, shown)] if study.claim else []
     asked = [study.question] if study.question else []
     conclusion = [
         *asked,

@@ -3,9 +3,8 @@
 import math
 from typing import Any
 
-import numpy as np
 import yaml
-from referee.formats import SPACE
+from referee.formats import SPACE, prefixed, two_digits
 
 UNITS = (("second", 1, 90), ("minute", 60, 5_400), ("hour", 3_600, 172_800), ("day", 86_400, math.inf))  # size, up to
 
@@ -23,7 +22,7 @@ def as_yaml(value: Any) -> str:
 
 def engineering(value: float, unit: str = "") -> str:
     """Return three significant digits with k, M or G, like 5.36 M."""
-    scaled, prefix = _prefixed(value)
+    scaled, prefix = prefixed(value)
     decimals = max(0, 2 - math.floor(math.log10(abs(scaled)))) if scaled else 0
     return f"{scaled:,.{decimals}f}{SPACE}{prefix}{unit}".rstrip()
 
@@ -33,12 +32,6 @@ def speed(images_per_second: float, quartiles: tuple[float, float] | None) -> st
     if quartiles is None:
         return f"{images_per_second:,.0f}"
     return f"{images_per_second:,.0f} [{quartiles[0]:,.0f},{SPACE}{quartiles[1]:,.0f}]"
-
-
-def tick(value: float) -> str:
-    """Return a round number with k, M, G, T or P, as short as possible, like 5 M."""
-    scaled, prefix = _prefixed(value)
-    return f"{scaled:.6g}{SPACE}{prefix}".rstrip()
 
 
 def clock(seconds: float) -> str:
@@ -62,15 +55,3 @@ def duration(low: float, high: float | None) -> str:
     if first == last:
         return "".join(last)
     return f"{first[0]}{'' if first[1] == last[1] else first[1]} to {''.join(last)}"
-
-
-def two_digits(value: float) -> str:
-    """Return two significant digits, more only where they are whole, like 0.07, 3.5, 140."""
-    return f"{value:,.0f}" if value >= 10 else np.format_float_positional(float(f"{value:.2g}"), trim="-")
-
-
-def _prefixed(value: float) -> tuple[float, str]:
-    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return value / factor, prefix
-    return value, ""

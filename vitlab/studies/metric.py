@@ -3,24 +3,26 @@
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from referee.formats import SPACE, signed
-from referee.statistics.intervals import Interval
-
-from vitlab.studies.format import digits_for
+import referee.metric
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
 
 
-class Metric(NamedTuple):
-    """A metric, as the task of an objective logs it."""
+@dataclass(frozen=True)
+class Metric(referee.metric.Metric):
+    """A metric, as the task of an objective logs it. One with a split, like train/rank, is of the end of training."""
 
-    name: str = "top1"  # without its split; one with a split, like train/rank, is a metric of the end of the training
-    mode: Literal["min", "max"] = "max"
+    name: str = "top1"  # without its split
+    is_fraction: bool = field(init=False)
     one_class: bool = True  # each image has one class, so there are confidences, errors by class and a confusion matrix
     title: str = ""  # in figures and tables, with its unit; empty: the name
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_fraction", self.is_accuracy)
 
     @property
     def is_accuracy(self) -> bool:
@@ -38,11 +40,6 @@ class Metric(NamedTuple):
         return self.name if "/" in self.name else f"test/{self.name}"
 
     @property
-    def sign(self) -> int:
-        """The factor that makes higher better."""
-        return 1 if self.mode == "max" else -1
-
-    @property
     def label(self) -> str:
         """Its name in a sentence."""
         return "accuracy" if self.is_accuracy else self.name
@@ -52,39 +49,17 @@ class Metric(NamedTuple):
         """Its name above a column."""
         return "Accuracy, %" if self.is_accuracy else self.title or self.name
 
-    def axis(self, split: str) -> str:
+    def axis(self, split: str = "test") -> str:
         """Return its name at an axis, for the metric on a split; one of the end of the training has its own."""
-        if self.is_accuracy:
-            return f"{split} accuracy, %"
-        return self.title or (self.name if "/" in self.name else f"{split} {self.name}")
+        if not self.is_accuracy and (self.title or "/" in self.name):
+            return self.title or self.name
+        return super().axis(split)
 
-    @property
-    def scale(self) -> int:
-        """The factor between a value and what is shown: per cent of a fraction."""
-        return 100 if self.is_accuracy else 1
-
-    def digits(self, scores: Sequence[float], images: int) -> int:
+    def digits(self, scores: Sequence[float], spreads: Sequence[float], items: int) -> int:
         """Return the decimals to show: what this many test images resolve, else four significant digits."""
-        largest = max(map(abs, scores), default=0.0)
-        return digits_for(images) if self.is_accuracy else max(0, 3 - math.floor(math.log10(largest or 1.0)))
-
-    def text(self, value: float, digits: int) -> str:
-        """Return a value without its unit."""
-        return signed(self.scale * value, digits)
-
-    def difference(self, value: float, digits: int) -> str:
-        """Return a difference with its unit."""
-        return self.text(value, digits) + (f"{SPACE}points" if self.is_accuracy else "")
-
-    def size(self, value: float) -> str:
-        """Return the size of a difference that somebody chose, with its unit and no more digits than it has."""
-        number = f"{self.scale * value:.6g}"
-        return f"{number}{SPACE}point{'' if number == '1' else 's'}" if self.is_accuracy else number
-
-    def bracket(self, interval: Interval, digits: int) -> str:
-        """Return an interval like [0.4, 2.2]; empty without an interval."""
-        ends = self.text(interval.low, digits), self.text(interval.high, digits)
-        return "" if math.isnan(interval.low) else f"[{f',{SPACE}'.join(ends)}]"
+        if self.is_accuracy:
+            return super().digits(scores, spreads, items)
+        return max(0, 3 - math.floor(math.log10(max(map(abs, scores), default=0.0) or 1.0)))
 
 
 TOP1 = Metric()
@@ -102,7 +77,7 @@ def metric_of(experiment: "Experiment") -> Metric:
     if task is None:
         name = type(experiment.objective).__name__
         raise ValueError(f"{name} learns no labels, so no metric ranks its runs.\nrun.probe: knn tests its features.")
-    return Metric(task.monitor.metric.removeprefix("val/"), task.monitor.mode, task.one_class)
+    return Metric(task.monitor.metric.removeprefix("val/"), task.monitor.mode, one_class=task.one_class)
 
 
 def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) -> Metric:
@@ -112,7 +87,7 @@ def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) ->
         ValueError: the choice is no metric of these runs, as far as these are known before a run, or has the wrong way.
     """
     own = metric_of(experiment)
-    metric = own._replace(**(chosen or {}))
+    metric = replace(own, **(chosen or {}))
     from vitlab.experiment.logged import final_metrics  # here, because it takes seconds to import
 
     known = None

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from referee.statistics.power import ENDS, Need, Pilot, Range, detectable, growing, guessed, measured, need
-from scipy import stats
+from referee.plan import Plan
+from referee.statistics.power import growing, guessed, measured
 
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import correct
@@ -26,7 +26,6 @@ from vitlab.studies.metric import Metric
 from vitlab.studies.study import LEAST_SEEDS, LOOK_FROM, RESERVED_SLUGS, Study, read_study, slug
 
 ACCURACY = 0.9  # assumed where no run has measured it
-SIZES = (3, 5, 7, 10, 15, 20)  # seeds of each variant, in the table
 
 
 class PastRun(NamedTuple):
@@ -47,75 +46,37 @@ class RunCost(NamedTuple):
     joules: float | None  # of its training steps; None if never measured
 
 
-class Span(NamedTuple):
-    """A number with its range."""
-
-    point: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Planned:
+@dataclass(frozen=True, kw_only=True)
+class Planned(Plan):
     """A study, what is known of its variances, and what its runs take."""
 
     study: Study
-    metric: Metric
-    pilot: Pilot
-    source: str  # of the variances
     finished: int  # runs of the study
     seen: int  # seeds of the variant that has fewest
-    jobs: int
-    costs: list[RunCost] | None  # by variant; None if no run has measured them
-
-    def need(self, difference: float) -> Need:
-        """Return what finds a true difference in four of five studies."""
-        needed, first = need(self.pilot, difference), self.study.looks[:1] or (2,)
-        return Need(Range(*(n and max(n, first[0]) for n in needed.seeds)), needed.images)
-
-    def runs(self, seeds: int) -> int:
-        """Return the runs of each variant: one for each seed, and those of tuning."""
-        return seeds + (self.study.tuning.runs(seeds) if self.study.tuning else 0)
+    costs: list[RunCost]  # by variant; empty if no run has measured them
 
     @property
     def watched(self) -> "Planned":
         """The same study, looked at again and again, so that it may stop early."""
-        if self.study.looks:
+        if self.looks:
             return self
         level = growing((self.first_look,), True, self.study.test)
         return replace(self, pilot=self.pilot._replace(level=level))
 
-    def detectable(self, seeds: int) -> Span:
-        """Return the true difference that four of five studies of this size find."""
-        return Span(*(detectable(self.pilot, seeds, end) for end in ENDS))
-
-    def hours(self, seeds: int) -> Span:
-        """Return the hours of all runs, finished ones included; `costs` is known."""
-        assert self.costs is not None
-        times, runs = [cost.seconds for cost in self.costs], self.runs(seeds)
-        total = runs * sum(float(t.mean()) for t in times)
-        known = [t for t in times if len(t) > 1]
-        # A sum of n future runs about n times the mean of S past ones: variance s² (n + n²/S).
-        variance = sum(float(t.var(ddof=1)) * (runs + runs**2 / len(t)) for t in known)
-        freedom = sum(len(t) - 1 for t in known)
-        half = float(stats.t.isf(0.1, freedom)) * math.sqrt(variance) if freedom else 0.0
-        return Span(*(max(hours, 0.0) / 3600 / self.jobs for hours in (total, total - half, total + half)))
-
     def disk(self, seeds: int) -> float:
-        """Return the bytes of all run directories; `costs` is known."""
-        assert self.costs is not None
+        """Return the bytes of all run directories."""
         return self.runs(seeds) * sum(cost.size for cost in self.costs)
 
     def kwh(self, seeds: int) -> float | None:
         """Return the energy of all training steps; None unless measured for every variant."""
-        joules = [cost.joules for cost in self.costs or [] if cost.joules is not None]
-        return self.runs(seeds) * sum(joules) / 3.6e6 if joules and len(joules) == len(self.study.variants) else None
+        joules = [cost.joules for cost in self.costs if cost.joules is not None]
+        return self.runs(seeds) * sum(joules) / 3.6e6 if joules and len(joules) == len(self.costs) else None
 
     @property
     def first_look(self) -> int:
         """The seeds at which a study that may stop early is first looked at; one with results has been looked at."""
-        if self.study.looks:
-            return self.study.looks[0]
+        if self.looks:
+            return self.looks[0]
         return max(LEAST_SEEDS, self.seen) if self.seen > 1 else LOOK_FROM
 
     def affordable(self, hours: float) -> int:
@@ -175,7 +136,23 @@ def plan_study(
     looks = study.looks or ((seen,) if seen > 1 else ())
     if looks:
         known = known._replace(level=growing(looks, bool(study.looks), study.test))
-    return Planned(study, metric, known, source, len(own), seen, allot(runs, study.jobs).jobs, costs)
+    once = study.tuning.runs(0) if study.tuning else 0
+    per_seed = 1 + (study.tuning.runs(1) - once if study.tuning else 0)
+    return Planned(
+        metric=metric,
+        pilot=known,
+        source=source,
+        unit="image",
+        looks=study.looks,
+        seconds=[cost.seconds for cost in costs] or None,
+        per_seed=per_seed,
+        once=once,
+        jobs=allot(runs, study.jobs).jobs,
+        study=study,
+        finished=len(own),
+        seen=seen,
+        costs=costs,
+    )
 
 
 def read_past(
@@ -238,10 +215,11 @@ def _by_variant(runs: Sequence[PastRun]) -> list[np.ndarray]:
     return [np.stack([run.outcome for run in runs if run.folder == folder]) for folder in folders]
 
 
-def _costs(
-    drafts: Sequence[Run], study: Study, own: Sequence[PastRun], others: Sequence[PastRun]
-) -> list[RunCost] | None:
-    """Return what a run of each variant takes: from its own runs, else from others' by the images they saw."""
+def _costs(drafts: Sequence[Run], study: Study, own: Sequence[PastRun], others: Sequence[PastRun]) -> list[RunCost]:
+    """Return what a run of each variant takes, from its own runs, else from others' by the images they saw.
+
+    Nothing, if that is not known of every variant.
+    """
     costs = []
     for draft in drafts:
         past = [run for run in own if run.folder == draft.folder]
@@ -250,7 +228,7 @@ def _costs(
         else:
             past = [run for run in others if run.folder.name == draft.folder.name] or [*others]
             if not past or (study.budget is not None and study.budget.kind == "flops"):
-                return None  # `compare` has not counted yet how many epochs this is
+                return []  # `compare` has not counted yet how many epochs this is
             images = draft.epochs * len(images_of(draft).labels("train"))
             seconds = [run.seconds * images / run.images for run in past]
         joules = _joules_per_image(draft.folder) or _joules_per_image(past[0].folder)

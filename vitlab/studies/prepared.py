@@ -141,7 +141,7 @@ class Prepared:
             return self.runs
         watch, variants = (results or self.results(self.finished())).watch, list(self.study.variants)
         missing = [] if watch is None or watch.stop else watch.missing
-        return [run for run in self.runs if (variants.index(run.variant), run.seed) in missing]
+        return [run for run in self.runs if (variants.index(run.variant), str(run.seed)) in missing]
 
     def train(self, train: Train, overwrite: bool, show: Callable[[StudyResults], None]) -> list[Outcome]:
         """Train all runs; or those of one look after the other, and show the results between two looks."""

@@ -1,21 +1,19 @@
-"""The results of a study: its variants ranked and compared in pairs."""
+"""The results of a study: its runs as a table of outcomes, which referee judges, and what else a report states."""
 
 import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from referee.statistics import comparison as statistics
-from referee.statistics.comparison import Difference
+from referee.outcomes import Outcomes
+from referee.outcomes import Run as Row
 from referee.statistics.intervals import Interval, t_interval
-from referee.statistics.items import McNemar, mcnemar
-from referee.statistics.power import Pilot, growing, measured
-from referee.statistics.sequential import Watch, level, watch
+from referee.statistics.sequential import Watch
+from referee.verdict import Design, Pair, Verdict, of_trainings
 
 from vitlab.config import ABSENT, flatten
 from vitlab.evaluation import predictions as predicted
@@ -41,33 +39,6 @@ DECISIVE = (
 OWN_TO_A_RUN = ("command", "sources", "weights", "changed")  # entries of environment.json that belong to one run
 
 
-class Pair(NamedTuple):
-    """A comparison of two variants, the one with the better mean first."""
-
-    better: VariantResult
-    worse: VariantResult
-    difference: Difference | None  # None if one of them has a single seed
-    pilot: Pilot | None  # the variances in the study, for planning
-    mcnemar: dict[int, McNemar]  # by shared seed
-    p: float = math.nan  # adjusted for all pairs; of the look that settled the pair
-    settled: bool = False  # the first is better beyond chance
-    equal: bool = False  # not settled, and equal to within the study's margin
-
-    @property
-    def lead(self) -> float:
-        """The difference of the means, 0 or more."""
-        metric = self.better.runs[0].run.metric
-        return metric.sign * (self.better.score.mean - self.worse.score.mean)
-
-    @property
-    def interval(self) -> Interval:
-        """The lead with the simultaneous interval of all pairs, above 0 if settled (Strassburger & Bretz 2008)."""
-        if self.difference is None:
-            return Interval(self.lead, math.nan, math.nan)
-        _, low, high = self.difference.interval
-        return Interval(self.lead, max(low, 0.0) if self.settled else low, high)
-
-
 @dataclass(frozen=True, eq=False)
 class StudyResults:
     """Everything that a report is written from."""
@@ -86,47 +57,46 @@ class StudyResults:
     outside: Outside = field(default_factory=Outside)
 
     @cached_property
-    def ranking(self) -> list[VariantResult]:
-        """Variants with at least one finished run, the best mean score first, those that left the race last.
-
-        A paired test knows no seed that failed in a variant.
-        """
-        runs = {v: [result for result in self.finished if result.run.variant == v] for v in self.study.variants}
-        if self.study.test == "paired":
-            seeds = [{result.run.seed for result in own} for own in runs.values() if own]
-            shared = set.intersection(*seeds) if seeds else set()
-            runs = {v: [result for result in own if result.run.seed in shared or not shared] for v, own in runs.items()}
-        results = [VariantResult(v, index, own) for index, (v, own) in enumerate(runs.items()) if own]
-        beaten = {worse for _, worse in self.watch.settled} if self.watch else set()
-        return sorted(results, key=lambda result: (result.index in beaten, -self.metric.sign * result.score.mean))
+    def outcomes(self) -> Outcomes:
+        """The study as a table: a row for each finished run and test image, and one for each failed run."""
+        items = np.asarray(self.images) if self.finished and self.metric.is_accuracy else np.array([], dtype=str)
+        runs = [Row(r.run.variant, str(r.run.seed), r.outcome, items, name=str(r.run)) for r in self.finished]
+        nothing = np.array([math.nan])
+        runs += [Row(run.variant, str(run.seed), nothing, name=str(run)) for run, _ in self.failures]
+        return Outcomes(runs, self.metric, planned=list(self.study.variants), unit="image")
 
     @cached_property
+    def verdict(self) -> Verdict:
+        """What referee concludes from that table, whatever else differs between the variants."""
+        study = self.study
+        design = Design(study.test, self.margin, study.looks, tuple(map(str, study.seeds)), self.earlier_plans)
+        return of_trainings(self.outcomes, design)
+
+    @cached_property
+    def ranking(self) -> list[VariantResult]:
+        """Variants with at least one finished run, in the order of the verdict."""
+        runs = {(result.run.variant, str(result.run.seed)): result for result in self.finished}
+        return [VariantResult(v, [runs[v.name, run.seed] for run in v.runs]) for v in self.verdict.ranking]
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Every two variants, in the order of the ranking."""
+        return self.verdict.pairs
+
+    @property
     def digits(self) -> int:
         """The decimals with which scores are shown."""
-        return self.metric.digits([result.score.mean for result in self.ranking], len(self.labels))
+        return self.verdict.digits
 
-    @cached_property
+    @property
     def watch(self) -> Watch | None:
         """The looks at a study that grows until it is settled; None for a fixed list of seeds."""
-        if not self.study.looks:
-            return None
-        outcomes: list[dict[int, np.ndarray | None]] = []
-        for variant in self.study.variants:
-            failed = {run.seed: None for run, _ in self.failures if run.variant == variant}
-            outcomes.append(failed | {r.run.seed: r.outcome for r in self.finished if r.run.variant == variant})
-        return watch(outcomes, self.study.seeds, self.study.looks, self.margin, self.study.test)
+        return self.verdict.watch
 
-    def used(self) -> "StudyResults":
-        """Return these results without the runs that no look uses, because their variant was settled before."""
-        if self.watch is None or not self.watch.looks:
-            return self
-        count = {variant: self.watch.trained[index] for index, variant in enumerate(self.study.variants)}
-
-        def looked_at(run: Run) -> bool:
-            return run.seed in self.study.seeds[: count[run.variant]]
-
-        finished = [result for result in self.finished if looked_at(result.run)]
-        return replace(self, finished=finished, failures=[each for each in self.failures if looked_at(each.run)])
+    @property
+    def level(self) -> float:
+        """The level of each look: 0.05 if there is only one."""
+        return self.verdict.level
 
     @property
     def margin(self) -> float | None:
@@ -139,48 +109,17 @@ class StudyResults:
         plans = [look["seeds"] for look in self.log if look["stop"] and set(look["seeds"]) < set(self.study.seeds)]
         return tuple(sorted({len(plan) for plan in plans if len(plan) > 1}))
 
-    @cached_property
-    def level(self) -> float:
-        """The level of each look: 0.05 if there is only one."""
-        return level(self.study.looks or (*self.earlier_plans, len(self.study.seeds)), self.study.test)
+    def used(self) -> "StudyResults":
+        """Return these results without the runs that no look uses, because their variant was settled before."""
+        if self.watch is None or not self.watch.looks:
+            return self
+        count = {variant: self.watch.trained[index] for index, variant in enumerate(self.study.variants)}
 
-    @cached_property
-    def pairs(self) -> list[Pair]:
-        """Every two variants, in the order of the ranking."""
-        differences, settled = self._differences(), self.watch.settled if self.watch else {}
-        pairs = []
-        for a, b in combinations(self.ranking, 2):
-            if (b.index, a.index) in settled:  # by an earlier look, whose decision stands
-                a, b = b, a
-            difference = differences.get((a.index, b.index))
-            p, is_better, is_equal = math.nan, False, False
-            if difference is not None:
-                p = settled.get((a.index, b.index), difference.adjusted)
-                is_better = (a.index, b.index) in settled if self.watch else p < self.level
-                is_equal = not is_better and self.margin is not None and difference.is_within(self.margin)
-            mcnemar = _mcnemar(a, b) if self.metric.is_accuracy else {}
-            pairs.append(Pair(a, b, difference, self.pilot if difference else None, mcnemar, p, is_better, is_equal))
-        return pairs
+        def looked_at(run: Run) -> bool:
+            return run.seed in self.study.seeds[: count[run.variant]]
 
-    def _differences(self) -> dict[tuple[int, int], Difference]:
-        """Return each variant, by its index, minus each other that has several seeds too."""
-        if self.watch and self.watch.looks:
-            differences = self.watch.looks[-1].differences
-        else:
-            several = [result for result in self.ranking if len(result.runs) > 1]
-            lists = {tuple(run.run.seed for run in result.runs) for result in several}
-            found = {}
-            if len(several) > 1 and (self.study.test != "paired" or len(lists) == 1):
-                found = statistics.differences([v.outcomes for v in several], self.study.test, self.level)
-            differences = {(several[a].index, several[b].index): each for (a, b), each in found.items()}
-        return differences | {(b, a): each.reversed() for (a, b), each in differences.items()}
-
-    @cached_property
-    def pilot(self) -> Pilot | None:
-        """What these runs say about variances, for planning; more seeds take more looks."""
-        looks = self.study.looks or (*self.earlier_plans, len(self.study.seeds))
-        pilot = measured([result.outcomes for result in self.ranking], len(self.ranking))
-        return pilot and pilot._replace(level=growing(looks, bool(self.study.looks), self.study.test))
+        finished = [result for result in self.finished if looked_at(result.run)]
+        return replace(self, finished=finished, failures=[each for each in self.failures if looked_at(each.run)])
 
     @property
     def labels(self) -> np.ndarray:
@@ -338,15 +277,6 @@ class StudyResults:
                 "cost_device": cost.device,
             }
         return row | {"directory": str(result.run.directory)}
-
-
-def _mcnemar(a: VariantResult, b: VariantResult) -> dict[int, McNemar]:
-    of_b = {result.run.seed: result for result in b.runs}
-    return {
-        result.run.seed: mcnemar(result.correct, of_b[result.run.seed].correct)
-        for result in a.runs
-        if result.run.seed in of_b
-    }
 
 
 def _text(value: Any) -> str:

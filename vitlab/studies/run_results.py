@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from referee.formats import listed
-from referee.statistics.intervals import Interval, t_interval
+from referee.statistics.intervals import Interval
+from referee.verdict import Variant
 
 from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.predictions import CALIBRATION_BINS, Predictions
@@ -66,9 +67,8 @@ class RunResult:
 
     @property
     def outcome(self) -> np.ndarray:
-        """What variants are compared by: whether each image is right, (N,) bool, or a score, (1,), higher is better."""
-        metric = self.run.metric
-        return self.correct if metric.is_accuracy else np.array([metric.sign * self.score])
+        """What variants are compared by: whether each image is right, (N,) bool, or a score, (1,)."""
+        return self.correct if self.run.metric.is_accuracy else np.array([self.score])
 
     @cached_property
     def score_ema(self) -> float | None:
@@ -167,26 +167,30 @@ class RunResult:
 class VariantResult:
     """The finished runs of a variant together."""
 
-    variant: str
-    index: int  # position in the study; determines color and marker
+    judged: Variant  # by their outcomes
     runs: list[RunResult]  # at least one
+
+    @property
+    def variant(self) -> str:
+        """Its name."""
+        return self.judged.name
+
+    @property
+    def index(self) -> int:
+        """Its position in the study; determines color and marker."""
+        return self.judged.index
 
     @property
     def score(self) -> Interval:
         """Mean and interval over seeds."""
-        return self._interval([result.score for result in self.runs])
+        return self.judged.score
 
     @property
     def score_ema(self) -> Interval | None:
         """Mean and interval of the averaged weights; None unless every run has them."""
         values = [result.score_ema for result in self.runs]
         known = [value for value in values if value is not None]
-        return self._interval(known) if known == values else None
-
-    def _interval(self, values: list[float]) -> Interval:
-        if not self.runs[0].run.metric.is_accuracy:
-            return t_interval(values)
-        return t_interval(values, step=1 / len(self.runs[0].correct)).within(0, 1)
+        return self.judged.interval(known) if known == values else None
 
     @property
     def reliability(self) -> Reliability:
@@ -208,11 +212,6 @@ class VariantResult:
         times = [result.seconds_to(target) for result in self.runs]
         known = [time for time in times if time is not None]
         return float(np.mean(known)) if len(known) == len(times) else None
-
-    @property
-    def outcomes(self) -> np.ndarray:
-        """The outcomes of its runs, (S, N) bool or (S, 1)."""
-        return np.stack([result.outcome for result in self.runs])
 
     def curve(self, column: str) -> CurvePoints:
         """Return a column of metrics.csv by epoch, over the seeds."""

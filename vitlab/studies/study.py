@@ -37,13 +37,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from referee.claim import Claim, parse_claim
 from referee.statistics.comparison import LEVEL, TESTS
 
 from vitlab.config import Config, flatten, load_yaml, merge
 from vitlab.experiment.chain import Source
 from vitlab.studies.axes import Axis, parse_along, places_of
 from vitlab.studies.budget import Budget, parse_budget, refuse_unknown
-from vitlab.studies.claim import Claim, parse_claim
 from vitlab.studies.draws import BY_DEFAULT, parse_seeds, parse_vary
 from vitlab.studies.file.space import Tuning, parse_tuning
 from vitlab.studies.format import as_yaml

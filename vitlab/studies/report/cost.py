@@ -32,11 +32,13 @@ def cost_remarks(results: StudyResults) -> list[str]:
 
 def costlier(results: StudyResults) -> list[str]:
     """Name what the winner costs, where it is more than COSTLIER times what a variant costs that it beats."""
-    beaten = [pair.worse for pair in results.pairs if pair.settled and pair.better is results.ranking[0]]
+    beaten = {
+        pair.worse.name for pair in results.pairs if pair.settled and pair.better.name == results.ranking[0].variant
+    }
     if not beaten:
         return []
     own = _costs_of(results.ranking[0], results)
-    others = [(result.variant, _costs_of(result, results)) for result in beaten]
+    others = [(result.variant, _costs_of(result, results)) for result in results.ranking if result.variant in beaten]
     dear = [(name, costs) for name, costs in others if any(_dearer(own, costs, what) for what in own)]
     parts = []
     for what, value in own.items():

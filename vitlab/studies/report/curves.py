@@ -1,103 +1,60 @@
 """The page about a study with axes: a curve of each variant, crossings, laws, and all places."""
 
-import math
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from itertools import product
 from pathlib import Path
 
-import numpy as np
-from matplotlib.figure import Figure as Drawn
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-from referee.formats import NONE, SPACE, counted, joined, signed
-from referee.report import drawing
-from referee.report.document import (
-    Code,
-    Document,
-    Figure,
-    Heading,
-    Links,
-    Note,
-    Part,
-    Row,
-    Section,
-    Table,
-    Text,
-    write_document,
-)
-from referee.report.drawing import Chart, Layout
-from referee.statistics.curves import Crossing, Law
+from referee.along import Line, Reference, best_where, in_general, interval_of, number
+from referee.formats import NONE, SPACE, counted, joined
+from referee.report.along import line_parts
+from referee.report.document import Code, Document, Links, Note, Part, Row, Section, Table, Text, write_document
 
 from vitlab.studies.branching import own_share
-from vitlab.studies.format import tick
-from vitlab.studies.metric import Metric
-from vitlab.studies.report.along import (
-    Line,
-    answers,
-    crossing_of,
-    errors,
-    interval_of,
-    law_of,
-    lines_of,
-    number,
-    untested,
-)
 from vitlab.studies.report.cost import speed_remarks
 from vitlab.studies.report.remarks import ABOVE, objections, remarks, remarks_above
 from vitlab.studies.report.sections import remarks_section, study_file
+from vitlab.studies.report.verdict import judged, verdict
 from vitlab.studies.results import StudyResults
 from vitlab.studies.study import Study
 
 
-def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing], name: str) -> Chart:
-    """Return the chart of a line: scores with bands, and errors with their laws."""
-    metric = line.points[0].metric
-
-    def draw(_: object, layout: Layout) -> Drawn:
-        figure, panels = drawing.panels_of(layout, 2 if laws else 1, 300)
-        scale = metric.scale
-        for at, low, high, _ in crossings:
-            panels[0].axvspan(low, high, color=drawing.RULE, zorder=0, gid=f"{drawing.TIP}cross at {_rounded(at)}")
-        for variant in line.variants:
-            index = list(line.points[0].study.variants).index(variant)
-            intervals = [interval_of(result, metric) for result in line.at(variant)]
-            mean, low, high = scale * np.array(intervals).T
-            drawing.draw_curve(panels[0], np.array(line.x), mean, low, high, variant, index)
-            if variant in laws:
-                style = drawing.style_of(index)
-                places = np.geomspace(line.x[0], line.x[-1], 60)
-                own = errors(line, variant)
-                assert own is not None
-                panels[1].plot(line.x, scale * own.mean(axis=1), **(style | {"linestyle": "none"}))
-                panels[1].plot(places, scale * laws[variant].error(places), linewidth=1.2, **(style | {"marker": ""}))
-        if all(point.baselines for point in line.points):
-            knn = [100 * point.baselines.knn for point in line.points if point.baselines]
-            panels[0].plot(
-                line.x, knn, color=drawing.MUTED, linestyle=drawing.DASHED, linewidth=1.2, label="k-NN on pixels"
-            )
-        panels[0].set_title(metric.axis("test"))
-        if laws:
-            panels[1].set_title("test error, %" if metric.is_accuracy else metric.axis("test"))
-            panels[1].set_yscale("log")
-            panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
-            panels[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            panels[1].yaxis.set_minor_locator(NullLocator())
-        for axes in panels:
-            axes.set_xlabel(line.axis.name)
-            if min(line.x) > 0:
-                axes.set_xscale("log")
-            shown = line.x if layout.columns > 1 or len(line.x) < 6 else line.x[::2]
-            axes.set_xticks(shown, [number(x) for x in shown])
-            axes.xaxis.set_minor_locator(NullLocator())
-        drawing.put_legend(figure, panels[0], layout)
-        return figure
-
-    described = f"Test {metric.label} of each variant against {line.axis.name}, and the laws that the errors follow."
-    return Chart(name, described, draw)
+def lines_of(study: Study, found: Sequence[StudyResults]) -> list[Line]:
+    """Return the results of a grid along its numeric axis, one line for each place of the other axis."""
+    numeric = next((axis for axis in study.along if axis.numeric), None)
+    if numeric is None:
+        return []
+    lines: dict[str, list[StudyResults]] = {}
+    for places, results in zip(product(*(axis.places for axis in study.along)), found, strict=True):
+        other = ", ".join(place.label for axis, place in zip(study.along, places, strict=True) if not axis.numeric)
+        lines.setdefault(other, []).append(results)
+    level = min(results.level for results in found) / len(found)
+    x, labels = [place.x or 0.0 for place in numeric.places], [place.label for place in numeric.places]
+    return [
+        Line(numeric.name, x, labels, [judged(point) for point in points], level, name, _reference(points))
+        for name, points in lines.items()
+    ]
 
 
-# ---- the page
+def _reference(points: Sequence[StudyResults]) -> Reference | None:
+    knn = [point.baselines.knn for point in points if point.baselines]
+    note = "k-NN, on the first seed's draw of the images alone"
+    return Reference("k-NN on pixels", knn, note) if len(knn) == len(points) else None
+
+
+def answers(study: Study, found: Sequence[StudyResults]) -> list[str]:
+    """Return the study's answers in sentences."""
+    if not all(results.finished for results in found):
+        return ["Some places have no finished run, so there is nothing to say about the axis."]
+    lines = lines_of(study, found)
+    if lines:
+        return [f"{line.name}: {text}" if line.name else text for line in lines for text in [best_where(line)]]
+    general = []
+    if study.along[0].name == "data":
+        places = [results.study.place for results in found]
+        general = [in_general(places, [judged(results) for results in found])]
+    return [*(f"{results.study.place}: {verdict(results)}" for results in found), *general]
 
 
 def write_curves(study: Study, found: Sequence[StudyResults], folder: Path) -> Path:
@@ -107,8 +64,8 @@ def write_curves(study: Study, found: Sequence[StudyResults], folder: Path) -> P
     finished = all(results.finished for results in found)
     if finished:
         for k, line in enumerate(lines_of(study, found)):
-            parts = _line(line, "curves" if k == 0 else f"curves-{k}", folder)
-            sections.insert(k, Section(f"Along {line.axis.name}{f', {line.name}' if line.name else ''}", parts))
+            parts = line_parts(line, "curves" if k == 0 else f"curves-{k}", folder / "figures")
+            sections.insert(k, Section(f"Along {line.axis}{f', {line.name}' if line.name else ''}", parts))
     command = Code(f"python -m vitlab compare --config {shlex.quote(str(study.path))}")
     heading, *others = answers(study, found)
     above = _above(found)
@@ -165,82 +122,6 @@ def _summary(study: Study, found: Sequence[StudyResults]) -> str:
     )
 
 
-def _line(line: Line, name: str, folder: Path) -> list[Part]:
-    if not line.variants:
-        return [Text("No variant finished runs at every place, so there is no curve.")]
-    pairs = list(combinations(line.variants, 2))
-    crossings = {pair: crossing_of(line, *pair, len(pairs)) for pair in pairs}
-    laws = {variant: own for variant in line.variants if (own := law_of(line, variant))}
-    places = [each for each, _ in crossings.values() if each]
-    drawn = drawing.draw(curves_chart(line, laws, places, name), None, folder / "figures")
-    metric, baselines = line.points[0].metric, all(point.baselines for point in line.points)
-    parts: list[Part] = [
-        Figure(
-            drawn,
-            ("Left: mean" if laws else "Mean")
-            + " over seeds; band: 95 % interval over seeds and test images."
-            + (" Shaded: where two curves cross." if places else "")
-            + (" Dashed: k-NN, on the first seed's draw of the images alone." if baselines else "")
-            + (" Right: the error, and the law fitted to it." if laws else ""),
-        )
-    ]
-    if any(settled for _, settled in crossings.values()):
-        rows = [Row(f"{a} and {b}", _crossing(line, a, b, *own)) for (a, b), own in crossings.items()]
-        columns = ["Variants", f"Cross at, {line.axis.name}", "95 % interval", "In words"]
-        parts += [Heading("Crossings"), Table("Crossings", columns, rows, left=["In words"], wrapped=["In words"])]
-    if laws:
-        digits = max(point.digits for point in line.points)
-        rows = [Row(variant, _law(own, metric, digits)) for variant, own in laws.items()]
-        unit = ", %" if metric.is_accuracy else ""
-        columns = ["Variant", f"α, the floor{unit}", "γ, the rate"]
-        parts += [
-            Heading("Laws"),
-            Table("Laws", columns, rows),
-            Note(
-                "Fitted: error = α + η x^−γ, where x is the axis. In brackets 95 % intervals over seeds and test "
-                "images. A floor whose interval reaches 0 is not known. Do not extrapolate a law beyond the places."
-            ),
-        ]
-    return parts
-
-
-def _crossing(line: Line, a: str, b: str, found: Crossing | None, settled: Sequence[int]) -> list[str]:
-    if found:
-        before, after = (a, b) if found.from_first else (b, a)
-        ends = f"{_rounded(found.low)} to {_rounded(found.high)}"
-        return [_rounded(found.at), ends, f"{before} is better before, {after} after"]
-    if not settled:
-        places = joined(untested(line, a, b))
-        why = f"at {places} the two are not comparable, or one has a single run"
-        return [NONE, NONE, f"not tested: {why if places else 'a score of 0 or less has no logarithm'}"]
-    better = {sign for sign in settled if sign}
-    if len(better) > 1:
-        return [NONE, NONE, "they cross more than once"]
-    if not better:
-        return [NONE, NONE, "nowhere distinguished"]
-    who = a if better == {-1} else b
-    if all(settled):
-        return [NONE, NONE, f"do not cross in this range: {who} is better everywhere"]
-    where = joined([number(x) for x, sign in zip(line.x, settled, strict=True) if sign])
-    return [NONE, NONE, f"no crossing settled: {who} is better at {where}, elsewhere they are not distinguished"]
-
-
-def _rounded(value: float) -> str:
-    """Return two significant digits, three where the first is 1."""
-    if value == 0:
-        return "0"
-    digits = 2 if f"{abs(value):e}"[0] == "1" else 1
-    return number(round(value, digits - math.floor(math.log10(abs(value)))))
-
-
-def _law(own: Law, metric: Metric, decimals: int) -> list[str]:
-    def shown(interval: tuple[float, float, float], scale: float, digits: int) -> str:
-        mean, low, high = (signed(scale * value, digits) for value in interval)
-        return f"{mean} [{low}, {high}]"
-
-    return [shown(own.floor, metric.scale, decimals), shown(own.rate, 1, 2)]
-
-
 def _places(study: Study, found: Sequence[StudyResults]) -> list[Part]:
     metric, axis = found[0].metric, study.along[0]
     alone = axis.numeric and len(study.along) == 1
@@ -254,7 +135,7 @@ def _places(study: Study, found: Sequence[StudyResults]) -> list[Part]:
             if result is None:
                 cells.append(NONE)
                 continue
-            interval, digits = interval_of(result, metric), results.digits
+            interval, digits = interval_of(result.judged), results.digits
             cells.append(f"{metric.text(interval.mean, digits)} {metric.bracket(interval, digits)}")
         knn = f"{100 * results.baselines.knn:.1f}" if results.baselines else NONE
         rows.append(Row(name, [*cells, knn]))

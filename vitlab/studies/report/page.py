@@ -5,7 +5,10 @@ from pathlib import Path
 
 from referee.formats import SPACE, counted
 from referee.report import drawing
+from referee.report.claim import about, decided, headline
+from referee.report.claim import chart as chart_of
 from referee.report.document import Document, write_document
+from referee.sentences import conclusion
 
 from vitlab.atomic_files import write_text
 from vitlab.evaluation.spreadsheet import as_csv
@@ -13,15 +16,14 @@ from vitlab.studies.baselines import Images
 from vitlab.studies.draws import describe_draws
 from vitlab.studies.looks import look_of
 from vitlab.studies.report import figures
-from vitlab.studies.report.claim import about, decided, headline, write_claim
-from vitlab.studies.report.claim import chart as chart_of
+from vitlab.studies.report.claim import write_claim
 from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.heat import heat_chart
 from vitlab.studies.report.remarks import objections, remarks_above
 from vitlab.studies.report.robustness import Robustness, read_robustness
 from vitlab.studies.report.sections import sections_of
 from vitlab.studies.report.tuning import as_tuned, leads_by_trials, tuning_chart
-from vitlab.studies.report.verdict import conclusion, outlooks, verdict
+from vitlab.studies.report.verdict import judged, outlooks, verdict
 from vitlab.studies.report.verdict_file import write_verdict
 from vitlab.studies.results import StudyResults
 
@@ -45,14 +47,14 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     if results.finished and results.metric.one_class:
         write_text(folder / "per_class.csv", as_csv(results.per_class, index_label="class"))
     if results.finished and claim is not None:
-        write_claim(claim, results, drawings["claim"], folder)
+        write_claim(results, folder)
     document = Document(
         title=f"{study.name} – a comparison",
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
-        heading=headline(claim, results) if claim else verdict(results),
+        heading=headline(claim, judged(results)) if claim else verdict(results),
         lead=[
-            *([*decided(claim, results), f"All variants: {verdict(results)}", *about(claim)] if claim else []),
-            *([f"Apart from that: {conclusion(results)}"] if objections(results) else []),
+            *([*decided(claim, judged(results)), f"All variants: {verdict(results)}", *about(claim)] if claim else []),
+            *([f"Apart from that: {conclusion(results.verdict)}"] if objections(results) else []),
             *costlier(results),
             *_summary(results),
             *as_tuned(results),
@@ -75,7 +77,7 @@ def _drawings(
     if robustness and not robustness.table.empty:
         charts.append(robustness.chart(list(results.study.variants)))
     if results.study.claim is not None:
-        charts.append(chart_of(results.study.claim))
+        charts.append(chart_of(results.study.claim, results.verdict))
     charts.append(tuning_chart(results))
     if results.metric.one_class and (results.watch is None or results.watch.stop is not None):  # else it is not over
         charts.append(heat_chart(results, images))

@@ -152,7 +152,7 @@ def _selected(results: StudyResults) -> list[str]:
 
 def _settled_leaders(results: StudyResults) -> list[VariantResult]:
     """Return the variants that are better than another one."""
-    return [result for result in results.ranking if any(p.settled and p.better is result for p in results.pairs)]
+    return [result for result in results.ranking if any(p.settled and p.better is result.judged for p in results.pairs)]
 
 
 def _survivors(result: VariantResult, results: StudyResults) -> str:

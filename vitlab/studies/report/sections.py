@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from referee.formats import NONE, counted, percent, signed
+from referee.report.claim import caption, deciding, deciding_table
+from referee.report.differences import INTERVAL, differences_section
 from referee.report.document import (
     Cell,
     Code,
@@ -29,14 +31,13 @@ from vitlab.config import ABSENT
 from vitlab.studies.baselines import Images
 from vitlab.studies.format import as_yaml, clock
 from vitlab.studies.grid import Difference
-from vitlab.studies.report.claim import caption, deciding, deciding_table
 from vitlab.studies.report.cost import cost_section
-from vitlab.studies.report.differences import INTERVAL, differences_section
 from vitlab.studies.report.gallery import gallery, shown_seed
 from vitlab.studies.report.heat import CAPTION
 from vitlab.studies.report.remarks import remarks_below
 from vitlab.studies.report.robustness import Robustness, robustness_section
 from vitlab.studies.report.tuning import tuning_section
+from vitlab.studies.report.verdict import judged
 from vitlab.studies.results import StudyResults
 from vitlab.studies.run_results import VariantResult
 from vitlab.studies.study import Study
@@ -61,7 +62,7 @@ def sections_of(
         [
             Section("Claim", _claim(results, drawings)),
             Section("Ranking", _ranking(results, drawings)),
-            Section("Differences", differences_section(results, drawings["differences"])),
+            Section("Differences", differences_section(results.verdict, drawings["differences"])),
             Section("Tuning", tuning_section(results, drawings.get("tuning"))),
             Section("Learning", _learning(results, drawings)),
             Section("Cost", cost_section(results, drawings)),
@@ -101,7 +102,7 @@ def _commands(results: StudyResults, folder: Path) -> list[Part]:
 def _claim(results: StudyResults, drawings: Drawings) -> list[Part]:
     if (claim := results.study.claim) is None:
         return []
-    return [Figure(drawings["claim"], caption(claim)), *deciding_table(deciding(claim, results))]
+    return [Figure(drawings["claim"], caption(claim)), *deciding_table(deciding(claim, judged(results)))]
 
 
 def _row(result: VariantResult, *cells: str | Cell, marks: tuple[str, ...] = ()) -> Row:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import wandb
+from referee.report.differences import conclusion_on
 
-from vitlab.studies.report.differences import conclusion
 from vitlab.studies.report.figures import against_cost
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import outlooks, verdict
@@ -86,13 +86,13 @@ def _tables(results: StudyResults) -> dict[str, wandb.Table]:
     """Return the report's tables: verdict, runs, pairs and classes."""
     pairs = pd.DataFrame(
         {
-            "first": pair.better.variant,
-            "second": pair.worse.variant,
+            "first": pair.better.name,
+            "second": pair.worse.name,
             "difference": pair.lead,
             "low": pair.interval.low,
             "high": pair.interval.high,
             "adjusted p": pair.p,
-            "verdict": conclusion(pair, results),
+            "verdict": conclusion_on(pair, results.verdict),
         }
         for pair in results.pairs
     )

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -29,7 +30,7 @@ from referee.statistics.comparison import LEVEL, Difference, differences, step_d
 STUDIES = 40_000  # simulated for a level
 POWER = 0.8  # of a planned study, and of one that is not hopeless
 
-Outcomes = Mapping[int, np.ndarray | None]
+Outcomes = Mapping[Any, np.ndarray | None]
 """Of a variant, by seed: (N,) bool or (1,) score; None for a failed run; a seed not trained yet is missing."""
 
 
@@ -84,7 +85,7 @@ class Watch:
     looks: list[Look] = field(default_factory=list)
     active: list[int] = field(default_factory=list)  # variants that train on
     trained: dict[int, int] = field(default_factory=dict)  # seeds of each variant up to the last look, failed ones too
-    missing: list[tuple[int, int]] = field(default_factory=list)  # runs of the next look: variant, seed
+    missing: list[tuple[int, Any]] = field(default_factory=list)  # runs of the next look: variant, seed
     stop: str | None = None
 
     @property
@@ -99,7 +100,7 @@ class Watch:
 
 def watch(
     outcomes: Sequence[Outcomes],
-    seeds: Sequence[int],
+    seeds: Sequence[Any],
     looks: Sequence[int],
     margin: float | None = None,
     test: str = "pooled",

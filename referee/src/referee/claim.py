@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from vitlab.studies.budget import refuse_unknown
+from referee.formats import nearest
 
 KEYS = ("sentence", "source", "published", "order", "differs", "doubt", "minutes", "along")
 REPEATED, CONTRADICTED, EQUAL, OPEN = "repeated", "contradicted", "equal within the margin", "not settled"
@@ -95,7 +95,9 @@ def parse_claim(value: Any, variants: Collection[str], margin: float | None, wat
         return None
     if not isinstance(value, dict):
         raise ValueError(f"claim: {value!r}. Expected a mapping with {', '.join(KEYS)}.")
-    refuse_unknown(value, KEYS, "key of `claim`")
+    for key in value:
+        if key not in KEYS:
+            raise ValueError(f"unknown key of `claim` `{key}`. {nearest(key, KEYS)}")
     _refuse_no_text(value, "order")  # and its variants first: what is misspelled, before what is missing
     orders = value["order"] if isinstance(value["order"], list) else [value["order"]]
     relations = tuple(relation for order in orders for relation in _relations(str(order)))
