@@ -42,10 +42,6 @@ def test_the_usage_line_names_each_option_once(command: str, capsys: pytest.Capt
         assert sum(len(re.findall(rf"{name}(?![\w-])", usage)) for name in (short, long) if name) == 1, (long, usage)
 
 
-def test_the_help_of_robustness_names_every_corruption() -> None:
-    assert tuple(corruption.name for corruption in CORRUPTIONS) == NAMES
-
-
 def test_no_help_imports_torch_but_that_of_the_parser() -> None:
     commands = [[command, "--help"] for command in ALL if command not in ("fit", "validate", "test")]
     code = f"import sys; from vitlab.__main__ import main\nfor each in {commands}: assert main(each) == 0"

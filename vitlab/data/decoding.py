@@ -77,6 +77,18 @@ def decode(content: bytes, mode: PictureMode = "RGB", half: Half | None = None) 
     return _decode_by_pillow(content, mode) if fast is None else fast
 
 
+def checked(pixels: np.ndarray) -> Pixels:
+    """Return an array (H, W) or (H, W, C) as (H, W, C).
+
+    Raises:
+        ValueError: it is not a picture.
+    """
+    if pixels.ndim not in (2, 3) or pixels.dtype != np.uint8:
+        raise ValueError(f"an array {pixels.shape} of {pixels.dtype}; expected (H, W) or (H, W, C) of uint8")
+    _check_size(pixels.shape[1], pixels.shape[0])
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
 def _decode_by_pillow(content: bytes, mode: PictureMode) -> Pixels:
     try:
         with Image.open(io.BytesIO(content)) as image:

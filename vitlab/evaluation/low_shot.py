@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor
 
-from vitlab.evaluation.estimate import Estimate
 from vitlab.evaluation.features import Features
 
 SHOTS = (1, 2, 5)
@@ -35,9 +34,12 @@ PERCENT = "1 % of the labels"
 
 
 @dataclass(frozen=True)
-class LowShot(Estimate):
+class LowShot:
     """Test accuracy with one number of labels: the mean over choices of the labeled images, and Student's interval."""
 
+    value: float
+    low: float
+    high: float
     name: str
     images: int  # labeled, of the first choice
     strength: float  # λ
@@ -53,7 +55,9 @@ class LowShot(Estimate):
         return cls(mean, low, high, name, images, strength, tuple(draws))
 
     def __str__(self) -> str:
-        mean = super().__str__() if len(self.draws) > 1 else f"{100 * self.value:.1f} %"
+        mean = f"{100 * self.value:.1f} %"
+        if len(self.draws) > 1:
+            mean += f" [{100 * self.low:.1f}, {100 * self.high:.1f}]"
         return f"{self.name:<18}  {mean}   {len(self.draws)} draw{'s' * (len(self.draws) > 1)}   λ = {self.strength:g}"
 
 
