@@ -78,6 +78,28 @@ def test_what_a_room_exports_is_there(room: str) -> None:
     assert not [name for name in exports if isinstance(getattr(import_module(room), name), ModuleType)]
 
 
+# Within studies: compare and its neighbors ─► training ─► file
+#                              └─► report ─► results ─► file, referee
+WITHIN_STUDIES = {
+    "file": {"file"},
+    "training": {"training", "file"},
+    "results": {"results", "file"},
+    "report": {"report", "results", "file"},
+}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "studies").glob("*/*.py")), ids=lambda path: "/".join(path.parts[-2:])
+)
+def test_imports_within_studies_follow_the_drawing(path: Path) -> None:
+    imported = {
+        node.module.split(".")[2]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vitlab.studies.")
+    }
+    assert imported <= WITHIN_STUDIES[path.parent.name]
+
+
 def test_the_package_has_at_most_18_entries() -> None:
     assert len([entry for entry in PACKAGE.iterdir() if entry.name not in ("__pycache__", "py.typed")]) <= 18
 

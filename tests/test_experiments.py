@@ -18,9 +18,9 @@ from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
 from vitlab.experiment.experiment import Experiment
 from vitlab.objectives import Teacher
-from vitlab.studies.grid import differing_keys, plan
+from vitlab.studies.file.runs import differing_keys, plan
+from vitlab.studies.file.study import read_study, slug
 from vitlab.studies.prepared import Prepared
-from vitlab.studies.study import read_study, slug
 
 FILES = sorted(EXPERIMENTS.glob("*.yaml"))
 STUDIES = sorted((EXPERIMENTS / "studies").glob("*.yaml"))

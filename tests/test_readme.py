@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vitlab.studies.execution import costs
 
 from tests.conftest import EXPERIMENTS
 from tests.test_experiments import SHORT, make_cifar, make_photos
 from vitlab import __main__ as main_module
 from vitlab.__main__ import main
 from vitlab.evaluation.cost import step
-from vitlab.studies.execution import costs
-from vitlab.studies.study import read_study
+from vitlab.studies.file.study import read_study
 
 ROOT = EXPERIMENTS.parent
 README = (ROOT / "README.md").read_text()

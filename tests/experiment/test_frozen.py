@@ -16,7 +16,7 @@ from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import Features, features_of, probe_features
 from vitlab.experiment import frozen
 from vitlab.experiment.experiment import Experiment
-from vitlab.studies.metric import TOP1, metric_of
+from vitlab.studies.file.metric import TOP1, metric_of
 
 Write = Callable[..., Path]
 SIMMIM = {"model": {"class_path": "vitlab.objectives.SimMIM", "init_args": {"mask_patch_size": 4}}}

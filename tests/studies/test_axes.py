@@ -14,11 +14,11 @@ from referee.report.drawing import draw  # before a test leaves the charts empty
 
 from vitlab.config import merge, nest
 from vitlab.studies.compare import RunsFailed, _costs_along, _measured_once, compare, in_turn
-from vitlab.studies.grid import plan
+from vitlab.studies.file.runs import plan
+from vitlab.studies.file.study import read_study
 from vitlab.studies.planning import plan_study
 from vitlab.studies.prepared import Prepared
 from vitlab.studies.report.curves import lines_of
-from vitlab.studies.study import read_study
 
 Write = Callable[..., Path]
 LR = "model.init_args.lr"

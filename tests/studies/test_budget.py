@@ -1,6 +1,6 @@
 import pytest
 
-from vitlab.studies.budget import MISSED, Budget, Epoch, Length, parse_budget
+from vitlab.studies.file.budget import MISSED, Budget, Epoch, Length, parse_budget
 
 CIFAR = Epoch(batches=390, images=128)  # 49,920 images
 

@@ -16,11 +16,11 @@ from fake_study import FAKE_PROGRAM, Digits, variant
 
 from vitlab.config import Config
 from vitlab.studies.compare import RunsFailed, compare, results_of
-from vitlab.studies.grid import Run
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.study import read_study
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import verdict
-from vitlab.studies.spending import _decisive, _fits
-from vitlab.studies.study import read_study
+from vitlab.studies.training.spending import _decisive, _fits
 
 Write = Callable[..., Path]
 

@@ -11,11 +11,11 @@ from referee.report.document import Table, Text
 from referee.report.drawing import Drawing
 
 from vitlab.evaluation.cost import Cost
-from vitlab.studies.budget import Budget
-from vitlab.studies.format import speed
+from vitlab.studies.file.budget import Budget
+from vitlab.studies.file.format import speed
 from vitlab.studies.report.cost import cost_remarks, cost_section, flops_of, speed_of
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import RunResult
+from vitlab.studies.results.run import RunResult
+from vitlab.studies.results.table import StudyResults
 
 COST = Cost(1, 2, 3_000_000, 1_000.0, 4_000.0, 1, 1, None, None, 64, 30, "a CPU", 1, "2.15", (950.0, 1_050.0))
 

@@ -15,10 +15,10 @@ from referee.report.document import Details, Part, Table
 from referee.report.drawing import Drawing
 from referee.statistics.comparison import differences, least_visible
 
-from vitlab.studies.execution.local import Outcome
-from vitlab.studies.grid import Run
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.state import Outcome
 from vitlab.studies.report import figures
-from vitlab.studies.results import StudyResults
+from vitlab.studies.results.table import StudyResults
 
 FIVE = [0.95, 0.952, 0.948, 0.951, 0.949]
 

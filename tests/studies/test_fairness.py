@@ -12,10 +12,10 @@ from fake_study import FAKE_PROGRAM, Digits, variant
 
 from vitlab.config import weights_of
 from vitlab.studies.compare import compare, results_of
-from vitlab.studies.fairness import kind_of, matters, name_of, own_classes
-from vitlab.studies.grid import Run, plan
+from vitlab.studies.file.fairness import kind_of, matters, name_of, own_classes
+from vitlab.studies.file.runs import Run, plan
+from vitlab.studies.file.study import read_study
 from vitlab.studies.report.remarks import objections, remarks
-from vitlab.studies.study import read_study
 from vitlab.studies.training.tuning import plan_tuning
 
 Write = Callable[..., Path]

@@ -13,19 +13,11 @@ import yaml
 from fake_study import FAKE_PROGRAM, variant
 
 from vitlab.signals import SIGNALS
-from vitlab.studies.execution.local import (
-    Allotment,
-    Outcome,
-    allot,
-    conflicting,
-    is_finished,
-    last_lines,
-    refuse_conflicts,
-    run_all,
-)
-from vitlab.studies.execution.progress import Display
-from vitlab.studies.grid import Run, plan
-from vitlab.studies.study import read_study
+from vitlab.studies.file.runs import Run, plan
+from vitlab.studies.file.state import Outcome, conflicting, is_finished, refuse_conflicts
+from vitlab.studies.file.study import read_study
+from vitlab.studies.training.local import Allotment, allot, last_lines, run_all
+from vitlab.studies.training.progress import Display
 
 Write = Callable[..., Path]
 Start = Callable[..., tuple[list[Outcome], str]]

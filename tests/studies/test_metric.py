@@ -18,16 +18,16 @@ from scipy.stats import ttest_ind
 from vitlab.commands.dispatch import run as run_command
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.compare import compare, results_of
-from vitlab.studies.execution.progress import Active, Display, Progress
-from vitlab.studies.grid import Run, plan
-from vitlab.studies.metric import TOP1, Metric, metric_of
+from vitlab.studies.file.metric import TOP1, Metric, metric_of
+from vitlab.studies.file.runs import Run, plan
+from vitlab.studies.file.study import read_study
+from vitlab.studies.file.trials import Choice, Trial
 from vitlab.studies.report import figures
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import outlooks, verdict
-from vitlab.studies.results import StudyResults
-from vitlab.studies.study import read_study
-from vitlab.studies.training.tuning import Choice, Trial
+from vitlab.studies.results.table import StudyResults
+from vitlab.studies.training.progress import Active, Display, Progress
 
 RMSE = Metric("rmse", "min", one_class=False)
 
@@ -115,7 +115,7 @@ def test_variants_of_different_metrics_and_an_objective_without_a_task_are_refus
     with pytest.raises(ValueError, match="learns no labels, so no metric ranks its runs"):
         metric_of(nothing)  # type: ignore[arg-type]
     metrics = iter([TOP1, RMSE])
-    monkeypatch.setattr("vitlab.studies.metric.metric_of", lambda experiment: next(metrics))
+    monkeypatch.setattr("vitlab.studies.file.metric.metric_of", lambda experiment: next(metrics))
     with pytest.raises(ValueError, match=r"rank by accuracy and rmse\. Compare by one metric"):
         plan(read_study(write_study(variants={"A": variant(0.9), "B": variant(0.8)})), tmp_path)
 

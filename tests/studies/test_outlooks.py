@@ -10,10 +10,10 @@ from referee.formats import SPACE
 from referee.outlooks import required, round_size
 from referee.statistics.power import Need, Range, detectable, need
 
-from vitlab.studies.format import duration
-from vitlab.studies.metric import Metric
+from vitlab.studies.file.format import duration
+from vitlab.studies.file.metric import Metric
 from vitlab.studies.report.verdict import outlooks
-from vitlab.studies.results import StudyResults
+from vitlab.studies.results.table import StudyResults
 
 
 def seeds(accuracies: list[float], first: int = 0) -> dict[int, np.ndarray]:

@@ -14,11 +14,11 @@ from fake_study import variant
 from referee.statistics.sequential import level
 
 from vitlab.commands.dispatch import run
-from vitlab.studies.grid import plan
-from vitlab.studies.metric import TOP1
+from vitlab.studies.file.metric import TOP1
+from vitlab.studies.file.runs import plan
+from vitlab.studies.file.study import read_study
+from vitlab.studies.planned import describe
 from vitlab.studies.planning import plan_study, read_past
-from vitlab.studies.report.planned import describe
-from vitlab.studies.study import read_study
 
 Write = Callable[..., Path]
 TWO = {"A": variant(0.94), "B": variant(0.95)}

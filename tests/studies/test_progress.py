@@ -3,15 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from vitlab.studies.execution.progress import (
+from vitlab.studies.file.metric import TOP1
+from vitlab.studies.file.runs import Run
+from vitlab.studies.training.progress import (
     Active,
     Display,
     Progress,
     read_progress,
     seconds_left,
 )
-from vitlab.studies.grid import Run
-from vitlab.studies.metric import TOP1
 
 HEADER = "step,epoch,train/loss,val/loss,val/top1\n"
 

@@ -11,15 +11,15 @@ from fake_study import AHEAD, plain, results, seeds
 from vitlab.config import ABSENT
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import Predictions
-from vitlab.studies.budget import Budget
-from vitlab.studies.duplicates import Duplicates
-from vitlab.studies.execution.local import UNFINISHED, Outcome
-from vitlab.studies.grid import Difference, Run
-from vitlab.studies.outside import Compute, LeftOut, Outside, Trials
+from vitlab.studies.file.budget import Budget
+from vitlab.studies.file.runs import Difference, Run
+from vitlab.studies.file.state import UNFINISHED, Outcome
 from vitlab.studies.report.remarks import objections, remarks, remarks_above, remarks_below
 from vitlab.studies.report.verdict import verdict
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import RunResult
+from vitlab.studies.results.duplicates import Duplicates
+from vitlab.studies.results.outside import Compute, LeftOut, Outside, Trials
+from vitlab.studies.results.run import RunResult
+from vitlab.studies.results.table import StudyResults
 
 ARCHITECTURE = Difference("model.init_args.backbone.class_path", {"Swin": "a.B", "ViT": "a.C"}, declared=True)
 

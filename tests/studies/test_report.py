@@ -18,11 +18,11 @@ from referee.report import drawing
 from referee.report.document import Cell, Details, Figure, Gallery, Part, Table, Text, write_document
 
 from vitlab.studies.compare import RunsFailed, compare, results_of
-from vitlab.studies.metric import TOP1
+from vitlab.studies.file.metric import TOP1
 from vitlab.studies.report import figures, page
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.robustness import CLEAN, fingerprint, finished_runs, keep
-from vitlab.studies.results import StudyResults
+from vitlab.studies.results.table import StudyResults
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium to look at the page")

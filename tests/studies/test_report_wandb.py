@@ -6,7 +6,7 @@ from fake_study import Digits, results, right
 
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.wandb import Place, workspace, write_dashboard
-from vitlab.studies.results import StudyResults
+from vitlab.studies.results.table import StudyResults
 
 
 @pytest.fixture

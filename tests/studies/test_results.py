@@ -13,11 +13,11 @@ from referee.statistics.intervals import t_interval
 
 from vitlab.config import merge
 from vitlab.evaluation.predictions import Predictions, write_predictions
-from vitlab.studies.execution.local import Outcome
-from vitlab.studies.grid import Run
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.state import Outcome
 from vitlab.studies.report import sections
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import read_results
+from vitlab.studies.results.run import read_results
+from vitlab.studies.results.table import StudyResults
 
 LABELS = np.arange(30) % 3
 

@@ -10,8 +10,8 @@ from referee.report.drawing import draw  # before a test leaves the charts empty
 
 from vitlab.studies.compare import compare, results_of
 from vitlab.studies.file.space import draw_settings, parse_tuning
+from vitlab.studies.file.study import read_study
 from vitlab.studies.report.tuning import as_tuned, leads_by_trials, scores_of, tuning_chart
-from vitlab.studies.study import read_study
 
 Write = Callable[..., Path]
 LR = "model.init_args.lr"

@@ -11,10 +11,10 @@ import submitit
 from fake_study import FAKE_PROGRAM, variant
 
 from vitlab.studies.compare import compare
-from vitlab.studies.execution.slurm import run_array, slurm
-from vitlab.studies.execution.task import RunTask
-from vitlab.studies.grid import plan
-from vitlab.studies.study import read_study
+from vitlab.studies.file.runs import plan
+from vitlab.studies.file.study import read_study
+from vitlab.studies.training.slurm import run_array, slurm
+from vitlab.studies.training.task import RunTask
 
 Write = Callable[..., Path]
 PAIR = {"A": variant(0.9), "B": variant(0.8)}

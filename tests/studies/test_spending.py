@@ -9,11 +9,11 @@ from fake_study import Digits, variant
 
 from vitlab.config import Config, merge
 from vitlab.evaluation.cost import Cost
-from vitlab.studies.budget import Epoch
-from vitlab.studies.grid import Run, _in_proportion, differing_keys, plan
+from vitlab.studies.file.budget import Epoch, epoch_of
+from vitlab.studies.file.runs import Run, _in_proportion, differing_keys, plan
+from vitlab.studies.file.study import read_study
 from vitlab.studies.prepared import first_runs
-from vitlab.studies.spending import epoch_of, spend_budget
-from vitlab.studies.study import read_study
+from vitlab.studies.training.spending import spend_budget
 
 Write = Callable[..., Path]
 VARIANTS = {"A": variant(0.9), "B": variant(0.8, size=2.0)}

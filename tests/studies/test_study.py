@@ -7,10 +7,11 @@ import yaml
 from fake_study import variant
 
 from vitlab.experiment.experiment import Experiment
-from vitlab.studies.execution.local import conflicting, write_config
-from vitlab.studies.grid import differing_keys, plan
-from vitlab.studies.overruled import overruled
-from vitlab.studies.study import read_study, slug
+from vitlab.studies.file.overruled import overruled
+from vitlab.studies.file.runs import differing_keys, plan
+from vitlab.studies.file.state import conflicting
+from vitlab.studies.file.study import read_study, slug
+from vitlab.studies.training.local import write_config
 
 Write = Callable[..., Path]
 

@@ -7,7 +7,7 @@ import pytest
 from opda.nonparametric import EmpiricalDistribution
 from scipy import stats
 
-from vitlab.studies.statistics.tuning_curves import held, lead, order_bands, sensitivity, tuning_curve
+from vitlab.studies.report.tuning_curves import held, lead, order_bands, sensitivity, tuning_curve
 
 
 @pytest.mark.parametrize("n", [5, 24])

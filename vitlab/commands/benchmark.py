@@ -139,7 +139,7 @@ def describe(cost: "Cost") -> str:
     """Return a cost in words, a line each."""
     from referee.formats import NONE, counted
 
-    from vitlab.studies.format import engineering, speed
+    from vitlab.studies.file.format import engineering, speed
 
     def joules(value: float | None) -> str:
         return "not available: this machine has no meter" if value is None else f"{engineering(value)} an image"

@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
         settings = Wandb()
         dashboard = partial(write_dashboard, online=settings.enabled and not settings.offline)
     if options.slurm is not None:
-        from vitlab.studies.execution.slurm import slurm
+        from vitlab.studies.training.slurm import slurm
 
         cluster = partial(slurm, settings=options.slurm)
     try:

@@ -31,8 +31,8 @@ def run(arguments: Sequence[str]) -> int:
             raise ValueError(f"--{name} {value:g}: expected a number above 0{' and below 100' if most == 100 else ''}.")
 
     from vitlab.commands.quiet import quiet
+    from vitlab.studies.planned import describe
     from vitlab.studies.planning import plan_study
-    from vitlab.studies.report.planned import describe
 
     quiet()
     accuracy = None if options.accuracy is None else options.accuracy / 100

@@ -52,7 +52,7 @@ def _sample(run: "FinishedRun", images: int | None) -> "np.ndarray":
 
     from vitlab.evaluation.classify import require_classes
     from vitlab.runs.directory import RunDirectory
-    from vitlab.studies.baselines import stratified_sample
+    from vitlab.studies.results.baselines import stratified_sample
 
     labels = RunDirectory(run.directory).predictions.labels
     require_classes(torch.from_numpy(labels))

@@ -34,6 +34,6 @@ def _folder(study: Path, root: Path) -> Path:
     """Return the folder of a study that is named by it, or by its YAML file."""
     if study.suffix not in (".yaml", ".yml"):
         return study
-    from vitlab.studies.study import read_study
+    from vitlab.studies.file.study import read_study
 
     return read_study(study).folder(root)

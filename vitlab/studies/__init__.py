@@ -5,7 +5,7 @@ from typing import Any
 from vitlab import exported
 
 _PLACES = {
-    "baselines": ["measure_baselines"],
+    "results.baselines": ["measure_baselines"],
     "front": ["Study"],
     "report.gallery": ["gallery", "interesting"],
 }

@@ -12,7 +12,7 @@ from referee.report.document import Document, Links, Row, Section, Table, write_
 
 from vitlab.atomic_files import read_json
 from vitlab.config import load_yaml
-from vitlab.studies.study import Study, read_study, slug
+from vitlab.studies.file.study import Study, read_study, slug
 
 WORDS = (REPEATED, CONTRADICTED, EQUAL, OPEN)
 LEAD = (

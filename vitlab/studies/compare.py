@@ -13,34 +13,26 @@ from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.experiment.branch import branch_off
 from vitlab.runs.lock import study_lock
-from vitlab.studies.baselines import Images
-from vitlab.studies.branching import branching_step, keeping
 from vitlab.studies.estimate import estimate
-from vitlab.studies.execution.costs import costly, known_costs, measure_costs
-from vitlab.studies.execution.local import (
-    UNFINISHED,
-    Allotment,
-    Outcome,
-    Train,
-    allot,
-    is_finished,
-    refuse_conflicts,
-    run_all,
-)
-from vitlab.studies.execution.progress import Display
-from vitlab.studies.execution.slurm import run_array
-from vitlab.studies.grid import Run
-from vitlab.studies.looks import append_look, look_of, read_looks
-from vitlab.studies.overruled import overruled
+from vitlab.studies.file.images import Images
+from vitlab.studies.file.overruled import overruled
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.state import UNFINISHED, Outcome, is_finished, refuse_conflicts
+from vitlab.studies.file.study import Study, read_study
 from vitlab.studies.owner import claim_folder
 from vitlab.studies.prepared import Prepared
 from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.curves import answers, write_curves
+from vitlab.studies.report.looks import append_look, look_of, read_looks
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.tuning import as_tuned, leads_by_trials
 from vitlab.studies.report.verdict import judged, outlooks, verdict
-from vitlab.studies.results import StudyResults
-from vitlab.studies.study import Study, read_study
+from vitlab.studies.results.table import StudyResults
+from vitlab.studies.training.branching import branching_step, keeping
+from vitlab.studies.training.costs import costly, known_costs, measure_costs
+from vitlab.studies.training.local import Allotment, Train, allot, run_all
+from vitlab.studies.training.progress import Display
+from vitlab.studies.training.slurm import run_array
 
 if TYPE_CHECKING:
     from submitit import Executor

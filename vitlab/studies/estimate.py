@@ -7,13 +7,12 @@ from referee.formats import counted
 
 from vitlab.evaluation.cost import Cost
 from vitlab.runs.directory import SUMMARY
-from vitlab.studies.branching import own_share
-from vitlab.studies.execution.local import is_finished
-from vitlab.studies.format import duration, engineering
-from vitlab.studies.grid import Run
+from vitlab.studies.file.budget import epoch_of
+from vitlab.studies.file.format import duration, engineering
+from vitlab.studies.file.runs import Run, own_share
+from vitlab.studies.file.state import is_finished
+from vitlab.studies.file.study import Study, slug
 from vitlab.studies.prepared import Prepared
-from vitlab.studies.spending import epoch_of
-from vitlab.studies.study import Study, slug
 from vitlab.studies.training.tuning import folder_of
 
 START = 10.0  # seconds of a run outside its steps: imports, data, validation, test

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitlab.studies.baselines import Images
 from vitlab.studies.compare import compare, results_of
+from vitlab.studies.file.images import Images
+from vitlab.studies.file.study import read_study
 from vitlab.studies.report.verdict import verdict
-from vitlab.studies.results import Pair, StudyResults, VariantResult
-from vitlab.studies.study import read_study
+from vitlab.studies.results.table import Pair, StudyResults, VariantResult
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from referee.formats import joined
 
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import load_yaml, merge
-from vitlab.studies.format import as_yaml
-from vitlab.studies.study import Study
+from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.study import Study
 
 FILE = "study.json"
 

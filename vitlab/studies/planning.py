@@ -20,10 +20,11 @@ from referee.statistics.power import growing, guessed, measured
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import correct
 from vitlab.runs.directory import RunDirectory
-from vitlab.studies.execution.local import allot, conflicting
-from vitlab.studies.grid import Run, images_of, plan
-from vitlab.studies.metric import Metric
-from vitlab.studies.study import LEAST_SEEDS, LOOK_FROM, RESERVED_SLUGS, Study, read_study, slug
+from vitlab.studies.file.metric import Metric
+from vitlab.studies.file.runs import Run, images_of, plan
+from vitlab.studies.file.state import conflicting
+from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, RESERVED_SLUGS, Study, read_study, slug
+from vitlab.studies.training.local import allot
 
 ACCURACY = 0.9  # assumed where no run has measured it
 

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
-from vitlab.studies.baselines import Baselines, Images, baselines
-from vitlab.studies.duplicates import Duplicates, duplicates
-from vitlab.studies.execution.local import Outcome, is_finished, refuse_conflicts
-from vitlab.studies.fairness import data_of
-from vitlab.studies.grid import (
+from vitlab.studies.file.fairness import data_of
+from vitlab.studies.file.images import Images
+from vitlab.studies.file.runs import (
     Run,
     differing_keys,
     images_of,
@@ -19,13 +17,17 @@ from vitlab.studies.grid import (
     refuse_unfit_batch,
     refuse_unfit_split,
 )
-from vitlab.studies.looks import read_looks
-from vitlab.studies.outside import outside
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import read_results
-from vitlab.studies.spending import Measure, spend_budget
-from vitlab.studies.study import Study
-from vitlab.studies.training.tuning import Choice, Train, refuse_unfit_images, tune, tuned_later
+from vitlab.studies.file.state import Outcome, is_finished, refuse_conflicts
+from vitlab.studies.file.study import Study
+from vitlab.studies.file.trials import Choice
+from vitlab.studies.report.looks import read_looks
+from vitlab.studies.results.baselines import Baselines, baselines
+from vitlab.studies.results.duplicates import Duplicates, duplicates
+from vitlab.studies.results.outside import outside
+from vitlab.studies.results.run import read_results
+from vitlab.studies.results.table import StudyResults
+from vitlab.studies.training.spending import Measure, spend_budget
+from vitlab.studies.training.tuning import Train, refuse_unfit_images, tune, tuned_later
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""What the YAML of a study means. Nothing here knows a run."""
+"""What a study's YAML means: its variants, and their runs and directories. Trains nothing, reads no result."""

@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vitlab.studies.budget import refuse_unknown
-from vitlab.studies.draws import parse_seeds
-from vitlab.studies.format import as_yaml
+from vitlab.studies.file.budget import refuse_unknown
+from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.vary import parse_seeds
 
 KEYS = ("space", "trials", "seed", "within", "seeds")
 WITHIN = ("seed", "study")

@@ -7,7 +7,7 @@ from referee.report.claim import word_of
 
 from vitlab.atomic_files import write_text
 from vitlab.studies.report.verdict import judged, runs_at_once
-from vitlab.studies.results import StudyResults
+from vitlab.studies.results.table import StudyResults
 
 
 def write_claim(results: StudyResults, folder: Path) -> None:

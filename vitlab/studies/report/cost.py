@@ -8,11 +8,11 @@ from referee.report.document import Cell, Figure, Note, Part, Row, Table
 from referee.report.drawing import Drawing
 
 from vitlab.evaluation.cost import Cost, doubts
-from vitlab.studies.budget import REFUSED
-from vitlab.studies.format import clock, engineering, speed
+from vitlab.studies.file.budget import REFUSED
+from vitlab.studies.file.format import clock, engineering, speed
 from vitlab.studies.report.figures import against_cost
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import VariantResult
+from vitlab.studies.results.run import VariantResult
+from vitlab.studies.results.table import StudyResults
 
 COSTLIER = 1.5  # times the cost of a variant that it beats, from which a winner's cost stands beside the headline
 TIME = "training time"

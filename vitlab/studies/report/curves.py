@@ -11,13 +11,13 @@ from referee.formats import NONE, SPACE, counted, joined
 from referee.report.along import line_parts
 from referee.report.document import Code, Document, Links, Note, Part, Row, Section, Table, Text, write_document
 
-from vitlab.studies.branching import own_share
+from vitlab.studies.file.runs import own_share
+from vitlab.studies.file.study import Study
 from vitlab.studies.report.cost import speed_remarks
 from vitlab.studies.report.remarks import ABOVE, objections, remarks, remarks_above
 from vitlab.studies.report.sections import remarks_section, study_file
 from vitlab.studies.report.verdict import judged, verdict
-from vitlab.studies.results import StudyResults
-from vitlab.studies.study import Study
+from vitlab.studies.results.table import StudyResults
 
 
 def lines_of(study: Study, found: Sequence[StudyResults]) -> list[Line]:

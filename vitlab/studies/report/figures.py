@@ -21,9 +21,9 @@ from referee.report.drawing import (
 
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import CALIBRATION_BINS
-from vitlab.studies.metric import Metric
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import VariantResult
+from vitlab.studies.file.metric import Metric
+from vitlab.studies.results.run import VariantResult
+from vitlab.studies.results.table import StudyResults
 
 MIN_IN_BIN = 5  # predictions: smaller confidence bins are too noisy to show
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from vitlab.evaluation.predictions import probabilities
 from vitlab.evaluation.thumbnails import PIXELATED_BELOW, data_uri
-from vitlab.studies.baselines import Images
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import RunResult
+from vitlab.studies.file.images import Images
+from vitlab.studies.results.run import RunResult
+from vitlab.studies.results.table import StudyResults
 
 SHOWN = 60  # images at most
 

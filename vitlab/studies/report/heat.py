@@ -10,9 +10,9 @@ from referee.report.drawing import PX, Chart, Layout
 from vitlab.analysis.figures import Caption, fill_with_maps
 from vitlab.analysis.relevance import Heat, heat_of
 from vitlab.evaluation.cost import device_for
-from vitlab.studies.baselines import Images
+from vitlab.studies.file.images import Images
 from vitlab.studies.report.gallery import interesting, models_shown
-from vitlab.studies.results import StudyResults
+from vitlab.studies.results.table import StudyResults
 
 ROWS = 4  # images
 CAPTION = (

@@ -7,9 +7,9 @@ from referee.formats import joined
 
 from vitlab.config import ABSENT, flatten
 from vitlab.experiment.chain import Source
-from vitlab.studies.fairness import kind_of, matters, name_of, own_classes
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import VariantResult
+from vitlab.studies.file.fairness import kind_of, matters, name_of, own_classes
+from vitlab.studies.results.run import VariantResult
+from vitlab.studies.results.table import StudyResults
 
 TRAINING_IMAGES = "training images"
 TEST_TIME = 1.2  # times the FLOPs of a training forward that a forward pass at test may cost

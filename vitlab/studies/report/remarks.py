@@ -7,10 +7,10 @@ from itertools import groupby
 from referee.formats import SPACE, counted, joined, listed, percent
 from referee.statistics.sequential import error_of_extending
 
-from vitlab.studies.execution.local import UNFINISHED
-from vitlab.studies.fairness import kind_of, matters, name_of, said
-from vitlab.studies.format import clock
-from vitlab.studies.grid import Difference
+from vitlab.studies.file.fairness import kind_of, matters, name_of, said
+from vitlab.studies.file.format import clock
+from vitlab.studies.file.runs import Difference
+from vitlab.studies.file.state import UNFINISHED
 from vitlab.studies.report.beaten import not_beyond_baselines
 from vitlab.studies.report.cost import cost_remarks, costlier
 from vitlab.studies.report.provenance import (
@@ -22,8 +22,8 @@ from vitlab.studies.report.provenance import (
     own_code,
 )
 from vitlab.studies.report.tuning import tuning_remarks
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import VariantResult
+from vitlab.studies.results.run import VariantResult
+from vitlab.studies.results.table import StudyResults
 
 SHOWN = 4  # settings that an objection names
 ABOVE = 2  # remarks above a ranking, besides objections

@@ -22,11 +22,11 @@ from referee.statistics.intervals import Interval, t_interval
 
 from vitlab.atomic_files import write_text
 from vitlab.evaluation.spreadsheet import exact
-from vitlab.studies.format import digits_for
-from vitlab.studies.grid import Run
-from vitlab.studies.metric import TOP1
-from vitlab.studies.results import StudyResults
-from vitlab.studies.study import slug
+from vitlab.studies.file.format import digits_for
+from vitlab.studies.file.metric import TOP1
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.study import slug
+from vitlab.studies.results.table import StudyResults
 
 FILE = "robustness/robustness.csv"
 """In the study's folder."""

@@ -28,9 +28,10 @@ from referee.report.drawing import Drawing
 from referee.statistics.intervals import sampling_margin
 
 from vitlab.config import ABSENT
-from vitlab.studies.baselines import Images
-from vitlab.studies.format import as_yaml, clock
-from vitlab.studies.grid import Difference
+from vitlab.studies.file.format import as_yaml, clock
+from vitlab.studies.file.images import Images
+from vitlab.studies.file.runs import Difference
+from vitlab.studies.file.study import Study
 from vitlab.studies.report.cost import cost_section
 from vitlab.studies.report.gallery import gallery, shown_seed
 from vitlab.studies.report.heat import CAPTION
@@ -38,9 +39,8 @@ from vitlab.studies.report.remarks import remarks_below
 from vitlab.studies.report.robustness import Robustness, robustness_section
 from vitlab.studies.report.tuning import tuning_section
 from vitlab.studies.report.verdict import judged
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import VariantResult
-from vitlab.studies.study import Study
+from vitlab.studies.results.run import VariantResult
+from vitlab.studies.results.table import StudyResults
 
 NOT_SET = {ABSENT, str(None)}
 CLASSES_SHOWN = 30

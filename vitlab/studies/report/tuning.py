@@ -16,11 +16,11 @@ from referee.report.document import Cell, Figure, Heading, Note, Part, Row, Tabl
 from referee.report.drawing import Chart, Drawing, Layout
 from referee.statistics.comparison import LEVEL
 
+from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.space import Tuning
-from vitlab.studies.format import as_yaml
-from vitlab.studies.results import StudyResults
-from vitlab.studies.statistics.tuning_curves import lead, sensitivity, tuning_curve
-from vitlab.studies.training.tuning import Choice, Trial
+from vitlab.studies.file.trials import Choice, Trial
+from vitlab.studies.report.tuning_curves import lead, sensitivity, tuning_curve
+from vitlab.studies.results.table import StudyResults
 
 POINT = 0.01  # of accuracy: trials within it of the best count as good
 FAIR = "Every variant tried the same values, and no test image was used."

@@ -7,9 +7,9 @@ from referee.checks import Check
 from referee.statistics.power import MOST_SEEDS, Need
 from referee.verdict import Pair, Verdict
 
-from vitlab.studies.format import duration
+from vitlab.studies.file.format import duration
 from vitlab.studies.report.remarks import objections
-from vitlab.studies.results import StudyResults
+from vitlab.studies.results.table import StudyResults
 
 
 def judged(results: StudyResults) -> Verdict:

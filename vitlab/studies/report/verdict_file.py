@@ -7,10 +7,10 @@ from typing import Any
 from referee.report.claim import word_of
 
 from vitlab.atomic_files import read_json, write_text
+from vitlab.studies.file.study import slug
 from vitlab.studies.report.remarks import objections, remarks
 from vitlab.studies.report.verdict import judged
-from vitlab.studies.results import StudyResults
-from vitlab.studies.study import slug
+from vitlab.studies.results.table import StudyResults
 
 PAIR = ("better", "worse", "verdict", "mean", "low", "high", "adjusted_p")
 

@@ -15,7 +15,7 @@ from referee.report.differences import conclusion_on
 from vitlab.studies.report.figures import against_cost
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import outlooks, verdict
-from vitlab.studies.results import StudyResults
+from vitlab.studies.results.table import StudyResults
 
 
 class Place(NamedTuple):

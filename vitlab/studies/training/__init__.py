@@ -1,1 +1,1 @@
-"""The runs of a study come into being. Nothing here reads a result."""
+"""Runs come into being: lengths, tuned settings, costs, processes. Reads no result but validation scores of trials."""

@@ -1,81 +1,29 @@
 """The tuning runs of a study, and the settings that each variant takes from them."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from vitlab.config import Config, merge, nest
 from vitlab.runs.directory import METRICS, RunDirectory
-from vitlab.studies.baselines import Images
-from vitlab.studies.execution.local import Train
-from vitlab.studies.execution.progress import read_progress
+from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.images import Images
+from vitlab.studies.file.metric import Metric
+from vitlab.studies.file.runs import Run, complete, with_seed
 from vitlab.studies.file.space import Candidate, Tuning
-from vitlab.studies.format import as_yaml
-from vitlab.studies.grid import Run, complete, with_seed
-from vitlab.studies.metric import TOP1, Metric
-from vitlab.studies.statistics.near_ties import choose, error_of_difference
-from vitlab.studies.study import Study, slug
+from vitlab.studies.file.study import Study, slug
+from vitlab.studies.file.trials import Choice, Trial
+from vitlab.studies.training.local import Train
+from vitlab.studies.training.near_ties import choose, error_of_difference
+from vitlab.studies.training.progress import read_progress
 
 Cell = tuple[str, int | None]
 """A variant, and the seed of the study whose run has the chosen settings; None: all of them."""
-
-
-class Trial(NamedTuple):
-    """Settings that a variant tried."""
-
-    settings: dict[str, Any]  # by key
-    score: float | None  # the metric on the validation images, mean over the tuning seeds; None if a run failed
-    test: float | None = None  # of a random trial, on the test images
-
-    @property
-    def text(self) -> str:
-        """The value of a single setting, or the names and values of several."""
-        if len(self.settings) == 1:
-            return as_yaml(*self.settings.values())
-        return ", ".join(f"{key.rpartition('.')[2]} {as_yaml(value)}" for key, value in self.settings.items())
-
-
-class Choice(NamedTuple):
-    """The result of tuning a variant, or within seeds of a variant with one seed."""
-
-    variant: str
-    trials: list[Trial]
-    metric: Metric = TOP1
-    taken: int | None = None  # index of the trial whose settings the variant is trained with; None: the best
-    error: float = 0.0  # standard error of the difference of two trials
-    seeds: Sequence[int] = ()  # of the tuning runs
-    seed: int | None = None  # of the study, whose run has these settings; None: all of them
-
-    @property
-    def best(self) -> Trial:
-        """The trial with the best score, the first one of equal ones."""
-        finished = [trial for trial in self.trials if trial.score is not None]
-        return max(finished or self.trials, key=lambda trial: self.metric.sign * (trial.score or 0.0))
-
-    @property
-    def chosen(self) -> Trial:
-        """The trial whose settings the variant is trained with."""
-        return self.best if self.taken is None else self.trials[self.taken]
-
-    @property
-    def ties(self) -> list[Trial]:
-        """The trials within a standard error of the best one, itself included."""
-        best = self.best.score
-        if best is None:
-            return [self.best]
-        return [t for t in self.trials if t.score is not None and abs(best - t.score) <= self.error]
-
-    @property
-    def at_the_edge(self) -> bool:
-        """Whether the single best trial of a grid has an outermost value, so that a better one may lie beyond it."""
-        alone = [trial.score for trial in self.trials].count(self.best.score) == 1
-        ends = (self.trials[0].settings, self.trials[-1].settings)
-        return alone and any(value in (end[key] for end in ends) for key, value in self.best.settings.items())
 
 
 def refuse_unfit_images(study: Study, metric: Metric, images: Images) -> None:

@@ -19,16 +19,16 @@ from vitlab.config import ABSENT, flatten
 from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.per_class import in_order
-from vitlab.studies.baselines import Baselines
-from vitlab.studies.execution.local import Outcome
-from vitlab.studies.format import as_yaml
-from vitlab.studies.grid import Difference as Departure
-from vitlab.studies.grid import Run
-from vitlab.studies.metric import TOP1, Metric
-from vitlab.studies.outside import Outside
-from vitlab.studies.run_results import RunResult, VariantResult
-from vitlab.studies.study import Study
-from vitlab.studies.training.tuning import Choice
+from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.metric import TOP1, Metric
+from vitlab.studies.file.runs import Difference as Departure
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.state import Outcome
+from vitlab.studies.file.study import Study
+from vitlab.studies.file.trials import Choice
+from vitlab.studies.results.baselines import Baselines
+from vitlab.studies.results.outside import Outside
+from vitlab.studies.results.run import RunResult, VariantResult
 
 # Variants that differ in these are marked: their scores are not comparable, or come from another machine.
 DECISIVE = (

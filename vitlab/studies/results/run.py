@@ -16,9 +16,9 @@ from referee.verdict import Variant
 from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.predictions import CALIBRATION_BINS, Predictions
 from vitlab.runs.directory import RunDirectory
-from vitlab.studies.execution.local import Outcome, cut_short
-from vitlab.studies.grid import Run
-from vitlab.studies.metric import TOP1
+from vitlab.studies.file.metric import TOP1
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.state import Outcome, cut_short
 
 
 class CurvePoints(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 
 from vitlab.atomic_files import write_text
 from vitlab.studies.report.verdict_file import as_record
-from vitlab.studies.results import StudyResults
+from vitlab.studies.results.table import StudyResults
 
 FILE = "looks.jsonl"
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from referee.formats import listed
 
 from vitlab.config import flatten
-from vitlab.studies.draws import seed_settings
-from vitlab.studies.format import as_yaml
-from vitlab.studies.study import Study
+from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.study import Study
+from vitlab.studies.file.vary import seed_settings
 
 LENGTH = "trainer.max_epochs"
 

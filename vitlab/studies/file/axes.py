@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vitlab.config import Config, load_yaml, merge, nest
-from vitlab.studies.budget import KINDS, Budget, parse_budget, refuse_unknown
-from vitlab.studies.format import as_yaml
+from vitlab.studies.file.budget import KINDS, Budget, parse_budget, refuse_unknown
+from vitlab.studies.file.format import as_yaml
 
 SHORT = {"train_images": "data.init_args.train_images"}  # axes with a short name
 

@@ -6,17 +6,14 @@ It is stored in the study's folder and reused, so that restarting a study contin
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from vitlab.atomic_files import read_json, write_text
 from vitlab.config import Config, flatten, merge, nest
 from vitlab.evaluation.cost import Cost
-from vitlab.studies.budget import Budget, Epoch, Length
-from vitlab.studies.execution.costs import costly
-from vitlab.studies.grid import Run
-from vitlab.studies.study import LENGTH, VALIDATION, WARMUP, Study
+from vitlab.studies.file.budget import Budget, Length, epoch_of
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.study import LENGTH, VALIDATION, WARMUP, Study
+from vitlab.studies.training.costs import costly
 
 Measure = Callable[[Sequence[Run]], tuple[dict[str, Cost], dict[str, str]]]
 
@@ -71,26 +68,6 @@ def _lengths(study: Study, drafts: Sequence[Run], images: Callable[[Run], int], 
         "batches": {variant: length.batches for variant, length in lengths.items()},
         "validated": {run.variant: _interval(run, lengths[run.variant].epochs) for run in drafts},
     }
-
-
-def epoch_of(config: Config, images: int) -> Epoch:
-    """Return one epoch over `images` training images, without the last ones that fill no optimizer step."""
-    trainer = config.get("trainer", {})
-    processes = (trainer.get("num_nodes") or 1) * _devices(trainer.get("devices"))
-    batch, step = processes * config["data"]["init_args"]["batch_size"], trainer.get("accumulate_grad_batches") or 1
-    batches, limit = images // (batch * step) * step, trainer.get("limit_train_batches")
-    if limit is not None:
-        batches = min(batches, limit) if type(limit) is int else int(limit * batches)
-    return Epoch(max(batches, step), batch, step)
-
-
-def _devices(setting: Any) -> int:
-    """Return the number of devices of a run; with `auto`, a study gives it one."""
-    if isinstance(setting, list):
-        return len(setting)
-    if str(setting) == "-1":
-        return max(1, torch.cuda.device_count())
-    return int(setting) if str(setting).isdigit() else 1
 
 
 def _cost_of_an_image(budget: Budget, drafts: Sequence[Run], measure: Measure) -> dict[str, float]:

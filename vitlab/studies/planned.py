@@ -6,7 +6,7 @@ from referee.formats import SPACE, counted, two_digits
 from referee.plan import in_range, needed, sizes, variances
 from referee.statistics.power import MOST_SEEDS, Range
 
-from vitlab.studies.format import engineering
+from vitlab.studies.file.format import engineering
 from vitlab.studies.planning import Planned
 
 

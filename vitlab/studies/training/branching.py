@@ -10,11 +10,9 @@ from dataclasses import replace
 from math import floor
 
 from vitlab.config import ABSENT, flatten, merge
-from vitlab.studies.grid import Run
-from vitlab.studies.spending import epoch_of
-from vitlab.studies.study import Study
+from vitlab.studies.file.budget import epoch_of
+from vitlab.studies.file.runs import SCHEDULE, Run
 
-SCHEDULE = "model.init_args.schedule"
 BY_LENGTH = ("grow", "weight_decay_end", "momentum_teacher")  # settings that change over the whole run
 
 
@@ -47,10 +45,3 @@ def branching_step(run: Run, images: int) -> int:
 def keeping(trunk: Run, steps: list[int]) -> Run:
     """Return a run that keeps its state after some steps."""
     return replace(trunk, config=merge(trunk.config, {"run": {"checkpoint": {"keep": steps}}}))
-
-
-def own_share(study: Study, run: Run) -> float:
-    """Return the fraction of a run's steps that it shares with no longer run: of a branch its cooldown, else all."""
-    if not study.branch or run.epochs == study.along[0].places[-1].x:
-        return 1.0
-    return float(flatten(run.config)[f"{SCHEDULE}.init_args.cooldown"])

@@ -12,7 +12,7 @@ from referee.formats import counted
 
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config
-from vitlab.studies.baselines import Images, Split
+from vitlab.studies.file.images import Images, Split
 
 EXAMPLES = 3
 

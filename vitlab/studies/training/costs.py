@@ -18,10 +18,10 @@ from pathlib import Path
 from vitlab.config import Config, load_yaml
 from vitlab.evaluation.cost import READY, Cost, device_for, device_name, doubts
 from vitlab.signals import signals_as_exit
-from vitlab.studies.execution.local import Allotment, last_lines, write_config
-from vitlab.studies.format import clock
-from vitlab.studies.grid import Run
-from vitlab.studies.study import LENGTH
+from vitlab.studies.file.format import clock
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.study import LENGTH
+from vitlab.studies.training.local import Allotment, last_lines, write_config
 
 RATES = ("lr", "muon_lr", "weight_decay")  # of an optimizer
 TURNS = 6  # of each process at least

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from vitlab.config import ABSENT, Config, flatten, load_yaml, merge, nest
-from vitlab.studies.baselines import Images
-from vitlab.studies.draws import refuse_all_images, refuse_fixed, refuse_moved_test_images, seed_settings
-from vitlab.studies.fairness import kind_of
-from vitlab.studies.format import as_yaml
-from vitlab.studies.metric import TOP1, Metric, chosen_metric
-from vitlab.studies.overruled import refuse_overruled
-from vitlab.studies.study import Study
+from vitlab.studies.file.fairness import kind_of
+from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.images import Images
+from vitlab.studies.file.metric import TOP1, Metric, chosen_metric
+from vitlab.studies.file.overruled import refuse_overruled
+from vitlab.studies.file.study import Study
+from vitlab.studies.file.vary import refuse_all_images, refuse_fixed, refuse_moved_test_images, seed_settings
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
+
+SCHEDULE = "model.init_args.schedule"
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,3 +334,10 @@ COMPLETE: Mapping[str, Callable[[Any], bool]] = {
     "max_steps": lambda steps: steps != 0,
     "max_time": lambda time: False,
 }
+
+
+def own_share(study: Study, run: Run) -> float:
+    """Return the fraction of a run's steps that it shares with no longer run: of a branch its cooldown, else all."""
+    if not study.branch or run.epochs == study.along[0].places[-1].x:
+        return 1.0
+    return float(flatten(run.config)[f"{SCHEDULE}.init_args.cooldown"])

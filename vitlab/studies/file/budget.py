@@ -10,6 +10,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
+
+from vitlab.config import Config
+
 KINDS = ("epochs", "images", "flops")
 MISSED = 0.02  # of the budget, by which whole epochs may miss it
 REFUSED = 0.05  # of the budget, by which no length may miss it
@@ -107,3 +111,23 @@ def refuse_unknown(keys: Any, known: tuple[str, ...], what: str) -> None:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(known)}."
             raise ValueError(f"unknown {what} `{key}`. {hint}")
+
+
+def epoch_of(config: Config, images: int) -> Epoch:
+    """Return one epoch over `images` training images, without the last ones that fill no optimizer step."""
+    trainer = config.get("trainer", {})
+    processes = (trainer.get("num_nodes") or 1) * _devices(trainer.get("devices"))
+    batch, step = processes * config["data"]["init_args"]["batch_size"], trainer.get("accumulate_grad_batches") or 1
+    batches, limit = images // (batch * step) * step, trainer.get("limit_train_batches")
+    if limit is not None:
+        batches = min(batches, limit) if type(limit) is int else int(limit * batches)
+    return Epoch(max(batches, step), batch, step)
+
+
+def _devices(setting: Any) -> int:
+    """Return the number of devices of a run; with `auto`, a study gives it one."""
+    if isinstance(setting, list):
+        return len(setting)
+    if str(setting) == "-1":
+        return max(1, torch.cuda.device_count())
+    return int(setting) if str(setting).isdigit() else 1

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple, TextIO
 
-from vitlab.studies.format import clock
-from vitlab.studies.grid import Run
-from vitlab.studies.metric import Metric
+from vitlab.studies.file.format import clock
+from vitlab.studies.file.metric import Metric
+from vitlab.studies.file.runs import Run
 
 TAIL_BYTES = 65_536  # contains the last epoch of any run, and is read quickly
 PLAIN_INTERVAL = 60.0  # seconds between progress lines in a log file

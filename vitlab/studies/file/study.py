@@ -42,11 +42,11 @@ from referee.statistics.comparison import LEVEL, TESTS
 
 from vitlab.config import Config, flatten, load_yaml, merge
 from vitlab.experiment.chain import Source
-from vitlab.studies.axes import Axis, parse_along, places_of
-from vitlab.studies.budget import Budget, parse_budget, refuse_unknown
-from vitlab.studies.draws import BY_DEFAULT, parse_seeds, parse_vary
+from vitlab.studies.file.axes import Axis, parse_along, places_of
+from vitlab.studies.file.budget import Budget, parse_budget, refuse_unknown
+from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.space import Tuning, parse_tuning
-from vitlab.studies.format import as_yaml
+from vitlab.studies.file.vary import BY_DEFAULT, parse_seeds, parse_vary
 
 REQUIRED = ("base", "variants", "seeds")
 VALIDATION = "check_val_every_n_epoch"

@@ -4,10 +4,8 @@ Reports mark the runs that do not exceed them, which would otherwise go unnotice
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,8 +15,8 @@ from torch.nn import functional as F
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config
 from vitlab.evaluation.knn import choose_k, predict
+from vitlab.studies.file.images import Images, Split
 
-Split = Literal["train", "val", "test"]
 NEIGHBORS = (1, 3, 5, 10, 20)
 BANK_IMAGES = 10_000  # at most; of the training split
 CHOICE_IMAGES = 2_000  # at most; of the validation split
@@ -26,31 +24,6 @@ TEST_IMAGES = 10_000  # at most
 DECODE = 256  # images at a time: photos are large before they are resized
 SIDE = 32  # px to which larger images are resized
 SEED = 0  # of the subsamples: the same for every study
-
-
-class Images(Protocol):
-    """The images of an experiment without augmentation: what a study reads of a data module."""
-
-    @property
-    def num_classes(self) -> int: ...
-
-    @property
-    def class_names(self) -> list[str]: ...
-
-    def facts(self) -> dict[str, Any]:
-        """Return what data.json records, with a digest of each split under `splits`."""
-
-    def image_names(self, split: Split) -> list[str]:
-        """Return the names of a split's images, in evaluation order."""
-
-    def labels(self, split: Split) -> np.ndarray:
-        """Return their labels; class indices (N,) int64 where each image has one class."""
-
-    def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]:
-        """Return images as uint8 (H, W, C), C being 1 or 3; sizes may differ."""
-
-    def contents(self, split: Split) -> np.ndarray:
-        """Return a hash of each image, (N,) uint64, equal where the images are equal; 0: unknown."""
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from vitlab.config import weights_of
 from vitlab.experiment.chain import Source
 from vitlab.runs.directory import SUMMARY, RunDirectory
-from vitlab.studies.duplicates import Duplicates
-from vitlab.studies.grid import Run
-from vitlab.studies.metric import Metric
-from vitlab.studies.study import RESERVED_SLUGS, Study
+from vitlab.studies.file.metric import Metric
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.study import RESERVED_SLUGS, Study
+from vitlab.studies.results.duplicates import Duplicates
 
 
 class LeftOut(NamedTuple):

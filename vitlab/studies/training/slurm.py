@@ -17,19 +17,11 @@ from typing import TYPE_CHECKING
 import yaml
 
 from vitlab.atomic_files import read_json
-from vitlab.studies.execution.local import (
-    Outcome,
-    cut_short,
-    is_finished,
-    last_lines,
-    refuse_without_metric,
-    to_replace,
-    write_config,
-    written_elsewhere,
-)
-from vitlab.studies.execution.task import RunTask
-from vitlab.studies.grid import Run
-from vitlab.studies.study import slug
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.state import Outcome, cut_short, is_finished, refuse_without_metric, to_replace
+from vitlab.studies.file.study import slug
+from vitlab.studies.training.local import last_lines, write_config, written_elsewhere
+from vitlab.studies.training.task import RunTask
 
 if TYPE_CHECKING:
     from submitit import Executor, Job

@@ -13,7 +13,7 @@ from typing import Any
 from referee.formats import joined
 
 from vitlab.config import ABSENT, Config, flatten
-from vitlab.studies.baselines import Split
+from vitlab.studies.file.images import Split
 
 SETTINGS = {"init": "init_seed", "order": "data.init_args.order_seed", "augmentation": "data.init_args.augment_seed"}
 OF_DATA = {"images": "data.init_args.train_images_seed", "split": "data.init_args.split_seed"}  # as given, unless named
