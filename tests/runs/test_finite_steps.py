@@ -48,7 +48,8 @@ def test_the_run_stops_before_the_step_and_names_cause_and_images(
     assert run("fit", ["--config", str(tiny()), "--run.checkpoint.every_n_steps", "1"]) == 1
     names = Digits(batch_size=64).training_batch(0, 3, torch.device("cpu"))[1]
     said = capsys.readouterr().err
-    assert "Step 3: loss or gradient not finite; the run stops before it. Loss nan" in said
+    assert "Step 3: loss or gradient not finite; the run stops before it." in said
+    assert "\nLoss nan" in said
     assert f"first in Supervised.loss (forward), with {names[0]}, {names[1]}, {names[2]} …" in said
     last = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
     assert last["global_step"] == 3

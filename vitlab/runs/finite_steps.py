@@ -131,8 +131,8 @@ class FiniteSteps(Callback):
         found = diagnosis(trainer, objective, step)
         if trainer.is_global_zero:
             log.error(
-                "Step %d: loss or gradient not finite; the run stops before it. %s\n"
-                "The same command continues from the last checkpoint; --run.not_finite skip leaves such steps out.",
+                "Step %d: loss or gradient not finite; the run stops before it. The same command continues from the "
+                "last checkpoint; --run.not_finite skip leaves such steps out.\n%s",  # a study reports the last line
                 *(step.number, found),
             )
         raise SystemExit(1)
