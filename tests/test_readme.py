@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from vitlab.studies.execution import costs
 
@@ -21,8 +22,15 @@ ROOT = EXPERIMENTS.parent
 README = (ROOT / "README.md").read_text()
 DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 SHELL = re.compile(r"^(?:    |`?)(python -m vitlab [^`\n]*)", re.MULTILINE)
-COMMANDS = dict.fromkeys([*SHELL.findall(README), *SHELL.findall(DOCS["commands.md"])])
+COMMANDS = dict.fromkeys([*SHELL.findall(README.replace("\\\n", "")), *SHELL.findall(DOCS["commands.md"])])
 TARGETS = {target for text in (README, *DOCS.values()) for target in re.findall(r"[`(]make ([\w-]+)", text)}
+
+
+def make_table(folder: Path, photos: Path) -> None:
+    """Save photographs as a data set of the Hub, in a folder that is called as it is there."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    rows = [{"image": str(file), "label": file.parent.name} for file in sorted(photos.rglob("*.jpg"))]
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows, features=features)}).save_to_disk(folder)
 
 
 @pytest.mark.slow
@@ -35,6 +43,7 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
     make_cifar(tmp_path / "data")
     make_photos(tmp_path / "my_photos")
+    make_table(tmp_path / "timm/oxford-iiit-pet", tmp_path / "my_photos")
     assert len(COMMANDS) >= 10
     for command in COMMANDS:
         arguments = shlex.split(command)[3:]

@@ -1,5 +1,6 @@
 """Data sets of other libraries, compared with the same pictures in a folder."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vitlab.data import ImageFolder, LabelTable, LitData, PhotoAugment, PhotoSource
+from vitlab.data import HuggingFace, ImageFolder, LabelTable, LitData, PhotoAugment, PhotoSource
 
 NAMES = ["ant", "bee", "cat"]
 
@@ -32,6 +33,44 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _examples(root: Path, split: str) -> list[tuple[bytes, str]]:
     return [(path.read_bytes(), path.parent.name) for path in sorted((root / split).glob("*/*.jpg"))]
+
+
+def _parquet(root: Path, out: Path) -> PhotoSource:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    for split in ("train", "val"):
+        images, labels = zip(*_examples(root, split), strict=True)
+        parquet.write_table(pa.table({"image": list(images), "label": list(labels)}), out / f"{split}.parquet")
+    files = {"train": str(out / "train.parquet"), "validation": str(out / "val.parquet")}
+    return HuggingFace("parquet", data_files=files)
+
+
+def _saved(root: Path, out: Path) -> PhotoSource:
+    import datasets
+
+    features = datasets.Features({"picture": datasets.Image(), "kind": datasets.ClassLabel(names=NAMES)})
+    tables = {}
+    for split in ("train", "val"):
+        rows = [{"picture": {"bytes": data, "path": None}, "kind": label} for data, label in _examples(root, split)]
+        tables[split] = datasets.Dataset.from_list(rows, features=features)
+    datasets.DatasetDict(tables).save_to_disk(out / "saved")
+    return HuggingFace(str(out / "saved"), image="picture", label="kind")
+
+
+def _shards(root: Path, out: Path) -> PhotoSource:
+    import io
+    import tarfile
+
+    for split in ("train", "val"):
+        with tarfile.open(out / f"{split}.tar", "w") as tar:
+            for i, (data, label) in enumerate(_examples(root, split)):
+                for suffix, content in (("jpg", data), ("cls", str(NAMES.index(label)).encode())):
+                    entry = tarfile.TarInfo(f"{i:04}.{suffix}")
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+    files = {"train": str(out / "train.tar"), "val": str(out / "val.tar")}
+    return HuggingFace("webdataset", data_files=files, image="jpg", label="cls")
 
 
 def _lit_data(root: Path, out: Path, scheme: str = "") -> PhotoSource:
@@ -67,13 +106,13 @@ def _data(**settings: object) -> ImageFolder:
     return ImageFolder(augment=PhotoAugment(rand_augment=None), **(shared | settings))
 
 
-@pytest.mark.parametrize("make", [_lit_data, _hub_files], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [_parquet, _saved, _shards, _lit_data, _hub_files], ids=lambda make: make.__name__)
 def test_a_source_gives_the_batches_of_the_same_folder(
     folder: Path, tmp_path: Path, make: Callable[[Path, Path], PhotoSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     of_files, of_source = _data(root=str(folder)), _data(source=make(folder, tmp_path))
-    assert list(of_source.class_names) == NAMES
+    assert list(of_source.class_names) == (["0", "1", "2"] if make is _shards else NAMES)
     assert set(of_source.contents("train")) == set(of_files.contents("train"))
     for (expected, classes), (images, labels) in zip(
         *(list(data.batches("val", "cpu")) for data in (of_files, of_source)), strict=True
@@ -139,6 +178,44 @@ def test_text_labels_keep_their_names_and_shards_written_anew_are_read_anew(
     assert labels(["dog", "dog", "cat", "cat"]) == ["dog", "dog", "cat", "cat"]
     with pytest.raises(ValueError, match=r"class_names is \['dog', 'cat'\], but .* has the classes \['cat', 'owl'\]"):
         labels(["cat", "owl"])
+
+
+def test_examples_without_an_image_are_left_out_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(file, "PNG")
+    whole = {"bytes": file.getvalue(), "path": None}
+    lost = {"bytes": None, "path": str(tmp_path / "lost.png")}
+    images = pa.array([whole, None, lost, whole], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    parquet.write_table(pa.table({"image": images, "label": [0, 0, 1, 1]}), tmp_path / "train.parquet")
+    check = HuggingFace("parquet", data_files=str(tmp_path / "train.parquet")).check()
+    assert sorted(check.broken) == ["train/1", "train/2"]
+    assert check.broken["train/1"] == "there is no image"
+    assert "its file cannot be read" in check.broken["train/2"]
+
+
+def test_a_column_that_is_missing_is_named(folder: Path, tmp_path: Path) -> None:
+    _parquet(folder, tmp_path)
+    with pytest.raises(ValueError, match=r"no column 'picture'; it has image, label"):
+        HuggingFace("parquet", data_files=str(tmp_path / "train.parquet"), image="picture")
+    with pytest.raises(ValueError, match="cannot open parquet"):
+        HuggingFace("parquet", data_files=str(tmp_path / "nowhere.parquet"))
+    with pytest.raises(ValueError, match=r"has the splits train, and no dev"):
+        HuggingFace("parquet", data_files=str(tmp_path / "train.parquet"), splits={"train": "train", "val": "dev"})
+
+
+def test_a_broken_picture_of_a_table_is_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    parquet.write_table(pa.table({"image": [b"no picture"] * 8, "label": [0, 1] * 4}), tmp_path / "bad.parquet")
+    data = _data(source=HuggingFace("parquet", data_files=str(tmp_path / "bad.parquet")))
+    with pytest.raises(ValueError, match="8 of 8 images cannot be decoded"):
+        data.prepare_data()
 
 
 def test_a_table_gives_several_labels_of_each_picture(

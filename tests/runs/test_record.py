@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -187,6 +189,18 @@ def test_a_long_epoch_is_heard_of_before_it_ends(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch 1/1")]
     assert len(lines) > 2
     assert lines[-1].endswith("0:00:00 left")
+
+
+def test_a_terminal_has_one_line_with_the_loss_and_at_the_end_that_of_a_log(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run("fit", ["--config", str(tiny())])
+    *shown, last = [line for line in re.split(r"\r\x1b\[K", capsys.readouterr().err) if line.startswith("epoch 1/1")]
+    assert shown
+    assert all(re.search(r"images/s, \d+% waiting for data, loss \d+\.\d{3}, \d:\d\d:\d\d left$", x) for x in shown)
+    assert "\n" in last  # it stays
+    assert "loss" not in last.partition("\n")[0].replace("train/loss", "")
 
 
 def test_progress_counts_the_epochs_of_a_run_in_steps(

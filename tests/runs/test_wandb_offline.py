@@ -111,8 +111,6 @@ def test_a_wandb_that_cannot_be_imported_is_left_out(monkeypatch: pytest.MonkeyP
     assert not Wandb(mode="offline").enabled
     (line,) = said
     assert line.startswith("W&B cannot be imported")
-    assert not Wandb().enabled
-    assert said == [line]  # who did not install it was not promised it
 
 
 @pytest.mark.slow

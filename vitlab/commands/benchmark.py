@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from vitlab.commands.options import StudyParser, experiment_of
 from vitlab.config import Config, merge
 
@@ -40,10 +38,11 @@ def run(arguments: Sequence[str]) -> int:
         [*rest, "--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
     )
 
+    from vitlab.data.terminal import counted
     from vitlab.evaluation.cost import doubts
     from vitlab.evaluation.cost.step import TURNS
 
-    turns = turns_on_request() if options.in_turn else iter(tqdm(range(TURNS), desc="measuring cost", disable=None))
+    turns = turns_on_request() if options.in_turn else counted(range(TURNS), TURNS, "Measuring cost")
     logging.disable(logging.WARNING)  # training on noise
     try:
         with warnings.catch_warnings(action="ignore"):

@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     quiet()
     dashboard = cluster = None
     if options.dashboard:
-        need("dashboard", "wandb", "wandb_workspaces", what="--dashboard")
+        need("dashboard", "wandb_workspaces", what="--dashboard")
         from vitlab.runs.wandb import Wandb
         from vitlab.studies.report.wandb import write_dashboard
 

@@ -23,8 +23,6 @@ def run(arguments: Sequence[str]) -> int:
         need("export", "onnx", "onnxscript", "onnxruntime", what="--format onnx")
     experiment = experiment_of(rest, images=False)
 
-    from tqdm import tqdm
-
     from vitlab.deployment.card import Exported, write_card
     from vitlab.deployment.export import write
     from vitlab.deployment.timm_config import write_timm_config
@@ -36,11 +34,9 @@ def run(arguments: Sequence[str]) -> int:
     averaged = encoder is not experiment.objective.backbone
     exported = Exported(encoder, experiment.data, experiment.directory, experiment.config, checkpoint, averaged)
     files = [folder / f"model.{form}" for form in dict.fromkeys(options.format)]
-    with tqdm(files, leave=False, disable=None) as bar:
-        for file in bar:
-            bar.set_description(f"{file.name}: trace, write, check" if file.suffix == ".onnx" else file.name)
-            write(encoder, file, exported.metadata())
-            bar.write(str(file))
+    for file in files:
+        write(encoder, file, exported.metadata())
+        print(file)
     for_timm = write_timm_config(exported, folder) if "safetensors" in options.format else None
     if for_timm is not None:
         print(for_timm)

@@ -2,8 +2,8 @@
 
 import argparse
 import logging
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,6 @@ from vitlab.commands.options import StudyParser
 
 if TYPE_CHECKING:
     import numpy as np
-    from tqdm import tqdm
 
     from vitlab.studies.report.robustness import FinishedRun
 
@@ -22,9 +21,8 @@ def run(arguments: Sequence[str]) -> int:
     """Measure what is missing in the study's robustness.csv, which is written after each model."""
     options = _parse(arguments)
 
-    from tqdm import tqdm
-
     from vitlab.commands.quiet import quiet
+    from vitlab.studies.format import clock
     from vitlab.studies.report.robustness import FILE, finished_runs, keep
 
     quiet()
@@ -35,11 +33,11 @@ def run(arguments: Sequence[str]) -> int:
     jobs = [run for run in runs if not _is_measured(run, len(chosen), options.study)]
     if len(jobs) < len(runs):
         log.info("%d of %d models are already measured.", len(runs) - len(jobs), len(runs))
-    seconds = 0.5 if sys.stderr.isatty() else 30.0  # between two updates
-    with tqdm(total=len(jobs) * len(chosen), unit=" images", mininterval=seconds, disable=not jobs) as bar:
-        for number, finished in enumerate(jobs, start=1):
-            bar.set_description(f"{finished.variant}, seed {finished.seed} (model {number} of {len(jobs)})")
-            keep(_measure(finished, chosen, options.study, bar), options.study)
+    began = time.monotonic()
+    for done, finished in enumerate(jobs):
+        left = f", about {clock((time.monotonic() - began) / done * (len(jobs) - done))} left" if done else ""
+        log.info("%s, seed %d (model %d of %d)%s", finished.variant, finished.seed, done + 1, len(jobs), left)
+        keep(_measure(finished, chosen, options.study), options.study)
     print(options.study / FILE)
     log.info("`compare` adds these curves to the study's report; it does not repeat finished runs.")
     return 0
@@ -68,7 +66,7 @@ def _is_measured(run: "FinishedRun", images: int, study: Path) -> bool:
     return {corruption.name for corruption in CORRUPTIONS} <= {*known[known["images"] == images]["corruption"]}
 
 
-def _measure(run: "FinishedRun", chosen: "np.ndarray", study: Path, bar: "tqdm[Any]") -> Any:
+def _measure(run: "FinishedRun", chosen: "np.ndarray", study: Path) -> Any:
     """Return rows of robustness.csv."""
     import pandas as pd
     import torch
@@ -84,19 +82,13 @@ def _measure(run: "FinishedRun", chosen: "np.ndarray", study: Path, bar: "tqdm[A
     if model.num_classes != len(data.class_names):
         raise ValueError(f"{run.directory}: the model was trained without labels, so it classifies no image.")
     with torch.inference_mode(), model.biases_kept():
-        batches = _counted(select_images(data.batches("test", device), chosen), bar)
+        batches = select_images(data.batches("test", device), chosen)
         top1 = accuracies(model, batches, CORRUPTIONS, data.mean, data.std)
     measures = {corruption.name: corruption.measure for corruption in CORRUPTIONS}
     rows = [(*kind, value, measures.get(kind[0], "")) for kind, value in top1.items()]
     table = pd.DataFrame(rows, columns=["corruption", "strength", "top1", "measure"])
     measured = fingerprint(run.directory)
     return table.assign(variant=run.variant, seed=run.seed, images=len(chosen), predictions=measured)
-
-
-def _counted(batches: Iterable[Any], bar: "tqdm[Any]") -> Iterator[Any]:
-    for batch in batches:
-        yield batch
-        bar.update(len(batch[1]))
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

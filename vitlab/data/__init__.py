@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vitlab.data.decoding import decode as decode
     from vitlab.data.digits import Digits as Digits
     from vitlab.data.growth import Growth as Growth
+    from vitlab.data.hugging_face import HuggingFace as HuggingFace
     from vitlab.data.image_folder import ImageFolder as ImageFolder
     from vitlab.data.in_memory import InMemoryDataModule as InMemoryDataModule
     from vitlab.data.in_memory import TensorImages as TensorImages
@@ -34,6 +35,7 @@ _MODULES = {
     "decoding": ["decode"],
     "digits": ["Digits"],
     "growth": ["Growth"],
+    "hugging_face": ["HuggingFace"],
     "image_folder": ["ImageFolder"],
     "in_memory": ["InMemoryDataModule", "TensorImages"],
     "label_table": ["LabelTable"],

@@ -1,20 +1,21 @@
 """The check before training that every photograph can be decoded; its results are cached."""
 
 import hashlib
+import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import PIL
 import simplejpeg
 from PIL import Image, ImageFile
-from tqdm import tqdm
 
 from vitlab.atomic_files import written_whole
 from vitlab.data.decoding import LEAST_SIDE, MOST_RATIO, SIXTEEN_BIT, Pixels, read_photo
+from vitlab.data.terminal import counted
 
 _CHUNK = 32  # files that a thread decodes before it reports
 _LEVELS = 32  # of 256: a 16-bit picture with fewer uses less than an eighth of its range
@@ -37,18 +38,34 @@ def cache_of(kind: str, key: str, suffix: str) -> Path:
     return folder / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}{suffix}"
 
 
+Read = Callable[[str], tuple[Pixels, bytes]]
 Examined = tuple[int, bool] | str  # a hash of the bytes and whether the picture `is_faint`; or why it is broken
 
 
 def check_images(root: Path, names: Sequence[str]) -> Check:
     """Decode every file under `root` once; the next start decodes files of another name, size or time of change."""
-    cache = cache_of("decoded", str(root.resolve()), ".npy")
-    numbers = np.fromiter((_number(root, name) for name in names), np.uint64, len(names))
+
+    def read(name: str) -> tuple[Pixels, bytes]:
+        return read_photo(root / name), (root / name).read_bytes()
+
+    return check_all(root, names, [_mark(root / name) for name in names], read)
+
+
+def check_all(place: Path | str, names: Sequence[str], marks: Sequence[str], read: Read) -> Check:
+    """Decode every photograph once.
+
+    Args:
+        place: a folder, or another source of photographs; each has its own cache.
+        marks: of each name, a text that changes with the photograph; "" is always decoded again.
+        read: returns a photograph's pixels and its bytes, or raises ValueError or OSError with the reason.
+    """
+    cache = cache_of("decoded", str(place.resolve()) if isinstance(place, Path) else place, ".npy")
+    numbers = np.fromiter(map(_number, names, marks), np.uint64, len(names))
     records, good = _recall(_read(cache), numbers)
     new = np.flatnonzero(~good).tolist()
     broken: dict[str, str] = {}
     try:
-        for index, result in _examine_all(root, names, new):
+        for index, result in _examine_all(names, read, new):
             if isinstance(result, str):
                 broken[names[index]] = result
             else:
@@ -56,7 +73,7 @@ def check_images(root: Path, names: Sequence[str]) -> Check:
                 records[index] = (numbers[index], *result)
     finally:  # an interrupted check continues later
         if new:
-            _write(cache, broken, records[good], root)
+            _write(cache, broken, records[good], place)
     faint = [names[index] for index in np.flatnonzero(records["faint"]).tolist()]
     return Check(broken, cache.with_suffix(".txt"), records["content"], faint)
 
@@ -66,7 +83,7 @@ def content_of(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def is_faint(file: Path, pixels: Pixels) -> bool:
+def is_faint(file: Path | BinaryIO, pixels: Pixels) -> bool:
     """Return whether a file has 16 bits per channel but uses so little of the range that its 8-bit `pixels` are blank.
 
     Pictures are not stretched one by one, because others of the data set may use the whole range.
@@ -85,39 +102,45 @@ def is_faint(file: Path, pixels: Pixels) -> bool:
         return False
 
 
-def _examined(path: Path) -> Examined:
+def _examined(name: str, read: Read) -> Examined:
     try:
-        pixels = read_photo(path)
-        return content_of(path.read_bytes()), is_faint(path, pixels)
+        pixels, content = read(name)
+        return content_of(content), is_faint(io.BytesIO(content), pixels)
     except (ValueError, OSError) as error:
         return str(error)
 
 
-def _examine_all(root: Path, names: Sequence[str], indices: list[int]) -> Iterator[tuple[int, Examined]]:
+def _examine_all(names: Sequence[str], read: Read, indices: list[int]) -> Iterator[tuple[int, Examined]]:
     """Yield each index with its result."""
 
     def examine_chunk(chunk: list[int]) -> list[Examined]:
-        return [_examined(root / names[index]) for index in chunk]
+        return [_examined(names[index], read) for index in chunk]
 
     chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())  # decoders release the interpreter's lock
-    with tqdm(total=len(indices), desc="Checking images", leave=False, disable=None if indices else True) as bar:
-        try:
-            for chunk, results in zip(chunks, pool.map(examine_chunk, chunks), strict=True):
-                yield from zip(chunk, results, strict=True)
-                bar.update(len(chunk))
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _number(root: Path, name: str) -> int:
-    """Hash a file's name, size and time of change, and the version of the decoders; 0 is always examined again."""
     try:
-        status = os.stat(root / name)
+        done = zip(chunks, pool.map(examine_chunk, chunks), strict=True)
+        for chunk, results in counted(done, len(chunks), "Checking images"):
+            yield from zip(chunk, results, strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _mark(file: Path) -> str:
+    """Return a file's size and time of change."""
+    try:
+        status = os.stat(file)
     except OSError:  # a dangling link: decoding reports it
+        return ""
+    return f"{status.st_size}\0{status.st_mtime_ns}"
+
+
+def _number(name: str, mark: str) -> int:
+    """Hash a photograph's name and mark, and the version of the decoders; 0 is always decoded again."""
+    if not mark:
         return 0
     rules = f"{PIL.__version__}\0{simplejpeg.__version__}\0{LEAST_SIDE}\0{MOST_RATIO}"
-    key = f"{rules}\0{status.st_size}\0{status.st_mtime_ns}\0{name}"
+    key = f"{rules}\0{mark}\0{name}"
     return int.from_bytes(hashlib.blake2b(os.fsencode(key), digest_size=8).digest(), "little")
 
 
@@ -142,11 +165,11 @@ def _read(cache: Path) -> np.ndarray:
     return known if known.dtype == _RECORD else np.empty(0, _RECORD)  # an earlier version's
 
 
-def _write(cache: Path, broken: dict[str, str], records: np.ndarray, root: Path) -> None:
+def _write(cache: Path, broken: dict[str, str], records: np.ndarray, place: Path | str) -> None:
     """Write the records, atomically; without a writable cache the next start checks again."""
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        lines = [f"{os.path.join(root, name)}: {why}\n" for name, why in broken.items()]
+        lines = [f"{os.path.join(place, name)}: {why}\n" for name, why in broken.items()]
         cache.with_suffix(".txt").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
         with written_whole(cache) as file:
             np.save(file, records)

@@ -22,13 +22,14 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 Labels = Shaped[np.ndarray, "N ..."]  # (N,) classes, int64; (N, K) several labels or quantities, float32
 Targets = Shaped[Tensor, "B ..."]  # the same of a batch; after mixup, probabilities (B, K) of classes
 Images = UInt8[Tensor, "B C H W"] | Float32[Tensor, "B C H W"]  # 0 … 255; floats with 16 bits of precision
+Cut = UInt8[Tensor, "B C _ _"] | Float32[Tensor, "B C _ _"]  # one of several views, which differ in size
 View = tuple[list[Float[Tensor, "B C _ _"]], Targets]  # what a model sees of a batch
 
 
 class Batch(NamedTuple):
     """A batch before it is augmented and normalized."""
 
-    images: Images | list[Images]  # a list: views of photographs
+    images: Images | list[Cut]  # a list: views of photographs
     labels: Targets
     indices: Int64[Tensor, "B"]  # within the split; the r-th repeat of image i is i + r · size
     epoch: int | None  # None in evaluation: nothing is drawn

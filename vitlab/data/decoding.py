@@ -94,7 +94,7 @@ def _decode_by_pillow(content: bytes, mode: PictureMode) -> Pixels:
         with Image.open(io.BytesIO(content)) as image:
             _check_size(*image.size)
             image.load()
-            return to_array(upright(image), "RGB" if mode == "array" else mode)
+            return to_array(upright(image), mode)
     except UnidentifiedImageError:
         raise ValueError("not an image that Pillow knows" if content else "empty file") from None
     except Exception as error:  # Pillow's decoders raise errors of any type for damaged bytes
@@ -167,10 +167,10 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_array(image: Image.Image, mode: PictureMode) -> Pixels:
-    """Return the pixels of any Pillow image in a mode."""
+    """Return the pixels of any Pillow image in a mode; RGB where a data set has other channels than Pillow knows."""
     if mode == "RGBA" and image.mode not in (*SIXTEEN_BIT, "F"):
         return np.array(image.convert("RGBA"))
-    converted = np.array(_to_rgb(image) if mode == "RGB" else _to_rgb(image).convert(mode))
+    converted = np.array(_to_rgb(image) if mode in ("RGB", "array") else _to_rgb(image).convert(mode))
     return converted.reshape(*converted.shape[:2], -1)
 
 

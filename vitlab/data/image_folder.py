@@ -16,7 +16,7 @@ from vitlab.data.augment import BOX_DRAWS
 from vitlab.data.checking import Check
 from vitlab.data.counter_rng import Draws, Stream, host_seed
 from vitlab.data.datamodule import ImageDataModule, log_rank_zero
-from vitlab.data.dataset import Batch, ImageDataset, Images, Split
+from vitlab.data.dataset import Batch, Cut, ImageDataset, Images, Split
 from vitlab.data.decoding import Half, Pixels, as_text
 from vitlab.data.folder import Folder, below_split
 from vitlab.data.multi_crop import MultiCrop
@@ -113,7 +113,7 @@ class Photos(ImageDataset):
             )
         return pixels
 
-    def _views(self, multi_crop: MultiCrop, draws: Draws) -> list[Images]:
+    def _views(self, multi_crop: MultiCrop, draws: Draws) -> list[Cut]:
         """Return each view of all images."""
         photos = [
             multi_crop.views_of_photo(self._open(index), draw)

@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from vitlab.atomic_files import read_json, written_whole
 from vitlab.data.checking import Check, cache_of, content_of
 from vitlab.data.dataset import Split
 from vitlab.data.decoding import Half, PictureMode, Pixels, decode, to_array
 from vitlab.data.source import PhotoSource
+from vitlab.data.terminal import counted
 from vitlab.internals import images_of_chunks
 
 
@@ -141,7 +141,7 @@ class LitData(PhotoSource):
             stored = np.load(file)
             return _Known(stored["labels"], stored["contents"], chunks)
         labels, contents = [], []
-        for row in tqdm(range(len(stream)), desc=f"Reading {self._places[split]}", leave=False, disable=None):
+        for row in counted(range(len(stream)), len(stream), f"Reading {self._places[split]}"):
             record = stream[row]
             if not isinstance(record, dict) or {self._image, self._label} - set(record):
                 has = list(record) if isinstance(record, dict) else type(record).__name__

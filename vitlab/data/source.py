@@ -1,4 +1,4 @@
-"""Where photographs come from: a folder of files, a stream of shards, or a class of the user's own."""
+"""Where photographs come from: a folder of files, a table, a stream of shards, or a class of the user's own."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Container, Sequence

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from referee.report.templates import templates
-from tqdm import tqdm
 
 from vitlab.atomic_files import write_text
 from vitlab.data.checking import is_faint
 from vitlab.data.decoding import IMAGE_SUFFIXES, PictureMode, Pixels, as_text, read_photo
 from vitlab.data.folder import but, left_out, walk
 from vitlab.data.oddities import blank
+from vitlab.data.terminal import counted
 from vitlab.evaluation.spreadsheet import as_csv
 
 log = logging.getLogger("vitlab")
@@ -86,8 +86,9 @@ class Pictures:
         Raises:
             ValueError: none of the files can be decoded.
         """
-        with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(self.files), leave=False, disable=None) as bar:
-            for start in range(0, len(self.files), HELD):
+        starts = range(0, len(self.files), HELD)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in counted(starts, len(starts), "Pictures"):
                 chunk = self.files[start : start + HELD]
                 names = [_name(file, self.root) for file in chunk]
                 opened = dict(zip(names, pool.map(partial(_open, mode), chunk), strict=True))
@@ -99,7 +100,6 @@ class Pictures:
                 self.faint += [name for name, is_so in zip(pictures, faint, strict=True) if is_so]
                 if pictures:
                     yield list(pictures), list(pictures.values())
-                bar.update(len(chunk))
         if self.faint:
             log.warning("%s Convert them to 8 bits by one range first.", blank(self.faint, len(self.names)))
         if not self.names:

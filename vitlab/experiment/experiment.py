@@ -25,6 +25,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from vitlab.atomic_files import flaw
 from vitlab.config import Config, changes, conflicts, flatten, gather, modernize, pairs, short, split
 from vitlab.data import ImageDataModule
+from vitlab.evaluation.cost.memory import hold_freed_memory
 from vitlab.experiment.chain import TAKEN_FROM, Source
 from vitlab.experiment.class_names import spell_out, spell_out_arguments
 from vitlab.experiment.frozen import classify_by_features
@@ -372,6 +373,7 @@ class Experiment:
                 )
                 return run.metrics
             set_generators(self._random_state)
+            hold_freed_memory()
             trainer.fit(self.objective, datamodule=self.data, ckpt_path=state)
             count_last_epoch(trainer)
             if trainer.interrupted or self.config["trainer"]["fast_dev_run"]:

@@ -11,7 +11,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
@@ -34,8 +33,7 @@ class Wandb:
     """Weights & Biases.
 
     Args:
-        mode: auto: online where a key is set, offline otherwise, and not at all where the package is not installed.
-            disabled: not even the package is imported.
+        mode: auto: online where a key is set, offline otherwise. disabled: not even the package is imported.
         project: Name of the project.
         entity: Team or user; None for the key's own.
         group: Runs to show together; a study sets its name.
@@ -52,9 +50,6 @@ class Wandb:
     def enabled(self) -> bool:
         """Whether W&B is wanted and can be imported; if it cannot, that is logged."""
         if self.mode == "disabled" or os.environ.get("WANDB_MODE") == "disabled":
-            return False
-        if self.mode == "auto" and find_spec("wandb") is None:
-            log.info("Without W&B, which pip install 'vitlab[dashboard]' adds.")
             return False
         try:
             import wandb  # noqa: F401

@@ -1,0 +1,154 @@
+"""Photographs of Hugging Face `datasets`: from the Hub, or local files of Parquet, Arrow or WebDataset."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from vitlab.data.checking import Check, check_all
+from vitlab.data.dataset import Split
+from vitlab.data.decoding import Half, PictureMode, Pixels, decode
+from vitlab.data.folder import split_of
+from vitlab.data.source import PhotoSource
+
+
+@final
+class HuggingFace(PhotoSource):
+    """The examples of a data set that `datasets.load_dataset` or `load_from_disk` opens.
+
+    All are on this machine, mapped into memory, so that order, augmentation and restarts are exact. `LitData` streams.
+
+    Args:
+        path: a name on the Hub (`uoft-cs/cifar10`), a folder that `save_to_disk` wrote, or a format: `parquet`,
+            `arrow`, `webdataset`.
+        data_files: of a format: a file, several, or both by split.
+        name: the configuration of the data set.
+        revision: a commit on the Hub, which makes a run repeatable.
+        image: the column of encoded images.
+        label: the column of classes: numbers of a `ClassLabel`, other numbers, or text.
+        splits: the data set's names of our splits train, val and test; null: customary names.
+        mode: how pictures are decoded.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+        name: str | None = None,
+        revision: str | None = None,
+        image: str = "image",
+        label: str = "label",
+        splits: Mapping[Split, str] | None = None,
+        mode: PictureMode = "RGB",
+    ) -> None:
+        self.location, self._image, self._mode = path, image, mode
+        found = _open(path, name, data_files, revision)
+        chosen = _splits(path, list(found), splits)
+        self._data = {split: found[own] for split, own in chosen.items()}
+        unused = ", ".join(sorted(set(found) - set(chosen.values())))
+        self.notes = [f"Splits of {path} that are not used: {unused}."] if unused else []
+        for table in self._data.values():
+            for column in (image, label):
+                if column not in table.column_names:
+                    raise ValueError(
+                        f"{path} has no column {column!r}; it has {', '.join(table.column_names)}.\n"
+                        "Set image and label to the names of its columns."
+                    )
+        values = {split: np.asarray(table.with_format("numpy")[label][:]) for split, table in self._data.items()}
+        self.class_names, numbers = _classes(self._data["train"].features[label], values)
+        for split in [split for split, own in numbers.items() if (own < 0).all()]:
+            self.notes.append(f"The split {split} of {path} has no labels and is left out.")
+            del self._data[split], numbers[split]
+        self.splits = {
+            split: ([f"{split}/{row}" for row in range(len(own))], own.astype(np.int64))
+            for split, own in numbers.items()
+        }
+
+    def check(self) -> Check:
+        """Decode every example that no earlier check decoded."""
+        names = [name for names, _ in self.splits.values() for name in names]
+        marks = [m for split, (own, _) in self.splits.items() for m in [_mark(self._data[split])] * len(own)]
+
+        def read(name: str) -> tuple[Pixels, bytes]:
+            content = self._content(name)
+            return decode(content), content
+
+        return check_all(f"datasets {self.location}", names, marks, read)
+
+    def read(self, name: str, half: Half | None = None) -> Pixels:
+        """Decode one example."""
+        try:
+            return decode(self._content(name), self._mode, half)
+        except ValueError as error:
+            raise ValueError(f"{name} of {self.location}: {error}.") from None
+
+    def _content(self, name: str) -> bytes:
+        split, row = name.split("/")
+        value: Any = self._data[split][int(row)][self._image]  # type: ignore[index]
+        if value is None:
+            raise ValueError("there is no image")
+        if isinstance(value, bytes):
+            return value
+        if value["bytes"] is not None:
+            return bytes(value["bytes"])
+        try:
+            return Path(value["path"]).read_bytes()
+        except (OSError, TypeError) as error:  # TypeError: there is no path either
+            raise ValueError(f"its file cannot be read ({error})") from None
+
+
+def _mark(table: Any) -> str:
+    """Return what changes with the files of a table."""
+    files = [Path(file["filename"]) for file in table.cache_files]
+    return str([(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files])
+
+
+def _open(path: str, name: str | None, data_files: Any, revision: str | None) -> Mapping[str, Any]:
+    """Return the tables by split, whose images stay encoded."""
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise ValueError("The source HuggingFace needs the package datasets: pip install 'vitlab[sources]'.") from None
+    try:
+        if Path(path).is_dir() and data_files is None and (Path(path) / "dataset_dict.json").exists():
+            found = datasets.load_from_disk(path)
+        else:
+            found = datasets.load_dataset(path, name, data_files=data_files, revision=revision)
+    except (OSError, ValueError) as error:  # no such data set, file or configuration, or no network
+        raise ValueError(f"datasets cannot open {path}: {error}") from None
+    kept = {}
+    for split, table in found.items():
+        for column, feature in table.features.items():
+            if isinstance(feature, datasets.Image):
+                table = table.cast_column(column, datasets.Image(decode=False))
+        kept[str(split)] = table
+    return kept
+
+
+def _splits(path: str, found: list[str], given: Mapping[Split, str] | None) -> dict[Split, str]:
+    """Return the data set's names of our splits."""
+    splits: dict[Split, str] = dict(given) if given else {}
+    if not given:
+        for name in found:
+            split = split_of(name)
+            if split is not None:
+                splits.setdefault(split, name)
+    missing = [name for name in splits.values() if name not in found]
+    if missing or "train" not in splits:
+        raise ValueError(
+            f"{path} has the splits {', '.join(found)}, and no {missing[0] if missing else 'train'}.\n"
+            "Name them with splits, like {train: train, val: validation}."
+        )
+    return splits
+
+
+def _classes(feature: Any, values: Mapping[Split, np.ndarray]) -> tuple[list[str], dict[Split, np.ndarray]]:
+    """Return the names of the classes, and labels (N,) by split; below 0 where there is none."""
+    if hasattr(feature, "names"):  # a ClassLabel, with -1 where a test split hides its labels
+        return list(feature.names), dict(values)
+    names = np.unique(values["train"])
+    unknown = {str(x) for own in values.values() for x in np.setdiff1d(own, names)}
+    if unknown:
+        raise ValueError(f"Classes without a training image: {', '.join(sorted(unknown)[:8])}.")
+    return [str(name) for name in names], {split: np.searchsorted(names, own) for split, own in values.items()}
