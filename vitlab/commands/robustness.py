@@ -22,7 +22,7 @@ def run(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
 
     from vitlab.commands.quiet import quiet
-    from vitlab.studies.format import clock
+    from vitlab.studies.file.format import clock
     from vitlab.studies.report.robustness import FILE, finished_runs, keep
 
     quiet()
