@@ -119,7 +119,7 @@ def test_a_perfect_prediction_is_filled_in_as_the_image(
 
     for name in ("simmim.masked_l1", "mae.masked_mse"):
         monkeypatch.setattr(f"vitlab.objectives.{name}", spy)
-    objective.loss([images], torch.zeros(2))
+    objective.loss([images], torch.zeros(2, dtype=torch.long))
     monkeypatch.setattr(objective, "reconstruct", lambda *args: targets[0])
     pred, mask = objective.fill_in(images, torch.Generator().manual_seed(0))
     torch.testing.assert_close(pred, images, atol=1e-5, rtol=1e-5)

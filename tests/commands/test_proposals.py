@@ -36,7 +36,6 @@ RUN = {
     "benchmark --config …": "benchmark --help",
     "compare": "compare --config study.yaml",
     "compare --config {}": "compare --config study.yaml",
-    "compare --config {} --root {}": "compare --config study.yaml --root elsewhere",
     "compare --overwrite": "compare --help",
     "fit": "fit tiny.yaml",
     "fit --config {}": "fit --config runs/tiny/seed-0",

@@ -272,7 +272,7 @@ def test_a_student_learns_from_a_run(
     model = student(teacher, backbone, target)
     model["init_args"]["ema"] = {"decay": 0.9}
     assert fit("--config", tiny({"model": model, **TWO_STEPS}, "student")) == 0
-    assert "The teacher names " in capsys.readouterr().err
+    assert "The teacher classifies " in capsys.readouterr().err
     assert not [key for key in weights("student") if "teacher" in key]
     metrics = json.loads(Path("runs/student/seed-0/summary.json").read_text())["metrics"]
     heads = {"val_class/top1", "val_distillation/top1", "val_prob/top1"}
@@ -335,7 +335,7 @@ def test_a_student_is_fine_tuned_at_a_higher_resolution_than_its_teachers(
     assert fit("--config", "student.yaml", *larger) == 0
     report = capsys.readouterr().err
     assert "resized: pos_embed from (1, 18, 16) to (1, 66, 16)" in report
-    assert "The teacher names " in report
+    assert "The teacher classifies " in report
 
 
 def test_an_interrupted_distillation_continues_to_the_same_weights(
@@ -366,7 +366,7 @@ def test_a_teacher_that_is_not_there_is_refused(tiny: Write, capsys: pytest.Capt
 
 def test_an_untrained_teacher_is_refused(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(tiny({"model": student(None)}), capsys)
-    assert "The teacher names " in message
+    assert "The teacher classifies " in message
 
 
 def test_a_teacher_of_other_classes_is_refused(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from vitlab.data.checking import content_of
 from vitlab.evaluation.predictions import Predictions
 from vitlab.experiment.experiment import Experiment
 from vitlab.objectives.classification import ClassificationTask
-from vitlab.studies import grid
+from vitlab.studies.file import runs as grid
 from vitlab.studies.file.budget import Budget
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import Study

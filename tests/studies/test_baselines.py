@@ -6,7 +6,7 @@ import pytest
 from fake_study import Digits
 from sklearn.neighbors import KNeighborsClassifier
 
-from vitlab.studies import baselines as module
+from vitlab.studies.results import baselines as module
 from vitlab.studies.results.baselines import baselines, pixels, stratified_sample
 
 
