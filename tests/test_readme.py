@@ -9,7 +9,6 @@ from typing import Any
 
 import datasets
 import pytest
-from vitlab.studies.execution import costs
 
 from tests.conftest import EXPERIMENTS
 from tests.test_experiments import SHORT, make_cifar, make_photos
@@ -17,6 +16,7 @@ from vitlab import __main__ as main_module
 from vitlab.__main__ import main
 from vitlab.evaluation.cost import step
 from vitlab.studies.file.study import read_study
+from vitlab.studies.training import costs
 
 ROOT = EXPERIMENTS.parent
 README = (ROOT / "README.md").read_text()

@@ -258,7 +258,7 @@ def test_a_teacher_that_guesses_is_refused() -> None:
 def test_an_untrained_teacher_is_refused_before_training() -> None:
     objective = distillation()
     before = {name: value.clone() for name, value in objective.state_dict().items()}
-    with pytest.raises(ValueError, match="The teacher names"):
+    with pytest.raises(ValueError, match="The teacher classifies"):
         quick_trainer().fit(objective, datamodule=Digits(batch_size=64))
     assert all(torch.equal(before[name], value) for name, value in objective.state_dict().items())
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_study import FAKE_PROGRAM, variant
-from vitlab.studies.execution import costs as module
 
 from vitlab.config import merge
 from vitlab.evaluation.cost import Cost
 from vitlab.studies.file.runs import Run, plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.prepared import first_runs
+from vitlab.studies.training import costs as module
 from vitlab.studies.training.costs import TURNS, known_costs, measure_costs
 from vitlab.studies.training.local import Allotment
 

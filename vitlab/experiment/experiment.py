@@ -366,12 +366,13 @@ class Experiment:
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
             state = self._state_to_continue(finished)
             if finished:
+                metrics = run.metrics
                 log.info(
                     "%s is finished; nothing to do (--run.overwrite true trains it again). "
                     "To start a new run from its weights: --run.name NEW --model.init_from %s",
                     *(self.directory, self.directory),
                 )
-                return run.metrics
+                return metrics
             set_generators(self._random_state)
             hold_freed_memory()
             trainer.fit(self.objective, datamodule=self.data, ckpt_path=state)

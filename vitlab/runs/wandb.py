@@ -18,6 +18,8 @@ from urllib.parse import urlparse
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from vitlab.internals import wandb_arguments
+
 log = logging.getLogger("vitlab")
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
@@ -97,7 +99,7 @@ class UnbreakableWandbLogger(WandbLogger):
         self._attempt(self._open)
 
     def _open(self) -> None:
-        self._wandb_init["id"] = _run_id(self.directory)
+        wandb_arguments(self)["id"] = _run_id(self.directory)
         self._check_disk()
         if not self.settings.offline:
             try:
@@ -115,8 +117,8 @@ class UnbreakableWandbLogger(WandbLogger):
     def _init(self, mode: Literal["online", "offline"]) -> Any:
         import wandb
 
-        self._wandb_init["settings"] = _quiet_settings(mode)
-        wandb.setup(self._wandb_init["settings"])  # else W&B sends its own statistics even where the run is offline
+        settings = wandb_arguments(self)["settings"] = _quiet_settings(mode)
+        wandb.setup(settings)  # else W&B sends its own statistics even where the run is offline
         return super().experiment
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
