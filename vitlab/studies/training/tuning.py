@@ -159,7 +159,7 @@ def _score(run: Run) -> float | None:
 
 def _test(run: Run) -> float | None:
     directory = RunDirectory(run.directory)
-    return None if directory.shortfalls else _finite(directory.metrics.get(run.metric.test))
+    return None if directory.shortfalls else _finite(directory.summary.get("metrics", {}).get(run.metric.test))
 
 
 def _finite(score: float | None) -> float | None:
