@@ -101,10 +101,10 @@ def test_all_corruptions_in_one_pass_are_those_of_a_pass_each() -> None:
 def test_some_of_the_images_are_those_that_were_chosen() -> None:
     batches = [([torch.arange(9.0).view(9, 1, 1, 1)[part]], torch.arange(9)[part]) for part in (slice(5), slice(5, 9))]
     chosen = np.array([1, 4, 7])
-    parts = list(select_images(batches, chosen))
+    parts = list(select_images(iter(batches), chosen))
     assert torch.cat([images for (images,), _ in parts]).flatten().tolist() == [1, 4, 7]
     assert torch.cat([labels for _, labels in parts]).tolist() == [1, 4, 7]
-    assert len(list(select_images(batches, np.array([8])))) == 1  # a batch without one is left out
+    assert len(list(select_images(iter(batches), np.array([8])))) == 1  # a batch without one is left out
 
 
 @pytest.fixture
