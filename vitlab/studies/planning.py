@@ -121,7 +121,7 @@ def plan_study(
     if known is not None:
         source = f"{len(others or own)} finished runs in {(others or own)[0].folder.parent}"
     elif pilot is not None:
-        raise ValueError(f"--pilot {pilot}: its finished runs tell no variance; two seeds of two variants do.")
+        raise ValueError(f"--pilot {pilot}: estimating a variance needs at least two seeds of two variants.")
     elif not metric.is_accuracy:
         raise ValueError(
             f"{path}: how {metric.name} varies over seeds is not known before two seeds of a variant are finished.\n"

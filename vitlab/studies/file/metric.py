@@ -84,7 +84,7 @@ def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) ->
     """Return the metric that a study ranks an experiment's runs by: its own choice, or that of the objective's task.
 
     Raises:
-        ValueError: the choice is no metric of these runs, as far as these are known before a run, or has the wrong way.
+        ValueError: these runs have no such metric, as far as is known before a run, or its mode is wrong.
     """
     own = metric_of(experiment)
     metric = replace(own, **(chosen or {}))

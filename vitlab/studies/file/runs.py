@@ -294,7 +294,7 @@ def _refuse_unknown_keys(study: Study, cells: Mapping[str, Run]) -> None:
         if key not in known:
             near = difflib.get_close_matches(key, sorted(known), n=1)
             hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise ValueError(f"{study.path}: {where}: `{key}` is no key of any variant's configuration.{hint}")
+            raise ValueError(f"{study.path}: {where}: no variant's configuration has a key `{key}`.{hint}")
 
 
 def _prefixes(config: Config, prefix: str = "") -> Iterable[str]:
