@@ -41,7 +41,7 @@ class Trials(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Outside:
+class Context:
     """What a report states in addition to a study's results."""
 
     left_out: list[LeftOut] = field(default_factory=list)
@@ -51,10 +51,10 @@ class Outside:
     duplicates: list[Duplicates] = field(default_factory=list)  # of each data set
 
 
-def outside(
+def context_of(
     study: Study, runs: Sequence[Run], used: Iterable[Run], folder: Path, metric: Metric, duplicates: list[Duplicates]
-) -> Outside:
-    """Find what a study's results depend on outside its runs.
+) -> Context:
+    """Return what a study's results depend on beside its runs.
 
     Args:
         runs: at least one of each variant.
@@ -65,7 +65,7 @@ def outside(
     if study.place:  # another place's name may end with this one's
         others = [each.name for each in folder.parent.glob(f"?*{folder.name}") if not any(each.glob("seed-*"))]
         finished = [each for each in finished if not each.parent.name.endswith(tuple(f"-{name}" for name in others))]
-    return Outside(
+    return Context(
         _left_out(study, [each for each in finished if each not in {run.directory for run in used}], metric),
         _compute(runs),
         _trials(folder / "tuning"),
