@@ -188,11 +188,11 @@ def _measured_once(measure: Callable[[Sequence[Run]], Costs]) -> Callable[[Seque
 
     def once(runs: Sequence[Run]) -> Costs:
         steps = [costly(run.config) for run in runs]
-        found = next((costs for other, costs in known if other == steps), None)
-        if found is None:
-            found = measure(runs)
-            known.append((steps, found))
-        return found
+        costs = next((each for other, each in known if other == steps), None)
+        if costs is None:
+            costs = measure(runs)
+            known.append((steps, costs))
+        return costs
 
     return once
 
@@ -204,15 +204,15 @@ def _compare_along(
     if study.branch:
         _branch(plans, train)
     outcomes = {outcome.run: outcome for outcome in train(in_turn(plans))}
-    found = []
+    grid = []
     for planned, measured in zip(plans, costs, strict=True):
         results = planned.results([outcomes[run] for run in planned.runs], *measured)
         append_look(results, planned.folder)
         write_report(results, planned.images, planned.folder)
-        found.append(results)
-    report = write_curves(study, found, study.folder(root))
-    print("", *([study.question] if study.question else []), *answers(study, found), "", sep="\n", flush=True)
-    if failures := [failure for results in found for failure in results.failures]:
+        grid.append(results)
+    report = write_curves(study, grid, study.folder(root))
+    print("", *([study.question] if study.question else []), *answers(study, grid), "", sep="\n", flush=True)
+    if failures := [failure for results in grid for failure in results.failures]:
         raise RunsFailed(report, failures)
     return report
 

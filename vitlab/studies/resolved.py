@@ -73,8 +73,8 @@ class ResolvedStudy:
     def duplicates(self) -> list[Duplicates]:
         """The test images that are also training or validation images, of each data set of the variants."""
         cache = self.folder / "copies.json"
-        found = [duplicates(self.images_of(run), data_of(run.config), cache) for run in self.first_runs()]
-        return [each for index, each in enumerate(found) if each not in found[:index]]
+        copies = [duplicates(self.images_of(run), data_of(run.config), cache) for run in self.first_runs()]
+        return [each for index, each in enumerate(copies) if each not in copies[:index]]
 
     def images_of(self, run: Run) -> Images:
         """Return the images of a run; those of most variants are the study's."""

@@ -98,17 +98,17 @@ def _compute(runs: Sequence[Run]) -> list[Compute]:
         for key, source in weights_of(run.config).items():
             variants = by_source.setdefault((source, "teacher" in key.split(".")), [])
             variants += [run.variant] if run.variant not in variants else []
-    found = []
+    compute = []
     for (source, taught), variants in by_source.items():
         if Source.parse(source):
-            found.append(Compute(source, variants, taught, in_each_run=True))
+            compute.append(Compute(source, variants, taught, in_each_run=True))
             continue
         path = Path(source)
         directory = path if path.is_dir() else path.parents[min(1, len(path.parents) - 1)]  # of checkpoints/last.ckpt
         source_run = RunDirectory(directory)
         summary = source_run.summary if source_run.is_finished else {}
-        found.append(Compute(source, variants, taught, summary.get("seconds"), summary.get("images_seen")))
-    return found
+        compute.append(Compute(source, variants, taught, summary.get("seconds"), summary.get("images_seen")))
+    return compute
 
 
 def _trials(folder: Path) -> Trials:

@@ -110,8 +110,8 @@ def costly(config: Config) -> Config:
     model, trainer, run = config["model"], config.get("trainer", {}), config.get("run", {})
     arguments = {key: value for key, value in model["init_args"].items() if key != "schedule"}
     if "optimizer" in arguments:
-        own = arguments["optimizer"].get("init_args", {})
-        settings = {key: value for key, value in own.items() if key not in RATES}
+        optimizer = arguments["optimizer"].get("init_args", {})
+        settings = {key: value for key, value in optimizer.items() if key not in RATES}
         arguments["optimizer"] = {**arguments["optimizer"], "init_args": settings}
     images = {key: value for key, value in config["data"]["init_args"].items() if not key.startswith("train_images")}
     return {

@@ -51,12 +51,12 @@ class Slots(NamedTuple):
 
     def environment(self, slot: int) -> dict[str, str]:
         """Return the environment variables for the run in a slot, 0 <= slot < jobs."""
-        own = {"PYTHONUNBUFFERED": "1"}  # so that the log can be followed
+        variables = {"PYTHONUNBUFFERED": "1"}  # so that the log can be followed
         if self.threads is not None:
-            own["OMP_NUM_THREADS"] = str(self.threads)
+            variables["OMP_NUM_THREADS"] = str(self.threads)
         if self.gpus:
-            own["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
-        return own
+            variables["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+        return variables
 
     def __str__(self) -> str:
         runs = "one run at a time" if self.jobs == 1 else f"{self.jobs} runs in parallel"
