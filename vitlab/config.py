@@ -366,7 +366,7 @@ def _is_default(config: Config, key: str, value: Any) -> bool:
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the files that `--config` names, or that stand alone, and the other arguments.
 
-    A YAML file needs no `--config` where it is no option's value, nor does a folder that comes first: `fit my.yaml`.
+    A YAML file needs no `--config` unless it is an option's value, nor does a folder that comes first: `fit my.yaml`.
     """
     files: list[str] = []
     rest: list[str] = []

@@ -23,7 +23,7 @@ def found(better: str, worse: str, word: str) -> Found:
 
 
 def test_an_unknown_variant_of_a_claim_is_named_before_what_the_claim_lacks() -> None:
-    with pytest.raises(ValueError, match=r"'D' is no variant of the study\. There are A, B, C"):
+    with pytest.raises(ValueError, match=r"'D' is not a variant of the study\. There are A, B, C"):
         parse_claim({"order": "A > D"}, ["A", "B", "C"], 0.5, False)
     with pytest.raises(ValueError, match=r"claim: differs: None\. Expected a text"):
         parsed("A > B", differs=None)
@@ -76,9 +76,9 @@ def test_variants_beside_each_other_are_not_compared() -> None:
     [
         ({"order": "A"}, "order: 'A'"),
         ({"order": "A > "}, "order: 'A > '"),
-        ({"order": "A > D"}, "'D' is no variant"),
-        ({"published": {"D": 1.0}}, "'D' is no variant"),
-        ({"along": {"ratio": {"": {0.5: "D"}}}}, "'D' is no variant"),
+        ({"order": "A > D"}, "'D' is not a variant"),
+        ({"published": {"D": 1.0}}, "'D' is not a variant"),
+        ({"along": {"ratio": {"": {0.5: "D"}}}}, "'D' is not a variant"),
         ({"along": {"a": {}, "b": {}}}, "one axis"),
         ({"source": None}, "source: None"),
         ({"paper": "x"}, "paper"),

@@ -49,7 +49,7 @@ def test_a_table_for_a_paper_compiles_its_names(
     ("arguments", "words"),
     [
         (["nowhere.csv"], "nowhere.csv: there is no such file"),
-        (["{table}", "--better", "D"], "'D' is no variant"),
+        (["{table}", "--better", "D"], "'D' is not a variant"),
         (["{table}", "--test", "t"], "test t: give one of pooled"),
         (["{table}", "--margn", "1"], "--margn"),
         (["plan", "{table}", "--difference", "0"], "--difference 0.0"),

@@ -17,8 +17,8 @@ from vitlab.studies.compare import RunsFailed, _costs_along, _measured_once, com
 from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.planning import plan_study
-from vitlab.studies.prepared import Prepared
 from vitlab.studies.report.curves import lines_of
+from vitlab.studies.resolved import ResolvedStudy
 
 Write = Callable[..., Path]
 LR = "model.init_args.lr"
@@ -38,7 +38,7 @@ def test_a_study_along_an_axis_is_the_same_study_at_each_place(write_study: Writ
     study = read_study(write_study(**CROSSING))
     points = study.points
     assert [point.place for point in points] == [f"{n} training images" for n in ("60", "120", "500", "1,000")]
-    plans = [Prepared.of(point, tmp_path) for point in points]
+    plans = [ResolvedStudy.of(point, tmp_path) for point in points]
     runs = in_turn(plans)
     assert [run.seed for run in runs] == [seed for seed in study.seeds for _ in range(12)]
     assert str(runs[0]) == "Swin, 60 training images, seed 1"
@@ -97,7 +97,7 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
     assert "At 60 and 120 training images" in capsys.readouterr().out
 
     study = read_study(tmp_path / "study.yaml")
-    plans = [Prepared.of(point, tmp_path / "runs") for point in study.points]
+    plans = [ResolvedStudy.of(point, tmp_path / "runs") for point in study.points]
     (line,) = lines_of(study, [planned.results(planned.finished()) for planned in plans])
     laws = {variant: own for variant in line.variants if (own := law_of(line, variant))}
     assert laws["ViT"].rate.low < 0.65 < laws["ViT"].rate.high

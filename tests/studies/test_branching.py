@@ -16,7 +16,7 @@ from vitlab.runs.exactness import disagreements
 from vitlab.studies.compare import compare
 from vitlab.studies.file.runs import own_share
 from vitlab.studies.file.study import read_study
-from vitlab.studies.prepared import Prepared
+from vitlab.studies.resolved import ResolvedStudy
 
 SCHEDULE = {"class_path": "vitlab.optim.WarmupStableDecay", "init_args": {"warmup_epochs": 0.5, "cooldown": 0.4}}
 WIDTHS = {"A": 16, "B": 24}
@@ -77,7 +77,7 @@ def test_a_branch_is_the_run_of_its_length_to_the_bit(
 
 def test_a_branch_is_counted_as_its_cooldown(write: Callable[..., Path]) -> None:
     study = read_study(write())
-    runs = [Prepared.of(point, Path("runs")).runs[0] for point in study.points]
+    runs = [ResolvedStudy.of(point, Path("runs")).runs[0] for point in study.points]
     assert [own_share(study, run) for run in runs] == [0.4, 0.4, 1.0]
     assert [own_share(dataclasses.replace(study, branch=False), run) for run in runs] == [1.0, 1.0, 1.0]
 

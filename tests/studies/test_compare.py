@@ -31,7 +31,7 @@ def test_broken_data_stop_a_study_before_its_first_run(
     def no_data(run: Run) -> None:
         raise FileNotFoundError("No folder photos/.")
 
-    monkeypatch.setattr("vitlab.studies.prepared.images_of", no_data)
+    monkeypatch.setattr("vitlab.studies.resolved.images_of", no_data)
     with pytest.raises(FileNotFoundError):
         compare(write_study(), tmp_path / "runs", program=FAKE_PROGRAM)
     assert not list(tmp_path.glob("runs/**/seed-*"))

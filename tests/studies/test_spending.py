@@ -12,7 +12,7 @@ from vitlab.evaluation.cost import Cost
 from vitlab.studies.file.budget import Epoch, epoch_of
 from vitlab.studies.file.runs import Run, _in_proportion, differing_keys, plan
 from vitlab.studies.file.study import read_study
-from vitlab.studies.prepared import first_runs
+from vitlab.studies.resolved import first_runs
 from vitlab.studies.training.spending import spend_budget
 
 Write = Callable[..., Path]

@@ -118,7 +118,7 @@ def test_a_single_seed_writes_valid_json(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ((), "verdict.json does not exist"),
-        (("--better", "Z"), "'Z' is no variant"),
+        (("--better", "Z"), "'Z' is not a variant"),
         (("--better", "A", "--than", "A"), "two"),
     ],
 )

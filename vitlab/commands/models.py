@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
 
     from vitlab.experiment.class_names import PLACES, choices
 
-    logging.getLogger("vitlab").setLevel(logging.ERROR)  # a window that is larger than its map is no news here
+    logging.getLogger("vitlab").setLevel(logging.ERROR)  # a window larger than its map is expected here
     names = timm.list_models() if options.timm else choices(*PLACES["model.backbone"])
     names = [name for name in names if name[0].islower()]
     chosen = [name for name in names if fnmatchcase(name, options.pattern)]

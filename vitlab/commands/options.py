@@ -36,7 +36,7 @@ class StudyParser(argparse.ArgumentParser):
     """argparse, but a wrong option is a ValueError like every other mistake, and prefixes are not options.
 
     Args:
-        prog: The command, and what it takes that is no option of this parser, like a run's `--config FILE.yaml`; its
+        prog: The command, and what it takes that this parser does not parse, like a run's `--config FILE.yaml`; its
             own options follow in the usage line.
     """
 

@@ -12,7 +12,7 @@ from vitlab.runs.lock import check_idle, run_lock
 
 def run(arguments: Sequence[str]) -> int:
     """Remove, and say what that freed."""
-    parser = StudyParser("python -m vitlab rm", "Remove runs. Nothing is removed if one of the folders is no run.")
+    parser = StudyParser("python -m vitlab rm", "Remove runs. Nothing is removed if one of the folders is not a run.")
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run directories")
     only = "remove only checkpoints, of each run all but the last, which reports and commands read"
     parser.add_argument("--checkpoints", action="store_true", help=only)
@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _check(directory: Path) -> None:
-    """Raise an error for a folder that is no run directory, or that is in use."""
+    """Raise an error for a folder that is not a run directory, or that is in use."""
     if directory.is_symlink():
         raise ValueError(f"{directory} is a link; give the run itself, {directory.resolve()}.")
     if not directory.is_dir():
@@ -51,7 +51,7 @@ def _check(directory: Path) -> None:
 
 
 def _spare_checkpoints(directory: Path) -> list[Path]:
-    """Return all checkpoints but the last whole one; none where there is no such, since others may have to serve."""
+    """Return all checkpoints but the last whole one; none if no checkpoint is whole, since others may have to serve."""
     run = RunDirectory(directory)
     kept, _ = run.whole_checkpoint()
     return [] if kept is None else sorted(set(run.checkpoints.rglob("*.ckpt")) - {kept})

@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     run = RunDirectory(options.run)
     if not run.is_finished:
-        raise ValueError(f"{run.path} is no finished run: it has no {SUMMARY}. Give a run directory, or finish it.")
+        raise ValueError(f"{run.path} is not a finished run: it has no {SUMMARY}. Give a run directory, or finish it.")
     if not run.last_checkpoint.is_file():
         raise ValueError(
             f"{run.path} has no {run.last_checkpoint.relative_to(run.path)} to compare a repetition with: no step was "

@@ -98,7 +98,7 @@ def shift_and_flip(images: Batch8, draws: Draws, pixels: int, prob: float, flip_
     host = draws.on_host
     draw, mirror = host.uniform(Stream.SHIFT, 3).numpy(), host.uniform(Stream.FLIP, 1).numpy()
     offsets = np.where(draw[:, :1] < prob, (draw[:, 1:] * (2 * pixels + 1)).astype(np.int64), pixels)
-    top, left = offsets.T  # (B,) each, of the window, in 0 … 2·pixels; `pixels` is no shift
+    top, left = offsets.T  # (B,) each, of the window, in 0 … 2·pixels; `pixels` means unshifted
     mirrored = mirror[:, 0] < flip_prob
 
     wide, tall = W + 2 * pixels, H + 2 * pixels + 1  # a row more below, for the end of the last window

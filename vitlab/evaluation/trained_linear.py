@@ -106,7 +106,7 @@ class Progress:
     key: str  # the weights, data and protocol that it belongs to
 
     def restore(self, parts: dict[str, Any]) -> Iterable[Tensor]:
-        """Load the state after the last whole epoch, and return accuracies by epoch; none where there is no such."""
+        """Load the state after the last whole epoch, and return accuracies by epoch; none without such a state."""
         if not self.file.is_file() or flaw(self.file) is not None:
             return []
         state: dict[str, Any] = torch.load(self.file, map_location="cpu", weights_only=True)

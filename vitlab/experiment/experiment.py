@@ -241,7 +241,7 @@ class Experiment:
         if path is not None:
             state = torch.load(path, map_location="cpu", weights_only=True)
             if not isinstance(state, dict) or "state_dict" not in state:
-                raise ValueError(f"{path} is no checkpoint of a run; weights alone go into --model.init_from.")
+                raise ValueError(f"{path} is not a run's checkpoint; load weights alone with --model.init_from.")
             self.objective.load_state_dict(state["state_dict"])
         return path
 

@@ -119,7 +119,7 @@ class VisionTransformer(Backbone):
         distilled: add DeiT's distillation token and second classifier.
         fixed_pos_embed: MAE's sin-cos table, not trained, in place of learned positions.
         dynamic_img_size: accept images of other sizes and resize positions. On by default, unlike timm, for multi-crop.
-        dynamic_img_pad: pad images whose sides are no multiple of the patch with zeros at the bottom and right.
+        dynamic_img_pad: zero-pad images whose sides are not multiples of the patch at the bottom and right.
         patch_drop_rate: fraction of the patches dropped while training, drawn for each image (Liu et al. 2022,
             https://arxiv.org/abs/2208.07220); prefix tokens stay. Where the objective hides patches itself (MAE,
             SimMIM, MSN), no others are left out.

@@ -217,7 +217,7 @@ def read_weights(path: str | Path) -> tuple[Weights, str]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise unsafe(path, error) from None
-    except Exception as error:  # bytes that are no pickle fail anywhere in the unpickler
+    except Exception as error:  # bytes that are not a pickle fail anywhere in the unpickler
         raise not_weights(path, error) from None
     return _unwrap(content, path), content.get("vitlab_encoder", "") if isinstance(content, Mapping) else ""
 

@@ -41,7 +41,7 @@ StrategyRegistry.register("fsdp2", FSDP, description="Parameters, gradients and 
 def refuse_other_sharding(strategy: Strategy) -> None:
     """Raise ValueError for Lightning's FSDP, which breaks averages of weights."""
     if isinstance(strategy, FSDPStrategy):
-        raise ValueError("trainer.strategy fsdp shards weights and their averages differently; use fsdp2.")
+        raise ValueError("trainer.strategy fsdp shards weights and their EMA differently; use fsdp2.")
 
 
 def apply_fsdp(objective: LightningModule, mesh: DeviceMesh) -> None:

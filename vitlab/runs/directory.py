@@ -178,7 +178,7 @@ def config_file(path: str | Path) -> Path:
     """Return the configuration that `--config` means: a YAML file, or that of a run directory.
 
     Raises:
-        FileNotFoundError: a folder that is no run; the message names the runs below it.
+        FileNotFoundError: not a run directory; the message names the runs below it.
     """
     path = Path(path)
     if not path.is_dir():

@@ -20,17 +20,17 @@ from vitlab.studies.file.runs import Run
 from vitlab.studies.file.state import UNFINISHED, Outcome, is_finished, refuse_conflicts
 from vitlab.studies.file.study import Study, read_study
 from vitlab.studies.owner import claim_folder
-from vitlab.studies.prepared import Prepared
 from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.curves import answers, write_curves
 from vitlab.studies.report.looks import append_look, look_of, read_looks
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.tuning import as_tuned, leads_by_trials
 from vitlab.studies.report.verdict import judged, outlooks, verdict
+from vitlab.studies.resolved import ResolvedStudy
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.branching import branching_step, keeping
 from vitlab.studies.training.costs import costly, known_costs, measure_costs
-from vitlab.studies.training.local import Allotment, Train, allot, run_all
+from vitlab.studies.training.local import Slots, Train, allot, run_all
 from vitlab.studies.training.progress import Display
 from vitlab.studies.training.slurm import run_array
 
@@ -97,24 +97,24 @@ def _compare(
         if not overwrite and planned.study.determined:
             refuse_conflicts(planned.runs)
     runs = in_turn(plans)
-    allotment = allot(runs, study.jobs)
+    slots = allot(runs, study.jobs)
     executor = None if cluster is None else cluster(study.name, study.folder(root))
-    _announce(study, plans, allotment)  # before the first run, so that broken images are detected here
+    _announce(study, plans, slots)  # before the first run, so that broken images are detected here
 
     def train(runs: list[Run]) -> list[Outcome]:
         if not overwrite:
             refuse_conflicts(runs)
         if executor is not None:
             return run_array(runs, program, executor, overwrite)
-        return run_all(runs, program, allotment, Display(sys.stdout, runs), overwrite)
+        return run_all(runs, program, slots, Display(sys.stdout, runs), overwrite)
 
-    measure = _measured_once(partial(measure_costs, program=program, allotment=allotment))
+    measure = _measured_once(partial(measure_costs, program=program, slots=slots))
     for planned in plans:
         planned.spend_budget(measure)
     if not all(is_finished(run) for planned in plans for run in planned.runs):
         # A machine that submits to a cluster is not the one that trains.
         speeds = [known for known, _ in _costs_along(plans, measure)] if executor is None else [{} for _ in plans]
-        print(estimate(study, plans, speeds, allotment.jobs), flush=True)
+        print(estimate(study, plans, speeds, slots.jobs), flush=True)
     for planned in plans:
         planned.tune(train)
     if study.along:
@@ -150,7 +150,7 @@ def _compare(
     return report
 
 
-def _announce(study: Study, plans: Sequence[Prepared], allotment: Allotment) -> None:
+def _announce(study: Study, plans: Sequence[ResolvedStudy], slots: Slots) -> None:
     """Print what is known without training: baselines, images that two splits share, and the size of the study."""
     for planned in plans:
         if lines := planned.baselines:
@@ -165,19 +165,19 @@ def _announce(study: Study, plans: Sequence[Prepared], allotment: Allotment) -> 
         print(line, flush=True)
     places = f" at {counted(len(plans), 'place')}" if study.along else ""
     size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}{places}"
-    print(f"{study.name}: {size}; {allotment}.", flush=True)
+    print(f"{study.name}: {size}; {slots}.", flush=True)
 
 
-def _plans(study: Study, root: Path) -> list[Prepared]:
+def _plans(study: Study, root: Path) -> list[ResolvedStudy]:
     """Return the study's plan at each place on its axes, and refuse runs that cannot branch."""
-    plans = [Prepared.of(point, root) for point in study.points]
+    plans = [ResolvedStudy.of(point, root) for point in study.points]
     if study.branch:
         _branches(plans)
     claim_folder(study, root)
     return plans
 
 
-def _costs_along(plans: Sequence[Prepared], measure: Callable[[list[Run]], Costs]) -> list[Costs]:
+def _costs_along(plans: Sequence[ResolvedStudy], measure: Callable[[list[Run]], Costs]) -> list[Costs]:
     """Return the costs at each place, measured at the last one first."""
     return [measure(planned.first_runs()) for planned in reversed(plans)][::-1]
 
@@ -188,34 +188,36 @@ def _measured_once(measure: Callable[[Sequence[Run]], Costs]) -> Callable[[Seque
 
     def once(runs: Sequence[Run]) -> Costs:
         steps = [costly(run.config) for run in runs]
-        found = next((costs for other, costs in known if other == steps), None)
-        if found is None:
-            found = measure(runs)
-            known.append((steps, found))
-        return found
+        costs = next((each for other, each in known if other == steps), None)
+        if costs is None:
+            costs = measure(runs)
+            known.append((steps, costs))
+        return costs
 
     return once
 
 
-def _compare_along(study: Study, plans: Sequence[Prepared], train: Train, costs: Sequence[Costs], root: Path) -> Path:
+def _compare_along(
+    study: Study, plans: Sequence[ResolvedStudy], train: Train, costs: Sequence[Costs], root: Path
+) -> Path:
     """Train the runs of all places together, and write a report of each place and one about all."""
     if study.branch:
         _branch(plans, train)
     outcomes = {outcome.run: outcome for outcome in train(in_turn(plans))}
-    found = []
+    grid = []
     for planned, measured in zip(plans, costs, strict=True):
         results = planned.results([outcomes[run] for run in planned.runs], *measured)
         append_look(results, planned.folder)
         write_report(results, planned.images, planned.folder)
-        found.append(results)
-    report = write_curves(study, found, study.folder(root))
-    print("", *([study.question] if study.question else []), *answers(study, found), "", sep="\n", flush=True)
-    if failures := [failure for results in found for failure in results.failures]:
+        grid.append(results)
+    report = write_curves(study, grid, study.folder(root))
+    print("", *([study.question] if study.question else []), *answers(study, grid), "", sep="\n", flush=True)
+    if failures := [failure for results in grid for failure in results.failures]:
         raise RunsFailed(report, failures)
     return report
 
 
-def _branch(plans: Sequence[Prepared], train: Train) -> None:
+def _branch(plans: Sequence[ResolvedStudy], train: Train) -> None:
     """Train the longest runs first, and let the others continue from their states."""
     longest, branches = plans[-1], _branches(plans)
     longest.runs = [keeping(run, [step for _, step in branches[run]]) for run in longest.runs]
@@ -228,7 +230,7 @@ def _branch(plans: Sequence[Prepared], train: Train) -> None:
                     print(f"{run} trains from its beginning: {error}")
 
 
-def _branches(plans: Sequence[Prepared]) -> dict[Run, list[tuple[Run, int]]]:
+def _branches(plans: Sequence[ResolvedStudy]) -> dict[Run, list[tuple[Run, int]]]:
     """Return the runs that branch off each of the longest, and after which steps."""
     *shorter, longest = plans
     images = {run.variant: longest.training_images(run) for run in longest.first_runs()}
@@ -238,7 +240,7 @@ def _branches(plans: Sequence[Prepared]) -> dict[Run, list[tuple[Run, int]]]:
     }
 
 
-def in_turn(plans: Sequence[Prepared]) -> list[Run]:
+def in_turn(plans: Sequence[ResolvedStudy]) -> list[Run]:
     """Return the runs of all plans by seed, so that an early look sees every place."""
     return by_seed(plans[0].study, [run for planned in plans for run in planned.runs])
 
@@ -261,7 +263,7 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
         raise ValueError(
             f"{study_path}: a study with axes is many studies. Remove `along`, or use `compare` without this option."
         )
-    planned = Prepared.of(study, root)
+    planned = ResolvedStudy.of(study, root)
     planned.spend_budget(known_costs)
     planned.tune(lambda runs: [])
     refuse_conflicts(planned.runs)

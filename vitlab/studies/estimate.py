@@ -12,14 +12,14 @@ from vitlab.studies.file.format import duration, engineering
 from vitlab.studies.file.runs import Run, own_share
 from vitlab.studies.file.state import is_finished
 from vitlab.studies.file.study import Study, slug
-from vitlab.studies.prepared import Prepared
+from vitlab.studies.resolved import ResolvedStudy
 from vitlab.studies.training.tuning import folder_of
 
 START = 10.0  # seconds of a run outside its steps: imports, data, validation, test
 COPIES = 4  # weights and moments in the checkpoint of a run, with room
 
 
-def estimate(study: Study, plans: Sequence[Prepared], costs: Sequence[Mapping[str, Cost]], jobs: int) -> str:
+def estimate(study: Study, plans: Sequence[ResolvedStudy], costs: Sequence[Mapping[str, Cost]], jobs: int) -> str:
     """Return the number, time and disk of the runs that are missing, from the speeds measured at each place.
 
     Where not all speeds are known, the number alone. A study that looks at its results trains all seeds at most.
@@ -49,7 +49,7 @@ def estimate(study: Study, plans: Sequence[Prepared], costs: Sequence[Mapping[st
     return f"{runs}, {time} at the measured speed, {engineering(size, 'B')} on the disk."
 
 
-def _tuning(planned: Prepared) -> list[tuple[Run, int]]:
+def _tuning(planned: ResolvedStudy) -> list[tuple[Run, int]]:
     """Return a run like the tuning runs of each variant, and how many of these are missing."""
     study, folder = planned.study, folder_of(planned.study, planned.root)
     if study.tuning is None:

@@ -114,14 +114,14 @@ def plan_study(
     images = images_of(runs[0])
     test_images, K = len(images.labels("test")), len(study.variants)
     stale = {run.directory for run in conflicting(runs)} if study.determined else set()
-    own = read_past(root / slug(study.name), metric, [slug(variant) for variant in study.variants], stale)
+    past = read_past(root / slug(study.name), metric, [slug(variant) for variant in study.variants], stale)
     others = [] if pilot is None else _others(pilot, root, metric)
 
-    known = measured(_by_variant(others or own), K, test_images if metric.is_accuracy else None)
+    known = measured(_by_variant(others or past), K, test_images if metric.is_accuracy else None)
     if known is not None:
-        source = f"{len(others or own)} finished runs in {(others or own)[0].folder.parent}"
+        source = f"{len(others or past)} finished runs in {(others or past)[0].folder.parent}"
     elif pilot is not None:
-        raise ValueError(f"--pilot {pilot}: its finished runs tell no variance; two seeds of two variants do.")
+        raise ValueError(f"--pilot {pilot}: estimating a variance needs at least two seeds of two variants.")
     elif not metric.is_accuracy:
         raise ValueError(
             f"{path}: how {metric.name} varies over seeds is not known before two seeds of a variant are finished.\n"
@@ -129,11 +129,11 @@ def plan_study(
         )
     else:
         if accuracy is None:
-            accuracy = float(np.mean([run.outcome.mean() for run in own])) if own else ACCURACY
+            accuracy = float(np.mean([run.outcome.mean() for run in past])) if past else ACCURACY
         accuracy = float(np.clip(accuracy, 1 / test_images, 1 - 1 / test_images))
         known, source = guessed(K, test_images, accuracy), f"a guess for {100 * accuracy:.3g} % accuracy"
-    costs = _costs(drafts, study, own, others)
-    seen = min(sum(run.folder == draft.folder for run in own) for draft in drafts)
+    costs = _costs(drafts, study, past, others)
+    seen = min(sum(run.folder == draft.folder for run in past) for draft in drafts)
     looks = study.looks or ((seen,) if seen > 1 else ())
     if looks:
         known = known._replace(level=growing(looks, bool(study.looks), study.test))
@@ -150,7 +150,7 @@ def plan_study(
         once=once,
         jobs=allot(runs, study.jobs).jobs,
         study=study,
-        finished=len(own),
+        finished=len(past),
         seen=seen,
         costs=costs,
     )
@@ -216,14 +216,14 @@ def _by_variant(runs: Sequence[PastRun]) -> list[np.ndarray]:
     return [np.stack([run.outcome for run in runs if run.folder == folder]) for folder in folders]
 
 
-def _costs(drafts: Sequence[Run], study: Study, own: Sequence[PastRun], others: Sequence[PastRun]) -> list[RunCost]:
+def _costs(drafts: Sequence[Run], study: Study, runs: Sequence[PastRun], others: Sequence[PastRun]) -> list[RunCost]:
     """Return what a run of each variant takes, from its own runs, else from others' by the images they saw.
 
     Nothing, if that is not known of every variant.
     """
     costs = []
     for draft in drafts:
-        past = [run for run in own if run.folder == draft.folder]
+        past = [run for run in runs if run.folder == draft.folder]
         if past:
             images, seconds = past[0].images, [run.seconds for run in past]
         else:

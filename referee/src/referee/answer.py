@@ -23,7 +23,7 @@ def answer(record: Mapping[str, Any], better: str | None = None, than: str | Non
     names = [variant["variant"] for variant in record["variants"]]
     for name in (better, than):
         if name is not None and name not in names:
-            raise ValueError(f"{name!r} is no variant with finished runs{where}: {', '.join(names)}.")
+            raise ValueError(f"{name!r} is not a variant with finished runs{where}: {', '.join(names)}.")
     asked = better or names[0]
     if asked == than:
         raise ValueError(f"--better {asked} --than {than}: name two different variants of {', '.join(names)}.")

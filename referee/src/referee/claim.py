@@ -109,7 +109,7 @@ def parse_claim(value: Any, variants: Collection[str], margin: float | None, wat
     named += [name for curve in curves.values() for name in curve.values()]
     for name in named:
         if name not in variants:
-            raise ValueError(f"claim: {name!r} is no variant of the study. There are {', '.join(variants)}.")
+            raise ValueError(f"claim: {name!r} is not a variant of the study. There are {', '.join(variants)}.")
     _refuse_no_text(value, "sentence", "source", "differs", "doubt")
     if margin is None:
         raise ValueError("claim: the study has no `margin`, the difference below which the claim does not matter.")

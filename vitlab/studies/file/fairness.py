@@ -21,7 +21,7 @@ KINDS = (
     ("data", r"^data\b"),
     ("trainer", r""),  # and what a run does: run.compile, run.not_finite
 )
-OFF = (ABSENT, None, False, 0)  # an argument that one class lacks and another has turned off is no difference
+OFF = (ABSENT, None, False, 0)  # an argument that one class lacks and another turns off does not differ
 SAID = {"lr": "learning rate", "model": "objective", "data": "data set", "max_epochs": "number of epochs"}
 PACKAGES = ("vitlab", "torch", "torchvision", "lightning", "timm")  # whose versions a run records
 WITHOUT_EFFECT = tuple(key for key in HARMLESS if key not in ("run.compile", "run.not_finite"))

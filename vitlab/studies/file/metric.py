@@ -84,10 +84,10 @@ def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) ->
     """Return the metric that a study ranks an experiment's runs by: its own choice, or that of the objective's task.
 
     Raises:
-        ValueError: the choice is no metric of these runs, as far as these are known before a run, or has the wrong way.
+        ValueError: these runs have no such metric, as far as is known before a run, or its mode is wrong.
     """
-    own = metric_of(experiment)
-    metric = replace(own, **(chosen or {}))
+    default = metric_of(experiment)
+    metric = replace(default, **(chosen or {}))
     from vitlab.experiment.logged import final_metrics  # here, because it takes seconds to import
 
     known = None
@@ -99,7 +99,7 @@ def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) ->
         hint = f"Did you mean {near[0]}? " if near else ""
         raise ValueError(f"metric: there is no {metric.name}. {hint}There are {', '.join(names)}.")
     higher = (known or {}).get(metric.test)
-    mode = own.mode if metric.name == own.name else {True: "max", False: "min", None: metric.mode}[higher]
+    mode = default.mode if metric.name == default.name else {True: "max", False: "min", None: metric.mode}[higher]
     if metric.mode != mode:
         which = "higher" if mode == "max" else "lower"
         raise ValueError(f"metric: {metric.name} is better where it is {which}, so its mode is {mode}.")

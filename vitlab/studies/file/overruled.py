@@ -33,9 +33,11 @@ def overruled(study: Study) -> list[str]:
     keys = [*([LENGTH] if _epochs(study) else []), *study.tuned]
     lines = []
     for name, override in study.variants.items():
-        own = {key: value for key, value in flatten(override).items() if key in keys and not _agrees(study, key, value)}
-        settings = listed([f"{key}: {as_yaml(value)}" for key, value in own.items()])
-        if own:
+        replaced = {
+            key: value for key, value in flatten(override).items() if key in keys and not _agrees(study, key, value)
+        }
+        settings = listed([f"{key}: {as_yaml(value)}" for key, value in replaced.items()])
+        if replaced:
             lines.append(f"{name} has {settings}, which the study's budget or tuning replaces.")
     return lines
 
@@ -68,5 +70,5 @@ def _epochs(study: Study) -> set[float]:
 
 def _agrees(study: Study, key: str, value: object) -> bool:
     """Whether the study sets the same value."""
-    own = {"run.test": {True}, "run.overwrite": {False}, LENGTH: _epochs(study)}
-    return own.get(key) == {value}
+    fixed = {"run.test": {True}, "run.overwrite": {False}, LENGTH: _epochs(study)}
+    return fixed.get(key) == {value}

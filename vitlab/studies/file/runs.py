@@ -128,10 +128,10 @@ def plan(
     completed: dict[tuple[str, str], Run] = {}
 
     def cell(variant: str, seed: int) -> Run:
-        own = (tuned or {}).get((variant, seed), {})
-        key = variant, as_yaml(own)
+        settings = (tuned or {}).get((variant, seed), {})
+        key = variant, as_yaml(settings)
         if key not in completed:
-            chosen = merge((decided or {}).get(variant, {}), own)
+            chosen = merge((decided or {}).get(variant, {}), settings)
             completed[key] = complete(study, variant, root, chosen)
         return completed[key]
 
@@ -170,13 +170,13 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
     import torch  # here, because it takes seconds to import
 
     folder = study.folder(root, variant)
-    own: Config = {
+    fixed: Config = {
         **_seeded(study, study.seeds[0]),
         "run": {"root": str(folder.parent), "name": folder.name, "test": True, "wandb": {"group": study.title}},
     }
     if study.budget is not None and study.budget.kind == "epochs":
-        own["trainer"] = {"max_epochs": study.budget.amount}
-    config = merge(merge(merge(load_yaml(study.base), study.variants[variant]), own), decided)
+        fixed["trainer"] = {"max_epochs": study.budget.amount}
+    config = merge(merge(merge(load_yaml(study.base), study.variants[variant]), fixed), decided)
     _refuse_moved(study, variant, flatten(config))
     try:
         experiment = experiment_of(config)
@@ -205,9 +205,9 @@ def _refuse_moved(study: Study, variant: str, flat: Config) -> None:
         free = {key for key in settings if key.startswith("data.") and kind_of(key) != "data"} | seeded.keys()
         settings = {key: value for key, value in settings.items() if key not in free}
     for key, value in settings.items():
-        if (own := flat.get(key, ABSENT)) != value or key in study.tuned:
+        if (actual := flat.get(key, ABSENT)) != value or key in study.tuned:
             raise ValueError(
-                f"{study.path}: along: {study.place}: {variant} has {key}: {as_yaml(own)}, set by the variant, the "
+                f"{study.path}: along: {study.place}: {variant} has {key}: {as_yaml(actual)}, set by the variant, the "
                 "budget or tuning. Remove it there, or the axis."
             )
 
@@ -243,8 +243,8 @@ def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
     epochs = {run.variant: run.epochs for run in runs}
     if study.tuning is not None and study.tuning.within_seeds:
         for variant, config in flat.items():
-            own = [run for run in runs if run.variant == variant]
-            config.update({key: _by_seed(key, own) for key in study.tuned})
+            seeds = [run for run in runs if run.variant == variant]
+            config.update({key: _by_seed(key, seeds) for key in study.tuned})
     differences = []
     for key in dict.fromkeys(key for config in flat.values() for key in config):
         values = {variant: config.get(key, ABSENT) for variant, config in flat.items()}
@@ -294,7 +294,7 @@ def _refuse_unknown_keys(study: Study, cells: Mapping[str, Run]) -> None:
         if key not in known:
             near = difflib.get_close_matches(key, sorted(known), n=1)
             hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise ValueError(f"{study.path}: {where}: `{key}` is no key of any variant's configuration.{hint}")
+            raise ValueError(f"{study.path}: {where}: no variant's configuration has a key `{key}`.{hint}")
 
 
 def _prefixes(config: Config, prefix: str = "") -> Iterable[str]:

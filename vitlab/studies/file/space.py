@@ -116,7 +116,7 @@ def parse_tuning(value: Any, seeds: list[int]) -> Tuning | None:
         raise ValueError(f"tune: {value!r}. Expected a mapping with a `space` of keys, like {example}.")
     refuse_unknown(value, KEYS, "key of `tune`")
     space = {str(key): _parse_values(str(key), each) for key, each in value["space"].items()}
-    within, trials, seed, own = (
+    within, trials, seed, fixed = (
         value.get("within", "seed"),
         value.get("trials"),
         value.get("seed", 0),
@@ -133,15 +133,15 @@ def parse_tuning(value: Any, seeds: list[int]) -> Tuning | None:
             f"tune: space: {ranges[0]}: {as_yaml(space[ranges[0]])} is a range. Give a number of `trials`."
         )
     chosen_for: list[int | None] = [*seeds] if within == "seed" else [None]
-    if own is not None and (within == "seed" or trials):
+    if fixed is not None and (within == "seed" or trials):
         why = "random trials have their own seeds" if trials else "`within: seed` tunes with the study's seeds"
-        raise ValueError(f"tune: seeds: {own}, but {why}. Remove one of the two.")
+        raise ValueError(f"tune: seeds: {fixed}, but {why}. Remove one of the two.")
     if trials:
         return Tuning(space, _unused(seeds, DRAW_FROM, trials * len(chosen_for)), chosen_for, trials, seed)
     if within == "seed":
         return Tuning(space, seeds, chosen_for)
     try:
-        return Tuning(space, _unused(seeds, TUNE_FROM, TUNING_SEEDS) if own is None else parse_seeds(own))
+        return Tuning(space, _unused(seeds, TUNE_FROM, TUNING_SEEDS) if fixed is None else parse_seeds(fixed))
     except ValueError as error:
         raise ValueError(f"tune: {error}") from None
 

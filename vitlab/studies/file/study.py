@@ -124,8 +124,8 @@ class Study:
 
     def folder(self, root: Path, variant: str = "") -> Path:
         """Return the folder of the study's files, or of a variant's runs."""
-        own = slug(f"{variant} {self.place}".replace(",", ""))
-        return root / slug(self.name) / own if own else root / slug(self.name)
+        part = slug(f"{variant} {self.place}".replace(",", ""))
+        return root / slug(self.name) / part if part else root / slug(self.name)
 
     @property
     def title(self) -> str:

@@ -64,8 +64,8 @@ def _costs_of(result: VariantResult, results: StudyResults) -> dict[str, float]:
     return measured | ({} if flops is None else {"training FLOPs": flops}) | {TIME: result.mean("seconds")}
 
 
-def _dearer(own: Mapping[str, float], other: Mapping[str, float], what: str) -> bool:
-    return what in own and what in other and own[what] > COSTLIER * other[what]
+def _dearer(costs: Mapping[str, float], other: Mapping[str, float], what: str) -> bool:
+    return what in costs and what in other and costs[what] > COSTLIER * other[what]
 
 
 def speed_remarks(results: StudyResults) -> list[str]:
@@ -83,15 +83,15 @@ def speed_remarks(results: StudyResults) -> list[str]:
         )
     apart = []
     for result in results.ranking:
-        cost, own = results.costs.get(result.variant), speed_of(result)
-        if cost is None or own is None:
+        cost, speed = results.costs.get(result.variant), speed_of(result)
+        if cost is None or speed is None:
             continue
         measured = cost.train_images_per_second / cost.mean_share  # small images in proportion to their FLOPs
-        if abs(own / measured - 1) > SLOWER:
-            change = percent(own / measured - 1, 0)
+        if abs(speed / measured - 1) > SLOWER:
+            change = percent(speed / measured - 1, 0)
             waiting = percent(fmean(run.waiting for run in result.runs), 0)
             apart.append(
-                f"{result.variant} {own:,.0f} instead of {measured:,.0f} images/s "
+                f"{result.variant} {speed:,.0f} instead of {measured:,.0f} images/s "
                 f"({change}{SPACE}%; waiting for data: {waiting}{SPACE}% of the time)"
             )
     if apart:
@@ -143,9 +143,9 @@ def cost_section(results: StudyResults, drawings: Mapping[str, Drawing]) -> list
 def _table_of_variants(results: StudyResults) -> Table:
     rows = []
     for result in results.ranking:
-        cost, own = results.costs.get(result.variant), speed_of(result)
+        cost, measured_speed = results.costs.get(result.variant), speed_of(result)
         score = results.metric.text(result.score.mean, results.digits)
-        in_runs = NONE if own is None else f"{own:,.0f}"
+        in_runs = NONE if measured_speed is None else f"{measured_speed:,.0f}"
         if cost is None:
             rows.append(_row(result, score, "not measured", NONE, NONE, in_runs))
             continue

@@ -20,16 +20,16 @@ from vitlab.studies.report.verdict import judged, verdict
 from vitlab.studies.results.table import StudyResults
 
 
-def lines_of(study: Study, found: Sequence[StudyResults]) -> list[Line]:
+def lines_of(study: Study, grid: Sequence[StudyResults]) -> list[Line]:
     """Return the results of a grid along its numeric axis, one line for each place of the other axis."""
     numeric = next((axis for axis in study.along if axis.numeric), None)
     if numeric is None:
         return []
     lines: dict[str, list[StudyResults]] = {}
-    for places, results in zip(product(*(axis.places for axis in study.along)), found, strict=True):
+    for places, results in zip(product(*(axis.places for axis in study.along)), grid, strict=True):
         other = ", ".join(place.label for axis, place in zip(study.along, places, strict=True) if not axis.numeric)
         lines.setdefault(other, []).append(results)
-    level = min(results.level for results in found) / len(found)
+    level = min(results.level for results in grid) / len(grid)
     x, labels = [place.x or 0.0 for place in numeric.places], [place.label for place in numeric.places]
     return [
         Line(numeric.name, x, labels, [judged(point) for point in points], level, name, _reference(points))
@@ -43,39 +43,39 @@ def _reference(points: Sequence[StudyResults]) -> Reference | None:
     return Reference("k-NN on pixels", knn, note) if len(knn) == len(points) else None
 
 
-def answers(study: Study, found: Sequence[StudyResults]) -> list[str]:
+def answers(study: Study, grid: Sequence[StudyResults]) -> list[str]:
     """Return the study's answers in sentences."""
-    if not all(results.finished for results in found):
+    if not all(results.finished for results in grid):
         return ["Some places have no finished run, so there is nothing to say about the axis."]
-    lines = lines_of(study, found)
+    lines = lines_of(study, grid)
     if lines:
         return [f"{line.name}: {text}" if line.name else text for line in lines for text in [best_where(line)]]
     general = []
     if study.along[0].name == "data":
-        places = [results.study.place for results in found]
-        general = [in_general(places, [judged(results) for results in found])]
-    return [*(f"{results.study.place}: {verdict(results)}" for results in found), *general]
+        places = [results.study.place for results in grid]
+        general = [in_general(places, [judged(results) for results in grid])]
+    return [*(f"{results.study.place}: {verdict(results)}" for results in grid), *general]
 
 
-def write_curves(study: Study, found: Sequence[StudyResults], folder: Path) -> Path:
+def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Path:
     """Write report.html and report.md about all places of a study; return the path of the first."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    sections = [Section("Places", _places(study, found))]
-    finished = all(results.finished for results in found)
+    sections = [Section("Places", _places(study, grid))]
+    finished = all(results.finished for results in grid)
     if finished:
-        for k, line in enumerate(lines_of(study, found)):
+        for k, line in enumerate(lines_of(study, grid)):
             parts = line_parts(line, "curves" if k == 0 else f"curves-{k}", folder / "figures")
             sections.insert(k, Section(f"Along {line.axis}{f', {line.name}' if line.name else ''}", parts))
     command = Code(f"python -m vitlab compare --config {shlex.quote(str(study.path))}")
-    heading, *others = answers(study, found)
-    above = _above(found)
-    below = [line for line in _merged(found, remarks) if line not in above]
+    heading, *others = answers(study, grid)
+    above = _above(grid)
+    below = [line for line in _merged(grid, remarks) if line not in above]
     further = [remarks_section(below)] if below else []
     document = Document(
         title=f"{study.name} – a comparison along {joined([axis.name for axis in study.along])}",
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
         heading=heading,
-        lead=[*others, _summary(study, found)],
+        lead=[*others, _summary(study, grid)],
         remarks=above,
         sections=[*sections, *further, Section("Reproduce", [command, study_file(study)])],
         question=study.question,
@@ -83,51 +83,51 @@ def write_curves(study: Study, found: Sequence[StudyResults], folder: Path) -> P
     return write_document(document, folder)
 
 
-def _above(found: Sequence[StudyResults]) -> list[str]:
+def _above(grid: Sequence[StudyResults]) -> list[str]:
     """Return the objections of all places, and as many of the other gravest remarks as a place alone has."""
-    void = _merged(found, objections)
-    gravest = [line for line in _merged(found, remarks_above) if line not in void]
+    void = _merged(grid, objections)
+    gravest = [line for line in _merged(grid, remarks_above) if line not in void]
     return [*void, *gravest[:ABOVE]]
 
 
-def _merged(found: Sequence[StudyResults], listed: Callable[[StudyResults], list[str]]) -> list[str]:
+def _merged(grid: Sequence[StudyResults], listed: Callable[[StudyResults], list[str]]) -> list[str]:
     """Return the remarks of all places, those that are not of every place with their names.
 
     The page shows no speeds, so what is remarked on them is left to the pages of the places.
     """
     by_text: dict[str, list[str]] = {}
-    for results in found:
+    for results in grid:
         of_speeds = speed_remarks(results)
         for remark in listed(results):
             if remark not in of_speeds:
                 by_text.setdefault(remark, []).append(results.study.place)
-    return [text if len(places) == len(found) else f"At {joined(places)}: {text}" for text, places in by_text.items()]
+    return [text if len(places) == len(grid) else f"At {joined(places)}: {text}" for text, places in by_text.items()]
 
 
-def _summary(study: Study, found: Sequence[StudyResults]) -> str:
-    runs = sum(len(results.finished) for results in found)
-    minutes = sum(own_share(study, each.run) * each.seconds for results in found for each in results.finished) / 60
+def _summary(study: Study, grid: Sequence[StudyResults]) -> str:
+    runs = sum(len(results.finished) for results in grid)
+    minutes = sum(own_share(study, each.run) * each.seconds for results in grid for each in results.finished) / 60
     length = "the same number of epochs" if study.budget and study.budget.kind == "epochs" else "the same budget"
     spent = f" {length[0].upper()}{length[1:]} ({study.budget}) everywhere." if study.budget else ""
-    level = min(results.level for results in found)
+    level = min(results.level for results in grid)
     tested = f"Each place is tested for itself, at {level:.2g}."
-    if lines_of(study, found):
+    if lines_of(study, grid):
         tested = (
             "Statements about several places are valid for all of them together: each is tested at "
-            f"{level:.2g}{SPACE}/{SPACE}{len(found)}."
+            f"{level:.2g}{SPACE}/{SPACE}{len(grid)}."
         )
     return (
         f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')} each, at "
-        f"{counted(len(found), 'place')}: {counted(runs, 'run')}, {minutes:,.0f} minutes of training.{spent} {tested}"
+        f"{counted(len(grid), 'place')}: {counted(runs, 'run')}, {minutes:,.0f} minutes of training.{spent} {tested}"
     )
 
 
-def _places(study: Study, found: Sequence[StudyResults]) -> list[Part]:
-    metric, axis = found[0].metric, study.along[0]
+def _places(study: Study, grid: Sequence[StudyResults]) -> list[Part]:
+    metric, axis = grid[0].metric, study.along[0]
     alone = axis.numeric and len(study.along) == 1
-    names = [number(place.x or 0.0) for place in axis.places] if alone else [results.study.place for results in found]
+    names = [number(place.x or 0.0) for place in axis.places] if alone else [results.study.place for results in grid]
     rows = []
-    for name, results in zip(names, found, strict=True):
+    for name, results in zip(names, grid, strict=True):
         by_name = {result.variant: result for result in results.ranking}
         cells = []
         for variant in study.variants:
@@ -142,7 +142,7 @@ def _places(study: Study, found: Sequence[StudyResults]) -> list[Part]:
     what = metric.column
     heading = axis.name[0].upper() + axis.name[1:] if alone else "Place"
     table = Table("Places", [heading, *study.variants, "k-NN"], rows)
-    pages = [(results.study.place, f"{results.study.folder(Path()).name}/report.html") for results in found]
+    pages = [(results.study.place, f"{results.study.folder(Path()).name}/report.html") for results in grid]
     return [
         table,
         Note(f"{what}: mean, with the 95 % interval over seeds and test images."),

@@ -79,8 +79,8 @@ def gallery(results: StudyResults, images: Images) -> list[Card]:
             guess = int(row.argmax())
             seeds_right = int(sum(run.correct[index] for run in result.runs))
             name, confidence = results.class_names[guess], float(row[guess])
-            own = (name, confidence, bool(guess == label), seeds_right, len(result.runs))
-            answers.append(Prediction(result.variant, result.index, *own))
+            fields = (name, confidence, bool(guess == label), seeds_right, len(result.runs))
+            answers.append(Prediction(result.variant, result.index, *fields))
         pixelated = max(image.shape[:2]) < PIXELATED_BELOW
         cards.append(Card(results.images[index], results.class_names[label], data_uri(image), pixelated, answers))
     return cards

@@ -105,7 +105,7 @@ def _by_kind(differences: Iterable[Difference]) -> str:
 def _weights(results: StudyResults) -> list[str]:
     """Name where weights come from, and the compute that this took."""
     parts, lines = [], []
-    for each in results.outside.compute:
+    for each in results.context.compute:
         everyone = len(each.variants) == len(results.study.variants)
         who = "all variants" if everyone else joined(each.variants)
         if each.in_each_run:
@@ -121,7 +121,7 @@ def _weights(results: StudyResults) -> list[str]:
         parts.append(f"{who} {'taught by' if each.taught else 'from'} {each.source} ({spent})")
     if parts:
         lines.append(f"Weights from elsewhere: {'; '.join(parts)}. Images seen and training time leave this out.")
-    trials = results.outside.trials
+    trials = results.context.trials
     if trials.runs:
         lines.append(
             f"Tuning took {counted(trials.runs, 'more run')}, {clock(trials.seconds)} of training on "
@@ -177,7 +177,7 @@ def _failed(result: VariantResult, results: StudyResults) -> int:
 
 
 def _left_out(results: StudyResults) -> list[str]:
-    runs = results.outside.left_out
+    runs = results.context.left_out
     if not runs:
         return []
     named = []
@@ -265,11 +265,11 @@ def _leaks(results: StudyResults) -> list[str]:
             f"The {counted(len(results.labels), 'test image')} are also the validation images: {chosen} were selected "
             "on them. Hold out other images for unbiased numbers."
         )
-    return [*lines, *filter(None, map(str, results.outside.duplicates))]
+    return [*lines, *filter(None, map(str, results.context.duplicates))]
 
 
 def _other_studies(results: StudyResults) -> list[str]:
-    studies = results.outside.studies
+    studies = results.context.studies
     if not studies:
         return []
     count = "Another study" if len(studies) == 1 else f"{len(studies)} other studies"

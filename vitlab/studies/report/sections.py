@@ -163,8 +163,8 @@ def _run_rows(results: StudyResults) -> list[Row]:
     rows = []
     for result in results.ranking:
         for run in result.runs:
-            own = [signed(run.nll, 3), percent(run.ece, 1)] if results.metric.one_class else []
-            cells = [str(run.run.seed), results.metric.text(run.score, results.digits), *own, clock(run.seconds)]
+            nll_ece = [signed(run.nll, 3), percent(run.ece, 1)] if results.metric.one_class else []
+            cells = [str(run.run.seed), results.metric.text(run.score, results.digits), *nll_ece, clock(run.seconds)]
             rows.append(_row(result, *cells, marks=_below_baselines(results, run.score)))
     return rows + [Row(run.variant, (str(run.seed), f"failed: {failure}")) for run, failure in results.failures]
 

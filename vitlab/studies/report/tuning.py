@@ -231,11 +231,11 @@ def leads_by_trials(results: StudyResults) -> list[str]:
 
 
 def _sentence(a: tuple[str, Scores], b: tuple[str, Scores], pairs: int) -> str:
-    found, n = lead(a[1].validation, b[1].validation), len(a[1].validation)
-    settled = found.p * pairs < LEVEL
+    gap, n = lead(a[1].validation, b[1].validation), len(a[1].validation)
+    settled = gap.p * pairs < LEVEL
     parts = []
     for first, second, sign in ((a[0], b[0], 1), (b[0], a[0], -1)):
-        k = 1 + np.flatnonzero(settled & (sign * found.mean > 0))
+        k = 1 + np.flatnonzero(settled & (sign * gap.mean > 0))
         if not len(k):
             continue
         if len(k) == n:

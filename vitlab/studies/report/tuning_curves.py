@@ -106,15 +106,15 @@ def lead(a: Scores, b: Scores, seed: int = 0) -> Lead:
     """
     x, y, n = np.asarray(a, dtype=float), np.asarray(b, dtype=float), len(a)
     w, rng = weights(n), np.random.default_rng(seed)
-    own = w @ np.sort(x) - w @ np.sort(y)
+    gap = w @ np.sort(x) - w @ np.sort(y)
     exchanged = rng.random((EXCHANGES, n)) < 0.5
     first, second = np.where(exchanged, y, x), np.where(exchanged, x, y)
     drawn = (np.sort(first, axis=1) - np.sort(second, axis=1)) @ w.T  # (EXCHANGES, n)
     spread = drawn.std(axis=0)
     spread[spread == 0] = 1.0
     largest = np.abs(drawn / spread).max(axis=1)
-    p = (1 + (largest[:, None] >= np.abs(own / spread) - 1e-12).sum(axis=0)) / (1 + EXCHANGES)
-    return Lead(own, p)
+    p = (1 + (largest[:, None] >= np.abs(gap / spread) - 1e-12).sum(axis=0)) / (1 + EXCHANGES)
+    return Lead(gap, p)
 
 
 def sensitivity(scores: Scores, within: float) -> float:

@@ -49,5 +49,5 @@ def standing(run: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     record = read_json(file)
-    own = [row for row in record["variants"] if slug(row["variant"]) == run.absolute().parent.name]
-    return {key: record[key] for key in ("study", "metric", "verdict", "headline")} | own[0] if own else None
+    rows = [row for row in record["variants"] if slug(row["variant"]) == run.absolute().parent.name]
+    return {key: record[key] for key in ("study", "metric", "verdict", "headline")} | rows[0] if rows else None

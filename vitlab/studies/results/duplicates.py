@@ -52,10 +52,10 @@ def duplicates(images: Images, data: Config, cache: Path) -> Duplicates:
     for record in known:
         if {name: record.get(name) for name in key} == key:
             return Duplicates(**record["duplicates"])
-    found = _find(images)
-    known.append(key | {"duplicates": found._asdict()})
+    copies = _find(images)
+    known.append(key | {"duplicates": copies._asdict()})
     write_text(cache, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
-    return found
+    return copies
 
 
 def _find(images: Images) -> Duplicates:
@@ -68,8 +68,8 @@ def _find(images: Images) -> Duplicates:
         if split == "val" and others == names:
             continue  # the test split is the validation split, which the report says
         contents = images.contents(split)
-        found = np.flatnonzero(np.isin(test, contents[contents != 0]))
-        copies[split] = len(found)
-        original = {content: others[index] for index, content in enumerate(contents.tolist())} if len(found) else {}
-        examples += [[names[index], original[int(test[index])]] for index in found[: EXAMPLES - len(examples)].tolist()]
+        hits = np.flatnonzero(np.isin(test, contents[contents != 0]))
+        copies[split] = len(hits)
+        original = {content: others[index] for index, content in enumerate(contents.tolist())} if len(hits) else {}
+        examples += [[names[index], original[int(test[index])]] for index in hits[: EXAMPLES - len(examples)].tolist()]
     return Duplicates(len(test), copies, examples, int((test == 0).sum()))

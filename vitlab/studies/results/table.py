@@ -27,7 +27,7 @@ from vitlab.studies.file.state import Outcome
 from vitlab.studies.file.study import Study
 from vitlab.studies.file.trials import Choice
 from vitlab.studies.results.baselines import Baselines
-from vitlab.studies.results.outside import Outside
+from vitlab.studies.results.context import Context
 from vitlab.studies.results.run import RunResult, VariantResult
 
 # Variants that differ in these are marked: their scores are not comparable, or come from another machine.
@@ -54,7 +54,7 @@ class StudyResults:
     choices: list[Choice] = field(default_factory=list)  # of tuning, by variant
     metric: Metric = TOP1
     log: list[dict[str, Any]] = field(default_factory=list)  # looks.jsonl, without the present look
-    outside: Outside = field(default_factory=Outside)
+    context: Context = field(default_factory=Context)
 
     @cached_property
     def outcomes(self) -> Outcomes:

@@ -21,15 +21,13 @@ from vitlab.signals import signals_as_exit
 from vitlab.studies.file.format import clock
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import LENGTH
-from vitlab.studies.training.local import Allotment, last_lines, write_config
+from vitlab.studies.training.local import Slots, last_lines, write_config
 
 RATES = ("lr", "muon_lr", "weight_decay")  # of an optimizer
 TURNS = 6  # of each process at least
 
 
-def measure_costs(
-    runs: Sequence[Run], program: Sequence[str], allotment: Allotment
-) -> tuple[dict[str, Cost], dict[str, str]]:
+def measure_costs(runs: Sequence[Run], program: Sequence[str], slots: Slots) -> tuple[dict[str, Cost], dict[str, str]]:
     """Measure one run of each variant, with as many threads as a run has.
 
     Earlier measurements are reused only if they cover all of these configurations on this device.
@@ -42,15 +40,15 @@ def measure_costs(
         return known, {}
     failures: dict[str, str] = {}
     with signals_as_exit(), ExitStack() as stack:
-        children = _prepare(runs, program, allotment, stack, failures)
-        start, rounds = time.monotonic(), math.ceil(TURNS / allotment.sharing)
+        children = _prepare(runs, program, slots, stack, failures)
+        start, rounds = time.monotonic(), math.ceil(TURNS / slots.sharing)
         for done in range(rounds):
             left = (time.monotonic() - start) / done * (rounds - done) if done else None
             when = "" if left is None else f", about {clock(left)} left"
             names = ", ".join(dict.fromkeys(child.run.variant for child in children))
             print(f"Measuring cost: round {done + 1} of {rounds} ({names}){when} …", flush=True)
             for first in range(len(children)):  # every process takes its turns with all that follow it
-                group = (children[first:] + children[:first])[: allotment.sharing]
+                group = (children[first:] + children[:first])[: slots.sharing]
                 group = [child for child in group if child.run.variant not in failures]
                 for child in group:
                     child.begin_turn()
@@ -79,17 +77,17 @@ def _is_of_this_machine(run: Run, cost: Cost) -> bool:
 
 
 def _prepare(
-    runs: Sequence[Run], program: Sequence[str], allotment: Allotment, stack: ExitStack, failures: dict[str, str]
+    runs: Sequence[Run], program: Sequence[str], slots: Slots, stack: ExitStack, failures: dict[str, str]
 ) -> list["_Child"]:
     """Start the processes that take turns, as many at once as work on the device, and return those that are ready."""
-    copies = math.ceil(allotment.sharing / len(runs))  # of each variant, where fewer would not fill the device
+    copies = math.ceil(slots.sharing / len(runs))  # of each variant, where fewer would not fill the device
     starts = list(product(range(copies), runs))
     children: list[_Child] = []
-    for first in range(0, len(starts), allotment.sharing):
-        beginning = starts[first : first + allotment.sharing]
+    for first in range(0, len(starts), slots.sharing):
+        beginning = starts[first : first + slots.sharing]
         names = ", ".join(dict.fromkeys(run.variant for _, run in beginning))
         print(f"Measuring cost: preparing {names} ({first + len(beginning)} of {len(starts)}) …", flush=True)
-        new = [stack.enter_context(_Child(run, program, allotment, copy)) for copy, run in beginning]
+        new = [stack.enter_context(_Child(run, program, slots, copy)) for copy, run in beginning]
         children += _when_ready(new, failures)
     return children
 
@@ -112,8 +110,8 @@ def costly(config: Config) -> Config:
     model, trainer, run = config["model"], config.get("trainer", {}), config.get("run", {})
     arguments = {key: value for key, value in model["init_args"].items() if key != "schedule"}
     if "optimizer" in arguments:
-        own = arguments["optimizer"].get("init_args", {})
-        settings = {key: value for key, value in own.items() if key not in RATES}
+        optimizer = arguments["optimizer"].get("init_args", {})
+        settings = {key: value for key, value in optimizer.items() if key not in RATES}
         arguments["optimizer"] = {**arguments["optimizer"], "init_args": settings}
     images = {key: value for key, value in config["data"]["init_args"].items() if not key.startswith("train_images")}
     return {
@@ -131,21 +129,21 @@ class _Child:
         copy: 0, or the number of another process of the variant, which only takes part so that enough do.
     """
 
-    def __init__(self, run: Run, program: Sequence[str], allotment: Allotment, copy: int) -> None:
+    def __init__(self, run: Run, program: Sequence[str], slots: Slots, copy: int) -> None:
         name = f"cost-{copy}" if copy else "cost"
         self.run, self.cost_path, config = run, run.folder / f"{name}.json", run.folder / "cost-config.yaml"
         self.cost_path.unlink(missing_ok=True)
         write_config(config, run.config)
         self.log_path = run.folder / f"{name}.log"
         self.log = self.log_path.open("w", encoding="utf-8")
-        together = ["--in_turn", str(allotment.sharing)]
+        together = ["--in_turn", str(slots.sharing)]
         self.process = subprocess.Popen(
             [*program, "benchmark", "--config", str(config), "--json", str(self.cost_path), *together],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
-            env={**os.environ, **allotment.environment(0)},
+            env={**os.environ, **slots.environment(0)},
         )
 
     def __enter__(self) -> "_Child":

@@ -37,7 +37,7 @@ PATIENCE_SECONDS = 20.0  # for a run to write a checkpoint after SIGTERM
 LOG_LINES = 8  # shown for a failed run
 
 
-class Allotment(NamedTuple):
+class Slots(NamedTuple):
     """The number of parallel runs, and what each of them may use."""
 
     jobs: int
@@ -51,12 +51,12 @@ class Allotment(NamedTuple):
 
     def environment(self, slot: int) -> dict[str, str]:
         """Return the environment variables for the run in a slot, 0 <= slot < jobs."""
-        own = {"PYTHONUNBUFFERED": "1"}  # so that the log can be followed
+        variables = {"PYTHONUNBUFFERED": "1"}  # so that the log can be followed
         if self.threads is not None:
-            own["OMP_NUM_THREADS"] = str(self.threads)
+            variables["OMP_NUM_THREADS"] = str(self.threads)
         if self.gpus:
-            own["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
-        return own
+            variables["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+        return variables
 
     def __str__(self) -> str:
         runs = "one run at a time" if self.jobs == 1 else f"{self.jobs} runs in parallel"
@@ -75,18 +75,18 @@ class _Child(NamedTuple):
     active: Active
 
 
-def allot(runs: Sequence[Run], jobs: int | None) -> Allotment:
+def allot(runs: Sequence[Run], jobs: int | None) -> Slots:
     """Divide this machine among the runs."""
     trainers = [run.config.get("trainer", {}) for run in runs]
     if all(trainer.get("accelerator") == "cpu" for trainer in trainers) or not torch.cuda.is_available():
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         jobs = min(jobs or cores, len(runs))
-        return Allotment(jobs, max(1, cores // jobs), [])
+        return Slots(jobs, max(1, cores // jobs), [])
     if any(trainer.get("devices", "auto") not in ("auto", 1, "1") for trainer in trainers):
-        return Allotment(jobs or 1, None, [])  # a run on several GPUs picks them itself
+        return Slots(jobs or 1, None, [])  # a run on several GPUs picks them itself
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
-    return Allotment(min(jobs or len(gpus), len(runs)), None, gpus)
+    return Slots(min(jobs or len(gpus), len(runs)), None, gpus)
 
 
 # ---- what is in a run directory
@@ -110,7 +110,7 @@ def write_config(path: Path, config: Config) -> None:
 
 
 def run_all(
-    runs: Sequence[Run], program: Sequence[str], allotment: Allotment, display: Display, overwrite: bool
+    runs: Sequence[Run], program: Sequence[str], slots: Slots, display: Display, overwrite: bool
 ) -> list[Outcome]:
     """Train the unfinished runs and return the outcome of each, in order.
 
@@ -127,7 +127,7 @@ def run_all(
     if outcomes:
         display.note(f"  {len(outcomes)} of {len(runs)} runs are already finished.")
     waiting = deque(run for run in runs if run not in outcomes)
-    free = deque(range(allotment.jobs))
+    free = deque(range(slots.jobs))
     busy: set[Run] = set()  # written by another process
     children: dict[int, _Child] = {}
     ended: list[Active] = []
@@ -140,7 +140,7 @@ def run_all(
                 elif free:
                     slot = free.popleft()
                     with signals_later():  # or the process would be in no list, and outlive this one
-                        children[slot] = _start(run, program, allotment.environment(slot), overwrite=run in replaced)
+                        children[slot] = _start(run, program, slots.environment(slot), overwrite=run in replaced)
                 else:
                     break
                 waiting.remove(run)
@@ -161,7 +161,7 @@ def run_all(
                     ended.append(active)
                 display.note(_describe_end(outcome, active, display))
             running = [child.active for child in children.values()]
-            display.update(running, len(outcomes), seconds_left(ended, running, waiting, allotment.jobs))
+            display.update(running, len(outcomes), seconds_left(ended, running, waiting, slots.jobs))
             if children or waiting:
                 time.sleep(POLL_SECONDS)
     return [outcomes[run] for run in runs]

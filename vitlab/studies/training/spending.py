@@ -101,7 +101,7 @@ def _fits(known: Config, inputs: Config) -> bool:
 
 
 def _refuse_unknown_warmup(study: Study, draft: Run) -> None:
-    """Raise ValueError for a warm-up that is no fraction of the epochs."""
+    """Raise ValueError for a warm-up that is not a fraction of the epochs."""
     flat = flatten(draft.config)
     if flat.get(WARMUP) and flat.get("trainer.max_epochs") is None:
         raise ValueError(

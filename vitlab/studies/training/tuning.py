@@ -63,18 +63,18 @@ def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict
 
     def run_of(variant: str, candidate: Candidate) -> Run:
         folder = folder_of(study, root) / slug(variant) / slug(candidate.name)
-        own: Config = {"run": {"root": str(folder.parent), "name": folder.name, "test": tuning.trials is not None}}
+        fixed: Config = {"run": {"root": str(folder.parent), "name": folder.name, "test": tuning.trials is not None}}
         listed = {key: value for key, value in candidate.settings.items() if isinstance(tuning.space[key], list)}
         if (known := (variant, as_yaml(listed))) not in completed:  # numbers of a range need no check of their own
             completed[known] = complete(
                 study, variant, root, merge(decided.get(variant, {}), nested(candidate.settings))
             )
-        config = merge(completed[known].config, merge(nested(candidate.settings, listed), own))
+        config = merge(completed[known].config, merge(nested(candidate.settings, listed), fixed))
         return replace(completed[known], variant=f"{variant} with {folder.name}", config=config, folder=folder)
 
     return {
         (variant, seed): [
-            [with_seed(study, run, own) for own in candidate.seeds]
+            [with_seed(study, run, trial_seed) for trial_seed in candidate.seeds]
             for candidate in tuning.candidates(seed)
             for run in [run_of(variant, candidate)]
         ]
@@ -123,9 +123,9 @@ def tune(
                 f"{study.path}: tune: no tuning run of {variant} finished{of} and has a {scored}; see its logs."
             )
     return choices, {
-        (variant, own): override
+        (variant, of_study): override
         for (variant, seed), override in chosen.items()
-        for own in (study.seeds if seed is None else [seed])
+        for of_study in (study.seeds if seed is None else [seed])
     }
 
 

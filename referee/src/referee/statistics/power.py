@@ -107,7 +107,7 @@ class Need(NamedTuple):
 
 
 def measured(outcomes: Sequence[np.ndarray], variants: int, test_images: int | None = None) -> Pilot | None:
-    """Return the pilot that finished runs are; None if they tell no variances.
+    """Estimate a pilot's variances from finished runs; None if too few.
 
     Args:
         outcomes: By variant (S, N) bool, or (S, 1) scores; those with one seed are left out.

@@ -41,7 +41,7 @@ class Trials(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Outside:
+class Context:
     """What a report states in addition to a study's results."""
 
     left_out: list[LeftOut] = field(default_factory=list)
@@ -51,10 +51,10 @@ class Outside:
     duplicates: list[Duplicates] = field(default_factory=list)  # of each data set
 
 
-def outside(
+def context_of(
     study: Study, runs: Sequence[Run], used: Iterable[Run], folder: Path, metric: Metric, duplicates: list[Duplicates]
-) -> Outside:
-    """Find what a study's results depend on outside its runs.
+) -> Context:
+    """Return what a study's results depend on beside its runs.
 
     Args:
         runs: at least one of each variant.
@@ -65,7 +65,7 @@ def outside(
     if study.place:  # another place's name may end with this one's
         others = [each.name for each in folder.parent.glob(f"?*{folder.name}") if not any(each.glob("seed-*"))]
         finished = [each for each in finished if not each.parent.name.endswith(tuple(f"-{name}" for name in others))]
-    return Outside(
+    return Context(
         _left_out(study, [each for each in finished if each not in {run.directory for run in used}], metric),
         _compute(runs),
         _trials(folder / "tuning"),
@@ -98,17 +98,17 @@ def _compute(runs: Sequence[Run]) -> list[Compute]:
         for key, source in weights_of(run.config).items():
             variants = by_source.setdefault((source, "teacher" in key.split(".")), [])
             variants += [run.variant] if run.variant not in variants else []
-    found = []
+    compute = []
     for (source, taught), variants in by_source.items():
         if Source.parse(source):
-            found.append(Compute(source, variants, taught, in_each_run=True))
+            compute.append(Compute(source, variants, taught, in_each_run=True))
             continue
         path = Path(source)
         directory = path if path.is_dir() else path.parents[min(1, len(path.parents) - 1)]  # of checkpoints/last.ckpt
         source_run = RunDirectory(directory)
         summary = source_run.summary if source_run.is_finished else {}
-        found.append(Compute(source, variants, taught, summary.get("seconds"), summary.get("images_seen")))
-    return found
+        compute.append(Compute(source, variants, taught, summary.get("seconds"), summary.get("images_seen")))
+    return compute
 
 
 def _trials(folder: Path) -> Trials:

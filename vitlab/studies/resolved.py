@@ -22,8 +22,8 @@ from vitlab.studies.file.study import Study
 from vitlab.studies.file.trials import Choice
 from vitlab.studies.report.looks import read_looks
 from vitlab.studies.results.baselines import Baselines, baselines
+from vitlab.studies.results.context import context_of
 from vitlab.studies.results.duplicates import Duplicates, duplicates
-from vitlab.studies.results.outside import outside
 from vitlab.studies.results.run import read_results
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.spending import Measure, spend_budget
@@ -31,7 +31,7 @@ from vitlab.studies.training.tuning import Train, refuse_unfit_images, tune, tun
 
 
 @dataclass
-class Prepared:
+class ResolvedStudy:
     """A study with its images, and its runs as far as they are determined."""
 
     study: Study
@@ -42,7 +42,7 @@ class Prepared:
     choices: list[Choice]
 
     @classmethod
-    def of(cls, study: Study, root: Path) -> "Prepared":
+    def of(cls, study: Study, root: Path) -> "ResolvedStudy":
         """Return a study without axes, or one place of a study that has some.
 
         Raises:
@@ -73,8 +73,8 @@ class Prepared:
     def duplicates(self) -> list[Duplicates]:
         """The test images that are also training or validation images, of each data set of the variants."""
         cache = self.folder / "copies.json"
-        found = [duplicates(self.images_of(run), data_of(run.config), cache) for run in self.first_runs()]
-        return [each for index, each in enumerate(found) if each not in found[:index]]
+        copies = [duplicates(self.images_of(run), data_of(run.config), cache) for run in self.first_runs()]
+        return [each for index, each in enumerate(copies) if each not in copies[:index]]
 
     def images_of(self, run: Run) -> Images:
         """Return the images of a run; those of most variants are the study's."""
@@ -130,8 +130,8 @@ class Prepared:
             log=read_looks(self.folder),
         ).used()
         used = [*(result.run for result in results.finished), *(run for run, _ in results.failures)]
-        beside = outside(self.study, self.runs, used, self.folder, results.metric, self.duplicates)
-        return replace(results, outside=beside)
+        context = context_of(self.study, self.runs, used, self.folder, results.metric, self.duplicates)
+        return replace(results, context=context)
 
     def finished(self) -> list[Outcome]:
         """Return the runs that have their results."""
