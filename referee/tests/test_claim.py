@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from referee.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, Found, parse_claim
+from referee.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, PairResult, parse_claim
 
 CLAIM = {
     "sentence": "A is better than B.",
@@ -18,8 +18,8 @@ def parsed(order: Any, **changes: Any) -> Any:
     return parse_claim(CLAIM | {"order": order} | changes, ["A", "B", "C"], 0.5, False)
 
 
-def found(better: str, worse: str, word: str) -> Found:
-    return Found(better, worse, "settled" in word, "equal" in word)
+def found(better: str, worse: str, word: str) -> PairResult:
+    return PairResult(better, worse, "settled" in word, "equal" in word)
 
 
 def test_an_unknown_variant_of_a_claim_is_named_before_what_the_claim_lacks() -> None:
@@ -49,7 +49,7 @@ def test_an_unknown_variant_of_a_claim_is_named_before_what_the_claim_lacks() ->
         ("A = B", found("A", "B", "settled, equal"), REPEATED),
     ],
 )
-def test_the_word_for_two_variants(order: str, pair: Found, word: str) -> None:
+def test_the_word_for_two_variants(order: str, pair: PairResult, word: str) -> None:
     assert parsed(order).word([pair]) == word
 
 

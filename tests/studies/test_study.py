@@ -102,7 +102,7 @@ BAD = {
     "may_differ misspelt": ({"may_differ": ["model.init_args.backbon"]}, "Did you mean `model.init_args.backbone`?"),
     "budget of nothing": ({"budget": {"epochs": 0}}, "Expected a whole number from 1"),
     "two budgets": ({"budget": {"epochs": 3, "images": 9}}, "Expected one of epochs, images, flops"),
-    "tune misspelt": ({"tune": {"space": {"model.init_args.rl": [1, 2]}}}, "tune: space: `model.init_args.rl` is"),
+    "tune misspelt": ({"tune": {"space": {"model.init_args.rl": [1, 2]}}}, "has a key `model.init_args.rl`. Did you"),
     "one value": ({"tune": {"space": {"model.init_args.lr": [1]}}}, "Expected a list of values"),
     "equal values": ({"tune": {"space": {"model.init_args.lr": [1, 1]}}}, "would share the folder lr-1/"),
     "unknown key of tune": ({"tune": {"space": {"model": [1, 2]}, "trial": 4}}, "Did you mean `trials`?"),

@@ -76,11 +76,13 @@ class BatchAugment:
 
 
 def check_probability(name: str, value: float) -> None:
+    """Raise ValueError for a value outside 0 to 1."""
     if not 0 <= value <= 1:
         raise ValueError(f"{name} is {value}; a probability lies between 0 and 1.")
 
 
 def check_range(name: str, value: tuple[float, float], most: float = math.inf) -> None:
+    """Raise ValueError unless 0 < low <= high <= most."""
     low, high = value
     if not 0 < low <= high <= most:
         limit = "" if most == math.inf else f" and at most {most:g}"

@@ -120,26 +120,26 @@ def _range(line: Line, first: int, last: int) -> str:
     return f"from {number(line.x[first])} to {labels[last]},"
 
 
-def in_general(places: Sequence[str], found: Sequence[Verdict]) -> str:
+def in_general(places: Sequence[str], verdicts: Sequence[Verdict]) -> str:
     """Return what generalizes over data sets: they are a sample, and a lead is tested by Student's t over them."""
-    over = f"over these {len(found)} data sets as a sample of others"
-    void = [place for place, point in zip(places, found, strict=True) if point.verdict == VOID]
+    over = f"over these {len(verdicts)} data sets as a sample of others"
+    void = [place for place, point in zip(places, verdicts, strict=True) if point.verdict == VOID]
     if void:
         return f"In general, {over}: nothing, since the variants are not comparable on {joined(void)}."
-    lost = {variant for point in found for variant in _with(0, point)}
-    metric, variants = found[0].metric, [variant for variant in found[0].outcomes.variants if variant not in lost]
+    lost = {variant for point in verdicts for variant in _with(0, point)}
+    metric, variants = verdicts[0].metric, [variant for variant in verdicts[0].outcomes.variants if variant not in lost]
     pairs = list(combinations(variants, 2))
-    leads = [[_score(point, a) - _score(point, b) for point in found] for a, b in pairs]
-    freedom = len(found) - 1
-    step = max(1 / point.items for point in found) if metric.is_fraction else 0.0
+    leads = [[_score(point, a) - _score(point, b) for point in verdicts] for a, b in pairs]
+    freedom = len(verdicts) - 1
+    step = max(1 / point.items for point in verdicts) if metric.is_fraction else 0.0
     variances = [spread(np.array(each), step) ** 2 / len(each) for each in leads]
-    p = [p_value(float(np.mean(each)), own, 0.0, freedom) for each, own in zip(leads, variances, strict=True)]
+    p = [p_value(float(np.mean(each)), variance, 0.0, freedom) for each, variance in zip(leads, variances, strict=True)]
     parts = []
-    for (a, b), each, own in zip(pairs, leads, step_down(p, len(variants)), strict=True):
-        if own < LEVEL:
+    for (a, b), each, adjusted in zip(pairs, leads, step_down(p, len(variants)), strict=True):
+        if adjusted < LEVEL:
             interval = t_interval(each, step)
             first, second = (a, b) if metric.sign * interval.mean > 0 else (b, a)
-            digits = max(point.digits for point in found)
+            digits = max(point.digits for point in verdicts)
             low, mean, high = (metric.text(value, digits) for value in sorted(map(abs, interval)))
             parts.append(f"{first} is better than {second} by {mean} ({low} to {high})")
     but = f" {joined(sorted(lost))} finished no run on some of them." if lost else ""

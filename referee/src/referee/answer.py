@@ -27,20 +27,20 @@ def answer(record: Mapping[str, Any], better: str | None = None, than: str | Non
     asked = better or names[0]
     if asked == than:
         raise ValueError(f"--better {asked} --than {than}: name two different variants of {', '.join(names)}.")
-    found = [
+    verdicts = [
         "worse" if pair["verdict"] == "better" and pair["worse"] == asked else pair["verdict"]
         for pair in record["pairs"]
         if asked in (pair["better"], pair["worse"]) and than in (None, pair["better"], pair["worse"])
     ]
-    if record["verdict"] == "not comparable" or not found:
+    if record["verdict"] == "not comparable" or not verdicts:
         return "not comparable"
-    return str(max(found, key=DOUBT.index))
+    return str(max(verdicts, key=DOUBT.index))
 
 
 def answered(record: Mapping[str, Any], better: str | None, than: str | None, where: str = "") -> tuple[list[str], int]:
     """Return the headline and the answer, if one is asked for, with the exit status; see `answer`."""
-    found, lines = answer(record, better, than, where), [record["headline"]]
+    verdict, lines = answer(record, better, than, where), [record["headline"]]
     if better is not None or than is not None:
         asked = better or record["variants"][0]["variant"]
-        lines.append(f"{asked} against {than or 'all others'}: {found}.")
-    return lines, STATUS[found]
+        lines.append(f"{asked} against {than or 'all others'}: {verdict}.")
+    return lines, STATUS[verdict]

@@ -32,19 +32,19 @@ class Relation(NamedTuple):
     sign: str  # >, >= or =
     second: str
 
-    def word(self, found: "Found | None") -> str:
+    def word(self, result: "PairResult | None") -> str:
         """Return what a study found about the two; None: nothing."""
-        if found is None:
+        if result is None:
             return OPEN
-        as_expected = found.settled and self.sign != "=" and found.better == self.first
-        if as_expected or (found.equal and self.sign != ">"):
+        as_expected = result.settled and self.sign != "=" and result.better == self.first
+        if as_expected or (result.equal and self.sign != ">"):
             return REPEATED
-        if found.equal:
+        if result.equal:
             return EQUAL
-        return CONTRADICTED if found.settled else OPEN
+        return CONTRADICTED if result.settled else OPEN
 
 
-class Found(NamedTuple):
+class PairResult(NamedTuple):
     """What a study found about two variants."""
 
     better: str  # the one with the better mean
@@ -71,14 +71,14 @@ class Claim:
         """Whether it is about two variants."""
         return any({first, second} == {each.first, each.second} for each in self.relations)
 
-    def words(self, found: Iterable[Found]) -> list[str]:
+    def words(self, results: Iterable[PairResult]) -> list[str]:
         """Return the word of each relation."""
-        by_names = {frozenset((each.better, each.worse)): each for each in found}
+        by_names = {frozenset((each.better, each.worse)): each for each in results}
         return [each.word(by_names.get(frozenset((each.first, each.second)))) for each in self.relations]
 
-    def word(self, found: Iterable[Found]) -> str:
+    def word(self, results: Iterable[PairResult]) -> str:
         """Return repeated, contradicted, equal within the margin, or not settled."""
-        words = self.words(found)
+        words = self.words(results)
         return next(word for word in (CONTRADICTED, OPEN, EQUAL, REPEATED) if word in words)
 
 

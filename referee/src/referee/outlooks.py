@@ -30,19 +30,19 @@ def outlooks(
     if not unsettled or pilot is None:
         return []
     seeds = min(len(variant.runs) for pair in unsettled for variant in (pair.better, pair.worse))
-    found = detectable(pilot, seeds)
-    if found == 0:  # all scores are the same
+    detected = detectable(pilot, seeds)
+    if detected == 0:  # all scores are the same
         return []
     lines = []
     if seeds >= MANY_SEEDS:
         possible = metric.difference(max(abs(end) for pair in unsettled for end in pair.interval[1:]), verdict.digits)
         lines.append(f"Undecided after {counted(seeds, 'seed')}; a true difference above {possible} is excluded.")
-    small = verdict.margin or round_size(max(min(pair.lead for pair in unsettled), found / 20))
+    small = verdict.margin or round_size(max(min(pair.lead for pair in unsettled), detected / 20))
     large = max(round_size(detectable(pilot, 2 * seeds)), round_size(1.5 * small))
     return [
         *lines,
         *_what_settles(pilot, (small, large), verdict, time_of),
-        f"This study would have found a true difference of {metric.difference(found, verdict.digits)} in 4 of 5 "
+        f"This study would have found a true difference of {metric.difference(detected, verdict.digits)} in 4 of 5 "
         "repetitions; smaller ones may have been missed.",
     ]
 

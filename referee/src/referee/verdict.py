@@ -105,11 +105,11 @@ class Pair(NamedTuple):
         a, b = (np.array(each.scores) * each.metric.sign for each in (self.better, self.worse))
         if min(len(a), len(b)) < 2:
             return math.nan
-        own = np.array([x.var(ddof=1) * (1 + 1 / len(x)) for x in (a, b)])
-        if not own.any():
+        variances = np.array([x.var(ddof=1) * (1 + 1 / len(x)) for x in (a, b)])
+        if not variances.any():
             return 1.0 if self.lead > 0 else 0.5
-        freedom = own.sum() ** 2 / (own**2 / (np.array([len(a), len(b)]) - 1)).sum()
-        return float(stats.t.cdf((a.mean() - b.mean()) / math.sqrt(own.sum()), freedom))
+        freedom = variances.sum() ** 2 / (variances**2 / (np.array([len(a), len(b)]) - 1)).sum()
+        return float(stats.t.cdf((a.mean() - b.mean()) / math.sqrt(variances.sum()), freedom))
 
 
 @dataclass(frozen=True)
@@ -270,14 +270,14 @@ def judge(
     outcomes = _outcomes(table, metric, lower)
     if test not in TESTS:
         raise ValueError(f"test {test}: give one of {', '.join(TESTS)}.")
-    found = checks(outcomes)
+    findings = checks(outcomes)
     design = Design(test, None if margin is None else margin / outcomes.metric.scale, tuple(looks))
     variants = _variants(outcomes)
-    if len(variants) < 2 or any(check.is_void for check in found):
-        return Verdict(outcomes, variants, [], design, checks=found)
+    if len(variants) < 2 or any(check.is_void for check in findings):
+        return Verdict(outcomes, variants, [], design, checks=findings)
     if all(len(variant.runs) == 1 for variant in variants):
-        return _of_models(outcomes, variants, design, items, found)
-    return of_trainings(outcomes, design, found)
+        return _of_models(outcomes, variants, design, items, findings)
+    return of_trainings(outcomes, design, findings)
 
 
 def _outcomes(table: Any, metric: str | None, lower: bool) -> Outcomes:
@@ -292,16 +292,16 @@ def _outcomes(table: Any, metric: str | None, lower: bool) -> Outcomes:
 
 def _variants(outcomes: Outcomes, paired: bool = False) -> list[Variant]:
     """Return the variants that have runs with a result; paired, with the seeds that all have, if any, in one order."""
-    runs = {name: own for name in outcomes.variants if (own := outcomes.of(name))}
-    shared = set.intersection(*({run.seed for run in own} for own in runs.values())) if paired and runs else set()
+    runs = {name: each for name in outcomes.variants if (each := outcomes.of(name))}
+    shared = set.intersection(*({run.seed for run in each} for each in runs.values())) if paired and runs else set()
     if shared:
         order = {run.seed: place for place, run in enumerate(next(iter(runs.values())))}
-        runs = {name: [run for run in own if run.seed in shared] for name, own in runs.items()}
-        runs = {name: sorted(own, key=lambda run: order[run.seed]) for name, own in runs.items()}
+        runs = {name: [run for run in each if run.seed in shared] for name, each in runs.items()}
+        runs = {name: sorted(each, key=lambda run: order[run.seed]) for name, each in runs.items()}
     return [Variant(name, i, runs[name], outcomes.metric) for i, name in enumerate(outcomes.variants) if name in runs]
 
 
-def of_trainings(outcomes: Outcomes, design: Design, found: Sequence[Check] = ()) -> Verdict:
+def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] = ()) -> Verdict:
     """Judge what training gives: seeds and items are the two sources of chance."""
     watched = _watched(outcomes, design) if design.looks else None
     settled = watched.settled if watched else {}
@@ -317,7 +317,7 @@ def of_trainings(outcomes: Outcomes, design: Design, found: Sequence[Check] = ()
     pilot = measured([variant.outcomes for variant in ranking], len(ranking))
     if pilot is not None and (design.looks or design.seeds):
         pilot = pilot._replace(level=growing(design.sizes, bool(design.looks), design.test))
-    return Verdict(outcomes, ranking, pairs, design, watch=watched, pilot=pilot, checks=list(found))
+    return Verdict(outcomes, ranking, pairs, design, watch=watched, pilot=pilot, checks=list(findings))
 
 
 def _watched(outcomes: Outcomes, design: Design) -> Watch:
@@ -338,8 +338,8 @@ def _tested(ranking: Sequence[Variant], design: Design) -> dict[tuple[int, int],
     lists = {tuple(run.seed for run in variant.runs) for variant in several}
     if len(several) < 2 or (design.test == "paired" and len(lists) > 1):
         return {}
-    found = differences([variant.outcomes for variant in several], design.test, design.level)
-    return {(several[a].index, several[b].index): each for (a, b), each in found.items()}
+    tests = differences([variant.outcomes for variant in several], design.test, design.level)
+    return {(several[a].index, several[b].index): each for (a, b), each in tests.items()}
 
 
 def _pair(
@@ -363,7 +363,7 @@ def _pair(
 
 
 def _of_models(
-    outcomes: Outcomes, variants: list[Variant], design: Design, items: int | None, found: list[Check]
+    outcomes: Outcomes, variants: list[Variant], design: Design, items: int | None, findings: list[Check]
 ) -> Verdict:
     """Judge these models: items are the only source of chance."""
     metric = outcomes.metric
@@ -376,10 +376,10 @@ def _of_models(
         elif items is not None and metric.is_fraction:
             tested.append(over_fractions(a.score.mean, b.score.mean, items, len(both), LEVEL))
     if not tested:
-        return Verdict(outcomes, ranking, [Pair(a, b, None) for a, b in both], design, of_models=True, checks=found)
+        return Verdict(outcomes, ranking, [Pair(a, b, None) for a, b in both], design, of_models=True, checks=findings)
     adjusted = step_down([each.p for each in tested], len(ranking))
     pairs = []
     for (a, b), each, p in zip(both, tested, adjusted, strict=True):
         equal = design.margin is not None and p >= LEVEL and each.is_within(design.margin)
         pairs.append(Pair(a, b, each._replace(adjusted=p), p, p < LEVEL, equal))
-    return Verdict(outcomes, ranking, pairs, replace(design, looks=()), of_models=True, checks=found)
+    return Verdict(outcomes, ranking, pairs, replace(design, looks=()), of_models=True, checks=findings)

@@ -59,9 +59,9 @@ def _draw_variant(panels: Sequence[Axes], line: Line, variant: str, law: Law | N
     index, scale = line.points[0].outcomes.variants.index(variant), line.points[0].metric.scale
     mean, low, high = scale * np.array([interval_of(each) for each in line.at(variant)]).T
     drawing.draw_curve(panels[0], np.array(line.x), mean, low, high, variant, index)
-    if law is not None and (own := errors(line, variant)) is not None:
+    if law is not None and (error := errors(line, variant)) is not None:
         style, places = style_of(index), np.geomspace(line.x[0], line.x[-1], 60)
-        panels[1].plot(line.x, scale * own.mean(axis=1), **(style | {"linestyle": "none"}))
+        panels[1].plot(line.x, scale * error.mean(axis=1), **(style | {"linestyle": "none"}))
         panels[1].plot(places, scale * law.error(places), linewidth=1.2, **(style | {"marker": ""}))
 
 
@@ -71,7 +71,7 @@ def line_parts(line: Line, name: str, folder: Path) -> list[Part]:
         return [Text("No variant finished runs at every place, so there is no curve.")]
     pairs = list(combinations(line.variants, 2))
     crossings = {pair: crossing_of(line, *pair, len(pairs)) for pair in pairs}
-    laws = {variant: own for variant in line.variants if (own := law_of(line, variant))}
+    laws = {variant: law for variant in line.variants if (law := law_of(line, variant))}
     places = [each for each, _ in crossings.values() if each]
     drawn = drawing.draw(curves_chart(line, laws, places, name), None, folder)
     unit = line.points[0].outcomes.unit
@@ -86,7 +86,7 @@ def line_parts(line: Line, name: str, folder: Path) -> list[Part]:
         )
     ]
     if any(settled for _, settled in crossings.values()):
-        rows = [Row(f"{a} and {b}", _crossing(line, a, b, *own)) for (a, b), own in crossings.items()]
+        rows = [Row(f"{a} and {b}", _crossing(line, a, b, *crossing)) for (a, b), crossing in crossings.items()]
         columns = ["Variants", f"Cross at, {line.axis}", "95 % interval", "In words"]
         parts += [Heading("Crossings"), Table("Crossings", columns, rows, left=["In words"], wrapped=["In words"])]
     return [*parts, *_laws(line, laws)] if laws else parts
@@ -94,7 +94,7 @@ def line_parts(line: Line, name: str, folder: Path) -> list[Part]:
 
 def _laws(line: Line, laws: dict[str, Law]) -> list[Part]:
     metric, digits = line.points[0].metric, max(point.digits for point in line.points)
-    rows = [Row(variant, _law(own, metric, digits)) for variant, own in laws.items()]
+    rows = [Row(variant, _law(law, metric, digits)) for variant, law in laws.items()]
     note = (
         "Fitted: error = α + η x^−γ, where x is the axis. In brackets 95 % intervals over seeds and test "
         f"{line.points[0].outcomes.unit}s. A floor whose interval reaches 0 is not known. Do not extrapolate a law "
@@ -104,11 +104,11 @@ def _laws(line: Line, laws: dict[str, Law]) -> list[Part]:
     return [Heading("Laws"), Table("Laws", columns, rows), Note(note)]
 
 
-def _crossing(line: Line, a: str, b: str, found: Crossing | None, settled: Sequence[int]) -> list[str]:
-    if found:
-        before, after = (a, b) if found.from_first else (b, a)
-        ends = f"{_rounded(found.low)} to {_rounded(found.high)}"
-        return [_rounded(found.at), ends, f"{before} is better before, {after} after"]
+def _crossing(line: Line, a: str, b: str, crossing: Crossing | None, settled: Sequence[int]) -> list[str]:
+    if crossing:
+        before, after = (a, b) if crossing.from_first else (b, a)
+        ends = f"{_rounded(crossing.low)} to {_rounded(crossing.high)}"
+        return [_rounded(crossing.at), ends, f"{before} is better before, {after} after"]
     if not settled:
         places = joined(untested(line, a, b))
         why = f"at {places} the two are not comparable, or one has a single run"
@@ -133,9 +133,9 @@ def _rounded(value: float) -> str:
     return number(round(value, digits - math.floor(math.log10(abs(value)))))
 
 
-def _law(own: Law, metric: Metric, decimals: int) -> list[str]:
+def _law(law: Law, metric: Metric, decimals: int) -> list[str]:
     def shown(interval: tuple[float, float, float], scale: float, digits: int) -> str:
         mean, low, high = (signed(scale * value, digits) for value in interval)
         return f"{mean} [{low}, {high}]"
 
-    return [shown(own.floor, metric.scale, decimals), shown(own.rate, 1, 2)]
+    return [shown(law.floor, metric.scale, decimals), shown(law.rate, 1, 2)]

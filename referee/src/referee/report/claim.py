@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from referee.claim import Claim, Found
+from referee.claim import Claim, PairResult
 from referee.formats import NONE, SPACE, p_value
 from referee.report.differences import INTERVAL
 from referee.report.document import Heading, Note, Part, Row, Table
@@ -17,22 +17,22 @@ from referee.verdict import VOID, Verdict
 
 def word_of(claim: Claim, verdict: Verdict) -> str:
     """Return repeated, contradicted, equal within the margin, or not settled."""
-    return claim.word(_found(verdict))
+    return claim.word(_results(verdict))
 
 
-def _found(verdict: Verdict) -> list[Found]:
-    found = []
+def _results(verdict: Verdict) -> list[PairResult]:
+    results = []
     for pair in [] if verdict.verdict == VOID else verdict.pairs:
         equal = pair.difference is not None and pair.difference.is_within(verdict.margin or 0.0)
-        found.append(Found(pair.better.name, pair.worse.name, pair.settled, equal))
-    return found
+        results.append(PairResult(pair.better.name, pair.worse.name, pair.settled, equal))
+    return results
 
 
 def deciding(claim: Claim, verdict: Verdict) -> list[list[str]]:
     """Return a row for each pair of the claim's order: the pair, its lead, the lead's interval and p, and the word."""
     metric, digits, rows = verdict.metric, verdict.digits, []
     pairs = {frozenset((pair.better.name, pair.worse.name)): pair for pair in verdict.pairs}
-    for relation, word in zip(claim.relations, claim.words(_found(verdict)), strict=True):
+    for relation, word in zip(claim.relations, claim.words(_results(verdict)), strict=True):
         shown = [NONE, NONE, NONE]
         if pair := pairs.get(frozenset((relation.first, relation.second))):
             lead = pair.interval

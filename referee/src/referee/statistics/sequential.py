@@ -145,11 +145,11 @@ def _look(number: int, rows: list[list[np.ndarray | None]], state: Watch, test: 
     finished = [[outcome for outcome in row if outcome is not None] for row in rows]
     tested = {v: np.stack(row) for v, row in enumerate(finished) if len(row) > 1}
     numbers, settled = list(tested), state.settled
-    found = differences(list(tested.values()), test, state.level) if len(tested) > 1 else {}
-    by_pair = {(numbers[a], numbers[b]): each for (a, b), each in found.items()}
+    tests = differences(list(tested.values()), test, state.level) if len(tested) > 1 else {}
+    by_pair = {(numbers[a], numbers[b]): each for (a, b), each in tests.items()}
     over = {pair for pair in by_pair if pair in settled or pair[::-1] in settled}
     p = step_down([0.0 if pair in over else each.p for pair, each in by_pair.items()], len(tested))
-    by_pair = {pair: each._replace(adjusted=own) for (pair, each), own in zip(by_pair.items(), p, strict=True)}
+    by_pair = {pair: each._replace(adjusted=p_value) for (pair, each), p_value in zip(by_pair.items(), p, strict=True)}
     newly = [
         pair if each.mean > 0 else pair[::-1]
         for pair, each in by_pair.items()
