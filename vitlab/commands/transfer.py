@@ -170,7 +170,6 @@ def fine_tuning(config: Config, checkpoint: Path, options: Namespace) -> Experim
 def summary(table: pd.DataFrame) -> str:
     """Return the means over seeds in the paper's form: a row for each run's name, direct → fine-tuned by size."""
     means = 100 * table.groupby(["name", "image_size"])[["direct", "tuned"]].mean()
-    cells = means["direct"].map("{:.1f}".format) + means["tuned"].map(
-        lambda mean: "" if math.isnan(mean) else f" → {mean:.1f}"
-    )
+    tuned = means["tuned"].map(lambda mean: "" if math.isnan(mean) else f" → {mean:.1f}")
+    cells = means["direct"].map("{:.1f}".format) + tuned
     return cells.unstack().to_string(na_rep="")
