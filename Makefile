@@ -46,7 +46,7 @@ types: $(INSTALLED)  ## mypy on vitlab/ and referee/
 
 # Shapes in signatures are checked at every call, except where torch.compile traces: there a check is a graph break. The
 # ViT's `forward` is not annotated: as in timm, it may return a pair.
-SHAPES := vitlab.objectives.masking,vitlab.models.layers,vitlab.models.windows,vitlab.models.stages,vitlab.models.bias_tables,vitlab.models.swin,vitlab.models.swin_v2,beartype.beartype
+SHAPES := vitlab.models,vitlab.objectives,vitlab.data,tests.shapes.check
 COMPILED := tests/models/test_compile.py
 PARALLEL := --numprocesses auto --maxprocesses 8
 

@@ -24,8 +24,9 @@ from benchmarks.interleaved_timing import alternate, ratios
 from benchmarks.table import OUT, machine, markdown, save
 from vitlab import models
 from vitlab.evaluation.cost import device_for
-from vitlab.evaluation.flops import clock_for, dtype_of, flops_of, gemm_peak, wait_for
-from vitlab.evaluation.memory import PeakMemory
+from vitlab.evaluation.cost.device import clock_for, wait_for
+from vitlab.evaluation.cost.flops import dtype_of, flops_of, gemm_peak
+from vitlab.evaluation.cost.memory import PeakMemory
 
 NAMES = (
     "vit_small_patch16_224",
@@ -168,7 +169,6 @@ def _peak(
     images, labels = random_batch(name, batch, device)
     memory = PeakMemory(device)
     step = make_step(model, images, labels, phase, precision)
-    memory.reset_peak()
     for _ in range(2):
         step()
     wait_for(device)

@@ -30,7 +30,7 @@ from benchmarks.interleaved_timing import Quartiles, ratios
 from benchmarks.short_run import WARM_UP, train_steps
 from benchmarks.table import machine
 from vitlab.data.sampler import TrainSampler
-from vitlab.evaluation.flops import clock_for
+from vitlab.evaluation.cost.device import clock_for
 from vitlab.objectives import Supervised
 
 CPU = torch.device("cpu")

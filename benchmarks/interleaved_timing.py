@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from vitlab.evaluation.flops import clock_for, wait_for
+from vitlab.evaluation.cost.device import clock_for, wait_for
 
 Step = Callable[[], object]
 

@@ -29,13 +29,12 @@ from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.decoding import open_rgb
 from vitlab.data.folder import Folder
 from vitlab.data.image_folder import Photos
-from vitlab.data.packed import FILE, Packed, PackedPhoto, write_packed
 from vitlab.data.photos import PhotoAugment, half_will_do
 from vitlab.data.sampler import Key
 from vitlab.data.source import PhotoSource, Subset
 
 CPU = torch.device("cpu")
-SIZE, SHORT_SIDE = 224, 256  # pixels of a crop, and of a prepared photograph's shorter side
+SIZE = 224  # pixels of a crop
 PHOTOS = 32  # per turn
 MADE = (500, 375)  # width and height of the photographs made here, about ImageNet's
 MEAN, STD = (torch.tensor(x).view(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -52,16 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=OUT, help=f"folder of loaders.md [{OUT}]")
     options = parser.parse_args(arguments)
     with TemporaryDirectory() as folder, one_thread():
-        rows = measure(options.root or make_photos(Path(folder) / "made"), Path(folder), options.seconds)
+        rows = measure(options.root or make_photos(Path(folder) / "made"), options.seconds)
         header = f"{machine(CPU, 'timm', 'pillow')} {PHOTOS} photographs a turn. Ratios above 1 are faster than timm."
     save(options.out / "loaders.md", markdown(header, rows))
     print(markdown(header, rows), end="")
 
 
-def measure(root: Path, folder: Path, seconds: float) -> list[dict[str, str]]:
-    """Return a row for each method; `folder` takes the prepared photographs."""
-    sources, names = open_sources(root, folder)
-    turns = turns_of(root, sources, names)
+def measure(root: Path, seconds: float) -> list[dict[str, str]]:
+    """Return a row for each method."""
+    source = Folder(root)
+    names = chosen(source)
+    turns = turns_of(root, source, names)
     for turn in turns.values():
         turn()  # imports, and files into the system's cache
     begin = time.perf_counter()
@@ -69,19 +69,16 @@ def measure(root: Path, folder: Path, seconds: float) -> list[dict[str, str]]:
         turn()
     repetitions = max(2, int(seconds / (time.perf_counter() - begin)))
     times = alternate(turns, repetitions, CPU)
-    quality = {method: psnr(root, source, names) for method, source in sources.items()}
+    decibels = psnr(root, source, names)
     rows = []
     for method in turns:
         q1, middle, q3 = ratios(times["timm"], times[method])
-        source = sources.get(method, sources["vitlab"])
-        size = (folder / method / FILE).stat().st_size if isinstance(source, Packed) else total_size(root, names)
-        decibels = quality[method if method in sources else "vitlab"]
         rows.append(
             {
                 "method": method,
                 "images/s": f"{len(names) / statistics.median(times[method]):,.0f}",
                 "ratio [quartiles]": f"**{middle:.2f}** [{q1:.2f}, {q3:.2f}]",
-                "kB per photograph": f"{size / len(names) / 1e3:.0f}",
+                "kB per photograph": f"{total_size(root, names) / len(names) / 1e3:.0f}",
                 "PSNR, dB (worst 5 %)": "Pillow's" if "timm" in method else "{:.1f} ({:.1f})".format(*decibels),
             }
         )
@@ -103,28 +100,23 @@ def make_photos(root: Path) -> Path:
     return root
 
 
-def open_sources(root: Path, folder: Path) -> tuple[dict[str, PhotoSource], list[str]]:
-    """Return the sources by method, and the names of the photographs to measure, spread evenly over the folder."""
-    source = Folder(root)
+def chosen(source: Folder) -> list[str]:
+    """Return the names of the photographs to measure, spread evenly over the folder, without broken ones."""
     names = source.splits["train"][0]
-    chosen = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, PHOTOS).astype(int))]
-    sources: dict[str, PhotoSource] = {"vitlab": source}
-    for method, pixels in (("prepared, JPEG", False), ("prepared, RGB", True)):
-        rows = [PackedPhoto.of(root, name, "train", 0, SHORT_SIDE, pixels) for name in chosen]
-        write_packed(folder / method, source.class_names, [[row for row in rows if row.broken is None]], pixels)
-        sources[method] = packed = Packed(folder / method)
-    return sources, packed.splits["train"][0]
+    some = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, PHOTOS).astype(int))]
+    broken = source.check().broken
+    return [name for name in some if name not in broken]
 
 
-def turns_of(root: Path, sources: dict[str, PhotoSource], names: list[str]) -> dict[str, Callable[[], object]]:
+def turns_of(root: Path, source: Folder, names: list[str]) -> dict[str, Callable[[], object]]:
     """Return what each method does in a turn: the next epoch of the photographs."""
-    batches = {method: vitlab_batches(source, names, PLAIN) for method, source in sources.items()}
+    batches = vitlab_batches(source, names, PLAIN)
     normalized, as_uint8 = (timm_batches(root, names, prefetcher) for prefetcher in (False, True))
     return {
         "timm": normalized.__next__,
         "timm, uint8": as_uint8.__next__,
-        "vitlab, normalized here": lambda: normalize(next(batches["vitlab"]), MEAN, STD),
-        **{method: each.__next__ for method, each in batches.items()},
+        "vitlab, normalized here": lambda: normalize(next(batches), MEAN, STD),
+        "vitlab": batches.__next__,
     }
 
 

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from referee.statistics.comparison import LEVEL, differences
 
-from vitlab.studies.statistics.near_ties import choose, error_of_difference
+from vitlab.studies.training.near_ties import choose, error_of_difference
 
 VALIDATION, TEST = 5_000, 10_000  # images
 SEED_POINTS = 0.5  # standard deviation
@@ -78,7 +78,7 @@ def rules(test: Images, val: Images) -> dict[str, Study]:
     return {
         "own best, 1 seed": partial(own, tuning_seeds=1, ties=False),
         "own best, 3 seeds": partial(own, tuning_seeds=3, ties=False),
-        "ties, 3 seeds (default)": partial(own, tuning_seeds=3, ties=True),
+        "within: study": partial(own, tuning_seeds=3, ties=True),
         "within: seed": partial(tuned_within_seeds, test=test, val=val),
     }
 

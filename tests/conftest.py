@@ -71,8 +71,9 @@ def forked_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     if not hasattr(os, "fork"):
         pytest.skip("runs are forks of this process")
     from tests.kills import forked, last_words
-    from vitlab.studies.execution.local import Outcome, write_config
-    from vitlab.studies.grid import Run
+    from vitlab.studies.file.runs import Run
+    from vitlab.studies.file.state import Outcome
+    from vitlab.studies.training.local import write_config
 
     def run_all(runs: list[Run], *args: object) -> list[Outcome]:
         for run in runs:

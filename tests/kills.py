@@ -13,12 +13,12 @@ import torch
 import yaml
 
 from tests.conftest import TINY
-from vitlab.commands.check_resume import disagreements
 from vitlab.commands.dispatch import run
 from vitlab.config import Config, merge
 from vitlab.objectives import Objective
 from vitlab.objectives.teacher import Teacher
 from vitlab.runs.checkpoints import RunCheckpoints
+from vitlab.runs.exactness import disagreements
 from vitlab.runs.metrics_csv import MetricsFile
 from vitlab.runs.record import RunRecord
 

@@ -1,14 +1,16 @@
 """The rooms of the package and the arrows between them: who may import whom. Imports inside functions count too."""
 
 import ast
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vitlab"
 
 # commands ─► studies ─► experiment ─► runs ─► objectives ─► models          evaluation ─► models
-#     │          └─► evaluation    └─► data    └─► evaluation, analysis      analysis ─► models
+#     │          └─► evaluation, analysis    └─► data, evaluation            analysis ─► runs, data, objectives
 #     └─► deployment ─► experiment, evaluation                               everything ─► the ground floor
 GROUND = {
     "config",
@@ -17,18 +19,19 @@ GROUND = {
     "optim",
     "internals",
     "signals",
+    "exported",  # of vitlab/__init__.py
 }  # imports nothing of the package but itself
 MAY_IMPORT: dict[str, set[str]] = {
     "models": set(),
     "data": set(),
     "evaluation": {"models"},
-    "analysis": {"models"},
+    "analysis": {"runs", "data", "objectives", "models"},
     "objectives": {"models"},
-    "runs": {"data", "objectives", "models", "evaluation", "analysis"},
+    "runs": {"data", "objectives", "models", "evaluation"},
     "experiment": {"runs", "data", "objectives", "models", "evaluation"},
-    "studies": {"experiment", "evaluation"},
+    "studies": {"experiment", "runs", "evaluation", "analysis"},
     # `load` and `predict` frame pictures as the data do, without the training images.
-    "deployment": {"experiment", "evaluation", "models", "data"},
+    "deployment": {"experiment", "runs", "evaluation", "models", "data"},
     "commands": {
         "experiment",
         "runs",
@@ -66,6 +69,35 @@ def test_imports_follow_the_drawing(path: Path) -> None:
     if room in {"__init__", "__main__"}:
         return
     assert imported_rooms(path) <= MAY_IMPORT.get(room, set()) | GROUND | {room}
+
+
+@pytest.mark.parametrize("room", ["vitlab", *(f"vitlab.{room}" for room in MAY_IMPORT if room != "commands")])
+def test_what_a_room_exports_is_there(room: str) -> None:
+    exports = getattr(import_module(room), "__all__", [])
+    assert len(set(exports)) == len(exports)
+    assert not [name for name in exports if isinstance(getattr(import_module(room), name), ModuleType)]
+
+
+# Within studies: compare and its neighbors ─► training ─► file
+#                              └─► report ─► results ─► file, referee
+WITHIN_STUDIES = {
+    "file": {"file"},
+    "training": {"training", "file"},
+    "results": {"results", "file"},
+    "report": {"report", "results", "file"},
+}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "studies").glob("*/*.py")), ids=lambda path: "/".join(path.parts[-2:])
+)
+def test_imports_within_studies_follow_the_drawing(path: Path) -> None:
+    imported = {
+        node.module.split(".")[2]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vitlab.studies.")
+    }
+    assert imported <= WITHIN_STUDIES[path.parent.name]
 
 
 def test_the_package_has_at_most_18_entries() -> None:

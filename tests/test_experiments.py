@@ -18,9 +18,9 @@ from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
 from vitlab.experiment.experiment import Experiment
 from vitlab.objectives import Teacher
-from vitlab.studies.grid import differing_keys, plan
-from vitlab.studies.prepared import Prepared
-from vitlab.studies.study import read_study, slug
+from vitlab.studies.file.runs import differing_keys, plan
+from vitlab.studies.file.study import read_study, slug
+from vitlab.studies.resolved import ResolvedStudy
 
 FILES = sorted(EXPERIMENTS.glob("*.yaml"))
 STUDIES = sorted((EXPERIMENTS / "studies").glob("*.yaml"))
@@ -164,8 +164,8 @@ def test_every_run_of_a_study_is_built(path: Path, tmp_path: Path, monkeypatch: 
 def test_a_budget_of_images_counts_those_of_each_variant(tmp_path: Path) -> None:
     """100, 300 or 900 training images: as many are seen."""
     study = read_study(EXPERIMENTS / "claims/data_hunger.yaml")
-    planned = Prepared.of(replace(study, seeds=study.seeds[:1]), tmp_path)
-    planned.spend_budget(no_runs, no_runs, 1)
+    planned = ResolvedStudy.of(replace(study, seeds=study.seeds[:1]), tmp_path)
+    planned.spend_budget(no_runs)
     planned.tune(no_runs)
     for each in planned.runs:
         batches = each.config["data"]["init_args"]["train_images"] // 64

@@ -1,4 +1,4 @@
-"""Every notebook runs from a clean kernel, on embedded data, and is saved with its outputs."""
+"""Every notebook runs from a clean kernel, on embedded data, imports rooms alone, and is saved with its outputs."""
 
 import re
 from pathlib import Path
@@ -17,9 +17,17 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 def test_the_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as in these tests: models this small only lose by a second thread
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(path.parent)}}).execute()
     streams = [o["text"] for cell in notebook.cells for o in cell.get("outputs", []) if o["output_type"] == "stream"]
     assert not any("Warning" in text for text in streams)
+
+
+@each_notebook
+def test_the_notebook_imports_rooms_alone(path: Path) -> None:
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    modules = re.findall(r"^\s*(?:from|import) (vitlab[\w.]*)", "\n".join(cells), re.MULTILINE)
+    assert not [module for module in modules if module.count(".") > 1]
+    assert not re.search(r"\bvitlab\.\w+\.\w+\.\w+\(", "\n".join(cells))  # nor by attributes
 
 
 @each_notebook

@@ -7,34 +7,43 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from tests.conftest import EXPERIMENTS
 from tests.test_experiments import SHORT, make_cifar, make_photos
 from vitlab import __main__ as main_module
 from vitlab.__main__ import main
-from vitlab.experiment import step_cost
-from vitlab.studies.execution import costs
-from vitlab.studies.study import read_study
+from vitlab.evaluation.cost import step
+from vitlab.studies.file.study import read_study
+from vitlab.studies.training import costs
 
 ROOT = EXPERIMENTS.parent
 README = (ROOT / "README.md").read_text()
 DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 SHELL = re.compile(r"^(?:    |`?)(python -m vitlab [^`\n]*)", re.MULTILINE)
-COMMANDS = dict.fromkeys([*SHELL.findall(README), *SHELL.findall(DOCS["commands.md"])])
+COMMANDS = dict.fromkeys([*SHELL.findall(README.replace("\\\n", "")), *SHELL.findall(DOCS["commands.md"])])
 TARGETS = {target for text in (README, *DOCS.values()) for target in re.findall(r"[`(]make ([\w-]+)", text)}
+
+
+def make_table(folder: Path, photos: Path) -> None:
+    """Save photographs as a data set of the Hub, in a folder that is called as it is there."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    rows = [{"image": str(file), "label": file.parent.name} for file in sorted(photos.rglob("*.jpg"))]
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows, features=features)}).save_to_disk(folder)
 
 
 @pytest.mark.slow
 def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's, then those of docs/commands.md, in one directory, since later ones use what earlier ones made."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(step_cost, "SECONDS", 0.1)
-    for module in (step_cost, costs):
+    monkeypatch.setattr(step, "SECONDS", 0.1)
+    for module in (step, costs):
         monkeypatch.setattr(module, "TURNS", 1)
     shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
     make_cifar(tmp_path / "data")
     make_photos(tmp_path / "my_photos")
+    make_table(tmp_path / "timm/oxford-iiit-pet", tmp_path / "my_photos")
     assert len(COMMANDS) >= 10
     for command in COMMANDS:
         arguments = shlex.split(command)[3:]

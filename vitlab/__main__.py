@@ -3,11 +3,11 @@
 import difflib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from vitlab.signals import signals_as_exit
 
 COMMANDS = {
-    "prepare": "decode a folder of photographs once, make them small, write one file to train on",
     "fit": "train one experiment; the same command again continues it",
     "validate": "evaluate a checkpoint on the validation images, or on the test images",
     "test": "evaluate a checkpoint on the validation images, or on the test images",
@@ -25,13 +25,9 @@ COMMANDS = {
     "list": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",
     "rm": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",
     "verify": "repeat a finished run, and compare the repetition with it",
-    "check-resume": "check that an experiment survives being killed, bit for bit",
-    "replay": "repeat a step whose loss was not finite: which module, which images",
     "models": "list what can be built: parameters, FLOPs, image size, known weights",
-    "benchmark": "cost of an experiment on this machine, its peak memory, the largest batch that fits",
+    "benchmark": "cost of an experiment on this machine: FLOPs, images/s, peak memory, energy",
 }
-
-TAKES_FOLDERS = ("prepare", "robustness", "verdict", "claims", "list", "rm", "replay", "models")  # no configuration
 
 HELP = """\
 vitlab: which of ViT, DeiT, Swin and Swin v2, trained how, serves my images best, and how sure am I?
@@ -77,11 +73,11 @@ def _main(arguments: Sequence[str] | None) -> int:
         return 2
 
     from vitlab.config import load_yaml, split
-    from vitlab.experiment.run_directory import config_file
 
     try:  # a wrong path is answered before torch is loaded
-        for file in [] if command in TAKES_FOLDERS else split(arguments[1:])[0]:
-            load_yaml(config_file(file))
+        for file in split(arguments[1:])[0]:
+            if not Path(file).is_dir():
+                load_yaml(file)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.callbacks import EarlyStopping
+    from lightning.pytorch.loggers import WandbLogger
     from lightning.pytorch.strategies import ModelParallelStrategy
     from torch import Tensor
     from torch.utils.data import DataLoader
@@ -107,6 +108,12 @@ def trainer_of(module: LightningModule) -> Trainer | None:
 def replaces_samplers(trainer: Trainer) -> bool:
     """Return whether a trainer of several processes would put its own sampler around the data module's."""
     return bool(trainer._accelerator_connector.use_distributed_sampler)
+
+
+def wandb_arguments(logger: WandbLogger) -> dict[str, Any]:
+    """Return what Lightning's logger will give to `wandb.init`, to be changed."""
+    arguments: dict[str, Any] = logger._wandb_init
+    return arguments
 
 
 def tell_one_batch_from_all() -> None:

@@ -10,8 +10,12 @@
 import contextlib
 import copy
 import io
+import multiprocessing
+import random
+import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -26,12 +30,10 @@ from benchmarks.gpu.speed import products_as_in
 from benchmarks.gpu.tests import ROOT
 from benchmarks.loaders import make_photos
 from benchmarks.parity import difference, gradients_of, largest_difference
-from vitlab.commands.check_resume import examine
 from vitlab.commands.dispatch import run
-from vitlab.commands.options import experiment_of
 from vitlab.config import load_yaml
 from vitlab.evaluation.cost import device_for
-from vitlab.evaluation.memory import cap_memory, in_own_process
+from vitlab.evaluation.cost.memory import process_status
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.objectives import (
     DINO,
@@ -46,6 +48,7 @@ from vitlab.objectives import (
     masking,
 )
 from vitlab.optim import AdamW, WarmupCosine
+from vitlab.runs.exactness import differences_after_kills
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-3  # relative, of sums of thousands of rounded numbers in another order
@@ -174,8 +177,12 @@ def restart(name: str, setting: Setting) -> Figures:
     folder = setting.out / "killed" / name
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier call that was cut
     steps, kills = (4, 1) if setting.dry else (12, 2)
-    config = experiment_of([*arguments(name, setting), "--trainer.deterministic", "true"]).config
-    at, differences = examine(config, steps, kills, folder, seed=0)
+    limits = {"max_epochs": 2, "limit_train_batches": steps // 2, "limit_val_batches": 2, "limit_test_batches": 2}
+    changes = {**{f"trainer.{key}": value for key, value in limits.items()}, "trainer.deterministic": "true"}
+    changes |= {"run.checkpoint.every_n_steps": 2, "run.checkpoint.max_time_share": 1.0}
+    options = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
+    at = sorted(random.Random(0).sample(range(1, steps), kills))
+    differences = differences_after_kills([*arguments(name, setting), *options], at, folder)
     if differences:
         raise ArithmeticError(f"after kills at {at}, of what differs the first: {differences[0]}")
     return {"steps": steps, "kills": len(at)}
@@ -210,12 +217,16 @@ def out_of_memory(setting: Setting) -> Figures:
     """
     options = {"data.batch_size": BATCH, "run.root": setting.out / "starved", "trainer.max_epochs": 1}
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    ended = in_own_process(starved, [*arguments("vit_cifar10", setting), *words])
-    assert ended is not None, "the process died"
-    status, said = ended
+    status, said = in_own_process(starved, [*arguments("vit_cifar10", setting), *words])
     assert status == 2, f"exit status {status}: {said}"
     assert "error: out of memory." in said, said
     return {"message": said}
+
+
+def in_own_process(function: Callable[[Sequence[str]], tuple[int, str]], words: Sequence[str]) -> tuple[int, str]:
+    """Return what a function returns in a fresh process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, words).result()
 
 
 def starved(words: Sequence[str]) -> tuple[int, str]:
@@ -224,6 +235,16 @@ def starved(words: Sequence[str]) -> tuple[int, str]:
     with contextlib.redirect_stderr(io.StringIO()) as said:
         status = run("fit", words)
     return status, (said.getvalue().strip().splitlines() or [""])[-1]
+
+
+def cap_memory(limit: int, device: torch.device) -> None:
+    """Make this process fail rather than take much more than `limit` bytes."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+    else:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (process_status("VmData") + limit, hard))
 
 
 def arguments(name: str, setting: Setting) -> list[str]:

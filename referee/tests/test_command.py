@@ -49,7 +49,7 @@ def test_a_table_for_a_paper_compiles_its_names(
     ("arguments", "words"),
     [
         (["nowhere.csv"], "nowhere.csv: there is no such file"),
-        (["{table}", "--better", "D"], "'D' is no variant"),
+        (["{table}", "--better", "D"], "'D' is not a variant"),
         (["{table}", "--test", "t"], "test t: give one of pooled"),
         (["{table}", "--margn", "1"], "--margn"),
         (["plan", "{table}", "--difference", "0"], "--difference 0.0"),
@@ -70,7 +70,7 @@ def test_a_plan_says_what_a_difference_takes(
 ) -> None:
     three.to_csv(tmp_path / "table.csv", index=False)
     assert main(["plan", str(tmp_path / "table.csv"), "--difference", "10"]) == 0
-    assert "To settle a true lead of 10" in capsys.readouterr().out
+    assert "Four of five such studies find a true difference of 10" in capsys.readouterr().out
 
 
 def test_a_process_starts_without_torch_and_vitlab() -> None:

@@ -78,7 +78,7 @@ def test_a_claim_of_one_variant_against_another(three: pd.DataFrame) -> None:
     assert verdict.between("A") == "better"
     assert verdict.between("B", "A") == "worse"
     assert verdict.between("B", "C") == "no winner yet"
-    with pytest.raises(ValueError, match="'D' is no variant"):
+    with pytest.raises(ValueError, match="'D' is not a variant"):
         verdict.between("D")
 
 

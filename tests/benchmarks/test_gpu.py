@@ -24,7 +24,7 @@ ROOT = EXPERIMENTS.parent
 
 
 def starved(function: Any, words: list[str]) -> tuple[int, str]:
-    """Run out of memory here: a process of its own, which `vitlab benchmark` tests, takes long to start."""
+    """Run out of memory here: a process of its own takes long to start."""
 
     def loss(*args: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -40,7 +40,7 @@ def starved(function: Any, words: list[str]) -> tuple[int, str]:
 def test_all_of_it_is_tried_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice: the second call continues the run that was cut, and measures nothing again."""
     monkeypatch.setattr(parity, "in_own_process", starved)
-    monkeypatch.setattr(parity, "examine", lambda config, *args, **kwargs: ([1], []))  # has tests of its own
+    monkeypatch.setattr(parity, "differences_after_kills", lambda *args: [])  # has tests of its own
     file = tmp_path / "gpu.md"
     arguments = ["--dry-run", "--out", str(tmp_path / "out"), "--page", str(file)]
     assert gpu.main(arguments) == 0

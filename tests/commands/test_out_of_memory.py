@@ -28,7 +28,7 @@ def test_running_out_of_memory_is_answered_in_one_line(
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"error: out of memory. {error}")
     assert "--data.batch_size" in last
-    assert "vitlab benchmark batch" in last
+    assert "--trainer.accumulate_grad_batches" in last
 
 
 def test_another_error_of_the_program_is_not_hidden(tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

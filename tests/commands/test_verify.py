@@ -95,7 +95,7 @@ def test_other_images_are_the_cause_before_anything_is_trained(
 
 def test_what_is_no_finished_run_is_refused(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("verify", ["runs/nothing"]) == 2
-    assert "runs/nothing is no finished run: it has no summary.json" in capsys.readouterr().err
+    assert "runs/nothing is not a finished run: it has no summary.json" in capsys.readouterr().err
 
 
 def test_a_run_without_checkpoint_is_refused_before_it_is_repeated(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vitlab.data import checking
 from vitlab.data.checking import check_images
-from vitlab.data.decoding import Pixels, read_rgb
+from vitlab.data.decoding import Pixels, read_photo
 
 
 def _broken(folder: Path, kind: str) -> str:
@@ -71,9 +71,9 @@ def test_second_check_decodes_only_what_changed(tmp_path: Path, monkeypatch: pyt
 
     def spy(path: Path) -> Pixels:
         opened.append(path.name)
-        return read_rgb(path)
+        return read_photo(path)
 
-    monkeypatch.setattr(checking, "read_rgb", spy)
+    monkeypatch.setattr(checking, "read_photo", spy)
     check_images(tmp_path, names)
     assert sorted(opened) == names
     opened.clear()
@@ -103,14 +103,14 @@ def test_interrupted_check_goes_on_where_it_stopped(tmp_path: Path, monkeypatch:
     def interrupt(path: Path) -> Pixels:
         if path.name == "3.png":
             raise KeyboardInterrupt
-        return read_rgb(path)
+        return read_photo(path)
 
-    monkeypatch.setattr(checking, "read_rgb", interrupt)
+    monkeypatch.setattr(checking, "read_photo", interrupt)
     with pytest.raises(KeyboardInterrupt):
         check_images(tmp_path, names)
 
     opened: list[str] = []
-    monkeypatch.setattr(checking, "read_rgb", lambda path: opened.append(path.name) or read_rgb(path))
+    monkeypatch.setattr(checking, "read_photo", lambda path: opened.append(path.name) or read_photo(path))
     check_images(tmp_path, names)
     assert sorted(opened) == ["3.png", "4.png", "5.png"]
 

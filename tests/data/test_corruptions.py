@@ -1,6 +1,5 @@
 """Corruptions: nothing at no strength, worse and worse with it, and the same for every model."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -13,7 +12,7 @@ from vitlab.data.corruptions import (
     GRID,
     Corruption,
     contrast,
-    corrupted,
+    corrupt,
     jpeg,
     noise,
     occlude,
@@ -40,24 +39,25 @@ def test_no_strength_changes_nothing(apply, strength: float, images: Tensor) -> 
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS, ids=NAMES)
-def test_every_strength_spoils_more_than_the_one_before(corruption: Corruption, images: Tensor) -> None:
-    spoilt = [corruption.apply(images, strength, DRAWS) for strength in corruption.strengths]
-    errors = [float((x - images).square().mean()) for x in spoilt]
+def test_every_strength_corrupts_more_than_the_one_before(corruption: Corruption, images: Tensor) -> None:
+    corrupted_images = [corruption.apply(images, strength, DRAWS) for strength in corruption.strengths]
+    errors = [float((x - images).square().mean()) for x in corrupted_images]
     assert len(errors) == 5
     assert errors[0] > 0
     assert all(weaker < stronger for weaker, stronger in pairwise(errors))
-    assert all(float(x.min()) >= 0 and float(x.max()) <= 1 and x.shape == images.shape for x in spoilt)
+    assert all(float(x.min()) >= 0 and float(x.max()) <= 1 and x.shape == images.shape for x in corrupted_images)
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS, ids=NAMES)
-def test_an_image_is_spoilt_the_same_in_any_batch(corruption: Corruption, images: Tensor) -> None:
-    def batches(size: int) -> Iterator[tuple[list[Tensor], Tensor]]:
-        yield from (([(part - 0.3) / 0.4], torch.zeros(len(part))) for part in images.split(size))
-
-    strength = corruption.strengths[2]
-    whole, parts = (list(corrupted(batches(n), corruption, strength, (0.3,), (0.4,))) for n in (32, 5))
-    together = torch.cat([views[0] for views, _ in parts])
-    torch.testing.assert_close(together, whole[0][0][0], atol=1e-5, rtol=0)
+def test_an_image_is_corrupted_the_same_in_any_batch(corruption: Corruption, images: Tensor) -> None:
+    strength, normalized, places = corruption.strengths[2], (images - 0.3) / 0.4, torch.arange(32)
+    whole, *parts = (
+        corrupt(part, corruption, strength, indices, (0.3,), (0.4,))
+        for n in (32, 5)
+        for part, indices in zip(normalized.split(n), places.split(n), strict=True)
+    )
+    together = torch.cat(parts)
+    torch.testing.assert_close(together, whole, atol=1e-5, rtol=0)
     expected = (corruption.apply(images, strength, DRAWS) - 0.3) / 0.4
     torch.testing.assert_close(together, expected, atol=2.0 / 255 / 0.4, rtol=0)  # JPEG rounds to bytes on the way
 
@@ -77,10 +77,10 @@ def test_occlusion_hides_the_share_asked_for_and_goes_on_hiding_it() -> None:
 
 def test_occlusion_leaves_what_is_not_hidden(images: Tensor) -> None:
     hidden = occlusion(0.5, DRAWS).repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)  # 8 squares of 4 px
-    spoilt = occlude(images, 0.5, DRAWS)
-    assert torch.equal(spoilt[~hidden], images[~hidden])
+    corrupted_images = occlude(images, 0.5, DRAWS)
+    assert torch.equal(corrupted_images[~hidden], images[~hidden])
     mean = images.mean(dim=(2, 3), keepdim=True).expand_as(images)
-    assert torch.equal(spoilt[hidden], mean[hidden])
+    assert torch.equal(corrupted_images[hidden], mean[hidden])
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])

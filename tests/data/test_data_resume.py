@@ -233,7 +233,7 @@ def test_checkpoints_load_with_weights_only(tmp_path: Path) -> None:
     _fit(_digits(0), tmp_path, epochs=1)
     loops = torch.load(tmp_path / "step2.ckpt", weights_only=True)["loops"]
     (state,) = loops["fit_loop"]["state_dict"]["combined_loader"]
-    order = {"repeats": 1, "weights": None, "blocks": None}
+    order = {"repeats": 1, "blocks": None}
     assert state == {"images": 1078, "batch_size": 200, "seed": 0, "processes": 1} | order
 
 

@@ -60,7 +60,7 @@ class _Sorted(_Many):
         super().__init__(np.arange(15) // 5, None)
 
 
-def test_what_the_first_batches_hold_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_content_of_the_first_batches_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     # Three batches of a folder's test images, sorted by class, were 184 of 736, of two of five classes.
     data = _Sorted()
     sizes = [len(batch.labels) for batch in data.test_dataloader()]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from vitlab.data import decoding
-from vitlab.data.decoding import open_rgb, read_rgb
+from vitlab.data.decoding import open_rgb, read_photo
 
 
 def _rgb(path: Path) -> np.ndarray:
@@ -112,7 +112,7 @@ def test_a_jpeg_is_decoded_to_pillows_very_pixels(tmp_path: Path, flavor: str, s
     pixels = _by_simplejpeg(path)
     assert pixels is not None
     assert np.array_equal(pixels, _by_pillow(path))
-    assert np.array_equal(read_rgb(path), pixels)
+    assert np.array_equal(read_photo(path), pixels)
 
 
 @pytest.mark.parametrize("orientation", range(10))  # 0 and 9 are none
@@ -120,7 +120,7 @@ def test_a_turned_jpeg_is_upright(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     _noise(24, 40).save(tmp_path / "a.jpg", exif=exif)
-    assert np.array_equal(read_rgb(tmp_path / "a.jpg"), _by_pillow(tmp_path / "a.jpg"))
+    assert np.array_equal(read_photo(tmp_path / "a.jpg"), _by_pillow(tmp_path / "a.jpg"))
     assert (_by_simplejpeg(tmp_path / "a.jpg") is None) == (orientation != 1)
 
 
@@ -129,7 +129,7 @@ def test_other_files_are_left_to_pillow(tmp_path: Path) -> None:
     _noise(24, 40).save(tmp_path / "b.jpg", format="PNG")
     for name in ("a.jpg", "b.jpg"):
         assert _by_simplejpeg(tmp_path / name) is None
-        assert np.array_equal(read_rgb(tmp_path / name), _by_pillow(tmp_path / name))
+        assert np.array_equal(read_photo(tmp_path / name), _by_pillow(tmp_path / name))
 
 
 def test_of_several_pictures_in_a_jpeg_the_first_counts(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_of_several_pictures_in_a_jpeg_the_first_counts(tmp_path: Path) -> None:
     _noise(24, 40).save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[_noise(12, 20)])
     with Image.open(tmp_path / "a.jpg") as image:
         assert image.format == "MPO"
-    assert np.array_equal(read_rgb(tmp_path / "a.jpg"), _by_pillow(tmp_path / "a.jpg"))
+    assert np.array_equal(read_photo(tmp_path / "a.jpg"), _by_pillow(tmp_path / "a.jpg"))
 
 
 def test_of_a_damaged_jpeg_pillow_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_of_a_damaged_jpeg_pillow_decides(tmp_path: Path, monkeypatch: pytest.Mo
                 if way == "Pillow's":
                     patch.setattr(decoding, "_decode_jpeg", lambda *_: None)
                 try:
-                    said[way] = read_rgb(path).tobytes()
+                    said[way] = read_photo(path).tobytes()
                 except ValueError as error:
                     said[way] = str(error).encode()
         assert said["ours"] == said["Pillow's"]

@@ -12,7 +12,6 @@ import torch
 
 from tests.data.conftest import photo
 from vitlab.data import CIFAR10, Digits, ImageFolder
-from vitlab.data.packed import prepare
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 _COUNTS = {"train/cat": 4, "train/dog": 4, "val/cat": 2, "val/dog": 2}
@@ -49,7 +48,7 @@ def test_digests_do_not_depend_on_the_place_nor_on_the_spelling_of_splits(
 
 
 @pytest.mark.parametrize("change", ["bytes", "name", "label", "missing"])
-def test_digests_tell_other_data_apart(photo_folder: PhotoFolder, change: str) -> None:
+def test_other_data_have_other_digests(photo_folder: PhotoFolder, change: str) -> None:
     root = photo_folder(_COUNTS)
     expected = _digests(_folder(root))
     file = root / "train" / "cat" / "003.jpg"
@@ -65,15 +64,6 @@ def test_digests_tell_other_data_apart(photo_folder: PhotoFolder, change: str) -
     found = _digests(_folder(root))
     assert found["train"] != expected["train"]
     assert found["val"] == expected["val"]
-
-
-def test_a_prepared_folder_is_the_same_only_where_its_images_are(photo_folder: PhotoFolder, tmp_path: Path) -> None:
-    root = photo_folder(_COUNTS)
-    expected = _digests(_folder(root))
-    for name, short_side in (("kept", 40), ("smaller", 20)):  # of 50 x 40
-        prepare(root, tmp_path / name, short_side, pixels=False)
-    assert _digests(_folder(tmp_path / "kept")) == expected
-    assert _digests(_folder(tmp_path / "smaller"))["train"] != expected["train"]
 
 
 def test_held_out_images_are_told_apart(photo_folder: PhotoFolder) -> None:

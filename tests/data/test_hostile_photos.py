@@ -199,7 +199,7 @@ def test_a_name_that_is_no_text_is_in_everything_that_is_written(
     page = Path("named/index.html").read_text()
     assert name in page
     assert "br\\xfcck.jpg" in page
-    assert run("visualize", [*config, "--images", str(root), "--out", "drawn"]) == 0
+    assert run("visualize", [*config, "--out", "drawn"]) == 0
 
 
 # Damage.

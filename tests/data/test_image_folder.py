@@ -1,6 +1,5 @@
 """Folders of photographs: layouts, held-out parts, and every way in which a folder can be wrong."""
 
-import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -414,45 +413,3 @@ def test_names_with_other_scripts_and_broken_encodings(photo_folder: PhotoFolder
     data = _folder(root)
     assert data.image_names("val") == ["val/Käse/000.jpg", "val/パン/caf\\xe9.jpg"]
     assert len(list(data.batches("val", "cpu"))) == 1
-
-
-@pytest.mark.parametrize("crop_pct", [0.875, None])
-def test_masks_lie_where_the_object_is_after_framing(tmp_path: Path, crop_pct: float | None) -> None:
-    """A white rectangle on black, in pictures of several shapes: mask and framed picture differ at its border alone."""
-    random = np.random.default_rng(0)
-    for split, name, number in itertools.product(("train", "val"), "ab", range(3)):
-        height, width = random.integers(30, 60, 2)
-        mask = np.zeros((height, width), np.uint8)
-        mask[height // 4 : height // 2, width // 3 : 2 * width // 3] = 1
-        for root, pixels, suffix in (
-            ("photos", 255 * np.repeat(mask[..., None], 3, axis=2), "jpg"),
-            ("masks", mask, "png"),
-        ):
-            place = tmp_path / root / split / name
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(place / f"{number}.{suffix}")
-    data = _folder(tmp_path / "photos", crop_pct=crop_pct, mask_folder=str(tmp_path / "masks"))
-    masks = data.masks("val")
-    assert masks is not None
-    for mask, index in zip(masks.numpy(), range(6), strict=True):
-        bright = data.dataset("val").raw(index).mean(axis=2) > 127
-        assert (mask != bright).sum() <= 4 * data.image_size / 4  # less than a pixel around
-        assert mask.sum() >= 16
-    (tmp_path / "masks/val/a/0.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"There is no mask .*0.png for val/a/0.jpg"):
-        _folder(tmp_path / "photos", mask_folder=str(tmp_path / "masks")).masks("val")
-
-
-def test_unknown_pixels_of_a_palette_are_ground(tmp_path: Path, photo_folder: PhotoFolder) -> None:
-    root = photo_folder({"a": 3, "b": 3})
-    for file in root.glob("*/*.jpg"):
-        values = np.zeros((20, 20), np.uint8)
-        values[:10], values[10:12] = 7, 255
-        picture = Image.fromarray(values).convert("P")
-        picture.putdata(values.ravel().tolist())
-        (tmp_path / "masks" / file.parent.name).mkdir(parents=True, exist_ok=True)
-        picture.save(tmp_path / "masks" / file.parent.name / f"{file.stem}.png")
-    masks = _folder(root, mask_folder=str(tmp_path / "masks"), crop_pct=None, image_size=20).masks("train")
-    assert masks is not None
-    assert masks[:, :10].all()
-    assert not masks[:, 10:].any()

@@ -23,7 +23,7 @@ from torchvision.transforms import functional as TF
 
 from vitlab.data import CIFAR10, Crops, Digits, ImageDataModule, ImageFolder, Mixup, MultiCrop, pillow
 from vitlab.data.counter_rng import Draws
-from vitlab.data.multi_crop import _DRAWS, Look
+from vitlab.data.multi_crop import _DRAWS, ViewParams
 
 _SMALL = MultiCrop(  # as released but for its sizes
     global_crops=Crops(number=2, size=32, scale=(0.4, 1.0), blur_prob=(1.0, 0.1), solarize_prob=(0.0, 0.2)),
@@ -289,10 +289,10 @@ def test_views_are_distributed_as_the_released_codes(make_views: Pipeline, metho
 def test_what_is_drawn_has_the_published_laws() -> None:
     # Shares within 4 standard errors, amounts by Kolmogorov and Smirnov; the laws are those of the released code.
     count = 10_000
-    (_, globals_), (_, locals_) = _SMALL.looks(_SMALL.draw(Draws(0, 0, torch.arange(count))))
+    (_, globals_), (_, locals_) = _SMALL.params_of(_SMALL.draw(Draws(0, 0, torch.arange(count))))
     views = [*zip(*(x.chunk(2) for x in globals_), strict=True), *zip(*(x.chunk(3) for x in locals_), strict=True)]
     for view, blurred, solarized in zip(
-        map(Look._make, views), (1.0, 0.1, 0.5, 0.5, 0.5), (0, 0.2, 0, 0, 0), strict=True
+        map(ViewParams._make, views), (1.0, 0.1, 0.5, 0.5, 0.5), (0, 0.2, 0, 0, 0), strict=True
     ):
         jittered = (view.factors != torch.tensor([1.0, 1.0, 1.0, 0.0])).any(dim=1)
         shares = ((jittered, 0.8), (view.gray, 0.2), (view.radius > 0, blurred), (view.solarize, solarized))

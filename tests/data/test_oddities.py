@@ -15,8 +15,7 @@ from PIL import Image
 from tests.data.conftest import photo
 from vitlab.data import ImageFolder, checking
 from vitlab.data import image_folder as module
-from vitlab.data.decoding import IMAGE_SUFFIXES, read_rgb
-from vitlab.data.packed import prepare
+from vitlab.data.decoding import IMAGE_SUFFIXES, read_photo
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 
@@ -98,7 +97,7 @@ def test_files_are_read_once_and_never_again(
     def forbidden(path: Path) -> None:
         raise AssertionError(path)
 
-    monkeypatch.setattr(checking, "read_rgb", forbidden)
+    monkeypatch.setattr(checking, "read_photo", forbidden)
     _read(root)
     assert said == first
 
@@ -111,22 +110,6 @@ def test_of_a_folder_held_out_from_too(photo_folder: PhotoFolder, said: list[str
     assert any(
         "test split that are in the train split too, byte for byte, which inflates accuracy: 5 of 10" in x for x in said
     )
-
-
-def test_preparing_says_the_same_and_so_does_a_prepared_folder(
-    photo_folder: PhotoFolder, tmp_path: Path, said: list[str]
-) -> None:
-    root = _with_duplicates(photo_folder)
-    (root / "train" / "a" / "notes.txt").touch()
-    _faint(root / "train" / "a" / "faint.png")
-    _read(root)
-    lines = prepare(root, tmp_path / "packed", 20, pixels=True).splitlines()
-    assert len(said) == 4
-    assert lines[1:] == "\n".join(said).splitlines()
-    assert "1 .txt" in said[0]
-    told, said[:] = list(said), []
-    _read(tmp_path / "packed")
-    assert said == told[1:]
 
 
 # Sixteen bits.
@@ -149,7 +132,7 @@ def test_sixteen_bit_pictures_that_become_blank_are_named(photo_folder: PhotoFol
         assert said == [
             "Images of 16 bits that use less than an eighth of their range, so that 8 bits (value / 257) leave them "
             "nearly blank: 4 of 66 (train/a/faint0.png, train/a/faint1.png, train/a/faint2.png and 1 more).\n"
-            "Train on gray images of 16 bits with data.init_args.bits: 16, or convert all to 8 bits by one range."
+            "Convert all to 8 bits by one range."
         ]
 
 
@@ -176,7 +159,7 @@ def test_what_pillow_decodes_alone_is_an_image(tmp_path: Path, suffix: str) -> N
     assert suffix in IMAGE_SUFFIXES
     picture = photo(seed=1, width=32, height=32)
     picture.save(tmp_path / f"a{suffix}", **({"sizes": [(32, 32)]} if suffix == ".ico" else {}))
-    error = np.abs(read_rgb(tmp_path / f"a{suffix}").astype(int) - np.asarray(picture))
+    error = np.abs(read_photo(tmp_path / f"a{suffix}").astype(int) - np.asarray(picture))
     assert error.mean() < 8
 
 

@@ -1,14 +1,13 @@
 """The digits on a larger canvas: where they lie, and what decides it."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from vitlab.data import BatchAugment, Crops, Digits, Mixup, MultiCrop, PlacedDigits, Sampling
+from vitlab.data import BatchAugment, Crops, Digits, Mixup, MultiCrop, PlacedDigits
 from vitlab.data.counter_rng import Draws
 from vitlab.data.dataset import SPLITS
 
@@ -45,19 +44,6 @@ def test_a_training_image_has_a_new_place_in_each_epoch_and_keeps_its_pixels() -
     assert same == pytest.approx(1 / 81, abs=0.015)  # 9 · 9 places
     for one, other in zip(first[:200, 0].numpy(), again[:200, 0].numpy(), strict=True):
         assert np.array_equal(cut_out(one), cut_out(other))
-
-
-def test_a_repeat_of_an_image_keeps_its_pixels_too(tmp_path: Path) -> None:
-    """Sampling numbers the r-th repeat of image i as i + r · N; its place is drawn anew."""
-    names = PlacedDigits(train_images=50).image_names("train")
-    weights = tmp_path / "weights.csv"
-    weights.write_text("file,weight\n" + "".join(f"{name},{1 + 9 * (i < 10)}\n" for i, name in enumerate(names)))
-    data = PlacedDigits(batch_size=50, train_images=50, sampling=Sampling(weights=str(weights)))
-    drawn = data.training_batch(0, 0, torch.device("cpu"))[1]
-    assert len(set(drawn)) < len(drawn)
-    for image, name in zip(seen(data), drawn, strict=True):
-        (original,) = data.raw_images("train", [names.index(name)])
-        assert np.array_equal(cut_out(image[0].numpy()), cut_out(original[..., 0]))
 
 
 def test_every_place_is_as_likely_and_none_cuts_a_digit() -> None:

@@ -2,14 +2,10 @@
 
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as parquet
 import pytest
 import torch
 from PIL import Image
@@ -17,7 +13,6 @@ from PIL import Image
 from vitlab import Experiment, load
 from vitlab.commands.dispatch import run
 from vitlab.data import Digits
-from vitlab.deployment import embed
 from vitlab.deployment.embed import nearest, projected
 
 
@@ -50,41 +45,26 @@ def expected(trained: Path, *stages: int) -> tuple[list[str], np.ndarray, list[n
         return names, model.model.embed(x).numpy(), [found.numpy() for found in maps]
 
 
-def test_parquet_holds_names_embeddings_and_maps(
-    trained: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(embed, "ROW_GROUP", 1)  # pictures are written a few at a time
-    write(trained, "--stages")
-    names, embedding, maps = expected(trained, 0, 1)
-    table = parquet.read_table("out/features.parquet")
-    order = np.argsort(table["file"].to_pylist())
-    assert sorted(table["file"].to_pylist()) == sorted(names)
-    order_expected = np.argsort(names)
-    found = np.stack(pd.read_parquet("out/features.parquet", columns=["embedding"])["embedding"].tolist())
-    np.testing.assert_allclose(found[order], embedding[order_expected], atol=1e-5)
-    for name, wanted in zip(["blocks.0", "blocks.1"], maps, strict=True):
-        values = table[name].combine_chunks().to_numpy_ndarray()
-        np.testing.assert_allclose(values[order], wanted[order_expected], atol=1e-5)
-    assert json.loads(table.schema.metadata[b"features"])[1] == {"module": "blocks.1", "num_chs": 16, "reduction": 4}
-    assert parquet.ParquetFile("out/features.parquet").num_row_groups > 1
-    said = capsys.readouterr().out
-    assert "21 pictures, 16 features" in said
-    assert "blocks.1: maps of 16 channels, a place each 4 px" in said
-
-
-def test_npz_holds_the_same_and_a_broken_file_is_named(
+def test_the_files_hold_names_embeddings_and_maps_in_one_order(
     trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names, embedding, (wanted,) = expected(trained, 1)
+    names, embedding, maps = expected(trained, 0, 1)
     (pictures / "broken.png").write_bytes(b"no picture")
-    write(trained, "--stages", "-1", "--format", "npz")
-    with np.load("out/features.npz") as file:
-        order, order_expected = np.argsort(file["files"]), np.argsort(names)
-        assert sorted(file["files"]) == sorted(names)
-        np.testing.assert_allclose(file["embedding"][order], embedding[order_expected], atol=1e-5)
-        np.testing.assert_allclose(file["blocks.1"][order], wanted[order_expected], atol=1e-5)
-        assert [info["module"] for info in json.loads(str(file["features"]))] == ["blocks.1"]
-    assert "1 could not be decoded and are left out:\n  broken.png: " in capsys.readouterr().err
+    write(trained, "--stages")
+    table = pd.read_parquet("out/features.parquet")
+    order, order_expected = np.argsort(table["file"].to_numpy()), np.argsort(names)
+    assert sorted(table["file"]) == sorted(names)
+    found = np.stack(table["embedding"].tolist())
+    np.testing.assert_allclose(found[order], embedding[order_expected], atol=1e-5)
+    with np.load("out/maps.npz") as file:
+        for name, wanted in zip(["blocks.0", "blocks.1"], maps, strict=True):
+            np.testing.assert_allclose(file[name][order], wanted[order_expected], atol=1e-5)
+        assert json.loads(str(file["features"]))[1] == {"module": "blocks.1", "num_chs": 16, "reduction": 4}
+    assert sorted(path.name for path in Path("out").iterdir()) == ["features.parquet", "index.html", "maps.npz"]
+    said = capsys.readouterr()
+    assert "21 pictures, 16 features: out/features.parquet and out/maps.npz" in said.out
+    assert "blocks.1: maps of 16 channels, a place each 4 px" in said.out
+    assert "1 could not be decoded and are left out:\n  broken.png: " in said.err
 
 
 def test_the_page_shows_each_picture_and_needs_nothing_else(trained: Path, pictures: Path) -> None:
@@ -104,7 +84,7 @@ def test_the_page_shows_each_picture_and_needs_nothing_else(trained: Path, pictu
 
 def test_a_pca_is_that_of_the_covariance_matrix() -> None:
     x = np.random.default_rng(0).normal(size=(30, 5)) * [5, 3, 1, 1, 1]
-    places, axes = projected(x, "pca")
+    places, axes = projected(x)
     values, vectors = np.linalg.eigh(np.cov(x.T))
     wanted = (x - x.mean(axis=0)) @ vectors[:, [-1, -2]]
     np.testing.assert_allclose(np.abs(places), np.abs(wanted), atol=1e-8)
@@ -115,31 +95,6 @@ def test_the_nearest_have_the_largest_cosine() -> None:
     x = np.array([[1.0, 0], [9, 1], [0, 2], [1, 9], [-1, 0]])
     assert nearest(x)[0] == [1, 3, 2, 4]
     assert nearest(x)[2] == [3, 1, 0, 4]
-
-
-def test_umap_is_taken_where_it_is_installed(
-    trained: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given: dict[str, Any] = {}
-
-    class UMAP:
-        def __init__(self, **arguments: Any) -> None:
-            given.update(arguments)
-
-        def fit_transform(self, x: np.ndarray) -> np.ndarray:
-            return x[:, :2]
-
-    monkeypatch.setattr(embed, "find_spec", lambda name: None)
-    assert run("embed", ["--config", str(trained), "--images", "pictures", "--out", "out", "--map", "umap"]) == 2
-    assert "--map umap needs the package umap-learn: pip install" in capsys.readouterr().err
-    assert not Path("out").exists()
-    module = ModuleType("umap")
-    module.UMAP = UMAP  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "umap", module)
-    monkeypatch.setattr(embed, "find_spec", lambda name: module)
-    write(trained, "--map", "umap")
-    assert (given["random_state"], given["n_neighbors"]) == (0, 15)
-    assert "UMAP 1" in Path("out/index.html").read_text()
 
 
 def test_stages_that_do_not_exist_and_missing_folders_are_refused(

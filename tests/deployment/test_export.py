@@ -82,24 +82,6 @@ def test_a_program_gives_the_models_logits_for_any_batch(name: str, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vit", "swinv2", "timm"])
-def test_exported_maps_are_those_of_the_stages(name: str, tmp_path: Path) -> None:
-    model: ImageModel = shake(MODELS[name]())  # type: ignore[assignment]
-    maps = model.eval().features_only()
-    export_onnx(maps, tmp_path / "features.onnx")
-    export_program(maps, tmp_path / "features.pt2")
-    session = onnxruntime.InferenceSession(tmp_path / "features.onnx")
-    assert [output.name for output in session.get_outputs()] == [info["module"] for info in model.feature_info]
-    program = torch.export.load(tmp_path / "features.pt2").module()
-    for batch in (1, 3):
-        x = images(model, batch)
-        with torch.no_grad():
-            expected = maps(x)
-        for one, other, wanted in zip(session.run(None, {"images": x.numpy()}), program(x), expected, strict=True):
-            assert relative_error(torch.from_numpy(one), wanted) < TOLERANCE
-            assert relative_error(other, wanted) < 5e-6
-
-
 class Normalized(ImageModel):
     """Has statistics that a forward in training changes, and may drop in evaluation too."""
 

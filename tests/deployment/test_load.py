@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,18 +49,6 @@ def test_a_run_is_loaded_from_its_directory_or_a_checkpoint(trained: Path, pictu
     expect_the_runs_predictions(load(trained), trained, pictures)
     expect_the_runs_predictions(load(trained, raw=True), trained, pictures, raw=True)
     expect_the_runs_predictions(load(trained / "checkpoints" / "last.ckpt"), trained, pictures)
-
-
-def test_a_run_of_an_earlier_version_is_loaded(trained: Path, pictures: Path) -> None:
-    """Its checkpoints tell neither the class names nor the transform."""
-    older = Path("runs/older/seed-0")
-    shutil.copytree(trained, older)
-    path = older / "checkpoints" / "last.ckpt"
-    checkpoint = torch.load(path, weights_only=True)
-    del checkpoint["vitlab_inference"]
-    torch.save(checkpoint, path)
-    expect_the_runs_predictions(load(older), trained, pictures)
-    expect_the_runs_predictions(load(older, raw=True), trained, pictures, raw=True)
 
 
 def test_an_exported_folder_is_loaded_here_and_from_the_hub(

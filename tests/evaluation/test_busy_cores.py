@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from vitlab.evaluation import busy_cores as module
-from vitlab.evaluation.busy_cores import OtherPrograms, busy_seconds
+from vitlab.evaluation.cost import busy_cores as module
+from vitlab.evaluation.cost.busy_cores import OtherPrograms, busy_seconds
 
 # proc(5): user nice system idle iowait irq softirq steal guest guest_nice, in ticks; guests are counted in user too.
 STAT = """cpu  0 0 0 0 0 0 0 0 0 0

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitlab.evaluation.cost import Cost, count_flops, count_flops_in_training, device_for
+from vitlab.evaluation.cost import Cost, count_flops, device_for
+from vitlab.evaluation.cost.flops import count_flops_in_training
 
 
 def test_a_cost_is_read_as_it_was_written_and_that_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,19 +18,7 @@ def test_overlaps_are_scikit_learns() -> None:
     predicted, truth = torch.randint(0, 4, (5, 6, 7)), torch.randint(0, 3, (5, 6, 7))  # class 3 is only predicted
     result = mean_iou(overlaps(predicted, truth, 5))
     expected = jaccard_score(truth.flatten(), predicted.flatten(), average="macro")  # of the classes that occur
-    assert result.value == pytest.approx(expected)
-    assert result.low < result.value < result.high
-
-
-def test_the_interval_covers_the_mean_of_many_images() -> None:
-    """Images whose overlap is a coin flip: 95 of 100 intervals of 40 images have the true half, give or take 7."""
-    random = np.random.default_rng(0)
-    inside = 0
-    for _ in range(100):
-        both = torch.from_numpy(random.integers(0, 2, 40))[:, None]
-        found = mean_iou(torch.stack([both, torch.ones_like(both)], dim=1))
-        inside += found.low <= 0.5 <= found.high
-    assert 88 <= inside <= 100
+    assert result == pytest.approx(expected)
 
 
 def _pictures(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,10 +58,10 @@ class Colors(torch.nn.Module):
 def test_colors_tell_the_squares_and_noise_tells_nothing() -> None:
     (useful,) = segment(Colors(True), Data(), num_classes=2)  # type: ignore[arg-type]
     (useless,) = segment(Colors(False), Data(), num_classes=2)  # type: ignore[arg-type]
-    assert useful.linear.value > 0.7  # bilinear scores blur the borders of the squares
-    assert useful.knn.value > 0.75
-    assert useless.linear.value < 0.4
-    assert useless.knn.value < 0.4
+    assert useful.linear > 0.7  # bilinear scores blur the borders of the squares
+    assert useful.knn > 0.75
+    assert useless.linear < 0.4
+    assert useless.knn < 0.4
 
 
 class Padded(torch.nn.Module):
@@ -96,28 +83,23 @@ def test_a_place_beyond_the_border_moves_no_other() -> None:
     masks[:, :8] = True
     upper = {"upper": lambda places: torch.tensor([[-1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, -1.0]])}
     (found,) = measure(Padded(), batches, masks, [0], [upper], num_classes=2)  # type: ignore[arg-type,list-item]
-    assert found["upper"].value == 1.0  # the border between the places is at 8 px
+    assert found["upper"] == 1.0  # the border between the places is at 8 px
 
 
 @pytest.mark.parametrize(
-    ("model", "strides"),
+    ("model", "stages"),
     [
-        (lambda: VisionTransformer(16, 4, embed_dim=16, depth=6, num_heads=2, num_classes=2), [4, 4, 4, 4]),
-        (
-            lambda: SwinTransformer(16, 2, embed_dim=8, depths=(1, 1), num_heads=(1, 2), window_size=2, num_classes=2),
-            [2, 4],
-        ),
-        (lambda: TimmModel("test_resnet", num_classes=2), None),
+        (lambda: VisionTransformer(16, 4, embed_dim=16, depth=6, num_heads=2, num_classes=2), 4),
+        (lambda: SwinTransformer(16, 2, embed_dim=8, depths=(1, 1), num_heads=(1, 2), window_size=2, num_classes=2), 2),
+        (lambda: TimmModel("test_resnet", num_classes=2), 4),
     ],
     ids=["vit", "swin", "timm"],
 )
-def test_every_architecture_is_measured_by_stage(model: Any, strides: list[int] | None) -> None:
+def test_every_architecture_is_measured_by_stage(model: Any, stages: int) -> None:
     torch.manual_seed(0)
     results = segment(model().eval(), Data(), num_classes=2)
-    assert len(results) <= 4
-    if strides is not None:
-        assert [result.stride for result in results] == strides
-    assert all(0 < result.linear.value <= 1 and 0 < result.knn.value <= 1 for result in results)
+    assert len(results) == stages
+    assert all(0 < result.linear <= 1 and 0 < result.knn <= 1 for result in results)
 
 
 def test_semantic_maps_have_the_class_inside_the_mask() -> None:

@@ -1,12 +1,10 @@
 """Features in order and once; the weighted neighbors against DINO's formula written out."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from vitlab.evaluation.classify import classify
-from vitlab.evaluation.features import extract, read_cache, write_cache
+from vitlab.evaluation.features import extract
 from vitlab.evaluation.knn import predict_weighted, weighted_votes
 from vitlab.models import VisionTransformer
 
@@ -35,22 +33,6 @@ def test_labels_that_are_no_classes_are_refused_before_anything_is_computed(labe
             ValueError, match=r"^The labels of these data, \(B.*\) \w+, are not classes; .* per image\.$"
         ):
             evaluate(tiny_vit(), batches)
-
-
-def test_the_cache_is_of_one_key_only(tmp_path: Path) -> None:
-    path = tmp_path / "features" / "x.safetensors"
-    splits = {"train": (torch.randn(4, 2), torch.arange(4)), "test": (torch.randn(3, 2), torch.arange(3))}
-    assert read_cache(path, "a") is None
-    write_cache(path, "a", splits)
-    cached = read_cache(path, "a")
-    assert cached is not None
-    assert all(torch.equal(cached[split][i], splits[split][i]) for split in splits for i in (0, 1))
-    assert read_cache(path, "b") is None
-    path.with_suffix(".key").unlink()  # killed between the two files
-    assert read_cache(path, "a") is None
-    write_cache(path, "a", splits)
-    path.write_bytes(b"torn")
-    assert read_cache(path, "a") is None
 
 
 def test_neighbors_vote_as_in_dinos_eval_knn() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from tests.noise import make_noise
 from vitlab.commands.dispatch import run
-from vitlab.evaluation.probe import Accuracy, hold_out, probe
+from vitlab.evaluation.probe import Accuracy, hold_out, probe_features
 
 
 def splits_of(separable: bool) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -23,7 +23,7 @@ def splits_of(separable: bool) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 
 
 def test_separated_classes_are_found_and_noise_is_chance() -> None:
-    good, bad = probe(splits_of(True), 4), probe(splits_of(False), 4)
+    good, bad = probe_features(splits_of(True), 4), probe_features(splits_of(False), 4)
     assert good.knn.value == good.linear.value == 1.0
     assert bad.knn.low < 0.25 < bad.knn.high
     assert bad.linear.low < 0.25 < bad.linear.high

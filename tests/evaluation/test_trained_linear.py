@@ -155,15 +155,15 @@ def test_an_interrupted_training_continues_to_the_bit(published: LinearProtocol,
     progress = Progress(tmp_path / "probe.pt", "these weights")
     with pytest.raises(KeyboardInterrupt):
         trained(protocol, progress, stop=2)
-    assert progress.load()["by_epoch"].shape == (2, len(protocol.rates))
-    assert Progress(progress.file, "other weights").load() == {}
+    assert torch.stack([*progress.restore({})]).shape == (2, len(protocol.rates))
+    assert Progress(progress.file, "other weights").restore({}) == []
     continued, rates, result = trained(protocol, progress)
     assert len(rates) == 2 * len(step_sizes(protocol, 90))
     assert result == expected
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), continued.parameters(), strict=True))
     assert not progress.file.exists()
     progress.file.write_bytes(b"torn")
-    assert progress.load() == {}
+    assert progress.restore({}) == []
 
 
 def test_the_released_numbers() -> None:

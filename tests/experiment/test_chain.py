@@ -189,6 +189,6 @@ def test_a_study_draws_the_seed_of_the_pretraining_with_that_of_the_run(tiny: Wr
     assert objections(results) == []
     starts = [remark for remark in remarks(results) if "of SimMIM starts from a run of first.yaml@" in remark]
     assert len(starts) == 1
-    assert results.outside.left_out == []
+    assert results.context.left_out == []
     for result in results.finished:
         assert (result.seconds > result.summary["seconds"]) == (result.run.variant == "SimMIM")

@@ -10,13 +10,14 @@ import torch
 
 from vitlab.commands.dispatch import run
 from vitlab.config import merge
+from vitlab.evaluation.features import Features, extract
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.evaluation.linear import fit_linear_probe
 from vitlab.evaluation.predictions import read_predictions
-from vitlab.evaluation.probe import Features, features_of, probe
+from vitlab.evaluation.probe import SPLITS, probe_features
 from vitlab.experiment import frozen
 from vitlab.experiment.experiment import Experiment
-from vitlab.studies.metric import TOP1, metric_of
+from vitlab.studies.file.metric import TOP1, metric_of
 
 Write = Callable[..., Path]
 SIMMIM = {"model": {"class_path": "vitlab.objectives.SimMIM", "init_args": {"mask_patch_size": 4}}}
@@ -33,9 +34,9 @@ def test_the_accuracy_is_that_of_the_probe(tiny: Write, how: str) -> None:
     assert (experiment.directory / "per_class.csv").is_file()
 
     data, cpu = experiment.data, torch.device("cpu")
-    splits = features_of(experiment.model, lambda split: data.batches(split, cpu), Path("f.safetensors"), "")  # type: ignore[arg-type]
+    splits = {split: extract(experiment.model, data.batches(split, cpu)) for split in SPLITS}
     if how == "linear":
-        assert metrics["test/top1"] == pytest.approx(probe(splits, 10).linear.value, abs=2e-3)
+        assert metrics["test/top1"] == pytest.approx(probe_features(splits, 10).linear.value, abs=2e-3)
     else:  # the probe's bank has the validation images too
         splits["val"] = (splits["val"][0][:0], splits["val"][1][:0])
         right = predict_weighted(splits["test"][0], *splits["train"], 10) == splits["test"][1]

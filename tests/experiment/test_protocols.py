@@ -12,8 +12,8 @@ import torch
 from tests.noise import make_noise
 from vitlab.commands.dispatch import run
 from vitlab.data import BatchAugment, Digits, ImageFolder, Mixup, PhotoAugment
-from vitlab.evaluation.few_labels import fit_logistic, preprocess
 from vitlab.evaluation.knn import weighted_votes
+from vitlab.evaluation.low_shot import fit_logistic, preprocess
 from vitlab.experiment.experiment import Experiment
 from vitlab.experiment.protocols import simply_augmented
 
@@ -90,7 +90,7 @@ def test_msns_protocol_has_the_published_numbers_of_labels(tiny: Write, capsys: 
     model.blocks[-1].register_forward_hook(lambda module, inputs, output: tokens.append(output[:, 0].detach()))
     labels = [features(experiment, split)[1] for split in ("train", "test")]
     raw = torch.cat(tokens)
-    weight = fit_logistic(preprocess(raw[:40]), labels[0][:40], 0.075)
+    weight, _ = fit_logistic(preprocess(raw[:40]), labels[0][:40], 0.075, intercept=False)
     classes = labels[0][:40].unique()
     predicted = classes[(preprocess(raw[len(labels[0]) :]).double() @ weight.T).argmax(dim=1)]
     assert mine["draws"] == [pytest.approx(float((predicted == labels[1]).float().mean()))]

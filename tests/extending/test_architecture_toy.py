@@ -75,7 +75,7 @@ def test_layer_decay_counts_its_blocks(model: Any) -> None:
         (["probe", "--config", CONFIG], "runs/convnext/seed-0"),
         (["visualize", "--config", CONFIG, "--out", "pictures"], "pictures/amplitude.png"),
         (["export", "--config", CONFIG, "--format", "safetensors", "onnx", "--out", "export"], "export/model.onnx"),
-        (["transfer", "--config", CONFIG, "--sizes", "16", "--out", "transfer"], "transfer/transfer.md"),
+        (["transfer", "--config", CONFIG, "--sizes", "16", "--out", "transfer"], "transfer/transfer.csv"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

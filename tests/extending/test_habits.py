@@ -17,12 +17,12 @@ from PIL import Image
 from sklearn.metrics import f1_score
 from torchvision.transforms import v2
 
-from vitlab.commands.check_resume import disagreements
 from vitlab.commands.dispatch import run
 from vitlab.data.photos import transformed
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.experiment.experiment import Experiment
 from vitlab.optim import Schedule
+from vitlab.runs.exactness import disagreements
 from vitlab.runs.record import RunRecord
 
 Write = Callable[..., Path]

@@ -55,7 +55,7 @@ def test_the_features_are_those_of_the_model(family: str) -> None:
     assert torch.equal(ours(x), ours.forward_head(features))
 
 
-def test_stages_tell_names_widths_and_strides_as_timm_does(family: str) -> None:
+def test_stages_have_timms_names_widths_and_strides(family: str) -> None:
     ours, theirs = pair_of(family)
     assert ours.feature_info == theirs.feature_info
     for info, found in zip(ours.feature_info, ours.features_only()(images(ours)), strict=True):
@@ -75,7 +75,7 @@ def test_registers_average_pooling_and_other_sizes_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_timms_models_give_their_own_maps(name: str) -> None:
+def test_timms_models_return_timms_maps(name: str) -> None:
     model = TimmModel(name, num_classes=0, img_size=64).eval()
     x = images(model)
     expected = model.net.forward_intermediates(x, intermediates_only=True)
@@ -90,7 +90,7 @@ def test_timms_models_give_their_own_maps(name: str) -> None:
     assert [info["reduction"] for info in chosen] == theirs.feature_info.reduction()
 
 
-def test_a_small_stem_tells_its_own_strides() -> None:
+def test_a_small_stem_has_smaller_strides() -> None:
     model = resnet_micro_16(num_classes=10).eval()
     assert isinstance(model, ImageModel)
     maps = model.features_only()
@@ -99,7 +99,7 @@ def test_a_small_stem_tells_its_own_strides() -> None:
 
 
 class Isotropic(Backbone):
-    """An architecture of one's own, which only encodes."""
+    """A custom architecture that only encodes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,11 +111,11 @@ class Isotropic(Backbone):
     def encode(self, tokens: Tensor) -> Features:
         for block in self.blocks:
             tokens = block(tokens)
-        patches = tokens.flatten(1, 2)
+        patches = tokens.flatten(1, -2)
         return Features(prefix=patches[:, :0], patches=patches)
 
 
-def test_an_architecture_of_ones_own_has_maps() -> None:
+def test_a_custom_architecture_has_maps() -> None:
     model = Isotropic()
     assert model.feature_info[1] == {"module": "blocks.1", "num_chs": 6, "reduction": 2}
     x = images(model)
@@ -152,7 +152,7 @@ class Merging(nn.Module):
 
 
 @pytest.mark.parametrize("img_size", [16, 6])  # 6: the first map of 3 × 3 is padded before it is merged
-def test_an_architecture_of_ones_own_with_two_stages_tells_both(img_size: int) -> None:
+def test_a_custom_architecture_reports_both_of_its_stages(img_size: int) -> None:
     model = TwoStages(img_size).train()
     first, second = model.features_only().feature_info
     assert first == {"module": "blocks.0", "num_chs": 16, "reduction": 2}

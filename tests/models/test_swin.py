@@ -290,7 +290,7 @@ def test_temperatures_are_not_decayed_whichever_swin_has_them() -> None:
         assert temperatures <= model.no_weight_decay()
 
 
-def test_windows_that_do_not_fit_their_maps_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_windows_that_do_not_fit_their_maps_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         SwinTransformer(**SWIN | {"window_size": 11, "img_size": 40})
     assert [record.message for record in caplog.records] == [

@@ -264,7 +264,7 @@ def test_offsets_of_another_window_are_reported(tmp_path: Path) -> None:
     assert "from (49, 2) to (225, 2)" in str(report)
 
 
-def test_every_change_of_size_is_told(tmp_path: Path) -> None:
+def test_every_change_of_size_is_reported(tmp_path: Path) -> None:
     # Maps of 16, 8 and 4: the tables of the last stage grow to another size than the others.
     save_weights(fresh("swin"), tmp_path / "swin.safetensors")
     report = load_weights(fresh("swin", window_size=(8, 8, 4)), tmp_path / "swin.safetensors")
@@ -281,7 +281,7 @@ def test_continuous_biases_need_no_resizing(tmp_path: Path) -> None:
     assert len(load_weights(large, tmp_path / "swin.safetensors").matched) == len(source.state_dict())
 
 
-def test_a_classifier_of_other_classes_is_left_out_and_said(family: str, tmp_path: Path) -> None:
+def test_a_classifier_of_other_classes_is_left_out_and_reported(family: str, tmp_path: Path) -> None:
     source, model = fresh(family), fresh(family, num_classes=9)
     before = [p.clone() for p in model.head_parameters()]
     save_weights(source, tmp_path / "a.safetensors")
@@ -354,7 +354,7 @@ def test_a_file_that_holds_no_weights_is_refused(name: str, content: bytes, tmp_
 
 
 @pytest.mark.parametrize("name", ["README.md", "a.pth", "a.safetensors"])
-def test_a_text_instead_of_weights_is_told_by_its_beginning(name: str, tmp_path: Path) -> None:
+def test_a_text_instead_of_weights_is_recognized_by_its_beginning(name: str, tmp_path: Path) -> None:
     """As a download that failed leaves it; that it might run code would be wrong advice."""
     (tmp_path / name).write_text("<!DOCTYPE html>\n<title>404 Not Found</title>\n" * 20)
     with pytest.raises(ValueError, match=r"is not a file of weights but a text, .* '<!DOCTYPE html>'") as error:
@@ -375,7 +375,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_only_tensors_are_written(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
-    assert read_weights(tmp_path / "x.safetensors").keys() == {"x"}
+    assert read_weights(tmp_path / "x.safetensors")[0].keys() == {"x"}
 
 
 def test_a_classifier_is_not_loaded_behind_another_norm(tmp_path: Path) -> None:

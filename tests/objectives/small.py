@@ -73,7 +73,7 @@ def without_gradient(model: torch.nn.Module) -> list[str]:
     return [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
 
 
-def learn_by_heart(objective: Objective, steps: int = 200) -> float:
+def overfit_one_batch(objective: Objective, steps: int = 200) -> float:
     """Return the loss after so many steps on one batch of two images, with the same random draws in each."""
     views, labels = batch(2)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=2e-3, weight_decay=0.0)

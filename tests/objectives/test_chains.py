@@ -272,7 +272,7 @@ def test_a_student_learns_from_a_run(
     model = student(teacher, backbone, target)
     model["init_args"]["ema"] = {"decay": 0.9}
     assert fit("--config", tiny({"model": model, **TWO_STEPS}, "student")) == 0
-    assert "The teacher names " in capsys.readouterr().err
+    assert "The teacher classifies " in capsys.readouterr().err
     assert not [key for key in weights("student") if "teacher" in key]
     metrics = json.loads(Path("runs/student/seed-0/summary.json").read_text())["metrics"]
     heads = {"val_class/top1", "val_distillation/top1", "val_prob/top1"}
@@ -281,7 +281,7 @@ def test_a_student_learns_from_a_run(
     assert run("test", ["--config", "runs/student/seed-0/config.yaml"]) == 0  # the teacher is not needed any more
 
 
-def test_a_teachers_run_tells_its_model(teacher: Path, tiny: Write) -> None:
+def test_a_teacher_is_rebuilt_from_its_run(teacher: Path, tiny: Write) -> None:
     """Two students that start from the same weights end with the same, the teacher's model spelt out or not."""
     start = VisionTransformer(8, 2, 1, 10, embed_dim=16, depth=2, num_heads=2, distilled=True)
     save_weights(start, "start.safetensors")
@@ -318,7 +318,7 @@ def test_a_run_of_any_kind_teaches_by_its_name_alone(
     torch.testing.assert_close(teacher(images), run.model.eval()(images))
 
 
-def test_a_teachers_run_tells_its_normalization(teacher: Path) -> None:
+def test_a_teachers_normalization_is_read_from_its_run(teacher: Path) -> None:
     of_run = Teacher(weights=str(teacher))
     of_run.prepare(torch.device("cpu"), (0.5,), (0.25,))
     pixels = torch.rand(2, 1, 8, 8)
@@ -335,7 +335,7 @@ def test_a_student_is_fine_tuned_at_a_higher_resolution_than_its_teachers(
     assert fit("--config", "student.yaml", *larger) == 0
     report = capsys.readouterr().err
     assert "resized: pos_embed from (1, 18, 16) to (1, 66, 16)" in report
-    assert "The teacher names " in report
+    assert "The teacher classifies " in report
 
 
 def test_an_interrupted_distillation_continues_to_the_same_weights(
@@ -366,7 +366,7 @@ def test_a_teacher_that_is_not_there_is_refused(tiny: Write, capsys: pytest.Capt
 
 def test_an_untrained_teacher_is_refused(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(tiny({"model": student(None)}), capsys)
-    assert "The teacher names " in message
+    assert "The teacher classifies " in message
 
 
 def test_a_teacher_of_other_classes_is_refused(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,7 +136,7 @@ def test_small_crops_of_the_global_size_stay_small_crops() -> None:
     assert seen == [2 * 4]
 
 
-def test_the_data_tell_how_many_crops_are_global(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_data_define_how_many_crops_are_global(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three, and two small ones of their size."""
     seen: list[int] = []
     teach = DINO.teacher_forward

@@ -14,7 +14,7 @@ from tests.objectives.small import (
     SMALL,
     batch,
     closed_form,
-    learn_by_heart,
+    overfit_one_batch,
     quick_trainer,
     wake,
     without_gradient,
@@ -103,9 +103,9 @@ def test_every_trained_parameter_gets_a_gradient_and_the_teacher_none(student: s
 
 
 @pytest.mark.parametrize("student", STUDENTS)
-def test_one_batch_is_learned_by_heart(student: str) -> None:
+def test_overfits_one_batch(student: str) -> None:
     """At chance each of the two terms is ln 10 = 2.3."""
-    assert learn_by_heart(distillation(student), steps=100) < 0.9  # label and teacher may differ: ln 2 at the least
+    assert overfit_one_batch(distillation(student), steps=100) < 0.9  # label and teacher may differ: ln 2 at the least
 
 
 def test_the_class_head_learns_the_label_and_the_distillation_head_the_teacher() -> None:
@@ -163,14 +163,14 @@ def test_no_train_reaches_the_teacher() -> None:
 
 
 def test_the_teacher_sees_its_own_normalization() -> None:
-    mean, std, own_mean, own_std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), (0.1, 0.2, 0.6), (1.0, 0.5, 0.1)
+    mean, std, new_mean, new_std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), (0.1, 0.2, 0.6), (1.0, 0.5, 0.1)
     pixels = torch.rand(2, 3, 4, 4)
 
     def normalize(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
         return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
-    scale, shift = renormalization(mean, std, own_mean, own_std)
-    torch.testing.assert_close(normalize(mean, std) * scale + shift, normalize(own_mean, own_std))
+    scale, shift = renormalization(mean, std, new_mean, new_std)
+    torch.testing.assert_close(normalize(mean, std) * scale + shift, normalize(new_mean, new_std))
 
 
 def test_timms_weights_bring_their_normalization() -> None:
@@ -189,7 +189,7 @@ def test_timms_weights_bring_their_normalization() -> None:
     torch.testing.assert_close((pixels - 0.4) / 0.2 * teacher.scale + teacher.shift, (pixels - 0.5) / 0.5)
 
 
-def test_the_teacher_sees_its_own_size() -> None:
+def test_the_teacher_sees_its_new_size() -> None:
     seen = []
     model = VisionTransformer(patch_size=4, embed_dim=16, depth=1, num_heads=2, **(SMALL | {"img_size": 16}))
     model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
@@ -230,7 +230,7 @@ def test_a_teacher_from_a_run_is_the_average_that_the_run_kept(
 
 
 def examined(top1: float, images: int = 200) -> None:
-    """Examine a teacher that names this share of images of ten equally frequent classes rightly."""
+    """Examine a teacher that classifies this share of images of ten equally frequent classes correctly."""
     labels = torch.arange(images) % 10
     said = torch.where(torch.arange(images) < round(top1 * images), labels, (labels + 1) % 10)
     teacher = Teacher(small_teacher())
@@ -243,13 +243,13 @@ def test_the_teachers_accuracy_is_printed(caplog: pytest.LogCaptureFixture) -> N
     logging.getLogger("vitlab").propagate = True
     with caplog.at_level(logging.INFO, "vitlab"):
         examined(0.5)
-    assert "The teacher names 50.00 % of 200 validation images rightly." in caplog.text
+    assert "The teacher classifies 50.00 % of 200 validation images correctly." in caplog.text
 
 
 def test_a_teacher_that_guesses_is_refused() -> None:
     """Three standard errors above 10 %: 0.1 + 3 · √(0.1 · 0.9 / 200) = 16.4 %."""
     assert 0.1 + 3 * math.sqrt(0.1 * 0.9 / 200) == pytest.approx(0.1636, abs=1e-4)
-    with pytest.raises(ValueError, match=r"names 16\.0% of 200 .* gives 10\.0%"):
+    with pytest.raises(ValueError, match=r"classifies 16\.0% of 200 .* gives 10\.0%"):
         examined(0.16)
     examined(0.17)
 
@@ -258,7 +258,7 @@ def test_a_teacher_that_guesses_is_refused() -> None:
 def test_an_untrained_teacher_is_refused_before_training() -> None:
     objective = distillation()
     before = {name: value.clone() for name, value in objective.state_dict().items()}
-    with pytest.raises(ValueError, match="The teacher names"):
+    with pytest.raises(ValueError, match="The teacher classifies"):
         quick_trainer().fit(objective, datamodule=Digits(batch_size=64))
     assert all(torch.equal(before[name], value) for name, value in objective.state_dict().items())
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.objectives.small import BACKBONES, batch, closed_form, learn_by_heart, without_gradient
+from tests.objectives.small import BACKBONES, batch, closed_form, overfit_one_batch, without_gradient
 from vitlab.commands.dispatch import run
 from vitlab.models import VisionTransformer, vit_base_patch16_224, vit_large_patch16_224
 from vitlab.objectives import MAE
@@ -153,7 +153,7 @@ def test_a_step_costs_a_fraction_of_one_that_encodes_all_patches(
     with torch.device("meta"):
         objective = MAE(build(), AdamW(1e-3), WarmupCosine(), 0.75, True, *decoder)
         images = torch.empty(2, 3, *objective.backbone.img_size)
-        steps = (lambda: objective.loss([images], torch.empty(2)), lambda: objective.backbone(images).sum())
+        steps = (lambda: objective.loss([images], torch.zeros(2).long()), lambda: objective.backbone(images).sum())
         flops = []
         for step in steps:
             with FlopCounterMode(display=False) as counter:
@@ -168,7 +168,7 @@ def test_a_step_takes_at_most_045_of_the_time_of_one_that_encodes_all_patches() 
     repetitions, warm_up, size = 10, 1, 32
     encoder = VisionTransformer(32, 4, num_classes=0, embed_dim=192, num_heads=3, fixed_pos_embed=True)
     objective = MAE(encoder, AdamW(1e-3), WarmupCosine(), 0.75, True, 96, 4, 3)
-    images, labels = torch.randn(size, 3, 32, 32), torch.zeros(size)
+    images, labels = torch.randn(size, 3, 32, 32), torch.zeros(size).long()
 
     def seconds(forward: Callable[[], torch.Tensor]) -> float:
         start = process_time()
@@ -211,9 +211,9 @@ def test_every_trained_parameter_gets_a_gradient(mask_tokens: str) -> None:
     assert without_gradient(objective) == []
 
 
-def test_one_batch_is_learned_by_heart() -> None:
+def test_overfits_one_batch() -> None:
     """What a constant prediction leaves is 3/4: the variance of a patch is the unbiased one of 4 values."""
-    assert learn_by_heart(mae(), steps=300) < 0.2
+    assert overfit_one_batch(mae(), steps=300) < 0.2
 
 
 def test_class_and_mask_token_are_decayed_as_released() -> None:

@@ -103,7 +103,7 @@ def test_an_objective_comes_back_from_its_checkpoint_alone(tiny: Callable[..., P
         assert all(torch.equal(stored[key], value) for key, value in objective.state_dict().items())
         (images,), _ = batch()
         assert torch.equal(objective(images), objective.encoder(images))
-    with pytest.raises(ValueError, match=r"contains a Supervised, which is no MAE; Supervised\.load_from_checkpoint"):
+    with pytest.raises(ValueError, match=r"contains a Supervised, not a MAE; Supervised\.load_from_checkpoint"):
         MAE.load_from_checkpoint(checkpoint)
 
 

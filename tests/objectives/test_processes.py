@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -10,8 +11,8 @@ from torch import nn
 
 from tests.objectives.small import BACKBONES, crops
 from vitlab.models import VisionTransformer
+from vitlab.models.layers import BatchNorm
 from vitlab.objectives import DINO, MSN
-from vitlab.objectives.heads import BatchNorm
 from vitlab.objectives.self_distillation import SelfDistillation
 from vitlab.optim import AdamW, WarmupCosine
 
@@ -66,6 +67,12 @@ def test_two_processes_have_the_losses_the_gradients_and_the_center_of_one(tmp_p
             torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_a_batch_norm_of_one_process_is_pytorchs() -> None:
-    x, own, theirs = torch.randn(16, 8), BatchNorm(8), nn.BatchNorm1d(8)
-    torch.testing.assert_close(own(x), theirs(x))
+@pytest.mark.parametrize("track", [True, False])
+def test_a_batch_norm_of_one_process_is_pytorchs(track: bool) -> None:
+    own, theirs = BatchNorm(8, track_running_stats=track), nn.BatchNorm1d(8, track_running_stats=track)
+    for _ in ("training", "evaluation"):
+        x = torch.randn(16, 8)
+        torch.testing.assert_close(own(x), theirs(x))
+        own.eval()
+        theirs.eval()
+    assert own.state_dict().keys() == theirs.state_dict().keys() - {"num_batches_tracked"}

@@ -31,7 +31,7 @@ TWO_STEPS: Config = {
     "model": {"init_args": {"optimizer": {"init_args": {"layer_decay": 0.75}}}},
 }
 KNN: Config = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1, "most": 50}}
-PICTURES: Config = {"class_path": "vitlab.runs.image_logging.Reconstructions", "init_args": {"every_n_epochs": 1}}
+PICTURES: Config = {"class_path": "vitlab.analysis.image_logging.Reconstructions", "init_args": {"every_n_epochs": 1}}
 EXPERIMENTS: dict[str, Config] = {
     "supervised": merge(
         experiment("Supervised", VIT, {"mixup": {}}, ema={"decay": 0.9}), {"trainer": {"gradient_clip_val": 0.1}}
@@ -85,7 +85,7 @@ def state(run: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*EXPERIMENTS, *(f"more_{name}" for name in CONTINUED)])
-def test_what_is_shared_out_trains_as_what_is_whole(name: str, runs: Path) -> None:
+def test_a_sharded_model_trains_like_a_whole_one(name: str, runs: Path) -> None:
     """By block, with averages and teachers, layer decay, each kind of clipping; continued from one whole file."""
     shared, whole = (state(runs / root / name / "seed-0") for root in ("shared", "whole"))
     assert shared["global_step"] == whole["global_step"] == (4 if name.startswith("more") else 2)
@@ -122,7 +122,7 @@ def test_blocks_of_any_network_are_sharded(tmp_path: Path) -> None:
 
 
 def test_lightnings_older_sharding_is_refused() -> None:
-    with pytest.raises(ValueError, match="give fsdp2"):
+    with pytest.raises(ValueError, match="use fsdp2"):
         refuse_other_sharding(FSDPStrategy())
 
 

@@ -51,7 +51,7 @@ def test_loss_equals_timms_on_smoothed_mixed_targets() -> None:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_one_batch_is_learned_by_heart(backbone: str) -> None:
+def test_overfits_one_batch(backbone: str) -> None:
     objective = supervised(backbone)
     views, labels = batch()
     optimizer = torch.optim.AdamW(objective.backbone.parameters(), lr=3e-3, weight_decay=0.0)

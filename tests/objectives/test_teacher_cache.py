@@ -215,7 +215,7 @@ def test_a_damaged_shard_is_reported_and_passed_over(
     assert teacher.asked == 2
 
 
-def test_a_full_disk_is_told_once_and_training_goes_on(
+def test_a_full_disk_is_reported_once_and_training_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings_of_vitlab: pytest.LogCaptureFixture
 ) -> None:
     filled(tmp_path, 0)

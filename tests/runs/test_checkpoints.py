@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 
 from tests.kills import after, experiments, forked, last_words
 from vitlab.atomic_files import flaw
-from vitlab.commands.check_resume import disagreements
 from vitlab.commands.dispatch import run
 from vitlab.runs.best import BestCheckpoint
-from vitlab.runs.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints, newest_state
+from vitlab.runs.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints
+from vitlab.runs.directory import RunDirectory
+from vitlab.runs.exactness import disagreements
 from vitlab.runs.record import RunRecord
 
 experiment = experiments  # the fixture
@@ -67,18 +68,18 @@ def test_damage_anywhere_is_seen(tmp_path: Path) -> None:
 
 
 def test_the_newest_whole_state_is_taken_and_the_others_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = tmp_path / "checkpoints"
+    folder, run = tmp_path / "checkpoints", RunDirectory(tmp_path)
     folder.mkdir()
-    assert newest_state(tmp_path) is None
+    assert run.newest_checkpoint() is None
     for name in ("last", "previous"):
         torch.save({"name": name}, folder / f"{name}.ckpt")
-    assert newest_state(tmp_path) == folder / "last.ckpt"
+    assert run.newest_checkpoint() == folder / "last.ckpt"
     (folder / "last.ckpt").write_bytes(b"PK\3\4 torn")
     with caplog.at_level("WARNING", "vitlab"):
-        assert newest_state(tmp_path) == folder / "previous.ckpt"
+        assert run.newest_checkpoint() == folder / "previous.ckpt"
     (folder / "previous.ckpt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"no whole checkpoint.*\n.*overwrite true"):
-        newest_state(tmp_path)
+        run.newest_checkpoint()
 
 
 @pytest.mark.parametrize(
@@ -190,12 +191,6 @@ def test_the_best_state_is_known_where_the_run_was_moved(tmp_path: Path) -> None
     old.best_k_models, old.kth_value = {path: torch.tensor(0.3)}, torch.tensor(0.3)
     old.best_model_score = torch.tensor(0.3)
     assert old.state_key == new.state_key
-    lightnings = old.state_key.replace("BestCheckpoint", "ModelCheckpoint")
-    for key in (lightnings, old.state_key.replace("'every_n_epochs': 1", "'every_n_epochs': 2")):  # of earlier versions
-        earlier = {"callbacks": {key: old.state_dict()}}
-        new.on_load_checkpoint(Trainer(logger=False, accelerator="cpu"), LightningModule(), earlier)
-        assert key != new.state_key
-        assert earlier["callbacks"].keys() == {new.state_key}
     new.load_state_dict(old.state_dict())
     assert new.check_monitor_top_k(
         Trainer(logger=False, accelerator="cpu"), torch.tensor(0.1)
@@ -209,7 +204,7 @@ def test_the_best_state_is_known_where_the_run_was_moved(tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("on_failure", ["continue", "stop"])
-def test_a_full_disk_leaves_the_earlier_state_and_is_told(experiment: Callable[..., Path], on_failure: str) -> None:
+def test_a_full_disk_leaves_the_earlier_state_and_is_reported(experiment: Callable[..., Path], on_failure: str) -> None:
     """Full for files beyond 50 kB, from the third state on: `RLIMIT_FSIZE`, which a real write meets."""
     path = experiment("supervised")
 
@@ -269,7 +264,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tiny: Callable[..., Path], caps
     assert "best.ckpt is damaged" in capsys.readouterr().err
 
 
-def test_what_keeps_a_continued_run_from_being_exact_is_said(
+def test_what_keeps_a_continued_run_from_being_exact_is_reported(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tiny({"trainer": {"max_epochs": 2}})

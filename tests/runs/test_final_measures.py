@@ -14,7 +14,7 @@ from vitlab.analysis.segmentation import attention_overlap
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.evaluation import dense
-from vitlab.evaluation.dense import MeanIoU, StageResult, segment
+from vitlab.evaluation.dense import StageResult, segment
 from vitlab.experiment.experiment import Experiment
 from vitlab.runs import measures
 from vitlab.studies.compare import results_of
@@ -23,7 +23,7 @@ Write = Callable[..., Path]
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of libraries, as `fit` leaves them out
 SHAPES: Config = {
     "data": {"class_path": "vitlab.data.Shapes", "init_args": {"train_images": 320, "batch_size": 64}},
-    "trainer": {"callbacks": ["vitlab.runs.measures.AttentionJaccard", "vitlab.runs.measures.Amplitude"]},
+    "trainer": {"callbacks": ["vitlab.analysis.measures.AttentionJaccard", "vitlab.analysis.measures.Amplitude"]},
 }
 
 
@@ -37,15 +37,15 @@ def test_summary_json_has_what_the_functions_give_for_the_trained_model(
     model, cpu = experiment.model.eval(), torch.device("cpu")
     views = [view for (view,), _ in experiment.data.batches("test", cpu)]
     overlap = attention_overlap(model, views, experiment.data.masks("test"))
-    assert metrics["test/jaccard"] == pytest.approx(overlap.best.value)
-    assert metrics["test/jaccard_mean"] == pytest.approx(overlap.mean.value)
+    assert metrics["test/jaccard"] == pytest.approx(overlap.best)
+    assert metrics["test/jaccard_mean"] == pytest.approx(overlap.mean)
     with torch.no_grad():
         first, last = (fmean(amplitude(block_outputs(model, view)[i]) for view in views) for i in (0, -1))
     assert metrics["test/amplitude"] == pytest.approx(last, rel=1e-4)
     assert metrics["test/amplitude_growth"] == pytest.approx(last / first, rel=1e-4)
     stages = segment(model, measures.labeled_pixels(experiment.data, cpu), experiment.data.num_classes)
-    assert metrics["test/miou_linear"] == pytest.approx(stages[-1].linear.value, abs=1e-3)
-    assert metrics["test/miou_knn"] == pytest.approx(stages[-1].knn.value, abs=1e-3)
+    assert metrics["test/miou_linear"] == pytest.approx(stages[-1].linear, abs=1e-3)
+    assert metrics["test/miou_knn"] == pytest.approx(stages[-1].knn, abs=1e-3)
     assert json.loads((experiment.directory / "summary.json").read_text())["metrics"] == metrics
 
 
@@ -86,8 +86,7 @@ def test_a_stage_is_chosen_on_validation_images(tiny: Write, monkeypatch: pytest
     """Of two planted stages, the first is better in validation and the second in the test."""
 
     def stage(test: float, held_out: float) -> StageResult:
-        iou = [MeanIoU(value, value, value) for value in (test, test, held_out)]
-        return StageResult("blocks", 4, 8, *iou)
+        return StageResult(test, test, held_out)
 
     monkeypatch.setattr(measures, "segment", lambda *_: [stage(0.3, 0.5), stage(0.6, 0.4)])
     experiment = Experiment(tiny(SHAPES))
@@ -98,7 +97,7 @@ def test_a_stage_is_chosen_on_validation_images(tiny: Write, monkeypatch: pytest
 def test_data_without_masks_and_models_without_a_class_token_are_refused(
     tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    callbacks = {"trainer": {"callbacks": ["vitlab.runs.measures.AttentionJaccard"]}}
+    callbacks = {"trainer": {"callbacks": ["vitlab.analysis.measures.AttentionJaccard"]}}
     assert run("fit", ["--config", str(tiny(callbacks))]) == 2
     assert "Digits has no masks" in capsys.readouterr().err
     pooled = ["--model.backbone.global_pool", "avg"]

@@ -1,6 +1,5 @@
 """Files with code in them, given to each command that reads files: refused in one message, and the code has not run."""
 
-import json
 import os
 import pickle
 import shutil
@@ -16,7 +15,6 @@ import yaml
 from tests.conftest import TINY
 from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
-from vitlab.evaluation.features import read_cache
 from vitlab.objectives.teacher_cache import LogitCache
 
 Write = Callable[..., Path]
@@ -127,24 +125,6 @@ def test_as_a_configuration(
     monkeypatch.chdir(tmp_path)
     Path("evil.yaml").write_text(f"model: !!python/object/apply:os.mkdir [{TRAP}]\n")
     assert "not valid YAML" in _refused("fit", ["--config", "evil.yaml"], capsys)
-
-
-def test_as_a_cache_of_features(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("probe", ["--config", str(trained / "config.yaml")]) == 0
-    first = capsys.readouterr().out
-    (cache,) = (trained / "features").glob("*.safetensors")
-    cache.write_bytes(Path("evil.safetensors").read_bytes())  # beside a key that fits
-    assert run("probe", ["--config", str(trained / "config.yaml")]) == 0
-    assert capsys.readouterr().out == first
-    assert not Path(TRAP).exists()
-
-
-def test_as_a_cache_of_features_of_other_tensors(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({"train/features": torch.zeros(2, 3)}, tmp_path / "a.safetensors")
-    (tmp_path / "a.key").write_text(json.dumps("key"))
-    assert read_cache(tmp_path / "a.safetensors", json.dumps("key")) is None
 
 
 def test_as_a_cache_of_a_teachers_logits(

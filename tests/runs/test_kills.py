@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.kills import MOMENTS, OBJECTIVES, experiments, forked, last_words
-from vitlab.commands.check_resume import disagreements
+from vitlab.runs.exactness import disagreements
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="kills are tried on forks of this process"),

@@ -61,7 +61,7 @@ def test_a_class_of_the_users_own_is_recorded_by_the_hash_of_its_files(own_class
         assert sources(config)[path]["hash"] != before
 
 
-def test_only_what_no_version_tells_is_recorded(own_class: Callable[..., Path]) -> None:
+def test_only_files_without_a_version_are_recorded(own_class: Callable[..., Path]) -> None:
     importlib.import_module("own_shifted")
     assert sources({"model": {"class_path": "vitlab.objectives.Supervised"}, "lr": 0.1, "loss": "torch.nn.Loss"}) == {}
     values = {"block": "own_shifted.Shifted", "weight": "0.5", "root": "runs/own_shifted.py"}

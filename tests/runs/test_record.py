@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +25,6 @@ from vitlab.models import VisionTransformer
 from vitlab.objectives import Objective, Supervised
 from vitlab.optim import AdamW, WarmupCosine
 from vitlab.runs.knn_monitor import KnnMonitor
-from vitlab.runs.metrics_csv import MetricsFile
 from vitlab.runs.record import RunRecord, erase
 
 
@@ -161,25 +162,12 @@ def test_a_cut_metrics_file_does_not_change_the_best_epoch(
     assert summary["best_epoch"] == {"epoch": 1, "val/top1": pytest.approx(0.4)}
 
 
-def test_the_best_of_a_loss_is_the_lowest_and_the_first_of_equals(tmp_path: Path) -> None:
-    file = MetricsFile(tmp_path / "metrics.csv")
-    assert file.best("val/loss", "min") is None
-    for epoch, value in enumerate([3.0, 1.0, 2.0, 1.0]):
-        file.log_metrics({"val/loss": value, "epoch": epoch}, step=epoch)
-        file.log_metrics({"lr": 0.1, "epoch": epoch}, step=epoch)
-    assert file.best("val/loss", "min") == (2, 1.0)
-    assert file.best("val/loss", "max") == (1, 3.0)
-    assert file.best("val/top1", "max") is None
-
-
 def test_a_continued_run_has_taken_the_time_of_all_of_its_starts(tmp_path: Path) -> None:
     first, second = RunRecord(tmp_path, {}), RunRecord(tmp_path, {})
     first.began -= 70
     second.load_state_dict(first.state_dict())
     second.began -= 30
     assert second.wall_seconds == pytest.approx(100, abs=5)
-    second.load_state_dict({"seconds": 20.0})  # of a checkpoint that does not know
-    assert second.wall_seconds == pytest.approx(50, abs=5)
 
 
 def test_a_monitor_that_never_looks_is_refused() -> None:
@@ -201,6 +189,18 @@ def test_a_long_epoch_is_heard_of_before_it_ends(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch 1/1")]
     assert len(lines) > 2
     assert lines[-1].endswith("0:00:00 left")
+
+
+def test_a_terminal_has_one_line_with_the_loss_and_at_the_end_that_of_a_log(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run("fit", ["--config", str(tiny())])
+    *shown, last = [line for line in re.split(r"\r\x1b\[K", capsys.readouterr().err) if line.startswith("epoch 1/1")]
+    assert shown
+    assert all(re.search(r"images/s, \d+% waiting for data, loss \d+\.\d{3}, \d:\d\d:\d\d left$", x) for x in shown)
+    assert "\n" in last  # it stays
+    assert "loss" not in last.partition("\n")[0].replace("train/loss", "")
 
 
 def test_progress_counts_the_epochs_of_a_run_in_steps(

@@ -9,9 +9,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from vitlab.commands.dispatch import run
-from vitlab.evaluation.flops import flops_of
+from vitlab.evaluation.cost.flops import flops_of
+from vitlab.evaluation.cost.utilization import Utilization
 from vitlab.models import VisionTransformer
-from vitlab.runs.utilization import Utilization
 
 
 def test_a_run_counts_its_first_step_and_logs_the_rate(tiny: Callable[..., Path]) -> None:

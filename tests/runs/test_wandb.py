@@ -89,7 +89,7 @@ def test_a_wrong_key_costs_one_warning(tiny: Write, monkeypatch: pytest.MonkeyPa
     pd.testing.assert_frame_equal(rows(), whole(path))
 
 
-def test_a_server_that_goes_away_is_waited_for_no_longer_than_said(
+def test_a_server_that_goes_away_is_waited_for_no_longer_than_stated(
     tiny: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tiny({"trainer": {"max_epochs": 2}})

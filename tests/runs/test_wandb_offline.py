@@ -106,9 +106,9 @@ def test_settings_that_an_older_wandb_refuses_are_left_out(monkeypatch: pytest.M
 
 def test_a_wandb_that_cannot_be_imported_is_left_out(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert Wandb().enabled
+    assert Wandb(mode="offline").enabled
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert not Wandb().enabled
+    assert not Wandb(mode="offline").enabled
     (line,) = said
     assert line.startswith("W&B cannot be imported")
 

@@ -9,9 +9,9 @@ import fake_vitlab
 import pytest
 from fake_study import Digits
 
-from vitlab.studies.execution import local as runner
-from vitlab.studies.execution.local import Outcome
-from vitlab.studies.grid import Run
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.state import Outcome
+from vitlab.studies.training import local as runner
 
 
 @pytest.fixture(autouse=True)

@@ -18,13 +18,13 @@ from vitlab.data.checking import content_of
 from vitlab.evaluation.predictions import Predictions
 from vitlab.experiment.experiment import Experiment
 from vitlab.objectives.classification import ClassificationTask
-from vitlab.studies import grid
-from vitlab.studies.baselines import Baselines
-from vitlab.studies.budget import Budget
-from vitlab.studies.grid import Run
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import RunResult
-from vitlab.studies.study import Study
+from vitlab.studies.file import runs as grid
+from vitlab.studies.file.budget import Budget
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.study import Study
+from vitlab.studies.results.baselines import Baselines
+from vitlab.studies.results.run import RunResult
+from vitlab.studies.results.table import StudyResults
 
 FAKE_PROGRAM = (sys.executable, str(Path(__file__).with_name("fake_vitlab.py")))
 DEFAULTS = {
@@ -165,7 +165,6 @@ def results(correct: dict[str, dict[int, np.ndarray]], **changes: Any) -> StudyR
         cost_failures={},
         baselines=Baselines(0.34, "cat", 0.5, 3, 100, 100, False, 8),
         class_names=["cat", "dog", "eel"],
-        allotment="one run at a time",
     )
     return dataclasses.replace(complete, **changes)
 

@@ -61,10 +61,6 @@ def fit(config: dict, overwrite: bool) -> None:
             log.write(f"{10 * epoch + 9},{epoch},,,{loss + 0.1:.5f},{top1:.5f},,,\n")
             log.flush()
             time.sleep(plan.get("pause", 0))
-            if epoch + 1 == config["run"].get("checkpoint", {}).get("pause_after"):
-                sys.exit(76)
-    if lr == plan.get("fail_late_lr"):
-        sys.exit(1)
 
     # Some images are hard for everybody: difficulty is a property of the image, the rest is the model's own luck.
     difficulty = np.random.default_rng(7).random(len(labels))
@@ -80,8 +76,6 @@ def fit(config: dict, overwrite: bool) -> None:
     (folder / "environment.json").write_text(json.dumps(environment))
     summary = {"finished": True, "seconds": 20.0 + 3 * seed, "images_seen": 1000, "epochs": epochs}
     summary["metrics"] = {"test/top1": float((logits.argmax(axis=1) == labels).mean())}
-    if "rehearsal" in folder.parts:
-        summary |= {"images_seen": 896 * epochs, "seconds": 896 * epochs / speed + epochs * plan.get("validation", 0)}
     if seed in plan.get("cut_short", []):
         summary["partial"] = ["tested on 184 of 597 images"]
     (folder / "summary.json").write_text(json.dumps(summary))

@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 import yaml
 from fake_study import FAKE_PROGRAM, plain, results, right, variant
+from referee.along import in_general, law_of, number
+from referee.report.along import curves_chart
 from referee.report.drawing import draw  # before a test leaves the charts empty
 
 from vitlab.config import merge, nest
 from vitlab.studies.compare import RunsFailed, _costs_along, _measured_once, compare, in_turn
-from vitlab.studies.grid import plan
+from vitlab.studies.file.runs import plan
+from vitlab.studies.file.study import read_study
 from vitlab.studies.planning import plan_study
-from vitlab.studies.prepared import Prepared
-from vitlab.studies.report.along import in_general, law_of, lines_of, number
-from vitlab.studies.report.curves import curves_chart
-from vitlab.studies.study import read_study
+from vitlab.studies.report.curves import lines_of
+from vitlab.studies.resolved import ResolvedStudy
 
 Write = Callable[..., Path]
 LR = "model.init_args.lr"
@@ -37,7 +38,7 @@ def test_a_study_along_an_axis_is_the_same_study_at_each_place(write_study: Writ
     study = read_study(write_study(**CROSSING))
     points = study.points
     assert [point.place for point in points] == [f"{n} training images" for n in ("60", "120", "500", "1,000")]
-    plans = [Prepared.of(point, tmp_path) for point in points]
+    plans = [ResolvedStudy.of(point, tmp_path) for point in points]
     runs = in_turn(plans)
     assert [run.seed for run in runs] == [seed for seed in study.seeds for _ in range(12)]
     assert str(runs[0]) == "Swin, 60 training images, seed 1"
@@ -57,8 +58,8 @@ def test_names_of_an_axis_are_settings_and_its_lines(write_study: Write) -> None
     for other, labels in ((named, ["low", "high"]), ({"model.init_args.lr": [None, 0.1]}, ["lr null", "lr 0.1"])):
         study = read_study(write_study(**CROSSING | {"along": {"train_images": [60, 120], **other}}))
         assert len(study.points) == 4
-        found = [SimpleNamespace(level=0.05) for _ in study.points]
-        assert [(line.name, len(line.points)) for line in lines_of(study, found)] == [(label, 2) for label in labels]  # type: ignore[arg-type]
+        found = [results({"ViT": {1: right(0.9, 30)}}) for _ in study.points]
+        assert [(line.name, len(line.points)) for line in lines_of(study, found)] == [(label, 2) for label in labels]
         if other is named:
             assert study.points[0].variants["ViT"]["model"]["init_args"]["lr"] == 0.1
 
@@ -96,7 +97,7 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
     assert "At 60 and 120 training images" in capsys.readouterr().out
 
     study = read_study(tmp_path / "study.yaml")
-    plans = [Prepared.of(point, tmp_path / "runs") for point in study.points]
+    plans = [ResolvedStudy.of(point, tmp_path / "runs") for point in study.points]
     (line,) = lines_of(study, [planned.results(planned.finished()) for planned in plans])
     laws = {variant: own for variant in line.variants if (own := law_of(line, variant))}
     assert laws["ViT"].rate.low < 0.65 < laws["ViT"].rate.high
@@ -130,7 +131,7 @@ def test_data_sets_have_a_verdict_each_and_one_over_all(
 
 def test_equal_leads_on_two_data_sets_may_be_rounding() -> None:
     study = results({"A": {1: right(0.9, 30)}, "B": {1: right(26 / 30, 30)}})
-    assert "no variant is better than another" in in_general([study, study])
+    assert "no variant is better than another" in in_general(["one", "two"], [study.verdict, study.verdict])
 
 
 def test_a_failed_run_is_named_with_its_place(
@@ -287,8 +288,8 @@ def test_an_axis_that_cannot_be_is_refused(write_study: Write, tmp_path: Path, c
     [
         {"along": {"trainer.max_epochs": [2, 6]}, "budget": {"epochs": 4}},
         {"along": {LR: [0.1, 0.3]}, "variants": {"A": merge(variant(0.8), nest(LR, 0.1)), "B": variant(0.9)}},
-        {"along": {LR: [0.1, 0.3]}, "tune": {"key": LR, "values": [0.2, 0.4]}},
-        {"along": {LR: [0.1, 0.3]}, "search": {"space": {LR: [0.1, 0.3]}, "trials": 2}},
+        {"along": {LR: [0.1, 0.3]}, "tune": {"space": {LR: [0.2, 0.4]}, "within": "study"}},
+        {"along": {LR: [0.1, 0.3]}, "tune": {"space": {LR: [0.1, 0.3]}, "trials": 2}},
     ],
 )
 def test_a_place_whose_setting_something_else_sets_is_refused(

@@ -6,8 +6,8 @@ import pytest
 from fake_study import Digits
 from sklearn.neighbors import KNeighborsClassifier
 
-from vitlab.studies import baselines as module
-from vitlab.studies.baselines import baselines, pixels, stratified_sample
+from vitlab.studies.results import baselines as module
+from vitlab.studies.results.baselines import baselines, pixels, stratified_sample
 
 
 def test_lines_are_those_of_counting_and_of_scikit_learn(digits: Digits, tmp_path: Path) -> None:

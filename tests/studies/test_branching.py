@@ -1,7 +1,6 @@
 """Runs that branch off a longer one: they must equal runs trained from the beginning."""
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +11,12 @@ import torch
 import yaml
 
 from tests.kills import forked, last_words
-from vitlab.commands.check_resume import disagreements
 from vitlab.config import Config, merge
-from vitlab.studies.branching import own_share
-from vitlab.studies.compare import compare, emit
-from vitlab.studies.execution.export_jobs import write_sweep
-from vitlab.studies.prepared import Prepared
-from vitlab.studies.study import read_study
+from vitlab.runs.exactness import disagreements
+from vitlab.studies.compare import compare
+from vitlab.studies.file.runs import own_share
+from vitlab.studies.file.study import read_study
+from vitlab.studies.resolved import ResolvedStudy
 
 SCHEDULE = {"class_path": "vitlab.optim.WarmupStableDecay", "init_args": {"warmup_epochs": 0.5, "cooldown": 0.4}}
 WIDTHS = {"A": 16, "B": 24}
@@ -79,31 +77,9 @@ def test_a_branch_is_the_run_of_its_length_to_the_bit(
 
 def test_a_branch_is_counted_as_its_cooldown(write: Callable[..., Path]) -> None:
     study = read_study(write())
-    runs = [Prepared.of(point, Path("runs")).runs[0] for point in study.points]
+    runs = [ResolvedStudy.of(point, Path("runs")).runs[0] for point in study.points]
     assert [own_share(study, run) for run in runs] == [0.4, 0.4, 1.0]
     assert [own_share(dataclasses.replace(study, branch=False), run) for run in runs] == [1.0, 1.0, 1.0]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks of this process")
-def test_another_engine_gets_the_longest_runs_first(
-    write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write(along={"epochs": [1, 2]})
-
-    def emitted() -> list[Path]:
-        sweep = yaml.safe_load(emit(path, write_sweep).read_text())
-        return [Path(config) for config in sweep["parameters"]["config"]["values"]]
-
-    first = emitted()
-    assert "These are the longest runs" in capsys.readouterr().out
-    assert [config.parts[2] for config in first] == ["a-2-epochs", "b-2-epochs"]
-    assert forked(["--config", str(first[0])]) == forked(["--config", str(first[1])]) == 0, last_words()
-    then = emitted()
-    assert capsys.readouterr().out == ""
-    assert [config.parts[2] for config in then] == ["a-1-epochs", "b-1-epochs"]
-    for config in then:
-        assert forked(["--config", str(config)]) == 0, last_words()
-        assert f"continuing from {config.parent}/seed-1/checkpoints/last.ckpt" in Path("log.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fake_vitlab
 import numpy as np
 import pytest
 import submitit
@@ -16,13 +15,12 @@ import yaml
 from fake_study import FAKE_PROGRAM, Digits, variant
 
 from vitlab.config import Config
-from vitlab.studies.compare import RunsFailed, compare, emit, results_of
-from vitlab.studies.execution.export_jobs import write_slurm
-from vitlab.studies.grid import Run
+from vitlab.studies.compare import RunsFailed, compare, results_of
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.study import read_study
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import verdict
-from vitlab.studies.spending import _decisive, _fits
-from vitlab.studies.study import read_study
+from vitlab.studies.training.spending import _decisive, _fits
 
 Write = Callable[..., Path]
 
@@ -33,7 +31,7 @@ def test_broken_data_stop_a_study_before_its_first_run(
     def no_data(run: Run) -> None:
         raise FileNotFoundError("No folder photos/.")
 
-    monkeypatch.setattr("vitlab.studies.prepared.images_of", no_data)
+    monkeypatch.setattr("vitlab.studies.resolved.images_of", no_data)
     with pytest.raises(FileNotFoundError):
         compare(write_study(), tmp_path / "runs", program=FAKE_PROGRAM)
     assert not list(tmp_path.glob("runs/**/seed-*"))
@@ -62,7 +60,7 @@ def test_results_are_read_without_starting_a_run(
         results_of(write_study(budget={"epochs": 5}), root)
 
 
-@pytest.mark.parametrize("changes", [{}, {"tune": {"key": "model.init_args.lr", "values": [0.1, 0.2]}}])
+@pytest.mark.parametrize("changes", [{}, {"tune": {"space": {"model.init_args.lr": [0.1, 0.2]}, "within": "study"}}])
 def test_data_that_have_no_top1_accuracy_are_refused_before_the_first_run(
     changes: dict, write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,7 +72,7 @@ def test_data_that_have_no_top1_accuracy_are_refused_before_the_first_run(
 
 
 def test_results_of_a_study_whose_budget_nobody_measured_are_refused(write_study: Write, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="it has not been measured on this machine"):
+    with pytest.raises(ValueError, match="it has not been measured"):
         results_of(write_study(budget={"flops": 1e12}), tmp_path / "runs")
 
 
@@ -151,28 +149,23 @@ def test_a_study_that_ended_is_extended_in_words_only_if_it_trained_further(
     assert "may be false" in remark
 
 
-def test_two_files_of_one_name_do_not_share_a_folder(write_study: Write, tmp_path: Path) -> None:
-    first = write_study()
-    script = emit(first, write_slurm, tmp_path, FAKE_PROGRAM).read_text()
+def test_two_files_of_one_name_do_not_share_a_folder(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    first = write_study(seeds=[1, 2])
+    compare(first, tmp_path, program=FAKE_PROGRAM)
     copy = Path(shutil.copy(first, tmp_path / "copy.yaml"))
+    before = sorted(tmp_path.glob("small-study/**/config.yaml"))
     other = write_study(variants={"ViT": variant(0.7), "CNN": variant(0.8)}).rename(tmp_path / "other.yaml")
     with pytest.raises(ValueError, match=r"(?s)belongs to another study.*study\.yaml, with ViT, Swin and Swin v2"):
-        emit(other, write_slurm, tmp_path, FAKE_PROGRAM)
-    (array,) = tmp_path.glob("small-study/array*")
-    assert array.read_text() == script
+        compare(other, tmp_path, program=FAKE_PROGRAM)
+    assert sorted(tmp_path.glob("small-study/**/config.yaml")) == before
 
     longer = yaml.safe_load(copy.read_text())
-    longer["seeds"], longer["variants"]["CNN"] = [1, 2, 3, 4], variant(0.8)
+    longer["seeds"], longer["variants"]["CNN"] = [1, 2, 3], variant(0.8)
     copy.write_text(yaml.safe_dump(longer))
-    assert emit(copy, write_slurm, tmp_path, FAKE_PROGRAM).read_text().count("config-seed-") == 16
-
-
-def test_a_misspelled_key_of_a_search_is_named_before_what_an_array_cannot_do(
-    write_study: Write, tmp_path: Path
-) -> None:
-    space = {"model.init_args.rl": {"from": 0.1, "to": 0.3}}
-    with pytest.raises(ValueError, match=r"search: space: `model\.init_args\.rl` is no key"):
-        emit(write_study(search={"space": space, "trials": 2}), write_slurm, tmp_path, FAKE_PROGRAM)
+    compare(copy, tmp_path, program=FAKE_PROGRAM)
+    assert len([*tmp_path.glob("small-study/*/seed-*/config.yaml")]) == 12
 
 
 def test_a_second_compare_of_a_study_is_refused_with_the_process_that_runs_it(
@@ -255,17 +248,6 @@ def test_a_list_that_is_extended_after_a_report_is_tested_at_a_stricter_level(
     assert [look["of"] for look in looks(tmp_path)] == [1, 2]
     (remark,) = [line for line in remarks(extended) if "extended" in line]
     assert "3 to 5 seeds" in remark.replace("\u00a0", " ")
-
-
-def test_a_job_array_grows_look_by_look(write_study: Write, tmp_path: Path) -> None:
-    study = write_study(**GROWING)
-    first = emit(study, write_slurm, tmp_path, FAKE_PROGRAM)
-    assert first.read_text().count("config-seed-") == 9
-    for path in tmp_path.glob("small-study/*/config-seed-*.yaml"):
-        fake_vitlab.fit(yaml.safe_load(path.read_text()), overwrite=False)
-    second = emit(study, write_slurm, tmp_path, FAKE_PROGRAM).read_text()
-    assert second.count("config-seed-4") == 2  # of A and C
-    assert "/b/" not in second
 
 
 @pytest.mark.slow

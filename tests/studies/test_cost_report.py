@@ -7,15 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_study import results, right
-from referee.report.document import Table
+from referee.report.document import Table, Text
 from referee.report.drawing import Drawing
 
 from vitlab.evaluation.cost import Cost
-from vitlab.studies.budget import Budget
-from vitlab.studies.format import speed
+from vitlab.studies.file.budget import Budget
+from vitlab.studies.file.format import speed
 from vitlab.studies.report.cost import cost_remarks, cost_section, flops_of, speed_of
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import RunResult
+from vitlab.studies.results.run import RunResult
+from vitlab.studies.results.table import StudyResults
 
 COST = Cost(1, 2, 3_000_000, 1_000.0, 4_000.0, 1, 1, None, None, 64, 30, "a CPU", 1, "2.15", (950.0, 1_050.0))
 
@@ -87,12 +87,6 @@ def test_runs_of_older_versions_say_nothing_of_their_speed() -> None:
 
 def test_what_a_budget_planned_and_the_runs_spent_is_compared() -> None:
     speeds = {"ViT": 1_000.0, "Swin": 1_000.0}
-    for seconds in (58.0, 60.0, 62.9):
-        assert cost_remarks(study(speeds, Budget("minutes", 1), seconds)) == []
-    lines = cost_remarks(study(speeds, Budget("minutes", 1), seconds=66.0))
-    assert [plain(line) for line in lines] == [
-        f"{name} spent 110 % of its budget of 1 minute of training." for name in speeds
-    ]
     assert cost_remarks(study(speeds, Budget("flops", 6e9))) == []  # 2,000 images of 3 MFLOP
     (line, _) = cost_remarks(study(speeds, Budget("flops", 6e9), flops=2e6))  # the objective does less than planned
     assert "ViT spent 67 % of its budget of 6e+09 training FLOPs." in plain(line)
@@ -100,7 +94,7 @@ def test_what_a_budget_planned_and_the_runs_spent_is_compared() -> None:
 
 
 def test_the_tables_have_the_runs_beside_the_measurement() -> None:
-    found = study({"ViT": 602.0, "Swin": 990.0}, Budget("minutes", 1), seconds=66.0)
+    found = study({"ViT": 602.0, "Swin": 990.0}, Budget("flops", 6e9), flops=3.3e6)
     *_, cost, of_a_run, note = cost_section(found, {"accuracy_against_cost": Drawing(None, "", "")})  # type: ignore[arg-type]
     assert isinstance(cost, Table)
     assert isinstance(of_a_run, Table)
@@ -124,6 +118,30 @@ def test_compiled_models_beside_eager_ones_are_remarked_on() -> None:
     assert cost_remarks(dataclasses.replace(found, costs=all_compiled)) == []
     *_, note = cost_section(mixed, {"accuracy_against_cost": Drawing(None, "", "")})  # type: ignore[arg-type]
     assert "32-true eager or 32-true compiled" in str(note)
+
+
+@pytest.mark.parametrize(
+    ("environment", "cost", "expected"),
+    [
+        (
+            {"device": "EPYC", "cores": 2},
+            {"device": "EPYC, 2 cores"},
+            " (2 runs in parallel on the CPU, 1 thread each)",
+        ),
+        ({"device": "H200", "cores": 64}, {"device": "H200", "cores": None}, " (2 runs in parallel on each GPU)"),
+        ({"device": "EPYC", "cores": 2}, {"device": "H200"}, ""),
+        ({"device": "EPYC", "cores": 64}, {"device": "EPYC, 2 cores"}, ""),
+    ],
+)
+def test_how_many_runs_share_a_device_is_told_of_the_machine_that_trained_them(
+    environment: dict[str, object], cost: dict[str, object], expected: str
+) -> None:
+    found = results({"ViT": {1: right(0.9)}}, costs={"ViT": dataclasses.replace(COST, processes=2, **cost)})  # type: ignore[arg-type]
+    runs = [dataclasses.replace(run, environment=environment) for run in found.finished]
+    found = dataclasses.replace(found, finished=runs)
+    *_, note = cost_section(found, {"accuracy_against_cost": Drawing(None, "", "")})  # type: ignore[arg-type]
+    assert isinstance(note, Text)
+    assert f"time of the runs themselves{expected}, including" in plain(note.text)
 
 
 def test_a_failed_measurement_is_named(tmp_path: Path) -> None:

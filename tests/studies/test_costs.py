@@ -10,26 +10,29 @@ from fake_study import FAKE_PROGRAM, variant
 
 from vitlab.config import merge
 from vitlab.evaluation.cost import Cost
-from vitlab.studies.execution import costs as module
-from vitlab.studies.execution.costs import TURNS, measure_costs
-from vitlab.studies.execution.local import Allotment
-from vitlab.studies.grid import plan
-from vitlab.studies.prepared import first_runs
-from vitlab.studies.study import read_study
+from vitlab.studies.file.runs import Run, plan
+from vitlab.studies.file.study import read_study
+from vitlab.studies.resolved import first_runs
+from vitlab.studies.training import costs as module
+from vitlab.studies.training.costs import TURNS, known_costs, measure_costs
+from vitlab.studies.training.local import Slots
 
 Write = Callable[..., Path]
 
 
 def test_cost_is_measured_in_one_sitting(write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[Run] = []
+
     def measure(**changes: object) -> dict[str, float]:
         base = {"data": {"class_path": "fake.Digits", "init_args": {"batch_size": 128}}}
         (tmp_path / "larger.yaml").write_text(yaml.safe_dump(base))
         variants = {"A": variant(0.9), "B": variant(0.8)}
         study = read_study(write_study(**{"variants": variants, **changes}))
         runs = first_runs(study, plan(study, tmp_path))
+        measured[:] = runs
         for run in runs:
             run.folder.mkdir(parents=True, exist_ok=True)
-        costs, failures = measure_costs(runs, FAKE_PROGRAM, Allotment(1, 1, []))
+        costs, failures = measure_costs(runs, FAKE_PROGRAM, Slots(1, 1, []))
         assert set(costs) == {"A", "B"}
         assert failures == {}
         return {run.variant: (run.folder / "cost.json").stat().st_mtime for run in runs}
@@ -47,6 +50,7 @@ def test_cost_is_measured_in_one_sitting(write_study: Write, tmp_path: Path, mon
     again = measure(base="larger.yaml")
     assert all(again[name] > changed[name] for name in first)  # one is missing, both are measured
     monkeypatch.setattr(module, "device_name", lambda device: "another machine")
+    assert set(known_costs(measured)[0]) == {"A", "B"}  # a report takes it from any machine
     elsewhere = measure(base="larger.yaml")
     assert all(elsewhere[name] > again[name] for name in first)
     file = tmp_path / "small-study" / "b" / "cost.json"
@@ -64,7 +68,7 @@ def test_cost_is_measured_in_one_sitting(write_study: Write, tmp_path: Path, mon
 def measure(write_study: Write, tmp_path: Path) -> Callable[..., tuple[dict, dict]]:
     def of(jobs: int = 1, **variants: dict) -> tuple[dict[str, Cost], dict[str, str]]:
         study = read_study(write_study(variants=variants))
-        return measure_costs(first_runs(study, plan(study, tmp_path)), FAKE_PROGRAM, Allotment(jobs, 1, []))
+        return measure_costs(first_runs(study, plan(study, tmp_path)), FAKE_PROGRAM, Slots(jobs, 1, []))
 
     return of
 
@@ -106,7 +110,7 @@ def test_a_variant_has_several_processes_where_there_are_more_jobs_than_variants
     ("jobs", "gpus", "sharing"), [(4, [], 4), (4, ["0", "1"], 2), (3, ["0", "1"], 2), (1, ["0"], 1)]
 )
 def test_runs_share_the_cpu_or_a_gpu(jobs: int, gpus: list[str], sharing: int) -> None:
-    assert Allotment(jobs, None, gpus).sharing == sharing
+    assert Slots(jobs, None, gpus).sharing == sharing
 
 
 def test_a_variant_that_fails_leaves_the_others_their_turns(measure: Callable[..., tuple[dict, dict]]) -> None:

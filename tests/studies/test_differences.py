@@ -10,15 +10,15 @@ import pytest
 from fake_study import results, right
 from referee.formats import SPACE
 from referee.report import drawing
+from referee.report.differences import conclusion_on, differences_section, limits
 from referee.report.document import Details, Part, Table
 from referee.report.drawing import Drawing
 from referee.statistics.comparison import differences, least_visible
 
-from vitlab.studies.execution.local import Outcome
-from vitlab.studies.grid import Run
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.state import Outcome
 from vitlab.studies.report import figures
-from vitlab.studies.report.differences import conclusion, differences_section, limits
-from vitlab.studies.results import StudyResults
+from vitlab.studies.results.table import StudyResults
 
 FIVE = [0.95, 0.952, 0.948, 0.951, 0.949]
 
@@ -35,7 +35,7 @@ def made(study: dict[str, Any] | None = None, failures: list[Outcome] | None = N
 
 def parts(study: StudyResults) -> list[Part]:
     chart = next(chart for chart in figures.charts_for(study.metric) if chart.name == "differences")
-    return differences_section(study, Drawing(chart, "", ""))
+    return differences_section(study.verdict, Drawing(chart, "", ""))
 
 
 def notes(study: StudyResults) -> str:
@@ -53,7 +53,8 @@ def minus(accuracies: list[float], points: float) -> list[float]:
 def test_every_pair_has_its_conclusion() -> None:
     study = made(Swin=FIVE, ViT=minus(FIVE, 5), Other=[0.95, 0.949, 0.953])
     said = {
-        (pair.better.variant, pair.worse.variant): conclusion(pair, study).replace(SPACE, " ") for pair in study.pairs
+        (pair.better.name, pair.worse.name): conclusion_on(pair, study.verdict).replace(SPACE, " ")
+        for pair in study.pairs
     }
     assert said["Swin", "ViT"] == "better (5 seeds each)"
     assert sorted(said.values()) == ["better (3 and 5 seeds)", "better (5 seeds each)", "undecided (3 and 5 seeds)"]
@@ -63,13 +64,13 @@ def test_every_pair_has_its_conclusion() -> None:
 def test_a_margin_shows_in_conclusions_chart_and_plans() -> None:
     study = made({"margin": 1.5}, Swin=FIVE, ViT=FIVE[::-1])
     (pair,) = study.pairs
-    assert conclusion(pair, study).replace(SPACE, " ") == "equal to within 1.5 points (5 seeds each)"
+    assert conclusion_on(pair, study.verdict).replace(SPACE, " ") == "equal to within 1.5 points (5 seeds each)"
     assert pairs(study).columns[-1].replace(SPACE, " ") == "Needed\nfor 1.5 points"
     assert "two one-sided tests exclude a difference of 1.5 points or more" in notes(study)
     (axes,) = figures.differences(study, drawing.WIDE).axes
     band = axes.patches[0].get_extents().transformed(axes.transData.inverted())
     assert (band.x0, band.x1) == pytest.approx((-1.5, 1.5))
-    assert conclusion(pair, made(Swin=FIVE, ViT=FIVE[::-1])).startswith("equal") is False
+    assert conclusion_on(pair, made(Swin=FIVE, ViT=FIVE[::-1]).verdict).startswith("equal") is False
 
 
 def test_a_watched_study_names_the_level_of_its_looks() -> None:
@@ -93,27 +94,27 @@ def test_the_notes_name_the_test(test: str, words: str) -> None:
 @pytest.mark.parametrize(("seeds", "share"), [(3, 63), (7, 35), (14, 19)])
 def test_what_no_test_of_few_seeds_sees_is_said(seeds: int, share: int) -> None:
     study = made(Swin=(3 * FIVE)[:seeds], ViT=(3 * FIVE)[:seeds])
-    text = " ".join(limits(study)).replace(SPACE, " ")
+    text = " ".join(limits(study.verdict)).replace(SPACE, " ")
     assert f"No failure in {seeds} seeds says little about rare ones" in text
     assert f"it excludes only that more than {share} % of seeds fail." in text
     assert "up to 14 % of studies of equal variants" in text
     everyone_failed = [Outcome(Run(name, 99, {}, Path("x")), "exit status 1") for name in ("Swin", "ViT")]
-    assert "No failure" not in " ".join(limits(dataclasses.replace(study, failures=everyone_failed)))
+    assert "No failure" not in " ".join(limits(dataclasses.replace(study, failures=everyone_failed).verdict))
 
 
 def test_unequal_spreads_are_said_and_where_they_change_the_test() -> None:
     wide = [0.95 + 0.01 * x for x in (-3, -1, 0, 1, 3)]
     study = made(Swin=FIVE, ViT=minus(FIVE, 1), Wide=wide)
-    text = " ".join(limits(study)).replace(SPACE, " ")
+    text = " ".join(limits(study.verdict)).replace(SPACE, " ")
     ratio = np.std(wide) / np.std(FIVE)
     assert f"The seeds of Wide vary {ratio:.1f} times as much as those of" in text
     assert "more than by chance" in text
-    assert "more than by chance" not in " ".join(limits(made(Swin=FIVE, ViT=minus(FIVE, 1), Other=FIVE)))
+    assert "more than by chance" not in " ".join(limits(made(Swin=FIVE, ViT=minus(FIVE, 1), Other=FIVE).verdict))
 
 
 def test_a_single_seed_is_not_tested() -> None:
     study = made(Swin=[0.95], ViT=[0.9])
-    assert conclusion(study.pairs[0], study).replace(SPACE, " ") == "not tested (1 seed each)"
+    assert conclusion_on(study.pairs[0], study.verdict).replace(SPACE, " ") == "not tested (1 seed each)"
     assert "A single seed cannot show what is chance." in notes(study)
     assert not [part for part in parts(study) if isinstance(part, Details) and "uncertainty" in part.summary]
 

@@ -16,9 +16,9 @@ from vitlab.config import Config
 from vitlab.data import Digits, ImageFolder
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.compare import compare
-from vitlab.studies.draws import describe_draws, refuse_moved_test_images
-from vitlab.studies.grid import plan
-from vitlab.studies.study import read_study
+from vitlab.studies.file.runs import plan
+from vitlab.studies.file.study import read_study
+from vitlab.studies.file.vary import describe_draws, refuse_moved_test_images
 
 Write = Callable[..., Path]
 

@@ -6,7 +6,7 @@ from fake_study import Digits
 from referee.formats import SPACE
 
 from vitlab.data import Digits as RealDigits
-from vitlab.studies.duplicates import duplicates
+from vitlab.studies.results.duplicates import duplicates
 
 
 def leaking(train: int, val: int) -> Digits:

@@ -12,10 +12,11 @@ from fake_study import FAKE_PROGRAM, Digits, variant
 
 from vitlab.config import weights_of
 from vitlab.studies.compare import compare, results_of
-from vitlab.studies.fairness import kind_of, matters, name_of, own_classes
-from vitlab.studies.grid import Run, plan, plan_tuning
+from vitlab.studies.file.fairness import kind_of, matters, name_of, own_classes
+from vitlab.studies.file.runs import Run, plan
+from vitlab.studies.file.study import read_study
 from vitlab.studies.report.remarks import objections, remarks
-from vitlab.studies.study import read_study
+from vitlab.studies.training.tuning import plan_tuning
 
 Write = Callable[..., Path]
 
@@ -95,7 +96,8 @@ def test_weights_and_own_classes_are_found_wherever_they_are() -> None:
 def train(study: Path, root: Path) -> None:
     """Write the run directories of a study, as its runs would."""
     described = read_study(study)
-    trials = [run for runs in plan_tuning(described, root, {}).values() for run in runs]
+    tuning = plan_tuning(described, root, {}).values()
+    trials = [run for candidates in tuning for runs in candidates for run in runs]
     for run in [*trials, *plan(described, root)]:
         fake_vitlab.fit(run.config, overwrite=False)
 
@@ -180,7 +182,7 @@ def test_tuning_runs_and_weights_to_start_from_are_counted(
             variants={"ViT": variant(0.94, best_lr=0.2), "Swin": started},
             seeds=[1, 2],
             may_differ=["model.init_args.backbone", "model.init_args.init_from"],
-            tune={"key": "model.init_args.lr", "values": [0.1, 0.2], "seeds": [5]},
+            tune={"space": {"model.init_args.lr": [0.1, 0.2]}, "within": "study", "seeds": [5]},
         ),
         tmp_path / "runs",
     )
@@ -223,7 +225,7 @@ def test_copies_in_the_data_of_one_variant_alone_are_found(
             digits.splits["train"] = np.concatenate([digits.splits["train"], digits.splits["test"][:7]])
         return digits
 
-    monkeypatch.setattr("vitlab.studies.prepared.images_of", images_of)
+    monkeypatch.setattr("vitlab.studies.resolved.images_of", images_of)
     more = variant(0.965) | {"data": {"init_args": {"root": "more"}}}
     study = write_study(variants={"ViT": variant(0.94), "Swin": more}, may_differ=["model", "data"], seeds=[1, 2])
     text = "\n".join(remarks_on(study, tmp_path))

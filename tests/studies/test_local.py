@@ -13,19 +13,11 @@ import yaml
 from fake_study import FAKE_PROGRAM, variant
 
 from vitlab.signals import SIGNALS
-from vitlab.studies.execution.local import (
-    Allotment,
-    Outcome,
-    allot,
-    conflicting,
-    is_finished,
-    last_lines,
-    refuse_conflicts,
-    run_all,
-)
-from vitlab.studies.execution.progress import Display
-from vitlab.studies.grid import Run, plan
-from vitlab.studies.study import read_study
+from vitlab.studies.file.runs import Run, plan
+from vitlab.studies.file.state import Outcome, conflicting, is_finished, refuse_conflicts
+from vitlab.studies.file.study import read_study
+from vitlab.studies.training.local import Slots, allot, last_lines, run_all
+from vitlab.studies.training.progress import Display
 
 Write = Callable[..., Path]
 Start = Callable[..., tuple[list[Outcome], str]]
@@ -41,7 +33,7 @@ def start(write_study: Write, tmp_path: Path) -> Start:
         if not overwrite:
             refuse_conflicts(runs)
         printed = io.StringIO()
-        outcomes = run_all(runs, FAKE_PROGRAM, Allotment(2, 1, []), Display(printed, runs), overwrite)
+        outcomes = run_all(runs, FAKE_PROGRAM, Slots(2, 1, []), Display(printed, runs), overwrite)
         return outcomes, printed.getvalue()
 
     return run
@@ -193,25 +185,25 @@ def test_cores_are_shared_among_the_runs(
     cores: int, jobs: int | None, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
-    allotment = allot(cpu_runs(9), jobs)
-    assert (allotment.jobs, allotment.threads) == expected
-    assert allotment.environment(0)["OMP_NUM_THREADS"] == str(expected[1])
+    slots = allot(cpu_runs(9), jobs)
+    assert (slots.jobs, slots.threads) == expected
+    assert slots.environment(0)["OMP_NUM_THREADS"] == str(expected[1])
 
 
 def test_each_run_gets_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [Run("A", seed, {"trainer": {"max_epochs": 1}}, Path("runs/a")) for seed in range(6)]
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    allotment = allot(runs, None)
-    assert allotment.jobs == 2
-    assert [allotment.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["2", "5"]
+    slots = allot(runs, None)
+    assert slots.jobs == 2
+    assert [slots.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["2", "5"]
     assert [allot(runs, 4).environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(4)] == ["2", "5", "2", "5"]
 
 
 def test_a_run_on_several_gpus_picks_them_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     runs = [Run("A", 1, {"trainer": {"max_epochs": 1, "devices": 4}}, Path("runs/a"))]
-    assert allot(runs, None) == Allotment(1, None, [])
+    assert allot(runs, None) == Slots(1, None, [])
 
 
 def test_the_end_of_a_log_is_without_what_a_progress_bar_overwrote(tmp_path: Path) -> None:

@@ -18,16 +18,16 @@ from scipy.stats import ttest_ind
 from vitlab.commands.dispatch import run as run_command
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.compare import compare, results_of
-from vitlab.studies.execution.progress import Active, Display, Progress
-from vitlab.studies.grid import Run, plan
-from vitlab.studies.metric import TOP1, Metric, metric_of
+from vitlab.studies.file.metric import TOP1, Metric, metric_of
+from vitlab.studies.file.runs import Run, plan
+from vitlab.studies.file.study import read_study
+from vitlab.studies.file.trials import Choice, Trial
 from vitlab.studies.report import figures
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import outlooks, verdict
-from vitlab.studies.results import StudyResults
-from vitlab.studies.study import read_study
-from vitlab.studies.tuning import Choice, Trial
+from vitlab.studies.results.table import StudyResults
+from vitlab.studies.training.progress import Active, Display, Progress
 
 RMSE = Metric("rmse", "min", one_class=False)
 
@@ -98,8 +98,8 @@ def test_a_metric_of_the_test_images_alone_has_no_empty_panel() -> None:
 
 
 def test_the_lowest_error_is_tuned() -> None:
-    choice = Choice("A", [Trial(1, None), Trial(2, 0.9), Trial(3, 0.7), Trial(4, 0.8)], RMSE)
-    assert choice.best.value == 3
+    choice = Choice("A", [Trial({"lr": lr}, score) for lr, score in enumerate((None, 0.9, 0.7, 0.8))], RMSE)
+    assert choice.best.settings == {"lr": 2}
     assert not choice.at_the_edge
 
 
@@ -115,7 +115,7 @@ def test_variants_of_different_metrics_and_an_objective_without_a_task_are_refus
     with pytest.raises(ValueError, match="learns no labels, so no metric ranks its runs"):
         metric_of(nothing)  # type: ignore[arg-type]
     metrics = iter([TOP1, RMSE])
-    monkeypatch.setattr("vitlab.studies.metric.metric_of", lambda experiment: next(metrics))
+    monkeypatch.setattr("vitlab.studies.file.metric.metric_of", lambda experiment: next(metrics))
     with pytest.raises(ValueError, match=r"rank by accuracy and rmse\. Compare by one metric"):
         plan(read_study(write_study(variants={"A": variant(0.9), "B": variant(0.8)})), tmp_path)
 

@@ -1,5 +1,6 @@
 """`python -m vitlab plan`: before any run, from a study's own runs, from another study's, and what it refuses."""
 
+import dataclasses
 import io
 import re
 import shutil
@@ -13,11 +14,11 @@ from fake_study import variant
 from referee.statistics.sequential import level
 
 from vitlab.commands.dispatch import run
-from vitlab.studies.grid import plan
-from vitlab.studies.metric import TOP1
+from vitlab.studies.file.metric import TOP1
+from vitlab.studies.file.runs import plan
+from vitlab.studies.file.study import read_study
+from vitlab.studies.planned import describe
 from vitlab.studies.planning import plan_study, read_past
-from vitlab.studies.report.planned import describe
-from vitlab.studies.study import read_study
 
 Write = Callable[..., Path]
 TWO = {"A": variant(0.94), "B": variant(0.95)}
@@ -128,14 +129,13 @@ def test_a_list_that_is_extended_pays_for_its_second_look(finished: Path, tmp_pa
 
 
 def test_the_runs_of_tuning_count(finished: Path, write_study: Write, tmp_path: Path) -> None:
-    tune = {"key": "model.init_args.lr", "values": [0.1, 0.2, 0.4], "seeds": [8, 9]}
+    tune = {"space": {"model.init_args.lr": [0.1, 0.2, 0.4]}, "within": "study", "seeds": [8, 9]}
     plain = plan_study(finished, tmp_path / "runs")
     tuned = plan_study(write_study(variants=TWO, tune=tune), tmp_path / "runs")
     assert tuned.runs(5) == 11
     assert tuned.hours(5).point == pytest.approx(plain.hours(11).point)
     assert tuned.affordable(1.01 * plain.hours(11).point) == 5
-    del tune["seeds"]
-    by_seed = plan_study(write_study(variants=TWO, tune=tune | {"within": "seed"}), tmp_path / "runs")
+    by_seed = plan_study(write_study(variants=TWO, tune={"space": tune["space"]}), tmp_path / "runs")
     assert by_seed.runs(5) == 20  # each seed tries three values first
     assert by_seed.affordable(1.01 * plain.hours(20).point) == 5
 
@@ -216,7 +216,7 @@ def test_the_hours_hold_the_truth_in_four_of_five_pilots(finished: Path, tmp_pat
     """Run times of 100 ± 20 seconds: the total of ten more seeds lies in the range that three tell."""
     planned, rng, inside = plan_study(finished, tmp_path / "runs"), np.random.default_rng(0), 0
     for _ in range(300):
-        costs = [cost._replace(seconds=rng.normal(100, 20, 3)) for cost in planned.costs or []]
-        hours = type(planned)(**{**vars(planned), "costs": costs}).hours(10)
+        seconds = [rng.normal(100, 20, 3) for _ in planned.costs]
+        hours = dataclasses.replace(planned, seconds=seconds).hours(10)
         inside += hours.low <= rng.normal(100, 20, 20).sum() / 3600 / planned.jobs <= hours.high
     assert inside > 0.8 * 300 - 14  # two standard errors

@@ -3,15 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from vitlab.studies.execution.progress import (
+from vitlab.studies.file.metric import TOP1
+from vitlab.studies.file.runs import Run
+from vitlab.studies.training.progress import (
     Active,
     Display,
     Progress,
     read_progress,
     seconds_left,
 )
-from vitlab.studies.grid import Run
-from vitlab.studies.metric import TOP1
 
 HEADER = "step,epoch,train/loss,val/loss,val/top1\n"
 
@@ -62,13 +62,6 @@ def test_time_left_where_epochs_differ_in_length() -> None:
     assert seconds_left(ended, [], [many], jobs=1) == pytest.approx(20)
     # Where one run does not say how many images it has, all epochs are taken to be as long.
     assert seconds_left(ended, [], [run("all", 2)], jobs=1) == pytest.approx(0.4)
-
-
-def test_a_run_that_pauses_tells_the_length_of_the_epochs_that_it_trained() -> None:
-    paused = run("ViT", 10)
-    paused.config["run"] = {"checkpoint": {"pause_after": 2}}
-    assert seconds_left([Active(paused, 0, Progress(2, 0.5), 4.0)], [], [paused], jobs=1) == pytest.approx(4)
-    assert seconds_left([Active(paused, 0, Progress(2, 0.5), 4.0)], [], [run("ViT")], jobs=1) == pytest.approx(20)
 
 
 def test_the_last_run_cannot_be_shared() -> None:

@@ -11,15 +11,15 @@ from fake_study import AHEAD, plain, results, seeds
 from vitlab.config import ABSENT
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import Predictions
-from vitlab.studies.budget import Budget
-from vitlab.studies.duplicates import Duplicates
-from vitlab.studies.execution.local import UNFINISHED, Outcome
-from vitlab.studies.grid import Difference, Run
-from vitlab.studies.outside import Compute, LeftOut, Outside, Trials
+from vitlab.studies.file.budget import Budget
+from vitlab.studies.file.runs import Difference, Run
+from vitlab.studies.file.state import UNFINISHED, Outcome
 from vitlab.studies.report.remarks import objections, remarks, remarks_above, remarks_below
 from vitlab.studies.report.verdict import verdict
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import RunResult
+from vitlab.studies.results.context import Compute, Context, LeftOut, Trials
+from vitlab.studies.results.duplicates import Duplicates
+from vitlab.studies.results.run import RunResult
+from vitlab.studies.results.table import StudyResults
 
 ARCHITECTURE = Difference("model.init_args.backbone.class_path", {"Swin": "a.B", "ViT": "a.C"}, declared=True)
 
@@ -147,7 +147,7 @@ def test_two_remarks_stand_above_the_ranking_and_the_others_below() -> None:
     study = results(
         {"A": seeds([0.9, 0.91]), "B": seeds([0.52, 0.51])},
         failures=failed("B", 6),
-        outside=Outside(left_out=[LeftOut("ViT, seed 9", 0.971)], trials=Trials(8, 60, 100), studies=["other"]),
+        context=Context(left_out=[LeftOut("ViT, seed 9", 0.971)], trials=Trials(8, 60, 100), studies=["other"]),
     )
     above, below = remarks_above(study), remarks_below(study)
     assert [line.split(" ")[0] for line in map(plain, above)] == ["1", "B"]  # failed runs, and a baseline
@@ -171,7 +171,7 @@ def test_weights_from_elsewhere_and_the_compute_behind_them_are_named() -> None:
         Compute("runs/mae/seed-0", ["Swin"], taught=False, seconds=750, images=1_200_000),
         Compute("timm/resnet18", ["Swin", "ViT"], taught=True),
     ]
-    study = results(AHEAD, outside=Outside(compute=compute, trials=Trials(12, 3600, 60_000)))
+    study = results(AHEAD, context=Context(compute=compute, trials=Trials(12, 3600, 60_000)))
     weights, trials = map(plain, remarks(study))
     assert weights == (
         "Weights from elsewhere: Swin from runs/mae/seed-0 (12:30 of training, 1,200,000 images); all variants taught "
@@ -218,7 +218,7 @@ def test_runs_that_are_not_finished_yet_are_no_failures() -> None:
 
 
 def test_finished_runs_that_the_study_leaves_out_are_named() -> None:
-    study = results(AHEAD, outside=Outside(left_out=[LeftOut("ViT, seed 9", 0.971), LeftOut("old, seed 1", None)]))
+    study = results(AHEAD, context=Context(left_out=[LeftOut("ViT, seed 9", 0.971), LeftOut("old, seed 1", None)]))
     (remark,) = remarks(study)
     assert plain(remark) == (
         "Left out: 2 finished runs in the study's folder are not in this comparison (ViT, seed 9: 97.1 %; old, seed 1: "
@@ -237,13 +237,6 @@ def test_unequal_numbers_of_training_images_are_named() -> None:
     assert remark == "The runs did not see equally many training images: Swin 2,000; ViT 2,100."
     # A budget of FLOPs gives variants unequal numbers of images, but all runs of a variant the same.
     assert remarks(summaries(Budget("flops", 1e9), ViT={"images_seen": 2100})) == []
-
-
-def test_minutes_that_miss_the_budget_are_named() -> None:
-    minute = Budget("minutes", 1)
-    assert remarks(summaries(minute, ViT={"seconds": 62.0})) == []
-    (remark,) = remarks(summaries(minute, ViT={"seconds": 66.0}))
-    assert plain(remark) == "ViT spent 110 % of its budget of 1 minute of training."
 
 
 def test_averaged_weights_that_are_clearly_better_are_named() -> None:
@@ -380,13 +373,13 @@ def test_a_run_that_continued_with_other_code_is_named() -> None:
 
 def test_copies_of_training_images_in_the_test_split_are_named() -> None:
     found = Duplicates(1000, {"train": 2, "val": 0}, [["a", "b"], ["c", "d"]])
-    (remark,) = remarks(results(AHEAD, outside=Outside(duplicates=[found])))
+    (remark,) = remarks(results(AHEAD, context=Context(duplicates=[found])))
     assert plain(remark).startswith("Of 1,000 test images, exact copies are also 2 in the train split, which inflates")
-    assert remarks(results(AHEAD, outside=Outside(duplicates=[Duplicates(1000, {"train": 0}, [])]))) == []
+    assert remarks(results(AHEAD, context=Context(duplicates=[Duplicates(1000, {"train": 0}, [])]))) == []
 
 
 def test_other_studies_on_the_same_test_images_are_named() -> None:
-    (remark,) = remarks(results(AHEAD, outside=Outside(studies=["first-try", "second-try"])))
+    (remark,) = remarks(results(AHEAD, context=Context(studies=["first-try", "second-try"])))
     assert remark.startswith("2 other studies in this folder used the same test images (first-try, second-try);")
 
 

@@ -15,15 +15,14 @@ from fake_study import FAKE_PROGRAM, Digits, results, right, variant, write_stud
 from matplotlib import figure as drawn
 from referee.formats import SPACE
 from referee.report import drawing
-from referee.report.document import Cell, Details, Figure, Gallery, Part, Table, Text, render
+from referee.report.document import Cell, Details, Figure, Gallery, Part, Table, Text, write_document
 
 from vitlab.studies.compare import RunsFailed, compare, results_of
-from vitlab.studies.metric import TOP1
+from vitlab.studies.file.metric import TOP1
 from vitlab.studies.report import figures, page
 from vitlab.studies.report.page import write_report
-from vitlab.studies.report.robustness import finished_runs
-from vitlab.studies.results import StudyResults
-from vitlab.studies.robustness import CLEAN, fingerprint, keep
+from vitlab.studies.report.robustness import CLEAN, fingerprint, finished_runs, keep
+from vitlab.studies.results.table import StudyResults
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium to look at the page")
@@ -138,7 +137,9 @@ def test_markdown_says_what_the_page_says(
     tmp_path: Path, digits: Digits, no_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     documents = []
-    monkeypatch.setattr(page, "render", lambda document, name: documents.append(document) or render(document, name))
+    monkeypatch.setattr(
+        page, "write_document", lambda each, folder: documents.append(each) or write_document(each, folder)
+    )
     study = results({name: {s: right(a, 300, s) for s in (1, 2, 3)} for name, a in {"A|B": 0.9, "<i>": 0.7}.items()})
     object.__setattr__(study.study, "path", tmp_path / "study.yaml")
     study.study.path.write_text("name: x")
@@ -281,7 +282,7 @@ def test_the_report_takes_in_robustness_of_the_runs_as_they_are(
         for run in finished_runs(folder)[0]
         for name, strength, top1 in ((CLEAN, 0.0, 0.9), ("noise", 0.1, 0.8), ("noise", 0.2, 0.6), ("blur", 4.0, 0.5))
     ]
-    keep(pd.DataFrame(rows), folder / "robustness")
+    keep(pd.DataFrame(rows), folder)
 
     def report() -> str:
         write_report(*results_of(tmp_path / "study.yaml", tmp_path / "runs"), folder)

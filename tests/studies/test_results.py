@@ -13,11 +13,11 @@ from referee.statistics.intervals import t_interval
 
 from vitlab.config import merge
 from vitlab.evaluation.predictions import Predictions, write_predictions
-from vitlab.studies.execution.local import Outcome
-from vitlab.studies.grid import Run
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.state import Outcome
 from vitlab.studies.report import sections
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import read_results
+from vitlab.studies.results.run import read_results
+from vitlab.studies.results.table import StudyResults
 
 LABELS = np.arange(30) % 3
 
@@ -125,9 +125,9 @@ def test_a_variant_that_left_the_race_stays_behind_those_that_beat_it() -> None:
     assert set(study.watch.settled) == {(0, 1), (2, 1)}
     assert study.ranking[-1].variant == "B"
     for pair in study.pairs:
-        if "B" in (pair.better.variant, pair.worse.variant):
+        if "B" in (pair.better.name, pair.worse.name):
             assert pair.settled
-            assert pair.worse.variant == "B"
+            assert pair.worse.name == "B"
             assert pair.p > 0  # of the look that settled it
 
 

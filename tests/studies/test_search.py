@@ -1,4 +1,4 @@
-"""Searches whose best settings are planted: what is tried, chosen and said."""
+"""Random trials whose best settings are planted: what is drawn, chosen and said."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,47 +9,61 @@ from fake_study import FAKE_PROGRAM, variant
 from referee.report.drawing import draw  # before a test leaves the charts empty
 
 from vitlab.studies.compare import compare, results_of
-from vitlab.studies.report.search import budgets, scores_of, search_chart
-from vitlab.studies.search_space import parse_search
+from vitlab.studies.file.space import draw_settings, parse_tuning
+from vitlab.studies.file.study import read_study
+from vitlab.studies.report.tuning import as_tuned, leads_by_trials, scores_of, tuning_chart
 
 Write = Callable[..., Path]
 LR = "model.init_args.lr"
 SPACE = {LR: [0.1, 0.2, 0.3], "model.init_args.label_smoothing": {"from": 0.01, "to": 0.3}}
-SEARCH: dict[str, Any] = {"space": SPACE, "trials": 12}
+DRAWS: dict[str, Any] = {"space": SPACE, "trials": 12, "within": "study"}
 # Of three learning rates one is right for A and another one for B; with a wrong one, ten points are lost.
 TWO = {"variants": {"A": variant(0.8, best_lr=0.1), "B": variant(0.9, best_lr=0.3)}, "seeds": [1, 2, 3]}
 
 
-@pytest.mark.parametrize("sampler", ["random", "sobol", "tpe"])
-def test_the_same_seed_draws_the_same_settings(sampler: str) -> None:
-    search = parse_search({**SEARCH, "sampler": sampler}, [1, 2])
-    assert search is not None
-    scores = [0.5, 0.7, None, 0.6, 0.8, 0.1, 0.4]
-    drawn = search.settings(scores)
-    assert drawn == search.settings(scores)
-    assert len(drawn) == (8 if sampler == "tpe" else 12)
-    assert all(0.01 <= each["model.init_args.label_smoothing"] <= 0.3 for each in drawn)
-    assert {each[LR] for each in drawn} <= {0.1, 0.2, 0.3}
-    if sampler == "tpe":
-        assert search.settings([]) == drawn[:1]
-        assert search.settings([0.5, 0.7]) == drawn[:3]
+def test_draws_are_those_of_the_first_searches() -> None:
+    """Golden: the first two trials that optuna 5.0's random sampler drew for experiments/studies/digits_search.yaml."""
+    study = read_study(Path(__file__).parents[2] / "experiments/studies/digits_search.yaml")
+    assert study.tuning is not None
+    first, second, *_ = study.tuning.candidates(None)
+    assert list(first.settings.values()) == [0.002588170214937918, 0.01398866500827661, 0.18082901282149316, 0.0]
+    assert list(second.settings.values()) == [0.0034617652930056487, 0.00502389974127297, 0.2675319002346239, 0.0]
+    assert [each.seeds for each in study.tuning.candidates(None)] == [[2000 + number] for number in range(24)]
 
 
-def test_tpe_draws_more_where_earlier_trials_were_good() -> None:
-    search = parse_search({"space": {LR: {"from": 0.001, "to": 1.0}}, "trials": 40, "sampler": "tpe"}, [])
-    assert search is not None
-    scores: list[float | None] = []
-    while len(scores) < 40:  # good near 0.1
-        drawn = search.settings(scores)[len(scores)]
-        scores.append(0.9 - abs(drawn[LR] - 0.1))
-    late = [each[LR] for each in search.settings(scores)[20:]]
-    assert sum(0.03 < lr < 0.3 for lr in late) > 13  # of 20; a random draw is there in a third of trials
+def test_draws_fill_their_ranges() -> None:
+    space = {
+        "rate": {"from": 0.001, "to": 1.0, "log": True},
+        "share": {"from": 0.0, "to": 0.5, "log": False},
+        "depth": {"from": 2, "to": 4, "log": False},
+        "width": {"from": 8, "to": 64, "log": True},
+        "loss": ["a", "b"],
+    }
+    drawn = draw_settings(space, 400, 3)
+    assert draw_settings(space, 400, 3) == drawn
+    assert draw_settings(space, 10, 3) == drawn[:10]
+    rates, shares = ([each[key] for each in drawn] for key in ("rate", "share"))
+    assert 0.4 < sum(rate < 0.0316 for rate in rates) / 400 < 0.6  # half of them below the geometric mean
+    assert 0.4 < sum(share < 0.25 for share in shares) / 400 < 0.6
+    assert 0.001 <= min(rates) < max(rates) < 1.0
+    assert {each["depth"] for each in drawn} == {2, 3, 4}
+    assert all(type(each["width"]) is int and 8 <= each["width"] <= 64 for each in drawn)
+    assert 0.4 < sum(each["loss"] == "a" for each in drawn) / 400 < 0.6
+
+
+def test_each_seed_of_the_study_draws_its_own_trials() -> None:
+    tuning = parse_tuning({"space": SPACE, "trials": 3}, [1, 2001])
+    assert tuning is not None
+    first, second = tuning.candidates(1), tuning.candidates(2001)
+    assert [each.name for each in second] == ["trial-04", "trial-05", "trial-06"]
+    assert [seed for each in (*first, *second) for seed in each.seeds] == [2000, 2002, 2003, 2004, 2005, 2006]
+    assert [each.settings for each in (*first, *second)] == draw_settings(tuning.space, 6, 0)
 
 
 def test_each_variant_is_compared_with_its_best_settings(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write_study(**TWO, search={**SEARCH, "trials": 24})
+    path = write_study(**TWO, tune={**DRAWS, "trials": 24})
     report = compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
     trials = sorted((tmp_path / "runs/small-study/search/a").glob("*/seed-*/summary.json"))
     assert [(each.parts[-3], each.parts[-2]) for each in trials] == [
@@ -59,11 +73,13 @@ def test_each_variant_is_compared_with_its_best_settings(
     by_variant = {result.variant: result.runs[0].run.config["model"]["init_args"] for result in results.ranking}
     assert by_variant["A"]["lr"] == 0.1
     assert by_variant["B"]["lr"] == 0.3
-    assert results.searched[0].settings == results.searched[1].settings
+    of_a, of_b = ([trial.settings for trial in choice.trials] for choice in results.choices)
+    assert of_a == of_b
+    assert as_tuned(results)[0].startswith("Each variant is compared with its best settings of the search")
     said = "B is better than A at every number of trials up to 24."
     assert said in capsys.readouterr().out
     assert said in report.with_suffix(".md").read_text()
-    chart = search_chart(results)
+    chart = tuning_chart(results)
     assert chart is not None
     assert "trials" in draw(chart, results, tmp_path).wide
 
@@ -72,83 +88,28 @@ def test_each_variant_is_compared_with_its_best_settings(
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/**/summary.json")}
 
 
-def test_tpe_searches_for_each_variant_and_continues(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
-    path = write_study(**TWO, search={**SEARCH, "trials": 14, "sampler": "tpe"})  # it learns from the eleventh on
-    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    first, _ = results_of(path, tmp_path / "runs")
-    assert first.searched[0].settings != first.searched[1].settings
-    (tmp_path / "runs/small-study/search/a/trial-05/seed-2004/summary.json").unlink()
-    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    again, _ = results_of(path, tmp_path / "runs")
-    assert again.searched == first.searched
-
-
 def test_equal_variants_are_not_told_apart(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:
     twins = {"A": variant(0.9, best_lr=0.1), "B": variant(0.9001, best_lr=0.1)}
-    path = write_study(variants=twins, seeds=[1, 2, 3], search=SEARCH)
+    path = write_study(variants=twins, seeds=[1, 2, 3], tune=DRAWS)
     compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
     results, _ = results_of(path, tmp_path / "runs")
-    assert budgets(results) == ["A and B are not distinguished at any number of trials."]
-
-
-def test_as_many_trials_of_each_variant_are_pruned(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
-    path = write_study(**TWO, search={**SEARCH, "prune": {"after": 2, "keep": 0.25}})
-    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    for name in ("a", "b"):
-        assert len(list((tmp_path / "runs/small-study/search" / name).glob("*/seed-*/summary.json"))) == 3
-    results, _ = results_of(path, tmp_path / "runs")
-    for each, best in zip(results.searched, (0.1, 0.3), strict=True):
-        assert sum(score is not None for score in each.test) == 3
-        assert None not in each.validation
-        assert each.settings[each.chosen][LR] == best
-
-    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/**/metrics.csv")}
-    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)  # nothing is left to do
-    assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/**/metrics.csv")}
-
-
-def test_a_trial_that_was_kept_and_failed_is_not_taken_for_a_pruned_one(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
-    variants = {"A": variant(0.8, best_lr=0.1, fail_late_lr=0.1), "B": variant(0.9, best_lr=0.3)}
-    search = {**SEARCH, "prune": {"after": 2, "keep": 0.75}}
-    path = write_study(variants=variants, seeds=[1, 2, 3], search=search)
-    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    results, _ = results_of(path, tmp_path / "runs")
-    of_a, of_b = scores_of(results)
-    assert of_a.failed == sum(each[LR] == 0.1 for each in results.searched[0].settings) > 0
-    assert of_b.failed == 0
-
-
-def test_trials_that_end_before_the_pruning_are_complete(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
-    path = write_study(**TWO, search={**SEARCH, "prune": {"after": 6, "keep": 0.25}}, budget={"epochs": 4})
-    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    results, _ = results_of(path, tmp_path / "runs")
-    for each, best in zip(results.searched, (0.1, 0.3), strict=True):
-        assert None not in each.validation + each.test
-        assert each.settings[each.chosen][LR] == best
+    assert leads_by_trials(results) == ["A and B are not distinguished at any number of trials."]
 
 
 def test_failed_trials_count_as_the_worst_and_are_named(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:
     variants = {"A": variant(0.8, best_lr=0.1, fail_lr=0.3), "B": variant(0.9, best_lr=0.3)}
-    path = write_study(variants=variants, seeds=[1, 2, 3], search=SEARCH)
+    path = write_study(variants=variants, seeds=[1, 2, 3], tune=DRAWS)
     report = compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
     results, _ = results_of(path, tmp_path / "runs")
-    of_a, of_b = scores_of(results)
-    assert of_a.failed == sum(each[LR] == 0.3 for each in results.searched[0].settings) > 0
+    of_a, of_b = scores_of(results).values()
+    assert of_a.failed == sum(trial.settings[LR] == 0.3 for trial in results.choices[0].trials) > 0
     assert of_b.failed == 0
     assert len(of_a.validation) == len(of_b.validation) == 12
-    worst = min(score for each in results.searched for score in each.validation if score is not None)
+    worst = min(trial.score for choice in results.choices for trial in choice.trials if trial.score is not None)
     assert sorted(of_a.validation)[: of_a.failed] == [worst] * of_a.failed
     assert f"Failed trials (A {of_a.failed}) count as the worst of all scores." in report.with_suffix(".md").read_text()
 
@@ -156,45 +117,51 @@ def test_failed_trials_count_as_the_worst_and_are_named(
 def test_trials_of_other_settings_are_not_taken_for_these(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:
-    search = {**SEARCH, "prune": {"after": 2, "keep": 0.25}}
-    compare(write_study(**TWO, search=search), tmp_path / "runs", program=FAKE_PROGRAM)
+    compare(write_study(**TWO, tune=DRAWS), tmp_path / "runs", program=FAKE_PROGRAM)
     changed = TWO | {"variants": {"A": variant(0.85, best_lr=0.1), "B": variant(0.9, best_lr=0.3)}}
     with pytest.raises(ValueError, match="with another configuration"):
-        compare(write_study(**changed, search=search), tmp_path / "runs", program=FAKE_PROGRAM)
+        compare(write_study(**changed, tune=DRAWS), tmp_path / "runs", program=FAKE_PROGRAM)
 
 
 def test_trials_without_a_score_are_refused(write_study: Write, tmp_path: Path, in_process: None) -> None:
-    study = write_study(**TWO, search=SEARCH, metric={"name": "rank", "mode": "max"})
-    with pytest.raises(ValueError, match="no trial of A finished with val/rank and test/rank"):
+    study = write_study(**TWO, tune=DRAWS, metric={"name": "rank", "mode": "max"})
+    with pytest.raises(ValueError, match="no tuning run of A finished and has a val/rank"):
         compare(study, tmp_path / "runs", program=FAKE_PROGRAM)
 
 
+def test_random_trials_within_seeds_choose_for_each_seed(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    path = write_study(**TWO | {"seeds": [1, 2]}, tune={"space": SPACE, "trials": 6})
+    report = compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+    results, _ = results_of(path, tmp_path / "runs")
+    assert [(choice.variant, choice.seed) for choice in results.choices] == [("A", 1), ("B", 1), ("A", 2), ("B", 2)]
+    for result in results.finished:
+        (choice,) = [c for c in results.choices if (c.variant, c.seed) == (result.run.variant, result.run.seed)]
+        assert result.run.config["model"]["init_args"]["lr"] == choice.chosen.settings[LR]
+    assert {variant: len(scores.validation) for variant, scores in scores_of(results).items()} == {"A": 12, "B": 12}
+    text = report.with_suffix(".md").read_text()
+    assert "Each seed chose its own lr and label_smoothing by its own tuning runs" in text
+    assert "12 trials of each variant" in text.replace("\u00a0", " ")
+
+
 @pytest.mark.parametrize(
-    ("search", "message"),
+    ("tune", "message"),
     [
-        ({"trials": 8}, "Expected a mapping with a `space` of keys and `trials`"),
-        ({"space": SPACE}, "search: trials: None. Expected a whole number from 2"),
-        ({"space": SPACE, "trials": 8, "sampler": "grid"}, "sampler: 'grid'. Expected one of random, sobol, tpe"),
+        ({"trials": 8}, "Expected a mapping with a `space` of keys"),
+        ({"space": SPACE}, "is a range. Give a number of `trials`"),
+        ({"space": SPACE, "trials": 1}, "tune: trials: 1. Expected a whole number from 2"),
+        ({"space": SPACE, "trials": 8, "seed": -1}, "tune: seed: -1. Expected a whole number from 0"),
+        ({"space": SPACE, "trials": 8, "sampler": "tpe"}, "unknown key of `tune` `sampler`"),
         ({"space": {LR: [0.1]}, "trials": 8}, "Expected a list of values, or {from: 1.0e-4, to: 1.0e-2}"),
         ({"space": {LR: {"from": 0.0, "to": 1.0}}, "trials": 8}, "with numbers above 0"),
-        ({"space": {LR: {"from": 1, "until": 2}}, "trials": 8}, "unknown key of `search: space: "),
-        (
-            {"space": SPACE, "trials": 8, "prune": {"after": 2}},
-            "Expected epochs and a share, like {after: 2, keep: 0.5}",
-        ),
-        ({"space": SPACE, "trials": 8, "sampler": "tpe", "prune": {"after": 1, "keep": 0.5}}, "TPE chooses one trial"),
-        ({"space": {"model.init_args.lrr": [1, 2]}, "trials": 8}, "`model.init_args.lrr` is no key of any variant"),
+        ({"space": {LR: {"from": 1, "until": 2}}, "trials": 8}, "unknown key of `tune: space: "),
+        ({"space": {"model.init_args.lrr": [1, 2]}, "trials": 8}, "has a key `model.init_args.lrr`"),
     ],
 )
-def test_a_search_that_cannot_be_is_refused(
-    write_study: Write, tmp_path: Path, search: dict[str, Any], message: str
+def test_random_trials_that_cannot_be_are_refused(
+    write_study: Write, tmp_path: Path, tune: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        compare(write_study(search=search), tmp_path / "runs", program=FAKE_PROGRAM)
+        compare(write_study(tune=tune), tmp_path / "runs", program=FAKE_PROGRAM)
     assert not list(tmp_path.glob("runs/**/seed-*"))
-
-
-def test_tune_and_search_exclude_each_other(write_study: Write, tmp_path: Path) -> None:
-    changes = {"search": SEARCH, "tune": {"key": LR, "values": [0.1, 0.2]}}
-    with pytest.raises(ValueError, match="tune and search both choose settings"):
-        compare(write_study(**changes), tmp_path / "runs", program=FAKE_PROGRAM)

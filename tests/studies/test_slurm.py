@@ -11,10 +11,10 @@ import submitit
 from fake_study import FAKE_PROGRAM, variant
 
 from vitlab.studies.compare import compare
-from vitlab.studies.execution.slurm import run_array, slurm
-from vitlab.studies.execution.task import RunTask
-from vitlab.studies.grid import plan
-from vitlab.studies.study import read_study
+from vitlab.studies.file.runs import plan
+from vitlab.studies.file.study import read_study
+from vitlab.studies.training.slurm import run_array, slurm
+from vitlab.studies.training.task import RunTask
 
 Write = Callable[..., Path]
 PAIR = {"A": variant(0.9), "B": variant(0.8)}
@@ -56,14 +56,6 @@ def test_a_run_that_fails_is_told_with_its_last_words(write_study: Write, tmp_pa
     program = ("sh", "-c", "echo no room; exit 3")
     outcomes = run_array(runs, program, local(tmp_path), False, lambda line: None, poll_seconds=0.1)
     assert [outcome.failure for outcome in outcomes] == ["exit status 3: no room"] * 2
-
-
-def test_a_run_that_pauses_as_told_does_not_come_back(write_study: Write, tmp_path: Path) -> None:
-    runs = plan(read_study(write_study(variants=PAIR, seeds=[1])), tmp_path)
-    program = ("sh", "-c", f"echo >> {tmp_path}/starts; exit 76")
-    outcomes = run_array(runs, program, local(tmp_path), False, lambda line: None, poll_seconds=0.1)
-    assert [outcome.failure for outcome in outcomes] == [None, None]
-    assert (tmp_path / "starts").read_text() == "\n\n"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What a study's budget buys each variant, with rehearsals that only leave what is read of them."""
+"""What a study's budget buys each variant."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,13 +9,11 @@ from fake_study import Digits, variant
 
 from vitlab.config import Config, merge
 from vitlab.evaluation.cost import Cost
-from vitlab.studies.budget import Epoch
-from vitlab.studies.execution.local import Outcome
-from vitlab.studies.execution.rehearsal import LEAST, pace_of
-from vitlab.studies.grid import Run, _in_proportion, differing_keys, plan
-from vitlab.studies.prepared import first_runs
-from vitlab.studies.spending import epoch_of, spend_budget
-from vitlab.studies.study import read_study
+from vitlab.studies.file.budget import Epoch, epoch_of
+from vitlab.studies.file.runs import Run, _in_proportion, differing_keys, plan
+from vitlab.studies.file.study import read_study
+from vitlab.studies.resolved import first_runs
+from vitlab.studies.training.spending import spend_budget
 
 Write = Callable[..., Path]
 VARIANTS = {"A": variant(0.9), "B": variant(0.8, size=2.0)}
@@ -34,40 +32,14 @@ def refuse(runs: Sequence[Run]) -> tuple[dict[str, Cost], dict[str, str]]:
     raise AssertionError("nothing was to be measured")
 
 
-class Rehearsals:
-    """Trains nothing: loading halves the measured speed, the first epoch takes a second longer, validation 0.1 s."""
-
-    def __init__(self) -> None:
-        self.runs: list[Run] = []
-
-    def __call__(self, runs: list[Run]) -> list[Outcome]:
-        self.runs += runs
-        for run in runs:
-            write_run(run.directory, run.epochs, 1_200.0 if run.variant == "A" else 600.0)
-        return [Outcome(run, None) for run in runs]
-
-
-def write_run(directory: Path, epochs: int, speed: float, validation: float = 0.1, start: float = 1.0) -> None:
-    directory.mkdir(parents=True)
-    first = 896 / (896 / speed + start)
-    rows = [f"{epoch},{first if epoch == 0 else speed},\n{epoch},,0.9" for epoch in range(epochs)]
-    (directory / "metrics.csv").write_text("\n".join(["epoch,images_per_second,val/top1", *rows]) + "\n")
-    seconds = start + epochs * (896 / speed + validation)
-    (directory / "summary.json").write_text(json.dumps({"images_seen": 896 * epochs, "seconds": seconds}))
-
-
 @pytest.fixture
 def spend(write_study: Write, digits: Digits, tmp_path: Path) -> Callable[..., dict[str, tuple]]:
     def of(
-        budget: dict[str, float],
-        measure: Callable = measure,
-        train: Callable = refuse,
-        jobs: int = 2,
-        variants: dict[str, Config] = VARIANTS,
+        budget: dict[str, float], measure: Callable = measure, variants: dict[str, Config] = VARIANTS
     ) -> dict[str, tuple]:
         study = read_study(write_study(budget=budget, variants=variants))
         runs = first_runs(study, plan(study, tmp_path))
-        decided = spend_budget(study, runs, lambda _: len(digits.labels("train")), measure, train, jobs, tmp_path)
+        decided = spend_budget(study, runs, lambda _: len(digits.labels("train")), measure, tmp_path)
         return {
             run.variant: (run.epochs, run.config["trainer"].get("limit_train_batches"))
             for run in plan(study, tmp_path, decided)
@@ -79,52 +51,6 @@ def spend(write_study: Write, digits: Digits, tmp_path: Path) -> Callable[..., d
 def test_equal_flops_are_fewer_epochs_for_the_dearer_variant(spend: Callable[..., dict]) -> None:
     # 900 training images, of which 28 batches of 32 are an epoch: 8,064 and 2,688 images.
     assert spend({"flops": 8.064e9}) == {"A": (9, None), "B": (3, None)}
-
-
-def test_minutes_are_those_of_runs_with_loading_validation_and_start(spend: Callable[..., dict]) -> None:
-    # 1 s of start, and in each epoch 0.1 s of validation and 896 / 1,200 s or 896 / 600 s of training.
-    seconds = 1 + 20 * (896 / 1200 + 0.1)
-    found = spend({"minutes": seconds / 60}, refuse, Rehearsals())
-    assert found["A"] == (20, None)
-    epochs, batches = found["B"]  # 10.6 epochs, which whole ones would miss by 3 %
-    assert 11 <= epochs <= 14
-    assert 1 + epochs * (32 * batches / 600 + 0.1) == pytest.approx(seconds, rel=0.03)
-
-
-def test_rehearsals_take_a_quarter_of_the_budget_or_a_minute_with_as_many_runs_as_the_jobs_need(
-    spend: Callable[..., dict], tmp_path: Path
-) -> None:
-    rehearsals = Rehearsals()
-    spend({"minutes": 0.5}, refuse, rehearsals, jobs=4)
-    # An epoch takes 0.85 and 1.59 s, of which 7.5 s are 9 and 5. Two variants fill four jobs twice.
-    assert [(run.variant, run.seed, run.epochs) for run in rehearsals.runs] == [
-        *(("A", 0, LEAST), ("B", 0, LEAST), ("A", 1, LEAST), ("B", 1, LEAST)),
-        *(("A", 0, 9), ("B", 0, 5), ("A", 1, 9), ("B", 1, 5)),
-    ]
-    assert all(run.config["run"]["test"] is False for run in rehearsals.runs)
-    assert not (tmp_path / "rehearsal").exists()  # their result is in budget.json
-    known = json.loads((tmp_path / "budget.json").read_text())
-    assert known["pace"]["A"] == pytest.approx({"image": 1 / 1200, "epoch": 0.1, "run": 1.0})
-    for minutes, expected in ((0.08, [LEAST, LEAST]), (60.0, [LEAST, LEAST, 71, 38])):
-        rehearsals = Rehearsals()
-        spend({"minutes": minutes}, refuse, rehearsals, jobs=1)
-        assert [run.epochs for run in rehearsals.runs] == expected
-
-
-def test_a_failed_rehearsal_is_named_and_can_be_looked_into(spend: Callable[..., dict], tmp_path: Path) -> None:
-    def fail(runs: list[Run]) -> list[Outcome]:
-        runs[1].folder.mkdir(parents=True)
-        return [Outcome(runs[0], None), Outcome(runs[1], "exit status 1: boom")]
-
-    with pytest.raises(ValueError, match=r"study\.yaml: the rehearsal of B failed \(exit status 1: boom\); see .*log"):
-        spend({"minutes": 1}, train=fail)
-    assert (tmp_path / "rehearsal" / "first" / "b").is_dir()
-    assert not (tmp_path / "budget.json").exists()
-
-
-def test_the_pace_of_a_run_separates_batches_validation_and_start(tmp_path: Path) -> None:
-    write_run(tmp_path / "run", 5, speed=700.0, validation=0.4, start=2.5)
-    assert pace_of(tmp_path / "run") == pytest.approx((1 / 700, 0.4, 2.5))
 
 
 def test_an_epoch_has_whole_optimizer_steps_on_all_devices() -> None:
@@ -142,7 +68,7 @@ def test_the_warm_up_keeps_its_share_of_the_epochs(write_study: Write, digits: D
     warm = variant(0.9)
     warm["model"]["init_args"]["schedule"] = {"class_path": "x.Cosine", "init_args": {"warmup_epochs": 0.6}}
     study = read_study(write_study(budget={"images": 8960}, variants={"A": warm, "B": variant(0.8)}))
-    decided = spend_budget(study, first_runs(study, plan(study, tmp_path)), lambda _: 900, refuse, refuse, 1, tmp_path)
+    decided = spend_budget(study, first_runs(study, plan(study, tmp_path)), lambda _: 900, refuse, tmp_path)
     chosen = plan(study, tmp_path, decided)[0].config
     assert chosen["trainer"]["max_epochs"] == 10
     assert chosen["model"]["init_args"]["schedule"]["init_args"] == {"warmup_epochs": pytest.approx(2)}
@@ -152,7 +78,7 @@ def test_the_warm_up_keeps_its_share_of_the_epochs(write_study: Write, digits: D
     with pytest.raises(
         ValueError, match=r"study\.yaml: budget: .*warmup_epochs is 0\.6, but trainer\.max_epochs is not set"
     ):
-        spend_budget(study, first_runs(study, plan(study, tmp_path)), lambda _: 900, refuse, refuse, 1, tmp_path)
+        spend_budget(study, first_runs(study, plan(study, tmp_path)), lambda _: 900, refuse, tmp_path)
 
 
 @pytest.mark.parametrize(("images", "every"), [(900, 3), (90, 47), (4000, 1)])
@@ -163,14 +89,14 @@ def test_a_run_of_many_short_epochs_is_validated_as_often_as_the_base(
     base = merge(variant(0.9), {"trainer": {"max_epochs": 6, "check_val_every_n_epoch": 2}})
     study = read_study(write_study(budget={"images": 8960}, variants={"A": base, "B": variant(0.8)}))
     drafts = first_runs(study, plan(study, tmp_path))
-    decided = spend_budget(study, drafts, lambda _: images, refuse, refuse, 1, tmp_path)
+    decided = spend_budget(study, drafts, lambda _: images, refuse, tmp_path)
     chosen = plan(study, tmp_path, decided)[0].config["trainer"]
     assert chosen["check_val_every_n_epoch"] == every
 
     record = json.loads((tmp_path / "budget.json").read_text())
     del record["validated"]  # a study of an earlier version goes on with the interval that it has
     (tmp_path / "budget.json").write_text(json.dumps(record))
-    decided = spend_budget(study, drafts, lambda _: images, refuse, refuse, 1, tmp_path)
+    decided = spend_budget(study, drafts, lambda _: images, refuse, tmp_path)
     assert plan(study, tmp_path, decided)[0].config["trainer"]["check_val_every_n_epoch"] == 2
 
 
@@ -187,7 +113,7 @@ def test_what_a_budget_scales_may_differ_as_far_as_the_epochs_do(write_study: Wr
         variants = {"A": merge(own["A"], size), "B": merge(own["B"], longer)}
         study = read_study(write_study(budget=budget, variants=variants, may_differ=["model.init_args.backbone"]))
         drafts = first_runs(study, plan(study, tmp_path))
-        decided = spend_budget(study, drafts, lambda _: 900, measure, refuse, 1, tmp_path)
+        decided = spend_budget(study, drafts, lambda _: 900, measure, tmp_path)
         return {each.key: each.declared for each in differing_keys(study, plan(study, tmp_path, decided))}
 
     assert departures({}, flops=8.0e10) == {
@@ -206,7 +132,6 @@ def test_what_a_budget_scales_may_differ_as_far_as_the_epochs_do(write_study: Wr
         return read_study(write_study(budget=budget)).in_proportion
 
     assert scaled(images=8960) == scaled(flops=8.0e9) == [warmup, every]
-    assert scaled(minutes=1) == [warmup]
     assert scaled(epochs=4) == []
 
 

@@ -7,10 +7,11 @@ import yaml
 from fake_study import variant
 
 from vitlab.experiment.experiment import Experiment
-from vitlab.studies.execution.local import conflicting, write_config
-from vitlab.studies.grid import differing_keys, plan
-from vitlab.studies.overruled import overruled
-from vitlab.studies.study import read_study, slug
+from vitlab.studies.file.overruled import overruled
+from vitlab.studies.file.runs import differing_keys, plan
+from vitlab.studies.file.state import conflicting
+from vitlab.studies.file.study import read_study, slug
+from vitlab.studies.training.local import write_config
 
 Write = Callable[..., Path]
 
@@ -100,21 +101,22 @@ BAD = {
     "refused by the experiment": ({"variants": {"A": variant(0.9), "B": {"x": 1}}}, "Variant 'B' of"),
     "may_differ misspelt": ({"may_differ": ["model.init_args.backbon"]}, "Did you mean `model.init_args.backbone`?"),
     "budget of nothing": ({"budget": {"epochs": 0}}, "Expected a whole number from 1"),
-    "two budgets": ({"budget": {"epochs": 3, "images": 9}}, "Expected one of epochs, images, flops, minutes"),
-    "tune misspelt": ({"tune": {"key": "model.init_args.rl", "values": [1, 2]}}, "tune: key: `model.init_args.rl` is"),
-    "one value": ({"tune": {"key": "model.init_args.lr", "values": [1]}}, "two `values` or more"),
-    "equal values": ({"tune": {"key": "model.init_args.lr", "values": [1, 1]}}, "contains duplicates"),
-    "unknown key of tune": ({"tune": {"key": "model", "value": [1, 2]}}, "Did you mean `values`?"),
-    "tune is a word": ({"tune": "lr"}, "Expected a mapping with `key` and `values`"),
+    "two budgets": ({"budget": {"epochs": 3, "images": 9}}, "Expected one of epochs, images, flops"),
+    "tune misspelt": ({"tune": {"space": {"model.init_args.rl": [1, 2]}}}, "has a key `model.init_args.rl`. Did you"),
+    "one value": ({"tune": {"space": {"model.init_args.lr": [1]}}}, "Expected a list of values"),
+    "equal values": ({"tune": {"space": {"model.init_args.lr": [1, 1]}}}, "would share the folder lr-1/"),
+    "unknown key of tune": ({"tune": {"space": {"model": [1, 2]}, "trial": 4}}, "Did you mean `trials`?"),
+    "tune as it was written": ({"tune": {"key": "lr", "values": [1, 2]}}, "Expected a mapping with a `space` of keys"),
+    "tune is a word": ({"tune": "lr"}, "Expected a mapping with a `space` of keys"),
     "a batch is tuned at a budget of images": (
-        {"tune": {"key": "data.init_args.batch_size", "values": [8, 16]}, "budget": {"images": 900}},
+        {"tune": {"space": {"data.init_args.batch_size": [8, 16]}, "within": "study"}, "budget": {"images": 900}},
         "Give a budget in epochs"),
-    "an architecture is tuned at a budget of minutes": (
-        {"search": {"space": {"model.init_args.backbone.init_args.depth": [1, 2]}, "trials": 2},
-         "budget": {"minutes": 9}},
+    "an architecture is tuned at a budget of FLOPs": (
+        {"tune": {"space": {"model.init_args.backbone.init_args.depth": [1, 2]}, "trials": 2},
+         "budget": {"flops": 1.0e+9}},
         "Give a budget in epochs or images"),
     "branches of tuned runs": (
-        {"tune": {"key": "model.init_args.lr", "values": [0.1, 0.2]}, "branch": True, "budget": None,
+        {"tune": {"space": {"model.init_args.lr": [0.1, 0.2]}, "within": "study"}, "branch": True, "budget": None,
          "along": {"epochs": [2, 4]}}, "could give them other settings"),
     "a claim along an axis": (
         {"claim": {"sentence": "A"}, "along": {"train_images": [60, 120]}}, "Remove one of the two"),
@@ -187,7 +189,7 @@ VIT = "model.init_args.backbone.init_args"
 def test_at_a_budget_of_flops_no_setting_is_tuned_that_changes_them(
     key: str, refused: bool, write_study: Write
 ) -> None:
-    path = write_study(tune={"key": key, "values": [0.1, 0.2]}, budget={"flops": 1e9})
+    path = write_study(tune={"space": {key: [0.1, 0.2]}, "within": "study"}, budget={"flops": 1e9})
     with pytest.raises(ValueError, match="changes what an image costs") if refused else nullcontext():
         read_study(path)
 

@@ -1,7 +1,6 @@
 """Budgets and tuning, with runs that only leave what is read of them."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,20 +14,19 @@ from fake_study import FAKE_PROGRAM, Digits, variant
 
 from vitlab.config import Config
 from vitlab.studies.compare import compare, results_of
-from vitlab.studies.execution.local import Outcome, is_finished
-from vitlab.studies.grid import Run, differing_keys, plan
-from vitlab.studies.metric import TOP1
+from vitlab.studies.file.metric import TOP1
+from vitlab.studies.file.runs import Run, differing_keys, plan
+from vitlab.studies.file.space import Tuning
+from vitlab.studies.file.state import Outcome, is_finished
+from vitlab.studies.file.study import Study, read_study
+from vitlab.studies.file.trials import Choice, Trial
 from vitlab.studies.report.tuning import as_tuned, tuning_remarks, tuning_section
-from vitlab.studies.study import Study, Tuning, read_study
-from vitlab.studies.tuning import (
-    Choice,
-    Trial,
-    refuse_unfit_images,
-    tune,
-)
+from vitlab.studies.training.tuning import refuse_unfit_images, tune
 
 Write = Callable[..., Path]
-TUNE = {"key": "model.init_args.lr", "values": [0.1, 0.2, 0.4]}
+LR = "model.init_args.lr"
+GRID = {"space": {LR: [0.1, 0.2, 0.4]}}  # each seed tunes itself
+TUNE = {**GRID, "within": "study"}
 VARIANTS = {"A": variant(0.9, best_lr=0.2), "B": variant(0.8, size=2.0, best_lr=0.4)}
 
 
@@ -69,8 +67,7 @@ def test_each_variant_gets_the_value_that_served_it_best_on_validation_images(tu
     assert [choice.at_the_edge for choice in choices] == [False, True]
     assert configs["A, seed 1"]["trainer"]["max_epochs"] == 7  # what the budget bought stays
     assert "model.init_args.lr" in study.allowed
-    recorded = json.loads((tmp_path / "small-study" / "tuning" / "choices.json").read_text())
-    assert [(c["variant"], c["chosen"], c["tuning_seeds"]) for c in recorded["choices"]] == [
+    assert [(choice.variant, value_of(choice.chosen), choice.seeds) for choice in choices] == [
         ("A", 0.2, [3, 5]),
         ("B", 0.4, [3, 5]),
     ]
@@ -80,20 +77,27 @@ def lr_of(config: Config) -> float:
     return float(config["model"]["init_args"]["lr"])
 
 
+def value_of(trial: Trial) -> object:
+    (value,) = trial.settings.values()
+    return value
+
+
 def test_a_value_that_failed_is_not_chosen(tuned: Callable) -> None:
     _, choices, _ = tuned(variants={"A": variant(0.9, best_lr=0.2, fail_lr=0.2), "B": variant(0.8, best_lr=0.2)})
-    assert [choice.chosen.value for choice in choices] == [0.1, 0.2]
+    assert [value_of(choice.chosen) for choice in choices] == [0.1, 0.2]
 
 
 def test_tuning_seeds_are_three_that_the_study_lacks(write_study: Write) -> None:
     seeds = [1, 2, 1001]
     assert read_study(write_study(tune=TUNE, seeds=seeds)).tuning.seeds == [1000, 1002, 1003]  # type: ignore[union-attr]
     assert read_study(write_study(tune={**TUNE, "seeds": [1]}, seeds=seeds)).tuning.seeds == [1]  # type: ignore[union-attr]
-    within = read_study(write_study(tune={**TUNE, "within": "seed"}, seeds=seeds))
+    within = read_study(write_study(tune=GRID, seeds=seeds))
     assert within.tuning.seeds == seeds  # type: ignore[union-attr]
+    assert read_study(write_study(tune={**TUNE, "within": "seed"}, seeds=seeds)).tuning == within.tuning
     for wrong, message in (
-        ({"within": "seeds"}, "tune: within: 'seeds'. Expected `seed`"),
+        ({"within": "seeds"}, "tune: within: 'seeds'. Expected `seed` or `study`"),
         ({"within": "seed", "seeds": [7]}, r"tune: seeds: \[7\], but `within: seed` tunes with the study's seeds"),
+        ({"trials": 4, "seeds": [7]}, r"tune: seeds: \[7\], but random trials have their own seeds"),
         ({"seeds": [7, 7]}, r"tune: seeds: \[7, 7\] contains 7 twice"),
     ):
         with pytest.raises(ValueError, match=rf"study\.yaml: {message}"):
@@ -108,14 +112,12 @@ NEARLY = {"A": variant(0.9, best_lr=0.2), "B": variant(0.8, best_lr=0.4, gains=G
 def test_a_near_tie_is_a_tie_and_goes_to_the_value_that_both_can_take(tuned: Callable, tmp_path: Path) -> None:
     _, choices, configs = tuned(variants=NEARLY)
     a, b = choices
-    assert (a.best.value, b.best.value) == (0.2, 0.4)
-    assert (a.chosen.value, b.chosen.value) == (0.2, 0.2)
-    assert [[trial.value for trial in choice.ties] for choice in choices] == [[0.2], [0.2, 0.4]]
+    assert (value_of(a.best), value_of(b.best)) == (0.2, 0.4)
+    assert (value_of(a.chosen), value_of(b.chosen)) == (0.2, 0.2)
+    assert [[value_of(trial) for trial in choice.ties] for choice in choices] == [[0.2], [0.2, 0.4]]
     assert {lr_of(config) for config in configs.values()} == {0.2}
     # Seeds deviate by 0.001 but for B with 0.2, whose gain deviates too: 0.003.
     assert a.error == b.error == pytest.approx(np.sqrt(2 / 3 * (5 * 0.001**2 + 0.003**2) / 6))
-    recorded = json.loads((tmp_path / "small-study" / "tuning" / "choices.json").read_text())["choices"][1]
-    assert (recorded["best"], recorded["chosen"], recorded["near_ties"]) == (0.4, 0.2, [0.2, 0.4])
 
 
 def test_a_single_tuning_seed_has_the_error_of_its_validation_images(tuned: Callable, digits: Digits) -> None:
@@ -127,7 +129,7 @@ def test_a_single_tuning_seed_has_the_error_of_its_validation_images(tuned: Call
 def test_each_seed_repeats_the_search_with_its_own_runs(tuned: Callable, tmp_path: Path) -> None:
     """A's luck with 0.1 and seed 2 is as large as its loss: its run of seed 2 has another value than the others."""
     lucky = {"A": variant(0.9, best_lr=0.2, gains=[[[2, 0.1], 0.2]]), "B": variant(0.8, best_lr=0.4)}
-    study, choices, configs = tuned(tune={**TUNE, "within": "seed"}, variants=lucky)
+    study, choices, configs = tuned(tune=GRID, variants=lucky)
     assert {name: lr_of(config) for name, config in configs.items() if name[0] == "A"} == {
         "A, seed 1": 0.2,
         "A, seed 2": 0.1,
@@ -148,36 +150,24 @@ def no_training(runs: list[Run]) -> list[Outcome]:
 
 
 def test_a_seed_without_a_finished_tuning_run_is_named(write_study: Write, digits: Digits, tmp_path: Path) -> None:
-    study = read_study(write_study(tune={**TUNE, "within": "seed"}, variants=VARIANTS))
-    with pytest.raises(ValueError, match="no tuning run of A finished with seed 1; see its logs"):
+    study = read_study(write_study(tune=GRID, variants=VARIANTS))
+    with pytest.raises(ValueError, match="no tuning run of A finished with seed 1 and has a val/top1; see its logs"):
         tune(study, tmp_path, {}, no_training, digits)
     choices, chosen = tune(study, tmp_path, {}, train, digits, [("A", 2), ("B", 2), ("B", 3)])
     assert [(c.variant, c.seed) for c in choices] == [("A", 2), ("B", 2), ("B", 3)]
     assert set(chosen) == {("A", 2), ("B", 2), ("B", 3)}
 
 
-def test_choices_of_earlier_versions_stay(tuned: Callable, tmp_path: Path) -> None:
-    """They tuned with the first seed of the study and took each variant's own best; their runs need no other."""
-    folder = tmp_path / "small-study" / "tuning"
-    stored = {
-        name: {"variant": name, "trials": [[0.1, 0.80], [0.2, best], [0.4, 0.901]]}
-        for name, best in (("A", 0.902), ("B", 0.9))
-    }
-    for name in ("a", "b"):
-        (folder / name / "lr-0-1" / "seed-1").mkdir(parents=True)
-        (folder / name / "lr-0-1" / "seed-1" / "summary.json").write_text("{}")
-    record = folder / "choices.json"
-    record.write_text(json.dumps(stored))
-    _, choices, configs = tuned()
-    assert [(choice.chosen.value, choice.seeds) for choice in choices] == [(0.2, [1]), (0.4, [1])]
-    assert {name: lr_of(config) for name, config in configs.items() if name.endswith("1")} == {
-        "A, seed 1": 0.2,
-        "B, seed 1": 0.4,
-    }
-    assert json.loads(record.read_text()) == stored
-    _, choices, _ = tuned(tune={**TUNE, "seeds": [1, 2]})  # which were not run
-    assert [list(choice.seeds) for choice in choices] == [[1, 2], [1, 2]]
-    assert "choices" in json.loads(record.read_text())
+def test_a_grid_of_two_settings_tries_every_combination(tuned: Callable, tmp_path: Path) -> None:
+    space = {LR: [0.1, 0.2], "model.init_args.label_smoothing": [0.0, 0.1]}
+    _, choices, configs = tuned(tune={"space": space, "within": "study", "seeds": [3]})
+    folders = sorted(path.name for path in (tmp_path / "small-study" / "tuning" / "a").iterdir())
+    assert folders == [f"lr-0-{lr}-label-smoothing-0-{smoothing}" for lr in (1, 2) for smoothing in (0, 1)]
+    assert [trial.text for trial in choices[0].trials] == [
+        f"lr {lr}, label_smoothing {smoothing}" for lr in (0.1, 0.2) for smoothing in (0.0, 0.1)
+    ]
+    own = configs["A, seed 1"]["model"]["init_args"]
+    assert (own["lr"], own["label_smoothing"]) == (0.2, 0.0)  # equal scores: the first
 
 
 @pytest.mark.parametrize("seeds", [[1, 2], {"from": 3, "to": 5}])
@@ -196,7 +186,7 @@ def test_a_study_tuned_within_seeds_continues_where_it_was(
 
     monkeypatch.setattr("vitlab.studies.compare.run_all", train_here)
     monkeypatch.setattr("vitlab.studies.compare.measure_costs", lambda *args, **options: ({}, {}))
-    path = write_study(tune={**TUNE, "within": "seed"}, variants=VARIANTS, seeds=seeds)
+    path = write_study(tune=GRID, variants=VARIANTS, seeds=seeds)
     compare(path, tmp_path / "runs")
     used = (1, 2) if isinstance(seeds, list) else (1, 2, 3)  # A and B are 10 points apart: settled at the first look
     names = [v + tried for v in "AB" for tried in ("", " with lr-0-1", " with lr-0-2", " with lr-0-4")]
@@ -209,27 +199,26 @@ def test_a_study_tuned_within_seeds_continues_where_it_was(
 
 
 @pytest.mark.slow
-def test_a_tuned_study_of_equal_wall_clock_tells_what_was_decided(
+def test_a_tuned_study_of_equal_images_tells_what_was_decided(
     write_study: Write, tmp_path: Path, no_figures: None
 ) -> None:
-    """From the file to the page, with processes; the fakes train 2,400 and 1,200 images/s."""
-    path = write_study(tune=TUNE, variants=VARIANTS, seeds=[1], budget={"minutes": 3.75 / 60})
+    """From the file to the page, with processes; an epoch has 896 images."""
+    path = write_study(tune=TUNE, variants=VARIANTS, seeds=[1], budget={"images": 4480})
     folder = compare(path, tmp_path / "runs", program=FAKE_PROGRAM).parent
-    assert pd.read_csv(folder / "results.csv").set_index("variant")["epochs"].to_dict() == {"A": 10, "B": 5}
+    assert pd.read_csv(folder / "results.csv").set_index("variant")["epochs"].to_dict() == {"A": 5, "B": 5}
     assert yaml.safe_load((folder / "b" / "config-seed-1.yaml").read_text())["model"]["init_args"]["lr"] == 0.4
     for report in ("report.html", "report.md"):
         text = (folder / report).read_text()
         assert "The best value for B, 0.4, is at the edge of those tried." in text
         assert "A was tuned" not in text
         assert "differ in more than the study declares" not in text
-        assert "0.0625 minutes of training" in text
 
 
 def test_the_first_of_equal_values_is_chosen() -> None:
-    choice = Choice("A", [Trial(1, None), Trial(2, 0.9), Trial(3, 0.9), Trial(4, 0.8)])
-    assert choice.best.value == 2
+    choice = Choice("A", [Trial({LR: lr}, score) for lr, score in enumerate((None, 0.9, 0.9, 0.8))])
+    assert value_of(choice.best) == 1
     assert not choice.at_the_edge
-    assert Choice("A", [Trial(1, None), Trial(2, None)]).best.score is None
+    assert Choice("A", [Trial({LR: 1}, None), Trial({LR: 2}, None)]).best.score is None
 
 
 def test_tuning_on_test_images_is_refused(write_study: Write, digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,16 +231,16 @@ def test_tuning_on_test_images_is_refused(write_study: Write, digits: Digits, mo
 
 def told(choices: list[Choice], **tuning: object) -> tuple[list[str], list[str], str]:
     """Return the sentence, the remarks and the section's text on some choices."""
-    study = Tuning("model.init_args.lr", [0.1, 0.2, 0.4], **{"seeds": [1000, 1001, 1002], **tuning})  # type: ignore[arg-type]
+    study = Tuning(GRID["space"], **{"seeds": [1000, 1001, 1002], **tuning})  # type: ignore[arg-type]
     outcomes = {seed: fake_study.right(0.9, seed=seed) for seed in (1, 2)}
     results = fake_study.results({"A": outcomes, "B": outcomes}, choices=choices)
     results = dataclasses.replace(results, study=dataclasses.replace(results.study, tuning=study))
-    text = [str(part) for part in tuning_section(results)]
+    text = [str(part) for part in tuning_section(results, None)]
     return as_tuned(results), tuning_remarks(results), "\n".join(text)
 
 
 def trials(*scores: float) -> list[Trial]:
-    return [Trial(value, score) for value, score in zip((0.1, 0.2, 0.4), scores, strict=True)]
+    return [Trial({LR: value}, score) for value, score in zip((0.1, 0.2, 0.4), scores, strict=True)]
 
 
 def test_the_report_says_which_values_the_interval_holds_fixed() -> None:
@@ -292,7 +281,7 @@ def test_the_report_shows_the_chosen_values_by_seed() -> None:
         for seed, best in ((1, 0.7), (2, 0.95))
         for name in ("A", "B")
     ]
-    sentence, remarks, section = told(choices, seeds=[1, 2], within_seeds=True)
+    sentence, remarks, section = told(choices, seeds=[1, 2], chosen_for=[1, 2])
     assert sentence == [
         "Each seed chose its own lr by its own tuning runs; the intervals include the noise of this choice."
     ]
@@ -305,7 +294,7 @@ def test_what_a_study_will_take_is_said_before_its_tuning_the_first_time_too(
     write_study: Callable[..., Path], tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     variants = {"A": variant(0.9), "B": variant(0.8)}
-    tune = {"key": "model.init_args.lr", "values": [0.1, 0.2], "seeds": [1000]}
+    tune = {"space": {LR: [0.1, 0.2]}, "within": "study", "seeds": [1000]}
     study = write_study(variants=variants, seeds=[1, 2], tune=tune)
     compare(study, tmp_path, program=FAKE_PROGRAM)
     said = capsys.readouterr().out.replace("\u00a0", " ")

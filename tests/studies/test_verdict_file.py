@@ -8,9 +8,9 @@ import pytest
 from fake_study import plain, results, right
 
 from vitlab.__main__ import main
-from vitlab.studies.grid import Difference
+from vitlab.studies.file.runs import Difference
 from vitlab.studies.report.verdict_file import write_verdict
-from vitlab.studies.results import StudyResults
+from vitlab.studies.results.table import StudyResults
 
 
 def study(accuracies: dict[str, float], **changes: object) -> StudyResults:
@@ -118,7 +118,7 @@ def test_a_single_seed_writes_valid_json(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ((), "verdict.json does not exist"),
-        (("--better", "Z"), "'Z' is no variant"),
+        (("--better", "Z"), "'Z' is not a variant"),
         (("--better", "A", "--than", "A"), "two"),
     ],
 )

@@ -1,1 +1,21 @@
 """Pictures of what models learned: functions that return arrays, and functions that draw them."""
+
+from typing import Any
+
+from vitlab import exported
+
+_PLACES = {
+    "agreement": ["draw_agreement"],
+    "attention": ["attention_distance", "input_map", "query_at", "query_map"],
+    "canvas": ["show_image", "to_pixels"],
+    "embeddings": ["filter_components", "position_similarity"],
+    "figures": ["draw_distances", "draw_filters", "draw_heads", "draw_images", "draw_maps", "draw_positions"],
+    "image_logging": ["some_images"],
+    "reconstructions": ["draw_reconstructions"],
+    "windows": ["draw_masks", "draw_pictures", "draw_tokens", "regions"],
+}
+__all__ = [name for names in _PLACES.values() for name in names]
+
+
+def __getattr__(name: str) -> Any:
+    return exported("vitlab.analysis", _PLACES, name)

@@ -9,9 +9,10 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from referee.report.drawing import COLORS, INK, MUTED
 from torch import Tensor
 
-from vitlab.analysis.canvas import COLORS, INK, MUTED, new_figure, styled
+from vitlab.analysis.canvas import new_figure, styled
 
 CLASSES_SHOWN = 20
 

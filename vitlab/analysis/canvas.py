@@ -9,16 +9,17 @@ import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from referee.report.drawing import INK, MUTED
 from torch import Tensor
 
 from vitlab.atomic_files import written_whole
 
-INK, MUTED, RIGHT, WRONG = "#1c1d20", "#5c6066", "#00634a", "#a83c00"
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")  # Okabe and Ito 2008
+RIGHT, WRONG = "#00634a", "#a83c00"
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 10,
+    "axes.labelsize": 9,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "xtick.color": MUTED,
@@ -70,4 +71,5 @@ def show_image(axes: Axes, image: Float[np.ndarray, "H W C"]) -> None:
 def no_ticks(axes: Axes) -> None:
     """Remove ticks and frame; labels stay."""
     axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
     axes.spines[:].set_visible(False)

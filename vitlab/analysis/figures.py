@@ -1,15 +1,15 @@
-"""Figures of attention, positions, filters and block outputs, and of a collapse."""
+"""Figures of attention, positions, filters and block outputs."""
 
-import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
+from referee.report.drawing import COLORS, MUTED
 
-from vitlab.analysis.canvas import COLORS, MUTED, RIGHT, WRONG, new_figure, new_grid, no_ticks, show_image, styled
+from vitlab.analysis.canvas import RIGHT, WRONG, new_figure, new_grid, no_ticks, show_image, styled
 
 HEAT = "inferno"
 LARGEST_MOSAIC = 14  # maps per side: more are too small to see
@@ -81,55 +81,10 @@ def draw_amplitudes(amplitudes: dict[str, list[float]]) -> Figure:
     return figure
 
 
-@styled
-def draw_collapse(curves: dict[str, pd.DataFrame], outputs: int | None = None) -> Figure:
-    """Draw the columns of `vitlab.evaluation.collapse.collapse_curves` by epoch, one line for each of several runs.
-
-    Args:
-        outputs: K; a dotted line marks ln K, the entropy of a teacher for which all outputs are as likely.
-    """
-    titles = {"entropy": "entropy of the teacher, nats", "kl": "KL(teacher ‖ student), nats", "rank": "rank"}
-    drawn = [name for name in titles if any(table[name].notna().any() for table in curves.values())]
-    figure = new_figure(0.6 + 3.4 * len(drawn), 3.4)
-    for axes, column in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
-        across = axes.get_yaxis_transform()
-        for index, (name, table) in enumerate(curves.items()):
-            values = table[column].dropna()
-            label = name if column == drawn[0] else None
-            axes.plot(values.index + 1, values, "o-", markersize=3, color=COLORS[index % len(COLORS)], label=label)
-        if column == "entropy" and outputs is not None:
-            axes.axhline(math.log(outputs), color=MUTED, linestyle=":")
-            axes.text(1, math.log(outputs), f"ln {outputs}", color=MUTED, ha="right", va="bottom", transform=across)
-        axes.set(xlabel="epoch", title=titles[column], ylim=(0, None))
-        _plain(axes)
-    figure.legend(loc="outside upper left", ncols=len(curves))
-    return figure
-
-
 def _plain(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
-
-
-@styled
-def draw_similarities(similarities: dict[tuple[str, str], Float[np.ndarray, "I J"]]) -> Figure:
-    """Draw for each pair of models the similarity of each block of one to each block of the other."""
-    columns = min(3, len(similarities))
-    rows = -(-len(similarities) // columns)
-    figure = new_figure(1 + 3.3 * columns, 3.3 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for axes in panels.flat[len(similarities) :]:
-        axes.set_axis_off()
-    for axes, ((first, second), values) in zip(panels.flat, similarities.items(), strict=False):
-        height, width = values.shape
-        edges = (0.5, width + 0.5, 0.5, height + 0.5)
-        shown = axes.imshow(values, cmap="magma", vmin=0, vmax=1, origin="lower", extent=edges, aspect="auto")
-        axes.set(xlabel=f"block of {second}", ylabel=f"block of {first}")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.colorbar(shown, ax=panels, label="linear CKA")
-    return figure
 
 
 def overlay(axes: Axes, image: Float[np.ndarray, "H W C"], heat: Float[np.ndarray, "h w"]) -> None:
@@ -158,7 +113,7 @@ def draw_images(images: list[Float[np.ndarray, "H W C"]], captions: list[Caption
 
 def _write_caption(axes: Axes, caption: Caption) -> None:
     text, right = caption
-    axes.set_xlabel(text, color={None: MUTED, True: RIGHT, False: WRONG}[right], fontsize=9)
+    axes.set_xlabel(text, color={None: MUTED, True: RIGHT, False: WRONG}[right])
 
 
 @styled
@@ -173,16 +128,27 @@ def draw_maps(
     The arguments but `names` are by model; models may see images at different sizes. A model may have no captions.
     """
     figure, panels = new_grid(len(names), len(maps) + 1, 1.75, 1.9)
+    fill_with_maps(panels, images, maps, captions, names)
+    return figure
+
+
+def fill_with_maps(
+    panels: np.ndarray,
+    images: Mapping[str, Sequence[Float[np.ndarray, "H W C"]] | Float[np.ndarray, "B H W C"]],
+    maps: Mapping[str, Float[np.ndarray, "B h w"]],
+    captions: Mapping[str, list[Caption]],
+    names: list[str],
+) -> None:
+    """Draw as `draw_maps` does on axes (rows, columns), in the style that they were made in."""
     for i, (row, name) in enumerate(zip(panels, names, strict=True)):
         show_image(row[0], next(iter(images.values()))[i])
-        row[0].set_xlabel(_short(name), color=MUTED, fontsize=8)
+        row[0].set_xlabel(_short(name), color=MUTED)
         for axes, model in zip(row[1:], maps, strict=True):
             overlay(axes, images[model][i], maps[model][i])
             if captions[model]:
                 _write_caption(axes, captions[model][i])
     for axes, title in zip(panels[0], ["image", *maps], strict=True):
         axes.set_title(title)
-    return figure
 
 
 def _short(name: str, most: int = 18) -> str:

@@ -6,8 +6,9 @@ B images of H × W pixels in C channels, values from 0 to 1; a mask is True wher
 import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
+from referee.report.drawing import MUTED
 
-from vitlab.analysis.canvas import MUTED, new_grid, show_image, styled
+from vitlab.analysis.canvas import new_grid, show_image, styled
 
 GRAY = 0.5  # of hidden pixels
 

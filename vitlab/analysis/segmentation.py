@@ -9,12 +9,11 @@ Letters: B or N images, h heads, H x W patches, Hpx x Wpx pixels.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,33 +24,11 @@ from vitlab.models.backbone import in_eval_mode
 MASS = 0.6
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """A mean Jaccard similarity over images, and its 95 % interval (Student's)."""
+class AttentionOverlap(NamedTuple):
+    """Jaccard similarity of attention and masks, the mean over images: of each image's best head, and of all heads."""
 
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, overlaps: Float[Tensor, "N"]) -> "Overlap":
-        """Summarize."""
-        values = overlaps.double().numpy()
-        margin = float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
-        return cls(float(np.mean(values)), float(np.mean(values)) - margin, float(np.mean(values)) + margin)
-
-    def __str__(self) -> str:
-        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
-
-
-@dataclass(frozen=True)
-class AttentionOverlap:
-    """Jaccard similarity of attention and masks: of each image's best head, and the mean over heads."""
-
-    best: Overlap
-    mean: Overlap
-    heads: int
-    images: int
+    best: float
+    mean: float
 
 
 @torch.no_grad()
@@ -73,17 +50,8 @@ def attention_overlap(
             overlaps.append(jaccard(class_token_masks(model, images), inside).cpu())
             done += len(images)
     heads = torch.cat(overlaps)  # (N, h)
-    best, mean = Overlap.of(heads.amax(dim=1)), Overlap.of(heads.mean(dim=1))
-    return AttentionOverlap(best, mean, heads.shape[1], len(heads))
-
-
-def best_heads(
-    model: ImageModel, images: Float[Tensor, "B C Hpx Wpx"], masks: Bool[Tensor, "B Hpx Wpx"]
-) -> tuple[Bool[Tensor, "B Hpx Wpx"], Float[Tensor, "B"]]:
-    """Return the thresholded attention of each image's best head, and its Jaccard similarity."""
-    heads = class_token_masks(model, images)
-    overlap, best = jaccard(heads, masks.to(images.device)).max(dim=1)
-    return heads[torch.arange(len(heads)), best], overlap
+    best, mean = (float(np.mean(values.double().numpy())) for values in (heads.amax(dim=1), heads.mean(dim=1)))
+    return AttentionOverlap(best, mean)
 
 
 def class_token_masks(model: ImageModel, images: Float[Tensor, "B C Hpx Wpx"]) -> Bool[Tensor, "B h Hpx Wpx"]:

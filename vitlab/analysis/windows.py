@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from referee.report.drawing import COLORS, INK
 from torch import Tensor
 
-from vitlab.analysis.canvas import COLORS, INK, new_figure, new_grid, show_image, styled
+from vitlab.analysis.canvas import new_figure, new_grid, show_image, styled
 
 PALETTE = matplotlib.colormaps["Set3"]
 

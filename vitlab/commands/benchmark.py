@@ -1,56 +1,48 @@
-"""`python -m vitlab benchmark …`: what an experiment costs on this machine, and the largest batch that fits."""
+"""`python -m vitlab benchmark …`: what an experiment costs on this machine.
+
+The objective, its optimizer, weight averages, gradient clipping, the check of each step and the way from uint8 to views
+are the experiment's. Only the images are noise, so that no data set is needed.
+"""
 
 import argparse
 import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from vitlab.atomic_files import write_text
 from vitlab.commands.options import StudyParser, experiment_of
-from vitlab.config import Config
+from vitlab.config import Config, merge
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
     from vitlab.evaluation.cost import Cost
-    from vitlab.evaluation.memory import TrainingCost
     from vitlab.experiment.experiment import Experiment
-
-log = logging.getLogger("vitlab")
-
-STEPS = 10  # of a trial whose time counts
-OUT_OF_MEMORY = "out of memory"
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Measure the cost of an experiment's model, its peak memory, or the largest batch that fits."""
-    if arguments and arguments[0] in {"memory", "batch"}:
-        return (benchmark_memory if arguments[0] == "memory" else benchmark_batch)(arguments[1:])
-    return benchmark_cost(arguments)
-
-
-def benchmark_cost(arguments: Sequence[str]) -> int:
     """Print what an experiment costs on this machine."""
     parser = StudyParser(
         "python -m vitlab benchmark --config FILE.yaml",
         "Cost of an experiment's own training step and of inference on this machine: parameters, FLOPs, images/s, "
-        "memory. Other keys as in fit. "
-        "`benchmark memory` measures peak memory by batch size, `benchmark batch` finds the largest batch that fits.",
+        "memory. Other keys as in fit.",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write it to a file")
     # For `compare`, in whose studies that many processes measure at once: a turn begins when a line comes in.
     parser.add_argument("--in_turn", type=int, help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args(arguments)
-    experiment = build_single_process(rest)
+    # One process on one device.
+    experiment = experiment_of(
+        [*rest, "--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
+    )
 
+    from vitlab.data.terminal import counted
     from vitlab.evaluation.cost import doubts
-    from vitlab.experiment.step_cost import TURNS, measure
+    from vitlab.evaluation.cost.step import TURNS
 
-    turns = turns_on_request() if options.in_turn else iter(tqdm(range(TURNS), desc="measuring cost", disable=None))
+    turns = turns_on_request() if options.in_turn else counted(range(TURNS), TURNS, "Measuring cost")
     logging.disable(logging.WARNING)  # training on noise
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -65,11 +57,88 @@ def benchmark_cost(arguments: Sequence[str]) -> int:
     return 0
 
 
+def measure(config: Config, turns: Iterator[object], processes: int = 1) -> "Cost":
+    """Return the cost of an experiment; see `vitlab.evaluation.cost.step.measure`."""
+    import torch
+
+    from vitlab.data.noise import Noise
+    from vitlab.data.photos import height_and_width
+    from vitlab.evaluation.cost import step
+    from vitlab.evaluation.cost.memory import map_tensors
+
+    map_tensors()
+    experiment = on_noise(config)
+    objective, data = experiment.objective, experiment.data
+    trainer = endless(experiment)
+    images = torch.randn(data.batch_size, data.in_chans, *height_and_width(data.image_size))
+    shares = {height_and_width(size): share for size, share in data.training_shares.items()}
+    if compiled := bool(experiment.config["run"]["compile"]):
+        objective.compile_parts()
+    batches = Noise(data, step.ENDLESS * trainer.accumulate_grad_batches)
+    return step.measure(objective, trainer, batches, images, shares, turns, processes, compiled)
+
+
+def on_noise(config: Config) -> "Experiment":
+    """Return an experiment whose objective trains on noise: it asks for no stored weights, no cache and no classes."""
+    from vitlab.experiment.experiment import Experiment
+    from vitlab.objectives import Distillation
+
+    arguments: Config = {"init_from": None}  # the values of weights take no memory and no time
+    if "whiten" in config["model"]["init_args"]:
+        arguments["whiten"] = False
+    if "teacher" in config["model"]["init_args"]:
+        arguments["teacher"] = {"cache": None} | _untrained_teacher(config)
+    experiment = Experiment(merge(config, {"model": {"init_args": arguments}}))
+    if isinstance(experiment.objective, Distillation):  # noise has no classes to recognize
+        experiment.objective.teacher.examine = lambda batches: None  # type: ignore[method-assign]
+    return experiment
+
+
+def _untrained_teacher(config: Config) -> Config:
+    """Return the settings by which a teacher needs no weights; that of a run keeps them, as they name its model."""
+    from vitlab.experiment.chain import TEACHER
+    from vitlab.experiment.experiment import Experiment
+
+    if config["model"]["init_args"]["teacher"]["model"] is not None:
+        return {"weights": None}
+    before = Experiment(config).before()  # perhaps not trained yet
+    if (taught_by := before.get(TEACHER)) is None:
+        return {}
+    return {"weights": None, "model": taught_by.config["model"]["init_args"]["backbone"]}
+
+
+def endless(experiment: "Experiment") -> "Trainer":
+    """Return a trainer like the experiment's, in all that a step takes, which writes nothing."""
+    from lightning.pytorch import Trainer
+
+    from vitlab.evaluation.cost.step import ENDLESS
+    from vitlab.runs.finite_steps import FiniteSteps
+
+    like = experiment.trainer
+    return Trainer(
+        accelerator="gpu" if like.strategy.root_device.type == "cuda" else "cpu",
+        devices=1,
+        precision=like.precision,
+        gradient_clip_val=like.gradient_clip_val,
+        gradient_clip_algorithm=like.gradient_clip_algorithm,
+        accumulate_grad_batches=like.accumulate_grad_batches,
+        max_epochs=like.max_epochs,
+        max_steps=ENDLESS,
+        limit_val_batches=0,
+        callbacks=[FiniteSteps("skip")],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
 def describe(cost: "Cost") -> str:
     """Return a cost in words, a line each."""
     from referee.formats import NONE, counted
 
-    from vitlab.studies.format import engineering, speed
+    from vitlab.studies.file.format import engineering, speed
 
     def joules(value: float | None) -> str:
         return "not available: this machine has no meter" if value is None else f"{engineering(value)} an image"
@@ -105,131 +174,3 @@ def turns_on_request() -> Iterator[None]:
     for _ in sys.stdin:
         yield
         print(READY, flush=True)
-
-
-def benchmark_memory(arguments: Sequence[str]) -> int:
-    """Print and write the peak memory of an experiment's training steps, with and without gradient checkpointing.
-
-    Checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174) stores only the input of each block and
-    recomputes the rest in the backward pass.
-    """
-    parser = StudyParser(
-        "python -m vitlab benchmark memory --config FILE.yaml",
-        "Peak memory of training steps by batch size, and what grad_checkpointing saves. Other keys as in fit.",
-    )
-    parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128], help="sizes [16 32 64 128]")
-    parser.add_out("the tables")
-    options, rest = parser.parse_known_args(arguments)
-    experiment = build_single_process(rest)
-
-    import torch
-
-    from vitlab.evaluation.cost import device_name
-    from vitlab.evaluation.memory import in_own_process
-    from vitlab.experiment.noise_training import least_batch, trial
-    from vitlab.models import Backbone
-    from vitlab.models.layers import BatchNorm
-
-    backbone = experiment.objective.backbone
-    if not isinstance(backbone, Backbone):
-        raise ValueError(f"{type(backbone).__name__} has no grad_checkpointing; use a ViT, DeiT or Swin.")
-    if any(isinstance(module, BatchNorm) for module in backbone.modules()):
-        raise ValueError("norm: batch has no grad_checkpointing to measure; use norm: layer.")
-    if min(options.batches) < least_batch(experiment):
-        raise ValueError(
-            f"--batches {min(options.batches)}: a step of this experiment needs {least_batch(experiment)} images."
-        )
-    header = (
-        f"{type(experiment.objective).__name__} with {type(backbone).__name__} of {backbone.img_size[0]} px, "
-        f"{experiment.trainer.precision}. {device_name(experiment.trainer.strategy.root_device)}, threads: "
-        f"{torch.get_num_threads()}, torch {torch.__version__}."
-    )
-    rows: list[tuple[int, bool, "TrainingCost | None"]] = []
-    cases = [(size, on) for size in sorted(set(options.batches)) for on in (False, True)]
-    for size, on in tqdm(cases, desc="measuring memory", disable=None):
-        rows.append((size, on, in_own_process(trial, experiment.config, size, 1, STEPS, on)))
-        write_memory_tables(rows, header, options.out)
-    print((options.out / "memory.md").read_text(encoding="utf-8"), end="")
-    return 0
-
-
-def write_memory_tables(rows: Sequence[tuple[int, bool, "TrainingCost | None"]], header: str, folder: Path) -> None:
-    """Write memory.csv, a row for each trial, and memory.md, a row for each batch size."""
-    import pandas as pd
-
-    from vitlab.evaluation.memory import GIB
-
-    measured = ["peak_bytes", "process_bytes", "seconds_per_image"]  # missing if out of memory
-    costs = [(size, on, *(getattr(cost, name, None) for name in measured)) for size, on, cost in rows]
-    table = pd.DataFrame(costs, columns=["batch_size", "grad_checkpointing", *measured])
-    table = table.astype({"peak_bytes": "Int64", "process_bytes": "Int64"})
-    write_text(folder / "memory.csv", table.to_csv(index=False))
-    lines = [header, "", "| batch | peak, GiB | checkpointed, GiB | ratio | time ratio |", "|---" * 5 + "|"]
-    for (size, _, plain), (_, _, checkpointed) in zip(rows[::2], rows[1::2], strict=False):
-        memory = time = ""
-        if plain and checkpointed:
-            memory = f"**{checkpointed.peak_bytes / plain.peak_bytes:.2f}**"
-            time = f"{checkpointed.seconds_per_image / plain.seconds_per_image:.2f}"
-        peaks = (f"{cost.peak_bytes / GIB:.2f}" if cost else OUT_OF_MEMORY for cost in (plain, checkpointed))
-        lines.append(f"| {size} | {' | '.join(peaks)} | {memory} | {time} |")
-    write_text(folder / "memory.md", "\n".join(lines) + "\n")
-
-
-def benchmark_batch(arguments: Sequence[str]) -> int:
-    """Print the largest batch whose training fits into memory, and how to keep the experiment's global batch."""
-    parser = StudyParser(
-        "python -m vitlab benchmark batch --config FILE.yaml",
-        "The largest batch that trains within some memory; on a CPU that includes Python and its libraries. Other keys "
-        "as in fit: --model.backbone.grad_checkpointing true makes room.",
-    )
-    parser.add_argument("--memory", help="like 8GiB; leave a tenth for data and evaluation [free memory of the GPU]")
-    parser.add_argument("--most", type=int, help="largest batch to try [the experiment's global batch]")
-    options, rest = parser.parse_known_args(arguments)
-    experiment = build_single_process(rest)
-
-    from vitlab.evaluation.memory import GIB, candidates, free_memory, largest, parse_bytes, same_global_batch
-    from vitlab.experiment.noise_training import least_batch
-
-    limit = None if options.memory is None else parse_bytes(options.memory)
-    if limit is None:
-        limit = free_memory(experiment.trainer.strategy.root_device)
-    global_batch = experiment.data.batch_size * experiment.trainer.accumulate_grad_batches
-    least = least_batch(experiment)
-    most = global_batch if options.most is None else options.most
-    if most < least:
-        raise ValueError(f"--most {most}: a step of this experiment needs {least} images.")
-    size = largest(candidates(least, most, global_batch), partial(fits, experiment.config, limit))
-    if size is None:
-        raise ValueError(
-            f"Not even a batch of {least} fits into {limit / GIB:.2f} GiB. Give more --memory, a smaller model or "
-            "smaller images, or --model.backbone.grad_checkpointing true."
-        )
-    more = ", the largest that was tried" if size == most else ""
-    print(f"The largest batch within {limit / GIB:.2f} GiB: {size}{more}")
-    split = same_global_batch(global_batch, least, size)
-    if split is None:
-        raise ValueError(f"The global batch of {global_batch} has no divisor from {least} to {size}; choose another.")
-    print(
-        f"The same {global_batch} images a step: "
-        f"--data.batch_size {split[0]} --trainer.accumulate_grad_batches {split[1]}"
-    )
-    return 0
-
-
-def fits(config: Config, limit: int, batch_size: int) -> bool:
-    """Return whether training at this batch size stays below the limit, and log it."""
-    from vitlab.evaluation.memory import GIB, in_own_process
-    from vitlab.experiment.noise_training import trial
-
-    # Two batches a step: while the second goes through, the gradients of the first are held.
-    cost = in_own_process(trial, config, batch_size, accumulate=2, steps=2, limit=limit)
-    below = cost is not None and cost.process_bytes <= limit
-    size = f"{cost.process_bytes / GIB:.2f} GiB" if cost else OUT_OF_MEMORY
-    log.info("%d images: %s, %s", batch_size, size, "fits" if below else "too much")
-    return below
-
-
-def build_single_process(arguments: Sequence[str]) -> "Experiment":
-    """Build an experiment for one process on one device."""
-    alone = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
-    return experiment_of([*arguments, *alone])

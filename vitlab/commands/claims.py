@@ -8,25 +8,26 @@ from vitlab.commands.options import StudyParser
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the studies whose claims are not tested yet, the cheapest first."""
+    """Run the studies whose claims are not tested yet, the cheapest first; the page is written after each."""
     parser = StudyParser("python -m vitlab claims", "Test published claims: run what is missing, write one page.")
     parser.add_argument("--folder", type=Path, default=Path("experiments/claims"), help="[experiments/claims]")
     parser.add_argument("--root", type=Path, default=Path("runs/claims"), help="folder of runs and page [runs/claims]")
     options = parser.parse_args(arguments)
 
     from vitlab.commands.quiet import quiet
-    from vitlab.studies.claims import run_claims
+    from vitlab.studies.claims import is_tested, read_claims, write_page
     from vitlab.studies.compare import RunsFailed, compare
 
     quiet()
-    failed = []
-
-    def tested(study: Path, root: Path) -> None:
-        try:
-            compare(study, root)
-        except (RunsFailed, ValueError, FileNotFoundError) as error:  # the others can still be tested
-            failed.append(study)
-            print(error, file=sys.stderr)
-
-    print(f"The page: {run_claims(options.folder, options.root, tested)}")
+    studies, failed = read_claims(options.folder), False
+    for number, study in enumerate(studies, start=1):
+        if not is_tested(study, options.root):
+            print(f"Claim {number} of {len(studies)}: {study.path}", flush=True)
+            try:
+                compare(study.path, options.root)
+            except (RunsFailed, ValueError, FileNotFoundError) as error:  # the others can still be tested
+                failed = True
+                print(error, file=sys.stderr)
+        page = write_page(studies, options.root)
+    print(f"The page: {page}")
     return 1 if failed else 0

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from vitlab.commands.extras import need
 from vitlab.commands.options import StudyParser
 
 
@@ -15,9 +16,6 @@ def run(arguments: Sequence[str]) -> int:
         "--overwrite", action="store_true", help="train again what has another configuration or was cut short"
     )
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs [runs]")
-    parser.add_argument(
-        "--emit", choices=["wandb", "slurm"], help="write a W&B sweep or a SLURM array of the runs; start none"
-    )
     parser.add_argument("--dashboard", action="store_true", help="show the report in W&B; offline without a key")
     parser.add_argument(
         "--slurm", nargs="*", metavar="KEY=VALUE", help="train as a SLURM array, like partition=gpu time=240; report"
@@ -25,24 +23,19 @@ def run(arguments: Sequence[str]) -> int:
     study, options = parser.parse_study(arguments)
 
     from vitlab.commands.quiet import quiet
-    from vitlab.studies.compare import RunsFailed, compare, emit
+    from vitlab.studies.compare import RunsFailed, compare
 
     quiet()
-    if options.emit:
-        from vitlab.studies.execution.export_jobs import write_slurm, write_sweep
-
-        engine = {"wandb": write_sweep, "slurm": write_slurm}[options.emit]
-        print(emit(study, engine, options.root))
-        return 0
     dashboard = cluster = None
     if options.dashboard:
+        need("dashboard", "wandb_workspaces", what="--dashboard")
         from vitlab.runs.wandb import Wandb
         from vitlab.studies.report.wandb import write_dashboard
 
         settings = Wandb()
         dashboard = partial(write_dashboard, online=settings.enabled and not settings.offline)
     if options.slurm is not None:
-        from vitlab.studies.execution.slurm import slurm
+        from vitlab.studies.training.slurm import slurm
 
         cluster = partial(slurm, settings=options.slurm)
     try:

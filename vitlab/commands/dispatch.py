@@ -10,7 +10,7 @@ from traceback import walk_tb
 
 def run(command: str, arguments: Sequence[str]) -> int:
     """Run `vitlab.commands.<command>`, and return the exit status."""
-    module = import_module(f"vitlab.commands.{command.replace('-', '_')}")
+    module = import_module(f"vitlab.commands.{command}")
     try:
         status: int = module.run(arguments)
         sys.stdout.flush()

@@ -1,7 +1,7 @@
 """Write the features of any pictures, with their names, and a page that maps them."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitlab.commands.options import StudyParser, experiment_of
@@ -18,33 +18,32 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="pictures, and folders of them")
     parser.add_argument("--out", type=Path, required=True, help="folder of the table and of the page index.html")
-    parser.add_argument("--format", choices=("parquet", "npz"), default="parquet", help="of the table [parquet]")
     parser.add_argument("--stages", type=int, nargs="*", metavar="STAGE", help="also the maps of these stages [all]")
-    parser.add_argument("--map", choices=("pca", "umap"), default="pca", help="how the page places pictures [pca]")
     parser.add_argument("--raw", action="store_true", help="the raw weights, where the run also keeps their average")
     options, rest = parser.parse_known_args(arguments)
-    if options.out.suffix in (".parquet", ".npz"):
-        parser.error(f"--out {options.out}: give a folder. Its table is features{options.out.suffix}.")
+    if options.out.suffix == ".parquet":
+        parser.error(f"--out {options.out}: give a folder. Its table is features.parquet.")
 
-    from vitlab.deployment.embed import Embedded, check_umap, write_npz, write_page, write_parquet
+    from vitlab.deployment.embed import Embedded, write_page, write_table
     from vitlab.deployment.load import load, of_experiment
 
-    if options.map == "umap":
-        check_umap()
     only_run = len(rest) == 2 and rest[0] == "--config" and Path(rest[1]).is_dir()
     model = load(rest[1], options.raw) if only_run else of_experiment(experiment_of(rest, images=False), options.raw)
     embedded = Embedded(model, options.images, options.stages)
-    table = options.out / f"features.{options.format}"
-    (write_parquet if options.format == "parquet" else write_npz)(embedded, table)
+    files = write_table(embedded, options.out)
     pictures = f"{len(embedded.names):,} picture{'' if len(embedded.names) == 1 else 's'}"
-    print(f"{pictures}, {embedded.embedding.shape[1]} features: {table}")
+    print(f"{pictures}, {embedded.embedding.shape[1]} features: {' and '.join(map(str, files))}")
     for stage in embedded.stages:
         print(f"  {stage['module']}: maps of {stage['num_chs']} channels, a place each {stage['reduction']} px")
     if len(embedded.names) >= FEWEST:
         page = options.out / "index.html"
-        write_page(embedded, model.source, options.map, page)
+        write_page(embedded, model.source, page)
         print(page)
-    if embedded.broken:
-        first = "\n".join(f"  {name}: {why}" for name, why in list(embedded.broken.items())[:3])
-        print(f"{len(embedded.broken)} could not be decoded and are left out:\n{first}", file=sys.stderr)
+    _report_broken(embedded.broken)
     return 0
+
+
+def _report_broken(broken: Mapping[str, str]) -> None:
+    if broken:
+        first = "\n".join(f"  {name}: {why}" for name, why in list(broken.items())[:3])
+        print(f"{len(broken)} could not be decoded and are left out:\n{first}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from vitlab.commands.extras import need
 from vitlab.commands.options import StudyParser, experiment_of
 
 FORMATS = ("safetensors", "onnx", "pt2")
@@ -17,46 +18,36 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=FORMATS, help="which files [all]")
     parser.add_argument("--out", type=Path, help="folder of the files [export/ in the run directory]")
     parser.add_argument("--raw", action="store_true", help="the weights as trained, where their average is kept too")
-    maps = "also maps of these stages [all], from 0, as features.onnx and features.pt2"
-    parser.add_argument("--features", type=int, nargs="*", metavar="STAGE", help=maps)
     options, rest = parser.parse_known_args(arguments)
+    if "onnx" in options.format:
+        need("export", "onnx", "onnxscript", "onnxruntime", what="--format onnx")
     experiment = experiment_of(rest, images=False)
 
-    import json
-
-    from tqdm import tqdm
-
     from vitlab.deployment.card import Exported, write_card
-    from vitlab.deployment.export import Exportable, write
+    from vitlab.deployment.export import write
     from vitlab.deployment.timm_config import write_timm_config
     from vitlab.studies.report.verdict_file import standing
 
-    folder = options.out or experiment.directory / "export"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--out: {folder} cannot be written ({error.strerror}); give another folder.") from None
+    folder = _made(options.out or experiment.directory / "export")
     checkpoint = experiment.restore()
     encoder = experiment.objective.backbone if options.raw else experiment.model
     averaged = encoder is not experiment.objective.backbone
     exported = Exported(encoder, experiment.data, experiment.directory, experiment.config, checkpoint, averaged)
     files = [folder / f"model.{form}" for form in dict.fromkeys(options.format)]
-    metadata = exported.metadata()
-    written: dict[Path, tuple[Exportable, dict[str, str]]] = dict.fromkeys(files, (encoder, metadata))
-    stages = None if options.features is None else encoder.features_only(options.features or None)
-    if stages is not None:
-        told = metadata | {"features": json.dumps(stages.feature_info)}
-        places = [folder / f"features{file.suffix}" for file in files if file.suffix != ".safetensors"]
-        written |= dict.fromkeys(places, (stages, told))
-    with tqdm(written.items(), leave=False, disable=None) as bar:
-        for file, content in bar:
-            bar.set_description(f"{file.name}: trace, write, check" if file.suffix == ".onnx" else file.name)
-            write(content[0], file, content[1])
-            bar.write(str(file))
+    for file in files:
+        write(encoder, file, exported.metadata())
+        print(file)
     for_timm = write_timm_config(exported, folder) if "safetensors" in options.format else None
     if for_timm is not None:
         print(for_timm)
-    told_stages = stages.feature_info if stages else []
-    all_files = [*written, *([for_timm] if for_timm else [])]
-    print(write_card(exported, all_files, folder, told_stages, standing(experiment.directory)))
+        files.append(for_timm)
+    print(write_card(exported, files, folder, standing(experiment.directory)))
     return 0
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out: {folder} cannot be written ({error.strerror}); give another folder.") from None
+    return folder

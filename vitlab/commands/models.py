@@ -5,27 +5,12 @@ import shutil
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from vitlab.commands.help import class_names
 from vitlab.commands.options import StudyParser
-
-TORCHVISION = {
-    "vit_base_patch16_224": "vit_b_16",
-    "vit_base_patch32_224": "vit_b_32",
-    "vit_large_patch16_224": "vit_l_16",
-    "vit_large_patch32_224": "vit_l_32",
-    "swin_tiny_patch4_window7_224": "swin_t",
-    "swin_small_patch4_window7_224": "swin_s",
-    "swin_base_patch4_window7_224": "swin_b",
-    "swinv2_tiny_window8_256": "swin_v2_t",
-    "swinv2_small_window8_256": "swin_v2_s",
-    "swinv2_base_window8_256": "swin_v2_b",
-}
-"""torchvision's name of the same model, whose weights `load_weights` takes."""
 
 END = """
 GFLOPs of one image, two per multiply-add. Weights: timm's tags, downloaded by
---model.init_from timm/MODEL.TAG, and torchvision's. --model.init_from FILE
-takes files of both, of Microsoft, Meta and mmpretrain."""
+--model.init_from timm/MODEL.TAG. --model.init_from FILE takes files of timm,
+Microsoft and Meta."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -41,8 +26,10 @@ def run(arguments: Sequence[str]) -> int:
 
     import timm
 
-    logging.getLogger("vitlab").setLevel(logging.ERROR)  # a window that is larger than its map is no news here
-    names = timm.list_models() if options.timm else class_names("model.backbone")
+    from vitlab.experiment.class_names import PLACES, choices
+
+    logging.getLogger("vitlab").setLevel(logging.ERROR)  # a window larger than its map is expected here
+    names = timm.list_models() if options.timm else choices(*PLACES["model.backbone"])
     names = [name for name in names if name[0].islower()]
     chosen = [name for name in names if fnmatchcase(name, options.pattern)]
     if not chosen:
@@ -79,16 +66,10 @@ def measured(name: str, of_timm: bool) -> tuple[int, int, int]:
 
 
 def known_weights(name: str) -> list[str]:
-    """Return timm's weights by their tags, and torchvision's of the same image size."""
+    """Return timm's weights by their tags."""
     import timm
-    from torchvision.models import get_model_weights  # type: ignore[import-untyped]
 
-    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{name}.*")]
-    if name not in TORCHVISION:
-        return tags
-    size = int(name.rpartition("_")[2])
-    theirs = get_model_weights(TORCHVISION[name])
-    return tags + [f"torchvision {weights}" for weights in theirs if weights.transforms().crop_size == [size]]
+    return [known.partition(".")[2] for known in timm.list_pretrained(f"{name}.*")]
 
 
 def shortened(words: Sequence[str], width: int) -> str:

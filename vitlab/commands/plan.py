@@ -31,13 +31,13 @@ def run(arguments: Sequence[str]) -> int:
             raise ValueError(f"--{name} {value:g}: expected a number above 0{' and below 100' if most == 100 else ''}.")
 
     from vitlab.commands.quiet import quiet
+    from vitlab.studies.planned import describe
     from vitlab.studies.planning import plan_study
-    from vitlab.studies.report.planned import describe
 
     quiet()
     accuracy = None if options.accuracy is None else options.accuracy / 100
     planned = plan_study(study, options.root, options.pilot, accuracy)
-    if options.hours is not None and planned.costs is None:
+    if options.hours is not None and planned.seconds is None:
         raise ValueError(
             f"--hours {options.hours:g}: no finished run shows how long a run takes. Train one seed with `compare`, "
             "or name a study that has finished runs with --pilot."
@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     difference = planned.study.margin if options.difference is None else options.difference
     if difference is None:
         raise ValueError(f"{study} has no margin, so the plan needs --difference, like --difference 1.0.")
-    if planned.metric.is_accuracy and difference >= 100:
+    if planned.metric.is_fraction and difference >= 100:
         raise ValueError(f"--difference {difference:g}: points of accuracy are below 100.")
     print(describe(planned, difference / planned.metric.scale, options.hours))
     return 0

@@ -21,11 +21,8 @@ if TYPE_CHECKING:
 def run(arguments: Sequence[str]) -> int:
     """Print the accuracies, and write them as JSON into the run directory.
 
-    Where the data know masks of objects, the maps of each stage are judged by segmentation, and the attention of a
-    class token is compared with the masks.
-
-    The features are computed once for each checkpoint. `--ckpt_path none` measures the weights as they are built: a
-    pretrained timm model, or the untrained encoder. `--protocol` measures as one paper does instead.
+    `--ckpt_path none` measures the weights as they are built: a pretrained timm model, or the untrained encoder.
+    `--protocol` measures as one paper does instead.
     """
     options, rest = parser().parse_known_args(arguments)
     check(options)
@@ -93,55 +90,24 @@ def published_protocol(
     protocol = replace(protocol, **{name: value for name, value in given.items() if value is not None})
     measure = probe_dino if options.protocol == "dino" else probe_mae
     file = experiment.directory / "features" / f"{path.stem if path else 'none'}-{options.protocol}.pt"
-    key = f"{identity(experiment, path)} {protocol.epochs} {protocol.rates} {device.type}"
-    return measure(encoder, data, device, protocol, Progress(file, key))
-
-
-def identity(experiment: Experiment, path: Path | None) -> str:
-    """Return what features depend on: the model, the data, and which weights."""
-    facts = [experiment.config["model"], experiment.config["data"], experiment.seed]
     stamp = f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" if path else "none"
-    return json.dumps([*facts, stamp], sort_keys=True)
+    facts = [experiment.config["model"], experiment.config["data"], experiment.seed, stamp]
+    key = f"{json.dumps(facts, sort_keys=True)} {protocol.epochs} {protocol.rates} {device.type}"
+    return measure(encoder, data, device, protocol, Progress(file, key))
 
 
 def common_protocol(experiment: Experiment, path: Path | None, device: torch.device) -> dict[str, object]:
     """Print and return the accuracies by the one protocol for every objective and architecture."""
-    from vitlab.analysis.segmentation import attention_overlap, has_class_attention
-    from vitlab.evaluation.dense import segment
-    from vitlab.evaluation.probe import features_of, hold_out, probe
-    from vitlab.runs.measures import labeled_pixels
+    from vitlab.evaluation.features import extract
+    from vitlab.evaluation.probe import SPLITS, hold_out, probe_features
 
-    data = experiment.data
-    splits = features_of(
-        experiment.model.to(device),
-        lambda split: data.batches(split, device),  # type: ignore[arg-type]
-        experiment.directory / "features" / f"{path.stem if path else 'none'}.safetensors",
-        identity(experiment, path),
-    )
+    data, model = experiment.data, experiment.model.to(device)
+    splits = {split: extract(model, data.batches(split, device)) for split in SPLITS}  # type: ignore[arg-type]
     if data.tests_on_validation:
         splits |= hold_out(splits["train"])  # or each test image would be its own nearest neighbor
-    result = probe(splits, data.num_classes)
+    result = probe_features(splits, data.num_classes)
     print(f"{path or 'weights as built'}: {result.features} features, {result.train_images:,} training images")
     print(f"k-NN (k = 20)     {result.knn}\nlinear probe      {result.linear}   λ = {result.strength:g}")
     for low_shot in result.low_shot:
         print(low_shot)
-    content, masks = asdict(result), data.masks("test")
-    if masks is not None:
-        images = next(data.batches("test", device))[0][0]
-        if has_class_attention(experiment.model, images):
-            overlap = attention_overlap(experiment.model, (view for (view,), _ in data.batches("test", device)), masks)
-            print(f"attention         {overlap.best} of masks (Jaccard, best of {overlap.heads} heads)")
-            print(f"                  {overlap.mean} in the mean over heads")
-            content["jaccard"] = asdict(overlap)
-        else:
-            print("attention         not compared with masks: it reads no class token")
-        if data.tests_on_validation:
-            print("segmentation      not measured: validation images choose its strength, and they are the test images")
-        elif experiment.model.feature_info:
-            stages = segment(experiment.model.eval(), labeled_pixels(data, device), data.num_classes)
-            print("segmentation      mIoU of the maps of stages by linear probe, and by k-NN (k = 20)")
-            for each in stages:
-                own = f"{each.channels} channels, stride {each.stride}"
-                print(f"  {each.stage:<15} {each.linear}, {each.knn}   {own}")
-            content["segmentation"] = [asdict(each) for each in stages]
-    return content
+    return asdict(result)

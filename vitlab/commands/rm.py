@@ -5,16 +5,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from vitlab.atomic_files import newest_whole
 from vitlab.commands.options import StudyParser
-from vitlab.experiment.run_directory import MARK, config_file
-from vitlab.runs.inventory import RunEntry
+from vitlab.runs.directory import ENVIRONMENT, RunDirectory, config_file
 from vitlab.runs.lock import check_idle, run_lock
 
 
 def run(arguments: Sequence[str]) -> int:
     """Remove, and say what that freed."""
-    parser = StudyParser("python -m vitlab rm", "Remove runs. Nothing is removed if one of the folders is no run.")
+    parser = StudyParser("python -m vitlab rm", "Remove runs. Nothing is removed if one of the folders is not a run.")
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run directories")
     only = "remove only checkpoints, of each run all but the last, which reports and commands read"
     parser.add_argument("--checkpoints", action="store_true", help=only)
@@ -29,7 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     freed = 0
     for directory in directories:
         files = _spare_checkpoints(directory) if options.checkpoints else None
-        size = RunEntry(directory).disk[0] if files is None else sum(file.stat().st_size for file in files)
+        size = RunDirectory(directory).size if files is None else sum(file.stat().st_size for file in files)
         if not options.dry_run:
             _remove(directory, files)
         what = (
@@ -42,21 +40,21 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _check(directory: Path) -> None:
-    """Raise an error for a folder that is no run directory, or that is in use."""
+    """Raise an error for a folder that is not a run directory, or that is in use."""
     if directory.is_symlink():
         raise ValueError(f"{directory} is a link; give the run itself, {directory.resolve()}.")
     if not directory.is_dir():
         raise FileNotFoundError(f"there is no folder {directory}. `python -m vitlab list` shows the runs.")
-    if not config_file(directory).with_name(MARK).is_file():
-        raise FileNotFoundError(f"{directory} is not a run directory: it has no {MARK}, which every run writes.")
+    if not config_file(directory).with_name(ENVIRONMENT).is_file():
+        raise FileNotFoundError(f"{directory} is not a run directory: it has no {ENVIRONMENT}, which every run writes.")
     check_idle(directory)
 
 
 def _spare_checkpoints(directory: Path) -> list[Path]:
-    """Return all checkpoints but the last whole one; none where there is no such, since others may have to serve."""
-    checkpoints = directory / "checkpoints"
-    kept, _ = newest_whole([checkpoints / "last.ckpt", checkpoints / "previous.ckpt"])
-    return [] if kept is None else sorted(set(checkpoints.rglob("*.ckpt")) - {kept})
+    """Return all checkpoints but the last whole one; none if no checkpoint is whole, since others may have to serve."""
+    run = RunDirectory(directory)
+    kept, _ = run.whole_checkpoint()
+    return [] if kept is None else sorted(set(run.checkpoints.rglob("*.ckpt")) - {kept})
 
 
 def _remove(directory: Path, files: Sequence[Path] | None) -> None:

@@ -2,73 +2,93 @@
 
 import argparse
 import logging
-import shlex
-from collections.abc import Callable, Sequence
-from functools import partial
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitlab.commands.options import StudyParser
 
 if TYPE_CHECKING:
     import numpy as np
 
-log = logging.getLogger("vitlab")
+    from vitlab.studies.report.robustness import FinishedRun
 
-NAMES = ("noise", "blur", "contrast", "JPEG", "resolution", "occlusion")  # of the corruptions, for `--help`
+log = logging.getLogger("vitlab")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Evaluate all models of a study on corrupted images: a table, accuracy against strength, and a page."""
+    """Measure what is missing in the study's robustness.csv, which is written after each model."""
     options = _parse(arguments)
 
-    import torch
-
     from vitlab.commands.quiet import quiet
-    from vitlab.data.corruptions import CORRUPTIONS, corrupted
-    from vitlab.evaluation.classify import require_classes
-    from vitlab.evaluation.cost import device_for
-    from vitlab.evaluation.predictions import read_predictions
-    from vitlab.evaluation.robustness import Batches, accuracies, select_images
-    from vitlab.experiment.experiment import Experiment
-    from vitlab.studies.report.robustness import finished_runs, write_robustness
-    from vitlab.studies.robustness import CLEAN, FinishedRun, measure_study
+    from vitlab.studies.file.format import clock
+    from vitlab.studies.report.robustness import FILE, finished_runs, keep
 
     quiet()
     runs, excluded = finished_runs(options.study)
-    if options.seeds is not None:
-        seeds = sorted({run.seed for run in runs})
-        runs = [run for run in runs if run.seed in options.seeds]
-        if not runs:
-            raise ValueError(f"--seeds {options.seeds}: the study's finished runs have seeds {seeds}.")
-    labels = read_predictions(runs[0].directory / "predictions.parquet").labels
-    require_classes(torch.from_numpy(labels))
     for reason in excluded:
         log.warning("Excluded: %s", reason)
-    corruptions = {corruption.name: corruption for corruption in CORRUPTIONS if corruption.name in options.corruptions}
-    device = device_for("auto")
-
-    def evaluate(
-        run: FinishedRun, names: Sequence[str], chosen: "np.ndarray", on_batch: Callable[[int], None]
-    ) -> dict[tuple[str, float], float]:
-        experiment = Experiment.load(run.directory / "config.yaml", {"run": {"root": str(options.study)}})
-        model, data = experiment.objective.backbone.to(device).eval(), experiment.data  # the weights the study ranks
-        if model.num_classes != len(data.class_names):
-            raise ValueError(f"{run.directory}: the model was trained without labels, so it classifies no image.")
-        streams: dict[tuple[str, float], Callable[[Batches], Batches]] = {(CLEAN, 0.0): iter}
-        for corruption in (corruptions[name] for name in names):
-            for strength in corruption.strengths:
-                streams[corruption.name, strength] = partial(
-                    corrupted, corruption=corruption, strength=strength, mean=data.mean, std=data.std
-                )
-        return accuracies(model, select_images(data.batches("test", device), chosen), streams, on_batch)
-
-    out = options.out or options.study / "robustness"
-    measures = {name: corruption.measure for name, corruption in corruptions.items()}
-    table = measure_study(runs, evaluate, measures, options.images, out)
-    command = shlex.join(["python", "-m", "vitlab", "robustness", *arguments])
-    print(write_robustness(table, len(labels), excluded, options.study, out, command))
+    chosen = _sample(runs[0], options.images)
+    jobs = [run for run in runs if not _is_measured(run, len(chosen), options.study)]
+    if len(jobs) < len(runs):
+        log.info("%d of %d models are already measured.", len(runs) - len(jobs), len(runs))
+    began = time.monotonic()
+    for done, finished in enumerate(jobs):
+        left = f", about {clock((time.monotonic() - began) / done * (len(jobs) - done))} left" if done else ""
+        log.info("%s, seed %d (model %d of %d)%s", finished.variant, finished.seed, done + 1, len(jobs), left)
+        keep(_measure(finished, chosen, options.study), options.study)
+    print(options.study / FILE)
+    log.info("`compare` adds these curves to the study's report; it does not repeat finished runs.")
     return 0
+
+
+def _sample(run: "FinishedRun", images: int | None) -> "np.ndarray":
+    """Return the positions of so many test images, stratified by class and the same for every model; None: all."""
+    import numpy as np
+    import torch
+
+    from vitlab.evaluation.classify import require_classes
+    from vitlab.runs.directory import RunDirectory
+    from vitlab.studies.results.baselines import stratified_sample
+
+    labels = RunDirectory(run.directory).predictions.labels
+    require_classes(torch.from_numpy(labels))
+    return stratified_sample(labels, images or len(labels), np.random.default_rng(0))
+
+
+def _is_measured(run: "FinishedRun", images: int, study: Path) -> bool:
+    """Return whether a run's present model was measured on so many images, under every corruption."""
+    from vitlab.data.corruptions import CORRUPTIONS
+    from vitlab.studies.report.robustness import current, read_kept
+
+    known = current(read_kept(study), [run])
+    return {corruption.name for corruption in CORRUPTIONS} <= {*known[known["images"] == images]["corruption"]}
+
+
+def _measure(run: "FinishedRun", chosen: "np.ndarray", study: Path) -> Any:
+    """Return rows of robustness.csv."""
+    import pandas as pd
+    import torch
+
+    from vitlab.data.corruptions import CORRUPTIONS, accuracies, select_images
+    from vitlab.evaluation.cost import device_for
+    from vitlab.experiment.experiment import Experiment
+    from vitlab.studies.report.robustness import fingerprint
+
+    device = device_for("auto")
+    experiment = Experiment.load(run.directory / "config.yaml", {"run": {"root": str(study)}})
+    model, data = experiment.objective.backbone.to(device).eval(), experiment.data  # the weights the study ranks
+    if model.num_classes != len(data.class_names):
+        raise ValueError(f"{run.directory}: the model was trained without labels, so it classifies no image.")
+    with torch.inference_mode(), model.biases_kept():
+        batches = select_images(data.batches("test", device), chosen)
+        top1 = accuracies(model, batches, CORRUPTIONS, data.mean, data.std)
+    measures = {corruption.name: corruption.measure for corruption in CORRUPTIONS}
+    rows = [(*kind, value, measures.get(kind[0], "")) for kind, value in top1.items()]
+    table = pd.DataFrame(rows, columns=["corruption", "strength", "top1", "measure"])
+    measured = fingerprint(run.directory)
+    return table.assign(variant=run.variant, seed=run.seed, images=len(chosen), predictions=measured)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -78,13 +98,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "strength. Finished models are kept; an interrupted command continues with the next model.",
     )
     parser.add_argument("--study", type=Path, required=True, help="folder of a finished study, like runs/quickstart")
-    parser.add_argument(
-        "--corruptions", nargs="+", metavar="NAME", choices=NAMES, default=list(NAMES),
-        help=f"some of {', '.join(NAMES)} [all]",
-    )  # fmt: skip
     parser.add_argument("--images", type=int, help="number of test images, stratified by class [all]")
-    parser.add_argument("--seeds", nargs="+", type=int, help="only models of these seeds [all]")
-    parser.add_argument("--out", type=Path, help="folder of the page, figure and table [robustness/ in the study's]")
     options = parser.parse_args(arguments)
     if options.images is not None and options.images < 1:
         raise ValueError(f"--images {options.images}: expected 1 or more.")

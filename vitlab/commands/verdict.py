@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from referee.answer import STATUS, answered
+
 from vitlab.atomic_files import read_json
 from vitlab.commands.options import StudyParser
-
-STATUS = {"better": 0, "no winner yet": 1, "equal": 3, "not comparable": 4, "worse": 5}  # 2 is a user's mistake
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -25,35 +25,15 @@ def run(arguments: Sequence[str]) -> int:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. `python -m vitlab compare` writes it into the study's folder.")
     record = read_json(path)
-    print(record["headline"])
-    if options.better is None and options.than is None:
-        return STATUS[record["verdict"]]
-    names = [variant["variant"] for variant in record["variants"]]
-    for name in (options.better, options.than):
-        if name is not None and name not in names:
-            raise ValueError(f"{name!r} is no variant with finished runs of {options.study}: {', '.join(names)}.")
-    asked, other = options.better or names[0], options.than
-    if asked == other:
-        raise ValueError(f"--better {asked} --than {other}: name two different variants of {', '.join(names)}.")
-    found = [
-        "worse" if pair["verdict"] == "better" and pair["worse"] == asked else pair["verdict"]
-        for pair in record["pairs"]
-        if asked in (pair["better"], pair["worse"]) and other in (None, pair["better"], pair["worse"])
-    ]
-    verdict = "not comparable" if record["verdict"] == "not comparable" else max(found, key=_doubt)
-    print(f"{asked} against {other or 'all others'}: {verdict}.")
-    return STATUS[verdict]
+    lines, status = answered(record, options.better, options.than, f" of {options.study}")
+    print(*lines, sep="\n")
+    return status
 
 
 def _folder(study: Path, root: Path) -> Path:
     """Return the folder of a study that is named by it, or by its YAML file."""
     if study.suffix not in (".yaml", ".yml"):
         return study
-    from vitlab.studies.study import read_study
+    from vitlab.studies.file.study import read_study
 
     return read_study(study).folder(root)
-
-
-def _doubt(verdict: str) -> int:
-    """Order verdicts: against several variants, the least favorable one counts."""
-    return ["better", "equal", "no winner yet", "worse"].index(verdict)

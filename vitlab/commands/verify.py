@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vitlab.atomic_files import read_json
 from vitlab.commands.options import StudyParser
+from vitlab.runs.directory import CONFIG, ENVIRONMENT, PREDICTIONS, SUMMARY, RunDirectory
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -21,15 +21,13 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, help="the run directory")
     parser.add_argument("--out", type=Path, help="keep the repetition in this folder, which must be new")
     options = parser.parse_args(arguments)
-    summary = options.run / "summary.json"
-    if not summary.is_file():
+    run = RunDirectory(options.run)
+    if not run.is_finished:
+        raise ValueError(f"{run.path} is not a finished run: it has no {SUMMARY}. Give a run directory, or finish it.")
+    if not run.last_checkpoint.is_file():
         raise ValueError(
-            f"{options.run} is no finished run: it has no summary.json. Give a run directory, or finish it."
-        )
-    if not (options.run / "checkpoints" / "last.ckpt").is_file():
-        raise ValueError(
-            f"{options.run} has no checkpoints/last.ckpt to compare a repetition with: no step was trained, or it was "
-            "removed. Train it again with --run.overwrite true."
+            f"{run.path} has no {run.last_checkpoint.relative_to(run.path)} to compare a repetition with: no step was "
+            "trained, or it was removed. Train it again with --run.overwrite true."
         )
     if options.out is not None and options.out.exists():
         raise ValueError(f"--out {options.out} exists; give a new folder for the repetition.")
@@ -58,7 +56,7 @@ def repeat(directory: Path, root: Path) -> Path:
     Raises:
         ValueError: the training fails; with the last lines that it wrote.
     """
-    command = [sys.executable, "-m", "vitlab", "fit", "--config", str(directory / "config.yaml")]
+    command = [sys.executable, "-m", "vitlab", "fit", "--config", str(directory / CONFIG)]
     command += ["--run.root", str(root), "--run.name", "repeated", "--run.wandb.mode", "disabled"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
@@ -70,14 +68,14 @@ def repeat(directory: Path, root: Path) -> Path:
 
 def conclusion(first: Path, second: Path) -> list[str]:
     """Return in sentences whether two runs are equal, where they differ first, and what differs around them."""
-    from vitlab.commands.check_resume import disagreements
+    from vitlab.runs.exactness import disagreements
     from vitlab.runs.resume import inexact
 
     places = disagreements(first, second)
     if not places:
         return ["Equal to the bit: weights, averages, optimizer, random generators, metrics and predictions."]
-    environments = [read_json(run / "environment.json") for run in (first, second)]
-    around = inexact(*environments) or ["nothing that environment.json records"]
+    environments = [RunDirectory(run).environment for run in (first, second)]
+    around = inexact(*environments) or [f"nothing that {ENVIRONMENT} records"]
     word = "Equal within the interval" if is_equal(first, second) else "Different"
     compared = accuracies(first, second)
     if compared is None:
@@ -95,7 +93,7 @@ def conclusion(first: Path, second: Path) -> list[str]:
 
 def is_equal(first: Path, second: Path) -> bool:
     """Whether two runs are equal to the bit, or their accuracies within the 95 % interval over test images."""
-    from vitlab.commands.check_resume import disagreements
+    from vitlab.runs.exactness import disagreements
 
     compared = accuracies(first, second)
     return not disagreements(first, second) or (compared is not None and compared[2] <= 0 <= compared[3])
@@ -105,12 +103,12 @@ def accuracies(first: Path, second: Path) -> tuple[float, float, float, float] |
     """Return both accuracies, and the 95 % interval of the second minus the first; None without one class an image."""
     import numpy as np
 
-    from vitlab.evaluation.predictions import correct, read_predictions
+    from vitlab.evaluation.predictions import correct
 
-    files = [run / "predictions.parquet" for run in (first, second)]
-    if not all(file.is_file() for file in files):
+    runs = [RunDirectory(first), RunDirectory(second)]
+    if not all((run.path / PREDICTIONS).is_file() for run in runs):
         return None
-    one, other = (read_predictions(file) for file in files)
+    one, other = (run.predictions for run in runs)
     if one.labels.ndim != 1 or one.labels.dtype.kind not in "iu" or list(one.images) != list(other.images):
         return None
     a, b = (correct(each.logits, each.labels).astype(float) for each in (one, other))
@@ -120,5 +118,5 @@ def accuracies(first: Path, second: Path) -> tuple[float, float, float, float] |
 
 
 def _metrics(first: Path, second: Path) -> list[tuple[str, float, float]]:
-    one, other = (read_json(run / "summary.json")["metrics"] for run in (first, second))
+    one, other = (RunDirectory(run).metrics for run in (first, second))
     return [(name, one[name], other[name]) for name in one if name in other and one[name] != other[name]]

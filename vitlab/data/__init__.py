@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from vitlab.data.multi_crop import MultiCrop as MultiCrop
     from vitlab.data.photos import PhotoAugment as PhotoAugment
     from vitlab.data.placed_digits import PlacedDigits as PlacedDigits
-    from vitlab.data.sampling import Sampling as Sampling
     from vitlab.data.shapes import Shapes as Shapes
     from vitlab.data.source import PhotoSource as PhotoSource
 
@@ -45,7 +44,6 @@ _MODULES = {
     "multi_crop": ["Crops", "MultiCrop"],
     "photos": ["PhotoAugment"],
     "placed_digits": ["PlacedDigits"],
-    "sampling": ["Sampling"],
     "shapes": ["Shapes"],
     "source": ["PhotoSource"],
 }

@@ -30,6 +30,9 @@ Batch8 = UInt8[Tensor, "B C H W"]
 BatchF = Float[Tensor, "B C H W"]
 Rows = Float[Tensor, "B D"]
 HostRows = Float[np.ndarray, "B D"]
+HostColumn = Float[np.ndarray, "B"]
+PerImage = Float[Tensor, "B"]
+PerChannel = Float[Tensor, "C 1 1"]
 
 
 @dataclass(kw_only=True, unsafe_hash=True)
@@ -73,11 +76,13 @@ class BatchAugment:
 
 
 def check_probability(name: str, value: float) -> None:
+    """Raise ValueError for a value outside 0 to 1."""
     if not 0 <= value <= 1:
         raise ValueError(f"{name} is {value}; a probability lies between 0 and 1.")
 
 
 def check_range(name: str, value: tuple[float, float], most: float = math.inf) -> None:
+    """Raise ValueError unless 0 < low <= high <= most."""
     low, high = value
     if not 0 < low <= high <= most:
         limit = "" if most == math.inf else f" and at most {most:g}"
@@ -95,7 +100,7 @@ def shift_and_flip(images: Batch8, draws: Draws, pixels: int, prob: float, flip_
     host = draws.on_host
     draw, mirror = host.uniform(Stream.SHIFT, 3).numpy(), host.uniform(Stream.FLIP, 1).numpy()
     offsets = np.where(draw[:, :1] < prob, (draw[:, 1:] * (2 * pixels + 1)).astype(np.int64), pixels)
-    top, left = offsets.T  # (B,) each, of the window, in 0 … 2·pixels; `pixels` is no shift
+    top, left = offsets.T  # (B,) each, of the window, in 0 … 2·pixels; `pixels` means unshifted
     mirrored = mirror[:, 0] < flip_prob
 
     wide, tall = W + 2 * pixels, H + 2 * pixels + 1  # a row more below, for the end of the last window
@@ -110,7 +115,7 @@ def shift_and_flip(images: Batch8, draws: Draws, pixels: int, prob: float, flip_
     return windows.index_select(0, to_device(starts, images.device)).view(B, C, H, wide)[..., :W]
 
 
-def flip(images: Tensor, draw: Rows, prob: float) -> Tensor:
+def flip(images: Batch8 | BatchF, draw: Rows, prob: float) -> Batch8 | BatchF:
     """Mirror `prob` of the images left to right. Takes one draw."""
     mirrored = len(images) * (draw[:, 0] < prob) + torch.arange(len(images), device=images.device)
     return torch.cat([images, images.flip(-1)]).index_select(0, mirrored)  # of whole images: faster than torch.where
@@ -118,8 +123,8 @@ def flip(images: Tensor, draw: Rows, prob: float) -> Tensor:
 
 def crop_boxes(
     draw: Rows, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return top, left, height and width (B,) in whole pixels of random parts, as torchvision's RandomResizedCrop.
+) -> tuple[PerImage, PerImage, PerImage, PerImage]:
+    """Return top, left, height and width in whole pixels of random parts, as torchvision's RandomResizedCrop.
 
     Takes 4 draws for each of ten tries: area, ratio, top, left. If no try fits: the largest centered part with
     a permitted ratio.
@@ -181,8 +186,8 @@ def resized_crop(images: Batch8, draw: Rows, scale: tuple[float, float], ratio: 
     return out.round().clamp(0, 255).to(torch.uint8)
 
 
-def erase_boxes(draw: HostRows, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return top, left, height and width (B,) of the boxes to erase, as timm draws them; height 0 if no try fits."""
+def erase_boxes(draw: HostRows, height: int, width: int) -> tuple[HostColumn, HostColumn, HostColumn, HostColumn]:
+    """Return top, left, height and width of the boxes to erase, as timm draws them; height 0 if no try fits."""
     area, aspect, top, left = np.moveaxis(draw.reshape(-1, _TRIES, 4), 2, 0)  # each (B, T)
     area = (ERASE_SCALE[0] + area * (ERASE_SCALE[1] - ERASE_SCALE[0])) * (height * width)
     aspect = np.exp(math.log(ERASE_RATIO[0]) + aspect * math.log(ERASE_RATIO[1] / ERASE_RATIO[0]))
@@ -223,8 +228,8 @@ def resize(images: Batch8, size: int | tuple[int, int]) -> Float[Tensor, "B C h 
     return out.clamp(0, 255)
 
 
-def normalize(images: Tensor, mean: Tensor, std: Tensor) -> BatchF:
-    """Normalize images in 0 … 255 by mean and std (C, 1, 1) on the scale 0 … 1."""
+def normalize(images: Batch8 | BatchF, mean: PerChannel, std: PerChannel) -> BatchF:
+    """Normalize images in 0 … 255 by mean and std on the scale 0 … 1."""
     if images.dtype != torch.uint8:
         return (images / 255 - mean) / std
     return images.to(torch.float32, memory_format=torch.contiguous_format).sub_(255 * mean).div_(255 * std)

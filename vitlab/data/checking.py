@@ -1,6 +1,7 @@
 """The check before training that every photograph can be decoded; its results are cached."""
 
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,10 @@ import numpy as np
 import PIL
 import simplejpeg
 from PIL import Image, ImageFile
-from tqdm import tqdm
 
 from vitlab.atomic_files import written_whole
-from vitlab.data.decoding import LEAST_SIDE, MOST_RATIO, SIXTEEN_BIT, Pixels, read_rgb
+from vitlab.data.decoding import LEAST_SIDE, MOST_RATIO, SIXTEEN_BIT, Pixels, read_photo
+from vitlab.data.terminal import counted
 
 _CHUNK = 32  # files that a thread decodes before it reports
 _LEVELS = 32  # of 256: a 16-bit picture with fewer uses less than an eighth of its range
@@ -37,27 +38,26 @@ def cache_of(kind: str, key: str, suffix: str) -> Path:
     return folder / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}{suffix}"
 
 
+Read = Callable[[str], tuple[Pixels, bytes]]
 Examined = tuple[int, bool] | str  # a hash of the bytes and whether the picture `is_faint`; or why it is broken
 
 
 def check_images(root: Path, names: Sequence[str]) -> Check:
     """Decode every file under `root` once; the next start decodes files of another name, size or time of change."""
 
-    def examine(name: str) -> Examined:
-        path = root / name
-        return examined(lambda: (read_rgb(path), path.read_bytes(), path))
+    def read(name: str) -> tuple[Pixels, bytes]:
+        return read_photo(root / name), (root / name).read_bytes()
 
-    return check_all(root, names, [_file_mark(root, name) for name in names], examine)
+    return check_all(root, names, [_mark(root / name) for name in names], read)
 
 
-def check_all(
-    place: Path | str, names: Sequence[str], marks: Sequence[str], examine: Callable[[str], Examined]
-) -> Check:
-    """Examine every photograph once.
+def check_all(place: Path | str, names: Sequence[str], marks: Sequence[str], read: Read) -> Check:
+    """Decode every photograph once.
 
     Args:
-        place: a folder, or another source of images; each has its own cache.
-        marks: of each name, a text that changes with the photograph; "" is always examined again.
+        place: a folder, or another source of photographs; each has its own cache.
+        marks: of each name, a text that changes with the photograph; "" is always decoded again.
+        read: returns a photograph's pixels and its bytes, or raises ValueError or OSError with the reason.
     """
     cache = cache_of("decoded", str(place.resolve()) if isinstance(place, Path) else place, ".npy")
     numbers = np.fromiter(map(_number, names, marks), np.uint64, len(names))
@@ -65,7 +65,7 @@ def check_all(
     new = np.flatnonzero(~good).tolist()
     broken: dict[str, str] = {}
     try:
-        for index, result in _examine_all(names, examine, new):
+        for index, result in _examine_all(names, read, new):
             if isinstance(result, str):
                 broken[names[index]] = result
             else:
@@ -102,45 +102,41 @@ def is_faint(file: Path | BinaryIO, pixels: Pixels) -> bool:
         return False
 
 
-def examined(read: Callable[[], tuple[Pixels, bytes, Path | BinaryIO]]) -> Examined:
-    """Return what is known of a photograph, given by its pixels, its bytes and where Pillow opens it."""
+def _examined(name: str, read: Read) -> Examined:
     try:
-        pixels, content, file = read()
-        return content_of(content), is_faint(file, pixels)
+        pixels, content = read(name)
+        return content_of(content), is_faint(io.BytesIO(content), pixels)
     except (ValueError, OSError) as error:
         return str(error)
 
 
-def _examine_all(
-    names: Sequence[str], examine: Callable[[str], Examined], indices: list[int]
-) -> Iterator[tuple[int, Examined]]:
+def _examine_all(names: Sequence[str], read: Read, indices: list[int]) -> Iterator[tuple[int, Examined]]:
     """Yield each index with its result."""
 
     def examine_chunk(chunk: list[int]) -> list[Examined]:
-        return [examine(names[index]) for index in chunk]
+        return [_examined(names[index], read) for index in chunk]
 
     chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())  # decoders release the interpreter's lock
-    with tqdm(total=len(indices), desc="Checking images", leave=False, disable=None if indices else True) as bar:
-        try:
-            for chunk, results in zip(chunks, pool.map(examine_chunk, chunks), strict=True):
-                yield from zip(chunk, results, strict=True)
-                bar.update(len(chunk))
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _file_mark(root: Path, name: str) -> str:
-    """Identify a file's content without opening it."""
     try:
-        status = os.stat(root / name)
+        done = zip(chunks, pool.map(examine_chunk, chunks), strict=True)
+        for chunk, results in counted(done, len(chunks), "Checking images"):
+            yield from zip(chunk, results, strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _mark(file: Path) -> str:
+    """Return a file's size and time of change."""
+    try:
+        status = os.stat(file)
     except OSError:  # a dangling link: decoding reports it
         return ""
     return f"{status.st_size}\0{status.st_mtime_ns}"
 
 
 def _number(name: str, mark: str) -> int:
-    """Hash the name, the mark and the version of the decoders."""
+    """Hash a photograph's name and mark, and the version of the decoders; 0 is always decoded again."""
     if not mark:
         return 0
     rules = f"{PIL.__version__}\0{simplejpeg.__version__}\0{LEAST_SIDE}\0{MOST_RATIO}"

@@ -13,6 +13,7 @@ from typing import ClassVar, final
 import numpy as np
 import torch
 import torchvision  # type: ignore[import-untyped]
+from jaxtyping import Int64, UInt8
 
 from vitlab.atomic_files import written_whole
 from vitlab.data.augment import BatchAugment
@@ -79,8 +80,12 @@ class _CIFAR(InMemoryDataModule, ABC):
         }
 
 
-def read_arrays(file: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return x_train, y_train, x_test, y_test; images (N, 32, 32, 3) uint8, labels (N,) int64.
+def read_arrays(
+    file: Path, num_classes: int
+) -> tuple[
+    UInt8[np.ndarray, "N 32 32 3"], Int64[np.ndarray, "N"], UInt8[np.ndarray, "M 32 32 3"], Int64[np.ndarray, "M"]
+]:
+    """Return x_train, y_train, x_test, y_test.
 
     Raises:
         ValueError: the file is damaged, or has other content.

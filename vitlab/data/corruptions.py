@@ -1,4 +1,4 @@
-"""Common corruptions of growing strength, resolution shift and occlusion, on batches of images on their device.
+"""Accuracy under common corruptions of growing strength, resolution shift and occlusion, on the images' device.
 
 Noise, blur, contrast and JPEG are ImageNet-C's (Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261;
 strengths of the released make_imagenet_c.py), except that the blur's σ is relative to the image's side, for small
@@ -10,20 +10,22 @@ Letters: B images, C channels, H rows, W columns, S side.
 
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur  # type: ignore[import-untyped]
 
 from vitlab.data.counter_rng import Draws, Stream
+from vitlab.data.dataset import View
 
 GRID = 8  # squares per side of the occlusion grid
+CLEAN = ("none", 0.0)  # name and strength of no corruption
 
 Images = Float[Tensor, "B C H W"]
 """Values from 0 to 1."""
@@ -59,7 +61,7 @@ def contrast(images: Images, share: float, draws: Draws) -> Images:
 
 
 def jpeg(images: Images, quality: float, draws: Draws) -> Images:
-    """Compress and decompress, by Pillow; channels that are no color one by one."""
+    """Compress and decompress by Pillow; other channels than RGB one by one."""
     pixels = (255 * images).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     parts = [pixels] if images.shape[1] == 3 else np.split(pixels, images.shape[1], axis=3)
     compressed = np.concatenate([np.stack([_jpeg(image, int(quality)) for image in part]) for part in parts], axis=3)
@@ -103,22 +105,55 @@ CORRUPTIONS = (
 )
 
 
-def corrupted(
-    batches: Iterable[tuple[list[Tensor], Tensor]],
-    corruption: Corruption,
-    strength: float,
+def accuracies(
+    classify: Callable[[Tensor], Tensor],
+    batches: Iterable[View],
+    corruptions: Sequence[Corruption],
     mean: tuple[float, ...],
     std: tuple[float, ...],
-) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Corrupt evaluation batches of normalized images; an image's draws depend only on its place in the split.
+) -> dict[tuple[str, float], float]:
+    """Return top-1 accuracy by the name and strength of a corruption, first on the clean images.
+
+    Every image is decoded once, and its draws depend only on its place among the images.
 
     Args:
-        mean, std: of the normalization, which is undone before and repeated after.
+        classify: from images (B, C, H, W) to logits (B, K).
+        batches: of normalized images and labels, in evaluation order.
+        mean, std: of the normalization, which is undone before a corruption and repeated after it.
     """
+    kinds = [(corruption, strength) for corruption in corruptions for strength in corruption.strengths]
+    correct = dict.fromkeys([CLEAN, *((corruption.name, strength) for corruption, strength in kinds)], 0)
+    images_done = 0
+    for (images,), labels in batches:
+        indices = images_done + torch.arange(len(images), device=images.device)
+        correct[CLEAN] += int((classify(images).argmax(dim=1) == labels).sum())
+        for corruption, strength in kinds:  # one at a time: all copies together would fill the memory
+            corrupted = corrupt(images, corruption, strength, indices, mean, std)
+            correct[corruption.name, strength] += int((classify(corrupted).argmax(dim=1) == labels).sum())
+        images_done += len(images)
+    return {kind: count / images_done for kind, count in correct.items()}
+
+
+def corrupt(
+    images: Images,
+    corruption: Corruption,
+    strength: float,
+    indices: Int64[Tensor, "B"],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Images:
+    """Corrupt normalized images, whose places in the split are `indices`."""
+    shift, scale = (torch.tensor(x, device=images.device).view(-1, 1, 1) for x in (mean, std))
+    plain = (images * scale + shift).clamp(0, 1)
+    return (corruption.apply(plain, strength, Draws(0, 0, indices)) - shift) / scale
+
+
+def select_images(batches: Iterable[View], chosen: Int64[np.ndarray, "n"]) -> Iterator[View]:
+    """Yield from each batch the images whose positions in the split are chosen."""
     first = 0
     for (images,), labels in batches:
-        shift, scale = (torch.tensor(x, device=images.device).view(-1, 1, 1) for x in (mean, std))
-        indices = first + torch.arange(len(images), device=images.device)
-        plain = (images * scale + shift).clamp(0, 1)
-        yield [(corruption.apply(plain, strength, Draws(0, 0, indices)) - shift) / scale], labels
-        first += len(images)
+        here = chosen[(chosen >= first) & (chosen < first + len(labels))] - first
+        first += len(labels)
+        if len(here):
+            rows = torch.from_numpy(here).to(labels.device)
+            yield [images[rows]], labels[rows]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 _MASK = (1 << 64) - 1
@@ -59,7 +59,7 @@ def _mix(x: Any) -> Any:
     return x ^ (x >> 31)
 
 
-def _shift_right(x: Tensor, bits: int) -> Tensor:
+def _shift_right(x: Int64[Tensor, "*shape"], bits: int) -> Int64[Tensor, "*shape"]:
     """Shift zeros in from the left; `>>` on int64 would copy the sign bit."""
     return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
@@ -155,12 +155,12 @@ def _normal_quantiles(device: torch.device) -> Float[Tensor, "65536"]:
     return to_device(torch.special.ndtri(middles).float(), device)
 
 
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Shaped[Tensor, "*shape"], device: torch.device) -> Shaped[Tensor, "*shape"]:
     """Copy from the host without waiting for a GPU, which takes pinned memory."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def permutation(size: int, seed: int, epoch: int, stream: Stream = Stream.ORDER) -> np.ndarray:
+def permutation(size: int, seed: int, epoch: int, stream: Stream = Stream.ORDER) -> Int64[np.ndarray, "{size}"]:
     """Return an order of `size` images by (seed, epoch), the same with every version of every library."""
     bits = _bits(_states(seed, epoch, stream, torch.arange(size)), torch.zeros((), dtype=torch.long))
     return np.argsort(bits.numpy(), kind="stable")

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int64, Shaped, UInt64
 from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
@@ -31,9 +31,9 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vitlab.data.augment import BatchAugment, erase, normalize, resize
+from vitlab.data.augment import BatchAugment, PerChannel, erase, normalize, resize
 from vitlab.data.counter_rng import Draws
-from vitlab.data.dataset import SPLITS, Batch, ImageDataset, Split, View, has_one_class_each
+from vitlab.data.dataset import SPLITS, Batch, ImageDataset, Images, Labels, Split, View, has_one_class_each
 from vitlab.data.decoding import PictureMode
 from vitlab.data.growth import Growth
 from vitlab.data.mixup import Mixup, draw_groups, draw_mixup, mix_groups, mix_images, mix_labels
@@ -50,7 +50,6 @@ from vitlab.data.sampler import (
     check_batches,
     pass_keys,
 )
-from vitlab.data.sampling import Sampling
 from vitlab.data.splitting import balanced_order, check_fraction
 from vitlab.distributed import places
 from vitlab.internals import end_workers, replaces_samplers, training_position
@@ -92,7 +91,6 @@ class ImageDataModule(LightningDataModule, ABC):
         mixup: mixes pairs of training images; labels become (B, K). Null: off.
         multi_crop: several views of each training image instead of `augment`, see `MultiCrop`. Null: one view.
         grow: training images that are smaller at first, see `Growth`. Null: always of `image_size`.
-        sampling: draws training images by weight, see `Sampling`. Null: each once an epoch.
     """
 
     batch_size: int = 64
@@ -111,7 +109,6 @@ class ImageDataModule(LightningDataModule, ABC):
     mixup: Mixup | None = None
     multi_crop: MultiCrop | None = None
     grow: Growth | None = None
-    sampling: Sampling | None = None
     repeats = 1  # a data set that reads indices beyond its number of images may make it a setting, see `TrainSampler`
 
     def __post_init__(self) -> None:
@@ -129,10 +126,6 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError(f"mixup needs two images, batch_size is {self.batch_size}; raise it or set mixup: null.")
         if self.mixup is not None and self.multi_crop is not None:
             raise ValueError("mixup and multi_crop are both on, but views are not mixed; set one of them to null.")
-        if self.sampling is not None and self.repeats > 1:
-            raise ValueError(
-                "sampling and repeats are both on, and either repeats images; set one of them to its default."
-            )
         if self.grow is not None and self.multi_crop is not None:
             raise ValueError("grow and multi_crop are both on, but crops have sizes of their own; set one to null.")
         if self.grow is not None and self.grow.start >= _one(self.image_size):
@@ -202,11 +195,11 @@ class ImageDataModule(LightningDataModule, ABC):
     def read_splits(self) -> Mapping[Split, ImageDataset]:
         """Open all splits."""
 
-    def _distort(self, images: Tensor, draws: Draws) -> Tensor:
-        """Augment training images (B, C, H, W) on their device; photographs are augmented by the workers."""
+    def _distort(self, images: Images, draws: Draws) -> Images:
+        """Augment training images on their device; photographs are augmented by the workers."""
         return images
 
-    def _to_size(self, images: Tensor, side: Size) -> Tensor:
+    def _to_size(self, images: Images, side: Size) -> Shaped[Tensor, "B C _ _"]:
         """Resize images in 0 … 255 on their device; photographs already have `image_size`."""
         return images if images.shape[-2:] == height_and_width(side) else resize(images, side)
 
@@ -236,8 +229,8 @@ class ImageDataModule(LightningDataModule, ABC):
             self._datasets = splits
         return self._datasets[split]
 
-    def _choose(self, dataset: ImageDataset, number: int) -> np.ndarray:
-        """Return the indices (n,) of the training images that `train_images` leaves.
+    def _choose(self, dataset: ImageDataset, number: int) -> Int64[np.ndarray, "{number}"]:
+        """Return the indices of the training images that `train_images` leaves.
 
         Raises:
             ValueError: there are fewer images, more classes, or no classes to balance.
@@ -254,8 +247,8 @@ class ImageDataModule(LightningDataModule, ABC):
             )
         return np.sort(balanced_order(dataset.labels, self.train_images_seed)[:number])
 
-    def labels(self, split: Split) -> np.ndarray:
-        """Return the labels, (N,) int64 or (N, K) float32, in evaluation order."""
+    def labels(self, split: Split) -> Labels:
+        """Return the labels in evaluation order."""
         return self.dataset(split).labels
 
     def image_names(self, split: Split) -> list[str]:
@@ -267,16 +260,16 @@ class ImageDataModule(LightningDataModule, ABC):
         """Whether the test images are the validation images, so that nothing may be chosen on these."""
         return self.image_names("val") == self.image_names("test")
 
-    def contents(self, split: Split) -> np.ndarray:
-        """Return a hash of each image, (N,) uint64, equal where the images are equal; 0: unknown."""
+    def contents(self, split: Split) -> UInt64[np.ndarray, "N"]:
+        """Return a hash of each image, equal where the images are equal; 0: unknown."""
         return self.dataset(split).contents()
 
     def masks(self, split: Split) -> Bool[Tensor, "N H W"] | None:
         """Return where the object of each image is, as the model sees it in evaluation; None if this is unknown."""
         return None
 
-    def strata(self, split: Split) -> dict[str, np.ndarray]:
-        """Return kinds of images by name, (N,) of text each, for which reports give separate accuracies."""
+    def strata(self, split: Split) -> dict[str, Shaped[np.ndarray, "N"]]:
+        """Return kinds of images, as text, by name, for which reports give separate accuracies."""
         return {}
 
     def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]:
@@ -309,8 +302,10 @@ class ImageDataModule(LightningDataModule, ABC):
         for batch in DataLoader(dataset, batch_sampler=keys, **self._loader_settings):
             yield self.on_after_batch_transfer(move_data_to_device(batch, device), 0)
 
-    def views(self, split: Split, indices: Sequence[int] | np.ndarray, device: torch.device) -> Tensor:
-        """Return some images of a split as the model sees them in evaluation, (B, C, H, W)."""
+    def views(
+        self, split: Split, indices: Sequence[int] | np.ndarray, device: torch.device
+    ) -> Float[Tensor, "{len(indices)} C H W"]:
+        """Return some images of a split as the model sees them in evaluation."""
         batch = self.dataset(split).__getitems__([Key(None, int(index)) for index in indices])
         (images,), _ = self.on_after_batch_transfer(move_data_to_device(batch, device), 0)
         return images
@@ -333,8 +328,8 @@ class ImageDataModule(LightningDataModule, ABC):
         modes: dict[int, PictureMode] = {1: "L", 3: "RGB", 4: "RGBA"}
         return modes.get(self.in_chans, "array")
 
-    def view_of(self, pictures: Sequence[Image], device: torch.device) -> Tensor:
-        """Return pictures as the model sees images in evaluation, (B, C, H, W)."""
+    def view_of(self, pictures: Sequence[Image], device: torch.device) -> Float[Tensor, "{len(pictures)} C H W"]:
+        """Return pictures as the model sees images in evaluation."""
         return torch.stack([self.preprocessing(picture) for picture in pictures]).to(device)
 
     @property
@@ -373,13 +368,6 @@ class ImageDataModule(LightningDataModule, ABC):
                     f"mixup blends class labels, one per image, but the labels are {dataset.labels.dtype} "
                     f"{dataset.labels.shape}; set mixup: null."
                 )
-            if self.sampling is not None:
-                if not has_one_class_each(dataset):
-                    raise ValueError(
-                        f"sampling balances classes, one per image, but the labels are {dataset.labels.dtype} "
-                        f"{dataset.labels.shape}; set sampling: null."
-                    )
-                self.sampling.weights_of(dataset.labels, dataset.names)  # a wrong table is reported before training
             if self.multi_crop is not None and self.multi_crop.global_crops.size != self.image_size:
                 raise ValueError(
                     f"multi_crop.global_crops.size is {self.multi_crop.global_crops.size}, but the model and "
@@ -426,8 +414,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def _train_sampler(self) -> TrainSampler:
         dataset, shared = self.dataset("train"), (self._rank, self._world_size, self.trainer)
         counts = self.repeats, self.batch_size, self._accumulate
-        weights = None if self.sampling is None else self.sampling.weights_of(dataset.labels, dataset.names)
-        return TrainSampler(len(dataset), self.drawn_order, *shared, *counts, weights, dataset.labels, dataset.blocks())
+        return TrainSampler(len(dataset), self.drawn_order, *shared, *counts, dataset.blocks())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch, the batches done in it, and the settings that decide which images these were."""
@@ -503,8 +490,8 @@ class ImageDataModule(LightningDataModule, ABC):
         images, targets = mix_groups(images, batch.labels, self.num_classes, mix)
         return [images], targets
 
-    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return mean and std (C, 1, 1), copied to a device only once: a copy waits until the GPU is idle."""
+    def _statistics(self, device: torch.device) -> tuple[PerChannel, PerChannel]:
+        """Return mean and std, copied to a device only once: a copy waits until the GPU is idle."""
         if device not in self._on_device:
             mean, std = (torch.tensor(x, device=device).view(-1, 1, 1) for x in (self.mean, self.std))
             self._on_device[device] = mean, std

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+from jaxtyping import Float, Float32, Int, Int64, Shaped, UInt8, UInt64
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -18,25 +19,29 @@ from vitlab.data.sampler import Key
 Split = Literal["train", "val", "test"]
 STRATUM = "size in pixels"  # of the object: its name in the `strata` of data sets that have it
 SPLITS: tuple[Split, ...] = get_args(Split)
-View = tuple[list[Tensor], Tensor]
+Labels = Shaped[np.ndarray, "N ..."]  # (N,) classes, int64; (N, K) several labels or quantities, float32
+Targets = Shaped[Tensor, "B ..."]  # the same of a batch; after mixup, probabilities (B, K) of classes
+Images = UInt8[Tensor, "B C H W"] | Float32[Tensor, "B C H W"]  # 0 … 255; floats with 16 bits of precision
+Cut = UInt8[Tensor, "B C _ _"] | Float32[Tensor, "B C _ _"]  # one of several views, which differ in size
+View = tuple[list[Float[Tensor, "B C _ _"]], Targets]  # what a model sees of a batch
 
 
 class Batch(NamedTuple):
     """A batch before it is augmented and normalized."""
 
-    images: Tensor | list[Tensor]  # (B, C, H, W) uint8, or with 16 bits float32 in 0 … 255; views of photographs
-    labels: Tensor  # (B,) int64, or (B, K) float32: several labels or quantities
-    indices: Tensor  # (B,) int64, within the split; the r-th repeat of image i is i + r · size
+    images: Images | list[Cut]  # a list: views of photographs
+    labels: Targets
+    indices: Int64[Tensor, "B"]  # within the split; the r-th repeat of image i is i + r · size
     epoch: int | None  # None in evaluation: nothing is drawn
     first: int  # indices[0] of the first process, kept on the host
-    host_indices: np.ndarray | None = None  # the same indices: arrays stay on the host when a batch is moved
+    host_indices: Int64[np.ndarray, "B"] | None = None  # the same: arrays stay on the host when a batch is moved
     side: Size | None = None  # in pixels, of what the model sees; None: as large as they are at this point of the run
 
 
 class ImageDataset(Dataset[Batch], ABC):
     """One split, read a batch at a time. An index modulo the number of images is the image."""
 
-    labels: np.ndarray  # (N,) int64, or (N, K) float32
+    labels: Labels
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,19 +56,19 @@ class ImageDataset(Dataset[Batch], ABC):
         """Read one batch."""
 
     @abstractmethod
-    def raw(self, index: int) -> np.ndarray:
-        """Return one image as (H, W, C) uint8, not augmented."""
+    def raw(self, index: int) -> UInt8[np.ndarray, "H W C"]:
+        """Return one image, not augmented."""
 
     @abstractmethod
-    def take(self, indices: np.ndarray) -> "ImageDataset":
-        """Return the images at the indices (n,) int64."""
+    def take(self, indices: Int64[np.ndarray, "n"]) -> "ImageDataset":
+        """Return the images at the indices."""
 
-    def contents(self) -> np.ndarray:
-        """Return a hash of each image, (N,) uint64, equal where the images are equal; 0: unknown."""
+    def contents(self) -> UInt64[np.ndarray, "{len(self)}"]:
+        """Return a hash of each image, equal where the images are equal; 0: unknown."""
         return np.array([content_of(self.raw(index).tobytes()) for index in range(len(self))], np.uint64)
 
-    def blocks(self) -> np.ndarray | None:
-        """Return a number for each image, (N,) int64, equal where images are read together; None: in any order."""
+    def blocks(self) -> Int[np.ndarray, "{len(self)}"] | None:
+        """Return a number for each image, equal where images are read together; None: in any order."""
         return None
 
     def digest(self) -> str:

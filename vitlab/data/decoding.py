@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import simplejpeg
-from jaxtyping import UInt8, UInt16
+from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vitlab.internals import silence_libtiff
@@ -22,7 +22,6 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif"),
     *(".tga", ".dds", ".ico", ".qoi", ".pcx", ".sgi"),
-    ".npy",  # arrays of any number of channels
 )
 # Pillow warns of odd metadata, once per worker and file, and decodes the picture all the same.
 warnings.filterwarnings("ignore", "", UserWarning, "PIL")
@@ -31,52 +30,43 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 LEAST_SIDE = 2  # pixels: smaller is a placeholder or a tracking pixel, not a photograph
 MOST_RATIO = 100  # of the sides: a crop of 224 from 30,000 × 2 pixels would first be resized to 3.8 million columns
-_START_OF_ARRAY = b"\x93NUMPY"
 _START_OF_JPEG, _START_OF_SCAN, _APP1 = b"\xff\xd8", 0xDA, 0xE1  # markers: ITU-T T.81, table B.1
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
 silence_libtiff()
 
-# Pillow's names: gray, color, color with transparency, gray of 16 bits; and other channels or bits, from arrays alone.
-PictureMode = Literal["L", "RGB", "RGBA", "I;16", "array"]
-Pixels = UInt8[np.ndarray, "H W C"] | UInt16[np.ndarray, "H W C"]
+# Pillow's names: gray, color, color with transparency; and other channels, from a source of the user's own.
+PictureMode = Literal["L", "RGB", "RGBA", "array"]
+Pixels = UInt8[np.ndarray, "H W C"]
 Half = Callable[[int, int], bool]  # of height and width: whether half the resolution is enough
 
 
 def open_rgb(path: str | Path) -> Image.Image:
     """Decode a file as a Pillow image in RGB."""
-    return Image.fromarray(read_rgb(path))
+    return Image.fromarray(read_photo(path))
 
 
-def read_rgb(path: str | Path, half: Half | None = None) -> Pixels:
+def read_photo(path: str | Path, mode: PictureMode = "RGB", half: Half | None = None) -> Pixels:
     """Decode a file, see `decode`."""
-    return read_photo(path, "RGB", half)[0]
-
-
-def read_photo(path: str | Path, mode: PictureMode = "RGB", half: Half | None = None) -> tuple[Pixels, bytes | None]:
-    """Decode a file, see `decode`; return its bytes too where they are a JPEG that simplejpeg decodes identically."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError("not a regular file")  # opening a pipe would wait forever
         content = Path(path).read_bytes()
     except OSError as error:
         raise ValueError(str(error)) from None
-    fast = _decode_jpeg(content, mode, half)
-    return (_decode_by_pillow(content, mode), None) if fast is None else (fast, content)
+    return decode(content, mode, half)
 
 
 def decode(content: bytes, mode: PictureMode = "RGB", half: Half | None = None) -> Pixels:
-    """Decode the bytes of a file to the picture that a viewer shows: upright, 8 bits per channel unless `mode` has 16.
+    """Decode the bytes of a file to the picture that a viewer shows: upright, 8 bits per channel.
 
     In RGB and gray, transparent pixels become white: the color stored under them is often arbitrary. 16-bit gray is
-    divided by 257 for 8 bits; floating-point pixels, whose range is unknown, are rejected. The first frame of an
+    divided by 257; floating-point pixels, whose range is unknown, are rejected. The first frame of an
     animation counts.
 
     Files with more pixels than Pillow's `Image.MAX_IMAGE_PIXELS` (89 million) are rejected before decoding: they would
     take seconds and a gigabyte in each epoch and worker.
-
-    A NumPy file, (H, W) or (H, W, C) uint8 or uint16, is taken as it is in every mode.
 
     Where `half(height, width)` is true, a JPEG is decoded at half its size, in three fifths of the time.
 
@@ -87,34 +77,24 @@ def decode(content: bytes, mode: PictureMode = "RGB", half: Half | None = None) 
     return _decode_by_pillow(content, mode) if fast is None else fast
 
 
-def _array(content: bytes) -> Pixels:
-    try:
-        pixels = np.load(io.BytesIO(content), allow_pickle=False)
-    except (OSError, EOFError) as error:
-        raise ValueError(str(error)) from None
-    return checked(pixels)
-
-
 def checked(pixels: np.ndarray) -> Pixels:
     """Return an array (H, W) or (H, W, C) as (H, W, C).
 
     Raises:
-        ValueError: it is no picture.
+        ValueError: it is not a picture.
     """
-    if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"an array {pixels.shape} of {pixels.dtype}; expected (H, W) or (H, W, C) of uint8 or uint16")
+    if pixels.ndim not in (2, 3) or pixels.dtype != np.uint8:
+        raise ValueError(f"an array {pixels.shape} of {pixels.dtype}; expected (H, W) or (H, W, C) of uint8")
     _check_size(pixels.shape[1], pixels.shape[0])
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _decode_by_pillow(content: bytes, mode: PictureMode) -> Pixels:
-    if content[:6] == _START_OF_ARRAY:
-        return _array(content)
     try:
         with Image.open(io.BytesIO(content)) as image:
             _check_size(*image.size)
             image.load()
-            return to_array(upright(image), "RGB" if mode == "array" else mode)
+            return to_array(upright(image), mode)
     except UnidentifiedImageError:
         raise ValueError("not an image that Pillow knows" if content else "empty file") from None
     except Exception as error:  # Pillow's decoders raise errors of any type for damaged bytes
@@ -187,14 +167,10 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_array(image: Image.Image, mode: PictureMode) -> Pixels:
-    """Return the pixels of any Pillow image in a mode."""
-    deep = image.mode in SIXTEEN_BIT
-    if mode == "I;16":
-        values = np.asarray(image).clip(0, 65535) if deep else 257 * np.asarray(_to_rgb(image).convert("L"), np.int64)
-        return values[..., None].astype(np.uint16)
-    if mode == "RGBA" and not deep and image.mode != "F":
+    """Return the pixels of any Pillow image in a mode; RGB where a data set has other channels than Pillow knows."""
+    if mode == "RGBA" and image.mode not in (*SIXTEEN_BIT, "F"):
         return np.array(image.convert("RGBA"))
-    converted = np.array(_to_rgb(image) if mode == "RGB" else _to_rgb(image).convert(mode))
+    converted = np.array(_to_rgb(image) if mode in ("RGB", "array") else _to_rgb(image).convert(mode))
     return converted.reshape(*converted.shape[:2], -1)
 
 

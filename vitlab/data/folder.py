@@ -37,7 +37,7 @@ class Files(PhotoSource):
     def read(self, name: str, half: Half | None = None) -> Pixels:
         """Decode one file."""
         try:
-            return read_photo(self.root / name, self._mode, half)[0]
+            return read_photo(self.root / name, self._mode, half)
         except ValueError as error:
             raise ValueError(
                 f"{self.root / name} cannot be decoded any more: {error}. Restore it, and give the same command again."

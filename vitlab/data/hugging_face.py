@@ -1,13 +1,12 @@
 """Photographs of Hugging Face `datasets`: from the Hub, or local files of Parquet, Arrow or WebDataset."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, final
+from typing import Any, final
 
 import numpy as np
 
-from vitlab.data.checking import Check, Examined, check_all, examined
+from vitlab.data.checking import Check, check_all
 from vitlab.data.dataset import Split
 from vitlab.data.decoding import Half, PictureMode, Pixels, decode
 from vitlab.data.folder import split_of
@@ -18,8 +17,7 @@ from vitlab.data.source import PhotoSource
 class HuggingFace(PhotoSource):
     """The examples of a data set that `datasets.load_dataset` or `load_from_disk` opens.
 
-    All examples are on this machine, mapped into memory, so that order, augmentation and restarts are exact. `LitData`
-    streams the Parquet files of the Hub, `hf://datasets/…`.
+    All are on this machine, mapped into memory, so that order, augmentation and restarts are exact. `LitData` streams.
 
     Args:
         path: a name on the Hub (`uoft-cs/cifar10`), a folder that `save_to_disk` wrote, or a format: `parquet`,
@@ -30,7 +28,7 @@ class HuggingFace(PhotoSource):
         image: the column of encoded images.
         label: the column of classes: numbers of a `ClassLabel`, other numbers, or text.
         splits: the data set's names of our splits train, val and test; null: customary names.
-        mode: how pictures are decoded: gray, RGB, with transparency, or gray of 16 bits.
+        mode: how pictures are decoded.
     """
 
     def __init__(
@@ -72,14 +70,11 @@ class HuggingFace(PhotoSource):
         names = [name for names, _ in self.splits.values() for name in names]
         marks = [m for split, (own, _) in self.splits.items() for m in [_mark(self._data[split])] * len(own)]
 
-        def examine(name: str) -> Examined:
-            def read() -> tuple[Pixels, bytes, BinaryIO]:
-                content = self._content(name)
-                return decode(content), content, io.BytesIO(content)
+        def read(name: str) -> tuple[Pixels, bytes]:
+            content = self._content(name)
+            return decode(content), content
 
-            return examined(read)
-
-        return check_all(f"datasets {self.location}", names, marks, examine)
+        return check_all(f"datasets {self.location}", names, marks, read)
 
     def read(self, name: str, half: Half | None = None) -> Pixels:
         """Decode one example."""

@@ -1,28 +1,26 @@
-"""Photographs: a folder per class, a packed file, or a source of the user's own."""
+"""Photographs: a folder per class, or a source of another kind."""
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Int, Int64, UInt8, UInt64
 from PIL import Image
-from torch import Tensor
 
 from vitlab.data.augment import BOX_DRAWS
 from vitlab.data.checking import Check
 from vitlab.data.counter_rng import Draws, Stream, host_seed
 from vitlab.data.datamodule import ImageDataModule, log_rank_zero
-from vitlab.data.dataset import Batch, ImageDataset, Split
-from vitlab.data.decoding import Half, PictureMode, Pixels, as_text
+from vitlab.data.dataset import Batch, Cut, ImageDataset, Images, Split
+from vitlab.data.decoding import Half, Pixels, as_text
 from vitlab.data.folder import Folder, below_split
 from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.oddities import oddities
-from vitlab.data.packed import Packed, is_packed
 from vitlab.data.photos import (
     Framing,
     Photo,
@@ -30,7 +28,6 @@ from vitlab.data.photos import (
     Size,
     apply,
     central_crop,
-    central_mask,
     half_will_do,
     height_and_width,
     make_rand_augment,
@@ -53,7 +50,6 @@ class Photos(ImageDataset):
     subset: InitVar[Subset]
     image_size: Size
     channels: int = 3
-    bits: int = 8
     crop_pct: float | None = None
     augment: PhotoAugment = PhotoAugment()
     rand_augment: Callable[[Image.Image], Image.Image] | None = None
@@ -70,15 +66,15 @@ class Photos(ImageDataset):
         """Names of the source, as text."""
         return [as_text(os.fsdecode(file)) for file in self._files]
 
-    def take(self, indices: np.ndarray) -> "Photos":
+    def take(self, indices: Int64[np.ndarray, "n"]) -> "Photos":
         whole = Subset([os.fsdecode(file) for file in self._files], self.labels, self._contents)
         return replace(self, subset=whole.take(indices))
 
-    def contents(self) -> np.ndarray:
-        """Return the hash of each file, (N,) uint64; 0 where a source does not give it."""
+    def contents(self) -> UInt64[np.ndarray, "{len(self)}"]:
+        """Return the hash of each file; 0 where a source does not give it."""
         return self._contents
 
-    def blocks(self) -> np.ndarray | None:
+    def blocks(self) -> Int[np.ndarray, "{len(self)}"] | None:
         return self.source.blocks(self.names)
 
     def _identity(self) -> list[bytes]:
@@ -102,25 +98,23 @@ class Photos(ImageDataset):
         host_indices = indices.numpy().copy()  # sending a tensor from a worker moves its memory
         return Batch(images, labels, indices, epoch, first, host_indices)
 
-    def raw(self, index: int) -> np.ndarray:
+    def raw(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         """Return one image as evaluation sees it: resized and cropped, not normalized."""
-        return self._central(index).permute(1, 2, 0).round().to(torch.uint8).numpy()
+        return self._central(index).permute(1, 2, 0).numpy()
 
     def _open(self, index: int, half: Half | None = None) -> Pixels:
         """Read one photograph; one that cannot be read stops the run."""
         name = os.fsdecode(self._files[index % len(self)])
         pixels = self.source.read(name, half)
-        bits = 8 * pixels.dtype.itemsize
-        if pixels.shape[2] != self.channels or bits != self.bits:
+        if pixels.shape[2] != self.channels or pixels.dtype != np.uint8:
             raise ValueError(
-                f"{as_text(name)} in {self.source.location} has {pixels.shape[2]} channels of {bits} bits, but mean "
-                f"has {self.channels} values and bits is {self.bits}.\n"
-                "Give mean and std one value per channel; files of NumPy have any number of channels, of 8 or 16 bits."
+                f"{as_text(name)} in {self.source.location} has {pixels.shape[2]} channels of {pixels.dtype}, but mean "
+                f"has {self.channels} values.\nGive mean and std one value per channel, and pixels as uint8."
             )
         return pixels
 
-    def _views(self, multi_crop: MultiCrop, draws: Draws) -> list[Tensor]:
-        """Return each view of all images, (B, C, S, S)."""
+    def _views(self, multi_crop: MultiCrop, draws: Draws) -> list[Cut]:
+        """Return each view of all images."""
         photos = [
             multi_crop.views_of_photo(self._open(index), draw)
             for index, draw in zip(draws.indices.tolist(), multi_crop.draw(draws).split(1, dim=1), strict=True)
@@ -144,8 +138,8 @@ class Photos(ImageDataset):
             return transformed(photo, self.augment.transforms)
 
 
-def _stack(photos: Sequence[Photo]) -> Tensor:
-    """Stack photographs (B, C, S, S), channels last in memory; `normalize` changes this to the models' order."""
+def _stack(photos: Sequence[Photo]) -> Images:
+    """Stack photographs, channels last in memory; `normalize` changes this to the models' order."""
     return torch.stack([photo.permute(1, 2, 0) for photo in photos]).permute(0, 3, 1, 2)
 
 
@@ -159,23 +153,21 @@ class ImageFolder(ImageDataModule):
     held out. With `root/val` but without `root/test`, the test split *is* the validation split, as customary for
     ImageNet, unless `test_fraction` is given.
 
-    Images are upright as their EXIF data require, and RGB with white for transparent parts (see `decode`). Files of
-    NumPy, (H, W, C) uint8 or uint16, have any number of channels. Every file is decoded once before training; the
-    next start checks only files that changed. Messages name files that cannot be decoded, are smaller than two
-    pixels, larger than 89 million or over a hundred times as long as wide, and what may mislead: the same image in
-    two splits, classes of few images, 16-bit images that 8 bits leave blank. An image that becomes unreadable
-    during a run stops the run, whatever `broken` is; the same command continues from the last checkpoint once the
-    image is restored.
+    Images are upright as their EXIF data require, and RGB with white for transparent parts (see `decode`). Every file
+    is decoded once before training; the next start checks only files that changed. Messages name files that cannot be
+    decoded, are smaller than two pixels, larger than 89 million or over a hundred times as long as wide, and what may
+    mislead: the same image in two splits, classes of few images, 16-bit images that 8 bits leave blank. An image that
+    becomes unreadable during a run stops the run, whatever `broken` is; the same command continues from the last
+    checkpoint once the image is restored.
 
     Links to folders are followed unless they lead back to a folder around them. Bytes of names that are not UTF-8
     appear as escapes (`caf\\xe9.jpg`).
 
     Args:
-        root: the folder, or the output of `python -m vitlab prepare`.
+        root: the folder.
         source: photographs from elsewhere, a subclass of `PhotoSource` given by its class path. Null: `root`.
         mean: one value per channel, on the scale 0 … 1: three for RGB, one for gray, four for RGBA. The defaults are
             ImageNet's, as pretrained weights expect.
-        bits: 8, or 16 for gray images and arrays whose values 8 bits would merge.
         val_fraction: fraction of each class that validates where there is no `root/val`.
         test_fraction: fraction of each class that tests where there is no `root/test`; null: none if there is a
             `root/val`, `val_fraction` otherwise.
@@ -185,26 +177,20 @@ class ImageFolder(ImageDataModule):
         augment: see `PhotoAugment`.
         multi_crop: several views of each training image instead of `augment`, whose interpolation still applies in
             evaluation; see `MultiCrop`. Null: one view.
-        mask_folder: folder with a mask of the object for each photograph, at the same path with the suffix `.png`:
-            pixels above 0 are the object; color 255 of a palette is unknown, as in PASCAL VOC, and counts as
-            background.
         repeats: how often a batch contains each of its images, augmented differently each time (repeated augmentation;
             DeiT has 3). An epoch then covers one in `repeats` of all images.
     """
 
     root: str | None = None
     source: PhotoSource | None = None
-    bits: Literal[8, 16] = 8
     test_fraction: float | None = None
     crop_pct: float | None = 0.875
     broken: Literal["skip", "refuse"] = "refuse"
     augment: PhotoAugment = PhotoAugment()
-    mask_folder: str | None = None
     repeats: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._masks: dict[Split, Tensor] = {}
         if (self.root is None) == (self.source is None):
             raise ValueError("ImageFolder needs either data.init_args.root, a folder, or data.init_args.source.")
         if self.test_fraction is not None:
@@ -214,15 +200,15 @@ class ImageFolder(ImageDataModule):
                 raise ValueError(f"{fractions} leave nothing to train on; their sum must be below 1.")
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ValueError(f"data.init_args.crop_pct is {self.crop_pct}; above 0 and at most 1, e.g. 0.875.")
-        channels, deep = self.in_chans, self.bits == 16
+        channels = self.in_chans
         for name, setting, possible in (
             ("augment.rand_augment", self.augment.rand_augment, (1, 3)),
             ("multi_crop", self.multi_crop, (3,)),
         ):
-            if setting is not None and (deep or channels not in possible):
+            if setting is not None and channels not in possible:
                 raise ValueError(
-                    f"{name} needs 8-bit images of {' or '.join(map(str, possible))} channels, these have {channels} "
-                    f"of {self.bits} bits; set {name}: null."
+                    f"{name} needs images of {' or '.join(map(str, possible))} channels, these have {channels}; "
+                    f"set {name}: null."
                 )
 
     @cached_property
@@ -230,8 +216,7 @@ class ImageFolder(ImageDataModule):
         """The photographs, opened on first use: a trained model does not need them."""
         if self.source is not None:
             return self.source
-        root = Path(str(self.root))
-        return Packed(root, self.picture_mode) if is_packed(root) else Folder(root, self.picture_mode)
+        return Folder(Path(str(self.root)), self.picture_mode)
 
     @property
     def class_names(self) -> list[str]:
@@ -240,36 +225,9 @@ class ImageFolder(ImageDataModule):
             return list(self._recalled["classes"])
         return [as_text(name) for name in self.photos.class_names]
 
-    def masks(self, split: Split) -> Bool[Tensor, "N H W"] | None:
-        """Read the masks of `mask_folder`, framed as evaluation frames the photographs."""
-        if self.mask_folder is None:
-            return None
-        if split not in self._masks:
-            self._masks[split] = torch.stack([self._mask(name) for name in self.image_names(split)])
-        return self._masks[split]
-
-    def _mask(self, name: str) -> Tensor:
-        file = Path(str(self.mask_folder), name).with_suffix(".png")
-        try:
-            with Image.open(file) as picture:
-                values, unknown = np.asarray(picture), 255 if picture.mode == "P" else -1
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"There is no mask {file} for {name}.\nAdd it, or set data.init_args.mask_folder: null."
-            ) from None
-        if values.ndim != 2:
-            raise ValueError(f"The mask {file} has {values.shape[2]} channels; save it in gray, or with a palette.")
-        return central_mask((values > 0) & (values != unknown), self.image_size, self.crop_pct)
-
     @property
     def framing(self) -> Framing:
         return Framing(self.image_size, self.crop_pct, self.augment.eval_interpolation or self.augment.interpolation)
-
-    @property
-    def picture_mode(self) -> PictureMode:
-        if self.bits == 8:
-            return super().picture_mode
-        return "I;16" if self.in_chans == 1 else "array"
 
     def prepare_data(self) -> None:
         """Check every file in one process; the others read the result."""
@@ -289,6 +247,24 @@ class ImageFolder(ImageDataModule):
             )
         all_files = self._split()
         splits = {split: subset.without(self._known.broken) for split, subset in all_files.items()}
+        self._refuse_empty(splits)
+        shared: dict[str, Any] = {
+            "source": self.photos,
+            "image_size": self.image_size,
+            "channels": self.in_chans,
+            "crop_pct": self.crop_pct,
+            "augment": self.augment,
+            "rand_augment": make_rand_augment(self.augment, min(height_and_width(self.image_size)), self.mean),
+            "multi_crop": self.multi_crop,
+            "seed": self.drawn_augmentation,
+        }
+        self._log_oddities(splits, test_is_validation=all_files["test"] is all_files["val"])
+        datasets = {split: Photos(subset=subset, **shared) for split, subset in splits.items()}
+        datasets["train"].raw(0)  # which has the channels of `mean`, or is refused before training
+        return datasets
+
+    def _refuse_empty(self, splits: dict[Split, Subset]) -> None:
+        location = self.photos.location
         for split, subset in splits.items():
             if not subset.names:
                 raise ValueError(
@@ -301,33 +277,15 @@ class ImageFolder(ImageDataModule):
             raise ValueError(
                 f"No training image of the class {empty[0]} in {location} can be decoded.\nRepair or remove the class."
             )
-        rand_augment = make_rand_augment(self.augment, min(height_and_width(self.image_size)), self.mean)
-        noted = dict(splits)
+
+    def _log_oddities(self, splits: dict[Split, Subset], test_is_validation: bool) -> None:
         for line in self.photos.notes:
             log_rank_zero(line)
-        if all_files["test"] is all_files["val"]:
-            log_rank_zero(f"{location} has no test folder: the test split is the validation split.")
-            del noted["val"]
-        known = self._known if self.bits == 8 else self._known._replace(faint=[])
-        for line in oddities(self.class_names, noted, known):
+        if test_is_validation:
+            log_rank_zero(f"{self.photos.location} has no test folder: the test split is the validation split.")
+            splits = {split: subset for split, subset in splits.items() if split != "val"}
+        for line in oddities(self.class_names, splits, self._known):
             log_rank_zero(line)
-        datasets = {
-            split: Photos(
-                source=self.photos,
-                subset=subset,
-                image_size=self.image_size,
-                channels=self.in_chans,
-                bits=self.bits,
-                crop_pct=self.crop_pct,
-                augment=self.augment,
-                rand_augment=rand_augment,
-                multi_crop=self.multi_crop,
-                seed=self.drawn_augmentation,
-            )
-            for split, subset in splits.items()
-        }
-        datasets["train"].raw(0)  # which has the channels and bits of `mean` and `bits`, or is refused before training
-        return datasets
 
     def _split(self) -> dict[Split, Subset]:
         """Hold out missing splits, from all files, so that repairing one moves no other to another split."""

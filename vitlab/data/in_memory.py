@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8, UInt64
 from torch import Tensor
 
 from vitlab.data.augment import BatchAugment
 from vitlab.data.checking import content_of
 from vitlab.data.counter_rng import Draws, to_device
 from vitlab.data.datamodule import ImageDataModule
-from vitlab.data.dataset import Batch, ImageDataset
+from vitlab.data.dataset import Batch, ImageDataset, Images, Labels
 from vitlab.data.photos import Framing
 from vitlab.data.sampler import Key
 
@@ -20,7 +20,7 @@ from vitlab.data.sampler import Key
 class TensorImages(ImageDataset):
     """Images in one tensor (N, C, H, W)."""
 
-    def __init__(self, images: UInt8[Tensor, "N C H W"], labels: np.ndarray, names: list[str]) -> None:
+    def __init__(self, images: UInt8[Tensor, "N C H W"], labels: Labels, names: list[str]) -> None:
         assert len(images) == len(labels) == len(names)
         self.images, self.labels = images, labels
         self._labels, self._names = torch.from_numpy(labels), names
@@ -29,14 +29,14 @@ class TensorImages(ImageDataset):
     def names(self) -> list[str]:
         return self._names
 
-    def take(self, indices: np.ndarray) -> "TensorImages":
+    def take(self, indices: Int64[np.ndarray, "n"]) -> "TensorImages":
         return TensorImages(self.images[indices], self.labels[indices], [self._names[i] for i in indices])
 
     def _identity(self) -> list[bytes]:
         return [*super()._identity(), self.images.cpu().contiguous().numpy().tobytes()]
 
-    def contents(self) -> np.ndarray:
-        """Return a hash of each image's pixels, (N,) uint64."""
+    def contents(self) -> UInt64[np.ndarray, "{len(self)}"]:
+        """Return a hash of each image's pixels."""
         pixels = self.images.cpu().contiguous().numpy()
         return np.array([content_of(image.tobytes()) for image in pixels], np.uint64)
 
@@ -52,8 +52,8 @@ class TensorImages(ImageDataset):
         images, labels = self.images.index_select(0, places), self._labels.index_select(0, places)
         return Batch(images, labels, indices, keys[0].epoch, keys[0].first, numbers)
 
-    def raw(self, index: int) -> np.ndarray:
-        """Return one image (H, W, C)."""
+    def raw(self, index: int) -> UInt8[np.ndarray, "H W C"]:
+        """Return one image."""
         return self.images[index].permute(1, 2, 0).cpu().numpy()
 
 
@@ -102,7 +102,7 @@ class InMemoryDataModule(ImageDataModule, ABC):
                 assert isinstance(dataset, TensorImages)
                 dataset.to(self.trainer.strategy.root_device)
 
-    def _distort(self, images: Tensor, draws: Draws) -> Tensor:
+    def _distort(self, images: Images, draws: Draws) -> Images:
         return self.augment.distort(images, draws)
 
     @property

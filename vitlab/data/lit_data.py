@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import numpy as np
+from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from vitlab.atomic_files import read_json, written_whole
 from vitlab.data.checking import Check, cache_of, content_of
 from vitlab.data.dataset import Split
 from vitlab.data.decoding import Half, PictureMode, Pixels, decode, to_array
 from vitlab.data.source import PhotoSource
+from vitlab.data.terminal import counted
 from vitlab.internals import images_of_chunks
 
 
@@ -87,7 +88,7 @@ class LitData(PhotoSource):
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_opened": {}}  # a worker opens its own
 
-    def blocks(self, names: Sequence[str]) -> np.ndarray | None:
+    def blocks(self, names: Sequence[str]) -> Int[np.ndarray, "{len(names)}"] | None:
         """Return the chunk of each image."""
         split, rows = names[0].split("/")[0], [int(name.split("/")[1]) for name in names]
         return self._known[split].chunks[rows]  # type: ignore[index]
@@ -116,7 +117,7 @@ class LitData(PhotoSource):
                 from litdata.streaming.item_loader import ParquetLoader
             except ModuleNotFoundError:
                 raise ValueError(
-                    "The source LitData needs the package litdata: pip install 'vitlab[sources]'."
+                    "The source LitData needs the package litdata: pip install 'vitlab[sources]'"
                 ) from None
             place = self._places[split]
             loader = ParquetLoader() if _is_indexed_parquet(Path(place, "index.json")) else None  # `hf://` needs none
@@ -140,7 +141,7 @@ class LitData(PhotoSource):
             stored = np.load(file)
             return _Known(stored["labels"], stored["contents"], chunks)
         labels, contents = [], []
-        for row in tqdm(range(len(stream)), desc=f"Reading {self._places[split]}", leave=False, disable=None):
+        for row in counted(range(len(stream)), len(stream), f"Reading {self._places[split]}"):
             record = stream[row]
             if not isinstance(record, dict) or {self._image, self._label} - set(record):
                 has = list(record) if isinstance(record, dict) else type(record).__name__

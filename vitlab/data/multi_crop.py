@@ -65,10 +65,10 @@ class Crops:
                 check_probability(f"multi_crop's {name}", value)
 
 
-class Look(NamedTuple):
+class ViewParams(NamedTuple):
     """The augmentation of each of R views."""
 
-    crop: Float[Tensor, "R D"]  # draws: the box depends on the image's size
+    crop: Float[Tensor, "R _"]  # draws: the box depends on the image's size
     flip: Float[Tensor, "R 1"]
     order: Int64[Tensor, "R 4"]  # of the color jitter's operations
     factors: Float[Tensor, "R 4"]  # of brightness, contrast, saturation, hue; 1, 1, 1, 0 where there is no jitter
@@ -135,12 +135,12 @@ class MultiCrop:
         number = sum(crops.number for crops in self.kinds)
         return draws.uniform(Stream.VIEW, number * sum(_DRAWS)).unflatten(1, (number, -1)).transpose(0, 1)
 
-    def looks(self, draw: Float[Tensor, "V B D"]) -> Iterator[tuple[Crops, Look]]:
+    def params_of(self, draw: Float[Tensor, "V B D"]) -> Iterator[tuple[Crops, ViewParams]]:
         """Turn draws into what happens to the views, one kind after the other; the R rows of a kind go view by view."""
         for crops, rows in zip(self.kinds, draw.split([crops.number for crops in self.kinds]), strict=True):
-            yield crops, self._look(crops, rows)
+            yield crops, self._params_of_kind(crops, rows)
 
-    def _look(self, crops: Crops, draw: Float[Tensor, "V B D"]) -> Look:
+    def _params_of_kind(self, crops: Crops, draw: Float[Tensor, "V B D"]) -> ViewParams:
         cut, mirror, jittered, order, factors, gray, blurred, solarized = draw.split(_DRAWS, dim=-1)
         strengths = (self.brightness, self.contrast, self.saturation)
         ranges = [(max(0, 1 - strength), 1 + strength) for strength in strengths] + [(-self.hue, self.hue)]
@@ -151,7 +151,7 @@ class MultiCrop:
         ]
         low, high = self.blur_radius
         radius = _below(blurred[..., 0], crops.blur_prob) * (low + blurred[..., 1] * (high - low))
-        return Look(
+        return ViewParams(
             cut.flatten(0, 1),
             mirror.flatten(0, 1),
             order.argsort(dim=-1).flatten(0, 1),
@@ -165,32 +165,32 @@ class MultiCrop:
         """Return the views of each image, in 0 … 255, global ones first."""
         return [
             view
-            for crops, look in self.looks(self.draw(draws))
-            for view in self._of_batch(images.float(), crops, look).chunk(crops.number)
+            for crops, params in self.params_of(self.draw(draws))
+            for view in self._of_batch(images.float(), crops, params).chunk(crops.number)
         ]
 
-    def _of_batch(self, images: Float[Tensor, "B C H W"], crops: Crops, look: Look) -> Float[Tensor, "R C S S"]:
+    def _of_batch(self, images: Float[Tensor, "B C H W"], crops: Crops, params: ViewParams) -> Float[Tensor, "R C S S"]:
         """Make all views of one kind at once, for fewer and larger operations."""
         height, width = images.shape[-2:]
-        boxes = crop_boxes(look.crop, height, width, crops.scale, self.ratio)
+        boxes = crop_boxes(params.crop, height, width, crops.scale, self.ratio)
         images = images.repeat(crops.number, 1, 1, 1)
         views = pillow.resized_boxes(images, *boxes, crops.size, cubic=self.interpolation == "bicubic")
-        views = flip(views, look.flip, self.flip_prob)
-        views = pillow.jitter(views, look.order, look.factors)
-        views = pillow.grayscale(views, look.gray)
+        views = flip(views, params.flip, self.flip_prob)
+        views = pillow.jitter(views, params.order, params.factors)
+        views = pillow.grayscale(views, params.gray)
         if max(crops.blur_prob) > 0:
-            views = pillow.blur(views, look.radius, self.blur_radius[1])
+            views = pillow.blur(views, params.radius, self.blur_radius[1])
         if max(crops.solarize_prob) > 0:
-            views = pillow.solarize(views, look.solarize)
+            views = pillow.solarize(views, params.solarize)
         return views
 
     def views_of_photo(self, image: Pixels, draw: Float[Tensor, "V 1 D"]) -> list[Photo]:
         """Return the views of one photograph, global ones first, by its row of the batch's draws."""
         height, width, _ = image.shape
         views = []
-        for crops, look in self.looks(draw):
-            boxes = torch.stack(crop_boxes(look.crop, height, width, crops.scale, self.ratio), dim=1)
-            for box, (mirror,), *rest in zip(boxes.int().tolist(), *(x.tolist() for x in look[1:]), strict=True):
+        for crops, params in self.params_of(draw):
+            boxes = torch.stack(crop_boxes(params.crop, height, width, crops.scale, self.ratio), dim=1)
+            for box, (mirror,), *rest in zip(boxes.int().tolist(), *(x.tolist() for x in params[1:]), strict=True):
                 view = resized_box(image, box, crops.size, self.interpolation)
                 view = view.flip(-1) if mirror < self.flip_prob else view
                 views.append(apply(partial(_distort, *rest), view))
@@ -203,7 +203,7 @@ _JITTER = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.ad
 def _distort(
     order: list[int], factors: list[float], gray: bool, radius: float, solarize: bool, picture: Picture
 ) -> Picture:
-    """Do to one view what `_of_batch` does to many, with Pillow's and torchvision's own operations."""
+    """Do to one view what `_of_batch` does to many, with the operations of Pillow and torchvision."""
     for operation in order:
         if factors[operation] != _NEUTRAL[operation]:
             picture = _JITTER[operation](picture, factors[operation])

@@ -41,10 +41,7 @@ def oddities(class_names: Sequence[str], parts: Mapping[Split, Subset], known: C
                 f"accuracy: {len(twins):,} of {len(names):,} ({_some(pairs, len(twins))})."
             )
     if known.faint:
-        lines.append(
-            f"{blank(known.faint, len(known.contents))}\n"
-            "Train on gray images of 16 bits with data.init_args.bits: 16, or convert all to 8 bits by one range."
-        )
+        lines.append(f"{blank(known.faint, len(known.contents))}\nConvert all to 8 bits by one range.")
     return lines
 
 

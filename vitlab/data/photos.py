@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
@@ -30,7 +30,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 Interpolation = Literal["bicubic", "bilinear"]
 Picture = Image.Image
 Size = int | tuple[int, int]  # of a square, or height and width
-Photo = UInt8[Tensor, "C H W"] | Float32[Tensor, "C H W"]  # 0 … 255; floats with 16 bits of precision
+Photo = UInt8[Tensor, "C h w"]
 
 
 @dataclass(kw_only=True, unsafe_hash=True)
@@ -126,13 +126,6 @@ def central_crop(
     return _resize(image, height, width, interpolation)[:, rows, columns]
 
 
-def central_mask(mask: Bool[np.ndarray, "H W"], size: Size, crop_pct: float | None) -> Bool[Tensor, "h w"]:
-    """Resize and crop a mask as `central_crop` does its image, without mixing pixels."""
-    height, width, rows, columns = _central(mask.shape, size, crop_pct)
-    resized = F.interpolate(torch.from_numpy(mask)[None, None].float(), (height, width), mode="nearest-exact")
-    return resized[0, 0, rows, columns].bool()
-
-
 def _central(shape: Sequence[int], size: Size, crop_pct: float | None) -> tuple[int, int, slice, slice]:
     """Return the height and width to resize to, and the rows and columns to keep."""
     rows, columns = height_and_width(size)
@@ -147,13 +140,6 @@ def _central(shape: Sequence[int], size: Size, crop_pct: float | None) -> tuple[
     return height, width, slice(top, top + rows), slice(left, left + columns)
 
 
-def shrunk(image: Pixels, shorter: int) -> Pixels:
-    """Reduce the shorter side to a number of pixels, as `central_crop` does; a smaller image stays as it is."""
-    if min(image.shape[:2]) <= shorter:
-        return image
-    return _resize(image, *_sides(image.shape, shorter), "bicubic").permute(1, 2, 0).contiguous().numpy()
-
-
 def _sides(shape: Sequence[int], shorter: int) -> tuple[int, int]:
     """Return height and width in proportion, truncated as in torchvision."""
     height, width = shape[:2]
@@ -164,16 +150,12 @@ def _resize(
     image: Pixels, height: int, width: int, interpolation: Interpolation | Literal["area"], antialias: bool = True
 ) -> Photo:
     """Resize with a low-pass filter: Pillow's result in a quarter of its time; one value in 50 is off by one."""
-    if image.dtype == np.uint16:
-        image = image.astype(np.float32) / 257
     pixels = torch.from_numpy(image if image.flags.writeable else image.copy())  # torch takes no read-only arrays
     pixels = pixels[None].permute(0, 3, 1, 2)  # (1, C, H, W), channels last in memory, and so is the result
     if interpolation == "area":
         rows, columns = _overlaps(image.shape[0], height), _overlaps(image.shape[1], width)
-        mean = torch.einsum("yh,chw,xw->cyx", rows, pixels[0].float(), columns)
-        return mean if pixels.is_floating_point() else mean.round().to(torch.uint8)
-    resized = F.interpolate(pixels, (height, width), mode=interpolation, antialias=antialias, align_corners=False)[0]
-    return resized.clamp(0, 255) if resized.is_floating_point() else resized
+        return torch.einsum("yh,chw,xw->cyx", rows, pixels[0].float(), columns).round().to(torch.uint8)
+    return F.interpolate(pixels, (height, width), mode=interpolation, antialias=antialias, align_corners=False)[0]
 
 
 def _overlaps(old: int, new: int) -> Float32[Tensor, "new old"]:

@@ -11,7 +11,7 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -70,7 +70,7 @@ class PlacedDigits(InMemoryDataModule):
             digits.images = roll(canvas, self._fixed_places(split, indices))
         return splits
 
-    def strata(self, split: Split) -> dict[str, np.ndarray]:
+    def strata(self, split: Split) -> dict[str, Shaped[np.ndarray, "N"]]:
         if len(set(self.digit_sizes)) == 1:
             return {}
         indices = torch.arange(len(self.dataset(split)))

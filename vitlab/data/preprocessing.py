@@ -31,7 +31,7 @@ class Preprocessing:
     std: tuple[float, ...]
     picture_mode: PictureMode
 
-    def __call__(self, picture: Picture | Pixels) -> Float32[Tensor, "C H W"]:
+    def __call__(self, picture: Picture | Pixels) -> Float32[Tensor, "C h w"]:
         pixels = picture if isinstance(picture, np.ndarray) else to_array(picture, self.picture_mode)
         if pixels.shape[2] != len(self.mean):
             raise ValueError(f"a picture of {pixels.shape[2]} channels, and the model takes {len(self.mean)}")

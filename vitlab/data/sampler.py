@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int, Int64
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from vitlab.data.counter_rng import Stream, permutation
-from vitlab.data.sampling import draw
 from vitlab.distributed import places
 
 WINDOW = 8  # blocks that are read at a time: chunks of 64 MB of a stream
@@ -41,8 +41,7 @@ class TrainSampler(Sampler[Key]):
     process repeats too, and any number of images will do. The r-th repeat of image i has the index r · size + i, so
     that its augmentation is drawn independently.
 
-    With `weights` (N,), images are drawn by `sampling.draw`. With `blocks` (N,), images that are read together are seen
-    close to each other, see `in_windows`.
+    With `blocks` (N,), images that are read together are seen close to each other, see `in_windows`.
 
     Attributes:
         epoch: set by Lightning before each epoch through `set_epoch`.
@@ -57,8 +56,6 @@ class TrainSampler(Sampler[Key]):
     repeats: int = 1
     batch_size: int = 1
     accumulate: int = 1
-    weights: np.ndarray | None = None
-    labels: np.ndarray | None = None  # that `weights` needs
     blocks: np.ndarray | None = None
     epoch: int = field(default=0, init=False)
     start: int = field(default=0, init=False)
@@ -79,13 +76,9 @@ class TrainSampler(Sampler[Key]):
         step = self.batch_size * self.accumulate
         return self.size // (self.world_size * step) * step
 
-    def images(self, epoch: int) -> np.ndarray:
-        """Return the indices (N,) of an epoch in order."""
-        if self.weights is None:
-            images = permutation(self.size, self.seed, epoch)
-        else:
-            assert self.labels is not None
-            images = draw(self.weights, self.labels, self.seed, epoch)
+    def images(self, epoch: int) -> Int64[np.ndarray, "{self.size}"]:
+        """Return the indices of an epoch in order."""
+        images = permutation(self.size, self.seed, epoch)
         return images if self.blocks is None else in_windows(images, self.blocks, self.seed, epoch)
 
     def __iter__(self) -> Iterator[Key]:
@@ -101,15 +94,13 @@ class TrainSampler(Sampler[Key]):
         yield from map(Key, itertools.repeat(epoch), own, first)
 
 
-def in_windows(images: np.ndarray, blocks: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Return shuffled indices (N,) so that only `WINDOW` blocks are open at a time; blocks come in random order.
-
-    Args:
-        blocks: of each image, (N,) int64.
-    """
+def in_windows(
+    images: Int64[np.ndarray, "N"], blocks: Int[np.ndarray, "N"], seed: int, epoch: int
+) -> Int64[np.ndarray, "N"]:
+    """Return shuffled indices so that only `WINDOW` blocks are open at a time; blocks come in random order."""
     numbers, place = np.unique(blocks, return_inverse=True)
     turn = np.argsort(permutation(len(numbers), seed, epoch, Stream.BLOCK))
-    return images[np.argsort(turn[place[images % len(blocks)]] // WINDOW, kind="stable")]
+    return images[np.argsort(turn[place[images]] // WINDOW, kind="stable")]
 
 
 class SameImagesSampler(SequentialSampler):
@@ -195,7 +186,6 @@ class TrainLoader(DataLoader):
             "seed": sampler.seed,
             "processes": sampler.world_size,
             "repeats": sampler.repeats,
-            "weights": _hash_of(sampler.weights),
             "blocks": _hash_of(sampler.blocks),
         }
 
@@ -203,12 +193,14 @@ class TrainLoader(DataLoader):
         """Refuse to continue in the middle of an epoch whose first batches were different.
 
         Raises:
-            ValueError: one of these changed, like the number of images, the seed, the weights or the blocks.
+            ValueError: one of these changed, like the number of images, the seed or the blocks.
         """
         sampler = self.sampler
         assert isinstance(sampler, TrainSampler)
         now = self.state_dict()
-        changed = [f"{name} was {state[name]}, is {now[name]}" for name in state if state[name] != now[name]]
+        changed = [
+            f"{name} was {state[name]}, is {now[name]}" for name in now if name in state and state[name] != now[name]
+        ]
         if sampler.start > 0 and changed:
             raise ValueError(
                 f"The checkpoint was written in the middle of epoch {sampler.epoch}, and this run would see other "

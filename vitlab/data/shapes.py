@@ -1,7 +1,7 @@
 """Textured shapes on textured ground, drawn when they are first used: the mask and the size of each object are known.
 
-Ground and object each have a color and stripes of their own, from the same distribution, and gray noise covers both. So
-no brightness and no color tells objects from ground in all images.
+Color and stripes of ground and object are drawn from the same distribution, and gray noise covers both. So neither
+brightness nor color separates objects from ground in all images.
 
 Letters: N images, H rows, W columns; x and y run from the object's center, in units of the root of its area.
 """
@@ -14,7 +14,7 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -118,7 +118,7 @@ class Shapes(InMemoryDataModule):
         resized = F.interpolate(masks[:, None].float(), (self.image_size, self.image_size), mode="nearest-exact")
         return resized[:, 0].bool()
 
-    def strata(self, split: Split) -> dict[str, np.ndarray]:
+    def strata(self, split: Split) -> dict[str, Shaped[np.ndarray, "N"]]:
         names = np.array([f"{least} to {most}" for least, most in pairwise(SIZES)])
         return {STRATUM: names[np.searchsorted(SIZES, self.sizes(split), side="right") - 1]}
 
@@ -127,14 +127,14 @@ class Shapes(InMemoryDataModule):
         numbers = self._numbers_of(split)
         return self._sizes[numbers]
 
-    def _numbers_of(self, split: Split) -> np.ndarray:
+    def _numbers_of(self, split: Split) -> Int64[np.ndarray, "N"]:
         """Return the number of each image among all that are drawn."""
         self.dataset(split)  # draws them, once
         numbers = self._numbers[split]
         return numbers if split != "train" or self._chosen is None else numbers[self._chosen]
 
 
-def draw(labels: np.ndarray) -> tuple[UInt8[Tensor, "N 3 H W"], Mask, Float[np.ndarray, "N"]]:
+def draw(labels: Int64[np.ndarray, "N"]) -> tuple[UInt8[Tensor, "N 3 H W"], Mask, Float[np.ndarray, "N"]]:
     """Return images, masks and sizes in pixels: a function of each image's number and label."""
     draws = Draws(0, 0, torch.arange(len(labels)))
     u = draws.uniform(Stream.SHAPE, 12 + 3 * (1 + CANDIDATES)).numpy()  # (N, 39)

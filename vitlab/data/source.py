@@ -1,13 +1,14 @@
-"""Where photographs come from: a folder of files, one packed file, or a class of the user's own."""
+"""Where photographs come from: a folder of files, a table, a stream of shards, or a class of the user's own."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int, Int64, UInt64
 
 from vitlab.data.checking import Check
-from vitlab.data.dataset import Split
+from vitlab.data.dataset import Labels, Split
 from vitlab.data.decoding import Half, Pixels
 
 
@@ -15,10 +16,10 @@ class Subset(NamedTuple):
     """Some photographs of a source."""
 
     names: list[str]
-    labels: np.ndarray  # (N,) int64, or (N, K) float32 where an image has several or quantities
-    contents: np.ndarray  # (N,) uint64, see `Check`
+    labels: Labels
+    contents: UInt64[np.ndarray, "N"]  # see `Check`
 
-    def take(self, indices: np.ndarray) -> "Subset":
+    def take(self, indices: Int64[np.ndarray, "n"]) -> "Subset":
         """Return the photographs at the indices."""
         return Subset([self.names[i] for i in indices], self.labels[indices], self.contents[indices])
 
@@ -32,26 +33,26 @@ class PhotoSource(ABC):
 
     Attributes:
         class_names: in the order of the labels.
-        splits: names and labels of each split: (N,) int64, or (N, K) float32 where an image has several or quantities.
+        splits: names and labels of each split.
             A validation or test split that is missing is held out.
         location: where the photographs are, for messages.
         notes: remarks for the user.
     """
 
     class_names: list[str]
-    splits: dict[Split, tuple[list[str], np.ndarray]]
+    splits: dict[Split, tuple[list[str], Labels]]
     location: str = "the data source"
     notes: Sequence[str] = ()
 
     @abstractmethod
     def read(self, name: str, half: Half | None = None) -> Pixels:
-        """Return the pixels (H, W, C), uint8 or uint16, of one photograph; see `decode` for `half`.
+        """Return the pixels (H, W, C), uint8, of one photograph; see `decode` for `half`.
 
         Called in workers too. A photograph that cannot be read raises ValueError with its name, which stops the run.
         """
 
-    def blocks(self, names: Sequence[str]) -> np.ndarray | None:
-        """Return a number for each name, (N,) int64, equal where photographs are read together; None: one by one.
+    def blocks(self, names: Sequence[str]) -> Int[np.ndarray, "{len(names)}"] | None:
+        """Return a number for each name, equal where photographs are read together; None: one by one.
 
         Training images are then shuffled a few blocks at a time.
         """

@@ -1,6 +1,7 @@
 """Which images are held out, and which are used: equally many of each class."""
 
 import numpy as np
+from jaxtyping import Int, Int64
 
 from vitlab.data.counter_rng import Stream, permutation
 
@@ -11,7 +12,9 @@ def check_fraction(name: str, value: float) -> None:
         raise ValueError(f"data.init_args.{name} is {value}; it must lie between 0 and 1, e.g. 0.1.")
 
 
-def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def stratified_split(
+    labels: Int[np.ndarray, "N"], fraction: float, seed: int
+) -> tuple[Int64[np.ndarray, "kept"], Int64[np.ndarray, "held_out"]]:
     """Return sorted indices (kept, held out): a fraction of each class, at least one image and never all."""
     held_out = []
     for label in np.unique(labels):
@@ -23,7 +26,7 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
     return np.setdiff1d(np.arange(len(labels)), chosen), chosen
 
 
-def balanced_order(labels: np.ndarray, seed: int) -> np.ndarray:
+def balanced_order(labels: Int[np.ndarray, "N"], seed: int) -> Int64[np.ndarray, "N"]:
     """Return all indices in a random order whose first n, for any n, have equally many images of each class, ± 1.
 
     Class by class in turn, until a class has no image left.

@@ -1,34 +1,30 @@
-"""The model card of exported files: how to use them, how good they are, how they were made."""
+"""The model card of exported files: how to use them, how good they are, how they were made.
+
+Its head is what the Hugging Face Hub reads: https://huggingface.co/docs/hub/model-cards#model-card-metadata
+"""
 
 import html
-import inspect
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 import yaml
-from lightning.pytorch import Trainer
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from vitlab.atomic_files import read_json
 from vitlab.config import Config, weights_of
 from vitlab.data import ImageDataModule
 from vitlab.data.photos import height_and_width
-from vitlab.deployment.front_matter import front_matter
-from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import Accuracy
 from vitlab.experiment.class_names import named
-from vitlab.experiment.run_directory import shortfalls
 from vitlab.models import ImageModel
-from vitlab.models.intermediates import FeatureInfo
+from vitlab.runs.directory import PREDICTIONS, SUMMARY, RunDirectory
 
-UNKNOWN_TO_TIMM = {"block", "attention", "position_bias", "shift", "norm", "small_stem"}
-"""Arguments that make a model that timm does not have."""
+RECIPE = ("seed_everything", "init_seed", "model", "data", "trainer")  # what of a configuration decides the weights
 
 
 @dataclass(frozen=True)
@@ -61,18 +57,9 @@ class Exported:
         return bool(self.encoder.num_classes) and task is not None and task.one_class
 
     @property
-    def has_timms_names(self) -> bool:
-        """Whether timm has this model, with the same names of its weights."""
-        known = type(self.encoder).__module__.startswith("vitlab.models.")
-        arguments = self.config["model"]["init_args"]["backbone"].get("init_args", {})
-        ours = {name: value for name, value in arguments.items() if name in UNKNOWN_TO_TIMM}
-        return known and not beyond_defaults(type(self.encoder), ours)
-
-    @property
     def test_is_validation(self) -> bool:
         """Whether the run was tested on the images that it was validated on, for want of others."""
-        facts = self.run / "data.json"
-        return facts.is_file() and bool(read_json(facts)["test_is_validation"])
+        return bool(RunDirectory(self.run).data.get("test_is_validation"))
 
     def metadata(self) -> dict[str, str]:
         """Return what a user of the files, and `vitlab.load`, must know, each value as JSON."""
@@ -88,8 +75,8 @@ class Exported:
 
     def accuracy(self) -> Accuracy | str:
         """Return the accuracy of these weights on the run's test images, or why it is not known."""
-        last = self.run / "checkpoints" / "last.ckpt"
-        summary, predictions = self.run / "summary.json", self.run / "predictions.parquet"
+        run = RunDirectory(self.run)
+        last = run.last_checkpoint
         if not self.encoder.num_classes:
             return "The encoder has no classifier."
         if not self.classifies:
@@ -98,85 +85,123 @@ class Exported:
             )
         if self.checkpoint is None or self.checkpoint.resolve() != last.resolve():
             return f"Not known: the run's result is that of {last.name}, whose weights these are not."
-        if not (summary.is_file() and predictions.is_file()):
+        if not (run.is_finished and (run.path / PREDICTIONS).is_file()):
             return "Not known: the run has not been tested."
-        if partial := shortfalls(self.run):
+        if partial := run.shortfalls:
             return f"Not known, of a trial: {'; '.join(partial)}."
-        told = read_predictions(predictions)
+        told = run.predictions
         logits = told.logits_ema if self.averaged else told.logits
-        stated = self.metrics().get("top1")
+        stated = run.metrics.get("test_ema/top1" if self.averaged else "test/top1")
         if logits is not None and stated is not None:
             counted = Accuracy.of(torch.from_numpy(logits.argmax(axis=1)), torch.tensor(told.labels))
             if math.isclose(counted.value, stated, abs_tol=1e-6):
                 return counted
-        return f"Not known: {predictions.name} was written with other weights than {summary.name}. Test the run again."
-
-    def metrics(self) -> dict[str, float]:
-        """Return the test metrics in summary.json of the kind of weights exported, without their prefix.
-
-        With five classes or fewer, top-5 is always 1, and left out.
-        """
-        summary = self.run / "summary.json"
-        if not summary.is_file():
-            return {}
-        prefix = "test_ema/" if self.averaged else "test/"
-        metrics = read_json(summary)["metrics"]
-        found = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
-        return {name: value for name, value in found.items() if name != "top5" or self.encoder.num_classes > 5}
+        return f"Not known: {PREDICTIONS} was written with other weights than {SUMMARY}. Test the run again."
 
 
-def write_card(
-    exported: Exported,
-    files: Sequence[Path],
-    folder: Path,
-    stages: Sequence[FeatureInfo] = (),
-    study: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write `README.md` about the files that lie in `folder`; those called `features` hold the maps of `stages`.
+USES = {
+    "model.safetensors": (
+        "the weights, for vitlab.",
+        'import vitlab\nmodel = vitlab.load(".").model.cpu()\nlogits = model(images)',
+    ),
+    "config.json": (
+        "timm opens this folder by it, and transformers' TimmWrapper reads the same keys.",
+        """import timm
+model = timm.create_model("local-dir:.", pretrained=True).eval()
+logits = model(images)
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))  # from a picture to an image""",
+    ),
+    "model.onnx": (
+        "for onnxruntime and other runtimes of ONNX.",
+        """import onnxruntime
+session = onnxruntime.InferenceSession("model.onnx")
+(logits,) = session.run(["logits"], {"images": images.numpy()})""",
+    ),
+    "model.pt2": (
+        "a program for PyTorch, without vitlab.",
+        'import torch\nlogits = torch.export.load("model.pt2").module()(images)',
+    ),
+}
+"""What each file is for, and the lines of Python that use it."""
+
+
+def write_card(exported: Exported, files: Sequence[Path], folder: Path, study: Mapping[str, Any] | None = None) -> Path:
+    """Write `README.md` about the files that lie in `folder`.
 
     Args:
-        study: the standing of the run's variant in its study.
+        study: the standing of the run's variant in its study, see `vitlab.studies.report.verdict_file.standing`.
     """
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {"text": _as_text, "code": _as_code, "literal": _as_literal}
-    model, environment = exported.config["model"], exported.run / "environment.json"
-    backbone = model["init_args"]["backbone"]
+    config, data, encoder = exported.config, exported.data, exported.encoder
     accuracy = exported.accuracy()
-    architecture, data_set = _name(backbone), _name(exported.config["data"])
     study = study if isinstance(accuracy, Accuracy) else None  # it is about the weights that were tested
-    recipe_text = yaml.safe_dump(recipe(exported.config), sort_keys=False, allow_unicode=True).strip()
-    text = templates.get_template("card.md.jinja").render(
+    recipe_text = yaml.safe_dump(recipe(config), sort_keys=False, allow_unicode=True).strip()
+    card = ModelCard.from_template(
+        _front_matter(exported, accuracy, study),
+        template_path=str(Path(__file__).with_name("card.md.jinja")),
         exported=exported,
-        data=exported.data,
-        encoder=exported.encoder,
-        framing=exported.data.framing,
-        sides=height_and_width(exported.data.image_size),
-        resize=resize_of(exported.data),
-        front_matter=front_matter(exported, architecture, data_set, accuracy, study),
+        data=data,
+        encoder=encoder,
+        classes=data.class_names if encoder.num_classes else [],
+        framing=data.framing,
+        sides=height_and_width(data.image_size),
+        resize=resize_of(data),
         study=study,
-        architecture=architecture,
-        data_set=data_set,
-        root=exported.config["data"]["init_args"].get("root"),
-        parameters=sum(parameter.numel() for parameter in exported.encoder.parameters()),
+        mean=_mean_of(study) if study else "",
         accuracy=accuracy,
-        metrics=exported.metrics() if isinstance(accuracy, Accuracy) else {},
-        files={file.suffix: file for file in files if file.stem != "features"},
-        maps={file.suffix: file for file in files if file.stem == "features"},
-        stages=stages,
-        construction=construction(backbone, exported.encoder.num_classes),
+        root=config["data"]["init_args"].get("root"),
+        parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+        uses={file.name: USES[file.name] for file in files},
+        starts=starts(config),
         recipe=recipe_text,
         fence="`" * max(3, 1 + max(map(len, re.findall("`+", recipe_text)), default=0)),
-        starts=starts(exported.config),
-        environment=read_json(environment, missing={}),
+        environment=RunDirectory(exported.run).environment,
+        text=_as_text,
+        literal=_as_literal,
     )
     path = folder / "README.md"
-    path.write_text(text, encoding="utf-8")
+    card.save(path)
     return path
+
+
+def _front_matter(exported: Exported, accuracy: Accuracy | str, study: Mapping[str, Any] | None) -> ModelCardData:
+    """Return what the Hub reads: task, tags, base model and, where it is known, the accuracy, a fraction.
+
+    What the Hub has no field for is in `metric_args`: the 95 % interval, and the standing in the study.
+    """
+    model, data = exported.config["model"], exported.config["data"]
+    architecture, data_set = (each["class_path"].rpartition(".")[2] for each in (model["init_args"]["backbone"], data))
+    start, results = model["init_args"].get("init_from"), None
+    if isinstance(accuracy, Accuracy):
+        split = "validation" if exported.test_is_validation else "test"
+        value, *interval = (round(each, 6) for each in (accuracy.value, accuracy.low, accuracy.high))
+        results = [
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=data_set.lower(),
+                dataset_name=data_set,
+                dataset_split=split,
+                metric_type="accuracy",
+                metric_value=value,
+                metric_name=f"Accuracy of seed {exported.config['seed_everything']}",
+                metric_args={"interval": interval, "over": f"{split} images"}
+                | ({"study": dict(study)} if study else {}),
+            )
+        ]
+    return ModelCardData(
+        library_name="vitlab",
+        pipeline_tag="image-classification" if exported.classifies else "image-feature-extraction",
+        tags=["vitlab", architecture, exported.objective.__name__, data_set],
+        base_model=start if str(start).startswith("timm/") else None,
+        model_name=f"{architecture} on {data_set}",
+        eval_results=results,
+    )
+
+
+def _mean_of(study: Mapping[str, Any]) -> str:
+    """Return the mean over seeds with its interval, where two or more seeds give one."""
+    form = ".1f" if study["metric"] == "top1" else ".4g"
+    mean, low, high = (None if study[key] is None else format(study[key], form) for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]" if low is not None else f"{mean}"
 
 
 def starts(config: Config) -> list[str]:
@@ -188,12 +213,6 @@ def _as_text(value: Any) -> str:
     """Return a value as Markdown shows it, whatever HTML, table or code it would begin."""
     escaped = html.escape(str(value), quote=False).replace("|", "&#124;").replace("`", "&#96;")
     return re.sub(r"[\r\n]+", " ", escaped)
-
-
-def _as_code(value: Any) -> str:
-    """Return a value as Markdown's code, whatever is in it."""
-    text = str(value)
-    return f"<code>{_as_text(text)}</code>" if re.search(r"[`<\r\n]", text) else f"`{text}`"
 
 
 def _as_literal(value: Any) -> str:
@@ -210,47 +229,6 @@ def resize_of(data: ImageDataModule) -> int | tuple[int, int] | None:
     return math.floor(rows / crop_pct) if rows == columns else None
 
 
-def construction(backbone: Config, num_classes: int) -> str:
-    """Return the lines of Python that build `model` as a configuration does."""
-    module, _, name = backbone["class_path"].rpartition(".")
-    build = named(backbone["class_path"])
-    arguments = beyond_defaults(build, backbone.get("init_args", {}) | {"num_classes": num_classes})
-    imports, values = [f"from {module} import {name}"], []
-    for key, value in arguments.items():
-        if isinstance(value, str) and "Callable" in str(inspect.signature(build).parameters[key].annotation):
-            place, _, function = value.rpartition(".")
-            imports.append(f"from {place} import {function}")
-            values.append(f"{key}={function}")
-        else:
-            values.append(f"{key}={tuple(value) if isinstance(value, list) else value!r}")
-    return "\n".join([*imports, f"model = {name}({', '.join(values)}).eval()"])
-
-
 def recipe(config: Config) -> Config:
-    """Return what of a configuration decides the weights; `fit` with it is the same run.
-
-    Nulls stay: many defaults are not null, like RandAugment's. Only what is at the Trainer's own defaults is dropped.
-    """
-    parts = {key: config[key] for key in ("seed_everything", "init_seed", "model", "data") if key in config}
-    return parts | {"trainer": beyond_defaults(Trainer, config["trainer"])}
-
-
-def beyond_defaults(build: Callable[..., Any], arguments: Config) -> Config:
-    """Return those arguments, as a YAML file has them, that are not the defaults of what they are given to."""
-    parameters = inspect.signature(build).parameters
-    return {key: value for key, value in arguments.items() if value != _plain(parameters[key].default)}
-
-
-def _plain(default: Any) -> Any:
-    if _is_function(default):
-        return f"{default.__module__}.{default.__qualname__}"
-    return list(default) if isinstance(default, tuple) else default
-
-
-def _is_function(default: Any) -> bool:
-    return callable(default) and default is not inspect.Parameter.empty
-
-
-def _name(config: Config) -> str:
-    name: str = config["class_path"].rpartition(".")[2]
-    return name
+    """Return what of a configuration decides the weights; `fit` with it is the same run. Nulls are not all defaults."""
+    return {key: config[key] for key in RECIPE if key in config}

@@ -7,27 +7,23 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryFile
+from typing import Any
 
-import jinja2
 import numpy as np
-import pyarrow as arrow
-import pyarrow.parquet as parquet
+import pandas as pd
 import torch
 from jaxtyping import Float
+from referee.report.templates import templates
 
 from vitlab.atomic_files import write_text, written_whole
 from vitlab.data.decoding import as_text
 from vitlab.deployment.load import LoadedModel
-from vitlab.deployment.predict import SHOWN, Pictures, in_8_bits
+from vitlab.deployment.predict import SHOWN, Pictures
 from vitlab.evaluation.thumbnails import data_uri
 from vitlab.models.intermediates import FeatureInfo, FeatureMaps
 
-Projection = Literal["pca", "umap"]
-
-ROW_GROUP = 64 * 2**20  # bytes of maps that are held before they are written
 NEIGHBORS = 6  # of a picture that the page shows
 COLORED = 10  # folders; the page shows the pictures of others in gray
 
@@ -69,56 +65,48 @@ class Embedded:
             )
             columns = {name: output.float().cpu().numpy() for name, output in outputs.items()}
             self._rows.append(columns["embedding"])
-            self.thumbnails += [data_uri(in_8_bits(array)) for array in arrays[: SHOWN - len(self.thumbnails)]]
+            self.thumbnails += [data_uri(array[..., :3]) for array in arrays[: SHOWN - len(self.thumbnails)]]
             yield {"file": names, **columns}
 
 
-def write_parquet(embedded: Embedded, path: Path) -> None:
-    """Write a row per picture: `file`, `embedding`, and each map as a tensor of fixed shape, as pyarrow reads it."""
-    told = {"features": json.dumps(embedded.stages)}
-    with written_whole(path) as file, ExitStack() as stack:
-        writer, held = None, []
+def write_table(embedded: Embedded, folder: Path) -> list[Path]:
+    """Write `features.parquet`, a row per picture: `file` and `embedding`; of stages, their maps too.
+
+    `maps.npz` has an array (N, C, H, W) for each stage by its name, in the order of the rows, and `features`, the
+    stages as JSON. Maps of many pictures are larger than memory, so they wait in temporary files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        waiting: dict[str, tuple[Any, tuple[int, ...]]] = {}
         for columns in embedded.batches():
-            held.append(arrow.table({name: _column(values) for name, values in columns.items()}, metadata=told))
-            writer = writer or stack.enter_context(parquet.ParquetWriter(file, held[0].schema))
-            if sum(table.nbytes for table in held) > ROW_GROUP:
-                writer.write_table(arrow.concat_tables(held))
-                held = []
-        if writer and held:
-            writer.write_table(arrow.concat_tables(held))
+            for stage in embedded.stages:
+                maps = columns[stage["module"]]
+                if stage["module"] not in waiting:
+                    waiting[stage["module"]] = stack.enter_context(TemporaryFile(dir=folder)), maps.shape[1:]
+                maps.tofile(waiting[stage["module"]][0])
+        table, files = folder / "features.parquet", [folder / "features.parquet"]
+        frame = pd.DataFrame({"file": embedded.names, "embedding": list(embedded.embedding)})
+        with written_whole(table) as file:
+            frame.to_parquet(file, index=False)
+        if waiting:
+            arrays: dict[str, Any] = {
+                name: np.memmap(raw, np.float32, "r", shape=(len(frame), *shape))
+                for name, (raw, shape) in waiting.items()
+            }
+            files.append(folder / "maps.npz")
+            with written_whole(files[-1]) as file:
+                np.savez(file, features=np.array(json.dumps(embedded.stages)), **arrays)
+    return files
 
 
-def _column(values: Any) -> Any:
-    if isinstance(values, list):
-        return arrow.array(values)
-    if values.ndim == 2:
-        return arrow.FixedSizeListArray.from_arrays(arrow.array(values.ravel()), values.shape[1])
-    return arrow.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values))
-
-
-def write_npz(embedded: Embedded, path: Path) -> None:
-    """Write `files` (N), `embedding` (N, C), a map (N, C, H, W) for each stage, and `features`, the stages as JSON."""
-    batches = list(embedded.batches())
-    arrays: dict[str, Any] = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    with written_whole(path) as file:
-        names = arrays.pop("file")  # the name of an argument of savez
-        np.savez(file, files=names, features=np.array(json.dumps(embedded.stages)), **arrays)
-
-
-def write_page(embedded: Embedded, model: str, by: Projection, path: Path) -> None:
+def write_page(embedded: Embedded, model: str, path: Path) -> None:
     """Write a page with a point for each picture, near to those that the model takes for similar."""
-    places, axes = projected(embedded.embedding, by)
+    places, axes = projected(embedded.embedding)
     shown = len(embedded.thumbnails)
     low, extent = places.min(axis=0), max(np.ptp(places, axis=0).max(), 1e-12)  # one scale for both axes
     folders = [name.partition("/")[0] if "/" in name else "" for name in embedded.names[:shown]]
     counts = Counter(folders).most_common()
-    template = jinja2.Template(
-        Path(__file__).with_name("map.html.jinja").read_text(encoding="utf-8"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    template = templates(Path(__file__).parent).get_template("map.html.jinja")
     page = template.render(
         model=as_text(model),
         place=as_text(str(embedded.root)),
@@ -146,22 +134,11 @@ def nearest(embedding: Float[np.ndarray, "N C"]) -> list[list[int]]:
     return order
 
 
-def check_umap() -> None:
-    """Raise a ValueError unless the package umap-learn is installed."""
-    if find_spec("umap") is None:
-        raise ValueError("--map umap needs the package umap-learn: pip install 'vitlab[umap]'; or give --map pca.")
+def projected(embedding: Float[np.ndarray, "N C"]) -> tuple[Float[np.ndarray, "N 2"], list[str]]:
+    """Return places in a plane, the first two principal components, and what its two axes are."""
+    from sklearn.decomposition import PCA
 
-
-def projected(embedding: Float[np.ndarray, "N C"], by: Projection) -> tuple[Float[np.ndarray, "N 2"], list[str]]:
-    """Return places in a plane, and what its two axes are."""
-    if by == "pca":
-        from sklearn.decomposition import PCA
-
-        pca = PCA(n_components=2, svd_solver="full")
-        places = pca.fit_transform(embedding)
-        shares = enumerate(pca.explained_variance_ratio_, start=1)
-        return places, [f"principal component {i}, {share:.0%} of the variance" for i, share in shares]
-    from umap import UMAP
-
-    reducer = UMAP(n_neighbors=min(15, len(embedding) - 1), metric="cosine", random_state=0, n_jobs=1)
-    return np.asarray(reducer.fit_transform(embedding), dtype=float), ["UMAP 1", "UMAP 2"]
+    pca = PCA(n_components=2, svd_solver="full")
+    places = pca.fit_transform(embedding)
+    shares = enumerate(pca.explained_variance_ratio_, start=1)
+    return places, [f"principal component {i}, {share:.0%} of the variance" for i, share in shares]

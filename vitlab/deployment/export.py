@@ -1,8 +1,7 @@
 """A model as one file that runs without vitlab: ONNX for other runtimes, `torch.export` for PyTorch.
 
 Both files take normalized images (B, C, H, W) of the model's own size, for any B, and give what it gives in evaluation:
-logits, or the embedding where there are no classes; of `features_only`, the maps of stages. What is traced is a copy:
-the model that is given stays as it is.
+logits, or the embedding where there are no classes. What is traced is a copy: the model that is given stays as it is.
 """
 
 import copy
@@ -11,21 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import onnxruntime
 import torch
 from torch.export import Dim, ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vitlab.atomic_files import written_whole
 from vitlab.models.backbone import ImageModel
-from vitlab.models.intermediates import FeatureMaps
 from vitlab.models.weights import save_weights
 
 FREE_BATCH = ({0: Dim("batch")},)
 TRACED_BATCH = 2  # torch.export takes sizes of 0 and 1 for constants
 CHECKED_BATCHES = (1, 3)  # not the traced one, which a size that was taken for a constant would pass
-
-Exportable = ImageModel | FeatureMaps
 
 TOLERANCE = 1e-4
 """How far the outputs of an ONNX file may be from the model's, in units of the largest.
@@ -35,24 +30,23 @@ more than 1e-2.
 """
 
 
-def write(model: Exportable, path: Path, metadata: Mapping[str, str]) -> None:
+def write(model: ImageModel, path: Path, metadata: Mapping[str, str]) -> None:
     """Write a file of the format that its suffix names."""
     writers = {".safetensors": save_weights, ".onnx": export_onnx, ".pt2": export_program}
     writers[path.suffix](model, path, metadata)
 
 
-def export_program(model: Exportable, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+def export_program(model: ImageModel, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a `.pt2` file for `torch.export.load`, the metadata in it as the extra file `metadata.json`."""
     program = _trace(_for_inference(model))
     with written_whole(Path(path)) as file:
         torch.export.save(program, file, extra_files={"metadata.json": json.dumps(dict(metadata or {}))})
 
 
-def export_onnx(model: Exportable, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write an ONNX file with the input `images` and the output `logits`, once it is found to give the same.
 
-    The outputs of `features_only` have the names of their stages, like `layers.3`. Weights of more than 2 GB, which
-    ONNX cannot hold, go into a second file in the same folder.
+    Weights of more than 2 GB, which ONNX cannot hold, go into a second file in the same folder.
 
     Raises:
         RuntimeError: onnxruntime gives other outputs than the model; no file is written or replaced.
@@ -65,7 +59,7 @@ def export_onnx(model: Exportable, path: str | Path, metadata: Mapping[str, str]
         program = torch.onnx.export(
             _trace(eager),
             input_names=["images"],
-            output_names=output_names(model),
+            output_names=["logits"],
             dynamic_shapes=FREE_BATCH,
             dynamo=True,
             verbose=False,
@@ -80,39 +74,33 @@ def export_onnx(model: Exportable, path: str | Path, metadata: Mapping[str, str]
             file.replace(path.with_name(file.name))
 
 
-def output_names(model: Exportable) -> list[str]:
-    """Return what the outputs of a file are called."""
-    return [info["module"] for info in model.feature_info] if isinstance(model, FeatureMaps) else ["logits"]
-
-
-def _for_inference(model: Exportable) -> Exportable:
+def _for_inference(model: ImageModel) -> ImageModel:
     # torch.export.save takes weights whose channels lie last for parts of others.
     plain = copy.deepcopy(model).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
     return plain.eval()
 
 
-def _trace(model: Exportable) -> ExportedProgram:
+def _trace(model: ImageModel) -> ExportedProgram:
     images = torch.zeros(TRACED_BATCH, model.in_chans, *model.img_size)
     with torch.no_grad():
         return torch.export.export(model, (images,), dynamic_shapes=FREE_BATCH)
 
 
-def _check(model: Exportable, path: Path) -> None:
+def _check(model: ImageModel, path: Path) -> None:
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)  # its own: the caller's random numbers stay what they were
     for batch in CHECKED_BATCHES:
         images = torch.randn(batch, model.in_chans, *model.img_size, generator=generator)
-        found = session.run(output_names(model), {"images": images.numpy()})
+        (found,) = session.run(["logits"], {"images": images.numpy()})
         with torch.no_grad():
             expected = model(images)
-        for name, output, wanted in zip(
-            output_names(model), found, expected if isinstance(expected, list) else [expected], strict=True
-        ):
-            largest = wanted.abs().max().clamp(min=torch.finfo(wanted.dtype).tiny)  # a classifier may begin at zero
-            error = (torch.from_numpy(output) - wanted).abs().max() / largest
-            if not error <= TOLERANCE:  # also where it is nan
-                raise RuntimeError(
-                    f"{path.name} does not give what the model gives: for {batch} random images its {name} are off by "
-                    f"{error:.1e} of the largest, more than {TOLERANCE:.0e}.\n"
-                    "A forward that is not a function of the images alone cannot be exported."
-                )
+        largest = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)  # a classifier may begin at zero
+        error = (torch.from_numpy(found) - expected).abs().max() / largest
+        if not error <= TOLERANCE:  # also where it is nan
+            raise RuntimeError(
+                f"{path.name} does not give what the model gives: for {batch} random images its logits are off by "
+                f"{error:.1e} of the largest, more than {TOLERANCE:.0e}.\n"
+                "A forward that is not a function of the images alone cannot be exported."
+            )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Picture = Image.Image | np.ndarray
 Given = Union[str, Path, Picture, Sequence["Given"], Iterator["Given"]]  # noqa: UP007  # a string cannot stand at a |
 
-CHANNELS = {"L": 1, "I;16": 1, "RGB": 3, "RGBA": 4}
+CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 HELD = 16  # pictures that the model is given at a time
 WANTED = "give files or folders, Pillow images, arrays (H, W, C) of uint8, or lists of these"
 
@@ -75,6 +75,6 @@ def _pixels(picture: Picture, mode: PictureMode, name: str) -> Pixels:
             if pixels.shape[2] == CHANNELS.get(mode, pixels.shape[2]):
                 return pixels
             picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        return to_array(upright(picture), "RGB" if mode == "array" else mode)
+        return to_array(upright(picture), mode)
     except (ValueError, TypeError) as error:  # Pillow's is of the second kind: it has no such mode
         raise ValueError(f"{name}: {error}.") from None

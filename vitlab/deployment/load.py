@@ -16,13 +16,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from vitlab.atomic_files import newest_whole
 from vitlab.config import Config, modernize
 from vitlab.data.preprocessing import Preprocessing
 from vitlab.experiment.class_names import named
 from vitlab.models.backbone import ImageModel
 from vitlab.models.stored import build
 from vitlab.models.weights import from_hub, load_weights
+from vitlab.runs.directory import CONFIG, RunDirectory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +74,7 @@ class LoadedModel:
             ValueError: the model learned no classes, a path does not exist, or there is no picture to decode.
         """
         from vitlab.deployment.given import pictures_of
-        from vitlab.deployment.predict import SHOWN, Answers, in_8_bits
+        from vitlab.deployment.predict import SHOWN, Answers
         from vitlab.evaluation.thumbnails import data_uri
 
         self.activate(torch.zeros(1, len(self.class_names)))  # refuses before anything is decoded
@@ -83,7 +83,7 @@ class LoadedModel:
         thumbnails: list[str] = []
         for _, arrays in pictures.read(self.transform.picture_mode):
             logits.append(self.run(arrays))
-            thumbnails += [data_uri(in_8_bits(array)) for array in arrays[: SHOWN - len(thumbnails)]]
+            thumbnails += [data_uri(array[..., :3]) for array in arrays[: SHOWN - len(thumbnails)]]
         alone = images[0] if len(images) == 1 else None
         place = Path(alone) if isinstance(alone, str | Path) else pictures.root
         probability = self.activate(torch.cat(logits)).numpy()
@@ -169,35 +169,26 @@ def activation(objective: type[Any] | str) -> Callable[[Tensor], Tensor]:
 def _read(source: str | Path, raw: bool) -> LoadedModel:
     path = Path(source)
     if path.suffix == ".ckpt" and path.is_file():
-        return _of_checkpoint(path, path.absolute().parent.parent, raw)
-    if (path / "config.yaml").is_file():
-        checkpoints = path / "checkpoints"
-        newest, flaws = newest_whole([checkpoints / "last.ckpt", checkpoints / "previous.ckpt"])
-        for file, wrong in flaws.items():
-            log.warning("%s is damaged (%s) and is skipped.", file, wrong)
-        if newest is None and flaws:
-            raise ValueError(f"{path} has no whole checkpoint: {', '.join(map(str, flaws))} are damaged.")
+        return _of_checkpoint(path, raw)
+    if (path / CONFIG).is_file():
+        newest = RunDirectory(path).newest_checkpoint()
         if newest is None:
             raise FileNotFoundError(f"{path} has no whole checkpoint; train first: `fit --config {path}`.")
-        return _of_checkpoint(newest, path, raw)
+        return _of_checkpoint(newest, raw)
     if (path / WEIGHTS).is_file():
         return _exported(path / WEIGHTS)
     if not path.exists() and _is_hub_name(str(source)):
         return _exported(_from_hub(str(source)))
     raise FileNotFoundError(
-        f"{source} is neither a run directory (config.yaml), an exported folder ({WEIGHTS}) nor a name on the Hugging "
+        f"{source} is neither a run directory ({CONFIG}), an exported folder ({WEIGHTS}) nor a name on the Hugging "
         "Face Hub (user/model)."
     )
 
 
-def _of_checkpoint(path: Path, run: Path, raw: bool) -> LoadedModel:
+def _of_checkpoint(path: Path, raw: bool) -> LoadedModel:
     stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    if "vitlab_config" not in stored:
+    if not {"vitlab_config", "vitlab_inference"} <= stored.keys():
         raise ValueError(f"{path} was not written by `fit`, and does not tell of which model it is.")
-    if "vitlab_inference" not in stored:  # of an earlier version: the data module still knows
-        from vitlab.experiment.experiment import Experiment
-
-        return of_experiment(Experiment(run, f"ckpt_path={path}", images=False), raw)
     config = modernize(stored["vitlab_config"])["model"]
     loaded = _build(config["init_args"]["backbone"], stored["vitlab_inference"], config["class_path"], str(path))
     prefix = "backbone." if raw else stored["vitlab_encoder"]
@@ -210,7 +201,7 @@ def _exported(path: Path) -> LoadedModel:
     with safe_open(path, "pt") as file:
         facts = {name: json.loads(value) for name, value in (file.metadata() or {}).items() if name != "format"}
     if "backbone" not in facts:
-        raise ValueError(f"{path} does not name its model. Export the run again with this version of vitlab.")
+        raise ValueError(f"{path} does not name its model. Export the run again.")
     loaded = _build(facts["backbone"], facts, facts["objective"], str(path))
     load_weights(loaded.model, path)
     return loaded

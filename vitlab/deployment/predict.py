@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
+from referee.report.templates import templates
 
 from vitlab.atomic_files import write_text
 from vitlab.data.checking import is_faint
 from vitlab.data.decoding import IMAGE_SUFFIXES, PictureMode, Pixels, as_text, read_photo
 from vitlab.data.folder import but, left_out, walk
 from vitlab.data.oddities import blank
+from vitlab.data.terminal import counted
 from vitlab.evaluation.spreadsheet import as_csv
 
 log = logging.getLogger("vitlab")
@@ -86,8 +86,9 @@ class Pictures:
         Raises:
             ValueError: none of the files can be decoded.
         """
-        with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(self.files), leave=False, disable=None) as bar:
-            for start in range(0, len(self.files), HELD):
+        starts = range(0, len(self.files), HELD)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in counted(starts, len(starts), "Pictures"):
                 chunk = self.files[start : start + HELD]
                 names = [_name(file, self.root) for file in chunk]
                 opened = dict(zip(names, pool.map(partial(_open, mode), chunk), strict=True))
@@ -99,7 +100,6 @@ class Pictures:
                 self.faint += [name for name, is_so in zip(pictures, faint, strict=True) if is_so]
                 if pictures:
                     yield list(pictures), list(pictures.values())
-                bar.update(len(chunk))
         if self.faint:
             log.warning("%s Convert them to 8 bits by one range first.", blank(self.faint, len(self.names)))
         if not self.names:
@@ -115,15 +115,9 @@ def write_answers(answers: Answers, model: str, out: Path) -> Path:
     table.to_parquet(out / "predictions.parquet", index=False)
     if not answers.one_class:
         return out / "predictions.csv"
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["percent"] = lambda fraction, digits: f"{100 * fraction:.{digits}f}"
-    page = templates.get_template("predictions.html.jinja").render(
+    pages = templates(Path(__file__).parent)
+    pages.filters["percent"] = lambda fraction, digits: f"{100 * fraction:.{digits}f}"
+    page = pages.get_template("predictions.html.jinja").render(
         answers=answers,
         model=as_text(model),
         place=Path(as_text(str(answers.place))),
@@ -138,14 +132,9 @@ def write_answers(answers: Answers, model: str, out: Path) -> Path:
 def _open(mode: PictureMode, file: Path) -> Pixels | str:
     """Return the picture, or why there is none."""
     try:
-        return read_photo(file, mode)[0]
+        return read_photo(file, mode)
     except ValueError as error:
         return str(error)
-
-
-def in_8_bits(picture: Pixels) -> np.ndarray:
-    """Return a picture as a page shows it, without transparency."""
-    return (picture if picture.dtype == np.uint8 else picture / 257).astype(np.uint8)[..., :3]
 
 
 def _files(path: Path) -> list[Path]:

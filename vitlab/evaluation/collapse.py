@@ -1,11 +1,8 @@
-"""Spread of features: shows without labels whether an encoder has collapsed. And what a run logged of it.
+"""Spread of features: shows without labels whether an encoder has collapsed.
 
 N images, C the width of the embedding.
 """
 
-from pathlib import Path
-
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -28,17 +25,3 @@ def relative_std(features: Float[Tensor, "N C"]) -> float:
     """
     deviation = F.normalize(features.double(), dim=1).std(dim=0)  # (C,)
     return float(deviation.mean()) * features.shape[1] ** 0.5
-
-
-def collapse_curves(metrics: Path) -> pd.DataFrame | None:
-    """Return entropy and kl of a self-distillation by epoch, and rank where it was measured (NaN elsewhere).
-
-    Entropy of the teacher's outputs and KL(teacher ‖ student) are epoch means in nats (Caron et al. 2021, Fig. 7), rank
-    is `rank_me` of the validation features. None if the run has no `metrics.csv` with them.
-    """
-    logged = pd.read_csv(metrics) if metrics.is_file() else pd.DataFrame()
-    if "train/kl" not in logged:
-        return None
-    table = logged.groupby("epoch").last()
-    names = {"train/entropy": "entropy", "train/kl": "kl", "val/rank": "rank"}
-    return table.reindex(columns=list(names)).rename(columns=names)[table["train/kl"].notna()]

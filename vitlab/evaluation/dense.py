@@ -11,8 +11,7 @@ Letters: N images, K classes with the ground first, H x W pixels, h x w places o
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,30 +19,20 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from vitlab.evaluation.estimate import Estimate
 from vitlab.evaluation.knn import weighted_votes
 from vitlab.evaluation.linear import fit_linear_probe
 from vitlab.models import ImageModel
 
 MOST_STAGES = 4  # of the network, evenly spaced, the last among them
 MOST_PLACES = 20_000  # of the training images, evenly spaced; as many at most are held out
-REPETITIONS = 1000  # of the bootstrap over images
 
 
-class MeanIoU(Estimate):
-    """Intersection over union, the mean over classes, and its 95 % interval over images."""
+class StageResult(NamedTuple):
+    """The mIoU of one stage's maps on the test images, and `held_out` that of the linear probe on validation images."""
 
-
-@dataclass(frozen=True)
-class StageResult:
-    """What the maps of one stage tell: `stride` in pixels, `held_out` the linear probe on the validation images."""
-
-    stage: str
-    stride: int
-    channels: int
-    linear: MeanIoU
-    knn: MeanIoU
-    held_out: MeanIoU
+    linear: float
+    knn: float
+    held_out: float
 
 
 Labeled = tuple[Iterable[tuple[list[Tensor], Tensor]], Bool[Tensor, "N H W"]]
@@ -74,10 +63,7 @@ def segment(model: ImageModel, split: Callable[[Any], Labeled], num_classes: int
     scores = measure(model, *split("test"), taken, answers, num_classes + 1)
     linear = [{"held_out": own["linear"]} for own in answers]
     validation = measure(model, *split("val"), taken, linear, num_classes + 1)
-    return [
-        StageResult(stages[index]["module"], stages[index]["reduction"], stages[index]["num_chs"], **found, **held_out)
-        for index, found, held_out in zip(taken, scores, validation, strict=True)
-    ]
+    return [StageResult(**found, **held_out) for found, held_out in zip(scores, validation, strict=True)]
 
 
 def answers_of(bank: Places, held_out: Places, num_classes: int) -> dict[str, Answer]:
@@ -119,7 +105,7 @@ def measure(
     stages: list[int],
     answers: list[dict[str, Answer]],
     num_classes: int,
-) -> list[dict[str, MeanIoU]]:
+) -> list[dict[str, float]]:
     """Return the mIoU of each way to answer, by stage."""
     counts: list[dict[str, list[Tensor]]] = [{name: [] for name in own} for own in answers]
     for truth, maps in _maps(model, batches, masks, stages):
@@ -152,19 +138,11 @@ def overlaps(
     return torch.stack([both, count(predicted) + count(truth) - both], dim=1)
 
 
-def mean_iou(counts: Int64[Tensor, "N 2 K"]) -> MeanIoU:
-    """Return the mIoU over the classes that occur, with the bootstrap's percentiles over images."""
-    both, either = (counts[:, i].double().numpy() for i in range(2))
-    present = either.sum(axis=0) > 0
-
-    def of(weights: np.ndarray) -> np.ndarray:
-        union = (weights @ either)[..., present]
-        values = np.divide((weights @ both)[..., present], union, out=np.full(union.shape, np.nan), where=union > 0)
-        return np.nanmean(values, axis=-1)
-
-    repeated = np.random.default_rng(0).multinomial(len(both), np.full(len(both), 1 / len(both)), REPETITIONS)
-    low, high = np.percentile(of(repeated.astype(float)), [2.5, 97.5])
-    return MeanIoU(float(of(np.ones(len(both)))), float(low), float(high))
+def mean_iou(counts: Int64[Tensor, "N 2 K"]) -> float:
+    """Return the mIoU over the classes that occur."""
+    both, either = counts.sum(dim=0).double().numpy()
+    present = either > 0
+    return float(np.mean(both[present] / either[present]))
 
 
 def _covered(

@@ -1,17 +1,13 @@
-"""Embeddings of a split by a frozen encoder, cached.
+"""Embeddings of a split by a frozen encoder.
 
 N images, C the width of the embedding.
 """
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from vitlab.atomic_files import written_whole
 from vitlab.evaluation.classify import require_classes
 from vitlab.models import ImageModel
 from vitlab.models.backbone import in_eval_mode
@@ -45,26 +41,3 @@ def extract(
             if most is not None and seen >= most:
                 break
     return torch.cat(embeddings)[:most], torch.cat(labels)[:most]
-
-
-def read_cache(path: Path, key: str) -> dict[str, Features] | None:
-    """Return the splits that `write_cache` wrote with this key, or None."""
-    try:
-        if path.with_suffix(".key").read_text() != key:
-            return None
-        tensors = load_file(path)
-        splits = sorted({name.partition("/")[0] for name in tensors})
-        return {split: (tensors[f"{split}/features"], tensors[f"{split}/labels"]) for split in splits}
-    except (OSError, SafetensorError, KeyError, ValueError):  # missing, damaged, or an unrelated file
-        return None
-
-
-def write_cache(path: Path, key: str, splits: dict[str, Features]) -> None:
-    """Write the features of some splits; `key` identifies weights and data."""
-    tensors: dict[str, Tensor] = {}
-    for split, (features, labels) in splits.items():
-        tensors |= {f"{split}/features": features.contiguous(), f"{split}/labels": labels.contiguous()}
-    path.with_suffix(".key").unlink(missing_ok=True)  # never an old key with new features
-    with written_whole(path) as file:
-        file.write(save(tensors))
-    path.with_suffix(".key").write_text(key)

@@ -7,10 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from scipy.special import log_softmax, softmax
 
 from vitlab.atomic_files import written_whole
@@ -38,17 +37,18 @@ class Predictions:
 
 def write_predictions(path: str | Path, predictions: Predictions) -> None:
     """Write a Parquet file with the columns image, label, logits and optionally logits_ema and strata, atomically."""
-    path = Path(path)
-    columns = {
-        "image": pa.array(predictions.images, pa.string()),
-        "label": pa.array(predictions.labels) if predictions.labels.ndim == 1 else _to_lists(predictions.labels),
-        "logits": _to_lists(predictions.logits),
+    import pandas as pd  # here, because it takes half a second to import
+
+    columns: dict[str, Any] = {
+        "image": pd.Series(predictions.images, dtype=object),
+        "label": predictions.labels if predictions.labels.ndim == 1 else list(predictions.labels),
+        "logits": list(predictions.logits.astype(np.float32)),
     }
     if predictions.logits_ema is not None:
-        columns["logits_ema"] = _to_lists(predictions.logits_ema)
-    columns |= {f"{STRATUM}{name}": pa.array(values, pa.string()) for name, values in predictions.strata.items()}
-    with written_whole(path) as file:
-        pq.write_table(pa.table(columns), file)
+        columns["logits_ema"] = list(predictions.logits_ema.astype(np.float32))
+    columns |= {f"{STRATUM}{name}": pd.Series(values, dtype=object) for name, values in predictions.strata.items()}
+    with written_whole(Path(path)) as file:
+        pd.DataFrame(columns).to_parquet(file, index=False)
 
 
 def read_predictions(path: str | Path) -> Predictions:
@@ -57,36 +57,28 @@ def read_predictions(path: str | Path) -> Predictions:
     Raises:
         ValueError: it is damaged.
     """
+    import pandas as pd
+
     try:
-        table = pq.read_table(path)
+        table = pd.read_parquet(path)
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError) as error:  # of its end, or of a page
+    except (ValueError, OSError) as error:  # of its end, or of a page
         first, *_ = str(error).splitlines()
         reason = re.sub(r"^Could not open Parquet input source '.*?': ", "", first).partition(". ")[0].rstrip(".")
         raise ValueError(f"{path} is damaged ({reason}). `test {Path(path).parent}` writes it again.") from None
     label = table["label"]
     return Predictions(
-        images=table["image"].to_pylist(),
-        labels=_from_lists(label) if pa.types.is_list(label.type) else label.to_numpy().copy(),  # Arrow's is read-only
-        logits=_from_lists(table["logits"]),
-        logits_ema=_from_lists(table["logits_ema"]) if "logits_ema" in table.column_names else None,
+        images=table["image"].tolist(),
+        labels=np.stack(label.tolist()) if label.dtype == object else label.to_numpy().copy(),  # which was read-only
+        logits=np.stack(table["logits"].tolist()),
+        logits_ema=np.stack(table["logits_ema"].tolist()) if "logits_ema" in table.columns else None,
         strata={
-            name.removeprefix(STRATUM): np.array(table[name].to_pylist())
-            for name in table.column_names
+            name.removeprefix(STRATUM): np.array(table[name].tolist())
+            for name in table.columns
             if name.startswith(STRATUM)
         },
     )
-
-
-def _to_lists(logits: np.ndarray) -> pa.Array:
-    offsets = np.arange(len(logits) + 1, dtype=np.int32) * logits.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(logits.astype(np.float32).ravel()))
-
-
-def _from_lists(column: pa.ChunkedArray) -> np.ndarray:
-    values = column.combine_chunks().flatten().to_numpy()
-    return values.reshape(len(column), -1).astype(np.float32)
 
 
 def correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -5,27 +5,27 @@ are held out of the training set; the test images are used once. If the data's v
 like ImageNet's, a tenth of the training images is held out instead.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from vitlab.evaluation.estimate import Estimate
-from vitlab.evaluation.features import Features, extract, read_cache, write_cache
+from vitlab.evaluation.features import Features
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.evaluation.linear import fit_linear_probe
 from vitlab.evaluation.low_shot import LowShot, measure_low_shot
-from vitlab.models import ImageModel
 
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Accuracy(Estimate):
+class Accuracy:
     """The fraction of correct test images, with its 95 % interval (Wilson's)."""
+
+    value: float
+    low: float
+    high: float
 
     @classmethod
     def of(cls, predicted: Tensor, labels: Tensor) -> "Accuracy":
@@ -37,6 +37,9 @@ class Accuracy(Estimate):
     def columns(self, name: str) -> dict[str, float]:
         """Return a table's columns `name`, `name_low` and `name_high`."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
 @dataclass(frozen=True)
@@ -52,25 +55,6 @@ class ProbeResult:
     test_images: int
 
 
-def features_of(
-    encoder: ImageModel,
-    batches: Callable[[str], Iterable[tuple[list[Tensor], Tensor]]],
-    cache: Path,
-    key: str,
-) -> dict[str, Features]:
-    """Return the features of all splits, from the cache if its `key` matches.
-
-    Args:
-        batches: returns the evaluation batches of a split, on the encoder's device.
-        key: identifies the weights and the data.
-    """
-    splits = read_cache(cache, key)
-    if splits is None:
-        splits = {split: extract(encoder, batches(split)) for split in SPLITS}
-        write_cache(cache, key, splits)
-    return splits
-
-
 def hold_out(train: Features, every: int = 10) -> dict[str, Features]:
     """Return the splits train and val of training images (N, C), (N,): every tenth of each class is for validation."""
     features, labels = train
@@ -80,7 +64,7 @@ def hold_out(train: Features, every: int = 10) -> dict[str, Features]:
     return {"train": (features[~val], labels[~val]), "val": (features[val], labels[val])}
 
 
-def probe(splits: dict[str, Features], num_classes: int) -> ProbeResult:
+def probe_features(splits: dict[str, Features], num_classes: int) -> ProbeResult:
     """Measure k-NN (k = 20, weighted like DINO's), the linear probe, and low-shot with 1, 2 and 5 labels per class."""
     train, val, test = (splits[split] for split in SPLITS)
     # The linear probe chooses λ on the validation images; the others choose nothing and may use them.
@@ -90,7 +74,7 @@ def probe(splits: dict[str, Features], num_classes: int) -> ProbeResult:
         knn=Accuracy.of(predict_weighted(test[0], *bank, num_classes), test[1]),
         linear=Accuracy.of(linear.logits(test[0]).argmax(dim=1), test[1]),
         strength=linear.strength,
-        low_shot=measure_low_shot(bank, test, num_classes),
+        low_shot=measure_low_shot(bank, test),
         features=train[0].shape[1],
         train_images=len(bank[0]),
         test_images=len(test[0]),

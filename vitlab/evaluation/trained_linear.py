@@ -105,17 +105,24 @@ class Progress:
     file: Path
     key: str  # the weights, data and protocol that it belongs to
 
-    def load(self) -> dict[str, Any]:
-        """Return the state after the last whole epoch; nothing where there is none of this key."""
+    def restore(self, parts: dict[str, Any]) -> Iterable[Tensor]:
+        """Load the state after the last whole epoch, and return accuracies by epoch; none without such a state."""
         if not self.file.is_file() or flaw(self.file) is not None:
-            return {}
+            return []
         state: dict[str, Any] = torch.load(self.file, map_location="cpu", weights_only=True)
-        return state if state["key"] == self.key else {}
+        if state["key"] != self.key:
+            return []
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        by_epoch: Tensor = state["by_epoch"]
+        log.info("Continued after epoch %d.", len(by_epoch))
+        return by_epoch
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, parts: dict[str, Any], by_epoch: list[Tensor]) -> None:
         """Replace the state by that of one more epoch."""
+        states = {name: part.state_dict() for name, part in parts.items()}
         with written_whole(self.file) as file:
-            torch.save(state | {"key": self.key}, file)
+            torch.save(states | {"by_epoch": torch.stack(by_epoch), "key": self.key}, file)
 
 
 class Heads(nn.Module):
@@ -173,12 +180,7 @@ def train_linear(
         optimizer, lambda step: protocol.schedule.lr(1.0, step // every * every, total, protocol.epochs)
     )
     parts = {"heads": heads, "optimizer": optimizer, "scheduler": scheduler}
-    by_epoch: list[Tensor] = []
-    if state := progress.load():
-        for name, part in parts.items():
-            part.load_state_dict(state[name])  # type: ignore[attr-defined]
-        by_epoch = [*state["by_epoch"]]
-        log.info("Continued after epoch %d of %d.", len(by_epoch), protocol.epochs)
+    by_epoch: list[Tensor] = [*progress.restore(parts)]
     epochs = range(len(by_epoch), protocol.epochs)
     steps = _whole_steps(batches(epochs), sizes * len(epochs))
     for epoch in epochs:
@@ -188,8 +190,7 @@ def train_linear(
             optimizer.step()
             scheduler.step()
         by_epoch.append(heads.correct(test).double().mean(dim=1))
-        states = {name: part.state_dict() for name, part in parts.items()}  # type: ignore[attr-defined]
-        progress.save(states | {"by_epoch": torch.stack(by_epoch)})
+        progress.save(parts, by_epoch)
         log.info("epoch %d of %d: test top-1 %.4f", epoch + 1, protocol.epochs, float(by_epoch[-1].max()))
     progress.file.unlink()
     chosen = int(heads.correct(val).double().mean(dim=1).argmax())

@@ -7,10 +7,10 @@ import yaml
 
 from vitlab.atomic_files import write_text
 from vitlab.config import Config
-from vitlab.experiment.run_directory import CONFIG, MARK
 from vitlab.runs.checkpoints import kept_state
+from vitlab.runs.directory import CONFIG, DATA, ENVIRONMENT, METRICS, RunDirectory
 
-COPIED = ("metrics.csv", "data.json", MARK)
+COPIED = (METRICS, DATA, ENVIRONMENT)
 
 
 def branch_off(trunk: Path, step: int, directory: Path, config: Config) -> None:
@@ -21,13 +21,14 @@ def branch_off(trunk: Path, step: int, directory: Path, config: Config) -> None:
     """
     if (directory / CONFIG).is_file():
         return
-    state = kept_state(trunk / "checkpoints", step)
+    own, kept = RunDirectory(directory), RunDirectory(trunk).checkpoints
+    state = kept_state(kept, step)
     if not state.is_file():
         raise FileNotFoundError(f"{state} does not exist. Train {trunk} with --run.checkpoint.keep [{step}].")
-    (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+    own.checkpoints.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         shutil.copyfile(trunk / name, directory / name)
-    shutil.copyfile(state, directory / "checkpoints" / "last.ckpt")
-    if (best := kept_state(trunk / "checkpoints", step, "-best")).is_file():
-        shutil.copyfile(best, directory / "checkpoints" / "best.ckpt")
+    shutil.copyfile(state, own.last_checkpoint)
+    if (best := kept_state(kept, step, "-best")).is_file():
+        shutil.copyfile(best, own.checkpoints / "best.ckpt")
     write_text(directory / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))

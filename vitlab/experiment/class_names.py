@@ -19,7 +19,7 @@ PLACES = {
     "data": ("vitlab.data.ImageDataModule", ("vitlab.data",)),
     "trainer.callbacks": (
         "lightning.pytorch.Callback",
-        ("lightning.pytorch.callbacks", "vitlab.runs.knn_monitor", "vitlab.runs.image_logging"),
+        ("lightning.pytorch.callbacks", "vitlab.runs.knn_monitor", "vitlab.analysis.image_logging"),
     ),
     "trainer.logger": ("lightning.pytorch.loggers.Logger", ("lightning.pytorch.loggers",)),
 }

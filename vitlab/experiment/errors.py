@@ -99,8 +99,8 @@ def out_of_memory(error: Exception) -> str:
     reason, *_ = f"{error}".splitlines() or [""]
     return (
         f"out of memory. {reason.strip()} Take fewer images at a time, --data.batch_size or --data.eval_batch_size; "
-        "--trainer.accumulate_grad_batches keeps the global batch, `python -m vitlab benchmark batch` finds the "
-        "largest that fits, and --model.backbone.grad_checkpointing true makes room."
+        "--trainer.accumulate_grad_batches keeps the global batch, and --model.backbone.grad_checkpointing true "
+        "makes room."
     )
 
 

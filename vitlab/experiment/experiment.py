@@ -22,23 +22,24 @@ from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from vitlab.atomic_files import flaw, read_json
-from vitlab.config import Config, changes, conflicts, flatten, gather, load_yaml, modernize, pairs, short, split
+from vitlab.atomic_files import flaw
+from vitlab.config import Config, changes, conflicts, flatten, gather, modernize, pairs, short, split
 from vitlab.data import ImageDataModule
+from vitlab.evaluation.cost.memory import hold_freed_memory
 from vitlab.experiment.chain import TAKEN_FROM, Source
 from vitlab.experiment.class_names import spell_out, spell_out_arguments
 from vitlab.experiment.frozen import classify_by_features
 from vitlab.experiment.own_test import OTHER, departures
 from vitlab.experiment.parser import Settings, help_of_named_size
+from vitlab.experiment.place import directory_of, placed
 from vitlab.experiment.results import Metrics, images_left_out, show, unfinished
-from vitlab.experiment.run_directory import config_file, directory_of, placed, run_of
 from vitlab.experiment.same_images import other_images
 from vitlab.experiment.trainer_options import check_precision, check_trainer
 from vitlab.internals import count_last_epoch
 from vitlab.models import ImageModel
 from vitlab.objectives import Objective
 from vitlab.objectives.sharding import FSDP
-from vitlab.runs.checkpoints import newest_state
+from vitlab.runs.directory import PREDICTIONS, RunDirectory, config_file, run_of
 from vitlab.runs.lock import Busy, run_lock
 from vitlab.runs.resume import generators, set_generators
 from vitlab.runs.trainer import Run, build_trainer, run_loggers
@@ -81,12 +82,7 @@ class Experiment:
             source if isinstance(source, dict) else config_file(source) for source in sources if source not in settings
         )
         files = [source for source in sources if isinstance(source, Path)]
-        arguments = [*arguments, *(f"--{setting}" for setting in settings)]
-        replaced: list[str] = []
-        named = spell_out(gather(sources, arguments, replaced.append))
-        arguments = spell_out_arguments(arguments)
-        for line in replaced:  # by classes whose names are right
-            log.info(line)
+        named, arguments = _spelled_out(sources, [*arguments, *(f"--{setting}" for setting in settings)])
         self._settings = Settings(named, arguments)
         self._given_keys = {short(key) for key in flatten(named)} | {key for key, _ in pairs(arguments)}
         self._images, self._compiled = images, False
@@ -96,7 +92,7 @@ class Experiment:
         self.seed: int = self._values.seed_everything
         self.directory = directory_of({"run": self._values.run, "seed_everything": self.seed})
         run = run_of(files)
-        continued = run is not None and directory_of(load_yaml(run / "config.yaml")) == self.directory
+        continued = run is not None and directory_of(RunDirectory(run).config) == self.directory
         if run is not None and continued:  # the run, wherever its directory lies now
             self.directory = run
             self._find_data()
@@ -167,7 +163,7 @@ class Experiment:
     def _find_data(self) -> None:
         """Take a relative `data.root` from where the run was started, if there is nothing of that name here."""
         arguments = self._values.data.init_args
-        began = read_json(self.directory / "environment.json", missing={}).get("folder")
+        began = RunDirectory(self.directory).environment.get("folder")
         root = arguments.get("root")
         if root is None or began is None or Path(root).exists() or not (Path(began) / root).exists():
             return
@@ -176,7 +172,7 @@ class Experiment:
 
     def _build_data(self) -> ImageDataModule:
         data: ImageDataModule = self._settings.build("data")
-        facts = {} if self._images else read_json(self.directory / "data.json", missing={})
+        facts = {} if self._images else RunDirectory(self.directory).data
         if facts:
             data.recall(facts)
         return data
@@ -214,11 +210,12 @@ class Experiment:
         Raises:
             FileNotFoundError, ValueError: no such file, a damaged one, or one of another backbone.
         """
-        name, finished = self._values.ckpt_path, (self.directory / "summary.json").is_file()
+        name, run = self._values.ckpt_path, RunDirectory(self.directory)
+        finished = run.is_finished
         if name == "none":
             return None
         if name in (None, "last", "best"):
-            path = self.directory / "checkpoints" / f"{name or 'last'}.ckpt"
+            path = run.checkpoints / f"{name or 'last'}.ckpt"
             remedy = "train first, or give --ckpt_path FILE (`none` evaluates the initial weights)."
             if finished:  # whose results are of these weights, not of previous.ckpt
                 remedy = "train again with --run.overwrite true, or give --ckpt_path FILE."
@@ -228,7 +225,7 @@ class Experiment:
                 )
         else:
             path, remedy = Path(name), "give --ckpt_path the path of a .ckpt file, `last` or `best`."
-        intact = newest_state(self.directory) if name in (None, "last") and not finished else None
+        intact = run.newest_checkpoint() if name in (None, "last") and not finished else None
         path = intact or path
         if not path.is_file():
             raise FileNotFoundError(f"No checkpoint {path}; {remedy}")
@@ -244,7 +241,7 @@ class Experiment:
         if path is not None:
             state = torch.load(path, map_location="cpu", weights_only=True)
             if not isinstance(state, dict) or "state_dict" not in state:
-                raise ValueError(f"{path} is no checkpoint of a run; weights alone go into --model.init_from.")
+                raise ValueError(f"{path} is not a run's checkpoint; load weights alone with --model.init_from.")
             self.objective.load_state_dict(state["state_dict"])
         return path
 
@@ -270,10 +267,10 @@ class Experiment:
             if state is not None and not self.run.overwrite:
                 self._compare_images()
             return state
-        state = None if self.run.overwrite or finished else newest_state(self.directory)
+        state = None if self.run.overwrite or finished else RunDirectory(self.directory).newest_checkpoint()
         if not (finished or state):
             return None
-        changed = conflicts(load_yaml(self.directory / "config.yaml"), self.config)
+        changed = conflicts(RunDirectory(self.directory).config, self.config)
         if all(key == "data.init_args.root" for key, _, _ in changed) and self._compare_images(finished):
             changed = []
         if changed:
@@ -355,30 +352,21 @@ class Experiment:
             began: When the command started, by `time.perf_counter()`; None: now.
         """
         began = time.perf_counter() if began is None else began
-        summary = self.directory / "summary.json"
-        finished = summary.is_file() and self._values.ckpt_path is None and not self.run.overwrite
+        run = RunDirectory(self.directory)
+        finished = run.is_finished and self._values.ckpt_path is None and not self.run.overwrite
         before = {} if finished else self._train_before()
-        if any(not (directory / "summary.json").is_file() for directory in before.values()):
+        if not all(RunDirectory(directory).is_finished for directory in before.values()):
             return {}  # interrupted
         trainer = self._prepare()
         self.record.began, self.record.before = began, before
-        for key, directory in before.items():
-            *path, name = [part for part in key.split(".")[1:] if part != "init_args"]
-            setattr(reduce(getattr, path, self.objective), name, str(directory))
-        check_precision(str(trainer.precision), self.objective)
-        if self.run.probe is not None and isinstance(trainer.strategy, FSDP):
-            raise ValueError(
-                f"run.probe: {self.run.probe} reads a whole encoder, and trainer.strategy fsdp2 shares it out. Set "
-                "run.probe: null, and use `python -m vitlab probe` after the run."
-            )
-        if self._values.trainer.enable_checkpointing is False:
-            log.warning("enable_checkpointing is off: this run can neither be continued nor tested again.")
+        self._take_weights(before)
+        self._check_training()
         if not self._values.trainer.fast_dev_run:
             trainer.loggers = [*run_loggers(self.run, self.directory, self.config), *trainer.loggers]
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
             state = self._state_to_continue(finished)
             if finished:
-                metrics: Metrics = read_json(summary)["metrics"]
+                metrics = run.metrics
                 log.info(
                     "%s is finished; nothing to do (--run.overwrite true trains it again). "
                     "To start a new run from its weights: --run.name NEW --model.init_from %s",
@@ -386,11 +374,29 @@ class Experiment:
                 )
                 return metrics
             set_generators(self._random_state)
+            hold_freed_memory()
             trainer.fit(self.objective, datamodule=self.data, ckpt_path=state)
             count_last_epoch(trainer)
             if trainer.interrupted or self.config["trainer"]["fast_dev_run"]:
                 return {}
             return self._finish()
+
+    def _take_weights(self, before: dict[str, Path]) -> None:
+        """Give the objective, by setting, the runs that it takes weights from."""
+        for key, directory in before.items():
+            *path, name = [part for part in key.split(".")[1:] if part != "init_args"]
+            setattr(reduce(getattr, path, self.objective), name, str(directory))
+
+    def _check_training(self) -> None:
+        """Refuse or warn of what would be regretted after the training."""
+        check_precision(str(self.trainer.precision), self.objective)
+        if self.run.probe is not None and isinstance(self.trainer.strategy, FSDP):
+            raise ValueError(
+                f"run.probe: {self.run.probe} reads a whole encoder, and trainer.strategy fsdp2 shares it out. Set "
+                "run.probe: null, and use `python -m vitlab probe` after the run."
+            )
+        if self._values.trainer.enable_checkpointing is False:
+            log.warning("enable_checkpointing is off: this run can neither be continued nor tested again.")
 
     def _finish(self) -> Metrics:
         trainer = self.trainer
@@ -445,12 +451,12 @@ class Experiment:
         trainer, weights = self._prepare(), self.checkpoint()
         self._keep_own_results(weights)
         trainer.predict(self.objective, datamodule=self.data, ckpt_path=weights, return_predictions=False)
-        log.info("%s", self.record.results / "predictions.parquet")
-        return self.record.results / "predictions.parquet"
+        log.info("%s", self.record.results / PREDICTIONS)
+        return self.record.results / PREDICTIONS
 
     def _keep_own_results(self, weights: Path | None) -> None:
         """Write elsewhere what is of other weights, settings or images than a finished run's results."""
-        finished = self.trainer.is_global_zero and (self.directory / "summary.json").is_file()
+        finished = self.trainer.is_global_zero and RunDirectory(self.directory).is_finished
         reasons = departures(self.directory, weights, self.config, self.data) if finished else []
         self.record.results = self.directory / OTHER if reasons else self.directory
         if reasons:
@@ -473,6 +479,16 @@ class Experiment:
                 f"{type(self.objective).__name__} learns no classes, so there is nothing to {command}; `probe` "
                 f"measures its features.\nTo classify, fine-tune what it learned: --model.init_from {self.directory}"
             )
+
+
+def _spelled_out(sources: Sequence[str | Path | Config], arguments: Sequence[str]) -> tuple[Config, list[str]]:
+    """Return the merged files and the arguments with the import path of each class; log what classes replace."""
+    replaced: list[str] = []
+    named = spell_out(gather(sources, arguments, replaced.append))
+    arguments = spell_out_arguments(arguments)
+    for line in replaced:  # by classes whose names are right
+        log.info(line)
+    return named, arguments
 
 
 def _is_setting(source: str | Path | Config) -> bool:

@@ -16,6 +16,7 @@ from vitlab.evaluation.predictions import Predictions, top_k_accuracy, write_pre
 from vitlab.evaluation.probe import hold_out
 from vitlab.experiment.results import Metrics
 from vitlab.models import ImageModel
+from vitlab.runs.directory import PREDICTIONS
 
 
 def classify_by_features(
@@ -40,7 +41,7 @@ def classify_by_features(
     labels: Tensor = test[1]
     names, strata = data.image_names("test"), data.strata("test")
     predictions = Predictions(names, labels.numpy().astype(np.int64), logits.numpy(), strata=strata)
-    write_predictions(directory / "predictions.parquet", predictions)
+    write_predictions(directory / PREDICTIONS, predictions)
     write_per_class(directory, predictions, data.class_names)
     top1, top5 = (top_k_accuracy(predictions.logits, predictions.labels, k) for k in (1, 5))
     return {"test/top1": top1, "test/top5": top5, **stratum_metrics(predictions)}

@@ -1,7 +1,9 @@
 """LightningCLI as the reader of configurations: it parses and checks, and `Experiment` builds what they name."""
 
 import os
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from inspect import isfunction
 from typing import Any
 
@@ -14,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from vitlab import models
 from vitlab.config import TRAINER_DEFAULTS, Config, pairs
 from vitlab.data import ImageDataModule
-from vitlab.experiment.class_names import settable
+from vitlab.experiment.class_names import PLACES, choices, settable
 from vitlab.experiment.errors import check_sections, explain, readable
 from vitlab.internals import actions_of, options_of, tell_one_batch_from_all
 from vitlab.objectives import Objective
@@ -23,6 +25,13 @@ from vitlab.runs.trainer import Run
 tell_one_batch_from_all()
 
 MAX_SEED = 2**32 - 1  # numpy's
+GROUPS = r"One or more arguments specifying.*|Path to a configuration file\."  # texts of what has options below
+END = """
+A backbone may also be a size under timm's name (vit_…, deit_…, deit3_…, swin_…, swinv2_…), such as
+--model.backbone swin_tiny_patch4_window7_224, or a small ResNet or ConvNeXt: resnet_mini_32, resnet_micro_16,
+convnext_mini_32, convnext_micro_16. A class of your own is given by its import path. --model.help Supervised
+and --data.help CIFAR10 list the arguments of a class; each is a key: --model.optimizer.lr 3e-4, --data.batch_size 64.
+"""
 
 
 class VitlabParser(LightningArgumentParser):
@@ -37,7 +46,9 @@ class VitlabParser(LightningArgumentParser):
     def format_help(self, formatter: Any = None) -> str:
         """Return one line for each argument of a class: `--model.help Supervised`."""
         options = {min(action.option_strings, key=len): action for action in actions_of(self) if action.option_strings}
-        shown = [name for name in options if name not in ("-h", "--help") and not name.endswith((".help", "+"))]
+        hidden = ("-h", "--help", "--print_shtab")
+        shown = [name for name in options if name not in hidden and not name.endswith((".help", "+"))]
+        shown = [name for name in shown if not re.fullmatch(GROUPS, str(options[name].help), re.DOTALL)]
         return "".join(_help_line(name, options[name]) for name in shown)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
@@ -79,12 +90,14 @@ class ConfigurationReader(LightningCLI):
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # An int and nothing else: LightningCLI's `true` silently means 0.
-        parser.add_argument("--seed_everything", type=int, default=0)
-        parser.add_argument("--init_seed", type=int | None, default=None)
+        seeds = "Seed of weights, data order and augmentation", "Of weights, dropout and masks alone; null: the same"
+        parser.add_argument("--seed_everything", type=int, default=0, help=seeds[0])
+        parser.add_argument("--init_seed", type=int | None, default=None, help=seeds[1])
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(Run, "run")
-        parser.add_argument("--ckpt_path", type=str | None, default=None)
+        which = "Checkpoint to continue from or to evaluate: a file, last, best or none"
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help=which)
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -130,6 +143,17 @@ class Settings:
         """Return the complete configuration as plain values; as a file, it describes the same run to any command."""
         dumped: Config = yaml.safe_load(self._parser.dump(self.values, skip_none=False, skip_link_targets=True))
         return {key: value for key, value in dumped.items() if key not in ("config", "ckpt_path")}
+
+
+def print_help_of_run() -> None:
+    """Print a line for each option of `fit`, and the classes that can be given by their names."""
+    for key, place in PLACES.items():
+        if not key.startswith("trainer."):
+            names = [name for name in choices(*place) if not name.islower()]  # sizes are in lower case
+            print(f"  --{key:<37} {', '.join(names)}")
+    with suppress(SystemExit):
+        ConfigurationReader({}, ["--help"])
+    print(END)
 
 
 def help_of_named_size(arguments: Sequence[str]) -> str | None:

@@ -20,8 +20,8 @@ from vitlab.data.augment import CROP_SCALE
 from vitlab.data.photos import Interpolation
 from vitlab.evaluation.class_tokens import class_token, dino_features, has_class_token, raw_class_token
 from vitlab.evaluation.features import Features, extract
-from vitlab.evaluation.few_labels import FewLabels, draw_subsets, listed_images, measure_few_labels
 from vitlab.evaluation.knn import predict_weighted
+from vitlab.evaluation.low_shot import LowShot, draw_subsets, listed_images, measure_few_labels
 from vitlab.evaluation.probe import Accuracy
 from vitlab.evaluation.trained_linear import LinearProtocol, Progress, TrainedLinear, step_sizes, train_linear
 from vitlab.models import ImageModel
@@ -39,7 +39,7 @@ class ProtocolResult:
     test_images: int
     knn: dict[int, Accuracy] = field(default_factory=dict)
     linear: TrainedLinear | None = None
-    low_shot: tuple[FewLabels, ...] = ()
+    low_shot: tuple[LowShot, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"protocol {self.protocol}: {self.features} features, {self.train_images:,} training images"]

@@ -38,7 +38,7 @@ def images_left_out(trainer: Trainer, data: ImageDataModule, split: Literal["val
 
 
 def show(metrics: Mapping[str, float], partial: Sequence[str], data: ImageDataModule) -> None:
-    """Print metrics, and before them why they are no result."""
+    """Print metrics, after the reasons why they are not a result."""
     if partial:
         log.warning("Not a result: %s.", "; ".join(partial))
     shown = {name: value for name, value in metrics.items() if data.num_classes > 5 or not name.endswith("/top5")}

@@ -6,16 +6,15 @@ Images that come or go would be split again: some that were trained on would the
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitlab.atomic_files import read_json
 from vitlab.data import ImageDataModule
 from vitlab.data.dataset import SPLITS, Split
+from vitlab.runs.directory import RunDirectory
 
 
 def other_images(directory: Path, data: ImageDataModule, splits: Sequence[Split] = SPLITS) -> list[str] | None:
-    """Return, in words, which splits are not those of a run's start; None if its data.json does not tell."""
-    remedy = "Remove it, if the images are those that the run began with, and give the same command again."
-    then = read_json(directory / "data.json", remedy, missing={}).get("splits", {})
-    if not all("digest" in then.get(split, {}) for split in splits):
+    """Return, in words, which splits are not those of a run's start; None if its data.json was removed."""
+    then = RunDirectory(directory).data.get("splits", {})
+    if not then:
         return None
     now = data.facts()["splits"]
     changed = [split for split in splits if then[split]["digest"] != now[split]["digest"]]

@@ -144,42 +144,46 @@ class Mlp(nn.Module):
         self.drop = nn.Dropout(drop)
         self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B *N C"]) -> Float[Tensor, "B *N C"]:
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
 class BatchNorm(nn.Module):
     """Normalize each channel by its mean and variance over the tokens of all images of a batch: (B, *N, C).
 
-    PyTorch's BatchNorm for channels that come last, over the batches of all processes: in evaluation it takes running
-    averages of both (momentum 0.1, variance unbiased). Where gradients are accumulated, each batch has its own.
+    PyTorch's BatchNorm for channels that come last, over the batches of all processes, which SyncBatchNorm does on GPUs
+    only: in evaluation it takes running averages of both (momentum 0.1, variance unbiased), unless none are tracked.
+    Where gradients are accumulated, each batch has its own.
     """
 
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, dim: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(self, dim: int, eps: float = 1e-5, momentum: float = 0.1, track_running_stats: bool = True) -> None:
         super().__init__()
-        self.eps, self.momentum = eps, momentum
+        self.eps, self.momentum, self.track_running_stats = eps, momentum, track_running_stats
         self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
-        self.register_buffer("running_mean", torch.zeros(dim))
-        self.register_buffer("running_var", torch.ones(dim))
+        self.register_buffer("running_mean", torch.zeros(dim) if track_running_stats else None)
+        self.register_buffer("running_var", torch.ones(dim) if track_running_stats else None)
 
     def forward(self, x: Float[Tensor, "B *N C"]) -> Float[Tensor, "B *N C"]:
         x = x.to(self.weight.dtype)  # float32 under autocast too, as PyTorch's
-        if not self.training:
+        if not self.training and self.track_running_stats:
             return (x - self.running_mean) * (self.running_var + self.eps).rsqrt() * self.weight + self.bias
         dims = list(range(x.ndim - 1))
         mean = mean_over_processes(x.mean(dim=dims))
         x = x - mean
         variance = mean_over_processes(x.square().mean(dim=dims))
-        with torch.no_grad():
-            count = x.numel() // x.shape[-1] * num_processes()
-            finite = variance.isfinite()  # a step that is skipped leaves nothing behind
-            unbiased = variance * (count / max(count - 1, 1))
-            self.running_mean.lerp_(torch.where(finite, mean, self.running_mean), self.momentum)
-            self.running_var.lerp_(torch.where(finite, unbiased, self.running_var), self.momentum)
+        if self.track_running_stats:
+            self._track(mean, variance, x.numel() // x.shape[-1] * num_processes())
         return x * (variance + self.eps).rsqrt() * self.weight + self.bias
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        finite = variance.isfinite()  # a step that is skipped leaves nothing behind
+        unbiased = variance * (count / max(count - 1, 1))
+        self.running_mean.lerp_(torch.where(finite, mean, self.running_mean), self.momentum)
+        self.running_var.lerp_(torch.where(finite, unbiased, self.running_var), self.momentum)
 
 
 class DropPath(nn.Module):
@@ -192,7 +196,7 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B *N C"]) -> Float[Tensor, "B *N C"]:
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate
@@ -232,7 +236,7 @@ class LayerScale(nn.Module):
         super().__init__()
         self.gamma = nn.Parameter(torch.full((dim,), value))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B *N C"]) -> Float[Tensor, "B *N C"]:
         return x * self.gamma
 
 

@@ -143,7 +143,7 @@ class SwinTransformer(Backbone):
         block, attention: the published Swin by default; the other classes lead to Swin v2 step by step.
         dynamic_img_size: accept images of other sizes with the windows chosen for `img_size`. On by default, unlike
             timm, because multi-crop objectives call one model on two sizes.
-        dynamic_img_pad: pad images whose sides are no multiple of the patch with zeros at the bottom and right.
+        dynamic_img_pad: zero-pad images whose sides are not multiples of the patch at the bottom and right.
         init: initializes linear layers; by default timm's `trunc_normal`, and `fan_in` below Swin-T's width of 96.
         grad_checkpointing: recompute each block's activations in the backward pass instead of storing them.
     """

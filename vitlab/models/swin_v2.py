@@ -224,7 +224,7 @@ class SwinTransformerV2(Backbone):
             `absolute` of Swin's Table 4.
         dynamic_img_size: accept images of other sizes with the windows chosen for `img_size`. On by default, unlike
             timm, because multi-crop objectives call one model on two sizes.
-        dynamic_img_pad: pad images whose sides are no multiple of the patch with zeros at the bottom and right.
+        dynamic_img_pad: zero-pad images whose sides are not multiples of the patch at the bottom and right.
         init: initializes linear layers; by default timm's `trunc_normal`, and `fan_in` below Swin-T's width of 96.
         init_values: initial weight of the norms that end the branches; by default 0 as released, and 0.5 below Swin-T's
             width of 96, where training is short and 0 costs it many steps.
@@ -355,7 +355,7 @@ class SwinTransformerV2(Backbone):
         pretrained = arguments["pretrained_window_sizes"]
         if any(not before and h != w for before, (h, w) in zip(pretrained, windows, strict=False)):
             raise ValueError(
-                f"The windows {windows} are no squares, and only a square one is remembered at other sizes."
+                f"The windows {windows} are not square; only square windows keep their bias at other sizes."
             )
         return {
             "img_size": img_size,

@@ -39,6 +39,8 @@ from vitlab.models.layers import (
     sincos_table,
 )
 
+Heads = Float[Tensor, "B h N d"]
+
 
 def layer_norm(dim: int) -> nn.LayerNorm:
     """Return timm's layer norm."""
@@ -55,8 +57,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def project_qkv(self, x: Float[Tensor, "B N D"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q, k, v as (B, h, N, d)."""
+    def project_qkv(self, x: Float[Tensor, "B N D"]) -> tuple[Heads, Heads, Heads]:
+        """Return q, k, v."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v
 
@@ -117,7 +119,7 @@ class VisionTransformer(Backbone):
         distilled: add DeiT's distillation token and second classifier.
         fixed_pos_embed: MAE's sin-cos table, not trained, in place of learned positions.
         dynamic_img_size: accept images of other sizes and resize positions. On by default, unlike timm, for multi-crop.
-        dynamic_img_pad: pad images whose sides are no multiple of the patch with zeros at the bottom and right.
+        dynamic_img_pad: zero-pad images whose sides are not multiples of the patch at the bottom and right.
         patch_drop_rate: fraction of the patches dropped while training, drawn for each image (Liu et al. 2022,
             https://arxiv.org/abs/2208.07220); prefix tokens stay. Where the objective hides patches itself (MAE,
             SimMIM, MSN), no others are left out.

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from vitlab.atomic_files import written_whole
 from vitlab.internals import pickled_name
 from vitlab.models.backbone import ImageModel
-from vitlab.models.names import Weights, with_timm_names
 
 Shape = tuple[int, ...]
+Weights = dict[str, Tensor]
 
 CONTAINERS = ("state_dict", "model", "teacher", "target_encoder", "student")
 """Where a checkpoint keeps its weights, the first that is there: a teacher before its student, as DINO evaluates."""
@@ -81,7 +81,7 @@ class LoadReport:
 
 
 def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) -> LoadReport:
-    """Load a file of timm's, torchvision's, Microsoft's, Meta's, mmpretrain's or this project's, and report it.
+    """Load a file of timm's, Microsoft's, Meta's or this project's, and report it.
 
     Filters of red, green and blue become filters of the model's channels as in timm's `adapt_input_conv`.
 
@@ -123,8 +123,8 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
 
 def _encoder_in(path: str | Path, own: Weights, prefix: str | None) -> tuple[Weights, str]:
     """Return the weights in a file, and what the names of the encoder begin with among them; `prefix` if given."""
-    weights, encoder_prefix = _read(path)
-    file = with_timm_names({name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()})
+    weights, encoder_prefix = read_weights(path)
+    file = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
     if prefix is None:
         inside = [name[len(encoder_prefix) :] for name in file if name.startswith(encoder_prefix)]
         prefix = encoder_prefix + _find_prefix(inside, own)
@@ -199,13 +199,11 @@ def from_hub(name: str, file: str) -> Path:
         raise FileNotFoundError(reason.partition("\n")[0]) from None
 
 
-def read_weights(path: str | Path) -> Weights:
-    """Return the tensors in a .safetensors, .pth, .pt or .ckpt file, without running code that a pickle may hold."""
-    return _read(path)[0]
+def read_weights(path: str | Path) -> tuple[Weights, str]:
+    """Return the tensors in a .safetensors, .pth, .pt or .ckpt file, and the prefix of the encoder's names or "".
 
-
-def _read(path: str | Path) -> tuple[Weights, str]:
-    """Return the tensors, and the prefix of the encoder's names if the file gives one, else an empty string."""
+    No code that a pickle may hold is run.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No weights at {path}.")
@@ -219,7 +217,7 @@ def _read(path: str | Path) -> tuple[Weights, str]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise unsafe(path, error) from None
-    except Exception as error:  # bytes that are no pickle fail anywhere in the unpickler
+    except Exception as error:  # bytes that are not a pickle fail anywhere in the unpickler
         raise not_weights(path, error) from None
     return _unwrap(content, path), content.get("vitlab_encoder", "") if isinstance(content, Mapping) else ""
 

@@ -5,6 +5,7 @@ from vitlab.objectives.dino import DINO
 from vitlab.objectives.distillation import Distillation, HardTarget, SoftTarget
 from vitlab.objectives.labeled import LabeledObjective
 from vitlab.objectives.mae import MAE
+from vitlab.objectives.masking import block_masking, enlarge, random_masking
 from vitlab.objectives.msn import MSN
 from vitlab.objectives.multi_label import MultiLabel
 from vitlab.objectives.objective import Objective
@@ -35,5 +36,8 @@ __all__ = [
     "Supervised",
     "Task",
     "Teacher",
+    "block_masking",
     "embed_views",
+    "enlarge",
+    "random_masking",
 ]

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
@@ -29,17 +30,17 @@ class ClassificationTask(Task):
                 "ece": _CalibrationError(num_outputs, n_bins=15),
             },
             prefix=prefix,
-            compute_groups=False,  # found by comparing states after one batch, which may be equal by chance
+            compute_groups=False,  # torchmetrics groups metrics whose states are equal after one batch, even by chance
         )
 
-    def activate(self, outputs: Tensor) -> Tensor:
+    def activate(self, outputs: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         return outputs.double().softmax(dim=1)
 
 
 class _CalibrationError(MulticlassCalibrationError):
     """Given logits, torchmetrics takes a batch whose values all lie in [0, 1] for probabilities."""
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
+    def update(self, preds: Float[Tensor, "B K"], target: Int[Tensor, "B"]) -> None:
         super().update(preds.softmax(dim=1), target)
 
 
@@ -55,7 +56,7 @@ def check_label_smoothing(label_smoothing: float) -> None:
 
 
 class NegativeLogLikelihood(Metric):
-    """Mean of −log p(label) over images, from logits (B, K) and labels (B,)."""
+    """Mean of −log p(label) over images."""
 
     full_state_update = False
     higher_is_better = False
@@ -67,9 +68,9 @@ class NegativeLogLikelihood(Metric):
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
+    def update(self, logits: Float[Tensor, "B K"], labels: Int[Tensor, "B"]) -> None:
         self.total += F.cross_entropy(logits, labels, reduction="sum")
         self.images += len(labels)
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Float[Tensor, ""]:
         return (self.total / self.images).float()

@@ -22,6 +22,7 @@ from vitlab.distributed import mean_over_processes
 from vitlab.internals import norms, scale_
 from vitlab.models import Backbone
 from vitlab.objectives.heads import Prototypes, projection
+from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.self_distillation import SelfDistillation, embed_views
 from vitlab.optim import Optimizer, Schedule
 
@@ -102,7 +103,7 @@ class DINO(SelfDistillation):
         self.centering, self.center_momentum, self.sharpening = centering, center_momentum, sharpening
         self.register_buffer("center", torch.zeros(out_dim))
 
-    def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
+    def loss(self, views: Views, labels: Labels) -> Scalar:
         global_views = views[: self.global_views]
         teacher = self.teacher_forward(torch.cat(global_views))  # (G·B, K)
         sharp = teacher_temperature(self.current_epoch, *self.teacher_temps)

@@ -28,8 +28,8 @@ from torchmetrics import MeanMetric, Metric
 from vitlab.models import ImageModel, TimmModel, VisionTransformer
 from vitlab.objectives.classification import ClassificationTask, accuracy, check_label_smoothing
 from vitlab.objectives.ema import Ema
-from vitlab.objectives.labeled import LabeledObjective
-from vitlab.objectives.objective import Batch
+from vitlab.objectives.labeled import LabeledObjective, Predictions
+from vitlab.objectives.objective import Batch, Labels, Scalar, Views
 from vitlab.objectives.teacher import Teacher
 from vitlab.objectives.teacher_cache import LogitCache
 from vitlab.optim import Optimizer, Schedule
@@ -139,7 +139,7 @@ class Distillation(LabeledObjective):
             self.teacher.examine(data.batches("val", device))
             self.cache = self.teacher.open_cache(str(self.trainer.precision))
 
-    def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
+    def loss(self, views: Views, labels: Labels) -> Scalar:
         (images,) = views
         teacher = self.teacher(images) if self.cache is None else self.cache.logits(images, self.teacher)  # (B, K)
         cls, dist = self.head_logits(images)  # (B, K) each
@@ -155,7 +155,7 @@ class Distillation(LabeledObjective):
         if self.cache is not None:
             self.cache.report()
 
-    def head_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def head_logits(self, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
         """Return the logits trained on the labels and on the teacher: the same for a single head."""
         if self.two_heads:
             assert isinstance(self.backbone, VisionTransformer)
@@ -163,7 +163,7 @@ class Distillation(LabeledObjective):
         logits = self.backbone(images)
         return logits, logits
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def test_step(self, batch: Batch, batch_idx: int) -> Predictions:
         predictions = super().test_step(batch, batch_idx)
         (images,), labels = batch
         if self.teacher.ready:
@@ -172,7 +172,7 @@ class Distillation(LabeledObjective):
             self.log("test/agreement", self.agreement, on_step=False, on_epoch=True, batch_size=len(labels))
         return predictions
 
-    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+    def outputs(self, images: Float[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B K"]]:
         if not self.two_heads:
             return super().outputs(images)
         cls, dist = self.head_logits(images)

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.distributed import mean_over_processes
-from vitlab.models.layers import init_linears, trunc_normal
+from vitlab.models.layers import BatchNorm, init_linears, trunc_normal
 
 
 def projection(in_dim: int, hidden_dim: int, out_dim: int, batch_norm: bool) -> nn.Sequential:
@@ -21,31 +20,13 @@ def projection(in_dim: int, hidden_dim: int, out_dim: int, batch_norm: bool) -> 
         for dim in (in_dim, hidden_dim):
             yield nn.Linear(dim, hidden_dim)
             if batch_norm:
-                yield BatchNorm(hidden_dim)
+                yield BatchNorm(hidden_dim, track_running_stats=False)  # it is not used in evaluation
             yield nn.GELU()
         yield nn.Linear(hidden_dim, out_dim)
 
     mlp = nn.Sequential(*layers())
     init_linears(mlp, trunc_normal)
     return mlp
-
-
-class BatchNorm(nn.Module):
-    """Normalize each channel over the batches of all processes.
-
-    PyTorch's SyncBatchNorm, which the released code uses, works on GPUs only. There are no running statistics: the
-    projection is not used in evaluation.
-    """
-
-    def __init__(self, dim: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.weight, self.bias, self.eps = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim)), eps
-
-    def forward(self, x: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
-        x = x.to(self.weight.dtype)  # float32 under autocast too, as PyTorch's
-        x = x - mean_over_processes(x.mean(dim=0))
-        variance = mean_over_processes(x.square().mean(dim=0))
-        return x * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 
 class Prototypes(nn.Module):

@@ -5,15 +5,19 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from vitlab.models import ImageModel
 from vitlab.objectives.ema import Ema, WeightAverage
-from vitlab.objectives.objective import Batch, Objective
-from vitlab.objectives.sharding import is_shared_out
+from vitlab.objectives.objective import Batch, Labels, Objective
+from vitlab.objectives.sharding import is_sharded
 from vitlab.objectives.task import Monitor, Task
 from vitlab.optim import Optimizer, Schedule
+
+Predictions = dict[str, Shaped[Tensor, "B ..."]]
+"""Of each test image: `label`, and `logits`, `logits_ema` (B, K)."""
 
 
 class LabeledObjective(Objective, ABC):
@@ -83,8 +87,8 @@ class LabeledObjective(Objective, ABC):
         if self.ema is not None and self.average is not None:
             self.average.update(self.backbone, self.ema.at(self.global_step))
 
-    def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the outputs (B, K) to evaluate, by what follows `val` or `test` in the names of their metrics.
+    def outputs(self, images: Float[Tensor, "B C H W"]) -> dict[str, Float[Tensor, "B K"]]:
+        """Return the outputs to evaluate, by what follows `val` or `test` in the names of their metrics.
 
         Those of the trained weights are "", those of their average "_ema".
         """
@@ -93,7 +97,7 @@ class LabeledObjective(Objective, ABC):
 
     def on_validation_start(self) -> None:
         self._kept_biases = ExitStack()
-        kept = set() if is_shared_out(self) else {self.backbone, self.encoder}  # one and the same without an average
+        kept = set() if is_sharded(self) else {self.backbone, self.encoder}  # one and the same without an average
         for model in kept:
             self._kept_biases.enter_context(model.biases_kept())
 
@@ -106,15 +110,15 @@ class LabeledObjective(Objective, ABC):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def test_step(self, batch: Batch, batch_idx: int) -> Predictions:
         return self._evaluate("test", batch)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(self, batch: Batch, batch_idx: int) -> Predictions:
         """Return what predictions.parquet stores for each image: its label and the outputs, raw and averaged."""
         (images,), labels = batch
         return _predictions(self.outputs(images), labels)
 
-    def _evaluate(self, split: str, batch: Batch) -> dict[str, Tensor]:
+    def _evaluate(self, split: str, batch: Batch) -> Predictions:
         (images,), labels = batch
         outputs = self.outputs(images)
         for name, values in outputs.items():
@@ -129,5 +133,5 @@ class LabeledObjective(Objective, ABC):
         return metrics
 
 
-def _predictions(outputs: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+def _predictions(outputs: dict[str, Float[Tensor, "B K"]], labels: Labels) -> Predictions:
     return {"label": labels} | {f"logits{name}": outputs[name] for name in ("", "_ema") if name in outputs}

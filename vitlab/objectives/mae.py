@@ -30,6 +30,7 @@ from vitlab.objectives.masking import (
     scatter_tokens,
     unpatchify,
 )
+from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm
 from vitlab.optim import Optimizer, Schedule
 
@@ -65,7 +66,7 @@ class Decoder(nn.Module):
         self.pred = nn.Linear(dim, out_dim)
         init_linears(self, xavier)
 
-    def forward(self, latent: Features, keep: Int[Tensor, "B K"]) -> Float[Tensor, "B N V"]:
+    def forward(self, latent: Features, keep: Int[Tensor, "B K"]) -> Float[Tensor, "B {len(self.pos_embed)} V"]:
         patches = self.embed(latent.patches)  # (B, K, E); (B, N, E) of an encoder with mask tokens
         if self.mask_token is not None:
             patches = scatter_tokens(patches, keep, len(self.pos_embed), self.mask_token)  # (B, N, E)
@@ -145,7 +146,7 @@ class MAE(MaskedPretraining):
         """Only biases and norms: the released code decays the class token and the mask token too."""
         return set()
 
-    def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
+    def loss(self, views: Views, labels: Labels) -> Scalar:
         (images,) = views  # MAE sees one view and never the labels
         batch, num_patches = len(images), len(self.decoder.pos_embed)
         drawn = random_masking(batch * num_processes(), num_patches, self.mask_ratio, images.device)

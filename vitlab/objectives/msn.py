@@ -21,6 +21,7 @@ from vitlab.distributed import local_rows, mean_over_processes, num_processes
 from vitlab.models import VisionTransformer
 from vitlab.objectives.heads import Prototypes, projection
 from vitlab.objectives.masking import gather_tokens, num_hidden_blocks, random_masking
+from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.pretraining import require_final_norm
 from vitlab.objectives.self_distillation import SelfDistillation, by_resolution, entropy
 from vitlab.optim import Optimizer, Schedule
@@ -99,7 +100,7 @@ class MSN(SelfDistillation):
     def no_weight_decay(self) -> set[str]:
         return {"prototypes.weight_v"}
 
-    def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
+    def loss(self, views: Views, labels: Labels) -> Scalar:
         target, *anchors = views
         with torch.no_grad():
             similarity = self.prototypes(self.teacher_forward(target)) / self.temperature  # (B, K)

@@ -8,11 +8,13 @@ with y_k 1 where image x has label k and 0 where not.
 from typing import ClassVar
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
 
 from vitlab.objectives.labeled import LabeledObjective
+from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.task import Monitor, Task
 
 
@@ -33,7 +35,7 @@ class MultiLabelTask(Task):
             compute_groups=False,
         )
 
-    def activate(self, outputs: Tensor) -> Tensor:
+    def activate(self, outputs: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         return outputs.double().sigmoid()
 
 
@@ -41,12 +43,12 @@ class MultiLabelTask(Task):
 
 
 class _AveragePrecision(MultilabelAveragePrecision):
-    def update(self, preds: Tensor, target: Tensor) -> None:
+    def update(self, preds: Float[Tensor, "B K"], target: Float[Tensor, "B K"]) -> None:
         super().update(preds.sigmoid(), target.long())
 
 
 class _F1(MultilabelF1Score):
-    def update(self, preds: Tensor, target: Tensor) -> None:
+    def update(self, preds: Float[Tensor, "B K"], target: Float[Tensor, "B K"]) -> None:
         super().update(preds.sigmoid(), target.long())
 
 
@@ -55,6 +57,6 @@ class MultiLabel(LabeledObjective):
 
     task = MultiLabelTask()
 
-    def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
+    def loss(self, views: Views, labels: Labels) -> Scalar:
         (images,) = views
         return F.binary_cross_entropy_with_logits(self.backbone(images), labels)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from jaxtyping import Float, Int
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -26,7 +27,11 @@ log = logging.getLogger("vitlab")
 
 _COMPILATIONS = 256  # of one kind of block; Swin-L's 24 rates of drop path, training and not, at two sizes are 96
 
-Batch = tuple[list[Tensor], Tensor]
+Views = list[Float[Tensor, "B C _ _"]]
+Labels = Int[Tensor, "B"] | Float[Tensor, "B K"]
+"""One class of each image; probabilities of classes after mixup, several labels, or quantities."""
+Scalar = Float[Tensor, ""]
+Batch = tuple[Views, Labels]
 
 
 class StepLeftOut(Exception):
@@ -60,8 +65,8 @@ class Objective(LightningModule, ABC):
         self.init_from = init_from
 
     @abstractmethod
-    def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
-        """Return the training loss of one batch, a scalar; `views` are tensors (B, C, H, W)."""
+    def loss(self, views: Views, labels: Labels) -> Scalar:
+        """Return the training loss of one batch."""
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning wraps its own in a descriptor
@@ -93,7 +98,7 @@ class Objective(LightningModule, ABC):
         objective = build(Objective, settings)  # type: ignore[type-abstract]
         if not isinstance(objective, cls):
             raise ValueError(
-                f"{path} contains a {type(objective).__name__}, which is no {cls.__name__}; "
+                f"{path} contains a {type(objective).__name__}, not a {cls.__name__}; "
                 f"{type(objective).__name__}.load_from_checkpoint or Objective.load_from_checkpoint takes it."
             )
         state = torch.load(path, map_location=map_location or "cpu", weights_only=True)["state_dict"]
@@ -126,8 +131,8 @@ class Objective(LightningModule, ABC):
             if module is self.encoder:
                 checkpoint["vitlab_encoder"] = f"{name}."
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the encoder's output for images (B, C, H, W): logits, or the embedding after pre-training."""
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+        """Return the encoder's output for images: logits, or the embedding after pre-training."""
         return self.encoder(images)
 
     def no_weight_decay(self) -> set[str]:
@@ -198,7 +203,7 @@ class Objective(LightningModule, ABC):
             return None
         return next(f"{name}." for name, part in self.named_modules() if part is self.backbone.stored_module)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Scalar:
         views, labels = batch
         loss = self.loss(views, labels)
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)

@@ -14,7 +14,7 @@ from vitlab.optim import Optimizer, Schedule
 
 
 class Pretraining(Objective, ABC):
-    """Train a backbone without its classifier; validate the training loss with the same random draws each epoch."""
+    """Train a backbone without its classifier; compute the validation loss with the same random draws in each epoch."""
 
     def __init__(
         self, backbone: ImageModel, optimizer: Optimizer, schedule: Schedule, init_from: str | None = None

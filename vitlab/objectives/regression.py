@@ -6,10 +6,12 @@ L = 1/K ‖f(x) − y‖²
 from typing import ClassVar
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 
 from vitlab.objectives.labeled import LabeledObjective
+from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.task import Monitor, Task
 
 
@@ -25,7 +27,7 @@ class RegressionTask(Task):
             compute_groups=False,
         )
 
-    def activate(self, outputs: Tensor) -> Tensor:
+    def activate(self, outputs: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         return outputs
 
 
@@ -34,6 +36,6 @@ class Regression(LabeledObjective):
 
     task = RegressionTask()
 
-    def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
+    def loss(self, views: Views, labels: Labels) -> Scalar:
         (images,) = views
         return F.mse_loss(self.backbone(images), labels)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vitlab.models import Backbone
 from vitlab.objectives.ema import WeightAverage
-from vitlab.objectives.objective import Batch, Objective
+from vitlab.objectives.objective import Batch, Objective, Scalar, Views
 from vitlab.optim import Optimizer, Schedule, cosine
 
 log = logging.getLogger("vitlab")
@@ -32,9 +32,9 @@ log = logging.getLogger("vitlab")
 class SelfDistillation(Objective, ABC):
     """Train a backbone towards its own average, which alone is evaluated and exported.
 
-    As in the released code of DINO and MSN, everything of two or more dimensions is decayed: class token, positions
-    and a Swin's position biases too. No epoch is the best one: the teacher moves, so the losses of two epochs do not
-    compare, and k-NN accuracy would choose by labels.
+    As in the released code of DINO and MSN, everything of two or more dimensions is decayed, also class token,
+    positions and a Swin's position biases. There is no best epoch: the teacher moves, so losses of different epochs are
+    not comparable, and choosing by k-NN accuracy would use labels.
 
     Args:
         backbone: Its classifier is removed.
@@ -122,7 +122,7 @@ class SelfDistillation(Objective, ABC):
         super().load_backbone(path)
         self.teacher.restart(self.student)
 
-    def teacher_forward(self, images: Float[Tensor, "B C H W"]) -> Tensor:
+    def teacher_forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         """Return the teacher's output, without gradient and without the drop path copied from the student."""
         with torch.no_grad():
             return self.teacher.eval().module(images)
@@ -147,13 +147,13 @@ class SelfDistillation(Objective, ABC):
 
     # ---- detecting a collapse
 
-    def watch(self, targets: Float[Tensor, "B K"], cross_entropy: Tensor) -> None:
+    def watch(self, targets: Float[Tensor, "B K"], cross_entropy: Scalar) -> None:
         """Note the entropy of a batch's targets and their divergence from the student's, to be logged."""
         self.num_outputs = targets.shape[-1]
         mean = entropy(targets).mean()
         self.watched = {"train/entropy": mean, "train/kl": cross_entropy.detach() - mean}
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Scalar:
         loss = super().training_step(batch, batch_idx)
         self.log_dict(self.watched, on_step=False, on_epoch=True, batch_size=len(batch[1]), sync_dist=True)
         return loss
@@ -185,11 +185,11 @@ def entropy(probabilities: Float[Tensor, "*B K"]) -> Float[Tensor, "*B"]:
     return torch.special.entr(probabilities).sum(dim=-1)
 
 
-def by_resolution(views: list[Tensor]) -> list[list[Tensor]]:
+def by_resolution(views: Views) -> list[Views]:
     """Split the views of a batch where their size changes."""
     return [list(group) for _, group in groupby(views, key=lambda view: view.shape[2:])]
 
 
-def embed_views(backbone: Backbone, views: list[Tensor]) -> Float[Tensor, "VB D"]:
+def embed_views(backbone: Backbone, views: Views) -> Float[Tensor, "VB D"]:
     """Embed all views, view by view, in one forward for each size: ten crops of two sizes are two forwards."""
     return torch.cat([backbone.embed(torch.cat(group)) for group in by_resolution(views)])

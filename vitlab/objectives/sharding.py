@@ -1,11 +1,11 @@
 """Train what one GPU cannot hold: parameters, gradients and optimizer states sharded over all processes (FSDP2).
 
 `trainer.strategy: fsdp2`. Every block of every network, of the student, of its averages, of a decoder, is gathered for
-its own forward and backward alone; what lies between the blocks is gathered for the step. Each parameter is cut along
+its forward and backward alone; what lies between the blocks is gathered for the step. Each parameter is split along
 its first dimension by itself, so that parameter groups, clipping and averages see the parameters they always see.
 
-Lightning's `fsdp` glues the parameters of a block together and cuts that, so that a process may hold a weight of the
-student and not the same weight of its average; it also has no norm to clip by. It is refused.
+Lightning's `fsdp` flattens the parameters of a block before it splits them, so that a process may hold a weight of the
+student and not the same weight of its average; nor can it clip by norm. It is refused.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,13 +35,13 @@ class FSDP(ModelParallelStrategy):
         super().setup_environment()
 
 
-StrategyRegistry.register("fsdp2", FSDP, description="Parameters, gradients and optimizer shared out, by block")
+StrategyRegistry.register("fsdp2", FSDP, description="Parameters, gradients and optimizer states sharded by block")
 
 
 def refuse_other_sharding(strategy: Strategy) -> None:
-    """Raise ValueError for the strategy that averages of weights do not survive."""
+    """Raise ValueError for Lightning's FSDP, which breaks averages of weights."""
     if isinstance(strategy, FSDPStrategy):
-        raise ValueError("trainer.strategy fsdp cuts weights and their averages in different places; give fsdp2.")
+        raise ValueError("trainer.strategy fsdp shards weights and their EMA differently; use fsdp2.")
 
 
 def apply_fsdp(objective: LightningModule, mesh: DeviceMesh) -> None:
@@ -66,12 +66,12 @@ def parts(module: nn.Module) -> list[nn.Module]:
     return list(blocks) if isinstance(blocks, nn.Sequential | nn.ModuleList) else []
 
 
-def is_shared_out(module: nn.Module) -> bool:
-    """Return whether each process holds only a part of a module's parameters."""
+def is_sharded(module: nn.Module) -> bool:
+    """Return whether each process holds only a shard of a module's parameters."""
     return isinstance(module, FSDPModule)
 
 
-def own_parts(tensors: Sequence[Tensor]) -> list[Tensor]:
+def local_shards(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return this process's shards of some tensors, without the empty ones."""
     parts = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
     return [part for part in parts if part.numel()]

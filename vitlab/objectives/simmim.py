@@ -19,6 +19,7 @@ from vitlab.distributed import local_rows, num_processes
 from vitlab.models import Backbone
 from vitlab.models.backbone import in_eval_mode
 from vitlab.objectives.masking import block_masking, enlarge, num_hidden_blocks
+from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm
 from vitlab.optim import Optimizer, Schedule
 
@@ -72,7 +73,7 @@ class SimMIM(MaskedPretraining):
     def no_weight_decay(self) -> set[str]:
         return {"mask_token"} | (super().no_weight_decay() if self.no_decay_positions else set())
 
-    def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
+    def loss(self, views: Views, labels: Labels) -> Scalar:
         (images,) = views  # SimMIM sees one view and never the labels
         mask = self.draw_mask(images)
 
@@ -128,7 +129,7 @@ def local_statistics(
 ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B C H W"]]:
     """Return mean and unbiased deviation of each pixel's neighborhood inside the image."""
 
-    def mean_around(values: Tensor, count_include_pad: bool = False) -> Tensor:
+    def mean_around(values: Float[Tensor, "b c H W"], count_include_pad: bool = False) -> Float[Tensor, "b c H W"]:
         for side in ((window, 1), (1, window)):  # down, then across: 2 · 47 values for each pixel, not 47²
             values = F.avg_pool2d(values, side, 1, (side[0] // 2, side[1] // 2), count_include_pad=count_include_pad)
         return values

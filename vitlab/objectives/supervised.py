@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torchmetrics import Metric
 
 from vitlab.models import Backbone, ImageModel
@@ -18,6 +17,7 @@ from vitlab.models.whitening import whiten_patches
 from vitlab.objectives.classification import ClassificationTask, check_label_smoothing
 from vitlab.objectives.ema import Ema
 from vitlab.objectives.labeled import LabeledObjective
+from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.optim import Optimizer, Schedule
 
 ENOUGH = 5000  # images for the statistics of their patches, as in airbench
@@ -101,6 +101,6 @@ class Supervised(LabeledObjective):
         if self.average is not None:
             self.average.restart(self.backbone)
 
-    def loss(self, views: list[Tensor], labels: Tensor) -> Tensor:
+    def loss(self, views: Views, labels: Labels) -> Scalar:
         (images,) = views
         return F.cross_entropy(self.backbone(images), labels, label_smoothing=self.label_smoothing)

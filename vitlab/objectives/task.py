@@ -7,6 +7,7 @@ the task, so an objective for other labels (several classes per image, quantitie
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, NamedTuple
 
+from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import MetricCollection
 
@@ -35,5 +36,5 @@ class Task(ABC):
         """Return the metrics of outputs (B, K) and labels, whose names begin with `prefix`."""
 
     @abstractmethod
-    def activate(self, outputs: Tensor) -> Tensor:
-        """Return what a user reads (B, K): probabilities, or quantities in their own unit."""
+    def activate(self, outputs: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+        """Return what a user reads: probabilities, or quantities in their own unit."""

@@ -24,8 +24,8 @@ log = logging.getLogger("vitlab")
 class Teacher:
     """A frozen model that sees the student's images in its own size and normalization.
 
-    Not an `nn.Module`, so that it is no part of the objective that holds it: not of its parameters, not of its
-    checkpoints, and no `train()` reaches it, which would let the statistics of batch norms drift.
+    Not an `nn.Module`, so that the objective that holds it neither trains, saves nor averages it, and no `train()` lets
+    the statistics of its batch norms drift.
 
     Args:
         model: Any vitlab or timm model; `img_size` is the size at which it sees the images. Null: the model of the run
@@ -59,7 +59,7 @@ class Teacher:
         self.weights, self.mean, self.std = weights, mean, std
         self.scale, self.shift = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
         self.cache = cache
-        self.ready = False  # to be asked: on the device, with its weights
+        self.ready = False  # on the device, with its weights
 
     @property
     def model(self) -> ImageModel:
@@ -69,7 +69,9 @@ class Teacher:
             path = weights_path(self.weights, "teacher.weights")
             settings = stored_section(path, "model")
             if settings is None:
-                raise ValueError(f"teacher.weights: {path} does not tell of which model it is; give teacher.model.")
+                raise ValueError(
+                    f"teacher.weights: {path} does not contain the configuration of a model; give teacher.model."
+                )
             with torch.random.fork_rng([]):
                 self._model = frozen(build(ImageModel, settings["init_args"]["backbone"]))  # type: ignore[type-abstract]
         return self._model
@@ -81,13 +83,13 @@ class Teacher:
             settings = stored_section(self._load(self.weights), "data")
         self.model.to(device)
         of_run = settings["init_args"] if settings else {}
-        own_mean = self.mean or tuple(of_run.get("mean") or mean)
-        own_std = self.std or tuple(of_run.get("std") or std)
-        if not len(own_mean) == len(own_std) == len(mean):
+        new_mean = self.mean or tuple(of_run.get("mean") or mean)
+        new_std = self.std or tuple(of_run.get("std") or std)
+        if not len(new_mean) == len(new_std) == len(mean):
             raise ValueError(
-                f"teacher.mean {own_mean} and std {own_std} are not of {len(mean)} channels; give one each."
+                f"teacher.mean {new_mean} and std {new_std} are not of {len(mean)} channels; give one each."
             )
-        scale, shift = renormalization(mean, std, own_mean, own_std)
+        scale, shift = renormalization(mean, std, new_mean, new_std)
         self.scale, self.shift = scale.to(device), shift.to(device)
         self.ready = True
 
@@ -106,10 +108,10 @@ class Teacher:
         return path
 
     def open_cache(self, precision: str) -> LogitCache | None:
-        """Return what is kept of this teacher's logits, if `cache` names a folder; call it after `prepare`.
+        """Return the cache of this teacher's logits if `cache` names a folder; call it after `prepare`.
 
         Args:
-            precision: In which it will be asked, the Trainer's: bfloat16 gives other logits than float32.
+            precision: The Trainer's: bfloat16 gives other logits than float32.
         """
         if self.cache is None:
             return None
@@ -148,11 +150,11 @@ class Teacher:
         guess = float(torch.cat(labels).bincount().max()) / images_seen
         if top1 <= guess + 3 * math.sqrt(guess * (1 - guess) / images_seen):
             raise ValueError(
-                f"The teacher names {top1:.1%} of {images_seen} validation images rightly; always saying the most "
-                f"frequent class gives {guess:.1%}.\nTrain it first, or check its weights, mean, std and img_size "
-                f"({self.model.img_size[0]} × {self.model.img_size[1]} px)."
+                f"The teacher classifies {top1:.1%} of {images_seen} validation images correctly; always predicting "
+                f"the most frequent class gives {guess:.1%}.\nTrain it first, or check its weights, mean, std and "
+                f"img_size ({self.model.img_size[0]} × {self.model.img_size[1]} px)."
             )
-        log.info("The teacher names %.2f %% of %d validation images rightly.", 100 * top1, images_seen)
+        log.info("The teacher classifies %.2f %% of %d validation images correctly.", 100 * top1, images_seen)
 
 
 def frozen(model: ImageModel) -> ImageModel:
@@ -161,11 +163,11 @@ def frozen(model: ImageModel) -> ImageModel:
 
 
 def renormalization(
-    mean: tuple[float, ...], std: tuple[float, ...], own_mean: tuple[float, ...], own_std: tuple[float, ...]
+    mean: tuple[float, ...], std: tuple[float, ...], new_mean: tuple[float, ...], new_std: tuple[float, ...]
 ) -> tuple[Float[Tensor, "C 1 1"], Float[Tensor, "C 1 1"]]:
-    """Return a and b such that a · x + b is normalized by `own_mean` and `own_std` if x is by `mean` and `std`."""
-    m, s, own_m, own_s = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std, own_mean, own_std))
-    return s / own_s, (m - own_m) / own_s
+    """Return a and b such that a · x + b is normalized by `new_mean` and `new_std` if x is by `mean` and `std`."""
+    m, s, new_m, new_s = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std, new_mean, new_std))
+    return s / new_s, (m - new_m) / new_s
 
 
 def resize(images: Float[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor, "B C H2 W2"]:

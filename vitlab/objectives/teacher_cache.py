@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -33,11 +33,11 @@ SECONDS_BETWEEN_SCANS = 10.0  # a teacher's pass takes milliseconds, listing a f
 
 @final
 class LogitCache:
-    """Answers from a folder what it can, and keeps in it what the teacher had to be asked.
+    """Logits of one teacher in a folder: read where they are known, computed and stored where not.
 
-    A batch is answered whole or given to the teacher whole. Logits come back as they were given, float32, so that on a
-    CPU a student's weights are the same to the bit with the cache and without; only rounding differs, where an image
-    comes back in a batch with others than before.
+    A batch is read as a whole or computed as a whole. Logits are stored as float32, so that on a CPU a student's
+    weights are equal to the bit with the cache and without; only rounding differs, where an image is in a batch with
+    other images than before.
 
     A shard, one file for each `flush`, is written under another name and renamed, and never changed again. So any
     number of processes may use the folder at once, and any shard may be deleted at any time. Rows take 16 + 4 K bytes:
@@ -50,8 +50,8 @@ class LogitCache:
         num_classes: K.
 
     Attributes:
-        batches: How many were asked for.
-        answered: How many of them without the teacher.
+        batches: Number of batches requested.
+        answered: Number of them read from the cache.
     """
 
     def __init__(self, folder: Path, num_classes: int) -> None:
@@ -66,7 +66,7 @@ class LogitCache:
     def logits(
         self, images: Float[Tensor, "B C H W"], teacher: Callable[[Tensor], Float[Tensor, "B K"]]
     ) -> Float[Tensor, "B K"]:
-        """Return the teacher's logits for images, asking the teacher only for a batch that is not known."""
+        """Return the teacher's logits for images, computing only batches that are not known."""
         keys = image_keys(images).cpu().numpy()
         known = self._find(keys)
         if known is None and self._scan():
@@ -102,7 +102,7 @@ class LogitCache:
             self._open(path)
 
     def report(self) -> None:
-        """Print how often the teacher was not needed."""
+        """Log how many batches came from the cache."""
         log.info("The teacher's logits: %d of %d batches from %s.", self.answered, self.batches, self.folder)
 
     def _find(self, keys: Int[np.ndarray, "B 2"]) -> Float[np.ndarray, "B K"] | None:
@@ -113,9 +113,9 @@ class LogitCache:
             shard = self._holder(keys[left[:1]])
             if shard is None:
                 return None
-            rows, found = shard.find(keys[left])
-            logits[left[found]] = shard.logits[rows[found]]
-            left = left[~found]
+            rows, known = shard.find(keys[left])
+            logits[left[known]] = shard.logits[rows[known]]
+            left = left[~known]
         return logits
 
     def _holder(self, key: Int[np.ndarray, "1 2"]) -> "Shard | None":
@@ -139,7 +139,7 @@ class LogitCache:
         try:
             self._shards.append(Shard(path, self.num_classes))
         except (OSError, RuntimeError, SafetensorError, ValueError) as error:  # torch maps files, with RuntimeErrors
-            log.warning("%s: skipped, it contains no logits of this teacher (%s). It can be deleted.", path, error)
+            log.warning("%s: skipped, it does not contain logits of this teacher (%s). You can delete it.", path, error)
 
 
 @final
@@ -153,17 +153,17 @@ class Shard:
 
     def __init__(self, path: Path, num_classes: int) -> None:
         tensors = load_file(path)
-        found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+        layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
         n = tensors["keys"].shape[-1] if "keys" in tensors else 0
-        if n == 0 or found != {"keys": (torch.int64, (2, n)), "logits": (torch.float32, (n, num_classes))}:
-            raise ValueError(f"keys (2, N) and logits (N, {num_classes}) expected, {found} found")
+        if n == 0 or layout != {"keys": (torch.int64, (2, n)), "logits": (torch.float32, (n, num_classes))}:
+            raise ValueError(f"expected keys (2, N) and logits (N, {num_classes}), got {layout}")
         self.first, self.second = tensors["keys"].numpy()
         self.logits = tensors["logits"].numpy()
 
-    def find(self, keys: Int[np.ndarray, "B 2"]) -> tuple[Int[np.ndarray, "B"], np.ndarray]:
-        """Return the row of each key, and whether it is there at all.
+    def find(self, keys: Int[np.ndarray, "B 2"]) -> tuple[Int[np.ndarray, "B"], Bool[np.ndarray, "B"]]:
+        """Return the row of each key, and whether the shard has it.
 
-        Of two keys with equal first halves, the second is not found, and the teacher is asked again.
+        Of two keys with equal first halves, the second is missed, and its logits are computed again.
         """
         rows = np.minimum(np.searchsorted(self.first, keys[:, 0]), len(self.first) - 1)
         return rows, (self.first[rows] == keys[:, 0]) & (self.second[rows] == keys[:, 1])

@@ -1,8 +1,8 @@
 """Parameter groups of equal learning rate and weight decay.
 
 The learning rate of a parameter group is `lr` times the layer-wise decay of its depth, or `head_lr` for the classifier;
-with `reference_batch` all of it is multiplied by global batch / reference batch. The product stands in the group's own
-`lr`, so that every scheduler obeys it (timm stores an `lr_scale` next to it, which PyTorch's schedulers ignore).
+with `reference_batch` all of it is multiplied by global batch / reference batch. The product is the group's `lr`, which
+every scheduler obeys (timm stores an `lr_scale` next to it, which PyTorch's schedulers ignore).
 """
 
 from collections.abc import Collection, Iterable, Sequence

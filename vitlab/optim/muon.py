@@ -102,12 +102,12 @@ class MuonWithAdamW(torch.optim.AdamW):
 
     def _step_matrices(self, members: list[tuple[Tensor, dict[str, Any]]], parts: int) -> None:
         """Update matrices of one shape, each of which stacks as many as `parts`."""
-        found_inf = None if self.found_inf is None else own(self.found_inf)
+        found_inf = None if self.found_inf is None else local(self.found_inf)
         kept = 1.0 if found_inf is None else 1.0 - found_inf
         updates = torch.stack([whole(self._momentum(*member, found_inf), member[0]) for member in members])  # (K, m, n)
         matrices = orthogonalize(updates.unflatten(1, (parts, -1)), members[0][1]["ns_steps"])
         for (parameter, group), update in zip(members, matrices.flatten(1, 2), strict=True):
-            lr, weight = group["lr"] * kept, own(parameter)
+            lr, weight = group["lr"] * kept, local(parameter)
             weight.mul_(1.0 - lr * group["weight_decay"])
             weight.sub_(lr * lr_ratio(group["adjust_lr_fn"], *matrices.shape[-2:]) * shard(update, parameter))
 
@@ -117,7 +117,7 @@ class MuonWithAdamW(torch.optim.AdamW):
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        gradient, momentum = own(parameter.grad), own(state["momentum_buffer"])
+        gradient, momentum = local(parameter.grad), local(state["momentum_buffer"])
         if found_inf is not None:
             gradient = torch.where(found_inf.bool(), momentum, gradient)  # leaves the momentum as it is
         momentum.lerp_(gradient, 1 - group["momentum"])
@@ -146,7 +146,7 @@ def lr_ratio(adjust_lr_fn: str, rows: int, columns: int) -> float:
     return max(1.0, rows / columns) ** 0.5
 
 
-def own(tensor: Tensor) -> Tensor:
+def local(tensor: Tensor) -> Tensor:
     """Return this process's shard of a tensor that may be sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 

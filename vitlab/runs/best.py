@@ -1,6 +1,5 @@
 """The best state of a run by its validation metric, `checkpoints/best.ckpt`."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,6 @@ class BestCheckpoint(ModelCheckpoint):
         if self.monitor in trainer.callback_metrics:
             super().on_train_epoch_end(trainer, pl_module)
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take over the state from earlier versions, whose keys have Lightning's class or another interval."""
-        states = checkpoint["callbacks"]
-        if self.state_key in states:
-            return
-        own = _general(self.state_key)
-        known = {_general(key): key for key in states}
-        old = known.get(own) or known.get(own.replace(type(self).__qualname__, ModelCheckpoint.__qualname__))
-        if old is not None:
-            states[self.state_key] = states.pop(old)
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state, whose files are now in this folder."""
         folder = Path(str(self.dirpath))
@@ -38,8 +26,3 @@ class BestCheckpoint(ModelCheckpoint):
         paths = {key: known.get(state_dict[key], "") for key in ("best_model_path", "kth_best_model_path")}
         kept = {known[path]: score for path, score in state_dict["best_k_models"].items() if path in known}
         super().load_state_dict({**state_dict, "dirpath": self.dirpath, "best_k_models": kept, **paths})
-
-
-def _general(key: str) -> str:
-    """Return the key of a state without the interval of epochs in which it was looked at."""
-    return re.sub(r"'every_n_epochs': \d+", "", key)

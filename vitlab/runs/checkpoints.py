@@ -19,7 +19,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from vitlab.atomic_files import newest_whole, written_whole
+from vitlab.atomic_files import written_whole
 from vitlab.runs.last_epoch import is_last_epoch
 from vitlab.signals import PAUSED, SIGNALS, is_ignored
 
@@ -262,20 +262,3 @@ def kept_state(checkpoints: Path, step: int, which: str = "") -> Path:
 def _copy_whole(source: Path, target: Path) -> None:
     shutil.copyfile(source, target.with_suffix(".new"))
     target.with_suffix(".new").replace(target)
-
-
-def newest_state(directory: Path) -> Path | None:
-    """Return the newest intact checkpoint of a run directory, or None if there is none yet; log the damaged ones.
-
-    Raises:
-        ValueError: there are checkpoints, and all are damaged.
-    """
-    folder = directory / "checkpoints"
-    newest, flaws = newest_whole([folder / "last.ckpt", folder / "previous.ckpt"])
-    for path, wrong in flaws.items():
-        log.warning("%s is damaged (%s) and is skipped.", path, wrong)
-    if newest is None and flaws:
-        raise ValueError(
-            f"{folder} has no whole checkpoint to continue from.\n--run.overwrite true begins the run again."
-        )
-    return newest

@@ -1,31 +1,27 @@
-"""Skip an optimizer step whose loss or gradient is not finite, and keep its batch, weights and cause for inspection.
+"""Skip an optimizer step whose loss or gradient is not finite, and name the first module that made it so.
 
 The check runs on the device, and nothing waits for it: a fused optimizer reads the result (`found_inf`) in its own
 kernel and leaves the weights unchanged. On a GPU the result is read one step later, on a CPU at once. Other optimizers
 cannot read it; for them it is read at once on a GPU too, and the step is not taken.
 """
 
-import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from vitlab.atomic_files import read_json, write_text, written_whole
 from vitlab.data import ImageDataModule
 from vitlab.distributed import mean_over_processes
 from vitlab.internals import can_skip_its_step, skip_step_if
 from vitlab.objectives import Objective
 from vitlab.objectives.objective import StepLeftOut
-from vitlab.objectives.sharding import as_gradients, is_shared_out, own_parts
+from vitlab.objectives.sharding import as_gradients, is_sharded, local_shards
 from vitlab.runs.resume import generators, set_generators
 
 log = logging.getLogger("vitlab")
@@ -33,30 +29,13 @@ log = logging.getLogger("vitlab")
 MAX_CONSECUTIVE = 50  # more skipped steps in a row are not the fault of a batch: the weights themselves have diverged
 
 
-@dataclass
-class NonFiniteStep:
-    """The content of `not_finite/report.json`.
+class Step(NamedTuple):
+    """An optimizer step."""
 
-    Attributes:
-        step: optimizer steps before this one.
-        epoch: counted from 0.
-        batches: of the epoch, counted from 0; several where gradients are accumulated.
-        seed: of the run.
-        loss: of the batch that was not finite, otherwise of the last.
-        cause: the first module whose inputs are finite and whose outputs are not, and in which pass.
-        images: names of the batch's images.
-    """
-
-    step: int
-    epoch: int
-    batches: list[int]
-    seed: int
-    loss: float = float("nan")
-    cause: str = "not found: everything was finite the second time"
-    images: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return f"Loss {self.loss:.4g}, first in {self.cause}, with {', '.join(self.images[:3])} …"
+    number: int  # of steps before it
+    epoch: int  # from 0
+    batches: list[int]  # of the epoch, from 0; several where gradients are accumulated
+    states: list[dict[str, Any]]  # of the random generators before each batch
 
 
 class Check:
@@ -66,29 +45,28 @@ class Check:
     host and an event behind it are queued with the check itself, so that only these are waited for.
     """
 
-    def __init__(self, finite: Tensor, step: NonFiniteStep, states: list[dict[str, Any]]) -> None:
-        self.finite, self.step, self.states = finite.to("cpu", non_blocking=True), step, states
+    def __init__(self, finite: Tensor, step: Step) -> None:
+        self.finite, self.step = finite.to("cpu", non_blocking=True), step
         self.arrived = torch.cuda.Event() if finite.is_cuda else None
         if self.arrived is not None:
             self.arrived.record()
 
-    def result(self) -> tuple[bool, NonFiniteStep, list[dict[str, Any]]]:
+    def result(self) -> tuple[bool, Step]:
         """Return it as soon as it has arrived."""
         if self.arrived is not None:
             self.arrived.synchronize()
-        return bool(self.finite), self.step, self.states
+        return bool(self.finite), self.step
 
 
 class FiniteSteps(Callback):
     """Skips every optimizer step whose loss or gradient is not finite, then stops the run or continues it.
 
     Args:
-        directory: of the run; a step that stops the run is kept in its folder `not_finite/`.
-        action: stop: with status 1, keeping the last good checkpoint. skip: continue, and count the skipped steps.
+        action: stop: with status 1, and the last checkpoint from before. skip: continue, and count the skipped steps.
     """
 
-    def __init__(self, directory: Path, action: Literal["stop", "skip"]) -> None:
-        self.directory, self.action = directory, action
+    def __init__(self, action: Literal["stop", "skip"]) -> None:
+        self.action = action
         self.left_out = self._consecutive = 0
         self._batches: list[int] = []
         self._states: list[dict[str, Any]] = []
@@ -119,14 +97,12 @@ class FiniteSteps(Callback):
         if not scaled:
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             # Each process has its own loss, but the same gradient as all others or its own shard of it.
-            finite = all_finite(own_parts(gradients)) & (finite if trainer.world_size == 1 else True)
-            if is_shared_out(pl_module):
+            finite = all_finite(local_shards(gradients)) & (finite if trainer.world_size == 1 else True)
+            if is_sharded(pl_module):
                 finite = mean_over_processes(finite.float()) == 1
             if skips_itself:
                 skip_step_if(optimizer, as_gradients((~finite).float(), gradients))
-        seed = int(trainer.datamodule.seed)  # type: ignore[attr-defined]
-        step = NonFiniteStep(trainer.global_step, trainer.current_epoch, self._batches, seed)
-        check = Check(finite, step, self._states)
+        check = Check(finite, Step(trainer.global_step, trainer.current_epoch, self._batches, self._states))
         self._loss_is_finite, self._batches, self._states = None, [], []
         known: Check | None = check
         if finite.is_cuda and skips_itself:
@@ -143,88 +119,45 @@ class FiniteSteps(Callback):
         if self.left_out:
             pl_module.log("train/steps_left_out", float(self.left_out), rank_zero_only=True)
 
-    def _read(
-        self, trainer: Trainer, objective: Any, finite: bool, step: NonFiniteStep, states: list[dict[str, Any]]
-    ) -> None:
+    def _read(self, trainer: Trainer, objective: Any, finite: bool, step: Step) -> None:
         if finite:
             self._consecutive = 0
             return
         self.left_out, self._consecutive = self.left_out + 1, self._consecutive + 1
         if self.action == "skip" and self._consecutive <= MAX_CONSECUTIVE:
             message = "Step %d is skipped: its loss or gradient is not finite (%d skipped so far)."
-            log.warning(message, step.step, self.left_out)
+            log.warning(message, step.number, self.left_out)
             return
-        folder = self.directory / "not_finite"
-        trainer.save_checkpoint(folder / "state.ckpt")
-        step = recompute(trainer, objective, step, states, folder / "batch.pt")
+        found = diagnosis(trainer, objective, step)
         if trainer.is_global_zero:
-            write_text(folder / "report.json", json.dumps(asdict(step), indent=2))
-            with written_whole(folder / "generators.pt") as file:
-                torch.save(states, file)
             log.error(
-                "Step %d: loss or gradient not finite; the step is skipped and the run stops. %s\n"
-                "Recompute it with: python -m vitlab replay %s",
-                *(step.step, step, folder),
+                "Step %d: loss or gradient not finite; the run stops before it. The same command continues from the "
+                "last checkpoint; --run.not_finite skip leaves such steps out.\n%s",  # a study reports the last line
+                *(step.number, found),
             )
         raise SystemExit(1)
 
 
-class Replay(Callback):
-    """Recomputes a kept step once the state of the run is restored, and then exits."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.result: NonFiniteStep | None = None
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, Objective)
-        step = NonFiniteStep(**read_json(self.folder / "report.json"))
-        step.loss, step.cause = NonFiniteStep.loss, NonFiniteStep.cause
-        states = torch.load(self.folder / "generators.pt", weights_only=True)
-        self.result = recompute(trainer, pl_module, step, states)
-        raise SystemExit(0)
-
-
-def recompute(
-    trainer: Trainer,
-    objective: Objective,
-    step: NonFiniteStep,
-    states: Sequence[dict[str, Any]],
-    file: Path | None = None,
-) -> NonFiniteStep:
-    """Recompute the batches of a step up to the first that is not finite, and find the cause.
-
-    Args:
-        trainer: for the data and the precision.
-        objective: with the weights from before the step.
-        step: completed and returned.
-        states: of the random generators before each batch.
-        file: to which views, labels and image names of the batch are written.
-    """
+def diagnosis(trainer: Trainer, objective: Objective, step: Step) -> str:
+    """Recompute the batches of a step up to the first that is not finite; return its loss, cause and images."""
     data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-    for number, state in zip(step.batches, states, strict=True):
-        (views, labels), step.images = data.training_batch(step.epoch, number, objective.device)
+    for number, state in zip(step.batches, step.states, strict=True):
+        (views, labels), images = data.training_batch(step.epoch, number, objective.device)
         set_generators(state)
         objective.zero_grad()
         with watch(objective) as causes:
             with trainer.precision_plugin.train_step_context():
                 loss = objective.loss(views, labels)
-            step.loss = float(loss.detach())
             loss.backward()
         if not is_finite(views):
-            step.cause = "the images"
-        elif causes:
-            step.cause = causes[0]
-        elif not is_finite(loss):
-            step.cause = f"{type(objective).__name__}.loss (forward)"
-        else:
-            continue
-        break
+            causes = ["the images"]
+        elif not causes and not is_finite(loss):
+            causes = [f"{type(objective).__name__}.loss (forward)"]
+        if causes:
+            break
     objective.zero_grad()
-    if file is not None and trainer.is_global_zero:
-        with written_whole(file) as stream:
-            torch.save({"views": views, "labels": labels, "images": step.images}, stream)
-    return step
+    cause = f"first in {causes[0]}" if causes else "everything was finite the second time"
+    return f"Loss {float(loss.detach()):.4g}, {cause}, with {', '.join(images[:3])} …"
 
 
 @contextmanager

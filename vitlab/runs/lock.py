@@ -55,6 +55,22 @@ def run_lock(directory: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def study_lock(folder: Path) -> Iterator[None]:
+    """Let no other process run the study of a folder inside the block; a missing folder is created.
+
+    Raises:
+        Busy: another one does.
+    """
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(run_lock(folder))
+        except Busy as busy:
+            writer = str(busy).partition("\n")[0]
+            raise Busy(f"{writer}\nWait for it, stop it, or give this study another `name`.") from None
+        yield
+
+
 def check_idle(directory: Path) -> None:
     """Raise Busy if a process writes to a run directory; unlike `run_lock`, change nothing there."""
     path = directory / ".lock"

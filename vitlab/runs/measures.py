@@ -6,15 +6,12 @@ a study's file compares variants by them.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from statistics import fmean
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from scipy.stats import binomtest
 
-from vitlab.analysis.activations import amplitude, block_outputs
-from vitlab.analysis.segmentation import attention_overlap, has_class_attention
 from vitlab.data import ImageDataModule
 from vitlab.data.dataset import Split
 from vitlab.evaluation.dense import Labeled, segment
@@ -70,32 +67,6 @@ class Trained(Measure):
         return {"test/trained": float(binomtest(right, len(labels), majority, alternative="greater").pvalue < 0.01)}
 
 
-class AttentionJaccard(Measure):
-    """Logs how well the class token's attention outlines objects, for data with masks.
-
-    `test/jaccard` is the mean over test images of the best head of each (DINO, Fig. 4), `test/jaccard_mean` the mean
-    over heads.
-    """
-
-    LOGGED = ("test/jaccard", "test/jaccard_mean")
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Reject data without masks and models without attention of a class token before the training."""
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(pl_module, Objective)
-        size = pl_module.encoder.img_size
-        if data.masks("test") is None:
-            raise ValueError(f"AttentionJaccard: {type(data).__name__} has no masks. Use a data set like Shapes.")
-        if not has_class_attention(pl_module.encoder, torch.zeros(1, data.in_chans, *size)):
-            raise ValueError("AttentionJaccard: the output reads no class token. Use a ViT with global_pool: token.")
-
-    def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> dict[str, float]:
-        masks = data.masks("test")
-        assert masks is not None
-        overlap = attention_overlap(model, (view for (view,), _ in data.batches("test", device)), masks)
-        return {"test/jaccard": overlap.best.value, "test/jaccard_mean": overlap.mean.value}
-
-
 class Segmentation(Measure):
     """Logs how well frozen features tell what is at each place, for data with masks, see `vitlab.evaluation.dense`.
 
@@ -110,7 +81,7 @@ class Segmentation(Measure):
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(pl_module, Objective)
         if data.masks("test") is None:
-            raise ValueError(f"Segmentation: {type(data).__name__} has no masks. Use Shapes, or set mask_folder.")
+            raise ValueError(f"Segmentation: {type(data).__name__} has no masks; Shapes has.")
         if data.tests_on_validation:
             raise ValueError(
                 "Segmentation chooses a strength and a stage on the validation images, which are also the test images "
@@ -122,9 +93,9 @@ class Segmentation(Measure):
     def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> dict[str, float]:
         with in_eval_mode(model):
             stages = segment(model, labeled_pixels(data, device), data.num_classes)
-        best = max(stages, key=lambda stage: stage.held_out.value)
-        last = {"test/miou_linear": stages[-1].linear.value, "test/miou_knn": stages[-1].knn.value}
-        return last | {"test/miou_linear_best": best.linear.value}
+        best = max(stages, key=lambda stage: stage.held_out)
+        last = {"test/miou_linear": stages[-1].linear, "test/miou_knn": stages[-1].knn}
+        return last | {"test/miou_linear_best": best.linear}
 
 
 def labeled_pixels(data: ImageDataModule, device: torch.device) -> Callable[[Split], Labeled]:
@@ -136,19 +107,3 @@ def labeled_pixels(data: ImageDataModule, device: torch.device) -> Callable[[Spl
         return data.batches(split, device), masks
 
     return of
-
-
-class Amplitude(Measure):
-    """Logs how large activations become: their variance over images and tokens, the mean over channels.
-
-    `test/amplitude` is that after the last block, `test/amplitude_growth` that divided by the first block's (Swin v2,
-    Fig. 2).
-    """
-
-    LOGGED = ("test/amplitude", "test/amplitude_growth")
-
-    def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> dict[str, float]:
-        with in_eval_mode(model):
-            batches = [list(map(amplitude, block_outputs(model, view))) for (view,), _ in data.batches("test", device)]
-        by_block: list[Any] = [fmean(block) for block in zip(*batches, strict=True)]
-        return {"test/amplitude": by_block[-1], "test/amplitude_growth": by_block[-1] / by_block[0]}

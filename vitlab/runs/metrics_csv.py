@@ -61,14 +61,6 @@ class MetricsFile(Logger):
         there = {row["epoch"] for row in rows}
         return [epoch + 1 for epoch in range(epochs) if str(epoch) not in there]
 
-    def best(self, metric: str, mode: str) -> tuple[int, float] | None:
-        """Return the best value of a metric and its epoch, the first of which is 1; None if there is no value."""
-        values = [(float(row[metric]), int(row["epoch"]) + 1) for row in self._read() if row.get(metric)]
-        if not values:
-            return None
-        value, epoch = max(values, key=lambda pair: (pair[0] if mode == "max" else -pair[0], -pair[1]))
-        return epoch, value
-
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row: dict[str, Any] = {"step": step or 0, **{k: f"{v:.8g}" for k, v in metrics.items() if k != "epoch"}}

@@ -1,4 +1,4 @@
-"""The progress bar, and the throughput that it shows and logs."""
+"""The progress of a run, and the throughput that it shows and logs."""
 
 import logging
 import math
@@ -10,12 +10,12 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from tqdm import tqdm
 
+from vitlab.data.terminal import show
+from vitlab.evaluation.cost.utilization import Utilization
 from vitlab.objectives import Objective
 from vitlab.runs.checkpoints import RunCheckpoints
 from vitlab.runs.last_epoch import is_last_epoch
-from vitlab.runs.utilization import Utilization
 
 log = logging.getLogger("vitlab")
 
@@ -35,10 +35,10 @@ class Pace:
 
 
 class RunProgress(Callback):
-    """One bar for the whole run: epoch, remaining time, images/s and the fraction of time spent waiting for data.
+    """One line for the whole run: epoch, images/s, the fraction of time spent waiting for data and the remaining time.
 
-    Where the output is not a terminal, a line is printed at intervals instead. The loss is read from the device once a
-    second, not at each step. Each epoch logs images/s, the fraction of time spent waiting for data, TFLOP/s per device
+    On a terminal it is written anew once a second, with the loss, which is read from the device as often. Elsewhere it
+    is printed at intervals. Each epoch logs images/s, the fraction of time spent waiting for data, TFLOP/s per device
     and, on a GPU, the model FLOPs utilization, all without validation and checkpoints.
 
     Args:
@@ -52,18 +52,14 @@ class RunProgress(Callback):
         self.seconds_between_lines = seconds_between_lines
         self._run, self._epoch = Pace(), Pace()
         self._last, self._paused_before = time.perf_counter(), 0.0
-        self.bar: tqdm[Any] | None = None
-        self._eval_bar: tqdm[Any] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._paused_before = self._paused(trainer)
         self._run, self._epoch = Pace(), Pace()
-        self._last = self._refreshed = self._line = time.perf_counter()
+        self._last = self._refreshed = self._printed = time.perf_counter()
         self._steps = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
         self._epochs = math.ceil(self._steps / max(int(trainer.num_training_batches), 1))
         self._first = trainer.fit_loop.total_batch_idx + 1
-        if self.enabled and trainer.is_global_zero and sys.stderr.isatty():
-            self.bar = tqdm(total=self._steps, initial=self._first, desc="train", dynamic_ncols=True, mininterval=0.5)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         paused = self._paused(trainer) - self._paused_before
@@ -80,15 +76,14 @@ class RunProgress(Callback):
         for pace in (self._run, self._epoch):
             pace.batches += 1
             pace.images += len(batch[1]) * trainer.world_size
-        if self.bar is not None:
-            self.bar.update()
         if now - self._refreshed >= 1.0 or trainer.is_last_batch:
             self._refreshed = now
-            if self.bar is not None:
-                self.bar.set_description_str(f"epoch {trainer.current_epoch + 1}/{self._epochs}", refresh=False)
-                self.bar.set_postfix_str(f"{self._rates()}, loss {float(outputs['loss']):.3f}", refresh=False)
-            if now - self._line >= 6 * self.seconds_between_lines:  # an epoch of more than a minute
-                self._print_line(trainer, now, trainer.callback_metrics)
+            if not (self.enabled and trainer.is_global_zero):
+                return
+            if sys.stderr.isatty():
+                show(self._line(trainer, now, f", loss {float(outputs['loss']):.3f}"))
+            elif now - self._printed >= 6 * self.seconds_between_lines:  # an epoch of more than a minute
+                self._print(trainer, now, trainer.callback_metrics)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Exclude the time since the last batch, which validation or a checkpoint took."""
@@ -111,32 +106,28 @@ class RunProgress(Callback):
         for name, value in rates.items():
             pl_module.log(name, value, rank_zero_only=True)
         metrics = trainer.callback_metrics  # in every process: Lightning takes the mean over all of them here
-        if is_last_epoch(trainer) or now - self._line >= self.seconds_between_lines:
-            self._print_line(trainer, now, metrics)
+        due = not sys.stderr.isatty() and now - self._printed >= self.seconds_between_lines
+        if (is_last_epoch(trainer) or due) and self.enabled and trainer.is_global_zero:
+            show("")
+            self._print(trainer, now, metrics)
 
-    def _print_line(self, trainer: Trainer, now: float, metrics: Mapping[str, Tensor]) -> None:
-        """Print the progress where there is no terminal for a bar."""
-        if not (self.enabled and trainer.is_global_zero) or self.bar is not None:
-            return
-        self._line = now
-        done = trainer.fit_loop.total_batch_idx + 1
-        left = timedelta(seconds=round((self._steps - done) * (now - self._run.began) / max(done - self._first, 1)))
+    def _print(self, trainer: Trainer, now: float, metrics: Mapping[str, Tensor]) -> None:
+        self._printed = now
         objective = trainer.lightning_module
         assert isinstance(objective, Objective)
         name = objective.monitor.metric if objective.monitor else "train/loss"
         value = metrics.get(name)
-        reading = f", {name} {float(value):.4f}" if value is not None else ""
-        epoch = f"{trainer.current_epoch + 1}/{self._epochs}"
-        log.info("epoch %s: %s%s, %s left", epoch, self._rates(), reading, left)
+        log.info(self._line(trainer, now, f", {name} {float(value):.4f}" if value is not None else ""))
+
+    def _line(self, trainer: Trainer, now: float, reading: str) -> str:
+        done = trainer.fit_loop.total_batch_idx + 1
+        left = timedelta(seconds=round((self._steps - done) * (now - self._run.began) / max(done - self._first, 1)))
+        return f"epoch {trainer.current_epoch + 1}/{self._epochs}: {self._rates()}{reading}, {left} left"
 
     def _rates(self) -> str:
         pace = self._run
         return f"{pace.images / pace.seconds:,.0f} images/s, {pace.waited / pace.seconds:.0%} waiting for data"
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
-
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.on_train_end(trainer, pl_module)
+        if self.enabled and trainer.is_global_zero:
+            show("")

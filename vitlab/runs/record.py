@@ -21,7 +21,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 import vitlab
-from vitlab.atomic_files import read_json, write_text
+from vitlab.atomic_files import write_text
 from vitlab.data import ImageDataModule
 from vitlab.distributed import from_all_processes
 from vitlab.evaluation.cost import processor_name
@@ -29,6 +29,7 @@ from vitlab.evaluation.per_class import stratum_metrics, write_per_class
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.internals import is_within_an_epoch
 from vitlab.objectives import Objective
+from vitlab.runs.directory import CONFIG, DATA, ENVIRONMENT, METRICS, PREDICTIONS, SUMMARY, RunDirectory
 from vitlab.runs.metrics_csv import MetricsFile, as_written
 from vitlab.runs.origins import PACKAGES, continued, origins
 from vitlab.runs.resume import inexact
@@ -37,15 +38,15 @@ from vitlab.runs.wandb import UnbreakableWandbLogger
 log = logging.getLogger("vitlab")
 
 OWN_FILES = (
-    "config.yaml",
-    "environment.json",
-    "data.json",
-    "metrics.csv",
-    "predictions.parquet",
+    CONFIG,
+    ENVIRONMENT,
+    DATA,
+    METRICS,
+    PREDICTIONS,
     "per_class.csv",
     "per_stratum.csv",
     "confusion.csv",
-    "summary.json",
+    SUMMARY,
 )
 
 
@@ -84,15 +85,15 @@ class RunRecord(Callback):
         if trainer.ckpt_path is None:
             erase(self.directory)
         else:
-            before = read_json(self.directory / "environment.json", missing=now)
+            before = RunDirectory(self.directory).environment or now
             if differences := inexact(before, now):
                 log.warning("Continued, but not to the bit: %s.", "; ".join(differences))
             now = continued(before, now)
-        write_text(self.directory / "config.yaml", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
-        write_text(self.directory / "environment.json", json.dumps(now, indent=2))
-        if not (self.directory / "data.json").is_file() or self.config["run"]["overwrite"]:  # else of the start: equal
+        write_text(self.directory / CONFIG, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+        write_text(self.directory / ENVIRONMENT, json.dumps(now, indent=2))
+        if not (self.directory / DATA).is_file() or self.config["run"]["overwrite"]:  # else of the start: equal
             facts = trainer.datamodule.facts()  # type: ignore[attr-defined]
-            write_text(self.directory / "data.json", json.dumps(facts, indent=2, ensure_ascii=False))
+            write_text(self.directory / DATA, json.dumps(facts, indent=2, ensure_ascii=False))
         for logger in trainer.loggers:
             if isinstance(logger, UnbreakableWandbLogger):
                 logger.start()
@@ -105,7 +106,7 @@ class RunRecord(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if missing := self.keep_rows(trainer):
             some = ", ".join(map(str, missing[:3])) + (" …" if len(missing) > 3 else "")
-            log.warning("%s/metrics.csv lacks the rows of some epochs (%s), and so do curves.", self.directory, some)
+            log.warning("%s lacks the rows of some epochs (%s), and so do curves.", self.directory / METRICS, some)
         trainer.should_stop |= self._ended
         self._started = time.perf_counter()
         self._restarted = trainer.ckpt_path is not None
@@ -137,7 +138,7 @@ class RunRecord(Callback):
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         self.seconds = state_dict["seconds"]
-        self._wall_before = state_dict.get("wall_seconds", self.seconds)
+        self._wall_before = state_dict["wall_seconds"]
 
     @property
     def wall_seconds(self) -> float:
@@ -163,7 +164,7 @@ class RunRecord(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember how the training ended, for a run that was killed while testing."""
         self.metrics, self._ended = checkpoint.get("vitlab_metrics", {}), checkpoint.get("vitlab_ended", False)
-        self.best = checkpoint["vitlab_best"] if "vitlab_best" in checkpoint else _best_in_file(trainer, pl_module)
+        self.best = checkpoint["vitlab_best"]
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         assert isinstance(pl_module, Objective)
@@ -189,7 +190,7 @@ class RunRecord(Callback):
             strata = trainer.datamodule.strata("test")  # type: ignore[attr-defined]
             strata = {name: values[: len(labels)] for name, values in strata.items()}
             predictions = Predictions(names, labels, **arrays, strata=strata)
-            write_predictions(self.results / "predictions.parquet", predictions)
+            write_predictions(self.results / PREDICTIONS, predictions)
             if pl_module.one_class:
                 names = trainer.datamodule.class_names  # type: ignore[attr-defined]
                 write_per_class(self.results, predictions, names)
@@ -221,20 +222,12 @@ class RunRecord(Callback):
                 "metrics": metrics,
                 "best_epoch": self.best,
             }
-            write_text(self.directory / "summary.json", json.dumps(summary, indent=2))
-            (self.directory / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)  # nothing continues from it now
+            write_text(self.directory / SUMMARY, json.dumps(summary, indent=2))
+            RunDirectory(self.directory).previous_checkpoint.unlink(missing_ok=True)  # nothing continues from it now
 
 
 def _metrics_file(trainer: Trainer) -> MetricsFile | None:
     return next((logger for logger in trainer.loggers if isinstance(logger, MetricsFile)), None)
-
-
-def _best_in_file(trainer: Trainer, pl_module: LightningModule) -> dict[str, float] | None:
-    """Return the best epoch and its metric by metrics.csv, for a state of an earlier version."""
-    assert isinstance(pl_module, Objective)
-    file = _metrics_file(trainer)
-    best = file.best(*pl_module.monitor) if file is not None and pl_module.monitor is not None else None
-    return {"epoch": best[0], pl_module.monitor.metric: best[1]} if best and pl_module.monitor else None
 
 
 def _images_seen(trainer: Trainer) -> int:
@@ -250,7 +243,7 @@ def _images_seen(trainer: Trainer) -> int:
 
 def _seconds_of(directory: Path) -> float:
     """Return the time of a finished training and of those that it starts from."""
-    summary = read_json(directory / "summary.json")
+    summary = RunDirectory(directory).summary
     return float(summary["seconds"] + summary["seconds_before"])
 
 

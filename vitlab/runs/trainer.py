@@ -12,18 +12,19 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 
 from vitlab.config import Config
 from vitlab.evaluation.cost import device_for
-from vitlab.evaluation.flops import choose_tf32
+from vitlab.evaluation.cost.flops import choose_tf32
+from vitlab.evaluation.cost.utilization import Utilization
 from vitlab.internals import continue_after_whole_epochs, decide_after_validation
 from vitlab.objectives import Objective
 from vitlab.runs.best import BestCheckpoint
 from vitlab.runs.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints
+from vitlab.runs.directory import METRICS
 from vitlab.runs.finite_steps import FiniteSteps
 from vitlab.runs.last_epoch import LastEpochValidation
 from vitlab.runs.metrics_csv import MetricsFile
 from vitlab.runs.progress_bar import RunProgress
 from vitlab.runs.record import RunRecord
 from vitlab.runs.resume import EpochMeans, RandomState
-from vitlab.runs.utilization import Utilization
 from vitlab.runs.wandb import UnbreakableWandbLogger, Wandb
 
 log = logging.getLogger("vitlab")
@@ -70,23 +71,14 @@ def build_trainer(
     Raises:
         ValueError: a callback that would train for nothing.
     """
-    users = _as_list(settings["callbacks"])
-    if any(isinstance(callback, LearningRateFinder) for callback in users):
-        raise ValueError(
-            "trainer.callbacks: LearningRateFinder sets a rate that the schedule replaces at the next step.\n"
-            "`tune` in a study finds one on validation images; docs/python.md has Lightning's finder in Python."
-        )
-    validated = [name for name in objective.epoch_metrics if name.startswith("val")]
-    for callback in users:
-        if isinstance(callback, EarlyStopping) and callback.monitor in validated:
-            decide_after_validation(callback)
+    users = _users_callbacks(settings, objective)
     own_bar = any(isinstance(callback, ProgressBar) for callback in users)
     utilization, record = Utilization(), RunRecord(directory, config)
     callbacks = [
         LastEpochValidation(run.checkpoint.pause_after),  # first, since others ask whether an epoch is validated
         *users,
         record,
-        FiniteSteps(directory, run.not_finite),
+        FiniteSteps(run.not_finite),
         RandomState(),
         EpochMeans(),
         utilization,
@@ -106,9 +98,24 @@ def build_trainer(
     return trainer, record
 
 
+def _users_callbacks(settings: dict[str, Any], objective: Objective) -> list[Any]:
+    """Return the callbacks of a configuration; EarlyStopping decides after the validation that it looks at."""
+    users = _as_list(settings["callbacks"])
+    if any(isinstance(callback, LearningRateFinder) for callback in users):
+        raise ValueError(
+            "trainer.callbacks: LearningRateFinder sets a rate that the schedule replaces at the next step.\n"
+            "`tune` in a study finds one on validation images; docs/python.md has Lightning's finder in Python."
+        )
+    validated = [name for name in objective.epoch_metrics if name.startswith("val")]
+    for callback in users:
+        if isinstance(callback, EarlyStopping) and callback.monitor in validated:
+            decide_after_validation(callback)
+    return users
+
+
 def run_loggers(run: Run, directory: Path, config: Config) -> list[Logger]:
     """Return the loggers of a training: metrics.csv, and Weights & Biases where it is enabled."""
-    loggers: list[Logger] = [MetricsFile(directory / "metrics.csv")]
+    loggers: list[Logger] = [MetricsFile(directory / METRICS)]
     if run.wandb.enabled:
         name = f"{directory.parent.name}-{directory.name}"
         loggers.append(UnbreakableWandbLogger(run.wandb, directory, name, config))

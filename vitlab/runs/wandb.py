@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+from vitlab.internals import wandb_arguments
 
 log = logging.getLogger("vitlab")
 
@@ -65,8 +67,8 @@ class Wandb:
         return self.mode == "offline"
 
 
-class UnbreakableWandbLogger(Logger):
-    """Logs to W&B; an error of W&B becomes one line of the log, after which the run continues without it.
+class UnbreakableWandbLogger(WandbLogger):
+    """Lightning's logger, whose errors become one line of the log, after which the run continues without it.
 
     The W&B run is opened by `start`, after the model and the data are set up, so that a rejected run leaves nothing in
     W&B. Its id is kept in the run directory, so that a continued run continues the same W&B run.
@@ -76,23 +78,20 @@ class UnbreakableWandbLogger(Logger):
     """
 
     def __init__(self, settings: Wandb, run_directory: Path, name: str, config: dict[str, Any]) -> None:
-        super().__init__()
-        self.settings, self.directory, self.run_name, self.config = settings, run_directory, name, config
-        self.broken = False
-        self._run: Any = None
-
-    @property
-    def name(self) -> str:
-        return self.settings.project
-
-    @property
-    def version(self) -> str | None:
-        return None if self._run is None else str(self._run.id)
+        own: dict[str, Any] = {
+            "entity": settings.entity,
+            "group": settings.group,
+            "tags": settings.tags,
+            "config": config,
+        }
+        # W&B forgets a run that is created anew when it ends, however it ends.
+        super().__init__(name, run_directory, project=settings.project, reinit="create_new", **own)
+        self.settings, self.directory, self.broken = settings, run_directory, False
 
     @property
     def experiment(self) -> Any:
         """The W&B run; before `start` and after a failure, an object that accepts every call and does nothing."""
-        return _Nothing() if self._run is None or self.broken else self._run
+        return _Nothing() if self._experiment is None or self.broken else self._experiment
 
     @rank_zero_only
     def start(self) -> None:
@@ -100,61 +99,37 @@ class UnbreakableWandbLogger(Logger):
         self._attempt(self._open)
 
     def _open(self) -> None:
-        run_id = _run_id(self.directory)
+        wandb_arguments(self)["id"] = _run_id(self.directory)
         self._check_disk()
         if not self.settings.offline:
             try:
-                self._run = self._init(run_id, "online")
-                log.info("W&B: %s", self._run.url)
+                self._experiment = self._init("online")
+                log.info("W&B: %s", self._experiment.url)
                 return
             except Exception as error:  # unreachable, a wrong key, another server's answer
                 _end_service()  # it still has the run that it could not open
                 message = "W&B cannot be used (%s); the run is kept offline, `make wandb-sync` uploads it."
                 log.warning(message, _one_line(error))
-        self._run = self._init(run_id, "offline")
+        self._experiment = self._init("offline")
         if self.settings.offline:
             log.info("W&B: offline, kept in %s; `make wandb-sync` uploads it", self.directory / "wandb")
 
-    def _init(self, run_id: str, mode: Literal["online", "offline"]) -> Any:
+    def _init(self, mode: Literal["online", "offline"]) -> Any:
         import wandb
 
-        settings = _quiet_settings(mode)
-        wandb.setup(settings)  # otherwise W&B sends its own statistics even where the run is offline
-        run = wandb.init(
-            id=run_id,
-            name=self.run_name,
-            project=self.settings.project,
-            entity=self.settings.entity,
-            group=self.settings.group,
-            tags=self.settings.tags,
-            config=self.config,
-            dir=self.directory,
-            resume="allow",  # offline too: otherwise the upload of a continued run's second part replaces the first
-            reinit="create_new",  # W&B then forgets the run when it ends, however it ends
-            settings=settings,
-        )
-        run.define_metric("trainer/global_step")
-        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        return run
+        settings = wandb_arguments(self)["settings"] = _quiet_settings(mode)
+        wandb.setup(settings)  # else W&B sends its own statistics even where the run is offline
+        return super().experiment
 
-    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._attempt(lambda: self.experiment.log({**metrics, "trainer/global_step": step}))
+        self._attempt(lambda: WandbLogger.log_metrics(self, metrics, step))
 
-    @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the whole configuration is passed at the start."""
 
-    @rank_zero_only
     def log_picture(self, name: str, file: Path, step: int) -> None:
         """Upload an image file."""
-
-        def upload() -> None:
-            import wandb
-
-            self.experiment.log({name: [wandb.Image(str(file))], "trainer/global_step": step})
-
-        self._attempt(upload)
+        self._attempt(lambda: self.log_image(name, [str(file)], step))
 
     @rank_zero_only
     def finish(self) -> None:
@@ -165,15 +140,15 @@ class UnbreakableWandbLogger(Logger):
         if self.broken:
             return
         try:
-            if self._run is not None:
+            if self._experiment is not None:
                 self._check_disk()
             with _no_logging_errors():
                 call()
         except Exception as error:  # whatever W&B does, training continues
             self.broken = True
-            if self._run is not None:
+            if self._experiment is not None:
                 with suppress(Exception, SystemExit), _no_logging_errors():
-                    self._run.finish(exit_code=1)
+                    self._experiment.finish(exit_code=1)
             _end_service()
             log.warning("W&B stopped working (%s); the run continues, metrics.csv has every metric.", _one_line(error))
 
@@ -182,6 +157,10 @@ class UnbreakableWandbLogger(Logger):
         folder = self.directory / "wandb"
         if shutil.disk_usage(folder).free < MIN_FREE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Open no run to be copied into a process that Lightning spawns."""
+        return vars(self) | {"_experiment": None}
 
 
 def _end_service() -> None:

@@ -7,40 +7,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from referee.formats import counted
+from referee.report.claim import decided, headline
 
 from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.experiment.branch import branch_off
-from vitlab.experiment.busy import study_lock
-from vitlab.studies.baselines import Images
-from vitlab.studies.branching import branching_step, keeping
+from vitlab.runs.lock import study_lock
 from vitlab.studies.estimate import estimate
-from vitlab.studies.execution.costs import costly, known_costs, measure_costs
-from vitlab.studies.execution.export_jobs import Engine
-from vitlab.studies.execution.local import UNFINISHED, Allotment, Outcome, allot, is_finished, refuse_conflicts, run_all
-from vitlab.studies.execution.progress import Display
-from vitlab.studies.execution.slurm import run_array
-from vitlab.studies.grid import Run
-from vitlab.studies.looks import append_look, look_of, read_looks
-from vitlab.studies.overruled import overruled
+from vitlab.studies.file.images import Images
+from vitlab.studies.file.overruled import overruled
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.state import UNFINISHED, Outcome, is_finished, refuse_conflicts
+from vitlab.studies.file.study import Study, read_study
 from vitlab.studies.owner import claim_folder
-from vitlab.studies.prepared import Prepared
-from vitlab.studies.report.along import answers
-from vitlab.studies.report.claim import decided, headline
 from vitlab.studies.report.cost import costlier
-from vitlab.studies.report.curves import write_curves
+from vitlab.studies.report.curves import answers, write_curves
+from vitlab.studies.report.looks import append_look, look_of, read_looks
 from vitlab.studies.report.page import write_report
-from vitlab.studies.report.search import budgets
-from vitlab.studies.report.tuning import as_tuned
-from vitlab.studies.report.verdict import outlooks, verdict
-from vitlab.studies.results import StudyResults
-from vitlab.studies.study import Study, read_study
-from vitlab.studies.tuning import Train, tuned_later
+from vitlab.studies.report.tuning import as_tuned, leads_by_trials
+from vitlab.studies.report.verdict import judged, outlooks, verdict
+from vitlab.studies.resolved import ResolvedStudy
+from vitlab.studies.results.table import StudyResults
+from vitlab.studies.training.branching import branching_step, keeping
+from vitlab.studies.training.costs import costly, known_costs, measure_costs
+from vitlab.studies.training.local import Slots, Train, allot, run_all
+from vitlab.studies.training.progress import Display
+from vitlab.studies.training.slurm import run_array
 
 if TYPE_CHECKING:
     from submitit import Executor
 
-Dashboard = Callable[[StudyResults, Images, Path], str]
+Dashboard = Callable[[StudyResults, Path], str]
 Costs = tuple[dict[str, Cost], dict[str, str]]
 """By variant: the costs, and why some are missing."""
 Cluster = Callable[[str, Path], "Executor"]
@@ -100,26 +97,24 @@ def _compare(
         if not overwrite and planned.study.determined:
             refuse_conflicts(planned.runs)
     runs = in_turn(plans)
-    allotment = allot(runs, study.jobs)
+    slots = allot(runs, study.jobs)
     executor = None if cluster is None else cluster(study.name, study.folder(root))
-    _announce(study, plans, allotment)  # before the first run, so that broken images are detected here
+    _announce(study, plans, slots)  # before the first run, so that broken images are detected here
 
-    def train(runs: list[Run], overwrite: bool = overwrite) -> list[Outcome]:
+    def train(runs: list[Run]) -> list[Outcome]:
         if not overwrite:
             refuse_conflicts(runs)
         if executor is not None:
             return run_array(runs, program, executor, overwrite)
-        return run_all(runs, program, allotment, Display(sys.stdout, runs), overwrite)
+        return run_all(runs, program, slots, Display(sys.stdout, runs), overwrite)
 
-    measure = _measured_once(partial(measure_costs, program=program, allotment=allotment))
-    # Each task of a cluster has its own share of a machine.
-    at_once = allotment.jobs if executor is None else 1
+    measure = _measured_once(partial(measure_costs, program=program, slots=slots))
     for planned in plans:
-        planned.spend_budget(measure, partial(train, overwrite=True), at_once)
+        planned.spend_budget(measure)
     if not all(is_finished(run) for planned in plans for run in planned.runs):
         # A machine that submits to a cluster is not the one that trains.
         speeds = [known for known, _ in _costs_along(plans, measure)] if executor is None else [{} for _ in plans]
-        print(estimate(study, plans, speeds, allotment.jobs), flush=True)
+        print(estimate(study, plans, speeds, slots.jobs), flush=True)
     for planned in plans:
         planned.tune(train)
     if study.along:
@@ -135,7 +130,8 @@ def _compare(
     results = planned.results(outcomes, *measure(planned.first_runs()))
     append_look(results, planned.folder)
     report = write_report(results, planned.images, planned.folder)
-    claimed = [headline(study.claim, results), *decided(study.claim, results)] if study.claim else []
+    shown = judged(results)
+    claimed = [headline(study.claim, shown), *decided(study.claim, shown)] if study.claim else []
     asked = [study.question] if study.question else []
     conclusion = [
         *asked,
@@ -143,18 +139,18 @@ def _compare(
         verdict(results),
         *costlier(results),
         *as_tuned(results),
-        *budgets(results),
+        *leads_by_trials(results),
         *outlooks(results),
     ]
     print("", *conclusion, "", sep="\n", flush=True)
     if dashboard is not None and results.finished:
-        print(f"Dashboard: {dashboard(results, planned.images, planned.folder)}", flush=True)
+        print(f"Dashboard: {dashboard(results, planned.folder)}", flush=True)
     if results.failures:
         raise RunsFailed(report, results.failures)
     return report
 
 
-def _announce(study: Study, plans: Sequence[Prepared], allotment: Allotment) -> None:
+def _announce(study: Study, plans: Sequence[ResolvedStudy], slots: Slots) -> None:
     """Print what is known without training: baselines, images that two splits share, and the size of the study."""
     for planned in plans:
         if lines := planned.baselines:
@@ -169,19 +165,19 @@ def _announce(study: Study, plans: Sequence[Prepared], allotment: Allotment) -> 
         print(line, flush=True)
     places = f" at {counted(len(plans), 'place')}" if study.along else ""
     size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}{places}"
-    print(f"{study.name}: {size}; {allotment}.", flush=True)
+    print(f"{study.name}: {size}; {slots}.", flush=True)
 
 
-def _plans(study: Study, root: Path) -> list[Prepared]:
+def _plans(study: Study, root: Path) -> list[ResolvedStudy]:
     """Return the study's plan at each place on its axes, and refuse runs that cannot branch."""
-    plans = [Prepared.of(point, root) for point in study.points]
+    plans = [ResolvedStudy.of(point, root) for point in study.points]
     if study.branch:
         _branches(plans)
     claim_folder(study, root)
     return plans
 
 
-def _costs_along(plans: Sequence[Prepared], measure: Callable[[list[Run]], Costs]) -> list[Costs]:
+def _costs_along(plans: Sequence[ResolvedStudy], measure: Callable[[list[Run]], Costs]) -> list[Costs]:
     """Return the costs at each place, measured at the last one first."""
     return [measure(planned.first_runs()) for planned in reversed(plans)][::-1]
 
@@ -192,34 +188,36 @@ def _measured_once(measure: Callable[[Sequence[Run]], Costs]) -> Callable[[Seque
 
     def once(runs: Sequence[Run]) -> Costs:
         steps = [costly(run.config) for run in runs]
-        found = next((costs for other, costs in known if other == steps), None)
-        if found is None:
-            found = measure(runs)
-            known.append((steps, found))
-        return found
+        costs = next((each for other, each in known if other == steps), None)
+        if costs is None:
+            costs = measure(runs)
+            known.append((steps, costs))
+        return costs
 
     return once
 
 
-def _compare_along(study: Study, plans: Sequence[Prepared], train: Train, costs: Sequence[Costs], root: Path) -> Path:
+def _compare_along(
+    study: Study, plans: Sequence[ResolvedStudy], train: Train, costs: Sequence[Costs], root: Path
+) -> Path:
     """Train the runs of all places together, and write a report of each place and one about all."""
     if study.branch:
         _branch(plans, train)
     outcomes = {outcome.run: outcome for outcome in train(in_turn(plans))}
-    found = []
+    grid = []
     for planned, measured in zip(plans, costs, strict=True):
         results = planned.results([outcomes[run] for run in planned.runs], *measured)
         append_look(results, planned.folder)
         write_report(results, planned.images, planned.folder)
-        found.append(results)
-    report = write_curves(study, found, study.folder(root))
-    print("", *([study.question] if study.question else []), *answers(study, found), "", sep="\n", flush=True)
-    if failures := [failure for results in found for failure in results.failures]:
+        grid.append(results)
+    report = write_curves(study, grid, study.folder(root))
+    print("", *([study.question] if study.question else []), *answers(study, grid), "", sep="\n", flush=True)
+    if failures := [failure for results in grid for failure in results.failures]:
         raise RunsFailed(report, failures)
     return report
 
 
-def _branch(plans: Sequence[Prepared], train: Train) -> None:
+def _branch(plans: Sequence[ResolvedStudy], train: Train) -> None:
     """Train the longest runs first, and let the others continue from their states."""
     longest, branches = plans[-1], _branches(plans)
     longest.runs = [keeping(run, [step for _, step in branches[run]]) for run in longest.runs]
@@ -232,7 +230,7 @@ def _branch(plans: Sequence[Prepared], train: Train) -> None:
                     print(f"{run} trains from its beginning: {error}")
 
 
-def _branches(plans: Sequence[Prepared]) -> dict[Run, list[tuple[Run, int]]]:
+def _branches(plans: Sequence[ResolvedStudy]) -> dict[Run, list[tuple[Run, int]]]:
     """Return the runs that branch off each of the longest, and after which steps."""
     *shorter, longest = plans
     images = {run.variant: longest.training_images(run) for run in longest.first_runs()}
@@ -242,7 +240,7 @@ def _branches(plans: Sequence[Prepared]) -> dict[Run, list[tuple[Run, int]]]:
     }
 
 
-def in_turn(plans: Sequence[Prepared]) -> list[Run]:
+def in_turn(plans: Sequence[ResolvedStudy]) -> list[Run]:
     """Return the runs of all plans by seed, so that an early look sees every place."""
     return by_seed(plans[0].study, [run for planned in plans for run in planned.runs])
 
@@ -265,8 +263,8 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
         raise ValueError(
             f"{study_path}: a study with axes is many studies. Remove `along`, or use `compare` without this option."
         )
-    planned = Prepared.of(study, root)
-    planned.spend_budget(known_costs, _refuse_to_rehearse, 1)
+    planned = ResolvedStudy.of(study, root)
+    planned.spend_budget(known_costs)
     planned.tune(lambda runs: [])
     refuse_conflicts(planned.runs)
     failed = {run: why for look in read_looks(planned.folder)[-1:] for run, why in look["failures"].items()}
@@ -277,50 +275,3 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
     ]
     costs, _ = known_costs(planned.first_runs())
     return planned.results(outcomes, costs), planned.images
-
-
-def _refuse_to_rehearse(runs: list[Run]) -> list[Outcome]:
-    raise ValueError("the study's budget has not been measured. Run `compare` first.")
-
-
-def emit(study_path: Path, engine: Engine, root: Path = Path("runs"), program: Sequence[str] = PROGRAM) -> Path:
-    """Write the runs of a study for another engine instead of starting them, and return the path of that file.
-
-    What other runs begin with is written first, tuning runs or the longest runs of a study with branches; once these
-    are finished, the same call writes the others. A study that looks at its results is written one look at a time.
-
-    Raises:
-        ValueError: nothing is left to run, or what runs next depends on results.
-    """
-    study = read_study(study_path)
-    plans = _plans(study, root)
-    if study.search is not None:
-        raise ValueError(f"{study_path}: the trials of a search depend on earlier ones. Use compare --slurm.")
-    allotment = allot(in_turn(plans), study.jobs)
-
-    def rehearse(runs: list[Run]) -> list[Outcome]:
-        return run_all(runs, program, allotment, Display(sys.stdout, runs), overwrite=True)
-
-    measure = partial(measure_costs, program=program, allotment=allotment)
-    for planned in plans:
-        planned.spend_budget(measure, rehearse, allotment.jobs)
-        if tuned_later(planned.study):
-            planned.tune(_as_finished)  # as far as it is tuned
-    runs, first = [run for planned in plans for run in planned.tuning_runs()], "tuning"
-    if all(map(is_finished, runs)):
-        for planned in plans:
-            planned.tune(_as_finished)
-        if study.branch:
-            _branch(plans, _as_finished)
-            runs, first = plans[-1].runs, "longest"
-        if all(map(is_finished, runs)):
-            runs, first = [run for planned in plans for run in planned.tune_for(planned.next_runs(), _as_finished)], ""
-    if first:
-        print(f"These are the {first} runs. Once they are finished, the same command writes the others.", flush=True)
-    refuse_conflicts(runs)
-    return engine(study, by_seed(study, runs), study.folder(root))
-
-
-def _as_finished(runs: Sequence[Run]) -> list[Outcome]:
-    """Train nothing: say which runs are finished."""
-    return [Outcome(run, None if is_finished(run) else UNFINISHED) for run in runs]

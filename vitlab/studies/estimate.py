@@ -6,19 +6,20 @@ from collections.abc import Mapping, Sequence
 from referee.formats import counted
 
 from vitlab.evaluation.cost import Cost
-from vitlab.studies.branching import own_share
-from vitlab.studies.execution.local import is_finished
-from vitlab.studies.format import duration, engineering
-from vitlab.studies.grid import Run
-from vitlab.studies.prepared import Prepared
-from vitlab.studies.spending import epoch_of
-from vitlab.studies.study import Study, slug
+from vitlab.runs.directory import SUMMARY
+from vitlab.studies.file.budget import epoch_of
+from vitlab.studies.file.format import duration, engineering
+from vitlab.studies.file.runs import Run, own_share
+from vitlab.studies.file.state import is_finished
+from vitlab.studies.file.study import Study, slug
+from vitlab.studies.resolved import ResolvedStudy
+from vitlab.studies.training.tuning import folder_of
 
 START = 10.0  # seconds of a run outside its steps: imports, data, validation, test
 COPIES = 4  # weights and moments in the checkpoint of a run, with room
 
 
-def estimate(study: Study, plans: Sequence[Prepared], costs: Sequence[Mapping[str, Cost]], jobs: int) -> str:
+def estimate(study: Study, plans: Sequence[ResolvedStudy], costs: Sequence[Mapping[str, Cost]], jobs: int) -> str:
     """Return the number, time and disk of the runs that are missing, from the speeds measured at each place.
 
     Where not all speeds are known, the number alone. A study that looks at its results trains all seeds at most.
@@ -39,7 +40,7 @@ def estimate(study: Study, plans: Sequence[Prepared], costs: Sequence[Mapping[st
             seconds += count * (START + images_seen / speed)
             size += count * 4.0 * COPIES * cost.parameters
         tuning += sum(count for _, count in _tuning(planned))
-    most = " at most" if study.looks or study.search else ""
+    most = " at most" if study.looks else ""
     of_tuning = f" ({tuning:,} of tuning)" if tuning else ""
     runs = f"To train: {counted(missing, 'run')}{most}{of_tuning}"
     if math.isnan(seconds):
@@ -48,12 +49,11 @@ def estimate(study: Study, plans: Sequence[Prepared], costs: Sequence[Mapping[st
     return f"{runs}, {time} at the measured speed, {engineering(size, 'B')} on the disk."
 
 
-def _tuning(planned: Prepared) -> list[tuple[Run, int]]:
+def _tuning(planned: ResolvedStudy) -> list[tuple[Run, int]]:
     """Return a run like the tuning runs of each variant, and how many of these are missing."""
-    study, tuning = planned.study, planned.study.tuning
-    if tuning is None and study.search is None:
+    study, folder = planned.study, folder_of(planned.study, planned.root)
+    if study.tuning is None:
         return []
-    folder = planned.folder / ("search" if study.search else "tuning")
-    each = study.search.trials if study.search else len(tuning.values) * len(tuning.seeds) if tuning else 0
-    done = {run.variant: len([*folder.glob(f"{slug(run.variant)}/**/summary.json")]) for run in planned.first_runs()}
+    each = study.tuning.runs(len(study.seeds))
+    done = {run.variant: len([*folder.glob(f"{slug(run.variant)}/**/{SUMMARY}")]) for run in planned.first_runs()}
     return [(run, max(0, each - done[run.variant])) for run in planned.first_runs()]

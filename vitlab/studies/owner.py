@@ -8,8 +8,8 @@ from referee.formats import joined
 
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import load_yaml, merge
-from vitlab.studies.format import as_yaml
-from vitlab.studies.study import Study
+from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.study import Study
 
 FILE = "study.json"
 
@@ -24,16 +24,16 @@ def claim_folder(study: Study, root: Path) -> None:
     """
     record = study.folder(root) / FILE
     base = load_yaml(study.base)
-    own = {name: _digest(as_yaml(merge(base, override))) for name, override in study.variants.items()}
+    digests = {name: _digest(as_yaml(merge(base, override))) for name, override in study.variants.items()}
     known = read_cache(record, {})
     path, variants = str(study.path.resolve()), known.get("variants", {})
-    nested = variants.items() <= own.items() or own.items() <= variants.items()
+    nested = variants.items() <= digests.items() or digests.items() <= variants.items()
     if known.get("file", path) != path and not nested:
         raise ValueError(
             f"{study.path}: {record.parent} belongs to another study of the name {study.name!r}: {known['file']}, with "
             f"{joined([*variants])}. Give this one another `name`. If it is the same study, remove {record}."
         )
-    if known != (claimed := {"file": path, "variants": own}):
+    if known != (claimed := {"file": path, "variants": digests}):
         write_text(record, json.dumps(claimed, indent=2, ensure_ascii=False) + "\n")
 
 

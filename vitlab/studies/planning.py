@@ -14,20 +14,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from referee.statistics.power import ENDS, Need, Pilot, Range, detectable, growing, guessed, measured, need
-from scipy import stats
+from referee.plan import Plan
+from referee.statistics.power import growing, guessed, measured
 
-from vitlab.atomic_files import read_json
 from vitlab.evaluation.cost import Cost
-from vitlab.evaluation.predictions import correct, read_predictions
-from vitlab.experiment.run_directory import shortfalls
-from vitlab.studies.execution.local import allot, conflicting
-from vitlab.studies.grid import Run, images_of, plan
-from vitlab.studies.metric import Metric
-from vitlab.studies.study import LEAST_SEEDS, LOOK_FROM, RESERVED_SLUGS, Study, read_study, slug
+from vitlab.evaluation.predictions import correct
+from vitlab.runs.directory import RunDirectory
+from vitlab.studies.file.metric import Metric
+from vitlab.studies.file.runs import Run, images_of, plan
+from vitlab.studies.file.state import conflicting
+from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, RESERVED_SLUGS, Study, read_study, slug
+from vitlab.studies.training.local import allot
 
 ACCURACY = 0.9  # assumed where no run has measured it
-SIZES = (3, 5, 7, 10, 15, 20)  # seeds of each variant, in the table
 
 
 class PastRun(NamedTuple):
@@ -48,78 +47,37 @@ class RunCost(NamedTuple):
     joules: float | None  # of its training steps; None if never measured
 
 
-class Span(NamedTuple):
-    """A number with its range."""
-
-    point: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Planned:
+@dataclass(frozen=True, kw_only=True)
+class Planned(Plan):
     """A study, what is known of its variances, and what its runs take."""
 
     study: Study
-    metric: Metric
-    pilot: Pilot
-    source: str  # of the variances
     finished: int  # runs of the study
     seen: int  # seeds of the variant that has fewest
-    jobs: int
-    costs: list[RunCost] | None  # by variant; None if no run has measured them
-
-    def need(self, difference: float) -> Need:
-        """Return what finds a true difference in four of five studies."""
-        needed, first = need(self.pilot, difference), self.study.looks[:1] or (2,)
-        return Need(Range(*(n and max(n, first[0]) for n in needed.seeds)), needed.images)
-
-    def runs(self, seeds: int) -> int:
-        """Return the runs of each variant: one for each seed, and those of tuning."""
-        tuning = self.study.tuning
-        if tuning is None:
-            return seeds + (self.study.search.trials if self.study.search else 0)
-        return seeds + len(tuning.values) * (seeds if tuning.within_seeds else len(tuning.seeds))
+    costs: list[RunCost]  # by variant; empty if no run has measured them
 
     @property
     def watched(self) -> "Planned":
         """The same study, looked at again and again, so that it may stop early."""
-        if self.study.looks:
+        if self.looks:
             return self
         level = growing((self.first_look,), True, self.study.test)
         return replace(self, pilot=self.pilot._replace(level=level))
 
-    def detectable(self, seeds: int) -> Span:
-        """Return the true difference that four of five studies of this size find."""
-        return Span(*(detectable(self.pilot, seeds, end) for end in ENDS))
-
-    def hours(self, seeds: int) -> Span:
-        """Return the hours of all runs, finished ones included; `costs` is known."""
-        assert self.costs is not None
-        times, runs = [cost.seconds for cost in self.costs], self.runs(seeds)
-        total = runs * sum(float(t.mean()) for t in times)
-        known = [t for t in times if len(t) > 1]
-        # A sum of n future runs about n times the mean of S past ones: variance s² (n + n²/S).
-        variance = sum(float(t.var(ddof=1)) * (runs + runs**2 / len(t)) for t in known)
-        freedom = sum(len(t) - 1 for t in known)
-        half = float(stats.t.isf(0.1, freedom)) * math.sqrt(variance) if freedom else 0.0
-        return Span(*(max(hours, 0.0) / 3600 / self.jobs for hours in (total, total - half, total + half)))
-
     def disk(self, seeds: int) -> float:
-        """Return the bytes of all run directories; `costs` is known."""
-        assert self.costs is not None
+        """Return the bytes of all run directories."""
         return self.runs(seeds) * sum(cost.size for cost in self.costs)
 
     def kwh(self, seeds: int) -> float | None:
         """Return the energy of all training steps; None unless measured for every variant."""
-        joules = [cost.joules for cost in self.costs or [] if cost.joules is not None]
-        return self.runs(seeds) * sum(joules) / 3.6e6 if joules and len(joules) == len(self.study.variants) else None
+        joules = [cost.joules for cost in self.costs if cost.joules is not None]
+        return self.runs(seeds) * sum(joules) / 3.6e6 if joules and len(joules) == len(self.costs) else None
 
     @property
     def first_look(self) -> int:
         """The seeds at which a study that may stop early is first looked at; one with results has been looked at."""
-        if self.study.looks:
-            return self.study.looks[0]
+        if self.looks:
+            return self.looks[0]
         return max(LEAST_SEEDS, self.seen) if self.seen > 1 else LOOK_FROM
 
     def affordable(self, hours: float) -> int:
@@ -156,14 +114,14 @@ def plan_study(
     images = images_of(runs[0])
     test_images, K = len(images.labels("test")), len(study.variants)
     stale = {run.directory for run in conflicting(runs)} if study.determined else set()
-    own = read_past(root / slug(study.name), metric, [slug(variant) for variant in study.variants], stale)
+    past = read_past(root / slug(study.name), metric, [slug(variant) for variant in study.variants], stale)
     others = [] if pilot is None else _others(pilot, root, metric)
 
-    known = measured(_by_variant(others or own), K, test_images if metric.is_accuracy else None)
+    known = measured(_by_variant(others or past), K, test_images if metric.is_accuracy else None)
     if known is not None:
-        source = f"{len(others or own)} finished runs in {(others or own)[0].folder.parent}"
+        source = f"{len(others or past)} finished runs in {(others or past)[0].folder.parent}"
     elif pilot is not None:
-        raise ValueError(f"--pilot {pilot}: its finished runs tell no variance; two seeds of two variants do.")
+        raise ValueError(f"--pilot {pilot}: estimating a variance needs at least two seeds of two variants.")
     elif not metric.is_accuracy:
         raise ValueError(
             f"{path}: how {metric.name} varies over seeds is not known before two seeds of a variant are finished.\n"
@@ -171,15 +129,31 @@ def plan_study(
         )
     else:
         if accuracy is None:
-            accuracy = float(np.mean([run.outcome.mean() for run in own])) if own else ACCURACY
+            accuracy = float(np.mean([run.outcome.mean() for run in past])) if past else ACCURACY
         accuracy = float(np.clip(accuracy, 1 / test_images, 1 - 1 / test_images))
         known, source = guessed(K, test_images, accuracy), f"a guess for {100 * accuracy:.3g} % accuracy"
-    costs = _costs(drafts, study, own, others)
-    seen = min(sum(run.folder == draft.folder for run in own) for draft in drafts)
+    costs = _costs(drafts, study, past, others)
+    seen = min(sum(run.folder == draft.folder for run in past) for draft in drafts)
     looks = study.looks or ((seen,) if seen > 1 else ())
     if looks:
         known = known._replace(level=growing(looks, bool(study.looks), study.test))
-    return Planned(study, metric, known, source, len(own), seen, allot(runs, study.jobs).jobs, costs)
+    once = study.tuning.runs(0) if study.tuning else 0
+    per_seed = 1 + (study.tuning.runs(1) - once if study.tuning else 0)
+    return Planned(
+        metric=metric,
+        pilot=known,
+        source=source,
+        unit="image",
+        looks=study.looks,
+        seconds=[cost.seconds for cost in costs] or None,
+        per_seed=per_seed,
+        once=once,
+        jobs=allot(runs, study.jobs).jobs,
+        study=study,
+        finished=len(past),
+        seen=seen,
+        costs=costs,
+    )
 
 
 def read_past(
@@ -195,7 +169,7 @@ def read_past(
     for directory in sorted(folder.glob("*/seed-*")):
         name = directory.parent.name
         wanted = name not in RESERVED_SLUGS if variants is None else name in variants
-        if wanted and directory not in (without or ()) and not shortfalls(directory):
+        if wanted and directory not in (without or ()) and not RunDirectory(directory).shortfalls:
             with suppress(OSError, ValueError, KeyError):  # without a test, by another metric, not finite, damaged
                 read.append(_read(directory, metric))
     usual = Counter(tested for _, tested in read).most_common(1)
@@ -204,10 +178,11 @@ def read_past(
 
 def _read(directory: Path, metric: Metric) -> tuple[PastRun, object]:
     """Return a run, and what it was tested on."""
-    summary = read_json(directory / "summary.json")
+    run_directory = RunDirectory(directory)
+    summary = run_directory.summary
     tested: object = None
     if metric.is_accuracy:
-        predictions = read_predictions(directory / "predictions.parquet")
+        predictions = run_directory.predictions
         values, outcome = predictions.logits, correct(predictions.logits, predictions.labels)
         tested = tuple(predictions.images), predictions.labels.tobytes()
     else:
@@ -241,19 +216,20 @@ def _by_variant(runs: Sequence[PastRun]) -> list[np.ndarray]:
     return [np.stack([run.outcome for run in runs if run.folder == folder]) for folder in folders]
 
 
-def _costs(
-    drafts: Sequence[Run], study: Study, own: Sequence[PastRun], others: Sequence[PastRun]
-) -> list[RunCost] | None:
-    """Return what a run of each variant takes: from its own runs, else from others' by the images they saw."""
+def _costs(drafts: Sequence[Run], study: Study, runs: Sequence[PastRun], others: Sequence[PastRun]) -> list[RunCost]:
+    """Return what a run of each variant takes, from its own runs, else from others' by the images they saw.
+
+    Nothing, if that is not known of every variant.
+    """
     costs = []
     for draft in drafts:
-        past = [run for run in own if run.folder == draft.folder]
+        past = [run for run in runs if run.folder == draft.folder]
         if past:
             images, seconds = past[0].images, [run.seconds for run in past]
         else:
             past = [run for run in others if run.folder.name == draft.folder.name] or [*others]
-            if not past or (study.budget is not None and study.budget.measured):
-                return None  # `compare` has not measured yet how many epochs this is
+            if not past or (study.budget is not None and study.budget.kind == "flops"):
+                return []  # `compare` has not counted yet how many epochs this is
             images = draft.epochs * len(images_of(draft).labels("train"))
             seconds = [run.seconds * images / run.images for run in past]
         joules = _joules_per_image(draft.folder) or _joules_per_image(past[0].folder)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-STATUS = {"better": 0, "no winner yet": 1, "equal": 3, "not comparable": 4, "worse": 5}  # 2 is a user's mistake
+from referee.answer import STATUS, answered
+
 KINDS = ("variant", "seed", "item", "label", "prediction", "correct", "score", "probabilities", "group")
 
 
@@ -47,31 +48,26 @@ def _judge(arguments: Sequence[str]) -> int:
     parser.add_argument("--pairs", action="store_true", help="print every pair")
     options = parser.parse_args(arguments)
     verdict = _verdict_of(options)
-    print(verdict.sentence)
+    (headline, *answers), status = answered(verdict.record(), options.better, options.than)
+    print(headline)
     _explain(verdict, options.pairs)
     if options.latex:
         print(verdict.latex())
     if options.out is not None:
         print(f"Report: {verdict.report(options.out / 'report.html')}")
-    if options.better is None and options.than is None:
-        return STATUS[verdict.verdict]
-    asked = options.better or verdict.ranking[0].name
-    if asked == options.than:
-        raise ValueError(f"--better {asked} --than {options.than}: name two variants.")
-    answer = verdict.between(asked, options.than)
-    print(f"{asked} against {options.than or 'all others'}: {answer}.")
-    return STATUS[answer]
+    print(*answers, sep="\n", end="\n" * len(answers))
+    return status
 
 
 def _plan(arguments: Sequence[str]) -> int:
-    from referee.plan import in_words, plan
+    from referee.plan import plan
 
     parser = _parser("referee plan", "How many seeds or items settle a true difference, by the spread of these runs.")
     parser.add_argument("--difference", type=float, required=True, help="the true lead to find, as scores are shown")
     options = parser.parse_args(arguments)
     options.margin = None
     verdict = _verdict_of(options)
-    print("\n".join(in_words(plan(verdict, options.difference), verdict)))
+    print(plan(verdict, options.difference))
     return 0
 
 

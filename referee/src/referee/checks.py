@@ -31,8 +31,8 @@ class Check(NamedTuple):
 
 def checks(outcomes: Outcomes) -> list[Check]:
     """Return the findings, those that make the comparison void first."""
-    found = [finding for check in CHECKS for finding in check(outcomes)]
-    return sorted(found, key=lambda finding: not finding.is_void)
+    findings = [finding for check in CHECKS for finding in check(outcomes)]
+    return sorted(findings, key=lambda finding: not finding.is_void)
 
 
 def other_items(outcomes: Outcomes) -> Iterator[Check]:
@@ -51,8 +51,8 @@ def other_items(outcomes: Outcomes) -> Iterator[Check]:
 def other_labels(outcomes: Outcomes) -> Iterator[Check]:
     """R002: the same item has different labels."""
     labels = [(run, dict(zip(run.items, run.labels, strict=True))) for run in outcomes.runs if run.labels is not None]
-    for run, own in labels[1:]:
-        differing = [item for item, label in own.items() if str(labels[0][1].get(item, label)) != str(label)]
+    for run, by_item in labels[1:]:
+        differing = [item for item, label in by_item.items() if str(labels[0][1].get(item, label)) != str(label)]
         if differing:
             items = counted(len(differing), "item")
             yield Check(

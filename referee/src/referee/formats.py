@@ -1,7 +1,10 @@
 """Numbers and lists as sentences and tables show them, with a true minus sign."""
 
+import difflib
 import math
 from collections.abc import Sequence
+
+import numpy as np
 
 NONE = "–"
 SPACE = "\u00a0"  # where a line must not break
@@ -15,6 +18,25 @@ def signed(value: float, digits: int) -> str:
 def percent(fraction: float, digits: int) -> str:
     """Return a fraction as per cent, without the sign."""
     return signed(100 * fraction, digits)
+
+
+def two_digits(value: float) -> str:
+    """Return two significant digits, more only where they are whole, like 0.07, 3.5, 140."""
+    return f"{value:,.0f}" if value >= 10 else np.format_float_positional(float(f"{value:.2g}"), trim="-")
+
+
+def tick(value: float) -> str:
+    """Return a round number with k, M, G, T or P, as short as possible, like 5 M."""
+    scaled, prefix = prefixed(value)
+    return f"{scaled:.6g}{SPACE}{prefix}".rstrip()
+
+
+def prefixed(value: float) -> tuple[float, str]:
+    """Return a number in units of its prefix, and the prefix: k, M, G, T or P."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return value / factor, prefix
+    return value, ""
 
 
 def counted(number: int, noun: str) -> str:
@@ -31,6 +53,12 @@ def listed(names: Sequence[str], shown: int = 4) -> str:
     """Return names, the last of many as a number: a, b, c, d and 3 more."""
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
+def nearest(name: object, known: Sequence[str]) -> str:
+    """Return which of the known names a misspelled one may mean."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(known)}."
 
 
 def p_value(p: float) -> str:

@@ -36,9 +36,14 @@ class Metric:
         return 100 if self.is_fraction else 1
 
     @property
-    def axis(self) -> str:
-        """Its name with its unit, at an axis and above a column."""
-        return f"{self.name}, %" if self.is_fraction else self.name
+    def label(self) -> str:
+        """Its name in a sentence."""
+        return self.name
+
+    def axis(self, split: str = "") -> str:
+        """Return its name with its unit, at an axis and above a column, for the metric on a split."""
+        name = f"{split} {self.label}".strip()
+        return f"{name}, %" if self.is_fraction else name
 
     def digits(self, scores: Sequence[float], spreads: Sequence[float], items: int) -> int:
         """Return the decimals to show: of a fraction what this many items resolve, else two digits of the spread.

@@ -48,9 +48,10 @@ class Run:
     labels: np.ndarray | None = None
     predictions: np.ndarray | None = None
     groups: np.ndarray | None = None
+    name: str = ""  # in messages; empty: variant and seed
 
     def __str__(self) -> str:
-        return f"{self.variant}, seed {self.seed}"
+        return self.name or f"{self.variant}, seed {self.seed}"
 
     @property
     def is_finite(self) -> bool:
@@ -65,10 +66,12 @@ class Outcomes:
     runs: list[Run]
     metric: Metric
     notes: list[str] = field(default_factory=list)  # what was taken without being told
+    planned: list[str] = field(default_factory=list)  # variants that come first, with or without runs
+    unit: str = "item"  # what the runs are tested on, in sentences
 
     @cached_property
     def variants(self) -> list[str]:
-        return list(dict.fromkeys(run.variant for run in self.runs))
+        return list(dict.fromkeys([*self.planned, *(run.variant for run in self.runs)]))
 
     @property
     def by_item(self) -> bool:

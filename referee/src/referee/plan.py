@@ -1,26 +1,90 @@
-"""How many seeds or items a difference takes, by the variances of runs that are there."""
+"""Plan a study: what a true difference takes in seeds, test items, runs and hours, and what other sizes find.
+
+The variances are those of runs that are there (`statistics.power`). Ranges are of 80 %: the variances', and for hours
+also the run times'.
+"""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from referee.formats import counted
-from referee.statistics.power import Need, detectable, need
+import numpy as np
+from scipy import stats
+
+from referee.formats import counted, two_digits
+from referee.metric import Metric
+from referee.outlooks import moved_by_items
+from referee.statistics.power import ENDS, MOST_SEEDS, Need, Pilot, Range, detectable, need
 from referee.verdict import Verdict
 
 SIZES = (3, 5, 7, 10, 15, 20)  # seeds of each variant, in the table
 
 
-@dataclass(frozen=True)
+class Span(NamedTuple):
+    """A number with its range."""
+
+    point: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        point, *ends = map(two_digits, self)
+        return point if ends == [point, point] else f"{point} ({' to '.join(ends)})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a true difference takes in four of five studies, and what each number of seeds would find."""
+    """A study that is planned: what is known of its variances, and how long its runs take.
 
-    difference: float  # in the metric's own unit
-    need: Need
-    found: dict[int, float]  # by seeds of each variant: the true difference that 4 of 5 studies call better
+    Attributes:
+        source: of the variances.
+        unit: what a test item is called.
+        looks: the numbers of seeds at which results are looked at; empty: once.
+        seconds: by variant, of runs that are there, (S,); None: not known.
+        per_seed: runs of each variant for a seed; more than one where a seed is tuned.
+        once: runs of each variant before all seeds.
+        jobs: runs at a time.
+    """
+
+    metric: Metric
+    pilot: Pilot
+    source: str
+    unit: str = "item"
+    looks: tuple[int, ...] = ()
+    seconds: list[np.ndarray] | None = None
+    per_seed: int = 1
+    once: int = 0
+    jobs: int = 1
+
+    def need(self, difference: float) -> Need:
+        """Return what finds a true difference in four of five studies."""
+        needed, first = need(self.pilot, difference), self.looks[:1] or (2,)
+        return Need(Range(*(n and max(n, first[0]) for n in needed.seeds)), needed.images)
+
+    def runs(self, seeds: int) -> int:
+        """Return the runs of each variant."""
+        return seeds * self.per_seed + self.once
+
+    def detectable(self, seeds: int) -> Span:
+        """Return the true difference that four of five studies of this size find, as scores are shown."""
+        return Span(*(self.metric.scale * detectable(self.pilot, seeds, end) for end in ENDS))
+
+    def hours(self, seeds: int) -> Span:
+        """Return the hours of all runs, finished ones included; `seconds` are known."""
+        assert self.seconds is not None
+        times, runs = self.seconds, self.runs(seeds)
+        total = runs * sum(float(t.mean()) for t in times)
+        known = [t for t in times if len(t) > 1]
+        # A sum of n future runs about n times the mean of S past ones: variance s² (n + n²/S).
+        variance = sum(float(t.var(ddof=1)) * (runs + runs**2 / len(t)) for t in known)
+        freedom = sum(len(t) - 1 for t in known)
+        half = float(stats.t.isf(0.1, freedom)) * math.sqrt(variance) if freedom else 0.0
+        return Span(*(max(hours, 0.0) / 3600 / self.jobs for hours in (total, total - half, total + half)))
 
 
-def plan(verdict: Verdict, difference: float) -> Plan:
-    """Plan a study of the same variants.
+def plan(verdict: Verdict, difference: float) -> str:
+    """Plan a study of the same variants, in words.
 
     Args:
         verdict: of a pilot with two seeds or more of two variants.
@@ -33,22 +97,73 @@ def plan(verdict: Verdict, difference: float) -> Plan:
         raise ValueError(f"--difference {difference}: give a number above 0, in the unit of the scores.")
     if verdict.pilot is None:
         raise ValueError("A plan needs the spread over seeds: give two seeds or more of two variants.")
-    size = difference / verdict.metric.scale
-    return Plan(size, need(verdict.pilot, size), {n: detectable(verdict.pilot, n) for n in SIZES})
+    source = f"these {counted(sum(len(variant.runs) for variant in verdict.ranking), 'run')}"
+    unit, looks = verdict.outcomes.unit, verdict.design.looks
+    planned = Plan(metric=verdict.metric, pilot=verdict.pilot, source=source, unit=unit, looks=looks)
+    return "\n\n".join([variances(planned), needed(planned, difference / verdict.metric.scale), sizes(planned)])
 
 
-def in_words(planned: Plan, verdict: Verdict) -> list[str]:
-    """Return the plan as lines."""
-    metric = verdict.metric
-    if planned.need.images is None:
-        lines = [
-            f"To settle a true lead of {metric.size(planned.difference)}: {planned.need.seeds} seeds of each variant."
-        ]
-    else:
-        lines = [
-            f"More seeds alone will not settle a lead of {metric.size(planned.difference)}: it takes at least "
-            f"{planned.need.images} test items."
-        ]
-    lines.append("What 4 of 5 studies would call better, by seeds of each variant:")
-    lines += [f"  {counted(n, 'seed')}: {metric.difference(d, verdict.digits)}" for n, d in planned.found.items()]
-    return lines
+def variances(planned: Plan, seen: int = 0) -> str:
+    """Return what is known of the variances; `seen` are seeds whose results were looked at without a plan."""
+    pilot, metric, looks = planned.pilot, planned.metric, planned.looks
+    known = (pilot.point, pilot.low, pilot.high)
+    seeds = Span(*(metric.scale * each.seeds**0.5 for each in known))
+    lines = [
+        f"{counted(pilot.variants, 'variant')}. Variances from {planned.source}; in brackets ranges of 80 %.",
+        f"  standard deviation of a run over seeds: {seeds}{' points' if metric.is_fraction else ''}",
+    ]
+    if len(looks) > 1:
+        level = f"{pilot.level(looks[-1]):.3f}"
+        lines.append(f"  results are looked at after {looks[0]} to {looks[-1]} seeds, at the level {level}")
+    elif seen > 1:
+        lines.append(f"  results of {seen} seeds were looked at already, so more seeds have a stricter level")
+    if metric.is_fraction and pilot.test_images > 1:
+        moved = Span(*(100 * moved_by_items(each.images) for each in known))
+        items = counted(pilot.test_images, f"test {planned.unit}")
+        lines.append(f"  the choice of {items} moves a difference by ± {moved} points")
+    return "\n".join(lines)
+
+
+def needed(planned: Plan, difference: float, rows: Mapping[str, Callable[[Range], str]] | None = None) -> str:
+    """Return what a difference takes, one quantity a line.
+
+    Args:
+        difference: in the metric's own unit.
+        rows: More quantities, from the seeds of each variant.
+    """
+    pilot, unit, takes = planned.pilot, planned.unit, planned.need(difference)
+    size, items = planned.metric.size(difference), counted(pilot.test_images, f"test {unit}")
+    if takes.images is not None:
+        moved = two_digits(100 * moved_by_items(pilot.point.images))
+        return (
+            f"More seeds alone will not find a true difference of {size}: the choice of {items} moves it by "
+            f"± {moved} points.\nIt takes {takes.images} test {unit}s."
+        )
+    shown = {"seeds of each variant": in_range(takes.seeds, lambda n, end: f"{n:,}")}
+    if planned.metric.is_fraction and pilot.test_images > 1:
+        shown[f"test {unit}s"] = f"the {pilot.test_images:,} there are"
+    shown["runs"] = in_range(takes.seeds, lambda n, end: f"{planned.runs(n) * pilot.variants:,}")
+    for name, row in (rows or {}).items():
+        shown[name] = shown.get(name, "") + row(takes.seeds)
+    title = f"Four of five such studies find a true difference of {size} with"
+    return "\n".join([title, *(f"  {name:<22} {text}" for name, text in shown.items())])
+
+
+def sizes(planned: Plan) -> str:
+    """Return the table of sizes, the difference they find, and their hours if these are known."""
+    metric, timed = planned.metric, planned.seconds is not None
+    unit = "points" if metric.is_fraction else metric.name
+    rows = [["seeds", f"true difference found, {unit}", "runs", *(["hours"] if timed else [])]]
+    for n in (size for size in SIZES if size >= min(planned.looks, default=0)):
+        row = [str(n), str(planned.detectable(n)), str(planned.runs(n) * planned.pilot.variants)]
+        rows.append([*row, str(planned.hours(n))] if timed else row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  " + "   ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows
+    )
+
+
+def in_range(numbers: Range, show: Callable[[int, int], str]) -> str:
+    """Return a range in another unit; `show` gets a number of seeds, and which end it is: 0 point, 1 low, 2 high."""
+    texts = [f"over {show(MOST_SEEDS, end)}" if n is None else show(n, end) for end, n in enumerate(numbers)]
+    return texts[0] if len(set(texts)) == 1 else f"{texts[0]} ({texts[1]} to {texts[2]})"

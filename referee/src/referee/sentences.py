@@ -1,9 +1,10 @@
 """The conclusion of a verdict in words."""
 
 import math
+from collections.abc import Sequence
 
 from referee.formats import SPACE, counted, joined, listed
-from referee.verdict import Pair, Verdict
+from referee.verdict import Pair, Variant, Verdict
 
 MANY = 8  # others, from which the sentence counts them
 
@@ -12,34 +13,29 @@ def conclusion(verdict: Verdict) -> str:
     """Summarize in one sentence who leads, by how much, and how sure that is."""
     ranking, metric = verdict.ranking, verdict.metric
     if not ranking:
-        return "No run has a result, so there is nothing to compare."
+        return "No run finished, so there is nothing to compare."
     best = ranking[0]
     if len(ranking) == 1:
-        return f"Only {best.name} has runs with a result, so there is nothing to compare."
+        return f"Only {best.name} has finished runs, so there is nothing to compare."
     against = [pair for pair in verdict.pairs if pair.better is best]
-    if any(pair.difference for pair in against):  # those with one seed are named by a check
-        against = [pair for pair in against if pair.difference]
+    if not verdict.design.seeds and any(pair.difference for pair in against):
+        against = [pair for pair in against if pair.difference]  # a check names those with one seed
     if all(pair.difference is None for pair in against):
-        score = metric.text(best.score.mean, verdict.digits) + (f"{SPACE}%" if metric.is_fraction else "")
-        scored = f"{best.name} scored {'highest' if metric.mode == 'max' else 'lowest'} ({metric.name} {score})"
+        score = metric.text(best.score.mean, verdict.digits)
+        shown = f"{score}{SPACE}%" if metric.is_fraction else f"{metric.name} {score}"
+        scored = f"{best.name} scored {'highest' if metric.mode == 'max' else 'lowest'} ({shown})"
         return f"{scored}, but a single seed cannot distinguish a difference from chance."
     margin = "" if verdict.margin is None else metric.size(verdict.margin)
-    seeds = _seeds(verdict)
     ahead = [pair for pair in against if pair.settled]
     equal = [pair for pair in against if pair.equal]
     level = [pair for pair in against if not pair.settled and not pair.equal]
     if all(pair.equal for pair in verdict.pairs):
-        return f"Equal to within {margin}: {joined([variant.name for variant in ranking])} ({seeds})."
+        return f"Equal to within {margin}: {joined([variant.name for variant in ranking])} ({_seeds(verdict)})."
+    seeds = _seeds(verdict) + (f"; margin {margin}" if margin and not equal else "")
     if not ahead and not equal:
         leads = joined([f"{pair.worse.name} by {_gap(pair, verdict)}" for pair in level])
         return f"No winner yet ({seeds}): {best.name} leads {leads}; leads of this size can still be chance."
-    parts = []
-    if len(ahead) > MANY:
-        low = metric.text(min(pair.lead for pair in ahead), verdict.digits)
-        high = metric.difference(max(pair.lead for pair in ahead), verdict.digits)
-        parts.append(f"{best.name} is better than {len(ahead)} of {len(against)} others, by {low} to {high}")
-    elif ahead:
-        parts.append(f"{best.name} is better than {joined([f'{p.worse.name} by {_gap(p, verdict)}' for p in ahead])}")
+    parts = [_ahead(best, ahead, len(against), verdict)] if ahead else []
     if equal:
         who = joined([pair.worse.name for pair in equal])
         parts.append(f"equal to within {margin} to {who}" if ahead else f"{best.name} equals {who} to within {margin}")
@@ -51,17 +47,26 @@ def conclusion(verdict: Verdict) -> str:
     return f"{'; '.join(parts)} ({seeds})."
 
 
+def _ahead(best: Variant, ahead: Sequence[Pair], others: int, verdict: Verdict) -> str:
+    """Return over whom the best variant is settled, and by how much."""
+    metric, digits = verdict.metric, verdict.digits
+    if len(ahead) <= MANY:
+        return f"{best.name} is better than {joined([f'{p.worse.name} by {_gap(p, verdict)}' for p in ahead])}"
+    low = metric.text(min(pair.lead for pair in ahead), digits)
+    high = metric.difference(max(pair.lead for pair in ahead), digits)
+    return f"{best.name} is better than {len(ahead)} of {others} others, by {low} to {high}"
+
+
 def scope(verdict: Verdict) -> str:
     """Return what the verdict is about: which chance its intervals are over."""
-    items = max((variant.outcomes.shape[1] for variant in verdict.ranking), default=1)
     if verdict.of_models:
         which = "either" if len(verdict.ranking) == 2 else "any of them"
         about = f"It is about these models on such items; nothing is known about another training of {which}."
         if not verdict.outcomes.by_item and any(pair.difference for pair in verdict.pairs):
             return f"{about} Which items each gets right is not known, so the models are taken to be independent."
         return about
-    if items > 1:
-        return "Intervals are over seeds and test items."
+    if verdict.items > 1:
+        return f"Intervals are over seeds and test {verdict.outcomes.unit}s."
     return "Intervals are over seeds alone: other test items may turn a lead."
 
 
@@ -75,5 +80,6 @@ def _seeds(verdict: Verdict) -> str:
     if verdict.of_models:
         return "these models, one seed each"
     counts = sorted({len(variant.runs) for variant in verdict.ranking})
-    counts = [count for count in counts if count > 1] or counts
+    if not verdict.design.seeds:
+        counts = [count for count in counts if count > 1] or counts
     return (f"{counts[0]} to " if len(counts) > 1 else "") + f"{counted(counts[-1], 'seed')} each"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from referee.answer import answer
 from referee.checks import Check, checks
 from referee.metric import Metric
 from referee.outcomes import Outcomes, Run, from_frame
@@ -53,8 +54,12 @@ class Variant:
     @cached_property
     def score(self) -> Interval:
         """Mean and 95 % interval over seeds."""
+        return self.interval(self.scores)
+
+    def interval(self, scores: Sequence[float]) -> Interval:
+        """Return the mean and 95 % interval of such scores, one for each seed."""
         items = self.outcomes.shape[1]
-        interval = t_interval(self.scores, step=1 / items if items > 1 else 0.0)
+        interval = t_interval(scores, step=1 / items if items > 1 else 0.0)
         return interval.within(0, 1) if self.metric.is_fraction else interval
 
 
@@ -67,6 +72,11 @@ class Pair(NamedTuple):
     p: float = math.nan  # adjusted for all pairs; of the look that settled the pair
     settled: bool = False  # the first is better beyond chance
     equal: bool = False  # not settled, and equal to within the margin
+
+    @property
+    def name(self) -> str:
+        """Both variants, as in a table."""
+        return f"{self.better.name} – {self.worse.name}"
 
     @property
     def verdict(self) -> str:
@@ -95,11 +105,40 @@ class Pair(NamedTuple):
         a, b = (np.array(each.scores) * each.metric.sign for each in (self.better, self.worse))
         if min(len(a), len(b)) < 2:
             return math.nan
-        own = np.array([x.var(ddof=1) * (1 + 1 / len(x)) for x in (a, b)])
-        if not own.any():
+        variances = np.array([x.var(ddof=1) * (1 + 1 / len(x)) for x in (a, b)])
+        if not variances.any():
             return 1.0 if self.lead > 0 else 0.5
-        freedom = own.sum() ** 2 / (own**2 / (np.array([len(a), len(b)]) - 1)).sum()
-        return float(stats.t.cdf((a.mean() - b.mean()) / math.sqrt(own.sum()), freedom))
+        freedom = variances.sum() ** 2 / (variances**2 / (np.array([len(a), len(b)]) - 1)).sum()
+        return float(stats.t.cdf((a.mean() - b.mean()) / math.sqrt(variances.sum()), freedom))
+
+
+@dataclass(frozen=True)
+class Design:
+    """How a study is planned, as far as its tests depend on it.
+
+    Attributes:
+        margin: the smallest difference that matters, in the metric's own unit.
+        looks: the numbers of seeds at which results are looked at; empty: once, with all there are.
+        seeds: in the order of training; empty: no plan is known. Where one is, variants that lost runs are ranked and
+            named like others, and more seeds than planned are one more look.
+        extended: the numbers of seeds of shorter lists that were looked at, before seeds were added.
+    """
+
+    test: str = "pooled"
+    margin: float | None = None
+    looks: tuple[int, ...] = ()
+    seeds: tuple[str, ...] = ()
+    extended: tuple[int, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The numbers of seeds at all looks."""
+        return self.looks or (*self.extended, len(self.seeds))
+
+    @property
+    def level(self) -> float:
+        """The level of each look: 0.05 if there is only one."""
+        return level(self.sizes, self.test)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +148,6 @@ class Verdict:
     Attributes:
         ranking: the best mean first; then variants that lost in an earlier look, and those with too few seeds.
         pairs: every two variants, in the order of the ranking.
-        level: at which each pair is tested; less than 0.05 where there is more than one look.
         of_models: Whether no variant has a second seed: the verdict is about these models, not about their training.
         checks: what makes the comparison void, and what qualifies it.
     """
@@ -117,13 +155,26 @@ class Verdict:
     outcomes: Outcomes
     ranking: list[Variant]
     pairs: list[Pair]
-    level: float
-    test: str = "pooled"
-    margin: float | None = None  # in the metric's own unit
+    design: Design
     of_models: bool = False
     watch: Watch | None = None
     pilot: Pilot | None = None
     checks: list[Check] = field(default_factory=list)
+
+    @property
+    def margin(self) -> float | None:
+        """The smallest difference that matters, in the metric's own unit."""
+        return self.design.margin
+
+    @property
+    def level(self) -> float:
+        """At which each pair is tested; less than 0.05 where there is more than one look."""
+        return self.design.level
+
+    @property
+    def items(self) -> int:
+        """The number of test items; 1 where only scores of whole test sets are known."""
+        return max((variant.outcomes.shape[1] for variant in self.ranking), default=1)
 
     @property
     def metric(self) -> Metric:
@@ -133,8 +184,7 @@ class Verdict:
     def digits(self) -> int:
         """The decimals with which scores are shown."""
         spreads = [float(np.std(variant.scores, ddof=1)) for variant in self.ranking if len(variant.runs) > 1]
-        items = max((variant.outcomes.shape[1] for variant in self.ranking), default=1)
-        return self.metric.digits([variant.score.mean for variant in self.ranking], spreads, items)
+        return self.metric.digits([variant.score.mean for variant in self.ranking], spreads, self.items)
 
     @property
     def verdict(self) -> str:
@@ -156,18 +206,7 @@ class Verdict:
 
     def between(self, better: str, worse: str | None = None) -> str:
         """Return what is known of one variant against another, or against all others: a verdict, or worse."""
-        names = [variant.name for variant in self.ranking]
-        for name in (better, worse):
-            if name is not None and name not in names:
-                raise ValueError(f"{name!r} is no variant with a result: {', '.join(names)}.")
-        found = [
-            "worse" if pair.settled and pair.worse.name == better else pair.verdict
-            for pair in self.pairs
-            if better in (pair.better.name, pair.worse.name) and worse in (None, pair.better.name, pair.worse.name)
-        ]
-        if self.verdict == VOID or not found:
-            return VOID
-        return max(found, key=[BETTER, EQUAL, OPEN, "worse"].index)  # against several, the least favorable one
+        return answer(self.record(), better, worse)
 
     def table(self) -> pd.DataFrame:
         """Return one row for each pair."""
@@ -231,16 +270,14 @@ def judge(
     outcomes = _outcomes(table, metric, lower)
     if test not in TESTS:
         raise ValueError(f"test {test}: give one of {', '.join(TESTS)}.")
-    names = outcomes.variants
-    variants = [Variant(n, i, runs, outcomes.metric) for i, n in enumerate(names) if (runs := outcomes.of(n))]
-    found = checks(outcomes)
-    if margin is not None:
-        margin /= outcomes.metric.scale
-    if len(variants) < 2 or any(check.is_void for check in found):
-        return Verdict(outcomes, variants, [], LEVEL, test, margin, checks=found)
+    findings = checks(outcomes)
+    design = Design(test, None if margin is None else margin / outcomes.metric.scale, tuple(looks))
+    variants = _variants(outcomes)
+    if len(variants) < 2 or any(check.is_void for check in findings):
+        return Verdict(outcomes, variants, [], design, checks=findings)
     if all(len(variant.runs) == 1 for variant in variants):
-        return _of_models(outcomes, variants, margin, items, found)
-    return _of_trainings(outcomes, variants, margin, tuple(looks), test, found)
+        return _of_models(outcomes, variants, design, items, findings)
+    return of_trainings(outcomes, design, findings)
 
 
 def _outcomes(table: Any, metric: str | None, lower: bool) -> Outcomes:
@@ -253,50 +290,56 @@ def _outcomes(table: Any, metric: str | None, lower: bool) -> Outcomes:
     return from_frame(pd.DataFrame(table), metric, lower)
 
 
-def _of_trainings(
-    outcomes: Outcomes,
-    variants: list[Variant],
-    margin: float | None,
-    looks: tuple[int, ...],
-    test: str,
-    found: list[Check],
-) -> Verdict:
+def _variants(outcomes: Outcomes, paired: bool = False) -> list[Variant]:
+    """Return the variants that have runs with a result; paired, with the seeds that all have, if any, in one order."""
+    runs = {name: each for name in outcomes.variants if (each := outcomes.of(name))}
+    shared = set.intersection(*({run.seed for run in each} for each in runs.values())) if paired and runs else set()
+    if shared:
+        order = {run.seed: place for place, run in enumerate(next(iter(runs.values())))}
+        runs = {name: [run for run in each if run.seed in shared] for name, each in runs.items()}
+        runs = {name: sorted(each, key=lambda run: order[run.seed]) for name, each in runs.items()}
+    return [Variant(name, i, runs[name], outcomes.metric) for i, name in enumerate(outcomes.variants) if name in runs]
+
+
+def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] = ()) -> Verdict:
     """Judge what training gives: seeds and items are the two sources of chance."""
-    several = [variant for variant in variants if len(variant.runs) > 1]
-    watched = _watched(outcomes, variants, looks, margin, test) if looks else None
-    at = level(looks, test) if looks else LEVEL
-    if watched is not None and watched.looks:
-        tested = watched.looks[-1].differences
-    elif len(several) > 1:
-        tested = {
-            (several[a].index, several[b].index): each
-            for (a, b), each in differences([v.outcomes for v in several], test, at).items()
-        }
-    else:
-        tested = {}
+    watched = _watched(outcomes, design) if design.looks else None
     settled = watched.settled if watched else {}
-    beaten = {worse for _, worse in settled}
-    sign = outcomes.metric.sign
-    ranking = sorted(variants, key=lambda v: (v not in several, v.index in beaten, -sign * v.score.mean))
-    pairs = [_pair(a, b, tested, settled, watched is not None, at, margin) for a, b in combinations(ranking, 2)]
+    beaten, sign = {worse for _, worse in settled}, outcomes.metric.sign
+
+    def place(variant: Variant) -> tuple[bool, bool, float]:
+        too_few = not design.seeds and len(variant.runs) == 1
+        return too_few, variant.index in beaten, -sign * variant.score.mean
+
+    ranking = sorted(_variants(outcomes, design.test == "paired"), key=place)
+    tested = watched.looks[-1].differences if watched and watched.looks else _tested(ranking, design)
+    pairs = [_pair(a, b, tested, settled, design) for a, b in combinations(ranking, 2)]
     pilot = measured([variant.outcomes for variant in ranking], len(ranking))
-    if pilot is not None and looks:
-        pilot = pilot._replace(level=growing(looks, True, test))
-    return Verdict(outcomes, ranking, pairs, at, test, margin, watch=watched, pilot=pilot, checks=found)
+    if pilot is not None and (design.looks or design.seeds):
+        pilot = pilot._replace(level=growing(design.sizes, bool(design.looks), design.test))
+    return Verdict(outcomes, ranking, pairs, design, watch=watched, pilot=pilot, checks=list(findings))
 
 
-def _watched(
-    outcomes: Outcomes, variants: Sequence[Variant], looks: tuple[int, ...], margin: float | None, test: str
-) -> Watch:
-    seeds = list(dict.fromkeys(run.seed for run in outcomes.runs))
-    if len(seeds) > looks[-1]:
-        raise ValueError(f"There are {len(seeds)} seeds, and the last look is after {looks[-1]}. Add a look.")
-    by_seed: list[dict[Any, np.ndarray | None]] = []
-    for variant in variants:
-        failed = {run.seed: None for run in outcomes.runs if run.variant == variant.name}
-        rows = zip(variant.runs, variant.outcomes, strict=True)
-        by_seed.append(failed | {run.seed: row for run, row in rows})
-    return watch(by_seed, seeds, looks, margin, test)  # type: ignore[arg-type]
+def _watched(outcomes: Outcomes, design: Design) -> Watch:
+    seeds = design.seeds or tuple(dict.fromkeys(run.seed for run in outcomes.runs))
+    if len(seeds) > design.looks[-1]:
+        raise ValueError(f"There are {len(seeds)} seeds, and the last look is after {design.looks[-1]}. Add a look.")
+    by_seed: list[dict[Any, np.ndarray | None]] = [
+        {run.seed: None for run in outcomes.runs if run.variant == name} for name in outcomes.variants
+    ]
+    for variant in _variants(outcomes):
+        by_seed[variant.index] |= {run.seed: row for run, row in zip(variant.runs, variant.outcomes, strict=True)}
+    return watch(by_seed, seeds, design.looks, design.margin, design.test)
+
+
+def _tested(ranking: Sequence[Variant], design: Design) -> dict[tuple[int, int], Difference]:
+    """Return each variant, by its index, minus each other that has several seeds too; paired, the same seeds."""
+    several = [variant for variant in ranking if len(variant.runs) > 1]
+    lists = {tuple(run.seed for run in variant.runs) for variant in several}
+    if len(several) < 2 or (design.test == "paired" and len(lists) > 1):
+        return {}
+    tests = differences([variant.outcomes for variant in several], design.test, design.level)
+    return {(several[a].index, several[b].index): each for (a, b), each in tests.items()}
 
 
 def _pair(
@@ -304,9 +347,7 @@ def _pair(
     b: Variant,
     tested: Mapping[tuple[int, int], Difference],
     settled: Mapping[tuple[int, int], float],
-    watched: bool,
-    at: float,
-    margin: float | None,
+    design: Design,
 ) -> Pair:
     if (b.index, a.index) in settled:  # by an earlier look, whose decision stands
         a, b = b, a
@@ -316,12 +357,13 @@ def _pair(
     if difference is None:
         return Pair(a, b, None)
     p = settled.get((a.index, b.index), difference.adjusted)
-    better = (a.index, b.index) in settled if watched else p < at
-    return Pair(a, b, difference, p, better, not better and margin is not None and difference.is_within(margin))
+    better = (a.index, b.index) in settled if design.looks else p < design.level
+    equal = not better and design.margin is not None and difference.is_within(design.margin)
+    return Pair(a, b, difference, p, better, equal)
 
 
 def _of_models(
-    outcomes: Outcomes, variants: list[Variant], margin: float | None, items: int | None, found: list[Check]
+    outcomes: Outcomes, variants: list[Variant], design: Design, items: int | None, findings: list[Check]
 ) -> Verdict:
     """Judge these models: items are the only source of chance."""
     metric = outcomes.metric
@@ -334,10 +376,10 @@ def _of_models(
         elif items is not None and metric.is_fraction:
             tested.append(over_fractions(a.score.mean, b.score.mean, items, len(both), LEVEL))
     if not tested:
-        return Verdict(outcomes, ranking, [Pair(a, b, None) for a, b in both], LEVEL, of_models=True, checks=found)
+        return Verdict(outcomes, ranking, [Pair(a, b, None) for a, b in both], design, of_models=True, checks=findings)
     adjusted = step_down([each.p for each in tested], len(ranking))
     pairs = []
     for (a, b), each, p in zip(both, tested, adjusted, strict=True):
-        equal = margin is not None and p >= LEVEL and each.is_within(margin)
+        equal = design.margin is not None and p >= LEVEL and each.is_within(design.margin)
         pairs.append(Pair(a, b, each._replace(adjusted=p), p, p < LEVEL, equal))
-    return Verdict(outcomes, ranking, pairs, LEVEL, margin=margin, of_models=True, checks=found)
+    return Verdict(outcomes, ranking, pairs, replace(design, looks=()), of_models=True, checks=findings)

@@ -1,1 +1,1 @@
-"""The report of a study: verdict, tables, figures, gallery; as HTML, Markdown and in W&B."""
+"""The sections that vitlab hands to referee's page: cost, learning, tuning, images, provenance, remarks."""

@@ -9,9 +9,9 @@ from referee.formats import SPACE, joined, percent
 from referee.statistics.comparison import LEVEL, half_width
 from referee.statistics.intervals import spread
 
-from vitlab.studies.format import digits_for
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import VariantResult
+from vitlab.studies.file.format import digits_for
+from vitlab.studies.results.run import VariantResult
+from vitlab.studies.results.table import StudyResults
 
 
 def not_beyond_baselines(results: StudyResults) -> list[str]:

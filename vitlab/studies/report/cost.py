@@ -8,15 +8,15 @@ from referee.report.document import Cell, Figure, Note, Part, Row, Table
 from referee.report.drawing import Drawing
 
 from vitlab.evaluation.cost import Cost, doubts
-from vitlab.studies.budget import REFUSED
-from vitlab.studies.format import clock, engineering, speed
+from vitlab.studies.file.budget import REFUSED
+from vitlab.studies.file.format import clock, engineering, speed
 from vitlab.studies.report.figures import against_cost
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import VariantResult
+from vitlab.studies.results.run import VariantResult
+from vitlab.studies.results.table import StudyResults
 
 COSTLIER = 1.5  # times the cost of a variant that it beats, from which a winner's cost stands beside the headline
 TIME = "training time"
-BUDGETS = {"epochs": "epochs", "images": "images seen", "flops": "FLOPs", "minutes": "minutes"}
+BUDGETS = {"epochs": "epochs", "images": "images seen", "flops": "FLOPs"}
 SLOWER = 0.2  # of the measured images/s, above which another speed of the runs is remarked on
 
 
@@ -32,11 +32,13 @@ def cost_remarks(results: StudyResults) -> list[str]:
 
 def costlier(results: StudyResults) -> list[str]:
     """Name what the winner costs, where it is more than COSTLIER times what a variant costs that it beats."""
-    beaten = [pair.worse for pair in results.pairs if pair.settled and pair.better is results.ranking[0]]
+    beaten = {
+        pair.worse.name for pair in results.pairs if pair.settled and pair.better.name == results.ranking[0].variant
+    }
     if not beaten:
         return []
     own = _costs_of(results.ranking[0], results)
-    others = [(result.variant, _costs_of(result, results)) for result in beaten]
+    others = [(result.variant, _costs_of(result, results)) for result in results.ranking if result.variant in beaten]
     dear = [(name, costs) for name, costs in others if any(_dearer(own, costs, what) for what in own)]
     parts = []
     for what, value in own.items():
@@ -62,8 +64,8 @@ def _costs_of(result: VariantResult, results: StudyResults) -> dict[str, float]:
     return measured | ({} if flops is None else {"training FLOPs": flops}) | {TIME: result.mean("seconds")}
 
 
-def _dearer(own: Mapping[str, float], other: Mapping[str, float], what: str) -> bool:
-    return what in own and what in other and own[what] > COSTLIER * other[what]
+def _dearer(costs: Mapping[str, float], other: Mapping[str, float], what: str) -> bool:
+    return what in costs and what in other and costs[what] > COSTLIER * other[what]
 
 
 def speed_remarks(results: StudyResults) -> list[str]:
@@ -81,15 +83,15 @@ def speed_remarks(results: StudyResults) -> list[str]:
         )
     apart = []
     for result in results.ranking:
-        cost, own = results.costs.get(result.variant), speed_of(result)
-        if cost is None or own is None:
+        cost, speed = results.costs.get(result.variant), speed_of(result)
+        if cost is None or speed is None:
             continue
         measured = cost.train_images_per_second / cost.mean_share  # small images in proportion to their FLOPs
-        if abs(own / measured - 1) > SLOWER:
-            change = percent(own / measured - 1, 0)
+        if abs(speed / measured - 1) > SLOWER:
+            change = percent(speed / measured - 1, 0)
             waiting = percent(fmean(run.waiting for run in result.runs), 0)
             apart.append(
-                f"{result.variant} {own:,.0f} instead of {measured:,.0f} images/s "
+                f"{result.variant} {speed:,.0f} instead of {measured:,.0f} images/s "
                 f"({change}{SPACE}%; waiting for data: {waiting}{SPACE}% of the time)"
             )
     if apart:
@@ -115,14 +117,12 @@ def flops_of(result: VariantResult, cost: Cost | None) -> float | None:
 
 
 def share_of_budget(result: VariantResult, results: StudyResults) -> float | None:
-    """Return what the runs of a variant spent over what they were to spend; None unless that was measured."""
+    """Return the FLOPs that the runs of a variant spent over those that they were to spend; None for other budgets."""
     budget = results.study.budget
-    if budget is None or not budget.measured:
+    if budget is None or budget.kind != "flops":
         return None
-    spent: float | None = result.mean("seconds") - result.mean("seconds_before")  # the budget is that of the run alone
-    if budget.kind != "minutes":
-        spent = flops_of(result, results.costs.get(result.variant))
-    return None if spent is None else spent / budget.total
+    spent = flops_of(result, results.costs.get(result.variant))
+    return None if spent is None else spent / budget.amount
 
 
 def cost_section(results: StudyResults, drawings: Mapping[str, Drawing]) -> list[Part]:
@@ -143,9 +143,9 @@ def cost_section(results: StudyResults, drawings: Mapping[str, Drawing]) -> list
 def _table_of_variants(results: StudyResults) -> Table:
     rows = []
     for result in results.ranking:
-        cost, own = results.costs.get(result.variant), speed_of(result)
+        cost, measured_speed = results.costs.get(result.variant), speed_of(result)
         score = results.metric.text(result.score.mean, results.digits)
-        in_runs = NONE if own is None else f"{own:,.0f}"
+        in_runs = NONE if measured_speed is None else f"{measured_speed:,.0f}"
         if cost is None:
             rows.append(_row(result, score, "not measured", NONE, NONE, in_runs))
             continue
@@ -213,7 +213,16 @@ def _how_it_was_measured(results: StudyResults) -> list[Part]:
             "accumulation as configured. *In the runs*: with loading, without validation and checkpoints; median over "
             "epochs after the first. FLOPs per image are of the forward pass of inference and count a multiply-add as "
             "two; halve them for MACs. Training FLOPs are of whole training steps. Energy is that of the whole device, "
-            f"including other programs{meter}. Training time is the wall-clock time of the runs themselves "
-            f"({results.allotment}), including data loading and validation."
+            f"including other programs{meter}. Training time is the wall-clock time of the runs themselves"
+            f"{_at_once(results, first)}, including data loading and validation."
         )
     ]
+
+
+def _at_once(results: StudyResults, cost: Cost) -> str:
+    """Return how many runs shared a device, which the cost tells where it was measured on theirs."""
+    environment = results.ranking[0].runs[0].environment
+    runs = "one run at a time" if cost.processes == 1 else f"{cost.processes} runs in parallel"
+    if cost.device == f"{environment.get('device')}, {environment.get('cores')} cores":
+        return f" ({runs} on the CPU, {counted(cost.threads, 'thread')} each)"
+    return f" ({runs} on each GPU)" if cost.device == environment.get("device") else ""

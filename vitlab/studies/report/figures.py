@@ -1,19 +1,15 @@
 """The charts of a study's report, of which referee's drawing writes SVG, PNG and PDF."""
 
-import textwrap
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
+import referee.report.charts
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from referee.formats import tick
 from referee.report.drawing import (
     DASHED,
     MUTED,
-    PX,
-    RULE,
-    TIP,
     Chart,
     Layout,
     draw_curve,
@@ -25,64 +21,23 @@ from referee.report.drawing import (
 
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import CALIBRATION_BINS
-from vitlab.studies.claim import Claim
-from vitlab.studies.format import tick
-from vitlab.studies.metric import Metric
-from vitlab.studies.results import StudyResults
-from vitlab.studies.robustness import CLEAN
-from vitlab.studies.run_results import VariantResult
+from vitlab.studies.file.metric import Metric
+from vitlab.studies.results.run import VariantResult
+from vitlab.studies.results.table import StudyResults
 
 MIN_IN_BIN = 5  # predictions: smaller confidence bins are too noisy to show
 
 
 def ranking(results: StudyResults, layout: Layout) -> Figure:
     """Draw each variant's runs, mean and interval, with the baselines."""
-    variants, metric, scale = results.ranking, results.metric, results.metric.scale
-
-    def text(score: float) -> str:
-        return f"{100 * score:.2f} %" if metric.is_accuracy else f"{score:.4g}"
-
-    figure = Figure(figsize=(layout.width * PX, (84 + 34 * len(variants)) * PX), layout="constrained")
-    axes = figure.subplots()
-    for row, result in enumerate(variants):
-        mean, low, high = (scale * value for value in result.score)
-        axes.plot([low, high], [row, row], color=style_of(result.index)["color"], linewidth=2.5, alpha=0.55)
-        for run in result.runs:
-            point(axes, result.index, scale * run.score, row, 5.5, f"{run.run}: {text(run.score)}", hollow=True)
-        point(axes, result.index, mean, row, 10, f"{result.variant}: {text(result.score.mean)} on average")
-    _draw_baselines(axes, results)
-    axes.set_yticks(range(len(variants)), [result.variant for result in variants])
-    axes.set_ylim(len(variants) - 0.4, -0.6)
-    axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(metric.axis("test"))
-    return figure
+    known = results.baselines
+    lines = {"k-NN": known.knn, "majority": known.majority} if known else {}
+    return referee.report.charts.ranking(results.verdict, layout, lines)
 
 
 def differences(results: StudyResults, layout: Layout) -> Figure:
-    """Draw the lead of each pair's first variant with the simultaneous interval, and zero, that of equal variants."""
-    pairs, metric = results.pairs, results.metric
-    figure = Figure(figsize=(layout.width * PX, (84 + 34 * len(pairs)) * PX), layout="constrained")
-    axes = figure.subplots()
-    axes.axvline(0, color=MUTED, linewidth=1.2, linestyle=DASHED)
-    if results.margin is not None:
-        axes.axvspan(-metric.scale * results.margin, metric.scale * results.margin, color=RULE, zorder=0)
-    for row, pair in enumerate(pairs):
-        lead, low, high = (metric.scale * value for value in pair.interval)
-        axes.plot([low, high], [row, row], color=style_of(pair.better.index)["color"], linewidth=2.5, alpha=0.55)
-        name = f"{pair.better.variant} – {pair.worse.variant}"
-        ends = "" if np.isnan(low) else f" ({low:.4g} to {high:.4g})"
-        tip = f"{name}: {lead:.4g}{' points' if metric.is_accuracy else ''}{ends}"
-        point(axes, pair.better.index, lead, row, 9, tip, hollow=not pair.settled)
-    space = "\n" if layout.columns == 1 else " "
-    axes.set_yticks(range(len(pairs)), [f"{p.better.variant} –{space}{p.worse.variant}" for p in pairs])
-    axes.set_ylim(len(pairs) - 0.4, -0.6)
-    axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("lead, points" if metric.is_accuracy else f"lead in test {metric.name}")
-    return figure
+    """Draw the lead of each pair's first variant."""
+    return referee.report.charts.differences(results.verdict, layout, f"test {results.metric.name}")
 
 
 def learning_curves(results: StudyResults, layout: Layout) -> Figure:
@@ -175,72 +130,6 @@ def score_against_cost(results: StudyResults, layout: Layout) -> Figure:
     return figure
 
 
-def robustness_curves(table: pd.DataFrame, measures: dict[str, str], variants: Sequence[str], layout: Layout) -> Figure:
-    """Draw accuracy against strength for each corruption: the mean over seeds, and a band from minimum to maximum.
-
-    The first point of each curve is accuracy on clean images.
-
-    Args:
-        table: Rows of `robustness.csv`.
-        measures: What is varied, by corruption.
-        variants: All variants of the study; their order decides the colors.
-    """
-    columns = min(2 * layout.columns - 1, len(measures))
-    figure, panels = panels_of(Layout(layout.width, columns), len(measures), 210, share_y=True)
-    for axes, (name, measure) in zip(panels, measures.items(), strict=True):
-        strengths = strengths_of(table, name)
-        for variant, runs in table.groupby("variant", sort=False):
-            clean = runs[runs["corruption"] == CLEAN]["top1"]
-            corrupted = runs[runs["corruption"] == name].groupby("strength")["top1"]
-            mean, low, high = (
-                100 * np.array([clean.agg(f), *corrupted.agg(f).loc[strengths]]) for f in ("mean", "min", "max")
-            )
-            label = str(variant)
-            draw_curve(axes, np.arange(len(mean)), mean, low, high, label, list(variants).index(label))
-        axes.set_xticks(range(len(strengths) + 1), ["none", *(f"{s:.2g}" for s in strengths)])
-        axes.set_title(name)
-        axes.set_xlabel(measure)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-    for axes in panels[::columns]:
-        axes.set_ylabel("accuracy, %")
-    put_legend(figure, panels[0], layout)
-    return figure
-
-
-def draw_claim(claim: Claim, results: StudyResults, layout: Layout) -> Figure:
-    """Draw a claim's published figures next to the means and intervals of the runs, over the claim's axis."""
-    by_name = {result.variant: result for result in results.ranking}
-    by_place = list(results.study.variants)
-    curves = claim.curves or {"": dict(enumerate(by_place))}
-    figure, panels = panels_of(layout, 2 if claim.published else 1, 250)
-    *published, ours = panels
-    scale = results.metric.scale
-    for index, (name, places) in enumerate(curves.items()):
-        line = style_of(index) | ({} if claim.curves else {"linestyle": "none"})
-        places = dict(sorted(places.items()))
-        for axes in published:
-            printed = [(x, claim.published[variant]) for x, variant in places.items() if variant in claim.published]
-            axes.plot(*zip(*printed, strict=True), **line, label=name)
-        shown = [(x, by_name[variant]) for x, variant in places.items() if variant in by_name]
-        ours.plot([x for x, _ in shown], [scale * result.score.mean for _, result in shown], **line, label=name)
-        for x, result in shown:
-            mean, low, high = (scale * value for value in result.score)
-            ours.plot([x, x], [low, high], color=line["color"], linewidth=2.5, alpha=0.55)
-            ours.plot(x, mean, gid=f"{TIP}{result.variant}: {mean:.4g}", **(line | {"linestyle": "none"}))
-    for axes, title in zip([*published, ours], [*(["as published"] if published else []), "here"], strict=True):
-        axes.set_title(title)
-        axes.set_xlabel(claim.axis)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        ticks = sorted({x for places in curves.values() for x in places})
-        names = [f"{x:g}" for x in ticks] if claim.curves else [textwrap.fill(each, 14) for each in by_place]
-        axes.set_xticks(ticks, names)
-        axes.margins(x=0.15)
-    ours.set_ylabel(results.metric.axis("test"))
-    if len(curves) > 1:
-        put_legend(figure, ours, layout)
-    return figure
-
-
 def against_cost(metric: Metric) -> str:
     """Return the name of the chart of scores against costs; a metric with a split is named like train/rank."""
     return f"{metric.label}_against_cost".replace("/", "_")
@@ -264,11 +153,6 @@ def charts_for(metric: Metric) -> list[Chart]:
     return charts
 
 
-def strengths_of(table: pd.DataFrame, corruption: str) -> list[float]:
-    """Return a corruption's strengths, the mildest first, from rows of `robustness.csv`."""
-    return list(dict.fromkeys(table[table["corruption"] == corruption]["strength"]))
-
-
 def pareto_front(costs: Sequence[float], scores: Sequence[float], more: bool) -> list[int]:
     """Return, by cost, the indices of the points that no other beats in cost or score without losing in the other.
 
@@ -281,17 +165,3 @@ def pareto_front(costs: Sequence[float], scores: Sequence[float], more: bool) ->
         if not front or scores[i] > scores[front[-1]]:
             front.append(i)
     return front
-
-
-def _draw_baselines(axes: Axes, results: StudyResults) -> None:
-    """Draw the baselines that lie near enough not to squeeze the variants together."""
-    low, high = axes.get_xlim()
-    room = max(high - low, 1.0)
-    lines = results.baselines
-    for name, value in (("k-NN", 100 * lines.knn), ("majority", 100 * lines.majority)) if lines else ():
-        if low - room < value < high + room:
-            axes.axvline(value, color=MUTED, linewidth=1.2, linestyle=DASHED)
-            axes.annotate(
-                name, (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
-                ha="center", fontsize=11, color=MUTED,
-            )  # fmt: skip

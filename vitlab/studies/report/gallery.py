@@ -6,9 +6,9 @@ import numpy as np
 
 from vitlab.evaluation.predictions import probabilities
 from vitlab.evaluation.thumbnails import PIXELATED_BELOW, data_uri
-from vitlab.studies.baselines import Images
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import RunResult
+from vitlab.studies.file.images import Images
+from vitlab.studies.results.run import RunResult
+from vitlab.studies.results.table import StudyResults
 
 SHOWN = 60  # images at most
 
@@ -79,8 +79,8 @@ def gallery(results: StudyResults, images: Images) -> list[Card]:
             guess = int(row.argmax())
             seeds_right = int(sum(run.correct[index] for run in result.runs))
             name, confidence = results.class_names[guess], float(row[guess])
-            own = (name, confidence, bool(guess == label), seeds_right, len(result.runs))
-            answers.append(Prediction(result.variant, result.index, *own))
+            fields = (name, confidence, bool(guess == label), seeds_right, len(result.runs))
+            answers.append(Prediction(result.variant, result.index, *fields))
         pixelated = max(image.shape[:2]) < PIXELATED_BELOW
         cards.append(Card(results.images[index], results.class_names[label], data_uri(image), pixelated, answers))
     return cards

@@ -1,32 +1,31 @@
 """The report of a study: one self-contained HTML file, Markdown with its figures, and a table of the runs."""
 
-import shlex
 import time
 from pathlib import Path
 
 from referee.formats import SPACE, counted
 from referee.report import drawing
-from referee.report.document import Code, Details, Document, Figure, Part, Section, Text, render
+from referee.report.claim import about, decided, headline
+from referee.report.claim import chart as chart_of
+from referee.report.document import Document, write_document
+from referee.sentences import conclusion
 
 from vitlab.atomic_files import write_text
 from vitlab.evaluation.spreadsheet import as_csv
-from vitlab.studies.baselines import Images
-from vitlab.studies.draws import describe_draws
-from vitlab.studies.looks import look_of
+from vitlab.studies.file.images import Images
+from vitlab.studies.file.vary import describe_draws
 from vitlab.studies.report import figures
-from vitlab.studies.report.claim import about, caption, decided, deciding, deciding_table, headline, write_claim
-from vitlab.studies.report.claim import chart as chart_of
+from vitlab.studies.report.claim import write_claim
 from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.heat import heat_chart
-from vitlab.studies.report.remarks import objections, remarks_above, remarks_below
-from vitlab.studies.report.robustness import read_robustness
-from vitlab.studies.report.search import budgets, search_chart
+from vitlab.studies.report.looks import look_of
+from vitlab.studies.report.remarks import objections, remarks_above
+from vitlab.studies.report.robustness import Robustness, read_robustness
 from vitlab.studies.report.sections import sections_of
-from vitlab.studies.report.tuning import as_tuned
-from vitlab.studies.report.verdict import conclusion, outlooks, verdict
+from vitlab.studies.report.tuning import as_tuned, leads_by_trials, tuning_chart
+from vitlab.studies.report.verdict import judged, outlooks, verdict
 from vitlab.studies.report.verdict_file import write_verdict
-from vitlab.studies.results import StudyResults
-from vitlab.studies.robustness import FinishedRun
+from vitlab.studies.results.table import StudyResults
 
 # How a study that looks at its results ended.
 ENDS = {
@@ -42,60 +41,47 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     write_text(folder / "results.csv", as_csv(results.table(), index=False))
     write_verdict(results, folder)
-    study, claim, sections = results.study, results.study.claim, list[Section]()
-    root = folder.parents[1] if study.place else folder.parent
-    place = "" if root == Path("runs") else f" --root {shlex.quote(str(root))}"
-    commands: list[Part] = [
-        Code(f"python -m vitlab compare --config {shlex.quote(str(study.path))}{place}    # the whole study")
-    ]
-    if results.finished:
-        if results.metric.one_class:
-            write_text(folder / "per_class.csv", as_csv(results.per_class, index_label="class"))
-        runs = [FinishedRun(r.run.variant, r.run.seed, r.run.directory) for r in results.finished]
-        robustness = read_robustness(folder, runs)
-        charts = figures.charts_for(results.metric)
-        if robustness and not robustness.table.empty:
-            charts.append(robustness.chart("curves_of_robustness", list(study.variants)))
-        if claim is not None:
-            charts.append(chart_of(claim))
-        if results.searched and (chart := search_chart(results)) is not None:
-            charts.append(chart)
-        is_over = results.watch is None or results.watch.stop is not None
-        if results.metric.one_class and is_over and (chart := heat_chart(results, images)) is not None:
-            charts.append(chart)
-        drawings = {chart.name: drawing.draw(chart, results, folder / "figures") for chart in charts}
-        sections = sections_of(results, images, drawings, robustness, folder)
-        config = shlex.quote(str(results.finished[0].run.config_path))
-        commands.append(Code(f"python -m vitlab fit --config {config}    # one of its runs"))
-    commands.append(Details("The study's file", [Code(study.path.read_text(encoding="utf-8").strip())]))
-    claimed = []
-    if claim is not None and results.finished:
-        table = deciding_table(deciding(claim, results))
-        claimed = [Section("Claim", [Figure(drawings["claim"], caption(claim)), *table])]
-        write_claim(claim, results, drawings["claim"], folder)
-    below = remarks_below(results)
-    further = [Section("Remarks", [Text(line) for line in below])] if below else []
+    study, claim = results.study, results.study.claim
+    robustness = read_robustness(folder, [result.run for result in results.finished])
+    drawings = _drawings(results, images, robustness, folder / "figures") if results.finished else {}
+    if results.finished and results.metric.one_class:
+        write_text(folder / "per_class.csv", as_csv(results.per_class, index_label="class"))
+    if results.finished and claim is not None:
+        write_claim(results, folder)
     document = Document(
         title=f"{study.name} – a comparison",
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
-        heading=headline(claim, results) if claim else verdict(results),
+        heading=headline(claim, judged(results)) if claim else verdict(results),
         lead=[
-            *([*decided(claim, results), f"All variants: {verdict(results)}", *about(claim)] if claim else []),
-            *([f"Apart from that: {conclusion(results)}"] if objections(results) else []),
+            *([*decided(claim, judged(results)), f"All variants: {verdict(results)}", *about(claim)] if claim else []),
+            *([f"Apart from that: {conclusion(results.verdict)}"] if objections(results) else []),
             *costlier(results),
             *_summary(results),
             *as_tuned(results),
-            *budgets(results),
+            *leads_by_trials(results),
             *_looks(results),
             *outlooks(results),
         ],
         remarks=remarks_above(results),
-        sections=[*claimed, *sections, *further, Section("Reproduce", commands)],
+        sections=sections_of(results, images, drawings, robustness, folder),
         question=study.question,
     )
-    for name in ("report.md", "report.html"):
-        (folder / name).write_text(render(document, name), encoding="utf-8")
-    return folder / "report.html"
+    return write_document(document, folder)
+
+
+def _drawings(
+    results: StudyResults, images: Images, robustness: Robustness | None, folder: Path
+) -> dict[str, drawing.Drawing]:
+    """Draw the charts of a study that has finished runs into a folder."""
+    charts: list[drawing.Chart | None] = [*figures.charts_for(results.metric)]
+    if robustness and not robustness.table.empty:
+        charts.append(robustness.chart(list(results.study.variants)))
+    if results.study.claim is not None:
+        charts.append(chart_of(results.study.claim, results.verdict))
+    charts.append(tuning_chart(results))
+    if results.metric.one_class and (results.watch is None or results.watch.stop is not None):  # else it is not over
+        charts.append(heat_chart(results, images))
+    return {chart.name: drawing.draw(chart, results, folder) for chart in charts if chart is not None}
 
 
 def _looks(results: StudyResults) -> list[str]:
@@ -113,7 +99,7 @@ def _summary(results: StudyResults) -> list[str]:
         return []
     study, metric = results.study, results.metric
     epochs = sorted({result.run.epochs for result in results.finished})
-    spent = f" ({study.budget} each)" if study.budget and study.budget.measured else ""
+    spent = f" ({study.budget} each)" if study.budget and study.budget.kind == "flops" else ""
     validation = " (the validation images)" if results.tested_on_validation else ""
     classes = f" of {len(results.class_names)} classes" if metric.one_class else ""
     if metric.is_accuracy:

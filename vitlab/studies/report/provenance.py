@@ -7,9 +7,9 @@ from referee.formats import joined
 
 from vitlab.config import ABSENT, flatten
 from vitlab.experiment.chain import Source
-from vitlab.studies.fairness import kind_of, matters, name_of, own_classes
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import VariantResult
+from vitlab.studies.file.fairness import kind_of, matters, name_of, own_classes
+from vitlab.studies.results.run import VariantResult
+from vitlab.studies.results.table import StudyResults
 
 TRAINING_IMAGES = "training images"
 TEST_TIME = 1.2  # times the FLOPs of a training forward that a forward pass at test may cost
@@ -34,7 +34,7 @@ def _environments_of(results: StudyResults) -> dict[str, dict[str, tuple[str, ..
     """Return the values of each decisive entry of environment.json by variant, less those that the study sets."""
     chosen = {name_of(each.key) for each in results.differences}
     chosen |= {"device"} if chosen & {"accelerator", "devices"} else set()
-    found = {
+    values = {
         key: {
             result.variant: tuple(sorted({str(run.environment.get(key, ABSENT)) for run in result.runs}))
             for result in results.ranking
@@ -43,13 +43,13 @@ def _environments_of(results: StudyResults) -> dict[str, dict[str, tuple[str, ..
         if key not in chosen and not key.startswith("data.")
     }
     images = _training_images(results)
-    return found | ({TRAINING_IMAGES: images} if all(images.values()) and not _sets_data(results) else {})
+    return values | ({TRAINING_IMAGES: images} if all(images.values()) and not _sets_data(results) else {})
 
 
 def _sets_data(results: StudyResults) -> bool:
     """Whether the study itself gives its runs different training images."""
-    own = (each for each in results.differences if kind_of(each.key) == "data" and matters(each.key, each.values))
-    return _draws_images(results) or any(own)
+    differing = (each for each in results.differences if kind_of(each.key) == "data" and matters(each.key, each.values))
+    return _draws_images(results) or any(differing)
 
 
 def _draws_images(results: StudyResults) -> bool:

@@ -7,10 +7,10 @@ from itertools import groupby
 from referee.formats import SPACE, counted, joined, listed, percent
 from referee.statistics.sequential import error_of_extending
 
-from vitlab.studies.execution.local import UNFINISHED
-from vitlab.studies.fairness import kind_of, matters, name_of, said
-from vitlab.studies.format import clock
-from vitlab.studies.grid import Difference
+from vitlab.studies.file.fairness import kind_of, matters, name_of, said
+from vitlab.studies.file.format import clock
+from vitlab.studies.file.runs import Difference
+from vitlab.studies.file.state import UNFINISHED
 from vitlab.studies.report.beaten import not_beyond_baselines
 from vitlab.studies.report.cost import cost_remarks, costlier
 from vitlab.studies.report.provenance import (
@@ -22,8 +22,8 @@ from vitlab.studies.report.provenance import (
     own_code,
 )
 from vitlab.studies.report.tuning import tuning_remarks
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import VariantResult
+from vitlab.studies.results.run import VariantResult
+from vitlab.studies.results.table import StudyResults
 
 SHOWN = 4  # settings that an objection names
 ABOVE = 2  # remarks above a ranking, besides objections
@@ -105,7 +105,7 @@ def _by_kind(differences: Iterable[Difference]) -> str:
 def _weights(results: StudyResults) -> list[str]:
     """Name where weights come from, and the compute that this took."""
     parts, lines = [], []
-    for each in results.outside.compute:
+    for each in results.context.compute:
         everyone = len(each.variants) == len(results.study.variants)
         who = "all variants" if everyone else joined(each.variants)
         if each.in_each_run:
@@ -121,7 +121,7 @@ def _weights(results: StudyResults) -> list[str]:
         parts.append(f"{who} {'taught by' if each.taught else 'from'} {each.source} ({spent})")
     if parts:
         lines.append(f"Weights from elsewhere: {'; '.join(parts)}. Images seen and training time leave this out.")
-    trials = results.outside.trials
+    trials = results.context.trials
     if trials.runs:
         lines.append(
             f"Tuning took {counted(trials.runs, 'more run')}, {clock(trials.seconds)} of training on "
@@ -152,7 +152,7 @@ def _selected(results: StudyResults) -> list[str]:
 
 def _settled_leaders(results: StudyResults) -> list[VariantResult]:
     """Return the variants that are better than another one."""
-    return [result for result in results.ranking if any(p.settled and p.better is result for p in results.pairs)]
+    return [result for result in results.ranking if any(p.settled and p.better is result.judged for p in results.pairs)]
 
 
 def _survivors(result: VariantResult, results: StudyResults) -> str:
@@ -177,7 +177,7 @@ def _failed(result: VariantResult, results: StudyResults) -> int:
 
 
 def _left_out(results: StudyResults) -> list[str]:
-    runs = results.outside.left_out
+    runs = results.context.left_out
     if not runs:
         return []
     named = []
@@ -228,7 +228,8 @@ def _off_plan(results: StudyResults) -> list[str]:
                 "ended its runs early."
             )
     seen = {result.variant: [run.images_seen for run in result.runs] for result in results.ranking}
-    groups = [[n for images in seen.values() for n in images]] if not (budget and budget.measured) else seen.values()
+    unequal = budget is not None and budget.kind == "flops"
+    groups = seen.values() if unequal else [[n for images in seen.values() for n in images]]
     if any(max(group) > (1 + DIFFERENT) * min(group) for group in groups):
         each = "; ".join(f"{variant} {_range(images)}" for variant, images in seen.items())
         lines.append(f"The runs did not see equally many training images: {each}.")
@@ -264,11 +265,11 @@ def _leaks(results: StudyResults) -> list[str]:
             f"The {counted(len(results.labels), 'test image')} are also the validation images: {chosen} were selected "
             "on them. Hold out other images for unbiased numbers."
         )
-    return [*lines, *filter(None, map(str, results.outside.duplicates))]
+    return [*lines, *filter(None, map(str, results.context.duplicates))]
 
 
 def _other_studies(results: StudyResults) -> list[str]:
-    studies = results.outside.studies
+    studies = results.context.studies
     if not studies:
         return []
     count = "Another study" if len(studies) == 1 else f"{len(studies)} other studies"

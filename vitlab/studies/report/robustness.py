@@ -1,50 +1,47 @@
-"""Robustness of a study's models: accuracy against corruption strength, as a page and in the report."""
+"""Robustness of a study's models: the measurements in `robustness/robustness.csv`, and the report's section on them.
 
-import logging
-import time
-from collections.abc import Mapping, Sequence
+The file has one row per run, corruption, strength and number of images: `variant`, `seed`, `corruption` (`none` for
+clean images), `measure` (what the strength is, empty for clean images), `strength`, `images`, `top1` in [0, 1], and
+`predictions`, a fingerprint of the run that was measured.
+"""
+
+import hashlib
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Drawn
+from matplotlib.ticker import MaxNLocator
 from referee.formats import counted, percent
-from referee.report.document import Cell, Code, Document, Figure, Note, Part, Row, Section, Table, render
-from referee.report.drawing import Chart, Layout, draw
+from referee.report.document import Cell, Code, Figure, Note, Part, Row, Section, Table, Text
+from referee.report.drawing import Chart, Drawing, Layout, draw_curve, panels_of, put_legend
 from referee.statistics.intervals import Interval, t_interval
 
+from vitlab.atomic_files import write_text
 from vitlab.evaluation.spreadsheet import exact
-from vitlab.studies.format import digits_for
-from vitlab.studies.metric import TOP1
-from vitlab.studies.report.figures import robustness_curves, strengths_of
-from vitlab.studies.robustness import CLEAN, FinishedRun, current, read_kept
-from vitlab.studies.study import slug
+from vitlab.studies.file.format import digits_for
+from vitlab.studies.file.metric import TOP1
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.study import slug
+from vitlab.studies.results.table import StudyResults
 
-log = logging.getLogger("vitlab")
+FILE = "robustness/robustness.csv"
+"""In the study's folder."""
+CELL = ["variant", "seed", "corruption", "strength", "images"]
+COLUMNS = [*CELL, "top1", "measure", "predictions"]
+CLEAN = "none"
+"""The `corruption` of clean images."""
 
-FOLDER = "robustness"
-"""In the study's folder, where the report looks for the measurements."""
 
+class FinishedRun(NamedTuple):
+    """A run of a study, by its directory."""
 
-class Robustness(NamedTuple):
-    """Measurements of a study's present models, and the runs without any."""
-
-    table: pd.DataFrame
-    missing: list[str]
-
-    @property
-    def measures(self) -> dict[str, str]:
-        """What is varied, by corruption."""
-        corrupted = self.table[self.table["corruption"] != CLEAN]
-        return dict(zip(corrupted["corruption"], corrupted["measure"], strict=True))
-
-    def chart(self, name: str, variants: Sequence[str]) -> Chart:
-        """Return the chart of accuracy against strength; the order of `variants` decides their colors."""
-
-        def curves(_: object, layout: Layout) -> Drawn:
-            return robustness_curves(self.table, self.measures, variants, layout)
-
-        return Chart(name, "Accuracy against strength for each corruption and variant.", curves)
+    variant: str
+    seed: int
+    directory: Path
 
 
 def finished_runs(study: Path) -> tuple[list[FinishedRun], list[str]]:
@@ -59,7 +56,7 @@ def finished_runs(study: Path) -> tuple[list[FinishedRun], list[str]]:
         raise FileNotFoundError(
             f"--study {study}: contains no {path.name}. Expected the folder of a finished study, like runs/quickstart."
         )
-    table = read_table(path)
+    table = exact(pd.read_csv(path, dtype={"variant": str}, keep_default_na=False))  # a variant may be called None
     runs, excluded = [], []
     for variant, seed, status in zip(table["variant"], table["seed"].astype(int), table["status"], strict=True):
         if status == "finished":
@@ -73,111 +70,122 @@ def finished_runs(study: Path) -> tuple[list[FinishedRun], list[str]]:
     return runs, excluded
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a results.csv, in which a variant may be called None."""
-    return exact(pd.read_csv(path, dtype={"variant": str}, keep_default_na=False))
+# ---- the file
 
 
-def write_robustness(
-    table: pd.DataFrame, total: int, excluded: Sequence[str], study: Path, out: Path, command: str
-) -> Path:
-    """Write `robustness.png` and the page `index.html`, whose path is returned.
-
-    Args:
-        table: Rows of `robustness.csv`, the variants in the study's order.
-        total: Number of test images, of which `table` may have used a sample.
-        excluded: Runs of the study that are not in the table, and why.
-        command: What measures them.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    robustness = Robustness(table, [])
-    variants = read_table(study / "results.csv")["variant"].unique().tolist()
-    images = int(table["images"].iloc[0])
-    sample = f" of {total:,}, stratified by class" if images < total else ""
-    seeds = counted(table.groupby("variant")["seed"].nunique().max(), "seed")
-    strengths = [
-        Row(name, (measure, ", ".join(f"{s:.2g}" for s in strengths_of(table, name))))
-        for name, measure in robustness.measures.items()
-    ]
-    results: list[Part] = [
-        Figure(
-            draw(robustness.chart("robustness", variants), None, out),
-            f"Line: mean over {seeds}. Band: minimum to maximum over seeds.",
-        ),
-        robustness_table(robustness, {name: i for i, name in enumerate(variants)}, intervals=True),
-        Note(
-            "Mean over strengths, in brackets the 95 % interval over seeds (Student's t). Where intervals overlap, the "
-            "order may be due to chance."
-        ),
-    ]
-    corruptions: list[Part] = [
-        Table("Corruptions", ["Corruption", "Strength", "Values"], strengths, left=["Strength", "Values"]),
-        Note(
-            "Noise, blur, contrast and JPEG follow ImageNet-C (Hendrycks and Dietterich 2019), except that the σ of "
-            "the blur scales with the image's side. Resolution: bicubic downsampling and upsampling. Occlusion fills "
-            "random squares of an 8 × 8 grid with the image's mean color."
-        ),
-    ]
-    document = Document(
-        title=f"{study.name}: robustness",
-        kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
-        heading="Accuracy on corrupted images",
-        lead=[
-            f"Top-1 accuracy in % on {counted(images, 'test image')}{sample}, corrupted identically for every model. "
-            "The models were trained on clean images, and nothing was selected by these numbers."
-        ],
-        remarks=[f"Excluded: {run}" for run in excluded],
-        sections=[
-            Section("Results", results),
-            Section("Corruptions", corruptions),
-            Section("Reproduce", [Code(command)]),
-        ],
-    )
-    (out / "index.html").write_text(render(document, "report.html"), encoding="utf-8")
-    if out.resolve() == (study / FOLDER).resolve():
-        log.info("`compare` adds these curves to the study's report; it does not repeat finished runs.")
-    return out / "index.html"
+def keep(rows: pd.DataFrame, study: Path) -> None:
+    """Add rows to `robustness.csv`; a new row replaces the old one of the same cell."""
+    table = pd.concat([read_kept(study), rows], ignore_index=True).drop_duplicates(CELL, keep="last")
+    write_text(study / FILE, table.to_csv(index=False))
 
 
-def robustness_table(robustness: Robustness, indices: Mapping[str, int], intervals: bool) -> Table:
-    """Return mean accuracy by variant and corruption; `indices` has the variants in order, with their colors."""
-    digits = digits_for(int(robustness.table["images"].iloc[0]))
-    accuracies = summary(robustness.table, [CLEAN, *robustness.measures])
-    rows = []
-    for variant, index in indices.items():
-        cells: list[str | Cell] = []
-        for accuracy in accuracies.get(variant, []):
-            mean, bracket = percent(accuracy.mean, digits), TOP1.bracket(accuracy, digits)
-            cells.append(f"{mean} {bracket}".rstrip() if intervals else Cell(mean, title=bracket))
-        if cells:
-            rows.append(Row(variant, cells, index))
-    return Table("Robustness", ["Accuracy, %", "clean", *robustness.measures], rows)
+def read_kept(study: Path) -> pd.DataFrame:
+    """Return the rows that `keep` wrote, an empty table if there are none."""
+    if not (study / FILE).is_file():
+        return pd.DataFrame(columns=COLUMNS)
+    table = pd.read_csv(study / FILE, dtype={"variant": str, "predictions": str}, keep_default_na=False)
+    return table.reindex(columns=COLUMNS, fill_value="")  # an older file has no `predictions`
 
 
-def read_robustness(study: Path, runs: Sequence[FinishedRun]) -> Robustness | None:
+def current(table: pd.DataFrame, runs: Sequence[FinishedRun | Run]) -> pd.DataFrame:
+    """Return the rows that were measured on these runs' present models."""
+    fingerprints = {(run.variant, run.seed): fingerprint(run.directory) for run in runs}
+    cells = zip(table["variant"], table["seed"].astype(int), table["predictions"], strict=True)
+    return table[np.array([fingerprints.get((v, s)) == measured for v, s, measured in cells], dtype=bool)]
+
+
+def fingerprint(run: Path) -> str:
+    """Return a hash of a run's predictions, which retraining changes; empty if they are missing."""
+    path = run / "predictions.parquet"
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+
+
+# ---- the section
+
+
+class Robustness(NamedTuple):
+    """Measurements of a study's present models, and the runs without any."""
+
+    table: pd.DataFrame
+    missing: list[str]
+
+    @property
+    def measures(self) -> dict[str, str]:
+        """What is varied, by corruption."""
+        corrupted = self.table[self.table["corruption"] != CLEAN]
+        return dict(zip(corrupted["corruption"], corrupted["measure"], strict=True))
+
+    def chart(self, variants: Sequence[str]) -> Chart:
+        """Return the chart of accuracy against strength; the order of `variants` decides their colors."""
+
+        def curves(_: object, layout: Layout) -> Drawn:
+            return draw_curves(self, variants, layout)
+
+        title = "Accuracy against strength for each corruption and variant."
+        return Chart("curves_of_robustness", title, curves)
+
+
+def read_robustness(study: Path, runs: Sequence[FinishedRun | Run]) -> Robustness | None:
     """Return the measurements of these runs in a study's folder; None if nothing was ever measured there.
 
     Measurements of runs that were retrained since are dropped. Curves must be comparable, so the table is limited to
     the number of images that most runs were tested on, and to corruptions that all of those runs were tested on.
     """
-    kept = read_kept(study / FOLDER)
+    kept = read_kept(study)
     if kept.empty:
         return None
     table = current(kept, runs)
     if not table.empty:
-        table = max(
-            (part for _, part in table.groupby("images")), key=lambda part: (len(set(_runs(part))), part.index[-1])
-        )
-        everyone = len(set(_runs(table)))
-        whole = [name for name, part in table.groupby("corruption") if len(set(_runs(part))) == everyone]
+        parts = (part for _, part in table.groupby("images"))
+        table = max(parts, key=lambda part: (len(_runs(part)), part.index[-1]))
+        whole = [name for name, part in table.groupby("corruption") if _runs(part) == _runs(table)]
         table = table[table["corruption"].isin(whole)]
-    measured = set(_runs(table))
-    missing = [f"{run.variant}, seed {run.seed}" for run in runs if (run.variant, run.seed) not in measured]
+    missing = [f"{run.variant}, seed {run.seed}" for run in runs if (run.variant, run.seed) not in _runs(table)]
     return Robustness(table, missing)
 
 
-def _runs(table: pd.DataFrame) -> list[tuple[str, int]]:
-    return list(zip(table["variant"], table["seed"].astype(int), strict=True))
+def _runs(table: pd.DataFrame) -> set[tuple[str, int]]:
+    return set(zip(table["variant"], table["seed"].astype(int), strict=True))
+
+
+def robustness_section(
+    results: StudyResults, robustness: Robustness | None, drawing: Drawing | None, folder: Path
+) -> Section:
+    """Return the section; without parts if nothing was measured."""
+    parts: list[Part] = []
+    if robustness and drawing:
+        images = int(robustness.table["images"].iloc[0])
+        sample = f" on {counted(images, 'image')}, stratified by class" if images < len(results.labels) else ""
+        parts = [
+            Figure(
+                drawing,
+                "Accuracy on increasingly corrupted test images, identical for every model. Line: mean over seeds. "
+                "Band: minimum to maximum. Nothing was selected by these numbers.",
+            ),
+            robustness_table(robustness, {result.variant: result.index for result in results.ranking}),
+            Note(
+                f"Mean over strengths and seeds{sample}. Noise, blur, contrast and JPEG follow ImageNet-C (Hendrycks "
+                "and Dietterich 2019), except that the σ of the blur scales with the image's side. Resolution: bicubic "
+                "downsampling and upsampling. Occlusion fills random squares of an 8 × 8 grid with the image's mean "
+                "color."
+            ),
+        ]
+    if robustness and robustness.missing:
+        parts += [
+            Text(f"Not measured for the present models: {'; '.join(robustness.missing)}. Measure, then compare again:"),
+            Code(f"python -m vitlab robustness --study {shlex.quote(str(folder))}"),
+        ]
+    return Section("Robustness", parts)
+
+
+def robustness_table(robustness: Robustness, indices: dict[str, int]) -> Table:
+    """Return mean accuracy by variant and corruption; `indices` has the variants in order, with their colors."""
+    digits = digits_for(int(robustness.table["images"].iloc[0]))
+    accuracies, rows = summary(robustness.table, [CLEAN, *robustness.measures]), []
+    for variant in (variant for variant in indices if variant in accuracies):
+        cells = [Cell(percent(each.mean, digits), title=TOP1.bracket(each, digits)) for each in accuracies[variant]]
+        rows.append(Row(variant, cells, indices[variant]))
+    return Table("Robustness", ["Accuracy, %", "clean", *robustness.measures], rows)
 
 
 def summary(table: pd.DataFrame, corruptions: Sequence[str]) -> dict[str, list[Interval]]:
@@ -188,3 +196,28 @@ def summary(table: pd.DataFrame, corruptions: Sequence[str]) -> dict[str, list[I
         variant: [t_interval(by_run[variant, name].to_numpy(), step).within(0, 1) for name in corruptions]
         for variant in table["variant"].unique()
     }
+
+
+def draw_curves(robustness: Robustness, variants: Sequence[str], layout: Layout) -> Drawn:
+    """Draw accuracy against strength for each corruption: the mean over seeds, and a band from minimum to maximum.
+
+    The first point of each curve is accuracy on clean images.
+    """
+    table, measures = robustness.table, robustness.measures
+    columns = min(2 * layout.columns - 1, len(measures))
+    figure, panels = panels_of(Layout(layout.width, columns), len(measures), 210, share_y=True)
+    for axes, (name, measure) in zip(panels, measures.items(), strict=True):
+        strengths = table[table["corruption"] == name]["strength"].unique()  # the mildest first
+        for variant, runs in table.groupby("variant", sort=False):
+            by_kind = 100 * runs.groupby(["corruption", "strength"])["top1"].agg(["mean", "min", "max"])
+            rows = pd.concat([by_kind.loc[CLEAN], by_kind.loc[name].loc[strengths]])
+            mean, low, high = rows[["mean", "min", "max"]].to_numpy().T
+            draw_curve(axes, np.arange(len(mean)), mean, low, high, str(variant), list(variants).index(str(variant)))
+        axes.set_xticks(range(len(strengths) + 1), ["none", *(f"{s:.2g}" for s in strengths)])
+        axes.set_title(name)
+        axes.set_xlabel(measure)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    for axes in panels[::columns]:
+        axes.set_ylabel("accuracy, %")
+    put_legend(figure, panels[0], layout)
+    return figure

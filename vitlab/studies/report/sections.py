@@ -3,11 +3,13 @@
 import math
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from referee.formats import NONE, counted, percent, signed
+from referee.report.claim import caption, deciding, deciding_table
+from referee.report.differences import INTERVAL, differences_section
 from referee.report.document import (
     Cell,
     Code,
@@ -26,18 +28,19 @@ from referee.report.drawing import Drawing
 from referee.statistics.intervals import sampling_margin
 
 from vitlab.config import ABSENT
-from vitlab.studies.baselines import Images
-from vitlab.studies.format import as_yaml, clock
-from vitlab.studies.grid import Difference
+from vitlab.studies.file.format import as_yaml, clock
+from vitlab.studies.file.images import Images
+from vitlab.studies.file.runs import Difference
+from vitlab.studies.file.study import Study
 from vitlab.studies.report.cost import cost_section
-from vitlab.studies.report.differences import INTERVAL, differences_section
 from vitlab.studies.report.gallery import gallery, shown_seed
 from vitlab.studies.report.heat import CAPTION
-from vitlab.studies.report.robustness import Robustness, robustness_table
-from vitlab.studies.report.search import search_section
+from vitlab.studies.report.remarks import remarks_below
+from vitlab.studies.report.robustness import Robustness, robustness_section
 from vitlab.studies.report.tuning import tuning_section
-from vitlab.studies.results import StudyResults
-from vitlab.studies.run_results import VariantResult
+from vitlab.studies.report.verdict import judged
+from vitlab.studies.results.run import VariantResult
+from vitlab.studies.results.table import StudyResults
 
 NOT_SET = {ABSENT, str(None)}
 CLASSES_SHOWN = 30
@@ -53,22 +56,53 @@ Drawings = Mapping[str, Drawing]
 def sections_of(
     results: StudyResults, images: Images, drawings: Drawings, robustness: Robustness | None, folder: Path
 ) -> list[Section]:
-    """Return the sections of a study that has finished runs, in the order of the page."""
+    """Return the sections of the page, in their order; without finished runs the last two alone."""
     one_class = results.metric.one_class
-    sections = [
-        Section("Ranking", _ranking(results, drawings)),
-        Section("Differences", differences_section(results, drawings["differences"])),
-        Section("Tuning", tuning_section(results)),
-        Section("Search", search_section(results, drawings.get("search"))),
-        Section("Learning", _learning(results, drawings)),
-        Section("Cost", cost_section(results, drawings)),
-        Section("Calibration", [Figure(drawings["calibration"], CALIBRATION)] if one_class else []),
-        Section("Robustness", _robustness(results, robustness, drawings, folder) if robustness else []),
-        Section("Classes", _classes(results) if one_class else []),
-        Section("Images", _images(results, images, drawings.get("heat")) if one_class else []),
-        Section("Configuration", _configuration(results)),
-    ]
+    measured = (
+        [
+            Section("Claim", _claim(results, drawings)),
+            Section("Ranking", _ranking(results, drawings)),
+            Section("Differences", differences_section(results.verdict, drawings["differences"])),
+            Section("Tuning", tuning_section(results, drawings.get("tuning"))),
+            Section("Learning", _learning(results, drawings)),
+            Section("Cost", cost_section(results, drawings)),
+            Section("Calibration", [Figure(drawings["calibration"], CALIBRATION)] if one_class else []),
+            robustness_section(results, robustness, drawings.get("curves_of_robustness"), folder),
+            Section("Classes", _classes(results) if one_class else []),
+            Section("Images", _images(results, images, drawings.get("heat")) if one_class else []),
+            Section("Configuration", _configuration(results)),
+        ]
+        if results.finished
+        else []
+    )
+    sections = [*measured, remarks_section(remarks_below(results)), Section("Reproduce", _commands(results, folder))]
     return [section for section in sections if section.parts]
+
+
+def remarks_section(lines: Sequence[str]) -> Section:
+    """Return what qualifies the conclusion besides what stands above it."""
+    return Section("Remarks", [Text(line) for line in lines])
+
+
+def study_file(study: Study) -> Part:
+    """Return the study's YAML, folded up."""
+    return Details("The study's file", [Code(study.path.read_text(encoding="utf-8").strip())])
+
+
+def _commands(results: StudyResults, folder: Path) -> list[Part]:
+    """Return what repeats the study, and one of its runs."""
+    root = folder.parents[1] if results.study.place else folder.parent
+    place = "" if root == Path("runs") else f" --root {shlex.quote(str(root))}"
+    file, runs = shlex.quote(str(results.study.path)), results.finished[:1]
+    lines = [f"python -m vitlab compare --config {file}{place}    # the whole study"]
+    lines += [f"python -m vitlab fit --config {shlex.quote(str(r.run.config_path))}    # one of its runs" for r in runs]
+    return [*map(Code, lines), study_file(results.study)]
+
+
+def _claim(results: StudyResults, drawings: Drawings) -> list[Part]:
+    if (claim := results.study.claim) is None:
+        return []
+    return [Figure(drawings["claim"], caption(claim)), *deciding_table(deciding(claim, judged(results)))]
 
 
 def _row(result: VariantResult, *cells: str | Cell, marks: tuple[str, ...] = ()) -> Row:
@@ -76,15 +110,38 @@ def _row(result: VariantResult, *cells: str | Cell, marks: tuple[str, ...] = ())
 
 
 def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
+    metric = results.metric
+    own_columns = ["NLL", "ECE, %"] if metric.one_class else []
+    ema_columns = [f"Averaged weights{', %' if metric.is_accuracy else ''}"] if _averaged(results) else []
+    columns = ["Variant", metric.column, INTERVAL, *ema_columns, "Seeds", *own_columns]
+    return [
+        Figure(
+            drawings["ranking"],
+            "Filled marker: mean. Open markers: individual runs. Bar: 95 % t-interval of the mean over seeds.",
+        ),
+        Table("Ranking", columns, _ranked_rows(results), left=[INTERVAL]),
+        Note(" ".join(_notes_on_ranking(results))),
+        Details(
+            "All runs",
+            [Table("All runs", ["Variant", "Seed", metric.column, *own_columns, "Training time"], _run_rows(results))],
+        ),
+    ]
+
+
+def _averaged(results: StudyResults) -> bool:
+    return any(result.score_ema is not None for result in results.ranking)
+
+
+def _ranked_rows(results: StudyResults) -> list[Row]:
+    """Return the variants and the baselines by score."""
     metric, digits, seeds = results.metric, results.digits, len(results.study.seeds)
-    averaged = any(result.score_ema is not None for result in results.ranking)
     rows: list[tuple[float, int, Row]] = []  # to be sorted: score, 1 for a baseline
     for result in results.ranking:
         ema = metric.text(result.score_ema.mean, digits) if result.score_ema else NONE
         cells: list[str | Cell] = [
             Cell(metric.text(result.score.mean, digits), bold=True),
             metric.bracket(result.score, digits) or NONE,
-            *([ema] if averaged else []),
+            *([ema] if _averaged(results) else []),
             str(len(result.runs)) + (f" of {seeds}" if len(result.runs) < seeds else ""),
         ]
         if metric.one_class:
@@ -99,46 +156,38 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
         for (name, accuracy), note in zip(reversed(lines.lines.items()), notes, strict=True):
             rows.append((accuracy, 1, Row(name, (percent(accuracy, digits), note), reference=True)))
     # A variant that ties with a baseline does not beat it, and is listed below.
-    rows.sort(key=lambda row: (-row[0], -row[1]))
-    runs = []
+    return [row for *_, row in sorted(rows, key=lambda row: (-row[0], -row[1]))]
+
+
+def _run_rows(results: StudyResults) -> list[Row]:
+    rows = []
     for result in results.ranking:
         for run in result.runs:
-            own = [signed(run.nll, 3), percent(run.ece, 1)] if metric.one_class else []
-            cells = [str(run.run.seed), metric.text(run.score, digits), *own, clock(run.seconds)]
-            runs.append(_row(result, *cells, marks=_below_baselines(results, run.score)))
-    runs += [Row(run.variant, (str(run.seed), f"failed: {failure}")) for run, failure in results.failures]
+            nll_ece = [signed(run.nll, 3), percent(run.ece, 1)] if results.metric.one_class else []
+            cells = [str(run.run.seed), results.metric.text(run.score, results.digits), *nll_ece, clock(run.seconds)]
+            rows.append(_row(result, *cells, marks=_below_baselines(results, run.score)))
+    return rows + [Row(run.variant, (str(run.seed), f"failed: {failure}")) for run, failure in results.failures]
 
+
+def _notes_on_ranking(results: StudyResults) -> list[str]:
+    metric = results.metric
     name = metric.label.capitalize() if metric.is_accuracy else metric.name
-    notes_on = [
+    notes = [
         f"{name} of the weights after the last epoch, mean over seeds. The interval shows where the mean would lie "
         f"with other seeds on the same {counted(len(results.labels), 'test image')}.",
     ]
     if metric.is_accuracy:
         margin = percent(sampling_margin(results.ranking[0].score.mean, len(results.labels)), 1)
-        notes_on.append(
+        notes.append(
             f"Another test set of this size would shift every accuracy by about ±{margin} points, similarly for all "
             "variants."
         )
     if metric.one_class:
-        notes_on.append(
+        notes.append(
             "NLL: negative log-likelihood of the labels, in nats. ECE: expected calibration error, the mean gap "
             "between confidence and accuracy. Lower is better for both."
         )
-    own_columns = ["NLL", "ECE, %"] if metric.one_class else []
-    ema_columns = [f"Averaged weights{', %' if metric.is_accuracy else ''}"] if averaged else []
-    columns = ["Variant", metric.column, INTERVAL, *ema_columns, "Seeds", *own_columns]
-    return [
-        Figure(
-            drawings["ranking"],
-            "Filled marker: mean. Open markers: individual runs. Bar: 95 % t-interval of the mean over seeds.",
-        ),
-        Table("Ranking", columns, [row for *_, row in rows], left=[INTERVAL]),
-        Note(" ".join(notes_on)),
-        Details(
-            "All runs",
-            [Table("All runs", ["Variant", "Seed", metric.column, *own_columns, "Training time"], runs)],
-        ),
-    ]
+    return notes
 
 
 def _below_baselines(results: StudyResults, score: float) -> tuple[str, ...]:
@@ -164,12 +213,11 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
         rows.append(_row(result, last, highest, str(curve.epochs[best]), spread, reached_in))
     target = f"{100 * results.target:.6g} %" if metric.is_accuracy else metric.text(results.target, digits)
     reached = "" if results.study.target_accuracy else ", which every run reached"
-    first = metric.axis("Validation")
     return [
         curves,
         Table(
             f"Validation {metric.label}",
-            [first, "Last", "Best", "At epoch", "Range over seeds", f"Time to {target}"],
+            [metric.axis("Validation"), "Last", "Best", "At epoch", "Range over seeds", f"Time to {target}"],
             rows,
         ),
         Note(
@@ -177,32 +225,6 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
             f"Time: minutes and seconds of training to a validation {metric.label} of {target}{reached}."
         ),
     ]
-
-
-def _robustness(results: StudyResults, robustness: Robustness, drawings: Drawings, folder: Path) -> list[Part]:
-    parts: list[Part] = []
-    if drawing := drawings.get("curves_of_robustness"):
-        images = int(robustness.table["images"].iloc[0])
-        sample = f" on {counted(images, 'image')}, stratified by class" if images < len(results.labels) else ""
-        order = {result.variant: result.index for result in results.ranking}
-        parts = [
-            Figure(
-                drawing,
-                "Accuracy on increasingly corrupted test images, identical for every model. Line: mean over seeds. "
-                "Band: minimum to maximum. Nothing was selected by these numbers.",
-            ),
-            robustness_table(robustness, order, intervals=False),
-            Note(
-                f"Mean over strengths and seeds{sample}. robustness/index.html in the study's folder gives the "
-                "intervals and defines the corruptions."
-            ),
-        ]
-    if robustness.missing:
-        parts += [
-            Text(f"Not measured for the present models: {'; '.join(robustness.missing)}. Measure, then compare again:"),
-            Code(f"python -m vitlab robustness --study {shlex.quote(str(folder))}"),
-        ]
-    return parts
 
 
 def _classes(results: StudyResults) -> list[Part]:
@@ -222,30 +244,32 @@ def _classes(results: StudyResults) -> list[Part]:
             for value in map(float, accuracies.loc[name])
         ]
         rows.append(Row(str(name), [str(results.per_class.loc[name, "images"]), *cells]))
-    confusions = []
-    for result in results.ranking:
-        most = [f"{a} as {b} ({n}×)" for a, b, n in results.confusions(result)[:CONFUSIONS_SHOWN]]
-        confusions.append(_row(result, ", ".join(most) or "none"))
-    strata: list[Part] = []
-    for kind, table in results.per_stratum.items():
-        counts = Counter(results.strata[kind].tolist())
-        lines = []
-        for stratum, by_variant in table.items():
-            values = [
-                f"{percent(each.mean, 1)} {results.metric.bracket(each.within(0, 1), 1)}"
-                for each in by_variant.values()
-            ]
-            lines.append(Row(stratum, [str(counts[stratum]), *map(str.strip, values)]))
-        name = f"Accuracy by {kind}"
-        strata += [Heading(name), Table(name, [kind.capitalize(), "Test images", *table[stratum]], lines)]
-    title, column = "Most frequent confusions", "Label as prediction (count over all seeds)"
     return [
         Table("Accuracy by class", ["Class", "Test images", *(r.variant for r in results.ranking)], rows),
         Note(f"Accuracy in %, mean over seeds. Darker cells have more errors.{rest}"),
-        *strata,
-        Heading(title),
-        Table(title, ["Variant", column], confusions, left=[column]),
+        *_strata(results),
+        *_confusions(results),
     ]
+
+
+def _strata(results: StudyResults) -> list[Part]:
+    parts: list[Part] = []
+    for kind, table in results.per_stratum.items():
+        counts, rows = Counter(results.strata[kind].tolist()), []
+        for stratum, by_variant in table.items():
+            values = [f"{percent(x.mean, 1)} {results.metric.bracket(x.within(0, 1), 1)}" for x in by_variant.values()]
+            rows.append(Row(stratum, [str(counts[stratum]), *map(str.strip, values)]))
+        name = f"Accuracy by {kind}"
+        parts += [Heading(name), Table(name, [kind.capitalize(), "Test images", *table[stratum]], rows)]
+    return parts
+
+
+def _confusions(results: StudyResults) -> list[Part]:
+    title, column, rows = "Most frequent confusions", "Label as prediction (count over all seeds)", []
+    for result in results.ranking:
+        most = [f"{a} as {b} ({n}×)" for a, b, n in results.confusions(result)[:CONFUSIONS_SHOWN]]
+        rows.append(_row(result, ", ".join(most) or "none"))
+    return [Heading(title), Table(title, ["Variant", column], rows, left=[column])]
 
 
 def _images(results: StudyResults, images: Images, heat: Drawing | None) -> list[Part]:

@@ -10,14 +10,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import wandb
+from referee.report.differences import conclusion_on
 
-from vitlab.studies.baselines import Images
-from vitlab.studies.report.differences import conclusion
 from vitlab.studies.report.figures import against_cost
-from vitlab.studies.report.gallery import SHOWN, gallery, interesting
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import outlooks, verdict
-from vitlab.studies.results import StudyResults
+from vitlab.studies.results.table import StudyResults
 
 
 class Place(NamedTuple):
@@ -27,7 +25,7 @@ class Place(NamedTuple):
     entity: str | None  # None: the default of the API key
 
 
-def write_dashboard(results: StudyResults, images: Images, folder: Path, online: bool) -> str:
+def write_dashboard(results: StudyResults, folder: Path, online: bool) -> str:
     """Log the report of a study that has finished runs; return its URL, or how to upload it.
 
     Args:
@@ -46,7 +44,7 @@ def write_dashboard(results: StudyResults, images: Images, folder: Path, online:
         mode="online" if online else "offline",
         settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True),
     ) as run:
-        run.log(_tables(results, images))
+        run.log(_tables(results))
         run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("figures/*.png"))})
         run.log({"report": wandb.Html((folder / "report.html").read_text(encoding="utf-8"), inject=False)})
         run.summary.update({f"{results.metric.label}/{r.variant}": r.score.mean for r in results.ranking})
@@ -67,7 +65,7 @@ def workspace(results: StudyResults, place: Place) -> Any:
         from wandb_workspaces.expr import And
 
     metric = results.metric
-    names = ["pairs", "runs", *(["classes", "gallery"] if metric.one_class else [])]
+    names = ["pairs", "runs", *(["classes"] if metric.one_class else [])]
     tables = [panels.WeavePanelSummaryTable(table_name=name) for name in names]
     charts = ["ranking", against_cost(metric), *(["calibration"] if metric.one_class else [])]
     figures = panels.MediaBrowser(media_keys=[f"figures/{name}" for name in charts])
@@ -84,17 +82,17 @@ def workspace(results: StudyResults, place: Place) -> Any:
     )
 
 
-def _tables(results: StudyResults, images: Images) -> dict[str, wandb.Table]:
-    """Return the report's tables: runs, pairs, classes, and the gallery with every variant's prediction."""
+def _tables(results: StudyResults) -> dict[str, wandb.Table]:
+    """Return the report's tables: verdict, runs, pairs and classes."""
     pairs = pd.DataFrame(
         {
-            "first": pair.better.variant,
-            "second": pair.worse.variant,
+            "first": pair.better.name,
+            "second": pair.worse.name,
             "difference": pair.lead,
             "low": pair.interval.low,
             "high": pair.interval.high,
             "adjusted p": pair.p,
-            "verdict": conclusion(pair, results),
+            "verdict": conclusion_on(pair, results.verdict),
         }
         for pair in results.pairs
     )
@@ -104,15 +102,4 @@ def _tables(results: StudyResults, images: Images) -> dict[str, wandb.Table]:
         frames["classes"] = results.per_class.reset_index()
     # Plain Python values, with None in empty cells.
     plain = {name: frame.astype(object).where(frame.notna(), None) for name, frame in frames.items()}
-    tables = {name: wandb.Table(dataframe=frame) for name, frame in plain.items()}
-    return tables | ({"gallery": _gallery(results, images)} if results.metric.one_class else {})
-
-
-def _gallery(results: StudyResults, images: Images) -> wandb.Table:
-    variants = [result.variant for result in results.ranking]
-    table = wandb.Table(columns=["image", "name", "label", *variants])
-    indices = interesting(results)[:SHOWN].tolist()
-    for card, pixels in zip(gallery(results, images), images.raw_images("test", indices), strict=True):
-        texts = {a.variant: f"{a.predicted} ({a.confidence:.0%}, {a.seeds_right}/{a.seeds})" for a in card.answers}
-        table.add_data(wandb.Image(pixels), card.name, card.label, *(texts.get(variant) for variant in variants))
-    return table
+    return {name: wandb.Table(dataframe=frame) for name, frame in plain.items()}

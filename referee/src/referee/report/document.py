@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import jinja2
 from markupsafe import Markup, escape
 
 from referee.formats import percent
 from referee.report.drawing import COLORS, MARKERS, Drawing
+from referee.report.templates import templates
 
 
 class Cell(NamedTuple):
@@ -121,16 +121,17 @@ class Document:
 
 def render(document: Document, template: str) -> str:
     """Render a document as `report.html` or `report.md`."""
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=jinja2.select_autoescape(enabled_extensions=("html.jinja",), default=False),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {"percent": percent, "emphasized": _emphasized, "literal": _literal}
+    pages = templates(Path(__file__).parent)
+    pages.filters |= {"percent": percent, "emphasized": _emphasized, "literal": _literal}
     context = {"document": document, "colors": COLORS, "markers": MARKERS}
-    return templates.get_template(f"{template}.jinja").render(context)
+    return pages.get_template(f"{template}.jinja").render(context)
+
+
+def write_document(document: Document, folder: Path) -> Path:
+    """Write report.md and report.html into a folder; return the path of the second."""
+    for name in ("report.md", "report.html"):
+        (folder / name).write_text(render(document, name), encoding="utf-8")
+    return folder / "report.html"
 
 
 def _emphasized(text: str) -> Markup:

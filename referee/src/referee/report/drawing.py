@@ -51,7 +51,7 @@ class Chart(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """A chart as two SVG elements, for wide and for narrow screens."""
+    """A chart as two SVG elements, for wide and for narrow screens; without the second, the first is for all."""
 
     chart: Chart
     wide: str
@@ -129,6 +129,7 @@ def panels_of(layout: Layout, count: int, height: float, share_y: bool = False) 
 
 
 def style_of(index: int) -> dict[str, Any]:
+    """Return the color, marker and dashes of a variant."""
     which = index % len(COLORS)
     return {"color": COLORS[which], "marker": MARKERS[which], "linestyle": DASHES[which], "markersize": 5.5}
 

@@ -26,7 +26,7 @@ def as_latex(verdict: Verdict) -> str:
             lead = f"${gap}$" if math.isnan(pair.interval.low) else f"${gap}$ $[{low}, {high}]$"
         p = "--" if pair is None or math.isnan(pair.p) else p_value(pair.p).replace("< 0.001", "$<$0.001")
         rows.append(f"{escaped(variant.name)} & {len(variant.runs)} & {score} & {lead} & {p} \\\\")
-    header = rf"Variant & Seeds & {escaped(metric.axis)} & Lead of the best & $p$ \\"
+    header = rf"Variant & Seeds & {escaped(metric.axis())} & Lead of the best & $p$ \\"
     return "\n".join(
         [r"\begin{tabular}{lrrrr}", r"\toprule", header, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
     )

@@ -16,7 +16,7 @@ def as_record(verdict: Verdict) -> dict[str, Any]:
         "verdict": verdict.verdict,
         "scope": scope(verdict),
         "metric": verdict.metric.name,
-        "test": verdict.test,
+        "test": verdict.design.test,
         "level": verdict.level,
         "margin": None if verdict.margin is None else scale * verdict.margin,
         "look": len(watch.looks) if watch else 1,

@@ -57,10 +57,10 @@ def reader_of(file: Path) -> ModuleType:
     """Return the source that reads a file."""
     with file.open("rb") as stream:
         head = stream.read(HEAD)
-    found = next((source for source in SOURCES if source.recognizes(file, head)), None)
-    if found is None:
+    reader = next((source for source in SOURCES if source.recognizes(file, head)), None)
+    if reader is None:
         raise ValueError(
             f"no format is known for {file.suffix or 'a file without a suffix'}. Give CSV, JSON lines or Parquet, or "
             "--read REGEX for a log."
         )
-    return found
+    return reader

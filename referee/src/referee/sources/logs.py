@@ -9,14 +9,14 @@ import pandas as pd
 def read(file: Path, pattern: str, pick: str, lower: bool) -> pd.DataFrame:
     """Return the score of a run; nan if the log has none, as of a run that failed."""
     try:
-        found = re.findall(pattern, file.read_text(encoding="utf-8", errors="replace"))
+        matches = re.findall(pattern, file.read_text(encoding="utf-8", errors="replace"))
     except re.error as error:
         raise ValueError(f"--read {pattern!r} is not a regular expression ({error})") from None
-    if found and isinstance(found[0], tuple):
-        raise ValueError(f"--read {pattern!r} has {len(found[0])} groups; the score is the only one")
-    if found and not re.compile(pattern).groups:
+    if matches and isinstance(matches[0], tuple):
+        raise ValueError(f"--read {pattern!r} has {len(matches[0])} groups; the score is the only one")
+    if matches and not re.compile(pattern).groups:
         raise ValueError(f"--read {pattern!r} has no group; put the score in parentheses, like 'val_loss:([0-9.]+)'")
-    scores = [float(text) for text in found]
+    scores = [float(text) for text in matches]
     if not scores:
         return pd.DataFrame({"score": [float("nan")]})
     return pd.DataFrame({"score": [scores[-1] if pick == "last" else min(scores) if lower else max(scores)]})

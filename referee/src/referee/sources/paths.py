@@ -15,7 +15,7 @@ NUMBERED = re.compile(r"(?:(.*?)[-_. ]?(?:seed|run|trial)[-_. =]?)?(\d+)", re.IG
 NO_SEED = "1"
 
 
-class Found(type(Path())):  # type: ignore[misc]
+class MatchedPath(type(Path())):  # type: ignore[misc]
     """A path of a file, with the names that a template reads from it."""
 
     names: dict[str, str]
@@ -30,16 +30,16 @@ def expanded(places: Iterable[str | Path]) -> list[Path]:
     files: list[Path] = []
     for place in map(str, places):
         if "{" in place:
-            found = _matching(place)
+            paths = _matching(place)
         elif Path(place).is_dir():
-            found = sorted(file for file in Path(place).rglob("*") if file.is_file() and not file.name.startswith("."))
+            paths = sorted(file for file in Path(place).rglob("*") if file.is_file() and not file.name.startswith("."))
         else:
-            found = [Path(place)] if Path(place).is_file() else []
-        if not found:
+            paths = [Path(place)] if Path(place).is_file() else []
+        if not paths:
             raise FileNotFoundError(
                 f"{place}: there is no such file. Give files, folders, or logs/{{variant}}/{{seed}}.txt."
             )
-        files += found
+        files += paths
     return list(dict.fromkeys(files))
 
 
@@ -55,9 +55,9 @@ def _matching(template: str) -> list[Path]:
     files: list[Path] = []
     for file in sorted(root.rglob("*")):
         if file.is_file() and (match := re.fullmatch(expression, str(file))):
-            found = Found(file)
-            found.names = match.groupdict()
-            files.append(found)
+            path = MatchedPath(file)
+            path.names = match.groupdict()
+            files.append(path)
     return files
 
 

@@ -109,12 +109,12 @@ def differences(
             flipped = float(apart.var(axis=0, ddof=1).mean()) / counts[a]
             freedom = float(counts[a] - 1)
         else:
-            own = spread[[a, b]] / counts[[a, b]]
-            welch = own.sum() ** 2 / (own**2 / (counts[[a, b]] - 1)).sum() if own.any() else pooled_freedom
+            of_pair = spread[[a, b]] / counts[[a, b]]
+            welch = of_pair.sum() ** 2 / (of_pair**2 / (counts[[a, b]] - 1)).sum() if of_pair.any() else pooled_freedom
             wide, narrow = (a, b) if spread[a] >= spread[b] else (b, a)
             limit = special.fdtri(counts[wide] - 1, counts[narrow] - 1, UNEQUAL)
             alone = len(outcomes) == 2 or spread[wide] > limit * spread[narrow]
-            seeds = max(pooled * float((1 / counts[[a, b]]).sum()), float(own.sum()))
+            seeds = max(pooled * float((1 / counts[[a, b]]).sum()), float(of_pair.sum()))
             flipped = flips[a] + flips[b]
             freedom = float(welch if alone else pooled_freedom)
         over_images = max(0.0, float((means[a] - means[b]).var(ddof=1)) - flipped) / images if by_image else 0.0

@@ -108,8 +108,8 @@ def crossing(x: Sequence[float], gaps: Sequence[Gap], level: float = LEVEL) -> C
         x: The points, increasing; if one is not above 0, r is interpolated in x instead of ln x.
         gaps: The variants at each.
     """
-    found = [(k, sign) for k, sign in enumerate(signs(gaps, level)) if sign]
-    turns = [pair for pair in pairwise(found) if pair[0][1] != pair[1][1]]
+    settled = [(k, sign) for k, sign in enumerate(signs(gaps, level)) if sign]
+    turns = [pair for pair in pairwise(settled) if pair[0][1] != pair[1][1]]
     if len(turns) != 1:
         return None
     (first, before), (last, _) = turns[0]
@@ -146,9 +146,9 @@ def _weights(u: np.ndarray, place: float) -> np.ndarray:
     first = min(max(below - (count - 1) // 2, 0), len(u) - count)
     near = u[first : first + count]
     weights = np.zeros(len(u))
-    for k, own in enumerate(near):
+    for k, point in enumerate(near):
         others = np.delete(near, k)
-        weights[first + k] = float(np.prod((place - others) / (own - others)))
+        weights[first + k] = float(np.prod((place - others) / (point - others)))
     return weights
 
 
@@ -204,6 +204,6 @@ def _fit(x: np.ndarray, errors: np.ndarray, start: np.ndarray | None = None) -> 
     else:
         guess = np.clip(start * [1, middle ** -start[2], 1], typical * 1e-3, [0.99 * least, np.inf, 4.9])
     bounds = [0, 0, 0], [least, np.inf, 5]
-    found = optimize.least_squares(residuals, guess, slopes, bounds=bounds, x_scale=typical, max_nfev=100)
-    floor, factor, rate = found.x
+    fit = optimize.least_squares(residuals, guess, slopes, bounds=bounds, x_scale=typical, max_nfev=100)
+    floor, factor, rate = fit.x
     return np.array([floor, factor * middle**rate, rate])

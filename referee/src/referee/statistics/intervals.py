@@ -44,7 +44,7 @@ def t_interval(values: Sequence[float] | np.ndarray, step: float = 0.0) -> Inter
 def spread(values: np.ndarray, step: float = 0.0) -> float:
     """Return the standard deviation, but at least step/√12, that of a rounding error.
 
-    Two or three seeds sometimes agree to the last image, which is no evidence of zero deviation.
+    Two or three seeds sometimes agree to the last image, which does not show a deviation of zero.
     """
     return max(float(np.std(values, ddof=1)), step / math.sqrt(12))
 

@@ -107,7 +107,7 @@ class Need(NamedTuple):
 
 
 def measured(outcomes: Sequence[np.ndarray], variants: int, test_images: int | None = None) -> Pilot | None:
-    """Return the pilot that finished runs are; None if they tell no variances.
+    """Estimate a pilot's variances from finished runs; None if too few.
 
     Args:
         outcomes: By variant (S, N) bool, or (S, 1) scores; those with one seed are left out.
@@ -189,15 +189,15 @@ def detectable(pilot: Pilot, n: int, end: int = 0) -> float:
     """Return the true difference that four of five studies of n seeds settle; `end`: 0 point, -1 low, 1 high."""
     t, z, of_power = _quantiles(pilot.alpha(n), pilot.variants * (n - 1))
 
-    def found(sigma: float, images: float) -> float:
+    def difference(sigma: float, images: float) -> float:
         seeds = 2 * sigma / n
         return math.sqrt(t**2 * seeds + z**2 * images) + of_power * math.sqrt(seeds + images)
 
-    (sigma, images), point = pilot.point, found(*pilot.point)
+    (sigma, images), point = pilot.point, difference(*pilot.point)
     if end == 0:
         return point
     limit = pilot.low if end < 0 else pilot.high
-    return point + end * math.hypot(found(limit.seeds, images) - point, found(sigma, limit.images) - point)
+    return point + end * math.hypot(difference(limit.seeds, images) - point, difference(sigma, limit.images) - point)
 
 
 def images_needed(pilot: Pilot, variances: Variances, difference: float) -> int:

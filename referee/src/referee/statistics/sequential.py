@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -29,7 +30,7 @@ from referee.statistics.comparison import LEVEL, Difference, differences, step_d
 STUDIES = 40_000  # simulated for a level
 POWER = 0.8  # of a planned study, and of one that is not hopeless
 
-Outcomes = Mapping[int, np.ndarray | None]
+Outcomes = Mapping[Any, np.ndarray | None]
 """Of a variant, by seed: (N,) bool or (1,) score; None for a failed run; a seed not trained yet is missing."""
 
 
@@ -84,7 +85,7 @@ class Watch:
     looks: list[Look] = field(default_factory=list)
     active: list[int] = field(default_factory=list)  # variants that train on
     trained: dict[int, int] = field(default_factory=dict)  # seeds of each variant up to the last look, failed ones too
-    missing: list[tuple[int, int]] = field(default_factory=list)  # runs of the next look: variant, seed
+    missing: list[tuple[int, Any]] = field(default_factory=list)  # runs of the next look: variant, seed
     stop: str | None = None
 
     @property
@@ -99,7 +100,7 @@ class Watch:
 
 def watch(
     outcomes: Sequence[Outcomes],
-    seeds: Sequence[int],
+    seeds: Sequence[Any],
     looks: Sequence[int],
     margin: float | None = None,
     test: str = "pooled",
@@ -144,11 +145,11 @@ def _look(number: int, rows: list[list[np.ndarray | None]], state: Watch, test: 
     finished = [[outcome for outcome in row if outcome is not None] for row in rows]
     tested = {v: np.stack(row) for v, row in enumerate(finished) if len(row) > 1}
     numbers, settled = list(tested), state.settled
-    found = differences(list(tested.values()), test, state.level) if len(tested) > 1 else {}
-    by_pair = {(numbers[a], numbers[b]): each for (a, b), each in found.items()}
+    tests = differences(list(tested.values()), test, state.level) if len(tested) > 1 else {}
+    by_pair = {(numbers[a], numbers[b]): each for (a, b), each in tests.items()}
     over = {pair for pair in by_pair if pair in settled or pair[::-1] in settled}
     p = step_down([0.0 if pair in over else each.p for pair, each in by_pair.items()], len(tested))
-    by_pair = {pair: each._replace(adjusted=own) for (pair, each), own in zip(by_pair.items(), p, strict=True)}
+    by_pair = {pair: each._replace(adjusted=p_value) for (pair, each), p_value in zip(by_pair.items(), p, strict=True)}
     newly = [
         pair if each.mean > 0 else pair[::-1]
         for pair, each in by_pair.items()

@@ -1,0 +1,217 @@
+"""Studies along a numeric axis, one verdict a place: which variant is best where, and where two of them cross."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, groupby
+from typing import NamedTuple
+
+import numpy as np
+
+from referee.formats import joined, tick
+from referee.statistics.comparison import LEVEL, Difference, p_value, step_down
+from referee.statistics.curves import Crossing, Gap, Law, Level, crossing, power_law, signs
+from referee.statistics.intervals import Interval, spread, t_interval
+from referee.verdict import VOID, Pair, Variant, Verdict
+
+LEAST_ERROR = 1e-6  # of a fraction whose items are not known
+
+
+class Reference(NamedTuple):
+    """Scores to draw beside a line, by place."""
+
+    name: str
+    scores: list[float]
+    note: str  # what they are, below the figure
+
+
+@dataclass(frozen=True)
+class Line:
+    """The verdicts along an axis."""
+
+    axis: str
+    x: list[float]  # the places
+    labels: list[str]  # their names
+    points: list[Verdict]  # by place
+    level: float  # at which each place is tested, so that a statement about all of them is valid
+    name: str = ""  # of the place on another axis; empty without one
+    reference: Reference | None = None
+
+    @property
+    def variants(self) -> list[str]:
+        """The variants that finished runs everywhere, in the order of the table."""
+        common = set.intersection(*({variant.name for variant in point.ranking} for point in self.points))
+        return [variant for variant in self.points[0].outcomes.variants if variant in common]
+
+    def at(self, variant: str) -> list[Variant]:
+        """Return a variant by place."""
+        return [next(each for each in point.ranking if each.name == variant) for point in self.points]
+
+
+# ---- where which variant is best
+
+
+def best_where(line: Line) -> str:
+    """Return which variants are best in which part of the axis."""
+    kinds = [(_with(0, point), _with(1, point), not_beaten(point, line.level)) for point in line.points]
+    parts = []
+    for (none, one, top), group in groupby(range(len(kinds)), key=lambda k: kinds[k]):
+        places = list(group)
+        where = _range(line, places[0], places[-1])
+        few = [f"{joined(names)} finished {word} run there" for names, word in ((none, "no"), (one, "one")) if names]
+        but = f" ({joined(few)})" if few else ""
+        compared = len(line.points[places[0]].outcomes.variants) - len(none) - len(one)
+        if compared < 2:
+            parts.append(f"{where} nothing is compared{but}")
+        elif not top:
+            parts.append(f"{where} the variants are not comparable{but}")
+        elif len(top) == 1:
+            (best,) = top
+            leads = [_lead(line.points[k], best) for k in places]
+            metric, digits = line.points[0].metric, max(point.digits for point in line.points)
+            by = " to ".join(dict.fromkeys(metric.text(end, digits) for end in (min(leads), max(leads))))
+            unit = " points" if metric.is_fraction else ""
+            parts.append(f"{where} {best} is better than all others, ahead of the next by {by}{unit}{but}")
+        elif len(top) == compared == 2:
+            parts.append(f"{where} it is undecided whether {joined(top, 'or')} is better{but}")
+        elif len(top) == compared:
+            parts.append(f"{where} no variant is better than another{but}")
+        else:
+            parts.append(f"{where} no variant is better than {joined(top, 'or')}{but}")
+    sentence = "; ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def not_beaten(point: Verdict, level: float) -> tuple[str, ...]:
+    """Return the variants of several runs that no other is better than; none where they are not comparable."""
+    if point.verdict == VOID:
+        return ()
+    worse = {pair.worse.name for pair in point.pairs if _settled(pair, level)}
+    tested = {variant.name for variant in point.ranking if len(variant.runs) > 1}
+    return tuple(variant for variant in point.outcomes.variants if variant in tested - worse)
+
+
+def _settled(pair: Pair, level: float) -> bool:
+    return pair.difference is not None and pair.difference.adjusted < level
+
+
+def _with(runs: int, point: Verdict) -> tuple[str, ...]:
+    """Return the variants with exactly `runs` finished runs at a place."""
+    finished = {variant.name: len(variant.runs) for variant in point.ranking}
+    return tuple(variant for variant in point.outcomes.variants if finished.get(variant, 0) == runs)
+
+
+def _lead(point: Verdict, best: str) -> float:
+    """Return by how much a variant leads the next one that it was tested against."""
+    return min(pair.lead for pair in point.pairs if pair.better.name == best and pair.difference is not None)
+
+
+def _range(line: Line, first: int, last: int) -> str:
+    labels, end = line.labels, len(line.labels) - 1
+    if (first, last) == (0, end):
+        return f"from {number(line.x[0])} to {labels[end]},"
+    if first == last:
+        return f"at {labels[first]},"
+    if last - first == 1:
+        return f"at {number(line.x[first])} and {labels[last]},"
+    if first == 0:
+        return f"up to {labels[last]},"
+    if last == end:
+        return f"from {labels[first]} on,"
+    return f"from {number(line.x[first])} to {labels[last]},"
+
+
+def in_general(places: Sequence[str], verdicts: Sequence[Verdict]) -> str:
+    """Return what generalizes over data sets: they are a sample, and a lead is tested by Student's t over them."""
+    over = f"over these {len(verdicts)} data sets as a sample of others"
+    void = [place for place, point in zip(places, verdicts, strict=True) if point.verdict == VOID]
+    if void:
+        return f"In general, {over}: nothing, since the variants are not comparable on {joined(void)}."
+    lost = {variant for point in verdicts for variant in _with(0, point)}
+    metric, variants = verdicts[0].metric, [variant for variant in verdicts[0].outcomes.variants if variant not in lost]
+    pairs = list(combinations(variants, 2))
+    leads = [[_score(point, a) - _score(point, b) for point in verdicts] for a, b in pairs]
+    freedom = len(verdicts) - 1
+    step = max(1 / point.items for point in verdicts) if metric.is_fraction else 0.0
+    variances = [spread(np.array(each), step) ** 2 / len(each) for each in leads]
+    p = [p_value(float(np.mean(each)), variance, 0.0, freedom) for each, variance in zip(leads, variances, strict=True)]
+    parts = []
+    for (a, b), each, adjusted in zip(pairs, leads, step_down(p, len(variants)), strict=True):
+        if adjusted < LEVEL:
+            interval = t_interval(each, step)
+            first, second = (a, b) if metric.sign * interval.mean > 0 else (b, a)
+            digits = max(point.digits for point in verdicts)
+            low, mean, high = (metric.text(value, digits) for value in sorted(map(abs, interval)))
+            parts.append(f"{first} is better than {second} by {mean} ({low} to {high})")
+    but = f" {joined(sorted(lost))} finished no run on some of them." if lost else ""
+    return f"In general, {over}: {'; '.join(parts) or 'no variant is better than another'}.{but}"
+
+
+def _score(point: Verdict, variant: str) -> float:
+    return next(each.score.mean for each in point.ranking if each.name == variant)
+
+
+# ---- curves
+
+
+def errors(line: Line, variant: str) -> np.ndarray | None:
+    """Return the errors of a variant by place and seed, (K, S) with the seeds that all places have; None: no error."""
+    variants = line.at(variant)
+    shared = set.intersection(*({run.seed for run in each.runs} for each in variants))
+    scores = [
+        [score for run, score in zip(each.runs, each.scores, strict=True) if run.seed in shared] for each in variants
+    ]
+    return _as_error(np.array(scores), line.points[0])
+
+
+def _as_error(scores: np.ndarray, point: Verdict) -> np.ndarray | None:
+    """Return scores as errors above 0; None where they are none."""
+    if point.metric.is_fraction:
+        missed = 1 - scores if point.metric.mode == "max" else scores
+        return np.maximum(missed, 0.5 / point.items if point.items > 1 else LEAST_ERROR)
+    return scores if point.metric.mode == "min" and (scores > 0).all() else None
+
+
+def crossing_of(line: Line, a: str, b: str, pairs: int) -> tuple[Crossing | None, list[int]]:
+    """Return where two variants cross, and which of them is better at each place: −1 the first, 1 the second."""
+    gaps = []
+    if untested(line, a, b):
+        return None, []
+    for point in line.points:
+        difference = _difference(point, a, b)
+        first, second = (_as_error(np.array(_score(point, variant)), point) for variant in (a, b))
+        if difference is None or first is None or second is None:
+            return None, []
+        gaps.append(Gap(float(first), float(second), difference.seeds, difference.images, difference.freedom))
+    level = line.level * len(line.points) / pairs  # of a pair at all places
+    return crossing(line.x, gaps, level), signs(gaps, level)
+
+
+def untested(line: Line, a: str, b: str) -> list[str]:
+    """Return the places at which two variants are not comparable, or one of them has a single run."""
+    pairs = zip(line.labels, line.points, strict=True)
+    return [label for label, point in pairs if point.verdict == VOID or _difference(point, a, b) is None]
+
+
+def _difference(point: Verdict, a: str, b: str) -> Difference | None:
+    return next(pair.difference for pair in point.pairs if {pair.better.name, pair.worse.name} == {a, b})
+
+
+def interval_of(variant: Variant) -> Interval:
+    """Return the mean score of a variant with its 95 % interval over seeds and test items."""
+    interval = Interval(*(variant.metric.sign * value for value in Level.of(variant.outcomes).interval))
+    low, high = sorted(interval[1:])
+    whole = Interval(interval.mean, low, high)
+    return whole.within(0, 1) if variant.metric.is_fraction else whole
+
+
+def law_of(line: Line, variant: str) -> Law | None:
+    """Return the power law of a variant's error."""
+    by_seed = errors(line, variant)
+    if by_seed is None:
+        return None
+    return power_law(line.x, by_seed, [Level.of(each.outcomes).images for each in line.at(variant)])
+
+
+def number(value: float) -> str:
+    """Return a number of the axis: 1,078, or 5 M."""
+    return f"{value:,.6g}" if abs(value) < 1e5 else tick(value)

@@ -1,0 +1,46 @@
+"""What a recorded verdict answers, as an exit status, so that a script can ask whether a gain is noise."""
+
+from collections.abc import Mapping
+from typing import Any
+
+STATUS = {"better": 0, "no winner yet": 1, "equal": 3, "not comparable": 4, "worse": 5}  # 2 is a user's mistake
+DOUBT = ("better", "equal", "no winner yet", "worse")  # against several variants, the least favorable one counts
+
+
+def answer(record: Mapping[str, Any], better: str | None = None, than: str | None = None, where: str = "") -> str:
+    """Return one of STATUS: what a record (verdict.json) says of a variant.
+
+    Args:
+        better: is it better … None: the one with the best mean.
+        than: … than this one? None: than all others.
+        where: the record is from, in a message.
+
+    Raises:
+        ValueError: not two variants of the record.
+    """
+    if better is None and than is None:
+        return str(record["verdict"])
+    names = [variant["variant"] for variant in record["variants"]]
+    for name in (better, than):
+        if name is not None and name not in names:
+            raise ValueError(f"{name!r} is not a variant with finished runs{where}: {', '.join(names)}.")
+    asked = better or names[0]
+    if asked == than:
+        raise ValueError(f"--better {asked} --than {than}: name two different variants of {', '.join(names)}.")
+    verdicts = [
+        "worse" if pair["verdict"] == "better" and pair["worse"] == asked else pair["verdict"]
+        for pair in record["pairs"]
+        if asked in (pair["better"], pair["worse"]) and than in (None, pair["better"], pair["worse"])
+    ]
+    if record["verdict"] == "not comparable" or not verdicts:
+        return "not comparable"
+    return str(max(verdicts, key=DOUBT.index))
+
+
+def answered(record: Mapping[str, Any], better: str | None, than: str | None, where: str = "") -> tuple[list[str], int]:
+    """Return the headline and the answer, if one is asked for, with the exit status; see `answer`."""
+    verdict, lines = answer(record, better, than, where), [record["headline"]]
+    if better is not None or than is not None:
+        asked = better or record["variants"][0]["variant"]
+        lines.append(f"{asked} against {than or 'all others'}: {verdict}.")
+    return lines, STATUS[verdict]

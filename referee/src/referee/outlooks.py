@@ -1,0 +1,87 @@
+"""What a verdict leaves open: which differences are excluded, what would settle a lead, and what could be missed."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from referee.formats import SPACE, counted
+from referee.statistics.power import Need, Pilot, detectable, need
+from referee.verdict import Pair, Verdict
+
+MANY_SEEDS = 10  # of each variant, from which "undecided" says what is excluded
+Z95 = 1.96  # standard errors in half of a 95 % interval
+
+
+def outlooks(
+    verdict: Verdict,
+    asked: Callable[[Pair], bool] | None = None,
+    time_of: Callable[[Need], str] | None = None,
+) -> list[str]:
+    """List what is excluded, what would settle the leads that are open, and what the study could have found.
+
+    Args:
+        asked: The pairs that matter; None: those of the best variant.
+        time_of: Returns how long a study of some seeds takes; None: not known.
+    """
+    asked = asked or (lambda pair: pair.better is verdict.ranking[0])
+    pilot, metric = verdict.pilot, verdict.metric
+    unsettled = [
+        pair for pair in verdict.pairs if asked(pair) and not (pair.settled or pair.equal or pair.difference is None)
+    ]
+    if not unsettled or pilot is None:
+        return []
+    seeds = min(len(variant.runs) for pair in unsettled for variant in (pair.better, pair.worse))
+    detected = detectable(pilot, seeds)
+    if detected == 0:  # all scores are the same
+        return []
+    lines = []
+    if seeds >= MANY_SEEDS:
+        possible = metric.difference(max(abs(end) for pair in unsettled for end in pair.interval[1:]), verdict.digits)
+        lines.append(f"Undecided after {counted(seeds, 'seed')}; a true difference above {possible} is excluded.")
+    small = verdict.margin or round_size(max(min(pair.lead for pair in unsettled), detected / 20))
+    large = max(round_size(detectable(pilot, 2 * seeds)), round_size(1.5 * small))
+    return [
+        *lines,
+        *_what_settles(pilot, (small, large), verdict, time_of),
+        f"This study would have found a true difference of {metric.difference(detected, verdict.digits)} in 4 of 5 "
+        "repetitions; smaller ones may have been missed.",
+    ]
+
+
+def _what_settles(
+    pilot: Pilot, sizes: Sequence[float], verdict: Verdict, time_of: Callable[[Need], str] | None
+) -> list[str]:
+    """Return the seeds and the time, or the test items, that leads of some sizes take."""
+    metric, unit, plans, lines = verdict.metric, verdict.outcomes.unit, [], []
+    for size in sizes:
+        needed = need(pilot, size)
+        if needed.images is None:
+            plans.append((size, needed))
+            continue
+        moved = metric.text(moved_by_items(pilot.point.images), verdict.digits)
+        lines.append(
+            f"More seeds alone will not settle a lead of {metric.size(size)}: the choice of "
+            f"{counted(pilot.test_images, f'test {unit}')} moves it by ±{SPACE}{moved}. It takes "
+            f"{required(needed, unit)}."
+        )
+    if plans:
+        (size, needed), *more = plans
+        time = "" if time_of is None else f" ({time_of(needed)})"
+        plan = f"To settle a true lead of {metric.size(size)} here, plan {required(needed, unit)}{time}"
+        lines.append("; ".join([plan, *(f"of {metric.size(size)}, {needed.seeds}" for size, needed in more)]) + ".")
+    return lines
+
+
+def required(needed: Need, unit: str = "item") -> str:
+    """Return the size of a study that settles a difference."""
+    return f"{needed.images} test {unit}s" if needed.images else f"{needed.seeds} seeds of each variant"
+
+
+def moved_by_items(variance: float) -> float:
+    """Return by how much another choice of test items moves a difference: half of a 95 % interval."""
+    return Z95 * math.sqrt(variance)
+
+
+def round_size(value: float) -> float:
+    """Return the nearest of … 0.7, 1, 1.5, 2, 3, 5, 7, 10, …, by ratio."""
+    unit = 10.0 ** math.floor(math.log10(value))
+    return min((step * unit for step in (1, 1.5, 2, 3, 5, 7, 10)), key=lambda size: abs(math.log(size / value)))

@@ -1,0 +1,132 @@
+"""The claim that a study tests, in its report: one word, the pairs that decide it, and a figure."""
+
+import textwrap
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from referee.claim import Claim, PairResult
+from referee.formats import NONE, SPACE, p_value
+from referee.report.differences import INTERVAL
+from referee.report.document import Heading, Note, Part, Row, Table
+from referee.report.drawing import TIP, Chart, Layout, panels_of, put_legend, style_of
+from referee.statistics.intervals import Interval
+from referee.verdict import VOID, Verdict
+
+
+def word_of(claim: Claim, verdict: Verdict) -> str:
+    """Return repeated, contradicted, equal within the margin, or not settled."""
+    return claim.word(_results(verdict))
+
+
+def _results(verdict: Verdict) -> list[PairResult]:
+    results = []
+    for pair in [] if verdict.verdict == VOID else verdict.pairs:
+        equal = pair.difference is not None and pair.difference.is_within(verdict.margin or 0.0)
+        results.append(PairResult(pair.better.name, pair.worse.name, pair.settled, equal))
+    return results
+
+
+def deciding(claim: Claim, verdict: Verdict) -> list[list[str]]:
+    """Return a row for each pair of the claim's order: the pair, its lead, the lead's interval and p, and the word."""
+    metric, digits, rows = verdict.metric, verdict.digits, []
+    pairs = {frozenset((pair.better.name, pair.worse.name)): pair for pair in verdict.pairs}
+    for relation, word in zip(claim.relations, claim.words(_results(verdict)), strict=True):
+        shown = [NONE, NONE, NONE]
+        if pair := pairs.get(frozenset((relation.first, relation.second))):
+            lead = pair.interval
+            if pair.better.name != relation.first:
+                lead = Interval(-lead.mean, -lead.high, -lead.low)
+            shown = [metric.text(lead.mean, digits), metric.bracket(lead, digits) or NONE, p_value(pair.p)]
+        rows.append([f"{relation.first} {relation.sign} {relation.second}", *shown, word])
+    return rows
+
+
+def decided(claim: Claim, verdict: Verdict) -> list[str]:
+    """Return the rows of `deciding` as sentences."""
+    unit = f"{SPACE}points" if verdict.metric.is_fraction else ""
+    return [
+        f"{order}: {word}." + (f" The first leads by {lead}{unit}{shown}." if lead != NONE else "")
+        for order, lead, interval, _, word in deciding(claim, verdict)
+        for shown in ["" if interval == NONE else f" {interval}"]
+    ]
+
+
+def deciding_table(rows: Sequence[Sequence[str]]) -> list[Part]:
+    """Return the rows of `deciding` as a table, with a note on how to read it."""
+    table = Table(
+        "What decides the word",
+        ["Claimed", "Lead of the first", INTERVAL, "p", "Word"],
+        [Row(pair, cells) for pair, *cells in rows],
+        left=["Word"],
+    )
+    note = "Intervals and p are over seeds and test images, and adjusted for all pairs of the study's variants."
+    return [Heading("What decides the word"), table, Note(note)]
+
+
+def headline(claim: Claim, verdict: Verdict) -> str:
+    """Return the claim and the word."""
+    return f"{claim.sentence.rstrip('.')}: {word_of(claim, verdict)}."
+
+
+def about(claim: Claim) -> list[str]:
+    """Return where the claim is from, what was published, and what differs here."""
+    figures = ", ".join(f"{variant} {value:g}" for variant, value in claim.published.items())
+    return [
+        f"Claim: {claim.source}{f': {figures}' if figures else ''}.",
+        f"What differs here: {claim.differs}",
+        f"What would change the word: {claim.doubt}",
+    ]
+
+
+def caption(claim: Claim) -> str:
+    """Return what the claim's figure shows."""
+    shown = "mean and 95 % interval over seeds."
+    if not claim.published:
+        return f"These runs: {shown}"
+    return f"Left: as published, each figure at the variant that comes nearest to it. Right: these runs, {shown}"
+
+
+def draw_claim(claim: Claim, verdict: Verdict, layout: Layout) -> Figure:
+    """Draw a claim's published figures next to the means and intervals of the runs, over the claim's axis."""
+    by_name = {variant.name: variant for variant in verdict.ranking}
+    by_place = verdict.outcomes.variants
+    curves = claim.curves or {"": dict(enumerate(by_place))}
+    figure, panels = panels_of(layout, 2 if claim.published else 1, 250)
+    *published, ours = panels
+    scale = verdict.metric.scale
+    for index, (name, places) in enumerate(curves.items()):
+        line = style_of(index) | ({} if claim.curves else {"linestyle": "none"})
+        places = dict(sorted(places.items()))
+        for axes in published:
+            printed = [(x, claim.published[variant]) for x, variant in places.items() if variant in claim.published]
+            axes.plot(*zip(*printed, strict=True), **line, label=name)
+        shown = [(x, by_name[variant]) for x, variant in places.items() if variant in by_name]
+        ours.plot([x for x, _ in shown], [scale * result.score.mean for _, result in shown], **line, label=name)
+        for x, result in shown:
+            mean, low, high = (scale * value for value in result.score)
+            ours.plot([x, x], [low, high], color=line["color"], linewidth=2.5, alpha=0.55)
+            ours.plot(x, mean, gid=f"{TIP}{result.name}: {mean:.4g}", **(line | {"linestyle": "none"}))
+    for axes, title in zip([*published, ours], [*(["as published"] if published else []), "here"], strict=True):
+        axes.set_title(title)
+        axes.set_xlabel(claim.axis)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        ticks = sorted({x for places in curves.values() for x in places})
+        names = [f"{x:g}" for x in ticks] if claim.curves else [textwrap.fill(each, 14) for each in by_place]
+        axes.set_xticks(ticks, names)
+        axes.margins(x=0.15)
+    ours.set_ylabel(verdict.metric.axis())
+    if len(curves) > 1:
+        put_legend(figure, ours, layout)
+    return figure
+
+
+def chart(claim: Claim, verdict: Verdict) -> Chart:
+    """Return the figure of the claim: as published, and from these runs."""
+
+    def draw(_: object, layout: Layout) -> Figure:
+        return draw_claim(claim, verdict, layout)
+
+    shown = "As published, and in these runs." if claim.published else "In these runs."
+    return Chart("claim", f"{claim.sentence} {shown}", draw)

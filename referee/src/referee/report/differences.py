@@ -1,0 +1,229 @@
+"""The section on the differences between variants: every pair, and where its uncertainty comes from."""
+
+import numpy as np
+from scipy import special
+
+from referee.formats import NONE, SPACE, counted, p_value, percent, signed
+from referee.outlooks import required
+from referee.report.document import Cell, Details, Figure, Note, Part, Row, Table
+from referee.report.drawing import Drawing
+from referee.statistics.comparison import LEVEL, UNEQUAL, half_width, least_visible
+from referee.statistics.items import mcnemar
+from referee.statistics.power import detectable, need
+from referee.verdict import Pair, Variant, Verdict
+
+INTERVAL = "95 % interval"
+POINT = 0.01  # the true lead to plan for, of a fraction without a margin
+RULES = {
+    "pooled": "Student's t on seeds",
+    "exact": "all regroupings of the runs",
+    "paired": "Student's t on the differences by seed",
+}
+
+
+def differences_section(verdict: Verdict, drawing: Drawing | None, with_chance: bool = False) -> list[Part]:
+    """Return every pair of variants, with the sources of its uncertainty and McNemar's tests folded up.
+
+    Args:
+        drawing: None where there are too many pairs to draw.
+        with_chance: Whether to show how likely the first variant wins one more run.
+    """
+    if not verdict.pairs:
+        return []
+    tested = sum(pair.difference is not None for pair in verdict.pairs)
+    adjusted = "p" if tested < 2 else f"p, adjusted\nfor {counted(tested, 'pair')}"
+    more = ["Wins one\nmore run"] if with_chance else []
+    more += [] if (size := _planned(verdict)) is None else [f"Needed\nfor {verdict.metric.size(size)}"]
+    rows = [Row(pair.name, _pair(pair, verdict, with_chance)) for pair in verdict.pairs]
+    columns = ["Pair", "Lead", INTERVAL, "Conclusion", adjusted, "Detectable\n(80 %)", *more]
+    caption = (
+        "By how much the first variant of each pair leads. Filled marker: better; open marker: not. Bar: 95 % "
+        f"interval; all of them hold at once.{'' if verdict.margin is None else ' Shaded: the margin.'}"
+    )
+    parts: list[Part] = [Figure(drawing, caption)] if drawing else []
+    parts += [
+        Table("Differences between variants", columns, rows, left=[INTERVAL, "Conclusion"], labeled=True),
+        Note(_how_to_read(verdict, tested, with_chance)),
+    ]
+    if verdict.of_models:
+        return parts
+    if tested:
+        parts += [Note(" ".join(limits(verdict)))]
+    if tested and verdict.design.test != "exact":
+        parts += [Details("Where the uncertainty comes from", _sources(verdict))]
+    return [*parts, *_mcnemar(verdict)]
+
+
+def conclusion_on(pair: Pair, verdict: Verdict) -> str:
+    """Return the conclusion on a pair with its numbers of seeds, like "better (7 seeds each)"."""
+    a, b = len(pair.better.runs), len(pair.worse.runs)
+    seeds = f"{counted(a, 'seed')} each" if a == b else f"{a} and {counted(b, 'seed')}"
+    if pair.difference is None:
+        return f"not tested ({seeds})"
+    if pair.equal and verdict.margin is not None:
+        return f"equal to within {verdict.metric.size(verdict.margin)} ({seeds})"
+    return f"{'better' if pair.settled else 'undecided'} ({seeds})"
+
+
+def _pair(pair: Pair, verdict: Verdict, with_chance: bool) -> list[str | Cell]:
+    metric, digits, size = verdict.metric, verdict.digits, _planned(verdict)
+    pilot = verdict.pilot if pair.difference else None
+    seeds = min(len(pair.better.runs), len(pair.worse.runs))
+    cells: list[str | Cell] = [
+        Cell(metric.text(pair.lead, digits), bold=True),
+        metric.bracket(pair.interval, digits) or NONE,
+        conclusion_on(pair, verdict),
+        p_value(pair.p),
+        NONE if pilot is None else metric.text(detectable(pilot, seeds), digits),
+    ]
+    if with_chance:
+        cells.append(NONE if np.isnan(pair.chance) else f"{percent(pair.chance, 0)} %")
+    if size is not None:
+        needed = "" if pilot is None else required(need(pilot, size), verdict.outcomes.unit)
+        cells.append(needed.removesuffix(" of each variant") or NONE)
+    return cells
+
+
+def _planned(verdict: Verdict) -> float | None:
+    """Return the true lead to plan for; None where no size is natural, or nothing is known about other seeds."""
+    if verdict.of_models:
+        return None
+    return verdict.margin or (POINT if verdict.metric.is_fraction else None)
+
+
+def _how_to_read(verdict: Verdict, tested: int, with_chance: bool) -> str:
+    metric, unit = verdict.metric, verdict.outcomes.unit
+    lines = [] if metric.mode == "max" else ["A lead is by how much the first variant is lower."]
+    if not tested:
+        return " ".join([*lines, "A single seed cannot show what is chance."])
+    held = "all intervals of the table hold at once" + (", at every look" if verdict.design.looks else "")
+    lines.append(f"*95 % interval*: of the true lead; {held}.")
+    adjusted = f", adjusted for {counted(tested, 'pair')} by Shaffer's step-down" if tested > 1 else ""
+    better = "p is below 0.05"
+    if verdict.level < LEVEL:
+        better = f"p is at most {p_value(verdict.level)}, at which all looks together call equal variants different in "
+        better += f"5{SPACE}% of studies; the p of the look that settled it is given"
+    lines += [
+        f"*p*: how often chance alone {_chance(verdict)}{adjusted}.",
+        f"*Better*: {better}.",
+        "*Undecided* does not mean equal: the interval shows which differences remain possible.",
+    ]
+    if verdict.margin is not None:
+        size = metric.size(verdict.margin)
+        lines.append(f"*Equal to within {size}*: two one-sided tests exclude a difference of {size} or more.")
+    if verdict.of_models:
+        return " ".join(lines)
+    lines.append("*Detectable (80 %)*: the true lead that 4 of 5 such studies would call better.")
+    if with_chance:
+        lines.append("*Wins one more run*: how likely one more run of the first scores better than one of the second.")
+    if (planned := _planned(verdict)) is not None:
+        lines.append(
+            f"*Needed for {metric.size(planned)}*: seeds of each variant, to settle a true lead of that size, with "
+            f"the 80{SPACE}% range that these runs leave"
+            + (f"; test {unit}s where more seeds alone will not settle it." if verdict.items > 1 else ".")
+        )
+    return " ".join(lines)
+
+
+def _chance(verdict: Verdict) -> str:
+    """Return what chance is; over seeds, also the rule that tells how much of it there is."""
+    unit, rule = verdict.outcomes.unit, RULES[verdict.design.test]
+    if verdict.of_models:
+        return f"(other test {unit}s) would give a lead this large"
+    if verdict.items == 1:
+        return f"(other seeds) would give a lead this large, by {rule}"
+    return (
+        f"(other seeds and other test {unit}s) would give a lead this large, by {rule} with the variance of the "
+        f"{unit}s added"
+    )
+
+
+def limits(verdict: Verdict) -> list[str]:
+    """State what no test of a few seeds can see."""
+    several = [variant for variant in verdict.ranking if len(variant.runs) > 1]
+    failed = {run.variant for run in verdict.outcomes.runs if not run.is_finite}
+    lines = []
+    if sound := [len(variant.runs) for variant in several if variant.name not in failed]:
+        unseen = percent(1 - LEVEL ** (1 / min(sound)), 0)
+        error = 14 if len(several) == 2 else 8 if verdict.design.looks else 6
+        lines.append(
+            f"No failure in {counted(min(sound), 'seed')} says little about rare ones: it excludes only that more than "
+            f"{unseen}{SPACE}% of seeds fail. Where one variant fails rarely and the others never, up to "
+            f"{error}{SPACE}% of studies of equal variants call one better, instead of 5{SPACE}%."
+        )
+    wide, narrow = max(several, key=_spread), min(several, key=_spread)
+    if _spread(narrow) > 0 and _spread(wide) > _spread(narrow):
+        ratio = _spread(wide) / _spread(narrow)
+        limit = special.fdtri(len(wide.runs) - 1, len(narrow.runs) - 1, UNEQUAL)
+        beyond = ratio**2 > limit and len(several) > 2 and verdict.design.test == "pooled"
+        lines.append(
+            f"The seeds of {wide.name} vary {signed(ratio, 1)} times as much as those of {narrow.name}"
+            + (", more than by chance: their pair is tested by its own degrees of freedom (Welch)." if beyond else ".")
+        )
+    return lines
+
+
+def _spread(variant: Variant) -> float:
+    return float(np.std(variant.scores, ddof=1))
+
+
+def _sources(verdict: Verdict) -> list[Part]:
+    metric, digits, by_item, rows = verdict.metric, verdict.digits, verdict.items > 1, []
+    for pair in verdict.pairs:
+        if (difference := pair.difference) is None:
+            continue
+        sources = (difference.seeds, 0.0), (0.0, difference.images), (difference.seeds, difference.images)
+        halves = [half_width(LEVEL, *source, difference.freedom) for source in sources]
+        shown = [f"±{SPACE}{metric.text(half, digits)}" for half in (halves if by_item else halves[:1])]
+        if by_item and not float(metric.text(halves[1], digits)):
+            shown[1] = _below(pair, verdict)
+        rows.append(Row(pair.name, (*shown, f"{difference.freedom:.1f}", p_value(difference.p), _won(pair))))
+    unit = verdict.outcomes.unit
+    columns, of_items = ["Seeds"], ""
+    if by_item:
+        columns = ["Seeds", f"{unit.capitalize()}s", "Both"]
+        of_items = f" *{columns[1]}*: the variance over test {unit}s, less what seeds flip. The squares add up."
+    seeds = "Student's t with the variance over seeds, pooled over all variants and never less than the pair's own"
+    if verdict.design.test == "paired":
+        seeds = "Student's t with the variance of the differences by seed"
+    return [
+        Table("Sources of uncertainty", ["Pair", *columns, "Degrees of freedom", "p of the pair", "Won"], rows),
+        Note(
+            f"Half-widths of the 95 % interval of each pair alone. *Seeds*: {seeds}.{of_items} *Won*: shared seeds "
+            "with which the first variant scored better."
+        ),
+    ]
+
+
+def _below(pair: Pair, verdict: Verdict) -> str:
+    """Return what an influence of items that rounds to 0, or whose estimate was cut off there, may still be."""
+    least = least_visible(pair.better.outcomes, pair.worse.outcomes, verdict.design.test == "paired")
+    shown = verdict.metric.text(half_width(LEVEL, 0.0, least, 1.0), verdict.digits)
+    return f"below what {counted(verdict.items, verdict.outcomes.unit)} can show (±{SPACE}{shown})"
+
+
+def _by_seed(pair: Pair) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Return the seeds that both variants have, with the outcomes of each, higher being better."""
+    first, second = (
+        {run.seed: row for run, row in zip(each.runs, each.outcomes, strict=True)} for each in (pair.better, pair.worse)
+    )
+    return [(seed, row, second[seed]) for seed, row in first.items() if seed in second]
+
+
+def _won(pair: Pair) -> str:
+    shared = [a.mean() > b.mean() for _, a, b in _by_seed(pair)]
+    return f"{sum(shared)} of {counted(len(shared), 'seed')}" if shared else NONE
+
+
+def _mcnemar(verdict: Verdict) -> list[Part]:
+    rows = [
+        Row(pair.name, (seed, str(test.only_a), str(test.only_b), p_value(test.p)))
+        for pair in (verdict.pairs if verdict.ranking[0].outcomes.dtype == bool else ())
+        for seed, a, b in _by_seed(pair)
+        for test in [mcnemar(a, b)]
+    ]
+    if not rows:
+        return []
+    columns = ["Pair", "Seed", "Only the first correct", "Only the second correct", "Exact p"]
+    note = "Each row compares two trained models, not their architectures, and is not adjusted for the number of rows."
+    return [Details("McNemar's test for each seed", [Table("McNemar's test by seed", columns, rows), Note(note)])]

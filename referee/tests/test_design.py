@@ -1,0 +1,108 @@
+"""What a plan that is known changes: the order of variants, the level, and the names of those that lost runs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import simulated
+from referee.along import Line, best_where, crossing_of, in_general
+from referee.answer import answer
+from referee.outcomes import Outcomes, Run, from_frame
+from referee.report.differences import differences_section
+from referee.report.document import Table
+from referee.statistics.sequential import level
+from referee.verdict import Design, Verdict, of_trainings
+
+from referee import judge
+
+
+def table(accuracies: dict[str, float], seeds: int = 4) -> Outcomes:
+    return from_frame(simulated(accuracies, seeds=seeds))
+
+
+def test_a_plan_ranks_and_names_a_variant_with_a_single_run() -> None:
+    outcomes = table({"A": 0.9, "B": 0.7, "C": 0.5})
+    lost = Outcomes([run for run in outcomes.runs if run.variant != "A" or run.seed == "1"], outcomes.metric)
+    assert [each.name for each in of_trainings(lost, Design(seeds=tuple("1234"))).ranking] == ["A", "B", "C"]
+    assert [each.name for each in judge(lost).ranking] == ["B", "C", "A"]
+    assert judge(lost).sentence.startswith("B is better than C")
+    assert "A scored highest" in of_trainings(lost, Design(seeds=tuple("1234"))).sentence
+
+
+def test_seeds_that_were_added_after_a_look_are_tested_at_a_stricter_level() -> None:
+    outcomes = table({"A": 0.9, "B": 0.7})
+    extended = of_trainings(outcomes, Design(seeds=tuple("1234"), extended=(2,)))
+    assert extended.level == level((2, 4)) < of_trainings(outcomes, Design(seeds=tuple("1234"))).level == 0.05
+
+
+def test_a_paired_test_leaves_out_a_seed_that_failed_in_one_variant() -> None:
+    outcomes = table({"A": 0.9, "B": 0.7})
+    runs = [*outcomes.runs[:3], Run("A", "4", np.array([np.nan])), *outcomes.runs[4:]]
+    verdict = of_trainings(Outcomes(runs, outcomes.metric), Design("paired", seeds=tuple("1234")))
+    assert [len(each.runs) for each in verdict.ranking] == [3, 3]
+    assert verdict.pairs[0].difference is not None
+
+
+def test_a_paired_test_pairs_by_seed_whatever_the_order_of_the_rows() -> None:
+    outcomes = table({"A": 0.9, "B": 0.7})
+    shuffled = Outcomes([*outcomes.runs[:4], *outcomes.runs[:3:-1]], outcomes.metric)
+    one, other = (judge(each, test="paired").pairs[0] for each in (outcomes, shuffled))
+    assert one.difference is not None
+    assert one.p == other.p
+
+
+def test_a_variant_without_a_result_keeps_its_place_in_the_looks() -> None:
+    outcomes = table({"A": 0.9, "B": 0.7}, seeds=3)
+    failed = [Run("0", str(seed), np.array([np.nan])) for seed in (1, 2, 3)]
+    verdict = of_trainings(Outcomes([*failed, *outcomes.runs], outcomes.metric), Design(looks=(3, 4)))
+    assert verdict.watch is not None
+    assert [(each.name, each.index) for each in verdict.ranking] == [("A", 1), ("B", 2)]
+    assert verdict.watch.settled.keys() == {(1, 2)}
+    assert verdict.pairs[0].settled
+
+
+def test_a_record_answers_for_two_variants_and_against_all(three: pd.DataFrame) -> None:
+    record = judge(three).record()
+    assert [answer(record), answer(record, "A"), answer(record, "B", "A"), answer(record, "B", "C")] == [
+        "better", "better", "worse", "no winner yet",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="name two different variants"):
+        answer(record, "A", "A")
+
+
+@pytest.mark.parametrize(("with_chance", "last"), [(True, "Needed"), (False, "Needed")])
+def test_every_column_is_explained(three: pd.DataFrame, with_chance: bool, last: str) -> None:
+    parts = differences_section(judge(three), None, with_chance)
+    columns = next(part for part in parts if isinstance(part, Table)).columns
+    assert columns[-1].startswith(last)
+    assert ("Wins one\nmore run" in columns) == with_chance
+    explained = " ".join(getattr(part, "text", "") for part in parts)
+    for column in columns[4:]:
+        assert f"*{column.split(', ')[0]}".replace("\n", " ") in explained
+
+
+def test_one_run_each_is_explained_by_its_own_test() -> None:
+    models = judge(simulated({"A": 0.9, "B": 0.7}, seeds=1))
+    text = " ".join(getattr(part, "text", "") for part in differences_section(models, None))
+    assert "how often chance alone (other test items) would give a lead this large." in text
+    assert "seeds" not in text
+
+
+def along(points: list[dict[str, float]]) -> Line:
+    verdicts: list[Verdict] = [of_trainings(table(each), Design(seeds=tuple("1234"))) for each in points]
+    x = [10.0**k for k in range(len(points))]
+    return Line("images", x, [f"{value:g} images" for value in x], verdicts, 0.05 / len(points))
+
+
+def test_a_line_says_which_variant_is_best_where_and_where_two_cross() -> None:
+    line = along([{"A": 0.9, "B": 0.7}, {"A": 0.7, "B": 0.9}])
+    assert best_where(line).startswith("At 1 images, A is better than all others, ahead of the next by")
+    crossing, settled = crossing_of(line, "A", "B", 1)
+    assert settled == [-1, 1]
+    assert crossing is not None
+    assert crossing.low < crossing.at < crossing.high
+    assert crossing.at == pytest.approx(10**0.5, rel=0.2)
+
+
+def test_places_are_a_sample_of_others() -> None:
+    apart = along([{"A": 0.9, "B": 0.7}, {"A": 0.8, "B": 0.6}, {"A": 0.7, "B": 0.5}])
+    assert "sample of others: A is better than B by" in in_general(["one", "two", "three"], apart.points)

@@ -1,0 +1,67 @@
+"""RunDirectory reads what `fit` writes; a damaged file is named when it is asked for, and no sooner."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vitlab.commands.dispatch import run
+from vitlab.config import load_yaml
+from vitlab.runs.directory import DATA, ENVIRONMENT, METRICS, PREDICTIONS, SUMMARY, RunDirectory, run_directories
+from vitlab.runs.lock import run_lock
+
+
+@pytest.fixture
+def directory(tiny: Callable[..., Path]) -> Path:
+    assert run("fit", ["--config", str(tiny({"trainer": {"limit_train_batches": 2}}))]) == 0
+    return Path("runs/tiny/seed-0")
+
+
+def test_everything_that_fit_writes_is_read(directory: Path) -> None:
+    read = RunDirectory(directory)
+    assert read.is_run
+    assert read.is_finished
+    assert read.shortfalls == []
+    assert read.config == load_yaml(directory / "config.yaml")
+    assert read.environment["command"].startswith("python -m vitlab ")
+    assert set(read.data["splits"]) == {"train", "val", "test"}
+    assert read.history["step"].max() == read.summary["steps"]
+    assert (read.predictions.logits.argmax(axis=1) == read.predictions.labels).mean() == pytest.approx(
+        read.metrics["test/top1"]
+    )
+    assert read.newest_checkpoint() == read.last_checkpoint
+    assert read.writer is None
+    assert read.size == sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    assert [*run_directories(Path("runs"))] == [directory]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        (SUMMARY, "summary"),
+        (ENVIRONMENT, "environment"),
+        (DATA, "data"),
+        (METRICS, "history"),
+        (PREDICTIONS, "predictions"),
+    ],
+)
+def test_a_damaged_file_is_named_when_it_is_asked_for(directory: Path, file: str, content: str) -> None:
+    (directory / file).write_bytes(bytes(range(256)))
+    read = RunDirectory(directory)
+    assert read.config
+    with pytest.raises(ValueError, match=rf"{file} is damaged \((.|\n)+\)\. "):
+        getattr(read, content)
+
+
+def test_a_run_that_is_being_written_names_its_writer(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom vitlab.runs.directory import RunDirectory\n"
+        "print(RunDirectory(Path(sys.argv[1])).writer)"
+    )
+    with run_lock(tmp_path):
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert f"{tmp_path} is being written by process " in done.stdout
+    assert RunDirectory(tmp_path).shortfalls == ["not finished"]
+    assert RunDirectory(tmp_path).newest_checkpoint() is None

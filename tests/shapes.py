@@ -1,0 +1,44 @@
+"""Check the shapes in signatures at every call: the type checker that `make unit` gives to jaxtyping's import hook.
+
+Annotations without a shape are left to mypy and to the command line: tests pass wrong values that the package refuses
+in its own words.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from beartype import beartype
+from beartype.door import is_bearable
+from beartype.vale import Is
+from jaxtyping import AbstractArray
+
+
+def check(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function, which then raises where an array lacks the annotated shape."""
+    hints = {name: shapes_of(hint) for name, hint in function.__annotations__.items()}
+    function.__annotations__ = {name: hint for name, hint in hints.items() if has_shape(hint)}
+    return beartype(function)
+
+
+def has_shape(hint: Any) -> bool:
+    """Whether an annotation says something of a shape; what a callable takes is checked where it is defined."""
+    if get_origin(hint) in (Annotated, Callable):
+        return get_origin(hint) is Annotated
+    return (isinstance(hint, type) and issubclass(hint, AbstractArray)) or any(map(has_shape, get_args(hint)))
+
+
+def shapes_of(hint: Any) -> Any:
+    """Return what an annotation says of shapes; the fields of a named tuple count as parts of the signature."""
+    if get_origin(hint) is tuple:
+        parts = [part if part is Ellipsis or has_shape(part) else object for part in get_args(hint)]
+        return tuple[tuple(parts)]  # type: ignore[misc]
+    if has_shape(hint):
+        return hint
+    if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
+        fields = {name: field for name, field in get_type_hints(hint).items() if has_shape(field)}
+
+        def fit(value: Any) -> bool:
+            return all(is_bearable(getattr(value, name), field) for name, field in fields.items())
+
+        return Annotated[hint, Is[fit]] if fields else object
+    return object

@@ -1,0 +1,144 @@
+"""Figures drawn during training, for `trainer.callbacks` of a YAML file: PNGs in the run directory and on W&B.
+
+Each is drawn every n epochs and after the last, of the same validation images and with the same random numbers, so that
+epochs can be compared. Training does not depend on them.
+"""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
+
+from vitlab.analysis.agreement import agreement, divergence, draw_agreement
+from vitlab.analysis.canvas import to_pixels, write_png
+from vitlab.analysis.reconstructions import draw_reconstructions
+from vitlab.objectives import Distillation
+from vitlab.objectives.pretraining import MaskedPretraining
+from vitlab.objectives.sharding import gathered, is_sharded
+from vitlab.runs.last_epoch import is_last_epoch
+from vitlab.runs.record import RunRecord
+from vitlab.runs.wandb import UnbreakableWandbLogger
+
+
+class Pictures(Callback, ABC):
+    """Draws a figure at intervals.
+
+    Args:
+        every_n_epochs: how often, and after the last epoch.
+    """
+
+    name: ClassVar[str]
+    """Prefix of the file names."""
+
+    def __init__(self, every_n_epochs: int) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"{type(self).__name__}: every_n_epochs is {every_n_epochs}; it must be 1 or more.")
+        self.every_n_epochs = every_n_epochs
+
+    @abstractmethod
+    def draw(self, objective: Any, data: Any, title: str) -> Figure:
+        """Draw the objective, which is in evaluation mode and without gradients; log metrics if there are any."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        draws = trainer.is_global_zero or is_sharded(pl_module)  # its networks then take all processes
+        if not draws or (epoch % self.every_n_epochs and not is_last_epoch(trainer)):
+            return
+        pl_module.eval()
+        with torch.no_grad(), gathered(pl_module):
+            figure = self.draw(pl_module, trainer.datamodule, f"epoch {epoch}")  # type: ignore[attr-defined]
+        pl_module.train()
+        if not trainer.is_global_zero:
+            return
+        file = run_directory(trainer) / "pictures" / f"{self.name}-epoch-{epoch:04d}.png"
+        write_png(figure, file)
+        for logger in trainer.loggers:
+            if isinstance(logger, UnbreakableWandbLogger):
+                logger.log_picture(f"pictures/{self.name}", file, trainer.global_step)
+
+
+@final
+class Reconstructions(Pictures):
+    """Draws the visible patches of images and the prediction of SimMIM or MAE.
+
+    Where normalized pixels are predicted, each patch (MAE) or neighborhood (SimMIM) is shown with its true mean and
+    deviation.
+
+    Args:
+        every_n_epochs: how often, and after the last epoch.
+        images: how many, taken evenly from the validation images.
+    """
+
+    name = "reconstructions"
+
+    def __init__(self, every_n_epochs: int = 10, images: int = 8) -> None:
+        super().__init__(every_n_epochs)
+        if images < 1:
+            raise ValueError(f"Reconstructions: images is {images}; it must be 1 or more.")
+        self.images = images
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not isinstance(pl_module, MaskedPretraining):
+            raise ValueError(
+                f"Reconstructions draws the pixels that SimMIM and MAE predict; {type(pl_module).__name__} predicts "
+                "none.\nRemove it from trainer.callbacks."
+            )
+
+    def draw(self, objective: MaskedPretraining, data: Any, title: str) -> Figure:
+        images, _, _ = some_images(data, self.images, objective.device)
+        pred, mask = objective.fill_in(images, torch.Generator(objective.device).manual_seed(0))
+        shown, painted = (to_pixels(x, data.mean, data.std) for x in (images, pred))
+        return draw_reconstructions(shown, painted, mask.cpu().numpy(), title)
+
+
+@final
+class TeacherAgreement(Pictures):
+    """Draws and logs how often a distilled student agrees with its teacher on the validation images.
+
+    `val/agreement` is the fraction of equal predictions, `val/teacher_kl` the mean KL(teacher ‖ student) in nats.
+    Each head and the average of the weights have their own, `val_distillation/agreement` and so on.
+
+    Args:
+        every_n_epochs: how often, and after the last epoch.
+    """
+
+    name = "teacher-agreement"
+
+    def __init__(self, every_n_epochs: int = 10) -> None:
+        super().__init__(every_n_epochs)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not isinstance(pl_module, Distillation):
+            raise ValueError(
+                f"TeacherAgreement compares a student with its teacher; {type(pl_module).__name__} has none.\n"
+                "Remove it from trainer.callbacks."
+            )
+
+    def draw(self, objective: Distillation, data: Any, title: str) -> Figure:
+        answers: list[dict[str, torch.Tensor]] = []
+        for (images,), labels in data.batches("val", objective.device):
+            answers.append(objective.outputs(images) | {"teacher": objective.teacher(images), "label": labels})
+        student = {name: torch.cat([a[name] for a in answers]).float().cpu() for name in answers[0]}
+        teacher, labels = student.pop("teacher"), student.pop("label").long()
+        for name, logits in student.items():
+            equal = agreement(logits, teacher).float().mean()
+            objective.log(f"val{name}/agreement", equal, rank_zero_only=True)
+            objective.log(f"val{name}/teacher_kl", divergence(logits, teacher), rank_zero_only=True)
+        named = {name.removeprefix("_") or "student": logits for name, logits in student.items()}
+        return draw_agreement(named, teacher, labels, data.class_names, title)
+
+
+def some_images(data: Any, count: int, device: torch.device) -> tuple[torch.Tensor, list[int], list[str]]:
+    """Return `count` validation images (count, C, H, W), taken evenly from the split, with their labels and names."""
+    every = max(1, len(data.labels("val")) // count)
+    images = torch.cat([images for (images,), _ in data.batches("val", device, every)])[:count]
+    return images, data.labels("val")[::every][:count].tolist(), data.image_names("val")[::every][:count]
+
+
+def run_directory(trainer: Trainer) -> Path:
+    """Return the run directory; a trainer without one has Lightning's `default_root_dir`."""
+    record = next((c for c in trainer.callbacks if isinstance(c, RunRecord)), None)  # type: ignore[attr-defined]
+    return Path(trainer.default_root_dir) if record is None else record.directory

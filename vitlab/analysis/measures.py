@@ -1,0 +1,57 @@
+"""Measures of the inside of a trained model, by which a study may rank, see `vitlab.runs.measures`."""
+
+from statistics import fmean
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from vitlab.analysis.activations import amplitude, block_outputs
+from vitlab.analysis.segmentation import attention_overlap, has_class_attention
+from vitlab.data import ImageDataModule
+from vitlab.models import ImageModel
+from vitlab.models.backbone import in_eval_mode
+from vitlab.objectives import Objective
+from vitlab.runs.measures import Measure
+
+
+class AttentionJaccard(Measure):
+    """Logs how well the class token's attention outlines objects, for data with masks.
+
+    `test/jaccard` is the mean over test images of the best head of each (DINO, Fig. 4), `test/jaccard_mean` the mean
+    over heads.
+    """
+
+    LOGGED = ("test/jaccard", "test/jaccard_mean")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Reject data without masks and models without attention of a class token before the training."""
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(pl_module, Objective)
+        size = pl_module.encoder.img_size
+        if data.masks("test") is None:
+            raise ValueError(f"AttentionJaccard: {type(data).__name__} has no masks. Use a data set like Shapes.")
+        if not has_class_attention(pl_module.encoder, torch.zeros(1, data.in_chans, *size)):
+            raise ValueError("AttentionJaccard: the output reads no class token. Use a ViT with global_pool: token.")
+
+    def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> dict[str, float]:
+        masks = data.masks("test")
+        assert masks is not None
+        overlap = attention_overlap(model, (view for (view,), _ in data.batches("test", device)), masks)
+        return {"test/jaccard": overlap.best, "test/jaccard_mean": overlap.mean}
+
+
+class Amplitude(Measure):
+    """Logs how large activations become: their variance over images and tokens, the mean over channels.
+
+    `test/amplitude` is that after the last block, `test/amplitude_growth` that divided by the first block's (Swin v2,
+    Fig. 2).
+    """
+
+    LOGGED = ("test/amplitude", "test/amplitude_growth")
+
+    def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> dict[str, float]:
+        with in_eval_mode(model):
+            batches = [list(map(amplitude, block_outputs(model, view))) for (view,), _ in data.batches("test", device)]
+        by_block: list[Any] = [fmean(block) for block in zip(*batches, strict=True)]
+        return {"test/amplitude": by_block[-1], "test/amplitude_growth": by_block[-1] / by_block[0]}

@@ -1,0 +1,51 @@
+"""Batches of noise in place of a data set's images, on their way from uint8 to views."""
+
+from collections.abc import Iterator
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from vitlab.data.datamodule import ImageDataModule
+from vitlab.data.dataset import Batch, Split, View
+from vitlab.data.photos import height_and_width
+
+
+class Noise(LightningDataModule):
+    """Gives the same batch of noise many times, and nothing to evaluate."""
+
+    def __init__(self, data: ImageDataModule, batches: int) -> None:
+        super().__init__()
+        self.data, self.number = data, batches
+        self.batch_size, self.num_classes, self.seed = data.batch_size, data.num_classes, data.seed
+        self.mean, self.std, self.multi_crop = data.mean, data.std, data.multi_crop
+        self.in_chans, self.training_shares = data.in_chans, data.training_shares
+
+    def batch(self) -> Batch:
+        """Return what a loader would."""
+        sides = height_and_width(self.data.framing.size)  # may be enlarged on the device
+        images = torch.randint(256, (self.batch_size, self.data.in_chans, *sides), dtype=torch.uint8)
+        indices = torch.arange(self.batch_size)
+        return Batch(images, indices % self.num_classes, indices, epoch=0, first=0, host_indices=indices.numpy().copy())
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(Repeated(self.batch(), self.number), batch_size=None, collate_fn=lambda batch: batch)
+
+    def batches(self, split: Split, device: torch.device) -> Iterator[View]:
+        return iter(())
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> View:
+        return self.data.on_after_batch_transfer(batch, dataloader_idx)
+
+
+class Repeated(Dataset[Batch]):
+    """The same batch many times."""
+
+    def __init__(self, batch: Batch, number: int) -> None:
+        self.batch, self.number = batch, number
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.batch

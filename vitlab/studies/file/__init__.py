@@ -1,0 +1,1 @@
+"""What a study's YAML means: its variants, and their runs and directories. Trains nothing, reads no result."""

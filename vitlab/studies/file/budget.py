@@ -1,0 +1,133 @@
+"""How long every variant of a study trains: equal epochs, images or training FLOPs.
+
+A budget is converted into a number of epochs per variant before training starts, so that schedules span the whole
+training and runs are reproducible. Where whole epochs would miss the budget, each is shortened by the same number of
+batches, other images in each epoch. The FLOPs of an image are counted first.
+"""
+
+import difflib
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from vitlab.config import Config
+
+KINDS = ("epochs", "images", "flops")
+MISSED = 0.02  # of the budget, by which whole epochs may miss it
+REFUSED = 0.05  # of the budget, by which no length may miss it
+
+
+class Epoch(NamedTuple):
+    """The training images of an epoch."""
+
+    batches: int  # of each process
+    images: int  # of a batch, over all processes
+    step: int = 1  # batches of an optimizer step
+
+
+class Length(NamedTuple):
+    """How long a run is."""
+
+    epochs: int
+    batches: int | None = None  # of each epoch; None: all
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The amount of a resource that each variant may spend.
+
+    Attributes:
+        kind: `epochs`; `images`, counting repetitions; `flops` of whole training steps, with all that the objective
+            computes.
+    """
+
+    kind: str
+    amount: float
+
+    def length(self, per_image: float, epoch: Epoch) -> Length:
+        """Return the length of a run that spends the budget.
+
+        Args:
+            per_image: What a training image costs, in the unit of the budget.
+
+        Raises:
+            ValueError: less than half an epoch, or no length spends it.
+        """
+        epochs = self.amount / (epoch.batches * epoch.images * per_image)
+        if epochs < 0.5:
+            raise ValueError(f"a budget of {self} is {epochs:.2g} epochs. Raise it.")
+
+        def missed(length: Length) -> float:
+            images = epoch.images * (length.batches or epoch.batches)
+            return abs(length.epochs * (images * per_image) / self.amount - 1)
+
+        def shortened(epochs: int) -> Length:
+            images = self.amount / epochs / per_image
+            return Length(epochs, epoch.step * max(1, round(images / (epoch.images * epoch.step))))
+
+        least = math.ceil(epochs)
+        lengths = [Length(math.floor(epochs + 0.5)), *map(shortened, range(least, least + 4))]
+        length = next((each for each in lengths if missed(each) <= MISSED), min(lengths, key=missed))
+        if missed(length) > REFUSED:
+            raise ValueError(
+                f"a budget of {self} is {epochs:.3g} epochs of {epoch.batches} batches, and whole optimizer steps miss "
+                f"it by {missed(length):.0%}. Change it, or give a budget in epochs."
+            )
+        return length
+
+    def __str__(self) -> str:
+        return {
+            "epochs": f"{self.amount:,} epoch{'' if self.amount == 1 else 's'}",
+            "images": f"{self.amount:,} training images",
+            "flops": f"{self.amount:.3g} training FLOPs",
+        }[self.kind]
+
+
+def parse_budget(value: Any) -> Budget | None:
+    """Parse a study's `budget`; None leaves the base's number of epochs.
+
+    Raises:
+        ValueError: not exactly one kind, or no valid amount; the message does not name the file.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, dict) or len(value) != 1:
+        raise ValueError(f"budget: {value!r}. Expected one of {', '.join(KINDS)}, like `budget: {{epochs: 30}}`.")
+    ((kind, amount),) = value.items()
+    refuse_unknown([kind], KINDS, "key of `budget`")
+    if kind in ("epochs", "images") and (type(amount) is not int or amount < 1):
+        raise ValueError(f"budget: {kind}: {amount!r}. Expected a whole number from 1.")
+    if type(amount) not in (int, float) or not 0 < amount < math.inf:
+        raise ValueError(f"budget: {kind}: {amount!r}. Expected a number above 0; YAML wants 1.0e+15, not 1e15.")
+    return Budget(kind, amount)
+
+
+def refuse_unknown(keys: Any, known: tuple[str, ...], what: str) -> None:
+    """Raise ValueError for the first key that is not known, with the nearest one that is."""
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(known)}."
+            raise ValueError(f"unknown {what} `{key}`. {hint}")
+
+
+def epoch_of(config: Config, images: int) -> Epoch:
+    """Return one epoch over `images` training images, without the last ones that fill no optimizer step."""
+    trainer = config.get("trainer", {})
+    processes = (trainer.get("num_nodes") or 1) * _devices(trainer.get("devices"))
+    batch, step = processes * config["data"]["init_args"]["batch_size"], trainer.get("accumulate_grad_batches") or 1
+    batches, limit = images // (batch * step) * step, trainer.get("limit_train_batches")
+    if limit is not None:
+        batches = min(batches, limit) if type(limit) is int else int(limit * batches)
+    return Epoch(max(batches, step), batch, step)
+
+
+def _devices(setting: Any) -> int:
+    """Return the number of devices of a run; with `auto`, a study gives it one."""
+    if isinstance(setting, list):
+        return len(setting)
+    if str(setting) == "-1":
+        return max(1, torch.cuda.device_count())
+    return int(setting) if str(setting).isdigit() else 1

@@ -1,0 +1,106 @@
+"""The metric by which a study ranks its variants: that of the task of its objectives."""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import referee.metric
+
+if TYPE_CHECKING:
+    from vitlab.experiment.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Metric(referee.metric.Metric):
+    """A metric, as the task of an objective logs it. One with a split, like train/rank, is of the end of training."""
+
+    name: str = "top1"  # without its split
+    is_fraction: bool = field(init=False)
+    one_class: bool = True  # each image has one class, so there are confidences, errors by class and a confusion matrix
+    title: str = ""  # in figures and tables, with its unit; empty: the name
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_fraction", self.is_accuracy)
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether it is top-1 accuracy, which predictions give image by image; others are known of a whole split."""
+        return self.one_class and self.name == "top1"
+
+    @property
+    def validation(self) -> str:
+        """Its column in metrics.csv."""
+        return self.name if "/" in self.name else f"val/{self.name}"
+
+    @property
+    def test(self) -> str:
+        """Its key among the metrics of summary.json."""
+        return self.name if "/" in self.name else f"test/{self.name}"
+
+    @property
+    def label(self) -> str:
+        """Its name in a sentence."""
+        return "accuracy" if self.is_accuracy else self.name
+
+    @property
+    def column(self) -> str:
+        """Its name above a column."""
+        return "Accuracy, %" if self.is_accuracy else self.title or self.name
+
+    def axis(self, split: str = "test") -> str:
+        """Return its name at an axis, for the metric on a split; one of the end of the training has its own."""
+        if not self.is_accuracy and (self.title or "/" in self.name):
+            return self.title or self.name
+        return super().axis(split)
+
+    def digits(self, scores: Sequence[float], spreads: Sequence[float], items: int) -> int:
+        """Return the decimals to show: what this many test images resolve, else four significant digits."""
+        if self.is_accuracy:
+            return super().digits(scores, spreads, items)
+        return max(0, 3 - math.floor(math.log10(max(map(abs, scores), default=0.0) or 1.0)))
+
+
+TOP1 = Metric()
+
+
+def metric_of(experiment: "Experiment") -> Metric:
+    """Return the metric that ranks an experiment's runs.
+
+    Raises:
+        ValueError: the objective has no task.
+    """
+    task = experiment.objective.task
+    if task is None and experiment.run.probe is not None:
+        return TOP1
+    if task is None:
+        name = type(experiment.objective).__name__
+        raise ValueError(f"{name} learns no labels, so no metric ranks its runs.\nrun.probe: knn tests its features.")
+    return Metric(task.monitor.metric.removeprefix("val/"), task.monitor.mode, one_class=task.one_class)
+
+
+def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) -> Metric:
+    """Return the metric that a study ranks an experiment's runs by: its own choice, or that of the objective's task.
+
+    Raises:
+        ValueError: these runs have no such metric, as far as is known before a run, or its mode is wrong.
+    """
+    default = metric_of(experiment)
+    metric = replace(default, **(chosen or {}))
+    from vitlab.experiment.logged import final_metrics  # here, because it takes seconds to import
+
+    known = None
+    if chosen and experiment.trainer:
+        known = final_metrics(experiment.objective, experiment.trainer.callbacks)  # type: ignore[attr-defined]
+    if known is not None and metric.test not in known and not metric.name.startswith("top1_"):  # of a stratum
+        names = [name.removeprefix("test/") for name in known]
+        near = difflib.get_close_matches(metric.name, names, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise ValueError(f"metric: there is no {metric.name}. {hint}There are {', '.join(names)}.")
+    higher = (known or {}).get(metric.test)
+    mode = default.mode if metric.name == default.name else {True: "max", False: "min", None: metric.mode}[higher]
+    if metric.mode != mode:
+        which = "higher" if mode == "max" else "lower"
+        raise ValueError(f"metric: {metric.name} is better where it is {which}, so its mode is {mode}.")
+    return metric

@@ -1,0 +1,343 @@
+"""The grid of a study's runs, variants × seeds, each with a complete and validated configuration.
+
+Nothing here writes a file, so an invalid study leaves no trace.
+"""
+
+import difflib
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from vitlab.config import ABSENT, Config, flatten, load_yaml, merge, nest
+from vitlab.studies.file.fairness import kind_of
+from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.images import Images
+from vitlab.studies.file.metric import TOP1, Metric, chosen_metric
+from vitlab.studies.file.overruled import refuse_overruled
+from vitlab.studies.file.study import Study
+from vitlab.studies.file.vary import refuse_all_images, refuse_fixed, refuse_moved_test_images, seed_settings
+
+if TYPE_CHECKING:
+    from vitlab.experiment.experiment import Experiment
+
+SCHEDULE = "model.init_args.schedule"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One cell of the grid: a variant with a seed.
+
+    The run directory belongs to the run; the study writes its own files next to it, in the variant's folder.
+    """
+
+    variant: str
+    seed: int
+    config: Config
+    folder: Path
+    metric: Metric = TOP1  # that ranks it
+    place: str = ""  # on the axes of its study
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+        return self.folder / f"seed-{self.seed}"
+
+    @property
+    def config_path(self) -> Path:
+        """The configuration that it is started with."""
+        return self.folder / f"config-seed-{self.seed}.yaml"
+
+    @property
+    def log_path(self) -> Path:
+        """The output of its process."""
+        return self.folder / f"seed-{self.seed}.log"
+
+    @property
+    def epochs(self) -> int:
+        """Number of training epochs."""
+        return int(self.config["trainer"]["max_epochs"])
+
+    def __str__(self) -> str:
+        return ", ".join(filter(None, [self.variant, self.place, f"seed {self.seed}"]))
+
+
+class Difference(NamedTuple):
+    """A key of the configuration that differs between variants."""
+
+    key: str
+    values: dict[str, Any]  # by variant
+    declared: bool  # allowed by the study's `may_differ`
+
+
+def experiment_of(config: Config) -> "Experiment":
+    """Return the experiment of a configuration, which completes and checks it."""
+    from vitlab.experiment.experiment import Experiment  # here, because it takes seconds to import
+
+    return Experiment(config)
+
+
+def images_of(run: Run) -> Images:
+    """Return the images of a run."""
+    return experiment_of(run.config).data
+
+
+def refuse_unfit_split(study: Study, run: Run) -> None:
+    """Raise ValueError if the study varies the split, and its data set draws none or would change the test images."""
+    if "split" in study.vary:
+        first = study.seeds[0]
+        names = [images_of(with_seed(study, run, seed)).image_names for seed in (first, first + 1)]
+        try:
+            refuse_moved_test_images(*names)
+        except ValueError as error:
+            raise ValueError(f"{study.path}: {error}") from None
+
+
+def refuse_unfit_batch(study: Study, run: Run) -> None:
+    """Raise ValueError if the run has fewer training images, by `train_images`, than a batch."""
+    data = run.config["data"]["init_args"]
+    images, batch = data.get("train_images"), data.get("batch_size")
+    if images is not None and batch is not None and images < batch:
+        raise ValueError(
+            f"{study.path}: {run.variant} has {images} training images, fewer than one batch of {batch}. "
+            f"Set train_images to {batch} or more, or data.init_args.batch_size to {images} or less."
+        )
+
+
+def plan(
+    study: Study,
+    root: Path,
+    decided: Mapping[str, Config] | None = None,
+    tuned: Mapping[tuple[str, int], Config] | None = None,
+) -> list[Run]:
+    """Return the runs of a study, ordered by seed so that an early stop leaves pairs.
+
+    Args:
+        decided: By variant, overrides from the budget.
+        tuned: By variant and seed, overrides from tuning; a run without one has the value of the base.
+
+    Raises:
+        ValueError: an empty variant, an invalid configuration, or one that could yield no result.
+    """
+    refuse_overruled(study)
+    cells: dict[str, Run] = {}
+    completed: dict[tuple[str, str], Run] = {}
+
+    def cell(variant: str, seed: int) -> Run:
+        settings = (tuned or {}).get((variant, seed), {})
+        key = variant, as_yaml(settings)
+        if key not in completed:
+            chosen = merge((decided or {}).get(variant, {}), settings)
+            completed[key] = complete(study, variant, root, chosen)
+        return completed[key]
+
+    for variant, override in study.variants.items():
+        if not override:
+            raise ValueError(
+                f"Variant {variant!r} of {study.path} is empty and changes nothing.\n"
+                f"List the settings that define it, even if {study.base.name} has the same values."
+            )
+        cells[variant] = cell(variant, study.seeds[0])
+    _refuse_equal_variants(study, cells)
+    _refuse_unknown_keys(study, cells)
+    _refuse_cut_short(study, cells)
+    for variant, run in cells.items():
+        try:
+            refuse_fixed(study.vary, run.config)
+        except ValueError as error:
+            raise ValueError(f"{study.path}: {variant!r}: {error}") from None
+    try:
+        refuse_all_images(study.vary, (run.config for run in cells.values()))
+    except ValueError as error:
+        raise ValueError(f"{study.path}: {error}") from None
+    metrics = {run.metric for run in cells.values()}
+    if len(metrics) > 1:
+        names = " and ".join(sorted(metric.label for metric in metrics))
+        raise ValueError(f"{study.path}: the tasks of the variants' objectives rank by {names}. Compare by one metric.")
+    return [with_seed(study, cell(variant, seed), seed) for seed in study.seeds for variant in cells]
+
+
+def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
+    """Return the run of a variant with the study's first seed, its configuration complete and checked.
+
+    Args:
+        decided: Overrides from the budget and from tuning.
+    """
+    import torch  # here, because it takes seconds to import
+
+    folder = study.folder(root, variant)
+    fixed: Config = {
+        **_seeded(study, study.seeds[0]),
+        "run": {"root": str(folder.parent), "name": folder.name, "test": True, "wandb": {"group": study.title}},
+    }
+    if study.budget is not None and study.budget.kind == "epochs":
+        fixed["trainer"] = {"max_epochs": study.budget.amount}
+    config = merge(merge(merge(load_yaml(study.base), study.variants[variant]), fixed), decided)
+    _refuse_moved(study, variant, flatten(config))
+    try:
+        experiment = experiment_of(config)
+        with warnings.catch_warnings(action="ignore"):
+            try:  # to build it, so that a mistake shows before anything is trained; without memory for weights
+                with torch.device("meta"):
+                    metric, _ = chosen_metric(experiment, study.metric), experiment.trainer
+            except RuntimeError:  # code that reads values, which a tensor on the meta device lacks
+                metric, _ = chosen_metric(experiment, study.metric), experiment.trainer
+            experiment.before()
+    except ValueError as error:
+        raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
+    # As read back from a file, where tuples are lists, to be comparable with the run directories.
+    config = yaml.safe_load(yaml.safe_dump(experiment.config, sort_keys=False))
+    return Run(variant, study.seeds[0], config, folder, metric, study.place)
+
+
+def _refuse_moved(study: Study, variant: str, flat: Config) -> None:
+    """Refuse a run that has another value than its place on the axes, which the report would name.
+
+    A place that is a data set names its images: variants may augment them differently, and seeds may split them.
+    """
+    settings = {key: value for key, value in flatten(study.settings).items() if value != {}}
+    if "data.class_path" in settings:
+        seeded = flatten(_seeded(study, study.seeds[0]))
+        free = {key for key in settings if key.startswith("data.") and kind_of(key) != "data"} | seeded.keys()
+        settings = {key: value for key, value in settings.items() if key not in free}
+    for key, value in settings.items():
+        if (actual := flat.get(key, ABSENT)) != value or key in study.tuned:
+            raise ValueError(
+                f"{study.path}: along: {study.place}: {variant} has {key}: {as_yaml(actual)}, set by the variant, the "
+                "budget or tuning. Remove it there, or the axis."
+            )
+
+
+def with_seed(study: Study, run: Run, seed: int) -> Run:
+    """Return the run with another seed."""
+    return replace(run, seed=seed, config=merge(run.config, _seeded(study, seed)))
+
+
+def _seeded(study: Study, seed: int) -> Config:
+    """Return what a run sets because of its seed."""
+    override: Config = {}
+    for key, value in seed_settings(study.vary, seed, study.seeds[0]).items():
+        override = merge(override, nest(key, value))
+    return override
+
+
+def without_run(config: Config) -> Config:
+    """Return a configuration without its `run` section, of which only a probe affects the results."""
+    probe = config.get("run", {}).get("probe")
+    return {key: value for key, value in config.items() if key != "run"} | ({"run": {"probe": probe}} if probe else {})
+
+
+def comparable(config: Config) -> Config:
+    """Return a configuration with that part of its `run` section in which variants may differ."""
+    run = {key: value for key, value in config.get("run", {}).items() if key in ("compile", "not_finite")}
+    return merge(without_run(config), {"run": run} if run else {})
+
+
+def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
+    """List every key in which the variants' resolved configurations differ with the first seed, declared keys first."""
+    flat = {run.variant: flatten(comparable(run.config)) for run in runs if run.seed == study.seeds[0]}
+    epochs = {run.variant: run.epochs for run in runs}
+    if study.tuning is not None and study.tuning.within_seeds:
+        for variant, config in flat.items():
+            seeds = [run for run in runs if run.variant == variant]
+            config.update({key: _by_seed(key, seeds) for key in study.tuned})
+    differences = []
+    for key in dict.fromkeys(key for config in flat.values() for key in config):
+        values = {variant: config.get(key, ABSENT) for variant, config in flat.items()}
+        if any(value != next(iter(values.values())) for value in values.values()):
+            declared = any(key == prefix or key.startswith(f"{prefix}.") for prefix in study.allowed)
+            declared = declared or (key in study.in_proportion and _in_proportion(values, epochs))
+            differences.append(Difference(key, values, declared))
+    return sorted(differences, key=lambda difference: not difference.declared)
+
+
+def _in_proportion(values: Mapping[str, Any], epochs: Mapping[str, int]) -> bool:
+    """Whether each variant's value is the same share of its epochs; one of whole epochs up to rounding."""
+    if not all(type(value) in (int, float) for value in values.values()):
+        return False
+    shares = [_share(value, epochs[variant]) for variant, value in values.items()]
+    return max(low for low, _ in shares) <= min(high for _, high in shares)
+
+
+def _share(value: float, epochs: int) -> tuple[float, float]:
+    """Return between what a value's share of the epochs lies; one of whole epochs was rounded, and is at least 1."""
+    room = 0.5 if type(value) is int else 1e-6
+    low = 0.0 if type(value) is int and value == 1 else value - room
+    return low / epochs, (value + room) / epochs
+
+
+def _by_seed(key: str, runs: Iterable[Run]) -> Any:
+    """Return the value of a key in the runs of a variant: a list by seed where it differs."""
+    values = [flatten(run.config).get(key, ABSENT) for run in runs]
+    return values[0] if all(value == values[0] for value in values) else values
+
+
+def _refuse_equal_variants(study: Study, cells: Mapping[str, Run]) -> None:
+    for (first, a), (second, b) in combinations(cells.items(), 2):
+        if comparable(a.config) == comparable(b.config):
+            raise ValueError(
+                f"Variants {first!r} and {second!r} of {study.path} are the same experiment:\n"
+                "their resolved configurations do not differ in a single value. Change or remove one."
+            )
+
+
+def _refuse_unknown_keys(study: Study, cells: Mapping[str, Run]) -> None:
+    known = {key for run in cells.values() for key in _prefixes(run.config)}
+    for where, key in [
+        *(("may_differ", key) for key in study.may_differ),
+        *(("tune: space", key) for key in study.tuned),
+    ]:
+        if key not in known:
+            near = difflib.get_close_matches(key, sorted(known), n=1)
+            hint = f" Did you mean `{near[0]}`?" if near else ""
+            raise ValueError(f"{study.path}: {where}: no variant's configuration has a key `{key}`.{hint}")
+
+
+def _prefixes(config: Config, prefix: str = "") -> Iterable[str]:
+    for key, value in config.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _prefixes(value, f"{prefix}{key}.")
+
+
+def _refuse_cut_short(study: Study, cells: Mapping[str, Run]) -> None:
+    """Reject settings that end a run early or skip test images; fewer training batches are a fair budget."""
+    for variant, run in cells.items():
+        trainer = run.config.get("trainer", {})
+        if study.budget is None and trainer.get("max_epochs") in (None, -1):
+            raise ValueError(f"{study.path}: {variant!r} has no training length. Add a budget, like {{epochs: 30}}.")
+        for key, value in trainer.items():
+            if key in COMPLETE and value is not None and not COMPLETE[key](value):
+                raise ValueError(
+                    f"{study.path}: trainer.{key} is {as_yaml(value)} for {variant!r}, whose runs would be "
+                    "cut short and yield no result. Remove it; `budget` sets the training length."
+                )
+
+
+def _all_batches(limit: int | float) -> bool:
+    """Whether a limit keeps all batches: 1.0 does, 1 is a single batch."""
+    return isinstance(limit, float) and limit == 1.0
+
+
+# By key of the trainer, whether a value leaves a run complete; null always does.
+COMPLETE: Mapping[str, Callable[[Any], bool]] = {
+    "limit_test_batches": _all_batches,
+    "limit_val_batches": _all_batches,  # tuning and curves use all validation images
+    "limit_train_batches": lambda limit: limit > 0,
+    "overfit_batches": lambda batches: batches == 0,
+    "fast_dev_run": lambda on: not on,
+    "max_epochs": lambda epochs: epochs != 0,
+    "max_steps": lambda steps: steps != 0,
+    "max_time": lambda time: False,
+}
+
+
+def own_share(study: Study, run: Run) -> float:
+    """Return the fraction of a run's steps that it shares with no longer run: of a branch its cooldown, else all."""
+    if not study.branch or run.epochs == study.along[0].places[-1].x:
+        return 1.0
+    return float(flatten(run.config)[f"{SCHEDULE}.init_args.cooldown"])

@@ -1,0 +1,377 @@
+"""A study's YAML file, read and checked.
+
+    name: quickstart
+    question: Which of ViT and Swin serves small images best?  # printed above the report's headline; may be left out
+    base: ../quickstart/base.yaml     # an experiment, complete with what the variants add; relative to this file
+    variants:                         # only the differences: a mapping, or the path of a YAML file
+      ViT: {model: {init_args: {backbone: {class_path: …}}}}
+    seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3]
+    margin: 0.5                       # the smallest difference that matters, here in points; null: any
+    metric: {name: rank, mode: max}   # of summary.json, on the test images; null: the metric of the objective's task;
+                                      # with `title: effective rank`, figures and tables have that name
+    claim:                            # null; a sentence of a paper that the study tests (`claim`)
+    test: pooled                      # exact: no distributional assumption; paired: variants from the same weights
+    budget: {epochs: 35}              # the same for all: epochs, images or flops; null: as in the base
+    may_differ: [model.init_args.backbone]
+    tune:                             # null: one recipe for all
+      key: model.init_args.optimizer.init_args.lr
+      values: [5.0e-4, 1.0e-3, 2.0e-3]
+      seeds: [1000, 1001, 1002]       # of the tuning runs; null: these, or the next from 1000 on that `seeds` lacks
+      within: null                    # seed: each seed of the study repeats the search with its own runs
+    search: {space: {…}, trials: 24}  # null; several settings drawn for each variant (`search_space`)
+    vary: [init, order, augmentation] # what seeds draw (`draws`); split: the choice of validation images too
+    target_accuracy: 0.95             # report the time to this validation accuracy; null: what every run reaches
+    along: {train_images: [50, 100]}  # null; the same study at several numbers of images, budgets or data sets (`axes`)
+    branch: false                     # shorter runs of an axis of epochs branch off the longest one (`branching`)
+    jobs: 2                           # parallel runs; null: one per GPU, or per core
+
+The paths of `base` and of variants are relative to the study's file.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from referee.claim import Claim, parse_claim
+from referee.statistics.comparison import LEVEL, TESTS
+
+from vitlab.config import Config, flatten, load_yaml, merge
+from vitlab.experiment.chain import Source
+from vitlab.studies.file.axes import Axis, parse_along, places_of
+from vitlab.studies.file.budget import Budget, parse_budget, refuse_unknown
+from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.space import Tuning, parse_tuning
+from vitlab.studies.file.vary import BY_DEFAULT, parse_seeds, parse_vary
+
+REQUIRED = ("base", "variants", "seeds")
+VALIDATION = "check_val_every_n_epoch"
+LENGTH = ("max_epochs", "limit_train_batches", VALIDATION)  # keys of the trainer, set by a budget
+WARMUP = "model.init_args.schedule.init_args.warmup_epochs"
+IMAGES_A_STEP = ("data.init_args.batch_size", "trainer.accumulate_grad_batches")
+COSTLY = {"backbone", "image_size", "grow", "multi_crop", "mask_ratio", "patch_drop"}  # keys, or sections of keys
+COSTLESS = {
+    *("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"),
+    *("init", "patch_init", "cls_token_std", "init_values"),
+}  # keys of a backbone
+LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up to 9 % false claims instead of 5
+LEAST_SEEDS = 3
+# Folders next to those of the variants.
+RESERVED_SLUGS = ("before", "figures", "robustness", "search", "transfer", "tuning", "wandb")
+
+
+# By key, which values are valid, and what is expected of others; null always is.
+CHECKED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "question": (lambda value: isinstance(value, str), "a text, or null"),
+    "may_differ": (
+        lambda value: isinstance(value, list) and all(isinstance(key, str) for key in value),
+        "a list of keys, like [model.init_args.backbone]",
+    ),
+    "margin": (
+        lambda value: type(value) in (int, float) and 0 < value < math.inf,
+        "a number above 0, like 0.5 for half a point of accuracy, or null",
+    ),
+    "metric": (
+        lambda value: (
+            isinstance(value, dict)
+            and {"name", "mode"} <= set(value) <= {"name", "mode", "title"}
+            and value["mode"] in ("min", "max")
+        ),
+        "a metric of summary.json, whether higher is better, and an optional title for figures, "
+        "like {name: rank, mode: max, title: effective rank}, or null",
+    ),
+    "test": (TESTS.__contains__, f"one of {', '.join(TESTS)}"),
+    "target_accuracy": (
+        lambda value: type(value) is float and 0 < value < 1,
+        "a fraction between 0 and 1, like 0.9, or null",
+    ),
+    "branch": (lambda value: type(value) is bool, "true or false"),
+    "jobs": (lambda value: type(value) is int and value >= 1, "a whole number from 1, or null"),
+}
+KEYS = ("name", *REQUIRED, "until", "budget", "tune", "claim", "vary", "along", *CHECKED)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's YAML, validated."""
+
+    path: Path
+    name: str
+    base: Path
+    variants: dict[str, Config]  # by name: its changes to the base
+    seeds: list[int]  # all that may be trained
+    budget: Budget | None = None
+    may_differ: list[str] = field(default_factory=list)
+    jobs: int | None = None
+    tuning: Tuning | None = None
+    target_accuracy: float | None = None
+    looks: tuple[int, ...] = ()  # numbers of seeds after which results are looked at; empty: after all of them
+    margin: float | None = None  # differences below it do not matter, as shown: in points of accuracy
+    test: str = "pooled"  # one of `comparison.TESTS`
+    metric: Mapping[str, Any] | None = None  # fields of the `Metric` by which it ranks, in place of the task's
+    claim: Claim | None = None
+    vary: tuple[str, ...] = BY_DEFAULT  # what seeds draw, of `draws.KINDS`
+    along: tuple[Axis, ...] = ()
+    question: str = ""  # that the study asks, above the report's headline
+    branch: bool = False  # shorter runs continue states of the longest
+    place: str = ""  # on the axes of the study that this is a part of
+    settings: Config = field(default_factory=dict)  # of that place
+    files: Mapping[str, Path] = field(default_factory=dict)  # of the variants that are files
+
+    def folder(self, root: Path, variant: str = "") -> Path:
+        """Return the folder of the study's files, or of a variant's runs."""
+        part = slug(f"{variant} {self.place}".replace(",", ""))
+        return root / slug(self.name) / part if part else root / slug(self.name)
+
+    @property
+    def title(self) -> str:
+        """The name, and the place on the axes."""
+        return f"{self.name}, {self.place}" if self.place else self.name
+
+    @property
+    def points(self) -> "list[Study]":
+        """The study at each place of its axes; itself where it has none."""
+        if not self.along:
+            return [self]
+        return [
+            replace(
+                self,
+                place=label,
+                along=(),
+                settings=override,
+                variants={name: merge(override, own) for name, own in self.variants.items()},
+                budget=budget or self.budget,
+            )
+            for label, override, budget in places_of(self.along)
+        ]
+
+    @property
+    def digest(self) -> str:
+        """A hash of its files: its own, the base, those of variants, and experiments that runs start from."""
+        values = [
+            value for config in (load_yaml(self.base), *self.variants.values()) for value in flatten(config).values()
+        ]
+        sources = [source.file for value in values if isinstance(value, str) and (source := Source.parse(value))]
+        files = [self.path, self.base, *self.files.values(), *(path for path in sources if path.is_file())]
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+    @property
+    def determined(self) -> bool:
+        """Whether the file alone determines the runs: nothing is tuned, and the budget is in epochs."""
+        return self.tuning is None and not self.converts_budget
+
+    @property
+    def converts_budget(self) -> bool:
+        """Whether the budget is converted into a number of epochs for each variant."""
+        return self.budget is not None and self.budget.kind != "epochs"
+
+    @property
+    def tuned(self) -> list[str]:
+        """The keys that are chosen on validation images before the comparison."""
+        return list(self.tuning.space) if self.tuning else []
+
+    @property
+    def allowed(self) -> list[str]:
+        """The keys in which variants may differ: those compared, tuned, or set by the budget."""
+        bought = [f"trainer.{key}" for key in LENGTH if key != VALIDATION] if self.converts_budget else []
+        return [*self.may_differ, *self.tuned, *bought]
+
+    @property
+    def in_proportion(self) -> list[str]:
+        """The keys that the budget scales with the epochs of a variant: they may differ as far as those do."""
+        return [WARMUP, f"trainer.{VALIDATION}"] if self.converts_budget else []
+
+
+def slug(name: str) -> str:
+    """Return the name as a folder name: lower case, digits, hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def read_study(path: Path) -> Study:
+    """Read and check a study's YAML.
+
+    Raises:
+        ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
+    """
+    content = load_yaml(path)
+    base = path.parent / str(content.get("base"))
+    if content.get("base") and not base.is_file():
+        raise FileNotFoundError(
+            f"{path}: base: {content['base']} does not exist (looked for {base}).\n"
+            "The path is relative to the study's file."
+        )
+    try:
+        return _parse(content, path, base)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _parse(content: Config, path: Path, base: Path) -> Study:
+    _refuse_wrong_keys(content)
+    given = {key: content[key] for key in CHECKED if content.get(key) is not None}
+    for key, value in given.items():
+        valid, expected = CHECKED[key]
+        if not valid(value):
+            raise ValueError(f"{key}: {value!r}. Expected {expected}.")
+    seeds, looks = _seeds_and_looks(content["seeds"], content.get("until"))
+    variants, budget = _variants(content["variants"], path.parent), parse_budget(content.get("budget"))
+    study = Study(
+        path=path,
+        name=str(content.get("name") or path.stem),
+        base=base,
+        variants=variants,
+        files={str(v): path.parent / each for v, each in content["variants"].items() if isinstance(each, str)},
+        seeds=seeds,
+        looks=looks,
+        budget=budget,
+        tuning=parse_tuning(content.get("tune"), seeds),
+        claim=parse_claim(content.get("claim"), variants, given.get("margin"), bool(looks)),
+        vary=parse_vary(content.get("vary")),
+        along=parse_along(content.get("along"), path.parent, budget),
+        **given,
+    )
+    for contradiction in _contradictions(study):
+        raise ValueError(contradiction)
+    return study
+
+
+def _refuse_wrong_keys(content: Config) -> None:
+    if {"model", "data"} & content.keys() and "variants" not in content:
+        raise ValueError("this is an experiment, not a study: it has no variants. Train it with `fit`.")
+    refuse_unknown(content, KEYS, "key")
+    for key in REQUIRED:
+        if content.get(key) in (None, {}, []):
+            raise ValueError(f"the study has no `{key}`. It needs {', '.join(REQUIRED)}.")
+    if content.get("along") is not None and content.get("claim") is not None:
+        raise ValueError("claim: a study with `along` is many studies. Remove one of the two.")
+
+
+def _contradictions(study: Study) -> Iterator[str]:
+    """Yield which settings contradict each other, with value, place and remedy."""
+    yield from _contradictions_of_the_test(study)
+    yield from _contradictions_of_tuning(study)
+    yield from _contradictions_of_axes(study)
+    yield from _contradictions_of_folders(study)
+
+
+def _contradictions_of_the_test(study: Study) -> Iterator[str]:
+    variants, seeds = len(study.variants), len(study.seeds)
+    if study.test == "paired" and study.looks and variants > 2:
+        yield (
+            "test: paired compares the same seeds, but of three variants or more one leaves the race before the others."
+            "\nGive `seeds` as a list without `until`."
+        )
+    if study.test != "exact":
+        return
+    if study.looks:
+        yield "test: exact is for a fixed list of seeds. Give a list without `until`, or `test: pooled`."
+    # With n seeds each, p is at least 2 of C(2n, n) regroupings.
+    pairs = math.comb(variants, 2)
+    needed = next(n for n in range(2, 100) if 2 / math.comb(2 * n, n) * pairs < LEVEL)
+    if seeds < needed:
+        yield (
+            f"test: exact settles nothing with {seeds} seeds: for {variants} variants it takes {needed}, since p is at "
+            f"least 2 of {math.comb(2 * seeds, seeds):,} regroupings. Add seeds, or use `test: pooled`."
+        )
+    if any(axis.numeric for axis in study.along):
+        yield (
+            "test: exact has no crossings along an axis of numbers, and settles little at many places. "
+            "Use test: pooled, or give the places names."
+        )
+
+
+def _contradictions_of_tuning(study: Study) -> Iterator[str]:
+    budgets = {point.budget.kind for point in study.points if point.budget}
+    larger = [key for key in study.tuned if key in IMAGES_A_STEP]
+    if larger and budgets - {"epochs"}:
+        yield (
+            f"tune: {', '.join(larger)} changes how many images a step takes, and the budget is a number of "
+            "steps by then. Give a budget in epochs."
+        )
+    dearer = [key for key in study.tuned if _changes_cost(key)]
+    if dearer and "flops" in budgets:
+        yield (
+            f"tune: {', '.join(dearer)} changes what an image costs, which the budget measures before the "
+            "tuning. Give a budget in epochs or images."
+        )
+    if study.tuned and study.branch:
+        yield "branch: shorter runs continue the longest, and tuning could give them other settings."
+
+
+def _contradictions_of_axes(study: Study) -> Iterator[str]:
+    if study.along and study.looks:
+        yield "along: the places of an axis have the same seeds. Give `seeds` as a list without `until`."
+    places = study.along[0].places if len(study.along) == 1 else ()
+    if study.branch and (not places or not all(place.budget and place.budget.kind == "epochs" for place in places)):
+        yield "branch: only runs along an axis of epochs branch off each other. Give along: {epochs: […]}."
+
+
+def _contradictions_of_folders(study: Study) -> Iterator[str]:
+    if not slug(study.name):
+        yield f"name: {study.name!r} cannot name a folder. Use letters or digits."
+    names = [slug(each.name) for each in study.tuning.candidates(study.tuning.chosen_for[0])] if study.tuning else []
+    if twice := [name for name in names if names.count(name) > 1]:
+        yield f"tune: space: two candidates would share the folder {twice[0]}/. Remove one of equal values."
+    named: dict[Path, str] = {}
+    for point, variant in product(study.points if study.along else [], ("", *study.variants)):
+        name, folder = f"{variant} {point.place}".strip(), point.folder(Path(), variant)
+        if folder in named:
+            yield f"along: {named[folder]!r} and {name!r} would share the folder {folder.name}/."
+        named[folder] = name
+
+
+def _changes_cost(key: str) -> bool:
+    """Return whether a setting is of the architecture, of the images' size, or of the tokens that a step computes."""
+    parts = key.split(".")
+    if parts[-1] in COSTLESS:
+        return False
+    return not COSTLY.isdisjoint(parts) or parts[-1].startswith("decoder_")
+
+
+def _variants(value: Any, folder: Path) -> dict[str, Config]:
+    if not isinstance(value, dict):
+        raise ValueError(f"variants: expected a mapping from names to differences, got {value!r}.")
+    variants: dict[str, Config] = {}
+    by_slug: dict[str, str] = {}
+    for name, override in ((str(name), override) for name, override in value.items()):
+        if isinstance(override, str):
+            override = load_yaml(folder / override)
+        if override is not None and not isinstance(override, dict):
+            raise ValueError(f"variants: {name}: {override!r}. Expected a mapping or the path of a YAML file.")
+        short = slug(name)
+        if not short or short in RESERVED_SLUGS:
+            raise ValueError(f"variants: {name!r} cannot name a folder. Use a name with letters or digits.")
+        if short in by_slug:
+            raise ValueError(f"variants {by_slug[short]!r} and {name!r} would share the folder {short}/. Rename one.")
+        variants[name], by_slug[short] = override or {}, name
+    if len(variants) < 2:
+        raise ValueError(
+            f"variants: there is only {next(iter(variants))!r}; a comparison needs two.\n"
+            "To train one model, use `python -m vitlab fit`."
+        )
+    return variants
+
+
+def _seeds_and_looks(value: Any, until: Any) -> tuple[list[int], tuple[int, ...]]:
+    """Parse the seeds, and the numbers of them after which results are looked at; none for a fixed list."""
+    if until not in (None, "settled"):
+        raise ValueError(f"until: {until!r}. Expected `settled`, or leave it out.")
+    if not isinstance(value, dict):
+        seeds = parse_seeds(value)
+        first = LOOK_FROM if until else len(seeds)
+        if first > len(seeds):
+            raise ValueError(f"until: settled looks from {LOOK_FROM} seeds on; `seeds` has {len(seeds)}. List more.")
+        return seeds, tuple(range(first, len(seeds) + 1)) if until else ()
+    refuse_unknown(value, ("from", "to", "step"), "key of `seeds`")
+    first, last, step = value.get("from", LOOK_FROM), value.get("to", 0), value.get("step", 1)
+    if not all(type(number) is int for number in (first, last, step)) or not LEAST_SEEDS <= first <= last or step < 1:
+        raise ValueError(
+            f"seeds: {as_yaml(value)}. Expected whole numbers with {LEAST_SEEDS} <= from <= to and step >= 1, "
+            f"like {{from: {LOOK_FROM}, to: 12}}."
+        )
+    looks = range(first, last + 1, step)
+    return list(range(1, looks[-1] + 1)), tuple(looks)

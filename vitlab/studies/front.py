@@ -1,0 +1,59 @@
+"""A study in Python: `vitlab.Study("study.yaml")`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitlab.studies.compare import compare, results_of
+from vitlab.studies.file.images import Images
+from vitlab.studies.file.study import read_study
+from vitlab.studies.report.verdict import verdict
+from vitlab.studies.results.table import Pair, StudyResults, VariantResult
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a study shows, `details` being all that its report is written from, and `images` its data module."""
+
+    details: StudyResults
+    images: Images
+
+    @property
+    def sentence(self) -> str:
+        """Who leads, by how much, and how sure that is."""
+        return verdict(self.details)
+
+    @property
+    def ranking(self) -> list[VariantResult]:
+        """The variants with finished runs, the best mean score first."""
+        return self.details.ranking
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Every two variants: their difference with its interval, and whether it is settled."""
+        return self.details.pairs
+
+
+class Study:
+    """A study's YAML, and `root`, the folder of all runs."""
+
+    def __init__(self, path: str | Path, root: str | Path = "runs") -> None:
+        self.path, self.root = Path(path), Path(root)
+        study = read_study(self.path)
+        if study.along:
+            raise ValueError(
+                f"{path}: a study along an axis has a verdict at each place; use `python -m vitlab compare`."
+            )
+        self.folder = study.folder(self.root)
+
+    def run(self, overwrite: bool = False) -> Results:
+        """Train what is missing and write `folder/report.html`, as `python -m vitlab compare` does.
+
+        Raises:
+            RunsFailed: some runs failed; the report names them.
+        """
+        compare(self.path, self.root, overwrite)
+        return self.results()
+
+    def results(self) -> Results:
+        """Read the runs that are finished; train nothing."""
+        return Results(*results_of(self.path, self.root))

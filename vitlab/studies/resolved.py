@@ -1,0 +1,171 @@
+"""A study with its images and its runs, as far as they are determined."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from vitlab.config import Config
+from vitlab.evaluation.cost import Cost
+from vitlab.studies.file.fairness import data_of
+from vitlab.studies.file.images import Images
+from vitlab.studies.file.runs import (
+    Run,
+    differing_keys,
+    images_of,
+    plan,
+    refuse_unfit_batch,
+    refuse_unfit_split,
+)
+from vitlab.studies.file.state import Outcome, is_finished, refuse_conflicts
+from vitlab.studies.file.study import Study
+from vitlab.studies.file.trials import Choice
+from vitlab.studies.report.looks import read_looks
+from vitlab.studies.results.baselines import Baselines, baselines
+from vitlab.studies.results.context import context_of
+from vitlab.studies.results.duplicates import Duplicates, duplicates
+from vitlab.studies.results.run import read_results
+from vitlab.studies.results.table import StudyResults
+from vitlab.studies.training.spending import Measure, spend_budget
+from vitlab.studies.training.tuning import Train, refuse_unfit_images, tune, tuned_later
+
+
+@dataclass
+class ResolvedStudy:
+    """A study with its images, and its runs as far as they are determined."""
+
+    study: Study
+    root: Path
+    runs: list[Run]
+    images: Images
+    decided: dict[str, Config]  # by variant, overrides from the budget and from tuning
+    choices: list[Choice]
+
+    @classmethod
+    def of(cls, study: Study, root: Path) -> "ResolvedStudy":
+        """Return a study without axes, or one place of a study that has some.
+
+        Raises:
+            ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
+        """
+        runs = plan(study, root)
+        for run in first_runs(study, runs):
+            refuse_unfit_batch(study, run)
+        images = images_of(runs[0])
+        refuse_unfit_images(study, runs[0].metric, images)
+        refuse_unfit_split(study, runs[0])
+        study.folder(root).mkdir(parents=True, exist_ok=True)
+        return cls(study, root, runs, images, {}, [])
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its report."""
+        return self.study.folder(self.root)
+
+    @cached_property
+    def baselines(self) -> Baselines | None:
+        """The accuracies that every model must beat; None where another metric ranks."""
+        if not self.runs[0].metric.is_accuracy:
+            return None
+        return baselines(self.images, self.runs[0].config["data"], self.folder / "baselines.json")
+
+    @cached_property
+    def duplicates(self) -> list[Duplicates]:
+        """The test images that are also training or validation images, of each data set of the variants."""
+        cache = self.folder / "copies.json"
+        copies = [duplicates(self.images_of(run), data_of(run.config), cache) for run in self.first_runs()]
+        return [each for index, each in enumerate(copies) if each not in copies[:index]]
+
+    def images_of(self, run: Run) -> Images:
+        """Return the images of a run; those of most variants are the study's."""
+        return self.images if data_of(run.config) == data_of(self.runs[0].config) else images_of(run)
+
+    def training_images(self, run: Run) -> int:
+        """Return the number of training images of a run."""
+        return len(self.images_of(run).labels("train"))
+
+    def first_runs(self) -> list[Run]:
+        """Return the run of each variant that has the first seed."""
+        return first_runs(self.study, self.runs)
+
+    def spend_budget(self, measure: Measure) -> None:
+        """Set the length of each variant by the study's budget; see `spending.spend_budget`."""
+        self.decided = spend_budget(self.study, self.first_runs(), self.training_images, measure, self.folder)
+
+    def tune(self, train: Train) -> None:
+        """Tune, and plan with the chosen settings; what each look tunes itself only as far as it is tuned."""
+        self._choose(train, () if tuned_later(self.study) else None)
+
+    def tune_for(self, runs: list[Run], train: Train) -> list[Run]:
+        """Tune for the runs of one look where each seed is tuned, and return them with the chosen values."""
+        if not tuned_later(self.study) or not runs:
+            return runs
+        cells = [(run.variant, run.seed) for run in runs]
+        self._choose(train, cells)
+        return [run for run in self.runs if (run.variant, run.seed) in cells]
+
+    def _choose(self, train: Train, cells: Collection[tuple[str, int]] | None) -> None:
+        self.choices, tuned = tune(self.study, self.root, self.decided, train, self.images, cells)
+        if not self.study.determined:
+            self.runs = plan(self.study, self.root, self.decided, tuned)
+
+    def results(
+        self, outcomes: Sequence[Outcome], costs: dict[str, Cost] | None = None, failures: dict[str, str] | None = None
+    ) -> StudyResults:
+        """Return what the runs show, with the costs of the variants and why some are missing."""
+        finished, failed = read_results(outcomes)
+        tried = {(run.variant, run.seed) for run, _ in outcomes}  # others may not have been tuned yet
+        chosen = [run for run in self.runs if run.seed == self.study.seeds[0] or (run.variant, run.seed) in tried]
+        results = StudyResults(
+            study=self.study,
+            differences=differing_keys(self.study, chosen),
+            finished=finished,
+            failures=failed,
+            costs=costs or {},
+            cost_failures=failures or {},
+            baselines=self.baselines,
+            class_names=self.images.class_names,
+            choices=self.choices,
+            metric=self.runs[0].metric,
+            log=read_looks(self.folder),
+        ).used()
+        used = [*(result.run for result in results.finished), *(run for run, _ in results.failures)]
+        context = context_of(self.study, self.runs, used, self.folder, results.metric, self.duplicates)
+        return replace(results, context=context)
+
+    def finished(self) -> list[Outcome]:
+        """Return the runs that have their results."""
+        return [Outcome(run, None) for run in self.runs if is_finished(run)]
+
+    def next_runs(self, results: StudyResults | None = None) -> list[Run]:
+        """Return the runs of the next look, none if the study has ended; all runs of a fixed list of seeds."""
+        if not self.study.looks:
+            return self.runs
+        watch, variants = (results or self.results(self.finished())).watch, list(self.study.variants)
+        missing = [] if watch is None or watch.stop else watch.missing
+        return [run for run in self.runs if (variants.index(run.variant), str(run.seed)) in missing]
+
+    def train(self, train: Train, overwrite: bool, show: Callable[[StudyResults], None]) -> list[Outcome]:
+        """Train all runs; or those of one look after the other, and show the results between two looks."""
+        if not self.study.looks:
+            return train(self.runs)
+        outcomes = [] if overwrite else self._earlier(train)
+        results = self.results(outcomes)
+        while runs := self.tune_for(self.next_runs(results), train):
+            outcomes += train(runs)
+            results = self.results(outcomes)
+            if results.watch and not results.watch.stop:
+                show(results)
+        return outcomes
+
+    def _earlier(self, train: Train) -> list[Outcome]:
+        """Return the finished runs, and refuse those that are runs of another study than this has become."""
+        earlier = {run.directory for run, _ in self.finished()}
+        self.tune_for([run for run in self.runs if run.directory in earlier], train)
+        refuse_conflicts([run for run in self.runs if run.directory in earlier])
+        return self.finished()
+
+
+def first_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
+    """Return the run of each variant that has the first seed."""
+    return [run for run in runs if run.seed == study.seeds[0]]

@@ -1,0 +1,1 @@
+"""Finished runs are read: one, and all of them as the table that referee judges. Trains nothing."""

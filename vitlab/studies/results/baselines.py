@@ -1,0 +1,112 @@
+"""Two baselines that every model must beat: predicting the most frequent class, and k-NN on raw pixels.
+
+Reports mark the runs that do not exceed them, which would otherwise go unnoticed.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vitlab.atomic_files import read_cache, write_text
+from vitlab.config import Config
+from vitlab.evaluation.knn import choose_k, predict
+from vitlab.studies.file.images import Images, Split
+
+NEIGHBORS = (1, 3, 5, 10, 20)
+BANK_IMAGES = 10_000  # at most; of the training split
+CHOICE_IMAGES = 2_000  # at most; of the validation split
+TEST_IMAGES = 10_000  # at most
+DECODE = 256  # images at a time: photos are large before they are resized
+SIDE = 32  # px to which larger images are resized
+SEED = 0  # of the subsamples: the same for every study
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Accuracies on the test split, and how they were measured."""
+
+    majority: float
+    majority_class: str
+    knn: float
+    k: int
+    bank_images: int
+    test_images: int
+    subsampled: bool
+    side: int
+
+    @property
+    def lines(self) -> dict[str, float]:
+        """The accuracy of each baseline."""
+        return {"majority class": self.majority, "k-NN on raw pixels": self.knn}
+
+    def describe_knn(self, tested_on_validation: bool = False) -> str:
+        """Describe how k-NN was run."""
+        part = "a stratified sample of " if self.subsampled else ""
+        chosen_on = "these same images, which biases it upwards" if tested_on_validation else "the validation split"
+        return f"k = {self.k}, chosen on {chosen_on}, among {part}{self.bank_images:,} training images"
+
+
+def baselines(images: Images, data: Config, cache: Path) -> Baselines:
+    """Return the baselines of a data set, from the cache if that has the same `data` section and the same images."""
+    key = {"data": data, "splits": images.facts()["splits"]}  # a folder may have other images than before
+    known = read_cache(cache, {})
+    if {name: known.get(name) for name in key} == key:
+        return Baselines(**known["baselines"])
+    measured = measure_baselines(images)
+    write_text(cache, json.dumps(key | {"baselines": asdict(measured)}, indent=2) + "\n")
+    return measured
+
+
+def stratified_sample(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return sorted indices of at most `size` images, stratified by class."""
+    if len(labels) <= size:
+        return np.arange(len(labels))
+    order = rng.permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]  # classes one after the other, each shuffled
+    # Equidistant picks meet each class in proportion to its length, to within one image.
+    return np.sort(by_class[(2 * np.arange(size) + 1) * len(labels) // (2 * size)])
+
+
+def pixels(images: Images, split: Split, indices: np.ndarray, side: int) -> Tensor:
+    """Return images as rows of pixels in [0, 1], each resized to side × side. (N, side · side · C)"""
+    rows = []
+    for start in range(0, len(indices), DECODE):
+        for image in images.raw_images(split, indices[start : start + DECODE].tolist()):
+            pixel = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255  # (C, H, W)
+            if pixel.shape[1:] != (side, side):
+                pixel = F.interpolate(pixel[None], (side, side), mode="bilinear", antialias=True)[0]
+            rows.append(pixel.flatten())
+    return torch.stack(rows)
+
+
+def measure_baselines(images: Images) -> Baselines:
+    rng = np.random.default_rng(SEED)
+    train, val, test = (images.labels(split) for split in ("train", "val", "test"))
+    bank_part = stratified_sample(train, BANK_IMAGES, rng)
+    val_part = stratified_sample(val, CHOICE_IMAGES, rng)
+    test_part = stratified_sample(test, TEST_IMAGES, rng)
+    (first,) = images.raw_images("train", [0])
+    side = min(SIDE, max(first.shape[:2]))
+    bank, bank_labels = pixels(images, "train", bank_part, side), torch.from_numpy(train[bank_part])
+
+    queries, query_labels = pixels(images, "val", val_part, side), torch.from_numpy(val[val_part])
+    k = choose_k(queries, query_labels, bank, bank_labels, NEIGHBORS, images.num_classes)
+    queries, query_labels = pixels(images, "test", test_part, side), torch.from_numpy(test[test_part])
+    right = predict(queries, bank, bank_labels, k, images.num_classes) == query_labels
+
+    majority = int(np.bincount(train, minlength=images.num_classes).argmax())
+    return Baselines(
+        majority=float((test == majority).mean()),
+        majority_class=images.class_names[majority],
+        knn=float(right.double().mean()),
+        k=k,
+        bank_images=len(bank_part),
+        test_images=len(test_part),
+        subsampled=len(bank_part) < len(train),
+        side=side,
+    )

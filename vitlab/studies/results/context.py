@@ -1,0 +1,132 @@
+"""What belongs to a study but is in none of its averages: runs left out, compute before the runs, leaked images."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vitlab.config import weights_of
+from vitlab.experiment.chain import Source
+from vitlab.runs.directory import SUMMARY, RunDirectory
+from vitlab.studies.file.metric import Metric
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.study import RESERVED_SLUGS, Study
+from vitlab.studies.results.duplicates import Duplicates
+
+
+class LeftOut(NamedTuple):
+    """A finished run in the study's folder that is in none of its averages."""
+
+    name: str  # variant and seed
+    score: float | None  # on the test images; None if its summary lacks it
+
+
+class Compute(NamedTuple):
+    """Training that the runs build on: teachers and pre-trained weights."""
+
+    source: str
+    variants: list[str]
+    taught: bool  # whether it is a teacher, else weights to start from
+    seconds: float | None = None  # None: unknown
+    images: int | None = None
+    in_each_run: bool = False  # trained with each seed, and counted in the times of the runs
+
+
+class Trials(NamedTuple):
+    """The tuning runs together."""
+
+    runs: int = 0
+    seconds: float = 0.0
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a report states in addition to a study's results."""
+
+    left_out: list[LeftOut] = field(default_factory=list)
+    compute: list[Compute] = field(default_factory=list)
+    trials: Trials = field(default_factory=Trials)
+    studies: list[str] = field(default_factory=list)  # others in the same root that used the same test images
+    duplicates: list[Duplicates] = field(default_factory=list)  # of each data set
+
+
+def context_of(
+    study: Study, runs: Sequence[Run], used: Iterable[Run], folder: Path, metric: Metric, duplicates: list[Duplicates]
+) -> Context:
+    """Return what a study's results depend on beside its runs.
+
+    Args:
+        runs: at least one of each variant.
+        used: those that the results count, failed ones included.
+        folder: the study's.
+    """
+    finished = list(_finished(folder.parent, f"*-{folder.name}") if study.place else _finished(folder))
+    if study.place:  # another place's name may end with this one's
+        others = [each.name for each in folder.parent.glob(f"?*{folder.name}") if not any(each.glob("seed-*"))]
+        finished = [each for each in finished if not each.parent.name.endswith(tuple(f"-{name}" for name in others))]
+    return Context(
+        _left_out(study, [each for each in finished if each not in {run.directory for run in used}], metric),
+        _compute(runs),
+        _trials(folder / "tuning"),
+        _other_studies(folder.parent if study.place else folder, finished[:1]),
+        duplicates,
+    )
+
+
+def _left_out(study: Study, directories: Sequence[Path], metric: Metric) -> list[LeftOut]:
+    names = {study.folder(Path(), variant).name: variant for variant in study.variants}
+    runs = []
+    for directory in directories:
+        seed = directory.name.removeprefix("seed-")
+        scores = RunDirectory(directory).metrics
+        short = directory.parent.name
+        runs.append(LeftOut(f"{names.get(short, short)}, seed {seed}", scores.get(metric.test)))
+    return runs
+
+
+def _finished(folder: Path, variants: str = "*") -> Iterator[Path]:
+    """Yield the finished run directories of a study's folder, by variant and seed."""
+    for variant in sorted(path for path in folder.glob(variants) if path.is_dir() and path.name not in RESERVED_SLUGS):
+        runs = [summary.parent for summary in variant.glob(f"seed-*/{SUMMARY}")]
+        yield from sorted(runs, key=lambda run: (len(run.name), run.name))
+
+
+def _compute(runs: Sequence[Run]) -> list[Compute]:
+    by_source: dict[tuple[str, bool], list[str]] = {}
+    for run in runs:
+        for key, source in weights_of(run.config).items():
+            variants = by_source.setdefault((source, "teacher" in key.split(".")), [])
+            variants += [run.variant] if run.variant not in variants else []
+    compute = []
+    for (source, taught), variants in by_source.items():
+        if Source.parse(source):
+            compute.append(Compute(source, variants, taught, in_each_run=True))
+            continue
+        path = Path(source)
+        directory = path if path.is_dir() else path.parents[min(1, len(path.parents) - 1)]  # of checkpoints/last.ckpt
+        source_run = RunDirectory(directory)
+        summary = source_run.summary if source_run.is_finished else {}
+        compute.append(Compute(source, variants, taught, summary.get("seconds"), summary.get("images_seen")))
+    return compute
+
+
+def _trials(folder: Path) -> Trials:
+    summaries = [RunDirectory(file.parent).summary for file in folder.rglob(SUMMARY)]
+    seconds = sum(float(summary.get("seconds", 0)) for summary in summaries)
+    return Trials(len(summaries), seconds, sum(int(summary.get("images_seen", 0)) for summary in summaries))
+
+
+def _other_studies(folder: Path, runs: Sequence[Path]) -> list[str]:
+    siblings = sorted(path for path in folder.parent.glob("*") if path.is_dir() and path != folder)
+    return [each.name for each in siblings if runs and _test_split(each) == _test_split_of(runs[0]) is not None]
+
+
+def _test_split(folder: Path) -> Any:
+    """Return what identifies the test images of a study's folder; None if it has no finished run."""
+    first = next(_finished(folder), None)
+    return first and _test_split_of(first)
+
+
+def _test_split_of(run: Path) -> Any:
+    return RunDirectory(run).data.get("splits", {}).get("test")

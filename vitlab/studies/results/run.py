@@ -1,0 +1,277 @@
+"""The results of finished runs, read from their directories: of a run, and of the runs of a variant together."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from referee.formats import listed
+from referee.statistics.intervals import Interval
+from referee.verdict import Variant
+
+from vitlab.evaluation import predictions as predicted
+from vitlab.evaluation.predictions import CALIBRATION_BINS, Predictions
+from vitlab.runs.directory import RunDirectory
+from vitlab.studies.file.metric import TOP1
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.state import Outcome, cut_short
+
+
+class CurvePoints(NamedTuple):
+    """A column of metrics.csv by epoch over the seeds of a variant; epochs count from 1. Each (E,)."""
+
+    epochs: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray  # the lowest seed
+    high: np.ndarray
+
+
+class Reliability(NamedTuple):
+    """Predictions by confidence, in bins of equal width over [0, 1]; nan in empty bins. Each (B,)."""
+
+    images: np.ndarray  # number, over all seeds
+    confidence: np.ndarray  # mean
+    accuracy: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """A finished run on the study's test images."""
+
+    run: Run
+    predictions: Predictions
+    summary: dict[str, Any]
+    environment: dict[str, Any]
+    history: pd.DataFrame  # metrics.csv
+    data: dict[str, Any] = field(default_factory=dict)  # data.json; empty for runs of older versions
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """Whether each test image is classified correctly, (N,) bool."""
+        return predicted.correct(self.predictions.logits, self.predictions.labels)
+
+    @cached_property
+    def score(self) -> float:
+        """The study's metric on the test images; accuracy as a fraction."""
+        metric = self.run.metric
+        if metric.is_accuracy:
+            return float(self.correct.mean())
+        known = self.summary["metrics"]
+        if metric.test not in known:
+            raise ValueError(f"summary.json has no metric {metric.test}, but {listed(sorted(known), 20)}")
+        return float(known[metric.test])
+
+    @property
+    def outcome(self) -> np.ndarray:
+        """What variants are compared by: whether each image is right, (N,) bool, or a score, (1,)."""
+        return self.correct if self.run.metric.is_accuracy else np.array([self.score])
+
+    @cached_property
+    def score_ema(self) -> float | None:
+        """The score of the averaged weights; None without them."""
+        metric, logits = self.run.metric, self.predictions.logits_ema
+        if not metric.is_accuracy:
+            return self.summary["metrics"].get(f"test_ema/{metric.name}")
+        return None if logits is None else float(predicted.correct(logits, self.predictions.labels).mean())
+
+    @cached_property
+    def nll(self) -> float:
+        """Negative log-likelihood of the labels, in nats."""
+        return predicted.negative_log_likelihood(self.predictions.logits, self.predictions.labels)
+
+    @cached_property
+    def ece(self) -> float:
+        """Expected calibration error, in [0, 1]."""
+        return predicted.calibration_error(self.predictions.logits, self.predictions.labels)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of training, including that of the runs whose weights it takes."""
+        return float(self.summary["seconds"]) + self.seconds_before
+
+    @property
+    def seconds_before(self) -> float:
+        """Of that, the time of the runs before it."""
+        return float(self.summary.get("seconds_before", 0.0))
+
+    @property
+    def training_images(self) -> str | None:
+        """A hash of the training split; None for runs of older versions."""
+        digest = self.data.get("splits", {}).get("train", {}).get("digest")
+        return digest and str(digest)[:8]
+
+    @property
+    def images_seen(self) -> int:
+        """Training images, counting repetitions."""
+        return int(self.summary["images_seen"])
+
+    @property
+    def devices(self) -> int:
+        """Number of processes, each with a device."""
+        return int(self.environment.get("devices") or 1)
+
+    @cached_property
+    def images_per_second(self) -> float | None:
+        """Training images per second and device without validation and checkpoints; None if the run did not log it.
+
+        The median over the epochs after the first, which includes what libraries load once; where images grow, the
+        number of all images over the time that they took.
+        """
+        speeds = self.by_epoch("images_per_second")
+        if not len(speeds):
+            return None
+        if self.run.config.get("data", {}).get("init_args", {}).get("grow"):
+            return float(1 / (1 / speeds).mean()) / self.devices
+        return float(speeds.iloc[1 if len(speeds) > 1 else 0 :].median()) / self.devices
+
+    @cached_property
+    def waiting(self) -> float:
+        """The median fraction of time spent waiting for data."""
+        return float(self.by_epoch("data_wait").median())
+
+    @cached_property
+    def train_flops(self) -> float | None:
+        """FLOPs per training image, counted in the run's own steps, the mean; None if the run did not log them."""
+        counted = self.by_epoch("tflops") / self.by_epoch("images_per_second")
+        return 1e12 * self.devices * float(counted.mean()) if len(counted) else None
+
+    def seconds_to(self, target: float) -> float | None:
+        """Return the training time to the first epoch with this validation score.
+
+        An epoch is taken to be as long as its images took, or as all others where the run did not log that.
+        """
+        scores, sign = self.by_epoch(self.run.metric.validation), self.run.metric.sign
+        epochs = scores.index[sign * scores >= sign * target]
+        if not len(epochs):
+            return None
+        speeds = self.by_epoch("images_per_second")
+        trained = max([*scores.index, *speeds.index])  # the test's row is of an epoch more
+        lengths = 1 / speeds.reindex(range(1, trained + 1)).fillna(speeds.mean() if len(speeds) else 1.0)
+        share = float(lengths.loc[: epochs[0]].sum() / lengths.sum())
+        return self.seconds_before + (self.seconds - self.seconds_before) * share
+
+    def by_epoch(self, column: str) -> pd.Series:
+        """Return a column of metrics.csv by epoch from 1, averaged within the epoch."""
+        if column not in self.history:
+            return pd.Series(dtype=float)
+        rows = self.history[["epoch", column]].dropna()
+        values: pd.Series = rows.groupby(rows["epoch"].astype(int) + 1)[column].mean()
+        return values
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """The finished runs of a variant together."""
+
+    judged: Variant  # by their outcomes
+    runs: list[RunResult]  # at least one
+
+    @property
+    def variant(self) -> str:
+        """Its name."""
+        return self.judged.name
+
+    @property
+    def index(self) -> int:
+        """Its position in the study; determines color and marker."""
+        return self.judged.index
+
+    @property
+    def score(self) -> Interval:
+        """Mean and interval over seeds."""
+        return self.judged.score
+
+    @property
+    def score_ema(self) -> Interval | None:
+        """Mean and interval of the averaged weights; None unless every run has them."""
+        values = [result.score_ema for result in self.runs]
+        known = [value for value in values if value is not None]
+        return self.judged.interval(known) if known == values else None
+
+    @property
+    def reliability(self) -> Reliability:
+        """Confidence and accuracy by bin of confidence, with the bins of the calibration error."""
+        sure = np.concatenate([predicted.probabilities(r.predictions.logits).max(axis=1) for r in self.runs])
+        right = np.concatenate([result.correct for result in self.runs])
+        which = np.minimum((sure * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+        images = np.bincount(which, minlength=CALIBRATION_BINS)
+        some = np.where(images, images, np.nan)
+        sums = [np.bincount(which, weights=values, minlength=len(images)) for values in (sure, right)]
+        return Reliability(images, sums[0] / some, sums[1] / some)
+
+    def mean(self, quantity: str) -> float:
+        """Return the mean over seeds of a number that each run has, like `seconds`."""
+        return float(np.mean([getattr(result, quantity) for result in self.runs]))
+
+    def seconds_to(self, target: float) -> float | None:
+        """Return the mean training time to a validation score; None if a run did not reach it."""
+        times = [result.seconds_to(target) for result in self.runs]
+        known = [time for time in times if time is not None]
+        return float(np.mean(known)) if len(known) == len(times) else None
+
+    def curve(self, column: str) -> CurvePoints:
+        """Return a column of metrics.csv by epoch, over the seeds."""
+        table = pd.concat([result.by_epoch(column) for result in self.runs], axis=1)
+        by_epoch = (values.to_numpy() for values in (table.mean(axis=1), table.min(axis=1), table.max(axis=1)))
+        return CurvePoints(table.index.to_numpy(), *by_epoch)
+
+
+def read_results(outcomes: Sequence[Outcome]) -> tuple[list[RunResult], list[Outcome]]:
+    """Read the finished runs; return them, and the failures.
+
+    A run that is unreadable, was cut short or was tested on other images than the rest is a failure with the reason:
+    no average includes it.
+    """
+    failures = [outcome for outcome in outcomes if outcome.failure is not None]
+    results = []
+    for run in (outcome.run for outcome in outcomes if outcome.failure is None):
+        try:
+            why = cut_short(run)
+            result = None if why else _read(run)
+            if result and not (np.isfinite(result.predictions.logits).all() and math.isfinite(result.score)):
+                why = "its predictions are not finite numbers"
+        except (OSError, ValueError, KeyError) as error:
+            why = f"its results cannot be read: {error}"
+        if why:
+            failures.append(Outcome(run, why))
+        elif result:
+            results.append(result)
+
+    tested = Counter(_test_set(result) for result in results)
+    usual = tested.most_common(1)[0][0] if tested else None
+    for result in results:
+        if _test_set(result) != usual:
+            failures.append(Outcome(result.run, "was tested on other images or labels than the other runs"))
+        elif _is_of_another_test(result):
+            why = f"its predictions are of other weights or settings; run `test` on {result.run.directory}"
+            failures.append(Outcome(result.run, why))
+    failed = {run for run, _ in failures}
+    return [result for result in results if result.run not in failed], failures
+
+
+def _is_of_another_test(result: RunResult) -> bool:
+    """Whether predictions.parquet is of a later `test` or `predict`, with other weights or settings than the run."""
+    known = result.summary.get("metrics", {}).get(TOP1.test)
+    if known is None or not result.run.metric.is_accuracy:
+        return False
+    return abs(float(known) - result.score) > 2 / len(result.correct)  # float32 may turn an image
+
+
+def _read(run: Run) -> RunResult:
+    directory = RunDirectory(run.directory)
+    return RunResult(
+        run=run,
+        predictions=directory.predictions,
+        summary=directory.summary,
+        environment=directory.environment,
+        history=directory.history,
+        data=directory.data,
+    )
+
+
+def _test_set(result: RunResult) -> tuple[tuple[str, ...], bytes]:
+    return tuple(result.predictions.images), result.predictions.labels.tobytes()

@@ -1,0 +1,283 @@
+"""The results of a study: its runs as a table of outcomes, which referee judges, and what else a report states."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from referee.outcomes import Outcomes
+from referee.outcomes import Run as Row
+from referee.statistics.intervals import Interval, t_interval
+from referee.statistics.sequential import Watch
+from referee.verdict import Design, Pair, Verdict, of_trainings
+
+from vitlab.config import ABSENT, flatten
+from vitlab.evaluation import predictions as predicted
+from vitlab.evaluation.cost import Cost
+from vitlab.evaluation.per_class import in_order
+from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.metric import TOP1, Metric
+from vitlab.studies.file.runs import Difference as Departure
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.state import Outcome
+from vitlab.studies.file.study import Study
+from vitlab.studies.file.trials import Choice
+from vitlab.studies.results.baselines import Baselines
+from vitlab.studies.results.context import Context
+from vitlab.studies.results.run import RunResult, VariantResult
+
+# Variants that differ in these are marked: their scores are not comparable, or come from another machine.
+DECISIVE = (
+    "data.init_args.image_size",
+    "data.init_args.crop_pct",
+    *("vitlab", "git", "code", "torch", "torchvision", "timm", "device", "precision"),
+)
+OWN_TO_A_RUN = ("command", "sources", "weights", "changed")  # entries of environment.json that belong to one run
+
+
+@dataclass(frozen=True, eq=False)
+class StudyResults:
+    """Everything that a report is written from."""
+
+    study: Study
+    differences: list[Departure]
+    finished: list[RunResult]
+    failures: list[Outcome]
+    costs: dict[str, Cost]  # by variant; a variant may be missing
+    cost_failures: dict[str, str]  # by variant: why
+    baselines: Baselines | None  # None unless ranked by accuracy
+    class_names: list[str]
+    choices: list[Choice] = field(default_factory=list)  # of tuning, by variant
+    metric: Metric = TOP1
+    log: list[dict[str, Any]] = field(default_factory=list)  # looks.jsonl, without the present look
+    context: Context = field(default_factory=Context)
+
+    @cached_property
+    def outcomes(self) -> Outcomes:
+        """The study as a table: a row for each finished run and test image, and one for each failed run."""
+        items = np.asarray(self.images) if self.finished and self.metric.is_accuracy else np.array([], dtype=str)
+        runs = [Row(r.run.variant, str(r.run.seed), r.outcome, items, name=str(r.run)) for r in self.finished]
+        nothing = np.array([math.nan])
+        runs += [Row(run.variant, str(run.seed), nothing, name=str(run)) for run, _ in self.failures]
+        return Outcomes(runs, self.metric, planned=list(self.study.variants), unit="image")
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """What referee concludes from that table, whatever else differs between the variants."""
+        study = self.study
+        design = Design(study.test, self.margin, study.looks, tuple(map(str, study.seeds)), self.earlier_plans)
+        return of_trainings(self.outcomes, design)
+
+    @cached_property
+    def ranking(self) -> list[VariantResult]:
+        """Variants with at least one finished run, in the order of the verdict."""
+        runs = {(result.run.variant, str(result.run.seed)): result for result in self.finished}
+        return [VariantResult(v, [runs[v.name, run.seed] for run in v.runs]) for v in self.verdict.ranking]
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Every two variants, in the order of the ranking."""
+        return self.verdict.pairs
+
+    @property
+    def digits(self) -> int:
+        """The decimals with which scores are shown."""
+        return self.verdict.digits
+
+    @property
+    def watch(self) -> Watch | None:
+        """The looks at a study that grows until it is settled; None for a fixed list of seeds."""
+        return self.verdict.watch
+
+    @property
+    def level(self) -> float:
+        """The level of each look: 0.05 if there is only one."""
+        return self.verdict.level
+
+    @property
+    def margin(self) -> float | None:
+        """The smallest difference that matters, in the metric's own unit."""
+        return None if self.study.margin is None else self.study.margin / self.metric.scale
+
+    @cached_property
+    def earlier_plans(self) -> tuple[int, ...]:
+        """The numbers of seeds of shorter lists after which this study was reported, and then extended."""
+        plans = [look["seeds"] for look in self.log if look["stop"] and set(look["seeds"]) < set(self.study.seeds)]
+        return tuple(sorted({len(plan) for plan in plans if len(plan) > 1}))
+
+    def used(self) -> "StudyResults":
+        """Return these results without the runs that no look uses, because their variant was settled before."""
+        if self.watch is None or not self.watch.looks:
+            return self
+        count = {variant: self.watch.trained[index] for index, variant in enumerate(self.study.variants)}
+
+        def looked_at(run: Run) -> bool:
+            return run.seed in self.study.seeds[: count[run.variant]]
+
+        finished = [result for result in self.finished if looked_at(result.run)]
+        return replace(self, finished=finished, failures=[each for each in self.failures if looked_at(each.run)])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of the test images, (N,), or (N, K) where an image has no single class."""
+        return self.finished[0].predictions.labels
+
+    @property
+    def images(self) -> list[str]:
+        """Names of the test images."""
+        return self.finished[0].predictions.images
+
+    @property
+    def tested_on_validation(self) -> bool:
+        """Whether the test images are also the validation images."""
+        return any(result.data.get("test_is_validation") for result in self.finished)
+
+    def lines_not_beaten(self, score: float) -> list[str]:
+        """List the baselines that a score does not exceed."""
+        lines = self.baselines.lines if self.baselines else {}
+        return [name for name, line in lines.items() if score <= line]
+
+    @cached_property
+    def environment(self) -> dict[str, list[str]]:
+        """The distinct values of each entry of environment.json over the finished runs."""
+        flat = [flatten(result.environment) for result in self.finished]
+        keys = dict.fromkeys(
+            key for environment in flat for key in environment if key.split(".")[0] not in OWN_TO_A_RUN
+        )
+        return {key: list(dict.fromkeys(_text(environment.get(key, ABSENT)) for environment in flat)) for key in keys}
+
+    @cached_property
+    def target(self) -> float | None:
+        """The validation score to which time is reported: the study's, or what all runs reached, in whole per cent.
+
+        None where runs are not validated by the metric.
+        """
+        if not all(len(result.by_epoch(self.metric.validation)) for result in self.finished):
+            return None
+        if self.study.target_accuracy is not None:
+            return self.study.target_accuracy
+        scores = [result.by_epoch(self.metric.validation).to_numpy() for result in self.finished]
+        if self.metric.is_accuracy:
+            return math.floor(100 * min(np.max(values, initial=0) for values in scores) + 1e-9) / 100
+        sign = self.metric.sign
+        return sign * float(min(np.max(sign * values, initial=-math.inf) for values in scores))
+
+    @cached_property
+    def decisive(self) -> list[str]:
+        """The entries in which variants must agree; a commit only where not every run has the hash of its code."""
+        superseded = "git" if all("code" in result.environment for result in self.finished) else "code"
+        return [key for key in DECISIVE if key != superseded]
+
+    def set_apart(self, result: VariantResult) -> list[str]:
+        """List how a variant was tested differently from most: resolution, crop, versions, device."""
+        marks = []
+        for key in self.decisive:
+            values = {
+                r.variant: sorted(
+                    {_text(flatten(run.run.config).get(key, run.environment.get(key, ABSENT))) for run in r.runs}
+                )
+                for r in self.ranking
+            }
+            counts = Counter(map(tuple, values.values()))
+            (usual, count), own = counts.most_common(1)[0], values[result.variant]
+            shared = set.intersection(*map(set, counts))  # by all variants
+            if len(counts) > 1 and not shared and (tuple(own) != usual or 2 * count <= len(values)):
+                marks.append(f"{key.rpartition('.')[2]} {' and '.join(own)}")
+        return marks
+
+    @cached_property
+    def per_class(self) -> pd.DataFrame:
+        """Accuracy by class (rows) and variant (columns, ranked), mean over seeds, and the number of test images."""
+        K = len(self.class_names)
+        table = pd.DataFrame({"images": np.bincount(self.labels, minlength=K)}, self.class_names)
+        for result in self.ranking:
+            right = np.mean([run.correct for run in result.runs], axis=0)  # (N,)
+            sums = np.bincount(self.labels, weights=right, minlength=K)
+            table[result.variant] = sums / table["images"].where(table["images"] > 0)
+        return table
+
+    @cached_property
+    def per_stratum(self) -> dict[str, dict[str, dict[str, Interval]]]:
+        """Accuracy by kind of stratum, stratum and variant (ranked), mean and interval over seeds."""
+        tables: dict[str, dict[str, dict[str, Interval]]] = {}
+        for kind, values in self.strata.items():
+            chosen = {stratum: values == stratum for stratum in in_order(values)}
+            tables[kind] = {
+                stratum: {
+                    result.variant: t_interval([run.correct[which].mean() for run in result.runs], 1 / which.sum())
+                    for result in self.ranking
+                }
+                for stratum, which in chosen.items()
+            }
+        return tables
+
+    @property
+    def strata(self) -> Mapping[str, np.ndarray]:
+        """The strata of the test images, (N,) of text by kind; none where a run does not know them."""
+        known = [result.predictions.strata for result in self.finished]
+        return known[0] if all(own.keys() == known[0].keys() for own in known) else {}
+
+    def confusions(self, result: VariantResult) -> list[tuple[str, str, int]]:
+        """List (label, prediction, count over all seeds) of a variant's errors, the most frequent first."""
+        counts: Counter[tuple[int, int]] = Counter()
+        for run in result.runs:
+            wrong = ~run.correct
+            guesses = run.predictions.logits[wrong].argmax(axis=1)
+            counts.update(zip(self.labels[wrong].tolist(), guesses.tolist(), strict=True))
+        return [(self.class_names[a], self.class_names[b], count) for (a, b), count in counts.most_common()]
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per run, failed ones included, for results.csv."""
+        rows = [self._row(result) for result in self.finished]
+        rows += [
+            {"variant": run.variant, "seed": run.seed, "status": failure, "directory": str(run.directory)}
+            for run, failure in self.failures
+        ]
+        order = {variant: index for index, variant in enumerate(self.study.variants)}
+        table = pd.DataFrame(rows).convert_dtypes()  # integers stay integers in columns with empty cells
+        return table.sort_values(["variant", "seed"], key=lambda c: c.map(order) if c.name == "variant" else c)
+
+    def _row(self, result: RunResult) -> dict[str, Any]:
+        predictions, name = result.predictions, self.metric.name
+        row: dict[str, Any] = {"variant": result.run.variant, "seed": result.run.seed, "status": "finished"}
+        row[name] = result.score
+        if self.metric.one_class:
+            row |= {"nll": result.nll, "ece": result.ece}
+            if len(self.class_names) > 5:  # else it is 1
+                row["top5"] = predicted.top_k_accuracy(predictions.logits, predictions.labels, 5)
+        if result.score_ema is not None:
+            row[f"{name}_ema"] = result.score_ema
+        if self.baselines is not None:
+            row |= {
+                "beats_majority": result.score > self.baselines.majority,
+                "beats_knn": result.score > self.baselines.knn,
+            }
+        row |= {
+            "epochs": result.run.epochs,
+            "images_seen": result.images_seen,
+            "train_seconds": result.seconds,
+        }
+        if self.target is not None:
+            row[f"seconds_to_{self.target:g}"] = result.seconds_to(self.target)
+        if (cost := self.costs.get(result.run.variant)) is not None:
+            row |= {
+                "parameters": cost.parameters,
+                "forward_flops_per_image": cost.flops,
+                "train_images_per_second": cost.train_images_per_second,
+                "inference_images_per_second": cost.inference_images_per_second,
+                "train_flops_per_image": cost.train_flops,
+                "train_joules_per_image": cost.train_joules_per_image,
+                "inference_joules_per_image": cost.inference_joules_per_image,
+                "train_peak_bytes": cost.train_peak_bytes,
+                "inference_peak_bytes": cost.inference_peak_bytes,
+                "cost_device": cost.device,
+            }
+        return row | {"directory": str(result.run.directory)}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else as_yaml(value)

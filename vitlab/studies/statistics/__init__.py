@@ -1,1 +1,0 @@
-"""Which differences between variants are more than chance. Pure functions on arrays."""

@@ -1,0 +1,166 @@
+"""The tuning runs of a study, and the settings that each variant takes from them."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitlab.config import Config, merge, nest
+from vitlab.runs.directory import METRICS, RunDirectory
+from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.images import Images
+from vitlab.studies.file.metric import Metric
+from vitlab.studies.file.runs import Run, complete, with_seed
+from vitlab.studies.file.space import Candidate, Tuning
+from vitlab.studies.file.study import Study, slug
+from vitlab.studies.file.trials import Choice, Trial
+from vitlab.studies.training.local import Train
+from vitlab.studies.training.near_ties import choose, error_of_difference
+from vitlab.studies.training.progress import read_progress
+
+Cell = tuple[str, int | None]
+"""A variant, and the seed of the study whose run has the chosen settings; None: all of them."""
+
+
+def refuse_unfit_images(study: Study, metric: Metric, images: Images) -> None:
+    """Raise ValueError for labels without the metric, or for tuning on test images."""
+    labels = images.labels("test")
+    if metric.one_class and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+        raise ValueError(
+            f"{study.path}: the labels are {labels.dtype} of shape {labels.shape}; the objective's task ranks by "
+            f"{'top-1 accuracy' if metric.is_accuracy else metric.name}, which needs one class per image."
+        )
+    if study.tuning and set(images.image_names("val")) & set(images.image_names("test")):
+        raise ValueError(
+            f"{study.path}: tune: the validation images of this data set are also its test images.\n"
+            "Tuning on them would bias the result. Hold out other images, e.g. with data.init_args.test_fraction."
+        )
+
+
+def tuned_later(study: Study) -> bool:
+    """Whether each look tunes the seeds that it adds, so that no seed is tuned in vain."""
+    return study.tuning is not None and study.tuning.within_seeds and bool(study.looks)
+
+
+def folder_of(study: Study, root: Path) -> Path:
+    """Return the folder of the tuning runs."""
+    return study.folder(root) / ("search" if study.tuning and study.tuning.trials else "tuning")
+
+
+def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict[Cell, list[list[Run]]]:
+    """Return the tuning runs for each choice, by candidate and seed.
+
+    Those of a grid use no test images. The tests of random trials are for the tuning curve; nothing is chosen by them.
+    """
+    tuning = study.tuning
+    if tuning is None:
+        return {}
+    completed: dict[tuple[str, str], Run] = {}
+
+    def run_of(variant: str, candidate: Candidate) -> Run:
+        folder = folder_of(study, root) / slug(variant) / slug(candidate.name)
+        fixed: Config = {"run": {"root": str(folder.parent), "name": folder.name, "test": tuning.trials is not None}}
+        listed = {key: value for key, value in candidate.settings.items() if isinstance(tuning.space[key], list)}
+        if (known := (variant, as_yaml(listed))) not in completed:  # numbers of a range need no check of their own
+            completed[known] = complete(
+                study, variant, root, merge(decided.get(variant, {}), nested(candidate.settings))
+            )
+        config = merge(completed[known].config, merge(nested(candidate.settings, listed), fixed))
+        return replace(completed[known], variant=f"{variant} with {folder.name}", config=config, folder=folder)
+
+    return {
+        (variant, seed): [
+            [with_seed(study, run, trial_seed) for trial_seed in candidate.seeds]
+            for candidate in tuning.candidates(seed)
+            for run in [run_of(variant, candidate)]
+        ]
+        for seed in tuning.chosen_for
+        for variant in study.variants
+    }
+
+
+def nested(settings: Mapping[str, Any], without: Collection[str] = ()) -> Config:
+    """Return settings by dotted key as an override."""
+    return reduce(merge, (nest(key, value) for key, value in settings.items() if key not in without), {})
+
+
+def tune(
+    study: Study,
+    root: Path,
+    decided: Mapping[str, Config],
+    train: Train,
+    images: Images,
+    cells: Collection[tuple[str, int]] | None = None,
+) -> tuple[list[Choice], dict[tuple[str, int], Config]]:
+    """Train all trials; return the choices, and by variant and seed of the study the override of its settings.
+
+    Args:
+        decided: By variant, overrides from the budget.
+        cells: Within seeds, the variants and seeds whose tuning runs are trained; None: all. Whatever was trained
+            before is chosen from too.
+
+    Raises:
+        ValueError: no tuning run of a variant finished.
+    """
+    tuning = study.tuning
+    if tuning is None:
+        return [], {}
+    runs = plan_tuning(study, root, decided)
+    asked: Collection[Cell] = runs if cells is None or not tuning.within_seeds else cells
+    if asked:
+        train([run for cell in asked for candidate in runs[cell] for run in candidate])
+    size = len(images.labels("val"))
+    choices = [choice for seed in tuning.chosen_for for choice in _choices(study, tuning, runs, seed, size)]
+    chosen = {(choice.variant, choice.seed): nested(choice.chosen.settings) for choice in choices}
+    for variant, seed in asked:
+        if (variant, seed) not in chosen:
+            of, scored = "" if seed is None else f" with seed {seed}", next(iter(runs.values()))[0][0].metric.validation
+            raise ValueError(
+                f"{study.path}: tune: no tuning run of {variant} finished{of} and has a {scored}; see its logs."
+            )
+    return choices, {
+        (variant, of_study): override
+        for (variant, seed), override in chosen.items()
+        for of_study in (study.seeds if seed is None else [seed])
+    }
+
+
+def _choices(
+    study: Study, tuning: Tuning, runs: Mapping[Cell, list[list[Run]]], seed: int | None, images: int
+) -> Iterable[Choice]:
+    """Choose for a seed of the study, or for all, for the variants of which a tuning run is finished."""
+    tried, candidates = [runs[variant, seed] for variant in study.variants], tuning.candidates(seed)
+    metric = tried[0][0][0].metric
+    scores = np.array([[list(map(_score, each)) for each in own] for own in tried], dtype=float)  # (K, M, T)
+    means = scores.mean(axis=2)  # nan where a run failed
+    known = np.flatnonzero(np.isfinite(means).any(axis=1)).tolist()
+    taken, error = dict.fromkeys(known), 0.0  # of random trials, each variant's own best
+    if not tuning.trials and known:
+        error = error_of_difference(scores[known], images if metric.is_accuracy else None)
+        taken = dict(zip(known, choose(metric.sign * means[known], error), strict=True))
+    for index, best in taken.items():
+        trials = [
+            Trial(candidate.settings, _finite(mean), _test(own[0]))
+            for candidate, mean, own in zip(candidates, means[index], tried[index], strict=True)
+        ]
+        yield Choice(list(study.variants)[index], trials, metric, best, error, candidates[0].seeds, seed)
+
+
+def _score(run: Run) -> float | None:
+    """Return the validation score of a finished run that also has its test score where it is tested."""
+    if RunDirectory(run.directory).shortfalls or (run.config["run"]["test"] and _test(run) is None):
+        return None
+    return _finite(read_progress(run.directory / METRICS, run.metric).score)
+
+
+def _test(run: Run) -> float | None:
+    directory = RunDirectory(run.directory)
+    return None if directory.shortfalls else _finite(directory.summary.get("metrics", {}).get(run.metric.test))
+
+
+def _finite(score: float | None) -> float | None:
+    return float(score) if score is not None and math.isfinite(score) else None
