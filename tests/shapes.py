@@ -4,8 +4,11 @@ Annotations without a shape are left to mypy and to the command line: tests pass
 in its own words.
 """
 
-from collections.abc import Callable
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import or_
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from beartype import beartype
 from beartype.door import is_bearable
@@ -28,14 +31,23 @@ def has_shape(hint: Any) -> bool:
 
 
 def shapes_of(hint: Any) -> Any:
-    """Return what an annotation says of shapes; the fields of a named tuple count as parts of the signature."""
+    """Return what an annotation says of shapes; the fields of a named tuple count as parts of the signature.
+
+    Of a sequence beartype checks one element, which it draws from Python's generator: a training that is repeated to
+    the bit would see another one. All elements are checked here.
+    """
+    if get_origin(hint) in (Union, UnionType):
+        return reduce(or_, (shapes_of(part) if has_shape(part) else part for part in get_args(hint)))
     if get_origin(hint) is tuple:
-        parts = [part if part is Ellipsis or has_shape(part) else object for part in get_args(hint)]
-        return tuple[tuple(parts)]  # type: ignore[misc]
+        parts = [shapes_of(part) if has_shape(part) else object for part in get_args(hint) if part is not Ellipsis]
+        return tuple[(*parts, ...) if Ellipsis in get_args(hint) else tuple(parts)]  # type: ignore[misc]
+    if get_origin(hint) in (list, Sequence) and has_shape(hint):
+        (element,) = map(shapes_of, get_args(hint))
+        return Annotated[get_origin(hint), Is[lambda value: all(is_bearable(part, element) for part in value)]]
     if has_shape(hint):
         return hint
     if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
-        fields = {name: field for name, field in get_type_hints(hint).items() if has_shape(field)}
+        fields = {name: shapes_of(field) for name, field in get_type_hints(hint).items() if has_shape(field)}
 
         def fit(value: Any) -> bool:
             return all(is_bearable(getattr(value, name), field) for name, field in fields.items())

@@ -1,5 +1,6 @@
 """Shapes in signatures hold: a wrong one fails at the call. The calls below need the hook of `make unit`."""
 
+import random
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -44,6 +45,22 @@ def test_the_fields_of_a_named_tuple_are_checked_with_the_signature_they_stand_i
         checked(Pair(x, torch.zeros(4, 3)), torch.zeros(3), "two batches")
     with pytest.raises(TypeCheckError):
         checked(Pair(x, x), torch.zeros(4), "two widths")
+
+
+def stacked(parts: list[Float[Tensor, "B C"]]) -> Float[Tensor, "N B C"]:
+    return torch.stack(parts)
+
+
+def test_all_elements_of_a_list_are_checked_and_none_is_drawn_from_the_generator_of_a_training() -> None:
+    checked = jaxtyped(stacked, typechecker=check)
+    x, before = torch.zeros(2, 3), random.getstate()
+    assert checked([x, x, x]).shape == (3, 2, 3)
+    assert random.getstate() == before
+    for place in range(3):
+        parts = [x, x, x]
+        parts[place] = x.long()
+        with pytest.raises(TypeCheckError):
+            checked(parts)
 
 
 def test_what_has_no_shape_is_left_to_others() -> None:

@@ -24,7 +24,7 @@ from vitlab.data import pillow
 from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, check_probability, check_range, crop_boxes, flip
 from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.decoding import Pixels
-from vitlab.data.photos import Interpolation, Photo, Picture, apply, resized_box
+from vitlab.data.photos import Interpolation, Picture, apply, resized_box
 
 _DRAWS = (BOX_DRAWS, 1, 1, 4, 4, 1, 2, 1)  # of crop, flip, jitter at all, its order, its factors, gray, blur, solarize
 _NEUTRAL = (1.0, 1.0, 1.0, 0.0)  # what leaves brightness, contrast, saturation and hue as they are
@@ -161,7 +161,7 @@ class MultiCrop:
             _below(solarized[..., 0], crops.solarize_prob).flatten(),
         )
 
-    def views_of_batch(self, images: UInt8[Tensor, "B C H W"], draws: Draws) -> list[Float[Tensor, "B C S S"]]:
+    def views_of_batch(self, images: UInt8[Tensor, "B C H W"], draws: Draws) -> list[Float[Tensor, "B C _ _"]]:
         """Return the views of each image, in 0 … 255, global ones first."""
         return [
             view
@@ -184,7 +184,7 @@ class MultiCrop:
             views = pillow.solarize(views, params.solarize)
         return views
 
-    def views_of_photo(self, image: Pixels, draw: Float[Tensor, "V 1 D"]) -> list[Photo]:
+    def views_of_photo(self, image: Pixels, draw: Float[Tensor, "V 1 D"]) -> list[UInt8[Tensor, "C _ _"]]:
         """Return the views of one photograph, global ones first, by its row of the batch's draws."""
         height, width, _ = image.shape
         views = []

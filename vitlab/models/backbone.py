@@ -323,7 +323,7 @@ def check_attributes(model: ImageModel) -> None:
 
 def recompute_attention(
     model: Backbone, attentions: Sequence[nn.Module], images: Float[Tensor, "B Cin Hpx Wpx"]
-) -> list[Float[Tensor, "_ h N N"]]:
+) -> list[Float[Tensor, "_ _ _ _"]]:
     """Return the `attention_probs` of each attention in a forward pass, since fused kernels never hold them."""
     probs: list[Tensor] = []
 
