@@ -1,4 +1,4 @@
-"""vitlab: which of ViT, DeiT, Swin and Swin v2, trained how, serves my images best, and how sure am I?
+"""vitlab: which of ViT, DeiT, Swin and Swin v2, and which training recipe, is best on my images, and how sure am I?
 
 The names below, like those of the rooms, are imported when first used, so that `python -m vitlab --help` answers before
 torch is loaded.

@@ -30,7 +30,7 @@ COMMANDS = {
 }
 
 HELP = """\
-vitlab: which of ViT, DeiT, Swin and Swin v2, trained how, serves my images best, and how sure am I?
+vitlab: which of ViT, DeiT, Swin and Swin v2, and which training recipe, is best on my images, and how sure am I?
 usage: python -m vitlab COMMAND --config FILE.yaml [--key value …]        FILE.yaml, or a run directory
 {commands}
 
