@@ -16,7 +16,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except SystemExit as stop:
         return int(stop.code or 0)
-    except BrokenPipeError:  # `models | head` has read enough
+    except BrokenPipeError:  # `list | head` has read enough
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # else Python complains when it flushes at the end
