@@ -36,6 +36,7 @@ HARMLESS = (
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
     "trainer.profiler",
+    "trainer.detect_anomaly",
     "trainer.log_every_n_steps",
 )
 

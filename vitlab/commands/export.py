@@ -26,7 +26,6 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.deployment.card import Exported, write_card
     from vitlab.deployment.export import write
     from vitlab.deployment.timm_config import write_timm_config
-    from vitlab.studies.report.verdict_file import standing
 
     folder = _made(options.out or experiment.directory / "export")
     checkpoint = experiment.restore()
@@ -41,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
     if for_timm is not None:
         print(for_timm)
         files.append(for_timm)
-    print(write_card(exported, files, folder, standing(experiment.directory)))
+    print(write_card(exported, files, folder))
     return 0
 
 
