@@ -1,10 +1,9 @@
 """Write the logits of every test image; or, with `--images`, classify a user's own pictures."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitlab.commands.options import StudyParser, experiment_of
+from vitlab.commands.options import StudyParser, experiment_of, model_of
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -26,18 +25,12 @@ def run(arguments: Sequence[str]) -> int:
     if options.out is None:
         raise ValueError("--images needs --out FOLDER: where the tables and the page are written.")
 
-    from vitlab.deployment.load import load, of_experiment
+    from vitlab.deployment.load import warn_of_broken
     from vitlab.deployment.predict import write_answers
 
-    only_run = len(rest) == 2 and rest[0] == "--config" and Path(rest[1]).is_dir()
-    model = load(rest[1], options.raw) if only_run else of_experiment(experiment_of(rest, images=False), options.raw)
+    model = model_of(rest, options.raw)
     answers = model.classify(options.images)
+    warn_of_broken(answers.broken)
     page = write_answers(answers, model.source, options.out)
     print(f"{len(answers.files):,} picture{'' if len(answers.files) == 1 else 's'}: {page}")
-    if answers.broken:
-        first = "\n".join(f"  {name}: {why}" for name, why in list(answers.broken.items())[:3])
-        print(
-            f"{len(answers.broken)} could not be decoded and are left out (the page names all):\n{first}",
-            file=sys.stderr,
-        )
     return 0
