@@ -68,7 +68,7 @@ def test_the_cards_code_gives_what_the_encoder_gives(
     exec(classes + prepare, names)
     assert names["classes"] == experiment.data.class_names
     torch.testing.assert_close(names["images"], view)
-    assert len(ways) == 4
+    assert len(ways) == 3
     for way in ways:
         exec(way, names)
         with torch.no_grad():

@@ -25,7 +25,8 @@ def draw_map(embedding: Float[np.ndarray, "N C"], files: Sequence[str]) -> Figur
     for i, (folder, count) in enumerate(counts):
         color = COLORS[i] if i < len(COLORS) else MUTED
         label = f"{folder or 'not in a folder'} ({count})" if i < len(COLORS) else None
-        axes.scatter(*places[folders == folder].T, s=16, color=color, alpha=0.7, linewidths=0, label=label)
+        x, y = places[folders == folder].T
+        axes.scatter(x, y, s=16, color=color, alpha=0.7, linewidths=0, label=label)
     shares = [f"principal component {i}, {share:.0%}" for i, share in enumerate(pca.explained_variance_ratio_, start=1)]
     axes.set(xlabel=f"{shares[0]} of the variance", ylabel=f"{shares[1]} of the variance", aspect="equal")
     if len(counts) > 1:

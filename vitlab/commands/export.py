@@ -6,7 +6,7 @@ from pathlib import Path
 from vitlab.commands.extras import need
 from vitlab.commands.options import StudyParser, experiment_of
 
-FORMATS = ("safetensors", "onnx", "pt2")
+FORMATS = ("safetensors", "onnx")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -24,8 +24,9 @@ def run(arguments: Sequence[str]) -> int:
     experiment = experiment_of(rest, images=False)
 
     from vitlab.deployment.card import Exported, write_card
-    from vitlab.deployment.export import write
+    from vitlab.deployment.export import export_onnx
     from vitlab.deployment.timm_config import write_timm_config
+    from vitlab.models.weights import save_weights
 
     folder = _made(options.out or experiment.directory / "export")
     checkpoint = experiment.restore()
@@ -34,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     exported = Exported(encoder, experiment.data, experiment.directory, experiment.config, checkpoint, averaged)
     files = [folder / f"model.{form}" for form in dict.fromkeys(options.format)]
     for file in files:
-        write(encoder, file, exported.metadata())
+        (export_onnx if file.suffix == ".onnx" else save_weights)(encoder, file, exported.metadata())
         print(file)
     for_timm = write_timm_config(exported, folder) if "safetensors" in options.format else None
     if for_timm is not None:

@@ -1,29 +1,22 @@
-"""Write the logits of every test image; or, with `--images`, classify a user's own pictures."""
+"""Classify a user's own pictures: tables, and an HTML gallery."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitlab.commands.options import StudyParser, experiment_of, model_of
+from vitlab.commands.options import StudyParser, model_of
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Predict."""
+    """Write the tables and the page."""
     parser = StudyParser(
         "python -m vitlab predict --config runs/…",
-        "Classify any pictures; without --images, write the logits of the run's test images as predictions.parquet. "
-        "Other arguments change the run's configuration, e.g. --ckpt_path best.",
+        "Classify any pictures. Other arguments change the run's configuration, e.g. --ckpt_path best.",
     )
-    parser.add_argument("--images", type=Path, nargs="+", help="pictures, and folders of them, nested as you like")
-    parser.add_argument("--out", type=Path, help="folder of the tables and of the page index.html")
+    images = "pictures, and folders of them, nested as you like"
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help=images)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the tables and of the page index.html")
     parser.add_argument("--raw", action="store_true", help="the raw weights, where the run also keeps their average")
     options, rest = parser.parse_known_args(arguments)
-    if options.images is None and (options.out is not None or options.raw):
-        raise ValueError("--out and --raw go with --images: your own pictures, or folders of them.")
-    if options.images is None:
-        experiment_of(rest).predict()
-        return 0
-    if options.out is None:
-        raise ValueError("--images needs --out FOLDER: where the tables and the page are written.")
 
     from vitlab.deployment.load import warn_of_broken
     from vitlab.deployment.predict import write_answers

@@ -105,10 +105,6 @@ transform = timm.data.create_transform(**timm.data.resolve_model_data_config(mod
 session = onnxruntime.InferenceSession("model.onnx")
 (logits,) = session.run(["logits"], {"images": images.numpy()})""",
     ),
-    "model.pt2": (
-        "a program for PyTorch, without vitlab.",
-        'import torch\nlogits = torch.export.load("model.pt2").module()(images)',
-    ),
 }
 """What each file is for, and the lines of Python that use it."""
 

@@ -182,7 +182,7 @@ def _run_id(run_directory: Path) -> str:
     return new
 
 
-def _quiet_settings(mode: str) -> Any:
+def _quiet_settings(mode: Literal["online", "offline"]) -> Any:
     import wandb
 
     return wandb.Settings(
