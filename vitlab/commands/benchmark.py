@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     finally:
         logging.disable(logging.NOTSET)
     for name, value in asdict(cost).items():
-        print(f"{name:<27} {f'{value:,}' if isinstance(value, int | float) else value}")
+        print(f"{name:<27} {f'{value:,}' if type(value) in (int, float) else value}")
     for doubt in doubts({type(experiment.objective.backbone).__name__: cost}):
         print(doubt)
     if options.json:
