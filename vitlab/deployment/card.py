@@ -22,7 +22,7 @@ from vitlab.experiment.class_names import named
 from vitlab.models import ImageModel
 from vitlab.runs.directory import PREDICTIONS, RunDirectory
 
-RECIPE = ("seed_everything", "init_seed", "model", "data", "trainer")  # what decides the weights; nulls matter too
+RECIPE = ("seed_everything", "init_seed", "model", "data", "trainer")  # what decides the weights
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,6 @@ session = onnxruntime.InferenceSession("model.onnx")
 def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
     """Write `README.md` about the files that lie in `folder`."""
     config, data, accuracy = exported.config, exported.data, exported.accuracy()
-    recipe = {key: config[key] for key in RECIPE if key in config}
     card = ModelCard.from_template(
         _front_matter(exported, accuracy),
         template_path=str(Path(__file__).with_name("card.md.jinja")),
@@ -123,7 +122,7 @@ def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
         accuracy=accuracy,
         parameters=sum(parameter.numel() for parameter in exported.encoder.parameters()),
         uses={file.name: USES[file.name] for file in files},
-        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip(),
+        recipe=yaml.safe_dump(recipe(config), sort_keys=False, allow_unicode=True).strip(),
     )
     path = folder / "README.md"
     card.save(path)
@@ -158,3 +157,8 @@ def _front_matter(exported: Exported, accuracy: Accuracy | None) -> ModelCardDat
         model_name=f"{architecture} on {data_set}",
         eval_results=results,
     )
+
+
+def recipe(config: Config) -> Config:
+    """Return what of a configuration decides the weights; `fit` with it is the same run. Nulls are not all defaults."""
+    return {key: config[key] for key in RECIPE if key in config}

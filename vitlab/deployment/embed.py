@@ -6,6 +6,7 @@ N pictures that can be decoded, C channels.
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,9 @@ def write_features(
         table.to_parquet(file, index=False)
     if pyramid is not None:
         names = [stage["module"] for stage in pyramid.feature_info]
-        whole = {name: torch.cat(parts).numpy() for name, parts in zip(names, zip(*maps, strict=True), strict=True)}
+        whole: dict[str, Any] = {
+            name: torch.cat(parts).numpy() for name, parts in zip(names, zip(*maps, strict=True), strict=True)
+        }
         with written_whole(folder / "maps.npz") as file:
             np.savez(file, features=np.array(json.dumps(pyramid.feature_info)), **whole)
     return table
