@@ -145,4 +145,4 @@ dashboard: $(INSTALLED)  ## Show a study's report in W&B: STUDY=quickstart, or a
 	$(RUN) -m vitlab compare --config $(if $(filter %.yaml %.yml,$(STUDY)),$(STUDY),experiments/studies/$(STUDY).yaml) --dashboard $(ARGS)
 
 wandb-sync: $(INSTALLED)  ## Upload the runs in runs/ that W&B stored offline
-	@$(RUN) -c 'import sys; from pathlib import Path; from vitlab.runs.wandb import upload_offline_runs as upload; sys.exit(upload(Path("runs")))'
+	@find runs -type d -path '*/wandb/offline-run-*' | sort | xargs --no-run-if-empty $(RUN) -m wandb sync

@@ -11,10 +11,10 @@ COMMANDS = {
     "fit": "train one experiment; the same command again continues it",
     "validate": "evaluate a checkpoint on the validation images, or on the test images",
     "test": "evaluate a checkpoint on the validation images, or on the test images",
-    "predict": "classify any pictures (--images), or write the logits of all test images",
+    "predict": "classify any pictures: tables and a gallery",
     "embed": "write features of any pictures, of every stage if asked, and a map of them",
     "probe": "k-NN and linear-probe accuracy of a run's frozen features",
-    "export": "a run's weights as safetensors, ONNX and torch.export, with a model card",
+    "export": "a run's weights as safetensors and ONNX, with a model card",
     "visualize": "draw what runs learned: attention, features, filters, positions",
     "transfer": "test trained runs at other image sizes and windows, and fine-tune there",
     "robustness": "evaluate a study's models on corrupted images: noise, blur, low resolution, occlusion …",
@@ -24,8 +24,6 @@ COMMANDS = {
     "plan": "seeds, test images, hours and energy that a difference between variants takes",
     "list": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",
     "rm": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",
-    "verify": "repeat a finished run, and compare the repetition with it",
-    "models": "list what can be built: parameters, FLOPs, image size, known weights",
     "benchmark": "cost of an experiment on this machine: FLOPs, images/s, peak memory, energy",
 }
 

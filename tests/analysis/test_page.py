@@ -35,7 +35,7 @@ def test_a_vit_without_a_class_token_is_drawn_without_its_attention(tiny: Write)
     changes = [word for name, value in arguments for word in (f"--model.backbone.{name}", value)]
     assert run("visualize", ["--config", train(tiny, "plain", *changes), "--out", "out"]) == 0
     files = {path.stem for path in Path("out").glob("*.png")}
-    assert {"maps", "heads-plain-seed-0", "attention-distance", "positions-plain-seed-0"} <= files
+    assert {"heads-plain-seed-0", "attention-distance", "positions-plain-seed-0"} <= files
     assert "class-token-plain-seed-0" not in files
 
 
@@ -49,7 +49,7 @@ def test_runs_of_one_name_are_told_apart() -> None:
 def test_runs_are_drawn_side_by_side(tiny: Write) -> None:
     configs = [train(tiny, "vit"), train(tiny, "swin", backbone=SWIN)]
     assert run("visualize", ["--config", *configs, "--out", "out"]) == 0
-    shared = {"heat", "maps", "attention-distance", "amplitude"}
+    shared = {"heat", "attention-distance", "amplitude"}
     own = {f"{kind}-{name}-seed-0" for kind in ("heads", "filters") for name in ("vit", "swin")}
     files = {path.stem for path in Path("out").glob("*.png")}
     assert files == shared | own | {"positions-vit-seed-0", "class-token-vit-seed-0"}
@@ -91,7 +91,7 @@ def test_an_own_architecture_gets_the_pictures_that_it_can_have(tiny: Write) -> 
     }
     assert "convolutions-seed-0 has no attention maps; the page" in Path("alone/index.html").read_text()
     assert run("visualize", ["--config", *configs, "--out", "both"]) == 0
-    assert {path.stem for path in Path("both").glob("*.png")} >= {"maps", "heads-vit-seed-0"}
+    assert {path.stem for path in Path("both").glob("*.png")} >= {"heat", "heads-vit-seed-0"}
 
 
 def test_a_block_of_convolutions_passes_on_channels() -> None:

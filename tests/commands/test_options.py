@@ -25,7 +25,6 @@ COMMANDS = [
     "claims",
     "transfer",
     "embed",
-    "models",
     "benchmark",
 ]
 
@@ -50,13 +49,22 @@ def test_no_help_imports_torch_but_that_of_the_parser() -> None:
     assert done.stdout.endswith("False\n")
 
 
-@pytest.mark.parametrize("command", ["robustness", "verdict", "claims", "models"])
+@pytest.mark.parametrize("command", ["robustness", "verdict", "claims"])
 def test_a_folder_is_no_run_to_commands_that_take_none(
     command: str, tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("folder").mkdir()
     main([command, "folder"])
     assert "run directory" not in capsys.readouterr().err
+
+
+def test_a_pipe_that_has_read_enough_is_no_error(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vitlab", "list", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (128 + 13, "")
 
 
 def test_benchmark_lists_its_own_option(capsys: pytest.CaptureFixture) -> None:

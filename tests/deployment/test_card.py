@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from vitlab.commands.dispatch import run
-from vitlab.data import Digits, ImageDataModule, ImageFolder
+from vitlab.data import Digits
 from vitlab.data.decoding import open_rgb
 from vitlab.deployment.card import Exported, write_card
 from vitlab.evaluation.predictions import read_predictions
@@ -67,29 +67,12 @@ def test_the_cards_code_gives_what_the_encoder_gives(
     names: dict[str, Any] = {}
     exec(classes + prepare, names)
     assert names["classes"] == experiment.data.class_names
-    assert names["images"].shape == view.shape  # its values: the next test
-    assert len(ways) == 4
+    torch.testing.assert_close(names["images"], view)
+    assert len(ways) == 3
     for way in ways:
         exec(way, names)
         with torch.no_grad():
             torch.testing.assert_close(torch.as_tensor(names["logits"]), encoder(names["images"]))
-
-
-@pytest.mark.parametrize("data", [Digits(image_size=16), "crop", "squash"], ids=["enlarged", "crop", "squash"])
-def test_the_cards_preparation_is_that_of_evaluation(data: ImageDataModule | str, picture: Path, trained: Path) -> None:
-    if isinstance(data, str):
-        for name in ("a", "b"):
-            Path("photos", name).mkdir(parents=True)
-            shutil.copy(picture, Path("photos", name, "1.jpg"))
-        data = ImageFolder(root="photos", image_size=20, crop_pct=0.8 if data == "crop" else None)
-    experiment = Experiment.load(trained)
-    exported = Exported(experiment.model, data, trained, experiment.config, None, averaged=True)
-    prepare = code(write_card(exported, [], Path("files")).read_text())[1]
-    names: dict[str, Any] = {}
-    exec(prepare.replace("picture.jpg", str(picture)), names)
-    view = data.view_of([open_rgb(picture)], torch.device("cpu"))
-    levels = torch.tensor(data.std).view(-1, 1, 1) * 255  # of which resizing may round one otherwise
-    assert ((names["images"] - view) * levels).abs().max() <= 1.01
 
 
 def test_the_card_states_the_accuracy_of_the_weights_exported(trained: Path, picture: Path) -> None:
@@ -129,22 +112,6 @@ def test_the_hub_reads_task_and_result_with_its_interval(trained: Path, picture:
     assert "model-index" not in head(export(trained, "--format", "safetensors", "--ckpt_path", "best"))
 
 
-def test_the_card_of_a_studys_run_has_the_mean_over_seeds_and_the_verdict(trained: Path, picture: Path) -> None:
-    """The keys are those of docs/verdict.md."""
-    shutil.copytree(trained, "runs/digits/swin-v2/seed-0")
-    rows = [{"variant": name, "mean": 98.7, "low": 98.3, "high": 99.1, "seeds": 7} for name in ("ViT", "Swin v2")]
-    rows[0]["mean"] = 1.0
-    verdict = {"study": "digits", "metric": "top1", "verdict": "no winner yet", "headline": "No winner: chance."}
-    Path("runs/digits/verdict.json").write_text(json.dumps(verdict | {"variants": rows}))
-    card = export(Path("runs/digits/swin-v2/seed-0"), "--format", "safetensors")
-    expected = (
-        "of the study <code>digits</code>, whose mean top1 over 7 seeds is 98.7 [98.3, 99.1]. Its verdict: No winner"
-    )
-    assert expected in card
-    (metric,) = head(card)["model-index"][0]["results"][0]["metrics"]
-    assert metric["args"]["study"] == verdict | rows[1]
-
-
 def test_the_hub_is_told_where_the_weights_start(trained: Path, picture: Path) -> None:
     experiment = Experiment.load(trained)
     for start, told in (("timm/vit_tiny_patch16_224.augreg_in21k", True), ("runs/other/seed-0", False), (None, False)):
@@ -155,65 +122,27 @@ def test_the_hub_is_told_where_the_weights_start(trained: Path, picture: Path) -
         assert head(card).get("base_model") == (start if told else None)
 
 
-def test_the_card_says_in_prose_what_pre_trained_weights_the_training_started_from(
-    trained: Path, picture: Path
-) -> None:
-    experiment = Experiment.load(trained)
-    plain = {"class_path": "vitlab.models.VisionTransformer", "init_args": {}}
-    timms = {"class_path": "vitlab.models.TimmModel", "init_args": {"name": "resnet18", "pretrained": True}}
-    for start, backbone, told in (
-        ("runs/simmim/seed-0", plain, "<code>runs/simmim/seed-0</code>."),
-        (None, timms, "<code>timm/resnet18</code>."),
-        (None, plain, None),
-    ):
-        model = experiment.config["model"]
-        changed = {"init_from": start, "backbone": backbone, "teacher": {"weights": "runs/teacher/seed-0"}}
-        config = experiment.config | {"model": model | {"init_args": model["init_args"] | changed}}
-        exported = Exported(experiment.model, experiment.data, trained, config, None, averaged=True)
-        prose = write_card(exported, [], Path("files")).read_text().split("## How good")[0]
-        assert ("pre-trained" in prose) is bool(told)
-        assert told is None or f"The weights were pre-trained: training started from {told}" in prose
-
-
-def test_no_name_begins_html_or_a_cell_in_the_card(
+def test_no_class_name_begins_html_or_ends_the_code(
     trained: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Outside of code, which renderers escape; within the literal of the classes too, which still is their names."""
-    evil = "<script>alert(1)</script>"
-    names = [evil, "a|b", "```", "it's \\< <b>", *map(str, range(6))]
+    names = ["<script>alert(1)</script>", "a|b", "it's \\< <b>", *map(str, range(7))]
     experiment = Experiment.load(trained)
-    run_directory = Path("runs") / "<img src=x onerror=alert(1)>`" / "seed-0"
-    shutil.copytree(trained, run_directory)
-    verdict = {"study": evil, "metric": "top1", "verdict": "no winner yet", "headline": f"{evil} | leads\n# so"}
-    data = experiment.config["data"]
-    config = experiment.config | {"data": data | {"init_args": data["init_args"] | {"root": f"{evil}`x\n```\n{evil}"}}}
-    environment = {"command": f"fit {evil} | x", "folder": evil}
-    (run_directory / "environment.json").write_text(json.dumps(environment))
     monkeypatch.setattr(Digits, "class_names", names)
-    checkpoint = run_directory / "checkpoints/last.ckpt"
-    exported = Exported(experiment.model, experiment.data, run_directory, config, checkpoint, averaged=True)
-    standing = verdict | {"variant": evil, "mean": 90.0, "low": None, "high": None, "seeds": 3}
-    card = write_card(exported, [Path("files/model.safetensors")], Path("files"), study=standing).read_text()
+    exported = Exported(experiment.model, experiment.data, trained, experiment.config, None, averaged=True)
+    literal, *_ = code(write_card(exported, [], Path("files")).read_text())
     told: dict[str, Any] = {}
-    exec(code(card)[0], told)
+    exec(literal, told)
     assert told["classes"] == names
-    assert "<" not in code(card)[0]
-    body = card.split("\n---\n", 1)[1]  # after the front matter, which is no Markdown
-    prose = re.sub(r"^(`{3,})\w+\n.*?\n\1$", "", body, flags=re.DOTALL | re.MULTILINE)
-    assert set(re.findall(r"</?\w*", prose)) == {"<code", "</code"}
-    assert evil.replace("<", "&lt;").replace(">", "&gt;") in prose
-    (row,) = [line for line in prose.splitlines() if line.startswith("| command ")]
-    assert row.count("|") == 3
+    assert "<" not in literal
 
 
 def test_the_card_states_no_accuracy_of_other_weights(trained: Path, picture: Path) -> None:
-    best = export(trained, "--format", "safetensors", "--ckpt_path", "best")
-    assert "the run's result is that of last.ckpt" in best
+    assert "accuracy of these weights is not known" in export(trained, "--format", "safetensors", "--ckpt_path", "best")
     shutil.copytree(trained, "runs/tiny/seed-0")
     summary = json.loads((trained / "summary.json").read_text())
     summary["metrics"]["test_ema/top1"] += 0.01
     Path("runs/tiny/seed-0/summary.json").write_text(json.dumps(summary))
-    assert "with other weights" in export(trained, "--format", "safetensors", "--run.root", "runs")
+    assert "accuracy of these weights is not known" in export(trained, "--format", "safetensors", "--run.root", "runs")
 
 
 def test_the_card_says_when_the_validation_images_were_the_test_images(trained: Path, picture: Path) -> None:
@@ -247,7 +176,6 @@ def test_the_card_of_another_objective_takes_no_softmax(trained: Path, picture: 
     card = write_card(exported, [], Path("files")).read_text()
     assert "no softmax belongs to it" in card
     assert "makes probabilities" not in card
-    assert "ManyLabels learns no classes by softmax" in card
     assert "Test accuracy" not in card
 
 

@@ -1,7 +1,6 @@
-"""`embed`: the features of any pictures, with their names, and a page that maps them."""
+"""`embed`: the features of any pictures, with their names, and a map of them."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,9 @@ import torch
 from PIL import Image
 
 from vitlab import Experiment, load
+from vitlab.analysis.picture_map import draw_map
 from vitlab.commands.dispatch import run
 from vitlab.data import Digits
-from vitlab.deployment.embed import nearest, projected
 
 
 @pytest.fixture
@@ -46,7 +45,7 @@ def expected(trained: Path, *stages: int) -> tuple[list[str], np.ndarray, list[n
 
 
 def test_the_files_hold_names_embeddings_and_maps_in_one_order(
-    trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     names, embedding, maps = expected(trained, 0, 1)
     (pictures / "broken.png").write_bytes(b"no picture")
@@ -60,41 +59,21 @@ def test_the_files_hold_names_embeddings_and_maps_in_one_order(
         for name, wanted in zip(["blocks.0", "blocks.1"], maps, strict=True):
             np.testing.assert_allclose(file[name][order], wanted[order_expected], atol=1e-5)
         assert json.loads(str(file["features"]))[1] == {"module": "blocks.1", "num_chs": 16, "reduction": 4}
-    assert sorted(path.name for path in Path("out").iterdir()) == ["features.parquet", "index.html", "maps.npz"]
-    said = capsys.readouterr()
-    assert "21 pictures, 16 features: out/features.parquet and out/maps.npz" in said.out
-    assert "blocks.1: maps of 16 channels, a place each 4 px" in said.out
-    assert "1 could not be decoded and are left out:\n  broken.png: " in said.err
+    assert sorted(path.name for path in Path("out").iterdir()) == ["features.parquet", "map.png", "maps.npz"]
+    assert "21 pictures, 16 features: out" in capsys.readouterr().out
+    assert "1 could not be decoded and are left out, the first of them broken.png: " in caplog.text
 
 
-def test_the_page_shows_each_picture_and_needs_nothing_else(trained: Path, pictures: Path) -> None:
-    write(trained)
-    page = Path("out/index.html").read_text()
-    assert page.count('class="point"') == page.count('<image href="data:image/png') == 21
-    assert "21 pictures by their 16 features" in page
-    assert "&lt;b&gt;&amp;.png" in page
-    assert "<b>&" not in page
-    assert "class 1 (" in page
-    assert "not in a folder (1)" in page
-    assert re.findall(r"https?://|url\(|src=\"(?!data:)|<link", page) == []
-    near = json.loads(re.findall(r"const near = (.*);", page)[0])
-    assert len(near) == 21
-    assert all(i not in row for i, row in enumerate(near))
-
-
-def test_a_pca_is_that_of_the_covariance_matrix() -> None:
+def test_the_map_has_a_point_for_each_picture_in_the_plane_of_the_largest_variance() -> None:
     x = np.random.default_rng(0).normal(size=(30, 5)) * [5, 3, 1, 1, 1]
-    places, axes = projected(x)
     values, vectors = np.linalg.eigh(np.cov(x.T))
-    wanted = (x - x.mean(axis=0)) @ vectors[:, [-1, -2]]
-    np.testing.assert_allclose(np.abs(places), np.abs(wanted), atol=1e-8)
-    assert axes[0] == f"principal component 1, {values[-1] / values.sum():.0%} of the variance"
-
-
-def test_the_nearest_have_the_largest_cosine() -> None:
-    x = np.array([[1.0, 0], [9, 1], [0, 2], [1, 9], [-1, 0]])
-    assert nearest(x)[0] == [1, 3, 2, 4]
-    assert nearest(x)[2] == [3, 1, 0, 4]
+    expected = (x - x.mean(axis=0)) @ vectors[:, [-1, -2]]
+    (axes,) = draw_map(x, [f"{'ab'[i % 2]}/{i}.png" for i in range(29)] + ["29.png"]).axes
+    points = [np.asarray(part.get_offsets()) for part in axes.collections]
+    assert [len(part) for part in points] == [15, 14, 1]  # by folder
+    found = np.sort(np.abs(np.concatenate(points)), axis=0)
+    np.testing.assert_allclose(found, np.sort(np.abs(expected), axis=0), atol=1e-8)
+    assert axes.get_xlabel() == f"principal component 1, {values[-1] / values.sum():.0%} of the variance"
 
 
 def test_stages_that_do_not_exist_and_missing_folders_are_refused(

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from tests.models.small_models import images, relative_error, shake
-from vitlab.deployment.export import TOLERANCE, export_onnx, export_program
+from vitlab.deployment.export import TOLERANCE, export_onnx
 from vitlab.models import ImageModel, SwinTransformer, SwinTransformerV2, TimmModel, VisionTransformer
 from vitlab.models.weights import save_weights
 
@@ -70,18 +70,6 @@ def test_onnx_gives_the_models_logits_for_any_batch(model: ImageModel, tmp_path:
         assert relative_error(onnx_logits(tmp_path / "model.onnx", x), eager(model, x)) < TOLERANCE
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["deit", "swin", "swinv2", "timm"])  # an ONNX file is made from the same program
-def test_a_program_gives_the_models_logits_for_any_batch(name: str, tmp_path: Path) -> None:
-    model: ImageModel = shake(MODELS[name]())  # type: ignore[assignment]
-    export_program(model, tmp_path / "model.pt2")
-    program = torch.export.load(tmp_path / "model.pt2").module()
-    for batch in (1, 3, 7):
-        x = images(model, batch)
-        assert relative_error(program(x), eager(model, x)) < 5e-6  # the same kernels, in another order of images
-
-
-@pytest.mark.slow
 class Normalized(ImageModel):
     """Has statistics that a forward in training changes, and may drop in evaluation too."""
 
@@ -96,11 +84,10 @@ class Normalized(ImageModel):
         return F.dropout(self.norm(images).flatten(1), training=self.restless)
 
 
-@pytest.mark.parametrize("export", [export_onnx, export_program])
-def test_an_exported_model_is_as_before(export: Callable[..., None], tmp_path: Path) -> None:
+def test_an_exported_model_is_as_before(tmp_path: Path) -> None:
     model = Normalized().train()
     before, random = copy.deepcopy(model), torch.get_rng_state()
-    export(model, tmp_path / "model")
+    export_onnx(model, tmp_path / "model.onnx")
     assert all(module.training for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(tensor, before.state_dict()[name]) for name, tensor in model.state_dict().items())
@@ -111,10 +98,6 @@ def test_metadata_lie_in_the_files(tmp_path: Path) -> None:
     facts = {"class_names": json.dumps(["chat", "été"], ensure_ascii=False), "image_size": "4"}
     export_onnx(Normalized(), tmp_path / "model.onnx", facts)
     assert onnxruntime.InferenceSession(tmp_path / "model.onnx").get_modelmeta().custom_metadata_map == facts
-    export_program(Normalized(), tmp_path / "model.pt2", facts)
-    extra = {"metadata.json": ""}
-    torch.export.load(tmp_path / "model.pt2", extra_files=extra)
-    assert json.loads(extra["metadata.json"]) == facts
     save_weights(Normalized(), tmp_path / "model.safetensors", facts)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert file.metadata() == facts

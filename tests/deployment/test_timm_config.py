@@ -136,7 +136,7 @@ def test_the_command_writes_it_and_tells_the_card(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     given = ["--config", str(trained), "--out", "out", "--format"]
-    assert run("export", [*given, "pt2"]) == 0
+    assert run("export", [*given, "onnx"]) == 0
     assert not Path("out/config.json").exists()
     assert "local-dir" not in Path("out/README.md").read_text()
     assert run("export", [*given, "safetensors"]) == 0

@@ -148,14 +148,13 @@ def test_an_interrupted_run_continues_to_what_an_undisturbed_one_reaches(
     pd.testing.assert_frame_equal(*logged, check_like=True)
 
 
-def test_test_and_predict_use_the_checkpoint(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_test_uses_the_checkpoint(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     fit("--config", tiny())
     trained = json.loads((RUN / "summary.json").read_text())["metrics"]["test/top1"]
     capsys.readouterr()
+    before = pd.read_parquet(RUN / "predictions.parquet")
     assert run("test", ["--config", str(RUN / "config.yaml")]) == 0
     assert f"test/top1 {trained:.4f}" in capsys.readouterr().err
-    before = pd.read_parquet(RUN / "predictions.parquet")
-    assert run("predict", ["--config", str(RUN / "config.yaml"), "--ckpt_path", "last"]) == 0
     pd.testing.assert_frame_equal(pd.read_parquet(RUN / "predictions.parquet"), before)
 
 

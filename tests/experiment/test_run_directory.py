@@ -92,9 +92,8 @@ def test_every_command_takes_a_copied_directory_from_another_folder(
     before = pd.read_parquet(copied / "predictions.parquet")
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
-    for command in ("test", "predict"):
-        assert run(command, ["--config", str(copied)]) == 0
-        pd.testing.assert_frame_equal(pd.read_parquet(copied / "predictions.parquet"), before)
+    assert run("test", ["--config", str(copied)]) == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(copied / "predictions.parquet"), before)
     assert expected in capsys.readouterr().err
     assert run("validate", [str(copied)]) == 0
     assert run("probe", ["--config", str(copied)]) == 0
@@ -171,13 +170,13 @@ def test_another_test_leaves_the_results_of_a_finished_run(trained: Path, capsys
     own = {name: (trained / name).read_bytes() for name in names}
     last = trained / "checkpoints" / "last.ckpt"
     shutil.copy(last, "previous.ckpt")
-    for command, more, reason in (
-        ("test", ["--ckpt_path", "none"], "weights: the initial ones"),
-        ("test", ["--ckpt_path", "previous.ckpt"], "weights: previous.ckpt"),
-        ("test", ["--trainer.limit_test_batches", "1"], "trainer.limit_test_batches: None there, 1 now"),
-        ("predict", ["--data.crop_pct", "0.5"], "data.init_args.crop_pct: 0.875 there, 0.5 now"),
+    for more, reason in (
+        (["--ckpt_path", "none"], "weights: the initial ones"),
+        (["--ckpt_path", "previous.ckpt"], "weights: previous.ckpt"),
+        (["--trainer.limit_test_batches", "1"], "trainer.limit_test_batches: None there, 1 now"),
+        (["--data.crop_pct", "0.5"], "data.init_args.crop_pct: 0.875 there, 0.5 now"),
     ):
-        assert run(command, ["--config", str(trained), *more]) == 0
+        assert run("test", ["--config", str(trained), *more]) == 0
         said = capsys.readouterr().err
         assert reason in said
         assert str(trained / "other_test") in said
@@ -196,7 +195,7 @@ def test_another_test_leaves_the_results_of_a_finished_run(trained: Path, capsys
 
     shutil.copy(last, last.with_name("previous.ckpt"))
     last.write_bytes(last.read_bytes()[:-100])
-    for command in ("test", "validate", "predict"):
+    for command in ("test", "validate"):
         assert run(command, ["--config", str(trained)]) == 2
         assert "last.ckpt is damaged" in capsys.readouterr().err
     assert {name: (trained / name).read_bytes() for name in names} == own

@@ -59,6 +59,6 @@ def test_the_readmes_objective_is_a_complete_file(
     assert f"{prefix}*" in capsys.readouterr().err
     weights = torch.load("runs/tuned/seed-0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     torch.testing.assert_close(weights["backbone.blocks.0.mlp.fc1.weight"], teacher["blocks.0.mlp.fc1.weight"])
-    for command in ("test", "predict", "validate"):
+    for command in ("test", "validate"):
         assert run(command, ["--config", config]) == 2
         assert len(capsys.readouterr().err.partition("error: ")[2].splitlines()) <= 2

@@ -71,7 +71,7 @@ def _refused(command: str, arguments: list[str], capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("file", ["evil.ckpt", "plain.ckpt"])
-@pytest.mark.parametrize("command", ["test", "validate", "predict", "probe", "export", "transfer"])
+@pytest.mark.parametrize("command", ["test", "validate", "probe", "export", "transfer"])
 def test_as_a_checkpoint(trained: Path, capsys: pytest.CaptureFixture[str], command: str, file: str) -> None:
     more = ["--sizes", "8", "--out", "out"] if command == "transfer" else []
     config = ["--config", str(trained / "config.yaml"), "--ckpt_path", file]

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from vitlab.commands.dispatch import run
-from vitlab.runs import lock
 from vitlab.runs.lock import run_lock
 
 # Holds the lock until its input ends; with a word for `lockf` to fail with, as on a file system without locks.
@@ -25,7 +23,7 @@ from vitlab.runs import lock
 if sys.argv[2]:
     def lockf(*_):
         raise OSError(getattr(errno, sys.argv[2]), "no locks")
-    fcntl.lockf, lock.SECONDS_TO_SETTLE = lockf, 0.0
+    fcntl.lockf = lockf
 with lock.run_lock(Path(sys.argv[1])):
     worker = os.fork() if sys.argv[3:] else -1
     if worker == 0:
@@ -58,17 +56,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def failing_with(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The error of `lockf` on a file system that has none, in this process too."""
     name: str = request.param
-    if name:
-        _without_locks(monkeypatch, name)
-    return name
 
-
-def _without_locks(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def lockf(*_: object) -> None:
         raise OSError(getattr(errno, name), "no locks")
 
-    monkeypatch.setattr(fcntl, "lockf", lockf)
-    monkeypatch.setattr(lock, "SECONDS_TO_SETTLE", 0.0)
+    if name:
+        monkeypatch.setattr(fcntl, "lockf", lockf)
+    return name
 
 
 def _said(process: "subprocess.Popen[str]") -> str:
@@ -121,23 +115,6 @@ def test_a_copy_of_a_run_is_not_locked(start: Start, failing_with: str, tmp_path
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
     with run_lock(tmp_path / "copy"):
         pass
-
-
-@pytest.mark.parametrize(("age", "refused"), [(60, True), (120, False)])
-def test_without_locks_another_machine_is_believed_for_as_long_as_it_touches_the_file(
-    age: float, refused: bool, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _without_locks(monkeypatch, "ENOSYS")
-    assert _said(start("ENOSYS"))
-    file = tmp_path / "run/.lock"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"host": "elsewhere"}))
-    os.utime(file, (file.stat().st_atime - age, file.stat().st_mtime - age))
-    if refused:
-        with pytest.raises(ValueError, match="elsewhere"), run_lock(tmp_path / "run"):
-            pass
-    else:
-        with run_lock(tmp_path / "run"):
-            assert (tmp_path / "run/.lock").is_file()
 
 
 def test_a_second_fit_of_the_same_run_is_refused(

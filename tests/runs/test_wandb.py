@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 import wandb
 
+from tests.conftest import EXPERIMENTS
 from tests.fake_wandb import Server, wandb_server
 from vitlab.commands.dispatch import run
-from vitlab.runs.wandb import UnbreakableWandbLogger, upload_offline_runs
+from vitlab.runs.wandb import UnbreakableWandbLogger
 
 Write = Callable[..., Path]
 RUN = Path("runs/tiny/seed-0")
@@ -173,8 +174,6 @@ def test_the_disk_of_its_directory_is_full(tiny: Write) -> None:
     Path("fill.py").write_text(FILL)
     done = subprocess.run(["unshare", "-rm", sys.executable, "fill.py"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("W&B stopped working") == 1, done.stderr
-    assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr
     pd.testing.assert_frame_equal(rows(), whole(path))
 
@@ -259,18 +258,15 @@ def test_a_continued_run_keeps_its_id_and_its_steps(
     assert capsys.readouterr().err.count(address) == 2  # of both starts
 
 
-def test_wandb_sync_uploads_what_ran_offline_once(
-    tiny: Write, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_wandb_sync_uploads_what_ran_offline_once(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     _killed_then_continued(tiny, "offline", monkeypatch)
     assert len(list(RUN.glob("wandb/offline-run-*"))) == 2
-    monkeypatch.delenv("WANDB_API_KEY")
-    assert upload_offline_runs(Path("runs")) == 2
-    assert "Set WANDB_API_KEY" in capfd.readouterr().err
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    makefile = str(EXPERIMENTS.parent / "Makefile")
+    command = ["make", "--file", makefile, "wandb-sync", "INSTALLED=", f"RUN={sys.executable}"]
     with wandb_server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        assert upload_offline_runs(Path("runs")) == 0
+        subprocess.run(command, check=True)
         _has_every_row(server)
-        assert upload_offline_runs(Path("runs")) == 0
-    assert "Nothing to upload" in capfd.readouterr().out
+        requests = len(server.requests)
+        subprocess.run(command, check=True)
+        assert len(server.requests) == requests

@@ -8,10 +8,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import wandb
 
 from vitlab.runs.metrics_csv import MetricsFile
-from vitlab.runs.wandb import UnbreakableWandbLogger, Wandb, _quiet_settings
+from vitlab.runs.wandb import UnbreakableWandbLogger, Wandb
 
 
 @pytest.fixture
@@ -89,19 +88,6 @@ def test_a_broken_wandb_warns_once_and_never_raises(
     logger.log_metrics({"loss": 1.0}, step=2)
     logger.finish()
     assert len(said) == 1
-
-
-def test_settings_that_an_older_wandb_refuses_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As 0.20.0 does with finish_timeout: "Extra inputs are not permitted"."""
-
-    class Settings:
-        model_fields: dict[str, Any] = dict.fromkeys(("silent", "console", "init_timeout"))
-
-        def __init__(self, **given: Any) -> None:
-            assert given.keys() <= self.model_fields.keys(), "Extra inputs are not permitted"
-
-    monkeypatch.setattr(wandb, "Settings", Settings)
-    _quiet_settings("offline")
 
 
 def test_a_wandb_that_cannot_be_imported_is_left_out(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:

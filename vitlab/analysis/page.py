@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vitlab.analysis import figures
 from vitlab.analysis.activations import amplitude, block_outputs
-from vitlab.analysis.attention import attention_distance, input_map, query_at, query_map
+from vitlab.analysis.attention import attention_distance, query_at, query_map
 from vitlab.analysis.canvas import to_pixels, write_png
 from vitlab.analysis.embeddings import filter_components, position_similarity
 from vitlab.analysis.relevance import heat_of
@@ -53,16 +53,6 @@ class Subject:
     def pixels(self) -> Float[np.ndarray, "SHOWN H W C"]:
         """Return the first images with values in [0, 1]."""
         return to_pixels(self.images[:SHOWN], self.mean, self.std)
-
-    def captions(self, labels: list[int]) -> list[figures.Caption]:
-        """Return the predicted class and its probability for the first images."""
-        if not self.class_names:
-            return []
-        probability, predicted = self.model(self.images[:SHOWN]).float().softmax(dim=1).max(dim=1)
-        return [
-            (f"{self.class_names[k]}  {p:.0%}", k == labels[i])
-            for i, (k, p) in enumerate(zip(predicted.tolist(), probability.tolist(), strict=True))
-        ]
 
     @cached_property
     def lacks(self) -> list[str]:
@@ -139,24 +129,6 @@ def _heat(subjects: Sequence[Subject], images: Shown) -> Iterator[Picture]:
             "percentage is the class's probability when the tenth of the cells that speaks most for it is blurred: "
             "little, if the map is right.",
             figures.draw_maps(pixels, maps, captions, images.names[:SHOWN]),
-        )
-
-
-def _rollout(subjects: Sequence[Subject], images: Shown) -> Iterator[Picture]:
-    if subjects := [subject for subject in subjects if ATTENTION not in subject.lacks]:
-        yield Picture(
-            "maps",
-            "Which patches reach the classifier",
-            "Attention rollout (Abnar and Zuidema 2020): attention is followed through all blocks from what the "
-            "classifier reads back to the patches of the image, half of each block for the residual connection. Merged "
-            "tokens of a Swin pass theirs on in equal parts. Black is zero; each map has its own scale. Captions are "
-            "predictions.",
-            figures.draw_maps(
-                {s.name: s.pixels() for s in subjects},
-                {s.name: input_map(s.model, s.images[:SHOWN]).cpu().numpy() for s in subjects},
-                {s.name: s.captions(images.labels) for s in subjects},
-                images.names[:SHOWN],
-            ),
         )
 
 
@@ -240,4 +212,4 @@ def _first_layers(subjects: Sequence[Subject], images: Shown) -> Iterator[Pictur
             )
 
 
-PICTURES = (_heat, _rollout, _heads, _distances, _amplitudes, _first_layers)
+PICTURES = (_heat, _heads, _distances, _amplitudes, _first_layers)

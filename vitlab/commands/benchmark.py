@@ -9,6 +9,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,8 @@ def run(arguments: Sequence[str]) -> int:
             cost = measure(experiment.config, turns, options.in_turn or 1)
     finally:
         logging.disable(logging.NOTSET)
-    print(describe(cost))
+    for name, value in asdict(cost).items():
+        print(f"{name:<27} {f'{value:,}' if type(value) in (int, float) else value}")
     for doubt in doubts({type(experiment.objective.backbone).__name__: cost}):
         print(doubt)
     if options.json:
@@ -132,38 +134,6 @@ def endless(experiment: "Experiment") -> "Trainer":
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-
-
-def describe(cost: "Cost") -> str:
-    """Return a cost in words, a line each."""
-    from referee.formats import NONE, counted
-
-    from vitlab.studies.file.format import engineering, speed
-
-    def joules(value: float | None) -> str:
-        return "not available: this machine has no meter" if value is None else f"{engineering(value)} an image"
-
-    others = NONE if cost.others is None else f"{cost.others:.1f} of {cost.cores} cores"
-    rows = {
-        "parameters": engineering(cost.parameters),
-        "FLOPs of a forward pass": f"{engineering(cost.flops)} an image at test",
-        "FLOPs of a training step": f"{engineering(cost.train_flops)} an image",
-        "training, images/s": speed(cost.train_images_per_second, cost.train_quartiles),
-        "inference, images/s": speed(cost.inference_images_per_second, cost.inference_quartiles),
-        "peak memory, training": engineering(cost.train_peak_bytes, "B"),
-        "peak memory, inference": engineering(cost.inference_peak_bytes, "B"),
-        "energy, J, training": joules(cost.train_joules_per_image),
-        "energy, J, inference": joules(cost.inference_joules_per_image),
-        "measured with": f"batches of {counted(cost.batch_size, 'image')}, {cost.precision} "
-        f"{'compiled' if cost.compiled else 'eager'}, {counted(cost.repetitions, 'step')} or more",
-        "on": f"{cost.device}, {counted(cost.threads, 'thread')}, torch {cost.torch}",
-        "used by other programs": others,
-    }
-    if cost.train_forward_flops and cost.train_forward_flops != cost.flops:
-        rows["FLOPs of a forward pass"] += f", {engineering(cost.train_forward_flops)} in training"
-    if cost.mean_share != 1:
-        rows["images grow"] = f"a step costs {cost.mean_share:.0%} of one of the largest images, mean over the run"
-    return "\n".join(f"{name:<26} {text}" for name, text in rows.items()).replace("\u00a0", " ")
 
 
 def turns_on_request() -> Iterator[None]:

@@ -7,16 +7,23 @@ from collections.abc import Sequence
 from importlib import import_module
 from traceback import walk_tb
 
+from vitlab.commands.options import experiment_of
+
+EVALUATIONS = ("validate", "test")  # methods of an experiment, which print their metrics
+
 
 def run(command: str, arguments: Sequence[str]) -> int:
     """Run `vitlab.commands.<command>`, and return the exit status."""
-    module = import_module(f"vitlab.commands.{command}")
+    status: int = 0
     try:
-        status: int = module.run(arguments)
+        if command in EVALUATIONS:
+            getattr(experiment_of(arguments), command)()
+        else:
+            status = import_module(f"vitlab.commands.{command}").run(arguments)
         sys.stdout.flush()
     except SystemExit as stop:
         return int(stop.code or 0)
-    except BrokenPipeError:  # `models | head` has read enough
+    except BrokenPipeError:  # `list | head` has read enough
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # else Python complains when it flushes at the end

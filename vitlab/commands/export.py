@@ -6,7 +6,7 @@ from pathlib import Path
 from vitlab.commands.extras import need
 from vitlab.commands.options import StudyParser, experiment_of
 
-FORMATS = ("safetensors", "onnx", "pt2")
+FORMATS = ("safetensors", "onnx")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -24,9 +24,9 @@ def run(arguments: Sequence[str]) -> int:
     experiment = experiment_of(rest, images=False)
 
     from vitlab.deployment.card import Exported, write_card
-    from vitlab.deployment.export import write
+    from vitlab.deployment.export import export_onnx
     from vitlab.deployment.timm_config import write_timm_config
-    from vitlab.studies.report.verdict_file import standing
+    from vitlab.models.weights import save_weights
 
     folder = _made(options.out or experiment.directory / "export")
     checkpoint = experiment.restore()
@@ -35,13 +35,13 @@ def run(arguments: Sequence[str]) -> int:
     exported = Exported(encoder, experiment.data, experiment.directory, experiment.config, checkpoint, averaged)
     files = [folder / f"model.{form}" for form in dict.fromkeys(options.format)]
     for file in files:
-        write(encoder, file, exported.metadata())
+        (export_onnx if file.suffix == ".onnx" else save_weights)(encoder, file, exported.metadata())
         print(file)
     for_timm = write_timm_config(exported, folder) if "safetensors" in options.format else None
     if for_timm is not None:
         print(for_timm)
         files.append(for_timm)
-    print(write_card(exported, files, folder, standing(experiment.directory)))
+    print(write_card(exported, files, folder))
     return 0
 
 

@@ -12,6 +12,7 @@ from vitlab.experiment.errors import explain
 from vitlab.internals import options_of
 
 if TYPE_CHECKING:
+    from vitlab.deployment.load import LoadedModel
     from vitlab.experiment.experiment import Experiment
 
 
@@ -30,6 +31,15 @@ def experiment_of(arguments: Sequence[str], images: bool = True) -> Experiment:
         raise SystemExit(0)
     quiet()
     return Experiment.from_arguments(arguments, images)
+
+
+def model_of(arguments: Sequence[str], raw: bool) -> LoadedModel:
+    """Return the trained model that the arguments describe; that of a run alone needs no configuration to be read."""
+    from vitlab.deployment.load import load, of_experiment
+
+    if len(arguments) == 2 and arguments[0] == "--config" and Path(arguments[1]).is_dir():
+        return load(arguments[1], raw)
+    return of_experiment(experiment_of(arguments, images=False), raw)
 
 
 class StudyParser(argparse.ArgumentParser):

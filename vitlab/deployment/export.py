@@ -1,11 +1,10 @@
-"""A model as one file that runs without vitlab: ONNX for other runtimes, `torch.export` for PyTorch.
+"""A model as a file that runs without vitlab, ONNX.
 
-Both files take normalized images (B, C, H, W) of the model's own size, for any B, and give what it gives in evaluation:
+It takes normalized images (B, C, H, W) of the model's own size, for any B, and gives what it gives in evaluation:
 logits, or the embedding where there are no classes. What is traced is a copy: the model that is given stays as it is.
 """
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,9 +13,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from vitlab.atomic_files import written_whole
 from vitlab.models.backbone import ImageModel
-from vitlab.models.weights import save_weights
 
 FREE_BATCH = ({0: Dim("batch")},)
 TRACED_BATCH = 2  # torch.export takes sizes of 0 and 1 for constants
@@ -28,19 +25,6 @@ TOLERANCE = 1e-4
 Sums in another order leave 1e-7 to 1e-5 in float32, the more the deeper the model; a wrong weight, mask or axis leaves
 more than 1e-2.
 """
-
-
-def write(model: ImageModel, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a file of the format that its suffix names."""
-    writers = {".safetensors": save_weights, ".onnx": export_onnx, ".pt2": export_program}
-    writers[path.suffix](model, path, metadata)
-
-
-def export_program(model: ImageModel, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a `.pt2` file for `torch.export.load`, the metadata in it as the extra file `metadata.json`."""
-    program = _trace(_for_inference(model))
-    with written_whole(Path(path)) as file:
-        torch.export.save(program, file, extra_files={"metadata.json": json.dumps(dict(metadata or {}))})
 
 
 def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -75,9 +59,7 @@ def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str]
 
 
 def _for_inference(model: ImageModel) -> ImageModel:
-    # torch.export.save takes weights whose channels lie last for parts of others.
-    plain = copy.deepcopy(model).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
-    return plain.eval()
+    return copy.deepcopy(model).to("cpu", torch.float32).eval()
 
 
 def _trace(model: ImageModel) -> ExportedProgram:

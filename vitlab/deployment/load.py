@@ -64,7 +64,7 @@ class LoadedModel:
             images: files, folders, Pillow images, arrays (H, W, C) of uint8, or lists of these.
         """
         answers = self.classify(images)
-        _tell(answers.broken)
+        warn_of_broken(answers.broken)
         return answers.table()
 
     def classify(self, images: Sequence["Given"]) -> "Answers":
@@ -102,7 +102,7 @@ class LoadedModel:
 
         pictures = pictures_of(images)
         rows = [self.run(arrays, self.model.embed) for _, arrays in pictures.read(self.transform.picture_mode)]
-        _tell(pictures.broken)
+        warn_of_broken(pictures.broken)
         return pd.DataFrame({"file": pictures.names, "embedding": list(torch.cat(rows).numpy())})
 
     @torch.inference_mode()
@@ -117,7 +117,7 @@ class LoadedModel:
         return torch.stack([self.transform(picture) for picture in pictures]).to(device)
 
 
-def _tell(broken: Mapping[str, str]) -> None:
+def warn_of_broken(broken: Mapping[str, str]) -> None:
     """Log which pictures a table leaves out."""
     if broken:
         name, why = next(iter(broken.items()))

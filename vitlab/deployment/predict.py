@@ -22,7 +22,6 @@ from vitlab.data.decoding import IMAGE_SUFFIXES, PictureMode, Pixels, as_text, r
 from vitlab.data.folder import but, left_out, walk
 from vitlab.data.oddities import blank
 from vitlab.data.terminal import counted
-from vitlab.evaluation.spreadsheet import as_csv
 
 log = logging.getLogger("vitlab")
 
@@ -111,7 +110,7 @@ def write_answers(answers: Answers, model: str, out: Path) -> Path:
     """Write `predictions.csv`, `predictions.parquet` and, of classes, the page `index.html`; return what to open."""
     out.mkdir(parents=True, exist_ok=True)
     table = answers.table()
-    write_text(out / "predictions.csv", as_csv(table, index=False))
+    write_text(out / "predictions.csv", table.to_csv(index=False))
     table.to_parquet(out / "predictions.parquet", index=False)
     if not answers.one_class:
         return out / "predictions.csv"

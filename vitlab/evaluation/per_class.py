@@ -11,7 +11,6 @@ import pandas as pd
 
 from vitlab.atomic_files import write_text
 from vitlab.evaluation.predictions import Predictions, correct
-from vitlab.evaluation.spreadsheet import as_csv
 
 MAX_CONFUSION_CLASSES = 2000  # for ImageNet-21k the matrix would take a gigabyte
 
@@ -22,12 +21,12 @@ def write_per_class(folder: Path, predictions: Predictions, class_names: list[st
     Where the data know strata of the images, `per_stratum.csv` has one row for each.
     The matrix is of the trained weights; accuracies are also of their average, where one is kept.
     """
-    write_text(folder / "per_class.csv", as_csv(per_class(predictions, class_names), index=False))
+    write_text(folder / "per_class.csv", per_class(predictions, class_names).to_csv(index=False))
     if predictions.strata:
-        write_text(folder / "per_stratum.csv", as_csv(per_stratum(predictions), index=False))
+        write_text(folder / "per_stratum.csv", per_stratum(predictions).to_csv(index=False))
     if len(class_names) <= MAX_CONFUSION_CLASSES:
         counts = pd.DataFrame(confusion(predictions, len(class_names)), class_names, class_names)
-        write_text(folder / "confusion.csv", as_csv(counts, index_label="true \\ predicted"))
+        write_text(folder / "confusion.csv", counts.to_csv(index_label="true \\ predicted"))
 
 
 def per_class(predictions: Predictions, class_names: list[str]) -> pd.DataFrame:

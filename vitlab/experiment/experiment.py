@@ -39,7 +39,7 @@ from vitlab.internals import count_last_epoch
 from vitlab.models import ImageModel
 from vitlab.objectives import Objective
 from vitlab.objectives.sharding import FSDP
-from vitlab.runs.directory import PREDICTIONS, RunDirectory, config_file, run_of
+from vitlab.runs.directory import RunDirectory, config_file, run_of
 from vitlab.runs.lock import Busy, run_lock
 from vitlab.runs.resume import generators, set_generators
 from vitlab.runs.trainer import Run, build_trainer, run_loggers
@@ -433,7 +433,11 @@ class Experiment:
 
         A finished run keeps its own: of other weights, settings or images it is written into the folder `other_test`.
         """
-        self._refuse_without_classes("test")
+        if not is_overridden("test_step", self.objective):
+            raise ValueError(
+                f"{type(self.objective).__name__} learns no classes, so there is nothing to test; `probe` measures its "
+                f"features.\nTo classify, fine-tune what it learned: --model.init_from {self.directory}"
+            )
         return self._evaluate("test")
 
     def _evaluate(self, split: Literal["val", "test"]) -> Metrics:
@@ -444,15 +448,6 @@ class Experiment:
         (results,) = evaluate(self.objective, datamodule=self.data, ckpt_path=weights, verbose=False)
         show(results, images_left_out(trainer, self.data, split), self.data)
         return dict(results)
-
-    def predict(self) -> Path:
-        """Write predictions.parquet, as `test` does, with each test image's name, label and logits; return its path."""
-        self._refuse_without_classes("predict")
-        trainer, weights = self._prepare(), self.checkpoint()
-        self._keep_own_results(weights)
-        trainer.predict(self.objective, datamodule=self.data, ckpt_path=weights, return_predictions=False)
-        log.info("%s", self.record.results / PREDICTIONS)
-        return self.record.results / PREDICTIONS
 
     def _keep_own_results(self, weights: Path | None) -> None:
         """Write elsewhere what is of other weights, settings or images than a finished run's results."""
@@ -472,13 +467,6 @@ class Experiment:
             self.objective.compile_parts()
             self._compiled = True
         return self.trainer
-
-    def _refuse_without_classes(self, command: str) -> None:
-        if not is_overridden(f"{command}_step", self.objective):
-            raise ValueError(
-                f"{type(self.objective).__name__} learns no classes, so there is nothing to {command}; `probe` "
-                f"measures its features.\nTo classify, fine-tune what it learned: --model.init_from {self.directory}"
-            )
 
 
 def _spelled_out(sources: Sequence[str | Path | Config], arguments: Sequence[str]) -> tuple[Config, list[str]]:

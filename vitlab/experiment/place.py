@@ -1,7 +1,6 @@
 """Where a configuration puts its run; a run directory that was moved has another root and name."""
 
 import os
-import unicodedata
 from pathlib import Path
 
 from vitlab.config import Config
@@ -16,28 +15,16 @@ def directory_of(config: Config) -> Path:
         ValueError: a name that leads out of the root, or that no folder should have.
     """
     run = config["run"]
-    name = Path(run["name"])
-    if fault := _fault(run["name"]):
-        raise ValueError(f"run.name {fault}: {run['name'][:40]!r}. Give a plain name, like vit_cifar10.")
-    if name.is_absolute() or ".." in name.parts or not name.parts:
+    name, path = run["name"], Path(run["name"])
+    odd = any(part.startswith("-") or len(os.fsencode(part)) > LONGEST for part in name.split("/"))
+    if odd or not name.strip() or not name.isprintable():
+        raise ValueError(f"run.name is {name[:40]!r}, as no folder should be called. Give one like vit_cifar10.")
+    if path.is_absolute() or ".." in path.parts or not path.parts:
         raise ValueError(
-            f"run.name is {run['name']!r}, which leads out of run.root ({run['root']}).\n"
+            f"run.name is {name!r}, which leads out of run.root ({run['root']}).\n"
             "Give a plain name, and another place as --run.root FOLDER."
         )
-    return Path(run["root"]) / name / f"seed-{config['seed_everything']}"
-
-
-def _fault(name: str) -> str | None:
-    """Return what is wrong with a name on any file system and in any shell; letters of all languages are fine."""
-    if not name.strip():
-        return "is empty"
-    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in name):
-        return "has a line break or another control character"
-    if any(part.startswith("-") for part in name.split("/")):
-        return "begins with a dash, as options of a command do"
-    if any(len(os.fsencode(part)) > LONGEST for part in name.split("/")):
-        return f"is longer than the {LONGEST} bytes that a file system allows"
-    return None
+    return Path(run["root"]) / path / f"seed-{config['seed_everything']}"
 
 
 def placed(config: Config, directory: Path) -> Config:

@@ -1,4 +1,4 @@
-"""Skip an optimizer step whose loss or gradient is not finite, and name the first module that made it so.
+"""Skip an optimizer step whose loss or gradient is not finite, and name its images.
 
 The check runs on the device, and nothing waits for it: a fused optimizer reads the result (`found_inf`) in its own
 kernel and leaves the weights unchanged. On a GPU the result is read one step later, on a CPU at once. Other optimizers
@@ -6,23 +6,18 @@ cannot read it; for them it is read at once on a GPU too, and the step is not ta
 """
 
 import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from vitlab.data import ImageDataModule
 from vitlab.distributed import mean_over_processes
 from vitlab.internals import can_skip_its_step, skip_step_if
-from vitlab.objectives import Objective
 from vitlab.objectives.objective import StepLeftOut
 from vitlab.objectives.sharding import as_gradients, is_sharded, local_shards
-from vitlab.runs.resume import generators, set_generators
 
 log = logging.getLogger("vitlab")
 
@@ -34,8 +29,7 @@ class Step(NamedTuple):
 
     number: int  # of steps before it
     epoch: int  # from 0
-    batches: list[int]  # of the epoch, from 0; several where gradients are accumulated
-    states: list[dict[str, Any]]  # of the random generators before each batch
+    batch: int  # of the epoch, from 0; the first where gradients are accumulated
 
 
 class Check:
@@ -68,8 +62,7 @@ class FiniteSteps(Callback):
     def __init__(self, action: Literal["stop", "skip"]) -> None:
         self.action = action
         self.left_out = self._consecutive = 0
-        self._batches: list[int] = []
-        self._states: list[dict[str, Any]] = []
+        self._batch: int | None = None  # the first of this step
         self._loss_is_finite: Tensor | None = None
         self._pending: Check | None = None
 
@@ -80,8 +73,7 @@ class FiniteSteps(Callback):
         self.left_out = state_dict["left_out"]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._batches.append(batch_idx)
-        self._states.append(generators())
+        self._batch = batch_idx if self._batch is None else self._batch
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         finite = torch.isfinite(loss.detach())
@@ -91,6 +83,7 @@ class FiniteSteps(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         assert self._loss_is_finite is not None
+        assert self._batch is not None
         # float16's scaler produces infinite gradients by design, and skips such steps itself.
         finite, scaled = self._loss_is_finite, getattr(trainer.precision_plugin, "scaler", None) is not None
         skips_itself = scaled or can_skip_its_step(optimizer)
@@ -102,8 +95,8 @@ class FiniteSteps(Callback):
                 finite = mean_over_processes(finite.float()) == 1
             if skips_itself:
                 skip_step_if(optimizer, as_gradients((~finite).float(), gradients))
-        check = Check(finite, Step(trainer.global_step, trainer.current_epoch, self._batches, self._states))
-        self._loss_is_finite, self._batches, self._states = None, [], []
+        check = Check(finite, Step(trainer.global_step, trainer.current_epoch, self._batch))
+        self._loss_is_finite = self._batch = None
         known: Check | None = check
         if finite.is_cuda and skips_itself:
             known, self._pending = self._pending, check
@@ -128,65 +121,16 @@ class FiniteSteps(Callback):
             message = "Step %d is skipped: its loss or gradient is not finite (%d skipped so far)."
             log.warning(message, step.number, self.left_out)
             return
-        found = diagnosis(trainer, objective, step)
         if trainer.is_global_zero:
-            log.error(
-                "Step %d: loss or gradient not finite; the run stops before it. The same command continues from the "
-                "last checkpoint; --run.not_finite skip leaves such steps out.\n%s",  # a study reports the last line
-                *(step.number, found),
+            data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+            _, images = data.training_batch(step.epoch, step.batch, objective.device)
+            log.error(  # in one line: a study reports the last
+                "Step %d: loss or gradient not finite, with %s …; the run stops before it. The same command continues "
+                "from the last checkpoint: --trainer.detect_anomaly true names the operation, --run.not_finite skip "
+                "leaves such steps out.",
+                *(step.number, ", ".join(images[:3])),
             )
         raise SystemExit(1)
-
-
-def diagnosis(trainer: Trainer, objective: Objective, step: Step) -> str:
-    """Recompute the batches of a step up to the first that is not finite; return its loss, cause and images."""
-    data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-    for number, state in zip(step.batches, step.states, strict=True):
-        (views, labels), images = data.training_batch(step.epoch, number, objective.device)
-        set_generators(state)
-        objective.zero_grad()
-        with watch(objective) as causes:
-            with trainer.precision_plugin.train_step_context():
-                loss = objective.loss(views, labels)
-            loss.backward()
-        if not is_finite(views):
-            causes = ["the images"]
-        elif not causes and not is_finite(loss):
-            causes = [f"{type(objective).__name__}.loss (forward)"]
-        if causes:
-            break
-    objective.zero_grad()
-    cause = f"first in {causes[0]}" if causes else "everything was finite the second time"
-    return f"Loss {float(loss.detach()):.4g}, {cause}, with {', '.join(images[:3])} …"
-
-
-@contextmanager
-def watch(objective: nn.Module) -> Iterator[list[str]]:
-    """List, in the order of computation, the modules whose outputs are not finite although their inputs are."""
-    causes: list[str] = []
-    forward_failed = False  # then gradients need not be finite either
-
-    with ExitStack() as hooks, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the first module, that its inputs require no gradient
-        for name, module in objective.named_modules():
-            if any(module.children()):
-                continue
-
-            def forward(module: nn.Module, inputs: Any, outputs: Any, name: str = name) -> None:
-                nonlocal forward_failed
-                forward_failed = forward_failed or not is_finite(outputs)
-                if is_finite(inputs) and not is_finite(outputs):
-                    weights = "" if is_finite(list(module.parameters())) else ", whose weights are not finite"
-                    causes.append(f"{name} (forward{weights})")
-
-            def backward(module: nn.Module, grad_inputs: Any, grad_outputs: Any, name: str = name) -> None:
-                gradients = [grad_inputs, [p.grad for p in module.parameters()]]
-                if not forward_failed and is_finite(grad_outputs) and not is_finite(gradients):
-                    causes.append(f"{name} (backward)")
-
-            for handle in (module.register_forward_hook(forward), module.register_full_backward_hook(backward)):
-                hooks.callback(handle.remove)
-        yield causes
 
 
 def all_finite(tensors: list[Tensor]) -> Tensor:
@@ -199,10 +143,3 @@ def all_finite(tensors: list[Tensor]) -> Tensor:
     if any(tensor.device.type != "cpu" for tensor in tensors):
         return torch.isfinite(get_total_norm(tensors, float("inf")))
     return torch.isfinite(torch.stack([tensor.sum().float() for tensor in tensors])).all()
-
-
-def is_finite(nest: Any) -> bool:
-    """Return whether all floating-point tensors in nested lists and tuples are finite."""
-    if isinstance(nest, Tensor):
-        return not nest.is_floating_point() or bool(torch.isfinite(nest).all())
-    return all(is_finite(each) for each in nest) if isinstance(nest, (list, tuple)) else True

@@ -5,28 +5,27 @@ whatever reason, so that no stale lock remains. Forked data-loader workers do no
 the package filelock uses, would be kept until the last orphaned worker has ended. On NFS it works between machines. The
 content of the file only names the owner in the message, so that a copied run directory is not locked.
 
-Some file systems have no locks (Lustre without the mount option `flock`). There the content decides: its process must
-be alive or, on another machine, must have touched the file a moment ago.
+Some file systems have no locks (Lustre without the mount option `flock`). There the content decides, which knows only
+whether a process of this machine is alive.
 """
 
 import errno
 import fcntl
 import json
+import logging
 import os
 import socket
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
+log = logging.getLogger("vitlab")
+
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
-SECONDS_BETWEEN_TOUCHES = 30.0
-SECONDS_TO_SETTLE = 1.0  # of two simultaneous starts without locks, the one that wrote last continues
 
 
 class Busy(ValueError):
@@ -80,19 +79,19 @@ def check_idle(directory: Path) -> None:
     if owner["host"] == socket.gethostname() and owner["born"] is not None:
         busy = _born(owner["pid"]) == owner["born"]
     else:
-        busy = _is_locked(path, owner)
+        busy = _is_locked(path)
     if busy:
         raise _rejection(path)
 
 
-def _is_locked(path: Path, owner: dict[str, Any]) -> bool:
+def _is_locked(path: Path) -> bool:
     try:
         with path.open("rb+") as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except OSError as error:  # locked, or of another user
-        return _is_running(owner, time.time() - path.stat().st_mtime) if error.errno in NO_LOCKS else True
+        return error.errno not in NO_LOCKS
     return False
 
 
@@ -119,9 +118,10 @@ def _locked(path: Path) -> Iterator[None]:
                 raise _rejection(path) from None
             if error.errno not in NO_LOCKS:
                 raise
-            with _claimed(path):
-                yield
-            return
+            check_idle(path.parent)
+            log.warning("%s has no file locks: a second start on another machine is not noticed.", path.parent)
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            break
     os.truncate(file, 0)
     os.write(file, json.dumps(_this_process(path)).encode())
     os.fsync(file)
@@ -130,35 +130,6 @@ def _locked(path: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(file)
-
-
-@contextmanager
-def _claimed(path: Path) -> Iterator[None]:
-    """Where there are no locks, write this process's name into the file, and touch it until the block ends."""
-    ours = json.dumps(_this_process(path)).encode()
-    new = path.with_name(f".lock.{os.getpid()}")
-    new.write_bytes(ours)
-    owner, age = _owner(path), new.stat().st_mtime - path.stat().st_mtime  # by one clock, the file server's
-    if owner is not None and _is_running(owner, age):
-        new.unlink()
-        raise _rejection(path)
-    new.replace(path)
-    time.sleep(SECONDS_TO_SETTLE)
-    if path.read_bytes() != ours:
-        raise _rejection(path)
-    ended = Event()
-
-    def touch() -> None:
-        while not ended.wait(SECONDS_BETWEEN_TOUCHES):
-            with suppress(OSError):
-                os.utime(path)
-
-    Thread(target=touch, daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()
-        path.unlink(missing_ok=True)
 
 
 def _this_process(path: Path) -> dict[str, Any]:
@@ -180,12 +151,6 @@ def _owner(path: Path) -> dict[str, Any] | None:
         return owner if owner["inode"] == path.parent.stat().st_ino else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _is_running(owner: dict[str, Any], age: float) -> bool:
-    if owner["host"] == socket.gethostname() and owner["born"] is not None:
-        return _born(owner["pid"]) == owner["born"]
-    return age < 3 * SECONDS_BETWEEN_TOUCHES
 
 
 def _born(pid: int) -> str | None:

@@ -21,7 +21,7 @@ log = logging.getLogger("vitlab")
 
 
 class Pace:
-    """Batches, images and seconds of a part of the training, and the seconds spent waiting for data."""
+    """Batches, images and seconds of an epoch's training, and the seconds spent waiting for data."""
 
     def __init__(self) -> None:
         self.batches = self.images = 0
@@ -50,32 +50,29 @@ class RunProgress(Callback):
         self.utilization = utilization
         self.enabled = shown
         self.seconds_between_lines = seconds_between_lines
-        self._run, self._epoch = Pace(), Pace()
+        self._epoch = Pace()
         self._last, self._paused_before = time.perf_counter(), 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._paused_before = self._paused(trainer)
-        self._run, self._epoch = Pace(), Pace()
-        self._last = self._refreshed = self._printed = time.perf_counter()
+        self._epoch = Pace()
+        self._began = self._last = self._refreshed = self._printed = time.perf_counter()
         self._steps = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
         self._epochs = math.ceil(self._steps / max(int(trainer.num_training_batches), 1))
         self._first = trainer.fit_loop.total_batch_idx + 1
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         paused = self._paused(trainer) - self._paused_before
-        waited = time.perf_counter() - self._last - paused
         self._paused_before += paused
-        for pace in (self._run, self._epoch):
-            pace.waited += waited
-            pace.aside += paused
+        self._epoch.waited += time.perf_counter() - self._last - paused
+        self._epoch.aside += paused
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = self._last = time.perf_counter()
-        for pace in (self._run, self._epoch):
-            pace.batches += 1
-            pace.images += len(batch[1]) * trainer.world_size
+        self._epoch.batches += 1
+        self._epoch.images += len(batch[1]) * trainer.world_size
         if now - self._refreshed >= 1.0 or trainer.is_last_batch:
             self._refreshed = now
             if not (self.enabled and trainer.is_global_zero):
@@ -88,8 +85,7 @@ class RunProgress(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Exclude the time since the last batch, which validation or a checkpoint took."""
         now = time.perf_counter()
-        for pace in (self._run, self._epoch):
-            pace.aside += now - self._last
+        self._epoch.aside += now - self._last
         self._last, self._paused_before = now, self._paused(trainer)
 
     @staticmethod
@@ -100,7 +96,7 @@ class RunProgress(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_validation_end(trainer, pl_module)
         now = self._last
-        pace, self._epoch = self._epoch, Pace()
+        pace = self._epoch
         rates = {"images_per_second": pace.images / pace.seconds, "data_wait": pace.waited / pace.seconds}
         rates |= self.utilization.rates(pace.batches / pace.seconds)
         for name, value in rates.items():
@@ -110,6 +106,7 @@ class RunProgress(Callback):
         if (is_last_epoch(trainer) or due) and self.enabled and trainer.is_global_zero:
             show("")
             self._print(trainer, now, metrics)
+        self._epoch = Pace()
 
     def _print(self, trainer: Trainer, now: float, metrics: Mapping[str, Tensor]) -> None:
         self._printed = now
@@ -121,12 +118,10 @@ class RunProgress(Callback):
 
     def _line(self, trainer: Trainer, now: float, reading: str) -> str:
         done = trainer.fit_loop.total_batch_idx + 1
-        left = timedelta(seconds=round((self._steps - done) * (now - self._run.began) / max(done - self._first, 1)))
-        return f"epoch {trainer.current_epoch + 1}/{self._epochs}: {self._rates()}{reading}, {left} left"
-
-    def _rates(self) -> str:
-        pace = self._run
-        return f"{pace.images / pace.seconds:,.0f} images/s, {pace.waited / pace.seconds:.0%} waiting for data"
+        left = timedelta(seconds=round((self._steps - done) * (now - self._began) / max(done - self._first, 1)))
+        pace = self._epoch
+        rates = f"{pace.images / pace.seconds:,.0f} images/s, {pace.waited / pace.seconds:.0%} waiting for data"
+        return f"epoch {trainer.current_epoch + 1}/{self._epochs}: {rates}{reading}, {left} left"
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.enabled and trainer.is_global_zero:

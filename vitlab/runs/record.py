@@ -171,9 +171,6 @@ class RunRecord(Callback):
         if pl_module.task is not None:  # what another objective's test step returns is its own
             self._outputs.append({name: value.float().cpu() for name, value in outputs.items()})
 
-    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
-        self.on_test_batch_end(trainer, pl_module, outputs)
-
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._outputs:
             return
@@ -195,8 +192,6 @@ class RunRecord(Callback):
                 names = trainer.datamodule.class_names  # type: ignore[attr-defined]
                 write_per_class(self.results, predictions, names)
                 self.by_stratum = stratum_metrics(predictions)
-
-    on_predict_end = on_test_end
 
     def finish(
         self, trainer: Trainer, pl_module: LightningModule, metrics: dict[str, float], partial: list[str]
@@ -263,7 +258,6 @@ def erase(directory: Path) -> None:
     for file in (
         *directory.glob("checkpoints/**/*.ckpt"),  # a user's own too
         *directory.glob("pictures/*.png"),
-        *directory.glob("not_finite/*"),
         *directory.glob("other_test/*"),
         *directory.glob("wandb/run-id.txt"),  # or the new curves would follow the old ones
     ):

@@ -1,12 +1,8 @@
 """Weights & Biases, none of whose failures stops a run; `metrics.csv` has every metric too."""
 
-import errno
 import logging
 import netrc
 import os
-import shutil
-import subprocess
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,6 +12,7 @@ from typing import Any, Literal
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from vitlab.internals import wandb_arguments
@@ -27,7 +24,6 @@ WandbMode = Literal["auto", "online", "offline", "disabled"]
 # Seconds that W&B may take to open a run and to upload the rest of it at the end, unless WANDB_INIT_TIMEOUT and
 # WANDB_FINISH_TIMEOUT are set. W&B's own limits are 90 seconds and none.
 SECONDS_TO_OPEN, SECONDS_TO_FINISH = 20.0, 120.0
-MIN_FREE_BYTES = 2**20  # with less, the disk is left to metrics.csv and the checkpoints
 
 
 @dataclass
@@ -91,7 +87,7 @@ class UnbreakableWandbLogger(WandbLogger):
     @property
     def experiment(self) -> Any:
         """The W&B run; before `start` and after a failure, an object that accepts every call and does nothing."""
-        return _Nothing() if self._experiment is None or self.broken else self._experiment
+        return DummyExperiment() if self._experiment is None or self.broken else self._experiment
 
     @rank_zero_only
     def start(self) -> None:
@@ -100,7 +96,6 @@ class UnbreakableWandbLogger(WandbLogger):
 
     def _open(self) -> None:
         wandb_arguments(self)["id"] = _run_id(self.directory)
-        self._check_disk()
         if not self.settings.offline:
             try:
                 self._experiment = self._init("online")
@@ -140,8 +135,6 @@ class UnbreakableWandbLogger(WandbLogger):
         if self.broken:
             return
         try:
-            if self._experiment is not None:
-                self._check_disk()
             with _no_logging_errors():
                 call()
         except Exception as error:  # whatever W&B does, training continues
@@ -151,12 +144,6 @@ class UnbreakableWandbLogger(WandbLogger):
                     self._experiment.finish(exit_code=1)
             _end_service()
             log.warning("W&B stopped working (%s); the run continues, metrics.csv has every metric.", _one_line(error))
-
-    def _check_disk(self) -> None:
-        """Raise OSError where the disk is full; W&B reports that to its own log file at most."""
-        folder = self.directory / "wandb"
-        if shutil.disk_usage(folder).free < MIN_FREE_BYTES:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
     def __getstate__(self) -> dict[str, Any]:
         """Open no run to be copied into a process that Lightning spawns."""
@@ -185,11 +172,6 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-class _Nothing:
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *args, **kwargs: None
-
-
 def _run_id(run_directory: Path) -> str:
     file = run_directory / "wandb" / "run-id.txt"
     if file.is_file() and (known := file.read_text().strip()):  # empty where the disk was full
@@ -200,21 +182,19 @@ def _run_id(run_directory: Path) -> str:
     return new
 
 
-def _quiet_settings(mode: str) -> Any:
+def _quiet_settings(mode: Literal["online", "offline"]) -> Any:
     import wandb
 
-    settings: dict[str, Any] = {
-        "mode": mode,
-        "silent": True,
-        "console": "off",
-        "x_disable_stats": True,
-        "disable_git": True,
-        "init_timeout": float(os.environ.get("WANDB_INIT_TIMEOUT", SECONDS_TO_OPEN)),
-        "finish_timeout": float(os.environ.get("WANDB_FINISH_TIMEOUT", SECONDS_TO_FINISH)),
-        "finish_timeout_raises": True,
-    }
-    known = wandb.Settings.model_fields  # W&B rejects unknown settings, as old versions do `finish_timeout`
-    return wandb.Settings(**{name: value for name, value in settings.items() if name in known})
+    return wandb.Settings(
+        mode=mode,
+        silent=True,
+        console="off",
+        x_disable_stats=True,
+        disable_git=True,
+        init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", SECONDS_TO_OPEN)),
+        finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", SECONDS_TO_FINISH)),
+        finish_timeout_raises=True,
+    )
 
 
 def _has_wandb_key() -> bool:
@@ -225,24 +205,3 @@ def _has_wandb_key() -> bool:
         return netrc.netrc().authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
-
-
-def upload_offline_runs(root: Path) -> int:
-    """Upload the W&B runs below `root` that were kept offline; return the exit status of `make wandb-sync`.
-
-    The parts of a continued run share one id, and W&B joins them in the order of their starts.
-    """
-    kept = sorted(root.glob("**/wandb/offline-run-*"))
-    new = [folder for folder in kept if not list(folder.glob("*.wandb.synced"))]
-    if not new:
-        print(f"Nothing to upload: all {len(kept)} offline W&B runs in {root}/ are uploaded.")
-        return 0
-    if not _has_wandb_key():
-        print(
-            f"error: {len(new)} offline W&B runs wait in {root}/, but there is no key to upload them with.\n"
-            "Set WANDB_API_KEY, or run `wandb login` once.",
-            file=sys.stderr,
-        )
-        return 2
-    command = [sys.executable, "-m", "wandb", "sync", *map(str, new)]
-    return subprocess.run(command, check=False, env={**os.environ, "WANDB_MODE": "online"}).returncode

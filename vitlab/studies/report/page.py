@@ -11,7 +11,6 @@ from referee.report.document import Document, write_document
 from referee.sentences import conclusion
 
 from vitlab.atomic_files import write_text
-from vitlab.evaluation.spreadsheet import as_csv
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.vary import describe_draws
 from vitlab.studies.report import figures
@@ -39,13 +38,13 @@ ENDS = {
 def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     """Write report.html, report.md, verdict.json, results.csv and figures/, and return the path of the HTML file."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    write_text(folder / "results.csv", as_csv(results.table(), index=False))
+    write_text(folder / "results.csv", results.table().to_csv(index=False))
     write_verdict(results, folder)
     study, claim = results.study, results.study.claim
     robustness = read_robustness(folder, [result.run for result in results.finished])
     drawings = _drawings(results, images, robustness, folder / "figures") if results.finished else {}
     if results.finished and results.metric.one_class:
-        write_text(folder / "per_class.csv", as_csv(results.per_class, index_label="class"))
+        write_text(folder / "per_class.csv", results.per_class.to_csv(index_label="class"))
     if results.finished and claim is not None:
         write_claim(results, folder)
     document = Document(

@@ -21,7 +21,6 @@ from referee.report.drawing import Chart, Drawing, Layout, draw_curve, panels_of
 from referee.statistics.intervals import Interval, t_interval
 
 from vitlab.atomic_files import write_text
-from vitlab.evaluation.spreadsheet import exact
 from vitlab.studies.file.format import digits_for
 from vitlab.studies.file.metric import TOP1
 from vitlab.studies.file.runs import Run
@@ -56,7 +55,7 @@ def finished_runs(study: Path) -> tuple[list[FinishedRun], list[str]]:
         raise FileNotFoundError(
             f"--study {study}: contains no {path.name}. Expected the folder of a finished study, like runs/quickstart."
         )
-    table = exact(pd.read_csv(path, dtype={"variant": str}, keep_default_na=False))  # a variant may be called None
+    table = pd.read_csv(path, dtype={"variant": str}, keep_default_na=False)  # a variant may be called None
     runs, excluded = [], []
     for variant, seed, status in zip(table["variant"], table["seed"].astype(int), table["status"], strict=True):
         if status == "finished":
