@@ -21,7 +21,7 @@ from vitlab.studies.file.state import UNFINISHED, Outcome, is_finished, refuse_c
 from vitlab.studies.file.study import Study, read_study
 from vitlab.studies.owner import claim_folder
 from vitlab.studies.report.cost import costlier
-from vitlab.studies.report.curves import answers, write_curves
+from vitlab.studies.report.curves import answer, write_curves
 from vitlab.studies.report.looks import append_look, look_of, read_looks
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.tuning import as_tuned, leads_by_trials
@@ -169,7 +169,7 @@ def _announce(study: Study, plans: Sequence[ResolvedStudy], slots: Slots) -> Non
 
 
 def _plans(study: Study, root: Path) -> list[ResolvedStudy]:
-    """Return the study's plan at each place on its axes, and refuse runs that cannot branch."""
+    """Return the study's plan at each place on its axis, and refuse runs that cannot branch."""
     plans = [ResolvedStudy.of(point, root) for point in study.points]
     if study.branch:
         _branches(plans)
@@ -211,7 +211,8 @@ def _compare_along(
         write_report(results, planned.images, planned.folder)
         grid.append(results)
     report = write_curves(study, grid, study.folder(root))
-    print("", *([study.question] if study.question else []), *answers(study, grid), "", sep="\n", flush=True)
+    assert study.along is not None
+    print("", *([study.question] if study.question else []), answer(study.along, grid), "", sep="\n", flush=True)
     if failures := [failure for results in grid for failure in results.failures]:
         raise RunsFailed(report, failures)
     return report
@@ -261,7 +262,7 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
     study = read_study(study_path)
     if study.along:
         raise ValueError(
-            f"{study_path}: a study with axes is many studies. Remove `along`, or use `compare` without this option."
+            f"{study_path}: a study along an axis is many studies. Remove `along`, or read the report of `compare`."
         )
     planned = ResolvedStudy.of(study, root)
     planned.spend_budget(known_costs)

@@ -43,7 +43,7 @@ class ResolvedStudy:
 
     @classmethod
     def of(cls, study: Study, root: Path) -> "ResolvedStudy":
-        """Return a study without axes, or one place of a study that has some.
+        """Return a study without an axis, or one place of a study that has one.
 
         Raises:
             ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from vitlab.config import ABSENT, Config, flatten, load_yaml, merge, nest
-from vitlab.studies.file.fairness import kind_of
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.metric import TOP1, Metric, chosen_metric
@@ -40,7 +39,7 @@ class Run:
     config: Config
     folder: Path
     metric: Metric = TOP1  # that ranks it
-    place: str = ""  # on the axes of its study
+    place: str = ""  # on the axis of its study
 
     @property
     def directory(self) -> Path:
@@ -195,16 +194,8 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
 
 
 def _refuse_moved(study: Study, variant: str, flat: Config) -> None:
-    """Refuse a run that has another value than its place on the axes, which the report would name.
-
-    A place that is a data set names its images: variants may augment them differently, and seeds may split them.
-    """
-    settings = {key: value for key, value in flatten(study.settings).items() if value != {}}
-    if "data.class_path" in settings:
-        seeded = flatten(_seeded(study, study.seeds[0]))
-        free = {key for key in settings if key.startswith("data.") and kind_of(key) != "data"} | seeded.keys()
-        settings = {key: value for key, value in settings.items() if key not in free}
-    for key, value in settings.items():
+    """Refuse a run that has another value than its place on the axis, which the report would name."""
+    for key, value in flatten(study.settings).items():
         if (actual := flat.get(key, ABSENT)) != value or key in study.tuned:
             raise ValueError(
                 f"{study.path}: along: {study.place}: {variant} has {key}: {as_yaml(actual)}, set by the variant, the "
@@ -338,6 +329,6 @@ COMPLETE: Mapping[str, Callable[[Any], bool]] = {
 
 def own_share(study: Study, run: Run) -> float:
     """Return the fraction of a run's steps that it shares with no longer run: of a branch its cooldown, else all."""
-    if not study.branch or run.epochs == study.along[0].places[-1].x:
+    if not study.branch or study.along is None or run.epochs == study.along.places[-1].x:
         return 1.0
     return float(flatten(run.config)[f"{SCHEDULE}.init_args.cooldown"])

@@ -21,7 +21,7 @@
     search: {space: {…}, trials: 24}  # null; several settings drawn for each variant (`search_space`)
     vary: [init, order, augmentation] # what seeds draw (`draws`); split: the choice of validation images too
     target_accuracy: 0.95             # report the time to this validation accuracy; null: what every run reaches
-    along: {train_images: [50, 100]}  # null; the same study at several numbers of images, budgets or data sets (`axes`)
+    along: {train_images: [50, 100]}  # null; the same study at several numbers of images, or budgets (`axes`)
     branch: false                     # shorter runs of an axis of epochs branch off the longest one (`branching`)
     jobs: 2                           # parallel runs; null: one per GPU, or per core
 
@@ -33,7 +33,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ from referee.statistics.comparison import LEVEL, TESTS
 
 from vitlab.config import Config, flatten, load_yaml, merge
 from vitlab.experiment.chain import Source
-from vitlab.studies.file.axes import Axis, parse_along, places_of
+from vitlab.studies.file.axes import Axis, parse_along
 from vitlab.studies.file.budget import Budget, parse_budget, refuse_unknown
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.space import Tuning, parse_tuning
@@ -115,10 +114,10 @@ class Study:
     metric: Mapping[str, Any] | None = None  # fields of the `Metric` by which it ranks, in place of the task's
     claim: Claim | None = None
     vary: tuple[str, ...] = BY_DEFAULT  # what seeds draw, of `draws.KINDS`
-    along: tuple[Axis, ...] = ()
+    along: Axis | None = None
     question: str = ""  # that the study asks, above the report's headline
     branch: bool = False  # shorter runs continue states of the longest
-    place: str = ""  # on the axes of the study that this is a part of
+    place: str = ""  # on the axis of the study that this is a part of
     settings: Config = field(default_factory=dict)  # of that place
     files: Mapping[str, Path] = field(default_factory=dict)  # of the variants that are files
 
@@ -129,24 +128,24 @@ class Study:
 
     @property
     def title(self) -> str:
-        """The name, and the place on the axes."""
+        """The name, and the place on the axis."""
         return f"{self.name}, {self.place}" if self.place else self.name
 
     @property
     def points(self) -> "list[Study]":
-        """The study at each place of its axes; itself where it has none."""
-        if not self.along:
+        """The study at each place of its axis; itself where it has none."""
+        if self.along is None:
             return [self]
         return [
             replace(
                 self,
-                place=label,
-                along=(),
-                settings=override,
-                variants={name: merge(override, own) for name, own in self.variants.items()},
-                budget=budget or self.budget,
+                place=place.label,
+                along=None,
+                settings=place.override,
+                variants={name: merge(place.override, own) for name, own in self.variants.items()},
+                budget=place.budget or self.budget,
             )
-            for label, override, budget in places_of(self.along)
+            for place in self.along.places
         ]
 
     @property
@@ -231,7 +230,7 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         tuning=parse_tuning(content.get("tune"), seeds),
         claim=parse_claim(content.get("claim"), variants, given.get("margin"), bool(looks)),
         vary=parse_vary(content.get("vary")),
-        along=parse_along(content.get("along"), path.parent, budget),
+        along=parse_along(content.get("along"), budget),
         **given,
     )
     for contradiction in _contradictions(study):
@@ -277,11 +276,8 @@ def _contradictions_of_the_test(study: Study) -> Iterator[str]:
             f"test: exact settles nothing with {seeds} seeds: for {variants} variants it takes {needed}, since p is at "
             f"least 2 of {math.comb(2 * seeds, seeds):,} regroupings. Add seeds, or use `test: pooled`."
         )
-    if any(axis.numeric for axis in study.along):
-        yield (
-            "test: exact has no crossings along an axis of numbers, and settles little at many places. "
-            "Use test: pooled, or give the places names."
-        )
+    if study.along:
+        yield "test: exact has no crossings along an axis, and settles little at many places. Use test: pooled."
 
 
 def _contradictions_of_tuning(study: Study) -> Iterator[str]:
@@ -305,8 +301,8 @@ def _contradictions_of_tuning(study: Study) -> Iterator[str]:
 def _contradictions_of_axes(study: Study) -> Iterator[str]:
     if study.along and study.looks:
         yield "along: the places of an axis have the same seeds. Give `seeds` as a list without `until`."
-    places = study.along[0].places if len(study.along) == 1 else ()
-    if study.branch and (not places or not all(place.budget and place.budget.kind == "epochs" for place in places)):
+    budgets = {point.budget.kind for point in study.points if point.budget}
+    if study.branch and (not study.along or budgets != {"epochs"} or study.points[0].settings):
         yield "branch: only runs along an axis of epochs branch off each other. Give along: {epochs: […]}."
 
 
@@ -316,12 +312,6 @@ def _contradictions_of_folders(study: Study) -> Iterator[str]:
     names = [slug(each.name) for each in study.tuning.candidates(study.tuning.chosen_for[0])] if study.tuning else []
     if twice := [name for name in names if names.count(name) > 1]:
         yield f"tune: space: two candidates would share the folder {twice[0]}/. Remove one of equal values."
-    named: dict[Path, str] = {}
-    for point, variant in product(study.points if study.along else [], ("", *study.variants)):
-        name, folder = f"{variant} {point.place}".strip(), point.folder(Path(), variant)
-        if folder in named:
-            yield f"along: {named[folder]!r} and {name!r} would share the folder {folder.name}/."
-        named[folder] = name
 
 
 def _changes_cost(key: str) -> bool:
