@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from referee.formats import counted
 from referee.report.claim import decided, headline
@@ -32,15 +31,10 @@ from vitlab.studies.training.branching import branching_step, keeping
 from vitlab.studies.training.costs import costly, known_costs, measure_costs
 from vitlab.studies.training.local import Slots, Train, allot, run_all
 from vitlab.studies.training.progress import Display
-from vitlab.studies.training.slurm import run_array
-
-if TYPE_CHECKING:
-    from submitit import Executor
 
 Dashboard = Callable[[StudyResults, Path], str]
 Costs = tuple[dict[str, Cost], dict[str, str]]
 """By variant: the costs, and why some are missing."""
-Cluster = Callable[[str, Path], "Executor"]
 PROGRAM = (sys.executable, "-m", "vitlab")
 
 
@@ -59,7 +53,6 @@ def compare(
     overwrite: bool = False,
     program: Sequence[str] = PROGRAM,
     dashboard: Dashboard | None = None,
-    cluster: Cluster | None = None,
 ) -> Path:
     """Run the missing parts of a study and write its report.
 
@@ -69,7 +62,6 @@ def compare(
         overwrite: Retrain runs whose directory has another configuration than the study's.
         program: The command line of vitlab, to which `fit` and `benchmark` are appended.
         dashboard: Also publishes the report, and returns where.
-        cluster: Returns submitit's executor for a study's name and folder; None trains on this machine.
 
     Returns:
         The path of report.html.
@@ -81,39 +73,28 @@ def compare(
     """
     study = read_study(study_path)
     with study_lock(study.folder(root)):
-        return _compare(study, root, overwrite, program, dashboard, cluster)
+        return _compare(study, root, overwrite, program, dashboard)
 
 
-def _compare(
-    study: Study,
-    root: Path,
-    overwrite: bool,
-    program: Sequence[str],
-    dashboard: Dashboard | None,
-    cluster: Cluster | None,
-) -> Path:
+def _compare(study: Study, root: Path, overwrite: bool, program: Sequence[str], dashboard: Dashboard | None) -> Path:
     plans = _plans(study, root)
     for planned in plans:
         if not overwrite and planned.study.determined:
             refuse_conflicts(planned.runs)
     runs = in_turn(plans)
     slots = allot(runs, study.jobs)
-    executor = None if cluster is None else cluster(study.name, study.folder(root))
     _announce(study, plans, slots)  # before the first run, so that broken images are detected here
 
     def train(runs: list[Run]) -> list[Outcome]:
         if not overwrite:
             refuse_conflicts(runs)
-        if executor is not None:
-            return run_array(runs, program, executor, overwrite)
         return run_all(runs, program, slots, Display(sys.stdout, runs), overwrite)
 
     measure = _measured_once(partial(measure_costs, program=program, slots=slots))
     for planned in plans:
         planned.spend_budget(measure)
     if not all(is_finished(run) for planned in plans for run in planned.runs):
-        # A machine that submits to a cluster is not the one that trains.
-        speeds = [known for known, _ in _costs_along(plans, measure)] if executor is None else [{} for _ in plans]
+        speeds = [known for known, _ in _costs_along(plans, measure)]
         print(estimate(study, plans, speeds, slots.jobs), flush=True)
     for planned in plans:
         planned.tune(train)
