@@ -19,7 +19,7 @@ from vitlab.studies.file.images import Images
 from vitlab.studies.file.metric import TOP1, Metric, chosen_metric
 from vitlab.studies.file.overruled import refuse_overruled
 from vitlab.studies.file.study import Study
-from vitlab.studies.file.vary import refuse_all_images, refuse_fixed, refuse_moved_test_images, seed_settings
+from vitlab.studies.file.vary import refuse_all_images, refuse_fixed, seed_settings
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
@@ -83,17 +83,6 @@ def experiment_of(config: Config) -> "Experiment":
 def images_of(run: Run) -> Images:
     """Return the images of a run."""
     return experiment_of(run.config).data
-
-
-def refuse_unfit_split(study: Study, run: Run) -> None:
-    """Raise ValueError if the study varies the split, and its data set draws none or would change the test images."""
-    if "split" in study.vary:
-        first = study.seeds[0]
-        names = [images_of(with_seed(study, run, seed)).image_names for seed in (first, first + 1)]
-        try:
-            refuse_moved_test_images(*names)
-        except ValueError as error:
-            raise ValueError(f"{study.path}: {error}") from None
 
 
 def refuse_unfit_batch(study: Study, run: Run) -> None:

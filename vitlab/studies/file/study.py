@@ -13,14 +13,9 @@
     test: pooled                      # exact: no distributional assumption; paired: variants from the same weights
     budget: {epochs: 35}              # the same for all: epochs, images or flops; null: as in the base
     may_differ: [model.init_args.backbone]
-    tune:                             # null: one recipe for all
-      key: model.init_args.optimizer.init_args.lr
-      values: [5.0e-4, 1.0e-3, 2.0e-3]
-      seeds: [1000, 1001, 1002]       # of the tuning runs; null: these, or the next from 1000 on that `seeds` lacks
-      within: null                    # seed: each seed of the study repeats the search with its own runs
-    search: {space: {…}, trials: 24}  # null; several settings drawn for each variant (`search_space`)
-    vary: [init, order, augmentation] # what seeds draw (`draws`); split: the choice of validation images too
-    target_accuracy: 0.95             # report the time to this validation accuracy; null: what every run reaches
+    tune:                             # null: one recipe for all (`space`)
+      space: {model.init_args.optimizer.init_args.lr: [5.0e-4, 1.0e-3, 2.0e-3]}
+    vary: [init, order, augmentation] # what seeds draw (`vary`)
     along: {train_images: [50, 100]}  # null; the same study at several numbers of images, or budgets (`axes`)
     branch: false                     # shorter runs of an axis of epochs branch off the longest one (`branching`)
     jobs: 2                           # parallel runs; null: one per GPU, or per core
@@ -84,14 +79,10 @@ CHECKED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         "like {name: rank, mode: max, title: effective rank}, or null",
     ),
     "test": (TESTS.__contains__, f"one of {', '.join(TESTS)}"),
-    "target_accuracy": (
-        lambda value: type(value) is float and 0 < value < 1,
-        "a fraction between 0 and 1, like 0.9, or null",
-    ),
     "branch": (lambda value: type(value) is bool, "true or false"),
     "jobs": (lambda value: type(value) is int and value >= 1, "a whole number from 1, or null"),
 }
-KEYS = ("name", *REQUIRED, "until", "budget", "tune", "claim", "vary", "along", *CHECKED)
+KEYS = ("name", *REQUIRED, "budget", "tune", "claim", "vary", "along", *CHECKED)
 
 
 @dataclass(frozen=True)
@@ -107,7 +98,6 @@ class Study:
     may_differ: list[str] = field(default_factory=list)
     jobs: int | None = None
     tuning: Tuning | None = None
-    target_accuracy: float | None = None
     looks: tuple[int, ...] = ()  # numbers of seeds after which results are looked at; empty: after all of them
     margin: float | None = None  # differences below it do not matter, as shown: in points of accuracy
     test: str = "pooled"  # one of `comparison.TESTS`
@@ -216,7 +206,7 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         valid, expected = CHECKED[key]
         if not valid(value):
             raise ValueError(f"{key}: {value!r}. Expected {expected}.")
-    seeds, looks = _seeds_and_looks(content["seeds"], content.get("until"))
+    seeds, looks = _seeds_and_looks(content["seeds"])
     variants, budget = _variants(content["variants"], path.parent), parse_budget(content.get("budget"))
     study = Study(
         path=path,
@@ -262,12 +252,12 @@ def _contradictions_of_the_test(study: Study) -> Iterator[str]:
     if study.test == "paired" and study.looks and variants > 2:
         yield (
             "test: paired compares the same seeds, but of three variants or more one leaves the race before the others."
-            "\nGive `seeds` as a list without `until`."
+            "\nGive `seeds` as a list."
         )
     if study.test != "exact":
         return
     if study.looks:
-        yield "test: exact is for a fixed list of seeds. Give a list without `until`, or `test: pooled`."
+        yield "test: exact is for a fixed list of seeds. Give a list, or `test: pooled`."
     # With n seeds each, p is at least 2 of C(2n, n) regroupings.
     pairs = math.comb(variants, 2)
     needed = next(n for n in range(2, 100) if 2 / math.comb(2 * n, n) * pairs < LEVEL)
@@ -294,13 +284,15 @@ def _contradictions_of_tuning(study: Study) -> Iterator[str]:
             f"tune: {', '.join(dearer)} changes what an image costs, which the budget measures before the "
             "tuning. Give a budget in epochs or images."
         )
+    if study.looks and study.tuning and study.tuning.within_seeds:
+        yield "tune: a seed that a look may never train is not tuned. Give `seeds` as a list, or write `within: study`."
     if study.tuned and study.branch:
         yield "branch: shorter runs continue the longest, and tuning could give them other settings."
 
 
 def _contradictions_of_axes(study: Study) -> Iterator[str]:
     if study.along and study.looks:
-        yield "along: the places of an axis have the same seeds. Give `seeds` as a list without `until`."
+        yield "along: the places of an axis have the same seeds. Give `seeds` as a list."
     budgets = {point.budget.kind for point in study.points if point.budget}
     if study.branch and (not study.along or budgets != {"epochs"} or study.points[0].settings):
         yield "branch: only runs along an axis of epochs branch off each other. Give along: {epochs: […]}."
@@ -346,22 +338,15 @@ def _variants(value: Any, folder: Path) -> dict[str, Config]:
     return variants
 
 
-def _seeds_and_looks(value: Any, until: Any) -> tuple[list[int], tuple[int, ...]]:
+def _seeds_and_looks(value: Any) -> tuple[list[int], tuple[int, ...]]:
     """Parse the seeds, and the numbers of them after which results are looked at; none for a fixed list."""
-    if until not in (None, "settled"):
-        raise ValueError(f"until: {until!r}. Expected `settled`, or leave it out.")
     if not isinstance(value, dict):
-        seeds = parse_seeds(value)
-        first = LOOK_FROM if until else len(seeds)
-        if first > len(seeds):
-            raise ValueError(f"until: settled looks from {LOOK_FROM} seeds on; `seeds` has {len(seeds)}. List more.")
-        return seeds, tuple(range(first, len(seeds) + 1)) if until else ()
-    refuse_unknown(value, ("from", "to", "step"), "key of `seeds`")
-    first, last, step = value.get("from", LOOK_FROM), value.get("to", 0), value.get("step", 1)
-    if not all(type(number) is int for number in (first, last, step)) or not LEAST_SEEDS <= first <= last or step < 1:
+        return parse_seeds(value), ()
+    refuse_unknown(value, ("from", "to"), "key of `seeds`")
+    first, last = value.get("from", LOOK_FROM), value.get("to", 0)
+    if type(first) is not int or type(last) is not int or not LEAST_SEEDS <= first <= last:
         raise ValueError(
-            f"seeds: {as_yaml(value)}. Expected whole numbers with {LEAST_SEEDS} <= from <= to and step >= 1, "
+            f"seeds: {as_yaml(value)}. Expected whole numbers with {LEAST_SEEDS} <= from <= to, "
             f"like {{from: {LOOK_FROM}, to: 12}}."
         )
-    looks = range(first, last + 1, step)
-    return list(range(1, looks[-1] + 1)), tuple(looks)
+    return list(range(1, last + 1)), tuple(range(first, last + 1))

@@ -54,7 +54,7 @@ def _sets_data(results: StudyResults) -> bool:
 
 def _draws_images(results: StudyResults) -> bool:
     """Whether the seeds draw the training images."""
-    return not {"images", "split"}.isdisjoint(results.study.vary)
+    return "images" in results.study.vary
 
 
 def _training_images(results: StudyResults) -> dict[str, tuple[str, ...]]:

@@ -152,14 +152,12 @@ class StudyResults:
 
     @cached_property
     def target(self) -> float | None:
-        """The validation score to which time is reported: the study's, or what all runs reached, in whole per cent.
+        """The validation score to which time is reported: what all runs reached, in whole per cent.
 
         None where runs are not validated by the metric.
         """
         if not all(len(result.by_epoch(self.metric.validation)) for result in self.finished):
             return None
-        if self.study.target_accuracy is not None:
-            return self.study.target_accuracy
         scores = [result.by_epoch(self.metric.validation).to_numpy() for result in self.finished]
         if self.metric.is_accuracy:
             return math.floor(100 * min(np.max(values, initial=0) for values in scores) + 1e-9) / 100
