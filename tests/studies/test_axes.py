@@ -12,7 +12,7 @@ from referee.report.along import curves_chart
 from referee.report.drawing import draw  # before a test leaves the charts empty
 
 from vitlab.config import merge, nest
-from vitlab.studies.compare import RunsFailed, _costs_along, _measured_once, compare, in_turn
+from vitlab.studies.compare import RunsFailed, _measured_once, compare, in_turn
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.curves import line_of
 from vitlab.studies.resolved import ResolvedStudy
@@ -180,9 +180,9 @@ def test_runs_left_out_at_a_place_are_named(
 
 
 def test_costs_are_measured_again_only_where_steps_differ() -> None:
-    def planned(**data: int) -> Any:
+    def run(**data: int) -> Any:
         config = {"model": {"class_path": "M", "init_args": {}}, "data": {"class_path": "D", "init_args": data}}
-        return SimpleNamespace(first_runs=lambda: [SimpleNamespace(config=config)])
+        return SimpleNamespace(config=config)
 
     measured: list[Any] = []
 
@@ -190,9 +190,10 @@ def test_costs_are_measured_again_only_where_steps_differ() -> None:
         measured.append(runs[0].config["data"]["init_args"])
         return {"A": len(measured)}, {}
 
-    plans = [planned(train_images=n, image_size=size) for size in (16, 32) for n in (50, 90)]
-    assert [costs["A"] for costs, _ in _costs_along(plans, _measured_once(measure))] == [2, 2, 1, 1]
-    assert measured == [{"train_images": 90, "image_size": 32}, {"train_images": 90, "image_size": 16}]
+    once = _measured_once(measure)
+    runs = [run(train_images=n, image_size=size) for size in (16, 32) for n in (50, 90)]
+    assert [once([each])[0]["A"] for each in runs] == [1, 1, 2, 2]
+    assert measured == [{"train_images": 50, "image_size": 16}, {"train_images": 50, "image_size": 32}]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +228,7 @@ def test_an_axis_that_cannot_be_is_refused(write_study: Write, tmp_path: Path, c
         {"along": {"trainer.max_epochs": [2, 6]}, "budget": {"epochs": 4}},
         {"along": {LR: [0.1, 0.3]}, "variants": {"A": merge(variant(0.8), nest(LR, 0.1)), "B": variant(0.9)}},
         {"along": {LR: [0.1, 0.3]}, "tune": {"space": {LR: [0.2, 0.4]}, "within": "study"}},
-        {"along": {LR: [0.1, 0.3]}, "tune": {"space": {LR: [0.1, 0.3]}, "trials": 2}},
+        {"along": {LR: [0.1, 0.3]}, "tune": {"space": {LR: [0.1, 0.3]}, "trials": 2, "within": "study"}},
     ],
 )
 def test_a_place_whose_setting_something_else_sets_is_refused(
@@ -238,18 +239,3 @@ def test_a_place_whose_setting_something_else_sets_is_refused(
     path = write_study(**{"seeds": [1, 2, 3], "variants": {"A": variant(0.8), "B": variant(0.9)}, **changes})
     with pytest.raises(ValueError, match=rf"along: .*[AB] has {key}: .*set by the variant, the budget or tuning"):
         compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-
-
-def test_what_the_runs_will_take_is_said_before_the_first(
-    write_study: Write, tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # 900 images, 28 batches of 32, 4 epochs: 3,584 images at 2,400 a second are 1.5 s; with the start, 11.5 s a run.
-    # B's images grow and cost half of it on average.
-    variants = {"A": variant(0.9), "B": variant(0.94, cost={"mean_share": 0.5})}
-    path = write_study(variants=variants, along={"epochs": [4, 8]}, budget="absent", seeds=[1])
-    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    said = capsys.readouterr().out.replace("\u00a0", " ")
-    # Runs of 11.5, 13, 10.75 and 11.5 s, two at a time: 23.4 s. 96,000 parameters, 16 bytes of each, 3 checkpoints.
-    assert "To train: 4 runs, 19 to 30 seconds at the measured speed, 6.14 MB on the disk." in said
-    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    assert "To train" not in capsys.readouterr().out.replace("\u00a0", " ")

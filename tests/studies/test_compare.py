@@ -13,13 +13,11 @@ import pytest
 import yaml
 from fake_study import FAKE_PROGRAM, Digits, variant
 
-from vitlab.config import Config
 from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import verdict
-from vitlab.studies.training.spending import _decisive, _fits
 
 Write = Callable[..., Path]
 
@@ -258,12 +256,3 @@ def test_paired_looks_at_three_variants_are_refused(write_study: Write) -> None:
     """One of them may leave the race before the others, and its seeds then have no partners."""
     with pytest.raises(ValueError, match="test: paired compares the same seeds"):
         read_study(write_study(seeds={"from": 4, "to": 8}, test="paired"))
-
-
-def test_a_budget_is_spent_anew_where_the_epoch_is_another() -> None:
-    data = {"class_path": "D", "init_args": {}}
-    whole: Config = {"model": {"class_path": "M", "init_args": {}}, "data": data, "trainer": {}}
-    half = whole | {"trainer": {"limit_train_batches": 0.5}}
-    known = {"budget": "100 images", "jobs": 1, "configs": {"A": _decisive(half)}}
-    assert _fits(known, known)
-    assert not _fits(known, known | {"configs": {"A": _decisive(whole)}})

@@ -82,7 +82,7 @@ def test_seeds_choose_the_training_images_of_all_variants(write_study: Write) ->
     with pytest.raises(ValueError, match=r"study\.yaml: vary: images: every variant trains on all images"):
         plan(read_study(path), path.parent)
     base = yaml.safe_load((path.parent / "base.yaml").read_text())
-    base["data"]["init_args"]["train_images"] = 20
+    base["data"]["init_args"]["train_images"] = 40
     (path.parent / "base.yaml").write_text(yaml.safe_dump(base))
     runs = plan(read_study(path), path.parent)
     assert all(run.config["data"]["init_args"]["train_images_seed"] == run.seed for run in runs)

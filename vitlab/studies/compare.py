@@ -12,9 +12,7 @@ from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.experiment.branch import branch_off
 from vitlab.runs.lock import study_lock
-from vitlab.studies.estimate import estimate
 from vitlab.studies.file.images import Images
-from vitlab.studies.file.overruled import overruled
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.state import UNFINISHED, Outcome, is_finished, refuse_conflicts
 from vitlab.studies.file.study import Study, read_study
@@ -93,13 +91,11 @@ def _compare(study: Study, root: Path, overwrite: bool, program: Sequence[str], 
     measure = _measured_once(partial(measure_costs, program=program, slots=slots))
     for planned in plans:
         planned.spend_budget(measure)
-    if not all(is_finished(run) for planned in plans for run in planned.runs):
-        speeds = [known for known, _ in _costs_along(plans, measure)]
-        print(estimate(study, plans, speeds, slots.jobs), flush=True)
     for planned in plans:
         planned.tune(train)
+    costs = [measure(planned.first_runs()) for planned in reversed(plans)][::-1]  # at the last place first
     if study.along:
-        return _compare_along(study, plans, train, _costs_along(plans, measure), root)
+        return _compare_along(study, plans, train, costs, root)
     (planned,) = plans
 
     def show(results: StudyResults) -> None:
@@ -108,7 +104,7 @@ def _compare(study: Study, root: Path, overwrite: bool, program: Sequence[str], 
         print(f"  {look_of(results)}: {verdict(results)}", flush=True)
 
     outcomes = planned.train(train, overwrite, show)
-    results = planned.results(outcomes, *measure(planned.first_runs()))
+    results = planned.results(outcomes, *costs[0])
     append_look(results, planned.folder)
     report = write_report(results, planned.images, planned.folder)
     shown = judged(results)
@@ -142,8 +138,6 @@ def _announce(study: Study, plans: Sequence[ResolvedStudy], slots: Slots) -> Non
             )
     for leaked in dict.fromkeys(str(copies) for planned in plans for copies in planned.duplicates if str(copies)):
         print(leaked, flush=True)
-    for line in overruled(study):
-        print(line, flush=True)
     places = f" at {counted(len(plans), 'place')}" if study.along else ""
     size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}{places}"
     print(f"{study.name}: {size}; {slots}.", flush=True)
@@ -156,11 +150,6 @@ def _plans(study: Study, root: Path) -> list[ResolvedStudy]:
         _branches(plans)
     claim_folder(study, root)
     return plans
-
-
-def _costs_along(plans: Sequence[ResolvedStudy], measure: Callable[[list[Run]], Costs]) -> list[Costs]:
-    """Return the costs at each place, measured at the last one first."""
-    return [measure(planned.first_runs()) for planned in reversed(plans)][::-1]
 
 
 def _measured_once(measure: Callable[[Sequence[Run]], Costs]) -> Callable[[Sequence[Run]], Costs]:

@@ -14,7 +14,6 @@ from vitlab.studies.file.runs import (
     differing_keys,
     images_of,
     plan,
-    refuse_unfit_batch,
 )
 from vitlab.studies.file.state import Outcome, is_finished, refuse_conflicts
 from vitlab.studies.file.study import Study
@@ -48,8 +47,6 @@ class ResolvedStudy:
             ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
         """
         runs = plan(study, root)
-        for run in first_runs(study, runs):
-            refuse_unfit_batch(study, run)
         images = images_of(runs[0])
         refuse_unfit_images(study, runs[0].metric, images)
         study.folder(root).mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ Nothing here writes a file, so an invalid study leaves no trace.
 
 import difflib
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -19,7 +19,7 @@ from vitlab.studies.file.images import Images
 from vitlab.studies.file.metric import TOP1, Metric, chosen_metric
 from vitlab.studies.file.overruled import refuse_overruled
 from vitlab.studies.file.study import Study
-from vitlab.studies.file.vary import refuse_all_images, refuse_fixed, seed_settings
+from vitlab.studies.file.vary import fixed_draws, seed_settings
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
@@ -85,17 +85,6 @@ def images_of(run: Run) -> Images:
     return experiment_of(run.config).data
 
 
-def refuse_unfit_batch(study: Study, run: Run) -> None:
-    """Raise ValueError if the run has fewer training images, by `train_images`, than a batch."""
-    data = run.config["data"]["init_args"]
-    images, batch = data.get("train_images"), data.get("batch_size")
-    if images is not None and batch is not None and images < batch:
-        raise ValueError(
-            f"{study.path}: {run.variant} has {images} training images, fewer than one batch of {batch}. "
-            f"Set train_images to {batch} or more, or data.init_args.batch_size to {images} or less."
-        )
-
-
 def plan(
     study: Study,
     root: Path,
@@ -130,22 +119,8 @@ def plan(
                 f"List the settings that define it, even if {study.base.name} has the same values."
             )
         cells[variant] = cell(variant, study.seeds[0])
-    _refuse_equal_variants(study, cells)
-    _refuse_unknown_keys(study, cells)
-    _refuse_cut_short(study, cells)
-    for variant, run in cells.items():
-        try:
-            refuse_fixed(study.vary, run.config)
-        except ValueError as error:
-            raise ValueError(f"{study.path}: {variant!r}: {error}") from None
-    try:
-        refuse_all_images(study.vary, (run.config for run in cells.values()))
-    except ValueError as error:
-        raise ValueError(f"{study.path}: {error}") from None
-    metrics = {run.metric for run in cells.values()}
-    if len(metrics) > 1:
-        names = " and ".join(sorted(metric.label for metric in metrics))
-        raise ValueError(f"{study.path}: the tasks of the variants' objectives rank by {names}. Compare by one metric.")
+    for fault in _faults(study, list(cells.values())):
+        raise ValueError(f"{study.path}: {fault}")
     return [with_seed(study, cell(variant, seed), seed) for seed in study.seeds for variant in cells]
 
 
@@ -256,25 +231,55 @@ def _by_seed(key: str, runs: Iterable[Run]) -> Any:
     return values[0] if all(value == values[0] for value in values) else values
 
 
-def _refuse_equal_variants(study: Study, cells: Mapping[str, Run]) -> None:
-    for (first, a), (second, b) in combinations(cells.items(), 2):
+def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
+    """Yield what is wrong with the runs of the variants, one each, as far as it is known before they train."""
+    for a, b in combinations(runs, 2):
         if comparable(a.config) == comparable(b.config):
-            raise ValueError(
-                f"Variants {first!r} and {second!r} of {study.path} are the same experiment:\n"
+            yield (
+                f"variants {a.variant!r} and {b.variant!r} are the same experiment:\n"
                 "their resolved configurations do not differ in a single value. Change or remove one."
             )
+    yield from _unknown_keys(study, runs)
+    for run in runs:
+        yield from _cut_short(study, run)
+        yield from (f"{run.variant!r}: {fault}" for fault in fixed_draws(study.vary, run.config))
+    if "images" in study.vary and all(run.config["data"]["init_args"].get("train_images") is None for run in runs):
+        yield (
+            "vary: images: every variant trains on all images, so there is no choice to draw.\n"
+            "Set data.init_args.train_images, or remove images from `vary`."
+        )
+    if len(metrics := {run.metric for run in runs}) > 1:
+        names = " and ".join(sorted(metric.label for metric in metrics))
+        yield f"the tasks of the variants' objectives rank by {names}. Compare by one metric."
 
 
-def _refuse_unknown_keys(study: Study, cells: Mapping[str, Run]) -> None:
-    known = {key for run in cells.values() for key in _prefixes(run.config)}
-    for where, key in [
-        *(("may_differ", key) for key in study.may_differ),
-        *(("tune: space", key) for key in study.tuned),
-    ]:
+def _cut_short(study: Study, run: Run) -> Iterator[str]:
+    """Yield settings that end a run early or skip images; fewer training batches are a fair budget."""
+    trainer, data = run.config.get("trainer", {}), run.config["data"]["init_args"]
+    if study.budget is None and trainer.get("max_epochs") in (None, -1):
+        yield f"{run.variant!r} has no training length. Add a budget, like {{epochs: 30}}."
+    for key, value in trainer.items():
+        if key in COMPLETE and value is not None and not COMPLETE[key](value):
+            yield (
+                f"trainer.{key} is {as_yaml(value)} for {run.variant!r}, whose runs would be cut short and yield no "
+                "result. Remove it; `budget` sets the training length."
+            )
+    images, batch = data.get("train_images"), data.get("batch_size")
+    if images is not None and batch is not None and images < batch:
+        yield (
+            f"{run.variant} has {images} training images, fewer than one batch of {batch}. "
+            f"Set train_images to {batch} or more, or data.init_args.batch_size to {images} or less."
+        )
+
+
+def _unknown_keys(study: Study, runs: Sequence[Run]) -> Iterator[str]:
+    known = sorted({key for run in runs for key in _prefixes(run.config)})
+    named = [("may_differ", key) for key in study.may_differ] + [("tune: space", key) for key in study.tuned]
+    for where, key in named:
         if key not in known:
-            near = difflib.get_close_matches(key, sorted(known), n=1)
+            near = difflib.get_close_matches(key, known, n=1)  # of too many to name them all
             hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise ValueError(f"{study.path}: {where}: no variant's configuration has a key `{key}`.{hint}")
+            yield f"{where}: no variant's configuration has a key `{key}`.{hint}"
 
 
 def _prefixes(config: Config, prefix: str = "") -> Iterable[str]:
@@ -282,20 +287,6 @@ def _prefixes(config: Config, prefix: str = "") -> Iterable[str]:
         yield f"{prefix}{key}"
         if isinstance(value, dict):
             yield from _prefixes(value, f"{prefix}{key}.")
-
-
-def _refuse_cut_short(study: Study, cells: Mapping[str, Run]) -> None:
-    """Reject settings that end a run early or skip test images; fewer training batches are a fair budget."""
-    for variant, run in cells.items():
-        trainer = run.config.get("trainer", {})
-        if study.budget is None and trainer.get("max_epochs") in (None, -1):
-            raise ValueError(f"{study.path}: {variant!r} has no training length. Add a budget, like {{epochs: 30}}.")
-        for key, value in trainer.items():
-            if key in COMPLETE and value is not None and not COMPLETE[key](value):
-                raise ValueError(
-                    f"{study.path}: trainer.{key} is {as_yaml(value)} for {variant!r}, whose runs would be "
-                    "cut short and yield no result. Remove it; `budget` sets the training length."
-                )
 
 
 def _all_batches(limit: int | float) -> bool:

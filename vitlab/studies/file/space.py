@@ -15,7 +15,6 @@ trial i has its own seed, from 2000 on.
         model.init_args.label_smoothing: [0.0, 0.1]                            # one of a list
       trials: 24
       within: study
-      seed: 0                  # of the draws
 """
 
 import math
@@ -30,7 +29,7 @@ from vitlab.studies.file.budget import refuse_unknown
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.vary import parse_seeds
 
-KEYS = ("space", "trials", "seed", "within", "seeds")
+KEYS = ("space", "trials", "within", "seeds")
 WITHIN = ("seed", "study")
 TUNING_SEEDS = 3
 TUNE_FROM = 1000  # the first seed of the runs of a grid
@@ -54,7 +53,6 @@ class Tuning:
     seeds: list[int]  # of the tuning runs; of random trials by trial
     chosen_for: Sequence[int | None] = (None,)  # the study's seeds that each choose; None: one choice for all of them
     trials: int | None = None  # drawn; None: every combination of the lists
-    draw_seed: int = 0
 
     @property
     def within_seeds(self) -> bool:
@@ -69,7 +67,7 @@ class Tuning:
     def candidates(self, seed: int | None) -> list[Candidate]:
         """Return what each variant tries for the run of a seed, or for all runs."""
         if self.trials is not None:
-            drawn = draw_settings(self.space, self.trials, self.draw_seed)
+            drawn = draw_settings(self.space, self.trials)
             return [Candidate(f"trial-{i + 1:02d}", settings, [self.seeds[i]]) for i, settings in enumerate(drawn)]
         seeds = self.seeds if seed is None else [seed]
         names = ["-".join(map("{}-{}".format, self.names, values)) for values in product(*self.space.values())]
@@ -82,7 +80,7 @@ class Tuning:
         return once * seeds if self.within_seeds else once
 
 
-def draw_settings(space: dict[str, Any], trials: int, seed: int) -> list[dict[str, Any]]:
+def draw_settings(space: dict[str, Any], trials: int, seed: int = 0) -> list[dict[str, Any]]:
     """Draw settings at random, each trial's independently of the others'."""
     rng = np.random.RandomState(seed)  # as studies drew since the first one, whose trials are found again
     return [{key: _draw_one(values, rng) for key, values in space.items()} for _ in range(trials)]
@@ -115,13 +113,11 @@ def parse_tuning(value: Any, seeds: list[int]) -> Tuning | None:
     refuse_unknown(value, KEYS, "key of `tune`")
     space = {str(key): _parse_values(str(key), each) for key, each in value["space"].items()}
     within, fixed = value.get("within", "seed"), value.get("seeds")
-    trials, seed = value.get("trials"), value.get("seed", 0)
+    trials = value.get("trials")
     if within not in WITHIN:
         raise ValueError(f"tune: within: {within!r}. Expected `seed` or `study`.")
     if trials is not None and (type(trials) is not int or trials < LEAST_TRIALS):
         raise ValueError(f"tune: trials: {trials!r}. Expected a whole number from {LEAST_TRIALS}, or a grid of lists.")
-    if type(seed) is not int or seed < 0:
-        raise ValueError(f"tune: seed: {seed!r}. Expected a whole number from 0.")
     if trials is None and (ranges := [key for key, each in space.items() if isinstance(each, dict)]):
         raise ValueError(
             f"tune: space: {ranges[0]}: {as_yaml(space[ranges[0]])} is a range. Give a number of `trials`."
@@ -132,7 +128,7 @@ def parse_tuning(value: Any, seeds: list[int]) -> Tuning | None:
         why = "random trials have their own seeds" if trials else "`within: seed` tunes with the study's seeds"
         raise ValueError(f"tune: seeds: {fixed}, but {why}. Remove one of the two.")
     if trials:
-        return Tuning(space, _unused(seeds, DRAW_FROM, trials), trials=trials, draw_seed=seed)
+        return Tuning(space, _unused(seeds, DRAW_FROM, trials), trials=trials)
     if within == "seed":
         return Tuning(space, seeds, seeds)
     try:

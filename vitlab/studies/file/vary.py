@@ -6,7 +6,7 @@ augmentation  crops, flips, mixing, views
 images        which images `train_images` leaves to train on
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from referee.formats import joined
@@ -58,24 +58,15 @@ def seed_settings(vary: Sequence[str], seed: int, first: int) -> Config:
     return {"seed_everything": seed, **held} | ({IMAGES: seed} if "images" in vary else {})
 
 
-def refuse_fixed(vary: Sequence[str], config: Config) -> None:
-    """Raise ValueError where a configuration holds fixed what the seeds are to draw."""
+def fixed_draws(vary: Sequence[str], config: Config) -> Iterator[str]:
+    """Yield what a configuration holds fixed of what the seeds are to draw."""
     flat = flatten(config)
     for kind, key in SETTINGS.items():
         if kind in vary and flat.get(key, ABSENT) not in (ABSENT, None):
-            raise ValueError(
+            yield (
                 f"{key} is {flat[key]}, so no seed changes {NAMES[kind]}.\n"
                 f"Remove it, or leave {kind} out of the study's `vary`."
             )
-
-
-def refuse_all_images(vary: Sequence[str], configs: Iterable[Config]) -> None:
-    """Raise ValueError if the seeds are to choose training images, but every variant trains on all of them."""
-    if "images" in vary and all(flatten(config).get("data.init_args.train_images") is None for config in configs):
-        raise ValueError(
-            "vary: images: every variant trains on all images, so there is no choice to draw.\n"
-            "Set data.init_args.train_images, or remove images from `vary`."
-        )
 
 
 def describe_draws(vary: Sequence[str]) -> str:
