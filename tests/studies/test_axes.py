@@ -6,18 +6,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
-from fake_study import FAKE_PROGRAM, plain, results, right, variant
-from referee.along import in_general, law_of, number
+from fake_study import FAKE_PROGRAM, plain, variant
+from referee.along import law_of, number
 from referee.report.along import curves_chart
 from referee.report.drawing import draw  # before a test leaves the charts empty
 
 from vitlab.config import merge, nest
-from vitlab.studies.compare import RunsFailed, _costs_along, _measured_once, compare, in_turn
-from vitlab.studies.file.runs import plan
+from vitlab.studies.compare import RunsFailed, _measured_once, compare, in_turn
 from vitlab.studies.file.study import read_study
-from vitlab.studies.planning import plan_study
-from vitlab.studies.report.curves import lines_of
+from vitlab.studies.report.curves import line_of
 from vitlab.studies.resolved import ResolvedStudy
 
 Write = Callable[..., Path]
@@ -49,19 +46,6 @@ def test_a_study_along_an_axis_is_the_same_study_at_each_place(write_study: Writ
 
 def test_places_are_named_by_round_numbers() -> None:
     assert [number(x).replace("\u00a0", " ") for x in (1078, 5e6, 4e12, 1e15)] == ["1,078", "5 M", "4 T", "1 P"]
-
-
-def test_names_of_an_axis_are_settings_and_its_lines(write_study: Write) -> None:
-    """An axis of settings by name, and one that mixes numbers with null, both beside an axis of numbers."""
-    rates = {"low": 0.1, "high": 0.2}
-    named = {"model.init_args": {name: {"lr": rate} for name, rate in rates.items()}}
-    for other, labels in ((named, ["low", "high"]), ({"model.init_args.lr": [None, 0.1]}, ["lr null", "lr 0.1"])):
-        study = read_study(write_study(**CROSSING | {"along": {"train_images": [60, 120], **other}}))
-        assert len(study.points) == 4
-        found = [results({"ViT": {1: right(0.9, 30)}}) for _ in study.points]
-        assert [(line.name, len(line.points)) for line in lines_of(study, found)] == [(label, 2) for label in labels]
-        if other is named:
-            assert study.points[0].variants["ViT"]["model"]["init_args"]["lr"] == 0.1
 
 
 def test_a_place_of_which_nothing_is_left_has_its_row(
@@ -98,7 +82,8 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
 
     study = read_study(tmp_path / "study.yaml")
     plans = [ResolvedStudy.of(point, tmp_path / "runs") for point in study.points]
-    (line,) = lines_of(study, [planned.results(planned.finished()) for planned in plans])
+    assert study.along is not None
+    line = line_of(study.along, [planned.results(planned.finished()) for planned in plans])
     laws = {variant: own for variant in line.variants if (own := law_of(line, variant))}
     assert laws["ViT"].rate.low < 0.65 < laws["ViT"].rate.high
     drawing = draw(curves_chart(line, laws, [], "curves"), None, tmp_path)
@@ -108,30 +93,6 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
     assert len(before) == 60
     compare(write_study(**CROSSING), tmp_path / "runs", program=FAKE_PROGRAM)  # nothing is left to do
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/*/*/seed-*/summary.json")}
-
-
-def test_data_sets_have_a_verdict_each_and_one_over_all(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write_study(
-        variants={"A": variant(0.9), "B": variant(0.94)}, seeds=[1, 2, 3, 4], along={"data": {"one": {}, "two": {}}}
-    )
-    content = yaml.safe_load(path.read_text())
-    base = yaml.safe_load((tmp_path / "base.yaml").read_text())["data"]
-    content["along"] = {
-        "data": {name: {**base, "init_args": {**base["init_args"], "name": name}} for name in ("one", "two", "three")}
-    }
-    path.write_text(yaml.safe_dump(content))
-    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    said = capsys.readouterr().out
-    for name in ("one", "two", "three"):
-        assert f"{name}: B is better than A by 4." in said or f"{name}: B is better than A by 3." in said
-    assert "In general, over these 3 data sets as a sample of others: B is better than A by" in said
-
-
-def test_equal_leads_on_two_data_sets_may_be_rounding() -> None:
-    study = results({"A": {1: right(0.9, 30)}, "B": {1: right(26 / 30, 30)}})
-    assert "no variant is better than another" in in_general(["one", "two"], [study.verdict, study.verdict])
 
 
 def test_a_failed_run_is_named_with_its_place(
@@ -207,18 +168,6 @@ def test_an_axis_may_begin_at_zero(
     assert "Laws" not in text
 
 
-def test_settings_are_no_sample_of_others_and_one_seed_has_no_interval(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write_study(
-        variants={"A": variant(0.95), "B": variant(0.8)}, seeds=[1], along={"model.init_args.bias": ["with", "without"]}
-    )
-    text = compare(path, tmp_path / "runs", program=FAKE_PROGRAM).with_suffix(".md").read_text()
-    assert "In general" not in text
-    (row,) = [line for line in text.splitlines() if line.startswith("| bias without |")]
-    assert "[" not in row
-
-
 def test_runs_left_out_at_a_place_are_named(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:
@@ -230,25 +179,10 @@ def test_runs_left_out_at_a_place_are_named(
     assert "(A, seed 3:" in text
 
 
-def test_runs_of_a_place_whose_name_ends_alike_are_not_left_out(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
-    path = write_study(variants={"A": variant(0.95), "B": variant(0.8)}, along={"data": {"sets": {}, "other sets": {}}})
-    content = yaml.safe_load(path.read_text())
-    base = yaml.safe_load((tmp_path / "base.yaml").read_text())["data"]
-    for name in content["along"]["data"]:
-        content["along"]["data"][name] = {**base, "init_args": {**base["init_args"], "name": name}}
-    path.write_text(yaml.safe_dump(content))
-    report = compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    assert "Left out" not in report.with_suffix(".md").read_text()
-    with pytest.raises(ValueError, match="this study has axes, whose places are studies of their own"):
-        plan_study(write_study(name="next"), tmp_path / "runs", pilot=tmp_path / "runs/small-study")
-
-
 def test_costs_are_measured_again_only_where_steps_differ() -> None:
-    def planned(**data: int) -> Any:
+    def run(**data: int) -> Any:
         config = {"model": {"class_path": "M", "init_args": {}}, "data": {"class_path": "D", "init_args": data}}
-        return SimpleNamespace(first_runs=lambda: [SimpleNamespace(config=config)])
+        return SimpleNamespace(config=config)
 
     measured: list[Any] = []
 
@@ -256,23 +190,28 @@ def test_costs_are_measured_again_only_where_steps_differ() -> None:
         measured.append(runs[0].config["data"]["init_args"])
         return {"A": len(measured)}, {}
 
-    plans = [planned(train_images=n, image_size=size) for size in (16, 32) for n in (50, 90)]
-    assert [costs["A"] for costs, _ in _costs_along(plans, _measured_once(measure))] == [2, 2, 1, 1]
-    assert measured == [{"train_images": 90, "image_size": 32}, {"train_images": 90, "image_size": 16}]
+    once = _measured_once(measure)
+    runs = [run(train_images=n, image_size=size) for size in (16, 32) for n in (50, 90)]
+    assert [once([each])[0]["A"] for each in runs] == [1, 1, 2, 2]
+    assert measured == [{"train_images": 50, "image_size": 16}, {"train_images": 50, "image_size": 32}]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"along": {"train_images": [50]}}, "along: train_images: .50.. Expected two different values or more"),
-        ({"along": {"train_images": [50, 50]}}, "Expected two different values or more"),
+        (
+            {"along": {"train_images": [50]}},
+            "along: train_images: .50.. Expected a list of two different numbers or more",
+        ),
+        ({"along": {"train_images": [50, 50]}}, "Expected a list of two different numbers or more"),
         ({"along": {"train_images": [0, 50]}}, "Expected numbers above 0"),
         ({"along": {"train_images": [20, 50]}}, "ViT has 20 training images, fewer than one batch of 32"),
-        ({"along": [50, 100]}, "Expected an axis and its values, like {train_images: .50, 100, 200.}"),
+        ({"along": [50, 100]}, "Expected one axis and its values, like {train_images: .50, 100, 200.}"),
         ({"along": {"images": [50, 100]}}, "an axis of budgets, and budget: 4 epochs. Remove one of the two"),
-        ({"along": {"epochs": [5, 10], "train_images": [50, 100]}, "budget": "absent"}, "both axes of numbers"),
+        ({"along": {"epochs": [5, 10], "train_images": [50, 100]}, "budget": "absent"}, "Expected one axis"),
         ({"along": {"train_images": [50, 100]}, "seeds": {"from": 4, "to": 8}}, "have the same seeds. Give `seeds` as"),
-        ({"along": {"data": {"a b": {}, "a-b": {}}}}, "'a b' and 'a-b' would share the folder a-b/"),
+        ({"along": {"data": {"a b": {}, "a-b": {}}}}, "unknown axis of `along` `data`"),
+        ({"along": {LR: [0.1, "high"]}}, "Expected a list of two different numbers or more"),
         ({"along": {"train_images": [50, 100]}, "test": "exact", "seeds": [1, 2, 3, 4, 5]}, "exact has no crossings"),
         ({"along": {"train_image": [50, 100]}}, "unknown axis of `along` `train_image`. Did you mean `train_images`"),
     ],
@@ -289,7 +228,7 @@ def test_an_axis_that_cannot_be_is_refused(write_study: Write, tmp_path: Path, c
         {"along": {"trainer.max_epochs": [2, 6]}, "budget": {"epochs": 4}},
         {"along": {LR: [0.1, 0.3]}, "variants": {"A": merge(variant(0.8), nest(LR, 0.1)), "B": variant(0.9)}},
         {"along": {LR: [0.1, 0.3]}, "tune": {"space": {LR: [0.2, 0.4]}, "within": "study"}},
-        {"along": {LR: [0.1, 0.3]}, "tune": {"space": {LR: [0.1, 0.3]}, "trials": 2}},
+        {"along": {LR: [0.1, 0.3]}, "tune": {"space": {LR: [0.1, 0.3]}, "trials": 2, "within": "study"}},
     ],
 )
 def test_a_place_whose_setting_something_else_sets_is_refused(
@@ -300,28 +239,3 @@ def test_a_place_whose_setting_something_else_sets_is_refused(
     path = write_study(**{"seeds": [1, 2, 3], "variants": {"A": variant(0.8), "B": variant(0.9)}, **changes})
     with pytest.raises(ValueError, match=rf"along: .*[AB] has {key}: .*set by the variant, the budget or tuning"):
         compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-
-
-def test_a_place_may_set_nothing_and_be_augmented_otherwise(write_study: Write, tmp_path: Path) -> None:
-    """A place that is a data set names its images alone."""
-    augmented = {"data": {"init_args": {"augment": {"erase_prob": 0.1}}}}
-    harder = {"class_path": "fake.Digits", "init_args": {"harder": 0.1, "augment": {"erase_prob": 0.2}}}
-    for along in ({"model.init_args": {"plain": {}, "slow": {"lr": 0.1}}}, {"data": {"easy": {}, "hard": harder}}):
-        study = write_study(along=along, variants={"A": merge(variant(0.8), augmented), "B": variant(0.9)})
-        for place in read_study(study).points:
-            assert len(plan(place, tmp_path)) == 6
-
-
-def test_what_the_runs_will_take_is_said_before_the_first(
-    write_study: Write, tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # 900 images, 28 batches of 32, 4 epochs: 3,584 images at 2,400 a second are 1.5 s; with the start, 11.5 s a run.
-    # B's images grow and cost half of it on average.
-    variants = {"A": variant(0.9), "B": variant(0.94, cost={"mean_share": 0.5})}
-    path = write_study(variants=variants, along={"epochs": [4, 8]}, budget="absent", seeds=[1])
-    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    said = capsys.readouterr().out.replace("\u00a0", " ")
-    # Runs of 11.5, 13, 10.75 and 11.5 s, two at a time: 23.4 s. 96,000 parameters, 16 bytes of each, 3 checkpoints.
-    assert "To train: 4 runs, 19 to 30 seconds at the measured speed, 6.14 MB on the disk." in said
-    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    assert "To train" not in capsys.readouterr().out.replace("\u00a0", " ")

@@ -5,20 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from tests.conftest import TINY
 from tests.experiment.test_seeds import changed
 from vitlab.config import Config
-from vitlab.data import Digits, ImageFolder
 from vitlab.experiment.experiment import Experiment
-from vitlab.studies.compare import compare
 from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
-from vitlab.studies.file.vary import describe_draws, refuse_moved_test_images
+from vitlab.studies.file.vary import describe_draws
 
 Write = Callable[..., Path]
 
@@ -43,9 +39,6 @@ def test_what_is_not_named_keeps_the_first_seeds_draw(write_study: Write) -> Non
     assert (config["seed_everything"], config["init_seed"], data["augment_seed"]) == (5, 4, 4)
     assert "order_seed" not in data
     assert "split_seed" not in data
-    config = planned(write_study(vary=["init", "order", "augmentation", "split"], seeds=[4, 5]))[5]
-    assert config["data"]["init_args"]["split_seed"] == 5
-    assert "init_seed" not in config
 
 
 @pytest.mark.parametrize("kind", ["init", "order", "augmentation"])
@@ -62,7 +55,7 @@ def test_each_kind_varies_alone_in_real_runs(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("vary", "message"),
     [
-        ([], "vary: []. Expected a list of what seeds draw, any of init, order, augmentation, images, split."),
+        ([], "vary: []. Expected a list of what seeds draw, any of init, order, augmentation, images."),
         ("init", "vary: 'init'. Expected"),
         (["weights"], "vary: ['weights']. Expected"),
     ],
@@ -84,41 +77,12 @@ def test_a_base_that_fixes_what_seeds_are_to_draw_is_refused(write_study: Write)
     assert planned(path)[2]["data"]["init_args"]["order_seed"] == 1
 
 
-def folder(root: Path, *splits: str) -> Path:
-    for k, name in enumerate(f"{split}/{label}" for split in splits for label in ("cat", "dog")):
-        (root / name).mkdir(parents=True)
-        for i in range(20):
-            noise = np.random.default_rng([k, i]).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(noise).save(root / name / f"{i}.png")
-    return root
-
-
-def test_the_split_varies_only_where_the_test_images_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(ValueError, match=r"every seed would be tested on other images\.\nGive a test set"):
-        refuse_moved_test_images(*(Digits(split_seed=seed).image_names for seed in (1, 2)))
-    given = folder(tmp_path / "given", "train", "test")
-    drawn = [ImageFolder(root=str(given), split_seed=seed) for seed in (1, 2)]
-    refuse_moved_test_images(*(data.image_names for data in drawn))
-    assert drawn[0].image_names("val") != drawn[1].image_names("val")
-    whole = folder(tmp_path / "whole", "train", "val", "test")
-    with pytest.raises(ValueError, match="training and validation images of this data set are given"):
-        refuse_moved_test_images(*(ImageFolder(root=str(whole), split_seed=seed).image_names for seed in (1, 2)))
-
-
-def test_a_study_whose_split_cannot_vary_trains_nothing(write_study: Write, tmp_path: Path) -> None:
-    path = write_study(vary=["init", "split"])
-    with pytest.raises(ValueError, match=r"study\.yaml: vary: split: training and validation images"):
-        compare(path, tmp_path / "runs", program=["false"])
-    assert not (tmp_path / "runs").exists()
-
-
 def test_seeds_choose_the_training_images_of_all_variants(write_study: Write) -> None:
     path = write_study(vary=["init", "order", "augmentation", "images"])
     with pytest.raises(ValueError, match=r"study\.yaml: vary: images: every variant trains on all images"):
         plan(read_study(path), path.parent)
     base = yaml.safe_load((path.parent / "base.yaml").read_text())
-    base["data"]["init_args"]["train_images"] = 20
+    base["data"]["init_args"]["train_images"] = 40
     (path.parent / "base.yaml").write_text(yaml.safe_dump(base))
     runs = plan(read_study(path), path.parent)
     assert all(run.config["data"]["init_args"]["train_images_seed"] == run.seed for run in runs)
@@ -131,9 +95,8 @@ def test_the_sentence_names_what_differs_and_what_does_not() -> None:
     assert describe_draws(("init", "order", "augmentation")) == (
         "Seeds vary the initialization, the data order and the augmentation; training set and split are held fixed."
     )
-    assert describe_draws(("init", "split")) == (
-        "Seeds vary the initialization and the split into training and validation images; the data order, the "
-        "augmentation and the test images are held fixed."
+    assert describe_draws(("init",)) == (
+        "Seeds vary the initialization; the data order, the augmentation, training set and split are held fixed."
     )
     assert describe_draws(("init", "order", "augmentation", "images")) == (
         "Seeds vary the initialization, the data order, the augmentation and the choice of training images; the "

@@ -27,8 +27,8 @@ def test_without_a_key_the_report_is_logged_offline(study: StudyResults, digits:
     (pairs,) = (media / "table").glob("pairs_*.json")
     table = json.loads(pairs.read_text())
     row = dict(zip(table["columns"], table["data"][0], strict=True))
-    assert (row["first"], row["second"], row["verdict"]) == ("A", "B", "better (2\u00a0seeds each)")
-    assert row["difference"] == pytest.approx(0.2)
+    assert (row["better"], row["worse"], row["verdict"]) == ("A", "B", "better")
+    assert row["lead"] == pytest.approx(20)
     assert {path.stem.split("_")[0] for path in (media / "images" / "figures").iterdir()} >= {"ranking", "calibration"}
     assert list((media / "html").glob("report_*.html"))
 

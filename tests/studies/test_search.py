@@ -9,7 +9,7 @@ from fake_study import FAKE_PROGRAM, variant
 from referee.report.drawing import draw  # before a test leaves the charts empty
 
 from vitlab.studies.compare import compare, results_of
-from vitlab.studies.file.space import draw_settings, parse_tuning
+from vitlab.studies.file.space import draw_settings
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.tuning import as_tuned, leads_by_trials, scores_of, tuning_chart
 
@@ -49,15 +49,6 @@ def test_draws_fill_their_ranges() -> None:
     assert {each["depth"] for each in drawn} == {2, 3, 4}
     assert all(type(each["width"]) is int and 8 <= each["width"] <= 64 for each in drawn)
     assert 0.4 < sum(each["loss"] == "a" for each in drawn) / 400 < 0.6
-
-
-def test_each_seed_of_the_study_draws_its_own_trials() -> None:
-    tuning = parse_tuning({"space": SPACE, "trials": 3}, [1, 2001])
-    assert tuning is not None
-    first, second = tuning.candidates(1), tuning.candidates(2001)
-    assert [each.name for each in second] == ["trial-04", "trial-05", "trial-06"]
-    assert [seed for each in (*first, *second) for seed in each.seeds] == [2000, 2002, 2003, 2004, 2005, 2006]
-    assert [each.settings for each in (*first, *second)] == draw_settings(tuning.space, 6, 0)
 
 
 def test_each_variant_is_compared_with_its_best_settings(
@@ -129,34 +120,18 @@ def test_trials_without_a_score_are_refused(write_study: Write, tmp_path: Path, 
         compare(study, tmp_path / "runs", program=FAKE_PROGRAM)
 
 
-def test_random_trials_within_seeds_choose_for_each_seed(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
-    path = write_study(**TWO | {"seeds": [1, 2]}, tune={"space": SPACE, "trials": 6})
-    report = compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    results, _ = results_of(path, tmp_path / "runs")
-    assert [(choice.variant, choice.seed) for choice in results.choices] == [("A", 1), ("B", 1), ("A", 2), ("B", 2)]
-    for result in results.finished:
-        (choice,) = [c for c in results.choices if (c.variant, c.seed) == (result.run.variant, result.run.seed)]
-        assert result.run.config["model"]["init_args"]["lr"] == choice.chosen.settings[LR]
-    assert {variant: len(scores.validation) for variant, scores in scores_of(results).items()} == {"A": 12, "B": 12}
-    text = report.with_suffix(".md").read_text()
-    assert "Each seed chose its own lr and label_smoothing by its own tuning runs" in text
-    assert "12 trials of each variant" in text.replace("\u00a0", " ")
-
-
 @pytest.mark.parametrize(
     ("tune", "message"),
     [
         ({"trials": 8}, "Expected a mapping with a `space` of keys"),
         ({"space": SPACE}, "is a range. Give a number of `trials`"),
+        ({"space": SPACE, "trials": 8}, "settings are drawn once for all seeds. Write `within: study`"),
         ({"space": SPACE, "trials": 1}, "tune: trials: 1. Expected a whole number from 2"),
-        ({"space": SPACE, "trials": 8, "seed": -1}, "tune: seed: -1. Expected a whole number from 0"),
         ({"space": SPACE, "trials": 8, "sampler": "tpe"}, "unknown key of `tune` `sampler`"),
         ({"space": {LR: [0.1]}, "trials": 8}, "Expected a list of values, or {from: 1.0e-4, to: 1.0e-2}"),
         ({"space": {LR: {"from": 0.0, "to": 1.0}}, "trials": 8}, "with numbers above 0"),
         ({"space": {LR: {"from": 1, "until": 2}}, "trials": 8}, "unknown key of `tune: space: "),
-        ({"space": {"model.init_args.lrr": [1, 2]}, "trials": 8}, "has a key `model.init_args.lrr`"),
+        ({"space": {"model.init_args.lrr": [1, 2]}, "trials": 8, "within": "study"}, "has a key `model.init_args.lrr`"),
     ],
 )
 def test_random_trials_that_cannot_be_are_refused(

@@ -147,14 +147,12 @@ def test_what_a_budget_buys_is_decided_once(spend: Callable[..., dict], tmp_path
     flops = {"flops": 8.064e9}
     found = spend(flops)
     assert spend(flops, refuse) == found
-    record = tmp_path / "budget.json"
-    known = json.loads(record.read_text())
-    configs = {name: {key: config[key] for key in ("model", "data")} for name, config in known["configs"].items()}
-    record.write_text(json.dumps({"budget": known["budget"], "configs": configs, "epochs": known["epochs"]}))
-    assert spend(flops, refuse) == found  # an older version's
     for other in ({"flops": 9.0e9}, flops):
         with pytest.raises(AssertionError, match="nothing was to be measured"):
             spend(other, refuse, variants={**VARIANTS, "B": variant(0.7)})
+    half = {name: merge(each, {"trainer": {"limit_train_batches": 0.5}}) for name, each in VARIANTS.items()}
+    with pytest.raises(AssertionError, match="nothing was to be measured"):
+        spend(flops, refuse, variants=half)  # another epoch
 
 
 def test_images_and_epochs_need_no_measurement(spend: Callable[..., dict]) -> None:

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from referee.formats import counted
 from referee.report.claim import decided, headline
@@ -13,15 +12,13 @@ from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.experiment.branch import branch_off
 from vitlab.runs.lock import study_lock
-from vitlab.studies.estimate import estimate
 from vitlab.studies.file.images import Images
-from vitlab.studies.file.overruled import overruled
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.state import UNFINISHED, Outcome, is_finished, refuse_conflicts
 from vitlab.studies.file.study import Study, read_study
 from vitlab.studies.owner import claim_folder
 from vitlab.studies.report.cost import costlier
-from vitlab.studies.report.curves import answers, write_curves
+from vitlab.studies.report.curves import answer, write_curves
 from vitlab.studies.report.looks import append_look, look_of, read_looks
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.tuning import as_tuned, leads_by_trials
@@ -32,15 +29,10 @@ from vitlab.studies.training.branching import branching_step, keeping
 from vitlab.studies.training.costs import costly, known_costs, measure_costs
 from vitlab.studies.training.local import Slots, Train, allot, run_all
 from vitlab.studies.training.progress import Display
-from vitlab.studies.training.slurm import run_array
-
-if TYPE_CHECKING:
-    from submitit import Executor
 
 Dashboard = Callable[[StudyResults, Path], str]
 Costs = tuple[dict[str, Cost], dict[str, str]]
 """By variant: the costs, and why some are missing."""
-Cluster = Callable[[str, Path], "Executor"]
 PROGRAM = (sys.executable, "-m", "vitlab")
 
 
@@ -59,7 +51,6 @@ def compare(
     overwrite: bool = False,
     program: Sequence[str] = PROGRAM,
     dashboard: Dashboard | None = None,
-    cluster: Cluster | None = None,
 ) -> Path:
     """Run the missing parts of a study and write its report.
 
@@ -69,7 +60,6 @@ def compare(
         overwrite: Retrain runs whose directory has another configuration than the study's.
         program: The command line of vitlab, to which `fit` and `benchmark` are appended.
         dashboard: Also publishes the report, and returns where.
-        cluster: Returns submitit's executor for a study's name and folder; None trains on this machine.
 
     Returns:
         The path of report.html.
@@ -81,44 +71,31 @@ def compare(
     """
     study = read_study(study_path)
     with study_lock(study.folder(root)):
-        return _compare(study, root, overwrite, program, dashboard, cluster)
+        return _compare(study, root, overwrite, program, dashboard)
 
 
-def _compare(
-    study: Study,
-    root: Path,
-    overwrite: bool,
-    program: Sequence[str],
-    dashboard: Dashboard | None,
-    cluster: Cluster | None,
-) -> Path:
+def _compare(study: Study, root: Path, overwrite: bool, program: Sequence[str], dashboard: Dashboard | None) -> Path:
     plans = _plans(study, root)
     for planned in plans:
         if not overwrite and planned.study.determined:
             refuse_conflicts(planned.runs)
     runs = in_turn(plans)
     slots = allot(runs, study.jobs)
-    executor = None if cluster is None else cluster(study.name, study.folder(root))
     _announce(study, plans, slots)  # before the first run, so that broken images are detected here
 
     def train(runs: list[Run]) -> list[Outcome]:
         if not overwrite:
             refuse_conflicts(runs)
-        if executor is not None:
-            return run_array(runs, program, executor, overwrite)
         return run_all(runs, program, slots, Display(sys.stdout, runs), overwrite)
 
     measure = _measured_once(partial(measure_costs, program=program, slots=slots))
     for planned in plans:
         planned.spend_budget(measure)
-    if not all(is_finished(run) for planned in plans for run in planned.runs):
-        # A machine that submits to a cluster is not the one that trains.
-        speeds = [known for known, _ in _costs_along(plans, measure)] if executor is None else [{} for _ in plans]
-        print(estimate(study, plans, speeds, slots.jobs), flush=True)
     for planned in plans:
         planned.tune(train)
+    costs = [measure(planned.first_runs()) for planned in reversed(plans)][::-1]  # at the last place first
     if study.along:
-        return _compare_along(study, plans, train, _costs_along(plans, measure), root)
+        return _compare_along(study, plans, train, costs, root)
     (planned,) = plans
 
     def show(results: StudyResults) -> None:
@@ -127,7 +104,7 @@ def _compare(
         print(f"  {look_of(results)}: {verdict(results)}", flush=True)
 
     outcomes = planned.train(train, overwrite, show)
-    results = planned.results(outcomes, *measure(planned.first_runs()))
+    results = planned.results(outcomes, *costs[0])
     append_look(results, planned.folder)
     report = write_report(results, planned.images, planned.folder)
     shown = judged(results)
@@ -161,25 +138,18 @@ def _announce(study: Study, plans: Sequence[ResolvedStudy], slots: Slots) -> Non
             )
     for leaked in dict.fromkeys(str(copies) for planned in plans for copies in planned.duplicates if str(copies)):
         print(leaked, flush=True)
-    for line in overruled(study):
-        print(line, flush=True)
     places = f" at {counted(len(plans), 'place')}" if study.along else ""
     size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}{places}"
     print(f"{study.name}: {size}; {slots}.", flush=True)
 
 
 def _plans(study: Study, root: Path) -> list[ResolvedStudy]:
-    """Return the study's plan at each place on its axes, and refuse runs that cannot branch."""
+    """Return the study's plan at each place on its axis, and refuse runs that cannot branch."""
     plans = [ResolvedStudy.of(point, root) for point in study.points]
     if study.branch:
         _branches(plans)
     claim_folder(study, root)
     return plans
-
-
-def _costs_along(plans: Sequence[ResolvedStudy], measure: Callable[[list[Run]], Costs]) -> list[Costs]:
-    """Return the costs at each place, measured at the last one first."""
-    return [measure(planned.first_runs()) for planned in reversed(plans)][::-1]
 
 
 def _measured_once(measure: Callable[[Sequence[Run]], Costs]) -> Callable[[Sequence[Run]], Costs]:
@@ -211,7 +181,8 @@ def _compare_along(
         write_report(results, planned.images, planned.folder)
         grid.append(results)
     report = write_curves(study, grid, study.folder(root))
-    print("", *([study.question] if study.question else []), *answers(study, grid), "", sep="\n", flush=True)
+    assert study.along is not None
+    print("", *([study.question] if study.question else []), answer(study.along, grid), "", sep="\n", flush=True)
     if failures := [failure for results in grid for failure in results.failures]:
         raise RunsFailed(report, failures)
     return report
@@ -261,7 +232,7 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
     study = read_study(study_path)
     if study.along:
         raise ValueError(
-            f"{study_path}: a study with axes is many studies. Remove `along`, or use `compare` without this option."
+            f"{study_path}: a study along an axis is many studies. Remove `along`, or read the report of `compare`."
         )
     planned = ResolvedStudy.of(study, root)
     planned.spend_budget(known_costs)

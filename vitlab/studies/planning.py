@@ -1,50 +1,31 @@
 """Plan a study: what a true difference takes in seeds, test images, runs, hours, disk and energy.
 
-The variances are those of a pilot: another study's finished runs, or the study's own; without any, what the size of the
-test set gives (`power.guessed`). Ranges are of 80 %: the variances' (`power`), and for hours also the run times'.
+The variances are those of the study's finished runs; without any, what the size of the test set gives
+(`power.guessed`). Ranges are of 80 %: the variances' (`power`), and for hours also the run times'.
 Nothing here starts a run or writes a file.
 """
 
-import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from referee.plan import Plan
-from referee.statistics.power import growing, guessed, measured
+from referee.formats import SPACE, counted, two_digits
+from referee.plan import Plan, in_range, needed, sizes, variances
+from referee.statistics.power import Range, growing, guessed, measured
 
 from vitlab.evaluation.cost import Cost
-from vitlab.evaluation.predictions import correct
 from vitlab.runs.directory import RunDirectory
+from vitlab.studies.file.format import engineering
 from vitlab.studies.file.metric import Metric
-from vitlab.studies.file.runs import Run, images_of, plan
-from vitlab.studies.file.state import conflicting
-from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, RESERVED_SLUGS, Study, read_study, slug
+from vitlab.studies.file.runs import images_of, plan
+from vitlab.studies.file.state import Outcome, conflicting, is_finished
+from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, Study, read_study
+from vitlab.studies.results.run import RunResult, read_results
 from vitlab.studies.training.local import allot
 
 ACCURACY = 0.9  # assumed where no run has measured it
-
-
-class PastRun(NamedTuple):
-    """A finished run of a study's folder."""
-
-    folder: Path  # of its variant
-    outcome: np.ndarray  # (N,) bool; or (1,), its score, higher being better
-    seconds: float
-    images: int  # seen in training
-    size: int  # of the run directory, in bytes
-
-
-class RunCost(NamedTuple):
-    """What a run of one variant takes."""
-
-    seconds: np.ndarray  # of past runs, (S,)
-    size: float  # bytes
-    joules: float | None  # of its training steps; None if never measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +35,8 @@ class Planned(Plan):
     study: Study
     finished: int  # runs of the study
     seen: int  # seeds of the variant that has fewest
-    costs: list[RunCost]  # by variant; empty if no run has measured them
+    bytes: list[float]  # of a run directory, by variant; empty unless each has a finished run
+    joules: list[float | None]  # of a run's training steps, by variant; None if never measured
 
     @property
     def watched(self) -> "Planned":
@@ -66,12 +48,12 @@ class Planned(Plan):
 
     def disk(self, seeds: int) -> float:
         """Return the bytes of all run directories."""
-        return self.runs(seeds) * sum(cost.size for cost in self.costs)
+        return self.runs(seeds) * sum(self.bytes)
 
     def kwh(self, seeds: int) -> float | None:
         """Return the energy of all training steps; None unless measured for every variant."""
-        joules = [cost.joules for cost in self.costs if cost.joules is not None]
-        return self.runs(seeds) * sum(joules) / 3.6e6 if joules and len(joules) == len(self.costs) else None
+        joules = [each for each in self.joules if each is not None]
+        return self.runs(seeds) * sum(joules) / 3.6e6 if joules and len(joules) == len(self.joules) else None
 
     @property
     def first_look(self) -> int:
@@ -80,25 +62,9 @@ class Planned(Plan):
             return self.looks[0]
         return max(LEAST_SEEDS, self.seen) if self.seen > 1 else LOOK_FROM
 
-    def affordable(self, hours: float) -> int:
-        """Return the seeds of each variant that can be trained within some hours."""
-        once = self.hours(0).point  # tuning
-        return math.floor((hours - once) / (self.hours(1).point - once) + 1e-9)
 
-
-def plan_study(
-    path: Path,
-    root: Path = Path("runs"),
-    pilot: Path | None = None,
-    accuracy: float | None = None,
-) -> Planned:
-    """Read what is known about a study before its runs.
-
-    Args:
-        path: The study's YAML.
-        root: Folder of all runs.
-        pilot: Folder of another study, or its YAML; None: the study's own runs, or without any a guess.
-        accuracy: Assumed for the guess, as a fraction; None: that of finished runs, else ACCURACY.
+def plan_study(path: Path, root: Path = Path("runs")) -> Planned:
+    """Read what is known about a study before its runs; `root` is the folder of all runs.
 
     Raises:
         ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
@@ -106,139 +72,108 @@ def plan_study(
     study = read_study(path)
     if study.along:
         raise ValueError(
-            f"{path}: `plan` takes a study without axes, because each place needs a different number of seeds. Remove "
-            "`along` to plan one place; `compare` prints the time and disk space of all places before the first run."
+            f"{path}: `plan` takes a study without an axis, because each place needs a different number of seeds. "
+            "Remove `along` to plan one place."
         )
     runs = plan(study, root)
-    drafts, metric = runs[: len(study.variants)], runs[0].metric
-    images = images_of(runs[0])
-    test_images, K = len(images.labels("test")), len(study.variants)
-    stale = {run.directory for run in conflicting(runs)} if study.determined else set()
-    past = read_past(root / slug(study.name), metric, [slug(variant) for variant in study.variants], stale)
-    others = [] if pilot is None else _others(pilot, root, metric)
-
-    known = measured(_by_variant(others or past), K, test_images if metric.is_accuracy else None)
-    if known is not None:
-        source = f"{len(others or past)} finished runs in {(others or past)[0].folder.parent}"
-    elif pilot is not None:
-        raise ValueError(f"--pilot {pilot}: estimating a variance needs at least two seeds of two variants.")
-    elif not metric.is_accuracy:
-        raise ValueError(
-            f"{path}: how {metric.name} varies over seeds is not known before two seeds of a variant are finished.\n"
-            "Train two seeds, or name another study with --pilot."
-        )
-    else:
-        if accuracy is None:
-            accuracy = float(np.mean([run.outcome.mean() for run in past])) if past else ACCURACY
-        accuracy = float(np.clip(accuracy, 1 / test_images, 1 - 1 / test_images))
-        known, source = guessed(K, test_images, accuracy), f"a guess for {100 * accuracy:.3g} % accuracy"
-    costs = _costs(drafts, study, past, others)
-    seen = min(sum(run.folder == draft.folder for run in past) for draft in drafts)
-    looks = study.looks or ((seen,) if seen > 1 else ())
-    if looks:
+    stale = conflicting(runs) if study.determined else []
+    finished, _ = read_results([Outcome(run, None) for run in runs if is_finished(run) and run not in stale])
+    past = {name: [result for result in finished if result.run.variant == name] for name in study.variants}
+    metric, test_images = runs[0].metric, len(images_of(runs[0]).labels("test"))
+    sign = 1 if metric.is_accuracy else metric.sign
+    outcomes = [np.stack([each.outcome if sign > 0 else -each.outcome for each in own]) for own in past.values() if own]
+    known = measured(outcomes, len(study.variants), test_images if metric.is_accuracy else None)
+    source = f"{len(finished)} finished runs in {study.folder(root)}"
+    if known is None:
+        accuracy = _assumed_accuracy(path, metric, finished, test_images)
+        known = guessed(len(study.variants), test_images, accuracy)
+        source = f"a guess for {100 * accuracy:.3g} % accuracy"
+    seen = min(map(len, past.values()))
+    if looks := study.looks or ((seen,) if seen > 1 else ()):
         known = known._replace(level=growing(looks, bool(study.looks), study.test))
     once = study.tuning.runs(0) if study.tuning else 0
-    per_seed = 1 + (study.tuning.runs(1) - once if study.tuning else 0)
     return Planned(
         metric=metric,
         pilot=known,
         source=source,
         unit="image",
         looks=study.looks,
-        seconds=[cost.seconds for cost in costs] or None,
-        per_seed=per_seed,
+        seconds=[np.array([result.seconds for result in own]) for own in past.values()] if seen else None,
+        per_seed=1 + (study.tuning.runs(1) - once if study.tuning else 0),
         once=once,
         jobs=allot(runs, study.jobs).jobs,
         study=study,
-        finished=len(past),
+        finished=len(finished),
         seen=seen,
-        costs=costs,
+        bytes=[_mean_bytes(own) for own in past.values()] if seen else [],
+        joules=[_joules(own[0]) for own in past.values()] if seen else [],
     )
 
 
-def read_past(
-    folder: Path, metric: Metric, variants: Sequence[str] | None = None, without: set[Path] | None = None
-) -> list[PastRun]:
-    """Return the complete runs below a study's folder that were tested on the same images as most.
+def _assumed_accuracy(path: Path, metric: Metric, finished: Sequence[RunResult], test_images: int) -> float:
+    """Return the accuracy to guess variances from: that of finished runs, else ACCURACY."""
+    if not metric.is_accuracy:
+        raise ValueError(
+            f"{path}: how {metric.name} varies over seeds is not known before two seeds of a variant are finished.\n"
+            "Train two seeds."
+        )
+    accuracy = float(np.mean([result.score for result in finished])) if finished else ACCURACY
+    return float(np.clip(accuracy, 1 / test_images, 1 - 1 / test_images))
+
+
+def _mean_bytes(results: Sequence[RunResult]) -> float:
+    return float(np.mean([RunDirectory(result.run.directory).size for result in results]))
+
+
+def _joules(result: RunResult) -> float | None:
+    with suppress(FileNotFoundError, ValueError):  # never measured
+        per_image = Cost.read(result.run.folder / "cost.json").train_joules_per_image
+        return per_image and per_image * result.images_seen
+    return None
+
+
+def describe(planned: Planned, difference: float) -> str:
+    """Return the plan as text.
 
     Args:
-        variants: Folders to read; None: all.
-        without: Run directories to leave out.
+        difference: To be found, in the metric's unit; accuracy as a fraction.
     """
-    read = []
-    for directory in sorted(folder.glob("*/seed-*")):
-        name = directory.parent.name
-        wanted = name not in RESERVED_SLUGS if variants is None else name in variants
-        if wanted and directory not in (without or ()) and not RunDirectory(directory).shortfalls:
-            with suppress(OSError, ValueError, KeyError):  # without a test, by another metric, not finite, damaged
-                read.append(_read(directory, metric))
-    usual = Counter(tested for _, tested in read).most_common(1)
-    return [run for run, tested in read if tested == usual[0][0]]
+    parts = [
+        f"{planned.study.name}: {variances(planned, planned.seen)}",
+        needed(planned, difference, _rows(planned)),
+        sizes(planned),
+        _advice(planned, difference),
+    ]
+    return "\n\n".join(filter(None, parts)).replace(SPACE, " ")
 
 
-def _read(directory: Path, metric: Metric) -> tuple[PastRun, object]:
-    """Return a run, and what it was tested on."""
-    run_directory = RunDirectory(directory)
-    summary = run_directory.summary
-    tested: object = None
-    if metric.is_accuracy:
-        predictions = run_directory.predictions
-        values, outcome = predictions.logits, correct(predictions.logits, predictions.labels)
-        tested = tuple(predictions.images), predictions.labels.tobytes()
-    else:
-        values = outcome = np.array([metric.sign * summary["metrics"][metric.test]])
-    if not np.isfinite(values).all():
-        raise ValueError(f"{directory}: its results are not finite numbers.")
-    size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
-    seconds = float(summary["seconds"]) + float(summary.get("seconds_before", 0.0))
-    run = PastRun(directory.parent, outcome, seconds, int(summary["images_seen"]), size)
-    return run, tested
+def _rows(planned: Planned) -> dict[str, Callable[[Range], str]]:
+    """Return the rows on runs, hours, disk and energy, from the seeds of each variant."""
+    rows: dict[str, Callable[[Range], str]] = {}
+    if planned.finished:
+        rows["runs"] = lambda seeds: f"; {planned.finished} are finished"
+    if planned.seconds is None:
+        return rows | {"hours, disk, energy": lambda seeds: "known once a run has finished"}
+
+    def hours(seeds: Range) -> str:
+        shown = in_range(seeds, lambda n, end: two_digits(planned.hours(n)[end]))
+        return f"{shown}, {counted(planned.jobs, 'run')} at a time"
+
+    def energy(seeds: Range) -> str:
+        shown = in_range(seeds, lambda n, end: two_digits(planned.kwh(n) or 0.0))
+        return "not measured" if planned.kwh(1) is None else f"{shown}, of the training steps"
+
+    def disk(seeds: Range) -> str:
+        return in_range(seeds, lambda n, end: engineering(planned.disk(n), "B"))
+
+    return rows | {"hours": hours, "disk": disk, "energy, kWh": energy}
 
 
-def _others(pilot: Path, root: Path, metric: Metric) -> list[PastRun]:
-    if not pilot.exists():
-        raise FileNotFoundError(f"--pilot {pilot} does not exist. Name a finished study's folder or its YAML file.")
-    folder = pilot if pilot.is_dir() else root / slug(read_study(pilot).name)
-    if not (folder / "verdict.json").is_file() and any(folder.glob("*/verdict.json")):
-        raise ValueError(f"--pilot {pilot}: this study has axes, whose places are studies of their own. Name another.")
-    runs = read_past(folder, metric)
-    if not runs:
-        raise ValueError(
-            f"--pilot {pilot}: no finished run with a test {metric.label} is in {folder}.\n"
-            "Name the folder of a finished study, like runs/quickstart, or its YAML file."
-        )
-    return runs
-
-
-def _by_variant(runs: Sequence[PastRun]) -> list[np.ndarray]:
-    """Return the outcomes of each variant, (S, N)."""
-    folders = dict.fromkeys(run.folder for run in runs)
-    return [np.stack([run.outcome for run in runs if run.folder == folder]) for folder in folders]
-
-
-def _costs(drafts: Sequence[Run], study: Study, runs: Sequence[PastRun], others: Sequence[PastRun]) -> list[RunCost]:
-    """Return what a run of each variant takes, from its own runs, else from others' by the images they saw.
-
-    Nothing, if that is not known of every variant.
-    """
-    costs = []
-    for draft in drafts:
-        past = [run for run in runs if run.folder == draft.folder]
-        if past:
-            images, seconds = past[0].images, [run.seconds for run in past]
-        else:
-            past = [run for run in others if run.folder.name == draft.folder.name] or [*others]
-            if not past or (study.budget is not None and study.budget.kind == "flops"):
-                return []  # `compare` has not counted yet how many epochs this is
-            images = draft.epochs * len(images_of(draft).labels("train"))
-            seconds = [run.seconds * images / run.images for run in past]
-        joules = _joules_per_image(draft.folder) or _joules_per_image(past[0].folder)
-        size = float(np.mean([run.size for run in past]))
-        costs.append(RunCost(np.array(seconds), size, joules * images if joules else None))
-    return costs
-
-
-def _joules_per_image(folder: Path) -> float | None:
-    with suppress(FileNotFoundError, ValueError):  # never measured, or by an older version
-        return Cost.read(folder / "cost.json").train_joules_per_image
-    return None
+def _advice(planned: Planned, difference: float) -> str:
+    """Return the seeds to write, where seeds can find the difference: of a study that ends as soon as it is settled."""
+    takes, first = planned.watched.need(difference), planned.first_look
+    most = None if takes.images else takes.seeds.high
+    if most is None:
+        return ""
+    seeds = f"{{from: {first}, to: {most}}}" if most > first else str([*range(1, most + 1)])
+    return f"Write `seeds: {seeds}` in the study's file."

@@ -1,6 +1,6 @@
 """A study with its images and its runs, as far as they are determined."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,6 @@ from vitlab.studies.file.runs import (
     differing_keys,
     images_of,
     plan,
-    refuse_unfit_batch,
-    refuse_unfit_split,
 )
 from vitlab.studies.file.state import Outcome, is_finished, refuse_conflicts
 from vitlab.studies.file.study import Study
@@ -27,7 +25,7 @@ from vitlab.studies.results.duplicates import Duplicates, duplicates
 from vitlab.studies.results.run import read_results
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.spending import Measure, spend_budget
-from vitlab.studies.training.tuning import Train, refuse_unfit_images, tune, tuned_later
+from vitlab.studies.training.tuning import Train, refuse_unfit_images, tune
 
 
 @dataclass
@@ -43,17 +41,14 @@ class ResolvedStudy:
 
     @classmethod
     def of(cls, study: Study, root: Path) -> "ResolvedStudy":
-        """Return a study without axes, or one place of a study that has some.
+        """Return a study without an axis, or one place of a study that has one.
 
         Raises:
             ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
         """
         runs = plan(study, root)
-        for run in first_runs(study, runs):
-            refuse_unfit_batch(study, run)
         images = images_of(runs[0])
         refuse_unfit_images(study, runs[0].metric, images)
-        refuse_unfit_split(study, runs[0])
         study.folder(root).mkdir(parents=True, exist_ok=True)
         return cls(study, root, runs, images, {}, [])
 
@@ -93,19 +88,8 @@ class ResolvedStudy:
         self.decided = spend_budget(self.study, self.first_runs(), self.training_images, measure, self.folder)
 
     def tune(self, train: Train) -> None:
-        """Tune, and plan with the chosen settings; what each look tunes itself only as far as it is tuned."""
-        self._choose(train, () if tuned_later(self.study) else None)
-
-    def tune_for(self, runs: list[Run], train: Train) -> list[Run]:
-        """Tune for the runs of one look where each seed is tuned, and return them with the chosen values."""
-        if not tuned_later(self.study) or not runs:
-            return runs
-        cells = [(run.variant, run.seed) for run in runs]
-        self._choose(train, cells)
-        return [run for run in self.runs if (run.variant, run.seed) in cells]
-
-    def _choose(self, train: Train, cells: Collection[tuple[str, int]] | None) -> None:
-        self.choices, tuned = tune(self.study, self.root, self.decided, train, self.images, cells)
+        """Tune, and plan with the chosen settings."""
+        self.choices, tuned = tune(self.study, self.root, self.decided, train, self.images)
         if not self.study.determined:
             self.runs = plan(self.study, self.root, self.decided, tuned)
 
@@ -114,11 +98,9 @@ class ResolvedStudy:
     ) -> StudyResults:
         """Return what the runs show, with the costs of the variants and why some are missing."""
         finished, failed = read_results(outcomes)
-        tried = {(run.variant, run.seed) for run, _ in outcomes}  # others may not have been tuned yet
-        chosen = [run for run in self.runs if run.seed == self.study.seeds[0] or (run.variant, run.seed) in tried]
         results = StudyResults(
             study=self.study,
-            differences=differing_keys(self.study, chosen),
+            differences=differing_keys(self.study, self.runs),
             finished=finished,
             failures=failed,
             costs=costs or {},
@@ -149,21 +131,15 @@ class ResolvedStudy:
         """Train all runs; or those of one look after the other, and show the results between two looks."""
         if not self.study.looks:
             return train(self.runs)
-        outcomes = [] if overwrite else self._earlier(train)
+        outcomes = [] if overwrite else self.finished()
+        refuse_conflicts([run for run, _ in outcomes])  # what this study was before its file changed
         results = self.results(outcomes)
-        while runs := self.tune_for(self.next_runs(results), train):
+        while runs := self.next_runs(results):
             outcomes += train(runs)
             results = self.results(outcomes)
             if results.watch and not results.watch.stop:
                 show(results)
         return outcomes
-
-    def _earlier(self, train: Train) -> list[Outcome]:
-        """Return the finished runs, and refuse those that are runs of another study than this has become."""
-        earlier = {run.directory for run, _ in self.finished()}
-        self.tune_for([run for run in self.runs if run.directory in earlier], train)
-        refuse_conflicts([run for run in self.runs if run.directory in earlier])
-        return self.finished()
 
 
 def first_runs(study: Study, runs: Sequence[Run]) -> list[Run]:

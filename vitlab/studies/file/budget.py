@@ -5,12 +5,12 @@ training and runs are reproducible. Where whole epochs would miss the budget, ea
 batches, other images in each epoch. The FLOPs of an image are counted first.
 """
 
-import difflib
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from referee.formats import nearest
 
 from vitlab.config import Config
 
@@ -108,9 +108,7 @@ def refuse_unknown(keys: Any, known: tuple[str, ...], what: str) -> None:
     """Raise ValueError for the first key that is not known, with the nearest one that is."""
     for key in keys:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(known)}."
-            raise ValueError(f"unknown {what} `{key}`. {hint}")
+            raise ValueError(f"unknown {what} `{key}`. {nearest(key, known)}")
 
 
 def epoch_of(config: Config, images: int) -> Epoch:

@@ -5,7 +5,7 @@ Nothing here writes a file, so an invalid study leaves no trace.
 
 import difflib
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from vitlab.config import ABSENT, Config, flatten, load_yaml, merge, nest
-from vitlab.studies.file.fairness import kind_of
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.metric import TOP1, Metric, chosen_metric
 from vitlab.studies.file.overruled import refuse_overruled
 from vitlab.studies.file.study import Study
-from vitlab.studies.file.vary import refuse_all_images, refuse_fixed, refuse_moved_test_images, seed_settings
+from vitlab.studies.file.vary import fixed_draws, seed_settings
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
@@ -40,7 +39,7 @@ class Run:
     config: Config
     folder: Path
     metric: Metric = TOP1  # that ranks it
-    place: str = ""  # on the axes of its study
+    place: str = ""  # on the axis of its study
 
     @property
     def directory(self) -> Path:
@@ -86,28 +85,6 @@ def images_of(run: Run) -> Images:
     return experiment_of(run.config).data
 
 
-def refuse_unfit_split(study: Study, run: Run) -> None:
-    """Raise ValueError if the study varies the split, and its data set draws none or would change the test images."""
-    if "split" in study.vary:
-        first = study.seeds[0]
-        names = [images_of(with_seed(study, run, seed)).image_names for seed in (first, first + 1)]
-        try:
-            refuse_moved_test_images(*names)
-        except ValueError as error:
-            raise ValueError(f"{study.path}: {error}") from None
-
-
-def refuse_unfit_batch(study: Study, run: Run) -> None:
-    """Raise ValueError if the run has fewer training images, by `train_images`, than a batch."""
-    data = run.config["data"]["init_args"]
-    images, batch = data.get("train_images"), data.get("batch_size")
-    if images is not None and batch is not None and images < batch:
-        raise ValueError(
-            f"{study.path}: {run.variant} has {images} training images, fewer than one batch of {batch}. "
-            f"Set train_images to {batch} or more, or data.init_args.batch_size to {images} or less."
-        )
-
-
 def plan(
     study: Study,
     root: Path,
@@ -142,22 +119,8 @@ def plan(
                 f"List the settings that define it, even if {study.base.name} has the same values."
             )
         cells[variant] = cell(variant, study.seeds[0])
-    _refuse_equal_variants(study, cells)
-    _refuse_unknown_keys(study, cells)
-    _refuse_cut_short(study, cells)
-    for variant, run in cells.items():
-        try:
-            refuse_fixed(study.vary, run.config)
-        except ValueError as error:
-            raise ValueError(f"{study.path}: {variant!r}: {error}") from None
-    try:
-        refuse_all_images(study.vary, (run.config for run in cells.values()))
-    except ValueError as error:
-        raise ValueError(f"{study.path}: {error}") from None
-    metrics = {run.metric for run in cells.values()}
-    if len(metrics) > 1:
-        names = " and ".join(sorted(metric.label for metric in metrics))
-        raise ValueError(f"{study.path}: the tasks of the variants' objectives rank by {names}. Compare by one metric.")
+    for fault in _faults(study, list(cells.values())):
+        raise ValueError(f"{study.path}: {fault}")
     return [with_seed(study, cell(variant, seed), seed) for seed in study.seeds for variant in cells]
 
 
@@ -195,16 +158,8 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
 
 
 def _refuse_moved(study: Study, variant: str, flat: Config) -> None:
-    """Refuse a run that has another value than its place on the axes, which the report would name.
-
-    A place that is a data set names its images: variants may augment them differently, and seeds may split them.
-    """
-    settings = {key: value for key, value in flatten(study.settings).items() if value != {}}
-    if "data.class_path" in settings:
-        seeded = flatten(_seeded(study, study.seeds[0]))
-        free = {key for key in settings if key.startswith("data.") and kind_of(key) != "data"} | seeded.keys()
-        settings = {key: value for key, value in settings.items() if key not in free}
-    for key, value in settings.items():
+    """Refuse a run that has another value than its place on the axis, which the report would name."""
+    for key, value in flatten(study.settings).items():
         if (actual := flat.get(key, ABSENT)) != value or key in study.tuned:
             raise ValueError(
                 f"{study.path}: along: {study.place}: {variant} has {key}: {as_yaml(actual)}, set by the variant, the "
@@ -276,25 +231,55 @@ def _by_seed(key: str, runs: Iterable[Run]) -> Any:
     return values[0] if all(value == values[0] for value in values) else values
 
 
-def _refuse_equal_variants(study: Study, cells: Mapping[str, Run]) -> None:
-    for (first, a), (second, b) in combinations(cells.items(), 2):
+def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
+    """Yield what is wrong with the runs of the variants, one each, as far as it is known before they train."""
+    for a, b in combinations(runs, 2):
         if comparable(a.config) == comparable(b.config):
-            raise ValueError(
-                f"Variants {first!r} and {second!r} of {study.path} are the same experiment:\n"
+            yield (
+                f"variants {a.variant!r} and {b.variant!r} are the same experiment:\n"
                 "their resolved configurations do not differ in a single value. Change or remove one."
             )
+    yield from _unknown_keys(study, runs)
+    for run in runs:
+        yield from _cut_short(study, run)
+        yield from (f"{run.variant!r}: {fault}" for fault in fixed_draws(study.vary, run.config))
+    if "images" in study.vary and all(run.config["data"]["init_args"].get("train_images") is None for run in runs):
+        yield (
+            "vary: images: every variant trains on all images, so there is no choice to draw.\n"
+            "Set data.init_args.train_images, or remove images from `vary`."
+        )
+    if len(metrics := {run.metric for run in runs}) > 1:
+        names = " and ".join(sorted(metric.label for metric in metrics))
+        yield f"the tasks of the variants' objectives rank by {names}. Compare by one metric."
 
 
-def _refuse_unknown_keys(study: Study, cells: Mapping[str, Run]) -> None:
-    known = {key for run in cells.values() for key in _prefixes(run.config)}
-    for where, key in [
-        *(("may_differ", key) for key in study.may_differ),
-        *(("tune: space", key) for key in study.tuned),
-    ]:
+def _cut_short(study: Study, run: Run) -> Iterator[str]:
+    """Yield settings that end a run early or skip images; fewer training batches are a fair budget."""
+    trainer, data = run.config.get("trainer", {}), run.config["data"]["init_args"]
+    if study.budget is None and trainer.get("max_epochs") in (None, -1):
+        yield f"{run.variant!r} has no training length. Add a budget, like {{epochs: 30}}."
+    for key, value in trainer.items():
+        if key in COMPLETE and value is not None and not COMPLETE[key](value):
+            yield (
+                f"trainer.{key} is {as_yaml(value)} for {run.variant!r}, whose runs would be cut short and yield no "
+                "result. Remove it; `budget` sets the training length."
+            )
+    images, batch = data.get("train_images"), data.get("batch_size")
+    if images is not None and batch is not None and images < batch:
+        yield (
+            f"{run.variant} has {images} training images, fewer than one batch of {batch}. "
+            f"Set train_images to {batch} or more, or data.init_args.batch_size to {images} or less."
+        )
+
+
+def _unknown_keys(study: Study, runs: Sequence[Run]) -> Iterator[str]:
+    known = sorted({key for run in runs for key in _prefixes(run.config)})
+    named = [("may_differ", key) for key in study.may_differ] + [("tune: space", key) for key in study.tuned]
+    for where, key in named:
         if key not in known:
-            near = difflib.get_close_matches(key, sorted(known), n=1)
+            near = difflib.get_close_matches(key, known, n=1)  # of too many to name them all
             hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise ValueError(f"{study.path}: {where}: no variant's configuration has a key `{key}`.{hint}")
+            yield f"{where}: no variant's configuration has a key `{key}`.{hint}"
 
 
 def _prefixes(config: Config, prefix: str = "") -> Iterable[str]:
@@ -302,20 +287,6 @@ def _prefixes(config: Config, prefix: str = "") -> Iterable[str]:
         yield f"{prefix}{key}"
         if isinstance(value, dict):
             yield from _prefixes(value, f"{prefix}{key}.")
-
-
-def _refuse_cut_short(study: Study, cells: Mapping[str, Run]) -> None:
-    """Reject settings that end a run early or skip test images; fewer training batches are a fair budget."""
-    for variant, run in cells.items():
-        trainer = run.config.get("trainer", {})
-        if study.budget is None and trainer.get("max_epochs") in (None, -1):
-            raise ValueError(f"{study.path}: {variant!r} has no training length. Add a budget, like {{epochs: 30}}.")
-        for key, value in trainer.items():
-            if key in COMPLETE and value is not None and not COMPLETE[key](value):
-                raise ValueError(
-                    f"{study.path}: trainer.{key} is {as_yaml(value)} for {variant!r}, whose runs would be "
-                    "cut short and yield no result. Remove it; `budget` sets the training length."
-                )
 
 
 def _all_batches(limit: int | float) -> bool:
@@ -338,6 +309,6 @@ COMPLETE: Mapping[str, Callable[[Any], bool]] = {
 
 def own_share(study: Study, run: Run) -> float:
     """Return the fraction of a run's steps that it shares with no longer run: of a branch its cooldown, else all."""
-    if not study.branch or run.epochs == study.along[0].places[-1].x:
+    if not study.branch or study.along is None or run.epochs == study.along.places[-1].x:
         return 1.0
     return float(flatten(run.config)[f"{SCHEDULE}.init_args.cooldown"])

@@ -6,15 +6,15 @@
       within: study            # seed: each seed of the study tunes for its own run, with that seed; the default
       seeds: [91, 92, 93]      # of the tuning runs; null: three from 1000 on that the study's `seeds` lack
 
-Lists alone are a grid: every combination is tried. With `trials`, settings are drawn at random, as many for each
-choice; trial i has its own seed, from 2000 on.
+Lists alone are a grid: every combination is tried. With `trials`, settings are drawn at random, once for all seeds;
+trial i has its own seed, from 2000 on.
 
       space:
         model.init_args.optimizer.init_args.lr: {from: 1.0e-4, to: 1.0e-2}     # log-uniform; whole numbers stay whole
         model.init_args.optimizer.init_args.weight_decay: {from: 0.0, to: 0.3, log: false}
         model.init_args.label_smoothing: [0.0, 0.1]                            # one of a list
       trials: 24
-      seed: 0                  # of the draws
+      within: study
 """
 
 import math
@@ -29,7 +29,7 @@ from vitlab.studies.file.budget import refuse_unknown
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.vary import parse_seeds
 
-KEYS = ("space", "trials", "seed", "within", "seeds")
+KEYS = ("space", "trials", "within", "seeds")
 WITHIN = ("seed", "study")
 TUNING_SEEDS = 3
 TUNE_FROM = 1000  # the first seed of the runs of a grid
@@ -52,8 +52,7 @@ class Tuning:
     space: dict[str, Any]  # by key: a list of values, or a mapping with from, to and log
     seeds: list[int]  # of the tuning runs; of random trials by trial
     chosen_for: Sequence[int | None] = (None,)  # the study's seeds that each choose; None: one choice for all of them
-    trials: int | None = None  # drawn for each choice; None: every combination of the lists
-    draw_seed: int = 0
+    trials: int | None = None  # drawn; None: every combination of the lists
 
     @property
     def within_seeds(self) -> bool:
@@ -68,11 +67,8 @@ class Tuning:
     def candidates(self, seed: int | None) -> list[Candidate]:
         """Return what each variant tries for the run of a seed, or for all runs."""
         if self.trials is not None:
-            first = self.trials * self.chosen_for.index(seed)
-            drawn = draw_settings(self.space, first + self.trials, self.draw_seed)[first:]
-            return [
-                Candidate(f"trial-{i + 1:02d}", settings, [self.seeds[i]]) for i, settings in enumerate(drawn, first)
-            ]
+            drawn = draw_settings(self.space, self.trials)
+            return [Candidate(f"trial-{i + 1:02d}", settings, [self.seeds[i]]) for i, settings in enumerate(drawn)]
         seeds = self.seeds if seed is None else [seed]
         names = ["-".join(map("{}-{}".format, self.names, values)) for values in product(*self.space.values())]
         grid = [dict(zip(self.space, values, strict=True)) for values in product(*self.space.values())]
@@ -84,7 +80,7 @@ class Tuning:
         return once * seeds if self.within_seeds else once
 
 
-def draw_settings(space: dict[str, Any], trials: int, seed: int) -> list[dict[str, Any]]:
+def draw_settings(space: dict[str, Any], trials: int, seed: int = 0) -> list[dict[str, Any]]:
     """Draw settings at random, each trial's independently of the others'."""
     rng = np.random.RandomState(seed)  # as studies drew since the first one, whose trials are found again
     return [{key: _draw_one(values, rng) for key, values in space.items()} for _ in range(trials)]
@@ -116,30 +112,25 @@ def parse_tuning(value: Any, seeds: list[int]) -> Tuning | None:
         raise ValueError(f"tune: {value!r}. Expected a mapping with a `space` of keys, like {example}.")
     refuse_unknown(value, KEYS, "key of `tune`")
     space = {str(key): _parse_values(str(key), each) for key, each in value["space"].items()}
-    within, trials, seed, fixed = (
-        value.get("within", "seed"),
-        value.get("trials"),
-        value.get("seed", 0),
-        value.get("seeds"),
-    )
+    within, fixed = value.get("within", "seed"), value.get("seeds")
+    trials = value.get("trials")
     if within not in WITHIN:
         raise ValueError(f"tune: within: {within!r}. Expected `seed` or `study`.")
     if trials is not None and (type(trials) is not int or trials < LEAST_TRIALS):
         raise ValueError(f"tune: trials: {trials!r}. Expected a whole number from {LEAST_TRIALS}, or a grid of lists.")
-    if type(seed) is not int or seed < 0:
-        raise ValueError(f"tune: seed: {seed!r}. Expected a whole number from 0.")
     if trials is None and (ranges := [key for key, each in space.items() if isinstance(each, dict)]):
         raise ValueError(
             f"tune: space: {ranges[0]}: {as_yaml(space[ranges[0]])} is a range. Give a number of `trials`."
         )
-    chosen_for: list[int | None] = [*seeds] if within == "seed" else [None]
+    if trials and within == "seed":
+        raise ValueError("tune: trials: settings are drawn once for all seeds. Write `within: study`.")
     if fixed is not None and (within == "seed" or trials):
         why = "random trials have their own seeds" if trials else "`within: seed` tunes with the study's seeds"
         raise ValueError(f"tune: seeds: {fixed}, but {why}. Remove one of the two.")
     if trials:
-        return Tuning(space, _unused(seeds, DRAW_FROM, trials * len(chosen_for)), chosen_for, trials, seed)
+        return Tuning(space, _unused(seeds, DRAW_FROM, trials), trials=trials)
     if within == "seed":
-        return Tuning(space, seeds, chosen_for)
+        return Tuning(space, seeds, seeds)
     try:
         return Tuning(space, _unused(seeds, TUNE_FROM, TUNING_SEEDS) if fixed is None else parse_seeds(fixed))
     except ValueError as error:

@@ -13,15 +13,10 @@
     test: pooled                      # exact: no distributional assumption; paired: variants from the same weights
     budget: {epochs: 35}              # the same for all: epochs, images or flops; null: as in the base
     may_differ: [model.init_args.backbone]
-    tune:                             # null: one recipe for all
-      key: model.init_args.optimizer.init_args.lr
-      values: [5.0e-4, 1.0e-3, 2.0e-3]
-      seeds: [1000, 1001, 1002]       # of the tuning runs; null: these, or the next from 1000 on that `seeds` lacks
-      within: null                    # seed: each seed of the study repeats the search with its own runs
-    search: {space: {…}, trials: 24}  # null; several settings drawn for each variant (`search_space`)
-    vary: [init, order, augmentation] # what seeds draw (`draws`); split: the choice of validation images too
-    target_accuracy: 0.95             # report the time to this validation accuracy; null: what every run reaches
-    along: {train_images: [50, 100]}  # null; the same study at several numbers of images, budgets or data sets (`axes`)
+    tune:                             # null: one recipe for all (`space`)
+      space: {model.init_args.optimizer.init_args.lr: [5.0e-4, 1.0e-3, 2.0e-3]}
+    vary: [init, order, augmentation] # what seeds draw (`vary`)
+    along: {train_images: [50, 100]}  # null; the same study at several numbers of images, or budgets (`axes`)
     branch: false                     # shorter runs of an axis of epochs branch off the longest one (`branching`)
     jobs: 2                           # parallel runs; null: one per GPU, or per core
 
@@ -33,7 +28,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +36,7 @@ from referee.statistics.comparison import LEVEL, TESTS
 
 from vitlab.config import Config, flatten, load_yaml, merge
 from vitlab.experiment.chain import Source
-from vitlab.studies.file.axes import Axis, parse_along, places_of
+from vitlab.studies.file.axes import Axis, parse_along
 from vitlab.studies.file.budget import Budget, parse_budget, refuse_unknown
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.space import Tuning, parse_tuning
@@ -85,14 +79,10 @@ CHECKED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         "like {name: rank, mode: max, title: effective rank}, or null",
     ),
     "test": (TESTS.__contains__, f"one of {', '.join(TESTS)}"),
-    "target_accuracy": (
-        lambda value: type(value) is float and 0 < value < 1,
-        "a fraction between 0 and 1, like 0.9, or null",
-    ),
     "branch": (lambda value: type(value) is bool, "true or false"),
     "jobs": (lambda value: type(value) is int and value >= 1, "a whole number from 1, or null"),
 }
-KEYS = ("name", *REQUIRED, "until", "budget", "tune", "claim", "vary", "along", *CHECKED)
+KEYS = ("name", *REQUIRED, "budget", "tune", "claim", "vary", "along", *CHECKED)
 
 
 @dataclass(frozen=True)
@@ -108,17 +98,16 @@ class Study:
     may_differ: list[str] = field(default_factory=list)
     jobs: int | None = None
     tuning: Tuning | None = None
-    target_accuracy: float | None = None
     looks: tuple[int, ...] = ()  # numbers of seeds after which results are looked at; empty: after all of them
     margin: float | None = None  # differences below it do not matter, as shown: in points of accuracy
     test: str = "pooled"  # one of `comparison.TESTS`
     metric: Mapping[str, Any] | None = None  # fields of the `Metric` by which it ranks, in place of the task's
     claim: Claim | None = None
     vary: tuple[str, ...] = BY_DEFAULT  # what seeds draw, of `draws.KINDS`
-    along: tuple[Axis, ...] = ()
+    along: Axis | None = None
     question: str = ""  # that the study asks, above the report's headline
     branch: bool = False  # shorter runs continue states of the longest
-    place: str = ""  # on the axes of the study that this is a part of
+    place: str = ""  # on the axis of the study that this is a part of
     settings: Config = field(default_factory=dict)  # of that place
     files: Mapping[str, Path] = field(default_factory=dict)  # of the variants that are files
 
@@ -129,24 +118,24 @@ class Study:
 
     @property
     def title(self) -> str:
-        """The name, and the place on the axes."""
+        """The name, and the place on the axis."""
         return f"{self.name}, {self.place}" if self.place else self.name
 
     @property
     def points(self) -> "list[Study]":
-        """The study at each place of its axes; itself where it has none."""
-        if not self.along:
+        """The study at each place of its axis; itself where it has none."""
+        if self.along is None:
             return [self]
         return [
             replace(
                 self,
-                place=label,
-                along=(),
-                settings=override,
-                variants={name: merge(override, own) for name, own in self.variants.items()},
-                budget=budget or self.budget,
+                place=place.label,
+                along=None,
+                settings=place.override,
+                variants={name: merge(place.override, own) for name, own in self.variants.items()},
+                budget=place.budget or self.budget,
             )
-            for label, override, budget in places_of(self.along)
+            for place in self.along.places
         ]
 
     @property
@@ -217,7 +206,7 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         valid, expected = CHECKED[key]
         if not valid(value):
             raise ValueError(f"{key}: {value!r}. Expected {expected}.")
-    seeds, looks = _seeds_and_looks(content["seeds"], content.get("until"))
+    seeds, looks = _seeds_and_looks(content["seeds"])
     variants, budget = _variants(content["variants"], path.parent), parse_budget(content.get("budget"))
     study = Study(
         path=path,
@@ -231,7 +220,7 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         tuning=parse_tuning(content.get("tune"), seeds),
         claim=parse_claim(content.get("claim"), variants, given.get("margin"), bool(looks)),
         vary=parse_vary(content.get("vary")),
-        along=parse_along(content.get("along"), path.parent, budget),
+        along=parse_along(content.get("along"), budget),
         **given,
     )
     for contradiction in _contradictions(study):
@@ -263,12 +252,12 @@ def _contradictions_of_the_test(study: Study) -> Iterator[str]:
     if study.test == "paired" and study.looks and variants > 2:
         yield (
             "test: paired compares the same seeds, but of three variants or more one leaves the race before the others."
-            "\nGive `seeds` as a list without `until`."
+            "\nGive `seeds` as a list."
         )
     if study.test != "exact":
         return
     if study.looks:
-        yield "test: exact is for a fixed list of seeds. Give a list without `until`, or `test: pooled`."
+        yield "test: exact is for a fixed list of seeds. Give a list, or `test: pooled`."
     # With n seeds each, p is at least 2 of C(2n, n) regroupings.
     pairs = math.comb(variants, 2)
     needed = next(n for n in range(2, 100) if 2 / math.comb(2 * n, n) * pairs < LEVEL)
@@ -277,11 +266,8 @@ def _contradictions_of_the_test(study: Study) -> Iterator[str]:
             f"test: exact settles nothing with {seeds} seeds: for {variants} variants it takes {needed}, since p is at "
             f"least 2 of {math.comb(2 * seeds, seeds):,} regroupings. Add seeds, or use `test: pooled`."
         )
-    if any(axis.numeric for axis in study.along):
-        yield (
-            "test: exact has no crossings along an axis of numbers, and settles little at many places. "
-            "Use test: pooled, or give the places names."
-        )
+    if study.along:
+        yield "test: exact has no crossings along an axis, and settles little at many places. Use test: pooled."
 
 
 def _contradictions_of_tuning(study: Study) -> Iterator[str]:
@@ -298,15 +284,17 @@ def _contradictions_of_tuning(study: Study) -> Iterator[str]:
             f"tune: {', '.join(dearer)} changes what an image costs, which the budget measures before the "
             "tuning. Give a budget in epochs or images."
         )
+    if study.looks and study.tuning and study.tuning.within_seeds:
+        yield "tune: a seed that a look may never train is not tuned. Give `seeds` as a list, or write `within: study`."
     if study.tuned and study.branch:
         yield "branch: shorter runs continue the longest, and tuning could give them other settings."
 
 
 def _contradictions_of_axes(study: Study) -> Iterator[str]:
     if study.along and study.looks:
-        yield "along: the places of an axis have the same seeds. Give `seeds` as a list without `until`."
-    places = study.along[0].places if len(study.along) == 1 else ()
-    if study.branch and (not places or not all(place.budget and place.budget.kind == "epochs" for place in places)):
+        yield "along: the places of an axis have the same seeds. Give `seeds` as a list."
+    budgets = {point.budget.kind for point in study.points if point.budget}
+    if study.branch and (not study.along or budgets != {"epochs"} or study.points[0].settings):
         yield "branch: only runs along an axis of epochs branch off each other. Give along: {epochs: […]}."
 
 
@@ -316,12 +304,6 @@ def _contradictions_of_folders(study: Study) -> Iterator[str]:
     names = [slug(each.name) for each in study.tuning.candidates(study.tuning.chosen_for[0])] if study.tuning else []
     if twice := [name for name in names if names.count(name) > 1]:
         yield f"tune: space: two candidates would share the folder {twice[0]}/. Remove one of equal values."
-    named: dict[Path, str] = {}
-    for point, variant in product(study.points if study.along else [], ("", *study.variants)):
-        name, folder = f"{variant} {point.place}".strip(), point.folder(Path(), variant)
-        if folder in named:
-            yield f"along: {named[folder]!r} and {name!r} would share the folder {folder.name}/."
-        named[folder] = name
 
 
 def _changes_cost(key: str) -> bool:
@@ -356,22 +338,15 @@ def _variants(value: Any, folder: Path) -> dict[str, Config]:
     return variants
 
 
-def _seeds_and_looks(value: Any, until: Any) -> tuple[list[int], tuple[int, ...]]:
+def _seeds_and_looks(value: Any) -> tuple[list[int], tuple[int, ...]]:
     """Parse the seeds, and the numbers of them after which results are looked at; none for a fixed list."""
-    if until not in (None, "settled"):
-        raise ValueError(f"until: {until!r}. Expected `settled`, or leave it out.")
     if not isinstance(value, dict):
-        seeds = parse_seeds(value)
-        first = LOOK_FROM if until else len(seeds)
-        if first > len(seeds):
-            raise ValueError(f"until: settled looks from {LOOK_FROM} seeds on; `seeds` has {len(seeds)}. List more.")
-        return seeds, tuple(range(first, len(seeds) + 1)) if until else ()
-    refuse_unknown(value, ("from", "to", "step"), "key of `seeds`")
-    first, last, step = value.get("from", LOOK_FROM), value.get("to", 0), value.get("step", 1)
-    if not all(type(number) is int for number in (first, last, step)) or not LEAST_SEEDS <= first <= last or step < 1:
+        return parse_seeds(value), ()
+    refuse_unknown(value, ("from", "to"), "key of `seeds`")
+    first, last = value.get("from", LOOK_FROM), value.get("to", 0)
+    if type(first) is not int or type(last) is not int or not LEAST_SEEDS <= first <= last:
         raise ValueError(
-            f"seeds: {as_yaml(value)}. Expected whole numbers with {LEAST_SEEDS} <= from <= to and step >= 1, "
+            f"seeds: {as_yaml(value)}. Expected whole numbers with {LEAST_SEEDS} <= from <= to, "
             f"like {{from: {LOOK_FROM}, to: 12}}."
         )
-    looks = range(first, last + 1, step)
-    return list(range(1, looks[-1] + 1)), tuple(looks)
+    return list(range(1, last + 1)), tuple(range(first, last + 1))

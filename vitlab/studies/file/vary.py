@@ -4,27 +4,24 @@ init          initial weights, and what the model draws in training: dropout, ma
 order         the order of the training images
 augmentation  crops, flips, mixing, views
 images        which images `train_images` leaves to train on
-split         which images are held out for validation; the test images must stay the same
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from referee.formats import joined
 
 from vitlab.config import ABSENT, Config, flatten
-from vitlab.studies.file.images import Split
 
 SETTINGS = {"init": "init_seed", "order": "data.init_args.order_seed", "augmentation": "data.init_args.augment_seed"}
-OF_DATA = {"images": "data.init_args.train_images_seed", "split": "data.init_args.split_seed"}  # as given, unless named
-KINDS = (*SETTINGS, *OF_DATA)
+IMAGES = "data.init_args.train_images_seed"  # as given, unless named
+KINDS = (*SETTINGS, "images")
 BY_DEFAULT = tuple(SETTINGS)
 NAMES = {
     "init": "the initialization",
     "order": "the data order",
     "augmentation": "the augmentation",
     "images": "the choice of training images",
-    "split": "the split into training and validation images",
 }
 
 
@@ -58,54 +55,23 @@ def parse_seeds(value: Any) -> list[int]:
 def seed_settings(vary: Sequence[str], seed: int, first: int) -> Config:
     """Return the dotted keys that a run with a seed sets; with the default, `seed_everything` alone."""
     held = {key: first for kind, key in SETTINGS.items() if kind not in vary}
-    return {"seed_everything": seed, **held} | {key: seed for kind, key in OF_DATA.items() if kind in vary}
+    return {"seed_everything": seed, **held} | ({IMAGES: seed} if "images" in vary else {})
 
 
-def refuse_fixed(vary: Sequence[str], config: Config) -> None:
-    """Raise ValueError where a configuration holds fixed what the seeds are to draw."""
+def fixed_draws(vary: Sequence[str], config: Config) -> Iterator[str]:
+    """Yield what a configuration holds fixed of what the seeds are to draw."""
     flat = flatten(config)
     for kind, key in SETTINGS.items():
         if kind in vary and flat.get(key, ABSENT) not in (ABSENT, None):
-            raise ValueError(
+            yield (
                 f"{key} is {flat[key]}, so no seed changes {NAMES[kind]}.\n"
                 f"Remove it, or leave {kind} out of the study's `vary`."
             )
-
-
-def refuse_all_images(vary: Sequence[str], configs: Iterable[Config]) -> None:
-    """Raise ValueError if the seeds are to choose training images, but every variant trains on all of them."""
-    if "images" in vary and all(flatten(config).get("data.init_args.train_images") is None for config in configs):
-        raise ValueError(
-            "vary: images: every variant trains on all images, so there is no choice to draw.\n"
-            "Set data.init_args.train_images, or remove images from `vary`."
-        )
-
-
-def refuse_moved_test_images(first: Callable[[Split], list[str]], second: Callable[[Split], list[str]]) -> None:
-    """Raise ValueError if another split seed changes the test images, or nothing.
-
-    Args:
-        first: Returns the names of the images of a split, in a run of one split seed.
-        second: The same for another one.
-    """
-    if first("test") != second("test"):
-        raise ValueError(
-            "vary: split: the test images of this data set are held out by the same seed, so that every seed would be "
-            "tested on other images.\nGive a test set, like root/test of an ImageFolder, or remove split from `vary`."
-        )
-    if first("train") == second("train"):
-        raise ValueError(
-            "vary: split: training and validation images of this data set are given, so there is no split to draw.\n"
-            "Remove split from `vary`."
-        )
 
 
 def describe_draws(vary: Sequence[str]) -> str:
     """Return a sentence on what differs between the seeds, and what does not."""
     drawn = [NAMES[kind] for kind in KINDS if kind in vary]
     fixed = [NAMES[kind] for kind in BY_DEFAULT if kind not in vary]
-    if "split" in vary:
-        fixed += ["the test images"]
-    else:
-        fixed += ["the split"] if "images" in vary else ["training set", "split"]
+    fixed += ["the split"] if "images" in vary else ["training set", "split"]
     return f"Seeds vary {joined(drawn)}; {joined(fixed)} {'is' if len(fixed) == 1 else 'are'} held fixed."

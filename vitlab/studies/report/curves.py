@@ -1,40 +1,30 @@
-"""The page about a study with axes: a curve of each variant, crossings, laws, and all places."""
+"""The page about a study along an axis: a curve of each variant, crossings, laws, and all places."""
 
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from itertools import product
 from pathlib import Path
 
-from referee.along import Line, Reference, best_where, in_general, interval_of, number
+from referee.along import Line, Reference, best_where, interval_of, number
 from referee.formats import NONE, SPACE, counted, joined
 from referee.report.along import line_parts
 from referee.report.document import Code, Document, Links, Note, Part, Row, Section, Table, Text, write_document
 
+from vitlab.studies.file.axes import Axis
 from vitlab.studies.file.runs import own_share
 from vitlab.studies.file.study import Study
 from vitlab.studies.report.cost import speed_remarks
 from vitlab.studies.report.remarks import ABOVE, objections, remarks, remarks_above
 from vitlab.studies.report.sections import remarks_section, study_file
-from vitlab.studies.report.verdict import judged, verdict
+from vitlab.studies.report.verdict import judged
 from vitlab.studies.results.table import StudyResults
 
 
-def lines_of(study: Study, grid: Sequence[StudyResults]) -> list[Line]:
-    """Return the results of a grid along its numeric axis, one line for each place of the other axis."""
-    numeric = next((axis for axis in study.along if axis.numeric), None)
-    if numeric is None:
-        return []
-    lines: dict[str, list[StudyResults]] = {}
-    for places, results in zip(product(*(axis.places for axis in study.along)), grid, strict=True):
-        other = ", ".join(place.label for axis, place in zip(study.along, places, strict=True) if not axis.numeric)
-        lines.setdefault(other, []).append(results)
+def line_of(axis: Axis, grid: Sequence[StudyResults]) -> Line:
+    """Return the results at all places of an axis."""
+    x, labels = [place.x for place in axis.places], [place.label for place in axis.places]
     level = min(results.level for results in grid) / len(grid)
-    x, labels = [place.x or 0.0 for place in numeric.places], [place.label for place in numeric.places]
-    return [
-        Line(numeric.name, x, labels, [judged(point) for point in points], level, name, _reference(points))
-        for name, points in lines.items()
-    ]
+    return Line(axis.name, x, labels, [judged(results) for results in grid], level, reference=_reference(grid))
 
 
 def _reference(points: Sequence[StudyResults]) -> Reference | None:
@@ -43,39 +33,30 @@ def _reference(points: Sequence[StudyResults]) -> Reference | None:
     return Reference("k-NN on pixels", knn, note) if len(knn) == len(points) else None
 
 
-def answers(study: Study, grid: Sequence[StudyResults]) -> list[str]:
-    """Return the study's answers in sentences."""
+def answer(axis: Axis, grid: Sequence[StudyResults]) -> str:
+    """Return the study's answer in a sentence."""
     if not all(results.finished for results in grid):
-        return ["Some places have no finished run, so there is nothing to say about the axis."]
-    lines = lines_of(study, grid)
-    if lines:
-        return [f"{line.name}: {text}" if line.name else text for line in lines for text in [best_where(line)]]
-    general = []
-    if study.along[0].name == "data":
-        places = [results.study.place for results in grid]
-        general = [in_general(places, [judged(results) for results in grid])]
-    return [*(f"{results.study.place}: {verdict(results)}" for results in grid), *general]
+        return "Some places have no finished run, so there is nothing to say about the axis."
+    return best_where(line_of(axis, grid))
 
 
 def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Path:
     """Write report.html and report.md about all places of a study; return the path of the first."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    sections = [Section("Places", _places(study, grid))]
-    finished = all(results.finished for results in grid)
-    if finished:
-        for k, line in enumerate(lines_of(study, grid)):
-            parts = line_parts(line, "curves" if k == 0 else f"curves-{k}", folder / "figures")
-            sections.insert(k, Section(f"Along {line.axis}{f', {line.name}' if line.name else ''}", parts))
+    assert study.along is not None
+    sections = [Section("Places", _places(study, study.along, grid))]
+    if all(results.finished for results in grid):
+        parts = line_parts(line_of(study.along, grid), "curves", folder / "figures")
+        sections.insert(0, Section(f"Along {study.along.name}", parts))
     command = Code(f"python -m vitlab compare --config {shlex.quote(str(study.path))}")
-    heading, *others = answers(study, grid)
     above = _above(grid)
     below = [line for line in _merged(grid, remarks) if line not in above]
     further = [remarks_section(below)] if below else []
     document = Document(
-        title=f"{study.name} – a comparison along {joined([axis.name for axis in study.along])}",
+        title=f"{study.name} – a comparison along {study.along.name}",
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
-        heading=heading,
-        lead=[*others, _summary(study, grid)],
+        heading=answer(study.along, grid),
+        lead=[_summary(study, grid)],
         remarks=above,
         sections=[*sections, *further, Section("Reproduce", [command, study_file(study)])],
         question=study.question,
@@ -110,24 +91,19 @@ def _summary(study: Study, grid: Sequence[StudyResults]) -> str:
     length = "the same number of epochs" if study.budget and study.budget.kind == "epochs" else "the same budget"
     spent = f" {length[0].upper()}{length[1:]} ({study.budget}) everywhere." if study.budget else ""
     level = min(results.level for results in grid)
-    tested = f"Each place is tested for itself, at {level:.2g}."
-    if lines_of(study, grid):
-        tested = (
-            "Statements about several places are valid for all of them together: each is tested at "
-            f"{level:.2g}{SPACE}/{SPACE}{len(grid)}."
-        )
+    tested = (
+        "Statements about several places are valid for all of them together: each is tested at "
+        f"{level:.2g}{SPACE}/{SPACE}{len(grid)}."
+    )
     return (
         f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')} each, at "
         f"{counted(len(grid), 'place')}: {counted(runs, 'run')}, {minutes:,.0f} minutes of training.{spent} {tested}"
     )
 
 
-def _places(study: Study, grid: Sequence[StudyResults]) -> list[Part]:
-    metric, axis = grid[0].metric, study.along[0]
-    alone = axis.numeric and len(study.along) == 1
-    names = [number(place.x or 0.0) for place in axis.places] if alone else [results.study.place for results in grid]
-    rows = []
-    for name, results in zip(names, grid, strict=True):
+def _places(study: Study, axis: Axis, grid: Sequence[StudyResults]) -> list[Part]:
+    metric, rows = grid[0].metric, []
+    for place, results in zip(axis.places, grid, strict=True):
         by_name = {result.variant: result for result in results.ranking}
         cells = []
         for variant in study.variants:
@@ -138,14 +114,13 @@ def _places(study: Study, grid: Sequence[StudyResults]) -> list[Part]:
             interval, digits = interval_of(result.judged), results.digits
             cells.append(f"{metric.text(interval.mean, digits)} {metric.bracket(interval, digits)}")
         knn = f"{100 * results.baselines.knn:.1f}" if results.baselines else NONE
-        rows.append(Row(name, [*cells, knn]))
-    what = metric.column
-    heading = axis.name[0].upper() + axis.name[1:] if alone else "Place"
+        rows.append(Row(number(place.x), [*cells, knn]))
+    heading = axis.name[0].upper() + axis.name[1:]
     table = Table("Places", [heading, *study.variants, "k-NN"], rows)
     pages = [(results.study.place, f"{results.study.folder(Path()).name}/report.html") for results in grid]
     return [
         table,
-        Note(f"{what}: mean, with the 95 % interval over seeds and test images."),
+        Note(f"{metric.column}: mean, with the 95 % interval over seeds and test images."),
         Text("Each place has its own report, in the same folder:"),
         Links(pages),
     ]

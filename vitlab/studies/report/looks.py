@@ -16,49 +16,30 @@ FILE = "looks.jsonl"
 
 
 def read_looks(folder: Path) -> list[dict[str, Any]]:
-    """Return the looks so far, the first one first, without a last line that was cut off.
+    """Return the looks so far, the first one first.
 
     Raises:
-        ValueError: another line is damaged; the message names it.
+        ValueError: a line is damaged; the message names it.
     """
-    return [json.loads(line) for line in _whole_lines(folder / FILE)[0]]
+    path, looks = folder / FILE, []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], 1):
+        try:
+            looks.append(json.loads(line))
+        except ValueError:  # of JSON or of UTF-8
+            raise ValueError(
+                f"{path}, line {number} is damaged. Delete this line, and give the same command again; the study then "
+                "does not know that it looked at its results there."
+            ) from None
+    return looks
 
 
 def append_look(results: StudyResults, folder: Path) -> None:
     """Record what a look shows; the last look again, by a study that is started anew, is none."""
-    path = folder / FILE
-    lines, cut = _whole_lines(path)
-    look = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **as_record(results)}
-    line = json.dumps(look, ensure_ascii=False, allow_nan=False)
-    is_new = not lines or json.loads(lines[-1]) | {"time": None} != json.loads(line) | {"time": None}
-    if is_new:
-        lines.append(line)
-    if cut:
-        print(f"{path}: its last line was cut off, and is dropped.", flush=True)
-    if is_new or cut:
-        write_text(path, "".join(f"{line}\n" for line in lines))
-
-
-def _whole_lines(path: Path) -> tuple[list[str], bool]:
-    """Return the lines of the file, and whether one more was cut off: a full disk ends a line before its newline."""
-    *lines, last = path.read_bytes().split(b"\n") if path.is_file() else [b""]
-    cut = last != b"" and not _is_look(last)
-    if last and not cut:
-        lines.append(last)
-    for number, line in enumerate(lines, 1):
-        if not _is_look(line):
-            raise ValueError(
-                f"{path}, line {number} is damaged. Delete this line, and give the same command again; the study then "
-                "does not know that it looked at its results there."
-            )
-    return [line.decode() for line in lines], cut
-
-
-def _is_look(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:  # of JSON or of UTF-8
-        return False
+    looks = read_looks(folder)
+    look = json.loads(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **as_record(results)}))
+    if not looks or looks[-1] | {"time": None} != look | {"time": None}:
+        lines = [json.dumps(each, ensure_ascii=False, allow_nan=False) for each in (*looks, look)]
+        write_text(folder / FILE, "".join(f"{line}\n" for line in lines))
 
 
 def look_of(results: StudyResults) -> str:

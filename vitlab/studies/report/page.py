@@ -14,7 +14,6 @@ from vitlab.atomic_files import write_text
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.vary import describe_draws
 from vitlab.studies.report import figures
-from vitlab.studies.report.claim import write_claim
 from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.heat import heat_chart
 from vitlab.studies.report.looks import look_of
@@ -23,7 +22,7 @@ from vitlab.studies.report.robustness import Robustness, read_robustness
 from vitlab.studies.report.sections import sections_of
 from vitlab.studies.report.tuning import as_tuned, leads_by_trials, tuning_chart
 from vitlab.studies.report.verdict import judged, outlooks, verdict
-from vitlab.studies.report.verdict_file import write_verdict
+from vitlab.studies.report.verdict_file import write_claim, write_verdict
 from vitlab.studies.results.table import StudyResults
 
 # How a study that looks at its results ended.

@@ -9,7 +9,7 @@ from vitlab.config import ABSENT, flatten
 from vitlab.experiment.chain import Source
 from vitlab.studies.file.fairness import kind_of, matters, name_of, own_classes
 from vitlab.studies.results.run import VariantResult
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.results.table import DECISIVE, StudyResults
 
 TRAINING_IMAGES = "training images"
 TEST_TIME = 1.2  # times the FLOPs of a training forward that a forward pass at test may cost
@@ -39,7 +39,7 @@ def _environments_of(results: StudyResults) -> dict[str, dict[str, tuple[str, ..
             result.variant: tuple(sorted({str(run.environment.get(key, ABSENT)) for run in result.runs}))
             for result in results.ranking
         }
-        for key in results.decisive
+        for key in DECISIVE
         if key not in chosen and not key.startswith("data.")
     }
     images = _training_images(results)
@@ -54,7 +54,7 @@ def _sets_data(results: StudyResults) -> bool:
 
 def _draws_images(results: StudyResults) -> bool:
     """Whether the seeds draw the training images."""
-    return not {"images", "split"}.isdisjoint(results.study.vary)
+    return "images" in results.study.vary
 
 
 def _training_images(results: StudyResults) -> dict[str, tuple[str, ...]]:
@@ -71,7 +71,7 @@ def mixed_environments(results: StudyResults) -> list[str]:
     mixed = [
         f"{key}: {', '.join(values)}"
         for key, values in results.environment.items()
-        if len(values) > 1 and key not in confounded and (key != "git" or "git" in results.decisive)
+        if len(values) > 1 and key not in confounded and key != "git"  # which says less than the hash of the code
     ]
     lines = [f"The runs come from different environments ({'; '.join(mixed)})."] if mixed else []
     lines += [

@@ -82,8 +82,7 @@ def read_kept(study: Path) -> pd.DataFrame:
     """Return the rows that `keep` wrote, an empty table if there are none."""
     if not (study / FILE).is_file():
         return pd.DataFrame(columns=COLUMNS)
-    table = pd.read_csv(study / FILE, dtype={"variant": str, "predictions": str}, keep_default_na=False)
-    return table.reindex(columns=COLUMNS, fill_value="")  # an older file has no `predictions`
+    return pd.read_csv(study / FILE, dtype={"variant": str, "predictions": str}, keep_default_na=False)
 
 
 def current(table: pd.DataFrame, runs: Sequence[FinishedRun | Run]) -> pd.DataFrame:
@@ -116,12 +115,8 @@ class Robustness(NamedTuple):
 
     def chart(self, variants: Sequence[str]) -> Chart:
         """Return the chart of accuracy against strength; the order of `variants` decides their colors."""
-
-        def curves(_: object, layout: Layout) -> Drawn:
-            return draw_curves(self, variants, layout)
-
         title = "Accuracy against strength for each corruption and variant."
-        return Chart("curves_of_robustness", title, curves)
+        return Chart("curves_of_robustness", title, lambda _, layout: draw_curves(self, variants, layout))
 
 
 def read_robustness(study: Path, runs: Sequence[FinishedRun | Run]) -> Robustness | None:

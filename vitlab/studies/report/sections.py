@@ -212,7 +212,6 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
         reached_in = "not reached" if seconds is None else clock(seconds)
         rows.append(_row(result, last, highest, str(curve.epochs[best]), spread, reached_in))
     target = f"{100 * results.target:.6g} %" if metric.is_accuracy else metric.text(results.target, digits)
-    reached = "" if results.study.target_accuracy else ", which every run reached"
     return [
         curves,
         Table(
@@ -222,7 +221,8 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
         ),
         Note(
             "Last and best: of the mean over seeds. Range: maximum minus minimum over seeds at the last epoch. "
-            f"Time: minutes and seconds of training to a validation {metric.label} of {target}{reached}."
+            f"Time: minutes and seconds of training to a validation {metric.label} of {target}, which every run "
+            "reached."
         ),
     ]
 

@@ -121,10 +121,8 @@ def _scores(choice: Choice, results: StudyResults) -> list[Cell]:
 
 def _chosen_by_seed(results: StudyResults) -> Table:
     chosen = {(choice.variant, choice.seed): choice.chosen.text for choice in results.choices}
-    seeds = sorted(
-        {choice.seed for choice in results.choices if choice.seed is not None}, key=results.study.seeds.index
-    )
-    rows = [Row(variant, [chosen.get((variant, seed), NONE) for seed in seeds]) for variant in results.study.variants]
+    seeds = results.study.seeds
+    rows = [Row(variant, [chosen[variant, seed] for seed in seeds]) for variant in results.study.variants]
     return Table("Chosen values by seed", ["Variant", *(f"Seed {seed}" for seed in seeds)], rows)
 
 
@@ -207,18 +205,13 @@ class Scores(NamedTuple):
 
 
 def scores_of(results: StudyResults) -> dict[str, Scores]:
-    """Return the scores of each variant's random trials, of the seeds that all variants tuned."""
+    """Return the scores of each variant's random trials."""
     study = results.study
     if study.tuning is None or not study.tuning.trials or not results.choices:
         return {}
-    trials = {(choice.variant, choice.seed): choice.trials for choice in results.choices}
-    shared = [seed for seed in study.tuning.chosen_for if all((variant, seed) in trials for variant in study.variants)]
-    if not shared:
-        return {}
     scores = {
-        variant: results.metric.sign
-        * np.array([(trial.score, trial.test) for seed in shared for trial in trials[variant, seed]], dtype=float)
-        for variant in study.variants
+        choice.variant: results.metric.sign * np.array([(t.score, t.test) for t in choice.trials], dtype=float)
+        for choice in results.choices
     }  # (trials, 2), nan where one failed
     worst = np.nanmin(np.concatenate([*scores.values()]), axis=0)
     return {variant: Scores.of(own, worst) for variant, own in scores.items()}
@@ -255,11 +248,9 @@ def _sentence(a: tuple[str, Scores], b: tuple[str, Scores], pairs: int) -> str:
 def _chosen_trials(results: StudyResults, tuning: Tuning) -> list[Part]:
     """Return the settings that were chosen from random trials, and the sensitivity of each variant."""
     metric, scores = results.metric, scores_of(results)
-    if not scores:
-        return []
     rows = [
         Row(
-            choice.variant if choice.seed is None else f"{choice.variant}, seed {choice.seed}",
+            choice.variant,
             [
                 *(as_yaml(_short(value)) for value in choice.chosen.settings.values()),
                 metric.text(choice.chosen.score or 0.0, results.digits),

@@ -1,4 +1,4 @@
-"""The verdict of a study for other programs: `verdict.json`, whose keys docs/verdict.md lists."""
+"""The verdict of a study for other programs: `verdict.json`, whose keys docs/verdict.md lists, and `claim.json`."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from referee.report.claim import word_of
 from vitlab.atomic_files import read_json, write_text
 from vitlab.studies.file.study import slug
 from vitlab.studies.report.remarks import objections, remarks
-from vitlab.studies.report.verdict import judged
+from vitlab.studies.report.verdict import judged, runs_at_once
 from vitlab.studies.results.table import StudyResults
 
 PAIR = ("better", "worse", "verdict", "mean", "low", "high", "adjusted_p")
@@ -19,6 +19,19 @@ def write_verdict(results: StudyResults, folder: Path) -> None:
     """Write verdict.json into a study's folder."""
     record = as_record(results) | {"looks": results.log, "remarks": remarks(results)}
     write_text(folder / "verdict.json", json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_claim(results: StudyResults, folder: Path) -> None:
+    """Write claim.json into the folder of a study that tests a claim, for the page about all claims."""
+    assert results.study.claim is not None
+    seconds = sum(result.summary.get("wall_seconds", result.seconds) for result in results.finished)
+    record = {
+        "word": word_of(results.study.claim, judged(results)),
+        "files": results.study.digest,
+        "ended": not results.failures and (results.watch is None or results.watch.stop is not None),
+        "minutes": seconds / 60 / runs_at_once(results),
+    }
+    write_text(folder / "claim.json", json.dumps(record))
 
 
 def as_record(results: StudyResults) -> dict[str, Any]:

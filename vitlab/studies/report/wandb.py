@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import wandb
-from referee.report.differences import conclusion_on
 
 from vitlab.studies.report.figures import against_cost
 from vitlab.studies.report.remarks import remarks
@@ -84,20 +83,8 @@ def workspace(results: StudyResults, place: Place) -> Any:
 
 def _tables(results: StudyResults) -> dict[str, wandb.Table]:
     """Return the report's tables: verdict, runs, pairs and classes."""
-    pairs = pd.DataFrame(
-        {
-            "first": pair.better.name,
-            "second": pair.worse.name,
-            "difference": pair.lead,
-            "low": pair.interval.low,
-            "high": pair.interval.high,
-            "adjusted p": pair.p,
-            "verdict": conclusion_on(pair, results.verdict),
-        }
-        for pair in results.pairs
-    )
     conclusions = pd.DataFrame({"conclusion": [verdict(results), *outlooks(results), *remarks(results)]})
-    frames = {"verdict": conclusions, "runs": results.table(), "pairs": pairs}
+    frames = {"verdict": conclusions, "runs": results.table(), "pairs": results.verdict.table()}
     if results.metric.one_class:
         frames["classes"] = results.per_class.reset_index()
     # Plain Python values, with None in empty cells.

@@ -230,8 +230,8 @@ def read_results(outcomes: Sequence[Outcome]) -> tuple[list[RunResult], list[Out
     results = []
     for run in (outcome.run for outcome in outcomes if outcome.failure is None):
         try:
-            why = cut_short(run)
-            result = None if why else _read(run)
+            why, d = cut_short(run), RunDirectory(run.directory)
+            result = None if why else RunResult(run, d.predictions, d.summary, d.environment, d.history, d.data)
             if result and not (np.isfinite(result.predictions.logits).all() and math.isfinite(result.score)):
                 why = "its predictions are not finite numbers"
         except (OSError, ValueError, KeyError) as error:
@@ -259,18 +259,6 @@ def _is_of_another_test(result: RunResult) -> bool:
     if known is None or not result.run.metric.is_accuracy:
         return False
     return abs(float(known) - result.score) > 2 / len(result.correct)  # float32 may turn an image
-
-
-def _read(run: Run) -> RunResult:
-    directory = RunDirectory(run.directory)
-    return RunResult(
-        run=run,
-        predictions=directory.predictions,
-        summary=directory.summary,
-        environment=directory.environment,
-        history=directory.history,
-        data=directory.data,
-    )
 
 
 def _test_set(result: RunResult) -> tuple[tuple[str, ...], bytes]:

@@ -34,7 +34,7 @@ from vitlab.studies.results.run import RunResult, VariantResult
 DECISIVE = (
     "data.init_args.image_size",
     "data.init_args.crop_pct",
-    *("vitlab", "git", "code", "torch", "torchvision", "timm", "device", "precision"),
+    *("vitlab", "code", "torch", "torchvision", "timm", "device", "precision"),
 )
 OWN_TO_A_RUN = ("command", "sources", "weights", "changed")  # entries of environment.json that belong to one run
 
@@ -152,30 +152,22 @@ class StudyResults:
 
     @cached_property
     def target(self) -> float | None:
-        """The validation score to which time is reported: the study's, or what all runs reached, in whole per cent.
+        """The validation score to which time is reported: what all runs reached, in whole per cent.
 
         None where runs are not validated by the metric.
         """
         if not all(len(result.by_epoch(self.metric.validation)) for result in self.finished):
             return None
-        if self.study.target_accuracy is not None:
-            return self.study.target_accuracy
         scores = [result.by_epoch(self.metric.validation).to_numpy() for result in self.finished]
         if self.metric.is_accuracy:
             return math.floor(100 * min(np.max(values, initial=0) for values in scores) + 1e-9) / 100
         sign = self.metric.sign
         return sign * float(min(np.max(sign * values, initial=-math.inf) for values in scores))
 
-    @cached_property
-    def decisive(self) -> list[str]:
-        """The entries in which variants must agree; a commit only where not every run has the hash of its code."""
-        superseded = "git" if all("code" in result.environment for result in self.finished) else "code"
-        return [key for key in DECISIVE if key != superseded]
-
     def set_apart(self, result: VariantResult) -> list[str]:
         """List how a variant was tested differently from most: resolution, crop, versions, device."""
         marks = []
-        for key in self.decisive:
+        for key in DECISIVE:
             values = {
                 r.variant: sorted(
                     {_text(flatten(run.run.config).get(key, run.environment.get(key, ABSENT))) for run in r.runs}

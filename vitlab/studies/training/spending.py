@@ -39,7 +39,7 @@ def spend_budget(
     record = folder / "budget.json"
     inputs = {"budget": str(study.budget), "configs": {run.variant: _decisive(run.config) for run in drafts}}
     known = read_json(record, missing={})
-    if not _fits(known, inputs):
+    if {key: known.get(key) for key in inputs} != json.loads(json.dumps(inputs)):
         known = {**inputs, **_lengths(study, drafts, images, measure)}
         write_text(record, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
     batches, validated = known.get("batches", {}), known.get("validated", {})
@@ -85,19 +85,6 @@ def _decisive(config: Config) -> Config:
     data, trainer = config["data"]["init_args"], config.get("trainer", {})
     length = {key: trainer.get(key) for key in LENGTH}
     return {**costly(config), "images": data.get("train_images"), **length}
-
-
-def _fits(known: Config, inputs: Config) -> bool:
-    """Whether a record is of these inputs; that of an older version has fewer of them."""
-    configs = known.get("configs", {})
-    if configs.keys() != inputs["configs"].keys() or known["budget"] != inputs["budget"]:
-        return False
-    recorded = {variant: {**config, **costly(config)} for variant, config in configs.items()}
-    return all(
-        recorded[variant][key] == config[key]
-        for variant, config in inputs["configs"].items()
-        for key in config.keys() & configs[variant].keys()
-    )
 
 
 def _refuse_unknown_warmup(study: Study, draft: Run) -> None:

@@ -41,11 +41,6 @@ def refuse_unfit_images(study: Study, metric: Metric, images: Images) -> None:
         )
 
 
-def tuned_later(study: Study) -> bool:
-    """Whether each look tunes the seeds that it adds, so that no seed is tuned in vain."""
-    return study.tuning is not None and study.tuning.within_seeds and bool(study.looks)
-
-
 def folder_of(study: Study, root: Path) -> Path:
     """Return the folder of the tuning runs."""
     return study.folder(root) / ("search" if study.tuning and study.tuning.trials else "tuning")
@@ -89,19 +84,12 @@ def nested(settings: Mapping[str, Any], without: Collection[str] = ()) -> Config
 
 
 def tune(
-    study: Study,
-    root: Path,
-    decided: Mapping[str, Config],
-    train: Train,
-    images: Images,
-    cells: Collection[tuple[str, int]] | None = None,
+    study: Study, root: Path, decided: Mapping[str, Config], train: Train, images: Images
 ) -> tuple[list[Choice], dict[tuple[str, int], Config]]:
     """Train all trials; return the choices, and by variant and seed of the study the override of its settings.
 
     Args:
         decided: By variant, overrides from the budget.
-        cells: Within seeds, the variants and seeds whose tuning runs are trained; None: all. Whatever was trained
-            before is chosen from too.
 
     Raises:
         ValueError: no tuning run of a variant finished.
@@ -110,13 +98,11 @@ def tune(
     if tuning is None:
         return [], {}
     runs = plan_tuning(study, root, decided)
-    asked: Collection[Cell] = runs if cells is None or not tuning.within_seeds else cells
-    if asked:
-        train([run for cell in asked for candidate in runs[cell] for run in candidate])
+    train([run for cell in runs.values() for candidate in cell for run in candidate])
     size = len(images.labels("val"))
     choices = [choice for seed in tuning.chosen_for for choice in _choices(study, tuning, runs, seed, size)]
     chosen = {(choice.variant, choice.seed): nested(choice.chosen.settings) for choice in choices}
-    for variant, seed in asked:
+    for variant, seed in runs:
         if (variant, seed) not in chosen:
             of, scored = "" if seed is None else f" with seed {seed}", next(iter(runs.values()))[0][0].metric.validation
             raise ValueError(
