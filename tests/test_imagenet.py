@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests import official_values
 from tests.conftest import EXPERIMENTS
+from vitlab.commands import probe
 from vitlab.commands.dispatch import run
 from vitlab.config import flatten, load_yaml
 from vitlab.data import ImageFolder
@@ -174,17 +175,22 @@ def test_every_recipe_has_a_row_with_its_published_figure_and_the_command_that_m
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[3].partition("runs/")[2])
 def test_the_command_of_every_row_parses_for_its_recipe(row: Sequence[str], tmp_path: Path) -> None:
-    names, _, _, command, kind = row
+    names, protocol, _, command, kind = row
     words = shlex.split(command)[4:]
+    if kind == "probe":
+        options, words = probe.parser().parse_known_args(words)
+        probe.check(options)
+        assert f"{options.protocol.upper()}'s" in protocol
     assert words[0] == "--config"
-    (run_directory,) = words[1:]
+    run_directory, *rest = words[1:]
     name = Path(run_directory).parent.name
     assert f"`{name}`" in names.split(", ")
     file = EXPERIMENTS / "imagenet" / f"{name}.yaml"
     class_name = load_yaml(file)["model"]["class_path"].rpartition(".")[2]
     assert (class_name in {"Supervised", "Distillation"}) == (kind == "test")
-    if kind == "probe" or name == "deit_tiny":  # the others are assembled above
-        assert str(assemble(file, tmp_path, []).directory) == run_directory
+    assert (kind == "probe") or not rest
+    if kind == "probe" or name == "deit_tiny":  # the others are assembled above, without more arguments
+        assert str(assemble(file, tmp_path, rest).directory) == run_directory
 
 
 # Of the recipes with the same keys one is trained.

@@ -1,10 +1,20 @@
-"""A few labels, where it is known what they are worth."""
+"""A few labels, where it is known what they are worth; MSN's: the optimum of the released problem, and its numbers."""
 
 import pytest
 import torch
 from scipy import stats
 
-from vitlab.evaluation.low_shot import STRENGTH, LowShot, accuracy, draw_images, fit_logistic, measure_low_shot
+from vitlab.evaluation.low_shot import (
+    LowShot,
+    draw_images,
+    draw_percent,
+    draw_subsets,
+    fit_logistic,
+    listed_images,
+    measure_few_labels,
+    measure_low_shot,
+    preprocess,
+)
 
 
 def clusters(n: int, spread: float, seed: int, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,41 +54,83 @@ def test_more_images_than_a_class_has_are_not_asked_for() -> None:
 
 
 def test_a_line_says_what_is_counted() -> None:
-    line = str(LowShot.of("1 label per class", 10, [0.5, 0.6]))
-    assert line.startswith("1 label per class   55.0 % [")
-    assert line.endswith("   2 draws   λ = 0.075")
+    assert str(LowShot.of("1 label per class", 10, 0.075, [0.5, 0.6])).startswith("1 label per class   55.0 % [")
+    assert str(LowShot.of("1 % of the labels", 10, 0.075, [0.5])) == "1 % of the labels   50.0 %   1 draw   λ = 0.075"
 
 
 def test_the_interval_is_students() -> None:
     draws = [0.5, 0.6, 0.4, 0.55, 0.45]
-    result = LowShot.of("1 label per class", 10, draws)
+    result = LowShot.of("1 label per class", 10, 0.075, draws)
     interval = stats.t.interval(0.95, df=4, loc=0.5, scale=stats.sem(draws))
     assert (result.low, result.high) == pytest.approx(interval)
 
 
+# MSN's evaluation.
+
+
 @pytest.mark.parametrize("classes", [2, 3, 5])
-def test_the_weights_are_the_optimum_of_the_problem(classes: int) -> None:
-    """Mean loss plus λ/n · |W|²/2. It is convex: no gradient is the optimum."""
+@pytest.mark.parametrize("strength", [0.0025, 0.075])
+@pytest.mark.parametrize("intercept", [False, True], ids=["MSN's", "with an intercept"])
+def test_the_weights_are_the_optimum_of_the_problem(classes: int, strength: float, intercept: bool) -> None:
+    """logistic_eval.py:175-187: mean loss plus λ/n · |W|²/2. It is convex: no gradient is the optimum."""
     features, labels = clusters(30, 1.0, 1, classes)
-    x = features.double()
-    model = fit_logistic(x, labels)
-    weight, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
-    if classes == 2:  # one vector w = W_1 - W_0
-        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
-    weight, bias = weight.requires_grad_(), bias.requires_grad_()
+    x = preprocess(features).double()
+    weight, bias = (x.clone().requires_grad_() for x in fit_logistic(x, labels, strength, intercept))
     outputs = torch.nn.functional.linear(x, weight, bias)
-    loss = torch.nn.functional.cross_entropy(outputs, labels) + STRENGTH / len(x) * weight.square().sum() / 2
+    loss = torch.nn.functional.cross_entropy(outputs, labels) + strength / len(x) * weight.square().sum() / 2
     loss.backward()
     assert weight.shape == (classes, 8)
     assert weight.grad is not None
     assert bias.grad is not None
-    assert float(weight.grad.abs().max()) < 1e-5
-    assert float(bias.grad.abs().max()) < 1e-5
+    assert float(weight.grad.abs().max()) < 1e-6
+    assert float(bias.grad.abs().max()) < 1e-6 if intercept else not bias.any()
     start = torch.nn.functional.cross_entropy(torch.zeros(30, classes).double(), labels)
     assert loss.item() < 0.7 * start.item()
+
+
+def test_each_row_is_centered_and_scaled_alone() -> None:
+    """cyanure's preprocess(columns=False, centering=True, normalize=True)."""
+    features = torch.tensor([[1.0, 2.0, 3.0], [10.0, 10.0, 40.0]])
+    half = 0.5**0.5
+    torch.testing.assert_close(
+        preprocess(features), torch.tensor([[-half, 0.0, half], [-1.0, -1.0, 2.0]]) / torch.tensor([[1.0], [6**0.5]])
+    )
+
+
+def test_the_subsets_are_the_published_ones_in_number() -> None:
+    """1, 2 and 5 images per class three times, and 1 % once: 12 or 13 images per class of ImageNet."""
+    labels = torch.arange(12_800) % 10
+    subsets = draw_subsets(labels)
+    assert [(name, len(draws), len(draws[0])) for name, draws in subsets.items()] == [
+        ("1 label per class", 3, 10),
+        ("2 labels per class", 3, 20),
+        ("5 labels per class", 3, 50),
+        ("1 % of the labels", 1, 128),
+    ]
+    assert sorted(labels[draw_percent(labels)].bincount().tolist()) == [12, 12, *[13] * 8]
+    assert len(set(draw_percent(labels).tolist())) == 128
+    assert labels[draw_percent(labels[:50])].bincount().tolist() == [1] * 10  # at least one
+
+
+def test_separated_classes_are_found_with_the_papers_strengths() -> None:
+    train, test = clusters(600, 1.0, 1), clusters(80, 1.0, 2)
+    results = measure_few_labels(train, test, {**draw_subsets(train[1]), "more": [torch.arange(200)]})
+    assert [result.strength for result in results] == [0.0025, 0.0025, 0.0025, 0.075, 0.075]
+    assert [len(result.draws) for result in results] == [3, 3, 3, 1, 1]
+    assert results[-1].draws[0] > 0.85
 
 
 def test_a_class_that_is_not_labeled_is_never_predicted() -> None:
     train, test = clusters(600, 1.0, 1), clusters(80, 1.0, 2)
     chosen = (train[1] >= 2).nonzero().flatten()  # the last two of four classes
-    assert 0.4 < accuracy(train, test, chosen) <= 0.5
+    (result,) = measure_few_labels(train, test, {"two": [chosen]})
+    assert 0.4 < result.draws[0] <= 0.5
+
+
+def test_listed_images_are_found_by_their_file_names() -> None:
+    names = ["n01/n01_3.JPEG", "n01/n01_7.JPEG", "n02/n02_1.JPEG"]
+    assert listed_images(names, ["n02_1.JPEG", "n01_3.JPEG"], "1percent.txt").tolist() == [2, 0]
+    assert listed_images([*names, "n03/n01_3.JPEG"], ["n01/n01_3.JPEG"], "1percent.txt").tolist() == [0]
+    for listed, of in ((["n09_1.JPEG", "n09_2.JPEG"], names), (["0.jpg", "1.jpg"], ["a/0.jpg", "b/0.jpg"])):
+        with pytest.raises(ValueError, match=rf"^1percent\.txt lists {listed[0]} and 1 more"):
+            listed_images(of, listed, "1percent.txt")

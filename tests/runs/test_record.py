@@ -38,7 +38,7 @@ def test_knn_is_monitored_every_n_epochs_and_after_the_last(tiny: Callable[..., 
 
 @pytest.mark.filterwarnings("ignore")  # those of libraries, as `fit` leaves them out
 def test_without_a_most_the_monitor_searches_all_training_images(tiny: Callable[..., Path]) -> None:
-    """The expectation is the k-NN of `probe` without the validation images, which are the queries."""
+    """The expectation is the k-NN of `probe --protocol dino` without the validation images, which are the queries."""
     monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1, "most": None}}
     experiment = Experiment(tiny({"trainer": {"callbacks": [monitor]}}))
     measured = experiment.fit()["val/knn"]

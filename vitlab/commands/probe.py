@@ -1,30 +1,106 @@
 """Measure how good a run's frozen features are: k-NN, linear and low-shot accuracy."""
 
+from __future__ import annotations
+
+import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitlab.commands.options import StudyParser, experiment_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from vitlab.experiment.experiment import Experiment
+    from vitlab.experiment.protocols import ProtocolResult
 
 
 def run(arguments: Sequence[str]) -> int:
     """Print the accuracies, and write them as JSON into the run directory.
 
     `--ckpt_path none` measures the weights as they are built: a pretrained timm model, or the untrained encoder.
+    `--protocol` measures as one paper does instead.
     """
-    parser = StudyParser(
-        "python -m vitlab probe --config runs/…",
-        "k-NN, linear and low-shot accuracy of frozen features. Arguments change the configuration, e.g. "
-        "--ckpt_path best, or none for the weights as they are built.",
-    )
-    experiment = experiment_of(parser.parse_known_args(arguments)[1])
+    options, rest = parser().parse_known_args(arguments)
+    check(options)
+    experiment = experiment_of(rest)
 
     from vitlab.atomic_files import write_text
     from vitlab.evaluation.cost import device_for
+
+    path, device = experiment.restore(), device_for("auto")
+    name = path.stem if path else "none"
+    if options.protocol is None:
+        content = common_protocol(experiment, path, device)
+    else:
+        result = published_protocol(experiment, path, device, options)
+        print(f"{path or 'weights as built'}, {result}")
+        content, name = asdict(result), f"{name}-{options.protocol}"
+    write_text(experiment.directory / f"probe-{name}.json", json.dumps(content, indent=2))
+    return 0
+
+
+def parser() -> StudyParser:
+    """Return the parser of the command's own options."""
+    options = StudyParser(
+        "python -m vitlab probe --config runs/…",
+        "k-NN, linear and low-shot accuracy of frozen features. Other arguments change the configuration, e.g. "
+        "--ckpt_path best, or none for the weights as they are built.",
+    )
+    options.add_argument(
+        "--protocol",
+        choices=["dino", "mae", "msn"],
+        help="measure as a paper does: dino, weighted k-NN among all images and a linear probe of several blocks; mae, "
+        "a linear probe by LARS; msn, 1, 2 and 5 labels per class and 1 %% of the labels [the same for every encoder]",
+    )
+    options.add_argument("--epochs", type=int, help="of dino's linear probe [100], or mae's [90; ViT-L and ViT-H: 50]")
+    options.add_argument("--rates", type=float, nargs="+", help="learning rates for a batch of 256 [the protocol's]")
+    options.add_argument("--labeled", type=Path, nargs="+", help="for msn: files with the names of labeled images")
+    return options
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise ValueError for an option that the protocol has no use for, or a value that it cannot have."""
+    uses = {"epochs": ("dino", "mae"), "rates": ("dino", "mae"), "labeled": ("msn",)}
+    for name, protocols in uses.items():
+        if getattr(options, name) is not None and options.protocol not in protocols:
+            raise ValueError(f"--{name} is an option of --protocol {' and '.join(protocols)}; leave it out.")
+    if options.epochs is not None and options.epochs < 1:
+        raise ValueError(f"--epochs is {options.epochs}; give 1 or more.")
+    if options.rates is not None and min(options.rates) <= 0:
+        raise ValueError(f"--rates has {min(options.rates):g}; give rates above 0, like 0.001.")
+
+
+def published_protocol(
+    experiment: Experiment, path: Path | None, device: torch.device, options: argparse.Namespace
+) -> ProtocolResult:
+    """Return the accuracies by a paper's protocol."""
+    from vitlab.evaluation import trained_linear
+    from vitlab.evaluation.trained_linear import Progress
+    from vitlab.experiment.protocols import probe_dino, probe_mae, probe_msn
+
+    encoder, data = experiment.model.to(device), experiment.data
+    if options.protocol == "msn":
+        return probe_msn(encoder, data, device, options.labeled or ())
+    protocol = trained_linear.DINO if options.protocol == "dino" else trained_linear.MAE
+    given = {"epochs": options.epochs, "rates": options.rates and tuple(options.rates)}
+    protocol = replace(protocol, **{name: value for name, value in given.items() if value is not None})
+    measure = probe_dino if options.protocol == "dino" else probe_mae
+    file = experiment.directory / "features" / f"{path.stem if path else 'none'}-{options.protocol}.pt"
+    stamp = f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" if path else "none"
+    facts = [experiment.config["model"], experiment.config["data"], experiment.seed, stamp]
+    key = f"{json.dumps(facts, sort_keys=True)} {protocol.epochs} {protocol.rates} {device.type}"
+    return measure(encoder, data, device, protocol, Progress(file, key))
+
+
+def common_protocol(experiment: Experiment, path: Path | None, device: torch.device) -> dict[str, object]:
+    """Print and return the accuracies by the one protocol for every objective and architecture."""
     from vitlab.evaluation.features import extract
     from vitlab.evaluation.probe import SPLITS, hold_out, probe_features
 
-    path, device = experiment.restore(), device_for("auto")
     data, model = experiment.data, experiment.model.to(device)
     splits = {split: extract(model, data.batches(split, device)) for split in SPLITS}  # type: ignore[arg-type]
     if data.tests_on_validation:
@@ -34,6 +110,4 @@ def run(arguments: Sequence[str]) -> int:
     print(f"k-NN (k = 20)     {result.knn}\nlinear probe      {result.linear}   λ = {result.strength:g}")
     for low_shot in result.low_shot:
         print(low_shot)
-    file = experiment.directory / f"probe-{path.stem if path else 'none'}.json"
-    write_text(file, json.dumps(asdict(result), indent=2))
-    return 0
+    return asdict(result)

@@ -14,9 +14,10 @@ import multiprocessing
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -280,6 +281,12 @@ class ImageDataModule(LightningDataModule, ABC):
         """Yield a split, or every n-th image of it, as the model sees it in evaluation; needs no trainer."""
         for batch in self._eval_loader(split, rank=0, world_size=every):
             yield self.on_after_batch_transfer(move_data_to_device(batch, torch.device(device)), 0)
+
+    def augmented_by(self, augment: BatchAugment | PhotoAugment) -> Self:
+        """Return the same images, the training images augmented by `augment` alone: one view, not mixed."""
+        other = copy(self)
+        vars(other).update(augment=augment, mixup=None, multi_crop=None, grow=None, _datasets={})
+        return other
 
     def training_passes(self, epochs: range, step: int, device: torch.device, drop_last: bool) -> Iterator[View]:
         """Yield every training image once an epoch as training sees it, for a probe; needs no trainer.

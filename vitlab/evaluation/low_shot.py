@@ -1,16 +1,22 @@
-"""Low-shot probe: logistic regression on frozen features of a few labeled images.
+"""Low-shot probes: logistic regression on frozen features of a few labeled images.
 
-    min_{W, b}  Σ_i CE(W x_i + b, y_i) + λ/2 |W|²,    x centered on the mean of all training images, and of length 1
+    min_{W, b}  Σ_i CE(W x_i + b, y_i) + λ/2 |W|²
 
-That mean needs no labels. λ is 0.075, MSN's for a ViT-S with 1 % of the labels (Assran et al. 2022): it is fixed
-because no labels are left to choose it on. The labeled images are drawn several times, the same for every encoder.
+`measure_low_shot` is for every encoder: x is centered on the mean of all training images, which needs no labels, and
+of length 1. λ is 0.075, MSN's for a ViT-S with 1 % of the labels: it is fixed because no labels are left to choose it
+on. The labeled images are drawn several times, the same for every encoder.
+
+`measure_few_labels` is MSN's evaluation (Assran et al. 2022, tables 1 and 2) of the class token before the final norm:
+b = 0, and x is z minus the mean over its own channels, of length 1. Source: logistic_eval.py of facebookresearch/msn;
+its solver, cyanure, takes the mean over i and λ over the number of images. λ is 0.0025 in the README for a few images
+per class, and 0.075 for a ViT-S with 1 % of the labels (the author, issue 11).
 
 N images, C features, K classes.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +28,9 @@ from vitlab.evaluation.features import Features
 
 SHOTS = (1, 2, 5)
 DRAWS = 5
-STRENGTH = 0.075  # λ
+DRAWS_OF_MSN = 3  # the repository lists three subsets of 1, 2 and 5 images per class, and one of 1 %
+FEW, MORE = 0.0025, 0.075  # λ: MSN's up to five images per class, and above
+PERCENT = "1 % of the labels"
 
 
 @dataclass(frozen=True)
@@ -38,14 +46,19 @@ class LowShot:
     draws: tuple[float, ...]
 
     @classmethod
-    def of(cls, name: str, images: int, draws: Sequence[float]) -> "LowShot":
-        """Summarize two or more draws."""
-        mean, margin = float(np.mean(draws)), float(stats.sem(draws) * stats.t.ppf(0.975, len(draws) - 1))
-        return cls(mean, max(0.0, mean - margin), min(1.0, mean + margin), name, images, STRENGTH, tuple(draws))
+    def of(cls, name: str, images: int, strength: float, draws: Sequence[float]) -> "LowShot":
+        """Summarize; of a single draw the interval is all there is."""
+        mean, low, high = float(np.mean(draws)), 0.0, 1.0
+        if len(draws) > 1:
+            margin = float(stats.sem(draws) * stats.t.ppf(0.975, len(draws) - 1))
+            low, high = max(0.0, mean - margin), min(1.0, mean + margin)
+        return cls(mean, low, high, name, images, strength, tuple(draws))
 
     def __str__(self) -> str:
-        mean = f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
-        return f"{self.name:<18}  {mean}   {len(self.draws)} draws   λ = {self.strength:g}"
+        mean = f"{100 * self.value:.1f} %"
+        if len(self.draws) > 1:
+            mean += f" [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        return f"{self.name:<18}  {mean}   {len(self.draws)} draw{'s' * (len(self.draws) > 1)}   λ = {self.strength:g}"
 
 
 def measure_low_shot(train: Features, test: Features, shots: tuple[int, ...] = SHOTS) -> tuple[LowShot, ...]:
@@ -55,33 +68,94 @@ def measure_low_shot(train: Features, test: Features, shots: tuple[int, ...] = S
     """
     mean = train[0].mean(dim=0)
     x, queries = ((F.normalize(features - mean, dim=1), labels) for features, labels in (train, test))
+    return tuple(
+        LowShot.of(name, len(choices[0]), MORE, [accuracy(x, queries, each, MORE, intercept=True) for each in choices])
+        for name, choices in draw_shots(train[1], shots, DRAWS).items()
+    )
+
+
+def measure_few_labels(train: Features, test: Features, subsets: dict[str, list[Tensor]]) -> tuple[LowShot, ...]:
+    """Fit on each subset of the training images, given by indices, and classify the test images."""
+    x, queries = ((preprocess(features), labels) for features, labels in (train, test))
     results = []
-    for shot in shots:
-        if shot <= int(train[1].bincount().min()):
-            name = f"{shot} label{'s' * (shot > 1)} per class"
-            choices = [draw_images(train[1], shot, draw) for draw in range(DRAWS)]
-            draws = [accuracy(x, queries, chosen) for chosen in choices]
-            results.append(LowShot.of(name, len(choices[0]), draws))
+    for name, choices in subsets.items():
+        few = name != PERCENT and int(train[1][choices[0]].bincount().max()) <= max(SHOTS)
+        strength = FEW if few else MORE
+        draws = [accuracy(x, queries, chosen, strength, intercept=False) for chosen in choices]
+        results.append(LowShot.of(name, len(choices[0]), strength, draws))
     return tuple(results)
 
 
-def accuracy(train: Features, test: Features, chosen: Tensor) -> float:
+def preprocess(features: Tensor) -> Tensor:
+    """Center each row (N, C) on its own mean, and scale it to length 1."""
+    return F.normalize(features - features.mean(dim=1, keepdim=True), dim=1)
+
+
+def accuracy(train: Features, test: Features, chosen: Tensor, strength: float, intercept: bool) -> float:
     """Return the accuracy on the test images after a fit to the chosen training images."""
     (x, labels), (queries, truth) = train, test
-    predicted = fit_logistic(x[chosen], labels[chosen]).predict(queries.double().numpy())
-    return float((torch.from_numpy(predicted) == truth).float().mean())
+    weight, bias = fit_logistic(x[chosen], labels[chosen], strength, intercept)
+    predicted = labels[chosen].unique()[F.linear(queries.double(), weight, bias).argmax(dim=1)]
+    return float((predicted == truth).float().mean())
 
 
-def fit_logistic(x: Tensor, labels: Tensor) -> Any:
-    """Return scikit-learn's classifier at the optimum, in float64."""
+def fit_logistic(x: Tensor, labels: Tensor, strength: float, intercept: bool) -> tuple[Tensor, Tensor]:
+    """Return the optimum's W (K, C) and b (K,), float64, in the order of the classes among the labels (N,)."""
     from sklearn.linear_model import LogisticRegression
 
     two = len(labels.unique()) == 2  # scikit-learn then fits one vector w = W_1 - W_0, and |W|² is |w|²/2
-    model = LogisticRegression(C=(2 if two else 1) / STRENGTH, tol=1e-8, max_iter=10_000)
-    return model.fit(x.double().numpy(), labels.numpy())
+    model = LogisticRegression(C=(2 if two else 1) / strength, fit_intercept=intercept, tol=1e-8, max_iter=10_000)
+    model.fit(x.double().numpy(), labels.numpy())
+    weight, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_).double().expand(len(model.coef_))
+    return (torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2) if two else (weight, bias)
+
+
+def draw_shots(labels: Tensor, shots: tuple[int, ...], draws: int) -> dict[str, list[Tensor]]:
+    """Return draws of a few images of each class by name; a number that a class does not have is left out."""
+    fewest = int(labels.bincount().min())
+    return {
+        f"{shot} label{'s' * (shot > 1)} per class": [draw_images(labels, shot, draw) for draw in range(draws)]
+        for shot in shots
+        if shot <= fewest
+    }
+
+
+def draw_subsets(labels: Tensor) -> dict[str, list[Tensor]]:
+    """Return random subsets of training images with labels (N,), by name, as published: 1, 2, 5 per class, and 1 %."""
+    return draw_shots(labels, SHOTS, DRAWS_OF_MSN) | {PERCENT: [draw_percent(labels)]}
 
 
 def draw_images(labels: Tensor, images_per_class: int, draw: int) -> Tensor:
     """Return the indices of random images of each class, the same for the same `draw`."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(draw))
     return torch.cat([order[labels[order] == label][:images_per_class] for label in labels.unique()])
+
+
+def draw_percent(labels: Tensor, percent: float = 1.0) -> Tensor:
+    """Return the indices of random images, as many of each class as of another ± 1, and at least one."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    turn = torch.empty_like(order)
+    for label in labels.unique():
+        members = order[labels[order] == label]
+        turn[members] = torch.arange(len(members))
+    number = max(round(percent / 100 * len(labels)), len(labels.unique()))
+    return order[turn[order].argsort(stable=True)][:number]
+
+
+def listed_images(names: Sequence[str], listed: Sequence[str], file: str) -> Tensor:
+    """Return the indices of listed images, named with their folder or, where it is unique, by the name of the file.
+
+    Raises:
+        ValueError: a listed image is not among `names`.
+    """
+    short = [name.rpartition("/")[2] for name in names]
+    count = Counter(short)
+    place = {name: index for index, name in enumerate(short) if count[name] == 1}
+    place |= {name: index for index, name in enumerate(names)}
+    missing = [name for name in listed if name not in place]
+    if missing:
+        raise ValueError(
+            f"{file} lists {missing[0]} and {len(missing) - 1} more that are not training images; list names like "
+            f"{names[0]}, one a line."
+        )
+    return torch.tensor([place[name] for name in listed])
