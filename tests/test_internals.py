@@ -3,6 +3,7 @@
 import argparse
 import ast
 import builtins
+import signal
 from collections.abc import Callable, Iterator
 from inspect import unwrap
 from pathlib import Path
@@ -315,6 +316,10 @@ def test_pillow_has_libtiffs_switches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", Library)
     internals.silence_libtiff()
     assert names == ["TIFFSetWarningHandler", "TIFFSetErrorHandler"]
+
+
+def test_submitit_knows_the_signal_of_a_preemption() -> None:
+    assert internals.preemption_signal() in {signal.SIGUSR1, signal.SIGUSR2}
 
 
 def defined_names(tree: ast.Module) -> set[str]:

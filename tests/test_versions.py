@@ -11,7 +11,7 @@ from tests.conftest import EXPERIMENTS
 
 ROOT = EXPERIMENTS.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = ("export", "dashboard")
+EXTRAS = ("slurm", "export", "dashboard")
 OPTIONAL = [text for extra in EXTRAS for text in PROJECT["optional-dependencies"][extra]]
 REQUIREMENTS = [Requirement(text) for text in (*PROJECT["dependencies"], *OPTIONAL)]
 TESTED = {

@@ -2,7 +2,7 @@
 
 These interfaces may change with any release. tests/test_internals.py checks each promise made here, and pyproject.toml
 allows no version newer than the tests have passed with. Written for torch 2.15, Lightning 2.6, jsonargparse 4.53,
-timm 1.0 and Pillow 13.0. Packages are imported inside the functions, because some take seconds.
+timm 1.0, Pillow 13.0 and submitit 1.5. Packages are imported inside the functions, because some take seconds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    import signal
+
     import torch
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.callbacks import EarlyStopping
@@ -330,7 +332,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or re.search(texts, str(error)) is not None
 
 
-# ---- timm, Pillow
+# ---- timm, Pillow, submitit
 
 
 def rand_augment(description: str, parameters: dict[str, Any]) -> tuple[Any, int | None]:
@@ -364,6 +366,14 @@ def silence_libtiff() -> None:
         for setter in (library.TIFFSetWarningHandler, library.TIFFSetErrorHandler):
             setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
             setter(None)
+
+
+def preemption_signal() -> signal.Signals:
+    """Return the signal by which SLURM announces to submitit's tasks that they are about to be preempted."""
+    from submitit.core.job_environment import JobEnvironment
+
+    usr_sig: signal.Signals = JobEnvironment._usr_sig()
+    return usr_sig
 
 
 # ---- LitData

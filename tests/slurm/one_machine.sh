@@ -1,8 +1,8 @@
 #!/bin/bash
-# Try experiments/slurm/*.sbatch on a real SLURM: a cluster of two nodes that are both this machine, in a temporary
+# Try experiments/slurm/fit.sbatch on a real SLURM: a cluster of two nodes that are both this machine, in a temporary
 # folder, with daemons of its own. A run of two processes, one a node, is told to stop, then pre-empted by a job that
-# matters more; it has to come back each time and to end with the weights of a run that nobody disturbed. Then a study
-# goes through experiments/slurm/compare.sbatch, is told to stop, and has to come back.
+# matters more; it has to come back each time and to end with the weights of a run that nobody disturbed. Then a study's
+# runs go through `compare --slurm`, and one of its tasks is told to stop.
 #
 #   bash tests/slurm/one_machine.sh          eight minutes on two busy cores; needs `apt-get install slurm-wlm munge`
 #
@@ -142,23 +142,25 @@ assert not differ, f"other weights than those of the undisturbed run: {differ}"
 print(f"{len(one['state_dict'])} tensors after {one['global_step']} steps: equal to the bit to those of an undisturbed run")
 PYTHON
 
-# ---- a study in one job
+# ---- a study's runs as an array
 
 sed 's/, strategy: ddp//; s/max_epochs: 12/max_epochs: 6/' digits.yaml >base.yaml
 cat >study.yaml <<'YAML'
-name: one_job
+name: array
 base: base.yaml
 variants:
   two blocks: {model: {init_args: {backbone: {init_args: {depth: 2}}}}}
   four blocks: {model: {init_args: {backbone: {init_args: {depth: 4}}}}}
 seeds: [1]
 YAML
-job=$(sbatch --parsable --nodes 1 "$repository/experiments/slurm/compare.sbatch" --config study.yaml)
-await "the study's first epochs" 200 '[ "$(cat runs/one-job/*/seed-1/metrics.csv 2>/dev/null | wc -l)" -ge 6 ]'
-say "job $job: USR1, as SLURM sends it 90 s before the time is up"
-scancel --signal=USR1 "$job"
-await "the requeued study" 60 '[[ "$(state)" == *"after 1 restarts" ]]'
-await "the report" 300 '[ -f runs/one-job/report.html ]'
-[ "$(grep -l "continuing from" runs/one-job/*/seed-1.log | wc -l)" -ge 1 ]
-grep -hE "stopped at step|continuing from" runs/one-job/*/seed-1.log | sed "s|$work/||g; s/^/    | /"
+python -m vitlab compare --config study.yaml --slurm partition=usual time=10 >compare.log 2>&1 & study=$!
+started+=("$study")
+await "the array's first epochs" 200 '[ "$(cat runs/array/*/seed-1/metrics.csv 2>/dev/null | wc -l)" -ge 6 ]'
+array=$(squeue --noheader --name array --format %A | sort -n | head -n 1)
+say "array $array: USR2, as SLURM sends it to submitit's tasks before they are pre-empted"
+scancel --signal=USR2 "$array"
+wait "$study" || { cat compare.log; exit 1; }
+[ "$(grep -l "continuing from" runs/array/*/seed-1.log | wc -l)" -ge 1 ]
+grep -hE "submitted|done$|The report" compare.log | sed "s|$work/||g; s/^/    | /"
+grep -hE "stopped at step|continuing from" runs/array/*/seed-1.log | sed "s|$work/||g; s/^/    | /"
 say "done"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import submitit
 import yaml
 from fake_study import FAKE_PROGRAM, Digits, variant
 
@@ -239,6 +240,20 @@ def test_a_list_that_is_extended_after_a_report_is_tested_at_a_stricter_level(
     assert [look["of"] for look in looks(tmp_path)] == [1, 2]
     (remark,) = [line for line in remarks(extended) if "extended" in line]
     assert "3 to 5 seeds" in remark.replace("\u00a0", " ")
+
+
+@pytest.mark.slow
+def test_a_cluster_trains_look_by_look(write_study: Write, tmp_path: Path, no_figures: None) -> None:
+    def cluster(name: str, folder: Path) -> submitit.LocalExecutor:
+        executor = submitit.LocalExecutor(folder / "slurm")
+        executor.update_parameters(timeout_min=2)
+        return executor
+
+    variants = {"A": variant(0.95), "B": variant(0.9)}
+    study = write_study(variants=variants, seeds={"from": 3, "to": 5})
+    compare(study, tmp_path, program=FAKE_PROGRAM, cluster=cluster)
+    assert finished(tmp_path) == {"a": [1, 2, 3], "b": [1, 2, 3]}
+    assert looks(tmp_path)[-1]["stop"] == "decided"
 
 
 def test_finished_runs_of_what_a_growing_study_was_are_refused(

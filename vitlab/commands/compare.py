@@ -17,13 +17,16 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs [runs]")
     parser.add_argument("--dashboard", action="store_true", help="show the report in W&B; offline without a key")
+    parser.add_argument(
+        "--slurm", nargs="*", metavar="KEY=VALUE", help="train as a SLURM array, like partition=gpu time=240; report"
+    )
     study, options = parser.parse_study(arguments)
 
     from vitlab.commands.quiet import quiet
     from vitlab.studies.compare import RunsFailed, compare
 
     quiet()
-    dashboard = None
+    dashboard = cluster = None
     if options.dashboard:
         need("dashboard", "wandb_workspaces", what="--dashboard")
         from vitlab.runs.wandb import Wandb
@@ -31,8 +34,12 @@ def run(arguments: Sequence[str]) -> int:
 
         settings = Wandb()
         dashboard = partial(write_dashboard, online=settings.enabled and not settings.offline)
+    if options.slurm is not None:
+        from vitlab.studies.training.slurm import slurm
+
+        cluster = partial(slurm, settings=options.slurm)
     try:
-        report = compare(study, options.root, options.overwrite, dashboard=dashboard)
+        report = compare(study, options.root, options.overwrite, dashboard=dashboard, cluster=cluster)
     except RunsFailed as failed:
         print(failed, file=sys.stderr)
         return 1

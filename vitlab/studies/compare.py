@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from referee.formats import counted
 from referee.report.claim import decided, headline
@@ -12,7 +13,9 @@ from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.experiment.branch import branch_off
 from vitlab.runs.lock import study_lock
+from vitlab.studies.estimate import estimate
 from vitlab.studies.file.images import Images
+from vitlab.studies.file.overruled import overruled
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.state import UNFINISHED, Outcome, is_finished, refuse_conflicts
 from vitlab.studies.file.study import Study, read_study
@@ -29,10 +32,15 @@ from vitlab.studies.training.branching import branching_step, keeping
 from vitlab.studies.training.costs import costly, known_costs, measure_costs
 from vitlab.studies.training.local import Slots, Train, allot, run_all
 from vitlab.studies.training.progress import Display
+from vitlab.studies.training.slurm import run_array
+
+if TYPE_CHECKING:
+    from submitit import Executor
 
 Dashboard = Callable[[StudyResults, Path], str]
 Costs = tuple[dict[str, Cost], dict[str, str]]
 """By variant: the costs, and why some are missing."""
+Cluster = Callable[[str, Path], "Executor"]
 PROGRAM = (sys.executable, "-m", "vitlab")
 
 
@@ -51,6 +59,7 @@ def compare(
     overwrite: bool = False,
     program: Sequence[str] = PROGRAM,
     dashboard: Dashboard | None = None,
+    cluster: Cluster | None = None,
 ) -> Path:
     """Run the missing parts of a study and write its report.
 
@@ -60,6 +69,7 @@ def compare(
         overwrite: Retrain runs whose directory has another configuration than the study's.
         program: The command line of vitlab, to which `fit` and `benchmark` are appended.
         dashboard: Also publishes the report, and returns where.
+        cluster: Returns submitit's executor for a study's name and folder; None trains on this machine.
 
     Returns:
         The path of report.html.
@@ -71,29 +81,47 @@ def compare(
     """
     study = read_study(study_path)
     with study_lock(study.folder(root)):
-        return _compare(study, root, overwrite, program, dashboard)
+        return _compare(study, root, overwrite, program, dashboard, cluster)
 
 
-def _compare(study: Study, root: Path, overwrite: bool, program: Sequence[str], dashboard: Dashboard | None) -> Path:
+def _compare(
+    study: Study,
+    root: Path,
+    overwrite: bool,
+    program: Sequence[str],
+    dashboard: Dashboard | None,
+    cluster: Cluster | None,
+) -> Path:
     plans = _plans(study, root)
     for planned in plans:
         if not overwrite and planned.study.determined:
             refuse_conflicts(planned.runs)
     runs = in_turn(plans)
     slots = allot(runs, study.jobs)
+    executor = None if cluster is None else cluster(study.name, study.folder(root))
     _announce(study, plans, slots)  # before the first run, so that broken images are detected here
 
     def train(runs: list[Run]) -> list[Outcome]:
         if not overwrite:
             refuse_conflicts(runs)
+        if executor is not None:
+            return run_array(runs, program, executor, overwrite)
         return run_all(runs, program, slots, Display(sys.stdout, runs), overwrite)
 
     measure = _measured_once(partial(measure_costs, program=program, slots=slots))
+
+    def costs_at(plans: Sequence[ResolvedStudy]) -> list[Costs]:
+        return [measure(planned.first_runs()) for planned in reversed(plans)][::-1]  # at the last place first
+
     for planned in plans:
         planned.spend_budget(measure)
+    if not all(is_finished(run) for planned in plans for run in planned.runs):
+        # A machine that submits to a cluster is not the one that trains.
+        speeds = [known for known, _ in costs_at(plans)] if executor is None else [{} for _ in plans]
+        print(estimate(study, plans, speeds, slots.jobs), flush=True)
     for planned in plans:
         planned.tune(train)
-    costs = [measure(planned.first_runs()) for planned in reversed(plans)][::-1]  # at the last place first
+    costs = costs_at(plans)
     if study.along:
         return _compare_along(study, plans, train, costs, root)
     (planned,) = plans
@@ -138,6 +166,8 @@ def _announce(study: Study, plans: Sequence[ResolvedStudy], slots: Slots) -> Non
             )
     for leaked in dict.fromkeys(str(copies) for planned in plans for copies in planned.duplicates if str(copies)):
         print(leaked, flush=True)
+    for line in overruled(study):
+        print(line, flush=True)
     places = f" at {counted(len(plans), 'place')}" if study.along else ""
     size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}{places}"
     print(f"{study.name}: {size}; {slots}.", flush=True)

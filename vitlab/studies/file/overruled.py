@@ -1,7 +1,11 @@
-"""Settings of a variant that the study sets itself are refused in the study's file.
+"""Settings of a variant that the study sets itself: refused in the study's file, named where another file has them.
 
 A variant that is a file is an experiment of its own, whose length and seed hold where it is trained alone.
 """
+
+from collections.abc import Mapping
+
+from referee.formats import listed
 
 from vitlab.config import flatten
 from vitlab.studies.file.format import as_yaml
@@ -14,18 +18,31 @@ LENGTH = "trainer.max_epochs"
 def refuse_overruled(study: Study) -> None:
     """Raise ValueError for the first setting that the study's file gives a variant, and the study another value."""
     remedies, along = _remedies(study), flatten(study.settings)
-    same = {"run.test": {True}, "run.overwrite": {False}, LENGTH: _epochs(study)}
-    stated = {name: flatten(override) for name, override in study.variants.items() if name not in study.files}
-    for name, settings in stated.items():
-        for key, value in settings.items():
-            if key in remedies and key not in along and same.get(key) != {value}:
+    for name, override in study.variants.items():
+        for key, value in flatten(override).items():
+            stated = key not in along and name not in study.files
+            if stated and key in remedies and not _agrees(study, key, value):
                 raise ValueError(
                     f"{study.path}: variant {name!r} has {key}: {as_yaml(value)}, which the study overrides. "
                     f"{remedies[key]}"
                 )
 
 
-def _remedies(study: Study) -> dict[str, str]:
+def overruled(study: Study) -> list[str]:
+    """Return a sentence for each variant whose own length, or whose tuned setting, the study replaces."""
+    keys = [*([LENGTH] if _epochs(study) else []), *study.tuned]
+    lines = []
+    for name, override in study.variants.items():
+        replaced = {
+            key: value for key, value in flatten(override).items() if key in keys and not _agrees(study, key, value)
+        }
+        settings = listed([f"{key}: {as_yaml(value)}" for key, value in replaced.items()])
+        if replaced:
+            lines.append(f"{name} has {settings}, which the study's budget or tuning replaces.")
+    return lines
+
+
+def _remedies(study: Study) -> Mapping[str, str]:
     """Return what to do about each setting that the study gives to all of its runs."""
     seeds = "Remove it: `seeds` are the same for all variants, and `vary` says what they draw."
     folders = "Remove it: the study names the folders of its runs; --root and the study's `name` move them."
@@ -49,3 +66,9 @@ def _epochs(study: Study) -> set[float]:
     """Return the budgets in epochs of the places; others set a length in proportion to the variant's own."""
     budgets = [point.budget for point in study.points]
     return {budget.amount for budget in budgets if budget is not None and budget.kind == "epochs"}
+
+
+def _agrees(study: Study, key: str, value: object) -> bool:
+    """Whether the study sets the same value."""
+    fixed = {"run.test": {True}, "run.overwrite": {False}, LENGTH: _epochs(study)}
+    return fixed.get(key) == {value}
