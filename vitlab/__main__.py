@@ -24,6 +24,7 @@ COMMANDS = {
     "plan": "seeds, test images, hours and energy that a difference between variants takes",
     "list": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",
     "rm": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",
+    "verify": "repeat a finished run, and compare the repetition with it",
     "benchmark": "cost of an experiment on this machine: FLOPs, images/s, peak memory, energy",
 }
 

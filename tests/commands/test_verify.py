@@ -1,0 +1,107 @@
+"""verify repeats a run, and tells one that is equal from one that is not."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from vitlab.commands import verify
+from vitlab.commands.dispatch import run
+from vitlab.evaluation.predictions import read_predictions, write_predictions
+
+RUN = Path("runs/tiny/seed-0")
+
+
+@pytest.fixture
+def finished(tiny: Callable[..., Path]) -> Path:
+    path = tiny({"trainer": {"limit_train_batches": 3}})
+    assert run("fit", ["--config", str(path)]) == 0
+    return RUN
+
+
+def copy_of(directory: Path) -> Path:
+    """Return a repetition in which the last weights have other bits."""
+    other = directory.with_name("copy")
+    shutil.copytree(directory, other)
+    state = torch.load(other / "checkpoints/last.ckpt", weights_only=True)
+    name = next(iter(state["state_dict"]))
+    state["state_dict"][name] += 1e-7
+    torch.save(state, other / "checkpoints/last.ckpt")
+    return other
+
+
+@pytest.mark.slow
+def test_a_run_repeats_to_the_bit_here(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny({"trainer": {"limit_train_batches": 3}})
+    # A process of its own: what checks types in this one draws from Python's generator.
+    subprocess.run([sys.executable, "-m", "vitlab", "fit", "--config", str(path)], check=True)
+    assert run("verify", [str(RUN), "--out", "again"]) == 0
+    assert "Equal to the bit: weights" in capsys.readouterr().out
+    assert Path("again/repeated/seed-0/summary.json").is_file()
+    assert run("verify", [str(RUN), "--out", "again"]) == 2
+
+
+def test_other_bits_and_the_same_predictions_are_equal_within_the_interval(finished: Path) -> None:
+    other = copy_of(finished)
+    environment = json.loads((other / "environment.json").read_text())
+    environment["torch"] = "1.0"
+    (other / "environment.json").write_text(json.dumps(environment))
+    said = verify.conclusion(finished, other)
+    assert said[0].startswith("Equal within the interval: ")
+    assert said[1].startswith("First difference: state_dict.")
+    assert "torch was" in said[2]
+    assert verify.is_equal(finished, other)
+
+
+def test_worse_predictions_are_different(finished: Path) -> None:
+    other = copy_of(finished)
+    known = read_predictions(other / "predictions.parquet")
+    logits = known.logits.copy()
+    logits[np.arange(len(logits)), known.labels] += 100  # all right
+    write_predictions(other / "predictions.parquet", replace(known, logits=logits))
+    assert verify.conclusion(finished, other)[0].startswith("Different: ")
+    assert not verify.is_equal(finished, other)
+
+
+def test_a_run_that_fails_is_quoted(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    config["model"]["init_args"]["backbone"]["init_args"]["num_heads"] = 3  # no divisor of 16
+    (finished / "config.yaml").write_text(yaml.safe_dump(config))
+    assert run("verify", [str(finished)]) == 2
+    assert f"{finished} cannot be repeated:" in capsys.readouterr().err
+
+
+def test_other_images_are_the_cause_before_anything_is_trained(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "repeat", lambda *_: pytest.fail("trains"))
+    facts = json.loads((finished / "data.json").read_text())
+    facts["splits"]["train"] = {"images": 2934, "digest": "of other images"}
+    (finished / "data.json").write_text(json.dumps(facts))
+    capsys.readouterr()
+    assert run("verify", [str(finished)]) == 2
+    said = capsys.readouterr().err
+    assert "cannot be repeated: its images are others now (train: 2,934 images then" in said
+    assert said.count("error: ") == 1
+
+
+def test_what_is_no_finished_run_is_refused(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("verify", ["runs/nothing"]) == 2
+    assert "runs/nothing is not a finished run: it has no summary.json" in capsys.readouterr().err
+
+
+def test_a_run_without_checkpoint_is_refused_before_it_is_repeated(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "repeat", lambda *args: pytest.fail("repeated"))
+    assert run("fit", ["--config", str(tiny({"trainer": {"max_epochs": 0}}))]) == 0
+    assert run("verify", [str(RUN)]) == 2
+    assert f"{RUN} has no checkpoints/last.ckpt to compare" in capsys.readouterr().err

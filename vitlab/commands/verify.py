@@ -1,0 +1,122 @@
+"""Repeat a finished run from its config.yaml, and say whether the repetition is the same run.
+
+On the machine of the run, with its versions and number of threads, the repetition is equal to the bit. Another kind of
+processor rounds differently: it sums in another order, and after some steps the weights differ. Whether the results
+are still equal is tested on the run's test images.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from vitlab.commands.options import StudyParser
+from vitlab.runs.directory import CONFIG, ENVIRONMENT, PREDICTIONS, SUMMARY, RunDirectory
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Repeat a run; 0 if the repetition is equal, to the bit or within the interval, 1 if it differs."""
+    parser = StudyParser("python -m vitlab verify RUN", "Repeat a finished run, and compare the repetition with it.")
+    parser.add_argument("run", type=Path, help="the run directory")
+    parser.add_argument("--out", type=Path, help="keep the repetition in this folder, which must be new")
+    options = parser.parse_args(arguments)
+    run = RunDirectory(options.run)
+    if not run.is_finished:
+        raise ValueError(f"{run.path} is not a finished run: it has no {SUMMARY}. Give a run directory, or finish it.")
+    if not run.last_checkpoint.is_file():
+        raise ValueError(
+            f"{run.path} has no {run.last_checkpoint.relative_to(run.path)} to compare a repetition with: no step was "
+            "trained, or it was removed. Train it again with --run.overwrite true."
+        )
+    if options.out is not None and options.out.exists():
+        raise ValueError(f"--out {options.out} exists; give a new folder for the repetition.")
+    refuse_other_images(options.run)
+    with TemporaryDirectory(prefix="vitlab-verify-") as temporary:
+        repeated = repeat(options.run, options.out or Path(temporary))
+        print("\n".join(conclusion(options.run, repeated)))
+        return 0 if is_equal(options.run, repeated) else 1
+
+
+def refuse_other_images(directory: Path) -> None:
+    """Raise ValueError where the images of a run are others now, so that no repetition could be equal."""
+    from vitlab.commands.options import experiment_of
+    from vitlab.experiment.same_images import other_images
+
+    if others := other_images(directory, experiment_of(["--config", str(directory)]).data):
+        raise ValueError(
+            f"{directory} cannot be repeated: its images are others now ({'; '.join(others)}).\n"
+            "Restore the images that it was trained on."
+        )
+
+
+def repeat(directory: Path, root: Path) -> Path:
+    """Train a run again below another root, and return the new run directory.
+
+    Raises:
+        ValueError: the training fails; with the last lines that it wrote.
+    """
+    command = [sys.executable, "-m", "vitlab", "fit", "--config", str(directory / CONFIG)]
+    command += ["--run.root", str(root), "--run.name", "repeated", "--run.wandb.mode", "disabled"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        last = "\n".join(done.stdout.strip().splitlines()[-5:])
+        raise ValueError(f"{directory} cannot be repeated:\n{last}")
+    (repeated,) = (root / "repeated").iterdir()
+    return repeated
+
+
+def conclusion(first: Path, second: Path) -> list[str]:
+    """Return in sentences whether two runs are equal, where they differ first, and what differs around them."""
+    from vitlab.runs.exactness import disagreements
+    from vitlab.runs.resume import inexact
+
+    places = disagreements(first, second)
+    if not places:
+        return ["Equal to the bit: weights, averages, optimizer, random generators, metrics and predictions."]
+    environments = [RunDirectory(run).environment for run in (first, second)]
+    around = inexact(*environments) or [f"nothing that {ENVIRONMENT} records"]
+    word = "Equal within the interval" if is_equal(first, second) else "Different"
+    compared = accuracies(first, second)
+    if compared is None:
+        results = [f"{name} {a:.4g} and {b:.4g}" for name, a, b in _metrics(first, second)]
+        shown = "; ".join(results) or "no metric in common"
+    else:
+        a, b, low, high = (100 * value for value in compared)
+        shown = f"{a:.2f} and {b:.2f} % of the test images are right, {b - a:+.2f} points [{low:+.2f}, {high:+.2f}]"
+    return [
+        f"{word}: {shown}.",
+        f"First difference: {places[0]}" + (f", and {len(places) - 1} more." if len(places) > 1 else "."),
+        f"Around it: {'; '.join(around)}.",
+    ]
+
+
+def is_equal(first: Path, second: Path) -> bool:
+    """Whether two runs are equal to the bit, or their accuracies within the 95 % interval over test images."""
+    from vitlab.runs.exactness import disagreements
+
+    compared = accuracies(first, second)
+    return not disagreements(first, second) or (compared is not None and compared[2] <= 0 <= compared[3])
+
+
+def accuracies(first: Path, second: Path) -> tuple[float, float, float, float] | None:
+    """Return both accuracies, and the 95 % interval of the second minus the first; None without one class an image."""
+    import numpy as np
+
+    from vitlab.evaluation.predictions import correct
+
+    runs = [RunDirectory(first), RunDirectory(second)]
+    if not all((run.path / PREDICTIONS).is_file() for run in runs):
+        return None
+    one, other = (run.predictions for run in runs)
+    if one.labels.ndim != 1 or one.labels.dtype.kind not in "iu" or list(one.images) != list(other.images):
+        return None
+    a, b = (correct(each.logits, each.labels).astype(float) for each in (one, other))
+    half = 1.96 * float(np.std(b - a, ddof=1)) / len(a) ** 0.5
+    gap = float((b - a).mean())
+    return float(a.mean()), float(b.mean()), gap - half, gap + half
+
+
+def _metrics(first: Path, second: Path) -> list[tuple[str, float, float]]:
+    one, other = (RunDirectory(run).metrics for run in (first, second))
+    return [(name, one[name], other[name]) for name in one if name in other and one[name] != other[name]]
