@@ -1,12 +1,13 @@
 """Studies along an axis: what is trained, and what the report says of curves that were planted."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_study import FAKE_PROGRAM, plain, variant
+from fake_study import FAKE_PROGRAM, plain, results, right, variant
 from referee.along import law_of, number
 from referee.report.along import curves_chart
 from referee.report.drawing import draw  # before a test leaves the charts empty
@@ -16,6 +17,7 @@ from vitlab.studies.compare import RunsFailed, _measured_once, compare, in_turn
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.curves import line_of
 from vitlab.studies.resolved import ResolvedStudy
+from vitlab.studies.results.context import context_of
 
 Write = Callable[..., Path]
 LR = "model.init_args.lr"
@@ -177,6 +179,20 @@ def test_runs_left_out_at_a_place_are_named(
     text = plain(report.with_suffix(".md").read_text())
     assert "Left out: 2 finished runs in the study's folder are not in this comparison" in text
     assert "(A, seed 3:" in text
+
+
+def test_runs_of_a_place_whose_name_ends_alike_are_not_left_out(tmp_path: Path) -> None:
+    shown = results({"ViT": {1: right(0.9, 30)}})
+    study = dataclasses.replace(shown.study, place="7e+11 training FLOPs")
+    other = dataclasses.replace(study, place="2.7e+11 training FLOPs")
+    for each in (study, other):
+        each.folder(tmp_path).mkdir(parents=True)
+        run = each.folder(tmp_path, "ViT") / "seed-1"
+        run.mkdir(parents=True)
+        (run / "summary.json").write_text('{"metrics": {"test/top1": 0.9}}')
+    assert other.folder(tmp_path).name.endswith(study.folder(tmp_path).name)
+    left_out = context_of(study, [], [], study.folder(tmp_path), shown.metric, []).left_out
+    assert [run.name for run in left_out] == ["ViT, seed 1"]  # its own, which is in no result here
 
 
 def test_costs_are_measured_again_only_where_steps_differ() -> None:
