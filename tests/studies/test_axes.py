@@ -255,3 +255,18 @@ def test_a_place_whose_setting_something_else_sets_is_refused(
     path = write_study(**{"seeds": [1, 2, 3], "variants": {"A": variant(0.8), "B": variant(0.9)}, **changes})
     with pytest.raises(ValueError, match=rf"along: .*[AB] has {key}: .*set by the variant, the budget or tuning"):
         compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+
+
+def test_what_the_runs_will_take_is_said_before_the_first(
+    write_study: Write, tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # 900 images, 28 batches of 32, 4 epochs: 3,584 images at 2,400 a second are 1.5 s; with the start, 11.5 s a run.
+    # B's images grow and cost half of it on average.
+    variants = {"A": variant(0.9), "B": variant(0.94, cost={"mean_share": 0.5})}
+    path = write_study(variants=variants, along={"epochs": [4, 8]}, budget="absent", seeds=[1])
+    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+    said = capsys.readouterr().out.replace("\u00a0", " ")
+    # Runs of 11.5, 13, 10.75 and 11.5 s, two at a time: 23.4 s. 96,000 parameters, 16 bytes of each, 3 checkpoints.
+    assert "To train: 4 runs, 19 to 30 seconds at the measured speed, 6.14 MB on the disk." in said
+    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+    assert "To train" not in capsys.readouterr().out.replace("\u00a0", " ")

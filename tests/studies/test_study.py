@@ -7,6 +7,7 @@ import yaml
 from fake_study import variant
 
 from vitlab.experiment.experiment import Experiment
+from vitlab.studies.file.overruled import overruled
 from vitlab.studies.file.runs import differing_keys, plan
 from vitlab.studies.file.state import conflicting
 from vitlab.studies.file.study import read_study, slug
@@ -223,10 +224,12 @@ def test_a_setting_that_agrees_with_the_study_or_is_of_an_experiment_of_its_own_
     agreeing = {**variant(0.9), "trainer": {"max_epochs": 4}, "run": {"test": True}}
     study = read_study(write_study(variants={"A": agreeing, "B": "alone.yaml"}))
     assert {run.epochs for run in plan(study, tmp_path / "runs")} == {4}
+    assert overruled(study) == ["B has trainer.max_epochs: 9, which the study's budget or tuning replaces."]
 
     longer = {**variant(0.9), "trainer": {"max_epochs": 9}}
     each = read_study(write_study(variants={"A": longer, "B": variant(0.8)}, budget=None))
     assert [run.epochs for run in plan(each, tmp_path / "runs")[:2]] == [9, 3]
+    assert overruled(each) == []
 
 
 def test_a_study_of_no_length_is_refused(write_study: Write, tmp_path: Path) -> None:
