@@ -82,7 +82,8 @@ def read_kept(study: Path) -> pd.DataFrame:
     """Return the rows that `keep` wrote, an empty table if there are none."""
     if not (study / FILE).is_file():
         return pd.DataFrame(columns=COLUMNS)
-    return pd.read_csv(study / FILE, dtype={"variant": str, "predictions": str}, keep_default_na=False)
+    table = pd.read_csv(study / FILE, dtype={"variant": str, "predictions": str}, keep_default_na=False)
+    return table.reindex(columns=COLUMNS, fill_value="")  # an older file has no `predictions`
 
 
 def current(table: pd.DataFrame, runs: Sequence[FinishedRun | Run]) -> pd.DataFrame:
