@@ -90,10 +90,7 @@ class Exported:
 USES = {
     "model.safetensors": (
         "the weights, for vitlab.",
-        """import vitlab
-model = vitlab.load(".").model.cpu()
-prepare = vitlab.load(".").transform  # from a picture to an image
-logits = model(images)""",
+        'import vitlab\nmodel = vitlab.load(".").model.cpu()\nlogits = model(images)',
     ),
     "config.json": (
         "timm opens this folder by it, and transformers' TimmWrapper reads the same keys.",
