@@ -80,6 +80,6 @@ def test_a_model_of_rectangles_is_trained_drawn_exported_and_predicts(
     assert run("export", ["--config", config, "--format", "safetensors"]) == 0
     card = Path("runs/wide/seed-0/export/README.md").read_text()
     assert "float32 images (B, 3, 24, 40)" in card
-    assert 'prepare = vitlab.load(".").transform' in card
+    assert 'images = vitlab.load(".").transform(Image.open' in card
     assert run("predict", ["--config", config, "--images", str(root / "val"), "--out", "named"]) == 0
     assert run("benchmark", ["--config", config]) == 0

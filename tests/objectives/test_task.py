@@ -65,7 +65,7 @@ def test_other_labels_are_tested_predicted_exported_and_not_probed(
     config = str(directory / "config.yaml")
     assert run("test", ["--config", config]) == 0
     assert run("export", ["--config", config, "--format", "safetensors"]) == 0
-    assert "learns no classes" in (directory / "export" / "README.md").read_text()
+    assert "accuracy of these weights is not known" in (directory / "export" / "README.md").read_text()
     capsys.readouterr()
     assert run("probe", ["--config", config]) == 2
     assert "one class per image" in capsys.readouterr().err
