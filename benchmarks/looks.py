@@ -37,6 +37,8 @@ DESIGNS = (
     *(Design((0.0,) * 3, noise=noise) for noise in verdicts.NOISES[1:]),
     Design((0, 0, -6)),
     Design((0, 0, 0), deviations=(1, 1, 4)),
+    Design((0, 0, 0), deviations=(1, 2.5, 4)),
+    *(Design((0, 0, -60), deviations=deviations) for deviations in ((2, 1, 1), (4, 1, 1), (4, 1, 4), (1, 1, 4))),
     Design((0, 0, 0), first=3),
     Design((0, 0, 0), most=20),
     *(Design((lead, *others)) for others in ((0,), (0, 0)) for lead in (1, 2, 3, 4)),
