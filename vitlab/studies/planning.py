@@ -61,7 +61,7 @@ class Planned(Plan):
         """The same study, looked at again and again, so that it may stop early."""
         if self.looks:
             return self
-        level = growing((self.first_look,), True, self.study.test)
+        level = growing((self.first_look,), True, self.study.test, self.study.margin is not None)
         return replace(self, pilot=self.pilot._replace(level=level))
 
     def disk(self, seeds: int) -> float:
@@ -136,7 +136,7 @@ def plan_study(
     seen = min(sum(run.folder == draft.folder for run in past) for draft in drafts)
     looks = study.looks or ((seen,) if seen > 1 else ())
     if looks:
-        known = known._replace(level=growing(looks, bool(study.looks), study.test))
+        known = known._replace(level=growing(looks, bool(study.looks), study.test, study.margin is not None))
     once = study.tuning.runs(0) if study.tuning else 0
     per_seed = 1 + (study.tuning.runs(1) - once if study.tuning else 0)
     return Planned(

@@ -20,7 +20,7 @@ from referee.statistics.comparison import LEVEL, TESTS, Difference, differences,
 from referee.statistics.intervals import Interval, t_interval
 from referee.statistics.items import over_fractions, over_items
 from referee.statistics.power import Pilot, growing, measured
-from referee.statistics.sequential import Watch, level, watch
+from referee.statistics.sequential import Watch, level_after, levels, watch
 
 BETTER, OPEN, EQUAL, VOID = "better", "no winner yet", "equal", "not comparable"
 
@@ -137,8 +137,10 @@ class Design:
 
     @property
     def level(self) -> float:
-        """The level of each look: 0.05 if there is only one."""
-        return level(self.sizes, self.test)
+        """The level of the first of several looks, or of the only one; of a list that was extended, its own."""
+        if self.looks:
+            return levels(self.looks, self.test, self.margin is not None)[0]
+        return level_after(self.sizes, self.test)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +171,7 @@ class Verdict:
     @property
     def level(self) -> float:
         """At which each pair is tested; less than 0.05 where there is more than one look."""
-        return self.design.level
+        return self.watch.level if self.watch else self.design.level
 
     @property
     def items(self) -> int:
@@ -316,7 +318,7 @@ def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] =
     pairs = [_pair(a, b, tested, settled, design) for a, b in combinations(ranking, 2)]
     pilot = measured([variant.outcomes for variant in ranking], len(ranking))
     if pilot is not None and (design.looks or design.seeds):
-        pilot = pilot._replace(level=growing(design.sizes, bool(design.looks), design.test))
+        pilot = pilot._replace(level=growing(design.sizes, bool(design.looks), design.test, design.margin is not None))
     return Verdict(outcomes, ranking, pairs, design, watch=watched, pilot=pilot, checks=list(findings))
 
 

@@ -16,7 +16,7 @@ not enough, seeds cannot help, and N · I · (z_{1−α/2} + z_{0.8})² / δ² t
 """
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import combinations
@@ -26,7 +26,7 @@ import numpy as np
 from scipy import stats
 
 from referee.statistics.comparison import LEVEL
-from referee.statistics.sequential import POWER, level
+from referee.statistics.sequential import POWER, level_after, levels
 
 MOST_SEEDS = 1_000
 LADDER = (5, 7, 10, 15, 20, 30)  # seeds for which a level is simulated; between them the next larger one's holds
@@ -54,20 +54,23 @@ def fixed(n: int) -> float:
     return LEVEL
 
 
-def growing(looks: tuple[int, ...], watched: bool, test: str = "pooled") -> Callable[[int], float]:
+def growing(
+    looks: tuple[int, ...], watched: bool, test: str = "pooled", rising: bool = False
+) -> Callable[[int], float]:
     """Return the level of a study that has these looks, and if it has more seeds, as many more looks as they take.
 
     Args:
         watched: Whether it is looked at again and again, else once more, after all seeds.
+        rising: Whether the levels of a watched study rise, as they do with a margin.
     """
     step = looks[-1] - looks[-2] if len(looks) > 1 else 1
 
     def level_up_to(n: int) -> float:
-        if n <= looks[-1]:
-            return level(looks, test)
-        last = next((size for size in LADDER if size >= n), LADDER[-1])
-        more = range(looks[-1] + step, last + 1, step) if watched else (last,)
-        return level((*looks, *more), test) if last > looks[-1] else level(looks, test)
+        last = next((size for size in LADDER if size >= n), LADDER[-1]) if n > looks[-1] else looks[-1]
+        if not watched:
+            return level_after((*looks, last) if last > looks[-1] else looks, test)
+        planned = (*looks, *range(looks[-1] + step, last + 1, step))
+        return levels(planned, test, rising)[max(bisect_right(planned, n) - 1, 0)]
 
     return level_up_to
 
