@@ -96,6 +96,32 @@ def scores(rng: np.random.Generator, deviations: list[float], means: list[float]
     return [rng.normal(mean, deviation, (seeds, 1)) for deviation, mean in zip(deviations, means, strict=True)]
 
 
+def test_images_in_groups_of_ten_that_are_told_are_rarely_called_different() -> None:
+    # Each group of ten is as easy for a variant as a whole: untold, more than a tenth of these studies call one better.
+    rng, groups, claimed = np.random.default_rng(0), np.repeat(np.arange(60), 10), np.zeros(2)
+    for _ in range(400):
+        easy = rng.normal(2, 1, 60)
+        taste = [(easy + rng.normal(0, 0.8, 60))[groups] for _ in range(2)]
+        drawn = [each + rng.logistic(0, 0.4, (5, 600)) > 0 for each in taste]
+        claimed += [s.differences(drawn, groups=told)[0, 1].adjusted < 0.05 for told in (None, groups)]
+    untold, told = claimed / 400
+    assert untold > 0.12
+    assert told <= 0.06
+
+
+def test_one_run_each_is_compared_over_groups_where_they_are_told() -> None:
+    rng = np.random.default_rng(0)
+    a, b, groups = rng.random(200) < 0.9, rng.random(200) < 0.8, np.repeat(np.arange(20), 10)
+    means = (a.astype(float) - b).reshape(20, 10).mean(axis=1)
+    assert items.over_items(a, b, 1, 0.05, groups).p == pytest.approx(stats.ttest_1samp(means, 0).pvalue)
+
+
+def test_groups_of_one_image_are_no_groups() -> None:
+    drawn = study(np.random.default_rng(0), 2, 4, 300, 0, "normal")
+    alone = s.differences(drawn, groups=np.arange(300))[0, 1]
+    assert alone.images == pytest.approx(s.differences(drawn)[0, 1].images)
+
+
 def test_spreads_that_agree_are_pooled_and_others_are_welchs() -> None:
     """Of three variants: Fisher's pooled t where the extreme variances agree, else scipy's Welch for each pair."""
     rng = np.random.default_rng(1)

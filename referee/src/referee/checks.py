@@ -142,7 +142,7 @@ def repeated_items(outcomes: Outcomes) -> Iterator[Check]:
 def hidden_groups(outcomes: Outcomes) -> Iterator[Check]:
     """R010: items seem to come in groups, such as a folder or a source; the folders of classes are none."""
     run = next((run for run in outcomes.runs if len(run.items) >= MANY), None)
-    if run is None:
+    if run is None or outcomes.groups is not None:
         return
     classes = 0 if run.labels is None else len(set(map(str, run.labels)))
     for separator in ("/", "_", "-"):
@@ -150,7 +150,7 @@ def hidden_groups(outcomes: Outcomes) -> Iterator[Check]:
         size = int(np.median(list(groups.values())))
         if LEAST_GROUPS <= len(groups) <= len(run.items) / 2 and "" not in groups and len(groups) != classes:
             what = f"{len(groups)} groups of about {size}, like {groups.most_common(1)[0][0]}{separator}…"
-            text = "items are taken to be an independent sample, and intervals are too narrow where groups are alike."
+            text = "items are taken to be an independent sample; where groups are alike, tell them (--group COLUMN)."
             yield Check("R010", f"items may come in {what}: {text}")
             return
 

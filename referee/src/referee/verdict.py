@@ -314,9 +314,9 @@ def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] =
         return too_few, variant.index in beaten, -sign * variant.score.mean
 
     ranking = sorted(_variants(outcomes, design.test == "paired"), key=place)
-    tested = watched.looks[-1].differences if watched and watched.looks else _tested(ranking, design)
+    tested = watched.looks[-1].differences if watched and watched.looks else _tested(ranking, design, outcomes.groups)
     pairs = [_pair(a, b, tested, settled, design) for a, b in combinations(ranking, 2)]
-    pilot = measured([variant.outcomes for variant in ranking], len(ranking))
+    pilot = measured([variant.outcomes for variant in ranking], len(ranking), groups=outcomes.groups)
     if pilot is not None and (design.looks or design.seeds):
         pilot = pilot._replace(level=growing(design.sizes, bool(design.looks), design.test, design.margin is not None))
     return Verdict(outcomes, ranking, pairs, design, watch=watched, pilot=pilot, checks=list(findings))
@@ -331,16 +331,16 @@ def _watched(outcomes: Outcomes, design: Design) -> Watch:
     ]
     for variant in _variants(outcomes):
         by_seed[variant.index] |= {run.seed: row for run, row in zip(variant.runs, variant.outcomes, strict=True)}
-    return watch(by_seed, seeds, design.looks, design.margin, design.test)
+    return watch(by_seed, seeds, design.looks, design.margin, design.test, outcomes.groups)
 
 
-def _tested(ranking: Sequence[Variant], design: Design) -> dict[tuple[int, int], Difference]:
+def _tested(ranking: Sequence[Variant], design: Design, groups: np.ndarray | None) -> dict[tuple[int, int], Difference]:
     """Return each variant, by its index, minus each other that has several seeds too; paired, the same seeds."""
     several = [variant for variant in ranking if len(variant.runs) > 1]
     lists = {tuple(run.seed for run in variant.runs) for variant in several}
     if len(several) < 2 or (design.test == "paired" and len(lists) > 1):
         return {}
-    tests = differences([variant.outcomes for variant in several], design.test, design.level)
+    tests = differences([variant.outcomes for variant in several], design.test, design.level, groups)
     return {(several[a].index, several[b].index): each for (a, b), each in tests.items()}
 
 
@@ -374,7 +374,7 @@ def _of_models(
     for a, b in both:
         if outcomes.by_item:
             x, y = (variant.by_item(variant.runs[0]) for variant in (a, b))
-            tested.append(over_items(x, y, len(both), LEVEL))
+            tested.append(over_items(x, y, len(both), LEVEL, outcomes.groups))
         elif items is not None and metric.is_fraction:
             tested.append(over_fractions(a.score.mean, b.score.mean, items, len(both), LEVEL))
     if not tested:

@@ -142,7 +142,9 @@ def limits(verdict: Verdict) -> list[str]:
     """State what no test of a few seeds can see."""
     several = [variant for variant in verdict.ranking if len(variant.runs) > 1]
     failed = {run.variant for run in verdict.outcomes.runs if not run.is_finite}
-    lines = []
+    lines, unit = [], verdict.outcomes.unit
+    if verdict.items > 1 and verdict.outcomes.groups is None:
+        lines.append(f"Test {unit}s are taken to be an independent sample.")
     if sound := [len(variant.runs) for variant in several if variant.name not in failed]:
         unseen = percent(1 - LEVEL ** (1 / min(sound)), 0)
         error = 14 if len(several) == 2 else 8 if verdict.design.looks else 6

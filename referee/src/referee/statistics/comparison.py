@@ -11,6 +11,9 @@ classified correctly".
     I_ab = max(0, var_i(ȳ_ai − ȳ_bi) − w_a/S_a − w_b/S_b) / N     images
     half(α) = √(t²_{1−α/2, ν} · V_ab + z²_{1−α/2} · I_ab)
 
+Where images come in groups g (of a patient, a scene), var_i is N times the variance of the mean over groups,
+G/(G − 1) Σ_g (Σ_{i∈g} d_i − d)² / N.
+
 p is the α at which half(α) = |d|. Variances are pooled only where the study's largest and smallest s_v² agree
 (`poolable`): a noisy variant would hide what quiet ones show, and lend its degrees of freedom to a pair that has not
 so many. Else V_ab is the pair's own, s_a²/S_a + s_b²/S_b, and ν Welch's; two variants alone always take Welch's ν.
@@ -85,7 +88,7 @@ def half_width(alpha: float, seeds: float, images: float, freedom: float) -> flo
 
 
 def differences(
-    outcomes: Sequence[np.ndarray], test: str = "pooled", level: float = LEVEL
+    outcomes: Sequence[np.ndarray], test: str = "pooled", level: float = LEVEL, groups: np.ndarray | None = None
 ) -> dict[tuple[int, int], Difference]:
     """Compare all variants.
 
@@ -93,6 +96,7 @@ def differences(
         outcomes: Of each variant, (S, N) bool, S at least 2; or (S, 1) scores, higher being better. Paired variants
             have the same seeds in the same order.
         test: One of TESTS.
+        groups: Of the images, (N,) from 0, where those of a group are alike; None: images are independent.
     """
     by_seed = [y.mean(axis=1) for y in outcomes]
     counts = np.array([len(y) for y in outcomes])
@@ -119,13 +123,21 @@ def differences(
             seeds = max(float(of_pair.sum()), pooled * float((1 / counts[[a, b]]).sum()) if alike else 0.0)
             flipped = flips[a] + flips[b]
             freedom = float(pooled_freedom if alike and len(outcomes) > 2 else welch)
-        over_images = max(0.0, float((means[a] - means[b]).var(ddof=1)) - flipped) / images if by_image else 0.0
+        over_images = max(0.0, variance_of(means[a] - means[b], groups) - flipped) / images if by_image else 0.0
         scores = (by_seed[a], by_seed[b]) if test == "exact" else None
         mean = float(by_seed[a].mean() - by_seed[b].mean())
         p = exact.p_value(*scores, over_images) if scores else p_value(mean, seeds, over_images, freedom)
         tested[a, b] = Difference(mean, seeds, over_images, freedom, len(pairs), level, scores, alike, p)
     adjusted = step_down([difference.p for difference in tested.values()], len(outcomes))
     return {pair: each._replace(adjusted=p) for (pair, each), p in zip(tested.items(), adjusted, strict=True)}
+
+
+def variance_of(gaps: np.ndarray, groups: np.ndarray | None) -> float:
+    """Return the variance of an image's gap, (N,); of grouped images N times that of the mean (cluster-robust)."""
+    if groups is None:
+        return float(gaps.var(ddof=1))
+    sums = np.bincount(groups, gaps - gaps.mean())
+    return float((sums**2).sum()) / len(gaps) * len(sums) / (len(sums) - 1)
 
 
 def over_seeds(scores: Sequence[np.ndarray], step: float = 0.0) -> np.ndarray:

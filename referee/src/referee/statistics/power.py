@@ -109,7 +109,12 @@ class Need(NamedTuple):
     images: Range | None = None
 
 
-def measured(outcomes: Sequence[np.ndarray], variants: int, test_images: int | None = None) -> Pilot | None:
+def measured(
+    outcomes: Sequence[np.ndarray],
+    variants: int,
+    test_images: int | None = None,
+    groups: np.ndarray | None = None,
+) -> Pilot | None:
     """Estimate a pilot's variances from finished runs; None if too few.
 
     Args:
@@ -117,6 +122,7 @@ def measured(outcomes: Sequence[np.ndarray], variants: int, test_images: int | N
         variants: of the study that is planned.
         test_images: of the study that is planned, if others: the variance over images, and what seeds flip on them,
             fall with their number.
+        groups: As in `comparison.differences`.
     """
     outcomes = [y for y in outcomes if len(y) > 1]
     by_image = bool(outcomes) and outcomes[0].dtype == bool
@@ -127,7 +133,7 @@ def measured(outcomes: Sequence[np.ndarray], variants: int, test_images: int | N
     spread = [max(float(y.mean(axis=1).var(ddof=1)), least) for y in outcomes]
     freedom = [len(y) - 1 for y in outcomes]
     seeds = float(np.average(spread, weights=freedom))
-    nu, g, flips = sum(freedom), _by_image(outcomes) if by_image else np.zeros(1), 0.0
+    nu, g, flips = sum(freedom), _by_image(outcomes, groups) if by_image else np.zeros(1), 0.0
     size = test_images or N
     if by_image:
         flips = float(np.mean([y.var(axis=0, ddof=1).mean() for y in outcomes]))
@@ -144,17 +150,16 @@ def measured(outcomes: Sequence[np.ndarray], variants: int, test_images: int | N
     return Pilot(variants, size, point, least_, most)
 
 
-def _by_image(outcomes: Sequence[np.ndarray]) -> np.ndarray:
+def _by_image(outcomes: Sequence[np.ndarray], groups: np.ndarray | None) -> np.ndarray:
     """Return g (N,), whose mean is N · I without bias, mean over pairs."""
     means = [y.mean(axis=0) for y in outcomes]
     flips = [y.var(axis=0, ddof=1) / len(y) for y in outcomes]  # w_i / S
-    return np.mean(
-        [
-            (means[a] - means[b] - (means[a] - means[b]).mean()) ** 2 - flips[a] - flips[b]
-            for a, b in combinations(range(len(outcomes)), 2)
-        ],
-        axis=0,
-    )
+    found = []
+    for a, b in combinations(range(len(outcomes)), 2):
+        gap = means[a] - means[b] - (means[a] - means[b]).mean()
+        together = gap if groups is None else np.bincount(groups, gap)[groups]
+        found.append(gap * together - flips[a] - flips[b])
+    return np.mean(found, axis=0)
 
 
 def guessed(variants: int, test_images: int, accuracy: float) -> Pilot:
