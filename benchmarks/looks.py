@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from referee.statistics.sequential import Outcomes, level, watch
+from referee.statistics.sequential import Outcomes, levels, watch
 
 from benchmarks import verdicts
 from benchmarks.table import OUT, markdown, save
@@ -37,12 +37,15 @@ DESIGNS = (
     *(Design((0.0,) * 3, noise=noise) for noise in verdicts.NOISES[1:]),
     Design((0, 0, -6)),
     Design((0, 0, 0), deviations=(1, 1, 4)),
+    Design((0, 0, 0), deviations=(1, 2.5, 4)),
+    *(Design((0, 0, -60), deviations=deviations) for deviations in ((2, 1, 1), (4, 1, 1), (4, 1, 4), (1, 1, 4))),
     Design((0, 0, 0), first=3),
     Design((0, 0, 0), most=20),
     *(Design((lead, *others)) for others in ((0,), (0, 0)) for lead in (1, 2, 3, 4)),
     Design((6, 4, 2, 0)),
     *(Design((0,) * variants, most=20, margin=2) for variants in (2, 3)),
     Design((2, 0), most=20, margin=2),
+    *(Design((lead, 0), most=12, margin=1) for lead in (0, 1)),
 )
 
 
@@ -65,6 +68,7 @@ def rows(studies: int) -> Iterator[dict[str, object]]:
     for design in DESIGNS:
         rng = np.random.default_rng(zlib.crc32(repr(design).encode()))
         looks = range(design.first, design.most + 1)
+        rule = levels(tuple(looks), rising=design.margin is not None)
         ends, false, runs = Counter[str | None](), 0, []
         for _ in range(studies):
             study = watch(draw(design, rng), range(design.most), looks, design.margin)
@@ -78,7 +82,7 @@ def rows(studies: int) -> Iterator[dict[str, object]]:
             + (f", sds {', '.join(f'{sd:g}' for sd in design.deviations)}" if design.deviations else "")
             + (f", {design.images:,} images" if design.images else ""),
             "margin": "" if design.margin is None else f"{design.margin:g}",
-            "level": f"{level(tuple(looks)):.4f}",
+            "levels": " to ".join(dict.fromkeys(f"{each:.4f}" for each in (rule[0], rule[-1]))),
             "false, %": f"{100 * false / studies:.1f}",
             "99 % bound": f"{100 * verdicts.bound(false, studies):.1f}",
             **{f"{end}, %": f"{100 * ends[end] / studies:.0f}" for end in ("decided", "equal", "hopeless")},

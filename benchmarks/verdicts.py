@@ -33,6 +33,23 @@ IMAGES = 200, 1_000, 10_000
 RUNS = 8_000  # variants × studies of a cell
 
 
+class Scores(NamedTuple):
+    """A study of normal scores alone: the deviation of each variant's seeds, and its mean."""
+
+    deviations: tuple[float, ...]
+    means: tuple[float, ...]
+
+
+FAR = 100.0
+# Two variants are equal and a third is far away, so that the step-down tests the two without a correction.
+PARTIAL = tuple(
+    Scores(deviations, (0, 0, FAR))
+    for deviations in ((1, 1, 1), (2, 1, 1), (2, 1, 2), (2, 2, 1), (4, 1, 1), (4, 1, 4), (4, 4, 1), (1, 1, 4))
+)
+QUIET = Scores((1, 1, 4, 4), (3, 0, FAR, FAR))  # the first pair is sought
+FEW_SEEDS = 3, 4, 5, 7
+
+
 class Design(NamedTuple):
     """A study and the world that it is drawn from."""
 
@@ -117,6 +134,13 @@ def claims(design: Design, studies: int) -> tuple[int, int]:
     return some, first
 
 
+def called_different(study: Scores, seeds: int, studies: int) -> int:
+    """Count the studies that call the first two variants different."""
+    rng = np.random.Generator(np.random.SFC64(zlib.crc32(repr((study, seeds)).encode())))
+    drawn = rng.normal(np.array(study.means), study.deviations, (studies, seeds, len(study.means)))
+    return sum(differences(list(scores.T[:, :, None]))[0, 1].adjusted < LEVEL for scores in drawn)
+
+
 def bound(count: int, studies: int) -> float:
     """Return the one-sided 99 % upper bound of a rate."""
     return float(stats.binomtest(count, studies, alternative="less").proportion_ci(0.99).high)
@@ -144,6 +168,32 @@ def unequal_seeds(runs: int) -> Iterator[dict[str, object]]:
         studies = max(1, runs // design.variants)
         alone = "only the first fails" if design.alone else f"the first {design.wider:g} times as wide"
         yield described(design) | {"seeds' noise": alone, "false claims, %": share(claims(design, studies)[0], studies)}
+
+
+def partial_nulls(runs: int) -> Iterator[dict[str, object]]:
+    """Yield a row for each of PARTIAL: false claims about the two that are equal."""
+    studies = 4 * runs // 3
+    for study in PARTIAL:
+        counts = {seeds: called_different(study, seeds, studies) for seeds in FEW_SEEDS}
+        yield {
+            "sds of the equal two": f"{study.deviations[0]:g} and {study.deviations[1]:g}",
+            "of the third": f"{study.deviations[2]:g}",
+            **{f"{seeds} seeds": share(count, studies) for seeds, count in counts.items()},
+            "99 % bound from 4 on": f"{100 * max(bound(counts[seeds], studies) for seeds in FEW_SEEDS[1:]):.1f}",
+        }
+
+
+def quiet_pairs(runs: int) -> Iterator[dict[str, object]]:
+    """Yield how often a pair is found that is 3 of its own deviations apart, beside a pair with four times as many."""
+    yield {f"{seeds} seeds": share(called_different(QUIET, seeds, runs), runs) for seeds in FEW_SEEDS}
+
+
+def leads_of_scores(runs: int) -> Iterator[dict[str, object]]:
+    """Yield, for each number of variants with one spread, how often the first, 3 deviations ahead, beats the second."""
+    for variants in (2, 3, 4, 5, 6, 8):
+        study = Scores((1,) * variants, (3, *(0,) * (variants - 1)))
+        found = {seeds: called_different(study, seeds, runs) for seeds in (*FEW_SEEDS, 10)}
+        yield {"variants": variants} | {f"{seeds} seeds": share(count, runs) for seeds, count in found.items()}
 
 
 def leads(runs: int) -> Iterator[dict[str, object]]:
@@ -175,7 +225,10 @@ def main(arguments: list[str] | None = None) -> None:
     tables = [
         markdown(f"Studies of equal variants that call one better, %; {each}.", list(false_claims(runs))),
         markdown("Equal variants whose seeds vary unequally.", list(unequal_seeds(runs))),
+        markdown("Two equal variants and one far away, scores alone; false claims, %.", list(partial_nulls(runs))),
+        markdown("A quiet pair beside a noisy one, found, %.", list(quiet_pairs(runs))),
         markdown("A first variant ahead of equal others.", list(leads(runs))),
+        markdown("A first variant 3 deviations ahead of others: better than one, %.", list(leads_of_scores(runs))),
     ]
     print("\n".join(tables))
     print(f"{time.process_time() - start:.0f} s of processor time")

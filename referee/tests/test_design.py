@@ -9,7 +9,7 @@ from referee.answer import answer
 from referee.outcomes import Outcomes, Run, from_frame
 from referee.report.differences import differences_section
 from referee.report.document import Table
-from referee.statistics.sequential import level
+from referee.statistics.sequential import level_after
 from referee.verdict import Design, Verdict, of_trainings
 
 from referee import judge
@@ -31,7 +31,7 @@ def test_a_plan_ranks_and_names_a_variant_with_a_single_run() -> None:
 def test_seeds_that_were_added_after_a_look_are_tested_at_a_stricter_level() -> None:
     outcomes = table({"A": 0.9, "B": 0.7})
     extended = of_trainings(outcomes, Design(seeds=tuple("1234"), extended=(2,)))
-    assert extended.level == level((2, 4)) < of_trainings(outcomes, Design(seeds=tuple("1234"))).level == 0.05
+    assert extended.level == level_after((2, 4)) < of_trainings(outcomes, Design(seeds=tuple("1234"))).level == 0.05
 
 
 def test_a_paired_test_leaves_out_a_seed_that_failed_in_one_variant() -> None:

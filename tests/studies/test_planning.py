@@ -10,7 +10,7 @@ import fake_vitlab
 import numpy as np
 import pytest
 from fake_study import variant
-from referee.statistics.sequential import level
+from referee.statistics.sequential import level_after, levels
 
 from vitlab.commands.dispatch import run
 from vitlab.studies.file.runs import plan
@@ -94,8 +94,8 @@ def test_a_watched_study_is_planned_at_its_own_level(write_study: Write, tmp_pat
     fixed = plan_study(write_study(variants=TWO, seeds=[*range(1, 11)]), tmp_path / "runs")
     watched = plan_study(write_study(variants=TWO, seeds={"from": 4, "to": 10}), tmp_path / "runs")
     assert fixed.pilot.alpha(10) == 0.05
-    assert watched.pilot.alpha(10) == watched.pilot.alpha(4) == level((4, 5, 6, 7, 8, 9, 10))
-    assert watched.pilot.alpha(20) == level(tuple(range(4, 21))) < watched.pilot.alpha(10)
+    assert watched.pilot.alpha(10) == watched.pilot.alpha(4) == levels((4, 5, 6, 7, 8, 9, 10))[0]
+    assert watched.pilot.alpha(20) == levels(tuple(range(4, 21)))[0] < watched.pilot.alpha(10)
     assert watched.need(0.05).seeds.low >= 4  # its first look
     table = [line.split()[0] for line in describe(watched, 0.02).partition("found, points")[2].splitlines()[1:6]]
     assert table == ["5", "7", "10", "15", "20"]
@@ -115,7 +115,7 @@ def test_a_list_that_is_extended_pays_for_its_second_look(finished: Path, tmp_pa
     assert "results of 3 seeds were looked at already" in describe(planned, 0.02)
     pilot = planned.pilot
     assert pilot.alpha(3) == 0.05
-    assert pilot.alpha(10) == level((3, 10)) < 0.04
+    assert pilot.alpha(10) == level_after((3, 10)) < 0.04
 
 
 def test_the_runs_of_tuning_count(finished: Path, write_study: Write, tmp_path: Path) -> None:

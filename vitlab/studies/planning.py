@@ -43,7 +43,7 @@ class Planned(Plan):
         """The same study, looked at again and again, so that it may stop early."""
         if self.looks:
             return self
-        level = growing((self.first_look,), True, self.study.test)
+        level = growing((self.first_look,), True, self.study.test, self.study.margin is not None)
         return replace(self, pilot=self.pilot._replace(level=level))
 
     def disk(self, seeds: int) -> float:
@@ -90,7 +90,7 @@ def plan_study(path: Path, root: Path = Path("runs")) -> Planned:
         source = f"a guess for {100 * accuracy:.3g} % accuracy"
     seen = min(map(len, past.values()))
     if looks := study.looks or ((seen,) if seen > 1 else ()):
-        known = known._replace(level=growing(looks, bool(study.looks), study.test))
+        known = known._replace(level=growing(looks, bool(study.looks), study.test, study.margin is not None))
     once = study.tuning.runs(0) if study.tuning else 0
     return Planned(
         metric=metric,

@@ -1,16 +1,16 @@
 """Numbered checks of a table of outcomes: what makes a comparison void, and what qualifies it (docs/checks.md)."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 from referee.formats import SPACE, counted, joined, listed
 from referee.outcomes import Outcomes, Run
-from referee.statistics.comparison import UNEQUAL
+from referee.statistics.comparison import over_seeds, poolable
 
 MANY = 50  # items: fewer may be equal by chance
 FEW_ERRORS = 10
@@ -98,17 +98,16 @@ def missing_seeds(outcomes: Outcomes) -> Iterator[Check]:
 
 def unequal_spreads(outcomes: Outcomes) -> Iterator[Check]:
     """R006: the spread over seeds of two variants differs beyond chance."""
-    spreads = {}
-    for variant in outcomes.variants:
-        scores = [float(run.outcomes.mean()) for run in outcomes.of(variant)]
-        if len(scores) > 1:
-            spreads[variant] = (float(np.std(scores, ddof=1)), len(scores) - 1)
-    if len(spreads) > 1:
-        wide, narrow = max(spreads, key=spreads.__getitem__), min(spreads, key=spreads.__getitem__)
-        (large, of_large), (small, of_small) = spreads[wide], spreads[narrow]
-        if large**2 > special.fdtri(of_large, of_small, UNEQUAL) * small**2:
-            times = f"{large / small:.1f} times that of" if small else "above 0, unlike that of"
-            yield Check("R006", f"the spread of {wide} over seeds is {times} {narrow}.")
+    names = [variant for variant in outcomes.variants if len(outcomes.of(variant)) > 1]
+    if len(names) < 2:
+        return
+    scores = [np.array([run.outcomes.mean() for run in outcomes.of(name)]) for name in names]
+    step = max((1 / len(run.items) for run in outcomes.runs if run.outcomes.dtype == bool), default=0.0)
+    variances = over_seeds(scores, step)
+    if not poolable(variances, np.array([len(each) for each in scores])):
+        times = math.sqrt(variances.max() / variances.min())
+        wide, narrow = names[variances.argmax()], names[variances.argmin()]
+        yield Check("R006", f"the spread of {wide} over seeds is {times:.1f} times that of {narrow}.")
 
 
 def below_majority(outcomes: Outcomes) -> Iterator[Check]:
@@ -143,7 +142,7 @@ def repeated_items(outcomes: Outcomes) -> Iterator[Check]:
 def hidden_groups(outcomes: Outcomes) -> Iterator[Check]:
     """R010: items seem to come in groups, such as a folder or a source; the folders of classes are none."""
     run = next((run for run in outcomes.runs if len(run.items) >= MANY), None)
-    if run is None:
+    if run is None or outcomes.groups is not None:
         return
     classes = 0 if run.labels is None else len(set(map(str, run.labels)))
     for separator in ("/", "_", "-"):
@@ -151,7 +150,7 @@ def hidden_groups(outcomes: Outcomes) -> Iterator[Check]:
         size = int(np.median(list(groups.values())))
         if LEAST_GROUPS <= len(groups) <= len(run.items) / 2 and "" not in groups and len(groups) != classes:
             what = f"{len(groups)} groups of about {size}, like {groups.most_common(1)[0][0]}{separator}…"
-            text = "items are taken to be an independent sample, and intervals are too narrow where groups are alike."
+            text = "items are taken to be an independent sample; where groups are alike, tell them (--group COLUMN)."
             yield Check("R010", f"items may come in {what}: {text}")
             return
 

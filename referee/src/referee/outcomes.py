@@ -78,6 +78,13 @@ class Outcomes:
         """Whether the outcomes of single items are known."""
         return any(len(run.items) for run in self.runs)
 
+    @cached_property
+    def groups(self) -> np.ndarray | None:
+        """The group of each item, (N,) from 0; None where none is told or there is a single one."""
+        told = next((run.groups for run in self.runs if run.groups is not None and run.is_finite), None)
+        groups = None if told is None else np.unique(told.astype(str), return_inverse=True)[1]
+        return groups if groups is not None and groups.max() else None
+
     def of(self, variant: str) -> list[Run]:
         """Return the runs of a variant that have a result."""
         return [run for run in self.runs if run.variant == variant and run.is_finite]

@@ -65,6 +65,10 @@ def scope(verdict: Verdict) -> str:
         if not verdict.outcomes.by_item and any(pair.difference for pair in verdict.pairs):
             return f"{about} Which items each gets right is not known, so the models are taken to be independent."
         return about
+    if verdict.items > 1 and (groups := verdict.outcomes.groups) is not None:
+        return (
+            f"Intervals are over seeds and {counted(int(groups.max()) + 1, 'group')} of test {verdict.outcomes.unit}s."
+        )
     if verdict.items > 1:
         return f"Intervals are over seeds and test {verdict.outcomes.unit}s."
     return "Intervals are over seeds alone: other test items may turn a lead."

@@ -20,7 +20,7 @@ from referee.statistics.comparison import LEVEL, TESTS, Difference, differences,
 from referee.statistics.intervals import Interval, t_interval
 from referee.statistics.items import over_fractions, over_items
 from referee.statistics.power import Pilot, growing, measured
-from referee.statistics.sequential import Watch, level, watch
+from referee.statistics.sequential import Watch, level_after, levels, watch
 
 BETTER, OPEN, EQUAL, VOID = "better", "no winner yet", "equal", "not comparable"
 
@@ -137,8 +137,10 @@ class Design:
 
     @property
     def level(self) -> float:
-        """The level of each look: 0.05 if there is only one."""
-        return level(self.sizes, self.test)
+        """The level of the first of several looks, or of the only one; of a list that was extended, its own."""
+        if self.looks:
+            return levels(self.looks, self.test, self.margin is not None)[0]
+        return level_after(self.sizes, self.test)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +171,7 @@ class Verdict:
     @property
     def level(self) -> float:
         """At which each pair is tested; less than 0.05 where there is more than one look."""
-        return self.design.level
+        return self.watch.level if self.watch else self.design.level
 
     @property
     def items(self) -> int:
@@ -312,11 +314,11 @@ def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] =
         return too_few, variant.index in beaten, -sign * variant.score.mean
 
     ranking = sorted(_variants(outcomes, design.test == "paired"), key=place)
-    tested = watched.looks[-1].differences if watched and watched.looks else _tested(ranking, design)
+    tested = watched.looks[-1].differences if watched and watched.looks else _tested(ranking, design, outcomes.groups)
     pairs = [_pair(a, b, tested, settled, design) for a, b in combinations(ranking, 2)]
-    pilot = measured([variant.outcomes for variant in ranking], len(ranking))
+    pilot = measured([variant.outcomes for variant in ranking], len(ranking), groups=outcomes.groups)
     if pilot is not None and (design.looks or design.seeds):
-        pilot = pilot._replace(level=growing(design.sizes, bool(design.looks), design.test))
+        pilot = pilot._replace(level=growing(design.sizes, bool(design.looks), design.test, design.margin is not None))
     return Verdict(outcomes, ranking, pairs, design, watch=watched, pilot=pilot, checks=list(findings))
 
 
@@ -329,16 +331,16 @@ def _watched(outcomes: Outcomes, design: Design) -> Watch:
     ]
     for variant in _variants(outcomes):
         by_seed[variant.index] |= {run.seed: row for run, row in zip(variant.runs, variant.outcomes, strict=True)}
-    return watch(by_seed, seeds, design.looks, design.margin, design.test)
+    return watch(by_seed, seeds, design.looks, design.margin, design.test, outcomes.groups)
 
 
-def _tested(ranking: Sequence[Variant], design: Design) -> dict[tuple[int, int], Difference]:
+def _tested(ranking: Sequence[Variant], design: Design, groups: np.ndarray | None) -> dict[tuple[int, int], Difference]:
     """Return each variant, by its index, minus each other that has several seeds too; paired, the same seeds."""
     several = [variant for variant in ranking if len(variant.runs) > 1]
     lists = {tuple(run.seed for run in variant.runs) for variant in several}
     if len(several) < 2 or (design.test == "paired" and len(lists) > 1):
         return {}
-    tests = differences([variant.outcomes for variant in several], design.test, design.level)
+    tests = differences([variant.outcomes for variant in several], design.test, design.level, groups)
     return {(several[a].index, several[b].index): each for (a, b), each in tests.items()}
 
 
@@ -372,7 +374,7 @@ def _of_models(
     for a, b in both:
         if outcomes.by_item:
             x, y = (variant.by_item(variant.runs[0]) for variant in (a, b))
-            tested.append(over_items(x, y, len(both), LEVEL))
+            tested.append(over_items(x, y, len(both), LEVEL, outcomes.groups))
         elif items is not None and metric.is_fraction:
             tested.append(over_fractions(a.score.mean, b.score.mean, items, len(both), LEVEL))
     if not tested:

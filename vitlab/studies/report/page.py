@@ -87,7 +87,8 @@ def _looks(results: StudyResults) -> list[str]:
     if results.watch is None:
         return []
     end = ENDS.get(results.watch.stop or "", "")
-    level = f"Each look tests at the level {results.level:.3f}"
+    which = "Each look tests" if results.margin is None else "Levels rise with the seeds; this look tests"
+    level = f"{which} at the level {results.level:.3f}"
     return [f"{look_of(results)}{end}. {level}, so that all looks together make at most 5{SPACE}% false claims."]
 
 

@@ -1,18 +1,18 @@
 """The section on the differences between variants: every pair, and where its uncertainty comes from."""
 
 import numpy as np
-from scipy import special
 
 from referee.formats import NONE, SPACE, counted, p_value, percent, signed
 from referee.outlooks import required
 from referee.report.document import Cell, Details, Figure, Note, Part, Row, Table
 from referee.report.drawing import Drawing
-from referee.statistics.comparison import LEVEL, UNEQUAL, half_width, least_visible
+from referee.statistics.comparison import LEVEL, half_width, least_visible
 from referee.statistics.items import mcnemar
 from referee.statistics.power import detectable, need
 from referee.verdict import Pair, Variant, Verdict
 
 INTERVAL = "95 % interval"
+OWN_SPREADS = "each pair is tested with its own variances and degrees of freedom (Welch)"
 POINT = 0.01  # the true lead to plan for, of a fraction without a margin
 RULES = {
     "pooled": "Student's t on seeds",
@@ -142,7 +142,9 @@ def limits(verdict: Verdict) -> list[str]:
     """State what no test of a few seeds can see."""
     several = [variant for variant in verdict.ranking if len(variant.runs) > 1]
     failed = {run.variant for run in verdict.outcomes.runs if not run.is_finite}
-    lines = []
+    lines, unit = [], verdict.outcomes.unit
+    if verdict.items > 1 and verdict.outcomes.groups is None:
+        lines.append(f"Test {unit}s are taken to be an independent sample.")
     if sound := [len(variant.runs) for variant in several if variant.name not in failed]:
         unseen = percent(1 - LEVEL ** (1 / min(sound)), 0)
         error = 14 if len(several) == 2 else 8 if verdict.design.looks else 6
@@ -154,13 +156,17 @@ def limits(verdict: Verdict) -> list[str]:
     wide, narrow = max(several, key=_spread), min(several, key=_spread)
     if _spread(narrow) > 0 and _spread(wide) > _spread(narrow):
         ratio = _spread(wide) / _spread(narrow)
-        limit = special.fdtri(len(wide.runs) - 1, len(narrow.runs) - 1, UNEQUAL)
-        beyond = ratio**2 > limit and len(several) > 2 and verdict.design.test == "pooled"
         lines.append(
             f"The seeds of {wide.name} vary {signed(ratio, 1)} times as much as those of {narrow.name}"
-            + (", more than by chance: their pair is tested by its own degrees of freedom (Welch)." if beyond else ".")
+            + (f": too unlike to be pooled, so {OWN_SPREADS}." if _own_spreads(verdict) else ".")
         )
     return lines
+
+
+def _own_spreads(verdict: Verdict) -> bool:
+    """Whether no variance of the study is pooled; two variants alone never need it."""
+    tested = [pair.difference for pair in verdict.pairs if pair.difference]
+    return verdict.design.test == "pooled" and len(tested) > 1 and not tested[0].alike
 
 
 def _spread(variant: Variant) -> float:
@@ -184,6 +190,8 @@ def _sources(verdict: Verdict) -> list[Part]:
         columns = ["Seeds", f"{unit.capitalize()}s", "Both"]
         of_items = f" *{columns[1]}*: the variance over test {unit}s, less what seeds flip. The squares add up."
     seeds = "Student's t with the variance over seeds, pooled over all variants and never less than the pair's own"
+    if _own_spreads(verdict):
+        seeds = "Student's t with the pair's own variances over seeds and Welch's degrees of freedom"
     if verdict.design.test == "paired":
         seeds = "Student's t with the variance of the differences by seed"
     return [

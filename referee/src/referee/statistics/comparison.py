@@ -3,16 +3,22 @@
 For variant v with S_v seeds on the same N images: m_vs the accuracy of a run, ȳ_vi the mean over seeds of "image i is
 classified correctly".
 
-    s_v² = max(var_s(m_vs), (1/N)²/12)                            variance over seeds, at least that of rounding
+    s_v² = max(var_s(m_vs), (1/N)²/12)                            variance over seeds, at least that of rounding;
+                                                                  of scores the least gap of two instead of 1/N
     s_p² = Σ_v (S_v − 1) s_v² / ν,   ν = Σ_v (S_v − 1)            pooled over all variants
     w_v  = mean_i[ȳ_vi (1 − ȳ_vi)] · S_v / (S_v − 1)              what a seed flips on an image
     V_ab = max(s_p² (1/S_a + 1/S_b), s_a²/S_a + s_b²/S_b)         seeds: never less than the pair's own
     I_ab = max(0, var_i(ȳ_ai − ȳ_bi) − w_a/S_a − w_b/S_b) / N     images
     half(α) = √(t²_{1−α/2, ν} · V_ab + z²_{1−α/2} · I_ab)
 
-p is the α at which half(α) = |d|. Two variants alone, and pairs whose spreads differ beyond chance, take Welch's
-degrees of freedom in place of ν. Pairs are tested step by step with Shaffer's factors (1986): after each rejection,
-only as many hypotheses count as can still be true together.
+Where images come in groups g (of a patient, a scene), var_i is N times the variance of the mean over groups,
+G/(G − 1) Σ_g (Σ_{i∈g} d_i − d)² / N.
+
+p is the α at which half(α) = |d|. Variances are pooled only where the study's largest and smallest s_v² agree
+(`poolable`): a noisy variant would hide what quiet ones show, and lend its degrees of freedom to a pair that has not
+so many. Else V_ab is the pair's own, s_a²/S_a + s_b²/S_b, and ν Welch's; two variants alone always take Welch's ν.
+Pairs are tested step by step with Shaffer's factors (1986): after each rejection, only as many hypotheses count as can
+still be true together.
 
 Equal seeds share their data order and augmentation, but a pairing by seed is not used: initializations differ between
 architectures, and an unpaired test is valid for any correlation of 0 or more. A study of variants that start from the
@@ -34,7 +40,8 @@ from referee.statistics.intervals import Interval
 
 LEVEL = 0.05
 LEAST_P = 1e-12
-UNEQUAL = 0.99  # quantile of F beyond which two spreads are not pooled
+UNLIKE = 0.05  # tail of F in which the variances of a study do not agree
+ALL_PAIRS = 10  # of five variants; with more, the largest and the smallest of so many variances are further apart
 TESTS = ("pooled", "exact", "paired")
 
 
@@ -48,6 +55,7 @@ class Difference(NamedTuple):
     pairs: int  # of the study
     level: float  # at which the study tests, 0.05 or that of one of several looks
     scores: tuple[np.ndarray, np.ndarray] | None = None  # by seed, for the exact test
+    alike: bool = True  # whether the spreads of the study agree
     p: float = math.nan
     adjusted: float = math.nan  # for all pairs of the study
 
@@ -80,7 +88,7 @@ def half_width(alpha: float, seeds: float, images: float, freedom: float) -> flo
 
 
 def differences(
-    outcomes: Sequence[np.ndarray], test: str = "pooled", level: float = LEVEL
+    outcomes: Sequence[np.ndarray], test: str = "pooled", level: float = LEVEL, groups: np.ndarray | None = None
 ) -> dict[tuple[int, int], Difference]:
     """Compare all variants.
 
@@ -88,15 +96,16 @@ def differences(
         outcomes: Of each variant, (S, N) bool, S at least 2; or (S, 1) scores, higher being better. Paired variants
             have the same seeds in the same order.
         test: One of TESTS.
+        groups: Of the images, (N,) from 0, where those of a group are alike; None: images are independent.
     """
     by_seed = [y.mean(axis=1) for y in outcomes]
     counts = np.array([len(y) for y in outcomes])
     by_image = outcomes[0].dtype == bool
     images = outcomes[0].shape[1]
-    least = (1 / images) ** 2 / 12 if by_image else 0.0
-    spread = np.array([max(float(m.var(ddof=1)), least) for m in by_seed])
+    step = 1 / images if by_image else 0.0
+    spread = over_seeds(by_seed, step)
     pooled_freedom = int((counts - 1).sum())
-    pooled = float(((counts - 1) * spread).sum()) / pooled_freedom
+    pooled, alike = float(((counts - 1) * spread).sum()) / pooled_freedom, poolable(spread, counts)
     means = [y.mean(axis=0) for y in outcomes]  # (N,)
     flips = [float((m * (1 - m)).mean()) / (n - 1) for m, n in zip(means, counts, strict=True)]  # w / S
 
@@ -105,25 +114,54 @@ def differences(
     for a, b in pairs:
         if test == "paired":
             apart = outcomes[a].astype(float) - outcomes[b]
-            seeds = max(float((by_seed[a] - by_seed[b]).var(ddof=1)), 2 * least) / counts[a]
+            seeds = max(float((by_seed[a] - by_seed[b]).var(ddof=1)), step**2 / 6) / counts[a]
             flipped = float(apart.var(axis=0, ddof=1).mean()) / counts[a]
             freedom = float(counts[a] - 1)
         else:
             of_pair = spread[[a, b]] / counts[[a, b]]
             welch = of_pair.sum() ** 2 / (of_pair**2 / (counts[[a, b]] - 1)).sum() if of_pair.any() else pooled_freedom
-            wide, narrow = (a, b) if spread[a] >= spread[b] else (b, a)
-            limit = special.fdtri(counts[wide] - 1, counts[narrow] - 1, UNEQUAL)
-            alone = len(outcomes) == 2 or spread[wide] > limit * spread[narrow]
-            seeds = max(pooled * float((1 / counts[[a, b]]).sum()), float(of_pair.sum()))
+            seeds = max(float(of_pair.sum()), pooled * float((1 / counts[[a, b]]).sum()) if alike else 0.0)
             flipped = flips[a] + flips[b]
-            freedom = float(welch if alone else pooled_freedom)
-        over_images = max(0.0, float((means[a] - means[b]).var(ddof=1)) - flipped) / images if by_image else 0.0
+            freedom = float(pooled_freedom if alike and len(outcomes) > 2 else welch)
+        over_images = max(0.0, variance_of(means[a] - means[b], groups) - flipped) / images if by_image else 0.0
         scores = (by_seed[a], by_seed[b]) if test == "exact" else None
         mean = float(by_seed[a].mean() - by_seed[b].mean())
         p = exact.p_value(*scores, over_images) if scores else p_value(mean, seeds, over_images, freedom)
-        tested[a, b] = Difference(mean, seeds, over_images, freedom, len(pairs), level, scores, p)
+        tested[a, b] = Difference(mean, seeds, over_images, freedom, len(pairs), level, scores, alike, p)
     adjusted = step_down([difference.p for difference in tested.values()], len(outcomes))
     return {pair: each._replace(adjusted=p) for (pair, each), p in zip(tested.items(), adjusted, strict=True)}
+
+
+def variance_of(gaps: np.ndarray, groups: np.ndarray | None) -> float:
+    """Return the variance of an image's gap, (N,); of grouped images N times that of the mean (cluster-robust)."""
+    if groups is None:
+        return float(gaps.var(ddof=1))
+    sums = np.bincount(groups, gaps - gaps.mean())
+    return float((sums**2).sum()) / len(gaps) * len(sums) / (len(sums) - 1)
+
+
+def over_seeds(scores: Sequence[np.ndarray], step: float = 0.0) -> np.ndarray:
+    """Return the variance over seeds of each variant, (K,), at least that of rounding.
+
+    Args:
+        scores: By variant, (S,).
+        step: Their resolution; 0: the least gap between any two, so that equal scores do not show a variance of 0.
+    """
+    gaps = np.diff(np.unique(np.concatenate(scores)))
+    step = step or gaps.min(initial=gaps.max(initial=0.0))
+    return np.array([max(float(each.var(ddof=1)), step**2 / 12) for each in scores])
+
+
+def poolable(variances: np.ndarray, counts: np.ndarray) -> bool:
+    """Return whether the largest and the smallest variance over seeds agree.
+
+    Args:
+        variances: By variant, (K,).
+        counts: Their seeds, (K,).
+    """
+    wide, narrow = variances.argmax(), variances.argmin()
+    tail = UNLIKE * min(1, ALL_PAIRS / math.comb(len(variances), 2))
+    return bool(variances[wide] <= special.fdtri(counts[wide] - 1, counts[narrow] - 1, 1 - tail) * variances[narrow])
 
 
 def least_visible(a: np.ndarray, b: np.ndarray, paired: bool = False) -> float:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from referee.statistics.comparison import Difference, p_value
+from referee.statistics.comparison import Difference, p_value, variance_of
 
 WITHOUT_SEEDS = 1e9  # degrees of freedom of a variance over seeds that is 0
 
@@ -37,14 +37,15 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
     return McNemar(only_a, only_b, p)
 
 
-def over_items(a: np.ndarray, b: np.ndarray, pairs: int, level: float) -> Difference:
-    """Return a minus b for outcomes of the same items, (N,) bool or float, higher being better."""
+def over_items(a: np.ndarray, b: np.ndarray, pairs: int, level: float, groups: np.ndarray | None = None) -> Difference:
+    """Return a minus b for outcomes of the same items, (N,) bool or float, higher being better; groups as elsewhere."""
     apart = a.astype(float) - b
-    variance = float(apart.var(ddof=1)) / len(apart) if len(apart) > 1 else math.nan
-    if a.dtype == b.dtype == bool:
+    variance = variance_of(apart, groups) / len(apart) if len(apart) > 1 else math.nan
+    if a.dtype == b.dtype == bool and groups is None:
         p = mcnemar(a, b).p
     else:
-        p = float(2 * stats.t.sf(abs(apart.mean()) / math.sqrt(variance), len(apart) - 1)) if variance else 1.0
+        freedom = (len(apart) if groups is None else int(groups.max()) + 1) - 1
+        p = float(2 * stats.t.sf(abs(apart.mean()) / math.sqrt(variance), freedom)) if variance else 1.0
     return Difference(float(apart.mean()), 0.0, variance, WITHOUT_SEEDS, pairs, level, p=p)
 
 

@@ -16,7 +16,7 @@ not enough, seeds cannot help, and N · I · (z_{1−α/2} + z_{0.8})² / δ² t
 """
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import combinations
@@ -26,7 +26,7 @@ import numpy as np
 from scipy import stats
 
 from referee.statistics.comparison import LEVEL
-from referee.statistics.sequential import POWER, level
+from referee.statistics.sequential import POWER, level_after, levels
 
 MOST_SEEDS = 1_000
 LADDER = (5, 7, 10, 15, 20, 30)  # seeds for which a level is simulated; between them the next larger one's holds
@@ -54,20 +54,23 @@ def fixed(n: int) -> float:
     return LEVEL
 
 
-def growing(looks: tuple[int, ...], watched: bool, test: str = "pooled") -> Callable[[int], float]:
+def growing(
+    looks: tuple[int, ...], watched: bool, test: str = "pooled", rising: bool = False
+) -> Callable[[int], float]:
     """Return the level of a study that has these looks, and if it has more seeds, as many more looks as they take.
 
     Args:
         watched: Whether it is looked at again and again, else once more, after all seeds.
+        rising: Whether the levels of a watched study rise, as they do with a margin.
     """
     step = looks[-1] - looks[-2] if len(looks) > 1 else 1
 
     def level_up_to(n: int) -> float:
-        if n <= looks[-1]:
-            return level(looks, test)
-        last = next((size for size in LADDER if size >= n), LADDER[-1])
-        more = range(looks[-1] + step, last + 1, step) if watched else (last,)
-        return level((*looks, *more), test) if last > looks[-1] else level(looks, test)
+        last = next((size for size in LADDER if size >= n), LADDER[-1]) if n > looks[-1] else looks[-1]
+        if not watched:
+            return level_after((*looks, last) if last > looks[-1] else looks, test)
+        planned = (*looks, *range(looks[-1] + step, last + 1, step))
+        return levels(planned, test, rising)[max(bisect_right(planned, n) - 1, 0)]
 
     return level_up_to
 
@@ -106,7 +109,12 @@ class Need(NamedTuple):
     images: Range | None = None
 
 
-def measured(outcomes: Sequence[np.ndarray], variants: int, test_images: int | None = None) -> Pilot | None:
+def measured(
+    outcomes: Sequence[np.ndarray],
+    variants: int,
+    test_images: int | None = None,
+    groups: np.ndarray | None = None,
+) -> Pilot | None:
     """Estimate a pilot's variances from finished runs; None if too few.
 
     Args:
@@ -114,6 +122,7 @@ def measured(outcomes: Sequence[np.ndarray], variants: int, test_images: int | N
         variants: of the study that is planned.
         test_images: of the study that is planned, if others: the variance over images, and what seeds flip on them,
             fall with their number.
+        groups: As in `comparison.differences`.
     """
     outcomes = [y for y in outcomes if len(y) > 1]
     by_image = bool(outcomes) and outcomes[0].dtype == bool
@@ -124,7 +133,7 @@ def measured(outcomes: Sequence[np.ndarray], variants: int, test_images: int | N
     spread = [max(float(y.mean(axis=1).var(ddof=1)), least) for y in outcomes]
     freedom = [len(y) - 1 for y in outcomes]
     seeds = float(np.average(spread, weights=freedom))
-    nu, g, flips = sum(freedom), _by_image(outcomes) if by_image else np.zeros(1), 0.0
+    nu, g, flips = sum(freedom), _by_image(outcomes, groups) if by_image else np.zeros(1), 0.0
     size = test_images or N
     if by_image:
         flips = float(np.mean([y.var(axis=0, ddof=1).mean() for y in outcomes]))
@@ -141,17 +150,16 @@ def measured(outcomes: Sequence[np.ndarray], variants: int, test_images: int | N
     return Pilot(variants, size, point, least_, most)
 
 
-def _by_image(outcomes: Sequence[np.ndarray]) -> np.ndarray:
+def _by_image(outcomes: Sequence[np.ndarray], groups: np.ndarray | None) -> np.ndarray:
     """Return g (N,), whose mean is N · I without bias, mean over pairs."""
     means = [y.mean(axis=0) for y in outcomes]
     flips = [y.var(axis=0, ddof=1) / len(y) for y in outcomes]  # w_i / S
-    return np.mean(
-        [
-            (means[a] - means[b] - (means[a] - means[b]).mean()) ** 2 - flips[a] - flips[b]
-            for a, b in combinations(range(len(outcomes)), 2)
-        ],
-        axis=0,
-    )
+    found = []
+    for a, b in combinations(range(len(outcomes)), 2):
+        gap = means[a] - means[b] - (means[a] - means[b]).mean()
+        together = gap if groups is None else np.bincount(groups, gap)[groups]
+        found.append(gap * together - flips[a] - flips[b])
+    return np.mean(found, axis=0)
 
 
 def guessed(variants: int, test_images: int, accuracy: float) -> Pilot:

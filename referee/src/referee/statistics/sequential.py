@@ -1,9 +1,10 @@
 """A study whose results are looked at while it grows, and that ends when they are settled.
 
 At each look every variant still in the race has one more seed (or several more), and all pairs are tested as in
-`comparison`, at a level c that is the same for every look. Two equal variants cross it at some look in 5 % of studies
-(a group-sequential design with Pocock's constant bound). A settled pair stays settled, and its worse variant trains no
-more. The study ends when it is
+`comparison`, at a level that two equal variants cross at some look in 5 % of studies: the same c for every look
+(Pocock's bound), or with a margin, where small leads and equality are sought, one that rises with the seeds n_k,
+z_k = C (n_k / n_max)^(Δ − 1/2) with Δ = 1/4 (Wang and Tsiatis 1987). A settled pair stays settled, and its worse
+variant trains no more. The study ends when it is
 
     decided             one variant is left;
     equal               all pairs left are equal to within the margin;
@@ -28,6 +29,7 @@ from scipy import stats
 from referee.statistics.comparison import LEVEL, Difference, differences, step_down
 
 STUDIES = 40_000  # simulated for a level
+DELTA = 0.25  # of Wang and Tsiatis; 1/2 is Pocock, 0 is O'Brien and Fleming
 POWER = 0.8  # of a planned study, and of one that is not hopeless
 
 Outcomes = Mapping[Any, np.ndarray | None]
@@ -35,18 +37,34 @@ Outcomes = Mapping[Any, np.ndarray | None]
 
 
 @cache
-def level(looks: tuple[int, ...], test: str = "pooled") -> float:
-    """Return c for looks at these numbers of seeds: two equal normal variants cross it in 5 % of studies."""
+def levels(looks: tuple[int, ...], test: str = "pooled", rising: bool = False) -> tuple[float, ...]:
+    """Return the level at each of these numbers of seeds; two equal normal variants cross one in 5 % of studies."""
     if len(looks) == 1:
-        return LEVEL
-    return float(np.quantile(_simulated_p(looks, test).min(axis=1), LEVEL))
+        return (LEVEL,)
+    p = _simulated_p(looks, test)
+    if not rising:
+        return (float(np.quantile(p.min(axis=1), LEVEL)),) * len(looks)
+    shape = (np.array(looks) / looks[-1]) ** (0.5 - DELTA)
+    bound = np.quantile((stats.norm.isf(p / 2) * shape).max(axis=1), 1 - LEVEL)
+    return tuple((2 * stats.norm.sf(bound / shape)).tolist())
 
 
 @cache
-def error_of_extending(looks: tuple[int, ...], test: str = "pooled") -> float:
-    """Return how often equal variants are called different if every look but the last was at 0.05, as if alone."""
-    p = _simulated_p(looks, test)
-    return float(((p[:, :-1] < LEVEL).any(axis=1) | (p[:, -1] <= level(looks, test))).mean())
+def level_after(looks: tuple[int, ...], test: str = "pooled") -> float:
+    """Return the level of the last of these numbers of seeds, where the first was meant to be the only one.
+
+    A test that does not reject leaves to more seeds the error that it did not spend (Koning and van Meer 2025, arXiv
+    2501.03982): of few seeds, Welch's spends less than 0.05. Each longer list spends half of what is left.
+    """
+    if len(looks) == 1:
+        return LEVEL
+    p, level = _simulated_p(looks, test), LEVEL
+    crossed = p[:, 0] < LEVEL
+    for column in p[:, 1:].T:
+        left = max(LEVEL - float(crossed.mean()), 0.0) / 2
+        level = float(np.quantile(column[~crossed], left / float((~crossed).mean())))
+        crossed |= column <= level
+    return level
 
 
 def _simulated_p(looks: tuple[int, ...], test: str) -> np.ndarray:
@@ -81,7 +99,7 @@ class Look:
 class Watch:
     """A study as far as its looks have come."""
 
-    level: float
+    level: float  # of the last look
     looks: list[Look] = field(default_factory=list)
     active: list[int] = field(default_factory=list)  # variants that train on
     trained: dict[int, int] = field(default_factory=dict)  # seeds of each variant up to the last look, failed ones too
@@ -104,6 +122,7 @@ def watch(
     looks: Sequence[int],
     margin: float | None = None,
     test: str = "pooled",
+    groups: np.ndarray | None = None,
 ) -> Watch:
     """Replay the looks of a study on its runs so far. Equal runs give equal decisions, so that no state is stored.
 
@@ -112,16 +131,18 @@ def watch(
         seeds: In the order in which they are trained.
         looks: Numbers of seeds.
         margin: Differences below it do not matter.
-        test: As in `comparison.differences`.
+        test, groups: As in `comparison.differences`.
     """
-    state = Watch(level(tuple(looks), test), active=list(range(len(outcomes))))
+    by_look = levels(tuple(looks), test, margin is not None)
+    state = Watch(by_look[0], active=list(range(len(outcomes))))
     for number, size in enumerate(looks, start=1):
         state.missing = [(v, seed) for seed in seeds[:size] for v in state.active if seed not in outcomes[v]]
         if state.missing:
             break
+        state.level = by_look[number - 1]
         state.trained |= dict.fromkeys(state.active, size)
         rows = [[of_variant[seed] for seed in seeds[: state.trained[v]]] for v, of_variant in enumerate(outcomes)]
-        look = _look(number, rows, state, test)
+        look = _look(number, rows, state, test, groups)
         state.looks.append(look)
         state.active = [v for v in state.active if not any(v == worse for _, worse in state.settled)]
         left = [look.differences.get(pair) for pair in combinations(state.active, 2)]
@@ -138,14 +159,14 @@ def watch(
     return state
 
 
-def _look(number: int, rows: list[list[np.ndarray | None]], state: Watch, test: str) -> Look:
+def _look(number: int, rows: list[list[np.ndarray | None]], state: Watch, test: str, groups: np.ndarray | None) -> Look:
     if test == "paired":  # a seed that failed in one variant has no partner in the others
         failed = {position for row in rows for position, outcome in enumerate(row) if outcome is None}
         rows = [[outcome for position, outcome in enumerate(row) if position not in failed] for row in rows]
     finished = [[outcome for outcome in row if outcome is not None] for row in rows]
     tested = {v: np.stack(row) for v, row in enumerate(finished) if len(row) > 1}
     numbers, settled = list(tested), state.settled
-    tests = differences(list(tested.values()), test, state.level) if len(tested) > 1 else {}
+    tests = differences(list(tested.values()), test, state.level, groups) if len(tested) > 1 else {}
     by_pair = {(numbers[a], numbers[b]): each for (a, b), each in tests.items()}
     over = {pair for pair in by_pair if pair in settled or pair[::-1] in settled}
     p = step_down([0.0 if pair in over else each.p for pair, each in by_pair.items()], len(tested))
