@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-from referee.report.claim import word_of
-
 from vitlab.atomic_files import write_text
 from vitlab.studies.report.verdict import judged, runs_at_once
 from vitlab.studies.results.table import StudyResults
@@ -15,7 +13,7 @@ def write_claim(results: StudyResults, folder: Path) -> None:
     assert results.study.claim is not None
     seconds = sum(result.summary.get("wall_seconds", result.seconds) for result in results.finished)
     record = {
-        "word": word_of(results.study.claim, judged(results)),
+        "word": judged(results).word,
         "files": results.study.digest,
         "ended": not results.failures and (results.watch is None or results.watch.stop is not None),
         "minutes": seconds / 60 / runs_at_once(results),

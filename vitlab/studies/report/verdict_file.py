@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from referee.report.claim import word_of
-
 from vitlab.atomic_files import read_json, write_text
 from vitlab.studies.file.study import slug
 from vitlab.studies.report.remarks import objections, remarks
@@ -29,7 +27,7 @@ def as_record(results: StudyResults) -> dict[str, Any]:
         "study": study.name,
         "headline": record["headline"],
         "verdict": record["verdict"],
-        "claim": None if claim is None else {"sentence": claim.sentence, "word": word_of(claim, verdict)},
+        "claim": None if claim is None else {"sentence": claim.sentence, "word": verdict.word},
         **{key: record[key] for key in ("metric", "test", "level")},
         "margin": study.margin,
         "look": record["look"] if results.watch else looks,

@@ -16,7 +16,7 @@ top would then be called different in more than 5 % of studies.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations, product
@@ -104,6 +104,7 @@ def watch(
     looks: Sequence[int],
     margin: float | None = None,
     test: str = "pooled",
+    race: Callable[[Watch], Collection[int]] | None = None,
 ) -> Watch:
     """Replay the looks of a study on its runs so far. Equal runs give equal decisions, so that no state is stored.
 
@@ -113,6 +114,7 @@ def watch(
         looks: Numbers of seeds.
         margin: Differences below it do not matter.
         test: As in `comparison.differences`.
+        race: Returns the variants that train on after a look; None: those that have not lost.
     """
     state = Watch(level(tuple(looks), test), active=list(range(len(outcomes))))
     for number, size in enumerate(looks, start=1):
@@ -123,11 +125,12 @@ def watch(
         rows = [[of_variant[seed] for seed in seeds[: state.trained[v]]] for v, of_variant in enumerate(outcomes)]
         look = _look(number, rows, state, test)
         state.looks.append(look)
-        state.active = [v for v in state.active if not any(v == worse for _, worse in state.settled)]
+        racing = race(state) if race else set(state.active) - {worse for _, worse in state.settled}
+        state.active = [v for v in state.active if v in racing]
         left = [look.differences.get(pair) for pair in combinations(state.active, 2)]
         if not left:
             state.stop = "decided"
-        elif margin is not None and all(each is not None and each.is_within(margin) for each in left):
+        elif race is None and margin is not None and all(each is not None and each.is_within(margin) for each in left):
             state.stop = "equal"
         elif margin is None and number > 1 and _is_hopeless(look, state, size / looks[-1]):
             state.stop = "hopeless"
