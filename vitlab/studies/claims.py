@@ -6,20 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from referee.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, Claim
+from referee.claim import NOT_TESTED, Claim
 from referee.formats import counted, joined
 from referee.report.document import Document, Links, Row, Section, Table, write_document
+from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED
 
 from vitlab.atomic_files import read_json
 from vitlab.config import load_yaml
 from vitlab.studies.file.study import Study, read_study, slug
 
-WORDS = (REPEATED, CONTRADICTED, EQUAL, OPEN)
+WORDS = (REPEATED, CONTRADICTED, EQUAL, OPEN, NOT_TESTED)
 LEAD = (
-    "Each claim of a paper is a study with several seeds. Its word follows from intervals over seeds and test images. "
-    "Repeated: what the claim calls better is better here, beyond chance. Contradicted: the opposite is. Equal within "
-    "the margin: a difference that matters is excluded. Not settled: none of these. A word is about the data and the "
-    "budget that the claim's report names, not about the paper's own."
+    "Each claim of a paper is a study with several seeds. Its word follows from intervals over seeds, of accuracies "
+    "over test images too. Repeated: what the claim expects is so here, beyond chance. Contradicted: the opposite is. "
+    "Equal within the margin: a difference that matters is excluded. Not settled: none of these. Not tested: the runs "
+    "lack what the claim needs. A word is about the data and the budget that the claim's report names, not about the "
+    "paper's own."
 )
 
 

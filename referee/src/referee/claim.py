@@ -5,52 +5,53 @@
       source: Liu et al. 2021, Swin Transformer, table 4 (arXiv 2103.14030), top-1 of Swin-T on ImageNet
       published: {shifted: 81.3, in place: 80.2}    # by variant, as printed
       order: shifted > in place                     # A > B: better; A = B: equal; A >= B: not worse; A, B > C: both
+      needs: all variants train                     # or a list, like [knn above pixels, rank above 8]
       differs: Digits of 8 px and 0.3 M parameters instead of ImageNet and 28 M.
       doubt: Runs with 224 px, where a window is a smaller part of the image.    # what would change the word
       minutes: 9                                    # of two processor cores, measured
       along: {mask ratio: {MAE: {0.5: half, 0.75: three quarters}}}    # null: no figure over a quantity
 
-The pairs that `order` relates are judged by the rule of the study, so the word is as sure as a verdict.
+Each relation of `order` is judged as a study of two variants (`statistics.relations`). Where the runs lack what the
+claim `needs`, it is not tested.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from referee.formats import nearest
+from referee.statistics.intervals import t_interval
+from referee.statistics.relations import Relation
 
-KEYS = ("sentence", "source", "published", "order", "differs", "doubt", "minutes", "along")
-REPEATED, CONTRADICTED, EQUAL, OPEN = "repeated", "contradicted", "equal within the margin", "not settled"
-
-
-class Relation(NamedTuple):
-    """What a claim expects of two variants."""
-
-    first: str
-    sign: str  # >, >= or =
-    second: str
-
-    def word(self, result: "PairResult | None") -> str:
-        """Return what a study found about the two; None: nothing."""
-        if result is None:
-            return OPEN
-        as_expected = result.settled and self.sign != "=" and result.better == self.first
-        if as_expected or (result.equal and self.sign != ">"):
-            return REPEATED
-        if result.equal:
-            return EQUAL
-        return CONTRADICTED if result.settled else OPEN
+KEYS = ("sentence", "source", "published", "order", "needs", "differs", "doubt", "minutes", "along")
+NOT_TESTED = "not tested"  # what the claim needs is not true
+TRAIN = {"all variants train": "score above chance"}
 
 
-class PairResult(NamedTuple):
-    """What a study found about two variants."""
+class Need(NamedTuple):
+    """What has to be true of every variant that the order names: a quantity of its runs is above a line."""
 
-    better: str  # the one with the better mean
-    worse: str
-    settled: bool  # better beyond chance
-    equal: bool  # to within the margin, settled or not
+    quantity: str
+    line: str
+
+    def unmet(self, scores: Mapping[str, Sequence[float]], line: float | None, variants: Iterable[str]) -> str:
+        """Return in words why it is not met; empty if it is, by the 95 % interval over seeds of each variant.
+
+        Args:
+            scores: of the runs, by variant.
+            line: None: not known.
+        """
+        if line is None:
+            return f"{self.line} is not known"
+        for variant in variants:
+            if not (values := scores.get(variant, [])):
+                return f"{variant} has no {self.quantity}"
+            interval = t_interval(values)
+            if not interval.low > line:
+                return f"the {self.quantity} of {variant}, {interval.mean:.3g}, is not above {line:.3g} beyond chance"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -66,27 +67,29 @@ class Claim:
     minutes: float | None = None  # of two processor cores; None: not measured
     axis: str = ""  # what the figure is drawn over; empty: the variants
     curves: dict[str, dict[float, str]] = field(default_factory=dict)  # by name: variants by their place on that axis
+    needs: tuple[Need, ...] = ()  # without which it is not tested
 
     def relates(self, first: str, second: str) -> bool:
         """Whether it is about two variants."""
         return any({first, second} == {each.first, each.second} for each in self.relations)
 
-    def words(self, results: Iterable[PairResult]) -> list[str]:
-        """Return the word of each relation."""
-        by_names = {frozenset((each.better, each.worse)): each for each in results}
-        return [each.word(by_names.get(frozenset((each.first, each.second)))) for each in self.relations]
+    def unmet(self, scores: Mapping[str, Mapping[str, Sequence[float]]], lines: Mapping[str, float]) -> tuple[str, ...]:
+        """Return why preconditions are not met.
 
-    def word(self, results: Iterable[PairResult]) -> str:
-        """Return repeated, contradicted, equal within the margin, or not settled."""
-        words = self.words(results)
-        return next(word for word in (CONTRADICTED, OPEN, EQUAL, REPEATED) if word in words)
+        Args:
+            scores: by quantity and variant, of each run; `score` is what the study ranks by.
+            lines: by name, such as chance.
+        """
+        variants = dict.fromkeys(name for each in self.relations for name in (each.first, each.second))
+        unmet = (
+            need.unmet(scores.get(need.quantity, {}), _number(need.line, lines.get(need.line)), variants)
+            for need in self.needs
+        )
+        return tuple(filter(None, unmet))
 
 
-def parse_claim(value: Any, variants: Collection[str], margin: float | None, watched: bool) -> Claim | None:
+def parse_claim(value: Any, variants: Collection[str], margin: float | None) -> Claim | None:
     """Parse a study's `claim`.
-
-    Args:
-        watched: Whether the study looks at its results before all seeds are trained.
 
     Raises:
         ValueError: a missing or unknown key or variant, or a study that cannot judge the claim.
@@ -100,7 +103,7 @@ def parse_claim(value: Any, variants: Collection[str], margin: float | None, wat
             raise ValueError(f"unknown key of `claim` `{key}`. {nearest(key, KEYS)}")
     _refuse_no_text(value, "order")  # and its variants first: what is misspelled, before what is missing
     orders = value["order"] if isinstance(value["order"], list) else [value["order"]]
-    relations = tuple(relation for order in orders for relation in _relations(str(order)))
+    relations = tuple(relation for order in orders for relation in parse_order(str(order)))
     published, along = value.get("published") or {}, value.get("along") or {}
     if len(along) > 1:
         raise ValueError(f"claim: along: {', '.join(map(str, along))}. A figure has one axis.")
@@ -113,14 +116,10 @@ def parse_claim(value: Any, variants: Collection[str], margin: float | None, wat
     _refuse_no_text(value, "sentence", "source", "differs", "doubt")
     if margin is None:
         raise ValueError("claim: the study has no `margin`, the difference below which the claim does not matter.")
-    if watched and len(variants) > 2:
-        raise ValueError(
-            f"claim: with {len(variants)} variants, a study that looks at its results stops training those that lost, "
-            "and settles no order among them. Give `seeds` as a list without `until`."
-        )
     minutes = value.get("minutes")
     words = value["sentence"], value["source"], relations, value["differs"], value["doubt"]
-    return Claim(*words, published, minutes, axis, curves)
+    needs = value.get("needs") or ()
+    return Claim(*words, published, minutes, axis, curves, _needs(needs if isinstance(needs, list) else (needs,)))
 
 
 def _refuse_no_text(value: Mapping[str, Any], *keys: str) -> None:
@@ -129,7 +128,24 @@ def _refuse_no_text(value: Mapping[str, Any], *keys: str) -> None:
             raise ValueError(f"claim: {key}: {value.get(key)!r}. Expected a text.")
 
 
-def _relations(order: str) -> list[Relation]:
+def _needs(texts: Iterable[Any]) -> tuple[Need, ...]:
+    needs = []
+    for text in filter(None, texts):
+        quantity, above, line = (part.strip() for part in TRAIN.get(text, str(text)).partition(" above "))
+        if not (quantity and above and line):
+            raise ValueError(f"claim: needs: {text!r}. Expected `all variants train`, or like `knn above pixels`.")
+        needs.append(Need(quantity, line))
+    return tuple(needs)
+
+
+def _number(text: str, known: float | None) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return known
+
+
+def parse_order(order: str) -> list[Relation]:
     groups = [[name.strip() for name in group.split(",")] for group in re.split(r">=|>|=", order)]
     signs = re.findall(r">=|>|=", order)
     if not signs or not all(name for group in groups for name in group):

@@ -14,12 +14,15 @@ from scipy import stats
 
 from referee.answer import answer
 from referee.checks import Check, checks
+from referee.claim import NOT_TESTED, Claim
 from referee.metric import Metric
 from referee.outcomes import Outcomes, Run, from_frame
 from referee.statistics.comparison import LEVEL, TESTS, Difference, differences, step_down
 from referee.statistics.intervals import Interval, t_interval
 from referee.statistics.items import over_fractions, over_items
 from referee.statistics.power import Pilot, growing, measured
+from referee.statistics.relations import OPEN as NOT_SETTLED
+from referee.statistics.relations import Finding, Race, Rows, claimed
 from referee.statistics.sequential import Watch, level_after, levels, watch
 
 BETTER, OPEN, EQUAL, VOID = "better", "no winner yet", "equal", "not comparable"
@@ -122,6 +125,8 @@ class Design:
         seeds: in the order of training; empty: no plan is known. Where one is, variants that lost runs are ranked and
             named like others, and more seeds than planned are one more look.
         extended: the numbers of seeds of shorter lists that were looked at, before seeds were added.
+        claim: about the variants; it needs a margin.
+        unmet: why the runs lack what the claim needs.
     """
 
     test: str = "pooled"
@@ -129,6 +134,8 @@ class Design:
     looks: tuple[int, ...] = ()
     seeds: tuple[str, ...] = ()
     extended: tuple[int, ...] = ()
+    claim: Claim | None = None
+    unmet: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -151,6 +158,7 @@ class Verdict:
         ranking: the best mean first; then variants that lost in an earlier look, and those with too few seeds.
         pairs: every two variants, in the order of the ranking.
         of_models: Whether no variant has a second seed: the verdict is about these models, not about their training.
+        relations: what the runs say about each relation of the claim.
         checks: what makes the comparison void, and what qualifies it.
     """
 
@@ -161,6 +169,7 @@ class Verdict:
     of_models: bool = False
     watch: Watch | None = None
     pilot: Pilot | None = None
+    relations: Sequence[Finding] = ()
     checks: list[Check] = field(default_factory=list)
 
     @property
@@ -205,6 +214,13 @@ class Verdict:
 
         void = [check for check in self.checks if check.is_void]
         return f"Not comparable: {void[0].text}" if void else conclusion(self)
+
+    @property
+    def word(self) -> str:
+        """What the runs say about the claim: repeated, contradicted, equal within the margin, or not settled."""
+        if self.verdict == VOID:
+            return NOT_SETTLED
+        return NOT_TESTED if self.design.unmet else claimed(self.relations)
 
     def between(self, better: str, worse: str | None = None) -> str:
         """Return what is known of one variant against another, or against all others: a verdict, or worse."""
@@ -305,7 +321,11 @@ def _variants(outcomes: Outcomes, paired: bool = False) -> list[Variant]:
 
 def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] = ()) -> Verdict:
     """Judge what training gives: seeds and items are the two sources of chance."""
-    watched = _watched(outcomes, design) if design.looks else None
+    claim, margin = design.claim, design.margin
+    race = None if claim is None or margin is None else Race(claim.relations, margin, design.test, outcomes.groups)
+    watched = _watched(outcomes, design, race) if design.looks else None
+    if race and not watched:
+        race.look(_rows(outcomes), design.level)
     settled = watched.settled if watched else {}
     beaten, sign = {worse for _, worse in settled}, outcomes.metric.sign
 
@@ -319,19 +339,40 @@ def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] =
     pilot = measured([variant.outcomes for variant in ranking], len(ranking), groups=outcomes.groups)
     if pilot is not None and (design.looks or design.seeds):
         pilot = pilot._replace(level=growing(design.sizes, bool(design.looks), design.test, design.margin is not None))
-    return Verdict(outcomes, ranking, pairs, design, watch=watched, pilot=pilot, checks=list(findings))
+    relations = race.findings if race else ()
+    return Verdict(
+        outcomes, ranking, pairs, design, watch=watched, pilot=pilot, relations=relations, checks=list(findings)
+    )
 
 
-def _watched(outcomes: Outcomes, design: Design) -> Watch:
+def _watched(outcomes: Outcomes, design: Design, race: Race | None) -> Watch:
     seeds = design.seeds or tuple(dict.fromkeys(run.seed for run in outcomes.runs))
     if len(seeds) > design.looks[-1]:
         raise ValueError(f"There are {len(seeds)} seeds, and the last look is after {design.looks[-1]}. Add a look.")
-    by_seed: list[dict[Any, np.ndarray | None]] = [
-        {run.seed: None for run in outcomes.runs if run.variant == name} for name in outcomes.variants
-    ]
+    rows = _rows(outcomes)
+
+    def look(state: Watch) -> set[int]:
+        assert race is not None
+        trained = {name: seeds[: state.trained[v]] for v, name in enumerate(outcomes.variants)}
+        race.look({name: {seed: rows[name][seed] for seed in each} for name, each in trained.items()}, state.level)
+        return {outcomes.variants.index(name) for name in race.racing}
+
+    by_seed = [rows[name] for name in outcomes.variants]
+    each = look if race else None
+    state = watch(by_seed, seeds, design.looks, design.margin, design.test, outcomes.groups, each)
+    if state.stop == "decided" and race and race.is_level:
+        state.stop = "equal"
+    return state
+
+
+def _rows(outcomes: Outcomes) -> Mapping[str, Rows]:
+    """Return the outcomes of each variant by seed, None where a run has no result."""
+    rows: dict[str, dict[str, np.ndarray | None]] = {
+        name: {run.seed: None for run in outcomes.runs if run.variant == name} for name in outcomes.variants
+    }
     for variant in _variants(outcomes):
-        by_seed[variant.index] |= {run.seed: row for run, row in zip(variant.runs, variant.outcomes, strict=True)}
-    return watch(by_seed, seeds, design.looks, design.margin, design.test, outcomes.groups)
+        rows[variant.name] |= {run.seed: row for run, row in zip(variant.runs, variant.outcomes, strict=True)}
+    return rows
 
 
 def _tested(ranking: Sequence[Variant], design: Design, groups: np.ndarray | None) -> dict[tuple[int, int], Difference]:

@@ -218,7 +218,7 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         looks=looks,
         budget=budget,
         tuning=parse_tuning(content.get("tune"), seeds),
-        claim=parse_claim(content.get("claim"), variants, given.get("margin"), bool(looks)),
+        claim=parse_claim(content.get("claim"), variants, given.get("margin")),
         vary=parse_vary(content.get("vary")),
         along=parse_along(content.get("along"), budget),
         **given,

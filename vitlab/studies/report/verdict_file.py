@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from referee.report.claim import word_of
-
 from vitlab.atomic_files import read_json, write_text
 from vitlab.studies.file.study import slug
 from vitlab.studies.report.remarks import objections, remarks
@@ -26,7 +24,7 @@ def write_claim(results: StudyResults, folder: Path) -> None:
     assert results.study.claim is not None
     seconds = sum(result.summary.get("wall_seconds", result.seconds) for result in results.finished)
     record = {
-        "word": word_of(results.study.claim, judged(results)),
+        "word": judged(results).word,
         "files": results.study.digest,
         "ended": not results.failures and (results.watch is None or results.watch.stop is not None),
         "minutes": seconds / 60 / runs_at_once(results),
@@ -42,7 +40,7 @@ def as_record(results: StudyResults) -> dict[str, Any]:
         "study": study.name,
         "headline": record["headline"],
         "verdict": record["verdict"],
-        "claim": None if claim is None else {"sentence": claim.sentence, "word": word_of(claim, verdict)},
+        "claim": None if claim is None else {"sentence": claim.sentence, "word": verdict.word},
         **{key: record[key] for key in ("metric", "test", "level")},
         "margin": study.margin,
         "look": record["look"] if results.watch else looks,

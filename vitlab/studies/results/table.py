@@ -69,8 +69,23 @@ class StudyResults:
     def verdict(self) -> Verdict:
         """What referee concludes from that table, whatever else differs between the variants."""
         study = self.study
-        design = Design(study.test, self.margin, study.looks, tuple(map(str, study.seeds)), self.earlier_plans)
+        seeds = tuple(map(str, study.seeds))
+        design = Design(study.test, self.margin, study.looks, seeds, self.earlier_plans, study.claim, self._unmet)
         return of_trainings(self.outcomes, design)
+
+    @property
+    def _unmet(self) -> tuple[str, ...]:
+        """Why these runs lack what the study's claim needs: of quantities in summary.json, and lines of baselines."""
+        if self.study.claim is None or not self.study.claim.needs:
+            return ()
+        scores: dict[str, dict[str, list[float]]] = {}
+        for result in self.finished:
+            metrics = sorted(result.summary.get("metrics", {}).items(), reverse=True)  # val/ before test/, which counts
+            known = {name.rpartition("/")[2]: value for name, value in metrics} | {"score": result.score}
+            for name, value in known.items():
+                scores.setdefault(name, {}).setdefault(result.run.variant, []).append(value)
+        lines = self.baselines
+        return self.study.claim.unmet(scores, {"chance": lines.majority, "pixels": lines.knn} if lines else {})
 
     @cached_property
     def ranking(self) -> list[VariantResult]:

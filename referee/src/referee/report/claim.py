@@ -6,50 +6,40 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from referee.claim import Claim, PairResult
+from referee.claim import Claim
 from referee.formats import NONE, SPACE, p_value
 from referee.report.differences import INTERVAL
 from referee.report.document import Heading, Note, Part, Row, Table
 from referee.report.drawing import TIP, Chart, Layout, panels_of, put_legend, style_of
-from referee.statistics.intervals import Interval
+from referee.statistics.relations import CONTRADICTED, REPEATED
 from referee.verdict import VOID, Verdict
 
 
-def word_of(claim: Claim, verdict: Verdict) -> str:
-    """Return repeated, contradicted, equal within the margin, or not settled."""
-    return claim.word(_results(verdict))
-
-
-def _results(verdict: Verdict) -> list[PairResult]:
-    results = []
-    for pair in [] if verdict.verdict == VOID else verdict.pairs:
-        equal = pair.difference is not None and pair.difference.is_within(verdict.margin or 0.0)
-        results.append(PairResult(pair.better.name, pair.worse.name, pair.settled, equal))
-    return results
-
-
 def deciding(claim: Claim, verdict: Verdict) -> list[list[str]]:
-    """Return a row for each pair of the claim's order: the pair, its lead, the lead's interval and p, and the word."""
+    """Return a row for each relation: its variants, the lead of the first, interval and p, and the word."""
     metric, digits, rows = verdict.metric, verdict.digits, []
-    pairs = {frozenset((pair.better.name, pair.worse.name)): pair for pair in verdict.pairs}
-    for relation, word in zip(claim.relations, claim.words(_results(verdict)), strict=True):
-        shown = [NONE, NONE, NONE]
-        if pair := pairs.get(frozenset((relation.first, relation.second))):
-            lead = pair.interval
-            if pair.better.name != relation.first:
-                lead = Interval(-lead.mean, -lead.high, -lead.low)
-            shown = [metric.text(lead.mean, digits), metric.bracket(lead, digits) or NONE, p_value(pair.p)]
-        rows.append([f"{relation.first} {relation.sign} {relation.second}", *shown, word])
+    for relation, each in zip(claim.relations, verdict.relations, strict=True):
+        shown, word = [NONE, NONE, NONE], verdict.word if verdict.verdict == VOID else each.word
+        if each.difference is not None:
+            lead = each.difference.interval
+            shown = [metric.text(lead.mean, digits), metric.bracket(lead, digits) or NONE]
+            shown.append(p_value(each.difference.p))
+        if each.is_small and word in (REPEATED, CONTRADICTED) and relation.sign == ">":
+            word += ", smaller than the margin"
+        rows.append([" ".join(relation), *shown, word])
     return rows
 
 
 def decided(claim: Claim, verdict: Verdict) -> list[str]:
-    """Return the rows of `deciding` as sentences."""
+    """Return what a claim needs and lacks, and the rows of `deciding`, as sentences."""
     unit = f"{SPACE}points" if verdict.metric.is_fraction else ""
     return [
-        f"{order}: {word}." + (f" The first leads by {lead}{unit}{shown}." if lead != NONE else "")
-        for order, lead, interval, _, word in deciding(claim, verdict)
-        for shown in ["" if interval == NONE else f" {interval}"]
+        *(f"Not tested, since {why}." for why in verdict.design.unmet),
+        *(
+            f"{order}: {word}." + (f" The first leads by {lead}{unit}{shown}." if lead != NONE else "")
+            for order, lead, interval, _, word in deciding(claim, verdict)
+            for shown in ["" if interval == NONE else f" {interval}"]
+        ),
     ]
 
 
@@ -61,13 +51,16 @@ def deciding_table(rows: Sequence[Sequence[str]]) -> list[Part]:
         [Row(pair, cells) for pair, *cells in rows],
         left=["Word"],
     )
-    note = "Intervals and p are over seeds and test images, and adjusted for all pairs of the study's variants."
+    note = (
+        "Each pair is tested by itself: a claim holds only where every pair does, so intervals and p need no "
+        "correction. What speaks against it is corrected for the number of its pairs (Holm)."
+    )
     return [Heading("What decides the word"), table, Note(note)]
 
 
 def headline(claim: Claim, verdict: Verdict) -> str:
     """Return the claim and the word."""
-    return f"{claim.sentence.rstrip('.')}: {word_of(claim, verdict)}."
+    return f"{claim.sentence.rstrip('.')}: {verdict.word}."
 
 
 def about(claim: Claim) -> list[str]:

@@ -17,7 +17,7 @@ top would then be called different in more than 5 % of studies.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations, product
@@ -123,6 +123,7 @@ def watch(
     margin: float | None = None,
     test: str = "pooled",
     groups: np.ndarray | None = None,
+    race: Callable[[Watch], Collection[int]] | None = None,
 ) -> Watch:
     """Replay the looks of a study on its runs so far. Equal runs give equal decisions, so that no state is stored.
 
@@ -132,6 +133,7 @@ def watch(
         looks: Numbers of seeds.
         margin: Differences below it do not matter.
         test, groups: As in `comparison.differences`.
+        race: Returns the variants that train on after a look; None: those that have not lost.
     """
     by_look = levels(tuple(looks), test, margin is not None)
     state = Watch(by_look[0], active=list(range(len(outcomes))))
@@ -144,11 +146,12 @@ def watch(
         rows = [[of_variant[seed] for seed in seeds[: state.trained[v]]] for v, of_variant in enumerate(outcomes)]
         look = _look(number, rows, state, test, groups)
         state.looks.append(look)
-        state.active = [v for v in state.active if not any(v == worse for _, worse in state.settled)]
+        racing = race(state) if race else set(state.active) - {worse for _, worse in state.settled}
+        state.active = [v for v in state.active if v in racing]
         left = [look.differences.get(pair) for pair in combinations(state.active, 2)]
         if not left:
             state.stop = "decided"
-        elif margin is not None and all(each is not None and each.is_within(margin) for each in left):
+        elif race is None and margin is not None and all(each is not None and each.is_within(margin) for each in left):
             state.stop = "equal"
         elif margin is None and number > 1 and _is_hopeless(look, state, size / looks[-1]):
             state.stop = "hopeless"

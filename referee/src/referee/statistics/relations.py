@@ -1,0 +1,139 @@
+"""What runs say about the relations that a claim expects: each is tested as a study of two variants (`comparison`).
+
+d is the first variant minus the second, m the margin, α the level, and p the two-sided p-value of the nearest end.
+
+            repeated                   contradicted                equal within the margin
+    A > B   d > 0,       p < α         d < 0,            p < α     −m < d < m, p < 2α
+    A >= B  d > −m,      p < 2α        d < −m,           p < α
+    A = B   −m < d < m,  p < 2α        d < −m or d > m,  p < α
+
+A claim is repeated where each relation is, and needs no correction for their number (intersection-union, Berger 1982).
+One relation is enough against it, so *contradicted* and *equal* are corrected (Holm 1979). The first word that applies
+is given, whichever variant leads. Welch's degrees of freedom are rounded down: otherwise, of two equal variants with
+spreads 4 : 1, one is called better in 5.5 % of studies of four seeds. In a study that is looked at while it grows, a
+word stands, and a variant trains on while a relation with it is open.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from referee.statistics import exact
+from referee.statistics.comparison import Difference, differences, p_value
+
+REPEATED, CONTRADICTED, EQUAL, OPEN = "repeated", "contradicted", "equal within the margin", "not settled"
+
+ROUNDING = 1e-9
+
+Rows = Mapping[Any, np.ndarray | None]
+"""Of a variant, by seed: (N,) bool or (1,) score, higher being better; None for a failed run."""
+
+
+class Relation(NamedTuple):
+    """What a claim expects of two variants."""
+
+    first: str
+    sign: str  # >, >= or =
+    second: str
+
+
+class Finding(NamedTuple):
+    """What runs say about a relation."""
+
+    word: str = OPEN
+    difference: Difference | None = None  # first minus second, when the word was given; None: fewer than two runs
+    is_small: bool = False  # smaller than the margin, whether beyond chance or not
+
+
+@dataclass
+class Race:
+    """The relations of a claim, as far as the looks at its runs have come."""
+
+    relations: Sequence[Relation]
+    margin: float
+    test: str = "pooled"
+    groups: np.ndarray | None = None  # of the items, as in `comparison.differences`
+    findings: list[Finding] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.findings = [Finding()] * len(self.relations)
+
+    def look(self, rows: Mapping[str, Rows], level: float) -> None:
+        """Judge the relations that are open by the runs of each variant."""
+        before = self.findings
+        tested = [
+            known.difference if known.word != OPEN else self._difference(relation, rows, level)
+            for relation, known in zip(self.relations, before, strict=True)
+        ]
+        evidence = [
+            _evidence(relation.sign, each, self.margin) for relation, each in zip(self.relations, tested, strict=True)
+        ]
+        against, equal = (_holm([each[k] for each in evidence]) for k in (1, 2))
+        for k, (known, difference) in enumerate(zip(before, tested, strict=True)):
+            if known.word != OPEN:
+                continue
+            p_of = {REPEATED: evidence[k][0], CONTRADICTED: against[k], EQUAL: equal[k]}
+            word = next((word for word, p in p_of.items() if p < level), OPEN)
+            self.findings[k] = Finding(word, difference, evidence[k][3] < level)
+
+    def _difference(self, relation: Relation, rows: Mapping[str, Rows], level: float) -> Difference | None:
+        a, b = (rows.get(name, {}) for name in (relation.first, relation.second))
+        if self.test == "paired":  # a seed that failed in one variant has no partner in the other
+            a = {seed: row for seed, row in a.items() if b.get(seed) is not None}
+            b = {seed: b[seed] for seed in a if a[seed] is not None}
+        of_both = [[row for row in each.values() if row is not None] for each in (a, b)]
+        if min(map(len, of_both)) < 2:
+            return None
+        difference = differences([np.stack(each) for each in of_both], self.test, level, self.groups)[0, 1]
+        return difference._replace(freedom=math.floor(difference.freedom + ROUNDING))
+
+    @property
+    def racing(self) -> set[str]:
+        """The variants with a relation that is open."""
+        both = zip(self.relations, self.findings, strict=True)
+        return {name for (a, _, b), each in both if each.word == OPEN for name in (a, b)}
+
+    @property
+    def is_level(self) -> bool:
+        """Whether every relation is settled as equal to within the margin."""
+        both = zip(self.relations, self.findings, strict=True)
+        return all(each.word == (REPEATED if sign == "=" else EQUAL) for (_, sign, _), each in both)
+
+
+def _evidence(sign: str, difference: Difference | None, margin: float) -> tuple[float, float, float, float]:
+    """Return the p-values, to be compared with α, of repeated, contradicted and equal, and of |d| < m."""
+    if difference is None:
+        return 1.0, 1.0, 1.0, 1.0
+    d, low, high = difference.mean, _p(difference, -margin), _p(difference, margin)
+    within = max(low, high) / 2 if -margin < d < margin else 1.0
+    if sign == "=":
+        return within, 1.0 if -margin <= d <= margin else low if d < 0 else high, 1.0, within
+    if sign == ">=":
+        return low / 2 if d > -margin else 1.0, low if d < -margin else 1.0, 1.0, within
+    zero = _p(difference, 0.0)
+    return zero if d > 0 else 1.0, zero if d < 0 else 1.0, within, within
+
+
+def _p(difference: Difference, value: float) -> float:
+    """Return the two-sided p-value of a true difference of this value."""
+    if difference.scores is not None:
+        a, b = difference.scores
+        return exact.p_value(a - value, b, difference.images)
+    return p_value(difference.mean - value, difference.seeds, difference.images, difference.freedom)
+
+
+def _holm(p_values: Sequence[float]) -> np.ndarray:
+    """Adjust p-values for their number (Holm 1979)."""
+    order, adjusted = np.argsort(p_values), np.empty(len(p_values))
+    factors = np.arange(len(p_values), 0, -1)
+    adjusted[order] = np.maximum.accumulate(np.asarray(p_values)[order] * factors)
+    return adjusted
+
+
+def claimed(findings: Sequence[Finding]) -> str:
+    """Return the word for a claim of several relations: one against it decides, then one that is open."""
+    words = [each.word for each in findings]
+    return next(word for word in (CONTRADICTED, OPEN, EQUAL, REPEATED) if word in words)
