@@ -1,4 +1,4 @@
-"""`referee FILES…`: which variant is better, and how sure that is. `referee plan FILES… --difference 1.0`."""
+"""`referee FILES…`: which variant is better, and how sure that is. Also `referee plan` and `referee watch`."""
 
 import argparse
 import os
@@ -6,9 +6,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from referee.answer import STATUS, answered
+
+if TYPE_CHECKING:  # scipy and pandas are imported by the command that needs them
+    from referee.outcomes import Outcomes
+    from referee.verdict import Verdict
 
 KINDS = ("variant", "seed", "item", "label", "prediction", "correct", "score", "probabilities", "group")
 
@@ -26,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] == ["plan"]:
             return _plan(arguments[1:])
+        if arguments[:1] == ["watch"]:
+            return _watch(arguments[1:])
         return _judge(arguments)
     except BrokenPipeError:  # `referee … | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes
@@ -36,18 +42,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _judge(arguments: Sequence[str]) -> int:
+    from referee.registration import another_look
+
     statuses = ", ".join(f"{status}: {verdict}" for verdict, status in STATUS.items())
-    parser = _parser("referee", f"Which variant is better, from result files. Exit status: {statuses}.")
-    parser.add_argument("--margin", type=float, help="the smallest difference that matters, as scores are shown")
-    parser.add_argument("--better", metavar="VARIANT", help="is it better … [the one with the best mean]")
-    parser.add_argument("--than", metavar="VARIANT", help="… than this one? [than all others]")
-    parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="write report.html, report.md and verdict.json there"
-    )
-    parser.add_argument("--latex", action="store_true", help="print the table for a paper")
-    parser.add_argument("--pairs", action="store_true", help="print every pair")
+    parser = _judging_parser("referee", f"Which variant is better, from result files. Exit status: {statuses}.")
     options = parser.parse_args(arguments)
     verdict = _verdict_of(options)
+    verdict.checks.extend(another_look(options.files))
+    return _show(verdict, options)
+
+
+def _watch(arguments: Sequence[str]) -> int:
+    from referee.registration import from_to, look, registered
+
+    about = "Register looks before any result; then judge at each. A score of nan is a failed run."
+    parser = _judging_parser("referee watch", about)
+    parser.add_argument("--seeds", dest="looks", type=from_to, metavar="FROM..TO", help="--looks FROM … TO")
+    plan = ("looks", "margin", "metric", "lower", "read", "pick", "test", *KINDS)
+    defaults = {key: value for key in plan if (value := parser.get_default(key)) is not None}
+    parser.set_defaults(**dict.fromkeys(plan))
+    options = parser.parse_args(arguments)
+    if len(options.files) > 1:
+        raise ValueError(f"{' '.join(options.files)}: give one folder, file or path with {{variant}} and {{seed}}.")
+    (place,), given = options.files, {key: value for key in plan if (value := getattr(options, key)) is not None}
+    registration = registered(place, given, defaults)
+    vars(options).update(registration.plan)
+    try:
+        outcomes = _outcomes_of(options)
+    except FileNotFoundError:
+        looks = ", ".join(map(str, options.looks))
+        print(f"Registered before any result in {registration.file}: looks after {looks} seeds.")
+        return STATUS["no winner yet"]
+    verdict, standing = look(registration, outcomes)
+    status = STATUS["no winner yet"] if verdict is None else _show(verdict, options)
+    print(standing)
+    return status
+
+
+def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
+    """Print a verdict, write its report, and return its exit status."""
     (headline, *answers), status = answered(verdict.record(), options.better, options.than)
     print(headline)
     _explain(verdict, options.pairs)
@@ -71,6 +104,19 @@ def _plan(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _judging_parser(program: str, description: str) -> Parser:
+    parser = _parser(program, description)
+    parser.add_argument("--margin", type=float, help="the smallest difference that matters, as scores are shown")
+    parser.add_argument("--better", metavar="VARIANT", help="is it better … [the one with the best mean]")
+    parser.add_argument("--than", metavar="VARIANT", help="… than this one? [than all others]")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="write report.html, report.md and verdict.json there"
+    )
+    parser.add_argument("--latex", action="store_true", help="print the table for a paper")
+    parser.add_argument("--pairs", action="store_true", help="print every pair")
+    return parser
+
+
 def _parser(program: str, description: str) -> Parser:
     parser = Parser(prog=program, description=description, allow_abbrev=False)
     add = parser.add_argument
@@ -80,34 +126,32 @@ def _parser(program: str, description: str) -> Parser:
     add("--items", type=int, metavar="N", help="size of the test set, where one seed's score is a fraction of it")
     add("--read", metavar="REGEX", help="its first group is the score in a log, like 'val_loss:([0-9.]+)'")
     picks = parser.add_mutually_exclusive_group()
-    picks.add_argument("--last", action="store_true", help="take the last match of --read [default]")
-    picks.add_argument("--best", action="store_true", help="take the best match of --read")
+    pick: dict[str, Any] = {"dest": "pick", "action": "store_const", "default": "last"}
+    picks.add_argument("--last", const="last", help="take the last match of --read [default]", **pick)
+    picks.add_argument("--best", const="best", help="take the best match of --read", **pick)
     add("--test", default="pooled", help="pooled, exact or paired [pooled]")
-    add(
-        "--looks",
-        type=int,
-        nargs="+",
-        default=[],
-        metavar="N",
-        help="numbers of seeds after which results are looked at",
-    )
+    looks = "numbers of seeds after which results are looked at"
+    add("--looks", type=int, nargs="+", default=[], metavar="N", help=looks)
     for kind in KINDS:
         add(f"--{kind}", metavar="COLUMN", help=argparse.SUPPRESS)
     parser.epilog = f"Names of columns: {', '.join(f'--{kind} COLUMN' for kind in KINDS)}."
     return parser
 
 
-def _verdict_of(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # its class is imported here
+def _outcomes_of(options: argparse.Namespace) -> "Outcomes":
     from referee.sources import read
-    from referee.verdict import judge
 
     columns = {kind: name for kind in KINDS if (name := getattr(options, kind)) is not None}
-    pick = "best" if options.best else "last"
-    outcomes = read(options.files, options.metric, options.lower, columns, options.read, pick)
-    return judge(outcomes, options.margin, options.looks, options.test, items=options.items)
+    return read(options.files, options.metric, options.lower, columns, options.read, options.pick)
 
 
-def _explain(verdict, pairs: bool) -> None:  # type: ignore[no-untyped-def]
+def _verdict_of(options: argparse.Namespace) -> "Verdict":
+    from referee.verdict import judge
+
+    return judge(_outcomes_of(options), options.margin, options.looks, options.test, items=options.items)
+
+
+def _explain(verdict: "Verdict", pairs: bool) -> None:
     from referee.formats import p_value
     from referee.sentences import scope
 

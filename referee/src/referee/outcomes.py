@@ -211,6 +211,11 @@ def _listed(frame: pd.DataFrame) -> str:
     return ", ".join(map(str, frame.columns))
 
 
+def in_order(seeds: Iterable[str]) -> list[str]:
+    """Return seeds by number, those that are not numbers by name."""
+    return sorted(seeds, key=lambda seed: (not seed.isdecimal(), int(seed) if seed.isdecimal() else 0, seed))
+
+
 def joined(parts: Iterable[Outcomes]) -> Outcomes:
     """Return the runs of several files as one table."""
     parts = list(parts)

@@ -346,9 +346,10 @@ def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] =
 
 
 def _watched(outcomes: Outcomes, design: Design, race: Race | None) -> Watch:
-    seeds = design.seeds or tuple(dict.fromkeys(run.seed for run in outcomes.runs))
+    seeds: Sequence[str | None] = design.seeds or tuple(dict.fromkeys(run.seed for run in outcomes.runs))
     if len(seeds) > design.looks[-1]:
         raise ValueError(f"There are {len(seeds)} seeds, and the last look is after {design.looks[-1]}. Add a look.")
+    seeds = [*seeds, *[None] * (design.looks[-1] - len(seeds))]  # a look without all its seeds is not there yet
     rows = _rows(outcomes)
 
     def look(state: Watch) -> set[int]:

@@ -13,6 +13,7 @@ NUMBERED = re.compile(r"(?:(.*?)[-_. ]?(?:seed|run|trial)[-_. =]?)?(\d+)", re.IG
 
 
 NO_SEED = "1"
+LOOKS = ".looks.json"  # ends the name of a registration, which is not a result
 
 
 class MatchedPath(type(Path())):  # type: ignore[misc]
@@ -32,7 +33,10 @@ def expanded(places: Iterable[str | Path]) -> list[Path]:
         if "{" in place:
             paths = _matching(place)
         elif Path(place).is_dir():
-            paths = sorted(file for file in Path(place).rglob("*") if file.is_file() and not file.name.startswith("."))
+            files_in = sorted(
+                file for file in Path(place).rglob("*") if file.is_file() and not file.name.startswith(".")
+            )
+            paths = [file for file in files_in if not file.name.endswith(LOOKS)]
         else:
             paths = [Path(place)] if Path(place).is_file() else []
         if not paths:
