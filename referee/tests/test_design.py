@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import simulated
-from referee.along import Line, best_where, crossing_of, in_general
+from referee.along import Line, best_where, crossing_of
 from referee.answer import answer
 from referee.outcomes import Outcomes, Run, from_frame
 from referee.report.differences import differences_section
@@ -101,8 +101,3 @@ def test_a_line_says_which_variant_is_best_where_and_where_two_cross() -> None:
     assert crossing is not None
     assert crossing.low < crossing.at < crossing.high
     assert crossing.at == pytest.approx(10**0.5, rel=0.2)
-
-
-def test_places_are_a_sample_of_others() -> None:
-    apart = along([{"A": 0.9, "B": 0.7}, {"A": 0.8, "B": 0.6}, {"A": 0.7, "B": 0.5}])
-    assert "sample of others: A is better than B by" in in_general(["one", "two", "three"], apart.points)

@@ -1,16 +1,15 @@
 """Studies along a numeric axis, one verdict a place: which variant is best where, and where two of them cross."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, groupby
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 
 from referee.formats import joined, tick
-from referee.statistics.comparison import LEVEL, Difference, p_value, step_down
+from referee.statistics.comparison import Difference
 from referee.statistics.curves import Crossing, Gap, Law, Level, crossing, power_law, signs
-from referee.statistics.intervals import Interval, spread, t_interval
+from referee.statistics.intervals import Interval
 from referee.verdict import VOID, Pair, Variant, Verdict
 
 LEAST_ERROR = 1e-6  # of a fraction whose items are not known
@@ -118,32 +117,6 @@ def _range(line: Line, first: int, last: int) -> str:
     if last == end:
         return f"from {labels[first]} on,"
     return f"from {number(line.x[first])} to {labels[last]},"
-
-
-def in_general(places: Sequence[str], verdicts: Sequence[Verdict]) -> str:
-    """Return what generalizes over data sets: they are a sample, and a lead is tested by Student's t over them."""
-    over = f"over these {len(verdicts)} data sets as a sample of others"
-    void = [place for place, point in zip(places, verdicts, strict=True) if point.verdict == VOID]
-    if void:
-        return f"In general, {over}: nothing, since the variants are not comparable on {joined(void)}."
-    lost = {variant for point in verdicts for variant in _with(0, point)}
-    metric, variants = verdicts[0].metric, [variant for variant in verdicts[0].outcomes.variants if variant not in lost]
-    pairs = list(combinations(variants, 2))
-    leads = [[_score(point, a) - _score(point, b) for point in verdicts] for a, b in pairs]
-    freedom = len(verdicts) - 1
-    step = max(1 / point.items for point in verdicts) if metric.is_fraction else 0.0
-    variances = [spread(np.array(each), step) ** 2 / len(each) for each in leads]
-    p = [p_value(float(np.mean(each)), variance, 0.0, freedom) for each, variance in zip(leads, variances, strict=True)]
-    parts = []
-    for (a, b), each, adjusted in zip(pairs, leads, step_down(p, len(variants)), strict=True):
-        if adjusted < LEVEL:
-            interval = t_interval(each, step)
-            first, second = (a, b) if metric.sign * interval.mean > 0 else (b, a)
-            digits = max(point.digits for point in verdicts)
-            low, mean, high = (metric.text(value, digits) for value in sorted(map(abs, interval)))
-            parts.append(f"{first} is better than {second} by {mean} ({low} to {high})")
-    but = f" {joined(sorted(lost))} finished no run on some of them." if lost else ""
-    return f"In general, {over}: {'; '.join(parts) or 'no variant is better than another'}.{but}"
 
 
 def _score(point: Verdict, variant: str) -> float:
