@@ -139,7 +139,7 @@ class Draws:
     ) -> Float[Tensor, "N K"]:
         """Draw some numbers from N(0, 1) for each of some places of some rows.
 
-        They are quantiles, looked up by 16 bits each of a hash for every four, with the same bits on every device.
+        Each is a quantile, looked up by 16 bits of a hash; one hash serves four. The bits are the same on every device.
         `normal` returns other numbers.
         """
         states = _states(self.seed, self.epoch, stream, self.indices).index_select(0, rows)

@@ -136,7 +136,7 @@ class MultiCrop:
         return draws.uniform(Stream.VIEW, number * sum(_DRAWS)).unflatten(1, (number, -1)).transpose(0, 1)
 
     def params_of(self, draw: Float[Tensor, "V B D"]) -> Iterator[tuple[Crops, ViewParams]]:
-        """Turn draws into what happens to the views, one kind after the other; the R rows of a kind go view by view."""
+        """Turn draws into parameters of the views, one kind of crop after the other, its R rows view by view."""
         for crops, rows in zip(self.kinds, draw.split([crops.number for crops in self.kinds]), strict=True):
             yield crops, self._params_of_kind(crops, rows)
 

@@ -1,4 +1,4 @@
-"""Progress on a terminal: one line of it, written anew. Elsewhere nothing is written."""
+"""Progress on a terminal, in one line that is overwritten. Nothing is written to files and pipes."""
 
 import shutil
 import sys

@@ -1,6 +1,6 @@
 """A model as a file that runs without vitlab, ONNX.
 
-It takes normalized images (B, C, H, W) of the model's own size, for any B, and gives what it gives in evaluation:
+It takes normalized images (B, C, H, W) of the model's own size, for any B, and returns the outputs of evaluation:
 logits, or the embedding where there are no classes. What is traced is a copy: the model that is given stays as it is.
 """
 

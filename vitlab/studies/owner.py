@@ -17,7 +17,7 @@ FILE = "study.json"
 def claim_folder(study: Study, root: Path) -> None:
     """Record that the folder is this study's.
 
-    The same file may change as it likes, and a copy of it elsewhere may add seeds and variants, or leave some out.
+    The same file may change in any way; a copy of it elsewhere may only add or remove seeds and variants.
 
     Raises:
         ValueError: the folder belongs to another file, with other variants.

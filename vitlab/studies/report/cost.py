@@ -220,7 +220,7 @@ def _how_it_was_measured(results: StudyResults) -> list[Part]:
 
 
 def _at_once(results: StudyResults, cost: Cost) -> str:
-    """Return how many runs shared a device, which the cost tells where it was measured on theirs."""
+    """Return how many runs shared a device; nothing if the cost was measured on another device."""
     environment = results.ranking[0].runs[0].environment
     runs = "one run at a time" if cost.processes == 1 else f"{cost.processes} runs in parallel"
     if cost.device == f"{environment.get('device')}, {environment.get('cores')} cores":

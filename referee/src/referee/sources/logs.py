@@ -13,7 +13,7 @@ def read(file: Path, pattern: str, pick: str, lower: bool) -> pd.DataFrame:
     except re.error as error:
         raise ValueError(f"--read {pattern!r} is not a regular expression ({error})") from None
     if matches and isinstance(matches[0], tuple):
-        raise ValueError(f"--read {pattern!r} has {len(matches[0])} groups; the score is the only one")
+        raise ValueError(f"--read {pattern!r} has {len(matches[0])} groups; put parentheses around the score alone")
     if matches and not re.compile(pattern).groups:
         raise ValueError(f"--read {pattern!r} has no group; put the score in parentheses, like 'val_loss:([0-9.]+)'")
     scores = [float(text) for text in matches]
