@@ -39,9 +39,10 @@ class Variant:
 
     @cached_property
     def outcomes(self) -> np.ndarray:
-        """By seed, higher being better: (S, N) bool where an item is right or wrong, else scores, (S, 1)."""
+        """By seed, higher being better: (S, N), bool where an item is right or wrong; (S, 1) scores alone."""
         rows = [self.by_item(run) for run in self.runs]
-        return np.stack(rows) if all(row.dtype == bool for row in rows) else np.array([[row.mean()] for row in rows])
+        same = len({(row.dtype, len(row)) for row in rows}) == 1
+        return np.stack(rows) if same else np.array([[row.mean()] for row in rows])
 
     def by_item(self, run: Run) -> np.ndarray:
         """Return the outcomes of a run, (N,), higher being better."""
@@ -61,8 +62,8 @@ class Variant:
 
     def interval(self, scores: Sequence[float]) -> Interval:
         """Return the mean and 95 % interval of such scores, one for each seed."""
-        items = self.outcomes.shape[1]
-        interval = t_interval(scores, step=1 / items if items > 1 else 0.0)
+        step = 1 / self.outcomes.shape[1] if self.outcomes.dtype == bool else 0.0
+        interval = t_interval(scores, step=step)
         return interval.within(0, 1) if self.metric.is_fraction else interval
 
 

@@ -6,7 +6,7 @@ classified correctly".
     s_v² = max(var_s(m_vs), (1/N)²/12)                            variance over seeds, at least that of rounding;
                                                                   of scores the least gap of two instead of 1/N
     s_p² = Σ_v (S_v − 1) s_v² / ν,   ν = Σ_v (S_v − 1)            pooled over all variants
-    w_v  = mean_i[ȳ_vi (1 − ȳ_vi)] · S_v / (S_v − 1)              what a seed flips on an image
+    w_v  = mean_i[var_s(y_vsi)]                                   what a seed changes on an image
     V_ab = max(s_p² (1/S_a + 1/S_b), s_a²/S_a + s_b²/S_b)         seeds: never less than the pair's own
     I_ab = max(0, var_i(ȳ_ai − ȳ_bi) − w_a/S_a − w_b/S_b) / N     images
     half(α) = √(t²_{1−α/2, ν} · V_ab + z²_{1−α/2} · I_ab)
@@ -93,21 +93,21 @@ def differences(
     """Compare all variants.
 
     Args:
-        outcomes: Of each variant, (S, N) bool, S at least 2; or (S, 1) scores, higher being better. Paired variants
-            have the same seeds in the same order.
+        outcomes: Of each variant, (S, N), S at least 2, bool or any value of an image; or (S, 1) scores; higher being
+            better. Paired variants have the same seeds in the same order.
         test: One of TESTS.
         groups: Of the images, (N,) from 0, where those of a group are alike; None: images are independent.
     """
     by_seed = [y.mean(axis=1) for y in outcomes]
     counts = np.array([len(y) for y in outcomes])
-    by_image = outcomes[0].dtype == bool
     images = outcomes[0].shape[1]
-    step = 1 / images if by_image else 0.0
+    by_image = images > 1
+    step = 1 / images if outcomes[0].dtype == bool else 0.0
     spread = over_seeds(by_seed, step)
     pooled_freedom = int((counts - 1).sum())
     pooled, alike = float(((counts - 1) * spread).sum()) / pooled_freedom, poolable(spread, counts)
     means = [y.mean(axis=0) for y in outcomes]  # (N,)
-    flips = [float((m * (1 - m)).mean()) / (n - 1) for m, n in zip(means, counts, strict=True)]  # w / S
+    flips = [float(y.var(axis=0, ddof=1).mean()) / len(y) for y in outcomes]  # w / S
 
     tested = {}
     pairs = list(combinations(range(len(outcomes)), 2))

@@ -60,11 +60,11 @@ class Level(NamedTuple):
 
     @classmethod
     def of(cls, outcomes: np.ndarray) -> "Level":
-        """Summarize the outcomes of its runs, (S, N) bool or (S, 1)."""
+        """Summarize the outcomes of its runs, (S, N) or (S, 1)."""
         scores, (S, N) = outcomes.mean(axis=1), outcomes.shape
         seeds = float(scores.var(ddof=1)) / S if S > 1 else None
         means = outcomes.mean(axis=0)
-        flips = float((means * (1 - means)).mean()) / (S - 1) if S > 1 else 0.0
+        flips = float(outcomes.var(axis=0, ddof=1).mean()) / S if S > 1 else 0.0
         images = max(0.0, float(means.var(ddof=1)) - flips) / N if N > 1 else 0.0
         return cls(float(scores.mean()), seeds, images, max(S - 1, 1))
 

@@ -118,18 +118,18 @@ def measured(
     """Estimate a pilot's variances from finished runs; None if too few.
 
     Args:
-        outcomes: By variant (S, N) bool, or (S, 1) scores; those with one seed are left out.
+        outcomes: By variant (S, N), or (S, 1) scores; those with one seed are left out.
         variants: of the study that is planned.
         test_images: of the study that is planned, if others: the variance over images, and what seeds flip on them,
             fall with their number.
         groups: As in `comparison.differences`.
     """
     outcomes = [y for y in outcomes if len(y) > 1]
-    by_image = bool(outcomes) and outcomes[0].dtype == bool
+    by_image = bool(outcomes) and outcomes[0].shape[1] > 1
     if not outcomes or (by_image and len(outcomes) < 2):
         return None
     N = outcomes[0].shape[1]
-    least = (1 / N) ** 2 / 12 if by_image else 0.0
+    least = (1 / N) ** 2 / 12 if outcomes[0].dtype == bool else 0.0
     spread = [max(float(y.mean(axis=1).var(ddof=1)), least) for y in outcomes]
     freedom = [len(y) - 1 for y in outcomes]
     seeds = float(np.average(spread, weights=freedom))

@@ -29,7 +29,7 @@ REPEATED, CONTRADICTED, EQUAL, OPEN = "repeated", "contradicted", "equal within 
 ROUNDING = 1e-9
 
 Rows = Mapping[Any, np.ndarray | None]
-"""Of a variant, by seed: (N,) bool or (1,) score, higher being better; None for a failed run."""
+"""Of a variant, by seed: (N,), or (1,) a score, higher being better; None for a failed run."""
 
 
 class Relation(NamedTuple):

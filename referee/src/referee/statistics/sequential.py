@@ -33,7 +33,7 @@ DELTA = 0.25  # of Wang and Tsiatis; 1/2 is Pocock, 0 is O'Brien and Fleming
 POWER = 0.8  # of a planned study, and of one that is not hopeless
 
 Outcomes = Mapping[Any, np.ndarray | None]
-"""Of a variant, by seed: (N,) bool or (1,) score; None for a failed run; a seed not trained yet is missing."""
+"""Of a variant, by seed: (N,), or (1,) a score; None for a failed run; a seed not trained yet is missing."""
 
 
 @cache
