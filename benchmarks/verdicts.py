@@ -188,6 +188,35 @@ def quiet_pairs(runs: int) -> Iterator[dict[str, object]]:
     yield {f"{seeds} seeds": share(called_different(QUIET, seeds, runs), runs) for seeds in FEW_SEEDS}
 
 
+def in_groups(variants: int, groups: int, seeds: int, studies: int) -> tuple[int, int]:
+    """Count studies of equal variants that call one better: with the groups of ten images told, and untold."""
+    rng = np.random.Generator(np.random.SFC64(zlib.crc32(repr(("groups", variants, groups, seeds)).encode())))
+    codes, told, untold = np.repeat(np.arange(groups), 10), 0, 0
+    for _ in range(studies):
+        easy = rng.standard_normal(groups) + 0.7 * rng.standard_normal((variants, groups))
+        image = 0.7 * rng.standard_normal((variants, 1, 10 * groups))
+        seed = 0.5 * rng.standard_normal((variants, seeds, 10 * groups))
+        outcomes = list(easy[:, None, codes] + image + seed > -0.8)
+        told += any(each.adjusted < LEVEL for each in differences(outcomes, groups=codes).values())
+        untold += any(each.adjusted < LEVEL for each in differences(outcomes).values())
+    return told, untold
+
+
+def grouped_images(runs: int) -> Iterator[dict[str, object]]:
+    """Yield a row for each number of variants, groups of ten images, and seeds."""
+    for variants, groups, seeds in ((2, 60, 3), (2, 60, 5), (2, 60, 10), (3, 60, 5), (3, 100, 10), (2, 20, 5)):
+        studies = runs // 4
+        told, untold = in_groups(variants, groups, seeds, studies)
+        yield {
+            "variants": variants,
+            "groups": groups,
+            "seeds": seeds,
+            "told": share(told, studies),
+            "99 % bound": f"{100 * bound(told, studies):.1f}",
+            "untold": share(untold, studies),
+        }
+
+
 def leads_of_scores(runs: int) -> Iterator[dict[str, object]]:
     """Yield, for each number of variants with one spread, how often the first, 3 deviations ahead, beats the second."""
     for variants in (2, 3, 4, 5, 6, 8):
@@ -227,6 +256,7 @@ def main(arguments: list[str] | None = None) -> None:
         markdown("Equal variants whose seeds vary unequally.", list(unequal_seeds(runs))),
         markdown("Two equal variants and one far away, scores alone; false claims, %.", list(partial_nulls(runs))),
         markdown("A quiet pair beside a noisy one, found, %.", list(quiet_pairs(runs))),
+        markdown("Equal variants on images in groups of ten, false claims, %.", list(grouped_images(runs))),
         markdown("A first variant ahead of equal others.", list(leads(runs))),
         markdown("A first variant 3 deviations ahead of others: better than one, %.", list(leads_of_scores(runs))),
     ]

@@ -18,6 +18,7 @@ from referee.statistics.power import Range, growing, guessed, measured
 from vitlab.evaluation.cost import Cost
 from vitlab.runs.directory import RunDirectory
 from vitlab.studies.file.format import engineering
+from vitlab.studies.file.groups import groups_of
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import images_of, plan
 from vitlab.studies.file.state import Outcome, conflicting, is_finished
@@ -82,7 +83,9 @@ def plan_study(path: Path, root: Path = Path("runs")) -> Planned:
     metric, test_images = runs[0].metric, len(images_of(runs[0]).labels("test"))
     sign = 1 if metric.is_accuracy else metric.sign
     outcomes = [np.stack([each.outcome if sign > 0 else -each.outcome for each in own]) for own in past.values() if own]
-    known = measured(outcomes, len(study.variants), test_images if metric.is_accuracy else None)
+    groups = groups_of(study, finished[0].predictions.images) if finished and metric.is_accuracy else None
+    codes = None if groups is None else np.unique(groups, return_inverse=True)[1]
+    known = measured(outcomes, len(study.variants), test_images if metric.is_accuracy else None, codes)
     source = f"{len(finished)} finished runs in {study.folder(root)}"
     if known is None:
         accuracy = _assumed_accuracy(path, metric, finished, test_images)

@@ -8,6 +8,7 @@ from pathlib import Path
 from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.studies.file.fairness import data_of
+from vitlab.studies.file.groups import groups_of
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.runs import (
     Run,
@@ -49,6 +50,7 @@ class ResolvedStudy:
         runs = plan(study, root)
         images = images_of(runs[0])
         refuse_unfit_images(study, runs[0].metric, images)
+        groups_of(study, images.image_names("test"))  # or says which image has none
         study.folder(root).mkdir(parents=True, exist_ok=True)
         return cls(study, root, runs, images, {}, [])
 

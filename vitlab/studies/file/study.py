@@ -7,6 +7,7 @@
       ViT: {model: {init_args: {backbone: {class_path: …}}}}
     seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3]
     margin: 0.5                       # the smallest difference that matters, here in points; null: any
+    groups: null                      # '(.*)/[^/]+$': test images of a folder fail together; null: they are independent
     metric: {name: rank, mode: max}   # of summary.json, on the test images; null: the metric of the objective's task;
                                       # with `title: effective rank`, figures and tables have that name
     claim:                            # null; a sentence of a paper that the study tests (`claim`)
@@ -59,6 +60,13 @@ RESERVED_SLUGS = ("before", "figures", "robustness", "search", "transfer", "tuni
 
 
 # By key, which values are valid, and what is expected of others; null always is.
+def _has_one_group(pattern: str) -> bool:
+    try:
+        return re.compile(pattern).groups == 1
+    except re.error:
+        return False
+
+
 CHECKED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "question": (lambda value: isinstance(value, str), "a text, or null"),
     "may_differ": (
@@ -77,6 +85,10 @@ CHECKED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         ),
         "a metric of summary.json, whether higher is better, and an optional title for figures, "
         "like {name: rank, mode: max, title: effective rank}, or null",
+    ),
+    "groups": (
+        lambda value: isinstance(value, str) and _has_one_group(value),
+        "a regular expression of image names, with one pair of parentheses around the group, like '(.*)/', or null",
     ),
     "test": (TESTS.__contains__, f"one of {', '.join(TESTS)}"),
     "branch": (lambda value: type(value) is bool, "true or false"),
@@ -100,6 +112,7 @@ class Study:
     tuning: Tuning | None = None
     looks: tuple[int, ...] = ()  # numbers of seeds after which results are looked at; empty: after all of them
     margin: float | None = None  # differences below it do not matter, as shown: in points of accuracy
+    groups: str | None = None  # a pattern of image names; what its parentheses match is the image's group
     test: str = "pooled"  # one of `comparison.TESTS`
     metric: Mapping[str, Any] | None = None  # fields of the `Metric` by which it ranks, in place of the task's
     claim: Claim | None = None

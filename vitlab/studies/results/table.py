@@ -20,6 +20,7 @@ from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.per_class import in_order
 from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.groups import groups_of
 from vitlab.studies.file.metric import TOP1, Metric
 from vitlab.studies.file.runs import Difference as Departure
 from vitlab.studies.file.runs import Run
@@ -60,7 +61,10 @@ class StudyResults:
     def outcomes(self) -> Outcomes:
         """The study as a table: a row for each finished run and test image, and one for each failed run."""
         items = np.asarray(self.images) if self.finished and self.metric.is_accuracy else np.array([], dtype=str)
-        runs = [Row(r.run.variant, str(r.run.seed), r.outcome, items, name=str(r.run)) for r in self.finished]
+        groups = groups_of(self.study, self.images) if len(items) else None
+        runs = [
+            Row(r.run.variant, str(r.run.seed), r.outcome, items, groups=groups, name=str(r.run)) for r in self.finished
+        ]
         nothing = np.array([math.nan])
         runs += [Row(run.variant, str(run.seed), nothing, name=str(run)) for run, _ in self.failures]
         return Outcomes(runs, self.metric, planned=list(self.study.variants), unit="image")

@@ -107,7 +107,7 @@ def differences(
     pooled_freedom = int((counts - 1).sum())
     pooled, alike = float(((counts - 1) * spread).sum()) / pooled_freedom, poolable(spread, counts)
     means = [y.mean(axis=0) for y in outcomes]  # (N,)
-    flips = [float(y.var(axis=0, ddof=1).mean()) / len(y) for y in outcomes]  # w / S
+    flips = [float(changes(y, groups).mean()) / len(y) for y in outcomes]  # w / S
 
     tested = {}
     pairs = list(combinations(range(len(outcomes)), 2))
@@ -115,7 +115,7 @@ def differences(
         if test == "paired":
             apart = outcomes[a].astype(float) - outcomes[b]
             seeds = max(float((by_seed[a] - by_seed[b]).var(ddof=1)), step**2 / 6) / counts[a]
-            flipped = float(apart.var(axis=0, ddof=1).mean()) / counts[a]
+            flipped = float(changes(apart, groups).mean()) / counts[a]
             freedom = float(counts[a] - 1)
         else:
             of_pair = spread[[a, b]] / counts[[a, b]]
@@ -138,6 +138,17 @@ def variance_of(gaps: np.ndarray, groups: np.ndarray | None) -> float:
         return float(gaps.var(ddof=1))
     sums = np.bincount(groups, gaps - gaps.mean())
     return float((sums**2).sum()) / len(gaps) * len(sums) / (len(sums) - 1)
+
+
+def changes(outcomes: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """Return what a seed changes on each image, (N,), whose mean is w; of grouped images together with their group.
+
+    Args:
+        outcomes: (S, N), S at least 2.
+    """
+    apart = outcomes - outcomes.mean(axis=0)
+    together = apart if groups is None else np.stack([np.bincount(groups, row)[groups] for row in apart])
+    return np.asarray((apart * together).sum(axis=0) / (len(outcomes) - 1))
 
 
 def over_seeds(scores: Sequence[np.ndarray], step: float = 0.0) -> np.ndarray:

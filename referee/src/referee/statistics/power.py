@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from referee.statistics.comparison import LEVEL
+from referee.statistics.comparison import LEVEL, changes
 from referee.statistics.sequential import POWER, level_after, levels
 
 MOST_SEEDS = 1_000
@@ -136,7 +136,7 @@ def measured(
     nu, g, flips = sum(freedom), _by_image(outcomes, groups) if by_image else np.zeros(1), 0.0
     size = test_images or N
     if by_image:
-        flips = float(np.mean([y.var(axis=0, ddof=1).mean() for y in outcomes]))
+        flips = float(np.mean([changes(y, groups).mean() for y in outcomes]))
 
     def resized(variance: float) -> float:
         return max(variance - flips / N, 0.0) + flips / size if size != N else variance
@@ -153,7 +153,7 @@ def measured(
 def _by_image(outcomes: Sequence[np.ndarray], groups: np.ndarray | None) -> np.ndarray:
     """Return g (N,), whose mean is N · I without bias, mean over pairs."""
     means = [y.mean(axis=0) for y in outcomes]
-    flips = [y.var(axis=0, ddof=1) / len(y) for y in outcomes]  # w_i / S
+    flips = [changes(y, groups) / len(y) for y in outcomes]  # w_i / S
     found = []
     for a, b in combinations(range(len(outcomes)), 2):
         gap = means[a] - means[b] - (means[a] - means[b]).mean()

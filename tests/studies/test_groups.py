@@ -1,0 +1,62 @@
+"""Test images that fail together: the rule is over their groups, and a pattern that tells none is refused."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import fake_vitlab
+import numpy as np
+import pytest
+from fake_study import results, variant
+
+from vitlab.studies.file.runs import plan
+from vitlab.studies.file.study import read_study
+from vitlab.studies.planning import plan_study
+from vitlab.studies.resolved import ResolvedStudy
+
+Write = Callable[..., Path]
+TENS = r"(\d*)\d$"  # the images of a ten
+
+
+def test_the_interval_is_over_groups_of_images() -> None:
+    """Every group of ten is right or wrong as a whole: so many independent images are there as groups."""
+    rng = np.random.default_rng(0)
+    right = {name: rng.random((5, 60)) < rate for name, rate in (("A", 0.8), ("B", 0.6))}
+    by_group = results({name: dict(enumerate(each)) for name, each in right.items()})
+    repeated = results({name: dict(enumerate(np.repeat(each, 10, axis=1))) for name, each in right.items()})
+    told = dataclasses.replace(repeated, study=dataclasses.replace(repeated.study, groups=TENS))
+    widths = [
+        (pair.interval.high - pair.interval.low) for study in (by_group, told, repeated) for pair in study.verdict.pairs
+    ]
+    assert widths[1] == pytest.approx(widths[0], rel=0.05)
+    assert widths[2] < 0.9 * widths[0]
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ("val/", "groups: 'val/'. Expected a regular expression of image names, with one pair of parentheses"),
+        ("(", "groups: '('. Expected a regular expression of image names"),
+        (7, "groups: 7. Expected a regular expression of image names"),
+        ("(train)/", r"groups: '(train)/' does not match the test image test/00000"),
+        ("(test)/", "groups: '(test)/' puts all test images into one group, test; a variance needs two or more"),
+    ],
+)
+def test_what_tells_no_groups_is_refused_before_the_first_run(
+    groups: object, message: str, write_study: Write, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ResolvedStudy.of(read_study(write_study(groups=groups)), tmp_path)
+
+
+def test_the_planner_knows_the_groups(write_study: Write, tmp_path: Path) -> None:
+    """Its variance over images is that of the groups."""
+    variants = {"A": variant(0.94), "B": variant(0.95)}
+    for each in plan(read_study(write_study(variants=variants)), tmp_path / "runs"):
+        fake_vitlab.fit(each.config, overwrite=False)
+    alone, told = (
+        plan_study(write_study(variants=variants, groups=groups), tmp_path / "runs").pilot.point.images
+        for groups in (None, r"(\d*)\d\d$")
+    )
+    assert told != alone
