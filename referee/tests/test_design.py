@@ -83,7 +83,7 @@ def test_every_column_is_explained(three: pd.DataFrame, with_chance: bool, last:
 def test_one_run_each_is_explained_by_its_own_test() -> None:
     models = judge(simulated({"A": 0.9, "B": 0.7}, seeds=1))
     text = " ".join(getattr(part, "text", "") for part in differences_section(models, None))
-    assert "how often chance alone (other test items) would give a lead this large." in text
+    assert "the smallest level at which the pair is called better; chance is other test items." in text
     assert "seeds" not in text
 
 

@@ -104,7 +104,7 @@ def _how_to_read(verdict: Verdict, tested: int, with_chance: bool) -> str:
         better = f"p is at most {p_value(verdict.level)}, at which all looks together call equal variants different in "
         better += f"5{SPACE}% of studies; the p of the look that settled it is given"
     lines += [
-        f"*p*: how often chance alone {_chance(verdict)}{adjusted}.",
+        f"*p*: the smallest level at which the pair is called better{adjusted}; chance is {_chance(verdict)}.",
         f"*Better*: {better}.",
         "*Undecided* does not mean equal: the interval shows which differences remain possible.",
     ]
@@ -129,13 +129,10 @@ def _chance(verdict: Verdict) -> str:
     """Return what chance is; over seeds, also the rule that tells how much of it there is."""
     unit, rule = verdict.outcomes.unit, RULES[verdict.design.test]
     if verdict.of_models:
-        return f"(other test {unit}s) would give a lead this large"
+        return f"other test {unit}s"
     if verdict.items == 1:
-        return f"(other seeds) would give a lead this large, by {rule}"
-    return (
-        f"(other seeds and other test {unit}s) would give a lead this large, by {rule} with the variance of the "
-        f"{unit}s added"
-    )
+        return f"other seeds, by {rule}"
+    return f"other seeds and other test {unit}s, by {rule} with the variance of the {unit}s added"
 
 
 def limits(verdict: Verdict) -> list[str]:
