@@ -23,7 +23,7 @@ import numpy as np
 from referee.claim import parse_order
 from referee.statistics.comparison import LEVEL, differences
 from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED, Finding, Race, Relation, claimed
-from referee.statistics.sequential import level
+from referee.statistics.sequential import levels
 
 from benchmarks import verdicts
 from benchmarks.table import OUT, markdown, save
@@ -157,10 +157,10 @@ def _margin(world: World) -> float:
 def watched(world: World, outcomes: list[np.ndarray]) -> tuple[str, int]:
     """Return the word for a claim that is looked at while its seeds grow in number, and the runs that it took."""
     race, trained = Race(world.relations, _margin(world)), dict.fromkeys(world.names, 0)
-    for size in LOOKS:
+    for size, level in zip(LOOKS, levels(LOOKS, rising=True), strict=True):
         trained |= dict.fromkeys(race.racing, size)
         rows = zip(world.names, outcomes, strict=True)
-        race.look({name: dict(enumerate(row[: trained[name]])) for name, row in rows}, level(LOOKS))
+        race.look({name: dict(enumerate(row[: trained[name]])) for name, row in rows}, level)
         if not race.racing:
             break
     return claimed(race.findings), sum(trained.values())
