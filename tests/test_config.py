@@ -96,6 +96,9 @@ def test_a_missing_file_is_answered_with_those_that_are_there(tmp_path: Path) ->
         load_yaml(tmp_path / "vti.yaml")
 
 
+BOMB = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 9)}]\n" for i in range(9))  # 9⁹ values
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -106,6 +109,9 @@ def test_a_missing_file_is_answered_with_those_that_are_there(tmp_path: Path) ->
         ("a: \x07", " is not valid YAML: unacceptable character #x0007"),
         ("trainer: {max_epochs: 9}\nb: 1\ntrainer: {}", ", line 3: `trainer` is given twice, also in line 1. Remove"),
         ("a: [{b: {c: 1}, c: 2, b: 3}]", ", line 1: `b` is given twice, also in line 1. Remove or rename one."),
+        (BOMB, r", line 6: aliases like \*a4 repeat more than 100,000 values"),
+        ("a: &a [*a]", r", line 1: \*a repeats &a, which contains it"),
+        ("a: " + "[" * 20_000, ", line 1: more than 100 levels of brackets or indentation"),
         ("a: \xe9t\xe9".encode("latin1"), ", line 1: byte 0xe9 is not UTF-8. Save the file as UTF-8"),
         (b"PK\x03\x04\0\0", " is not a text file. Give a YAML file .*; --ckpt_path takes a checkpoint"),
     ],

@@ -1,7 +1,7 @@
 """Experiments as plain dictionaries: read YAML files and arguments, merge them, list what differs. Knows no torch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
@@ -44,6 +44,9 @@ HARMLESS = (
 TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "use_distributed_sampler": False, "enable_model_summary": False}
 
 ABSENT = "(absent)"
+
+DEEPEST, LARGEST = 100, 100_000  # levels, and values that aliases repeat, of any configuration and then some
+
 
 # Class paths that have moved since a run's config.yaml was written.
 RENAMED = {
@@ -105,37 +108,15 @@ def parse_yaml(text: str, source: str) -> Any:
         source: its file or option, as messages name it.
 
     Raises:
-        ValueError: not valid YAML (with line and column), or a key given twice.
+        ValueError: not valid YAML (with line and column), a key given twice, or nesting and aliases without end.
     """
     try:
-        loader = SafeLoader(text)
-        node: Any = loader.get_single_node()
-        if node is None:
-            return None
-        _refuse_repeated_keys(node, source, set())
-        return loader.construct_document(node)
+        _refuse_ambiguous(text, source)
+        return yaml.load(text, Loader=SafeLoader)
     except yaml.MarkedYAMLError as error:
         raise ValueError(f"{source}, {_fault(error, error.problem_mark, text)}.") from None
     except yaml.YAMLError as error:  # a character that no text has
         raise ValueError(f"{source} is not valid YAML: {error}".partition("\n")[0]) from None
-
-
-def _refuse_repeated_keys(node: Any, source: str, seen: set[int]) -> None:
-    """Refuse keys given twice, of which PyYAML takes the last; what aliases repeat is looked at once."""
-    if isinstance(node, yaml.ScalarNode) or id(node) in seen:
-        return
-    seen.add(id(node))
-    lines: dict[str, int] = {}
-    for each in node.value:
-        if isinstance(node, yaml.MappingNode):
-            name, each = each
-            key, line = str(name.value), name.start_mark.line + 1
-            if key in lines and key != "<<":  # YAML merges several of these
-                raise ValueError(
-                    f"{source}, line {line}: `{key}` is given twice, also in line {lines[key]}. Remove or rename one."
-                )
-            lines[key] = line
-        _refuse_repeated_keys(each, source, seen)
 
 
 def _fault(error: yaml.MarkedYAMLError, mark: Any, text: str) -> str:
@@ -148,6 +129,54 @@ def _fault(error: yaml.MarkedYAMLError, mark: Any, text: str) -> str:
         return f"{place}: a value cannot begin with {at}; put it in quotes"
     began = f", {error.context} that begins in line {error.context_mark.line + 1}" if error.context_mark else ""
     return f"{place}: not valid YAML, {error.problem}{began}"
+
+
+@dataclass
+class _Node:
+    """A mapping or list of a YAML text, as far as it has been read."""
+
+    anchor: str | None = None
+    lines: dict[str, int] | None = None  # of a mapping's keys
+    children: int = 0
+    size: int = 1  # values, those that aliases repeat included
+
+
+def _refuse_ambiguous(text: str, source: str) -> None:
+    """Refuse keys given twice, of which PyYAML takes the last, and what grows without end when it is read."""
+    path, sizes = [_Node()], dict[str | None, int]()  # nodes from the top to the one that is read; sizes by anchor
+    event: Any
+    for event in yaml.parse(text, Loader=SafeLoader):
+        try:
+            if isinstance(event, yaml.CollectionEndEvent):
+                node = path.pop()
+                sizes[node.anchor] = node.size
+                path[-1].size += node.size
+            elif isinstance(event, yaml.NodeEvent):
+                _read_node(event, path, sizes)
+        except ValueError as error:
+            raise ValueError(f"{source}, line {event.start_mark.line + 1}: {error}") from None
+
+
+def _read_node(event: Any, path: list[_Node], sizes: Mapping[str | None, int]) -> None:
+    parent = path[-1]
+    parent.children += 1
+    if isinstance(event, yaml.CollectionStartEvent):
+        if len(path) > DEEPEST:
+            raise ValueError(f"more than {DEEPEST} levels of brackets or indentation. Close some.")
+        path.append(_Node(event.anchor, {} if isinstance(event, yaml.MappingStartEvent) else None))
+    elif isinstance(event, yaml.AliasEvent):
+        if any(node.anchor == event.anchor for node in path):
+            raise ValueError(f"*{event.anchor} repeats &{event.anchor}, which contains it. Write it out.")
+        parent.size += sizes.get(event.anchor, 1)
+        if parent.size > LARGEST:
+            raise ValueError(f"aliases like *{event.anchor} repeat more than {LARGEST:,} values. Use fewer.")
+    else:
+        parent.size += 1
+        if parent.lines is not None and parent.children % 2 and event.value != "<<":  # YAML merges several of these
+            if event.value in parent.lines:
+                first = parent.lines[event.value]
+                raise ValueError(f"`{event.value}` is given twice, also in line {first}. Remove or rename one.")
+            parent.lines[event.value] = event.start_mark.line + 1
 
 
 def modernize(config: Any) -> Any:

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vitlab.atomic_files import read_json, write_text
-from vitlab.studies.file.study import slug
+from vitlab.atomic_files import write_text
 from vitlab.studies.report.remarks import objections, remarks
 from vitlab.studies.report.verdict import judged, runs_at_once
 from vitlab.studies.results.table import StudyResults
@@ -52,13 +51,3 @@ def as_record(results: StudyResults) -> dict[str, Any]:
         "objections": objections(results),
         "failures": {str(run): why for run, why in results.failures},
     }
-
-
-def standing(run: Path) -> dict[str, Any] | None:
-    """Return the verdict on a run's variant in its study, and the headline; None outside of a study."""
-    file = run.absolute().parents[1] / "verdict.json"
-    if not file.is_file():
-        return None
-    record = read_json(file)
-    rows = [row for row in record["variants"] if slug(row["variant"]) == run.absolute().parent.name]
-    return {key: record[key] for key in ("study", "metric", "verdict", "headline")} | rows[0] if rows else None
