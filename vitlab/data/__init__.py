@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vitlab.data.datamodule import ImageDataModule as ImageDataModule
     from vitlab.data.decoding import decode as decode
     from vitlab.data.digits import Digits as Digits
+    from vitlab.data.folds import Folds as Folds
     from vitlab.data.growth import Growth as Growth
     from vitlab.data.hugging_face import HuggingFace as HuggingFace
     from vitlab.data.image_folder import ImageFolder as ImageFolder
@@ -34,6 +35,7 @@ _MODULES = {
     "datamodule": ["ImageDataModule"],
     "decoding": ["decode"],
     "digits": ["Digits"],
+    "folds": ["Folds"],
     "growth": ["Growth"],
     "hugging_face": ["HuggingFace"],
     "image_folder": ["ImageFolder"],

@@ -33,6 +33,7 @@ class _CIFAR(InMemoryDataModule, ABC):
     """
 
     native_size = 32
+    has_folds = True
     official: ClassVar[type[torchvision.datasets.CIFAR10]]  # torchvision's class, which knows the checksums
     names: ClassVar[tuple[str, ...]]
 
@@ -67,17 +68,21 @@ class _CIFAR(InMemoryDataModule, ABC):
             np.savez(file, **dict(zip(_ARRAYS, arrays, strict=True)))
 
     def read_splits(self) -> dict[Split, TensorImages]:
-        """Hold out a part of the training images for validation; the test images are the published ones."""
+        """Hold out a part of the training images for validation; the test images are the published ones.
+
+        Folds are parts of the published training images.
+        """
         if not self.file.exists():
             self.prepare_data()
         x_train, y_train, x_test, y_test = read_arrays(self.file, self.num_classes)
+        images, test_images = (torch.from_numpy(x).permute(0, 3, 1, 2).contiguous() for x in (x_train, x_test))
+        pool = TensorImages(images, y_train, [f"train/{i:05d}" for i in range(len(y_train))])
+        if self.folds is not None:
+            train, val, test = self.folds.split(y_train, pool.names, self.val_fraction, self.split_seed)
+            return {"train": pool.take(train), "val": pool.take(val), "test": pool.take(test)}
         kept, held_out = stratified_split(y_train, self.val_fraction, self.split_seed)
-        train, test = (torch.from_numpy(x).permute(0, 3, 1, 2).contiguous() for x in (x_train, x_test))
-        return {
-            "train": TensorImages(train[kept], y_train[kept], [f"train/{i:05d}" for i in kept]),
-            "val": TensorImages(train[held_out], y_train[held_out], [f"train/{i:05d}" for i in held_out]),
-            "test": TensorImages(test, y_test, [f"test/{i:05d}" for i in range(len(y_test))]),
-        }
+        published = TensorImages(test_images, y_test, [f"test/{i:05d}" for i in range(len(y_test))])
+        return {"train": pool.take(kept), "val": pool.take(held_out), "test": published}
 
 
 def read_arrays(

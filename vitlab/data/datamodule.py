@@ -35,6 +35,7 @@ from vitlab.data.augment import BatchAugment, PerChannel, erase, normalize, resi
 from vitlab.data.counter_rng import Draws
 from vitlab.data.dataset import SPLITS, Batch, ImageDataset, Images, Labels, Split, View, has_one_class_each
 from vitlab.data.decoding import PictureMode
+from vitlab.data.folds import Folds
 from vitlab.data.growth import Growth
 from vitlab.data.mixup import Mixup, draw_groups, draw_mixup, mix_groups, mix_images, mix_labels
 from vitlab.data.multi_crop import MultiCrop
@@ -82,6 +83,8 @@ class ImageDataModule(LightningDataModule, ABC):
         augment_seed: of their augmentation, mixing and views; null: `seed`.
         split_seed: of the choice of held-out images.
         val_fraction: fraction of each class's training images that is held out for validation.
+        folds: all labelled images but those of a test set of its own are parted, and one part tests; see `Folds`.
+            Null: the test images of the data set.
         train_images: number of training images, equally many per class; with one `train_images_seed`, a smaller
             number is a subset of a larger one. Validation and test images stay the same. Null: all.
         train_images_seed: of the choice of these images.
@@ -101,6 +104,7 @@ class ImageDataModule(LightningDataModule, ABC):
     augment_seed: int | None = None
     split_seed: int = 0
     val_fraction: float = 0.1
+    folds: Folds | None = None
     train_images: int | None = None
     train_images_seed: int = 0
     image_size: Size = 224
@@ -109,6 +113,7 @@ class ImageDataModule(LightningDataModule, ABC):
     mixup: Mixup | None = None
     multi_crop: MultiCrop | None = None
     grow: Growth | None = None
+    has_folds = False  # a data set that splits its images by `folds`
     repeats = 1  # a data set that reads indices beyond its number of images may make it a setting, see `TrainSampler`
 
     def __post_init__(self) -> None:
@@ -122,6 +127,9 @@ class ImageDataModule(LightningDataModule, ABC):
             if value is not None and min(value if isinstance(value, tuple | list) else [value]) < minimum:
                 raise ValueError(f"data.init_args.{name} is {value}; it must be {minimum} or more.")
         check_fraction("val_fraction", self.val_fraction)
+        if self.folds is not None and not self.has_folds:
+            name = type(self).__name__
+            raise ValueError(f"data.init_args.folds: {name} has fixed test images; set folds: null.")
         if self.mixup is not None and self.batch_size < 2:
             raise ValueError(f"mixup needs two images, batch_size is {self.batch_size}; raise it or set mixup: null.")
         if self.mixup is not None and self.multi_crop is not None:

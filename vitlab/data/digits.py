@@ -8,6 +8,7 @@ import torch
 
 from vitlab.data.augment import BatchAugment
 from vitlab.data.dataset import Split
+from vitlab.data.folds import Folds
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
 from vitlab.data.splitting import stratified_split
 
@@ -19,13 +20,15 @@ _TEST_FRACTION = 1 / 3
 @final
 @dataclass(kw_only=True, eq=False, repr=False)
 class Digits(InMemoryDataModule):
-    """Ten classes, one channel. The test split is a stratified third; `val_fraction` of the rest validates.
+    """Ten classes, one channel. The test split is a stratified third, or one of `folds`; `val_fraction` of the rest
+    validates.
 
     Args:
         augment: by default a quarter of the images shift by up to one pixel, an eighth of their width.
     """
 
     native_size = SIDE
+    has_folds = True
 
     image_size: int = SIDE
     mean: tuple[float] = (0.305,)
@@ -37,10 +40,10 @@ class Digits(InMemoryDataModule):
         return CLASS_NAMES
 
     def read_splits(self) -> dict[Split, TensorImages]:
-        return read_digits(self.val_fraction, self.split_seed)
+        return read_digits(self.val_fraction, self.split_seed, self.folds)
 
 
-def read_digits(val_fraction: float, split_seed: int) -> dict[Split, TensorImages]:
+def read_digits(val_fraction: float, split_seed: int, folds: Folds | None = None) -> dict[Split, TensorImages]:
     """Hold out the test split, then the validation split; images (N, 1, 8, 8)."""
     from sklearn.datasets import load_digits  # here: it takes a second, and most runs use another data set
 
@@ -49,10 +52,13 @@ def read_digits(val_fraction: float, split_seed: int) -> dict[Split, TensorImage
     pixels = np.rint(data.images * (255 / 16)).astype(np.uint8)  # 0 … 16 in the source
     images = torch.from_numpy(pixels)[:, None]  # (N, 1, 8, 8)
 
-    rest, test = stratified_split(labels, _TEST_FRACTION, split_seed)
-    kept, held_out = stratified_split(labels[rest], val_fraction, split_seed)
-    splits: dict[Split, np.ndarray] = {"train": rest[kept], "val": rest[held_out], "test": test}
-    return {
-        split: TensorImages(images[indices], labels[indices], [f"digits/{index:04d}" for index in indices])
-        for split, indices in splits.items()
-    }
+    names = [f"digits/{index:04d}" for index in range(len(labels))]
+    if folds is not None:
+        train, val, test = folds.split(labels, names, val_fraction, split_seed)
+    else:
+        rest, test = stratified_split(labels, _TEST_FRACTION, split_seed)
+        kept, held_out = stratified_split(labels[rest], val_fraction, split_seed)
+        train, val = rest[kept], rest[held_out]
+    splits: dict[Split, np.ndarray] = {"train": train, "val": val, "test": test}
+    whole = TensorImages(images, labels, names)
+    return {split: whole.take(indices) for split, indices in splits.items()}

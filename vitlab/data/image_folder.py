@@ -151,7 +151,7 @@ class ImageFolder(ImageDataModule):
     Classes are the folders' names in alphabetical order; files may lie deeper. Splits may also be called training,
     valid, validation, dev, eval, evaluation or testing, in any letter case. Without `root/val`, a part of each class is
     held out. With `root/val` but without `root/test`, the test split *is* the validation split, as customary for
-    ImageNet, unless `test_fraction` is given.
+    ImageNet, unless `test_fraction` is given. `folds` are parts of all images but those of `root/test`.
 
     Images are upright as their EXIF data require, and RGB with white for transparent parts (see `decode`). Every file
     is decoded once before training; the next start checks only files that changed. Messages name files that cannot be
@@ -181,6 +181,8 @@ class ImageFolder(ImageDataModule):
             DeiT has 3). An epoch then covers one in `repeats` of all images.
     """
 
+    has_folds = True
+
     root: str | None = None
     source: PhotoSource | None = None
     test_fraction: float | None = None
@@ -195,6 +197,8 @@ class ImageFolder(ImageDataModule):
             raise ValueError("ImageFolder needs either data.init_args.root, a folder, or data.init_args.source.")
         if self.test_fraction is not None:
             check_fraction("test_fraction", self.test_fraction)
+            if self.folds is not None:
+                raise ValueError("test_fraction and folds both choose test images; set one of them to null.")
             if self.val_fraction + self.test_fraction >= 1:
                 fractions = f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction}"
                 raise ValueError(f"{fractions} leave nothing to train on; their sum must be below 1.")
@@ -290,6 +294,10 @@ class ImageFolder(ImageDataModule):
     def _split(self) -> dict[Split, Subset]:
         """Hold out missing splits, from all files, so that repairing one moves no other to another split."""
         splits, test_fraction = self.photos.subsets(self._known), self.test_fraction
+        if self.folds is not None:
+            pool = splits["train"].joined(splits["val"]) if "val" in splits else splits["train"]
+            train, val, test = self.folds.split(pool.labels, pool.names, self.val_fraction, self.split_seed)
+            return {"train": pool.take(train), "val": pool.take(val), "test": pool.take(test)}
         if test_fraction is None and "val" not in splits:
             test_fraction = self.val_fraction
         remaining = 1.0  # of the images that `val_fraction` is a fraction of

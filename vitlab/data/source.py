@@ -23,6 +23,11 @@ class Subset(NamedTuple):
         """Return the photographs at the indices."""
         return Subset([self.names[i] for i in indices], self.labels[indices], self.contents[indices])
 
+    def joined(self, other: "Subset") -> "Subset":
+        """Return these photographs and then the other ones."""
+        labels, contents = (np.concatenate(both) for both in zip(self[1:], other[1:], strict=True))
+        return Subset([*self.names, *other.names], labels, contents)
+
     def without(self, names: Container[str]) -> "Subset":
         """Return the photographs with other names."""
         return self.take(np.array([i for i, name in enumerate(self.names) if name not in names], np.int64))

@@ -1,0 +1,128 @@
+"""Folds: every labelled image tests once, classes stay balanced, groups whole, and what cannot be parted is refused."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitlab.data import CIFAR10, Digits, Folds, ImageDataModule, ImageFolder, LabelTable, PlacedDigits, Shapes
+from vitlab.data.folds import fold_numbers
+
+PhotoFolder = Callable[[dict[str, int]], Path]
+Make = Callable[[Folds], ImageDataModule]
+
+
+def _all(make: Make, count: int, groups: str | None = None) -> list[ImageDataModule]:
+    return [make(Folds(count=count, test=test, groups=groups)) for test in range(1, count + 1)]
+
+
+def _folder(root: Path) -> Make:
+    return lambda folds: ImageFolder(root=str(root), image_size=16, batch_size=4, num_workers=0, folds=folds)
+
+
+def _parts_all(modules: Sequence[ImageDataModule], total: int) -> None:
+    """Assert that every image tests once, and that the splits of a module are all images and share none."""
+    tested = [name for module in modules for name in module.image_names("test")]
+    assert len(tested) == len(set(tested)) == total
+    for module in modules:
+        names = [name for split in ("train", "val", "test") for name in module.image_names(split)]
+        assert sorted(names) == sorted(tested)
+        assert not module.tests_on_validation
+
+
+def test_digits() -> None:
+    modules = _all(lambda folds: Digits(folds=folds, split_seed=3), 5)
+    _parts_all(modules, 1797)
+    counts = np.stack([np.bincount(module.labels("test")) for module in modules])  # (folds, classes)
+    assert np.ptp(counts, axis=0).max() == 1
+    assert np.ptp(counts.sum(axis=1)) == 1
+    whole = Digits()
+    known = dict(zip(whole.image_names("test"), whole.raw_images("test", range(599)), strict=True))
+    names = modules[0].image_names("test")
+    shared = next(index for index, name in enumerate(names) if name in known)
+    assert np.array_equal(modules[0].raw_images("test", [shared])[0], known[names[shared]])
+
+
+def test_cifars_published_test_images_are_in_no_part(cifar_root: Path) -> None:
+    modules = _all(lambda folds: CIFAR10(root=str(cifar_root), folds=folds), 4)
+    _parts_all(modules, 200)
+    assert all(name.startswith("train/") for module in modules for name in module.image_names("test"))
+    assert [np.bincount(module.labels("test")).tolist() for module in modules] == [[5] * 10] * 4
+    source = np.load(cifar_root / "cifar10.npz")
+    place = int(modules[2].image_names("test")[7].removeprefix("train/"))
+    assert np.array_equal(modules[2].raw_images("test", [7])[0], source["x_train"][place])
+
+
+@pytest.mark.parametrize(
+    ("layout", "total"),
+    [
+        ({"cat": 20, "dog": 31}, 51),
+        ({"train/cat": 12, "train/dog": 12, "val/cat": 5, "val/dog": 5}, 34),
+        ({"train/cat": 12, "train/dog": 12, "test/cat": 5, "test/dog": 5}, 24),
+    ],
+    ids=["one folder", "training and validation", "a test folder stays out"],
+)
+def test_a_folder(layout: dict[str, int], total: int, photo_folder: PhotoFolder) -> None:
+    modules = _all(_folder(photo_folder(layout)), 3)
+    _parts_all(modules, total)
+    assert not any(name.startswith("test/") for module in modules for name in module.image_names("test"))
+    counts = np.stack([np.bincount(module.labels("test")) for module in modules])
+    assert np.ptp(counts, axis=0).max() <= 1
+
+
+def test_a_table_of_quantities_is_parted_regardless_of_them(tmp_path: Path, photo_folder: PhotoFolder) -> None:
+    root = photo_folder({"all": 20})
+    rows = "".join(f"all/{i:03d}.jpg,{i / 7}\n" for i in range(20))
+    (tmp_path / "table.csv").write_text(f"file,weight\n{rows}")
+
+    def make(folds: Folds) -> ImageDataModule:
+        source = LabelTable(str(tmp_path / "table.csv"), root=str(root))
+        return ImageFolder(source=source, image_size=16, batch_size=4, num_workers=0, folds=folds)
+
+    _parts_all(_all(make, 5), 20)
+
+
+def test_the_images_of_a_group_are_in_one_part_and_in_one_split(photo_folder: PhotoFolder) -> None:
+    modules = _all(_folder(photo_folder({"cat": 100, "dog": 100})), 5, groups=r"(\w+/\d\d)\d\.jpg$")
+    _parts_all(modules, 200)
+    for module in modules:
+        groups = [{name[:-5] for name in module.image_names(split)} for split in ("train", "val", "test")]
+        assert sum(map(len, groups)) == len(set.union(*groups)) == 20
+        assert all(len(each) > 0 for each in groups)
+        assert np.bincount(module.labels("test")).tolist() == [20, 20]
+
+
+def test_another_split_seed_gives_other_parts_and_the_same_one_the_same() -> None:
+    parts = [Digits(folds=Folds(count=5), split_seed=seed).image_names("test") for seed in (1, 1, 2)]
+    assert parts[0] == parts[1] != parts[2]
+    classes = np.arange(12) % 3
+    # Written down on 2026-11-25: the draws are integer hashes, so that no library or machine changes a partition.
+    assert fold_numbers(classes, 4, seed=1).tolist() == [2, 3, 2, 1, 1, 1, 0, 0, 0, 3, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: Folds(count=1), r"folds\.count is 1; give 2 parts or more"),
+        (lambda root: Folds(count=5, test=6), r"folds\.test is 6; give a part from 1 to 5"),
+        (lambda root: Shapes(folds=Folds(count=5)), "folds: Shapes has fixed test images"),
+        (lambda root: PlacedDigits(folds=Folds(count=5)), "folds: PlacedDigits has fixed test images"),
+        (lambda root: _folder(root)(Folds(count=60)).labels("test"), "60 parts of 22 images: give fewer folds"),
+        (lambda root: _folder(root)(Folds(count=3, groups="(cat|dog)/")).labels("test"), "3 parts of 2 groups"),
+        (
+            lambda root: [each.labels("test") for each in _all(_folder(root), 2, r"(cat|dog/\d+)")],
+            r"part [12] of 2 leaves no image of the class of cat/000\.jpg to train on",
+        ),
+        (lambda root: _folder(root)(Folds(count=2, groups="bird(.)")).labels("test"), "does not match the image cat/"),
+        (
+            lambda root: ImageFolder(root=str(root), folds=Folds(count=2), test_fraction=0.2),
+            "test_fraction and folds both choose test images",
+        ),
+    ],
+)
+def test_what_cannot_be_parted_is_refused(
+    make: Callable[[Path], object], message: str, photo_folder: PhotoFolder
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(photo_folder({"cat": 11, "dog": 11}))

@@ -1,0 +1,108 @@
+"""Folds: parts of all labelled images of a data set, each of which tests the model that is trained on the others."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64, Shaped
+
+from vitlab.data.counter_rng import Stream, permutation
+from vitlab.data.splitting import stratified_split
+
+Indices = Int64[np.ndarray, "_"]
+
+
+@dataclass(kw_only=True, unsafe_hash=True)
+class Folds:
+    """Which part of the images tests; `split_seed` draws the parts.
+
+    Args:
+        count: of the parts. They have equally many images of each class, ± 1, or as nearly so as whole groups allow.
+        test: the part that tests, from 1.
+        groups: a regular expression of image names with one pair of parentheses. Images for which these contain the
+            same text, as of a patient or a scene, are in one part, and in one of training and validation. Null: images
+            are independent.
+    """
+
+    count: int
+    test: int = 1
+    groups: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise ValueError(f"folds.count is {self.count}; give 2 parts or more, e.g. 5.")
+        if not 1 <= self.test <= self.count:
+            raise ValueError(f"folds.test is {self.test}; give a part from 1 to {self.count}.")
+
+    def split(
+        self, labels: Shaped[np.ndarray, "N *K"], names: Sequence[str], val_fraction: float, seed: int
+    ) -> tuple[Indices, Indices, Indices]:
+        """Return sorted indices (training, validation, test).
+
+        Args:
+            labels: class indices (N,); images of other labels are dealt regardless of them.
+            val_fraction: of the images that do not test.
+
+        Raises:
+            ValueError: there are fewer images or groups than parts, an image without a group, or a class that no
+                training image has.
+        """
+        classes = labels if labels.ndim == 1 and labels.dtype.kind == "i" else np.zeros(len(labels), np.int64)
+        groups = None if self.groups is None else groups_by_name(self.groups, names)
+        test = fold_numbers(classes, self.count, seed, groups) == self.test - 1
+        rest = np.flatnonzero(~test)
+        if groups is None:
+            kept, held_out = stratified_split(classes[rest], val_fraction, seed)
+        else:
+            count = max(2, min(round(1 / val_fraction), len(np.unique(groups[rest]))))
+            validates = fold_numbers(classes[rest], count, seed, groups[rest]) == 0
+            kept, held_out = np.flatnonzero(~validates), np.flatnonzero(validates)
+        if len(missing := np.setdiff1d(classes, classes[rest[kept]])):
+            image = names[int(np.flatnonzero(classes == missing[0])[0])]
+            raise ValueError(
+                f"folds: part {self.test} of {self.count} leaves no image of the class of {image} to train on; give "
+                "fewer parts, or more images of this class."
+            )
+        return rest[kept], rest[held_out], np.flatnonzero(test)
+
+
+def fold_numbers(
+    classes: Int64[np.ndarray, "N"], folds: int, seed: int, groups: Shaped[np.ndarray, "N"] | None = None
+) -> Int64[np.ndarray, "N"]:
+    """Return the part of each image, from 0.
+
+    Raises:
+        ValueError: there are fewer images or groups than parts.
+    """
+    units = len(classes if groups is None else np.unique(groups))
+    if units < folds:
+        raise ValueError(f"{folds} parts of {units} {'images' if groups is None else 'groups'}: give fewer folds.")
+    parts = np.empty(len(classes), np.int64)
+    if groups is None:
+        random = permutation(len(classes), seed, -1, Stream.SPLIT)  # no class is below 0
+        parts[np.lexsort((random, classes))] = np.arange(len(classes)) % folds  # dealt class by class
+        return parts
+    from sklearn.model_selection import StratifiedGroupKFold  # here, because it takes a second to import
+
+    split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(classes, classes, groups)
+    for part, (_, members) in enumerate(split):
+        parts[members] = part
+    return parts
+
+
+def groups_by_name(pattern: str, names: Sequence[str]) -> Shaped[np.ndarray, "{len(names)}"]:
+    """Return the text of each name that the parentheses of a pattern contain.
+
+    Raises:
+        ValueError: a name that it does not match, or the same text for all.
+    """
+    matches = [re.search(pattern, name) for name in names]
+    if None in matches:
+        raise ValueError(f"groups: {pattern!r} does not match the image {names[matches.index(None)]}.")
+    groups = np.array([match[1] for match in matches if match])
+    if len(set(groups)) < 2:
+        raise ValueError(
+            f"groups: {pattern!r} puts all images into one group, {groups[0]}; a variance needs two or more."
+        )
+    return groups
