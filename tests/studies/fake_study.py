@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 
 from vitlab.config import merge
 from vitlab.data.checking import content_of
+from vitlab.data.folds import fold_numbers
 from vitlab.evaluation.predictions import Predictions
 from vitlab.experiment.experiment import Experiment
 from vitlab.objectives.classification import ClassificationTask
@@ -65,11 +66,29 @@ class Digits:
         return np.array([content_of(image.tobytes()) for image in self.pixels[self.splits[split]]], np.uint64)
 
 
+class Fold(Digits):
+    """The test images of `Digits` in folds: one tests, and the others train and validate."""
+
+    def __init__(self, whole: Digits, init_args: dict[str, Any]) -> None:
+        vars(self).update(vars(whole))
+        self.whole = whole
+        folds, pool = init_args["folds"], whole.splits["test"]
+        numbers = fold_numbers(self.target[pool], folds["count"], init_args["split_seed"])
+        self.of_fold, rest = np.flatnonzero(numbers == folds["test"] - 1), np.flatnonzero(numbers != folds["test"] - 1)
+        self.splits = {"train": pool[rest[50:]], "val": pool[rest[:50]], "test": pool[self.of_fold]}
+
+    def image_names(self, split: str) -> list[str]:
+        names = self.whole.image_names("test")
+        return [names[i] for i in self.of_fold] if split == "test" else super().image_names(split)
+
+
 class FakeExperiment:
     """Fills in a few defaults, as `Experiment` fills in all of them."""
 
     def __init__(self, config: dict[str, Any], images: Digits) -> None:
-        self.config, self.data = merge(DEFAULTS, config), images
+        self.config = merge(DEFAULTS, config)
+        init_args = self.config["data"].get("init_args", {})
+        self.data = Fold(images, init_args) if init_args.get("folds") else images
         self.trainer, self.before, self.run = None, dict, SimpleNamespace(probe=None)
         if "backbone" not in self.config["model"]["init_args"]:
             raise ValueError("model.init_args.backbone is missing. Name a backbone.")

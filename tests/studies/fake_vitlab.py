@@ -32,7 +32,8 @@ def fit(config: dict, overwrite: bool) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     lr = config["model"]["init_args"].get("lr", 0.2)
     many = config["data"]["init_args"].get("train_images", 0) > plan.get("fail_beyond", 1e9)
-    if seed in plan.get("fail", []) or lr == plan.get("fail_lr") or many:
+    fold = (config["data"]["init_args"].get("folds") or {}).get("test")
+    if seed in plan.get("fail", []) or [seed, fold] == plan.get("fail_fold") or lr == plan.get("fail_lr") or many:
         print("epoch 1\repoch 2\rValueError: the loss is not finite at epoch 3")
         sys.exit(1)
 
@@ -69,6 +70,12 @@ def fit(config: dict, overwrite: bool) -> None:
     logits = rng.normal(0, 0.7, (len(labels), classes))
     guess = np.where(wrong, (labels + rng.integers(1, classes, len(labels))) % classes, labels)
     logits[np.arange(len(labels)), guess] += np.where(wrong, 3.0, 5.0) + rng.random(len(labels))
+    if folds := config["data"]["init_args"].get("folds"):
+        from vitlab.data.folds import fold_numbers
+
+        number = fold_numbers(labels, folds["count"], config["data"]["init_args"]["split_seed"])
+        tested = np.flatnonzero(number == folds["test"] - 1)
+        names, labels, logits = [names[index] for index in tested], labels[tested], logits[tested]
     if plan.get("other_images"):
         names = names[::-1]
     write_predictions(folder / "predictions.parquet", Predictions(names, labels, logits.astype(np.float32)))

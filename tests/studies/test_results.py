@@ -16,7 +16,7 @@ from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.state import Outcome
 from vitlab.studies.report import sections
-from vitlab.studies.results.run import read_results
+from vitlab.studies.results.reading import read_results
 from vitlab.studies.results.table import StudyResults
 
 LABELS = np.arange(30) % 3

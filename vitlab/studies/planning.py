@@ -23,7 +23,8 @@ from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import images_of, plan
 from vitlab.studies.file.state import Outcome, conflicting, is_finished
 from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, Study, read_study
-from vitlab.studies.results.run import RunResult, read_results
+from vitlab.studies.results.reading import read_results
+from vitlab.studies.results.run import RunResult
 from vitlab.studies.training.local import allot
 
 ACCURACY = 0.9  # assumed where no run has measured it
@@ -78,15 +79,17 @@ def plan_study(path: Path, root: Path = Path("runs")) -> Planned:
         )
     runs = plan(study, root)
     stale = conflicting(runs) if study.determined else []
-    finished, _ = read_results([Outcome(run, None) for run in runs if is_finished(run) and run not in stale])
+    done = [Outcome(run, None) for run in runs if is_finished(run) and run not in stale]
+    finished, _ = read_results(done, study.folds)
     past = {name: [result for result in finished if result.run.variant == name] for name in study.variants}
-    metric, test_images = runs[0].metric, len(images_of(runs[0]).labels("test"))
+    metric, folds = runs[0].metric, study.folds or 1
+    test_images = sum(len(images_of(run).labels("test")) for run in runs[:folds])
     sign = 1 if metric.is_accuracy else metric.sign
     outcomes = [np.stack([each.outcome if sign > 0 else -each.outcome for each in own]) for own in past.values() if own]
     groups = groups_of(study, finished[0].predictions.images) if finished and metric.is_accuracy else None
     codes = None if groups is None else np.unique(groups, return_inverse=True)[1]
     known = measured(outcomes, len(study.variants), test_images if metric.is_accuracy else None, codes)
-    source = f"{len(finished)} finished runs in {study.folder(root)}"
+    source = f"{folds * len(finished)} finished runs in {study.folder(root)}"
     if known is None:
         accuracy = _assumed_accuracy(path, metric, finished, test_images)
         known = guessed(len(study.variants), test_images, accuracy)
@@ -101,12 +104,12 @@ def plan_study(path: Path, root: Path = Path("runs")) -> Planned:
         source=source,
         unit="image",
         looks=study.looks,
-        seconds=[np.array([result.seconds for result in own]) for own in past.values()] if seen else None,
-        per_seed=1 + (study.tuning.runs(1) - once if study.tuning else 0),
+        seconds=[np.array([result.seconds / folds for result in own]) for own in past.values()] if seen else None,
+        per_seed=folds + (study.tuning.runs(1) - once if study.tuning else 0),
         once=once,
         jobs=allot(runs, study.jobs).jobs,
         study=study,
-        finished=len(finished),
+        finished=folds * len(finished),
         seen=seen,
         bytes=[_mean_bytes(own) for own in past.values()] if seen else [],
         joules=[_joules(own[0]) for own in past.values()] if seen else [],
@@ -125,13 +128,13 @@ def _assumed_accuracy(path: Path, metric: Metric, finished: Sequence[RunResult],
 
 
 def _mean_bytes(results: Sequence[RunResult]) -> float:
-    return float(np.mean([RunDirectory(result.run.directory).size for result in results]))
+    return float(np.mean([RunDirectory(each).size for result in results for each in result.directories]))
 
 
 def _joules(result: RunResult) -> float | None:
     with suppress(FileNotFoundError, ValueError):  # never measured
         per_image = Cost.read(result.run.folder / "cost.json").train_joules_per_image
-        return per_image and per_image * result.images_seen
+        return per_image and per_image * result.images_seen / len(result.directories)
     return None
 
 

@@ -23,7 +23,8 @@ from vitlab.studies.report.looks import read_looks
 from vitlab.studies.results.baselines import Baselines, baselines
 from vitlab.studies.results.context import context_of
 from vitlab.studies.results.duplicates import Duplicates, duplicates
-from vitlab.studies.results.run import read_results
+from vitlab.studies.results.folds import Pool
+from vitlab.studies.results.reading import read_results
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.spending import Measure, spend_budget
 from vitlab.studies.training.tuning import Train, refuse_unfit_images, tune
@@ -48,7 +49,8 @@ class ResolvedStudy:
             ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
         """
         runs = plan(study, root)
-        images = images_of(runs[0])
+        parts = [images_of(run) for run in runs[: len(study.parts)]]  # of the first variant and seed
+        images = Pool(parts) if study.folds else parts[0]
         refuse_unfit_images(study, runs[0].metric, images)
         groups_of(study, images.image_names("test"))  # or says which image has none
         study.folder(root).mkdir(parents=True, exist_ok=True)
@@ -99,7 +101,7 @@ class ResolvedStudy:
         self, outcomes: Sequence[Outcome], costs: dict[str, Cost] | None = None, failures: dict[str, str] | None = None
     ) -> StudyResults:
         """Return what the runs show, with the costs of the variants and why some are missing."""
-        finished, failed = read_results(outcomes)
+        finished, failed = read_results(outcomes, self.study.folds)
         results = StudyResults(
             study=self.study,
             differences=differing_keys(self.study, self.runs),
@@ -113,7 +115,9 @@ class ResolvedStudy:
             metric=self.runs[0].metric,
             log=read_looks(self.folder),
         ).used()
-        used = [*(result.run for result in results.finished), *(run for run, _ in results.failures)]
+        known = [*(result.run for result in results.finished), *(run for run, _ in results.failures)]
+        cells = {(run.variant, run.seed) for run in known}
+        used = [run for run in self.runs if (run.variant, run.seed) in cells]
         context = context_of(self.study, self.runs, used, self.folder, results.metric, self.duplicates)
         return replace(results, context=context)
 
@@ -145,5 +149,5 @@ class ResolvedStudy:
 
 
 def first_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
-    """Return the run of each variant that has the first seed."""
-    return [run for run in runs if run.seed == study.seeds[0]]
+    """Return the run of each variant that has the first seed, and the first fold of that."""
+    return [run for run in runs if (run.seed, run.fold) == (study.seeds[0], study.parts[0])]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from vitlab.config import ABSENT, Config, flatten, load_yaml, merge, nest
+from vitlab.config import ABSENT, Config, flatten, load_yaml, merge, nest, weights_of
+from vitlab.experiment.chain import Source
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.metric import TOP1, Metric, chosen_metric
@@ -40,21 +41,31 @@ class Run:
     folder: Path
     metric: Metric = TOP1  # that ranks it
     place: str = ""  # on the axis of its study
+    fold: int | None = None  # the part of the images that tests; None: of a study without folds, or all parts together
 
     @property
     def directory(self) -> Path:
         """The run directory."""
-        return self.folder / f"seed-{self.seed}"
+        return self._place / f"seed-{self.seed}"
 
     @property
     def config_path(self) -> Path:
         """The configuration that it is started with."""
-        return self.folder / f"config-seed-{self.seed}.yaml"
+        return self._place / f"config-seed-{self.seed}.yaml"
 
     @property
     def log_path(self) -> Path:
         """The output of its process."""
-        return self.folder / f"seed-{self.seed}.log"
+        return self._place / f"seed-{self.seed}.log"
+
+    @property
+    def _place(self) -> Path:
+        return self.folder / f"fold-{self.fold}" if self.fold else self.folder
+
+    @property
+    def cell(self) -> "Run":
+        """The run and those of the other parts together: a variant with a seed."""
+        return replace(self, fold=None)
 
     @property
     def epochs(self) -> int:
@@ -62,7 +73,8 @@ class Run:
         return int(self.config["trainer"]["max_epochs"])
 
     def __str__(self) -> str:
-        return ", ".join(filter(None, [self.variant, self.place, f"seed {self.seed}"]))
+        fold = f"fold {self.fold}" if self.fold else ""
+        return ", ".join(filter(None, [self.variant, self.place, f"seed {self.seed}", fold]))
 
 
 class Difference(NamedTuple):
@@ -121,7 +133,12 @@ def plan(
         cells[variant] = cell(variant, study.seeds[0])
     for fault in _faults(study, list(cells.values())):
         raise ValueError(f"{study.path}: {fault}")
-    return [with_seed(study, cell(variant, seed), seed) for seed in study.seeds for variant in cells]
+    return [
+        with_seed(study, cell(variant, seed), seed, fold)
+        for seed in study.seeds
+        for variant in cells
+        for fold in study.parts
+    ]
 
 
 def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
@@ -133,10 +150,9 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
     import torch  # here, because it takes seconds to import
 
     folder = study.folder(root, variant)
-    fixed: Config = {
-        **_seeded(study, study.seeds[0]),
-        "run": {"root": str(folder.parent), "name": folder.name, "test": True, "wandb": {"group": study.title}},
-    }
+    first = Run(variant, study.seeds[0], {}, folder, place=study.place, fold=study.parts[0])
+    fixed = _seeded(study, first)
+    fixed["run"] |= {"root": str(folder.parent), "test": True, "wandb": {"group": study.title}}
     if study.budget is not None and study.budget.kind == "epochs":
         fixed["trainer"] = {"max_epochs": study.budget.amount}
     config = merge(merge(merge(load_yaml(study.base), study.variants[variant]), fixed), decided)
@@ -154,7 +170,7 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
         raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
     # As read back from a file, where tuples are lists, to be comparable with the run directories.
     config = yaml.safe_load(yaml.safe_dump(experiment.config, sort_keys=False))
-    return Run(variant, study.seeds[0], config, folder, metric, study.place)
+    return replace(first, config=config, metric=metric)
 
 
 def _refuse_moved(study: Study, variant: str, flat: Config) -> None:
@@ -167,16 +183,20 @@ def _refuse_moved(study: Study, variant: str, flat: Config) -> None:
             )
 
 
-def with_seed(study: Study, run: Run, seed: int) -> Run:
-    """Return the run with another seed."""
-    return replace(run, seed=seed, config=merge(run.config, _seeded(study, seed)))
+def with_seed(study: Study, run: Run, seed: int, fold: int | None = None) -> Run:
+    """Return the run with another seed, and another part of the images that tests."""
+    other = replace(run, seed=seed, fold=fold)
+    return replace(other, config=merge(run.config, _seeded(study, other)))
 
 
-def _seeded(study: Study, seed: int) -> Config:
-    """Return what a run sets because of its seed."""
-    override: Config = {}
-    for key, value in seed_settings(study.vary, seed, study.seeds[0]).items():
+def _seeded(study: Study, run: Run) -> Config:
+    """Return what a run sets because of its seed and fold."""
+    override: Config = {"run": {"name": str(run.directory.parent.relative_to(run.folder.parent))}}
+    for key, value in seed_settings(study.vary, run.seed, study.seeds[0]).items():
         override = merge(override, nest(key, value))
+    if run.fold is not None:
+        folds = {"count": study.folds, "test": run.fold, "groups": study.groups}
+        override = merge(override, {"data": {"init_args": {"split_seed": run.seed, "folds": folds}}})
     return override
 
 
@@ -241,6 +261,11 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
             )
     yield from _unknown_keys(study, runs)
     for run in runs:
+        if study.folds and (own := [each for each in weights_of(run.config).values() if Source.parse(each)]):
+            yield (
+                f"folds: {run.variant!r} takes weights from {own[0]}, trained on images that some parts test.\n"
+                "Give the weights of a run on other images, or remove `folds`."
+            )
         yield from _cut_short(study, run)
         yield from (f"{run.variant!r}: {fault}" for fault in fixed_draws(study.vary, run.config))
     if "images" in study.vary and all(run.config["data"]["init_args"].get("train_images") is None for run in runs):

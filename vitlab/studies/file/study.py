@@ -8,6 +8,7 @@
     seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3]
     margin: 0.5                       # the smallest difference that matters, here in points; null: any
     groups: null                      # '(.*)/[^/]+$': test images of a folder fail together; null: they are independent
+    folds: null                       # 5: a seed parts all images into five, each tested by a training on the others
     metric: {name: rank, mode: max}   # of summary.json, on the test images; null: the metric of the objective's task;
                                       # with `title: effective rank`, figures and tables have that name
     claim:                            # null; a sentence of a paper that the study tests (`claim`)
@@ -27,7 +28,7 @@ The paths of `base` and of variants are relative to the study's file.
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ CHECKED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, str) and _has_one_group(value),
         "a regular expression of image names, with one pair of parentheses around the group, like '(.*)/', or null",
     ),
+    "folds": (lambda value: type(value) is int and value >= 2, "a number of parts, like 5, or null"),
     "test": (TESTS.__contains__, f"one of {', '.join(TESTS)}"),
     "branch": (lambda value: type(value) is bool, "true or false"),
     "jobs": (lambda value: type(value) is int and value >= 1, "a whole number from 1, or null"),
@@ -113,6 +115,7 @@ class Study:
     looks: tuple[int, ...] = ()  # numbers of seeds after which results are looked at; empty: after all of them
     margin: float | None = None  # differences below it do not matter, as shown: in points of accuracy
     groups: str | None = None  # a pattern of image names; what its parentheses match is the image's group
+    folds: int | None = None  # parts of the images of a seed, each of which tests once
     test: str = "pooled"  # one of `comparison.TESTS`
     metric: Mapping[str, Any] | None = None  # fields of the `Metric` by which it ranks, in place of the task's
     claim: Claim | None = None
@@ -133,6 +136,11 @@ class Study:
     def title(self) -> str:
         """The name, and the place on the axis."""
         return f"{self.name}, {self.place}" if self.place else self.name
+
+    @property
+    def parts(self) -> Sequence[int | None]:
+        """The parts of the images that test in the runs of a seed; None: the data set's own test images."""
+        return range(1, self.folds + 1) if self.folds else (None,)
 
     @property
     def points(self) -> "list[Study]":
@@ -257,6 +265,7 @@ def _contradictions(study: Study) -> Iterator[str]:
     yield from _contradictions_of_the_test(study)
     yield from _contradictions_of_tuning(study)
     yield from _contradictions_of_axes(study)
+    yield from _contradictions_of_folds(study)
     yield from _contradictions_of_folders(study)
 
 
@@ -309,6 +318,11 @@ def _contradictions_of_axes(study: Study) -> Iterator[str]:
     budgets = {point.budget.kind for point in study.points if point.budget}
     if study.branch and (not study.along or budgets != {"epochs"} or study.points[0].settings):
         yield "branch: only runs along an axis of epochs branch off each other. Give along: {epochs: […]}."
+
+
+def _contradictions_of_folds(study: Study) -> Iterator[str]:
+    if study.folds and study.tuning:
+        yield "folds: tuning chooses by images that other parts test. Remove `tune` or `folds`."
 
 
 def _contradictions_of_folders(study: Study) -> Iterator[str]:

@@ -9,7 +9,7 @@ images        which images `train_images` leaves to train on
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from referee.formats import joined
+from referee.formats import SPACE, joined
 
 from vitlab.config import ABSENT, Config, flatten
 
@@ -69,9 +69,17 @@ def fixed_draws(vary: Sequence[str], config: Config) -> Iterator[str]:
             )
 
 
-def describe_draws(vary: Sequence[str]) -> str:
-    """Return a sentence on what differs between the seeds, and what does not."""
+def describe_draws(vary: Sequence[str], folds: int | None) -> str:
+    """Return what differs between the seeds, and what does not."""
     drawn = [NAMES[kind] for kind in KINDS if kind in vary]
     fixed = [NAMES[kind] for kind in BY_DEFAULT if kind not in vary]
+    if folds:
+        held = f" {joined(fixed).capitalize()} {'is' if len(fixed) == 1 else 'are'} held fixed." if fixed else ""
+        drawn.append(f"the partition of all images into {folds} folds")
+        share = f"{100 * (folds - 1) / folds:.3g}{SPACE}%"
+        return (
+            f"Seeds vary {joined(drawn)}.{held} A seed is {folds} trainings, and each image is tested by the one that "
+            f"has not seen it: the result is about trainings on {share} of these images, and about images like them."
+        )
     fixed += ["the split"] if "images" in vary else ["training set", "split"]
     return f"Seeds vary {joined(drawn)}; {joined(fixed)} {'is' if len(fixed) == 1 else 'are'} held fixed."

@@ -24,6 +24,8 @@ CAPTION = (
 
 def heat_chart(results: StudyResults, images: Images) -> Chart | None:
     """Return the chart of the shown models; None where no model can be loaded."""
+    if results.study.folds:  # each image has another model
+        return None
     indices = interesting(results)[:ROWS]
     heats = {}
     for variant, run in models_shown(results).items():

@@ -23,6 +23,7 @@ from vitlab.studies.report.sections import sections_of
 from vitlab.studies.report.tuning import as_tuned, leads_by_trials, tuning_chart
 from vitlab.studies.report.verdict import judged, outlooks, verdict
 from vitlab.studies.report.verdict_file import write_claim, write_verdict
+from vitlab.studies.results.folds import FOLDS, table_of
 from vitlab.studies.results.table import StudyResults
 
 # How a study that looks at its results ended.
@@ -35,9 +36,14 @@ ENDS = {
 
 
 def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
-    """Write report.html, report.md, verdict.json, results.csv and figures/, and return the path of the HTML file."""
+    """Write report.html, report.md, verdict.json, results.csv and figures/, and return the path of the HTML file.
+
+    Of a study with folds also folds.csv, which has the fold of each image by seed.
+    """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     write_text(folder / "results.csv", results.table().to_csv(index=False))
+    if results.study.folds and results.finished:
+        write_text(folder / FOLDS, table_of(results.finished).to_csv(index_label="image"))
     write_verdict(results, folder)
     study, claim = results.study, results.study.claim
     robustness = read_robustness(folder, [result.run for result in results.finished])
@@ -112,7 +118,7 @@ def _summary(results: StudyResults) -> list[str]:
         f"{' or '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}{spent}, "
         f"{counted(len(results.labels), 'test image')}{validation}{classes}. Leads are in {unit}"
         + (f", with {simultaneous}95{SPACE}% intervals over {over}. " if intervals else ". ")
-        + describe_draws(study.vary)
+        + describe_draws(study.vary, study.folds)
     ]
 
 

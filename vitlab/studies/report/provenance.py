@@ -54,7 +54,7 @@ def _sets_data(results: StudyResults) -> bool:
 
 def _draws_images(results: StudyResults) -> bool:
     """Whether the seeds draw the training images."""
-    return "images" in results.study.vary
+    return "images" in results.study.vary or results.study.folds is not None
 
 
 def _training_images(results: StudyResults) -> dict[str, tuple[str, ...]]:

@@ -25,6 +25,7 @@ from vitlab.studies.file.format import digits_for
 from vitlab.studies.file.metric import TOP1
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import slug
+from vitlab.studies.results.folds import FOLDS
 from vitlab.studies.results.table import StudyResults
 
 FILE = "robustness/robustness.csv"
@@ -48,13 +49,15 @@ def finished_runs(study: Path) -> tuple[list[FinishedRun], list[str]]:
 
     Raises:
         FileNotFoundError: not the folder of a finished study.
-        ValueError: no run finished.
+        ValueError: no run finished, or the study has folds.
     """
     path = study / "results.csv"
     if not path.is_file():
         raise FileNotFoundError(
             f"--study {study}: contains no {path.name}. Expected the folder of a finished study, like runs/quickstart."
         )
+    if (study / FOLDS).is_file():
+        raise ValueError(f"--study {study}: with folds each image has another model. Give a study without `folds`.")
     table = pd.read_csv(path, dtype={"variant": str}, keep_default_na=False)  # a variant may be called None
     runs, excluded = [], []
     for variant, seed, status in zip(table["variant"], table["seed"].astype(int), table["status"], strict=True):

@@ -95,6 +95,7 @@ def _commands(results: StudyResults, folder: Path) -> list[Part]:
     place = "" if root == Path("runs") else f" --root {shlex.quote(str(root))}"
     file, runs = shlex.quote(str(results.study.path)), results.finished[:1]
     lines = [f"python -m vitlab compare --config {file}{place}    # the whole study"]
+    runs = [part for result in runs for part in result.parts][:1] or runs
     lines += [f"python -m vitlab fit --config {shlex.quote(str(r.run.config_path))}    # one of its runs" for r in runs]
     return [*map(Code, lines), study_file(results.study)]
 
@@ -273,10 +274,10 @@ def _confusions(results: StudyResults) -> list[Part]:
 
 
 def _images(results: StudyResults, images: Images, heat: Drawing | None) -> list[Part]:
-    cards = gallery(results, images)
+    cards, models = gallery(results, images), "models" if results.study.folds else "model"
     parts: list[Part] = [
         Text(
-            f"Predictions of each variant's model of seed {shown_seed(results)} on {len(cards)} of the "
+            f"Predictions of each variant's {models} of seed {shown_seed(results)} on {len(cards)} of the "
             f"{counted(len(results.labels), 'test image')}, with their confidence and the number of the variant's "
             "seeds that are correct. Images on which the models disagree come first, then those that all of them get "
             "wrong."

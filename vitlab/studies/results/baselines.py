@@ -4,7 +4,8 @@ Reports mark the runs that do not exceed them, which would otherwise go unnotice
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config
 from vitlab.evaluation.knn import choose_k, predict
 from vitlab.studies.file.images import Images, Split
+from vitlab.studies.results.folds import parts_of
 
 NEIGHBORS = (1, 3, 5, 10, 20)
 BANK_IMAGES = 10_000  # at most; of the training split
@@ -38,6 +40,7 @@ class Baselines:
     test_images: int
     subsampled: bool
     side: int
+    folds: int = 0  # over which the accuracies are averaged
 
     @property
     def lines(self) -> dict[str, float]:
@@ -48,7 +51,8 @@ class Baselines:
         """Describe how k-NN was run."""
         part = "a stratified sample of " if self.subsampled else ""
         chosen_on = "these same images, which biases it upwards" if tested_on_validation else "the validation split"
-        return f"k = {self.k}, chosen on {chosen_on}, among {part}{self.bank_images:,} training images"
+        k = f"k of each of {self.folds} folds" if self.folds else f"k = {self.k}"
+        return f"{k}, chosen on {chosen_on}, among {part}{self.bank_images:,} training images"
 
 
 def baselines(images: Images, data: Config, cache: Path) -> Baselines:
@@ -57,9 +61,18 @@ def baselines(images: Images, data: Config, cache: Path) -> Baselines:
     known = read_cache(cache, {})
     if {name: known.get(name) for name in key} == key:
         return Baselines(**known["baselines"])
-    measured = measure_baselines(images)
+    measured = _averaged([measure_baselines(part) for part in parts_of(images)])
     write_text(cache, json.dumps(key | {"baselines": asdict(measured)}, indent=2) + "\n")
     return measured
+
+
+def _averaged(parts: Sequence[Baselines]) -> Baselines:
+    """Return the baselines over the test images of all folds."""
+    if len(parts) == 1:
+        return parts[0]
+    weights = [part.test_images for part in parts]
+    majority, knn = np.average([(part.majority, part.knn) for part in parts], axis=0, weights=weights)
+    return replace(parts[0], majority=float(majority), knn=float(knn), test_images=sum(weights), folds=len(parts))
 
 
 def stratified_sample(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

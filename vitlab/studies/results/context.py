@@ -63,8 +63,9 @@ def context_of(
     """
     finished = list(_finished(folder.parent, f"*-{folder.name}") if study.place else _finished(folder))
     if study.place:  # another place's name may end with this one's
-        others = [each.name for each in folder.parent.glob(f"?*{folder.name}") if not any(each.glob("seed-*"))]
-        finished = [each for each in finished if not each.parent.name.endswith(tuple(f"-{name}" for name in others))]
+        others = [each.name for each in folder.parent.glob(f"?*{folder.name}") if not any(_inside(each, ""))]
+        ends = tuple(f"-{name}" for name in others)
+        finished = [each for each in finished if not each.relative_to(folder.parent).parts[0].endswith(ends)]
     return Context(
         _left_out(study, [each for each in finished if each not in {run.directory for run in used}], metric),
         _compute(runs),
@@ -78,18 +79,24 @@ def _left_out(study: Study, directories: Sequence[Path], metric: Metric) -> list
     names = {study.folder(Path(), variant).name: variant for variant in study.variants}
     runs = []
     for directory in directories:
-        seed = directory.name.removeprefix("seed-")
-        scores = RunDirectory(directory).metrics
-        short = directory.parent.name
-        runs.append(LeftOut(f"{names.get(short, short)}, seed {seed}", scores.get(metric.test)))
+        fold, seed = directory.parent.name, directory.name.replace("-", " ")
+        short = directory.parents[1].name if (of_a_fold := fold.startswith("fold-")) else fold
+        name = ", ".join([names.get(short, short), seed, *([fold.replace("-", " ")] if of_a_fold else [])])
+        runs.append(LeftOut(name, RunDirectory(directory).metrics.get(metric.test)))
     return runs
 
 
 def _finished(folder: Path, variants: str = "*") -> Iterator[Path]:
     """Yield the finished run directories of a study's folder, by variant and seed."""
     for variant in sorted(path for path in folder.glob(variants) if path.is_dir() and path.name not in RESERVED_SLUGS):
-        runs = [summary.parent for summary in variant.glob(f"seed-*/{SUMMARY}")]
-        yield from sorted(runs, key=lambda run: (len(run.name), run.name))
+        runs = [summary.parent for summary in _inside(variant, SUMMARY)]
+        yield from sorted(runs, key=lambda run: (len(run.name), run.name, run))
+
+
+def _inside(variant: Path, name: str) -> Iterator[Path]:
+    """Yield what has a name in the run directories of a variant's folder."""
+    for place in ("seed-*", "fold-*/seed-*"):
+        yield from variant.glob(f"{place}/{name}")
 
 
 def _compute(runs: Sequence[Run]) -> list[Compute]:

@@ -13,6 +13,7 @@ from referee.formats import counted
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config
 from vitlab.studies.file.images import Images, Split
+from vitlab.studies.results.folds import parts_of
 
 EXAMPLES = 3
 
@@ -52,7 +53,10 @@ def duplicates(images: Images, data: Config, cache: Path) -> Duplicates:
     for record in known:
         if {name: record.get(name) for name in key} == key:
             return Duplicates(**record["duplicates"])
-    copies = _find(images)
+    found = [_find(part) for part in parts_of(images)]
+    totals = {split: sum(each.copies.get(split, 0) for each in found) for split in found[0].copies}
+    examples = [example for each in found for example in each.examples][:EXAMPLES]
+    copies = Duplicates(sum(each.images for each in found), totals, examples, sum(each.unknown for each in found))
     known.append(key | {"duplicates": copies._asdict()})
     write_text(cache, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
     return copies

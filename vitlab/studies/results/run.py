@@ -1,10 +1,9 @@
 """The results of finished runs, read from their directories: of a run, and of the runs of a variant together."""
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +14,7 @@ from referee.verdict import Variant
 
 from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.predictions import CALIBRATION_BINS, Predictions
-from vitlab.runs.directory import RunDirectory
-from vitlab.studies.file.metric import TOP1
 from vitlab.studies.file.runs import Run
-from vitlab.studies.file.state import Outcome, cut_short
 
 
 class CurvePoints(NamedTuple):
@@ -48,6 +44,7 @@ class RunResult:
     environment: dict[str, Any]
     history: pd.DataFrame  # metrics.csv
     data: dict[str, Any] = field(default_factory=dict)  # data.json; empty for runs of older versions
+    parts: Sequence["RunResult"] = ()  # of a seed that has folds: the result of each
 
     @cached_property
     def correct(self) -> np.ndarray:
@@ -87,6 +84,11 @@ class RunResult:
     def ece(self) -> float:
         """Expected calibration error, in [0, 1]."""
         return predicted.calibration_error(self.predictions.logits, self.predictions.labels)
+
+    @property
+    def directories(self) -> list[Path]:
+        """Its run directory; of a seed that has folds, all of them."""
+        return [part.run.directory for part in self.parts] or [self.run.directory]
 
     @property
     def seconds(self) -> float:
@@ -218,48 +220,3 @@ class VariantResult:
         table = pd.concat([result.by_epoch(column) for result in self.runs], axis=1)
         by_epoch = (values.to_numpy() for values in (table.mean(axis=1), table.min(axis=1), table.max(axis=1)))
         return CurvePoints(table.index.to_numpy(), *by_epoch)
-
-
-def read_results(outcomes: Sequence[Outcome]) -> tuple[list[RunResult], list[Outcome]]:
-    """Read the finished runs; return them, and the failures.
-
-    A run that is unreadable, was cut short or was tested on other images than the rest is a failure with the reason:
-    no average includes it.
-    """
-    failures = [outcome for outcome in outcomes if outcome.failure is not None]
-    results = []
-    for run in (outcome.run for outcome in outcomes if outcome.failure is None):
-        try:
-            why, d = cut_short(run), RunDirectory(run.directory)
-            result = None if why else RunResult(run, d.predictions, d.summary, d.environment, d.history, d.data)
-            if result and not (np.isfinite(result.predictions.logits).all() and math.isfinite(result.score)):
-                why = "its predictions are not finite numbers"
-        except (OSError, ValueError, KeyError) as error:
-            why = f"its results cannot be read: {error}"
-        if why:
-            failures.append(Outcome(run, why))
-        elif result:
-            results.append(result)
-
-    tested = Counter(_test_set(result) for result in results)
-    usual = tested.most_common(1)[0][0] if tested else None
-    for result in results:
-        if _test_set(result) != usual:
-            failures.append(Outcome(result.run, "was tested on other images or labels than the other runs"))
-        elif _is_of_another_test(result):
-            why = f"its predictions are of other weights or settings; run `test` on {result.run.directory}"
-            failures.append(Outcome(result.run, why))
-    failed = {run for run, _ in failures}
-    return [result for result in results if result.run not in failed], failures
-
-
-def _is_of_another_test(result: RunResult) -> bool:
-    """Whether predictions.parquet is of a later `test` or `predict`, with other weights or settings than the run."""
-    known = result.summary.get("metrics", {}).get(TOP1.test)
-    if known is None or not result.run.metric.is_accuracy:
-        return False
-    return abs(float(known) - result.score) > 2 / len(result.correct)  # float32 may turn an image
-
-
-def _test_set(result: RunResult) -> tuple[tuple[str, ...], bytes]:
-    return tuple(result.predictions.images), result.predictions.labels.tobytes()

@@ -287,7 +287,7 @@ class StudyResults:
                 "inference_peak_bytes": cost.inference_peak_bytes,
                 "cost_device": cost.device,
             }
-        return row | {"directory": str(result.run.directory)}
+        return row | {"directory": " ".join(map(str, result.directories))}
 
 
 def _text(value: Any) -> str:

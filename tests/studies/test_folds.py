@@ -1,0 +1,142 @@
+"""A study with folds: a seed is one outcome of every image, or no result, in the table, the plan and the report."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import fake_vitlab
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from fake_study import FAKE_PROGRAM, Digits, plain, variant
+
+from vitlab.config import merge
+from vitlab.studies.compare import RunsFailed, compare, results_of
+from vitlab.studies.file.runs import plan
+from vitlab.studies.file.study import read_study
+from vitlab.studies.planning import plan_study
+
+Write = Callable[..., Path]
+FROM = {"model": {"init_args": {"init_from": "experiments/mae_digits.yaml"}}}
+TWO = {"A": variant(0.9), "B": variant(0.96)}
+
+
+@pytest.fixture
+def folded(write_study: Write) -> Write:
+    return lambda **changes: write_study(**{"variants": TWO, "folds": 3, **changes})
+
+
+def test_a_seed_has_a_run_for_each_fold_of_one_partition(folded: Write, tmp_path: Path) -> None:
+    study = read_study(folded())
+    runs = plan(study, tmp_path)
+    assert len(runs) == 2 * 3 * 3
+    assert [str(run) for run in runs[:3]] == ["A, seed 1, fold 1", "A, seed 1, fold 2", "A, seed 1, fold 3"]
+    assert len({run.directory for run in runs}) == len(runs)
+    for run in runs:
+        data = run.config["data"]["init_args"]
+        assert data["split_seed"] == run.seed == run.config["seed_everything"]
+        assert data["folds"] == {"count": 3, "test": run.fold, "groups": None}
+        assert Path(run.config["run"]["root"], run.config["run"]["name"], f"seed-{run.seed}") == run.directory
+
+
+def test_every_image_has_one_outcome_a_seed(
+    folded: Write, digits: Digits, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    path = folded()
+    report = compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+    results, images = results_of(path, tmp_path / "runs")
+    names, labels = digits.image_names("test"), digits.labels("test")
+    assert results.images == images.image_names("test") == sorted(names)
+    assert np.array_equal(results.labels, labels)
+    assert np.array_equal(images.labels("test"), labels)
+    shown = images.raw_images("test", [5, 300])
+    assert all(map(np.array_equal, shown, digits.raw_images("test", [5, 300])))
+    assert results.outcomes.variants == ["A", "B"]
+    assert [row.outcomes.shape for row in results.outcomes.runs] == [(597,)] * 6
+
+    folder = report.parent
+    folds = pd.read_csv(folder / "folds.csv", index_col="image")
+    assert list(folds.columns) == ["1", "2", "3"]
+    assert sorted(folds.index) == sorted(names)
+    for variant_, seed, fold in (("a", 1, 2), ("b", 3, 1)):
+        tested = pd.read_parquet(folder / variant_ / f"fold-{fold}" / f"seed-{seed}" / "predictions.parquet")
+        assert set(tested["image"]) == set(folds.index[folds[str(seed)] == fold])
+        right = tested["logits"].map(np.argmax) == tested["label"]
+        (result,) = (r for r in results.finished if (r.run.variant.lower(), r.run.seed) == (variant_, seed))
+        known = dict(zip(result.predictions.images, result.correct, strict=True))
+        assert [known[name] for name in tested["image"]] == right.tolist()
+
+    rows = pd.read_csv(folder / "results.csv")
+    assert len(rows) == 6
+    assert rows["train_seconds"].tolist() == [3 * (20 + 3 * seed) for seed in (1, 2, 3)] * 2
+    text = plain(report.with_suffix(".md").read_text())
+    assert "the partition of all images into 3 folds" in text
+    assert "trainings on 66.7 % of these images" in text
+    assert "not in this comparison" not in text  # no fold is left out
+    assert f"fit --config {folder / 'a' / 'fold-1' / 'config-seed-1.yaml'}" in text
+
+
+def test_a_seed_without_one_of_its_folds_is_no_result(
+    folded: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    path = folded(variants={"A": variant(0.9, fail_fold=[2, 3]), "B": variant(0.96)})
+    with pytest.raises(RunsFailed, match="A, seed 2, fold 3"):
+        compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+    results, _ = results_of(path, tmp_path / "runs")
+    assert [(str(run), why) for run, why in results.failures] == [("A, seed 2, fold 3", "exit status 1")]
+    assert len(results.finished) == 5
+    assert (tmp_path / "runs/small-study/a/fold-1/seed-2/summary.json").is_file()
+    report = plain((tmp_path / "runs/small-study/report.md").read_text())
+    assert "A, seed 2, fold 3: exit status 1" in report
+
+
+def test_a_watched_study_looks_at_whole_seeds(
+    folded: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    path, root = folded(seeds={"from": 3, "to": 6}), tmp_path / "runs"
+    runs = plan(read_study(path), root)
+    for run in [run for run in runs if run.seed <= 3][:-1]:  # all of a look but one fold
+        fake_vitlab.fit(run.config, overwrite=False)
+    before, _ = results_of(path, root)
+    assert len(before.finished) == 5
+    assert before.failures == []
+    assert before.watch.looks == []
+    compare(path, root, program=FAKE_PROGRAM)
+    after, _ = results_of(path, root)
+    assert len(after.watch.looks) >= 1
+    assert all(len(result.parts) == 3 for result in after.finished)
+
+
+def test_the_planner_counts_all_images_and_the_runs_of_all_folds(
+    folded: Write, write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    guess = plan_study(folded(), tmp_path / "runs")
+    assert guess.pilot == plan_study(write_study(variants=TWO), tmp_path / "other").pilot  # 597 images too
+    compare(folded(), tmp_path / "runs", program=FAKE_PROGRAM)
+    known = plan_study(folded(), tmp_path / "runs")
+    assert (known.runs(4), known.finished) == (12, 18)
+    assert known.seconds is not None
+    assert [each.tolist() for each in known.seconds] == [[23.0, 26.0, 29.0]] * 2  # of a run
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"folds": 1}, "folds: 1. Expected a number of parts, like 5, or null"),
+        ({"folds": {"count": 5}}, "Expected a number of parts"),
+        (
+            {"tune": {"space": {"model.init_args.lr": [0.1, 0.2]}, "within": "study"}},
+            "folds: tuning chooses by images that other parts test",
+        ),
+        (
+            {"variants": {**TWO, "B": merge(TWO["B"], FROM)}},
+            "takes weights from experiments/mae_digits.yaml, trained on images that some parts test",
+        ),
+    ],
+)
+def test_what_would_test_on_images_of_the_training_is_refused(
+    changes: dict, message: str, folded: Write, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(read_study(folded(**changes)), tmp_path)
+    assert yaml.safe_load((tmp_path / "study.yaml").read_text())["name"] == "Small study"

@@ -1,0 +1,116 @@
+"""The runs of a seed whose folds test each image once, as one result, and the images of all folds as one test set."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vitlab.evaluation.predictions import Predictions
+from vitlab.studies.file.images import Images, Split
+from vitlab.studies.results.run import RunResult
+
+FOLDS = "folds.csv"  # in a study's folder
+
+
+class Pool:
+    """The images of all folds, by name, as the test images of a study."""
+
+    def __init__(self, parts: Sequence[Images]) -> None:
+        self.parts = parts
+        self.class_names, self.num_classes = parts[0].class_names, parts[0].num_classes
+        names = [name for part in parts for name in part.image_names("test")]
+        places = [(part, index) for part in parts for index in range(len(part.image_names("test")))]
+        self._order = np.argsort(names, kind="stable")
+        self._places = [places[index] for index in self._order]
+
+    def facts(self) -> dict[str, Any]:
+        return {"classes": self.class_names, "splits": [part.facts()["splits"] for part in self.parts]}
+
+    def image_names(self, split: Split) -> list[str]:
+        """Return all names as those of the test images; for other splits those of the first fold."""
+        if split != "test":
+            return self.parts[0].image_names(split)
+        return [part.image_names("test")[index] for part, index in self._places]
+
+    def labels(self, split: Split) -> np.ndarray:
+        if split != "test":
+            return self.parts[0].labels(split)
+        return np.concatenate([part.labels("test") for part in self.parts])[self._order]
+
+    def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]:
+        if split != "test":
+            return self.parts[0].raw_images(split, indices)
+        places = [self._places[index] for index in indices]
+        return [image for part, index in places for image in part.raw_images("test", [index])]
+
+    def contents(self, split: Split) -> np.ndarray:
+        if split != "test":
+            return self.parts[0].contents(split)
+        return np.concatenate([part.contents("test") for part in self.parts])[self._order]
+
+
+def parts_of(images: Images) -> Sequence[Images]:
+    """Return the images of each fold; without folds, the images."""
+    return images.parts if isinstance(images, Pool) else [images]
+
+
+def joined(parts: Sequence[RunResult]) -> RunResult:
+    """Return the results of a seed's folds as those of one run, whose predictions are of all images by name."""
+    tested = [part.predictions for part in parts]
+    names = [name for each in tested for name in each.images]
+    order = np.argsort(names, kind="stable")
+    averaged = [each.logits_ema for each in tested if each.logits_ema is not None]
+    predictions = Predictions(
+        images=[names[index] for index in order],
+        labels=np.concatenate([each.labels for each in tested])[order],
+        logits=np.concatenate([each.logits for each in tested])[order],
+        logits_ema=np.concatenate(averaged)[order] if len(averaged) == len(parts) else None,
+        strata={
+            kind: np.concatenate([each.strata[kind] for each in tested])[order]
+            for kind in tested[0].strata
+            if all(kind in each.strata for each in tested)
+        },
+    )
+    return RunResult(
+        run=parts[0].run.cell,
+        predictions=predictions,
+        summary=_summary(parts),
+        environment=_environment(parts),
+        history=pd.concat([part.history for part in parts], ignore_index=True),
+        data=parts[0].data | {"splits": {"train": {"digest": _digest(parts)}}},
+        parts=tuple(parts),
+    )
+
+
+def _summary(parts: Sequence[RunResult]) -> dict[str, Any]:
+    """Return what the runs took together, and the mean of each metric over the images that they test."""
+    summaries = [part.summary for part in parts]
+    metrics = pd.DataFrame([each.get("metrics", {}) for each in summaries]).dropna(axis=1)
+    weights = [len(part.predictions.images) for part in parts]
+    total = {key: sum(each.get(key, 0) for each in summaries) for key in ("seconds", "seconds_before", "images_seen")}
+    least = min((each.get("epochs", part.run.epochs) for each, part in zip(summaries, parts, strict=True)))
+    means = {str(name): float(np.average(values, weights=weights)) for name, values in metrics.items()}
+    return {**total, "epochs": least, "metrics": means}
+
+
+def _environment(parts: Sequence[RunResult]) -> dict[str, Any]:
+    """Return what the runs recorded, and all values of a text in which they differ."""
+    known = [part.environment for part in parts]
+    texts = {key: dict.fromkeys(each.get(key) for each in known) for key, text in known[0].items() if type(text) is str}
+    return known[0] | {key: " and ".join(map(str, values)) for key, values in texts.items()}
+
+
+def _digest(parts: Sequence[RunResult]) -> str:
+    digests = [str(part.data.get("splits", {}).get("train", {}).get("digest")) for part in parts]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def table_of(finished: Sequence[RunResult]) -> pd.DataFrame:
+    """Return the fold in which each image was tested, by image (rows) and seed."""
+    folds = {}
+    for result in finished:
+        numbers = {name: part.run.fold for part in result.parts for name in part.predictions.images}
+        folds[result.run.seed] = [numbers[name] for name in result.predictions.images]
+    return pd.DataFrame(folds, index=finished[0].predictions.images)
