@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from referee.statistics.comparison import LEVEL, differences
+from referee.statistics.comparison import LEVEL, Dependence, differences
 from scipy import stats
 
 from benchmarks.table import OUT, markdown, save
@@ -197,7 +197,7 @@ def in_groups(variants: int, groups: int, seeds: int, studies: int) -> tuple[int
         image = 0.7 * rng.standard_normal((variants, 1, 10 * groups))
         seed = 0.5 * rng.standard_normal((variants, seeds, 10 * groups))
         outcomes = list(easy[:, None, codes] + image + seed > -0.8)
-        told += any(each.adjusted < LEVEL for each in differences(outcomes, groups=codes).values())
+        told += any(each.adjusted < LEVEL for each in differences(outcomes, dependence=Dependence(codes)).values())
         untold += any(each.adjusted < LEVEL for each in differences(outcomes).values())
     return told, untold
 

@@ -103,7 +103,9 @@ def test_images_in_groups_of_ten_that_are_told_are_rarely_called_different() -> 
         easy = rng.normal(2, 1, 60)
         taste = [(easy + rng.normal(0, 0.8, 60))[groups] for _ in range(2)]
         drawn = [each + rng.logistic(0, 0.4, (5, 600)) > 0 for each in taste]
-        claimed += [s.differences(drawn, groups=told)[0, 1].adjusted < 0.05 for told in (None, groups)]
+        claimed += [
+            s.differences(drawn, dependence=s.Dependence(told))[0, 1].adjusted < 0.05 for told in (None, groups)
+        ]
     untold, told = claimed / 400
     assert untold > 0.12
     assert told <= 0.06
@@ -113,12 +115,12 @@ def test_one_run_each_is_compared_over_groups_where_they_are_told() -> None:
     rng = np.random.default_rng(0)
     a, b, groups = rng.random(200) < 0.9, rng.random(200) < 0.8, np.repeat(np.arange(20), 10)
     means = (a.astype(float) - b).reshape(20, 10).mean(axis=1)
-    assert items.over_items(a, b, 1, 0.05, groups).p == pytest.approx(stats.ttest_1samp(means, 0).pvalue)
+    assert items.over_items(a, b, 1, 0.05, s.Dependence(groups)).p == pytest.approx(stats.ttest_1samp(means, 0).pvalue)
 
 
 def test_groups_of_one_image_are_no_groups() -> None:
     drawn = study(np.random.default_rng(0), 2, 4, 300, 0, "normal")
-    alone = s.differences(drawn, groups=np.arange(300))[0, 1]
+    alone = s.differences(drawn, dependence=s.Dependence(np.arange(300)))[0, 1]
     assert alone.images == pytest.approx(s.differences(drawn)[0, 1].images)
 
 
@@ -238,3 +240,14 @@ def test_what_a_seed_changes_on_an_item_is_the_same_for_right_and_wrong_and_for_
     values = s.differences([y.astype(float) for y in outcomes])
     for pair, difference in s.differences(outcomes).items():
         assert values[pair].images == pytest.approx(difference.images)
+
+
+def test_the_variance_over_images_grows_by_their_overlap() -> None:
+    drawn = study(np.random.default_rng(0), 3, 4, 300, 0, "normal")
+    for one, more in zip(
+        *(s.differences(drawn, dependence=s.Dependence(overlap=k)).values() for k in (1.0, 1.25)), strict=True
+    ):
+        assert one.images > 0
+        assert more.images == pytest.approx(1.25 * one.images)
+        assert more.seeds == one.seeds
+        assert more.p > one.p

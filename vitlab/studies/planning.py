@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from referee.formats import SPACE, counted, two_digits
 from referee.plan import Plan, in_range, needed, sizes, variances
+from referee.statistics.comparison import Dependence
 from referee.statistics.power import Range, growing, guessed, measured
 
 from vitlab.evaluation.cost import Cost
@@ -23,6 +24,7 @@ from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import images_of, plan
 from vitlab.studies.file.state import Outcome, conflicting, is_finished
 from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, Study, read_study
+from vitlab.studies.results.folds import overlap_of
 from vitlab.studies.results.reading import read_results
 from vitlab.studies.results.run import RunResult
 from vitlab.studies.training.local import allot
@@ -88,7 +90,8 @@ def plan_study(path: Path, root: Path = Path("runs")) -> Planned:
     outcomes = [np.stack([each.outcome if sign > 0 else -each.outcome for each in own]) for own in past.values() if own]
     groups = groups_of(study, finished[0].predictions.images) if finished and metric.is_accuracy else None
     codes = None if groups is None else np.unique(groups, return_inverse=True)[1]
-    known = measured(outcomes, len(study.variants), test_images if metric.is_accuracy else None, codes)
+    dependence = Dependence(codes, overlap_of(study.folds))
+    known = measured(outcomes, len(study.variants), test_images if metric.is_accuracy else None, dependence)
     source = f"{folds * len(finished)} finished runs in {study.folder(root)}"
     if known is None:
         accuracy = _assumed_accuracy(path, metric, finished, test_images)

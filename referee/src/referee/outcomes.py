@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from referee.metric import Metric
+from referee.statistics.comparison import Dependence
 
 NAMES = {
     "variant": ("variant", "model", "model_name", "model_id", "method", "setup", "flow"),
@@ -68,6 +69,7 @@ class Outcomes:
     notes: list[str] = field(default_factory=list)  # what was taken without being told
     planned: list[str] = field(default_factory=list)  # variants that come first, with or without runs
     unit: str = "item"  # what the runs are tested on, in sentences
+    overlap: float = 1.0  # see `Dependence`
 
     @cached_property
     def variants(self) -> list[str]:
@@ -84,6 +86,11 @@ class Outcomes:
         told = next((run.groups for run in self.runs if run.groups is not None and run.is_finite), None)
         groups = None if told is None else np.unique(told.astype(str), return_inverse=True)[1]
         return groups if groups is not None and groups.max() else None
+
+    @property
+    def dependence(self) -> Dependence:
+        """What items have to do with each other."""
+        return Dependence(self.groups, self.overlap)
 
     def of(self, variant: str) -> list[Run]:
         """Return the runs of a variant that have a result."""

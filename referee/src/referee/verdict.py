@@ -17,7 +17,7 @@ from referee.checks import Check, checks
 from referee.claim import NOT_TESTED, Claim
 from referee.metric import Metric
 from referee.outcomes import Outcomes, Run, from_frame
-from referee.statistics.comparison import LEVEL, TESTS, Difference, differences, step_down
+from referee.statistics.comparison import LEVEL, TESTS, Dependence, Difference, differences, step_down
 from referee.statistics.intervals import Interval, t_interval
 from referee.statistics.items import over_fractions, over_items
 from referee.statistics.power import Pilot, growing, measured
@@ -323,7 +323,7 @@ def _variants(outcomes: Outcomes, paired: bool = False) -> list[Variant]:
 def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] = ()) -> Verdict:
     """Judge what training gives: seeds and items are the two sources of chance."""
     claim, margin = design.claim, design.margin
-    race = None if claim is None or margin is None else Race(claim.relations, margin, design.test, outcomes.groups)
+    race = None if claim is None or margin is None else Race(claim.relations, margin, design.test, outcomes.dependence)
     watched = _watched(outcomes, design, race) if design.looks else None
     if race and not watched:
         race.look(_rows(outcomes), design.level)
@@ -335,9 +335,11 @@ def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] =
         return too_few, variant.index in beaten, -sign * variant.score.mean
 
     ranking = sorted(_variants(outcomes, design.test == "paired"), key=place)
-    tested = watched.looks[-1].differences if watched and watched.looks else _tested(ranking, design, outcomes.groups)
+    tested = (
+        watched.looks[-1].differences if watched and watched.looks else _tested(ranking, design, outcomes.dependence)
+    )
     pairs = [_pair(a, b, tested, settled, design) for a, b in combinations(ranking, 2)]
-    pilot = measured([variant.outcomes for variant in ranking], len(ranking), groups=outcomes.groups)
+    pilot = measured([variant.outcomes for variant in ranking], len(ranking), dependence=outcomes.dependence)
     if pilot is not None and (design.looks or design.seeds):
         pilot = pilot._replace(level=growing(design.sizes, bool(design.looks), design.test, design.margin is not None))
     relations = race.findings if race else ()
@@ -361,7 +363,7 @@ def _watched(outcomes: Outcomes, design: Design, race: Race | None) -> Watch:
 
     by_seed = [rows[name] for name in outcomes.variants]
     each = look if race else None
-    state = watch(by_seed, seeds, design.looks, design.margin, design.test, outcomes.groups, each)
+    state = watch(by_seed, seeds, design.looks, design.margin, design.test, outcomes.dependence, each)
     if state.stop == "decided" and race and race.is_level:
         state.stop = "equal"
     return state
@@ -377,13 +379,13 @@ def _rows(outcomes: Outcomes) -> Mapping[str, Rows]:
     return rows
 
 
-def _tested(ranking: Sequence[Variant], design: Design, groups: np.ndarray | None) -> dict[tuple[int, int], Difference]:
+def _tested(ranking: Sequence[Variant], design: Design, dependence: Dependence) -> dict[tuple[int, int], Difference]:
     """Return each variant, by its index, minus each other that has several seeds too; paired, the same seeds."""
     several = [variant for variant in ranking if len(variant.runs) > 1]
     lists = {tuple(run.seed for run in variant.runs) for variant in several}
     if len(several) < 2 or (design.test == "paired" and len(lists) > 1):
         return {}
-    tests = differences([variant.outcomes for variant in several], design.test, design.level, groups)
+    tests = differences([variant.outcomes for variant in several], design.test, design.level, dependence)
     return {(several[a].index, several[b].index): each for (a, b), each in tests.items()}
 
 
@@ -417,7 +419,7 @@ def _of_models(
     for a, b in both:
         if outcomes.by_item:
             x, y = (variant.by_item(variant.runs[0]) for variant in (a, b))
-            tested.append(over_items(x, y, len(both), LEVEL, outcomes.groups))
+            tested.append(over_items(x, y, len(both), LEVEL, outcomes.dependence))
         elif items is not None and metric.is_fraction:
             tested.append(over_fractions(a.score.mean, b.score.mean, items, len(both), LEVEL))
     if not tested:

@@ -107,6 +107,15 @@ def _digest(parts: Sequence[RunResult]) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
+def overlap_of(folds: int | None) -> float:
+    """Return by how much the variance over images grows where these also train the models that test each other.
+
+    With many seeds, Nadeau and Bengio (2003, Machine Learning 52, 239-281) have σ² · n_test / n_train where independent
+    images would have σ² / folds. `benchmarks.folds` has the rates of false claims with and without.
+    """
+    return folds / (folds - 1) if folds else 1.0
+
+
 def table_of(finished: Sequence[RunResult]) -> pd.DataFrame:
     """Return the fold in which each image was tested, by image (rows) and seed."""
     folds = {}

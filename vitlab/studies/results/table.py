@@ -29,6 +29,7 @@ from vitlab.studies.file.study import Study
 from vitlab.studies.file.trials import Choice
 from vitlab.studies.results.baselines import Baselines
 from vitlab.studies.results.context import Context
+from vitlab.studies.results.folds import overlap_of
 from vitlab.studies.results.run import RunResult, VariantResult
 
 # Variants that differ in these are marked: their scores are not comparable, or come from another machine.
@@ -67,7 +68,8 @@ class StudyResults:
         ]
         nothing = np.array([math.nan])
         runs += [Row(run.variant, str(run.seed), nothing, name=str(run)) for run, _ in self.failures]
-        return Outcomes(runs, self.metric, planned=list(self.study.variants), unit="image")
+        overlap = overlap_of(self.study.folds)
+        return Outcomes(runs, self.metric, planned=list(self.study.variants), unit="image", overlap=overlap)
 
     @cached_property
     def verdict(self) -> Verdict:

@@ -45,6 +45,36 @@ ALL_PAIRS = 10  # of five variants; with more, the largest and the smallest of s
 TESTS = ("pooled", "exact", "paired")
 
 
+class Dependence(NamedTuple):
+    """What test images have to do with each other."""
+
+    groups: np.ndarray | None = None  # (N,) from 0, images of a group being alike; None: images are independent
+    overlap: float = 1.0  # by which I grows, since the images also train each other's models
+
+    def variance(self, gaps: np.ndarray) -> float:
+        """Return the variance of an image's gap, (N,); of grouped images N times that of the mean (cluster-robust)."""
+        if self.groups is None:
+            return float(gaps.var(ddof=1))
+        sums = np.bincount(self.groups, gaps - gaps.mean())
+        return float((sums**2).sum()) / len(gaps) * len(sums) / (len(sums) - 1)
+
+    def together(self, gaps: np.ndarray) -> np.ndarray:
+        """Return for each image the sum of the gaps, (N,), of its group."""
+        return gaps if self.groups is None else np.bincount(self.groups, gaps)[self.groups]
+
+    def changes(self, outcomes: np.ndarray) -> np.ndarray:
+        """Return what a seed changes on each image, (N,), whose mean is w; of grouped images together with their group.
+
+        Args:
+            outcomes: (S, N), S at least 2.
+        """
+        apart = outcomes - outcomes.mean(axis=0)
+        return np.asarray((apart * np.stack([*map(self.together, apart)])).sum(axis=0) / (len(outcomes) - 1))
+
+
+INDEPENDENT = Dependence()
+
+
 class Difference(NamedTuple):
     """Variant a against variant b."""
 
@@ -88,7 +118,7 @@ def half_width(alpha: float, seeds: float, images: float, freedom: float) -> flo
 
 
 def differences(
-    outcomes: Sequence[np.ndarray], test: str = "pooled", level: float = LEVEL, groups: np.ndarray | None = None
+    outcomes: Sequence[np.ndarray], test: str = "pooled", level: float = LEVEL, dependence: Dependence = INDEPENDENT
 ) -> dict[tuple[int, int], Difference]:
     """Compare all variants.
 
@@ -96,7 +126,7 @@ def differences(
         outcomes: Of each variant, (S, N), S at least 2, bool or any value of an image; or (S, 1) scores; higher being
             better. Paired variants have the same seeds in the same order.
         test: One of TESTS.
-        groups: Of the images, (N,) from 0, where those of a group are alike; None: images are independent.
+        dependence: Of the images.
     """
     by_seed = [y.mean(axis=1) for y in outcomes]
     counts = np.array([len(y) for y in outcomes])
@@ -107,7 +137,7 @@ def differences(
     pooled_freedom = int((counts - 1).sum())
     pooled, alike = float(((counts - 1) * spread).sum()) / pooled_freedom, poolable(spread, counts)
     means = [y.mean(axis=0) for y in outcomes]  # (N,)
-    flips = [float(changes(y, groups).mean()) / len(y) for y in outcomes]  # w / S
+    flips = [float(dependence.changes(y).mean()) / len(y) for y in outcomes]  # w / S
 
     tested = {}
     pairs = list(combinations(range(len(outcomes)), 2))
@@ -115,7 +145,7 @@ def differences(
         if test == "paired":
             apart = outcomes[a].astype(float) - outcomes[b]
             seeds = max(float((by_seed[a] - by_seed[b]).var(ddof=1)), step**2 / 6) / counts[a]
-            flipped = float(changes(apart, groups).mean()) / counts[a]
+            flipped = float(dependence.changes(apart).mean()) / counts[a]
             freedom = float(counts[a] - 1)
         else:
             of_pair = spread[[a, b]] / counts[[a, b]]
@@ -123,32 +153,14 @@ def differences(
             seeds = max(float(of_pair.sum()), pooled * float((1 / counts[[a, b]]).sum()) if alike else 0.0)
             flipped = flips[a] + flips[b]
             freedom = float(pooled_freedom if alike and len(outcomes) > 2 else welch)
-        over_images = max(0.0, variance_of(means[a] - means[b], groups) - flipped) / images if by_image else 0.0
+        between = dependence.variance(means[a] - means[b]) - flipped if by_image else 0.0
+        over_images = dependence.overlap * max(0.0, between) / images
         scores = (by_seed[a], by_seed[b]) if test == "exact" else None
         mean = float(by_seed[a].mean() - by_seed[b].mean())
         p = exact.p_value(*scores, over_images) if scores else p_value(mean, seeds, over_images, freedom)
         tested[a, b] = Difference(mean, seeds, over_images, freedom, len(pairs), level, scores, alike, p)
     adjusted = step_down([difference.p for difference in tested.values()], len(outcomes))
     return {pair: each._replace(adjusted=p) for (pair, each), p in zip(tested.items(), adjusted, strict=True)}
-
-
-def variance_of(gaps: np.ndarray, groups: np.ndarray | None) -> float:
-    """Return the variance of an image's gap, (N,); of grouped images N times that of the mean (cluster-robust)."""
-    if groups is None:
-        return float(gaps.var(ddof=1))
-    sums = np.bincount(groups, gaps - gaps.mean())
-    return float((sums**2).sum()) / len(gaps) * len(sums) / (len(sums) - 1)
-
-
-def changes(outcomes: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-    """Return what a seed changes on each image, (N,), whose mean is w; of grouped images together with their group.
-
-    Args:
-        outcomes: (S, N), S at least 2.
-    """
-    apart = outcomes - outcomes.mean(axis=0)
-    together = apart if groups is None else np.stack([np.bincount(groups, row)[groups] for row in apart])
-    return np.asarray((apart * together).sum(axis=0) / (len(outcomes) - 1))
 
 
 def over_seeds(scores: Sequence[np.ndarray], step: float = 0.0) -> np.ndarray:

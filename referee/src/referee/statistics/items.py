@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from referee.statistics.comparison import Difference, p_value, variance_of
+from referee.statistics.comparison import INDEPENDENT, Dependence, Difference, p_value
 
 WITHOUT_SEEDS = 1e9  # degrees of freedom of a variance over seeds that is 0
 
@@ -37,10 +37,13 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
     return McNemar(only_a, only_b, p)
 
 
-def over_items(a: np.ndarray, b: np.ndarray, pairs: int, level: float, groups: np.ndarray | None = None) -> Difference:
-    """Return a minus b for outcomes of the same items, (N,) bool or float, higher being better; groups as elsewhere."""
+def over_items(
+    a: np.ndarray, b: np.ndarray, pairs: int, level: float, dependence: Dependence = INDEPENDENT
+) -> Difference:
+    """Return a minus b for outcomes of the same items, (N,) bool or float, higher being better."""
     apart = a.astype(float) - b
-    variance = variance_of(apart, groups) / len(apart) if len(apart) > 1 else math.nan
+    groups = dependence.groups
+    variance = dependence.variance(apart) / len(apart) if len(apart) > 1 else math.nan
     if a.dtype == b.dtype == bool and groups is None:
         p = mcnemar(a, b).p
     else:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from referee.statistics.comparison import LEVEL, changes
+from referee.statistics.comparison import INDEPENDENT, LEVEL, Dependence
 from referee.statistics.sequential import POWER, level_after, levels
 
 MOST_SEEDS = 1_000
@@ -113,7 +113,7 @@ def measured(
     outcomes: Sequence[np.ndarray],
     variants: int,
     test_images: int | None = None,
-    groups: np.ndarray | None = None,
+    dependence: Dependence = INDEPENDENT,
 ) -> Pilot | None:
     """Estimate a pilot's variances from finished runs; None if too few.
 
@@ -122,7 +122,7 @@ def measured(
         variants: of the study that is planned.
         test_images: of the study that is planned, if others: the variance over images, and what seeds flip on them,
             fall with their number.
-        groups: As in `comparison.differences`.
+        dependence: As in `comparison.differences`.
     """
     outcomes = [y for y in outcomes if len(y) > 1]
     by_image = bool(outcomes) and outcomes[0].shape[1] > 1
@@ -133,10 +133,10 @@ def measured(
     spread = [max(float(y.mean(axis=1).var(ddof=1)), least) for y in outcomes]
     freedom = [len(y) - 1 for y in outcomes]
     seeds = float(np.average(spread, weights=freedom))
-    nu, g, flips = sum(freedom), _by_image(outcomes, groups) if by_image else np.zeros(1), 0.0
+    nu, g, flips = sum(freedom), _by_image(outcomes, dependence) if by_image else np.zeros(1), 0.0
     size = test_images or N
     if by_image:
-        flips = float(np.mean([changes(y, groups).mean() for y in outcomes]))
+        flips = float(np.mean([dependence.changes(y).mean() for y in outcomes]))
 
     def resized(variance: float) -> float:
         return max(variance - flips / N, 0.0) + flips / size if size != N else variance
@@ -150,16 +150,15 @@ def measured(
     return Pilot(variants, size, point, least_, most)
 
 
-def _by_image(outcomes: Sequence[np.ndarray], groups: np.ndarray | None) -> np.ndarray:
+def _by_image(outcomes: Sequence[np.ndarray], dependence: Dependence) -> np.ndarray:
     """Return g (N,), whose mean is N · I without bias, mean over pairs."""
     means = [y.mean(axis=0) for y in outcomes]
-    flips = [changes(y, groups) / len(y) for y in outcomes]  # w_i / S
+    flips = [dependence.changes(y) / len(y) for y in outcomes]  # w_i / S
     found = []
     for a, b in combinations(range(len(outcomes)), 2):
         gap = means[a] - means[b] - (means[a] - means[b]).mean()
-        together = gap if groups is None else np.bincount(groups, gap)[groups]
-        found.append(gap * together - flips[a] - flips[b])
-    return np.mean(found, axis=0)
+        found.append(gap * dependence.together(gap) - flips[a] - flips[b])
+    return dependence.overlap * np.mean(found, axis=0)
 
 
 def guessed(variants: int, test_images: int, accuracy: float) -> Pilot:

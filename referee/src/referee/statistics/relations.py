@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from referee.statistics import exact
-from referee.statistics.comparison import Difference, differences, p_value
+from referee.statistics.comparison import INDEPENDENT, Dependence, Difference, differences, p_value
 
 REPEATED, CONTRADICTED, EQUAL, OPEN = "repeated", "contradicted", "equal within the margin", "not settled"
 
@@ -55,7 +55,7 @@ class Race:
     relations: Sequence[Relation]
     margin: float
     test: str = "pooled"
-    groups: np.ndarray | None = None  # of the items, as in `comparison.differences`
+    dependence: Dependence = INDEPENDENT  # of the items
     findings: list[Finding] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ class Race:
         of_both = [[row for row in each.values() if row is not None] for each in (a, b)]
         if min(map(len, of_both)) < 2:
             return None
-        difference = differences([np.stack(each) for each in of_both], self.test, level, self.groups)[0, 1]
+        difference = differences([np.stack(each) for each in of_both], self.test, level, self.dependence)[0, 1]
         return difference._replace(freedom=math.floor(difference.freedom + ROUNDING))
 
     @property

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from referee.statistics.comparison import LEVEL, Difference, differences, step_down
+from referee.statistics.comparison import INDEPENDENT, LEVEL, Dependence, Difference, differences, step_down
 
 STUDIES = 40_000  # simulated for a level
 DELTA = 0.25  # of Wang and Tsiatis; 1/2 is Pocock, 0 is O'Brien and Fleming
@@ -122,7 +122,7 @@ def watch(
     looks: Sequence[int],
     margin: float | None = None,
     test: str = "pooled",
-    groups: np.ndarray | None = None,
+    dependence: Dependence = INDEPENDENT,
     race: Callable[[Watch], Collection[int]] | None = None,
 ) -> Watch:
     """Replay the looks of a study on its runs so far. Equal runs give equal decisions, so that no state is stored.
@@ -132,7 +132,7 @@ def watch(
         seeds: In the order in which they are trained.
         looks: Numbers of seeds.
         margin: Differences below it do not matter.
-        test, groups: As in `comparison.differences`.
+        test, dependence: As in `comparison.differences`.
         race: Returns the variants that train on after a look; None: those that have not lost.
     """
     by_look = levels(tuple(looks), test, margin is not None)
@@ -144,7 +144,7 @@ def watch(
         state.level = by_look[number - 1]
         state.trained |= dict.fromkeys(state.active, size)
         rows = [[of_variant[seed] for seed in seeds[: state.trained[v]]] for v, of_variant in enumerate(outcomes)]
-        look = _look(number, rows, state, test, groups)
+        look = _look(number, rows, state, test, dependence)
         state.looks.append(look)
         racing = race(state) if race else set(state.active) - {worse for _, worse in state.settled}
         state.active = [v for v in state.active if v in racing]
@@ -162,14 +162,14 @@ def watch(
     return state
 
 
-def _look(number: int, rows: list[list[np.ndarray | None]], state: Watch, test: str, groups: np.ndarray | None) -> Look:
+def _look(number: int, rows: list[list[np.ndarray | None]], state: Watch, test: str, dependence: Dependence) -> Look:
     if test == "paired":  # a seed that failed in one variant has no partner in the others
         failed = {position for row in rows for position, outcome in enumerate(row) if outcome is None}
         rows = [[outcome for position, outcome in enumerate(row) if position not in failed] for row in rows]
     finished = [[outcome for outcome in row if outcome is not None] for row in rows]
     tested = {v: np.stack(row) for v, row in enumerate(finished) if len(row) > 1}
     numbers, settled = list(tested), state.settled
-    tests = differences(list(tested.values()), test, state.level, groups) if len(tested) > 1 else {}
+    tests = differences(list(tested.values()), test, state.level, dependence) if len(tested) > 1 else {}
     by_pair = {(numbers[a], numbers[b]): each for (a, b), each in tests.items()}
     over = {pair for pair in by_pair if pair in settled or pair[::-1] in settled}
     p = step_down([0.0 if pair in over else each.p for pair, each in by_pair.items()], len(tested))
