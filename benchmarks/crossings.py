@@ -1,7 +1,7 @@
 """How often a crossing of two curves is found where it is, and claimed where none is: simulated studies.
 
-Two variants follow error = α + η n^−γ over the numbers of training images; images, seeds and flips are drawn as in
-`benchmarks.verdicts`.
+Two variants follow error = α + η n^−γ over the numbers of training images n; the second may turn at one n, to a
+steeper line or all of a sudden. Images, seeds and flips are drawn as in `benchmarks.verdicts`.
 
 python -m benchmarks.crossings
 """
@@ -21,6 +21,14 @@ SHIFTS = np.linspace(-8, 8, 4001)
 ACCURACIES = accuracy_of(SHIFTS)
 
 
+class Turn(NamedTuple):
+    """From n on, a law's error is the share of what it is at n, and falls at the rate."""
+
+    n: float
+    share: float
+    rate: float
+
+
 class World(NamedTuple):
     """Two laws, and the study that sees them."""
 
@@ -29,12 +37,22 @@ class World(NamedTuple):
     seeds: int = 7
     sd: float = 1.0  # of seeds, in points
     x: tuple[int, ...] = (50, 100, 200, 400, 800, 1_078)
+    turn: Turn | None = None  # of the second law
+
+    def errors(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the errors of both variants."""
+        first, second = (law(n, *each) for each in self.laws)
+        if self.turn is None:
+            return first, second
+        after = self.turn.share * law(np.array(self.turn.n), *self.laws[1]) * (n / self.turn.n) ** -self.turn.rate
+        return first, np.where(n < self.turn.n, second, after)
 
     @property
     def planted(self) -> float | None:
         """Where the laws cross within the range."""
         x = np.geomspace(self.x[0], self.x[-1], 100_001)
-        apart = law(x, *self.laws[0]) - law(x, *self.laws[1])
+        first, second = self.errors(x)
+        apart = first - second
         turns = np.flatnonzero(np.sign(apart[:-1]) != np.sign(apart[1:]))
         return float(x[turns[0]]) if len(turns) else None
 
@@ -47,6 +65,15 @@ CROSSING = (
     World(((0.05, 2.0, 0.45), (0.0, 7.85, 0.65)), x=(50, 200, 1_078)),
     World(((0.15, 1.5, 0.2), (0.0, 3.56, 0.25)), images=10_000, x=(500, 1_500, 5_000, 15_000, 50_000)),
     World(((0.15, 1.5, 0.2), (0.0, 3.56, 0.25)), images=10_000, sd=0.3, x=(500, 1_500, 5_000, 15_000, 50_000)),
+)
+FLAT, SLOW = (0.02, 3.5, 0.55), (0.5, 0.5, 0.5)
+TURNS = (
+    *(World((FLAT, SLOW), turn=Turn(n, 0.1, 0.55)) for n in (220.0, 300.0, 380.0)),
+    *(
+        World((FLAT, SLOW), images=images, sd=sd, turn=Turn(150.0, 1.0, rate))
+        for rate in (1.8, 3.0)
+        for images, sd in ((1_000, 1.0), (10_000, 0.3))
+    ),
 )
 APART = (
     World(((0.02, 3.5, 0.55), (0.02, 3.5, 0.55))),
@@ -64,8 +91,8 @@ def outcomes(world: World, rng: np.random.Generator) -> list[list[np.ndarray]]:
     points = []
     for n in world.x:
         point = []
-        for location, own in zip(tastes, world.laws, strict=True):
-            wanted = 1 - float(law(np.array([n]), *own)[0]) + 0.01 * world.sd * rng.standard_normal(world.seeds)
+        for location, error in zip(tastes, world.errors(np.array([float(n)])), strict=True):
+            wanted = 1 - float(error[0]) + 0.01 * world.sd * rng.standard_normal(world.seeds)
             moved = np.interp(wanted, ACCURACIES, SHIFTS).astype(np.float32)[:, None]
             chance = (location + moved) / (2 * FLIP) + np.float32(0.5)
             point.append(rng.random((world.seeds, world.images), dtype=np.float32) < chance)
@@ -89,17 +116,23 @@ def shares(world: World, studies: int) -> tuple[float, float]:
     return len(claimed) / studies, float(np.mean(held)) if held else np.nan
 
 
+def turned(turn: Turn | None) -> str:
+    """Return how a law turns, in words."""
+    return f"at {turn.n:g}: {turn.share:g} times, n^−{turn.rate:g}" if turn else ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=500)
     arguments = parser.parse_args()
     rows = []
-    for world in (*CROSSING, *APART):
+    for world in (*CROSSING, *TURNS, *APART):
         claimed, held = shares(world, arguments.studies)
         (a, b), planted = world.laws, world.planted
         rows.append(
             {
                 "laws": " and ".join(f"{f:g} + {c:g}·n^−{r:g}" for f, c, r in (a, b)),
+                "the second turns": turned(world.turn),
                 "places": f"{len(world.x)}, {world.x[0]} to {world.x[-1]:,}",
                 "seeds": str(world.seeds),
                 "sd of seeds, points": f"{world.sd:g}",

@@ -217,6 +217,25 @@ def grouped_images(runs: int) -> Iterator[dict[str, object]]:
         }
 
 
+def wrong_tables(runs: int) -> Iterator[dict[str, object]]:
+    """Yield how many studies print an interval without the true lead: as they are, or cut at 0 where settled."""
+    for variants in (3, 4, 6):
+        for seeds in FEW_SEEDS:
+            rng = np.random.Generator(np.random.SFC64(zlib.crc32(repr(("tables", variants, seeds)).encode())))
+            wrong, places = np.zeros(2), np.arange(variants)
+            means = 8 * (places // 2) + 0.01 * (places % 2)
+            for scores in rng.normal(means, 1, (runs, seeds, variants)):
+                missed = np.zeros(2, bool)
+                for (a, b), each in differences(list(scores.T[:, :, None])).items():
+                    true, (_, low, high) = means[a] - means[b], each.interval
+                    missed |= not low <= true <= high
+                    cut = (max(low, 0.0), high) if each.mean > 0 else (low, min(high, 0.0))
+                    missed[1] |= each.adjusted < LEVEL and not cut[0] <= true <= cut[1]
+                wrong += missed
+            as_printed, cut_at_0 = (share(int(count), runs) for count in wrong)
+            yield {"variants": variants, "seeds": seeds, "as they are": as_printed, "cut at 0": cut_at_0}
+
+
 def leads_of_scores(runs: int) -> Iterator[dict[str, object]]:
     """Yield, for each number of variants with one spread, how often the first, 3 deviations ahead, beats the second."""
     for variants in (2, 3, 4, 5, 6, 8):
@@ -257,6 +276,10 @@ def main(arguments: list[str] | None = None) -> None:
         markdown("Two equal variants and one far away, scores alone; false claims, %.", list(partial_nulls(runs))),
         markdown("A quiet pair beside a noisy one, found, %.", list(quiet_pairs(runs))),
         markdown("Equal variants on images in groups of ten, false claims, %.", list(grouped_images(runs))),
+        markdown(
+            "Studies with an interval that lacks the true lead, %; pairs of near equals, 8 deviations apart.",
+            list(wrong_tables(runs)),
+        ),
         markdown("A first variant ahead of equal others.", list(leads(runs))),
         markdown("A first variant 3 deviations ahead of others: better than one, %.", list(leads_of_scores(runs))),
     ]

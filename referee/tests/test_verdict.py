@@ -1,9 +1,12 @@
 """A verdict against known truths, and against scipy where a test is a standard one."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import simulated
+from referee.report.differences import differences_section
 from referee.statistics.comparison import differences
 from scipy import stats
 
@@ -105,3 +108,24 @@ def test_different_items_are_not_comparable(three: pd.DataFrame) -> None:
     assert verdict.verdict == "not comparable"
     assert verdict.sentence.startswith("Not comparable: the runs were tested on different items")
     assert not verdict.pairs
+
+
+def test_a_settled_lead_keeps_its_simultaneous_interval_which_may_hold_0() -> None:
+    """By hand: the far pairs go first, so the near one is tested at 0.05, and its interval is at 0.05 / 3."""
+    scores = {
+        "A": [3.0, 1.8, 2.4, 1.2, 2.6],
+        "B": [1.55, 1.15, 1.95, 0.15, 0.95],
+        "C": [-40.2, -39.4, -41.0, -40.0, -40.4],
+    }
+    rows = [(name, seed, score) for name, own in scores.items() for seed, score in enumerate(own)]
+    verdict = judge(pd.DataFrame(rows, columns=["variant", "seed", "score"]))
+    pair = next(pair for pair in verdict.pairs if {pair.better.name, pair.worse.name} == {"A", "B"})
+    assert pair.settled
+    own = [np.var(each, ddof=1) for each in scores.values()]
+    error = math.sqrt(2 / 5 * max(np.mean(own), np.mean(own[:2])))  # never less than the pair's
+    half = stats.t.isf(0.05 / 6, 12) * error
+    assert pair.interval == pytest.approx((1.05, 1.05 - half, 1.05 + half))
+    assert pair.interval.low < 0
+    assert "An interval may hold 0 beside *better*" in str(differences_section(verdict, None))
+    clear = judge(pd.DataFrame([(v, s, y - 9 * (v == "B")) for v, s, y in rows], columns=["variant", "seed", "score"]))
+    assert "An interval may hold 0" not in str(differences_section(clear, None))

@@ -73,12 +73,13 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
     )
     assert "at 500 and 1,000 training images, ViT is better than all others, ahead of the next by" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| Swin and ViT |")]
-    at, ends = (cell.strip() for cell in row.split("|")[2:4])
+    bracket, at, ends = (cell.strip() for cell in row.split("|")[2:5])
+    assert bracket == "120 and 500"
     low, high = (float(end) for end in ends.split(" to "))
     assert low < 250 < high
     assert low < float(at) < high
     assert "Swin is better before, ViT after" in row
-    assert "| Swin and twin | – | – | nowhere distinguished |" in text
+    assert "| Swin and twin | – | – | – | nowhere distinguished |" in text
     assert (tmp_path / "runs/small-study/500-training-images/report.html").is_file()
     assert "At 60 and 120 training images" in capsys.readouterr().out
 

@@ -7,7 +7,7 @@ import pytest
 from referee.statistics.curves import Crossing, Gap, crossing, law, power_law
 from scipy import stats
 
-from benchmarks.crossings import APART, CROSSING, World, shares
+from benchmarks.crossings import APART, CROSSING, TURNS, World, shares
 
 STUDIES = 60
 
@@ -62,7 +62,7 @@ def test_curves_that_cross_twice_have_no_single_crossing() -> None:
 
 # The truth is planted by `benchmarks.crossings`, which draws images, seeds and flips; 500 studies a world are in
 # docs/studies.md. Limits: one in a thousand for a coverage of 93 %, and for claims in 5 %.
-@pytest.mark.parametrize("world", CROSSING, ids=str)
+@pytest.mark.parametrize("world", [*CROSSING, *TURNS], ids=str)
 def test_a_planted_crossing_lies_inside_its_interval(world: World) -> None:
     claimed, held = shares(world, STUDIES)
     count = round(STUDIES * claimed)
@@ -97,6 +97,30 @@ def test_the_interval_of_a_rate_holds_the_true_rate() -> None:
         assert fitted is not None
         held += fitted.rate.low <= 0.5 <= fitted.rate.high
     assert held >= stats.binom.ppf(0.001, 25, 0.93)
+
+
+@pytest.mark.parametrize(("bend", "share"), [(1.0, (0.0, 0.2)), (2.5, (0.7, 1.0))])
+def test_places_off_a_power_law_are_told_from_those_on_it(bend: float, share: tuple[float, float]) -> None:
+    """From 300 on, the error falls at the rate 0.5 times the bend: 1 is a law, rejected in 5 % of studies."""
+    x, rng, rejected = np.array([50, 100, 200, 400, 800, 1600]), np.random.default_rng(0), 0
+    for _ in range(25):
+        errors = np.where(x < 300, law(x, 0, 3, 0.5), law(300, 0, 3, 0.5) * (x / 300) ** (-0.5 * bend))
+        fitted = power_law(x, errors[:, None] * (1 + 0.05 * rng.standard_normal((6, 5))), np.zeros(6))
+        assert fitted is not None
+        rejected += fitted.p < 0.05
+    assert share[0] <= rejected / 25 <= share[1]
+
+
+def test_a_rate_beside_a_floor_that_may_be_0_has_no_upper_end() -> None:
+    x, rng = np.array([50, 100, 200, 400, 800]), np.random.default_rng(0)
+    none, some = (
+        power_law(x, law(x, floor, 3.0, 0.8)[:, None] * (1 + 0.02 * rng.standard_normal((5, 5))), np.zeros(5))
+        for floor in (0.0, 0.3)
+    )
+    assert none is not None
+    assert some is not None
+    assert (none.rate.high, some.rate.high < 5) == (np.inf, True)
+    assert none.rate.low < 0.8
 
 
 def test_three_points_have_no_law() -> None:

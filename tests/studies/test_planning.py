@@ -151,7 +151,7 @@ def test_seeds_alone_may_not_help(finished: Path, tmp_path: Path) -> None:
     text = describe(type(planned)(**{**vars(planned), "pilot": pilot}), 0.003)
     assert "More seeds alone will not find a true difference of 0.3 points: the choice of 597 test images" in text
     assert "moves it by ± 2 points" in text
-    assert "test images." in text
+    assert "test images; with twice as many," in text
     assert "seeds: {" not in text
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from referee.formats import SPACE, counted
-from referee.statistics.power import Need, Pilot, detectable, need
+from referee.statistics.power import Need, Pilot, detectable, measured, need
 from referee.verdict import Pair, Verdict
 
 MANY_SEEDS = 10  # of each variant, from which "undecided" says what is excluded
@@ -37,14 +37,22 @@ def outlooks(
     if seeds >= MANY_SEEDS:
         possible = metric.difference(max(abs(end) for pair in unsettled for end in pair.interval[1:]), verdict.digits)
         lines.append(f"Undecided after {counted(seeds, 'seed')}; a true difference above {possible} is excluded.")
-    small = verdict.margin or round_size(max(min(pair.lead for pair in unsettled), detected / 20))
+    closest = min(unsettled, key=lambda pair: pair.lead)
+    small = verdict.margin or round_size(max(closest.lead, detected / 20))
     large = max(round_size(detectable(pilot, 2 * seeds)), round_size(1.5 * small))
     return [
         *lines,
-        *_what_settles(pilot, (small, large), verdict, time_of),
+        *_what_settles(_pilot_of(closest, verdict, pilot), (small, large), verdict, time_of),
         f"This study would have found a true difference of {metric.difference(detected, verdict.digits)} in 4 of 5 "
         "repetitions; smaller ones may have been missed.",
     ]
+
+
+def _pilot_of(pair: Pair, verdict: Verdict, pilot: Pilot) -> Pilot:
+    """Return what is known of a pair alone."""
+    both = [pair.better.outcomes, pair.worse.outcomes]
+    own = measured(both, pilot.variants, dependence=verdict.outcomes.dependence)
+    return pilot if own is None else own._replace(level=pilot.level)
 
 
 def _what_settles(
@@ -73,7 +81,8 @@ def _what_settles(
 
 def required(needed: Need, unit: str = "item") -> str:
     """Return the size of a study that settles a difference."""
-    return f"{needed.images} test {unit}s" if needed.images else f"{needed.seeds} seeds of each variant"
+    seeds = f"{needed.seeds} seeds of each variant"
+    return f"at least {needed.images} test {unit}s; with twice as many, {seeds}" if needed.images else seeds
 
 
 def moved_by_items(variance: float) -> float:

@@ -14,7 +14,7 @@ from scipy import stats
 
 from referee.formats import counted, two_digits
 from referee.metric import Metric
-from referee.outlooks import moved_by_items
+from referee.outlooks import moved_by_items, required
 from referee.statistics.power import ENDS, MOST_SEEDS, Need, Pilot, Range, detectable, need
 from referee.verdict import Verdict
 
@@ -137,7 +137,7 @@ def needed(planned: Plan, difference: float, rows: Mapping[str, Callable[[Range]
         moved = two_digits(100 * moved_by_items(pilot.point.images))
         return (
             f"More seeds alone will not find a true difference of {size}: the choice of {items} moves it by "
-            f"± {moved} points.\nIt takes {takes.images} test {unit}s."
+            f"± {moved} points.\nIt takes {required(takes, unit)}."
         )
     shown = {"seeds of each variant": in_range(takes.seeds, lambda n, end: f"{n:,}")}
     if planned.metric.is_fraction and pilot.test_images > 1:

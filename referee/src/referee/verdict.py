@@ -93,11 +93,11 @@ class Pair(NamedTuple):
 
     @property
     def interval(self) -> Interval:
-        """The lead with the simultaneous interval of all pairs, above 0 if settled (Strassburger & Bretz 2008)."""
+        """The lead with the interval that holds at once with those of all pairs; of a settled one it may hold 0."""
         if self.difference is None:
             return Interval(self.lead, math.nan, math.nan)
         _, low, high = self.difference.interval
-        return Interval(self.lead, max(low, 0.0) if self.settled else low, high)
+        return Interval(self.lead, low, high)
 
     @property
     def chance(self) -> float:

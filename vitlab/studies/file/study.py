@@ -12,7 +12,7 @@
     metric: {name: rank, mode: max}   # of summary.json, on the test images; null: the metric of the objective's task;
                                       # with `title: effective rank`, figures and tables have that name
     claim:                            # null; a sentence of a paper that the study tests (`claim`)
-    test: pooled                      # exact: no distributional assumption; paired: variants from the same weights
+    test: pooled                      # exact: by all regroupings; paired: variants from the same weights
     budget: {epochs: 35}              # the same for all: epochs, images or flops; null: as in the base
     may_differ: [model.init_args.backbone]
     tune:                             # null: one recipe for all (`space`)

@@ -11,12 +11,14 @@ from matplotlib.figure import Figure as Drawn
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from referee.along import Line, crossing_of, errors, interval_of, law_of, number, untested
-from referee.formats import NONE, joined, signed, tick
+from referee.formats import NONE, joined, p_value, signed, tick
 from referee.metric import Metric
 from referee.report import drawing
 from referee.report.document import Figure, Heading, Note, Part, Row, Table, Text
 from referee.report.drawing import DASHED, Chart, Layout, put_legend, style_of
+from referee.statistics.comparison import LEVEL
 from referee.statistics.curves import Crossing, Law
+from referee.statistics.intervals import Interval
 
 
 def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing], name: str) -> Chart:
@@ -25,7 +27,7 @@ def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing]
 
     def draw(_: object, layout: Layout) -> Drawn:
         figure, panels = drawing.panels_of(layout, 2 if laws else 1, 300)
-        for at, low, high, _ in crossings:
+        for at, low, high, *_ in crossings:
             panels[0].axvspan(low, high, color=drawing.RULE, zorder=0, gid=f"{drawing.TIP}cross at {_rounded(at)}")
         for variant in line.variants:
             _draw_variant(panels, line, variant, laws.get(variant))
@@ -73,21 +75,22 @@ def line_parts(line: Line, name: str, folder: Path) -> list[Part]:
     crossings = {pair: crossing_of(line, *pair, len(pairs)) for pair in pairs}
     laws = {variant: law for variant in line.variants if (law := law_of(line, variant))}
     places = [each for each, _ in crossings.values() if each]
-    drawn = drawing.draw(curves_chart(line, laws, places, name), None, folder)
+    followed = {variant: law for variant, law in laws.items() if law.p >= LEVEL}
+    drawn = drawing.draw(curves_chart(line, followed, places, name), None, folder)
     unit = line.points[0].outcomes.unit
     parts: list[Part] = [
         Figure(
             drawn,
-            ("Left: mean" if laws else "Mean")
+            ("Left: mean" if followed else "Mean")
             + f" over seeds; band: 95 % interval over seeds and test {unit}s."
             + (" Shaded: where two curves cross." if places else "")
             + (f" Dashed: {line.reference.note}." if line.reference else "")
-            + (" Right: the error, and the law fitted to it." if laws else ""),
+            + (" Right: the error, and the law fitted to it." if followed else ""),
         )
     ]
     if any(settled for _, settled in crossings.values()):
         rows = [Row(f"{a} and {b}", _crossing(line, a, b, *crossing)) for (a, b), crossing in crossings.items()]
-        columns = ["Variants", f"Cross at, {line.axis}", "95 % interval", "In words"]
+        columns = ["Variants", f"Cross between, {line.axis}", "Interpolated", "95 % interval", "In words"]
         parts += [Heading("Crossings"), Table("Crossings", columns, rows, left=["In words"], wrapped=["In words"])]
     return [*parts, *_laws(line, laws)] if laws else parts
 
@@ -97,10 +100,10 @@ def _laws(line: Line, laws: dict[str, Law]) -> list[Part]:
     rows = [Row(variant, _law(law, metric, digits)) for variant, law in laws.items()]
     note = (
         "Fitted: error = α + η x^−γ, where x is the axis. In brackets 95 % intervals over seeds and test "
-        f"{line.points[0].outcomes.unit}s. A floor whose interval reaches 0 is not known. Do not extrapolate a law "
-        "beyond the places."
+        f"{line.points[0].outcomes.unit}s. A floor whose interval reaches 0 is not known, and then γ only from below. "
+        "*p*: of places that follow such a law; below 0.05 none is given. Do not extrapolate a law beyond the places."
     )
-    columns = ["Variant", f"α, the floor{', %' if metric.is_fraction else ''}", "γ, the rate"]
+    columns = ["Variant", f"α, the floor{', %' if metric.is_fraction else ''}", "γ, the rate", "p"]
     return [Heading("Laws"), Table("Laws", columns, rows), Note(note)]
 
 
@@ -108,21 +111,23 @@ def _crossing(line: Line, a: str, b: str, crossing: Crossing | None, settled: Se
     if crossing:
         before, after = (a, b) if crossing.from_first else (b, a)
         ends = f"{_rounded(crossing.low)} to {_rounded(crossing.high)}"
-        return [_rounded(crossing.at), ends, f"{before} is better before, {after} after"]
+        bracket = " and ".join(map(number, crossing.bracket))
+        return [bracket, _rounded(crossing.at), ends, f"{before} is better before, {after} after"]
+    nowhere = [NONE, NONE, NONE]
     if not settled:
         places = joined(untested(line, a, b))
         why = f"at {places} the two are not comparable, or one has a single run"
-        return [NONE, NONE, f"not tested: {why if places else 'a score of 0 or less has no logarithm'}"]
+        return [*nowhere, f"not tested: {why if places else 'a score of 0 or less has no logarithm'}"]
     better = {sign for sign in settled if sign}
     if len(better) > 1:
-        return [NONE, NONE, "they cross more than once"]
+        return [*nowhere, "they cross more than once"]
     if not better:
-        return [NONE, NONE, "nowhere distinguished"]
+        return [*nowhere, "nowhere distinguished"]
     who = a if better == {-1} else b
     if all(settled):
-        return [NONE, NONE, f"do not cross in this range: {who} is better everywhere"]
+        return [*nowhere, f"do not cross in this range: {who} is better everywhere"]
     where = joined([number(x) for x, sign in zip(line.x, settled, strict=True) if sign])
-    return [NONE, NONE, f"no crossing settled: {who} is better at {where}, elsewhere they are not distinguished"]
+    return [*nowhere, f"no crossing settled: {who} is better at {where}, elsewhere they are not distinguished"]
 
 
 def _rounded(value: float) -> str:
@@ -134,8 +139,11 @@ def _rounded(value: float) -> str:
 
 
 def _law(law: Law, metric: Metric, decimals: int) -> list[str]:
-    def shown(interval: tuple[float, float, float], scale: float, digits: int) -> str:
+    def shown(interval: Interval, scale: float, digits: int) -> str:
         mean, low, high = (signed(scale * value, digits) for value in interval)
-        return f"{mean} [{low}, {high}]"
+        return f"{mean} [{low}, {high}]" if math.isfinite(interval.high) else f"{mean}, at least {low}"
 
-    return [shown(law.floor, metric.scale, decimals), shown(law.rate, 1, 2)]
+    p = p_value(law.p)
+    if law.p < LEVEL:
+        return ["these places do not follow a power law", NONE, p]
+    return [shown(law.floor, metric.scale, decimals), shown(law.rate, 1, 2), p]

@@ -3,7 +3,6 @@
 import numpy as np
 
 from referee.formats import NONE, SPACE, counted, p_value, percent, signed
-from referee.outlooks import required
 from referee.report.document import Cell, Details, Figure, Note, Part, Row, Table
 from referee.report.drawing import Drawing
 from referee.statistics.comparison import LEVEL, half_width, least_visible
@@ -79,8 +78,9 @@ def _pair(pair: Pair, verdict: Verdict, with_chance: bool) -> list[str | Cell]:
     if with_chance:
         cells.append(NONE if np.isnan(pair.chance) else f"{percent(pair.chance, 0)} %")
     if size is not None:
-        needed = "" if pilot is None else required(need(pilot, size), verdict.outcomes.unit)
-        cells.append(needed.removesuffix(" of each variant") or NONE)
+        takes = None if pilot is None else need(pilot, size)
+        unit = f"test {verdict.outcomes.unit}s" if takes and takes.images else "seeds"
+        cells.append(NONE if takes is None else f"{takes.images or takes.seeds} {unit}")
     return cells
 
 
@@ -106,6 +106,11 @@ def _how_to_read(verdict: Verdict, tested: int, with_chance: bool) -> str:
     lines += [
         f"*p*: the smallest level at which the pair is called better{adjusted}; chance is {_chance(verdict)}.",
         f"*Better*: {better}.",
+        *(
+            ["An interval may hold 0 beside *better*: the test goes pair by pair, the intervals hold for all at once."]
+            if any(pair.settled and pair.interval.low <= 0 for pair in verdict.pairs)
+            else []
+        ),
         "*Undecided* does not mean equal: the interval shows which differences remain possible.",
     ]
     if verdict.margin is not None:

@@ -8,13 +8,16 @@ ln x, so r is interpolated there, by the cubic through the nearest four points: 
     I(x) = (Σ |w_k| √I_k / L_k)²   L_k = (e_a − e_b) / ln(e_a / e_b), the logarithmic mean
 
 A crossing is claimed where the two variants are settled at two points in opposite ways, at the level 0.05 / K for K
-points. Its interval holds every x between these points at which r = 0 is not rejected at 0.05.
+points; these points are its bracket. Its interval holds every x between them at which r = 0 is not rejected at 0.05,
+where the interpolation may be off by as much as the cubic and a line differ. Between two points, a jump looks like a
+line that is steeper than both of its neighbors: an interval that comes there holds both points.
 
-`power_law` fits e = α + η x^−γ (Hestness et al. 2017, arXiv 1712.00409; Rosenfeld et al. 2020, arXiv 1909.12673).
+`power_law` fits e = α + η x^−γ (Hestness et al. 2017, arXiv 1712.00409; Rosenfeld et al. 2020, arXiv 1909.12673). Its
+p is the share of studies of the fitted law whose points lie as far from their own fit, in standard errors.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -28,6 +31,7 @@ NEIGHBORS = 4  # points that interpolate
 BETWEEN = 32  # places looked at between two points
 DRAWS = 200  # of the points, for the interval of a fit
 LEAST_POINTS = 4  # of a fit with three parameters
+NO_FLOOR = 1e-3  # a share of the least error that is none
 
 
 class Gap(NamedTuple):
@@ -82,6 +86,7 @@ class Crossing(NamedTuple):
     low: float
     high: float
     from_first: bool  # the first variant is better before, the second one after
+    bracket: tuple[float, float]  # the points at which they are settled in opposite ways
 
 
 class Law(NamedTuple):
@@ -89,7 +94,8 @@ class Law(NamedTuple):
 
     floor: Interval
     factor: Interval
-    rate: Interval
+    rate: Interval  # without an upper end where the floor may be 0: a higher floor goes with a higher rate
+    p: float  # of points that follow such a law
 
     def error(self, x: np.ndarray) -> np.ndarray:
         """Return the fitted error at some places."""
@@ -118,18 +124,34 @@ def crossing(x: Sequence[float], gaps: Sequence[Gap], level: float = LEVEL) -> C
     places = np.unique(np.concatenate([np.linspace(u[k], u[k + 1], BETWEEN) for k in range(first, last)]))
     weights = np.stack([_weights(u, place) for place in places])  # (P, K)
     scale = np.array([gap.scale for gap in gaps])
-    r = weights @ np.array([math.log(gap.a / gap.b) for gap in gaps])
+    ratios = np.array([math.log(gap.a / gap.b) for gap in gaps])
+    r = weights @ ratios
     seeds = np.array([gap.seeds for gap in gaps]) / scale**2
     images = np.array([gap.images for gap in gaps]) / scale**2
     freedom = min(gap.freedom for gap in gaps)
-    halves = [half_width(LEVEL, float(w**2 @ seeds), float(np.abs(w) @ np.sqrt(images)) ** 2, freedom) for w in weights]
-    beyond = np.abs(r) - np.array(halves)  # above 0 where a crossing is rejected
+
+    def half(w: np.ndarray) -> float:
+        return half_width(LEVEL, float(w**2 @ seeds), float(np.abs(w) @ np.sqrt(images)) ** 2, freedom)
+
+    halves = np.array([half(w) for w in weights]) + np.abs(r - np.interp(places, u, ratios))
+    beyond = np.abs(r) - halves  # above 0 where a crossing is rejected
     rejected = _zeros(places, beyond)
     at = float(_zeros(places, r).mean())
     low, high = (float(end(rejected, initial=at)) for end in (np.min, np.max))
     low, high = (places[0] if beyond[0] <= 0 else low), (places[-1] if beyond[-1] <= 0 else high)
+    for k in range(first, last):
+        if u[k] < high and low < u[k + 1] and _may_jump(u, k, ratios, half):
+            low, high = min(low, u[k]), max(high, u[k + 1])
     at, low, high = (math.exp(end) if numbers[0] > 0 else float(end) for end in (at, low, high))
-    return Crossing(at, low, high, before < 0)
+    return Crossing(at, low, high, before < 0, (float(numbers[first]), float(numbers[last])))
+
+
+def _may_jump(u: np.ndarray, k: int, r: np.ndarray, half: Callable[[np.ndarray], float]) -> bool:
+    """Whether r is steeper between the points k and k + 1 than between those before and those after, beyond chance."""
+    slopes = np.diff(np.eye(len(u)), axis=0) / np.diff(u)[:, None]  # weights of the points, (K − 1, K)
+    rise = float(np.sign(slopes[k] @ r))
+    others = [slopes[k] - slopes[j] for j in (k - 1, k + 1) if 0 <= j < len(slopes)]
+    return all(rise * float(w @ r) > half(w) for w in others)
 
 
 def _zeros(places: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -174,12 +196,23 @@ def power_law(x: Sequence[float], errors: np.ndarray, images: Sequence[float], s
     means, noise = errors.mean(axis=1), errors.std(axis=1, ddof=1) / math.sqrt(S)
     places = np.asarray(x, dtype=float)
     rng = np.random.default_rng(seed)
-    draws = means + stats.t.rvs(S - 1, size=(DRAWS, K), random_state=rng) * noise
-    draws += rng.standard_normal((DRAWS, 1)) * np.sqrt(np.asarray(images))
+    moved = stats.t.rvs(S - 1, size=(DRAWS, K), random_state=rng) * noise
+    moved += rng.standard_normal((DRAWS, 1)) * np.sqrt(np.asarray(images))
     fitted = _fit(places, means)
-    spread = np.array([_fit(places, np.clip(draw, 1e-6, None), fitted) for draw in draws])
+    spread = np.array([_fit(places, np.clip(means + each, 1e-6, None), fitted) for each in moved])
     low, high = np.quantile(spread, [LEVEL / 2, 1 - LEVEL / 2], axis=0)
-    return Law(*(Interval(float(m), float(lo), float(hi)) for m, lo, hi in zip(fitted, low, high, strict=True)))
+    floor, factor, rate = (Interval(*map(float, each)) for each in zip(fitted, low, high, strict=True))
+    if floor.low < NO_FLOOR * means.min():
+        rate = rate._replace(high=math.inf)
+    own, follows = _distance(places, means, noise, fitted), law(places, *fitted)
+    further = sum(_distance(places, follows + each, noise, fitted) >= own for each in moved)
+    return Law(floor, factor, rate, (1 + further) / (1 + DRAWS))
+
+
+def _distance(x: np.ndarray, errors: np.ndarray, noise: np.ndarray, start: np.ndarray) -> float:
+    """Return how far points lie from the law that is fitted to them, as a sum of squares in standard errors."""
+    errors = np.clip(errors, 1e-6, None)
+    return float((((errors - law(x, *_fit(x, errors, start))) / np.maximum(noise, 1e-9)) ** 2).sum())
 
 
 def _fit(x: np.ndarray, errors: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A test without distributional assumptions: all regroupings of the runs of two variants.
+"""All regroupings of the runs of two variants, which are taken to be equal in distribution, of whatever form.
 
 Where the variants are equal, the labels of the runs are arbitrary, so the difference D of the means is one of those
 that all regroupings of the runs give. Test images are a second source of variance, I, which no regrouping shows. As in

@@ -12,7 +12,8 @@ difference, and α the level of a study of n seeds divided by the number of pair
 
 Their effects on detectable(n) are squared and added (Zou & Donner 2008), and need is read off at either end, which
 contains the truth in four of five pilots (`python -m benchmarks.planning`). Where even σ = 0 and the low end of I are
-not enough, seeds cannot help, and N · I · (z_{1−α/2} + z_{0.8})² / δ² test images are needed.
+not enough, seeds cannot help, and N · I · (z_{1−α/2} + z_{0.8})² / δ² test images are needed at least; twice as many
+leave half of δ² to the seeds.
 """
 
 import math
@@ -89,6 +90,12 @@ class Pilot(NamedTuple):
         """Return the level of one pair among all."""
         return self.level(n) / math.comb(self.variants, 2)
 
+    def resized(self, test_images: int) -> "Pilot":
+        """Return the pilot of as large a test set."""
+        share = self.test_images / test_images
+        known = (each._replace(images=share * each.images) for each in (self.point, self.low, self.high))
+        return Pilot(self.variants, test_images, *known, self.level)
+
 
 class Range(NamedTuple):
     """An answer, and the range from the low to the high variances; None: more than MOST_SEEDS."""
@@ -103,7 +110,12 @@ class Range(NamedTuple):
 
 
 class Need(NamedTuple):
-    """What settles a difference: seeds of each variant, or test images where no number of seeds would."""
+    """What settles a difference.
+
+    Attributes:
+        seeds: of each variant; with twice the images where these are too few.
+        images: that even endless seeds take; None where there are so many.
+    """
 
     seeds: Range
     images: Range | None = None
@@ -180,7 +192,8 @@ def need(pilot: Pilot, difference: float) -> Need:
     """Return what settles a true difference in four of five studies."""
     images = Range(*(images_needed(pilot, each, difference) for each in (pilot.point, pilot.low, pilot.high)))
     if images.low is not None and images.low > pilot.test_images:
-        return Need(Range(None, None, None), images)
+        larger = pilot.resized(2 * (images.point or images.low))
+        return Need(Range(*(seeds_needed(larger, difference, end) for end in ENDS)), images)
     return Need(Range(*(seeds_needed(pilot, difference, end) for end in ENDS)))
 
 
