@@ -32,14 +32,25 @@ def test_lines_in_logarithms_cross_where_algebra_says() -> None:
 
 
 def test_the_interval_ends_where_the_difference_is_a_half_width_from_zero() -> None:
-    # Between two points, 2 n^−0.4 and 20 n^−0.8 are lines in ln n: their logarithms differ by 0.4 ln(n / 10^2.5).
-    at = found(np.array([100.0, 1000.0]), (2.0, 0.4), (20.0, 0.8), 0.005)
+    # 2 n^−0.4 and 20 n^−0.8 are lines in ln n: their logarithms differ by 0.4 ln(n / 10^2.5). The cubic through four
+    # points weighs the middle two by (t + 1)(t − 1)(t − 2) / 2 and −(t + 1) t (t − 2) / 2; the others are sure.
+    x = np.array([10.0, 100.0, 1000.0, 10_000.0])
+    both = gaps(law(x, 0.0, 2.0, 0.4), law(x, 0.0, 20.0, 0.8), 1e-9)
+    at = crossing(x, [gap._replace(seeds=0.005**2) if 0 < k < 3 else gap for k, gap in enumerate(both)])
     assert at is not None
+    assert at.bracket == (100, 1000)
     logarithmic_means = 0.4026, 0.1011  # of 0.317 and 0.502, of 0.126 and 0.0796
     for end in (at.low, at.high):
         t = math.log10(end / 100)
-        error = math.hypot((1 - t) * 0.005 / logarithmic_means[0], t * 0.005 / logarithmic_means[1])
+        weights = (t + 1) * (t - 1) * (t - 2) / 2, -(t + 1) * t * (t - 2) / 2
+        error = math.hypot(*(w * 0.005 / mean for w, mean in zip(weights, logarithmic_means, strict=True)))
         assert abs(0.4 * math.log(end / 10**2.5)) == pytest.approx(1.96 * error, rel=0.02)
+
+
+def test_two_points_tell_nothing_of_what_lies_between() -> None:
+    at = found(np.array([100.0, 1000.0]), (2.0, 0.4), (20.0, 0.8), 0.005)
+    assert at is not None
+    assert (at.low, at.at, at.high) == pytest.approx((100, 10**2.5, 1000))
 
 
 def test_the_second_may_be_better_first() -> None:
