@@ -138,7 +138,7 @@ def test_the_report_opens_with_the_claim_and_one_word(write_study: Write, tmp_pa
 
 
 def test_one_page_tells_of_all_claims_and_runs_what_is_missing(
-    write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, root, started = tmp_path / "claims", tmp_path / "runs/claims", list[str]()
     folder.mkdir()
@@ -167,14 +167,14 @@ def test_one_page_tells_of_all_claims_and_runs_what_is_missing(
     assert [(root / link).is_file() for link in links] == [True, True]
     run_claims()
     assert started == ["cheap", "dear"]
-    with (folder / "dear.yaml").open("a") as file:
-        file.write("# changed\n")
-    run_claims()
-    assert started == ["cheap", "dear", "dear"]
-    assert all(is_tested(study, root) for study in read_claims(folder))
     with (tmp_path / "base.yaml").open("a") as file:
         file.write("# changed\n")
+    assert all(is_tested(study, root) for study in read_claims(folder))
+    with (tmp_path / "base.yaml").open("a") as file:
+        file.write("trainer: {gradient_clip_val: 1.0}\n")
     assert not any(is_tested(study, root) for study in read_claims(folder))
+    assert run("claims", ["--folder", str(folder), "--root", str(root)]) == 1
+    assert capsys.readouterr().err.count("the claim was registered and has a word, but with other settings") == 2
 
     with pytest.raises(ValueError, match="no study with a `claim`"):
         read_claims(tmp_path)

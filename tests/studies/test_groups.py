@@ -39,8 +39,8 @@ def test_the_interval_is_over_groups_of_images() -> None:
         ("val/", "groups: 'val/'. Expected a regular expression of image names, with one pair of parentheses"),
         ("(", "groups: '('. Expected a regular expression of image names"),
         (7, "groups: 7. Expected a regular expression of image names"),
-        ("(train)/", r"groups: '(train)/' does not match the image test/00000"),
-        ("(test)/", "groups: '(test)/' puts all images into one group, test; a variance needs two or more"),
+        ("(train)/", r"groups: '(train)/' does not match the test image test/00000"),
+        ("(test)/", "groups: '(test)/' puts all test images into one group, test; a variance needs two or more"),
     ],
 )
 def test_what_tells_no_groups_is_refused_before_the_first_run(

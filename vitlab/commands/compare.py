@@ -20,6 +20,9 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--slurm", nargs="*", metavar="KEY=VALUE", help="train as a SLURM array, like partition=gpu time=240; report"
     )
+    parser.add_argument(
+        "--register-anew", action="store_true", help="register a claim whose settings changed after a word; new seeds"
+    )
     study, options = parser.parse_study(arguments)
 
     from vitlab.commands.quiet import quiet
@@ -39,7 +42,14 @@ def run(arguments: Sequence[str]) -> int:
 
         cluster = partial(slurm, settings=options.slurm)
     try:
-        report = compare(study, options.root, options.overwrite, dashboard=dashboard, cluster=cluster)
+        report = compare(
+            study,
+            options.root,
+            options.overwrite,
+            dashboard=dashboard,
+            cluster=cluster,
+            register_anew=options.register_anew,
+        )
     except RunsFailed as failed:
         print(failed, file=sys.stderr)
         return 1

@@ -102,7 +102,5 @@ def groups_by_name(pattern: str, names: Sequence[str]) -> Shaped[np.ndarray, "{l
         raise ValueError(f"groups: {pattern!r} does not match the image {names[matches.index(None)]}.")
     groups = np.array([match[1] for match in matches if match])
     if len(set(groups)) < 2:
-        raise ValueError(
-            f"groups: {pattern!r} puts all images into one group, {groups[0]}; a variance needs two or more."
-        )
+        raise ValueError(f"groups: {pattern!r} puts all images into one group, {groups[0]}, which has no parts.")
     return groups

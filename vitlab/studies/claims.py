@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from referee.claim import NOT_TESTED, Claim
-from referee.formats import counted, joined
+from referee.formats import NONE, counted, joined
 from referee.report.document import Document, Links, Row, Section, Table, write_document
 from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED
 
 from vitlab.atomic_files import read_json
 from vitlab.config import load_yaml
+from vitlab.studies.file.registration import first_word
 from vitlab.studies.file.study import Study, read_study, slug
 
 WORDS = (REPEATED, CONTRADICTED, EQUAL, OPEN, NOT_TESTED)
@@ -20,8 +21,9 @@ LEAD = (
     "Each claim of a paper is a study with several seeds. Its word follows from intervals over seeds, of accuracies "
     "over test images too. Repeated: what the claim expects is so here, beyond chance. Contradicted: the opposite is. "
     "Equal within the margin: a difference that matters is excluded. Not settled: none of these. Not tested: the runs "
-    "lack what the claim needs. A word is about the data and the budget that the claim's report names, not about the "
-    "paper's own."
+    "lack what the claim needs. The first word is the one recorded first; record/ beside the study has all, with the "
+    "settings and seeds of each registration. A word is about the data and the budget that the claim's report names, "
+    "not about the paper's own."
 )
 
 
@@ -61,13 +63,15 @@ def write_page(studies: Sequence[Study], root: Path) -> Path:
         claim, record = _claim(study), _record(study, root)
         if record:
             words.append(record["word"])
-            rows.append(Row(study.name, [record["word"], f"{record['minutes']:.0f}", claim.sentence]))
+            first = first_word(study) or record["word"]
+            rows.append(Row(study.name, [first, record["word"], f"{record['minutes']:.0f}", claim.sentence]))
             reports.append((study.name, f"{slug(study.name)}/report.html"))
         else:
             expected = "" if claim.minutes is None else f"about {claim.minutes:g}"
-            untested.append(Row(study.name, ["not tested yet", expected, claim.sentence]))
-    columns = ["Claim", "Word", "Minutes", "Sentence"]
-    table = Table("Claims", columns, [*rows, *untested], left=["Word", "Sentence"], wrapped=["Sentence"])
+            untested.append(Row(study.name, [first_word(study) or NONE, "not tested yet", expected, claim.sentence]))
+    columns = ["Claim", "First word", "Word", "Minutes", "Sentence"]
+    left = ["First word", "Word", "Sentence"]
+    table = Table("Claims", columns, [*rows, *untested], left=left, wrapped=["Sentence"])
     counts = [f"{words.count(word)} {word}" for word in WORDS if word in words]
     document = Document(
         title="Claims, re-tested",

@@ -16,6 +16,7 @@ from vitlab.runs.lock import study_lock
 from vitlab.studies.estimate import estimate
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.overruled import overruled
+from vitlab.studies.file.registration import register
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.state import UNFINISHED, Outcome, is_finished, refuse_conflicts
 from vitlab.studies.file.study import Study, read_study
@@ -60,6 +61,7 @@ def compare(
     program: Sequence[str] = PROGRAM,
     dashboard: Dashboard | None = None,
     cluster: Cluster | None = None,
+    register_anew: bool = False,
 ) -> Path:
     """Run the missing parts of a study and write its report.
 
@@ -69,6 +71,7 @@ def compare(
         overwrite: Retrain runs whose directory has another configuration than the study's.
         program: The command line of vitlab, to which `fit` and `benchmark` are appended.
         dashboard: Also publishes the report, and returns where.
+        register_anew: Register a claim whose settings have changed since it had a word.
         cluster: Returns submitit's executor for a study's name and folder; None trains on this machine.
 
     Returns:
@@ -81,6 +84,7 @@ def compare(
     """
     study = read_study(study_path)
     with study_lock(study.folder(root)):
+        register(study, register_anew)
         return _compare(study, root, overwrite, program, dashboard, cluster)
 
 

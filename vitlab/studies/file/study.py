@@ -26,6 +26,7 @@ The paths of `base` and of variants are relative to the study's file.
 """
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,6 +57,7 @@ COSTLESS = {
 }  # keys of a backbone
 LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up to 9 % false claims instead of 5
 LEAST_SEEDS = 3
+WITHOUT_EFFECT = ("name", "question", "registered", "jobs")  # keys that change no result
 # Folders next to those of the variants.
 RESERVED_SLUGS = ("before", "figures", "robustness", "search", "transfer", "tuning", "wandb")
 
@@ -92,6 +94,10 @@ CHECKED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         "a regular expression of image names, with one pair of parentheses around the group, like '(.*)/', or null",
     ),
     "folds": (lambda value: type(value) is int and value >= 2, "a number of parts, like 5, or null"),
+    "registered": (
+        lambda value: isinstance(value, dict) and value.keys() == {"date", "digest"},
+        "a date and a digest, written by the first run (`vitlab.studies.file.registration`)",
+    ),
     "test": (TESTS.__contains__, f"one of {', '.join(TESTS)}"),
     "branch": (lambda value: type(value) is bool, "true or false"),
     "jobs": (lambda value: type(value) is int and value >= 1, "a whole number from 1, or null"),
@@ -119,6 +125,7 @@ class Study:
     test: str = "pooled"  # one of `comparison.TESTS`
     metric: Mapping[str, Any] | None = None  # fields of the `Metric` by which it ranks, in place of the task's
     claim: Claim | None = None
+    registered: Mapping[str, Any] | None = None  # the claim: date, and digest of the settings
     vary: tuple[str, ...] = BY_DEFAULT  # what seeds draw, of `draws.KINDS`
     along: Axis | None = None
     question: str = ""  # that the study asks, above the report's headline
@@ -161,13 +168,19 @@ class Study:
 
     @property
     def digest(self) -> str:
-        """A hash of its files: its own, the base, those of variants, and experiments that runs start from."""
+        """A hash of the settings of its file, the base, its variants, and experiments that runs start from."""
+        own = {key: value for key, value in load_yaml(self.path).items() if key not in WITHOUT_EFFECT}
+        if isinstance(own.get("claim"), dict):
+            own["claim"] = {key: own["claim"].get(key) for key in ("order", "needs")}
+        if isinstance(own.get("metric"), dict):
+            own["metric"].pop("title", None)
         values = [
             value for config in (load_yaml(self.base), *self.variants.values()) for value in flatten(config).values()
         ]
         sources = [source.file for value in values if isinstance(value, str) and (source := Source.parse(value))]
-        files = [self.path, self.base, *self.files.values(), *(path for path in sources if path.is_file())]
-        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+        of_sources = [load_yaml(path) for path in dict.fromkeys(sources) if path.is_file()]
+        settings = [own, load_yaml(self.base), self.variants, *of_sources]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @property
     def determined(self) -> bool:

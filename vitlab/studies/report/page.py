@@ -12,6 +12,7 @@ from referee.sentences import conclusion
 
 from vitlab.atomic_files import write_text
 from vitlab.studies.file.images import Images
+from vitlab.studies.file.registration import history
 from vitlab.studies.file.vary import describe_draws
 from vitlab.studies.report import figures
 from vitlab.studies.report.cost import costlier
@@ -59,6 +60,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         heading=headline(claim, judged(results)) if claim else verdict(results),
         lead=[
             *([*decided(claim, judged(results)), f"All variants: {verdict(results)}", *about(claim)] if claim else []),
+            *([known] if claim and (known := history(study)) else []),
             *([f"Apart from that: {conclusion(results.verdict)}"] if objections(results) else []),
             *costlier(results),
             *_summary(results),

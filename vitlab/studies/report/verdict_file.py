@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vitlab.atomic_files import write_text
+from vitlab.studies.file.registration import keep_word
 from vitlab.studies.report.remarks import objections, remarks
 from vitlab.studies.report.verdict import judged, runs_at_once
 from vitlab.studies.results.table import StudyResults
@@ -29,6 +30,7 @@ def write_claim(results: StudyResults, folder: Path) -> None:
         "minutes": seconds / 60 / runs_at_once(results),
     }
     write_text(folder / "claim.json", json.dumps(record))
+    keep_word(results.study, record["word"], [len(result.runs) for result in results.ranking])
 
 
 def as_record(results: StudyResults) -> dict[str, Any]:

@@ -52,9 +52,9 @@ def _by_seed(
 ) -> tuple[list[RunResult], list[Outcome]]:
     """Join the folds of each variant and seed; one that failed is the failure of the seed."""
 
-    known: dict[tuple[str, int], dict[int | None, RunResult]] = {}
+    known: dict[tuple[str, int], dict[int, RunResult]] = {}
     for result in results:
-        known.setdefault((result.run.variant, result.run.seed), {})[result.run.fold] = result
+        known.setdefault((result.run.variant, result.run.seed), {})[result.run.fold or 0] = result
     failed: dict[tuple[str, int], list[Outcome]] = {}
     for outcome in failures:
         failed.setdefault((outcome.run.variant, outcome.run.seed), []).append(outcome)

@@ -93,8 +93,8 @@ class Pilot(NamedTuple):
     def resized(self, test_images: int) -> "Pilot":
         """Return the pilot of as large a test set."""
         share = self.test_images / test_images
-        known = (each._replace(images=share * each.images) for each in (self.point, self.low, self.high))
-        return Pilot(self.variants, test_images, *known, self.level)
+        point, low, high = (each._replace(images=share * each.images) for each in (self.point, self.low, self.high))
+        return Pilot(self.variants, test_images, point, low, high, self.level)
 
 
 class Range(NamedTuple):

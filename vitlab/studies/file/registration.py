@@ -1,0 +1,122 @@
+"""A claim is registered before its first run, and keeps every word that it ever had.
+
+`registered` in the study's file has the date and the digest of the settings that the word depends on. record/ beside
+it has, of each registration, in JSON:
+
+registered, digest, seeds   when, with which settings, and with which seeds
+note                        what was changed, of registrations that were entered later from the project's history
+words                       each that differs from the one before: date, word, and the seeds of each variant
+
+With other settings a claim is another one, and needs seeds whose results nobody has seen.
+"""
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from referee.formats import counted, listed
+
+from vitlab.atomic_files import read_json, write_text
+from vitlab.studies.file.study import Study
+
+Registration = dict[str, Any]
+
+
+def record_of(study: Study) -> list[Registration]:
+    """Return the registrations of a claim, the first one first."""
+    record: list[Registration] = read_json(_file(study), missing=[])
+    return record
+
+
+def _file(study: Study) -> Path:
+    return study.path.parent / "record" / f"{study.path.stem}.json"
+
+
+def register(study: Study, anew: bool = False) -> None:
+    """Register a claim that is not, or that changed before it had a word.
+
+    Args:
+        anew: Register other settings beside those that had one.
+
+    Raises:
+        ValueError: the settings are not those that had a word, or `anew` without new seeds; the file cannot be written.
+    """
+    if study.claim is None:
+        if anew:
+            raise ValueError(f"--register-anew: {study.path} has no claim to register.")
+        return
+    record = record_of(study)
+    known = record[-1] if record else study.registered
+    if known and known["digest"] == study.digest:
+        if anew:
+            raise ValueError(f"--register-anew: {study.path} is as it was registered. Leave the option out.")
+        if record:
+            return
+    elif known and (not record or any(each["words"] for each in record)):
+        _refuse(study, record, anew)
+    else:
+        record = []  # without a word, nothing is known that a change could follow
+    record.append({"registered": time.strftime("%Y-%m-%d"), "digest": study.digest, "seeds": study.seeds, "words": []})
+    _write(study, record)
+
+
+def _refuse(study: Study, record: list[Registration], anew: bool) -> None:
+    if not anew:
+        raise ValueError(
+            f"{study.path}: the claim was registered and has a word, but with other settings: its budget, metric, "
+            "margin, seeds, order or another one has changed.\nChange it back, or give --register-anew and new seeds."
+        )
+    used = {seed for each in record for seed in each["seeds"]}
+    if again := sorted(used & {*study.seeds}):
+        raise ValueError(
+            f"--register-anew: {study.path} has seen results of seeds {listed([*map(str, again)])}.\n"
+            f"Give new ones, from {max(used) + 1} on."
+        )
+
+
+def _write(study: Study, record: list[Registration]) -> None:
+    """Write the record, and the last registration into the study's file."""
+    last, text = record[-1], study.path.read_text(encoding="utf-8")
+    line = f'registered: {{ date: {last["registered"]}, digest: "{last["digest"]}" }}\n'
+    changed, found = re.subn(r"^registered:.*\n?", line, text, flags=re.MULTILINE)
+    if not found:
+        changed = text.rstrip("\n") + "\n" + line
+    try:
+        _file(study).parent.mkdir(exist_ok=True)
+        write_text(_file(study), "[\n" + ",\n".join(map(json.dumps, record)) + "\n]\n")
+        if changed != text:
+            write_text(study.path, changed)
+    except OSError as error:
+        raise ValueError(
+            f"{study.path}: a claim is registered in its file, and beside it in {_file(study)}, before it is run: "
+            f"{error}.\nCopy the study to a folder that you can write to."
+        ) from None
+
+
+def keep_word(study: Study, word: str, seeds: list[int]) -> None:
+    """Add a word to the record, if it is not the last one of these settings."""
+    record = record_of(study)
+    if not record or record[-1]["digest"] != study.digest:
+        return
+    words = record[-1]["words"]
+    if not words or words[-1]["word"] != word:
+        words.append({"date": time.strftime("%Y-%m-%d"), "word": word, "seeds": seeds})
+        _write(study, record)
+
+
+def first_word(study: Study) -> str:
+    """Return the first word that the claim ever had; empty before."""
+    return next((word["word"] for each in record_of(study) for word in each["words"]), "")
+
+
+def history(study: Study) -> str:
+    """Return when the claim was registered, and its words before the present one; empty for one that is not."""
+    record = record_of(study)
+    if not record:
+        return ""
+    times = f" ({counted(len(record), 'registration')}, each with new seeds)" if len(record) > 1 else ""
+    words = [f"{word['word']} ({word['date']})" for each in record for word in each["words"]]
+    earlier = f" Its words so far: {', '.join(words)}." if words else ""
+    return f"Registered on {record[-1]['registered']}{times}.{earlier}"
