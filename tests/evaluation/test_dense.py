@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import jaccard_score
 from torch import Tensor
 
-from vitlab.evaluation.dense import mean_iou, measure, overlaps, places_of, segment, semantic
+from vitlab.evaluation.dense import iou_by_image, mean_iou, measure, overlaps, places_of, segment, semantic
 from vitlab.models import SwinTransformer, TimmModel, VisionTransformer
 
 
@@ -58,10 +59,10 @@ class Colors(torch.nn.Module):
 def test_colors_tell_the_squares_and_noise_tells_nothing() -> None:
     (useful,) = segment(Colors(True), Data(), num_classes=2)  # type: ignore[arg-type]
     (useless,) = segment(Colors(False), Data(), num_classes=2)  # type: ignore[arg-type]
-    assert useful.linear > 0.7  # bilinear scores blur the borders of the squares
-    assert useful.knn > 0.75
-    assert useless.linear < 0.4
-    assert useless.knn < 0.4
+    assert useful.linear.mean() > 0.7  # bilinear scores blur the borders of the squares
+    assert useful.knn.mean() > 0.75
+    assert useless.linear.mean() < 0.4
+    assert useless.knn.mean() < 0.4
 
 
 class Padded(torch.nn.Module):
@@ -83,7 +84,7 @@ def test_a_place_beyond_the_border_moves_no_other() -> None:
     masks[:, :8] = True
     upper = {"upper": lambda places: torch.tensor([[-1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, -1.0]])}
     (found,) = measure(Padded(), batches, masks, [0], [upper], num_classes=2)  # type: ignore[arg-type,list-item]
-    assert found["upper"] == 1.0  # the border between the places is at 8 px
+    assert found["upper"].tolist() == [1.0]  # the border between the places is at 8 px
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,19 @@ def test_every_architecture_is_measured_by_stage(model: Any, stages: int) -> Non
     torch.manual_seed(0)
     results = segment(model().eval(), Data(), num_classes=2)
     assert len(results) == stages
-    assert all(0 < result.linear <= 1 and 0 < result.knn <= 1 for result in results)
+    assert all(0 < result.linear.mean() <= 1 and 0 < result.knn.mean() <= 1 for result in results)
+
+
+def test_values_by_image_have_the_miou_as_their_mean_and_the_jackknifes_spread() -> None:
+    rng = np.random.default_rng(0)
+    predicted, truth = (torch.from_numpy(rng.integers(0, 3, (20, 4, 4))) for _ in range(2))
+    truth[:, 0] = predicted[:, 0]
+    counts = overlaps(predicted, truth, 4)  # the fourth class never occurs
+    values = iou_by_image(counts)
+    assert values.mean() == pytest.approx(mean_iou(counts), abs=1e-12)
+    without = np.array([mean_iou(torch.cat([counts[:i], counts[i + 1 :]])) for i in range(20)])
+    variance = 19 / 20 * ((without - without.mean()) ** 2).sum()  # Tukey's, of the mIoU
+    assert values.var(ddof=1) / 20 == pytest.approx(variance)
 
 
 def test_semantic_maps_have_the_class_inside_the_mask() -> None:

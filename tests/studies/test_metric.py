@@ -137,13 +137,16 @@ def test_a_study_of_another_task_than_classes(
         Experiment(run.config).fit()
         metrics = json.loads((run.directory / "summary.json").read_text())["metrics"]
         scores[run.variant].append(metrics["test/mae"])
+        values = pd.read_parquet(run.directory / "values.parquet")
+        for name in ("mae", "rmse"):
+            assert values[name].mean() == pytest.approx(metrics[f"test/{name}"], rel=1e-5)
 
     measured, images = results_of(study)
     best, worst = sorted(LR, key=lambda name: np.mean(scores[name]))
     assert [result.variant for result in measured.ranking] == [best, worst]
     text = write_report(measured, images, Path("runs/own")).with_name("report.md").read_text()
     assert re.search(rf"No winner yet.*{best}|{best} is better than {worst}", text)
-    assert "Leads are in test mae (lower is better), with 95\u00a0% intervals over seeds." in text
+    assert "Leads are in test mae (lower is better), with 95\u00a0% intervals over seeds and test images." in text
     assert "| Variant | mae | 95 % interval | Seeds |" in text
     assert "| Validation mae | Last | Best |" in text
     assert not [word for word in ("ccuracy", "k-NN", "Calibration", "McNemar", "NLL") if word in text]
@@ -194,3 +197,29 @@ def test_a_metric_that_nobody_logged_ends_the_study_after_its_first_run(
         with pytest.raises(ValueError, match=r"(?s)has no test/accurcy.*Give one of its metrics \(top1\)"):
             compare(study, tmp_path, program=FAKE_PROGRAM)
     assert len(list(tmp_path.glob("small-study/*/seed-*/summary.json"))) == 1
+
+
+def test_values_by_image_make_the_interval_one_over_images_too() -> None:
+    """Of two variants whose values differ from image to image, and little from seed to seed."""
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0.5, 0.1, (2, 200))
+    metric = Metric("jaccard", "max")
+    study = results({name: {seed: right(0.5, 200) for seed in range(4)} for name in "AB"}, metric=metric)
+    with_values, without = [], []
+    for each in study.finished:
+        values = hard["AB".index(each.run.variant)] + rng.normal(0, 0.001, 200)
+        run = dataclasses.replace(each.run, metric=metric)
+        known = dataclasses.replace(
+            each, run=run, summary=each.summary | {"metrics": {"test/jaccard": float(values.mean())}}
+        )
+        table = pd.DataFrame({"jaccard": values}, index=each.predictions.images)
+        with_values.append(dataclasses.replace(known, values=table.iloc[::-1]))  # in another order
+        without.append(known)
+    by_image, by_seed = (dataclasses.replace(study, finished=finished) for finished in (with_values, without))
+    assert (by_image.by_image, by_seed.by_image) == (True, False)
+    widths = [study.pairs[0].interval.high - study.pairs[0].interval.low for study in (by_image, by_seed)]
+    assert widths[0] == pytest.approx(2 * 1.96 * np.sqrt((hard[0] - hard[1]).var(ddof=1) / 200), rel=0.1)
+    assert widths[1] < widths[0] / 10
+    assert [dataclasses.replace(study, finished=[*with_values[:-1], without[-1]]).by_image] == [False]
+    other = dataclasses.replace(with_values[0], summary={"metrics": {"test/jaccard": 0.9}, "seconds": 1.0})
+    assert other.by_image is None  # values of another test than the summary

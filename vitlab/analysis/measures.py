@@ -12,7 +12,7 @@ from vitlab.data import ImageDataModule
 from vitlab.models import ImageModel
 from vitlab.models.backbone import in_eval_mode
 from vitlab.objectives import Objective
-from vitlab.runs.measures import Measure
+from vitlab.runs.measures import Measure, Measured
 
 
 class AttentionJaccard(Measure):
@@ -34,7 +34,7 @@ class AttentionJaccard(Measure):
         if not has_class_attention(pl_module.encoder, torch.zeros(1, data.in_chans, *size)):
             raise ValueError("AttentionJaccard: the output reads no class token. Use a ViT with global_pool: token.")
 
-    def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> dict[str, float]:
+    def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> Measured:
         masks = data.masks("test")
         assert masks is not None
         overlap = attention_overlap(model, (view for (view,), _ in data.batches("test", device)), masks)
@@ -50,7 +50,7 @@ class Amplitude(Measure):
 
     LOGGED = ("test/amplitude", "test/amplitude_growth")
 
-    def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> dict[str, float]:
+    def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> Measured:
         with in_eval_mode(model):
             batches = [list(map(amplitude, block_outputs(model, view))) for (view,), _ in data.batches("test", device)]
         by_block: list[Any] = [fmean(block) for block in zip(*batches, strict=True)]

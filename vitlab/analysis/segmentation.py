@@ -25,10 +25,10 @@ MASS = 0.6
 
 
 class AttentionOverlap(NamedTuple):
-    """Jaccard similarity of attention and masks, the mean over images: of each image's best head, and of all heads."""
+    """Jaccard similarity of attention and masks by image: of each image's best head, and the mean over heads."""
 
-    best: float
-    mean: float
+    best: np.ndarray  # (N,)
+    mean: np.ndarray
 
 
 @torch.no_grad()
@@ -50,8 +50,7 @@ def attention_overlap(
             overlaps.append(jaccard(class_token_masks(model, images), inside).cpu())
             done += len(images)
     heads = torch.cat(overlaps)  # (N, h)
-    best, mean = (float(np.mean(values.double().numpy())) for values in (heads.amax(dim=1), heads.mean(dim=1)))
-    return AttentionOverlap(best, mean)
+    return AttentionOverlap(*(values.double().numpy() for values in (heads.amax(dim=1), heads.mean(dim=1))))
 
 
 def class_token_masks(model: ImageModel, images: Float[Tensor, "B C Hpx Wpx"]) -> Bool[Tensor, "B h Hpx Wpx"]:

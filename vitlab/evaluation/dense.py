@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vitlab.evaluation.knn import weighted_votes
 from vitlab.evaluation.linear import fit_linear_probe
+from vitlab.evaluation.values import jackknifed
 from vitlab.models import ImageModel
 
 MOST_STAGES = 4  # of the network, evenly spaced, the last among them
@@ -28,11 +29,16 @@ MOST_PLACES = 20_000  # of the training images, evenly spaced; as many at most a
 
 
 class StageResult(NamedTuple):
-    """The mIoU of one stage's maps on the test images, and `held_out` that of the linear probe on validation images."""
+    """The mIoU of one stage's maps, each as the values by image of `iou_by_image`.
 
-    linear: float
-    knn: float
-    held_out: float
+    Attributes:
+        linear, knn: on the test images.
+        held_out: of the linear probe, on the validation images.
+    """
+
+    linear: np.ndarray
+    knn: np.ndarray
+    held_out: np.ndarray
 
 
 Labeled = tuple[Iterable[tuple[list[Tensor], Tensor]], Bool[Tensor, "N H W"]]
@@ -105,8 +111,8 @@ def measure(
     stages: list[int],
     answers: list[dict[str, Answer]],
     num_classes: int,
-) -> list[dict[str, float]]:
-    """Return the mIoU of each way to answer, by stage."""
+) -> list[dict[str, np.ndarray]]:
+    """Return the mIoU of each way to answer, by image as `iou_by_image` does, by stage."""
     counts: list[dict[str, list[Tensor]]] = [{name: [] for name in own} for own in answers]
     for truth, maps in _maps(model, batches, masks, stages):
         height, width = truth.shape[1:]
@@ -116,7 +122,7 @@ def measure(
                 pixels = F.interpolate(scores, _covered(model, stage, x, truth), mode="bilinear")
                 predicted = pixels[..., :height, :width].argmax(dim=1)
                 found[name].append(overlaps(predicted, truth, num_classes))
-    return [{name: mean_iou(torch.cat(parts)) for name, parts in found.items()} for found in counts]
+    return [{name: iou_by_image(torch.cat(parts)) for name, parts in found.items()} for found in counts]
 
 
 def semantic(masks: Bool[Tensor, "B H W"], labels: Int64[Tensor, "B"]) -> Int64[Tensor, "B H W"]:
@@ -143,6 +149,15 @@ def mean_iou(counts: Int64[Tensor, "N 2 K"]) -> float:
     both, either = counts.sum(dim=0).double().numpy()
     present = either > 0
     return float(np.mean(both[present] / either[present]))
+
+
+def iou_by_image(counts: Int64[Tensor, "N 2 K"]) -> np.ndarray:
+    """Return values of the images, (N,), whose mean is the mIoU."""
+    if len(counts) == 1:  # without it there is none
+        return np.array([mean_iou(counts)])
+    both, either = (counts.sum(dim=0) - counts).double().numpy().swapaxes(0, 1)  # without each image, (N, K)
+    without = np.divide(both, either, out=np.full_like(both, np.nan), where=either > 0)
+    return jackknifed(mean_iou(counts), np.nanmean(without, axis=1))
 
 
 def _covered(

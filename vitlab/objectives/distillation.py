@@ -169,6 +169,7 @@ class Distillation(LabeledObjective):
         if self.teacher.ready:
             same = predictions["logits"].argmax(dim=1) == self.teacher(images).argmax(dim=1)
             self.agreement.update(same.float())
+            predictions["agreement"] = same.float()
             self.log("test/agreement", self.agreement, on_step=False, on_epoch=True, batch_size=len(labels))
         return predictions
 

@@ -7,6 +7,7 @@ the task, so an objective for other labels (several classes per image, quantitie
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, NamedTuple
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -34,6 +35,10 @@ class Task(ABC):
     @abstractmethod
     def metrics(self, num_outputs: int, prefix: str) -> MetricCollection:
         """Return the metrics of outputs (B, K) and labels, whose names begin with `prefix`."""
+
+    def values(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+        """Return metrics by image, (N,), whose means are those of `metrics`, as far as there are such values."""
+        return {}
 
     @abstractmethod
     def activate(self, outputs: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:

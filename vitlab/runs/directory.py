@@ -6,6 +6,7 @@
     metrics.csv           a row for each logged event
     checkpoints/          last.ckpt, previous.ckpt while it trains, best.ckpt
     predictions.parquet   the logits of the test images
+    values.parquet        other metrics by test image, where a run has some
     summary.json          times and metrics; there exactly when the run is finished
 
 Neither torch nor NumPy is imported before a checkpoint, the metrics or the predictions are asked for.
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vitlab")
 
 CONFIG, ENVIRONMENT, DATA = "config.yaml", "environment.json", "data.json"
-METRICS, PREDICTIONS, SUMMARY = "metrics.csv", "predictions.parquet", "summary.json"
+METRICS, PREDICTIONS, VALUES, SUMMARY = "metrics.csv", "predictions.parquet", "values.parquet", "summary.json"
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,13 @@ class RunDirectory:
         from vitlab.evaluation.predictions import read_predictions
 
         return read_predictions(self.path / PREDICTIONS)
+
+    @cached_property
+    def values(self) -> pd.DataFrame:
+        """Metrics by test image (rows); empty where there are none."""
+        from vitlab.evaluation.values import read_values
+
+        return read_values(self.path / VALUES)
 
     @cached_property
     def summary(self) -> dict[str, Any]:

@@ -5,9 +5,10 @@ a study's file compares variants by them.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from scipy.stats import binomtest
@@ -20,6 +21,10 @@ from vitlab.models.backbone import in_eval_mode
 from vitlab.objectives import Objective
 from vitlab.objectives.sharding import gathered
 from vitlab.runs.last_epoch import is_last_epoch
+from vitlab.runs.record import RunRecord
+
+Measured = Mapping[str, float | np.ndarray]
+"""Metrics by name, `test/…`; an array is of the values by test image, (N,), whose mean is the metric."""
 
 
 class Measure(Callback, ABC):
@@ -36,10 +41,15 @@ class Measure(Callback, ABC):
         if is_last_epoch(trainer):
             data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
             with gathered(pl_module), torch.no_grad():
-                pl_module.log_dict(self.measure(pl_module.encoder, data, pl_module.device), rank_zero_only=True)
+                found = self.measure(pl_module.encoder, data, pl_module.device)
+            pl_module.log_dict({name: float(np.mean(value)) for name, value in found.items()}, rank_zero_only=True)
+            values = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+            record = next((each for each in trainer.callbacks if isinstance(each, RunRecord)), None)  # type: ignore[attr-defined]
+            if values and record is not None and trainer.is_global_zero:
+                record.keep_values(data.image_names("test"), values)
 
     @abstractmethod
-    def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> dict[str, float]:
+    def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> Measured:
         """Return metrics by name, `test/…`."""
 
 
@@ -90,10 +100,10 @@ class Segmentation(Measure):
         if not pl_module.encoder.feature_info:
             raise ValueError(f"Segmentation: {type(pl_module.encoder).__name__} gives no maps: it has no feature_info.")
 
-    def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> dict[str, float]:
+    def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> Measured:
         with in_eval_mode(model):
             stages = segment(model, labeled_pixels(data, device), data.num_classes)
-        best = max(stages, key=lambda stage: stage.held_out)
+        best = max(stages, key=lambda stage: float(np.mean(stage.held_out)))
         last = {"test/miou_linear": stages[-1].linear, "test/miou_knn": stages[-1].knn}
         return last | {"test/miou_linear_best": best.linear}
 

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ from vitlab.distributed import from_all_processes
 from vitlab.evaluation.cost import processor_name
 from vitlab.evaluation.per_class import stratum_metrics, write_per_class
 from vitlab.evaluation.predictions import Predictions, write_predictions
+from vitlab.evaluation.values import write_values
 from vitlab.internals import is_within_an_epoch
 from vitlab.objectives import Objective
-from vitlab.runs.directory import CONFIG, DATA, ENVIRONMENT, METRICS, PREDICTIONS, SUMMARY, RunDirectory
+from vitlab.runs.directory import CONFIG, DATA, ENVIRONMENT, METRICS, PREDICTIONS, SUMMARY, VALUES, RunDirectory
 from vitlab.runs.metrics_csv import MetricsFile, as_written
 from vitlab.runs.origins import PACKAGES, continued, origins
 from vitlab.runs.resume import inexact
@@ -43,6 +45,7 @@ OWN_FILES = (
     DATA,
     METRICS,
     PREDICTIONS,
+    VALUES,
     "per_class.csv",
     "per_stratum.csv",
     "confusion.csv",
@@ -186,12 +189,29 @@ class RunRecord(Callback):
             names = names[: len(labels)]  # all, unless Trainer's limit_test_batches stopped early
             strata = trainer.datamodule.strata("test")  # type: ignore[attr-defined]
             strata = {name: values[: len(labels)] for name, values in strata.items()}
+            by_image = {name: arrays.pop(name) for name in [*arrays] if name not in ("logits", "logits_ema")}
+            if pl_module.task is not None:
+                by_image |= pl_module.task.values(arrays["logits"], labels)
+            self.keep_values(names, by_image)
             predictions = Predictions(names, labels, **arrays, strata=strata)
             write_predictions(self.results / PREDICTIONS, predictions)
             if pl_module.one_class:
                 names = trainer.datamodule.class_names  # type: ignore[attr-defined]
                 write_per_class(self.results, predictions, names)
                 self.by_stratum = stratum_metrics(predictions)
+
+    def keep_values(self, images: Sequence[str], values: Mapping[str, np.ndarray]) -> None:
+        """Write metrics by test image, as `RunDirectory.values` has them; their names may begin with `test/`.
+
+        Raises:
+            ValueError: not a number for each image.
+        """
+        for name, value in values.items():
+            if value.shape != (len(images),):
+                raise ValueError(f"{name} is {value.shape}; give a value for each of the {len(images)} test images.")
+        if values:
+            columns = {name.removeprefix("test/"): value.astype(np.float64) for name, value in values.items()}
+            write_values(self.results / VALUES, images, columns)
 
     def finish(
         self, trainer: Trainer, pl_module: LightningModule, metrics: dict[str, float], partial: list[str]

@@ -86,12 +86,18 @@ def plan_study(path: Path, root: Path = Path("runs")) -> Planned:
     past = {name: [result for result in finished if result.run.variant == name] for name in study.variants}
     metric, folds = runs[0].metric, study.folds or 1
     test_images = sum(len(images_of(run).labels("test")) for run in runs[:folds])
-    sign = 1 if metric.is_accuracy else metric.sign
-    outcomes = [np.stack([each.outcome if sign > 0 else -each.outcome for each in own]) for own in past.values() if own]
-    groups = groups_of(study, finished[0].predictions.images) if finished and metric.is_accuracy else None
+    by_image = metric.is_accuracy or (bool(finished) and all(each.by_image is not None for each in finished))
+
+    def row(result: RunResult) -> np.ndarray:
+        """Return a run's outcomes, higher being better."""
+        values = result.by_image if by_image and result.by_image is not None else np.array([result.score])
+        return values if values.dtype == bool else metric.sign * values
+
+    outcomes = [np.stack([row(each) for each in own]) for own in past.values() if own]
+    groups = groups_of(study, finished[0].predictions.images) if finished and by_image else None
     codes = None if groups is None else np.unique(groups, return_inverse=True)[1]
     dependence = Dependence(codes, overlap_of(study.folds))
-    known = measured(outcomes, len(study.variants), test_images if metric.is_accuracy else None, dependence)
+    known = measured(outcomes, len(study.variants), test_images if by_image else None, dependence)
     source = f"{folds * len(finished)} finished runs in {study.folder(root)}"
     if known is None:
         accuracy = _assumed_accuracy(path, metric, finished, test_images)

@@ -110,10 +110,9 @@ def _summary(results: StudyResults) -> list[str]:
     spent = f" ({study.budget} each)" if study.budget and study.budget.kind == "flops" else ""
     validation = " (the validation images)" if results.tested_on_validation else ""
     classes = f" of {len(results.class_names)} classes" if metric.one_class else ""
-    if metric.is_accuracy:
-        unit, over = "percentage points of test accuracy", "seeds and test images"
-    else:
-        unit, over = f"test {metric.name} ({'higher' if metric.mode == 'max' else 'lower'} is better)", "seeds"
+    unit, over = "percentage points of test accuracy", f"seeds{' and test images' if results.by_image else ' alone'}"
+    if not metric.is_accuracy:
+        unit = f"test {metric.name} ({'higher' if metric.mode == 'max' else 'lower'} is better)"
     simultaneous = "simultaneous " if len(results.pairs) > 1 else ""
     intervals = any(len(result.runs) > 1 for result in results.ranking)
     return [

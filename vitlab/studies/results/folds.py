@@ -80,6 +80,7 @@ def joined(parts: Sequence[RunResult]) -> RunResult:
         environment=_environment(parts),
         history=pd.concat([part.history for part in parts], ignore_index=True),
         data=parts[0].data | {"splits": {"train": {"digest": _digest(parts)}}},
+        values=pd.concat([part.values for part in parts]),
         parts=tuple(parts),
     )
 

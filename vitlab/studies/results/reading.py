@@ -27,7 +27,9 @@ def read_results(outcomes: Sequence[Outcome], folds: int | None = None) -> tuple
     for run in (outcome.run for outcome in outcomes if outcome.failure is None):
         try:
             why, d = cut_short(run), RunDirectory(run.directory)
-            result = None if why else RunResult(run, d.predictions, d.summary, d.environment, d.history, d.data)
+            result = (
+                None if why else RunResult(run, d.predictions, d.summary, d.environment, d.history, d.data, d.values)
+            )
             if result and not (np.isfinite(result.predictions.logits).all() and math.isfinite(result.score)):
                 why = "its predictions are not finite numbers"
             elif result and _is_of_another_test(result):

@@ -44,6 +44,7 @@ class RunResult:
     environment: dict[str, Any]
     history: pd.DataFrame  # metrics.csv
     data: dict[str, Any] = field(default_factory=dict)  # data.json; empty for runs of older versions
+    values: pd.DataFrame = field(default_factory=pd.DataFrame)  # values.parquet
     parts: Sequence["RunResult"] = ()  # of a seed that has folds: the result of each
 
     @cached_property
@@ -62,10 +63,15 @@ class RunResult:
             raise ValueError(f"summary.json has no metric {metric.test}, but {listed(sorted(known), 20)}")
         return float(known[metric.test])
 
-    @property
-    def outcome(self) -> np.ndarray:
-        """What variants are compared by: whether each image is right, (N,) bool, or a score, (1,)."""
-        return self.correct if self.run.metric.is_accuracy else np.array([self.score])
+    @cached_property
+    def by_image(self) -> np.ndarray | None:
+        """What the score is the mean of: whether each image is right, (N,) bool, or values; None where not known."""
+        if self.run.metric.is_accuracy:
+            return self.correct
+        if self.run.metric.name not in self.values:
+            return None
+        values = self.values[self.run.metric.name].reindex(self.predictions.images).to_numpy()
+        return values if np.isclose(values.mean(), self.score, rtol=1e-3) else None  # else of another test
 
     @cached_property
     def score_ema(self) -> float | None:

@@ -61,15 +61,24 @@ class StudyResults:
     @cached_property
     def outcomes(self) -> Outcomes:
         """The study as a table: a row for each finished run and test image, and one for each failed run."""
-        items = np.asarray(self.images) if self.finished and self.metric.is_accuracy else np.array([], dtype=str)
+        items = np.asarray(self.images) if self.by_image else np.array([], dtype=str)
         groups = groups_of(self.study, self.images) if len(items) else None
         runs = [
-            Row(r.run.variant, str(r.run.seed), r.outcome, items, groups=groups, name=str(r.run)) for r in self.finished
+            Row(r.run.variant, str(r.run.seed), self._outcome(r), items, groups=groups, name=str(r.run))
+            for r in self.finished
         ]
         nothing = np.array([math.nan])
         runs += [Row(run.variant, str(run.seed), nothing, name=str(run)) for run, _ in self.failures]
         overlap = overlap_of(self.study.folds)
         return Outcomes(runs, self.metric, planned=list(self.study.variants), unit="image", overlap=overlap)
+
+    @cached_property
+    def by_image(self) -> bool:
+        """Whether every run has the metric by test image, so that intervals are over images too."""
+        return bool(self.finished) and all(result.by_image is not None for result in self.finished)
+
+    def _outcome(self, result: RunResult) -> np.ndarray:
+        return result.by_image if self.by_image and result.by_image is not None else np.array([result.score])
 
     @cached_property
     def verdict(self) -> Verdict:
