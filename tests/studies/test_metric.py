@@ -223,3 +223,41 @@ def test_values_by_image_make_the_interval_one_over_images_too() -> None:
     assert [dataclasses.replace(study, finished=[*with_values[:-1], without[-1]]).by_image] == [False]
     other = dataclasses.replace(with_values[0], summary={"metrics": {"test/jaccard": 0.9}, "seconds": 1.0})
     assert other.by_image is None  # values of another test than the summary
+
+
+def test_a_ratio_is_compared_by_its_logarithm_and_a_lead_is_a_factor() -> None:
+    """By scipy's Welch test of the logarithms."""
+    metric = Metric("growth", "min", one_class=False, is_log=True)
+    growth = {"A": [2.0, 2.5, 1.8, 2.2], "B": [9.0, 14.0, 7.0, 30.0]}
+    study = results({name: {seed: right(0.5, 50) for seed in range(4)} for name in growth}, metric=metric)
+    finished = [
+        dataclasses.replace(
+            each,
+            run=dataclasses.replace(each.run, metric=metric),
+            summary=each.summary | {"metrics": {"test/growth": growth[each.run.variant][each.run.seed]}},
+        )
+        for each in study.finished
+    ]
+    study = dataclasses.replace(
+        study, finished=finished, study=dataclasses.replace(study.study, metric={"scale": "log"}, margin=1.5)
+    )
+    logs = [np.log(values) for values in growth.values()]
+    expected = ttest_ind(logs[1], logs[0], equal_var=False)
+    low, high = np.exp(expected.confidence_interval())
+    (pair,) = study.pairs
+    assert pair.p == pytest.approx(expected.pvalue)
+    geometric = np.exp(logs[1].mean() - logs[0].mean())
+    assert f"A is better than B by a factor of {geometric:.2f} ({low:.2f} to {high:.2f})" in verdict(study)
+    assert study.margin == pytest.approx(np.log(1.5))
+    assert study.table()["growth"].tolist() == pytest.approx([*growth["A"], *growth["B"]])
+    none = dataclasses.replace(finished[0], summary={"metrics": {"test/growth": 0.0}, "seconds": 1.0})
+    with pytest.raises(ValueError, match=r"test/growth is 0, which has no logarithm\. Remove `scale: log`"):
+        _ = none.score
+
+
+def test_a_margin_of_a_logarithmic_scale_is_a_factor(write_study: Callable[..., Path]) -> None:
+    metric = {"name": "rank", "mode": "max", "scale": "log"}
+    with pytest.raises(ValueError, match=r"margin: 0\.5 is a factor where the metric has `scale: log`"):
+        read_study(write_study(metric=metric, margin=0.5))
+    with pytest.raises(ValueError, match="for a ratio or a loss `scale: log`"):
+        read_study(write_study(metric=metric | {"scale": "sqrt"}))

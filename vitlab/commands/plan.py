@@ -31,7 +31,9 @@ def run(arguments: Sequence[str]) -> int:
     difference = difference or planned.study.margin
     if difference is None:
         raise ValueError(f"{study} has no margin, so the plan needs --difference, like --difference 1.0.")
+    if planned.metric.is_log and difference <= 1:
+        raise ValueError(f"--difference {difference:g}: a factor on a logarithmic scale; give one above 1, like 1.5.")
     if planned.metric.is_fraction and difference >= 100:
         raise ValueError(f"--difference {difference:g}: points of accuracy are below 100.")
-    print(describe(planned, difference / planned.metric.scale))
+    print(describe(planned, planned.metric.own(difference)))
     return 0

@@ -19,11 +19,14 @@ class Metric:
         name: in sentences.
         mode: Whether a higher or a lower score is better.
         is_fraction: Whether it is a fraction of the items, such as accuracy, and is shown in per cent.
+        is_log: Whether scores are logarithms, of a ratio or a loss: figures show them, and texts what they are of, so
+            that a mean is geometric and a lead a factor.
     """
 
     name: str = "accuracy"
     mode: Literal["min", "max"] = "max"
     is_fraction: bool = True
+    is_log: bool = False
 
     @property
     def sign(self) -> int:
@@ -42,7 +45,7 @@ class Metric:
 
     def axis(self, split: str = "") -> str:
         """Return its name with its unit, at an axis and above a column, for the metric on a split."""
-        name = f"{split} {self.label}".strip()
+        name = f"{'ln ' if self.is_log else ''}{split} {self.label}".strip()
         return f"{name}, %" if self.is_fraction else name
 
     def digits(self, scores: Sequence[float], spreads: Sequence[float], items: int) -> int:
@@ -54,21 +57,33 @@ class Metric:
         """
         if self.is_fraction:
             return 2 if items >= 5_000 else 1
+        if self.is_log:
+            return 2
         spread = float(np.median([value for value in spreads if value > 0] or [0.0]))
         size = spread / 10 or max(map(abs, scores), default=1.0) / 1e4 or 1.0
         return max(0, -math.floor(math.log10(size)))
 
     def text(self, value: float, digits: int) -> str:
         """Return a value without its unit."""
-        return signed(self.scale * value, digits)
+        return signed(self._shown(value), digits)
+
+    def _shown(self, value: float) -> float:
+        return math.exp(value) if self.is_log else self.scale * value
+
+    def own(self, shown: float) -> float:
+        """Return a difference in the unit of the scores, from one as it is shown."""
+        return math.log(shown) if self.is_log else shown / self.scale
 
     def difference(self, value: float, digits: int) -> str:
         """Return a difference with its unit."""
-        return self.text(value, digits) + (f"{SPACE}points" if self.is_fraction else "")
+        text = self.text(value, digits) + (f"{SPACE}points" if self.is_fraction else "")
+        return f"a factor of {text}" if self.is_log else text
 
     def size(self, value: float) -> str:
         """Return the size of a difference that somebody chose, with its unit and no more digits than it has."""
-        number = f"{self.scale * value:.6g}"
+        if self.is_log:
+            return f"a factor of {self._shown(value):.3g}"
+        number = f"{self._shown(value):.6g}"
         return f"{number}{SPACE}point{'' if number == '1' else 's'}" if self.is_fraction else number
 
     def bracket(self, interval: Interval, digits: int) -> str:

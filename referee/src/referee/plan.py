@@ -100,7 +100,7 @@ def plan(verdict: Verdict, difference: float) -> str:
     source = f"these {counted(sum(len(variant.runs) for variant in verdict.ranking), 'run')}"
     unit, looks = verdict.outcomes.unit, verdict.design.looks
     planned = Plan(metric=verdict.metric, pilot=verdict.pilot, source=source, unit=unit, looks=looks)
-    return "\n\n".join([variances(planned), needed(planned, difference / verdict.metric.scale), sizes(planned)])
+    return "\n\n".join([variances(planned), needed(planned, verdict.metric.own(difference)), sizes(planned)])
 
 
 def variances(planned: Plan, seen: int = 0) -> str:

@@ -290,7 +290,7 @@ def judge(
     if test not in TESTS:
         raise ValueError(f"test {test}: give one of {', '.join(TESTS)}.")
     findings = checks(outcomes)
-    design = Design(test, None if margin is None else margin / outcomes.metric.scale, tuple(looks))
+    design = Design(test, None if margin is None else outcomes.metric.own(margin), tuple(looks))
     variants = _variants(outcomes)
     if len(variants) < 2 or any(check.is_void for check in findings):
         return Verdict(outcomes, variants, [], design, checks=findings)

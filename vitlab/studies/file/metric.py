@@ -52,12 +52,14 @@ class Metric(referee.metric.Metric):
     def axis(self, split: str = "test") -> str:
         """Return its name at an axis, for the metric on a split; one of the end of the training has its own."""
         if not self.is_accuracy and (self.title or "/" in self.name):
-            return self.title or self.name
+            return f"{'ln ' if self.is_log else ''}{self.title or self.name}"
         return super().axis(split)
 
     def digits(self, scores: Sequence[float], spreads: Sequence[float], items: int) -> int:
         """Return the decimals to show: what this many test images resolve, else four significant digits."""
         if self.is_accuracy:
+            return super().digits(scores, spreads, items)
+        if self.is_log:
             return super().digits(scores, spreads, items)
         return max(0, 3 - math.floor(math.log10(max(map(abs, scores), default=0.0) or 1.0)))
 
@@ -87,7 +89,8 @@ def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) ->
         ValueError: these runs have no such metric, as far as is known before a run, or its mode is wrong.
     """
     default = metric_of(experiment)
-    metric = replace(default, **(chosen or {}))
+    named = {key: value for key, value in (chosen or {}).items() if key != "scale"}
+    metric = replace(default, **named, is_log=bool(chosen) and chosen.get("scale") == "log")
     from vitlab.experiment.logged import final_metrics  # here, because it takes seconds to import
 
     known = None

@@ -116,7 +116,7 @@ def history(study: Study) -> str:
     record = record_of(study)
     if not record:
         return ""
-    times = f" ({counted(len(record), 'registration')}, each with new seeds)" if len(record) > 1 else ""
+    times = f" ({counted(len(record), 'registration')})" if len(record) > 1 else ""
     words = [f"{word['word']} ({word['date']})" for each in record for word in each["words"]]
     earlier = f" Its words so far: {', '.join(words)}." if words else ""
     return f"Registered on {record[-1]['registered']}{times}.{earlier}"

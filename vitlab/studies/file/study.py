@@ -10,7 +10,8 @@
     groups: null                      # '(.*)/[^/]+$': test images of a folder fail together; null: they are independent
     folds: null                       # 5: a seed parts all images into five, each tested by a training on the others
     metric: {name: rank, mode: max}   # of summary.json, on the test images; null: the metric of the objective's task;
-                                      # with `title: effective rank`, figures and tables have that name
+                                      # with `title: effective rank`, figures and tables have that name; with
+                                      # `scale: log`, a lead and the margin are factors, as for a ratio or a loss
     claim:                            # null; a sentence of a paper that the study tests (`claim`)
     test: pooled                      # exact: by all regroupings; paired: variants from the same weights
     budget: {epochs: 35}              # the same for all: epochs, images or flops; null: as in the base
@@ -83,11 +84,12 @@ CHECKED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "metric": (
         lambda value: (
             isinstance(value, dict)
-            and {"name", "mode"} <= set(value) <= {"name", "mode", "title"}
+            and {"name", "mode"} <= set(value) <= {"name", "mode", "title", "scale"}
             and value["mode"] in ("min", "max")
+            and value.get("scale", "log") == "log"
         ),
-        "a metric of summary.json, whether higher is better, and an optional title for figures, "
-        "like {name: rank, mode: max, title: effective rank}, or null",
+        "a metric of summary.json, whether higher is better, an optional title for figures, and for a ratio or a loss "
+        "`scale: log`, like {name: rank, mode: max, title: effective rank}, or null",
     ),
     "groups": (
         lambda value: isinstance(value, str) and _has_one_group(value),
@@ -284,6 +286,8 @@ def _contradictions(study: Study) -> Iterator[str]:
 
 def _contradictions_of_the_test(study: Study) -> Iterator[str]:
     variants, seeds = len(study.variants), len(study.seeds)
+    if study.metric and "scale" in study.metric and study.margin is not None and study.margin <= 1:
+        yield f"margin: {study.margin:g} is a factor where the metric has `scale: log`. Give one above 1, like 1.1."
     if study.test == "paired" and study.looks and variants > 2:
         yield (
             "test: paired compares the same seeds, but of three variants or more one leaves the race before the others."

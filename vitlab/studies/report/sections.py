@@ -174,7 +174,7 @@ def _notes_on_ranking(results: StudyResults) -> list[str]:
     metric = results.metric
     name = metric.label.capitalize() if metric.is_accuracy else metric.name
     notes = [
-        f"{name} of the weights after the last epoch, mean over seeds. The interval shows where the mean would lie "
+        f"{name} of the weights after the last epoch, {'geometric ' if metric.is_log else ''}mean over seeds. The interval shows where the mean would lie "
         f"with other seeds on the same {counted(len(results.labels), 'test image')}.",
     ]
     if metric.is_accuracy:

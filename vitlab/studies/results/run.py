@@ -1,5 +1,6 @@
 """The results of finished runs, read from their directories: of a run, and of the runs of a variant together."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -61,14 +62,22 @@ class RunResult:
         known = self.summary["metrics"]
         if metric.test not in known:
             raise ValueError(f"summary.json has no metric {metric.test}, but {listed(sorted(known), 20)}")
-        return float(known[metric.test])
+        return self._scaled(metric.test, float(known[metric.test]))
+
+    def _scaled(self, name: str, value: float) -> float:
+        """Return a value of the metric, as a logarithm where the study compares these."""
+        if not self.run.metric.is_log:
+            return value
+        if value <= 0:
+            raise ValueError(f"{name} is {value:g}, which has no logarithm. Remove `scale: log` from the metric")
+        return math.log(value)
 
     @cached_property
     def by_image(self) -> np.ndarray | None:
         """What the score is the mean of: whether each image is right, (N,) bool, or values; None where not known."""
         if self.run.metric.is_accuracy:
             return self.correct
-        if self.run.metric.name not in self.values:
+        if self.run.metric.name not in self.values or self.run.metric.is_log:
             return None
         values = self.values[self.run.metric.name].reindex(self.predictions.images).to_numpy()
         return values if np.isclose(values.mean(), self.score, rtol=1e-3) else None  # else of another test
@@ -78,7 +87,8 @@ class RunResult:
         """The score of the averaged weights; None without them."""
         metric, logits = self.run.metric, self.predictions.logits_ema
         if not metric.is_accuracy:
-            return self.summary["metrics"].get(f"test_ema/{metric.name}")
+            ema = self.summary["metrics"].get(f"test_ema/{metric.name}")
+            return ema if ema is None else self._scaled(f"test_ema/{metric.name}", ema)
         return None if logits is None else float(predicted.correct(logits, self.predictions.labels).mean())
 
     @cached_property
@@ -168,7 +178,7 @@ class RunResult:
             return pd.Series(dtype=float)
         rows = self.history[["epoch", column]].dropna()
         values: pd.Series = rows.groupby(rows["epoch"].astype(int) + 1)[column].mean()
-        return values
+        return np.log(values) if self.run.metric.is_log and column == self.run.metric.validation else values
 
 
 @dataclass(frozen=True)

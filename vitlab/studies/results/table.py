@@ -131,7 +131,7 @@ class StudyResults:
     @property
     def margin(self) -> float | None:
         """The smallest difference that matters, in the metric's own unit."""
-        return None if self.study.margin is None else self.study.margin / self.metric.scale
+        return None if self.study.margin is None else self.metric.own(self.study.margin)
 
     @cached_property
     def earlier_plans(self) -> tuple[int, ...]:
@@ -266,7 +266,7 @@ class StudyResults:
     def _row(self, result: RunResult) -> dict[str, Any]:
         predictions, name = result.predictions, self.metric.name
         row: dict[str, Any] = {"variant": result.run.variant, "seed": result.run.seed, "status": "finished"}
-        row[name] = result.score
+        row[name] = math.exp(result.score) if self.metric.is_log else result.score
         if self.metric.one_class:
             row |= {"nll": result.nll, "ece": result.ece}
             if len(self.class_names) > 5:  # else it is 1

@@ -33,10 +33,11 @@ def deciding(claim: Claim, verdict: Verdict) -> list[list[str]]:
 def decided(claim: Claim, verdict: Verdict) -> list[str]:
     """Return what a claim needs and lacks, and the rows of `deciding`, as sentences."""
     unit = f"{SPACE}points" if verdict.metric.is_fraction else ""
+    by = "by a factor of" if verdict.metric.is_log else "by"
     return [
         *(f"Not tested, since {why}." for why in verdict.design.unmet),
         *(
-            f"{order}: {word}." + (f" The first leads by {lead}{unit}{shown}." if lead != NONE else "")
+            f"{order}: {word}." + (f" The first leads {by} {lead}{unit}{shown}." if lead != NONE else "")
             for order, lead, interval, _, word in deciding(claim, verdict)
             for shown in ["" if interval == NONE else f" {interval}"]
         ),
