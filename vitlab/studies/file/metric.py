@@ -89,8 +89,8 @@ def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) ->
         ValueError: these runs have no such metric, as far as is known before a run, or its mode is wrong.
     """
     default = metric_of(experiment)
-    named = {key: value for key, value in (chosen or {}).items() if key != "scale"}
-    metric = replace(default, **named, is_log=bool(chosen) and chosen.get("scale") == "log")
+    named = dict(chosen or {})
+    metric = replace(default, is_log=named.pop("scale", None) == "log", **named)
     from vitlab.experiment.logged import final_metrics  # here, because it takes seconds to import
 
     known = None

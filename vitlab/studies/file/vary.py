@@ -69,7 +69,7 @@ def fixed_draws(vary: Sequence[str], config: Config) -> Iterator[str]:
             )
 
 
-def describe_draws(vary: Sequence[str], folds: int | None) -> str:
+def describe_draws(vary: Sequence[str], folds: int | None = None) -> str:
     """Return what differs between the seeds, and what does not."""
     drawn = [NAMES[kind] for kind in KINDS if kind in vary]
     fixed = [NAMES[kind] for kind in BY_DEFAULT if kind not in vary]
