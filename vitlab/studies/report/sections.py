@@ -175,8 +175,8 @@ def _notes_on_ranking(results: StudyResults) -> list[str]:
     name = metric.label.capitalize() if metric.is_accuracy else metric.name
     mean = "geometric mean" if metric.is_log else "mean"
     notes = [
-        f"{name} of the weights after the last epoch, {mean} over seeds. The interval shows where it would lie with other "
-        f"seeds on the same {counted(len(results.labels), 'test image')}.",
+        f"{name} of the weights after the last epoch, {mean} over seeds. The interval shows where it would lie with "
+        f"other seeds on the same {counted(len(results.labels), 'test image')}.",
     ]
     if metric.is_accuracy:
         margin = percent(sampling_margin(results.ranking[0].score.mean, len(results.labels)), 1)
