@@ -174,7 +174,7 @@ def test_one_page_tells_of_all_claims_and_runs_what_is_missing(
         file.write("trainer: {gradient_clip_val: 1.0}\n")
     assert not any(is_tested(study, root) for study in read_claims(folder))
     assert run("claims", ["--folder", str(folder), "--root", str(root)]) == 1
-    assert capsys.readouterr().err.count("the claim was registered and has a word, but with other settings") == 2
+    assert capsys.readouterr().err.count("the claim was registered and has results, but with other settings") == 2
 
     with pytest.raises(ValueError, match="no study with a `claim`"):
         read_claims(tmp_path)

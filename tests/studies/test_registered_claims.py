@@ -10,6 +10,7 @@ import pytest
 from fake_study import FAKE_PROGRAM, plain, variant
 
 from vitlab.commands.dispatch import run
+from vitlab.config import load_yaml
 from vitlab.studies.claims import read_claims, write_page
 from vitlab.studies.compare import compare
 from vitlab.studies.file.registration import first_word, keep_word, record_of, register
@@ -23,6 +24,7 @@ CLAIM = {
     "differs": "Digits instead of photographs.",
     "doubt": "More seeds.",
 }
+RUNS = Path("no runs here")
 SHIPPED = sorted(Path("experiments/claims").glob("**/*.yaml"))
 
 
@@ -64,37 +66,84 @@ CHANGED = {
 @pytest.mark.parametrize("key", CHANGED)
 def test_a_change_after_a_word_is_refused(key: str, claiming: Write) -> None:
     path = claiming()
-    register(read_study(path))
+    register(read_study(path), RUNS)
     registered = read_study(path).registered
     keep_word(read_study(path), "repeated", [3, 3])
     study = read_study(claiming(registered=registered, **{key: CHANGED[key]}))
-    with pytest.raises(ValueError, match="the claim was registered and has a word, but with other settings") as refused:
-        register(study)
+    with pytest.raises(
+        ValueError, match="the claim was registered and has results, but with other settings"
+    ) as refused:
+        register(study, RUNS)
+    assert f"has changed since {(registered or {})['date']}.\nChange it back" in str(refused.value)
     assert "--register-anew and new seeds" in str(refused.value)
     assert len(record_of(study)) == 1
 
 
 def test_before_a_word_and_in_words_alone_a_claim_may_change(claiming: Write) -> None:
     path = claiming()
-    register(read_study(path))
-    register(changed := read_study(claiming(margin=0.5)))
+    register(read_study(path), RUNS)
+    register(changed := read_study(claiming(margin=0.5)), RUNS)
     assert [each["digest"] for each in record_of(changed)] == [changed.digest]
     keep_word(changed, "not settled", [3, 3])
     texts = {"claim": CLAIM | {"doubt": "Less."}, "question": "Which?", "jobs": 1, "name": "Another"}
-    register(read_study(claiming(margin=0.5, **texts)))
+    register(read_study(claiming(margin=0.5, **texts)), RUNS)
     assert len(record_of(changed)) == 1
 
 
+def test_a_look_binds_the_settings_and_is_no_word(claiming: Write) -> None:
+    register(study := read_study(claiming(seeds={"from": 3, "to": 8})), RUNS)
+    keep_word(study, "not settled", [3, 3], ended=False)
+    assert first_word(study) == ""
+    with pytest.raises(ValueError, match="with other settings"):
+        register(read_study(claiming(seeds={"from": 3, "to": 8}, margin=0.5)), RUNS)
+    study = read_study(claiming(seeds={"from": 3, "to": 8}))
+    keep_word(study, "repeated", [5, 5])
+    assert first_word(study) == "repeated"
+    assert [word["word"] for word in record_of(study)[-1]["words"]] == ["repeated"]
+
+
+def test_files_are_registered_as_people_write_them(claiming: Write) -> None:
+    path = claiming(variants={"A": variant(0.96), "B": variant(0.9), 16: variant(0.8)})
+    path.write_bytes(
+        path.read_bytes().replace(b"\n", b"\r\n") + b"registered:\r\n  date: 2026-11-20\r\n  digest: x\r\n"
+    )
+    lines = path.read_bytes().splitlines(keepends=True)
+    (path.parent / "record").mkdir()
+    (path.parent / "record/study.json").write_text("[]")
+    path.write_bytes(path.read_bytes().replace(b"digest: x", b"digest: " + read_study(path).digest.encode()))
+    register(read_study(path), RUNS)
+    assert path.read_bytes().splitlines(keepends=True)[:-1] == lines[:-3]
+
+
+def test_a_file_in_braces_is_refused_and_stays(claiming: Write) -> None:
+    path = claiming()
+    path.write_text(text := json.dumps(load_yaml(path)))
+    with pytest.raises(ValueError, match="Write one key a line"):
+        register(read_study(path), RUNS)
+    assert path.read_text() == text
+
+
+def test_a_run_that_finished_before_any_word_binds_too(claiming: Write, tmp_path: Path) -> None:
+    path = claiming()
+    register(study := read_study(path), tmp_path)
+    registered = read_study(path).registered
+    done = study.folder(tmp_path, "A") / "seed-1/summary.json"
+    done.parent.mkdir(parents=True)
+    done.write_text("{}")
+    with pytest.raises(ValueError, match="with other settings"):
+        register(read_study(claiming(margin=0.5, registered=registered)), tmp_path)
+
+
 def test_anew_takes_new_seeds_and_keeps_the_words(claiming: Write, tmp_path: Path) -> None:
-    register(study := read_study(claiming()))
+    register(study := read_study(claiming()), RUNS)
     with pytest.raises(ValueError, match="is as it was registered"):
-        register(study, anew=True)
+        register(study, RUNS, anew=True)
     keep_word(study, "contradicted", [3, 3])
     changed = read_study(claiming(budget={"epochs": 8}, seeds=[3, 4, 5]))
     with pytest.raises(ValueError, match=r"has seen results of seeds 3\.\nGive new ones, from 4 on"):
-        register(changed, anew=True)
+        register(changed, RUNS, anew=True)
     path = claiming(budget={"epochs": 8}, seeds=[4, 5, 6])
-    register(changed := read_study(path), anew=True)
+    register(changed := read_study(path), RUNS, anew=True)
     keep_word(changed, "repeated", [3, 3])
     keep_word(changed, "repeated", [4, 4])
     words = [[word["word"] for word in each["words"]] for each in record_of(changed)]
@@ -106,17 +155,17 @@ def test_anew_takes_new_seeds_and_keeps_the_words(claiming: Write, tmp_path: Pat
 
 def test_a_registration_without_its_record_still_binds(claiming: Write) -> None:
     path = claiming()
-    register(read_study(path))
+    register(read_study(path), RUNS)
     line = read_study(path).registered
     (path.parent / "record/study.json").unlink()
     with pytest.raises(ValueError, match="with other settings"):
-        register(read_study(claiming(registered=line, margin=2.0)))
+        register(read_study(claiming(registered=line, margin=2.0)), RUNS)
 
 
 def test_the_command_refuses_in_one_message(
     claiming: Write, write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    register(read_study(claiming()))
+    register(read_study(claiming()), RUNS)
     keep_word(read_study(claiming()), "repeated", [3, 3])
     changed: dict[str, Any] = {"margin": 2.0}
     root = ["--root", str(tmp_path / "runs")]
@@ -133,7 +182,7 @@ def test_a_folder_that_cannot_be_written_is_named(claiming: Write, monkeypatch: 
 
     monkeypatch.setattr("vitlab.studies.file.registration.write_text", refuse)
     with pytest.raises(ValueError, match="a claim is registered in its file, and beside it in ") as why:
-        register(read_study(claiming()))
+        register(read_study(claiming()), RUNS)
     assert "Copy the study to a folder that you can write to" in str(why.value)
 
 

@@ -84,7 +84,7 @@ def compare(
     """
     study = read_study(study_path)
     with study_lock(study.folder(root)):
-        register(study, register_anew)
+        register(study, root, register_anew)
         return _compare(study, root, overwrite, program, dashboard, cluster)
 
 

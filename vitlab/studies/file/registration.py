@@ -5,12 +5,14 @@ it has, of each registration, in JSON:
 
 registered, digest, seeds   when, with which settings, and with which seeds
 note                        what was changed, of registrations that were entered later from the project's history
-words                       each that differs from the one before: date, word, and the seeds of each variant
+words                       each that differs from the one before: date, word, and the seeds of each variant; that of
+                            a look before the last has `ended: false` until the next look replaces it
 
 With other settings a claim is another one, and needs seeds whose results nobody has seen.
 """
 
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -19,6 +21,8 @@ from typing import Any
 from referee.formats import counted, listed
 
 from vitlab.atomic_files import read_json, write_text
+from vitlab.config import parse_yaml
+from vitlab.runs.directory import SUMMARY
 from vitlab.studies.file.study import Study
 
 Registration = dict[str, Any]
@@ -34,10 +38,11 @@ def _file(study: Study) -> Path:
     return study.path.parent / "record" / f"{study.path.stem}.json"
 
 
-def register(study: Study, anew: bool = False) -> None:
-    """Register a claim that is not, or that changed before it had a word.
+def register(study: Study, root: Path, anew: bool = False) -> None:
+    """Register a claim that is not, or that changed before it had a result.
 
     Args:
+        root: The folder of all runs.
         anew: Register other settings beside those that had one.
 
     Raises:
@@ -54,19 +59,25 @@ def register(study: Study, anew: bool = False) -> None:
             raise ValueError(f"--register-anew: {study.path} is as it was registered. Leave the option out.")
         if record:
             return
-    elif known and (not record or any(each["words"] for each in record)):
+    elif known and (not record or any(each["words"] for each in record) or _has_results(study, root)):
         _refuse(study, record, anew)
     else:
-        record = []  # without a word, nothing is known that a change could follow
+        record = []  # nothing is known that a change could follow
     record.append({"registered": time.strftime("%Y-%m-%d"), "digest": study.digest, "seeds": study.seeds, "words": []})
     _write(study, record)
 
 
+def _has_results(study: Study, root: Path) -> bool:
+    return any(True for _ in study.folder(root).glob(f"**/seed-*/{SUMMARY}"))
+
+
 def _refuse(study: Study, record: list[Registration], anew: bool) -> None:
     if not anew:
+        date = record[-1]["registered"] if record else (study.registered or {})["date"]
         raise ValueError(
-            f"{study.path}: the claim was registered and has a word, but with other settings: its budget, metric, "
-            "margin, seeds, order or another one has changed.\nChange it back, or give --register-anew and new seeds."
+            f"{study.path}: the claim was registered and has results, but with other settings: its budget, metric, "
+            f"margin, seeds, order or another one has changed since {date}.\n"
+            "Change it back, or give --register-anew and new seeds."
         )
     used = {seed for each in record for seed in each["seeds"]}
     if again := sorted(used & {*study.seeds}):
@@ -78,12 +89,20 @@ def _refuse(study: Study, record: list[Registration], anew: bool) -> None:
 
 def _write(study: Study, record: list[Registration]) -> None:
     """Write the record, and the last registration into the study's file."""
-    last, text = record[-1], study.path.read_text(encoding="utf-8")
+    last, text = record[-1], study.path.read_bytes().decode()  # with the line ends that it has
     line = f'registered: {{ date: {last["registered"]}, digest: "{last["digest"]}" }}\n'
-    changed, found = re.subn(r"^registered:.*\n?", line, text, flags=re.MULTILINE)
+    changed, found = re.subn(r"^registered:.*\n?(?:[ \t]+.*\n?)*", line, text, flags=re.MULTILINE)
     if not found:
         changed = text.rstrip("\n") + "\n" + line
     try:
+        parse_yaml(changed, str(study.path))
+    except ValueError:
+        raise ValueError(
+            f"{study.path}: a claim is registered in its file. Write one key a line, not in {{}}."
+        ) from None
+    try:
+        if not os.access(study.path, os.W_OK):  # which a rename over it would not tell
+            raise PermissionError(f"{study.path} is read-only")
         _file(study).parent.mkdir(exist_ok=True)
         write_text(_file(study), "[\n" + ",\n".join(map(json.dumps, record)) + "\n]\n")
         if changed != text:
@@ -95,20 +114,31 @@ def _write(study: Study, record: list[Registration]) -> None:
         ) from None
 
 
-def keep_word(study: Study, word: str, seeds: list[int]) -> None:
-    """Add a word to the record, if it is not the last one of these settings."""
+def keep_word(study: Study, word: str, seeds: list[int], ended: bool = True) -> None:
+    """Add a word to the record, if it is not the last one of these settings.
+
+    A study that has not `ended` binds its settings from its first look on, but has no word yet.
+    """
     record = record_of(study)
     if not record or record[-1]["digest"] != study.digest:
         return
-    words = record[-1]["words"]
+    before = record[-1]["words"]
+    words = [each for each in before if each.get("ended", True)]
     if not words or words[-1]["word"] != word:
-        words.append({"date": time.strftime("%Y-%m-%d"), "word": word, "seeds": seeds})
+        new = {"date": time.strftime("%Y-%m-%d"), "word": word, "seeds": seeds}
+        words.append(new if ended else {**new, "ended": False})
+    if words != before:
+        record[-1]["words"] = words
         _write(study, record)
 
 
 def first_word(study: Study) -> str:
     """Return the first word that the claim ever had; empty before."""
-    return next((word["word"] for each in record_of(study) for word in each["words"]), "")
+    return next((word["word"] for word in _ended(record_of(study))), "")
+
+
+def _ended(record: list[Registration]) -> list[dict[str, Any]]:
+    return [word for each in record for word in each["words"] if word.get("ended", True)]
 
 
 def history(study: Study) -> str:
@@ -117,6 +147,6 @@ def history(study: Study) -> str:
     if not record:
         return ""
     times = f" ({counted(len(record), 'registration')})" if len(record) > 1 else ""
-    words = [f"{word['word']} ({word['date']})" for each in record for word in each["words"]]
+    words = [f"{word['word']} ({word['date']})" for word in _ended(record)]
     earlier = f" Its words so far: {', '.join(words)}." if words else ""
     return f"Registered on {record[-1]['registered']}{times}.{earlier}"

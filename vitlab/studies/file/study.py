@@ -172,6 +172,7 @@ class Study:
     def digest(self) -> str:
         """A hash of the settings of its file, the base, its variants, and experiments that runs start from."""
         own = {key: value for key, value in load_yaml(self.path).items() if key not in WITHOUT_EFFECT}
+        own["variants"] = {str(name): each for name, each in own["variants"].items()}  # a name may be a number
         if isinstance(own.get("claim"), dict):
             own["claim"] = {key: own["claim"].get(key) for key in ("order", "needs")}
         if isinstance(own.get("metric"), dict):

@@ -30,7 +30,7 @@ def write_claim(results: StudyResults, folder: Path) -> None:
         "minutes": seconds / 60 / runs_at_once(results),
     }
     write_text(folder / "claim.json", json.dumps(record))
-    keep_word(results.study, record["word"], [len(result.runs) for result in results.ranking])
+    keep_word(results.study, record["word"], [len(result.runs) for result in results.ranking], record["ended"])
 
 
 def as_record(results: StudyResults) -> dict[str, Any]:
