@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fake_study import results, variant
 
+from vitlab.studies.compare import compare
 from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.planning import plan_study
@@ -29,6 +30,8 @@ def test_the_interval_is_over_groups_of_images() -> None:
     widths = [
         (pair.interval.high - pair.interval.low) for study in (by_group, told, repeated) for pair in study.verdict.pairs
     ]
+    assert told.outcomes.groups is not None
+    assert told.outcomes.groups.max() + 1 == 60
     assert widths[1] == pytest.approx(widths[0], rel=0.05)
     assert widths[2] < 0.9 * widths[0]
 
@@ -60,3 +63,11 @@ def test_the_planner_knows_the_groups(write_study: Write, tmp_path: Path) -> Non
         for groups in (None, r"(\d*)\d\d$")
     )
     assert told != alone
+
+
+def test_the_report_says_that_intervals_are_over_groups(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    study = write_study(variants={"A": variant(0.94), "B": variant(0.95)}, groups=r"(\d*)\d$")
+    report = compare(study, tmp_path / "runs").with_suffix(".md").read_text()
+    assert "95\u00a0% intervals over seeds and 60\u00a0groups of test images" in report

@@ -111,6 +111,8 @@ def _summary(results: StudyResults) -> list[str]:
     validation = " (the validation images)" if results.tested_on_validation else ""
     classes = f" of {len(results.class_names)} classes" if metric.one_class else ""
     unit, over = "percentage points of test accuracy", f"seeds{' and test images' if results.by_image else ' alone'}"
+    if (groups := results.outcomes.groups) is not None:
+        over = f"seeds and {counted(int(groups.max()) + 1, 'group')} of test images"
     if not metric.is_accuracy:
         unit = f"test {metric.name} ({'higher' if metric.mode == 'max' else 'lower'} is better)"
     simultaneous = "simultaneous " if len(results.pairs) > 1 else ""
