@@ -158,7 +158,7 @@ def test_every_run_of_a_study_is_built(path: Path, tmp_path: Path, monkeypatch: 
     for point in study.points:
         runs = plan(replace(point, seeds=study.seeds[:1]), tmp_path)
         assert Experiment(runs[0].config).config == runs[0].config  # its file is the same run again
-        assert [run.variant for run in runs] == list(study.variants)
+        assert [run.variant for run in runs] == [variant for variant in study.variants for _ in study.parts]
 
 
 def test_a_budget_of_images_counts_those_of_each_variant(tmp_path: Path) -> None:
