@@ -41,9 +41,9 @@ def test_jackknifed_values_of_a_mean_are_the_values() -> None:
 
 def test_the_callback_of_the_documentation_writes_its_values(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    Path("mine.py").write_text(code)
+    Path("by_confidence.py").write_text(code)
     monkeypatch.syspath_prepend(Path.cwd())
-    experiment = Experiment(tiny({"trainer": {"callbacks": ["mine.Confidence"]}}))
+    experiment = Experiment(tiny({"trainer": {"callbacks": ["by_confidence.Confidence"]}}))
     metrics = experiment.fit()
     run = RunDirectory(experiment.directory)
     confidence = softmax(run.predictions.logits.astype(np.float64), axis=1).max(axis=1)
@@ -63,7 +63,7 @@ def test_a_measure_writes_its_values(tiny: Write) -> None:
 
 
 def test_what_is_no_value_for_each_image_is_refused(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("wrong.py").write_text(
+    Path("wrong_values.py").write_text(
         "from lightning.pytorch import Callback\n\n\n"
         "class Wrong(Callback):\n"
         "    def on_test_batch_end(self, trainer, pl_module, outputs, *args):\n"
@@ -71,4 +71,4 @@ def test_what_is_no_value_for_each_image_is_refused(tiny: Write, monkeypatch: py
     )
     monkeypatch.syspath_prepend(Path.cwd())
     with pytest.raises(ValueError, match=r"wrong is \(\d+, 10\); give a value for each of the \d+ test images"):
-        Experiment(tiny({"trainer": {"callbacks": ["wrong.Wrong"]}})).fit()
+        Experiment(tiny({"trainer": {"callbacks": ["wrong_values.Wrong"]}})).fit()
