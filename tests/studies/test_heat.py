@@ -21,7 +21,9 @@ def test_a_model_without_classes_has_no_map(tiny: Callable[..., Path], monkeypat
     for name, changes in (("labels", {}), ("none", SIMMIM)):
         assert run("fit", ["--config", str(tiny(changes, name)), "--run.test", "false"]) == 0
     data = Experiment("runs/labels/seed-0").data
-    results: Any = SimpleNamespace(class_names=data.class_names, labels=data.labels("test"))
+    results: Any = SimpleNamespace(
+        class_names=data.class_names, labels=data.labels("test"), study=SimpleNamespace(folds=None)
+    )
 
     def chart(*variants: str) -> Chart | None:
         shown = {
