@@ -13,8 +13,9 @@ from vitlab.studies.report.tuning_curves import held, lead, order_bands, sensiti
 @pytest.mark.parametrize("n", [5, 24])
 def test_the_band_is_opda_s(n: int) -> None:
     scores, k = np.random.default_rng(n).random(n), np.arange(1, n + 1)
+    # In this process: opda's pool of forks can wait forever where other tests have left threads.
     lower, _, upper = EmpiricalDistribution.confidence_bands(
-        scores, 0.95, a=0.0, b=1.0, generator=np.random.default_rng(0), method="ld_equal_tailed"
+        scores, 0.95, a=0.0, b=1.0, generator=np.random.default_rng(0), method="ld_equal_tailed", n_jobs=1
     )
     curve = tuning_curve(scores, scores)
     np.testing.assert_array_equal(curve.low, upper.quantile_tuning_curve(k))
