@@ -1,0 +1,307 @@
+"""Thirty-two faults, each of which `make test` must notice: `make mutants`, or `python -m tests.mutants NAME …`.
+
+The list was written before the tests were divided into tiers, so that the division loses none of them. A fault is one
+replacement in one file of a copy of the project; the test files named with it run there, without the slow tests, and at
+least one test must fail.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+
+
+class Mutant(NamedTuple):
+    """A fault: `old` becomes `new`, once, in `file`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = [
+    # Objectives
+    Mutant(
+        "supervised: no label smoothing",
+        "vitlab/objectives/supervised.py",
+        "label_smoothing=self.label_smoothing)",
+        "label_smoothing=0.0)",
+        "tests/objectives/test_supervised.py",
+    ),
+    Mutant(
+        "distillation: the halves of the loss are swapped",
+        "vitlab/objectives/distillation.py",
+        "return (1 - self.alpha) * cross_entropy + self.alpha * self",
+        "return self.alpha * cross_entropy + (1 - self.alpha) * self",
+        "tests/objectives/test_distillation.py",
+    ),
+    Mutant(
+        "distillation: the divergence of the teacher from the student",
+        "vitlab/objectives/distillation.py",
+        "F.kl_div(log_q, log_p,",
+        "F.kl_div(log_p, log_q,",
+        "tests/objectives/test_distillation.py",
+    ),
+    Mutant(
+        "SimMIM: the loss on visible pixels",
+        "vitlab/objectives/simmim.py",
+        'mask = mask if self.loss_on == "masked"',
+        'mask = ~mask if self.loss_on == "masked"',
+        "tests/objectives/test_simmim.py",
+    ),
+    Mutant(
+        "MAE: the biased variance of a patch",
+        "vitlab/objectives/mae.py",
+        "torch.var_mean(patches, dim=-1, keepdim=True)",
+        "torch.var_mean(patches, dim=-1, keepdim=True, correction=0)",
+        "tests/objectives/test_mae.py",
+    ),
+    Mutant(
+        "masking: too few patches are hidden",
+        "vitlab/objectives/masking.py",
+        "keep = order[:, hidden:]",
+        "keep = order[:, hidden - 1 :]",
+        "tests/objectives/test_masking.py",
+    ),
+    Mutant(
+        "DINO: the center is added",
+        "vitlab/objectives/dino.py",
+        "((teacher - self.center) / temperature)",
+        "((teacher + self.center) / temperature)",
+        "tests/objectives/test_dino.py",
+    ),
+    Mutant(
+        "DINO: a view is compared with itself",
+        "vitlab/objectives/dino.py",
+        "        if i != j\n",
+        "",
+        "tests/objectives/test_dino.py",
+    ),
+    Mutant(
+        "MSN: the entropy of the mean is lowered",
+        "vitlab/objectives/msn.py",
+        "cross_entropy + self.me_max_weight * me_max",
+        "cross_entropy - self.me_max_weight * me_max",
+        "tests/objectives/test_msn.py",
+    ),
+    Mutant(
+        "EMA: the shares of average and weights are swapped",
+        "vitlab/objectives/ema.py",
+        "get_ema_multi_avg_fn(decay)(",
+        "get_ema_multi_avg_fn(1 - decay)(",
+        "tests/objectives/test_ema.py",
+    ),
+    # Models
+    Mutant(
+        "windows: rolled the other way",
+        "vitlab/models/windows.py",
+        "torch.roll(x, (-shift[0], -shift[1]), dims=(1, 2))",
+        "torch.roll(x, (shift[0], shift[1]), dims=(1, 2))",
+        "tests/models/test_windows.py",
+    ),
+    Mutant(
+        "windows: the mask of a shift is one token off",
+        "vitlab/models/windows.py",
+        "(position >= side - shift[axis]).float()",
+        "(position > side - shift[axis]).float()",
+        "tests/models/test_windows.py",
+    ),
+    Mutant(
+        "position bias: rows of the table overlap",
+        "vitlab/models/bias_tables.py",
+        "row_offset * (2 * window[1] - 1) + column_offset",
+        "row_offset * (2 * window[1] - 2) + column_offset",
+        "tests/models/test_parity.py",
+    ),
+    # Optimizers
+    Mutant(
+        "layer decay: the head counts as a layer",
+        "vitlab/optim/groups.py",
+        "(optimizer.layer_decay or 1.0) ** below_head",
+        "(optimizer.layer_decay or 1.0) ** (below_head + 1)",
+        "tests/test_optim.py",
+    ),
+    Mutant(
+        "weight decay: of biases and norms too",
+        "vitlab/optim/groups.py",
+        "decay = 0.0 if excluded else optimizer.weight_decay",
+        "decay = optimizer.weight_decay",
+        "tests/test_optim.py",
+    ),
+    Mutant(
+        "schedule: one step late",
+        "vitlab/optim/schedules.py",
+        "return cosine(peak, self.min_lr, (step - start) /",
+        "return cosine(peak, self.min_lr, (step - 1 - start) /",
+        "tests/test_optim.py",
+    ),
+    Mutant(
+        "Muon: qkv is one matrix",
+        "vitlab/optim/muon.py",
+        "parts=3 if is_qkv else 1",
+        "parts=1",
+        "tests/test_muon.py",
+    ),
+    # Data
+    Mutant(
+        "mixup: labels keep the partner's share",
+        "vitlab/data/mixup.py",
+        "    return lam * one_hot + (1 - lam) * one_hot.flip(0)\n",
+        "    return (1 - lam) * one_hot + lam * one_hot.flip(0)\n",
+        "tests/data/test_mixup.py",
+    ),
+    Mutant(
+        "sampler: the same order in every epoch",
+        "vitlab/data/sampler.py",
+        "images = permutation(self.size, self.seed, epoch)",
+        "images = permutation(self.size, self.seed, 0)",
+        "tests/data/test_sampler.py",
+    ),
+    Mutant(
+        "split: held-out images are trained on",
+        "vitlab/data/splitting.py",
+        "return np.setdiff1d(np.arange(len(labels)), chosen), chosen",
+        "return np.arange(len(labels)), chosen",
+        "tests/data",
+    ),
+    Mutant(
+        "folds: a group is divided",
+        "vitlab/data/folds.py",
+        "StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(classes, classes, groups)",
+        "StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(classes, classes, np.arange(len(classes)))",
+        "tests/data/test_partition.py",
+    ),
+    # Restarts
+    Mutant(
+        "restart: one batch too far",
+        "vitlab/data/datamodule.py",
+        "            sampler.start = done * self.batch_size\n",
+        "            sampler.start = (done + 1) * self.batch_size\n",
+        "tests/runs/test_kills.py tests/data/test_data_resume.py",
+    ),
+    Mutant(
+        "restart: dropout draws anew",
+        "vitlab/runs/resume.py",
+        '    torch.set_rng_state(state["torch"].cpu())\n',
+        "",
+        "tests/runs",
+    ),
+    Mutant(
+        "restart: an epoch's mean starts from zero",
+        "vitlab/runs/resume.py",
+        "            mean.value = mean.value + value.to(mean.value.device)\n",
+        "",
+        "tests/runs",
+    ),
+    Mutant(
+        "checkpoints: kept one step late",
+        "vitlab/runs/checkpoints.py",
+        "return due or self._step in self.settings.keep or",
+        "return due or self._step - 1 in self.settings.keep or",
+        "tests/runs",
+    ),
+    # Evaluation
+    Mutant(
+        "k-NN: the farthest neighbors vote most",
+        "vitlab/evaluation/knn.py",
+        "(similarity / temperature).exp()",
+        "(-similarity / temperature).exp()",
+        "tests/evaluation/test_knn.py",
+    ),
+    Mutant(
+        "k-NN: ties go to the farthest",
+        "vitlab/evaluation/knn.py",
+        "weight = 1 + (0.5 ** torch.arange",
+        "weight = 1 - (0.5 ** torch.arange",
+        "tests/evaluation/test_knn.py",
+    ),
+    # Statistics
+    Mutant(
+        "rule: one-sided where two-sided is said",
+        "referee/src/referee/statistics/comparison.py",
+        "special.stdtrit(freedom, alpha / 2)",
+        "special.stdtrit(freedom, alpha)",
+        "referee/tests",
+    ),
+    Mutant(
+        "rule: equality by half of the needed error",
+        "referee/src/referee/statistics/comparison.py",
+        "self.interval_at(2 * self.level / self.pairs)",
+        "self.interval_at(4 * self.level / self.pairs)",
+        "referee/tests",
+    ),
+    Mutant(
+        "looks: each has the level of a single one",
+        "referee/src/referee/statistics/sequential.py",
+        "    if len(looks) == 1:\n        return (LEVEL,)\n    p =",
+        "    if len(looks) >= 1:\n        return (LEVEL,) * len(looks)\n    p =",
+        "referee/tests",
+    ),
+    Mutant(
+        "planner: power without the spread of the images",
+        "referee/src/referee/statistics/power.py",
+        "of_power * math.sqrt(seeds + images)",
+        "of_power * math.sqrt(seeds)",
+        "referee/tests tests/studies/test_power.py",
+    ),
+    Mutant(
+        "folds: images of one model count as independent",
+        "referee/src/referee/statistics/comparison.py",
+        "over_images = dependence.overlap * max(0.0, between) / images",
+        "over_images = max(0.0, between) / images",
+        "referee/tests tests/studies/test_folds.py",
+    ),
+]
+
+
+def survives(mutant: Mutant) -> bool:
+    """Return whether no quick test of the mutant's files fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("vitlab", "referee", "tests", "experiments", "docs", "README.md", "Makefile", "pyproject.toml"):
+            source = ROOT / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
+        file = copy / mutant.file
+        text = file.read_text()
+        assert text.count(mutant.old) == 1, f"{mutant.name}: {mutant.file} has it {text.count(mutant.old)} times"
+        file.write_text(text.replace(mutant.old, mutant.new))
+        paths = os.pathsep.join([str(copy), str(copy / "referee/src")])
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:xdist",
+            "-q",
+            "-x",
+            "-m",
+            "not slow",
+            *mutant.tests.split(),
+        ]
+        tests = subprocess.run(
+            command, cwd=copy, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
+        )
+    assert tests.returncode in (0, 1), f"{mutant.name}: {tests.stdout[-2000:]}"
+    return tests.returncode == 0
+
+
+def main(names: list[str]) -> int:
+    """Try all mutants, or those whose names contain one of these words; return 1 if a mutant survives."""
+    alive = []
+    for mutant in MUTANTS:
+        if not names or any(name in mutant.name for name in names):
+            if survives(mutant):
+                alive.append(mutant.name)
+            print(f"{'SURVIVES' if mutant.name in alive else 'caught':<9} {mutant.name}", flush=True)
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
