@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": "run a study: variants × seeds, then a report",
     "verdict": "what a study concluded, as an exit status for scripts",
     "claims": "test published claims, each a study, and write one page about all",
+    "init": "list the experiments that vitlab ships, or copy some to change them",
     "plan": "seeds, test images, hours and energy that a difference between variants takes",
     "list": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",
     "rm": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",
@@ -30,7 +31,7 @@ COMMANDS = {
 
 HELP = """\
 vitlab: which of ViT, DeiT, Swin and Swin v2, and which training recipe, is best on my images, and how sure am I?
-usage: python -m vitlab COMMAND --config FILE.yaml [--key value …]        FILE.yaml, or a run directory
+usage: python -m vitlab COMMAND FILE.yaml [--key value …]        FILE.yaml, a shipped name, or a run directory
 {commands}
 
 Any key of the file can be overridden: --trainer.max_epochs 10. COMMAND --help lists them, --print_config the values.

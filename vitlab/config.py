@@ -1,5 +1,6 @@
 """Experiments as plain dictionaries: read YAML files and arguments, merge them, list what differs. Knows no torch."""
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
@@ -62,17 +63,46 @@ REMOVED: dict[str, dict[str, Any]] = {"ImageFolder": {"mask_folder": None, "bits
 REMOVED_FROM_ALL_DATA: dict[str, Any] = {"sampling": None}  # of shipped data sets and of the user's own
 
 
-def load_yaml(path: str | Path) -> Config:
-    """Read one YAML file whose top level is a mapping.
+SHIPPED = (Path(__file__).parent / "experiments").resolve()
+"""The experiments that come with vitlab: `experiments/` of a clone, a folder of the installed package elsewhere."""
+IS_INSTALLED = not (Path(__file__).parent / "experiments").is_symlink()
 
-    Raises:
-        FileNotFoundError: no such file; the message lists the YAML files of its folder.
-        ValueError: not a text in UTF-8, not valid YAML (see `parse_yaml`), or not a mapping.
+
+def locate(path: str | Path) -> Path:
+    """Return the file or folder that a path or a name means: what is there, else what vitlab ships.
+
+    `experiments/vit_cifar10.yaml` and `vit_cifar10` are the same experiment, `quickstart` is a study,
+    `imagenet/deit_base` an experiment in a folder.
     """
     path = Path(path)
+    if path.exists() or path.is_absolute() or ".." in path.parts:
+        return path
+    name = path.relative_to("experiments") if path.parts[0] == "experiments" else path
+    file = name if name.suffix in (".yaml", ".yml") else Path(f"{name}.yaml")
+    candidates = (SHIPPED / file, SHIPPED / "studies" / file, SHIPPED / name)
+    return next((candidate for candidate in candidates if name.parts and candidate.exists()), path)
+
+
+def shipped() -> dict[str, Path]:
+    """Return what vitlab ships to be run, by name: experiments, studies, published recipes and claims."""
+    folders = {"": "", "studies": "", "imagenet": "imagenet/", "claims": "claims/", "claims/cifar10": "claims/cifar10/"}
+    return {
+        prefix + path.stem: path
+        for folder, prefix in folders.items()
+        for path in sorted((SHIPPED / folder).glob("*.yaml"))
+    }
+
+
+def load_yaml(path: str | Path) -> Config:
+    """Read one YAML file whose top level is a mapping, or one that vitlab ships (`locate`).
+
+    Raises:
+        FileNotFoundError: no such file; the message says what there is.
+        ValueError: not a text in UTF-8, not valid YAML (see `parse_yaml`), or not a mapping.
+    """
+    path = locate(path)
     if not path.is_file():
-        siblings = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "no YAML file"
-        raise FileNotFoundError(f"No configuration {path}. {path.parent}/ contains {siblings}.")
+        raise FileNotFoundError(_missing(path))
     content = parse_yaml(_text_of(path), str(path))
     if content is None:
         raise ValueError(f"{path} is empty. Restore it, or give a mapping like `trainer: {{max_epochs: 10}}`.")
@@ -81,6 +111,15 @@ def load_yaml(path: str | Path) -> Config:
             f"{path} contains a {type(content).__name__}; expected a mapping like `trainer: {{max_epochs: 10}}`."
         )
     return modernize(content)
+
+
+def _missing(path: Path) -> str:
+    if path.suffix in (".yaml", ".yml"):
+        siblings = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "no YAML file"
+        return f"No configuration {path}. {path.parent}/ contains {siblings}."
+    near = difflib.get_close_matches(str(path), shipped(), n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    return f"No configuration {path}. {hint}`python -m vitlab init` lists those that vitlab ships."
 
 
 def _text_of(path: Path) -> str:
@@ -367,7 +406,8 @@ def _is_default(config: Config, key: str, value: Any) -> bool:
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the files that `--config` names, or that stand alone, and the other arguments.
 
-    A YAML file needs no `--config` unless it is an option's value, nor does a folder that comes first: `fit my.yaml`.
+    A YAML file needs no `--config` unless it is an option's value, nor does what comes first, a run directory or what
+    vitlab ships: `fit my.yaml`, `fit vit_cifar10`.
     """
     files: list[str] = []
     rest: list[str] = []
@@ -386,7 +426,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _is_configuration(argument: str, first: bool) -> bool:
-    return argument.endswith((".yaml", ".yml")) or (first and Path(argument).is_dir())
+    return argument.endswith((".yaml", ".yml")) or (first and (Path(argument).is_dir() or locate(argument).is_file()))
 
 
 def gather(sources: Sequence[str | Path | Config], rest: Sequence[str], report: Report | None = None) -> Config:

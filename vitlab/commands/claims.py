@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitlab.commands.options import StudyParser
+from vitlab.config import locate
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the studies whose claims are not tested yet, the cheapest first; the page is written after each."""
     parser = StudyParser("python -m vitlab claims", "Test published claims: run what is missing, write one page.")
-    parser.add_argument("--folder", type=Path, default=Path("experiments/claims"), help="[experiments/claims]")
+    parser.add_argument("--folder", type=Path, default=locate("experiments/claims"), help="[experiments/claims]")
     parser.add_argument("--root", type=Path, default=Path("runs/claims"), help="folder of runs and page [runs/claims]")
     options = parser.parse_args(arguments)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from vitlab.config import split
+from vitlab.config import load_yaml, split
 from vitlab.experiment.errors import explain
 from vitlab.internals import options_of
 
@@ -29,6 +29,7 @@ def experiment_of(arguments: Sequence[str], images: bool = True) -> Experiment:
     if {"-h", "--help"} & set(arguments):
         print_help_of_run()
         raise SystemExit(0)
+    refuse_unknown_name(arguments)
     quiet()
     return Experiment.from_arguments(arguments, images)
 
@@ -40,6 +41,12 @@ def model_of(arguments: Sequence[str], raw: bool) -> LoadedModel:
     if len(arguments) == 2 and arguments[0] == "--config" and Path(arguments[1]).is_dir():
         return load(arguments[1], raw)
     return of_experiment(experiment_of(arguments, images=False), raw)
+
+
+def refuse_unknown_name(arguments: Sequence[str]) -> None:
+    """Raise FileNotFoundError if a command that takes a configuration first has a word there that names none."""
+    if arguments and not arguments[0].startswith("-") and not split(arguments[:1])[0]:
+        load_yaml(arguments[0])
 
 
 class StudyParser(argparse.ArgumentParser):
@@ -58,6 +65,7 @@ class StudyParser(argparse.ArgumentParser):
 
     def parse_study(self, arguments: Sequence[str]) -> tuple[Path, argparse.Namespace]:
         """Return the one study that the arguments name, with `--config` or without, and the other options."""
+        refuse_unknown_name(arguments)
         files, rest = split(arguments)
         options = self.parse_args(rest)
         if len(files) != 1:

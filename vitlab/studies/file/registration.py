@@ -21,7 +21,7 @@ from typing import Any
 from referee.formats import counted, listed
 
 from vitlab.atomic_files import read_json, write_text
-from vitlab.config import parse_yaml
+from vitlab.config import IS_INSTALLED, SHIPPED, parse_yaml
 from vitlab.runs.directory import SUMMARY
 from vitlab.studies.file.study import Study
 
@@ -117,10 +117,11 @@ def _write(study: Study, record: list[Registration]) -> None:
 def keep_word(study: Study, word: str, seeds: list[int], ended: bool = True) -> None:
     """Add a word to the record, if it is not the last one of these settings.
 
-    A study that has not `ended` binds its settings from its first look on, but has no word yet.
+    A study that has not `ended` binds its settings from its first look on, but has no word yet. The record of a claim
+    that lies in an installed package stays as it was shipped.
     """
     record = record_of(study)
-    if not record or record[-1]["digest"] != study.digest:
+    if (IS_INSTALLED and study.path.is_relative_to(SHIPPED)) or not record or record[-1]["digest"] != study.digest:
         return
     before = record[-1]["words"]
     words = [each for each in before if each.get("ended", True)]

@@ -38,7 +38,7 @@ from typing import Any
 from referee.claim import Claim, parse_claim
 from referee.statistics.comparison import LEVEL, TESTS
 
-from vitlab.config import Config, flatten, load_yaml, merge
+from vitlab.config import Config, flatten, load_yaml, locate, merge
 from vitlab.experiment.chain import Source
 from vitlab.studies.file.axes import Axis, parse_along
 from vitlab.studies.file.budget import Budget, parse_budget, refuse_unknown
@@ -181,7 +181,7 @@ class Study:
             value for config in (load_yaml(self.base), *self.variants.values()) for value in flatten(config).values()
         ]
         sources = [source.file for value in values if isinstance(value, str) and (source := Source.parse(value))]
-        of_sources = [load_yaml(path) for path in dict.fromkeys(sources) if path.is_file()]
+        of_sources = [load_yaml(path) for path in dict.fromkeys(sources) if locate(path).is_file()]
         settings = [own, load_yaml(self.base), self.variants, *of_sources]
         return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -223,12 +223,13 @@ def read_study(path: Path) -> Study:
     Raises:
         ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
     """
+    path = locate(path)
     content = load_yaml(path)
-    base = path.parent / str(content.get("base"))
+    base = _beside(path, content.get("base"))
     if content.get("base") and not base.is_file():
         raise FileNotFoundError(
             f"{path}: base: {content['base']} does not exist (looked for {base}).\n"
-            "The path is relative to the study's file."
+            "The path is relative to the study's file; a name is that of an experiment that vitlab ships."
         )
     try:
         return _parse(content, path, base)
@@ -244,13 +245,13 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         if not valid(value):
             raise ValueError(f"{key}: {value!r}. Expected {expected}.")
     seeds, looks = _seeds_and_looks(content["seeds"])
-    variants, budget = _variants(content["variants"], path.parent), parse_budget(content.get("budget"))
+    variants, budget = _variants(content["variants"], path), parse_budget(content.get("budget"))
     study = Study(
         path=path,
         name=str(content.get("name") or path.stem),
         base=base,
         variants=variants,
-        files={str(v): path.parent / each for v, each in content["variants"].items() if isinstance(each, str)},
+        files={str(v): _beside(path, each) for v, each in content["variants"].items() if isinstance(each, str)},
         seeds=seeds,
         looks=looks,
         budget=budget,
@@ -359,14 +360,20 @@ def _changes_cost(key: str) -> bool:
     return not COSTLY.isdisjoint(parts) or parts[-1].startswith("decoder_")
 
 
-def _variants(value: Any, folder: Path) -> dict[str, Config]:
+def _beside(study: Path, name: Any) -> Path:
+    """Return the file that a study names: relative to its own, or one that vitlab ships."""
+    beside = study.parent / str(name)
+    return beside if beside.is_file() or not (found := locate(str(name))).is_file() else found
+
+
+def _variants(value: Any, path: Path) -> dict[str, Config]:
     if not isinstance(value, dict):
         raise ValueError(f"variants: expected a mapping from names to differences, got {value!r}.")
     variants: dict[str, Config] = {}
     by_slug: dict[str, str] = {}
     for name, override in ((str(name), override) for name, override in value.items()):
         if isinstance(override, str):
-            override = load_yaml(folder / override)
+            override = load_yaml(_beside(path, override))
         if override is not None and not isinstance(override, dict):
             raise ValueError(f"variants: {name}: {override!r}. Expected a mapping or the path of a YAML file.")
         short = slug(name)

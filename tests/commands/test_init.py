@@ -1,0 +1,86 @@
+"""What vitlab ships is found by its name, and copied to be changed."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import EXPERIMENTS
+from vitlab.__main__ import main
+from vitlab.config import load_yaml, locate, shipped
+from vitlab.studies.file.study import read_study
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("vit_cifar10", "vit_cifar10.yaml"),
+        ("experiments/vit_cifar10.yaml", "vit_cifar10.yaml"),
+        ("quickstart", "studies/quickstart.yaml"),
+        ("experiments/studies/quickstart.yaml", "studies/quickstart.yaml"),
+        ("imagenet/deit_base", "imagenet/deit_base.yaml"),
+        ("claims/class_token", "claims/class_token.yaml"),
+        ("experiments/claims", "claims"),
+    ],
+)
+def test_a_name_is_a_shipped_file(name: str, file: str) -> None:
+    assert locate(name) == EXPERIMENTS / file
+
+
+@pytest.mark.parametrize("name", ["vit_cifar10", "vit_cifar10.yaml", "experiments/vit_cifar10.yaml"])
+def test_a_file_of_ones_own_comes_first(name: str, tmp_path: Path) -> None:
+    own = tmp_path / name
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("trainer: {max_epochs: 3}")
+    assert load_yaml(name) == {"trainer": {"max_epochs": 3}}
+
+
+@pytest.mark.parametrize("name", ["", ".", "experiments", "../vit_cifar10", "/vit_cifar10", "nothing"])
+def test_anything_else_stays_what_it_is(name: str) -> None:
+    assert locate(name) == Path(name)
+
+
+@pytest.mark.parametrize("command", ["fit", "compare", "plan", "probe"])
+def test_a_wrong_name_is_answered_with_the_nearest_one(command: str, capsys: pytest.CaptureFixture) -> None:
+    assert main([command, "vit_cifar1"]) == 2
+    assert "No configuration vit_cifar1. Did you mean vit_cifar10?" in capsys.readouterr().err
+
+
+def test_a_study_of_ones_own_takes_base_and_variants_by_name(tmp_path: Path) -> None:
+    variants = "variants: {ViT: quickstart/vit, other: {seed_everything: 1}}"
+    (tmp_path / "mine.yaml").write_text(f"base: vit_cifar10\n{variants}\nseeds: [1]\nbudget: {{epochs: 1}}")
+    study = read_study(tmp_path / "mine.yaml")
+    assert study.base == EXPERIMENTS / "vit_cifar10.yaml"
+    assert study.variants["ViT"] == load_yaml(EXPERIMENTS / "quickstart/vit.yaml")
+
+
+def test_init_lists_all_with_their_first_lines(capsys: pytest.CaptureFixture) -> None:
+    assert main(["init"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(shipped())
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_init_copies_a_study_with_the_files_that_it_names(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["init", "mine/", "quickstart", "vit_cifar10"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "python -m vitlab compare mine/studies/quickstart.yaml",
+        "python -m vitlab fit mine/vit_cifar10.yaml",
+    ]
+    copied, original = read_study(Path("mine/studies/quickstart.yaml")), read_study(Path("quickstart"))
+    assert copied.base == Path("mine/studies/../quickstart/base.yaml")
+    assert copied.digest == original.digest
+    (tmp_path / "mine/vit_cifar10.yaml").write_text("changed: 1")
+    assert main(["init", "mine/", "vit_cifar10"]) == 2
+    assert "mine/vit_cifar10.yaml exists" in capsys.readouterr().err
+    assert (tmp_path / "mine/vit_cifar10.yaml").read_text() == "changed: 1"
+
+
+@pytest.mark.parametrize("name", [name for name, path in shipped().items() if "variants" in load_yaml(path)])
+def test_every_study_is_still_one_after_it_was_copied(name: str) -> None:
+    assert main(["init", "mine", name]) == 0
+    assert read_study(Path("mine") / shipped()[name].relative_to(EXPERIMENTS)).digest == read_study(Path(name)).digest

@@ -1,0 +1,89 @@
+"""vitlab as a user has it who installs the wheels: no clone, an empty folder, the commands by name.
+
+The environment is empty but for the two wheels; what they depend on is lent to it by the one that tests, since an
+installation of its own takes 6 GB and a network. `VITLAB_TEST_INSTALL=1`, of `make test-release`, makes it for real.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from sysconfig import get_path
+
+import pytest
+
+from tests.conftest import EXPERIMENTS
+
+ROOT = EXPERIMENTS.parent
+PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Build both wheels from what git has of the project."""
+    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheels")
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    archive = subprocess.run(["tar", "-cf-", "--null", "-T-"], cwd=ROOT, input=files, capture_output=True, check=True)
+    subprocess.run(["tar", "-xf-"], cwd=source, input=archive.stdout, check=True)
+    for project in (source / "referee", source):
+        subprocess.run([*PIP, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, project], check=True)
+    return sorted(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the commands of an environment with both wheels."""
+    place = tmp_path_factory.mktemp("environment")
+    venv.create(place)
+    for_real = bool(os.environ.get("VITLAB_TEST_INSTALL"))
+    if not for_real:
+        site = next(place.glob("lib/python*/site-packages"))
+        (site / "lent.pth").write_text(get_path("purelib") + "\n")  # its editable installations are not followed
+    dependencies = ["--constraint", str(ROOT / "constraints.txt")] if for_real else ["--no-deps"]
+    subprocess.run([*PIP, "--python", place, "install", "--ignore-installed", *dependencies, *wheels], check=True)
+    return place / "bin"
+
+
+def test_the_wheel_has_every_shipped_file_once(wheels: list[Path]) -> None:
+    from zipfile import ZipFile
+
+    names = ZipFile(wheels[1]).namelist()
+    shipped = sorted(str(path.relative_to(EXPERIMENTS)) for path in EXPERIMENTS.rglob("*.*") if path.is_file())
+    inside = sorted(
+        name.removeprefix("vitlab/experiments/") for name in names if name.startswith("vitlab/experiments/")
+    )
+    assert inside == shipped
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"vitlab"}
+
+
+@pytest.mark.slow
+def test_a_study_runs_by_its_name_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    environment = {
+        key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "COVERAGE_PROCESS_START"}
+    }
+
+    def vitlab(*arguments: str) -> str:
+        command = [installed / "vitlab", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode in (0, 1), done.stderr[-2000:]
+        return done.stdout
+
+    where = subprocess.run(
+        [installed / "python", "-c", "import vitlab, referee; print(vitlab.__file__, referee.__file__)"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert all(Path(file).is_relative_to(installed.parent) for file in where)
+    assert "quickstart " in vitlab("init")
+    assert "class_path: vitlab.data.CIFAR10" in vitlab("fit", "vit_cifar10", "--print_config")
+    assert "python -m vitlab compare mine/studies/quickstart.yaml" in vitlab("init", "mine", "quickstart")
+    study = tmp_path / "mine/studies/quickstart.yaml"
+    text = re.sub(r"(?m)^budget: .*", "budget: { epochs: 1 }", study.read_text())
+    study.write_text(re.sub(r"(?m)^seeds: .*", "seeds: [1, 2]", text.replace("  Swin: ../quickstart/swin.yaml\n", "")))
+    vitlab("compare", "mine/studies/quickstart.yaml")
+    assert "ViT" in vitlab("verdict", "runs/quickstart")

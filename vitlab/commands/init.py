@@ -1,0 +1,54 @@
+"""`init`: list the experiments and studies that vitlab ships, or copy some to change them."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vitlab.commands.options import StudyParser
+from vitlab.config import SHIPPED, load_yaml, locate, shipped
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Copy experiments and studies, and print the commands that run them; list all where none is named."""
+    parser = StudyParser(
+        prog="python -m vitlab init FOLDER NAME …",
+        description="Copy experiments and studies that vitlab ships into a folder, to change them; without names, "
+        "list them. A study is copied with the files that it names.",
+    )
+    parser.add_argument("folder", nargs="?", type=Path, help="where the copies go, like mine/")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="like vit_cifar10 or quickstart")
+    options = parser.parse_args(arguments)
+    if not options.names:
+        print(*(f"{name:<36} {_title(path)}" for name, path in shipped().items()), sep="\n")
+        return 0
+    for name in options.names:
+        file = locate(name)
+        load_yaml(file)  # answers a wrong name
+        for source in _files_of(file):
+            target = options.folder / _place(source)
+            if target.exists() and target.read_bytes() != source.read_bytes():
+                raise ValueError(f"{target} exists, and differs from what vitlab ships. Give another folder.")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        command = "compare" if "variants" in load_yaml(file) else "fit"
+        print(f"python -m vitlab {command} {options.folder / _place(file)}")
+    return 0
+
+
+def _title(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return file.readline().removeprefix("# ").strip()
+
+
+def _files_of(file: Path) -> Iterator[Path]:
+    """Yield a file and, of a study, its base and those of its variants."""
+    yield file
+    content = load_yaml(file)
+    named = [content.get("base"), *content.get("variants", {}).values()]
+    yield from (file.parent / name for name in named if isinstance(name, str))
+
+
+def _place(file: Path) -> Path:
+    """Return where a file lies among the shipped ones, so that copies find each other as those do."""
+    file = file.resolve()
+    return file.relative_to(SHIPPED) if file.is_relative_to(SHIPPED) else Path(file.name)
