@@ -1,4 +1,4 @@
-"""The README's architecture, as it is printed there, trains, and every tool works on what it learned."""
+"""The example of an architecture, copied into a package, trains, and every tool works on what it learned."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from vitlab.config import Config, merge
 from vitlab.objectives import SimMIM, Supervised
 from vitlab.optim import AdamW, WarmupCosine
 
-README = (EXPERIMENTS.parent / "README.md").read_text()
+EXAMPLE = EXPERIMENTS.parent / "examples/architecture.py"
 FIT_EACH = EXPERIMENTS.parent / "tests/fit_each.py"
 CONFIG = "runs/convnext/seed-0/config.yaml"
 TWO_STEPS: Config = {
@@ -36,13 +36,12 @@ TWO_STEPS: Config = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Write the README's file into a package, and train it for two steps."""
+    """Copy the example into a package, and train it for two steps."""
     folder = tmp_path_factory.mktemp("extending")
-    code = re.search(r"```python\n(# mine/architecture\.py\n.*?)```", README, re.DOTALL)
-    assert code is not None
-    assert code[1].count("\n") <= 40
+    code = EXAMPLE.read_text()
+    assert code.count("\n") <= 55
     (folder / "mine").mkdir()
-    (folder / "mine/architecture.py").write_text(code[1])
+    (folder / "mine/architecture.py").write_text(code)
     (folder / "convnext.yaml").write_text(yaml.safe_dump(merge(TINY, TWO_STEPS)))
     sharded = {"trainer": {"strategy": "fsdp2", "devices": 2, "callbacks": [{"class_path": "fit_each.Parts"}]}}
     config = merge(merge(TINY, TWO_STEPS), merge(sharded, {"run": {"name": "sharded"}}))
