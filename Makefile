@@ -16,7 +16,7 @@ EXPERIMENTS := $(notdir $(basename $(wildcard experiments/*.yaml)))
 STUDIES := $(notdir $(basename $(wildcard experiments/studies/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart claims speedrun-times dashboard wandb-sync test lint types unit elsewhere lowest benchmark gpu wheels $(EXPERIMENTS) $(STUDIES)
+.PHONY: help install quickstart docs gallery claims speedrun-times dashboard wandb-sync test lint types unit elsewhere lowest benchmark gpu wheels $(EXPERIMENTS) $(STUDIES)
 
 help:  ## List targets, experiments and studies
 	@echo "Targets:"
@@ -82,13 +82,13 @@ $(LOWEST)/constraints.txt: pyproject.toml
 benchmark: $(INSTALLED)  ## Measure the claimed speed ratios on this machine; takes minutes, needs it idle
 	$(RUN) -m pytest -m benchmarks -s $(ARGS)
 
-# Results in runs/gpu and docs/gpu.md. A machine without a network takes what it lacks from the folder WHEELS, and its own
+# Results in runs/gpu and benchmarks/gpu.md. A machine without a network takes what it lacks from the folder WHEELS, and its own
 # torch; then nothing is installed into .venv.
 STEPS ?=
 DATA ?= data
 WHEELS ?=
 
-gpu: $(if $(WHEELS),,$(INSTALLED))  ## Measure all there is to measure on a GPU, docs/gpu.md: STEPS="speed" DATA=data WHEELS=wheels
+gpu: $(if $(WHEELS),,$(INSTALLED))  ## Measure all there is to measure on a GPU, benchmarks/gpu.md: STEPS="speed" DATA=data WHEELS=wheels
 	@python=$(if $(WHEELS),$$($(PYTHON) benchmarks/gpu/install.py $(WHEELS)),$(RUN)) && \
 	  PYTHONPATH=referee/src $$python -m benchmarks.gpu $(STEPS) --data $(DATA) $(ARGS)
 
@@ -96,6 +96,23 @@ gpu: $(if $(WHEELS),,$(INSTALLED))  ## Measure all there is to measure on a GPU,
 GPU_PYTHON ?= 3.12
 # Packages that are there, or that the measurements do without, a line for each as pip list --format=freeze prints them.
 HAVE ?= /dev/null
+
+gallery: $(INSTALLED)  ## Train the studies of docs/gallery.yaml that are missing, for the site; hours
+	$(RUN) docs/gallery.py build/gallery --train
+
+# The pages keep their places, so that links are what they are in the repository.
+DOCS := build/docs
+
+docs: build/env/installed  ## Build the site into build/site, offline; a warning or a broken link is an error
+	@rm -rf $(DOCS) && mkdir -p $(DOCS)
+	@git ls-files -z '*.md' '*.png' experiments examples referee/examples LICENSE ':!docs/records' | tar --null -T - -cf - | tar -xf - -C $(DOCS)
+	@build/env/bin/python docs/gallery.py $(DOCS)/gallery
+	NO_MKDOCS_2_WARNING=1 build/env/bin/mkdocs build --quiet
+
+build/env/installed: docs/requirements.txt
+	$(PYTHON) -m venv build/env
+	build/env/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 wheels: $(INSTALLED)  ## Download into wheels/ what a GPU machine without a network may lack
 	@mkdir -p wheels

@@ -140,7 +140,8 @@ class SwinTransformer(Backbone):
         position_bias: a table as published, or `none` or `absolute` of the paper's Table 4.
         table_resize: how loading resizes the tables of another window: bicubic as Swin's fine-tuning, or geometric, as
             SimMIM's and BEiT's, so that offsets of one token keep their biases.
-        block, attention: the published Swin by default; the other classes lead to Swin v2 step by step.
+        block: the published Swin's by default; another class leads a step towards Swin v2, as does `attention`.
+        attention: the published Swin's by default.
         dynamic_img_size: accept images of other sizes with the windows chosen for `img_size`. On by default, unlike
             timm, because multi-crop objectives call one model on two sizes.
         dynamic_img_pad: zero-pad images whose sides are not multiples of the patch at the bottom and right.

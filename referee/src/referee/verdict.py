@@ -280,7 +280,8 @@ def judge(
         margin: the smallest difference that matters, as scores are shown: in points for a fraction.
         looks: the numbers of seeds at which the results were or will be looked at; empty: once, with all there are.
         test: pooled, exact, or paired for variants whose equal seeds share more than the order of the data.
-        metric, lower: see `read`.
+        metric: see `read`.
+        lower: see `read`.
         items: of the test set, where a table of scores is of one seed each and a score is a fraction of the items.
 
     Raises:
