@@ -1,4 +1,4 @@
-"""The table and the curves of docs/speedrun.md, from the run directories of `make speedrun` and `make speedrun-times`.
+"""The table and the curves of docs/results.md, from the run directories of `make speedrun` and `make speedrun-times`.
 
 python -m benchmarks.speedrun runs/speedrun-first runs/speedrun --times runs/speedrun-times
 

@@ -101,7 +101,7 @@ def test_every_target_of_the_documentation_exists(target: str) -> None:
     ("page", "variants"), [("studies.md", ["ViT", "Swin"]), ("claims.md", ["small patches", "large patches"])]
 )
 def test_the_study_of_the_documentation_is_a_valid_one(page: str, variants: list[str], tmp_path: Path) -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", DOCS[page], re.DOTALL)
+    text, *_ = re.findall(r"```yaml\n(.*?)```", DOCS[page], re.DOTALL)
     shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
     study = tmp_path / "experiments/studies/mine.yaml"
     study.write_text(text)

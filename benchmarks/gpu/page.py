@@ -1,4 +1,4 @@
-"""docs/gpu.md, from the files of results."""
+"""benchmarks/gpu.md, from the files of results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 from benchmarks.gpu.architectures import ARCHITECTURES, SHARE_OF_TIMM, SHARE_OF_TIMM_OTHERS, TAXES
 from benchmarks.gpu.measuring import Figures, Results
 from benchmarks.table import markdown
+
+SPEEDRUN = "../docs/results.md#speedrun-cifar-10-in-ten-minutes-on-two-cpu-cores"
 
 HEAD = """\
 # On a GPU
@@ -70,7 +72,7 @@ def goals() -> str:
     header = (
         "## Goals\n\nTraining on one H200 in bfloat16, compiled, 224 px (Swin v2: 256 px, window 8). A "
         f"training step should take at most {SHARE_OF_TIMM_OTHERS:.2f} of timm's time, for Swin v2 at most "
-        f"{SHARE_OF_TIMM['Swin v2-T']:.2f}.\nOn CIFAR-10 ([speedrun](speedrun.md)), a ViT should reach 94 % in three "
+        f"{SHARE_OF_TIMM['Swin v2-T']:.2f}.\nOn CIFAR-10 ([speedrun]({SPEEDRUN})), a ViT should reach 94 % in three "
         "minutes and a Swin v2 95 % in ten."
     )
     return markdown(header, rows)

@@ -61,7 +61,7 @@ def timms_settings(block: Any) -> list[Any]:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_models_for_small_images_cost_the_same(name: str) -> None:
-    # What makes them comparable; docs/presets.md states the figures.
+    # What makes them comparable; docs/results.md states the figures.
     with torch.device("meta"):
         model = getattr(vitlab.models, name)(num_classes=10).eval()
         images = torch.empty(1, 3, *model.img_size)
@@ -83,7 +83,7 @@ def test_models_for_small_images_cost_the_same(name: str) -> None:
     ],
 )
 def test_convolutional_models_for_small_images_keep_their_resolution(name: str, parameters: float, macs: float) -> None:
-    """docs/presets.md states the figures."""
+    """docs/results.md states the figures."""
     with torch.device("meta"):
         model = getattr(vitlab.models, name)(num_classes=10, in_chans=1 if "micro" in name else 3).eval()
         side = model.img_size[0]

@@ -27,7 +27,7 @@ def test_blocks_of_swin_v2_start_as_the_identity() -> None:
 
 
 def test_only_narrow_swin_v2s_let_their_branches_start_with_the_rest() -> None:
-    # Below the narrowest published width, zeros would cost a short training hundreds of steps (docs/presets.md).
+    # Below the narrowest published width, zeros would cost a short training hundreds of steps (docs/results.md).
     sizes = {"img_size": 32, "window_size": 4, "depths": (2,), "num_heads": (3,)}
     for width, gain in ((96, 0.0), (48, 0.5)):
         for block in SwinTransformerV2(**sizes, embed_dim=width).blocks:  # type: ignore[arg-type]

@@ -128,7 +128,7 @@ swinv2_large_window12to24_192to384 = named_size(
     SwinTransformerV2, img_size=384, window_size=24, **_swin_large, **_from12)
 
 # For images of 32 and 64 px, with patches in proportion: 8 × 8 tokens in a ViT, 16 × 16, 8 × 8 and 4 × 4 in a Swin,
-# whose middle stage has enough blocks to match the ViT's FLOPs within 3 %. docs/presets.md has the measurement.
+# whose middle stage has enough blocks to match the ViT's FLOPs within 3 %. docs/results.md has the measurement.
 _swin_mini = {"embed_dim": 96, "depths": (2, 8, 2), "num_heads": (3, 6, 12), "window_size": 4}
 vit_tiny_patch4_32 = named_size(VisionTransformer, img_size=32, patch_size=4, **_vit_tiny)
 vit_tiny_patch8_64 = named_size(VisionTransformer, img_size=64, patch_size=8, **_vit_tiny)

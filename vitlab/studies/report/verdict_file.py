@@ -1,4 +1,4 @@
-"""The verdict of a study for other programs: `verdict.json`, whose keys docs/verdict.md lists, and `claim.json`."""
+"""The verdict of a study for other programs: `verdict.json`, whose keys docs/studies.md lists, and `claim.json`."""
 
 import json
 from pathlib import Path
