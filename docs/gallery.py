@@ -1,7 +1,7 @@
 """The gallery of live reports: `python docs/gallery.py FOLDER` copies those of gallery.yaml that there are, and a page.
 
-With `--train` it first runs the commands, which train what is missing; `make gallery` does so. A report is one HTML file
-and needs no network.
+With `--train` it first runs the commands, which train what is missing; `make gallery` does so. A report is one HTML
+file and needs no network.
 """
 
 import argparse

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of CIFAR-10 [data]")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder of runs and made data [runs/gpu]")
     parser.add_argument("--results", type=Path, help="folder of results [that of --out]")
-    parser.add_argument("--page", type=Path, default=Path("benchmarks/gpu.md"), help="written from all results [benchmarks/gpu.md]")
+    parser.add_argument("--page", type=Path, default=Path("benchmarks/gpu.md"), help="written from all results")
     parser.add_argument("--minutes", type=float, default=8.0, help="of each step at most [8]")
     parser.add_argument("--total", type=float, default=math.inf, help="minutes of the whole call at most [no limit]")
     parser.add_argument("--dry-run", action="store_true", help="try all of it on a CPU, with tiny sizes")
