@@ -265,7 +265,17 @@ def survives(mutant: Mutant) -> bool:
     """Return whether no quick test of the mutant's files fails."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        for name in ("vitlab", "referee", "tests", "experiments", "docs", "README.md", "Makefile", "pyproject.toml"):
+        for name in (
+            "vitlab",
+            "referee",
+            "tests",
+            "experiments",
+            "docs",
+            "README.md",
+            "Makefile",
+            "maintainers.mk",
+            "pyproject.toml",
+        ):
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
         file = copy / mutant.file

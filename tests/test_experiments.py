@@ -91,7 +91,7 @@ def origins(path: Path) -> list[str]:
 )
 def test_make_trains_first_what_an_experiment_starts_from(path: Path, tmp_path: Path) -> None:
     """Asked of `make` itself, in a folder without runs."""
-    for name in ("experiments", "referee", "Makefile", "pyproject.toml", "constraints.txt"):
+    for name in ("experiments", "referee", "Makefile", "maintainers.mk", "pyproject.toml", "constraints.txt"):
         (tmp_path / name).symlink_to(EXPERIMENTS.parent / name)
     told = subprocess.run(
         ["make", "--dry-run", path.stem], cwd=tmp_path, capture_output=True, text=True, check=True
@@ -126,24 +126,32 @@ def test_make_dashboard_takes_a_study_by_its_name_or_its_file(study: str, file: 
     assert f"compare --config {file} --dashboard" in told.stdout
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_experiment_names_its_command(path: Path) -> None:
-    assert f"python -m vitlab fit --config experiments/{path.name}" in path.read_text()
+def test_every_experiment_and_study_names_its_command() -> None:
+    for path in FILES:
+        assert f"python -m vitlab fit --config experiments/{path.name}" in path.read_text(), path
+    for path in STUDIES:
+        assert f"python -m vitlab compare --config experiments/studies/{path.name}" in path.read_text(), path
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(EXPERIMENTS)))
-def test_every_yaml_file_starts_with_its_command_and_the_expected_result(path: Path) -> None:
+def test_every_yaml_file_starts_with_its_command_and_the_expected_result() -> None:
     """And what `make help` prints of it, its first line, is short."""
+    assert {str(path): fault for path in ALL if (fault := fault_of_head(path))} == {}
+
+
+def fault_of_head(path: Path) -> str:
     head = "".join(takewhile(lambda line: line.startswith("#"), path.read_text().splitlines(keepends=True)))
-    described, command, expected = head.split("#\n")[:3]
-    assert len(described.splitlines()) == 1
-    assert len(described) <= (93 if path in {*FILES, *STUDIES} else 121)
-    assert expected.startswith("# Expected: ")
-    assert set(re.findall(r"python -m vitlab (\w+)", head)) <= set(COMMANDS)
-    assert re.search(r"python -m vitlab (fit|compare)", command)
+    described, command, expected = [*head.split("#\n"), "", ""][:3]
     named = [EXPERIMENTS.parent / name for name in re.findall(r"experiments/[\w./]+\.yaml", head)]
-    assert [file for file in named if not file.is_file()] == []
-    assert set(re.findall(r"\bmake (\w+)", command)) <= {file.stem for file in (*FILES, *STUDIES)}
+    faults = {
+        "more than a line of description": len(described.splitlines()) != 1,
+        "a long description": len(described) > (93 if path in {*FILES, *STUDIES} else 121),
+        "no expected result": not expected.startswith("# Expected: "),
+        "another command": not set(re.findall(r"python -m vitlab (\w+)", head)) <= set(COMMANDS),
+        "no command": not re.search(r"python -m vitlab (fit|compare)", command),
+        "a file that does not exist": not all(file.is_file() for file in named),
+        "another target": not set(re.findall(r"\bmake (\w+)", command)) <= {file.stem for file in (*FILES, *STUDIES)},
+    }
+    return ", ".join(fault for fault, there in faults.items() if there)
 
 
 @pytest.mark.slow
@@ -178,15 +186,11 @@ def no_runs(runs: object) -> NoReturn:
     raise AssertionError("nothing is to be measured")
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_every_study_is_complete(path: Path) -> None:
-    study = read_study(path)
-    assert len(study.variants) >= 2
-    assert f"python -m vitlab compare --config experiments/studies/{path.name}" in path.read_text()
+def test_every_study_is_read() -> None:
+    assert [path for path in STUDIES if len(read_study(path).variants) < 2] == []
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(EXPERIMENTS)))
-def test_every_yaml_file_has_no_key_twice(path: Path) -> None:
+def test_no_yaml_file_has_a_key_twice() -> None:
     """YAML lets the last of two equal keys win without a word."""
 
     class Strict(yaml.SafeLoader):
@@ -194,11 +198,11 @@ def test_every_yaml_file_has_no_key_twice(path: Path) -> None:
 
     def mapping(loader: Strict, node: yaml.MappingNode) -> dict:
         keys = [loader.construct_object(key) for key, _ in node.value]
-        assert len(keys) == len(set(keys)), f"{path}: {keys}"
+        assert len(keys) == len(set(keys)), keys
         return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
     Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
-    assert yaml.load(path.read_text(), Strict)
+    assert [path for path in ALL if not yaml.load(path.read_text(), Strict)] == []
 
 
 @pytest.mark.slow

@@ -80,7 +80,9 @@ def test_init_copies_a_study_with_the_files_that_it_names(tmp_path: Path, capsys
     assert (tmp_path / "mine/vit_cifar10.yaml").read_text() == "changed: 1"
 
 
-@pytest.mark.parametrize("name", [name for name, path in shipped().items() if "variants" in load_yaml(path)])
-def test_every_study_is_still_one_after_it_was_copied(name: str) -> None:
-    assert main(["init", "mine", name]) == 0
-    assert read_study(Path("mine") / shipped()[name].relative_to(EXPERIMENTS)).digest == read_study(Path(name)).digest
+def test_every_study_is_still_one_after_it_was_copied() -> None:
+    studies = {name: path for name, path in shipped().items() if "variants" in load_yaml(path)}
+    assert len(studies) > 50
+    assert main(["init", "mine", *studies]) == 0
+    for name, path in studies.items():
+        assert read_study(Path("mine") / path.relative_to(EXPERIMENTS)).digest == read_study(Path(name)).digest

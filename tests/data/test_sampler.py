@@ -114,10 +114,10 @@ def test_evaluation_sees_every_image_exactly_once(size: int, world_size: int) ->
     assert max(len(batch) for share in batches for batch in share) <= 4
 
 
-@pytest.mark.parametrize("size", range(9, 40))
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_processes_evaluate_equally_many_batches(size: int, world_size: int) -> None:
+def test_processes_evaluate_equally_many_batches(world_size: int) -> None:
     # DDP broadcasts buffers in each forward pass: with a batch more on one process the calls would not match.
-    samplers = [EvenBatchSampler(EvalSampler(size, rank, world_size), 4) for rank in range(world_size)]
-    counts = {len(list(sampler)) for sampler in samplers} | {len(sampler) for sampler in samplers}
-    assert len(counts) == 1
+    for size in range(9, 40):
+        samplers = [EvenBatchSampler(EvalSampler(size, rank, world_size), 4) for rank in range(world_size)]
+        counts = {len(list(sampler)) for sampler in samplers} | {len(sampler) for sampler in samplers}
+        assert len(counts) == 1, size
