@@ -191,21 +191,21 @@ MUTANTS = [
         "vitlab/runs/resume.py",
         '    torch.set_rng_state(state["torch"].cpu())\n',
         "",
-        "tests/runs",
+        "tests/runs/test_kills.py",
     ),
     Mutant(
         "restart: an epoch's mean starts from zero",
         "vitlab/runs/resume.py",
         "            mean.value = mean.value + value.to(mean.value.device)\n",
         "",
-        "tests/runs",
+        "tests/runs/test_kills.py",
     ),
     Mutant(
         "checkpoints: kept one step late",
         "vitlab/runs/checkpoints.py",
         "return due or self._step in self.settings.keep or",
         "return due or self._step - 1 in self.settings.keep or",
-        "tests/runs",
+        "tests/runs/test_checkpoints.py tests/studies/test_branching.py",
     ),
     # Evaluation
     Mutant(
@@ -213,7 +213,7 @@ MUTANTS = [
         "vitlab/evaluation/knn.py",
         "(similarity / temperature).exp()",
         "(-similarity / temperature).exp()",
-        "tests/evaluation/test_knn.py",
+        "tests/evaluation/test_features.py",
     ),
     Mutant(
         "k-NN: ties go to the farthest",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kills import MOMENTS, OBJECTIVES, experiments, forked, last_words
+from tests.kills import MOMENTS, OBJECTIVES, continued_after_a_kill, experiments, forked, last_words
 from vitlab.runs.exactness import disagreements
 
 pytestmark = [
@@ -20,6 +20,14 @@ pytestmark = [
 ]
 
 experiment = experiments  # the fixture
+
+
+@pytest.mark.parametrize("name", ["supervised", "dino"])
+def test_a_kill_in_an_epoch_changes_nothing(name: str, experiment: Callable[..., Path]) -> None:
+    """The quick one: drop path, mixup and EMA; crops, a moving teacher and a center."""
+    path = experiment(name)
+    path.rename("tiny.yaml")
+    continued_after_a_kill(["--config", "tiny.yaml", "--data.num_workers", "0"])
 
 
 @pytest.mark.slow
