@@ -1,4 +1,4 @@
-.PHONY: help-maintainers lint types unit test-full test-release mutants elsewhere lowest benchmark gpu gallery docs wheels speedrun-times
+.PHONY: help-maintainers lint types unit slow test-full test-release mutants elsewhere lowest benchmark gpu gallery docs wheels speedrun-times
 
 # What maintainers of vitlab need; `make help-maintainers` lists it. The tiers of the tests are those of CONTRIBUTING.md.
 
@@ -19,12 +19,15 @@ COMPILED := tests/models/test_compile.py
 PARALLEL := --numprocesses auto --maxprocesses 8
 TIER := not release
 
-unit: $(INSTALLED)  ## Tests only; TIER="not slow and not release" for the quick ones, ARGS for pytest
+unit: $(INSTALLED)  ## Tests of a tier alone: TIER="not slow and not release" for the quick ones; ARGS for pytest
 	$(RUN) -m pytest $(PARALLEL) --dist loadfile --no-loadscope-reorder --ignore $(COMPILED) --jaxtyping-packages=$(SHAPES) -m "$(TIER)" $(ARGS)
 	$(RUN) -m pytest $(PARALLEL) $(COMPILED) -m "$(TIER)" $(ARGS) || [ $$? -eq 5 ]  # 5: none of them is in this tier
 	$(RUN) -m pytest referee/tests -m "$(TIER)" $(ARGS) || [ $$? -eq 5 ]
 
-test-full: lint types unit  ## Lint, types and all tests but those of a release; 15 minutes on two cores
+slow: $(INSTALLED)  ## What test-full adds to test
+	$(MAKE) unit TIER="slow and not release"
+
+test-full: test slow  ## Lint, types and all tests but those of a release; 15 minutes on two cores
 
 test-release: lint types docs  ## What a release needs: an hour
 	$(MAKE) unit TIER="slow or not slow" ARGS="$(ARGS)"

@@ -169,6 +169,7 @@ def test_every_run_of_a_study_is_built(path: Path, tmp_path: Path, monkeypatch: 
         assert [run.variant for run in runs] == [variant for variant in study.variants for _ in study.parts]
 
 
+@pytest.mark.slow
 def test_a_budget_of_images_counts_those_of_each_variant(tmp_path: Path) -> None:
     """100, 300 or 900 training images: as many are seen."""
     study = read_study(EXPERIMENTS / "claims/data_hunger.yaml")

@@ -102,6 +102,7 @@ def assemble(path: Path, folder: Path, more: Sequence[str] = ()) -> Experiment:
     return Experiment.from_arguments(arguments)
 
 
+@pytest.mark.slow
 @FILE
 def test_every_recipe_has_the_size_groups_schedule_augmentation_and_drop_path_of_the_official_one(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

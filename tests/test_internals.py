@@ -339,6 +339,7 @@ def defined_names(tree: ast.Module) -> set[str]:
 DOCUMENTED = {"_asdict", "_replace", "_fields"}  # of named tuples
 
 
+@pytest.mark.slow
 def test_no_other_file_uses_what_another_package_keeps_to_itself() -> None:
     trees = {path: ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py") if path.name != "internals.py"}
     own = DOCUMENTED.union(*map(defined_names, trees.values()))

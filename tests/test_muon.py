@@ -162,6 +162,7 @@ def test_settings_out_of_range_are_refused_by_name(wrong: dict[str, Any]) -> Non
         Muon(1e-3, **wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork of this process is killed")
 @pytest.mark.filterwarnings("ignore:.*will create 4 worker processes")
 def test_a_killed_run_continues_to_the_bit(tiny: Callable[..., Path]) -> None:

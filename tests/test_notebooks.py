@@ -11,7 +11,7 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.filterwarnings("ignore")  # the kernel's own start; what a notebook warns of is looked for below
 @each_notebook
 def test_the_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,7 @@ DEIT: Config = {
 }
 
 
+@pytest.mark.slow
 def test_reconstructions_are_drawn_every_n_epochs_and_after_the_last(tiny: Write) -> None:
     assert fit(tiny, SIMMIM, 3, [callback("Reconstructions", 2)]) == 0
     files = sorted(FOLDER.iterdir())
@@ -68,6 +69,7 @@ def test_reconstructions_are_drawn_every_n_epochs_and_after_the_last(tiny: Write
     assert [file.name for file in FOLDER.iterdir()] == ["reconstructions-epoch-0001.png"]
 
 
+@pytest.mark.slow
 def test_pictures_change_no_weight(tiny: Write) -> None:
     fit(tiny, SIMMIM, 2, [], "without")
     fit(tiny, SIMMIM, 2, [callback("Reconstructions")], "with")
@@ -75,6 +77,7 @@ def test_pictures_change_no_weight(tiny: Write) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_agreement_is_logged_and_drawn_and_changes_no_weight(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Teacher, "examine", lambda *args: None)  # an untrained one will do
     assert fit(tiny, DEIT, 2, [], "without") == 0
@@ -157,6 +160,7 @@ def test_a_picture_that_wandb_cannot_take_does_not_stop_the_run(tmp_path: Path) 
     assert logger.broken
 
 
+@pytest.mark.slow
 def test_the_teachers_answers_are_the_teachers(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """A student's logits that are the teacher's own agree on every image and diverge by nothing."""
     monkeypatch.setattr(Teacher, "examine", lambda *args: None)

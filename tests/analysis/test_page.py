@@ -78,6 +78,7 @@ class Convolutions(Backbone):
         return Features(patches[:, :0], patches)
 
 
+@pytest.mark.slow
 def test_an_own_architecture_gets_the_pictures_that_it_can_have(tiny: Write) -> None:
     configs = [
         train(tiny, "convolutions", backbone={"class_path": f"{__name__}.Convolutions"}),

@@ -16,6 +16,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_relevance_sums_to_what_the_image_adds_to_the_log_probability(name: str) -> None:
     """Completeness, proposition 1: exact in the limit of many steps."""

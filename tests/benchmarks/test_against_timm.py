@@ -18,7 +18,7 @@ def test_training_costs_three_forward_passes() -> None:
     assert against_timm.count_flops(model, image, label, "training") == pytest.approx(3 * forward, rel=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_training_and_inference_are_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -32,7 +32,7 @@ def test_training_and_inference_are_measured(
     assert "| vit_tiny_patch16_224 | inference | float32 | 1 |" in table
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_peak_memory_is_that_of_the_step() -> None:
     """A training step needs at least the gradients of 5.7 M parameters, and not the gigabyte of imports."""
     how = ("float32", 1, "training", False, torch.device("cpu"))

@@ -22,7 +22,7 @@ pathlib.Path({log!r}).open("a").write(" ".join(sys.argv[1:]) + chr(10))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_both_train_the_same_in_turn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos_in(tmp_path / "photos")
     (tmp_path / "train.py").write_text(SCRIPT.format(log=str(tmp_path / "log")))

@@ -35,7 +35,7 @@ def starved(function: Any, words: list[str]) -> tuple[int, str]:
         return function([*words, "--data.batch_size", "8"])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.filterwarnings("ignore")  # of maps that windows do not divide, of short trainings, of nvJPEG
 def test_all_of_it_is_tried_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice: the second call continues the run that was cut, and measures nothing again."""
@@ -198,7 +198,7 @@ def test_a_step_that_does_not_exist_and_a_machine_without_a_gpu_are_refused(
 # ---- parts of the steps
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_training_is_stopped_when_the_time_is_over_and_continued(tmp_path: Path, tiny: Any) -> None:
     words = ["--config", str(tiny()), "--run.root", str(tmp_path / "runs")]
     summary = tmp_path / "runs/tiny/seed-0/summary.json"
@@ -263,7 +263,7 @@ def test_what_is_missing_or_has_a_version_that_is_not_allowed_is_installed() -> 
     assert install.lacking(wheels, allowed, installed) == ["pillow", "jsonargparse", "wandb-workspaces", "attrs"]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_wheel_is_installed_without_a_network(tmp_path: Path) -> None:
     """Into the active environment, which has pip; the last line that is printed is its Python."""
     python = tmp_path / "environment/bin/python"

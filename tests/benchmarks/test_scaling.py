@@ -56,6 +56,7 @@ def test_the_title_tells_how_much_longer_the_largest_image_takes_than_a_quarter_
     assert scaling_figure.title(points) == expected
 
 
+@pytest.mark.slow
 def test_table_and_figure_are_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def test_every_proposed_command_is_run_here() -> None:
     assert set(found) == set(RUN), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proposal", RUN)
 def test_a_proposed_command_runs(
     proposal: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

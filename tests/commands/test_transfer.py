@@ -128,6 +128,7 @@ def test_a_run_is_tested_at_other_sizes_as_it_is_and_fine_tuned(tiny: Write, cap
     assert Path("out/swin-12px/seed-0/predictions.parquet").stat().st_mtime_ns == predicted  # not tuned again
 
 
+@pytest.mark.slow
 def test_mistakes_are_named_before_anything_runs(tiny: Write, capsys: pytest.CaptureFixture) -> None:
     short = ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--run.test", "false"]
     assert run("fit", ["--config", str(tiny()), *short]) == 0

@@ -71,6 +71,7 @@ def test_worse_predictions_are_different(finished: Path) -> None:
     assert not verify.is_equal(finished, other)
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_quoted(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = yaml.safe_load((finished / "config.yaml").read_text())
     config["model"]["init_args"]["backbone"]["init_args"]["num_heads"] = 3  # no divisor of 16

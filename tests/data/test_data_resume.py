@@ -124,6 +124,7 @@ def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 # In the first epoch; at its last batch; right after; in the middle; before the last step. Between two epochs Lightning
 # continues from "epoch finished" and from "validated, the epoch's end not yet recorded" in different ways.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "steps_left"),
     [

@@ -58,6 +58,7 @@ def test_models_train_on_every_size(family: str) -> None:
         assert loss.isfinite(), side
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of training on noise
 def test_training_images_grow_and_validation_images_do_not(
     tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
@@ -102,6 +103,7 @@ def test_training_images_grow_and_validation_images_do_not(
     assert cost.train_flops == pytest.approx((0.25 * flops[8] + 0.25 * flops[12] + 0.5 * flops[16]) / 64, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork of this process is killed")
 def test_a_killed_run_continues_to_the_bit(tiny: Callable[..., Path]) -> None:
     continued_after_a_kill(["--config", str(tiny(GROWING))], step=5)  # among those of 12 pixels

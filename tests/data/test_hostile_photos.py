@@ -129,6 +129,7 @@ def test_a_folder_elsewhere_may_be_linked(photo_folder: PhotoFolder, tmp_path: P
 # A folder that changes.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("change", ["deleted", "truncated"])
 def test_an_image_that_goes_while_a_run_reads_is_named_and_restored_the_same_command_goes_on(
@@ -179,6 +180,7 @@ def test_an_image_that_goes_between_listing_and_checking_is_a_broken_one(photo_f
 # Names.
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_text_is_in_everything_that_is_written(
     photo_folder: PhotoFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("files/picture.jpg")
 
 
+@pytest.mark.slow
 def test_the_cards_code_gives_what_the_encoder_gives(
     trained: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

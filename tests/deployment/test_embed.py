@@ -44,6 +44,7 @@ def expected(trained: Path, *stages: int) -> tuple[list[str], np.ndarray, list[n
         return names, model.model.embed(x).numpy(), [found.numpy() for found in maps]
 
 
+@pytest.mark.slow
 def test_the_files_hold_names_embeddings_and_maps_in_one_order(
     trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -187,6 +187,7 @@ def test_a_wrong_source_is_refused_in_one_message(
         load(source)
 
 
+@pytest.mark.slow
 def test_without_network_a_download_ends_at_once_and_in_one_message(tmp_path: Path) -> None:
     code = """
 import vitlab
@@ -205,6 +206,7 @@ for read, name in ((vitlab.load, "a/b"), (weights_path, "timm/no_model")):
     assert len(done.stdout.splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_loading_needs_neither_lightning_nor_timm(trained: Path) -> None:
     code = "import sys, vitlab; vitlab.load(sys.argv[1]); print(*{'lightning', 'timm', 'pandas'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code, str(trained)], capture_output=True, text=True, check=True)

@@ -52,6 +52,7 @@ def test_the_datas_own_images_get_the_runs_own_predictions(trained: Path, own: P
     pd.testing.assert_frame_equal(written, pd.read_parquet("seen/predictions.parquet"))
 
 
+@pytest.mark.slow
 def test_files_and_folders_may_be_given_together(trained: Path, own: Path) -> None:
     """Each picture once, named below the folder that holds all, or by its own name where it is the only one."""
     whole = predict(trained, own).set_index("file")
@@ -118,6 +119,7 @@ def test_pictures_from_elsewhere_look_as_the_datas_own(kind: str, tmp_path: Path
     torch.testing.assert_close(data.view_of(pictures, torch.device("cpu")), views[0][: len(pictures)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["predict", "embed"])
 def test_files_left_out_and_dim_images_of_16_bits_are_named_as_in_training(
     trained: Path, own: Path, capsys: pytest.CaptureFixture[str], command: str

@@ -131,6 +131,7 @@ def test_rectangles_get_it_where_timm_frames_them_alike(crop_pct: float | None, 
     assert config["crop_mode"] == ("center" if crop_pct else "squash")
 
 
+@pytest.mark.slow
 def test_the_command_writes_it_and_tells_the_card(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -126,12 +126,14 @@ def given_back(*arguments: str) -> float:
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
 
 
+@pytest.mark.slow
 @glibc
 def test_what_is_freed_is_kept_for_the_next_step() -> None:
     assert given_back() > 7  # which is what the setting is for
     assert given_back("hold") < 1
 
 
+@pytest.mark.slow
 @glibc
 def test_a_run_that_trains_keeps_what_is_freed(tiny: Callable[..., Path]) -> None:
     assert given_back("fit", str(tiny({"trainer": {"limit_train_batches": 2, "limit_val_batches": 1}}))) < 1

@@ -36,6 +36,7 @@ def cost_of(*sources: Path | str | Config, turns: int = 2) -> Cost:
     return measure(Experiment(*sources).config, iter(range(turns)))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of training on noise
 @pytest.mark.parametrize("files", ["mae_digits", "distillation_digits/base distillation_digits/hard", "dino_digits"])
 def test_flops_are_those_of_the_objective_with_its_decoder_and_teacher(files: str) -> None:
@@ -53,6 +54,7 @@ def test_flops_are_those_of_the_objective_with_its_decoder_and_teacher(files: st
     assert own != pytest.approx(alone, rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_teacher_that_is_a_run_costs_as_one_that_is_named(tiny: Tiny) -> None:
     taught_by = tiny({"trainer": {"limit_train_batches": 1}}, "taught_by")
@@ -71,6 +73,7 @@ def test_a_teacher_that_is_a_run_costs_as_one_that_is_named(tiny: Tiny) -> None:
     assert flops({"weights": "runs/taught_by/seed-0"}) == named
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_rest_is_plausible_and_says_how_it_was_measured(tiny: Tiny) -> None:
     file = tiny({"data": {"init_args": {"batch_size": 16}}})
@@ -96,6 +99,7 @@ def test_the_rest_is_plausible_and_says_how_it_was_measured(tiny: Tiny) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_images_that_grow_are_counted_by_their_share_of_the_steps(tiny: Tiny) -> None:
     """A quarter of the pixels for half of the steps: the FLOPs of the patches, nearly all, are 5/8."""
@@ -137,6 +141,7 @@ def test_what_starts_from_the_training_images_is_measured_without_them(tiny: Tin
     assert cost_of(tiny({"model": {"init_args": {"whiten": True}}})).train_flops > 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["msn_digits", "simmim_digits"])
 def test_other_objectives_too_are_measured_without_data_or_weights(name: str) -> None:

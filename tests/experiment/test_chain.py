@@ -40,6 +40,7 @@ def test_a_setting_names_an_experiment_or_weights() -> None:
         assert Source.parse(weights_file) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("touched", [False, True])  # the objective, before `fit`
 def test_a_chain_equals_the_two_runs_by_hand(tiny: Write, touched: bool) -> None:
     tiny(SIMMIM, "first")
@@ -65,6 +66,7 @@ def test_a_chain_equals_the_two_runs_by_hand(tiny: Write, touched: bool) -> None
     assert recorded["hash"] is not None
 
 
+@pytest.mark.slow
 def test_runs_share_what_they_start_from_and_settings_part_it(tiny: Write) -> None:
     tiny(SIMMIM, "first")
     start = {"model": {"init_args": {"init_from": "first.yaml model.mask_ratio=0.3"}}}
@@ -77,6 +79,7 @@ def test_runs_share_what_they_start_from_and_settings_part_it(tiny: Write) -> No
     assert len(ratios) == 2
 
 
+@pytest.mark.slow
 def test_another_version_of_the_first_is_another_run(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     tiny(SIMMIM, "first")
     path = tiny(MAKE_FIRST, "chain")

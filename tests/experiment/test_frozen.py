@@ -24,6 +24,7 @@ SIMMIM = {"model": {"class_path": "vitlab.objectives.SimMIM", "init_args": {"mas
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of libraries, as `fit` leaves them out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["knn", "linear"])
 def test_the_accuracy_is_that_of_the_probe(tiny: Write, how: str) -> None:
     experiment = Experiment(tiny(merge(SIMMIM, {"run": {"probe": how}})))

@@ -90,6 +90,7 @@ def test_a_run_prints_few_lines(tiny: Write, capsys: pytest.CaptureFixture[str])
     assert len((printed.out + printed.err).splitlines()) <= 20
 
 
+@pytest.mark.slow
 def test_the_saved_configuration_runs_again_to_the_same_weights(tiny: Write) -> None:
     fit("--config", tiny())
     fit("--config", RUN / "config.yaml", "--run.root", "again")
@@ -108,6 +109,7 @@ def test_the_same_command_on_a_finished_run_changes_nothing(tiny: Write) -> None
     assert {file: file.stat().st_mtime_ns for file in RUN.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_replaced_only_when_told(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny()
     fit("--config", path)
@@ -121,6 +123,7 @@ def test_a_finished_run_is_replaced_only_when_told(tiny: Write, capsys: pytest.C
     assert list(pd.read_csv(RUN / "metrics.csv").epoch.unique()) == [0, 1]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_to_what_an_undisturbed_one_reaches(
     tiny: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +151,7 @@ def test_an_interrupted_run_continues_to_what_an_undisturbed_one_reaches(
     pd.testing.assert_frame_equal(*logged, check_like=True)
 
 
+@pytest.mark.slow
 def test_test_uses_the_checkpoint(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     fit("--config", tiny())
     trained = json.loads((RUN / "summary.json").read_text())["metrics"]["test/top1"]
@@ -172,6 +176,7 @@ def test_the_backbone_takes_classes_channels_and_size_from_the_data(tiny: Write)
 # ---- silent traps
 
 
+@pytest.mark.slow
 def test_the_command_line_beats_the_checkpoint(tiny: Write) -> None:
     # LightningCLI since 2.5.5 merges the checkpoint's hyper-parameters over the command line.
     path = tiny()
@@ -316,6 +321,7 @@ def test_a_file_that_is_not_there_is_answered_before_torch_is_loaded(tmp_path: P
     assert "No configuration no.yaml" in done.stderr
 
 
+@pytest.mark.slow
 def test_another_data_set_keeps_the_recipe_and_says_what_it_drops(
     tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -331,6 +337,7 @@ def test_another_data_set_keeps_the_recipe_and_says_what_it_drops(
         assert yaml.safe_load(printed.out) == expected
 
 
+@pytest.mark.slow
 def test_a_failed_start_leaves_nothing_and_does_not_block_the_corrected_command(
     tiny: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +349,7 @@ def test_a_failed_start_leaves_nothing_and_does_not_block_the_corrected_command(
     assert fit("--config", path) == 0
 
 
+@pytest.mark.slow
 def test_weights_of_another_architecture_are_refused_with_a_report(
     tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -359,6 +367,7 @@ def test_weights_of_another_architecture_are_refused_with_a_report(
     assert not Path("runs/other").exists()
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny()
     fit("--config", path)
@@ -393,6 +402,7 @@ def test_a_run_of_some_steps_ends_with_a_score(tiny: Write, steps: int, validate
     assert summary["metrics"]["val/top1"] == pytest.approx(rows["val/top1"].item())
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_steps_counts_the_same_when_it_is_tested_again(tiny: Write) -> None:
     path = tiny({"trainer": {"max_epochs": -1, "max_steps": 6, "limit_train_batches": 4}})
     assert fit("--config", path) == 0
@@ -405,6 +415,7 @@ def test_a_run_stopped_by_steps_counts_the_same_when_it_is_tested_again(tiny: Wr
     assert tested["epoch"].tolist() == [2]
 
 
+@pytest.mark.slow
 def test_a_run_that_extends_one_cut_within_an_epoch_ends_with_a_score(tiny: Write) -> None:
     """The epochs of the two have 4 and 2, then 4 and 2 steps, so whole epochs do not give the steps that are left."""
     path = tiny({"trainer": {"max_epochs": -1, "max_steps": 6, "limit_train_batches": 4}})
@@ -415,6 +426,7 @@ def test_a_run_that_extends_one_cut_within_an_epoch_ends_with_a_score(tiny: Writ
     assert rows["step"].iloc[-1] == 11  # counted from 0
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_from_a_state_and_trains_nothing_counts_the_images_before_it(tiny: Write) -> None:
     path = tiny({"trainer": {"max_epochs": 1}})
     assert fit("--config", path) == 0
@@ -434,6 +446,7 @@ def test_images_are_counted_where_a_limit_cuts_the_last_step_short(tiny: Write) 
     assert (summary["steps"], summary["images_seen"]) == (4, 6 * batch)
 
 
+@pytest.mark.slow
 def test_a_run_that_pauses_has_a_score(tiny: Write) -> None:
     path = tiny({"trainer": {"max_epochs": 4, "check_val_every_n_epoch": 3, "limit_train_batches": 1}})
 
@@ -446,6 +459,7 @@ def test_a_run_that_pauses_has_a_score(tiny: Write) -> None:
     assert validated() == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_run_that_may_not_stop_yet_pauses(tiny: Write) -> None:
     """A score that ends the run after its first epoch, but for `min_epochs`."""
     stopping = {"monitor": "val/top1", "mode": "max", "stopping_threshold": -1.0}
@@ -457,6 +471,7 @@ def test_a_run_that_may_not_stop_yet_pauses(tiny: Write) -> None:
     assert json.loads((RUN / "summary.json").read_text())["epochs"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [-1, 3, 9])
 def test_a_run_of_some_steps_that_paused_equals_the_whole(tiny: Write, epochs: int) -> None:
     """Continued from the end of an epoch, and then from a step within a later one."""
@@ -485,6 +500,7 @@ def test_a_run_of_some_steps_that_paused_equals_the_whole(tiny: Write, epochs: i
         assert all(torch.equal(weights[key], tensor) for key, tensor in whole[2].items())
 
 
+@pytest.mark.slow
 def test_a_run_that_continues_within_its_last_epoch_validates_it(tiny: Write) -> None:
     trainer = {"max_epochs": 3, "check_val_every_n_epoch": 2, "limit_train_batches": 4}
     path = tiny({"trainer": trainer, "run": {"checkpoint": {"every_n_steps": 1, "keep": [10]}}})
@@ -550,6 +566,7 @@ def test_the_runs_of_a_study_keep_their_wandb_setting(tiny: Write) -> None:
     assert resolved["run"]["wandb"]["mode"] == "online"
 
 
+@pytest.mark.slow
 def test_probe_measures_a_runs_features(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny()
     fit("--config", path)

@@ -35,6 +35,7 @@ def features(experiment: Experiment, split: Any) -> tuple[torch.Tensor, torch.Te
     return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
 
+@pytest.mark.slow
 def test_dinos_protocol_votes_among_all_images_and_trains_a_classifier_for_each_rate(
     tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,6 +58,7 @@ def test_dinos_protocol_votes_among_all_images_and_trains_a_classifier_for_each_
     assert found["knn"]["10"]["value"] == pytest.approx(float(right.float().mean()))
 
 
+@pytest.mark.slow
 def test_maes_protocol_is_one_rate(tiny: Write) -> None:
     found = probed(tiny(), "mae", "--epochs", "3")
     assert found["features"] == 16
@@ -70,6 +72,7 @@ def test_maes_protocol_is_one_rate(tiny: Write) -> None:
     assert json.loads(Path("runs/tiny/seed-1/probe-none-mae.json").read_text()) != found
 
 
+@pytest.mark.slow
 def test_msns_protocol_has_the_published_numbers_of_labels(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny()
     found = probed(path, "msn")
@@ -107,6 +110,7 @@ def test_where_validation_is_the_test_no_test_image_is_labeled(tiny: Write) -> N
     assert all(accuracy["low"] < 0.5 < accuracy["high"] for accuracy in found["knn"].values())
 
 
+@pytest.mark.slow
 def test_an_encoder_without_a_class_token_is_read_or_refused(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     mean = {"class_token": False, "global_pool": "avg"}
     path = tiny({"model": {"init_args": {"backbone": {"init_args": mean}}}})

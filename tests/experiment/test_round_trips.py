@@ -41,6 +41,7 @@ def resolve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_an_experiment_comes_back_from_what_is_printed_and_from_a_card(path: Path, resolve: Resolve) -> None:
     photos = ["--data.root", "photos"] if "ImageFolder" in path.read_text() else []

@@ -62,6 +62,7 @@ def result(directory: Path) -> str:
     return f"test/top1 {json.loads((directory / 'summary.json').read_text())['metrics']['test/top1']:.4f}"
 
 
+@pytest.mark.slow
 def test_a_renamed_run_is_not_taken_for_the_one_that_has_its_name_now(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,6 +82,7 @@ def test_a_renamed_run_is_not_taken_for_the_one_that_has_its_name_now(
     pd.testing.assert_frame_equal(pd.read_parquet("runs/old/seed-0/predictions.parquet"), before)
 
 
+@pytest.mark.slow
 def test_every_command_takes_a_copied_directory_from_another_folder(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,6 +107,7 @@ def test_every_command_takes_a_copied_directory_from_another_folder(
     assert (copied / "export" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_where_it_was_copied_with_the_same_images_elsewhere(
     trained: Path, tmp_path: Path
 ) -> None:
@@ -137,6 +140,7 @@ def test_other_images_are_another_run(trained: Path, capsys: pytest.CaptureFixtu
     assert "began with other images" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_does_not_continue_after_images_were_deleted(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The splits would be drawn again from the images that are left, and test on some that were trained on."""
     (trained / "summary.json").rename("summary.json")
@@ -165,6 +169,7 @@ def test_a_run_does_not_continue_after_images_were_deleted(trained: Path, capsys
     assert (trained / "data.json").read_text() == recorded
 
 
+@pytest.mark.slow
 def test_another_test_leaves_the_results_of_a_finished_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("predictions.parquet", "per_class.csv", "confusion.csv", "summary.json")
     own = {name: (trained / name).read_bytes() for name in names}
@@ -238,6 +243,7 @@ def test_a_folder_of_runs_is_answered_with_the_runs(trained: Path, capsys: pytes
     assert str(trained) in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_writers_are_one_too_many(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     script = f"""
 import sys, time
@@ -263,6 +269,7 @@ main(["fit", "--config", {str(tiny())!r}])
 # ---- round trips
 
 
+@pytest.mark.slow
 def test_what_print_config_prints_is_the_same_run(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny()
     assert run("fit", ["--config", str(path)]) == 0

@@ -57,6 +57,7 @@ def test_each_kind_of_draw_changes_alone(digits: Callable[..., Experiment], kind
     assert changed(digits(1), digits(2, *others, *split)) == {kind}
 
 
+@pytest.mark.slow
 def test_a_seed_alone_changes_weights_order_and_augmentation(digits: Callable[..., Experiment]) -> None:
     assert changed(digits(1), digits(2)) == {"init", "order", "augmentation"}
     assert changed(digits(1), digits(1, *HELD.values())) == set()

@@ -91,6 +91,7 @@ HABITS = {
 }
 
 
+@pytest.mark.slow
 def test_they_train_and_an_interrupted_run_ends_as_an_undisturbed_one(
     tiny: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +191,7 @@ MINE = {
 }
 
 
+@pytest.mark.slow
 def test_transforms_and_metrics_of_others_are_named_in_yaml_and_exact(
     tiny: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

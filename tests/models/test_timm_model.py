@@ -142,6 +142,7 @@ def test_weights_come_from_a_file_and_a_head_of_other_size_stays_new(tmp_path: P
     assert torch.equal(other.embed(x), same.embed(x))
 
 
+@pytest.mark.slow
 def test_importing_the_models_does_not_import_timm() -> None:
     code = "import sys, vitlab.models.weights; assert not {'timm', 'lightning', 'wandb'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)

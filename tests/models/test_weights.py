@@ -73,6 +73,7 @@ def test_microsofts_names_are_understood(family: str, tmp_path: Path) -> None:
     assert torch.equal(model(x), source(x))
 
 
+@pytest.mark.slow
 def test_simmims_swin_v2_is_understood(tmp_path: Path) -> None:
     # Prefix `encoder.`, `rpe_mlp` for `cpb_mlp`, a mask token, a decoder and no head (official utils_simmim.py:199).
     source, model = fresh("swinv2"), fresh("swinv2")

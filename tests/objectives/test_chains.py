@@ -72,6 +72,7 @@ def weights(name: str, root: str = "runs", checkpoint: str = "last") -> dict[str
 # ---- pre-training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRETRAININGS)
 def test_a_pretraining_runs_and_its_encoder_is_fine_tuned(
     name: str, tiny: Write, capsys: pytest.CaptureFixture[str]
@@ -101,6 +102,7 @@ def test_a_pretraining_runs_and_its_encoder_is_fine_tuned(
         torch.testing.assert_close(after[key], before[key], msg=key)
 
 
+@pytest.mark.slow
 def test_maes_encoder_is_fine_tuned_with_the_mean_of_its_tokens(
     tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +123,7 @@ def test_maes_encoder_is_fine_tuned_with_the_mean_of_its_tokens(
     torch.testing.assert_close(trained, fixed, atol=0.01, rtol=0)  # after two steps
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_average_of_another_or_from_its_trained_weights(tiny: Write) -> None:
     averaged = objective("Supervised", VIT, ema={"decay": 0.9})
     averaged["init_args"]["optimizer"]["init_args"] = {"lr": 0.1}
@@ -136,6 +139,7 @@ def test_a_run_starts_from_the_average_of_another_or_from_its_trained_weights(ti
         assert not torch.allclose(before["backbone.head.weight"], before["average.module.head.weight"])
 
 
+@pytest.mark.slow
 def test_simmims_position_biases_are_resized_for_another_window(
     tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,6 +175,7 @@ def test_best_is_the_checkpoint_of_the_lowest_validation_loss(tiny: Write) -> No
     assert checkpoint["epoch"] == losses.index(min(losses))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["simmim_swin_v2", "mae_vit", "mae_variant"])
 def test_an_interrupted_pretraining_continues_to_the_same_weights(
     name: str, tiny: Write, monkeypatch: pytest.MonkeyPatch
@@ -193,6 +198,7 @@ def test_an_interrupted_pretraining_continues_to_the_same_weights(
     assert all(torch.equal(whole[key], continued[key]) for key in whole)
 
 
+@pytest.mark.slow
 def test_a_pretraining_is_validated_and_not_tested(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     model, _ = PRETRAININGS["mae_vit"]
     path = tiny({"model": model, **TWO_STEPS}, "mae")
@@ -263,6 +269,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "teacher" / "seed-0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["HardTarget", "SoftTarget"])
 @pytest.mark.parametrize("backbone", [DEIT, SWIN_V2], ids=["deit", "swin_v2"])
 def test_a_student_learns_from_a_run(
@@ -280,6 +287,7 @@ def test_a_student_learns_from_a_run(
     assert run("test", ["--config", "runs/student/seed-0/config.yaml"]) == 0  # the teacher is not needed any more
 
 
+@pytest.mark.slow
 def test_a_teacher_is_rebuilt_from_its_run(teacher: Path, tiny: Write) -> None:
     """Two students that start from the same weights end with the same, the teacher's model spelt out or not."""
     start = VisionTransformer(8, 2, 1, 10, embed_dim=16, depth=2, num_heads=2, distilled=True)
@@ -325,6 +333,7 @@ def test_a_teachers_normalization_is_read_from_its_run(teacher: Path) -> None:
     torch.testing.assert_close(seen, (pixels - 0.305) / 0.376)  # that of the digits
 
 
+@pytest.mark.slow
 def test_a_student_is_fine_tuned_at_a_higher_resolution_than_its_teachers(
     teacher: Path, tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -337,6 +346,7 @@ def test_a_student_is_fine_tuned_at_a_higher_resolution_than_its_teachers(
     assert "The teacher classifies " in report
 
 
+@pytest.mark.slow
 def test_an_interrupted_distillation_continues_to_the_same_weights(
     teacher: Path, tiny: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

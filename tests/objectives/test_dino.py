@@ -228,6 +228,7 @@ def test_class_token_and_positions_are_decayed_as_released() -> None:
     assert dino().no_weight_decay() == set()
 
 
+@pytest.mark.slow
 def test_one_batch_is_learned_and_its_features_spread() -> None:
     """The loss falls while features of different images part, nearly all of which are alike at first, and answers tell
     images apart better than before: in nats, as all answers together are more various than each. Were all alike, or
@@ -293,6 +294,7 @@ def weights(name: str = "dino", root: str = "runs") -> dict[str, Tensor]:
     return torch.load(f"{root}/{name}/seed-0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 def test_the_teacher_moves_by_averaging_alone_once_an_optimizer_step(
     tiny: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +320,7 @@ def test_the_teacher_moves_by_averaging_alone_once_an_optimizer_step(
         torch.testing.assert_close(last[f"teacher.module.{name}"], value)
 
 
+@pytest.mark.slow
 def test_a_teacher_without_momentum_is_the_students_copy(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     same: list[bool] = []
     original = DINO.training_step
@@ -371,6 +374,7 @@ def test_the_last_layer_rests_at_first_and_weight_decay_rises(tiny: Write, monke
     assert [decay for _, decay in decays] == pytest.approx([cosine(0.04, 0.4, step / 8) for step in range(8)])
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_to_the_same_weights_and_center(
     tiny: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,6 +397,7 @@ def test_an_interrupted_run_continues_to_the_same_weights_and_center(
     assert all(torch.equal(whole[key], continued[key]) for key in whole)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_and_hands_on_its_teacher(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1, "most": 100}}
     config = experiment()

@@ -102,6 +102,7 @@ def test_every_trained_parameter_gets_a_gradient_and_the_teacher_none(student: s
     assert all(p.grad is None and not p.requires_grad for p in objective.teacher.model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student", STUDENTS)
 def test_overfits_one_batch(student: str) -> None:
     """At chance each of the two terms is ln 10 = 2.3."""

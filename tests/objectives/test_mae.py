@@ -137,6 +137,7 @@ def test_a_variant_fills_in_pictures_of_the_images_size(settings: dict[str, str]
     assert not torch.equal(pred, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "decoder", "most"),
     [
@@ -211,6 +212,7 @@ def test_every_trained_parameter_gets_a_gradient(mask_tokens: str) -> None:
     assert without_gradient(objective) == []
 
 
+@pytest.mark.slow
 def test_overfits_one_batch() -> None:
     """What a constant prediction leaves is 3/4: the variance of a patch is the unbiased one of 4 values."""
     assert overfit_one_batch(mae(), steps=300) < 0.2
@@ -244,6 +246,7 @@ def test_a_share_of_patches_that_another_method_hides_is_not_taken_over(
     assert "kept backbone, loss_on, optimizer, schedule; dropped mask_patch_size=4, mask_ratio=0.5." in printed.err
 
 
+@pytest.mark.slow
 def test_a_decoder_much_larger_than_its_encoder_is_a_warning(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -195,6 +195,7 @@ def test_prototypes_are_neither_decayed_nor_clipped() -> None:
     assert torch.equal(objective.prototypes.weight_v.grad.norm(), free)  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_one_batch_is_learned_and_its_features_stay_apart() -> None:
     """The loss falls, the features keep their dimensions, and images come to different prototypes."""
     objective, (views, labels) = msn(num_prototypes=16), crops(32, num_local=1)
@@ -239,6 +240,7 @@ def experiment() -> Config:
     return config
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_to_the_same_weights(
     tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

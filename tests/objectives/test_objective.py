@@ -77,6 +77,7 @@ def test_rates_that_rise_to_their_end_are_named(capsys: pytest.CaptureFixture[st
         assert ("min_lr 1e-05 is above the peak of" in capsys.readouterr().err) != by_layer
 
 
+@pytest.mark.slow
 def test_the_highest_learning_rate_stands_in_the_metrics(tiny: Callable[..., Path]) -> None:
     """As an epoch of 16 steps ends: with the head's own rate, layer decay, and after both of two epochs."""
     optimizer: Config = {"lr": 1e-3, "layer_decay": 0.5, "head_lr": 2e-3}
@@ -91,6 +92,7 @@ def test_the_highest_learning_rate_stands_in_the_metrics(tiny: Callable[..., Pat
 # ---- without a Trainer
 
 
+@pytest.mark.slow
 def test_an_objective_comes_back_from_its_checkpoint_alone(tiny: Callable[..., Path]) -> None:
     short = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "limit_test_batches": 1}
     path = tiny({"trainer": short, "model": {"init_args": {"ema": {"decay": 0.5}}}})

@@ -54,6 +54,7 @@ def work(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_the_gradients_and_the_center_of_one(tmp_path: Path) -> None:
     """Sinkhorn, the mean of all answers, batch norms and the center are of all images, with their gradients."""
     mp.start_processes(work, args=(str(tmp_path),), nprocs=2, start_method="fork")

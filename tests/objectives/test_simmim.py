@@ -106,6 +106,7 @@ def test_every_trained_parameter_gets_a_gradient(backbone: str) -> None:
     assert without_gradient(objective) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_overfits_one_batch(backbone: str) -> None:
     """What a constant prediction leaves of normal noise is a mean of |x| of 0.8."""

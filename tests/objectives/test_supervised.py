@@ -50,6 +50,7 @@ def test_loss_equals_timms_on_smoothed_mixed_targets() -> None:
     torch.testing.assert_close(objective.loss([images], mixed), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_overfits_one_batch(backbone: str) -> None:
     objective = supervised(backbone)

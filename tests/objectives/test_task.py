@@ -36,6 +36,7 @@ class Digitwise(Digits):  # type: ignore[misc]  # final, but nothing else has im
 SHORT: Config = {"max_epochs": 1, "limit_train_batches": 4, "limit_val_batches": 1, "limit_test_batches": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
 @pytest.mark.parametrize(("name", "metric"), [("MultiLabel", "map"), ("Regression", "rmse")])
 def test_other_labels_are_tested_predicted_exported_and_not_probed(

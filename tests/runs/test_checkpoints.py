@@ -250,6 +250,7 @@ def test_a_signal_writes_the_state_and_ends_with_its_status(
     assert disagreements(Path("whole/supervised/seed-0"), Path("runs/supervised/seed-0")) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_by_name(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     path = str(tiny())
     run("fit", ["--config", path])
@@ -264,6 +265,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tiny: Callable[..., Path], caps
     assert "best.ckpt is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_keeps_a_continued_run_from_being_exact_is_reported(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def noise(file: Path) -> None:
     file.write_bytes(NOISE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "damage"),
     [("summary.json", cut), ("environment.json", cut), ("data.json", noise), ("metrics.csv", noise)],

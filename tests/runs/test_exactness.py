@@ -27,6 +27,7 @@ def change_state(change: Callable[[dict[str, Any]], None]) -> None:
     torch.save(state, COPY / "checkpoints/last.ckpt")
 
 
+@pytest.mark.slow
 def test_one_bit_of_difference_is_named(two_runs: None) -> None:
     assert disagreements(RUN, COPY) == []
     weight = "backbone.blocks.0.mlp.fc1.weight"
@@ -72,6 +73,7 @@ def test_a_run_that_is_killed_and_continued_is_the_undisturbed_one(tiny: Callabl
     assert (tmp_path / "runs/killed/run/seed-0/summary.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_by_itself_is_told_apart(tiny: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"ended before any kill:\n(.|\n)*no option run.overwritten"):
         differences_after_kills([str(tiny()), "--run.overwritten", "true"], [3], tmp_path / "runs")

@@ -27,6 +27,7 @@ SHAPES: Config = {
 }
 
 
+@pytest.mark.slow
 def test_summary_json_has_what_the_functions_give_for_the_trained_model(
     tiny: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def whole(path: Path) -> pd.DataFrame:
     return rows(Path("without/tiny/seed-0"))
 
 
+@pytest.mark.slow
 def test_unreachable_it_costs_seconds_and_one_warning_and_is_kept_offline(tiny: Write) -> None:
     path = tiny()
     (said,) = fit(path)
@@ -79,6 +80,7 @@ def test_unreachable_it_costs_seconds_and_one_warning_and_is_kept_offline(tiny: 
     assert len(list(RUN.glob("wandb/offline-run-*/*.wandb"))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "words"), [(KEY, "not logged in"), ("short", "40")])
 def test_a_wrong_key_costs_one_warning(tiny: Write, monkeypatch: pytest.MonkeyPatch, key: str, words: str) -> None:
     path = tiny()
@@ -90,6 +92,7 @@ def test_a_wrong_key_costs_one_warning(tiny: Write, monkeypatch: pytest.MonkeyPa
     pd.testing.assert_frame_equal(rows(), whole(path))
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_is_waited_for_no_longer_than_stated(
     tiny: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +137,7 @@ def _services() -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_its_process_is_killed(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tiny({"trainer": {"max_epochs": 2}})
 
@@ -164,6 +168,7 @@ sys.exit(run("fit", ["--config", "tiny.yaml", "--run.wandb.mode", "offline"]))
 """
 
 
+@pytest.mark.slow
 def test_the_disk_of_its_directory_is_full(tiny: Write) -> None:
     path = tiny({"trainer": {"max_epochs": 2}})
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
@@ -178,6 +183,7 @@ def test_the_disk_of_its_directory_is_full(tiny: Write) -> None:
     pd.testing.assert_frame_equal(rows(), whole(path))
 
 
+@pytest.mark.slow
 def test_its_directory_cannot_be_made(tiny: Write) -> None:
     path = tiny()
     RUN.mkdir(parents=True)
@@ -197,6 +203,7 @@ sys.addaudithook(watch)
 """
 
 
+@pytest.mark.slow
 def test_offline_nothing_is_sent_and_no_network_is_needed(tiny: Write, tmp_path: Path) -> None:
     path = tiny()
     Path("watching").mkdir()
@@ -247,6 +254,7 @@ def _has_every_row(server: Server) -> None:
     assert [row["_step"] for row in sent] == list(range(len(sent)))  # W&B drops a row with a step that it has seen
 
 
+@pytest.mark.slow
 def test_a_continued_run_keeps_its_id_and_its_steps(
     tiny: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -258,6 +266,7 @@ def test_a_continued_run_keeps_its_id_and_its_steps(
     assert capsys.readouterr().err.count(address) == 2  # of both starts
 
 
+@pytest.mark.slow
 def test_wandb_sync_uploads_what_ran_offline_once(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     _killed_then_continued(tiny, "offline", monkeypatch)
     assert len(list(RUN.glob("wandb/offline-run-*"))) == 2

@@ -61,6 +61,7 @@ def test_a_place_of_which_nothing_is_left_has_its_row(
     assert "Some places have no finished run" in text
 
 
+@pytest.mark.slow
 def test_the_report_names_the_crossing_and_which_variant_is_best_where(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +126,7 @@ def test_a_place_where_variants_differ_otherwise_too_is_not_comparable(
     assert "better before" not in text
 
 
+@pytest.mark.slow
 def test_a_variant_without_a_finished_run_at_a_place_is_named_there(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,6 +173,7 @@ def test_an_axis_may_begin_at_zero(
     assert "Laws" not in text
 
 
+@pytest.mark.slow
 def test_runs_left_out_at_a_place_are_named(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:
@@ -258,6 +261,7 @@ def test_a_place_whose_setting_something_else_sets_is_refused(
         compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
 
 
+@pytest.mark.slow
 def test_what_the_runs_will_take_is_said_before_the_first(
     write_study: Write, tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,6 +52,7 @@ def write(tiny: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.mark.slow
 def test_a_branch_is_the_run_of_its_length_to_the_bit(
     write: Callable[..., Path], no_figures: None, forked_runs: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_branch_is_the_run_of_its_length_to_the_bit(
     assert disagreements(alone, Path("whole", *alone.parts[2:])) == []
 
 
+@pytest.mark.slow
 def test_a_branch_is_counted_as_its_cooldown(write: Callable[..., Path]) -> None:
     study = read_study(write())
     runs = [ResolvedStudy.of(point, Path("runs")).runs[0] for point in study.points]
@@ -82,6 +84,7 @@ def test_a_branch_is_counted_as_its_cooldown(write: Callable[..., Path]) -> None
     assert [own_share(dataclasses.replace(study, branch=False), run) for run in runs] == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "keys", "message"),
     [

@@ -113,6 +113,7 @@ def test_a_report_plans_what_would_settle_the_claim(order: str, planned: bool) -
     assert ("settle a" in told) == planned
 
 
+@pytest.mark.slow
 def test_the_report_opens_with_the_claim_and_one_word(write_study: Write, tmp_path: Path) -> None:
     claim = {
         **CLAIM,
@@ -137,6 +138,7 @@ def test_the_report_opens_with_the_claim_and_one_word(write_study: Write, tmp_pa
     assert (tmp_path / "runs/small-study/figures/claim.png").is_file()
 
 
+@pytest.mark.slow
 def test_one_page_tells_of_all_claims_and_runs_what_is_missing(
     write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

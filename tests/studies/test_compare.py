@@ -35,6 +35,7 @@ def test_broken_data_stop_a_study_before_its_first_run(
     assert not list(tmp_path.glob("runs/**/seed-*"))
 
 
+@pytest.mark.slow
 def test_results_are_read_without_starting_a_run(
     write_study: Write, digits: Digits, tmp_path: Path, no_figures: None
 ) -> None:
@@ -89,6 +90,7 @@ def looks(root: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (root / "small-study" / "looks.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_study_trains_losers_no_more_and_ends_when_it_is_settled(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +126,7 @@ def test_a_damaged_look_is_named_with_its_line(
         compare(study, tmp_path, program=FAKE_PROGRAM)
 
 
+@pytest.mark.slow
 def test_a_study_that_ended_is_extended_in_words_only_if_it_trained_further(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:
@@ -141,6 +144,7 @@ def test_a_study_that_ended_is_extended_in_words_only_if_it_trained_further(
     assert "may be false" in remark
 
 
+@pytest.mark.slow
 def test_two_files_of_one_name_do_not_share_a_folder(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:
@@ -188,6 +192,7 @@ def locked_by_another_process(folder: Path) -> Iterator["subprocess.Popen[str]"]
         process.stdin.close()
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_makes_the_same_decisions(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:

@@ -20,6 +20,7 @@ from vitlab.studies.training.local import Slots
 Write = Callable[..., Path]
 
 
+@pytest.mark.slow
 def test_cost_is_measured_in_one_sitting(write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[Run] = []
 

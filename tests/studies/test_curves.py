@@ -98,6 +98,7 @@ def test_a_law_is_found_again() -> None:
     np.testing.assert_allclose(fitted.error(x), errors[:, 0], rtol=1e-4)
 
 
+@pytest.mark.release
 def test_the_interval_of_a_rate_holds_the_true_rate() -> None:
     """In about 95 % of 25 drawn studies."""
     x, rng = np.array([50, 100, 200, 400, 800, 1600]), np.random.default_rng(0)
@@ -110,6 +111,7 @@ def test_the_interval_of_a_rate_holds_the_true_rate() -> None:
     assert held >= stats.binom.ppf(0.001, 25, 0.93)
 
 
+@pytest.mark.release
 @pytest.mark.parametrize(("bend", "share"), [(1.0, (0.0, 0.2)), (2.5, (0.7, 1.0))])
 def test_places_off_a_power_law_are_told_from_those_on_it(bend: float, share: tuple[float, float]) -> None:
     """From 300 on, the error falls at the rate 0.5 times the bend: 1 is a law, rejected in 5 % of studies."""

@@ -17,6 +17,7 @@ from vitlab.studies.report.heat import heat_chart
 SIMMIM = {"model": {"class_path": "vitlab.objectives.SimMIM", "init_args": {"mask_patch_size": 4}}}
 
 
+@pytest.mark.slow
 def test_a_model_without_classes_has_no_map(tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, changes in (("labels", {}), ("none", SIMMIM)):
         assert run("fit", ["--config", str(tiny(changes, name)), "--run.test", "false"]) == 0

@@ -43,6 +43,7 @@ def modified(outcomes: list[Outcome]) -> list[float]:
     return [(run.directory / "summary.json").stat().st_mtime for run, _ in outcomes]
 
 
+@pytest.mark.slow
 def test_a_second_start_runs_nothing_again_and_a_conflict_is_refused_unless_overwritten(start: Start) -> None:
     first, printed = start()
     assert [failure for _, failure in first] == [None, None]
@@ -69,6 +70,7 @@ def test_a_second_start_runs_nothing_again_and_a_conflict_is_refused_unless_over
     assert modified(replaced)[1] > before[1]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_short_is_shown_and_begun_again_if_asked(start: Start) -> None:
     short = {"variants": {"A": variant(0.9, cut_short=[1]), "B": variant(0.8)}}
     first, printed = start(**short)
@@ -82,6 +84,7 @@ def test_a_run_that_was_cut_short_is_shown_and_begun_again_if_asked(start: Start
     assert after[1] == before[1]  # B is whole
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_shown_and_the_others_go_on(start: Start) -> None:
     outcomes, printed = start(variants={"A": variant(0.9, fail=[1]), "B": variant(0.8)}, seeds=[1, 2])
     assert [failure for _, failure in outcomes] == [
@@ -105,6 +108,7 @@ with run_lock(run):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finishes", [False, True])
 def test_a_run_that_another_process_writes_is_waited_for(finishes: bool, start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "small-study" / "a" / "seed-1"
@@ -124,6 +128,7 @@ def test_a_run_that_another_process_writes_is_waited_for(finishes: bool, start: 
     assert (folder / "pid").exists() is not finishes  # trained here only if the orphan left it unfinished
 
 
+@pytest.mark.slow
 def test_where_results_go_is_no_other_configuration(start: Start) -> None:
     (outcome, _), _ = start()
     stored = outcome.run.directory / "config.yaml"

@@ -120,6 +120,7 @@ def test_variants_of_different_metrics_and_an_objective_without_a_task_are_refus
         plan(read_study(write_study(variants={"A": variant(0.9), "B": variant(0.8)})), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers", "ignore:.*logging interval")
 def test_a_study_of_another_task_than_classes(
     tiny: Callable[..., Path], tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
@@ -188,6 +189,7 @@ def test_a_metric_that_there_is_or_may_be_is_taken(name: str, tmp_path: Path) ->
     assert plan(study, tmp_path)[0].metric.name == name
 
 
+@pytest.mark.slow
 def test_a_metric_that_nobody_logged_ends_the_study_after_its_first_run(
     write_study: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -75,6 +75,7 @@ class Page(HTMLParser):
         self.text += data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", ["clean", "troubled"])
 def test_the_page_loads_nothing_from_elsewhere(study: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(study) / "report.html"
@@ -224,6 +225,7 @@ def test_what_went_wrong_is_told_at_the_top_and_enters_no_average(troubled: Path
     assert (troubled / "results.csv").read_text().count("not finite") == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_short_and_a_test_on_validation_images_are_told(
     tmp_path: Path, digits: Digits, no_figures: None
 ) -> None:
@@ -260,6 +262,7 @@ class Awkward(Digits):
         self.class_names = ["<b>cat</b>", "dog & son", '"eel"']
 
 
+@pytest.mark.slow
 def test_the_report_takes_in_robustness_of_the_runs_as_they_are(
     clean: Path, tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def test_draws_fill_their_ranges() -> None:
     assert 0.4 < sum(each["loss"] == "a" for each in drawn) / 400 < 0.6
 
 
+@pytest.mark.slow
 def test_each_variant_is_compared_with_its_best_settings(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

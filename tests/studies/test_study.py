@@ -238,6 +238,7 @@ def test_a_study_of_no_length_is_refused(write_study: Write, tmp_path: Path) -> 
         plan(read_study(write_study(variants={"A": endless, "B": variant(0.8)}, budget=None)), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_study_started_by_its_own_file_is_the_same_run(tiny: Callable[..., Path], tmp_path: Path) -> None:
     """Of every key that the command line fills in: `fit --config <run>/config.yaml` makes of it what it says."""
     tiny(name="base")

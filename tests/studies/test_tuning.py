@@ -285,6 +285,7 @@ def test_the_report_shows_the_chosen_values_by_seed() -> None:
     assert "cells=['0.2', '0.4']" in section
 
 
+@pytest.mark.slow
 def test_what_a_study_will_take_is_said_before_its_tuning_the_first_time_too(
     write_study: Callable[..., Path], tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
