@@ -39,6 +39,7 @@ RUN = {
     "compare --overwrite": "compare --help",
     "fit": "fit tiny.yaml",
     "fit --config {}": "fit --config runs/tiny/seed-0",
+    "init": "init",
     "list": "list",
     "plan": "plan study.yaml --difference 1.0",
     "predict --images": "predict runs/tiny/seed-0 --images photos --out named",
