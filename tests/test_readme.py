@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import pytest
+import yaml
 
 from tests.conftest import EXPERIMENTS
 from tests.test_experiments import SHORT, make_cifar, make_photos
@@ -128,3 +129,19 @@ def test_every_place_picture_and_page_that_the_readme_names_exists() -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert len(places) >= 10
     assert [place for place in [*places, *links] if not (ROOT / place).exists()] == []
+
+
+def test_the_site_has_every_page_and_the_gallery_names_what_exists() -> None:
+    """`make docs` checks the links and their anchors; this needs no MkDocs."""
+    site = (ROOT / "mkdocs.yml").read_text()
+    pages = re.findall(r"[\w/]+\.md", site.partition("\nnav:")[2].partition("\nplugins:")[0])
+    assert {f"docs/{name}" for name in DOCS} <= set(pages)
+    assert [page for page in pages if not page.startswith("gallery/") and not (ROOT / page).is_file()] == []
+    for entry in yaml.safe_load((ROOT / "docs/gallery.yaml").read_text()):
+        if isinstance(entry, str):
+            assert read_study(Path(entry)).variants
+        else:
+            files = [
+                word for word in shlex.split(entry["command"]) if "/" in word and "{" not in word and ":" not in word
+            ]
+            assert [file for file in files if not (ROOT / file).is_file()] == []
