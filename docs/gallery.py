@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "build/published"  # reports on results that others published
 PAGE = """# Gallery
 
-Reports as vitlab and referee write them, one HTML file each, to be read without a network. A study's command trains
-what is missing and writes its report into `runs/`; `make gallery` writes all of them. Everything that a stranger needs
-is the command, an installation and, for CIFAR-10, a download of 170 MB.
+Reports as vitlab and referee write them, one HTML file each, to be read without a network. In a clone, a study's
+command trains what is missing and writes its report into `runs/`; nothing but packages is downloaded. `make gallery`
+runs all of them, which takes hours. A report's last section says on which machine and with which versions it was made.
 
 | report | it says | command | written |
 |---|---|---|---|
@@ -37,8 +37,10 @@ def entry_of(item: str | dict[str, str]) -> tuple[str, list[str], Path, str]:
     study = yaml.safe_load(file.read_text(encoding="utf-8"))
     name = study.get("name", file.stem)
     slug = "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-    root = ROOT / "runs/claims" if item.startswith("claims/") else ROOT / "runs"
-    command = ["vitlab", "compare", item, *(["--root", "runs/claims"] if item.startswith("claims/") else [])]
+    if item.startswith("claims/"):
+        root, command = ROOT / "runs/claims", ["vitlab", "compare", item, "--root", "runs/claims"]
+    else:
+        root, command = ROOT / "runs", ["make", item]  # trains a teacher first where there is one
     title = study.get("question") or (study.get("claim") or {}).get("sentence") or name
     return item.replace("/", "-"), command, root / slug, title
 
@@ -54,7 +56,7 @@ def main() -> int:
     for item in yaml.safe_load((Path(__file__).parent / "gallery.yaml").read_text()):
         name, command, folder, title = entry_of(item)
         if options.train:
-            program = [sys.executable, "-m", *command]
+            program = command if command[0] == "make" else [sys.executable, "-m", *command]
             # 3 and 4 are verdicts of referee's, 1 is "no winner yet"
             failed |= subprocess.run(program, cwd=ROOT, check=False).returncode not in (0, 1, 3, 4)
         if not (folder / "report.html").is_file():
