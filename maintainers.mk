@@ -79,16 +79,15 @@ GPU_PYTHON ?= 3.12
 # Packages that are there, or that the measurements do without, a line for each as pip list --format=freeze prints them.
 HAVE ?= /dev/null
 
-gallery: $(INSTALLED)  ## Train the studies of docs/gallery.yaml that are missing, for the site; hours
-	$(RUN) docs/gallery.py build/gallery --train
+gallery: $(INSTALLED)  ## Train the studies of docs/gallery.yaml that are missing, and keep their reports in docs/gallery; hours
+	$(RUN) docs/gallery.py
 
 # The pages keep their places, so that links are what they are in the repository.
 DOCS := build/docs
 
 docs: build/env/installed  ## Build the site into build/site, offline; a warning or a broken link is an error
 	@rm -rf $(DOCS) && mkdir -p $(DOCS)
-	@git ls-files -z '*.md' '*.png' experiments examples referee/examples LICENSE ':!docs/records' | tar --null -T - -cf - | tar -xf - -C $(DOCS)
-	@build/env/bin/python docs/gallery.py $(DOCS)/gallery
+	@git ls-files -z '*.md' '*.png' 'docs/gallery/*' experiments examples referee/examples LICENSE ':!docs/records' | tar --null -T - -cf - | tar -xf - -C $(DOCS)
 	NO_MKDOCS_2_WARNING=1 build/env/bin/mkdocs build --quiet
 
 build/env/installed: docs/requirements.txt

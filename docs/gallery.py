@@ -1,13 +1,11 @@
-"""The gallery of live reports: `python docs/gallery.py FOLDER` copies those of gallery.yaml that there are, and a page.
+"""The gallery of live reports: run the commands of gallery.yaml and keep their reports, one HTML file each.
 
-With `--train` it first runs the commands, which train what is missing; `make gallery` does so. A report is one HTML
-file and needs no network.
+`make gallery` trains what is missing; `python docs/gallery.py --collect` keeps what there is.
 """
 
 import argparse
 import json
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -16,12 +14,13 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
+GALLERY = ROOT / "docs/gallery"
 PUBLISHED = ROOT / "build/published"  # reports on results that others published
 PAGE = """# Gallery
 
 Reports as vitlab and referee write them, one HTML file each, to be read without a network. In a clone, a study's
 command trains what is missing and writes its report into `runs/`; nothing but packages is downloaded. `make gallery`
-runs all of them, which takes hours. A report's last section says on which machine and with which versions it was made.
+runs all of them, which takes hours. Its section *Configuration* names machine and versions.
 
 | report | it says | command | written |
 |---|---|---|---|
@@ -41,35 +40,35 @@ def entry_of(item: str | dict[str, str]) -> tuple[str, list[str], Path, str]:
         root, command = ROOT / "runs/claims", ["vitlab", "compare", item, "--root", "runs/claims"]
     else:
         root, command = ROOT / "runs", ["make", item]  # trains a teacher first where there is one
-    title = study.get("question") or (study.get("claim") or {}).get("sentence") or name
+    head = file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+    title = study.get("question") or (study.get("claim") or {}).get("sentence") or head
     return item.replace("/", "-"), command, root / slug, title
 
 
 def main() -> int:
     """Write the gallery; return 1 if a command failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--train", action="store_true", help="run the commands of the reports first")
+    parser.add_argument("--collect", action="store_true", help="run nothing, keep the reports that there are")
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
+    GALLERY.mkdir(exist_ok=True)
     rows, failed = [], False
     for item in yaml.safe_load((Path(__file__).parent / "gallery.yaml").read_text()):
         name, command, folder, title = entry_of(item)
-        if options.train:
+        if not options.collect:
             program = command if command[0] == "make" else [sys.executable, "-m", *command]
             # 3 and 4 are verdicts of referee's, 1 is "no winner yet"
             failed |= subprocess.run(program, cwd=ROOT, check=False).returncode not in (0, 1, 3, 4)
         if not (folder / "report.html").is_file():
             continue
-        shutil.copyfile(folder / "report.html", options.folder / f"{name}.html")
+        page = (folder / "report.html").read_text(encoding="utf-8").replace(str(ROOT), ".")
+        (GALLERY / f"{name}.html").write_text(page, encoding="utf-8")
         verdict = folder / "verdict.json"
         headline = json.loads(verdict.read_text())["headline"] if verdict.is_file() else ""
-        said = " ".join(command[: command.index("--out")] if "--out" in command else command)
+        said = item["command"] if isinstance(item, dict) else " ".join(command)
         written = time.strftime("%Y-%m-%d", time.gmtime((folder / "report.html").stat().st_mtime))
         rows.append(f"| [{title}]({name}.html) | {headline.replace('|', '/')} | `{said}` | {written} |")
-    missing = "No report is here yet: `make gallery` writes them.\n"
-    (options.folder / "README.md").write_text(PAGE + "\n".join(rows) + "\n" if rows else f"# Gallery\n\n{missing}")
-    size = sum(file.stat().st_size for file in options.folder.glob("*.html")) / 1e6
+    (GALLERY / "README.md").write_text(PAGE + "\n".join(rows) + "\n", encoding="utf-8")
+    size = sum(file.stat().st_size for file in GALLERY.glob("*.html")) / 1e6
     print(f"{len(rows)} reports, {size:.1f} MB")
     return int(failed)
 
