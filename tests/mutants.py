@@ -14,6 +14,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
+COPIED = [
+    "vitlab",
+    "referee",
+    "tests",
+    "experiments",
+    "docs",
+    "README.md",
+    "Makefile",
+    "maintainers.mk",
+    "pyproject.toml",
+]
+QUICK = "not slow and not release"  # the tests of `make test`
 
 
 class Mutant(NamedTuple):
@@ -265,17 +277,7 @@ def survives(mutant: Mutant) -> bool:
     """Return whether no quick test of the mutant's files fails."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        for name in (
-            "vitlab",
-            "referee",
-            "tests",
-            "experiments",
-            "docs",
-            "README.md",
-            "Makefile",
-            "maintainers.mk",
-            "pyproject.toml",
-        ):
+        for name in COPIED:
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
         file = copy / mutant.file
@@ -283,18 +285,7 @@ def survives(mutant: Mutant) -> bool:
         assert text.count(mutant.old) == 1, f"{mutant.name}: {mutant.file} has it {text.count(mutant.old)} times"
         file.write_text(text.replace(mutant.old, mutant.new))
         paths = os.pathsep.join([str(copy), str(copy / "referee/src")])
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:xdist",
-            "-q",
-            "-x",
-            "-m",
-            "not slow",
-            *mutant.tests.split(),
-        ]
+        command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-qx", "-m", QUICK, *mutant.tests.split()]
         tests = subprocess.run(
             command, cwd=copy, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
         )
