@@ -20,7 +20,7 @@ PAGE = """# Gallery
 
 Reports as vitlab and referee write them, one HTML file each, to be read without a network. In a clone, a study's
 command trains what is missing and writes its report into `runs/`; nothing but packages is downloaded. `make gallery`
-runs all of them, which takes hours. Its section *Configuration* names machine and versions.
+runs all of them, which takes hours. A report's section *Configuration* names machine and versions.
 
 | report | it says | command | written |
 |---|---|---|---|
