@@ -61,8 +61,9 @@ window_transfer: AFTERWARDS = transfer --config runs/window-transfer/*/seed-*/co
 window_transfer_digits: AFTERWARDS = transfer --config runs/window-transfer-digits/*/seed-*/config.yaml --sizes 16 24 32 --epochs 1 --lr 5e-4 --out runs/window-transfer-digits/transfer
 swin_ablation_digits: AFTERWARDS = visualize --config runs/swin-ablation-digits/*/seed-1/config.yaml --out runs/swin-ablation-digits/pictures
 
-test: lint types  ## Lint, types and the quick tests: five minutes on two cores
-	$(MAKE) unit TIER="not slow and not release"
+test: lint  ## Lint, types and the quick tests: five minutes on two cores
+	$(MAKE) --jobs 2 types unit-rest TIER="$(QUICK)" PARALLEL=  # a core each
+	$(MAKE) unit-vitlab TIER="$(QUICK)"
 
 claims: $(INSTALLED)  ## Test the papers' claims that are not tested yet, and write runs/claims/report.html
 	$(RUN) -m vitlab claims $(ARGS)

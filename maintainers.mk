@@ -1,4 +1,4 @@
-.PHONY: help-maintainers lint types unit slow test-full test-release mutants elsewhere lowest benchmark gpu gallery docs wheels speedrun-times
+.PHONY: help-maintainers lint types unit unit-vitlab unit-rest slow test-full test-release mutants elsewhere lowest benchmark gpu gallery docs wheels speedrun-times
 
 # What maintainers of vitlab need; `make help-maintainers` lists it. The tiers of the tests are those of CONTRIBUTING.md.
 
@@ -18,10 +18,15 @@ SHAPES := vitlab.models,vitlab.objectives,vitlab.data,tests.shapes.check
 COMPILED := tests/models/test_compile.py
 PARALLEL := --numprocesses auto --maxprocesses 8
 TIER := not release
+QUICK := not slow and not release
 
-unit: $(INSTALLED)  ## Tests of a tier alone: TIER="not slow and not release" for the quick ones; ARGS for pytest
+unit: unit-vitlab unit-rest  ## Tests of a tier alone: TIER="slow and not release"; ARGS for pytest
+
+unit-vitlab: $(INSTALLED)
 	$(RUN) -m pytest $(PARALLEL) --dist loadfile --no-loadscope-reorder --ignore $(COMPILED) --jaxtyping-packages=$(SHAPES) -m "$(TIER)" $(ARGS)
-	$(RUN) -m pytest $(PARALLEL) $(COMPILED) -m "$(TIER)" $(ARGS) || [ $$? -eq 5 ]  # 5: none of them is in this tier
+
+unit-rest: $(INSTALLED)  # 5: none of them is in this tier
+	$(RUN) -m pytest $(PARALLEL) $(COMPILED) -m "$(TIER)" $(ARGS) || [ $$? -eq 5 ]
 	$(RUN) -m pytest referee/tests -m "$(TIER)" $(ARGS) || [ $$? -eq 5 ]
 
 slow: $(INSTALLED)  ## What test-full adds to test
@@ -47,7 +52,7 @@ LANGUAGE = $(firstword $(shell locale -a | grep -E '^tr_TR.utf8') C)
 
 elsewhere: $(INSTALLED)  ## Numerically sensitive quick tests with other kernels, threads, locale and order
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_WAIT_POLICY=passive VITLAB_TEST_THREADS=2 \
-	TZ=Asia/Kathmandu LC_ALL=$(LANGUAGE) PYTHONHASHSEED=1 $(RUN) -m pytest $(PARALLEL) --dist loadfile -m 'not slow and not release' \
+	TZ=Asia/Kathmandu LC_ALL=$(LANGUAGE) PYTHONHASHSEED=1 $(RUN) -m pytest $(PARALLEL) --dist loadfile -m '$(QUICK)' \
 	$$(printf '%s\n' $(foreach name,$(SENSITIVE),$(wildcard tests/$(name) tests/$(name).py)) | tac) $(ARGS)
 
 # constraints.txt has the newest versions; this tests the lowest that pyproject.toml allows. Their own dependencies are the
@@ -55,7 +60,7 @@ elsewhere: $(INSTALLED)  ## Numerically sensitive quick tests with other kernels
 LOWEST := .venv/lowest
 
 lowest: $(LOWEST)/constraints.txt  ## Quick tests with the lowest package versions that pyproject.toml allows
-	$(MAKE) unit VENV=$(LOWEST) CONSTRAINTS=$< TIER="not slow and not release" ARGS="-W default $(ARGS)"
+	$(MAKE) unit VENV=$(LOWEST) CONSTRAINTS=$< TIER="$(QUICK)" ARGS="-W default $(ARGS)"
 
 $(LOWEST)/constraints.txt: pyproject.toml
 	@mkdir -p $(LOWEST)
