@@ -90,7 +90,7 @@ def test_the_key_reaches_named_sizes(name: str, tiny: Callable[..., Path]) -> No
     assert all(switches)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_deep_model_peaks_lower_when_checkpointed(tiny: Callable[..., Path]) -> None:
     deep = {"patch_size": 1, "depth": 16, "embed_dim": 32, "num_heads": 2}
     file = tiny({"model": {"init_args": {"backbone": {"init_args": deep}}}, "data": {"init_args": {"batch_size": 64}}})
@@ -126,14 +126,14 @@ def given_back(*arguments: str) -> float:
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @glibc
 def test_what_is_freed_is_kept_for_the_next_step() -> None:
     assert given_back() > 7  # which is what the setting is for
     assert given_back("hold") < 1
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @glibc
 def test_a_run_that_trains_keeps_what_is_freed(tiny: Callable[..., Path]) -> None:
     assert given_back("fit", str(tiny({"trainer": {"limit_train_batches": 2, "limit_val_batches": 1}}))) < 1

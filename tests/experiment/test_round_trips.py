@@ -17,7 +17,7 @@ from vitlab.deployment.card import recipe
 
 FILES = [
     *sorted(EXPERIMENTS.glob("*.yaml")),
-    *(pytest.param(path, marks=pytest.mark.slow) for path in sorted(EXPERIMENTS.glob("imagenet/*.yaml"))),
+    *(pytest.param(path, marks=pytest.mark.release) for path in sorted(EXPERIMENTS.glob("imagenet/*.yaml"))),
 ]
 
 Resolve = Callable[..., Config]

@@ -99,7 +99,7 @@ def test_it_pretrains_with_simmim(model: Any) -> None:
     assert all(parameter.grad is not None for parameter in objective.parameters())
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_two_processes_shard_it(folder: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "PYTHONPATH": f"{EXPERIMENTS.parent}:{folder}", "OMP_NUM_THREADS": "1"}

@@ -173,7 +173,7 @@ def test_steps_rates_and_loss_do_not_depend_on_how_a_batch_is_factored(runs: Pat
         assert json.loads((other / "summary.json").read_text())["images_seen"] == 28 * 64
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_devices_2_starts_the_second_process_itself(
     tiny: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
