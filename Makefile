@@ -16,7 +16,7 @@ EXPERIMENTS := $(notdir $(basename $(wildcard experiments/*.yaml)))
 STUDIES := $(notdir $(basename $(wildcard experiments/studies/*.yaml)))
 
 .DEFAULT_GOAL := help
-include maintainers.mk
+include $(dir $(lastword $(MAKEFILE_LIST)))maintainers.mk
 .PHONY: help install quickstart test claims dashboard wandb-sync $(EXPERIMENTS) $(STUDIES)
 
 help:  ## List targets, experiments and studies
