@@ -32,9 +32,8 @@ unit-rest: $(INSTALLED)  # 5: none of them is in this tier
 slow: $(INSTALLED)  ## What test-full adds to test
 	$(MAKE) unit TIER="slow and not release"
 
-test-full: lint  ## Lint, types and all tests but those of a release: 15 minutes on two cores
-	$(MAKE) --jobs 2 types unit-rest TIER="not release" PARALLEL=  # a core each
-	$(MAKE) unit-vitlab TIER="not release"
+# In processes of their own: those of the quick tests have grown, and a large process forks slowly.
+test-full: test slow  ## Lint, types and all tests but those of a release: 15 minutes on two cores
 
 test-release: lint types docs  ## What a release needs: an hour
 	$(MAKE) unit TIER="slow or not slow" ARGS="$(ARGS)"

@@ -84,6 +84,6 @@ def test_a_study_runs_by_its_name_from_an_empty_folder(installed: Path, tmp_path
     assert "python -m vitlab compare mine/studies/quickstart.yaml" in vitlab("init", "mine", "quickstart")
     study = tmp_path / "mine/studies/quickstart.yaml"
     text = re.sub(r"(?m)^budget: .*", "budget: { epochs: 1 }", study.read_text())
-    study.write_text(re.sub(r"(?m)^seeds: .*", "seeds: [1]", text.replace("  Swin: ../quickstart/swin.yaml\n", "")))
+    study.write_text(re.sub(r"(?m)^seeds: .*", "seeds: [1, 2]", text.replace("  Swin: ../quickstart/swin.yaml\n", "")))
     vitlab("compare", "mine/studies/quickstart.yaml")
     assert "ViT" in vitlab("verdict", "runs/quickstart")
