@@ -12,6 +12,10 @@ import time
 from pathlib import Path
 
 import yaml
+from referee.answer import STATUS
+
+from vitlab.commands.init import first_line
+from vitlab.studies.file.study import read_study
 
 ROOT = Path(__file__).parents[1]
 GALLERY = ROOT / "docs/gallery"
@@ -32,17 +36,13 @@ def entry_of(item: str | dict[str, str]) -> tuple[str, list[str], Path, str]:
     if isinstance(item, dict):
         folder = PUBLISHED / item["name"]
         return item["name"], [*shlex.split(item["command"]), "--out", str(folder)], folder, item["title"]
-    file = ROOT / "experiments" / (f"{item}.yaml" if "/" in item else f"studies/{item}.yaml")
-    study = yaml.safe_load(file.read_text(encoding="utf-8"))
-    name = study.get("name", file.stem)
-    slug = "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-    if item.startswith("claims/"):
+    study = read_study(Path(item))
+    if study.claim:
         root, command = ROOT / "runs/claims", ["vitlab", "compare", item, "--root", "runs/claims"]
     else:
         root, command = ROOT / "runs", ["make", item]  # trains a teacher first where there is one
-    head = file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
-    title = study.get("question") or (study.get("claim") or {}).get("sentence") or head
-    return item.replace("/", "-"), command, root / slug, title
+    title = study.question or (study.claim.sentence if study.claim else first_line(study.path))
+    return item.replace("/", "-"), command, study.folder(root), title
 
 
 def main() -> int:
@@ -56,8 +56,8 @@ def main() -> int:
         name, command, folder, title = entry_of(item)
         if not options.collect:
             program = command if command[0] == "make" else [sys.executable, "-m", *command]
-            # 3 and 4 are verdicts of referee's, 1 is "no winner yet"
-            failed |= subprocess.run(program, cwd=ROOT, check=False).returncode not in (0, 1, 3, 4)
+            fine = STATUS.values() if command[0] == "referee" else [0]
+            failed |= subprocess.run(program, cwd=ROOT, check=False).returncode not in fine
         if not (folder / "report.html").is_file():
             continue
         page = (folder / "report.html").read_text(encoding="utf-8").replace(str(ROOT), ".")

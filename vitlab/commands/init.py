@@ -1,7 +1,7 @@
 """`init`: list the experiments and studies that vitlab ships, or copy some to change them."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vitlab.commands.options import StudyParser
@@ -19,33 +19,34 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="like vit_cifar10 or quickstart")
     options = parser.parse_args(arguments)
     if not options.names:
-        print(*(f"{name:<36} {_title(path)}" for name, path in shipped().items()), sep="\n")
+        print(*(f"{name:<36} {first_line(path)}" for name, path in shipped().items()), sep="\n")
         return 0
     for name in options.names:
         file = locate(name)
-        load_yaml(file)  # answers a wrong name
-        for source in _files_of(file):
+        is_study = "variants" in load_yaml(file)
+        for source in _files_of(file) if is_study else [file]:
             target = options.folder / _place(source)
             if target.exists() and target.read_bytes() != source.read_bytes():
                 raise ValueError(f"{target} exists, and differs from what vitlab ships. Give another folder.")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-        command = "compare" if "variants" in load_yaml(file) else "fit"
+        command = "compare" if is_study else "fit"
         print(f"python -m vitlab {command} {options.folder / _place(file)}")
     return 0
 
 
-def _title(path: Path) -> str:
+def first_line(path: Path) -> str:
+    """Return what an experiment or a study is, the first line of its file."""
     with path.open(encoding="utf-8") as file:
         return file.readline().removeprefix("# ").strip()
 
 
-def _files_of(file: Path) -> Iterator[Path]:
-    """Yield a file and, of a study, its base and those of its variants."""
-    yield file
-    content = load_yaml(file)
-    named = [content.get("base"), *content.get("variants", {}).values()]
-    yield from (file.parent / name for name in named if isinstance(name, str))
+def _files_of(file: Path) -> list[Path]:
+    """Return a study's file, its base, and those of its variants."""
+    from vitlab.studies.file.study import read_study
+
+    study = read_study(file)
+    return [study.path, study.base, *study.files.values()]
 
 
 def _place(file: Path) -> Path:

@@ -362,8 +362,8 @@ def _changes_cost(key: str) -> bool:
 
 def _beside(study: Path, name: Any) -> Path:
     """Return the file that a study names: relative to its own, or one that vitlab ships."""
-    beside = study.parent / str(name)
-    return beside if beside.is_file() or not (found := locate(str(name))).is_file() else found
+    beside, shipped = study.parent / str(name), locate(str(name))
+    return shipped if shipped.is_file() and not beside.is_file() else beside
 
 
 def _variants(value: Any, path: Path) -> dict[str, Config]:
