@@ -66,7 +66,13 @@ def _threads() -> None:
 
 
 @pytest.fixture
-def forked_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure no costs of a study's variants, which takes half a minute."""
+    monkeypatch.setattr("vitlab.studies.compare.measure_costs", lambda *args, **options: ({}, {}))
+
+
+@pytest.fixture
+def forked_runs(no_costs: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train the runs of a study in forks of this process, which import nothing again, and measure no costs."""
     if not hasattr(os, "fork"):
         pytest.skip("runs are forks of this process")
@@ -82,7 +88,6 @@ def forked_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         return [Outcome(run, None) for run in runs]
 
     monkeypatch.setattr("vitlab.studies.compare.run_all", run_all)
-    monkeypatch.setattr("vitlab.studies.compare.measure_costs", lambda runs, **options: ({}, {}))
 
 
 @pytest.fixture

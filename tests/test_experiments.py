@@ -163,8 +163,8 @@ def test_every_run_of_a_study_is_built(path: Path, tmp_path: Path, monkeypatch: 
     make_photos(tmp_path / "photos")
     (tmp_path / "experiments").symlink_to(EXPERIMENTS)  # that some runs start from
     study = read_study(path)
-    for point in dict.fromkeys([0, len(study.points) - 1]):  # the ends of an axis
-        runs = plan(replace(study.points[point], seeds=study.seeds[:1]), tmp_path)
+    for point in study.points:
+        runs = plan(replace(point, seeds=study.seeds[:1]), tmp_path)
         assert Experiment(runs[0].config).config == runs[0].config  # its file is the same run again
         assert [run.variant for run in runs] == [variant for variant in study.variants for _ in study.parts]
 

@@ -32,7 +32,7 @@ def write_table(path: Path, splits: list[str] | None = None) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
 def test_the_data_set_is_a_complete_file(toy: str, tiny: Callable[..., Path]) -> None:
-    assert len(toy.splitlines()) <= 50
+    assert len(toy.splitlines()) <= 40
     write_table(Path("photos.parquet"))
     source = {"class_path": "mine.dataset.Parquet", "init_args": {"path": "photos.parquet"}}
     settings = {"source": source, "image_size": 16, "batch_size": 4, "num_workers": 0, "val_fraction": 0.25}

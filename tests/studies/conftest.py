@@ -20,7 +20,7 @@ def _quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_process(no_costs: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the stand-in for `fit` here, not in a process for each run."""
 
     def fit(run: Run) -> str | None:
@@ -34,7 +34,6 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return [Outcome(run, fit(run)) for run in runs]
 
     monkeypatch.setattr("vitlab.studies.compare.run_all", run_all)
-    monkeypatch.setattr("vitlab.studies.compare.measure_costs", lambda runs, **options: ({}, {}))
 
 
 @pytest.fixture(scope="session")

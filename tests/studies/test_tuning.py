@@ -168,7 +168,7 @@ def test_a_grid_of_two_settings_tries_every_combination(tuned: Callable, tmp_pat
 
 
 def test_a_study_tuned_within_seeds_continues_where_it_was(
-    write_study: Write, tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch
+    write_study: Write, tmp_path: Path, no_figures: None, no_costs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each run has its own value, and a second start trains nothing."""
     trained: list[str] = []
@@ -181,7 +181,6 @@ def test_a_study_tuned_within_seeds_continues_where_it_was(
         return [Outcome(run, None) for run in runs]
 
     monkeypatch.setattr("vitlab.studies.compare.run_all", train_here)
-    monkeypatch.setattr("vitlab.studies.compare.measure_costs", lambda *args, **options: ({}, {}))
     path = write_study(tune=GRID, variants=VARIANTS, seeds=[1, 2])
     compare(path, tmp_path / "runs")
     names = [v + tried for v in "AB" for tried in ("", " with lr-0-1", " with lr-0-2", " with lr-0-4")]
