@@ -8,8 +8,9 @@ Momentum, orthogonalization and step are those of `torch.optim.Muon`, against wh
 
 - q, k and v in one weight (`qkv.weight`) are three matrices. Orthogonalized as one, the largest would set the scale of
   all; to split them trains better (https://x.com/kellerjordan0/status/1844391659112644903, Moonlight in Megatron-LM).
-- On a CPU the products are in float32. PyTorch's are in bfloat16, with which a step of Muon takes longer than the rest
-  of training a small network where the CPU has no instructions for it.
+- On a CPU the products are in float32 unless `ns_dtype` says bfloat16. PyTorch's are in bfloat16, with which a step of
+  Muon takes longer than the rest of training a small network where the CPU has no instructions for it, and a fourth of
+  float32's time where it has (AMX).
 - Matrices of one shape are orthogonalized together, and a matrix that FSDP shares out is gathered for it.
 """
 
@@ -37,6 +38,7 @@ class Muon(Optimizer):
         momentum: Of the gradient.
         nesterov: Look ahead along the momentum.
         ns_steps: Newton-Schulz steps of an orthogonalization.
+        ns_dtype: Of their products; None for bfloat16 on a GPU and float32 on a CPU.
         adjust_lr_fn: How the rate follows the shape (m, n) of a matrix. match_rms_adamw: × 0.2 √max(m, n), with which
             one `lr` and one weight decay suit both parts (Moonlight, https://arxiv.org/abs/2502.16982). original:
             × √max(1, m / n); rates are then near 0.02, so give `muon_lr`.
@@ -51,6 +53,7 @@ class Muon(Optimizer):
     momentum: float = field(default=0.95, kw_only=True)
     nesterov: bool = field(default=True, kw_only=True)
     ns_steps: int = field(default=5, kw_only=True)
+    ns_dtype: Literal["float32", "bfloat16"] | None = field(default=None, kw_only=True)
     adjust_lr_fn: Literal["match_rms_adamw", "original"] = field(default="match_rms_adamw", kw_only=True)
     betas: tuple[float, float] = field(default=(0.9, 0.999), kw_only=True)
     eps: float = field(default=1e-8, kw_only=True)
@@ -59,13 +62,15 @@ class Muon(Optimizer):
         super().__post_init__()
         require(self.muon_lr is None or self.muon_lr > 0, "muon_lr", self.muon_lr, "a positive rate, or null")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1, like 0.95")
+        choices = "float32, bfloat16, or null"
+        require(self.ns_dtype in (None, "float32", "bfloat16"), "ns_dtype", self.ns_dtype, choices)
         require(0 < self.ns_steps < 100, "ns_steps", self.ns_steps, "1 to 99, like 5")
 
     def lr_of(self, hidden_matrix: bool) -> float:
         return self.muon_lr if hidden_matrix and self.muon_lr is not None else self.lr
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        muon = {name: getattr(self, name) for name in ("momentum", "nesterov", "ns_steps", "adjust_lr_fn")}
+        muon = {name: getattr(self, name) for name in ("momentum", "nesterov", "ns_steps", "ns_dtype", "adjust_lr_fn")}
         groups = [group | muon if group["hidden_matrices"] else group for group in groups]
         return MuonWithAdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
 
@@ -105,7 +110,8 @@ class MuonWithAdamW(torch.optim.AdamW):
         found_inf = None if self.found_inf is None else local(self.found_inf)
         kept = 1.0 if found_inf is None else 1.0 - found_inf
         updates = torch.stack([whole(self._momentum(*member, found_inf), member[0]) for member in members])  # (K, m, n)
-        matrices = orthogonalize(updates.unflatten(1, (parts, -1)), members[0][1]["ns_steps"])
+        steps, dtype = members[0][1]["ns_steps"], members[0][1].get("ns_dtype")  # older checkpoints have no dtype
+        matrices = orthogonalize(updates.unflatten(1, (parts, -1)), steps, dtype)
         for (parameter, group), update in zip(members, matrices.flatten(1, 2), strict=True):
             lr, weight = group["lr"] * kept, local(parameter)
             weight.mul_(1.0 - lr * group["weight_decay"])
@@ -124,19 +130,19 @@ class MuonWithAdamW(torch.optim.AdamW):
         return gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
 
 
-def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
+def orthogonalize(matrices: Tensor, steps: int, dtype: str | None = None) -> Tensor:
     """Return U Vᵀ of each matrix U Σ Vᵀ (…, m, n), with singular values near 1 (0.7 to 1.2), by Newton-Schulz steps.
 
-    X ← a X + (b X Xᵀ + c (X Xᵀ)²) X takes each singular value σ to a σ + b σ³ + c σ⁵. In bfloat16 on a GPU.
+    X ← a X + (b X Xᵀ + c (X Xᵀ)²) X takes each singular value σ to a σ + b σ³ + c σ⁵. By default in bfloat16 on a GPU.
     """
-    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
-    tall = x.shape[-2] > x.shape[-1]
+    x = matrices.to(getattr(torch, dtype or ("bfloat16" if matrices.is_cuda else "float32")))
+    x, tall = x.flatten(0, -3) if x.ndim > 2 else x[None], x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = A * x + (B * gram + C * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
+    return (x.mT if tall else x).reshape(matrices.shape).to(matrices.dtype)
 
 
 def lr_ratio(adjust_lr_fn: str, rows: int, columns: int) -> float:
