@@ -1,6 +1,7 @@
 """What a training step spends its time on: by phases of the step, and by kinds of operations.
 
     python -m benchmarks.step_profile --config experiments/vit_cifar10.yaml
+    python -m benchmarks.step_figure experiments/speedrun/vit.yaml        # of several experiments, as a figure
 
 Lightning tells a profiler when each part of its loop begins and ends. A phase's time excludes the phases within it: the
 optimizer's step calls the forward and the backward pass. Kinds of operations come from torch's profiler in further
@@ -15,18 +16,23 @@ import json
 import re
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from lightning.pytorch.profilers import Profiler
+from torch import Tensor
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.short_run import WARM_UP, train_steps
 from benchmarks.table import OUT, machine, markdown, save
+from vitlab.experiment.experiment import Experiment
+from vitlab.optim import muon
 
 # Lightning's names of actions, by how they end or begin; the first that fits.
 PHASES = {
@@ -40,6 +46,7 @@ PHASES = {
 REST = "the loop itself"
 
 # Names of ATen's operations; the first that fits.
+MUON = "Muon's products"  # all within `vitlab.optim.muon.orthogonalize`
 KINDS = {
     r"scaled_dot_product|_attention": "attention, fused",
     r"mm$|mm_|linear|matmul|einsum|convolution|conv2d": "matrix products, convolutions",
@@ -105,19 +112,25 @@ class StepProfiler(Profiler):
 
     def _write(self, watch: profile) -> None:
         seconds: dict[str, float] = defaultdict(float)
-        for event in watch.key_averages():
-            fused = event.device_type == DeviceType.CUDA and event.key.startswith(
-                "triton_"
-            )  # named after what it fuses
-            if event.key.startswith("aten::") or fused:
+        for event in watch.events():
+            fused = event.device_type == DeviceType.CUDA and event.name.startswith("triton_")  # after what it fuses
+            if event.name.startswith("aten::") or fused:
                 took = event.self_device_time_total if torch.cuda.is_available() else event.self_cpu_time_total
-                seconds[kind_of(event.key.removeprefix("aten::"))] += took / 1e6
+                kind = MUON if _is_within(event, MUON) else kind_of(event.name.removeprefix("aten::"))
+                seconds[kind] += took / 1e6
         result = Profile(
             1000 * self._took / self.steps,
             {phase: 1000 * value / self.steps for phase, value in self._seconds.items()},
             {kind: 1000 * value / self.steps for kind, value in seconds.items()},
         )
         self.file.write_text(json.dumps(result._asdict()), encoding="utf-8")
+
+
+def _is_within(event: FunctionEvent, name: str) -> bool:
+    parent: FunctionEvent | None = event
+    while parent is not None and parent.name != name:
+        parent = parent.cpu_parent
+    return parent is not None
 
 
 def _now() -> float:
@@ -140,6 +153,27 @@ def _first(patterns: Mapping[str, str], name: str, otherwise: str) -> str:
     return next((meaning for pattern, meaning in patterns.items() if re.search(pattern, name)), otherwise)
 
 
+def profiled(arguments: Sequence[str], steps: int) -> tuple[Experiment, Profile]:
+    """Train an experiment, given as to `vitlab fit`, for a few steps, and return it with their profile."""
+    with TemporaryDirectory() as folder, mock.patch.object(muon, "orthogonalize", _marked(muon.orthogonalize)):
+        file = Path(folder) / "profile.json"
+        profiler = {
+            "class_path": "benchmarks.step_profile.StepProfiler",
+            "init_args": {"file": str(file), "steps": steps},
+        }
+        total = 2 * steps + WARM_UP + 2  # a loader is asked for a batch ahead
+        experiment = train_steps(arguments, folder, total, {"trainer.profiler": json.dumps(profiler)})
+        return experiment, Profile(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def _marked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def call(*arguments: Any) -> Tensor:
+        with record_function(MUON):
+            return function(*arguments)
+
+    return call
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Profile the steps of an experiment."""
     parser = argparse.ArgumentParser("python -m benchmarks.step_profile", description=__doc__.partition("\n")[0])
@@ -147,13 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=OUT, help=f"folder of step.md [{OUT}]")
     parser.epilog = "Other options as in `vitlab fit`."
     options, rest = parser.parse_known_args(arguments)
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "profile.json"
-        init_args = {"file": str(file), "steps": options.steps}
-        profiler = {"class_path": "benchmarks.step_profile.StepProfiler", "init_args": init_args}
-        steps = 2 * options.steps + WARM_UP + 2  # a loader is asked for a batch ahead
-        experiment = train_steps(rest, folder, steps, {"trainer.profiler": json.dumps(profiler)})
-        result = Profile(**json.loads(file.read_text(encoding="utf-8")))
+    experiment, result = profiled(rest, options.steps)
     header = (
         f"{type(experiment.objective).__name__} with {type(experiment.objective.backbone).__name__}, "
         f"batches of {experiment.data.batch_size} images of {experiment.data.image_size} px, "

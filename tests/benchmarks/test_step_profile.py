@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.short_run import WARM_UP
-from benchmarks.step_profile import OTHER, REST, Profile, StepProfiler, kind_of, main, phase_of, shares
+from benchmarks.step_figure import PYTHON, draw, parts
+from benchmarks.step_figure import main as draw_steps
+from benchmarks.step_profile import MUON, OTHER, REST, Profile, StepProfiler, kind_of, main, phase_of, shares
 
 
 def test_a_training_step_is_split_into_phases_and_kinds(
@@ -77,3 +79,23 @@ def test_shares_are_of_the_whole() -> None:
     table = shares("phase", {"b": 1.0, "a": 3.0})
     assert table[0] == {"phase": "a", "ms": "3.00", "share": "75.0%"}
     assert table[1]["share"] == "25.0%"
+
+
+def test_parts_of_a_bar_add_up_to_the_step() -> None:
+    assert parts(Profile(8.0, {}, {"norms": 4.0, OTHER: 2.0}), 2) == {"norms": 2000.0, OTHER: 1000.0, PYTHON: 1000.0}
+    watched_slowly = parts(Profile(8.0, {}, {"norms": 12.0, OTHER: 4.0}), 2)
+    assert watched_slowly == {"norms": 3000.0, OTHER: 1000.0, PYTHON: 0.0}
+
+
+def test_the_steps_of_experiments_are_drawn(
+    tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr("benchmarks.step_figure.draw", lambda bars, title: drawn.append(bars) or draw(bars, title))
+    muon = {"class_path": "vitlab.optim.Muon", "init_args": {"lr": 1e-3}}
+    file = tiny({"model": {"init_args": {"optimizer": muon}}})
+    draw_steps([str(file), "--precisions", "32-true", "--steps", "2", "--out", str(tmp_path / "out")])
+    [bars] = drawn
+    assert bars.keys() == {"tiny, 32"}
+    assert min(bars["tiny, 32"][kind] for kind in (MUON, "norms", "matrix products, convolutions")) > 0
+    assert (tmp_path / "out" / "steps.png").stat().st_size > 10_000
