@@ -54,6 +54,32 @@ def test_a_matrix_is_orthogonalized_as_by_timm(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(overlap.sort().values, values.sort().values, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(24, 24), (3, 8, 32), (32, 8)])
+def test_products_in_bfloat16_are_timms(shape: tuple[int, ...]) -> None:
+    """A unit in the last place of bfloat16 is 2⁻⁸ of a number; five steps of three products differ by a few."""
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = orthogonalize(matrices, 5, "bfloat16")
+    theirs = zeropower_via_newtonschulz(matrices, 5, [(A, B, C)], dtype=torch.bfloat16)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, theirs.float(), rtol=0.05, atol=0.02)
+    assert (found == found.bfloat16()).all()
+
+
+def test_the_products_of_a_step_have_the_type_that_is_asked_for() -> None:
+    weights = {}
+    for dtype in (None, "float32", "bfloat16"):
+        model = vit()
+        optimizer = Muon(0.01, ns_dtype=dtype).build(groups_of(model, Muon(0.01)))  # type: ignore[arg-type]
+        for name, gradient in gradients(model, 0).items():
+            model.get_parameter(name).grad = gradient
+        optimizer.step()
+        weights[dtype] = model.blocks[0].mlp.fc1.weight.detach()  # type: ignore[union-attr]
+    assert torch.equal(weights[None], weights["float32"])
+    assert (
+        0 < (weights["bfloat16"] - weights["float32"]).abs().max() < 0.02 * 0.01 * lr_ratio("match_rms_adamw", 96, 24)
+    )
+
+
 @pytest.mark.parametrize("name", ["match_rms_adamw", "original"])
 @pytest.mark.parametrize("shape", [(24, 24), (96, 24), (24, 96)])
 def test_rates_follow_shapes_as_timms(name: str, shape: tuple[int, int]) -> None:
@@ -155,7 +181,9 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"muon_lr": 0.0}, {"momentum": 1.0}, {"ns_steps": 0}], ids=["muon_lr", "momentum", "ns_steps"]
+    "wrong",
+    [{"muon_lr": 0.0}, {"momentum": 1.0}, {"ns_steps": 0}, {"ns_dtype": "float16"}],
+    ids=["muon_lr", "momentum", "ns_steps", "ns_dtype"],
 )
 def test_settings_out_of_range_are_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vitlab.evaluation.cost.device import wait_for
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # of <malloc.h>
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of <malloc.h>
 
 
 class PeakMemory:
@@ -128,7 +128,6 @@ def hold_freed_memory() -> None:
     _call("mallopt", M_MMAP_THRESHOLD, 32 * 2**20)
     _call("mallopt", M_TRIM_THRESHOLD, 2**31 - 1)
     _call("mallopt", M_TOP_PAD, 256 * 2**20)
-    _call("mallopt", M_ARENA_MAX, 1)  # the backward pass runs in a thread, whose own arena would give memory back
 
 
 def _call(function: str, *arguments: int) -> None:
