@@ -7,6 +7,8 @@ docs/records has what it reads of the published runs.
 
 import argparse
 import json
+import time
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +21,7 @@ from referee.report.drawing import COLORS
 from referee.statistics.intervals import t_interval
 
 from benchmarks.table import OUT, machine, markdown, save
+from vitlab.evaluation.cost import device_name
 
 NAMES = {"vit": "ViT", "swin": "Swin", "swin-v2": "Swin v2"}
 
@@ -39,36 +42,71 @@ class Finished(NamedTuple):
     wall: float  # minutes, from the start of the command to the last test prediction
     overhead: float  # share of it that is no training step: start-up, validation, checkpoints, test
     images: int
+    teraflops: float  # of the training steps, forward and backward, as PyTorch counts them
+    rate: float  # of them a second, while it trains
+    machine: str
+    precision: str  # Lightning's name
 
 
 def read(directory: Path) -> Finished:
     """Read a finished run. Start-up and test are counted before the first epoch, other time equally over the epochs."""
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    environment = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
     metrics = pd.read_csv(directory / "metrics.csv")
     speed = metrics["images_per_second"].dropna().to_numpy()
     accuracy = metrics.dropna(subset=["val/top1"]).groupby("epoch")["val/top1"].last()
     steps = summary["images_seen"] / len(speed) / speed  # seconds of the steps of each epoch
+    teraflops = float((metrics["tflops"].dropna().to_numpy() * steps).sum()) if "tflops" in metrics else np.nan
     other = (summary["seconds"] - steps.sum()) / len(steps)
     ends = summary["wall_seconds"] - summary["seconds"] + np.cumsum(steps + other)
     overhead = 1 - steps.sum() / summary["wall_seconds"]
     validated = ends[accuracy.index.to_numpy()] / 60
     test = 100 * summary["metrics"]["test/top1"]
     return Finished(
-        validated, 100 * accuracy.to_numpy(), test, summary["wall_seconds"] / 60, overhead, summary["images_seen"]
+        validated,
+        100 * accuracy.to_numpy(),
+        test,
+        summary["wall_seconds"] / 60,
+        overhead,
+        summary["images_seen"],
+        teraflops,
+        teraflops / steps.sum(),
+        environment["device"],
+        environment["precision"],
     )
 
 
-def row(study: str, name: str, entry: Entry) -> dict[str, str]:
-    """Return the row of one entry; the interval is Student's over seeds."""
+def matrix_rate(precision: str) -> float:
+    """Return the TFLOP/s of this machine's largest products: the best of twenty of 2,048 × 2,048 numbers."""
+    matrix = torch.randn(2048, 2048).to(torch.bfloat16 if precision.startswith("bf16") else torch.float32)
+    seconds = []
+    for _ in range(20):
+        began = time.perf_counter()
+        matrix @ matrix
+        seconds.append(time.perf_counter() - began)
+    return 2 * 2048**3 / min(seconds) / 1e12
+
+
+def row(study: str, name: str, entry: Entry, rates: Mapping[str, float]) -> dict[str, str]:
+    """Return the row of one entry; the interval is Student's over seeds.
+
+    Args:
+        rates: This machine's matrix rate in each precision; runs of other machines are not related to it.
+    """
+    timed = entry.timed
+    here = timed is not None and timed.machine == device_name(torch.device("cpu"))
     test = t_interval([run.test for run in entry.seeds])
     return {
         "entry": study,
         "": name,
         "seeds": str(len(entry.seeds)),
         "test top-1, %": f"{test.mean:.1f} [{test.low:.1f}, {test.high:.1f}]",
-        "minutes": f"{entry.timed.wall:.2f}" if entry.timed else "",
+        "minutes": f"{timed.wall:.2f}" if timed else "",
         "images seen": f"{entry.seeds[0].images:,}",
-        "overhead": f"{100 * entry.timed.overhead:.1f} %" if entry.timed else "",
+        "overhead": f"{100 * timed.overhead:.1f} %" if timed else "",
+        "TFLOP": f"{entry.seeds[0].teraflops:.1f}",
+        "GFLOP/s": f"{1000 * timed.rate:.0f}" if timed else "",
+        "of the matrix rate": f"{100 * timed.rate / rates[timed.precision]:.0f} %" if timed and here else "",
     }
 
 
@@ -107,9 +145,12 @@ def main() -> None:
         )
         if seeds:
             entries[study.name, key] = Entry(seeds, timed[0] if timed else None)
-    rows = [row(study, NAMES[key], entry) for (study, key), entry in entries.items()]
+    precisions = {entry.timed.precision for entry in entries.values() if entry.timed}
+    rates = {precision: matrix_rate(precision) for precision in sorted(precisions)}
+    rows = [row(study, NAMES[key], entry, rates) for (study, key), entry in entries.items()]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    table = markdown(machine(torch.device("cpu"), "lightning"), rows)
+    measured = ", ".join(f"{1000 * rate:.0f} GFLOP/s in {precision}" for precision, rate in rates.items())
+    table = markdown(f"{machine(torch.device('cpu'), 'lightning')} Matrix rate: {measured}.", rows)
     save(arguments.out / "speedrun.md", table)
     draw(entries, arguments.out / "speedrun.png")
     print(table)
