@@ -1,10 +1,10 @@
-"""The parts common to objectives with a momentum teacher: the student learns from an average of its own past weights,
+"""What objectives with a momentum teacher share: the student learns from an average of its own past weights,
 
     f̄ ← m f̄ + (1 − m) f    after each optimizer step.
 
 DINO and MSN compare the outputs of a head; others, like BYOL, compare embeddings and have no head that is averaged.
-Nothing in such a loss forbids the same output for all images. Where outputs are distributions, two numbers that reveal
-a collapse are logged: the entropy H(t) of the teacher's outputs and their divergence KL(t ‖ s) from the student's,
+Such a loss can collapse to one output for all images. Where outputs are distributions, two numbers that reveal a
+collapse are logged: the entropy H(t) of the teacher's outputs and their divergence KL(t ‖ s) from the student's,
 whose sum is the cross-entropy H(t, s).
 
 Letters: V views of B images, the first G of them global crops, C channels, D width of the backbone, K outputs.

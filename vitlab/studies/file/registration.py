@@ -39,11 +39,11 @@ def _file(study: Study) -> Path:
 
 
 def register(study: Study, root: Path, anew: bool = False) -> None:
-    """Register a claim that is not, or that changed before it had a result.
+    """Register a claim for the first time, or again if its settings changed before any result.
 
     Args:
         root: The folder of all runs.
-        anew: Register other settings beside those that had one.
+        anew: Register changed settings after a result, beside the earlier ones.
 
     Raises:
         ValueError: the settings are not those that had a word, or `anew` without new seeds; the file cannot be written.
