@@ -56,7 +56,7 @@ def read(directory: Path) -> Finished:
     speed = metrics["images_per_second"].dropna().to_numpy()
     accuracy = metrics.dropna(subset=["val/top1"]).groupby("epoch")["val/top1"].last()
     steps = summary["images_seen"] / len(speed) / speed  # seconds of the steps of each epoch
-    teraflops = float((metrics["tflops"].dropna().to_numpy() * steps).sum()) if "tflops" in metrics else np.nan
+    teraflops = (metrics["tflops"].dropna().to_numpy() * steps).sum()
     other = (summary["seconds"] - steps.sum()) / len(steps)
     ends = summary["wall_seconds"] - summary["seconds"] + np.cumsum(steps + other)
     overhead = 1 - steps.sum() / summary["wall_seconds"]

@@ -16,15 +16,14 @@ import json
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unittest import mock
 
 import torch
 from lightning.pytorch.profilers import Profiler
-from torch import Tensor
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -45,8 +44,9 @@ PHASES = {
 }
 REST = "the loop itself"
 
-# Names of ATen's operations; the first that fits.
 MUON = "Muon's products"  # all within `vitlab.optim.muon.orthogonalize`
+
+# Names of ATen's operations; the first that fits.
 KINDS = {
     r"scaled_dot_product|_attention": "attention, fused",
     r"mm$|mm_|linear|matmul|einsum|convolution|conv2d": "matrix products, convolutions",
@@ -155,7 +155,8 @@ def _first(patterns: Mapping[str, str], name: str, otherwise: str) -> str:
 
 def profiled(arguments: Sequence[str], steps: int) -> tuple[Experiment, Profile]:
     """Train an experiment, given as to `vitlab fit`, for a few steps, and return it with their profile."""
-    with TemporaryDirectory() as folder, mock.patch.object(muon, "orthogonalize", _marked(muon.orthogonalize)):
+    marked = record_function(MUON)(muon.orthogonalize)
+    with TemporaryDirectory() as folder, mock.patch.object(muon, "orthogonalize", marked):
         file = Path(folder) / "profile.json"
         profiler = {
             "class_path": "benchmarks.step_profile.StepProfiler",
@@ -164,14 +165,6 @@ def profiled(arguments: Sequence[str], steps: int) -> tuple[Experiment, Profile]
         total = 2 * steps + WARM_UP + 2  # a loader is asked for a batch ahead
         experiment = train_steps(arguments, folder, total, {"trainer.profiler": json.dumps(profiler)})
         return experiment, Profile(**json.loads(file.read_text(encoding="utf-8")))
-
-
-def _marked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def call(*arguments: Any) -> Tensor:
-        with record_function(MUON):
-            return function(*arguments)
-
-    return call
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("extending")
     code = EXAMPLE.read_text()
     _, _, program = code.partition('"""\n\n')
-    assert program.count("\n") <= 40
+    assert 0 < program.count("\n") <= 40
     (folder / "mine").mkdir()
     (folder / "mine/architecture.py").write_text(code)
     (folder / "convnext.yaml").write_text(yaml.safe_dump(merge(TINY, TWO_STEPS)))

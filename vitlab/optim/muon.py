@@ -136,7 +136,7 @@ def orthogonalize(matrices: Tensor, steps: int, dtype: str | None = None) -> Ten
     X ← a X + (b X Xᵀ + c (X Xᵀ)²) X takes each singular value σ to a σ + b σ³ + c σ⁵. By default in bfloat16 on a GPU.
     """
     x = matrices.to(getattr(torch, dtype or ("bfloat16" if matrices.is_cuda else "float32")))
-    x, tall = x.flatten(0, -3) if x.ndim > 2 else x[None], x.shape[-2] > x.shape[-1]
+    x, tall = x.reshape(-1, *x.shape[-2:]), x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
