@@ -1,5 +1,6 @@
 """Swin and Swin v2: what the papers say of their blocks, and the steps between the two."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,6 +9,7 @@ import torch
 
 from tests.models.small_models import SMALL, SWIN, images, relative_error, shake
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2
+from vitlab.models.bias_tables import impulse
 from vitlab.models.swin import CosineAttention, PreNormBlock
 from vitlab.models.swin_v2 import ContinuousBias, ResPostNormBlock
 from vitlab.models.weights import load_weights, save_weights
@@ -151,6 +153,35 @@ def test_every_kind_of_position_bias_trains_and_changes_window(build: Any, kind:
     model.set_input_size(64)
     assert model.windows == [(8, 8)] * 3
     assert model(images(model)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("build", "kind"), [(SwinTransformer, "table"), (SwinTransformerV2, "log"), (SwinTransformerV2, "table")]
+)
+def test_with_impulses_each_head_starts_by_looking_at_one_neighbor(build: Any, kind: str) -> None:
+    model = build(position_bias=kind, bias_init=impulse, **SWIN)
+    assert len(model.blocks) > 2
+    for block in model.blocks:
+        attn = block.attn
+        torch.nn.init.zeros_(attn.qkv.weight)  # no token resembles another
+        window, N = attn.window, attn.window[0] * attn.window[1]
+        tokens = torch.randn(1, *window, attn.proj.in_features)
+        weights = attn.attention_probs(tokens, None)[0].unflatten(2, window).unflatten(1, window)
+        for head in weights:  # (rows, columns) of the query, then of the key
+            looked_at = set()
+            for row, column in product(*map(range, window)):
+                best, place = head[row, column].flatten().max(dim=0)
+                if best > 1.5 / N:  # 1 / N each where the neighbor is in another window
+                    assert best.item() == pytest.approx(0.8, abs=1e-3)
+                    looked_at.add((row - int(place) // window[1], column - int(place) % window[1]))
+            assert len(looked_at) == 1
+            assert max(map(abs, looked_at.pop())) <= 1
+
+
+@pytest.mark.parametrize("build", [SwinTransformer, SwinTransformerV2])
+def test_biases_that_are_not_there_are_not_initialized(build: Any) -> None:
+    with pytest.raises(ValueError, match="bias_init needs a relative position bias"):
+        build(position_bias="absolute", bias_init=impulse, **SWIN)
 
 
 @pytest.mark.parametrize(("build", "kind"), KINDS)

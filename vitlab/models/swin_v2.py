@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from vitlab.models.backbone import AttentionMap, Backbone, Features
 from vitlab.models.bias_tables import (
+    BiasInit,
     fit_bias_table,
     look_up,
     new_bias_table,
@@ -61,7 +62,9 @@ from vitlab.models.windows import (
     WindowBlock,
     check_position_bias,
     cosine,
+    init_biases,
     kept_biases,
+    need_bias,
 )
 
 
@@ -87,6 +90,20 @@ class ContinuousBias(nn.Sequential):
         table = 16 * torch.sigmoid(self(self.relative_coords_table))  # (offsets, h)
         return look_up(table, self.relative_position_index)
 
+    def set_bias(self, table: Float[Tensor, "offsets h"]) -> None:
+        """Fit the MLP: hidden units drawn at random, then the smallest output weights of least error.
+
+        Without biases, as `init` starts them, hidden units could not tell apart offsets of one direction. Softmax sees
+        only differences of B, so the middle of the table is put at 8, the middle of B's range. `rcond` bounds the
+        weights: errors are below 0.04 for windows of up to 8, and grow with larger ones.
+        """
+        hidden, output = (layer for layer in self if isinstance(layer, nn.Linear))
+        nn.init.normal_(hidden.weight)
+        nn.init.uniform_(hidden.bias, -1.5, 1.5)
+        features = torch.relu(hidden(self.relative_coords_table)).double()
+        wanted = torch.logit((table - (table.max() + table.min()) / 2).double() / 16 + 0.5)
+        output.weight.copy_(torch.linalg.lstsq(features, wanted, rcond=1e-4, driver="gelsd").solution.T)
+
     def set_window(self, window: Size) -> None:
         reference = self.pretrained_window if all(self.pretrained_window) else window
         # A window of 1 has only the offset 0: without max, 0 / 0.
@@ -111,6 +128,9 @@ class TableBias(nn.Module):
 
     def bias(self) -> Float[Tensor, "h N N"]:
         return look_up(self.relative_position_bias_table, self.relative_position_index)
+
+    def set_bias(self, table: Float[Tensor, "offsets h"]) -> None:
+        self.relative_position_bias_table.copy_(table)
 
     def set_window(self, window: Size) -> None:
         old = self.relative_position_bias_table
@@ -164,6 +184,9 @@ class ScaledCosineAttention(WindowAttention):
         if self.cpb_mlp is None:
             return zero_bias(self.num_heads, self.window, self.proj.weight.device)
         return self.cpb_mlp.bias()
+
+    def set_bias(self, table: Float[Tensor, "offsets h"]) -> None:
+        need_bias(self.cpb_mlp).set_bias(table)
 
     def set_window(self, window: Size) -> None:
         """Change the window."""
@@ -226,6 +249,8 @@ class SwinTransformerV2(Backbone):
             timm, because multi-crop objectives call one model on two sizes.
         dynamic_img_pad: zero-pad images whose sides are not multiples of the patch at the bottom and right.
         init: initializes linear layers; by default timm's `trunc_normal`, and `fan_in` below Swin-T's width of 96.
+        bias_init: starts the relative position biases: `vitlab.models.bias_tables.impulse`, which makes the attention
+            of each head begin as a shift of the map; by default random ones as published.
         init_values: initial weight of the norms that end the branches; by default 0 as released, and 0.5 below Swin-T's
             width of 96, where training is short and 0 costs it many steps.
         grad_checkpointing: recompute each block's activations in the backward pass instead of storing them.
@@ -253,6 +278,7 @@ class SwinTransformerV2(Backbone):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.1,
         init: Init | None = None,
+        bias_init: BiasInit | None = None,
         init_values: float | None = None,
         grad_checkpointing: bool = False,
     ) -> None:
@@ -284,6 +310,7 @@ class SwinTransformerV2(Backbone):
         self.head = nn.Sequential(OrderedDict(drop=nn.Dropout(drop_rate), fc=fc))
         for part in (self.head, self.layers):  # in the order of earlier versions' random draws
             init_linears(part, self.init)
+        init_biases(self.blocks, bias_init)
         self.pos_embed = None
         if position_bias == "absolute":  # the official code's `ape`
             N = self.patch_embed.grid_size[0] * self.patch_embed.grid_size[1]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vitlab.models.bias_tables import Size
+from vitlab.models.bias_tables import BiasInit, Size
 from vitlab.models.layers import DropPath, Mlp
 
 PositionBias = Literal["none", "absolute", "table", "linear", "log"]
@@ -126,7 +126,7 @@ def attention_weights(
 class WindowAttention(nn.Module, ABC):
     """Multi-head self-attention within windows: softmax(s q kᵀ + B) v; Swin and Swin v2 differ in q, k and B.
 
-    A subclass registers its own parameters, and writes the three abstract methods and `set_window`.
+    A subclass registers its own parameters, and writes the five abstract methods.
     """
 
     def __init__(self, dim: int, num_heads: int, window: Size, attn_drop: float, proj_drop: float) -> None:
@@ -147,6 +147,10 @@ class WindowAttention(nn.Module, ABC):
     @abstractmethod
     def bias(self) -> Float[Tensor, "h N N"]:
         """Return B of each head, query and key."""
+
+    @abstractmethod
+    def set_bias(self, table: Float[Tensor, "offsets h"]) -> None:
+        """Start training from these biases."""
 
     @abstractmethod
     def set_window(self, window: Size) -> None:
@@ -214,6 +218,20 @@ class WindowBlock(nn.Module, ABC):
             self.attn.set_window(window)
         mask = shift_mask(size, window, self.shift, self.norm1.weight.device)
         self.register_buffer("attn_mask", mask, persistent=False)
+
+
+@torch.no_grad()
+def init_biases(blocks: Iterable[WindowBlock], bias_init: BiasInit | None) -> None:
+    """Start each block's position biases as `bias_init` says, if it says anything."""
+    for block in blocks if bias_init is not None else ():
+        block.attn.set_bias(bias_init(block.attn.window, block.attn.num_heads))  # type: ignore[misc]
+
+
+def need_bias(bias: Any) -> Any:
+    """Return the bias of an attention, or raise a ValueError if it has none to initialize."""
+    if bias is None:
+        raise ValueError("bias_init needs a relative position bias; position_bias none and absolute have none.")
+    return bias
 
 
 @contextmanager
