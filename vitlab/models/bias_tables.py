@@ -4,20 +4,15 @@ A window of wh × ww = N tokens has (2wh-1)·(2ww-1) offsets. A table of them is
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitlab.models.layers import resample_grid
 
 Size = tuple[int, int]
-
-BiasInit = Callable[[Size, int], Tensor]
-"""Returns the first biases (offsets, heads) of a window: `impulse`, or your own function by its import path."""
 
 
 def relative_coords(window: Size) -> Float[Tensor, "offsets 2"]:
@@ -49,19 +44,6 @@ def zero_bias(num_heads: int, window: Size, device: torch.device) -> Float[Tenso
 def new_bias_table(window: Size, num_heads: int) -> Float[Tensor, "offsets h"]:
     """Return a random bias for each offset within a window and each head."""
     return nn.init.trunc_normal_(torch.empty((2 * window[0] - 1) * (2 * window[1] - 1), num_heads), std=0.02)
-
-
-def impulse(window: Size, num_heads: int) -> Float[Tensor, "offsets h"]:
-    """Return biases that give four fifths of each head's attention to one neighbor: the token itself, or one around it.
-
-    So attention starts as a convolution with random impulses as filters: structured initialization (Zheng et al. 2025,
-    https://arxiv.org/abs/2505.19985), which there needs queries and keys of the right weights.
-    """
-    places = (relative_coords(window).abs().amax(dim=1) <= 1).nonzero().flatten()  # 9, fewer for a window of one token
-    rounds = [places[torch.randperm(len(places))] for _ in range(-(-num_heads // len(places)))]
-    drawn = torch.cat(rounds)[:num_heads]
-    others = max(math.prod(window) - 1, 1)
-    return math.log(4 * others) * F.one_hot(drawn, math.prod(2 * side - 1 for side in window)).t().float()
 
 
 def resize_bias_table(

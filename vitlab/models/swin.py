@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from vitlab.models.backbone import AttentionMap, Backbone, Features
 from vitlab.models.bias_tables import (
-    BiasInit,
     fit_bias_table,
     look_up,
     new_bias_table,
@@ -59,9 +58,9 @@ from vitlab.models.windows import (
     WindowBlock,
     check_position_bias,
     cosine,
-    init_biases,
     kept_biases,
     need_bias,
+    start_biases_with_impulses,
 )
 
 
@@ -152,8 +151,8 @@ class SwinTransformer(Backbone):
             timm, because multi-crop objectives call one model on two sizes.
         dynamic_img_pad: zero-pad images whose sides are not multiples of the patch at the bottom and right.
         init: initializes linear layers; by default timm's `trunc_normal`, and `fan_in` below Swin-T's width of 96.
-        bias_init: starts the relative position biases: `vitlab.models.bias_tables.impulse`, which makes the attention
-            of each head begin as a shift of the map; by default random ones as published.
+        impulses: start each head's attention at one neighbor, so many tokens away (1), see `vitlab.models.impulses`; 0,
+            the published start, at none.
         grad_checkpointing: recompute each block's activations in the backward pass instead of storing them.
     """
 
@@ -181,7 +180,7 @@ class SwinTransformer(Backbone):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.1,
         init: Init | None = None,
-        bias_init: BiasInit | None = None,
+        impulses: int = 0,
         grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -211,7 +210,7 @@ class SwinTransformer(Backbone):
         self.head = nn.Sequential(OrderedDict(drop=nn.Dropout(drop_rate), fc=fc))
         for part in (self.head, self.layers):  # in the order of earlier versions' random draws
             init_linears(part, self.init)
-        init_biases(self.blocks, bias_init)
+        start_biases_with_impulses(self.blocks, impulses)
         self.pos_embed = None
         if position_bias == "absolute":  # the official code's `ape`
             N = self.patch_embed.grid_size[0] * self.patch_embed.grid_size[1]

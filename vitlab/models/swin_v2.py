@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from vitlab.models.backbone import AttentionMap, Backbone, Features
 from vitlab.models.bias_tables import (
-    BiasInit,
     fit_bias_table,
     look_up,
     new_bias_table,
@@ -62,9 +61,9 @@ from vitlab.models.windows import (
     WindowBlock,
     check_position_bias,
     cosine,
-    init_biases,
     kept_biases,
     need_bias,
+    start_biases_with_impulses,
 )
 
 
@@ -161,9 +160,12 @@ class ScaledCosineAttention(WindowAttention):
         qkv_bias: bool,
         attn_drop: float,
         proj_drop: float,
+        init_scale: float = 10.0,
     ) -> None:
         super().__init__(dim, num_heads, window, attn_drop, proj_drop)
-        self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10)))
+        if init_scale <= 0:
+            raise ValueError(f"init_scale is {init_scale}; give a positive 1/τ, like 10.")
+        self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(init_scale)))
         self.cpb_mlp = relative_bias  # timm's name, whatever the kind
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         # As released, q and v have a bias and k has none. One bias for all three would train differently and not load.
@@ -249,8 +251,10 @@ class SwinTransformerV2(Backbone):
             timm, because multi-crop objectives call one model on two sizes.
         dynamic_img_pad: zero-pad images whose sides are not multiples of the patch at the bottom and right.
         init: initializes linear layers; by default timm's `trunc_normal`, and `fan_in` below Swin-T's width of 96.
-        bias_init: starts the relative position biases: `vitlab.models.bias_tables.impulse`, which makes the attention
-            of each head begin as a shift of the map; by default random ones as published.
+        impulses: start each head's attention at one neighbor, so many tokens away (1), see `vitlab.models.impulses`; 0,
+            the published start, at none.
+        init_scale: 1/τ of each head at the start, the factor of the cosine; 10 as published. Lower values leave more to
+            the position bias.
         init_values: initial weight of the norms that end the branches; by default 0 as released, and 0.5 below Swin-T's
             width of 96, where training is short and 0 costs it many steps.
         grad_checkpointing: recompute each block's activations in the backward pass instead of storing them.
@@ -278,7 +282,8 @@ class SwinTransformerV2(Backbone):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.1,
         init: Init | None = None,
-        bias_init: BiasInit | None = None,
+        impulses: int = 0,
+        init_scale: float = 10.0,
         init_values: float | None = None,
         grad_checkpointing: bool = False,
     ) -> None:
@@ -301,7 +306,9 @@ class SwinTransformerV2(Backbone):
 
         def new_block(i: int, dim: int, size: Size, window: Size, odd: bool) -> WindowBlock:
             bias = relative_bias(position_bias, num_heads[i], window, (trained_at[i], trained_at[i]))
-            attn = ScaledCosineAttention(dim, num_heads[i], window, bias, qkv_bias, attn_drop_rate, proj_drop_rate)
+            attn = ScaledCosineAttention(
+                dim, num_heads[i], window, bias, qkv_bias, attn_drop_rate, proj_drop_rate, init_scale
+            )
             return ResPostNormBlock(dim, size, shift and odd, attn, mlp_ratio, proj_drop_rate, next(rates), gain)
 
         self.layers = build_stages(embed_dim, depths, maps, self.windows, new_block, PatchMerging, grad_checkpointing)
@@ -310,7 +317,7 @@ class SwinTransformerV2(Backbone):
         self.head = nn.Sequential(OrderedDict(drop=nn.Dropout(drop_rate), fc=fc))
         for part in (self.head, self.layers):  # in the order of earlier versions' random draws
             init_linears(part, self.init)
-        init_biases(self.blocks, bias_init)
+        start_biases_with_impulses(self.blocks, impulses)
         self.pos_embed = None
         if position_bias == "absolute":  # the official code's `ape`
             N = self.patch_embed.grid_size[0] * self.patch_embed.grid_size[1]

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitlab.models.backbone import AttentionMap, Backbone, Features, recompute_attention
+from vitlab.models.impulses import start_with_impulses
 from vitlab.models.intermediates import FeatureInfo
 from vitlab.models.layers import (
     BatchNorm,
@@ -124,6 +125,8 @@ class VisionTransformer(Backbone):
             https://arxiv.org/abs/2208.07220); prefix tokens stay. Where the objective hides patches itself (MAE,
             SimMIM, MSN), no others are left out.
         init: initializes linear layers; by default timm's `trunc_normal`, and `fan_in` below DeiT-Ti's width of 192.
+        impulses: start each head's attention at one neighbor, so many tokens away (1, or 2 where images grow from half
+            their size), see `vitlab.models.impulses`; 0, the published start, at none.
         patch_init: initializes the patch embedding, taken as a linear layer; by default PyTorch's uniform numbers.
         grad_checkpointing: recompute each block's activations in the backward pass instead of storing them.
     """
@@ -157,6 +160,7 @@ class VisionTransformer(Backbone):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         init: Init | None = None,
+        impulses: int = 0,
         patch_init: Init | None = None,
         cls_token_std: float = 1e-6,
         grad_checkpointing: bool = False,
@@ -207,6 +211,11 @@ class VisionTransformer(Backbone):
             self.pos_embed.data[0, -H * W :] = sincos_table(embed_dim, H, W).to(self.pos_embed)
         else:
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if impulses and fixed_pos_embed:
+            raise ValueError("impulses need positions of their own; with fixed_pos_embed: true set impulses: 0.")
+        if impulses:
+            qkvs = [block.attn.qkv for block in blocks]
+            start_with_impulses(qkvs, num_heads, self.pos_embed[0, -H * W :], (H, W), impulses)
 
     def _check_prefix(self, class_token: bool, reg_tokens: int) -> None:
         if reg_tokens < 0:

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vitlab.models.bias_tables import BiasInit, Size
+from vitlab.models.bias_tables import Size
+from vitlab.models.impulses import impulse_table
 from vitlab.models.layers import DropPath, Mlp
 
 PositionBias = Literal["none", "absolute", "table", "linear", "log"]
@@ -221,16 +222,16 @@ class WindowBlock(nn.Module, ABC):
 
 
 @torch.no_grad()
-def init_biases(blocks: Iterable[WindowBlock], bias_init: BiasInit | None) -> None:
-    """Start each block's position biases as `bias_init` says, if it says anything."""
-    for block in blocks if bias_init is not None else ():
-        block.attn.set_bias(bias_init(block.attn.window, block.attn.num_heads))  # type: ignore[misc]
+def start_biases_with_impulses(blocks: Iterable[WindowBlock], distance: int) -> None:
+    """Let each head start by attending to a neighbor `distance` tokens away; 0 leaves the biases as they are."""
+    for block in blocks if distance else ():
+        block.attn.set_bias(impulse_table(block.attn.window, block.attn.num_heads, distance))
 
 
 def need_bias(bias: Any) -> Any:
-    """Return the bias of an attention, or raise a ValueError if it has none to initialize."""
+    """Return the bias of an attention, or raise a ValueError if it has none."""
     if bias is None:
-        raise ValueError("bias_init needs a relative position bias; position_bias none and absolute have none.")
+        raise ValueError("impulses need a relative position bias, which position_bias none and absolute have not.")
     return bias
 
 
