@@ -108,10 +108,12 @@ wheels: $(INSTALLED)  ## Download into wheels/ what a GPU machine without a netw
 	$(RUN) -m pip download --quiet --no-deps --only-binary :all: --python-version $(GPU_PYTHON) \
 	  $(foreach tag,2_17 2_27 2_28,--platform manylinux_$(tag)_x86_64) --dest wheels --requirement wheels/requirements.txt
 
-ENTRIES := $(foreach name,vit swin swin_v2,speedrun/vit:speedrun/$(name) speedrun/first/base:speedrun/first/$(name))
+# Study, base and folder of each entry's models.
+ENTRIES := speedrun-first:speedrun/first/base:speedrun/first speedrun-second:speedrun/second/vit:speedrun/second \
+	speedrun:speedrun/vit:speedrun
 
 speedrun-times: $(INSTALLED)  ## Train each entry of the speedrun once, alone on an idle machine, for its time
-	@for entry in $(ENTRIES); do \
-	  name=$${entry##*/} && study=$$(case $$entry in *first*) echo speedrun-first;; *) echo speedrun;; esac) && \
-	  $(RUN) -m vitlab fit --config experiments/$${entry%%:*}.yaml --config experiments/$${entry##*:}.yaml \
-	    --run.root runs/speedrun-times/$$study --run.name $$(echo $$name | tr _ -) || exit; done
+	@for entry in $(ENTRIES); do for name in vit swin swin_v2; do \
+	  set -- $$(echo $$entry | tr : ' ') && \
+	  $(RUN) -m vitlab fit --config experiments/$$2.yaml --config experiments/$$3/$$name.yaml \
+	    --run.root runs/speedrun-times/$$1 --run.name $$(echo $$name | tr _ -) || exit; done; done
