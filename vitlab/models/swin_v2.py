@@ -99,7 +99,7 @@ class ContinuousBias(nn.Sequential):
         hidden, output = (layer for layer in self if isinstance(layer, nn.Linear))
         nn.init.normal_(hidden.weight)
         nn.init.uniform_(hidden.bias, -1.5, 1.5)
-        features = torch.relu(hidden(self.relative_coords_table)).double()
+        features = torch.relu(hidden(self.relative_coords_table)).double().cpu()
         wanted = torch.logit((table - (table.max() + table.min()) / 2).double() / 16 + 0.5)
         output.weight.copy_(torch.linalg.lstsq(features, wanted, rcond=1e-4, driver="gelsd").solution.T)
 

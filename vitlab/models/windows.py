@@ -225,7 +225,8 @@ class WindowBlock(nn.Module, ABC):
 def start_biases_with_impulses(blocks: Iterable[WindowBlock], distance: int) -> None:
     """Let each head start by attending to a neighbor `distance` tokens away; 0 leaves the biases as they are."""
     for block in blocks if distance else ():
-        block.attn.set_bias(impulse_table(block.attn.window, block.attn.num_heads, distance))
+        if not block.attn.proj.weight.is_meta:
+            block.attn.set_bias(impulse_table(block.attn.window, block.attn.num_heads, distance))
 
 
 def need_bias(bias: Any) -> Any:
