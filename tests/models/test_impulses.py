@@ -66,7 +66,7 @@ def test_heads_share_no_neighbor_before_all_nine_are_drawn() -> None:
 
 @pytest.mark.parametrize("build", [SwinTransformer, SwinTransformerV2])
 def test_biases_that_are_not_there_are_not_started(build: Any) -> None:
-    with pytest.raises(ValueError, match="impulses need a relative position bias"):
+    with pytest.raises(ValueError, match="which position_bias absolute has not"):
         build(position_bias="absolute", impulses=1, **SWIN)
 
 

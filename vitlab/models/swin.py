@@ -59,7 +59,6 @@ from vitlab.models.windows import (
     check_position_bias,
     cosine,
     kept_biases,
-    need_bias,
     start_biases_with_impulses,
 )
 
@@ -91,7 +90,8 @@ class DotProductAttention(WindowAttention):
         return look_up(self.relative_position_bias_table, self.relative_position_index)
 
     def set_bias(self, table: Float[Tensor, "offsets h"]) -> None:
-        need_bias(self.relative_position_bias_table).copy_(table)
+        assert self.relative_position_bias_table is not None
+        self.relative_position_bias_table.copy_(table)
 
     def set_window(self, window: Size) -> None:
         """Change the window; the table is resized."""
@@ -210,7 +210,7 @@ class SwinTransformer(Backbone):
         self.head = nn.Sequential(OrderedDict(drop=nn.Dropout(drop_rate), fc=fc))
         for part in (self.head, self.layers):  # in the order of earlier versions' random draws
             init_linears(part, self.init)
-        start_biases_with_impulses(self.blocks, impulses)
+        start_biases_with_impulses(self.blocks, impulses, position_bias)
         self.pos_embed = None
         if position_bias == "absolute":  # the official code's `ape`
             N = self.patch_embed.grid_size[0] * self.patch_embed.grid_size[1]

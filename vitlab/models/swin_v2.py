@@ -62,7 +62,6 @@ from vitlab.models.windows import (
     check_position_bias,
     cosine,
     kept_biases,
-    need_bias,
     start_biases_with_impulses,
 )
 
@@ -188,7 +187,8 @@ class ScaledCosineAttention(WindowAttention):
         return self.cpb_mlp.bias()
 
     def set_bias(self, table: Float[Tensor, "offsets h"]) -> None:
-        need_bias(self.cpb_mlp).set_bias(table)
+        assert self.cpb_mlp is not None
+        self.cpb_mlp.set_bias(table)
 
     def set_window(self, window: Size) -> None:
         """Change the window."""
@@ -317,7 +317,7 @@ class SwinTransformerV2(Backbone):
         self.head = nn.Sequential(OrderedDict(drop=nn.Dropout(drop_rate), fc=fc))
         for part in (self.head, self.layers):  # in the order of earlier versions' random draws
             init_linears(part, self.init)
-        start_biases_with_impulses(self.blocks, impulses)
+        start_biases_with_impulses(self.blocks, impulses, position_bias)
         self.pos_embed = None
         if position_bias == "absolute":  # the official code's `ape`
             N = self.patch_embed.grid_size[0] * self.patch_embed.grid_size[1]

@@ -222,18 +222,13 @@ class WindowBlock(nn.Module, ABC):
 
 
 @torch.no_grad()
-def start_biases_with_impulses(blocks: Iterable[WindowBlock], distance: int) -> None:
+def start_biases_with_impulses(blocks: Iterable[WindowBlock], distance: int, position_bias: PositionBias) -> None:
     """Let each head start by attending to a neighbor `distance` tokens away; 0 leaves the biases as they are."""
+    if distance and position_bias in ("none", "absolute"):
+        raise ValueError(f"impulses need a bias of the attention, which position_bias {position_bias} has not.")
     for block in blocks if distance else ():
         if not block.attn.proj.weight.is_meta:
             block.attn.set_bias(impulse_table(block.attn.window, block.attn.num_heads, distance))
-
-
-def need_bias(bias: Any) -> Any:
-    """Return the bias of an attention, or raise a ValueError if it has none."""
-    if bias is None:
-        raise ValueError("impulses need a relative position bias, which position_bias none and absolute have not.")
-    return bias
 
 
 @contextmanager
