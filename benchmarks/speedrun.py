@@ -21,7 +21,7 @@ from referee.report.drawing import COLORS
 from referee.statistics.intervals import t_interval
 
 from benchmarks.table import OUT, machine, markdown, save
-from vitlab.evaluation.cost import device_name
+from vitlab.evaluation.cost.device import processor_name
 
 NAMES = {"vit": "ViT", "swin": "Swin", "swin-v2": "Swin v2"}
 
@@ -94,7 +94,7 @@ def row(study: str, name: str, entry: Entry, rates: Mapping[str, float]) -> dict
         rates: This machine's matrix rate in each precision; runs of other machines are not related to it.
     """
     timed = entry.timed
-    here = timed is not None and timed.machine == device_name(torch.device("cpu"))
+    here = timed is not None and timed.machine == processor_name()
     test = t_interval([run.test for run in entry.seeds])
     return {
         "entry": study,
@@ -125,7 +125,7 @@ def draw(entries: dict[tuple[str, str], Entry], path: Path) -> None:
         axis.set(title=name, xlabel="minutes of two cores since the start of the command")
         axis.set_xlim(left=0)
     axes[0].set_ylabel("validation top-1, %")
-    axes[0].legend(frameon=False)
+    axes[-1].legend(frameon=False, loc="lower right")  # the Swin v2s have all entries
     figure.savefig(path, dpi=110)
 
 

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmarks.speedrun import Entry, matrix_rate, read, row
-from vitlab.evaluation.cost import device_name
+from vitlab.evaluation.cost.device import processor_name
 
 RECORDS = Path(__file__).parents[2] / "docs/records"
 
@@ -20,7 +19,7 @@ def test_the_operations_of_a_run_are_those_of_its_images() -> None:
 
 def test_a_row_relates_the_rate_to_the_machines() -> None:
     runs = [read(folder) for folder in sorted((RECORDS / "speedrun-second/vit").glob("seed-*"))]
-    here = runs[0]._replace(rate=0.03, machine=device_name(torch.device("cpu")))
+    here = runs[0]._replace(rate=0.03, machine=processor_name())
     found = row("speedrun-second", "ViT", Entry(runs, here), {"32-true": 0.12})
     assert (found["of the matrix rate"], found["GFLOP/s"], found["TFLOP"], found["seeds"]) == (
         "25 %",
