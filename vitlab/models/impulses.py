@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitlab.models.bias_tables import Size
+from vitlab.models.layers import sincos_waves
 
 CPU = torch.device("cpu")  # where all is computed, whichever device a model is built on
 NINE = torch.cartesian_prod(torch.arange(-1, 2), torch.arange(-1, 2))  # a token itself, and those around it
@@ -39,18 +40,6 @@ def impulse_table(window: Size, num_heads: int, distance: int) -> Float[Tensor, 
     return height * F.one_hot(places, math.prod(2 * side - 1 for side in window)).t().float()
 
 
-def waves(dim: int, grid: Size, distance: int) -> tuple[Float[Tensor, "N dim"], Float[Tensor, "F"]]:
-    """Return an embedding of each place, and its frequencies: 2 sin(ωx), 2 cos(ωx), 2 sin(ωy), 2 cos(ωy).
-
-    Up to three quarters of the highest frequency that places `distance` tokens apart can have. The factor lets waves be
-    heard beside the patches, which are added to them and pass the same norm.
-    """
-    omega = 0.75 * math.pi / distance * (torch.arange(dim // 4) + 0.5) / (dim // 4)
-    rows, columns = torch.cartesian_prod(*(torch.arange(side, dtype=torch.float32) for side in grid)).split(1, dim=1)
-    angles = [place * omega for place in (columns, rows)]
-    return 2 * torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1), omega
-
-
 @torch.no_grad()
 def start_with_impulses(
     qkvs: list[nn.Linear], num_heads: int, pos_embed: Float[Tensor, "N D"], grid: Size, distance: int
@@ -67,8 +56,9 @@ def start_with_impulses(
     if pos_embed.is_meta:
         return
     with CPU:
-        table, omega = waves(D, grid, distance)
-        pos_embed.copy_(table)
+        # Up to three quarters of the highest frequency that places `distance` tokens apart can have.
+        omega = 0.75 * math.pi / distance * (torch.arange(D // 4) + 0.5) / (D // 4)
+        pos_embed.copy_(2 * sincos_waves(omega, *grid))  # twice, to be heard beside the patches that are added
         for qkv in qkvs:
             weights = [find_neighbor(d, omega, offset) for offset in draw_offsets(num_heads, distance)]
             qkv.weight[: 2 * D] = torch.stack(weights, dim=1).flatten(0, 2)  # from (2, h, d, D)

@@ -275,11 +275,15 @@ def sincos_table(dim: int, height: int, width: int) -> Float[Tensor, "N dim"]:
     """
     if dim % 4:
         raise ValueError(f"A 2-D sin-cos table needs a width divisible by 4, not {dim}: {multiples_around(dim, 4)}.")
-    omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    return sincos_waves(10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4)), height, width)
+
+
+def sincos_waves(omega: Float[Tensor, "F"], height: int, width: int) -> Float[Tensor, "N 4*F"]:
+    """Return sin(ωx), cos(ωx), sin(ωy) and cos(ωy) of each patch, row by row, with x its column and y its row."""
     rows, columns = torch.meshgrid(
         torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64), indexing="ij"
     )
-    angles = [position.reshape(-1, 1) * omega for position in (columns, rows)]  # (N, dim/4) each
+    angles = [position.reshape(-1, 1) * omega for position in (columns, rows)]  # (N, F) each
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1).float()
 
 

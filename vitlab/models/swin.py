@@ -151,8 +151,8 @@ class SwinTransformer(Backbone):
             timm, because multi-crop objectives call one model on two sizes.
         dynamic_img_pad: zero-pad images whose sides are not multiples of the patch at the bottom and right.
         init: initializes linear layers; by default timm's `trunc_normal`, and `fan_in` below Swin-T's width of 96.
-        impulses: start each head's attention at one neighbor, so many tokens away (1), see `vitlab.models.impulses`; 0,
-            the published start, at none.
+        impulses: distance in tokens, like 1, of the neighbor that each head attends to at the start, see
+            `vitlab.models.impulses`; 0, as published: none.
         grad_checkpointing: recompute each block's activations in the backward pass instead of storing them.
     """
 

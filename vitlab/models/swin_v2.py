@@ -251,8 +251,8 @@ class SwinTransformerV2(Backbone):
             timm, because multi-crop objectives call one model on two sizes.
         dynamic_img_pad: zero-pad images whose sides are not multiples of the patch at the bottom and right.
         init: initializes linear layers; by default timm's `trunc_normal`, and `fan_in` below Swin-T's width of 96.
-        impulses: start each head's attention at one neighbor, so many tokens away (1), see `vitlab.models.impulses`; 0,
-            the published start, at none.
+        impulses: distance in tokens, like 1, of the neighbor that each head attends to at the start, see
+            `vitlab.models.impulses`; 0, as published: none.
         init_scale: 1/τ of each head at the start, the factor of the cosine; 10 as published. Lower values leave more to
             the position bias.
         init_values: initial weight of the norms that end the branches; by default 0 as released, and 0.5 below Swin-T's

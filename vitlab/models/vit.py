@@ -125,8 +125,8 @@ class VisionTransformer(Backbone):
             https://arxiv.org/abs/2208.07220); prefix tokens stay. Where the objective hides patches itself (MAE,
             SimMIM, MSN), no others are left out.
         init: initializes linear layers; by default timm's `trunc_normal`, and `fan_in` below DeiT-Ti's width of 192.
-        impulses: start each head's attention at one neighbor, so many tokens away (1, or 2 where images grow from half
-            their size), see `vitlab.models.impulses`; 0, the published start, at none.
+        impulses: distance in tokens of the neighbor that each head attends to at the start, see
+            `vitlab.models.impulses`: 1, or 2 where images grow from half their size; 0, as published: none.
         patch_init: initializes the patch embedding, taken as a linear layer; by default PyTorch's uniform numbers.
         grad_checkpointing: recompute each block's activations in the backward pass instead of storing them.
     """
