@@ -97,6 +97,20 @@ MUTANTS = [
         "tests/objectives/test_dino.py",
     ),
     Mutant(
+        "LeJEPA: each view's embeddings are compared with all views'",
+        "vitlab/objectives/lejepa.py",
+        "z[: self.global_views].mean(dim=0)",
+        "z.mean(dim=0)",
+        "tests/objectives/test_lejepa.py",
+    ),
+    Mutant(
+        "LeJEPA: the ends of the integral count whole",
+        "vitlab/objectives/lejepa.py",
+        "    weights[[0, -1]] /= 2\n",
+        "",
+        "tests/objectives/test_lejepa.py",
+    ),
+    Mutant(
         "MSN: the entropy of the mean is lowered",
         "vitlab/objectives/msn.py",
         "cross_entropy + self.me_max_weight * me_max",

@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 from tests.models.small_models import SMALL, images, shake
 from tests.objectives.small import BACKBONES, batch, crops
 from vitlab.models import TimmModel, VisionTransformer
-from vitlab.objectives import DINO, MAE, MSN, Distillation, Objective, SimMIM, SoftTarget, Supervised, Teacher
+from vitlab.objectives import DINO, MAE, MSN, Distillation, LeJEPA, Objective, SimMIM, SoftTarget, Supervised, Teacher
 from vitlab.optim import AdamW, WarmupCosine
 
 
@@ -70,6 +70,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "simmim": lambda: SimMIM(SWIN(), *RECIPE, mask_patch_size=4),
     "mae": lambda: MAE(VIT(), *RECIPE, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2),
     "dino": lambda: DINO(VIT(), *RECIPE, out_dim=16, hidden_dim=16, bottleneck_dim=8),
+    "lejepa": lambda: LeJEPA(SWIN(), *RECIPE, hidden_dim=16, proj_dim=6),
     "msn": lambda: MSN(VIT(), *RECIPE, num_prototypes=6, hidden_dim=16, output_dim=8),
 }
 
@@ -79,7 +80,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_goes_through_compiled_blocks(name: str) -> None:
     """The oracle is the same objective before it was compiled; without a graph of the blocks, nothing was compiled."""
-    views, labels = crops() if name in ("dino", "msn") else batch()
+    views, labels = crops() if name in ("dino", "lejepa", "msn") else batch()
     losses, names = [], []
     for compiled in (False, True):
         torch.compiler.reset()

@@ -1,4 +1,4 @@
-"""DINO and MSN in two processes that share a batch: what they compute together is what one computes alone."""
+"""DINO, LeJEPA and MSN in two processes that share a batch: what they compute together is what one computes alone."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +12,7 @@ from torch import nn
 from tests.objectives.small import BACKBONES, crops
 from vitlab.models import VisionTransformer
 from vitlab.models.layers import BatchNorm
-from vitlab.objectives import DINO, MSN
-from vitlab.objectives.self_distillation import SelfDistillation
+from vitlab.objectives import DINO, MSN, LeJEPA, Objective
 from vitlab.optim import AdamW, WarmupCosine
 
 
@@ -28,14 +27,21 @@ def msn() -> MSN:
     return MSN(backbone, AdamW(1e-3), WarmupCosine(), **sizes, me_max_weight=5.0)  # type: ignore[arg-type]
 
 
-def two_steps(build: Callable[[], SelfDistillation], rank: int, size: int) -> dict[str, torch.Tensor]:
+def lejepa() -> LeJEPA:
+    return LeJEPA(BACKBONES["vit"](), AdamW(1e-3), WarmupCosine(), hidden_dim=24, proj_dim=6)
+
+
+OBJECTIVES = (dino, lejepa, msn)
+
+
+def two_steps(build: Callable[[], Objective], rank: int, size: int) -> dict[str, torch.Tensor]:
     """Return two losses, and weights and center after them, of every `size`-th image of a batch."""
     torch.manual_seed(0)
     objective, (views, labels) = build().double(), crops(4)
     optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.1)
     losses = []
     for _ in range(2):
-        torch.manual_seed(1)  # the mask of a batch
+        torch.manual_seed(1)  # the mask of a batch, and directions
         optimizer.zero_grad()
         loss = objective.loss([view[rank::size].double() for view in views], labels[rank::size])
         loss.backward()
@@ -50,16 +56,18 @@ def two_steps(build: Callable[[], SelfDistillation], rank: int, size: int) -> di
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save([two_steps(build, rank, 2) for build in (dino, msn)], Path(folder, f"{rank}.pt"))
+    torch.save([two_steps(build, rank, 2) for build in OBJECTIVES], Path(folder, f"{rank}.pt"))
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_have_the_losses_the_gradients_and_the_center_of_one(tmp_path: Path) -> None:
-    """Sinkhorn, the mean of all answers, batch norms and the center are of all images, with their gradients."""
+    """Sinkhorn, the mean of all answers, batch norms, characteristic functions and the center are of all images, with
+    their gradients.
+    """
     mp.start_processes(work, args=(str(tmp_path),), nprocs=2, start_method="fork")
     shares = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True)
-    for build, (first, second) in zip((dino, msn), shares, strict=True):
+    for build, (first, second) in zip(OBJECTIVES, shares, strict=True):
         alone = two_steps(build, 0, 1)
         torch.testing.assert_close((first.pop("losses") + second.pop("losses")) / 2, alone.pop("losses"))
         for name, value in alone.items():

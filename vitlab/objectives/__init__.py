@@ -4,6 +4,7 @@ from vitlab.objectives.classification import ClassificationTask
 from vitlab.objectives.dino import DINO
 from vitlab.objectives.distillation import Distillation, HardTarget, SoftTarget
 from vitlab.objectives.labeled import LabeledObjective
+from vitlab.objectives.lejepa import LeJEPA
 from vitlab.objectives.mae import MAE
 from vitlab.objectives.masking import block_masking, enlarge, random_masking
 from vitlab.objectives.msn import MSN
@@ -25,6 +26,7 @@ __all__ = [
     "Distillation",
     "HardTarget",
     "LabeledObjective",
+    "LeJEPA",
     "Monitor",
     "MultiLabel",
     "Objective",

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.models import Backbone
+from vitlab.models import Backbone, ImageModel
 from vitlab.objectives.ema import WeightAverage
 from vitlab.objectives.objective import Batch, Objective, Scalar, Views
 from vitlab.optim import Optimizer, Schedule, cosine
@@ -190,6 +190,6 @@ def by_resolution(views: Views) -> list[Views]:
     return [list(group) for _, group in groupby(views, key=lambda view: view.shape[2:])]
 
 
-def embed_views(backbone: Backbone, views: Views) -> Float[Tensor, "VB D"]:
+def embed_views(backbone: ImageModel, views: Views) -> Float[Tensor, "VB D"]:
     """Embed all views, view by view, in one forward for each size: ten crops of two sizes are two forwards."""
     return torch.cat([backbone.embed(torch.cat(group)) for group in by_resolution(views)])

@@ -1,0 +1,140 @@
+"""LeJEPA against the authors' numbers, and on which models and views it trains."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.integrate import quad
+from torch import Tensor
+
+from tests.objectives.small import BACKBONES, closed_form, crops, wake, without_gradient
+from vitlab.commands.dispatch import run
+from vitlab.models import ImageModel, TimmModel
+from vitlab.objectives import LeJEPA
+from vitlab.objectives.lejepa import sigreg
+from vitlab.optim import AdamW, WarmupCosine
+
+Write = Callable[..., Path]
+
+SMALL = {"hidden_dim": 24, "proj_dim": 6}
+
+
+def lejepa(backbone: ImageModel | None = None, **kwargs: object) -> LeJEPA:
+    torch.manual_seed(0)
+    arguments: dict = SMALL | kwargs
+    return LeJEPA(backbone or BACKBONES["vit"](), AdamW(1e-3), WarmupCosine(), **arguments)
+
+
+# ---- the authors' numbers, run once on the code of their MINIMAL.md
+
+
+def directions(dim: int, draw: int = 1, number: int = 256) -> Tensor:
+    """Return what stands in there and here for the n-th drawing of random numbers."""
+    return closed_form(dim, number, a=1.3, b=0.1 * draw)
+
+
+def test_sigreg_and_its_gradient_equal_the_authors() -> None:
+    z = closed_form(3, 6, 5, a=0.9, b=0.3, s=1.5).requires_grad_()
+    drawn = directions(5)
+    value = sigreg(z, drawn / drawn.norm(dim=0))
+    value.backward()
+    assert float(value.detach()) == pytest.approx(0.9798254438900891, rel=1e-9)
+    assert z.grad is not None
+    gradient = [0.08539351433414463, 0.0690241613227991, 0.04965583978377279]
+    assert z.grad.flatten()[:3].tolist() == pytest.approx(gradient, rel=1e-9)
+
+
+def test_twelve_steps_equal_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their loop with AdamW on this ViT and projector, four views of eight images, in float64."""
+    objective = lejepa(lamb=0.02).double().train()
+    objective.global_views = 4
+    for i, parameter in enumerate(objective.parameters()):
+        if parameter.ndim > 1:
+            parameter.data = closed_form(*parameter.shape, a=1.1, b=float(i), s=parameter[0].numel() ** -0.5)
+        elif not bool((parameter == 1).all()):  # a bias, not the weight of a norm
+            parameter.data.zero_()
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=2e-3, weight_decay=0.05)
+    losses, drawings = [], iter(range(1, 13))
+    monkeypatch.setattr(torch, "randn", lambda dim, number, **_: directions(dim, next(drawings), number))
+    for k in range(12):
+        views = closed_form(8, 4, 1, 8, 8, a=0.37, b=float(k)) + 0.5 * closed_form(8, 1, 1, 8, 8, a=0.11, b=float(k))
+        loss = objective.loss(list(views.unbind(1)), torch.arange(8))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert [losses[0], losses[-1]] == pytest.approx([0.22458513214722298, 0.08893832266162913], rel=1e-7)
+    total = float(sum(p.detach().square().sum() for p in objective.parameters()))
+    assert total == pytest.approx(539.893326698437, rel=1e-7)
+
+
+# ---- the formulas
+
+
+def test_the_integral_of_collapsed_embeddings_is_known() -> None:
+    """With all embeddings at 0 the characteristic function is 1 everywhere; trapezoids are within a thousandth."""
+    exact, _ = quad(lambda t: (1 - math.exp(-t * t / 2)) ** 2 * math.exp(-t * t / 2), -3, 3)
+    drawn = directions(4)
+    assert float(sigreg(torch.zeros(2, 8, 4).double(), drawn)) == pytest.approx(8 * exact, rel=1e-3)
+
+
+def test_normal_embeddings_have_a_small_sigreg_and_others_a_large_one() -> None:
+    """Of B normal embeddings the expectation is ∫ (1 − exp(−t²)) exp(−t²/2) dt = 1.04, whatever B is."""
+    torch.manual_seed(0)
+    z, drawn = torch.randn(1, 4096, 8), torch.randn(8, 256)
+    drawn = drawn / drawn.norm(dim=0)
+    expected, _ = quad(lambda t: (1 - math.exp(-t * t)) * math.exp(-t * t / 2), -3, 3)
+    normal = float(sigreg(z, drawn))
+    assert normal == pytest.approx(expected, rel=0.1)
+    for other in (1.5 * z, z + 0.5, z * torch.tensor([1.0, *[0.0] * 7])):
+        assert float(sigreg(other, drawn)) > 10 * normal
+
+
+def test_small_crops_are_compared_with_the_mean_of_the_large_ones() -> None:
+    objective, (views, labels) = lejepa(lamb=0.0).double().eval(), crops()
+    views = [view.double() for view in views]
+    z = [objective.projector.train()(torch.cat([objective.backbone.embed(view) for view in views]))][0].chunk(4)
+    center = (z[0] + z[1]) / 2
+    expected = torch.stack([(view - center).square().mean() for view in z]).mean()
+    torch.testing.assert_close(objective.loss(views, labels), expected)
+
+
+# ---- models and data
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, "resnet18", "convnext_atto"])
+def test_every_parameter_of_any_model_learns(name: str) -> None:
+    """timm's too, convolutional ones; crops of two sizes."""
+    known = BACKBONES.get(name)
+    model = known() if known else TimmModel(name, num_classes=10, in_chans=1)
+    objective, (views, labels) = lejepa(model), crops()
+    if known is None:
+        views = [view.repeat_interleave(8, -1).repeat_interleave(8, -2) for view in views]
+    wake(objective)
+    objective.loss(views, labels).backward()
+    assert without_gradient(objective) == []
+
+
+ONE = "{global_crops: {number: 1, size: 8, blur_prob: [0], solarize_prob: [0]}, local_crops: {number: 0}}"
+
+
+@pytest.mark.parametrize("crops", ["null", ONE])
+def test_a_single_view_is_refused_before_the_run_begins(
+    crops: str, tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny({"model": {"class_path": "vitlab.objectives.SimMIM", "init_args": {"mask_patch_size": 4}}})
+    assert run("fit", ["--config", str(path), "--model", "LeJEPA", f"--data.multi_crop={crops}"]) == 2
+    said = capsys.readouterr().err
+    assert "LeJEPA compares several views of an image; set data.multi_crop, with two views or more." in said
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"lamb": 1.5}, "lamb is 1.5; give the share of SIGReg"), ({"num_slices": 0}, "num_slices 0 are 1 or more")],
+)
+def test_wrong_numbers_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lejepa(**changes)
