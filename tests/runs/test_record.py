@@ -24,6 +24,7 @@ from vitlab.experiment.experiment import Experiment
 from vitlab.models import VisionTransformer
 from vitlab.objectives import Objective, Supervised
 from vitlab.optim import AdamW, WarmupCosine
+from vitlab.runs.exactness import differences_after_kills
 from vitlab.runs.knn_monitor import KnnMonitor
 from vitlab.runs.record import RunRecord, erase
 
@@ -34,6 +35,45 @@ def test_knn_is_monitored_every_n_epochs_and_after_the_last(tiny: Callable[..., 
     logged = pd.read_csv("runs/tiny/seed-0/metrics.csv").dropna(subset="val/knn")
     assert logged.epoch.tolist() == [1, 2]
     assert logged["val/knn"].between(0.3, 1).all()  # digits have neighbors of their own class in any features
+
+
+@pytest.mark.filterwarnings("ignore")  # those of libraries, as `fit` leaves them out
+def test_the_monitor_compares_with_the_untrained_encoder_and_with_pixels(tiny: Callable[..., Path]) -> None:
+    """The expectation is the k-NN of an encoder built with the same seed, and of the images as the model sees them."""
+    monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1, "most": None}}
+    path = tiny({"trainer": {"callbacks": [monitor]}})
+    measured = Experiment(path).fit()
+    untrained = Experiment(path)
+    data = untrained.data
+    for name, embed in (("untrained", untrained.model.embed), ("pixels", lambda images: images.flatten(1))):
+        bank, queries = (
+            extract(untrained.model, data.batches(split, "cpu"), embed=embed) for split in ("train", "val")
+        )
+        right = predict_weighted(queries[0], *bank, 10) == queries[1]
+        assert measured[f"val/knn_{name}"] == pytest.approx(float(right.float().mean()))
+
+
+@pytest.mark.slow
+def test_a_continued_run_keeps_what_the_monitor_measured_before_the_first_step(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1}}
+    path = tiny({"trainer": {"limit_train_batches": 6, "callbacks": [monitor]}})
+    arguments = [str(path), "--run.checkpoint.every_n_steps", "1"]
+    assert differences_after_kills(arguments, [3], tmp_path / "runs") == []
+    logged = pd.read_csv(tmp_path / "runs/killed/run/seed-0/metrics.csv").dropna(subset="val/knn")
+    assert logged["val/knn_untrained"].between(0.3, 1).all()
+
+
+def test_training_that_improves_no_features_is_said_at_its_end(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1}}
+    path = tiny({"trainer": {"callbacks": [monitor]}})
+    for rate, improves in (("1.0e-3", True), ("1.0e-12", False)):
+        options = ["--config", str(path), "--model.optimizer.lr", rate, "--run.overwrite", "true"]
+        assert run("fit", options) == 0
+        assert ("The training improved no features" in capsys.readouterr().err) is not improves
 
 
 @pytest.mark.filterwarnings("ignore")  # those of libraries, as `fit` leaves them out
@@ -68,7 +108,7 @@ def test_features_that_have_become_one_are_named_with_remedies(
     assert run("fit", ["--config", str(path)]) == 0
     assert "Collapse" not in capsys.readouterr().err
     alike = torch.ones(20, 8), torch.arange(20) % 10
-    monkeypatch.setattr("vitlab.runs.knn_monitor.extract", lambda *args: alike)
+    monkeypatch.setattr("vitlab.runs.knn_monitor.extract", lambda *args, **kwargs: alike)
     monkeypatch.setattr("vitlab.objectives.Supervised.remedies", "What has helped others: larger batches.")
     assert run("fit", ["--config", str(path), "--run.name", "alike"]) == 0
     assert "Collapse: val/rank is 1.00, all images look alike.\nWhat has helped others" in capsys.readouterr().err
