@@ -443,10 +443,11 @@ def test_impossible_settings_are_refused(make: Callable[[], object], word: str) 
         make()
 
 
-def test_views_of_another_size_than_the_models_are_refused() -> None:
+def test_views_larger_than_the_models_images_are_refused() -> None:
     # `multi_crop: {}` for small images: 224 pixels, at 49 times the cost, for a model of 32.
     with pytest.raises(ValueError, match=r"size is 224, but .* image_size 32"):
         Digits(image_size=32, multi_crop=MultiCrop()).setup("fit")
+    Digits(image_size=256, multi_crop=MultiCrop()).setup("fit")  # trained at 224, evaluated at 256
 
 
 def _read(multi_crop: dict) -> MultiCrop | None:

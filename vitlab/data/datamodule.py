@@ -376,10 +376,10 @@ class ImageDataModule(LightningDataModule, ABC):
                     f"mixup blends class labels, one per image, but the labels are {dataset.labels.dtype} "
                     f"{dataset.labels.shape}; set mixup: null."
                 )
-            if self.multi_crop is not None and self.multi_crop.global_crops.size != self.image_size:
+            if self.multi_crop is not None and self.multi_crop.global_crops.size > _one(self.image_size):
                 raise ValueError(
                     f"multi_crop.global_crops.size is {self.multi_crop.global_crops.size}, but the model and "
-                    f"evaluation use image_size {self.image_size}; set both to the same value."
+                    f"evaluation use image_size {self.image_size}; give at most that."
                 )
             check_batches(dataset, self.batch_size, self._world_size, self._accumulate)
 

@@ -85,7 +85,8 @@ class MultiCrop:
     (0.5,)), interpolation bilinear, saturation 0.4. Small images need smaller sizes and a smaller blur radius.
 
     Args:
-        global_crops: views of large parts, which come first in a batch.
+        global_crops: views of large parts, which come first in a batch; smaller than the data's image_size, with which
+            the model is built and evaluated, where training is to be cheaper.
         local_crops: views of small parts, all after them.
         ratio: range of a part's width to height.
         interpolation: of resizing.

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchvision.ops import MLP
+from torchvision.ops import MLP  # type: ignore[import-untyped]
 
 from vitlab.distributed import mean_over_processes, num_processes
 from vitlab.models import ImageModel
