@@ -17,7 +17,7 @@ STUDIES := $(notdir $(basename $(wildcard experiments/studies/*.yaml)))
 
 .DEFAULT_GOAL := help
 include $(dir $(lastword $(MAKEFILE_LIST)))maintainers.mk
-.PHONY: help install quickstart test claims dashboard wandb-sync $(EXPERIMENTS) $(STUDIES)
+.PHONY: help install quickstart test claims speedrun-parts dashboard wandb-sync $(EXPERIMENTS) $(STUDIES)
 
 help:  ## List targets, experiments and studies
 	@echo "Targets:"
@@ -64,6 +64,10 @@ swin_ablation_digits: AFTERWARDS = visualize --config runs/swin-ablation-digits/
 test: lint  ## Lint, types and the quick tests: five minutes on two cores
 	$(MAKE) --jobs 2 types unit-rest TIER="$(QUICK)" PARALLEL=  # a core each
 	$(MAKE) unit-vitlab TIER="$(QUICK)"
+
+speedrun-parts: $(INSTALLED)  ## Train the speedrun with parts of other recipes: two hours
+	$(RUN) -m vitlab compare --config benchmarks/parts_vit.yaml
+	$(RUN) -m vitlab compare --config benchmarks/parts_swin_v2.yaml
 
 claims: $(INSTALLED)  ## Test the papers' claims that are not tested yet, and write runs/claims/report.html
 	$(RUN) -m vitlab claims $(ARGS)
