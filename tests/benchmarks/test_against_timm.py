@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from benchmarks import against_timm, parity
+from tests.conftest import EXPERIMENTS
+from vitlab.config import load_yaml
 from vitlab.models import vit_tiny_patch16_224
 
 
@@ -54,3 +56,20 @@ def test_parity_is_written_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixt
     row = next(line for line in table.splitlines() if "vit_tiny" in line).split("|")
     assert max(map(float, row[3:5])) < 1e-5
     assert row[5].strip() == row[6].strip() == "5,717,416"  # DeiT-Ti's published count
+
+
+@pytest.mark.parametrize("name", against_timm.SPEEDRUN)
+def test_the_speedruns_sizes_are_the_same_network_in_both(name: str) -> None:
+    device = torch.device("cpu")
+    ours, theirs = (against_timm.build(name, whose, False, device).eval() for whose in ("vitlab", "timm"))
+    ours.load_state_dict(theirs.state_dict())
+    images, _ = against_timm.random_batch(name, 2, device)
+    assert images.shape == (2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(images), theirs(images))
+    sizes = load_yaml(EXPERIMENTS / f"speedrun/{name.removeprefix('speedrun_').replace('swinv2', 'swin_v2')}.yaml")
+    arguments = sizes["model"]["init_args"]["backbone"]["init_args"]
+    _, built = against_timm.SPEEDRUN[name]
+    for key in ("patch_size", "embed_dim", "depth", "depths", "window_size"):
+        if key in arguments and key in built:
+            assert arguments[key] == (list(built[key]) if isinstance(built[key], tuple) else built[key]), key
