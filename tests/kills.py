@@ -155,6 +155,7 @@ OBJECTIVES: dict[str, Config] = {
     ),
     "simmim": objective("SimMIM", SWIN, mask_patch_size=4),
     "mae": objective("MAE", VIT, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2),
+    "um_mae": objective("UMMAE", SWIN, mask_patch_size=2, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2),
     "dino": objective(
         "DINO", VIT, {"multi_crop": CROPS}, out_dim=32, hidden_dim=32, bottleneck_dim=16, freeze_last_layer=0
     ),

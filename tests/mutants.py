@@ -97,6 +97,13 @@ MUTANTS = [
         "tests/objectives/test_dino.py",
     ),
     Mutant(
+        "UM-MAE: what is hidden again is seen",
+        "vitlab/objectives/um_mae.py",
+        "torch.where(hidden[..., None], fill, tokens)",
+        "tokens",
+        "tests/objectives/test_um_mae.py",
+    ),
+    Mutant(
         "LeJEPA: each view's embeddings are compared with all views'",
         "vitlab/objectives/lejepa.py",
         "z[: self.global_views].mean(dim=0)",

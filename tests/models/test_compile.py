@@ -10,7 +10,19 @@ from torch._dynamo.utils import counters
 from tests.models.small_models import SMALL, images, shake
 from tests.objectives.small import BACKBONES, batch, crops
 from vitlab.models import TimmModel, VisionTransformer
-from vitlab.objectives import DINO, MAE, MSN, Distillation, LeJEPA, Objective, SimMIM, SoftTarget, Supervised, Teacher
+from vitlab.objectives import (
+    DINO,
+    MAE,
+    MSN,
+    UMMAE,
+    Distillation,
+    LeJEPA,
+    Objective,
+    SimMIM,
+    SoftTarget,
+    Supervised,
+    Teacher,
+)
 from vitlab.optim import AdamW, WarmupCosine
 
 
@@ -69,6 +81,9 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "distillation": lambda: Distillation(VIT(), Teacher(VIT()), SoftTarget(), *RECIPE),
     "simmim": lambda: SimMIM(SWIN(), *RECIPE, mask_patch_size=4),
     "mae": lambda: MAE(VIT(), *RECIPE, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2),
+    "um_mae": lambda: UMMAE(
+        SWIN(), *RECIPE, mask_patch_size=2, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2
+    ),
     "dino": lambda: DINO(VIT(), *RECIPE, out_dim=16, hidden_dim=16, bottleneck_dim=8),
     "lejepa": lambda: LeJEPA(SWIN(), *RECIPE, hidden_dim=16, proj_dim=6),
     "msn": lambda: MSN(VIT(), *RECIPE, num_prototypes=6, hidden_dim=16, output_dim=8),

@@ -88,6 +88,9 @@ EXPERIMENTS: dict[str, Config] = {
     "hard": student(DEIT, "HardTarget"),
     "simmim": experiment("SimMIM", SWIN_V2, mask_patch_size=2),
     "mae": experiment("MAE", VIT, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2),
+    "um_mae": experiment(
+        "UMMAE", SWIN_V2, mask_patch_size=2, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2
+    ),
     "dino": experiment("DINO", VIT, {"multi_crop": CROPS}, out_dim=24, hidden_dim=32, bottleneck_dim=16),
     "lejepa": experiment("LeJEPA", VIT, {"multi_crop": CROPS}, hidden_dim=24, proj_dim=6),
     "msn": experiment(

@@ -14,7 +14,7 @@ from tests.objectives.test_dino import experiment as dino_experiment
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.evaluation.collapse import rank_me
-from vitlab.models import VisionTransformer
+from vitlab.models import Backbone, VisionTransformer
 from vitlab.objectives import MSN
 from vitlab.objectives.heads import Prototypes
 from vitlab.objectives.msn import me_max, sinkhorn
@@ -24,10 +24,10 @@ from vitlab.optim import AdamW, WarmupCosine
 SMALL = {"num_prototypes": 6, "hidden_dim": 32, "output_dim": 16}
 
 
-def msn(**kwargs: object) -> MSN:
+def msn(backbone: Backbone | None = None, **kwargs: object) -> MSN:
     torch.manual_seed(0)
     arguments: dict = SMALL | kwargs
-    return MSN(BACKBONES["vit"](), AdamW(1e-3), WarmupCosine(), **arguments)  # type: ignore[arg-type]
+    return MSN(backbone or BACKBONES["vit"](), AdamW(1e-3), WarmupCosine(), **arguments)  # type: ignore[arg-type]
 
 
 def test_a_backbone_that_is_given_keeps_its_weights() -> None:
@@ -265,12 +265,31 @@ def test_an_interrupted_run_continues_to_the_same_weights(
     assert all(torch.equal(whole[key], continued[key]) for key in whole)
 
 
-def test_a_swin_is_refused_when_the_file_is_read(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_swin_needs_uniform_masks_that_fit(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     config = experiment()
     stages = {"patch_size": 1, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
     config["model"]["init_args"]["backbone"] = {"class_path": "vitlab.models.SwinTransformer", "init_args": stages}
-    assert run("fit", ["--config", str(tiny(config, "msn"))]) == 2
-    assert "VisionTransformer" in capsys.readouterr().err
+    path = str(tiny(config, "msn"))
+    assert run("fit", ["--config", path]) == 2
+    assert "masking is random, but a SwinTransformer encodes whole maps: give uniform." in capsys.readouterr().err
+    assert run("fit", ["--config", path, "--model.masking", "uniform", "--model.mask_patch_size", "3"]) == 2
+    assert "Give a multiple of 1 of which twice as much divides the images." in capsys.readouterr().err
+    assert run("fit", ["--config", path, "--model.masking", "uniform", "--model.mask_patch_size", "2"]) == 0
+
+
+@pytest.mark.parametrize("name", ["swin", "swin_v2"])
+def test_a_swins_masked_anchor_sees_one_patch_of_each_four(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitlab.objectives.msn.uniform_masking", lambda *_: (torch.tensor([[0, 3, 9, 14]]), None))
+    objective = msn(backbone=BACKBONES[name](), masking="uniform", mask_patch_size=2)
+    wake(objective)
+    images = torch.randn(3, 1, 8, 8)
+    numbers = torch.arange(16).view(4, 4).repeat_interleave(2, 0).repeat_interleave(2, 1)  # of patches of 2 px
+    kept = torch.isin(numbers, torch.tensor([0, 3, 9, 14]))
+    before = objective.embed_masked(images)
+    torch.testing.assert_close(objective.embed_masked(images + ~kept), before)
+    assert not torch.allclose(objective.embed_masked(images + kept), before, atol=1e-4)
+    objective.loss(*crops()).backward()
+    assert without_gradient(objective.backbone) == []
 
 
 @pytest.mark.parametrize("prefix", OTHER_PREFIXES)

@@ -17,11 +17,13 @@ from vitlab.objectives.simmim import SimMIM
 from vitlab.objectives.supervised import Supervised
 from vitlab.objectives.task import Monitor, Task
 from vitlab.objectives.teacher import Teacher
+from vitlab.objectives.um_mae import UMMAE
 
 __all__ = [
     "DINO",
     "MAE",
     "MSN",
+    "UMMAE",
     "ClassificationTask",
     "Distillation",
     "HardTarget",

@@ -11,9 +11,11 @@ Letters: B images, N patches, K of them visible, P prefix tokens, D width of the
 """
 
 import logging
+import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -53,10 +55,12 @@ class Decoder(nn.Module):
         depth: int,
         num_heads: int,
         mask_token: bool = True,
+        expand: int = 1,
     ) -> None:
         super().__init__()
         check_heads(dim, num_heads, "A decoder_embed_dim")
-        self.embed = nn.Linear(in_dim, dim)
+        self.expand = expand  # a token of the encoder becomes as many, squared
+        self.embed = nn.Linear(in_dim, expand**2 * dim)
         self.mask_token = new_mask_token(dim) if mask_token else None
         self.register_buffer("pos_embed", sincos_table(dim, *grid), persistent=False)  # (N, E)
         self.blocks = nn.Sequential(
@@ -67,10 +71,14 @@ class Decoder(nn.Module):
         init_linears(self, xavier)
 
     def forward(self, latent: Features, keep: Int[Tensor, "B K"]) -> Float[Tensor, "B {len(self.pos_embed)} V"]:
+        prefix = self.embed(latent.prefix)  # (B, P, E), of no position
         patches = self.embed(latent.patches)  # (B, K, E); (B, N, E) of an encoder with mask tokens
+        if self.expand > 1:  # a token of a Swin, which has no prefix
+            side = math.isqrt(patches.shape[1])
+            patches = F.pixel_shuffle(patches.mT.unflatten(2, (side, side)), self.expand).flatten(2).mT
+            prefix = patches[:, :0]
         if self.mask_token is not None:
             patches = scatter_tokens(patches, keep, len(self.pos_embed), self.mask_token)  # (B, N, E)
-        prefix = self.embed(latent.prefix)  # (B, P, E), of no position
         x = self.blocks(torch.cat([prefix, patches + self.pos_embed], dim=1))
         return self.pred(self.norm(x[:, prefix.shape[1] :]))
 

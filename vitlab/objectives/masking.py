@@ -66,6 +66,36 @@ def block_masking(
     return enlarge(mask.unflatten(1, (rows, columns)), block)
 
 
+def uniform_masking(
+    batch: int,
+    height: int,
+    width: int,
+    device: torch.device | str | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Int[Tensor, "B K"], Bool[Tensor, "B height*width"]]:
+    """Keep one patch of each 2 × 2, at random (UM-MAE); return (keep, mask), `keep` by the order of the 2 × 2."""
+    assert height % 2 == width % 2 == 0, f"2 × 2 patches do not fill {height} × {width}"
+    choice = (4 * torch.rand(batch, height // 2, width // 2, device=device, generator=generator)).long()
+    rows = 2 * torch.arange(height // 2, device=device)[:, None] + choice // 2
+    columns = 2 * torch.arange(width // 2, device=device) + choice % 2
+    keep = (width * rows + columns).flatten(1)  # (B, K)
+    mask = torch.ones(batch, height * width, dtype=torch.bool, device=device).scatter(1, keep, False)
+    return keep, mask
+
+
+def compact(tokens: Float[Tensor, "B H W D"], keep: Int[Tensor, "B K"], side: int) -> Float[Tensor, "B H/2 W/2 D"]:
+    """Return the map of half the size that consists of the patches that `uniform_masking` keeps.
+
+    Args:
+        side: of a patch, in tokens.
+    """
+    patches = tokens.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)  # (B, h, w, side, side, D)
+    half = patches.shape[1] // 2, patches.shape[2] // 2
+    kept = patches.flatten(3).flatten(1, 2).gather(1, keep[:, :, None].expand(-1, -1, patches[0, 0, 0].numel()))
+    kept = kept.unflatten(2, patches.shape[3:]).unflatten(1, half)  # (B, h/2, w/2, side, side, D)
+    return kept.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
 def _hide(
     batch: int, num_tokens: int, hidden: int, device: torch.device | str | None, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:

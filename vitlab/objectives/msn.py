@@ -11,6 +11,7 @@ Letters: V anchors of each of B images, N patches, C channels, D width of the ba
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +19,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitlab.distributed import local_rows, mean_over_processes, num_processes
-from vitlab.models import VisionTransformer
+from vitlab.models import Backbone, VisionTransformer
 from vitlab.objectives.heads import Prototypes, projection
-from vitlab.objectives.masking import gather_tokens, num_hidden_blocks, random_masking
+from vitlab.objectives.masking import compact, gather_tokens, num_hidden_blocks, random_masking, uniform_masking
 from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.pretraining import require_final_norm
 from vitlab.objectives.self_distillation import SelfDistillation, by_resolution, entropy
@@ -28,20 +29,23 @@ from vitlab.optim import Optimizer, Schedule
 
 
 class MSN(SelfDistillation):
-    """Pre-train a ViT without labels; a Swin cannot drop tokens.
+    """Pre-train a ViT without labels, or with `masking: uniform` a Swin, which cannot drop any tokens.
 
     The defaults are the released configuration. The paper's best low-shot results use no Sinkhorn and λ = 5. All
     released schedules span 1.25 times the run: `stretch` of the schedule. Patch embedding and class token are
     initialized unlike timm's: `released_init: true`.
 
     Args:
-        backbone: A VisionTransformer; its classifier is removed.
+        backbone: A VisionTransformer, or with uniform masks any vitlab model; its classifier is removed.
         optimizer: Settings of the optimizer.
         schedule: The learning rate over the run.
         num_prototypes: K.
         hidden_dim: Width inside the projection.
         output_dim: Width of its output and prototypes.
         patch_drop: Fraction of patches dropped from global anchors, rounded up; more for larger models.
+        masking: What a masked anchor keeps: random patches, or one of each 2 × 2, which form a map of half the size
+            (UM-MAE, https://arxiv.org/abs/2205.10063); `patch_drop` then says nothing.
+        mask_patch_size: Side in pixels of the patches of uniform masks; null: of the backbone's own.
         mask_per_image: Draw a mask per image, as in the paper. The released code draws one per batch.
         temperature: τ.
         sharpen: T; the target's temperature is T·τ.
@@ -57,13 +61,15 @@ class MSN(SelfDistillation):
 
     def __init__(
         self,
-        backbone: VisionTransformer,
+        backbone: Backbone,
         optimizer: Optimizer,
         schedule: Schedule,
         num_prototypes: int = 1024,
         hidden_dim: int = 2048,
         output_dim: int = 256,
         patch_drop: float = 0.15,
+        masking: Literal["random", "uniform"] = "random",
+        mask_patch_size: int | None = None,
         mask_per_image: bool = False,
         temperature: float = 0.1,
         sharpen: float = 0.25,
@@ -74,6 +80,8 @@ class MSN(SelfDistillation):
         clip_grad: float | None = 3.0,
         init_from: str | None = None,
     ) -> None:
+        side = mask_patch_size or backbone.patch_size
+        check_masks(backbone, masking, side)
         if not 0 <= patch_drop < 1:
             raise ValueError(f"patch_drop is {patch_drop}; give a share from 0 to below 1, like 0.15.")
         if temperature <= 0 or sharpen <= 0:
@@ -84,15 +92,15 @@ class MSN(SelfDistillation):
         if released_init:
             nn.init.kaiming_normal_(backbone.patch_embed.proj.weight)
             nn.init.zeros_(backbone.patch_embed.proj.bias)  # type: ignore[arg-type]
-            if backbone.cls_token is not None:
+            if isinstance(backbone, VisionTransformer) and backbone.cls_token is not None:
                 nn.init.trunc_normal_(backbone.cls_token, std=0.02)
         head = projection(backbone.num_features, hidden_dim, output_dim, batch_norm=True)
         super().__init__(backbone, optimizer, schedule, head, momentum_teacher, clip_grad, init_from)
-        self.backbone: VisionTransformer = backbone
         self.prototypes = Prototypes(output_dim, num_prototypes)
         self.patch_drop, self.mask_per_image = patch_drop, mask_per_image
         self.temperature, self.sharpen, self.sinkhorn = temperature, sharpen, sinkhorn
         self.me_max_weight = me_max_weight
+        self.masking, self.mask_side = masking, side // backbone.patch_size  # in tokens
 
     def momentum(self, progress: float) -> float:
         return self.momentum_teacher + (1.0 - self.momentum_teacher) * progress
@@ -124,13 +132,30 @@ class MSN(SelfDistillation):
 
     def embed_masked(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
         """Embed images with some patches dropped."""
-        tokens = self.backbone.add_pos_embed(self.backbone.patch_embed(images)).flatten(1, 2)  # (B, N, D)
-        batch, num_patches = tokens.shape[:2]
-        hidden = num_hidden_blocks(num_patches, self.patch_drop)  # rounded up: 166 of 196 are kept, as released
+        tokens = self.backbone.add_pos_embed(self.backbone.patch_embed(images))  # (B, H, W, D)
+        batch, H, W, _ = tokens.shape
         draws = batch * num_processes() if self.mask_per_image else 1
-        keep, _ = random_masking(draws, num_patches, hidden / num_patches, images.device)
-        keep = local_rows(keep) if self.mask_per_image else keep
-        return self.backbone.pool(self.backbone.encode(gather_tokens(tokens, keep.expand(batch, -1))))
+        if self.masking == "uniform":
+            keep, _ = uniform_masking(draws, H // self.mask_side, W // self.mask_side, images.device)
+        else:
+            hidden = num_hidden_blocks(H * W, self.patch_drop)  # rounded up: 166 of 196 are kept, as released
+            keep, _ = random_masking(draws, H * W, hidden / (H * W), images.device)
+        keep = (local_rows(keep) if self.mask_per_image else keep).expand(batch, -1)
+        uniform = self.masking == "uniform"
+        kept = compact(tokens, keep, self.mask_side) if uniform else gather_tokens(tokens.flatten(1, 2), keep)
+        return self.backbone.pool(self.backbone.encode(kept))
+
+
+def check_masks(backbone: Backbone, masking: str, side: int) -> None:
+    """Raise a ValueError unless a backbone can encode what such masks of patches of `side` pixels keep."""
+    if masking == "random" and not isinstance(backbone, VisionTransformer):
+        raise ValueError(f"masking is random, but a {type(backbone).__name__} encodes whole maps: give uniform.")
+    own, size = backbone.patch_size, backbone.img_size
+    if masking == "uniform" and (side % own or any(pixels % (2 * side) for pixels in size)):
+        raise ValueError(
+            f"mask_patch_size is {side} px, the backbone's own patches have {own} px and images {size}.\n"
+            f"Give a multiple of {own} of which twice as much divides the images."
+        )
 
 
 def sinkhorn(targets: Float[Tensor, "B K"], iterations: int = 3) -> Float[Tensor, "B K"]:
