@@ -159,6 +159,12 @@ OBJECTIVES: dict[str, Config] = {
     "dino": objective(
         "DINO", VIT, {"multi_crop": CROPS}, out_dim=32, hidden_dim=32, bottleneck_dim=16, freeze_last_layer=0
     ),
+    "ibot": objective(
+        "IBOT", VIT, {"multi_crop": CROPS}, out_dim=32, hidden_dim=32, bottleneck_dim=16, freeze_last_layer=0
+    ),
+    "esvit": objective(
+        "EsViT", SWIN, {"multi_crop": CROPS}, out_dim=32, hidden_dim=32, bottleneck_dim=16, freeze_last_layer=0
+    ),
     "lejepa": objective("LeJEPA", SWIN, {"multi_crop": CROPS}, hidden_dim=32, proj_dim=8),
     "msn": objective("MSN", VIT, {"multi_crop": CROPS}, num_prototypes=8, hidden_dim=32, output_dim=16),
 }

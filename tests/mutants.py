@@ -97,6 +97,20 @@ MUTANTS = [
         "tests/objectives/test_dino.py",
     ),
     Mutant(
+        "iBOT: visible patches count",
+        "vitlab/objectives/ibot.py",
+        ".sum(dim=-1) * mask\n",
+        ".sum(dim=-1)\n",
+        "tests/objectives/test_ibot.py",
+    ),
+    Mutant(
+        "EsViT: a region is matched with the least similar one",
+        "vitlab/objectives/esvit.py",
+        "similarity.argmax(",
+        "similarity.argmin(",
+        "tests/objectives/test_esvit.py",
+    ),
+    Mutant(
         "UM-MAE: what is hidden again is seen",
         "vitlab/objectives/um_mae.py",
         "torch.where(hidden[..., None], fill, tokens)",

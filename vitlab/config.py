@@ -307,9 +307,17 @@ def _fitting(value: Any, annotation: Any) -> Any:
 
 
 def _parameters(class_path: str, home: str) -> Mapping[str, Parameter]:
+    """Return the arguments of a class or function; of a class that passes others on by `**`, its base's too."""
     module, _, name = class_path.rpartition(".")
     try:
-        return signature(getattr(import_module(module or home), name), eval_str=True).parameters
+        made = getattr(import_module(module or home), name)
+        known: dict[str, Parameter] = {}
+        for each in getattr(made, "__mro__", (made,)):
+            own = signature(each, eval_str=True).parameters
+            known = {**own, **known}
+            if all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in own.values()):
+                break
+        return known
     except (ImportError, AttributeError):  # the parser answers a wrong name
         return {}
 

@@ -12,10 +12,12 @@ from tests.objectives.small import BACKBONES, batch, crops
 from vitlab.models import TimmModel, VisionTransformer
 from vitlab.objectives import (
     DINO,
+    IBOT,
     MAE,
     MSN,
     UMMAE,
     Distillation,
+    EsViT,
     LeJEPA,
     Objective,
     SimMIM,
@@ -85,6 +87,8 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
         SWIN(), *RECIPE, mask_patch_size=2, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2
     ),
     "dino": lambda: DINO(VIT(), *RECIPE, out_dim=16, hidden_dim=16, bottleneck_dim=8),
+    "ibot": lambda: IBOT(VIT(), *RECIPE, out_dim=16, hidden_dim=16, bottleneck_dim=8),
+    "esvit": lambda: EsViT(SWIN(), *RECIPE, out_dim=16, hidden_dim=16, bottleneck_dim=8),
     "lejepa": lambda: LeJEPA(SWIN(), *RECIPE, hidden_dim=16, proj_dim=6),
     "msn": lambda: MSN(VIT(), *RECIPE, num_prototypes=6, hidden_dim=16, output_dim=8),
 }
@@ -95,7 +99,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_goes_through_compiled_blocks(name: str) -> None:
     """The oracle is the same objective before it was compiled; without a graph of the blocks, nothing was compiled."""
-    views, labels = crops() if name in ("dino", "lejepa", "msn") else batch()
+    views, labels = crops() if name in ("dino", "ibot", "esvit", "lejepa", "msn") else batch()
     losses, names = [], []
     for compiled in (False, True):
         torch.compiler.reset()

@@ -92,6 +92,8 @@ EXPERIMENTS: dict[str, Config] = {
         "UMMAE", SWIN_V2, mask_patch_size=2, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2
     ),
     "dino": experiment("DINO", VIT, {"multi_crop": CROPS}, out_dim=24, hidden_dim=32, bottleneck_dim=16),
+    "ibot": experiment("IBOT", VIT, {"multi_crop": CROPS}, out_dim=24, hidden_dim=32, bottleneck_dim=16),
+    "esvit": experiment("EsViT", SWIN_V2, {"multi_crop": CROPS}, out_dim=24, hidden_dim=32, bottleneck_dim=16),
     "lejepa": experiment("LeJEPA", VIT, {"multi_crop": CROPS}, hidden_dim=24, proj_dim=6),
     "msn": experiment(
         "MSN", VIT, {"multi_crop": CROPS}, num_prototypes=6, hidden_dim=32, output_dim=16, mask_per_image=True

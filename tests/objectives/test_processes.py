@@ -1,4 +1,4 @@
-"""DINO, LeJEPA and MSN in two processes that share a batch: what they compute together is what one computes alone."""
+"""Objectives in two processes that share a batch: what they compute together is what one computes alone."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +10,10 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from tests.objectives.small import BACKBONES, crops
+from vitlab.distributed import places
 from vitlab.models import VisionTransformer
 from vitlab.models.layers import BatchNorm
-from vitlab.objectives import DINO, MSN, LeJEPA, Objective
+from vitlab.objectives import DINO, IBOT, MSN, EsViT, LeJEPA, Objective
 from vitlab.optim import AdamW, WarmupCosine
 
 
@@ -31,19 +32,27 @@ def lejepa() -> LeJEPA:
     return LeJEPA(BACKBONES["vit"](), AdamW(1e-3), WarmupCosine(), hidden_dim=24, proj_dim=6)
 
 
-OBJECTIVES = (dino, lejepa, msn)
+def ibot() -> IBOT:
+    return IBOT(BACKBONES["vit"](), AdamW(1e-3), WarmupCosine(), out_dim=24, hidden_dim=32, bottleneck_dim=16)
+
+
+def esvit() -> EsViT:
+    return EsViT(BACKBONES["swin"](), AdamW(1e-3), WarmupCosine(), out_dim=24, hidden_dim=32, bottleneck_dim=16)
+
+
+OBJECTIVES = (dino, ibot, esvit, lejepa, msn)
 
 
 def two_steps(build: Callable[[], Objective], rank: int, size: int) -> dict[str, torch.Tensor]:
-    """Return two losses, and weights and center after them, of every `size`-th image of a batch."""
+    """Return two losses, and weights and center after them, of a process's images of a batch."""
     torch.manual_seed(0)
     objective, (views, labels) = build().double(), crops(4)
     optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.1)
-    losses = []
+    losses, own = [], places(4 // size, rank, size)
     for _ in range(2):
         torch.manual_seed(1)  # the mask of a batch, and directions
         optimizer.zero_grad()
-        loss = objective.loss([view[rank::size].double() for view in views], labels[rank::size])
+        loss = objective.loss([view[own].double() for view in views], labels[own])
         loss.backward()
         for parameter in (p for p in objective.parameters() if p.grad is not None and size > 1):
             dist.all_reduce(parameter.grad)

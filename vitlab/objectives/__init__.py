@@ -3,6 +3,8 @@
 from vitlab.objectives.classification import ClassificationTask
 from vitlab.objectives.dino import DINO
 from vitlab.objectives.distillation import Distillation, HardTarget, SoftTarget
+from vitlab.objectives.esvit import EsViT
+from vitlab.objectives.ibot import IBOT
 from vitlab.objectives.labeled import LabeledObjective
 from vitlab.objectives.lejepa import LeJEPA
 from vitlab.objectives.mae import MAE
@@ -21,11 +23,13 @@ from vitlab.objectives.um_mae import UMMAE
 
 __all__ = [
     "DINO",
+    "IBOT",
     "MAE",
     "MSN",
     "UMMAE",
     "ClassificationTask",
     "Distillation",
+    "EsViT",
     "HardTarget",
     "LabeledObjective",
     "LeJEPA",

@@ -88,9 +88,8 @@ class DINO(SelfDistillation):
         clip_grad: float | None = 3.0,
         init_from: str | None = None,
     ) -> None:
-        mlp = projection(backbone.num_features, hidden_dim, bottleneck_dim, batch_norm=False)
-        last_layer = Prototypes(bottleneck_dim, out_dim, learn_norm=not norm_last_layer)
-        head = nn.Sequential(OrderedDict(mlp=mlp, last_layer=last_layer))
+        sizes = backbone.num_features, hidden_dim, bottleneck_dim, out_dim, norm_last_layer
+        head = new_head(*sizes)
         moving = (head, momentum_teacher, clip_grad, init_from, momentum_teacher_end)
         super().__init__(backbone, optimizer, schedule, *moving)
         if min(student_temp, teacher_temp, warmup_teacher_temp) <= 0:
@@ -98,6 +97,7 @@ class DINO(SelfDistillation):
                 f"Temperatures are above 0: student_temp {student_temp}, teacher_temp {teacher_temp}, "
                 f"warmup_teacher_temp {warmup_teacher_temp}. 0.1, 0.04 and 0.04 are a start."
             )
+        self.head_sizes = sizes
         self.freeze_last_layer, self.student_temp = freeze_last_layer, student_temp
         self.teacher_temps = (warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs)
         self.centering, self.center_momentum, self.sharpening = centering, center_momentum, sharpening
@@ -106,31 +106,46 @@ class DINO(SelfDistillation):
     def loss(self, views: Views, labels: Labels) -> Scalar:
         global_views = views[: self.global_views]
         teacher = self.teacher_forward(torch.cat(global_views))  # (G·B, K)
-        sharp = teacher_temperature(self.current_epoch, *self.teacher_temps)
-        temperature = sharp if self.sharpening else self.student_temp
-        targets = ((teacher - self.center) / temperature).softmax(dim=-1)
-
-        student = self.head(embed_views(self.backbone, views))  # (V·B, K)
-        log_probs = (student / self.student_temp).log_softmax(dim=-1)
+        targets = self.targets(teacher, self.center)
+        log_probs = self.log_probs(self.head(embed_views(self.backbone, views)))  # (V·B, K)
         loss = cross_view_entropy(targets.chunk(len(global_views)), log_probs.chunk(len(views)))
-
-        if self.centering:
-            mean = mean_over_processes(teacher.mean(dim=0))
-            mean = torch.where(mean.isfinite(), mean, self.center)  # a step that is skipped leaves nothing behind
-            self.center.lerp_(mean, 1 - self.center_momentum)
+        self.move(self.center, teacher)
         self.watch(targets, loss)
         return loss
+
+    def targets(self, teacher: Float[Tensor, "*B K"], center: Float[Tensor, "K"]) -> Float[Tensor, "*B K"]:
+        """Return t of the teacher's outputs."""
+        sharp = teacher_temperature(self.current_epoch, *self.teacher_temps)
+        return ((teacher - center) / (sharp if self.sharpening else self.student_temp)).softmax(dim=-1)
+
+    def log_probs(self, student: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
+        """Return ln s of the student's outputs."""
+        return (student / self.student_temp).log_softmax(dim=-1)
+
+    def move(self, center: Float[Tensor, "K"], teacher: Float[Tensor, "*B K"]) -> None:
+        """Move a center towards the mean of the teacher's outputs in all processes."""
+        if self.centering:
+            mean = mean_over_processes(teacher.flatten(0, -2).mean(dim=0))
+            mean = torch.where(mean.isfinite(), mean, center)  # a step that is skipped leaves nothing behind
+            center.lerp_(mean, 1 - self.center_momentum)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Freeze the last layer at first: gradient None, as AdamW would still decay it at 0."""
         super().on_before_optimizer_step(optimizer)
-        if self.current_epoch < self.freeze_last_layer:
-            for parameter in self.head.last_layer.parameters():  # type: ignore[union-attr]
+        for name, parameter in self.named_parameters():
+            if self.current_epoch < self.freeze_last_layer and ".last_layer." in name:
                 parameter.grad = None
 
     def clip_gradients_of_student(self, longest: float) -> None:
         """Clip tensor by tensor, as released."""
         clip_each(self.student.parameters(), longest)
+
+
+def new_head(in_dim: int, hidden_dim: int, bottleneck_dim: int, out_dim: int, norm_last_layer: bool) -> nn.Sequential:
+    """Return a projection and the last layer."""
+    mlp = projection(in_dim, hidden_dim, bottleneck_dim, batch_norm=False)
+    last_layer = Prototypes(bottleneck_dim, out_dim, learn_norm=not norm_last_layer)
+    return nn.Sequential(OrderedDict(mlp=mlp, last_layer=last_layer))
 
 
 def teacher_temperature(epoch: int, start: float, end: float, warmup_epochs: int) -> float:

@@ -1,0 +1,160 @@
+"""iBOT (Zhou et al. 2022, https://arxiv.org/abs/2111.07832): DINO, and the same for the patches that are hidden.
+
+    L = λ₁ L_[CLS] + λ₂ L_patch,    L_[CLS]: DINO's, where the student sees global views with patches hidden
+    L_patch = mean over global views of  Σ_i m_i H(t_i(x), s_i(x̂)) / Σ_i m_i
+
+with x̂ the view x in which a learned token stands for the patches of m_i = 1. The teacher sees all of x. Image and
+patches share the head, as in the released recipes; the patches have a center and temperatures of their own. A Swin's
+patches are the tokens that it ends with.
+
+Masks are rectangles at random places, as in BEiT. Each view's share of hidden patches is drawn from `pred_ratio`.
+
+Letters: V views of B images, the first G of them global crops; N patches of h × w, D width of the tokens, K outputs.
+"""
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from vitlab.distributed import local_rows, num_processes
+from vitlab.models import Features
+from vitlab.objectives.dino import DINO, clip_each, cross_view_entropy, teacher_temperature
+from vitlab.objectives.masking import enlarge
+from vitlab.objectives.objective import Labels, Scalar, Views
+from vitlab.objectives.pretraining import require_final_norm
+from vitlab.objectives.self_distillation import embed_views
+
+ASPECT = math.log(0.3), math.log(1 / 0.3)  # of a rectangle, height to width
+
+
+class IBOT(DINO):
+    """Pre-train any backbone on crops of two sizes and hidden patches, without labels.
+
+    Args:
+        dino: What `DINO` takes.
+        lambda1: λ₁.
+        lambda2: λ₂.
+        pred_ratio: Shares of the patches that may be hidden in a view, of which one is drawn: [0.0, 0.3] as released.
+        pred_ratio_var: How far the share may be from each of these: [0.0, 0.2] as released.
+        pred_start_epoch: Number of first epochs without hidden patches; 50 for a Swin.
+        teacher_patch_temp: τ_t of patches after its warm-up, which is as long as the images'.
+        warmup_teacher_patch_temp: τ_t of patches in the first epoch.
+        more: What `DINO` takes, by name.
+    """
+
+    center_patch: Tensor
+
+    def __init__(
+        self,
+        *dino: Any,
+        lambda1: float = 1.0,
+        lambda2: float = 1.0,
+        pred_ratio: tuple[float, ...] = (0.3,),
+        pred_ratio_var: tuple[float, ...] = (0.0,),
+        pred_start_epoch: int = 0,
+        teacher_patch_temp: float = 0.07,
+        warmup_teacher_patch_temp: float = 0.04,
+        **more: Any,
+    ) -> None:
+        super().__init__(*dino, **more)
+        require_final_norm(self.backbone)
+        ranges = [(mean - width, mean + width) for mean, width in zip(pred_ratio, pred_ratio_var, strict=False)]
+        if len(pred_ratio) != len(pred_ratio_var) or not all(0 <= low <= high < 1 for low, high in ranges):
+            raise ValueError(
+                f"pred_ratio {[*pred_ratio]} and pred_ratio_var {[*pred_ratio_var]} are as many numbers, whose "
+                "differences and sums are from 0 to below 1, like [0.0, 0.3] and [0.0, 0.2]."
+            )
+        self.lambda1, self.lambda2 = lambda1, lambda2
+        self.ranges, self.pred_start_epoch = ranges, pred_start_epoch
+        self.patch_temps = (warmup_teacher_patch_temp, teacher_patch_temp, self.teacher_temps[2])
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, self.backbone.patch_embed.proj.out_channels))
+        self.register_buffer("center_patch", torch.zeros_like(self.center))
+
+    def loss(self, views: Views, labels: Labels) -> Scalar:
+        global_views, local_views = views[: self.global_views], views[self.global_views :]
+        images = torch.cat(global_views)
+        mask = self.draw_masks(images)
+        with torch.no_grad():
+            teacher: Any = self.teacher.eval().module
+            features = teacher.backbone.forward_features(images)
+            image, patches = teacher.head(teacher.backbone.pool(features)), outputs_of(teacher.head, features)
+        targets = self.targets(image, self.center).chunk(len(global_views))
+        temperature = teacher_temperature(self.current_epoch, *self.patch_temps)
+        t_patches = ((patches - self.center_patch) / temperature).softmax(dim=-1)  # (G·B, N, K)
+
+        features = self.encode_masked(images, mask)
+        embeddings = [self.backbone.pool(features)] + ([embed_views(self.backbone, local_views)] if local_views else [])
+        log_probs = self.log_probs(self.head(torch.cat(embeddings))).chunk(len(views))
+        image_loss = cross_view_entropy(targets, log_probs)
+        patch_loss = hidden_entropy(t_patches, self.log_probs(outputs_of(self.head, features)), mask.flatten(1))
+
+        self.move(self.center, image)
+        self.move(self.center_patch, patches)
+        self.watch(torch.cat(targets), image_loss)
+        return self.lambda1 * image_loss + self.lambda2 * patch_loss
+
+    def draw_masks(self, images: Float[Tensor, "GB C H W"]) -> Bool[Tensor, "GB h w"]:
+        """Draw which patches of each image are hidden, by a number of the host's generator."""
+        rng = random.Random(int(torch.randint(2**62, ())))
+        h, w = images.shape[2] // self.backbone.stride, images.shape[3] // self.backbone.stride
+        now = self.current_epoch >= self.pred_start_epoch
+        ranges = self.ranges if now else [(0.0, 0.0)]
+        count = len(images) // self.global_views * num_processes()
+        views = []
+        for _ in range(self.global_views):
+            drawn = [rectangles(h, w, h * w * rng.uniform(*rng.choice(ranges)), rng) for _ in range(count)]
+            views.append(local_rows(torch.from_numpy(np.stack(drawn))))
+        return torch.cat(views).to(images.device)
+
+    def encode_masked(self, images: Float[Tensor, "GB C H W"], mask: Bool[Tensor, "GB h w"]) -> Features:
+        """Encode images with hidden patches."""
+        tokens = self.backbone.patch_embed(images)
+        hidden = enlarge(mask, self.backbone.stride // self.backbone.patch_size)
+        tokens = torch.where(hidden[..., None], self.mask_token.to(tokens.dtype), tokens)
+        return self.backbone.encode(self.backbone.add_pos_embed(tokens))
+
+    def clip_gradients_of_student(self, longest: float) -> None:
+        """Clip tensor by tensor, as released, the token of hidden patches too."""
+        clip_each([*self.student.parameters(), self.mask_token], longest)
+
+
+def outputs_of(head: nn.Module, features: Features) -> Float[Tensor, "B N K"]:
+    """Return a head's outputs for each patch."""
+    return head(features.patches.flatten(0, 1)).unflatten(0, features.patches.shape[:2])
+
+
+def hidden_entropy(
+    targets: Float[Tensor, "B N K"], log_probs: Float[Tensor, "B N K"], mask: Bool[Tensor, "B N"]
+) -> Scalar:
+    """Return the mean over images of H(t, s) of their hidden patches; 0 of an image without any."""
+    entropy = -(targets * log_probs).sum(dim=-1) * mask
+    return (entropy.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean()
+
+
+def rectangles(height: int, width: int, count: float, rng: random.Random) -> Bool[np.ndarray, "height width"]:
+    """Hide up to `count` patches of a grid by rectangles (BEiT's algorithm).
+
+    Each is drawn up to ten times, until it hides a new patch and not too many; when that fails, fewer are hidden.
+    """
+    mask, left = np.zeros((height, width), dtype=bool), count
+    least = (min(height, width) // 3) ** 2
+    while left > 0:
+        for _ in range(10):
+            area, aspect = rng.uniform(least, left), math.exp(rng.uniform(*ASPECT))
+            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if h >= height or w >= width:
+                continue
+            y, x = rng.randint(0, height - h), rng.randint(0, width - w)
+            part = mask[y : y + h, x : x + w]
+            if 0 < (new := part.size - int(part.sum())) <= left:
+                part[:] = True
+                left -= new
+                break
+        else:
+            break
+    return mask
