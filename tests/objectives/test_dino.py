@@ -15,7 +15,7 @@ from tests.objectives.small import BACKBONES, CROPS, OTHER_PREFIXES, closed_form
 from vitlab.commands.dispatch import run
 from vitlab.config import Config, merge
 from vitlab.evaluation.collapse import rank_me
-from vitlab.models import VisionTransformer
+from vitlab.models import TimmModel, VisionTransformer
 from vitlab.models.weights import load_weights
 from vitlab.objectives import DINO
 from vitlab.objectives.dino import clip_each, cross_view_entropy, teacher_temperature
@@ -131,7 +131,7 @@ def test_small_crops_of_the_global_size_stay_small_crops() -> None:
     objective, (views, labels) = dino(), crops()
     views = [*views[:2], *(F.pad(view, (2, 2, 2, 2)) for view in views[2:])]
     seen: list[int] = []
-    objective.teacher.module.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    objective.teacher.module.head.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     objective.loss(views, labels)
     assert seen == [2 * 4]
 
@@ -200,6 +200,23 @@ def test_every_parameter_of_the_student_gets_a_gradient_and_none_of_the_teacher(
     objective.loss(*crops()).backward()
     assert without_gradient(objective) == []
     assert all(p.grad is None for p in objective.teacher.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "vit_tiny_patch16_224"])
+def test_a_model_of_timm_learns_and_its_teacher_embeds(name: str) -> None:
+    torch.manual_seed(0)
+    size = {"img_size": 64} if name.startswith("vit") else {}
+    model = TimmModel(name, num_classes=10, in_chans=1, **size)  # type: ignore[arg-type]
+    objective = DINO(model, AdamW(1e-3), WarmupCosine(), norm_last_layer=False, **SMALL)  # type: ignore[arg-type]
+    wake(objective.backbone)
+    objective.teacher.restart(objective.student)
+    views = [torch.randn(4, 1, 64, 64) for _ in range(2)]
+    if not size:
+        views += [torch.randn(4, 1, 32, 32)]
+    expected = objective.head(objective.eval().backbone.embed(views[0]))
+    torch.testing.assert_close(objective.teacher_forward(views[0]), expected)
+    objective.train().loss(views, torch.arange(4)).backward()
+    assert without_gradient(objective) == []
 
 
 def test_lengths_of_the_last_layer_are_fixed_unless_asked() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vitlab.distributed import mean_over_processes
 from vitlab.internals import norms, scale_
-from vitlab.models import Backbone
+from vitlab.models import ImageModel
 from vitlab.objectives.heads import Prototypes, projection
 from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.self_distillation import SelfDistillation, embed_views
@@ -28,7 +28,7 @@ from vitlab.optim import Optimizer, Schedule
 
 
 class DINO(SelfDistillation):
-    """Pre-train any backbone on crops of two sizes, without labels.
+    """Pre-train any image model, one of timm's too, on crops of two sizes, without labels.
 
     On small crops a Swin keeps the windows of its `img_size` and pads maps that they do not fill. With gradient
     accumulation the center is updated with each batch, the teacher with each optimizer step.
@@ -37,7 +37,7 @@ class DINO(SelfDistillation):
     0.4: `weight_decay` and `weight_decay_end` of the optimizer.
 
     Args:
-        backbone: ViT, Swin or Swin v2, with the student's drop path; its classifier is removed.
+        backbone: Any vitlab or timm model, with the student's drop path; its classifier is removed.
         optimizer: Settings of the optimizer.
         schedule: The learning rate over the run.
         out_dim: Outputs K; fewer for small data.
@@ -68,7 +68,7 @@ class DINO(SelfDistillation):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: ImageModel,
         optimizer: Optimizer,
         schedule: Schedule,
         out_dim: int = 65536,

@@ -30,14 +30,16 @@ class EsViT(DINO):
     """Pre-train any backbone on crops of two sizes and their regions, without labels.
 
     Args:
-        dino: What `DINO` takes.
+        backbone: ViT, Swin or Swin v2, as for `DINO`.
+        dino: What `DINO` takes after it.
         more: What `DINO` takes, by name; the sizes of the head are those of both.
     """
 
     center_grid: Tensor
 
-    def __init__(self, *dino: Any, **more: Any) -> None:
-        super().__init__(*dino, **more)
+    def __init__(self, backbone: Backbone, *dino: Any, **more: Any) -> None:
+        super().__init__(backbone, *dino, **more)
+        self.backbone: Backbone = backbone
         self.head_dense = new_head(*self.head_sizes)
         self.teacher = WeightAverage(self.student)
         self.register_buffer("center_grid", torch.zeros_like(self.center))

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vitlab.distributed import local_rows, num_processes
-from vitlab.models import Features
+from vitlab.models import Backbone, Features
 from vitlab.objectives.dino import DINO, clip_each, cross_view_entropy, teacher_temperature
 from vitlab.objectives.masking import enlarge
 from vitlab.objectives.objective import Labels, Scalar, Views
@@ -36,7 +36,8 @@ class IBOT(DINO):
     """Pre-train any backbone on crops of two sizes and hidden patches, without labels.
 
     Args:
-        dino: What `DINO` takes.
+        backbone: ViT, Swin or Swin v2, as for `DINO`.
+        dino: What `DINO` takes after it.
         lambda1: λ₁.
         lambda2: λ₂.
         pred_ratio: Shares of the patches that may be hidden in a view, of which one is drawn: [0.0, 0.3] as released.
@@ -51,6 +52,7 @@ class IBOT(DINO):
 
     def __init__(
         self,
+        backbone: Backbone,
         *dino: Any,
         lambda1: float = 1.0,
         lambda2: float = 1.0,
@@ -61,8 +63,9 @@ class IBOT(DINO):
         warmup_teacher_patch_temp: float = 0.04,
         **more: Any,
     ) -> None:
-        super().__init__(*dino, **more)
-        require_final_norm(self.backbone)
+        super().__init__(backbone, *dino, **more)
+        require_final_norm(backbone)
+        self.backbone: Backbone = backbone
         ranges = [(mean - width, mean + width) for mean, width in zip(pred_ratio, pred_ratio_var, strict=False)]
         if len(pred_ratio) != len(pred_ratio_var) or not all(0 <= low <= high < 1 for low, high in ranges):
             raise ValueError(
@@ -72,7 +75,7 @@ class IBOT(DINO):
         self.lambda1, self.lambda2 = lambda1, lambda2
         self.ranges, self.pred_start_epoch = ranges, pred_start_epoch
         self.patch_temps = (warmup_teacher_patch_temp, teacher_patch_temp, self.teacher_temps[2])
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, self.backbone.patch_embed.proj.out_channels))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.patch_embed.proj.out_channels))
         self.register_buffer("center_patch", torch.zeros_like(self.center))
 
     def loss(self, views: Views, labels: Labels) -> Scalar:

@@ -96,6 +96,7 @@ class MSN(SelfDistillation):
                 nn.init.trunc_normal_(backbone.cls_token, std=0.02)
         head = projection(backbone.num_features, hidden_dim, output_dim, batch_norm=True)
         super().__init__(backbone, optimizer, schedule, head, momentum_teacher, clip_grad, init_from)
+        self.backbone: Backbone = backbone
         self.prototypes = Prototypes(output_dim, num_prototypes)
         self.patch_drop, self.mask_per_image = patch_drop, mask_per_image
         self.temperature, self.sharpen, self.sinkhorn = temperature, sharpen, sinkhorn

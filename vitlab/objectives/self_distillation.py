@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.models import Backbone, ImageModel
+from vitlab.models import ImageModel
 from vitlab.objectives.ema import WeightAverage
 from vitlab.objectives.objective import Batch, Objective, Scalar, Views
 from vitlab.optim import Optimizer, Schedule, cosine
@@ -56,7 +56,7 @@ class SelfDistillation(Objective, ABC):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: ImageModel,
         optimizer: Optimizer,
         schedule: Schedule,
         head: nn.Module | None = None,
@@ -72,7 +72,6 @@ class SelfDistillation(Objective, ABC):
         for name, m in (("momentum_teacher", momentum_teacher), ("momentum_teacher_end", momentum_teacher_end)):
             if not 0 <= m <= 1:
                 raise ValueError(f"{name} is {m}; give the share that is kept, from 0 (a copy) to 1, like 0.996.")
-        self.backbone: Backbone = backbone
         if head is not None:
             self.head = head
         self.teacher = WeightAverage(self.student)
@@ -92,7 +91,7 @@ class SelfDistillation(Objective, ABC):
         return nn.Sequential(parts)
 
     @property
-    def encoder(self) -> Backbone:
+    def encoder(self) -> ImageModel:
         return self.teacher.module.backbone  # type: ignore[return-value]
 
     @property
@@ -124,8 +123,10 @@ class SelfDistillation(Objective, ABC):
 
     def teacher_forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         """Return the teacher's output, without gradient and without the drop path copied from the student."""
+        module = self.teacher.eval().module
         with torch.no_grad():
-            return self.teacher.eval().module(images)
+            embedding = module.backbone.embed(images)  # type: ignore[operator, union-attr]
+            return module.head(embedding) if hasattr(module, "head") else embedding  # type: ignore[operator]
 
     def clip_gradients_of_student(self, longest: float) -> None:
         """Clip backbone and head together, as MSN's released code does."""
