@@ -50,6 +50,17 @@ def test_pixels_that_are_always_black_do_no_harm() -> None:
     assert whitened.proj.weight.isfinite().all()
 
 
+def test_an_image_that_is_not_black_where_all_others_are_is_not_enlarged() -> None:
+    """1/√ε would make 45 of each such pixel."""
+    x = images()
+    x[:, :, :, [0, 4]] = 0  # a column of each patch
+    whitened = embed(96)
+    whiten_patches(whitened, [x])
+    other = x[:1].clone()
+    other[..., [0, 4]] = 1
+    assert 0.5 < (whitened(other) - whitened(x[:1])).abs().max() < 3
+
+
 def test_no_images_are_refused() -> None:
     with pytest.raises(ValueError, match="no training images"):
         whiten_patches(embed(96), [])

@@ -3,6 +3,8 @@
     DINO   softmax(W x + b)        SGD with momentum 0.9, a cosine by epoch, several learning rates
     MAE    softmax(W norm(x) + b)  LARS (You et al. 2017), a warm-up and a cosine by step; norm: without weights
 
+MAE's batch norm is updated from all batches of 512 images here, and in the released run from those of one device.
+
 Released code: eval_linear.py of facebookresearch/dino, main_linprobe.py and util/lars.py of facebookresearch/mae.
 N images, C features, K classes, R learning rates.
 """

@@ -1,7 +1,9 @@
 """Start the patch embedding with whitened patches of the training images: uncorrelated, each of variance 1.
 
 The first convolution of tysam's hlb-CIFAR10 and of airbench (Jordan 2024, https://arxiv.org/abs/2404.00498, section
-3.1), where it gains most of all. There these weights are frozen; here they train.
+3.1), where it gains most of all. There these weights are frozen, patches overlap and have 2 × 2 pixels, their mean is
+not subtracted, and a bias is learned beside them. Here the weights train, patches are the model's own, the bias
+subtracts the mean, and the filters come in order of falling variance.
 """
 
 from collections.abc import Iterable
@@ -12,13 +14,15 @@ from torch import Tensor
 
 from vitlab.models.layers import PatchEmbed
 
-EPS = 5e-4  # airbench's; directions of less variance, like those of a border that is always black, stay below 1
+EPS = 5e-4  # airbench's; directions of less variance stay below 1
+CONSTANT = 1e-9  # of the largest variance: what does not vary in training, like a border that is always black
 
 
 @torch.no_grad()
 def whiten_patches(embed: PatchEmbed, batches: Iterable[Tensor]) -> None:
     """Write the eigenvectors v of the patches' covariance, over √(λ + ε), into the first channels of an embedding.
 
+    A direction that does not vary is not scaled: over √ε, it would be enlarged 45 times in an image where it does.
     In order of falling λ; then their negatives, as in airbench, as far as there are channels. The bias of these
     channels subtracts the mean patch. Other channels keep their weights.
 
@@ -38,7 +42,8 @@ def whiten_patches(embed: PatchEmbed, batches: Iterable[Tensor]) -> None:
     mean = total / count
     variances, vectors = torch.linalg.eigh(products / count - mean.outer(mean))  # rising; vectors are columns
     vectors = vectors * vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True)).sign()  # one of the two signs
-    filters = (vectors / (variances.clamp(min=0) + EPS).sqrt()).T.flip(0)
+    scale = torch.where(variances < CONSTANT * variances[-1], 1.0, (variances.clamp(min=0) + EPS).rsqrt())
+    filters = (vectors * scale).T.flip(0)
     filters = torch.cat([filters, -filters])[: len(weight)]
     weight[: len(filters)] = filters.view(-1, *weight.shape[1:]).to(weight)
     bias[: len(filters)] = -(filters @ mean).to(bias)

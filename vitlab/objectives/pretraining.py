@@ -14,7 +14,10 @@ from vitlab.optim import Optimizer, Schedule
 
 
 class Pretraining(Objective, ABC):
-    """Train a backbone without its classifier; compute the validation loss with the same random draws in each epoch."""
+    """Train a backbone without its classifier; compute the validation loss with the same random draws in each epoch.
+
+    Validation images are seen in one view. Where training compares several, `val/loss` is another quantity.
+    """
 
     def __init__(
         self, backbone: ImageModel, optimizer: Optimizer, schedule: Schedule, init_from: str | None = None

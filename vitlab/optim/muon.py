@@ -8,6 +8,7 @@ Momentum, orthogonalization and step are those of `torch.optim.Muon`, against wh
 
 - q, k and v in one weight (`qkv.weight`) are three matrices. Orthogonalized as one, the largest would set the scale of
   all; to split them trains better (https://x.com/kellerjordan0/status/1844391659112644903, Moonlight in Megatron-LM).
+  Their shapes are square, so `original` multiplies each by 1, where torch has √3 for the three as one.
 - On a CPU the products are in float32 unless `ns_dtype` says bfloat16. PyTorch's are in bfloat16, with which a step of
   Muon takes longer than the rest of training a small network where the CPU has no instructions for it, and a fourth of
   float32's time where it has (AMX).
