@@ -165,6 +165,7 @@ OBJECTIVES: dict[str, Config] = {
     "esvit": objective(
         "EsViT", SWIN, {"multi_crop": CROPS}, out_dim=32, hidden_dim=32, bottleneck_dim=16, freeze_last_layer=0
     ),
+    "data2vec": objective("Data2Vec", VIT, min_mask_patches=1, target_layers=1),
     "lejepa": objective("LeJEPA", SWIN, {"multi_crop": CROPS}, hidden_dim=32, proj_dim=8),
     "msn": objective("MSN", VIT, {"multi_crop": CROPS}, num_prototypes=8, hidden_dim=32, output_dim=16),
 }

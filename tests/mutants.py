@@ -111,6 +111,13 @@ MUTANTS = [
         "tests/objectives/test_esvit.py",
     ),
     Mutant(
+        "data2vec: the teacher's first blocks",
+        "vitlab/objectives/data2vec.py",
+        "list(backbone.blocks)[-self.target_layers :]",
+        "list(backbone.blocks)[: self.target_layers]",
+        "tests/objectives/test_data2vec.py",
+    ),
+    Mutant(
         "UM-MAE: what is hidden again is seen",
         "vitlab/objectives/um_mae.py",
         "torch.where(hidden[..., None], fill, tokens)",

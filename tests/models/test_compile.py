@@ -16,6 +16,7 @@ from vitlab.objectives import (
     MAE,
     MSN,
     UMMAE,
+    Data2Vec,
     Distillation,
     EsViT,
     LeJEPA,
@@ -89,6 +90,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "dino": lambda: DINO(VIT(), *RECIPE, out_dim=16, hidden_dim=16, bottleneck_dim=8),
     "ibot": lambda: IBOT(VIT(), *RECIPE, out_dim=16, hidden_dim=16, bottleneck_dim=8),
     "esvit": lambda: EsViT(SWIN(), *RECIPE, out_dim=16, hidden_dim=16, bottleneck_dim=8),
+    "data2vec": lambda: Data2Vec(VIT(), *RECIPE, min_mask_patches=1, target_layers=1),
     "lejepa": lambda: LeJEPA(SWIN(), *RECIPE, hidden_dim=16, proj_dim=6),
     "msn": lambda: MSN(VIT(), *RECIPE, num_prototypes=6, hidden_dim=16, output_dim=8),
 }

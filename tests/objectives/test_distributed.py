@@ -94,6 +94,7 @@ EXPERIMENTS: dict[str, Config] = {
     "dino": experiment("DINO", VIT, {"multi_crop": CROPS}, out_dim=24, hidden_dim=32, bottleneck_dim=16),
     "ibot": experiment("IBOT", VIT, {"multi_crop": CROPS}, out_dim=24, hidden_dim=32, bottleneck_dim=16),
     "esvit": experiment("EsViT", SWIN_V2, {"multi_crop": CROPS}, out_dim=24, hidden_dim=32, bottleneck_dim=16),
+    "data2vec": experiment("Data2Vec", VIT, min_mask_patches=1, target_layers=1),
     "lejepa": experiment("LeJEPA", VIT, {"multi_crop": CROPS}, hidden_dim=24, proj_dim=6),
     "msn": experiment(
         "MSN", VIT, {"multi_crop": CROPS}, num_prototypes=6, hidden_dim=32, output_dim=16, mask_per_image=True

@@ -9,7 +9,8 @@ import torch
 from tests.objectives.small import BACKBONES, closed_form, crops, wake, without_gradient
 from vitlab.objectives import IBOT
 from vitlab.objectives.dino import cross_view_entropy, teacher_temperature
-from vitlab.objectives.ibot import hidden_entropy, outputs_of, rectangles
+from vitlab.objectives.ibot import hidden_entropy, outputs_of
+from vitlab.objectives.masking import rectangles
 from vitlab.optim import AdamW, WarmupCosine
 
 SMALL = {"out_dim": 24, "hidden_dim": 32, "bottleneck_dim": 16}
@@ -62,7 +63,7 @@ def test_loss_gradients_and_center_equal_the_released_codes() -> None:
 )
 def test_masks_equal_the_released_loaders(seed: int, share: float, rows: str) -> None:
     """Of 8 × 14 patches, with Python's generator at this seed."""
-    mask = rectangles(8, 14, 8 * 14 * share, random.Random(seed))
+    mask = rectangles(8, 14, 8 * 14 * share, 4, random.Random(seed))
     assert ["".join(str(int(hidden)) for hidden in row) for row in mask] == [row.zfill(14) for row in rows.split()]
 
 
@@ -70,10 +71,10 @@ def test_masks_equal_the_released_loaders(seed: int, share: float, rows: str) ->
 
 
 def test_as_many_patches_are_hidden_as_drawn_or_fewer() -> None:
-    counts = [rectangles(8, 8, 64 * 0.4, random.Random(seed)).sum() for seed in range(200)]
+    counts = [rectangles(8, 8, 64 * 0.4, 4, random.Random(seed)).sum() for seed in range(200)]
     assert max(counts) <= 64 * 0.4
     assert np.mean(counts) > 0.8 * 64 * 0.4
-    assert rectangles(8, 8, 0.0, random.Random(0)).sum() == 0
+    assert rectangles(8, 8, 0.0, 4, random.Random(0)).sum() == 0
 
 
 def test_shares_come_from_one_of_the_ranges() -> None:

@@ -1,6 +1,7 @@
 """Training objectives, one per file: `class_path` of `model`, and the abstract classes to subclass."""
 
 from vitlab.objectives.classification import ClassificationTask
+from vitlab.objectives.data2vec import Data2Vec
 from vitlab.objectives.dino import DINO
 from vitlab.objectives.distillation import Distillation, HardTarget, SoftTarget
 from vitlab.objectives.esvit import EsViT
@@ -28,6 +29,7 @@ __all__ = [
     "MSN",
     "UMMAE",
     "ClassificationTask",
+    "Data2Vec",
     "Distillation",
     "EsViT",
     "HardTarget",

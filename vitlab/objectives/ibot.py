@@ -12,7 +12,6 @@ Masks are rectangles at random places, as in BEiT. Each view's share of hidden p
 Letters: V views of B images, the first G of them global crops; N patches of h × w, D width of the tokens, K outputs.
 """
 
-import math
 import random
 from typing import Any
 
@@ -24,12 +23,10 @@ from torch import Tensor, nn
 from vitlab.distributed import local_rows, num_processes
 from vitlab.models import Backbone, Features
 from vitlab.objectives.dino import DINO, clip_each, cross_view_entropy, teacher_temperature
-from vitlab.objectives.masking import enlarge
+from vitlab.objectives.masking import enlarge, rectangles
 from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.pretraining import require_final_norm
 from vitlab.objectives.self_distillation import embed_views
-
-ASPECT = math.log(0.3), math.log(1 / 0.3)  # of a rectangle, height to width
 
 
 class IBOT(DINO):
@@ -107,10 +104,10 @@ class IBOT(DINO):
         h, w = images.shape[2] // self.backbone.stride, images.shape[3] // self.backbone.stride
         now = self.current_epoch >= self.pred_start_epoch
         ranges = self.ranges if now else [(0.0, 0.0)]
-        count = len(images) // self.global_views * num_processes()
+        count, least = len(images) // self.global_views * num_processes(), (min(h, w) // 3) ** 2
         views = []
         for _ in range(self.global_views):
-            drawn = [rectangles(h, w, h * w * rng.uniform(*rng.choice(ranges)), rng) for _ in range(count)]
+            drawn = [rectangles(h, w, h * w * rng.uniform(*rng.choice(ranges)), least, rng) for _ in range(count)]
             views.append(local_rows(torch.from_numpy(np.stack(drawn))))
         return torch.cat(views).to(images.device)
 
@@ -137,27 +134,3 @@ def hidden_entropy(
     """Return the mean over images of H(t, s) of their hidden patches; 0 of an image without any."""
     entropy = -(targets * log_probs).sum(dim=-1) * mask
     return (entropy.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean()
-
-
-def rectangles(height: int, width: int, count: float, rng: random.Random) -> Bool[np.ndarray, "height width"]:
-    """Hide up to `count` patches of a grid by rectangles (BEiT's algorithm).
-
-    Each is drawn up to ten times, until it hides a new patch and not too many; when that fails, fewer are hidden.
-    """
-    mask, left = np.zeros((height, width), dtype=bool), count
-    least = (min(height, width) // 3) ** 2
-    while left > 0:
-        for _ in range(10):
-            area, aspect = rng.uniform(least, left), math.exp(rng.uniform(*ASPECT))
-            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-            if h >= height or w >= width:
-                continue
-            y, x = rng.randint(0, height - h), rng.randint(0, width - w)
-            part = mask[y : y + h, x : x + w]
-            if 0 < (new := part.size - int(part.sum())) <= left:
-                part[:] = True
-                left -= new
-                break
-        else:
-            break
-    return mask

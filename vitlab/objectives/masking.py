@@ -7,10 +7,14 @@ Letters: B images, C channels, N patches or tokens, K of them kept, D width, p p
 """
 
 import math
+import random
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+ASPECT = math.log(0.3), math.log(1 / 0.3)  # of a rectangle, height to width
 
 
 def patchify(images: Float[Tensor, "B C H W"], patch_size: int) -> Float[Tensor, "B N V"]:
@@ -94,6 +98,31 @@ def compact(tokens: Float[Tensor, "B H W D"], keep: Int[Tensor, "B K"], side: in
     kept = patches.flatten(3).flatten(1, 2).gather(1, keep[:, :, None].expand(-1, -1, patches[0, 0, 0].numel()))
     kept = kept.unflatten(2, patches.shape[3:]).unflatten(1, half)  # (B, h/2, w/2, side, side, D)
     return kept.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def rectangles(
+    height: int, width: int, count: float, least: int, rng: random.Random
+) -> Bool[np.ndarray, "height width"]:
+    """Hide up to `count` patches of a grid by rectangles of `least` patches or more (BEiT's algorithm).
+
+    Each is drawn up to ten times, until it hides a new patch and not too many; when that fails, fewer are hidden.
+    """
+    mask, left = np.zeros((height, width), dtype=bool), count
+    while left > 0:
+        for _ in range(10):
+            area, aspect = rng.uniform(least, left), math.exp(rng.uniform(*ASPECT))
+            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if h >= height or w >= width:
+                continue
+            y, x = rng.randint(0, height - h), rng.randint(0, width - w)
+            part = mask[y : y + h, x : x + w]
+            if 0 < (new := part.size - int(part.sum())) <= left:
+                part[:] = True
+                left -= new
+                break
+        else:
+            break
+    return mask
 
 
 def _hide(

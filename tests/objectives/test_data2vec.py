@@ -1,0 +1,97 @@
+"""data2vec against the released code's numbers, and what its teacher sees and its student does not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.objectives.small import BACKBONES, batch, closed_form, wake, without_gradient
+from vitlab.commands.dispatch import run
+from vitlab.models import Features
+from vitlab.objectives import Data2Vec
+from vitlab.optim import AdamW, WarmupCosine
+
+Write = Callable[..., Path]
+
+SMALL = {"min_mask_patches": 1, "target_layers": 2}
+
+
+def data2vec(backbone: str = "vit", **kwargs: object) -> Data2Vec:
+    torch.manual_seed(0)
+    arguments: dict = SMALL | kwargs
+    return Data2Vec(BACKBONES[backbone](), AdamW(1e-3), WarmupCosine(), **arguments)
+
+
+def test_loss_and_gradient_equal_the_released_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run once on the lines of the released train_one_epoch, with the arguments of its ViT-B: two of four layers."""
+    mask = closed_form(2, 9, a=2.1) > 0.3
+    layers = [closed_form(2, 9, 8, a=0.5 + 0.3 * i, b=0.1 * i, s=1.0 + i) for i in (2, 3)]
+    predicted = closed_form(6, 8, a=1.9, s=3.0).requires_grad_()
+    objective = data2vec(l1_beta=2.0)
+    features = Features(torch.zeros(2, 0, 8), torch.zeros(2, 9, 8))
+    monkeypatch.setattr("vitlab.objectives.data2vec.outputs_of", lambda *_: (features, layers))
+    monkeypatch.setattr(Data2Vec, "draw_masks", lambda *_: mask.view(2, 3, 3))
+    monkeypatch.setattr(Data2Vec, "encode_masked", lambda *_: torch.zeros(2, 9, 8))
+    objective.predictor = torch.nn.Identity()  # type: ignore[assignment]
+    monkeypatch.setattr(objective.predictor, "forward", lambda _: predicted)
+    loss = objective.loss(*batch(2))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(1.3061413195090117, rel=1e-6)  # targets are of float32
+    assert predicted.grad is not None
+    assert float(predicted.grad.abs().sum()) == pytest.approx(0.7908659900953229, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_targets_are_of_the_teachers_last_blocks_for_the_whole_image(name: str) -> None:
+    objective = data2vec(name)
+    wake(objective.teacher)
+    (images,), _ = batch(2)
+    outputs = []
+    teacher = objective.teacher.module.backbone
+    for block in list(teacher.blocks)[-2:]:  # type: ignore[union-attr, arg-type]
+        block.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    teacher.eval().forward_features(images)  # type: ignore[union-attr, operator]
+    tokens = [x.flatten(1, -2)[:, -(objective.grid(8, 8)[0] ** 2) :] for x in outputs]
+    expected = F.layer_norm(
+        sum(F.layer_norm(x, x.shape[-1:]) for x in tokens) / 2,  # type: ignore[operator, arg-type]
+        tokens[0].shape[-1:],
+    )
+    torch.testing.assert_close(objective.targets(images), expected)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_student_does_not_see_hidden_patches_and_learns_throughout(name: str) -> None:
+    objective, side = data2vec(name), BACKBONES[name]().stride
+    wake(objective)
+    images = torch.randn(3, 1, 8, 8)
+    mask = torch.rand(3, 8 // side, 8 // side) < 0.5
+    pixels = mask.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, None]
+    before = objective.encode_masked(images, mask)
+    torch.testing.assert_close(objective.encode_masked(images + pixels, mask), before)
+    assert not torch.allclose(objective.encode_masked(images + ~pixels, mask), before, atol=1e-4)
+    objective.loss([images], torch.zeros(3).long()).backward()
+    assert without_gradient(objective.backbone) == []
+    assert all(p.grad is None for p in objective.teacher.parameters())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "changes", "message"),
+    [
+        ("vit", {"target_layers": 3}, "target_layers is 3; the last 2 blocks give tokens of the output's shape"),
+        ("swin", {"target_layers": 3}, "target_layers is 3; the last 2 blocks"),
+        ("vit", {"mask_ratio": 0.0}, "mask_ratio 0.0 hides 0 of 4 × 4 patches"),
+        ("vit", {"min_mask_patches": 11}, "by rectangles of min_mask_patches 11 or more"),
+    ],
+)
+def test_what_cannot_be_hidden_or_predicted_is_refused(backbone: str, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        data2vec(backbone, **changes)
+
+
+def test_a_run_logs_how_much_targets_differ(tiny: Write) -> None:
+    path = tiny({"model": {"class_path": "vitlab.objectives.SimMIM", "init_args": {"mask_patch_size": 4}}})
+    changes = ["--model.min_mask_patches", "1", "--model.target_layers", "1", "--trainer.limit_train_batches", "2"]
+    assert run("fit", ["--config", str(path), "--model", "Data2Vec", *changes]) == 0
+    assert "train/target_std" in Path("runs/tiny/seed-0/metrics.csv").read_text()

@@ -1,0 +1,152 @@
+"""data2vec (Baevski et al. 2022, https://arxiv.org/abs/2202.03555): predict what the teacher makes of hidden patches.
+
+    y = LN(1/L Σ_l LN(z̄_l)),    z̄_l the outputs of the last L blocks of f̄ for the whole image
+    L = mean over hidden patches and channels of  smooth_l1_β(g(f(x̂)) − y),    f̄ ← m f̄ + (1 − m) f
+
+with x̂ the image in which a learned token stands for the hidden patches, and g a linear layer. The targets have context:
+each is of the whole image, unlike a patch's pixels. Norms LN have no weights. Masks are BEiT's, rectangles at random
+places. A Swin predicts the tokens that it ends with, and its last blocks are those of its last stage.
+
+As released for images (facebookresearch/data2vec_vision). There the fine-tuned network is the student; here, as for all
+objectives with a teacher, it is the teacher.
+
+Letters: B images, N patches of h × w, C channels of the blocks' output.
+"""
+
+import random
+from itertools import takewhile
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from vitlab.distributed import local_rows, num_processes
+from vitlab.models import Backbone
+from vitlab.models.backbone import in_eval_mode
+from vitlab.models.intermediates import outputs_of
+from vitlab.models.layers import trunc_normal
+from vitlab.objectives.masking import enlarge, num_hidden, rectangles
+from vitlab.objectives.objective import Labels, Scalar, Views
+from vitlab.objectives.pretraining import require_final_norm
+from vitlab.objectives.self_distillation import SelfDistillation
+from vitlab.optim import Optimizer, Schedule
+
+
+class Data2Vec(SelfDistillation):
+    """Pre-train ViT, Swin or Swin v2 without labels, on one view of each image.
+
+    Args:
+        backbone: Its classifier is removed.
+        optimizer: Settings of the optimizer.
+        schedule: The learning rate over the run.
+        mask_ratio: Fraction of patches that are hidden, at most.
+        min_mask_patches: Patches of the smallest rectangle.
+        target_layers: L.
+        l1_beta: β, the difference from which the loss is linear.
+        momentum_teacher: m.
+        clip_grad: Maximum norm of the backbone's gradient; null: no clipping.
+        init_from: Weights that student and teacher start from.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        mask_ratio: float = 0.6,
+        min_mask_patches: int = 16,
+        target_layers: int = 6,
+        l1_beta: float = 2.0,
+        momentum_teacher: float = 0.9998,
+        clip_grad: float | None = 3.0,
+        init_from: str | None = None,
+    ) -> None:
+        require_final_norm(backbone)
+        super().__init__(
+            backbone,
+            optimizer,
+            schedule,
+            None,
+            momentum_teacher,
+            clip_grad,
+            init_from,
+            momentum_teacher_end=momentum_teacher,
+        )
+        self.backbone: Backbone = backbone
+        alike = count_alike(backbone)
+        if not 1 <= target_layers <= alike:
+            raise ValueError(
+                f"target_layers is {target_layers}; the last {alike} blocks give tokens of the output's shape."
+            )
+        h, w = self.grid(*backbone.img_size)
+        count = num_hidden(h * w, mask_ratio)
+        if not 1 <= min_mask_patches <= count < h * w:
+            raise ValueError(
+                f"mask_ratio {mask_ratio} hides {count} of {h} × {w} patches, by rectangles of min_mask_patches "
+                f"{min_mask_patches} or more; hide some and not all, by rectangles that are no larger."
+            )
+        self.mask_ratio, self.min_mask_patches = mask_ratio, min_mask_patches
+        self.target_layers, self.l1_beta = target_layers, l1_beta
+        self.mask_token = nn.Parameter(
+            nn.init.trunc_normal_(torch.empty(1, 1, backbone.patch_embed.proj.out_channels), std=0.02)
+        )
+        self.predictor = nn.Linear(backbone.num_features, backbone.num_features)
+        trunc_normal(self.predictor)
+
+    @property
+    def epoch_metrics(self) -> list[str]:
+        return ["train/loss", "train/target_std"]
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return h and w of an image."""
+        return height // self.backbone.stride, width // self.backbone.stride
+
+    def loss(self, views: Views, labels: Labels) -> Scalar:
+        (images,) = views
+        mask = self.draw_masks(images)
+        hidden = mask.flatten(1)
+        targets = self.targets(images)[hidden]  # (hidden, C)
+        predicted = self.predictor(self.encode_masked(images, mask)[hidden])
+        # Near 0, all targets are alike, as after a collapse.
+        self.watched = {"train/target_std": targets.std(dim=0).mean()}
+        return F.smooth_l1_loss(predicted.to(targets.dtype), targets, beta=self.l1_beta)
+
+    def draw_masks(self, images: Float[Tensor, "B _ H W"]) -> Bool[Tensor, "B h w"]:
+        """Draw which patches of each image are hidden, by a number of the host's generator."""
+        rng, (h, w) = random.Random(int(torch.randint(2**62, ()))), self.grid(*images.shape[2:])
+        count = num_hidden(h * w, self.mask_ratio)
+        drawn = [rectangles(h, w, count, self.min_mask_patches, rng) for _ in range(len(images) * num_processes())]
+        return local_rows(torch.from_numpy(np.stack(drawn))).to(images.device)
+
+    @torch.no_grad()
+    def targets(self, images: Float[Tensor, "B _ H W"]) -> Float[Tensor, "B N C"]:
+        """Return y of each patch."""
+        backbone: Backbone = self.teacher.eval().module.backbone  # type: ignore[assignment]
+        blocks = list(backbone.blocks)[-self.target_layers :]
+        features, outputs = outputs_of(blocks, lambda: backbone.forward_features(images))
+        count = features.patches.shape[1]
+        layers = [x.flatten(1, -2)[:, -count:].float() for x in outputs]  # without prefix tokens
+        return _norm(torch.stack([_norm(x) for x in layers]).mean(dim=0))
+
+    def encode_masked(self, images: Float[Tensor, "B _ H W"], mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B N C"]:
+        """Encode the patches of images of which some are hidden."""
+        tokens = self.backbone.patch_embed(images)
+        hidden = enlarge(mask, self.backbone.stride // self.backbone.patch_size)
+        tokens = torch.where(hidden[..., None], self.mask_token.to(tokens.dtype), tokens)
+        return self.backbone.encode(self.backbone.add_pos_embed(tokens)).patches
+
+
+@torch.no_grad()
+def count_alike(backbone: Backbone) -> int:
+    """Return how many of the last blocks give tokens of the same shape: all of a ViT, a Swin's last stage."""
+    like = next(backbone.parameters())
+    image = torch.zeros(1, backbone.in_chans, *backbone.img_size, dtype=like.dtype, device=like.device)
+    with in_eval_mode(backbone):
+        _, outputs = outputs_of(list(backbone.blocks), lambda: backbone.forward_features(image))
+    return len(list(takewhile(lambda x: x.shape == outputs[-1].shape, reversed(outputs))))
+
+
+def _norm(x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+    return F.layer_norm(x, x.shape[-1:])
