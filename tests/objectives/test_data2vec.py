@@ -94,4 +94,4 @@ def test_a_run_logs_how_much_targets_differ(tiny: Write) -> None:
     path = tiny({"model": {"class_path": "vitlab.objectives.SimMIM", "init_args": {"mask_patch_size": 4}}})
     changes = ["--model.min_mask_patches", "1", "--model.target_layers", "1", "--trainer.limit_train_batches", "2"]
     assert run("fit", ["--config", str(path), "--model", "Data2Vec", *changes]) == 0
-    assert "train/target_std" in Path("runs/tiny/seed-0/metrics.csv").read_text()
+    assert "train/target_variance" in Path("runs/tiny/seed-0/metrics.csv").read_text()

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vitlab.distributed import local_rows, num_processes
+from vitlab.distributed import local_rows, mean_over_processes, num_processes
 from vitlab.models import Backbone
 from vitlab.models.backbone import in_eval_mode
 from vitlab.models.intermediates import outputs_of
@@ -97,7 +97,7 @@ class Data2Vec(SelfDistillation):
 
     @property
     def epoch_metrics(self) -> list[str]:
-        return ["train/loss", "train/target_std"]
+        return ["train/loss", "train/target_variance"]
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return h and w of an image."""
@@ -107,11 +107,13 @@ class Data2Vec(SelfDistillation):
         (images,) = views
         mask = self.draw_masks(images)
         hidden = mask.flatten(1)
-        targets = self.targets(images)[hidden]  # (hidden, C)
-        predicted = self.predictor(self.encode_masked(images, mask)[hidden])
+        targets = self.targets(images)  # (B, N, C)
+        predicted = self.predictor(self.encode_masked(images, mask)[hidden])  # (hidden, C)
+        mean = mean_over_processes(targets.mean(dim=(0, 1)))
         # Near 0, all targets are alike, as after a collapse.
-        self.watched = {"train/target_std": targets.std(dim=0).mean()}
-        return F.smooth_l1_loss(predicted.to(targets.dtype), targets, beta=self.l1_beta)
+        self.watched = {"train/target_variance": (targets - mean).square().mean()}
+        total = F.smooth_l1_loss(predicted.to(targets.dtype), targets[hidden], beta=self.l1_beta, reduction="sum")
+        return total / (mean_over_processes(hidden.sum().to(total.dtype)) * targets.shape[-1])
 
     def draw_masks(self, images: Float[Tensor, "B _ H W"]) -> Bool[Tensor, "B h w"]:
         """Draw which patches of each image are hidden, by a number of the host's generator."""
