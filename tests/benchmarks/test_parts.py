@@ -120,8 +120,8 @@ def test_cautious_decay_leaves_weights_that_the_update_enlarges() -> None:
 
 
 def test_every_second_epoch_mirrors_the_others() -> None:
-    images = torch.arange(64.0).view(64, 1, 1, 1).expand(64, 1, 1, 2).clone()
-    images[..., 1] += 0.5
+    images = 2 * torch.arange(64).byte().view(64, 1, 1, 1).repeat(1, 1, 1, 2)
+    images[..., 1] += 1
     augment, indices = MirrorInTurn(shift=0), torch.arange(64)
     epochs = [augment.distort(images, Draws(0, epoch, indices)) for epoch in range(4)]
     mirrored = [seen[..., 0].ne(images[..., 0]).flatten() for seen in epochs]

@@ -376,7 +376,8 @@ class ImageDataModule(LightningDataModule, ABC):
                     f"mixup blends class labels, one per image, but the labels are {dataset.labels.dtype} "
                     f"{dataset.labels.shape}; set mixup: null."
                 )
-            if self.multi_crop is not None and self.multi_crop.global_crops.size > _one(self.image_size):
+            square = isinstance(self.image_size, int)
+            if self.multi_crop is not None and not (square and self.multi_crop.global_crops.size <= self.image_size):  # type: ignore[operator]
                 raise ValueError(
                     f"multi_crop.global_crops.size is {self.multi_crop.global_crops.size}, but the model and "
                     f"evaluation use image_size {self.image_size}; give at most that."

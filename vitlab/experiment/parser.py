@@ -2,6 +2,7 @@
 
 import os
 import re
+import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from inspect import isfunction
@@ -150,7 +151,8 @@ def print_help_of_run() -> None:
     for key, place in PLACES.items():
         if not key.startswith("trainer."):
             names = [name for name in choices(*place) if not name.islower()]  # sizes are in lower case
-            print(f"  --{key:<37} {', '.join(names)}")
+            first, *more = textwrap.wrap(", ".join(names), 78)
+            print(f"  --{key:<37} {first}", *(f"{'':<42}{line}" for line in more), sep="\n")
     with suppress(SystemExit):
         ConfigurationReader({}, ["--help"])
     print(END)

@@ -98,7 +98,7 @@ class IBOT(DINO):
         self.watch(torch.cat(targets), image_loss)
         return self.lambda1 * image_loss + self.lambda2 * patch_loss
 
-    def draw_masks(self, images: Float[Tensor, "GB C H W"]) -> Bool[Tensor, "GB h w"]:
+    def draw_masks(self, images: Float[Tensor, "GB _ H W"]) -> Bool[Tensor, "GB h w"]:
         """Draw which patches of each image are hidden, by a number of the host's generator."""
         rng = random.Random(int(torch.randint(2**62, ())))
         h, w = images.shape[2] // self.backbone.stride, images.shape[3] // self.backbone.stride
@@ -111,7 +111,7 @@ class IBOT(DINO):
             views.append(local_rows(torch.from_numpy(np.stack(drawn))))
         return torch.cat(views).to(images.device)
 
-    def encode_masked(self, images: Float[Tensor, "GB C H W"], mask: Bool[Tensor, "GB h w"]) -> Features:
+    def encode_masked(self, images: Float[Tensor, "B _ H W"], mask: Bool[Tensor, "B h w"]) -> Features:
         """Encode images with hidden patches."""
         tokens = self.backbone.patch_embed(images)
         hidden = enlarge(mask, self.backbone.stride // self.backbone.patch_size)

@@ -76,7 +76,7 @@ def uniform_masking(
     width: int,
     device: torch.device | str | None = None,
     generator: torch.Generator | None = None,
-) -> tuple[Int[Tensor, "B K"], Bool[Tensor, "B height*width"]]:
+) -> tuple[Int[Tensor, "B K"], Bool[Tensor, "B N"]]:
     """Keep one patch of each 2 × 2, at random (UM-MAE); return (keep, mask), `keep` by the order of the 2 × 2."""
     assert height % 2 == width % 2 == 0, f"2 × 2 patches do not fill {height} × {width}"
     choice = (4 * torch.rand(batch, height // 2, width // 2, device=device, generator=generator)).long()
@@ -87,7 +87,7 @@ def uniform_masking(
     return keep, mask
 
 
-def compact(tokens: Float[Tensor, "B H W D"], keep: Int[Tensor, "B K"], side: int) -> Float[Tensor, "B H/2 W/2 D"]:
+def compact(tokens: Float[Tensor, "B H W D"], keep: Int[Tensor, "B K"], side: int) -> Float[Tensor, "B _ _ D"]:
     """Return the map of half the size that consists of the patches that `uniform_masking` keeps.
 
     Args:
