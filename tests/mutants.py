@@ -120,8 +120,8 @@ MUTANTS = [
     Mutant(
         "UM-MAE: what is hidden again is seen",
         "vitlab/objectives/um_mae.py",
-        "torch.where(hidden[..., None], fill, tokens)",
-        "tokens",
+        "embed_hiding(self.backbone, images, hidden, fill)",
+        "embed_hiding(self.backbone, images, hidden & False, fill)",
         "tests/objectives/test_um_mae.py",
     ),
     Mutant(

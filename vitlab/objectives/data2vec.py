@@ -29,7 +29,7 @@ from vitlab.models.intermediates import outputs_of
 from vitlab.models.layers import trunc_normal
 from vitlab.objectives.masking import enlarge, num_hidden, rectangles
 from vitlab.objectives.objective import Labels, Scalar, Views
-from vitlab.objectives.pretraining import require_final_norm
+from vitlab.objectives.pretraining import embed_hiding, require_final_norm
 from vitlab.objectives.self_distillation import SelfDistillation
 from vitlab.optim import Optimizer, Schedule
 
@@ -134,10 +134,8 @@ class Data2Vec(SelfDistillation):
 
     def encode_masked(self, images: Float[Tensor, "B _ H W"], mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B N C"]:
         """Encode the patches of images of which some are hidden."""
-        tokens = self.backbone.patch_embed(images)
         hidden = enlarge(mask, self.backbone.stride // self.backbone.patch_size)
-        tokens = torch.where(hidden[..., None], self.mask_token.to(tokens.dtype), tokens)
-        return self.backbone.encode(self.backbone.add_pos_embed(tokens)).patches
+        return self.backbone.encode(embed_hiding(self.backbone, images, hidden, self.mask_token)).patches
 
 
 @torch.no_grad()

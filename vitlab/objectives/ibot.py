@@ -25,7 +25,7 @@ from vitlab.models import Backbone, Features
 from vitlab.objectives.dino import DINO, clip_each, cross_view_entropy, teacher_temperature
 from vitlab.objectives.masking import enlarge, rectangles
 from vitlab.objectives.objective import Labels, Scalar, Views
-from vitlab.objectives.pretraining import require_final_norm
+from vitlab.objectives.pretraining import embed_hiding, require_final_norm
 from vitlab.objectives.self_distillation import embed_views
 
 
@@ -113,10 +113,8 @@ class IBOT(DINO):
 
     def encode_masked(self, images: Float[Tensor, "B _ H W"], mask: Bool[Tensor, "B h w"]) -> Features:
         """Encode images with hidden patches."""
-        tokens = self.backbone.patch_embed(images)
         hidden = enlarge(mask, self.backbone.stride // self.backbone.patch_size)
-        tokens = torch.where(hidden[..., None], self.mask_token.to(tokens.dtype), tokens)
-        return self.backbone.encode(self.backbone.add_pos_embed(tokens))
+        return self.backbone.encode(embed_hiding(self.backbone, images, hidden, self.mask_token))
 
     def clip_gradients_of_student(self, longest: float) -> None:
         """Clip tensor by tensor, as released, the token of hidden patches too."""

@@ -136,13 +136,13 @@ class MSN(SelfDistillation):
         tokens = self.backbone.add_pos_embed(self.backbone.patch_embed(images))  # (B, H, W, D)
         batch, H, W, _ = tokens.shape
         draws = batch * num_processes() if self.mask_per_image else 1
-        if self.masking == "uniform":
+        uniform = self.masking == "uniform"
+        if uniform:
             keep, _ = uniform_masking(draws, H // self.mask_side, W // self.mask_side, images.device)
         else:
             hidden = num_hidden_blocks(H * W, self.patch_drop)  # rounded up: 166 of 196 are kept, as released
             keep, _ = random_masking(draws, H * W, hidden / (H * W), images.device)
         keep = (local_rows(keep) if self.mask_per_image else keep).expand(batch, -1)
-        uniform = self.masking == "uniform"
         kept = compact(tokens, keep, self.mask_side) if uniform else gather_tokens(tokens.flatten(1, 2), keep)
         return self.backbone.pool(self.backbone.encode(kept))
 

@@ -60,6 +60,14 @@ class MaskedPretraining(Pretraining, ABC):
         """
 
 
+def embed_hiding(
+    backbone: Backbone, images: Float[Tensor, "B _ _ _"], hidden: Bool[Tensor, "B H W"], token: Float[Tensor, "1 1 D"]
+) -> Float[Tensor, "B H W D"]:
+    """Return the tokens of images, with positions, of which the hidden ones are replaced by `token`."""
+    tokens = backbone.patch_embed(images)
+    return backbone.add_pos_embed(torch.where(hidden[..., None], token.to(tokens.dtype), tokens))
+
+
 def require_final_norm(backbone: Backbone) -> None:
     """Refuse a ViT that normalizes after pooling: the tokens that predict pixels would not be normalized."""
     if isinstance(backbone, VisionTransformer) and isinstance(backbone.norm, nn.Identity):

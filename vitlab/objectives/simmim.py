@@ -20,7 +20,7 @@ from vitlab.models import Backbone
 from vitlab.models.backbone import in_eval_mode
 from vitlab.objectives.masking import block_masking, enlarge, num_hidden_blocks
 from vitlab.objectives.objective import Labels, Scalar, Views
-from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm
+from vitlab.objectives.pretraining import MaskedPretraining, embed_hiding, require_final_norm
 from vitlab.optim import Optimizer, Schedule
 
 
@@ -94,9 +94,7 @@ class SimMIM(MaskedPretraining):
 
     def reconstruct(self, images: Float[Tensor, "B C H W"], mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B C H W"]:
         """Predict all pixels from the visible tokens."""
-        tokens = self.backbone.patch_embed(images)  # (B, h, w, D)
-        tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
-        latent = self.backbone.encode(self.backbone.add_pos_embed(tokens)).patches  # (B, N, E)
+        latent = self.backbone.encode(embed_hiding(self.backbone, images, mask, self.mask_token)).patches  # (B, N, E)
         return self.decoder(latent.transpose(1, 2).unflatten(2, (images.shape[2] // self.backbone.stride, -1)))
 
     def fill_in(

@@ -26,7 +26,7 @@ from vitlab.models import Backbone
 from vitlab.objectives.mae import Decoder, masked_mse, new_mask_token, normalize_patches, patch_statistics
 from vitlab.objectives.masking import compact, enlarge, patchify, uniform_masking, unpatchify
 from vitlab.objectives.objective import Labels, Scalar, Views
-from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm
+from vitlab.objectives.pretraining import MaskedPretraining, embed_hiding, require_final_norm
 from vitlab.optim import Optimizer, Schedule
 
 Masks = tuple[Int[Tensor, "B K"], Bool[Tensor, "B N"], Bool[Tensor, "B N"]]
@@ -100,10 +100,9 @@ class UMMAE(MaskedPretraining):
         self, images: Float[Tensor, "B C H W"], keep: Int[Tensor, "B K"], again: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "B N V"]:
         """Predict all patches from those that are kept and not hidden again."""
-        tokens = self.backbone.patch_embed(images)  # (B, H, W, D)
-        fill = self.backbone.patch_embed.norm(self.mask_token).to(tokens.dtype)
         hidden = enlarge(again.unflatten(1, self.grid), self.side)
-        tokens = self.backbone.add_pos_embed(torch.where(hidden[..., None], fill, tokens))
+        fill = self.backbone.patch_embed.norm(self.mask_token)
+        tokens = embed_hiding(self.backbone, images, hidden, fill)  # (B, H, W, D)
         return self.decoder(self.backbone.encode(compact(tokens, keep, self.side)), keep)
 
     def fill_in(
