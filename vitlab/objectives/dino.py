@@ -132,9 +132,10 @@ class DINO(SelfDistillation):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Freeze the last layer at first: gradient None, as AdamW would still decay it at 0."""
         super().on_before_optimizer_step(optimizer)
-        for name, parameter in self.named_parameters():
-            if self.current_epoch < self.freeze_last_layer and ".last_layer." in name:
-                parameter.grad = None
+        if self.current_epoch < self.freeze_last_layer:
+            for name, parameter in self.named_parameters():
+                if ".last_layer." in name:
+                    parameter.grad = None
 
     def clip_gradients_of_student(self, longest: float) -> None:
         """Clip tensor by tensor, as released."""
