@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
     from lightning.pytorch.strategies import ModelParallelStrategy
     from torch import Tensor
+    from torch.distributed.fsdp import FSDPModule
     from torch.utils.data import DataLoader
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -134,6 +135,14 @@ def tell_one_batch_from_all() -> None:
 def shard_over_all_processes(strategy: ModelParallelStrategy) -> None:
     """Let the strategy shard data over every process of every machine; by default it does so over machines only."""
     strategy._data_parallel_size = strategy.num_nodes * strategy.num_processes
+
+
+def make_fsdp_root(module: FSDPModule) -> None:
+    """Settle that a sharded module is the outermost one, as its first forward would.
+
+    Otherwise a part of it that is called before its first step takes itself for the root, and the step fails.
+    """
+    module._get_fsdp_state()._lazy_init()
 
 
 def clip_unscaled_gradients(optimizer: torch.optim.Optimizer) -> None:

@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Replicate
 
-from vitlab.internals import shard_over_all_processes
+from vitlab.internals import make_fsdp_root, shard_over_all_processes
 from vitlab.models import ImageModel
 
 STEPS = ("training_step", "validation_step", "test_step", "predict_step")
@@ -92,6 +92,7 @@ def gathered(objective: nn.Module) -> Iterator[None]:
     if not isinstance(objective, FSDPModule):
         yield
         return
+    make_fsdp_root(objective)
     objective.unshard()
     try:
         yield
