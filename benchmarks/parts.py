@@ -2,8 +2,8 @@
 
     make speedrun-parts
 
-trains the studies of `parts_vit.yaml` and `parts_swin_v2.yaml`, which name these classes. Each adds its parts to one of
-vitlab's classes, one setting a part, off by default.
+trains the studies of `parts_vit.yaml` and `parts_training.yaml`, which name these classes. Each adds its parts to one
+of vitlab's classes, one setting a part, off by default.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vitlab.data import CIFAR10, BatchAugment
 from vitlab.data.augment import flip
 from vitlab.data.counter_rng import Draws, Stream
-from vitlab.models import SwinTransformerV2, VisionTransformer
+from vitlab.models import VisionTransformer
 from vitlab.models.layers import sincos_table
 from vitlab.models.vit import Attention, Heads
 from vitlab.objectives import Supervised
@@ -113,15 +113,6 @@ class ViTWithParts(VisionTransformer):
                 start_mimetically(block.attn, queries=mimetic == "all")
             if qk_norm or value_residuals:
                 block.attn = AttentionWithParts(block.attn, qk_norm, first_values, is_first=i == 0)
-
-
-class SwinV2WithParts(SwinTransformerV2):
-    """A Swin v2 whose MLPs have max(x, 0)² instead of GELU."""
-
-    def __init__(self, *args: Any, relu_squared: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        for block in self.blocks if relu_squared else ():
-            block.mlp.act = ReluSquared()
 
 
 @dataclass
