@@ -50,6 +50,24 @@ def test_test_images_that_also_validate_are_not_their_own_neighbors(tiny: Callab
     assert found["linear"]["low"] < 0.5 < found["linear"]["high"]
 
 
+def test_a_probe_stands_beside_pixels_and_the_untrained_network(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tiny())
+    assert run("fit", ["--config", path]) == 0
+    capsys.readouterr()
+    assert run("probe", ["--config", path]) == 0
+    told = capsys.readouterr().out.splitlines()
+    found = json.loads(Path("runs/tiny/seed-0/probe-last.json").read_text())
+    assert [line.partition(":")[0] for line in told[:2]] == ["raw pixels", "untrained"]
+    assert run("probe", ["--config", path, "--ckpt_path", "none"]) == 0
+    none = json.loads(Path("runs/tiny/seed-0/probe-none.json").read_text())
+    assert none["knn_raw_pixels"] == found["knn_raw_pixels"]
+    assert found["knn_raw_pixels"]["value"] > 0.9  # 98.8 % among all training images
+    assert "knn_untrained" not in none
+    assert abs(found["knn_untrained"]["value"] - none["knn"]["value"]) < 0.05  # whose bank has the validation images
+
+
 def test_the_interval_is_wilsons() -> None:
     # 8 of 10: (8 + z²/2) / (10 + z²) ± z/(10 + z²) · sqrt(8·2/10 + z²/4) with z = 1.96
     accuracy = Accuracy.of(torch.tensor([0] * 8 + [1] * 2), torch.zeros(10))

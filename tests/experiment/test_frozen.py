@@ -17,6 +17,7 @@ from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import SPLITS, probe_features
 from vitlab.experiment import frozen
 from vitlab.experiment.experiment import Experiment
+from vitlab.runs.directory import RunDirectory
 from vitlab.studies.file.metric import TOP1, metric_of
 
 Write = Callable[..., Path]
@@ -27,21 +28,37 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # those of libraries, as `fit
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["knn", "linear"])
 def test_the_accuracy_is_that_of_the_probe(tiny: Write, how: str) -> None:
-    experiment = Experiment(tiny(merge(SIMMIM, {"run": {"probe": how}})))
+    path = tiny(merge(SIMMIM, {"run": {"probe": how}}))
+    experiment = Experiment(path)
     assert metric_of(experiment) == TOP1
+    untrained = _accuracy(Experiment(path), how)
     metrics = experiment.fit()
     stored = read_predictions(experiment.directory / "predictions.parquet")
     assert np.mean(stored.logits.argmax(axis=1) == stored.labels) == pytest.approx(metrics["test/top1"])
     assert (experiment.directory / "per_class.csv").is_file()
 
+    assert metrics["test/top1"] == pytest.approx(_accuracy(experiment, how), abs=2e-3)
+    assert metrics["test/top1_untrained"] == pytest.approx(untrained, abs=2e-3)
+
+
+def _accuracy(experiment: Experiment, how: str) -> float:
+    """Return what the probe gives; k-NN's bank is without the validation images here."""
     data, cpu = experiment.data, torch.device("cpu")
     splits = {split: extract(experiment.model, data.batches(split, cpu)) for split in SPLITS}
     if how == "linear":
-        assert metrics["test/top1"] == pytest.approx(probe_features(splits, 10).linear.value, abs=2e-3)
-    else:  # the probe's bank has the validation images too
-        splits["val"] = (splits["val"][0][:0], splits["val"][1][:0])
-        right = predict_weighted(splits["test"][0], *splits["train"], 10) == splits["test"][1]
-        assert metrics["test/top1"] == pytest.approx(float(right.float().mean()))
+        return probe_features(splits, 10).linear.value
+    right = predict_weighted(splits["test"][0], *splits["train"], 10) == splits["test"][1]
+    return float(right.float().mean())
+
+
+def test_a_training_that_improves_no_features_is_told(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    still = {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 1e-12, "weight_decay": 0.0}}
+    changes = {"run": {"probe": "knn"}, "model": {"init_args": {"optimizer": still}}}
+    path = tiny(merge(SIMMIM, changes))
+    assert run("fit", ["--config", str(path)]) == 0
+    metrics = RunDirectory(Path("runs/tiny/seed-0")).metrics
+    assert metrics["test/top1"] == metrics["test/top1_untrained"]
+    assert "The training improved no features" in capsys.readouterr().err
 
 
 def test_no_strength_is_chosen_on_test_images(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,9 +72,10 @@ def test_no_strength_is_chosen_on_test_images(tiny: Write, monkeypatch: pytest.M
 
     monkeypatch.setattr(frozen, "fit_linear_probe", fit)
     monkeypatch.setattr(type(experiment.data), "image_names", lambda self, split: [str(i) for i in range(599)])
-    frozen.classify_by_features(experiment.model, experiment.data, "linear", torch.device("cpu"), Path())
+    model, data = experiment.model, experiment.data
+    frozen.classify_by_features(model, model, data, "linear", torch.device("cpu"), Path())
     total = len(experiment.data.labels("train"))
-    assert images == [total - total // 10, total // 10]
+    assert images == 2 * [total - total // 10, total // 10]
 
 
 def test_a_sharded_encoder_is_not_probed(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:

@@ -249,3 +249,16 @@ def test_who_was_tested_otherwise_than_most_is_set_apart() -> None:
     assert {r.variant: study.set_apart(r) for r in study.ranking} == {"A": [], "B": [], "C": ["torch 2.14"]}
     two = results({name: {1: right(0.9, 30)} for name in "AC"}, finished=finished[::2])  # neither is the usual one
     assert {r.variant: two.set_apart(r) for r in two.ranking} == {"A": ["torch 2.15"], "C": ["torch 2.14"]}
+
+
+def test_features_stand_beside_those_of_the_untrained_network() -> None:
+    """A variant whose training made its features no better is marked, as one below raw pixels is."""
+    study = results({"DINO": {1: right(0.7)}, "MAE": {1: right(0.6)}})
+    before = {"DINO": 0.65, "MAE": 0.61}
+    for run in study.finished:
+        run.summary["metrics"] = {"test/top1_untrained": before[run.run.variant]}
+    rows = {row.head: row for row in sections._ranked_rows(study)}
+    assert [*rows] == ["DINO", "DINO, untrained", "MAE, untrained", "MAE", "k-NN on raw pixels", "majority class"]
+    assert rows["DINO, untrained"].cells[0] == "65.0"
+    assert "≤ untrained" in rows["MAE"].marks
+    assert "≤ untrained" not in rows["DINO"].marks

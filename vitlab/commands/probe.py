@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from vitlab.experiment.protocols import ProtocolResult
 
 
+NEIGHBORS = 50_000  # at most; of the references beside a probe
+
+
 def run(arguments: Sequence[str]) -> int:
     """Print the accuracies, and write them as JSON into the run directory.
 
@@ -31,11 +34,14 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.atomic_files import write_text
     from vitlab.evaluation.cost import device_for
 
-    path, device = experiment.restore(), device_for("auto")
+    path, device = experiment.checkpoint(), device_for("auto")
     name = path.stem if path else "none"
     if options.protocol is None:
-        content = common_protocol(experiment, path, device)
+        beside = references(experiment, untrained=path is not None, device=device)
+        experiment.restore()
+        content = common_protocol(experiment, path, device) | beside
     else:
+        experiment.restore()
         result = published_protocol(experiment, path, device, options)
         print(f"{path or 'weights as built'}, {result}")
         content, name = asdict(result), f"{name}-{options.protocol}"
@@ -111,3 +117,31 @@ def common_protocol(experiment: Experiment, path: Path | None, device: torch.dev
     for low_shot in result.low_shot:
         print(low_shot)
     return asdict(result)
+
+
+def references(experiment: Experiment, untrained: bool, device: torch.device) -> dict[str, object]:
+    """Print and return what features have to surpass: k-NN on pixels, and among the features before the training.
+
+    Of large data, the neighbors are sought among every n-th training image.
+    """
+    from vitlab.evaluation.features import extract
+    from vitlab.evaluation.knn import predict_weighted
+    from vitlab.evaluation.probe import Accuracy
+
+    data, model = experiment.data, experiment.model.to(device)
+    every = -(-len(data.labels("train")) // NEIGHBORS)
+    found = {}
+    for name, embed in ({"raw pixels": small_pixels} | ({"untrained": model.embed} if untrained else {})).items():
+        bank, labels = extract(model, data.batches("train", device, every), embed=embed)
+        test, truth = extract(model, data.batches("test", device), embed=embed)
+        found[name] = Accuracy.of(predict_weighted(test, bank, labels, data.num_classes), truth)
+        print(f"{name}: k-NN (k = 20) {found[name]}, among {len(labels):,} training images")
+    return {f"knn_{name.replace(' ', '_')}": asdict(accuracy) for name, accuracy in found.items()}
+
+
+def small_pixels(images: torch.Tensor) -> torch.Tensor:
+    """Return images as rows of pixels, of at most 32 px a side."""
+    from torch.nn import functional as F
+
+    side = min(32, *images.shape[-2:])
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=True).flatten(1)

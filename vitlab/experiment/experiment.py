@@ -7,6 +7,7 @@ The model takes the number of classes, the channels and the image size from the 
 them is rejected.
 """
 
+import copy
 import logging
 import re
 import time
@@ -375,11 +376,12 @@ class Experiment:
                 return metrics
             set_generators(self._random_state)
             hold_freed_memory()
+            untrained = copy.deepcopy(self.model) if self.run.probe is not None else None
             trainer.fit(self.objective, datamodule=self.data, ckpt_path=state)
             count_last_epoch(trainer)
             if trainer.interrupted or self.config["trainer"]["fast_dev_run"]:
                 return {}
-            return self._finish()
+            return self._finish(untrained)
 
     def _take_weights(self, before: dict[str, Path]) -> None:
         """Give the objective, by setting, the runs that it takes weights from."""
@@ -398,18 +400,19 @@ class Experiment:
         if self._values.trainer.enable_checkpointing is False:
             log.warning("enable_checkpointing is off: this run can neither be continued nor tested again.")
 
-    def _finish(self) -> Metrics:
+    def _finish(self, untrained: ImageModel | None) -> Metrics:
         trainer = self.trainer
         metrics = self.record.metrics | {name: float(value) for name, value in trainer.callback_metrics.items()}
         partial = unfinished(trainer)
-        if self.run.test and is_overridden("test_step", self.objective):
+        if self.run.test and untrained is not None:
+            if trainer.is_global_zero:
+                how, device = self.run.probe or "knn", trainer.strategy.root_device
+                metrics |= classify_by_features(self.model, untrained, self.data, how, device, self.directory)
+        elif self.run.test and is_overridden("test_step", self.objective):
             self.record.keep_rows(trainer)  # of an earlier start that was killed while testing
             (results,) = trainer.test(self.objective, datamodule=self.data, verbose=False)
             metrics |= {**results, **self.record.by_stratum}
             partial += images_left_out(trainer, self.data, "test")
-        elif self.run.test and self.run.probe is not None and trainer.is_global_zero:
-            device = trainer.strategy.root_device
-            metrics |= classify_by_features(self.model, self.data, self.run.probe, device, self.directory)
         self.record.finish(trainer, self.objective, metrics, partial)
         splits = ("val", "test") if self.objective.monitor else ("val", "train")
         show({name: value for name, value in metrics.items() if name.startswith(splits)}, partial, self.data)

@@ -39,8 +39,8 @@ class Run:
         root: Folder of all runs.
         overwrite: Train again although the run is finished or has another configuration.
         test: Evaluate the last weights on the test images after training.
-        probe: How an objective without labels is tested: by k-NN among its features, or by a linear classifier on them.
-            Null: not at all.
+        probe: Test features, of an objective without labels too: by k-NN among them, or by a linear classifier on them.
+            Null: test a classifier's answers.
         checkpoint: When the state is written from which the same command continues.
         compile: Compile the blocks of backbones with torch.compile. The first step takes a minute or more, later ones
             less than without. Bit-for-bit equal only to runs that are compiled too.

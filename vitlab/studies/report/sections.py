@@ -147,8 +147,12 @@ def _ranked_rows(results: StudyResults) -> list[Row]:
         ]
         if metric.one_class:
             cells += [signed(result.mean("nll"), 3), percent(result.mean("ece"), 1)]
-        marks = *_below_baselines(results, result.score.mean), *(f"≠ {x}" for x in results.set_apart(result))
+        below = _below_baselines(results, result.score.mean, result.untrained)
+        marks = *below, *(f"≠ {x}" for x in results.set_apart(result))
         rows.append((metric.sign * result.score.mean, 0, _row(result, *cells, marks=marks)))
+        if result.untrained is not None:
+            before = Row(f"{result.variant}, untrained", (percent(result.untrained, digits), ""), reference=True)
+            rows.append((result.untrained, 1, before))
     if lines := results.baselines:
         first, *_ = results.study.variants
         trained_on = {run.training_images for run in results.finished if run.run.seed == results.study.seeds[0]}
@@ -166,7 +170,7 @@ def _run_rows(results: StudyResults) -> list[Row]:
         for run in result.runs:
             nll_ece = [signed(run.nll, 3), percent(run.ece, 1)] if results.metric.one_class else []
             cells = [str(run.run.seed), results.metric.text(run.score, results.digits), *nll_ece, clock(run.seconds)]
-            rows.append(_row(result, *cells, marks=_below_baselines(results, run.score)))
+            rows.append(_row(result, *cells, marks=_below_baselines(results, run.score, run.untrained)))
     return rows + [Row(run.variant, (str(run.seed), f"failed: {failure}")) for run, failure in results.failures]
 
 
@@ -192,8 +196,9 @@ def _notes_on_ranking(results: StudyResults) -> list[str]:
     return notes
 
 
-def _below_baselines(results: StudyResults, score: float) -> tuple[str, ...]:
-    return tuple(f"≤ {line.replace(' on raw pixels', '')}" for line in results.lines_not_beaten(score))
+def _below_baselines(results: StudyResults, score: float, untrained: float | None) -> tuple[str, ...]:
+    lines = tuple(f"≤ {line.replace(' on raw pixels', '')}" for line in results.lines_not_beaten(score))
+    return lines if untrained is None or score > untrained else (*lines, "≤ untrained")
 
 
 def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:

@@ -91,6 +91,11 @@ class RunResult:
             return ema if ema is None else self._scaled(f"test_ema/{metric.name}", ema)
         return None if logits is None else float(predicted.correct(logits, self.predictions.labels).mean())
 
+    @property
+    def untrained(self) -> float | None:
+        """The accuracy of the features before training; None unless `run.probe` tests the run."""
+        return self.summary.get("metrics", {}).get("test/top1_untrained")
+
     @cached_property
     def nll(self) -> float:
         """Negative log-likelihood of the labels, in nats."""
@@ -209,6 +214,12 @@ class VariantResult:
         values = [result.score_ema for result in self.runs]
         known = [value for value in values if value is not None]
         return self.judged.interval(known) if known == values else None
+
+    @property
+    def untrained(self) -> float | None:
+        """The mean accuracy of the features before training; None unless `run.probe` tests the runs."""
+        known = [run.untrained for run in self.runs if run.untrained is not None]
+        return float(np.mean(known)) if known else None
 
     @property
     def reliability(self) -> Reliability:
