@@ -1,4 +1,4 @@
-"""CIFAR-10: the speedrun's GPU tracks, ViT, Swin and Swin v2, distillation with its teacher, SimMIM and fine-tuning.
+"""CIFAR-10: the speedrun's GPU tracks, ViT, Swin and Swin v2, distillation, SimMIM and fine-tuning, LeJEPA.
 
 Each is a `vitlab fit` in a process of its own. When the step's time is over it is told to stop (SIGTERM), writes its
 state, and the next call continues it. The time of a run is that of all its parts, with their starts.
@@ -35,6 +35,7 @@ EXPERIMENTS = (
     "deit_hard",
     "simmim_vit",
     "finetune_simmim_vit",
+    "lejepa_vit_small",
 )
 TINY_TEACHER = '{"patch_size": 1, "depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}'  # of a dry run
 TINY_SWIN = {"embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2]}
