@@ -195,6 +195,7 @@ def test_a_checkpoint_callback_of_the_users_own_keeps_beside_ours(monitor: str, 
         ("limit_train_batches", "0", "no training step was taken"),
         ("max_time", "00:00:00:01", "max_time ended the training"),
         ("limit_test_batches", "2", "tested on 120 of 599 images"),
+        ("limit_test_batches", "0", "tested on 0 of 599 images"),
     ],
 )
 def test_what_is_no_result_says_so(

@@ -410,7 +410,7 @@ class Experiment:
                 metrics |= classify_by_features(self.model, untrained, self.data, how, device, self.directory)
         elif self.run.test and is_overridden("test_step", self.objective):
             self.record.keep_rows(trainer)  # of an earlier start that was killed while testing
-            (results,) = trainer.test(self.objective, datamodule=self.data, verbose=False)
+            results = next(iter(trainer.test(self.objective, datamodule=self.data, verbose=False)), {})  # of no batches
             metrics |= {**results, **self.record.by_stratum}
             partial += images_left_out(trainer, self.data, "test")
         self.record.finish(trainer, self.objective, metrics, partial)
@@ -448,7 +448,7 @@ class Experiment:
         if split == "test":
             self._keep_own_results(weights)
         evaluate = trainer.validate if split == "val" else trainer.test
-        (results,) = evaluate(self.objective, datamodule=self.data, ckpt_path=weights, verbose=False)
+        results = next(iter(evaluate(self.objective, datamodule=self.data, ckpt_path=weights, verbose=False)), {})
         show(results, images_left_out(trainer, self.data, split), self.data)
         return dict(results)
 
