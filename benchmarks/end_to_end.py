@@ -1,6 +1,6 @@
 """Whole trainings, from command to end: `vitlab fit` against timm's own `train.py` on the same folder of photographs.
 
-    python -m benchmarks.end_to_end --root my_photos --train_py train.py
+    python -m benchmarks.end_to_end --root photos --train_py train.py
 
 The script is in timm's repository, https://github.com/huggingface/pytorch-image-models, of the installed release. Both
 see the same images, model, batch, epochs and workers, random crops, mirroring and erasing, AdamW, and a validation

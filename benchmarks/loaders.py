@@ -1,6 +1,6 @@
 """Photographs to batches against timm: decode, random resized crop, mirror, to 224 px, on one core.
 
-    python -m benchmarks.loaders --root my_photos
+    python -m benchmarks.loaders --root photos
 
 The methods take turns on the same photographs. timm's is its training transform on Pillow without RandAugment. It
 normalizes; vitlab returns uint8, which the device normalizes, as it does with timm's prefetcher. Both are measured both

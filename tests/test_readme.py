@@ -41,8 +41,8 @@ def test_every_command_runs(no_costs: None, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(step, "TURNS", 1)
     shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
     make_cifar(tmp_path / "data")
-    make_photos(tmp_path / "my_photos")
-    make_table(tmp_path / "timm/oxford-iiit-pet", tmp_path / "my_photos")
+    make_photos(tmp_path / "photos")
+    make_table(tmp_path / "timm/oxford-iiit-pet", tmp_path / "photos")
     assert len(COMMANDS) >= 10
     for command in COMMANDS:
         arguments = shlex.split(command)[3:]
@@ -68,11 +68,11 @@ def test_the_python_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
     make_cifar(tmp_path / "data")
-    make_photos(tmp_path / "my_photos")
-    shutil.copy(next((tmp_path / "my_photos").rglob("*.*g")), "cat.jpg")
+    make_photos(tmp_path / "photos")
+    shutil.copy(next((tmp_path / "photos").rglob("*.*g")), "cat.jpg")
     settings = [f"{option.removeprefix('--')}={value}" for option, value in SHORT.items()]
     short = {
-        '"data.root=my_photos"': f'"data.root=my_photos", "model.init_from=null", *{settings}',  # no network here
+        '"data.root=photos"': f'"data.root=photos", "model.init_from=null", *{settings}',  # no network here
         '"data.batch_size=64"': f"*{settings}",
         'Experiment("experiments/swin_cifar10.yaml")': f'Experiment("experiments/swin_cifar10.yaml", *{settings})',
         "num_training=100": "num_training=15",
@@ -88,7 +88,7 @@ def test_the_python_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytes
             block = block.replace(long, brief)
         exec(block, names)
     assert {"class", "probability"} <= {*names["table"].columns}
-    assert len(names["features"]) == len(list((tmp_path / "my_photos").rglob("*.*g")))
+    assert len(names["features"]) == len(list((tmp_path / "photos").rglob("*.*g")))
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
