@@ -92,11 +92,11 @@ def compare(
         "phase": phase,
         "precision": f"{precision}, compiled" if compiled else precision,
         "batch": str(batch_size),
-        "images/s": f"{rate['vitlab']:.1f}",
-        "timm's": f"{rate['timm']:.1f}",
+        "images/s, vitlab": f"{rate['vitlab']:.1f}",
+        "images/s, timm": f"{rate['timm']:.1f}",
         "time ratio [quartiles]": f"**{middle:.2f}** [{q1:.2f}, {q3:.2f}]",
-        "of GEMM peak": f"{flops * rate['vitlab'] / peak:.0%}",
-        "timm's of peak": f"{flops * rate['timm'] / peak:.0%}",
+        "of GEMM peak, vitlab": f"{flops * rate['vitlab'] / peak:.0%}",
+        "of GEMM peak, timm": f"{flops * rate['timm'] / peak:.0%}",
         "memory ratio": f"{memory['vitlab'] / max(memory['timm'], 1):.2f}",
     }
 
