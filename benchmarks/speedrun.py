@@ -1,8 +1,8 @@
 """The table and the curves of docs/results.md, from the run directories of `make speedrun` and `make speedrun-times`.
 
-python -m benchmarks.speedrun runs/speedrun-first runs/speedrun --times runs/speedrun-times
+python -m benchmarks.speedrun docs/records/speedrun{-first,-second,,-bf16} --times docs/records/speedrun-times
 
-docs/records has what it reads of the published runs.
+It reads run directories of any of these names; docs/records has those of the published runs.
 """
 
 import argparse
@@ -125,7 +125,10 @@ def draw(entries: dict[tuple[str, str], Entry], path: Path) -> None:
         axis.set(title=name, xlabel="minutes of two cores since the start of the command")
         axis.set_xlim(left=0)
     axes[0].set_ylabel("validation top-1, %")
-    axes[-1].legend(frameon=False, loc="lower right")  # the Swin v2s have all entries
+    lines = {
+        line.get_label(): line for axis in axes for line in axis.get_lines() if not line.get_label().startswith("_")
+    }
+    axes[-1].legend(lines.values(), lines.keys(), frameon=False, loc="lower right")
     figure.savefig(path, dpi=110)
 
 
