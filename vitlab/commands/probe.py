@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from vitlab.experiment.experiment import Experiment
     from vitlab.experiment.protocols import ProtocolResult
+    from vitlab.models import ImageModel
 
 
 NEIGHBORS = 50_000  # at most; of the references beside a probe
@@ -34,14 +36,13 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.atomic_files import write_text
     from vitlab.evaluation.cost import device_for
 
-    path, device = experiment.checkpoint(), device_for("auto")
+    as_built = copy.deepcopy(experiment.model) if options.protocol is None else None
+    path, device = experiment.restore(), device_for("auto")
     name = path.stem if path else "none"
     if options.protocol is None:
-        beside = references(experiment, untrained=path is not None, device=device)
-        experiment.restore()
+        beside = references(experiment, as_built if path else None, device)
         content = common_protocol(experiment, path, device) | beside
     else:
-        experiment.restore()
         result = published_protocol(experiment, path, device, options)
         print(f"{path or 'weights as built'}, {result}")
         content, name = asdict(result), f"{name}-{options.protocol}"
@@ -119,29 +120,21 @@ def common_protocol(experiment: Experiment, path: Path | None, device: torch.dev
     return asdict(result)
 
 
-def references(experiment: Experiment, untrained: bool, device: torch.device) -> dict[str, object]:
-    """Print and return what features have to surpass: k-NN on pixels, and among the features before the training.
+def references(experiment: Experiment, untrained: ImageModel | None, device: torch.device) -> dict[str, object]:
+    """Print and return what features have to surpass: k-NN on pixels, and among the features of an untrained model.
 
     Of large data, the neighbors are sought among every n-th training image.
     """
-    from vitlab.evaluation.features import extract
+    from vitlab.evaluation.features import extract, pixels
     from vitlab.evaluation.knn import predict_weighted
     from vitlab.evaluation.probe import Accuracy
 
-    data, model = experiment.data, experiment.model.to(device)
+    data, model = experiment.data, (untrained or experiment.model).to(device)
     every = -(-len(data.labels("train")) // NEIGHBORS)
     found = {}
-    for name, embed in ({"raw pixels": small_pixels} | ({"untrained": model.embed} if untrained else {})).items():
+    for name, embed in ({"raw pixels": pixels} | ({"untrained": model.embed} if untrained else {})).items():
         bank, labels = extract(model, data.batches("train", device, every), embed=embed)
         test, truth = extract(model, data.batches("test", device), embed=embed)
         found[name] = Accuracy.of(predict_weighted(test, bank, labels, data.num_classes), truth)
         print(f"{name}: k-NN (k = 20) {found[name]}, among {len(labels):,} training images")
     return {f"knn_{name.replace(' ', '_')}": asdict(accuracy) for name, accuracy in found.items()}
-
-
-def small_pixels(images: torch.Tensor) -> torch.Tensor:
-    """Return images as rows of pixels, of at most 32 px a side."""
-    from torch.nn import functional as F
-
-    side = min(32, *images.shape[-2:])
-    return F.interpolate(images, (side, side), mode="bilinear", antialias=True).flatten(1)

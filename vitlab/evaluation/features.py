@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from vitlab.evaluation.classify import require_classes
 from vitlab.models import ImageModel
 from vitlab.models.backbone import in_eval_mode
+
+MOST_PIXELS = 32  # a side
 
 Features = tuple[Tensor, Tensor]
 """Embeddings (N, C) float32 and labels (N,) int64, on the CPU."""
@@ -41,3 +44,9 @@ def extract(
             if most is not None and seen >= most:
                 break
     return torch.cat(embeddings)[:most], torch.cat(labels)[:most]
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Return images (B, C, H, W) as rows of pixels, at most 32 px a side; for `embed`, to compare features with."""
+    side = min(MOST_PIXELS, *images.shape[-2:])
+    return interpolate(images, (side, side), mode="bilinear", antialias=True).flatten(1)

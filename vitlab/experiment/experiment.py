@@ -376,7 +376,8 @@ class Experiment:
                 return metrics
             set_generators(self._random_state)
             hold_freed_memory()
-            untrained = copy.deepcopy(self.model) if self.run.probe is not None else None
+            probes = self.run.test and self.run.probe is not None and trainer.is_global_zero
+            untrained = copy.deepcopy(self.model) if probes else None
             trainer.fit(self.objective, datamodule=self.data, ckpt_path=state)
             count_last_epoch(trainer)
             if trainer.interrupted or self.config["trainer"]["fast_dev_run"]:
@@ -404,10 +405,10 @@ class Experiment:
         trainer = self.trainer
         metrics = self.record.metrics | {name: float(value) for name, value in trainer.callback_metrics.items()}
         partial = unfinished(trainer)
-        if self.run.test and untrained is not None:
-            if trainer.is_global_zero:
-                how, device = self.run.probe or "knn", trainer.strategy.root_device
-                metrics |= classify_by_features(self.model, untrained, self.data, how, device, self.directory)
+        if self.run.test and self.run.probe is not None:
+            if untrained is not None:  # in one process
+                models, device = (self.model, untrained), trainer.strategy.root_device
+                metrics |= classify_by_features(*models, self.data, self.run.probe, device, self.directory)
         elif self.run.test and is_overridden("test_step", self.objective):
             self.record.keep_rows(trainer)  # of an earlier start that was killed while testing
             results = next(iter(trainer.test(self.objective, datamodule=self.data, verbose=False)), {})  # of no batches

@@ -1,4 +1,4 @@
-"""What objectives with a momentum teacher share: the student learns from an average of its own past weights,
+"""What objectives with a momentum teacher share: the student learns from a moving average of its own weights,
 
     f̄ ← m f̄ + (1 − m) f    after each optimizer step.
 

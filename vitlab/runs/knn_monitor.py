@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitlab.evaluation.classify import require_classes
 from vitlab.evaluation.collapse import rank_me, relative_std
-from vitlab.evaluation.features import extract
+from vitlab.evaluation.features import extract, pixels
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.objectives import Objective
 from vitlab.objectives.sharding import gathered
@@ -26,9 +26,9 @@ class KnnMonitor(Callback):
 
     For `trainer.callbacks` of a YAML file. `val/knn` is the validation accuracy of k-NN among training images (k = 20,
     weighted as in DINO); `val/knn_untrained` that of the encoder before its first step, and `val/knn_pixels` that of
-    the pixels, which features have to surpass to be of use. `val/rank` and `val/std` need no labels: the effective
-    number of dimensions of the validation features, and the spread of the normalized features, from 0 (collapsed) to
-    about 1.
+    the pixels of images of at most 32 px, which features have to surpass to be of use. `val/rank` and `val/std` need no
+    labels: the effective number of dimensions of the validation features, and the spread of the normalized features,
+    from 0 (collapsed) to about 1.
 
     Args:
         every_n_epochs: interval; the last epoch is always included.
@@ -52,10 +52,10 @@ class KnnMonitor(Callback):
         if trainer.ckpt_path is not None:  # else they come with the checkpoint
             return
         untrained, _ = self._measure(trainer, pl_module)
-        pixels, _ = self._measure(trainer, pl_module, embed=lambda images: images.flatten(1))
-        self.references = {"val/knn_untrained": untrained, "val/knn_pixels": pixels}
+        raw, _ = self._measure(trainer, pl_module, embed=pixels)
+        self.references = {"val/knn_untrained": untrained, "val/knn_pixels": raw}
         if trainer.is_global_zero:
-            log.info("k-NN before training: %.1f %%, on raw pixels %.1f %%", 100 * untrained, 100 * pixels)
+            log.info("k-NN before training: %.1f %%, on raw pixels %.1f %%", 100 * untrained, 100 * raw)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Objective)

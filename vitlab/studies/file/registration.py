@@ -43,7 +43,7 @@ def register(study: Study, root: Path, anew: bool = False) -> None:
 
     Args:
         root: The folder of all runs.
-        anew: Register changed settings after a result, beside the earlier ones.
+        anew: Register settings that changed after a result, too; the earlier registrations stay.
 
     Raises:
         ValueError: the settings are not those that had a word, or `anew` without new seeds; the file cannot be written.
