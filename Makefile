@@ -65,9 +65,11 @@ test: lint  ## Lint, types and the quick tests: five minutes on two cores
 	$(MAKE) --jobs 2 types unit-rest TIER="$(QUICK)" PARALLEL=  # a core each
 	$(MAKE) unit-vitlab TIER="$(QUICK)"
 
-speedrun-parts: $(INSTALLED)  ## Train the speedrun with parts of other recipes: 75 minutes
+speedrun-parts: $(INSTALLED)  ## Train the speedrun with parts of other recipes: two hours
 	$(RUN) -m vitlab compare --config benchmarks/parts_vit.yaml
 	$(RUN) -m vitlab compare --config benchmarks/parts_training.yaml
+	$(RUN) -m vitlab compare --config benchmarks/parts_gates.yaml
+	$(RUN) -m vitlab compare --config benchmarks/parts_augmentation.yaml
 
 claims: $(INSTALLED)  ## Test the papers' claims that are not tested yet, and write runs/claims/report.html
 	$(RUN) -m vitlab claims $(ARGS)

@@ -1,9 +1,9 @@
-"""Parts that were tried in the speedrun and are not in vitlab: attention, activation, starts, steps and mirroring.
+"""Parts that were tried in the speedrun and are not in vitlab: attention, MLPs, starts, steps, images, mirroring.
 
     make speedrun-parts
 
-trains the studies of `parts_vit.yaml` and `parts_training.yaml`, which name these classes. Each adds its parts to one
-of vitlab's classes, one setting a part, off by default.
+trains the studies `parts_*.yaml`, which name these classes. Each adds its parts to one of vitlab's classes, one setting
+a part, off by default.
 """
 
 from dataclasses import dataclass, field
@@ -17,10 +17,10 @@ from vitlab.data import CIFAR10, BatchAugment
 from vitlab.data.augment import flip
 from vitlab.data.counter_rng import Draws, Stream
 from vitlab.models import VisionTransformer
-from vitlab.models.layers import sincos_table
+from vitlab.models.layers import Init, Mlp, init_linears, sincos_table
 from vitlab.models.vit import Attention, Heads
 from vitlab.objectives import Supervised
-from vitlab.objectives.objective import Batch, Scalar
+from vitlab.objectives.objective import Batch, Labels, Scalar, Views
 from vitlab.optim import Muon, Optimizer, Schedule
 from vitlab.optim.muon import MuonWithAdamW, lr_ratio, orthogonalize
 
@@ -30,6 +30,21 @@ class ReluSquared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(x).square()
+
+
+class SwiGLU(nn.Module):
+    """SiLU(x W) (x V) W₂ (Shazeer 2020, https://arxiv.org/abs/2002.05202), as large as `start` in place of its GELU."""
+
+    def __init__(self, start: Mlp, init: Init) -> None:
+        super().__init__()
+        hidden, dim = start.fc1.weight.shape
+        self.fc1 = nn.Linear(dim, 2 * (2 * hidden // 3))  # gates, then values
+        self.fc2 = nn.Linear(2 * hidden // 3, dim)
+        init_linears(self, init)
+
+    def forward(self, x: Float[Tensor, "B *N C"]) -> Float[Tensor, "B *N C"]:
+        gates, values = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(nn.functional.silu(gates) * values)
 
 
 class AttentionWithParts(Attention):
@@ -86,6 +101,7 @@ class ViTWithParts(VisionTransformer):
 
     Args:
         relu_squared: The MLP's activation is max(x, 0)² instead of GELU.
+        swiglu: The MLP is a `SwiGLU` of as many weights.
         qk_norm: Normalize queries and keys.
         value_residuals: Mix each block's values with those of the first.
         mimetic: Start values and projections as `start_mimetically` does, or queries, keys and sin-cos positions too.
@@ -95,6 +111,7 @@ class ViTWithParts(VisionTransformer):
         self,
         *args: Any,
         relu_squared: bool = False,
+        swiglu: bool = False,
         qk_norm: bool = False,
         value_residuals: bool = False,
         mimetic: Literal["values", "all"] | None = None,
@@ -109,6 +126,8 @@ class ViTWithParts(VisionTransformer):
         for i, block in enumerate(self.blocks):
             if relu_squared:
                 block.mlp.act = ReluSquared()
+            if swiglu:
+                block.mlp = SwiGLU(block.mlp, self.init)
             if mimetic and not block.attn.proj.weight.is_meta:
                 start_mimetically(block.attn, queries=mimetic == "all")
             if qk_norm or value_residuals:
@@ -161,6 +180,8 @@ class SupervisedWithParts(Supervised):
     Args:
         fit_head: Start the classifier with a ridge regression of one-hot labels on the untrained model's features.
         drop_early: Fraction of a ViT's patches that is left out in the first half of the training.
+        hardest: Fraction of a batch, its images of largest loss, that is trained on (as selective backprop,
+            https://arxiv.org/abs/1910.00762, which draws them).
     """
 
     def __init__(  # the recipe's arguments by name: a variant of another class keeps those that it names
@@ -172,9 +193,10 @@ class SupervisedWithParts(Supervised):
         whiten: bool = False,
         fit_head: bool = False,
         drop_early: float = 0.0,
+        hardest: float = 1.0,
     ) -> None:
         super().__init__(backbone, optimizer, schedule, label_smoothing, whiten=whiten)
-        self.fit_head, self.drop_early = fit_head, drop_early
+        self.fit_head, self.drop_early, self.hardest = fit_head, drop_early, hardest
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -195,6 +217,13 @@ class SupervisedWithParts(Supervised):
         backbone.head.weight.copy_(weight)
         backbone.head.bias.copy_(-weight @ mean)
         backbone.train()
+
+    def loss(self, views: Views, labels: Labels) -> Scalar:
+        (images,) = views
+        losses = nn.functional.cross_entropy(
+            self.backbone(images), labels, label_smoothing=self.label_smoothing, reduction="none"
+        )
+        return losses.topk(round(self.hardest * len(losses))).values.mean()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Scalar:
         if self.drop_early:

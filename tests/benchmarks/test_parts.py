@@ -14,6 +14,7 @@ from benchmarks.parts import (
     MuonWithParts,
     ReluSquared,
     SupervisedWithParts,
+    SwiGLU,
     ViTWithParts,
 )
 from tests.objectives.small import quick_trainer
@@ -57,6 +58,29 @@ def test_without_a_part_models_and_steps_are_vitlabs() -> None:
 def test_relu_squared() -> None:
     assert ReluSquared()(torch.tensor([-2.0, 0.0, 3.0])).tolist() == [0, 0, 9]
     assert all(isinstance(block.mlp.act, ReluSquared) for block in vit(relu_squared=True).blocks)
+
+
+def test_swiglu_is_a_gated_mlp_of_as_many_weights() -> None:
+    """Shazeer's equation 6, SiLU(x W) ⊙ (x V) W₂, without and with its biases; 2/3 of the hidden width."""
+    plain, gated = vit().blocks[0].mlp, vit(swiglu=True).blocks[0].mlp
+    assert isinstance(gated, SwiGLU)
+    assert gated.fc1.weight.shape == (2 * 85, 32)
+    weights = [sum(p.numel() for p in mlp.parameters() if p.ndim == 2) for mlp in (plain, gated)]
+    assert abs(weights[1] - weights[0]) < 0.01 * weights[0]
+    x = torch.randn(3, 32)
+    W, V = gated.fc1.weight.split(85)
+    w, v = gated.fc1.bias.split(85)
+    gate = x @ W.T + w
+    expected = gate / (1 + torch.exp(-gate)) * (x @ V.T + v) @ gated.fc2.weight.T + gated.fc2.bias
+    torch.testing.assert_close(gated(x), expected)
+
+
+def test_the_hardest_half_of_a_batch_is_trained_on() -> None:
+    images, labels = torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 2, 3, 4, 5])
+    half, whole = objective(hardest=0.5), objective()
+    losses = nn.functional.cross_entropy(whole.backbone(images), labels, reduction="none")
+    torch.testing.assert_close(half.loss([images], labels), losses.sort().values[3:].mean())
+    torch.testing.assert_close(whole.loss([images], labels), losses.mean())
 
 
 def test_queries_and_keys_have_the_norm_of_their_width() -> None:
@@ -126,7 +150,7 @@ def test_every_second_epoch_mirrors_the_others() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["parts_vit", "parts_training"])
+@pytest.mark.parametrize("name", ["parts_vit", "parts_training", "parts_gates", "parts_augmentation"])
 def test_every_variant_of_the_studies_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = read_study(Path(benchmarks.__file__).parent / f"{name}.yaml")
     planned = plan(replace(study, seeds=study.seeds[:1]), tmp_path)
