@@ -79,7 +79,7 @@ def forked_runs(no_costs: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.kills import forked, last_words
     from vitlab.studies.file.runs import Run
     from vitlab.studies.file.state import Outcome
-    from vitlab.studies.training.local import write_config
+    from vitlab.studies.training.run_all import write_config
 
     def run_all(runs: list[Run], *args: object) -> list[Outcome]:
         for run in runs:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from vitlab.commands.dispatch import run
-from vitlab.commands.extras import need
 from vitlab.data import HuggingFace, LitData
+from vitlab.experiment.errors import need
 
 Write = Callable[..., Path]
 

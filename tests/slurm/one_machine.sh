@@ -2,7 +2,7 @@
 # Try experiments/slurm/fit.sbatch on a real SLURM: a cluster of two nodes that are both this machine, in a temporary
 # folder, with daemons of its own. A run of two processes, one a node, is told to stop, then pre-empted by a job that
 # matters more; it has to come back each time and to end with the weights of a run that nobody disturbed. Then a study's
-# runs go through `compare --slurm`, and one of its tasks is told to stop.
+# runs go through `compare --executor slurm`, and one of its tasks is told to stop.
 #
 #   bash tests/slurm/one_machine.sh          eight minutes on two busy cores; needs `apt-get install slurm-wlm munge`
 #
@@ -153,7 +153,7 @@ variants:
   four blocks: {model: {init_args: {backbone: {init_args: {depth: 4}}}}}
 seeds: [1]
 YAML
-python -m vitlab compare --config study.yaml --slurm partition=usual time=10 >compare.log 2>&1 & study=$!
+python -m vitlab compare --config study.yaml --executor slurm partition=usual time=10 job_name=array >compare.log 2>&1 & study=$!
 started+=("$study")
 await "the array's first epochs" 200 '[ "$(cat runs/array/*/seed-1/metrics.csv 2>/dev/null | wc -l)" -ge 6 ]'
 array=$(squeue --noheader --name array --format %A | sort -n | head -n 1)

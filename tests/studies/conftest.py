@@ -11,7 +11,7 @@ from fake_study import Digits
 
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.state import Outcome
-from vitlab.studies.training import local as runner
+from vitlab.studies.training import run_all as runner
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import verdict
+from vitlab.studies.training.slurm import Submitit
 
 Write = Callable[..., Path]
 
@@ -248,15 +249,15 @@ def test_a_list_that_is_extended_after_a_report_is_tested_at_a_stricter_level(
 
 
 @pytest.mark.slow
-def test_a_cluster_trains_look_by_look(write_study: Write, tmp_path: Path, no_figures: None) -> None:
-    def cluster(name: str, folder: Path) -> submitit.LocalExecutor:
-        executor = submitit.LocalExecutor(folder / "slurm")
-        executor.update_parameters(timeout_min=2)
-        return executor
+def test_an_executor_trains_look_by_look(write_study: Write, tmp_path: Path, no_figures: None) -> None:
+    def executor() -> Submitit:
+        local = submitit.LocalExecutor(tmp_path / "slurm")
+        local.update_parameters(timeout_min=2)
+        return Submitit(local)
 
     variants = {"A": variant(0.95), "B": variant(0.9)}
     study = write_study(variants=variants, seeds={"from": 3, "to": 5})
-    compare(study, tmp_path, program=FAKE_PROGRAM, cluster=cluster)
+    compare(study, tmp_path, program=FAKE_PROGRAM, executor=executor)
     assert finished(tmp_path) == {"a": [1, 2, 3], "b": [1, 2, 3]}
     assert looks(tmp_path)[-1]["stop"] == "decided"
 

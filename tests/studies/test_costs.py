@@ -15,7 +15,7 @@ from vitlab.studies.file.study import read_study
 from vitlab.studies.resolved import first_runs
 from vitlab.studies.training import costs as module
 from vitlab.studies.training.costs import TURNS, known_costs, measure_costs
-from vitlab.studies.training.local import Slots
+from vitlab.studies.training.slots import Slots
 
 Write = Callable[..., Path]
 

@@ -16,8 +16,10 @@ from vitlab.signals import SIGNALS
 from vitlab.studies.file.runs import Run, plan
 from vitlab.studies.file.state import Outcome, conflicting, is_finished, refuse_conflicts
 from vitlab.studies.file.study import read_study
-from vitlab.studies.training.local import Slots, allot, last_lines, run_all
+from vitlab.studies.training.executors import Local
 from vitlab.studies.training.progress import Display
+from vitlab.studies.training.run_all import last_lines, run_all
+from vitlab.studies.training.slots import Slots, allot
 
 Write = Callable[..., Path]
 Start = Callable[..., tuple[list[Outcome], str]]
@@ -33,7 +35,11 @@ def start(write_study: Write, tmp_path: Path) -> Start:
         if not overwrite:
             refuse_conflicts(runs)
         printed = io.StringIO()
-        outcomes = run_all(runs, FAKE_PROGRAM, Slots(2, 1, []), Display(printed, runs), overwrite)
+        executor = Local(Slots(2, 1, []))
+        try:
+            outcomes = run_all(runs, FAKE_PROGRAM, executor, Display(printed, runs), overwrite)
+        finally:
+            executor.shutdown(wait=False)
         return outcomes, printed.getvalue()
 
     return run

@@ -11,7 +11,7 @@ from vitlab.studies.file.overruled import overruled
 from vitlab.studies.file.runs import differing_keys, plan
 from vitlab.studies.file.state import conflicting
 from vitlab.studies.file.study import read_study, slug
-from vitlab.studies.training.local import write_config
+from vitlab.studies.training.run_all import write_config
 
 Write = Callable[..., Path]
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from vitlab.commands.extras import need
 from vitlab.commands.options import StudyParser
+from vitlab.experiment.errors import need
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -18,7 +18,10 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs [runs]")
     parser.add_argument("--dashboard", action="store_true", help="show the report in W&B; offline without a key")
     parser.add_argument(
-        "--slurm", nargs="*", metavar="KEY=VALUE", help="train as a SLURM array, like partition=gpu time=240; report"
+        "--executor",
+        nargs="+",
+        metavar=("NAME", "KEY=VALUE"),
+        help="train elsewhere: slurm partition=gpu, dask address=tcp://host:8786, ray, or an import path",
     )
     parser.add_argument(
         "--register-anew", action="store_true", help="register a claim whose settings changed after a word; new seeds"
@@ -29,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.studies.compare import RunsFailed, compare
 
     quiet()
-    dashboard = cluster = None
+    dashboard = executor = None
     if options.dashboard:
         need("dashboard", "wandb_workspaces", what="--dashboard")
         from vitlab.runs.wandb import Wandb
@@ -37,17 +40,17 @@ def run(arguments: Sequence[str]) -> int:
 
         settings = Wandb()
         dashboard = partial(write_dashboard, online=settings.enabled and not settings.offline)
-    if options.slurm is not None:
-        from vitlab.studies.training.slurm import slurm
+    if options.executor:
+        from vitlab.studies.training.executors import new_executor
 
-        cluster = partial(slurm, settings=options.slurm)
+        executor = partial(new_executor, options.executor[0], options.executor[1:])
     try:
         report = compare(
             study,
             options.root,
             options.overwrite,
             dashboard=dashboard,
-            cluster=cluster,
+            executor=executor,
             register_anew=options.register_anew,
         )
     except RunsFailed as failed:

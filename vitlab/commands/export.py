@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitlab.commands.extras import need
 from vitlab.commands.options import StudyParser, experiment_of
+from vitlab.experiment.errors import need
 
 FORMATS = ("safetensors", "onnx")
 

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import re
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from vitlab.config import Config
@@ -142,3 +143,16 @@ def _abstract(path: str) -> str:
     if module.startswith("vitlab."):
         return f"no class is named; give a class_path of the kind {name}."
     return f"{path} lacks {missing}; write these methods and properties."
+
+
+def need(extra: str, *packages: str, what: str) -> None:
+    """Raise a ValueError that names the first package that is not installed, and the command that installs it.
+
+    Args:
+        extra: of `pip install 'vitlab[extra]'`.
+        packages: by the names under which they are imported.
+        what: needs them; an option or a class, for the message.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise ValueError(f"{what} needs the package {package}: pip install 'vitlab[{extra}]'")

@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from referee.formats import counted
 from referee.report.claim import decided, headline
@@ -31,17 +32,14 @@ from vitlab.studies.resolved import ResolvedStudy
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.branching import branching_step, keeping
 from vitlab.studies.training.costs import costly, known_costs, measure_costs
-from vitlab.studies.training.local import Slots, Train, allot, run_all
+from vitlab.studies.training.executors import Local
 from vitlab.studies.training.progress import Display
-from vitlab.studies.training.slurm import run_array
-
-if TYPE_CHECKING:
-    from submitit import Executor
+from vitlab.studies.training.run_all import Train, run_all
+from vitlab.studies.training.slots import Slots, allot
 
 Dashboard = Callable[[StudyResults, Path], str]
 Costs = tuple[dict[str, Cost], dict[str, str]]
 """By variant: the costs, and why some are missing."""
-Cluster = Callable[[str, Path], "Executor"]
 PROGRAM = (sys.executable, "-m", "vitlab")
 
 
@@ -60,7 +58,7 @@ def compare(
     overwrite: bool = False,
     program: Sequence[str] = PROGRAM,
     dashboard: Dashboard | None = None,
-    cluster: Cluster | None = None,
+    executor: Callable[[], Executor] | None = None,
     register_anew: bool = False,
 ) -> Path:
     """Run the missing parts of a study and write its report.
@@ -72,7 +70,7 @@ def compare(
         program: The command line of vitlab, to which `fit` and `benchmark` are appended.
         dashboard: Also publishes the report, and returns where.
         register_anew: Register a claim whose settings have changed since it had a word.
-        cluster: Returns submitit's executor for a study's name and folder; None trains on this machine.
+        executor: Returns what trains the runs, such as the executor of a cluster; None trains on this machine.
 
     Returns:
         The path of report.html.
@@ -83,9 +81,15 @@ def compare(
         RunsFailed: some runs failed; the report is written.
     """
     study = read_study(study_path)
-    with study_lock(study.folder(root)):
+    with study_lock(study.folder(root)), ExitStack() as ends:
+
+        def trainer(slots: Slots) -> Executor:
+            made = Local(slots) if executor is None else executor()
+            ends.callback(made.shutdown, wait=False)
+            return made
+
         register(study, root, register_anew)
-        return _compare(study, root, overwrite, program, dashboard, cluster)
+        return _compare(study, root, overwrite, program, dashboard, trainer)
 
 
 def _compare(
@@ -94,7 +98,7 @@ def _compare(
     overwrite: bool,
     program: Sequence[str],
     dashboard: Dashboard | None,
-    cluster: Cluster | None,
+    trainer: Callable[[Slots], Executor],
 ) -> Path:
     plans = _plans(study, root)
     for planned in plans:
@@ -102,15 +106,13 @@ def _compare(
             refuse_conflicts(planned.runs)
     runs = in_turn(plans)
     slots = allot(runs, study.jobs)
-    executor = None if cluster is None else cluster(study.name, study.folder(root))
     _announce(study, plans, slots)  # before the first run, so that broken images are detected here
+    executor = trainer(slots)
 
     def train(runs: list[Run]) -> list[Outcome]:
         if not overwrite:
             refuse_conflicts(runs)
-        if executor is not None:
-            return run_array(runs, program, executor, overwrite)
-        return run_all(runs, program, slots, Display(sys.stdout, runs), overwrite)
+        return run_all(runs, program, executor, Display(sys.stdout, runs), overwrite)
 
     measure = _measured_once(partial(measure_costs, program=program, slots=slots))
 
@@ -121,7 +123,7 @@ def _compare(
         planned.spend_budget(measure)
     if not all(is_finished(run) for planned in plans for run in planned.runs):
         # A machine that submits to a cluster is not the one that trains.
-        speeds = [known for known, _ in costs_at(plans)] if executor is None else [{} for _ in plans]
+        speeds = [known for known, _ in costs_at(plans)] if isinstance(executor, Local) else [{} for _ in plans]
         print(estimate(study, plans, speeds, slots.jobs), flush=True)
     for planned in plans:
         planned.tune(train)

@@ -27,7 +27,7 @@ from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, Study, read_study
 from vitlab.studies.results.folds import overlap_of
 from vitlab.studies.results.reading import read_results
 from vitlab.studies.results.run import RunResult
-from vitlab.studies.training.local import allot
+from vitlab.studies.training.slots import allot
 
 ACCURACY = 0.9  # assumed where no run has measured it
 

@@ -21,7 +21,8 @@ from vitlab.signals import signals_as_exit
 from vitlab.studies.file.format import clock
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import LENGTH
-from vitlab.studies.training.local import Slots, last_lines, write_config
+from vitlab.studies.training.run_all import last_lines, write_config
+from vitlab.studies.training.slots import Slots
 
 RATES = ("lr", "muon_lr", "weight_decay")  # of an optimizer
 TURNS = 6  # of each process at least

@@ -1,135 +1,163 @@
-"""Train a study's runs as a SLURM array through submitit, and wait for them.
+"""Train a study's runs as a SLURM array, through submitit.
 
-Each run is a task of the array with its own `fit` process. When a task is pre-empted or reaches its time limit, `fit`
-writes its state and the task returns to the queue, where it continues. Ctrl-C leaves the array in the queue; the same
-command finds its tasks and waits again.
+When a task is pre-empted or reaches its time limit, `fit` writes its state and the task returns to the queue, where it
+continues. Ctrl-C leaves the array in the queue; the same command finds its tasks and waits again.
 """
 
-import contextlib
 import json
+import math
+import os
 import shutil
+import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from vitlab.atomic_files import read_json
-from vitlab.studies.file.runs import Run
-from vitlab.studies.file.state import Outcome, cut_short, is_finished, refuse_without_metric, to_replace
-from vitlab.studies.file.study import slug
-from vitlab.studies.training.local import last_lines, write_config, written_elsewhere
+from vitlab.experiment.errors import need
+from vitlab.internals import preemption_signal
+from vitlab.signals import STOPPED
 from vitlab.studies.training.task import RunTask
 
 if TYPE_CHECKING:
-    from submitit import Executor, Job
+    import submitit
 
 UNLIMITED = 1_000_000  # requeues at the time limit
+POLL_SECONDS = 5.0  # between two questions to SLURM
 
 
-def slurm(study: str, folder: Path, settings: Sequence[str]) -> "Executor":
+def slurm(folder: str = "runs/slurm", **settings: Any) -> "Submitit":
     """Return the executor that submits to SLURM.
 
     Args:
-        study: Its name.
-        folder: The study's folder.
+        folder: For submitit's files, and for the job of each run.
         settings: What the cluster requires, such as `partition=gpu`, `time=240` (minutes), `gpus_per_node=1`: arguments
             of submitit's `SlurmExecutor`, named as those of `sbatch`.
-
-    Raises:
-        ValueError: submitit or SLURM is missing, or a setting is unknown.
     """
-    try:
-        from submitit import SlurmExecutor
-    except ImportError:
-        raise ValueError("--slurm needs submitit: pip install 'vitlab[slurm]'.") from None
+    need("slurm", "submitit", what="--executor slurm")
+    from submitit import SlurmExecutor
+
     for tool in ("sbatch", "srun", "squeue"):
         if shutil.which(tool) is None:
-            raise ValueError(f"--slurm: {tool} not found. Start the study on a machine that submits SLURM jobs.")
-    pairs = [setting.partition("=") for setting in settings]
-    if wrong := [setting for setting, (_, equals, _) in zip(settings, pairs, strict=True) if not equals]:
-        raise ValueError(f"--slurm {wrong[0]}: expected KEY=VALUE, like partition=gpu or time=240.")
-    executor = SlurmExecutor(folder / "slurm", max_num_timeout=UNLIMITED)
-    executor.update_parameters(
-        job_name=slug(study), stderr_to_stdout=True, **{key: yaml.safe_load(value) for key, _, value in pairs}
-    )
-    return executor
+            raise ValueError(f"{tool} not found. Start the study on a machine that submits SLURM jobs.")
+    executor = SlurmExecutor(folder, max_num_timeout=UNLIMITED)
+    executor.update_parameters(**{"job_name": "vitlab", "stderr_to_stdout": True} | settings)
+    return Submitit(executor)
 
 
-def run_array(
-    runs: Sequence[Run],
-    program: Sequence[str],
-    executor: "Executor",
-    overwrite: bool,
-    note: Callable[[str], None] = print,
-    poll_seconds: float = 5.0,
-) -> list[Outcome]:
-    """Submit the runs that are neither finished nor queued, wait, and return the outcome of each, in order.
+class Submitit(Executor):
+    """Submits runs that are not in the queue yet.
 
     Args:
-        program: The command line to which `fit --config <file>` is appended.
-        executor: For SLURM, or in tests submitit's for this machine; its folder stores the job of each run.
-        overwrite: Replace runs that were cut short or have another configuration; without it there must be no such.
+        executor: submitit's, for SLURM or, in tests, for this machine; its folder stores the job of each run.
     """
-    replaced = to_replace(runs, overwrite)
-    record = Path(executor.folder) / "jobs.json"  # the job of each run, so that a queued run is not submitted again
-    ids: dict[str, str] = read_json(record, missing={})
-    waiting = [run for run in runs if run in replaced or not is_finished(run)]
-    jobs: dict[Run, Job[int]] = {}
-    for run in waiting:
-        if run not in replaced and (job_id := ids.get(str(run.directory))):
-            job: Job[int] = executor.job_class(executor.folder, job_id)
-            jobs |= {} if _is_over(job) else {run: job}
-    missing, busy = [run for run in waiting if run not in jobs], set[Run]()
-    while busy := written_elsewhere(missing, busy, note):
-        time.sleep(poll_seconds)
-    missing = [run for run in missing if run in replaced or not is_finished(run)]
-    for run in missing:
-        write_config(run.config_path, run.config)
-    if missing:
-        with executor.batch():
-            submitted = [executor.submit(_task(run, program, run in replaced)) for run in missing]
-        jobs |= dict(zip(missing, submitted, strict=True))
-        ids |= {str(run.directory): jobs[run].job_id for run in missing}
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(ids, indent=2))
-    finished, queued = len(runs) - len(jobs), len(jobs) - len(missing)
-    note(f"  {finished} runs finished, {len(missing)} submitted, {queued} already queued.")
-    note("  Ctrl-C leaves them queued; the same command waits again.")
-    outcomes = {run: Outcome(run, None) for run in runs if run not in jobs}
-    while jobs:
-        for run, job in list(jobs.items()):
-            if _is_over(job):
-                outcomes[run] = _outcome(run, job)
-                refuse_without_metric([run])
-                note(f"  {run}  {'done' if outcomes[run].failure is None else f'FAILED, {outcomes[run].failure}'}")
-                del jobs[run]
-        if jobs:
-            time.sleep(poll_seconds)
-    return [outcomes[run] for run in runs]
+
+    def __init__(self, executor: "submitit.Executor") -> None:
+        self.executor = executor
+        self._record = Path(executor.folder) / "jobs.json"  # so that a queued run is not submitted again
+        self._new: dict[RunTask, Job] = {}
+        self._queue: set[str] = set()
+        self._asked = -math.inf
+
+    def submit(self, task: RunTask) -> "Job":  # type: ignore[override]  # not a Future: other processes wait for it too
+        """Submit a run within `batch`, unless an earlier command has."""
+        known = read_json(self._record, missing={}).get(task.log)
+        if known and not task.once:
+            job = Job(self, self.executor.job_class(self.executor.folder, known), listed=True)
+            if not job.done():
+                return job
+        self._new[task] = Job(self, None, listed=False)
+        return self._new[task]
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Submit the runs of the block as one array."""
+        yield
+        if not self._new:
+            return
+        with self.executor.batch():
+            for task, job in self._new.items():
+                job.job = self.executor.submit(_Requeued(task))
+        ids = {task.log: job.of_submitit.job_id for task, job in self._new.items()}
+        self._record.parent.mkdir(parents=True, exist_ok=True)
+        self._record.write_text(json.dumps(read_json(self._record, missing={}) | ids, indent=2))
+        print(f"  {len(ids)} runs submitted. Ctrl-C leaves them queued; the same command waits again.", flush=True)
+        self._new = {}
+
+    def queue(self) -> set[str]:
+        """Return the jobs of this user that are queued or running."""
+        if time.monotonic() - self._asked >= POLL_SECONDS:
+            listed = subprocess.run(
+                ["squeue", "--me", "--array", "--noheader", "--format=%i"], capture_output=True, text=True
+            )
+            if listed.returncode != 0:  # SLURM does not answer for a while
+                return self._queue
+            self._queue, self._asked = set(listed.stdout.split()), time.monotonic()
+        return self._queue
 
 
-def _task(run: Run, program: Sequence[str], replace: bool) -> RunTask:
-    command = [*program, "fit", "--config", str(run.config_path.absolute())]
-    return RunTask(command, str(run.log_path.absolute()), ["--run.overwrite", "true"] if replace else [])
+class Job:
+    """A submitted run, asked as a Future is."""
+
+    def __init__(self, executor: Submitit, job: "submitit.Job[int] | None", listed: bool) -> None:
+        self.executor, self.job = executor, job
+        self._listed_at = time.monotonic() + (0.0 if listed else POLL_SECONDS)  # by squeue, if it has not ended
+
+    @property
+    def of_submitit(self) -> "submitit.Job[int]":
+        """submitit's job."""
+        assert self.job is not None  # after `batch`
+        return self.job
+
+    def done(self) -> bool:
+        """Whether it has ended. submitit uses `sacct`, which needs a database that some clusters lack."""
+        from submitit import SlurmJob
+
+        job = self.of_submitit
+        if not isinstance(job, SlurmJob):
+            return job.done()
+        if job.paths.result_pickle.is_file():
+            return True
+        return time.monotonic() >= self._listed_at and job.job_id not in self.executor.queue()
+
+    def result(self) -> int:
+        """Return the run's exit status; raise what went wrong in the job."""
+        return self.of_submitit.result()
+
+    def cancel(self) -> bool:
+        """Leave it in the queue."""
+        return False
 
 
-def _is_over(job: "Job[int]") -> bool:
-    """Whether a job has ended. submitit uses `sacct`, which needs a database that some clusters lack."""
-    from submitit import SlurmJob
+class _Requeued:
+    """A run as submitit calls it: stopped when it is pre-empted, and submitted again."""
 
-    if job.paths.result_pickle.is_file() or not isinstance(job, SlurmJob):
-        return job.done()
-    queue = subprocess.run(["squeue", "--noheader", "--jobs", job.job_id], capture_output=True, text=True)
-    return not queue.stdout.strip()
+    def __init__(self, task: RunTask) -> None:
+        self.task = task
+        self._child: subprocess.Popen[bytes] | None = None
 
+    def __call__(self) -> int:
+        preempt = preemption_signal()
+        # SLURM sends submitit's signal to every process of the task, which would end the child before it starts.
+        before = signal.signal(preempt, signal.SIG_IGN)
+        self._child = self.task.start()
+        signal.signal(preempt, before)
+        status = self._child.wait()
+        if status == STOPPED:  # by SIGTERM, which submitit ignores
+            signal.raise_signal(preempt)
+        return status
 
-def _outcome(run: Run, job: "Job[int]") -> Outcome:
-    if is_finished(run):
-        return Outcome(run, cut_short(run))
-    how = f"job {job.job_id} wrote no result"
-    with contextlib.suppress(Exception):  # submitit raises what went wrong in the job
-        how = f"exit status {job.result()}"
-    return Outcome(run, ": ".join([how, *last_lines(run.log_path, 1)]))
+    def checkpoint(self) -> Any:
+        """Let `fit` write its state; return what the requeued task will call."""
+        from submitit.helpers import DelayedSubmission
+
+        if self._child is not None:
+            # Not by Popen's methods: this runs within its `wait`, whose lock is taken.
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self._child.pid, signal.SIGUSR1)
+                os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)
+        return DelayedSubmission(_Requeued(self.task.again()))

@@ -1,52 +1,47 @@
-"""A run as a task of a SLURM array. Every task imports this file first, so it imports little."""
+"""A run as a task that any executor may call: its own process. Workers import this file, so it imports little."""
 
-import contextlib
 import os
-import signal
+import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from vitlab.internals import preemption_signal
-from vitlab.signals import STOPPED
 
 
 class RunTask:
-    """One run, to be called by a task. It is pickled, so it has nothing but strings.
+    """One run, to be called where it trains. It is pickled, so it has nothing but strings.
 
     Args:
         command: The command line that trains.
         log: File for its output.
-        once: Arguments for the first start only.
+        once: Arguments for the first start only, which also begins the log anew.
     """
 
-    def __init__(self, command: Sequence[str], log: str, once: Sequence[str] = ()) -> None:
-        self.command, self.log, self.once = list(command), log, list(once)
-        self._child: subprocess.Popen[bytes] | None = None
+    def __init__(self, command: Sequence[str], log: Path, once: Sequence[str] = ()) -> None:
+        self.command, self.log, self.once = list(command), str(log.absolute()), list(once)
+        self.folder = os.getcwd()  # paths in configurations are relative to it
 
     def __call__(self) -> int:
-        """Train, and return the exit status."""
-        preempt = preemption_signal()
-        with Path(self.log).open("a", encoding="utf-8") as log:
-            # SLURM sends submitit's signal to every process of the task, which would end the child before it starts.
-            before = signal.signal(preempt, signal.SIG_IGN)
-            self._child = subprocess.Popen(
-                [*self.command, *self.once], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        """Train, and return the exit status; -n after signal n."""
+        return self.start().wait()
+
+    def start(self, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
+        """Start the process, with these environment variables more."""
+        command = [*self.command, *self.once]
+        words = [*(f"{key}={value}" for key, value in (environment or {}).items()), shlex.join(command)]
+        with Path(self.log).open("w" if self.once else "a", encoding="utf-8") as log:
+            log.write(" ".join(words) + "\n")
+            log.flush()
+            # A new session, so that Ctrl-C reaches only the study's process, which then ends the others in order.
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
             )
-            signal.signal(preempt, before)
-            status = self._child.wait()
-        if status == STOPPED:  # by SIGTERM, which submitit ignores
-            signal.raise_signal(preempt)
-        return status
 
-    def checkpoint(self) -> Any:
-        """Let `fit` write its state; return what the requeued task will call."""
-        from submitit.helpers import DelayedSubmission
-
-        if self._child is not None:
-            # Not by Popen's methods: this runs within its `wait`, whose lock is taken.
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(self._child.pid, signal.SIGUSR1)
-                os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)
-        return DelayedSubmission(RunTask(self.command, self.log))
+    def again(self) -> "RunTask":
+        """Return the task that continues this run."""
+        return RunTask(self.command, Path(self.log))

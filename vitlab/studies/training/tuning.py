@@ -18,9 +18,9 @@ from vitlab.studies.file.runs import Run, complete, with_seed
 from vitlab.studies.file.space import Candidate, Tuning
 from vitlab.studies.file.study import Study, slug
 from vitlab.studies.file.trials import Choice, Trial
-from vitlab.studies.training.local import Train
 from vitlab.studies.training.near_ties import choose, error_of_difference
 from vitlab.studies.training.progress import read_progress
+from vitlab.studies.training.run_all import Train
 
 Cell = tuple[str, int | None]
 """A variant, and the seed of the study whose run has the chosen settings; None: all of them."""

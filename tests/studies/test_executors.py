@@ -1,0 +1,216 @@
+"""Runs through executors: a pool, Dask, Ray, and SLURM on submitit's executor for this machine; tests/slurm tries a
+real SLURM."""
+
+import io
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import submitit
+from fake_study import FAKE_PROGRAM, variant
+
+from vitlab.studies.compare import compare
+from vitlab.studies.file.runs import Run, plan
+from vitlab.studies.file.state import Outcome
+from vitlab.studies.file.study import read_study
+from vitlab.studies.training import executors
+from vitlab.studies.training.executors import new_executor
+from vitlab.studies.training.progress import Display
+from vitlab.studies.training.run_all import run_all
+from vitlab.studies.training.slurm import Submitit, _Requeued, slurm
+from vitlab.studies.training.task import RunTask
+
+Write = Callable[..., Path]
+PAIR = {"A": variant(0.9), "B": variant(0.8)}
+
+# Stands for `fit`: stops when asked, with the status that says so, and finishes when started again.
+PATIENT = """
+import signal, sys, time, pathlib
+folder = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
+print("started", *sys.argv[2:], flush=True)
+(folder / "starts").open("a").write(".")
+while len((folder / "starts").read_text()) == 1:
+    time.sleep(0.05)
+"""
+
+
+def on_this_machine(folder: Path) -> submitit.LocalExecutor:
+    executor = submitit.LocalExecutor(folder / "slurm")
+    executor.update_parameters(timeout_min=2)
+    return executor
+
+
+@contextmanager
+def cluster(name: str) -> Iterator[Executor]:
+    """Two worker processes of this machine, or two threads."""
+    settings = {"dask": ["n_workers=2", "threads_per_worker=1", "dashboard_address=null"], "ray": []}
+    executor = new_executor(name, settings.get(name, ["max_workers=2"]))
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=False)
+        if name == "dask":
+            executor._client.cluster.close()  # type: ignore[attr-defined]
+            executor._client.close()  # type: ignore[attr-defined]
+        if name == "ray":
+            import ray
+
+            ray.shutdown()
+
+
+def train(runs: list[Run], executor: Executor, program: tuple[str, ...] = FAKE_PROGRAM) -> tuple[list[Outcome], str]:
+    printed = io.StringIO()
+    return run_all(runs, program, executor, Display(printed, runs), overwrite=False), printed.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["concurrent.futures.ThreadPoolExecutor", "dask", "ray"])
+def test_a_study_trains_on_any_executor(name: str, write_study: Write, tmp_path: Path) -> None:
+    """Every run once, with the bytes that this machine's own processes write, and failures by their exit status."""
+    if name in ("dask", "ray"):
+        pytest.importorskip({"dask": "distributed"}.get(name, name))
+    runs = plan(read_study(write_study(variants=PAIR, seeds=[1, 2])), tmp_path)
+    with cluster(name) as executor:
+        outcomes, printed = train(runs, executor)
+        assert [outcome.failure for outcome in outcomes] == [None] * 4
+        assert printed.count("done") == 4
+        assert "A, seed 2  epoch 4/4" in printed
+        assert "4 of 4 runs are already finished" in train(runs, executor)[1]
+        failing = plan(read_study(write_study(name="failing", variants=PAIR, seeds=[1])), tmp_path)
+        outcomes, _ = train(failing, executor, ("sh", "-c", "echo no room; exit 3"))
+        assert [outcome.failure for outcome in outcomes] == ["exit status 3: no room"] * 2
+    reference = plan(read_study(write_study(variants=PAIR, seeds=[1, 2])), tmp_path / "reference")
+    train(reference, ThreadPoolExecutor(1))
+    for run, other in zip(runs, reference, strict=True):
+        for file in ("metrics.csv", "predictions.parquet"):
+            assert (run.directory / file).read_bytes() == (other.directory / file).read_bytes()
+
+
+def test_a_run_that_its_executor_loses_is_shown_by_the_reason(write_study: Write, tmp_path: Path) -> None:
+    class Losing(ThreadPoolExecutor):
+        def submit(self, task: RunTask) -> object:  # type: ignore[override]
+            return super().submit(lambda: [].pop())
+
+    runs = plan(read_study(write_study(variants=PAIR, seeds=[1])), tmp_path)
+    with Losing(1) as executor:
+        outcomes, _ = train(runs, executor)
+    assert [outcome.failure for outcome in outcomes] == ["IndexError: pop from empty list"] * 2
+
+
+@pytest.mark.slow
+def test_runs_become_jobs_and_are_not_submitted_again(
+    write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = plan(read_study(write_study(variants=PAIR, seeds=[1])), tmp_path)
+    outcomes, _ = train(runs, Submitit(on_this_machine(tmp_path)))
+    assert [outcome.failure for outcome in outcomes] == [None, None]
+    assert all((run.directory / "summary.json").is_file() for run in runs)
+    assert "2 runs submitted" in capsys.readouterr().out
+    assert "2 of 2 runs are already finished" in train(runs, Submitit(on_this_machine(tmp_path)))[1]
+    assert "submitted" not in capsys.readouterr().out
+
+
+def fake_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the file with the jobs that `squeue` lists; `sbatch` submits job 7."""
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.setattr("vitlab.studies.training.slurm.POLL_SECONDS", 0.0)
+    queue = folder / "queue"
+    for tool, script in {"sbatch": "echo Submitted batch job 7", "srun": "", "squeue": f"cat {queue}"}.items():
+        (folder / tool).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / tool).chmod(0o755)
+    return queue
+
+
+def test_a_queued_run_is_waited_for_by_the_next_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = fake_slurm(tmp_path, monkeypatch)
+    queue.write_text("7\n")
+    task = RunTask(["true"], tmp_path / "log")
+    first, second, third = (slurm(str(tmp_path / "slurm")) for _ in range(3))
+    with first.batch():
+        submitted = first.submit(task)
+    assert not submitted.done()
+    assert not submitted.cancel()
+    with second.batch():
+        known = second.submit(task)
+    assert known.of_submitit.job_id == "7"
+    assert second.submit(RunTask(["true"], tmp_path / "log", ["--run.overwrite", "true"])) is not known
+    (tmp_path / "squeue").write_text("#!/bin/sh\nexit 1\n")  # SLURM's daemon is being restarted
+    assert not known.done()
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\ncat {queue}\n")
+    queue.write_text("8\n")  # cancelled
+    assert known.done()
+    with third.batch():
+        assert third.submit(task) is not known
+    assert len(list((tmp_path / "slurm").glob("*submitted.pkl"))) == 1  # under the number of the first, 7
+
+
+@pytest.mark.slow
+def test_a_job_that_is_taken_away_stops_its_run_and_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "patient.py").write_text(PATIENT)
+    training = RunTask([sys.executable, str(tmp_path / "patient.py"), str(tmp_path)], tmp_path / "log", ["anew"])
+    job = on_this_machine(tmp_path).submit(_Requeued(training))
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "starts").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (task,) = psutil.Process(int(job.job_id)).children()
+    task.send_signal(submitit.core.job_environment.JobEnvironment._usr_sig())  # as SLURM, to all of the task
+    assert job.result() == 0
+    # What replaces an earlier run is passed once: the second start continues the first.
+    assert [line for line in (tmp_path / "log").read_text().split("\n") if line.startswith("started")] == [
+        "started anew",
+        "started",
+    ]
+
+
+@pytest.mark.slow
+def test_a_study_is_reported_when_its_array_is_done(
+    write_study: Write, tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = write_study(variants=PAIR, seeds=[1])
+    executor = Submitit(on_this_machine(tmp_path))
+    report = compare(study, tmp_path / "runs", program=FAKE_PROGRAM, executor=lambda: executor)
+    assert report.is_file()
+    assert "2 runs submitted" in capsys.readouterr().out
+
+
+def test_slurm_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="sbatch not found"):
+        new_executor("slurm", [])
+    fake_slurm(tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match="partitoin"):
+        new_executor("slurm", ["partitoin=gpu"])
+    executor = slurm(partition="gpu", time=240)
+    assert executor.executor.parameters["time"] == 240
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["slurm", "gpu"], "--executor slurm gpu: expected KEY=VALUE"),
+        (["slrum"], "--executor slrum: .*Give slurm, dask, ray, or an import path"),
+        (["nothing.of.that"], "--executor nothing.of.that: No module named 'nothing'"),
+        (["concurrent.futures.Nothing"], "has no attribute 'Nothing'"),
+        (["concurrent.futures.ThreadPoolExecutor", "workers=2"], "unexpected keyword argument 'workers'"),
+        (["collections.OrderedDict"], "a OrderedDict has no `submit`"),
+    ],
+)
+def test_an_executor_that_does_not_exist_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        new_executor(words[0], words[1:])
+
+
+@pytest.mark.parametrize("name", ["slurm", "dask", "ray"])
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitlab.experiment.errors.find_spec", lambda package: None)
+    with pytest.raises(ValueError, match=rf"pip install 'vitlab\[{name}\]'"):
+        getattr(executors, name)()

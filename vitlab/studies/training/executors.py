@@ -1,0 +1,150 @@
+"""Where a study's runs train: an executor of `concurrent.futures`, of this machine or of many.
+
+`compare --executor` takes the name of a function below, or the import path of any class or function that returns an
+object with `submit`, such as `mpi4py.futures.MPIPoolExecutor`. What is submitted is a `RunTask`.
+"""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
+from importlib import import_module
+from queue import SimpleQueue
+from typing import Any
+
+import yaml
+
+from vitlab.experiment.errors import need
+from vitlab.signals import STOPPED
+from vitlab.studies.training.slots import Slots
+from vitlab.studies.training.slurm import slurm
+from vitlab.studies.training.task import RunTask
+
+PATIENCE_SECONDS = 20.0  # for a run to write a checkpoint after SIGTERM
+
+
+class Local(Executor):
+    """Processes of this machine, as many at a time as it has slots."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
+        self._threads = ThreadPoolExecutor(slots.jobs)
+        self._free: SimpleQueue[int] = SimpleQueue()
+        for slot in range(slots.jobs):
+            self._free.put(slot)
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self._lock, self._over = threading.Lock(), False
+
+    def submit(self, task: RunTask) -> Future[int]:  # type: ignore[override]  # nothing else is submitted
+        """Train a run as soon as a slot is free."""
+        return self._threads.submit(self._train, task)
+
+    def _train(self, task: RunTask) -> int:
+        slot = self._free.get()
+        try:
+            with self._lock:
+                if self._over:
+                    return STOPPED
+                child = task.start(self.slots.environment(slot))
+                self._children.add(child)
+            status = child.wait()
+            self._children.discard(child)
+            return status
+        finally:
+            self._free.put(slot)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Unless `wait`, end the processes that still run; kill them after a while or a second Ctrl-C."""
+        if wait:
+            self._threads.shutdown(cancel_futures=cancel_futures)
+            return
+        with self._lock:
+            self._over = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        children = list(self._children)
+        try:
+            for child in children:
+                child.terminate()
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            for child in children:
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(max(0.0, deadline - time.monotonic()))
+        finally:
+            for child in children:
+                if child.poll() is None:
+                    os.killpg(child.pid, signal.SIGKILL)  # with its data-loading workers
+                    child.wait()
+
+
+def dask(address: str | None = None, **settings: Any) -> Executor:
+    """Return the executor of a Dask cluster.
+
+    Args:
+        address: Of its scheduler, like `tcp://host:8786`; null: a cluster of worker processes on this machine.
+        settings: Other arguments of `distributed.Client`, such as `n_workers` of a local cluster.
+    """
+    need("dask", "distributed", what="--executor dask")
+    from distributed import Client
+
+    return Client(address, **settings).get_executor(pure=False)  # a run that is submitted again trains again
+
+
+class _Ray(Executor):
+    def __init__(self, remote: Any) -> None:
+        self.remote = remote
+
+    def submit(self, task: RunTask) -> Future[int]:  # type: ignore[override]  # nothing else is submitted
+        future: Future[int] = self.remote.remote(task).future()
+        return future
+
+
+def ray(address: str | None = None, **settings: Any) -> Executor:
+    """Return the executor of a Ray cluster.
+
+    Args:
+        address: Of its head, like `auto`; null: a cluster on this machine.
+        settings: What a run needs, options of `ray.remote` such as `num_cpus`, `num_gpus`, `max_retries`.
+    """
+    need("ray", "ray", what="--executor ray")
+    import ray as package
+
+    package.init(address, ignore_reinit_error=True, log_to_driver=False)
+    return _Ray(package.remote(**{"num_cpus": 1} | settings)(RunTask.__call__))
+
+
+def new_executor(name: str, settings: Sequence[str]) -> Executor:
+    """Return the executor that `--executor NAME KEY=VALUE …` names.
+
+    Raises:
+        ValueError: no such executor, a package is missing, or it rejects a setting.
+    """
+    pairs = [setting.partition("=") for setting in settings]
+    if wrong := [setting for setting, (_, equals, _) in zip(settings, pairs, strict=True) if not equals]:
+        raise ValueError(f"--executor {name} {wrong[0]}: expected KEY=VALUE, like address=tcp://host:8786.")
+    build, values = _imported(name), {key: yaml.safe_load(value) for key, _, value in pairs}
+    try:
+        executor = build(**values)
+    except (TypeError, ValueError, OSError, ConnectionError) as error:
+        raise ValueError(f"--executor {' '.join([name, *settings])}: {error}") from error
+    if not callable(getattr(executor, "submit", None)):
+        raise ValueError(f"--executor {name}: a {type(executor).__name__} has no `submit`, as executors have.")
+    return executor
+
+
+def _imported(name: str) -> Callable[..., Executor]:
+    short = {"slurm": slurm, "dask": dask, "ray": ray}
+    if name in short:
+        return short[name]
+    module, _, attribute = name.rpartition(".")
+    try:
+        build: Callable[..., Executor] = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"--executor {name}: {error}. Give {', '.join(short)}, or an import path, like "
+            "mpi4py.futures.MPIPoolExecutor."
+        ) from None
+    return build

@@ -1,0 +1,178 @@
+"""Train the runs of a study through an executor; skip finished runs, and continue after failed ones."""
+
+import signal
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from vitlab.atomic_files import write_text
+from vitlab.config import Config
+from vitlab.runs.directory import METRICS, SUMMARY, RunDirectory
+from vitlab.signals import signals_as_exit
+from vitlab.studies.file.format import clock
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.state import Outcome, cut_short, is_finished, refuse_without_metric, to_replace
+from vitlab.studies.training.progress import Active, Display, Progress, read_progress, seconds_left
+from vitlab.studies.training.task import RunTask
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from vitlab.studies.training.slurm import Job
+
+POLL_SECONDS = 0.5
+LOG_LINES = 8  # shown for a failed run
+
+Train = Callable[[list[Run]], list[Outcome]]
+"""Trains runs, or continues them."""
+
+
+def run_all(
+    runs: Sequence[Run], program: Sequence[str], executor: Executor, display: Display, overwrite: bool
+) -> list[Outcome]:
+    """Train the unfinished runs and return the outcome of each, in order.
+
+    A run that another process is writing, as one that a killed study left behind, is waited for. After a signal or an
+    error, the next call continues the runs.
+
+    Args:
+        program: The command line to which `fit --config <file>` is appended.
+        overwrite: Replace runs that were cut short or have another configuration; without it there must be no such.
+    """
+    replaced = to_replace(runs, overwrite)
+    outcomes = {run: Outcome(run, None) for run in runs if is_finished(run) and run not in replaced}
+    refuse_without_metric(outcomes)
+    if outcomes:
+        display.note(f"  {len(outcomes)} of {len(runs)} runs are already finished.")
+    waiting = [run for run in runs if run not in outcomes]
+    busy: set[Run] = set()  # written by another process
+    submitted: dict[Run, _Submitted] = {}
+    ended: list[Active] = []
+    jobs = 1  # that were seen to train in parallel
+    try:
+        with signals_as_exit():
+            while waiting or submitted:
+                busy = written_elsewhere(waiting, busy, display.note)
+                with getattr(executor, "batch", nullcontext)():
+                    for run in [run for run in waiting if run not in busy]:
+                        waiting.remove(run)
+                        if is_finished(run) and run not in replaced:  # by the process that was waited for
+                            outcomes[run] = Outcome(run, None)
+                        else:
+                            submitted[run] = _Submitted(run, program, executor, run in replaced)
+                for run, each in list(submitted.items()):
+                    over = each.future.done()  # before its last line is read
+                    each.observe()
+                    if not over:
+                        continue
+                    del submitted[run]
+                    outcome = each.outcome()
+                    if outcome.failure is not None and RunDirectory(run.directory).writer:  # it was first
+                        waiting.append(run)
+                        continue
+                    outcomes[run] = outcome
+                    if outcome.failure is None:
+                        refuse_without_metric([run])  # after the first run, not after all
+                        ended.append(each.active)
+                    display.note(_describe_end(outcome, each.active, display))
+                active = [each.active for each in submitted.values() if each.began]
+                jobs = max(jobs, len(active))
+                queued = [*(run for run, each in submitted.items() if not each.began), *waiting]
+                display.update(active, len(outcomes), seconds_left(ended, active, queued, jobs))
+                if submitted or waiting:
+                    time.sleep(POLL_SECONDS)
+    except SystemExit:
+        display.note("  Interrupted. The same command continues the runs.")
+        raise
+    finally:
+        for each in submitted.values():
+            each.future.cancel()
+    return [outcomes[run] for run in runs]
+
+
+class _Submitted:
+    """A run that was given to the executor."""
+
+    def __init__(self, run: Run, program: Sequence[str], executor: Executor, replace: bool) -> None:
+        write_config(run.config_path, run.config)
+        if replace:
+            run.log_path.unlink(missing_ok=True)
+        self.active = Active(run, 0, Progress(0, None))
+        self._log_size = _size(run.log_path)  # grows when the process starts
+        self._began: float | None = None
+        command = [*program, "fit", "--config", str(run.config_path.absolute())]
+        task = RunTask(command, run.log_path, ["--run.overwrite", "true"] if replace else [])
+        self.future: Future[int] | Job = executor.submit(task)
+
+    @property
+    def began(self) -> bool:
+        """Whether its process was started."""
+        return self._began is not None
+
+    def observe(self) -> None:
+        """Read its progress."""
+        run = self.active.run
+        if not self.began:
+            if _size(run.log_path) == self._log_size:
+                return
+            self._began = time.monotonic()
+            self.active.epochs_before = read_progress(run.directory / METRICS, run.metric).epochs
+        assert self._began is not None
+        self.active.seconds = time.monotonic() - self._began
+        self.active.progress = read_progress(run.directory / METRICS, run.metric)
+
+    def outcome(self) -> Outcome:
+        """Return how it ended."""
+        run = self.active.run
+        try:
+            status = self.future.result()
+        except Exception as error:  # the executor lost it
+            if is_finished(run):
+                return Outcome(run, cut_short(run))
+            how = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        else:
+            if status == 0:
+                return Outcome(run, cut_short(run) if is_finished(run) else f"exit status 0, but {SUMMARY} is missing")
+            how = f"exit status {status}" if status > 0 else f"ended by {signal.Signals(-status).name}"
+        return Outcome(run, ": ".join([how, *last_lines(run.log_path, 1)]))
+
+
+def written_elsewhere(runs: Iterable[Run], known: set[Run], note: Callable[[str], object]) -> set[Run]:
+    """Return the runs that another process is writing, and name those that are not known yet."""
+    writers = {run: writer for run in runs if (writer := RunDirectory(run.directory).writer)}
+    for run in writers.keys() - known:
+        note(f"  {run} is waited for: {writers[run]}.")
+    return set(writers)
+
+
+def last_lines(log: Path, count: int = LOG_LINES) -> list[str]:
+    """Return the last lines that a process printed, without overwritten progress bars."""
+    if not log.is_file():
+        return []
+    lines = (line.rpartition("\r")[2].rstrip() for line in log.read_text(errors="replace").split("\n"))
+    return [line for line in lines if line][-count:]
+
+
+def write_config(path: Path, config: Config) -> None:
+    """Write a configuration atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.is_file() else 0
+
+
+def _describe_end(outcome: Outcome, active: Active, display: Display) -> str:
+    if outcome.failure is None:
+        return f"  {display.line(active)}  done"
+    log = "\n".join(f"    | {line}" for line in last_lines(outcome.run.log_path))
+    return (
+        f"  {outcome.run!s:<{display.width}}  FAILED after {clock(active.seconds)}, {outcome.failure}\n"
+        f"    Last lines of {outcome.run.log_path}:\n{log}"
+    )
