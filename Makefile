@@ -17,7 +17,7 @@ STUDIES := $(notdir $(basename $(wildcard experiments/studies/*.yaml)))
 
 .DEFAULT_GOAL := help
 include $(dir $(lastword $(MAKEFILE_LIST)))maintainers.mk
-.PHONY: help install quickstart test claims speedrun-parts dashboard wandb-sync $(EXPERIMENTS) $(STUDIES)
+.PHONY: help install quickstart test claims speedrun-parts pretraining-parts dashboard wandb-sync $(EXPERIMENTS) $(STUDIES)
 
 help:  ## List targets, experiments and studies
 	@echo "Targets:"
@@ -70,6 +70,11 @@ speedrun-parts: $(INSTALLED)  ## Train the speedrun with parts of other recipes:
 	$(RUN) -m vitlab compare --config benchmarks/parts_training.yaml
 	$(RUN) -m vitlab compare --config benchmarks/parts_gates.yaml
 	$(RUN) -m vitlab compare --config benchmarks/parts_augmentation.yaml
+
+pretraining-parts: $(INSTALLED)  ## Pre-train on CIFAR-10 with one part changed at a time: an hour
+	$(RUN) -m vitlab compare --config benchmarks/parts_dino.yaml
+	$(RUN) -m vitlab compare --config benchmarks/parts_mae.yaml
+	$(RUN) -m vitlab compare --config benchmarks/parts_simmim.yaml
 
 claims: $(INSTALLED)  ## Test the papers' claims that are not tested yet, and write runs/claims/report.html
 	$(RUN) -m vitlab claims $(ARGS)

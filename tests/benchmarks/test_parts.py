@@ -150,7 +150,7 @@ def test_every_second_epoch_mirrors_the_others() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["parts_vit", "parts_training", "parts_gates", "parts_augmentation"])
+@pytest.mark.parametrize("name", [path.stem for path in Path(benchmarks.__file__).parent.glob("parts_*.yaml")])
 def test_every_variant_of_the_studies_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = read_study(Path(benchmarks.__file__).parent / f"{name}.yaml")
     planned = plan(replace(study, seeds=study.seeds[:1]), tmp_path)

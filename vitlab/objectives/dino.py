@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vitlab.distributed import mean_over_processes
 from vitlab.internals import norms, scale_
 from vitlab.models import ImageModel
+from vitlab.models.layers import Init, trunc_normal
 from vitlab.objectives.heads import Prototypes, projection
 from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.self_distillation import SelfDistillation, embed_views
@@ -44,6 +45,8 @@ class DINO(SelfDistillation):
         hidden_dim: Width of the head.
         bottleneck_dim: Width of the projection, the input of the last layer.
         norm_last_layer: Fix the norms of the last layer's weights at 1, which is more stable.
+        head_init: Initializes the projection's linear layers; `vitlab.models.layers.fan_in` where they are far narrower
+            than the released 2048.
         freeze_last_layer: Number of first epochs in which the last layer is frozen.
         student_temp: τ_s.
         teacher_temp: τ_t after its warm-up; unstable above 0.07.
@@ -75,6 +78,7 @@ class DINO(SelfDistillation):
         hidden_dim: int = 2048,
         bottleneck_dim: int = 256,
         norm_last_layer: bool = True,
+        head_init: Init = trunc_normal,
         freeze_last_layer: int = 1,
         student_temp: float = 0.1,
         teacher_temp: float = 0.04,
@@ -88,7 +92,7 @@ class DINO(SelfDistillation):
         clip_grad: float | None = 3.0,
         init_from: str | None = None,
     ) -> None:
-        sizes = backbone.num_features, hidden_dim, bottleneck_dim, out_dim, norm_last_layer
+        sizes = backbone.num_features, hidden_dim, bottleneck_dim, out_dim, norm_last_layer, head_init
         head = new_head(*sizes)
         moving = (head, momentum_teacher, clip_grad, init_from, momentum_teacher_end)
         super().__init__(backbone, optimizer, schedule, *moving)
@@ -142,9 +146,11 @@ class DINO(SelfDistillation):
         clip_each(self.student.parameters(), longest)
 
 
-def new_head(in_dim: int, hidden_dim: int, bottleneck_dim: int, out_dim: int, norm_last_layer: bool) -> nn.Sequential:
+def new_head(
+    in_dim: int, hidden_dim: int, bottleneck_dim: int, out_dim: int, norm_last_layer: bool, init: Init
+) -> nn.Sequential:
     """Return a projection and the last layer."""
-    mlp = projection(in_dim, hidden_dim, bottleneck_dim, batch_norm=False)
+    mlp = projection(in_dim, hidden_dim, bottleneck_dim, batch_norm=False, init=init)
     last_layer = Prototypes(bottleneck_dim, out_dim, learn_norm=not norm_last_layer)
     return nn.Sequential(OrderedDict(mlp=mlp, last_layer=last_layer))
 

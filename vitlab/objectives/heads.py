@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.models.layers import BatchNorm, init_linears, trunc_normal
+from vitlab.models.layers import BatchNorm, Init, init_linears, trunc_normal
 
 
-def projection(in_dim: int, hidden_dim: int, out_dim: int, batch_norm: bool) -> nn.Sequential:
+def projection(
+    in_dim: int, hidden_dim: int, out_dim: int, batch_norm: bool, init: Init = trunc_normal
+) -> nn.Sequential:
     """Return three linear layers with GELU between them, in MSN after a batch norm: (B, C) -> (B, d)."""
 
     def layers() -> Iterator[nn.Module]:
@@ -25,7 +27,7 @@ def projection(in_dim: int, hidden_dim: int, out_dim: int, batch_norm: bool) -> 
         yield nn.Linear(hidden_dim, out_dim)
 
     mlp = nn.Sequential(*layers())
-    init_linears(mlp, trunc_normal)
+    init_linears(mlp, init)
     return mlp
 
 
