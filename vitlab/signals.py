@@ -37,23 +37,6 @@ def signals_as_exit() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def signals_later() -> Iterator[None]:
-    """Hold signals back until the block has ended: a process that was just started is known to who must end it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[int] = []
-    before = {number: signal.signal(number, lambda n, frame: received.append(n)) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for each in received:
-            signal.raise_signal(each)
-
-
 def is_ignored(number: signal.Signals) -> bool:
     """Return whether a signal is ignored from outside: SIGHUP by nohup, SIGINT by a shell for what runs behind it."""
     return signal.getsignal(number) == signal.SIG_IGN

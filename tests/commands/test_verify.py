@@ -106,3 +106,29 @@ def test_a_run_without_checkpoint_is_refused_before_it_is_repeated(
     assert run("fit", ["--config", str(tiny({"trainer": {"max_epochs": 0}}))]) == 0
     assert run("verify", [str(RUN)]) == 2
     assert f"{RUN} has no checkpoints/last.ckpt to compare" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_segment_repeats_to_the_bit_and_other_weights_are_noticed(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny({"trainer": {"limit_train_batches": 3, "max_epochs": 2}, "run": {"checkpoint": {"keep": 3}}})
+    subprocess.run([sys.executable, "-m", "vitlab", "fit", "--config", str(path)], check=True)
+    kept = sorted(path.name for path in (RUN / "checkpoints").glob("step-*"))
+    assert kept == ["step-2.ckpt", "step-4.ckpt"]
+    for begin, segment in {"0": "from step 0 to 2", "2": "from step 2 to 4", "4": "after step 4"}.items():
+        assert run("verify", [str(RUN), "--segment", begin]) == 0
+        assert f"Equal to the bit {segment}: weights" in capsys.readouterr().out
+    state = torch.load(RUN / "checkpoints/step-4.ckpt", weights_only=True)
+    next(iter(state["state_dict"].values())).add_(1e-7)
+    torch.save(state, RUN / "checkpoints/step-4.ckpt")
+    assert run("verify", [str(RUN), "--segment", "2"]) == 1
+    assert "Different from step 2 to 4: state_dict." in capsys.readouterr().out
+    assert verify.chosen_segment(RUN, "auto") in {(0, 2), (2, 4), (4, None)}
+    assert run("verify", [str(RUN), "--segment", "3"]) == 2
+    assert "can be repeated from the steps 0, 2, 4" in capsys.readouterr().err
+
+
+def test_a_run_that_kept_no_states_has_no_segments(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("verify", [str(finished), "--segment", "auto"]) == 2
+    assert "kept no states. Train it with --run.checkpoint.keep 5" in capsys.readouterr().err

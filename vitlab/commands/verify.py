@@ -3,15 +3,22 @@
 On the machine of the run, with its versions and number of threads, the repetition is equal to the bit. Another kind of
 processor rounds differently: it sums in another order, and after some steps the weights differ. Whether the results
 are still equal is tested on the run's test images.
+
+A run that kept states (`run.checkpoint.keep: 5`) can be checked by a segment of its training, between two of them.
 """
 
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import yaml
+
 from vitlab.commands.options import StudyParser
+from vitlab.config import Config, merge
 from vitlab.runs.directory import CONFIG, ENVIRONMENT, PREDICTIONS, SUMMARY, RunDirectory
 
 
@@ -20,6 +27,11 @@ def run(arguments: Sequence[str]) -> int:
     parser = StudyParser("python -m vitlab verify RUN", "Repeat a finished run, and compare the repetition with it.")
     parser.add_argument("run", type=Path, help="the run directory")
     parser.add_argument("--out", type=Path, help="keep the repetition in this folder, which must be new")
+    parser.add_argument(
+        "--segment",
+        metavar="STEP",
+        help="repeat the training from this kept state to the next alone; auto: a random one",
+    )
     options = parser.parse_args(arguments)
     run = RunDirectory(options.run)
     if not run.is_finished:
@@ -33,6 +45,11 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"--out {options.out} exists; give a new folder for the repetition.")
     refuse_other_images(options.run)
     with TemporaryDirectory(prefix="vitlab-verify-") as temporary:
+        if options.segment is not None:
+            begin, end = chosen_segment(options.run, options.segment)
+            places = repeat_segment(options.run, options.out or Path(temporary), begin, end)
+            print("\n".join(conclusion_of_segment(options.run, begin, end, places)))
+            return 1 if places else 0
         repeated = repeat(options.run, options.out or Path(temporary))
         print("\n".join(conclusion(options.run, repeated)))
         return 0 if is_equal(options.run, repeated) else 1
@@ -64,6 +81,68 @@ def repeat(directory: Path, root: Path) -> Path:
         raise ValueError(f"{directory} cannot be repeated:\n{last}")
     (repeated,) = (root / "repeated").iterdir()
     return repeated
+
+
+def chosen_segment(directory: Path, word: str) -> tuple[int, int | None]:
+    """Return the first and the last step of a segment between kept states; None: the end of the training.
+
+    Args:
+        word: The first step, or `auto`.
+
+    Raises:
+        ValueError: the run kept no states, or none after this step.
+    """
+    checkpoints = RunDirectory(directory).checkpoints
+    kept = sorted(int(path.stem.partition("-")[2]) for path in checkpoints.glob("step-*[0-9].ckpt"))
+    if not kept:
+        raise ValueError(f"{directory} kept no states. Train it with --run.checkpoint.keep 5 to repeat fifths of it.")
+    ends: dict[int, int | None] = dict(zip([0, *kept], [*kept, None], strict=True))
+    if word == "auto":
+        return random.choice(list(ends.items()))
+    if not word.isdecimal() or int(word) not in ends:
+        steps = ", ".join(map(str, ends))
+        raise ValueError(f"--segment {word}: {directory} can be repeated from the steps {steps}; give one, or auto.")
+    return int(word), ends[int(word)]
+
+
+def repeat_segment(directory: Path, root: Path, begin: int, end: int | None) -> list[str]:
+    """Train a segment of a run again below another root, and return in what its last state differs."""
+    from vitlab.experiment.branch import branch_off
+    from vitlab.runs.checkpoints import kept_state
+    from vitlab.runs.exactness import unequal_states
+
+    run, repeated = RunDirectory(directory), RunDirectory(root / "repeated" / directory.resolve().name)
+    settings: Config = {"root": str(root), "name": "repeated", "wandb": {"mode": "disabled"}, "test": False}
+    settings["checkpoint"] = {"keep": [] if end is None else [end]}
+    config = merge(run.config, {"run": settings})
+    file = root / "segment.yaml"
+    root.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    if begin > 0:
+        branch_off(directory, begin, repeated.path, config)
+    reached = repeated.last_checkpoint if end is None else kept_state(repeated.checkpoints, end)
+    with (root / "log.txt").open("w+", encoding="utf-8") as log:
+        command = [sys.executable, "-m", "vitlab", "fit", "--config", str(file)]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        while process.poll() is None and (end is None or not reached.is_file()):
+            time.sleep(0.05)
+        if process.poll() is None:
+            process.terminate()
+        elif process.returncode or not reached.is_file():
+            log.seek(0)
+            last = "\n".join(log.read().strip().splitlines()[-5:])
+            raise ValueError(f"{directory} cannot be repeated from step {begin}:\n{last}")
+        process.wait()
+    return unequal_states(run.last_checkpoint if end is None else kept_state(run.checkpoints, end), reached)
+
+
+def conclusion_of_segment(directory: Path, begin: int, end: int | None, places: Sequence[str]) -> list[str]:
+    """Return in sentences whether the state after a segment is equal."""
+    segment = f"after step {begin}" if end is None else f"from step {begin} to {end}"
+    if not places:
+        return [f"Equal to the bit {segment}: weights, averages, optimizer and random generators."]
+    more = f", and {len(places) - 1} more" if len(places) > 1 else ""
+    return [f"Different {segment}: {places[0]}{more}."]
 
 
 def conclusion(first: Path, second: Path) -> list[str]:

@@ -41,6 +41,7 @@ class Checkpointing:
         max_time_share: Largest fraction of the training time that checkpoints at the ends of epochs may take.
         best: Also keep the state of the epoch with the best validation, as best.ckpt.
         keep: Optimizer steps after which the state is also kept as step-<n>.ckpt, from which other runs can branch off.
+            A number: the states that divide the training into so many equal segments, which `verify --segment` repeats.
         pause_after: Epochs after which the run stops, to continue without this setting; None: it does not stop.
         on_failure: If the disk is full or gone: continue without a checkpoint, or stop.
     """
@@ -49,7 +50,7 @@ class Checkpointing:
     every_n_minutes: float | None = 10.0
     max_time_share: float = 0.02
     best: bool = False
-    keep: tuple[int, ...] = ()
+    keep: int | tuple[int, ...] = ()
     pause_after: int | None = None
     on_failure: Literal["continue", "stop"] = "continue"
 
@@ -58,6 +59,8 @@ class Checkpointing:
             raise ValueError(f"run.checkpoint.every_n_steps is {self.every_n_steps}; give 1 or more, or null.")
         if self.pause_after is not None and self.pause_after < 1:
             raise ValueError(f"run.checkpoint.pause_after is {self.pause_after}; give 1 or more, or null.")
+        if isinstance(self.keep, int) and self.keep < 2:
+            raise ValueError(f"run.checkpoint.keep is {self.keep}; give a number of segments, 2 or more, or steps.")
         if self.every_n_minutes is not None and not self.every_n_minutes > 0:
             raise ValueError(f"run.checkpoint.every_n_minutes is {self.every_n_minutes}; give more than 0, or null.")
         if not 0 < self.max_time_share <= 1:
@@ -98,6 +101,7 @@ class RunCheckpoints(Checkpoint):
         self._at = self._begin = time.perf_counter()
         self._tried = self._unpublished = self._owed = False
         self._written_at, self._pausing = 0, False
+        self._kept: tuple[int, ...] = ()  # steps
 
     @property
     def _next(self) -> Path:
@@ -105,6 +109,8 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
+        keep = self.settings.keep
+        self._kept = between(keep, int(trainer.estimated_stepping_batches)) if isinstance(keep, int) else keep
         self._at = self._begin = time.perf_counter()
         if trainer.is_global_zero:  # left by a killed run
             for unfinished in (self._next, *self.directory.glob("*.new")):
@@ -131,7 +137,7 @@ class RunCheckpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         final = is_last_epoch(trainer)
         self._pausing = trainer.current_epoch + 1 == self.settings.pause_after and not final
-        final = final or self._pausing or trainer.global_step in self.settings.keep
+        final = final or self._pausing or trainer.global_step in self._kept
         affordable = (time.perf_counter() - self._at) * self.settings.max_time_share >= self._cost
         if final or _any_process(trainer, affordable or self.signals.received is not None):
             self._write(trainer)
@@ -142,7 +148,7 @@ class RunCheckpoints(Checkpoint):
         due = by_time or self._owed or self.signals.received is not None
         if trainer.world_size > 1:
             due = self._step % _STEPS_TO_AGREE == 0 and _any_process(trainer, due)
-        return due or self._step in self.settings.keep or (steps is not None and self._step % steps == 0)
+        return due or self._step in self._kept or (steps is not None and self._step % steps == 0)
 
     def _write(self, trainer: Trainer) -> None:
         begin = time.perf_counter()
@@ -181,7 +187,7 @@ class RunCheckpoints(Checkpoint):
 
     def _publish(self, trainer: Trainer) -> None:
         if self._unpublished and trainer.is_global_zero:
-            if self._written_at in self.settings.keep:
+            if self._written_at in self._kept:
                 _copy_whole(self._next, kept_state(self.directory, self._written_at))
                 if (best := self.directory / "best.ckpt").is_file():
                     _copy_whole(best, kept_state(self.directory, self._written_at, "-best"))
@@ -252,6 +258,11 @@ class Signals:
 def _any_process(trainer: Trainer, decision: bool) -> bool:
     """Return whether the decision of any process is true; all processes must call this."""
     return decision if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(decision, all=False))
+
+
+def between(segments: int, steps: int) -> tuple[int, ...]:
+    """Return the steps that divide a training of so many steps into equal segments."""
+    return tuple(round(steps * i / segments) for i in range(1, segments))
 
 
 def kept_state(checkpoints: Path, step: int, which: str = "") -> Path:

@@ -26,10 +26,7 @@ RESULTS = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_s
 def disagreements(one: Path, other: Path) -> list[str]:
     """Return in what the results of two run directories differ; nothing if they are equal to the bit."""
     runs = [RunDirectory(one), RunDirectory(other)]
-    states = [torch.load(run.last_checkpoint, map_location="cpu", weights_only=True) for run in runs]
-    places = [f"{part}{where}" for part in RESULTS for where in _unequal(states[0][part], states[1][part])]
-    generators = [state["callbacks"].get("RandomState") for state in states]
-    places += [f"random generators{where}" for where in _unequal(*generators)]
+    places = unequal_states(*(run.last_checkpoint for run in runs))
     tables = [run.history.drop(columns=[*TIMINGS], errors="ignore") for run in runs]
     if not tables[0].equals(tables[1]):
         rows = [len(table) for table in tables]
@@ -43,6 +40,14 @@ def disagreements(one: Path, other: Path) -> list[str]:
         a, b = ({name: x for name, x in run.metrics.items() if name not in TIMINGS} for run in runs)
         places += [f"{SUMMARY}{where}" for where in _unequal(a, b)]
     return places
+
+
+def unequal_states(one: Path, other: Path) -> list[str]:
+    """Return in what two checkpoints differ: weights, averages, optimizer, schedule, steps, random generators."""
+    states = [torch.load(path, map_location="cpu", weights_only=True) for path in (one, other)]
+    places = [f"{part}{where}" for part in RESULTS for where in _unequal(states[0][part], states[1][part])]
+    generators = [state["callbacks"].get("RandomState") for state in states]
+    return places + [f"random generators{where}" for where in _unequal(*generators)]
 
 
 def _unequal(a: Any, b: Any, where: str = "") -> Iterator[str]:
