@@ -71,10 +71,11 @@ speedrun-parts: $(INSTALLED)  ## Train the speedrun with parts of other recipes:
 	$(RUN) -m vitlab compare --config benchmarks/parts_gates.yaml
 	$(RUN) -m vitlab compare --config benchmarks/parts_augmentation.yaml
 
-pretraining-parts: $(INSTALLED)  ## Pre-train on CIFAR-10 with one part changed at a time: an hour
+pretraining-parts: $(INSTALLED)  ## Pre-train on CIFAR-10 with one part changed at a time: two hours
 	$(RUN) -m vitlab compare --config benchmarks/parts_dino.yaml
 	$(RUN) -m vitlab compare --config benchmarks/parts_mae.yaml
 	$(RUN) -m vitlab compare --config benchmarks/parts_simmim.yaml
+	$(RUN) -m vitlab compare --config benchmarks/parts_msn.yaml
 
 claims: $(INSTALLED)  ## Test the papers' claims that are not tested yet, and write runs/claims/report.html
 	$(RUN) -m vitlab claims $(ARGS)
