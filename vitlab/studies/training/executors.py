@@ -4,6 +4,7 @@
 object with `submit`, such as `mpi4py.futures.MPIPoolExecutor`. What is submitted is a `RunTask`.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -15,8 +16,6 @@ from contextlib import suppress
 from importlib import import_module
 from queue import SimpleQueue
 from typing import Any
-
-import yaml
 
 from vitlab.experiment.errors import need
 from vitlab.signals import STOPPED
@@ -125,7 +124,7 @@ def new_executor(name: str, settings: Sequence[str]) -> Executor:
     pairs = [setting.partition("=") for setting in settings]
     if wrong := [setting for setting, (_, equals, _) in zip(settings, pairs, strict=True) if not equals]:
         raise ValueError(f"--executor {name} {wrong[0]}: expected KEY=VALUE, like address=tcp://host:8786.")
-    build, values = _imported(name), {key: yaml.safe_load(value) for key, _, value in pairs}
+    build, values = _imported(name), {key: _value(text) for key, _, text in pairs}
     try:
         executor = build(**values)
     except (TypeError, ValueError, OSError, ConnectionError) as error:
@@ -133,6 +132,14 @@ def new_executor(name: str, settings: Sequence[str]) -> Executor:
     if not callable(getattr(executor, "submit", None)):
         raise ValueError(f"--executor {name}: a {type(executor).__name__} has no `submit`, as executors have.")
     return executor
+
+
+def _value(text: str) -> Any:
+    """Return a number, `true`, `null` or a list as JSON writes it, or the text; YAML would read 4:00:00 as 14,400."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _imported(name: str) -> Callable[..., Executor]:

@@ -36,8 +36,10 @@ def slurm(folder: str = "runs/slurm", **settings: Any) -> "Submitit":
     Args:
         folder: For submitit's files, and for the job of each run.
         settings: What the cluster requires, such as `partition=gpu`, `time=240` (minutes), `gpus_per_node=1`: arguments
-            of submitit's `SlurmExecutor`, named as those of `sbatch`.
+            of submitit's `SlurmExecutor.update_parameters`, named as those of `sbatch`.
     """
+    if not isinstance(settings.get("time", 0), int):
+        raise ValueError(f"time={settings['time']} is no number; give minutes, like time=240.")
     need("slurm", "submitit", what="--executor slurm")
     from submitit import SlurmExecutor
 
@@ -160,4 +162,4 @@ class _Requeued:
             with suppress(ProcessLookupError, ChildProcessError):
                 os.kill(self._child.pid, signal.SIGUSR1)
                 os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)
-        return DelayedSubmission(_Requeued(self.task.again()))
+        return DelayedSubmission(_Requeued(self.task))

@@ -13,7 +13,8 @@ class RunTask:
     Args:
         command: The command line that trains.
         log: File for its output.
-        once: Arguments for the first start only, which also begins the log anew.
+        once: Arguments for the first start only, before which there is no log: what replaces an earlier run, or a task
+            that is submitted again would.
     """
 
     def __init__(self, command: Sequence[str], log: Path, once: Sequence[str] = ()) -> None:
@@ -26,9 +27,9 @@ class RunTask:
 
     def start(self, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
         """Start the process, with these environment variables more."""
-        command = [*self.command, *self.once]
+        command = [*self.command, *([] if Path(self.log).is_file() else self.once)]
         words = [*(f"{key}={value}" for key, value in (environment or {}).items()), shlex.join(command)]
-        with Path(self.log).open("w" if self.once else "a", encoding="utf-8") as log:
+        with Path(self.log).open("a", encoding="utf-8") as log:
             log.write(" ".join(words) + "\n")
             log.flush()
             # A new session, so that Ctrl-C reaches only the study's process, which then ends the others in order.
@@ -41,7 +42,3 @@ class RunTask:
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
             )
-
-    def again(self) -> "RunTask":
-        """Return the task that continues this run."""
-        return RunTask(self.command, Path(self.log))
