@@ -105,6 +105,7 @@ class _Submitted:
         self.active = Active(run, 0, Progress(0, None))
         self._log_size = _size(run.log_path)  # grows when the process starts
         self._began: float | None = None
+        self._replace = replace
         command = [*program, "fit", "--config", str(run.config_path.absolute())]
         task = RunTask(command, run.log_path, ["--run.overwrite", "true"] if replace else [])
         self.future: Future[int] | Job = executor.submit(task)
@@ -121,7 +122,8 @@ class _Submitted:
             if _size(run.log_path) == self._log_size:
                 return
             self._began = time.monotonic()
-            self.active.epochs_before = read_progress(run.directory / METRICS, run.metric).epochs
+            if not self._replace:  # else they are the epochs of the run that it replaces
+                self.active.epochs_before = read_progress(run.directory / METRICS, run.metric).epochs
         assert self._began is not None
         self.active.seconds = time.monotonic() - self._began
         self.active.progress = read_progress(run.directory / METRICS, run.metric)
