@@ -13,6 +13,7 @@ from referee.statistics.intervals import t_interval
 
 from vitlab.config import merge
 from vitlab.evaluation.predictions import Predictions, write_predictions
+from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.state import Outcome
 from vitlab.studies.report import sections
@@ -262,3 +263,6 @@ def test_features_stand_beside_those_of_the_untrained_network() -> None:
     assert rows["DINO, untrained"].cells[0] == "65.0"
     assert "≤ untrained" in rows["MAE"].marks
     assert "≤ untrained" not in rows["DINO"].marks
+    for run in study.finished:  # ranked by something else, an accuracy says nothing of it
+        object.__setattr__(run.run, "metric", Metric("val/knn"))
+    assert [run.untrained for run in study.finished] == [None, None]

@@ -93,7 +93,9 @@ class RunResult:
 
     @property
     def untrained(self) -> float | None:
-        """The accuracy of the features before training; None unless `run.probe` tests the run."""
+        """The accuracy of the features before training; None unless `run.probe` tests the run, and accuracy ranks."""
+        if not self.run.metric.is_accuracy:
+            return None  # an accuracy is not to be held against another metric
         return self.summary.get("metrics", {}).get("test/top1_untrained")
 
     @cached_property
