@@ -1,4 +1,7 @@
-"""`run.probe` tests an objective without labels by its features, so that studies rank it by accuracy."""
+"""`run.probe` tests an objective without labels by its features, so that studies rank it by accuracy.
+
+With `trainer.max_epochs: 0` it tests weights as they are given.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +13,15 @@ import torch
 
 from vitlab.commands.dispatch import run
 from vitlab.config import merge
+from vitlab.deployment.load import load
 from vitlab.evaluation.features import Features, extract
 from vitlab.evaluation.knn import predict_weighted
-from vitlab.evaluation.linear import fit_linear_probe
+from vitlab.evaluation.linear import LinearProbe, fit_linear_probe
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import SPLITS, probe_features
 from vitlab.experiment import frozen
 from vitlab.experiment.experiment import Experiment
+from vitlab.models import VisionTransformer
 from vitlab.runs.directory import RunDirectory
 from vitlab.studies.file.metric import TOP1, metric_of
 
@@ -100,3 +105,90 @@ def test_strata_are_told_of_frozen_features_too(tiny: Write) -> None:
     strata = read_predictions(experiment.directory / "predictions.parquet").strata["size in pixels"]
     parts = [metrics[f"test/top1_size_in_pixels_{size}"] * np.mean(strata == str(size)) for size in (8, 16)]
     assert sum(parts) == pytest.approx(metrics["test/top1"])
+
+
+# ---- weights as they are given
+
+GIVEN = {"trainer": {"max_epochs": 0}}
+
+
+def test_a_frozen_encoder_is_a_network_with_the_probe_for_a_classifier(
+    tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The oracle is the probe by itself, fitted on features of the same weights."""
+    path = tiny(merge(GIVEN, {"run": {"probe": "linear"}}))
+    fresh, cpu = Experiment(path), torch.device("cpu")
+    splits = {split: extract(fresh.model, fresh.data.batches(split, cpu)) for split in SPLITS}
+    expected = fit_linear_probe(splits["train"], splits["val"], 10).logits(splits["test"][0])
+
+    experiment = Experiment(path)
+    metrics = experiment.fit()
+    summary = RunDirectory(experiment.directory).summary
+    assert (summary["partial"], summary["epochs"], summary["steps"]) == ([], 0, 0)
+    assert summary["images_seen"] == len(splits["train"][1]) + len(splits["val"][1])
+    stored = read_predictions(experiment.directory / "predictions.parquet").logits
+    np.testing.assert_allclose(stored, expected, atol=1e-4)
+    assert "test/top1_untrained" not in metrics  # it is the same network
+    trained = load(experiment.directory).model
+    (images,), _ = next(iter(fresh.data.batches("test", cpu)))
+    with torch.no_grad():
+        torch.testing.assert_close(trained(images), expected[: len(images)], atol=1e-3, rtol=1e-3)
+    capsys.readouterr()
+    assert run("test", ["--config", str(experiment.directory)]) == 0
+    assert f"test/top1 {metrics['test/top1']:.4f}" in capsys.readouterr().err
+
+
+def test_features_of_a_frozen_encoder_are_computed_once(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    embed = VisionTransformer.embed
+
+    def counting(self: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
+        asked.append(len(images))
+        return embed(self, images)
+
+    monkeypatch.setattr(VisionTransformer, "embed", counting)
+    path = tiny(GIVEN)
+    results = []
+    for name, how in (("a", "linear"), ("b", "linear"), ("c", "knn")):
+        results.append(Experiment(path, f"run.name={name}", f"run.probe={how}").fit()["test/top1"])
+    images = sum(len(Experiment(path).data.labels(split)) for split in SPLITS)
+    assert sum(asked) == images + 3  # and one each for the width
+    assert results[0] == results[1]
+    assert len(list(Path("runs/features").iterdir())) == 1
+    Experiment(path, "run.name=d", "run.probe=knn", "seed_everything=5").fit()  # other weights
+    assert len(list(Path("runs/features").iterdir())) == 2
+
+
+@pytest.mark.parametrize("how", ["knn", "attentive"])
+def test_other_probes_are_no_network(tiny: Write, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment = Experiment(tiny(merge(GIVEN, {"run": {"probe": how}})))
+    assert 0 < experiment.fit()["test/top1"] < 1
+    assert run("test", ["--config", str(experiment.directory)]) == 2
+    assert "`run.probe: linear` alone gives a network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [{"run": {"test": False}}, {"trainer": {"devices": 2}}])
+def test_a_frozen_encoder_is_tested_by_one_process(
+    tiny: Write, change: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny(merge(merge(GIVEN, {"run": {"probe": "knn"}}), change))
+    with pytest.raises(ValueError, match=r"of a frozen encoder is a test by one process"):
+        Experiment(path).fit()
+
+
+def test_tokens_that_do_not_fit_into_memory_are_refused(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen, "MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match="set linear"):
+        Experiment(tiny(merge(GIVEN, {"run": {"probe": "attentive"}}))).fit()
+
+
+def test_a_classifier_goes_into_a_head_of_its_form() -> None:
+    probe = LinearProbe(torch.randn(3, 8), torch.randn(3), torch.randn(8), torch.rand(8) + 0.5, 0.1)
+    x, model = torch.randn(5, 3, 16, 16), VisionTransformer(16, 4, num_classes=3, embed_dim=8, depth=1, num_heads=2)
+    assert frozen.give_classifier(model, probe)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), probe.logits(model.embed(x)), atol=1e-4, rtol=1e-4)
+    two = VisionTransformer(16, 4, num_classes=3, embed_dim=8, depth=1, num_heads=2, distilled=True)
+    before = [p.clone() for p in two.head_parameters()]
+    assert not frozen.give_classifier(two, probe)
+    assert all(torch.equal(a, b) for a, b in zip(before, two.head_parameters(), strict=True))

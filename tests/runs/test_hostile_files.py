@@ -15,7 +15,7 @@ import yaml
 from tests.conftest import TINY
 from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
-from vitlab.objectives.teacher_cache import LogitCache
+from vitlab.objectives.output_cache import OutputCache
 
 Write = Callable[..., Path]
 TRAP = "trap"
@@ -132,7 +132,7 @@ def test_as_a_cache_of_a_teachers_logits(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("shard.safetensors").write_bytes(pickle.dumps(Payload()))
-    cache = LogitCache(tmp_path, num_classes=3)
+    cache = OutputCache(tmp_path, width=3)
     images = torch.rand(2, 3, 4, 4)
-    assert torch.equal(cache.logits(images, lambda x: torch.ones(2, 3)), torch.ones(2, 3))
+    assert torch.equal(cache.outputs(images, lambda x: torch.ones(2, 3)), torch.ones(2, 3))
     assert not Path(TRAP).exists()

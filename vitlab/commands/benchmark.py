@@ -124,7 +124,7 @@ def endless(experiment: "Experiment") -> "Trainer":
         gradient_clip_val=like.gradient_clip_val,
         gradient_clip_algorithm=like.gradient_clip_algorithm,
         accumulate_grad_batches=like.accumulate_grad_batches,
-        max_epochs=like.max_epochs,
+        max_epochs=like.max_epochs or 1,  # none of a frozen encoder
         max_steps=ENDLESS,
         limit_val_batches=0,
         callbacks=[FiniteSteps("skip")],

@@ -29,7 +29,7 @@ from vitlab.data import ImageDataModule
 from vitlab.evaluation.cost.memory import hold_freed_memory
 from vitlab.experiment.chain import TAKEN_FROM, Source
 from vitlab.experiment.class_names import spell_out, spell_out_arguments
-from vitlab.experiment.frozen import classify_by_features
+from vitlab.experiment.frozen import FEATURES, classify_by_features
 from vitlab.experiment.own_test import OTHER, departures
 from vitlab.experiment.parser import Settings, help_of_named_size
 from vitlab.experiment.place import directory_of, placed
@@ -161,6 +161,11 @@ class Experiment:
         run: Run = self._settings.build("run")
         return run
 
+    @property
+    def frozen(self) -> bool:
+        """Whether no step is taken, and the features of the weights as they are given are classified."""
+        return self.run.probe is not None and self._values.trainer.max_epochs == 0
+
     def _find_data(self) -> None:
         """Take a relative `data.root` from where the run was started, if there is nothing of that name here."""
         arguments = self._values.data.init_args
@@ -220,6 +225,8 @@ class Experiment:
             remedy = "train first, or give --ckpt_path FILE (`none` evaluates the initial weights)."
             if finished:  # whose results are of these weights, not of previous.ckpt
                 remedy = "train again with --run.overwrite true, or give --ckpt_path FILE."
+            if self.frozen:
+                remedy = "of the probes of a frozen encoder, `run.probe: linear` alone gives a network."
             if name == "best":
                 remedy = (
                     "a run keeps it with --run.checkpoint.best true. Without --ckpt_path, its last weights are taken."
@@ -377,7 +384,7 @@ class Experiment:
             set_generators(self._random_state)
             hold_freed_memory()
             probes = self.run.test and self.run.probe is not None and trainer.is_global_zero
-            untrained = copy.deepcopy(self.model) if probes else None
+            untrained = copy.deepcopy(self.model) if probes and not self.frozen else None
             trainer.fit(self.objective, datamodule=self.data, ckpt_path=state)
             count_last_epoch(trainer)
             if trainer.interrupted or self.config["trainer"]["fast_dev_run"]:
@@ -392,6 +399,11 @@ class Experiment:
 
     def _check_training(self) -> None:
         """Refuse or warn of what would be regretted after the training."""
+        if self.frozen and (self.trainer.world_size > 1 or not self.run.test):
+            raise ValueError(
+                f"run.probe: {self.run.probe} of a frozen encoder is a test by one process; set trainer.devices: 1 and "
+                "run.test: true."
+            )
         check_precision(str(self.trainer.precision), self.objective)
         if self.run.probe is not None and isinstance(self.trainer.strategy, FSDP):
             raise ValueError(
@@ -404,11 +416,10 @@ class Experiment:
     def _finish(self, untrained: ImageModel | None) -> Metrics:
         trainer = self.trainer
         metrics = self.record.metrics | {name: float(value) for name, value in trainer.callback_metrics.items()}
-        partial = unfinished(trainer)
+        partial = [] if self.frozen else unfinished(trainer)
         if self.run.test and self.run.probe is not None:
-            if untrained is not None:  # in one process
-                models, device = (self.model, untrained), trainer.strategy.root_device
-                metrics |= classify_by_features(*models, self.data, self.run.probe, device, self.directory)
+            if trainer.is_global_zero:
+                metrics |= self._probe(untrained)
         elif self.run.test and is_overridden("test_step", self.objective):
             self.record.keep_rows(trainer)  # of an earlier start that was killed while testing
             results = next(iter(trainer.test(self.objective, datamodule=self.data, verbose=False)), {})  # of no batches
@@ -421,6 +432,20 @@ class Experiment:
             (_, epoch), (name, value) = self.record.best.items()
             log.info("best of %d epochs: %s %.4f in epoch %d", trainer.current_epoch, name, value, epoch)
         log.info("%s: done in %.0f s of training", self.directory, self.record.seconds)
+        return metrics
+
+    def _probe(self, untrained: ImageModel | None) -> Metrics:
+        """Classify the test images by features; of a frozen encoder, keep them, and a linear classifier as its own."""
+        assert self.run.probe is not None
+        device, began = self.trainer.strategy.root_device, time.perf_counter()
+        cache = Path(self.run.root) / FEATURES if self.frozen else None
+        metrics = classify_by_features(
+            *(self.model, untrained, self.data, self.run.probe, device, self.directory), self.seed, cache
+        )
+        if self.frozen:
+            self.record.classified(self.trainer, metrics, time.perf_counter() - began)
+            if self.run.probe == "linear":
+                self.trainer.save_checkpoint(RunDirectory(self.directory).last_checkpoint)
         return metrics
 
     def validate(self) -> Metrics:

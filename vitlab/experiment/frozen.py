@@ -1,63 +1,145 @@
-"""The test of an objective without labels: its frozen features classify the test images."""
+"""A test by frozen features (`run.probe`): a classifier is fitted on them, the network stays as it is.
+
+It tests an objective without labels after its training, and, with `trainer.max_epochs: 0`, weights as they are given: a
+pre-trained model that nobody fine-tunes. In evaluation's view, without augmentation. What chooses something, the linear
+probe its weight decay and the attentive one its learning rate, chooses by the validation images, or where these are the
+test images by a tenth of the training images; k-NN (DINO's, k = 20) chooses nothing.
+"""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vitlab.data import ImageDataModule
-from vitlab.evaluation.features import extract
+from vitlab.evaluation.attentive import fit_attentive_probe, logits_of, tokens_of
+from vitlab.evaluation.features import Features, extract
 from vitlab.evaluation.knn import weighted_votes
-from vitlab.evaluation.linear import fit_linear_probe
+from vitlab.evaluation.linear import LinearProbe, fit_linear_probe
 from vitlab.evaluation.per_class import stratum_metrics, write_per_class
 from vitlab.evaluation.predictions import Predictions, top_k_accuracy, write_predictions
 from vitlab.evaluation.probe import hold_out
 from vitlab.experiment.results import Metrics
 from vitlab.models import ImageModel
+from vitlab.models.backbone import in_eval_mode
+from vitlab.objectives.output_cache import OutputCache, fingerprint
 from vitlab.runs.directory import PREDICTIONS
 
 log = logging.getLogger("vitlab")
 
+Probe = Literal["knn", "linear", "attentive"]
+FEATURES = "features"  # the folder in `run.root` that keeps those of frozen encoders
+Embed = Callable[[Tensor], Tensor]
+MOST_BYTES = 16 * 2**30  # of tokens
+
 
 def classify_by_features(
     encoder: ImageModel,
-    untrained: ImageModel,
+    untrained: ImageModel | None,
     data: ImageDataModule,
-    how: Literal["knn", "linear"],
+    how: Probe,
     device: torch.device,
     directory: Path,
+    seed: int = 0,
+    cache: Path | None = None,
 ) -> Metrics:
     """Write predictions.parquet as a classifier's test does, and return its metrics; warn where nothing was learned.
 
-    Training images are as in evaluation, without augmentation. The linear classifier chooses its weight decay on the
-    validation images, or where these are the test images on a tenth of the training images; k-NN (DINO's, k = 20)
-    chooses nothing.
+    A linear classifier becomes the encoder's own, where it has a head of that form.
 
     Args:
-        untrained: the encoder as the training began; `test/top1_untrained` is its accuracy.
+        untrained: the encoder as the training began, of which `test/top1_untrained` is the accuracy; None: no training.
+        seed: of the attentive probe.
+        cache: a folder for the features of encoders that stay as they are; None: the features are not kept.
     """
     labels = data.labels("test").astype(np.int64)
-    before = top_k_accuracy(_logits(untrained.to(device), data, how, device), labels, 1)
+    logits, held_out, fitted = _logits(encoder.to(device), data, how, device, seed, cache)
     names, strata = data.image_names("test"), data.strata("test")
-    predictions = Predictions(names, labels, _logits(encoder.to(device), data, how, device), strata=strata)
+    predictions = Predictions(names, labels, logits, strata=strata)
     write_predictions(directory / PREDICTIONS, predictions)
     write_per_class(directory, predictions, data.class_names)
     top1, top5 = (top_k_accuracy(predictions.logits, labels, k) for k in (1, 5))
-    if top1 <= before:
-        log.warning("The training improved no features: %.1f %%, untrained %.1f %%.", 100 * top1, 100 * before)
-    return {"test/top1": top1, "test/top1_untrained": before, "test/top5": top5, **stratum_metrics(predictions)}
+    metrics = {"val/top1": held_out} if held_out is not None else {}
+    metrics |= {"test/top1": top1, "test/top5": top5, **stratum_metrics(predictions)}
+    if untrained is not None:
+        before = top_k_accuracy(_logits(untrained.to(device), data, how, device, seed)[0], labels, 1)
+        metrics["test/top1_untrained"] = before
+        if top1 <= before:
+            log.warning("The training improved no features: %.1f %%, untrained %.1f %%.", 100 * top1, 100 * before)
+    if isinstance(fitted, LinearProbe) and not give_classifier(encoder, fitted):
+        log.info("%s has no single linear classifier that could take the probe's weights.", type(encoder).__name__)
+    return metrics
 
 
 def _logits(
-    encoder: ImageModel, data: ImageDataModule, how: Literal["knn", "linear"], device: torch.device
-) -> np.ndarray:
-    train, test = (extract(encoder, data.batches(split, device)) for split in ("train", "test"))
+    encoder: ImageModel, data: ImageDataModule, how: Probe, device: torch.device, seed: int, cache: Path | None = None
+) -> tuple[np.ndarray, float | None, object]:
+    """Return the logits of the test images, the accuracy on held-out ones, and what was fitted."""
+    embed: Embed = partial(tokens_of, encoder) if how == "attentive" else encoder.embed
+    with torch.no_grad(), in_eval_mode(encoder):
+        shape = embed(data.views("train", [0], device)).shape[1:]
+    if how == "attentive":
+        _refuse_too_large(data, shape.numel())
+    kept = None if cache is None else OutputCache(cache / fingerprint(encoder, how == "attentive"), shape.numel())
+    if kept is not None:
+        embed = partial(_known, kept, embed, shape)
+
+    def features(split: Literal["train", "val", "test"]) -> Features:
+        return extract(encoder, data.batches(split, device), embed=embed)
+
+    train, test = features("train"), features("test")
+    splits = hold_out(train) if data.tests_on_validation else {"train": train, "val": features("val")}
+    if kept is not None:
+        kept.flush()
+    fitted: object = None
+    classify: Embed
     if how == "knn":
-        return (weighted_votes(test[0], *train, data.num_classes) + torch.finfo(torch.float32).tiny).log().numpy()
-    if data.tests_on_validation:
-        known = hold_out(train)
+        classify = partial(_votes, train, data.num_classes)
+    elif how == "linear":
+        fitted = linear = fit_linear_probe(splits["train"], splits["val"], data.num_classes)
+        classify = linear.logits
     else:
-        known = {"train": train, "val": extract(encoder, data.batches("val", device))}
-    return fit_linear_probe(known["train"], known["val"], data.num_classes).logits(test[0]).numpy()
+        head = fit_attentive_probe(splits["train"], splits["val"], data.num_classes, seed, device)
+        classify = partial(logits_of, head)
+    features_of_val, truth = splits["val"]
+    right = float((classify(features_of_val).argmax(dim=1) == truth).float().mean())
+    return classify(test[0]).numpy(), None if how == "knn" and data.tests_on_validation else right, fitted
+
+
+def _votes(bank: Features, num_classes: int, features: Tensor) -> Tensor:
+    return (weighted_votes(features, *bank, num_classes) + torch.finfo(torch.float32).tiny).log()
+
+
+def _known(cache: OutputCache, embed: Embed, shape: torch.Size, images: Tensor) -> Tensor:
+    """Return the features of images, of each image computed once for all processes that share the cache's folder."""
+    return cache.outputs(images, lambda unknown: embed(unknown).flatten(1)).unflatten(1, shape)
+
+
+def _refuse_too_large(data: ImageDataModule, numbers: int) -> None:
+    """Raise ValueError where the tokens of all images do not fit into memory."""
+    size = 4 * numbers * sum(len(data.labels(split)) for split in ("train", "val", "test"))  # type: ignore[arg-type]
+    if size > MOST_BYTES:
+        raise ValueError(
+            f"run.probe: attentive keeps the tokens of all images in memory, here {size / 2**30:.0f} GiB; set linear, "
+            "or fewer data.init_args.train_images."
+        )
+
+
+def give_classifier(model: ImageModel, probe: LinearProbe) -> bool:
+    """Make a probe on the embedding the model's own classifier; return False for a model whose head has another form.
+
+    W x' + b with x' = (x − mean) / std is (W / std) x + (b − (W / std) mean).
+    """
+    weight, bias = ([p for p in model.head_parameters() if (p.ndim > 1) is matrix] for matrix in (True, False))
+    if len(weight) != 1 or len(bias) != 1 or weight[0].numel() != probe.weight.numel():
+        return False
+    scaled = probe.weight.double() / probe.std.double()
+    with torch.no_grad():
+        weight[0].copy_(scaled.view_as(weight[0]))
+        bias[0].copy_(probe.bias.double() - scaled @ probe.mean.double())
+    return True

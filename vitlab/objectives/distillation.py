@@ -9,7 +9,7 @@ A student with a distillation token has a head for each; their logits are averag
 probabilities: `val_prob/…`). A student with one head learns both with it: what the paper calls usual distillation.
 
 The teacher sees the images that the student sees. With `teacher.cache`, its logits for them are kept on disk, and all
-students of a seed ask it only once: a step then costs what it costs without a teacher (`teacher_cache.py`).
+students of a seed ask it only once: a step then costs what it costs without a teacher (`output_cache.py`).
 
 Letters: B images, K classes, y labels, also mixtures of two.
 """
@@ -30,8 +30,8 @@ from vitlab.objectives.classification import ClassificationTask, accuracy, check
 from vitlab.objectives.ema import Ema
 from vitlab.objectives.labeled import LabeledObjective, Predictions
 from vitlab.objectives.objective import Batch, Labels, Scalar, Views
+from vitlab.objectives.output_cache import OutputCache
 from vitlab.objectives.teacher import Teacher
-from vitlab.objectives.teacher_cache import LogitCache
 from vitlab.optim import Optimizer, Schedule
 
 
@@ -114,7 +114,7 @@ class Distillation(LabeledObjective):
         self.two_heads = isinstance(backbone, VisionTransformer) and backbone.distilled
         check_student(backbone, alpha, self.two_heads)
         self.teacher, self.target, self.alpha, self.label_smoothing = teacher, target, alpha, label_smoothing
-        self.cache: LogitCache | None = None
+        self.cache: OutputCache | None = None
         self.agreement = MeanMetric()
         if self.two_heads:
             names = [f"{split}{head}" for split in ("val", "test") for head in ("_class", "_distillation", "_prob")]
@@ -141,7 +141,7 @@ class Distillation(LabeledObjective):
 
     def loss(self, views: Views, labels: Labels) -> Scalar:
         (images,) = views
-        teacher = self.teacher(images) if self.cache is None else self.cache.logits(images, self.teacher)  # (B, K)
+        teacher = self.teacher(images) if self.cache is None else self.cache.outputs(images, self.teacher)  # (B, K)
         cls, dist = self.head_logits(images)  # (B, K) each
         cross_entropy = F.cross_entropy(cls, labels, label_smoothing=self.label_smoothing)
         return (1 - self.alpha) * cross_entropy + self.alpha * self.target.loss(dist, teacher)

@@ -219,8 +219,9 @@ class Objective(LightningModule, ABC):
             self.no_weight_decay(),
             [p for name, p in self.backbone.named_parameters() if name in self.backbone.no_weight_decay()],
         )
-        log.info("Parameter groups at a global batch of %d:\n%s", self.global_batch, describe_groups(groups))
         steps, epochs = length(self.trainer)
+        if steps:
+            log.info("Parameter groups at a global batch of %d:\n%s", self.global_batch, describe_groups(groups))
         peaks, scale = [group["lr"] for group in groups], self.optimizer.scale(self.global_batch)
         schedules = [self.schedule.at(scale, group.pop("layer_scale")) for group in groups]
         optimizer = self.optimizer.build(groups)
@@ -266,7 +267,7 @@ class Objective(LightningModule, ABC):
 
 def length(trainer: Trainer) -> tuple[int, float]:
     """Return the number of optimizer steps and of epochs of a run that is about to begin."""
-    if trainer.limit_train_batches == 0:
+    if trainer.limit_train_batches == 0 or trainer.max_epochs == 0:
         return 0, 1.0  # no training, no schedule
     steps = int(trainer.estimated_stepping_batches)
     trainer.fit_loop.setup_data()  # not done yet where only max_steps is given

@@ -1,6 +1,5 @@
 """A trained model that a student learns from: frozen, and outside of everything that trains, averages or saves."""
 
-import hashlib
 import logging
 import math
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from torch import Tensor
 from vitlab.models import ImageModel, TimmModel
 from vitlab.models.stored import build, stored_section
 from vitlab.objectives.objective import weights_path
-from vitlab.objectives.teacher_cache import LogitCache
+from vitlab.objectives.output_cache import OutputCache, fingerprint
 
 log = logging.getLogger("vitlab")
 
@@ -37,7 +36,7 @@ class Teacher:
         std: The same.
         cache: A folder for the logits of the training images, which a second student of the same seed then finds there,
             also while the first one trains; null: ask the teacher each time. Each teacher has its own folder in it. For
-            its size see `LogitCache`.
+            its size see `OutputCache`.
     """
 
     def __init__(
@@ -107,7 +106,7 @@ class Teacher:
         log.info("Teacher's weights from %s", report)
         return path
 
-    def open_cache(self, precision: str) -> LogitCache | None:
+    def open_cache(self, precision: str) -> OutputCache | None:
         """Return the cache of this teacher's logits if `cache` names a folder; call it after `prepare`.
 
         Args:
@@ -115,20 +114,8 @@ class Teacher:
         """
         if self.cache is None:
             return None
-        return LogitCache(Path(self.cache) / self._fingerprint(precision), self.model.num_classes)
-
-    def _fingerprint(self, precision: str) -> str:
-        """Return 16 hexadecimal digits of what decides an image's logits: weights, layers, what is done before them."""
         before = (precision, self.model.img_size, self.scale.flatten().tolist(), self.shift.flatten().tolist())
-        digest = hashlib.sha256(repr(before).encode())
-        for name, module in self.model.named_modules():
-            # Weights of the same shapes fit another number of heads, another window, another ε.
-            settings = {key: x for key, x in vars(module).items() if isinstance(x, int | float | str | tuple)}
-            digest.update(repr((name, type(module).__name__, settings)).encode())
-        for name, tensor in self.model.state_dict().items():
-            digest.update(repr((name, tensor.dtype, tensor.shape)).encode())
-            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()[:16]
+        return OutputCache(Path(self.cache) / fingerprint(self.model, *before), self.model.num_classes)
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:

@@ -69,6 +69,7 @@ class RunRecord(Callback):
         self._ended = False  # whether an earlier start ended before the last epoch, as EarlyStopping does
         self.began = time.perf_counter()  # what is timed as the whole command; `Experiment.fit` sets it
         self.seconds = self._wall_before = 0.0
+        self.images: int | None = None  # seen without a step
         self._started: float | None = None
         self._restarted = False
         self._outputs: list[dict[str, Tensor]] = []
@@ -213,6 +214,14 @@ class RunRecord(Callback):
             columns = {name.removeprefix("test/"): value.astype(np.float64) for name, value in values.items()}
             write_values(self.results / VALUES, images, columns)
 
+    def classified(self, trainer: Trainer, metrics: Mapping[str, float], seconds: float) -> None:
+        """Take the place of a training that has no steps: a frozen encoder saw each image once, and was classified."""
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self.seconds, self.images = seconds, len(data.labels("train")) + len(data.labels("val"))
+        for logger in trainer.loggers:
+            logger.log_metrics({"epoch": 0, **metrics}, step=0)
+            logger.save()
+
     def finish(
         self, trainer: Trainer, pl_module: LightningModule, metrics: dict[str, float], partial: list[str]
     ) -> None:
@@ -232,7 +241,7 @@ class RunRecord(Callback):
                 "seconds_before": round(sum(map(_seconds_of, self.before.values())), 3),
                 "epochs": trainer.current_epoch,
                 "steps": trainer.global_step,
-                "images_seen": _images_seen(trainer),
+                "images_seen": _images_seen(trainer) if self.images is None else self.images,
                 "partial": partial,
                 "metrics": metrics,
                 "best_epoch": self.best,

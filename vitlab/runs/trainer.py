@@ -39,8 +39,9 @@ class Run:
         root: Folder of all runs.
         overwrite: Train again although the run is finished or has another configuration.
         test: Evaluate the last weights on the test images after training.
-        probe: Test features, of an objective without labels too: by k-NN among them, or by a linear classifier on them.
-            Null: test a classifier's answers.
+        probe: Test features, of an objective without labels too: by k-NN among them, or by a linear or an attentive
+            classifier of them. With `trainer.max_epochs: 0`, weights as they are given. Null: test a classifier's
+            answers.
         checkpoint: When the state is written from which the same command continues.
         compile: Compile the blocks of backbones with torch.compile. The first step takes a minute or more, later ones
             less than without. Bit-for-bit equal only to runs that are compiled too.
@@ -52,7 +53,7 @@ class Run:
     root: str = "runs"
     overwrite: bool = False
     test: bool = True
-    probe: Literal["knn", "linear"] | None = None
+    probe: Literal["knn", "linear", "attentive"] | None = None
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
     compile: bool = False
     not_finite: Literal["stop", "skip"] = "stop"

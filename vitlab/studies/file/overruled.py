@@ -20,7 +20,7 @@ def refuse_overruled(study: Study) -> None:
     remedies, along = _remedies(study), flatten(study.settings)
     for name, override in study.variants.items():
         for key, value in flatten(override).items():
-            stated = key not in along and name not in study.files
+            stated = key not in along and name not in study.files and not (key == LENGTH and name in study.frozen)
             if stated and key in remedies and not _agrees(study, key, value):
                 raise ValueError(
                     f"{study.path}: variant {name!r} has {key}: {as_yaml(value)}, which the study overrides. "
@@ -34,7 +34,9 @@ def overruled(study: Study) -> list[str]:
     lines = []
     for name, override in study.variants.items():
         replaced = {
-            key: value for key, value in flatten(override).items() if key in keys and not _agrees(study, key, value)
+            key: value
+            for key, value in flatten(override).items()
+            if key in keys and not _agrees(study, key, value) and name not in study.frozen
         }
         settings = listed([f"{key}: {as_yaml(value)}" for key, value in replaced.items()])
         if replaced:

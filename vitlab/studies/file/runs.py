@@ -153,7 +153,7 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
     first = Run(variant, study.seeds[0], {}, folder, place=study.place, fold=study.parts[0])
     fixed = _seeded(study, first)
     fixed["run"] |= {"root": str(folder.parent), "test": True, "wandb": {"group": study.title}}
-    if study.budget is not None and study.budget.kind == "epochs":
+    if study.budget is not None and study.budget.kind == "epochs" and variant not in study.frozen:
         fixed["trainer"] = {"max_epochs": study.budget.amount}
     config = merge(merge(merge(load_yaml(study.base), study.variants[variant]), fixed), decided)
     _refuse_moved(study, variant, flatten(config))
@@ -266,7 +266,8 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
                 f"folds: {run.variant!r} takes weights from {own[0]}, trained on images that some parts test.\n"
                 "Give the weights of a run on other images, or remove `folds`."
             )
-        yield from _cut_short(study, run)
+        if run.variant not in study.frozen:
+            yield from _cut_short(study, run)
         yield from (f"{run.variant!r}: {fault}" for fault in fixed_draws(study.vary, run.config))
     if "images" in study.vary and all(run.config["data"]["init_args"].get("train_images") is None for run in runs):
         yield (

@@ -3,7 +3,8 @@
     name: quickstart
     question: Which of ViT and Swin serves small images best?  # printed above the report's headline; may be left out
     base: ../quickstart/base.yaml     # an experiment, complete with what the variants add; relative to this file
-    variants:                         # only the differences: a mapping, or the path of a YAML file
+    variants:                         # only the differences: a mapping, or the path of a YAML file; with
+                                      # `frozen: {probe: linear}` nothing is trained but a classifier (knn, attentive)
       ViT: {model: {init_args: {backbone: {class_path: …}}}}
     seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3]
     margin: 0.5                       # the smallest difference that matters, here in points; null: any
@@ -56,11 +57,12 @@ COSTLESS = {
     *("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"),
     *("init", "patch_init", "cls_token_std", "init_values"),
 }  # keys of a backbone
+PROBES = ("linear", "knn", "attentive")
 LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up to 9 % false claims instead of 5
 LEAST_SEEDS = 3
 WITHOUT_EFFECT = ("name", "question", "registered", "jobs")  # keys that change no result
 # Folders next to those of the variants.
-RESERVED_SLUGS = ("before", "figures", "robustness", "search", "transfer", "tuning", "wandb")
+RESERVED_SLUGS = ("before", "features", "figures", "robustness", "search", "transfer", "tuning", "wandb")
 
 
 # By key, which values are valid, and what is expected of others; null always is.
@@ -202,9 +204,15 @@ class Study:
 
     @property
     def allowed(self) -> list[str]:
-        """The keys in which variants may differ: those compared, tuned, or set by the budget."""
+        """The keys in which variants may differ: those compared, tuned, or set by the budget or by `frozen`."""
         bought = [f"trainer.{key}" for key in LENGTH if key != VALIDATION] if self.converts_budget else []
-        return [*self.may_differ, *self.tuned, *bought]
+        frozen = ["trainer.max_epochs", "run.probe"] if self.frozen else []
+        return [*self.may_differ, *self.tuned, *bought, *frozen]
+
+    @property
+    def frozen(self) -> set[str]:
+        """The variants that train nothing but a classifier of features."""
+        return {name for name, override in self.variants.items() if is_frozen(override)}
 
     @property
     def in_proportion(self) -> list[str]:
@@ -281,6 +289,11 @@ def _contradictions(study: Study) -> Iterator[str]:
     """Yield which settings contradict each other, with value, place and remedy."""
     yield from _contradictions_of_the_test(study)
     yield from _contradictions_of_tuning(study)
+    if study.frozen and (study.tuned or study.branch):
+        yield (
+            f"{'tune' if study.tuned else 'branch'}: {sorted(study.frozen)[0]!r} is frozen and takes no steps. Remove "
+            "one of the two."
+        )
     yield from _contradictions_of_axes(study)
     yield from _contradictions_of_folds(study)
     yield from _contradictions_of_folders(study)
@@ -381,13 +394,29 @@ def _variants(value: Any, path: Path) -> dict[str, Config]:
             raise ValueError(f"variants: {name!r} cannot name a folder. Use a name with letters or digits.")
         if short in by_slug:
             raise ValueError(f"variants {by_slug[short]!r} and {name!r} would share the folder {short}/. Rename one.")
-        variants[name], by_slug[short] = override or {}, name
+        variants[name], by_slug[short] = _thawed(name, override or {}), name
     if len(variants) < 2:
         raise ValueError(
             f"variants: there is only {next(iter(variants))!r}; a comparison needs two.\n"
             "To train one model, use `python -m vitlab fit`."
         )
     return variants
+
+
+def _thawed(name: str, override: Config) -> Config:
+    """Return a variant with `frozen` written out: a run without steps, tested by a probe."""
+    if "frozen" not in override:
+        return override
+    rest, frozen = dict(override), override["frozen"]
+    del rest["frozen"]
+    if not isinstance(frozen, dict) or frozen.keys() != {"probe"} or frozen["probe"] not in PROBES:
+        raise ValueError(f"variants: {name}: frozen: {frozen!r}. Expected {{probe: …}}, one of {', '.join(PROBES)}.")
+    return merge(rest, {"trainer": {"max_epochs": 0}, "run": {"probe": frozen["probe"]}})
+
+
+def is_frozen(config: Config) -> bool:
+    """Whether a run takes no step and is tested by a probe of its features."""
+    return config.get("trainer", {}).get("max_epochs") == 0 and config.get("run", {}).get("probe") is not None
 
 
 def _seeds_and_looks(value: Any) -> tuple[list[int], tuple[int, ...]]:

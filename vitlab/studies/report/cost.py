@@ -10,6 +10,7 @@ from referee.report.drawing import Drawing
 from vitlab.evaluation.cost import Cost, doubts
 from vitlab.studies.file.budget import REFUSED
 from vitlab.studies.file.format import clock, engineering, speed
+from vitlab.studies.file.study import is_frozen
 from vitlab.studies.report.figures import against_cost
 from vitlab.studies.results.run import VariantResult
 from vitlab.studies.results.table import StudyResults
@@ -110,8 +111,12 @@ def speed_of(result: VariantResult) -> float | None:
 
 
 def flops_of(result: VariantResult, cost: Cost | None) -> float | None:
-    """Return the training FLOPs of a run, mean over seeds: as it counted them, or as they were measured."""
-    per_image = [run.train_flops or (cost.train_flops if cost else None) for run in result.runs]
+    """Return the training FLOPs of a run, mean over seeds: as it counted them, or as they were measured.
+
+    Those of a frozen encoder are of one forward pass of each image.
+    """
+    measured = None if cost is None else cost.flops if is_frozen(result.runs[0].run.config) else cost.train_flops
+    per_image = [run.train_flops or measured for run in result.runs]
     known = [flops * run.images_seen for flops, run in zip(per_image, result.runs, strict=True) if flops]
     return fmean(known) if len(known) == len(result.runs) else None
 
@@ -144,6 +149,7 @@ def _table_of_variants(results: StudyResults) -> Table:
     rows = []
     for result in results.ranking:
         cost, measured_speed = results.costs.get(result.variant), speed_of(result)
+        frozen = is_frozen(result.runs[0].run.config)
         score = results.metric.text(result.score.mean, results.digits)
         in_runs = NONE if measured_speed is None else f"{measured_speed:,.0f}"
         if cost is None:
@@ -155,10 +161,10 @@ def _table_of_variants(results: StudyResults) -> Table:
                 score,
                 engineering(cost.parameters),
                 engineering(cost.flops),
-                speed(cost.train_images_per_second, cost.train_quartiles),
+                NONE if frozen else speed(cost.train_images_per_second, cost.train_quartiles),
                 in_runs,
                 speed(cost.inference_images_per_second, cost.inference_quartiles),
-                engineering(cost.train_peak_bytes, "B"),
+                NONE if frozen else engineering(cost.train_peak_bytes, "B"),
                 engineering(cost.inference_peak_bytes, "B"),
             )
         )

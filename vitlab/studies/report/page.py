@@ -106,7 +106,7 @@ def _summary(results: StudyResults) -> list[str]:
     if not results.finished:
         return []
     study, metric = results.study, results.metric
-    epochs = sorted({result.run.epochs for result in results.finished})
+    epochs = sorted({result.run.epochs for result in results.finished} - {0})  # frozen encoders have none
     spent = f" ({study.budget} each)" if study.budget and study.budget.kind == "flops" else ""
     validation = " (the validation images)" if results.tested_on_validation else ""
     classes = f" of {len(results.class_names)} classes" if metric.one_class else ""
@@ -119,8 +119,8 @@ def _summary(results: StudyResults) -> list[str]:
     intervals = any(len(result.runs) > 1 for result in results.ranking)
     return [
         f"{counted(len(results.ranking), 'variant')}, {_seeds(results)} each, "
-        f"{' or '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}{spent}, "
-        f"{counted(len(results.labels), 'test image')}{validation}{classes}. Leads are in {unit}"
+        + (f"{' or '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}{spent}, " if epochs else "")
+        + f"{counted(len(results.labels), 'test image')}{validation}{classes}. Leads are in {unit}"
         + (f", with {simultaneous}95{SPACE}% intervals over {over}. " if intervals else ". ")
         + describe_draws(study.vary, study.folds)
     ]

@@ -10,6 +10,7 @@ from vitlab.studies.file.fairness import kind_of, matters, name_of, said
 from vitlab.studies.file.format import clock
 from vitlab.studies.file.runs import Difference
 from vitlab.studies.file.state import UNFINISHED
+from vitlab.studies.file.study import is_frozen
 from vitlab.studies.report.beaten import not_beyond_baselines
 from vitlab.studies.report.cost import cost_remarks, costlier
 from vitlab.studies.report.provenance import (
@@ -26,6 +27,7 @@ from vitlab.studies.results.table import StudyResults
 
 SHOWN = 4  # settings that an objection names
 ABOVE = 2  # remarks above a ranking, besides objections
+PROBES = {"linear": "a linear classifier", "knn": "k-NN", "attentive": "an attentive classifier"}
 DIFFERENT = 0.01  # the share by which numbers of training images may differ
 
 
@@ -85,6 +87,19 @@ def _declared(results: StudyResults) -> list[str]:
     if not _architecture_differs(results):
         return [f"All variants have the same architecture; they differ, as declared, in {named}."]
     return [f"Declared, but not architecture: {named}. The differences are not the architectures' alone."]
+
+
+def _frozen(results: StudyResults) -> list[str]:
+    """Name the variants whose network is not trained."""
+    configs = {result.variant: result.runs[0].run.config for result in results.ranking}
+    names = [name for name, config in configs.items() if is_frozen(config)]
+    if not names:
+        return []
+    how = joined(list(dict.fromkeys(PROBES[configs[name]["run"]["probe"]] for name in names)))
+    verb, whose = ("is", "its") if len(names) == 1 else ("are", "their")
+    return [
+        f"{joined(names)} {verb} frozen: no step trains the network, {how} of {whose} features is all that is fitted."
+    ]
 
 
 def _architecture_differs(results: StudyResults) -> bool:
@@ -296,6 +311,7 @@ DECISIVE: tuple[Kind, ...] = (
 # What a reader may want to know besides.
 FURTHER: tuple[Kind, ...] = (
     costlier,
+    _frozen,
     _weights,
     own_code,
     more_at_test_time,

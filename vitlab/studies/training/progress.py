@@ -128,6 +128,8 @@ class Display:
         score, metric = item.progress.score, item.run.metric
         shown = "" if score is None else f"val {100 * score:5.1f} %" if metric.is_accuracy else f"val {score:.4g}"
         epochs = f"epoch {item.progress.epochs:>{len(str(item.run.epochs))}}/{item.run.epochs}"
+        if not item.run.epochs:
+            epochs = "frozen"
         return f"{item.run!s:<{self.width}}  {epochs}  {shown:<11}  {clock(item.seconds)}"
 
     def _erase(self) -> None:

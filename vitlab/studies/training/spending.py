@@ -32,6 +32,7 @@ def spend_budget(
         ValueError: the budget is below half an epoch, a required cost could not be measured, or the warm-up cannot be
             scaled because the base does not set the number of epochs.
     """
+    drafts = [run for run in drafts if run.variant not in study.frozen]
     if not study.converts_budget:
         return {}
     for run in drafts:

@@ -1,12 +1,14 @@
-"""A teacher's logits on disk, so that a study with many students pays for their teacher once.
+"""What a network that is not trained says of images, on disk: a teacher's logits, the features of a frozen encoder.
 
-Augmentation is a function of (seed, epoch, image): students of one seed show their teacher the same images, mixed ones
-too, equal to the bit. So the key of a row of logits is a hash of the image itself. It knows nothing of the data,
-and a change of the images (augmentation, normalization, size) cannot make it answer wrongly: it only misses.
+Many students then pay for their teacher once, and many probes for their encoder. Augmentation is a function of (seed,
+epoch, image): students of one seed show their teacher the same images, mixed ones too, equal to the bit. So the key of
+a row is a hash of the image itself. It knows nothing of the data, and a change of the images (augmentation,
+normalization, size) cannot make it answer wrongly: it only misses.
 
-Letters: B images, K classes.
+Letters: B images, K numbers of each.
 """
 
+import hashlib
 import logging
 import math
 import time
@@ -21,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitlab.atomic_files import written_whole
 
@@ -32,10 +34,10 @@ SECONDS_BETWEEN_SCANS = 10.0  # a teacher's pass takes milliseconds, listing a f
 
 
 @final
-class LogitCache:
-    """Logits of one teacher in a folder: read where they are known, computed and stored where not.
+class OutputCache:
+    """Outputs of one network in a folder: read where they are known, computed and stored where not.
 
-    A batch is read as a whole or computed as a whole. Logits are stored as float32, so that on a CPU a student's
+    A batch is read as a whole or computed as a whole. Outputs are stored as float32, so that on a CPU a student's
     weights are equal to the bit with the cache and without; only rounding differs, where an image is in a batch with
     other images than before.
 
@@ -46,16 +48,16 @@ class LogitCache:
     The price of a step is the hash and, on a GPU, one wait until the hashes are there.
 
     Args:
-        folder: Of one teacher alone; need not exist.
-        num_classes: K.
+        folder: Of one network alone, see `fingerprint`; need not exist.
+        width: K.
 
     Attributes:
         batches: Number of batches requested.
         answered: Number of them read from the cache.
     """
 
-    def __init__(self, folder: Path, num_classes: int) -> None:
-        self.folder, self.num_classes = folder, num_classes
+    def __init__(self, folder: Path, width: int) -> None:
+        self.folder, self.width = folder, width
         self.batches = self.answered = 0
         self._shards: list[Shard] = []  # the one that answered last comes first: the next batch is mostly there too
         self._seen: set[Path] = set()
@@ -63,10 +65,10 @@ class LogitCache:
         self._pending: list[tuple[np.ndarray, Tensor]] = []
         self._writable = True
 
-    def logits(
-        self, images: Float[Tensor, "B C H W"], teacher: Callable[[Tensor], Float[Tensor, "B K"]]
+    def outputs(
+        self, images: Float[Tensor, "B C H W"], network: Callable[[Tensor], Float[Tensor, "B K"]]
     ) -> Float[Tensor, "B K"]:
-        """Return the teacher's logits for images, computing only batches that are not known."""
+        """Return what the network says of images, computing only batches that are not known."""
         keys = image_keys(images).cpu().numpy()
         known = self._find(keys)
         if known is None and self._scan():
@@ -75,48 +77,48 @@ class LogitCache:
         if known is not None:
             self.answered += 1
             return torch.from_numpy(known).to(images.device)
-        logits = teacher(images)
+        outputs = network(images)
         if self._writable:
-            self._pending.append((keys, logits.cpu()))
-            if len(self._pending) * len(keys) * (16 + 4 * self.num_classes) >= MOST_PENDING:
+            self._pending.append((keys, outputs.float().cpu()))
+            if len(self._pending) * len(keys) * (16 + 4 * self.width) >= MOST_PENDING:
                 self.flush()
-        return logits
+        return outputs
 
     def flush(self) -> None:
         """Write what is not written yet as a new shard. A full disk is reported once and does not stop training."""
         if not self._pending:
             return
         keys = np.concatenate([keys for keys, _ in self._pending])
-        logits = torch.cat([logits for _, logits in self._pending])
+        outputs = torch.cat([outputs for _, outputs in self._pending])
         self._pending = []
         order = np.argsort(keys[:, 0])
-        tensors = {"keys": torch.from_numpy(keys[order].T.copy()), "logits": logits[torch.from_numpy(order)]}
+        tensors = {"keys": torch.from_numpy(keys[order].T.copy()), "outputs": outputs[torch.from_numpy(order)]}
         path = self.folder / f"{uuid4().hex}.safetensors"
         try:
             with written_whole(path) as file:
                 file.write(save(tensors))
         except OSError as error:
-            log.warning("Cannot store the teacher's logits: %s. Training continues and computes them.", error)
+            log.warning("Cannot store outputs of a frozen network: %s. They are computed each time.", error)
             self._writable = False
         else:
             self._open(path)
 
     def report(self) -> None:
         """Log how many batches came from the cache."""
-        log.info("The teacher's logits: %d of %d batches from %s.", self.answered, self.batches, self.folder)
+        log.info("Outputs of the frozen network: %d of %d batches from %s.", self.answered, self.batches, self.folder)
 
     def _find(self, keys: Int[np.ndarray, "B 2"]) -> Float[np.ndarray, "B K"] | None:
-        """Return the logits of a batch, or None if one image has none."""
-        logits = np.empty((len(keys), self.num_classes), dtype=np.float32)
+        """Return the outputs of a batch, or None if one image has none."""
+        outputs = np.empty((len(keys), self.width), dtype=np.float32)
         left = np.arange(len(keys))
         while len(left):
             shard = self._holder(keys[left[:1]])
             if shard is None:
                 return None
             rows, known = shard.find(keys[left])
-            logits[left[known]] = shard.logits[rows[known]]
+            outputs[left[known]] = shard.outputs[rows[known]]
             left = left[~known]
-        return logits
+        return outputs
 
     def _holder(self, key: Int[np.ndarray, "1 2"]) -> "Shard | None":
         for i, shard in enumerate(self._shards):
@@ -137,36 +139,51 @@ class LogitCache:
     def _open(self, path: Path) -> None:
         self._seen.add(path)
         try:
-            self._shards.append(Shard(path, self.num_classes))
+            self._shards.append(Shard(path, self.width))
         except (OSError, RuntimeError, SafetensorError, ValueError) as error:  # torch maps files, with RuntimeErrors
-            log.warning("%s: skipped, it does not contain logits of this teacher (%s). You can delete it.", path, error)
+            log.warning(
+                "%s: skipped, it does not contain outputs of this network (%s). You can delete it.", path, error
+            )
 
 
 @final
 class Shard:
-    """One file: keys (2, N) int64, ordered by their first halves, and logits (N, K) float32, both mapped.
+    """One file: keys (2, N) int64, ordered by their first halves, and outputs (N, K) float32, both mapped.
 
     Raises:
         SafetensorError: damaged.
         ValueError: not of these shapes.
     """
 
-    def __init__(self, path: Path, num_classes: int) -> None:
+    def __init__(self, path: Path, width: int) -> None:
         tensors = load_file(path)
         layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
         n = tensors["keys"].shape[-1] if "keys" in tensors else 0
-        if n == 0 or layout != {"keys": (torch.int64, (2, n)), "logits": (torch.float32, (n, num_classes))}:
-            raise ValueError(f"expected keys (2, N) and logits (N, {num_classes}), got {layout}")
+        if n == 0 or layout != {"keys": (torch.int64, (2, n)), "outputs": (torch.float32, (n, width))}:
+            raise ValueError(f"expected keys (2, N) and outputs (N, {width}), got {layout}")
         self.first, self.second = tensors["keys"].numpy()
-        self.logits = tensors["logits"].numpy()
+        self.outputs = tensors["outputs"].numpy()
 
     def find(self, keys: Int[np.ndarray, "B 2"]) -> tuple[Int[np.ndarray, "B"], Bool[np.ndarray, "B"]]:
         """Return the row of each key, and whether the shard has it.
 
-        Of two keys with equal first halves, the second is missed, and its logits are computed again.
+        Of two keys with equal first halves, the second is missed, and its outputs are computed again.
         """
         rows = np.minimum(np.searchsorted(self.first, keys[:, 0]), len(self.first) - 1)
         return rows, (self.first[rows] == keys[:, 0]) & (self.second[rows] == keys[:, 1])
+
+
+def fingerprint(model: nn.Module, *before: object) -> str:
+    """Return 16 hexadecimal digits of what decides an image's outputs: weights, layers, what is done before them."""
+    digest = hashlib.sha256(repr(before).encode())
+    for name, module in model.named_modules():
+        # Weights of the same shapes fit another number of heads, another window, another ε.
+        settings = {key: x for key, x in vars(module).items() if isinstance(x, int | float | str | tuple)}
+        digest.update(repr((name, type(module).__name__, settings)).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(repr((name, tensor.dtype, tensor.shape)).encode())
+        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def image_keys(images: Float[Tensor, "B C H W"]) -> Int[Tensor, "B 2"]:

@@ -1,4 +1,4 @@
-"""The teacher's logits on disk: what is found again, what is not, and what a student's weights are then."""
+"""Outputs of a frozen network on disk: what is found again, what is not, and what a student's weights are then."""
 
 import errno
 import logging
@@ -19,8 +19,8 @@ from vitlab.config import conflicts
 from vitlab.data import Digits
 from vitlab.data.mixup import Mixup
 from vitlab.models import VisionTransformer
-from vitlab.objectives import Distillation, Objective, SoftTarget, Supervised, Teacher, teacher_cache
-from vitlab.objectives.teacher_cache import LogitCache, Shard, image_keys
+from vitlab.objectives import Distillation, Objective, SoftTarget, Supervised, Teacher, output_cache
+from vitlab.objectives.output_cache import OutputCache, Shard, image_keys
 from vitlab.optim import AdamW, WarmupCosine
 
 
@@ -75,7 +75,7 @@ def test_a_key_is_of_the_image_alone() -> None:
 def test_a_key_is_the_sum_that_its_formula_says() -> None:
     """Σ w x mod 2⁶⁴ in Python's integers, which do not overflow."""
     x = images(2)
-    multipliers = teacher_cache._multipliers(48, x.device).tolist()
+    multipliers = output_cache._multipliers(48, x.device).tolist()
     for image, key in zip(x, image_keys(x).tolist(), strict=True):
         values = image.flatten().view(torch.int32).tolist()
         sums = [sum(w * v for w, v in zip(row, values, strict=True)) for row in multipliers]
@@ -85,34 +85,34 @@ def test_a_key_is_the_sum_that_its_formula_says() -> None:
 # ---- the folder
 
 
-def filled(folder: Path, *seeds: int) -> LogitCache:
+def filled(folder: Path, *seeds: int) -> OutputCache:
     """Return a cache that was asked for these batches and flushed after each."""
-    cache = LogitCache(folder, 2)
+    cache = OutputCache(folder, 2)
     for seed in seeds:
-        cache.logits(images(seed=seed), Counting())
+        cache.outputs(images(seed=seed), Counting())
         cache.flush()
     return cache
 
 
 def test_what_is_known_comes_back_to_the_bit_without_the_teacher(tmp_path: Path) -> None:
     filled(tmp_path, 0, 1)
-    teacher, cache = Counting(), LogitCache(tmp_path, 2)
+    teacher, cache = Counting(), OutputCache(tmp_path, 2)
     both = torch.cat([images(seed=1), images(seed=0)])[torch.randperm(16)]  # over both shards, in another order
-    assert torch.equal(cache.logits(both, teacher), Counting()(both))
+    assert torch.equal(cache.outputs(both, teacher), Counting()(both))
     assert (teacher.asked, cache.answered, cache.batches) == (0, 1, 1)
 
 
 def test_a_batch_with_an_unknown_image_is_given_to_the_teacher_whole(tmp_path: Path) -> None:
     filled(tmp_path, 0)
     seen: list[int] = []
-    cache = LogitCache(tmp_path, 2)
+    cache = OutputCache(tmp_path, 2)
     mixed = torch.cat([images(), images(1, seed=1)])
 
     def teacher(images: Tensor) -> Tensor:
         seen.append(len(images))
         return images[:, 0, 0, :2]
 
-    assert torch.equal(cache.logits(mixed, teacher), mixed[:, 0, 0, :2])
+    assert torch.equal(cache.outputs(mixed, teacher), mixed[:, 0, 0, :2])
     assert (seen, cache.answered) == ([9], 0)
 
 
@@ -121,23 +121,23 @@ def test_another_image_is_not_known(tmp_path: Path) -> None:
     teacher = Counting()
     nearly = images()
     nearly[3, 2, 1, 1] = torch.nextafter(nearly[3, 2, 1, 1], torch.tensor(9.0))
-    LogitCache(tmp_path, 2).logits(nearly, teacher)
+    OutputCache(tmp_path, 2).outputs(nearly, teacher)
     assert teacher.asked == 1
 
 
 def test_images_in_bfloat16_are_found_again(tmp_path: Path) -> None:
     x, teacher = images().bfloat16(), Counting()
-    cache = LogitCache(tmp_path, 2)
-    first = cache.logits(x, lambda images: teacher(images).float())
+    cache = OutputCache(tmp_path, 2)
+    first = cache.outputs(x, lambda images: teacher(images).float())
     cache.flush()
-    assert torch.equal(LogitCache(tmp_path, 2).logits(x, teacher), first)
+    assert torch.equal(OutputCache(tmp_path, 2).outputs(x, teacher), first)
     assert teacher.asked == 1
 
 
 def test_half_a_key_is_not_enough(tmp_path: Path) -> None:
     """Where two images share it, the one that is not found is asked for again, and neither gets the other's logits."""
     keys = torch.tensor([[5, 5, 7], [1, 2, 3]])
-    (tmp_path / "a.safetensors").write_bytes(teacher_cache.save({"keys": keys, "logits": torch.zeros(3, 2)}))
+    (tmp_path / "a.safetensors").write_bytes(output_cache.save({"keys": keys, "outputs": torch.zeros(3, 2)}))
     rows, found = Shard(tmp_path / "a.safetensors", 2).find(np.array([[5, 1], [5, 2], [5, 9], [7, 3], [8, 3], [0, 1]]))
     assert found.tolist() == [True, False, False, True, False, False]
     assert rows[found].tolist() == [0, 2]
@@ -146,9 +146,9 @@ def test_half_a_key_is_not_enough(tmp_path: Path) -> None:
 def test_a_folder_may_be_deleted_while_it_is_used(tmp_path: Path) -> None:
     cache, teacher = filled(tmp_path / "logits", 0), Counting()
     shutil.rmtree(tmp_path / "logits")
-    assert torch.equal(cache.logits(images(seed=0), teacher), Counting()(images(seed=0)))
+    assert torch.equal(cache.outputs(images(seed=0), teacher), Counting()(images(seed=0)))
     assert teacher.asked == 0
-    cache.logits(images(seed=1), teacher)
+    cache.outputs(images(seed=1), teacher)
     cache.flush()
     assert len(list((tmp_path / "logits").iterdir())) == 1
 
@@ -156,33 +156,33 @@ def test_a_folder_may_be_deleted_while_it_is_used(tmp_path: Path) -> None:
 def test_only_what_was_not_written_is_lost_when_a_run_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher_cache, "MOST_PENDING", 2 * 8 * (16 + 2 * 4))  # two batches of eight rows
-    killed = LogitCache(tmp_path, 2)
+    monkeypatch.setattr(output_cache, "MOST_PENDING", 2 * 8 * (16 + 2 * 4))  # two batches of eight rows
+    killed = OutputCache(tmp_path, 2)
     for seed in range(3):
-        killed.logits(images(seed=seed), Counting())
+        killed.outputs(images(seed=seed), Counting())
     assert len(list(tmp_path.iterdir())) == 1
-    teacher, cache = Counting(), LogitCache(tmp_path, 2)
+    teacher, cache = Counting(), OutputCache(tmp_path, 2)
     for seed in range(3):
-        cache.logits(images(seed=seed), teacher)
+        cache.outputs(images(seed=seed), teacher)
     assert (teacher.asked, cache.answered) == (1, 2)
 
 
 def test_two_runs_at_a_time_find_what_the_other_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not before the folder may be listed again."""
     clock = [100.0]
-    monkeypatch.setattr(teacher_cache.time, "monotonic", lambda: clock[0])
-    teacher, late = Counting(), LogitCache(tmp_path, 2)
-    late.logits(images(seed=9), teacher)  # lists the folder, which is not there yet
+    monkeypatch.setattr(output_cache.time, "monotonic", lambda: clock[0])
+    teacher, late = Counting(), OutputCache(tmp_path, 2)
+    late.outputs(images(seed=9), teacher)  # lists the folder, which is not there yet
     filled(tmp_path, 0, 1)
-    late.logits(images(seed=0), teacher)
+    late.outputs(images(seed=0), teacher)
     assert teacher.asked == 2
-    clock[0] += teacher_cache.SECONDS_BETWEEN_SCANS
-    late.logits(images(seed=0), teacher)
-    late.logits(images(seed=1), teacher)
+    clock[0] += output_cache.SECONDS_BETWEEN_SCANS
+    late.outputs(images(seed=0), teacher)
+    late.outputs(images(seed=1), teacher)
     assert (teacher.asked, late.answered) == (2, 2)
     late.flush()
-    other = LogitCache(tmp_path, 2)
-    assert torch.equal(other.logits(images(seed=9), teacher), Counting()(images(seed=9)))
+    other = OutputCache(tmp_path, 2)
+    assert torch.equal(other.outputs(images(seed=9), teacher), Counting()(images(seed=9)))
     assert teacher.asked == 2
 
 
@@ -190,7 +190,7 @@ def test_two_runs_at_a_time_find_what_the_other_wrote(tmp_path: Path, monkeypatc
 def test_a_damaged_shard_is_reported_and_passed_over(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings_of_vitlab: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(teacher_cache, "SECONDS_BETWEEN_SCANS", 0.0)  # reported once all the same
+    monkeypatch.setattr(output_cache, "SECONDS_BETWEEN_SCANS", 0.0)  # reported once all the same
     filled(tmp_path, 0)
     (victim,) = tmp_path.iterdir()
     filled(tmp_path, 1)
@@ -200,18 +200,18 @@ def test_a_damaged_shard_is_reported_and_passed_over(
             "cut": content[:-1],
             "garbage": bytes(len(content)),
             "empty": b"",
-            "other classes": teacher_cache.save({"keys": torch.zeros(2, 8).long(), "logits": torch.zeros(8, 3)}),
-            "other names": teacher_cache.save({"weight": torch.zeros(8, 3)}),
+            "other classes": output_cache.save({"keys": torch.zeros(2, 8).long(), "outputs": torch.zeros(8, 3)}),
+            "other names": output_cache.save({"weight": torch.zeros(8, 3)}),
         }[damage]
     )
-    teacher, cache = Counting(), LogitCache(tmp_path, 2)
+    teacher, cache = Counting(), OutputCache(tmp_path, 2)
     for seed in (0, 1, 0):
-        assert torch.equal(cache.logits(images(seed=seed), teacher), Counting()(images(seed=seed)))
+        assert torch.equal(cache.outputs(images(seed=seed), teacher), Counting()(images(seed=seed)))
     assert (teacher.asked, cache.answered) == (2, 1)
     messages = [record.getMessage() for record in warnings_of_vitlab.records]
     assert len([m for m in messages if m.startswith(f"{victim}: skipped")]) == 1
     cache.flush()
-    LogitCache(tmp_path, 2).logits(images(), teacher)  # what was damaged has been written anew
+    OutputCache(tmp_path, 2).outputs(images(), teacher)  # what was damaged has been written anew
     assert teacher.asked == 2
 
 
@@ -224,12 +224,12 @@ def test_a_full_disk_is_reported_once_and_training_continues(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    teacher, cache = Counting(), LogitCache(tmp_path, 2)
+    teacher, cache = Counting(), OutputCache(tmp_path, 2)
     for seed in (1, 2, 0):
-        assert torch.equal(cache.logits(images(seed=seed), teacher), Counting()(images(seed=seed)))
+        assert torch.equal(cache.outputs(images(seed=seed), teacher), Counting()(images(seed=seed)))
         cache.flush()
     assert [record.getMessage() for record in warnings_of_vitlab.records] == [
-        "Cannot store the teacher's logits: [Errno 28] No space left on device. Training continues and computes them."
+        "Cannot store outputs of a frozen network: [Errno 28] No space left on device. They are computed each time."
     ]
     assert (teacher.asked, cache.answered) == (2, 1)  # what is there is still read
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]  # and nothing half written is left
@@ -337,8 +337,9 @@ def test_a_students_weights_are_the_same_to_the_bit_with_the_cache(
         assert torch.equal(value, weights[1][name])
         assert torch.equal(value, weights[2][name])
     (folder,) = tmp_path.iterdir()
-    assert [record.getMessage() for record in warnings_of_vitlab.records if "logits" in record.getMessage()] == [
-        f"The teacher's logits: {known} of 6 batches from {folder}." for known in (0, 6)
+    messages = [record.getMessage() for record in warnings_of_vitlab.records]
+    assert [each for each in messages if "frozen network" in each] == [
+        f"Outputs of the frozen network: {known} of 6 batches from {folder}." for known in (0, 6)
     ]
     assert len(list(folder.iterdir())) == 2  # one an epoch
 
@@ -399,7 +400,7 @@ def test_a_step_with_a_full_cache_costs_what_a_step_without_a_teacher_does(tmp_p
     cache = teacher.open_cache("32-true")
     assert cache is not None
     for images in batches:
-        cache.logits(images, teacher)
+        cache.outputs(images, teacher)
     cache.flush()
 
     def vit_tiny() -> VisionTransformer:

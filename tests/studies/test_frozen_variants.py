@@ -1,0 +1,74 @@
+"""A variant with `frozen` trains nothing but a classifier: what a study plans for it, and what its report says."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_study import results, right, variant
+
+from vitlab.evaluation.cost import Cost
+from vitlab.studies.file.runs import differing_keys, plan
+from vitlab.studies.file.study import read_study
+from vitlab.studies.report.cost import flops_of
+from vitlab.studies.report.remarks import remarks
+from vitlab.studies.results.table import StudyResults
+
+Write = Callable[..., Path]
+FROZEN = {"frozen": {"probe": "linear"}, **variant(0.9)}
+COST = Cost(1, 2_000, 6_000, 1_000.0, 4_000.0, 1, 1, None, None, 64, 30, "a CPU", 1, "2.15")
+
+
+def test_it_takes_no_epoch_of_the_budget(write_study: Write, tmp_path: Path) -> None:
+    study = read_study(write_study(variants={"tuned": variant(0.95), "as given": FROZEN}))
+    tuned, given = plan(study, tmp_path)[:2]
+    assert (tuned.epochs, given.epochs) == (4, 0)
+    assert given.config["run"]["probe"] == "linear"
+    assert tuned.config["run"].get("probe") is None
+    assert study.frozen == {"as given"}
+    declared = {each.key: each.declared for each in differing_keys(study, [tuned, given])}
+    assert declared["trainer.max_epochs"]
+    assert declared["run.probe"]
+
+
+def test_another_budget_buys_the_others_their_length(write_study: Write, tmp_path: Path) -> None:
+    study = read_study(write_study(variants={"tuned": variant(0.95), "as given": FROZEN}, budget={"images": 400}))
+    assert [run.epochs for run in plan(study, tmp_path)[:2]] == [3, 0]  # the base's, until the budget is spent
+
+
+@pytest.mark.parametrize("frozen", ["linear", {"probe": "svm"}, {"probe": "knn", "k": 5}, None])
+def test_a_wrong_probe_is_answered_with_the_right_ones(write_study: Write, frozen: Any) -> None:
+    variants = {"tuned": variant(0.95), "as given": {**variant(0.9), "frozen": frozen}}
+    with pytest.raises(ValueError, match=r"as given: frozen: .*one of linear, knn, attentive"):
+        read_study(write_study(variants=variants))
+
+
+def test_what_takes_no_step_is_not_tuned(write_study: Write) -> None:
+    tune = {"space": {"model.init_args.lr": [0.1, 0.2]}}
+    with pytest.raises(ValueError, match="'as given' is frozen and takes no steps"):
+        read_study(write_study(variants={"tuned": variant(0.95), "as given": FROZEN}, tune=tune))
+
+
+def given_and_tuned() -> StudyResults:
+    found = results({"tuned": {1: right(0.9)}, "as given": {1: right(0.8)}}, costs={"tuned": COST, "as given": COST})
+    for result in found.finished:
+        result.summary.update(images_seen=100, seconds=10.0)
+        if result.run.variant == "as given":
+            result.run.config["trainer"] = {**result.run.config.get("trainer", {}), "max_epochs": 0}
+            result.run.config["run"] = {**result.run.config.get("run", {}), "probe": "knn"}
+    return found
+
+
+def test_its_images_cost_a_forward_pass() -> None:
+    found = given_and_tuned()
+    runs = [dataclasses.replace(result, history=result.history.iloc[:0]) for result in found.finished]
+    found = dataclasses.replace(found, finished=runs)
+    spent = {result.variant: flops_of(result, COST) for result in found.ranking}
+    assert spent == {"tuned": 6_000 * 100, "as given": 2_000 * 100}
+
+
+def test_the_report_names_it() -> None:
+    found = given_and_tuned()
+    (line,) = [each for each in remarks(found) if "frozen" in each]
+    assert line == ("as given is frozen: no step trains the network, k-NN of its features is all that is fitted.")
