@@ -17,7 +17,7 @@ from vitlab.studies.file.study import read_study
 from vitlab.studies.planning import plan_study
 
 Write = Callable[..., Path]
-FROM = {"model": {"init_args": {"init_from": "experiments/mae_digits.yaml"}}}
+FROM = {"model": {"init_args": {"init_from": "experiments/mae_vit.yaml"}}}
 TWO = {"A": variant(0.9), "B": variant(0.96)}
 
 
@@ -130,7 +130,7 @@ def test_the_planner_counts_all_images_and_the_runs_of_all_folds(
         ),
         (
             {"variants": {**TWO, "B": merge(TWO["B"], FROM)}},
-            "takes weights from experiments/mae_digits.yaml, trained on images that some parts test",
+            "takes weights from experiments/mae_vit.yaml, perhaps trained on images that some parts test",
         ),
     ],
 )
@@ -140,3 +140,16 @@ def test_what_would_test_on_images_of_the_training_is_refused(
     with pytest.raises(ValueError, match=message):
         plan(read_study(folded(**changes)), tmp_path)
     assert yaml.safe_load((tmp_path / "study.yaml").read_text())["name"] == "Small study"
+
+
+def test_an_experiment_on_the_same_images_follows_the_folds(folded: Write, tmp_path: Path) -> None:
+    """It trains on what its run trains on, so that no part is tested that it has seen."""
+    before = {"data": yaml.safe_load((folded().parent / "base.yaml").read_text())["data"]}
+    (tmp_path / "before.yaml").write_text(yaml.safe_dump(before))
+    start = {"model": {"init_args": {"init_from": f"{tmp_path}/before.yaml"}}}
+    runs = plan(read_study(folded(variants={**TWO, "B": merge(TWO["B"], start)})), tmp_path / "runs")
+    asked = {
+        (run.seed, run.fold): run.config["model"]["init_args"].get("init_from") for run in runs if run.variant == "B"
+    }
+    assert asked[1, 2].split()[1:] == ["data.split_seed=1", "data.folds.count=3", "data.folds.test=2"]
+    assert len(set(asked.values())) == len(asked)

@@ -6,11 +6,13 @@ import pytest
 import yaml
 from fake_study import variant
 
+from vitlab.config import merge
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.file.overruled import overruled
 from vitlab.studies.file.runs import differing_keys, plan
 from vitlab.studies.file.state import conflicting
 from vitlab.studies.file.study import read_study, slug
+from vitlab.studies.owner import as_begun, claim_folder
 from vitlab.studies.training.run_all import write_config
 
 Write = Callable[..., Path]
@@ -274,3 +276,23 @@ def test_a_run_of_a_study_started_by_its_own_file_is_the_same_run(tiny: Callable
 )
 def test_slugs_are_folder_names(name: str, expected: str) -> None:
     assert slug(name) == expected
+
+
+def test_settings_of_the_data_may_come_from_the_command_line(write_study: Write, tmp_path: Path) -> None:
+    path = write_study()
+    given = {"data": {"init_args": {"batch_size": 16, "harder": 0.1}}}
+    for name, data in (("same", "fake.Digits"), ("other", "fake.Others")):
+        content = {"data": {"class_path": data, "init_args": {"harder": None, "batch_size": 8}}}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    start = [{"model": {"init_args": {"init_from": f"{tmp_path}/{name}.yaml"}}} for name in ("same", "other")]
+    path = write_study(variants={"A": merge(variant(0.9), start[0]), "B": merge(variant(0.9), start[1])})
+    study = read_study(path, given)
+    assert study.digest != read_study(path).digest
+    a, b = plan(study, tmp_path / "runs")[:2]
+    assert a.config["data"]["init_args"]["batch_size"] == 16
+    # An experiment on the same images follows, in what it has like the base and in what chooses images.
+    assert a.config["model"]["init_args"]["init_from"] == f"{tmp_path}/same.yaml"
+    assert b.config["model"]["init_args"]["init_from"] == f"{tmp_path}/other.yaml"
+    claim_folder(study, tmp_path / "runs")
+    assert as_begun(read_study(path), tmp_path / "runs").given == given
+    assert as_begun(read_study(path), tmp_path / "elsewhere").given == {}

@@ -5,13 +5,17 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from vitlab.commands.options import StudyParser
+from vitlab.commands.options import StudyParser, split_data
 from vitlab.experiment.errors import need
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run a study and write its report."""
-    parser = StudyParser("python -m vitlab compare STUDY.yaml", "Run a study: variants × seeds, then a report.")
+    parser = StudyParser(
+        "python -m vitlab compare STUDY.yaml",
+        "Run a study: variants × seeds, then a report. `--data.root photos` and other settings of the data change the "
+        "base of the study.",
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="train again what has another configuration or was cut short"
     )
@@ -26,6 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--register-anew", action="store_true", help="register a claim whose settings changed after a word; new seeds"
     )
+    arguments, data = split_data(arguments)
     study, options = parser.parse_study(arguments)
 
     from vitlab.commands.quiet import quiet
@@ -52,6 +57,7 @@ def run(arguments: Sequence[str]) -> int:
             dashboard=dashboard,
             executor=executor,
             register_anew=options.register_anew,
+            data=data,
         )
     except RunsFailed as failed:
         print(failed, file=sys.stderr)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from vitlab.config import load_yaml, split
+from vitlab.config import Config, load_yaml, merge, nest, parse_yaml, short, split
 from vitlab.experiment.errors import explain
 from vitlab.internals import options_of
 
@@ -47,6 +47,21 @@ def refuse_unknown_name(arguments: Sequence[str]) -> None:
     """Raise FileNotFoundError if a command that takes a configuration first has a word there that names none."""
     if arguments and not arguments[0].startswith("-") and not split(arguments[:1])[0]:
         load_yaml(arguments[0])
+
+
+def split_data(arguments: Sequence[str]) -> tuple[list[str], Config]:
+    """Return the arguments without those of the data set, `--data.root photos`, and these as its arguments."""
+    rest: list[str] = []
+    data: Config = {}
+    pending = iter(arguments)
+    for argument in pending:
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--data."):
+            rest.append(argument)
+            continue
+        value = value if equals else next(pending, "")
+        data = merge(data, nest(short(name).removeprefix("--data."), parse_yaml(value, name)))
+    return rest, data
 
 
 class StudyParser(argparse.ArgumentParser):

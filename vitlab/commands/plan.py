@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitlab.commands.options import StudyParser
+from vitlab.commands.options import StudyParser, split_data
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -12,12 +12,13 @@ def run(arguments: Sequence[str]) -> int:
     parser = StudyParser(
         prog="python -m vitlab plan STUDY.yaml",
         description="What a true difference takes in seeds, test images, hours, disk and energy, with ranges of 80 %, "
-        "from a study's finished runs, or before any run from the size of the test set.",
+        "from a study's finished runs, or before any run from the size of the test set. `--data.root` as in compare.",
     )
     parser.add_argument(
         "--difference", type=float, help="to be found: points of accuracy, else the metric's unit [the study's margin]"
     )
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs [runs]")
+    arguments, data = split_data(arguments)
     study, options = parser.parse_study(arguments)
     difference = options.difference
     if difference is not None and not 0 < difference < math.inf:
@@ -27,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.studies.planning import describe, plan_study
 
     quiet()
-    planned = plan_study(study, options.root)
+    planned = plan_study(study, options.root, data)
     difference = difference or planned.study.margin
     if difference is None:
         raise ValueError(f"{study} has no margin, so the plan needs --difference, like --difference 1.0.")

@@ -122,7 +122,7 @@ def _known(cache: OutputCache, embed: Embed, shape: torch.Size, images: Tensor) 
 
 def _refuse_too_large(data: ImageDataModule, numbers: int) -> None:
     """Raise ValueError where the tokens of all images do not fit into memory."""
-    size = 4 * numbers * sum(len(data.labels(split)) for split in ("train", "val", "test"))  # type: ignore[arg-type]
+    size = 4 * numbers * sum(len(data.labels(split)) for split in ("train", "val", "test"))
     if size > MOST_BYTES:
         raise ValueError(
             f"run.probe: attentive keeps the tokens of all images in memory, here {size / 2**30:.0f} GiB; set linear, "

@@ -21,7 +21,7 @@ from vitlab.studies.file.registration import register
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.state import UNFINISHED, Outcome, is_finished, refuse_conflicts
 from vitlab.studies.file.study import Study, read_study
-from vitlab.studies.owner import claim_folder
+from vitlab.studies.owner import as_begun, claim_folder
 from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.curves import answer, write_curves
 from vitlab.studies.report.looks import append_look, look_of, read_looks
@@ -60,6 +60,7 @@ def compare(
     dashboard: Dashboard | None = None,
     executor: Callable[[], Executor] | None = None,
     register_anew: bool = False,
+    data: Config | None = None,
 ) -> Path:
     """Run the missing parts of a study and write its report.
 
@@ -71,6 +72,8 @@ def compare(
         dashboard: Also publishes the report, and returns where.
         register_anew: Register a claim whose settings have changed since it had a word.
         executor: Returns what trains the runs, such as the executor of a cluster; None trains on this machine.
+        data: Arguments of the data set that take the place of the base's, like `{"root": "photos"}`; None: those that
+            the study was begun with.
 
     Returns:
         The path of report.html.
@@ -80,7 +83,7 @@ def compare(
             study is running.
         RunsFailed: some runs failed; the report is written.
     """
-    study = read_study(study_path)
+    study = as_begun(read_study(study_path, {"data": {"init_args": data}} if data else None), root)
     with study_lock(study.folder(root)), ExitStack() as ends:
 
         def trainer(slots: Slots) -> Executor:
@@ -265,7 +268,7 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
         ValueError: a run directory has another configuration than the study's, or `compare` has not yet measured the
             budget or tuned the study.
     """
-    study = read_study(study_path)
+    study = as_begun(read_study(study_path), root)
     if study.along:
         raise ValueError(
             f"{study_path}: a study along an axis is many studies. Remove `along`, or read the report of `compare`."

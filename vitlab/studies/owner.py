@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from referee.formats import joined
 
 from vitlab.atomic_files import read_cache, write_text
-from vitlab.config import load_yaml, merge
+from vitlab.config import merge
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.study import Study
 
@@ -22,8 +23,7 @@ def claim_folder(study: Study, root: Path) -> None:
     Raises:
         ValueError: the folder belongs to another file, with other variants.
     """
-    record = study.folder(root) / FILE
-    base = load_yaml(study.base)
+    record, base = study.folder(root) / FILE, study.base_config
     digests = {name: _digest(as_yaml(merge(base, override))) for name, override in study.variants.items()}
     known = read_cache(record, {})
     path, variants = str(study.path.resolve()), known.get("variants", {})
@@ -33,8 +33,15 @@ def claim_folder(study: Study, root: Path) -> None:
             f"{study.path}: {record.parent} belongs to another study of the name {study.name!r}: {known['file']}, with "
             f"{joined([*variants])}. Give this one another `name`. If it is the same study, remove {record}."
         )
-    if known != (claimed := {"file": path, "variants": digests}):
+    claimed = {"file": path, "variants": digests} | ({"given": study.given} if study.given else {})
+    if known != claimed:
         write_text(record, json.dumps(claimed, indent=2, ensure_ascii=False) + "\n")
+
+
+def as_begun(study: Study, root: Path) -> Study:
+    """Return the study with the settings of data that its folder was begun with, where it is given none."""
+    known = read_cache(study.folder(root) / FILE, {})
+    return study if study.given else replace(study, given=known.get("given", {}))
 
 
 def _digest(text: str) -> str:

@@ -16,6 +16,7 @@ from referee.plan import Plan, in_range, needed, sizes, variances
 from referee.statistics.comparison import Dependence
 from referee.statistics.power import Range, growing, guessed, measured
 
+from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.runs.directory import RunDirectory
 from vitlab.studies.file.format import engineering
@@ -24,6 +25,7 @@ from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import images_of, plan
 from vitlab.studies.file.state import Outcome, conflicting, is_finished
 from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, Study, read_study
+from vitlab.studies.owner import as_begun
 from vitlab.studies.results.folds import overlap_of
 from vitlab.studies.results.reading import read_results
 from vitlab.studies.results.run import RunResult
@@ -67,13 +69,13 @@ class Planned(Plan):
         return max(LEAST_SEEDS, self.seen) if self.seen > 1 else LOOK_FROM
 
 
-def plan_study(path: Path, root: Path = Path("runs")) -> Planned:
-    """Read what is known about a study before its runs; `root` is the folder of all runs.
+def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None) -> Planned:
+    """Read what is known about a study before its runs; `root` is the folder of all runs, `data` as in `compare`.
 
     Raises:
         ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
     """
-    study = read_study(path)
+    study = as_begun(read_study(path, {"data": {"init_args": data}} if data else None), root)
     if study.along:
         raise ValueError(
             f"{path}: `plan` takes a study without an axis, because each place needs a different number of seeds. "

@@ -4,6 +4,7 @@ Nothing here writes a file, so an invalid study leaves no trace.
 """
 
 import difflib
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from vitlab.config import ABSENT, Config, flatten, load_yaml, merge, nest, weights_of
+from vitlab.config import ABSENT, Config, flatten, load_yaml, locate, merge, nest, short, weights_of
 from vitlab.experiment.chain import Source
+from vitlab.studies.file.fairness import kind_of
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.metric import TOP1, Metric, chosen_metric
@@ -155,7 +157,8 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
     fixed["run"] |= {"root": str(folder.parent), "test": True, "wandb": {"group": study.title}}
     if study.budget is not None and study.budget.kind == "epochs" and variant not in study.frozen:
         fixed["trainer"] = {"max_epochs": study.budget.amount}
-    config = merge(merge(merge(load_yaml(study.base), study.variants[variant]), fixed), decided)
+    config = merge(merge(merge(study.base_config, study.variants[variant]), fixed), decided)
+    config = _on_the_same_images(study, config, study.given)
     _refuse_moved(study, variant, flatten(config))
     try:
         experiment = experiment_of(config)
@@ -173,6 +176,36 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
     return replace(first, config=config, metric=metric)
 
 
+def _on_the_same_images(study: Study, config: Config, changes: Config) -> Config:
+    """Return a run's configuration; an experiment that it starts from follows changes of the data that it shares."""
+    base = flatten(load_yaml(study.base)["data"], "data.")
+    for key, value in weights_of(config).items() if changes else ():
+        if (there := _data_before(study, value)) is None:
+            continue
+        settings = [
+            f"{short(name)}={as_yaml(each)}"
+            for name, each in flatten(changes).items()
+            if kind_of(name) == "data" and each is not None and there.get(name, ABSENT) == base.get(name, ABSENT)
+        ]
+        if spaced := [setting for setting in settings if re.search(r"\s", setting)]:
+            raise ValueError(f"{spaced[0]}: {value} trains on these images first, and takes no name with a space.")
+        config = merge(config, nest(key, " ".join([value, *settings])))
+    return config
+
+
+def _data_before(study: Study, weights: str) -> Config | None:
+    """Return the settings of the data of an experiment that gives weights, if these are the study's own images."""
+    source, base = Source.parse(weights), flatten(load_yaml(study.base)["data"], "data.")
+    if source is None or not locate(source.file).is_file():
+        return None
+    there = flatten(load_yaml(source.file).get("data", {}), "data.")
+    roots, classes = (
+        [config.get(f"data.{key}") for config in (there, base)] for key in ("init_args.root", "class_path")
+    )
+    same = roots[0] == roots[1] and len({str(name).rpartition(".")[2] for name in classes}) == 1
+    return there if same else None
+
+
 def _refuse_moved(study: Study, variant: str, flat: Config) -> None:
     """Refuse a run that has another value than its place on the axis, which the report would name."""
     for key, value in flatten(study.settings).items():
@@ -186,7 +219,9 @@ def _refuse_moved(study: Study, variant: str, flat: Config) -> None:
 def with_seed(study: Study, run: Run, seed: int, fold: int | None = None) -> Run:
     """Return the run with another seed, and another part of the images that tests."""
     other = replace(run, seed=seed, fold=fold)
-    return replace(other, config=merge(run.config, _seeded(study, other)))
+    seeded = _seeded(study, other)
+    config = merge(run.config, seeded)
+    return replace(other, config=config if fold is None else _on_the_same_images(study, config, seeded))
 
 
 def _seeded(study: Study, run: Run) -> Config:
@@ -261,10 +296,12 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
             )
     yield from _unknown_keys(study, runs)
     for run in runs:
-        if study.folds and (own := [each for each in weights_of(run.config).values() if Source.parse(each)]):
+        others = [each for each in weights_of(run.config).values() if Source.parse(each)]
+        if study.folds and (own := [each for each in others if _data_before(study, each) is None]):
             yield (
-                f"folds: {run.variant!r} takes weights from {own[0]}, trained on images that some parts test.\n"
-                "Give the weights of a run on other images, or remove `folds`."
+                f"folds: {run.variant!r} takes weights from {own[0]}, perhaps trained on images that some parts test.\n"
+                "Give that experiment the data of the study's base, which it then follows fold by fold, or give the "
+                "weights of a run on other images."
             )
         if run.variant not in study.frozen:
             yield from _cut_short(study, run)

@@ -137,6 +137,12 @@ class Study:
     place: str = ""  # on the axis of the study that this is a part of
     settings: Config = field(default_factory=dict)  # of that place
     files: Mapping[str, Path] = field(default_factory=dict)  # of the variants that are files
+    given: Config = field(default_factory=dict)  # settings of the data from the command line, which change the base
+
+    @property
+    def base_config(self) -> Config:
+        """The base, with what the command line changed of its data."""
+        return merge(load_yaml(self.base), self.given)
 
     def folder(self, root: Path, variant: str = "") -> Path:
         """Return the folder of the study's files, or of a variant's runs."""
@@ -179,12 +185,10 @@ class Study:
             own["claim"] = {key: own["claim"].get(key) for key in ("order", "needs")}
         if isinstance(own.get("metric"), dict):
             own["metric"].pop("title", None)
-        values = [
-            value for config in (load_yaml(self.base), *self.variants.values()) for value in flatten(config).values()
-        ]
+        values = [value for config in (self.base_config, *self.variants.values()) for value in flatten(config).values()]
         sources = [source.file for value in values if isinstance(value, str) and (source := Source.parse(value))]
         of_sources = [load_yaml(path) for path in dict.fromkeys(sources) if locate(path).is_file()]
-        settings = [own, load_yaml(self.base), self.variants, *of_sources]
+        settings = [own, self.base_config, self.variants, *of_sources]
         return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @property
@@ -225,8 +229,11 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def read_study(path: Path) -> Study:
+def read_study(path: Path, given: Config | None = None) -> Study:
     """Read and check a study's YAML.
+
+    Args:
+        given: settings of the data that take the place of the base's.
 
     Raises:
         ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
@@ -240,7 +247,7 @@ def read_study(path: Path) -> Study:
             "The path is relative to the study's file; a name is that of an experiment that vitlab ships."
         )
     try:
-        return _parse(content, path, base)
+        return replace(_parse(content, path, base), given=given or {})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
