@@ -151,7 +151,7 @@ def test_markdown_says_what_the_page_says(
         for part in parts:
             match part:
                 case Text():
-                    yield part.text
+                    yield from (line.replace("\\", "") for line in part.text.splitlines())  # code is indented
                 case Table():
                     yield from (column.replace("\n", " ") for column in part.columns)
                     cells = [cell for row in part.rows for cell in (row.head, *row.cells, *row.marks)]

@@ -4,7 +4,8 @@
     question: Which of ViT and Swin serves small images best?  # printed above the report's headline; may be left out
     base: ../quickstart/base.yaml     # an experiment, complete with what the variants add; relative to this file
     variants:                         # only the differences: a mapping, or the path of a YAML file; with
-                                      # `frozen: {probe: linear}` nothing is trained but a classifier (knn, attentive)
+                                      # `frozen: {probe: linear}` nothing is trained but a classifier (knn, attentive);
+                                      # `published: {value: 81.4, what: …, source: …}` stands beside its score
       ViT: {model: {init_args: {backbone: {class_path: …}}}}
     seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3]
     margin: 0.5                       # the smallest difference that matters, here in points; null: any
@@ -137,6 +138,7 @@ class Study:
     place: str = ""  # on the axis of the study that this is a part of
     settings: Config = field(default_factory=dict)  # of that place
     files: Mapping[str, Path] = field(default_factory=dict)  # of the variants that are files
+    published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by variant: value, what, source
     given: Config = field(default_factory=dict)  # settings of the data from the command line, which change the base
 
     @property
@@ -261,6 +263,11 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
             raise ValueError(f"{key}: {value!r}. Expected {expected}.")
     seeds, looks = _seeds_and_looks(content["seeds"])
     variants, budget = _variants(content["variants"], path), parse_budget(content.get("budget"))
+    published = {
+        name: _published(name, override.pop("published"))
+        for name, override in variants.items()
+        if "published" in override
+    }
     study = Study(
         path=path,
         name=str(content.get("name") or path.stem),
@@ -274,6 +281,7 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         claim=parse_claim(content.get("claim"), variants, given.get("margin")),
         vary=parse_vary(content.get("vary")),
         along=parse_along(content.get("along"), budget),
+        published=published,
         **given,
     )
     for contradiction in _contradictions(study):
@@ -419,6 +427,18 @@ def _thawed(name: str, override: Config) -> Config:
     if not isinstance(frozen, dict) or frozen.keys() != {"probe"} or frozen["probe"] not in PROBES:
         raise ValueError(f"variants: {name}: frozen: {frozen!r}. Expected {{probe: …}}, one of {', '.join(PROBES)}.")
     return merge(rest, {"trainer": {"max_epochs": 0}, "run": {"probe": frozen["probe"]}})
+
+
+def _published(name: str, value: Any) -> Mapping[str, Any]:
+    """Check a published figure, in the unit of the report."""
+    texts = [value.get(key) for key in ("what", "source")] if isinstance(value, dict) else [None]
+    number = value.get("value") if isinstance(value, dict) else None
+    if type(number) not in (int, float) or not all(isinstance(text, str) for text in texts) or len(value) > 3:
+        raise ValueError(
+            f"variants: {name}: published: {value!r}. Expected a value as the report shows it, what was measured, and "
+            "the source, like {value: 81.4, what: test top-1 after 300 epochs, source: 'arXiv 2012.12877, table 5'}."
+        )
+    return value
 
 
 def is_frozen(config: Config) -> bool:

@@ -18,6 +18,7 @@ from vitlab.studies.report import figures
 from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.heat import heat_chart
 from vitlab.studies.report.looks import look_of
+from vitlab.studies.report.paper import TABLE
 from vitlab.studies.report.remarks import objections, remarks_above
 from vitlab.studies.report.robustness import Robustness, read_robustness
 from vitlab.studies.report.sections import sections_of
@@ -38,7 +39,7 @@ ENDS = {
 
 
 def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
-    """Write report.html, report.md, verdict.json, results.csv and figures/, and return the path of the HTML file.
+    """Write report.html, report.md, report.csv, verdict.json, results.csv, table.tex and figures/; return the first.
 
     Of a study with folds also folds.csv, which has the fold of each image by seed.
     """
@@ -52,6 +53,8 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     drawings = _drawings(results, images, robustness, folder / "figures") if results.finished else {}
     if results.finished and results.metric.one_class:
         write_text(folder / "per_class.csv", results.per_class.to_csv(index_label="class"))
+    if results.finished:
+        write_text(folder / TABLE, results.verdict.latex() + "\n")
     if results.finished and claim is not None:
         write_claim(results, folder)
     document = Document(

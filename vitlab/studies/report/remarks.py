@@ -116,7 +116,7 @@ def _by_kind(differences: Iterable[Difference]) -> str:
     return "; ".join(groups)
 
 
-def _weights(results: StudyResults) -> list[str]:
+def weights(results: StudyResults) -> list[str]:
     """Name where weights come from, and the compute that this took."""
     parts, lines = [], []
     for each in results.context.compute:
@@ -312,7 +312,7 @@ DECISIVE: tuple[Kind, ...] = (
 FURTHER: tuple[Kind, ...] = (
     costlier,
     _frozen,
-    _weights,
+    weights,
     own_code,
     more_at_test_time,
     mixed_environments,

@@ -35,6 +35,8 @@ from vitlab.studies.file.study import Study
 from vitlab.studies.report.cost import cost_section
 from vitlab.studies.report.gallery import gallery, shown_seed
 from vitlab.studies.report.heat import CAPTION
+from vitlab.studies.report.paper import for_a_paper
+from vitlab.studies.report.published import published_parts
 from vitlab.studies.report.remarks import remarks_below
 from vitlab.studies.report.robustness import Robustness, robustness_section
 from vitlab.studies.report.tuning import tuning_section
@@ -75,7 +77,9 @@ def sections_of(
         if results.finished
         else []
     )
-    sections = [*measured, remarks_section(remarks_below(results)), Section("Reproduce", _commands(results, folder))]
+    paper = [Section("For a paper", for_a_paper(results))] if results.finished else []
+    ends = [remarks_section(remarks_below(results)), *paper, Section("Reproduce", _commands(results, folder))]
+    sections = [*measured, *ends]
     return [section for section in sections if section.parts]
 
 
@@ -122,6 +126,7 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
         ),
         Table("Ranking", columns, _ranked_rows(results), left=[INTERVAL]),
         Note(" ".join(_notes_on_ranking(results))),
+        *published_parts(results),
         Details(
             "All runs",
             [Table("All runs", ["Variant", "Seed", metric.column, *own_columns, "Training time"], _run_rows(results))],

@@ -104,7 +104,7 @@ def _how_to_read(verdict: Verdict, tested: int, with_chance: bool) -> str:
         better = f"p is at most {p_value(verdict.level)}, at which all looks together call equal variants different in "
         better += f"5{SPACE}% of studies; the p of the look that settled it is given"
     lines += [
-        f"*p*: the smallest level at which the pair is called better{adjusted}; chance is {_chance(verdict)}.",
+        f"*p*: the smallest level at which the pair is called better{adjusted}; chance is {chance(verdict)}.",
         f"*Better*: {better}.",
         *(
             ["An interval may hold 0 beside *better*: the test goes pair by pair, the intervals hold for all at once."]
@@ -130,7 +130,7 @@ def _how_to_read(verdict: Verdict, tested: int, with_chance: bool) -> str:
     return " ".join(lines)
 
 
-def _chance(verdict: Verdict) -> str:
+def chance(verdict: Verdict) -> str:
     """Return what chance is; over seeds, also the rule that tells how much of it there is."""
     unit, rule = verdict.outcomes.unit, RULES[verdict.design.test]
     if verdict.of_models:

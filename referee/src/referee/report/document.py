@@ -1,7 +1,8 @@
 """What a report consists of. The templates render the same sections as HTML and as Markdown."""
 
+import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -127,8 +128,27 @@ def render(document: Document, template: str) -> str:
     return pages.get_template(f"{template}.jinja").render(context)
 
 
+def numbers(document: Document) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield every cell of a document's tables: section, table, row, column, text."""
+
+    def of(section: str, parts: Sequence[Part]) -> Iterator[tuple[str, str, str, str, str]]:
+        for part in parts:
+            if isinstance(part, Details):
+                yield from of(section, part.parts)
+            if isinstance(part, Table):
+                for row in part.rows:
+                    for column, cell in zip(part.columns[1:], row.cells, strict=False):
+                        text = cell if isinstance(cell, str) else cell.text
+                        yield section, part.label, row.head, column.replace("\n", " "), text
+
+    for section in document.sections:
+        yield from of(section.title, section.parts)
+
+
 def write_document(document: Document, folder: Path) -> Path:
-    """Write report.md and report.html into a folder; return the path of the second."""
+    """Write report.md, report.csv with every number of its tables, and report.html; return the path of the last."""
+    with (folder / "report.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("section", "table", "row", "column", "value"), *numbers(document)])
     for name in ("report.md", "report.html"):
         (folder / name).write_text(render(document, name), encoding="utf-8")
     return folder / "report.html"

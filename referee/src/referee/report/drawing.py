@@ -88,13 +88,14 @@ STYLE: dict[Any, Any] = {
 
 
 def draw(chart: Chart, results: Any, folder: Path) -> Drawing:
-    """Write a chart into a folder as PNG and PDF, on white, and return it as SVG."""
+    """Write a chart into a folder as PNG, PDF and SVG, on white, and return it as SVG in the colors of the page."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": chart.name, "pdf.fonttype": 42}):  # TrueType: text stays text
         wide, narrow = chart.draw(results, WIDE), chart.draw(results, NARROW)
         drawing = Drawing(chart, _svg(wide), _svg(narrow))
         wide.set_layout_engine("none")  # its layout is settled, and computing it is most of the work
         wide.savefig(folder / f"{chart.name}.png", dpi=144, facecolor="white")
         wide.savefig(folder / f"{chart.name}.pdf", facecolor="white", metadata={"CreationDate": None})
+        wide.savefig(folder / f"{chart.name}.svg", facecolor="white", metadata={"Date": None})
     return drawing
 
 

@@ -1,0 +1,76 @@
+"""The paragraph on methods is true of the study that it is about: each of its statements, with its opposite."""
+
+import csv
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_study import results, right
+from referee.formats import SPACE
+
+from vitlab.studies.report import paper
+from vitlab.studies.report.page import write_report
+from vitlab.studies.results.table import StudyResults
+
+
+def text(study: StudyResults) -> str:
+    return " ".join(paper.methods(study)).replace(SPACE, " ")
+
+
+def two(**changes: Any) -> StudyResults:
+    found = results({name: {s: right(0.9 - 0.1 * i, 90) for s in (1, 2, 3)} for i, name in enumerate("AB")})
+    return dataclasses.replace(found, study=dataclasses.replace(found.study, **changes))
+
+
+def test_it_tells_data_seeds_test_and_versions() -> None:
+    study = two()
+    for run in study.finished:
+        run.environment.update(torch="2.15.0", device="a CPU", precision="32-true")
+        run.data.update(splits={"train": {"images": 1200}, "val": {"images": 120}, "test": {"images": 90}})
+    told = text(study)
+    assert told.startswith("Digits: 1,200 training, 120 validation and 90 test images of 3 classes. ")
+    assert (
+        "We trained A and B for 2 epochs with 3 seeds each, which drew the initialization, the data order and the augm"
+        in told
+    )
+    assert "Pairs were compared at a level of 5 %; chance is other seeds and other test images, by Student's t" in told
+    assert told.endswith("torch 2.15.0 on a CPU in 32-true.")
+    assert "frozen" not in told
+    assert "tested after each" not in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"margin": 1.0}, "Differences below 1 point were taken not to matter."),
+        ({"vary": ("order",)}, "which drew the data order."),
+        ({"test": "paired"}, "chance is other seeds and other test images, by Student's t on the differences by seed"),
+        (
+            {"looks": (3, 4, 5), "seeds": [1, 2, 3, 4, 5]},
+            "planned for 3 to 5 seeds and tested after each from seed 3 on",
+        ),
+    ],
+)
+def test_it_tells_what_a_study_does_otherwise(changes: dict[str, Any], said: str) -> None:
+    assert said not in text(two())
+    assert said in text(two(**changes))
+
+
+def test_the_files_for_a_paper_hold_what_the_page_says(tmp_path: Path, no_figures: None) -> None:
+    (tmp_path / "study.yaml").write_text("name: x")
+    from test_report import Awkward
+
+    study, images = two(), Awkward()
+    object.__setattr__(study, "class_names", images.class_names)
+    object.__setattr__(study.study, "path", tmp_path / "study.yaml")
+    page = write_report(study, images, tmp_path).read_text()
+    assert "For a paper" in page
+    table = (tmp_path / "table.tex").read_text()
+    assert table.startswith(r"\begin{tabular}")
+    with (tmp_path / "report.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {"section": "Ranking", "table": "Ranking", "row": "A", "column": "Accuracy, %", "value": "90.0"} in rows
+    assert all(
+        row["value"] in page.replace("&#39;", "'").replace("&amp;", "&") for row in rows if "<" not in row["value"]
+    )

@@ -1,0 +1,117 @@
+"""What an author takes from a report into a paper: a paragraph on methods that is true of this study, and a table."""
+
+from collections.abc import Sequence
+
+from referee.formats import SPACE, counted, joined, percent
+from referee.report.differences import chance
+from referee.report.document import Code, Details, Note, Part, Text
+
+from vitlab.config import flatten
+from vitlab.studies.file.study import is_frozen
+from vitlab.studies.file.vary import NAMES
+from vitlab.studies.report.remarks import weights
+from vitlab.studies.results.run import RunResult
+from vitlab.studies.results.table import StudyResults
+
+PACKAGES = ("vitlab", "torch", "lightning", "timm")
+TABLE = "table.tex"
+
+
+def for_a_paper(results: StudyResults) -> list[Part]:
+    """Return the section: methods, the table in LaTeX, and which files have the rest."""
+    return [
+        Text(" ".join(methods(results))),
+        Details(f"The ranking in LaTeX ({TABLE}, with booktabs)", [Code(results.verdict.latex())]),
+        Note(
+            "Figures are in *figures/* as PDF, SVG and PNG. *report.csv* has every number of this page, *results.csv* "
+            "a row for each run."
+        ),
+    ]
+
+
+def methods(results: StudyResults) -> list[str]:
+    """Return the sentences of the paragraph."""
+    return [
+        _data(results),
+        _variants(results),
+        *_frozen(results),
+        *weights(results),
+        *_tuned(results),
+        _scored(results),
+        *_tested(results),
+        *_software(results.finished),
+    ]
+
+
+def _data(results: StudyResults) -> str:
+    first = results.finished[0]
+    name = first.run.config["data"]["class_path"].rpartition(".")[2]
+    root = flatten(first.run.config["data"]).get("init_args.root")
+    source = f"{name} ({root})" if root else name
+    splits = {split: facts.get("images") for split, facts in first.data.get("splits", {}).items()}
+    classes = f" of {len(results.class_names)} classes" if results.metric.one_class else ""
+    if folds := results.study.folds:
+        return (
+            f"{source}: {counted(len(results.labels), 'image')}{classes}, each tested once a seed in {folds} folds by "
+            "the run that was not trained on it."
+        )
+    sizes = [f"{splits[split]:,} {word}" for split, word in (("train", "training"), ("val", "validation"))
+             if splits.get(split)]  # fmt: skip
+    also = ", which are also the validation images" if results.tested_on_validation else ""
+    return f"{source}: {joined([*sizes, f'{len(results.labels):,} test'])} images{classes}{also}."
+
+
+def _variants(results: StudyResults) -> str:
+    names, study = [result.variant for result in results.ranking], results.study
+    counts = sorted({len(result.runs) for result in results.ranking})
+    seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else counted(counts[0], "seed")
+    drawn = joined([NAMES[kind] for kind in NAMES if kind in study.vary])
+    budget = f" for {study.budget}" if study.budget else ""
+    failed = f" {counted(len(results.failures), 'run')} failed." if results.failures else ""
+    return f"We trained {joined(names)}{budget} with {seeds} each, which drew {drawn}.{failed}"
+
+
+def _frozen(results: StudyResults) -> list[str]:
+    names = [result.variant for result in results.ranking if is_frozen(result.runs[0].run.config)]
+    return [f"Of {joined(names)}, a classifier of frozen features alone was fitted."] if names else []
+
+
+def _tuned(results: StudyResults) -> list[str]:
+    keys = [key.rpartition(".")[2] for key in results.study.tuned]
+    return [f"We chose {joined(keys)} of each variant on the validation images."] if keys else []
+
+
+def _scored(results: StudyResults) -> str:
+    weights = "of the weights after the last epoch on the test images"
+    return f"Scores are {results.metric.label} {weights}, means over seeds with 95{SPACE}% t-intervals."
+
+
+def _tested(results: StudyResults) -> list[str]:
+    verdict, lines = results.verdict, []
+    tested = sum(pair.difference is not None for pair in verdict.pairs)
+    if not tested:
+        return []
+    adjusted = f", adjusted for {counted(tested, 'pair')} by Shaffer's step-down" if tested > 1 else ""
+    lines.append(f"Pairs were compared at a level of 5{SPACE}%{adjusted}; chance is {chance(verdict)}.")
+    if results.watch is not None:
+        first, last = results.study.looks[0], results.study.looks[-1]
+        lines.append(
+            f"The study was planned for {first} to {last} seeds and tested after each from seed {first} on, the last "
+            f"time at a level of {percent(results.level, 1)}{SPACE}%, so that all looks together make at most "
+            f"5{SPACE}% false claims."
+        )
+    if (margin := results.margin) is not None:
+        lines.append(f"Differences below {verdict.metric.size(margin)} were taken not to matter.")
+    if verdict.outcomes.groups is not None:
+        lines.append("Test images of a group were taken to fail together.")
+    return lines
+
+
+def _software(finished: Sequence[RunResult]) -> list[str]:
+    def values(key: str) -> str:
+        known = list(dict.fromkeys(str(run.environment[key]) for run in finished if run.environment.get(key)))
+        return joined(known) if known else ""
+
+    versions = [f"{name} {values(name)}" for name in PACKAGES if values(name)]
+    where = " ".join(filter(None, [values("device"), f"in {values('precision')}" if values("precision") else ""]))
+    return [f"{joined(versions)}{f' on {where}' if where else ''}."] if versions else []
