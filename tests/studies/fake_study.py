@@ -155,7 +155,7 @@ def result(name: str, seed: int, correct: np.ndarray, labels: np.ndarray, **envi
         }
     )
     images = [f"test/{index}" for index in range(len(labels))]
-    config = {"data": {"class_path": "fake.Digits"}, "trainer": {"max_epochs": 2}}
+    config = {"data": {"class_path": "vitlab.data.Digits"}, "trainer": {"max_epochs": 2}}
     run = Run(name, seed, config, Path("runs/study") / name.lower())
     return RunResult(
         run, Predictions(images, labels, logits), {"seconds": 60.0, "images_seen": 2000}, environment, history

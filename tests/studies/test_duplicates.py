@@ -3,9 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_study import Digits
+from PIL import Image
 from referee.formats import SPACE
 
 from vitlab.data import Digits as RealDigits
+from vitlab.data import ImageFolder
 from vitlab.studies.results.duplicates import duplicates
 
 
@@ -60,3 +62,43 @@ def test_the_images_of_an_experiment_have_a_hash_each() -> None:
     images = data.raw_images("test", range(len(contents["test"])))
     distinct = len({image.tobytes() for image in images})
     assert len(np.unique(contents["test"])) == distinct
+
+
+def photographs(seed: int, number: int) -> list[Image.Image]:
+    """Return pictures of smooth random fields, which differ from each other as photographs do."""
+    rng = np.random.default_rng(seed)
+    fields = [rng.integers(0, 255, (6, 6, 3), dtype=np.uint8) for _ in range(number)]
+    return [Image.fromarray(field).resize((120, 90), Image.Resampling.BICUBIC) for field in fields]
+
+
+def write(root: Path, split: str, pictures: list[Image.Image], **options: int) -> None:
+    for index, picture in enumerate(pictures):
+        path = root / split / "ab"[index % 2] / f"{split}{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, quality=options.get("quality", 90))
+
+
+def test_photographs_encoded_anew_or_resized_are_found(tmp_path: Path) -> None:
+    pictures, others = photographs(0, 20), photographs(1, 10)
+    again = [pictures[3].resize((60, 45)), pictures[4].point(lambda value: min(255, int(1.15 * value)))]
+    write(tmp_path / "photos", "train", pictures)
+    write(tmp_path / "photos", "val", photographs(2, 4))
+    write(tmp_path / "photos", "test", [*others, *again], quality=60)
+    data = ImageFolder(root=str(tmp_path / "photos"), image_size=32)
+    found = duplicates(data, {}, tmp_path / "cache.json")
+    assert (sum(found.copies.values()), found.near) == (0, 2)
+    assert found.near_examples == [
+        ["test/a/test10.jpg", "train/b/train3.jpg"], ["test/b/test11.jpg", "train/a/train4.jpg"],
+    ]  # fmt: skip
+    assert str(found).replace(SPACE, " ").startswith("2 test images look almost like images of another split")
+    assert duplicates(data, {}, tmp_path / "cache.json") == found
+
+
+def test_a_copy_is_no_look_alike_and_small_pictures_are_not_compared(tmp_path: Path) -> None:
+    pictures = photographs(0, 8)
+    write(tmp_path / "photos", "train", pictures)
+    write(tmp_path / "photos", "val", photographs(2, 4))
+    write(tmp_path / "photos", "test", [*photographs(1, 3), pictures[5]])
+    found = duplicates(ImageFolder(root=str(tmp_path / "photos"), image_size=32), {}, tmp_path / "cache.json")
+    assert (found.copies["train"], found.near) == (1, 0)
+    assert duplicates(Digits(), {}, tmp_path / "digits.json").near == 0  # of 8 px, many look alike

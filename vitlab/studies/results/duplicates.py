@@ -1,6 +1,8 @@
-"""Test images that are also training or validation images, found by the hash of their file or of their pixels.
+"""Test images that are also training or validation images, or look like them.
 
-A model may have memorized them, which inflates its accuracy. Only exact copies are found, not crops or other encodings.
+A model may have memorized them, which inflates its accuracy. Exact copies are found by the hash of their file or of
+their pixels. Photographs are also compared by 128 signs, whether each of 9 × 9 fields is brighter than its neighbors
+(the difference hash): other encodings, sizes and brightness change few of them, another crop most.
 """
 
 import json
@@ -8,7 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from referee.formats import counted
+from torch.nn.functional import interpolate
 
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config
@@ -16,6 +20,12 @@ from vitlab.studies.file.images import Images, Split
 from vitlab.studies.results.folds import parts_of
 
 EXAMPLES = 3
+NEAR = 10  # of 128 signs that differ; unrelated photographs of one kind differ in 15 or more
+LEAST_SIDE = 32  # px in evaluation; smaller pictures have too little in them to differ
+MOST_IMAGES = 20_000  # to be decoded
+DECODE = 256  # images at a time
+Signs = dict[str, np.ndarray]
+"""By the name of an image, (128,) of −1, 0 and 1."""
 
 
 class Duplicates(NamedTuple):
@@ -25,9 +35,11 @@ class Duplicates(NamedTuple):
     copies: dict[str, int]  # number of them that are in another split, by the name of that split
     examples: list[list[str]]  # names of a test image and of its original
     unknown: int = 0  # test images without a hash
+    near: int = 0  # test images that look like one of another split, and are no copies
+    near_examples: list[list[str]] = []  # noqa: RUF012  # never changed
 
     def __str__(self) -> str:
-        """State what was found, in one or two sentences; empty if nothing."""
+        """State what was found, in one to three sentences; empty if nothing."""
         lines = []
         if self.examples:
             pairs = ", ".join(f"{name} = {original}" for name, original in self.examples)
@@ -35,6 +47,13 @@ class Duplicates(NamedTuple):
             lines.append(
                 f"Of {counted(self.images, 'test image')}, exact copies are also {where}, which inflates accuracy: "
                 f"{pairs}{' and more' if sum(self.copies.values()) > len(self.examples) else ''}."
+            )
+        if self.near:
+            pairs = ", ".join(f"{name} and {other}" for name, other in self.near_examples)
+            verb, more = "looks" if self.near == 1 else "look", " and more" * (self.near > len(self.near_examples))
+            lines.append(
+                f"{counted(self.near, 'test image')} {verb} almost like images of another split, which inflates "
+                f"accuracy if they show the same: {pairs}{more}. `groups` keeps photographs of one scene together."
             )
         if self.unknown:
             count = counted(self.unknown, "test image")
@@ -53,27 +72,60 @@ def duplicates(images: Images, data: Config, cache: Path) -> Duplicates:
     for record in known:
         if {name: record.get(name) for name in key} == key:
             return Duplicates(**record["duplicates"])
-    found = [_find(part) for part in parts_of(images)]
+    signs: Signs = {}
+    found = [_find(part, signs) for part in parts_of(images)]
     totals = {split: sum(each.copies.get(split, 0) for each in found) for split in found[0].copies}
     examples = [example for each in found for example in each.examples][:EXAMPLES]
-    copies = Duplicates(sum(each.images for each in found), totals, examples, sum(each.unknown for each in found))
+    near = [example for each in found for example in each.near_examples][:EXAMPLES]
+    whole = {name: sum(getattr(each, name) for each in found) for name in ("images", "unknown", "near")}
+    copies = Duplicates(copies=totals, examples=examples, near_examples=near, **whole)
     known.append(key | {"duplicates": copies._asdict()})
     write_text(cache, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
     return copies
 
 
-def _find(images: Images) -> Duplicates:
+def _find(images: Images, signs: Signs) -> Duplicates:
     test, names = images.contents("test"), images.image_names("test")
     copies: dict[str, int] = {}
     examples: list[list[str]] = []
-    splits: tuple[Split, ...] = ("train", "val")
+    copied = np.zeros(len(test), dtype=bool)
+    splits: list[Split] = ["train", "val"]
+    if images.image_names("val") == names:
+        splits = ["train"]  # the test split is the validation split, which the report says
     for split in splits:
         others = images.image_names(split)
-        if split == "val" and others == names:
-            continue  # the test split is the validation split, which the report says
         contents = images.contents(split)
         hits = np.flatnonzero(np.isin(test, contents[contents != 0]))
-        copies[split] = len(hits)
+        copies[split], copied[hits] = len(hits), True
         original = {content: others[index] for index, content in enumerate(contents.tolist())} if len(hits) else {}
         examples += [[names[index], original[int(test[index])]] for index in hits[: EXAMPLES - len(examples)].tolist()]
-    return Duplicates(len(test), copies, examples, int((test == 0).sum()))
+    near = _look_alikes(images, splits, copied, signs)
+    return Duplicates(len(test), copies, examples, int((test == 0).sum()), len(near), near[:EXAMPLES])
+
+
+def _look_alikes(images: Images, splits: list[Split], copied: np.ndarray, signs: Signs) -> list[list[str]]:
+    """Return the names of test photographs that are no copies, each with the most similar image of another split."""
+    everything: list[Split] = ["test", *splits]
+    names = {split: images.image_names(split) for split in everything}
+    (first,) = images.raw_images("test", [0])
+    if min(first.shape[:2]) < LEAST_SIDE or sum(map(len, names.values())) > MOST_IMAGES:
+        return []
+    for split in everything:
+        _add_signs(images, split, names[split], signs)
+    others = [name for split in splits for name in names[split]]
+    test, bank = (np.stack([signs[name] for name in part]) for part in (names["test"], others))
+    differing = (test.shape[1] - test @ bank.T) / 2
+    nearest = differing.argmin(axis=1)
+    hits = np.flatnonzero((differing.min(axis=1) <= NEAR) & ~copied)
+    return [[names["test"][index], others[nearest[index]]] for index in hits.tolist()]
+
+
+def _add_signs(images: Images, split: Split, names: list[str], signs: Signs) -> None:
+    missing = [index for index, name in enumerate(names) if name not in signs]
+    for start in range(0, len(missing), DECODE):
+        part = missing[start : start + DECODE]
+        for index, image in zip(part, images.raw_images(split, part), strict=True):
+            gray = torch.from_numpy(np.ascontiguousarray(image)).float().mean(dim=2)
+            fields = interpolate(gray[None, None], (9, 9), mode="bilinear", antialias=True)[0, 0]
+            across, down = fields[:8].diff(dim=1), fields[:, :8].diff(dim=0)  # (8, 8) each
+            signs[names[index]] = torch.cat([across.flatten(), down.flatten()]).sign().numpy()
