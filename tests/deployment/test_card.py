@@ -205,3 +205,33 @@ def test_an_unknown_format_is_refused(trained: Path, capsys: pytest.CaptureFixtu
     message = capsys.readouterr().err
     assert "tflite" in message
     assert "onnx" in message
+
+
+def test_the_best_variant_of_a_study_is_exported_with_the_verdict(
+    trained: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, "study/vit-b/seed-2")
+    shutil.copytree(trained, "study/swin/seed-1")
+    interval = {"low": 91.0, "high": 93.0}
+    ranked = [
+        {"variant": "ViT B", "mean": 92.04, "seeds": 4, **interval},
+        {"variant": "Swin", "mean": 90.0, "seeds": 1},
+    ]
+    verdict = {"study": "mine", "headline": "ViT B is better than Swin.", "metric": "top1"}
+    record = {**verdict, "variants": [ranked[0], {**ranked[1], "low": None, "high": None}]}
+    Path("study/verdict.json").write_text(json.dumps(record))
+    assert run("export", ["--study", "study", "--out", "files", "--format", "safetensors"]) == 0
+    assert "ViT B: study/vit-b/seed-2" in capsys.readouterr().out
+    card = Path("files/README.md").read_text()
+    assert "In the study *mine*: ViT B is better than Swin.\n\n- ViT B: 92.0 [91.0, 93.0], 4 seeds\n" in card
+    assert "- Swin: 90.0, 1 seed\n" in card
+    assert "In the study" not in export(trained, "--format", "safetensors")
+
+
+def test_a_study_without_a_network_to_export_says_so(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("export", ["--study", "study"]) == 2
+    assert "no verdict.json in it" in capsys.readouterr().err
+    Path("study").mkdir()
+    Path("study/verdict.json").write_text(json.dumps({"variants": [{"variant": "frozen, k-NN"}]}))
+    assert run("export", ["--study", "study"]) == 2
+    assert "frozen, k-NN leads and left no network" in capsys.readouterr().err

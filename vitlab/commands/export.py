@@ -13,14 +13,18 @@ def run(arguments: Sequence[str]) -> int:
     """Write the files, one line for each."""
     parser = StudyParser(
         "python -m vitlab export --config runs/…",
-        "Write a run's encoder as files, and a model card. --ckpt_path FILE, `best` or `none` chooses other weights.",
+        "Write a run's encoder as files, and a model card, which has the verdict of the run's study. --ckpt_path FILE, "
+        "`best` or `none` chooses other weights.",
     )
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=FORMATS, help="which files [all]")
     parser.add_argument("--out", type=Path, help="folder of the files [export/ in the run directory]")
+    parser.add_argument("--study", type=Path, help="a study's folder, like runs/quickstart: a run of its best variant")
     parser.add_argument("--raw", action="store_true", help="the weights as trained, where their average is kept too")
     options, rest = parser.parse_known_args(arguments)
     if "onnx" in options.format:
         need("export", "onnx", "onnxscript", "onnxruntime", what="--format onnx")
+    if options.study is not None:
+        rest = ["--config", str(best_run(options.study)), *rest]
     experiment = experiment_of(rest, images=False)
 
     from vitlab.deployment.card import Exported, write_card
@@ -43,6 +47,33 @@ def run(arguments: Sequence[str]) -> int:
         files.append(for_timm)
     print(write_card(exported, files, folder))
     return 0
+
+
+def best_run(study: Path) -> Path:
+    """Return the first run, by seed, of the variant that leads a study.
+
+    Raises:
+        ValueError, FileNotFoundError: no report, a variant that gives no network, or no state left of its runs.
+    """
+    from vitlab.atomic_files import read_json
+    from vitlab.studies.file.study import slug
+
+    path = study / "verdict.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"--study {study}: no {path.name} in it; give the folder of a study with a report.")
+    ranked = read_json(path)["variants"]
+    if not ranked:
+        raise ValueError(f"--study {study}: none of its runs finished.")
+    best = ranked[0]["variant"]
+    states = (study / slug(best)).glob("**/checkpoints/last.ckpt")
+    runs = sorted((state.parents[1] for state in states), key=lambda run: (int(run.name.partition("-")[2]), run))
+    if not runs:
+        raise ValueError(
+            f"--study {study}: {best} leads and left no network: k-NN and attentive probes give none, and `rm` removes "
+            "states. Give a run of another variant by --config."
+        )
+    print(f"{best}: {runs[0]}")
+    return runs[0]
 
 
 def _made(folder: Path) -> Path:

@@ -14,6 +14,7 @@ import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from vitlab.atomic_files import read_json
 from vitlab.config import Config
 from vitlab.data import ImageDataModule
 from vitlab.data.photos import height_and_width
@@ -22,6 +23,7 @@ from vitlab.experiment.class_names import named
 from vitlab.models import ImageModel
 from vitlab.runs.directory import PREDICTIONS, RunDirectory
 
+VERDICT = "verdict.json"
 RECIPE = ("seed_everything", "init_seed", "model", "data", "trainer")  # what decides the weights
 
 
@@ -70,6 +72,15 @@ class Exported:
             **self.data.preprocessing.metadata(),
         }
         return {name: json.dumps(value, ensure_ascii=False) for name, value in facts.items()}
+
+    @property
+    def study(self) -> Config | None:
+        """The verdict.json of the study that the run is of; None of a run by itself."""
+        for folder in self.run.resolve().parents[1:3]:  # the variant's folder, or that of a fold, lies between
+            if (folder / VERDICT).is_file():
+                record: Config = read_json(folder / VERDICT)
+                return record
+        return None
 
     def accuracy(self) -> Accuracy | None:
         """Return the accuracy of these weights on the run's test images; None where it is not known."""
@@ -121,6 +132,7 @@ def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
         sides=height_and_width(data.image_size),
         accuracy=accuracy,
         parameters=sum(parameter.numel() for parameter in exported.encoder.parameters()),
+        study=exported.study,
         uses={file.name: USES[file.name] for file in files},
         recipe=yaml.safe_dump(recipe(config), sort_keys=False, allow_unicode=True).strip(),
     )
