@@ -33,6 +33,20 @@ def make_table(folder: Path, photos: Path) -> None:
     datasets.DatasetDict({"train": datasets.Dataset.from_list(rows, features=features)}).save_to_disk(folder)
 
 
+def write_small_photo_study(experiments: Path) -> None:
+    """Let `my_photos` be two variants of `my_photos_cpu` without weights, one after a pre-training of an epoch."""
+    study = yaml.safe_load((experiments / "studies/my_photos_cpu.yaml").read_text())
+    study["variants"] = {name: study["variants"][name] for name in ("ViT frozen", "ViT pre-trained further")}
+    study["variants"]["ViT frozen"]["model"]["init_args"]["init_from"] = None
+    study |= {"name": "my_photos", "seeds": [1], "budget": {"epochs": 1}}
+    (experiments / "studies/my_photos.yaml").write_text(yaml.safe_dump(study))
+    before = experiments / "my_photos/cpu_further_vit.yaml"
+    text = re.sub("init_from: .*", "init_from: null", before.read_text())
+    before.write_text(re.sub("max_epochs: .*", "max_epochs: 3", text))
+    for file in (experiments / "my_photos").glob("cpu_*.yaml"):
+        file.write_text(re.sub("batch_size: .*", "batch_size: 4", file.read_text()))
+
+
 @pytest.mark.slow
 def test_every_command_runs(no_costs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's, then those of docs/commands.md, in one directory, since later ones use what earlier ones made."""
@@ -54,7 +68,10 @@ def test_every_command_runs(no_costs: None, tmp_path: Path, monkeypatch: pytest.
             arguments += ["--data.batch_size", "4"]
         if "experiments/finetune_folder.yaml" in arguments:
             arguments += ["--model.init_from", "null"]  # no network here
-        if arguments[0] == "compare":
+        if "my_photos" in arguments:
+            write_small_photo_study(tmp_path / "experiments")
+            arguments[1] = "experiments/studies/my_photos.yaml"
+        elif arguments[0] == "compare":
             study = tmp_path / arguments[-1]
             text = re.sub(r"epochs: \d+", "epochs: 1", study.read_text())
             study.write_text(re.sub("seeds: .*", "seeds: [1]", text))

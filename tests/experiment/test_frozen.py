@@ -13,6 +13,7 @@ import torch
 
 from vitlab.commands.dispatch import run
 from vitlab.config import merge
+from vitlab.data import Digits
 from vitlab.deployment.load import load
 from vitlab.evaluation.features import Features, extract
 from vitlab.evaluation.knn import predict_weighted
@@ -21,6 +22,7 @@ from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import SPLITS, probe_features
 from vitlab.experiment import frozen
 from vitlab.experiment.experiment import Experiment
+from vitlab.experiment.normalization import warn_of_normalization
 from vitlab.models import VisionTransformer
 from vitlab.runs.directory import RunDirectory
 from vitlab.studies.file.metric import TOP1, metric_of
@@ -192,3 +194,14 @@ def test_a_classifier_goes_into_a_head_of_its_form() -> None:
     before = [p.clone() for p in two.head_parameters()]
     assert not frozen.give_classifier(two, probe)
     assert all(torch.equal(a, b) for a, b in zip(before, two.head_parameters(), strict=True))
+
+
+def test_images_normalized_otherwise_than_those_of_the_weights_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """timm states the mean and deviation of each file; those of augreg are 0.5, those of DeiT ImageNet's."""
+    data = Digits()
+    data.mean, data.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    for name, told in (("vit_small_patch16_224.augreg_in1k", 1), ("deit_small_patch16_224.fb_in1k", 0)):
+        caplog.clear()
+        with caplog.at_level("WARNING", logger="vitlab"):
+            warn_of_normalization({"model": {"init_args": {"init_from": f"timm/{name}"}}}, data)
+        assert [f"timm/{name} was trained on images of mean [0.5" in line for line in caplog.messages] == [True] * told

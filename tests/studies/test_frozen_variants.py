@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fake_study import results, right, variant
 
+from vitlab.config import merge
 from vitlab.evaluation.cost import Cost
 from vitlab.studies.file.runs import differing_keys, plan
 from vitlab.studies.file.study import read_study
@@ -16,7 +17,10 @@ from vitlab.studies.report.remarks import remarks
 from vitlab.studies.results.table import StudyResults
 
 Write = Callable[..., Path]
-FROZEN = {"frozen": {"probe": "linear"}, **variant(0.9)}
+FROZEN = {
+    "frozen": {"probe": "linear"},
+    **merge(variant(0.9), {"model": {"init_args": {"init_from": "a.safetensors"}}}),
+}
 COST = Cost(1, 2_000, 6_000, 1_000.0, 4_000.0, 1, 1, None, None, 64, 30, "a CPU", 1, "2.15")
 
 
@@ -42,6 +46,14 @@ def test_a_wrong_probe_is_answered_with_the_right_ones(write_study: Write, froze
     variants = {"tuned": variant(0.95), "as given": {**variant(0.9), "frozen": frozen}}
     with pytest.raises(ValueError, match=r"as given: frozen: .*one of linear, knn, attentive"):
         read_study(write_study(variants=variants))
+
+
+def test_random_features_are_not_taken_for_those_of_a_model(write_study: Write, tmp_path: Path) -> None:
+    """A timm model's name is no weights: without `pretrained` it is built at random."""
+    random = {"frozen": {"probe": "linear"}, **variant(0.9)}
+    study = read_study(write_study(variants={"tuned": variant(0.95), "as given": random}))
+    with pytest.raises(ValueError, match=r"'as given' is frozen, and has no weights but random ones.\nSet model"):
+        plan(study, tmp_path)
 
 
 def test_what_takes_no_step_is_not_tuned(write_study: Write) -> None:

@@ -11,6 +11,7 @@ from referee.formats import SPACE
 
 from vitlab.studies.report import paper
 from vitlab.studies.report.page import write_report
+from vitlab.studies.results.context import Compute, Context
 from vitlab.studies.results.table import StudyResults
 
 
@@ -27,15 +28,18 @@ def test_it_tells_data_seeds_test_and_versions() -> None:
     study = two()
     for run in study.finished:
         run.environment.update(torch="2.15.0", device="a CPU", precision="32-true")
+        optimizer = {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 0.001}}
+        run.run.config["model"] = {"class_path": "vitlab.objectives.Supervised", "init_args": {"optimizer": optimizer}}
         run.data.update(splits={"train": {"images": 1200}, "val": {"images": 120}, "test": {"images": 90}})
     told = text(study)
     assert told.startswith("Digits: 1,200 training, 120 validation and 90 test images of 3 classes. ")
     assert (
-        "We trained A and B for 2 epochs with 3 seeds each, which drew the initialization, the data order and the augm"
+        "We compared “A” and “B” with 3 seeds each, which change the initialization, the data order and the augm"
         in told
     )
     assert "Pairs were compared at a level of 5 %; chance is other seeds and other test images, by Student's t" in told
     assert told.endswith("torch 2.15.0 on a CPU in 32-true.")
+    assert "“A” and “B”: trained for 2 epochs by Supervised and AdamW at a rate of 0.001. " in told
     assert "frozen" not in told
     assert "tested after each" not in told
 
@@ -44,7 +48,7 @@ def test_it_tells_data_seeds_test_and_versions() -> None:
     ("changes", "said"),
     [
         ({"margin": 1.0}, "Differences below 1 point were taken not to matter."),
-        ({"vary": ("order",)}, "which drew the data order."),
+        ({"vary": ("order",)}, "which change the data order."),
         ({"test": "paired"}, "chance is other seeds and other test images, by Student's t on the differences by seed"),
         (
             {"looks": (3, 4, 5), "seeds": [1, 2, 3, 4, 5]},
@@ -55,6 +59,17 @@ def test_it_tells_data_seeds_test_and_versions() -> None:
 def test_it_tells_what_a_study_does_otherwise(changes: dict[str, Any], said: str) -> None:
     assert said not in text(two())
     assert said in text(two(**changes))
+
+
+def test_it_tells_frozen_variants_and_where_weights_are_from() -> None:
+    study = two()
+    for run in study.finished:
+        if run.run.variant == "B":
+            run.run.config.update(trainer={"max_epochs": 0}, run={"probe": "knn"})
+    compute = [Compute("experiments/dino.yaml", ["B"], taught=False, in_each_run=True)]
+    told = text(dataclasses.replace(study, context=Context(compute=compute)))
+    assert "“B”: k-NN of the frozen network's features was fitted, without augmentation." in told
+    assert "“B” started from experiments/dino.yaml, a run of its own for each seed." in told
 
 
 def test_the_files_for_a_paper_hold_what_the_page_says(tmp_path: Path, no_figures: None) -> None:

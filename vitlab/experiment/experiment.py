@@ -30,6 +30,7 @@ from vitlab.evaluation.cost.memory import hold_freed_memory
 from vitlab.experiment.chain import TAKEN_FROM, Source
 from vitlab.experiment.class_names import spell_out, spell_out_arguments
 from vitlab.experiment.frozen import FEATURES, classify_by_features
+from vitlab.experiment.normalization import warn_of_normalization
 from vitlab.experiment.own_test import OTHER, departures
 from vitlab.experiment.parser import Settings, help_of_named_size
 from vitlab.experiment.place import directory_of, placed
@@ -405,6 +406,7 @@ class Experiment:
                 "run.test: true."
             )
         check_precision(str(self.trainer.precision), self.objective)
+        warn_of_normalization(self.config, self.data)
         if self.run.probe is not None and isinstance(self.trainer.strategy, FSDP):
             raise ValueError(
                 f"run.probe: {self.run.probe} reads a whole encoder, and trainer.strategy fsdp2 shares it out. Set "

@@ -305,6 +305,11 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
             )
         if run.variant not in study.frozen:
             yield from _cut_short(study, run)
+        elif not weights_of(run.config):
+            yield (
+                f"{run.variant!r} is frozen, and has no weights but random ones.\n"
+                "Set model.init_args.init_from, or `pretrained: true` of a timm model."
+            )
         yield from (f"{run.variant!r}: {fault}" for fault in fixed_draws(study.vary, run.config))
     if "images" in study.vary and all(run.config["data"]["init_args"].get("train_images") is None for run in runs):
         yield (

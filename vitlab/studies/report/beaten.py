@@ -21,10 +21,12 @@ def not_beyond_baselines(results: StudyResults) -> list[str]:
         below = [result for result in results.ranking if not _beats(result, value, results)]
         if not below:
             continue
-        known = f"{line} ({percent(value, digits)}{SPACE}%) beyond chance"
+        at = f"{line} ({percent(value, digits)}{SPACE}%)"
+        known = f"{at} beyond chance"
         scores = [(result.variant, percent(result.score.mean, digits)) for result in below]
         if len(below) == len(results.ranking) > 1:
-            lines.append(f"No variant beats {known}: {', '.join(map(' '.join, scores))}.")
+            beats = f"beats {known}" if results.ranking[0].score.mean > value else f"reaches {at}"
+            lines.append(f"No variant {beats}: {', '.join(map(' '.join, scores))}.")
         else:
             who = [f"{variant} ({score}{SPACE}%)" for variant, score in scores]
             verb = "does" if len(who) == 1 else "do"

@@ -220,9 +220,16 @@ def _how_it_was_measured(results: StudyResults) -> list[Part]:
             "epochs after the first. FLOPs per image are of the forward pass of inference and count a multiply-add as "
             "two; halve them for MACs. Training FLOPs are of whole training steps. Energy is that of the whole device, "
             f"including other programs{meter}. Training time is the wall-clock time of the runs themselves"
-            f"{_at_once(results, first)}, including data loading and validation."
+            f"{_at_once(results, first)}, including data loading and validation{_with_runs_before(results)}."
         )
     ]
+
+
+def _with_runs_before(results: StudyResults) -> str:
+    """Return that times include the runs that others start from; nothing where there are none."""
+    if not any(run.seconds_before for run in results.finished):
+        return ""
+    return ", and of the runs that they start from; images seen and training FLOPs leave those out"
 
 
 def _at_once(results: StudyResults, cost: Cost) -> str:

@@ -9,8 +9,8 @@ from referee.report.document import Code, Details, Note, Part, Text
 from vitlab.config import flatten
 from vitlab.studies.file.study import is_frozen
 from vitlab.studies.file.vary import NAMES
-from vitlab.studies.report.remarks import weights
-from vitlab.studies.results.run import RunResult
+from vitlab.studies.report.remarks import PROBES
+from vitlab.studies.results.run import RunResult, VariantResult
 from vitlab.studies.results.table import StudyResults
 
 PACKAGES = ("vitlab", "torch", "lightning", "timm")
@@ -22,6 +22,7 @@ def for_a_paper(results: StudyResults) -> list[Part]:
     return [
         Text(" ".join(methods(results))),
         Details(f"The ranking in LaTeX ({TABLE}, with booktabs)", [Code(results.verdict.latex())]),
+        Note("Bold in it: the best, and what the test does not show to be worse, which may still be much worse."),
         Note(
             "Figures are in *figures/* as PDF, SVG and PNG. *report.csv* has every number of this page, *results.csv* "
             "a row for each run."
@@ -34,8 +35,8 @@ def methods(results: StudyResults) -> list[str]:
     return [
         _data(results),
         _variants(results),
-        *_frozen(results),
-        *weights(results),
+        *_trained(results),
+        *_weights(results),
         *_tuned(results),
         _scored(results),
         *_tested(results),
@@ -62,18 +63,44 @@ def _data(results: StudyResults) -> str:
 
 
 def _variants(results: StudyResults) -> str:
-    names, study = [result.variant for result in results.ranking], results.study
-    counts = sorted({len(result.runs) for result in results.ranking})
+    study, ranking = results.study, results.ranking
+    counts = sorted({len(result.runs) for result in ranking})
     seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else counted(counts[0], "seed")
     drawn = joined([NAMES[kind] for kind in NAMES if kind in study.vary])
-    budget = f" for {study.budget}" if study.budget else ""
     failed = f" {counted(len(results.failures), 'run')} failed." if results.failures else ""
-    return f"We trained {joined(names)}{budget} with {seeds} each, which drew {drawn}.{failed}"
+    return f"We compared {joined(_quoted(ranking))} with {seeds} each, which change {drawn}.{failed}"
 
 
-def _frozen(results: StudyResults) -> list[str]:
-    names = [result.variant for result in results.ranking if is_frozen(result.runs[0].run.config)]
-    return [f"Of {joined(names)}, a classifier of frozen features alone was fitted."] if names else []
+def _trained(results: StudyResults) -> list[str]:
+    """Say how long and with what each variant was trained; alike ones together."""
+    alike: dict[str, list[VariantResult]] = {}
+    for result in results.ranking:
+        config = result.runs[0].run.config
+        if is_frozen(config):
+            how = f"{PROBES[config['run']['probe']]} of the frozen network's features was fitted, without augmentation"
+        else:
+            arguments = flatten(config).get
+            recipe = [arguments("model.class_path"), arguments("model.init_args.optimizer.class_path")]
+            names = [str(name).rpartition(".")[2] for name in recipe if name]
+            lr = arguments("model.init_args.optimizer.init_args.lr")
+            epochs = counted(result.runs[0].run.epochs, "epoch")
+            how = f"trained for {epochs} by {' and '.join(names)}" + (f" at a rate of {lr:g}" if lr else "")
+        alike.setdefault(how, []).append(result)
+    return [f"{joined(_quoted(each))}: {how}." for how, each in alike.items()]
+
+
+def _weights(results: StudyResults) -> list[str]:
+    lines = []
+    for each in results.context.compute:
+        verb = "was taught by" if each.taught else "started from"
+        own = ", a run of its own for each seed" if each.in_each_run else ""
+        names = joined([f"“{name}”" for name in each.variants])
+        lines.append(f"{names} {verb} {each.source}{own}.")
+    return lines
+
+
+def _quoted(ranking: Sequence[VariantResult]) -> list[str]:
+    return [f"“{result.variant}”" for result in ranking]
 
 
 def _tuned(results: StudyResults) -> list[str]:

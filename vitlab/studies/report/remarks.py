@@ -116,7 +116,7 @@ def _by_kind(differences: Iterable[Difference]) -> str:
     return "; ".join(groups)
 
 
-def weights(results: StudyResults) -> list[str]:
+def _weights(results: StudyResults) -> list[str]:
     """Name where weights come from, and the compute that this took."""
     parts, lines = [], []
     for each in results.context.compute:
@@ -240,10 +240,11 @@ def _off_plan(results: StudyResults) -> list[str]:
                 f"{result.variant} trained {trained} instead of {short[0].run.epochs} (seed {seeds}): something "
                 "ended its runs early."
             )
-    seen = {result.variant: [run.images_seen for run in result.runs] for result in results.ranking}
+    learners = [result for result in results.ranking if not is_frozen(result.runs[0].run.config)]
+    seen = {result.variant: [run.images_seen for run in result.runs] for result in learners}
     unequal = budget is not None and budget.kind == "flops"
     groups = seen.values() if unequal else [[n for images in seen.values() for n in images]]
-    if any(max(group) > (1 + DIFFERENT) * min(group) for group in groups):
+    if any(max(group) > (1 + DIFFERENT) * min(group) for group in groups if group):
         each = "; ".join(f"{variant} {_range(images)}" for variant, images in seen.items())
         lines.append(f"The runs did not see equally many training images: {each}.")
     return lines
@@ -312,7 +313,7 @@ DECISIVE: tuple[Kind, ...] = (
 FURTHER: tuple[Kind, ...] = (
     costlier,
     _frozen,
-    weights,
+    _weights,
     own_code,
     more_at_test_time,
     mixed_environments,

@@ -218,6 +218,8 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
         return [curves]
     for result in results.ranking:
         curve, seconds = result.curve(metric.validation), result.seconds_to(results.target)
+        if not len(curve.epochs):
+            continue  # a frozen encoder
         best = int(np.argmax(metric.sign * curve.mean))
         values = curve.mean[-1], curve.mean[best], curve.high[-1] - curve.low[-1]
         last, highest, spread = (metric.text(float(value), digits) for value in values)
@@ -234,7 +236,7 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
         Note(
             "Last and best: of the mean over seeds. Range: maximum minus minimum over seeds at the last epoch. "
             f"Time: minutes and seconds of training to a validation {metric.label} of {target}, which every run "
-            "reached."
+            "reached. A frozen variant has no epochs."
         ),
     ]
 

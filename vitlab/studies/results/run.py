@@ -16,6 +16,7 @@ from referee.verdict import Variant
 from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.predictions import CALIBRATION_BINS, Predictions
 from vitlab.studies.file.runs import Run
+from vitlab.studies.file.study import is_frozen
 
 
 class CurvePoints(NamedTuple):
@@ -180,8 +181,8 @@ class RunResult:
         return self.seconds_before + (self.seconds - self.seconds_before) * share
 
     def by_epoch(self, column: str) -> pd.Series:
-        """Return a column of metrics.csv by epoch from 1, averaged within the epoch."""
-        if column not in self.history:
+        """Return a column of metrics.csv by epoch from 1, averaged within the epoch; nothing of a frozen encoder."""
+        if column not in self.history or is_frozen(self.run.config):
             return pd.Series(dtype=float)
         rows = self.history[["epoch", column]].dropna()
         values: pd.Series = rows.groupby(rows["epoch"].astype(int) + 1)[column].mean()
