@@ -5,11 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_study import results, right, variant
+from referee.outcomes import Outcomes, Run
+from referee.verdict import Design, of_trainings
 
 from vitlab.config import merge
 from vitlab.evaluation.cost import Cost
+from vitlab.studies.file.metric import TOP1
 from vitlab.studies.file.runs import differing_keys, plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.cost import flops_of
@@ -84,3 +88,21 @@ def test_the_report_names_it() -> None:
     found = given_and_tuned()
     (line,) = [each for each in remarks(found) if "frozen" in each]
     assert line == ("as given is frozen: no step trains the network, k-NN of its features is all that is fitted.")
+
+
+@pytest.mark.slow
+def test_seeds_that_are_all_equal_make_no_more_false_claims() -> None:
+    """Simulated: networks of equal accuracy on the images at large, two of them probes of given weights."""
+    rng, wrong, studies = np.random.default_rng(0), 0, 200
+    items = np.array([str(index) for index in range(400)])
+    for _ in range(studies):
+        runs, difficulty = [], rng.normal(0, 0.25, 400)
+        for name in ("frozen a", "frozen b", "trained a", "trained b"):
+            chance = 0.75 + 0.6 * difficulty + 0.8 * rng.normal(0, 0.25, 400)  # of being right, a network's own
+            given = rng.random(400) < chance
+            for seed in "1234":
+                drawn = rng.random(400) < chance + rng.normal(0, 0.02)
+                runs.append(Run(name, seed, given if name.startswith("frozen") else drawn, items))
+        table = Outcomes(runs, TOP1, planned=[], unit="image")
+        wrong += any(pair.settled for pair in of_trainings(table, Design(seeds=tuple("1234"))).pairs)
+    assert wrong / studies < 0.05 + 3 * (0.05 * 0.95 / studies) ** 0.5
