@@ -39,6 +39,7 @@ from vitlab.runs.wandb import UnbreakableWandbLogger
 
 log = logging.getLogger("vitlab")
 
+KERNELS = ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR")  # variables that choose kernels, and so how sums are rounded
 OWN_FILES = (
     CONFIG,
     ENVIRONMENT,
@@ -304,6 +305,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         "devices": trainer.world_size,
         "precision": trainer.precision,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # the vector units that decide how sums are rounded
+        **{name.lower(): os.environ.get(name) for name in KERNELS},
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),

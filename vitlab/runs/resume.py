@@ -13,7 +13,10 @@ from vitlab.distributed import from_all_processes, own_of
 from vitlab.internals import epoch_means, is_within_an_epoch
 
 # Entries of environment.json on which the last bit of a sum depends.
-DECISIVE = ("device", "devices", "precision", "compiled", "torch", "threads", "cpu_capability")
+DECISIVE = (
+    *("device", "devices", "precision", "compiled", "torch", "threads"),
+    *("cpu_capability", "onednn_max_cpu_isa", "mkl_cbwr"),
+)
 
 
 class RandomState(Callback):
