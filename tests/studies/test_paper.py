@@ -68,7 +68,7 @@ def test_it_tells_frozen_variants_and_where_weights_are_from() -> None:
             run.run.config.update(trainer={"max_epochs": 0}, run={"probe": "knn"})
     compute = [Compute("experiments/dino.yaml", ["B"], taught=False, in_each_run=True)]
     told = text(dataclasses.replace(study, context=Context(compute=compute)))
-    assert "“B”: k-NN of the frozen network's features was fitted, without augmentation." in told
+    assert "“B”: k-NN read the features of the frozen network, without augmentation." in told
     assert "“B” started from experiments/dino.yaml, a run of its own for each seed." in told
 
 

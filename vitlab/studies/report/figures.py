@@ -22,6 +22,7 @@ from referee.report.drawing import (
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import CALIBRATION_BINS
 from vitlab.studies.file.metric import Metric
+from vitlab.studies.file.study import is_frozen
 from vitlab.studies.results.run import VariantResult
 from vitlab.studies.results.table import StudyResults
 
@@ -52,12 +53,14 @@ def learning_curves(results: StudyResults, layout: Layout) -> Figure:
     for axes, (column, title, scale) in zip(panels, columns, strict=True):
         lowest = []
         for result in results.ranking:
+            if is_frozen(result.runs[0].run.config):
+                continue
             curve = result.curve(column)
             mean, low, high = scale * curve.mean, scale * curve.low, scale * curve.high
             last = f"{mean[-1]:.4g}" if len(mean) else "nothing"
             draw_curve(axes, curve.epochs, mean, low, high, result.variant, result.index, f"{last} at the end")
             lowest.append(np.nanmin(low[len(low) // 5 :], initial=np.inf))
-        if column == "val/top1" and np.isfinite(min(lowest)):
+        if column == "val/top1" and np.isfinite(min(lowest, default=np.inf)):
             axes.set_ylim(bottom=max(0, min(lowest) - 5))  # the first epochs would flatten the rest
         axes.set_title(title)
         axes.set_xlabel("epoch")

@@ -77,7 +77,7 @@ def _trained(results: StudyResults) -> list[str]:
     for result in results.ranking:
         config = result.runs[0].run.config
         if is_frozen(config):
-            how = f"{PROBES[config['run']['probe']]} of the frozen network's features was fitted, without augmentation"
+            how = f"{PROBES[config['run']['probe']]} read the features of the frozen network, without augmentation"
         else:
             arguments = flatten(config).get
             recipe = [arguments("model.class_path"), arguments("model.init_args.optimizer.class_path")]
