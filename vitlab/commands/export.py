@@ -69,8 +69,8 @@ def best_run(study: Path) -> Path:
     runs = sorted((state.parents[1] for state in states), key=lambda run: (int(run.name.partition("-")[2]), run))
     if not runs:
         raise ValueError(
-            f"--study {study}: {best} leads and left no network: k-NN and attentive probes give none, and `rm` removes "
-            "states. Give a run of another variant by --config."
+            f"--study {study}: {best} leads and left no network: a k-NN or attentive probe gives none, or its "
+            "states were removed. Give a run of another variant by --config."
         )
     print(f"{best}: {runs[0]}")
     return runs[0]
