@@ -160,7 +160,8 @@ def test_every_run_of_a_study_is_built(path: Path, tmp_path: Path, monkeypatch: 
     """Of its first seed, as `compare` builds them before it starts any: on the meta device, where weights are free."""
     monkeypatch.chdir(tmp_path)
     make_cifar(tmp_path / "data")
-    make_photos(tmp_path / "photos")
+    for folder in ("photos", "imagenet"):
+        make_photos(tmp_path / folder)
     (tmp_path / "experiments").symlink_to(EXPERIMENTS)  # that some runs start from
     study = read_study(path)
     for point in study.points:
