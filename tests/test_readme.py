@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import pytest
+import torch
 import yaml
 
 from tests.conftest import EXPERIMENTS
@@ -16,6 +17,7 @@ from tests.test_experiments import SHORT, make_cifar, make_photos
 from vitlab import __main__ as main_module
 from vitlab.__main__ import main
 from vitlab.evaluation.cost import step
+from vitlab.models import VisionTransformer
 from vitlab.studies.file.study import read_study
 
 ROOT = EXPERIMENTS.parent
@@ -34,15 +36,17 @@ def make_table(folder: Path, photos: Path) -> None:
 
 
 def write_small_photo_study(experiments: Path) -> None:
-    """Let `my_photos` be two variants of `my_photos_cpu` without weights, one after a pre-training of an epoch."""
+    """Let `my_photos` be two variants of `my_photos_cpu`, of weights made here and of a pre-training of an epoch."""
+    vit = VisionTransformer(32, 4, num_classes=2, embed_dim=96, depth=4, num_heads=3, global_pool="avg")
+    torch.save(vit.state_dict(), "vit.pth")
     study = yaml.safe_load((experiments / "studies/my_photos_cpu.yaml").read_text())
     study["variants"] = {name: study["variants"][name] for name in ("ViT frozen", "ViT pre-trained further")}
-    study["variants"]["ViT frozen"]["model"]["init_args"]["init_from"] = None
+    study["variants"]["ViT frozen"]["model"]["init_args"]["init_from"] = "vit.pth"
     study |= {"name": "my_photos", "seeds": [1], "budget": {"epochs": 1}}
     (experiments / "studies/my_photos.yaml").write_text(yaml.safe_dump(study))
     before = experiments / "my_photos/cpu_further_vit.yaml"
     text = re.sub("init_from: .*", "init_from: null", before.read_text())
-    before.write_text(re.sub("max_epochs: .*", "max_epochs: 3", text))
+    before.write_text(re.sub("max_epochs: .*", "max_epochs: 1", text))
     for file in (experiments / "my_photos").glob("cpu_*.yaml"):
         file.write_text(re.sub("batch_size: .*", "batch_size: 4", file.read_text()))
 
