@@ -72,7 +72,7 @@ def test_init_copies_a_study_with_the_files_that_it_names(tmp_path: Path, capsys
         "python -m vitlab fit mine/vit_cifar10.yaml",
     ]
     copied, original = read_study(Path("mine/studies/quickstart.yaml")), read_study(Path("quickstart"))
-    assert copied.base == Path("mine/studies/../quickstart/recipe.yaml")
+    assert copied.base == Path("mine/studies/../quickstart/base.yaml")
     assert copied.digest == original.digest
     (tmp_path / "mine/vit_cifar10.yaml").write_text("changed: 1")
     assert main(["init", "mine/", "vit_cifar10"]) == 2
