@@ -92,3 +92,11 @@ def test_a_busy_machine_is_told_beside_its_speeds() -> None:
     (remark,) = remarks(results(AHEAD, costs={"ViT": cost}))
     assert "other programs used 1.7 of 2 cores and the speed of ViT changed by more than a quarter" in remark
     assert "idle" in remark
+
+
+def test_many_leads_that_are_not_settled_are_told_by_their_range() -> None:
+    shares = {"A": 0.8, "B": 0.79, "C": 0.78, "D": 0.77, "E": 0.76, "F": 0.2}
+    study = results({name: {seed: right(share, 100) for seed in range(3)} for name, share in shares.items()})
+    told = plain(verdict(study))
+    assert "no winner yet against B, C, D and E, which it leads by 1.0 to 4.0 points (3 seeds each)." in told
+    assert told.startswith("A is better than F by 60.0 points (")

@@ -7,6 +7,7 @@ from referee.formats import SPACE, counted, joined, listed
 from referee.verdict import Pair, Variant, Verdict
 
 MANY = 8  # others, from which the sentence counts them
+SOME = 3  # others that are not settled, from which it gives the range of leads instead of each with its interval
 
 
 def conclusion(verdict: Verdict) -> str:
@@ -41,6 +42,9 @@ def conclusion(verdict: Verdict) -> str:
         parts.append(f"equal to within {margin} to {who}" if ahead else f"{best.name} equals {who} to within {margin}")
     if len(level) > MANY:
         parts.append(f"no winner yet against {listed([pair.worse.name for pair in level])}")
+    elif len(level) > SOME:
+        who, (low, high) = joined([pair.worse.name for pair in level]), _range(level, verdict)
+        parts.append(f"no winner yet against {who}, which it leads by {low} to {high}")
     elif level:
         rest = joined([f"{pair.worse.name}, which it leads by {_gap(pair, verdict)}" for pair in level])
         parts.append(f"no winner yet against {rest}")
@@ -49,12 +53,16 @@ def conclusion(verdict: Verdict) -> str:
 
 def _ahead(best: Variant, ahead: Sequence[Pair], others: int, verdict: Verdict) -> str:
     """Return over whom the best variant is settled, and by how much."""
-    metric, digits = verdict.metric, verdict.digits
     if len(ahead) <= MANY:
         return f"{best.name} is better than {joined([f'{p.worse.name} by {_gap(p, verdict)}' for p in ahead])}"
-    low = metric.text(min(pair.lead for pair in ahead), digits)
-    high = metric.difference(max(pair.lead for pair in ahead), digits)
+    low, high = _range(ahead, verdict)
     return f"{best.name} is better than {len(ahead)} of {others} others, by {low} to {high}"
+
+
+def _range(pairs: Sequence[Pair], verdict: Verdict) -> tuple[str, str]:
+    """Return the least and the largest lead, the second with its unit."""
+    leads = [pair.lead for pair in pairs]
+    return verdict.metric.text(min(leads), verdict.digits), verdict.metric.difference(max(leads), verdict.digits)
 
 
 def scope(verdict: Verdict) -> str:
