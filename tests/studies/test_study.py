@@ -12,7 +12,7 @@ from vitlab.studies.file.overruled import overruled
 from vitlab.studies.file.runs import differing_keys, plan
 from vitlab.studies.file.state import conflicting
 from vitlab.studies.file.study import read_study, slug
-from vitlab.studies.owner import as_begun, claim_folder
+from vitlab.studies.owner import begun_study, claim_folder
 from vitlab.studies.training.run_all import write_config
 
 Write = Callable[..., Path]
@@ -286,7 +286,8 @@ def test_settings_of_the_data_may_come_from_the_command_line(write_study: Write,
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
     start = [{"model": {"init_args": {"init_from": f"{tmp_path}/{name}.yaml"}}} for name in ("same", "other")]
     path = write_study(variants={"A": merge(variant(0.9), start[0]), "B": merge(variant(0.9), start[1])})
-    study = read_study(path, given)
+    study = begun_study(path, tmp_path / "runs", given["data"]["init_args"])
+    assert study.given == given
     assert study.digest != read_study(path).digest
     a, b = plan(study, tmp_path / "runs")[:2]
     assert a.config["data"]["init_args"]["batch_size"] == 16
@@ -294,5 +295,5 @@ def test_settings_of_the_data_may_come_from_the_command_line(write_study: Write,
     assert a.config["model"]["init_args"]["init_from"] == f"{tmp_path}/same.yaml"
     assert b.config["model"]["init_args"]["init_from"] == f"{tmp_path}/other.yaml"
     claim_folder(study, tmp_path / "runs")
-    assert as_begun(read_study(path), tmp_path / "runs").given == given
-    assert as_begun(read_study(path), tmp_path / "elsewhere").given == {}
+    assert begun_study(path, tmp_path / "runs").given == given
+    assert begun_study(path, tmp_path / "elsewhere").given == {}

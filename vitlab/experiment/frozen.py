@@ -29,10 +29,10 @@ from vitlab.models import ImageModel
 from vitlab.models.backbone import in_eval_mode
 from vitlab.objectives.output_cache import OutputCache, fingerprint
 from vitlab.runs.directory import PREDICTIONS
+from vitlab.runs.trainer import Probe
 
 log = logging.getLogger("vitlab")
 
-Probe = Literal["knn", "linear", "attentive"]
 FEATURES = "features"  # the folder in `run.root` that keeps those of frozen encoders
 Embed = Callable[[Tensor], Tensor]
 MOST_BYTES = 16 * 2**30  # of tokens
@@ -58,7 +58,7 @@ def classify_by_features(
         cache: a folder for the features of encoders that stay as they are; None: the features are not kept.
     """
     labels = data.labels("test").astype(np.int64)
-    logits, held_out, fitted = _logits(encoder.to(device), data, how, device, seed, cache)
+    logits, held_out, fitted = _logits(encoder.to(device), data, how, device, seed, cache, validated=True)
     names, strata = data.image_names("test"), data.strata("test")
     predictions = Predictions(names, labels, logits, strata=strata)
     write_predictions(directory / PREDICTIONS, predictions)
@@ -77,9 +77,15 @@ def classify_by_features(
 
 
 def _logits(
-    encoder: ImageModel, data: ImageDataModule, how: Probe, device: torch.device, seed: int, cache: Path | None = None
+    encoder: ImageModel,
+    data: ImageDataModule,
+    how: Probe,
+    device: torch.device,
+    seed: int,
+    cache: Path | None = None,
+    validated: bool = False,
 ) -> tuple[np.ndarray, float | None, object]:
-    """Return the logits of the test images, the accuracy on held-out ones, and what was fitted."""
+    """Return the logits of the test images, the accuracy on held-out ones if `validated`, and what was fitted."""
     embed: Embed = partial(tokens_of, encoder) if how == "attentive" else encoder.embed
     with torch.no_grad(), in_eval_mode(encoder):
         shape = embed(data.views("train", [0], device)).shape[1:]
@@ -93,7 +99,11 @@ def _logits(
         return extract(encoder, data.batches(split, device), embed=embed)
 
     train, test = features("train"), features("test")
-    splits = hold_out(train) if data.tests_on_validation else {"train": train, "val": features("val")}
+    splits = {"train": train}
+    if data.tests_on_validation:
+        splits = splits if how == "knn" else hold_out(train)  # k-NN chooses nothing
+    elif validated or how != "knn":
+        splits["val"] = features("val")
     if kept is not None:
         kept.flush()
     fitted: object = None
@@ -106,9 +116,11 @@ def _logits(
     else:
         head = fit_attentive_probe(splits["train"], splits["val"], data.num_classes, seed, device)
         classify = partial(logits_of, head)
-    features_of_val, truth = splits["val"]
-    right = float((classify(features_of_val).argmax(dim=1) == truth).float().mean())
-    return classify(test[0]).numpy(), None if how == "knn" and data.tests_on_validation else right, fitted
+    held_out = None
+    if validated and "val" in splits:
+        features_of_val, truth = splits["val"]
+        held_out = float((classify(features_of_val).argmax(dim=1) == truth).float().mean())
+    return classify(test[0]).numpy(), held_out, fitted
 
 
 def _votes(bank: Features, num_classes: int, features: Tensor) -> Tensor:

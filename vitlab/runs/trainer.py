@@ -29,6 +29,8 @@ from vitlab.runs.wandb import UnbreakableWandbLogger, Wandb
 
 log = logging.getLogger("vitlab")
 
+Probe = Literal["knn", "linear", "attentive"]
+
 
 @dataclass
 class Run:
@@ -53,7 +55,7 @@ class Run:
     root: str = "runs"
     overwrite: bool = False
     test: bool = True
-    probe: Literal["knn", "linear", "attentive"] | None = None
+    probe: Probe | None = None
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
     compile: bool = False
     not_finite: Literal["stop", "skip"] = "stop"

@@ -20,8 +20,8 @@ from vitlab.studies.file.overruled import overruled
 from vitlab.studies.file.registration import register
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.state import UNFINISHED, Outcome, is_finished, refuse_conflicts
-from vitlab.studies.file.study import Study, read_study
-from vitlab.studies.owner import as_begun, claim_folder
+from vitlab.studies.file.study import Study
+from vitlab.studies.owner import begun_study, claim_folder
 from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.curves import answer, write_curves
 from vitlab.studies.report.looks import append_look, look_of, read_looks
@@ -83,7 +83,7 @@ def compare(
             study is running.
         RunsFailed: some runs failed; the report is written.
     """
-    study = as_begun(read_study(study_path, {"data": {"init_args": data}} if data else None), root)
+    study = begun_study(study_path, root, data)
     with study_lock(study.folder(root)), ExitStack() as ends:
 
         def trainer(slots: Slots) -> Executor:
@@ -268,7 +268,7 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
         ValueError: a run directory has another configuration than the study's, or `compare` has not yet measured the
             budget or tuned the study.
     """
-    study = as_begun(read_study(study_path), root)
+    study = begun_study(study_path, root)
     if study.along:
         raise ValueError(
             f"{study_path}: a study along an axis is many studies. Remove `along`, or read the report of `compare`."

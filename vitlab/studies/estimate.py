@@ -37,9 +37,7 @@ def estimate(study: Study, plans: Sequence[ResolvedStudy], costs: Sequence[Mappi
             epoch = epoch_of(run.config, images[run.variant])
             speed = cost.train_images_per_second / cost.mean_share  # small images take less
             images_seen = own_share(study, run) * run.epochs * epoch.batches * epoch.images
-            embedded = (
-                0 if run.epochs else images[run.variant] / cost.inference_images_per_second
-            )  # of a frozen encoder
+            embedded = images[run.variant] / cost.inference_images_per_second if run.is_frozen else 0.0
             seconds += count * (START + images_seen / speed + embedded)
             size += count * 4.0 * COPIES * cost.parameters
         tuning += sum(count for _, count in _tuning(planned))

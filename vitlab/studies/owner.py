@@ -8,9 +8,9 @@ from pathlib import Path
 from referee.formats import joined
 
 from vitlab.atomic_files import read_cache, write_text
-from vitlab.config import merge
+from vitlab.config import Config, merge
 from vitlab.studies.file.format import as_yaml
-from vitlab.studies.file.study import Study
+from vitlab.studies.file.study import Study, read_study
 
 FILE = "study.json"
 
@@ -38,10 +38,11 @@ def claim_folder(study: Study, root: Path) -> None:
         write_text(record, json.dumps(claimed, indent=2, ensure_ascii=False) + "\n")
 
 
-def as_begun(study: Study, root: Path) -> Study:
-    """Return the study with the settings of data that its folder was begun with, where it is given none."""
-    known = read_cache(study.folder(root) / FILE, {})
-    return study if study.given else replace(study, given=known.get("given", {}))
+def begun_study(path: Path, root: Path, data: Config | None = None) -> Study:
+    """Read a study with arguments of its data set; without any, with those that its folder was begun with."""
+    study = read_study(path)
+    given = {"data": {"init_args": data}} if data else read_cache(study.folder(root) / FILE, {}).get("given", {})
+    return replace(study, given=given)
 
 
 def _digest(text: str) -> str:

@@ -24,8 +24,8 @@ from vitlab.studies.file.groups import groups_of
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import images_of, plan
 from vitlab.studies.file.state import Outcome, conflicting, is_finished
-from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, Study, read_study
-from vitlab.studies.owner import as_begun
+from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, Study
+from vitlab.studies.owner import begun_study
 from vitlab.studies.results.folds import overlap_of
 from vitlab.studies.results.reading import read_results
 from vitlab.studies.results.run import RunResult
@@ -75,7 +75,7 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
     Raises:
         ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
     """
-    study = as_begun(read_study(path, {"data": {"init_args": data}} if data else None), root)
+    study = begun_study(path, root, data)
     if study.along:
         raise ValueError(
             f"{path}: `plan` takes a study without an axis, because each place needs a different number of seeds. "

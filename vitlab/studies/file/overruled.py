@@ -20,8 +20,8 @@ def refuse_overruled(study: Study) -> None:
     remedies, along = _remedies(study), flatten(study.settings)
     for name, override in study.variants.items():
         for key, value in flatten(override).items():
-            stated = key not in along and name not in study.files and not (key == LENGTH and name in study.frozen)
-            if stated and key in remedies and not _agrees(study, key, value):
+            stated = key not in along and name not in study.files
+            if stated and key in remedies and not _agrees(study, name, key, value):
                 raise ValueError(
                     f"{study.path}: variant {name!r} has {key}: {as_yaml(value)}, which the study overrides. "
                     f"{remedies[key]}"
@@ -36,7 +36,7 @@ def overruled(study: Study) -> list[str]:
         replaced = {
             key: value
             for key, value in flatten(override).items()
-            if key in keys and not _agrees(study, key, value) and name not in study.frozen
+            if key in keys and not _agrees(study, name, key, value)
         }
         settings = listed([f"{key}: {as_yaml(value)}" for key, value in replaced.items()])
         if replaced:
@@ -70,7 +70,9 @@ def _epochs(study: Study) -> set[float]:
     return {budget.amount for budget in budgets if budget is not None and budget.kind == "epochs"}
 
 
-def _agrees(study: Study, key: str, value: object) -> bool:
-    """Whether the study sets the same value."""
+def _agrees(study: Study, variant: str, key: str, value: object) -> bool:
+    """Whether the study sets the same value for a variant; it leaves a frozen one without epochs."""
+    if key == LENGTH and variant in study.frozen:
+        return True
     fixed = {"run.test": {True}, "run.overwrite": {False}, LENGTH: _epochs(study)}
     return fixed.get(key) == {value}

@@ -21,7 +21,7 @@ from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.metric import TOP1, Metric, chosen_metric
 from vitlab.studies.file.overruled import refuse_overruled
-from vitlab.studies.file.study import Study
+from vitlab.studies.file.study import Study, is_frozen
 from vitlab.studies.file.vary import fixed_draws, seed_settings
 
 if TYPE_CHECKING:
@@ -68,6 +68,11 @@ class Run:
     def cell(self) -> "Run":
         """The run and those of the other parts together: a variant with a seed."""
         return replace(self, fold=None)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether it takes no step and is tested by a probe of its features."""
+        return is_frozen(self.config)
 
     @property
     def epochs(self) -> int:
@@ -178,10 +183,10 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
 
 def _on_the_same_images(study: Study, config: Config, changes: Config) -> Config:
     """Return a run's configuration; an experiment that it starts from follows changes of the data that it shares."""
-    base = flatten(load_yaml(study.base)["data"], "data.")
     for key, value in weights_of(config).items() if changes else ():
-        if (there := _data_before(study, value)) is None:
+        if (known := _data_before(study, value)) is None:
             continue
+        base, there = known
         settings = [
             f"{short(name)}={as_yaml(each)}"
             for name, each in flatten(changes).items()
@@ -193,17 +198,15 @@ def _on_the_same_images(study: Study, config: Config, changes: Config) -> Config
     return config
 
 
-def _data_before(study: Study, weights: str) -> Config | None:
-    """Return the settings of the data of an experiment that gives weights, if these are the study's own images."""
-    source, base = Source.parse(weights), flatten(load_yaml(study.base)["data"], "data.")
+def _data_before(study: Study, weights: str) -> tuple[Config, Config] | None:
+    """Return the settings of the data of the base and of an experiment that gives weights, if their images are one."""
+    source = Source.parse(weights)
     if source is None or not locate(source.file).is_file():
         return None
-    there = flatten(load_yaml(source.file).get("data", {}), "data.")
-    roots, classes = (
-        [config.get(f"data.{key}") for config in (there, base)] for key in ("init_args.root", "class_path")
-    )
-    same = roots[0] == roots[1] and len({str(name).rpartition(".")[2] for name in classes}) == 1
-    return there if same else None
+    base, there = (flatten(load_yaml(file).get("data", {}), "data.") for file in (study.base, source.file))
+    root, name = "data.init_args.root", "data.class_path"
+    same_class = str(base.get(name)).rpartition(".")[2] == str(there.get(name)).rpartition(".")[2]
+    return (base, there) if same_class and base.get(root) == there.get(root) else None
 
 
 def _refuse_moved(study: Study, variant: str, flat: Config) -> None:

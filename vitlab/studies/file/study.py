@@ -58,7 +58,7 @@ COSTLESS = {
     *("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"),
     *("init", "patch_init", "cls_token_std", "init_values"),
 }  # keys of a backbone
-PROBES = ("linear", "knn", "attentive")
+PROBES = {"linear": "a linear classifier", "knn": "k-NN", "attentive": "an attentive classifier"}
 LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up to 9 % false claims instead of 5
 LEAST_SEEDS = 3
 WITHOUT_EFFECT = ("name", "question", "registered", "jobs")  # keys that change no result
@@ -231,11 +231,8 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def read_study(path: Path, given: Config | None = None) -> Study:
+def read_study(path: Path) -> Study:
     """Read and check a study's YAML.
-
-    Args:
-        given: settings of the data that take the place of the base's.
 
     Raises:
         ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
@@ -249,7 +246,7 @@ def read_study(path: Path, given: Config | None = None) -> Study:
             "The path is relative to the study's file; a name is that of an experiment that vitlab ships."
         )
     try:
-        return replace(_parse(content, path, base), given=given or {})
+        return _parse(content, path, base)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -10,7 +10,6 @@ from referee.report.drawing import Drawing
 from vitlab.evaluation.cost import Cost, doubts
 from vitlab.studies.file.budget import REFUSED
 from vitlab.studies.file.format import clock, engineering, speed
-from vitlab.studies.file.study import is_frozen
 from vitlab.studies.report.figures import against_cost
 from vitlab.studies.results.run import VariantResult
 from vitlab.studies.results.table import StudyResults
@@ -115,7 +114,7 @@ def flops_of(result: VariantResult, cost: Cost | None) -> float | None:
 
     Those of a frozen encoder are of one forward pass of each image.
     """
-    measured = None if cost is None else cost.flops if is_frozen(result.runs[0].run.config) else cost.train_flops
+    measured = None if cost is None else cost.flops if result.is_frozen else cost.train_flops
     per_image = [run.train_flops or measured for run in result.runs]
     known = [flops * run.images_seen for flops, run in zip(per_image, result.runs, strict=True) if flops]
     return fmean(known) if len(known) == len(result.runs) else None
@@ -149,7 +148,6 @@ def _table_of_variants(results: StudyResults) -> Table:
     rows = []
     for result in results.ranking:
         cost, measured_speed = results.costs.get(result.variant), speed_of(result)
-        frozen = is_frozen(result.runs[0].run.config)
         score = results.metric.text(result.score.mean, results.digits)
         in_runs = NONE if measured_speed is None else f"{measured_speed:,.0f}"
         if cost is None:
@@ -161,10 +159,10 @@ def _table_of_variants(results: StudyResults) -> Table:
                 score,
                 engineering(cost.parameters),
                 engineering(cost.flops),
-                NONE if frozen else speed(cost.train_images_per_second, cost.train_quartiles),
+                NONE if result.is_frozen else speed(cost.train_images_per_second, cost.train_quartiles),
                 in_runs,
                 speed(cost.inference_images_per_second, cost.inference_quartiles),
-                NONE if frozen else engineering(cost.train_peak_bytes, "B"),
+                NONE if result.is_frozen else engineering(cost.train_peak_bytes, "B"),
                 engineering(cost.inference_peak_bytes, "B"),
             )
         )

@@ -22,7 +22,6 @@ from referee.report.drawing import (
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import CALIBRATION_BINS
 from vitlab.studies.file.metric import Metric
-from vitlab.studies.file.study import is_frozen
 from vitlab.studies.results.run import VariantResult
 from vitlab.studies.results.table import StudyResults
 
@@ -53,7 +52,7 @@ def learning_curves(results: StudyResults, layout: Layout) -> Figure:
     for axes, (column, title, scale) in zip(panels, columns, strict=True):
         lowest = []
         for result in results.ranking:
-            if is_frozen(result.runs[0].run.config):
+            if result.is_frozen:
                 continue
             curve = result.curve(column)
             mean, low, high = scale * curve.mean, scale * curve.low, scale * curve.high

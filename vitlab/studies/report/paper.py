@@ -7,9 +7,8 @@ from referee.report.differences import chance
 from referee.report.document import Code, Details, Note, Part, Text
 
 from vitlab.config import flatten
-from vitlab.studies.file.study import is_frozen
+from vitlab.studies.file.study import PROBES
 from vitlab.studies.file.vary import NAMES
-from vitlab.studies.report.remarks import PROBES
 from vitlab.studies.results.run import RunResult, VariantResult
 from vitlab.studies.results.table import StudyResults
 
@@ -56,8 +55,8 @@ def _data(results: StudyResults) -> str:
             f"{source}: {counted(len(results.labels), 'image')}{classes}, each tested once a seed in {folds} folds by "
             "the run that was not trained on it."
         )
-    sizes = [f"{splits[split]:,} {word}" for split, word in (("train", "training"), ("val", "validation"))
-             if splits.get(split)]  # fmt: skip
+    words = {"train": "training", "val": "validation"}
+    sizes = [f"{splits[split]:,} {word}" for split, word in words.items() if splits.get(split)]
     also = ", which are also the validation images" if results.tested_on_validation else ""
     return f"{source}: {joined([*sizes, f'{len(results.labels):,} test'])} images{classes}{also}."
 
@@ -76,7 +75,7 @@ def _trained(results: StudyResults) -> list[str]:
     alike: dict[str, list[VariantResult]] = {}
     for result in results.ranking:
         config = result.runs[0].run.config
-        if is_frozen(config):
+        if result.is_frozen:
             how = f"{PROBES[config['run']['probe']]} read the features of the frozen network, without augmentation"
         else:
             arguments = flatten(config).get

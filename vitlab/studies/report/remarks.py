@@ -10,7 +10,7 @@ from vitlab.studies.file.fairness import kind_of, matters, name_of, said
 from vitlab.studies.file.format import clock
 from vitlab.studies.file.runs import Difference
 from vitlab.studies.file.state import UNFINISHED
-from vitlab.studies.file.study import is_frozen
+from vitlab.studies.file.study import PROBES
 from vitlab.studies.report.beaten import not_beyond_baselines
 from vitlab.studies.report.cost import cost_remarks, costlier
 from vitlab.studies.report.provenance import (
@@ -27,7 +27,6 @@ from vitlab.studies.results.table import StudyResults
 
 SHOWN = 4  # settings that an objection names
 ABOVE = 2  # remarks above a ranking, besides objections
-PROBES = {"linear": "a linear classifier", "knn": "k-NN", "attentive": "an attentive classifier"}
 DIFFERENT = 0.01  # the share by which numbers of training images may differ
 
 
@@ -91,11 +90,11 @@ def _declared(results: StudyResults) -> list[str]:
 
 def _frozen(results: StudyResults) -> list[str]:
     """Name the variants whose network is not trained."""
-    configs = {result.variant: result.runs[0].run.config for result in results.ranking}
-    names = [name for name, config in configs.items() if is_frozen(config)]
-    if not names:
+    frozen = [result for result in results.ranking if result.is_frozen]
+    if not frozen:
         return []
-    how = joined(list(dict.fromkeys(PROBES[configs[name]["run"]["probe"]] for name in names)))
+    names = [result.variant for result in frozen]
+    how = joined(list(dict.fromkeys(PROBES[result.runs[0].run.config["run"]["probe"]] for result in frozen)))
     verb, whose = ("is", "its") if len(names) == 1 else ("are", "their")
     return [
         f"{joined(names)} {verb} frozen: no step trains the network, {how} of {whose} features is all that is fitted."
@@ -240,7 +239,7 @@ def _off_plan(results: StudyResults) -> list[str]:
                 f"{result.variant} trained {trained} instead of {short[0].run.epochs} (seed {seeds}): something "
                 "ended its runs early."
             )
-    learners = [result for result in results.ranking if not is_frozen(result.runs[0].run.config)]
+    learners = [result for result in results.ranking if not result.is_frozen]
     seen = {result.variant: [run.images_seen for run in result.runs] for result in learners}
     unequal = budget is not None and budget.kind == "flops"
     groups = seen.values() if unequal else [[n for images in seen.values() for n in images]]

@@ -16,7 +16,6 @@ from referee.verdict import Variant
 from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.predictions import CALIBRATION_BINS, Predictions
 from vitlab.studies.file.runs import Run
-from vitlab.studies.file.study import is_frozen
 
 
 class CurvePoints(NamedTuple):
@@ -182,7 +181,7 @@ class RunResult:
 
     def by_epoch(self, column: str) -> pd.Series:
         """Return a column of metrics.csv by epoch from 1, averaged within the epoch; nothing of a frozen encoder."""
-        if column not in self.history or is_frozen(self.run.config):
+        if column not in self.history or self.run.is_frozen:
             return pd.Series(dtype=float)
         rows = self.history[["epoch", column]].dropna()
         values: pd.Series = rows.groupby(rows["epoch"].astype(int) + 1)[column].mean()
@@ -200,6 +199,11 @@ class VariantResult:
     def variant(self) -> str:
         """Its name."""
         return self.judged.name
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether no step trains its network."""
+        return self.runs[0].run.is_frozen
 
     @property
     def index(self) -> int:

@@ -25,7 +25,7 @@ from vitlab.studies.file.metric import TOP1, Metric
 from vitlab.studies.file.runs import Difference as Departure
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.state import Outcome
-from vitlab.studies.file.study import Study, is_frozen
+from vitlab.studies.file.study import Study
 from vitlab.studies.file.trials import Choice
 from vitlab.studies.results.baselines import Baselines
 from vitlab.studies.results.context import Context
@@ -186,7 +186,7 @@ class StudyResults:
 
         None where runs are not validated by the metric.
         """
-        trained = [result for result in self.finished if not is_frozen(result.run.config)]
+        trained = [result for result in self.finished if not result.run.is_frozen]
         scores = [result.by_epoch(self.metric.validation).to_numpy() for result in trained]
         if not scores or not all(map(len, scores)):
             return None
