@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch._dynamo.utils import counters
 
 from tests.models.small_models import SMALL, images, shake
 from tests.objectives.small import BACKBONES, batch, crops
+from vitlab.evaluation.cost.utilization import Utilization
 from vitlab.models import TimmModel, VisionTransformer
 from vitlab.objectives import (
     DINO,
@@ -148,3 +150,24 @@ def test_a_compiled_vit_with_batch_norms_has_the_same_gradients_and_statistics()
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)
     for name, statistic in model.named_buffers():
         torch.testing.assert_close(compiled.get_buffer(name), statistic)
+
+
+def test_what_a_count_met_uncompiled_is_compiled_afterwards() -> None:
+    # torch 2.11 compiles no function that it first meets under a counter, and `run.compile` changed nothing.
+    compiled: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> object:
+        compiled.append(graph)
+        return graph.forward
+
+    model = VisionTransformer(img_size=8, num_classes=10, patch_size=4, embed_dim=16, depth=1, num_heads=2)
+    block, tokens = model.blocks[0], torch.randn(2, 5, 16)
+    block.compile(backend=backend)
+    utilization, trainer = Utilization(), SimpleNamespace(global_step=0)
+    utilization.on_train_batch_start(trainer, model, ((tokens,), None), 0)  # type: ignore[arg-type]
+    block(tokens)
+    utilization.on_before_optimizer_step()
+    assert utilization.flops
+    assert not compiled
+    block(tokens)
+    assert compiled

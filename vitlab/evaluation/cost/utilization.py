@@ -5,8 +5,10 @@ gradient checkpointing recomputes does not count. The peak is that of a large ma
 the run; data sheets promise more, and the utilization by theirs would be smaller.
 """
 
+from contextlib import ExitStack
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,6 +30,7 @@ class Utilization(Callback):
         self.grown: dict[int, int] = {}  # of a batch of larger images, by their side in pixels
         self.peak: float | None = None  # FLOP/s; None on a CPU, where measuring takes too long
         self._counter: FlopCounterMode | None = None
+        self._counting = ExitStack()
         self._first = self._side = 0  # of images in the first batch and in this one
         self._epoch: list[int] = []  # FLOPs of the batches since the last report
 
@@ -49,8 +52,9 @@ class Utilization(Callback):
             self._first = self._side
         elif not self.flops or self._side in {self._first, *self.grown} or not self._first:
             return
-        self._counter = flop_counter()
-        self._counter.__enter__()
+        # Some versions of torch (2.11) never compile a function that they first meet under a counter.
+        self._counting.enter_context(torch.compiler.set_stance("force_eager"))
+        self._counter = self._counting.enter_context(flop_counter())
 
     def on_before_optimizer_step(self, *args: Any) -> None:
         self._stop()
@@ -66,7 +70,7 @@ class Utilization(Callback):
     def _stop(self) -> None:
         if self._counter is None:
             return
-        self._counter.__exit__(None, None, None)
+        self._counting.close()
         flops, self._counter = int(self._counter.get_total_flops()), None
         if self._side == self._first:
             self.flops = flops
