@@ -553,6 +553,15 @@ def test_print_config_prints_what_would_run(tiny: Write, capsys: pytest.CaptureF
     assert printed["model"]["init_args"]["optimizer"]["init_args"]["weight_decay"] == 0.3
 
 
+def test_null_is_null_within_a_class_within_a_class(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model.backbone.init", "null", "--model.optimizer.betas", "null"]
+    assert fit("--config", tiny(), *arguments[:2], "--print_config") == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["init_args"]["backbone"]["init_args"]["init"] is None
+    assert fit("--config", tiny(), *arguments) == 2
+    assert "model.optimizer.betas is null, which is no value of it" in capsys.readouterr().err
+
+
 def test_a_study_hears_of_a_mistake_in_the_same_few_words(tiny: Write) -> None:
     changes = {"model": {"init_args": {"backbone": {"init_args": {"dept": 3}}}}}
     with pytest.raises(ValueError, match=r"^model\.backbone: no option dept\. Did you mean depth\?$"):

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import import_module
 from inspect import Parameter, isabstract, isclass, isfunction, signature
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from vitlab.config import Config, short
 from vitlab.experiment.errors import nearest
@@ -115,6 +116,26 @@ def settable(config: Config, key: str = "") -> Iterable[str]:
         linked = f"{key}.{parameter.name}" == "data.seed"
         if not linked and parameter.kind not in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL):
             yield f"{key}.{parameter.name}"
+
+
+def nulls(config: Config, key: str = "") -> Iterable[str]:
+    """Yield the keys of a parsed configuration that are null and may not be, of which the parser says nothing."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from nulls(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
+    if "class_path" in config:
+        parameters = signature(named(config["class_path"]), eval_str=True).parameters
+        given = config.get("init_args", {})
+        yield from (
+            f"{key}.{name}" for name in parameters if given.get(name, 0) is None and not takes_null(parameters[name])
+        )
+
+
+def takes_null(parameter: Parameter) -> bool:
+    """Return whether null is a value of a parameter: its type or its default says so, or it has no type."""
+    return parameter.annotation in (Parameter.empty, Any) or (
+        parameter.default is None or NoneType in get_args(parameter.annotation)
+    )
 
 
 def named(path: str) -> Any:

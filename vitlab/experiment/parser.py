@@ -11,19 +11,23 @@ from typing import Any
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls, not ours
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from vitlab import models
 from vitlab.config import TRAINER_DEFAULTS, Config, pairs
 from vitlab.data import ImageDataModule
-from vitlab.experiment.class_names import PLACES, choices, settable
+from vitlab.experiment.class_names import PLACES, choices, nulls, settable
 from vitlab.experiment.errors import check_sections, explain, readable
 from vitlab.internals import actions_of, options_of, tell_one_batch_from_all
 from vitlab.objectives import Objective
 from vitlab.runs.trainer import Run
 
 tell_one_batch_from_all()
+
+# jsonargparse 4.53 gives a null for an argument of a class within a class (--model.teacher.weights null) on as "None".
+_load = get_loader("yaml")
+set_loader("yaml", lambda text: None if text.strip() == "None" else _load(text), (yaml.YAMLError,))
 
 MAX_SEED = 2**32 - 1  # numpy's
 GROUPS = r"One or more arguments specifying.*|Path to a configuration file\."  # texts of what has options below
@@ -132,6 +136,8 @@ class Settings:
             raise ValueError(readable(error)) from None
         self.values: Namespace = reader.config
         self._parser = reader.parser
+        for key in nulls({name: self.values[name].as_dict() for name in ("model", "data")}):
+            raise ValueError(f"{key} is null, which is no value of it; give one, or leave it out for the default.")
 
     def build(self, section: str) -> Any:
         """Return what a section describes, with an object for each `class_path`."""
