@@ -157,10 +157,10 @@ class MuonWithParts(Muon):
 class StepsWithParts(MuonWithAdamW):
     """The optimizer that `MuonWithParts` sets, for one process and float32."""
 
-    def _step_matrices(self, members: list[tuple[Tensor, dict[str, Any]]], parts: int) -> None:
-        updates = torch.stack([self._momentum(*member, None) for member in members]).unflatten(1, (parts, -1))
-        matrices = orthogonalize(updates, members[0][1]["ns_steps"], members[0][1]["ns_dtype"])
-        for (weight, group), update in zip(members, matrices, strict=True):
+    def _step_matrices(self, parameters: list[Tensor], group: dict[str, Any], parts: int) -> None:
+        updates = self._momenta(parameters, group, None).unflatten(1, (parts, -1))
+        matrices = orthogonalize(updates, group["ns_steps"], group["ns_dtype"])
+        for weight, update in zip(parameters, matrices, strict=True):
             if group["equal_rows"]:
                 update = self._equal_rows(weight, update)
             step = lr_ratio(group["adjust_lr_fn"], *update.shape[-2:]) * update.flatten(0, 1)

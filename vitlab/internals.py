@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -300,6 +300,21 @@ def scale_(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
     import torch
 
     torch._foreach_mul_(list(tensors), list(factors))
+
+
+def copy_(targets: Sequence[Tensor], sources: Iterable[Tensor]) -> None:
+    """Copy each tensor, in one kernel on a GPU."""
+    import torch
+
+    torch._foreach_copy_(list(targets), list(sources))
+
+
+def decay_and_step_(weights: Sequence[Tensor], factor: float | Tensor, steps: Sequence[Tensor]) -> None:
+    """Multiply all weights by one factor and subtract from each its step, in two kernels on a GPU."""
+    import torch
+
+    torch._foreach_mul_(list(weights), factor)
+    torch._foreach_sub_(list(weights), list(steps))
 
 
 def count_attention_on_cpu() -> None:

@@ -12,7 +12,8 @@ Momentum, orthogonalization and step are those of `torch.optim.Muon`, against wh
 - On a CPU the products are in float32 unless `ns_dtype` says bfloat16. PyTorch's are in bfloat16, with which a step of
   Muon takes longer than the rest of training a small network where the CPU has no instructions for it, and a fourth of
   float32's time where it has (AMX).
-- Matrices of one shape are orthogonalized together, and a matrix that FSDP shares out is gathered for it.
+- Matrices of one shape and one rate are updated together: on a GPU their number costs more than their size. A matrix
+  that FSDP shares out is gathered for it.
 """
 
 from collections import defaultdict
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
+from vitlab.internals import copy_, decay_and_step_
 from vitlab.optim.schedules import require
 from vitlab.optim.settings import Optimizer
 
@@ -91,14 +93,14 @@ class MuonWithAdamW(torch.optim.AdamW):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None if closure is None else torch.enable_grad()(closure)()
         groups = self.param_groups
-        alike: dict[tuple[torch.Size, bool], list[tuple[Tensor, dict[str, Any]]]] = defaultdict(list)
         for group in groups:
             if group["hidden_matrices"]:
+                alike: dict[tuple[torch.Size, bool], list[Tensor]] = defaultdict(list)
                 for parameter, name in zip(group["params"], group["names"], strict=True):
                     if parameter.grad is not None:
-                        alike[parameter.shape, name.endswith("qkv.weight")].append((parameter, group))
-        for (_, is_qkv), members in alike.items():
-            self._step_matrices(members, parts=3 if is_qkv else 1)
+                        alike[parameter.shape, name.endswith("qkv.weight")].append(parameter)
+                for (_, is_qkv), matrices in alike.items():
+                    self._step_matrices(matrices, group, parts=3 if is_qkv else 1)
         self.param_groups = [group for group in groups if not group["hidden_matrices"]]
         try:
             super().step()
@@ -106,29 +108,31 @@ class MuonWithAdamW(torch.optim.AdamW):
             self.param_groups = groups
         return loss
 
-    def _step_matrices(self, members: list[tuple[Tensor, dict[str, Any]]], parts: int) -> None:
+    def _step_matrices(self, parameters: list[Tensor], group: dict[str, Any], parts: int) -> None:
         """Update matrices of one shape, each of which stacks as many as `parts`."""
         found_inf = None if self.found_inf is None else local(self.found_inf)
-        kept = 1.0 if found_inf is None else 1.0 - found_inf
-        updates = torch.stack([whole(self._momentum(*member, found_inf), member[0]) for member in members])  # (K, m, n)
-        steps, dtype = members[0][1]["ns_steps"], members[0][1].get("ns_dtype")  # older checkpoints have no dtype
-        matrices = orthogonalize(updates.unflatten(1, (parts, -1)), steps, dtype)
-        for (parameter, group), update in zip(members, matrices.flatten(1, 2), strict=True):
-            lr, weight = group["lr"] * kept, local(parameter)
-            weight.mul_(1.0 - lr * group["weight_decay"])
-            weight.sub_(lr * lr_ratio(group["adjust_lr_fn"], *matrices.shape[-2:]) * shard(update, parameter))
+        momenta = self._momenta(parameters, group, found_inf)
+        updates = torch.stack([whole(*pair) for pair in zip(momenta, parameters, strict=True)])  # (K, m, n)
+        dtype = group.get("ns_dtype")  # older checkpoints have none
+        matrices = orthogonalize(updates.unflatten(1, (parts, -1)), group["ns_steps"], dtype)
+        lr = group["lr"] * (1.0 if found_inf is None else 1.0 - found_inf)
+        steps = lr * lr_ratio(group["adjust_lr_fn"], *matrices.shape[-2:]) * matrices.flatten(1, 2)
+        shards = [shard(*pair) for pair in zip(steps, parameters, strict=True)]
+        decay_and_step_([local(parameter) for parameter in parameters], 1.0 - lr * group["weight_decay"], shards)
 
-    def _momentum(self, parameter: Tensor, group: dict[str, Any], found_inf: Tensor | None) -> Tensor:
-        """Update the momentum of a matrix, and return the process' own part of what is to be orthogonalized."""
-        assert parameter.grad is not None
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        gradient, momentum = local(parameter.grad), local(state["momentum_buffer"])
+    def _momenta(self, parameters: list[Tensor], group: dict[str, Any], found_inf: Tensor | None) -> Tensor:
+        """Update the momenta, and return the process' own part of what is to be orthogonalized, (K, …)."""
+        for parameter in parameters:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        buffers = [local(self.state[parameter]["momentum_buffer"]) for parameter in parameters]
+        momenta = torch.stack(buffers)
+        gradients = torch.stack([local(parameter.grad) for parameter in parameters if parameter.grad is not None])
         if found_inf is not None:
-            gradient = torch.where(found_inf.bool(), momentum, gradient)  # leaves the momentum as it is
-        momentum.lerp_(gradient, 1 - group["momentum"])
-        return gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+            gradients = torch.where(found_inf.bool(), momenta, gradients)  # leaves the momenta as they are
+        momenta.lerp_(gradients, 1 - group["momentum"])
+        copy_(buffers, momenta)
+        return gradients.lerp(momenta, group["momentum"]) if group["nesterov"] else momenta
 
 
 def orthogonalize(matrices: Tensor, steps: int, dtype: str | None = None) -> Tensor:
