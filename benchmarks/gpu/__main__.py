@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         steps = [step for step in steps if step != "learning"]
         print(f"The step learning is left out: {options.data} has no CIFAR-10.")
     begin, out = time.time(), options.out.resolve()
-    data = parity.noise(out / "noise", few=True) / "cifar" if options.dry_run else options.data.resolve()
+    data = parity.noise(out / "noise") / "cifar" if options.dry_run else options.data.resolve()
     setting = Setting(out, data, (options.results or out).resolve(), device, options.dry_run)
     if options.inside:
         since, until = options.inside

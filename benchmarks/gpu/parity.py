@@ -78,7 +78,7 @@ OBJECTIVES: dict[str, tuple[Callable[[Backbone], Objective], Sequence[str]]] = {
 }
 
 # Of the speedrun: Muon, whitening and images that grow, for which positions are resized.
-RESTARTS = ("vit_cifar10", "swin_cifar10", "swinv2_cifar10", "speedrun/gpu_vit")
+RESTARTS = ("vit_cifar10", "swin_cifar10", "swinv2_cifar10", "speedrun/vit")
 RESTARTS += tuple(f"{name}_digits" for name in ("simmim", "mae", "dino", "msn"))
 DRY_RESTARTS, DRY_EXPERIMENTS = ("mae_digits",), ("dino_digits", "vit_cifar10")
 STARVED, BATCH = 2**30, 4096  # bytes of memory, and images that do not fit into them
@@ -260,7 +260,7 @@ def arguments(name: str, setting: Setting) -> list[str]:
         "run.wandb.mode": "disabled",
     }
     if photos or "CIFAR" in config["data"]["class_path"]:
-        changes["data.root"] = noise(setting.out / "noise", setting.dry) / ("photos" if photos else "cifar")
+        changes["data.root"] = noise(setting.out / "noise") / ("photos" if photos else "cifar")
     if photos:
         changes["data.num_workers"] = 2
     init_args = config["model"]["init_args"]
@@ -275,13 +275,13 @@ def arguments(name: str, setting: Setting) -> list[str]:
     return ["--config", str(file), *(word for key, value in changes.items() for word in (f"--{key}", str(value)))]
 
 
-def noise(folder: Path, few: bool) -> Path:
+def noise(folder: Path) -> Path:
     """Write noise in the place of CIFAR-10, CIFAR-100 and photographs, once."""
     if (folder / "photos").is_dir():
         return folder
     rng = np.random.default_rng(0)
     (folder / "cifar").mkdir(parents=True, exist_ok=True)
-    for classes, images in ((10, 200 if few else 6000), (100, 1200)):
+    for classes, images in ((10, 6000), (100, 1200)):
         arrays = {}
         for split, number in (("train", images), ("test", 200)):
             arrays[f"x_{split}"] = rng.integers(0, 256, (number, 32, 32, 3), dtype=np.uint8)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.gpu import no_waiting
 from vitlab.data import BatchAugment, Crops, Digits, InMemoryDataModule, Mixup, MultiCrop, PlacedDigits
 from vitlab.data.counter_rng import Draws
 from vitlab.data.in_memory import TensorImages
@@ -56,12 +57,9 @@ def test_no_step_waits_for_the_device(kind: type[InMemoryDataModule]) -> None:
     _to_gpu(data)
     loader = iter(data.train_dataloader())
     data.on_after_batch_transfer(next(loader), 0)  # the first one copies mean and std
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         for _ in range(3):
             data.on_after_batch_transfer(next(loader), 0)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_views_are_those_of_the_cpu() -> None:
@@ -72,8 +70,5 @@ def test_views_are_those_of_the_cpu() -> None:
 
 def test_no_view_waits_for_the_device() -> None:
     _views("cuda")
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         _views("cuda", epoch=1)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
