@@ -1,6 +1,11 @@
-"""Experiments as plain dictionaries: read YAML files and arguments, merge them, list what differs. Knows no torch."""
+"""Experiments as plain dictionaries: read YAML files and arguments, merge them, list what differs. Knows no torch.
 
+Also what `groups` says, a setting that data and studies share.
+"""
+
+import csv
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
@@ -479,3 +484,45 @@ def _choose_class(config: Config, key: str, value: str, report: Report | None, p
         return merge(config, {here: named}, report)
     _report_change(f"{path}{here}", node, named, report)
     return {**config, here: {"class_path": node["class_path"]}}
+
+
+_TABLE = re.compile(r"(.+\.csv):(.+)")  # file, column
+
+
+def groups_by_name(groups: str, names: Sequence[str]) -> list[str]:
+    """Return the group of each image.
+
+    Args:
+        groups: a regular expression of image names, whose one pair of parentheses contains the group; or `FILE:COLUMN`
+            of a CSV file that has a column `image`.
+
+    Raises:
+        ValueError: an image without a group, one group for all, or a file without these columns.
+    """
+    found = find_groups(groups, names)
+    if None in found:
+        verb = "has no row for" if _TABLE.fullmatch(groups) else "does not match"
+        raise ValueError(f"groups: {groups!r} {verb} the image {names[found.index(None)]}.")
+    if len(set(found)) < 2:
+        raise ValueError(f"groups: {groups!r} puts all images into one group, {found[0]}; it takes two or more.")
+    return [str(group) for group in found]
+
+
+def find_groups(groups: str, names: Sequence[str]) -> list[str | None]:
+    """Return the group of each image, None where it has none."""
+    if table := _TABLE.fullmatch(groups):
+        known = _column(Path(table[1]), table[2])
+        return [known.get(name) for name in names]
+    return [match and str(match[1]) for match in (re.search(groups, name) for name in names)]
+
+
+def _column(file: Path, column: str) -> dict[str, str]:
+    """Return a column of a CSV file by image."""
+    if not file.is_file():
+        raise ValueError(f"groups: there is no file {file}.")
+    with file.open(encoding="utf-8-sig", newline="") as text:
+        rows = csv.DictReader(text)
+        if missing := sorted({"image", column} - set(rows.fieldnames or [])):
+            columns = ", ".join(rows.fieldnames or [])
+            raise ValueError(f"groups: {file} has no column {missing[0]}; its columns are {columns}.")
+        return {row["image"]: row[column] for row in rows}

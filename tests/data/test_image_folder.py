@@ -34,6 +34,7 @@ def _folder(root: Path, **arguments: object) -> ImageFolder:
 def test_three_folders_are_the_three_splits(photo_folder: PhotoFolder) -> None:
     data = _folder(photo_folder(_THREE))
     assert data.class_names == ["cat", "dog"]
+    assert data.has_test
     assert (data.num_classes, data.image_size, data.in_chans) == (2, 16, 3)
     for split in _SPLITS:
         assert data.image_names(split) == [f"{split}/{name}/{i:03d}.jpg" for name in ("cat", "dog") for i in range(3)]
@@ -47,6 +48,7 @@ def test_without_a_test_folder_the_validation_split_tests_and_says_so(
     monkeypatch.setattr(module, "log_rank_zero", said.append)
     data = _folder(photo_folder({"train/a": 4, "train/b": 4, "val/a": 2, "val/b": 2}))
     assert data.image_names("test") == data.image_names("val")
+    assert not data.has_test
     assert "the test split is the validation split" in said[0]
     assert data.facts()["test_is_validation"]
 
@@ -69,6 +71,7 @@ def test_one_folder_tests_on_images_of_their_own_by_default(photo_folder: PhotoF
     # The validation split chooses the best epoch: its accuracy alone would flatter.
     data = _folder(photo_folder(_ONE_FOLDER), val_fraction=0.2)
     assert not set(data.image_names("val")) & set(data.image_names("test"))
+    assert not data.has_test
     assert len(data.labels("test")) == 10
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_vitlab
 import numpy as np
@@ -14,6 +15,7 @@ from vitlab.config import merge
 from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
+from vitlab.studies.owner import begun_study
 from vitlab.studies.planning import plan_study
 
 Write = Callable[..., Path]
@@ -37,6 +39,19 @@ def test_a_seed_has_a_run_for_each_fold_of_one_partition(folded: Write, tmp_path
         assert data["split_seed"] == run.seed == run.config["seed_everything"]
         assert data["folds"] == {"count": 3, "test": run.fold, "groups": None}
         assert Path(run.config["run"]["root"], run.config["run"]["name"], f"seed-{run.seed}") == run.directory
+
+
+@pytest.mark.parametrize("has_test", [True, False])
+def test_folds_may_be_for_data_without_test_images(
+    has_test: bool, folded: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = SimpleNamespace(data=SimpleNamespace(has_test=has_test))
+    monkeypatch.setattr("vitlab.studies.owner.experiment_of", lambda config: data)
+    study = begun_study(folded(folds={"without_test": 4}), tmp_path)
+    assert list(study.parts) == ([None] if has_test else [1, 2, 3, 4])
+    for wrong in ({"without_test": 1}, {"without": 5}, "5"):
+        with pytest.raises(ValueError, match="Expected a number of parts"):
+            read_study(folded(folds=wrong))
 
 
 def test_every_image_has_one_outcome_a_seed(
@@ -122,7 +137,7 @@ def test_the_planner_counts_all_images_and_the_runs_of_all_folds(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"folds": 1}, "folds: 1. Expected a number of parts, like 5, or null"),
+        ({"folds": 1}, "folds: 1. Expected a number of parts, like 5, {without_test: 5}, or null"),
         ({"folds": {"count": 5}}, "Expected a number of parts"),
         (
             {"tune": {"space": {"model.init_args.lr": [0.1, 0.2]}, "within": "study"}},

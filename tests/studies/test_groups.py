@@ -8,9 +8,10 @@ from pathlib import Path
 import fake_vitlab
 import numpy as np
 import pytest
-from fake_study import results, variant
+from fake_study import plain, results, variant
 
 from vitlab.studies.compare import compare
+from vitlab.studies.file.groups import groups_of, split_groups
 from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.planning import plan_study
@@ -42,8 +43,8 @@ def test_the_interval_is_over_groups_of_images() -> None:
         ("val/", "groups: 'val/'. Expected a regular expression of image names, with one pair of parentheses"),
         ("(", "groups: '('. Expected a regular expression of image names"),
         (7, "groups: 7. Expected a regular expression of image names"),
-        ("(train)/", r"groups: '(train)/' does not match the test image test/00000"),
-        ("(test)/", "groups: '(test)/' puts all test images into one group, test; a variance needs two or more"),
+        ("(train)/", r"groups: '(train)/' does not match the image test/00000"),
+        ("(test)/", "groups: '(test)/' puts all images into one group, test; it takes two or more"),
     ],
 )
 def test_what_tells_no_groups_is_refused_before_the_first_run(
@@ -51,6 +52,43 @@ def test_what_tells_no_groups_is_refused_before_the_first_run(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         ResolvedStudy.of(read_study(write_study(groups=groups)), tmp_path)
+
+
+def test_groups_may_be_a_column_of_a_table(write_study: Write, tmp_path: Path) -> None:
+    resolved = ResolvedStudy.of(read_study(write_study()), tmp_path)
+    names = resolved.images.image_names("test")
+    table, rows = tmp_path / "photos.csv", [f"{name},{number // 10}\n" for number, name in enumerate(names)]
+    table.write_text("image,animal\n" + "".join(rows))
+    found = groups_of(read_study(write_study(groups=f"{table}:animal")), names)
+    assert found is not None
+    assert found.tolist() == [str(number // 10) for number in range(len(names))]
+    for text, column, message in (
+        ("image,animal\n" + "".join(rows[1:]), "animal", f"has no row for the image {names[0]}"),
+        ("image,animal\n", "patient", "has no column patient; its columns are image, animal"),
+    ):
+        table.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            groups_of(read_study(write_study(groups=f"{table}:{column}")), names)
+    table.unlink()
+    with pytest.raises(ValueError, match="there is no file"):
+        groups_of(read_study(write_study(groups=f"{table}:animal")), names)
+
+
+def test_a_group_split_in_two_is_named(write_study: Write, tmp_path: Path) -> None:
+    resolved = ResolvedStudy.of(read_study(write_study()), tmp_path)
+    names = {split: resolved.images.image_names(split) for split in ("train", "val", "test")}
+    (tmp_path / "photos.csv").write_text(
+        "image,animal\n"
+        + "".join(f"{name},t{number // 10}\n" for number, name in enumerate(names["test"]))
+        + f"{names['train'][0]},t3\n{names['val'][0]},t7\n{names['val'][1]},v\n"  # others have no row
+    )
+    study = read_study(write_study(groups=f"{tmp_path}/photos.csv:animal"))
+    (said,) = ResolvedStudy.of(study, tmp_path).leaks
+    expected = "20 test images of 2 groups that are also trained or validated on, which inflates accuracy: t3, t7."
+    assert plain(said).startswith(expected)
+    assert ResolvedStudy.of(read_study(write_study(groups=TENS)), tmp_path).leaks  # each ten is in every split
+    assert split_groups(dataclasses.replace(study, folds=5), resolved.images) == ""
+    assert split_groups(dataclasses.replace(study, groups=None), resolved.images) == ""
 
 
 def test_the_planner_knows_the_groups(write_study: Write, tmp_path: Path) -> None:

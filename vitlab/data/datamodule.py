@@ -264,6 +264,11 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.dataset(split).names
 
     @property
+    def has_test(self) -> bool:
+        """Whether the data set comes with images to test on, so that none are held out or used twice."""
+        return True
+
+    @property
     def tests_on_validation(self) -> bool:
         """Whether the test images are the validation images, so that nothing may be chosen on these."""
         return self.image_names("val") == self.image_names("test")

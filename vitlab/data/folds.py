@@ -1,12 +1,12 @@
 """Folds: parts of all labelled images of a data set, each of which tests the model that is trained on the others."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int64, Shaped
 
+from vitlab.config import groups_by_name
 from vitlab.data.counter_rng import Stream, permutation
 from vitlab.data.splitting import stratified_split
 
@@ -20,9 +20,8 @@ class Folds:
     Args:
         count: of the parts. They have equally many images of each class, ± 1, or as nearly so as whole groups allow.
         test: the part that tests, from 1.
-        groups: a regular expression of image names with one pair of parentheses. Images for which these contain the
-            same text, as of a patient or a scene, are in one part, and in one of training and validation. Null: images
-            are independent.
+        groups: how `groups_by_name` tells which images show one patient or scene. These are in one part, and in one of
+            training and validation. Null: images are independent.
     """
 
     count: int
@@ -49,7 +48,7 @@ class Folds:
                 training image has.
         """
         classes = labels if labels.ndim == 1 and labels.dtype.kind == "i" else np.zeros(len(labels), np.int64)
-        groups = None if self.groups is None else groups_by_name(self.groups, names)
+        groups = None if self.groups is None else np.array(groups_by_name(self.groups, names))
         test = fold_numbers(classes, self.count, seed, groups) == self.test - 1
         rest = np.flatnonzero(~test)
         if groups is None:
@@ -89,18 +88,3 @@ def fold_numbers(
     for part, (_, members) in enumerate(split):
         parts[members] = part
     return parts
-
-
-def groups_by_name(pattern: str, names: Sequence[str]) -> Shaped[np.ndarray, "{len(names)}"]:
-    """Return the text of each name that the parentheses of a pattern contain.
-
-    Raises:
-        ValueError: a name that it does not match, or the same text for all.
-    """
-    matches = [re.search(pattern, name) for name in names]
-    if None in matches:
-        raise ValueError(f"groups: {pattern!r} does not match the image {names[matches.index(None)]}.")
-    groups = np.array([match[1] for match in matches if match])
-    if len(set(groups)) < 2:
-        raise ValueError(f"groups: {pattern!r} puts all images into one group, {groups[0]}, which has no parts.")
-    return groups

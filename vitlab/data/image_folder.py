@@ -230,6 +230,10 @@ class ImageFolder(ImageDataModule):
         return [as_text(name) for name in self.photos.class_names]
 
     @property
+    def has_test(self) -> bool:
+        return "test" in self.photos.splits
+
+    @property
     def framing(self) -> Framing:
         return Framing(self.image_size, self.crop_pct, self.augment.eval_interpolation or self.augment.interpolation)
 

@@ -173,7 +173,7 @@ def _announce(study: Study, plans: Sequence[ResolvedStudy], slots: Slots) -> Non
                 f"Baselines{where}: majority class {lines.majority:.1%}, k-NN on raw pixels {lines.knn:.1%}.",
                 flush=True,
             )
-    for leaked in dict.fromkeys(str(copies) for planned in plans for copies in planned.duplicates if str(copies)):
+    for leaked in dict.fromkeys(leak for planned in plans for leak in planned.leaks):
         print(leaked, flush=True)
     for line in overruled(study):
         print(line, flush=True)

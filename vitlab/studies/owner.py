@@ -10,6 +10,7 @@ from referee.formats import joined
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config, merge
 from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.runs import experiment_of
 from vitlab.studies.file.study import Study, read_study
 
 FILE = "study.json"
@@ -42,7 +43,10 @@ def begun_study(path: Path, root: Path, data: Config | None = None) -> Study:
     """Read a study with arguments of its data set; without any, with those that its folder was begun with."""
     study = read_study(path)
     given = {"data": {"init_args": data}} if data else read_cache(study.folder(root) / FILE, {}).get("given", {})
-    return replace(study, given=given)
+    study = replace(study, given=given)
+    if study.folds_without_test and experiment_of(study.base_config).data.has_test:
+        return replace(study, folds=None)
+    return study
 
 
 def _digest(text: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.studies.file.fairness import data_of
-from vitlab.studies.file.groups import groups_of
+from vitlab.studies.file.groups import groups_of, split_groups
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.runs import (
     Run,
@@ -22,7 +22,7 @@ from vitlab.studies.file.trials import Choice
 from vitlab.studies.report.looks import read_looks
 from vitlab.studies.results.baselines import Baselines, baselines
 from vitlab.studies.results.context import context_of
-from vitlab.studies.results.duplicates import Duplicates, duplicates
+from vitlab.studies.results.duplicates import duplicates
 from vitlab.studies.results.folds import Pool
 from vitlab.studies.results.reading import read_results
 from vitlab.studies.results.table import StudyResults
@@ -69,11 +69,11 @@ class ResolvedStudy:
         return baselines(self.images, self.runs[0].config["data"], self.folder / "baselines.json")
 
     @cached_property
-    def duplicates(self) -> list[Duplicates]:
-        """The test images that are also training or validation images, of each data set of the variants."""
+    def leaks(self) -> list[str]:
+        """What test images share with images to train or validate on, in sentences."""
         cache = self.folder / "copies.json"
-        copies = [duplicates(self.images_of(run), data_of(run.config), cache) for run in self.first_runs()]
-        return [each for index, each in enumerate(copies) if each not in copies[:index]]
+        copies = [str(duplicates(self.images_of(run), data_of(run.config), cache)) for run in self.first_runs()]
+        return [*dict.fromkeys(filter(None, [*copies, split_groups(self.study, self.images)]))]
 
     def images_of(self, run: Run) -> Images:
         """Return the images of a run; those of most variants are the study's."""
@@ -118,7 +118,7 @@ class ResolvedStudy:
         known = [*(result.run for result in results.finished), *(run for run, _ in results.failures)]
         cells = {(run.variant, run.seed) for run in known}
         used = [run for run in self.runs if (run.variant, run.seed) in cells]
-        context = context_of(self.study, self.runs, used, self.folder, results.metric, self.duplicates)
+        context = context_of(self.study, self.runs, used, self.folder, results.metric, self.leaks)
         return replace(results, context=context)
 
     def finished(self) -> list[Outcome]:

@@ -1,11 +1,15 @@
-"""Test images that fail together: of a patient, a scene or a writer, as their names tell."""
+"""Test images that fail together: of a patient, a scene or a writer, as their names or a table tell."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
+from referee.formats import counted
 
+from vitlab.config import find_groups, groups_by_name
+from vitlab.studies.file.images import Images
 from vitlab.studies.file.study import Study
+
+EXAMPLES = 3
 
 
 def groups_of(study: Study, images: Sequence[str]) -> np.ndarray | None:
@@ -14,16 +18,25 @@ def groups_of(study: Study, images: Sequence[str]) -> np.ndarray | None:
     Raises:
         ValueError: an image without a group, or a single group.
     """
-    if study.groups is None:
-        return None
-    matches = [re.search(study.groups, image) for image in images]
-    if None in matches:
-        image = images[matches.index(None)]
-        raise ValueError(f"{study.path}: groups: {study.groups!r} does not match the test image {image}.")
-    names = np.array([match[1] for match in matches if match])
-    if len(set(names)) < 2:
-        raise ValueError(
-            f"{study.path}: groups: {study.groups!r} puts all test images into one group, {names[0]}; a variance needs "
-            "two or more."
-        )
-    return names
+    try:
+        return None if study.groups is None else np.array(groups_by_name(study.groups, images))
+    except ValueError as error:
+        raise ValueError(f"{study.path}: {error}") from None
+
+
+def split_groups(study: Study, images: Images) -> str:
+    """Say which groups have test images and images to train or validate on; empty if none has."""
+    if study.groups is None or study.folds:  # folds keep groups together
+        return ""
+    test = images.image_names("test")
+    others = [name for split in ("train", "val") if (names := images.image_names(split)) != test for name in names]
+    tested = find_groups(study.groups, test)
+    both = sorted({group for group in find_groups(study.groups, others) if group is not None} & {*tested})
+    if not both:
+        return ""
+    share = sum(group in both for group in tested)
+    return (
+        f"{counted(share, 'test image')} of {counted(len(both), 'group')} that are also trained or validated on, which "
+        f"inflates accuracy: {', '.join(both[:EXAMPLES])}{' and more' * (len(both) > EXAMPLES)}. Move each group to "
+        "one split, or use `folds`."
+    )

@@ -9,8 +9,10 @@
       ViT: {model: {init_args: {backbone: {class_path: …}}}}
     seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3]
     margin: 0.5                       # the smallest difference that matters, here in points; null: any
-    groups: null                      # '(.*)/[^/]+$': test images of a folder fail together; null: they are independent
-    folds: null                       # 5: a seed parts all images into five, each tested by a training on the others
+    groups: null                      # '(.*)/[^/]+$': test images of a folder fail together; photos.csv:animal: by the
+                                      # column animal of a table with a column image; null: they are independent
+    folds: null                       # 5: a seed parts all images into five, each tested by a training on the others;
+                                      # {without_test: 5}: where there are no test images
     metric: {name: rank, mode: max}   # of summary.json, on the test images; null: the metric of the objective's task;
                                       # with `title: effective rank`, figures and tables have that name; with
                                       # `scale: log`, a lead and the margin are factors, as for a ratio or a loss
@@ -66,14 +68,21 @@ WITHOUT_EFFECT = ("name", "question", "registered", "jobs")  # keys that change 
 RESERVED_SLUGS = ("before", "features", "figures", "robustness", "search", "transfer", "tuning", "wandb")
 
 
-# By key, which values are valid, and what is expected of others; null always is.
-def _has_one_group(pattern: str) -> bool:
+IF = "without_test"  # of `folds`: only if the data set has no test images
+
+
+def _gives_groups(groups: str) -> bool:
     try:
-        return re.compile(pattern).groups == 1
+        return ".csv:" in groups or re.compile(groups).groups == 1
     except re.error:
         return False
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 2
+
+
+# By key, which values are valid, and what is expected of others; null always is.
 CHECKED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "question": (lambda value: isinstance(value, str), "a text, or null"),
     "may_differ": (
@@ -95,10 +104,14 @@ CHECKED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         "`scale: log`, like {name: rank, mode: max, title: effective rank}, or null",
     ),
     "groups": (
-        lambda value: isinstance(value, str) and _has_one_group(value),
-        "a regular expression of image names, with one pair of parentheses around the group, like '(.*)/', or null",
+        lambda value: isinstance(value, str) and _gives_groups(value),
+        "a regular expression of image names, with one pair of parentheses around the group, like '(.*)/', the column "
+        "of a table, like photos.csv:animal, or null",
     ),
-    "folds": (lambda value: type(value) is int and value >= 2, "a number of parts, like 5, or null"),
+    "folds": (
+        lambda value: _is_count(value) or (isinstance(value, dict) and [*value] == [IF] and _is_count(value[IF])),
+        f"a number of parts, like 5, {{{IF}: 5}}, or null",
+    ),
     "registered": (
         lambda value: isinstance(value, dict) and value.keys() == {"date", "digest"},
         "a date and a digest, written by the first run (`vitlab.studies.file.registration`)",
@@ -127,6 +140,7 @@ class Study:
     margin: float | None = None  # differences below it do not matter, as shown: in points of accuracy
     groups: str | None = None  # a pattern of image names; what its parentheses match is the image's group
     folds: int | None = None  # parts of the images of a seed, each of which tests once
+    folds_without_test: bool = False  # only if the data set has no test images
     test: str = "pooled"  # one of `comparison.TESTS`
     metric: Mapping[str, Any] | None = None  # fields of the `Metric` by which it ranks, in place of the task's
     claim: Claim | None = None
@@ -258,6 +272,8 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         valid, expected = CHECKED[key]
         if not valid(value):
             raise ValueError(f"{key}: {value!r}. Expected {expected}.")
+    if isinstance(given.get("folds"), dict):
+        given |= {"folds": given["folds"][IF], "folds_without_test": True}
     seeds, looks = _seeds_and_looks(content["seeds"])
     variants, budget = _variants(content["variants"], path), parse_budget(content.get("budget"))
     published = {

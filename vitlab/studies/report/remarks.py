@@ -278,7 +278,7 @@ def _leaks(results: StudyResults) -> list[str]:
             f"The {counted(len(results.labels), 'test image')} are also the validation images: {chosen} were selected "
             "on them. Hold out other images for unbiased numbers."
         )
-    return [*lines, *filter(None, map(str, results.context.duplicates))]
+    return [*lines, *results.context.leaks]
 
 
 def _other_studies(results: StudyResults) -> list[str]:

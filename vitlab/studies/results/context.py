@@ -11,7 +11,6 @@ from vitlab.runs.directory import SUMMARY, RunDirectory
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import RESERVED_SLUGS, Study
-from vitlab.studies.results.duplicates import Duplicates
 
 
 class LeftOut(NamedTuple):
@@ -48,11 +47,11 @@ class Context:
     compute: list[Compute] = field(default_factory=list)
     trials: Trials = field(default_factory=Trials)
     studies: list[str] = field(default_factory=list)  # others in the same root that used the same test images
-    duplicates: list[Duplicates] = field(default_factory=list)  # of each data set
+    leaks: list[str] = field(default_factory=list)  # what test images share with others, in sentences
 
 
 def context_of(
-    study: Study, runs: Sequence[Run], used: Iterable[Run], folder: Path, metric: Metric, duplicates: list[Duplicates]
+    study: Study, runs: Sequence[Run], used: Iterable[Run], folder: Path, metric: Metric, leaks: list[str]
 ) -> Context:
     """Return what a study's results depend on beside its runs.
 
@@ -71,7 +70,7 @@ def context_of(
         _compute(runs),
         _trials(folder / "tuning"),
         _other_studies(folder.parent if study.place else folder, finished[:1]),
-        duplicates,
+        leaks,
     )
 
 
