@@ -10,7 +10,7 @@ from referee.formats import joined
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config, merge
 from vitlab.studies.file.format import as_yaml
-from vitlab.studies.file.runs import experiment_of
+from vitlab.studies.file.runs import experiment_of, plan
 from vitlab.studies.file.study import Study, read_study
 
 FILE = "study.json"
@@ -44,8 +44,10 @@ def begun_study(path: Path, root: Path, data: Config | None = None) -> Study:
     study = read_study(path)
     given = {"data": {"init_args": data}} if data else read_cache(study.folder(root) / FILE, {}).get("given", {})
     study = replace(study, given=given)
-    if study.folds_without_test and experiment_of(study.base_config).data.has_test:
-        return replace(study, folds=None)
+    if study.folds_without_test:
+        whole = replace(study, folds=None)
+        first, *_ = plan(whole.points[0], root)
+        return whole if experiment_of(first.config).data.has_test else study
     return study
 
 
