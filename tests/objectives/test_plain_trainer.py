@@ -3,14 +3,17 @@
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from tests.objectives.small import BACKBONES, quick_trainer
 from vitlab.data import Digits
-from vitlab.models import VisionTransformer
+from vitlab.models import VisionTransformer, vit_tiny_patch16_224
 from vitlab.models.weights import load_weights
 from vitlab.objectives import MAE, Objective, Pretraining, SimMIM, Supervised
 from vitlab.objectives.ema import Ema, WeightAverage
+from vitlab.objectives.objective import weights_path
 from vitlab.optim import AdamW, WarmupCosine
 
 pytestmark = [
@@ -54,6 +57,17 @@ def test_a_pretraining_starts_a_classifier() -> None:
     trainer.fit(objective, datamodule=Digits(batch_size=8))
     assert "val/loss" in trainer.callback_metrics
     assert objective.monitor is not None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_may_be_a_folder_as_the_hub_has_them(name: str, tmp_path: Path) -> None:
+    """A timm model of random weights stands in for published ones; the names are those of timm.models.save_for_hf."""
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0)
+    (save_file if name.endswith("safetensors") else torch.save)(model.state_dict(), tmp_path / name)
+    assert weights_path(str(tmp_path)) == tmp_path / name
+    backbone = vit_tiny_patch16_224(img_size=32, num_classes=3)
+    load_weights(backbone, weights_path(str(tmp_path)))
+    torch.testing.assert_close(backbone.blocks[11].mlp.fc2.weight, model.blocks[11].mlp.fc2.weight)  # type: ignore[union-attr]
 
 
 class OwnTeacher(Pretraining):

@@ -58,7 +58,7 @@ class DINO(SelfDistillation):
         center_momentum: m_c.
         sharpening: Divide by τ_t; false: by τ_s, whatever the teacher's temperatures.
         clip_grad: Maximum gradient norm of each tensor, unlike Trainer's `gradient_clip_val`; null: no clipping.
-        init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
+        init_from: Weights to start from: a file, a folder, a run directory, or a name on the hub, `timm/…`.
     """
 
     center: Tensor

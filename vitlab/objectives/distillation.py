@@ -90,7 +90,7 @@ class Distillation(LabeledObjective):
             measured.
         label_smoothing: ε of the labels; the teacher's are never smoothed.
         ema: Also average the weights over the steps; validate, test and checkpoint the average and the raw weights.
-        init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
+        init_from: Weights to start from: a file, a folder, a run directory, or a name on the hub, `timm/…`.
         extra_metrics: Additional metrics, from torchmetrics or your own, by name.
     """
 

@@ -30,7 +30,7 @@ class LabeledObjective(Objective, ABC):
         optimizer: Settings of the optimizer.
         schedule: The learning rate over the run.
         ema: Also average the weights over the steps, and validate, test and checkpoint the average.
-        init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
+        init_from: Weights to start from: a file, a folder, a run directory, or a name on the hub, `timm/…`.
         extra_metrics: Additional metrics, from torchmetrics or your own, by name; a study may rank by them.
     """
 

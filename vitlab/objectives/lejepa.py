@@ -46,7 +46,7 @@ class LeJEPA(Objective):
         hidden_dim: Width of the projector's two hidden layers, each followed by a batch norm and a ReLU.
         proj_dim: K.
         num_slices: S.
-        init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
+        init_from: Weights to start from: a file, a folder, a run directory, or a name on the hub, `timm/…`.
     """
 
     def __init__(

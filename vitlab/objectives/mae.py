@@ -102,7 +102,7 @@ class MAE(MaskedPretraining):
         decoder_depth: Blocks of the decoder.
         decoder_num_heads: Heads of the decoder.
         released_init: Initialize patch embedding and class token as released; not for a trained backbone.
-        init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
+        init_from: Weights to start from: a file, a folder, a run directory, or a name on the hub, `timm/…`.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ class MSN(SelfDistillation):
         momentum_teacher: m at the start, rising linearly to 1.
         released_init: Initialize patch embedding and class token as released; not for a trained backbone.
         clip_grad: Maximum gradient norm of backbone and projection together; null: no clipping.
-        init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
+        init_from: Weights to start from: a file, a folder, a run directory, or a name on the hub, `timm/…`.
     """
 
     least_global_views = 2  # target and anchor

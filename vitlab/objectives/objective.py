@@ -45,9 +45,9 @@ class Objective(LightningModule, ABC):
         backbone: What is trained.
         optimizer: Settings of the optimizer; the parameter groups are made here.
         schedule: The learning rate over the run.
-        init_from: Weights to start from: a `.safetensors`, `.pth` or `.ckpt` file, a run directory, or a name on the
-            hub, `timm/…`. The log lists what was loaded, resized and left out; a file of another architecture is
-            refused. Ignored when a run continues.
+        init_from: Weights to start from: a `.safetensors`, `.pth` or `.ckpt` file, a folder with `model.safetensors` or
+            `pytorch_model.bin` as the hub has it, a run directory, or a name on the hub, `timm/…`. The log lists what
+            was loaded, resized and left out; a file of another architecture is refused. Ignored when a run continues.
     """
 
     task: Task | None = None  # how its outputs are tested and predicted; None: only its features are of use
@@ -279,16 +279,17 @@ def _relative_lr(schedule: Schedule, peak: float, steps: int, epochs: float, ste
 
 
 def weights_path(source: str, asked_by: str = "init_from") -> Path:
-    """Return the file that a setting refers to: itself, a run's last checkpoint, or a download from the hub."""
+    """Return the file that a setting refers to: itself, one in a folder, a run's last checkpoint, a download."""
     if source.startswith("timm/"):
         return _download(source, asked_by)
     path = Path(source)
     if path.is_dir():
-        path = path / "checkpoints" / "last.ckpt"
+        inside = [path / "model.safetensors", path / "pytorch_model.bin"]  # of a folder as the hub has them
+        path = next(filter(Path.is_file, inside), path / "checkpoints" / "last.ckpt")
     if not path.is_file():
         raise FileNotFoundError(
-            f"{asked_by}: no weights at {path}; give a file, a run directory, or a name on the hub like "
-            "timm/vit_small_patch16_224.augreg_in21k_ft_in1k."
+            f"{asked_by}: no weights at {path}; give a file, a folder from the hub, a run directory, or a name on the "
+            "hub like timm/vit_small_patch16_224.augreg_in21k_ft_in1k."
         )
     return path
 

@@ -37,7 +37,7 @@ class SimMIM(MaskedPretraining):
         loss_on: Pixels that the loss is the mean over: the hidden ones, or all.
         no_decay_positions: Exclude position embeddings and biases from weight decay. The released code intends to, but
             its exclusions carry a prefix that matches no name.
-        init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
+        init_from: Weights to start from: a file, a folder, a run directory, or a name on the hub, `timm/…`.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class Supervised(LabeledObjective):
         head_init_scale: Multiplies the classifier's initial weights: 0.001 where MAE and SimMIM fine-tune a ViT, 0
             where Swin fine-tunes and in big_vision. A classifier loaded by `init_from` keeps its weights.
         ema: Also average the weights over the steps, and validate, test and checkpoint the average.
-        init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
+        init_from: Weights to start from: a file, a folder, a run directory, or a name on the hub, `timm/…`.
         head_rows: A file with a number for each class, one a line: the row of the classifier in `init_from` from which
             that of the class starts, like map22kto1k.txt of Swin. Null: a classifier for other classes is initialized.
         init_raw: Start from the trained weights of the run `init_from`, not from their average, if it has one.

@@ -47,7 +47,7 @@ class UMMAE(MaskedPretraining):
         decoder_embed_dim: Width of the decoder, a plain ViT.
         decoder_depth: Blocks of the decoder.
         decoder_num_heads: Heads of the decoder.
-        init_from: Weights to start from: a file, a run directory, or a name on the hub, `timm/…`.
+        init_from: Weights to start from: a file, a folder, a run directory, or a name on the hub, `timm/…`.
     """
 
     def __init__(
