@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -44,6 +45,18 @@ def _parquet(root: Path, out: Path) -> PhotoSource:
         parquet.write_table(pa.table({"image": list(images), "label": list(labels)}), out / f"{split}.parquet")
     files = {"train": str(out / "train.parquet"), "validation": str(out / "val.parquet")}
     return HuggingFace("parquet", data_files=files)
+
+
+def _stored(root: Path, out: Path) -> PhotoSource:
+    """The same files in fsspec's store in memory, as in an object store: there is no local path."""
+    import fsspec
+
+    _parquet(root, out)
+    for split in ("train", "val"):
+        fsspec.filesystem("memory").pipe(f"/{out.name}/{split}.parquet", (out / f"{split}.parquet").read_bytes())
+    files = {split: f"memory://{out.name}/{split}.parquet" for split in ("train", "val")}
+    with mock.patch("datasets.config.HF_HUB_OFFLINE", False):  # offline, `datasets` opens no address
+        return HuggingFace("parquet", data_files=files)
 
 
 def _saved(root: Path, out: Path) -> PhotoSource:
@@ -106,7 +119,9 @@ def _data(**settings: object) -> ImageFolder:
     return ImageFolder(augment=PhotoAugment(rand_augment=None), **(shared | settings))
 
 
-@pytest.mark.parametrize("make", [_parquet, _saved, _shards, _lit_data, _hub_files], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", [_parquet, _stored, _saved, _shards, _lit_data, _hub_files], ids=lambda make: make.__name__
+)
 def test_a_source_gives_the_batches_of_the_same_folder(
     folder: Path, tmp_path: Path, make: Callable[[Path, Path], PhotoSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:

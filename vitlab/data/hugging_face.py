@@ -22,7 +22,8 @@ class HuggingFace(PhotoSource):
     Args:
         path: a name on the Hub (`uoft-cs/cifar10`), a folder that `save_to_disk` wrote, or a format: `parquet`,
             `arrow`, `webdataset`.
-        data_files: of a format: a file, several, or both by split.
+        data_files: of a format: a file, several, or both by split; paths, or addresses that fsspec opens (`s3://…`,
+            `https://…`), from which `datasets` copies them once.
         name: the configuration of the data set.
         revision: a commit on the Hub, which makes a run repeatable.
         image: the column of encoded images.
