@@ -100,3 +100,11 @@ def test_many_leads_that_are_not_settled_are_told_by_their_range() -> None:
     told = plain(verdict(study))
     assert "no winner yet against B, C, D and E, which it leads by 1.0 to 4.0 points (3 seeds each)." in told
     assert told.startswith("A is better than F by 60.0 points (")
+
+
+def test_many_settled_leads_are_told_by_their_range() -> None:
+    """With seven others, two settled ones have no interval each; all are in the table."""
+    shares = {"A": 0.9, "B": 0.89, "C": 0.88, "D": 0.87, "E": 0.86, "F": 0.85, "G": 0.3, "H": 0.2}
+    study = results({name: {seed: right(share, 100) for seed in range(3)} for name, share in shares.items()})
+    told = plain(verdict(study))
+    assert told.startswith("A is better than G and H by 60.0 to 70.0 points; no winner yet against B, C, D, E and F,")

@@ -7,7 +7,7 @@ from referee.formats import SPACE, counted, joined, listed
 from referee.verdict import Pair, Variant, Verdict
 
 MANY = 8  # others, from which the sentence counts them
-SOME = 3  # others that are not settled, from which it gives the range of leads instead of each with its interval
+SOME = 3  # others of one kind, from which it gives the range of leads instead of each with its interval
 
 
 def conclusion(verdict: Verdict) -> str:
@@ -42,7 +42,7 @@ def conclusion(verdict: Verdict) -> str:
         parts.append(f"equal to within {margin} to {who}" if ahead else f"{best.name} equals {who} to within {margin}")
     if len(level) > MANY:
         parts.append(f"no winner yet against {listed([pair.worse.name for pair in level])}")
-    elif len(level) > SOME:
+    elif len(level) > (SOME if len(against) <= 2 * SOME else 1):
         who, (low, high) = joined([pair.worse.name for pair in level]), _range(level, verdict)
         parts.append(f"no winner yet against {who}, which it leads by {low} to {high}")
     elif level:
@@ -53,10 +53,12 @@ def conclusion(verdict: Verdict) -> str:
 
 def _ahead(best: Variant, ahead: Sequence[Pair], others: int, verdict: Verdict) -> str:
     """Return over whom the best variant is settled, and by how much."""
-    if len(ahead) <= MANY:
+    if len(ahead) <= (SOME if others <= 2 * SOME else 1):
         return f"{best.name} is better than {joined([f'{p.worse.name} by {_gap(p, verdict)}' for p in ahead])}"
     low, high = _range(ahead, verdict)
-    return f"{best.name} is better than {len(ahead)} of {others} others, by {low} to {high}"
+    names = joined([pair.worse.name for pair in ahead])
+    who = names if len(ahead) <= MANY else f"{len(ahead)} of {others} others,"
+    return f"{best.name} is better than {who} by {low} to {high}"
 
 
 def _range(pairs: Sequence[Pair], verdict: Verdict) -> tuple[str, str]:
