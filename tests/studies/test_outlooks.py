@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fake_study import results, right
 from referee.formats import SPACE
-from referee.outlooks import required, round_size
+from referee.outlooks import pilot_of, required, round_size
 from referee.statistics.power import Need, Range, detectable, need
 
 from vitlab.studies.file.format import duration
@@ -46,6 +46,16 @@ def test_seeds_and_minutes_that_settle_a_lead_are_told() -> None:
         f"This study would have found a true difference of {amount} points in 4 of 5 repetitions; smaller ones may "
         "have been missed."
     )
+
+
+def test_what_could_be_found_depends_on_the_pair_where_spreads_do() -> None:
+    """B repeats A; C, as good, differs between seeds by two points."""
+    study = results(CLOSE | {"C": seeds([0.93, 0.97, 0.95], 100)})
+    assert study.verdict.pilot is not None
+    pairs = [pair for pair in study.verdict.pairs if pair.better is study.verdict.ranking[0]]
+    found = sorted(100 * detectable(pilot_of(pair, study.verdict, study.verdict.pilot), 3) for pair in pairs)
+    assert found[1] > 1.5 * found[0]
+    assert f"a true difference of {found[0]:.1f} to {found[1]:.1f} points, by pair, in 4 of 5" in lines(study)[-1]
 
 
 def test_a_settled_study_has_no_outlook() -> None:

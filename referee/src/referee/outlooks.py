@@ -40,16 +40,20 @@ def outlooks(
     closest = min(unsettled, key=lambda pair: pair.lead)
     small = verdict.margin or round_size(max(closest.lead, detected / 20))
     large = max(round_size(detectable(pilot, 2 * seeds)), round_size(1.5 * small))
+    found = [detectable(pilot_of(pair, verdict, pilot), seeds) for pair in unsettled]
+    low, high = (metric.text(end, verdict.digits) for end in (min(found), max(found)))
+    most = metric.difference(max(found), verdict.digits)
+    size = most if low == high else f"{low} to {most}, by pair,"
     return [
         *lines,
-        *_what_settles(_pilot_of(closest, verdict, pilot), (small, large), verdict, time_of),
-        f"This study would have found a true difference of {metric.difference(detected, verdict.digits)} in 4 of 5 "
-        "repetitions; smaller ones may have been missed.",
+        *_what_settles(pilot_of(closest, verdict, pilot), (small, large), verdict, time_of),
+        f"This study would have found a true difference of {size} in 4 of 5 repetitions; smaller ones may have been "
+        "missed.",
     ]
 
 
-def _pilot_of(pair: Pair, verdict: Verdict, pilot: Pilot) -> Pilot:
-    """Return what is known of a pair alone."""
+def pilot_of(pair: Pair, verdict: Verdict, pilot: Pilot) -> Pilot:
+    """Return what is known of a pair alone: its variants may spread more or less than others."""
     both = [pair.better.outcomes, pair.worse.outcomes]
     own = measured(both, pilot.variants, dependence=verdict.outcomes.dependence)
     return pilot if own is None else own._replace(level=pilot.level)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from referee.formats import NONE, SPACE, counted, p_value, percent, signed
+from referee.outlooks import pilot_of
 from referee.report.document import Cell, Details, Figure, Note, Part, Row, Table
 from referee.report.drawing import Drawing
 from referee.statistics.comparison import LEVEL, half_width, least_visible
@@ -66,7 +67,7 @@ def conclusion_on(pair: Pair, verdict: Verdict) -> str:
 
 def _pair(pair: Pair, verdict: Verdict, with_chance: bool) -> list[str | Cell]:
     metric, digits, size = verdict.metric, verdict.digits, _planned(verdict)
-    pilot = verdict.pilot if pair.difference else None
+    pilot = pilot_of(pair, verdict, verdict.pilot) if pair.difference and verdict.pilot else None
     seeds = min(len(pair.better.runs), len(pair.worse.runs))
     cells: list[str | Cell] = [
         Cell(metric.text(pair.lead, digits), bold=True),
