@@ -19,6 +19,7 @@ from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import verdict
+from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.slurm import Submitit
 
 Write = Callable[..., Path]
@@ -205,6 +206,25 @@ def test_an_interrupted_study_makes_the_same_decisions(
     compare(write_study(**GROWING), halted, program=FAKE_PROGRAM)
     assert finished(halted) == finished(whole)
     assert looks(halted)[-1]["headline"] == looks(whole)[-1]["headline"]
+
+
+def test_the_report_of_a_look_has_the_costs(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[StudyResults] = []
+
+    def write(results: StudyResults, *rest: object) -> Path:
+        shown.append(results)
+        return tmp_path
+
+    def why(runs: list[Run], **_: object) -> tuple[dict, dict[str, str]]:
+        return {}, {run.variant: "busy" for run in runs}
+
+    monkeypatch.setattr("vitlab.studies.compare.write_report", write)
+    monkeypatch.setattr("vitlab.studies.compare.measure_costs", why)
+    compare(write_study(**GROWING), tmp_path, program=FAKE_PROGRAM)
+    assert len(shown) > 1  # of a look, and of the last
+    assert all(each.cost_failures == dict.fromkeys("ABC", "busy") for each in shown)
 
 
 def test_a_failed_run_delays_no_look(write_study: Write, tmp_path: Path, in_process: None, no_figures: None) -> None:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -135,13 +136,16 @@ def _compare(
         return _compare_along(study, plans, train, costs, root)
     (planned,) = plans
 
+    measured, missing = costs[0]
+
     def show(results: StudyResults) -> None:
+        results = replace(results, costs=measured, cost_failures=missing)
         append_look(results, planned.folder)
         write_report(results, planned.images, planned.folder)
         print(f"  {look_of(results)}: {verdict(results)}", flush=True)
 
     outcomes = planned.train(train, overwrite, show)
-    results = planned.results(outcomes, *costs[0])
+    results = planned.results(outcomes, measured, missing)
     append_look(results, planned.folder)
     report = write_report(results, planned.images, planned.folder)
     shown = judged(results)
