@@ -143,6 +143,18 @@ def test_a_winner_that_costs_more_than_what_it_beats_says_so_in_numbers() -> Non
     assert plain(remarks(slow)[0]).startswith("Swin costs more than ViT: training time 1:40 instead of 1:00.")
 
 
+def test_a_winner_that_costs_more_in_some_quantities_names_whom_in_each() -> None:
+    """Of C, which has more parameters, it is told that A trains longer, and not its parameters."""
+    cost = Cost(373_000, 32_800_000, 90_000_000, 45.0, 90.0, 1, 1, None, None, 64, 30, "a CPU", 1, "2.15")
+    runs = {"A": seeds([0.95, 0.96, 0.95]), "B": seeds([0.7, 0.71, 0.7]), "C": seeds([0.7, 0.7, 0.71])}
+    costs = {"A": cost, "B": dataclasses.replace(cost, parameters=100_000)}
+    costs["C"] = dataclasses.replace(cost, parameters=500_000, flops=8_700_000)
+    (remark, *_) = map(plain, remarks(results(runs, costs=costs)))
+    assert remark.startswith(
+        "A costs more: FLOPs per image 32.8 M instead of 8.70 M of C; parameters 373 k instead of 100 k of B"
+    )
+
+
 def test_two_remarks_stand_above_the_ranking_and_the_others_below() -> None:
     study = results(
         {"A": seeds([0.9, 0.91]), "B": seeds([0.52, 0.51])},

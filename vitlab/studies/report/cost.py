@@ -39,22 +39,23 @@ def costlier(results: StudyResults) -> list[str]:
         return []
     own = _costs_of(results.ranking[0], results)
     others = [(result.variant, _costs_of(result, results)) for result in results.ranking if result.variant in beaten]
-    dear = [(name, costs) for name, costs in others if any(_dearer(own, costs, what) for what in own)]
-    parts = []
+    parts, cheaper = list[str](), list[list[str]]()
     for what, value in own.items():
-        if any(_dearer(own, costs, what) for _, costs in dear):
+        if less := {name: costs[what] for name, costs in others if _dearer(own, costs, what)}:
             show = clock if what == TIME else engineering
-            known = sorted(costs[what] for _, costs in dear if what in costs)
-            against = " to ".join(dict.fromkeys(map(show, (known[0], known[-1]))))
+            against = " to ".join(dict.fromkeys(map(show, (min(less.values()), max(less.values())))))
             parts.append(f"{what} {show(value)} instead of {against}")
+            cheaper.append([*less])
     if not parts:
         return []
     budget = results.study.budget
     equal = (
         f" The budget was equal in {'training ' * (budget.kind == 'flops')}{BUDGETS[budget.kind]}." if budget else ""
     )
-    names = joined([name for name, _ in dear])
-    return [f"{results.ranking[0].variant} costs more than {names}: {'; '.join(parts)}.{equal}"]
+    than = f" than {joined(cheaper[0])}" if all(names == cheaper[0] for names in cheaper) else ""
+    if not than:
+        parts = [f"{part} of {joined(names)}" for part, names in zip(parts, cheaper, strict=True)]
+    return [f"{results.ranking[0].variant} costs more{than}: {'; '.join(parts)}.{equal}"]
 
 
 def _costs_of(result: VariantResult, results: StudyResults) -> dict[str, float]:
