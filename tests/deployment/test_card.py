@@ -178,6 +178,7 @@ def test_the_card_of_another_objective_takes_no_softmax(trained: Path, picture: 
     assert "no softmax belongs to it" in card
     assert "makes probabilities" not in card
     assert "Test accuracy" not in card
+    assert re.search(r"^# \w+ on \w+$", card, re.MULTILINE)
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027])

@@ -123,9 +123,11 @@ session = onnxruntime.InferenceSession("model.onnx")
 def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
     """Write `README.md` about the files that lie in `folder`."""
     config, data, accuracy = exported.config, exported.data, exported.accuracy()
+    front = _front_matter(exported, accuracy)
     card = ModelCard.from_template(
-        _front_matter(exported, accuracy),
+        front,
         template_path=str(Path(__file__).with_name("card.md.jinja")),
+        title=front.model_name,  # the template's `card_data` is text
         exported=exported,
         data=data,
         classes=data.class_names if exported.encoder.num_classes else [],
