@@ -155,6 +155,15 @@ def test_a_winner_that_costs_more_in_some_quantities_names_whom_in_each() -> Non
     )
 
 
+def test_a_variant_that_joined_after_a_look_is_named() -> None:
+    look = {"variants": [{"variant": "Swin"}], "seeds": [1], "stop": None, "failures": {}}
+    study = dataclasses.replace(results(AHEAD), log=[look])
+    said = "ViT joined after a look at the others: more than 5 % of claims about it may be false."
+    assert said in map(plain, remarks(study))
+    both = {**look, "variants": [{"variant": "Swin"}, {"variant": "ViT"}]}
+    assert said not in map(plain, remarks(dataclasses.replace(study, log=[both, look])))
+
+
 def test_two_remarks_stand_above_the_ranking_and_the_others_below() -> None:
     study = results(
         {"A": seeds([0.9, 0.91]), "B": seeds([0.52, 0.51])},

@@ -40,13 +40,14 @@ def outlooks(
     closest = min(unsettled, key=lambda pair: pair.lead)
     small = verdict.margin or round_size(max(closest.lead, detected / 20))
     large = max(round_size(detectable(pilot, 2 * seeds)), round_size(1.5 * small))
+    where = f"of {closest.better.name} over {closest.worse.name}" if len(unsettled) > 1 else "here"
     found = [detectable(pilot_of(pair, verdict, pilot), seeds) for pair in unsettled]
     low, high = (metric.text(end, verdict.digits) for end in (min(found), max(found)))
     most = metric.difference(max(found), verdict.digits)
     size = most if low == high else f"{low} to {most}, by pair,"
     return [
         *lines,
-        *_what_settles(pilot_of(closest, verdict, pilot), (small, large), verdict, time_of),
+        *_what_settles(pilot_of(closest, verdict, pilot), where, (small, large), verdict, time_of),
         f"This study would have found a true difference of {size} in 4 of 5 repetitions; smaller ones may have been "
         "missed.",
     ]
@@ -60,9 +61,9 @@ def pilot_of(pair: Pair, verdict: Verdict, pilot: Pilot) -> Pilot:
 
 
 def _what_settles(
-    pilot: Pilot, sizes: Sequence[float], verdict: Verdict, time_of: Callable[[Need], str] | None
+    pilot: Pilot, where: str, sizes: Sequence[float], verdict: Verdict, time_of: Callable[[Need], str] | None
 ) -> list[str]:
-    """Return the seeds and the time, or the test items, that leads of some sizes take."""
+    """Return the seeds and the time, or the test items, that leads of some sizes take; `where` names the pair."""
     metric, unit, plans, lines = verdict.metric, verdict.outcomes.unit, [], []
     for size in sizes:
         needed = need(pilot, size)
@@ -71,14 +72,14 @@ def _what_settles(
             continue
         moved = metric.text(moved_by_items(pilot.point.images), verdict.digits)
         lines.append(
-            f"More seeds alone will not settle a lead of {metric.size(size)}: the choice of "
+            f"More seeds alone will not settle a lead of {metric.size(size)} {where}: the choice of "
             f"{counted(pilot.test_images, f'test {unit}')} moves it by ±{SPACE}{moved}. It takes "
             f"{required(needed, unit)}."
         )
     if plans:
         (size, needed), *more = plans
         time = "" if time_of is None else f" ({time_of(needed)})"
-        plan = f"To settle a true lead of {metric.size(size)} here, plan {required(needed, unit)}{time}"
+        plan = f"To settle a true lead of {metric.size(size)} {where}, plan {required(needed, unit)}{time}"
         lines.append("; ".join([plan, *(f"of {metric.size(size)}, {needed.seeds}" for size, needed in more)]) + ".")
     return lines
 

@@ -48,7 +48,7 @@ def costlier(results: StudyResults) -> list[str]:
             cheaper.append([*less])
     if not parts:
         return []
-    budget = results.study.budget
+    budget = None if results.study.frozen else results.study.budget  # a frozen variant takes no epochs
     equal = (
         f" The budget was equal in {'training ' * (budget.kind == 'flops')}{BUDGETS[budget.kind]}." if budget else ""
     )

@@ -226,6 +226,17 @@ def _extension(results: StudyResults) -> list[str]:
     ]
 
 
+def _late_variants(results: StudyResults) -> list[str]:
+    """Name the variants that joined after a look at the others, which nobody planned."""
+    if not results.log:
+        return []
+    known = {variant["variant"] for variant in results.log[0]["variants"]} | {*results.log[0].get("failures", {})}
+    late = [result.variant for result in results.ranking if result.variant not in known]
+    if not late:
+        return []
+    return [f"{joined(late)} joined after a look at the others: more than 5{SPACE}% of claims about it may be false."]
+
+
 def _off_plan(results: StudyResults) -> list[str]:
     """Compare the epochs and images of every run with the plan."""
     lines, budget = [], results.study.budget
@@ -302,6 +313,7 @@ DECISIVE: tuple[Kind, ...] = (
     _leaks,
     not_beyond_baselines,
     _extension,
+    _late_variants,
     _left_out,
     _declared,
     _off_plan,

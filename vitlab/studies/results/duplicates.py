@@ -53,7 +53,8 @@ class Duplicates(NamedTuple):
             verb, more = "looks" if self.near == 1 else "look", " and more" * (self.near > len(self.near_examples))
             lines.append(
                 f"{counted(self.near, 'test image')} {verb} almost like images of another split, which inflates "
-                f"accuracy if they show the same: {pairs}{more}. `groups` keeps photographs of one scene together."
+                f"accuracy if they show the same: {pairs}{more}. Move what shows one scene to one split; with `folds`, "
+                "`groups` keeps it together."
             )
         if self.unknown:
             count = counted(self.unknown, "test image")
