@@ -79,8 +79,8 @@ def test_where_seeds_cannot_help_the_images_are_named() -> None:
     study = results({"A": dict.fromkeys(range(6), a), "B": dict.fromkeys(range(6), b)})
     # var(a − b) = 0.02, so ± 1.96 √(0.02 / 1,000) = 0.9 points
     assert re.fullmatch(
-        r"More seeds alone will not settle a lead of 0\.2 points here: the choice of 1,000 test images moves it by ± 0\.9\. "
-        r"It takes at least [\d,]+ to [\d,]+ test images; with twice as many, [\d,]+( to [\d,]+)? seeds "
+        r"More seeds alone will not settle a lead of 0\.2 points here: the choice of 1,000 test images moves it by "
+        r"± 0\.9\. It takes at least [\d,]+ to [\d,]+ test images; with twice as many, [\d,]+( to [\d,]+)? seeds "
         r"of each variant\.",
         lines(study)[0],
     )
