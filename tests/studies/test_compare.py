@@ -140,7 +140,9 @@ def test_a_study_that_ended_is_extended_in_words_only_if_it_trained_further(
     assert results.earlier_plans == (5,)
     assert not [line for line in remarks(results) if "extended" in line]
 
-    longer = [look | {"variants": [{"seeds": 2}]} for look in results.log]  # as if it had ended before
+    longer = [
+        look | {"variants": [{"variant": name, "seeds": 2} for name in "AB"]} for look in results.log
+    ]  # as if it had ended before
     (remark,) = [line for line in remarks(replace(results, log=longer)) if "extended" in line]
     assert "from 5 to 7 seeds after it had ended" in remark.replace("\u00a0", " ")
     assert "may be false" in remark
