@@ -489,6 +489,14 @@ def _choose_class(config: Config, key: str, value: str, report: Report | None, p
 _TABLE = re.compile(r"(.+\.csv):(.+)")  # file, column
 
 
+def gives_groups(groups: str) -> bool:
+    """Return whether a text is one that `groups_by_name` understands."""
+    try:
+        return bool(_TABLE.fullmatch(groups)) or re.compile(groups).groups == 1
+    except re.error:
+        return False
+
+
 def groups_by_name(groups: str, names: Sequence[str]) -> list[str]:
     """Return the group of each image.
 

@@ -295,11 +295,11 @@ def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     return list(torch._foreach_norm(list(tensors)))
 
 
-def scale_(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
-    """Multiply each tensor by its factor, in place and in one kernel on a GPU."""
+def scale_(tensors: Sequence[Tensor], factors: Sequence[Tensor] | Tensor | float) -> None:
+    """Multiply each tensor by its factor, or all by one, in place and in one kernel on a GPU."""
     import torch
 
-    torch._foreach_mul_(list(tensors), list(factors))
+    torch._foreach_mul_(list(tensors), factors if isinstance(factors, torch.Tensor | float) else list(factors))
 
 
 def copy_(targets: Sequence[Tensor], sources: Iterable[Tensor]) -> None:
@@ -309,12 +309,11 @@ def copy_(targets: Sequence[Tensor], sources: Iterable[Tensor]) -> None:
     torch._foreach_copy_(list(targets), list(sources))
 
 
-def decay_and_step_(weights: Sequence[Tensor], factor: float | Tensor, steps: Sequence[Tensor]) -> None:
-    """Multiply all weights by one factor and subtract from each its step, in two kernels on a GPU."""
+def subtract_(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+    """Subtract from each tensor its other, in place and in one kernel on a GPU."""
     import torch
 
-    torch._foreach_mul_(list(weights), factor)
-    torch._foreach_sub_(list(weights), list(steps))
+    torch._foreach_sub_(list(tensors), list(others))
 
 
 def count_attention_on_cpu() -> None:

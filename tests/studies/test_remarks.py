@@ -144,7 +144,7 @@ def test_a_winner_that_costs_more_than_what_it_beats_says_so_in_numbers() -> Non
 
 
 def test_a_winner_that_costs_more_in_some_quantities_names_whom_in_each() -> None:
-    """Of C, which has more parameters, it is told that A trains longer, and not its parameters."""
+    """C has fewer FLOPs than A and more parameters, B the same FLOPs and fewer parameters."""
     cost = Cost(373_000, 32_800_000, 90_000_000, 45.0, 90.0, 1, 1, None, None, 64, 30, "a CPU", 1, "2.15")
     runs = {"A": seeds([0.95, 0.96, 0.95]), "B": seeds([0.7, 0.71, 0.7]), "C": seeds([0.7, 0.7, 0.71])}
     costs = {"A": cost, "B": dataclasses.replace(cost, parameters=100_000)}

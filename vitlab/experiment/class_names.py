@@ -1,6 +1,6 @@
 """Class names in a configuration: short ones become import paths, wrong ones are answered with those that would do."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from inspect import Parameter, isabstract, isclass, isfunction, signature
@@ -103,32 +103,35 @@ def choices(kind: str, modules: tuple[str, ...]) -> dict[str, str]:
     return {name: path for name, path in classes.items() if name[0] != "_" and named(path) is not parent}
 
 
-def settable(config: Config, key: str = "") -> Iterable[str]:
+def settable(config: Config) -> Iterator[str]:
     """Yield the keys below the classes that a configuration names, as they may be given on the command line."""
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from settable(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
-    try:
-        parameters = signature(named(config["class_path"])).parameters.values() if "class_path" in config else []
-    except (ImportError, AttributeError, ValueError, TypeError):  # the parser answers a wrong path
-        return
-    for parameter in parameters:
-        linked = f"{key}.{parameter.name}" == "data.seed"
-        if not linked and parameter.kind not in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL):
-            yield f"{key}.{parameter.name}"
+    for key, given in _classes(config):
+        try:
+            parameters = signature(named(given["class_path"])).parameters.values()
+        except (ImportError, AttributeError, ValueError, TypeError):  # the parser answers a wrong path
+            continue
+        for parameter in parameters:
+            linked = f"{key}.{parameter.name}" == "data.seed"
+            if not linked and parameter.kind not in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL):
+                yield f"{key}.{parameter.name}"
 
 
-def nulls(config: Config, key: str = "") -> Iterable[str]:
+def nulls(config: Config) -> Iterator[str]:
     """Yield the keys of a parsed configuration that are null and may not be, of which the parser says nothing."""
+    for key, given in _classes(config):
+        values = given.get("init_args", {})
+        for name, parameter in signature(named(given["class_path"]), eval_str=True).parameters.items():
+            if values.get(name, 0) is None and not takes_null(parameter):
+                yield f"{key}.{name}"
+
+
+def _classes(config: Config, key: str = "") -> Iterator[tuple[str, Config]]:
+    """Yield each class that a configuration names, with its key; what is inside of it first."""
     for name, value in config.items():
         if isinstance(value, dict):
-            yield from nulls(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
+            yield from _classes(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
     if "class_path" in config:
-        parameters = signature(named(config["class_path"]), eval_str=True).parameters
-        given = config.get("init_args", {})
-        yield from (
-            f"{key}.{name}" for name in parameters if given.get(name, 0) is None and not takes_null(parameters[name])
-        )
+        yield key, config
 
 
 def takes_null(parameter: Parameter) -> bool:

@@ -136,7 +136,7 @@ class Settings:
             raise ValueError(readable(error)) from None
         self.values: Namespace = reader.config
         self._parser = reader.parser
-        for key in nulls({name: self.values[name].as_dict() for name in ("model", "data")}):
+        if key := next(nulls({name: self.values[name].as_dict() for name in ("model", "data")}), None):
             raise ValueError(f"{key} is null, which is no value of it; give one, or leave it out for the default.")
 
     def build(self, section: str) -> Any:

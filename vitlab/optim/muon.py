@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
-from vitlab.internals import copy_, decay_and_step_
+from vitlab.internals import copy_, scale_, subtract_
 from vitlab.optim.schedules import require
 from vitlab.optim.settings import Optimizer
 
@@ -117,8 +117,9 @@ class MuonWithAdamW(torch.optim.AdamW):
         matrices = orthogonalize(updates.unflatten(1, (parts, -1)), group["ns_steps"], dtype)
         lr = group["lr"] * (1.0 if found_inf is None else 1.0 - found_inf)
         steps = lr * lr_ratio(group["adjust_lr_fn"], *matrices.shape[-2:]) * matrices.flatten(1, 2)
-        shards = [shard(*pair) for pair in zip(steps, parameters, strict=True)]
-        decay_and_step_([local(parameter) for parameter in parameters], 1.0 - lr * group["weight_decay"], shards)
+        weights = [local(parameter) for parameter in parameters]
+        scale_(weights, 1.0 - lr * group["weight_decay"])
+        subtract_(weights, [shard(*pair) for pair in zip(steps, parameters, strict=True)])
 
     def _momenta(self, parameters: list[Tensor], group: dict[str, Any], found_inf: Tensor | None) -> Tensor:
         """Update the momenta, and return the process' own part of what is to be orthogonalized, (K, …)."""

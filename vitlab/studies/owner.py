@@ -46,7 +46,8 @@ def begun_study(path: Path, root: Path, data: Config | None = None) -> Study:
     study = replace(study, given=given)
     if study.folds_without_test:
         whole = replace(study, folds=None)
-        first, *_ = plan(whole.points[0], root)
+        name, override = next(iter(whole.variants.items()))
+        first, *_ = plan(replace(whole, variants={name: override}, seeds=whole.seeds[:1]).points[0], root)
         return whole if experiment_of(first.config).data.has_test else study
     return study
 

@@ -30,8 +30,9 @@ def split_groups(study: Study, images: Images) -> str:
         return ""
     test = images.image_names("test")
     others = [name for split in ("train", "val") if (names := images.image_names(split)) != test for name in names]
-    tested = find_groups(study.groups, test)
-    both = sorted({group for group in find_groups(study.groups, others) if group is not None} & {*tested})
+    found = find_groups(study.groups, [*test, *others])
+    tested, known = found[: len(test)], {group for group in found[len(test) :] if group is not None}
+    both = sorted(known & {*tested})
     if not both:
         return ""
     share = sum(group in both for group in tested)

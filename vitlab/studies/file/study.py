@@ -42,7 +42,7 @@ from typing import Any
 from referee.claim import Claim, parse_claim
 from referee.statistics.comparison import LEVEL, TESTS
 
-from vitlab.config import Config, flatten, load_yaml, locate, merge
+from vitlab.config import Config, flatten, gives_groups, load_yaml, locate, merge
 from vitlab.experiment.chain import Source
 from vitlab.studies.file.axes import Axis, parse_along
 from vitlab.studies.file.budget import Budget, parse_budget, refuse_unknown
@@ -71,13 +71,6 @@ RESERVED_SLUGS = ("before", "features", "figures", "robustness", "search", "tran
 IF = "without_test"  # of `folds`: only if the data set has no test images
 
 
-def _gives_groups(groups: str) -> bool:
-    try:
-        return ".csv:" in groups or re.compile(groups).groups == 1
-    except re.error:
-        return False
-
-
 def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 2
 
@@ -104,7 +97,7 @@ CHECKED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         "`scale: log`, like {name: rank, mode: max, title: effective rank}, or null",
     ),
     "groups": (
-        lambda value: isinstance(value, str) and _gives_groups(value),
+        lambda value: isinstance(value, str) and gives_groups(value),
         "a regular expression of image names, with one pair of parentheses around the group, like '(.*)/', the column "
         "of a table, like photos.csv:animal, or null",
     ),
@@ -138,7 +131,7 @@ class Study:
     tuning: Tuning | None = None
     looks: tuple[int, ...] = ()  # numbers of seeds after which results are looked at; empty: after all of them
     margin: float | None = None  # differences below it do not matter, as shown: in points of accuracy
-    groups: str | None = None  # a pattern of image names; what its parentheses match is the image's group
+    groups: str | None = None  # as `groups_by_name` takes it
     folds: int | None = None  # parts of the images of a seed, each of which tests once
     folds_without_test: bool = False  # only if the data set has no test images
     test: str = "pooled"  # one of `comparison.TESTS`
