@@ -217,6 +217,66 @@ def grouped_images(runs: int) -> Iterator[dict[str, object]]:
         }
 
 
+def machines_of(how: str, variants: int, seeds: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Draw the class of machines of each run by variant, (S,)."""
+    alternate = np.arange(seeds) % 2
+    if how == "one of its own for each seed":
+        return [np.arange(seeds)] * variants
+    if how == "two, mixed at random":
+        return [rng.permutation(alternate) if variant else alternate for variant in range(variants)]
+    each = [alternate.copy() for _ in range(variants)]
+    if how == "two, one run astray":
+        each[rng.integers(variants)][rng.integers(seeds)] ^= 1
+    elif how == "two, the first variant's mostly the better":
+        for variant, of in enumerate(each):
+            of[:] = variant == 0
+            of[0] ^= 1
+    return each
+
+
+MIXTURES = (
+    "two, each seed on one",
+    "one of its own for each seed",
+    "two, one run astray",
+    "two, mixed at random",
+    "two, the first variant's mostly the better",
+)
+
+
+def mixed_machines(runs: int) -> Iterator[dict[str, object]]:
+    """Yield studies whose machines' classes lie 2 deviations of a seed apart: told, and untold.
+
+    The columns are false claims about equal variants, and the first variant's lead of 3 deviations, found.
+    """
+    for how in MIXTURES:
+        for variants, seeds in ((2, 4), (2, 8), (3, 4), (3, 8)):
+            rng = np.random.Generator(np.random.SFC64(zlib.crc32(repr((how, variants, seeds)).encode())))
+            studies, counts = runs // 4, np.zeros((2, 2), int)
+            for _ in range(studies):
+                blocks = machines_of(how, variants, seeds, rng)
+                classes = np.sort(2 * rng.standard_normal(seeds)) if "own" in how else np.array([0.0, 2.0])
+                noise = rng.standard_normal((variants, seeds))
+                for lead in (0, 1):
+                    scores = [
+                        (y + classes[of] + 3 * lead * (variant == 0))[:, None]
+                        for variant, (y, of) in enumerate(zip(noise, blocks, strict=True))
+                    ]
+                    for told in (0, 1):
+                        found = differences(scores, blocks=blocks if told else None)
+                        first = found[0, 1].adjusted < LEVEL and found[0, 1].mean > 0
+                        counts[lead, told] += first if lead else any(d.adjusted < LEVEL for d in found.values())
+            yield {
+                "classes": how,
+                "variants": variants,
+                "seeds": seeds,
+                "false": share(int(counts[0, 1]), studies),
+                "99 % bound": f"{100 * bound(int(counts[0, 1]), studies):.1f}",
+                "false, untold": share(int(counts[0, 0]), studies),
+                "found": share(int(counts[1, 1]), studies),
+                "found, untold": share(int(counts[1, 0]), studies),
+            }
+
+
 def wrong_tables(runs: int) -> Iterator[dict[str, object]]:
     """Yield how many studies print an interval without the true lead: as they are, or cut at 0 where settled."""
     for variants in (3, 4, 6):
@@ -276,6 +336,7 @@ def main(arguments: list[str] | None = None) -> None:
         markdown("Two equal variants and one far away, scores alone; false claims, %.", list(partial_nulls(runs))),
         markdown("A quiet pair beside a noisy one, found, %.", list(quiet_pairs(runs))),
         markdown("Equal variants on images in groups of ten, false claims, %.", list(grouped_images(runs))),
+        markdown("Runs of several classes of machines, %.", list(mixed_machines(runs))),
         markdown(
             "Studies with an interval that lacks the true lead, %; pairs of near equals, 8 deviations apart.",
             list(wrong_tables(runs)),

@@ -286,15 +286,31 @@ def test_an_environment_of_one_variant_alone_makes_the_comparison_void() -> None
     assert remarks(environments(Swin=old, ViT=new)) == [objection]
     partly = environments(Swin=old, ViT=[old, new])  # as of a variant that a growing study gave up before an update
     assert objections(partly) == []
-    assert remarks(partly) == ["The runs come from different environments (torch: 2.14, 2.15)."]
+    (remark,) = remarks(partly)
+    assert remark == (
+        "The runs come from different environments (torch: 2.14, 2.15). Variants are compared within classes of "
+        "machines (torch 2.14: seeds 0, 1 (Swin), 2, 3 (Swin), 4 and 5 (Swin); torch 2.15: seeds 1 (ViT), 3 (ViT) and "
+        "5 (ViT))."
+    )
 
 
 def test_an_environment_that_is_mixed_alike_is_a_remark() -> None:
     mix = [{"torch": "2.14"}, {"torch": "2.15"}]
     assert objections(environments(Swin=mix, ViT=mix)) == []
-    assert remarks(environments(Swin=mix, ViT=mix)) == [
-        "The runs come from different environments (torch: 2.14, 2.15)."
-    ]
+    (remark,) = remarks(environments(Swin=mix, ViT=mix))
+    assert remark == (
+        "The runs come from different environments (torch: 2.14, 2.15). Variants are compared within classes of "
+        "machines (torch 2.14: seeds 0, 2 and 4; torch 2.15: seeds 1, 3 and 5)."
+    )
+
+
+def test_classes_of_machines_are_told_apart_by_all_that_differs_between_them() -> None:
+    # Each version and each device trained both variants, but no machine did.
+    old = [{"torch": "2.14", "device": "A100"}, {"torch": "2.15", "device": "H100"}]
+    new = [{"torch": "2.15", "device": "A100"}, {"torch": "2.14", "device": "H100"}]
+    (objection,) = objections(environments(Swin=old, ViT=new))
+    assert objection.startswith("Swin and ViT trained on different classes of machines (torch 2.14, device A100: seeds")
+    assert objection.endswith("Train each seed of all variants on one class.")
 
 
 def test_other_code_is_another_environment_and_another_commit_of_the_same_code_is_not() -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # scipy and pandas are imported by the command that needs the
     from referee.outcomes import Outcomes
     from referee.verdict import Verdict
 
-KINDS = ("variant", "seed", "item", "label", "prediction", "correct", "score", "probabilities", "group")
+KINDS = ("variant", "seed", "item", "label", "prediction", "correct", "score", "probabilities", "group", "block")
 
 
 class Parser(argparse.ArgumentParser):

@@ -28,6 +28,7 @@ NAMES = {
     "label": ("label", "target", "truth", "y_true", "gold", "labels", "target_index"),
     "probabilities": ("logits", "probabilities", "probs", "prob", "logit"),
     "score": ("score", "value", "top1", "accuracy", "loss", "nll", "val_loss"),
+    "block": ("block",),
 }
 FRACTIONS = ("accuracy", "acc", "top1", "top5", "f1", "exact_match", "correct")
 RIGHT = {"true": 1.0, "false": 0.0, "correct": 1.0, "incorrect": 0.0, "c": 1.0, "i": 0.0, "p": 0.5, "n": 0.0}
@@ -50,6 +51,7 @@ class Run:
     predictions: np.ndarray | None = None
     groups: np.ndarray | None = None
     name: str = ""  # in messages; empty: variant and seed
+    block: str = ""  # the machine, site or version that it ran in
 
     def __str__(self) -> str:
         return self.name or f"{self.variant}, seed {self.seed}"
@@ -86,6 +88,14 @@ class Outcomes:
         told = next((run.groups for run in self.runs if run.groups is not None and run.is_finite), None)
         groups = None if told is None else np.unique(told.astype(str), return_inverse=True)[1]
         return groups if groups is not None and groups.max() else None
+
+    @cached_property
+    def blocks(self) -> dict[str, dict[str, str]] | None:
+        """The block of each run by variant and seed; None where there is a single one."""
+        known = [run for run in self.runs if run.is_finite]
+        if len({run.block for run in known}) < 2:
+            return None
+        return {name: {run.seed: run.block for run in known if run.variant == name} for name in self.variants}
 
     @property
     def dependence(self) -> Dependence:
@@ -134,6 +144,10 @@ def from_frame(
     if scored.is_fraction and table["outcome"].max() > 1:
         table["outcome"] /= 100
         notes.append(f"{scored.name} is in per cent.")
+    if "block" in table and (table.groupby(["variant", "seed"])["block"].nunique() > 1).any():
+        raise ValueError(
+            f"A run has rows of several blocks; --block {known['block']} is a column with one value a run."
+        )
     runs = [_run(rows, key) for key, rows in table.groupby(["variant", "seed"], sort=False)]
     return Outcomes(runs, scored, notes)
 
@@ -202,16 +216,17 @@ def _is_fraction(outcomes: pd.Series, name: str) -> bool:
 def _run(rows: pd.DataFrame, key: Any) -> Run:
     variant, seed = map(str, key)
     outcomes = rows["outcome"].to_numpy()
+    block = str(rows["block"].iloc[0]) if "block" in rows else ""
     if "item" not in rows:
-        return Run(variant, seed, outcomes)
+        return Run(variant, seed, outcomes, block=block)
     if np.isin(outcomes, (0.0, 1.0)).all():
         outcomes = outcomes.astype(bool)
     items = _as_names(rows["item"]).to_numpy()
     order = np.argsort(items, kind="stable")
-    more = {kind: rows[kind].to_numpy()[order] for kind in ("label", "prediction", "group") if kind in rows}
-    return Run(
-        variant, seed, outcomes[order], items[order], more.get("label"), more.get("prediction"), more.get("group")
+    labels, predictions, groups = (
+        rows[kind].to_numpy()[order] if kind in rows else None for kind in ("label", "prediction", "group")
     )
+    return Run(variant, seed, outcomes[order], items[order], labels, predictions, groups, block=block)
 
 
 def _listed(frame: pd.DataFrame) -> str:

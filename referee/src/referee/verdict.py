@@ -15,8 +15,10 @@ from scipy import stats
 from referee.answer import answer
 from referee.checks import Check, checks
 from referee.claim import NOT_TESTED, Claim
+from referee.formats import joined
 from referee.metric import Metric
 from referee.outcomes import Outcomes, Run, from_frame
+from referee.statistics.blocks import estimated, not_compared
 from referee.statistics.comparison import LEVEL, TESTS, Dependence, Difference, differences, step_down
 from referee.statistics.intervals import Interval, t_interval
 from referee.statistics.items import over_fractions, over_items
@@ -88,7 +90,9 @@ class Pair(NamedTuple):
 
     @property
     def lead(self) -> float:
-        """The difference of the means, 0 or more unless an earlier look settled the pair."""
+        """The difference of the means within blocks, 0 or more unless an earlier look settled the pair."""
+        if self.difference is not None:
+            return self.difference.mean
         return self.better.metric.sign * (self.better.score.mean - self.worse.score.mean)
 
     @property
@@ -290,7 +294,7 @@ def judge(
     outcomes = _outcomes(table, metric, lower)
     if test not in TESTS:
         raise ValueError(f"test {test}: give one of {', '.join(TESTS)}.")
-    findings = checks(outcomes)
+    findings = [*apart_by_block(outcomes, test), *checks(outcomes)]
     design = Design(test, None if margin is None else outcomes.metric.own(margin), tuple(looks))
     variants = _variants(outcomes)
     if len(variants) < 2 or any(check.is_void for check in findings):
@@ -298,6 +302,18 @@ def judge(
     if all(len(variant.runs) == 1 for variant in variants):
         return _of_models(outcomes, variants, design, items, findings)
     return of_trainings(outcomes, design, findings)
+
+
+def apart_by_block(outcomes: Outcomes, test: str) -> list[Check]:
+    """Return the finding that a variant and a block cannot be told apart: a void one."""
+    blocks = outcomes.blocks or {}
+    both = not_compared(blocks, test)
+    if both is None:
+        return []
+    (a, b), ran = both, [sorted(set(blocks[name].values())) for name in both]
+    where = f"{a} ran in {joined(ran[0])}, {b} in {joined(ran[1])}"
+    share = "no block" if test == "pooled" else f"not the same blocks, as test: {test} needs"
+    return [Check("R013", f"{where}: they share {share}, and the lead may come from there.", is_void=True)]
 
 
 def _outcomes(table: Any, metric: str | None, lower: bool) -> Outcomes:
@@ -323,24 +339,31 @@ def _variants(outcomes: Outcomes, paired: bool = False) -> list[Variant]:
 
 def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] = ()) -> Verdict:
     """Judge what training gives: seeds and items are the two sources of chance."""
-    claim, margin = design.claim, design.margin
-    race = None if claim is None or margin is None else Race(claim.relations, margin, design.test, outcomes.dependence)
+    claim, margin, blocks = design.claim, design.margin, outcomes.blocks
+    race = None
+    if claim is not None and margin is not None:
+        race = Race(claim.relations, margin, design.test, outcomes.dependence, blocks)
     watched = _watched(outcomes, design, race) if design.looks else None
     if race and not watched:
         race.look(_rows(outcomes), design.level)
     settled = watched.settled if watched else {}
-    beaten, sign = {worse for _, worse in settled}, outcomes.metric.sign
+    beaten = {worse for _, worse in settled}
+    variants = _variants(outcomes, design.test == "paired")
+    by_seed = {variant.index: variant.outcomes for variant in variants}
+    if blocks is not None and design.test == "pooled":
+        by_seed = _without_blocks(variants)
 
     def place(variant: Variant) -> tuple[bool, bool, float]:
         too_few = not design.seeds and len(variant.runs) == 1
-        return too_few, variant.index in beaten, -sign * variant.score.mean
+        return too_few, variant.index in beaten, -float(by_seed[variant.index].mean(axis=1).mean())
 
-    ranking = sorted(_variants(outcomes, design.test == "paired"), key=place)
+    ranking = sorted(variants, key=place)
     tested = (
         watched.looks[-1].differences if watched and watched.looks else _tested(ranking, design, outcomes.dependence)
     )
     pairs = [_pair(a, b, tested, settled, design) for a, b in combinations(ranking, 2)]
-    pilot = measured([variant.outcomes for variant in ranking], len(ranking), dependence=outcomes.dependence)
+    known = [by_seed[variant.index] for variant in ranking]
+    pilot = measured(known, len(ranking), dependence=outcomes.dependence)
     if pilot is not None and (design.looks or design.seeds):
         pilot = pilot._replace(level=growing(design.sizes, bool(design.looks), design.test, design.margin is not None))
     relations = race.findings if race else ()
@@ -364,7 +387,8 @@ def _watched(outcomes: Outcomes, design: Design, race: Race | None) -> Watch:
 
     by_seed = [rows[name] for name in outcomes.variants]
     each = look if race else None
-    state = watch(by_seed, seeds, design.looks, design.margin, design.test, outcomes.dependence, each)
+    blocks = None if outcomes.blocks is None else [outcomes.blocks[name] for name in outcomes.variants]
+    state = watch(by_seed, seeds, design.looks, design.margin, design.test, outcomes.dependence, each, blocks)
     if state.stop == "decided" and race and race.is_level:
         state.stop = "equal"
     return state
@@ -380,13 +404,29 @@ def _rows(outcomes: Outcomes) -> Mapping[str, Rows]:
     return rows
 
 
+def _blocks_of(variants: Sequence[Variant]) -> list[np.ndarray] | None:
+    """Return the block of each run by variant; None where there is a single one."""
+    blocks = [np.array([run.block for run in variant.runs]) for variant in variants]
+    return blocks if len(set(np.concatenate(blocks))) > 1 else None
+
+
+def _without_blocks(variants: Sequence[Variant]) -> dict[int, np.ndarray]:
+    """Return the outcomes of each variant, by its index, without the effects of blocks."""
+    blocks = _blocks_of(variants)
+    assert blocks is not None
+    outcomes = [variant.outcomes for variant in variants]
+    apart = estimated([y.mean(axis=1) for y in outcomes], blocks).taken_off(outcomes)
+    return {variant.index: y for variant, y in zip(variants, apart, strict=True)}
+
+
 def _tested(ranking: Sequence[Variant], design: Design, dependence: Dependence) -> dict[tuple[int, int], Difference]:
     """Return each variant, by its index, minus each other that has several seeds too; paired, the same seeds."""
     several = [variant for variant in ranking if len(variant.runs) > 1]
     lists = {tuple(run.seed for run in variant.runs) for variant in several}
     if len(several) < 2 or (design.test == "paired" and len(lists) > 1):
         return {}
-    tests = differences([variant.outcomes for variant in several], design.test, design.level, dependence)
+    blocks = _blocks_of(several)
+    tests = differences([variant.outcomes for variant in several], design.test, design.level, dependence, blocks)
     return {(several[a].index, several[b].index): each for (a, b), each in tests.items()}
 
 

@@ -1,13 +1,14 @@
 """Remarks on where the runs of a study come from: their environment, code, weights and training images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from referee.formats import joined
+from referee.statistics.blocks import not_compared
 
 from vitlab.config import ABSENT, flatten
 from vitlab.experiment.chain import Source
-from vitlab.studies.file.fairness import kind_of, matters, name_of, own_classes
+from vitlab.studies.file.fairness import kind_of, matters, own_classes
 from vitlab.studies.results.run import VariantResult
 from vitlab.studies.results.table import DECISIVE, StudyResults
 
@@ -22,7 +23,29 @@ def confounded_environments(results: StudyResults) -> list[str]:
         if _apart(values):
             each = "; ".join(f"{variant} {' and '.join(own)}" for variant, own in values.items())
             lines.append(f"The environment differs between variants ({key}: {each}), which may be why they do.")
+    machines = results.outcomes.blocks
+    if not lines and machines and (both := not_compared(machines, results.study.test)):
+        seeds = "Train each seed" if results.study.test == "pooled" else f"test: {results.study.test} needs each seed"
+        lines.append(
+            f"{joined(both)} trained on different classes of machines ({_by_class(machines)}), which may be why they "
+            f"differ. {seeds} of all variants on one class."
+        )
     return lines
+
+
+def _by_class(machines: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the seeds of each class of machines, with the variant where only some of them trained there."""
+    where: dict[str, dict[str, list[str]]] = {}
+    for variant, of_seeds in machines.items():
+        for seed, machine in of_seeds.items():
+            where.setdefault(machine, {}).setdefault(seed, []).append(variant)
+    count = len(machines)
+    return "; ".join(
+        f"{machine}: "
+        + ("seed " if len(of_seeds) == 1 else "seeds ")
+        + joined([s if len(variants) == count else f"{s} ({joined(variants)})" for s, variants in of_seeds.items()])
+        for machine, of_seeds in where.items()
+    )
 
 
 def _apart(values: dict[str, tuple[str, ...]]) -> bool:
@@ -32,15 +55,13 @@ def _apart(values: dict[str, tuple[str, ...]]) -> bool:
 
 def _environments_of(results: StudyResults) -> dict[str, dict[str, tuple[str, ...]]]:
     """Return the values of each decisive entry of environment.json by variant, less those that the study sets."""
-    chosen = {name_of(each.key) for each in results.differences}
-    chosen |= {"device"} if chosen & {"accelerator", "devices"} else set()
     values = {
         key: {
             result.variant: tuple(sorted({str(run.environment.get(key, ABSENT)) for run in result.runs}))
             for result in results.ranking
         }
         for key in DECISIVE
-        if key not in chosen and not key.startswith("data.")
+        if key not in results.set_by_study and not key.startswith("data.")
     }
     images = _training_images(results)
     return values | ({TRAINING_IMAGES: images} if all(images.values()) and not _sets_data(results) else {})
@@ -74,6 +95,8 @@ def mixed_environments(results: StudyResults) -> list[str]:
         if len(values) > 1 and key not in confounded and key != "git"  # which says less than the hash of the code
     ]
     lines = [f"The runs come from different environments ({'; '.join(mixed)})."] if mixed else []
+    if (machines := results.outcomes.blocks) and not not_compared(machines, results.study.test):
+        lines[0] += f" Variants are compared within classes of machines ({_by_class(machines)})."
     lines += [
         f"{result.run} was continued after {joined(result.environment['changed'])} had changed."
         for result in results.finished

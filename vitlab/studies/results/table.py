@@ -19,6 +19,7 @@ from vitlab.config import ABSENT, flatten
 from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.per_class import in_order
+from vitlab.studies.file.fairness import name_of
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.groups import groups_of
 from vitlab.studies.file.metric import TOP1, Metric
@@ -32,12 +33,9 @@ from vitlab.studies.results.context import Context
 from vitlab.studies.results.folds import overlap_of
 from vitlab.studies.results.run import RunResult, VariantResult
 
+MACHINE = ("torch", "torchvision", "timm", "device", "precision")  # entries of environment.json
 # Variants that differ in these are marked: their scores are not comparable, or come from another machine.
-DECISIVE = (
-    "data.init_args.image_size",
-    "data.init_args.crop_pct",
-    *("vitlab", "code", "torch", "torchvision", "timm", "device", "precision"),
-)
+DECISIVE = ("data.init_args.image_size", "data.init_args.crop_pct", "vitlab", "code", *MACHINE)
 OWN_TO_A_RUN = ("command", "sources", "weights", "changed")  # entries of environment.json that belong to one run
 
 
@@ -64,13 +62,32 @@ class StudyResults:
         items = np.asarray(self.images) if self.by_image else np.array([], dtype=str)
         groups = groups_of(self.study, self.images) if len(items) else None
         runs = [
-            Row(r.run.variant, str(r.run.seed), self._outcome(r), items, groups=groups, name=str(r.run))
+            Row(
+                r.run.variant,
+                str(r.run.seed),
+                self._outcome(r),
+                items,
+                groups=groups,
+                name=str(r.run),
+                block=self._machine(r),
+            )
             for r in self.finished
         ]
         nothing = np.array([math.nan])
         runs += [Row(run.variant, str(run.seed), nothing, name=str(run)) for run, _ in self.failures]
         overlap = overlap_of(self.study.folds)
         return Outcomes(runs, self.metric, planned=list(self.study.variants), unit="image", overlap=overlap)
+
+    @cached_property
+    def set_by_study(self) -> set[str]:
+        """The entries of environment.json that the study varies itself."""
+        names = {name_of(each.key) for each in self.differences}
+        return names | ({"device"} if names & {"accelerator", "devices"} else set())
+
+    def _machine(self, result: RunResult) -> str:
+        """Return the class of machines that a run trained on, by what differs among the runs; empty where nothing."""
+        known = {key: str(result.environment.get(key, ABSENT)) for key in MACHINE if key not in self.set_by_study}
+        return ", ".join(f"{key} {value}" for key, value in known.items() if len(self.environment.get(key, [])) > 1)
 
     @cached_property
     def by_image(self) -> bool:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from referee.formats import NONE, SPACE, counted, p_value, percent, signed
+from referee.formats import NONE, SPACE, counted, listed, p_value, percent, signed
 from referee.outlooks import pilot_of
 from referee.report.document import Cell, Details, Figure, Note, Part, Row, Table
 from referee.report.drawing import Drawing
@@ -148,6 +148,12 @@ def limits(verdict: Verdict) -> list[str]:
     lines, unit = [], verdict.outcomes.unit
     if verdict.items > 1 and verdict.outcomes.groups is None:
         lines.append(f"Test {unit}s are taken to be an independent sample.")
+    if (blocks := verdict.outcomes.blocks) is not None:
+        names = sorted({block for of_seeds in blocks.values() for block in of_seeds.values()})
+        lines.append(
+            f"The runs are of {len(names)} blocks ({listed(names, 4)}). "
+            + ("What a block adds to all scores is taken off." if verdict.design.test == "pooled" else "")
+        )
     if sound := [len(variant.runs) for variant in several if variant.name not in failed]:
         unseen = percent(1 - LEVEL ** (1 / min(sound)), 0)
         error = 14 if len(several) == 2 else 8 if verdict.design.looks else 6

@@ -24,6 +24,8 @@ Equal seeds share their data order and augmentation, but a pairing by seed is no
 architectures, and an unpaired test is valid for any correlation of 0 or more. A study of variants that start from the
 same weights may declare `test: paired`: V_ab is then the variance of the differences by seed, ν = S − 1, and a flip
 counts where the two variants' differ. `test: exact` replaces Student's t by all regroupings of the runs (`exact`).
+
+Runs of several machines or versions are compared within these blocks: `blocks` says what becomes of V_ab and ν.
 """
 
 import math
@@ -36,6 +38,7 @@ import numpy as np
 from scipy import optimize, special
 
 from referee.statistics import exact
+from referee.statistics.blocks import estimated
 from referee.statistics.intervals import Interval
 
 LEVEL = 0.05
@@ -118,7 +121,11 @@ def half_width(alpha: float, seeds: float, images: float, freedom: float) -> flo
 
 
 def differences(
-    outcomes: Sequence[np.ndarray], test: str = "pooled", level: float = LEVEL, dependence: Dependence = INDEPENDENT
+    outcomes: Sequence[np.ndarray],
+    test: str = "pooled",
+    level: float = LEVEL,
+    dependence: Dependence = INDEPENDENT,
+    blocks: Sequence[np.ndarray] | None = None,
 ) -> dict[tuple[int, int], Difference]:
     """Compare all variants.
 
@@ -127,15 +134,23 @@ def differences(
             better. Paired variants have the same seeds in the same order.
         test: One of TESTS.
         dependence: Of the images.
+        blocks: Of each variant: the block of each run, (S,); None: all runs are of one. Only the pooled test takes
+            their effects off; the others need equal blocks in both variants of a pair.
     """
-    by_seed = [y.mean(axis=1) for y in outcomes]
     counts = np.array([len(y) for y in outcomes])
     images = outcomes[0].shape[1]
     by_image = images > 1
     step = 1 / images if outcomes[0].dtype == bool else 0.0
-    spread = over_seeds(by_seed, step)
-    pooled_freedom = int((counts - 1).sum())
-    pooled, alike = float(((counts - 1) * spread).sum()) / pooled_freedom, poolable(spread, counts)
+    by_seed = [y.mean(axis=1) for y in outcomes]
+    known = estimated(by_seed, blocks) if blocks is not None and test == "pooled" else None
+    if known is not None:
+        outcomes = known.taken_off(outcomes)
+        by_seed = [y.mean(axis=1) for y in outcomes]
+    left = 1.0 if known is None else known.left
+    spread = over_seeds(by_seed, step) / left
+    pooled_freedom = left * (counts - 1).sum()
+    pooled = float(((counts - 1) * spread).sum() / (counts - 1).sum())
+    alike = poolable(spread, counts)
     means = [y.mean(axis=0) for y in outcomes]  # (N,)
     flips = [float(dependence.changes(y).mean()) / len(y) for y in outcomes]  # w / S
 
@@ -149,8 +164,11 @@ def differences(
             freedom = float(counts[a] - 1)
         else:
             of_pair = spread[[a, b]] / counts[[a, b]]
-            welch = of_pair.sum() ** 2 / (of_pair**2 / (counts[[a, b]] - 1)).sum() if of_pair.any() else pooled_freedom
+            welch = pooled_freedom
+            if of_pair.any():
+                welch = left * of_pair.sum() ** 2 / (of_pair**2 / (counts[[a, b]] - 1)).sum()
             seeds = max(float(of_pair.sum()), pooled * float((1 / counts[[a, b]]).sum()) if alike else 0.0)
+            seeds *= 1.0 if known is None else float(known.dearer[a, b])
             flipped = flips[a] + flips[b]
             freedom = float(pooled_freedom if alike and len(outcomes) > 2 else welch)
         between = dependence.variance(means[a] - means[b]) - flipped if by_image else 0.0
@@ -207,6 +225,9 @@ def least_visible(a: np.ndarray, b: np.ndarray, paired: bool = False) -> float:
 
 def p_value(mean: float, seeds: float, images: float, freedom: float) -> float:
     """Return the level at which the interval ends at zero."""
+
+    if not math.isfinite(seeds):  # blocks leave nothing to compare
+        return 1.0
 
     def excess(log_alpha: float) -> float:
         return half_width(math.exp(log_alpha), seeds, images, freedom) - abs(mean)

@@ -56,6 +56,7 @@ class Race:
     margin: float
     test: str = "pooled"
     dependence: Dependence = INDEPENDENT  # of the items
+    blocks: Mapping[str, Mapping[Any, Any]] | None = None  # of each variant, by seed
     findings: list[Finding] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -87,7 +88,15 @@ class Race:
         of_both = [[row for row in each.values() if row is not None] for each in (a, b)]
         if min(map(len, of_both)) < 2:
             return None
-        difference = differences([np.stack(each) for each in of_both], self.test, level, self.dependence)[0, 1]
+        blocks = None
+        if self.blocks is not None:
+            of_each = zip((relation.first, relation.second), (a, b), strict=True)
+            blocks = [
+                np.array([self.blocks[name][seed] for seed, row in rows.items() if row is not None])
+                for name, rows in of_each
+            ]
+        stacked = [np.stack(each) for each in of_both]
+        difference = differences(stacked, self.test, level, self.dependence, blocks)[0, 1]
         return difference._replace(freedom=math.floor(difference.freedom + ROUNDING))
 
     @property

@@ -124,6 +124,7 @@ def watch(
     test: str = "pooled",
     dependence: Dependence = INDEPENDENT,
     race: Callable[[Watch], Collection[int]] | None = None,
+    blocks: Sequence[Mapping[Any, Any]] | None = None,
 ) -> Watch:
     """Replay the looks of a study on its runs so far. Equal runs give equal decisions, so that no state is stored.
 
@@ -134,6 +135,7 @@ def watch(
         margin: Differences below it do not matter.
         test, dependence: As in `comparison.differences`.
         race: Returns the variants that train on after a look; None: those that have not lost.
+        blocks: Of each variant, by seed; None: all runs are of one.
     """
     by_look = levels(tuple(looks), test, margin is not None)
     state = Watch(by_look[0], active=list(range(len(outcomes))))
@@ -144,7 +146,13 @@ def watch(
         state.level = by_look[number - 1]
         state.trained |= dict.fromkeys(state.active, size)
         rows = [[of_variant[seed] for seed in seeds[: state.trained[v]]] for v, of_variant in enumerate(outcomes)]
-        look = _look(number, rows, state, test, dependence)
+        in_block = None
+        if blocks is not None:
+            in_block = [
+                [blocks[v][seed] for seed, row in zip(seeds, of_variant, strict=False) if row is not None]
+                for v, of_variant in enumerate(rows)
+            ]
+        look = _look(number, rows, state, test, dependence, in_block)
         state.looks.append(look)
         racing = race(state) if race else set(state.active) - {worse for _, worse in state.settled}
         state.active = [v for v in state.active if v in racing]
@@ -162,14 +170,22 @@ def watch(
     return state
 
 
-def _look(number: int, rows: list[list[np.ndarray | None]], state: Watch, test: str, dependence: Dependence) -> Look:
+def _look(
+    number: int,
+    rows: list[list[np.ndarray | None]],
+    state: Watch,
+    test: str,
+    dependence: Dependence,
+    blocks: list[list[Any]] | None,
+) -> Look:
     if test == "paired":  # a seed that failed in one variant has no partner in the others
         failed = {position for row in rows for position, outcome in enumerate(row) if outcome is None}
         rows = [[outcome for position, outcome in enumerate(row) if position not in failed] for row in rows]
     finished = [[outcome for outcome in row if outcome is not None] for row in rows]
     tested = {v: np.stack(row) for v, row in enumerate(finished) if len(row) > 1}
     numbers, settled = list(tested), state.settled
-    tests = differences(list(tested.values()), test, state.level, dependence) if len(tested) > 1 else {}
+    of_tested = None if blocks is None else [np.array(blocks[v]) for v in tested]
+    tests = differences(list(tested.values()), test, state.level, dependence, of_tested) if len(tested) > 1 else {}
     by_pair = {(numbers[a], numbers[b]): each for (a, b), each in tests.items()}
     over = {pair for pair in by_pair if pair in settled or pair[::-1] in settled}
     p = step_down([0.0 if pair in over else each.p for pair, each in by_pair.items()], len(tested))
