@@ -27,7 +27,7 @@ from vitlab.runs.lock import run_lock
 PATIENCE = 180.0  # seconds, after which a process is taken to hang
 EXPECTED = {
     "done": 0, "not finite": 1, "exception": 1, "SIGTERM": 75, "SIGHUP": 75, "SIGUSR1": 75, "SIGINT": 130,
-    "lock refused": 2, "disk full": 1,
+    "lock refused": 2, "disk full": 73,
 }  # fmt: skip
 WANDB = ("disabled", "offline")
 SETTINGS = {

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# EX_TEMPFAIL of sysexits.h for schedulers, which start the command again, and the status that shells expect for Ctrl-C.
-STOPPED, PAUSED, INTERRUPTED = 75, 76, 130
+# EX_CANTCREAT and EX_TEMPFAIL of sysexits.h: results could not be written, as on a full disk, and what schedulers start
+# again; and the status that shells expect for Ctrl-C.
+UNWRITTEN, STOPPED, PAUSED, INTERRUPTED = 73, 75, 76, 130
 SIGNALS = {
     signal.SIGTERM: STOPPED,
     signal.SIGHUP: STOPPED,  # the terminal or the ssh session was closed

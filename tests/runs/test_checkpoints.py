@@ -20,6 +20,7 @@ from vitlab.runs.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckp
 from vitlab.runs.directory import RunDirectory
 from vitlab.runs.exactness import disagreements
 from vitlab.runs.record import RunRecord
+from vitlab.signals import UNWRITTEN
 
 experiment = experiments  # the fixture
 
@@ -213,7 +214,7 @@ def test_a_full_disk_leaves_the_earlier_state_and_is_reported(experiment: Callab
 
     arguments = ["--config", str(path), "--run.checkpoint.on_failure", on_failure]
     status = forked(arguments, lambda: after(RunCheckpoints, "_write", 2, full))
-    assert status == 1, last_words()
+    assert status == UNWRITTEN, last_words()
     folder = Path("runs/supervised/seed-0")
     assert "No checkpoint could be written at step" in last_words()
     assert flaw(folder / "checkpoints/last.ckpt") is None

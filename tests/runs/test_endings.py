@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from vitlab.commands.dispatch import is_killed_worker, run
+from vitlab.signals import UNWRITTEN
 
 FIT = (sys.executable, "-W", "ignore", "-m", "vitlab", "fit", "--config")
 WORKERS = ("--data.hold_on_device", "false", "--data.num_workers", "2")
@@ -89,7 +90,7 @@ def test_a_run_without_its_last_weights_is_not_finished(
 
     with monkeypatch.context() as disk:
         disk.setattr(torch, "save", full)
-        assert run("fit", ["--config", str(tiny())]) == 1
+        assert run("fit", ["--config", str(tiny())]) == UNWRITTEN
     said = capsys.readouterr().err
     assert "next.ckpt" in said
     assert "the run is not finished" in said

@@ -279,7 +279,7 @@ def test_an_executor_trains_look_by_look(write_study: Write, tmp_path: Path, no_
 
     variants = {"A": variant(0.95), "B": variant(0.9)}
     study = write_study(variants=variants, seeds={"from": 3, "to": 5})
-    compare(study, tmp_path, program=FAKE_PROGRAM, executor=executor)
+    compare(study, tmp_path, program=FAKE_PROGRAM, executors=[executor])
     assert finished(tmp_path) == {"a": [1, 2, 3], "b": [1, 2, 3]}
     assert looks(tmp_path)[-1]["stop"] == "decided"
 

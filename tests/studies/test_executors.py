@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -14,12 +15,14 @@ import pytest
 import submitit
 from fake_study import FAKE_PROGRAM, variant
 
+from vitlab.signals import UNWRITTEN
 from vitlab.studies.compare import compare
 from vitlab.studies.file.runs import Run, plan
 from vitlab.studies.file.state import Outcome
 from vitlab.studies.file.study import read_study
-from vitlab.studies.training import executors
-from vitlab.studies.training.executors import new_executor
+from vitlab.studies.training import executors, task
+from vitlab.studies.training import run_all as run_all_module
+from vitlab.studies.training.executors import Fleet, new_executor
 from vitlab.studies.training.progress import Display
 from vitlab.studies.training.run_all import run_all
 from vitlab.studies.training.slurm import Submitit, _Requeued, slurm
@@ -92,6 +95,65 @@ def test_a_study_trains_on_any_executor(name: str, write_study: Write, tmp_path:
             assert (run.directory / file).read_bytes() == (other.directory / file).read_bytes()
 
 
+class Machines(ThreadPoolExecutor):
+    """A class of machines that has this version of torch."""
+
+    def __init__(self, torch: str) -> None:
+        super().__init__(2)
+        self.torch = torch
+
+    def submit(self, task: RunTask) -> object:  # type: ignore[override]
+        return super().submit(lambda: task.start({"FAKE_TORCH": self.torch}).wait())
+
+
+def test_of_several_classes_of_machines_each_trains_all_variants_of_its_seeds(
+    write_study: Write, tmp_path: Path, no_figures: None
+) -> None:
+    study = write_study(variants=PAIR, seeds=[3, 5, 7, 9, 11])
+    old, new = partial(Machines, "2.14"), partial(Machines, "2.15")
+    report = compare(study, tmp_path, program=FAKE_PROGRAM, executors=[old, new, old])
+    assert (
+        "Variants are compared within classes of machines (torch 2.14: seeds 3, 7 and 9; torch 2.15: seeds 5 and 11)."
+    ) in report.with_suffix(".md").read_text()
+
+
+def test_a_seed_comes_back_to_the_machines_where_it_began() -> None:
+    machines = [Machines(name) for name in ("a", "b")]
+    fleet = Fleet(machines, [4, 2])
+    tasks = [RunTask(["true"], Path("log"), seed) for seed in (2, 4, 8, 2)]  # 8: of a study that grew
+    assert [fleet._executor(task.seed) for task in tasks] == [machines[i] for i in (1, 0, 0, 1)]
+
+
+# Stands for `fit` on a machine without room, the first two times.
+FULL = f"""
+import runpy, sys, pathlib
+starts = pathlib.Path("starts")
+starts.open("a").write(".")
+if len(starts.read_text()) <= 2:
+    sys.exit({UNWRITTEN})
+sys.argv = {[*FAKE_PROGRAM[1:]]} + sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("tries", "finishes"), [(4, True), (2, False)])
+def test_a_run_whose_machine_has_no_room_is_submitted_again(
+    tries: int, finishes: bool, write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(task, "FULL_SECONDS", 0.0)
+    monkeypatch.setattr(run_all_module, "TRIES", tries)
+    (tmp_path / "full.py").write_text(FULL)
+    run, *_ = plan(read_study(write_study(variants=PAIR, seeds=[1])), tmp_path / "runs")
+    with ThreadPoolExecutor(1) as threads:
+        ((_, failure),), printed = train([run], Fleet([threads], [1]), (sys.executable, str(tmp_path / "full.py")))
+    assert printed.count("could not write the results; it is submitted again") == (2 if finishes else 1)
+    assert (failure is None) == finishes
+    if not finishes:
+        assert failure is not None
+        assert failure.startswith(f"exit status {UNWRITTEN}")
+
+
 def test_a_run_that_its_executor_loses_is_shown_by_the_reason(write_study: Write, tmp_path: Path) -> None:
     class Losing(ThreadPoolExecutor):
         def submit(self, task: RunTask) -> object:  # type: ignore[override]
@@ -130,7 +192,7 @@ def fake_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_queued_run_is_waited_for_by_the_next_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = fake_slurm(tmp_path, monkeypatch)
     queue.write_text("7\n")
-    task = RunTask(["true"], tmp_path / "log")
+    task = RunTask(["true"], tmp_path / "log", 1)
     first, second, third = (slurm(str(tmp_path / "slurm")) for _ in range(3))
     with first.batch():
         submitted = first.submit(task)
@@ -139,7 +201,7 @@ def test_a_queued_run_is_waited_for_by_the_next_command(tmp_path: Path, monkeypa
     with second.batch():
         known = second.submit(task)
     assert known.of_submitit.job_id == "7"
-    assert second.submit(RunTask(["true"], tmp_path / "log", ["--run.overwrite", "true"])) is not known
+    assert second.submit(RunTask(["true"], tmp_path / "log", 1, ["--run.overwrite", "true"])) is not known
     (tmp_path / "squeue").write_text("#!/bin/sh\nexit 1\n")  # SLURM's daemon is being restarted
     assert not known.done()
     (tmp_path / "squeue").write_text(f"#!/bin/sh\ncat {queue}\n")
@@ -153,7 +215,7 @@ def test_a_queued_run_is_waited_for_by_the_next_command(tmp_path: Path, monkeypa
 @pytest.mark.slow
 def test_a_job_that_is_taken_away_stops_its_run_and_comes_back(tmp_path: Path) -> None:
     (tmp_path / "patient.py").write_text(PATIENT)
-    training = RunTask([sys.executable, str(tmp_path / "patient.py"), str(tmp_path)], tmp_path / "log", ["anew"])
+    training = RunTask([sys.executable, str(tmp_path / "patient.py"), str(tmp_path)], tmp_path / "log", 1, ["anew"])
     job = on_this_machine(tmp_path).submit(_Requeued(training))
     deadline = time.monotonic() + 60
     while not (tmp_path / "starts").is_file() and time.monotonic() < deadline:
@@ -174,7 +236,7 @@ def test_a_study_is_reported_when_its_array_is_done(
 ) -> None:
     study = write_study(variants=PAIR, seeds=[1])
     executor = Submitit(on_this_machine(tmp_path))
-    report = compare(study, tmp_path / "runs", program=FAKE_PROGRAM, executor=lambda: executor)
+    report = compare(study, tmp_path / "runs", program=FAKE_PROGRAM, executors=[lambda: executor])
     assert report.is_file()
     assert "2 runs submitted" in capsys.readouterr().out
 

@@ -24,8 +24,11 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--executor",
         nargs="+",
+        action="append",
+        default=[],
         metavar=("NAME", "KEY=VALUE"),
-        help="train elsewhere: slurm partition=gpu, dask address=tcp://host:8786, ray, or an import path",
+        help="train elsewhere: slurm partition=gpu, dask address=tcp://host:8786, ray, or an import path; give it once "
+        "for each class of machines",
     )
     parser.add_argument(
         "--register-anew", action="store_true", help="register a claim whose settings changed after a word; new seeds"
@@ -37,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.studies.compare import RunsFailed, compare
 
     quiet()
-    dashboard = executor = None
+    dashboard, executors = None, []
     if options.dashboard:
         need("dashboard", "wandb_workspaces", what="--dashboard")
         from vitlab.runs.wandb import Wandb
@@ -48,14 +51,15 @@ def run(arguments: Sequence[str]) -> int:
     if options.executor:
         from vitlab.studies.training.executors import new_executor
 
-        executor = partial(new_executor, options.executor[0], options.executor[1:])
+        of_class = {tuple(words): partial(new_executor, words[0], words[1:]) for words in options.executor}
+        executors = [of_class[tuple(words)] for words in options.executor]
     try:
         report = compare(
             study,
             options.root,
             options.overwrite,
             dashboard=dashboard,
-            executor=executor,
+            executors=executors,
             register_anew=options.register_anew,
             data=data,
         )

@@ -1,5 +1,6 @@
 """Run one command, and turn a user's mistake into one message and exit status 2."""
 
+import errno
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ from importlib import import_module
 from traceback import walk_tb
 
 from vitlab.commands.options import experiment_of
+from vitlab.signals import UNWRITTEN
 
 EVALUATIONS = ("validate", "test")  # methods of an experiment, which print their metrics
 
@@ -32,6 +34,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
         if os.environ.get("VITLAB_DEBUG") or (message := message_of(error, arguments)) is None:
             raise
         print(f"error: {message}", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return UNWRITTEN
         return 1 if is_killed_worker(error) else 2
     return status
 

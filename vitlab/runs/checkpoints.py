@@ -21,7 +21,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vitlab.atomic_files import written_whole
 from vitlab.runs.last_epoch import is_last_epoch
-from vitlab.signals import PAUSED, SIGNALS, is_ignored
+from vitlab.signals import PAUSED, SIGNALS, UNWRITTEN, is_ignored
 
 log = logging.getLogger("vitlab")
 
@@ -84,7 +84,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             message = f"No checkpoint could be written at step {checkpoint.get('global_step')} as {path} ({cause})."
             if self.on_failure == "stop":
                 log.error("%s The run stops; earlier checkpoints are intact.", message)
-                raise SystemExit(1) from None
+                raise SystemExit(UNWRITTEN) from None
             log.warning("%s The run continues; earlier checkpoints are intact.", message)
 
 
@@ -180,7 +180,7 @@ class RunCheckpoints(Checkpoint):
                 "continues from the newest checkpoint.",
                 self.directory,
             )
-            raise SystemExit(1)
+            raise SystemExit(UNWRITTEN)
         if self.written and trainer.is_global_zero:
             took, share = self.seconds, self.seconds / max(time.perf_counter() - self._begin, 1e-9)
             log.info("checkpoints: %d written in %.1f s, %.1f %% of the training", self.written, took, 100 * share)

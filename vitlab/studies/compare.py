@@ -33,7 +33,7 @@ from vitlab.studies.resolved import ResolvedStudy
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.branching import branching_step, keeping
 from vitlab.studies.training.costs import costly, known_costs, measure_costs
-from vitlab.studies.training.executors import Local
+from vitlab.studies.training.executors import Fleet, Local
 from vitlab.studies.training.progress import Display
 from vitlab.studies.training.run_all import Train, run_all
 from vitlab.studies.training.slots import Slots, allot
@@ -59,7 +59,7 @@ def compare(
     overwrite: bool = False,
     program: Sequence[str] = PROGRAM,
     dashboard: Dashboard | None = None,
-    executor: Callable[[], Executor] | None = None,
+    executors: Sequence[Callable[[], Executor]] = (),
     register_anew: bool = False,
     data: Config | None = None,
 ) -> Path:
@@ -72,7 +72,8 @@ def compare(
         program: The command line of vitlab, to which `fit` and `benchmark` are appended.
         dashboard: Also publishes the report, and returns where.
         register_anew: Register a claim whose settings have changed since it had a word.
-        executor: Returns what trains the runs, such as the executor of a cluster; None trains on this machine.
+        executors: Return what trains the runs, such as the executor of a cluster; none: this machine. Of several, each
+            trains all variants of its seeds.
         data: Arguments of the data set that take the place of the base's, like `{"root": "photos"}`; None: those that
             the study was begun with.
 
@@ -88,7 +89,8 @@ def compare(
     with study_lock(study.folder(root)), ExitStack() as ends:
 
         def trainer(slots: Slots) -> Executor:
-            made = Local(slots) if executor is None else executor()
+            each = {build: build() for build in executors}
+            made = Fleet([each[build] for build in executors], study.seeds) if executors else Local(slots)
             ends.callback(made.shutdown, wait=False)
             return made
 

@@ -10,9 +10,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from importlib import import_module
 from queue import SimpleQueue
 from typing import Any
@@ -77,6 +77,39 @@ class Local(Executor):
                 if child.poll() is None:
                     os.killpg(child.pid, signal.SIGKILL)  # with its data-loading workers
                     child.wait()
+
+
+class Fleet(Executor):
+    """Several classes of machines, an executor each. All runs of a seed train on one, so that no variant gains by it.
+
+    Args:
+        executors: In turn for the seeds; one that is there twice gets twice as many.
+        seeds: Of the study, in order, so that a seed that was begun comes back to its machines.
+    """
+
+    def __init__(self, executors: Sequence[Executor], seeds: Sequence[int]) -> None:
+        self._executors = list(executors)
+        self._of: dict[int, Executor] = {}
+        for seed in seeds:
+            self._executor(seed)
+
+    def _executor(self, seed: int) -> Executor:
+        return self._of.setdefault(seed, self._executors[len(self._of) % len(self._executors)])
+
+    def submit(self, task: RunTask) -> Future[int]:  # type: ignore[override]  # nothing else is submitted
+        return self._executor(task.seed).submit(task)
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Let those that submit many runs at once do so."""
+        with ExitStack() as stack:
+            for executor in set(self._executors):
+                stack.enter_context(getattr(executor, "batch", nullcontext)())
+            yield
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        for executor in set(self._executors):
+            executor.shutdown(wait, cancel_futures=cancel_futures)
 
 
 def dask(address: str | None = None, **settings: Any) -> Executor:

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
@@ -13,10 +14,11 @@ import yaml
 from vitlab.atomic_files import write_text
 from vitlab.config import Config
 from vitlab.runs.directory import METRICS, SUMMARY, RunDirectory
-from vitlab.signals import signals_as_exit
+from vitlab.signals import UNWRITTEN, signals_as_exit
 from vitlab.studies.file.format import clock
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.state import Outcome, cut_short, is_finished, refuse_without_metric, to_replace
+from vitlab.studies.training.executors import Fleet
 from vitlab.studies.training.progress import Active, Display, Progress, read_progress, seconds_left
 from vitlab.studies.training.task import RunTask
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.5
 LOG_LINES = 8  # shown for a failed run
+TRIES = 4  # of a run whose machine could not write
 
 Train = Callable[[list[Run]], list[Outcome]]
 """Trains runs, or continues them."""
@@ -53,6 +56,7 @@ def run_all(
     busy: set[Run] = set()  # written by another process
     submitted: dict[Run, _Submitted] = {}
     ended: list[Active] = []
+    unwritten: Counter[Run] = Counter()  # how often its machine had no room
     jobs = 1  # that were seen to train in parallel
     try:
         with signals_as_exit():
@@ -64,7 +68,8 @@ def run_all(
                         if is_finished(run) and run not in replaced:  # by the process that was waited for
                             outcomes[run] = Outcome(run, None)
                         else:
-                            submitted[run] = _Submitted(run, program, executor, run in replaced)
+                            anew = run in replaced and run not in unwritten
+                            submitted[run] = _Submitted(run, program, executor, anew)
                 for run, each in list(submitted.items()):
                     over = each.future.done()  # before its last line is read
                     each.observe()
@@ -73,6 +78,11 @@ def run_all(
                     del submitted[run]
                     outcome = each.outcome()
                     if outcome.failure is not None and RunDirectory(run.directory).writer:  # it was first
+                        waiting.append(run)
+                        continue
+                    if each.is_unwritten and isinstance(executor, Fleet) and unwritten[run] + 1 < TRIES:
+                        unwritten[run] += 1
+                        display.note(f"  {run}: its machine could not write the results; it is submitted again.")
                         waiting.append(run)
                         continue
                     outcomes[run] = outcome
@@ -106,8 +116,9 @@ class _Submitted:
         self._log_size = _size(run.log_path)  # grows when the process starts
         self._began: float | None = None
         self._replace = replace
+        self.is_unwritten = False  # for lack of room, as far as `outcome` knows
         command = [*program, "fit", "--config", str(run.config_path.absolute())]
-        task = RunTask(command, run.log_path, ["--run.overwrite", "true"] if replace else [])
+        task = RunTask(command, run.log_path, run.seed, ["--run.overwrite", "true"] if replace else [])
         self.future: Future[int] | Job = executor.submit(task)
 
     @property
@@ -140,6 +151,7 @@ class _Submitted:
         else:
             if status == 0:
                 return Outcome(run, cut_short(run) if is_finished(run) else f"exit status 0, but {SUMMARY} is missing")
+            self.is_unwritten = status == UNWRITTEN
             how = f"exit status {status}" if status > 0 else f"ended by {signal.Signals(-status).name}"
         return Outcome(run, ": ".join([how, *last_lines(run.log_path, 1)]))
 

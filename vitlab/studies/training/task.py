@@ -3,27 +3,36 @@
 import os
 import shlex
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vitlab.signals import UNWRITTEN
+
+FULL_SECONDS = 60.0  # for which a machine without room takes no run
+
 
 class RunTask:
-    """One run, to be called where it trains. It is pickled, so it has nothing but strings.
+    """One run, to be called where it trains. It is pickled, so it has nothing but strings and its seed.
 
     Args:
         command: The command line that trains.
         log: File for its output.
+        seed: Runs of one seed are compared, so they should train on machines of one class.
         once: Arguments for the first start only, before which there is no log: what replaces an earlier run, or a task
             that is submitted again would.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, once: Sequence[str] = ()) -> None:
-        self.command, self.log, self.once = list(command), str(log.absolute()), list(once)
+    def __init__(self, command: Sequence[str], log: Path, seed: int, once: Sequence[str] = ()) -> None:
+        self.command, self.log, self.seed, self.once = list(command), str(log.absolute()), seed, list(once)
         self.folder = os.getcwd()  # paths in configurations are relative to it
 
     def __call__(self) -> int:
         """Train, and return the exit status; -n after signal n."""
-        return self.start().wait()
+        status = self.start().wait()
+        if status == UNWRITTEN:  # the next run would fail as well: leave it to machines that have room
+            time.sleep(FULL_SECONDS)
+        return status
 
     def start(self, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
         """Start the process, with these environment variables more."""
