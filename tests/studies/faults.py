@@ -6,8 +6,8 @@ A run sleeps for as many seconds as it is long, keeps its place once a second an
 of its directory, and then writes what `fake_vitlab.py` plants. Two of eight workers die each minute by SIGKILL: every
 second one with its run, as when a machine is lost, the others alone, so that the run goes on without them. Each comes
 back after five seconds. One worker has no room on its disk, so that each of its runs ends where it would write, and one
-has a clock that is ten minutes fast. The study's process is killed twice and started again. In the end the runs, the looks and the
-report have to be those of a study that one worker trained undisturbed.
+has a clock that is ten minutes fast. The study's process is killed twice and started again. In the end the runs, the
+looks and the report have to be those of a study that one worker trained undisturbed.
 """
 
 import contextlib
@@ -198,9 +198,8 @@ def main() -> None:
     ours, theirs = pages(work / "faults"), pages(work / "alone")
     differ = sorted(name for name in theirs if ours[name] != theirs[name])
     print(f"killed: {', '.join(f'{count} × {what}' for what, count in counts.items())}")
-    print(
-        f"{3 * SEEDS} runs of {SECONDS} s, {WORKERS - 1} workers with room: {seconds:.0f} s, {ideal / seconds:.0%} of ideal"
-    )
+    print(f"{3 * SEEDS} runs of {SECONDS} s on the {WORKERS - 1} workers with room: {seconds:.0f} s")
+    print(f"{ideal / seconds:.0%} of the speed of undisturbed ones")
     again = (work / "study.log").read_text().count("it is submitted again")
     print(f"{again} runs met the worker without room, and were submitted again")
     print(f"{len(theirs)} files, {len(differ)} differ" + "".join(f"\n  {name}" for name in differ))
