@@ -56,7 +56,7 @@ def fit(config: Path) -> None:
             sys.argv = [HERE, "fit", "--config", str(config)]
             runpy.run_path(str(Path(HERE).with_name("fake_vitlab.py")), run_name="__main__")
             for file in folder.iterdir() if "CLOCK" in os.environ else ():
-                os.utime(file, [time.time() + float(os.environ["CLOCK"])] * 2)
+                os.utime(file, (time.time() + float(os.environ["CLOCK"]),) * 2)
     except Busy as busy:
         print(busy)
         sys.exit(2)
